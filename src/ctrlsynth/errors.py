@@ -1,0 +1,33 @@
+"""Errors, split by who can mend them. A `UserError` is printed as one line without a traceback; anything else is our bug."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can mend: names the file, the row or the key, and the remedy. The command line exits with 2."""
+
+
+class WorkFailed(Exception):
+    """The work itself failed although the request was sound (every row of a stage failed, the disk is full). Exits with 1."""
+
+
+class ModelError(Exception):
+    """A model could not answer for a whole batch; each row of that batch is set aside with this reason.
+
+    `reason` is a short stable word for the ledger (`empty_reply`, `wrong_number`, ...); the message says the rest.
+    """
+
+    def __init__(self, reason: str, message: str = "") -> None:
+        super().__init__(message or reason)
+        self.reason = reason
+
+
+def unknown(what: str, name: str, choices: Iterable[str], where: str = "") -> UserError:
+    """The error for a name that is not among `choices`; names the nearest one, and lists the choices when they are few."""
+    names = sorted(choices)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    tail = f"; did you mean {near[0]!r}?" if near else (f"; known: {', '.join(names)}" if 0 < len(names) <= 24 else "")
+    return UserError(f"{where + ': ' if where else ''}unknown {what} {name!r}{tail}")
