@@ -17,7 +17,9 @@ _SAME = frozenset(
 )
 _SINGULAR = {plural: singular for singular, plural in _IRREGULAR.items()}
 _ENDS_IN_S = frozenset("glass grass dress bus gas lens cross canvas walrus octopus hippopotamus rhinoceros iris chess bass class".split())
-_ES_SINGULAR = frozenset("shoe canoe toe horse house nose rose hose vase case base purse nurse mouse blouse cheese goose geese cause".split())
+_ES_SINGULAR = frozenset(
+    "shoe canoe toe horse house nose rose hose vase case base purse nurse mouse blouse cheese goose geese cause".split()
+)
 _LONG_I = frozenset("movie cookie pie tie selfie hoodie zombie prairie smoothie brownie calorie eerie genie collie beanie birdie".split())
 
 
@@ -50,7 +52,11 @@ def singular(noun: str) -> str:
         form = _SINGULAR[low]
     elif low.endswith("ies"):
         form = last[:-1] if low[:-1] in _LONG_I else last[:-3] + "y"
-    elif low.endswith("es") and low[:-1] not in _ES_SINGULAR and (low[:-2] in _ENDS_IN_S or low.endswith(("sses", "xes", "zzes", "ches", "shes"))):
+    elif (
+        low.endswith("es")
+        and low[:-1] not in _ES_SINGULAR
+        and (low[:-2] in _ENDS_IN_S or low.endswith(("sses", "xes", "zzes", "ches", "shes")))
+    ):
         form = last[:-2]
     elif low.endswith("s"):
         form = last[:-1]
@@ -64,6 +70,8 @@ def article(phrase: str) -> str:
     low = phrase.lower()
     if low.startswith(("hour", "honest", "heir")):
         return "an"
-    if low.startswith(("uni", "use", "usu", "euro", "one ", "one-", "ukulele", "ut")) and not low.startswith(("unin", "unim", "unid", "unil")):
+    if low.startswith(("uni", "use", "usu", "euro", "one ", "one-", "ukulele", "ut")) and not low.startswith(
+        ("unin", "unim", "unid", "unil")
+    ):
         return "a"
     return "an" if low[:1] in "aeiou" and low else "a"

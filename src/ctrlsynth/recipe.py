@@ -1,0 +1,341 @@
+"""A recipe: one YAML file that says what is made from what, as frozen pydantic models. Unknown keys are errors, every field is described.
+
+Nothing here loads a model or opens a data file; names are checked where they are used (`paths`, `models`, `control`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from .errors import UserError, unknown
+from .sample import Kind
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Spec = str | dict[str, Any]
+Patterns = list[str]
+"""Selectors of tags: an exact phrase (`red`), a glob (`*mark`), a regular expression (`re:^blu`), a WordNet class (`animal.n.01`)."""
+
+
+class Block(BaseModel):
+    """Base of all blocks: frozen, and a key that it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(Block):
+    """Where the pairs come from (1a, 1b): exactly one of the first six."""
+
+    folder: Path | None = Field(None, description="a folder of images, searched in depth")
+    webdataset: str | list[str] | None = Field(None, description="tar files: a path, a glob, a brace range, or a list of them")
+    parquet: str | list[str] | None = Field(None, description="parquet files with image bytes, structs or paths")
+    hf: Path | None = Field(None, description="a Hugging Face data set saved with save_to_disk")
+    text: str | list[str] | None = Field(None, description="captions only: txt, csv, tsv, jsonl (also .gz)")
+    concepts: Path | None = Field(None, description="a concept bank, one a line (SynthCLIP's route)")
+    captions: Path | None = Field(
+        None, description="folder only: csv, tsv or jsonl with file names and captions; without it .txt beside the image"
+    )
+    image_column: str | None = Field(None, description="column of the image or its file name; found by its usual names when not given")
+    caption_column: str | None = Field(None, description="column of the caption; found by its usual names when not given")
+    key_column: str | None = Field(None, description="column whose value becomes the key of the row")
+    part_rows: int = Field(1000, gt=0, description="rows a part where the source has no shards of its own")
+    licence: str | None = Field(None, description="the licence of this data, for the data card")
+
+    @model_validator(mode="after")
+    def _one(self) -> Source:
+        given = [k for k in ("folder", "webdataset", "parquet", "hf", "text", "concepts") if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"source takes exactly one of folder, webdataset, parquet, hf, text, concepts; given: {', '.join(given) or 'none'}"
+            )
+        if self.captions is not None and self.folder is None:
+            raise ValueError("source.captions goes with source.folder only")
+        return self
+
+
+class Models(Block):
+    """Which models do the work. Each is a name, `backend:model`, a mapping with options, or `package.module:Class`."""
+
+    tagger: Spec = Field(default_factory=lambda: {"hybrid": ["imagenet", "wordnet"]}, description="2a")
+    llm: Spec = Field("realizer", description="2b")
+    text_to_image: Spec = Field("scenes", description="2c")
+
+
+class Edit(Block):
+    """One edit of the tags: exactly one of the keys. Selectors: see `Patterns`."""
+
+    remove: dict[Kind, Patterns] | None = Field(None, description="drop the phrases that match, and what hangs on a removed object")
+    add: dict[Kind, list[str]] | None = Field(None, description="add these phrases")
+    replace: dict[Kind, dict[str, str]] | None = Field(None, description="selector -> phrase, or class -> class (a member is drawn)")
+    keep: list[Kind] | dict[Kind, Patterns] | None = Field(
+        None, description="keep only these kinds (the paper's Obj, Obj+Attr, ...), or these phrases"
+    )
+    sample: dict[Kind, Share] | None = Field(None, description="keep this share of the phrases, drawn by the row's id")
+    swap: Literal["attributes", "relations"] | None = Field(
+        None, description="exchange the attributes of two objects, or the ends of a relation"
+    )
+    call: str | None = Field(None, description="package.module:function, called as function(tags, rng) -> Tags")
+
+    @model_validator(mode="after")
+    def _one(self) -> Edit:
+        given = [k for k in type(self).model_fields if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError(f"an edit has exactly one of {', '.join(type(self).model_fields)}; given: {', '.join(given) or 'none'}")
+        return self
+
+
+class TextPolicy(Block):
+    """3a: what the text controller does with tags and captions before the LLM sees them."""
+
+    edits: list[Edit] = Field(default_factory=list, description="applied in order")
+    templates: Literal["all"] | list[str] = Field("all", description="all of the path's family, or these by name")
+    templates_file: Path | None = Field(None, description="own templates: YAML name -> {family, text}")
+    constraint: str | None = Field(None, description="in place of the constraint of the paper's figure 3; '' for none")
+    style: Literal["plain", "json"] = Field("plain", description="output style; json needs `schema`")
+    json_schema: dict[str, Any] | Path | None = Field(None, description="JSON schema of the output, inline or a file")
+    caption_field: str | None = Field(
+        None, description="json: the property that becomes the text; the first string property when not given"
+    )
+    words: tuple[int, int] | None = Field(None, description="least and most words of the output")
+    order: Patterns = Field(default_factory=list, description="phrases that match come first, in this order")
+    max_tokens: int = Field(160, gt=0, description="the most tokens the LLM may write")
+
+    @model_validator(mode="after")
+    def _json(self) -> TextPolicy:
+        if (self.style == "json") != (self.json_schema is not None):
+            raise ValueError("text_policy: style json and json_schema go together")
+        return self
+
+
+class ImageFile(Block):
+    """How an image is stored. Format and quality belong to the row's key."""
+
+    format: Literal["jpeg", "png", "webp"] = "jpeg"
+    quality: int = Field(92, ge=1, le=100)
+    size: int | None = Field(None, gt=0, description="longer edge in pixels of what is stored; as painted when not given")
+
+
+class ImagePolicy(Block):
+    """3b: how a text becomes a prompt."""
+
+    styles: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=lambda: {"real": 1.0}, description="style -> weight of being drawn; {} for none"
+    )
+    styles_file: Path | None = Field(None, description="own styles: YAML name -> text with {prompt}")
+    weights: dict[str, Annotated[float, Field(ge=0, le=4)]] = Field(default_factory=dict, description="tag -> factor, 1 leaves it as it is")
+    negative: str = Field("", description="what should not be drawn")
+    order: Patterns = Field(default_factory=list, description="sentences that name these come first, before 77 tokens cut")
+    call: str | None = Field(None, description="package.module:function, called as function(prompt, rng) -> Prompt")
+    size: int | tuple[int, int] | None = Field(
+        None, description="pixels to paint: one edge or [width, height]; the model's own when not given"
+    )
+    image: ImageFile = Field(default_factory=lambda: ImageFile(), description="how it is stored")
+
+    @field_validator("styles", mode="before")
+    @classmethod
+    def _styles(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {value: 1.0}
+        return dict.fromkeys(value, 1.0) if isinstance(value, list) else value
+
+
+class Safety(Block):
+    """An optional classifier of unwanted images."""
+
+    model: Spec = "opennsfw"
+    threshold: Share = Field(0.8, description="an image that scores this or more is rejected")
+
+
+Matcher = Literal["substring", "lemma", "wordnet"]
+
+
+class Matchers(Block):
+    """How two phrases are held to be the same: see `matching.py`."""
+
+    text: Matcher = "lemma"
+    image: Matcher = "lemma"
+
+
+class Judge(Block):
+    """The closed loop: what came out is tagged again and compared (section 3.2, A.5)."""
+
+    tagger: Spec | None = Field(None, description="tags the synthetic image; must read pixels")
+    threshold: Share = Field(0.2, description="p_f: the least share of the reference's phrases to be found")
+    matcher: Matchers = Field(default_factory=lambda: Matchers(), description="lemma, or {text: lemma, image: wordnet}")
+    image_against: Literal["text", "original", "original_unedited"] = Field(
+        "text", description="which reference decides for images; all that exist are stored"
+    )
+    weights: dict[Kind, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="weight of a kind in the recall, 1 when not named"
+    )
+    forbid_violations: bool = Field(False, description="reject a sample in which a removed tag came back")
+    candidates: int = Field(1, ge=1, description="texts a row; the best goes on")
+    gate: bool = Field(False, description="true: what the judge rejects is not given to later stages")
+    target: int | None = Field(None, gt=0, description="this many accepted pairs: candidates are added in whole waves until they are there")
+    max_candidates: int = Field(8, ge=1, description="with target: the most candidates a row")
+    safety: Safety | None = None
+
+    @field_validator("matcher", mode="before")
+    @classmethod
+    def _matcher(cls, value: Any) -> Any:
+        return {"text": value, "image": value} if isinstance(value, str) else value
+
+
+class Mix(Block):
+    """Which pairs leave the run (section 4.1)."""
+
+    use: Literal["cap", "img", "capimg", "mix"] = "mix"
+    share_text: bool = Field(False, description="mix: cap and capimg of one source share write.0 instead of write.0 and write.1")
+    originals: float = Field(0.0, ge=0.0, description="original pairs for each synthetic pair; 1 doubles")
+
+
+class Variants(Block):
+    """How many of each are made a row."""
+
+    write: int = Field(1, ge=1)
+    paint: int = Field(1, ge=1)
+
+
+class Recipe(Block):
+    """The whole file. `train` and `evaluate` belong to other commands of the same name; `run` passes them over."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$", description="names the run's folder")
+    source: Source
+    models: Models = Field(default_factory=lambda: Models())
+    paths: dict[str, list[str]] = Field(default_factory=lambda: {"SP1": ["SP1"]}, description="SP1..SP4, or own: name -> list of nodes")
+    variants: Variants = Field(default_factory=lambda: Variants())
+    text_policy: TextPolicy = Field(default_factory=lambda: TextPolicy())
+    image_policy: ImagePolicy = Field(default_factory=lambda: ImagePolicy())
+    judge: Judge | None = Field(default_factory=lambda: Judge(), description="null: nothing is judged")
+    mix: Mix = Field(default_factory=lambda: Mix())
+    seed: int = 0
+    train: dict[str, Any] | None = None
+    evaluate: list[Any] | dict[str, Any] | None = None
+
+    @field_validator("mix", mode="before")
+    @classmethod
+    def _mix(cls, value: Any) -> Any:
+        return {"use": value} if isinstance(value, str) else value
+
+    @field_validator("paths", mode="before")
+    @classmethod
+    def _paths(cls, value: Any) -> Any:
+        """`SP1`, `[SP1, SP3]`, `{mine: [text, image*]}`, `[SP1, {mine: [...]}]` -> name: nodes; a built-in name stands for itself."""
+        items = value if isinstance(value, list) else [value]
+        named: dict[str, Any] = {}
+        for item in items:
+            for name, nodes in (item if isinstance(item, Mapping) else {str(item): [str(item)]}).items():
+                if name in named:
+                    raise ValueError(f"path {name!r} stands twice")
+                named[name] = [nodes] if isinstance(nodes, str) else nodes
+        return named
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without repeated keys: the second would silently win."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    loader.flatten_mapping(node)
+    seen: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, (str, int, float, bool)):
+            raise yaml.constructor.ConstructorError(None, None, f"a key must be a plain word, not {key!r}", key_node.start_mark)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+        seen[key] = loader.construct_object(value_node, deep=True)
+    return seen
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """The content of a YAML text; a syntax error or a repeated key is one line with file, line and column."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        spot = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
+        raise UserError(f"{spot}: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: not YAML: {error}") from error
+
+
+def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
+    """Reads a recipe file, applies `key.path=value` overrides (values are YAML). Errors name file, key and the nearest right one."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the recipe: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}") from error
+    data = read_yaml(text, str(path))
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: a recipe is a mapping of keys, this is {type(data).__name__}")
+    for override in overrides or []:
+        _override(data, override)
+    return parse_recipe(data, str(path))
+
+
+def parse_recipe(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """Validates a mapping; the first error becomes one line."""
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise _first_error(error, where) from error
+
+
+def _first_error(error: ValidationError, where: str) -> UserError:
+    first = error.errors(include_url=False)[0]
+    spot = ".".join(str(p) for p in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return unknown("key", spot, _keys_beside(first["loc"]), where)
+    message = first["msg"].removeprefix("Value error, ")
+    given = "" if first["type"] in ("value_error", "missing") else f" (given: {first['input']!r})"
+    return UserError(f"{where}: {spot + ': ' if spot else ''}{message}{given}")
+
+
+def _keys_beside(loc: tuple[int | str, ...]) -> list[str]:
+    """The keys that stand at the level of `loc`, as dotted paths, for the nearest-name hint."""
+    model: type[BaseModel] = Recipe
+    prefix: list[str] = []
+    for step in loc[:-1]:
+        prefix.append(str(step))
+        field = model.model_fields.get(step) if isinstance(step, str) else None
+        inner = _block_of(field.annotation) if field is not None else None
+        model = inner or model
+    return [".".join([*prefix, name]) for name in model.model_fields]
+
+
+def _block_of(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for arg in getattr(annotation, "__args__", ()):
+        found = _block_of(arg)
+        if found is not None:
+            return found
+    return None
+
+
+def _override(data: dict[str, Any], text: str) -> None:
+    key, sep, value = text.partition("=")
+    if not sep:
+        raise UserError(f"--set {text!r}: write key.path=value")
+    steps = key.strip().split(".")
+    at: Any = data
+    for depth, step in enumerate(steps[:-1]):
+        at = at.setdefault(step, {}) if isinstance(at, dict) else None
+        if not isinstance(at, dict):
+            raise UserError(f"--set {text!r}: {'.'.join(steps[: depth + 1])} is not a mapping")
+    at[steps[-1]] = read_yaml(value, f"--set {key}")
+
+
+def dump_recipe(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain data with every default filled in, for plan.json and the data card."""
+    return recipe.model_dump(mode="json")

@@ -1,0 +1,97 @@
+"""The columns of every stage's table (DESIGN, section 3), as arrow schemas. `SCHEMA` is the number that every table and plan.json carry.
+
+Common columns: `id`, `parent` (the id without its last step), `source_key`, `key` (what decides about reuse), `status` (`ok`, `dropped`,
+`failed`), `reason` (a short stable word, null when ok), `seconds` (the row's share of model time), `model`.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+SCHEMA = 1
+
+_words = pa.list_(pa.string())
+_common = [
+    ("id", pa.string()),
+    ("parent", pa.string()),
+    ("source_key", pa.string()),
+    ("key", pa.string()),
+    ("status", pa.string()),
+    ("reason", pa.string()),
+    ("seconds", pa.float32()),
+    ("model", pa.string()),
+]
+EDIT = pa.struct([("edit", pa.int32()), ("op", pa.string()), ("kind", pa.string()), ("before", pa.string()), ("after", pa.string())])
+"""What one edit did to one phrase: number of the edit in the policy, its name, the kind, the phrase before (null: added) and after (null: removed)."""
+TAGS = pa.struct([("objects", _words), ("attributes", _words), ("relations", _words)])
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+WEIGHT = pa.map_(pa.string(), pa.float32())
+VERDICT = pa.struct([("recall", pa.float32()), ("found", _words), ("missed", _words), ("violations", _words)])
+"""One reference against one text or image. recall is null where the reference has no phrases."""
+
+READ = pa.schema(
+    [
+        *_common,
+        ("caption", pa.string()),
+        ("metadata", pa.string()),  # JSON object with whatever else the source knows
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("sha256", pa.string()),  # of the image's encoded bytes; null without an image
+        ("file", pa.string()),
+        ("member", pa.string()),  # of a tar: the member's name; of a parquet file: the column
+        ("offset", pa.int64()),  # of a tar: the byte where the member's data begins; of a parquet file: the row
+        ("length", pa.int64()),  # bytes
+    ]
+)
+TAG = pa.schema(
+    [
+        *_common,
+        *((kind, _words) for kind in ("objects", "attributes", "relations")),
+        ("scores", pa.list_(pa.float32())),
+        ("caption", pa.string()),
+    ]
+)
+WRITE = pa.schema(
+    [
+        *_common,
+        ("candidate", pa.int32()),
+        ("chosen", pa.bool_()),
+        ("tags", TAGS),  # as edited: what the writer was given
+        ("edits", pa.list_(EDIT)),
+        ("template", pa.string()),
+        ("instruction", pa.string()),
+        ("text", pa.string()),
+        ("fields", pa.string()),  # JSON style: the whole object
+        ("raw", pa.string()),
+        ("prompt_tokens", pa.int32()),
+        ("completion_tokens", pa.int32()),
+        ("clip_tokens", pa.int32()),
+        ("truncated", pa.bool_()),
+        ("seed", pa.int64()),
+    ]
+)
+PAINT = pa.schema(
+    [
+        *_common,
+        ("prompt", pa.string()),
+        ("negative", pa.string()),
+        ("style", pa.string()),
+        ("weights", WEIGHT),
+        ("weights_unused", _words),
+        ("drawn", _words),
+        ("not_drawn", _words),
+        ("image", IMAGE),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("clip_tokens", pa.int32()),
+        ("truncated", pa.bool_()),
+        ("seed", pa.int64()),
+    ]
+)
+JUDGE_TEXT = pa.schema([*_common, ("edited", VERDICT), ("verdict", pa.string())])
+JUDGE_IMAGE = pa.schema(
+    [*_common, ("text", VERDICT), ("original", VERDICT), ("original_unedited", VERDICT), ("unsafe", pa.float32()), ("verdict", pa.string())]
+)
+"""`verdict` is `kept` or the reason of the rejection: `low_recall`, `no_reference`, `violation`, `unsafe`."""
+
+SCHEMAS = {"read": READ, "tag": TAG, "write": WRITE, "paint": PAINT, "judge-text": JUDGE_TEXT, "judge-image": JUDGE_IMAGE}
