@@ -22,7 +22,7 @@ _common = [
     ("model", pa.string()),
 ]
 EDIT = pa.struct([("edit", pa.int32()), ("op", pa.string()), ("kind", pa.string()), ("before", pa.string()), ("after", pa.string())])
-"""What one edit did to one phrase: number of the edit in the policy, its name, the kind, the phrase before (null: added) and after (null: removed)."""
+"""What one edit did to one phrase: number in the policy, name, kind, phrase before (null: added) and after (null: removed)."""
 TAGS = pa.struct([("objects", _words), ("attributes", _words), ("relations", _words)])
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 WEIGHT = pa.map_(pa.string(), pa.float32())

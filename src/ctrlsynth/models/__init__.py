@@ -61,7 +61,9 @@ def parse_spec(value: Any, role: Role, where: str = "models") -> ModelSpec:
             return ModelSpec(heads[0], value[heads[0]], {k: v for k, v in value.items() if k != heads[0]})
         if not heads and value:
             raise unknown(f"{role} model", str(next(iter(value))), names, where)
-    raise UserError(f"{where}: a {role} model is a name such as {next(iter(names))!r} or a mapping {{name: what, option: value}}, not {value!r}")
+    raise UserError(
+        f"{where}: a {role} model is a name such as {next(iter(names))!r} or a mapping {{name: what, option: value}}, not {value!r}"
+    )
 
 
 def load_class(path: str, where: str = "models") -> Any:
