@@ -1,0 +1,238 @@
+"""Synthesis paths: what a recipe's `paths` mean, checked before anything runs, as a tree of stages that share what they share.
+
+A path is a list of what is at hand after each step: `image text tags concept`; `+` joins inputs, `*` marks what is synthesised
+(DESIGN, section 6; CtrlSynth, section 3.2). Between two nodes stands one box of the figure:
+
+    image, image*, text, text*  -> tags, tags*    tag     (2a; tags of something synthetic are tags*)
+    tags [+ text], text, concept -> text*         write   (3a + 2b; the inputs choose the template family)
+    image, image*               -> text*          caption (2a: the tagger's own caption)
+    text, text*                 -> image*         paint   (3b + 2c)
+
+A path takes no part in id, seed or key: two paths with the same beginning share its stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from .errors import UserError, unknown
+
+Kind = Literal["read", "tag", "write", "paint", "judge-text", "judge-image"]
+Family = Literal["tags", "tags+text", "text", "concept", "caption"]
+
+BUILT_IN: dict[str, list[str]] = {
+    "SP1": ["image", "tags", "text*"],
+    "SP2": ["image", "tags+text", "text*"],
+    "SP3": ["image", "tags", "text*", "image*"],
+    "SP4": ["text", "image*"],
+}
+NODES = ("image", "text", "tags", "concept", "image*", "text*", "tags*")
+_STARTS = ("image", "text", "concept")
+_BETWEEN = {
+    ("image", "image"): "tags and text*",
+    ("tags", "image"): "text*",
+    ("concept", "image"): "text*",
+    ("concept", "tags"): "text*",
+    ("tags", "tags"): "text* (and image*)",
+    ("tags+text", "image"): "text*",
+    ("tags+text", "tags"): "text* (and image*)",
+    ("image+text", "text"): "tags+text",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One stage of a run: a box of the figure at its place in the tree.
+
+    folder   its table's folder in the run            label   the step that it adds to an id (`write+text`; numbers are added a row)
+    parent   folder of the rows that it starts from    uses    other folders that it looks up by id: role -> folder
+    family   write: which templates                    paths   the names of the paths that pass through it
+    """
+
+    folder: str
+    kind: Kind
+    label: str
+    parent: str | None = None
+    uses: Mapping[str, str] = field(default_factory=dict)
+    family: Family | None = None
+    paths: tuple[str, ...] = ()
+
+
+def resolve(paths: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Name -> nodes, with SP1..SP4 put in place of their names. A name or node that is unknown is an error with the nearest one."""
+    out: dict[str, list[str]] = {}
+    for name, nodes in paths.items():
+        if len(nodes) == 1 and nodes[0] not in NODES:
+            if nodes[0] not in BUILT_IN:
+                raise unknown("path", nodes[0], BUILT_IN, "paths")
+            nodes = BUILT_IN[nodes[0]]
+        for node in nodes:
+            for part in node.split("+"):
+                if part not in NODES:
+                    raise unknown("node", part, NODES, f"paths.{name}")
+        out[name] = list(nodes)
+    if not out:
+        raise UserError("paths: name at least one path, such as SP1")
+    return out
+
+
+def plan_steps(
+    paths: Mapping[str, Sequence[str]], judged: bool, gate: bool = False, original: bool = False, known: Mapping[str, str] | None = None
+) -> list[Step]:
+    """The stages of all paths, parents before children.
+
+    judged    put a judge behind every write, and a tagger and a judge behind every paint
+    gate      what the judge rejects does not go on
+    original  the images' judge needs the original image's tags even where no path makes them
+    known     place in the tree -> folder of an earlier plan: a stage keeps its folder when paths come and go
+    """
+    tree = _Tree(dict(known or {}))
+    for name, nodes in resolve(paths).items():
+        _walk(tree, name, nodes, judged, gate, original)
+    return tree.ordered()
+
+
+def places(steps: Sequence[Step]) -> dict[str, str]:
+    """Place in the tree -> folder, to be handed to `plan_steps` as `known` next time."""
+    by_folder = {s.folder: s for s in steps}
+    return {_place(s, by_folder): s.folder for s in steps}
+
+
+def _place(step: Step, by_folder: Mapping[str, Step]) -> str:
+    parent = by_folder[step.parent] if step.parent else None
+    above = _place(parent, by_folder) + " > " if parent else ""
+    return f"{above}{step.label if step.kind != 'judge-image' and step.kind != 'judge-text' else step.kind}"
+
+
+class _Tree:
+    """Steps by place; gives each a folder name that no other has."""
+
+    def __init__(self, known: dict[str, str]) -> None:
+        self.steps: dict[str, Step] = {}
+        self.place: dict[str, str] = {}
+        self.known = known
+        self.add("read", "read", "read", None, "", {})
+
+    def add(
+        self, kind: Kind, label: str, stem: str, parent: str | None, path: str, uses: Mapping[str, str], family: Family | None = None
+    ) -> str:
+        place = f"{self.place[parent]} > {label}" if parent else label
+        if kind in ("judge-text", "judge-image"):
+            place = f"{self.place[str(parent)]} > {kind}"
+        for step in self.steps.values():
+            if self.place[step.folder] == place:
+                merged = {**step.uses, **uses}
+                names = step.paths if path in step.paths else (*step.paths, path)
+                self.steps[step.folder] = replace(step, uses=merged, paths=names)
+                return step.folder
+        folder = self.known.get(place) or self._free(stem)
+        self.steps[folder] = Step(folder, kind, label, parent, dict(uses), family, (path,) if path else ())
+        self.place[folder] = place
+        return folder
+
+    def _free(self, stem: str) -> str:
+        taken = {*self.steps, *self.known.values()}
+        names = (stem if n == 1 else f"{stem}.{n}" for n in range(1, 1000))
+        return next(n for n in names if n not in taken)
+
+    def ordered(self) -> list[Step]:
+        """Steps so that whatever one reads comes before it."""
+        out: list[Step] = []
+        left = dict(self.steps)
+        while left:
+            done = {s.folder for s in out}
+            ready = [s for s in left.values() if (s.parent is None or s.parent in done) and set(s.uses.values()) <= done]
+            out.extend(ready)
+            for step in ready:
+                del left[step.folder]
+        return out
+
+
+def _walk(tree: _Tree, name: str, nodes: Sequence[str], judged: bool, gate: bool, original: bool) -> None:
+    where = f"paths.{name}"
+    if not nodes or nodes[0] not in _STARTS:
+        raise UserError(f"{where}: a path starts with image, text or concept, not {nodes[0] if nodes else 'nothing'!r}")
+    if len(nodes) < 2:
+        raise UserError(f"{where}: a path needs a step: write what is at hand after each, such as image, tags, text*")
+    hand = {nodes[0]: "read"} | ({} if nodes[0] == "concept" else {"text": "read", "image": "read"})
+    judges: dict[str, str] = {}  # a synthetic folder -> the judge behind it
+    last = [nodes[0]]
+    for target in nodes[1:]:
+        wanted = target.split("+")
+        fresh = _fresh(where, wanted, last, hand)
+        gates = {f"gate {f}": judges[f] for e in last if gate and (f := hand[e]) in judges}
+        folder = _step(tree, name, where, last, fresh, hand, gates)
+        hand[fresh] = folder
+        if judged and fresh in ("text*", "image*"):
+            judges[folder] = _judge(tree, name, folder, hand, fresh, original)
+        last = wanted
+
+
+def _fresh(where: str, wanted: list[str], last: list[str], hand: Mapping[str, str]) -> str:
+    """The one element of a joined node that this step makes; the others must be at hand."""
+    if len(wanted) > 2 or len({w.rstrip("*") for w in wanted}) != len(wanted):
+        raise UserError(f"{where}: {'+'.join(wanted)!r}: only tags and a text can be joined")
+    if len(wanted) == 1:
+        return wanted[0]
+    fresh = [w for w in wanted if w.startswith("tags")]
+    others = [w for w in wanted if not w.startswith("tags")]
+    if not fresh or not others[0].startswith("text"):
+        raise UserError(f"{where}: {'+'.join(wanted)!r}: only tags and a text can be joined")
+    if others[0] not in hand:
+        raise UserError(f"{where}: {'+'.join(wanted)!r} after {'+'.join(last)!r}: there is no {others[0]} yet")
+    if fresh[0] in last and fresh[0] in hand:
+        raise UserError(f"{where}: {'+'.join(wanted)!r} after {'+'.join(last)!r}: write the join in one node")
+    return fresh[0]
+
+
+def _step(tree: _Tree, name: str, where: str, last: list[str], fresh: str, hand: Mapping[str, str], gates: Mapping[str, str]) -> str:
+    kinds = sorted(e.rstrip("*") for e in last)
+    goal = fresh.rstrip("*")
+    synthetic = fresh.endswith("*")
+    if goal == "tags" and kinds in (["image"], ["text"]):
+        if synthetic != last[0].endswith("*"):
+            right = "tags*" if last[0].endswith("*") else "tags"
+            raise UserError(f"{where}: tags of {last[0]} are {right}, not {fresh}")
+        label = "tag" if kinds == ["image"] else "tag+text"
+        return tree.add("tag", label, "tag", hand[last[0]], name, gates)
+    if goal == "text" and synthetic:
+        if kinds in (["tags"], ["tags", "text"], ["text"], ["concept"]):
+            tags = next((e for e in last if e.startswith("tags")), None)
+            family: Family = "tags+text" if len(kinds) == 2 else kinds[0]  # type: ignore[assignment]
+            text = next((hand[e] for e in last if e.startswith(("text", "concept"))), None)
+            label = "write+text" if family == "tags+text" else "write"
+            uses = {"text": text} if family == "tags+text" and text else {}
+            return tree.add("write", label, "write", hand[tags] if tags else str(text), name, {**uses, **gates}, family)
+        if kinds == ["image"]:
+            tag = tree.add("tag", "tag", "tag", hand[last[0]], name, {**gates})
+            return tree.add("write", "caption", "write", tag, name, {}, "caption")
+    if goal == "image" and synthetic and kinds == ["text"]:
+        return tree.add("paint", "paint", "paint", hand[last[0]], name, gates)
+    raise _impossible(where, last, fresh)
+
+
+def _impossible(where: str, last: list[str], fresh: str) -> UserError:
+    ends = f"{'+'.join(last)!r} to {fresh!r}"
+    if fresh in ("image", "text", "concept") and fresh + "*" in NODES:
+        return UserError(f"{where}: nothing leads from {ends}: what a path makes carries a star; did you mean {fresh + '*'!r}?")
+    if fresh == "concept":
+        return UserError(f"{where}: nothing leads from {ends}: a concept only starts a path")
+    between = _BETWEEN.get(("+".join(sorted(e.rstrip("*") for e in last)), fresh.rstrip("*")), "tags and text*")
+    return UserError(f"{where}: nothing leads from {ends}; {between} could stand between")
+
+
+def _judge(tree: _Tree, name: str, folder: str, hand: Mapping[str, str], fresh: str, original: bool) -> str:
+    if fresh == "text*":
+        family = tree.steps[folder].family
+        uses = {"text": hand["text"]} if family == "text" and tree.steps[folder].parent == hand.get("text") else {}
+        return tree.add("judge-text", "judge", "judge-text", folder, name, uses)
+    paint = tree.steps[folder]
+    again = tree.add("tag", "tag", "tag", folder, name, {})
+    uses = {"paint": folder, "text": str(paint.parent)}
+    if "tags" in hand:
+        uses["original"] = hand["tags"]
+    elif original and "image" in hand:
+        uses["original"] = tree.add("tag", "tag", "tag", "read", name, {})
+    return tree.add("judge-image", "judge", "judge-image", again, name, uses)

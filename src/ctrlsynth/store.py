@@ -1,0 +1,364 @@
+"""A run's folder: parts that appear whole or not at all, rows taken over by id and key, small JSON files written atomically.
+
+A part of a stage is `FOLDER/INDEX-DIGEST.parquet`. The digest says everything that could change the part (the stage, its models, what is
+upstream, the source part's size and date), so what is done is known from one listing. Finished rows of an unfinished part wait in
+`FOLDER/_chunks/INDEX-DIGEST/`. No database, no lock: a second writer of a part keeps the first's (DESIGN, section 3).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .errors import UserError, WorkFailed
+from .tables import SCHEMA
+
+CHUNK_SECONDS = 20.0
+"""How much finished work a kill -9 may cost at most, in seconds."""
+GROUP_BYTES = 64 * 2**20
+GROUP_ROWS = 10_000
+_PART = re.compile(r"(\d{5,})-([0-9a-f]{12})\.parquet")
+_META = b"ctrlsynth"
+
+
+class RunFolder:
+    """Where a run lives, and the only code that knows its layout."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def listing(self, folder: str) -> dict[int, list[str]]:
+        """Part number -> digests of the versions that are there, oldest first, from one listing."""
+        found: dict[int, list[tuple[float, str]]] = {}
+        try:
+            entries = list(os.scandir(self.root / folder))
+        except FileNotFoundError:
+            return {}
+        for entry in entries:
+            match = _PART.fullmatch(entry.name)
+            if match:
+                found.setdefault(int(match[1]), []).append((entry.stat().st_mtime, match[2]))
+        return {index: [digest for _, digest in sorted(versions)] for index, versions in found.items()}
+
+    def part(self, folder: str, index: int, digest: str) -> Path:
+        return self.root / folder / f"{index:05d}-{digest}.parquet"
+
+    def chunks(self, folder: str, index: int, digest: str) -> Path:
+        return self.root / folder / "_chunks" / f"{index:05d}-{digest}"
+
+    def unfinished(self, folder: str, index: int) -> list[Path]:
+        """Files with finished rows of any unfinished version of a part."""
+        return sorted((self.root / folder / "_chunks").glob(f"{index:05d}-*/*.parquet"))
+
+    def superseded(self, folder: str, index: int, digest: str, versions: Sequence[str]) -> list[Path]:
+        """Every file that may hold rows worth taking over into the version `digest` of a part."""
+        return [*(self.part(folder, index, d) for d in reversed(versions) if d != digest), *self.unfinished(folder, index)]
+
+    def batches(self, folder: str, index: int, digest: str, columns: Sequence[str] | None, rows: int = 2048) -> Iterator[pa.RecordBatch]:
+        """Streams a part; memory is one row group's wanted columns at most."""
+        with open_part(self.part(folder, index, digest)) as file:
+            yield from file.iter_batches(batch_size=rows, columns=list(columns) if columns is not None else None, use_threads=False)
+
+    def counts(self, folder: str, index: int, digest: str) -> dict[str, Any]:
+        """What the part's writer counted: rows by status and reason, seconds, bytes."""
+        return part_counts(self.part(folder, index, digest))
+
+    def sweep_leftovers(self) -> None:
+        """Removes temporary files of processes of this host that are gone."""
+        host = socket.gethostname()
+        for path in self.root.glob("*/.tmp-*"):
+            fields = path.name.split("~")
+            if len(fields) >= 3 and fields[1] == host and fields[2].isdigit() and not _alive(int(fields[2])):
+                path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class PartView:
+    """What a stage may read while it makes one part: the same part of the stages before it (`stages.Upstream`)."""
+
+    run: RunFolder
+    index: int
+    digests: Mapping[str, str]
+
+    def columns(self, folder: str, names: Sequence[str], rows: int = 2048) -> Iterator[list[list[Any]]]:
+        """Batches of a table as one list a column, in the order of `names`."""
+        for batch in self.run.batches(folder, self.index, self.digests[folder], names, rows):
+            yield [batch.column(name).to_pylist() for name in names]
+
+    def table(self, folder: str, names: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+        """id -> the other columns of every `ok` row of the part. Memory: those columns of one part."""
+        found: dict[str, tuple[Any, ...]] = {}
+        for ids, status, *others in self.columns(folder, ["id", "status", *names]):
+            rows = zip(*others, strict=True) if others else iter([()] * len(ids))
+            found.update((i, row) for i, s, row in zip(ids, status, rows, strict=True) if s == "ok")
+        return found
+
+    def rejected(self, folder: str) -> set[str]:
+        """Ids of the parents that a judge's table does not keep."""
+        out: set[str] = set()
+        for parents, verdicts in self.columns(folder, ["parent", "verdict"]):
+            out.update(p for p, v in zip(parents, verdicts, strict=True) if v != "kept")
+        return out
+
+
+def open_part(path: Path) -> pq.ParquetFile:
+    """Opens a table of ours; a newer schema than this program knows is refused in one line."""
+    try:
+        file = pq.ParquetFile(path, pre_buffer=False, memory_map=False)
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{path}: not a readable part ({error}); remove the file and run again") from error
+    schema = int(_meta(file).get("schema", 0))
+    if schema > SCHEMA:
+        raise UserError(f"{path}: written by a newer ctrlsynth (schema {schema}, this one knows {SCHEMA}); update ctrlsynth")
+    return file
+
+
+def part_counts(path: Path) -> dict[str, Any]:
+    """The counts in a part's footer; opens that one file."""
+    with open_part(path) as file:
+        return {k: v for k, v in _meta(file).items() if k != "schema"}
+
+
+def _meta(file: pq.ParquetFile) -> dict[str, Any]:
+    raw = (file.schema_arrow.metadata or {}).get(_META, b"{}")
+    return dict(json.loads(raw))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def temporary(path: Path) -> Path:
+    """A name beside `path` that no listing takes for data and that says which process made it."""
+    return path.with_name(f".tmp-{path.name}~{socket.gethostname()}~{os.getpid()}~{uuid.uuid4().hex[:8]}")
+
+
+def publish(made: Path, final: Path) -> bool:
+    """Gives a finished file its name, once: False when another writer was first (its file stays, ours goes)."""
+    with open(made, "rb") as handle:
+        os.fsync(handle.fileno())
+    try:
+        os.link(made, final)
+    except FileExistsError:
+        return False
+    finally:
+        made.unlink(missing_ok=True)
+    folder = os.open(final.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return True
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Writes a JSON file atomically; it carries the schema number."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = temporary(path)
+    with disk_errors(path), open(made, "w", encoding="utf-8") as handle:
+        json.dump({"schema": SCHEMA, **data}, handle, indent=1, ensure_ascii=False, default=str)
+        handle.write("\n")
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(made, path)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON file of ours, or None where there is none; a newer schema is refused in one line."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: damaged ({error}); remove it and run again with --update") from error
+    if not isinstance(data, dict) or int(data.get("schema", 0)) > SCHEMA:
+        raise UserError(f"{path}: written by a newer ctrlsynth (this one knows schema {SCHEMA}); update ctrlsynth")
+    return data
+
+
+class disk_errors:
+    """Turns a full disk into one line; every other OSError passes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message = f"{self.path.parent}: the disk is full; finished rows are kept, make room and run the same command again"
+            raise WorkFailed(message) from error
+
+
+class PartWriter:
+    """Collects the rows of one part, keeps finished ones safe on the way, and publishes the part when it is whole.
+
+    Memory is bounded by one row group; chunks are written when the part takes longer than `CHUNK_SECONDS`.
+    """
+
+    def __init__(self, run: RunFolder, folder: str, index: int, digest: str, schema: pa.Schema, old: Sequence[Path] = ()) -> None:
+        self._chunk_dir = run.chunks(folder, index, digest)
+        self._schema, self._old = schema, old
+        self._final = run.part(folder, index, digest)
+        self._final.parent.mkdir(parents=True, exist_ok=True)
+        self._tables: list[pa.Table] = []
+        self._chunks: list[Path] = []
+        self._bytes = self._rows = 0
+        self._flushed = time.monotonic()
+        self._groups: pq.ParquetWriter | None = None
+        self.counts: dict[str, Any] = {"rows": 0, "ok": 0, "dropped": {}, "failed": {}, "seconds": 0.0, "reused": 0}
+
+    def add(self, table: pa.Table, reused: int = 0) -> None:
+        """Takes the next rows of the part, in order."""
+        self._tables.append(table)
+        self._rows += table.num_rows
+        self._bytes += table.nbytes
+        self._count(table, reused)
+        if self._bytes >= GROUP_BYTES or self._rows >= GROUP_ROWS or time.monotonic() - self._flushed >= CHUNK_SECONDS:
+            self._flush()
+
+    def _count(self, table: pa.Table, reused: int) -> None:
+        counts = self.counts
+        counts["rows"] += table.num_rows
+        counts["reused"] += reused
+        counts["seconds"] += float(pa.compute.sum(table["seconds"]).as_py() or 0.0)
+        for name in ("prompt_tokens", "completion_tokens"):
+            if name in table.column_names:
+                counts[name] = counts.get(name, 0) + int(pa.compute.sum(table[name]).as_py() or 0)
+        for entry in pa.TableGroupBy(table.select(["status", "reason"]), ["status", "reason"]).aggregate([([], "count_all")]).to_pylist():
+            if entry["status"] == "ok":
+                counts["ok"] += entry["count_all"]
+            else:
+                reasons = counts[entry["status"]]
+                reasons[entry["reason"]] = reasons.get(entry["reason"], 0) + entry["count_all"]
+
+    def _flush(self) -> None:
+        if not self._tables:
+            return
+        self._chunk_dir.mkdir(parents=True, exist_ok=True)
+        path = self._chunk_dir / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"
+        made = temporary(path)
+        with disk_errors(path):
+            pq.write_table(self._take(), made, compression="zstd", compression_level=1, write_statistics=False)
+            publish(made, path)
+        self._chunks.append(path)
+
+    def _take(self) -> pa.Table:
+        table = pa.concat_tables(self._tables)
+        self._tables, self._bytes, self._rows, self._flushed = [], 0, 0, time.monotonic()
+        return table
+
+    def keep(self) -> None:
+        """Saves what is finished of a part that will not become whole now (Ctrl-C, a full disk elsewhere)."""
+        self._flush()
+
+    def finish(self) -> dict[str, Any]:
+        """Publishes the part and removes what it supersedes; returns the counts."""
+        made = temporary(self._final)
+        meta = {_META: json.dumps({"schema": SCHEMA, **self.counts}).encode()}
+        with disk_errors(self._final):
+            try:
+                # dictionaries pay only for columns that repeat, and cost more than they save on the others
+                writer = pq.ParquetWriter(
+                    made,
+                    self._schema.with_metadata(meta),
+                    compression="zstd",
+                    compression_level=1,
+                    use_dictionary=_REPEATING,
+                    write_statistics=False,
+                )
+                with writer:
+                    for chunk in self._chunks:
+                        with pq.ParquetFile(chunk) as file:
+                            for group in range(file.num_row_groups):
+                                writer.write_table(file.read_row_group(group), row_group_size=GROUP_ROWS)
+                    if self._tables:
+                        writer.write_table(self._take(), row_group_size=GROUP_ROWS)
+                publish(made, self._final)
+            finally:
+                made.unlink(missing_ok=True)
+        drop(self._old)
+        shutil.rmtree(self._chunk_dir, ignore_errors=True)
+        return self.counts
+
+
+def drop(superseded: Sequence[Path]) -> None:
+    """Removes files that a whole part supersedes: earlier versions and chunks, all made by this program."""
+    for path in superseded:
+        path.unlink(missing_ok=True)
+        if path.parent.parent.name == "_chunks":
+            shutil.rmtree(path.parent, ignore_errors=True)
+
+
+_REPEATING = ["status", "reason", "model", "template", "style", "verdict", "file"]
+
+
+class OldRows:
+    """Rows of superseded versions and chunks of a part, found by (id, key). Holds ids and keys only; rows are read when taken."""
+
+    def __init__(self, files: Sequence[Path], schema: pa.Schema, skip_failed: bool = False) -> None:
+        self._schema = schema
+        self._files: list[Path] = []
+        self._where: dict[tuple[str, str], tuple[int, int]] = {}
+        self._loaded: tuple[int, int, pa.Table] | None = None
+        for path in files:
+            try:
+                file = open_part(path)
+            except (UserError, FileNotFoundError):  # a chunk of a killed writer may be cut: its rows are made again
+                continue
+            with file:
+                if not set(schema.names) <= set(file.schema_arrow.names):
+                    continue
+                self._index(file, len(self._files), skip_failed)
+            self._files.append(path)
+
+    def _index(self, file: pq.ParquetFile, number: int, skip_failed: bool) -> None:
+        row = 0
+        for batch in file.iter_batches(columns=["id", "key", "status"], use_threads=False):
+            for row_id, key, status in zip(*(c.to_pylist() for c in batch.columns), strict=True):
+                if key is not None and not (skip_failed and status == "failed"):
+                    self._where.setdefault((row_id, key), (number, row))
+                row += 1
+
+    def __bool__(self) -> bool:
+        return bool(self._where)
+
+    def __contains__(self, id_and_key: tuple[str, str]) -> bool:
+        return id_and_key in self._where
+
+    def take(self, id_and_key: tuple[str, str]) -> pa.Table:
+        """The one row, as a table in today's schema."""
+        number, row = self._where[id_and_key]
+        if self._loaded is None or self._loaded[0] != number or not 0 <= row - self._loaded[1] < self._loaded[2].num_rows:
+            self._loaded = self._group(number, row)
+        return self._loaded[2].slice(row - self._loaded[1], 1)
+
+    def _group(self, number: int, row: int) -> tuple[int, int, pa.Table]:
+        with pq.ParquetFile(self._files[number]) as file:
+            start = 0
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                if row < start + rows:
+                    return number, start, file.read_row_group(group, columns=self._schema.names).cast(self._schema)
+                start += rows
+        raise UserError(f"{self._files[number]}: the file changed while it was read; run again")
