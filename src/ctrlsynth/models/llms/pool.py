@@ -1,0 +1,170 @@
+"""As many single-thread llama.cpp engines (2b) as there are cores, fed from one queue; answers come back in the order of the tasks.
+
+Two processes of one thread answer twice as fast as one of two threads, and their text does not depend on each other.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import subprocess
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from ...errors import ModelError
+
+Task = dict[str, Any]
+MAX_RESTARTS = 3
+_START = "import sys; sys.path[:] = sys.argv[2].split('\\n'); from ctrlsynth.models.llms.worker import main; main(sys.argv[1])"
+
+
+class EngineProcess:
+    """One engine behind two pipes. `ask` returns None when the process died."""
+
+    def __init__(self, path: str, context: int) -> None:
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _START, json.dumps({"path": path, "context": context}), "\n".join(sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+        )
+        self._ready = False
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ask(self, task: Task) -> dict[str, Any] | None:
+        if not self._ready:
+            first = self._read()
+            if first is None:
+                return None
+            if "fatal" in first:
+                raise ModelError("engine_failed", f"llama.cpp could not load the model: {first['fatal']}")
+            self._ready = True
+        try:
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps(task).encode() + b"\n")
+            self._process.stdin.flush()
+        except (BrokenPipeError, ValueError):
+            return None
+        return self._read()
+
+    def _read(self) -> dict[str, Any] | None:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line.endswith(b"\n"):
+            return None
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def close(self) -> None:
+        """Ends the process, whatever it is doing, and waits for it."""
+        self._process.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except BrokenPipeError:
+                    pass
+        self._process.wait()
+
+
+class EnginePool:
+    """`ask(tasks)` spreads tasks over the engines as they become free. An engine that dies is started again and its task asked
+    again, at most `MAX_RESTARTS` times a task; then that task's answer is {error: {type: engine_died}}. Engines start at first use."""
+
+    def __init__(self, path: str, context: int, processes: int) -> None:
+        self._path, self._context = path, context
+        self._engines: list[EngineProcess | None] = [None] * processes
+        self._lock = threading.Lock()
+        self.restarts = 0
+        _open_pools.add(self)
+
+    def pids(self) -> list[int]:
+        """The processes that run now."""
+        return [engine.pid for engine in self._engines if engine is not None]
+
+    def ask(self, tasks: Sequence[Task]) -> list[dict[str, Any]]:
+        """One answer a task, in order. Raises `ModelError("engine_failed")` where the model cannot be loaded."""
+        with self._lock:
+            stop = threading.Event()
+            waiting = deque(sorted(enumerate(tasks), key=lambda pair: json.dumps(pair[1]["head"])))  # an engine seldom changes its head
+            answers: list[dict[str, Any] | None] = [None] * len(tasks)
+            faults: list[BaseException] = []
+            threads = [
+                threading.Thread(target=self._serve, args=(i, waiting, answers, faults, stop), daemon=True)
+                for i in range(min(len(self._engines), len(tasks)))
+            ]
+            for thread in threads:
+                thread.start()
+            try:
+                for thread in threads:
+                    thread.join()
+            except BaseException:  # Ctrl-C: the engines stop now, not after the queue
+                stop.set()
+                self.close()
+                raise
+            if faults:
+                self.close()
+                raise faults[0]
+            done = [answer for answer in answers if answer is not None]
+            assert len(done) == len(tasks), "an engine left a task without an answer"
+            return done
+
+    def _serve(
+        self,
+        i: int,
+        waiting: deque[tuple[int, Task]],
+        answers: list[dict[str, Any] | None],
+        faults: list[BaseException],
+        stop: threading.Event,
+    ) -> None:
+        try:
+            while not stop.is_set():
+                try:
+                    number, task = waiting.popleft()
+                except IndexError:
+                    return
+                answers[number] = self._ask_patiently(i, task, stop)
+        except BaseException as error:  # handed to the caller's thread, which raises it
+            faults.append(error)
+            stop.set()
+
+    def _ask_patiently(self, i: int, task: Task, stop: threading.Event) -> dict[str, Any]:
+        for attempt in range(MAX_RESTARTS + 1):
+            if stop.is_set():
+                break
+            engine = self._engines[i]
+            if engine is None:
+                engine = self._engines[i] = EngineProcess(self._path, self._context)
+            answer = engine.ask(task)
+            if answer is not None:
+                return answer
+            engine.close()
+            self._engines[i] = None
+            self.restarts += attempt < MAX_RESTARTS
+        return {"error": {"type": "engine_died", "message": f"the engine died {MAX_RESTARTS + 1} times on this request"}}
+
+    def close(self) -> None:
+        """Ends all engines; a later `ask` starts them again."""
+        for i, engine in enumerate(self._engines):
+            if engine is not None:
+                self._engines[i] = None
+                engine.close()
+
+
+_open_pools: weakref.WeakSet[EnginePool] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for pool in list(_open_pools):
+        pool.close()

@@ -1,0 +1,183 @@
+"""What a set of tags says, ready to be put into words (2b): nouns with their modifiers and number, clauses between them, and the rest.
+
+`realizer.py` speaks it, and `grammar.py` binds a small model's words to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from ...sample import Tags, split_attribute, split_relation
+from ...words import article, plural, singular
+
+COUNTS = frozenset(
+    "two three four five six seven eight nine ten eleven twelve several many some few both multiple numerous dozens various".split()
+)
+# Nouns without a plural, as they are used in captions; a longer list changes nothing but a missing `a`.
+MASS = frozenset(
+    "water grass sand snow rice bread smoke furniture luggage traffic hair food ice rain fog mist wood metal fire coffee tea milk cheese butter "
+    "sunlight moonlight light darkness steam dust mud dirt gravel clothing jewelry graffiti vegetation foliage greenery scenery wildlife livestock "
+    "cattle poultry equipment machinery pottery silverware cutlery laundry trash garbage rubble lightning thunder weather meat pasta spaghetti "
+    "corn wheat hay straw wool cotton leather silk chocolate honey sugar salt pepper flour wine beer juice soup art music".split()
+)
+PLURAL_ONLY = frozenset(
+    "scissors trousers pants jeans shorts glasses sunglasses binoculars people stairs clothes goggles headphones pajamas tights".split()
+)
+ONLY_ONE = frozenset("sky ground sun moon sea horizon background foreground ocean distance".split())
+FINITE = {"has": "have", "is": "are", "was": "were", "does": "do"}
+PREPOSITIONS = frozenset(
+    "about above across after against along alongside amid among around as at atop away before behind below beneath beside besides between beyond by "
+    "down during facing for from in inside into like near nearby next of off on onto opposite out outside over past through throughout "
+    "to toward towards under underneath up upon via with within without".split()
+)
+_PARTICIPLES = frozenset(
+    "worn held made seen built cut hung lit shown drawn grown thrown set kept laid driven ridden eaten full visible".split()
+)
+
+
+@dataclass(slots=True)
+class Noun:
+    """An object with its modifiers in order; a count stands first."""
+
+    name: str
+    modifiers: list[str] = field(default_factory=list)
+    many: bool = False
+
+    def bare(self) -> str:
+        """`dog`, `dogs`"""
+        return plural(self.name) if self.many and self.name not in PLURAL_ONLY else self.name
+
+    def full(self) -> str:
+        """`brown dog`, `two brown dogs`: without article."""
+        return f"{' '.join(self.modifiers)} {self.bare()}" if self.modifiers else self.bare()
+
+    def determiner(self) -> str:
+        """What stands before `full` at its first mention: `a`, `an`, `the` or nothing."""
+        return determiner(self.name, self.many, self.modifiers[0] if self.modifiers else None)
+
+    def first(self) -> str:
+        """`a brown dog`, `two dogs`, `the sky`, `white snow`"""
+        word, full = self.determiner(), self.full()
+        return f"{word} {full}" if word else full
+
+
+@dataclass(slots=True)
+class Clause:
+    """`dog` `on` `sofa`: nouns by number; an end that the relation leaves open is None."""
+
+    subject: int | None
+    words: str
+    object: int | None
+
+
+@dataclass(slots=True)
+class Scene:
+    """Nouns in the tags' order, clauses, nouns of no clause, and attributes that belong to no object."""
+
+    nouns: list[Noun]
+    clauses: list[Clause]
+    alone: list[int]
+    loose: list[str]
+
+
+@lru_cache(maxsize=65536)
+def determiner(name: str, many: bool, modifier: str | None) -> str:
+    """The article of a noun at its first mention."""
+    last = name.rpartition(" ")[2]
+    if many or last in MASS or last in PLURAL_ONLY:
+        return "the" if modifier is None and last in ONLY_ONE else ""
+    if last in ONLY_ONE and modifier is None:
+        return "the"
+    if name[:1].isupper():
+        return "the" if " " in name else ""
+    if modifier is not None and modifier.partition(" ")[0] in ("one", "another", "each", "every", "no"):
+        return ""
+    return article(modifier if modifier is not None else name)
+
+
+def plan(tags: Tags) -> Scene:
+    """Tags -> Scene. Every phrase of the tags is somewhere in it."""
+    objects = tags.objects
+    nouns = [Noun(name, [], name in PLURAL_ONLY or (name.rpartition(" ")[2] in PLURAL_ONLY)) for name in objects]
+    where = {name: i for i, name in enumerate(objects)}
+    clauses: list[Clause] = []
+    loose: list[str] = []
+    for attribute in tags.attributes:
+        modifier, owner = split_attribute(attribute, objects)
+        if owner is None:
+            _loose(attribute, objects, where, clauses, loose)
+            continue
+        noun = nouns[where[owner]]
+        if attribute[len(modifier) + 1 :].lower() != owner.lower() or modifier in COUNTS:
+            noun.many = True
+        _modify(noun, modifier)
+    for relation in tags.relations:
+        subject, words, target = split_relation(relation, objects)
+        i = where[subject] if subject is not None else None
+        j = where[target] if target is not None else None
+        if i is not None and relation.lower().startswith(plural(objects[i]).lower() + " ") and plural(objects[i]) != objects[i]:
+            nouns[i].many = True
+        if j is not None:
+            if relation.lower().endswith(" " + plural(objects[j]).lower()) and plural(objects[j]) != objects[j]:
+                nouns[j].many = True
+            words = _without_modifiers(words, nouns[j])
+        if words or i != j:
+            clauses.append(Clause(i, words, j))
+    used = {i for clause in clauses for i in (clause.subject, clause.object)}
+    return Scene(nouns, clauses, [i for i in range(len(nouns)) if i not in used], loose)
+
+
+def _modify(noun: Noun, modifier: str) -> None:
+    if modifier in noun.modifiers:
+        return
+    if modifier in COUNTS or modifier.isdigit():
+        noun.modifiers.insert(0, modifier)
+        noun.many = noun.many or (modifier.isdigit() and modifier != "1")
+    else:
+        noun.modifiers.append(modifier)
+
+
+def _loose(attribute: str, objects: tuple[str, ...], where: dict[str, int], clauses: list[Clause], loose: list[str]) -> None:
+    """`dog running` with the object `dog` is a clause without object; anything else describes the scene."""
+    subject, words, target = split_relation(attribute, objects)
+    if subject is not None and words and target is None:
+        clauses.append(Clause(where[subject], words, None))
+    elif attribute not in where:
+        loose.append(attribute)
+
+
+def _without_modifiers(words: str, noun: Noun) -> str:
+    """`on red` before a sofa that is red anyway -> `on`; articles go too."""
+    parts = words.split()
+    known = {part for modifier in noun.modifiers for part in modifier.split()}
+    while len(parts) > 1 and (parts[-1] in known or parts[-1] in ("a", "an", "the", "its", "his", "her", "their")):
+        parts.pop()
+    return " ".join(parts)
+
+
+@lru_cache(maxsize=65536)
+def predicate(words: str, many: bool) -> str:
+    """`riding` -> `is riding`, `on` -> `are on`, `chases` -> `chase` where the subject is many, `has` -> `has`."""
+    head, _, rest = words.partition(" ")
+    tail = f" {rest}" if rest else ""
+    if head in FINITE or head in FINITE.values():
+        forms = {value: key for key, value in FINITE.items()}
+        singular_form = head if head in FINITE else forms[head]
+        return (FINITE[singular_form] if many else singular_form) + tail
+    if head.endswith("ing") or head in PREPOSITIONS or head in _PARTICIPLES or head.endswith("ed"):
+        return f"{'are' if many else 'is'} {words}"
+    if head.endswith("s") and not head.endswith("ss") and len(head) > 3:
+        return (singular(head) if many else head) + tail
+    return f"{'are' if many else 'is'} {words}"
+
+
+@lru_cache(maxsize=65536)
+def reduced(words: str) -> str | None:
+    """The predicate as it follows its noun (`a man riding`, `a dog on`); None for a finite verb, which needs `that`."""
+    head = words.partition(" ")[0]
+    if head in FINITE or head in FINITE.values():
+        return None
+    if head.endswith(("ing", "ed")) or head in PREPOSITIONS or head in _PARTICIPLES:
+        return words
+    return None if head.endswith("s") and not head.endswith("ss") and len(head) > 3 else words
