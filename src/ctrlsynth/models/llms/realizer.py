@@ -1,0 +1,248 @@
+"""2b without a model: tags to plain grammatical sentences, the yardstick beside which every language model is reported.
+
+Every phrase of the tags is said, and nothing else: objects with their article, attributes before their object, counts with the plural,
+relations as verb phrases. The request's seed picks one of several frames. It understands nothing: odd tags make odd sentences.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from ...sample import Tags, split_attribute, split_relation
+from ...words import article, singular
+from ..base import Reply, Request
+from .scene import Clause, Noun, Scene, plan, predicate, reduced
+from .schema import Unsupported, fill
+
+_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+_JUNK = re.compile(
+    r"(?i)\b(?:stock (?:photo|image|picture)|photo by [^.,;]*|(?:www\.|https?://)\S+|\S+\.(?:jpe?g|png|gif|webp))|[#@]\w+|[|]+|[!?.]{2,}|\s[-–—]\s*$"
+)
+_OPENING = re.compile(
+    r"(?i)^\s*(?:an?|the|this is an?)?\s*(?:close[- ]?up |stock |real |beautiful )?(?:photo(?:graph)?|picture|image|snapshot|pic) (?:of|shows?|showing)\s+"
+)
+_PADDING = ("Nothing else stands out", "All of it is in plain view", "It is easy to see", "It is seen from the front", "The view is plain")
+
+
+class Realizer:
+    """A `LanguageModel` of rules. Families: tags (sentences about the tags), tags+text (the caption, then what it leaves out), text (the
+    caption tidied and put into a frame: no new words about the content), concept (one sentence about the concept)."""
+
+    def __init__(self) -> None:
+        self.id = "realizer"
+        self.digest = f"realizer-1/{version('ctrlsynth')}"
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        """One reply a request, in order; nothing to say is `no_content`, a schema that it cannot fill `schema_unsupported`."""
+        return [self._reply(request) for request in requests]
+
+    def _reply(self, request: Request) -> Reply:
+        text = sentence(request)
+        if not text:
+            return Reply("", error="no_content")
+        if request.schema is not None:
+            try:
+                return Reply(fill(request.schema, text, request.tags))
+            except Unsupported as error:
+                return Reply("", raw=f"{error}", error="schema_unsupported")
+        return Reply(text)
+
+
+def sentence(request: Request) -> str:
+    """The text for a request, "" where there is nothing to say."""
+    seed = zlib.crc32(request.seed.to_bytes(8, "little", signed=True))  # neighbouring seeds pick unlike frames
+    tags, caption = request.tags, tidy(request.caption or "")
+    if request.family in ("text", "tags+text") and caption:
+        text = _reframe(caption, seed) if request.family == "text" else f"{_capital(caption)}."
+        rest = tags if request.family == "tags+text" else Tags()
+        missing = leaves_out(caption, rest)
+        if missing.phrases():
+            text += " " + _sentences(plan(missing), seed, also=True)
+    elif request.family == "concept":
+        text = _concept(tags, caption, seed)
+    else:
+        text = _sentences(plan(tags), seed) if tags.phrases() else (f"{_capital(caption)}." if caption else "")
+    return _fit(text, request, seed) if request.words is not None and text else text
+
+
+def tidy(caption: str) -> str:
+    """A caption without web litter (addresses, file names, hash tags, `photo of`), without a full stop, on one line, not in capitals."""
+    text = _OPENING.sub("", _JUNK.sub(" ", caption))
+    text = " ".join(text.split()).strip(" .,;:-–—|\"'")
+    return text.lower() if text.isupper() and len(text) > 4 else text
+
+
+def leaves_out(caption: str, tags: Tags) -> Tags:
+    """The tags of which the caption does not have every word (singular or plural), with the objects that they speak of."""
+    there = _lemmas(caption)
+    gone = [name for name in tags.objects if not _lemmas(name) <= there]
+    attributes = [a for a in tags.attributes if not _lemmas(a) <= there]
+    relations = [r for r in tags.relations if not _lemmas(r) <= there]
+    needed = set(gone) | {split_attribute(a, tags.objects)[1] for a in attributes}
+    for relation in relations:
+        subject, _, target = split_relation(relation, tags.objects)
+        needed |= {subject, target}
+    return Tags(tuple(o for o in tags.objects if o in needed), tuple(attributes), tuple(relations))
+
+
+def _lemmas(text: str) -> set[str]:
+    return {singular(word) for word in _WORD.findall(text.lower())}
+
+
+def _reframe(caption: str, seed: int) -> str:
+    """A caption in another frame. One that opens with an article is a noun phrase or a sentence; both fit after `Here, `."""
+    lead = caption.partition(" ")[0]
+    body = lead.lower() + caption[len(lead) :] if lead.lower() in ("a", "an", "the", "two", "three", "some", "several") else caption
+    frames = (f"{_capital(caption)}.", f"In plain view: {body}.", f"Seen here: {body}.", f"Here we have this: {body}.")
+    return frames[seed % len(frames)]
+
+
+def _concept(tags: Tags, caption: str, seed: int) -> str:
+    name = next(iter(tags.phrases()), caption)
+    if not name:
+        return ""
+    noun = Noun(name, [], name != singular(name))
+    what, be, verb = noun.first(), "are" if noun.many else "is", "" if noun.many else "s"
+    frames = (
+        f"{what} {be} in the middle of the scene", f"there {be} {what} in plain view", f"we can see {what} up close",
+        f"{what} stand{verb} out against a plain background", f"{what} {be} shown in daylight", f"here {be} {what}, seen from the front",
+    )  # fmt: skip
+    return _capital(frames[seed % len(frames)]) + "."
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _listed(phrases: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`"""
+    return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
+
+
+class _Speaker:
+    """Names nouns: in full at the first mention, `the dog` from then on."""
+
+    def __init__(self, nouns: Sequence[Noun]) -> None:
+        self.nouns, self.said = nouns, set[int]()
+
+    def name(self, i: int) -> str:
+        if i in self.said:
+            return f"the {self.nouns[i].bare()}"
+        self.said.add(i)
+        return self.nouns[i].first()
+
+
+def _sentences(scene: Scene, seed: int, also: bool = False) -> str:
+    speaker = _Speaker(scene.nouns)
+    groups = _groups(scene)
+    opening = seed % 3 if not also else 1
+    told = [_group(scene, speaker, group, opening if n == 0 else 0, also and n == 0) for n, group in enumerate(groups)]
+    alone = [i for i in scene.alone if i not in speaker.said]
+    if not told and alone:
+        told, alone = [_alone(scene, speaker, alone, (seed >> 8) % 4 if not also else 0, also)], []
+    last = ""
+    if alone:
+        style = (seed >> 8) % 3
+        many = scene.nouns[alone[0]].many
+        names = _listed([speaker.name(i) for i in alone])
+        if style == 0:
+            told[-1] += f", with {names}"
+        elif style == 1:
+            told[-1] += f", and there {'are' if many else 'is'} {names}"
+        else:
+            last = f" There {'are' if many else 'is'} also {names}."
+    mood = f"in {article(scene.loose[0])} {_listed(scene.loose)} scene" if scene.loose else ""
+    if not told:
+        return f"This is {mood[3:]}." if mood else ""
+    if mood and (seed >> 16) % 2:
+        told[0] = f"{mood}, {told[0]}"
+    elif mood:
+        told[-1] += f" {mood}" if not alone or last else f", {mood}"
+    body = "".join(_capital(told[n]) + (", and " + told[n + 1] if n + 1 < len(told) else "") + ". " for n in range(0, len(told), 2))
+    return body.rstrip() + last
+
+
+def _groups(scene: Scene) -> list[list[Clause]]:
+    """Clauses in runs of one subject; one whose subject is left open joins the subject before it, or the first noun that it may be."""
+    groups: list[list[Clause]] = []
+    for clause in scene.clauses:
+        subject = clause.subject
+        if subject is None:
+            subject = groups[-1][0].subject if groups else next((i for i in range(len(scene.nouns)) if i != clause.object), None)
+        if subject == clause.object:
+            subject = None
+        filled = Clause(subject, clause.words, clause.object)
+        if groups and subject is not None and groups[-1][0].subject == subject:
+            groups[-1].append(filled)
+        else:
+            groups.append([filled])
+    return groups
+
+
+def _group(scene: Scene, speaker: _Speaker, group: list[Clause], opening: int, also: bool) -> str:
+    subject = group[0].subject
+    many = subject is not None and scene.nouns[subject].many
+    known = subject in speaker.said
+    name = speaker.name(subject) if subject is not None else "someone"
+    if known or subject is None or opening == 0:
+        lead, relative = name, False
+    else:
+        there = f"there {'are' if many else 'is'}{' also' if also else ''}"
+        lead, relative = f"{there if opening == 1 else 'we can see'} {name}", True
+    out = ""
+    verb = ""
+    for clause in group:
+        short = reduced(clause.words)
+        if relative:
+            said = short if short is not None else f"that {predicate(clause.words, many)}"
+        else:
+            said = predicate(clause.words, many)
+            head = said.partition(" ")[0]
+            said = said[len(head) + 1 :] if head == verb and head in ("is", "are") and short is not None else said
+            verb = head if head in ("is", "are") else verb
+        target = f" {speaker.name(clause.object)}" if clause.object is not None else ""
+        out += f"{' and' if out else ''} {said}{target}"
+    return lead + out
+
+
+def _alone(scene: Scene, speaker: _Speaker, alone: list[int], style: int, also: bool) -> str:
+    """Objects without any relation."""
+    first_many = scene.nouns[alone[0]].many
+    names = [speaker.name(i) for i in alone]
+    be = "are" if first_many else "is"
+    if style == 0 or also:
+        return f"there {be}{' also' if also else ''} {_listed(names)}"
+    if style == 1:
+        return f"we can see {_listed(names)}"
+    if len(names) == 1:
+        return f"{names[0]} {be} {'in plain view' if style == 2 else 'seen up close'}"
+    return f"{_listed(names)} are {'in plain view' if style == 2 else 'seen together'}"
+
+
+def _fit(text: str, request: Request, seed: int) -> str:
+    """Lengthens with sentences that add no thing; shortens by saying fewer tags (the last ones go), and a caption by its tail."""
+    least, most = request.words or (0, 1 << 30)
+    for n in range(len(_PADDING)):
+        more = f"{text} {_PADDING[(seed + n) % len(_PADDING)]}."
+        if len(text.split()) >= least or len(more.split()) > most:
+            break
+        text = more
+    tags = request.tags
+    if len(text.split()) > most and request.family not in ("text", "tags+text"):
+        while len(text.split()) > most and len(tags.phrases()) > 1:
+            tags = _fewer(tags)
+            text = _sentences(plan(tags), seed)
+    if len(text.split()) > most:
+        text = " ".join(text.split()[:most]).rstrip(" ,;:.") + "."
+    return text
+
+
+def _fewer(tags: Tags) -> Tags:
+    if tags.relations:
+        return Tags(tags.objects, tags.attributes, tags.relations[:-1])
+    if tags.attributes:
+        return Tags(tags.objects, tags.attributes[:-1], ())
+    return Tags(tags.objects[:-1], (), ())
