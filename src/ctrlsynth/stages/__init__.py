@@ -39,18 +39,22 @@ class Item:
 class Upstream(Protocol):
     """What a stage may read while it makes one part: the same part of the stages before it (`store.PartView`)."""
 
+    index: int
+
     def columns(self, folder: str, names: Sequence[str], rows: int = 2048) -> Iterator[list[list[Any]]]: ...
     def table(self, folder: str, names: Sequence[str]) -> dict[str, tuple[Any, ...]]: ...
     def rejected(self, folder: str) -> set[str]: ...
 
 
 class Stage(Protocol):
-    """See the module's docstring. `batch` is how many items one call gets; `version` changes when the same input gives another row."""
+    """See the module's docstring. `batch` is how many items one call gets; `version` changes when the same input gives another row;
+    `reuses` says whether rows of an earlier version of the part are worth looking up."""
 
     schema: pa.Schema
     version: int
     batch: int
     model_name: str
+    reuses: bool
 
     def settings(self) -> dict[str, Any]: ...
     def items(self, up: Upstream) -> Iterator[list[Item]]: ...
@@ -58,6 +62,14 @@ class Stage(Protocol):
     def call(self, items: list[Item]) -> list[Any]: ...
     def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table: ...
     def finish(self, table: pa.Table) -> pa.Table: ...
+    def close(self) -> None: ...
+
+
+def close_model(model: Any) -> None:
+    """Lets a model free what it holds (processes, sessions); it may be asked again later."""
+    close = getattr(model, "close", None)
+    if close is not None:
+        close()
 
 
 @dataclass(slots=True)

@@ -1,0 +1,223 @@
+"""The local engine: stage by stage over the plan, parts in order, the model loaded once a stage. One thread reads ahead and decodes, one
+writes behind, so that the model in the calling thread does not wait for either."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
+
+from ..errors import WorkFailed
+from ..plan import Plan
+from ..store import PartWriter, RunFolder, drop, part_counts, read_json, write_json
+from .work import Begin, Block, Call, End, answer, assemble, prepare, tabulate
+
+AHEAD = 3
+"""How many model calls' inputs wait decoded, and how many calls' outputs wait to be written."""
+
+
+class Watcher(Protocol):
+    """Is told what happens; the command line draws bars from it."""
+
+    def stage(self, folder: str, number: int, parts: int, done: int) -> None: ...
+    def rows(self, folder: str, rows: int, made: int) -> None: ...
+    def part(self, folder: str, index: int, counts: dict[str, Any]) -> None: ...
+    def finished(self, folder: str) -> None: ...
+
+
+class Silent:
+    """A watcher that looks away."""
+
+    def stage(self, folder: str, number: int, parts: int, done: int) -> None: ...
+    def rows(self, folder: str, rows: int, made: int) -> None: ...
+    def part(self, folder: str, index: int, counts: dict[str, Any]) -> None: ...
+    def finished(self, folder: str) -> None: ...
+
+
+def execute(plan: Plan, run: RunFolder, watcher: Watcher | None = None, retry: bool = False) -> None:
+    """Makes every part that is not there yet. Raises WorkFailed when a stage has no usable row left, with the first cause."""
+    watch = watcher or Silent()
+    parts = plan.parts()
+    for number, step in enumerate(plan.steps):
+        run_stage(plan, run, step.folder, number, parts, watch, retry)
+
+
+def run_stage(plan: Plan, run: RunFolder, folder: str, number: int, parts: list[Any], watch: Watcher, retry: bool) -> None:
+    """One stage: the parts that are missing, then `_stage.json` with the counts of all."""
+    listing = run.listing(folder)
+    ledger = _Ledger(plan, run, folder)
+    todo = []
+    for part in parts:
+        versions = listing.get(part.index, [])
+        wanted = plan.part_digest(folder, part)
+        if wanted in versions:
+            drop([run.part(folder, part.index, d) for d in versions if d != wanted])
+        else:
+            todo.append((part, versions))
+    watch.stage(folder, number, len(parts), len(parts) - len(todo))
+    if todo:
+        _Pipeline(plan, run, folder, watch, retry, ledger).run(todo)
+        plan.stages[folder].close()
+    ledger.complete(parts, changed=bool(todo))
+    watch.finished(folder)
+
+
+class _Ledger:
+    """Counts of a stage's parts, kept in `_stage.json` so that no footer is opened to tell them again."""
+
+    def __init__(self, plan: Plan, run: RunFolder, folder: str) -> None:
+        self._plan, self._run, self._folder = plan, run, folder
+        self._path = run.root / folder / "_stage.json"
+        stored = read_json(self._path) or {}
+        self.parts: dict[str, Any] = dict(stored.get("parts", {}))
+        self.first_error: str | None = stored.get("first_error")
+
+    def add(self, index: int, digest: str, counts: dict[str, Any]) -> None:
+        self.parts[str(index)] = {"digest": digest, **counts}
+
+    def complete(self, parts: list[Any], changed: bool) -> None:
+        """Fills in what an interrupted run has left out, writes the file, and stops the run when nothing is left to go on with."""
+        wanted = {str(p.index): self._plan.part_digest(self._folder, p) for p in parts}
+        for index, digest in wanted.items():
+            if self.parts.get(index, {}).get("digest") != digest:
+                changed = True
+                self.parts[index] = {"digest": digest, **part_counts(self._run.part(self._folder, int(index), digest))}
+        if changed or self.parts.keys() != wanted.keys():
+            self.parts = {i: self.parts[i] for i in wanted}
+            self.save()
+        self._stop_if_empty()
+
+    def save(self) -> None:
+        digest = self._plan.digests[self._folder]
+        write_json(self._path, {"folder": self._folder, "digest": digest, "first_error": self.first_error, "parts": self.parts})
+
+    def _stop_if_empty(self) -> None:
+        total = totals(self.parts.values())
+        if total["rows"] and not total["ok"] and (total["failed"] or not self._folder.startswith("judge")):
+            reasons = sorted({**total["dropped"], **total["failed"]}.items(), key=lambda r: -r[1])
+            causes = ", ".join(f"{reason} x {count}" for reason, count in reasons)
+            first = f"; first error: {self.first_error}" if self.first_error else ""
+            raise WorkFailed(f"{self._folder}: none of {total['rows']} rows came through ({causes}){first}; later stages were not run")
+
+
+def totals(parts: Any) -> dict[str, Any]:
+    """Adds up the counts of parts: rows, ok, dropped and failed by reason, seconds, tokens, reused."""
+    out: dict[str, Any] = {"rows": 0, "ok": 0, "dropped": {}, "failed": {}, "seconds": 0.0, "reused": 0}
+    for part in parts:
+        for name, value in part.items():
+            if name in ("dropped", "failed"):
+                for reason, count in value.items():
+                    out[name][reason] = out[name].get(reason, 0) + count
+            elif isinstance(value, (int, float)):
+                out[name] = out.get(name, 0) + value
+    return out
+
+
+class _Pipeline:
+    """Read ahead -> model -> write behind, over all missing parts of a stage."""
+
+    def __init__(self, plan: Plan, run: RunFolder, folder: str, watch: Watcher, retry: bool, ledger: _Ledger) -> None:
+        self._plan, self._run, self._folder, self._watch, self._retry, self._ledger = plan, run, folder, watch, retry, ledger
+        self._stage = plan.stages[folder]
+        self._writer: PartWriter | None = None
+        self._digest = ""
+        self._behind: deque[Future[None]] = deque()
+
+    def run(self, todo: list[tuple[Any, list[str]]]) -> None:
+        steps = ahead(lambda: self._steps(todo), AHEAD)
+        with ThreadPoolExecutor(1, thread_name_prefix="write-behind") as pool:
+            try:
+                for step in steps:
+                    if isinstance(step, Call):
+                        message = answer(self._stage, step)
+                        if message is not None and self._ledger.first_error is None:
+                            self._ledger.first_error = f"{step.items[0].id}: {message}"
+                    self._behind.append(pool.submit(self._write, step))
+                    while len(self._behind) > 2 * AHEAD:
+                        self._behind.popleft().result()
+                self._drain()
+            except BaseException:
+                steps.close()
+                self._rescue(pool)
+                raise
+
+    def _steps(self, todo: list[tuple[Any, list[str]]]) -> Iterator[Any]:
+        for part, versions in todo:
+            yield from prepare(self._plan, self._run, self._folder, part, versions, self._retry)
+
+    def _drain(self) -> None:
+        while self._behind:
+            self._behind.popleft().result()
+
+    def _rescue(self, pool: ThreadPoolExecutor) -> None:
+        """Ctrl-C or a fault: finished rows of the unfinished part are saved; a second fault on the way does not hide the first."""
+        while self._behind:
+            self._behind.popleft().exception()
+        if self._writer is not None:
+            pool.submit(self._writer.keep).exception()
+        self._ledger.save()
+
+    def _write(self, step: Begin | Call | Block | End) -> None:
+        if isinstance(step, Begin):
+            self._writer = PartWriter(self._run, self._folder, step.index, step.digest, self._stage.schema, step.old)
+            self._digest = step.digest
+        elif isinstance(step, Call):
+            tabulate(self._stage, step)
+        elif isinstance(step, Block):
+            table, reused = assemble(self._stage, step)
+            assert self._writer is not None
+            self._writer.add(table, reused)
+            self._watch.rows(self._folder, table.num_rows, table.num_rows - reused)
+        else:
+            assert self._writer is not None
+            counts = self._writer.finish()
+            self._writer = None
+            self._ledger.add(step.index, self._digest, counts)
+            self._watch.part(self._folder, step.index, counts)
+
+
+class ahead:
+    """Runs a generator in a thread, at most `depth` items in front of who reads it. An error arrives where it would have been raised."""
+
+    def __init__(self, make: Callable[[], Iterator[Any]], depth: int) -> None:
+        self._queue: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._fill, args=(make,), name="read-ahead", daemon=True)
+        self._thread.start()
+
+    def _fill(self, make: Callable[[], Iterator[Any]]) -> None:
+        try:
+            for item in make():
+                if not self._put(("item", item)):
+                    return
+            self._put(("end", None))
+        except BaseException as error:  # noqa: BLE001 - handed to the reading thread, which raises it
+            self._put(("error", error))
+            return
+
+    def _put(self, message: tuple[str, Any]) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(message, timeout=0.2)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            kind, value = self._queue.get()
+            if kind == "item":
+                yield value
+            elif kind == "error":
+                raise value
+            else:
+                return
+
+    def close(self) -> None:
+        """Lets the thread end; what it has prepared is dropped."""
+        self._stop.set()
+        self._thread.join(timeout=10)

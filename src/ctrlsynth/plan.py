@@ -1,0 +1,289 @@
+"""A recipe and a source become stages with their models and digests: what a run will do, before it does anything.
+
+A step's digest says everything that could change its rows: the stage's version, its model, the policy, and the digests of what is upstream.
+A part's digest adds the source part's fingerprint, so whether a part is done is known from its file's name (`store`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from . import __version__, models
+from .control.image import ImageController
+from .control.text import TextController
+from .data.sources import ImageReader, open_source
+from .errors import UserError
+from .paths import Step, places, plan_steps
+from .recipe import Recipe, dump_recipe
+from .sample import Tags
+from .stages import Stage, digest_of
+from .stages.judge import JudgeImageStage, JudgeTextStage, score_text
+from .stages.paint import PaintStage
+from .stages.read import ReadStage
+from .stages.tag import TagStage
+from .stages.write import WriteStage
+
+
+@dataclass(slots=True)
+class Plan:
+    """Everything that `engines` needs. `stages` and `digests` go by folder; `retries` counts, a folder and part, how often failed
+    rows were asked for again; `candidates` is the wave that `judge.target` has reached."""
+
+    recipe: Recipe
+    base: Path
+    limit: int | None
+    steps: list[Step]
+    source: Any
+    stages: dict[str, Stage]
+    digests: dict[str, str]
+    models: dict[str, Any]
+    candidates: int = 1
+    retries: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def parts(self) -> list[Any]:
+        """The source's parts: index, name, fingerprint."""
+        return list(self.source.parts())
+
+    def part_digest(self, folder: str, part: Any) -> str:
+        """12 hex digits: what decides whether a part's file is the wanted one."""
+        again = [self.retries.get(f, {}).get(str(part.index), 0) for f in self.lineage(folder)]
+        return digest_of(self.digests[folder], part.fingerprint, again if any(again) else 0)[:12]
+
+    def lineage(self, folder: str) -> list[str]:
+        """The folder and everything upstream of it, in the order of the steps."""
+        by_folder = {s.folder: s for s in self.steps}
+        wanted, todo = set(), [folder]
+        while todo:
+            step = by_folder[todo.pop()]
+            if step.folder not in wanted:
+                wanted.add(step.folder)
+                todo.extend([*([step.parent] if step.parent else []), *step.uses.values()])
+        return [s.folder for s in self.steps if s.folder in wanted]
+
+    def describe(self) -> dict[str, Any]:
+        """What plan.json holds."""
+        return {
+            "version": __version__,
+            "recipe": dump_recipe(self.recipe),
+            "base": str(self.base),
+            "limit": self.limit,
+            "source": self.source.describe(),
+            "candidates": self.candidates,
+            "retries": self.retries,
+            "places": places(self.steps),
+            "steps": [
+                {
+                    "folder": s.folder,
+                    "kind": s.kind,
+                    "label": s.label,
+                    "parent": s.parent,
+                    "uses": dict(s.uses),
+                    "family": s.family,
+                    "paths": list(s.paths),
+                }
+                | {"digest": self.digests[s.folder], "settings": self.stages[s.folder].settings()}
+                for s in self.steps
+            ],
+        }
+
+
+def make_plan(recipe: Recipe, base: Path, limit: int | None = None, earlier: Mapping[str, Any] | None = None) -> Plan:
+    """Checks the whole recipe, builds its models (which load their weights only when they are first asked) and digests every stage.
+
+    `base` is the folder that relative paths start from; `earlier` the plan.json of the same run folder, which keeps folder names.
+    Raises UserError for whatever the user can mend, before any row is made.
+    """
+    judged = recipe.judge is not None
+    gate = recipe.judge is not None and recipe.judge.gate
+    original = recipe.judge is not None and recipe.judge.image_against != "text"
+    steps = plan_steps(recipe.paths, judged, gate, original, (earlier or {}).get("places"))
+    source = open_source(recipe.source, base, limit)
+    plan = Plan(recipe, base, limit, steps, source, {}, {}, {})
+    plan.candidates = recipe.judge.candidates if recipe.judge is not None else 1
+    if earlier and recipe.judge is not None and recipe.judge.target is not None:
+        plan.candidates = max(plan.candidates, int(earlier.get("candidates", 1)))
+    plan.retries = {f: dict(r) for f, r in (earlier or {}).get("retries", {}).items()}
+    fill_stages(plan)
+    return plan
+
+
+def fill_stages(plan: Plan) -> None:
+    """Builds stages and digests; called again when a wave of candidates is added."""
+    build = _Builder(plan)
+    for step in plan.steps:
+        stage = build.stage(step)
+        upstream = [plan.digests[f] for f in ([step.parent] if step.parent else [])] + [
+            f"{role}={plan.digests[folder]}" for role, folder in sorted(step.uses.items())
+        ]
+        plan.stages[step.folder] = stage
+        plan.digests[step.folder] = digest_of(
+            step.kind, step.label, step.family, stage.version, stage.settings(), build.policy(step), upstream
+        )
+
+
+class _Builder:
+    """Turns steps into stages; loads each model once."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.recipe = plan, plan.recipe
+        self.kinds = {s.folder: s.kind for s in plan.steps}
+        self.text = TextController(self.recipe.text_policy, self.recipe.seed, base=plan.base)
+        self.image = ImageController(self.recipe.image_policy, self.recipe.seed, base=plan.base)
+
+    def model(self, value: Any, role: models.Role, where: str) -> Any:
+        spec = models.parse_spec(value, role, where)
+        name = f"{role} {spec.backend} {spec.model!r} {sorted(spec.options.items())!r}"
+        if name not in self.plan.models:
+            self.plan.models[name] = models.load(spec, role, where)
+        return self.plan.models[name]
+
+    def stage(self, step: Step) -> Stage:
+        make = {
+            "read": self.read,
+            "tag": self.tag,
+            "write": self.write,
+            "paint": self.paint,
+            "judge-text": self.judge_text,
+            "judge-image": self.judge_image,
+        }
+        return make[step.kind](step)
+
+    def policy(self, step: Step) -> Any:
+        """What of the recipe decides about this step's rows, beside the stage's own settings."""
+        seed = self.recipe.seed
+        if step.kind == "write":
+            return [seed, self.text.digest, self.judge_digest() if self.plan.candidates > 1 else None]
+        if step.kind == "paint":
+            return [seed, self.image.digest]
+        if step.kind == "judge-image":
+            return [seed, self.text.digest]
+        return seed if step.kind == "read" else None
+
+    def judge_digest(self) -> Any:
+        judge = self.recipe.judge
+        return [judge.matcher.text, dict(judge.weights)] if judge is not None else None
+
+    def rejects(self, step: Step) -> tuple[str, ...]:
+        return tuple(folder for role, folder in sorted(step.uses.items()) if role.startswith("gate "))
+
+    def read(self, step: Step) -> Stage:
+        return ReadStage(self.plan.source)
+
+    def tag(self, step: Step) -> Stage:
+        kind = self.kinds[str(step.parent)]
+        judge = self.recipe.judge
+        if kind == "paint" and judge is not None:
+            where = "judge.tagger" if judge.tagger is not None else "models.tagger"
+            tagger = self.model(judge.tagger if judge.tagger is not None else self.recipe.models.tagger, "tagger", where)
+            if tagger.reads != "pixels":
+                what = "captions" if tagger.reads == "caption" else "captions as well"
+                hint = "name one as judge.tagger, such as reference or imagenet"
+                raise UserError(f"{where}: the judge of images takes a tagger that reads pixels, {tagger.id!r} reads {what}; {hint}")
+        else:
+            tagger = self.model(self.recipe.models.tagger, "tagger", "models.tagger")
+        if step.label == "tag+text" and tagger.reads == "pixels":
+            hint = "use one that reads captions, such as wordnet"
+            raise UserError(f"paths.{step.paths[0]} tags a text, but models.tagger {tagger.id!r} reads pixels only; {hint}")
+        if kind == "read" and step.label == "tag" and tagger.reads == "pixels" and not self.plan.source.has_images:
+            raise UserError(f"paths.{step.paths[0] if step.paths else '?'} starts from an image, but the source has none; start from text")
+        return TagStage(str(step.parent), kind, step.label, tagger, ImageReader(), self.rejects(step))
+
+    def write(self, step: Step) -> Stage:
+        judge = self.recipe.judge
+        score = None
+        if judge is not None:
+            score = partial(_text_score, matcher=judge.matcher.text, weights=dict(judge.weights))
+        if step.family == "caption":
+            return WriteStage(str(step.parent), "caption", step.label, self.text, None, rejects=self.rejects(step))
+        family = str(step.family)
+        self.text.check(family)
+        model = self.model(self.recipe.models.llm, "llm", "models.llm")
+        text_folder = step.uses.get("text")
+        start = text_folder or str(step.parent)
+        column = "text" if self.kinds[start] == "write" else "caption"
+        return WriteStage(
+            str(step.parent),
+            family,
+            step.label,
+            self.text,
+            model,
+            self.recipe.variants.write,
+            self.plan.candidates,
+            score,
+            text_folder,
+            column,
+            self.rejects(step),
+        )
+
+    def paint(self, step: Step) -> Stage:
+        model = self.model(self.recipe.models.text_to_image, "text_to_image", "models.text_to_image")
+        file = self.recipe.image_policy.image
+        return PaintStage(
+            str(step.parent), self.kinds[str(step.parent)], self.image, model, file, self.recipe.variants.paint, self.rejects(step)
+        )
+
+    def judge_text(self, step: Step) -> Stage:
+        assert self.recipe.judge is not None
+        captions = step.uses.get("text")
+        column = "text" if captions and self.kinds[captions] == "write" else "caption"
+        return JudgeTextStage(str(step.parent), self.recipe.judge, _mine, captions, column)
+
+    def judge_image(self, step: Step) -> Stage:
+        judge = self.recipe.judge
+        assert judge is not None
+        safety = self.model(judge.safety.model, "safety", "judge.safety") if judge.safety is not None else None
+        text = step.uses["text"]
+        is_caption = self.kinds[text] == "read"
+        return JudgeImageStage(
+            str(step.parent), judge, _mine, self.text, step.uses["paint"], text, is_caption, step.uses.get("original"), safety
+        )
+
+
+def _mine(text: str) -> Tags:
+    from .models.taggers.wordnet import mine
+
+    return mine(text)
+
+
+def _text_score(text: str, tags: Tags, matcher: str, weights: dict[Any, float]) -> float:
+    score = score_text(text, tags, (), matcher, weights)
+    return -1.0 if score.recall is None else score.recall
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What two plan.json differ in, a line each: recipe keys first, then stages whose digest moved for another reason."""
+    lines = [f"{key}: {_show(a)} -> {_show(b)}" for key, a, b in _flat_diff(old.get("recipe", {}), new["recipe"]) if not _passed_over(key)]
+    lines += [f"{key}: {_show(old.get(key))} -> {_show(new[key])}" for key in ("limit",) if old.get(key) != new[key]]
+    before = {s["folder"]: s for s in old.get("steps", [])}
+    after = {s["folder"]: s for s in new["steps"]}
+    moved = [f for f, s in after.items() if f in before and before[f]["digest"] != s["digest"]]
+    if moved and not lines:
+        for folder in moved:
+            inner = _flat_diff(before[folder].get("settings", {}), after[folder]["settings"])
+            lines += [f"{folder}: {key}: {_show(a)} -> {_show(b)}" for key, a, b in inner]
+        lines = lines or [f"{', '.join(moved)}: made by other code or files than now"]
+    if not moved and before.keys() == after.keys() and not any(line.startswith("limit") for line in lines):
+        return []  # a change that no row depends on (train, evaluate, mix, a path's name)
+    return lines or [f"stages: {', '.join(before)} -> {', '.join(after)}"]
+
+
+def _passed_over(key: str) -> bool:
+    return key.split(".")[0] in ("train", "evaluate", "name")
+
+
+def _flat_diff(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        out = []
+        for name in [*old, *(k for k in new if k not in old)]:
+            out += _flat_diff(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
+        return out
+    return [] if old == new else [(key, old, new)]
+
+
+def _show(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 80 else text[:77] + "..."

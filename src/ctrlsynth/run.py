@@ -1,0 +1,238 @@
+"""`run(recipe) -> Run`: makes or goes on with a run's folder, and reads one that is there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .engines.local import Watcher, execute, totals
+from .errors import UserError, WorkFailed, unknown
+from .models.runtime import set_native_threads
+from .paths import Step
+from .plan import Plan, differences, fill_stages, make_plan
+from .recipe import Recipe, load_recipe
+from .store import RunFolder, open_part, part_counts, read_json, write_json
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """What one stage got and gave. `expected` = rows kept upstream x variants; it adds up when expected = ok + dropped + failed."""
+
+    folder: str
+    kind: str
+    paths: tuple[str, ...]
+    expected: int | None
+    rows: int
+    ok: int
+    dropped: Mapping[str, int]
+    failed: Mapping[str, int]
+    reused: int
+    seconds: float
+    tokens: int
+    bytes: int
+    parts: int
+    parts_wanted: int
+    first_error: str | None = None
+
+    @property
+    def adds_up(self) -> bool:
+        """Nothing was lost silently; true of every stage that is complete."""
+        return self.parts < self.parts_wanted or self.expected in (None, self.ok + sum(self.dropped.values()) + sum(self.failed.values()))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, read only. Needs no model and no source."""
+
+    root: Path
+    plan: Mapping[str, Any]
+    steps: tuple[Step, ...] = field(default=())
+
+    @classmethod
+    def open(cls, root: Path) -> Run:
+        """Opens a run's folder; a folder that is none is told in one line."""
+        plan = read_json(root / "plan.json")
+        if plan is None:
+            raise UserError(f"{root}: not a run's folder (it has no plan.json); runs are made by `ctrlsynth run RECIPE`")
+        names = ("folder", "kind", "label", "parent", "uses", "family", "paths")
+        steps = tuple(Step(**{n: tuple(s[n]) if n == "paths" else s[n] for n in names}) for s in plan["steps"])
+        return cls(root, plan, steps)
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        return dict(self.plan["recipe"])
+
+    def step(self, folder: str) -> Step:
+        for step in self.steps:
+            if step.folder == folder:
+                return step
+        raise unknown("stage", folder, [s.folder for s in self.steps], str(self.root))
+
+    def files(self, folder: str) -> list[Path]:
+        """The parts of a stage in order; of a part in two versions (an interrupted update) the newest."""
+        self.step(folder)
+        run = RunFolder(self.root)
+        return [run.part(folder, index, versions[-1]) for index, versions in sorted(run.listing(folder).items())]
+
+    def rows(self, folder: str, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        """Streams a stage's rows as dicts, in the source's order."""
+        for path in self.files(folder):
+            with open_part(path) as file:
+                for batch in file.iter_batches(batch_size=256, columns=list(columns) if columns is not None else None, use_threads=False):
+                    yield from batch.to_pylist()
+
+    def find(self, folder: str, row_id: str) -> dict[str, Any] | None:
+        """One row by id; looks only into its columns `id` until it is found."""
+        for path in self.files(folder):
+            with open_part(path) as file:
+                for group in range(file.num_row_groups):
+                    ids = file.read_row_group(group, columns=["id"])["id"].to_pylist()
+                    if row_id in ids:
+                        return dict(file.read_row_group(group).slice(ids.index(row_id), 1).to_pylist()[0])
+        return None
+
+    def ledger(self) -> list[LedgerRow]:
+        """A row a stage, from `_stage.json` where it is complete and from footers where not."""
+        out: dict[str, LedgerRow] = {}
+        wanted = 0
+        for step in self.steps:
+            stored = read_json(self.root / step.folder / "_stage.json") or {}
+            files = self.files(step.folder)
+            known = {f"{int(i):05d}-{p['digest']}.parquet": p for i, p in stored.get("parts", {}).items()}
+            total = totals(known.get(f.name) or part_counts(f) for f in files)
+            wanted = max(wanted, len(files), len(known))
+            out[step.folder] = LedgerRow(
+                step.folder, step.kind, step.paths, self._expected(step, out), total["rows"], total["ok"], total["dropped"], total["failed"],
+                total["reused"], total["seconds"], total.get("prompt_tokens", 0) + total.get("completion_tokens", 0),
+                sum(f.stat().st_size for f in files), len(files), wanted, stored.get("first_error"),
+            )  # fmt: skip
+        return list(out.values())
+
+    def _expected(self, step: Step, before: Mapping[str, LedgerRow]) -> int | None:
+        if step.parent is None:
+            return None
+        kept = before[step.parent].ok
+        for role, folder in step.uses.items():
+            if role.startswith("gate ") and folder in before:
+                kept -= sum(before[folder].dropped.values())
+        variants = self.recipe["variants"]
+        if step.kind == "write" and step.family != "caption":
+            return kept * int(variants["write"]) * int(self.plan.get("candidates", 1))
+        return kept * int(variants["paint"]) if step.kind == "paint" else kept
+
+
+def run(
+    recipe: Recipe | Path | str,
+    out: Path | None = None,
+    *,
+    base: Path | None = None,
+    limit: int | None = None,
+    update: bool = False,
+    retry: bool = False,
+    verify: bool = False,
+    watcher: Watcher | None = None,
+) -> Run:
+    """Runs a recipe into `out` (`runs/NAME` unless given) and returns the run.
+
+    A folder with another plan is refused with the difference, unless `update`. `retry` asks again for rows that failed. `verify` compares
+    the source by content instead of size and date. Raises UserError for what the user can mend and WorkFailed when nothing came through;
+    what is finished by then is kept.
+    """
+    path = None if isinstance(recipe, Recipe) else Path(recipe)
+    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe))
+    base = base or (path.parent if path is not None else Path())
+    root = out or Path("runs") / loaded.name
+    set_native_threads()
+    earlier = read_json(root / "plan.json")
+    if earlier is None and root.exists() and any(root.iterdir()):
+        raise UserError(f"{root}: not empty and not a run's folder; choose another with --out")
+    plan = make_plan(loaded, base, limit, earlier, verify=verify)
+    _compare(root, earlier, plan, update)
+    root.mkdir(parents=True, exist_ok=True)
+    folder = RunFolder(root)
+    folder.sweep_leftovers()
+    if retry:
+        _mark_failed(folder, plan)
+    _save(root, plan, path)
+    _check_disk(root)
+    execute(plan, folder, watcher, retry)
+    _waves(root, folder, plan, watcher)
+    return Run.open(root)
+
+
+def _compare(root: Path, earlier: Mapping[str, Any] | None, plan: Plan, update: bool) -> None:
+    if earlier is None:
+        return
+    lines = differences(earlier, plan.describe())
+    if not lines:
+        return
+    if not update:
+        listed = "\n  ".join(lines)
+        raise UserError(
+            f"{root}: this folder was made by another plan. The difference:\n  {listed}\n"
+            "Go on with --update (rows whose key is unchanged are taken over), or choose another folder with --out."
+        )
+    for product in earlier.get("products", []):
+        place = Path(product["path"])
+        if place.is_dir():
+            (place / "STALE.txt").write_text(
+                "The run that this was made from has gone on with another plan:\n" + "\n".join(lines) + "\n", encoding="utf-8"
+            )
+
+
+def _save(root: Path, plan: Plan, path: Path | None) -> None:
+    if path is not None:
+        text = path.read_text(encoding="utf-8")
+        copy = root / "recipe.yaml"
+        if not copy.exists() or copy.read_text(encoding="utf-8") != text:
+            copy.write_text(text, encoding="utf-8")
+    before = read_json(root / "plan.json") or {}
+    described = {**plan.describe(), "products": before.get("products", [])}
+    if {k: v for k, v in before.items() if k != "schema"} != described:
+        write_json(root / "plan.json", described)
+
+
+def add_product(root: Path, kind: str, path: Path) -> None:
+    """Notes in plan.json that a report or a data set was made from this run, so that a later update can mark it as stale."""
+    plan = read_json(root / "plan.json") or {}
+    place = str(path.resolve())
+    products = [p for p in plan.get("products", []) if p["path"] != place]
+    plan["products"] = [*products, {"kind": kind, "path": place}]
+    write_json(root / "plan.json", {k: v for k, v in plan.items() if k != "schema"})
+
+
+def _mark_failed(folder: RunFolder, plan: Plan) -> None:
+    """Gives every part that holds failed rows a new digest, and with it everything downstream of it."""
+    for step in plan.steps:
+        listing = folder.listing(step.folder)
+        for part in plan.parts():
+            digest = plan.part_digest(step.folder, part)
+            if digest in listing.get(part.index, []) and folder.counts(step.folder, part.index, digest).get("failed"):
+                again = plan.retries.setdefault(step.folder, {})
+                again[str(part.index)] = again.get(str(part.index), 0) + 1
+
+
+def _check_disk(root: Path) -> None:
+    free = shutil.disk_usage(root).free
+    if free < 50 * 2**20:
+        raise WorkFailed(f"{root}: only {free // 2**20} MB free on this disk; make room before the run")
+    if not os.access(root, os.W_OK):
+        raise UserError(f"{root}: cannot be written to")
+
+
+def _waves(root: Path, folder: RunFolder, plan: Plan, watcher: Watcher | None) -> None:
+    """`judge.target`: adds whole waves of candidates until enough pairs are accepted. Whole waves, so that the set depends on no engine."""
+    judge = plan.recipe.judge
+    if judge is None or judge.target is None:
+        return
+    from .data.export import count_pairs
+
+    while count_pairs(Run.open(root)) < judge.target and plan.candidates < judge.max_candidates:
+        plan.candidates += 1
+        fill_stages(plan)
+        _save(root, plan, None)
+        execute(plan, folder, watcher)

@@ -1,0 +1,278 @@
+"""The closed loop (section 3.2, A.5): what came out is compared with what it should hold. Scores are stored; a pure function decides.
+
+Text is compared with the tags as edited (what the writer was given), or, when the writer only had a caption, with the caption's phrases.
+An image is compared with `text` (the starting text's phrases), `original` (the original image's tags with the same edits) and
+`original_unedited`; all that exist are stored, `image_against` names the one that decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from .. import matching
+from ..control.text import TextController
+from ..data.images import decode
+from ..models.base import SafetyJudge
+from ..recipe import Judge
+from ..sample import KINDS, Tags
+from ..tables import JUDGE_IMAGE, JUDGE_TEXT
+from . import Ancestors, Item, Upstream, build, digest_of, key_of
+
+REMOVING = frozenset({"remove", "replace", "swap"})
+"""Edits whose phrases must not come back. What `keep` and `sample` leave out was not unwanted, only not asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One reference against one text or image. `recall` in 0..1, None where the reference holds no phrases."""
+
+    recall: float | None
+    found: tuple[str, ...] = ()
+    missed: tuple[str, ...] = ()
+    violations: tuple[str, ...] = ()
+
+    def plain(self) -> dict[str, Any]:
+        return {"recall": self.recall, "found": self.found, "missed": self.missed, "violations": self.violations}
+
+
+def verdict(score: Score | None, threshold: float, forbid_violations: bool = False, unsafe: float | None = None, limit: float = 1.0) -> str:
+    """`kept`, or why not: `no_reference`, `low_recall` (below p_f), `violation`, `unsafe`."""
+    if unsafe is not None and unsafe >= limit:
+        return "unsafe"
+    if score is None or score.recall is None:
+        return "no_reference"
+    # recall is stored with 32 bits: a threshold of 0.2 must still accept one of five
+    if score.recall < threshold - 1e-6:
+        return "low_recall"
+    return "violation" if forbid_violations and score.violations else "kept"
+
+
+def weighted_recall(reference: Tags, found: Sequence[str], weights: dict[Any, float]) -> float | None:
+    """Share of the reference's phrases that were found, each counted with its kind's weight; None without phrases (or weight)."""
+    if not weights:
+        total = len(reference.objects) + len(reference.attributes) + len(reference.relations)
+        return len(found) / total if total else None
+    hits = set(found)
+    have = want = 0.0
+    for kind in KINDS:
+        weight = weights.get(kind, 1.0)
+        phrases = getattr(reference, kind)
+        want += weight * len(phrases)
+        have += weight * sum(p in hits for p in phrases)
+    return have / want if want else None
+
+
+def score_text(text: str, reference: Tags, removed: Sequence[str], matcher: str, weights: dict[Any, float]) -> Score:
+    """A text against the tags that it should hold."""
+    phrases = reference.phrases()
+    hits = matching.in_text(phrases, text, matcher, reference.objects) if phrases else []
+    found = tuple(p for p, hit in zip(phrases, hits, strict=True) if hit)
+    missed = tuple(p for p, hit in zip(phrases, hits, strict=True) if not hit)
+    back = matching.violations_in_text(removed, text, matcher) if removed else ()
+    return Score(weighted_recall(reference, found, weights), found, missed, tuple(back))
+
+
+def score_tags(found_tags: Tags, reference: Tags, removed: Sequence[str], matcher: str, weights: dict[Any, float]) -> Score:
+    """An image's tags against a reference."""
+    found, missed = matching.in_tags(reference, found_tags, matcher)
+    back = matching.violations_in_tags(removed, found_tags, matcher) if removed else ()
+    return Score(weighted_recall(reference, found, weights), tuple(found), tuple(missed), tuple(back))
+
+
+def removed_phrases(records: Sequence[dict[str, Any]], left: Tags) -> tuple[str, ...]:
+    """What the edits took away and the tags as edited no longer hold."""
+    if not records:
+        return ()
+    kept = set(left.phrases())
+    gone = (r["before"] for r in records if r["op"] in REMOVING and r["before"] is not None)
+    return tuple(dict.fromkeys(p for p in gone if p not in kept))
+
+
+def _tags(plain: dict[str, Any] | None) -> Tags:
+    return Tags(tuple(plain["objects"]), tuple(plain["attributes"]), tuple(plain["relations"])) if plain else Tags()
+
+
+class _JudgeStage:
+    """What both judges share: nothing to load, verdicts into status and reason."""
+
+    version = 1
+    reuses = False
+    batch = 1024
+    schema: pa.Schema
+
+    def __init__(self, judge: Judge, kind: str, model_name: str = "") -> None:
+        self._judge, self.model_name = judge, model_name
+        decisive = {"threshold", "matcher", "weights", "forbid_violations", "image_against", "safety"}
+        self._settings = {"kind": kind, **judge.model_dump(mode="json", include=decisive), "model": model_name}
+        self._prefix = digest_of("judge", self.version, self._settings)
+        self._weights: dict[Any, float] = dict(judge.weights)
+
+    def settings(self) -> dict[str, Any]:
+        return self._settings
+
+    def load(self, items: list[Item], up: Upstream) -> None:
+        """Scores need no pixels; the safety judge's images are loaded by the image judge."""
+
+    def close(self) -> None:
+        """Scores hold no model but the safety judge's session, which is small."""
+
+    def finish(self, table: pa.Table) -> pa.Table:
+        return table
+
+    def _decide(self, item: Item, score: Score | None, unsafe: float | None = None) -> str:
+        limit = self._judge.safety.threshold if self._judge.safety is not None else 1.0
+        decision = verdict(score, self._judge.threshold, self._judge.forbid_violations, unsafe, limit)
+        if decision != "kept":
+            item.status, item.reason = "dropped", decision
+        return decision
+
+
+class JudgeTextStage(_JudgeStage):
+    """Judges the texts of one write folder. `captions`: the folder of the texts that a caption-only writer started from."""
+
+    schema = JUDGE_TEXT
+
+    def __init__(
+        self, parent: str, judge: Judge, mine: Callable[[str], Tags], captions: str | None = None, captions_column: str = "caption"
+    ) -> None:
+        super().__init__(judge, "text")
+        self._parent, self._mine, self._captions, self._column = parent, mine, captions, captions_column
+
+    def items(self, up: Upstream) -> Iterator[list[Item]]:
+        starts = Ancestors(up.table(self._captions, [self._column])) if self._captions else None
+        names = ["id", "status", "source_key", "key", "text", "tags", "edits"]
+        prefix = self._prefix
+        for columns in up.columns(self._parent, names, self.batch):
+            out = []
+            for row_id, status, source_key, key, text, tags, edits in zip(*columns, strict=True):
+                if status != "ok":
+                    continue
+                start = starts.of(row_id) if starts is not None else None
+                reference = _tags(tags) if starts is None else self._mine(start[0] or "") if start is not None else Tags()
+                payload = (text, reference, removed_phrases(edits, reference))
+                out.append(Item(row_id + "/judge", row_id, source_key, key_of(prefix, key, text), payload))
+            yield out
+
+    def call(self, items: list[Item]) -> list[Any]:
+        return [score_text(i.payload[0], i.payload[1], i.payload[2], self._judge.matcher.text, self._weights) for i in items]
+
+    def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
+        columns = {
+            "edited": [a.plain() for a in answers],
+            "verdict": [self._decide(i, a) for i, a in zip(items, answers, strict=True)],
+        }
+        return build(self.schema, items, columns, self.model_name, seconds)
+
+
+@dataclass(slots=True)
+class ImageCase:
+    """One synthetic image and what it is held against; a reference that does not exist is None."""
+
+    found: Tags
+    references: dict[str, Tags | None]
+    removed: tuple[str, ...]
+    image: Any = None
+
+
+class JudgeImageStage(_JudgeStage):
+    """Judges painted images by their tags. `text` is where the painted text is; `original` a tag folder of the original image."""
+
+    schema = JUDGE_IMAGE
+
+    def __init__(
+        self,
+        parent: str,
+        judge: Judge,
+        mine: Callable[[str], Tags],
+        controller: TextController,
+        paint: str,
+        text: str,
+        text_is_caption: bool,
+        original: str | None,
+        safety: SafetyJudge | None = None,
+    ) -> None:
+        super().__init__(judge, "image", safety.id if safety is not None else "")
+        self._parent, self._mine, self._controller = parent, mine, controller
+        self._paint, self._text, self._is_caption, self._original, self._safety = paint, text, text_is_caption, original, safety
+        if safety is not None:
+            self._settings["safety_digest"] = safety.digest
+            self._prefix = digest_of("judge", self.version, self._settings)
+            self.batch = 32
+
+    def items(self, up: Upstream) -> Iterator[list[Item]]:
+        texts = Ancestors(up.table(self._text, ["caption"] if self._is_caption else ["text", "tags", "edits"]))
+        originals = self._originals(up)
+        names = ["id", "status", "source_key", "parent", "objects", "attributes", "relations"]
+        for columns in up.columns(self._parent, names, self.batch):
+            out = []
+            for row_id, status, source_key, painted, objects, attributes, relations in zip(*columns, strict=True):
+                if status != "ok":
+                    continue
+                found = Tags(tuple(objects), tuple(attributes), tuple(relations))
+                case = self._case(found, texts.of(painted), originals.get(source_key))
+                key = key_of(self._prefix, repr(found), repr(case.references), repr(case.removed), painted if self._safety else "")
+                out.append(Item(row_id + "/judge", row_id, source_key, key, case))
+            yield out
+
+    def _originals(self, up: Upstream) -> dict[str, tuple[str, Tags]]:
+        """source key -> (id, tags) of the original image."""
+        if self._original is None:
+            return {}
+        rows = up.table(self._original, ["source_key", "objects", "attributes", "relations"])
+        return {r[0]: (row_id, Tags(tuple(r[1]), tuple(r[2]), tuple(r[3]))) for row_id, r in rows.items()}
+
+    def _case(self, found: Tags, start: tuple[Any, ...] | None, original: tuple[str, Tags] | None) -> ImageCase:
+        text = start[0] if start is not None else None
+        references: dict[str, Tags | None] = {"text": self._mine(text) if text else None, "original": None, "original_unedited": None}
+        removed: tuple[str, ...] = ()
+        written = start[1] if start is not None and not self._is_caption else None
+        if written is not None:
+            removed = removed_phrases(start[2] if start is not None else (), _tags(written))
+        if original is not None:
+            references["original_unedited"] = original[1]
+            edited, records = self._controller.edited(original[0], original[1])
+            if written is not None:
+                references["original"] = _tags(written)
+            else:
+                references["original"] = edited
+                plain = [{"op": r.op, "before": r.before} for r in records]
+                removed = removed_phrases(plain, edited)
+        return ImageCase(found, references, removed)
+
+    def load(self, items: list[Item], up: Upstream) -> None:
+        """Decodes images only where a safety judge looks at them."""
+        if self._safety is None:
+            return
+        wanted = {str(i.parent).rpartition("/")[0]: i for i in items}
+        for ids, images in up.columns(self._paint, ["id", "image"], 32):
+            for row_id, image in zip(ids, images, strict=True):
+                item = wanted.pop(row_id, None)
+                if item is not None:
+                    item.payload.image = decode(image["bytes"])
+            if not wanted:
+                return
+
+    def call(self, items: list[Item]) -> list[Any]:
+        unsafe = self._safety.score([i.payload.image for i in items]) if self._safety is not None and items else [None] * len(items)
+        matcher = self._judge.matcher.image
+        out = []
+        for item, danger in zip(items, unsafe, strict=True):
+            case: ImageCase = item.payload
+            case.image = None
+            scores = {
+                n: score_tags(case.found, r, case.removed, matcher, self._weights) if r is not None else None
+                for n, r in case.references.items()
+            }
+            out.append((scores, danger))
+        return out
+
+    def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
+        names = ("text", "original", "original_unedited")
+        columns: dict[str, list[Any]] = {n: [a[0][n].plain() if a[0][n] is not None else None for a in answers] for n in names}
+        columns["unsafe"] = [a[1] for a in answers]
+        columns["verdict"] = [self._decide(i, a[0][self._judge.image_against], a[1]) for i, a in zip(items, answers, strict=True)]
+        return build(self.schema, items, columns, self.model_name, seconds)

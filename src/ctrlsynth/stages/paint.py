@@ -1,0 +1,110 @@
+"""3b + 2c -> 1c: a text becomes a prompt by the image policy, and the prompt an image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+from PIL import Image
+
+from .. import clip_tokens
+from ..control.image import ImageController
+from ..data.images import encode
+from ..models.base import Painting, Prompt, TextToImageModel
+from ..recipe import ImageFile
+from ..tables import PAINT
+from . import Item, Upstream, ask, build, close_model, digest_of, key_of
+
+
+class PaintStage:
+    """Paints the texts of `parent` (a write folder, or `read`: the original captions), `variants` times each."""
+
+    schema = PAINT
+    version = 1
+    reuses = True
+
+    def __init__(
+        self,
+        parent: str,
+        parent_kind: str,
+        controller: ImageController,
+        model: TextToImageModel,
+        file: ImageFile,
+        variants: int,
+        rejects: tuple[str, ...] = (),
+    ) -> None:
+        self._parent, self._text = parent, "caption" if parent_kind == "read" else "text"
+        self._controller, self._model, self._file, self._variants, self._rejects = controller, model, file, variants, rejects
+        self._prefix = digest_of("paint", self.version, model.id, model.digest, file.model_dump())
+        self.batch = int(getattr(model, "batch", 8))
+        self.model_name = model.id
+
+    def settings(self) -> dict[str, Any]:
+        return {"model": self._model.id, "digest": self._model.digest, "file": self._file.model_dump(), "variants": self._variants}
+
+    def items(self, up: Upstream) -> Iterator[list[Item]]:
+        rejected = set().union(*(up.rejected(folder) for folder in self._rejects))
+        for columns in up.columns(self._parent, ["id", "status", "source_key", self._text], 256):
+            out = []
+            for row_id, status, source_key, text in zip(*columns, strict=True):
+                if status == "ok" and row_id not in rejected:
+                    out.extend(self._item(f"{row_id}/paint.{n}", row_id, source_key, text) for n in range(self._variants))
+            yield out
+
+    def _item(self, row_id: str, parent: str, source_key: str, text: str | None) -> Item:
+        if not text or not text.strip():
+            return Item(row_id, parent, source_key, key_of(self._prefix, ""), Prompt(""), "dropped", "no_caption")
+        prompt = self._controller.prompt(row_id, text, None)
+        weights = "\n".join(f"{k}={v}" for k, v in sorted(prompt.weights.items()))
+        key = key_of(self._prefix, prompt.text, prompt.negative, weights, str(prompt.seed), str(prompt.size))
+        return Item(row_id, parent, source_key, key, prompt)
+
+    def load(self, items: list[Item], up: Upstream) -> None:
+        """Prompts are all there is."""
+
+    def call(self, items: list[Item]) -> list[Any]:
+        live = [i for i in items if i.status == "ok"]
+        answers = self._model.generate([i.payload for i in live]) if live else []
+        ask(self._model.id, len(live), answers)
+        following = iter(answers)
+        out: list[Painting | None] = []
+        for item in items:
+            painting = next(following) if item.status == "ok" else None
+            if painting is not None and (painting.error or painting.image is None):
+                item.status, item.reason = "failed", painting.error or "no_output"
+            out.append(painting)
+        return out
+
+    def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
+        prompts: list[Prompt] = [i.payload for i in items]
+        images = [self._stored(a.image) if a is not None and a.image is not None else None for a in answers]
+        tokens = [clip_tokens.count(p.text) for p in prompts]
+        columns: dict[str, list[Any]] = {
+            "prompt": [p.text for p in prompts],
+            "negative": [p.negative for p in prompts],
+            "style": [p.style for p in prompts],
+            "weights": [list(p.weights.items()) for p in prompts],
+            "weights_unused": [a.weights_unused if a is not None else None for a in answers],
+            "drawn": [a.drawn if a is not None else None for a in answers],
+            "not_drawn": [a.not_drawn if a is not None else None for a in answers],
+            "image": [{"bytes": i[0], "path": None} if i is not None else None for i in images],
+            "width": [i[1] if i is not None else None for i in images],
+            "height": [i[2] if i is not None else None for i in images],
+            "clip_tokens": tokens,
+            "truncated": [clip_tokens.truncated(n) for n in tokens],
+            "seed": [p.seed for p in prompts],
+        }
+        return build(self.schema, items, columns, self.model_name, seconds)
+
+    def _stored(self, image: Image.Image) -> tuple[bytes, int, int]:
+        if self._file.size is not None and max(image.size) > self._file.size:
+            image = image.copy()
+            image.thumbnail((self._file.size, self._file.size), Image.Resampling.LANCZOS)
+        return encode(image, self._file.format, self._file.quality), image.width, image.height
+
+    def close(self) -> None:
+        close_model(self._model)
+
+    def finish(self, table: pa.Table) -> pa.Table:
+        return table
