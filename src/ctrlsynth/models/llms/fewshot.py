@@ -44,7 +44,7 @@ def task(request: Request, common: Mapping[str, Any]) -> dict[str, Any]:
     head = _TAGS
     body = dict(common) | {
         "prompt": f"{head} {content(scene)}\nSentence: ",
-        "grammar": grammar.sentence(scene, request.words),
+        "grammar": grammar.sentence(scene, request.words, seed=request.seed),
         "stop": ["\n"],
     }
     return {"chat": False, "head": {"prompt": head, "max_tokens": 1, "temperature": 0.0}, "body": body}

@@ -9,24 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
-from .scene import Scene, reduced
+from ...words import article
+from .scene import Scene, predicate, reduced, with_subjects
+from .vocabulary import ALONE, ATTACHED, JOINING, LINKS, NEXT_CLAUSE, PREPOSITIONS
 
-# What may stand between two nouns that no relation ties: whole phrases, so that a small model cannot pile up prepositions.
-LINKS = (
-    "and", "with", "and also", "next to", "beside", "near", "close to", "by", "in front of", "behind", "above", "below", "under", "over", "on", "on top of", "in",
-    "inside", "at", "among", "across from", "against", "along", "from", "of", "full of", "covered with", "made of", "surrounded by", "to the left of",
-    "to the right of", "is on", "is in", "is near", "is next to", "is behind", "is under", "is in front of", "is beside", "are on", "are in", "are near", "are next to",
-    "stands on", "stands in", "stands near", "stands next to", "stands beside", "stands behind", "stands in front of", "lies on", "lies in", "lies next to",
-    "has", "holds", "that has", "while there is", "and there is", "and there are",
-)  # fmt: skip
-# Single words that may stand between the caption's own words where a caption is reworded.
-JOINING = tuple(
-    "a an the and with is are of on in at to by near next behind under over beside from for that while as his her its their there".split()
-)
-ALONE = ("is seen up close", "stands alone", "is in plain view", "is in the middle", "is seen from the side", "fills the view")
-ALONE_MANY = ("are seen up close", "stand together", "are in plain view", "are in the middle", "are seen from the side", "fill the view")
 _WORD = re.compile(r"[A-Za-z][A-Za-z'-]*")
 
 
@@ -41,79 +28,114 @@ def alternatives(texts: Iterable[str]) -> str:
     return "( " + " | ".join(quote(text) for text in dict.fromkeys(texts)) + " )"
 
 
-@dataclass(slots=True)
-class _Step:
-    """One piece of the sentence: how it is joined to the piece before, and its forms. `many`: the number of the noun before."""
-
-    forms: list[str]
-    relation: str = ""
-    many: bool = False
-
-
-def sentence(scene: Scene, words: tuple[int, int] | None = None, extra: Sequence[str] = ()) -> str:
+def sentence(scene: Scene, words: tuple[int, int] | None = None, *, extra: Sequence[str] = (), seed: int = 0) -> str:
     """One sentence that names every noun of the scene; `extra` words may join them as well; `words` bounds its length (a scene that
     needs more words than that still gets them)."""
-    steps = _steps(scene)
-    if not steps:
-        return free(words, " and ".join(scene.loose) or None)
-    out = [alternatives(_capital(form) for form in steps[0].forms)]
-    for step in steps[1:]:
-        forms = f'" " {alternatives(step.forms)}' if step.forms else ""
-        if step.relation:
-            out.append(f"{_verbs(step)} {quote(' ' + step.relation)} {forms}")
-        else:
-            out.append(f'{"(" if extra else ""} ","? " " link{" | (" + chr(34) + " " + chr(34) + " w){1,5} )" if extra else ""} {forms}')
-    if len(steps) == 1 and not scene.loose:
-        out.append(alternatives(f" {verb}" for verb in (ALONE_MANY if steps[0].many else ALONE)))
+    pieces = _Pieces(scene)
+    pieces.collect()
+    if not pieces.out:
+        return free(words, f"a {' and '.join(scene.loose)} scene" if scene.loose else None)
+    out = pieces.out
+    if pieces.single and not scene.loose:
+        first = seed % len(ALONE)  # a few of them, by the seed: the model has a favourite
+        verbs = [ALONE[(first + 5 * n) % len(ALONE)] for n in range(4)]
+        out.append(alternatives(" " + (predicate(verb, True) if scene.nouns[0].many else verb) for verb in verbs))
     if scene.loose:
-        out.append(f'" in a " {quote(" and ".join(scene.loose))} {alternatives([" scene", " view", " place"])}')
-    least = sum(len(step.forms[0].split()) if step.forms else 0 for step in steps) + sum(
-        len(step.relation.split()) or 1 for step in steps[1:]
-    )
-    if words is not None and least < words[0]:
-        out.append(f'","? (" " f){{{words[0] - least},{max(words[0], words[1]) - least}}}')
-    rules = ["root ::= " + " ".join(out) + ' "."', f"link ::= {alternatives(LINKS)}", "f ::= [a-z]+"]
+        loose = " and ".join(scene.loose)
+        out.append(f'" in {article(loose)} " {quote(loose)} {alternatives([" scene", " view", " place"])}')
+    if words is not None and pieces.least < words[0]:
+        out.append(f'","? (" " f){{{words[0] - pieces.least},{max(words[0], words[1]) - pieces.least}}}')
+    own = ' | (" " w){1,5}' if extra else ""
+    rules = [
+        "root ::= " + " ".join(out) + ' "."',
+        f"link ::= {alternatives(' ' + link for link in LINKS)}{own}",
+        f"next ::= {alternatives(' ' + link for link in NEXT_CLAUSE)}{own}",
+        "f ::= [a-z]+",
+    ]
     if extra:
         rules.append(f"w ::= {alternatives(sorted(set(JOINING) | set(_plain(extra))))}")
     return "\n".join(rules)
 
 
-def _verbs(step: _Step) -> str:
-    """An optional verb before a relation's words, in the number of its subject."""
-    if reduced(step.relation) is None:
-        return ""
-    ing = step.relation.partition(" ")[0].endswith(("ing", "ed"))
-    be = ("are", "that are") if step.many else ("is", "that is")
-    more = () if ing else (("are standing", "are lying", "stand", "lie") if step.many else ("is standing", "is lying", "stands", "lies"))
-    return alternatives(f" {verb}" for verb in be + more) + "?"
+class _Pieces:
+    """The sentence's pieces in order: a subject, what hangs on it, what it does; then the next; nouns of no clause last. `least`: its
+    smallest number of words. `single`: there is one noun and nothing is said of it."""
 
+    def __init__(self, scene: Scene) -> None:
+        self.scene, self.clauses = scene, with_subjects(scene)
+        self.open = set(range(len(self.clauses)))
+        self.named: set[int] = set()
+        self.out: list[str] = []
+        self.least = 0
 
-def _steps(scene: Scene) -> list[_Step]:
-    """The pieces in the order of the sentence: clauses first, each noun in full at its first mention, nouns of no clause last."""
-    steps: list[_Step] = []
-    last: int | None = None
-    seen: set[int] = set()
+    @property
+    def single(self) -> bool:
+        return len(self.out) == 1
 
-    def name(i: int, relation: str = "") -> None:
-        nonlocal last
-        noun = scene.nouns[i]
-        forms = [f"the {noun.bare()}"] if i in seen else [noun.first(), f"the {noun.full()}"]
-        steps.append(_Step(forms, relation, scene.nouns[last if last is not None else i].many))
-        seen.add(i)
-        last = i
+    def collect(self) -> None:
+        for number, clause in enumerate(self.clauses):
+            if number not in self.open:
+                continue
+            if clause.subject is None:
+                self.one(["someone"], "next")
+                self.relation(number, False, "")
+                continue
+            self.noun(clause.subject, "next")
+            self.clauses_of(clause.subject, subject=True)
+        for i in self.scene.alone:
+            if i not in self.named:
+                self.noun(i, "link")
 
-    for clause in scene.clauses:
-        start = clause.subject if clause.subject is not None else (0 if last is None and clause.object != 0 else None)
-        if start is not None and start != last:
-            name(start)
+    def clauses_of(self, i: int, *, subject: bool) -> None:
+        """What is said of noun i, directly behind it: things that hang on it, then places, and for a subject its actions."""
+        ranks = [(self.rank(n), n) for n in self.open if self.clauses[n].subject == i]
+        before = ""
+        for rank, number in sorted(ranks):
+            if number in self.open and (subject or rank < 2):
+                self.relation(number, self.scene.nouns[i].many, before, verbless=rank == 0 or not subject)
+                before = self.clauses[number].words
+
+    def rank(self, number: int) -> int:
+        head = self.clauses[number].words.partition(" ")[0]
+        return 0 if head in ATTACHED else 1 if head in PREPOSITIONS else 2
+
+    def relation(self, number: int, many: bool, before: str, *, verbless: bool = False) -> None:
+        self.open.discard(number)
+        clause = self.clauses[number]
+        short = reduced(clause.words)
+        said = quote(" " + (clause.words if short is not None else predicate(clause.words, many)))
+        if before == clause.words and clause.object is not None:
+            self.out.append(quote(" and"))
+        elif verbless or short is None:
+            self.out.append((quote(" and") + "? " if before else "") + said)
+        else:
+            self.out.append((quote(" and") + "? " if before else "") + f"{_verbs(clause.words, many)} {said}")
+        self.least += len(clause.words.split())
         if clause.object is not None:
-            name(clause.object, clause.words if last is not None else "")
-        elif last is not None and clause.words:
-            steps.append(_Step([], clause.words, scene.nouns[last].many))
-    for i in scene.alone:
-        if i not in seen:
-            name(i)
-    return steps
+            self.noun(clause.object, "")
+            self.clauses_of(clause.object, subject=False)
+
+    def noun(self, i: int, join: str) -> None:
+        noun = self.scene.nouns[i]
+        forms = [f"the {noun.bare()}"] if i in self.named else [noun.first(), f"the {noun.full()}"]
+        self.named.add(i)
+        self.one(forms, join)
+
+    def one(self, forms: list[str], join: str) -> None:
+        if not self.out:
+            self.out.append(alternatives(_capital(form) for form in forms))
+        else:
+            self.out.append(f'{f"{chr(34)},{chr(34)}? {join} " if join else ""}" " {alternatives(forms)}')
+            self.least += bool(join)
+        self.least += len(forms[0].split())
+
+
+def _verbs(words: str, many: bool) -> str:
+    """An optional verb before a relation's words, in the number of its subject."""
+    be: tuple[str, ...] = ("are", "that are") if many else ("is", "that is")
+    if words.partition(" ")[0] in PREPOSITIONS:
+        be += ("are standing", "are lying", "stand", "lie") if many else ("is standing", "is lying", "stands", "lies")
+    return alternatives(f" {verb}" for verb in be) + "?"
 
 
 def free(words: tuple[int, int] | None = None, must: str | None = None) -> str:

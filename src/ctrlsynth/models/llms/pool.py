@@ -6,6 +6,7 @@ Two processes of one thread answer twice as fast as one of two threads, and thei
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import subprocess
@@ -70,10 +71,8 @@ class EngineProcess:
         self._process.kill()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                try:
+                with contextlib.suppress(BrokenPipeError):
                     pipe.close()
-                except BrokenPipeError:
-                    pass
         self._process.wait()
 
 
@@ -134,7 +133,7 @@ class EnginePool:
                 except IndexError:
                     return
                 answers[number] = self._ask_patiently(i, task, stop)
-        except BaseException as error:  # handed to the caller's thread, which raises it
+        except (ModelError, OSError, ValueError) as error:  # handed to the caller's thread, which raises it
             faults.append(error)
             stop.set()
 

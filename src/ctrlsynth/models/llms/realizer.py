@@ -12,17 +12,19 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from ...sample import Tags, split_attribute, split_relation
-from ...words import article, singular
+from ...words import singular
 from ..base import Reply, Request
-from .scene import Clause, Noun, Scene, plan, predicate, reduced
+from .scene import Noun, plan
 from .schema import Unsupported, fill
+from .speech import capital, sentences
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _JUNK = re.compile(
     r"(?i)\b(?:stock (?:photo|image|picture)|photo by [^.,;]*|(?:www\.|https?://)\S+|\S+\.(?:jpe?g|png|gif|webp))|[#@]\w+|[|]+|[!?.]{2,}|\s[-–—]\s*$"
 )
 _OPENING = re.compile(
-    r"(?i)^\s*(?:an?|the|this is an?)?\s*(?:close[- ]?up |stock |real |beautiful )?(?:photo(?:graph)?|picture|image|snapshot|pic) (?:of|shows?|showing)\s+"
+    r"(?i)^\s*(?:an?|the|this is an?)?\s*(?:close[- ]?up |stock |real |beautiful )?"
+    r"(?:photo(?:graph)?|picture|image|snapshot|pic) (?:of|shows?|showing)\s+"
 )
 _PADDING = ("Nothing else stands out", "All of it is in plain view", "It is easy to see", "It is seen from the front", "The view is plain")
 
@@ -56,15 +58,15 @@ def sentence(request: Request) -> str:
     seed = zlib.crc32(request.seed.to_bytes(8, "little", signed=True))  # neighbouring seeds pick unlike frames
     tags, caption = request.tags, tidy(request.caption or "")
     if request.family in ("text", "tags+text") and caption:
-        text = _reframe(caption, seed) if request.family == "text" else f"{_capital(caption)}."
+        text = _reframe(caption, seed) if request.family == "text" else f"{capital(caption)}."
         rest = tags if request.family == "tags+text" else Tags()
         missing = leaves_out(caption, rest)
         if missing.phrases():
-            text += " " + _sentences(plan(missing), seed, also=True)
+            text += " " + sentences(plan(missing), seed, also=True)
     elif request.family == "concept":
         text = _concept(tags, caption, seed)
     else:
-        text = _sentences(plan(tags), seed) if tags.phrases() else (f"{_capital(caption)}." if caption else "")
+        text = sentences(plan(tags), seed) if tags.phrases() else (f"{capital(caption)}." if caption else "")
     return _fit(text, request, seed) if request.words is not None and text else text
 
 
@@ -96,7 +98,7 @@ def _reframe(caption: str, seed: int) -> str:
     """A caption in another frame. One that opens with an article is a noun phrase or a sentence; both fit after `Here, `."""
     lead = caption.partition(" ")[0]
     body = lead.lower() + caption[len(lead) :] if lead.lower() in ("a", "an", "the", "two", "three", "some", "several") else caption
-    frames = (f"{_capital(caption)}.", f"In plain view: {body}.", f"Seen here: {body}.", f"Here we have this: {body}.")
+    frames = (f"{capital(caption)}.", f"In plain view: {body}.", f"Seen here: {body}.", f"Here we have this: {body}.")
     return frames[seed % len(frames)]
 
 
@@ -110,116 +112,7 @@ def _concept(tags: Tags, caption: str, seed: int) -> str:
         f"{what} {be} in the middle of the scene", f"there {be} {what} in plain view", f"we can see {what} up close",
         f"{what} stand{verb} out against a plain background", f"{what} {be} shown in daylight", f"here {be} {what}, seen from the front",
     )  # fmt: skip
-    return _capital(frames[seed % len(frames)]) + "."
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _listed(phrases: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`"""
-    return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
-
-
-class _Speaker:
-    """Names nouns: in full at the first mention, `the dog` from then on."""
-
-    def __init__(self, nouns: Sequence[Noun]) -> None:
-        self.nouns, self.said = nouns, set[int]()
-
-    def name(self, i: int) -> str:
-        if i in self.said:
-            return f"the {self.nouns[i].bare()}"
-        self.said.add(i)
-        return self.nouns[i].first()
-
-
-def _sentences(scene: Scene, seed: int, also: bool = False) -> str:
-    speaker = _Speaker(scene.nouns)
-    groups = _groups(scene)
-    opening = seed % 3 if not also else 1
-    told = [_group(scene, speaker, group, opening if n == 0 else 0, also and n == 0) for n, group in enumerate(groups)]
-    alone = [i for i in scene.alone if i not in speaker.said]
-    if not told and alone:
-        told, alone = [_alone(scene, speaker, alone, (seed >> 8) % 4 if not also else 0, also)], []
-    last = ""
-    if alone:
-        style = (seed >> 8) % 3
-        many = scene.nouns[alone[0]].many
-        names = _listed([speaker.name(i) for i in alone])
-        if style == 0:
-            told[-1] += f", with {names}"
-        elif style == 1:
-            told[-1] += f", and there {'are' if many else 'is'} {names}"
-        else:
-            last = f" There {'are' if many else 'is'} also {names}."
-    mood = f"in {article(scene.loose[0])} {_listed(scene.loose)} scene" if scene.loose else ""
-    if not told:
-        return f"This is {mood[3:]}." if mood else ""
-    if mood and (seed >> 16) % 2:
-        told[0] = f"{mood}, {told[0]}"
-    elif mood:
-        told[-1] += f" {mood}" if not alone or last else f", {mood}"
-    body = "".join(_capital(told[n]) + (", and " + told[n + 1] if n + 1 < len(told) else "") + ". " for n in range(0, len(told), 2))
-    return body.rstrip() + last
-
-
-def _groups(scene: Scene) -> list[list[Clause]]:
-    """Clauses in runs of one subject; one whose subject is left open joins the subject before it, or the first noun that it may be."""
-    groups: list[list[Clause]] = []
-    for clause in scene.clauses:
-        subject = clause.subject
-        if subject is None:
-            subject = groups[-1][0].subject if groups else next((i for i in range(len(scene.nouns)) if i != clause.object), None)
-        if subject == clause.object:
-            subject = None
-        filled = Clause(subject, clause.words, clause.object)
-        if groups and subject is not None and groups[-1][0].subject == subject:
-            groups[-1].append(filled)
-        else:
-            groups.append([filled])
-    return groups
-
-
-def _group(scene: Scene, speaker: _Speaker, group: list[Clause], opening: int, also: bool) -> str:
-    subject = group[0].subject
-    many = subject is not None and scene.nouns[subject].many
-    known = subject in speaker.said
-    name = speaker.name(subject) if subject is not None else "someone"
-    if known or subject is None or opening == 0:
-        lead, relative = name, False
-    else:
-        there = f"there {'are' if many else 'is'}{' also' if also else ''}"
-        lead, relative = f"{there if opening == 1 else 'we can see'} {name}", True
-    out = ""
-    verb = ""
-    for clause in group:
-        short = reduced(clause.words)
-        if relative:
-            said = short if short is not None else f"that {predicate(clause.words, many)}"
-        else:
-            said = predicate(clause.words, many)
-            head = said.partition(" ")[0]
-            said = said[len(head) + 1 :] if head == verb and head in ("is", "are") and short is not None else said
-            verb = head if head in ("is", "are") else verb
-        target = f" {speaker.name(clause.object)}" if clause.object is not None else ""
-        out += f"{' and' if out else ''} {said}{target}"
-    return lead + out
-
-
-def _alone(scene: Scene, speaker: _Speaker, alone: list[int], style: int, also: bool) -> str:
-    """Objects without any relation."""
-    first_many = scene.nouns[alone[0]].many
-    names = [speaker.name(i) for i in alone]
-    be = "are" if first_many else "is"
-    if style == 0 or also:
-        return f"there {be}{' also' if also else ''} {_listed(names)}"
-    if style == 1:
-        return f"we can see {_listed(names)}"
-    if len(names) == 1:
-        return f"{names[0]} {be} {'in plain view' if style == 2 else 'seen up close'}"
-    return f"{_listed(names)} are {'in plain view' if style == 2 else 'seen together'}"
+    return capital(frames[seed % len(frames)]) + "."
 
 
 def _fit(text: str, request: Request, seed: int) -> str:
@@ -234,7 +127,7 @@ def _fit(text: str, request: Request, seed: int) -> str:
     if len(text.split()) > most and request.family not in ("text", "tags+text"):
         while len(text.split()) > most and len(tags.phrases()) > 1:
             tags = _fewer(tags)
-            text = _sentences(plan(tags), seed)
+            text = sentences(plan(tags), seed)
     if len(text.split()) > most:
         text = " ".join(text.split()[:most]).rstrip(" ,;:.") + "."
     return text

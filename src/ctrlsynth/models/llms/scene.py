@@ -10,39 +10,19 @@ from functools import lru_cache
 
 from ...sample import Tags, split_attribute, split_relation
 from ...words import article, plural, singular
+from .vocabulary import COUNTS, MASS, ONLY_ONE, PARTICIPLES, PLURAL_ONLY, PREPOSITIONS
 
-COUNTS = frozenset(
-    "two three four five six seven eight nine ten eleven twelve several many some few both multiple numerous dozens various".split()
-)
-# Nouns without a plural, as they are used in captions; a longer list changes nothing but a missing `a`.
-MASS = frozenset(
-    "water grass sand snow rice bread smoke furniture luggage traffic hair food ice rain fog mist wood metal fire coffee tea milk cheese butter "
-    "sunlight moonlight light darkness steam dust mud dirt gravel clothing jewelry graffiti vegetation foliage greenery scenery wildlife livestock "
-    "cattle poultry equipment machinery pottery silverware cutlery laundry trash garbage rubble lightning thunder weather meat pasta spaghetti "
-    "corn wheat hay straw wool cotton leather silk chocolate honey sugar salt pepper flour wine beer juice soup art music".split()
-)
-PLURAL_ONLY = frozenset(
-    "scissors trousers pants jeans shorts glasses sunglasses binoculars people stairs clothes goggles headphones pajamas tights".split()
-)
-ONLY_ONE = frozenset("sky ground sun moon sea horizon background foreground ocean distance".split())
 FINITE = {"has": "have", "is": "are", "was": "were", "does": "do"}
-PREPOSITIONS = frozenset(
-    "about above across after against along alongside amid among around as at atop away before behind below beneath beside besides between beyond by "
-    "down during facing for from in inside into like near nearby next of off on onto opposite out outside over past through throughout "
-    "to toward towards under underneath up upon via with within without".split()
-)
-_PARTICIPLES = frozenset(
-    "worn held made seen built cut hung lit shown drawn grown thrown set kept laid driven ridden eaten full visible".split()
-)
 
 
 @dataclass(slots=True)
 class Noun:
-    """An object with its modifiers in order; a count stands first."""
+    """An object with its modifiers in order; a count stands first. `known`: a text before has named it, so it is `the` dog."""
 
     name: str
     modifiers: list[str] = field(default_factory=list)
     many: bool = False
+    known: bool = False
 
     def bare(self) -> str:
         """`dog`, `dogs`"""
@@ -54,7 +34,7 @@ class Noun:
 
     def determiner(self) -> str:
         """What stands before `full` at its first mention: `a`, `an`, `the` or nothing."""
-        return determiner(self.name, self.many, self.modifiers[0] if self.modifiers else None)
+        return "the" if self.known else determiner(self.name, self.many, self.modifiers[0] if self.modifiers else None)
 
     def first(self) -> str:
         """`a brown dog`, `two dogs`, `the sky`, `white snow`"""
@@ -128,6 +108,19 @@ def plan(tags: Tags) -> Scene:
     return Scene(nouns, clauses, [i for i in range(len(nouns)) if i not in used], loose)
 
 
+def with_subjects(scene: Scene) -> list[Clause]:
+    """An open subject is the subject before it, or else the first noun that is not the clause's own object; None without such a noun."""
+    out: list[Clause] = []
+    for clause in scene.clauses:
+        subject = clause.subject
+        if subject is None and out:
+            subject = out[-1].subject
+        if subject is None or subject == clause.object:
+            subject = next((i for i in range(len(scene.nouns)) if i != clause.object), None) if clause.subject is None else None
+        out.append(Clause(subject, clause.words, clause.object))
+    return out
+
+
 def _modify(noun: Noun, modifier: str) -> None:
     if modifier in noun.modifiers:
         return
@@ -165,7 +158,7 @@ def predicate(words: str, many: bool) -> str:
         forms = {value: key for key, value in FINITE.items()}
         singular_form = head if head in FINITE else forms[head]
         return (FINITE[singular_form] if many else singular_form) + tail
-    if head.endswith("ing") or head in PREPOSITIONS or head in _PARTICIPLES or head.endswith("ed"):
+    if head.endswith("ing") or head in PREPOSITIONS or head in PARTICIPLES or head.endswith("ed"):
         return f"{'are' if many else 'is'} {words}"
     if head.endswith("s") and not head.endswith("ss") and len(head) > 3:
         return (singular(head) if many else head) + tail
@@ -178,6 +171,6 @@ def reduced(words: str) -> str | None:
     head = words.partition(" ")[0]
     if head in FINITE or head in FINITE.values():
         return None
-    if head.endswith(("ing", "ed")) or head in PREPOSITIONS or head in _PARTICIPLES:
+    if head.endswith(("ing", "ed")) or head in PREPOSITIONS or head in PARTICIPLES:
         return words
     return None if head.endswith("s") and not head.endswith("ss") and len(head) > 3 else words

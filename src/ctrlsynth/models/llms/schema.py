@@ -22,7 +22,13 @@ def fill(schema: Mapping[str, Any], text: str, tags: Tags) -> str:
     if schema.get("type", "object") != "object" or not strings:
         raise Unsupported("the schema is not an object with a string property for the caption")
     field = "caption" if "caption" in strings else strings[0]
-    lists = {"objects": tags.objects, "attributes": tags.attributes, "relations": tags.relations, "tags": tags.phrases(), "phrases": tags.phrases()}
+    lists = {
+        "objects": tags.objects,
+        "attributes": tags.attributes,
+        "relations": tags.relations,
+        "tags": tags.phrases(),
+        "phrases": tags.phrases(),
+    }
     out: dict[str, Any] = {}
     for name in dict.fromkeys([*properties, *required]):
         kind = properties.get(name, {})
