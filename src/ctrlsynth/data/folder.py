@@ -1,0 +1,288 @@
+"""A folder of images (1a) with captions (1b) in a table or in a .txt beside each image.
+
+The listing goes to a temporary file while the folder is walked, so memory does not grow with the number of images.
+"""
+
+from __future__ import annotations
+
+import array
+import bisect
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+from .records import Table, merge_cuts
+from .rows import (
+    CAPTION_NAMES,
+    FILE_NAMES,
+    IMAGE_NAMES,
+    IMAGE_SUFFIXES,
+    MAX_PARTS,
+    Keys,
+    SourcePart,
+    SourceRow,
+    clean_caption,
+    examine_file,
+    file_digest,
+    find_column,
+    fingerprint,
+    is_text,
+    locate,
+    safe_key,
+)
+from .text import as_caption, bad
+
+Entry = dict[str, Any]
+"""name (as the table or the folder gives it), path or reason, caption, meta, txt (sidecar), size, mtime."""
+
+
+class FolderSource:
+    """With a table: its rows in its order, then the images that it does not name, without caption. Else every image, sorted by path.
+
+    Names starting with a dot are passed over. Links that lead out of the folder are rows with the reason `unsafe_link`; folders linked
+    within it are not followed (their images stand in the folder already).
+    """
+
+    has_images = True
+
+    def __init__(
+        self,
+        folder: Path,
+        captions: Path | None,
+        *,
+        image_column: str | None,
+        caption_column: str | None,
+        key_column: str | None,
+        part_rows: int,
+        licence: str | None,
+        limit: int | None,
+    ) -> None:
+        if not folder.is_dir():
+            raise UserError(f"source.folder: {folder} is {'a file' if folder.exists() else 'not there'}; give a folder of images")
+        self.licence = licence
+        self._root = str(folder)
+        self._columns = (image_column, caption_column, key_column)
+        self._table = Table(str(captions)) if captions is not None else None
+        self._spool = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the source)
+        self._without = 0
+        self._parts = self._cut(part_rows, limit)
+        if not self._parts:
+            raise UserError(f"source.folder: no image in {folder} ({', '.join(sorted(IMAGE_SUFFIXES))})")
+
+    def _entries(self) -> Iterator[Entry]:
+        if self._table is None:
+            yield from walk(self._root, sidecars=True)
+            return
+        named = array.array("Q")
+        for entry in self._table_entries(self._table):
+            if entry.get("path"):
+                named.append(_hash(entry["path"]))
+            yield entry
+        if len(named):
+            np.frombuffer(named, dtype=np.uint64).sort()
+        for entry in walk(self._root, sidecars=False):
+            mark = _hash(entry.get("path") or os.path.join(self._root, entry["name"]))
+            at = bisect.bisect_left(named, mark)
+            if at == len(named) or named[at] != mark:
+                self._without += 1
+                yield entry
+
+    def _table_entries(self, table: Table) -> Iterator[Entry]:
+        if table.kind == "txt":
+            raise UserError(f"source.captions: {table.path} must be csv, tsv or jsonl with file names")
+        image = find_column(table.columns, (*FILE_NAMES, *IMAGE_NAMES), self._columns[0], "image_column", table.path) or ""
+        caption = find_column(table.columns, CAPTION_NAMES, self._columns[1], "caption_column", table.path) or ""
+        key = self._columns[2]
+        if key is not None and table.kind != "jsonl":
+            find_column(table.columns, (), key, "key_column", table.path)
+        beside = os.path.dirname(table.path)
+        index = 0
+        for start, rows in table.cuts(1000, None):
+            for value, reason in table.read(start, rows):
+                data = dict(table.asdict(value)) if reason is None else {}
+                name = as_caption(data.pop(image, None)) or ""
+                entry: Entry = {"name": name, "caption": as_caption(data.pop(caption, None)), "meta": data}
+                if key is not None:
+                    entry["key"] = as_caption(data.get(key))
+                if reason is not None:
+                    broken = SourceRow("")
+                    bad(broken, table, value, reason, index)
+                    entry |= {"reason": broken.reason, "status": broken.status, "meta": broken.metadata}
+                else:
+                    self._place(entry, beside)
+                yield entry
+                index += 1
+
+    def _place(self, entry: Entry, beside: str) -> None:
+        if not entry["name"].strip():
+            entry["reason"] = "missing_file"
+            return
+        path, reason = locate(self._root, entry["name"])
+        if reason == "missing_file" and beside != self._root:
+            path, other = locate(beside, entry["name"])
+            reason = None if other is None else reason
+        if path is None:
+            entry["reason"] = reason
+        else:
+            entry |= _stat(path)
+
+    def _cut(self, part_rows: int, limit: int | None) -> list[SourcePart]:
+        """Spools the entries; a part is a range of bytes in the spool, its fingerprint a digest over its entries."""
+        cuts: list[tuple[int, int]] = []
+        begin = count = 0
+        for number, entry in enumerate(self._entries()):
+            if limit is not None and number >= limit:
+                break
+            if count == part_rows:
+                cuts.append((begin, count))
+                begin, count = self._spool.tell(), 0
+            self._spool.write(json.dumps(entry).encode() + b"\n")
+            count += 1
+        if count:
+            cuts.append((begin, count))
+        self._spool.flush()
+        parts = []
+        for index, (offset, rows) in enumerate(merge_cuts(cuts, MAX_PARTS)):
+            digest = hashlib.blake2b(digest_size=16)
+            for line in self._lines(offset, rows):
+                digest.update(line)
+            mark = fingerprint(self._root, digest.hexdigest(), self._columns)
+            parts.append(SourcePart(index, f"{index:05d}", mark, offset, rows))
+        return parts
+
+    def _lines(self, offset: int, rows: int) -> Iterator[bytes]:
+        """Lines of the spool by positioned reads: two parts may be read at once."""
+        rest = b""
+        while rows:
+            block = os.pread(self._spool.fileno(), 1 << 18, offset)
+            if not block:
+                return
+            offset += len(block)
+            *lines, rest = (rest + block).split(b"\n")
+            yield from lines[:rows]
+            rows -= min(rows, len(lines))
+
+    def parts(self) -> list[SourcePart]:
+        return self._parts
+
+    def rows(self, part: SourcePart) -> Iterator[SourceRow]:
+        keys = Keys()
+        pairs: set[int] = set()
+        for line in self._lines(part.locator, part.rows or 0):
+            entry = json.loads(line)
+            row = SourceRow("", metadata=entry.get("meta") or {})
+            if entry.get("key"):
+                row.key = safe_key(entry["key"])
+            else:
+                row.key = self._key(entry, keys, pairs, row)
+            keys.admit(row)
+            yield self._fill(row, entry)
+
+    def _key(self, entry: Entry, keys: Keys, pairs: set[int], row: SourceRow) -> str:
+        """The file's path without its suffix; with it where two files differ in it only; numbered where one file has several captions."""
+        name = entry["name"] or "row"
+        pair = _hash(f"{name}\0{entry.get('caption')}")
+        if pair in pairs and entry["name"]:
+            row.drop("duplicate_key")
+            return keys.free(safe_key(name))
+        pairs.add(pair)
+        short = safe_key(os.path.splitext(name)[0])
+        if short not in keys:
+            return short
+        return keys.free(safe_key(name))
+
+    def _fill(self, row: SourceRow, entry: Entry) -> SourceRow:
+        row.caption = clean_caption(entry.get("caption"))
+        if not is_text(entry["name"]):
+            row.metadata["name"] = ascii(entry["name"])
+        elif entry.get("reason"):
+            row.metadata.setdefault("name", entry["name"])
+        if entry.get("reason"):
+            return row.drop(entry["reason"]) if entry.get("status") == "dropped" else row.fail(entry["reason"])
+        if row.status != "ok":
+            return row
+        if entry.get("txt"):
+            try:
+                row.caption = clean_caption(Path(entry["txt"]).read_bytes().decode("utf-8-sig"))
+            except UnicodeDecodeError:
+                return row.fail("bad_utf8")
+            except OSError:
+                return row.fail("unreadable_file")
+        return examine_file(row, entry["path"])
+
+    def describe(self) -> str:
+        rows = sum(p.rows or 0 for p in self._parts)
+        table = f", captions in {os.path.basename(self._table.path)}" if self._table else ""
+        return f"{rows:,} images in {self._root}{table}" + (f", {self._without:,} not named there" if self._without else "")
+
+    def verify_fingerprint(self, part: SourcePart) -> str:
+        digests = []
+        for line in self._lines(part.locator, part.rows or 0):
+            entry = json.loads(line)
+            for name in ("path", "txt"):
+                if entry.get(name) and os.path.isfile(entry[name]):
+                    digests.append(file_digest(entry[name]))
+            digests.append(json.dumps([entry["name"], entry.get("caption"), entry.get("meta"), entry.get("reason")]))
+        return fingerprint(*digests, self._columns)
+
+
+def walk(root: str, *, sidecars: bool) -> Iterator[Entry]:
+    """The images under `root`, folder by folder, sorted by name; with `sidecars` the .txt beside each."""
+    real = os.path.realpath(root)
+
+    def visit(folder: str, prefix: str) -> Iterator[Entry]:
+        try:
+            found = sorted((e for e in os.scandir(folder) if not e.name.startswith(".")), key=lambda e: e.name)
+        except OSError as error:
+            raise UserError(f"source.folder: cannot list {folder}: {error.strerror}") from error
+        texts = {e.name for e in found if sidecars and e.name.endswith(".txt")}
+        for item in found:
+            name = prefix + item.name
+            if item.is_symlink():
+                target = os.path.realpath(item.path)
+                if not (target == real or target.startswith(real + "/")):
+                    if item.is_dir() or _is_image(item.name):
+                        yield {"name": name, "reason": "unsafe_link"}
+                    continue
+                if os.path.isdir(target):
+                    continue
+            if item.is_dir(follow_symlinks=False):
+                yield from visit(item.path, name + "/")
+            elif _is_image(item.name):
+                yield _listed(item.path, name, texts)
+
+    yield from visit(root, "")
+
+
+def _listed(path: str, name: str, texts: set[str]) -> Entry:
+    if not is_text(name):
+        return {"name": name, "reason": "bad_utf8"}
+    entry: Entry = {"name": name, **_stat(path)}
+    beside = os.path.splitext(os.path.basename(name))[0] + ".txt"
+    if beside in texts:
+        entry["txt"] = os.path.join(os.path.dirname(path), beside)
+        entry["txt_facts"] = _stat(entry["txt"])
+    return entry
+
+
+def _stat(path: str) -> Entry:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return {"reason": "missing_file"}
+    return {"path": path, "size": found.st_size, "mtime": found.st_mtime_ns}
+
+
+def _is_image(name: str) -> bool:
+    return name.rpartition(".")[2].lower() in IMAGE_SUFFIXES and "." in name
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")

@@ -1,0 +1,135 @@
+"""Encoded images in and out (1a, 1c): a cheap look at the header, decoding to RGB whatever the file's mode, deterministic encoding.
+
+All faults are `ImageFault` with a short stable reason for the ledger.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import warnings
+import zlib
+from typing import Any, Literal
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 89_478_485
+"""Images with more pixels are refused by their header, before any memory is spent (Pillow's own limit: 256 MB as RGB)."""
+
+# The size is checked here, with an error; Pillow's warning would only be printed.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+# No format that runs an interpreter (EPS, PDF) or reads other files.
+_WANTED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF", "JPEG2000", "PPM", "ICO")
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+# What Pillow's decoders raise on broken data.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error, zlib.error)
+
+
+class ImageFault(Exception):
+    """These bytes are no usable image. `reason`: empty_file, not_an_image, truncated_image, corrupt_image, image_too_large."""
+
+    def __init__(self, reason: str, message: str = "") -> None:
+        super().__init__(message or reason)
+        self.reason = reason
+
+
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in _WANTED if name in Image.OPEN]
+
+
+def _open(data: bytes, max_pixels: int) -> Any:
+    if not data:
+        raise ImageFault("empty_file")
+    try:
+        image = Image.open(io.BytesIO(data), formats=_formats())
+    except Image.DecompressionBombError as error:
+        raise ImageFault("image_too_large", str(error)) from error
+    except UnidentifiedImageError as error:
+        known = data.startswith(_MAGIC) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+        raise ImageFault("truncated_image" if known else "not_an_image") from error
+    except _BROKEN as error:
+        raise ImageFault("corrupt_image", str(error)) from error
+    if image.width * image.height > max_pixels:
+        raise ImageFault("image_too_large", f"{image.width} x {image.height} pixels, at most {max_pixels}")
+    return image
+
+
+def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(width, height) in pixels as displayed (EXIF rotation counted in), from the header alone. Raises ImageFault."""
+    image = _open(data, max_pixels)
+    width, height = image.size
+    # Pillow decodes a PNG to look for EXIF data behind the pixels; what stands before them is in `info` already.
+    if image.format not in ("PNG", "TIFF") or "exif" in image.info:
+        try:
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        except _BROKEN:
+            turned = False
+        if turned:
+            return height, width
+    return width, height
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The image as RGB, 8 bits, upright. The first frame of an animation; alpha over white; 16 bits scaled to 8; CMYK converted.
+
+    Raises ImageFault; a file that ends early is `truncated_image` and never half a picture.
+    """
+    image = _open(data, max_pixels)
+    try:
+        image.load()
+        with contextlib.suppress(*_BROKEN):  # broken EXIF data; the pixels are sound
+            image = ImageOps.exif_transpose(image)
+        return _to_rgb(image)
+    except Image.DecompressionBombError as error:
+        raise ImageFault("image_too_large", str(error)) from error
+    except _BROKEN as error:
+        text = str(error).lower()
+        short = isinstance(error, EOFError) or any(w in text for w in ("truncated", "premature", "end of", "not enough", "unexpected eof"))
+        raise ImageFault("truncated_image" if short else "corrupt_image", str(error)) from error
+
+
+def _to_rgb(image: Any) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return Image.frombytes("RGB", image.size, image.tobytes()) if type(image) is not Image.Image else image
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _to_gray(image)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    converted: Image.Image = image.convert("RGB")
+    return converted
+
+
+def _to_gray(image: Any) -> Any:
+    """Wide or floating gray values as 8 bits: 16-bit files by 257, floats in 0..1 by 255, other ranges stretched."""
+    import numpy as np
+
+    values = np.asarray(image, dtype=np.float64)
+    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
+    if image.mode == "F":
+        values = values * 255 if low >= 0 and high <= 1 else (values - low) * (255 / max(high - low, 1e-12))
+    elif high > 65535 or low < 0:
+        values = (values - low) * (255 / max(high - low, 1e-12))
+    elif image.mode.startswith("I;16") or high > 255:
+        values = values / 257
+    return Image.fromarray(np.rint(values).clip(0, 255).astype(np.uint8))
+
+
+def encode(image: Image.Image, format: Literal["jpeg", "png", "webp"] = "jpeg", quality: int = 92) -> bytes:
+    """The image's file bytes, the same for the same pixels and the same library; no metadata. `quality` 1..100 for jpeg and webp."""
+    if image.mode != "RGB":
+        image = _to_rgb(image)
+    out = io.BytesIO()
+    bare = Image.frombytes("RGB", image.size, image.tobytes())  # drops info such as EXIF and ICC, which save() would copy
+    if format == "jpeg":
+        bare.save(out, "JPEG", quality=quality, subsampling="4:2:0", optimize=False, progressive=False)
+    elif format == "png":
+        bare.save(out, "PNG", compress_level=6)
+    else:
+        bare.save(out, "WEBP", quality=quality, method=4)
+    return out.getvalue()

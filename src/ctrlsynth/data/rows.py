@@ -1,0 +1,297 @@
+"""What every source hands to the `read` stage (1a, 1b of the figure): parts and rows, with the small rules that all formats share.
+
+A row points at its image by (file, member, offset, length) and never carries its bytes. Keys are unique within a part; the run's source key
+is `<part name>:<key>`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from ..errors import UserError
+from .images import ImageFault, probe
+
+MAX_PARTS = 10_000
+
+CAPTION_NAMES = ("caption", "text", "alt", "alt_text", "caption_text", "captions", "description", "sentence", "prompt", "txt")
+IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "img_bytes")
+FILE_NAMES = ("file", "file_name", "filename", "filepath", "file_path", "path", "image_path", "image_file", "img_path", "image_name")
+IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm"})
+
+# Control characters other than tab, line feed and carriage return (C0, DEL, C1).
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_KEY_UNSAFE = re.compile("[%:\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePart:
+    """One part: a shard, or a range of rows. `rows` is the number of rows where it is known without reading the part."""
+
+    index: int
+    name: str
+    fingerprint: str
+    locator: Any
+    rows: int | None = None
+
+
+@dataclass(slots=True)
+class SourceRow:
+    """One row of a source. `key` is unique within its part; `reason` says why the row is not `ok`.
+
+    Reasons: empty_file, not_an_image, image_too_large, truncated_image, missing_file, unsafe_path, unsafe_link, unsafe_member,
+    unreadable_file, truncated_archive, bad_utf8, bad_row, empty_caption, empty_row, duplicate_key, and img2dataset's own status words.
+    """
+
+    key: str
+    caption: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    width: int | None = None
+    height: int | None = None
+    sha256: str | None = None
+    file: str | None = None
+    member: str | None = None
+    offset: int | None = None
+    length: int | None = None
+    status: Literal["ok", "dropped", "failed"] = "ok"
+    reason: str | None = None
+
+    def fail(self, reason: str) -> SourceRow:
+        """Sets the row aside with its first reason; returns it."""
+        if self.status == "ok":
+            self.status, self.reason = "failed", reason
+        return self
+
+    def drop(self, reason: str) -> SourceRow:
+        """As `fail`, for rows that are sound but not wanted."""
+        if self.status == "ok":
+            self.status, self.reason = "dropped", reason
+        return self
+
+
+class OpenSource(Protocol):
+    """An opened source. `parts` is settled when it is opened; `rows` may be called in any order and streams."""
+
+    has_images: bool
+    licence: str | None
+
+    def parts(self) -> list[SourcePart]: ...
+    def rows(self, part: SourcePart) -> Iterator[SourceRow]: ...
+    def describe(self) -> str: ...
+    def verify_fingerprint(self, part: SourcePart) -> str: ...
+
+
+def clean_caption(text: str | None) -> str | None:
+    """The caption, stripped, or None when nothing is left.
+
+    Control characters (but tab and line ends) become a space, lone surrogates U+FFFD, so that the text can be stored as UTF-8 and given to
+    any model. Everything else stays as it is: right-to-left marks, emoji, quotes, braces, any length.
+    """
+    if text is None:
+        return None
+    if not text.isascii() and _SURROGATE.search(text):
+        text = _SURROGATE.sub("\ufffd", text)
+    if _CONTROL.search(text):
+        text = _CONTROL.sub(" ", text)
+    return text.strip() or None
+
+
+def safe_key(text: str) -> str:
+    """A key that can stand in an id: `/` becomes `:`, `:` and control characters are percent-encoded, overlong keys end in their digest."""
+    key = _KEY_UNSAFE.sub(lambda m: f"%{ord(m.group()):02X}", text).replace("/", ":")
+    if len(key) > 200:
+        key = f"{key[:160]}~{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}"
+    return key
+
+
+def is_text(text: str) -> bool:
+    """Whether the text is free of lone surrogates, that is, can be stored as UTF-8."""
+    return text.isascii() or _SURROGATE.search(text) is None
+
+
+class Keys:
+    """The keys of one part; tells repeats."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def admit(self, row: SourceRow) -> SourceRow:
+        """The row, dropped as `duplicate_key` under a numbered key when its key stands already in the part."""
+        if row.key in self._seen:
+            row.drop("duplicate_key")
+            row.key = self.free(row.key)
+        self._seen.add(row.key)
+        return row
+
+    def free(self, key: str) -> str:
+        """`key`, or the first of `key~2`, `key~3`, ... that is not taken."""
+        number, name = 2, key
+        while name in self._seen:
+            name, number = f"{key}~{number}", number + 1
+        return name
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._seen
+
+
+def examine(row: SourceRow, data: bytes) -> SourceRow:
+    """Fills sha256, width and height from the image's bytes, or sets the row aside with the reason that its header gives."""
+    row.sha256 = hashlib.sha256(data).hexdigest()
+    try:
+        row.width, row.height = probe(data)
+    except ImageFault as fault:
+        row.fail(fault.reason)
+    return row
+
+
+def examine_file(row: SourceRow, path: str) -> SourceRow:
+    """`examine` for an image that is a file of its own; fills the locator too."""
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read()
+    except FileNotFoundError:
+        return row.fail("missing_file")
+    except OSError:
+        return row.fail("unreadable_file")
+    row.file, row.offset, row.length = path, 0, len(data)
+    return examine(row, data)
+
+
+def locate(root: str, name: str, *, absolute: bool = False) -> tuple[str | None, str | None]:
+    """The path of file `name` of a table beside or under `root` -> (path, None) or (None, reason).
+
+    Names that leave `root` are refused (`unsafe_path`), so are links that do (`unsafe_link`). With `absolute`, an absolute path is taken as
+    it stands: the user wrote it there.
+    """
+    if not is_text(name) or "\0" in name:
+        return None, "bad_utf8"
+    if os.path.isabs(name) and absolute:
+        return (name, None) if os.path.isfile(name) else (None, "missing_file")
+    path = os.path.normpath(os.path.join(root, name))
+    if not _inside(path, root):
+        return None, "unsafe_path"
+    try:
+        if not os.path.isfile(path):
+            other = name.replace("\\", "/")
+            return locate(root, other) if other != name else (None, "missing_file")
+    except ValueError:
+        return None, "missing_file"
+    if not _inside(os.path.realpath(path), os.path.realpath(root)):
+        return None, "unsafe_link"
+    return path, None
+
+
+def _inside(path: str, root: str) -> bool:
+    return path == root or path.startswith(root.rstrip("/") + "/")
+
+
+def find_column(columns: Sequence[str], names: Sequence[str], given: str | None, key: str, where: str, required: bool = True) -> str | None:
+    """The column that `given` names, or the one with a usual name (in any case). None only where it is not `required`.
+
+    Raises UserError, with the columns that are there, when the named one is absent, none has a usual name, or more than one has.
+    """
+    listed = ", ".join(columns) or "none"
+    if given is not None:
+        if given in columns:
+            return given
+        raise UserError(f"{where}: no column {given!r} (source.{key}); columns: {listed}")
+    found = [c for c in columns if c.strip().lower() in names]
+    if len(found) > 1:
+        raise UserError(f"{where}: columns {' and '.join(map(repr, found))} could both be it; say which with source.{key}")
+    if not found and required:
+        raise UserError(f"{where}: no column looks like the {key.removesuffix('_column')}; columns: {listed}; name one with source.{key}")
+    return found[0] if found else None
+
+
+def fingerprint(*items: object) -> str:
+    """A short digest of facts about a part."""
+    return hashlib.blake2b("\0".join(map(str, items)).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def file_facts(path: str) -> tuple[str, int, int]:
+    """(path, size, mtime_ns): what a fingerprint takes from a file without reading it."""
+    found = os.stat(path)
+    return path, found.st_size, found.st_mtime_ns
+
+
+def file_digest(path: str) -> str:
+    """SHA-256 of a file's content."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(stream)
+
+
+def _digest(stream: Any) -> str:
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def part_names(stems: Iterable[str]) -> list[str]:
+    """A part's name is its shard's stem where all stems are unique and plain, else its number in five digits."""
+    listed = list(stems)
+    plain = all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", s) for s in listed)
+    if plain and len(set(listed)) == len(listed):
+        return listed
+    return [f"{i:05d}" for i in range(len(listed))]
+
+
+def expand(patterns: str | Sequence[str], base: Path, suffixes: Sequence[str], key: str) -> list[str]:
+    """Files behind `source.<key>`: paths, globs (`*`, `?`, `**`), brace ranges (`{00000..00099}`, `{a,b}`), folders.
+
+    In order, without repeats. Relative ones start at `base`. A folder stands for its files that end in
+    one of `suffixes`. Raises UserError for what is not there.
+    """
+    files: dict[str, None] = {}
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        if "://" in pattern or pattern.startswith("pipe:"):
+            raise UserError(f"source.{key}: {pattern!r} is not a local path; mount or download the data first")
+        missing = []
+        for name in braces(pattern):
+            path = Path(os.path.normpath(base / Path(name).expanduser()))
+            found = _glob(path, suffixes)
+            if not found:
+                missing.append(str(path))
+            files.update(dict.fromkeys(found))
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise UserError(f"source.{key}: nothing at {missing[0]}{more}; relative paths start at {base}")
+    if not files:
+        raise UserError(f"source.{key}: the list is empty")
+    return list(files)
+
+
+def _glob(path: Path, suffixes: Sequence[str]) -> list[str]:
+    if path.is_dir():
+        return sorted(str(p) for p in path.iterdir() if p.is_file() and p.name.endswith(tuple(suffixes)) and not p.name.startswith("."))
+    if path.is_file():
+        return [str(path)]
+    parts = path.parts
+    first = next((i for i, p in enumerate(parts) if any(c in p for c in "*?[")), None)
+    if first is None:
+        return []
+    root = Path(*parts[:first])
+    return sorted(str(p) for p in root.glob("/".join(parts[first:])) if p.is_file()) if root.is_dir() else []
+
+
+def braces(pattern: str) -> list[str]:
+    """`a{08..10}{x,y}` -> a08x a08y a09x ... : ranges keep their zeros, as shells do. Text without braces stands for itself."""
+    match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
+    if match is None:
+        return [pattern]
+    if match[3] is not None:
+        middle = match[3].split(",")
+    else:
+        low, high = int(match[1]), int(match[2])
+        step = 1 if high >= low else -1
+        if abs(high - low) >= 10_000_000:
+            raise UserError(f"{pattern!r}: the range is too long")
+        middle = [str(n).zfill(len(match[1])) for n in range(low, high + step, step)]
+    tails = braces(pattern[match.end() :])
+    return [pattern[: match.start()] + m + t for m in middle for t in tails]

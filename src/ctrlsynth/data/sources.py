@@ -1,0 +1,68 @@
+"""Opens what a recipe names as its source (1a, 1b): a folder, webdataset tars, parquet, a Hugging Face data set, text, concepts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..errors import UserError
+from ..recipe import Source
+from .columnar import ImageReader
+from .folder import FolderSource
+from .records import SUFFIXES
+from .rows import OpenSource, SourcePart, SourceRow, expand
+from .tabular import TableSource, hf_files
+from .tars import TarSource
+from .text import TextSource
+
+__all__ = ["ImageReader", "OpenSource", "SourcePart", "SourceRow", "open_source"]
+
+
+def open_source(source: Source, base: Path, limit: int | None = None) -> OpenSource:
+    """The source of a recipe whose relative paths start at `base`; with `limit`, its first `limit` rows only.
+
+    Looks at headers, footers and (for text) where rows begin; opens no image. Raises UserError that names the file and the remedy.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit {limit}: at least 1")
+    base = base.absolute()
+    rows, licence = source.part_rows, source.licence
+    image, caption, key = source.image_column, source.caption_column, source.key_column
+    if source.folder is not None:
+        folder = _place(base, source.folder)
+        captions = _captions(base, folder, source.captions) if source.captions is not None else None
+        return FolderSource(
+            folder, captions, image_column=image, caption_column=caption, key_column=key, part_rows=rows, licence=licence, limit=limit
+        )
+    if source.webdataset is not None:
+        files = expand(source.webdataset, base, (".tar",), "webdataset")
+        return TarSource(files, image_column=image, caption_column=caption, licence=licence, limit=limit)
+    if source.parquet is not None or source.hf is not None:
+        files = hf_files(_place(base, source.hf)) if source.hf is not None else expand(source.parquet or "", base, (".parquet",), "parquet")
+        return TableSource(
+            files,
+            image_column=image,
+            caption_column=caption,
+            key_column=key,
+            part_rows=rows,
+            licence=licence,
+            limit=limit,
+            what="arrow" if source.hf is not None else "parquet",
+        )
+    what = "captions" if source.text is not None else "concepts"
+    given = source.text if source.text is not None else str(source.concepts)
+    files = expand(given, base, SUFFIXES, "text" if source.text is not None else "concepts")
+    return TextSource(files, caption_column=caption, key_column=key, part_rows=rows, licence=licence, limit=limit, what=what)
+
+
+def _place(base: Path, path: Path) -> Path:
+    return Path(os.path.normpath(base / path.expanduser()))
+
+
+def _captions(base: Path, folder: Path, captions: Path) -> Path:
+    """`captions` beside the recipe, else in the folder of images."""
+    for start in (base, folder):
+        path = _place(start, captions)
+        if path.is_file():
+            return path
+    raise UserError(f"source.captions: {captions} is neither in {base} nor in {folder}")

@@ -1,0 +1,249 @@
+"""Parquet files (1a, 1b) with image bytes, `struct{bytes, path}` or paths, and Hugging Face data sets on disk, read without `datasets`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ..errors import UserError
+from .columnar import BROKEN, Columnar, RowCursor, cut_blocks, open_columnar
+from .rows import (
+    CAPTION_NAMES,
+    FILE_NAMES,
+    IMAGE_NAMES,
+    MAX_PARTS,
+    Keys,
+    SourcePart,
+    SourceRow,
+    clean_caption,
+    examine,
+    examine_file,
+    file_digest,
+    file_facts,
+    find_column,
+    fingerprint,
+    locate,
+    safe_key,
+)
+from .text import as_caption
+
+# Sizes of what is decoded at once: images are large, captions are not.
+_IMAGES, _TEXTS = 32, 4096
+
+
+class TableSource:
+    """Columnar files in parts of about `part_rows` rows along their row groups. Other plain columns become metadata."""
+
+    def __init__(
+        self,
+        files: Sequence[str],
+        *,
+        image_column: str | None,
+        caption_column: str | None,
+        key_column: str | None,
+        part_rows: int,
+        licence: str | None,
+        limit: int | None,
+        what: str = "parquet",
+    ) -> None:
+        self.licence, self._what = licence, what
+        self._key = key_column
+        self._files = list(files)
+        self._cursor: tuple[str, RowCursor, Columnar] | None = None
+        self._image: str | None = None
+        self._caption: str | None = None
+        blocks = self._look(image_column, caption_column)
+        self.has_images = self._image is not None
+        self._parts: list[SourcePart] = []
+        total = sum(sum(b) for b in blocks.values())
+        rows = max(part_rows, -(-min(total, limit or total) // MAX_PARTS))
+        self._cut(blocks, rows, limit)
+
+    def _look(self, image: str | None, caption: str | None) -> dict[str, list[int]]:
+        """Opens each file once: row groups, and that the columns are there. A file that can't be read has no groups."""
+        blocks: dict[str, list[int]] = {}
+        first: str | None = None
+        fault = ""
+        for path in self._files:
+            try:
+                file = open_columnar(path)
+            except BROKEN as error:
+                blocks[path] = []
+                fault = fault or f"{path}: not a readable {self._what} file ({str(error).splitlines()[0]})"
+                continue
+            if first is None:
+                first = path
+                self._image, self._caption = _columns(file.schema, image, caption, path)
+            for column in (self._image, self._caption, self._key):
+                if column is not None and column not in file.schema.names:
+                    raise UserError(f"{path}: no column {column!r}, which {first} has; columns: {', '.join(file.schema.names)}")
+            blocks[path] = file.blocks or [0]
+            file.close()
+        if first is None:
+            raise UserError(fault)
+        return blocks
+
+    def _cut(self, blocks: dict[str, list[int]], rows: int, limit: int | None) -> None:
+        left = limit
+        for path, counts in blocks.items():
+            facts = file_facts(path)
+            for start, count in cut_blocks(counts, rows) if counts else [(0, 1)]:
+                if left == 0:
+                    return
+                count = count if left is None else min(count, left)
+                left = None if left is None else left - count
+                mark = fingerprint(*facts, start, count, self._image, self._caption, self._key)
+                index = len(self._parts)
+                self._parts.append(SourcePart(index, f"{index:05d}", mark, (path, start, not counts), count))
+        if not self._parts:
+            raise UserError(f"{self._files[0]}: holds no rows")
+
+    def parts(self) -> list[SourcePart]:
+        return self._parts
+
+    def rows(self, part: SourcePart) -> Iterator[SourceRow]:
+        path, start, broken = part.locator
+        if broken:
+            yield SourceRow("file", metadata={"file": path}).fail("unreadable_file")
+            return
+        keys = Keys()
+        index = 0
+        try:
+            for index, data in enumerate(self._open(path).read(start, part.rows or 0)):
+                yield keys.admit(self._row(data, path, start + index, index))
+        except BROKEN as error:
+            fault = {"file": path, "row": start + index, "error": str(error).splitlines()[0][:200]}
+            yield keys.admit(SourceRow(f"row{start + index}", metadata=fault).fail("unreadable_file"))
+
+    def _open(self, path: str) -> RowCursor:
+        if self._cursor is None or self._cursor[0] != path:
+            if self._cursor is not None:
+                self._cursor[2].close()
+            file = open_columnar(path)
+            wanted = [f.name for f in file.schema if f.name in (self._image, self._caption, self._key) or _plain(f.type)]
+            self._cursor = (path, RowCursor(file, wanted, _IMAGES if self.has_images else _TEXTS), file)
+        return self._cursor[1]
+
+    def _row(self, data: dict[str, Any], path: str, number: int, index: int) -> SourceRow:
+        row = SourceRow(str(index))
+        image = data.pop(self._image, None) if self._image else None
+        row.caption = clean_caption(as_caption(data.pop(self._caption, None))) if self._caption else None
+        if self._key is not None and data.get(self._key) not in (None, ""):
+            row.key = safe_key(str(data[self._key]))
+        row.metadata = {k: v for k, v in data.items() if v is not None}
+        if self._image is not None:
+            self._see(row, image, path, number)
+        elif row.caption is None:
+            row.drop("empty_caption")
+        return row
+
+    def _see(self, row: SourceRow, image: Any, path: str, number: int) -> None:
+        name: str | None = image if isinstance(image, str) else None
+        if isinstance(image, dict):
+            name = image.get("path")
+            image = image.get("bytes")
+        if isinstance(image, bytes):
+            row.file, row.member, row.offset, row.length = path, self._image, number, len(image)
+            if name:
+                row.metadata.setdefault("path", name)
+            examine(row, image)
+        elif name:
+            found, reason = locate(os.path.dirname(path), name, absolute=True)
+            if found is None:
+                row.metadata["name"] = name
+                row.fail(reason or "missing_file")
+            else:
+                examine_file(row, found)
+        else:
+            row.fail("no_image")
+
+    def describe(self) -> str:
+        rows = sum(p.rows or 0 for p in self._parts)
+        files = f"{len(self._files):,} {self._what} file{'s' * (len(self._files) != 1)}"
+        return f"{rows:,} rows in {files}; image column: {self._image or 'none'}, caption column: {self._caption or 'none'}"
+
+    def verify_fingerprint(self, part: SourcePart) -> str:
+        path, start, _ = part.locator
+        return fingerprint(file_digest(path), start, part.rows, self._image, self._caption, self._key)
+
+
+def _plain(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(
+        types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_integer(kind)
+        or types.is_floating(kind)
+        or types.is_boolean(kind)
+        or types.is_date(kind)
+        or types.is_timestamp(kind)
+    )
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
+
+
+def _columns(schema: pa.Schema, image: str | None, caption: str | None, where: str) -> tuple[str | None, str | None]:
+    """(image column, caption column). Bytes go before paths: `image` and `file_name` side by side are no riddle."""
+    by_type = [f.name for f in schema if _is_image(f.type)]
+    texts = [f.name for f in schema if f.name not in by_type]
+    found = find_column(schema.names, (), image, "image_column", where, required=False)
+    if image is None:
+        usual = [n for n in by_type if n.lower() in IMAGE_NAMES or n.lower() in FILE_NAMES]
+        if len(by_type) == 1:
+            found = by_type[0]
+        elif by_type:
+            found = find_column(usual or by_type, [n.lower() for n in usual or by_type], None, "image_column", where)
+        else:
+            strings = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+            found = find_column(strings, (*FILE_NAMES, *IMAGE_NAMES), None, "image_column", where, required=False)
+    words = find_column(schema.names if caption else texts, CAPTION_NAMES, caption, "caption_column", where, required=False)
+    if found is None and words is None:
+        raise UserError(
+            f"{where}: no column looks like an image or a caption; columns: {', '.join(schema.names) or 'none'}; "
+            "name one with source.image_column or source.caption_column"
+        )
+    return found, words
+
+
+def hf_files(folder: Path) -> list[str]:
+    """The arrow files of a data set saved with `save_to_disk`, in order. Raises UserError for a dict of splits, or what is none."""
+    if not folder.is_dir():
+        raise UserError(f"source.hf: {folder} is not a folder; give what save_to_disk wrote")
+    splits = folder / "dataset_dict.json"
+    if splits.is_file():
+        names = _json(splits).get("splits") or []
+        if len(names) == 1:
+            return hf_files(folder / str(names[0]))
+        raise UserError(f"source.hf: {folder} holds the splits {', '.join(map(str, names))}; give one, as {folder / 'train'}")
+    state = _json(folder / "state.json")
+    if state.get("_indices_data_files") or state.get("_indices_files"):
+        raise UserError(f"source.hf: {folder} is a selection of rows; save it again after flatten_indices()")
+    names = [str(f.get("filename")) for f in state.get("_data_files") or []]
+    files = []
+    for name in names:
+        path, reason = locate(str(folder), name)
+        if path is None:
+            raise UserError(f"source.hf: {folder / name}, which state.json names, can't be used ({reason})")
+        files.append(path)
+    if not files:
+        raise UserError(f"source.hf: {folder / 'state.json'} names no data files")
+    return files
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"source.hf: {path} is missing; give the folder that save_to_disk wrote") from error
+    except ValueError as error:
+        raise UserError(f"source.hf: {path} is not JSON: {error}") from error
+    return data if isinstance(data, dict) else {}
