@@ -1,0 +1,368 @@
+"""Edits of tags, the first half of the text controller (3a): remove, add, replace, keep, sample, swap, call.
+
+`compile_edits` reads the edits of a recipe once and says at once what is wrong with them; `Edits.apply` then works on one row's tags
+and says phrase by phrase what it did. An edit looks at the tags as the edit before it left them. Within one edit every phrase is asked
+once, so `{dog: cat, cat: dog}` exchanges the two.
+
+Following. When an object is replaced, attributes that describe it and relations that name it are renamed, in the number in which they
+stood (`two dogs` -> `two cats`); when it is removed (by remove, keep, sample), they go with it. An object that only an attribute or a
+relation names (`brown dog` without `dog` among the objects) is found there by remove and replace, if the selector is an exact phrase or
+a class. The modifier of another object is left alone: to remove `glass` leaves `glass table`.
+
+Phrases that become equal merge into the first; its score stays. Everything that is drawn hangs on the run's seed, the row's id, the
+edit's number and the phrase, so the same phrase meets the same fate whatever stands beside it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .. import wordnet
+from ..errors import UserError
+from ..models import load_class
+from ..recipe import Edit
+from ..sample import KINDS, Kind, Tags, chance, draw, split_attribute, unique
+from ..words import plural, singular
+from . import follow
+from .members import members
+from .select import Selectors, is_class, parse
+
+
+@dataclass(frozen=True, slots=True)
+class EditRecord:
+    """What one edit did to one phrase: the edit's number in the policy from 0, its name, the kind of tags, the phrase before (None: added)
+    and after (None: removed). A phrase that only followed an object carries the number of the edit that it followed."""
+
+    edit: int
+    op: str
+    kind: Kind
+    before: str | None
+    after: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Whose tags are edited: everything that is drawn hangs on this."""
+
+    seed: int
+    id: str
+
+    def draw(self, purpose: str) -> float:
+        return draw(self.seed, self.id, purpose)
+
+
+Change = Callable[[str, Tags, Row], str | None]
+"""A phrase, the tags that it stands in, the row -> the phrase as it becomes; None when it goes."""
+Step = Callable[[Tags, Row], tuple[Tags, list[EditRecord]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Edits:
+    """The edits of a policy, ready for rows."""
+
+    steps: tuple[Step, ...]
+
+    def apply(self, tags: Tags, seed: int, row_id: str) -> tuple[Tags, tuple[EditRecord, ...]]:
+        """One row's tags -> the edited tags, and what was done to them in order."""
+        if not self.steps:
+            return tags, ()
+        row = Row(seed, row_id)
+        records: list[EditRecord] = []
+        for step in self.steps:
+            tags, done = step(tags, row)
+            records += done
+        return tags, tuple(records)
+
+
+def compile_edits(edits: Sequence[Edit], where: str = "text_policy") -> Edits:
+    """Reads the edits of a recipe. What cannot work is a `UserError` that names the key: `text_policy.edits[2].remove.objects: ...`."""
+    return Edits(tuple(_compile(edit, n, f"{where}.edits[{n}]") for n, edit in enumerate(edits)))
+
+
+def _compile(edit: Edit, n: int, where: str) -> Step:
+    op = next(name for name in type(edit).model_fields if getattr(edit, name) is not None)
+    where = f"{where}.{op}"
+    if edit.swap is not None:
+        return _swap_attributes(n) if edit.swap == "attributes" else _swap_relations(n)
+    if edit.call is not None:
+        return _call(edit.call, n, where)
+    if not getattr(edit, op):
+        raise UserError(f"{where}: is empty; name what to {op}")
+    if edit.add is not None:
+        return _add(edit.add, n, where)
+    if isinstance(edit.keep, list):
+        return _keep_kinds(edit.keep, n)
+    if edit.replace is not None:
+        changes, orphan = _replacements(edit.replace, n, where)
+        return _Rewrite(n, op, changes, orphan)
+    if edit.sample is not None:
+        return _Rewrite(n, op, {kind: _sampled(kind, share, n) for kind, share in edit.sample.items()})
+    patterns = edit.remove or edit.keep or {}
+    found = {kind: Selectors(chosen, kind, f"{where}.{kind}") for kind, chosen in patterns.items()}
+    keeping = edit.keep is not None
+    gone: follow.Orphan | None = None
+    if not keeping and "objects" in found:
+        named = found["objects"]
+        gone = follow.Orphan(named.naming, lambda end, row: None if named.names(end) >= 0 else end)
+
+    return _Rewrite(n, op, {kind: _chosen(s, keeping) for kind, s in found.items()}, gone)
+
+
+def _chosen(selectors: Selectors, keeping: bool) -> Change:
+    if keeping:
+        return lambda phrase, tags, row: phrase if selectors.find(phrase, tags.objects) else None
+    return lambda phrase, tags, row: None if selectors.find(phrase, tags.objects) else phrase
+
+
+def _sampled(kind: Kind, share: float, n: int) -> Change:
+    return lambda phrase, tags, row: phrase if row.draw(f"edit.{n}.{kind}.{phrase.lower()}") < share else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Rewrite:
+    """Every phrase of some kinds becomes another, stays or goes; what names a changed object follows. `orphan` says the same of an object
+    that only the end of an attribute or relation names."""
+
+    edit: int
+    op: str
+    changes: Mapping[Kind, Change]
+    orphan: follow.Orphan | None = None
+
+    def __call__(self, tags: Tags, row: Row) -> tuple[Tags, list[EditRecord]]:
+        moved: dict[str, str | None] = {}
+        records: list[EditRecord] = []
+        change = self.changes.get("objects")
+        new_tags = tags
+        if change is not None:
+            after = [change(name, tags, row) for name in tags.objects]
+            moved = {old.lower(): new for old, new in zip(tags.objects, after, strict=True) if new != old}
+            if moved:
+                new_tags = self._settle(new_tags, "objects", tags.objects, after, records)
+        followers: tuple[tuple[Kind, follow.Follow], ...] = (("attributes", follow.attribute), ("relations", follow.relation))
+        for kind, following in followers:
+            change = self.changes.get(kind)
+            before: tuple[str, ...] = getattr(tags, kind)
+            if not before or (change is None and not moved and self.orphan is None):
+                continue
+            after = [phrase if change is None else change(phrase, tags, row) for phrase in before]
+            if moved or self.orphan is not None:
+                after = [p if p is None else following(p, tags.objects, moved, self.orphan, row) for p in after]
+            if any(new != old for old, new in zip(before, after, strict=True)):
+                new_tags = self._settle(new_tags, kind, before, after, records)
+        return new_tags, records
+
+    def _settle(self, tags: Tags, kind: Kind, before: Sequence[str], after: Sequence[str | None], records: list[EditRecord]) -> Tags:
+        pairs = zip(before, after, strict=True)
+        records += [EditRecord(self.edit, self.op, kind, old, new) for old, new in pairs if new != old]
+        return _with(tags, kind, after)
+
+
+def _with(tags: Tags, kind: Kind, after: Sequence[str | None]) -> Tags:
+    """The tags with one kind's phrases in new forms, at the same places: None and later repeats go, scores with their objects."""
+    seen: dict[str, int] = {}
+    for at, phrase in enumerate(after):
+        if phrase is not None:
+            seen.setdefault(phrase.lower(), at)
+    kept = tuple(p for p in (after[at] for at in seen.values()) if p is not None)
+    objects, attributes, relations, scores = tags.objects, tags.attributes, tags.relations, tags.scores
+    if kind == "objects":
+        objects, scores = kept, tuple(scores[at] for at in seen.values()) if scores else ()
+    elif kind == "attributes":
+        attributes = kept
+    else:
+        relations = kept
+    return Tags(objects, attributes, relations, scores, tags.caption)
+
+
+def _add(phrases: Mapping[Kind, Sequence[str]], n: int, where: str) -> Step:
+    """Appends phrases that are not there yet. An added object has the score 1 where the others have scores: the user is sure of it. An
+    attribute or relation may name an object that is not there; it is added as it is."""
+    clean = {kind: unique(phrases[kind]) for kind in KINDS if kind in phrases}
+    for kind in phrases:
+        if not clean[kind] or any(not p.strip() for p in phrases[kind]):
+            raise UserError(f"{where}.{kind}: a phrase is empty")
+
+    def step(tags: Tags, row: Row) -> tuple[Tags, list[EditRecord]]:
+        records = []
+        for kind, added in clean.items():
+            had: tuple[str, ...] = getattr(tags, kind)
+            low = {p.lower() for p in had}
+            new = tuple(p for p in added if p.lower() not in low)
+            if new:
+                records += [EditRecord(n, "add", kind, None, p) for p in new]
+                scores = (*tags.scores, *[1.0] * len(new)) if kind == "objects" and tags.scores else tags.scores
+                tags = _with(replace(tags, scores=scores), kind, (*had, *new))
+        return tags, records
+
+    return step
+
+
+def _keep_kinds(kinds: Sequence[Kind], n: int) -> Step:
+    """The paper's Obj, Obj+Attr, Obj+Attr+Rel: other kinds are emptied; `red ball` among kept attributes stays although `ball` went."""
+    others: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind not in kinds)
+
+    def step(tags: Tags, row: Row) -> tuple[Tags, list[EditRecord]]:
+        records = [EditRecord(n, "keep", kind, p, None) for kind in others for p in getattr(tags, kind)]
+        for kind in others if records else ():
+            tags = _with(tags, kind, ())
+        return tags, records
+
+    return step
+
+
+def _replacements(maps: Mapping[Kind, Mapping[str, str]], n: int, where: str) -> tuple[dict[Kind, Change], follow.Orphan | None]:
+    changes: dict[Kind, Change] = {}
+    orphan: follow.Orphan | None = None
+    for kind, pairs in maps.items():
+        spot = f"{where}.{kind}"
+        if not pairs:
+            raise UserError(f"{spot}: is empty; write selector: phrase")
+        selectors = Selectors(list(pairs), kind, spot)
+        targets = tuple(_target(text, kind, n, f"{spot}.{selector}") for selector, text in pairs.items())
+        changes[kind] = _replaced(selectors, targets, kind)
+        if kind == "objects":
+            orphan = _orphan_replaced(selectors, targets)
+    return changes, orphan
+
+
+Target = Callable[[str, Row], str]
+
+
+def _target(text: str, kind: Kind, n: int, where: str) -> Target:
+    """What stands on the right of a replacement: a phrase, or a class of which a member is drawn."""
+    if not is_class(text):
+        clean = " ".join(text.split())
+        if not clean:
+            raise UserError(f"{where}: replaced by nothing; to drop tags use remove")
+        return lambda phrase, row: clean
+    quality = parse(text, where).quality
+    words = members(" ".join(text.split()), quality)
+    if not words:
+        raise UserError(f"{where}: the class {text!r} has no members to draw from")
+
+    def drawn(phrase: str, row: Row) -> str:
+        old = phrase.lower() if quality else (wordnet.noun_lemma(phrase) or phrase.lower())
+        at = int(row.draw(f"edit.{n}.{kind}.{phrase.lower()}") * len(words))
+        return words[at] if words[at] != old else words[(at + 1) % len(words)]
+
+    return drawn
+
+
+def _replaced(selectors: Selectors, targets: Sequence[Target], kind: Kind) -> Change:
+    def change(phrase: str, tags: Tags, row: Row) -> str | None:
+        span = selectors.find(phrase, tags.objects)
+        if span is None:
+            return phrase
+        number, start, stop = span
+        new = targets[number](phrase[start:stop], row)
+        if kind == "objects":
+            return plural(new) if _is_plural(phrase) else new
+        return " ".join((phrase[:start] + new + phrase[stop:]).split())
+
+    return change
+
+
+def _orphan_replaced(selectors: Selectors, targets: Sequence[Target]) -> follow.Orphan:
+    def change(end: str, row: Row) -> str | None:
+        number = selectors.names(end)
+        if number < 0:
+            return end
+        new = targets[number](end, row)
+        return plural(new) if _is_plural(end) else new
+
+    return follow.Orphan(selectors.naming, change)
+
+
+def _is_plural(phrase: str) -> bool:
+    low = phrase.lower()
+    one = singular(low)
+    return one != low and plural(one) == low
+
+
+def _swap_attributes(n: int) -> Step:
+    """Exchanges what two objects are said to be: `red ball`, `blue car` -> `blue ball`, `red car`: a hard case for composition.
+
+    Of all pairs of objects with different modifiers one is drawn; all modifiers of the two change sides, each in its number (`two dogs`).
+    Without such a pair nothing happens and nothing is recorded.
+    """
+
+    def step(tags: Tags, row: Row) -> tuple[Tags, list[EditRecord]]:
+        bound = [split_attribute(a, tags.objects) for a in tags.attributes]
+        modifiers: dict[str, set[str]] = {}
+        for modifier, name in bound:
+            if name is not None:
+                modifiers.setdefault(name, set()).add(modifier.lower())
+        names = [name for name in tags.objects if name in modifiers]
+        pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :] if modifiers[a] != modifiers[b]]
+        if not pairs:
+            return tags, []
+        one, two = min(pairs, key=lambda pair: row.draw(f"edit.{n}.swap.{pair[0]}\0{pair[1]}"))
+        other = {one: two, two: one}
+        after = []
+        for old, (modifier, name) in zip(tags.attributes, bound, strict=True):
+            if name not in other:
+                after.append(old)
+            else:
+                many = old.lower() != f"{modifier} {name}".lower()
+                after.append(f"{modifier} {plural(other[name]) if many else other[name]}")
+        return _exchanged(tags, "attributes", after, n)
+
+    return step
+
+
+def _swap_relations(n: int) -> Step:
+    """Exchanges subject and object of every relation that has both: `dog on sofa` -> `sofa on dog`. Symmetric ones (`next to`) too:
+    then only the order of words changes."""
+
+    def step(tags: Tags, row: Row) -> tuple[Tags, list[EditRecord]]:
+        return _exchanged(tags, "relations", [follow.exchanged(r, tags.objects) for r in tags.relations], n)
+
+    return step
+
+
+def _exchanged(tags: Tags, kind: Kind, after: Sequence[str], n: int) -> tuple[Tags, list[EditRecord]]:
+    before: tuple[str, ...] = getattr(tags, kind)
+    records = [EditRecord(n, "swap", kind, old, new) for old, new in zip(before, after, strict=True) if new != old]
+    return (_with(tags, kind, after) if records else tags), records
+
+
+def _call(path: str, n: int, where: str) -> Step:
+    """A user's own edit. What it returns is cleaned of blanks and repeats; the difference is recorded as removals and additions."""
+    function: Callable[[Tags, random.Random], Any] = load_class(path, where)
+    if not callable(function):
+        raise UserError(f"{where}: {path} is no function")
+
+    def step(tags: Tags, row: Row) -> tuple[Tags, list[EditRecord]]:
+        try:
+            new = function(tags, chance(row.seed, row.id, f"edit.{n}"))
+        except Exception as error:
+            raise UserError(f"{where}: {path} failed on row {row.id}: {type(error).__name__}: {error}") from error
+        new = _checked(new, f"{where}: {path} on row {row.id}")
+        records = []
+        for kind in KINDS:
+            old_list, new_list = getattr(tags, kind), getattr(new, kind)
+            records += [EditRecord(n, "call", kind, p, None) for p in old_list if p not in new_list]
+            records += [EditRecord(n, "call", kind, None, p) for p in new_list if p not in old_list]
+        return new, records
+
+    return step
+
+
+def _checked(tags: Any, where: str) -> Tags:
+    if not isinstance(tags, Tags):
+        raise UserError(f"{where} returned {type(tags).__name__}, not Tags")
+    for kind in KINDS:
+        phrases = getattr(tags, kind)
+        if isinstance(phrases, str) or not isinstance(phrases, Sequence) or not all(isinstance(p, str) for p in phrases):
+            raise UserError(f"{where} returned {kind} that are no sequence of phrases")
+    objects = unique(tags.objects)
+    if tags.scores and len(tags.scores) != len(tags.objects):
+        raise UserError(f"{where} returned {len(tags.scores)} scores for {len(tags.objects)} objects")
+    scores = tags.scores
+    if scores and len(objects) != len(tags.objects):
+        first = {" ".join(o.split()).lower(): s for o, s in reversed(list(zip(tags.objects, tags.scores, strict=True)))}
+        scores = tuple(first[o.lower()] for o in objects)
+    return Tags(objects, unique(tags.attributes), unique(tags.relations), scores, tags.caption)

@@ -1,0 +1,125 @@
+"""3b, the image controller: makes a prompt for the text-to-image model out of a text, by policy.
+
+A style is drawn by weight from the row's id and wrapped around the text (CtrlSynth, A.1 and two of ours); sentences that name what matters
+come first, so that the cut at 77 CLIP tokens takes the least of it; weights of single tags and the negative prompt go beside the text.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from dataclasses import replace
+from itertools import accumulate
+from typing import Any
+
+from ..errors import UserError, unknown
+from ..models import load_class
+from ..models.base import Prompt
+from ..recipe import ImagePolicy
+from ..sample import Tags, chance, draw, model_seed
+from ..words import plural, singular
+from .select import Selectors
+from .templates import Template, own_styles, styles
+
+_SENTENCE = re.compile(r"(?<=[.!?])\s+")
+
+
+class ImageController:
+    """One policy, ready for rows. `seed` is the run's; `where` is the policy's place in the recipe, for messages."""
+
+    def __init__(self, policy: ImagePolicy, seed: int, where: str = "image_policy") -> None:
+        self.policy, self.seed, self.where = policy, seed, where
+        self._styles, self._edges = _drawn_styles(policy, where)
+        self._order = Selectors(policy.order, None, f"{where}.order") if policy.order else None
+        self._call = load_class(policy.call, f"{where}.call") if policy.call is not None else None
+        if self._call is not None and not callable(self._call):
+            raise UserError(f"{where}.call: {policy.call} is no function")
+        for phrase in policy.weights:
+            if not phrase.strip():
+                raise UserError(f"{where}.weights: a tag is empty")
+        self._size = _size(policy.size, where)
+
+    def style(self, row_id: str) -> Template | None:
+        """The style of a row, drawn by weight from its id; None when the policy has none."""
+        if len(self._styles) < 2:
+            return self._styles[0] if self._styles else None
+        return self._styles[bisect_right(self._edges, draw(self.seed, row_id, "style") * self._edges[-1])]
+
+    def prompt(self, row_id: str, text: str, tags: Tags | None = None) -> Prompt:
+        """The prompt of one row (`row_id`: of the image to be painted). The text's full stop gives way to one that the style brings.
+
+        All weights of the policy go along: the model reports as unused those whose phrase the text lacks (see `holds`). `tags` are not
+        looked at: what is painted comes from the text alone (figure 1), and a prompt that named more than its text would hide that.
+        """
+        body = text.strip()
+        if self._order is not None:
+            body = sentences_first(body, self._order)
+        style = self.style(row_id)
+        if style is not None:
+            body = style.fill({"prompt": body})
+        prompt = Prompt(
+            text=body,
+            negative=self.policy.negative,
+            style=style.name if style is not None else "",
+            weights=dict(self.policy.weights),
+            seed=model_seed(self.seed, row_id),
+            size=self._size,
+        )
+        return prompt if self._call is None else self._called(prompt, row_id)
+
+    def _called(self, prompt: Prompt, row_id: str) -> Prompt:
+        name = f"{self.where}.call: {self.policy.call}"
+        assert self._call is not None
+        try:
+            new: Any = self._call(prompt, chance(self.seed, row_id, "prompt"))
+        except Exception as error:
+            raise UserError(f"{name} failed on row {row_id}: {type(error).__name__}: {error}") from error
+        if not isinstance(new, Prompt):
+            raise UserError(f"{name} returned {type(new).__name__} on row {row_id}, not Prompt")
+        return replace(new, weights=dict(new.weights))
+
+
+def _drawn_styles(policy: ImagePolicy, where: str) -> tuple[tuple[Template, ...], tuple[float, ...]]:
+    """The styles with a weight above 0, and their weights added up."""
+    known = dict(styles())
+    if policy.styles_file is not None:
+        known |= own_styles(policy.styles_file)
+    for name in policy.styles:
+        if name not in known:
+            raise unknown("style", name, known, f"{where}.styles")
+    used = {name: weight for name, weight in policy.styles.items() if weight > 0}
+    if policy.styles and not used:
+        raise UserError(f"{where}.styles: every weight is 0; give one a weight, or write {{}} for no style")
+    return tuple(known[name] for name in used), tuple(accumulate(used.values()))
+
+
+def _size(size: int | tuple[int, int] | None, where: str) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    width, height = (size, size) if isinstance(size, int) else size
+    if width < 1 or height < 1:
+        raise UserError(f"{where}.size: pixels above 0, not {size}")
+    return width, height
+
+
+def holds(text: str, phrase: str) -> bool:
+    """Whether a text has a phrase as whole words, singular or plural, whatever its case: what `Prompt.weights` can act on."""
+    low = phrase.lower()
+    forms = "|".join(re.escape(form) for form in sorted({low, plural(low), singular(low)}, key=len, reverse=True))
+    return re.search(rf"(?<!\w)(?:{forms})(?!\w)", text.lower()) is not None
+
+
+def sentences_first(text: str, order: Selectors) -> str:
+    """The sentences that name what the first selector means, then the second's, ..., then the rest, each as they stood."""
+    sentences = _SENTENCE.split(text)
+    if len(sentences) < 2:
+        return text
+    last = len(order.selectors)
+    if sentences[-1][-1:] not in (".", "!", "?"):
+        sentences[-1] += "."  # it may come to stand before another
+
+    def rank(sentence: str) -> int:
+        found = order.within(sentence)
+        return last if found < 0 else found
+
+    return " ".join(sorted(sentences, key=rank))

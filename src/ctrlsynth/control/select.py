@@ -1,0 +1,200 @@
+"""Selectors: which tags an edit (3a) or an order means.
+
+    red            this phrase, whatever its case, singular and plural alike
+    *mark          a glob: * any characters, ? one character, over the whole phrase
+    re:^blu        a regular expression, found anywhere unless anchored, case ignored
+    animal.n.01    a WordNet class: everything whose head noun's first sense is the class or below it
+
+Of an **object** all of the phrase is compared. Of an **attribute** (`big red ball`) and a **relation** (`dog on sofa`) a selector may
+mean a part: the modifier (`big red`) or the predicate (`on`), then runs of whole words in it, and at last the whole phrase. So `red` finds
+`big red ball`, and to replace it by `blue` gives `big blue ball`. Regular expressions try the shortest run first (`re:^blu` takes `blue`
+out of `big blue`), the others the longest.
+A class of *things* (`animal.n.01`) finds attributes by the object that they describe, and relations by either end; what it then stands
+for is the modifier or predicate. A class of *qualities* (`color.n.01`: anything WordNet counts as an abstraction) finds attributes by a
+word of the modifier, in any of its noun senses, because the quality is rarely the first (`white`).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from .. import wordnet
+from ..errors import UserError
+from ..sample import Kind, split_attribute, split_relation
+from ..words import plural, singular
+
+_CLASS = re.compile(r"\S+\.[nvars]\.\d{1,3}")
+_WORD = re.compile(r"\w[\w'’-]*")
+_RUN = 6
+_SHORT = 80
+_MEMO = 100_000
+_T = TypeVar("_T")
+Span = tuple[int, int, int]
+"""Number of the selector, first character, character after the last: what a selector means in a phrase."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """One compiled selector. `test` says whether a whole text matches; `quality` marks a WordNet class of abstractions."""
+
+    text: str
+    how: Literal["exact", "glob", "regex", "class"]
+    test: Callable[[str], bool]
+    quality: bool = False
+
+
+def parse(text: str, where: str) -> Selector:
+    """Reads a selector; a broken regular expression or an unknown class is a `UserError` that begins with `where` (the key's path)."""
+    clean = " ".join(text.split())
+    if not clean or clean == "re:":
+        raise UserError(f"{where}: a selector is empty; write a phrase, a glob, re:... or a WordNet class such as animal.n.01")
+    if clean.startswith("re:"):
+        try:
+            pattern = re.compile(clean[3:], re.IGNORECASE)
+        except re.error as error:
+            raise UserError(f"{where}: {text!r} is not a regular expression: {error}") from error
+        return Selector(clean, "regex", lambda phrase: pattern.search(phrase) is not None)
+    if _CLASS.fullmatch(clean):
+        return _class(clean, where)
+    if "*" in clean or "?" in clean:
+        glob = re.compile(fnmatch.translate(clean.lower().replace("[", "[[]")), re.DOTALL)
+        return Selector(clean, "glob", lambda phrase: any(glob.match(form) for form in (phrase.lower(), singular(phrase.lower()))))
+    low = clean.lower()
+    forms = {low, plural(low), singular(low)}
+    return Selector(clean, "exact", lambda phrase: phrase.lower() in forms)
+
+
+def _class(name: str, where: str) -> Selector:
+    try:
+        top = wordnet.synset(name)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    if top.pos != "n":
+        raise UserError(f"{where}: {name!r} is no class of nouns; selectors take names such as animal.n.01")
+    if wordnet.is_a(top, "abstraction.n.06"):
+
+        def quality(phrase: str) -> bool:
+            return any(wordnet.is_a(sense, top) for sense in wordnet.synsets(phrase, "n"))
+
+        return Selector(name, "class", quality, quality=True)
+    return Selector(name, "class", lambda phrase: wordnet.is_a(phrase, top))
+
+
+def is_class(text: str) -> bool:
+    """Whether a text is written like a WordNet class."""
+    return _CLASS.fullmatch(" ".join(text.split())) is not None
+
+
+class Selectors:
+    """A list of selectors for one kind of tags; what they find in a phrase is remembered, since phrases repeat from row to row."""
+
+    def __init__(self, patterns: Sequence[str], kind: Kind | None, where: str) -> None:
+        self.selectors = tuple(parse(p, where) for p in patterns)
+        self.kind = kind
+        self._first: dict[str, int] = {}
+        self._names: dict[str, int] = {}
+        self._within: dict[str, int] = {}
+        self._possible: dict[str, bool] = {}
+        self._naming: dict[str, bool] = {}
+
+    def first(self, phrase: str) -> int:
+        """The number of the first selector that matches the whole phrase, or -1."""
+        found = self._first.get(phrase)
+        if found is None:
+            found = next((i for i, s in enumerate(self.selectors) if s.test(phrase)), -1)
+            _remember(self._first, phrase, found)
+        return found
+
+    def names(self, phrase: str) -> int:
+        """As `first`, by exact phrases and classes only: for the end of a phrase that may name an object."""
+        found = self._names.get(phrase)
+        if found is None:
+            found = next((i for i, s in enumerate(self.selectors) if s.how in ("exact", "class") and s.test(phrase)), -1)
+            _remember(self._names, phrase, found)
+        return found
+
+    def naming(self, phrase: str) -> bool:
+        """Whether `names` finds any run of words inside the phrase, the whole aside."""
+        found = self._naming.get(phrase)
+        if found is None:
+            words = phrase.split()
+            sizes = range(1, len(words))
+            found = any(self.names(" ".join(words[i : i + n])) >= 0 for n in sizes for i in range(len(words) - n + 1))
+            _remember(self._naming, phrase, found)
+        return found
+
+    def within(self, text: str) -> int:
+        """The number of the first selector that means a run of whole words (up to 6, punctuation aside) somewhere in the text, or -1."""
+        found = self._within.get(text)
+        if found is None:
+            found = self._search(text)
+            if len(text) <= _SHORT:
+                _remember(self._within, text, found)
+        return found
+
+    def _search(self, text: str) -> int:
+        words = _WORD.findall(text)
+        runs = {" ".join(words[i : i + n]) for n in range(1, min(_RUN, len(words)) + 1) for i in range(len(words) - n + 1)}
+        found = [number for number in map(self.first, sorted(runs)) if number >= 0]
+        return min(found, default=-1)
+
+    def find(self, phrase: str, objects: Sequence[str]) -> Span | None:
+        """The first selector that means this phrase or a part of it, with the part's span; None when none does.
+
+        `objects` are the row's objects: they tell the modifier of an attribute and the ends of a relation.
+        """
+        if self.kind in (None, "objects"):
+            number = self.first(phrase)
+            return None if number < 0 else (number, 0, len(phrase))
+        possible = self._possible.get(phrase)
+        if possible is None:
+            possible = any(s.test(phrase[a:b]) for a, b in _runs(phrase, 0, len(phrase), shortest=True) for s in self.selectors)
+            _remember(self._possible, phrase, possible)
+        return self._part(phrase, objects) if possible else None
+
+    def _part(self, phrase: str, objects: Sequence[str]) -> Span | None:
+        ends: tuple[str | None, ...]
+        if self.kind == "attributes":
+            modifier, bound = split_attribute(phrase, objects)
+            start, stop, ends = 0, len(modifier), (bound,)
+        else:
+            subject, predicate, object_ = split_relation(phrase, objects)
+            start = phrase.find(predicate, _subject_end(phrase, subject))
+            stop, ends = start + len(predicate), (subject, object_)
+        for number, selector in enumerate(self.selectors):
+            if selector.how == "class" and not selector.quality:
+                if any(end is not None and selector.test(end) for end in ends):
+                    return number, start, stop
+            else:
+                for a, b in _runs(phrase, start, stop, shortest=selector.how == "regex"):
+                    if selector.test(phrase[a:b]):
+                        return number, a, b
+            if selector.test(phrase) and not selector.quality:
+                return number, 0, len(phrase)
+        return None
+
+
+def _subject_end(phrase: str, subject: str | None) -> int:
+    if subject is None:
+        return 0
+    many = plural(subject)
+    return len(many) if phrase.lower().startswith(many.lower() + " ") else len(subject)
+
+
+def _remember(memo: dict[str, _T], phrase: str, value: _T) -> None:
+    if len(memo) >= _MEMO:  # a bound on memory, not a policy of what stays: the next rows fill it again
+        memo.clear()
+    memo[phrase] = value
+
+
+def _runs(text: str, start: int, stop: int, shortest: bool) -> Iterator[tuple[int, int]]:
+    """Spans of all runs of whole words between two characters, by length, from the left."""
+    words = [(m.start(), m.end()) for m in re.finditer(r"\S+", text[start:stop])]
+    sizes = range(1, len(words) + 1)
+    for size in sizes if shortest else reversed(sizes):
+        for i in range(len(words) - size + 1):
+            yield start + words[i][0], start + words[i + size - 1][1]

@@ -1,0 +1,249 @@
+"""3a, the text controller: edits the tags of a row by policy, chooses a template, and renders the instruction for the LLM.
+
+An instruction is template + content + constraint (CtrlSynth, figure 3), then what the output style asks for: a length, a JSON schema.
+The template is drawn uniformly from those of the path's family by the row's id alone, so that adding rows changes nothing. What the LLM
+replies is read here too, since the policy knows which form it asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError, unknown
+from ..models.base import Request
+from ..recipe import TextPolicy
+from ..sample import Tags, draw, model_seed
+from .edits import EditRecord, compile_edits
+from .schema import check_schema, problem
+from .select import Selectors
+from .templates import FAMILIES, PHRASES, Family, Template, constraint, own_templates, text_templates
+
+__all__ = ["Family", "Instruction", "Parsed", "TextController"]
+
+_FENCE = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*", re.DOTALL | re.IGNORECASE)
+_QUOTES = {'"': '"', "“": "”", "'": "'"}
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """What 3a hands to 2b for one row. `tags` as edited, `edits` what was done to them. `missing` set: the row cannot be asked (`no_tags`,
+    `no_caption`, `no_concept`) and is dropped with that reason."""
+
+    template: str
+    request: Request
+    tags: Tags
+    edits: tuple[EditRecord, ...] = ()
+    missing: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A reply as read. `reason` set: it is not what was asked for (`empty_reply`, `bad_json`, `schema_mismatch`), `problem` says where;
+    then `text` is empty and the raw reply is to be kept. `fields`: the whole object of the JSON style."""
+
+    text: str
+    fields: dict[str, Any] | None = None
+    reason: str | None = None
+    problem: str = ""
+
+
+class TextController:
+    """One policy, ready for rows. `seed` is the run's; `where` is the policy's place in the recipe, for messages."""
+
+    def __init__(self, policy: TextPolicy, seed: int, where: str = "text_policy") -> None:
+        self.policy, self.seed, self.where = policy, seed, where
+        self._edits = compile_edits(policy.edits, where)
+        self._templates = _chosen(policy, where)
+        self._order = Selectors(policy.order, None, f"{where}.order") if policy.order else None
+        self.schema, self._field = _schema(policy, where)
+        self._tail = {family: self._requirements(family) for family in FAMILIES}
+
+    def families(self) -> tuple[Family, ...]:
+        """The families for which a template was chosen."""
+        return tuple(family for family in FAMILIES if self._templates[family])
+
+    def check(self, family: Family) -> None:
+        """A path that needs a family for which no template was chosen is a `UserError`."""
+        if family not in FAMILIES:
+            raise unknown("family", family, FAMILIES, self.where)
+        if not self._templates[family]:
+            fitting = [t.name for t in text_templates().values() if t.family == family]
+            raise UserError(
+                f"{self.where}.templates: none of the chosen is of family {family!r}, which a path needs; add one, e.g. {fitting[0]!r}"
+            )
+
+    def edited(self, row_id: str, tags: Tags) -> tuple[Tags, tuple[EditRecord, ...]]:
+        """The policy's edits (and order) on any tags under this row's chance: for another reference, as the judge's `original`."""
+        tags, records = self._edits.apply(tags, self.seed, row_id)
+        return (tags if self._order is None else self._ordered(tags)), records
+
+    def instruct(self, row_id: str, family: Family, tags: Tags | None, caption: str | None) -> Instruction:
+        """The instruction of one row. `row_id` is that of the row to be written (so variants differ).
+
+        Family `text` looks at no tags, `tags` at no caption; the concept of family `concept` is the caption, or else the first object.
+        """
+        edits: tuple[EditRecord, ...] = ()
+        given = Tags()
+        if tags is not None and family != "text":
+            given, edits = self.edited(row_id, tags)
+        if family == "concept":
+            concept = (caption or "").strip() or (given.objects[0] if given.objects else "")
+            given, caption = Tags(objects=(concept,) if concept else ()), None
+        elif family == "tags":
+            caption = None
+        templates = self._templates[family]
+        if not templates:
+            self.check(family)
+        template = templates[int(draw(self.seed, row_id, "template") * len(templates))] if len(templates) > 1 else templates[0]
+        request = Request(
+            instruction=template.fill(self._values(template, given, caption)) + self._tail[family],
+            tags=given,
+            caption=caption,
+            family=family,
+            schema=self.schema,
+            max_tokens=self.policy.max_tokens,
+            words=self.policy.words,
+            seed=model_seed(self.seed, row_id),
+        )
+        return Instruction(template.name, request, given, edits, _missing(family, given, caption))
+
+    def parse(self, reply: str, instruction: Instruction) -> Parsed:
+        """Reads a reply to this instruction: plain text without the quotes around it, or the JSON object that the schema asks for."""
+        if instruction.request.schema is None:
+            text = _unquoted(reply.strip())
+            return Parsed(text) if text else Parsed("", None, "empty_reply", "the reply is empty")
+        if not reply.strip():
+            return Parsed("", None, "empty_reply", "the reply is empty")
+        fenced = _FENCE.fullmatch(reply)
+        try:
+            value = json.loads(fenced[1] if fenced else reply, parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
+            return Parsed("", None, "bad_json", str(error))
+        found = problem(value, instruction.request.schema)
+        if found is None and not isinstance(value.get(self._field), str):
+            found = f"$: {self._field!r} is missing"
+        if found is not None:
+            return Parsed("", None, "schema_mismatch", found)
+        text = value[self._field].strip()
+        return Parsed(text, value) if text else Parsed("", None, "empty_reply", f"$.{self._field} is empty")
+
+    def _values(self, template: Template, tags: Tags, caption: str | None) -> dict[str, str]:
+        values = {"caption": caption or "", "concept": tags.objects[0] if tags.objects else ""}
+        for name in template.placeholders & PHRASES:
+            phrases = self._all(tags) if name == "phrases" else getattr(tags, name)
+            values[name] = ", ".join(phrases)
+        return values
+
+    def _all(self, tags: Tags) -> Sequence[str]:
+        phrases = tags.phrases()
+        if self._order is None:
+            return phrases
+        return sorted(phrases, key=self._rank)
+
+    def _ordered(self, tags: Tags) -> Tags:
+        rank = self._rank
+        places = sorted(range(len(tags.objects)), key=lambda i: rank(tags.objects[i]))
+        return replace(
+            tags,
+            objects=tuple(tags.objects[i] for i in places),
+            attributes=tuple(sorted(tags.attributes, key=rank)),
+            relations=tuple(sorted(tags.relations, key=rank)),
+            scores=tuple(tags.scores[i] for i in places) if tags.scores else (),
+        )
+
+    def _rank(self, phrase: str) -> int:
+        """Sort key: the first selector of `order` that means the phrase or words in it; the rest behind, as they stood."""
+        assert self._order is not None
+        found = self._order.within(phrase)
+        return len(self._order.selectors) if found < 0 else found
+
+    def _requirements(self, family: Family) -> str:
+        """What follows the template, the same for all rows: constraint, length, form."""
+        content, form = constraint()
+        plain = self.schema is None
+        parts = []
+        if self.policy.constraint is not None:
+            parts.append(self.policy.constraint.strip())
+        elif family != "concept":  # the concept template brings its own
+            parts += [content, form] if plain else [content]
+        if self.policy.words is not None:
+            least, most = self.policy.words
+            parts.append(f"Write {least} words." if least == most else f"Write between {least} and {most} words.")
+        if not plain:
+            parts.append(
+                f"Put the caption into {self._field!r}. Reply with one JSON object that fulfils this JSON schema, and with nothing else: "
+                + json.dumps(self.schema, ensure_ascii=False)
+            )
+        return "".join(" " + part for part in parts if part)
+
+
+def _missing(family: Family, tags: Tags, caption: str | None) -> str | None:
+    if family == "concept":
+        return None if tags.objects else "no_concept"
+    if "text" in family and not (caption or "").strip():
+        return "no_caption"
+    return "no_tags" if family == "tags" and not (tags.objects or tags.attributes or tags.relations) else None
+
+
+def _chosen(policy: TextPolicy, where: str) -> dict[Family, tuple[Template, ...]]:
+    known = dict(text_templates())
+    if policy.templates_file is not None:
+        known |= own_templates(policy.templates_file)
+    names = list(known) if policy.templates == "all" else policy.templates
+    if not names:
+        raise UserError(f"{where}.templates: names no template; write all, or some of: {', '.join(known)}")
+    for name in names:
+        if name not in known:
+            raise unknown("template", name, known, f"{where}.templates")
+    chosen = [known[name] for name in dict.fromkeys(names)]
+    return {family: tuple(t for t in chosen if t.family == family) for family in FAMILIES}
+
+
+def _schema(policy: TextPolicy, where: str) -> tuple[Mapping[str, Any] | None, str]:
+    """The policy's schema, checked, and the property that becomes the text."""
+    spot = f"{where}.json_schema"
+    if policy.words is not None and not 1 <= policy.words[0] <= policy.words[1]:
+        raise UserError(f"{where}.words: least and most words, e.g. [8, 20], not {list(policy.words)}")
+    if policy.json_schema is None:
+        if policy.caption_field is not None:
+            raise UserError(f"{where}.caption_field goes with style: json")
+        return None, ""
+    schema: Any = policy.json_schema
+    if isinstance(schema, Path):
+        spot, schema = str(schema), _read_json(schema)
+    check_schema(schema, spot)
+    properties = schema.get("properties", {})
+    if schema.get("type") != "object" or not properties:
+        raise UserError(f"{spot}: the schema of a reply has type: object and properties")
+    strings = [name for name, inner in properties.items() if inner.get("type") == "string"]
+    if not strings:
+        raise UserError(f"{spot}: no property is of type string, so none can be the caption")
+    name = policy.caption_field or strings[0]
+    if name not in strings:
+        raise unknown("property of type string", name, strings, f"{where}.caption_field")
+    return schema, name
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the schema: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON: {error}") from error
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _unquoted(text: str) -> str:
+    """Without the pair of quotes that models like to put around the whole caption."""
+    if len(text) > 1 and _QUOTES.get(text[0]) == text[-1] and text[0] not in text[1:-1] and text[-1] not in text[1:-1]:
+        return text[1:-1].strip()
+    return text
