@@ -15,7 +15,7 @@ def members(name: str, quality: bool) -> tuple[str, ...]:
 
     Things: one-word lemmas whose first noun sense is the member, so that what is drawn is again found by the class; not the members that
     are wide classes themselves (more than about 1000 below: `mammal`), nor names of single things. Of those the words that WordNet's tagged
-    texts use twice or more, if they are at least five, since a writer and a painter know them best. Without one-word lemmas, those of several words.
+    texts use twice or more, if they are at least five, since a writer and a painter know them best. Without one-word lemmas, longer ones.
     Qualities (`color.n.01`): one-word lemmas that are adjectives too, so that they can modify, and are used so in the tagged texts.
     """
     below = [s for s in wordnet.descendants(wordnet.synset(name)) if not s.is_instance]
