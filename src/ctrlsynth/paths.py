@@ -140,13 +140,12 @@ class _Tree:
     def ordered(self) -> list[Step]:
         """Steps so that whatever one reads comes before it."""
         out: list[Step] = []
-        left = dict(self.steps)
+        left = list(self.steps.values())
         while left:
             done = {s.folder for s in out}
-            ready = [s for s in left.values() if (s.parent is None or s.parent in done) and set(s.uses.values()) <= done]
-            out.extend(ready)
-            for step in ready:
-                del left[step.folder]
+            ready = next(s for s in left if (s.parent is None or s.parent in done) and set(s.uses.values()) <= done)
+            out.append(ready)
+            left.remove(ready)
         return out
 
 

@@ -6,9 +6,10 @@ A part's digest adds the source part's fingerprint, so whether a part is done is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +132,10 @@ class _Builder:
     def __init__(self, plan: Plan) -> None:
         self.plan, self.recipe = plan, plan.recipe
         self.kinds = {s.folder: s.kind for s in plan.steps}
-        self.text = TextController(self.recipe.text_policy, self.recipe.seed, base=plan.base)
-        self.image = ImageController(self.recipe.image_policy, self.recipe.seed, base=plan.base)
+        text, self.text_digest = _settled(self.recipe.text_policy, plan.base, ("templates_file", "json_schema"))
+        image, self.image_digest = _settled(self.recipe.image_policy, plan.base, ("styles_file",))
+        self.text = TextController(text, self.recipe.seed)
+        self.image = ImageController(image, self.recipe.seed)
 
     def model(self, value: Any, role: models.Role, where: str) -> Any:
         spec = models.parse_spec(value, role, where)
@@ -156,11 +159,11 @@ class _Builder:
         """What of the recipe decides about this step's rows, beside the stage's own settings."""
         seed = self.recipe.seed
         if step.kind == "write":
-            return [seed, self.text.digest, self.judge_digest() if self.plan.candidates > 1 else None]
+            return [seed, self.text_digest, self.judge_digest() if self.plan.candidates > 1 else None]
         if step.kind == "paint":
-            return [seed, self.image.digest]
+            return [seed, self.image_digest]
         if step.kind == "judge-image":
-            return [seed, self.text.digest]
+            return [seed, self.text_digest]
         return seed if step.kind == "read" else None
 
     def judge_digest(self) -> Any:
@@ -241,6 +244,23 @@ class _Builder:
         return JudgeImageStage(
             str(step.parent), judge, _mine, self.text, step.uses["paint"], text, is_caption, step.uses.get("original"), safety
         )
+
+
+def _settled(policy: Any, base: Path, names: Sequence[str]) -> tuple[Any, str]:
+    """A policy with its files' paths resolved against the recipe's folder, and a digest of it that holds the files' content."""
+    paths = {n: base / getattr(policy, n) for n in names if isinstance(getattr(policy, n), Path)}
+    content = {}
+    for name, path in paths.items():
+        try:
+            content[name] = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: cannot read {name}: {error}") from error
+    shipped = {
+        f.name: f.read_text(encoding="utf-8")
+        for f in resources.files("ctrlsynth.control").joinpath("templates").iterdir()
+        if f.name.endswith(".yaml")
+    }
+    return policy.model_copy(update=paths), digest_of({**policy.model_dump(mode="json"), **content}, sorted(shipped.items()))
 
 
 def _mine(text: str) -> Tags:

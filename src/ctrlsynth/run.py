@@ -6,12 +6,13 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from .engines.local import Watcher, execute, totals
 from .errors import UserError, WorkFailed, unknown
-from .models.runtime import set_native_threads
+from .models.runtime import quiet_native_threads
 from .paths import Step
 from .plan import Plan, differences, fill_stages, make_plan
 from .recipe import Recipe, load_recipe
@@ -106,8 +107,8 @@ class Run:
             total = totals(known.get(f.name) or part_counts(f) for f in files)
             wanted = max(wanted, len(files), len(known))
             out[step.folder] = LedgerRow(
-                step.folder, step.kind, step.paths, self._expected(step, out), total["rows"], total["ok"], total["dropped"], total["failed"],
-                total["reused"], total["seconds"], total.get("prompt_tokens", 0) + total.get("completion_tokens", 0),
+                step.folder, step.kind, step.paths, self._expected(step, out), total["rows"], total["ok"], total["dropped"],
+                total["failed"], total["reused"], total["seconds"], total.get("prompt_tokens", 0) + total.get("completion_tokens", 0),
                 sum(f.stat().st_size for f in files), len(files), wanted, stored.get("first_error"),
             )  # fmt: skip
         return list(out.values())
@@ -130,6 +131,7 @@ def run(
     out: Path | None = None,
     *,
     base: Path | None = None,
+    text: str | None = None,
     limit: int | None = None,
     update: bool = False,
     retry: bool = False,
@@ -138,26 +140,29 @@ def run(
 ) -> Run:
     """Runs a recipe into `out` (`runs/NAME` unless given) and returns the run.
 
-    A folder with another plan is refused with the difference, unless `update`. `retry` asks again for rows that failed. `verify` compares
-    the source by content instead of size and date. Raises UserError for what the user can mend and WorkFailed when nothing came through;
-    what is finished by then is kept.
+    `base` is the folder that the recipe's relative paths start from, `text` the recipe as written; both are known when `recipe` is
+    a file. A folder with another plan is refused with the difference, unless `update`. `retry` asks again for rows that failed. `verify`
+    reads the source again and compares content instead of size and date. Raises UserError for what the user can mend and WorkFailed when
+    nothing came through; what is finished by then is kept.
     """
-    path = None if isinstance(recipe, Recipe) else Path(recipe)
-    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe))
-    base = base or (path.parent if path is not None else Path())
-    root = out or Path("runs") / loaded.name
-    set_native_threads()
+    if not isinstance(recipe, Recipe):
+        path = Path(recipe)
+        recipe, base, text = load_recipe(path), base or path.parent, path.read_text(encoding="utf-8")
+    root = out or Path("runs") / recipe.name
+    quiet_native_threads()
     earlier = read_json(root / "plan.json")
     if earlier is None and root.exists() and any(root.iterdir()):
         raise UserError(f"{root}: not empty and not a run's folder; choose another with --out")
-    plan = make_plan(loaded, base, limit, earlier, verify=verify)
+    plan = make_plan(recipe, base or Path(), limit, earlier)
     _compare(root, earlier, plan, update)
     root.mkdir(parents=True, exist_ok=True)
     folder = RunFolder(root)
     folder.sweep_leftovers()
     if retry:
         _mark_failed(folder, plan)
-    _save(root, plan, path)
+    if verify:
+        _mark_changed(folder, plan)
+    _save(root, plan, text)
     _check_disk(root)
     execute(plan, folder, watcher, retry)
     _waves(root, folder, plan, watcher)
@@ -184,9 +189,8 @@ def _compare(root: Path, earlier: Mapping[str, Any] | None, plan: Plan, update: 
             )
 
 
-def _save(root: Path, plan: Plan, path: Path | None) -> None:
-    if path is not None:
-        text = path.read_text(encoding="utf-8")
+def _save(root: Path, plan: Plan, text: str | None) -> None:
+    if text is not None:
         copy = root / "recipe.yaml"
         if not copy.exists() or copy.read_text(encoding="utf-8") != text:
             copy.write_text(text, encoding="utf-8")
@@ -214,6 +218,25 @@ def _mark_failed(folder: RunFolder, plan: Plan) -> None:
             if digest in listing.get(part.index, []) and folder.counts(step.folder, part.index, digest).get("failed"):
                 again = plan.retries.setdefault(step.folder, {})
                 again[str(part.index)] = again.get(str(part.index), 0) + 1
+
+
+def _mark_changed(folder: RunFolder, plan: Plan) -> None:
+    """`--verify`: reads the source again and gives every part whose rows are not those of the stored table a new digest."""
+    listing = folder.listing("read")
+    for part in plan.parts():
+        digest = plan.part_digest("read", part)
+        if digest not in listing.get(part.index, []):
+            continue
+        names = ["id", "status", "caption", "sha256"]
+        stored = (
+            tuple(row)
+            for batch in folder.batches("read", part.index, digest, names)
+            for row in zip(*batch.to_pydict().values(), strict=True)
+        )
+        now = ((f"{part.name}:{row.key}", row.status, row.caption, row.sha256) for row in plan.source.rows(part))
+        if any(a != b for a, b in zip_longest(stored, now)):
+            again = plan.retries.setdefault("read", {})
+            again[str(part.index)] = again.get(str(part.index), 0) + 1
 
 
 def _check_disk(root: Path) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .errors import UserError, WorkFailed
@@ -241,10 +242,10 @@ class PartWriter:
         counts = self.counts
         counts["rows"] += table.num_rows
         counts["reused"] += reused
-        counts["seconds"] += float(pa.compute.sum(table["seconds"]).as_py() or 0.0)
+        counts["seconds"] += float(pc.sum(table["seconds"]).as_py() or 0.0)
         for name in ("prompt_tokens", "completion_tokens"):
             if name in table.column_names:
-                counts[name] = counts.get(name, 0) + int(pa.compute.sum(table[name]).as_py() or 0)
+                counts[name] = counts.get(name, 0) + int(pc.sum(table[name]).as_py() or 0)
         for entry in pa.TableGroupBy(table.select(["status", "reason"]), ["status", "reason"]).aggregate([([], "count_all")]).to_pylist():
             if entry["status"] == "ok":
                 counts["ok"] += entry["count_all"]

@@ -192,13 +192,9 @@ def _stored(word: str) -> str:
     return "_".join(word.lower().split())
 
 
+@cache
 def digest() -> str:
     """What decides whether two tables are the same: SHA-256 of the table's file, 16 hex digits."""
-    return _digest()
-
-
-@cache
-def _digest() -> str:
     return hashlib.sha256((_FOLDER / "wordnet.npz").read_bytes()).hexdigest()[:16]
 
 
@@ -279,10 +275,15 @@ def from_offset(offset: str) -> Synset:
     raise UserError(f"unknown WordNet offset {offset!r}; offsets look like 'n02084071' and are those of WordNet 3.0")
 
 
-def count(lemma: str, pos: str) -> int:
-    """How often WordNet's tagged texts (SemCor and others) use the lemma as this part of speech; 0 when it was never tagged."""
+def sense_counts(lemma: str, pos: str) -> tuple[int, ...]:
+    """How often WordNet's tagged texts (SemCor and others) use each sense of the lemma, beside `synsets`; 0 where never tagged."""
     a, b = _table().slot(_stored(lemma), _parts(pos))
-    return int(_table().tag_counts[a:b].sum()) if b > a else 0
+    return tuple(_table().tag_counts[a:b].tolist())
+
+
+def count(lemma: str, pos: str) -> int:
+    """How often WordNet's tagged texts use the lemma as this part of speech."""
+    return sum(sense_counts(lemma, pos))
 
 
 @lru_cache(maxsize=131072)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -89,8 +90,6 @@ class WriteStage:
                 yield self._item(f"{row_id}/{step}", row_id, source_key, tags, text, candidate)
 
     def _item(self, row_id: str, parent: str, source_key: str, tags: Tags | None, text: str | None, candidate: int) -> Item:
-        if self._family != "tags" and not (text and text.strip()):
-            return Item(row_id, parent, source_key, key_of(self._prefix, ""), (None, tags, candidate), "dropped", "no_caption")
         shown = text if self._family != "tags" else None
         made = self._controller.instruct(row_id, self._family, tags, shown)
         request = made.request
@@ -100,8 +99,8 @@ class WriteStage:
             str(request.max_tokens), str(request.words), repr(request.schema) if request.schema else "", str(request.seed),
         )  # fmt: skip
         item = Item(row_id, parent, source_key, key, (made, tags, candidate))
-        if self._family == "tags" and not made.tags.phrases():
-            item.status, item.reason = "dropped", "no_tags"
+        if made.missing is not None:
+            item.status, item.reason = "dropped", made.missing
         return item
 
     def load(self, items: list[Item], up: Upstream) -> None:
@@ -115,8 +114,8 @@ class WriteStage:
             return out
         live = [n for n, i in enumerate(items) if i.status == "ok"]
         self._ask(items, live, out)
-        again = [n for n in live if items[n].reason == "bad_json"]
-        if again:  # JSON is asked for once more, with another seed and the fault named
+        again = [n for n in live if items[n].reason in ("bad_json", "schema_mismatch")]
+        if again:  # JSON is asked for once more, with another seed and a reminder
             self._ask(items, again, out, " The last answer was not valid JSON for the schema. Output only the JSON object.")
         for n in live:
             if items[n].reason is not None:
@@ -137,7 +136,8 @@ class WriteStage:
             out[n] = Written(reply)
             if items[n].reason is None:
                 parsed = self._controller.parse(reply.text, instruction)
-                out[n].text, out[n].fields, items[n].reason = parsed.text, parsed.fields, parsed.reason
+                out[n].text, items[n].reason = parsed.text, parsed.reason
+                out[n].fields = json.dumps(parsed.fields, ensure_ascii=False) if parsed.fields is not None else None
 
     def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
         made: list[Instruction | None] = [i.payload[0] if isinstance(i.payload[0], Instruction) else None for i in items]

@@ -1,0 +1,233 @@
+"""The command line: the only file that knows typer. Every command imports what it needs when it runs, so `--help` answers at once.
+
+Exit codes: 0 done, 1 the work failed, 2 the user's mistake, 130 Ctrl-C (everything finished so far is kept).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .errors import UserError, WorkFailed
+
+app = typer.Typer(
+    name="ctrlsynth",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Makes image-text data under your control: tags an image, edits the tags by policy, writes texts, paints images,\n"
+    "judges what came out.\n\n"
+    "Start with `ctrlsynth init FOLDER`, then `ctrlsynth run recipe.yaml`, `ctrlsynth report runs/NAME`.",
+)
+
+RecipeFile = Annotated[Path, typer.Argument(help="a recipe (YAML); `ctrlsynth init FOLDER` writes one", metavar="RECIPE")]
+RunDir = Annotated[Path, typer.Argument(help="a run's folder, such as runs/quickstart", metavar="RUN")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON for machines instead of text")]
+Out = Annotated[Path | None, typer.Option("--out", help="the run's folder; runs/NAME unless given", metavar="DIR")]
+Limit = Annotated[int | None, typer.Option("--limit", help="only the first N rows of the source", metavar="N", min=1)]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="change one key of the recipe: --set judge.threshold=0.3", metavar="KEY=VALUE")
+]
+
+
+class Retry(str, Enum):
+    """What `--retry` may be given."""
+
+    failed = "failed"
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="a folder of images, tars or parquet files")],
+    out: Annotated[Path, typer.Option("--out", help="the recipe to write", metavar="FILE")] = Path("recipe.yaml"),
+) -> None:
+    """Look into a folder and write a commented recipe for it."""
+    from .data.init import write_recipe
+
+    write_recipe(folder, out)
+    _say(f"wrote {out}; next: ctrlsynth plan {out}, then ctrlsynth run {out}")
+
+
+@app.command()
+def plan(recipe: RecipeFile, out: Out = None, limit: Limit = None, set_: Set = None, as_json: Json = False) -> None:
+    """Check a recipe and show what a run would do: stages, parts, rows, models, cost, and what is done already. Runs no model."""
+    from .estimate import estimate
+    from .recipe import load_recipe
+    from .screen import show_plan
+
+    loaded = load_recipe(recipe, set_)
+    rows = estimate(loaded, recipe.parent, out or Path("runs") / loaded.name, limit)
+    if as_json:
+        _print_json(rows)
+    else:
+        show_plan(rows)
+
+
+@app.command()
+def run(
+    recipe: RecipeFile,
+    out: Out = None,
+    limit: Limit = None,
+    set_: Set = None,
+    update: Annotated[
+        bool, typer.Option("--update", help="go on although the recipe has changed; rows whose key is unchanged are taken over")
+    ] = False,
+    retry: Annotated[Retry | None, typer.Option("--retry", help="failed: ask again for the rows that failed")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="compare the source by content, not by size and date")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a recipe. Interrupted, killed or extended, the same command goes on where it stopped."""
+    from .recipe import load_recipe
+    from .run import run as run_recipe
+    from .screen import progress, show_ledger
+
+    loaded = load_recipe(recipe, set_)
+    with progress(quiet=as_json) as watcher:
+        made = run_recipe(
+            loaded, out, base=recipe.parent, text=recipe.read_text(encoding="utf-8"), limit=limit, update=update,
+            retry=retry is not None, verify=verify, watcher=watcher,
+        )  # fmt: skip
+    if as_json:
+        _print_json({"run": str(made.root), "ledger": [_ledger_row(r) for r in made.ledger()]})
+    else:
+        show_ledger(made)
+
+
+@app.command()
+def explain(
+    run_dir: RunDir,
+    row_id: Annotated[
+        str | None, typer.Argument(help="any row's id, or a source key; the first kept sample unless given", metavar="ID")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell one sample's whole story: tags, edits, instruction, text, prompt, image, scores, verdict."""
+    from .report.explain import as_dict, as_text, first_kept
+    from .run import Run
+
+    made = Run.open(run_dir)
+    chosen = row_id or first_kept(made)
+    if as_json:
+        _print_json(as_dict(made, chosen))
+    else:
+        _say(as_text(made, chosen))
+
+
+@app.command()
+def sweep(
+    run_dir: RunDir,
+    plot: Annotated[Path | None, typer.Option("--plot", help="write the curves as a plot (.svg or .png)", metavar="FILE")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show how many samples every threshold p_f would keep, and their mean recall, from the stored scores. Runs no model."""
+    from .report.sweep import plot_sweep
+    from .report.sweep import sweep as sweep_run
+    from .run import Run
+    from .screen import show_sweep
+
+    made = Run.open(run_dir)
+    rows = sweep_run(made)
+    if plot is not None:
+        plot_sweep(rows, plot)
+    if as_json:
+        _print_json(rows)
+    else:
+        show_sweep(rows)
+        if plot is not None:
+            _say(f"plot: {plot}")
+
+
+@app.command()
+def export(
+    run_dir: RunDir,
+    out: Annotated[Path | None, typer.Option("--out", help="the data set's folder; RUN/dataset unless given", metavar="DIR")] = None,
+    format_: Annotated[str, typer.Option("--format", help="webdataset, parquet, imagefolder or csv")] = "webdataset",
+    mix: Annotated[str | None, typer.Option("--mix", help="cap, img, capimg or mix; the recipe's unless given")] = None,
+    max_per_shard: Annotated[int, typer.Option("--max-per-shard", help="samples a shard", min=1)] = 10_000,
+) -> None:
+    """Write the kept pairs as a data set with a data card: for open_clip (webdataset), Hugging Face (parquet, imagefolder), or csv."""
+    from .data.export import export as export_run
+    from .run import Run, add_product
+
+    made = Run.open(run_dir)
+    place = out or run_dir / "dataset"
+    summary = export_run(made, place, format=format_, mix=mix, max_per_shard=max_per_shard)
+    add_product(run_dir, "dataset", place)
+    _say(f"{summary}\n{place}")
+
+
+@app.command()
+def report(
+    run_dir: RunDir,
+    out: Annotated[Path | None, typer.Option("--out", help="the gallery's folder; RUN/report unless given", metavar="DIR")] = None,
+) -> None:
+    """Write a static gallery that opens from disk: originals beside synthetic samples, found and missed tags, scores, verdicts, plots."""
+    from .report.gallery import write_report
+    from .run import Run, add_product
+
+    made = Run.open(run_dir)
+    place = out or run_dir / "report"
+    page = write_report(made, place)
+    add_product(run_dir, "report", place)
+    _say(f"gallery: {page}")
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List the models, drawings and data that ctrlsynth can use: what is installed, where weights come from, under which licence."""
+    from .models.catalogue import entries
+    from .screen import show_models
+
+    found = entries()
+    if as_json:
+        _print_json([_plain(e) for e in found])
+    else:
+        show_models(found)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=1, default=_plain) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    from dataclasses import asdict, is_dataclass
+
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
+
+
+def _ledger_row(row: Any) -> dict[str, Any]:
+    return {**_plain(row), "adds_up": row.adds_up}
+
+
+def main() -> None:
+    """Entry point: turns errors into one line and an exit code."""
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        _fail(str(error), 2)
+    except WorkFailed as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("interrupted; what is finished is kept, the same command goes on", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise SystemExit(0) from None
+
+
+def _fail(message: str, code: int) -> None:
+    sys.stderr.write(f"ctrlsynth: {_printable(message)}\n")
+    raise SystemExit(code)
+
+
+def _printable(text: str) -> str:
+    """Data may stand in a message: control characters must not reach the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)

@@ -1,0 +1,101 @@
+"""What a run would cost before it starts: rows, disk, tokens, device-seconds a stage. Shown by `ctrlsynth plan`; the ledger tells the same
+as spent. Rows are an upper bound (nothing dropped); rates are those measured in this run's folder, else the table below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .engines.local import totals
+from .plan import Plan, differences, make_plan
+from .recipe import Recipe
+from .store import RunFolder, part_counts, read_json
+
+RATES: dict[str, tuple[float, float]] = {
+    "read": (0.0005, 0.0),
+    "imagenet": (0.03, 0.0),
+    "wordnet": (0.0001, 0.0),
+    "reference": (0.2, 0.0),
+    "hybrid": (0.03, 0.0),
+    "smollm2": (0.5, 220.0),
+    "llama.cpp": (1.0, 300.0),
+    "realizer": (0.00005, 0.0),
+    "scenes": (0.07, 0.0),
+}
+"""Model -> (seconds a row on one slow core, tokens a row): rough, to plan with; replaced by measured ones once there are any."""
+ROW_BYTES = {"read": 150, "tag": 150, "write": 600, "paint": 30_000, "judge-text": 150, "judge-image": 250}
+"""Bytes a row of each kind of table, images at the embedded painter's size."""
+
+
+def estimate(recipe: Recipe, base: Path, out: Path, limit: int | None) -> dict[str, Any]:
+    """Stages with parts, rows, model, digest, what is done, and the estimates. Loads no weights and calls no model."""
+    earlier = read_json(out / "plan.json")
+    plan = make_plan(recipe, base, limit, earlier)
+    run = RunFolder(out)
+    parts = plan.parts()
+    known = [p.rows for p in parts]
+    rows: dict[str, int | None] = {"read": None if any(n is None for n in known) else sum(known)}
+    stages = []
+    for step in plan.steps:
+        measured = _measured(run, step.folder)
+        rows[step.folder] = _rows(plan, step, rows, measured, parts)
+        stages.append(_stage(plan, run, step, rows[step.folder], measured, parts))
+    return {
+        "recipe": recipe.name,
+        "run": str(out),
+        "source": plan.source.describe(),
+        "differences": differences(earlier, plan.describe()) if earlier else [],
+        "stages": stages,
+        "total": {k: sum(s[k] or 0 for s in stages) for k in ("device_seconds", "tokens", "bytes")},
+    }
+
+
+def _measured(run: RunFolder, folder: str) -> dict[str, Any]:
+    """Counts and bytes of the parts that are there, of any plan."""
+    files = [run.part(folder, index, versions[-1]) for index, versions in run.listing(folder).items()][:100]
+    total = totals(part_counts(f) for f in files)
+    return {**total, "bytes": sum(f.stat().st_size for f in files)}
+
+
+def _rows(plan: Plan, step: Any, rows: Mapping[str, int | None], measured: Mapping[str, Any], parts: list[Any]) -> int | None:
+    if step.parent is None:
+        return rows["read"] if rows["read"] is not None else (measured["rows"] or None)
+    above = rows[step.parent]
+    if above is None:
+        return None
+    variants = plan.recipe.variants
+    if step.kind == "write" and step.family != "caption":
+        return above * variants.write * plan.candidates
+    return above * variants.paint if step.kind == "paint" else above
+
+
+def _stage(plan: Plan, run: RunFolder, step: Any, rows: int | None, measured: Mapping[str, Any], parts: list[Any]) -> dict[str, Any]:
+    stage = plan.stages[step.folder]
+    listing = run.listing(step.folder)
+    done = sum(plan.part_digest(step.folder, p) in listing.get(p.index, []) for p in parts)
+    reusable = sum(1 for p in parts if p.index in listing and plan.part_digest(step.folder, p) not in listing[p.index])
+    seconds, tokens = RATES.get(stage.model_name.split(":")[0] or step.kind, (0.0002, 0.0))
+    size = float(ROW_BYTES[step.kind])
+    made = measured["rows"] - measured.get("reused", 0)
+    if made > 0 and measured["seconds"]:
+        seconds = measured["seconds"] / made
+        tokens = (measured.get("prompt_tokens", 0) + measured.get("completion_tokens", 0)) / made
+    if measured["rows"]:
+        size = measured["bytes"] / measured["rows"]
+    left = 0.0 if not parts else 1 - done / len(parts)
+    return {
+        "folder": step.folder,
+        "kind": step.kind,
+        "paths": list(step.paths),
+        "model": stage.model_name,
+        "digest": plan.digests[step.folder][:12],
+        "parts": len(parts),
+        "parts_done": done,
+        "parts_to_update": reusable,
+        "rows": rows,
+        "device_seconds": None if rows is None else rows * seconds * left,
+        "tokens": None if rows is None else round(rows * tokens * left),
+        "bytes": None if rows is None else round(rows * size),
+        "rate": "measured here" if made > 0 and measured["seconds"] else "rough",
+    }

@@ -1,0 +1,177 @@
+"""What the command line draws with rich: progress with rate, yield and time left; plan, ledger, sweep and models as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from .engines.local import Silent, Watcher
+from .run import LedgerRow, Run
+
+
+class _Bars:
+    """A bar a stage: parts done, rows a second, share of rows that came through."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+        self._seen: dict[str, list[float]] = {}
+
+    def stage(self, folder: str, number: int, parts: int, done: int) -> None:
+        self._tasks[folder] = self._bars.add_task(escape(folder), total=parts, completed=done, note="")
+        self._seen[folder] = [0.0, 0.0, 0.0]
+
+    def rows(self, folder: str, rows: int, made: int) -> None:
+        self._seen[folder][0] += rows
+        task = self._bars.tasks[self._tasks[folder]]
+        elapsed = task.elapsed or 0.0
+        rate = self._seen[folder][0] / elapsed if elapsed > 0 else 0.0
+        self._bars.update(self._tasks[folder], note=f"{self._seen[folder][0]:,.0f} rows, {rate:,.1f}/s{self._yield(folder)}")
+
+    def _yield(self, folder: str) -> str:
+        _, rows, ok = self._seen[folder]
+        return f", yield {ok / rows:.0%}" if rows else ""
+
+    def part(self, folder: str, index: int, counts: dict[str, Any]) -> None:
+        self._seen[folder][1] += counts["rows"]
+        self._seen[folder][2] += counts["ok"]
+        self._bars.advance(self._tasks[folder])
+        self.rows(folder, 0, 0)
+
+    def finished(self, folder: str) -> None:
+        self._bars.stop_task(self._tasks[folder])
+
+
+@contextmanager
+def progress(quiet: bool = False) -> Iterator[Watcher]:
+    """Bars on standard error while a run works; nothing with `quiet`."""
+    if quiet:
+        yield Silent()
+        return
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("parts"),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        yield _Bars(bars)
+
+
+def _print(table: Table) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(console.width, 150))
+    console.print(table)
+
+
+def _table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
+    table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", no_wrap=column in right)
+    return table
+
+
+def show_ledger(run: Run) -> None:
+    """The ledger: rows into a stage = ok + dropped + failed."""
+    rows = run.ledger()
+    right = ("in", "ok", "dropped", "failed", "reused", "seconds", "tokens", "MB")
+    table = _table(
+        str(run.root),
+        "stage",
+        "paths",
+        "parts",
+        "in",
+        "ok",
+        "dropped",
+        "failed",
+        "reused",
+        "seconds",
+        "tokens",
+        "MB",
+        "reasons",
+        right=right,
+    )
+    for r in rows:
+        reasons = ", ".join(f"{name} {count:,}" for name, count in sorted({**r.dropped, **r.failed}.items()))
+        table.add_row(
+            r.folder, ", ".join(r.paths), f"{r.parts}/{r.parts_wanted}", f"{r.rows:,}", f"{r.ok:,}", f"{sum(r.dropped.values()):,}",
+            f"{sum(r.failed.values()):,}", f"{r.reused:,}", f"{r.seconds:,.1f}", f"{r.tokens:,}", f"{r.bytes / 1e6:,.1f}", escape(reasons),
+        )  # fmt: skip
+    _print(table)
+    _say(_sum_line(rows))
+
+
+def _sum_line(rows: Sequence[LedgerRow]) -> str:
+    wrong = [r.folder for r in rows if not r.adds_up]
+    partial = [r.folder for r in rows if r.parts < r.parts_wanted]
+    if wrong:
+        return f"does not add up: {', '.join(wrong)}"
+    if partial:
+        return f"unfinished: {', '.join(partial)}; what is there adds up"
+    return "adds up: rows into every stage = rows kept upstream x variants = ok + dropped + failed"
+
+
+def show_plan(plan: dict[str, Any]) -> None:
+    """Stages, parts, rows, models and digests, estimates, and what is done."""
+    right = ("rows", "MB", "tokens", "device-s")
+    table = _table(
+        f"{plan['recipe']}: {plan['source']}",
+        "stage",
+        "paths",
+        "model",
+        "digest",
+        "parts",
+        "rows",
+        "MB",
+        "tokens",
+        "device-s",
+        "rate",
+        right=right,
+    )
+    for s in plan["stages"]:
+        done = f"{s['parts_done']}/{s['parts']} done" if s["parts_done"] else f"{s['parts']}"
+        parts = done + (f", {s['parts_to_update']} to update" if s["parts_to_update"] else "")
+        table.add_row(
+            s["folder"], ", ".join(s["paths"]), escape(s["model"]), s["digest"], parts, _count(s["rows"]), _count(s["bytes"], 1e6),
+            _count(s["tokens"]), _count(s["device_seconds"]), s["rate"],
+        )  # fmt: skip
+    _print(table)
+    total = plan["total"]
+    cost = f"{total['bytes'] / 1e6:,.1f} MB, {total['tokens']:,} tokens, {total['device_seconds']:,.0f} device-seconds"
+    _say(f"at most {cost} to go -> {plan['run']}")
+    if plan["differences"]:
+        _say("this folder was made by another plan (run --update to go on):\n  " + "\n  ".join(plan["differences"]))
+
+
+def _count(value: float | None, unit: float = 1) -> str:
+    return "?" if value is None else f"{value / unit:,.1f}" if unit > 1 else f"{value:,.0f}"
+
+
+def show_sweep(rows: Sequence[dict[str, Any]]) -> None:
+    """One line a threshold."""
+    names = list(rows[0]) if rows else ["threshold"]
+    table = _table("p_f sweep, from the stored scores", *names, right=names)
+    for row in rows:
+        table.add_row(*("" if v is None else f"{v:.3f}" if isinstance(v, float) else escape(str(v)) for v in row.values()))
+    _print(table)
+
+
+def show_models(entries: Sequence[Any]) -> None:
+    """What can be used, what is installed, and under which licence."""
+    table = _table("models, drawings and data", "name", "role", "installed", "licence", "weights from", "what")
+    for e in entries:
+        table.add_row(
+            *(escape(str(getattr(e, n))) for n in ("name", "role")),
+            "yes" if e.installed else "no",
+            *(escape(str(getattr(e, n))) for n in ("licence", "source", "what")),
+        )
+    _print(table)
+
+
+def _say(text: str) -> None:
+    Console(soft_wrap=True).print(escape(text), highlight=False)
