@@ -96,12 +96,8 @@ def digest_of(*parts: Any) -> str:
 
 def key_of(prefix: str, *parts: str) -> str:
     """A row's key from strings that must not run together; `prefix` is the stage's digest of everything that no row changes."""
-    hasher = hashlib.blake2b(prefix.encode(), digest_size=16)
-    for part in parts:
-        data = part.encode("utf-8", "surrogatepass")
-        hasher.update(b"%d:" % len(data))
-        hasher.update(data)
-    return hasher.hexdigest()
+    text = prefix + "".join([f"{len(part)}:{part}" for part in parts])
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def ask(name: str, number: int, answers: Sequence[Any]) -> None:
