@@ -30,14 +30,13 @@ class ParquetFile:
         while group < len(self.blocks) and start >= self.blocks[group]:
             start -= self.blocks[group]
             group += 1
-        if group == len(self.blocks):
-            return
-        for batch in self._file.iter_batches(size, row_groups=range(group, len(self.blocks)), columns=list(columns), use_threads=False):
-            if start >= batch.num_rows:
-                start -= batch.num_rows
-                continue
-            yield batch.slice(start) if start else batch
-            start = 0
+        for at in range(group, len(self.blocks)):  # one by one: a damaged group must not take the sound ones before it along
+            for batch in self._file.iter_batches(size, row_groups=[at], columns=list(columns), use_threads=False):
+                if start >= batch.num_rows:
+                    start -= batch.num_rows
+                    continue
+                yield batch.slice(start) if start else batch
+                start = 0
 
     def close(self) -> None:
         self._file.close()

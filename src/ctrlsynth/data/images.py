@@ -17,14 +17,17 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 MAX_PIXELS = 89_478_485
 """Images with more pixels are refused by their header, before any memory is spent (Pillow's own limit: 256 MB as RGB)."""
 
-# The size is checked here, with an error; Pillow's warning would only be printed.
+# What matters becomes a reason; Pillow's warnings (large images, odd EXIF data) would only be printed between the progress lines.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")
 
 # No format that runs an interpreter (EPS, PDF) or reads other files.
 _WANTED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF", "JPEG2000", "PPM", "ICO")
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
 # What Pillow's decoders raise on broken data.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error, zlib.error)
+# Words of Pillow's errors for files that end early.
+_SHORT = ("truncated", "premature", "end of", "not enough", "unexpected eof")
 
 
 class ImageFault(Exception):
@@ -51,7 +54,7 @@ def _open(data: bytes, max_pixels: int) -> Any:
         known = data.startswith(_MAGIC) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
         raise ImageFault("truncated_image" if known else "not_an_image") from error
     except _BROKEN as error:
-        raise ImageFault("corrupt_image", str(error)) from error
+        raise ImageFault(_reason(error, data), str(error)) from error
     if image.width * image.height > max_pixels:
         raise ImageFault("image_too_large", f"{image.width} x {image.height} pixels, at most {max_pixels}")
     return image
@@ -86,9 +89,24 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ImageFault("image_too_large", str(error)) from error
     except _BROKEN as error:
-        text = str(error).lower()
-        short = isinstance(error, EOFError) or any(w in text for w in ("truncated", "premature", "end of", "not enough", "unexpected eof"))
-        raise ImageFault("truncated_image" if short else "corrupt_image", str(error)) from error
+        raise ImageFault(_reason(error, data), str(error)) from error
+
+
+def _reason(error: Exception, data: bytes) -> str:
+    text = str(error).lower()
+    short = isinstance(error, EOFError) or any(w in text for w in _SHORT) or _ends_early(data)
+    return "truncated_image" if short else "corrupt_image"
+
+
+def _ends_early(data: bytes) -> bool:
+    """Whether a file that can't be decoded lacks its end, by the format's own end mark or length."""
+    if data.startswith(_MAGIC[0]):
+        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda") or b"\xff\xda" not in data
+    if data.startswith(_MAGIC[1]):
+        return b"IEND" not in data[-64:]
+    if data.startswith(b"GIF8"):
+        return data.rstrip(b"\0")[-1:] != b";"
+    return data[:4] == b"RIFF" and int.from_bytes(data[4:8], "little") + 8 > len(data)
 
 
 def _to_rgb(image: Any) -> Image.Image:

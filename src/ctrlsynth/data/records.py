@@ -12,7 +12,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, cast
 
 from ..errors import UserError
 from .rows import is_text
@@ -48,7 +48,7 @@ def open_binary(path: str) -> IO[bytes]:
     if magic[:2] in (b"\xff\xfe", b"\xfe\xff"):
         stream.close()
         raise UserError(f"{path}: is UTF-16; save it as UTF-8")
-    return io.BufferedReader(gzip.GzipFile(fileobj=stream), 1 << 20) if magic[:2] == b"\x1f\x8b" else stream
+    return cast(IO[bytes], gzip.GzipFile(fileobj=stream)) if magic[:2] == b"\x1f\x8b" else stream
 
 
 def records(stream: IO[bytes], kind: Kind, offset: int) -> Iterator[Record]:
