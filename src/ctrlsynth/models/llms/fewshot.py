@@ -13,6 +13,7 @@ from typing import Any
 
 from ..base import Request
 from . import grammar
+from .realizer import leaves_out, tidy
 from .scene import Scene, plan
 
 _TAGS = """Write one sentence about a picture. Use all the words.
@@ -38,15 +39,72 @@ Sentence: A wooden boat is on a lake in front of a snowy mountain with clouds.
 Words:"""
 
 
-def task(request: Request, common: Mapping[str, Any]) -> dict[str, Any]:
-    """The engine's task (pool.Task) for a request."""
-    scene = plan(request.tags)
-    head = _TAGS
-    body = dict(common) | {
-        "prompt": f"{head} {content(scene)}\nSentence: ",
-        "grammar": grammar.sentence(scene, request.words, seed=request.seed),
-        "stop": ["\n"],
-    }
+_AGAIN = """Say the caption again in other words.
+
+Caption: Man rides bike down the road
+Again: A man is riding a bicycle along the road.
+
+Caption: Happy family having a picnic in the park | stock photo
+Again: A happy family is enjoying a picnic in the park.
+
+Caption: Close up of a red rose
+Again: A red rose is seen up close.
+
+Caption: cat sleeps next to the window #cat #nap
+Again: A cat is asleep beside the window.
+
+Caption: Vintage leather bag, brown, large size
+Again: This is a large vintage bag of brown leather.
+
+Caption:"""
+
+_CONCEPT = """Write one short sentence about a picture. It names the thing and a place.
+
+Thing: violin
+Sentence: A violin lies on a wooden chair beside an open window.
+
+Thing: volcano
+Sentence: A volcano rises over a green valley under a cloudy sky.
+
+Thing: friendship
+Sentence: Friendship fills a park bench where two girls laugh together.
+
+Thing: penguin
+Sentence: A penguin walks along the ice towards the blue sea.
+
+Thing: dentist
+Sentence: A dentist looks at the teeth of a boy in a bright room.
+
+Thing: silver
+Sentence: Silver shines on a dark table next to a candle.
+
+Thing:"""
+
+
+def task(request: Request, common: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The engine's task (pool.Task) for a request; None where it has neither phrases nor a caption.
+
+    tags       the phrases; every noun in the sentence, and only joining words between
+    tags+text  the caption said again, then a sentence that names what it leaves out
+    text       the caption said again
+    concept    one short sentence that begins with the concept
+    """
+    caption, tags = tidy(request.caption or ""), request.tags
+    if request.family == "concept":
+        thing = next(iter(tags.phrases()), caption)
+        head, asked, bound = _CONCEPT, f" {thing}\nSentence:" if thing else "", grammar.about(thing, request.words)
+    elif request.family in ("text", "tags+text") and caption:
+        missing = plan(leaves_out(caption, tags)) if request.family == "tags+text" else Scene([], [], [], [])
+        head, asked = _AGAIN, f" {caption}\nAgain:"
+        more = missing.nouns or missing.loose
+        bound = grammar.again_and(missing, request.words, seed=request.seed) if more else grammar.again(request.words)
+    else:
+        scene = plan(tags)
+        words = content(scene)
+        head, asked, bound = _TAGS, f" {words}\nSentence:" if words else "", grammar.sentence(scene, request.words, seed=request.seed)
+    if not asked:
+        return None
+    body = dict(common) | {"prompt": head + asked, "grammar": bound, "stop": ["\n"]}
     return {"chat": False, "head": {"prompt": head, "max_tokens": 1, "temperature": 0.0}, "body": body}
 
 

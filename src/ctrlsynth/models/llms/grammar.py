@@ -1,20 +1,17 @@
 """Grammars (llama.cpp's GBNF) that bind a small model's sentence to the request's phrases (2b).
 
 SmolLM2-135M left alone forgets a quarter of the objects and adds its own. Bound, the nouns stand in the sentence with their modifiers, in
-the order of the clauses, a relation stands between its two nouns, and what joins them comes from a list of joining words or, for a caption
-that is rewritten, from the caption's own words. The model still chooses articles, verbs, prepositions and conjunctions.
+the order of the clauses, a relation stands between its two nouns, and what joins them comes from lists of joining words (vocabulary.py).
+The model still chooses articles, verbs, prepositions and conjunctions. A caption that is said again is bound in nothing but its form.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from ...words import article
+from ...words import article, singular
 from .scene import Scene, predicate, reduced, with_subjects
-from .vocabulary import ALONE, ATTACHED, JOINING, LINKS, NEXT_CLAUSE, PREPOSITIONS
-
-_WORD = re.compile(r"[A-Za-z][A-Za-z'-]*")
+from .vocabulary import ALONE, ATTACHED, LINKS, NEXT_CLAUSE, PREPOSITIONS
 
 
 def quote(text: str) -> str:
@@ -28,13 +25,12 @@ def alternatives(texts: Iterable[str]) -> str:
     return "( " + " | ".join(quote(text) for text in dict.fromkeys(texts)) + " )"
 
 
-def sentence(scene: Scene, words: tuple[int, int] | None = None, *, extra: Sequence[str] = (), seed: int = 0) -> str:
-    """One sentence that names every noun of the scene; `extra` words may join them as well; `words` bounds its length (a scene that
-    needs more words than that still gets them)."""
+def sentence(scene: Scene, words: tuple[int, int] | None = None, *, seed: int = 0) -> str:
+    """One sentence that names every noun of the scene; `words` bounds its length (a scene that needs more still gets more)."""
     pieces = _Pieces(scene)
     pieces.collect()
     if not pieces.out:
-        return free(words, f"a {' and '.join(scene.loose)} scene" if scene.loose else None)
+        return about(f"{' and '.join(scene.loose)} scene", words) if scene.loose else free(words)
     out = pieces.out
     if pieces.single and not scene.loose:
         first = seed % len(ALONE)  # a few of them, by the seed: the model has a favourite
@@ -45,15 +41,12 @@ def sentence(scene: Scene, words: tuple[int, int] | None = None, *, extra: Seque
         out.append(f'" in {article(loose)} " {quote(loose)} {alternatives([" scene", " view", " place"])}')
     if words is not None and pieces.least < words[0]:
         out.append(f'","? (" " f){{{words[0] - pieces.least},{max(words[0], words[1]) - pieces.least}}}')
-    own = ' | (" " w){1,5}' if extra else ""
     rules = [
-        "root ::= " + " ".join(out) + ' "."',
-        f"link ::= {alternatives(' ' + link for link in LINKS)}{own}",
-        f"next ::= {alternatives(' ' + link for link in NEXT_CLAUSE)}{own}",
+        'root ::= " " ' + " ".join(out) + ' "."',
+        f"link ::= {alternatives(' ' + link for link in LINKS)}",
+        f"next ::= {alternatives(' ' + link for link in NEXT_CLAUSE)}",
         "f ::= [a-z]+",
     ]
-    if extra:
-        rules.append(f"w ::= {alternatives(sorted(set(JOINING) | set(_plain(extra))))}")
     return "\n".join(rules)
 
 
@@ -138,22 +131,37 @@ def _verbs(words: str, many: bool) -> str:
     return alternatives(f" {verb}" for verb in be) + "?"
 
 
-def free(words: tuple[int, int] | None = None, must: str | None = None) -> str:
-    """One plain sentence of lower-case words; `must` is a phrase that stands in it."""
+def again(words: tuple[int, int] | None = None) -> str:
+    """One sentence in any script, for a caption said again."""
+    least, most = words or (1, 60)
+    return f'root ::= " " w (" " w){{{max(0, least - 1)},{max(1, most - 1)}}}\nw ::= [^ \\n]+'
+
+
+def again_and(missing: Scene, words: tuple[int, int] | None = None, *, seed: int = 0) -> str:
+    """The caption said again, then a sentence that names what it leaves out."""
+    least, most = words or (1, 60)
+    first = f'root ::= " " w (" " w){{{max(0, least // 2 - 1)},{max(2, most - 10)}}} "." rest\nw ::= [^ .\\n]+ ("." [^ .\\n]+)?\n'
+    return first + sentence(missing, None, seed=seed).replace("root ::=", "rest ::=", 1)
+
+
+def free(words: tuple[int, int] | None = None) -> str:
+    """One plain sentence of lower-case words."""
     least, most = words or (4, 24)
-    if must is None:
-        return f'root ::= [A-Z] [a-z]* (" " f){{{max(1, least - 1)},{max(2, most - 1)}}} "."\nf ::= [a-z]+ ("\'s" | "-" [a-z]+)? ","?'
-    own = len(must.split())
-    before, after = max(0, min(8, most - own - 1)), max(1, most - own - 8)
+    return f'root ::= " " [A-Z] [a-z]* (" " f){{{max(1, least - 1)},{max(2, most - 1)}}} "."\nf ::= [a-z]+ ("\'s" | "-" [a-z]+)? ","?'
+
+
+def about(phrase: str, words: tuple[int, int] | None = None) -> str:
+    """One plain sentence that begins with the phrase, with its article where it is not a plural; at most 15 words (SynthCLIP, 3.1). The word after it is
+    not `is`: the small model would give a definition."""
+    least, most = words or (4, 15)
+    forms = [_capital(phrase), f"The {phrase}"] + ([f"{_capital(article(phrase))} {phrase}"] if singular(phrase) == phrase else [])
+    own = len(phrase.split()) + 1
     return (
-        f'root ::= ( {quote(_capital(must))} | [A-Z] [a-z]* (" " f){{0,{before}}} {quote(" " + must)} ) '
-        f'(" " f){{{max(1, least - own - 4)},{after}}} "."\nf ::= [a-z]+ ("\'s" | "-" [a-z]+)? ","?'
+        f'root ::= " " {alternatives(forms)} " " v (" " f){{{max(1, least - own - 1)},{max(2, most - own - 1)}}} "."\n'
+        'v ::= [a-hj-z] [a-z]+ | "in" | "inside"\n'
+        'f ::= [a-z]+ ("-" [a-z]+)? | [a-z]+ "," " " [a-z]+'
     )
 
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def _plain(texts: Iterable[str]) -> list[str]:
-    return [word for text in texts for word in _WORD.findall(text)]

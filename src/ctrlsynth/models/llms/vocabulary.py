@@ -56,7 +56,3 @@ ALONE = _phrases(
     is seen from the front; stands out; is shown in daylight; is out in the open; is close by; is off to one side; is right in front
     """
 )
-# Single words that may stand between the caption's own words where a caption is reworded.
-JOINING = tuple(
-    "a an the and with is are of on in at to by near next behind under over beside from for that while as his her its their".split()
-)
