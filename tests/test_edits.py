@@ -1,0 +1,424 @@
+"""Edits and selectors (3a): each beside a slow rule that anybody can check by eye, and what must hold for any tags."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ctrlsynth import wordnet
+from ctrlsynth.control.edits import EditRecord, compile_edits
+from ctrlsynth.control.members import members
+from ctrlsynth.control.select import Selectors
+from ctrlsynth.errors import UserError
+from ctrlsynth.recipe import Edit
+from ctrlsynth.sample import KINDS, Kind, Tags, unique
+from ctrlsynth.words import plural, singular
+
+OBJECTS = ["dog", "cat", "ball", "soccer ball", "sofa", "red car", "car", "glass", "person", "sofa bed"]
+MODIFIERS = ["red", "blue", "big red", "two", "brown", "glass", "old wooden"]
+PREDICATES = ["on", "next to", "in front of", "holding", "with ball on"]
+PARK = Tags(
+    ("dog", "soccer ball", "sofa"),
+    ("brown dog", "big red soccer ball", "two dogs", "bright"),
+    ("dog on sofa", "dogs with soccer ball", "wearing hat"),
+    (0.9, 0.8, 0.7),
+    "a caption",
+)
+
+
+def edit(tags: Tags, *edits: dict[str, Any], row: str = "part:a/tag/write.0", seed: int = 0) -> tuple[Tags, tuple[EditRecord, ...]]:
+    return compile_edits([Edit.model_validate(e) for e in edits]).apply(tags, seed, row)
+
+
+@st.composite
+def tags(draw: st.DrawFn) -> Tags:
+    objects = draw(st.lists(st.sampled_from(OBJECTS), max_size=5, unique=True))
+    some = st.sampled_from([*OBJECTS, *(plural(o) for o in OBJECTS)])
+    attributes = draw(
+        st.lists(st.one_of(st.sampled_from(MODIFIERS), st.tuples(st.sampled_from(MODIFIERS), some).map(" ".join)), max_size=6)
+    )
+    relations = draw(st.lists(st.tuples(some, st.sampled_from(PREDICATES), some).map(" ".join), max_size=4))
+    halves = draw(st.lists(st.tuples(st.sampled_from(["wearing", "near"]), some).map(" ".join), max_size=2))
+    scores = tuple(draw(st.floats(0, 1, width=16)) for _ in objects) if draw(st.booleans()) else ()
+    return Tags(tuple(objects), unique(attributes), unique([*relations, *halves]), scores)
+
+
+chosen = st.lists(st.sampled_from([*OBJECTS, "dogs", "people"]), min_size=1, max_size=3, unique=True)
+
+
+# --- the slow rules -------------------------------------------------------------------------------------------------------------
+
+
+def matches(phrase: str, selectors: Sequence[str]) -> bool:
+    return any(phrase.lower() in (s.lower(), plural(s.lower()), singular(s.lower())) for s in selectors)
+
+
+def ending(phrase: str, objects: Sequence[str]) -> tuple[str, str] | None:
+    """The longest object that a phrase ends with, and the form in which it stands there."""
+    hits = [(o, form) for o in objects for form in (o, plural(o)) if phrase.endswith(" " + form)]
+    return max(hits, key=lambda hit: len(hit[0]), default=None)
+
+
+def words_inside(phrase: str) -> list[str]:
+    words = phrase.split()
+    return [" ".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1)]
+
+
+def slow_removed(tags: Tags, selectors: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Objects and attributes that are left."""
+    objects = [o for o in tags.objects if not matches(o, selectors)]
+    attributes = []
+    for a in tags.attributes:
+        bound = ending(a, tags.objects)
+        words = a.split()
+        tails = [" ".join(words[i:]) for i in range(1, len(words))]
+        gone = matches(bound[0], selectors) if bound else any(matches(t, selectors) for t in tails)
+        if not gone:
+            attributes.append(a)
+    return objects, attributes
+
+
+# --- remove ---------------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=300, deadline=None)
+@given(tags(), chosen)
+def test_remove_objects_as_the_slow_rule(given_tags: Tags, selectors: list[str]) -> None:
+    out, records = edit(given_tags, {"remove": {"objects": selectors}})
+    objects, attributes = slow_removed(given_tags, selectors)
+    assert list(out.objects) == objects
+    assert list(out.attributes) == attributes
+    assert list(out.relations) == [r for r in given_tags.relations if r in out.relations]
+    assert {(r.kind, r.before) for r in records} == {
+        (kind, p) for kind in KINDS for p in getattr(given_tags, kind) if p not in getattr(out, kind)
+    }
+    assert all(r.after is None and r.op == "remove" and r.edit == 0 for r in records)
+    assert len(out.scores) == (len(out.objects) if given_tags.scores else 0)
+    assert edit(out, {"remove": {"objects": selectors}})[0] == out  # once is enough
+
+
+@settings(max_examples=300, deadline=None)
+@given(tags(), chosen)
+def test_no_relation_that_is_left_names_a_removed_object(given_tags: Tags, selectors: list[str]) -> None:
+    out, _ = edit(given_tags, {"remove": {"objects": selectors}})
+    gone = [o for o in given_tags.objects if o not in out.objects]
+    for relation in out.relations:
+        for o in gone:
+            longer = [x for x in given_tags.objects if o in x and x != o]  # `sofa` in `sofa bed` does not name the sofa
+            inside = words_inside(relation)
+            named = o in inside or plural(o) in inside
+            assert not named or any(x in inside or plural(x) in inside for x in longer)
+
+
+def test_remove_by_parts_globs_regexes_and_classes() -> None:
+    marks = Tags(("dog", "Watermark", "stock marks"), ("faint watermark", "blueish dog", "big blue dog"), ("dog on watermark",))
+    assert edit(marks, {"remove": {"objects": ["*mark"]}})[0] == Tags(("dog",), ("blueish dog", "big blue dog"), ())
+    assert edit(marks, {"remove": {"attributes": ["re:^blu"]}})[0].attributes == ("faint watermark",)
+    assert edit(marks, {"remove": {"attributes": ["blue"]}})[0].attributes == ("faint watermark", "blueish dog")
+    assert edit(marks, {"remove": {"attributes": ["blue*"]}})[0].attributes == ("faint watermark",)
+    assert edit(marks, {"remove": {"attributes": ["?lue"]}})[0].attributes == ("faint watermark", "blueish dog")
+    assert edit(marks, {"remove": {"relations": ["on"]}})[0].relations == ()
+    assert edit(PARK, {"remove": {"objects": ["animal.n.01"]}})[0].phrases() == (
+        "soccer ball", "sofa", "big red soccer ball", "bright", "wearing hat",
+    )  # fmt: skip
+    assert edit(PARK, {"remove": {"attributes": ["color.n.01"]}})[0].attributes == ("two dogs", "bright")
+    assert edit(PARK, {"remove": {"attributes": ["animal.n.01"]}})[0].attributes == ("big red soccer ball", "bright")
+    assert edit(PARK, {"remove": {"relations": ["furniture.n.01"]}})[0].relations == ("dogs with soccer ball", "wearing hat")
+    assert edit(PARK, {"remove": {"objects": ["hat"]}})[0].relations == PARK.relations[:2]
+
+
+def test_globs_have_no_other_signs_than_star_and_question_mark() -> None:
+    odd = Tags(("[a]", "b", "x.y", "xzy"))
+    assert edit(odd, {"remove": {"objects": ["[a]*"]}})[0].objects == ("b", "x.y", "xzy")
+    assert edit(odd, {"remove": {"objects": ["*.y"]}})[0].objects == ("[a]", "b", "xzy")
+
+
+def test_a_class_takes_what_wordnet_puts_below_it() -> None:
+    rng = random.Random(3)
+    below = {s.row for s in wordnet.descendants("vehicle.n.01")} | {wordnet.synset("vehicle.n.01").row}
+    nouns = [w for w in rng.sample(sorted(wordnet.lemma_names("n")), 300) if w.isalpha()]
+    selectors = Selectors(["vehicle.n.01"], "objects", "here")
+    for noun in [*nouns, "car", "bus", "sailboat", "dog"]:
+        meaning = wordnet.first_sense(noun)
+        assert (selectors.first(noun) == 0) == (meaning is not None and meaning.row in below), noun
+    assert selectors.first("red sports cars") == 0
+
+
+# --- replace --------------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=300, deadline=None)
+@given(tags(), st.sampled_from(OBJECTS), st.sampled_from(["horse", "park bench", "knife", *OBJECTS]))
+def test_replace_objects_as_the_slow_rule(given_tags: Tags, old: str, new: str) -> None:
+    out, _ = edit(given_tags, {"replace": {"objects": {old: new}}})
+    objects, attributes = [], []
+    for o in given_tags.objects:
+        objects.append(new if matches(o, [old]) else o)
+    for a in given_tags.attributes:
+        bound = ending(a, given_tags.objects)
+        words = a.split()
+        tails = [t for t in (" ".join(words[i:]) for i in range(len(words) - 1, 0, -1)) if matches(t, [old])]
+        if bound is not None:
+            name, form = bound
+            moved = (new if form == name else plural(new)) if matches(name, [old]) else form
+            attributes.append(a[: -len(form)] + moved)
+        elif tails:
+            many = singular(tails[0]) != tails[0]
+            attributes.append(a[: -len(tails[0])] + (plural(new) if many else new))
+        else:
+            attributes.append(a)
+    assert out.objects == unique(objects)
+    assert out.attributes == unique(attributes)
+
+
+def test_what_follows_keeps_its_number_and_its_article() -> None:
+    out, records = edit(PARK, {"replace": {"objects": {"dog": "ox"}, "relations": {"on": "under"}}})
+    assert out.objects == ("ox", "soccer ball", "sofa")
+    assert out.attributes == ("brown ox", "big red soccer ball", "two oxen", "bright")
+    assert out.relations == ("ox under sofa", "oxen with soccer ball", "wearing hat")
+    assert out.scores == PARK.scores
+    assert out.caption == "a caption"
+    assert EditRecord(0, "replace", "relations", "dog on sofa", "ox under sofa") in records
+    lamp = Tags(("lamp", "table"), (), ("lamp on a table", "table near lamp"))
+    assert edit(lamp, {"replace": {"objects": {"table": "armchair"}}})[0].relations == ("lamp on an armchair", "armchair near lamp")
+
+
+def test_replace_exchanges_in_one_pass_and_merges_what_becomes_equal() -> None:
+    two = Tags(("dog", "cat"), ("red dog", "blue cat"), ("dog near cat",), (0.25, 0.75))
+    out, _ = edit(two, {"replace": {"objects": {"dog": "cat", "cat": "dog"}}})
+    assert (out.objects, out.attributes, out.relations) == (("cat", "dog"), ("red cat", "blue dog"), ("cat near dog",))
+    merged, records = edit(two, {"replace": {"objects": {"dog": "cat"}, "attributes": {"red": "blue"}}})
+    assert (merged.objects, merged.attributes, merged.scores) == (("cat",), ("blue cat",), (0.25,))
+    assert [(r.before, r.after) for r in records] == [("dog", "cat"), ("red dog", "blue cat"), ("dog near cat", "cat near cat")]
+    assert edit(Tags(("dogs",), ("red dogs",)), {"replace": {"objects": {"dog": "cat"}}})[0] == Tags(("cats",), ("red cats",))
+
+
+def test_replace_changes_the_part_that_was_meant() -> None:
+    blue = Tags(("ball",), ("big red ball", "red", "dark red ball"), ())
+    assert edit(blue, {"replace": {"attributes": {"red": "blue"}}})[0].attributes == ("big blue ball", "blue", "dark blue ball")
+    assert edit(blue, {"replace": {"attributes": {"re:^re": "blue"}}})[0].attributes == ("big blue ball", "blue", "dark blue ball")
+    assert edit(blue, {"replace": {"attributes": {"big red ball": "small ball"}}})[0].attributes == ("small ball", "red", "dark red ball")
+    assert edit(PARK, {"replace": {"attributes": {"animal.n.01": "wet"}}})[0].attributes[:3] == (
+        "wet dog",
+        "big red soccer ball",
+        "wet dogs",
+    )
+
+
+@pytest.mark.parametrize(("source", "target"), [("animal.n.01", "vehicle.n.01"), ("dog", "animal.n.01"), ("animal.n.01", "animal.n.01")])
+def test_class_to_class_draws_a_member_by_the_row(source: str, target: str) -> None:
+    drawn = {}
+    for row in range(200):
+        out, _ = edit(PARK, {"replace": {"objects": {source: target}}}, row=f"p:{row}")
+        new = out.objects[0]
+        assert new != "dog"
+        assert wordnet.is_a(new, target)
+        assert out.attributes[0] == f"brown {new}"
+        assert out.attributes[2] == f"two {plural(new)}"
+        drawn[f"p:{row}"] = new
+        wider = Tags(("tree", *PARK.objects), PARK.attributes)
+        assert edit(wider, {"replace": {"objects": {source: target}}}, row=f"p:{row}")[0].objects[1] == new
+    assert len(set(drawn.values())) > 20
+    again = {row: edit(PARK, {"replace": {"objects": {source: target}}}, row=row)[0].objects[0] for row in drawn}
+    assert again == drawn
+
+
+def test_members_are_words_that_are_found_again_by_their_class() -> None:
+    for name in ("animal.n.01", "vehicle.n.01", "furniture.n.01", "fruit.n.01", "dog.n.01"):
+        words = members(name, False)
+        assert len(words) >= 5
+        assert all(wordnet.is_a(w, name) and w.isalpha() for w in words), name
+    assert {"cat", "dog", "horse"} <= set(members("animal.n.01", False))
+    assert {"red", "blue", "white", "black"} <= set(members("color.n.01", True))
+
+
+def test_colours_are_replaced_by_colours() -> None:
+    seen = set()
+    for row in range(100):
+        out, _ = edit(PARK, {"replace": {"attributes": {"color.n.01": "color.n.01"}}}, row=str(row))
+        big, colour, *rest = out.attributes[1].split()
+        assert (big, rest) == ("big", ["soccer", "ball"])
+        assert colour != "red"
+        seen.add(colour)
+    assert len(seen) > 10
+
+
+# --- keep, add, sample ----------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=200, deadline=None)
+@given(tags(), chosen, st.sets(st.sampled_from(KINDS), min_size=1))
+def test_keep_as_the_slow_rule(given_tags: Tags, selectors: list[str], kinds: set[Kind]) -> None:
+    out, records = edit(given_tags, {"keep": sorted(kinds)})
+    assert all(getattr(out, kind) == (getattr(given_tags, kind) if kind in kinds else ()) for kind in KINDS)
+    assert len(records) == sum(len(getattr(given_tags, kind)) for kind in KINDS if kind not in kinds)
+    kept, _ = edit(given_tags, {"keep": {"objects": selectors}})
+    assert list(kept.objects) == [o for o in given_tags.objects if matches(o, selectors)]
+    for a in given_tags.attributes:
+        bound = ending(a, given_tags.objects)
+        assert (a in kept.attributes) == (bound is None or matches(bound[0], selectors))
+    assert edit(kept, {"keep": {"objects": selectors}})[0] == kept
+
+
+def test_add_appends_what_is_new() -> None:
+    out, records = edit(PARK, {"add": {"objects": ["cat", "Dog", "cat"], "attributes": ["green cat", "shiny key"]}})
+    assert out.objects == (*PARK.objects, "cat")
+    assert out.scores == (*PARK.scores, 1.0)
+    assert out.attributes == (*PARK.attributes, "green cat", "shiny key")
+    assert records[0] == EditRecord(0, "add", "objects", None, "cat")
+    assert edit(Tags(), {"add": {"objects": ["cat"]}})[0] == Tags(("cat",))
+
+
+@settings(max_examples=100, deadline=None)
+@given(tags(), st.floats(0, 1), st.integers(0, 99))
+def test_sample_judges_each_phrase_alone(given_tags: Tags, share: float, row: int) -> None:
+    sampled, _ = edit(given_tags, {"sample": {"objects": share}}, row=str(row))
+    for o in given_tags.objects:
+        alone, _ = edit(Tags((o,)), {"sample": {"objects": share}}, row=str(row))
+        assert (o in alone.objects) == (o in sampled.objects)
+    more, _ = edit(given_tags, {"sample": {"objects": min(1.0, share + 0.2)}}, row=str(row))
+    assert set(sampled.objects) <= set(more.objects)
+
+
+def test_sample_keeps_about_its_share_and_others_draw_anew() -> None:
+    many = Tags(tuple(f"thing{i}" for i in range(1000)), tuple(f"red thing{i}" for i in range(1000)))
+    half, _ = edit(many, {"sample": {"objects": 0.3}}, row="a")
+    assert 250 < len(half.objects) < 350
+    assert half.attributes == tuple(f"red {o}" for o in half.objects)
+    assert edit(many, {"sample": {"objects": 0.3}}, row="b")[0] != half
+    assert edit(many, {"sample": {"objects": 0.3}}, row="a", seed=1)[0] != half
+    assert edit(many, {"sample": {"objects": 1.0}})[0] == many
+    assert edit(many, {"sample": {"objects": 0.0}})[0] == Tags()
+
+
+# --- swap -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_swap_makes_the_hard_cases() -> None:
+    two = Tags(("ball", "car"), ("red ball", "blue car", "sunny"), ("ball on car", "wearing hat"))
+    out, records = edit(two, {"swap": "attributes"})
+    assert out.attributes == ("blue ball", "red car", "sunny") or out.attributes == ("red car", "blue ball", "sunny")
+    assert [(r.op, r.before, r.after) for r in records] == [("swap", "red ball", "red car"), ("swap", "blue car", "blue ball")]
+    assert edit(two, {"swap": "relations"})[0].relations == ("car on ball", "wearing hat")
+    many = Tags(("dog", "ball"), ("two dogs", "red ball"), ("dogs chasing ball",))
+    assert edit(many, {"swap": "attributes"})[0].attributes == ("two balls", "red dog")
+    assert edit(many, {"swap": "relations"})[0].relations == ("ball chasing dogs",)
+
+
+@settings(max_examples=300, deadline=None)
+@given(tags(), st.integers(0, 9))
+def test_swap_moves_modifiers_and_invents_none(given_tags: Tags, row: int) -> None:
+    out, records = edit(given_tags, {"swap": "attributes"}, row=str(row))
+
+    def bound(t: Tags) -> list[tuple[str, str]]:
+        hits = [(a, ending(a, t.objects)) for a in t.attributes]
+        return [(a[: -len(hit[1])].strip(), hit[0]) for a, hit in hits if hit is not None]
+
+    before, after = bound(given_tags), bound(out)
+    assert out.objects == given_tags.objects
+    assert out.relations == given_tags.relations
+    assert {m for m, _ in before} == {m for m, _ in after}
+    changed = {o for _, o in set(before) ^ set(after)}
+    assert len(changed) in (0, 2)
+    assert bool(records) == bool(changed)
+    differ = {o: {m for m, x in before if x == o} for _, o in before}
+    assert bool(records) == (len({frozenset(v) for v in differ.values()}) > 1)
+
+
+@given(tags())
+def test_swapped_relations_swapped_again_are_the_old_ones(given_tags: Tags) -> None:
+    once, _ = edit(given_tags, {"swap": "relations"})
+    twice, _ = edit(once, {"swap": "relations"})
+    if len(once.relations) == len(given_tags.relations):
+        assert twice.relations == given_tags.relations
+
+
+# --- call -----------------------------------------------------------------------------------------------------------------------
+
+
+def shout(tags: Tags, rng: random.Random) -> Tags:
+    return Tags(tuple(o.upper() for o in tags.objects), (f"lucky {rng.randrange(1000)}",), tags.relations, tags.scores)
+
+
+def repeats(tags: Tags, rng: random.Random) -> Tags:
+    return Tags(("a", "b", " a ", ""), (), (), (0.1, 0.2, 0.3, 0.4))
+
+
+def wrong(tags: Tags, rng: random.Random) -> Any:
+    return {"objects": ["dog"]}
+
+
+def breaks(tags: Tags, rng: random.Random) -> Tags:
+    raise KeyError("no such thing")
+
+
+def test_call_runs_a_function_of_the_users() -> None:
+    out, records = edit(PARK, {"call": "test_edits:shout"}, row="x")
+    assert out.objects == ("DOG", "SOCCER BALL", "SOFA")
+    assert out == edit(PARK, {"call": "test_edits:shout"}, row="x")[0]
+    assert out != edit(PARK, {"call": "test_edits:shout"}, row="y")[0]
+    assert EditRecord(0, "call", "objects", "dog", None) in records
+    assert EditRecord(0, "call", "objects", None, "DOG") in records
+    assert edit(PARK, {"call": "test_edits:repeats"})[0] == Tags(("a", "b"), (), (), (0.1, 0.2))
+    with pytest.raises(UserError, match=r"text_policy.edits\[0\].call: test_edits:wrong on row r returned dict, not Tags"):
+        edit(PARK, {"call": "test_edits:wrong"}, row="r")
+    with pytest.raises(UserError, match="test_edits:breaks failed on row r: KeyError"):
+        edit(PARK, {"call": "test_edits:breaks"}, row="r")
+
+
+# --- all of them ----------------------------------------------------------------------------------------------------------------
+
+any_edit = st.one_of(
+    st.builds(lambda s: {"remove": {"objects": s}}, chosen),
+    st.builds(lambda s: {"remove": {"attributes": s}}, st.lists(st.sampled_from(MODIFIERS), min_size=1)),
+    st.builds(lambda a, b: {"replace": {"objects": {a: b}}}, st.sampled_from([*OBJECTS, "animal.n.01"]), st.sampled_from(OBJECTS)),
+    st.builds(lambda p: {"sample": {"attributes": p, "objects": p}}, st.floats(0, 1)),
+    st.builds(lambda o: {"add": {"objects": [o]}}, st.sampled_from(OBJECTS)),
+    st.sampled_from([{"swap": "attributes"}, {"swap": "relations"}, {"keep": ["objects", "relations"]}]),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(tags(), st.lists(any_edit, min_size=1, max_size=4), st.integers(0, 5))
+def test_any_edits_leave_clean_tags_and_a_full_account(given_tags: Tags, edits: list[dict[str, Any]], row: int) -> None:
+    out, records = edit(given_tags, *edits, row=str(row))
+    for kind in KINDS:
+        phrases = getattr(out, kind)
+        assert phrases == unique(phrases)
+        account: list[str] = list(getattr(given_tags, kind))
+        for n in range(len(edits)):
+            mine = [r for r in records if r.kind == kind and r.edit == n]
+            fate = {r.before: r.after for r in mine if r.before is not None}
+            moved = [fate.get(p, p) for p in account]
+            account = [p for p in moved if p is not None] + [r.after for r in mine if r.before is None and r.after is not None]
+        assert unique(account) == phrases
+    assert len(out.scores) == (len(out.objects) if out.scores else 0)
+    assert [r.edit for r in records] == sorted(r.edit for r in records)
+    if not records:
+        assert out == given_tags
+    assert (out, records) == edit(given_tags, *edits, row=str(row))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"remove": {"objects": ["re:(a"]}}, r"text_policy.edits\[1\].remove.objects: 're:\(a' is not a regular expression"),
+        ({"keep": {"attributes": ["colr.n.01"]}}, r"text_policy.edits\[1\].keep.attributes: unknown WordNet name 'colr.n.01'"),
+        ({"remove": {"objects": ["run.v.01"]}}, r"edits\[1\].remove.objects: 'run.v.01' is no class of nouns"),
+        ({"replace": {"objects": {"dog": "anmal.n.01"}}}, r"edits\[1\].replace.objects.dog: unknown WordNet name 'anmal.n.01'"),
+        ({"replace": {"objects": {"dog": " "}}}, r"edits\[1\].replace.objects.dog: replaced by nothing; to drop tags use remove"),
+        ({"remove": {}}, r"edits\[1\].remove: is empty"),
+        ({"remove": {"objects": [" "]}}, r"edits\[1\].remove.objects: a selector is empty"),
+        ({"add": {"objects": [""]}}, r"edits\[1\].add.objects: a phrase is empty"),
+        ({"keep": []}, r"edits\[1\].keep: is empty"),
+        ({"call": "test_edits:nothing"}, r"edits\[1\].call: module 'test_edits' has no 'nothing'"),
+    ],
+)
+def test_a_wrong_edit_names_its_key(bad: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        edit(PARK, {"keep": ["objects"]}, bad)
