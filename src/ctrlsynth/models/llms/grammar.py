@@ -151,8 +151,8 @@ def free(words: tuple[int, int] | None = None) -> str:
 
 
 def about(phrase: str, words: tuple[int, int] | None = None) -> str:
-    """One plain sentence that begins with the phrase, with its article where it is not a plural; at most 15 words (SynthCLIP, 3.1). The word after it is
-    not `is`: the small model would give a definition."""
+    """One plain sentence that begins with the phrase, with its article where it is not a plural; at most 15 words (SynthCLIP, 3.1).
+    The word after it is not `is`: the small model would give a definition."""
     least, most = words or (4, 15)
     forms = [_capital(phrase), f"The {phrase}"] + ([f"{_capital(article(phrase))} {phrase}"] if singular(phrase) == phrase else [])
     own = len(phrase.split()) + 1

