@@ -1,0 +1,120 @@
+"""What several tests share: small recipes, counting and faulty models (fakes provoke faults and count calls, nothing else)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
+from ctrlsynth.recipe import Recipe, parse_recipe
+from ctrlsynth.run import Run
+from ctrlsynth.sample import Tags
+
+TIME = {"seconds"}
+COLOURS = ("red", "blue", "green", "yellow")
+THINGS = ("dog", "cat", "ball", "car", "tree", "bird", "boat", "chair")
+
+
+def write_captions(path: Path, rows: int) -> Path:
+    """A jsonl file of captions such as `a red dog on a blue ball`, no two alike up to 992."""
+    with open(path, "w", encoding="utf-8") as handle:
+        for n in range(rows):
+            a, b = THINGS[n % 8], THINGS[(n // 8 + n + 1) % 8]
+            handle.write(json.dumps({"key": f"k{n}", "caption": f"a {COLOURS[n % 4]} {a} on a {COLOURS[(n // 4) % 4]} {b}"}) + "\n")
+    return path
+
+
+def recipe(base: Path, rows: int = 40, part_rows: int = 10, **changes: Any) -> Recipe:
+    """A text recipe with the embedded tagger and the realizer; `changes` replace top-level keys."""
+    if not (base / "captions.jsonl").exists():
+        write_captions(base / "captions.jsonl", rows)
+    data: dict[str, Any] = {
+        "name": "test",
+        "source": {"text": "captions.jsonl", "part_rows": part_rows, "key_column": "key"},
+        "models": {"tagger": "wordnet", "llm": "realizer"},
+        "paths": [{"rewrite": ["text", "tags", "text*"]}],
+        **changes,
+    }
+    return parse_recipe(data)
+
+
+def tables(run: Run) -> dict[str, list[dict[str, Any]]]:
+    """Every table's rows without what differs between equal runs: time."""
+    return {s.folder: [{k: v for k, v in r.items() if k not in TIME} for r in run.rows(s.folder)] for s in run.steps}
+
+
+class CountingLLM:
+    """Answers like a writer and notes every request in the file `log`."""
+
+    id = "counting"
+    digest = "1"
+
+    def __init__(self, log: str, batch: int = 16) -> None:
+        self._log, self.batch = log, batch
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        with open(self._log, "a", encoding="utf-8") as handle:
+            handle.writelines(json.dumps(r.tags.phrases()) + "\n" for r in requests)
+            handle.flush()
+            os.fsync(handle.fileno())
+        return [Reply("There is " + ", ".join(r.tags.phrases()) + ".", prompt_tokens=7, completion_tokens=5) for r in requests]
+
+
+def calls(log: Path) -> int:
+    """How many requests the counting model has seen."""
+    return len(log.read_text(encoding="utf-8").splitlines()) if log.exists() else 0
+
+
+class FaultyLLM:
+    """`how`: too_few, too_many, nothing, empty, raise, model_error; for requests whose tags hold `when` (all unless given)."""
+
+    id = "faulty"
+    digest = "1"
+
+    def __init__(self, how: str, when: str = "", batch: int = 1) -> None:
+        self._how, self._when, self.batch = how, when, batch
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        replies = [Reply("There is " + ", ".join(r.tags.phrases()) + ".") for r in requests]
+        if self._when and not any(self._when in p for r in requests for p in r.tags.phrases()):
+            return replies
+        if self._how == "raise":
+            raise RuntimeError("the engine is on fire")
+        return {"too_few": replies[:-1], "too_many": [*replies, replies[-1]], "nothing": [], "empty": [Reply("  ") for _ in requests]}[
+            self._how
+        ]
+
+
+class CaptionReader:
+    """A tagger that reads captions only."""
+
+    id = "caption-reader"
+    digest = "1"
+    reads = "caption"
+
+    def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
+        return [Tags(objects=("thing",)) for _ in items]
+
+
+class PixelCounter:
+    """A tagger that tells the size of what it sees."""
+
+    id = "pixel-counter"
+    digest = "1"
+    reads = "pixels"
+
+    def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
+        return [Tags(objects=(f"{i.image.width}x{i.image.height}",) if i.image is not None else ()) for i in items]
+
+
+class NoPainter:
+    """A painter that never paints."""
+
+    id = "no-painter"
+    digest = "1"
+
+    def generate(self, prompts: Sequence[Prompt]) -> list[Painting]:
+        return [Painting(None, error="out_of_paint") for _ in prompts]

@@ -1,0 +1,240 @@
+"""The run as a whole: it adds up, goes on where it stopped, takes over what has not changed, and asks models for nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from ctrlsynth.errors import UserError, WorkFailed
+from ctrlsynth.run import Run, run
+from helpers import calls, recipe, tables
+
+
+def counting(log: Path) -> dict[str, Any]:
+    return {"tagger": "wordnet", "llm": {"helpers:CountingLLM": str(log)}}
+
+
+def test_the_ledger_adds_up_and_ids_tell_their_way(tmp_path: Path) -> None:
+    made = run(recipe(tmp_path, variants={"write": 2}), tmp_path / "run", base=tmp_path)
+    ledger = {r.folder: r for r in made.ledger()}
+    assert (ledger["read"].rows, ledger["tag"].rows, ledger["write"].rows, ledger["judge-text"].rows) == (40, 40, 80, 80)
+    assert all(r.adds_up for r in ledger.values())
+    rows = list(made.rows("write"))
+    assert [r["id"].rpartition("/")[2] for r in rows[:4]] == ["write.0", "write.1", "write.0", "write.1"]
+    assert all(r["id"].startswith(r["parent"] + "/") and r["parent"].startswith(r["source_key"] + "/") for r in rows)
+    assert len({r["id"] for r in rows}) == 80
+
+
+def test_a_finished_run_asks_no_model_again(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    plan = recipe(tmp_path, models=counting(log))
+    first = tables(run(plan, tmp_path / "run", base=tmp_path))
+    assert calls(log) == 40
+    assert tables(run(plan, tmp_path / "run", base=tmp_path)) == first
+    assert calls(log) == 40
+
+
+def test_a_missing_part_is_made_again_and_only_that(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    plan = recipe(tmp_path, models=counting(log))
+    made = run(plan, tmp_path / "run", base=tmp_path)
+    first = tables(made)
+    made.files("write")[1].unlink()
+    assert tables(run(plan, tmp_path / "run", base=tmp_path)) == first
+    assert calls(log) == 50
+
+
+def test_another_plan_is_refused_with_its_difference(tmp_path: Path) -> None:
+    run(recipe(tmp_path), tmp_path / "run", base=tmp_path)
+    changed = recipe(tmp_path, text_policy={"edits": [{"replace": {"attributes": {"red": "blue"}}}]})
+    with pytest.raises(UserError, match=r"text_policy\.edits: \[\] -> .*--update"):
+        run(changed, tmp_path / "run", base=tmp_path)
+
+
+def test_update_asks_for_exactly_the_rows_that_an_edit_touches(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    run(recipe(tmp_path, models=counting(log)), tmp_path / "run", base=tmp_path)
+    changed = recipe(tmp_path, models=counting(log), text_policy={"edits": [{"replace": {"objects": {"boat": "ship"}}}]})
+    made = run(changed, tmp_path / "run", base=tmp_path, update=True)
+    touched = [r for r in made.rows("write") if r["edits"]]
+    assert 0 < len(touched) < 20
+    assert calls(log) == 40 + len(touched)
+    assert all("ship" in r["text"] and "boat" not in r["text"] for r in touched)
+    assert {r.folder: r.reused for r in made.ledger()}["write"] == 40 - len(touched)
+    assert tables(run(changed, tmp_path / "fresh", base=tmp_path)) == tables(made)
+
+
+def test_renaming_or_adding_a_path_changes_nothing_that_exists(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    first = tables(run(recipe(tmp_path, models=counting(log)), tmp_path / "run", base=tmp_path))
+    more = recipe(
+        tmp_path, models=counting(log), paths=[{"other": ["text", "tags", "text*"]}, {"faithful": ["text", "tags+text", "text*"]}]
+    )
+    made = run(more, tmp_path / "run", base=tmp_path, update=True)
+    after = tables(made)
+    assert {k: after[k] for k in first} == first
+    assert calls(log) == 80
+
+
+def test_raising_candidates_asks_only_for_the_new_ones(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    run(recipe(tmp_path, models=counting(log), judge={"candidates": 2}), tmp_path / "run", base=tmp_path)
+    assert calls(log) == 80
+    made = run(recipe(tmp_path, models=counting(log), judge={"candidates": 3}), tmp_path / "run", base=tmp_path, update=True)
+    assert calls(log) == 120
+    rows = list(made.rows("write"))
+    assert len(rows) == 120
+    for start in range(0, 120, 3):
+        group = rows[start : start + 3]
+        assert [r["candidate"] for r in group] == [0, 1, 2]
+        assert [r["chosen"] for r in group] == [True, False, False]  # equal scores: the lowest number
+        assert [r["reason"] for r in group] == [None, "not_chosen", "not_chosen"]
+    assert len(list(made.rows("judge-text"))) == 40
+    assert all(r.adds_up for r in made.ledger())
+
+
+def test_batch_size_changes_nothing(tmp_path: Path) -> None:
+    one, other = tmp_path / "one.log", tmp_path / "other.log"
+    a = run(
+        recipe(tmp_path, models={"tagger": "wordnet", "llm": {"helpers:CountingLLM": str(one), "batch": 1}}), tmp_path / "a", base=tmp_path
+    )
+    b = run(
+        recipe(tmp_path, models={"tagger": "wordnet", "llm": {"helpers:CountingLLM": str(other), "batch": 100}}),
+        tmp_path / "b",
+        base=tmp_path,
+    )
+    assert tables(a) == tables(b)
+
+
+def test_the_number_of_parts_changes_nothing_that_a_model_is_asked(tmp_path: Path) -> None:
+    a = run(recipe(tmp_path, part_rows=7), tmp_path / "a", base=tmp_path)
+    b = run(recipe(tmp_path, part_rows=40), tmp_path / "b", base=tmp_path)
+    assert len(a.files("write")) == 6
+    assert len(b.files("write")) == 1
+    asked = [[(r["instruction"], r["seed"]) for r in m.rows("write")] for m in (a, b)]
+    assert asked[0] == asked[1]
+
+
+def test_a_limit_grows_by_update(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    plan = recipe(tmp_path, models=counting(log))
+    made = run(plan, tmp_path / "run", base=tmp_path, limit=5)
+    assert (made.ledger()[0].rows, calls(log)) == (5, 5)
+    with pytest.raises(UserError, match="limit: 5 -> 12"):
+        run(plan, tmp_path / "run", base=tmp_path, limit=12)
+    run(plan, tmp_path / "run", base=tmp_path, limit=12, update=True)
+    assert calls(log) == 12
+
+
+def test_a_gate_keeps_rejected_rows_from_later_stages(tmp_path: Path) -> None:
+    paths = [{"p": ["text", "tags", "text*", "tags*", "text*"]}]
+    plan = recipe(tmp_path, paths=paths, judge={"gate": True, "threshold": 0.99, "tagger": "reference"}, text_policy={"words": [1, 4]})
+    made = run(plan, tmp_path / "run", base=tmp_path)
+    ledger = {r.folder: r for r in made.ledger()}
+    kept = {r["parent"] for r in made.rows("judge-text") if r["verdict"] == "kept"}
+    assert {r["parent"] for r in made.rows("tag.2")} == kept
+    assert all(r.adds_up for r in ledger.values())
+
+
+def test_every_table_and_the_plan_carry_the_schema_and_a_newer_one_is_refused(tmp_path: Path) -> None:
+    made = run(recipe(tmp_path), tmp_path / "run", base=tmp_path)
+    for folder in ("read", "tag", "write", "judge-text"):
+        meta = pq.ParquetFile(made.files(folder)[0]).schema_arrow.metadata
+        assert json.loads(meta[b"ctrlsynth"])["schema"] == 1
+    plan = json.loads((tmp_path / "run" / "plan.json").read_text())
+    assert plan["schema"] == 1
+    (tmp_path / "run" / "plan.json").write_text(json.dumps({**plan, "schema": 99}))
+    with pytest.raises(UserError, match="newer ctrlsynth"):
+        Run.open(tmp_path / "run")
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty and not a run's folder"):
+        run(recipe(tmp_path), tmp_path / "run", base=tmp_path)
+    assert (tmp_path / "run" / "thesis.txt").read_text() == "mine"
+
+
+def test_verify_finds_content_that_changed_behind_an_unchanged_date(tmp_path: Path) -> None:
+    import os
+
+    source = tmp_path / "captions.jsonl"
+    plan = recipe(tmp_path)
+    run(plan, tmp_path / "run", base=tmp_path)
+    stat = source.stat()
+    source.write_text(source.read_text().replace("yellow", "orange"))
+    os.utime(source, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    unseen = run(plan, tmp_path / "run", base=tmp_path)
+    assert not any("orange" in (r["caption"] or "") for r in unseen.rows("read"))
+    seen = run(plan, tmp_path / "run", base=tmp_path, verify=True)
+    assert any("orange" in (r["text"] or "") for r in seen.rows("write"))
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("too_few", "no_output"),
+        ("too_many", "too_many_outputs"),
+        ("nothing", "no_output"),
+        ("empty", "empty_reply"),
+        ("raise", "model_error:RuntimeError"),
+    ],
+)
+def test_a_faulty_model_costs_its_rows_and_the_rest_goes_on(tmp_path: Path, how: str, reason: str) -> None:
+    plan = recipe(tmp_path, models={"tagger": "wordnet", "llm": {"helpers:FaultyLLM": how, "when": "boat"}})
+    made = run(plan, tmp_path / "run", base=tmp_path)
+    row = {r.folder: r for r in made.ledger()}["write"]
+    assert row.failed.keys() == {reason}
+    assert row.ok + sum(row.failed.values()) == 40
+    assert row.ok > 20
+    assert row.adds_up
+    if how == "raise":
+        assert row.first_error is not None
+        assert "the engine is on fire" in row.first_error
+
+
+def test_an_all_failed_stage_stops_with_the_first_cause_and_retry_goes_on(tmp_path: Path) -> None:
+    plan = recipe(tmp_path, models={"tagger": "wordnet", "llm": {"helpers:FaultyLLM": "raise"}})
+    with pytest.raises(WorkFailed, match=r"write: none of 40 rows came through.*the engine is on fire"):
+        run(plan, tmp_path / "run", base=tmp_path)
+    assert not (tmp_path / "run" / "judge-text").exists()
+
+
+def test_retry_asks_again_for_failed_rows_only(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    flag = tmp_path / "broken"
+    flag.touch()
+    plan = recipe(tmp_path, models={"tagger": "wordnet", "llm": {"test_run:MendableLLM": str(log), "flag": str(flag)}})
+    made = run(plan, tmp_path / "run", base=tmp_path)
+    failed = sum({r.folder: r for r in made.ledger()}["write"].failed.values())
+    assert failed > 0
+    flag.unlink()
+    again = run(plan, tmp_path / "run", base=tmp_path)
+    assert sum({r.folder: r for r in again.ledger()}["write"].failed.values()) == failed
+    mended = run(plan, tmp_path / "run", base=tmp_path, retry=True)
+    assert calls(log) == 40
+    ledger = {r.folder: r for r in mended.ledger()}
+    assert (ledger["write"].ok, ledger["judge-text"].rows) == (40, 40)
+
+
+class MendableLLM:
+    """Fails on boats while the file `flag` is there."""
+
+    id = "mendable"
+    digest = "1"
+    batch = 1
+
+    def __init__(self, log: str, flag: str) -> None:
+        from helpers import CountingLLM
+
+        self._inner, self._flag = CountingLLM(log), Path(flag)
+
+    def generate(self, requests: Any) -> Any:
+        if self._flag.exists() and any("boat" in p for r in requests for p in r.tags.phrases()):
+            raise ValueError("no boats today")
+        return self._inner.generate(requests)
