@@ -51,7 +51,7 @@ def test_a_missing_part_is_made_again_and_only_that(tmp_path: Path) -> None:
 def test_another_plan_is_refused_with_its_difference(tmp_path: Path) -> None:
     run(recipe(tmp_path), tmp_path / "run", base=tmp_path)
     changed = recipe(tmp_path, text_policy={"edits": [{"replace": {"attributes": {"red": "blue"}}}]})
-    with pytest.raises(UserError, match=r"text_policy\.edits: \[\] -> .*--update"):
+    with pytest.raises(UserError, match=r"(?s)text_policy\.edits: \[\] -> .*'red': 'blue'.*--update"):
         run(changed, tmp_path / "run", base=tmp_path)
 
 

@@ -9,7 +9,7 @@ import json
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -87,11 +87,14 @@ def run(
     from .screen import progress, show_ledger
 
     loaded = load_recipe(recipe, set_)
-    with progress(quiet=as_json) as watcher:
-        made = run_recipe(
-            loaded, out, base=recipe.parent, text=recipe.read_text(encoding="utf-8"), limit=limit, update=update,
-            retry=retry is not None, verify=verify, watcher=watcher,
-        )  # fmt: skip
+    try:
+        with progress(quiet=as_json) as watcher:
+            made = run_recipe(
+                loaded, out, base=recipe.parent, text=recipe.read_text(encoding="utf-8"), limit=limit, update=update,
+                retry=retry is not None, verify=verify, watcher=watcher,
+            )  # fmt: skip
+    except KeyboardInterrupt:  # typer would leave without a word
+        _fail("interrupted; what is finished is kept, the same command goes on", 130)
     if as_json:
         _print_json({"run": str(made.root), "ledger": [_ledger_row(r) for r in made.ledger()]})
     else:
@@ -216,14 +219,12 @@ def main() -> None:
         _fail(str(error), 2)
     except WorkFailed as error:
         _fail(str(error), 1)
-    except KeyboardInterrupt:
-        _fail("interrupted; what is finished is kept, the same command goes on", 130)
     except BrokenPipeError:
         sys.stderr.close()
         raise SystemExit(0) from None
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     sys.stderr.write(f"ctrlsynth: {_printable(message)}\n")
     raise SystemExit(code)
 

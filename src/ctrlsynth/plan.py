@@ -202,7 +202,8 @@ class _Builder:
             score = partial(_text_score, matcher=judge.matcher.text, weights=dict(judge.weights))
         if step.family == "caption":
             return WriteStage(str(step.parent), "caption", step.label, self.text, None, rejects=self.rejects(step))
-        family = str(step.family)
+        assert step.family is not None
+        family = step.family
         self.text.check(family)
         model = self.model(self.recipe.models.llm, "llm", "models.llm")
         text_folder = step.uses.get("text")

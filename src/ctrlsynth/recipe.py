@@ -337,5 +337,5 @@ def _override(data: dict[str, Any], text: str) -> None:
 
 
 def dump_recipe(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain data with every default filled in, for plan.json and the data card."""
-    return recipe.model_dump(mode="json")
+    """The recipe as plain data with every default filled in (what is left out is left out), for plan.json and the data card."""
+    return recipe.model_dump(mode="json", exclude_none=True)

@@ -59,8 +59,9 @@ class Run:
         plan = read_json(root / "plan.json")
         if plan is None:
             raise UserError(f"{root}: not a run's folder (it has no plan.json); runs are made by `ctrlsynth run RECIPE`")
-        names = ("folder", "kind", "label", "parent", "uses", "family", "paths")
-        steps = tuple(Step(**{n: tuple(s[n]) if n == "paths" else s[n] for n in names}) for s in plan["steps"])
+        steps = tuple(
+            Step(s["folder"], s["kind"], s["label"], s["parent"], s["uses"], s["family"], tuple(s["paths"])) for s in plan["steps"]
+        )
         return cls(root, plan, steps)
 
     @property

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from ..errors import WorkFailed
 from ..plan import Plan
 from ..store import PartWriter, RunFolder, drop, part_counts, read_json, write_json
-from .work import Begin, Block, Call, End, answer, assemble, prepare, tabulate
+from .work import Begin, Block, End, answer, assemble, prepare
 
 AHEAD = 3
 """How many model calls' inputs wait decoded, and how many calls' outputs wait to be written."""
@@ -131,10 +131,10 @@ class _Pipeline:
         with ThreadPoolExecutor(1, thread_name_prefix="write-behind") as pool:
             try:
                 for step in steps:
-                    if isinstance(step, Call):
+                    if isinstance(step, Block):
                         message = answer(self._stage, step)
                         if message is not None and self._ledger.first_error is None:
-                            self._ledger.first_error = f"{step.items[0].id}: {message}"
+                            self._ledger.first_error = f"{step.fresh[0].id}: {message}"
                     self._behind.append(pool.submit(self._write, step))
                     while len(self._behind) > 2 * AHEAD:
                         self._behind.popleft().result()
@@ -160,12 +160,10 @@ class _Pipeline:
             pool.submit(self._writer.keep).exception()
         self._ledger.save()
 
-    def _write(self, step: Begin | Call | Block | End) -> None:
+    def _write(self, step: Begin | Block | End) -> None:
         if isinstance(step, Begin):
             self._writer = PartWriter(self._run, self._folder, step.index, step.digest, self._stage.schema, step.old)
             self._digest = step.digest
-        elif isinstance(step, Call):
-            tabulate(self._stage, step)
         elif isinstance(step, Block):
             table, reused = assemble(self._stage, step)
             assert self._writer is not None

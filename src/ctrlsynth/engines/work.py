@@ -22,22 +22,17 @@ FAULTS = (ArithmeticError, AttributeError, LookupError, MemoryError, OSError, Ru
 """What a model's code may raise for a batch: its rows fail with the error's name, the run goes on. KeyboardInterrupt and our own
 UserError and WorkFailed are not among them."""
 
+MAX_BLOCK = 1024
+"""Rows in a block at most, when most of them are taken over."""
+
 
 @dataclass(slots=True)
 class Block:
-    """Consecutive rows of a part. `fresh` tables come in order, from one model call each; `old` holds the rows that are taken over."""
+    """Consecutive rows of a part: those that the model is asked for, once, and those that are taken over from `old`."""
 
     items: list[Item]
+    fresh: list[Item]
     old: OldRows | None
-    fresh: list[pa.Table] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Call:
-    """One model call's worth of items."""
-
-    block: Block
-    items: list[Item]
     answers: list[Any] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -58,9 +53,7 @@ class End:
     index: int
 
 
-def prepare(
-    plan: Plan, run: RunFolder, folder: str, part: Any, versions: Sequence[str], retry: bool
-) -> Iterator[Begin | Call | Block | End]:
+def prepare(plan: Plan, run: RunFolder, folder: str, part: Any, versions: Sequence[str], retry: bool) -> Iterator[Begin | Block | End]:
     """Everything that can be done before the model is asked: read upstream rows, find what is taken over, decode the rest."""
     stage = plan.stages[folder]
     digest = plan.part_digest(folder, part)
@@ -69,69 +62,76 @@ def prepare(
     digests = {f: plan.part_digest(f, part) for f in plan.lineage(folder)}
     up = PartView(run, part.index, digests)
     old = OldRows(superseded, stage.schema, skip_failed=retry) if superseded and stage.reuses else None
-    for items in stage.items(up):
-        block = Block(items, old or None)
-        fresh = [i for i in items if (i.id, i.key) not in old] if old else items
-        for start in range(0, len(fresh), stage.batch):
-            call = Call(block, fresh[start : start + stage.batch])
-            stage.load(call.items, up)
-            yield call
+    for block in _blocks(stage.items(up), old or None, stage.batch):
+        stage.load(block.fresh, up)
         yield block
     yield End(part.index)
 
 
-def answer(stage: Stage, call: Call) -> str | None:
+def _blocks(batches: Iterator[list[Item]], old: OldRows | None, size: int) -> Iterator[Block]:
+    """Cuts the rows so that each block asks the model for `size` rows and no group of candidates is torn."""
+    block = Block([], [], old)
+    for items in batches:
+        if old is None and len(items) <= size and not block.items:
+            yield Block(items, items, None)
+            continue
+        for item in items:
+            if item.starts and (len(block.fresh) >= size or len(block.items) >= MAX_BLOCK):
+                yield block
+                block = Block([], [], old)
+            block.items.append(item)
+            if old is None or (item.id, item.key) not in old:
+                block.fresh.append(item)
+        if len(block.fresh) >= size:
+            yield block
+            block = Block([], [], old)
+    if block.items:
+        yield block
+
+
+def answer(stage: Stage, block: Block) -> str | None:
     """Calls the model; a fault sets every live row of the call aside. Returns the fault's message, if any."""
     started = time.perf_counter()
     message = None
     try:
-        call.answers = stage.call(call.items)
+        block.answers = stage.call(block.fresh) if block.fresh else []
     except ModelError as error:
         message = f"{error.reason}: {error}"
-        _fail(call, error.reason)
+        _fail(block, error.reason)
     except FAULTS as error:
         message = f"{type(error).__name__}: {error}"
-        _fail(call, f"model_error:{type(error).__name__}")
-    call.seconds = time.perf_counter() - started
+        _fail(block, f"model_error:{type(error).__name__}")
+    block.seconds = time.perf_counter() - started
     return message
 
 
-def _fail(call: Call, reason: str) -> None:
-    for item in call.items:
+def _fail(block: Block, reason: str) -> None:
+    for item in block.fresh:
         if item.status == "ok":
             item.status, item.reason = "failed", reason
-    call.answers = [None] * len(call.items)
-
-
-def tabulate(stage: Stage, call: Call) -> None:
-    """Answers to rows; encoding images happens here."""
-    call.block.fresh.append(stage.rows(call.items, call.answers, call.seconds))
-    call.answers = []
+    block.answers = [None] * len(block.fresh)
 
 
 def assemble(stage: Stage, block: Block) -> tuple[pa.Table, int]:
-    """The block's rows in order, and how many were taken over."""
-    if block.old is None:
-        table = pa.concat_tables(block.fresh) if block.fresh else stage.schema.empty_table()
-        return stage.finish(table), 0
-    fresh = pa.concat_tables(block.fresh) if block.fresh else stage.schema.empty_table()
+    """The block's rows in order, and how many were taken over. Images are encoded here."""
+    fresh = stage.rows(block.fresh, block.answers, block.seconds) if block.fresh else stage.schema.empty_table()
+    block.answers = []
+    if len(block.fresh) == len(block.items):
+        return stage.finish(fresh), 0
+    assert block.old is not None
     pieces: list[pa.Table] = []
-    reused = at = 0
-    run_start = 0
+    start = at = 0
     for item in block.items:
         key = (item.id, item.key)
-        if key in block.old:
-            if at > run_start:
-                pieces.append(fresh.slice(run_start, at - run_start))
-                run_start = at
-            pieces.append(block.old.take(key))
-            reused += 1
-        else:
+        if key not in block.old:
             at += 1
-    if at > run_start:
-        pieces.append(fresh.slice(run_start, at - run_start))
-    table = pa.concat_tables(pieces) if pieces else stage.schema.empty_table()
-    return stage.finish(table.combine_chunks()), reused
+            continue
+        if at > start:
+            pieces.append(fresh.slice(start, at - start))
+            start = at
+        pieces.append(block.old.take(key))
+    pieces.append(fresh.slice(start, at - start))
+    return stage.finish(pa.concat_tables(pieces).combine_chunks()), len(block.items) - len(block.fresh)
 
 
 def run_part(plan: Plan, run: RunFolder, folder: str, part: Any, versions: Sequence[str] = (), retry: bool = False) -> dict[str, Any]:
@@ -141,10 +141,8 @@ def run_part(plan: Plan, run: RunFolder, folder: str, part: Any, versions: Seque
     for step in prepare(plan, run, folder, part, versions, retry):
         if isinstance(step, Begin):
             writer = PartWriter(run, folder, step.index, step.digest, stage.schema, step.old)
-        elif isinstance(step, Call):
-            answer(stage, step)
-            tabulate(stage, step)
         elif isinstance(step, Block) and writer is not None:
+            answer(stage, step)
             writer.add(*assemble(stage, step))
     assert writer is not None
     return writer.finish()

@@ -25,7 +25,8 @@ from ..errors import ModelError
 
 @dataclass(slots=True)
 class Item:
-    """One row on its way. `status` and `reason` are set as soon as its fate is known without a model."""
+    """One row on its way. `status` and `reason` are set as soon as its fate is known without a model. `starts`: a new group of candidates
+    may begin here; a group is never torn apart."""
 
     id: str
     parent: str | None
@@ -34,12 +35,14 @@ class Item:
     payload: Any = None
     status: str = "ok"
     reason: str | None = None
+    starts: bool = True
 
 
 class Upstream(Protocol):
     """What a stage may read while it makes one part: the same part of the stages before it (`store.PartView`)."""
 
-    index: int
+    @property
+    def index(self) -> int: ...
 
     def columns(self, folder: str, names: Sequence[str], rows: int = 2048) -> Iterator[list[list[Any]]]: ...
     def table(self, folder: str, names: Sequence[str]) -> dict[str, tuple[Any, ...]]: ...

@@ -46,7 +46,7 @@ class PaintStage:
     def items(self, up: Upstream) -> Iterator[list[Item]]:
         rejected = set().union(*(up.rejected(folder) for folder in self._rejects))
         for columns in up.columns(self._parent, ["id", "status", "source_key", self._text], 256):
-            out = []
+            out: list[Item] = []
             for row_id, status, source_key, text in zip(*columns, strict=True):
                 if status == "ok" and row_id not in rejected:
                     out.extend(self._item(f"{row_id}/paint.{n}", row_id, source_key, text) for n in range(self._variants))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from .. import clip_tokens
-from ..control.text import Instruction, TextController
+from ..control.text import Family, Instruction, TextController
 from ..models.base import LanguageModel, Reply
 from ..sample import Tags
 from ..tables import WRITE
@@ -37,7 +37,7 @@ class WriteStage:
     def __init__(
         self,
         parent: str,
-        family: str,
+        family: Family | Literal["caption"],
         label: str,
         controller: TextController,
         model: LanguageModel | None,
@@ -90,6 +90,7 @@ class WriteStage:
                 yield self._item(f"{row_id}/{step}", row_id, source_key, tags, text, candidate)
 
     def _item(self, row_id: str, parent: str, source_key: str, tags: Tags | None, text: str | None, candidate: int) -> Item:
+        assert self._family != "caption"
         shown = text if self._family != "tags" else None
         made = self._controller.instruct(row_id, self._family, tags, shown)
         request = made.request
@@ -98,7 +99,7 @@ class WriteStage:
             self._prefix, request.instruction, "\n".join(phrases.phrases()), request.caption or "", request.family,
             str(request.max_tokens), str(request.words), repr(request.schema) if request.schema else "", str(request.seed),
         )  # fmt: skip
-        item = Item(row_id, parent, source_key, key, (made, tags, candidate))
+        item = Item(row_id, parent, source_key, key, (made, tags, candidate), starts=candidate == 0)
         if made.missing is not None:
             item.status, item.reason = "dropped", made.missing
         return item
