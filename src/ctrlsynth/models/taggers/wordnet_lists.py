@@ -89,18 +89,6 @@ HARDLY_THINGS = _set(
     "home address region zone district sector property territory place scenery landscape environment nature travel universe heaven "
     "paradise hell light lighting"
 )
-# Common things that are younger than the table, or that it lacks.
-MODERN = _set(
-    "smartphone iphone ipad hoodie tshirt tee snowboarder drone e-bike minifigure quadcopter dreadlocks sneaker flipflop flip-flop "
-    "smoothie barista burrito sushi ramen latte cappuccino emoji ebook headphones earbud earbuds skatepark snowmobile backsplash "
-    "minivan suv webcam usb powerbank hatchback corgi labradoodle pug chihuahua doodle leggings onesie beanie whiteboard "
-    "touchscreen waterhole graffiti granddaughter grandma grandpa mom mum kitty bunny doggy puppy teen tween scrubs windowsill "
-    "windmill playset treehouse barbecue bbq crossbody tote"
-)
-COLOURS = _set(
-    "red orange yellow green blue purple violet pink brown black white grey gray gold golden silver beige turquoise teal navy "
-    "maroon cyan magenta ivory cream lavender crimson scarlet indigo khaki olive tan multicolored colorful colourful"
-)
 COLOUR_THINGS = _set("orange olive violet lavender gold silver cream rose tan ivory")
 NUMBERS = _set("two three four five six seven eight nine ten eleven twelve twenty dozens hundreds 2 3 4 5 6 7 8 9 10 11 12")
 # Modifiers that say nothing of how a thing looks.
@@ -115,10 +103,6 @@ NOT_ATTRIBUTES = (
         "using based named called"
     )
     | META
-)
-KEEP_APART = _set(
-    "old young little big small large tall new happy long short tiny huge wild fat thin beautiful free fresh cute pretty nice "
-    "clear open newborn"
 )
 SHORT_NOUNS = _set("ox tv pc cd dj suv bbq")
 NOUN_ING = _set(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ...nouns import COLOURS
 from ...sample import Tags
 from ...words import plural as plural_of
 from . import wordnet_lists as lists
@@ -63,7 +64,7 @@ class _Reader:
         if self.mods:
             self._close()
         self._idle()
-        bare = tuple(t.low for t in tokens if t.role == "A" and t.low in lists.COLOURS) if not self.objects else ()
+        bare = tuple(t.low for t in tokens if t.role == "A" and t.low in COLOURS) if not self.objects else ()
         return Tags(tuple(self.objects), tuple(self.attributes) or tuple(dict.fromkeys(bare)), tuple(self.relations))
 
     def _word(self, token: Token) -> None:

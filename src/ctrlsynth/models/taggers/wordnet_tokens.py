@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+from ...nouns import COLOURS, multiword
 from . import wordnet_lists as lists
 from . import wordnet_words as lexicon
 from .wordnet_words import Word, look_up
@@ -106,7 +107,7 @@ def _several(raw: list[str], lows: list[str], i: int, word: Word, tokens: list[T
         end = lows[i + count - 1]
         if not end[0].isalpha():
             continue
-        lemma = lexicon.multiword(" ".join(lows[i : i + count]), raw[i][0].isupper() and raw[i + count - 1][0].isupper())
+        lemma = multiword(" ".join(lows[i : i + count]), raw[i][0].isupper() and raw[i + count - 1][0].isupper())
         if lemma is not None:
             tokens.append(Token(lemma, look_up(end), "N", lexicon.display(lemma), lexicon.is_thing(lemma), end != lemma.rpartition(" ")[2]))
             return count
@@ -204,7 +205,7 @@ def _adjective_or_noun(token: Token, before: str, following: Token | None, after
     word = token.word
     if not token.noun:
         return "A"
-    if word.low in lists.COLOURS:
+    if word.low in COLOURS:
         alone = not _opens(following)
         return "N" if word.low in lists.COLOUR_THINGS and alone and before in ("D", "#") else "A"
     if before == "B":

@@ -6,22 +6,19 @@ A word's entry (`Word`) says what it can be; `wordnet_tokens.py` decides what it
 from __future__ import annotations
 
 import unicodedata
-from functools import cache, lru_cache
+from functools import lru_cache
 
 from ... import wordnet
-from ...words import singular
+from ...nouns import COLOURS, MODERN, multiword_starts, noun_form
 from .wordnet_lists import (
     ADVERBS,
     AUXILIARIES,
     BE,
-    COLOURS,
     COORDINATORS,
     DETERMINERS,
     HARDLY_THINGS,
-    KEEP_APART,
     LOOSE_PREPOSITIONS,
     META,
-    MODERN,
     NOUN_ING,
     NUMBERS,
     PICTURES,
@@ -33,7 +30,6 @@ from .wordnet_lists import (
     VISIBLE_FILES,
     VISIBLE_GROUPS,
 )
-
 
 _NO_WORDS: set[str] = set()
 
@@ -49,15 +45,14 @@ class Word:
         self.low = low
         self.kind = _kind(low)
         plain = _ascii(low)
-        self.noun = None if self.kind else _noun(plain)
-        self.is_thing = self.noun is not None and is_thing(self.noun)
+        self.noun = None if self.kind else noun_form(plain)
         self.is_name = self.noun is not None and any(s.is_instance for s in wordnet.synsets(self.noun, "n")[:1])
         self.meta = low in META or (self.noun in META if self.noun else False)
         self.plural = self.noun is not None and self.noun != plain and not plain.endswith(("'s", "'"))
         self.verb = None if self.kind else wordnet.morphy(plain, "v")
         self.form = _form(plain, self.verb)
         self.adj = not self.kind and (wordnet.morphy(plain, "a") is not None or _hyphenated_adjective(plain) or plain in COLOURS)
-        self.is_thing = self.is_thing and not self.meta
+        self.is_thing = self.noun is not None and not self.meta and is_thing(self.noun)
         self.noun_count = wordnet.count(self.noun, "n") if self.noun else 0
         self.verb_count = wordnet.count(self.verb, "v") if self.verb else 0
         self.adj_count = wordnet.count(plain, "a") if self.adj else 0
@@ -97,26 +92,6 @@ _KINDS = (
   ("D", DETERMINERS), ("B", BE), ("C", COORDINATORS), ("M", AUXILIARIES), ("R", PRONOUNS), ("P", PREPOSITIONS), ("L", LOOSE_PREPOSITIONS),
   ("S", SUBORDINATORS), ("X", ADVERBS),
 )  # fmt: skip
-
-
-def _noun(plain: str) -> str | None:
-    """The lemma that becomes the object, singular also where WordNet lists the plural as a word of its own (`people`, `windows`)."""
-    if plain in MODERN:
-        return plain
-    one = singular(plain)
-    if one in MODERN:
-        return one
-    spaced = plain.replace("-", " ")
-    base = wordnet.morphy(plain, "n") or (wordnet.morphy(spaced, "n") if spaced != plain else None)
-    if one == plain:
-        return plain if base is not None and plain.endswith("s") and len(plain) > 3 else base
-    if base == plain and plain not in _OWN_PLURALS and wordnet.morphy(one, "n") == one:
-        return one if plain in _PERSONS or wordnet.count(one, "n") >= wordnet.count(plain, "n") else base
-    return base
-
-
-_OWN_PLURALS = frozenset("clothes woods grounds goods news stairs".split())
-_PERSONS = frozenset("people men women children".split())
 
 
 def _form(plain: str, verb: str | None) -> str:
@@ -161,43 +136,6 @@ def is_thing(lemma: str) -> bool:
     if file in ("communication", "group") and last != lemma:
         return last in VISIBLE_ANYWAY or last in VISIBLE_GROUPS or last == "light"
     return file in VISIBLE_FILES
-
-
-@cache
-def multiword_starts() -> dict[str, tuple[int, set[str]]]:
-    """First word -> the most words (at most 5) of a WordNet noun of several words that begins with it, and how their second words
-    begin (3 letters, so that a plural is not missed): what spares most look-ups."""
-    starts: dict[str, tuple[int, set[str]]] = {}
-    for lemma in wordnet.lemma_names("n"):
-        if " " in lemma:
-            first, second, *_ = lemma.split(" ")
-            most, seconds = starts.setdefault(first, (0, set()))
-            seconds.add(second[:3])
-            starts[first] = (max(most, min(lemma.count(" ") + 1, 5)), seconds)
-    return starts
-
-
-@lru_cache(maxsize=262144)
-def multiword(low: str, capitals: bool) -> str | None:
-    """The lemma of several words that a run of words is one noun by, or None. Size, age and beauty stay modifiers (`old man`), colours
-    too unless the two name a kind of animal, food or plant (`brown bear`); names want capitals."""
-    first = low.partition(" ")[0]
-    if first in KEEP_APART:
-        return None
-    lemma = wordnet.morphy(low, "n")
-    if lemma is None or " " not in lemma:
-        return None
-    senses = wordnet.synsets(lemma, "n")
-    sense = wordnet.first_sense(lemma) or senses[0]
-    if sense.is_instance and not capitals:
-        return None
-    if first in COLOURS and not (capitals and any(s.is_instance for s in senses)):
-        file, head = sense.lexfile, wordnet.first_sense(lemma.rpartition(" ")[2])
-        if file not in ("noun.animal", "noun.food", "noun.plant"):
-            return None
-        if head is not None and head.lexfile == "noun.animal" and file != "noun.animal":
-            return None
-    return lemma
 
 
 def display(lemma: str) -> str:

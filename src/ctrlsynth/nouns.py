@@ -1,0 +1,93 @@
+"""Nouns as they stand in captions: the singular of a word, and which words side by side are one noun (`hot dog`). The `wordnet` tagger
+(2a) and the judge's matchers share these rules, so that what the one calls an object the other finds.
+"""
+
+from __future__ import annotations
+
+from functools import cache, lru_cache
+
+from . import wordnet
+from .words import singular
+
+# Common things that are younger than WordNet 3.0 (2006), or that it lacks.
+MODERN = frozenset(
+    (
+        "smartphone iphone ipad hoodie tshirt tee snowboarder drone e-bike minifigure quadcopter dreadlocks sneaker flipflop flip-flop "
+        "smoothie barista burrito sushi ramen latte cappuccino emoji ebook headphones earbud earbuds skatepark snowmobile backsplash "
+        "minivan suv webcam usb powerbank hatchback corgi labradoodle pug chihuahua doodle leggings onesie beanie whiteboard "
+        "touchscreen waterhole graffiti granddaughter grandma grandpa mom mum kitty bunny doggy puppy teen tween scrubs windowsill "
+        "windmill playset treehouse barbecue bbq crossbody tote"
+    ).split()
+)
+COLOURS = frozenset(
+    (
+        "red orange yellow green blue purple violet pink brown black white grey gray gold golden silver beige turquoise teal navy "
+        "maroon cyan magenta ivory cream lavender crimson scarlet indigo khaki olive tan multicolored colorful colourful"
+    ).split()
+)
+# Modifiers that stay modifiers even where WordNet knows them with a noun as one word (`old man`: a father).
+KEEP_APART = frozenset(
+    (
+        "old young little big small large tall new happy long short tiny huge wild fat thin beautiful free fresh cute pretty nice "
+        "clear open newborn"
+    ).split()
+)
+
+
+@lru_cache(maxsize=131072)
+def noun_form(plain: str) -> str | None:
+    """The noun of a word as objects are written, or None: WordNet's lemma, in the singular also where WordNet lists the plural as a
+    word of its own (`people`, `windows`)."""
+    if plain in MODERN:
+        return plain
+    one = singular(plain)
+    if one in MODERN:
+        return one
+    spaced = plain.replace("-", " ")
+    base = wordnet.morphy(plain, "n") or (wordnet.morphy(spaced, "n") if spaced != plain else None)
+    if one == plain:
+        return plain if base is not None and plain.endswith("s") and len(plain) > 3 else base
+    if base == plain and plain not in _OWN_PLURALS and wordnet.morphy(one, "n") == one:
+        return one if plain in _PERSONS or wordnet.count(one, "n") >= wordnet.count(plain, "n") else base
+    return base
+
+
+_OWN_PLURALS = frozenset("clothes woods grounds goods news stairs".split())
+_PERSONS = frozenset("people men women children".split())
+
+
+@cache
+def multiword_starts() -> dict[str, tuple[int, set[str]]]:
+    """First word -> the most words (at most 5) of a WordNet noun of several words that begins with it, and how their second words
+    begin (3 letters, so that a plural is not missed): what spares most look-ups."""
+    starts: dict[str, tuple[int, set[str]]] = {}
+    for lemma in wordnet.lemma_names("n"):
+        if " " in lemma:
+            first, second, *_ = lemma.split(" ")
+            most, seconds = starts.setdefault(first, (0, set()))
+            seconds.add(second[:3])
+            starts[first] = (max(most, min(lemma.count(" ") + 1, 5)), seconds)
+    return starts
+
+
+@lru_cache(maxsize=262144)
+def multiword(low: str, capitals: bool) -> str | None:
+    """The lemma of several words that a run of words is one noun by, or None. Size, age and beauty stay modifiers (`old man`), colours
+    too unless the two name a kind of animal, food or plant (`brown bear`); names want capitals."""
+    first = low.partition(" ")[0]
+    if first in KEEP_APART:
+        return None
+    lemma = wordnet.morphy(low, "n")
+    if lemma is None or " " not in lemma:
+        return None
+    senses = wordnet.synsets(lemma, "n")
+    sense = wordnet.first_sense(lemma) or senses[0]
+    if sense.is_instance and not capitals:
+        return None
+    if first in COLOURS and not (capitals and any(s.is_instance for s in senses)):
+        file, head = sense.lexfile, wordnet.first_sense(lemma.rpartition(" ")[2])
+        if file not in ("noun.animal", "noun.food", "noun.plant"):
+            return None
+        if head is not None and head.lexfile == "noun.animal" and file != "noun.animal":
+            return None
+    return lemma
