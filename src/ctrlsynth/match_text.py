@@ -1,4 +1,4 @@
-"""A text, or a phrase, read for comparing: words by their noun and verb forms. Half of `matching.py`, which says by what rules they match."""
+"""A text, or a phrase, read for comparing: words by their noun and verb forms. By what rules they match: `matching.py`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from .nouns import multiword, multiword_starts, noun_form
 from .words import singular
 
 _WORD = re.compile(r"[^\W_]+(?:'(?!s\b)[^\W_]+)*|[^\w\s'’`\"-]")
-_LONGEST = 1_000  # characters of a run without blanks that are read
+_LONGEST = 48  # characters of a run without blanks that are remembered
+_LONGEST_READ = 1_000  # and that are read
 _ARTICLES = frozenset(("a", "an", "the"))
 _NUMBERS = {w: str(i) for i, w in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())}
 PREPOSITIONS = frozenset(
@@ -22,6 +23,7 @@ _FUNCTION = (PREPOSITIONS - frozenset("wearing holding riding carrying".split())
     "and or but nor is are was were be been being am has have had do does did can could will would shall should may might must not no "
     "i you he she it we they me him us them who whom which that this these those while as when where because if than then there".split()
 )
+_BE = frozenset("is are was were been being am".split())
 OPEN, FUNCTION, MARK = 0, 1, 2
 Span = tuple[int, int]
 
@@ -38,26 +40,19 @@ class Key:
     seconds: set[str]
 
 
-@lru_cache(maxsize=262144)
+@lru_cache(maxsize=65536)
 def _key(low: str) -> Key:
     if not low[0].isalnum():
         return Key(low, low, low, MARK, 0, set())
     if low in _FUNCTION:
-        return Key(
-            low,
-            low,
-            wordnet.morphy(low, "v") or low if low in ("is", "are", "was", "were", "been", "being", "am") else low,
-            FUNCTION,
-            0,
-            set(),
-        )
+        return Key(low, low, "be" if low in _BE else low, FUNCTION, 0, set())
     noun = _NUMBERS.get(low) or noun_form(low) or singular(low)
     longest, seconds = multiword_starts().get(low, (0, set()))
     return Key(low, noun, wordnet.morphy(low, "v") or noun, OPEN, longest, seconds)
 
 
-@lru_cache(maxsize=262144)
-def readread_piece(piece: str) -> tuple[Key, ...]:
+@lru_cache(maxsize=65536)
+def read_piece(piece: str) -> tuple[Key, ...]:
     """The keys of what stands between two blanks, without articles."""
     return tuple(_key(w) for w in _WORD.findall(piece.lower().replace("’", "'")) if w not in _ARTICLES)
 
@@ -70,7 +65,7 @@ class Text:
     def __init__(self, text: str) -> None:
         self.keys: list[Key] = []
         for piece in text.split():
-            self.keys += read_piece(piece) if len(piece) < _LONGEST else read_piece(piece[:_LONGEST])
+            self.keys += read_piece(piece) if len(piece) <= _LONGEST else read_piece.__wrapped__(piece[:_LONGEST_READ])
         self.nouns: dict[str, list[int]] = {}
         for i, key in enumerate(self.keys):
             self.nouns.setdefault(key.noun, []).append(i)

@@ -102,13 +102,13 @@ def _nouns(text: Text) -> list[tuple[int, int, str]]:
     return compounds + [(i, i + 1, k.noun) for i, k in enumerate(text.keys) if k.kind == OPEN and i not in inside]
 
 
-@lru_cache(maxsize=131072)
+@lru_cache(maxsize=65536)
 def _sense(noun: str) -> int:
     sense = wordnet.first_sense(noun) if wordnet.morphy(noun, "n") is not None else None
     return sense.row if sense is not None else -1
 
 
-@lru_cache(maxsize=262144)
+@lru_cache(maxsize=65536)
 def _near(a: int, b: int) -> bool:
     """The same meaning, or one above the other by at most `STEPS`."""
     if a < 0 or b < 0:
@@ -141,7 +141,7 @@ def _object(phrase: str) -> _Object | None:
     return _Object(words, " ".join(words), _sense(" ".join(words))) if words else None
 
 
-@lru_cache(maxsize=131072)
+@lru_cache(maxsize=16384)
 def compiled(phrase: str, objects: tuple[str, ...]) -> Phrase:
     """What a phrase is beside these objects. `wearing hat` and `dog running` are relations with one end when the middle holds a
     preposition or a verb that takes an object, or the phrase begins with an object; `red ball` is an attribute."""

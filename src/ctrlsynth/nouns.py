@@ -34,7 +34,7 @@ KEEP_APART = frozenset(
 )
 
 
-@lru_cache(maxsize=131072)
+@lru_cache(maxsize=65536)
 def noun_form(plain: str) -> str | None:
     """The noun of a word as objects are written, or None: WordNet's lemma, in the singular also where WordNet lists the plural as a
     word of its own (`people`, `windows`)."""
@@ -70,7 +70,7 @@ def multiword_starts() -> dict[str, tuple[int, set[str]]]:
     return starts
 
 
-@lru_cache(maxsize=262144)
+@lru_cache(maxsize=65536)
 def multiword(low: str, capitals: bool) -> str | None:
     """The lemma of several words that a run of words is one noun by, or None. Size, age and beauty stay modifiers (`old man`), colours
     too unless the two name a kind of animal, food or plant (`brown bear`); names want capitals."""

@@ -182,7 +182,7 @@ def _name(row: int) -> str:
     return f"{lemma}.{letter}.{_table().rows(lemma, letter.replace('s', 'a')).index(row) + 1:02d}"
 
 
-@lru_cache(maxsize=131072)
+@lru_cache(maxsize=65536)
 def _above(row: int) -> tuple[int, ...]:
     t = _table()
     return tuple(t.above_rows[t.above_ends[row - 1] if row else 0 : t.above_ends[row]])
@@ -286,7 +286,7 @@ def count(lemma: str, pos: str) -> int:
     return sum(sense_counts(lemma, pos))
 
 
-@lru_cache(maxsize=131072)
+@lru_cache(maxsize=65536)
 def morphy(word: str, pos: str) -> str | None:
     """The base form that WordNet knows (`geese` -> `goose`, `soccer balls` -> `soccer ball`), or None.
 
@@ -344,7 +344,7 @@ def first_sense(phrase: str) -> Synset | None:
     return Synset(next((row for row in rows if not _table().instances[row]), rows[0]))
 
 
-@lru_cache(maxsize=131072)
+@lru_cache(maxsize=65536)
 def steps_up(row: int) -> dict[int, int]:
     """Row -> fewest hypernym steps from `row` up to it, the row itself with 0. Shared: not to be changed."""
     steps = {row: 0}

@@ -18,7 +18,7 @@ from .wordnet_words import Word, look_up
 
 MAX_CHARACTERS = 8_000
 MAX_WORDS = 512  # what lies beyond is not read: no caption describes a picture for longer
-_MAX_LETTERS = 40
+_MAX_LETTERS = 40  # a longer run is no word: it is a break
 _NOISE = re.compile(
     r"https?://\S+|www\.\S+|[\w.+-]{1,64}@[\w.-]+|(?<!\w)@\w+|\.(?:jpe?g|png|gif|webp|svg|bmp|tiff?|pdf|eps|html?|com|net|org)\b|\\[nrt]|&\w{1,10};|<[^<>]{1,80}>",
     re.I,
@@ -58,7 +58,7 @@ def read_tokens(text: str) -> list[Token]:
         text = _NOISE.sub(" ", text[:MAX_CHARACTERS]).replace("’", "'")
     raw: list[str] = []
     for piece in _TOKEN.findall(text, 0, MAX_CHARACTERS):
-        raw.extend(_split(piece))
+        raw.extend(_split(piece) if len(piece) <= _MAX_LETTERS else (".",))
         if len(raw) >= MAX_WORDS:
             break
     lows = [w.lower() for w in raw]
@@ -86,8 +86,8 @@ def _split(piece: str) -> tuple[str, ...]:
         return (".", *_CAMEL.sub(" ", piece[1:]).split(), ".")
     if not piece[0].isalnum():
         return _MARKS.get(piece, (".",))
-    if len(piece) > _MAX_LETTERS or (any(c.isdigit() for c in piece) and not piece.isdigit()):
-        return (".",) if len(piece) > _MAX_LETTERS else ()
+    if any(c.isdigit() for c in piece) and not piece.isdigit():
+        return ()
     if piece.endswith("'") and not piece.endswith("s'"):
         piece = piece[:-1]
     if "-" in piece:

@@ -60,7 +60,7 @@ class Word:
         self.starts, self.seconds = (0, _NO_WORDS) if self.kind else multiword_starts().get(plain, (0, _NO_WORDS))
 
 
-@lru_cache(maxsize=262144)
+@lru_cache(maxsize=65536)
 def look_up(low: str) -> Word:
     return Word(low)
 
