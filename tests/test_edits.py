@@ -176,6 +176,36 @@ def test_replace_objects_as_the_slow_rule(given_tags: Tags, old: str, new: str) 
     assert out.attributes == unique(attributes)
 
 
+PLAIN = ["dog", "cat", "ball", "person", "knife"]
+End = tuple[str, bool]
+"""An object and whether it stands in the plural."""
+ends = st.tuples(st.sampled_from(PLAIN), st.booleans())
+
+
+def relation_of(part: tuple[End, str, End | None, End], moved: dict[str, str]) -> str:
+    def form(end: End) -> str:
+        name = moved.get(end[0], end[0])
+        return plural(name) if end[1] else name
+
+    subject, predicate, middle, object_ = part
+    return " ".join([form(subject), predicate, *([] if middle is None else ["with", form(middle), "near"]), form(object_)])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.sampled_from(PLAIN), min_size=1, unique=True),
+    st.dictionaries(st.sampled_from(PLAIN), st.sampled_from([*PLAIN, "horse", "park bench"]), min_size=1),
+    st.lists(st.tuples(ends, st.sampled_from(["on", "next to", "eating"]), st.none() | ends, ends), min_size=1, max_size=4),
+)
+def test_relations_follow_word_by_word(objects: list[str], moves: dict[str, str], parts: list[tuple[End, str, End | None, End]]) -> None:
+    known = [p for p in parts if all(e is None or e[0] in objects for e in (p[0], p[2], p[3]))]
+    before = Tags(tuple(objects), (), unique(relation_of(p, {}) for p in known))
+    after, _ = edit(before, {"replace": {"objects": moves}})
+    assert after.relations == unique(relation_of(p, moves) for p in known)
+    left, _ = edit(before, {"remove": {"objects": list(moves)}})
+    assert left.relations == unique(relation_of(p, {}) for p in known if all(e is None or e[0] not in moves for e in (p[0], p[2], p[3])))
+
+
 def test_what_follows_keeps_its_number_and_its_article() -> None:
     out, records = edit(PARK, {"replace": {"objects": {"dog": "ox"}, "relations": {"on": "under"}}})
     assert out.objects == ("ox", "soccer ball", "sofa")

@@ -55,7 +55,7 @@ def _clean(text: str) -> str:
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split()).lower()
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=32768)
 def _chunk(chunk: str) -> tuple[int, ...]:
     """`_ids` of what stands between two spaces, remembered: words repeat. Long ones are not kept, so memory stays bounded."""
     return _ids(chunk)

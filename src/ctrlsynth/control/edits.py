@@ -57,6 +57,7 @@ class Row:
 Change = Callable[[str, Tags, Row], str | None]
 """A phrase, the tags that it stands in, the row -> the phrase as it becomes; None when it goes."""
 Step = Callable[[Tags, Row], tuple[Tags, list[EditRecord]]]
+_FOLLOWERS: tuple[tuple[Kind, follow.Follow], ...] = (("attributes", follow.attribute), ("relations", follow.relation))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +142,14 @@ class _Rewrite:
             moved = {old.lower(): new for old, new in zip(tags.objects, after, strict=True) if new != old}
             if moved:
                 new_tags = self._settle(new_tags, "objects", tags.objects, after, records)
-        followers: tuple[tuple[Kind, follow.Follow], ...] = (("attributes", follow.attribute), ("relations", follow.relation))
-        for kind, following in followers:
+        for kind, following in _FOLLOWERS:
             change = self.changes.get(kind)
             before: tuple[str, ...] = getattr(tags, kind)
-            if not before or (change is None and not moved and self.orphan is None):
+            follows = moved or (self.orphan is not None and any(map(self.orphan.possible, before)))
+            if change is None and not follows:
                 continue
             after = [phrase if change is None else change(phrase, tags, row) for phrase in before]
-            if moved or self.orphan is not None:
+            if follows:
                 after = [p if p is None else following(p, tags.objects, moved, self.orphan, row) for p in after]
             if any(new != old for old, new in zip(before, after, strict=True)):
                 new_tags = self._settle(new_tags, kind, before, after, records)

@@ -40,23 +40,24 @@ def attribute(phrase: str, objects: Sequence[str], moved: Moved, orphan: Orphan 
 
 
 def relation(phrase: str, objects: Sequence[str], moved: Moved, orphan: Orphan | None, row: Row) -> str | None:
-    """`dog on sofa` with sofa -> bench becomes `dog on bench`; with either gone, None. Ends first, then what is named between them."""
+    """`dog on sofa` with sofa -> bench becomes `dog on bench`; with either gone, None. So for what is named between the ends."""
     if orphan is not None and not orphan.possible(phrase):
         orphan = None
     if orphan is None and not _mentions(phrase.lower(), moved):
         return phrase
-    subject, predicate, object_ = split_relation(phrase, objects)
-    new: str | None = phrase
-    if object_ is not None:
-        many = phrase.lower().endswith(" " + plural(object_).lower())
-        new = _renamed(phrase, len(phrase) - len(plural(object_) if many else object_), len(phrase), object_, moved)
-    elif orphan is not None:
-        new = _orphan_end(phrase, orphan, row)
-    if new is not None and subject is not None:
-        new = _renamed(new, 0, len(subject_form(phrase, subject)), subject, moved)
-    elif new is not None and orphan is not None:
-        new = _orphan_start(new, orphan, row)
-    return new if new is None else _between(new, predicate, objects, moved)
+    subject, _, object_ = split_relation(phrase, objects)
+    start = 0 if subject is None else len(subject_form(phrase, subject))
+    stop = len(phrase) if object_ is None else len(phrase) - len(object_form(phrase, object_))
+    middle: str | None = _inside(phrase[start:stop], objects, moved)
+    if orphan is not None and middle is not None and object_ is None:
+        middle = _orphan_end(middle, orphan, row)
+    if orphan is not None and middle is not None and subject is None:
+        middle = _orphan_start(middle, orphan, row)
+    head = _renamed(phrase[:start], 0, start, subject, moved) if subject is not None else ""
+    if head is None or middle is None:
+        return None
+    whole = f"{head} {middle.strip()} ".lstrip() if middle.strip() else f"{head} "
+    return whole.rstrip() if object_ is None else _renamed(whole + phrase[stop:], len(whole), None, object_, moved)
 
 
 def exchanged(phrase: str, objects: Sequence[str]) -> str:
@@ -64,10 +65,8 @@ def exchanged(phrase: str, objects: Sequence[str]) -> str:
     subject, predicate, object_ = split_relation(phrase, objects)
     if subject is None or object_ is None or subject == object_:
         return phrase
-    start = subject_form(phrase, subject)
-    many = phrase.lower().endswith(" " + plural(object_).lower())
-    end = phrase[len(phrase) - len(plural(object_) if many else object_) :]
-    return " ".join(f"{end} {predicate} {phrase[: len(start)]}".split())
+    start, end = subject_form(phrase, subject), object_form(phrase, object_)
+    return f"{phrase[len(phrase) - len(end) :]} {predicate} {phrase[: len(start)]}"
 
 
 def subject_form(phrase: str, subject: str) -> str:
@@ -76,11 +75,17 @@ def subject_form(phrase: str, subject: str) -> str:
     return many if phrase.lower().startswith(many.lower() + " ") else subject
 
 
+def object_form(phrase: str, object_: str) -> str:
+    """The form, singular or plural, in which a relation's object stands at its end."""
+    many = plural(object_)
+    return many if phrase.lower().endswith(" " + many.lower()) else object_
+
+
 def _mentions(low: str, moved: Moved) -> bool:
     return any(name in low or plural(name).lower() in low for name in moved)
 
 
-def _renamed(phrase: str, start: int, stop: int, name: str, moved: Moved) -> str | None:
+def _renamed(phrase: str, start: int, stop: int | None, name: str, moved: Moved) -> str | None:
     """The phrase with the object between two characters renamed; the plural stays a plural, an article before it fits."""
     if name.lower() not in moved:
         return phrase
@@ -93,7 +98,7 @@ def _renamed(phrase: str, start: int, stop: int, name: str, moved: Moved) -> str
     if head.lower().split()[-1:] in (["a"], ["an"]):
         head = head.rstrip()
         head = head[: len(head) - len(head.split()[-1])] + article(new) + " "
-    return head + new + phrase[stop:]
+    return head + new + ("" if stop is None else phrase[stop:])
 
 
 def _orphan_end(phrase: str, orphan: Orphan, row: Row) -> str | None:
@@ -121,16 +126,22 @@ def _orphan_start(phrase: str, orphan: Orphan, row: Row) -> str | None:
     return phrase
 
 
-def _between(phrase: str, predicate: str, objects: Sequence[str], moved: Moved) -> str | None:
-    """Objects named inside the predicate (`dog with ball on grass`), unless as a part of a longer object's name."""
-    low = f" {predicate.lower()} "
-    for name, new in moved.items():
-        for form in (name, plural(name)):
-            if f" {form} " not in low or any(name in o.lower() and o.lower() != name and f" {o.lower()} " in low for o in objects):
-                continue
-            if new is None:
+def _inside(middle: str, objects: Sequence[str], moved: Moved) -> str | None:
+    """Objects named inside a predicate (`dog with ball on grass`), the longest names first, so that `sofa bed` names no sofa."""
+    if not _mentions(middle.lower(), moved):
+        return middle
+    forms = {form.lower(): (name, form) for name in objects for form in (plural(name), name)}
+    words, new, at = middle.split(), [], 0
+    while at < len(words):
+        runs = (n for n in range(len(words) - at, 0, -1) if " ".join(words[at : at + n]).lower() in forms)
+        n = next(runs, 0)
+        if n == 0:
+            new.append(words[at])
+        else:
+            name, form = forms[" ".join(words[at : at + n]).lower()]
+            renamed = _renamed(form, 0, None, name, moved)
+            if renamed is None:
                 return None
-            at = f" {phrase.lower()} ".index(f" {form} ")
-            phrase = phrase[:at] + (new if form == name else plural(new)) + phrase[at + len(form) :]
-            break
-    return phrase
+            new.append(renamed)
+        at += n or 1
+    return " ".join(new)

@@ -31,7 +31,7 @@ _CLASS = re.compile(r"\S+\.[nvars]\.\d{1,3}")
 _WORD = re.compile(r"\w[\w'’-]*")
 _RUN = 6
 _SHORT = 80
-_MEMO = 100_000
+_MEMO = 20_000
 _T = TypeVar("_T")
 Span = tuple[int, int, int]
 """Number of the selector, first character, character after the last: what a selector means in a phrase."""
