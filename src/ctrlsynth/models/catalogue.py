@@ -1,0 +1,78 @@
+"""What comes with ctrlsynth, for `ctrlsynth models`: every embedded model, drawing and data, its licence and source, and if it is here.
+
+The facts stand in `resources/catalogue.yaml`; whether something is installed is asked of the package metadata, so nothing heavy loads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from importlib.metadata import PackageNotFoundError, version
+
+import yaml
+
+from .installed import INSTALL
+
+_INSTALL = {"models": INSTALL, "base": "pip install ctrlsynth", "demo": "pip install 'ctrlsynth[demo]'"}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One model, set of drawings or data.
+
+    name      for a model, the name that a recipe uses
+    role      tagger, llm, text_to_image, safety, drawings or data
+    part_of   the distribution that carries it; `ctrlsynth` for what is in this package
+    version   that distribution's installed version, or None if it is absent
+    size_mb   megabytes on disk, or None where it is a matter of code
+    reads     what a tagger or judge looks at, else empty
+    source    where weights or data come from, or empty
+    install   the command that brings it, or empty where it is always there
+    """
+
+    name: str
+    role: str
+    what: str
+    licence: str
+    part_of: str
+    version: str | None
+    size_mb: float | None = None
+    reads: str = ""
+    source: str = ""
+    install: str = ""
+
+    @property
+    def installed(self) -> bool:
+        return self.version is not None
+
+
+def entries() -> list[Entry]:
+    """Everything embedded, models first, in the order of the figure."""
+    text = (resources.files("ctrlsynth") / "resources" / "catalogue.yaml").read_text(encoding="utf-8")
+    found = []
+    for row in yaml.safe_load(text):
+        command = _INSTALL[row.pop("install")] if "install" in row else ""
+        found.append(Entry(version=_version(row["part_of"]), install=command, **row))
+    return found
+
+
+def rows(found: list[Entry]) -> list[tuple[str, str, str, str, str, str]]:
+    """(name, role, what, licence, MB, state) for printing; the state of an absent one is the command that brings it."""
+    return [
+        (
+            entry.name,
+            entry.role,
+            entry.what,
+            entry.licence,
+            "" if entry.size_mb is None else f"{entry.size_mb:.1f}",
+            f"{entry.part_of} {entry.version}" if entry.installed else entry.install,
+        )
+        for entry in found
+    ]
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,58 @@
+"""The threads of native libraries, set in this one place before any of them loads.
+
+On a shared machine OpenMP's habit of spinning while it waits makes two threads ten times slower than one, so waiting is passive, and
+the models here run one thread an image (or one process a language model) and do several at once, rather than many threads on one.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ..errors import UserError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+_QUIET = {
+    "OMP_WAIT_POLICY": "PASSIVE",  # sleep while waiting
+    "GOMP_SPINCOUNT": "0",  # GNU's OpenMP
+    "KMP_BLOCKTIME": "0",  # LLVM's and Intel's OpenMP
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def quiet_native_threads() -> None:
+    """Sets the environment that native libraries read when they load; what the user has set already stays. Call it before models load."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+def cores() -> int:
+    """The cores that this process may use (its affinity, not the machine's count)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def thread_count(value: int | None, where: str) -> int:
+    """An option `threads`: None means every core that the process may use. UserError unless it is a whole number from 1 up."""
+    if value is None:
+        return cores()
+    if type(value) is not int or value < 1:
+        raise UserError(f"{where}: threads is a whole number from 1 up, or left out for every core, not {value!r}")
+    return value
+
+
+def session_options(threads: int = 1) -> onnxruntime.SessionOptions:
+    """onnxruntime's options for a session whose single run uses `threads` threads that sleep while they wait."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    return options

