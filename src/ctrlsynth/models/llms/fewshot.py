@@ -13,7 +13,7 @@ from typing import Any
 
 from ..base import Request
 from . import grammar
-from .realizer import leaves_out, tidy
+from .realizer import plan_missing, tidy
 from .scene import Scene, plan
 
 _TAGS = """Write one sentence about a picture. Use all the words.
@@ -94,10 +94,9 @@ def task(request: Request, common: Mapping[str, Any]) -> dict[str, Any] | None:
         thing = next(iter(tags.phrases()), caption)
         head, asked, bound = _CONCEPT, f" {thing}\nSentence:" if thing else "", grammar.about(thing, request.words)
     elif request.family in ("text", "tags+text") and caption:
-        missing = plan(leaves_out(caption, tags)) if request.family == "tags+text" else Scene([], [], [], [])
+        missing = plan_missing(caption, tags) if request.family == "tags+text" else None
         head, asked = _AGAIN, f" {caption}\nAgain:"
-        more = missing.nouns or missing.loose
-        bound = grammar.again_and(missing, request.words, seed=request.seed) if more else grammar.again(request.words)
+        bound = grammar.again(request.words) if missing is None else grammar.again_and(missing, request.words, seed=request.seed)
     else:
         scene = plan(tags)
         words = content(scene)

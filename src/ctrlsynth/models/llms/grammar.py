@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from ...words import article, singular
 from .scene import Scene, predicate, reduced, with_subjects
+from .speech import FAR
 from .vocabulary import ALONE, ATTACHED, LINKS, NEXT_CLAUSE, PREPOSITIONS
 
 
@@ -27,15 +28,13 @@ def alternatives(texts: Iterable[str]) -> str:
 
 def sentence(scene: Scene, words: tuple[int, int] | None = None, *, seed: int = 0) -> str:
     """One sentence that names every noun of the scene; `words` bounds its length (a scene that needs more still gets more)."""
-    pieces = _Pieces(scene)
+    pieces = _Pieces(scene, seed)
     pieces.collect()
     if not pieces.out:
         return about(f"{' and '.join(scene.loose)} scene", words) if scene.loose else free(words)
     out = pieces.out
     if pieces.single and not scene.loose:
-        first = seed % len(ALONE)  # a few of them, by the seed: the model has a favourite
-        verbs = [ALONE[(first + 5 * n) % len(ALONE)] for n in range(4)]
-        out.append(alternatives(" " + (predicate(verb, True) if scene.nouns[0].many else verb) for verb in verbs))
+        out.append(_alone(scene.nouns[0].many, seed))
     if scene.loose:
         loose = " and ".join(scene.loose)
         out.append(f'" in {article(loose)} " {quote(loose)} {alternatives([" scene", " view", " place"])}')
@@ -50,16 +49,22 @@ def sentence(scene: Scene, words: tuple[int, int] | None = None, *, seed: int = 
     return "\n".join(rules)
 
 
+def _alone(many: bool, seed: int) -> str:
+    """A few predicates without content, by the seed: the model has a favourite."""
+    verbs = [ALONE[(seed + 5 * n) % len(ALONE)] for n in range(4)]
+    return alternatives(" " + (predicate(verb, True) if many else verb) for verb in verbs)
+
+
 class _Pieces:
     """The sentence's pieces in order: a subject, what hangs on it, what it does; then the next; nouns of no clause last. `least`: its
-    smallest number of words. `single`: there is one noun and nothing is said of it."""
+    smallest number of words, `content` without articles. `single`: there is one noun and nothing is said of it."""
 
-    def __init__(self, scene: Scene) -> None:
-        self.scene, self.clauses = scene, with_subjects(scene)
+    def __init__(self, scene: Scene, seed: int) -> None:
+        self.scene, self.seed, self.clauses = scene, seed, with_subjects(scene)
         self.open = set(range(len(self.clauses)))
         self.named: set[int] = set()
         self.out: list[str] = []
-        self.least = 0
+        self.least = self.content = 0
 
     @property
     def single(self) -> bool:
@@ -81,18 +86,27 @@ class _Pieces:
 
     def clauses_of(self, i: int, *, subject: bool) -> None:
         """What is said of noun i, directly behind it: things that hang on it, then places, and for a subject its actions."""
+        noun, before, start, verb = self.scene.nouns[i], "", self.content, False
         ranks = [(self.rank(n), n) for n in self.open if self.clauses[n].subject == i]
-        before = ""
         for rank, number in sorted(ranks):
-            if number in self.open and (subject or rank < 2):
-                self.relation(number, self.scene.nouns[i].many, before, verbless=rank == 0 or not subject)
-                before = self.clauses[number].words
+            words = self.clauses[number].words
+            if number not in self.open or not (subject or rank < 2):
+                continue
+            if subject and before not in ("", words) and rank > 0 and self.content - start + 1 > FAR:
+                self.out.append(f"{'' if verb else _alone(noun.many, self.seed)} {alternatives([', and', ' and', ', while'])}")
+                self.out.append(quote(f" the {noun.bare()}"))
+                self.least, before, start, verb = self.least + 2 + 3 * (not verb), "", self.content, True
+                self.relation(number, noun.many, before, must=True)
+            else:
+                self.relation(number, noun.many, before, verbless=rank == 0 or not subject)
+                verb = verb or rank == 2
+            before = words
 
     def rank(self, number: int) -> int:
         head = self.clauses[number].words.partition(" ")[0]
         return 0 if head in ATTACHED else 1 if head in PREPOSITIONS else 2
 
-    def relation(self, number: int, many: bool, before: str, *, verbless: bool = False) -> None:
+    def relation(self, number: int, many: bool, before: str, *, verbless: bool = False, must: bool = False) -> None:
         self.open.discard(number)
         clause = self.clauses[number]
         short = reduced(clause.words)
@@ -103,7 +117,10 @@ class _Pieces:
             self.out.append((quote(" and") + "? " if before else "") + said)
         else:
             self.out.append((quote(" and") + "? " if before else "") + f"{_verbs(clause.words, many)} {said}")
+        if must and short is not None:
+            self.out[-1] = quote(" " + predicate(clause.words, many))
         self.least += len(clause.words.split())
+        self.content += len(clause.words.split())
         if clause.object is not None:
             self.noun(clause.object, "")
             self.clauses_of(clause.object, subject=False)
@@ -121,6 +138,7 @@ class _Pieces:
             self.out.append(f'{f"{chr(34)},{chr(34)}? {join} " if join else ""}" " {alternatives(forms)}')
             self.least += bool(join)
         self.least += len(forms[0].split())
+        self.content += sum(word not in ("a", "an", "the") for word in forms[0].replace("-", " ").split()) + bool(join)
 
 
 def _verbs(words: str, many: bool) -> str:

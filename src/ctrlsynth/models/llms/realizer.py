@@ -14,9 +14,10 @@ from importlib.metadata import version
 from ...sample import Tags, split_attribute, split_relation
 from ...words import singular
 from ..base import Reply, Request
-from .scene import Noun, plan
+from .scene import Noun, Scene, plan
 from .schema import Unsupported, fill
 from .speech import capital, sentences
+from .vocabulary import COUNTS
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _JUNK = re.compile(
@@ -60,9 +61,9 @@ def sentence(request: Request) -> str:
     if request.family in ("text", "tags+text") and caption:
         text = _reframe(caption, seed) if request.family == "text" else f"{capital(caption)}."
         rest = tags if request.family == "tags+text" else Tags()
-        missing = leaves_out(caption, rest)
-        if missing.phrases():
-            text += " " + sentences(plan(missing), seed, also=True)
+        missing = plan_missing(caption, rest)
+        if missing is not None:
+            text += " " + sentences(missing, seed, also=True)
     elif request.family == "concept":
         text = _concept(tags, caption, seed)
     else:
@@ -77,6 +78,17 @@ def tidy(caption: str) -> str:
         text = caption.replace("#", " ")
     text = " ".join(text.split()).strip(" .,;:-–—|\"'")
     return text.lower() if text.isupper() and len(text) > 4 else text
+
+
+def plan_missing(caption: str, tags: Tags) -> Scene | None:
+    """What the caption leaves out, as a scene in which its own objects are known (`the dog`); None where it says everything."""
+    missing = leaves_out(caption, tags)
+    if not missing.phrases():
+        return None
+    scene, there = plan(missing), _lemmas(caption)
+    for noun in scene.nouns:
+        noun.known = _lemmas(noun.name) <= there and not (noun.modifiers and noun.modifiers[0] in COUNTS)
+    return scene
 
 
 def leaves_out(caption: str, tags: Tags) -> Tags:

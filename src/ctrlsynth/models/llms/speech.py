@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...words import article
-from .scene import Clause, Scene, predicate, reduced, with_subjects
+from .scene import Clause, Noun, Scene, predicate, reduced, with_subjects
 from .vocabulary import ATTACHED, PREPOSITIONS
+
+FAR = 3  # words that may stand between a subject and its predicate, or a predicate and its object
 
 
 def sentences(scene: Scene, seed: int, *, also: bool = False) -> str:
@@ -22,6 +24,13 @@ def capital(text: str) -> str:
 def listed(phrases: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`"""
     return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
+
+
+def _far(between: str, words: str, wanted: str) -> bool:
+    """More than `FAR` words, articles aside, from the subject to the relation's own words. A new clause begins at a comma."""
+    lead = words[: -len(wanted)] if words.endswith(wanted) else ""
+    last = between.rpartition(", and the ")[2] if ", and the " in between else between
+    return sum(word not in ("a", "an", "the") for word in f"{last} {lead}".replace("-", " ").split()) - (", and the " in between) > FAR
 
 
 class _Speaker:
@@ -43,7 +52,7 @@ class _Speaker:
         last = ""
         if not told and alone:
             many = self.scene.nouns[alone[0]].many
-            told = [self.seen([self.noun(i) for i in alone], many, 0 if self.also else (self.seed >> 8) % 4)]
+            told = [self.seen([self.noun(i) for i in alone], many, self.style(self.scene.nouns[alone[0]]))]
         elif alone:
             told[-1], last = self.added(told[-1], alone)
         return self.with_mood(told, last, bool(alone))
@@ -103,39 +112,63 @@ class _Speaker:
             mine = [number for number in sorted(self.open) if self.clauses[number].subject is None]
             self.open.difference_update(mine)
             return "someone " + " and ".join(self.said(self.clauses[n], predicate(self.clauses[n].words, False)) for n in mine)
-        many, known = self.scene.nouns[subject].many, subject in self.named
+        noun, known = self.scene.nouns[subject], subject in self.named
         name = self.noun(subject, subject=True)
         mine = [number for number in sorted(self.open) if self.clauses[number].subject == subject]
         self.open.difference_update(mine)
-        places = [self.clauses[n] for n in mine if self.clauses[n].words.partition(" ")[0] in PREPOSITIONS]
-        actions = [self.clauses[n] for n in mine if self.clauses[n].words.partition(" ")[0] not in PREPOSITIONS]
-        if not mine:
-            return self.seen([name], many, 0 if self.also else (self.seed >> 8) % 4)
-        if opening and not known:
-            be = "we can see" if opening == 2 else f"there {'are' if many else 'is'}{' also' if self.also else ''}"
-            return f"{be} {name}{self.places(places)}{self.actions(actions, many, relative=True)}"
-        if actions:
-            return f"{name}{self.places(places)}{self.actions(actions, many, relative=False)}"
-        return f"{name} {'are' if many else 'is'}{self.places(places)}"
+        said = [self.clauses[n] for n in mine]
+        said.sort(key=lambda clause: clause.words.partition(" ")[0] not in PREPOSITIONS)  # where it is, then what it does
+        if not said:
+            return self.seen([name], noun.many, self.style(noun))
+        head = f"the {noun.bare()}" if known else noun.first()
+        if not opening and _far(name[len(head) :], predicate(said[0].words, noun.many), said[0].words):
+            opening = 1  # the subject needs a verb of its own before it is named again
+        return (
+            self.lead(2 if self.also and noun.known else opening, known, noun.many)
+            + head
+            + self.told_of(noun, said, name[len(head) :], bool(opening) and not known)
+        )
 
-    def actions(self, clauses: list[Clause], many: bool, *, relative: bool) -> str:
-        """` is wearing a hat and riding a horse`; after `there is a man`: ` wearing a hat and riding a horse`."""
-        out, before, be = "", "", ""
+    def lead(self, opening: int, known: bool, many: bool) -> str:
+        if not opening or known:
+            return ""
+        return "we can see " if opening == 2 else f"there {'are' if many else 'is'}{' also' if self.also else ''} "
+
+    def told_of(self, noun: Noun, clauses: list[Clause], out: str, relative: bool) -> str:
+        """All that follows the subject's noun: ` by a pool is wearing a hat and a scarf`; `relative` after `there is a man`. A clause
+        that would stand more than `FAR` words from its subject names it again: readers and matchers lose it otherwise."""
+        before, be = "", ""
+        last = clauses[-1].words.partition(" ")[0] not in PREPOSITIONS  # an action at the end: places before it need no verb
         for clause in clauses:
+            verbless = (last or relative) and clause.words.partition(" ")[0] in PREPOSITIONS
+            words = predicate(clause.words, noun.many)
             short = reduced(clause.words)
-            words = predicate(clause.words, many)
-            if relative:
+            if relative or verbless:
                 words = short if short is not None else f"that {words}"
             elif short is not None and words.partition(" ")[0] == be:
                 words = words.partition(" ")[2]
-            else:
-                be = words.partition(" ")[0]
-            if clause.words == before and clause.object is not None:
+            joined = "" if verbless or not before or (relative and before.partition(" ")[0] in PREPOSITIONS) else " and"
+            if clause.words == before and clause.object is not None and not self.wordy(clauses, clause):
                 out += f" and {self.noun(clause.object)}"  # wearing a hat and a scarf
+            elif _far(out + joined, words, clause.words) and out:
+                words, relative = predicate(clause.words, noun.many), False
+                be = words.partition(" ")[0]
+                out += f", and the {noun.bare()} {self.said(clause, words)}"
             else:
-                out += f"{' and' if out else ''} {self.said(clause, words)}"
+                be = be if verbless or relative or short is None else predicate(clause.words, noun.many).partition(" ")[0]
+                out += f"{joined} {self.said(clause, words)}"
             before = clause.words
         return out
+
+    def wordy(self, clauses: list[Clause], clause: Clause) -> bool:
+        """Whether the object before and this one's modifiers are too many words to share one predicate."""
+        previous = clauses[clauses.index(clause) - 1].object
+        nouns = self.scene.nouns
+        own = len(nouns[clause.object].modifiers) if clause.object is not None else 0
+        return previous is None or len(nouns[previous].full().split()) + 1 + own > FAR
+
+    def style(self, first: Noun) -> int:
+        return (1 if first.known else 0) if self.also else (self.seed >> 8) % 4
 
     def seen(self, names: list[str], many: bool, style: int) -> str:
         """Nouns of which nothing more is said."""
