@@ -1,0 +1,284 @@
+"""The judge's matchers: examples, a slow reading of the rules beside the fast one, kinds, violations, speed."""
+
+from __future__ import annotations
+
+import time
+from itertools import pairwise, product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ctrlsynth import matching, wordnet
+from ctrlsynth.errors import UserError
+from ctrlsynth.nouns import multiword, noun_form
+from ctrlsynth.sample import Tags
+from ctrlsynth.words import singular
+
+OBJECTS = ("dog", "ball", "soccer ball", "hot dog", "sofa", "woman", "tennis ball", "house", "hat", "cow", "wine")
+
+
+def held(phrase: str, text: str, matcher: str = "lemma") -> bool:
+    return matching.in_text([phrase], text, matcher, OBJECTS)[0]
+
+
+@pytest.mark.parametrize(
+    ("phrase", "text", "expected"),
+    [
+        ("dog", "Two Dogs!", True),
+        ("cow", "a cowboy", False),
+        ("dog", "a hot dog", False),
+        ("hot dog", "three hot dogs", True),
+        ("hot dog", "a hot brown dog", False),
+        ("dog", "a dog house", False),
+        ("ball", "a tennis ball", True),  # a kind of ball
+        ("dog", "the dog's bed", True),
+        ("woman", "old women", True),
+        ("red ball", "a red soccer ball", True),
+        ("red ball", "red and white balls", True),
+        ("red ball", "a red box and a ball", False),
+        ("red ball", "a red hat, the ball", False),
+        ("red ball", "the ball is red", True),
+        ("red ball", "the balls are very big and red", False),  # three words between
+        ("red ball", "the balls are big and red", True),
+        ("red ball", "the ball looks red", True),
+        ("red ball", "the ball is on a red sofa", False),
+        ("red ball", "the ball is new. A red sofa", False),
+        ("smiling woman", "a woman smiling", True),
+        ("smiling woman", "the woman smiles", True),
+        ("smiling woman", "the woman is smiling", True),
+        ("two dogs", "2 dogs", True),
+        ("two dogs", "two brown dogs", True),
+        ("two dogs", "three dogs", False),
+        ("dog on sofa", "a dog sits on the green sofa", True),
+        ("dog on sofa", "a sofa on a dog", False),
+        ("dog on sofa", "a dog on the hat near a sofa", False),
+        ("dog on sofa", "A dog. On the sofa", False),
+        ("dog sitting on sofa", "dogs sit quietly on a big old sofa", True),
+        ("dog sitting on sofa", "a dog on a sofa", False),
+        ("wearing hat", "she wears a funny hat", True),
+        ("woman wearing hat", "a woman with a hat", False),
+        ("red", "a reddish hat", False),
+        ("red", "the red hat", True),
+        ("🙂", "a dog 🙂", True),
+        ("🙂", "a dog", False),
+    ],
+)
+def test_lemma(phrase: str, text: str, expected: bool) -> None:
+    assert held(phrase, text) is expected
+
+
+def test_substring_and_wordnet() -> None:
+    assert held("cow", "a COWBOY", "substring")
+    assert held("red  ball", "A Red\n ball", "substring")
+    assert not held("two dogs", "two brown dogs", "substring")
+    for text in ("a puppy", "some animal", "a carnivore"):
+        assert held("dog", text, "wordnet"), text
+        assert not held("dog", text), text
+    assert not held("dog", "a cat", "wordnet")
+    assert not held("dog", "some entity", "wordnet")  # an ancestor, but too far
+    assert not held("dog", "a hot dog", "wordnet")
+    assert held("red sofa", "a red couch", "wordnet")
+    assert held("dog on sofa", "the puppy sleeps on a couch", "wordnet")
+    with pytest.raises(UserError, match="did you mean 'lemma'"):
+        matching.in_text(["dog"], "a dog", "lema")
+
+
+# ---- the rules read slowly -------------------------------------------------------------------------------------------------------
+
+
+class Slow:
+    """The docstring of `matching.py` as a reader would follow it: every place of every part is tried."""
+
+    def __init__(self, text: str) -> None:
+        for mark in ",.":
+            text = text.replace(mark, f" {mark} ")
+        self.words = [w for w in text.lower().split() if w not in ("a", "an", "the")]
+        self.size = len(self.words)
+        self.compounds: list[tuple[int, int, str]] = []
+        i = 0
+        while i < self.size:
+            found = [
+                (i, j, lemma) for j in range(min(i + 5, self.size), i + 1, -1) if (lemma := multiword(" ".join(self.words[i:j]), False))
+            ]
+            self.compounds += found[:1]
+            i = found[0][1] if found else i + 1
+
+    @staticmethod
+    def noun(word: str) -> str:
+        numbers = {"two": "2", "three": "3"}
+        return numbers.get(word) or (word if Slow.closed(word) else noun_form(word) or singular(word))
+
+    @staticmethod
+    def verb(word: str) -> str:
+        return "be" if word in ("is", "are") else word if Slow.closed(word) else wordnet.morphy(word, "v") or Slow.noun(word)
+
+    @staticmethod
+    def closed(word: str) -> bool:
+        return word in ("on", "with", "near", "and", "or", "is", "are", ",", ".")
+
+    def same(self, a: str, b: str) -> bool:
+        return self.noun(a) == self.noun(b) or self.verb(a) == self.verb(b)
+
+    @staticmethod
+    def kind_of(compound: str, name: str) -> bool:
+        """Below the first sense of the name, or below one that makes up more than a twentieth of its use."""
+        meaning = wordnet.first_sense(compound)
+        counts = wordnet.sense_counts(name, "n")
+        first, *rest = wordnet.synsets(name, "n")
+        used = [first, *(s for s, n in zip(rest, counts[1:], strict=True) if n > sum(counts) / 20)]
+        return meaning is not None and any(wordnet.is_a(meaning, s) for s in used)
+
+    def objects(self, name: str) -> list[tuple[int, int]]:
+        """A compound's last words count only when the compound is a kind of what they name."""
+        want = [self.noun(w) for w in name.split()]
+        places = []
+        for a, b in product(range(self.size + 1), repeat=2):
+            if [self.noun(w) for w in self.words[a:b]] != want or a >= b:
+                continue
+            clash = [c for c in self.compounds if a < c[1] and c[0] < b and not (a <= c[0] and c[1] <= b)]
+            if all(b == c[1] and self.kind_of(c[2], name) for c in clash):
+                places.append((a, b))
+        return places
+
+    def attribute(self, modifier: str, name: str) -> bool:
+        for begin, end in self.objects(name):
+            for m in range(self.size):
+                if not self.same(modifier, self.words[m]):
+                    continue
+                gap = self.words[m + 1 : begin]
+                if (
+                    m < begin
+                    and len(gap) <= 2
+                    and all(not self.closed(w) or (i == 0 and w in ("and", "or", ",")) for i, w in enumerate(gap))
+                ):
+                    return True
+                for v in range(end, min(end + 2, m)):
+                    inner = self.words[v + 1 : m]
+                    links = self.verb(self.words[v]) in ("be", "look") and len(inner) <= 2
+                    if links and all(not self.closed(w) or w in ("and", "or", ",") for w in inner):
+                        return True
+                if m == end and self.verb(modifier) not in (modifier, self.noun(modifier)):
+                    return True
+        return False
+
+    def relation(self, subject: str | None, predicate: list[str], name: str | None) -> bool:
+        starts = self.objects(subject) if subject else [None]
+        ends = self.objects(name) if name else [None]
+        for s, o in product(starts, ends):
+            for places in product(range(self.size), repeat=len(predicate)):
+                if not all(self.same(p, self.words[i]) for p, i in zip(predicate, places, strict=True)):
+                    continue
+                if not all(1 <= j - i <= 2 for i, j in pairwise(places)):
+                    continue
+                before = self.words[s[1] : places[0]] if s else []
+                after = self.words[places[-1] + 1 : o[0]] if o else []
+                ordered = (s is None or s[1] <= places[0]) and (o is None or places[-1] < o[0])
+                near = len(before) <= 3 and len(after) <= 3 and "." not in before
+                if ordered and near and all(not self.closed(w) or w in (",", "and", "or") for w in after):
+                    return True
+        return False
+
+
+WORDS = (
+    "a dog dogs red white ball balls soccer hot tennis big on near and , . is looks sits sitting woman smiling smiles sofa house two with"
+).split()
+texts = st.lists(st.sampled_from(WORDS), min_size=1, max_size=10).map(" ".join)
+
+
+@settings(max_examples=500, deadline=None)
+@given(texts)
+def test_objects_against_the_slow_reading(text: str) -> None:
+    slow = Slow(text)
+    assert {o: held(o, text) for o in OBJECTS} == {o: bool(slow.objects(o)) for o in OBJECTS}
+
+
+@settings(max_examples=700, deadline=None)
+@given(texts, st.sampled_from(["red", "white", "big", "smiling", "two"]), st.sampled_from(OBJECTS[:7]))
+def test_attributes_against_the_slow_reading(text: str, modifier: str, name: str) -> None:
+    assert held(f"{modifier} {name}", text) == Slow(text).attribute(modifier, name)
+
+
+@settings(max_examples=700, deadline=None)
+@given(
+    texts,
+    st.sampled_from(["dog", "woman", "hot dog", "ball", None]),
+    st.sampled_from(["on", "near", "sitting on", "sits near", "with"]),
+    st.sampled_from(["sofa", "ball", "dog", None]),
+)
+def test_relations_against_the_slow_reading(text: str, subject: str | None, predicate: str, name: str | None) -> None:
+    if subject == name or (subject is None and name is None):
+        return
+    phrase = " ".join(p for p in (subject, predicate, name) if p)
+    assert held(phrase, text) == Slow(text).relation(subject, predicate.split(), name)
+
+
+@settings(max_examples=200, deadline=None)
+@given(texts)
+def test_the_wordnet_matcher_finds_whatever_lemma_finds(text: str) -> None:
+    phrases = [*OBJECTS, "red ball", "smiling woman", "two dogs", "dog on sofa", "dog sitting near ball"]
+    narrow = matching.in_text(phrases, text, "lemma", OBJECTS)
+    wide = matching.in_text(phrases, text, "wordnet", OBJECTS)
+    assert all(w or not n for n, w in zip(narrow, wide, strict=True))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=60), st.text(max_size=20), st.sampled_from(matching.MATCHERS))
+def test_any_text_is_read(text: str, phrase: str, matcher: str) -> None:
+    assert matching.in_text([phrase, "dog"], text, matcher, [phrase])[1] == matching.in_text(["dog"], text, matcher, ["dog"])[0]
+
+
+# ---- tags ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_tags_are_compared_kind_with_kind() -> None:
+    reference = Tags(("dog", "ball", "sofa"), ("red ball", "green", "two dogs"), ("dog on sofa", "dog near ball"))
+    found = Tags(("dog", "red"), ("red tennis ball", "two brown dogs", "green hat"), ("dog sitting on old sofa",))
+    have, missed = matching.in_tags(reference, found, "lemma")
+    assert have == ("dog", "red ball", "green", "two dogs", "dog on sofa")
+    assert missed == ("ball", "sofa", "dog near ball")
+    assert matching.in_tags(reference, Tags(), "lemma") == ((), reference.phrases())
+    assert matching.in_tags(Tags(), found, "wordnet") == ((), ())
+
+
+def test_a_bare_attribute_is_a_modifier_not_the_thing() -> None:
+    reference = Tags((), ("orange",))
+    assert matching.in_tags(reference, Tags(("orange",), ("ripe orange",)))[0] == ()
+    assert matching.in_tags(reference, Tags(("cat",), ("orange cat",)))[0] == ("orange",)
+
+
+def test_tags_by_wordnet_and_by_substring() -> None:
+    reference = Tags(("dog", "sofa"), ("red ball",))
+    found = Tags(("beagle", "couch", "ball"), ("red ball",))
+    assert matching.in_tags(reference, found, "lemma")[0] == ("red ball",)
+    assert matching.in_tags(reference, found, "wordnet") == (("dog", "sofa", "red ball"), ())
+    assert matching.in_tags(Tags(("cow",)), Tags(("cowboy",)), "substring")[0] == ("cow",)
+    # the end of one phrase and the beginning of the next are no phrase
+    assert matching.in_tags(Tags(("hot dog",)), Tags(("hot", "dog")), "lemma")[0] == ()
+    assert matching.in_tags(Tags(("hot dog",)), Tags(("hot", "dog")), "substring")[0] == ()
+
+
+def test_removed_phrases_that_come_back() -> None:
+    removed = ["watermark", "red ball", "dog on sofa", "hot dog"]
+    assert matching.violations_in_text(removed, "A ball that is red. A dog lies on a sofa", "lemma", ["ball"]) == (
+        "red ball",
+        "dog on sofa",
+    )
+    assert matching.violations_in_text(removed, "hot dogs", "lemma") == ("hot dog",)
+    assert matching.violations_in_text(["dog"], "hot dogs", "lemma") == ()
+    found = Tags(("dog", "Watermarks"), ("red ball",))
+    assert matching.violations_in_tags(removed, found, "lemma") == ("watermark", "red ball")
+    assert matching.violations_in_tags([], found, "lemma") == ()
+
+
+def test_a_row_takes_microseconds() -> None:
+    objects = ("dog", "ball", "sofa", "tree")
+    phrases = (*objects, "red ball", "green sofa", "dog on sofa", "dog playing with ball")
+    text = "A brown dog plays with a red ball on the green sofa"
+    best = 9.0
+    for _ in range(7):
+        start = time.process_time()
+        for _ in range(500):
+            matching.in_text(phrases, text, "lemma", objects)
+        best = min(best, (time.process_time() - start) / 500)
+    assert best < 120e-6, f"{best * 1e6:.0f} us a row"
