@@ -1,0 +1,177 @@
+"""The data card of an export: what is in it, where it came from, what was left out and why, under which licences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import jinja2
+import yaml
+
+from ..models.catalogue import Entry, entries
+from ..run import Run
+
+_CARD = """\
+{{ front }}
+# {{ recipe.name }}
+
+{{ total }} image-text pairs made by ctrlsynth {{ version }} from {{ source }}. Synthetic parts are marked in every sample's provenance.
+
+## How to load it
+
+{{ load }}
+
+## What is in it
+
+| pairs | image | text | number |
+|---|---|---|--:|
+{% for kind, image, text, number in kinds -%}
+| {{ kind }} | {{ image }} | {{ text }} | {{ number }} |
+{% endfor %}
+Mix: `{{ use }}`{% if notes %}; {{ notes | join('; ') }}{% endif %}.
+{% if lost %}
+Chosen but not written: {{ lost }}.
+{% endif %}{% if converted %}
+{{ converted }} original image{{ 's' if converted != 1 }} in a format that trainers do not open (gif, bmp, tiff, ...) stored as PNG;
+all others are byte for byte the source's.
+{% endif %}
+## How many came through
+
+Of every pair that the run made, by what the judge said:
+
+| pairs | made | {% for r in reasons %}{{ r }} | {% endfor %}yield |
+|---|--:|{% for r in reasons %}--:|{% endfor %}--:|
+{% for kind, made, cells, share in yields -%}
+| {{ kind }} | {{ made }} | {% for c in cells %}{{ c }} | {% endfor %}{{ share }} |
+{% endfor %}
+Stage by stage (rows that failed or were dropped are not in later stages):
+
+| stage | paths | rows | ok | dropped | failed |
+|---|---|--:|--:|---|---|
+{% for row in ledger -%}
+| {{ row.folder }} | {{ row.paths }} | {{ row.rows }} | {{ row.ok }} | {{ row.dropped }} | {{ row.failed }} |
+{% endfor %}{% if unfinished %}
+The run was not finished when this was written: {{ unfinished }}.
+{% endif %}
+## Source
+
+{{ source }}{% if limit %} (the first {{ limit }} rows){% endif %}. Licence: {{ licence }}.
+
+## Models
+
+| stage | model | licence |
+|---|---|---|
+{% for stage, model, known in models -%}
+| {{ stage }} | {{ model }} | {{ known }} |
+{% endfor %}
+## Policies
+
+Everything that decided about these pairs, as resolved for the run (seed {{ recipe.seed }}):
+
+```yaml
+{{ policies }}```
+"""
+
+_KINDS = {
+    "cap": ("original", "synthetic"),
+    "img": ("synthetic", "original"),
+    "capimg": ("synthetic", "synthetic"),
+    "original": ("original", "original"),
+}
+
+
+class Counts(Protocol):
+    """What the card needs of `export.Summary`."""
+
+    format: str
+    use: str
+    pairs: Any
+    written: Any
+    lost: Any
+    converted: int
+    notes: list[str]
+
+
+def write_card(run: Run, summary: Counts, load: str, path: Path) -> None:
+    """Writes README.md: counts, ledger, models, policies, licences, how to load."""
+    ledger = run.ledger()
+    total = sum(summary.written.values())
+    recipe = dict(run.recipe)
+    known = {k: recipe.get(k) for k in ("paths", "variants", "text_policy", "image_policy", "judge", "mix")}
+    wanted = max((r.parts_wanted for r in ledger), default=0)
+    values = {
+        "front": _front(summary.format),
+        "recipe": recipe,
+        "version": run.plan.get("version", "unknown"),
+        "source": _cell(run.plan.get("source", "")),
+        "limit": run.plan.get("limit"),
+        "licence": _cell(recipe["source"].get("licence") or "not given in the recipe (source.licence)"),
+        "total": f"{total:,}",
+        "load": load,
+        "kinds": [(k, *_KINDS[k], f"{summary.written[k]:,}") for k in _KINDS if summary.written[k]],
+        "use": summary.use,
+        "notes": summary.notes,
+        "lost": _reasons(summary.lost),
+        "converted": summary.converted,
+        **_yields(summary.pairs),
+        "ledger": [
+            {"folder": r.folder, "paths": ", ".join(r.paths) or "all", "rows": f"{r.rows:,}", "ok": f"{r.ok:,}"}
+            | {"dropped": _reasons(r.dropped) or "0", "failed": _reasons(r.failed) or "0"}
+            for r in ledger
+        ],
+        "unfinished": ", ".join(f"{r.folder} has {r.parts} of {wanted} parts" for r in ledger if r.parts < wanted),
+        "models": [(s["folder"], _cell(m), _licence(m)) for s in run.plan["steps"] if (m := _model(s))],
+        "policies": yaml.safe_dump(_bare(known), sort_keys=False, allow_unicode=True, width=120),
+    }
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)  # Markdown, not HTML
+    path.write_text(environment.from_string(_CARD).render(values), encoding="utf-8")
+
+
+def _front(form: str) -> str:
+    """The YAML head that Hugging Face reads."""
+    files = {"parquet": "*.parquet", "webdataset": "*.tar"}.get(form)
+    config = f'configs:\n- config_name: default\n  data_files: "{files}"\n' if files else ""
+    return f"---\ntask_categories:\n- zero-shot-image-classification\ntags:\n- synthetic\n- ctrlsynth\n{config}---"
+
+
+def _yields(pairs: Mapping[tuple[str, str], int]) -> dict[str, Any]:
+    kinds = [k for k in _KINDS if any(kind == k for kind, _ in pairs)]
+    reasons = ["kept", *sorted({r for _, r in pairs} - {"kept"})]
+    rows = []
+    for kind in kinds:
+        made = sum(n for (k, _), n in pairs.items() if k == kind)
+        share = f"{pairs.get((kind, 'kept'), 0) / made:.1%}" if made else "0"
+        rows.append((kind, f"{made:,}", [f"{pairs.get((kind, r), 0):,}" for r in reasons], share))
+    return {"reasons": reasons, "yields": rows}
+
+
+def _reasons(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{n:,} {r}" for r, n in sorted(counts.items(), key=lambda i: (-i[1], i[0])))
+
+
+def _model(step: Mapping[str, Any]) -> str:
+    return str((step.get("settings") or {}).get("model") or "")
+
+
+def _licence(model: str) -> str:
+    """Licences of the embedded models that a model's id names; others are for the user to look up."""
+    known: list[Entry] = entries()
+    found = [
+        e
+        for e in known
+        if e.name in model.replace("(", " ").replace(")", " ").replace(",", " ").replace(":", " ").replace("+", " ").split()
+    ]
+    return "; ".join(f"{e.name}: {e.licence}" for e in found) or "not known to ctrlsynth: see where the model comes from"
+
+
+def _cell(text: object) -> str:
+    """Text for a Markdown table: one line, no bars."""
+    return " ".join(str(text).split()).replace("|", "\\|")
+
+
+def _bare(value: Any) -> Any:
+    """Plain data for YAML, without what is not set."""
+    if isinstance(value, Mapping):
+        return {str(k): _bare(v) for k, v in value.items() if v is not None and v != {} and v != []}
+    return [_bare(v) for v in value] if isinstance(value, (list, tuple)) else value

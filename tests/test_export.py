@@ -1,0 +1,364 @@
+"""Export: real runs through the real stages; what leaves is compared with the plain rule over all tables."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+import tarfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from ctrlsynth.data.export import count_pairs, export
+from ctrlsynth.errors import UserError
+from ctrlsynth.models.base import ImageAndText, Painting, Prompt
+from ctrlsynth.recipe import parse_recipe
+from ctrlsynth.run import Run, run
+from ctrlsynth.sample import Tags
+
+THINGS = ("dog", "cat", "ball", "car", "tree", "bird", "boat", "chair")
+
+
+class Painter:
+    """Paints one colour; two prompts of three get a reddish one."""
+
+    id = "painter"
+    digest = "1"
+    batch = 8
+
+    def generate(self, prompts: Sequence[Prompt]) -> list[Painting]:
+        return [Painting(Image.new("RGB", (20, 12), (200 if p.seed % 3 else 0, p.seed % 200, 50))) for p in prompts]
+
+
+class Eye:
+    """Sees every thing in a reddish image and nothing known in others."""
+
+    id = "eye"
+    digest = "1"
+    reads = "pixels"
+
+    def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
+        red = [i.image is not None and np.asarray(i.image)[..., 0].mean() > 100 for i in items]
+        return [Tags(objects=THINGS if r else ("fog",)) for r in red]
+
+
+def make_run(base: Path, paths: list[Any], variants: int = 1, rows: int = 30, **changes: Any) -> Run:
+    """A finished run over real images of three formats; captions hold two things each."""
+    folder = base / "photos"
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        lines = ["file,caption,licence"]
+        for n in range(rows):
+            suffix = ("jpg", "png", "gif")[n % 3] if n != 5 else "jpg"
+            picture = Image.fromarray(np.random.default_rng(n).integers(0, 255, (10, 16, 3), dtype=np.uint8))
+            picture.save(folder / f"p{n:02d}.{suffix}")
+            caption = f"a {THINGS[n % 8]} beside a {THINGS[(n + 3) % 8]}" if n % 7 else ""
+            lines.append(f'p{n:02d}.{suffix},"{caption}",CC0')
+        (folder / "p05.jpg").write_bytes(b"")
+        (folder / "captions.csv").write_text("\n".join(lines) + "\n")
+    here = Path(__file__).stem
+    data: dict[str, Any] = {
+        "name": "export",
+        "source": {"folder": str(folder), "captions": "captions.csv", "part_rows": 8, "licence": "CC0-1.0"},
+        "models": {"tagger": "wordnet", "llm": "realizer", "text_to_image": f"{here}:Painter"},
+        "paths": paths,
+        "variants": {"write": variants},
+        "judge": {"tagger": f"{here}:Eye", "threshold": 0.2},
+        **changes,
+    }
+    name = hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    return run(parse_recipe(data), base / "runs" / name, base=base)
+
+
+def plain_rule(made: Run, use: str) -> list[str]:
+    """The oracle: ids of the pairs that leave, from whole tables in memory."""
+    tables = {s.folder: {r["id"]: r for r in made.rows(s.folder)} for s in made.steps}
+    kept_text: dict[str, bool] = {}
+    kept_image: dict[str, bool] = {}
+    for step in made.steps:
+        for row in tables[step.folder].values():
+            if step.kind == "judge-text":
+                kept_text[row["parent"]] = row["verdict"] == "kept"
+            elif step.kind == "judge-image":
+                kept_image[re.sub("/tag$", "", row["parent"])] = row["verdict"] == "kept"
+    write = [s.folder for s in made.steps if s.kind == "write"]
+    paint = [s.folder for s in made.steps if s.kind == "paint"]
+    caps = [i for f in write for i, r in tables[f].items() if r["status"] == "ok" and kept_text.get(i)]
+    pictures = [i for f in paint for i, r in tables[f].items() if r["status"] == "ok" and kept_image.get(i)]
+    imgs = [i for i in pictures if "/write" not in i]
+    capimgs = [i for i in pictures if "/write" in i and kept_text.get(i.rpartition("/")[0])]
+    if use == "mix":
+        shared = made.recipe["variants"]["write"] == 1 or made.recipe["mix"]["share_text"]
+        caps = [i for i in caps if i.endswith("write.0")]
+        first: dict[str, str] = {}
+        for i in capimgs:
+            if ("/write.0/" in i) == bool(shared):
+                first.setdefault(i.split("/")[0], i)
+        return sorted([*caps, *first.values()])
+    return sorted({"cap": caps, "img": imgs, "capimg": capimgs}[use])
+
+
+def read_shards(folder: Path) -> list[dict[str, Any]]:
+    """Samples of webdataset shards by plain tarfile: name parts by suffix, `__key__`."""
+    samples: list[dict[str, Any]] = []
+    for shard in sorted(folder.glob("*.tar")):
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                key, _, suffix = member.name.partition(".")
+                if not samples or samples[-1]["__key__"] != key:
+                    samples.append({"__key__": key, "__shard__": shard.name})
+                stream = tar.extractfile(member)
+                assert stream is not None
+                samples[-1][suffix] = stream.read()
+    for sample in samples:
+        sample["json"] = json.loads(sample["json"])
+        sample["text"] = sample["txt"].decode()
+        sample["image"] = next(sample[s] for s in ("jpg", "png", "webp") if s in sample)
+    return samples
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return make_run(tmp_path_factory.mktemp("export"), ["SP1", "SP3", "SP4"], variants=2)
+
+
+@pytest.mark.parametrize("use", ["cap", "img", "capimg", "mix"])
+def test_every_mix_is_the_plain_rule(full: Run, tmp_path: Path, use: str) -> None:
+    summary = export(full, tmp_path / "out", mix=use, max_per_shard=7)
+    samples = read_shards(tmp_path / "out")
+    wanted = plain_rule(full, use)
+    lost = summary.lost.total()
+    assert sorted(s["json"]["id"] for s in samples) == wanted
+    assert len(wanted) == count_pairs(full, use) > 5
+    assert lost == 0
+    assert sum(summary.written.values()) == len(samples)
+    sizes = json.loads((tmp_path / "out/sizes.json").read_text())
+    assert sizes == Counter(s["__shard__"] for s in samples)
+    assert max(sizes.values()) <= 7
+    assert f"--train-num-samples {len(samples)}" in (tmp_path / "out/README.md").read_text()
+    assert len({s["__key__"] for s in samples}) == len(samples)
+
+
+def test_members_are_what_the_tables_say(full: Run, tmp_path: Path) -> None:
+    export(full, tmp_path / "out", mix="mix")
+    tables = {s.folder: {r["id"]: r for r in full.rows(s.folder)} for s in full.steps}
+    source = {r["id"]: r for r in full.rows("read")}
+    seen = set()
+    for sample in read_shards(tmp_path / "out"):
+        facts = sample["json"]
+        row = source[facts["source_key"]]
+        assert sample["text"] == tables["write"][facts["text_id"]]["text"]
+        assert facts["text_recall"] >= 0.2
+        assert facts["original_caption"] == row["caption"]
+        assert facts["source"] == {"licence": "CC0"}
+        if facts["pair"] == "cap":
+            original = Path(row["file"]).read_bytes()
+            if row["file"].endswith(".gif"):  # the pixels, without loss
+                assert np.array_equal(np.asarray(Image.open(io.BytesIO(sample["png"]))), np.asarray(Image.open(row["file"]).convert("RGB")))
+            else:
+                assert sample["image"] == original
+                assert row["file"].endswith(next(s for s in ("jpg", "png") if s in sample))
+            assert facts["paths"] == ["SP1", "SP3"]
+        else:
+            painted = next(t[facts["image_id"]] for t in tables.values() if facts["image_id"] in t)
+            assert sample["image"] == painted["image"]["bytes"]
+            assert facts["text_id"].endswith("write.1")
+            assert facts["image_verdict"] == "kept"
+            assert facts["style"] == "real"
+        seen.add((facts["pair"], facts["source_key"]))
+    texts = [s["text"] for s in read_shards(tmp_path / "out")]
+    assert len(seen) == len(texts)
+    assert {k for k, _ in seen} == {"cap", "capimg"}
+
+
+def test_same_run_same_bytes(full: Run, tmp_path: Path) -> None:
+    for format in ("webdataset", "parquet", "imagefolder", "csv"):
+        folders = [tmp_path / f"{format}{n}" / "data" for n in (1, 2)]
+        for folder in folders:
+            export(full, folder, format=format, mix="cap")
+        files = [{p.relative_to(f): p.read_bytes() for p in f.rglob("*") if p.is_file()} for f in folders]
+        assert files[0] == files[1]
+        assert len(files[0]) > 1
+
+
+def test_formats_hold_the_same_pairs(full: Run, tmp_path: Path) -> None:
+    for format in ("webdataset", "parquet", "imagefolder", "csv"):
+        export(full, tmp_path / format, format=format, max_per_shard=11)
+    wanted = [(s["json"]["id"], s["text"], hashlib.sha256(s["image"]).hexdigest()) for s in read_shards(tmp_path / "webdataset")]
+
+    def digest(path: Path) -> str:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    rows = [r for f in sorted((tmp_path / "parquet").glob("*.parquet")) for r in pq.read_table(f).to_pylist()]
+    assert [(r["id"], r["text"], hashlib.sha256(r["image"]["bytes"]).hexdigest()) for r in rows] == wanted
+    assert len(list((tmp_path / "parquet").glob("*.parquet"))) == -(-len(wanted) // 11)
+    lines = [json.loads(line) for line in (tmp_path / "imagefolder/metadata.jsonl").read_text().splitlines()]
+    assert [(r["id"], r["text"], digest(tmp_path / "imagefolder" / r["file_name"])) for r in lines] == wanted
+    with open(tmp_path / "csv/data.csv", newline="") as stream:
+        cells = list(csv.DictReader(stream))
+    assert [(r["id"], r["title"], digest(tmp_path / "csv" / r["filepath"])) for r in cells] == wanted
+    features = json.loads(pq.read_schema(tmp_path / "parquet/train-00000.parquet").metadata[b"huggingface"])["info"]["features"]
+    assert features["image"] == {"_type": "Image"}
+    assert set(features) == set(pq.read_schema(tmp_path / "parquet/train-00000.parquet").names)
+
+
+def test_hugging_face_opens_it_with_images(full: Run, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="the hf extra is not installed")
+    for format, kind in (("parquet", "parquet"), ("imagefolder", "imagefolder")):
+        export(full, tmp_path / format, format=format)
+        where = {"data_files": f"{tmp_path}/parquet/*.parquet"} if kind == "parquet" else {"data_dir": str(tmp_path / format)}
+        data = datasets.load_dataset(kind, split="train", cache_dir=str(tmp_path / "cache"), **where)
+        assert data[0]["image"].size in ((16, 10), (20, 12))
+        assert len(data) == count_pairs(full)
+
+
+def test_webdataset_opens_it(full: Run, tmp_path: Path) -> None:
+    webdataset = pytest.importorskip("webdataset", reason="webdataset is not installed")
+    export(full, tmp_path / "out")
+    data = (
+        webdataset.WebDataset(str(tmp_path / "out/00000.tar"), shardshuffle=False).decode("pilrgb").rename(image="jpg;png;webp", text="txt")
+    )
+    assert sum(1 for s in data if s["image"].size and s["text"]) == count_pairs(full)
+
+
+def test_originals_at_a_ratio(full: Run, tmp_path: Path) -> None:
+    pairs = count_pairs(full, "cap")
+    chosen: list[set[str]] = []
+    for ratio in (0.2, 0.4, 0.4, 50):
+        out = tmp_path / f"{len(chosen)}"
+        summary = export(full, out, mix="cap", originals=ratio)
+        samples = [s for s in read_shards(out) if s["json"]["pair"] == "original"]
+        possible = sum(bool(r["status"] == "ok" and r["caption"]) for r in full.rows("read"))
+        assert len(samples) == summary.written["original"] == min(round(ratio * pairs), possible)
+        source = {r["id"]: r for r in full.rows("read")}
+        for sample in samples:
+            assert sample["text"] == source[sample["json"]["id"]]["caption"]
+        chosen.append({s["json"]["id"] for s in samples})
+    assert chosen[0] < chosen[1] == chosen[2] < chosen[3]
+    assert "were asked for" in (tmp_path / "3/README.md").read_text()
+
+
+def test_one_text_is_shared_and_the_card_says_so(tmp_path: Path) -> None:
+    made = make_run(tmp_path, ["SP1", "SP3"])
+    export(made, tmp_path / "out")
+    samples = read_shards(tmp_path / "out")
+    assert sorted(s["json"]["id"] for s in samples) == plain_rule(made, "mix")
+    assert {s["json"]["pair"] for s in samples} == {"cap", "capimg"}
+    assert "variants.write is 1" in (tmp_path / "out/README.md").read_text()
+
+
+def test_runs_that_make_one_kind(tmp_path: Path) -> None:
+    made = make_run(tmp_path, ["SP1"], variants=2)
+    summary = export(made, tmp_path / "out")
+    assert dict(summary.written) == {"cap": len(plain_rule(made, "cap"))}
+    with pytest.raises(UserError, match=r"no path of this run makes capimg pairs.*SP3"):
+        export(made, tmp_path / "other", mix="capimg")
+    assert not (tmp_path / "other").exists()
+    painted = make_run(tmp_path, ["SP4"])
+    assert set(export(painted, tmp_path / "img").written) == {"img"}
+
+
+def test_second_round_pairs(tmp_path: Path) -> None:
+    made = make_run(tmp_path, [{"again": ["text", "image*", "tags*", "text*"]}], rows=12)
+    export(made, tmp_path / "out", mix="capimg")
+    samples = read_shards(tmp_path / "out")
+    assert samples
+    for sample in samples:
+        facts = sample["json"]
+        assert re.fullmatch(r".*/paint\.0/tag/write\.0", facts["id"])
+        assert facts["id"].startswith(facts["image_id"] + "/")
+        assert facts["image_verdict"] == facts["text_verdict"] == "kept"
+
+
+def test_no_judge_keeps_all(tmp_path: Path) -> None:
+    made = make_run(tmp_path, ["SP1", "SP3"], judge=None)
+    ok = sum(r["status"] == "ok" for f in ("write", "paint") for r in made.rows(f))
+    assert export(made, tmp_path / "out").written.total() == ok
+
+
+def test_target_takes_the_first(tmp_path: Path) -> None:
+    judge = {"tagger": f"{Path(__file__).stem}:Eye", "threshold": 0.2, "target": 4}
+    made = make_run(tmp_path, ["SP1"], judge=judge)
+    export(made, tmp_path / "out")
+    kept = [s["json"]["id"] for s in read_shards(tmp_path / "out")]
+    assert kept == [r["parent"] for r in made.rows("judge-text") if r["verdict"] == "kept"][:4]
+
+
+def test_refusals_leave_nothing_behind(full: Run, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine.txt").write_text("keep me")
+    with pytest.raises(UserError, match="not empty"):
+        export(full, tmp_path / "full")
+    with pytest.raises(UserError, match="'webdatset'; did you mean 'webdataset'"):
+        export(full, tmp_path / "out", format="webdatset")
+    with pytest.raises(UserError, match="unknown mix"):
+        export(full, tmp_path / "out", mix="capp")
+    assert [p.name for p in tmp_path.rglob("*")] == ["full", "mine.txt"]
+    (tmp_path / "empty").mkdir()
+    export(full, tmp_path / "empty")
+    assert (tmp_path / "empty/00000.tar").exists()
+
+
+def test_nothing_kept_is_an_error(tmp_path: Path) -> None:
+    judge = {"tagger": f"{Path(__file__).stem}:Eye", "threshold": 1.0}
+    made = make_run(tmp_path, ["SP4"], judge=judge, rows=4, seed=3)
+    if count_pairs(made) == 0:
+        with pytest.raises(UserError, match=r"no pair to export.*sweep"):
+            export(made, tmp_path / "out")
+    else:
+        assert export(made, tmp_path / "out").written["img"] == count_pairs(made)
+
+
+def test_originals_that_went_away_are_counted(tmp_path: Path) -> None:
+    made = make_run(tmp_path, ["SP1"], rows=12)
+    kept = plain_rule(made, "cap")
+    (tmp_path / "photos/p01.png").unlink()
+    (tmp_path / "photos/p03.jpg").write_bytes(b"other")
+    summary = export(made, tmp_path / "out")
+    assert dict(summary.lost) == {"original_missing": 1, "original_changed": 1}
+    assert summary.written["cap"] == len(kept) - 2
+    card = (tmp_path / "out/README.md").read_text()
+    assert "1 original_changed, 1 original_missing" in card
+
+
+def test_texts_without_images(tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_text("".join(f"a red {t} on a table\n" for t in THINGS))
+    data = {"name": "t", "source": {"text": "c.txt"}, "models": {"tagger": "wordnet"}, "paths": {"r": ["text", "tags", "text*"]}}
+    made = run(parse_recipe(data), tmp_path / "run", base=tmp_path)
+    assert count_pairs(made) == 8
+    export(made, tmp_path / "out", format="csv")
+    with open(tmp_path / "out/data.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 8
+    assert all(r["title"] and not r["filepath"] for r in rows)
+    with pytest.raises(UserError, match="no_image"):
+        export(made, tmp_path / "wds")
+
+
+def test_card_counts_everything(full: Run, tmp_path: Path) -> None:
+    summary = export(full, tmp_path / "out", originals=0.5)
+    card = (tmp_path / "out/README.md").read_text()
+    assert card.startswith("---\n")
+    for kind, number in summary.written.items():
+        assert re.search(rf"\| {kind} \|.*\| {number} \|", card)
+    for row in full.ledger():
+        assert re.search(rf"\| {re.escape(row.folder)} \|.*\| {row.rows} \| {row.ok} \|", card)
+    for word in ("CC0-1.0", "wordnet", "realizer", "WordNet", "threshold: 0.2", "empty_file", "low_recall", "stored as PNG"):
+        assert word in card
+    assert "{{" not in card
+    low = sum(n for (kind, reason), n in summary.pairs.items() if kind == "img" and reason == "low_recall")
+    assert low == sum(r["verdict"] == "low_recall" for f in _judges_of_img(full) for r in full.rows(f))
+
+
+def _judges_of_img(made: Run) -> list[str]:
+    paints = {s.folder for s in made.steps if s.kind == "paint" and s.parent == "read"}
+    return [s.folder for s in made.steps if s.kind == "judge-image" and s.uses["paint"] in paints]
