@@ -292,7 +292,8 @@ def parse_recipe(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
 
 
 def _first_error(error: ValidationError, where: str) -> UserError:
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])  # a misspelt key tells more than the missing one
     spot = ".".join(str(p) for p in first["loc"])
     if first["type"] == "extra_forbidden":
         return unknown("key", spot, _keys_beside(first["loc"]), where)

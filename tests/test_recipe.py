@@ -1,0 +1,107 @@
+"""Recipes: what is wrong in one is told in one line, with the place and the nearest right name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ctrlsynth import models
+from ctrlsynth.errors import UserError
+from ctrlsynth.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
+
+GOOD = """name: good
+source: {text: a.txt}
+paths: [SP1, {mine: [text, text*, image*]}]
+text_policy:
+  edits: [{remove: {objects: [watermark]}}, {replace: {attributes: {red: blue}}}, {keep: [objects, attributes]}]
+image_policy: {styles: {real: 3, cinematic: 1}, weights: {dog: 1.4}}
+judge: {tagger: reference, matcher: lemma}
+mix: capimg
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "r.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_recipe_says_what_the_design_shows(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, GOOD))
+    assert recipe.paths == {"SP1": ["SP1"], "mine": ["text", "text*", "image*"]}
+    assert recipe.text_policy.edits[1].replace == {"attributes": {"red": "blue"}}
+    assert (recipe.judge is not None and recipe.judge.matcher.image, recipe.mix.use) == ("lemma", "capimg")
+    assert parse_recipe(dump_recipe(recipe)) == recipe
+
+
+def test_overrides_are_yaml(tmp_path: Path) -> None:
+    recipe = load_recipe(
+        write(tmp_path, GOOD), ["judge.threshold=0.5", "text_policy.edits=[{add: {objects: [hat]}}]", "models.llm=smollm2"]
+    )
+    assert recipe.judge is not None
+    assert recipe.judge.threshold == 0.5
+    assert [e.add for e in recipe.text_policy.edits] == [{"objects": ["hat"]}]
+    assert recipe.models.llm == "smollm2"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: a\nname: b\n", r"r\.yaml:2:1: key 'name' stands twice"),
+        ("name: [a\n", r"r\.yaml:\d+:\d+: "),
+        ("- a\n", "a recipe is a mapping"),
+        ("name: a\nsource: {text: x}\njudge: {treshold: 1}\n", r"unknown key 'judge.treshold'; did you mean 'judge.threshold'"),
+        ("name: a\nsuorce: {text: x}\n", "did you mean 'source'"),
+        ("name: a\nsource: {text: x, folder: y}\n", "exactly one of .*given: folder, text"),
+        ("name: a\nsource: {}\n", "given: none"),
+        ("name: a/b\nsource: {text: x}\n", "name: String should match pattern"),
+        ("name: a\nsource: {text: x}\njudge: {threshold: 2}\n", r"judge.threshold: .*less than or equal to 1 \(given: 2\)"),
+        (
+            "name: a\nsource: {text: x}\ntext_policy: {edits: [{remove: {objects: [a]}, sample: {objects: 0.5}}]}\n",
+            "an edit has exactly one of",
+        ),
+        ("name: a\nsource: {text: x}\ntext_policy: {style: json}\n", "style json and json_schema go together"),
+        ("name: a\nsource: {text: x}\npaths: [SP1, SP1]\n", "path 'SP1' stands twice"),
+        ("name: a\nsource: {text: x}\npaths: {p: 3}\n", r"paths\.p"),
+        ("? [a, b]\n: c\n", "a key must be a plain word"),
+        ("a: &x [*x]\n", r"r\.yaml"),
+    ],
+)
+def test_what_is_wrong_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        load_recipe(write(tmp_path, text))
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_are_no_recipes(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot read the recipe"):
+        load_recipe(tmp_path / "absent.yaml")
+    (tmp_path / "r.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="not UTF-8 at byte 0"):
+        load_recipe(tmp_path / "r.yaml")
+
+
+def test_every_field_is_described() -> None:
+    silent = [
+        name
+        for name, field in Recipe.model_fields.items()
+        if field.annotation in (str, int) and name not in ("seed",) and not field.description
+    ]
+    assert silent == []
+
+
+@pytest.mark.parametrize(
+    ("value", "role", "message"),
+    [
+        ("imagnet", "tagger", "unknown tagger model 'imagnet'; did you mean 'imagenet'"),
+        ({"smollm": None}, "llm", "did you mean 'smollm2'"),
+        (7, "llm", "a llm model is a name"),
+        ("nowhere.to:Be", "llm", "No module named 'nowhere'"),
+        ("helpers:Nobody", "llm", "module 'helpers' has no 'Nobody'"),
+        ({"helpers:CountingLLM": "x", "bach": 3}, "llm", "unknown option of helpers:CountingLLM 'bach'; did you mean 'batch'"),
+    ],
+)
+def test_unknown_models_and_options_name_the_nearest(value: object, role: models.Role, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        models.load(value, role)
