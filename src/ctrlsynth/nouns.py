@@ -16,7 +16,7 @@ MODERN = frozenset(
         "smoothie barista burrito sushi ramen latte cappuccino emoji ebook headphones earbud earbuds skatepark snowmobile backsplash "
         "minivan suv webcam usb powerbank hatchback corgi labradoodle pug chihuahua doodle leggings onesie beanie whiteboard "
         "touchscreen waterhole graffiti granddaughter grandma grandpa mom mum kitty bunny doggy puppy teen tween scrubs windowsill "
-        "windmill playset treehouse barbecue bbq crossbody tote"
+        "windmill playset treehouse barbecue bbq crossbody tote fries"
     ).split()
 )
 COLOURS = frozenset(
@@ -25,6 +25,7 @@ COLOURS = frozenset(
         "maroon cyan magenta ivory cream lavender crimson scarlet indigo khaki olive tan multicolored colorful colourful"
     ).split()
 )
+COLOUR_THINGS = frozenset("golden orange olive violet lavender gold silver cream rose tan ivory".split())
 # Modifiers that stay modifiers even where WordNet knows them with a noun as one word (`old man`: a father).
 KEEP_APART = frozenset(
     (
@@ -73,9 +74,9 @@ def multiword_starts() -> dict[str, tuple[int, set[str]]]:
 @lru_cache(maxsize=65536)
 def multiword(low: str, capitals: bool) -> str | None:
     """The lemma of several words that a run of words is one noun by, or None. Size, age and beauty stay modifiers (`old man`), colours
-    too unless the two name a kind of animal, food or plant (`brown bear`); names want capitals."""
+    too (`brown bear`: a bear), unless an animal, food or plant is not what its last word says (`red panda`). Names want capitals."""
     first = low.partition(" ")[0]
-    if first in KEEP_APART:
+    if first in KEEP_APART or low.rpartition(" ")[2] in _PARTICLES or low.startswith("black cat"):  # the fisher, a marten
         return None
     lemma = wordnet.morphy(low, "n")
     if lemma is None or " " not in lemma:
@@ -84,10 +85,14 @@ def multiword(low: str, capitals: bool) -> str | None:
     sense = wordnet.first_sense(lemma) or senses[0]
     if sense.is_instance and not capitals:
         return None
-    if first in COLOURS and not (capitals and any(s.is_instance for s in senses)):
-        file, head = sense.lexfile, wordnet.first_sense(lemma.rpartition(" ")[2])
-        if file not in ("noun.animal", "noun.food", "noun.plant"):
-            return None
-        if head is not None and head.lexfile == "noun.animal" and file != "noun.animal":
+    if " of " in lemma and sense.lexfile not in _THINGS:
+        return None  # `cup of tea`: what one likes
+    if first in COLOURS and first not in COLOUR_THINGS and not (capitals and any(s.is_instance for s in senses)):
+        head = wordnet.first_sense(lemma.rpartition(" ")[2])
+        if head is None or sense.lexfile not in _THINGS[:3] or head.lexfile != sense.lexfile or wordnet.is_a(sense, head):
             return None
     return lemma
+
+
+_PARTICLES = frozenset("at by down for in of off on out over to up with".split())
+_THINGS = ("noun.animal", "noun.food", "noun.plant", "noun.artifact", "noun.object")

@@ -79,7 +79,7 @@ VISIBLE_FILES = _set("animal artifact body food object person phenomenon plant s
 # First senses that are things, of words that in captions hardly ever are.
 HARDLY_THINGS = _set(
     "start being cut go effect result power energy lead turn take make hold help love hope fun spring fall autumn summer "
-    "winter morning evening afternoon heat cold wind pressure inside outside out can will may might must it he who be "
+    "winter morning evening afternoon heat cold wind pressure inside outside out will may might must it he who be "
     "as or so i no do am an on by i'm mr mrs ms dr vs mini max pro plus deal basis source rest upper lower support access range "
     "run play addition attraction direction position response solution spirit strain stretch character god lord long short big "
     "small center central north south entry release find finding fit mix general second first third last check plan "
@@ -89,7 +89,6 @@ HARDLY_THINGS = _set(
     "home address region zone district sector property territory place scenery landscape environment nature travel universe heaven "
     "paradise hell light lighting"
 )
-COLOUR_THINGS = _set("orange olive violet lavender gold silver cream rose tan ivory")
 NUMBERS = _set("two three four five six seven eight nine ten eleven twelve twenty dozens hundreds 2 3 4 5 6 7 8 9 10 11 12")
 # Modifiers that say nothing of how a thing looks.
 NOT_ATTRIBUTES = (

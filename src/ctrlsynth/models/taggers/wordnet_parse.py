@@ -186,7 +186,8 @@ class _Reader:
         elif self.predicate and " " not in self.predicate:
             self.predicate, self.verb = f"{self.predicate} {low}", ""
         elif self.last and role == "P":
-            to_main = self.last in self.main or (self.open == "with" and low in _LOCATIVE and not self.owned)
+            inner = self.owned if low == "with" else self.open == "with" and low in _LOCATIVE and not self.owned
+            to_main = inner or self.last in self.main
             self.subjects = list(self.main) if to_main and self.main else [self.last]
             self.predicate = low
         self.joins = False

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ...nouns import COLOURS, multiword
+from ...nouns import COLOUR_THINGS, COLOURS, multiword
 from . import wordnet_lists as lists
 from . import wordnet_words as lexicon
 from .wordnet_words import Word, look_up
@@ -132,7 +132,9 @@ def assign_roles(tokens: list[Token]) -> list[Token]:
     before = "."
     last = len(tokens) - 1
     for i, token in enumerate(tokens):
-        if not token.role:
+        if token.low == "can" and before in ("D", "A", "#"):
+            token.role, token.noun, token.thing = "N", "can", True
+        elif not token.role:
             token.role = _role(token, before, tokens[i - 1] if i else None, tokens[i + 1] if i < last else None)
         before = token.role
     return tokens
@@ -195,7 +197,7 @@ def _finite(token: Token, before: str, previous: Token | None, after: str) -> bo
     agrees = word.form == "s" if not previous.plural else word.form == "base"
     if not agrees or after in ("N", "B", "V"):
         return False
-    if after == "D":
+    if after == "D" or word.low in lists.LINKING:
         return True
     weight = word.verb_count > word.noun_count or not token.thing
     return weight and word.verb_count > 0 and after in ("P", "T", ".", "L", "X", "S", "#", "R", "C")
@@ -207,7 +209,7 @@ def _adjective_or_noun(token: Token, before: str, following: Token | None, after
         return "A"
     if word.low in COLOURS:
         alone = not _opens(following)
-        return "N" if word.low in lists.COLOUR_THINGS and alone and before in ("D", "#") else "A"
+        return "N" if word.low in COLOUR_THINGS and alone and before in ("D", "#") else "A"
     if before == "B":
         return "A"
     if word.plural:
