@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -104,7 +105,9 @@ def write_card(run: Run, summary: Counts, load: str, path: Path) -> None:
         "front": _front(summary.format),
         "recipe": recipe,
         "version": run.plan.get("version", "unknown"),
-        "source": _cell(run.plan.get("source", "")),
+        "source": _cell(
+            re.sub(r"(?:/[^\s/,;]+)+/([^\s/,;]+)", r"\1", str(run.plan.get("source", "")))
+        ),  # names, not where they lie on this disk
         "limit": run.plan.get("limit"),
         "licence": _cell(recipe["source"].get("licence") or "not given in the recipe (source.licence)"),
         "total": f"{total:,}",
@@ -128,10 +131,15 @@ def write_card(run: Run, summary: Counts, load: str, path: Path) -> None:
     path.write_text(environment.from_string(_CARD).render(values), encoding="utf-8")
 
 
+def _named(source: str) -> str:
+    """The source's description with the names of files and folders, not where they lie on this disk."""
+    return re.sub(r"(?:/[^\s/,;]+)+/([^\s/,;]+)", r"\1", source)
+
+
 def _front(form: str) -> str:
     """The YAML head that Hugging Face reads."""
-    files = {"parquet": "*.parquet", "webdataset": "*.tar"}.get(form)
-    config = f'configs:\n- config_name: default\n  data_files: "{files}"\n' if files else ""
+    # Only for parquet: the loader of webdataset there refuses shards that mix jpg and png.
+    config = 'configs:\n- config_name: default\n  data_files: "*.parquet"\n' if form == "parquet" else ""
     return f"---\ntask_categories:\n- zero-shot-image-classification\ntags:\n- synthetic\n- ctrlsynth\n{config}---"
 
 

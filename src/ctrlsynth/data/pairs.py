@@ -225,6 +225,8 @@ def choice_of(run: Run, use: str | None = None, share_text: bool | None = None) 
     mix = run.recipe["mix"]
     use = use or str(mix["use"])
     made = set(shape.kinds.values())
+    if len(made) > 1 and use == "mix" and (run.recipe["source"].get("text") or run.recipe["source"].get("concepts")):
+        made.discard("cap")  # there is no original image to go with the text
     if use != "mix":
         if use not in made:
             path = {"cap": "SP1", "img": "SP4", "capimg": "SP3"}[use]

@@ -99,7 +99,7 @@ _COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "id": (pa.string(), "string"),
     "pair": (pa.string(), "string"),
     "source_key": (pa.string(), "string"),
-    "paths": (pa.list_(pa.string()), ""),
+    "paths": (pa.string(), "string"),
     "original_caption": (pa.string(), "string"),
     "template": (pa.string(), "string"),
     "style": (pa.string(), "string"),
@@ -120,8 +120,7 @@ def parquet_schema() -> pa.Schema:
     """Columns of the parquet form. The metadata makes `image` an Image feature in Hugging Face `datasets`."""
     features: dict[str, Any] = {"image": {"_type": "Image"}, "text": {"dtype": "string", "_type": "Value"}}
     for name, (_, dtype) in _COLUMNS.items():
-        value = {"dtype": dtype or "string", "_type": "Value"}
-        features[name] = value if dtype else {"feature": value, "_type": "List"}
+        features[name] = {"dtype": dtype, "_type": "Value"}
     fields = [("image", IMAGE), ("text", pa.string()), *((n, t) for n, (t, _) in _COLUMNS.items())]
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
@@ -142,6 +141,7 @@ class ParquetWriter(_Numbered):
             self._file = pq.ParquetWriter(self._folder / f"train-{self.count // self.most:05d}.parquet", self._schema, compression="zstd")
         image = {"bytes": sample.image, "path": f"{self.key(self.count)}.{sample.suffix}"} if sample.image is not None else None
         facts = {name: sample.facts.get(name) for name in _COLUMNS}
+        facts["paths"] = ", ".join(sample.facts.get("paths") or ())
         facts["source"] = json.dumps(sample.facts.get("source") or {}, ensure_ascii=False)
         self._rows.append({"image": image, "text": sample.text, **facts})
         self._bytes += len(sample.image or b"")
