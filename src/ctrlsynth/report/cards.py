@@ -1,0 +1,187 @@
+"""Samples as plain data for the gallery's pages, and their images as files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..data.images import ImageFault, decode, encode
+from ..data.sources import ImageReader
+from ..paths import Step
+from ..sample import KINDS
+from .facts import edit_name
+from .lineage import Family, Row, Sample
+
+THUMBNAIL = 256
+"""Longer edge of an original in the gallery, in pixels."""
+SEARCHED = 600
+"""Characters of text, and of caption, that the gallery's filter looks into."""
+_MAGIC = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG", "png"), (b"RIFF", "webp"))
+
+
+class ImageFiles:
+    """Writes images under `images/PART/`, each once; gives their paths relative to the report."""
+
+    def __init__(self, root: Path, part: int) -> None:
+        self._root, self._folder = root, f"images/{part:05d}"
+        self._number = 0
+        self._reader = ImageReader()
+
+    def original(self, row: Row) -> tuple[str | None, str]:
+        """(path, '') of a thumbnail, or (None, why there is none)."""
+        if not row["sha256"] or row["file"] is None:
+            return None, "no image in the source"
+        try:
+            image = decode(self._reader.read(row["file"], row["member"], row["offset"], row["length"]))
+        except OSError:
+            return None, "the original is no longer there"
+        except ImageFault as fault:
+            return None, fault.reason
+        image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+        return self._write(encode(image, "jpeg", 85), "jpg", "o"), ""
+
+    def painted(self, data: bytes) -> str | None:
+        """The path of a painted image, stored as it is."""
+        kind = next((k for magic, k in _MAGIC if data.startswith(magic)), None)
+        return self._write(data, kind, "p") if kind is not None else None
+
+    def _write(self, data: bytes, kind: str, letter: str) -> str:
+        name = f"{self._folder}/{letter}{self._number}.{kind}"
+        self._number += 1
+        path = self._root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return name
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+class Cards:
+    """Turns the samples of a part into cards."""
+
+    def __init__(self, recipe: Mapping[str, Any], images: ImageFiles) -> None:
+        self._policy = recipe["text_policy"]
+        judge = recipe.get("judge") or {}
+        self._against = str(judge.get("image_against", "text"))
+        self._images = images
+
+    def of(self, samples: list[Sample], source: Row, family: Family) -> list[dict[str, Any]]:
+        """The cards of one source row; its images are written once, whatever the number of samples that show them."""
+        original, note = self._images.original(source)
+        painted: dict[str, str | None] = {}
+        for rows in family.values():
+            for row in rows:
+                image = row.get("image")
+                if image is not None:
+                    painted[row["id"]] = self._images.painted(image["bytes"])
+        begin = {
+            "key": source["source_key"],
+            "caption": source["caption"],
+            "original": original,
+            "note": note,
+            "size": [source["width"], source["height"]] if source["width"] else None,
+            "file": Path(source["file"]).name if source["file"] else None,
+            "licence": _licence(source["metadata"]),
+        }
+        return [begin | self._card(sample, painted) for sample in samples]
+
+    def _card(self, sample: Sample, painted: Mapping[str, str | None]) -> dict[str, Any]:
+        steps = []
+        for step, row in sample.rows[1:]:
+            told: dict[str, Any] = {"kind": step.kind, "folder": step.folder, "model": row["model"], "status": row["status"]}
+            told["reason"] = row["reason"]
+            if step.kind == "tag":
+                told |= _tags(row)
+            elif step.kind == "write":
+                told |= self._write(sample, step, row)
+            else:
+                told |= self._paint(sample, step, row, painted)
+            steps.append(told)
+        return {
+            "id": sample.id,
+            "paths": list(sample.paths),
+            "verdict": sample.verdict,
+            "reason": sample.reason,
+            "where": sample.where,
+            "steps": steps,
+        }
+
+    def _write(self, sample: Sample, step: Step, row: Row) -> dict[str, Any]:
+        judged = sample.judged.get(step.folder)
+        edits = [{**e, "name": edit_name(self._policy, e["edit"])} for e in row["edits"] or []]
+        others = [{"number": o["candidate"], "text": o["text"], "reason": o["reason"]} for o in sample.others.get(step.folder, [])]
+        return {
+            "edits": edits,
+            "tags": row["tags"],
+            "template": row["template"],
+            "instruction": row["instruction"],
+            "text": row["text"],
+            "fields": row["fields"],
+            "raw": row["raw"] if row["raw"] != row["text"] else None,
+            "tokens": [row["prompt_tokens"], row["completion_tokens"]],
+            "clip": row["clip_tokens"],
+            "cut": row["truncated"],
+            "candidate": row["candidate"],
+            "others": others,
+            "judge": {"verdict": judged["verdict"], "references": {"edited": _score(judged["edited"])}} if judged else None,
+        }
+
+    def _paint(self, sample: Sample, step: Step, row: Row, painted: Mapping[str, str | None]) -> dict[str, Any]:
+        judged, seen = sample.judged.get(step.folder), sample.seen.get(step.folder)
+        references = {}
+        if judged is not None:
+            names = ("text", "original", "original_unedited")
+            references = {n: _score(judged[n]) for n in names if judged[n] is not None or n == self._against}
+        return {
+            "image": painted.get(row["id"]),
+            "prompt": row["prompt"],
+            "negative": row["negative"],
+            "style": row["style"],
+            "weights": [[k, round(v, 3)] for k, v in row["weights"] or []],
+            "unused": row["weights_unused"] or [],
+            "drawn": row["drawn"],
+            "not_drawn": row["not_drawn"] or [],
+            "size": [row["width"], row["height"]] if row["width"] else None,
+            "clip": row["clip_tokens"],
+            "cut": row["truncated"],
+            "seed": row["seed"],
+            "seen": {"model": seen["model"], "status": seen["status"], "reason": seen["reason"], **_tags(seen)} if seen else None,
+            "judge": {"verdict": judged["verdict"], "unsafe": judged["unsafe"], "decides": self._against, "references": references}
+            if judged
+            else None,
+        }
+
+
+def search_text(card: Mapping[str, Any]) -> str:
+    """What the filter looks into, in lower case: id, caption, texts."""
+    texts = [str(s["text"])[:SEARCHED] for s in card["steps"] if s["kind"] == "write" and s["text"]]
+    return "\n".join([card["id"], (card["caption"] or "")[:SEARCHED], *texts]).lower()
+
+
+def script_json(value: Any) -> str:
+    """JSON that is safe inside a script, whatever the data hold: ASCII only, and nothing that HTML could take for a tag."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _tags(row: Row) -> dict[str, Any]:
+    scores = row["scores"] or []
+    return {k: row[k] or [] for k in KINDS} | {"scores": [round(s, 3) for s in scores], "caption": row["caption"]}
+
+
+def _score(score: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if score is None:
+        return None
+    recall = None if score["recall"] is None else round(score["recall"], 4)
+    return {"recall": recall, "found": score["found"] or [], "missed": score["missed"] or [], "back": score["violations"] or []}
+
+
+def _licence(metadata: str | None) -> str | None:
+    known = json.loads(metadata) if metadata else {}
+    found = known.get("licence", known.get("license"))
+    return str(found) if found else None

@@ -1,0 +1,233 @@
+"""One sample's whole story, box by box through the figure: source, tags, edits, instruction, text, scores, prompt, image, verdict."""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..errors import UserError
+from ..paths import Step
+from .facts import Fact, facts_of
+from .lineage import Family, Parts, Row, Sample, Samples
+from .terminal import cells, clean, wrap
+
+if TYPE_CHECKING:
+    from ..run import Run
+
+_BOXES = {
+    "read": "source (1a, 1b)",
+    "tag": "tags (2a)",
+    "write": "text (3a, 2b)",
+    "paint": "image (3b, 2c)",
+    "judge-text": "judge of the text",
+    "judge-image": "judge of the image",
+}
+_SEARCHED = 20_000
+"""Ids that are compared for the nearest one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One row of one stage, told. `depth`: steps from the source; `row` as stored, without the image's bytes; `part`: its file's name."""
+
+    title: str
+    folder: str
+    id: str
+    depth: int
+    facts: tuple[Fact, ...]
+    row: Mapping[str, Any]
+    part: str
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """What `explain` found: sections in the order of making, then the verdict of every sample that they belong to."""
+
+    asked: str
+    source_key: str
+    sections: tuple[Section, ...]
+    fates: tuple[Fact, ...]
+
+
+def explain(run: Run, row_id: str) -> Story:
+    """The story of any row's id (with what it was made from and what was made from it) or of a source key (with everything made from it).
+
+    Raises UserError with the nearest known ids where there is no such row.
+    """
+    parts = Parts(run)
+    index, source_key = _locate(parts, row_id)
+    family = parts.family(index, source_key)
+    rows = {r["id"]: (parts.steps[f], r) for f, found in family.items() for r in found}
+    if row_id not in rows:
+        raise _unknown(run, row_id, list(rows))
+    told = [(step, row, depth) for step, row, depth in _tree(parts, family) if _belongs(row["id"], row_id) and _worth_telling(row, row_id)]
+    others = {r["id"]: _candidates(family[s.folder], r) for s, r, _ in told if s.kind == "write"}
+    sections = tuple(
+        Section(
+            _title(step, row), step.folder, row["id"], depth, tuple(facts_of(run, step, row, others.get(row["id"], []))),
+            _plain(row), parts.files[step.folder][index].name,
+        )
+        for step, row, depth in told
+    )  # fmt: skip
+    return Story(row_id, source_key, sections, tuple(_fates(Samples(run).of(family["read"][0], family), row_id)))
+
+
+def _locate(parts: Parts, row_id: str) -> tuple[int, str]:
+    """The part and the source key that an id begins with; looks only into the ids of `read`."""
+    steps = row_id.split("/")
+    prefixes = pa.array(["/".join(steps[:n]) for n in range(1, len(steps) + 1)])
+    near: list[str] = []
+    for index in parts.indexes():
+        ids = pa.array(parts.ids("read", index), pa.string())
+        found = ids.filter(pc.is_in(ids, prefixes))
+        if len(found):
+            return index, str(found[0])
+        if len(near) < _SEARCHED:
+            near += ids.to_pylist()
+    raise UserError(f"{parts.root}: no row {row_id!r}{_nearest(steps[0], near)}")
+
+
+def _unknown(run: Run, row_id: str, ids: list[str]) -> UserError:
+    return UserError(f"{run.root}: no row {row_id!r}{_nearest(row_id, ids)}")
+
+
+def _nearest(wanted: str, ids: list[str]) -> str:
+    """`; did you mean ...?` with up to three ids: those that end in what was asked for, then the most alike."""
+    low = wanted.lower()
+    ends = [i for i in ids if low and i.lower().endswith((":" + low, "/" + low))]
+    holds = [i for i in ids if low and low in i.lower()]
+    alike = difflib.get_close_matches(wanted, ids, n=3, cutoff=0.5) if not (ends or holds) else []
+    names = list(dict.fromkeys([*ends, *holds, *alike]))[:3]
+    if not names:
+        return f"; the first ones are {', '.join(map(repr, ids[:3]))}" if ids else "; nothing has been read yet"
+    return f"; did you mean {' or '.join(map(repr, names))}?"
+
+
+def _tree(parts: Parts, family: Family) -> Iterator[tuple[Step, Row, int]]:
+    """Every row under its parent, depth first, judges before what goes on from the row that they judge."""
+    children: dict[str | None, list[tuple[Step, Row]]] = {}
+    for folder, rows in family.items():
+        for row in rows:
+            children.setdefault(row["parent"], []).append((parts.steps[folder], row))
+    stack = [(step, row, 0) for step, row in reversed(children.get(None, []))]
+    while stack:
+        step, row, depth = stack.pop()
+        yield step, row, depth
+        below = sorted(children.get(row["id"], []), key=lambda c: not c[0].kind.startswith("judge"))
+        stack += [(s, r, depth + 1) for s, r in reversed(below)]
+
+
+def _belongs(row_id: str, asked: str) -> bool:
+    """The row itself, what it was made from (with its judges), and what was made from it."""
+    made_from = row_id.removesuffix("/judge")
+    return row_id == asked or row_id.startswith(asked + "/") or asked.startswith((row_id + "/", made_from + "/"))
+
+
+def _worth_telling(row: Row, asked: str) -> bool:
+    """Candidates that lost are told with the one that won, unless they were asked for."""
+    return bool(row["reason"] != "not_chosen" or asked == row["id"])
+
+
+def _candidates(rows: list[Row], row: Row) -> list[Row]:
+    """All candidates for the same text, the row itself included, when there is more than one."""
+    stem = _stem(row)
+    group = [r for r in rows if r["parent"] == row["parent"] and _stem(r) == stem]
+    return sorted(group, key=lambda r: r["candidate"]) if len(group) > 1 else []
+
+
+def _stem(row: Row) -> str:
+    last = str(row["id"]).rpartition("/")[2]
+    return ".".join(last.split(".")[:2])
+
+
+def _title(step: Step, row: Row) -> str:
+    made = f"{_BOXES[step.kind]}, {row['id'].rpartition('/')[2] if row['parent'] else row['id']}"
+    by = f" by {row['model']}" if row["model"] else ""
+    fate = "" if row["status"] == "ok" or step.kind.startswith("judge") else f": {row['status']}, {row['reason']}"
+    return made + by + fate
+
+
+def _fates(samples: list[Sample], asked: str) -> Iterator[Fact]:
+    for sample in samples:
+        on_the_way = {r["id"] for _, r in sample.rows} | {r["id"] for r in (*sample.judged.values(), *sample.seen.values())}
+        below = sample.id.startswith(asked + "/")
+        if not below and asked not in on_the_way and not any(asked == o["id"] for group in sample.others.values() for o in group):
+            continue
+        reason = f", {sample.reason} ({sample.where})" if sample.reason else ""
+        for path in sample.paths:
+            yield Fact(path, f"{sample.verdict}{reason}: {sample.id}")
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    return {k: dict(v) if k == "weights" and v is not None else v for k, v in row.items() if k != "image"}
+
+
+def first_kept(run: Run) -> str:
+    """The id of the first kept sample of the path that goes furthest: a good one to tell when none is named.
+
+    Without any the first row's id; raises UserError where nothing has been read.
+    """
+    parts, samples = Parts(run), Samples(run)
+    furthest = max(len(p.chain) for p in samples.paths)
+    first: str | None = None
+    nearest: tuple[int, str] | None = None
+    for index in parts.indexes():
+        for source, family in parts.families(index, images=False):
+            first = first or str(source["id"])
+            for sample in samples.of(source, family):
+                if sample.verdict == "kept" and (nearest is None or len(sample.rows) > nearest[0]):
+                    nearest = (len(sample.rows), sample.id)
+            if nearest is not None and nearest[0] == furthest:
+                return nearest[1]
+    if first is None:
+        raise UserError(f"{run.root}: nothing has been read yet")
+    return nearest[1] if nearest is not None else first
+
+
+def as_text(run: Run, row_id: str, width: int | None = None) -> str:
+    """The story for a terminal: nothing in it can drive one, and no markup is read in it. `width` in columns, the terminal's unless given."""
+    story = explain(run, row_id)
+    width = max(40, min(width or shutil.get_terminal_size((100, 24)).columns, 140))
+    lines = [clean(story.asked), ""]
+    for section in story.sections:
+        margin = "  " * min(section.depth, 6)
+        lines += [margin + line for line in wrap(section.title, width - len(margin))]
+        lines += _facts(section.facts, margin + "  ", width)
+        lines.append("")
+    if story.fates:
+        lines += ["verdict", *_facts(story.fates, "  ", width)]
+    return "\n".join(line.rstrip() for line in lines).rstrip() + "\n"
+
+
+def _facts(facts: tuple[Fact, ...], margin: str, width: int) -> Iterator[str]:
+    column = max((cells(clean(f.label)) for f in facts), default=0)
+    column = min(max(column, 10), 24) + 2
+    for fact in facts:
+        label = clean(fact.label)
+        values = fact.value if isinstance(fact.value, tuple) else (fact.value,)
+        first = margin + label + " " * max(1, column - cells(label))
+        rest = margin + " " * column
+        for number, value in enumerate(values):
+            for more, line in enumerate(wrap(value, width - cells(rest))):
+                yield (first if number == 0 and more == 0 else rest) + ("  " if more and len(values) > 1 else "") + line
+
+
+def as_dict(run: Run, row_id: str) -> dict[str, Any]:
+    """The story for machines: the stored rows, and the facts as they are told."""
+    story = explain(run, row_id)
+    return {
+        "id": story.asked,
+        "source_key": story.source_key,
+        "sections": [
+            {"stage": s.folder, "id": s.id, "title": s.title, "part": s.part, "row": dict(s.row)}
+            | {"facts": [{"label": f.label, "value": list(f.value) if isinstance(f.value, tuple) else f.value} for f in s.facts]}
+            for s in story.sections
+        ],
+        "verdicts": [{"path": f.label, "verdict": f.value} for f in story.fates],
+    }

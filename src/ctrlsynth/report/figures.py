@@ -1,0 +1,210 @@
+"""Plots of a run: words (CtrlSynth, figure 7), recall with p_f, and the sweep. Same run, same bytes; no pyplot, no global state."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..errors import UserError
+from ..store import open_part
+from .lineage import Parts
+from .sweep import Sweep
+
+if TYPE_CHECKING:
+    from ..run import Run
+
+MOST_WORDS = 100
+"""Texts with this many words or more share the last bin."""
+RECALL_BINS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Counts a bin, how many were counted, and their mean (None without any)."""
+
+    name: str
+    counts: tuple[int, ...]
+    total: int
+    mean: float | None
+
+
+def word_histograms(run: Run) -> list[Histogram]:
+    """Words a text (split at white space): the original captions, and the synthetic texts of every write folder. Bin n: n words."""
+    parts = Parts(run)
+    out = [_words(parts, "read", "caption", "original captions")]
+    out += [_words(parts, s.folder, "text", f"synthetic texts ({s.folder})") for s in run.steps if s.kind == "write"]
+    return [h for h in out if h.total]
+
+
+def _words(parts: Parts, folder: str, column: str, name: str) -> Histogram:
+    counts = np.zeros(MOST_WORDS + 1, np.int64)
+    total = words = 0
+    for path in parts.files[folder].values():
+        with open_part(path) as file:
+            for batch in file.iter_batches(batch_size=8192, columns=["status", column], use_threads=False):
+                texts = batch.filter(pc.equal(batch["status"], "ok"))[column].drop_null()
+                texts = texts.filter(pc.not_equal(pc.utf8_trim_whitespace(texts), ""))
+                lengths = pc.list_value_length(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(texts))).to_numpy(zero_copy_only=False)
+                counts += np.bincount(np.minimum(lengths, MOST_WORDS), minlength=MOST_WORDS + 1)
+                total += len(lengths)
+                words += int(lengths.sum())
+    return Histogram(name, tuple(counts.tolist()), total, words / total if total else None)
+
+
+def recall_histograms(run: Run) -> list[Histogram]:
+    """Recall of every judge's table by the reference that decides, in 20 bins of 0.05; rows without a reference are left out."""
+    judge = run.recipe.get("judge") or {}
+    parts = Parts(run)
+    out = []
+    for step in run.steps:
+        if not step.kind.startswith("judge"):
+            continue
+        column = "edited" if step.kind == "judge-text" else str(judge["image_against"])
+        counts = np.zeros(RECALL_BINS, np.int64)
+        total, added = 0, 0.0
+        for path in parts.files[step.folder].values():
+            with open_part(path) as file:
+                for batch in file.iter_batches(batch_size=65536, columns=[f"{column}.recall"], use_threads=False):
+                    values = pc.struct_field(batch[column], "recall").drop_null().cast(pa.float64()).to_numpy(zero_copy_only=False)
+                    bins = np.clip(np.floor(values * RECALL_BINS + 1e-5).astype(np.int64), 0, RECALL_BINS - 1)
+                    counts += np.bincount(bins, minlength=RECALL_BINS)
+                    total += len(values)
+                    added += float(values.sum())
+        out.append(Histogram(step.folder, tuple(counts.tolist()), total, added / total if total else None))
+    return [h for h in out if h.total]
+
+
+@dataclass(frozen=True, slots=True)
+class Theme:
+    """Colours of ink, faint lines, and series (Okabe and Ito's, which colour-blind readers can tell apart)."""
+
+    ink: str
+    faint: str
+    series: tuple[str, ...]
+
+
+LIGHT = Theme("#2b303b", "#d5d9e0", ("#8a93a3", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b"))
+DARK = Theme("#d9dee8", "#3b4252", ("#8d97aa", "#56b4e9", "#f0904a", "#3cc9a0", "#e29bc4", "#f0e442"))
+_DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+
+
+def words_figure(histograms: Sequence[Histogram], theme: Theme = LIGHT) -> Any:
+    """Share of texts by their number of words, originals beside synthetic ones."""
+    figure, (axes,) = _figure(1, theme)
+    last = max((max((i for i, c in enumerate(h.counts) if c), default=0) for h in histograms), default=0)
+    for number, h in enumerate(histograms):
+        share = np.asarray(h.counts[: last + 1]) / max(h.total, 1) * 100
+        colour = _colour(theme, number)
+        axes.stairs(share, np.arange(last + 2) - 0.5, fill=True, alpha=0.28, color=colour)
+        axes.stairs(share, np.arange(last + 2) - 0.5, color=colour, lw=1.4, ls=_dash(number), label=f"{h.name}, mean {h.mean:.1f}")
+    axes.set(xlabel="words" + (f" (last bin: {MOST_WORDS} and more)" if last == MOST_WORDS else ""), ylabel="% of texts")
+    _legend(axes, theme)
+    return figure
+
+
+def recall_figure(histograms: Sequence[Histogram], threshold: float, theme: Theme = LIGHT) -> Any:
+    """Histograms of recall, a step line a judge, with p_f marked."""
+    figure, (axes,) = _figure(1, theme)
+    edges = np.linspace(0, 1, RECALL_BINS + 1)
+    for number, h in enumerate(histograms, 1):
+        share = np.asarray(h.counts) / max(h.total, 1) * 100
+        axes.stairs(share, edges, fill=True, alpha=0.18, color=_colour(theme, number))
+        axes.stairs(share, edges, color=_colour(theme, number), lw=1.6, ls=_dash(number - 1), label=f"{h.name}, mean {h.mean:.2f}")
+    _mark(axes, threshold, theme)
+    axes.set(xlabel="recall", ylabel="% of judged rows", xlim=(-0.02, 1.02))
+    _legend(axes, theme)
+    return figure
+
+
+def sweep_figure(found: Sweep, theme: Theme = LIGHT) -> Any:
+    """Left: share kept by p_f; right: mean recall of what is kept. Thin: where a gate left rows unpainted."""
+    figure, (left, right) = _figure(2, theme)
+    for number, (kind, name) in enumerate(found.names(), 1):
+        series = found.series(kind, name)
+        style: dict[str, Any] = {"color": _colour(theme, number), "ls": _dash(number - 1)}
+        label = f"pairs of {name}" if kind == "pair" else name
+        whole = [r for r in series if r.complete]
+        for axes, value in ((left, lambda r: r.share * 100), (right, lambda r: np.nan if r.mean_recall is None else r.mean_recall)):
+            if len(whole) < len(series):
+                part = series[: len(series) - len(whole) + 1]
+                axes.plot([r.threshold for r in part], [value(r) for r in part], lw=0.7, alpha=0.6, **style)
+            axes.plot([r.threshold for r in whole], [value(r) for r in whole], lw=1.8, label=label, **style)
+    for axes in (left, right):
+        _mark(axes, found.threshold, theme)
+        axes.set(xlabel="threshold p_f", xlim=(-0.02, 1.02))
+    left.set(ylabel="% kept", ylim=(-3, 103))
+    right.set(ylabel="mean recall of what is kept", ylim=(-0.03, 1.03))
+    _legend(left, theme)
+    return figure
+
+
+def write_figure(figure: Any, path: Path) -> None:
+    """Writes .svg or .png; the same figure gives the same bytes with the same matplotlib."""
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in ("svg", "png"):
+        raise UserError(f"{path}: a plot is written as .svg or .png")
+    import matplotlib
+
+    out = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "ctrlsynth", "svg.fonttype": "none"}):
+        if kind == "svg":
+            figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        else:
+            figure.savefig(out, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(out.getvalue())
+
+
+def write_both(draw: Callable[[Theme], Any], folder: Path, name: str) -> None:
+    """`name-light.svg` and `name-dark.svg`."""
+    write_figure(draw(LIGHT), folder / f"{name}-light.svg")
+    write_figure(draw(DARK), folder / f"{name}-dark.svg")
+
+
+def _figure(panels: int, theme: Theme) -> tuple[Any, list[Any]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure: Any = Figure(figsize=(6.0 if panels == 1 else 10.0, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)  # type: ignore[no-untyped-call]
+    axes = [figure.add_subplot(1, panels, n + 1) for n in range(panels)]
+    for one in axes:
+        one.set_facecolor("none")
+        one.grid(True, color=theme.faint, lw=0.6)
+        one.set_axisbelow(True)
+        one.tick_params(colors=theme.ink, labelsize=9, length=0)
+        for side, spine in one.spines.items():
+            spine.set_visible(side == "bottom")
+            spine.set_color(theme.ink)
+        one.xaxis.label.set_color(theme.ink)
+        one.yaxis.label.set_color(theme.ink)
+    return figure, axes
+
+
+def _colour(theme: Theme, number: int) -> str:
+    return theme.series[number % len(theme.series)]
+
+
+def _dash(number: int) -> Any:
+    return _DASHES[number % len(_DASHES)]
+
+
+def _mark(axes: Any, threshold: float, theme: Theme) -> None:
+    axes.axvline(threshold, color=theme.ink, lw=1, ls=(0, (2, 2)), zorder=3)
+    right = threshold < 0.8
+    axes.annotate(
+        f"p_f = {threshold:g}", (threshold, 1.0), xycoords=("data", "axes fraction"), xytext=(4 if right else -4, -2),
+        textcoords="offset points", ha="left" if right else "right", va="top", fontsize=8.5, color=theme.ink,
+    )  # fmt: skip
+
+
+def _legend(axes: Any, theme: Theme) -> None:
+    legend = axes.legend(frameon=False, fontsize=8.5, labelcolor=theme.ink)
+    legend.set_zorder(4)

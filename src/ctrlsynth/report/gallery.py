@@ -1,0 +1,228 @@
+"""The static gallery of a run: opens from disk without a network, every sample with what was kept, edited, found and missed, and why."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from .. import __version__
+from ..errors import UserError
+from ..store import disk_errors, temporary, write_json
+from .cards import Cards, ImageFiles, script_json, search_text
+from .figures import recall_figure, recall_histograms, sweep_figure, word_histograms, words_figure, write_both
+from .lineage import Parts, Samples
+from .sweep import Sweep, as_table, sweep
+
+if TYPE_CHECKING:
+    from ..run import Run
+
+MARKER = "ctrlsynth-report.json"
+OURS = frozenset({MARKER, "index.html", "gallery.css", "gallery.js", "data", "images", "plots", "STALE.txt"})
+_TEMPLATES = Path(__file__).with_name("templates")
+
+
+def write_report(run: Run, out: Path, *, page_rows: int = 50) -> Path:
+    """Writes the gallery into the folder `out` and returns its index.html. It appears whole: an older report of ours is replaced when the
+    new one is done; a folder that holds anything else is refused (UserError).
+
+    `page_rows`: samples a page. Memory: one page and a few images, whatever the run's size.
+    """
+    if page_rows < 1:
+        raise UserError(f"page_rows {page_rows}: at least 1")
+    _refuse_foreign(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    made = temporary(out)
+    try:
+        with disk_errors(out):
+            _write(run, made, page_rows)
+        _swap(made, out)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return out / "index.html"
+
+
+def _refuse_foreign(out: Path) -> None:
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UserError(f"{out}: is a file; a report is a folder")
+    names = {p.name for p in out.iterdir()}
+    foreign = sorted(names - OURS) if MARKER in names else sorted(names)
+    if foreign:
+        what = "holds" if MARKER in names else "is not a report of ours: it holds"
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        raise UserError(f"{out}: {what} {foreign[0]}{more}; move that away or choose another folder with --out")
+
+
+def _swap(made: Path, out: Path) -> None:
+    """Puts the finished folder in place of the older one, which goes only then."""
+    old = temporary(out)
+    if out.exists():
+        os.rename(out, old)
+    os.rename(made, out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@dataclass(slots=True)
+class _Counts:
+    """What the pages hold, counted while they are written."""
+
+    samples: int = 0
+    fates: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    paths: Counter[str] = field(default_factory=Counter)
+
+
+def _write(run: Run, root: Path, page_rows: int) -> None:
+    (root / "data").mkdir(parents=True)
+    counts = _pages(run, root, page_rows)
+    judged = run.recipe.get("judge") is not None and any(s.kind.startswith("judge") for s in run.steps)
+    found = sweep(run) if judged else None
+    plots = _plots(run, root / "plots", found)
+    for name in ("gallery.css", "gallery.js"):
+        shutil.copyfile(_TEMPLATES / name, root / name)
+    (root / "index.html").write_text(_index(run, counts, found, plots), encoding="utf-8")
+    write_json(root / MARKER, {"run": run.recipe["name"], "samples": counts.samples, "version": __version__})
+
+
+def _cards(run: Run, root: Path) -> Iterator[dict[str, Any]]:
+    parts, samples = Parts(run), Samples(run)
+    for index in parts.indexes():
+        images = ImageFiles(root, index)
+        cards = Cards(run.recipe, images)
+        try:
+            for source, family in parts.families(index):
+                yield from cards.of(samples.of(source, family), source, family)
+        finally:
+            images.close()
+
+
+def _pages(run: Run, root: Path, page_rows: int) -> _Counts:
+    """Streams the cards into data/page-N.js, and one line a card into data/index.js, which the filter works on."""
+    counts = _Counts()
+    path_sets: dict[tuple[str, ...], int] = {}
+    fates: dict[tuple[str, str, str], int] = {}
+    page: list[str] = []
+    with open(root / "data" / "index.js", "w", encoding="ascii") as index:
+        index.write("ctrlsynthIndex([\n")
+        for card in _cards(run, root):
+            fate = (card["verdict"], card["reason"], card["where"])
+            paths = path_sets.setdefault(tuple(card["paths"]), len(path_sets))
+            index.write(script_json([paths, fates.setdefault(fate, len(fates)), search_text(card)]) + ",\n")
+            counts.samples += 1
+            counts.fates[fate] += 1
+            counts.paths.update(card["paths"])
+            page.append(script_json(card))
+            if len(page) == page_rows:
+                _page(root, (counts.samples - 1) // page_rows, page)
+                page = []
+        if page:
+            _page(root, (counts.samples - 1) // page_rows, page)
+        _end_of_index(index, run, page_rows, list(path_sets), list(fates))
+    return counts
+
+
+def _page(root: Path, number: int, cards: Sequence[str]) -> None:
+    text = f"ctrlsynthPage({number},[\n" + ",\n".join(cards) + "\n]);\n"
+    (root / "data" / f"page-{number:05d}.js").write_text(text, encoding="ascii")
+
+
+def _end_of_index(index: IO[str], run: Run, page_rows: int, path_sets: list[Any], fates: list[Any]) -> None:
+    judge = run.recipe.get("judge") or {}
+    more = {"pageRows": page_rows, "pathSets": path_sets, "fates": fates, "threshold": judge.get("threshold")}
+    index.write(f"],{script_json(more)});\n")
+
+
+@dataclass(frozen=True, slots=True)
+class _Plot:
+    name: str
+    title: str
+    alt: str
+
+
+def _plots(run: Run, folder: Path, found: Sweep | None) -> list[_Plot]:
+    """Draws what there is to draw, in light and dark."""
+    plots = []
+    words = word_histograms(run)
+    if words:
+        write_both(partial(words_figure, words), folder, "words")
+        means = "; ".join(f"{h.name}: {h.total:,} texts, mean {h.mean:.1f} words" for h in words)
+        plots.append(_Plot("words", "Words in a text", means))
+    recalls = recall_histograms(run) if found is not None else []
+    if found is not None and recalls:
+        write_both(partial(recall_figure, recalls, found.threshold), folder, "recall")
+        means = "; ".join(f"{h.name}: {h.total:,} rows, mean recall {h.mean:.2f}" for h in recalls)
+        plots.append(_Plot("recall", "Recall", means))
+    if found is not None:
+        write_both(partial(sweep_figure, found), folder, "sweep")
+        plots.append(_Plot("sweep", "What every p_f would keep", "the same numbers stand in the table below"))
+    return plots
+
+
+def _index(run: Run, counts: _Counts, found: Sweep | None, plots: Sequence[_Plot]) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    env = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    head, body = as_table(found) if found is not None else ([], [])
+    return env.get_template("index.html.j2").render(
+        run=run.recipe,
+        version=__version__,
+        samples=counts.samples,
+        kept=sum(n for (v, _, _), n in counts.fates.items() if v == "kept"),
+        fates=[_Fate(*f, n) for f, n in sorted(counts.fates.items(), key=lambda f: (f[0][0] != "kept", -f[1], f[0]))],
+        paths=[(name, number, " → ".join(_nodes(run, name))) for name, number in counts.paths.items()],
+        models=_models(run),
+        judge=run.recipe.get("judge"),
+        ledger=run.ledger(),
+        sweep_head=head,
+        sweep_body=body,
+        sweep_notes=found.notes if found is not None else (),
+        plots=plots,
+        recipe=_recipe_text(run),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Fate:
+    verdict: str
+    reason: str
+    where: str
+    number: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.verdict}, {self.reason}" if self.reason else self.verdict
+
+    @property
+    def filter(self) -> str:
+        """What the gallery's filter by verdict takes for exactly this."""
+        return f"{self.reason or self.verdict}@{self.where}" if self.where else self.verdict
+
+
+def _nodes(run: Run, name: str) -> list[str]:
+    from ..paths import resolve
+
+    return resolve(run.recipe["paths"])[name]
+
+
+def _models(run: Run) -> list[tuple[str, str]]:
+    """(box, model) of every stage that asked one, as the plan has it."""
+    boxes = {"tag": "tagger", "write": "LLM", "paint": "text-to-image", "judge-image": "judge"}
+    steps: Sequence[Mapping[str, Any]] = run.plan["steps"]
+    named = ((boxes[s["kind"]], s["settings"].get("model")) for s in steps if s["kind"] in boxes)
+    return list(dict.fromkeys((box, str(model)) for box, model in named if model))
+
+
+def _recipe_text(run: Run) -> str:
+    """The recipe as the user gave it, or the resolved one where it came from Python."""
+    path = run.root / "recipe.yaml"
+    if path.exists():
+        return path.read_text(encoding="utf-8")
+    import yaml
+
+    return yaml.safe_dump(dict(run.recipe), sort_keys=False, allow_unicode=True, width=120)
