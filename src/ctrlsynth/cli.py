@@ -84,7 +84,7 @@ def run(
     """Run a recipe. Interrupted, killed or extended, the same command goes on where it stopped."""
     from .recipe import load_recipe
     from .run import run as run_recipe
-    from .screen import progress, show_ledger
+    from .screen import progress
 
     loaded = load_recipe(recipe, set_)
     try:
@@ -95,10 +95,15 @@ def run(
             )  # fmt: skip
     except KeyboardInterrupt:  # typer would leave without a word
         _fail("interrupted; what is finished is kept, the same command goes on", 130)
-    if as_json:
-        _print_json({"run": str(made.root), "ledger": [_ledger_row(r) for r in made.ledger()]})
-    else:
-        show_ledger(made)
+    _show_run(made, as_json)
+
+
+@app.command()
+def status(run_dir: RunDir, as_json: Json = False) -> None:
+    """Show the ledger of a run: what every stage got, kept, dropped and failed, with reasons; it adds up."""
+    from .run import Run
+
+    _show_run(Run.open(run_dir), as_json)
 
 
 @app.command()
@@ -110,15 +115,17 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Tell one sample's whole story: tags, edits, instruction, text, prompt, image, scores, verdict."""
-    from .report.explain import as_dict, as_text, first_kept
+    from .report.explain import as_dict, as_text
+    from .report.explain import explain as tell
     from .run import Run
+    from .screen import width
 
     made = Run.open(run_dir)
-    chosen = row_id or first_kept(made)
+    story = tell(made, row_id or made.first_kept())
     if as_json:
-        _print_json(as_dict(made, chosen))
+        _print_json(as_dict(story))
     else:
-        _say(as_text(made, chosen))
+        _say(as_text(story, width()))
 
 
 @app.command()
@@ -128,21 +135,21 @@ def sweep(
     as_json: Json = False,
 ) -> None:
     """Show how many samples every threshold p_f would keep, and their mean recall, from the stored scores. Runs no model."""
-    from .report.sweep import plot_sweep
+    from .report.figures import write_sweep
+    from .report.sweep import as_table
     from .report.sweep import sweep as sweep_run
     from .run import Run
     from .screen import show_sweep
 
-    made = Run.open(run_dir)
-    rows = sweep_run(made)
+    found = sweep_run(Run.open(run_dir))
     if plot is not None:
-        plot_sweep(rows, plot)
+        write_sweep(found, plot)
     if as_json:
-        _print_json(rows)
-    else:
-        show_sweep(rows)
-        if plot is not None:
-            _say(f"plot: {plot}")
+        _print_json(found.plain())
+        return
+    show_sweep(*as_table(found), found.notes)
+    if plot is not None:
+        _say(f"plot: {plot}")
 
 
 @app.command()
@@ -207,6 +214,15 @@ def _plain(value: Any) -> Any:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
 
 
+def _show_run(made: Any, as_json: bool) -> None:
+    from .screen import show_ledger
+
+    if as_json:
+        _print_json({"run": str(made.root), "ledger": [_ledger_row(r) for r in made.ledger()], "products": made.products()})
+    else:
+        show_ledger(made)
+
+
 def _ledger_row(row: Any) -> dict[str, Any]:
     return {**_plain(row), "adds_up": row.adds_up}
 
@@ -214,7 +230,7 @@ def _ledger_row(row: Any) -> dict[str, Any]:
 def main() -> None:
     """Entry point: turns errors into one line and an exit code."""
     try:
-        app(standalone_mode=True)
+        app(prog_name="ctrlsynth")
     except UserError as error:
         _fail(str(error), 2)
     except WorkFailed as error:

@@ -18,6 +18,8 @@ from .plan import Plan, differences, fill_stages, make_plan
 from .recipe import Recipe, load_recipe
 from .store import RunFolder, open_part, part_counts, read_json, write_json
 
+STALE = "STALE.txt"
+
 
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
@@ -96,6 +98,23 @@ class Run:
                     if row_id in ids:
                         return dict(file.read_row_group(group).slice(ids.index(row_id), 1).to_pylist()[0])
         return None
+
+    def products(self) -> list[dict[str, Any]]:
+        """Reports and data sets made from this run: kind, path, and whether the run has gone on with another plan since."""
+        found = (p for p in self.plan.get("products", []) if Path(p["path"]).is_dir())
+        return [{**p, "stale": (Path(p["path"]) / STALE).exists()} for p in found]
+
+    def first_kept(self) -> str:
+        """The source key of the first sample that the last judge kept; without a judge, of the first row that came through."""
+        judged = [s.folder for s in self.steps if s.kind in ("judge-image", "judge-text")]
+        for folder in sorted(judged, key=lambda f: not f.startswith("judge-image")):
+            for row in self.rows(folder, ["source_key", "verdict"]):
+                if row["verdict"] == "kept":
+                    return str(row["source_key"])
+        for row in self.rows("read", ["source_key", "status"]):
+            if row["status"] == "ok":
+                return str(row["source_key"])
+        raise UserError(f"{self.root}: no sample came through")
 
     def ledger(self) -> list[LedgerRow]:
         """A row a stage, from `_stage.json` where it is complete and from footers where not."""
@@ -185,7 +204,7 @@ def _compare(root: Path, earlier: Mapping[str, Any] | None, plan: Plan, update: 
     for product in earlier.get("products", []):
         place = Path(product["path"])
         if place.is_dir():
-            (place / "STALE.txt").write_text(
+            (place / STALE).write_text(
                 "The run that this was made from has gone on with another plan:\n" + "\n".join(lines) + "\n", encoding="utf-8"
             )
 

@@ -62,6 +62,12 @@ def progress(quiet: bool = False) -> Iterator[Watcher]:
         yield _Bars(bars)
 
 
+def width() -> int:
+    """Columns of the terminal, 100 where there is none."""
+    console = Console()
+    return console.width if console.is_terminal else 100
+
+
 def _print(table: Table) -> None:
     console = Console()
     if not console.is_terminal:
@@ -104,6 +110,8 @@ def show_ledger(run: Run) -> None:
         )  # fmt: skip
     _print(table)
     _say(_sum_line(rows))
+    for product in run.products():
+        _say(f"{product['kind']}: {product['path']}" + (" (stale: the run has gone on with another plan)" if product["stale"] else ""))
 
 
 def _sum_line(rows: Sequence[LedgerRow]) -> str:
@@ -152,13 +160,14 @@ def _count(value: float | None, unit: float = 1) -> str:
     return "?" if value is None else f"{value / unit:,.1f}" if unit > 1 else f"{value:,.0f}"
 
 
-def show_sweep(rows: Sequence[dict[str, Any]]) -> None:
-    """One line a threshold."""
-    names = list(rows[0]) if rows else ["threshold"]
-    table = _table("p_f sweep, from the stored scores", *names, right=names)
+def show_sweep(head: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> None:
+    """One line a threshold; `<` marks the recipe's own."""
+    table = _table("p_f sweep, from the stored scores", *head, right=head)
     for row in rows:
-        table.add_row(*("" if v is None else f"{v:.3f}" if isinstance(v, float) else escape(str(v)) for v in row.values()))
+        table.add_row(*map(escape, row))
     _print(table)
+    for note in notes:
+        _say(note)
 
 
 def show_models(entries: Sequence[Any]) -> None:
