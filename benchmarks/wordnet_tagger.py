@@ -2,8 +2,9 @@
 
     python benchmarks/wordnet_tagger.py [--quiet]
 
-Two sets of captions labelled by hand: `web_captions.jsonl` (100, labelled before the rules were tuned on them) and
-`web_captions_heldout.jsonl` (30, written after the rules were fixed). Precision and recall count phrases over all captions.
+Captions labelled by hand: `web_captions.jsonl` (100, labelled before there were rules, then tuned on), `web_captions_second.jsonl` (30,
+unseen at first: objects 0.921 precision and 0.875 recall then, attributes 0.878 and 0.857; their faults were then mended) and
+`web_captions_heldout.jsonl` (30, written after the rules were fixed; no rule was changed for them). Precision and recall count phrases.
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ KINDS = ("objects", "attributes", "relations")
 
 
 def load(name: str) -> list[dict[str, Any]]:
-    path = DATA / name
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return [json.loads(line) for line in (DATA / name).read_text(encoding="utf-8").splitlines()]
 
 
 def score(rows: list[dict[str, Any]], kind: str) -> tuple[float, float, list[str]]:
@@ -39,7 +39,7 @@ def score(rows: list[dict[str, Any]], kind: str) -> tuple[float, float, list[str
 
 
 def main(quiet: bool) -> None:
-    for name in ("web_captions.jsonl", "web_captions_heldout.jsonl"):
+    for name in ("web_captions.jsonl", "web_captions_second.jsonl", "web_captions_heldout.jsonl"):
         rows = load(name)
         for kind in KINDS:
             precision, recall, errors = score(rows, kind)

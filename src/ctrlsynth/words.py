@@ -12,8 +12,11 @@ _IRREGULAR = {
     "policeman": "policemen", "fireman": "firemen", "snowman": "snowmen", "fisherman": "fishermen", "axis": "axes",
 }  # fmt: skip
 _SAME = frozenset(
-    "sheep fish deer moose bison shrimp salmon trout aircraft series species swine scissors trousers pants jeans shorts glasses "
-    "sunglasses binoculars rice bread water grass sand snow furniture luggage traffic hair".split()
+    (
+        "sheep fish deer moose bison shrimp salmon trout aircraft series species swine scissors trousers pants jeans shorts "
+        "glasses sunglasses binoculars pajamas pyjamas leggings overalls goggles headphones clothes rice bread water grass sand "
+        "snow furniture luggage traffic hair"
+    ).split()
 )
 _SINGULAR = {plural: singular for singular, plural in _IRREGULAR.items()}
 _ENDS_IN_S = frozenset("glass grass dress bus gas lens cross canvas walrus octopus hippopotamus rhinoceros iris chess bass class".split())

@@ -22,10 +22,12 @@ LINKING = _set(
     "stay stays go goes going"
 )
 AUXILIARIES = _set(
-    "can could will would shall should may might must do does did done doing don't doesn't didn't can't won't wouldn't couldn't "
-    "shouldn't cannot has had having have haven't hasn't hadn't let lets get gets got getting gotta gonna wanna"
+    "can could will would shall should may might must do does did done don't doesn't didn't can't won't wouldn't couldn't "
+    "shouldn't cannot has had have haven't hasn't hadn't let lets get gets got gotta gonna wanna"
 )
-HAVE = _set("has have having had")
+HAVE = _set("has have had")
+# Verbs that say nothing without their object: `taking a nap on the sofa` -> on the sofa.
+LIGHT = _set("take taking do doing have having make making get getting give giving go going")
 SUBORDINATORS = _set(
     "while as when because if but although though whether where why how that's since until unless whereas so than then after before during"
 )
@@ -62,7 +64,7 @@ META = _set(
 )
 # Visible things whose first sense in WordNet is not a thing, by lemma.
 VISIBLE_ANYWAY = _set(
-    "heart model sign pattern logo wave sunset sunrise shadow reflection tattoo arrow market concert graffiti ruin ruins gift "
+    "yarn heart model sign pattern logo wave sunset sunrise shadow reflection tattoo arrow market concert graffiti ruin ruins gift "
     "money coin fire explosion flood letter newspaper magazine poster ticket card menu document advertisement label calendar "
     "postcard emblem costume costumes smile flame cross chess wreck wreckage pile stack heap campfire bonfire fireworks firework "
     "rainbow animal person plant food sandwich symbol text word book comic passport map diagram star table case board chain brush "

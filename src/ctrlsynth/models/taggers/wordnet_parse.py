@@ -46,6 +46,8 @@ class _Reader:
     joins: bool = False
     owned: bool = False  # a possessive follows: `in its mouth`
     predicative: bool = False
+    verbal: bool = False  # the predicate is a verb so far: a preposition may join it
+    passed: bool = False  # a phrase that is no thing followed the predicate
     negated: bool = False
 
     def read(self, tokens: list[Token]) -> Tags:
@@ -86,7 +88,7 @@ class _Reader:
         negated, self.negated = self.negated, False
         head = next((i for i in reversed(nouns) if phrase[i].thing), None)
         if head is None:
-            self._without_head(phrase, bool(nouns))
+            self._without_head(phrase, bool(nouns) or (self.verbal and phrase[-1].role == "U"))
             return
         if negated and phrase[head].noun != "sign":
             self._reset()
@@ -119,6 +121,7 @@ class _Reader:
             self.verb = self.predicate = ""
         elif has_noun:
             self.verb = self.open = ""
+            self.passed = bool(self.predicate)
             if not self.predicate:
                 self.last = ""
 
@@ -138,7 +141,8 @@ class _Reader:
             self.main.append(noun)
         else:
             self.main, self.open, self.linked = [noun], "", False
-        self.last, self.predicate, self.verb, self.joins, self.predicative = noun, "", "", False, False
+        self.last, self.predicate, self.verb = noun, "", ""
+        self.joins = self.predicative = self.verbal = self.passed = False
 
     def _join(self, token: Token, role: str) -> None:
         """A word between two phrases."""
@@ -175,22 +179,26 @@ class _Reader:
         self.subjects, self.predicate = [self.last] if close and self.last not in self.main else list(self.main), said
         ready = token.word.form == "ing" or (token.word.form == "ed" and token.word.adj)
         self.verb = said if ready and self.main else ""
-        self.joins = False
+        self.verbal, self.joins, self.passed = True, False, False
 
     def _preposition(self, low: str, role: str) -> None:
         if role == "L":
+            if low == "out" and self.verbal:  # `blowing out candles`
+                return
             self._reset()
             self.negated = low in _NEGATIONS
-        elif self.predicate and low == "of" and not self.verb:
-            pass  # `in the middle of the road`: the phrase between was no thing
-        elif self.predicate and " " not in self.predicate:
-            self.predicate, self.verb = f"{self.predicate} {low}", ""
+        elif self.passed:  # a phrase that is no thing came between: `in the middle of the road`, `taking a nap on the sofa`
+            full = self.verbal and self.predicate not in lists.LIGHT
+            self.predicate = self.predicate if low == "of" else f"{self.predicate} {low}" if full else low
+            self.verbal = False
+        elif self.predicate and self.verbal:
+            self.predicate, self.verb, self.verbal = f"{self.predicate} {low}", "", False
         elif self.last and role == "P":
             inner = self.owned if low == "with" else self.open == "with" and low in _LOCATIVE and not self.owned
             to_main = inner or self.last in self.main
             self.subjects = list(self.main) if to_main and self.main else [self.last]
             self.predicate = low
-        self.joins = False
+        self.joins = self.passed = False
 
     def _idle(self) -> None:
         """A verb that found no object is what its subjects look like: `the cat is sleeping` -> `sleeping cat`."""
@@ -198,6 +206,7 @@ class _Reader:
             for subject in self.subjects:
                 self.attributes.setdefault(f"{self.verb} {subject}")
         self.verb = self.predicate = ""
+        self.verbal = self.passed = False
 
     def _reset(self) -> None:
         self._idle()

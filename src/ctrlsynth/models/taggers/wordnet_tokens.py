@@ -108,7 +108,7 @@ def _several(raw: list[str], lows: list[str], i: int, word: Word, tokens: list[T
         if not end[0].isalpha():
             continue
         lemma = multiword(" ".join(lows[i : i + count]), raw[i][0].isupper() and raw[i + count - 1][0].isupper())
-        if lemma is not None:
+        if lemma is not None and (end == lemma.rpartition(" ")[2] or not word.is_thing or lexicon.is_thing(lemma)):  # no `puppy loves`
             tokens.append(Token(lemma, look_up(end), "N", lexicon.display(lemma), lexicon.is_thing(lemma), end != lemma.rpartition(" ")[2]))
             return count
     return 0
@@ -132,9 +132,7 @@ def assign_roles(tokens: list[Token]) -> list[Token]:
     before = "."
     last = len(tokens) - 1
     for i, token in enumerate(tokens):
-        if token.low == "can" and before in ("D", "A", "#"):
-            token.role, token.noun, token.thing = "N", "can", True
-        elif not token.role:
+        if not token.role:
             token.role = _role(token, before, tokens[i - 1] if i else None, tokens[i + 1] if i < last else None)
         before = token.role
     return tokens
@@ -148,17 +146,19 @@ def _opens(token: Token | None) -> bool:
 def _role(token: Token, before: str, previous: Token | None, following: Token | None) -> str:
     word = token.word
     after = following.role if following is not None else "."
-    if word.form == "ing" and not word.noun_ing:
+    if word.form == "ing" and (not word.noun_ing or (before == "N" and after == "D" and previous is not None and previous.plural)):
         return _participle(token, before, following, after)
     if word.form == "ed" and not (token.noun and (word.noun_count >= word.verb_count or before in ("D", "A", "#"))):
         return _past(token, before, previous, following, after)
     if previous is not None and previous.low in lists.HAVE and token.noun:
         return "N"
+    if before == "M" and token.thing and word.form == "s":
+        return "N"  # `do cats purr`
     if before == "M" or (before == "R" and word.verb and word.form != "ing"):
         return "V" if word.verb else ("A" if word.adj and not token.noun else "N" if token.noun else "A")
     if before == "T" and word.verb and (not token.noun or word.verb_count > word.noun_count):
         return "V"
-    if word.form in ("base", "s") and _finite(token, before, previous, after):
+    if word.form in ("base", "s") and _finite(token, before, previous, following):
         return "V"
     if word.adj:
         return _adjective_or_noun(token, before, following, after)
@@ -185,11 +185,12 @@ SHOWN_COVERS = frozenset("snow ice mud dust sand grass ivy moss".split())
 COVERS = SHOWN_COVERS | frozenset("hand tree sun rain heart".split())
 
 
-def _finite(token: Token, before: str, previous: Token | None, after: str) -> bool:
-    """Whether a word that may be a verb in the present is one: `man rides a`, `officers stand in`, `shop the`."""
+def _finite(token: Token, before: str, previous: Token | None, following: Token | None) -> bool:
+    """Whether a word that may be a verb in the present is one: `man rides a`, `officers stand in`, `shop the`, `man shakes hands`."""
     word = token.word
+    after = following.role if following is not None else "."
     if not token.noun:
-        return before not in ("D", "A", "#") or not word.adj
+        return not word.adj or (before not in ("D", "A", "#") and word.verb_count > word.adj_count)
     if before == "." and word.form == "base":
         return after == "D" and word.verb_count > word.noun_count
     if before not in ("N", "U") or previous is None:
@@ -200,6 +201,8 @@ def _finite(token: Token, before: str, previous: Token | None, after: str) -> bo
     if after == "D" or word.low in lists.LINKING:
         return True
     weight = word.verb_count > word.noun_count or not token.thing
+    if not after:
+        return weight and word.form == "s" and following is not None and following.plural
     return weight and word.verb_count > 0 and after in ("P", "T", ".", "L", "X", "S", "#", "R", "C")
 
 

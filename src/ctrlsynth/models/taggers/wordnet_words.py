@@ -46,7 +46,7 @@ class Word:
         self.kind = _kind(low)
         plain = _ascii(low)
         self.noun = None if self.kind else noun_form(plain)
-        if self.noun is not None and self.noun != "can" and _kind(self.noun):
+        if self.noun is not None and _kind(self.noun):
             self.noun = None  # `ins`, `ats`: plurals of function words
         self.is_name = self.noun is not None and any(s.is_instance for s in wordnet.synsets(self.noun, "n")[:1])
         self.meta = low in META or (self.noun in META if self.noun else False)
