@@ -75,17 +75,23 @@ def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     return width, height
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode(data: bytes, max_pixels: int = MAX_PIXELS, longest: int | None = None) -> Image.Image:
     """The image as RGB, 8 bits, upright. The first frame of an animation; alpha over white; 16 bits scaled to 8; CMYK converted.
 
-    Raises ImageFault; a file that ends early is `truncated_image` and never half a picture.
+    `longest`: an image whose longer edge has more pixels is reduced to it, a JPEG already while it is decoded. Raises ImageFault; a file
+    that ends early is `truncated_image` and never half a picture.
     """
     image = _open(data, max_pixels)
     try:
+        if longest is not None:
+            image.draft("RGB", (longest, longest))  # a JPEG's own halves: at least that large, and it keeps CMYK as it is
         image.load()
         with contextlib.suppress(*_BROKEN):  # broken EXIF data; the pixels are sound
             image = ImageOps.exif_transpose(image)
-        return _to_rgb(image)
+        upright = _to_rgb(image)
+        if longest is not None and max(upright.size) > longest:
+            upright.thumbnail((longest, longest), Image.Resampling.BICUBIC, reducing_gap=2.0)
+        return upright
     except Image.DecompressionBombError as error:
         raise ImageFault("image_too_large", str(error)) from error
     except _BROKEN as error:

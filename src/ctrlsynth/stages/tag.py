@@ -15,6 +15,9 @@ from ..sample import Tags
 from ..tables import TAG
 from . import Item, Upstream, ask, build, close_model, digest_of, key_of
 
+LONGEST = 768
+"""Pixels of the longer edge that a tagger gets to see unless its `longest` says another: photographs of any size, in bounded memory."""
+
 
 class Bytes(Protocol):
     """What the stage needs of `data.sources.ImageReader`."""
@@ -47,13 +50,20 @@ class TagStage:
         self._of_text = label == "tag+text"
         self._pixels = tagger.reads in ("pixels", "both") and not self._of_text
         self._texts = tagger.reads in ("caption", "both")
-        self._prefix = digest_of("tag", self.version, tagger.id, tagger.digest)
+        self._longest = int(getattr(tagger, "longest", LONGEST))
+        self._prefix = digest_of("tag", self.version, tagger.id, tagger.digest, self._longest)
         self._painted: tuple[Upstream, Iterator[list[list[Any]]], int, list[Any]] | None = None
-        self.batch = int(getattr(tagger, "batch", 64))
+        self.batch = int(getattr(tagger, "batch", 1024 if tagger.reads == "caption" else 16))
         self.model_name = tagger.id
 
     def settings(self) -> dict[str, Any]:
-        return {"model": self._tagger.id, "digest": self._tagger.digest, "reads": self._tagger.reads, "of_text": self._of_text}
+        return {
+            "model": self._tagger.id,
+            "digest": self._tagger.digest,
+            "reads": self._tagger.reads,
+            "of_text": self._of_text,
+            "longest": self._longest,
+        }
 
     def items(self, up: Upstream) -> Iterator[list[Item]]:
         rejected = set().union(*(up.rejected(folder) for folder in self._rejects))
@@ -105,7 +115,7 @@ class TagStage:
             if item.status != "ok":
                 continue
             try:
-                item.payload.image = decode(self._bytes(item.payload, up))
+                item.payload.image = decode(self._bytes(item.payload, up), longest=self._longest)
             except ImageFault as fault:
                 item.status, item.reason = "failed", fault.reason
 
