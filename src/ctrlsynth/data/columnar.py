@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import UserError
+from .images import ImageFault
 
 BROKEN = (pa.ArrowException, OSError)
 
@@ -167,31 +168,39 @@ class ImageReader:
         self._first = 0
 
     def read(self, file: str, member: str | None, offset: int | None, length: int | None) -> bytes:
-        """The image's encoded bytes, unchanged. `member`, `offset`, `length`: see the read table. Raises OSError if absent."""
+        """The image's encoded bytes, unchanged. `member`, `offset`, `length`: see the read table.
+
+        Raises ImageFault: original_missing (no such file any more), original_changed (other bytes stand there), unreadable_file.
+        """
+        try:
+            data = self._read(file, member, offset or 0, length or 0)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise ImageFault("original_missing", f"{file}: the source is no longer there") from error
+        except BROKEN as error:
+            raise ImageFault("unreadable_file", f"{file}: {error}") from error
+        if length is not None and len(data) != length:
+            message = f"{file}: {member or 'the image'} has {len(data)} bytes, expected {length}; the source has changed since it was read"
+            raise ImageFault("original_changed", message)
+        return data
+
+    def _read(self, file: str, member: str | None, offset: int, length: int) -> bytes:
         if member is None:
             with open(file, "rb") as stream:
-                data = stream.read()
-        else:
-            self._open(file)
-            data = self._cell(member, offset or 0) if self._file is not None else self._slice(offset or 0, length or 0)
-        if length is not None and len(data) != length:
-            raise OSError(f"{file}: {member or ''} has {len(data)} bytes, expected {length}: the source has changed since it was read")
-        return data
+                return stream.read()
+        self._open(file)
+        return self._cell(member, offset) if self._file is not None else self._slice(offset, length)
 
     def _open(self, file: str) -> None:
         if file == self._path:
             return
         self.close()
         if not os.path.isfile(file):
-            raise FileNotFoundError(f"{file}: the source is no longer there")
+            raise FileNotFoundError(file)
         stream = open(file, "rb")  # noqa: SIM115  (kept open for the next row)
         magic = stream.read(6)
         if magic[:4] == b"PAR1" or magic == b"ARROW1" or magic[:4] == b"\xff\xff\xff\xff":
             stream.close()
-            try:
-                self._file = open_columnar(file)
-            except pa.ArrowException as error:
-                raise OSError(f"{file}: {error}") from error
+            self._file = open_columnar(file)
         else:
             self._stream = stream
         self._path = file
@@ -210,16 +219,13 @@ class ImageReader:
                 self._restart(column, row)  # a jump: skip whole row groups
                 continue
             self._first += self._batch.num_rows if self._batch is not None else 0
-            try:
-                self._batch = next(self._batches, None)
-            except pa.ArrowException as error:
-                raise OSError(f"{self._file.path}: {error}") from error
+            self._batch = next(self._batches, None)
             if self._batch is None:
-                raise OSError(f"{self._file.path}: has no row {row}")
+                raise ImageFault("original_changed", f"{self._file.path}: has no row {row} any more")
         value = self._batch.column(0)[row - self._first].as_py()
         data = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(data, bytes):
-            raise OSError(f"{self._file.path}: row {row} holds no image")
+            raise ImageFault("original_changed", f"{self._file.path}: row {row} holds no image any more")
         return data
 
     def _restart(self, column: str, row: int) -> None:

@@ -195,17 +195,12 @@ def _image(pair: Pair, reader: ImageReader, summary: Summary) -> tuple[bytes | N
         return None, "", "no_image"
     try:
         data = reader.read(source["file"], source["member"], source["offset"], source["length"])
-    except FileNotFoundError:
-        return None, "", "original_missing"
-    except OSError:
-        return None, "", "original_changed"
-    suffix = _suffix(data)
-    if suffix is None:  # what no trainer opens by its suffix (gif, bmp, tiff, ...): the pixels, without loss
-        try:
+        suffix = _suffix(data)
+        if suffix is None:  # what no trainer opens by its suffix (gif, bmp, tiff, ...): the pixels, without loss
             data, suffix = encode(decode(data), "png"), "png"
-        except ImageFault as fault:
-            return None, "", fault.reason
-        summary.converted += 1
+            summary.converted += 1
+    except ImageFault as fault:
+        return None, "", fault.reason
     return data, suffix, None
 
 

@@ -67,7 +67,7 @@ class TarSource:
             _refuse_compressed(path)
             rows = None
             if left is not None:  # a limit needs the count; one look at the headers
-                rows = min(left, sum(1 for _ in _scan(path)))
+                rows = min(left, _count(path))
                 left -= rows
             table = _beside(path)
             facts = (*file_facts(path), *(file_facts(table) if table else ()))
@@ -195,6 +195,15 @@ def _scan(path: str) -> Iterator[_Sample]:
         tail = stream.read(tarfile.BLOCKSIZE)
     if len(tail) < tarfile.BLOCKSIZE or tail.strip(b"\0"):
         yield _Sample(f"{os.path.basename(path)}@{end}", reason="truncated_archive")
+
+
+def _count(path: str) -> int:
+    """The rows of a shard: its samples, and what its parquet says was never downloaded."""
+    table, rows = _Downloads(_beside(path)), 0
+    for sample in _scan(path):
+        table.take(sample.key)
+        rows += 1
+    return rows + sum(1 for _ in table.rest())
 
 
 def _refuse_compressed(path: str) -> None:
