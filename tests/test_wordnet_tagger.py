@@ -23,8 +23,8 @@ KINDS = ("objects", "attributes", "relations")
 
 # How the captions were labelled: objects are the visible things that a caption names, singular; a compound that an English speaker takes as
 # one thing is one object, another noun before a noun is its attribute; possessors, the picture itself, times, cities and persons by name
-# are none. Attributes are modifiers with their object (`red ball`), counts with the plural; evaluations (best, free) are none. Relations are
-# subject, predicate as said (verbs in -ing), object. Labels were written before looking at any output.
+# are none. Attributes are modifiers with their object (`red ball`), counts with the plural; evaluations (best, free) are none. Relations:
+# subject, predicate (verbs in -ing), object. Labels were written before looking at any output.
 
 
 def labelled(name: str) -> list[dict[str, Any]]:
@@ -66,7 +66,14 @@ FUNCTION_WORDS = (
 def test_function_words_never_become_objects() -> None:
     assert all(wordnet.synsets(word, "n") for word in ("in", "he", "a", "as"))  # WordNet has them as nouns
     for word in FUNCTION_WORDS:
-        for caption in (word, word.upper(), f"the {word} is here", f"{word} {word} {word}", f"a dog {word} a cat", f"two {word}s"):
+        for caption in (
+            word,
+            word.upper(),
+            f"the {word} is here",
+            f"{word} {word} {word}",
+            f"a dog {word} a cat",
+            f"two {word}s" if word != "as" else "",
+        ):
             assert set(mine(caption).objects) <= {"dog", "cat"}, (word, caption)
 
 
