@@ -1,0 +1,75 @@
+"""Connected regions of a mask with numpy alone, for the `reference` tagger (2a) and for cutting out `scenes`' drawings (2c)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Mask = NDArray[np.bool_]
+Labels = NDArray[np.int32]
+
+
+def label(mask: Mask) -> tuple[Labels, int]:
+    """4-connected components of a (height, width) mask: labels 1..n in reading order of their first pixel, 0 outside; and n.
+
+    Works on runs of pixels rather than pixels: runs of neighbouring rows that overlap are joined by taking the least number on either
+    side, with pointer jumping, until nothing changes (Shiloach and Vishkin, 1982).
+    """
+    height, width = mask.shape
+    step = width + 1  # one column of False parts the rows in the flat view
+    flat = np.zeros(height * step + 1, np.int8)
+    flat[1:].reshape(height, step)[:, :width] = mask
+    change = np.diff(flat, append=np.int8(0))
+    starts, ends = np.flatnonzero(change == 1), np.flatnonzero(change == -1)
+    count = len(starts)
+    labels = np.zeros((height, width), np.int32)
+    if not count:
+        return labels, 0
+    low = np.searchsorted(ends, starts + step, "right")
+    high = np.searchsorted(starts, ends + step, "left")
+    touching = np.maximum(high - low, 0)
+    upper = np.repeat(np.arange(count), touching)
+    lower = np.arange(len(upper)) - np.repeat(np.cumsum(touching) - touching, touching) + np.repeat(low, touching)
+    root = np.arange(count)
+    while True:
+        least = np.minimum(root[upper], root[lower])
+        joined = root.copy()
+        np.minimum.at(joined, root[upper], least)
+        np.minimum.at(joined, root[lower], least)
+        joined = joined[joined]
+        if np.array_equal(joined, root):
+            break
+        root = joined
+    roots, numbers = np.unique(root, return_inverse=True)
+    painted = np.zeros(height * step + 1, np.int32)
+    lengths = ends - starts
+    where = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(int(lengths.sum()))
+    painted[where] = np.repeat(numbers + 1, lengths)
+    labels[:] = painted[: height * step].reshape(height, step)[:, :width]
+    return labels, len(roots)
+
+
+def outside(blocked: Mask, start: Mask | None = None) -> Mask:
+    """The pixels that a path of unblocked pixels joins to the border, or to the unblocked pixels of `start`."""
+    labels, count = label(~blocked)
+    if start is None:
+        edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    else:
+        edge = labels[start]
+    reached = np.zeros(count + 1, bool)
+    reached[np.unique(edge)] = True
+    reached[0] = False
+    return np.asarray(reached[labels], bool)
+
+
+def boxes(labels: Labels, count: int) -> list[tuple[int, int, int, int]]:
+    """(left, top, right, bottom) of labels 1..count, right and bottom exclusive."""
+    rows, columns = np.nonzero(labels)
+    of = labels[rows, columns]
+    left, top = np.full(count + 1, labels.shape[1]), np.full(count + 1, labels.shape[0])
+    right, bottom = np.zeros(count + 1, int), np.zeros(count + 1, int)
+    np.minimum.at(left, of, columns)
+    np.minimum.at(top, of, rows)
+    np.maximum.at(right, of, columns + 1)
+    np.maximum.at(bottom, of, rows + 1)
+    return [(int(left[k]), int(top[k]), int(right[k]), int(bottom[k])) for k in range(1, count + 1)]

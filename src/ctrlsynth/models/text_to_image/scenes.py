@@ -1,0 +1,60 @@
+"""`scenes`, the text-to-image model (2c) that comes with the install: reads a prompt's text and draws it from OpenMoji's drawings.
+
+It looks at nothing but the text: objects, colours, sizes, counts, relations, place and weather are parsed out of it (scenes_read.py), laid
+out (scenes_layout.py) and drawn as stickers on a painted background (scenes_draw.py). It knows what it drew, so policies, judges and
+taggers can be measured on it. It is a drawing machine, small and exact; it paints no photographs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from ...errors import UserError
+from ..base import Painting, Prompt
+from .scenes_draw import content_box, render
+from .scenes_plan import Scene, make_plan
+from .scenes_read import read
+from .scenes_vocab import drawings_digest
+
+_RESOURCES = Path(__file__).parents[2] / "resources"
+_LEAST, _MOST = 64, 4096
+
+
+class Scenes:
+    """Text to image by drawing. `size`: pixels of the square picture where the prompt asks for no size (64 .. 4096)."""
+
+    id = "scenes"
+
+    def __init__(self, size: int = 384) -> None:
+        if isinstance(size, bool) or not isinstance(size, int) or not _LEAST <= size <= _MOST:
+            raise UserError(f"scenes: size is a whole number of pixels from {_LEAST} to {_MOST}, not {size!r}")
+        self.size = size
+        self.digest = f"scenes-{code_digest()}-{size}"
+
+    def generate(self, prompts: Sequence[Prompt]) -> list[Painting]:
+        """One painting a prompt, in order. A text that names nothing to draw gives its background alone; a size out of range, `bad_size`."""
+        return [self._paint(prompt) for prompt in prompts]
+
+    def plan(self, prompt: Prompt) -> Scene:
+        """The ground truth: everything that `generate` draws for this prompt, with boxes in pixels."""
+        size = prompt.size or (self.size, self.size)
+        reading = read(prompt.text)
+        return make_plan(prompt, size, content_box(size, reading.style), reading)
+
+    def _paint(self, prompt: Prompt) -> Painting:
+        if prompt.size is not None and not all(_LEAST <= side <= _MOST for side in prompt.size):
+            return Painting(None, error="bad_size")
+        scene = self.plan(prompt)
+        return Painting(render(scene), scene.drawn, scene.not_drawn, scene.weights_unused)
+
+
+@lru_cache(maxsize=1)
+def code_digest() -> str:
+    """Sixteen hexadecimal digits over the drawings, the word lists and the code that turns text into pixels."""
+    digest = hashlib.blake2b(drawings_digest().encode(), digest_size=8)
+    for path in [*sorted(Path(__file__).parent.glob("scenes*.py")), *sorted(_RESOURCES.glob("scenes_*"))]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,99 @@
+"""Drawings as pixels, for `scenes` (2c) and for the labelled folder of `reference` (2a): rendered, trimmed, recoloured, cut out.
+
+A sprite is a drawing with a white rim, as a sticker has: the rim parts it from the background and from what it covers.
+"""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+
+import numpy as np
+import resvg_py
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from ..taggers.reference_regions import Mask, label, outside
+from .scenes_vocab import COLOURS, Drawing, svg
+
+MASTER = 240  # pixels of the longer side that sized sprites are made from
+SKEW = 0.16  # the isometric style's rise over run
+Floats = NDArray[np.float32]
+
+
+@lru_cache(maxsize=600)
+def master(drawing: Drawing) -> Image.Image:
+    """The drawing alone, RGBA, trimmed to what is inked, about MASTER pixels on the longer side of its full square."""
+    data = resvg_py.svg_to_bytes(svg_string=svg(drawing), width=MASTER, height=MASTER, skip_system_fonts=True)
+    image = Image.open(io.BytesIO(bytes(data))).convert("RGBA")
+    box = image.getchannel("A").point(lambda a: 255 if a > 40 else 0).getbbox()
+    return image.crop(box) if box else image
+
+
+def recolour(rgb: Floats, colour: str) -> Floats:
+    """RGB in 0..255, shape (..., 3), with every filled area in shades of `colour`; lines (dark) stay as they are.
+
+    Shades keep the order of the old brightnesses, squeezed to 0.80 .. 1.10 of the colour's own, so that the colour is plain to see.
+    """
+    light = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
+    fill = np.clip((light - 40.0) / 35.0, 0.0, 1.0)[..., None]
+    shade = (0.80 + 0.30 * np.clip((light - 60.0) / 195.0, 0.0, 1.0))[..., None]
+    target = np.array(COLOURS[colour], np.float32)
+    tinted = np.where(shade > 1.0, target + (255.0 - target) * (shade - 1.0), target * shade)
+    return np.asarray(tinted * fill + rgb * (1.0 - fill), np.float32)
+
+
+@lru_cache(maxsize=256)
+def coloured(drawing: Drawing, colour: str | None, skewed: bool) -> Image.Image:
+    """The master in a colour, and sheared upwards to the right when `skewed` (the isometric style)."""
+    image = master(drawing)
+    if colour is not None:
+        pixels = np.asarray(image).astype(np.float32)
+        pixels[..., :3] = recolour(pixels[..., :3], colour)
+        image = Image.fromarray(np.clip(pixels + 0.5, 0, 255).astype(np.uint8), "RGBA")
+    if skewed:
+        rise = int(image.width * SKEW)
+        size = (image.width, image.height + rise)
+        image = image.transform(size, Image.Transform.AFFINE, (1, 0, 0, SKEW, 1, -rise), Image.Resampling.BICUBIC)
+        box = image.getchannel("A").point(lambda a: 255 if a > 40 else 0).getbbox()
+        image = image.crop(box) if box else image
+    return image
+
+
+@lru_cache(maxsize=512)
+def paper(drawing: Drawing, skewed: bool) -> Image.Image:
+    """The drawing's silhouette as the sticker's paper needs it: one piece, without holes. As large as `coloured` gives the drawing."""
+    art = coloured(drawing, None, skewed)
+    margin = MASTER // 4
+    frame = Image.new("L", (art.width + 2 * margin, art.height + 2 * margin), 0)
+    frame.paste(art.getchannel("A"), (margin, margin))
+    mask = np.asarray(frame) > 60
+    filled = ~outside(mask)
+    for by in (4, 8, 14, 22, 32):  # close gaps until it is one piece
+        filled = ~outside(grow(~outside(grow(filled, by)), by, inverse=True) | mask)
+        if label(filled)[1] == 1:
+            break
+    inner = Image.fromarray(filled[margin:-margin, margin:-margin].astype(np.uint8) * 255, "L")
+    return inner
+
+
+def grow(mask: Mask, by: int, inverse: bool = False) -> Mask:
+    """The mask dilated by about a disc of radius `by` (its complement when `inverse`, which erodes it)."""
+    image = Image.fromarray((mask ^ inverse).astype(np.uint8) * 255, "L")
+    wide = np.asarray(image.filter(ImageFilter.GaussianBlur(by / 1.5))) > 14
+    return np.asarray(wide ^ inverse, bool)
+
+
+@lru_cache(maxsize=512)
+def sprite(drawing: Drawing, colour: str | None, skewed: bool, longer: int, rim: int) -> Image.Image:
+    """The sticker: RGBA, the drawing's longer side `longer` pixels, with a white rim of `rim` pixels all round (so 2 * rim larger)."""
+    art = coloured(drawing, colour, skewed)
+    factor = longer / max(art.size)
+    size = (max(8, round(art.width * factor)), max(8, round(art.height * factor)))
+    sheet = Image.new("RGBA", (size[0] + 2 * rim, size[1] + 2 * rim), (255, 255, 255, 255))
+    sheet.alpha_composite(art.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0), (rim, rim))
+    cut = Image.new("L", sheet.size, 0)
+    cut.paste(paper(drawing, skewed).resize(size, Image.Resampling.BILINEAR), (rim, rim))
+    wide = cut.filter(ImageFilter.GaussianBlur(rim / 1.6)).point(lambda v: 255 if v > 14 else 0)
+    sheet.putalpha(wide.filter(ImageFilter.GaussianBlur(0.8)))
+    return sheet
