@@ -103,7 +103,8 @@ def _table() -> tuple[list[str], dict[str, int], dict[str, int]]:
 def _merged(word: bytes) -> list[int]:
     """The ids of one word: of all neighbours those of the lowest rank are merged, from the left, until no pair has a rank.
 
-    A heap of ranks and links between neighbours: n log n, so that a word of 100,000 letters is no trap.
+    A heap of ranks and links between neighbours: n log n, so that a word of 100,000 letters is no trap. To merge pair by pair is the same as
+    the reference's rank by rank, since in this table a token is made before any merge that uses it: new pairs always rank behind.
     """
     by_byte, ranks, vocabulary = _table()
     tokens: list[str] = [by_byte[b] for b in word]
@@ -113,21 +114,17 @@ def _merged(word: bytes) -> list[int]:
     heap = [(ranks[p], i) for i in range(len(tokens) - 1) if (p := f"{tokens[i]} {tokens[i + 1]}") in ranks]
     heapq.heapify(heap)
     while heap:
-        rank = heap[0][0]
-        places = []
-        while heap and heap[0][0] == rank:
-            places.append(heapq.heappop(heap)[1])
-        for i in places:  # all of one rank before any new pair, from the left, as the reference merges
-            j = after[i]
-            if not tokens[i] or j >= len(tokens) or ranks.get(f"{tokens[i]} {tokens[j]}") != rank:
-                continue
-            tokens[i] += tokens[j]
-            tokens[j] = ""
-            after[i] = after[j]
-            if after[i] < len(tokens):
-                before[after[i]] = i
-            for left in (before[i], i):
-                right = after[left] if left >= 0 else len(tokens)
-                if right < len(tokens) and (new := ranks.get(f"{tokens[left]} {tokens[right]}")) is not None:
-                    heapq.heappush(heap, (new, left))
+        rank, i = heapq.heappop(heap)
+        j = after[i]
+        if not tokens[i] or j >= len(tokens) or ranks.get(f"{tokens[i]} {tokens[j]}") != rank:
+            continue  # an older pair, of which one half has been merged since
+        tokens[i] += tokens[j]
+        tokens[j] = ""
+        after[i] = after[j]
+        if after[i] < len(tokens):
+            before[after[i]] = i
+        for left in (before[i], i):
+            right = after[left] if left >= 0 else len(tokens)
+            if right < len(tokens) and (new := ranks.get(f"{tokens[left]} {tokens[right]}")) is not None:
+                heapq.heappush(heap, (new, left))
     return [vocabulary[t] for t in tokens if t]
