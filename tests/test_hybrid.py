@@ -29,8 +29,11 @@ class Echo:
     id, digest = "echo", "echo-1"
     reads: ClassVar[Literal["pixels", "caption", "both"]] = "caption"
 
-    def __init__(self, model: str = "") -> None:
-        self.caption = model or None
+    def __init__(self, model: str = "", batch: int = 64) -> None:
+        self.caption, self.batch, self.closed = model or None, batch, False
+
+    def close(self) -> None:
+        self.closed = True
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
         return [Tags(tuple((item.text or "").split()), caption=self.caption) for item in items]
@@ -70,6 +73,14 @@ def test_reads_and_digest_follow_the_members() -> None:
     orders = [[PIXELS, f"{HERE}:Echo"], [f"{HERE}:Echo", PIXELS], [PIXELS], [{**PIXELS, "cutoff": 0.5}, f"{HERE}:Echo"]]
     assert len({HybridTagger(order).digest for order in orders}) == 4
     assert HybridTagger(orders[0]).digest == HybridTagger(orders[0]).digest
+
+
+def test_the_smallest_batch_holds_and_close_reaches_the_members() -> None:
+    hybrid = HybridTagger([{f"{HERE}:Echo": "a", "batch": 8}, {f"{HERE}:Echo": "b", "batch": 16}, PIXELS])
+    assert hybrid.batch == 8
+    hybrid.close()
+    assert [getattr(tagger, "closed", None) for tagger in hybrid._taggers] == [True, True, None]
+    assert hybrid.tag([ImageAndText(None, "sun moon")])[0].objects == ("sun", "moon")
 
 
 def test_the_same_by_text() -> None:

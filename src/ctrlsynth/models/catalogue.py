@@ -45,6 +45,11 @@ class Entry:
     def installed(self) -> bool:
         return self.version is not None
 
+    @property
+    def state(self) -> str:
+        """What carries it and in which version, or the command that brings it."""
+        return f"{self.part_of} {self.version}" if self.installed else self.install
+
 
 def entries() -> list[Entry]:
     """Everything embedded, models first, in the order of the figure."""
@@ -54,21 +59,6 @@ def entries() -> list[Entry]:
         command = _INSTALL[row.pop("install")] if "install" in row else ""
         found.append(Entry(version=_version(row["part_of"]), install=command, **row))
     return found
-
-
-def rows(found: list[Entry]) -> list[tuple[str, str, str, str, str, str]]:
-    """(name, role, what, licence, MB, state) for printing; the state of an absent one is the command that brings it."""
-    return [
-        (
-            entry.name,
-            entry.role,
-            entry.what,
-            entry.licence,
-            "" if entry.size_mb is None else f"{entry.size_mb:.1f}",
-            f"{entry.part_of} {entry.version}" if entry.installed else entry.install,
-        )
-        for entry in found
-    ]
 
 
 def _version(distribution: str) -> str | None:

@@ -7,13 +7,17 @@ the models here run one thread an image (or one process a language model) and do
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import UserError
 
 if TYPE_CHECKING:
     import onnxruntime
 
+T = TypeVar("T")
+R = TypeVar("R")
 _QUIET = {
     "OMP_WAIT_POLICY": "PASSIVE",  # sleep while waiting
     "GOMP_SPINCOUNT": "0",  # GNU's OpenMP
@@ -43,6 +47,14 @@ def thread_count(value: int | None, where: str) -> int:
     if type(value) is not int or value < 1:
         raise UserError(f"{where}: threads is a whole number from 1 up, or left out for every core, not {value!r}")
     return value
+
+
+def in_threads(work: Callable[[T], R], items: Sequence[T], threads: int) -> list[R]:
+    """`work` done on each item, `threads` at a time, answers in the order of the items. Threads live no longer than the call."""
+    if threads == 1 or len(items) < 2:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(min(threads, len(items)), "model") as pool:
+        return list(pool.map(work, items))
 
 
 def session_options(threads: int = 1) -> onnxruntime.SessionOptions:

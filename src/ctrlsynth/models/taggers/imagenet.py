@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
@@ -22,7 +21,7 @@ from ...sample import Tags, unique
 from ..base import ImageAndText
 from ..efficientnet import onnx_bytes, variant
 from ..installed import package_file
-from ..runtime import session_options, thread_count
+from ..runtime import in_threads, session_options, thread_count
 from .pixels import attributes
 
 _VERSION = 1  # part of the digest: raise it when the same pixels would get other tags
@@ -72,20 +71,19 @@ class ImageNetTagger:
         if type(top_k) is not int or not 1 <= top_k <= 1000:
             raise UserError(f"imagenet: top_k is a whole number from 1 to 1000, not {top_k!r}")
         self._cutoff, self._top_k = float(cutoff), top_k
-        threads = thread_count(threads, "imagenet")
+        self._threads = thread_count(threads, "imagenet")
         names = class_names()
         self._names = unique(names)
         place = {name: i for i, name in enumerate(self._names)}
         self._name_of_class = np.array([place[name] for name in names])
         self._session = onnxruntime.InferenceSession(onnx_bytes(model), session_options(1), providers=["CPUExecutionProvider"])
-        self._pool = ThreadPoolExecutor(threads, "imagenet") if threads > 1 else None
         self.id = f"imagenet:{model}"
         parts = (_VERSION, self._variant.graph, names, self._cutoff, self._top_k, onnxruntime.__version__)
         self.digest = hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
         """One Tags an item; a row without an image gets empty ones. Each picture is asked alone, so a batch's size changes nothing."""
-        return list(self._pool.map(self._one, items) if self._pool else map(self._one, items))
+        return in_threads(self._one, items, self._threads)
 
     def _one(self, item: ImageAndText) -> Tags:
         if item.image is None:
