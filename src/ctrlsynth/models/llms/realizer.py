@@ -14,7 +14,7 @@ from importlib.metadata import version
 from ...sample import Tags, split_attribute, split_relation
 from ...words import singular
 from ..base import Reply, Request
-from .scene import Noun, Scene, plan
+from .scene import Noun, Scene, is_plural, plan
 from .schema import Unsupported, fill
 from .speech import capital, sentences
 from .vocabulary import COUNTS
@@ -75,7 +75,7 @@ def tidy(caption: str) -> str:
     """A caption without web litter (addresses, file names, hash tags, `photo of`), without a full stop, on one line, not in capitals."""
     text = _OPENING.sub("", _JUNK.sub(" ", caption))
     if not any(c.isalnum() for c in text):  # nothing but hash tags: they are the caption
-        text = caption.replace("#", " ")
+        text = caption.replace("#", " ") if any(c.isalnum() for c in caption) else ""
     text = " ".join(text.split()).strip(" .,;:-–—|\"'")
     return text.lower() if text.isupper() and len(text) > 4 else text
 
@@ -120,7 +120,7 @@ def _concept(tags: Tags, caption: str, seed: int) -> str:
     name = next(iter(tags.phrases()), caption)
     if not name:
         return ""
-    noun = Noun(name, [], name != singular(name))
+    noun = Noun(name, [], is_plural(name))
     what, be, verb = noun.first(), "are" if noun.many else "is", "" if noun.many else "s"
     frames = (
         f"{what} {be} in the middle of the scene", f"there {be} {what} in plain view", f"we can see {what} up close",

@@ -26,7 +26,7 @@ class Noun:
 
     def bare(self) -> str:
         """`dog`, `dogs`"""
-        return plural(self.name) if self.many and self.name not in PLURAL_ONLY else self.name
+        return plural(self.name) if self.many and not is_plural(self.name) else self.name
 
     def full(self) -> str:
         """`brown dog`, `two brown dogs`: without article."""
@@ -62,6 +62,12 @@ class Scene:
 
 
 @lru_cache(maxsize=65536)
+def is_plural(name: str) -> bool:
+    """`sunglasses`, `tigers`: a name that stands in the plural as it is."""
+    return name.rpartition(" ")[2] in PLURAL_ONLY or (singular(name) != name and plural(singular(name)) == name)
+
+
+@lru_cache(maxsize=65536)
 def determiner(name: str, many: bool, modifier: str | None) -> str:
     """The article of a noun at its first mention."""
     last = name.rpartition(" ")[2]
@@ -79,7 +85,7 @@ def determiner(name: str, many: bool, modifier: str | None) -> str:
 def plan(tags: Tags) -> Scene:
     """Tags -> Scene. Every phrase of the tags is somewhere in it."""
     objects = tags.objects
-    nouns = [Noun(name, [], name in PLURAL_ONLY or (name.rpartition(" ")[2] in PLURAL_ONLY)) for name in objects]
+    nouns = [Noun(name, [], is_plural(name)) for name in objects]
     where = {name: i for i, name in enumerate(objects)}
     clauses: list[Clause] = []
     loose: list[str] = []
@@ -102,7 +108,7 @@ def plan(tags: Tags) -> Scene:
             if relation.lower().endswith(" " + plural(objects[j]).lower()) and plural(objects[j]) != objects[j]:
                 nouns[j].many = True
             words = _without_modifiers(words, nouns[j])
-        if words or i != j:
+        if words:
             clauses.append(Clause(i, words, j))
     used = {i for clause in clauses for i in (clause.subject, clause.object)}
     return Scene(nouns, clauses, [i for i in range(len(nouns)) if i not in used], loose)
