@@ -66,13 +66,15 @@ FUNCTION_WORDS = (
 def test_function_words_never_become_objects() -> None:
     assert all(wordnet.synsets(word, "n") for word in ("in", "he", "a", "as"))  # WordNet has them as nouns
     for word in FUNCTION_WORDS:
+        own = wordnet.morphy(word + "s", "n") == word + "s"  # `ass`, `afters`: nouns of their own
+        plural = word if own else word + "s"
         for caption in (
             word,
             word.upper(),
             f"the {word} is here",
             f"{word} {word} {word}",
             f"a dog {word} a cat",
-            f"two {word}s" if word != "as" else "",
+            f"two {plural}",
         ):
             assert set(mine(caption).objects) <= {"dog", "cat"}, (word, caption)
 

@@ -94,5 +94,7 @@ def multiword(low: str, capitals: bool) -> str | None:
     return lemma
 
 
-_PARTICLES = frozenset("at by down for in of off on out over to up with".split())
+_PARTICLES = frozenset(
+    "a all and as be do he if it me no not or she so us we who will you at by down for in of off on out over to up with".split()
+)
 _THINGS = ("noun.animal", "noun.food", "noun.plant", "noun.artifact", "noun.object")

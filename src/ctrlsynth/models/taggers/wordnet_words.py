@@ -64,6 +64,7 @@ class Word:
 
 @lru_cache(maxsize=65536)
 def look_up(low: str) -> Word:
+    """The entry of a word in lower case; `.` and `,` are their own classes."""
     return Word(low)
 
 
