@@ -543,6 +543,43 @@ def test_text_bad_rows(tmp_path: Path) -> None:
     assert sum(r.status == "ok" for r in rows) > 100
 
 
+def test_tsv_with_and_without_quoting(tmp_path: Path) -> None:
+    """CC3M's files quote nothing; pandas quotes cells with line ends. Both are read as they are meant."""
+    lines = [
+        "caption\turl",
+        '"to be or not\tu1',  # a quote that is text
+        "plain\tu2",
+        'he said "hi"\tu3',
+        '"wrapped, with ""doubled"" quotes"\tu4',
+        '"two',
+        'lines"\tu5',
+        '"fully" quoted start\tu6',
+        'opens "again\tu7',
+        '"last one open\tu8',
+    ]
+    (tmp_path / "t.tsv").write_text("\n".join(lines) + "\n")
+    for part_rows in (1, 2, 1000):
+        rows = all_rows(opened(tmp_path, text="t.tsv", part_rows=part_rows))
+        assert [(r.caption, r.metadata["url"]) for r in rows] == [
+            ('"to be or not', "u1"),
+            ("plain", "u2"),
+            ('he said "hi"', "u3"),
+            ('wrapped, with "doubled" quotes', "u4"),
+            ("two\nlines", "u5"),
+            ('"fully" quoted start', "u6"),
+            ('opens "again', "u7"),
+            ('"last one open', "u8"),
+        ]
+
+
+def test_parquet_strings_that_are_not_utf8(tmp_path: Path) -> None:
+    raw = pa.array([b"fine", b"caf\xe9", b"also fine"])
+    words = pa.Array.from_buffers(pa.string(), 3, raw.buffers())  # as careless writers do
+    pq.write_table(pa.table({"caption": words, "n": [1, 2, 3]}), tmp_path / "d.parquet")
+    rows = all_rows(opened(tmp_path, parquet="d.parquet"))
+    assert [(r.caption, r.reason) for r in rows] == [("fine", None), (None, "bad_utf8"), ("also fine", None)]
+
+
 def test_text_keys_and_errors(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id,caption\nx/1,a\nx/1,b\n,c\na:b%,d\n")
     rows = all_rows(opened(tmp_path, text="a.csv", key_column="id"))

@@ -147,9 +147,32 @@ class RowCursor:
     def _from(self, start: int) -> Iterator[dict[str, Any]]:
         for batch in self._file.batches(start, self._columns, self._size):
             names = batch.schema.names
-            columns = [batch.column(i).to_pylist() for i in range(batch.num_columns)]
-            for values in zip(*columns, strict=True):
-                yield dict(zip(names, values, strict=True))
+            bad: set[int] = set()
+            columns = [_values(batch.column(i), bad) for i in range(batch.num_columns)]
+            for index, values in enumerate(zip(*columns, strict=True)):
+                row = dict(zip(names, values, strict=True))
+                if index in bad:
+                    row[BAD_UTF8] = True
+                yield row
+
+
+BAD_UTF8 = "\0bad_utf8"
+"""Stands in a row whose strings were not UTF-8: files do not have to keep the promise that their schema makes."""
+
+
+def _values(column: pa.Array, bad: set[int]) -> list[Any]:
+    try:
+        values: list[Any] = column.to_pylist()
+        return values
+    except UnicodeDecodeError:
+        out: list[Any] = []
+        for index, cell in enumerate(column):
+            try:
+                out.append(cell.as_py())
+            except UnicodeDecodeError:
+                out.append(None)
+                bad.add(index)
+        return out
 
 
 class ImageReader:

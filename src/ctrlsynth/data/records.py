@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Literal, cast
@@ -25,6 +26,8 @@ SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".txt.gz", ".csv.gz", ".tsv.gz", "
 # A field longer than this is a quote that was never closed.
 MAX_FIELD = 1 << 22
 csv.field_size_limit(MAX_FIELD)
+TSV_LINES = 100
+"""The most lines that one quoted row of a tsv file may span."""
 
 
 def kind_of(path: str) -> Kind:
@@ -51,15 +54,17 @@ def open_binary(path: str) -> IO[bytes]:
     return cast(IO[bytes], gzip.GzipFile(fileobj=stream)) if magic[:2] == b"\x1f\x8b" else stream
 
 
-def records(stream: IO[bytes], kind: Kind, offset: int) -> Iterator[Record]:
-    """The records from byte `offset` on. Values: a str (txt), a list of str (csv, tsv), a dict (jsonl).
+def records(stream: IO[bytes], kind: Kind, offset: int, width: int = 0) -> Iterator[Record]:
+    """The records from byte `offset` on. Values: a str (txt), a list of str (csv, tsv), a dict (jsonl). `width`: columns of a tsv.
 
     Reasons: bad_utf8 (the value holds U+FFFD in the places), bad_row (csv that can't be parsed; a json line that is no object), bad_gzip.
     """
     try:
         stream.seek(offset)
-        if kind in ("csv", "tsv"):
-            yield from _csv(stream, offset, "\t" if kind == "tsv" else ",")
+        if kind == "csv":
+            yield from _csv(stream, offset)
+        elif kind == "tsv":
+            yield from _tsv(stream, offset, width)
         else:
             yield from _lines(stream, offset, _text if kind == "txt" else _json)
     except (EOFError, zlib.error, gzip.BadGzipFile):
@@ -101,7 +106,7 @@ def sound(value: Any) -> Any:
     return {sound(k): sound(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
-def _csv(stream: IO[bytes], offset: int, delimiter: str) -> Iterator[Record]:
+def _csv(stream: IO[bytes], offset: int) -> Iterator[Record]:
     at, bad = offset, False
 
     def feed() -> Iterator[str]:
@@ -117,7 +122,7 @@ def _csv(stream: IO[bytes], offset: int, delimiter: str) -> Iterator[Record]:
                 text = text.replace("\0", " ")
             yield text.removeprefix("\ufeff") if first else text
 
-    reader = csv.reader(feed(), delimiter=delimiter)
+    reader = csv.reader(feed())
     while True:
         bad = False
         try:
@@ -131,12 +136,65 @@ def _csv(stream: IO[bytes], offset: int, delimiter: str) -> Iterator[Record]:
             yield at, row, "bad_utf8" if bad else None
 
 
-def ends_in_quote(stream: IO[bytes], start: int, end: int, delimiter: str) -> bool:
+def _tsv(stream: IO[bytes], offset: int, width: int) -> Iterator[Record]:
+    """A line is a row, quotes are text (CC3M's files are so), unless csv's quoting explains the line, or it and the next lines, better."""
+    waiting: deque[tuple[int, str, bool]] = deque()
+
+    def take() -> tuple[int, str, bool] | None:
+        nonlocal offset
+        line = stream.readline()
+        if not line:
+            return None
+        first = offset == 0
+        offset += len(line)
+        try:
+            text, bad = line.decode(), False
+        except UnicodeDecodeError:
+            text, bad = line.decode("utf-8", "replace"), True
+        return offset, (text.removeprefix("\ufeff") if first else text).replace("\0", " "), bad
+
+    while (item := waiting.popleft() if waiting else take()) is not None:
+        end, text, bad = item
+        cells = text.rstrip("\r\n").split("\t")
+        if '"' in text:
+            quoted, more_wanted = _quoted(text)
+            if more_wanted and width:
+                run = [item]
+                while len(run) < TSV_LINES and more_wanted:
+                    more = waiting[len(run) - 1] if len(run) <= len(waiting) else take()
+                    if more is None:
+                        break
+                    if len(run) > len(waiting):
+                        waiting.append(more)
+                    run.append(more)
+                    if '"' in more[1]:
+                        quoted, more_wanted = _quoted("".join(line for _, line, _ in run))
+                if quoted and len(quoted) == width and any(line.count("\t") + 1 != width for _, line, _ in run):
+                    for _ in run[1:]:
+                        waiting.popleft()
+                    end, bad = run[-1][0], any(b for _, _, b in run)
+                else:
+                    quoted = None
+            cells = quoted or cells
+        if cells != [""]:
+            yield end, cells, "bad_utf8" if bad else None
+
+
+def _quoted(text: str) -> tuple[list[str] | None, bool]:
+    """(the one row of a text by csv's rules, False); (None, True) where a quote stays open, (None, False) where one stands wrongly."""
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True))
+    except csv.Error as error:
+        return None, "unexpected end" in str(error)
+    return rows[0] if len(rows) == 1 else None, False
+
+
+def ends_in_quote(stream: IO[bytes], start: int, end: int) -> bool:
     """Whether the csv record in bytes start..end opens a quote and never closes it: it has swallowed the rest of the file."""
     stream.seek(start)
     text = stream.read(end - start).decode("utf-8", "replace")
     try:
-        list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+        list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except csv.Error as error:
         return "unexpected end of data" in str(error)
     return False
@@ -173,7 +231,7 @@ class Table:
         count, begin, last, end = 0, self.start, self.start, self.start
         left = limit if limit is not None else -1
         with open_binary(self.path) as stream:
-            for end, _, reason in records(stream, self.kind, self.start):
+            for end, _, reason in records(stream, self.kind, self.start, len(self.columns)):
                 if left == 0:
                     return [*out, (begin, count)] if count else out
                 if reason == "open_quote":
@@ -183,7 +241,7 @@ class Table:
                     out.append((begin, count))
                     begin, count = end, 0
                 before, last = last, end
-            if end > self.start and self.kind in ("csv", "tsv") and ends_in_quote(stream, before, end, "\t" if self.kind == "tsv" else ","):
+            if end > self.start and self.kind == "csv" and ends_in_quote(stream, before, end):
                 raise self._open_quote(before)
         return [*out, (begin, count)] if count else out
 
@@ -201,7 +259,7 @@ class Table:
             if kept is not None:
                 kept[2].close()
             stream = open_binary(self.path)
-            found = records(stream, self.kind, offset)
+            found = records(stream, self.kind, offset, len(self.columns))
         end = offset
         for _ in range(rows):
             item = next(found, None)

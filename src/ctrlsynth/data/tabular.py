@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..errors import UserError
-from .columnar import BROKEN, Columnar, RowCursor, cut_blocks, open_columnar
+from .columnar import BAD_UTF8, BROKEN, Columnar, RowCursor, cut_blocks, open_columnar
 from .rows import (
     CAPTION_NAMES,
     FILE_NAMES,
@@ -131,6 +131,8 @@ class TableSource:
 
     def _row(self, data: dict[str, Any], path: str, number: int, index: int) -> SourceRow:
         row = SourceRow(str(index))
+        if data.pop(BAD_UTF8, False):
+            row.fail("bad_utf8")
         image = data.pop(self._image, None) if self._image else None
         row.caption = clean_caption(as_caption(data.pop(self._caption, None))) if self._caption else None
         if self._key is not None and data.get(self._key) not in (None, ""):
