@@ -176,7 +176,7 @@ def show_models(entries: Sequence[Any]) -> None:
     for e in entries:
         table.add_row(
             *(escape(str(getattr(e, n))) for n in ("name", "role")),
-            "yes" if e.installed else "no",
+            escape(e.state),
             *(escape(str(getattr(e, n))) for n in ("licence", "source", "what")),
         )
     _print(table)
