@@ -156,7 +156,7 @@ class Writer:
             if n % 10 == 5:
                 text = f"Nothing to see, number {n}."
             if self.hostile and n % 10 == 1 and text:
-                text += " <img src=x onerror=alert(2)>"
+                text += " <img src=x onerror=\"document.title='hacked'\">"
             more = {"candidate": candidate, "chosen": best, "tags": tags, "edits": edits, "template": "describe", "text": text}
             counts = {"prompt_tokens": 60, "completion_tokens": 12, "clip_tokens": 14, "truncated": False, "seed": n}
             rows.append(
@@ -198,4 +198,11 @@ class Writer:
 
 def make_run(root: Path, rows: int = 20, part_rows: int = 8, paths: Any = ("SP1", "SP3", "SP4"), hostile: bool = True, **judge: Any) -> Run:
     """A finished run of `rows` source rows with SP1, SP3 and SP4 and a judge with the given settings."""
-    return Writer(root, rows, part_rows, list(paths) if isinstance(paths, tuple) else paths, {"threshold": 0.2, **judge}, hostile).save()
+    return Writer(
+        root,
+        rows,
+        part_rows,
+        list(paths) if isinstance(paths, tuple) else paths,
+        {"threshold": 0.2, "matcher": {"text": "substring", "image": "lemma"}, **judge},
+        hostile,
+    ).save()

@@ -22,6 +22,12 @@ SEARCHED = 600
 """Characters of text, and of caption, that the gallery's filter looks into."""
 _MAGIC = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG", "png"), (b"RIFF", "webp"))
 
+_GONE = {
+    "original_missing": "the original is no longer there",
+    "original_changed": "the original has changed since it was read",
+    "unreadable_file": "the original cannot be read",
+}
+
 
 class ImageFiles:
     """Writes images under `images/PART/`, each once; gives their paths relative to the report."""
@@ -38,9 +44,9 @@ class ImageFiles:
         try:
             image = decode(self._reader.read(row["file"], row["member"], row["offset"], row["length"]))
         except OSError:
-            return None, "the original is no longer there"
+            return None, _GONE["unreadable_file"]
         except ImageFault as fault:
-            return None, fault.reason
+            return None, _GONE.get(fault.reason, fault.reason)
         image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
         return self._write(encode(image, "jpeg", 85), "jpg", "o"), ""
 

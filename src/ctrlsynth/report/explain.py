@@ -191,7 +191,7 @@ def first_kept(run: Run) -> str:
 
 
 def as_text(run: Run, row_id: str, width: int | None = None) -> str:
-    """The story for a terminal: nothing in it can drive one, and no markup is read in it. `width` in columns, the terminal's unless given."""
+    """The story for a terminal: nothing in it can drive one, no markup is read in it. `width` in columns, the terminal's unless given."""
     story = explain(run, row_id)
     width = max(40, min(width or shutil.get_terminal_size((100, 24)).columns, 140))
     lines = [clean(story.asked), ""]

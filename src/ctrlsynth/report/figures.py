@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from ..errors import UserError
 from ..store import open_part
 from .lineage import Parts
-from .sweep import Sweep
+from .sweep import Sweep, SweepRow
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -131,10 +131,9 @@ def sweep_figure(found: Sweep, theme: Theme = LIGHT) -> Any:
         style: dict[str, Any] = {"color": _colour(theme, number), "ls": _dash(number - 1)}
         label = f"pairs of {name}" if kind == "pair" else name
         whole = [r for r in series if r.complete]
-        for axes, value in ((left, lambda r: r.share * 100), (right, lambda r: np.nan if r.mean_recall is None else r.mean_recall)):
-            if len(whole) < len(series):
-                part = series[: len(series) - len(whole) + 1]
-                axes.plot([r.threshold for r in part], [value(r) for r in part], lw=0.7, alpha=0.6, **style)
+        part = series[: len(series) - len(whole) + 1] if len(whole) < len(series) else []
+        for axes, value in ((left, _percent), (right, _recall)):
+            axes.plot([r.threshold for r in part], [value(r) for r in part], lw=0.7, alpha=0.6, **style)
             axes.plot([r.threshold for r in whole], [value(r) for r in whole], lw=1.8, label=label, **style)
     for axes in (left, right):
         _mark(axes, found.threshold, theme)
@@ -143,6 +142,14 @@ def sweep_figure(found: Sweep, theme: Theme = LIGHT) -> Any:
     right.set(ylabel="mean recall of what is kept", ylim=(-0.03, 1.03))
     _legend(left, theme)
     return figure
+
+
+def _percent(row: SweepRow) -> float:
+    return row.share * 100
+
+
+def _recall(row: SweepRow) -> float:
+    return float("nan") if row.mean_recall is None else row.mean_recall
 
 
 def write_figure(figure: Any, path: Path) -> None:
@@ -173,7 +180,7 @@ def _figure(panels: int, theme: Theme) -> tuple[Any, list[Any]]:
     from matplotlib.figure import Figure
 
     figure: Any = Figure(figsize=(6.0 if panels == 1 else 10.0, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)  # type: ignore[no-untyped-call]
+    FigureCanvasAgg(figure)
     axes = [figure.add_subplot(1, panels, n + 1) for n in range(panels)]
     for one in axes:
         one.set_facecolor("none")

@@ -1,0 +1,174 @@
+"""One sample's story: whole, in order, for every id, and safe to print whatever the data hold."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ctrlsynth.errors import UserError
+from ctrlsynth.recipe import parse_recipe
+from ctrlsynth.report.explain import as_dict, as_text, explain, first_kept
+from ctrlsynth.report.terminal import cells, clean, wrap
+from ctrlsynth.run import Run, run
+from report_fixture import make_run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return make_run(tmp_path_factory.mktemp("explain") / "demo", rows=20)
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_the_whole_story_in_order(finished: Run) -> None:
+    """Row 2: two edits, two candidates, both judged references."""
+    text = one_line(as_text(finished, "00000:photo2.jpg", 120))
+    told = [
+        "source (1a, 1b), 00000:photo2.jpg", "caption a red bicycle leans against a wall, photograph 2", "photo2.jpg", "96 x 72 pixels",
+        "licence: CC0",
+        "tags (2a), tag by imagenet", "bicycle (0.90), wall (0.60), watermark (0.20)", "red bicycle", "bicycle on wall",
+        "text (3a, 2b), write.0.1 by realizer", 'edit 1 remove {"objects": ["watermark"]} objects: watermark removed',
+        'edit 2 replace {"attributes": {"red": "blue"}} attributes: red bicycle -> blue bicycle', "template describe",
+        "instruction Describe: bicycle, wall. Only the caption.", "text A blue bicycle on the wall, number 2.", "LLM tokens 60 in, 12 out",
+        "CLIP tokens 14 of 77", "0: recall 0.50, not_chosen: There is a bicycle", "1: recall 0.75, chosen", "the highest recall",
+        "judge of the text", "recall 0.75 (3 of 4)", "found bicycle, wall, blue bicycle", "missed bicycle on wall",
+        "kept: recall 0.75 reaches p_f = 0.2 (matcher substring)",
+        "image (3b, 2c), paint.0 by scenes", "prompt a real photo. A blue bicycle", "style real", "drawn bicycle",
+        "64 x 64 pixels", "90 of 77; cut at 77",
+        "tags (2a), tag by imagenet", "objects bicycle, sky", "judge of the image", "against the text's phrases; this one decides",
+        "recall 0.50 (1 of 2)",
+        "against the original's tags as edited", "recall 0.33 (1 of 3)", "kept: recall 0.50 reaches p_f = 0.2",
+        "verdict SP1 kept: 00000:photo2.jpg/tag/write.0.1 SP3 kept: 00000:photo2.jpg/tag/write.0.1/paint.0 SP4",
+    ]  # fmt: skip
+    at = 0
+    for part in told:
+        found = text.find(part, at)
+        assert found >= 0, part
+        at = found
+
+
+def test_rejections_and_faults_give_their_reason(finished: Run) -> None:
+    assert "rejected, low_recall: recall 0.00 is below p_f = 0.2" in one_line(as_text(finished, "00000:photo5.jpg"))
+    assert "rejected, no_reference: there was nothing to compare it with" in one_line(as_text(finished, "00001:photo8.jpg"))
+    assert "failed: empty_reply" in as_text(finished, "00000:photo4.jpg/tag/write.0")
+    assert "failed: truncated_image" in as_text(finished, "00001:photo9.jpg")
+    assert "SP3 failed, no_output (paint)" in one_line(as_text(finished, "00000:photo6.jpg"))
+    assert "came back watermark (removed by an edit)" in one_line(as_text(finished, "00001:photo13.jpg"))
+    assert re.search(r"weights +dog x 1.4", as_text(finished, "00000:photo0.jpg"))
+    assert re.search(r"not drawn +grass", as_text(finished, "00000:photo0.jpg"))
+
+
+def test_an_id_is_told_with_what_it_was_made_from_and_what_was_made_from_it(finished: Run) -> None:
+    ids = [s.id for s in explain(finished, "00000:photo2.jpg/tag/write.0.1").sections]
+    stem = "00000:photo2.jpg/tag/write.0.1"
+    assert ids == [
+        "00000:photo2.jpg",
+        "00000:photo2.jpg/tag",
+        stem,
+        f"{stem}/judge",
+        f"{stem}/paint.0",
+        f"{stem}/paint.0/tag",
+        f"{stem}/paint.0/tag/judge",
+    ]
+    judge = [s.id for s in explain(finished, f"{stem}/paint.0/tag/judge").sections]
+    assert judge == ids
+    whole = {s.id for s in explain(finished, "00000:photo2.jpg").sections}
+    assert {"00000:photo2.jpg/paint.0", "00000:photo2.jpg/paint.0/tag/judge", *ids} <= whole
+    lost = [s.id for s in explain(finished, "00000:photo2.jpg/tag/write.0").sections]
+    assert lost == ["00000:photo2.jpg", "00000:photo2.jpg/tag", "00000:photo2.jpg/tag/write.0"]
+    assert not any("photo1" in s.id.replace("photo1.jpg", "") for s in explain(finished, "00000:photo1.jpg").sections)
+
+
+def test_every_row_of_the_run_can_be_told(finished: Run) -> None:
+    for step in finished.steps:
+        for row in finished.rows(step.folder, ["id"]):
+            story = as_dict(finished, row["id"])
+            assert row["id"] in [s["id"] for s in story["sections"]]
+            json.dumps(story, allow_nan=False)
+
+
+def test_machines_get_the_stored_rows(finished: Run) -> None:
+    story = as_dict(finished, "00000:photo2.jpg")
+    stored = {s.folder: {r["id"]: r for r in finished.rows(s.folder)} for s in finished.steps}
+    for section in story["sections"]:
+        row = stored[section["stage"]][section["id"]]
+        assert section["row"]["key"] == row["key"]
+        assert section["row"].get("text") == row.get("text")
+        assert "image" not in section["row"]
+        assert (finished.root / section["stage"] / section["part"]).exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        ("photo12.jpg", "'00001:photo12.jpg'"),
+        ("00000:photo2.jpg/tagg", "'00000:photo2.jpg/tag'"),
+        ("00000:phto3.jpg", "'00000:photo3.jpg'"),
+        ("zzzz", "the first ones are '00000:photo0.jpg'"),
+        ("\x1b[31mred", r"'\x1b[31mred'"),
+    ],
+)
+def test_an_unknown_id_names_the_nearest(finished: Run, asked: str, named: str) -> None:
+    with pytest.raises(UserError) as fault:
+        explain(finished, asked)
+    assert named in str(fault.value)
+    assert "\x1b" not in str(fault.value)
+
+
+def test_hostile_captions_drive_no_terminal(tmp_path: Path) -> None:
+    caption = "\\x1b]0;owned\\x07 \\u202egnirts\\u2028 [bold red]x[/bold red] " + "語" * 200
+    (tmp_path / "c.jsonl").write_text('{"caption": "%s", "key": "a"}\n' % caption.replace("\\x1b", "\\u001b").replace("\\x07", "\\u0007"))  # noqa: UP031
+    data = {"name": "hostile", "source": {"text": "c.jsonl"}, "models": {"tagger": "wordnet", "llm": "realizer"}}
+    made = run(parse_recipe({**data, "judge": None, "paths": {"p": ["text", "tags", "text*"]}}), tmp_path / "out", base=tmp_path)
+    row = next(made.rows("read"))
+    text = as_text(made, row["id"], 80)
+    assert "\\u202egnirts\\u2028" in text
+    assert "[bold red]x[/bold red]" in text
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e]", text)
+    assert text.count("語") >= 200
+    assert all(cells(line) <= 80 for line in text.splitlines())
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(max_size=300), st.integers(8, 60))
+def test_wrapped_lines_are_narrow_clean_and_whole(text: str, width: int) -> None:
+    lines = wrap(text, width)
+    assert all(cells(line) <= max(width, 8) for line in lines)
+    assert not any(re.search("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", line) for line in lines)
+    kept = "".join("".join(lines).split())
+    assert kept == "".join("".join(clean(line) for line in text.replace("\r\n", "\n").split("\n")).split())
+
+
+def test_the_first_kept_sample_of_the_longest_path(finished: Run) -> None:
+    chosen = first_kept(finished)
+    kept = [r["parent"].rpartition("/")[0] for r in finished.rows("judge-image") if r["verdict"] == "kept"]
+    texts = {r["parent"] for r in finished.rows("judge-text") if r["verdict"] == "kept"}
+    assert chosen == next(i for i in kept if i.rpartition("/")[0] in texts)
+
+
+def test_a_run_by_the_real_pipeline_tells_its_stored_scores(tmp_path: Path) -> None:
+    """Several candidates: the recall that is told for the chosen one is the judge's."""
+    (tmp_path / "captions.txt").write_text("a brown dog runs on the green grass\ntwo cats sleep on a red sofa near a lamp\n")
+    data = {"name": "real", "source": {"text": "captions.txt"}, "models": {"tagger": "wordnet", "llm": "realizer"}}
+    more = {
+        "judge": {"candidates": 3},
+        "text_policy": {"edits": [{"replace": {"objects": {"dog": "wolf"}}}]},
+        "paths": {"p": ["text", "tags", "text*"]},
+    }
+    made = run(parse_recipe({**data, **more}), tmp_path / "out", base=tmp_path)
+    for row in made.rows("judge-text"):
+        text = one_line(as_text(made, row["parent"], 140))
+        recall = row["edited"]["recall"]
+        written = made.find("write", row["parent"])
+        assert written is not None
+        assert f"{written['candidate']}: recall {recall:.2f}, chosen" in text
+        assert "chosen: " in text or "chosen " in text
+    first = as_text(made, next(made.rows("read", ["id"]))["id"], 140)
+    assert re.search(r"dog -> wolf", first)
