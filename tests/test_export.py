@@ -350,9 +350,20 @@ def test_card_counts_everything(full: Run, tmp_path: Path) -> None:
     assert card.startswith("---\n")
     for kind, number in summary.written.items():
         assert re.search(rf"\| {kind} \|.*\| {number} \|", card)
+    originals = summary.written["cap"] + summary.written["original"]
     for row in full.ledger():
         assert re.search(rf"\| {re.escape(row.folder)} \|.*\| {row.rows} \| {row.ok} \|", card)
-    for word in ("CC0-1.0", "wordnet", "realizer", "WordNet", "threshold: 0.2", "empty_file", "low_recall", "stored as PNG"):
+    for word in (
+        "CC0-1.0",
+        "wordnet",
+        "realizer",
+        "WordNet",
+        "threshold: 0.2",
+        "empty_file",
+        "low_recall",
+        "stored as PNG",
+        f"{originals} CC0",
+    ):
         assert word in card
     assert "{{" not in card
     low = sum(n for (kind, reason), n in summary.pairs.items() if kind == "img" and reason == "low_recall")
@@ -362,3 +373,12 @@ def test_card_counts_everything(full: Run, tmp_path: Path) -> None:
 def _judges_of_img(made: Run) -> list[str]:
     paints = {s.folder for s in made.steps if s.kind == "paint" and s.parent == "read"}
     return [s.folder for s in made.steps if s.kind == "judge-image" and s.uses["paint"] in paints]
+
+
+def test_every_folder_of_texts_gives_a_cap_pair(tmp_path: Path) -> None:
+    made = make_run(tmp_path, ["SP1", "SP2", "SP3"], rows=12)
+    export(made, tmp_path / "out")
+    found = Counter((s["json"]["pair"], s["json"]["source_key"]) for s in read_shards(tmp_path / "out"))
+    assert {n for (kind, _), n in found.items() if kind == "cap"} == {2}
+    assert {n for (kind, _), n in found.items() if kind == "capimg"} == {1}
+    assert "each of write, write.2 gives a cap pair" in (tmp_path / "out/README.md").read_text()

@@ -58,7 +58,9 @@ The run was not finished when this was written: {{ unfinished }}.
 ## Source
 
 {{ source }}{% if limit %} (the first {{ limit }} rows){% endif %}. Licence: {{ licence }}.
-
+{% if licences %}
+What the source says of the original images in this data set: {{ licences }}.
+{% endif %}
 ## Models
 
 | stage | model | licence |
@@ -90,6 +92,7 @@ class Counts(Protocol):
     pairs: Any
     written: Any
     lost: Any
+    licences: Any
     converted: int
     notes: list[str]
 
@@ -116,6 +119,7 @@ def write_card(run: Run, summary: Counts, load: str, path: Path) -> None:
         "use": summary.use,
         "notes": summary.notes,
         "lost": _reasons(summary.lost),
+        "licences": _cell("; ".join(f"{n:,} {name}" for name, n in summary.licences.most_common())),
         "converted": summary.converted,
         **_yields(summary.pairs),
         "ledger": [

@@ -37,6 +37,7 @@ class Summary:
 
     pairs    (kind, `kept` or the judge's reason) -> pairs that the run made     written  kind -> pairs in the data set
     lost     reason -> pairs that were chosen and could not be written           notes    sentences for the card
+    licences the source's own word on an original image that was written -> pairs, where the source has such a column
     """
 
     format: str
@@ -47,6 +48,7 @@ class Summary:
     sources: int = 0
     wanted_originals: int = 0
     converted: int = 0
+    licences: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -181,8 +183,17 @@ def _fill(plan: _Plan, writer: Writer, texts_alone: bool) -> None:
             if lost is not None:
                 plan.summary.lost[lost] += 1
                 continue
-            writer.add(Sample(image, suffix, pair.words, facts_of(pair, paths.get(pair.folder, ()), judge.get("image_against", "text"))))
+            facts = facts_of(pair, paths.get(pair.folder, ()), judge.get("image_against", "text"))
+            writer.add(Sample(image, suffix, pair.words, facts))
             plan.summary.written[pair.kind] += 1
+            if pair.image is None:
+                _note_licence(facts["source"], plan.summary.licences)
+
+
+def _note_licence(source: Mapping[str, Any], counts: Counter[str]) -> None:
+    given = next((str(source[k]) for k in ("licence", "license") if source.get(k)), None)
+    if given is not None:
+        counts[given if given in counts or len(counts) < 50 else "others"] += 1
 
 
 def _image(pair: Pair, reader: ImageReader, summary: Summary) -> tuple[bytes | None, str, str | None]:

@@ -239,12 +239,13 @@ def choice_of(run: Run, use: str | None = None, share_text: bool | None = None) 
     if {"cap", "capimg"} <= made:
         single = int(run.recipe["variants"]["write"]) == 1
         share = single or bool(mix["share_text"] if share_text is None else share_text)
+        folders = [s.folder for s in shape.texts if shape.seen[s.folder] is None]
         note = "cap and capimg of one source share their text"
         if single and not mix["share_text"]:
             note += " (variants.write is 1; with 2 they would differ)"
-        return Choice(
-            frozenset({"cap", "capimg"}), True, share, note if share else "cap uses write.0, capimg the first kept of write.1 and on"
-        )
+        note = note if share else "cap uses write.0, capimg the first kept of write.1 and on"
+        note += f"; each of {', '.join(folders)} gives a cap pair" if len(folders) > 1 else ""
+        return Choice(frozenset({"cap", "capimg"}), True, share, note)
     kind = next(k for k in ("capimg", "cap", "img") if k in made)
     return Choice(frozenset({kind}), note=f"the run makes {kind} pairs, and not both cap and capimg, so mix is all of its {kind} pairs")
 
