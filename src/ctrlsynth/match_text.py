@@ -28,7 +28,7 @@ OPEN, FUNCTION, MARK = 0, 1, 2
 Span = tuple[int, int]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Key:
     """A word as it is compared: noun form, verb form, class, and the noun compounds that may begin with it."""
 
@@ -57,20 +57,36 @@ def read_piece(piece: str) -> tuple[Key, ...]:
     return tuple(_key(w) for w in _WORD.findall(piece.lower().replace("’", "'")) if w not in _ARTICLES)
 
 
+_PARTS = frozenset("top middle center centre edge bottom side".split())
+
+
+def _without_parts(keys: list[Key]) -> list[Key]:
+    """`on the side of the road` as `on road`; `left side of` stays."""
+    gone = {
+        i
+        for i, key in enumerate(keys[:-1])
+        if key.low in _PARTS and keys[i + 1].low == "of" and i and keys[i - 1].kind == FUNCTION and keys[i - 1].low != "and"
+    }
+    return [key for i, key in enumerate(keys) if i not in gone and i - 1 not in gone]
+
+
 class Text:
     """A text read for comparing: its keys in order, where each noun form and verb form stands, and what was found so far."""
 
-    __slots__ = ("_compounds", "_verbs", "keys", "narrow", "nouns", "wide")
+    __slots__ = ("_compounds", "_verbs", "keys", "meanings", "narrow", "nouns", "wide")
 
     def __init__(self, text: str) -> None:
         self.keys: list[Key] = []
         for piece in text.split():
             self.keys += read_piece(piece) if len(piece) <= _LONGEST else read_piece.__wrapped__(piece[:_LONGEST_READ])
+        if "of" in text or "OF" in text:
+            self.keys = _without_parts(self.keys)
         self.nouns: dict[str, list[int]] = {}
         for i, key in enumerate(self.keys):
             self.nouns.setdefault(key.noun, []).append(i)
         self._verbs: dict[str, list[int]] | None = None
         self._compounds: list[tuple[int, int, str]] | None = None
+        self.meanings: list[tuple[int, int, int]] | None = None  # (begin, end, row of the first sense), for the `wordnet` matcher
         self.narrow: dict[str, list[Span]] = {}  # lemma of an object -> where it was found, by the `lemma` matcher
         self.wide: dict[str, list[Span]] = {}  # and by the `wordnet` matcher
 

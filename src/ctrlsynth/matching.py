@@ -10,12 +10,13 @@ as digits; a word is known by its noun form (`dogs` -> `dog`) and its verb form 
   is no `dog` in `hot dog` and none in `dog house`, but a `ball` in `tennis ball`, whose last word it is and whose kind it belongs to.
 - An attribute `M O` (modifier M, object O) is there when M's words stand side by side and O begins after at most 2 other words, none of
   which is a function word or a mark, but that the first may be `and`, `or` or a comma (`red and white ball`, `red soccer ball`). Or when O
-  is followed, after at most 1 other word, by a linking verb (`is`, `looks`, ...) and M after at most 2 other words, none of them a
+  is followed, after at most 2 other words, by a linking verb (`is`, `looks`, ...) and M after at most 2 other words, none of them a
   function word or a full stop, `and` and comma aside (`the ball is big and red`). Or when M is one participle and O is directly followed
   by a form of its verb (`woman smiling`, `the woman smiles`). M matches by noun form, a participle by verb form too.
-- A relation `S P O` is there when P's words (by verb form) follow each other with at most 1 other word between, S ends at most 3 other
-  words before P, O begins at most 3 other words after it; no mark but commas stands between S and P, no function word and no mark but
-  commas between P and O (`a dog sits on the green sofa` holds `dog on sofa`). An end that is left out is not asked for.
+- A relation `S P O` is there when P's words (by verb form) follow each other with at most 1 other word between, S ends at most 5 other
+  words before P, and O begins at most 3 other words after it, or 12 as a later member of a list, whose members have at most 3 words each.
+  No mark but commas stands between; between P and O no function word but `and` and `or` (`a dog sits on the green sofa` holds
+  `dog on sofa`). `on top of`, `on the side of` and their like are read as `on`. An end that is left out is not asked for.
 - Any other phrase: its words in order, each after at most 2 other words, by an attribute's rule for what may stand between.
 
 `wordnet`    as `lemma`, and an object (the object of an attribute, the ends of a relation) is also any noun of the text whose first sense
@@ -35,7 +36,7 @@ from typing import Literal
 from . import wordnet
 from .errors import unknown
 from .match_text import MARK, OPEN, PREPOSITIONS, Key, Span, Text, read_piece
-from .nouns import noun_form
+from .nouns import multiword, noun_form
 from .sample import KINDS, Tags, split_attribute, split_relation
 
 MATCHERS = ("substring", "lemma", "wordnet")
@@ -70,7 +71,7 @@ class _Object:
         if found and text.compounds():
             found = [s for s in found if all(_counts(self.lemma, s, c) for c in text.compounds())]
         if wide and self.row >= 0:
-            found += [(a, b) for a, b, noun in _nouns(text) if (a, b) not in found and _near(self.row, _sense(noun))]
+            found += [(a, b) for a, b, row in _meanings(text) if _near(self.row, row) and (a, b) not in found]
         spans[self.lemma] = found
         return found
 
@@ -95,11 +96,14 @@ def _kind_of(whole: str, lemma: str) -> bool:
     return any(s.row in above for i, s in enumerate(senses) if i == 0 or (i < len(counts) and counts[i] * 20 > sum(counts)))
 
 
-def _nouns(text: Text) -> list[tuple[int, int, str]]:
-    """Every noun of the text with its place: compounds whole, other open words alone."""
-    compounds = text.compounds()
-    inside = {i for a, b, _ in compounds for i in range(a, b)}
-    return compounds + [(i, i + 1, k.noun) for i, k in enumerate(text.keys) if k.kind == OPEN and i not in inside]
+def _meanings(text: Text) -> list[tuple[int, int, int]]:
+    """(begin, end, row of the first sense) of every noun of the text: compounds whole, other open words alone."""
+    if text.meanings is None:
+        compounds = text.compounds()
+        inside = {i for a, b, _ in compounds for i in range(a, b)}
+        alone = [(i, i + 1, k.noun) for i, k in enumerate(text.keys) if k.kind == OPEN and i not in inside]
+        text.meanings = [(a, b, row) for a, b, noun in compounds + alone if (row := _sense(noun)) >= 0]
+    return text.meanings
 
 
 @lru_cache(maxsize=65536)
@@ -111,8 +115,6 @@ def _sense(noun: str) -> int:
 @lru_cache(maxsize=65536)
 def _near(a: int, b: int) -> bool:
     """The same meaning, or one above the other by at most `STEPS`."""
-    if a < 0 or b < 0:
-        return False
     return wordnet.steps_up(a).get(b, STEPS + 1) <= STEPS or wordnet.steps_up(b).get(a, STEPS + 1) <= STEPS
 
 
@@ -203,7 +205,7 @@ def _attribute_in(phrase: Phrase, text: Text, wide: bool) -> bool:
                 return True
             if first == end and phrase.action:
                 return True
-            for verb in range(end, min(end + 2, first)):
+            for verb in range(end, min(end + 3, first)):
                 if keys[verb].verb in _LINKING and _predicative(keys, verb + 1, first):
                     return True
     return False
@@ -219,19 +221,32 @@ def _relation_in(phrase: Phrase, text: Text, wide: bool) -> bool:
     objects = phrase.object.spans(text, wide) if phrase.object is not None else None
     if subjects == [] or objects == []:
         return False
+    keys = text.keys
     for begin, end in _middle_spans(phrase.middle, text, 1):
-        if subjects is not None and not any(0 <= begin - e <= 3 and _flows(text.keys, e, begin, False) for _, e in subjects):
-            continue
-        if objects is None or any(0 <= a - end <= 3 and _flows(text.keys, end, a, True) for a, _ in objects):
-            return True
+        for _, before in subjects if subjects is not None else ((0, begin),):
+            if before == begin or (0 < begin - before <= 5 and _flows(keys[before:begin])):
+                for after, _ in objects if objects is not None else ((end, 0),):
+                    if after == end or (0 < after - end <= 12 and _leads(keys[end:after])):
+                        return True
     return False
 
 
-def _flows(keys: Sequence[Key], begin: int, end: int, open_only: bool) -> bool:
-    """Between begin and end no mark but commas; with `open_only` no function word but `and` and `or` either."""
-    return begin == end or all(
-        k.low == "," if k.kind == MARK else not open_only or k.kind == OPEN or k.low in _JOINERS for k in keys[begin:end]
-    )
+def _flows(between: Sequence[Key]) -> bool:
+    """No mark but commas."""
+    return all(key.kind != MARK or key.low == "," for key in between)
+
+
+def _leads(between: Sequence[Key]) -> bool:
+    """At most 3 open words, counted anew after `and`, `or` or a comma; nothing else."""
+    since = 0
+    for key in between:
+        if key.low in _JOINERS:
+            since = 0
+        elif key.kind != OPEN or since == 3:
+            return False
+        else:
+            since += 1
+    return True
 
 
 def _words_in(middle: Sequence[Key], keys: Sequence[Key], start: int = 0) -> bool:
@@ -308,18 +323,28 @@ def _in_kind(phrases: Sequence[str], kind: str, found: Tags, matcher: str, objec
 def violations_in_text(removed: Iterable[str], text: str, matcher: str = "lemma", objects: Sequence[str] = ()) -> tuple[str, ...]:
     """The removed phrases that a text holds after all. `objects` as in `in_text`."""
     gone = tuple(removed)
-    return tuple(p for p, hit in zip(gone, in_text(gone, text, matcher, (*objects, *_nouns_alone(gone))), strict=True) if hit)
+    return tuple(p for p, hit in zip(gone, in_text(gone, text, matcher, _bound(gone, objects)), strict=True) if hit)
 
 
 def violations_in_tags(removed: Iterable[str], found: Tags, matcher: str = "lemma", objects: Sequence[str] = ()) -> tuple[str, ...]:
     """The removed phrases that another model's tags hold after all, of whatever kind they were."""
     _check(matcher)
     gone = tuple(removed)
-    bound = (*objects, *_nouns_alone(gone))
+    bound = _bound(gone, objects)
     hits = [_in_kind(gone, kind, found, matcher, bound) for kind in KINDS]
     return tuple(p for i, p in enumerate(gone) if any(h[i] for h in hits))
 
 
-def _nouns_alone(phrases: Sequence[str]) -> tuple[str, ...]:
-    """The removed phrases that are nouns as they stand, so that they are looked for as objects."""
-    return tuple(p for p in phrases if noun_form(p.lower()) is not None or (" " in p and wordnet.morphy(p, "n") is not None))
+def _bound(phrases: Iterable[str], objects: Sequence[str]) -> tuple[str, ...]:
+    """The objects given, and the nouns that phrases consist of, end with, or, as relations, begin with: what removed phrases hang on."""
+    found = list(objects)
+    for phrase in phrases:
+        words = phrase.lower().split()
+        found += [tail for i in range(len(words)) if (tail := " ".join(words[i:])) and _is_noun(tail)][:1]
+        if any(word in PREPOSITIONS for word in words[1:-1]):
+            found += [head for i in range(len(words) - 1, 0, -1) if _is_noun(head := " ".join(words[:i]))][:1]
+    return tuple(dict.fromkeys(found))
+
+
+def _is_noun(phrase: str) -> bool:
+    return (multiword(phrase, True) if " " in phrase else noun_form(phrase)) is not None

@@ -85,6 +85,8 @@ def multiword(low: str, capitals: bool) -> str | None:
     sense = wordnet.first_sense(lemma) or senses[0]
     if sense.is_instance and not capitals:
         return None
+    if low != lemma and sense.lexfile in _DOINGS:
+        return None  # `my puppy loves his toy`
     if " of " in lemma and sense.lexfile not in _THINGS:
         return None  # `cup of tea`: what one likes
     if first in COLOURS and first not in COLOUR_THINGS and not (capitals and any(s.is_instance for s in senses)):
@@ -97,4 +99,5 @@ def multiword(low: str, capitals: bool) -> str | None:
 _PARTICLES = frozenset(
     "a all and as be do he if it me no not or she so us we who will you at by down for in of off on out over to up with".split()
 )
+_DOINGS = ("noun.act", "noun.cognition", "noun.feeling")
 _THINGS = ("noun.animal", "noun.food", "noun.plant", "noun.artifact", "noun.object")

@@ -108,7 +108,7 @@ def _several(raw: list[str], lows: list[str], i: int, word: Word, tokens: list[T
         if not end[0].isalpha():
             continue
         lemma = multiword(" ".join(lows[i : i + count]), raw[i][0].isupper() and raw[i + count - 1][0].isupper())
-        if lemma is not None and (end == lemma.rpartition(" ")[2] or not word.is_thing or lexicon.is_thing(lemma)):  # no `puppy loves`
+        if lemma is not None:
             tokens.append(Token(lemma, look_up(end), "N", lexicon.display(lemma), lexicon.is_thing(lemma), end != lemma.rpartition(" ")[2]))
             return count
     return 0
