@@ -115,17 +115,15 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Tell one sample's whole story: tags, edits, instruction, text, prompt, image, scores, verdict."""
-    from .report.explain import as_dict, as_text
-    from .report.explain import explain as tell
+    from .report.explain import as_dict, as_text, first_kept
     from .run import Run
-    from .screen import width
 
     made = Run.open(run_dir)
-    story = tell(made, row_id or made.first_kept())
+    chosen = row_id or first_kept(made)
     if as_json:
-        _print_json(as_dict(story))
+        _print_json(as_dict(made, chosen))
     else:
-        _say(as_text(story, width()))
+        _say(as_text(made, chosen))
 
 
 @app.command()
@@ -135,15 +133,14 @@ def sweep(
     as_json: Json = False,
 ) -> None:
     """Show how many samples every threshold p_f would keep, and their mean recall, from the stored scores. Runs no model."""
-    from .report.figures import write_sweep
-    from .report.sweep import as_table
+    from .report.sweep import as_table, plot_sweep
     from .report.sweep import sweep as sweep_run
     from .run import Run
     from .screen import show_sweep
 
     found = sweep_run(Run.open(run_dir))
     if plot is not None:
-        write_sweep(found, plot)
+        plot_sweep(found, plot)
     if as_json:
         _print_json(found.plain())
         return

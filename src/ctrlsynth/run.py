@@ -104,18 +104,6 @@ class Run:
         found = (p for p in self.plan.get("products", []) if Path(p["path"]).is_dir())
         return [{**p, "stale": (Path(p["path"]) / STALE).exists()} for p in found]
 
-    def first_kept(self) -> str:
-        """The source key of the first sample that the last judge kept; without a judge, of the first row that came through."""
-        judged = [s.folder for s in self.steps if s.kind in ("judge-image", "judge-text")]
-        for folder in sorted(judged, key=lambda f: not f.startswith("judge-image")):
-            for row in self.rows(folder, ["source_key", "verdict"]):
-                if row["verdict"] == "kept":
-                    return str(row["source_key"])
-        for row in self.rows("read", ["source_key", "status"]):
-            if row["status"] == "ok":
-                return str(row["source_key"])
-        raise UserError(f"{self.root}: no sample came through")
-
     def ledger(self) -> list[LedgerRow]:
         """A row a stage, from `_stage.json` where it is complete and from footers where not."""
         out: dict[str, LedgerRow] = {}

@@ -62,12 +62,6 @@ def progress(quiet: bool = False) -> Iterator[Watcher]:
         yield _Bars(bars)
 
 
-def width() -> int:
-    """Columns of the terminal, 100 where there is none."""
-    console = Console()
-    return console.width if console.is_terminal else 100
-
-
 def _print(table: Table) -> None:
     console = Console()
     if not console.is_terminal:
