@@ -107,6 +107,17 @@ def naive(word: bytes) -> list[int]:
         tokens = merged
 
 
+def test_every_token_of_the_table_is_made_before_it_is_merged() -> None:
+    """What the heap rests on: a pair that a merge brings about ranks behind that merge."""
+    made: set[str] = set()
+    used: set[str] = set()
+    for a, b in table()[0]:
+        used |= {a, b}
+        assert a + b not in made
+        assert a + b not in used
+        made.add(a + b)
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.one_of(st.text("aeinorstlh", min_size=1, max_size=40), st.text("ab", min_size=1, max_size=30), st.text(min_size=1, max_size=12)))
 def test_the_heap_merges_as_the_naive_rule(word: str) -> None:

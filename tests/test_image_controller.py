@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctrlsynth import clip_tokens
-from ctrlsynth.control.image import ImageController, holds
+from ctrlsynth.control.image import ImageController
 from ctrlsynth.control.templates import styles
 from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import Prompt
@@ -118,15 +118,6 @@ def test_weights_go_along_as_the_policy_gives_them() -> None:
     assert "dog" not in made.text  # a phrase that the text lacks never gets into it
     with pytest.raises(UserError, match=r"image_policy.weights: a tag is empty"):
         controller(weights={" ": 2})
-
-
-def test_holds_asks_for_whole_words_in_either_number() -> None:
-    assert holds("Two Dogs play.", "dog")
-    assert holds("A dog-sled", "dog")
-    assert not holds("A hotdog and doggy", "dog")
-    assert holds("the red sofa.", "red sofa")
-    assert not holds("the red, sofa", "red sofa")
-    assert holds("C++ code (x)", "c++")
 
 
 def brighter(prompt: Prompt, rng: random.Random) -> Prompt:

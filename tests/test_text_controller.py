@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctrlsynth.control.schema import check_schema, problem
+from ctrlsynth.control.select import holds
 from ctrlsynth.control.templates import FAMILIES, Family, constraint, cut, text_template, text_templates
-from ctrlsynth.control.text import TextController
+from ctrlsynth.control.text import TextController, reminder
 from ctrlsynth.errors import UserError
 from ctrlsynth.recipe import TextPolicy
 from ctrlsynth.sample import Tags, model_seed
@@ -232,6 +233,42 @@ def test_order_puts_first_what_matters() -> None:
     assert controller(order=["red sofa"]).edited("r", PARK)[0].attributes == ("red sofa", "brown dog")
     sofa = controller(order=["sofa"]).edited("r", PARK)[0]
     assert (sofa.objects, sofa.scores) == (("sofa", "dog"), (0.7, 0.9))
+
+
+def test_holds_asks_for_whole_words_in_either_number() -> None:
+    assert holds("Two Dogs play.", "dog")
+    assert holds("A dog-sled", "dog")
+    assert not holds("A hotdog and doggy", "dog")
+    assert holds("the red sofa.", "red sofa")
+    assert not holds("the red, sofa", "red sofa")
+    assert holds("C++ code (x)", "c++")
+
+
+def test_a_writer_who_sees_the_caption_is_told_what_the_edits_took_away() -> None:
+    edits = [{"remove": {"objects": ["dog"]}}, {"replace": {"attributes": {"red": "blue"}}}]
+    c = controller(edits=edits, templates=["faithful-2", "phrases-1"])
+    said = c.instruct("r", "tags+text", PARK, "Dogs on a red sofa.").request.instruction
+    assert "depiction. Leave out: dog. Write blue sofa in place of red sofa. The caption should" in said
+    assert "Leave out" not in c.instruct("r", "tags+text", PARK, "A hotdog and a sofa.").request.instruction
+    assert "Leave out" not in c.instruct("r", "tags", PARK, "A dog.").request.instruction
+    kept = controller(edits=[{"keep": ["objects"]}, {"sample": {"objects": 0.0}}])
+    assert "Leave out" not in kept.instruct("r", "tags+text", PARK, "A brown dog.").request.instruction
+
+
+def test_the_reminder_follows_a_phrase_through_all_edits() -> None:
+    def told(*edits: dict[str, Any]) -> str:
+        return reminder(
+            "A brown dog and a cat on a sofa.", controller(edits=list(edits)).edited("r", Tags(("dog", "cat"), ("brown dog",)))[1]
+        )
+
+    swap = {"replace": {"objects": {"dog": "cat", "cat": "dog"}}}
+    assert told(swap) == " Write cat in place of dog. Write dog in place of cat."
+    assert told(swap, swap) == ""
+    assert told({"replace": {"objects": {"dog": "fox"}}}, {"remove": {"objects": ["fox"]}}) == " Leave out: dog."
+    assert told({"replace": {"objects": {"dog": "fox"}}}, {"replace": {"objects": {"fox": "owl"}}}) == " Write owl in place of dog."
+    both = told({"replace": {"objects": {"dog": "cat"}}}, {"replace": {"objects": {"cat": "fox"}}})
+    assert both == " Write fox in place of cat. Write fox in place of dog."
+    assert told({"add": {"objects": ["owl"]}}, {"swap": "attributes"}) == ""
 
 
 # --- replies --------------------------------------------------------------------------------------------------------------------

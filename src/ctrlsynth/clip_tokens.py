@@ -103,8 +103,8 @@ def _table() -> tuple[list[str], dict[str, int], dict[str, int]]:
 def _merged(word: bytes) -> list[int]:
     """The ids of one word: of all neighbours those of the lowest rank are merged, from the left, until no pair has a rank.
 
-    A heap of ranks and links between neighbours: n log n, so that a word of 100,000 letters is no trap. To merge pair by pair is the same as
-    the reference's rank by rank, since in this table a token is made before any merge that uses it: new pairs always rank behind.
+    A heap of ranks and links between neighbours: n log n, so that a word of 100,000 letters is no trap. To merge pair by pair is the
+    same as the reference's rank by rank, since in this table a token is made before any merge that uses it: new pairs rank behind.
     """
     by_byte, ranks, vocabulary = _table()
     tokens: list[str] = [by_byte[b] for b in word]

@@ -17,7 +17,6 @@ from ..models import load_class
 from ..models.base import Prompt
 from ..recipe import ImagePolicy
 from ..sample import Tags, chance, draw, model_seed
-from ..words import plural, singular
 from .select import Selectors
 from .templates import Template, own_styles, styles
 
@@ -48,7 +47,7 @@ class ImageController:
     def prompt(self, row_id: str, text: str, tags: Tags | None = None) -> Prompt:
         """The prompt of one row (`row_id`: of the image to be painted). The text's full stop gives way to one that the style brings.
 
-        All weights of the policy go along: the model reports as unused those whose phrase the text lacks (see `holds`). `tags` are not
+        All weights of the policy go along: the model reports as unused those whose phrase the text lacks (`select.holds`). `tags` are not
         looked at: what is painted comes from the text alone (figure 1), and a prompt that named more than its text would hide that.
         """
         body = text.strip()
@@ -100,13 +99,6 @@ def _size(size: int | tuple[int, int] | None, where: str) -> tuple[int, int] | N
     if width < 1 or height < 1:
         raise UserError(f"{where}.size: pixels above 0, not {size}")
     return width, height
-
-
-def holds(text: str, phrase: str) -> bool:
-    """Whether a text has a phrase as whole words, singular or plural, whatever its case: what `Prompt.weights` can act on."""
-    low = phrase.lower()
-    forms = "|".join(re.escape(form) for form in sorted({low, plural(low), singular(low)}, key=len, reverse=True))
-    return re.search(rf"(?<!\w)(?:{forms})(?!\w)", text.lower()) is not None
 
 
 def sentences_first(text: str, order: Selectors) -> str:

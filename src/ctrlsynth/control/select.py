@@ -26,12 +26,14 @@ from .. import wordnet
 from ..errors import UserError
 from ..sample import Kind, split_attribute, split_relation
 from ..words import plural, singular
+from .follow import subject_form
 
 _CLASS = re.compile(r"\S+\.[nvars]\.\d{1,3}")
 _WORD = re.compile(r"\w[\w'’-]*")
 _RUN = 6
 _SHORT = 80
 _MEMO = 20_000
+_K = TypeVar("_K")
 _T = TypeVar("_T")
 Span = tuple[int, int, int]
 """Number of the selector, first character, character after the last: what a selector means in a phrase."""
@@ -100,6 +102,7 @@ class Selectors:
         self._within: dict[str, int] = {}
         self._possible: dict[str, bool] = {}
         self._naming: dict[str, bool] = {}
+        self._parts: dict[tuple[str, int, int, tuple[str | None, ...]], Span | None] = {}
 
     def first(self, phrase: str) -> int:
         """The number of the first selector that matches the whole phrase, or -1."""
@@ -163,8 +166,15 @@ class Selectors:
             start, stop, ends = 0, len(modifier), (bound,)
         else:
             subject, predicate, object_ = split_relation(phrase, objects)
-            start = phrase.find(predicate, _subject_end(phrase, subject))
+            start = phrase.find(predicate, 0 if subject is None else len(subject_form(phrase, subject)))
             stop, ends = start + len(predicate), (subject, object_)
+        split = (phrase, start, stop, ends)
+        if split not in self._parts:
+            _remember(self._parts, split, self._meant(*split))
+        return self._parts[split]
+
+    def _meant(self, phrase: str, start: int, stop: int, ends: tuple[str | None, ...]) -> Span | None:
+        """The first selector that means a phrase whose modifier or predicate lies between two characters, and whose ends name objects."""
         for number, selector in enumerate(self.selectors):
             if selector.how == "class" and not selector.quality:
                 if any(end is not None and selector.test(end) for end in ends):
@@ -178,17 +188,10 @@ class Selectors:
         return None
 
 
-def _subject_end(phrase: str, subject: str | None) -> int:
-    if subject is None:
-        return 0
-    many = plural(subject)
-    return len(many) if phrase.lower().startswith(many.lower() + " ") else len(subject)
-
-
-def _remember(memo: dict[str, _T], phrase: str, value: _T) -> None:
+def _remember(memo: dict[_K, _T], key: _K, value: _T) -> None:
     if len(memo) >= _MEMO:  # a bound on memory, not a policy of what stays: the next rows fill it again
         memo.clear()
-    memo[phrase] = value
+    memo[key] = value
 
 
 def _runs(text: str, start: int, stop: int, shortest: bool) -> Iterator[tuple[int, int]]:
@@ -198,3 +201,10 @@ def _runs(text: str, start: int, stop: int, shortest: bool) -> Iterator[tuple[in
     for size in sizes if shortest else reversed(sizes):
         for i in range(len(words) - size + 1):
             yield start + words[i][0], start + words[i + size - 1][1]
+
+
+def holds(text: str, phrase: str) -> bool:
+    """Whether a text has a phrase as whole words, singular or plural, whatever its case."""
+    low, name = text.lower(), phrase.lower()
+    forms = [form for form in {name, plural(name), singular(name)} if form in low]
+    return any(re.search(rf"(?<!\w){re.escape(form)}(?!\w)", low) is not None for form in forms)

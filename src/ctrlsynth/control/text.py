@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ..recipe import TextPolicy
 from ..sample import Tags, draw, model_seed
 from .edits import EditRecord, compile_edits
 from .schema import check_schema, problem
-from .select import Selectors
+from .select import Selectors, holds
 from .templates import FAMILIES, PHRASES, Family, Template, constraint, own_templates, text_templates
 
 __all__ = ["Family", "Instruction", "Parsed", "TextController"]
@@ -86,6 +87,7 @@ class TextController:
         """The instruction of one row. `row_id` is that of the row to be written (so variants differ).
 
         Family `text` looks at no tags, `tags` at no caption; the concept of family `concept` is the caption, or else the first object.
+        In family `tags+text` the caption still says what the edits took away: see `reminder`.
         """
         edits: tuple[EditRecord, ...] = ()
         given = Tags()
@@ -100,8 +102,11 @@ class TextController:
         if not templates:
             self.check(family)
         template = templates[int(draw(self.seed, row_id, "template") * len(templates))] if len(templates) > 1 else templates[0]
+        asked = template.fill(self._values(template, given, caption))
+        if edits and family == "tags+text" and caption:
+            asked += reminder(caption, edits)
         request = Request(
-            instruction=template.fill(self._values(template, given, caption)) + self._tail[family],
+            instruction=asked + self._tail[family],
             tags=given,
             caption=caption,
             family=family,
@@ -148,12 +153,12 @@ class TextController:
     def _ordered(self, tags: Tags) -> Tags:
         rank = self._rank
         places = sorted(range(len(tags.objects)), key=lambda i: rank(tags.objects[i]))
-        return replace(
-            tags,
-            objects=tuple(tags.objects[i] for i in places),
-            attributes=tuple(sorted(tags.attributes, key=rank)),
-            relations=tuple(sorted(tags.relations, key=rank)),
-            scores=tuple(tags.scores[i] for i in places) if tags.scores else (),
+        return Tags(
+            tuple(tags.objects[i] for i in places),
+            tuple(sorted(tags.attributes, key=rank)),
+            tuple(sorted(tags.relations, key=rank)),
+            tuple(tags.scores[i] for i in places) if tags.scores else (),
+            tags.caption,
         )
 
     def _rank(self, phrase: str) -> int:
@@ -180,6 +185,24 @@ class TextController:
                 + json.dumps(self.schema, ensure_ascii=False)
             )
         return "".join(" " + part for part in parts if part)
+
+
+def reminder(caption: str, edits: Sequence[EditRecord]) -> str:
+    """What a writer who sees the caption must be told of the edits: ` Leave out: dog. Write blue ball in place of red ball.`
+
+    Only objects and attributes that `remove` and `replace` changed and that the caption names; nothing in the usual case. Without it the
+    faithful templates ("preserve any objects from the caption") would bring back what the policy took away.
+    """
+    fate: dict[str, str | None] = {}
+    for _, group in groupby(edits, key=lambda r: r.edit):
+        told = [r for r in group if r.op in ("remove", "replace") and r.kind != "relations"]
+        step = {r.before: r.after for r in told if r.before is not None}
+        fate = step | {phrase: step.get(now, now) if now is not None else None for phrase, now in fate.items()}
+    said = [phrase for phrase, now in fate.items() if now != phrase and holds(caption, phrase)]
+    said = [phrase for phrase in said if not any(other != phrase and holds(phrase, other) for other in said)]
+    gone = [phrase for phrase in said if fate[phrase] is None]
+    instead = [f" Write {fate[phrase]} in place of {phrase}." for phrase in said if fate[phrase] is not None]
+    return (f" Leave out: {', '.join(gone)}." if gone else "") + "".join(instead)
 
 
 def _missing(family: Family, tags: Tags, caption: str | None) -> str | None:
