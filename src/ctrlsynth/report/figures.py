@@ -99,11 +99,16 @@ def words_figure(histograms: Sequence[Histogram], theme: Theme = LIGHT) -> Any:
     """Share of texts by their number of words, originals beside synthetic ones."""
     figure, (axes,) = _figure(1, theme)
     last = max((max((i for i, c in enumerate(h.counts) if c), default=0) for h in histograms), default=0)
+    width = 1 if last < 16 else 2 if last < 40 else 4
+    bins = last // width + 1
+    edges = np.arange(bins + 1) * width - 0.5
     for number, h in enumerate(histograms):
-        share = np.asarray(h.counts[: last + 1]) / max(h.total, 1) * 100
+        padded = np.zeros(bins * width)
+        padded[: last + 1] = h.counts[: last + 1]
+        share = padded.reshape(bins, width).sum(axis=1) / max(h.total, 1) * 100
         colour = _colour(theme, number)
-        axes.stairs(share, np.arange(last + 2) - 0.5, fill=True, alpha=0.28, color=colour)
-        axes.stairs(share, np.arange(last + 2) - 0.5, color=colour, lw=1.4, ls=_dash(number), label=f"{h.name}, mean {h.mean:.1f}")
+        axes.stairs(share, edges, fill=True, alpha=0.28, color=colour)
+        axes.stairs(share, edges, color=colour, lw=1.4, ls=_dash(number), label=f"{h.name}, mean {h.mean:.1f}")
     axes.set(xlabel="words" + (f" (last bin: {MOST_WORDS} and more)" if last == MOST_WORDS else ""), ylabel="% of texts")
     _legend(axes, theme)
     return figure
@@ -205,13 +210,20 @@ def _dash(number: int) -> Any:
 
 def _mark(axes: Any, threshold: float, theme: Theme) -> None:
     axes.axvline(threshold, color=theme.ink, lw=1, ls=(0, (2, 2)), zorder=3)
-    right = threshold < 0.8
     axes.annotate(
-        f"p_f = {threshold:g}", (threshold, 1.0), xycoords=("data", "axes fraction"), xytext=(4 if right else -4, -2),
-        textcoords="offset points", ha="left" if right else "right", va="top", fontsize=8.5, color=theme.ink,
+        f"p_f = {threshold:g}", (threshold, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points",
+        ha="center", va="bottom", fontsize=8.5, color=theme.ink,
     )  # fmt: skip
 
 
 def _legend(axes: Any, theme: Theme) -> None:
-    legend = axes.legend(frameon=False, fontsize=8.5, labelcolor=theme.ink)
-    legend.set_zorder(4)
+    handles, labels = axes.get_legend_handles_labels()
+    axes.figure.legend(
+        handles,
+        labels,
+        loc="outside upper left",
+        ncols=2 if len(axes.figure.axes) == 1 else 4,
+        frameon=False,
+        fontsize=8.5,
+        labelcolor=theme.ink,
+    )

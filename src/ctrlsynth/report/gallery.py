@@ -17,7 +17,7 @@ from ..store import disk_errors, temporary, write_json
 from .cards import Cards, ImageFiles, script_json, search_text
 from .figures import recall_figure, recall_histograms, sweep_figure, word_histograms, words_figure, write_both
 from .lineage import Parts, Samples
-from .sweep import Sweep, as_table, sweep
+from .sweep import Sweep, as_table, gate_note, sweep
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -181,7 +181,7 @@ def _index(run: Run, counts: _Counts, found: Sweep | None, plots: Sequence[_Plot
         ledger=run.ledger(),
         sweep_head=head,
         sweep_body=body,
-        sweep_notes=found.notes if found is not None else (),
+        gate_note=gate_note(run),
         plots=plots,
         recipe=_recipe_text(run),
     )
@@ -212,9 +212,12 @@ def _nodes(run: Run, name: str) -> list[str]:
 
 def _models(run: Run) -> list[tuple[str, str]]:
     """(box, model) of every stage that asked one, as the plan has it."""
-    boxes = {"tag": "tagger", "write": "LLM", "paint": "text-to-image", "judge-image": "judge"}
+    boxes = {"tag": "tagger", "write": "LLM", "paint": "text-to-image", "judge-image": "safety judge"}
+    loops = {s.parent for s in run.steps if s.kind == "judge-image"}
     steps: Sequence[Mapping[str, Any]] = run.plan["steps"]
-    named = ((boxes[s["kind"]], s["settings"].get("model")) for s in steps if s["kind"] in boxes)
+    named = (
+        ("judge's tagger" if s["folder"] in loops else boxes[s["kind"]], s["settings"].get("model")) for s in steps if s["kind"] in boxes
+    )
     return list(dict.fromkeys((box, str(model)) for box, model in named if model))
 
 

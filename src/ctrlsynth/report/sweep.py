@@ -121,15 +121,20 @@ def sweep(run: Run) -> Sweep:
             for _, recall in _scores(path, step, judge, ids=False):
                 tally.add(recall, recall)
         rows += tally.rows(step.folder, "text" if step.kind == "judge-text" else "image", threshold if step.folder in gated else 0.0)
-    pair_rows, pair_gated = _pairs(run, parts, judge, threshold)
-    notes = []
-    if gated or pair_gated:
-        where = ", ".join([*sorted(gated), *(f"pairs of {n}" for n in pair_gated)])
-        notes.append(
-            f"gate: texts that the judge rejected at p_f = {threshold:g} were never painted, so below {threshold:g} the counts of {where}"
-            " are of what there is, not of what a lower p_f would give; run with judge.threshold lower and --update to paint them"
-        )
-    return Sweep((*rows, *pair_rows), threshold, tuple(notes))
+    note = gate_note(run)
+    return Sweep((*rows, *_pairs(run, parts, judge, threshold)), threshold, (note,) if note else ())
+
+
+def gate_note(run: Run) -> str | None:
+    """With a gate: the sentence that says below which p_f rows were never painted, for the ledger and the sweep; else None."""
+    gated = [s.folder for s in run.steps if s.kind.startswith("judge") and _behind_gate(run, s)]
+    if not gated:
+        return None
+    p_f = f"{float(run.recipe['judge']['threshold']):g}"
+    return (
+        f"gate: texts that the judge rejected at p_f = {p_f} were never painted, so below {p_f} the counts of {', '.join(gated)} and of"
+        " their pairs are of what there is, not of what a lower p_f would give; a lower judge.threshold and --update paint them"
+    )
 
 
 def _behind_gate(run: Run, step: Step) -> bool:
@@ -169,11 +174,10 @@ def _floats(array: pa.Array) -> NDArray[np.float64]:
     return values
 
 
-def _pairs(run: Run, parts: Parts, judge: dict[str, Any], threshold: float) -> tuple[list[SweepRow], list[str]]:
+def _pairs(run: Run, parts: Parts, judge: dict[str, Any], threshold: float) -> list[SweepRow]:
     """A path's pairs: its last synthetic text and its last synthetic image, each judged; an original member always passes."""
     kinds = {s.folder: s.kind for s in run.steps}
     rows: list[SweepRow] = []
-    gated = []
     for path in path_chains(run):
         members = []
         for kind in ("write", "paint"):
@@ -185,12 +189,11 @@ def _pairs(run: Run, parts: Parts, judge: dict[str, Any], threshold: float) -> t
             continue
         members.sort(key=lambda m: path.chain.index(m[0]))
         behind = any(_behind_gate(run, j) for _, j in members)
-        gated += [path.name] if behind else []
         tally = _Tally()
         for index in parts.indexes():
             tally.add(*_pair_recalls(parts, index, [j for _, j in members], judge))
         rows += tally.rows(path.name, "pair", threshold if behind else 0.0)
-    return rows, gated
+    return rows
 
 
 def _pair_recalls(parts: Parts, index: int, judges: list[Step], judge: dict[str, Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -136,11 +136,14 @@ function original(c) {
 }
 
 function synthetic(c, written, painted) {
+  const words = written && written.text !== null ? h("p", { class: "words", dir: "auto" }, written.text) : null;
+  if (words && !painted && c.verdict !== "unfinished") { // a new text for the original image
+    return h("div", null, h("h3", null, "Synthetic"), h("div", { class: "frame quote" }, words), h("p", { class: "words same" }, "keeps the original image"));
+  }
   const failed = c.steps.find((s) => s.status !== "ok");
-  const note = painted ? `not painted: ${painted.reason}` : failed ? `${failed.status}: ${failed.reason}` : c.verdict === "unfinished" || (c.verdict === "rejected" && !written) ? c.reason : "keeps the original image";
-  const text = written ? (written.text === null ? `no text: ${written.reason}` : written.text) : "keeps the original caption";
+  const note = painted ? `not painted: ${painted.reason}` : failed ? `${failed.status}: ${failed.reason}` : c.reason || "nothing was made";
   return h("div", null, h("h3", null, "Synthetic"), frame(painted && painted.image, "painted image", note),
-    h("p", { class: written && written.text !== null ? "words" : "words same", dir: "auto" }, text));
+    words || h("p", { class: "words same" }, written ? `no text: ${written.reason}` : painted ? "keeps the original caption" : ""));
 }
 
 function evidence(steps) {
