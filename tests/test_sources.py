@@ -377,7 +377,7 @@ def test_parquet_bad_rows_and_files(tmp_path: Path) -> None:
     assert [(r.key, r.status, r.reason) for r in rows] == [
         ("k", "ok", None),
         ("k~2", "dropped", "duplicate_key"),
-        ("2", "failed", "no_image"),
+        ("a.2", "failed", "no_image"),
         ("z", "failed", "unsafe_path"),
         ("file", "failed", "unreadable_file"),
     ]

@@ -35,6 +35,7 @@ from .rows import (
     fingerprint,
     is_text,
     locate,
+    range_name,
     safe_key,
 )
 from .text import as_caption, bad
@@ -154,7 +155,7 @@ class FolderSource:
             for line in self._lines(offset, rows):
                 digest.update(line)
             mark = fingerprint(self._root, digest.hexdigest(), self._columns)
-            parts.append(SourcePart(index, f"{index:05d}", mark, offset, rows))
+            parts.append(SourcePart(index, range_name(index), mark, offset, rows))
         return parts
 
     def _lines(self, offset: int, rows: int) -> Iterator[bytes]:

@@ -43,7 +43,7 @@ class SourcePart:
 
 @dataclass(slots=True)
 class SourceRow:
-    """One row of a source. `key` is unique within its part; `reason` says why the row is not `ok`.
+    """One row of a source. `key` is unique within its part, however the source is cut; `reason` says why the row is not `ok`.
 
     Reasons: empty_file, not_an_image, image_too_large, truncated_image, missing_file, unsafe_path, unsafe_link, unsafe_member,
     unreadable_file, truncated_archive, bad_utf8, bad_row, empty_caption, empty_row, duplicate_key, and img2dataset's own status words.
@@ -231,6 +231,19 @@ def _digest(stream: Any) -> str:
     while block := stream.read(1 << 20):
         digest.update(block)
     return digest.hexdigest()
+
+
+def range_name(index: int) -> str:
+    """The name of a part that is a range of rows (`r00012`), not a shard. Chance does not look at it (`sample.hash_int`), and keys are
+    numbered through the whole file, so that other part sizes change nothing that a model is asked."""
+    return f"r{index:05d}"
+
+
+def file_prefixes(files: Sequence[str]) -> list[str]:
+    """What stands before a row's number in its key: nothing for one file, `stem.` where several would share their numbers."""
+    if len(files) == 1:
+        return [""]
+    return [f"{name}." for name in part_names(os.path.basename(f).partition(".")[0] for f in files)]
 
 
 def part_names(stems: Iterable[str]) -> list[str]:

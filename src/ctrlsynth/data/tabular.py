@@ -25,9 +25,11 @@ from .rows import (
     examine_file,
     file_digest,
     file_facts,
+    file_prefixes,
     find_column,
     fingerprint,
     locate,
+    range_name,
     safe_key,
 )
 from .text import as_caption
@@ -54,6 +56,7 @@ class TableSource:
         self.licence, self._what = licence, what
         self._key = key_column
         self._files = list(files)
+        self._prefixes = dict(zip(files, file_prefixes(files), strict=True))
         self._cursor: tuple[str, RowCursor, Columnar] | None = None
         self._image: str | None = None
         self._caption: str | None = None
@@ -99,7 +102,7 @@ class TableSource:
                 left = None if left is None else left - count
                 mark = fingerprint(*facts, start, count, self._image, self._caption, self._key)
                 index = len(self._parts)
-                self._parts.append(SourcePart(index, f"{index:05d}", mark, (path, start, not counts), count))
+                self._parts.append(SourcePart(index, range_name(index), mark, (path, start, not counts), count))
         if not self._parts:
             raise UserError(f"{self._files[0]}: holds no rows")
 
@@ -115,7 +118,7 @@ class TableSource:
         index = 0
         try:
             for index, data in enumerate(self._open(path).read(start, part.rows or 0)):
-                yield keys.admit(self._row(data, path, start + index, index))
+                yield keys.admit(self._row(data, path, start + index))
         except BROKEN as error:
             fault = {"file": path, "row": start + index, "error": str(error).splitlines()[0][:200]}
             yield keys.admit(SourceRow(f"row{start + index}", metadata=fault).fail("unreadable_file"))
@@ -129,8 +132,8 @@ class TableSource:
             self._cursor = (path, RowCursor(file, wanted, _IMAGES if self.has_images else _TEXTS), file)
         return self._cursor[1]
 
-    def _row(self, data: dict[str, Any], path: str, number: int, index: int) -> SourceRow:
-        row = SourceRow(str(index))
+    def _row(self, data: dict[str, Any], path: str, number: int) -> SourceRow:
+        row = SourceRow(f"{self._prefixes[path]}{number}")
         if data.pop(BAD_UTF8, False):
             row.fail("bad_utf8")
         image = data.pop(self._image, None) if self._image else None

@@ -16,8 +16,10 @@ from .rows import (
     clean_caption,
     file_digest,
     file_facts,
+    file_prefixes,
     find_column,
     fingerprint,
+    range_name,
     safe_key,
 )
 
@@ -42,6 +44,7 @@ class TextSource:
         self._what = what
         self._tables = [Table(f) for f in files]
         self._captions = [_caption_of(t, caption_column) for t in self._tables]
+        self._prefixes = file_prefixes(files)
         self._key = key_column
         for table in self._tables:
             if key_column is not None and table.kind != "jsonl":
@@ -58,9 +61,11 @@ class TextSource:
                 break
             cuts = merge_cuts(table.cuts(part_rows, left), MAX_PARTS // len(self._tables))
             facts = file_facts(table.path)
+            start = 0
             for offset, rows in cuts:
                 mark = fingerprint(*facts, offset, rows, self._captions[number], self._key)
-                out.append(SourcePart(len(out), f"{len(out):05d}", mark, (number, offset), rows))
+                out.append(SourcePart(len(out), range_name(len(out)), mark, (number, offset, start), rows))
+                start += rows
             left = None if left is None else left - sum(n for _, n in cuts)
         return out
 
@@ -68,15 +73,15 @@ class TextSource:
         return self._parts
 
     def rows(self, part: SourcePart) -> Iterator[SourceRow]:
-        number, offset = part.locator
-        table, caption = self._tables[number], self._captions[number]
+        number, offset, start = part.locator
+        table, caption, prefix = self._tables[number], self._captions[number], self._prefixes[number]
         found = table.read(offset, part.rows or 0)
         if self._key is None and table.kind in ("csv", "tsv"):
-            yield from _table_rows(table, found, caption)
+            yield from _table_rows(table, found, caption, prefix, start)
             return
         keys = Keys()
-        for index, (value, reason) in enumerate(found):
-            row = SourceRow(str(index))
+        for index, (value, reason) in enumerate(found, start):
+            row = SourceRow(f"{prefix}{index}")
             data = table.asdict(value)
             if reason is None:
                 text = value if table.kind == "txt" else as_caption(data.pop(caption, None))
@@ -101,12 +106,12 @@ class TextSource:
         return fingerprint(file_digest(table.path), part.locator[1], part.rows, self._captions[part.locator[0]], self._key)
 
 
-def _table_rows(table: Table, found: Iterator[tuple[Any, str | None]], caption: str) -> Iterator[SourceRow]:
+def _table_rows(table: Table, found: Iterator[tuple[Any, str | None]], caption: str, prefix: str, start: int) -> Iterator[SourceRow]:
     """The usual case, kept short for speed: csv and tsv without a key column."""
     at = table.columns.index(caption)
     others = [(i, c) for i, c in enumerate(table.columns) if i != at]
-    for index, (value, reason) in enumerate(found):
-        row = SourceRow(str(index))
+    for index, (value, reason) in enumerate(found, start):
+        row = SourceRow(f"{prefix}{index}")
         if reason is None:
             row.caption = clean_caption(value[at]) if at < len(value) else None
             if others:
