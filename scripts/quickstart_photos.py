@@ -25,7 +25,6 @@ PHOTOS = {
     "coins": "skimage/data/coins.png",
     "grass": "skimage/data/grass.png",
     "gravel": "skimage/data/gravel.png",
-    "motorcycle": "skimage/data/motorcycle_left.png",
     "pavement": "skimage/data/brick.png",
     "rocket": "skimage/data/rocket.jpg",
     "china": "sklearn/datasets/images/china.jpg",
