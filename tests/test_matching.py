@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ctrlsynth import matching, wordnet
 from ctrlsynth.errors import UserError
 from ctrlsynth.nouns import multiword, noun_form
-from ctrlsynth.sample import Tags
+from ctrlsynth.sample import Tags, split_attribute, split_relation
 from ctrlsynth.words import singular
 
 OBJECTS = ("dog", "ball", "soccer ball", "hot dog", "sofa", "woman", "tennis ball", "house", "hat", "cow", "wine")
@@ -220,6 +220,30 @@ def test_relations_against_the_slow_reading(text: str, subject: str | None, pred
         return
     phrase = " ".join(p for p in (subject, predicate, name) if p)
     assert held(phrase, text) == Slow(text).relation(subject, predicate.split(), name)
+
+
+PARTS = st.lists(st.sampled_from([*OBJECTS, "dogs", "red", "on", "sitting", "wearing", "glasses"]), min_size=1, max_size=4).map(" ".join)
+
+
+@settings(max_examples=500, deadline=None)
+@given(PARTS, st.lists(st.sampled_from([*OBJECTS, "red ball", "glasses"]), max_size=5, unique=True))
+def test_phrases_are_split_as_everywhere(phrase: str, objects: list[str]) -> None:
+    ready = matching.compiled(phrase, tuple(objects))
+    subject, middle, end = split_relation(phrase, objects)
+    modifier, bound = split_attribute(phrase, objects)
+    words = {"subject": ready.subject, "middle": " ".join(k.low for k in ready.middle), "object": ready.object}
+    if phrase in objects:
+        assert ready.kind == "object"
+    elif subject is not None and middle:
+        assert (ready.kind, words) == (
+            "relation",
+            {"subject": matching._object(subject), "middle": middle, "object": end and matching._object(end)},
+        )
+    elif bound is not None:
+        assert ready.kind in ("attribute", "relation")
+        assert words == {"subject": None, "middle": modifier, "object": matching._object(bound)}
+    else:
+        assert (ready.kind, words["middle"]) == ("words", phrase)
 
 
 @settings(max_examples=200, deadline=None)

@@ -40,7 +40,7 @@ class Key:
     seconds: set[str]
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=32768)
 def _key(low: str) -> Key:
     if not low[0].isalnum():
         return Key(low, low, low, MARK, 0, set())
@@ -51,7 +51,7 @@ def _key(low: str) -> Key:
     return Key(low, noun, wordnet.morphy(low, "v") or noun, OPEN, longest, seconds)
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=32768)
 def read_piece(piece: str) -> tuple[Key, ...]:
     """The keys of what stands between two blanks, without articles."""
     return tuple(_key(w) for w in _WORD.findall(piece.lower().replace("’", "'")) if w not in _ARTICLES)

@@ -37,7 +37,8 @@ from . import wordnet
 from .errors import unknown
 from .match_text import MARK, OPEN, PREPOSITIONS, Key, Span, Text, read_piece
 from .nouns import multiword, noun_form
-from .sample import KINDS, Tags, split_attribute, split_relation
+from .sample import KINDS, Tags, split_attribute
+from .words import plural
 
 MATCHERS = ("substring", "lemma", "wordnet")
 STEPS = 3  # hypernym steps that the `wordnet` matcher allows
@@ -84,7 +85,7 @@ def _counts(lemma: str, span: Span, compound: tuple[int, int, str]) -> bool:
     return span[1] == end and _kind_of(whole, lemma)
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=32768)
 def _kind_of(whole: str, lemma: str) -> bool:
     """Whether a compound (`tennis ball`) is a kind of its last word, in a sense that is its first or a twentieth of its use."""
     sense = wordnet.first_sense(whole)
@@ -106,19 +107,19 @@ def _meanings(text: Text) -> list[tuple[int, int, int]]:
     return text.meanings
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=32768)
 def _sense(noun: str) -> int:
     sense = wordnet.first_sense(noun) if wordnet.morphy(noun, "n") is not None else None
     return sense.row if sense is not None else -1
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=32768)
 def _near(a: int, b: int) -> bool:
     """The same meaning, or one above the other by at most `STEPS`."""
     return wordnet.steps_up(a).get(b, STEPS + 1) <= STEPS or wordnet.steps_up(b).get(a, STEPS + 1) <= STEPS
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Phrase:
     """A phrase ready to be looked for: `kind` is object, attribute, relation or words (any other phrase)."""
 
@@ -134,33 +135,48 @@ class Phrase:
         return len(self.middle) == 1 and self.middle[0].verb != self.middle[0].low and self.middle[0].verb != self.middle[0].noun
 
 
+@lru_cache(maxsize=32768)
 def _keys(phrase: str) -> tuple[Key, ...]:
     return tuple(key for piece in phrase.split() for key in read_piece(piece))
 
 
+@lru_cache(maxsize=32768)
 def _object(phrase: str) -> _Object | None:
     words = tuple(k.noun for k in _keys(phrase) if k.kind != MARK)
     return _Object(words, " ".join(words), _sense(" ".join(words))) if words else None
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=64)
+def _forms(objects: tuple[str, ...]) -> tuple[frozenset[str], tuple[tuple[str, str, str], ...]]:
+    """The objects in lower case, and (`dog `, ` dog`, object) for singular and plural of each, the longest object first. Objects differ
+    from row to row: few rows are remembered."""
+    lows = frozenset(o.lower() for o in objects)
+    ordered = sorted(objects, key=len, reverse=True)
+    return lows, tuple((f"{form} ".lower(), f" {form}".lower(), o) for o in ordered for form in dict.fromkeys((o, plural(o))))
+
+
 def compiled(phrase: str, objects: tuple[str, ...]) -> Phrase:
-    """What a phrase is beside these objects. `wearing hat` and `dog running` are relations with one end when the middle holds a
-    preposition or a verb that takes an object, or the phrase begins with an object; `red ball` is an attribute."""
-    lowered = {o.lower() for o in objects}
-    if phrase.lower() in lowered:
+    """What a phrase is beside these objects, split as `sample.split_relation` and `sample.split_attribute` do. `wearing hat` is a relation
+    without a subject (its middle holds a preposition, or a verb such as wearing, holding, riding), `red ball` an attribute."""
+    low = phrase.lower()
+    lows, forms = _forms(objects)
+    if low in lows:
         bare = _object(phrase)
-        return Phrase(phrase, "object", object=bare) if bare else Phrase(phrase, "none")
-    subject, middle, end = split_relation(phrase, objects)
-    keys = _keys(middle)
-    if subject is not None and keys:
+        return Phrase(phrase, "object", None, (), bare) if bare else Phrase(phrase, "none")
+    subject = end = None
+    start = stop = 0
+    for prefix, suffix, name in forms if " " in low else ():
+        if subject is None and low.startswith(prefix):
+            subject, start = name, len(prefix)
+        if end is None and low.endswith(suffix):
+            end, stop = name, len(suffix)
+    if subject is not None and (keys := _keys(phrase[start : len(phrase) - stop])):
         return Phrase(phrase, "relation", _object(subject), keys, _object(end) if end else None)
-    if end is not None and any(k.low in PREPOSITIONS for k in keys):
-        return Phrase(phrase, "relation", None, keys, _object(end))
-    modifier, bound = split_attribute(phrase, objects)
-    if bound is not None and _keys(modifier):
-        return Phrase(phrase, "attribute", None, _keys(modifier), _object(bound))
-    keys = tuple(k for k in _keys(phrase) if k.kind != MARK)
+    keys = _keys(phrase[: len(phrase) - stop])
+    if end is not None and keys:
+        lone = any(k.low in PREPOSITIONS for k in keys)
+        return Phrase(phrase, "relation" if lone else "attribute", None, keys, _object(end))
+    keys = tuple(k for k in keys if k.kind != MARK)
     return Phrase(phrase, "words", None, keys) if keys else Phrase(phrase, "none")
 
 
@@ -314,7 +330,7 @@ def _in_kind(phrases: Sequence[str], kind: str, found: Tags, matcher: str, objec
     if kind == "attributes":
         modifiers: str | None = None
         for i, phrase in enumerate(phrases):
-            if split_attribute(phrase, objects)[1] is None and " " not in phrase.strip():
+            if " " not in phrase.strip():
                 modifiers = " . ".join(split_attribute(t, found.objects)[0] for t in there) if modifiers is None else modifiers
                 hits[i] = in_text((phrase,), modifiers, matcher)[0]
     return hits

@@ -35,7 +35,7 @@ KEEP_APART = frozenset(
 )
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=32768)
 def noun_form(plain: str) -> str | None:
     """The noun of a word as objects are written, or None: WordNet's lemma, in the singular also where WordNet lists the plural as a
     word of its own (`people`, `windows`)."""
@@ -71,7 +71,7 @@ def multiword_starts() -> dict[str, tuple[int, set[str]]]:
     return starts
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=32768)
 def multiword(low: str, capitals: bool) -> str | None:
     """The lemma of several words that a run of words is one noun by, or None. Size, age and beauty stay modifiers (`old man`), colours
     too (`brown bear`: a bear), unless an animal, food or plant is not what its last word says (`red panda`). Names want capitals."""

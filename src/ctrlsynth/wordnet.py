@@ -175,14 +175,14 @@ class Synset:
         return f"Synset({self.name!r})"
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=32768)
 def _name(row: int) -> str:
     lemma = _table().words[row].partition("|")[0].lower()
     letter = _TYPES[_table().types[row]]
     return f"{lemma}.{letter}.{_table().rows(lemma, letter.replace('s', 'a')).index(row) + 1:02d}"
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=32768)
 def _above(row: int) -> tuple[int, ...]:
     t = _table()
     return tuple(t.above_rows[t.above_ends[row - 1] if row else 0 : t.above_ends[row]])
@@ -226,7 +226,7 @@ def all_synsets(pos: str | None = None) -> Iterator[Synset]:
             yield Synset(row)
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=16384)
 def synsets(word: str, pos: str | None = None) -> tuple[Synset, ...]:
     """The senses of a word or of its base form, the most frequent first within each part of speech (nouns, verbs, adjectives, adverbs)."""
     found: dict[Synset, None] = {}
@@ -286,7 +286,7 @@ def count(lemma: str, pos: str) -> int:
     return sum(sense_counts(lemma, pos))
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=32768)
 def morphy(word: str, pos: str) -> str | None:
     """The base form that WordNet knows (`geese` -> `goose`, `soccer balls` -> `soccer ball`), or None.
 
@@ -315,7 +315,7 @@ def morphy(word: str, pos: str) -> str | None:
     return None
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=32768)
 def noun_lemma(phrase: str) -> str | None:
     """The noun that a phrase is about, as WordNet's lemma in lower case: its longest ending that is a noun there, in the singular.
 
@@ -333,7 +333,7 @@ def noun_lemma(phrase: str) -> str | None:
     return None
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=32768)
 def first_sense(phrase: str) -> Synset | None:
     """The meaning that a bare phrase is taken to have: the first noun sense of its `noun_lemma` that is a class, not a single thing
     with a name (`crane`'s first sense in WordNet is a writer); the first of all when every sense is a name (`paris`)."""
@@ -344,7 +344,7 @@ def first_sense(phrase: str) -> Synset | None:
     return Synset(next((row for row in rows if not _table().instances[row]), rows[0]))
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=8192)
 def steps_up(row: int) -> dict[int, int]:
     """Row -> fewest hypernym steps from `row` up to it, the row itself with 0. Shared: not to be changed."""
     steps = {row: 0}

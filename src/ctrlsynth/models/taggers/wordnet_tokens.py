@@ -79,7 +79,7 @@ def read_tokens(text: str) -> list[Token]:
     return tokens
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=32768)
 def _split(piece: str) -> tuple[str, ...]:
     """One match of `_TOKEN` as words and breaks: hashtags on their own, unknown hyphenations apart, codes (`DSC0043`) dropped."""
     if piece[0] == "#" and len(piece) > 1:

@@ -62,7 +62,7 @@ class Word:
         self.starts, self.seconds = (0, _NO_WORDS) if self.kind else multiword_starts().get(plain, (0, _NO_WORDS))
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=32768)
 def look_up(low: str) -> Word:
     """The entry of a word in lower case; `.` and `,` are their own classes."""
     return Word(low)
@@ -119,7 +119,7 @@ def _hyphenated_adjective(plain: str) -> bool:
     )
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=32768)
 def is_thing(lemma: str) -> bool:
     """Whether a noun names something that a picture can show: by the lexicographer file of its first sense that is not a name, and
     for names only landmarks (artifacts and natural objects), with lists for what the files cannot tell."""
@@ -150,7 +150,7 @@ def display(lemma: str) -> str:
     return lemma
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=32768)
 def progressive(verb: str) -> str:
     """`sit` -> `sitting`, `ride` -> `riding`: the spelling that WordNet's rules and exceptions lead back to the verb."""
     head, _, tail = verb.partition(" ")
