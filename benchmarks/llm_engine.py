@@ -90,7 +90,9 @@ def main() -> None:
     model = SmolLM2(processes=options.processes)
     tasks = [task for task in map(model.task, asked) if task is not None]
     model.generate(asked[: options.processes])  # engines started, heads read
-    ratios, texts, theirs = [], [], []
+    ratios: list[float] = []
+    texts: list[str] = []
+    theirs: list[str] = []
     for number in range(options.rounds):
         start = time.time()
         replies = model.generate(asked)

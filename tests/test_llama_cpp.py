@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from ctrlsynth import matching
 from ctrlsynth.errors import ModelError, UserError
 from ctrlsynth.models import load
-from ctrlsynth.models.base import Request
+from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.models.llms import pool
 from ctrlsynth.models.llms.fewshot import content
 from ctrlsynth.models.llms.llama_cpp import LlamaCpp, SmolLM2, clean, full_digest, loops, smollm2_file
@@ -41,16 +42,19 @@ def smollm2() -> Iterator[SmolLM2]:
     model.close()
 
 
-def test_greedy_replies_depend_on_their_request_alone(smollm2: SmolLM2) -> None:
-    forward = smollm2.generate(REQUESTS)
+@pytest.fixture(scope="module")
+def forward(smollm2: SmolLM2) -> list[Reply]:
+    return smollm2.generate(REQUESTS)
+
+
+def test_greedy_replies_depend_on_their_request_alone(smollm2: SmolLM2, forward: list[Reply]) -> None:
     backward = smollm2.generate(REQUESTS[::-1])[::-1]
     assert forward == backward
-    doubled = [request for request in REQUESTS for _ in range(2)][:6]
-    assert smollm2.generate(doubled) == [reply for reply in forward for _ in range(2)][:6]
+    assert smollm2.generate([REQUESTS[1]] * 3) == [forward[1]] * 3
     assert [smollm2.generate([request])[0] for request in REQUESTS[:3]] == forward[:3]
     two = load({"smollm2": None, "processes": 2}, "llm")
     try:
-        assert two.generate(REQUESTS[3:] + REQUESTS[:3]) == forward[3:] + forward[:3]
+        assert two.generate(REQUESTS[3:5] + REQUESTS[:2]) == forward[3:5] + forward[:2]
     finally:
         two.close()
     assert [reply.error for reply in forward] == [None] * len(REQUESTS)
@@ -65,6 +69,35 @@ def test_every_noun_and_modifier_stands_in_the_sentence(smollm2: SmolLM2) -> Non
         assert reply.text[0].isupper()
         assert reply.text.endswith(".")
         assert "\n" not in reply.text
+
+
+def test_a_caption_said_again_gets_what_it_leaves_out(smollm2: SmolLM2) -> None:
+    tags = Tags(("cat", "window", "lamp"), ("black cat", "tall lamp"), ("cat next to window",))
+    caption = "cat sleeps by the window #cat"
+    both, again = smollm2.generate([Request("", tags, caption, "tags+text"), Request("", caption=caption, family="text")])
+    assert both.text.startswith(again.text)
+    assert both.text.count(".") == 2
+    assert matching.in_text(tags.phrases(), both.text, "lemma", tags.objects) == [True] * 6
+    assert (both.completion_tokens or 0) > (again.completion_tokens or 0)
+
+
+def test_without_the_grammar_it_is_another_model() -> None:
+    free = SmolLM2(processes=1, bound=False)
+    try:
+        assert free.digest != SmolLM2().digest
+        task = free.task(REQUESTS[0])
+        assert task is not None
+        assert "grammar" not in task["body"]
+        [reply] = free.generate(REQUESTS[:1])
+        assert "dog" in reply.text.lower()
+    finally:
+        free.close()
+
+
+def test_nothing_to_write_about_and_too_much(smollm2: SmolLM2) -> None:
+    nothing, long = smollm2.generate([Request(""), Request("", caption="dog runs " * 11_000, family="text")])
+    assert nothing.error == "no_content"
+    assert long.error == "prompt_too_long"
 
 
 def test_words_are_honoured(smollm2: SmolLM2) -> None:
@@ -104,13 +137,12 @@ def test_a_general_model_gets_the_instruction_in_its_own_template() -> None:
         model.close()
 
 
-def test_a_killed_engine_is_started_again(smollm2: SmolLM2) -> None:
-    before = smollm2.generate(REQUESTS)
+def test_a_killed_engine_is_started_again(smollm2: SmolLM2, forward: list[Reply]) -> None:
     [pid] = smollm2.pool.pids()
     restarts = smollm2.pool.restarts
     killer = threading.Timer(0.3, os.kill, (pid, signal.SIGKILL))
     killer.start()
-    assert smollm2.generate(REQUESTS) == before
+    assert smollm2.generate(REQUESTS[:4]) == forward[:4]
     killer.join()
     assert smollm2.pool.restarts == restarts + 1
     assert smollm2.pool.pids() != [pid]
@@ -133,7 +165,7 @@ def test_an_engine_that_always_dies_fails_its_row_only(smollm2: SmolLM2, monkeyp
 
 def test_engines_end_with_their_parent(tmp_path: Path) -> None:
     code = (
-        "import sys, time\nfrom ctrlsynth.models import load\nfrom ctrlsynth.models.base import Request\nfrom ctrlsynth.sample import Tags\n"
+        "from ctrlsynth.models import load\nfrom ctrlsynth.models.base import Request\nfrom ctrlsynth.sample import Tags\n"
         "model = load({'smollm2': None, 'processes': 1}, 'llm')\nmodel.generate([Request('', Tags(('dog',)))])\n"
         "print(*model.pool.pids(), flush=True)\nmodel.generate([Request('', Tags(('dog',)), seed=i) for i in range(500)])\n"
     )

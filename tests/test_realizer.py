@@ -226,7 +226,7 @@ def test_grammar_names_every_noun_in_full() -> None:
 
 
 def test_speed() -> None:
-    """The null writer of a benchmark: it must not be what is measured. 20,000 a second on a free core; the floor leaves room for a busy one."""
+    """The null writer of a benchmark: it must not be what is measured. 20,000 a second on a free core."""
     many = [Request("", Tags(("dog", "sofa", "lamp"), ("brown dog", "red sofa"), ("dog on sofa",)), seed=n) for n in range(4000)]
     best = 0.0
     for _ in range(3):

@@ -111,36 +111,47 @@ relations: apples in a glass bowl, bowl on the kitchen table
 caption:"""
 
 
-def task(request: Request, common: Mapping[str, Any]) -> dict[str, Any] | None:
+def task(request: Request, common: Mapping[str, Any], *, bound: bool = True) -> dict[str, Any] | None:
     """The engine's task (pool.Task) for a request; None where it has neither phrases nor a caption.
 
     tags       the phrases; every noun in the sentence, and only joining words between
-    tags+text  the caption said again, then a sentence that names what it leaves out
+    tags+text  the caption said again; `rest` then adds what that leaves out
     text       the caption said again
     concept    one short sentence that begins with the concept
     extract    three lines of spans of the caption (A.4), the objects first: the small model finds more of them so
+
+    `bound` False leaves the grammar away, but for `extract`: then the model forgets phrases and adds its own.
     """
     if request.family == "extract":
         order = ("objects", "attributes", "relations")
-        bound = grammar_of_spans(request.caption or "", order)
-        return _task(_EXTRACT, f" {request.caption}\n", bound, common, []) if request.caption else None
+        rule = grammar_of_spans(request.caption or "", order)
+        return _task(_EXTRACT, f" {request.caption}\n", rule, common, []) if request.caption else None
     caption, tags = tidy(request.caption or ""), request.tags
     if request.family == "concept":
         thing = next(iter(tags.phrases()), caption)
-        head, asked, bound = _CONCEPT, f" {thing}\nSentence:" if thing else "", grammar.about(thing, request.words)
+        head, asked, rule = _CONCEPT, f" {thing}\nSentence:" if thing else "", grammar.about(thing, request.words)
     elif request.family in ("text", "tags+text") and caption:
-        missing = plan_missing(caption, tags) if request.family == "tags+text" else None
-        head, asked = _AGAIN, f" {caption}\nAgain:"
-        bound = grammar.again(request.words) if missing is None else grammar.again_and(missing, request.words, seed=request.seed)
+        head, asked, rule = _AGAIN, f" {caption}\nAgain:", grammar.again(request.words)
     else:
         scene = plan(tags)
         words = content(scene)
-        head, asked, bound = _TAGS, f" {words}\nSentence:" if words else "", grammar.sentence(scene, request.words, seed=request.seed)
-    return _task(head, asked, bound, common, ["\n"]) if asked else None
+        head, asked, rule = _TAGS, f" {words}\nSentence:" if words else "", grammar.sentence(scene, request.words, seed=request.seed)
+    return _task(head, asked, rule if bound else None, common, ["\n"]) if asked else None
 
 
-def _task(head: str, asked: str, bound: str, common: Mapping[str, Any], stop: list[str]) -> dict[str, Any]:
-    body = dict(common) | {"prompt": head + asked, "grammar": bound, "stop": stop}
+def rest(request: Request, text: str, common: Mapping[str, Any], *, bound: bool = True) -> dict[str, Any] | None:
+    """For tags+text: the task of a second sentence, about the tags that the caption said again does not have; None if it has them all."""
+    missing = plan_missing(text, request.tags) if request.family == "tags+text" and request.caption else None
+    if missing is None:
+        return None
+    rule = grammar.sentence(missing, None, seed=request.seed) if bound else None
+    return _task(_TAGS, f" {content(missing)}\nSentence:", rule, common, ["\n"])
+
+
+def _task(head: str, asked: str, rule: str | None, common: Mapping[str, Any], stop: list[str]) -> dict[str, Any]:
+    body = dict(common) | {"prompt": head + asked, "stop": stop}
+    if rule is not None:
+        body["grammar"] = rule
     return {"chat": False, "head": {"prompt": head, "max_tokens": 1, "temperature": 0.0}, "body": body}
 
 

@@ -155,13 +155,6 @@ def again(words: tuple[int, int] | None = None) -> str:
     return f'root ::= " " w (" " w){{{max(0, least - 1)},{max(1, most - 1)}}}\nw ::= [^ \\n]+'
 
 
-def again_and(missing: Scene, words: tuple[int, int] | None = None, *, seed: int = 0) -> str:
-    """The caption said again, then a sentence that names what it leaves out."""
-    least, most = words or (1, 60)
-    first = f'root ::= " " w (" " w){{{max(0, least // 2 - 1)},{max(2, most - 10)}}} "." rest\nw ::= [^ .\\n]+ ("." [^ .\\n]+)?\n'
-    return first + sentence(missing, None, seed=seed).replace("root ::=", "rest ::=", 1)
-
-
 def free(words: tuple[int, int] | None = None) -> str:
     """One plain sentence of lower-case words."""
     least, most = words or (4, 24)

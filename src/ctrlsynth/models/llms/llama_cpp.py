@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class LlamaCpp:
     max_tokens   caps what the request asks for
     temperature, top_p   0 is greedy; above it the request's seed decides
     few_shot     examples instead of the instruction, as for SmolLM2
+    bound        with few_shot: the sentence is held by a grammar to the request's phrases and joining words (grammar.py)
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class LlamaCpp:
         temperature: float = 0.0,
         top_p: float = 1.0,
         few_shot: bool = False,
+        bound: bool = True,
     ) -> None:
         path = _gguf(Path(model))
         for name, value, least in (("processes", processes, 1), ("context", context, 64), ("max_tokens", max_tokens, 1)):
@@ -53,26 +56,41 @@ class LlamaCpp:
                 raise UserError(f"models.llm.{name}: {value} is less than {least}")
         self.path = path
         self.id = f"llama.cpp:{path.name}"
-        self.context, self.few_shot, self.max_tokens = context, few_shot, max_tokens
+        self.context, self.few_shot, self.bound, self.max_tokens = context, few_shot, bound, max_tokens
         self.sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p}
-        self.digest = _digest(path, {"context": context, "few_shot": few_shot, "max_tokens": max_tokens, **self.sampling})
+        self.digest = _digest(path, {"context": context, "few_shot": few_shot, "bound": bound, "max_tokens": max_tokens, **self.sampling})
         self.pool = EnginePool(str(path), context, processes or usable_cores())
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """One reply a request, in order. Raises `ModelError("engine_failed")` where llama.cpp cannot load the file."""
-        tasks = [self.task(request) for request in requests]
+        replies = self._answer(requests, [self.task(request) for request in requests])
+        if not self.few_shot:
+            return replies
+        more = [
+            None if reply.error else fewshot.rest(q, reply.text, self._common(q), bound=self.bound)
+            for q, reply in zip(requests, replies, strict=True)
+        ]
+        plain = [replace(request, schema=None) for request in requests]
+        rests = self._answer(plain, more)
+        joined = [reply if task is None else _joined(reply, rest) for reply, rest, task in zip(replies, rests, more, strict=True)]
+        return [_filled(request, reply) for request, reply in zip(requests, joined, strict=True)]
+
+    def _answer(self, requests: Sequence[Request], tasks: Sequence[Task | None]) -> list[Reply]:
         answers = iter(self.pool.ask([task for task in tasks if task is not None]))
         return [
             self.reply(request, next(answers)) if task is not None else Reply("", error="no_content")
             for request, task in zip(requests, tasks, strict=True)
         ]
 
+    def _common(self, request: Request) -> dict[str, Any]:
+        return self.sampling | {"seed": request.seed, "max_tokens": min(request.max_tokens, self.max_tokens or request.max_tokens)}
+
     def task(self, request: Request) -> Task | None:
         """What the engine is asked for this request: the fixed head that the slot is set back to, and the call itself. None where
         there is nothing to write about."""
-        common = self.sampling | {"seed": request.seed, "max_tokens": min(request.max_tokens, self.max_tokens or request.max_tokens)}
+        common = self._common(request)
         if self.few_shot:
-            return fewshot.task(request, common)
+            return fewshot.task(request, common, bound=self.bound)
         body = common | {"messages": [{"role": "user", "content": request.instruction}], "chat_template_kwargs": {"enable_thinking": False}}
         if request.schema is not None:
             body["response_format"] = {"type": "json_schema", "json_schema": {"schema": dict(request.schema)}}
@@ -92,11 +110,6 @@ class LlamaCpp:
         lines = request.family == "extract" or (request.schema is not None and not self.few_shot)
         text = raw.strip() if lines else clean(raw)
         error = "empty_reply" if not text else ("looping" if loops(text) else None)
-        if self.few_shot and request.schema is not None and error is None:
-            try:
-                text = fill(request.schema, text, request.tags)
-            except Unsupported as why:
-                return Reply("", raw=str(why), error="schema_unsupported")
         return Reply(
             text,
             raw=raw if raw != text else None,
@@ -109,6 +122,25 @@ class LlamaCpp:
     def close(self) -> None:
         """Ends the engine processes; they also end with this process, however it ends."""
         self.pool.close()
+
+
+def _joined(first: Reply, second: Reply) -> Reply:
+    """Two sentences of one request as one reply; the second's fault is the whole's."""
+    if second.error is not None:
+        return second
+    end = "" if first.text.endswith((".", "!", "?")) else "."
+    tokens = [(first.prompt_tokens or 0) + (second.prompt_tokens or 0), (first.completion_tokens or 0) + (second.completion_tokens or 0)]
+    return Reply(f"{first.text}{end} {second.text}", None, tokens[0], tokens[1], second.finish if first.finish == "stop" else first.finish)
+
+
+def _filled(request: Request, reply: Reply) -> Reply:
+    """The few-shot sentence in the JSON object that the request asks for, if it asks for one."""
+    if request.schema is None or reply.error is not None:
+        return reply
+    try:
+        return replace(reply, text=fill(request.schema, reply.text, request.tags), raw=reply.text)
+    except Unsupported as why:
+        return Reply("", raw=str(why), error="schema_unsupported")
 
 
 class SmolLM2(LlamaCpp):
@@ -124,6 +156,7 @@ class SmolLM2(LlamaCpp):
         temperature: float = 0.0,
         top_p: float = 1.0,
         few_shot: bool = True,
+        bound: bool = True,
     ) -> None:
         if model is not None:
             raise UserError(f"models.llm: smollm2 takes no model name; for another file write 'llama.cpp:{model}'")
@@ -135,6 +168,7 @@ class SmolLM2(LlamaCpp):
             temperature=temperature,
             top_p=top_p,
             few_shot=few_shot,
+            bound=bound,
         )
         self.id = "smollm2"
 
