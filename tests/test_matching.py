@@ -315,3 +315,14 @@ def test_a_row_takes_microseconds() -> None:
             matching.in_text(phrases, text, "lemma", objects)
         best = min(best, (time.process_time() - start) / 500)
     assert best < 120e-6, f"{best * 1e6:.0f} us a row"
+
+
+@pytest.mark.parametrize(
+    "text", ["dog house red ball " * 25_000, "red " * 100_000, "x" * 100_000, "." * 100_000, "犬" * 100_000, "dog\t\x00\n" * 9_000]
+)
+@pytest.mark.parametrize("matcher", matching.MATCHERS)
+def test_a_huge_text_takes_no_time(text: str, matcher: str) -> None:
+    start = time.process_time()
+    hits = matching.in_text(["dog", "red ball", "dog on sofa", "red red red"], text, matcher, OBJECTS)
+    assert time.process_time() - start < 1.0
+    assert hits[2] is False

@@ -11,6 +11,7 @@ from .nouns import multiword, multiword_starts, noun_form
 from .words import singular
 
 _WORD = re.compile(r"[^\W_]+(?:'(?!s\b)[^\W_]+)*|[^\w\s'’`\"-]")
+MAX_WORDS = 1_000  # of a text that are read: no caption is longer, and what loops must not take long
 _LONGEST = 48  # characters of a run without blanks that are remembered
 _LONGEST_READ = 1_000  # and that are read
 _ARTICLES = frozenset(("a", "an", "the"))
@@ -77,7 +78,7 @@ class Text:
 
     def __init__(self, text: str) -> None:
         self.keys: list[Key] = []
-        for piece in text.split():
+        for piece in text.split(None, MAX_WORDS)[:MAX_WORDS]:
             self.keys += read_piece(piece) if len(piece) <= _LONGEST else read_piece.__wrapped__(piece[:_LONGEST_READ])
         if "of" in text or "OF" in text:
             self.keys = _without_parts(self.keys)

@@ -12,8 +12,8 @@ as digits; a word is known by its noun form (`dogs` -> `dog`) and its verb form 
   which is a function word or a mark, but that the first may be `and`, `or` or a comma (`red and white ball`, `red soccer ball`). Or when O
   is followed, after at most 2 other words, by a linking verb (`is`, `looks`, ...) and M after at most 2 other words, none of them a
   function word or a full stop, `and` and comma aside (`the ball is big and red`). Or when M is one participle and O is directly followed
-  by a form of its verb (`woman smiling`, `the woman smiles`). M matches by noun form, a participle by verb form too.
-- A relation `S P O` is there when P's words (by verb form) follow each other with at most 1 other word between, S ends at most 5 other
+  by a form of its verb (`woman smiling`, `the woman smiles`). M matches by noun or verb form.
+- A relation `S P O` is there when P's words (by noun or verb form) follow each other with at most 1 other word between, S ends at most 5 other
   words before P, and O begins at most 3 other words after it, or 12 as a later member of a list, whose members have at most 3 words each.
   No mark but commas stands between; between P and O no function word but `and` and `or` (`a dog sits on the green sofa` holds
   `dog on sofa`). `on top of`, `on the side of` and their like are read as `on`. An end that is left out is not asked for.
@@ -23,7 +23,8 @@ as digits; a word is known by its noun form (`dogs` -> `dog`) and its verb form 
 is the same synset, or an ancestor or descendant of its first sense within 3 hypernym steps: `puppy` and `animal` for `dog`.
 
 Tags are compared kind with kind, each phrase of the one with each of the other by the same rules; a bare attribute (`red`) is there when
-it stands among a modifier's words (`red ball`). Pure functions; words and phrases are remembered, texts are not.
+it stands among a modifier's words (`red ball`). Of a text the first 1,000 words are read (`substring`: all). Pure functions; words and
+parts of phrases are remembered, texts are not.
 """
 
 from __future__ import annotations
@@ -146,13 +147,16 @@ def _object(phrase: str) -> _Object | None:
     return _Object(words, " ".join(words), _sense(" ".join(words))) if words else None
 
 
+@lru_cache(maxsize=32768)
+def _ends(name: str) -> tuple[tuple[str, str, str], ...]:
+    """(`dog `, ` dog`, object) in lower case, for an object's singular and plural: how phrases about it begin and end."""
+    return tuple((f"{form} ".lower(), f" {form}".lower(), name) for form in dict.fromkeys((name, plural(name))))
+
+
 @lru_cache(maxsize=64)
-def _forms(objects: tuple[str, ...]) -> tuple[frozenset[str], tuple[tuple[str, str, str], ...]]:
-    """The objects in lower case, and (`dog `, ` dog`, object) for singular and plural of each, the longest object first. Objects differ
-    from row to row: few rows are remembered."""
-    lows = frozenset(o.lower() for o in objects)
-    ordered = sorted(objects, key=len, reverse=True)
-    return lows, tuple((f"{form} ".lower(), f" {form}".lower(), o) for o in ordered for form in dict.fromkeys((o, plural(o))))
+def _forms(objects: tuple[str, ...]) -> tuple[frozenset[str], list[tuple[str, str, str]]]:
+    """The objects in lower case, and their `_ends`, the longest object first. Objects differ from row to row: few rows are remembered."""
+    return frozenset(o.lower() for o in objects), [end for o in sorted(objects, key=len, reverse=True) for end in _ends(o)]
 
 
 def compiled(phrase: str, objects: tuple[str, ...]) -> Phrase:
