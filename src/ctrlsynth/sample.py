@@ -68,13 +68,22 @@ def split_attribute(attribute: str, objects: Sequence[str]) -> tuple[str, str | 
 def split_relation(relation: str, objects: Sequence[str]) -> tuple[str | None, str, str | None]:
     """`dog on red sofa` with objects [`dog`, `sofa`] -> (`dog`, `on red`, `sofa`); an end that names no object is None."""
     low = relation.lower()
-    subject = max((o for o in objects for f in (o, plural(o)) if low.startswith(f.lower() + " ")), key=len, default=None)
-    object_ = max((o for o in objects for f in (o, plural(o)) if low.endswith(" " + f.lower())), key=len, default=None)
+    subject = object_ = None
     start = end = 0
-    if subject is not None:
-        start = len(plural(subject)) if low.startswith(plural(subject).lower() + " ") else len(subject)
-    if object_ is not None:
-        end = len(plural(object_)) if low.endswith(" " + plural(object_).lower()) else len(object_)
+    for name in objects:
+        size, form = len(name), name.lower()
+        if subject is None or size > len(subject):
+            many = plural(name)
+            if low.startswith(many.lower() + " "):
+                subject, start = name, len(many)
+            elif low.startswith(form + " "):
+                subject, start = name, size
+        if object_ is None or size > len(object_):
+            many = plural(name)
+            if low.endswith(" " + many.lower()):
+                object_, end = name, len(many)
+            elif low.endswith(" " + form):
+                object_, end = name, size
     middle = relation[start : len(relation) - end].strip()
     if not middle and subject is not None and object_ is not None:  # one object fills the whole phrase
         return subject, "", None

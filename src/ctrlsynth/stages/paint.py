@@ -10,6 +10,7 @@ from PIL import Image
 
 from .. import clip_tokens
 from ..control.image import ImageController
+from ..control.select import holds
 from ..data.images import encode
 from ..models.base import Painting, Prompt, TextToImageModel
 from ..recipe import ImageFile
@@ -85,7 +86,7 @@ class PaintStage:
             "negative": [p.negative for p in prompts],
             "style": [p.style for p in prompts],
             "weights": [list(p.weights.items()) for p in prompts],
-            "weights_unused": [a.weights_unused if a is not None else None for a in answers],
+            "weights_unused": [_unused(p, a) for p, a in zip(prompts, answers, strict=True)],
             "drawn": [a.drawn if a is not None else None for a in answers],
             "not_drawn": [a.not_drawn if a is not None else None for a in answers],
             "image": [{"bytes": i[0], "path": None} if i is not None else None for i in images],
@@ -108,3 +109,10 @@ class PaintStage:
 
     def finish(self, table: pa.Table) -> pa.Table:
         return table
+
+
+def _unused(prompt: Prompt, painting: Painting | None) -> list[str] | None:
+    """Weighted tags that the prompt lacks, and those that the model says it could not weigh."""
+    if painting is None:
+        return None
+    return [w for w in prompt.weights if w in painting.weights_unused or not holds(prompt.text, w)]
