@@ -13,10 +13,10 @@ as digits; a word is known by its noun form (`dogs` -> `dog`) and its verb form 
   is followed, after at most 2 other words, by a linking verb (`is`, `looks`, ...) and M after at most 2 other words, none of them a
   function word or a full stop, `and` and comma aside (`the ball is big and red`). Or when M is one participle and O is directly followed
   by a form of its verb (`woman smiling`, `the woman smiles`). M matches by noun or verb form.
-- A relation `S P O` is there when P's words (by noun or verb form) follow each other with at most 1 other word between, S ends at most 5 other
-  words before P, and O begins at most 3 other words after it, or 12 as a later member of a list, whose members have at most 3 words each.
-  No mark but commas stands between; between P and O no function word but `and` and `or` (`a dog sits on the green sofa` holds
-  `dog on sofa`). `on top of`, `on the side of` and their like are read as `on`. An end that is left out is not asked for.
+- A relation `S P O` is there when P's words (by noun or verb form) follow each other with at most 1 other word between, S ends at
+  most 5 other words before P, and O begins at most 3 other words after it, or 12 as a later member of a list whose members have at
+  most 3 words each. No mark but commas stands between; between P and O no function word but `and` and `or` (`a dog sits on the green
+  sofa` holds `dog on sofa`). `on top of`, `on the side of` and their like are read as `on`. An end that is left out is not asked for.
 - Any other phrase: its words in order, each after at most 2 other words, by an attribute's rule for what may stand between.
 
 `wordnet`    as `lemma`, and an object (the object of an attribute, the ends of a relation) is also any noun of the text whose first sense
