@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from ctrlsynth.paths import Step, places, plan_steps
 from ctrlsynth.recipe import dump_recipe, parse_recipe
-from ctrlsynth.run import Run
+from ctrlsynth.runs import Run
 from ctrlsynth.store import PartWriter, RunFolder, write_json
 from ctrlsynth.tables import SCHEMAS
 

@@ -19,7 +19,7 @@ from ctrlsynth.errors import UserError
 from ctrlsynth.recipe import parse_recipe
 from ctrlsynth.report.figures import MOST_WORDS, recall_histograms, word_histograms
 from ctrlsynth.report.gallery import MARKER, write_report
-from ctrlsynth.run import Run, run
+from ctrlsynth.runs import Run, run
 from report_fixture import HOSTILE, make_run
 
 EXTERNAL = re.compile(

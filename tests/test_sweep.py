@@ -13,7 +13,7 @@ from ctrlsynth.data.pairs import pairs_of, shape_of, source_rows
 from ctrlsynth.errors import UserError
 from ctrlsynth.recipe import parse_recipe
 from ctrlsynth.report.sweep import GRID, SweepRow, _Tally, as_table, plot_sweep, sweep
-from ctrlsynth.run import Run, run
+from ctrlsynth.runs import Run, run
 from ctrlsynth.stages.judge import Score, verdict
 from report_fixture import make_run
 

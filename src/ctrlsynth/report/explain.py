@@ -18,7 +18,7 @@ from .lineage import Family, Parts, Row, Sample, Samples
 from .terminal import cells, clean, wrap
 
 if TYPE_CHECKING:
-    from ..run import Run
+    from ..runs import Run
 
 _BOXES = {
     "read": "source (1a, 1b)",

@@ -13,7 +13,7 @@ from ..sample import KINDS, Tags
 from .lineage import Row
 
 if TYPE_CHECKING:
-    from ..run import Run
+    from ..runs import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ def facts_of(run: Run, step: Step, row: Row, candidates: Sequence[Row] = ()) -> 
     elif step.kind == "tag":
         yield from _tags(row)
     elif step.kind == "write":
-        yield from _text(row, run.recipe["text_policy"], candidates, judge)
+        yield from _text(step, row, run.recipe["text_policy"], candidates, judge)
     elif step.kind == "paint":
         yield from _image(row)
     elif step.kind == "judge-text" and judge is not None:
@@ -86,13 +86,14 @@ def edit_change(record: Mapping[str, Any]) -> str:
     return f"{record['kind']}: {record['before']} -> {record['after']}"
 
 
-def _text(row: Row, policy: Mapping[str, Any], candidates: Sequence[Row], judge: Mapping[str, Any] | None) -> Iterator[Fact]:
+def _text(step: Step, row: Row, policy: Mapping[str, Any], candidates: Sequence[Row], judge: Mapping[str, Any] | None) -> Iterator[Fact]:
+    from_tags = step.family in ("tags", "tags+text")
     for number in dict.fromkeys(e["edit"] for e in row["edits"] or []):
         yield Fact(f"edit {number + 1}", (edit_name(policy, number), *(edit_change(e) for e in row["edits"] if e["edit"] == number)))
-    if not row["edits"]:
+    if from_tags and not row["edits"]:
         yield Fact("edits", "none changed these tags" if policy.get("edits") else "the policy has none")
     for kind in KINDS:
-        if row["tags"]:
+        if from_tags and row["tags"]:
             yield Fact(kind, _listed(row["tags"][kind]))
     if row["template"]:
         yield Fact("template", row["template"])
@@ -110,7 +111,8 @@ def _text(row: Row, policy: Mapping[str, Any], candidates: Sequence[Row], judge:
     if candidates:
         yield Fact("candidates", tuple(_candidate(c, row, judge) for c in candidates))
         chosen = next((c["candidate"] for c in candidates if c["chosen"]), None)
-        yield Fact("chosen", "none: all failed" if chosen is None else f"{chosen}: the highest recall, of equals the lowest number")
+        why = "the highest recall, of equals the lowest number" if from_tags else "there are no tags to compare with, so the lowest number"
+        yield Fact("chosen", "none: all failed" if chosen is None else f"{chosen}: {why}")
     if row["seed"] is not None:
         yield Fact("seed", str(row["seed"]))
 
@@ -157,7 +159,7 @@ def _image(row: Row) -> Iterator[Fact]:
         yield Fact("seed", str(row["seed"]))
 
 
-def _score(score: Mapping[str, Any] | None) -> Iterator[Fact]:
+def _score(score: Mapping[str, Any] | None, judge: Mapping[str, Any]) -> Iterator[Fact]:
     if score is None:
         yield Fact("recall", "no such reference")
         return
@@ -165,7 +167,8 @@ def _score(score: Mapping[str, Any] | None) -> Iterator[Fact]:
     if score["recall"] is None:
         yield Fact("recall", "none: the reference holds no phrases")
         return
-    yield Fact("recall", f"{score['recall']:.2f} ({len(found)} of {len(found) + len(missed)})")
+    weighted = ", weighted by kind" if judge["weights"] else ""
+    yield Fact("recall", f"{score['recall']:.2f} ({len(found)} of {len(found) + len(missed)}{weighted})")
     yield Fact("found", _listed(found))
     yield Fact("missed", _listed(missed))
     if score["violations"]:
@@ -173,7 +176,7 @@ def _score(score: Mapping[str, Any] | None) -> Iterator[Fact]:
 
 
 def _text_verdict(row: Row, judge: Mapping[str, Any]) -> Iterator[Fact]:
-    yield from _score(row["edited"])
+    yield from _score(row["edited"], judge)
     yield Fact("verdict", told_verdict(row["verdict"], row["edited"], judge, str(judge["matcher"]["text"])))
 
 
@@ -190,7 +193,7 @@ def _image_verdict(row: Row, judge: Mapping[str, Any]) -> Iterator[Fact]:
         if row[name] is None and name != decides:
             continue
         yield Fact(name, meaning + ("; this one decides" if name == decides else ""))
-        for fact in _score(row[name]):
+        for fact in _score(row[name], judge):
             yield Fact(f"  {fact.label}", fact.value)
     if row["unsafe"] is not None:
         limit = f" (limit {judge['safety']['threshold']:g})" if judge.get("safety") else ""

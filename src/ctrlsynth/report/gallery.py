@@ -20,7 +20,7 @@ from .lineage import Parts, Samples
 from .sweep import Sweep, as_table, gate_note, sweep
 
 if TYPE_CHECKING:
-    from ..run import Run
+    from ..runs import Run
 
 MARKER = "ctrlsynth-report.json"
 OURS = frozenset({MARKER, "index.html", "gallery.css", "gallery.js", "data", "images", "plots", "STALE.txt"})

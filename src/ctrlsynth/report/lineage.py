@@ -17,7 +17,7 @@ from ..paths import Step
 from ..store import open_part
 
 if TYPE_CHECKING:
-    from ..run import Run
+    from ..runs import Run
 
 Row = dict[str, Any]
 Family = dict[str, list[Row]]

@@ -138,7 +138,7 @@ function original(c) {
 function synthetic(c, written, painted) {
   const words = written && written.text !== null ? h("p", { class: "words", dir: "auto" }, written.text) : null;
   if (words && !painted && c.verdict !== "unfinished") { // a new text for the original image
-    return h("div", null, h("h3", null, "Synthetic"), h("div", { class: "frame quote" }, words), h("p", { class: "words same" }, "keeps the original image"));
+    return h("div", null, h("h3", null, "Synthetic"), h("div", { class: "frame quote" }, words), h("p", { class: "words same" }, c.size ? "keeps the original image" : "text only"));
   }
   const failed = c.steps.find((s) => s.status !== "ok");
   const note = painted ? `not painted: ${painted.reason}` : failed ? `${failed.status}: ${failed.reason}` : c.reason || "nothing was made";
@@ -152,7 +152,7 @@ function evidence(steps) {
   for (const step of steps) {
     if (step.kind === "tag") tags = step;
     if (step.kind === "write") {
-      if (tags || step.tags) out.push(tagRow(tags, step));
+      if (tags || (step.tags && KINDS.some((k) => step.tags[k].length))) out.push(tagRow(tags, step));
       if (step.judge) out.push(scoreRow("In the text", step.judge.references.edited, null));
     }
     if (step.kind === "paint" && step.judge) {
