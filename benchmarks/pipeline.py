@@ -42,7 +42,7 @@ def write_captions(path: Path, rows: int) -> None:
 
 def one_run(rows: int) -> dict[str, float]:
     """Runs the recipe in this process; seconds from the first row to the last part, peak memory in MB."""
-    from ctrlsynth.run import run
+    from ctrlsynth.runs import run
 
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)

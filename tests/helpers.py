@@ -10,7 +10,7 @@ from typing import Any
 
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
 from ctrlsynth.recipe import Recipe, parse_recipe
-from ctrlsynth.run import Run
+from ctrlsynth.runs import Run
 from ctrlsynth.sample import Tags
 
 TIME = {"seconds"}

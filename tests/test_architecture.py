@@ -12,13 +12,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src" / "ctrlsynth"
-ORDER = ("base", "recipe", "control", "stages", "paths", "store", "plan", "engines", "run", "cli")
+ORDER = ("base", "recipe", "control", "stages", "paths", "store", "plan", "engines", "runs", "cli")
 """What imports what: a layer imports only itself and those before it."""
-LAYER = {name: name for name in ORDER} | {"estimate": "run", "screen": "cli", "__init__": "run", "paths": "base", "store": "base"}
+LAYER = {name: name for name in ORDER} | {"estimate": "runs", "screen": "cli", "__init__": "runs", "paths": "base", "store": "base"}
 """What is not named is of the base: errors, sample, words, wordnet, matching, tables, ..."""
 SIDE = {"models", "data", "concepts", "report"}
 """These stand beside the order: they import the base, the recipe, each other's base, and (report, data) a finished run."""
-SIDE_MAY = {"recipe", "control", "run", *SIDE}
+SIDE_MAY = {"recipe", "control", "runs", *SIDE}
 HEAVY = set(
     "torch torchvision transformers vllm diffusers ray pandas open_clip timm datasets openai xllamacpp onnxruntime onnx matplotlib pyarrow "
     "pydantic numpy PIL".split()

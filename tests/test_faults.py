@@ -17,7 +17,7 @@ import pytest
 
 from ctrlsynth import store
 from ctrlsynth.errors import WorkFailed
-from ctrlsynth.run import Run, run
+from ctrlsynth.runs import Run, run
 from helpers import calls, recipe, tables, write_captions
 
 HERE = Path(__file__).parent

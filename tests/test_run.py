@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ctrlsynth.errors import UserError, WorkFailed
-from ctrlsynth.run import Run, run
+from ctrlsynth.runs import Run, run
 from helpers import calls, recipe, tables
 
 

@@ -83,7 +83,7 @@ def run(
 ) -> None:
     """Run a recipe. Interrupted, killed or extended, the same command goes on where it stopped."""
     from .recipe import load_recipe
-    from .run import run as run_recipe
+    from .runs import run as run_recipe
     from .screen import progress
 
     loaded = load_recipe(recipe, set_)
@@ -101,7 +101,7 @@ def run(
 @app.command()
 def status(run_dir: RunDir, as_json: Json = False) -> None:
     """Show the ledger of a run: what every stage got, kept, dropped and failed, with reasons; it adds up."""
-    from .run import Run
+    from .runs import Run
 
     _show_run(Run.open(run_dir), as_json)
 
@@ -116,7 +116,7 @@ def explain(
 ) -> None:
     """Tell one sample's whole story: tags, edits, instruction, text, prompt, image, scores, verdict."""
     from .report.explain import as_dict, as_text, first_kept
-    from .run import Run
+    from .runs import Run
 
     made = Run.open(run_dir)
     chosen = row_id or first_kept(made)
@@ -135,7 +135,7 @@ def sweep(
     """Show how many samples every threshold p_f would keep, and their mean recall, from the stored scores. Runs no model."""
     from .report.sweep import as_table, plot_sweep
     from .report.sweep import sweep as sweep_run
-    from .run import Run
+    from .runs import Run
     from .screen import show_sweep
 
     found = sweep_run(Run.open(run_dir))
@@ -159,7 +159,7 @@ def export(
 ) -> None:
     """Write the kept pairs as a data set with a data card: for open_clip (webdataset), Hugging Face (parquet, imagefolder), or csv."""
     from .data.export import export as export_run
-    from .run import Run, add_product
+    from .runs import Run, add_product
 
     made = Run.open(run_dir)
     place = out or run_dir / "dataset"
@@ -175,7 +175,7 @@ def report(
 ) -> None:
     """Write a static gallery that opens from disk: originals beside synthetic samples, found and missed tags, scores, verdicts, plots."""
     from .report.gallery import write_report
-    from .run import Run, add_product
+    from .runs import Run, add_product
 
     made = Run.open(run_dir)
     place = out or run_dir / "report"

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from .engines.local import Silent, Watcher
-from .run import LedgerRow, Run
+from .runs import LedgerRow, Run
 
 
 class _Bars:

@@ -11,7 +11,7 @@ import jinja2
 import yaml
 
 from ..models.catalogue import Entry, entries
-from ..run import Run
+from ..runs import Run
 
 _CARD = """\
 {{ front }}

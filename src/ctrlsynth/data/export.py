@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError, WorkFailed, unknown
-from ..run import Run
+from ..runs import Run
 from ..sample import draw
 from .card import write_card
 from .columnar import ImageReader

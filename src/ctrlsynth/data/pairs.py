@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from ..errors import UserError
 from ..paths import Step
-from ..run import Run
+from ..runs import Run
 from ..store import RunFolder
 
 PairKind = Literal["cap", "img", "capimg", "original"]
