@@ -62,6 +62,24 @@ def outside(blocked: Mask, start: Mask | None = None) -> Mask:
     return np.asarray(reached[labels], bool)
 
 
+def widen(mask: Mask, by: int) -> Mask:
+    """The mask dilated by a square of 2 * by + 1 pixels, by shifts of doubling length."""
+    wide = mask.copy()
+    for axis in (0, 1):
+        for way in (1, -1):
+            left, step, grown = by, 1, wide
+            while left > 0:
+                step = min(step, left)
+                shifted = grown.copy()
+                to = (slice(step, None) if way > 0 else slice(None, -step),)
+                source = (slice(None, -step) if way > 0 else slice(step, None),)
+                head: tuple[slice, ...] = (slice(None),) * axis
+                shifted[head + to] |= grown[head + source]
+                grown, left, step = shifted, left - step, step * 2
+            wide = grown if way > 0 else wide | grown
+    return wide
+
+
 def boxes(labels: Labels, count: int) -> list[tuple[int, int, int, int]]:
     """(left, top, right, bottom) of labels 1..count, right and bottom exclusive."""
     rows, columns = np.nonzero(labels)

@@ -43,7 +43,7 @@ def words() -> Words:
     phrases |= {word: ("count", number) for word, number in data["counts"].items()}
     for kind, key in (("weather", "weather"), ("place", "places"), ("relation", "relations"), ("side", "sides")):
         for value, forms in data[key].items():
-            phrases |= {form: (kind, value) for form in forms}
+            phrases |= dict.fromkeys(forms, (kind, value))
     styles = {phrase: style for style, group in data["styles"].items() for phrase in group}
     longest_first = sorted(styles, key=len, reverse=True)
     pattern = re.compile(r"(?<![\w-])(?:" + "|".join(map(re.escape, longest_first)) + r")(?![\w-])")

@@ -1,0 +1,137 @@
+"""Turns the named regions of the `reference` tagger (2a) into tags: objects, colours and counts, and how neighbours stand to one another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+
+from ...sample import Tags, unique
+from ...words import plural
+from ..text_to_image.scenes_vocab import CLOTHES, COLOURS, PEOPLE
+from .reference_find import Box
+from .reference_match import FARTHEST, Floats, Thing
+
+_NUMBERS = ("", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_MAIN = 0.6  # share of a thing's filled area that one colour must have to be the thing's colour
+
+
+def tell(things: Sequence[Thing]) -> Tags:
+    """The tags: objects by area, each name once with its best score; `red ball`, `two dogs`; relations both ways round."""
+    things = sorted(things, key=lambda t: -t.area)
+    scores: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for thing in things:
+        counts[thing.name] = counts.get(thing.name, 0) + 1
+        scores[thing.name] = max(scores.get(thing.name, 0.0), round(1.0 - thing.distance / FARTHEST, 4))
+    painted = [f"{colour} {thing.name}" for thing in things if (colour := thing.colour or _natural(thing)) is not None]
+    counted = [f"{_NUMBERS[n] if n < len(_NUMBERS) else n} {plural(name)}" for name, n in counts.items() if n > 1]
+    return Tags(tuple(scores), unique([*painted, *counted]), unique(_relations(things)), tuple(scores.values()))
+
+
+def _natural(thing: Thing) -> str | None:
+    return None if thing.name in PEOPLE else main_colour(thing.pixels)
+
+
+def main_colour(pixels: Floats) -> str | None:
+    """The basic colour that covers at least 60% of what is neither line nor paper, by nearest colour in hue, or None."""
+    light = pixels.mean(1)
+    fill = pixels[light > 60]
+    if len(fill) < 20:
+        return None
+    names = list(COLOURS)
+    palette = np.array([COLOURS[n] for n in names], np.float32)
+    chroma = fill - fill.mean(1, keepdims=True)
+    of_palette = palette - palette.mean(1, keepdims=True)
+    away = ((chroma[:, None] - of_palette[None]) ** 2).sum(-1) + 0.35 * (fill.mean(1)[:, None] - palette.mean(1)[None]) ** 2
+    share = np.bincount(away.argmin(1), minlength=len(names)) / len(fill)
+    return names[int(share.argmax())] if share.max() >= _MAIN else None
+
+
+def _relations(things: Sequence[Thing]) -> list[str]:
+    found: list[str] = []
+    for one, two in combinations(things, 2):
+        if one.name == two.name:
+            continue
+        if one.heap == two.heap and _apart(one.box, two.box) <= 6:
+            found += _touching(one, two)
+        elif (way := _stacked(one.box, two.box)) is not None:
+            upper, lower = (one, two) if way else (two, one)
+            found += [f"{upper.name} above {lower.name}", f"{lower.name} under {upper.name}"]
+    return found + _beside(things)
+
+
+def _touching(one: Thing, two: Thing) -> list[str]:
+    """Two things that overlap: worn, held, standing on, in front of."""
+    for item, person in ((one, two), (two, one)):
+        if person.name in PEOPLE and item.name not in PEOPLE:
+            middle = (item.box[0] + item.box[2]) / 2
+            if item.name in CLOTHES and person.box[0] <= middle <= person.box[2]:
+                return [f"{person.name} wearing {item.name}"]
+            aside = not person.box[0] + 0.1 * _wide(person.box) <= middle <= person.box[2] - 0.1 * _wide(person.box)
+            if aside and item.box[3] - 0.25 * _high(item.box) < person.box[3] + 0.3 * _high(person.box) and item.area < 1.2 * person.area:
+                held = [f"{person.name} holding {item.name}"]
+                return held if item.box[3] < person.box[3] + 0.02 * _high(person.box) or _high(item.box) < 0.7 * _high(person.box) else held
+    upper, lower = (one, two) if one.box[3] < two.box[3] else (two, one)
+    if upper.box[3] <= lower.box[1] + 0.55 * _high(lower.box) and _shared(upper.box, lower.box, 0) > 0.3:
+        return [f"{upper.name} on {lower.name}", f"{lower.name} under {upper.name}"]
+    return [f"{lower.name} in front of {upper.name}", f"{upper.name} behind {lower.name}"]
+
+
+def _stacked(one: Box, two: Box) -> bool | None:
+    """Whether the first is above the second (True) or below (False) at a small distance; None if neither."""
+    if _shared(one, two, 0) < 0.5:
+        return None
+    gap = two[1] - one[3] if one[1] < two[1] else one[1] - two[3]
+    if not -6 <= gap <= 0.45 * max(_high(one), _high(two)):
+        return None
+    return one[1] < two[1]
+
+
+def _beside(things: Sequence[Thing]) -> list[str]:
+    """Left and right for things of neighbouring heaps: the heaps share a row and no third stands between."""
+    heaps: dict[int, list[Thing]] = {}
+    for thing in things:
+        heaps.setdefault(thing.heap, []).append(thing)
+    hull = {n: _hull([t.box for t in group]) for n, group in heaps.items()}
+    found: list[str] = []
+    for a, b in combinations(hull, 2):
+        left, right = (a, b) if hull[a][0] + hull[a][2] < hull[b][0] + hull[b][2] else (b, a)
+        if not _in_row(hull[left], hull[right]):
+            continue
+        between = [c for c in hull if c not in (a, b) and _in_row(hull[left], hull[c]) and _in_row(hull[c], hull[right])]
+        if any(hull[left][2] - 8 <= hull[c][0] and hull[c][2] <= hull[right][0] + 8 for c in between):
+            continue
+        for one in heaps[left]:
+            for two in heaps[right]:
+                if one.name != two.name:
+                    found += [f"{one.name} left of {two.name}", f"{two.name} right of {one.name}", f"{one.name} next to {two.name}"]
+                    found.append(f"{two.name} next to {one.name}")
+    return found
+
+
+def _in_row(left: Box, right: Box) -> bool:
+    return _shared(left, right, 1) >= 0.25 and left[2] <= right[0] + 0.25 * min(_wide(left), _wide(right))
+
+
+def _hull(group: Sequence[Box]) -> Box:
+    return min(b[0] for b in group), min(b[1] for b in group), max(b[2] for b in group), max(b[3] for b in group)
+
+
+def _wide(box: Box) -> int:
+    return box[2] - box[0]
+
+
+def _high(box: Box) -> int:
+    return box[3] - box[1]
+
+
+def _shared(one: Box, two: Box, axis: int) -> float:
+    """The overlap of two boxes along an axis (0: x, 1: y) as a share of the shorter one's length."""
+    overlap = min(one[axis + 2], two[axis + 2]) - max(one[axis], two[axis])
+    return max(0, overlap) / max(1, min(one[axis + 2] - one[axis], two[axis + 2] - two[axis]))
+
+
+def _apart(one: Box, two: Box) -> int:
+    return max(one[0] - two[2], two[0] - one[2], one[1] - two[3], two[1] - one[3], 0)
