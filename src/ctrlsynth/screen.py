@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from .engines.local import Silent, Watcher
+from .report.sweep import gate_note
 from .runs import LedgerRow, Run
 
 
@@ -104,6 +105,9 @@ def show_ledger(run: Run) -> None:
         )  # fmt: skip
     _print(table)
     _say(_sum_line(rows))
+    note = gate_note(run)
+    if note is not None:
+        _say(note)
     for product in run.products():
         _say(f"{product['kind']}: {product['path']}" + (" (stale: the run has gone on with another plan)" if product["stale"] else ""))
 
