@@ -7,10 +7,11 @@ task and the content stays the request's. (A larger GGUF model gets the instruct
 from __future__ import annotations
 
 import hashlib
-import inspect
+import json
 from collections.abc import Mapping
 from typing import Any
 
+from ...sample import Tags
 from ..base import Request
 from . import grammar
 from .realizer import plan_missing, tidy
@@ -172,6 +173,12 @@ def content(scene: Scene) -> str:
 
 
 def digest() -> str:
-    """Changes with any prompt or grammar."""
-    sources = "".join(inspect.getsource(module) for module in (inspect.getmodule(task), grammar, inspect.getmodule(plan)) if module)
-    return hashlib.sha256(sources.encode()).hexdigest()[:16]
+    """Changes when any prompt or grammar changes: made from the tasks of a few requests that reach every part of them."""
+    tags = Tags(
+        ("man", "hat", "horse", "road", "sky", "two lamps"), ("old man", "three horses", "bright", "red hat"),
+        ("man wearing hat", "man riding horse", "horse on road", "road under sky", "hat of man"),
+    )  # fmt: skip
+    probes = [Request("", tags, words=(20, 40)), Request("", Tags(("tiger",)), seed=1), Request("", Tags((), ("bright",)))]
+    probes += [Request("", tags, "A photo of a man, smiling. #old", family) for family in ("text", "tags+text", "concept", "extract")]
+    said = [(task(probe, {}), rest(probe, "a man", {})) for probe in probes]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
