@@ -78,3 +78,16 @@ def test_impossible_paths_say_what_could_stand_between(nodes: list[str], message
     with pytest.raises(UserError) as error:
         plan_steps({"mine": nodes}, judged=True)
     assert any(m in str(error.value) for m in message.split("|")), str(error.value)
+
+
+def test_a_gate_leaves_out_what_the_judge_of_these_very_rows_rejected() -> None:
+    """The tagger behind an image serves its judge, so the gate of an image stands before whatever reads those tags."""
+    steps = {s.folder: s for s in plan_steps({"p": ["image", "tags", "text*", "image*", "tags*", "text*"]}, True, True)}
+    assert steps["paint"].uses == {"gate write": "judge-text"}
+    assert steps["tag.2"].uses == {}
+    assert steps["write.2"].uses == {"gate tag.2": "judge-image"}
+    caption = {s.folder: s for s in plan_steps({"p": ["text", "image*", "text*"]}, True, True)}
+    assert caption["write"].uses == {"gate tag": "judge-image"}
+    join = {s.folder: s for s in plan_steps({"p": ["text", "text*", "tags*+text*", "text*"]}, True, True)}
+    assert join["tag"].uses == {"gate write": "judge-text"}
+    assert join["write.2"].uses == {"text": "write"}

@@ -161,12 +161,18 @@ def _walk(tree: _Tree, name: str, nodes: Sequence[str], judged: bool, gate: bool
     for target in nodes[1:]:
         wanted = target.split("+")
         fresh = _fresh(where, wanted, last, hand)
-        gates = {f"gate {f}": judges[f] for e in last if gate and (f := hand[e]) in judges}
-        folder = _step(tree, name, where, last, fresh, hand, gates)
+        folder = _step(tree, name, where, last, fresh, hand, judges if gate else {})
         hand[fresh] = folder
         if judged and fresh in ("text*", "image*"):
-            judges[folder] = _judge(tree, name, folder, hand, fresh, original)
+            judge = _judge(tree, name, folder, hand, fresh, original)
+            judges[str(tree.steps[judge].parent)] = judge  # of an image: the tags of it, which the judge needs whatever it decides
         last = wanted
+
+
+def _gates(last: list[str], hand: Mapping[str, str], judges: Mapping[str, str]) -> dict[str, str]:
+    """The judge whose rejected rows the next step leaves out: the one that judged the very rows that the step starts from."""
+    start = hand[next((e for e in last if e.startswith("tags")), last[0])]
+    return {f"gate {start}": judges[start]} if start in judges else {}
 
 
 def _fresh(where: str, wanted: list[str], last: list[str], hand: Mapping[str, str]) -> str:
@@ -186,7 +192,8 @@ def _fresh(where: str, wanted: list[str], last: list[str], hand: Mapping[str, st
     return fresh[0]
 
 
-def _step(tree: _Tree, name: str, where: str, last: list[str], fresh: str, hand: Mapping[str, str], gates: Mapping[str, str]) -> str:
+def _step(tree: _Tree, name: str, where: str, last: list[str], fresh: str, hand: Mapping[str, str], judges: Mapping[str, str]) -> str:
+    gates = _gates(last, hand, judges)
     kinds = sorted(e.rstrip("*") for e in last)
     goal = fresh.rstrip("*")
     synthetic = fresh.endswith("*")
@@ -205,8 +212,8 @@ def _step(tree: _Tree, name: str, where: str, last: list[str], fresh: str, hand:
             uses = {"text": text} if family == "tags+text" and text else {}
             return tree.add("write", label, "write", hand[tags] if tags else str(text), name, {**uses, **gates}, family)
         if kinds == ["image"]:
-            tag = tree.add("tag", "tag", "tag", hand[last[0]], name, {**gates})
-            return tree.add("write", "caption", "write", tag, name, {}, "caption")
+            tag = tree.add("tag", "tag", "tag", hand[last[0]], name, {})
+            return tree.add("write", "caption", "write", tag, name, _gates(["tags"], {"tags": tag}, judges), "caption")
     if goal == "image" and synthetic and kinds == ["text"]:
         return tree.add("paint", "paint", "paint", hand[last[0]], name, gates)
     raise _impossible(where, last, fresh)

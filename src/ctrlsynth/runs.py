@@ -127,7 +127,7 @@ class Run:
         kept = before[step.parent].ok
         for role, folder in step.uses.items():
             if role.startswith("gate ") and folder in before:
-                kept -= sum(before[folder].dropped.values())
+                kept -= before[folder].rows - before[folder].ok
         variants = self.recipe["variants"]
         if step.kind == "write" and step.family != "caption":
             return kept * int(variants["write"]) * int(self.plan.get("candidates", 1))

@@ -13,14 +13,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..errors import ModelError
+from ..errors import ModelError, UserError, WorkFailed
 from ..plan import Plan
 from ..stages import Item, Stage
 from ..store import OldRows, PartView, PartWriter, RunFolder
-
-FAULTS = (ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
-"""What a model's code may raise for a batch: its rows fail with the error's name, the run goes on. KeyboardInterrupt and our own
-UserError and WorkFailed are not among them."""
 
 MAX_BLOCK = 1024
 """Rows in a block at most, when most of them are taken over."""
@@ -98,7 +94,9 @@ def answer(stage: Stage, block: Block) -> str | None:
     except ModelError as error:
         message = f"{error.reason}: {error}"
         _fail(block, error.reason)
-    except FAULTS as error:
+    except Exception as error:  # any class may stand in a recipe and raise its own: that costs the batch, not the run
+        if isinstance(error, (UserError, WorkFailed)):
+            raise
         message = f"{type(error).__name__}: {error}"
         _fail(block, f"model_error:{type(error).__name__}")
     block.seconds = time.perf_counter() - started

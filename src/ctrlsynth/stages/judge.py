@@ -15,12 +15,13 @@ import pyarrow as pa
 
 from .. import matching
 from ..control.text import TextController
-from ..data.images import decode
+from ..data.images import ImageFault, decode
 from ..models.base import SafetyJudge
 from ..recipe import Judge
 from ..sample import KINDS, Tags
 from ..tables import JUDGE_IMAGE, JUDGE_TEXT
-from . import Ancestors, Item, Upstream, build, digest_of, key_of
+from . import Ancestors, Item, Upstream, ask, build, digest_of, key_of
+from .answers import BAD, unit
 
 REMOVING = frozenset({"remove", "replace", "swap"})
 """Edits whose phrases must not come back. What `keep` and `sample` leave out was not unwanted, only not asked for."""
@@ -123,7 +124,9 @@ class _JudgeStage:
     def finish(self, table: pa.Table) -> pa.Table:
         return table
 
-    def _decide(self, item: Item, score: Score | None, unsafe: float | None = None) -> str:
+    def _decide(self, item: Item, score: Score | None, unsafe: float | None = None) -> str | None:
+        if item.status == "failed":
+            return None
         limit = self._judge.safety.threshold if self._judge.safety is not None else 1.0
         decision = verdict(score, self._judge.threshold, self._judge.forbid_violations, unsafe, limit)
         if decision != "kept":
@@ -162,7 +165,7 @@ class JudgeTextStage(_JudgeStage):
 
     def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
         columns = {
-            "edited": [a.plain() for a in answers],
+            "edited": [a.plain() if a is not None else None for a in answers],
             "verdict": [self._decide(i, a) for i, a in zip(items, answers, strict=True)],
         }
         return build(self.schema, items, columns, self.model_name, seconds)
@@ -252,27 +255,48 @@ class JudgeImageStage(_JudgeStage):
             for row_id, image in zip(ids, images, strict=True):
                 item = wanted.pop(row_id, None)
                 if item is not None:
-                    item.payload.image = decode(image["bytes"])
+                    try:
+                        item.payload.image = decode(image["bytes"])
+                    except ImageFault as fault:
+                        item.status, item.reason = "failed", fault.reason
             if not wanted:
                 return
 
     def call(self, items: list[Item]) -> list[Any]:
-        unsafe = self._safety.score([i.payload.image for i in items]) if self._safety is not None and items else [None] * len(items)
+        unsafe = self._unsafe(items)
         matcher = self._judge.matcher.image
         out = []
-        for item, danger in zip(items, unsafe, strict=True):
+        for item in items:
             case: ImageCase = item.payload
             case.image = None
             scores = {
                 n: score_tags(case.found, r, case.removed, matcher, self._weights) if r is not None else None
                 for n, r in case.references.items()
             }
-            out.append((scores, danger))
+            out.append((scores, unsafe.get(item.id)))
+        return out
+
+    def _unsafe(self, items: list[Item]) -> dict[str, float]:
+        """id -> score of every image that could be decoded; a score that is no number in 0..1 fails its row: nothing unseen is kept."""
+        live = [i for i in items if i.status == "ok"]
+        if self._safety is None or not live:
+            return {}
+        answers = self._safety.score([i.payload.image for i in live])
+        ask(self._safety.id, len(live), answers)
+        out: dict[str, float] = {}
+        for item, answer in zip(live, answers, strict=True):
+            number = unit(answer)
+            if number is None or not 0 <= number <= 1:
+                item.status, item.reason = "failed", BAD
+            else:
+                out[item.id] = number
         return out
 
     def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
         names = ("text", "original", "original_unedited")
-        columns: dict[str, list[Any]] = {n: [a[0][n].plain() if a[0][n] is not None else None for a in answers] for n in names}
-        columns["unsafe"] = [a[1] for a in answers]
-        columns["verdict"] = [self._decide(i, a[0][self._judge.image_against], a[1]) for i, a in zip(items, answers, strict=True)]
+        told = [a if a is not None else (dict.fromkeys(names), None) for a in answers]
+        columns: dict[str, list[Any]] = {n: [s.plain() if (s := scores[n]) is not None else None for scores, _ in told] for n in names}
+        columns["unsafe"] = [danger for _, danger in told]
+        against = self._judge.image_against
+        columns["verdict"] = [self._decide(i, scores[against], danger) for i, (scores, danger) in zip(items, told, strict=True)]
         return build(self.schema, items, columns, self.model_name, seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from ..models.base import Painting, Prompt, TextToImageModel
 from ..recipe import ImageFile
 from ..tables import PAINT
 from . import Item, Upstream, ask, build, close_model, digest_of, key_of
+from .answers import BAD, painting_of
 
 
 class PaintStage:
@@ -71,15 +73,18 @@ class PaintStage:
         following = iter(answers)
         out: list[Painting | None] = []
         for item in items:
-            painting = next(following) if item.status == "ok" else None
-            if painting is not None and (painting.error or painting.image is None):
+            painting = painting_of(next(following)) if item.status == "ok" else None
+            if painting is None and item.status == "ok":
+                item.status, item.reason = "failed", BAD
+            elif painting is not None and (painting.error or painting.image is None):
                 item.status, item.reason = "failed", painting.error or "no_output"
+                painting = replace(painting, image=None)
             out.append(painting)
         return out
 
     def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
         prompts: list[Prompt] = [i.payload for i in items]
-        images = [self._stored(a.image) if a is not None and a.image is not None else None for a in answers]
+        images = [self._stored(i, a.image) if a is not None and a.image is not None else None for i, a in zip(items, answers, strict=True)]
         tokens = [clip_tokens.count(p.text) for p in prompts]
         columns: dict[str, list[Any]] = {
             "prompt": [p.text for p in prompts],
@@ -98,11 +103,21 @@ class PaintStage:
         }
         return build(self.schema, items, columns, self.model_name, seconds)
 
-    def _stored(self, image: Image.Image) -> tuple[bytes, int, int]:
-        if self._file.size is not None and max(image.size) > self._file.size:
-            image = image.copy()
-            image.thumbnail((self._file.size, self._file.size), Image.Resampling.LANCZOS)
-        return encode(image, self._file.format, self._file.quality), image.width, image.height
+    def _stored(self, item: Item, image: Image.Image) -> tuple[bytes, int, int] | None:
+        try:
+            if self._file.size is not None and max(image.size) > self._file.size:
+                image = image.copy()
+                image.thumbnail((self._file.size, self._file.size), Image.Resampling.LANCZOS)
+            return encode(image, self._file.format, self._file.quality), image.width, image.height
+        except (
+            OSError,
+            OverflowError,
+            TypeError,
+            ValueError,
+            SystemError,
+        ):  # pixels that no file takes: a lazy image that is cut, 70,000 wide
+            item.status, item.reason = "failed", "cannot_encode"
+            return None
 
     def close(self) -> None:
         close_model(self._model)

@@ -14,6 +14,7 @@ from ..models.base import ImageAndText, VisionTagger
 from ..sample import Tags
 from ..tables import TAG
 from . import Item, Upstream, ask, build, close_model, digest_of, key_of
+from .answers import BAD, tags_of
 
 LONGEST = 768
 """Pixels of the longer edge that a tagger gets to see unless its `longest` says another: photographs of any size, in bounded memory."""
@@ -141,8 +142,12 @@ class TagStage:
         live = [i for i in items if i.status == "ok"]
         answers = self._tagger.tag([ImageAndText(i.payload.image, i.payload.text) for i in live]) if live else []
         ask(self._tagger.id, len(live), answers)
-        by_id = iter(answers)
-        return [next(by_id) if i.status == "ok" else None for i in items]
+        following = iter(answers)
+        out = [tags_of(next(following)) if i.status == "ok" else None for i in items]
+        for item, tags in zip(items, out, strict=True):
+            if tags is None and item.status == "ok":
+                item.status, item.reason = "failed", BAD
+        return out
 
     def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
         tags: list[Tags] = [a if a is not None else _NONE for a in answers]

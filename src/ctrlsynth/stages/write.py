@@ -15,6 +15,7 @@ from ..models.base import LanguageModel, Reply
 from ..sample import Tags
 from ..tables import WRITE
 from . import Ancestors, Item, Upstream, ask, build, close_model, digest_of, key_of
+from .answers import BAD, reply_of
 
 
 @dataclass(slots=True)
@@ -132,7 +133,11 @@ class WriteStage:
         ]
         replies = self._model.generate(requests)
         ask(self._model.id, len(requests), replies)
-        for n, instruction, reply in zip(numbers, made, replies, strict=True):
+        for n, instruction, answer in zip(numbers, made, replies, strict=True):
+            reply = reply_of(answer)
+            if reply is None:
+                items[n].reason, out[n] = BAD, Written(None)
+                continue
             items[n].reason = reply.error or (None if reply.text.strip() else "empty_reply")
             out[n] = Written(reply)
             if items[n].reason is None:

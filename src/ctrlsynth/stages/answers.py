@@ -1,0 +1,78 @@
+"""What came back from a model, looked at before it is believed: any class may stand in a recipe, and a wrong answer costs its row only.
+
+Each function returns the answer in the types that the tables take, or None for one that cannot be used (`bad_output` in the ledger).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from numbers import Real
+from typing import Any
+
+from PIL import Image
+
+from ..models.base import Painting, Reply
+from ..sample import Tags
+
+BAD = "bad_output"
+"""The ledger's word for an answer of the wrong type."""
+
+
+def tags_of(answer: Any) -> Tags | None:
+    """Tags with phrases as tuples of text, finite scores (one an object or none) and a caption that is text."""
+    if not isinstance(answer, Tags):
+        return None
+    kinds = [_phrases(k) for k in (answer.objects, answer.attributes, answer.relations)]
+    scores = [unit(s) for s in answer.scores] if isinstance(answer.scores, (tuple, list)) else [None]
+    if None in kinds or None in scores or len(scores) not in (0, len(answer.objects)) or not _text(answer.caption, optional=True):
+        return None
+    objects, attributes, relations = (k or () for k in kinds)
+    return Tags(objects, attributes, relations, tuple(s for s in scores if s is not None), answer.caption)
+
+
+def reply_of(answer: Any) -> Reply | None:
+    """A reply whose text is text (it may be anything where `error` is set) and whose counts are whole numbers."""
+    if not isinstance(answer, Reply) or not _text(answer.error, optional=True) or not _text(answer.raw, optional=True):
+        return None
+    if not _text(answer.text):
+        return replace(answer, text="") if answer.error else None
+    counts = (answer.prompt_tokens, answer.completion_tokens)
+    return answer if all(c is None or (isinstance(c, int) and 0 <= c < 2**31) for c in counts) else None
+
+
+def painting_of(answer: Any) -> Painting | None:
+    """A painting whose image is one with pixels, or none, and whose lists hold text."""
+    if not isinstance(answer, Painting) or not _text(answer.error, optional=True):
+        return None
+    if answer.image is not None and not (isinstance(answer.image, Image.Image) and min(answer.image.size) > 0):
+        return None
+    lists = [_phrases(names) for names in (answer.drawn, answer.not_drawn, answer.weights_unused)]
+    if None in lists:
+        return None
+    drawn, missing, unused = (names or () for names in lists)
+    return replace(answer, drawn=drawn, not_drawn=missing, weights_unused=unused)
+
+
+def unit(value: Any) -> float | None:
+    """A finite number, also one of numpy's, as a float."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _phrases(values: Any) -> tuple[str, ...] | None:
+    """A tuple of text; a text itself is not taken for its letters."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        return None
+    found = tuple(values)
+    return found if all(_text(v) for v in found) else None
+
+
+def _text(value: Any, optional: bool = False) -> bool:
+    """Whether a table takes it: text without lone surrogates."""
+    if not isinstance(value, str):
+        return optional and value is None
+    return value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value)
