@@ -3,8 +3,6 @@ writes behind, so that the model in the calling thread does not wait for either.
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -181,41 +179,21 @@ class ahead:
     """Runs a generator in a thread, at most `depth` items in front of who reads it. An error arrives where it would have been raised."""
 
     def __init__(self, make: Callable[[], Iterator[Any]], depth: int) -> None:
-        self._queue: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._fill, args=(make,), name="read-ahead", daemon=True)
-        self._thread.start()
-
-    def _fill(self, make: Callable[[], Iterator[Any]]) -> None:
-        try:
-            for item in make():
-                if not self._put(("item", item)):
-                    return
-            self._put(("end", None))
-        except BaseException as error:  # noqa: BLE001 - handed to the reading thread, which raises it
-            self._put(("error", error))
-            return
-
-    def _put(self, message: tuple[str, Any]) -> bool:
-        while not self._stop.is_set():
-            try:
-                self._queue.put(message, timeout=0.2)
-                return True
-            except queue.Full:
-                continue
-        return False
+        self._items = make()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+        self._next: deque[Future[Any]] = deque(self._pool.submit(next, self._items, _END) for _ in range(depth))
 
     def __iter__(self) -> Iterator[Any]:
-        while True:
-            kind, value = self._queue.get()
-            if kind == "item":
-                yield value
-            elif kind == "error":
-                raise value
-            else:
-                return
+        try:
+            while (item := self._next.popleft().result()) is not _END:
+                self._next.append(self._pool.submit(next, self._items, _END))
+                yield item
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Lets the thread end; what it has prepared is dropped."""
-        self._stop.set()
-        self._thread.join(timeout=10)
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+_END = object()
