@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any, Protocol
 
 import pyarrow as pa
 
 from ..tables import READ
 from . import Item, Upstream, build, key_of
+
+_JSON = json.JSONEncoder(ensure_ascii=False, default=str)
 
 
 class SourceParts(Protocol):
@@ -57,8 +60,8 @@ class ReadStage:
     def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
         rows = [i.payload for i in items]
         names = ("caption", "width", "height", "sha256", "file", "member", "offset", "length")
-        columns: dict[str, list[Any]] = {name: [getattr(r, name) for r in rows] for name in names}
-        columns["metadata"] = [json.dumps(r.metadata, ensure_ascii=False, default=str) if r.metadata else None for r in rows]
+        columns: dict[str, list[Any]] = {name: list(map(attrgetter(name), rows)) for name in names}
+        columns["metadata"] = [_JSON.encode(r.metadata) if r.metadata else None for r in rows]
         return build(self.schema, items, columns, self.model_name, seconds)
 
     def close(self) -> None:
