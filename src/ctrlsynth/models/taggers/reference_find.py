@@ -54,7 +54,7 @@ def find(image: Image.Image) -> Found:
 
 def _stickers(rgb: Bytes, rim: int) -> Found:
     """Heaps by their white rims."""
-    low, high = rgb.min(-1), rgb.max(-1)
+    low, high = _extremes(rgb)
     white = (low > _WHITE) & (high - low < 48)
     solid = ~outside(widen(white, 1))
     labels, count = label(solid)
@@ -62,7 +62,8 @@ def _stickers(rgb: Bytes, rim: int) -> Found:
     paper = white & solid
     level = np.median(rgb[paper], 0) if paper.any() else np.full(3, 255.0)
     plain = np.clip(rgb * (255.0 / np.maximum(level, 200.0)), 0, 255).astype(np.uint8)
-    soft = (plain.min(-1) > 190) & (plain.max(-1) - plain.min(-1) < 60)
+    low, high = _extremes(plain)
+    soft = (low > 190) & (high - low < 60)
     for number, (left, top, right, bottom) in enumerate(boxes(labels, count), 1):
         if max(right - left, bottom - top) < _LEAST + rim or min(right - left, bottom - top) < 2 * rim:
             continue
@@ -78,6 +79,12 @@ def _stickers(rgb: Bytes, rim: int) -> Found:
     return Found(plain, heaps, rim)
 
 
+def _extremes(rgb: Bytes) -> tuple[Bytes, Bytes]:
+    """The least and the greatest channel; much quicker than numpy's reduction over three."""
+    red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
+    return np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
+
+
 def _heap(inner: Mask, corner: tuple[int, int], rgb: Bytes | None = None) -> Heap | None:
     """Parts of a mask, specks dropped; the smallest join their nearest larger neighbour when there are too many.
 
@@ -87,10 +94,14 @@ def _heap(inner: Mask, corner: tuple[int, int], rgb: Bytes | None = None) -> Hea
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     sizes[0] = 0
     found = boxes(labels, count)
-    keep = [k for k in range(1, count + 1) if sizes[k] >= 12 and max(found[k - 1][2] - found[k - 1][0], found[k - 1][3] - found[k - 1][1]) >= 4]
+    keep = [
+        k for k in range(1, count + 1) if sizes[k] >= 12 and max(found[k - 1][2] - found[k - 1][0], found[k - 1][3] - found[k - 1][1]) >= 4
+    ]
     if rgb is not None and len(keep) > 1:
-        light = rgb.mean(-1)
-        keep = [k for k in keep if sizes[k] < 40 or float(np.std(light[labels == k])) > 20 or float(np.quantile(light[labels == k], 0.1)) < 30]
+        light = rgb[..., 1].astype(np.float32)
+        keep = [
+            k for k in keep if sizes[k] < 40 or float(np.std(light[labels == k])) > 20 or float(np.quantile(light[labels == k], 0.1)) < 30
+        ]
     keep.sort(key=lambda k: -int(sizes[k]))
     if not keep or max(found[keep[0] - 1][2] - found[keep[0] - 1][0], found[keep[0] - 1][3] - found[keep[0] - 1][1]) < _LEAST - 4:
         return None

@@ -52,7 +52,7 @@ class Index:
     def coarse(self) -> tuple[Floats, Floats]:
         """`shapes` on the LOOK x LOOK grid, (2 * LOOK * LOOK, N), and their squares."""
         small = coarsened(self.shapes)
-        return np.ascontiguousarray(small.T), np.ascontiguousarray((small**2).T)
+        return np.ascontiguousarray(small.T), np.ascontiguousarray((small * small).T)
 
 
 def shape_of(rgb: Floats, mask: Floats) -> Floats:
@@ -74,7 +74,9 @@ def to_grid(rgb: Bytes, mask: NDArray[np.bool_], times: int = 1) -> tuple[Floats
     side = (SIDE * times, SIDE * times)
     on_white = np.where(mask[..., None], rgb, np.uint8(255))
     look = Image.fromarray(on_white).resize(side, Image.Resampling.BOX if min(mask.shape) >= 2 * side[0] else Image.Resampling.BILINEAR)
-    cover = Image.fromarray(mask.astype(np.uint8) * 255).resize(side, Image.Resampling.BOX if min(mask.shape) >= 2 * side[0] else Image.Resampling.BILINEAR)
+    cover = Image.fromarray(mask.astype(np.uint8) * 255).resize(
+        side, Image.Resampling.BOX if min(mask.shape) >= 2 * side[0] else Image.Resampling.BILINEAR
+    )
     return np.asarray(look, np.float32), np.asarray(cover, np.float32) / 255
 
 
@@ -91,13 +93,20 @@ def _cached(folder: str | None, key: str) -> Index:
             names = tuple(str(n) for n in data["names"])
             shapes, looks, aspects = data["shapes"].astype(np.float32) / 255, data["looks"], data["aspects"]
         if str(key) and shapes.shape == (len(names), 2 * SIDE * SIDE) and looks.shape == (len(names), len(LOOKS), LOOK, LOOK, 3):
-            return Index(names, shapes, looks, aspects, key)
+            return Index(names, np.asarray(shapes, np.float32), looks, aspects, key)
     index = _build(folder, key)
     data_out = io.BytesIO()
-    np.savez(data_out, names=np.array(index.names), shapes=np.round(index.shapes * 255).astype(np.uint8), looks=index.looks, aspects=index.aspects)
+    np.savez(
+        data_out,
+        names=np.array(index.names),
+        shapes=np.round(index.shapes * 255).astype(np.uint8),
+        looks=index.looks,
+        aspects=index.aspects,
+    )
     with contextlib.suppress(OSError):  # a read-only home or a full disk costs time, never the result
         _write(path, data_out.getvalue())
-    return Index(index.names, np.round(index.shapes * 255).astype(np.uint8).astype(np.float32) / 255, index.looks, index.aspects, key)
+    rounded = np.asarray(np.round(index.shapes * 255).astype(np.uint8).astype(np.float32) / 255, np.float32)  # as the cache gives it back
+    return Index(index.names, rounded, index.looks, index.aspects, key)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -180,7 +189,7 @@ def _build(folder: str | None, key: str) -> Index:
     names, shapes, looks, aspects = [], [], [], []
     for label, rgb, mask in _pictures(folder):
         large, cover = to_grid(rgb, mask, times=2)
-        variants = [large] + [np.where(cover[..., None] > 0.5, recolour(large, c), large) for c in COLOURS]
+        variants = [large] + [np.where(cover[..., None] > 0.5, painted, large) for painted in recolour(large, *COLOURS)]
         small = np.stack(variants).reshape(len(LOOKS), LOOK, 2 * SIDE // LOOK, LOOK, 2 * SIDE // LOOK, 3).mean((2, 4))
         middle = large.reshape(SIDE, 2, SIDE, 2, 3).mean((1, 3)).astype(np.float32)
         names.append(label)

@@ -160,14 +160,16 @@ def _guesses(chosen: Sequence[int], heap: Heap, found: Found) -> tuple[list[_Gue
     window = found.rgb[y0:y1, x0:x1]
     look = Image.fromarray(np.where(mine[..., None], window, np.uint8(255)))
     cover, veil = Image.fromarray(mine.astype(np.uint8) * 255), Image.fromarray(hidden.astype(np.uint8) * 255)
-    guesses = []
+    guesses: list[_Guess] = []
     for box in _edges((left - x0, top - y0, right - x0, bottom - y0), hidden):
         known = np.ones((SIDE, SIDE), np.float32)
         if hidden.any():
-            known = 1.0 - np.minimum(1.0, _grid(veil, box) / 100)
+            known = np.asarray(1.0 - np.minimum(1.0, _grid(veil, box) / 100), np.float32)
         if known.sum() >= 0.2 * SIDE * SIDE or (not guesses and box == (left - x0, top - y0, right - x0, bottom - y0)):
-            known = np.maximum(known, 1e-3)
-            guesses.append(_Guess((box[0] + x0, box[1] + y0, box[2] + x0, box[3] + y0), _grid(look, box), _grid(cover, box) / 255, known))
+            known = np.maximum(known, np.float32(1e-3))
+            guesses.append(
+                _Guess((box[0] + x0, box[1] + y0, box[2] + x0, box[3] + y0), _grid(look, box), _grid(cover, box) / np.float32(255), known)
+            )
     return guesses, int(mine.sum()), window[mine].astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Turns the named regions of the `reference` tagger (2a) into tags: objects, colours and counts, and how neighbours stand to one another."""
+"""Turns the named regions of the `reference` tagger (2a) into tags: objects, colours and counts, and how neighbours stand."""
 
 from __future__ import annotations
 
@@ -72,7 +72,8 @@ def _touching(one: Thing, two: Thing) -> list[str]:
             aside = not person.box[0] + 0.1 * _wide(person.box) <= middle <= person.box[2] - 0.1 * _wide(person.box)
             if aside and item.box[3] - 0.25 * _high(item.box) < person.box[3] + 0.3 * _high(person.box) and item.area < 1.2 * person.area:
                 held = [f"{person.name} holding {item.name}"]
-                return held if item.box[3] < person.box[3] + 0.02 * _high(person.box) or _high(item.box) < 0.7 * _high(person.box) else held
+                before = [f"{item.name} in front of {person.name}", f"{person.name} behind {item.name}"]
+                return held + before if item.box[3] > person.box[3] else held
     upper, lower = (one, two) if one.box[3] < two.box[3] else (two, one)
     if upper.box[3] <= lower.box[1] + 0.55 * _high(lower.box) and _shared(upper.box, lower.box, 0) > 0.3:
         return [f"{upper.name} on {lower.name}", f"{lower.name} under {upper.name}"]

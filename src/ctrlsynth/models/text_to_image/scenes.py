@@ -35,7 +35,10 @@ class Scenes:
         self.digest = f"scenes-{code_digest()}-{size}"
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Painting]:
-        """One painting a prompt, in order. A text that names nothing to draw gives its background alone; a size out of range, `bad_size`."""
+        """One painting a prompt, in order. A text that names nothing to draw gives its background alone.
+
+        A prompt's size out of 64 .. 4096 gives the error `bad_size`.
+        """
         return [self._paint(prompt) for prompt in prompts]
 
     def plan(self, prompt: Prompt) -> Scene:

@@ -16,7 +16,8 @@ RGB = tuple[int, int, int]
 # place -> colour stops from the top of the picture (0) to its bottom (1)
 _STOPS: MappingProxyType[str, tuple[tuple[float, RGB], ...]] = MappingProxyType(
     {
-        "beach": ((0.0, (112, 176, 220)), (0.40, (170, 208, 226)), (0.43, (58, 140, 178)), (0.58, (88, 172, 186)), (0.62, (214, 192, 146)), (1.0, (204, 172, 118))),
+        "beach": ((0.0, (112, 176, 220)), (0.40, (170, 208, 226)), (0.43, (58, 140, 178)), (0.58, (88, 172, 186)),
+                  (0.62, (214, 192, 146)), (1.0, (204, 172, 118))),
         "sea": ((0.0, (118, 176, 216)), (0.34, (176, 208, 224)), (0.37, (46, 124, 172)), (1.0, (26, 84, 136))),
         "field": ((0.0, (120, 182, 224)), (0.42, (182, 212, 222)), (0.47, (124, 176, 92)), (1.0, (78, 138, 62))),
         "street": ((0.0, (150, 182, 208)), (0.40, (190, 202, 210)), (0.60, (160, 160, 164)), (0.63, (124, 126, 132)), (1.0, (96, 98, 106))),
@@ -145,7 +146,8 @@ def _styled(picture: Floats, style: str, rng: np.random.Generator) -> Floats:
             r = (0.02 + 0.05 * r) * short
             draw.ellipse([x * width - r, y * 0.7 * height - r, x * width + r, y * 0.7 * height + r], fill=int(rng.integers(40, 110)))
         soft = np.asarray(discs.filter(ImageFilter.GaussianBlur(0.012 * short)), np.float32)[..., None] / 255
-        picture = picture * (1 - soft) + np.array((214, 206, 178) if style == "real" else (210, 168, 110), np.float32) * soft
+        tone = np.array((214, 206, 178) if style == "real" else (210, 168, 110), np.float32)
+        picture = np.asarray(picture * (1 - soft) + tone * soft, np.float32)
         image = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(0.012 * short))
         picture = _vignette(np.asarray(image, np.float32), 0.34 if style == "real" else 0.5)
     elif style == "isometric":
@@ -157,7 +159,7 @@ def _styled(picture: Floats, style: str, rng: np.random.Generator) -> Floats:
     elif style == "art":
         coarse = rng.normal(0, 16, (max(2, height // 10), max(2, width // 28))).astype(np.float32)
         strokes = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-        picture = picture + np.asarray(strokes)[..., None] + rng.normal(0, 3, (height, width, 1)).astype(np.float32)
+        picture = picture + np.asarray(strokes, np.float32)[..., None] + rng.normal(0, 3, (height, width, 1)).astype(np.float32)
     elif style in ("enhance", "quality"):
         mean = picture.mean(-1, keepdims=True)
         picture = mean + (picture - mean) * (1.25 if style == "enhance" else 1.2)

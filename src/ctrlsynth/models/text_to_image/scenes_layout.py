@@ -56,12 +56,14 @@ def arrange(
     relations: Sequence[tuple[int, str, int]],
     area: tuple[float, float],
     chance: random.Random,
-) -> tuple[list[Item], float]:
-    """Items with x, y, width and height in pixels of an area (width, height), bottom layer first; and the pixels of one unit.
+) -> list[Item]:
+    """Items with x, y, width and height in pixels of an area (width, height), bottom layer first.
 
     `sizes` are the mentions' (width, height) in units. A mention that is counted gives as many items; those that carry or wear something
     give it to each of them. Relations that contradict what stands already are left as they fall.
     """
+    if not mentions:
+        return []
     groups = _groups(mentions, sizes, relations, chance)
     lines = _lines(groups, mentions, relations, chance)
     return _rows(lines, mentions, area, chance)
@@ -214,14 +216,15 @@ def _body(base: Item, items: list[Item], chance: random.Random) -> None:
 
 
 _PLACE = {
-    "on": _on, "above": _over, "under": _below, "in front of": _front, "in": _inside, "holding": _hold, "head": _head, "eyes": _eyes, "body": _body,
+    "on": _on, "above": _over, "under": _below, "in front of": _front, "in": _inside,
+    "holding": _hold, "head": _head, "eyes": _eyes, "body": _body,
 }  # fmt: skip
 
 
 def _lines(
     groups: list[Group], mentions: Sequence[Mention], relations: Sequence[tuple[int, str, int]], chance: random.Random
 ) -> list[list[Group]]:
-    """Groups that must stand side by side, each list from left to right; the lists in a random order, or by the sides that the text gives."""
+    """Groups that must stand side by side, each list from left to right; the lists by the text's sides, else at random."""
     of = {item.mention: number for number, group in reversed(list(enumerate(groups))) for item in group.items}
     before: set[tuple[int, int]] = set()
     beside: list[tuple[int, int]] = []
@@ -268,9 +271,7 @@ def _sort(line: list[int], before: set[tuple[int, int]], beside: list[tuple[int,
     line[:] = best
 
 
-def _rows(
-    lines: list[list[Group]], mentions: Sequence[Mention], area: tuple[float, float], chance: random.Random
-) -> tuple[list[Item], float]:
+def _rows(lines: list[list[Group]], mentions: Sequence[Mention], area: tuple[float, float], chance: random.Random) -> list[Item]:
     """Packs the lines into the number of rows that lets everything be largest, bottoms on each row's ground, slack shared at random."""
     best: tuple[float, list[list[Group]]] = (0.0, [])
     for count in range(1, min(4, len(lines)) + 1):
@@ -297,7 +298,7 @@ def _rows(
                 items.append(_pixels(item, x + item.x, y + height - group.height - lift + item.y, unit))
             x += group.width
         y += height + (spare_y / (len(rows) + 1) if len(rows) > 1 else 0.0)
-    return sorted(items, key=lambda i: i.layer), unit
+    return sorted(items, key=lambda i: i.layer)
 
 
 def _pixels(item: Item, x: float, y: float, unit: float) -> Item:

@@ -71,9 +71,7 @@ def make_plan(prompt: Prompt, size: tuple[int, int], content: tuple[float, float
     mentions = _capped([reading.mentions[i] for i in shown], reading)
     relations = [(place[a], p, place[b]) for a, p, b in reading.relations if a in place and b in place]
     left, top, width, height = content
-    items, _ = arrange(
-        mentions, [_units(m, reading.style == "isometric") for m in mentions], relations, (width, height), random.Random(seed)
-    )
+    items = arrange(mentions, [_units(m, reading.style == "isometric") for m in mentions], relations, (width, height), random.Random(seed))
     things = []
     for item in items:
         x, y = round(left + item.x), round(top + item.y)

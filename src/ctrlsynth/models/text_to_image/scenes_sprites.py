@@ -30,17 +30,17 @@ def master(drawing: Drawing) -> Image.Image:
     return image.crop(box) if box else image
 
 
-def recolour(rgb: Floats, colour: str) -> Floats:
-    """RGB in 0..255, shape (..., 3), with every filled area in shades of `colour`; lines (dark) stay as they are.
+def recolour(rgb: Floats, *colours: str) -> list[Floats]:
+    """RGB in 0..255, shape (..., 3), once for each colour: every filled area in its shades, lines (dark) as they are.
 
     Shades keep the order of the old brightnesses, squeezed to 0.80 .. 1.10 of the colour's own, so that the colour is plain to see.
     """
     light = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
     fill = np.clip((light - 40.0) / 35.0, 0.0, 1.0)[..., None]
     shade = (0.80 + 0.30 * np.clip((light - 60.0) / 195.0, 0.0, 1.0))[..., None]
-    target = np.array(COLOURS[colour], np.float32)
-    tinted = np.where(shade > 1.0, target + (255.0 - target) * (shade - 1.0), target * shade)
-    return np.asarray(tinted * fill + rgb * (1.0 - fill), np.float32)
+    dim, lift, kept = fill * np.minimum(shade, 1.0), fill * np.maximum(shade - 1.0, 0.0), rgb * (1.0 - fill)
+    targets = [np.array(COLOURS[colour], np.float32) for colour in colours]
+    return [np.asarray(target * dim + (255.0 - target) * lift + kept, np.float32) for target in targets]
 
 
 @lru_cache(maxsize=256)
@@ -49,7 +49,7 @@ def coloured(drawing: Drawing, colour: str | None, skewed: bool) -> Image.Image:
     image = master(drawing)
     if colour is not None:
         pixels = np.asarray(image).astype(np.float32)
-        pixels[..., :3] = recolour(pixels[..., :3], colour)
+        pixels[..., :3] = recolour(pixels[..., :3], colour)[0]
         image = Image.fromarray(np.clip(pixels + 0.5, 0, 255).astype(np.uint8), "RGBA")
     if skewed:
         rise = int(image.width * SKEW)
@@ -73,8 +73,7 @@ def paper(drawing: Drawing, skewed: bool) -> Image.Image:
         filled = ~outside(grow(~outside(grow(filled, by)), by, inverse=True) | mask)
         if label(filled)[1] == 1:
             break
-    inner = Image.fromarray(filled[margin:-margin, margin:-margin].astype(np.uint8) * 255, "L")
-    return inner
+    return Image.fromarray(filled[margin:-margin, margin:-margin].astype(np.uint8) * 255, "L")
 
 
 def grow(mask: Mask, by: int, inverse: bool = False) -> Mask:

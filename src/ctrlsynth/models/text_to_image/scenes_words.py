@@ -19,7 +19,8 @@ from .scenes_vocab import COLOUR_WORDS, vocabulary
 _FILE = Path(__file__).parents[2] / "resources" / "scenes_words.yaml"
 _FARTHEST = 8  # hypernym steps: beyond, an ancestor says too little about its descendant
 # Senses that drawings have where WordNet's first sense is another thing.
-_SENSES = {"cap": "cap.n.01", "bow": "bow.n.04", "record": "phonograph_record.n.01", "fly": "fly.n.01", "crane": "crane.n.04", "slide": "slide.n.05",
+_SENSES = {"cap": "cap.n.01", "bow": "bow.n.04", "record": "phonograph_record.n.01", "fly": "fly.n.01", "crane": "crane.n.04",
+           "slide": "slide.n.05",
            "cricket bat": "cricket_bat.n.01", "mouse": "mouse.n.01", "glasses": "spectacles.n.01", "chick": "chick.n.01"}  # fmt: skip
 
 

@@ -1,0 +1,147 @@
+"""`reference` (2a): reads pixels alone, names what `scenes` drew after a JPEG round trip and a resize, and takes a folder of one's own."""
+
+from __future__ import annotations
+
+import io
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from ctrlsynth.control.templates import styles
+from ctrlsynth.errors import UserError
+from ctrlsynth.models.base import ImageAndText, Prompt
+from ctrlsynth.models.taggers.reference import ReferenceTagger
+from ctrlsynth.models.text_to_image.scenes import Scenes
+from ctrlsynth.models.text_to_image.scenes_vocab import vocabulary
+from ctrlsynth.sample import Tags
+
+
+@pytest.fixture(scope="module")
+def tagger() -> ReferenceTagger:
+    return ReferenceTagger()
+
+
+def worn(image: Image.Image, factor: float = 0.8) -> Image.Image:
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=90)
+    back = Image.open(io.BytesIO(data.getvalue())).convert("RGB")
+    return back.resize((round(back.width * factor), round(back.height * factor)))
+
+
+def read_back(tagger: ReferenceTagger, text: str, seed: int = 0, factor: float = 0.8) -> Tags:
+    image = Scenes().generate([Prompt(text, seed=seed)])[0].image
+    assert image is not None
+    return tagger.tag([ImageAndText(worn(image, factor))])[0]
+
+
+@pytest.mark.parametrize("style", ["", *styles()])
+def test_one_cat_in_every_style(tagger: ReferenceTagger, style: str) -> None:
+    text = styles()[style].fill({"prompt": "a cat"}) if style else "a cat"
+    tags = read_back(tagger, text)
+    assert tags.objects == ("cat",)
+    assert tags.relations == ()
+    assert len(tags.scores) == 1
+    assert 0.5 < tags.scores[0] <= 1
+
+
+def test_random_scenes_meet_the_goal(tagger: ReferenceTagger) -> None:
+    names = [n for n in vocabulary().drawings if n != "orange"]
+    right = asked = found = 0
+    for number in range(40):
+        chance = random.Random(number)
+        picked = set(chance.sample(names, chance.randint(1, 4)))
+        tags = read_back(tagger, ", ".join(sorted(picked)), number, chance.uniform(0.6, 1.4))
+        right += len(picked & set(tags.objects))
+        asked += len(picked)
+        found += len(tags.objects)
+    assert right / asked >= 0.95
+    assert right / found >= 0.9
+
+
+def test_colours_counts_and_relations(tagger: ReferenceTagger) -> None:
+    tags = read_back(tagger, "a purple dog left of a green car. Three apples. A man wearing a hat.")
+    assert {"dog", "car", "apple", "man", "hat"} == set(tags.objects)
+    assert {"purple dog", "green car", "three apples"} <= set(tags.attributes)
+    assert {"dog left of car", "car right of dog", "man wearing hat"} <= set(tags.relations)
+    tags = read_back(tagger, "a blue cat on a sofa")
+    assert {"cat on sofa", "sofa under cat"} <= set(tags.relations)
+    assert "blue cat" in tags.attributes
+
+
+def test_it_reads_pixels_only(tagger: ReferenceTagger) -> None:
+    """Two samples' pictures swapped: the tags go with the pictures, and the captions change nothing."""
+    dog, house = (Scenes().generate([Prompt(text)])[0].image for text in ("a dog", "a house"))
+    tags = tagger.tag([ImageAndText(dog, "a house"), ImageAndText(house, "a dog"), ImageAndText(dog, None)])
+    assert [t.objects for t in tags] == [("dog",), ("house",), ("dog",)]
+    assert tagger.reads == "pixels"
+
+
+def test_order_and_batches_change_nothing(tagger: ReferenceTagger) -> None:
+    pictures = [Scenes().generate([Prompt(t)])[0].image for t in ("a dog on a bed", "two cats", "a red kite")]
+    items = [ImageAndText(p) for p in pictures]
+    together = tagger.tag(items)
+    assert together == [tagger.tag([item])[0] for item in items]
+    assert together[::-1] == tagger.tag(items[::-1])
+
+
+def test_nothing_in_nothing(tagger: ReferenceTagger) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (120, 200, 3), np.uint8))
+    blank = Image.new("RGB", (300, 200), (90, 120, 150))
+    items = [ImageAndText(None, "a dog"), ImageAndText(noise), ImageAndText(blank), ImageAndText(Image.new("RGB", (1, 1)))]
+    assert tagger.tag(items) == [Tags()] * 4
+    assert read_back(tagger, "").objects == ()
+
+
+def test_cache_comes_back_the_same_and_mends_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ctrlsynth.models.taggers import reference_index
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = _shapes(tmp_path / "mine")
+    first = reference_index.load_index(str(folder))
+    stored = next((tmp_path / "cache" / "ctrlsynth").glob("reference-*.npz"))
+    reference_index._cached.cache_clear()
+    again = reference_index.load_index(str(folder))
+    assert again.names == first.names
+    assert np.array_equal(again.shapes, first.shapes)
+    assert np.array_equal(again.looks, first.looks)
+    stored.write_bytes(stored.read_bytes()[:100])
+    reference_index._cached.cache_clear()
+    assert np.array_equal(reference_index.load_index(str(folder)).shapes, first.shapes)
+
+
+def _shapes(folder: Path) -> Path:
+    """Labelled pictures of one's own on plain ground."""
+    for name in ("arrow", "ring"):
+        (folder / name).mkdir(parents=True)
+        _shape(name, (40, 40), (60, 60)).save(folder / name / "1.png")
+    return folder
+
+
+def _shape(name: str, corner: tuple[int, int], size: tuple[int, int]) -> Image.Image:
+    image = Image.new("RGB", (160, 140), (235, 230, 210))
+    draw = ImageDraw.Draw(image)
+    (x, y), (w, h) = corner, size
+    if name == "ring":
+        draw.ellipse([x, y, x + w, y + h], fill=(40, 60, 160), outline=(0, 0, 0), width=4)
+        draw.ellipse([x + w // 4, y + h // 4, x + 3 * w // 4, y + 3 * h // 4], fill=(230, 90, 40))
+    else:
+        draw.polygon([(x, y), (x + w, y + h // 2), (x, y + h), (x + w // 3, y + h // 2)], fill=(200, 40, 40), outline=(0, 0, 0))
+    return image
+
+
+def test_a_folder_of_your_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    own = ReferenceTagger(folder=str(_shapes(tmp_path / "mine")))
+    for name in ("arrow", "ring"):
+        assert own.tag([ImageAndText(_shape(name, (20, 30), (80, 80)))])[0].objects == (name,)
+    with pytest.raises(UserError, match="not there"):
+        ReferenceTagger(folder=str(tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no pictures"):
+        ReferenceTagger(folder=str(tmp_path / "empty"))
+    (tmp_path / "mine" / "ring" / "2.png").write_bytes(b"not a picture")
+    with pytest.raises(UserError, match=r"2\.png"):
+        ReferenceTagger(folder=str(tmp_path / "mine"))

@@ -1,0 +1,251 @@
+"""`scenes` (2c): what it reads out of a text, where it puts things, and that it looks at nothing but the text."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ctrlsynth.control.templates import styles
+from ctrlsynth.errors import UserError
+from ctrlsynth.models.base import Painting, Prompt
+from ctrlsynth.models.taggers.reference_regions import boxes, label, outside, widen
+from ctrlsynth.models.text_to_image.scenes import Scenes
+from ctrlsynth.models.text_to_image.scenes_plan import Scene, Thing
+from ctrlsynth.models.text_to_image.scenes_read import Reading, read
+from ctrlsynth.models.text_to_image.scenes_vocab import CLOTHES, PEOPLE, vocabulary
+
+
+def plan(text: str, seed: int = 0, **weights: float) -> Scene:
+    return Scenes().plan(Prompt(text, seed=seed, weights=weights))
+
+
+def bound(reading: Reading) -> set[tuple[str, str, str]]:
+    return {(reading.mentions[a].name, p, reading.mentions[b].name) for a, p, b in reading.relations}
+
+
+def paint(text: str, **options: object) -> Painting:
+    painting = Scenes().generate([Prompt(text, **options)])[0]  # type: ignore[arg-type]
+    assert painting.error is None
+    assert painting.image is not None
+    return painting
+
+
+def overlap(one: Thing, two: Thing) -> bool:
+    a, b = one.box, two.box
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def test_vocabulary_is_large_and_each_name_finds_itself() -> None:
+    vocab = vocabulary()
+    assert len(vocab.drawings) >= 300
+    assert {name for name in vocab.drawings if vocab.find(name) != name} == set()
+    assert set(vocab.drawings) >= PEOPLE
+    assert set(vocab.drawings) >= CLOTHES
+    assert (vocab.find("puppies"), vocab.find("men"), vocab.find("couch"), vocab.find("unheard")) == ("dog", "man", "sofa", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "mentions", "relations"),
+    [
+        ("A dog on a sofa.", {("dog", 1, None), ("sofa", 1, None)}, {("dog", "on", "sofa")}),
+        ("two cats under the red table", {("cat", 2, None), ("table", 1, "red")}, {("cat", "under", "table")}),
+        ("There is a brown dog. A red ball is left of the dog.", {("dog", 1, "brown"), ("ball", 1, "red")}, {("ball", "left of", "dog")}),
+        ("dog, red ball, dog on sofa", {("dog", 1, None), ("ball", 1, "red"), ("sofa", 1, None)}, {("dog", "on", "sofa")}),
+        ("a woman in a blue dress holding an umbrella", {("woman", 1, None), ("dress", 1, "blue"), ("umbrella", 1, None)},
+         {("woman", "wearing", "dress"), ("woman", "holding", "umbrella")}),
+        ("a man with a hat", {("man", 1, None), ("hat", 1, None)}, {("man", "wearing", "hat")}),
+        ("On the table is a cup. The cup is blue.", {("table", 1, None), ("cup", 1, "blue")}, {("cup", "on", "table")}),
+        ("an orange cat next to an orange", {("cat", 1, "orange"), ("orange", 1, None)}, {("cat", "next to", "orange")}),
+        ("A man watches a dog", {("man", 1, None), ("dog", 1, None)}, set()),
+        ("a dog without a ball, no cats", {("dog", 1, None)}, set()),
+        ("ten birds above a house", {("bird", 10, None), ("house", 1, None)}, {("bird", "above", "house")}),
+        ("a dog and a cat on a bed", {("dog", 1, None), ("cat", 1, None), ("bed", 1, None)}, {("dog", "on", "bed"), ("cat", "on", "bed")}),
+        ("a plate of cookies", {("plate", 1, None), ("cookie", 2, None)}, {("cookie", "on", "plate")}),
+    ],
+)  # fmt: skip
+def test_reads_objects_attributes_and_relations(text: str, mentions: set[object], relations: set[object]) -> None:
+    reading = read(text)
+    assert {(m.name, m.count, m.colour) for m in reading.mentions} == mentions
+    assert bound(reading) == relations
+
+
+def test_places_weather_and_sizes() -> None:
+    reading = read("A huge elephant and a tiny mouse on the beach at sunset in the rain")
+    assert reading.place == "beach"
+    assert set(reading.weather) == {"sunset", "rain"}
+    scales = {m.name: m.scale for m in reading.mentions}
+    assert scales["elephant"] > 1.2
+    assert scales["mouse"] < 0.6
+
+
+def test_what_it_lacks_is_drawn_as_an_ancestor_and_said() -> None:
+    painting = paint("an astronomer next to a wooden dog, happiness, and a seagull")
+    assert {"scientist", "dog", "pigeon"} <= set(painting.drawn)
+    assert {"astronomer (drawn as scientist)", "wooden dog", "happiness", "seagull (drawn as pigeon)"} <= set(painting.not_drawn)
+
+
+@pytest.mark.parametrize("style", ["", *styles()])
+def test_style_templates_add_no_object(style: str) -> None:
+    text = styles()[style].fill({"prompt": "a cat"}) if style else "a cat"
+    painting = paint(text)
+    assert painting.drawn == ("cat",)
+    assert painting.not_drawn == ()
+    assert len(plan(text).objects) == 1
+
+
+def test_every_style_looks_different() -> None:
+    pictures = {style: paint(styles()[style].fill({"prompt": "a cat on a table"})).image for style in styles() if style != "nocap"}
+    assert len({picture.tobytes() for picture in pictures.values() if picture is not None}) == len(pictures)
+    assert read(styles()["cinematic"].fill({"prompt": "a cat"})).style == "cinematic"
+
+
+def test_same_prompt_same_bytes_and_another_seed_another_picture() -> None:
+    text = "two dogs, a red car and a tree"
+    one, two = Scenes().generate([Prompt(text, seed=5), Prompt(text, seed=5)])
+    alone = Scenes().generate([Prompt(text, seed=6)])[0]
+    assert one.image is not None
+    assert two.image is not None
+    assert alone.image is not None
+    assert one.image.tobytes() == two.image.tobytes() != alone.image.tobytes()
+    assert [t.box for t in plan(text, 5).objects] != [t.box for t in plan(text, 6).objects]
+
+
+def test_the_picture_hangs_on_the_text_alone() -> None:
+    plain = paint("a cat", seed=1)
+    marked = Scenes().generate([Prompt("a cat", seed=1, style="real")])[0]
+    assert plain.image is not None
+    assert marked.image is not None
+    assert plain.image.tobytes() == marked.image.tobytes()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (200, 333), (640, 256)])
+def test_any_size_and_all_inside(size: tuple[int, int]) -> None:
+    painting = paint("three dogs, a man holding a ball, and a house", size=size)
+    assert painting.image is not None
+    assert painting.image.size == size
+    for thing in Scenes().plan(Prompt("three dogs, a man holding a ball, and a house", size=size)).objects:
+        assert thing.box[0] >= 0
+        assert thing.box[1] >= 0
+        assert thing.box[2] <= size[0]
+        assert thing.box[3] <= size[1]
+
+
+def test_no_accidental_overlap_in_random_scenes() -> None:
+    names = [n for n in vocabulary().drawings if n != "orange"]
+    for number in range(60):
+        chance = random.Random(number)
+        picked = chance.sample(names, chance.randint(2, 7))
+        scene = plan(", ".join(picked), seed=number)
+        assert {t.name for t in scene.objects} == set(picked)
+        for i, one in enumerate(scene.objects):
+            assert not any(overlap(one, two) for two in scene.objects[i + 1 :]), (number, picked)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_relations_hold_in_the_layout(seed: int) -> None:
+    def box(scene: Scene, name: str) -> tuple[int, int, int, int]:
+        return next(t.box for t in scene.objects if t.name == name)
+
+    scene = plan("a dog left of a cat. A car is right of the cat.", seed)
+    assert box(scene, "dog")[2] <= box(scene, "cat")[0]
+    assert box(scene, "cat")[2] <= box(scene, "car")[0]
+    scene = plan("a dog on a sofa", seed)
+    assert box(scene, "dog")[1] < box(scene, "sofa")[1] < box(scene, "dog")[3] < box(scene, "sofa")[3]
+    scene = plan("a ball under a table", seed)
+    assert box(scene, "ball")[1] >= box(scene, "table")[3]
+    scene = plan("a dog in front of a house", seed)
+    assert [t.name for t in scene.objects] == ["house", "dog"]
+    assert overlap(*scene.objects)
+    scene = plan("a dog behind a house", seed)
+    assert [t.name for t in scene.objects] == ["dog", "house"]
+
+
+def test_weights_scale_hide_and_report() -> None:
+    def height(scene: Scene, name: str) -> int:
+        box = next(t.box for t in scene.objects if t.name == name)
+        return box[3] - box[1]
+
+    text = "a dog and a red ball"
+    plain, heavy = plan(text), plan(text, dog=2.0)
+    assert height(heavy, "dog") / height(heavy, "ball") > 1.2 * height(plain, "dog") / height(plain, "ball")
+    scene = Scenes().plan(Prompt(text, weights={"red ball": 0.0, "zebra": 1.5}))
+    assert [t.name for t in scene.objects] == ["dog"]
+    assert scene.weights_unused == ("zebra",)
+    assert not any("ball" in phrase for phrase in scene.drawn)
+
+
+def test_negative_prompt_keeps_things_out() -> None:
+    scene = Scenes().plan(Prompt("a dog, a cat and a man", negative="blurry, cats, ugly"))
+    assert sorted(t.name for t in scene.objects) == ["dog", "man"]
+    assert any(phrase.startswith("cat ") for phrase in scene.not_drawn)
+
+
+def test_colours_are_plain_to_see() -> None:
+    for colour, channel in (("red", 0), ("green", 1), ("blue", 2)):
+        scene = plan(f"a {colour} car")
+        image = paint(f"a {colour} car").image
+        assert image is not None
+        pixels = np.asarray(image.crop(scene.objects[0].box), np.float32).reshape(-1, 3)
+        vivid = pixels[(pixels.max(1) - pixels.min(1)) > 60]
+        assert (vivid.argmax(1) == channel).mean() > 0.7
+
+
+@pytest.mark.parametrize("text", ["", "   ", "…", "}{ {prompt} %s", "日本語 🐶", "a" * 5000, "dog " * 3000, "\x00\x07", "مرحبا"])
+def test_odd_texts_give_a_picture(text: str) -> None:
+    assert paint(text).image is not None
+
+
+def test_bad_sizes() -> None:
+    assert Scenes().generate([Prompt("a cat", size=(10, 100000))])[0].error == "bad_size"
+    with pytest.raises(UserError, match="size"):
+        Scenes(size=3)
+
+
+def _slow_label(mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
+    """The obvious rule: flood from each pixel not yet reached."""
+    labels = np.zeros(mask.shape, np.int32)
+    count = 0
+    for y, x in np.argwhere(mask):
+        if labels[y, x]:
+            continue
+        count += 1
+        stack = [(int(y), int(x))]
+        while stack:
+            r, c = stack.pop()
+            if 0 <= r < mask.shape[0] and 0 <= c < mask.shape[1] and mask[r, c] and not labels[r, c]:
+                labels[r, c] = count
+                stack += [(r + 1, c), (r - 1, c), (r, c + 1), (r, c - 1)]
+    return labels
+
+
+def test_regions_against_the_obvious_rule() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(80):
+        mask = rng.random((int(rng.integers(1, 30)), int(rng.integers(1, 30)))) < rng.random()
+        labels, count = label(mask)
+        slow = _slow_label(mask)
+        assert count == slow.max()
+        assert np.array_equal(labels, slow)
+        for number, (left, top, right, bottom) in enumerate(boxes(labels, count), 1):
+            rows, columns = np.nonzero(slow == number)
+            assert (left, top, right, bottom) == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        by = int(rng.integers(0, 5))
+        y, x = np.mgrid[0 : mask.shape[0], 0 : mask.shape[1]]
+        wide = np.zeros_like(mask)
+        for r, c in np.argwhere(mask):
+            wide |= (abs(y - r) <= by) & (abs(x - c) <= by)
+        assert np.array_equal(widen(mask, by), wide)
+    ring = np.zeros((7, 7), bool)
+    ring[1:6, 1:6] = True
+    ring[3, 3] = False
+    assert not outside(ring)[3, 3]
+    assert outside(ring)[0, 0]
+
+
+def test_image_mode() -> None:
+    image = paint("a cat").image
+    assert isinstance(image, Image.Image)
+    assert image.mode == "RGB"
