@@ -121,9 +121,8 @@ def main() -> None:
     plain.close()
     ours, reference = tokens[0] / seconds[0], tokens[1] / seconds[1]
     print(f"ctrlsynth {ours:.1f} tokens/s, direct {reference:.1f} tokens/s, ratio {ours / reference:.3f} (goal 0.95)")
-    print(
-        f"tokens per processor second: {tokens[0] / busy[0]:.1f} and {tokens[1] / busy[1]:.1f}, ratio {tokens[0] / busy[0] / (tokens[1] / busy[1]):.3f}"
-    )
+    each = [tokens[side] / busy[side] for side in (0, 1)]
+    print(f"tokens per processor second: ctrlsynth {each[0]:.1f}, direct {each[1]:.1f}, ratio {each[0] / each[1]:.3f}")
     print(f"{options.processes} processes, {options.requests} requests, {tokens[0]} tokens, chunks of {options.chunk}")
     backward = [reply.text for reply in model.generate(asked[::-1])][::-1]
     model.close()
