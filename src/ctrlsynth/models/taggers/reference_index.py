@@ -52,7 +52,8 @@ class Index:
     def coarse(self) -> tuple[Floats, Floats]:
         """`shapes` on the LOOK x LOOK grid, (2 * LOOK * LOOK, N), and their squares."""
         small = coarsened(self.shapes)
-        return np.ascontiguousarray(small.T), np.ascontiguousarray((small * small).T)
+        squares: Floats = np.multiply(small, small)
+        return np.ascontiguousarray(small.T), np.ascontiguousarray(squares.T)
 
 
 def shape_of(rgb: Floats, mask: Floats) -> Floats:
@@ -77,7 +78,7 @@ def to_grid(rgb: Bytes, mask: NDArray[np.bool_], times: int = 1) -> tuple[Floats
     cover = Image.fromarray(mask.astype(np.uint8) * 255).resize(
         side, Image.Resampling.BOX if min(mask.shape) >= 2 * side[0] else Image.Resampling.BILINEAR
     )
-    return np.asarray(look, np.float32), np.asarray(cover, np.float32) / 255
+    return np.asarray(look, np.float32), np.asarray(cover, np.float32) / np.float32(255)
 
 
 def load_index(folder: str | None) -> Index:

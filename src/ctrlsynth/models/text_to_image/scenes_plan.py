@@ -79,12 +79,30 @@ def make_plan(prompt: Prompt, size: tuple[int, int], content: tuple[float, float
         things.append(
             Thing(mention.name, mention.colour, (x, y, x + max(8, round(item.width)), y + max(8, round(item.height))), item.mention)
         )
-    gone = [f"{reading.mentions[i].name} (weight 0 or named in the negative prompt)" for i in sorted(hidden)]
+    failed = [r for r in relations if not _shown(r, things)]  # two places asked for one thing: the first was taken
+    relations = [r for r in relations if r not in failed]
+    gone = [f"{mentions[a].name} {p} {mentions[b].name}" for a, p, b in failed]
+    gone += [f"{reading.mentions[i].name} (weight 0 or named in the negative prompt)" for i in sorted(hidden)]
     return Scene(
         tuple(things), tuple(relations), reading.place, tuple(reading.weather), reading.style, size, seed,
         drawn=_phrases(mentions, relations, reading, {reading.mentions[i].name for i in hidden}),
         not_drawn=unique([*reading.not_drawn, *gone]), weights_unused=tuple(unused),
     )  # fmt: skip
+
+
+def _shown(relation: tuple[int, str, int], things: list[Thing]) -> bool:
+    """Whether some pair of things stands as a relation says."""
+    subject, predicate, object_ = relation
+    for one, two in ((o.box, t.box) for o in things if o.mention == subject for t in things if t.mention == object_):
+        right, down = one[0] + one[2] - two[0] - two[2], one[1] + one[3] - two[1] - two[3]
+        in_column = one[0] < two[2] and two[0] < one[2]
+        touching = in_column and one[1] < two[3] and two[1] < one[3]
+        if {
+            "left of": right < 0, "right of": right > 0, "next to": True, "on": touching and down < 0, "above": in_column and down < 0,
+            "under": in_column and down > 0,
+        }.get(predicate, touching):  # fmt: skip
+            return True
+    return False
 
 
 def _units(mention: Mention, skewed: bool) -> tuple[float, float]:
@@ -153,5 +171,5 @@ def _phrases(mentions: list[Mention], relations: list[tuple[int, str, int]], rea
     attributes += [f"{_NUMBERS[m.count]} {plural(m.name)}" for m in mentions if m.count > 1]
     attributes += [f"{'big' if m.scale > 1 else 'small'} {m.name}" for m in mentions if not 0.8 < m.scale < 1.2]
     bound = [f"{mentions[a].name} {p} {mentions[b].name}" for a, p, b in relations]
-    set_in = [phrase for phrase in reading.set_in if phrase.split(" ")[0] not in hidden] if scenery else []
+    set_in = [phrase for phrase in reading.set_in if not any(phrase.startswith(name + " ") for name in hidden)] if scenery else []
     return unique([*objects, *scenery, *reading.weather, *attributes, *bound, *set_in])

@@ -111,6 +111,8 @@ class _Reader:
             if entry is not None and (name is None or entry[0] in ("colour", "relation", "function")):
                 if entry[0] == "count" and length == 1 and phrase in _MEASURES and self._ahead(1) != "of":
                     continue
+                if entry[0] == "place" and length == 1 and self._is_verb(phrase):
+                    return "function", phrase, 1
                 return (*entry, length)
             if name is not None and not (length == 1 and self._is_verb(phrase)):
                 return "object", name, length
@@ -220,7 +222,8 @@ class _Reader:
             subjects = people or subjects
         if not subjects and self.first_before is not None and value in ("holding", "wearing"):
             subjects = [self.first_before]
-        self.predicate, self.subjects = value, list(subjects)
+        self.predicate = value if subjects or value not in ("with", "holding", "wearing") else None
+        self.subjects = list(subjects)
 
     def _on_object(self, phrase: str, value: str) -> None:
         if self._modifies(phrase):
@@ -325,6 +328,9 @@ class _Reader:
             if entry not in relations:
                 relations.append(entry)
             self.run_of = [index]
+        elif self.joined and relations and relations[-1][1] == "wearing" and self.out.mentions[index].name in CLOTHES:
+            relations.append((relations[-1][0], "wearing", index))  # `wears a shirt and shorts`
+            self.run_of = []
         else:
             self.run_of = [*self.run_of, index] if self.joined else [index]
         self.joined = False
