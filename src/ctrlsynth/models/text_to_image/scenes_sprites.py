@@ -16,12 +16,13 @@ from PIL import Image, ImageFilter
 from ..taggers.reference_regions import Mask, label, outside
 from .scenes_vocab import COLOURS, Drawing, svg
 
+_REMEMBERED = 320  # pixels: larger stickers are made anew each time
 MASTER = 240  # pixels of the longer side that sized sprites are made from
 SKEW = 0.16  # the isometric style's rise over run
 Floats = NDArray[np.float32]
 
 
-@lru_cache(maxsize=600)
+@lru_cache(maxsize=256)
 def master(drawing: Drawing) -> Image.Image:
     """The drawing alone, RGBA, trimmed to what is inked, about MASTER pixels on the longer side of its full square."""
     data = resvg_py.svg_to_bytes(svg_string=svg(drawing), width=MASTER, height=MASTER, skip_system_fonts=True)
@@ -60,7 +61,7 @@ def coloured(drawing: Drawing, colour: str | None, skewed: bool) -> Image.Image:
     return image
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=256)
 def paper(drawing: Drawing, skewed: bool) -> Image.Image:
     """The drawing's silhouette as the sticker's paper needs it: one piece, without holes. As large as `coloured` gives the drawing."""
     art = coloured(drawing, None, skewed)
@@ -83,8 +84,12 @@ def grow(mask: Mask, by: int, inverse: bool = False) -> Mask:
     return np.asarray(wide ^ inverse, bool)
 
 
-@lru_cache(maxsize=512)
 def sprite(drawing: Drawing, colour: str | None, skewed: bool, longer: int, rim: int) -> Image.Image:
+    """The sticker that `_cut` makes, remembered unless it is large: the memory stays under about 300 MB at any size of picture."""
+    return (_kept if longer <= _REMEMBERED else _cut)(drawing, colour, skewed, longer, rim)
+
+
+def _cut(drawing: Drawing, colour: str | None, skewed: bool, longer: int, rim: int) -> Image.Image:
     """The sticker: RGBA, the drawing's longer side `longer` pixels, with a white rim of `rim` pixels all round (so 2 * rim larger)."""
     art = coloured(drawing, colour, skewed)
     factor = longer / max(art.size)
@@ -96,3 +101,6 @@ def sprite(drawing: Drawing, colour: str | None, skewed: bool, longer: int, rim:
     wide = cut.filter(ImageFilter.GaussianBlur(rim / 1.6)).point(lambda v: 255 if v > 14 else 0)
     sheet.putalpha(wide.filter(ImageFilter.GaussianBlur(0.8)))
     return sheet
+
+
+_kept = lru_cache(maxsize=320)(_cut)
