@@ -16,7 +16,7 @@ from .models.runtime import quiet_native_threads
 from .paths import Step
 from .plan import Plan, differences, fill_stages, make_plan
 from .recipe import Recipe, load_recipe
-from .store import RunFolder, open_part, part_counts, read_json, write_json
+from .store import RunFolder, disk_errors, open_part, part_counts, read_json, write_json
 
 STALE = "STALE.txt"
 
@@ -58,7 +58,7 @@ class Run:
     @classmethod
     def open(cls, root: Path) -> Run:
         """Opens a run's folder; a folder that is none is told in one line."""
-        plan = read_json(root / "plan.json")
+        plan = _read_plan(root)
         if plan is None:
             raise UserError(f"{root}: not a run's folder (it has no plan.json); runs are made by `ctrlsynth run RECIPE`")
         steps = tuple(
@@ -158,12 +158,15 @@ def run(
         recipe, base, text = load_recipe(path), base or path.parent, path.read_text(encoding="utf-8")
     root = out or Path("runs") / recipe.name
     quiet_native_threads()
-    earlier = read_json(root / "plan.json")
-    if earlier is None and root.exists() and any(root.iterdir()):
+    earlier = _read_plan(root)
+    if earlier is None and _is_foreign(root):
         raise UserError(f"{root}: not empty and not a run's folder; choose another with --out")
     plan = make_plan(recipe, base or Path(), limit, earlier)
     _compare(root, earlier, plan, update)
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{root}: cannot be made ({error.strerror}); choose another folder with --out") from error
     folder = RunFolder(root)
     folder.sweep_leftovers()
     if retry:
@@ -175,6 +178,20 @@ def run(
     execute(plan, folder, watcher, retry)
     _waves(root, folder, plan, watcher)
     return Run.open(root)
+
+
+def _read_plan(root: Path) -> dict[str, Any] | None:
+    plan = read_json(root / "plan.json")
+    if plan is not None and not {"recipe", "steps", "places", "limit", "candidates", "retries"} <= plan.keys():
+        raise UserError(f"{root / 'plan.json'}: damaged (keys are missing); remove it and run again")
+    return plan
+
+
+def _is_foreign(root: Path) -> bool:
+    """Whether a folder without plan.json holds what no run put there: a killed run leaves its own, and a damaged plan.json is removed."""
+    if not root.is_dir():
+        return root.exists()
+    return not (root / "read" / "_stage.json").exists() and any(not p.name.startswith(".tmp-") for p in root.iterdir())
 
 
 def _compare(root: Path, earlier: Mapping[str, Any] | None, plan: Plan, update: bool) -> None:
@@ -198,14 +215,15 @@ def _compare(root: Path, earlier: Mapping[str, Any] | None, plan: Plan, update: 
 
 
 def _save(root: Path, plan: Plan, text: str | None) -> None:
-    if text is not None:
-        copy = root / "recipe.yaml"
-        if not copy.exists() or copy.read_text(encoding="utf-8") != text:
-            copy.write_text(text, encoding="utf-8")
     before = read_json(root / "plan.json") or {}
     described = {**plan.describe(), "products": before.get("products", [])}
     if {k: v for k, v in before.items() if k != "schema"} != described:
         write_json(root / "plan.json", described)
+    if text is not None:
+        copy = root / "recipe.yaml"
+        with disk_errors(copy):
+            if not copy.exists() or copy.read_bytes() != text.encode():
+                copy.write_bytes(text.encode())
 
 
 def add_product(root: Path, kind: str, path: Path) -> None:

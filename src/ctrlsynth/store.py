@@ -15,7 +15,9 @@ import shutil
 import socket
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +82,7 @@ class RunFolder:
     def sweep_leftovers(self) -> None:
         """Removes temporary files of processes of this host that are gone."""
         host = socket.gethostname()
-        for path in self.root.glob("*/.tmp-*"):
+        for path in [*self.root.glob(".tmp-*"), *self.root.glob("*/.tmp-*"), *self.root.glob("*/_chunks/*/.tmp-*")]:
             fields = path.name.split("~")
             if len(fields) >= 3 and fields[1] == host and fields[2].isdigit() and not _alive(int(fields[2])):
                 path.unlink(missing_ok=True)
@@ -115,16 +117,25 @@ class PartView:
         return out
 
 
-def open_part(path: Path) -> pq.ParquetFile:
-    """Opens a table of ours; a newer schema than this program knows is refused in one line."""
+@contextmanager
+def open_part(path: Path) -> Iterator[pq.ParquetFile]:
+    """Opens a table of ours; one that is damaged, gone, or of a newer schema than this program knows is told in one line."""
     try:
-        file = pq.ParquetFile(path, pre_buffer=False, memory_map=False)
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path}: not a readable part ({error}); remove the file and run again") from error
-    schema = int(_meta(file).get("schema", 0))
-    if schema > SCHEMA:
-        raise UserError(f"{path}: written by a newer ctrlsynth (schema {schema}, this one knows {SCHEMA}); update ctrlsynth")
-    return file
+        with pq.ParquetFile(path, pre_buffer=False, memory_map=False) as file:
+            schema = int(_meta(file).get("schema", 0))
+            if schema > SCHEMA:
+                raise UserError(f"{path}: written by a newer ctrlsynth (schema {schema}, this one knows {SCHEMA}); update ctrlsynth")
+            yield file
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: the file is gone; run again, and it is made anew") from error
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the system's own: what pyarrow finds wrong in a file has no number
+        raise UserError(f"{path}: damaged ({_first_line(error)}); remove the file and run again") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".")
 
 
 def part_counts(path: Path) -> dict[str, Any]:
@@ -161,6 +172,12 @@ def publish(made: Path, final: Path) -> bool:
         os.link(made, final)
     except FileExistsError:
         return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        if final.exists():  # a file system without hard links: two writers at the same instant both win, with equal parts
+            return False
+        os.replace(made, final)
     finally:
         made.unlink(missing_ok=True)
     folder = os.open(final.parent, os.O_RDONLY)
@@ -173,31 +190,39 @@ def publish(made: Path, final: Path) -> bool:
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Writes a JSON file atomically; it carries the schema number."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     made = temporary(path)
-    with disk_errors(path), open(made, "w", encoding="utf-8") as handle:
-        json.dump({"schema": SCHEMA, **data}, handle, indent=1, ensure_ascii=False, default=str)
-        handle.write("\n")
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(made, path)
+    with disk_errors(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(made, "w", encoding="utf-8", errors="backslashreplace") as handle:
+                json.dump({"schema": SCHEMA, **data}, handle, indent=1, ensure_ascii=False, default=str)
+                handle.write("\n")
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(made, path)
+        finally:
+            made.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON file of ours, or None where there is none; a newer schema is refused in one line."""
+    """A JSON file of ours, or None where there is none; a damaged one and a newer schema are refused in one line."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: damaged ({error}); remove it and run again with --update") from error
-    if not isinstance(data, dict) or int(data.get("schema", 0)) > SCHEMA:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: damaged ({error}); remove it and run again") from error
+    if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
+        raise UserError(f"{path}: damaged (not what ctrlsynth writes); remove it and run again")
+    if data["schema"] > SCHEMA:
         raise UserError(f"{path}: written by a newer ctrlsynth (this one knows schema {SCHEMA}); update ctrlsynth")
     return data
 
 
 class disk_errors:
-    """Turns a full disk into one line; every other OSError passes."""
+    """Turns a full disk, a folder that is gone and one that cannot be written to into one line; every other OSError passes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -208,6 +233,9 @@ class disk_errors:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             message = f"{self.path.parent}: the disk is full; finished rows are kept, make room and run the same command again"
+            raise WorkFailed(message) from error
+        if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO):
+            message = f"{self.path.parent}: cannot be written to ({error.strerror}); mend that and run the same command again"
             raise WorkFailed(message) from error
 
 
@@ -221,7 +249,8 @@ class PartWriter:
         self._chunk_dir = run.chunks(folder, index, digest)
         self._schema, self._old = schema, old
         self._final = run.part(folder, index, digest)
-        self._final.parent.mkdir(parents=True, exist_ok=True)
+        with disk_errors(self._final):
+            self._final.parent.mkdir(parents=True, exist_ok=True)
         self._tables: list[pa.Table] = []
         self._chunks: list[Path] = []
         self._bytes = self._rows = 0
@@ -246,61 +275,72 @@ class PartWriter:
         for name in ("prompt_tokens", "completion_tokens"):
             if name in table.column_names:
                 counts[name] = counts.get(name, 0) + int(pc.sum(table[name]).as_py() or 0)
-        for entry in pa.TableGroupBy(table.select(["status", "reason"]), ["status", "reason"]).aggregate([([], "count_all")]).to_pylist():
-            if entry["status"] == "ok":
-                counts["ok"] += entry["count_all"]
+        for (status, reason), number in Counter(zip(table["status"].to_pylist(), table["reason"].to_pylist(), strict=True)).items():
+            if status == "ok":
+                counts["ok"] += number
             else:
-                reasons = counts[entry["status"]]
-                reasons[entry["reason"]] = reasons.get(entry["reason"], 0) + entry["count_all"]
+                counts[status][reason] = counts[status].get(reason, 0) + number
 
     def _flush(self) -> None:
-        if not self._tables:
+        if not self._tables or self._final.exists():
             return
-        self._chunk_dir.mkdir(parents=True, exist_ok=True)
         path = self._chunk_dir / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"
         made = temporary(path)
         with disk_errors(path):
-            pq.write_table(self._take(), made, compression="zstd", compression_level=1, write_statistics=False)
-            publish(made, path)
+            try:
+                self._chunk_dir.mkdir(parents=True, exist_ok=True)
+                pq.write_table(pa.concat_tables(self._tables), made, compression="zstd", compression_level=1, write_statistics=False)
+                publish(made, path)
+            except FileNotFoundError:
+                if not self._final.exists():
+                    raise
+                return  # another process has just finished this part and put the chunks away
+            finally:
+                made.unlink(missing_ok=True)
         self._chunks.append(path)
-
-    def _take(self) -> pa.Table:
-        table = pa.concat_tables(self._tables)
         self._tables, self._bytes, self._rows, self._flushed = [], 0, 0, time.monotonic()
-        return table
 
     def keep(self) -> None:
         """Saves what is finished of a part that will not become whole now (Ctrl-C, a full disk elsewhere)."""
         self._flush()
 
     def finish(self) -> dict[str, Any]:
-        """Publishes the part and removes what it supersedes; returns the counts."""
-        made = temporary(self._final)
-        meta = {_META: json.dumps({"schema": SCHEMA, **self.counts}).encode()}
+        """Publishes the part and removes what it supersedes; returns the counts, of the other's part when another writer was first."""
         with disk_errors(self._final):
-            try:
-                # dictionaries pay only for columns that repeat, and cost more than they save on the others
-                writer = pq.ParquetWriter(
-                    made,
-                    self._schema.with_metadata(meta),
-                    compression="zstd",
-                    compression_level=1,
-                    use_dictionary=_REPEATING,
-                    write_statistics=False,
-                )
-                with writer:
-                    for chunk in self._chunks:
-                        with pq.ParquetFile(chunk) as file:
-                            for group in range(file.num_row_groups):
-                                writer.write_table(file.read_row_group(group), row_group_size=GROUP_ROWS)
-                    if self._tables:
-                        writer.write_table(self._take(), row_group_size=GROUP_ROWS)
-                publish(made, self._final)
-            finally:
-                made.unlink(missing_ok=True)
+            if not self._publish():
+                self.counts = part_counts(self._final)
+        self._tables = []
         drop(self._old)
         shutil.rmtree(self._chunk_dir, ignore_errors=True)
         return self.counts
+
+    def _publish(self) -> bool:
+        if self._final.exists():
+            return False
+        made = temporary(self._final)
+        meta = {_META: json.dumps({"schema": SCHEMA, **self.counts}).encode()}
+        try:
+            # dictionaries pay only for columns that repeat, and cost more than they save on the others
+            options: dict[str, Any] = {
+                "compression": "zstd",
+                "compression_level": 1,
+                "use_dictionary": _REPEATING,
+                "write_statistics": False,
+            }
+            with pq.ParquetWriter(made, self._schema.with_metadata(meta), **options) as writer:
+                for chunk in self._chunks:
+                    with pq.ParquetFile(chunk) as file:
+                        for group in range(file.num_row_groups):
+                            writer.write_table(file.read_row_group(group), row_group_size=GROUP_ROWS)
+                if self._tables:
+                    writer.write_table(pa.concat_tables(self._tables), row_group_size=GROUP_ROWS)
+            return publish(made, self._final)
+        except FileNotFoundError:
+            if not self._final.exists():
+                raise
+            return False  # another process has just finished this part and put the chunks away
+        finally:
+            made.unlink(missing_ok=True)
 
 
 def drop(superseded: Sequence[Path]) -> None:
@@ -312,54 +352,3 @@ def drop(superseded: Sequence[Path]) -> None:
 
 
 _REPEATING = ["status", "reason", "model", "template", "style", "verdict", "file"]
-
-
-class OldRows:
-    """Rows of superseded versions and chunks of a part, found by (id, key). Holds ids and keys only; rows are read when taken."""
-
-    def __init__(self, files: Sequence[Path], schema: pa.Schema, skip_failed: bool = False) -> None:
-        self._schema = schema
-        self._files: list[Path] = []
-        self._where: dict[tuple[str, str], tuple[int, int]] = {}
-        self._loaded: tuple[int, int, pa.Table] | None = None
-        for path in files:
-            try:
-                file = open_part(path)
-            except (UserError, FileNotFoundError):  # a chunk of a killed writer may be cut: its rows are made again
-                continue
-            with file:
-                if not set(schema.names) <= set(file.schema_arrow.names):
-                    continue
-                self._index(file, len(self._files), skip_failed)
-            self._files.append(path)
-
-    def _index(self, file: pq.ParquetFile, number: int, skip_failed: bool) -> None:
-        row = 0
-        for batch in file.iter_batches(columns=["id", "key", "status"], use_threads=False):
-            for row_id, key, status in zip(*(c.to_pylist() for c in batch.columns), strict=True):
-                if key is not None and not (skip_failed and status == "failed"):
-                    self._where.setdefault((row_id, key), (number, row))
-                row += 1
-
-    def __bool__(self) -> bool:
-        return bool(self._where)
-
-    def __contains__(self, id_and_key: tuple[str, str]) -> bool:
-        return id_and_key in self._where
-
-    def take(self, id_and_key: tuple[str, str]) -> pa.Table:
-        """The one row, as a table in today's schema."""
-        number, row = self._where[id_and_key]
-        if self._loaded is None or self._loaded[0] != number or not 0 <= row - self._loaded[1] < self._loaded[2].num_rows:
-            self._loaded = self._group(number, row)
-        return self._loaded[2].slice(row - self._loaded[1], 1)
-
-    def _group(self, number: int, row: int) -> tuple[int, int, pa.Table]:
-        with pq.ParquetFile(self._files[number]) as file:
-            start = 0
-            for group in range(file.num_row_groups):
-                rows = file.metadata.row_group(group).num_rows
-                if row < start + rows:
-                    return number, start, file.read_row_group(group, columns=self._schema.names).cast(self._schema)
-                start += rows
-        raise UserError(f"{self._files[number]}: the file changed while it was read; run again")

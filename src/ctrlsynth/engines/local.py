@@ -3,6 +3,7 @@ writes behind, so that the model in the calling thread does not wait for either.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -85,6 +86,8 @@ class _Ledger:
                 self.parts[index] = {"digest": digest, **part_counts(self._run.part(self._folder, int(index), digest))}
         if changed or self.parts.keys() != wanted.keys():
             self.parts = {i: self.parts[i] for i in wanted}
+            if not any(p["failed"] for p in self.parts.values()):
+                self.first_error = None
             self.save()
         self._stop_if_empty()
 
@@ -123,6 +126,7 @@ class _Pipeline:
         self._writer: PartWriter | None = None
         self._digest = ""
         self._behind: deque[Future[None]] = deque()
+        self._broken = False
 
     def run(self, todo: list[tuple[Any, list[str]]]) -> None:
         steps = ahead(lambda: self._steps(todo), AHEAD)
@@ -144,6 +148,8 @@ class _Pipeline:
 
     def _steps(self, todo: list[tuple[Any, list[str]]]) -> Iterator[Any]:
         for part, versions in todo:
+            if self._run.part(self._folder, part.index, self._plan.part_digest(self._folder, part)).exists():
+                continue  # another process has made it since
             yield from prepare(self._plan, self._run, self._folder, part, versions, self._retry)
 
     def _drain(self) -> None:
@@ -156,9 +162,18 @@ class _Pipeline:
             self._behind.popleft().exception()
         if self._writer is not None:
             pool.submit(self._writer.keep).exception()
-        self._ledger.save()
+        with contextlib.suppress(OSError, WorkFailed):
+            self._ledger.save()
 
     def _write(self, step: Begin | Block | End) -> None:
+        """In the writing thread. After a fault nothing more is written: the rest of a part that lacks a block must not become whole."""
+        if self._broken:
+            return
+        self._broken = True
+        self._write_step(step)
+        self._broken = False
+
+    def _write_step(self, step: Begin | Block | End) -> None:
         if isinstance(step, Begin):
             self._writer = PartWriter(self._run, self._folder, step.index, step.digest, self._stage.schema, step.old)
             self._digest = step.digest

@@ -14,9 +14,10 @@ from typing import Any
 import pyarrow as pa
 
 from ..errors import ModelError, UserError, WorkFailed
+from ..old_rows import OldRows
 from ..plan import Plan
 from ..stages import Item, Stage
-from ..store import OldRows, PartView, PartWriter, RunFolder
+from ..store import PartView, PartWriter, RunFolder
 
 MAX_BLOCK = 1024
 """Rows in a block at most, when most of them are taken over."""

@@ -1,0 +1,84 @@
+"""Rows that an earlier version of a part holds already: what an update, a retry or a restart takes over and asks no model for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .errors import UserError, WorkFailed
+from .store import open_part
+
+MOST_OPEN = 200
+"""Files that are held open: another process that finishes the part meanwhile removes them, and what is open can still be read."""
+
+
+class OldRows:
+    """Rows of superseded versions and chunks of a part, found by (id, key). Holds ids and keys only; rows are read when taken."""
+
+    def __init__(self, files: Sequence[Path], schema: pa.Schema, skip_failed: bool = False) -> None:
+        self._schema = schema
+        self._files: list[tuple[Path, pq.ParquetFile | None]] = []
+        self._open = ExitStack()
+        self._where: dict[tuple[str, str], tuple[int, int]] = {}
+        self._loaded: tuple[int, int, pa.Table] | None = None
+        for path in files:
+            with ExitStack() as opened:
+                try:
+                    file = opened.enter_context(open_part(path))
+                    if not set(schema.names) <= set(file.schema_arrow.names):
+                        continue
+                    self._index(file, len(self._files), skip_failed)
+                except (UserError, pa.ArrowException, OSError):  # a chunk of a killed writer may be cut: its rows are made again
+                    continue
+                held = len(self._files) < MOST_OPEN
+                self._files.append((path, file if held else None))
+                if held:
+                    self._open.push(opened.pop_all())
+
+    def _index(self, file: pq.ParquetFile, number: int, skip_failed: bool) -> None:
+        row = 0
+        found: dict[tuple[str, str], tuple[int, int]] = {}
+        for batch in file.iter_batches(columns=["id", "key", "status"], use_threads=False):
+            for row_id, key, status in zip(*(c.to_pylist() for c in batch.columns), strict=True):
+                if key is not None and not (skip_failed and status == "failed"):
+                    found.setdefault((row_id, key), (number, row))
+                row += 1
+        self._where = found | self._where
+
+    def __bool__(self) -> bool:
+        return bool(self._where)
+
+    def __contains__(self, id_and_key: tuple[str, str]) -> bool:
+        return id_and_key in self._where
+
+    def take(self, id_and_key: tuple[str, str]) -> pa.Table:
+        """The one row, as a table in today's schema."""
+        number, row = self._where[id_and_key]
+        if self._loaded is None or self._loaded[0] != number or not 0 <= row - self._loaded[1] < self._loaded[2].num_rows:
+            self._loaded = self._group(number, row)
+        return self._loaded[2].slice(row - self._loaded[1], 1)
+
+    def _group(self, number: int, row: int) -> tuple[int, int, pa.Table]:
+        path, held = self._files[number]
+        with ExitStack() as opened:
+            try:
+                file = held if held is not None else opened.enter_context(open_part(path))
+            except UserError as error:
+                raise WorkFailed(f"{path}: another process finished this part meanwhile; run the same command again") from error
+            start = 0
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                if row < start + rows:
+                    return number, start, self._read(path, file, group)
+                start += rows
+        raise WorkFailed(f"{path}: the file changed while it was read; run the same command again")
+
+    def _read(self, path: Path, file: pq.ParquetFile, group: int) -> pa.Table:
+        try:
+            return file.read_row_group(group, columns=self._schema.names).cast(self._schema)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{path}: damaged ({error}); remove the file and run again") from error
