@@ -149,14 +149,20 @@ def test_a_killed_engine_is_started_again(smollm2: SmolLM2, forward: list[Reply]
 
 
 def test_an_engine_that_always_dies_fails_its_row_only(smollm2: SmolLM2, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = pool.EngineProcess.ask
+    send, receive = pool.EngineProcess.send, pool.EngineProcess.receive
+    queued: dict[int, list[str]] = {}
 
-    def dies(engine: pool.EngineProcess, task: pool.Task) -> dict[str, Any] | None:
-        if "tiger" in task["body"]["prompt"]:
+    def noted(engine: pool.EngineProcess, task: pool.Task) -> bool:
+        queued.setdefault(engine.pid, []).append(task["body"]["prompt"])
+        return send(engine, task)
+
+    def dies(engine: pool.EngineProcess) -> dict[str, Any] | None:
+        if "tiger" in queued[engine.pid].pop(0):
             os.kill(engine.pid, signal.SIGKILL)
-        return real(engine, task)
+        return receive(engine)
 
-    monkeypatch.setattr(pool.EngineProcess, "ask", dies)
+    monkeypatch.setattr(pool.EngineProcess, "send", noted)
+    monkeypatch.setattr(pool.EngineProcess, "receive", dies)
     first, tiger, last = smollm2.generate([REQUESTS[0], REQUESTS[3], REQUESTS[1]])
     assert tiger.error == "engine_died"
     assert first.error is None

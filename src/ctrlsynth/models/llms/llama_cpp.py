@@ -60,6 +60,7 @@ class LlamaCpp:
         self.sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p}
         self.digest = _digest(path, {"context": context, "few_shot": few_shot, "bound": bound, "max_tokens": max_tokens, **self.sampling})
         self.pool = EnginePool(str(path), context, processes or usable_cores())
+        self.batch = 32 * (processes or usable_cores())  # a call ends with engines waiting for the slowest: long, but not past a minute
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """One reply a request, in order. Raises `ModelError("engine_failed")` where llama.cpp cannot load the file."""

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +25,7 @@ _START = "import sys; sys.path[:] = sys.argv[2].split('\\n'); from ctrlsynth.mod
 
 
 class EngineProcess:
-    """One engine behind two pipes. `ask` returns None when the process died."""
+    """One engine behind two pipes: tasks go in, answers come out in the same order."""
 
     def __init__(self, path: str, context: int) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -42,7 +42,18 @@ class EngineProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    def ask(self, task: Task) -> dict[str, Any] | None:
+    def send(self, task: Task) -> bool:
+        """Hands a task over; the engine queues it. False when the process is gone."""
+        try:
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps(task).encode() + b"\n")
+            self._process.stdin.flush()
+        except (BrokenPipeError, ValueError):
+            return False
+        return True
+
+    def receive(self) -> dict[str, Any] | None:
+        """The answer to the oldest task that was sent; None when the process died."""
         if not self._ready:
             first = self._read()
             if first is None:
@@ -50,12 +61,6 @@ class EngineProcess:
             if "fatal" in first:
                 raise ModelError("engine_failed", f"llama.cpp could not load the model: {first['fatal']}")
             self._ready = True
-        try:
-            assert self._process.stdin is not None
-            self._process.stdin.write(json.dumps(task).encode() + b"\n")
-            self._process.stdin.flush()
-        except (BrokenPipeError, ValueError):
-            return None
         return self._read()
 
     def _read(self) -> dict[str, Any] | None:
@@ -126,30 +131,50 @@ class EnginePool:
         faults: list[BaseException],
         stop: threading.Event,
     ) -> None:
+        asked: deque[tuple[int, Task]] = deque()  # sent and not answered, oldest first
+        died: Counter[int] = Counter()
         try:
             while not stop.is_set():
-                try:
-                    number, task = waiting.popleft()
-                except IndexError:
+                self._feed(i, waiting, asked)
+                if not asked:
                     return
-                answers[number] = self._ask_patiently(i, task, stop)
+                engine = self._engines[i]
+                answer = engine.receive() if engine is not None else None
+                number, task = asked.popleft()
+                if answer is None and not stop.is_set():
+                    answer = self._bury(i, number, died)
+                    waiting.extendleft(reversed(asked if answer is not None else [(number, task), *asked]))
+                    asked.clear()
+                if answer is not None:
+                    answers[number] = answer
         except (ModelError, OSError, ValueError) as error:  # handed to the caller's thread, which raises it
             faults.append(error)
             stop.set()
 
-    def _ask_patiently(self, i: int, task: Task, stop: threading.Event) -> dict[str, Any]:
-        for attempt in range(MAX_RESTARTS + 1):
-            if stop.is_set():
-                break
+    def _feed(self, i: int, waiting: deque[tuple[int, Task]], asked: deque[tuple[int, Task]]) -> None:
+        """Keeps a second task queued in the engine, so that it never waits for us; not at the end, when another engine may be free."""
+        while len(asked) < (2 if len(waiting) > len(self._engines) else 1):
+            try:
+                pair = waiting.popleft()
+            except IndexError:
+                return
+            asked.append(pair)
             engine = self._engines[i]
             if engine is None:
                 engine = self._engines[i] = EngineProcess(self._path, self._context)
-            answer = engine.ask(task)
-            if answer is not None:
-                return answer
+            if not engine.send(pair[1]):
+                return
+
+    def _bury(self, i: int, number: int, died: Counter[int]) -> dict[str, Any] | None:
+        """Ends a dead engine; the task that it died on gets an answer of its own once it has cost `MAX_RESTARTS` engines more."""
+        engine = self._engines[i]
+        self._engines[i] = None
+        if engine is not None:
             engine.close()
-            self._engines[i] = None
-            self.restarts += attempt < MAX_RESTARTS
+        died[number] += 1
+        if died[number] <= MAX_RESTARTS:
+            self.restarts += 1
+            return None
         return {"error": {"type": "engine_died", "message": f"the engine died {MAX_RESTARTS + 1} times on this request"}}
 
     def close(self) -> None:
