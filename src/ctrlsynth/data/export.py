@@ -86,8 +86,8 @@ def export(
     plan = _Plan(run, shape_of(run.steps), choice, summary, ratio)
     plan.count()
     made = out.parent / f".tmp-{out.name}~{os.getpid()}~{uuid.uuid4().hex[:8]}"
-    made.mkdir(parents=True)
     try:
+        made.mkdir(parents=True)
         writer = WRITERS[format](made, max_per_shard)
         try:
             _fill(plan, writer, texts_alone=format == "csv")
