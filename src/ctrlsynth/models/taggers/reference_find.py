@@ -48,11 +48,11 @@ def find(image: Image.Image) -> Found:
     small = image if image.size == size else image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
     rgb = np.asarray(small)
     rim = max(2, round(0.012 * min(size)))
-    found = _stickers(rgb, rim)
+    found = stickers(rgb, rim)
     return found if found.heaps else _on_plain(rgb, rim)
 
 
-def _stickers(rgb: Bytes, rim: int) -> Found:
+def stickers(rgb: Bytes, rim: int) -> Found:
     """Heaps by their white rims."""
     low, high = _extremes(rgb)
     white = (low > _WHITE) & (high - low < 48)
