@@ -68,7 +68,7 @@ def _without_parts(keys: list[Key]) -> list[Key]:
         for i, key in enumerate(keys[:-1])
         if key.low in _PARTS and keys[i + 1].low == "of" and i and keys[i - 1].kind == FUNCTION and keys[i - 1].low != "and"
     }
-    return [key for i, key in enumerate(keys) if i not in gone and i - 1 not in gone]
+    return [key for i, key in enumerate(keys) if i not in gone and i - 1 not in gone] if gone else keys
 
 
 class Text:

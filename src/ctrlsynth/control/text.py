@@ -139,9 +139,9 @@ class TextController:
 
     def _values(self, template: Template, tags: Tags, caption: str | None) -> dict[str, str]:
         values = {"caption": caption or "", "concept": tags.objects[0] if tags.objects else ""}
-        for name in template.placeholders & PHRASES:
-            phrases = self._all(tags) if name == "phrases" else getattr(tags, name)
-            values[name] = ", ".join(phrases)
+        for name in template.pieces[1::2]:
+            if name in PHRASES:
+                values[name] = ", ".join(self._all(tags) if name == "phrases" else getattr(tags, name))
         return values
 
     def _all(self, tags: Tags) -> Sequence[str]:

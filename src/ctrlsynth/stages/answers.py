@@ -65,10 +65,11 @@ def unit(value: Any) -> float | None:
 
 def _phrases(values: Any) -> tuple[str, ...] | None:
     """A tuple of text; a text itself is not taken for its letters."""
-    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-        return None
-    found = tuple(values)
-    return found if all(_text(v) for v in found) else None
+    if not isinstance(values, tuple):
+        if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+            return None
+        values = tuple(values)
+    return values if all(map(_text, values)) else None
 
 
 def _text(value: Any, optional: bool = False) -> bool:

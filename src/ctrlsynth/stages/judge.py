@@ -71,8 +71,8 @@ def score_text(text: str, reference: Tags, removed: Sequence[str], matcher: str,
     """A text against the tags that it should hold."""
     phrases = reference.phrases()
     hits = matching.in_text(phrases, text, matcher, reference.objects) if phrases else []
-    found = tuple(p for p, hit in zip(phrases, hits, strict=True) if hit)
-    missed = tuple(p for p, hit in zip(phrases, hits, strict=True) if not hit)
+    found = tuple([p for p, hit in zip(phrases, hits, strict=True) if hit])
+    missed = tuple([p for p, hit in zip(phrases, hits, strict=True) if not hit])
     back = matching.violations_in_text(removed, text, matcher) if removed else ()
     return Score(weighted_recall(reference, found, weights), found, missed, tuple(back))
 

@@ -52,6 +52,7 @@ class WriteStage:
         self._parent, self._family, self._label, self._controller, self._model = parent, family, label, controller, model
         self._variants, self._candidates, self._score = variants, candidates, score
         self._text_folder, self._text_column, self._rejects = text_folder, text_column, rejects
+        self._steps = [(f"/{label}.{v}" + (f".{c}" if c else ""), c) for v in range(variants) for c in range(candidates)]
         self.model_name = model.id if model is not None else ""
         self._prefix = digest_of("write", self.version, self.model_name, model.digest if model is not None else "")
         self.batch = int(getattr(model, "batch", 256))
@@ -75,20 +76,17 @@ class WriteStage:
                 if texts is not None:
                     found = texts.of(row_id)
                     text = found[0] if found is not None else None
-                out.extend(self._items(row_id, source_key, tags, text))
+                if self._family == "caption":
+                    out.append(self._by_tagger(row_id, source_key, tags, text))
+                else:
+                    out += [self._item(row_id + step, row_id, source_key, tags, text, candidate) for step, candidate in self._steps]
             yield out
 
-    def _items(self, row_id: str, source_key: str, tags: Tags | None, text: str | None) -> Iterator[Item]:
-        if self._family == "caption":
-            written_by_tagger = Item(f"{row_id}/{self._label}", row_id, source_key, key_of(self._prefix, text or ""), (text, tags, 0))
-            if not text:
-                written_by_tagger.status, written_by_tagger.reason = "dropped", "no_caption"
-            yield written_by_tagger
-            return
-        for variant in range(self._variants):
-            for candidate in range(self._candidates):
-                step = f"{self._label}.{variant}" + (f".{candidate}" if candidate else "")
-                yield self._item(f"{row_id}/{step}", row_id, source_key, tags, text, candidate)
+    def _by_tagger(self, row_id: str, source_key: str, tags: Tags | None, text: str | None) -> Item:
+        item = Item(f"{row_id}/{self._label}", row_id, source_key, key_of(self._prefix, text or ""), (text, tags, 0))
+        if not text:
+            item.status, item.reason = "dropped", "no_caption"
+        return item
 
     def _item(self, row_id: str, parent: str, source_key: str, tags: Tags | None, text: str | None, candidate: int) -> Item:
         assert self._family != "caption"
