@@ -2,9 +2,10 @@
 
     python benchmarks/pipeline.py --rows 100000             # rows/s and peak memory of one run
     python benchmarks/pipeline.py --memory                  # peak memory at 10,000 and 500,000 rows
-    python benchmarks/pipeline.py --distilabel              # tag, write, filter in distilabel in the same run, where it is installed
+    python benchmarks/pipeline.py --distilabel [PYTHON]     # tag, write, filter in distilabel in the same run; PYTHON: who has it installed
 
-Every run is a process of its own, held on one core.
+Every run is a process of its own, held on one core. Beside the clock stands processor time (user and system, children included), which a
+busy machine disturbs less.
 """
 
 from __future__ import annotations
@@ -41,21 +42,23 @@ def write_captions(path: Path, rows: int) -> None:
 
 
 def one_run(rows: int) -> dict[str, float]:
-    """Runs the recipe in this process; seconds from the first row to the last part, peak memory in MB."""
+    """Runs the recipe in this process; seconds from the recipe's file to the last part, of the clock and of processor time; peak MB."""
     from ctrlsynth.runs import run
 
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         write_captions(base / "captions.jsonl", rows)
         (base / "recipe.yaml").write_text(RECIPE)
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         made = run(base / "recipe.yaml", base / "run")
-        seconds = time.perf_counter() - started
+        seconds, cpu = time.perf_counter() - started, time.process_time() - used
         assert made.ledger()[-1].rows == rows
     return {
         "rows": rows,
         "seconds": seconds,
         "rows_per_s": rows / seconds,
+        "cpu_s": cpu,
+        "rows_per_cpu_s": rows / cpu,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
@@ -67,13 +70,37 @@ def distilabel_run(rows: int) -> dict[str, float]:
     return distilabel_peer.run([f"an old photo of the {WORDS[n % len(WORDS)]} near a small {WORDS[n % 7]}" for n in range(rows)])
 
 
-def in_process(what: str, rows: int) -> dict[str, float]:
+def in_process(what: str, rows: int, python: str = sys.executable) -> dict[str, float]:
     """One measurement in a fresh process on one core."""
-    env = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent / 'src'}", "OMP_NUM_THREADS": "1"}
     core = str(min(os.sched_getaffinity(0)))
-    command = ["taskset", "-c", core, sys.executable, __file__, "--one", what, "--rows", str(rows)]
-    out = subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout
-    return dict(json.loads(out.strip().splitlines()[-1]))
+    command = ["taskset", "-c", core, python, __file__, "--one", what, "--rows", str(rows)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    if done.returncode:
+        sys.exit(f"{what}: {done.stderr.strip().splitlines()[-1]}")
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def show(name: str, found: dict[str, float]) -> None:
+    """One line of a measurement."""
+    print(
+        f"{name:12}{found['rows_per_s']:9,.0f} rows/s{found['rows_per_cpu_s']:9,.0f} rows a CPU second"
+        f"{found['peak_mb']:7,.0f} MB peak  ({found['rows']:,.0f} rows)",
+        flush=True,
+    )
+
+
+def beside_distilabel(ours: dict[str, float], python: str, rows: int) -> None:
+    """The peer's line and the ratios, or one line that says that it is not installed."""
+    if subprocess.run([python, "-c", "import distilabel.pipeline"], capture_output=True, check=False).returncode:
+        print(
+            f"distilabel  not installed for {python}: `pip install distilabel==1.5.3 pillow` into a venv of its own, then name its python"
+        )
+        return
+    peer = in_process("distilabel", rows, python)
+    show("distilabel", peer)
+    clock, cpu = (ours[name] / peer[name] for name in ("rows_per_s", "rows_per_cpu_s"))
+    print(f"ratio       {clock:9.1f} by the clock, {cpu:.1f} by CPU")
 
 
 def main() -> None:
@@ -81,22 +108,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--memory", action="store_true")
-    parser.add_argument("--distilabel", action="store_true")
+    parser.add_argument("--distilabel", nargs="?", const=sys.executable, metavar="PYTHON")
     parser.add_argument("--one", choices=["ours", "distilabel"])
     args = parser.parse_args()
     if args.one:
         print(json.dumps(one_run(args.rows) if args.one == "ours" else distilabel_run(args.rows)))
         return
-    ours = in_process("ours", args.rows)
-    print(f"ctrlsynth   {ours['rows_per_s']:9,.0f} rows/s  {ours['peak_mb']:6.0f} MB peak  (goal: 8,000 rows/s on one core)")
-    if args.distilabel:
-        peer = in_process("distilabel", min(args.rows, 20_000))
-        print(f"distilabel  {peer['rows_per_s']:9,.0f} rows/s  {peer['peak_mb']:6.0f} MB peak")
-        print(f"ratio       {ours['rows_per_s'] / peer['rows_per_s']:9.1f}")
     if args.memory:
         small, large = in_process("ours", 10_000), in_process("ours", 500_000)
-        ratio = large["peak_mb"] / small["peak_mb"]
-        print(f"10,000 rows {small['peak_mb']:.0f} MB, 500,000 rows {large['peak_mb']:.0f} MB, ratio {ratio:.2f} (goal: 1.2)")
+        show("ctrlsynth", small)
+        show("ctrlsynth", large)
+        print(f"ratio       {large['peak_mb'] / small['peak_mb']:9.2f} of peak memory (goal: at most 1.2, and under 500 MB)")
+        return
+    ours = in_process("ours", args.rows)
+    show("ctrlsynth", ours)
+    print("goal            8,000 rows/s on one core")
+    if args.distilabel:
+        beside_distilabel(ours, args.distilabel, args.rows)
 
 
 if __name__ == "__main__":
