@@ -63,7 +63,7 @@ def stickers(rgb: Bytes, rim: int) -> Found:
     level = np.median(rgb[paper], 0) if paper.any() else np.full(3, 255.0)
     plain = np.clip(rgb * (255.0 / np.maximum(level, 200.0)), 0, 255).astype(np.uint8)
     low, high = _extremes(plain)
-    soft = (low > 190) & (high - low < 60)
+    soft = (low > 228) & (high - low < 60)
     for number, (left, top, right, bottom) in enumerate(boxes(labels, count), 1):
         if max(right - left, bottom - top) < _LEAST + rim or min(right - left, bottom - top) < 2 * rim:
             continue
