@@ -6,10 +6,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 .PHONY: demo test lint types pytest clean
 
 demo: .stamps/demo
-	$(BIN)/python scripts/quickstart_photos.py data/quickstart
-	$(BIN)/ctrlsynth run recipes/quickstart.yaml --out runs/quickstart
-	$(BIN)/ctrlsynth explain runs/quickstart
-	$(BIN)/ctrlsynth report runs/quickstart
+	@$(BIN)/python scripts/quickstart_photos.py data/quickstart
+	@$(BIN)/ctrlsynth run recipes/quickstart.yaml --out runs/quickstart
+	@$(BIN)/ctrlsynth explain runs/quickstart
+	@$(BIN)/ctrlsynth report runs/quickstart
 
 test: lint types pytest
 
