@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the work failed, 2 the user's mistake, 130 Ctrl-C (everyth
 from __future__ import annotations
 
 import json
+import re
 import sys
 from enum import Enum
 from pathlib import Path
@@ -198,11 +199,18 @@ def models(as_json: Json = False) -> None:
 
 
 def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
+    from .report.terminal import clean
+
+    sys.stdout.write("\n".join(map(clean, text.split("\n"))) + "\n")
 
 
 def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=1, default=_plain) + "\n")
+    text = json.dumps(value, ensure_ascii=False, indent=1, default=_plain)
+    # Inside JSON strings the same characters; a terminal obeys none of them, and a lone surrogate would not be UTF-8.
+    sys.stdout.write(_OBEYED.sub(lambda m: f"\\u{ord(m.group()):04x}", text) + "\n")
+
+
+_OBEYED = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def _plain(value: Any) -> Any:

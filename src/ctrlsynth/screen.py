@@ -13,6 +13,7 @@ from rich.table import Table
 
 from .engines.local import Silent, Watcher
 from .report.sweep import gate_note
+from .report.terminal import clean
 from .runs import LedgerRow, Run
 
 
@@ -25,7 +26,7 @@ class _Bars:
         self._seen: dict[str, list[float]] = {}
 
     def stage(self, folder: str, number: int, parts: int, done: int) -> None:
-        self._tasks[folder] = self._bars.add_task(escape(folder), total=parts, completed=done, note="")
+        self._tasks[folder] = self._bars.add_task(_safe(folder), total=parts, completed=done, note="")
         self._seen[folder] = [0.0, 0.0, 0.0]
 
     def rows(self, folder: str, rows: int, made: int) -> None:
@@ -71,7 +72,7 @@ def _print(table: Table) -> None:
 
 
 def _table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
-    table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
+    table = Table(title=_safe(title), title_justify="left", box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", no_wrap=column in right)
     return table
@@ -100,8 +101,8 @@ def show_ledger(run: Run) -> None:
     for r in rows:
         reasons = ", ".join(f"{name} {count:,}" for name, count in sorted({**r.dropped, **r.failed}.items()))
         table.add_row(
-            r.folder, ", ".join(r.paths), f"{r.parts}/{r.parts_wanted}", f"{r.rows:,}", f"{r.ok:,}", f"{sum(r.dropped.values()):,}",
-            f"{sum(r.failed.values()):,}", f"{r.reused:,}", f"{r.seconds:,.1f}", f"{r.tokens:,}", f"{r.bytes / 1e6:,.1f}", escape(reasons),
+            r.folder, _safe(", ".join(r.paths)), f"{r.parts}/{r.parts_wanted}", f"{r.rows:,}", f"{r.ok:,}", f"{sum(r.dropped.values()):,}",
+            f"{sum(r.failed.values()):,}", f"{r.reused:,}", f"{r.seconds:,.1f}", f"{r.tokens:,}", f"{r.bytes / 1e6:,.1f}", _safe(reasons),
         )  # fmt: skip
     _print(table)
     _say(_sum_line(rows))
@@ -143,7 +144,7 @@ def show_plan(plan: dict[str, Any]) -> None:
         done = f"{s['parts_done']}/{s['parts']} done" if s["parts_done"] else f"{s['parts']}"
         parts = done + (f", {s['parts_to_update']} to update" if s["parts_to_update"] else "")
         table.add_row(
-            s["folder"], ", ".join(s["paths"]), escape(s["model"]), s["digest"], parts, _count(s["rows"]), _count(s["bytes"], 1e6),
+            s["folder"], _safe(", ".join(s["paths"])), _safe(s["model"]), s["digest"], parts, _count(s["rows"]), _count(s["bytes"], 1e6),
             _count(s["tokens"]), _count(s["device_seconds"]), s["rate"],
         )  # fmt: skip
     _print(table)
@@ -162,7 +163,7 @@ def show_sweep(head: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequen
     """One line a threshold; `<` marks the recipe's own."""
     table = _table("p_f sweep, from the stored scores", *head, right=head)
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*map(_safe, row))
     _print(table)
     for note in notes:
         _say(note)
@@ -173,12 +174,17 @@ def show_models(entries: Sequence[Any]) -> None:
     table = _table("models, drawings and data", "name", "role", "installed", "licence", "weights from", "what")
     for e in entries:
         table.add_row(
-            *(escape(str(getattr(e, n))) for n in ("name", "role")),
-            escape(e.state),
-            *(escape(str(getattr(e, n))) for n in ("licence", "source", "what")),
+            *(_safe(str(getattr(e, n))) for n in ("name", "role")),
+            _safe(e.state),
+            *(_safe(str(getattr(e, n))) for n in ("licence", "source", "what")),
         )
     _print(table)
 
 
 def _say(text: str) -> None:
-    Console(soft_wrap=True).print(escape(text), highlight=False)
+    Console(soft_wrap=True).print(_safe(text), highlight=False)
+
+
+def _safe(text: str) -> str:
+    """Data as rich shows it literally: no markup, nothing that a terminal obeys."""
+    return escape("\n".join(map(clean, text.split("\n"))))

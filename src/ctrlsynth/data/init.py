@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,6 +89,8 @@ def write_recipe(folder: Path, out: Path) -> str:
         raise UserError(
             f"{folder}: {'not a folder' if folder.exists() else 'not there'}; give a folder of images, tars, parquet files or texts"
         )
+    if any("\ud800" <= c <= "\udfff" for c in str(folder)):
+        raise UserError(f"{folder!r}: its name is not UTF-8, which recipes are written in; rename it, or reach it by a link")
     text = recipe_text(folder, out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with open(out, "x", encoding="utf-8") as stream:
@@ -243,13 +246,15 @@ def _relative(folder: Path, base: Path) -> str:
 def _quoted(text: str) -> str:
     """A YAML scalar: plain where that is safe, else in JSON's quotes, which YAML reads."""
     safe = all(c.isalnum() or c in "/._-" for c in text) and text[:1] not in "-" and text.isascii() and not text.replace(".", "").isdigit()
-    return (
-        text
-        if safe and text.lower() not in ("", "yes", "no", "true", "false", "null", "on", "off")
-        else json.dumps(text, ensure_ascii=False)
-    )
+    if safe and text.lower() not in ("", "yes", "no", "true", "false", "null", "on", "off"):
+        return text
+    return _NOT_YAML.sub(lambda m: f"\\u{ord(m.group()):04x}", json.dumps(text, ensure_ascii=False))
+
+
+_NOT_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+"""What JSON leaves as it is and YAML refuses."""
 
 
 def _plain(text: str) -> str:
-    """Text for a comment: one line."""
-    return " ".join(text.split())
+    """Text for a comment: one line of what YAML allows."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
