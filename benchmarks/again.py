@@ -13,6 +13,7 @@ import argparse
 import io
 import json
 import random
+import resource
 import subprocess
 import sys
 import tarfile
@@ -53,14 +54,20 @@ def make_shards(folder: Path, images: int, shards: int) -> None:
                     tar.addfile(info, io.BytesIO(content))
 
 
-def timed(folder: Path, *options: str) -> tuple[float, str]:
-    """One `ctrlsynth run` as a whole process: seconds and what it printed."""
-    started = time.perf_counter()
+def timed(folder: Path, *options: str) -> tuple[float, float, str]:
+    """One `ctrlsynth run` as a whole process: seconds by the clock, seconds of processor time, and what it printed."""
+    started, used = time.perf_counter(), cpu_of_children()
     command = [sys.executable, "-c", "from ctrlsynth.cli import main; main()", "run", "recipe.yaml", "--json", *options]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)
-    return time.perf_counter() - started, done.stdout
+    return time.perf_counter() - started, cpu_of_children() - used, done.stdout
+
+
+def cpu_of_children() -> float:
+    """Processor time, user and system, of the processes that have ended; a busy machine disturbs it less than the clock."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
@@ -73,16 +80,19 @@ def main() -> None:
         folder = Path(name)
         make_shards(folder, args.images, args.shards)
         (folder / "recipe.yaml").write_text(RECIPE)
-        first, _ = timed(folder)
-        again, _ = timed(folder)
+        first, cpu, _ = timed(folder)
+        print(f"first run {first:.1f} s ({cpu:.1f} s of processor time)", flush=True)
+        again, cpu, out = min(timed(folder) for _ in range(3))
         bare = min(timed_bare() for _ in range(3))
-        print(f"first run {first:.1f} s; again {again:.2f} s (goal: under 2 s; `python -c pass` takes {bare:.2f} s)")
+        print(f"again {again:.2f} s ({cpu:.2f} s of processor time; goal: under 2 s; `python -c pass` takes {bare:.2f} s)", flush=True)
+        before = {r["folder"]: r["rows"] for r in json.loads(out)["ledger"]}
         edit = "text_policy.edits=[{replace: {objects: {horse: pony}}}]"
-        third, out = timed(folder, "--update", "--set", edit)
+        third, cpu, out = timed(folder, "--update", "--set", edit)
         writes = [r for r in json.loads(out)["ledger"] if r["kind"] == "write"]
-        asked = sum(r["rows"] - r["reused"] for r in writes)
+        asked, rows = sum(r["rows"] - r["reused"] for r in writes), sum(before[r["folder"]] for r in writes)
+        touched = args.images // 10 * len(writes)
         print(
-            f"update {third:.1f} s: {asked:,} of {sum(r['rows'] for r in writes):,} rows were asked for, the edit touches {args.images // 10 * 2:,}"
+            f"update {third:.1f} s ({cpu:.1f} s of processor time): {asked:,} of {rows:,} rows were asked for, the edit touches {touched:,}"
         )
 
 
