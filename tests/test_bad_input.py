@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import io
+import re
+import struct
+import tarfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +15,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ctrlsynth.errors import ModelError, WorkFailed
+from ctrlsynth.data.export import export
+from ctrlsynth.data.pairs import count_pairs
+from ctrlsynth.errors import ModelError, UserError, WorkFailed
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
-from ctrlsynth.recipe import Recipe
+from ctrlsynth.recipe import Recipe, parse_recipe
+from ctrlsynth.report.explain import as_text, first_kept
+from ctrlsynth.report.gallery import write_report
+from ctrlsynth.report.sweep import sweep
 from ctrlsynth.runs import LedgerRow, Run, run
 from ctrlsynth.sample import Tags
 from helpers import recipe
@@ -217,3 +227,188 @@ def judged_by(base: Path, how: str) -> Recipe:
     """Captions painted by `scenes` and looked at by `OddSafety`."""
     judge = {"tagger": "helpers:PixelCounter", "threshold": 0.0, "safety": {"model": {"test_bad_input:OddSafety": how}}}
     return recipe(base, paths=["SP4"], judge=judge, image_policy={"size": 64})
+
+
+CAPTIONS = {
+    "sound.jpg": "a red dog on a blue sofa",
+    "cut.jpg": "a dog",
+    "cut.png": "a cat",
+    "page.jpg": "a tree",
+    "empty.jpg": "a car",
+    "bomb.png": "a boat",
+    "cmyk.jpg": "",
+    "deep.png": "dog " * 25_000,
+    "alpha.png": "a \x1b[31mred\x1b[0m \x07dog\x00 on a \x9b5msofa",
+    "palette.png": "\u05db\u05dc\u05d1 \u05d0\u05d3\u05d5\u05dd dog \u202eevil",
+    "clear.gif": "a \U0001f436 dog \U0001f469\u200d\U0001f469\u200d\U0001f467 and ball",
+    "turned.jpg": "a \"dog\" & 'cat' {caption} {{phrases}} {{ 7*7 }} {% raw %} <script>alert(1)</script> [bold] %s {0}",
+    "bits.png": "   \t ",
+    "lines.png": "a\ndog\r\non\u2028a\u2029sofa",
+    "dot.png": "a boat",
+    "thin.png": "a bird",
+}
+FATES = {
+    "cut": "truncated_image",
+    "cut.png": "truncated_image",
+    "page": "not_an_image",
+    "empty": "empty_file",
+    "bomb": "image_too_large",
+    "absent": "missing_file",
+    "..:..:etc:passwd": "unsafe_path",
+}
+
+
+def hostile_images() -> dict[str, bytes]:
+    """Every kind of image file that breaks careless readers, by name."""
+    photo = Image.effect_noise((160, 120), 80).convert("RGB")
+
+    def saved(image: Image.Image, form: str, **options: Any) -> bytes:
+        out = io.BytesIO()
+        image.save(out, form, **options)
+        return out.getvalue()
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0))
+    bomb = b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0" * 100_000)) + chunk(b"IEND", b"")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    return {
+        "sound.jpg": saved(photo, "JPEG"),
+        "cut.jpg": saved(photo, "JPEG")[:1500],
+        "cut.png": saved(photo, "PNG")[:2000],
+        "page.jpg": b"<html>no image</html>",
+        "empty.jpg": b"",
+        "bomb.png": bomb,
+        "cmyk.jpg": saved(photo.convert("CMYK"), "JPEG"),
+        "deep.png": saved(Image.effect_noise((50, 50), 80).convert("I;16"), "PNG"),
+        "alpha.png": saved(photo.convert("RGBA"), "PNG"),
+        "palette.png": saved(photo.convert("P"), "PNG"),
+        "clear.gif": saved(photo.convert("P"), "GIF", transparency=3),
+        "turned.jpg": saved(photo, "JPEG", exif=turned),
+        "bits.png": saved(photo.convert("1"), "PNG"),
+        "lines.png": saved(photo.convert("LA"), "PNG"),
+        "dot.png": saved(Image.new("RGB", (1, 1)), "PNG"),
+        "thin.png": saved(Image.new("RGB", (5000, 2)), "PNG"),
+    }
+
+
+def write_folder(base: Path) -> dict[str, Any]:
+    (base / "images").mkdir()
+    for name, data in hostile_images().items():
+        (base / "images" / name).write_bytes(data)
+    with open(base / "captions.csv", "w", newline="", encoding="utf-8") as handle:
+        rows = csv.writer(handle)
+        rows.writerow(["file_name", "caption"])
+        rows.writerows(
+            [*CAPTIONS.items(), ("sound.jpg", "a second caption of a dog"), ("absent.jpg", "nowhere"), ("../../etc/passwd", "evil")]
+        )
+    return {"folder": "images", "captions": "captions.csv", "part_rows": 6}
+
+
+def write_tars(base: Path) -> dict[str, Any]:
+    """A sound tar with hostile members, and one that is cut in the middle."""
+    with tarfile.open(base / "00000.tar", "w") as tar:
+
+        def member(name: str, data: bytes, kind: bytes = tarfile.REGTYPE, link: str = "") -> None:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname, info.size = kind, link, 0 if link else len(data)
+            tar.addfile(info, io.BytesIO(data) if not link else None)
+
+        for name, data in hostile_images().items():
+            key, _, suffix = name.rpartition(".")
+            key += "2" if name == "cut.png" else ""
+            member(f"{key}.{suffix}", data)
+            member(f"{key}.txt", CAPTIONS[name].encode())
+        member("../../escape.jpg", hostile_images()["sound.jpg"])
+        member("link.jpg", b"", tarfile.SYMTYPE, "/etc/passwd")
+        member("hard.jpg", b"", tarfile.LNKTYPE, "sound.jpg")
+        member("sound.jpg", hostile_images()["sound.jpg"])
+    whole = (base / "00000.tar").read_bytes()
+    (base / "00001.tar").write_bytes(whole[: len(whole) // 3])
+    return {"webdataset": "0000?.tar"}
+
+
+@pytest.fixture(scope="module", params=[write_folder, write_tars], ids=["folder", "tars"])
+def hostile(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run of SP1 to SP4 over hostile input, with the embedded models."""
+    base = tmp_path_factory.mktemp("hostile")
+    data = {
+        "name": "hostile",
+        "source": request.param(base),
+        "models": {"tagger": {"hybrid": ["imagenet", "wordnet"]}, "llm": "realizer", "text_to_image": "scenes"},
+        "paths": ["SP1", "SP2", "SP3", "SP4"],
+        "image_policy": {"size": 96},
+        "judge": {"tagger": "reference", "threshold": 0.1, "image_against": "text"},
+    }
+    return run(parse_recipe(data), base / "run", base=base)
+
+
+def test_hostile_input_gets_typed_reasons_and_the_rest_goes_on(hostile: Run) -> None:
+    rows = ledger(hostile)
+    fates = {}
+    for folder in ("read", "tag"):
+        for row in hostile.rows(folder, ["source_key", "status", "reason"]):
+            if row["status"] != "ok":
+                fates[row["source_key"].partition(":")[2]] = row["reason"]
+    if hostile.recipe["source"]["folder"]:
+        assert sorted(fates.values()) == sorted(FATES.values())
+        assert {k: v for k, v in fates.items() if k in FATES} == {k: FATES[k] for k in fates if k in FATES}
+    else:
+        inside = {"truncated_image", "not_an_image", "empty_file", "image_too_large"}
+        assert set(fates.values()) == inside | {"duplicate_key", "truncated_archive", "unsafe_member"}, fates
+    assert rows["write"].ok == rows["tag"].ok >= 9
+    assert rows["judge-image"].rows == rows["paint"].ok > 0
+    assert {"no_caption"} >= set(rows["paint.2"].dropped)
+
+
+def test_hostile_captions_stay_data(hostile: Run) -> None:
+    """No template is run over a caption, no control character comes through, and braces stand as they were."""
+    captions = {r["source_key"].partition(":")[2]: r["caption"] for r in hostile.rows("read") if r["caption"]}
+    assert "{{ 7*7 }} {% raw %}" in captions["turned"]
+    assert not any(set("\x00\x07\x1b\x9b") & set(c) for c in captions.values())
+    for row in hostile.rows("write.2"):
+        if ":turned/" in row["id"] and row["instruction"]:
+            assert "{caption} {{phrases}} {{ 7*7 }} {% raw %}" in row["instruction"]
+            assert "49" not in row["instruction"]
+    for folder in ("write", "write.2", "paint", "paint.2"):
+        for row in hostile.rows(folder):
+            assert row["clip_tokens"] is None or row["clip_tokens"] >= 2
+            assert row["truncated"] == (row["clip_tokens"] > 77) if row["clip_tokens"] is not None else True
+
+
+def test_everything_else_works_on_a_hostile_run(hostile: Run, tmp_path: Path) -> None:
+    for row in hostile.rows("read", ["id"]):
+        assert row["id"].isprintable()
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", as_text(hostile, row["id"]))
+    assert as_text(hostile, first_kept(hostile))
+    assert sweep(hostile).plain()
+    page = write_report(hostile, tmp_path / "report").read_text(encoding="utf-8")
+    assert "<script>alert(1)" not in page
+    for form in ("webdataset", "parquet", "imagefolder", "csv"):
+        summary = export(hostile, tmp_path / form, format=form, mix="capimg")
+        assert sum(summary.written.values()) == count_pairs(hostile, "capimg") > 0
+    with tarfile.open(tmp_path / "webdataset" / "00000.tar") as tar:
+        assert all(re.fullmatch(r"\d{9}\.(jpg|txt|json)", name) for name in tar.getnames())
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("name: a\nname: b\n", r":2:1: key 'name' stands twice"),
+        ("name: a\nsource: {text: c.csv}\npathz: [SP1]\n", "did you mean 'paths'"),
+        ("name: a\nsource: {text: c.csv, caption_column: titel}\npaths: [{p: [text, tags, text*]}]\nmodels: {tagger: wordnet}\n", "title"),
+        ("name: a\nsource: {text: bare.csv}\npaths: [{p: [text, tags, text*]}]\nmodels: {tagger: wordnet}\n", "caption_column"),
+        ("name: [a\n", r"r\.yaml"),
+        ("\x00", "not YAML"),
+        ("- a\n", r"r\.yaml"),
+    ],
+)
+def test_bad_recipes_are_one_line_with_the_remedy(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "c.csv").write_text("title,n\na dog,1\n")
+    (tmp_path / "bare.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(UserError, match=told):
+        run(tmp_path / "r.yaml", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
