@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -55,12 +55,24 @@ class OldRows:
     def __contains__(self, id_and_key: tuple[str, str]) -> bool:
         return id_and_key in self._where
 
-    def take(self, id_and_key: tuple[str, str]) -> pa.Table:
-        """The one row, as a table in today's schema."""
-        number, row = self._where[id_and_key]
-        if self._loaded is None or self._loaded[0] != number or not 0 <= row - self._loaded[1] < self._loaded[2].num_rows:
-            self._loaded = self._group(number, row)
-        return self._loaded[2].slice(row - self._loaded[1], 1)
+    def take(self, ids_and_keys: Sequence[tuple[str, str]]) -> Iterator[pa.Table]:
+        """These rows in order, as tables in today's schema: a table for each run of neighbours, since one a row would take long."""
+        places = [self._where[k] for k in ids_and_keys]
+        begin = 0
+        for end in range(1, len(places) + 1):
+            number, row = places[begin]
+            if end == len(places) or places[end] != (number, row + end - begin):
+                yield from self._rows(number, row, end - begin)
+                begin = end
+
+    def _rows(self, number: int, row: int, count: int) -> Iterator[pa.Table]:
+        """`count` rows of one file from `row` on; a table a row group."""
+        while count:
+            if self._loaded is None or self._loaded[0] != number or not 0 <= row - self._loaded[1] < self._loaded[2].num_rows:
+                self._loaded = self._group(number, row)
+            found = self._loaded[2].slice(row - self._loaded[1], count)
+            yield found
+            row, count = row + found.num_rows, count - found.num_rows
 
     def _group(self, number: int, row: int) -> tuple[int, int, pa.Table]:
         path, held = self._files[number]

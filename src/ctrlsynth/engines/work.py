@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
@@ -117,19 +118,17 @@ def assemble(stage: Stage, block: Block) -> tuple[pa.Table, int]:
     block.answers = []
     if len(block.fresh) == len(block.items):
         return stage.finish(fresh), 0
-    assert block.old is not None
+    old = block.old
+    assert old is not None
     pieces: list[pa.Table] = []
-    start = at = 0
-    for item in block.items:
-        key = (item.id, item.key)
-        if key not in block.old:
-            at += 1
-            continue
-        if at > start:
-            pieces.append(fresh.slice(start, at - start))
-            start = at
-        pieces.append(block.old.take(key))
-    pieces.append(fresh.slice(start, at - start))
+    at = 0
+    for known, items in groupby(block.items, key=lambda item: (item.id, item.key) in old):
+        keys = [(item.id, item.key) for item in items]
+        if known:
+            pieces += old.take(keys)
+        else:
+            pieces.append(fresh.slice(at, len(keys)))
+            at += len(keys)
     return stage.finish(pa.concat_tables(pieces).combine_chunks()), len(block.items) - len(block.fresh)
 
 
