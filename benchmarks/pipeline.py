@@ -106,7 +106,7 @@ def beside_distilabel(ours: dict[str, float], python: str, rows: int) -> None:
 def main() -> None:
     """Prints a line a measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=50_000)
+    parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--distilabel", nargs="?", const=sys.executable, metavar="PYTHON")
     parser.add_argument("--one", choices=["ours", "distilabel"])
