@@ -6,15 +6,19 @@ import json
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ctrlsynth import matching, models
+from ctrlsynth.control.text import TextController
 from ctrlsynth.models.base import Request
 from ctrlsynth.models.llms import grammar
-from ctrlsynth.models.llms.realizer import Realizer, leaves_out, tidy
+from ctrlsynth.models.llms.caption import held, shown, tidy
+from ctrlsynth.models.llms.realizer import Realizer, leaves_out
 from ctrlsynth.models.llms.scene import determiner, plan, predicate, reduced
 from ctrlsynth.models.llms.schema import Unsupported, fill
+from ctrlsynth.recipe import TextPolicy
 from ctrlsynth.sample import Tags
 from ctrlsynth.words import singular
 
@@ -127,6 +131,56 @@ def test_caption_families() -> None:
     assert "Tigers stand out against a plain background." in {say(Tags(("tigers",)), family="concept", seed=seed) for seed in range(60)}
 
 
+@pytest.mark.parametrize(
+    ("caption", "tags", "gone", "instead", "wanted"),
+    [
+        ("A red dog is on a sofa", Tags(("cat",)), Tags(("dog",)), (("dog", "cat"),), "A red cat is on a sofa"),
+        ("A dog is on a sofa", Tags(("owl",)), Tags(("dog",)), (("dog", "owl"),), "An owl is on a sofa"),
+        ("Two dogs run", Tags(("cat",)), Tags(("dog",)), (("dog", "cat"),), "Two cats run"),
+        ("A dog chases a cat", Tags(("dog", "cat")), Tags(), (("dog", "cat"), ("cat", "dog")), "A cat chases a dog"),
+        ("A hat is on a bed", Tags(("sunglasses",)), Tags(("hat",)), (("hat", "sunglasses"),), "Sunglasses are on a bed"),
+        ("A man wearing sunglasses", Tags(("hat",)), Tags(("sunglasses",)), (("sunglasses", "hat"),), "A man wearing a hat"),
+        ("Her sunglasses", Tags(("hat",)), Tags(("sunglasses",)), (("sunglasses", "hat"),), "Her hat"),
+        ("A big red ball", Tags(("ball",)), Tags((), ("big ball",)), (("big ball", "old ball"),), "An old red ball"),
+        ("A red ball", Tags(("ball",)), Tags((), ("red ball",)), (), "A ball"),
+        ("An orange and white ball", Tags(("ball",)), Tags((), ("orange ball",)), (), "A white ball"),
+        ("A white and red ball", Tags(("ball",)), Tags((), ("red ball",)), (), "A white ball"),
+        ("The ball is red. It rolls", Tags(("ball",)), Tags((), ("red ball",)), (), "It rolls"),
+        ("A hot dog", Tags(), Tags(("dog",)), (("dog", "cat"),), "A hot dog"),
+        ("A man with a dog in a park", Tags(), Tags(("dog",)), (), "A man in a park"),
+        ("A ball in front of a dog with a hat", Tags(), Tags(("dog",)), (), "A ball"),
+        ("A cat, a dog, and a bird", Tags(), Tags(("dog",)), (), "A cat, and a bird"),
+        ("A cat and a dog", Tags(), Tags(("dog",)), (), "A cat"),
+        ("A dog is on a sofa", Tags(), Tags(("dog",)), (), ""),
+        ("A dog is on a sofa", Tags(), Tags(("sofa",)), (), ""),
+        ("A dog sleeps, and a lamp is on a desk", Tags(), Tags(("dog",)), (), "A lamp is on a desk"),
+        ("A dog sleeps on a sofa", Tags(("dog", "sofa")), Tags((), (), ("dog on sofa",)), (), ""),
+        ("A photo of a cat #nap", Tags(), Tags(("dog",)), (("dog", "cat"),), "a cat"),
+    ],
+)  # fmt: skip
+def test_a_caption_in_line_with_the_edits(caption: str, tags: Tags, gone: Tags, instead: tuple[tuple[str, str], ...], wanted: str) -> None:
+    request = Request("", tags, caption, "tags+text", gone=gone, instead=instead)
+    assert shown(request) == wanted
+    assert held(request, wanted) == 0
+
+
+def test_what_the_edits_took_away_is_not_said() -> None:
+    """Removed and replaced objects of real captions' tags: the text says none of them, and all that the tags still hold."""
+    asked = 0
+    for edit in ("remove", "replace"):
+        for n, tags in enumerate(TAGS):
+            name = tags.objects[n % len(tags.objects)]
+            change: Any = {"objects": {name: "bucket"}} if edit == "replace" else {"objects": [name]}
+            made = TextController(TextPolicy.model_validate({"edits": [{edit: change}]}), 0)
+            request = made.instruct(str(n), "tags+text", tags, WEB[n].get("caption") or say(tags, seed=n)).request
+            if not request.tags.phrases():
+                continue
+            [reply] = REALIZER.generate([request])
+            asked += 1
+            assert held(request, reply.text) == 0, (request, reply.text)
+    assert asked > 40
+
+
 def test_nothing_to_say() -> None:
     replies = REALIZER.generate([Request(""), Request("", caption="!!! ...", family="text"), Request("", family="concept")])
     assert [reply.error for reply in replies] == ["no_content"] * 3
@@ -151,6 +205,11 @@ def test_leaves_out_keeps_the_objects_that_it_speaks_of() -> None:
     tags = Tags(("dog", "sofa", "lamp"), ("brown dog", "red sofa"), ("dog on sofa",))
     assert leaves_out("two dogs on a red sofa", tags) == Tags(("dog", "lamp"), ("brown dog",))
     assert leaves_out("brown dogs on red sofas, lamps", tags) == Tags()
+    gift = Tags(("gift", "biplane"), ("red gift",), ("gift in front of biplane",))
+    assert leaves_out("A gift is in front of a red biplane.", gift) == Tags(("gift",), ("red gift",))
+    soda = Tags(("soda",), ("orange soda",))  # the matcher sees no soda in it, in our own words either
+    assert leaves_out("An orange soda.", soda) == Tags()
+    assert leaves_out("A hot dog.", Tags(("dog",))) == Tags(("dog",))
 
 
 def test_words_are_honoured() -> None:

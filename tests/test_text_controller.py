@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from ctrlsynth.control.schema import check_schema, problem
 from ctrlsynth.control.select import holds
 from ctrlsynth.control.templates import FAMILIES, Family, constraint, cut, text_template, text_templates
-from ctrlsynth.control.text import TextController, reminder
+from ctrlsynth.control.text import REMOVING, TextController, reminder
 from ctrlsynth.errors import UserError
 from ctrlsynth.recipe import TextPolicy
 from ctrlsynth.sample import Tags, model_seed
+from ctrlsynth.stages import judge
 
 PARK = Tags(("dog", "sofa"), ("brown dog", "red sofa"), ("dog on sofa",), (0.9, 0.7))
 SCHEMA: dict[str, Any] = {
@@ -269,6 +270,30 @@ def test_the_reminder_follows_a_phrase_through_all_edits() -> None:
     both = told({"replace": {"objects": {"dog": "cat"}}}, {"replace": {"objects": {"cat": "fox"}}})
     assert both == " Write fox in place of cat. Write fox in place of dog."
     assert told({"add": {"objects": ["owl"]}}, {"swap": "attributes"}) == ""
+
+
+def test_a_request_carries_what_its_caption_must_not_say() -> None:
+    def made(*edits: dict[str, Any], family: Family = "tags+text", tags: Tags = PARK) -> tuple[Tags, tuple[tuple[str, str], ...]]:
+        request = controller(edits=list(edits)).instruct("r", family, tags, "A dog.").request
+        return request.gone, request.instead
+
+    removed = {"remove": {"objects": ["dog"]}}
+    assert made(removed) == (Tags(("dog",), ("brown dog",), ("dog on sofa",)), ())
+    assert made(removed, family="tags") == made({"add": {"objects": ["owl"]}}) == (Tags(), ())
+    assert made({"keep": ["objects"]}, {"sample": {"objects": 0.0}}) == (Tags(), ())
+    replaced = {"replace": {"objects": {"dog": "cat"}}}
+    assert made(replaced) == (Tags(("dog",), ("brown dog",), ("dog on sofa",)), (("dog", "cat"), ("brown dog", "brown cat")))
+    assert made(replaced, {"replace": {"objects": {"cat": "fox"}}})[1] == (
+        ("cat", "fox"), ("brown cat", "brown fox"), ("dog", "fox"), ("brown dog", "brown fox"),
+    )  # fmt: skip
+    assert made(replaced, {"remove": {"objects": ["cat"]}})[1] == ()
+    swapped = {"swap": "attributes"}
+    assert made(swapped) == (Tags((), PARK.attributes), (("brown dog", "red dog"), ("red sofa", "brown sofa")))
+    assert made(swapped, swapped)[0] == Tags((), ("brown sofa", "red dog"))  # where the two stood in between
+    assert made({"swap": "relations"}) == (Tags((), (), ("dog on sofa",)), ())
+    many = Tags(("dog", "sofa"), ("brown dog", "old dog", "red sofa"))
+    assert made(swapped, tags=many)[1] == (("brown dog", "red dog"), ("red sofa", "brown sofa"))
+    assert REMOVING == judge.REMOVING
 
 
 # --- replies --------------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import UserError, unknown
 from ..models.base import Request
 from ..recipe import TextPolicy
-from ..sample import Tags, draw, model_seed
+from ..sample import Kind, Tags, draw, model_seed, split_attribute
 from .edits import EditRecord, compile_edits
 from .schema import check_schema, problem
 from .select import Selectors, holds
@@ -26,6 +26,8 @@ from .templates import FAMILIES, PHRASES, Family, Template, constraint, own_temp
 
 __all__ = ["Family", "Instruction", "Parsed", "TextController"]
 
+REMOVING = frozenset({"remove", "replace", "swap"})
+"""Edits whose phrases must not come back (as the judge has it): what `keep` and `sample` leave out was not unwanted."""
 _FENCE = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*", re.DOTALL | re.IGNORECASE)
 _QUOTES = {'"': '"', "“": "”", "'": "'"}
 
@@ -105,6 +107,9 @@ class TextController:
         asked = template.fill(self._values(template, given, caption))
         if edits and family == "tags+text" and caption:
             asked += reminder(caption, edits)
+            gone, instead = taken_away(edits, given)
+        else:
+            gone, instead = Tags(), ()
         request = Request(
             instruction=asked + self._tail[family],
             tags=given,
@@ -114,6 +119,8 @@ class TextController:
             max_tokens=self.policy.max_tokens,
             words=self.policy.words,
             seed=model_seed(self.seed, row_id),
+            gone=gone,
+            instead=instead,
         )
         return Instruction(template.name, request, given, edits, _missing(family, given, caption))
 
@@ -193,16 +200,49 @@ def reminder(caption: str, edits: Sequence[EditRecord]) -> str:
     Only objects and attributes that `remove` and `replace` changed and that the caption names; nothing in the usual case. Without it the
     faithful templates ("preserve any objects from the caption") would bring back what the policy took away.
     """
-    fate: dict[str, str | None] = {}
-    for _, group in groupby(edits, key=lambda r: r.edit):
-        told = [r for r in group if r.op in ("remove", "replace") and r.kind != "relations"]
-        step = {r.before: r.after for r in told if r.before is not None}
-        fate = step | {phrase: step.get(now, now) if now is not None else None for phrase, now in fate.items()}
+    fate = _fates(edits, lambda group: {r.before: r.after for r in group if r.op != "swap" and r.before is not None})
     said = [phrase for phrase, now in fate.items() if now != phrase and holds(caption, phrase)]
     said = [phrase for phrase in said if not any(other != phrase and holds(phrase, other) for other in said)]
     gone = [phrase for phrase in said if fate[phrase] is None]
     instead = [f" Write {fate[phrase]} in place of {phrase}." for phrase in said if fate[phrase] is not None]
     return (f" Leave out: {', '.join(gone)}." if gone else "") + "".join(instead)
+
+
+def taken_away(edits: Sequence[EditRecord], left: Tags) -> tuple[Tags, tuple[tuple[str, str], ...]]:
+    """(`gone`, `instead`) of a Request: what remove, replace and swap took away and the tags as edited no longer hold, by kind; and
+    (old, new) of the objects and attributes that have another phrase in their place."""
+    kept = set(left.phrases())
+
+    def gone(kind: Kind) -> tuple[str, ...]:
+        told = [r.before for r in edits if r.kind == kind and r.op in REMOVING and r.before is not None]
+        return tuple(dict.fromkeys(phrase for phrase in told if phrase not in kept))
+
+    fate = _fates(edits, lambda group: _exchanged(group, left.objects))
+    pairs = tuple((old, new) for old, new in fate.items() if new is not None and new != old)
+    return Tags(gone("objects"), gone("attributes"), gone("relations")), pairs
+
+
+def _exchanged(group: Sequence[EditRecord], objects: Sequence[str]) -> dict[str, str | None]:
+    """What stands in the place of each phrase after one edit. `swap` moves a modifier to another noun; in a text the noun stays where it
+    is and gets the other's modifier: `red ball` and `blue car` as `blue ball` and `red car`."""
+    step = {r.before: r.after for r in group if r.op != "swap" and r.before is not None}
+    came = [r.after for r in group if r.op == "swap" and r.after is not None]
+    for record in group:
+        if record.op == "swap" and record.before is not None:
+            noun = split_attribute(record.before, objects)[1]
+            new = next((phrase for phrase in came if noun is not None and split_attribute(phrase, objects)[1] == noun), None)
+            step[record.before] = new
+            came = [phrase for phrase in came if phrase != new]
+    return step
+
+
+def _fates(edits: Sequence[EditRecord], read: Callable[[Sequence[EditRecord]], Mapping[str, str | None]]) -> dict[str, str | None]:
+    """What became of every object and attribute through all edits: the phrase in its place, or None. `read` says it for one edit."""
+    fate: dict[str, str | None] = {}
+    for _, group in groupby(edits, key=lambda r: r.edit):
+        step = read([r for r in group if r.op in REMOVING and r.kind != "relations"])
+        fate = {**step, **{phrase: step.get(now, now) if now is not None else None for phrase, now in fate.items()}}
+    return fate
 
 
 def _missing(family: Family, tags: Tags, caption: str | None) -> str | None:

@@ -47,6 +47,9 @@ class Request:
     max_tokens    the most the reply may have
     words         (least, most) words wanted, or None
     seed          0 .. 2**31 - 1; used where the model samples
+    gone          phrases that the policy's edits took away, which the text must not hold; only where the caption is from before the
+                  edits (family tags+text), so that a model that reads no instruction knows what to leave out of it
+    instead       (old, new) objects and attributes: of what such edits put another phrase in place of, how it is now
     """
 
     instruction: str
@@ -57,6 +60,8 @@ class Request:
     max_tokens: int = 128
     words: tuple[int, int] | None = None
     seed: int = 0
+    gone: Tags = field(default_factory=Tags)
+    instead: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

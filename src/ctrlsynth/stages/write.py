@@ -97,6 +97,7 @@ class WriteStage:
         key = key_of(
             self._prefix, request.instruction, "\n".join(phrases.phrases()), request.caption or "", request.family,
             str(request.max_tokens), str(request.words), repr(request.schema) if request.schema else "", str(request.seed),
+            *([repr((request.gone, request.instead))] if request.gone.phrases() or request.instead else []),
         )  # fmt: skip
         item = Item(row_id, parent, source_key, key, (made, tags, candidate), starts=candidate == 0)
         if made.missing is not None:

@@ -14,7 +14,8 @@ from typing import Any
 from ...sample import Tags
 from ..base import Request
 from . import grammar
-from .realizer import plan_missing, tidy
+from .caption import shown
+from .realizer import plan_missing
 from .scene import Scene, plan
 from .spans import extraction as grammar_of_spans
 
@@ -127,7 +128,7 @@ def task(request: Request, common: Mapping[str, Any], *, bound: bool = True) -> 
         order = ("objects", "attributes", "relations")
         rule = grammar_of_spans(request.caption or "", order)
         return _task(_EXTRACT, f" {request.caption}\n", rule, common, []) if request.caption else None
-    caption, tags = tidy(request.caption or ""), request.tags
+    caption, tags = shown(request), request.tags
     if request.family == "concept":
         thing = next(iter(tags.phrases()), caption)
         head, asked, rule = _CONCEPT, f" {thing}\nSentence:" if thing else "", grammar.about(thing, request.words)

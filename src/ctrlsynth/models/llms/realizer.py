@@ -6,37 +6,29 @@ relations as verb phrases. The request's seed picks one of several frames. It un
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Sequence
 from importlib.metadata import version
 
 from ...sample import Tags, split_attribute, split_relation
-from ...words import singular
 from ..base import Reply, Request
+from .caption import held, kept, lemmas, shown
 from .scene import Noun, Scene, is_plural, plan
 from .schema import Unsupported, fill
 from .speech import capital, sentences
 from .vocabulary import COUNTS
 
-_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-_JUNK = re.compile(
-    r"(?i)\b(?:stock (?:photo|image|picture)|photo by [^.,;]*|(?:www\.|https?://)\S+|\S+\.(?:jpe?g|png|gif|webp))|[#@]\w+|[|]+|[!?.]{2,}|\s[-–—]\s*$"
-)
-_OPENING = re.compile(
-    r"(?i)^\s*(?:an?|the|this is an?)?\s*(?:close[- ]?up |stock |real |beautiful )?"
-    r"(?:photo(?:graph)?|picture|image|snapshot|pic) (?:of|shows?|showing)\s+"
-)
+_FRAMES = 6  # tried where a text holds what the edits took away
 _PADDING = ("Nothing else stands out", "All of it is in plain view", "It is easy to see", "It is seen from the front", "The view is plain")
 
 
 class Realizer:
-    """A `LanguageModel` of rules. Families: tags (sentences about the tags), tags+text (the caption, then what it leaves out), text (the
-    caption tidied and put into a frame: no new words about the content), concept (one sentence about the concept)."""
+    """A `LanguageModel` of rules. Families: tags (sentences about the tags), tags+text (the caption in line with the edits, then what it
+    leaves out), text (the caption tidied and put into a frame: no new words about the content), concept (one sentence about it)."""
 
     def __init__(self) -> None:
         self.id = "realizer"
-        self.digest = f"realizer-1/{version('ctrlsynth')}"
+        self.digest = f"realizer-2/{version('ctrlsynth')}"
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """One reply a request, in order; nothing to say is `no_content`, a schema that it cannot fill `schema_unsupported`."""
@@ -57,7 +49,16 @@ class Realizer:
 def sentence(request: Request) -> str:
     """The text for a request, "" where there is nothing to say."""
     seed = zlib.crc32(request.seed.to_bytes(8, "little", signed=True))  # neighbouring seeds pick unlike frames
-    tags, caption = request.tags, tidy(request.caption or "")
+    text = _said(request, seed)
+    if not held(request, text):
+        return text
+    others = [_said(request, zlib.crc32(bytes([n]), seed)) for n in range(_FRAMES)]  # a matcher may read a phrase across two clauses
+    return min((text, *others), key=lambda said: held(request, said))
+
+
+def _said(request: Request, seed: int) -> str:
+    """One frame's text."""
+    tags, caption = request.tags, shown(request)
     if request.family in ("text", "tags+text") and caption:
         text = _reframe(caption, seed) if request.family == "text" else f"{capital(caption)}."
         rest = tags if request.family == "tags+text" else Tags()
@@ -71,41 +72,27 @@ def sentence(request: Request) -> str:
     return _fit(text, request, seed) if request.words is not None and text else text
 
 
-def tidy(caption: str) -> str:
-    """A caption without web litter (addresses, file names, hash tags, `photo of`), without a full stop, on one line, not in capitals."""
-    text = _OPENING.sub("", _JUNK.sub(" ", caption))
-    if not any(c.isalnum() for c in text):  # nothing but hash tags: they are the caption
-        text = caption.replace("#", " ") if any(c.isalnum() for c in caption) else ""
-    text = " ".join(text.split()).strip(" .,;:-–—|\"'")
-    return text.lower() if text.isupper() and len(text) > 4 else text
-
-
 def plan_missing(caption: str, tags: Tags) -> Scene | None:
     """What the caption leaves out, as a scene in which its own objects are known (`the dog`); None where it says everything."""
     missing = leaves_out(caption, tags)
     if not missing.phrases():
         return None
-    scene, there = plan(missing), _lemmas(caption)
+    scene, there = plan(missing), lemmas(caption)
     for noun in scene.nouns:
-        noun.known = _lemmas(noun.name) <= there and not (noun.modifiers and noun.modifiers[0] in COUNTS)
+        noun.known = lemmas(noun.name) <= there and not (noun.modifiers and noun.modifiers[0] in COUNTS)
     return scene
 
 
 def leaves_out(caption: str, tags: Tags) -> Tags:
-    """The tags of which the caption does not have every word (singular or plural), with the objects that they speak of."""
-    there = _lemmas(caption)
-    gone = [name for name in tags.objects if not _lemmas(name) <= there]
-    attributes = [a for a in tags.attributes if not _lemmas(a) <= there]
-    relations = [r for r in tags.relations if not _lemmas(r) <= there]
-    needed = set(gone) | {split_attribute(a, tags.objects)[1] for a in attributes}
+    """The tags that the caption does not hold (by the judge's `lemma` matcher), with the objects that they speak of."""
+    have = kept(tags, caption, sentences(plan(tags), 0))
+    attributes = tuple(a for a in tags.attributes if a not in have.attributes)
+    relations = tuple(r for r in tags.relations if r not in have.relations)
+    needed = set(tags.objects) - set(have.objects) | {split_attribute(a, tags.objects)[1] for a in attributes}
     for relation in relations:
         subject, _, target = split_relation(relation, tags.objects)
         needed |= {subject, target}
-    return Tags(tuple(o for o in tags.objects if o in needed), tuple(attributes), tuple(relations))
-
-
-def _lemmas(text: str) -> set[str]:
-    return {singular(word) for word in _WORD.findall(text.lower())}
+    return Tags(tuple(o for o in tags.objects if o in needed), attributes, relations)
 
 
 def _reframe(caption: str, seed: int) -> str:
