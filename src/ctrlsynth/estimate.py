@@ -3,6 +3,7 @@ as spent. Rows are an upper bound (nothing dropped); rates are those measured in
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def _stage(plan: Plan, run: RunFolder, step: Any, rows: int | None, measured: Ma
     listing = run.listing(step.folder)
     done = sum(plan.part_digest(step.folder, p) in listing.get(p.index, []) for p in parts)
     reusable = sum(1 for p in parts if p.index in listing and plan.part_digest(step.folder, p) not in listing[p.index])
-    seconds, tokens = RATES.get(stage.model_name.split(":")[0] or step.kind, (0.0002, 0.0))
+    seconds, tokens = RATES.get(re.split(r"[:(]", stage.model_name)[0] or step.kind, (0.0002, 0.0))
     size = float(ROW_BYTES[step.kind])
     made = measured["rows"] - measured.get("reused", 0)
     if made > 0 and measured["seconds"]:

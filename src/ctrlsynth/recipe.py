@@ -114,8 +114,8 @@ class TextPolicy(Block):
 class ImageFile(Block):
     """How an image is stored. Format and quality belong to the row's key."""
 
-    format: Literal["jpeg", "png", "webp"] = "jpeg"
-    quality: int = Field(92, ge=1, le=100)
+    format: Literal["jpeg", "png", "webp"] = Field("jpeg", description="encoding of what is stored")
+    quality: int = Field(92, ge=1, le=100, description="of jpeg and webp")
     size: int | None = Field(None, gt=0, description="longer edge in pixels of what is stored; as painted when not given")
 
 
@@ -146,7 +146,7 @@ class ImagePolicy(Block):
 class Safety(Block):
     """An optional classifier of unwanted images."""
 
-    model: Spec = "opennsfw"
+    model: Spec = Field("opennsfw", description="which classifier")
     threshold: Share = Field(0.8, description="an image that scores this or more is rejected")
 
 
@@ -156,8 +156,8 @@ Matcher = Literal["substring", "lemma", "wordnet"]
 class Matchers(Block):
     """How two phrases are held to be the same: see `matching.py`."""
 
-    text: Matcher = "lemma"
-    image: Matcher = "lemma"
+    text: Matcher = Field("lemma", description="for texts")
+    image: Matcher = Field("lemma", description="for images; wordnet forgives synonyms and near classes")
 
 
 class Judge(Block):
@@ -177,7 +177,7 @@ class Judge(Block):
     gate: bool = Field(False, description="true: what the judge rejects is not given to later stages")
     target: int | None = Field(None, gt=0, description="this many accepted pairs: candidates are added in whole waves until they are there")
     max_candidates: int = Field(8, ge=1, description="with target: the most candidates a row")
-    safety: Safety | None = None
+    safety: Safety | None = Field(None, description="also score the image for unwanted content")
 
     @field_validator("matcher", mode="before")
     @classmethod
@@ -188,7 +188,9 @@ class Judge(Block):
 class Mix(Block):
     """Which pairs leave the run (section 4.1)."""
 
-    use: Literal["cap", "img", "capimg", "mix"] = "mix"
+    use: Literal["cap", "img", "capimg", "mix"] = Field(
+        "mix", description="cap = (1a, 1d), img = (1c, 1b), capimg = (1c, 1d), mix = cap + capimg"
+    )
     share_text: bool = Field(False, description="mix: cap and capimg of one source share write.0 instead of write.0 and write.1")
     originals: float = Field(0.0, ge=0.0, description="original pairs for each synthetic pair; 1 doubles")
 
@@ -196,25 +198,25 @@ class Mix(Block):
 class Variants(Block):
     """How many of each are made a row."""
 
-    write: int = Field(1, ge=1)
-    paint: int = Field(1, ge=1)
+    write: int = Field(1, ge=1, description="texts a row")
+    paint: int = Field(1, ge=1, description="images a text")
 
 
 class Recipe(Block):
     """The whole file. `train` and `evaluate` belong to other commands of the same name; `run` passes them over."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$", description="names the run's folder")
-    source: Source
-    models: Models = Field(default_factory=lambda: Models())
+    source: Source = Field(description="where the pairs come from")
+    models: Models = Field(default_factory=lambda: Models(), description="which models do the work")
     paths: dict[str, list[str]] = Field(default_factory=lambda: {"SP1": ["SP1"]}, description="SP1..SP4, or own: name -> list of nodes")
-    variants: Variants = Field(default_factory=lambda: Variants())
-    text_policy: TextPolicy = Field(default_factory=lambda: TextPolicy())
-    image_policy: ImagePolicy = Field(default_factory=lambda: ImagePolicy())
+    variants: Variants = Field(default_factory=lambda: Variants(), description="how many of each are made a row")
+    text_policy: TextPolicy = Field(default_factory=lambda: TextPolicy(), description="3a")
+    image_policy: ImagePolicy = Field(default_factory=lambda: ImagePolicy(), description="3b")
     judge: Judge | None = Field(default_factory=lambda: Judge(), description="null: nothing is judged")
-    mix: Mix = Field(default_factory=lambda: Mix())
-    seed: int = 0
-    train: dict[str, Any] | None = None
-    evaluate: list[Any] | dict[str, Any] | None = None
+    mix: Mix = Field(default_factory=lambda: Mix(), description="which pairs leave the run")
+    seed: int = Field(0, description="all chance hangs on it and on the row's id")
+    train: dict[str, Any] | None = Field(None, description="belongs to another command; `run` passes it over")
+    evaluate: list[Any] | dict[str, Any] | None = Field(None, description="belongs to another command; `run` passes it over")
 
     @field_validator("mix", mode="before")
     @classmethod
@@ -309,16 +311,17 @@ def _keys_beside(loc: tuple[int | str, ...]) -> list[str]:
     for step in loc[:-1]:
         prefix.append(str(step))
         field = model.model_fields.get(step) if isinstance(step, str) else None
-        inner = _block_of(field.annotation) if field is not None else None
+        inner = block_of(field.annotation) if field is not None else None
         model = inner or model
     return [".".join([*prefix, name]) for name in model.model_fields]
 
 
-def _block_of(annotation: Any) -> type[BaseModel] | None:
+def block_of(annotation: Any) -> type[BaseModel] | None:
+    """The block that a field holds (alone, optional, or in a list), or None."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for arg in getattr(annotation, "__args__", ()):
-        found = _block_of(arg)
+        found = block_of(arg)
         if found is not None:
             return found
     return None

@@ -24,7 +24,7 @@ _RECIPE = """\
 # Written by `ctrlsynth init` for {{ folder }}: {{ found }}.
 #   ctrlsynth plan {{ out }}      what a run would do, and what it costs
 #   ctrlsynth run {{ out }}       go; the same command goes on after an interruption
-# Every key, its default and its meaning stand in the README.
+# Every key, its default and its meaning stand in docs/recipe.md.
 
 name: {{ name }}
 
