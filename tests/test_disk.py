@@ -21,7 +21,7 @@ from ctrlsynth.data.export import export
 from ctrlsynth.engines import local, work
 from ctrlsynth.errors import UserError, WorkFailed
 from ctrlsynth.report.gallery import write_report
-from ctrlsynth.runs import Run, run
+from ctrlsynth.runs import Run, add_product, run
 from helpers import calls, recipe, tables
 
 HERE = Path(__file__).parent
@@ -247,3 +247,38 @@ def test_a_disk_without_hard_links_works(tmp_path: Path, monkeypatch: pytest.Mon
     first = tables(run(recipe(tmp_path), tmp_path / "a", base=tmp_path))
     monkeypatch.setattr(os, "link", refuse)
     assert tables(run(recipe(tmp_path), tmp_path / "b", base=tmp_path)) == first
+
+
+@pytest.mark.parametrize("how", ["part_rows", "limit", "source"])
+def test_parts_that_the_source_no_longer_has_leave_the_run(tmp_path: Path, how: str) -> None:
+    made = run(recipe(tmp_path, part_rows=10), tmp_path / "run", base=tmp_path)
+    assert len(made.files("write")) == 4
+    if how == "source":
+        lines = (tmp_path / "captions.jsonl").read_text().splitlines(keepends=True)
+        (tmp_path / "captions.jsonl").write_text("".join(lines[:25]))
+    plan = recipe(tmp_path, part_rows=20 if how == "part_rows" else 10)
+    limit = 15 if how == "limit" else None
+    again = run(plan, tmp_path / "run", base=tmp_path, limit=limit, update=how != "source")
+    rows = {"part_rows": 40, "limit": 15, "source": 25}[how]
+    assert [r.rows for r in again.ledger()] == [rows] * 4
+    assert all(r.adds_up for r in again.ledger())
+    assert tables(again) == tables(run(plan, tmp_path / "fresh", base=tmp_path, limit=limit))
+
+
+@pytest.mark.parametrize("how", ["nothing", "renamed", "source", "policy"])
+def test_what_was_made_from_rows_that_changed_since_is_stale(tmp_path: Path, how: str) -> None:
+    made = run(recipe(tmp_path), tmp_path / "run", base=tmp_path)
+    export(made, tmp_path / "out", format="csv")
+    add_product(tmp_path / "run", "dataset", tmp_path / "out")
+    more: dict[str, Any] = {}
+    if how == "source":
+        with open(tmp_path / "captions.jsonl", "a", encoding="utf-8") as handle:
+            handle.write('{"key": "new", "caption": "a green frog"}\n')
+    elif how == "policy":
+        more = {"text_policy": {"edits": [{"remove": {"objects": ["dog"]}}]}}
+    elif how == "renamed":
+        more = {"paths": [{"other": ["text", "tags", "text*"]}]}
+    again = run(recipe(tmp_path, **more), tmp_path / "run", base=tmp_path, update=how == "policy")
+    stale = how in ("source", "policy")
+    assert [p["stale"] for p in again.products()] == [stale]
+    assert (tmp_path / "out" / "STALE.txt").exists() == stale

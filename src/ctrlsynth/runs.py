@@ -100,7 +100,7 @@ class Run:
         return None
 
     def products(self) -> list[dict[str, Any]]:
-        """Reports and data sets made from this run: kind, path, and whether the run has gone on with another plan since."""
+        """Reports and data sets made from this run: kind, path, and whether the run has gone on since."""
         found = (p for p in self.plan.get("products", []) if Path(p["path"]).is_dir())
         return [{**p, "stale": (Path(p["path"]) / STALE).exists()} for p in found]
 
@@ -162,7 +162,7 @@ def run(
     if earlier is None and _is_foreign(root):
         raise UserError(f"{root}: not empty and not a run's folder; choose another with --out")
     plan = make_plan(recipe, base or Path(), limit, earlier)
-    _compare(root, earlier, plan, update)
+    changes = _compare(root, earlier, plan, update)
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -173,6 +173,7 @@ def run(
         _mark_failed(folder, plan)
     if verify:
         _mark_changed(folder, plan)
+    _mark_stale(folder, plan, earlier or {}, changes)
     _save(root, plan, text)
     _check_disk(root)
     execute(plan, folder, watcher, retry)
@@ -194,24 +195,30 @@ def _is_foreign(root: Path) -> bool:
     return not (root / "read" / "_stage.json").exists() and any(not p.name.startswith(".tmp-") for p in root.iterdir())
 
 
-def _compare(root: Path, earlier: Mapping[str, Any] | None, plan: Plan, update: bool) -> None:
-    if earlier is None:
-        return
-    lines = differences(earlier, plan.describe())
-    if not lines:
-        return
-    if not update:
+def _compare(root: Path, earlier: Mapping[str, Any] | None, plan: Plan, update: bool) -> list[str]:
+    lines = differences(earlier, plan.describe()) if earlier is not None else []
+    if lines and not update:
         listed = "\n  ".join(lines)
         raise UserError(
             f"{root}: this folder was made by another plan. The difference:\n  {listed}\n"
             "Go on with --update (rows whose key is unchanged are taken over), or choose another folder with --out."
         )
-    for product in earlier.get("products", []):
+    return lines
+
+
+def _mark_stale(folder: RunFolder, plan: Plan, earlier: Mapping[str, Any], changes: list[str]) -> None:
+    """Tells in every report and data set of this run that the run goes on: with another plan, another source, or rows asked for again."""
+    if not changes:
+        listings = {s.folder: folder.listing(s.folder) for s in plan.steps}
+        wanted = {(f, p.index, plan.part_digest(f, p)) for f in listings for p in plan.parts()}
+        there = {(f, index, digest) for f, listing in listings.items() for index, digests in listing.items() for digest in digests}
+        changes = ["parts of the source were changed, added or removed, or rows were asked for again"] if wanted != there else []
+    for product in earlier.get("products", []) if changes else []:
         place = Path(product["path"])
         if place.is_dir():
-            (place / STALE).write_text(
-                "The run that this was made from has gone on with another plan:\n" + "\n".join(lines) + "\n", encoding="utf-8"
-            )
+            with disk_errors(place / STALE):
+                told = "The run that this was made from has gone on since:\n" + "\n".join(changes) + "\n"
+                (place / STALE).write_text(told, encoding="utf-8", errors="backslashreplace")
 
 
 def _save(root: Path, plan: Plan, text: str | None) -> None:

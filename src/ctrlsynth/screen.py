@@ -110,7 +110,7 @@ def show_ledger(run: Run) -> None:
     if note is not None:
         _say(note)
     for product in run.products():
-        _say(f"{product['kind']}: {product['path']}" + (" (stale: the run has gone on with another plan)" if product["stale"] else ""))
+        _say(f"{product['kind']}: {product['path']}" + (" (stale: the run has gone on since)" if product["stale"] else ""))
 
 
 def _sum_line(rows: Sequence[LedgerRow]) -> str:

@@ -75,6 +75,8 @@ def run_stage(plan: Plan, run: RunFolder, folder: str, number: int, parts: list[
     if todo:
         _Pipeline(plan, run, folder, watch, retry, ledger).run(todo)
         plan.stages[folder].close()
+    there = {p.index for p in parts}
+    drop([run.part(folder, index, d) for index, digests in listing.items() if index not in there for d in digests])  # the source shrank
     ledger.complete(parts, changed=bool(todo))
     watch.finished(folder)
 
