@@ -5,9 +5,10 @@ python scripts/recipe_reference.py > docs/recipe.md
 
 from __future__ import annotations
 
-import re
 import sys
-from typing import Any
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -19,17 +20,29 @@ HEAD = """# A recipe, key by key
 Made by `python scripts/recipe_reference.py > docs/recipe.md` from `src/ctrlsynth/recipe.py`; a test compares the two. Keys that are
 not listed are errors. Any key can be changed for one run: `ctrlsynth run recipe.yaml --set judge.threshold=0.3`.
 
-Selectors of tags: an exact phrase (`red`), a glob (`"*mark"`), a regular expression (`"re:^blu"`), a WordNet class (`animal.n.01` and all below it).
+Selectors of tags: an exact phrase (`red`), a glob (`"*mark"`), a regular expression (`"re:^blu"`), a WordNet class (`animal.n.01` and
+all below it).
 """
 
 
+NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path", Any: "anything", type(None): "null"}
+
+
 def kind_of(annotation: Any) -> str:
-    """A type as a person would write it."""
-    text = annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
-    for noise in (r"typing\.|pathlib\.|ctrlsynth\.recipe\.", r"Annotated\[(\w+), .*?\)\]", r"<class '(\w+)'>"):
-        text = re.sub(noise, lambda m: m[1] if m.lastindex else "", text)
-    text = text.replace("Literal", "").replace(" | None", "").replace("NoneType", "null")
-    return text.replace("|", "or")
+    """A type as a person would say it."""
+    if annotation in NAMES:
+        return NAMES[annotation]
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return kind_of(arguments[0])
+    if origin is Literal:
+        return ", ".join(map(str, arguments))
+    if origin in (Union, UnionType):
+        return " or ".join(kind_of(a) for a in arguments if a is not type(None))
+    inner = [kind_of(a) for a in arguments]
+    if origin is dict:
+        return f"mapping of ({inner[0]}) to ({inner[1]})" if "," in inner[0] + inner[1] else f"mapping of {inner[0]} to {inner[1]}"
+    return f"list of ({inner[0]})" if "," in inner[0] else f"list of {inner[0]}" if origin is list else "[" + ", ".join(inner) + "]"
 
 
 def default_of(field: Any) -> str:
@@ -39,11 +52,9 @@ def default_of(field: Any) -> str:
         return "required"
     if isinstance(value, BaseModel):
         return "see below"
-    return (
-        {None: "none", True: "true", False: "false"}.get(value, str(value) or "''")
-        if isinstance(value, (str, int, float, type(None)))
-        else str(value)
-    )
+    if value is None:
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value) or "''"
 
 
 def section(model: type[BaseModel], name: str) -> list[str]:
