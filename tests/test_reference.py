@@ -145,3 +145,40 @@ def test_a_folder_of_your_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "mine" / "ring" / "2.png").write_bytes(b"not a picture")
     with pytest.raises(UserError, match=r"2\.png"):
         ReferenceTagger(folder=str(tmp_path / "mine"))
+
+
+def test_looks_by_means_are_the_means_of_painted_pixels() -> None:
+    from ctrlsynth.models.taggers import reference_index as ri
+    from ctrlsynth.models.text_to_image.scenes_sprites import recolour
+    from ctrlsynth.models.text_to_image.scenes_vocab import COLOURS
+
+    rng = np.random.default_rng(0)
+    large = np.asarray(rng.integers(0, 256, (2 * ri.SIDE, 2 * ri.SIDE, 3)), np.float32)
+    cover = np.asarray(rng.random((2 * ri.SIDE, 2 * ri.SIDE)), np.float32)
+    step = 2 * ri.SIDE // ri.LOOK
+    slow = []
+    for picture in (large, *(np.where(cover[..., None] > 0.5, painted, large) for painted in recolour(large, *COLOURS))):
+        slow.append(
+            [[picture[y : y + step, x : x + step].mean((0, 1)) for x in range(0, len(large), step)] for y in range(0, len(large), step)]
+        )
+    assert np.abs(ri._looks(large, cover).astype(float) - np.array(slow)).max() <= 0.51
+
+
+def test_the_quick_look_finds_drawings_that_run_into_their_paper() -> None:
+    """Against the whole way, the cut-out sticker on a ground: what the quick look passes over is found much as it was drawn."""
+    from ctrlsynth.models.taggers import reference_index as ri
+    from ctrlsynth.models.taggers.reference_regions import outside
+    from ctrlsynth.models.text_to_image.scenes_sprites import coloured
+
+    passed = runs = 0
+    for name in random.Random(1).sample(sorted(vocabulary().drawings), 40):
+        drawing = vocabulary().drawings[name]
+        art = coloured(drawing, None, False, ri._RENDERED)
+        white = Image.new("RGBA", art.size, (255, 255, 255, 255))
+        white.alpha_composite(art)
+        quick = ri._runs_into_paper(np.asarray(white.convert("RGB")), ~outside(np.asarray(art.getchannel("A")) > 60))
+        runs += quick
+        if ri._as_found(drawing, False) is not None:
+            passed += not quick
+    assert passed == 0
+    assert 0 < runs < 30

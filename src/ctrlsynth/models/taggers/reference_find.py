@@ -54,7 +54,7 @@ def find(image: Image.Image) -> Found:
 
 def stickers(rgb: Bytes, rim: int) -> Found:
     """Heaps by their white rims."""
-    low, high = _extremes(rgb)
+    low, high = extremes(rgb)
     white = (low > _WHITE) & (high - low < 48)
     solid = ~outside(widen(white, 1))
     labels, count = label(solid)
@@ -62,7 +62,7 @@ def stickers(rgb: Bytes, rim: int) -> Found:
     paper = white & solid
     level = np.median(rgb[paper], 0) if paper.any() else np.full(3, 255.0)
     plain = np.clip(rgb * (255.0 / np.maximum(level, 200.0)), 0, 255).astype(np.uint8)
-    low, high = _extremes(plain)
+    low, high = extremes(plain)
     soft = (low > 228) & (high - low < 60)
     for number, (left, top, right, bottom) in enumerate(boxes(labels, count), 1):
         if max(right - left, bottom - top) < _LEAST + rim or min(right - left, bottom - top) < 2 * rim:
@@ -79,7 +79,7 @@ def stickers(rgb: Bytes, rim: int) -> Found:
     return Found(plain, heaps, rim)
 
 
-def _extremes(rgb: Bytes) -> tuple[Bytes, Bytes]:
+def extremes(rgb: Bytes) -> tuple[Bytes, Bytes]:
     """The least and the greatest channel; much quicker than numpy's reduction over three."""
     red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
     return np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)

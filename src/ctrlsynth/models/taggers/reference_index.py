@@ -24,15 +24,16 @@ from PIL import Image, UnidentifiedImageError
 
 from ...errors import UserError
 from ..cache import cache_dir
-from ..text_to_image.scenes_sprites import coloured, recolour, sprite
+from ..text_to_image.scenes_sprites import coloured, paint, shades, sprite
 from ..text_to_image.scenes_vocab import COLOURS, Drawing, drawings_digest, vocabulary
-from .reference_find import find, stickers
-from .reference_regions import outside
+from .reference_find import extremes, find, stickers
+from .reference_regions import label, outside
 
 SIDE = 24  # shapes are taken on a SIDE x SIDE grid stretched over a thing's box
 LOOK = 12  # colours on a coarser one
 LOOKS = (None, *COLOURS)
-_VERSION = "7"
+_RENDERED = 120  # pixels of a drawing's square that its features are taken from
+_VERSION = "8"
 _PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"})
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -132,8 +133,8 @@ def _key(folder: str | None) -> str:
     if folder is None:
         digest.update(drawings_digest().encode())
     else:
-        for label, path in _labelled(folder):
-            digest.update(f"{label}\0".encode() + path.read_bytes())
+        for name, path in _labelled(folder):
+            digest.update(f"{name}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 
 
@@ -157,16 +158,15 @@ def _pictures(folder: str | None) -> Iterator[tuple[str, Bytes, NDArray[np.bool_
     if folder is None:
         for name, drawing in vocabulary().drawings.items():
             for skewed in (False, True):
-                art = coloured(drawing, None, skewed)
+                art = coloured(drawing, None, skewed, _RENDERED)
                 white = Image.new("RGBA", art.size, (255, 255, 255, 255))
                 white.alpha_composite(art)
-                ink = np.asarray(art.getchannel("A")) > 60
-                yield name, np.asarray(white.convert("RGB")), ~outside(ink)
-                seen = _as_found(drawing, skewed)
-                if seen is not None:
+                rgb, whole = np.asarray(white.convert("RGB")), ~outside(np.asarray(art.getchannel("A")) > 60)
+                yield name, rgb, whole
+                if _runs_into_paper(rgb, whole) and (seen := _as_found(drawing, skewed)) is not None:
                     yield name, *seen
         return
-    for label, path in _labelled(folder):
+    for name, path in _labelled(folder):
         try:
             with Image.open(path) as image:
                 image.load()
@@ -178,15 +178,24 @@ def _pictures(folder: str | None) -> Iterator[tuple[str, Bytes, NDArray[np.bool_
         rgb, alpha = np.asarray(white.convert("RGB")), np.asarray(picture.getchannel("A"))
         if alpha.min() < 128:
             box = picture.getchannel("A").point(lambda a: 255 if a > 60 else 0).getbbox() or (0, 0, *picture.size)
-            yield label, rgb[box[1] : box[3], box[0] : box[2]], alpha[box[1] : box[3], box[0] : box[2]] > 60
+            yield name, rgb[box[1] : box[3], box[0] : box[2]], alpha[box[1] : box[3], box[0] : box[2]] > 60
             continue
         found = find(white.convert("RGB"))
         heap = max(found.heaps, key=lambda h: int((h.labels > 0).sum()), default=None)
         if heap is None:
-            yield label, rgb, np.ones(rgb.shape[:2], bool)
+            yield name, rgb, np.ones(rgb.shape[:2], bool)
         else:
             left, top, right, bottom = heap.box
-            yield label, found.rgb[top:bottom, left:right], heap.labels > 0
+            yield name, found.rgb[top:bottom, left:right], heap.labels > 0
+
+
+def _runs_into_paper(rgb: Bytes, whole: NDArray[np.bool_]) -> bool:
+    """Whether the region finder may see a drawing otherwise than whole: white runs into paper, or pieces lie apart. Cheap; errs on yes."""
+    low, high = extremes(rgb)
+    seen = ~outside((low <= 228) | (high - low >= 60))
+    pieces = np.bincount(label(seen)[0].ravel())[1:]
+    same = (seen & whole).sum() / max(1, (seen | whole).sum())
+    return bool(same <= 0.96 or pieces.max(initial=0) < 0.98 * pieces.sum())
 
 
 def _as_found(drawing: Drawing, skewed: bool) -> tuple[Bytes, NDArray[np.bool_]] | None:
@@ -207,13 +216,26 @@ def _as_found(drawing: Drawing, skewed: bool) -> tuple[Bytes, NDArray[np.bool_]]
 
 def _build(folder: str | None, key: str) -> Index:
     names, shapes, looks, aspects = [], [], [], []
-    for label, rgb, mask in _pictures(folder):
+    for name, rgb, mask in _pictures(folder):
         large, cover = to_grid(rgb, mask, times=2)
-        variants = [large] + [np.where(cover[..., None] > 0.5, painted, large) for painted in recolour(large, *COLOURS)]
-        small = np.stack(variants).reshape(len(LOOKS), LOOK, 2 * SIDE // LOOK, LOOK, 2 * SIDE // LOOK, 3).mean((2, 4))
-        middle = large.reshape(SIDE, 2, SIDE, 2, 3).mean((1, 3)).astype(np.float32)
-        names.append(label)
-        looks.append(np.clip(small + 0.5, 0, 255).astype(np.uint8))
-        shapes.append(shape_of(middle, cover.reshape(SIDE, 2, SIDE, 2).mean((1, 3)).astype(np.float32)))
+        names.append(name)
+        looks.append(_looks(large, cover))
+        shapes.append(shape_of(_means(large, SIDE), _means(cover[..., None], SIDE)[..., 0]))
         aspects.append(np.log(mask.shape[1] / mask.shape[0]))
     return Index(tuple(names), np.stack(shapes), np.stack(looks), np.array(aspects, np.float32), key)
+
+
+def _means(grid: Floats, side: int) -> Floats:
+    """(n, n, channels) -> (side, side, channels) by means of blocks."""
+    step = len(grid) // side
+    return np.asarray(grid.reshape(side, step, side, step, -1).mean((1, 3)), np.float32)
+
+
+def _looks(large: Floats, cover: Floats) -> Bytes:
+    """(12, LOOK, LOOK, 3): a picture in its own colours and painted in each basic one inside its silhouette."""
+    inside = cover[..., None] > 0.5
+    dim, lift, kept = shades(large)
+    blocks = _means(np.concatenate([dim * inside, lift * inside, np.where(inside, kept, large), large], -1), LOOK)
+    dim, lift, kept, own = blocks[..., :1], blocks[..., 1:2], blocks[..., 2:5], blocks[..., 5:]
+    looks = np.stack([own, *(paint(colour, dim, lift, kept) for colour in COLOURS)])
+    return np.clip(looks + 0.5, 0, 255).astype(np.uint8)

@@ -23,9 +23,9 @@ Floats = NDArray[np.float32]
 
 
 @lru_cache(maxsize=256)
-def master(drawing: Drawing) -> Image.Image:
-    """The drawing alone, RGBA, trimmed to what is inked, about MASTER pixels on the longer side of its full square."""
-    data = resvg_py.svg_to_bytes(svg_string=svg(drawing), width=MASTER, height=MASTER, skip_system_fonts=True)
+def master(drawing: Drawing, side: int = MASTER) -> Image.Image:
+    """The drawing alone, RGBA, trimmed to what is inked; `side` pixels is the side of its full square."""
+    data = resvg_py.svg_to_bytes(svg_string=svg(drawing), width=side, height=side, skip_system_fonts=True)
     image = Image.open(io.BytesIO(bytes(data))).convert("RGBA")
     box = image.getchannel("A").point(lambda a: 255 if a > 40 else 0).getbbox()
     return image.crop(box) if box else image
@@ -36,18 +36,28 @@ def recolour(rgb: Floats, *colours: str) -> list[Floats]:
 
     Shades keep the order of the old brightnesses, squeezed to 0.80 .. 1.10 of the colour's own, so that the colour is plain to see.
     """
+    dim, lift, kept = shades(rgb)
+    return [paint(colour, dim, lift, kept) for colour in colours]
+
+
+def shades(rgb: Floats) -> tuple[Floats, Floats, Floats]:
+    """What `paint` needs to recolour: (..., 1) share of the colour, (..., 1) share of its complement, (..., 3) what stays."""
     light = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
     fill = np.clip((light - 40.0) / 35.0, 0.0, 1.0)[..., None]
     shade = (0.80 + 0.30 * np.clip((light - 60.0) / 195.0, 0.0, 1.0))[..., None]
-    dim, lift, kept = fill * np.minimum(shade, 1.0), fill * np.maximum(shade - 1.0, 0.0), rgb * (1.0 - fill)
-    targets = [np.array(COLOURS[colour], np.float32) for colour in colours]
-    return [np.asarray(target * dim + (255.0 - target) * lift + kept, np.float32) for target in targets]
+    return fill * np.minimum(shade, 1.0), fill * np.maximum(shade - 1.0, 0.0), rgb * (1.0 - fill)
+
+
+def paint(colour: str, dim: Floats, lift: Floats, kept: Floats) -> Floats:
+    """RGB in 0..255 in a colour. Linear in what `shades` gives, so means of those give the mean of the painted pixels."""
+    target = np.array(COLOURS[colour], np.float32)
+    return np.asarray(target * dim + (255.0 - target) * lift + kept, np.float32)
 
 
 @lru_cache(maxsize=256)
-def coloured(drawing: Drawing, colour: str | None, skewed: bool) -> Image.Image:
+def coloured(drawing: Drawing, colour: str | None, skewed: bool, side: int = MASTER) -> Image.Image:
     """The master in a colour, and sheared upwards to the right when `skewed` (the isometric style)."""
-    image = master(drawing)
+    image = master(drawing, side)
     if colour is not None:
         pixels = np.asarray(image).astype(np.float32)
         pixels[..., :3] = recolour(pixels[..., :3], colour)[0]
