@@ -10,6 +10,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from .data.pairs import count_pairs
 from .engines.local import Watcher, execute, totals
 from .errors import UserError, WorkFailed, unknown
 from .models.runtime import quiet_native_threads
@@ -285,8 +286,6 @@ def _waves(root: Path, folder: RunFolder, plan: Plan, watcher: Watcher | None) -
     judge = plan.recipe.judge
     if judge is None or judge.target is None:
         return
-    from .data.export import count_pairs
-
     while count_pairs(Run.open(root)) < judge.target and plan.candidates < judge.max_candidates:
         plan.candidates += 1
         fill_stages(plan)

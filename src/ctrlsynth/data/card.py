@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jinja2
 import yaml
 
 from ..models.catalogue import Entry, entries
-from ..runs import Run
+
+if TYPE_CHECKING:
+    from ..runs import Run
 
 _CARD = """\
 {{ front }}

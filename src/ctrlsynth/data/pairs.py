@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import UserError
 from ..paths import Step
-from ..runs import Run
 from ..store import RunFolder
+
+if TYPE_CHECKING:
+    from ..runs import Run
 
 PairKind = Literal["cap", "img", "capimg", "original"]
 Row = dict[str, Any]
