@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from ctrlsynth.data.export import export
 from ctrlsynth.data.pairs import count_pairs
@@ -104,6 +105,8 @@ def test_a_target_out_of_reach_ends_at_max_candidates(tmp_path: Path) -> None:
     made = run(wanting(tmp_path, 41, most=3), tmp_path / "run", base=tmp_path)
     assert made.plan["candidates"] == 3
     assert len(exported(made, tmp_path / "out")) == len(accepted(made)) < 41
+    fewer = run(wanting(tmp_path, 41, most=2), tmp_path / "run", base=tmp_path, update=True)
+    assert (fewer.plan["candidates"], len(list(fewer.rows("write"))), calls(tmp_path / "log")) == (2, 80, 120)
 
 
 def painted(base: Path, **judge: Any) -> Any:
@@ -150,3 +153,28 @@ def test_a_gate_leaves_rejected_texts_unpainted_and_the_ledger_adds_up(tmp_path:
     assert {r["parent"] for r in made[True].rows("write.2")} == seen
     assert len(list(made[True].rows("tag.2"))) == len(kept), "the judge's tagger sees every image that was painted"
     assert any("gate" in note or "painted" in note for note in sweep(made[True]).notes)
+
+
+@pytest.mark.parametrize("against", ["text", "original", "original_unedited"])
+def test_images_are_held_against_what_the_recipe_names(tmp_path: Path, against: str) -> None:
+    """SP4 from captions tags no original image on its way; where the original decides, the planner adds that stage."""
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        Image.new("RGB", (60 + number, 40), (200, 30, 30)).save(tmp_path / "images" / f"{number}.png")
+        (tmp_path / "images" / f"{number}.txt").write_text("a red dog")
+    plan = recipe(
+        tmp_path,
+        source={"folder": "images"},
+        paths=["SP4"],
+        models={"tagger": "helpers:PixelCounter", "text_to_image": "scenes"},
+        judge={"tagger": "helpers:PixelCounter", "image_against": against},
+        image_policy={"size": 64},
+        text_policy={"edits": [{"replace": {"objects": {"60x40": "64x64"}}}]},
+    )
+    made = run(plan, tmp_path / "run", base=tmp_path)
+    assert all(r.adds_up for r in made.ledger())
+    assert ("tag", "read") in [(s.kind, s.parent) for s in made.steps] or against == "text"
+    rows = list(made.rows("judge-image"))
+    assert [r[against] is not None for r in rows] == [True] * 3
+    kept = [r["verdict"] for r in rows]
+    assert kept == (["kept", "low_recall", "low_recall"] if against == "original" else ["low_recall"] * 3)

@@ -106,7 +106,8 @@ def make_plan(recipe: Recipe, base: Path, limit: int | None = None, earlier: Map
     plan = Plan(recipe, base, limit, steps, source, {}, {}, {})
     plan.candidates = recipe.judge.candidates if recipe.judge is not None else 1
     if earlier and recipe.judge is not None and recipe.judge.target is not None:
-        plan.candidates = max(plan.candidates, int(earlier.get("candidates", 1)))
+        reached = min(int(earlier.get("candidates", 1)), recipe.judge.max_candidates)
+        plan.candidates = max(plan.candidates, reached)
     plan.retries = {f: dict(r) for f, r in (earlier or {}).get("retries", {}).items()}
     fill_stages(plan)
     return plan
