@@ -72,7 +72,7 @@ def test_importing_opens_nothing() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_script_makes_the_same_bytes(tmp_path: Path) -> None:
+def test_the_script_makes_the_same_bytes_where_wordnet_base_is_installed(tmp_path: Path) -> None:
     source = Path("/usr/share/wordnet")
     if not (source / "data.noun").exists():
         pytest.skip("needs the database files of WordNet 3.0 (Debian: wordnet-base)")
