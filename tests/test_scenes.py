@@ -63,6 +63,23 @@ def test_vocabulary_is_large_and_each_name_finds_itself() -> None:
         ("a dog without a ball, no cats", {("dog", 1, None)}, set()),
         ("ten birds above a house", {("bird", 10, None), ("house", 1, None)}, {("bird", "above", "house")}),
         ("a dog and a cat on a bed", {("dog", 1, None), ("cat", 1, None), ("bed", 1, None)}, {("dog", "on", "bed"), ("cat", "on", "bed")}),
+        ("An orange ferris wheel. Two orange kick scooters", {("ferris wheel", 1, "orange"), ("kick scooter", 2, "orange")}, set()),
+        ("an orange wooden chair, a lime solar panel", {("chair", 1, "orange"), ("solar panel", 1, "green")}, set()),
+        ("An orange and white cat. The car is orange and the ball is blue", {("cat", 1, "orange"), ("car", 1, "orange"),
+         ("ball", 1, "blue")}, set()),
+        ("two limes, On the table are oranges", {("lime", 2, None), ("table", 1, None), ("orange", 2, None)}, {("orange", "on", "table")}),
+        ("an orange left of a lime, an orange sliced on a plate", {("orange", 1, None), ("lime", 1, None), ("plate", 1, None)},
+         {("orange", "left of", "lime"), ("orange", "on", "plate")}),
+        ("A rainbow is right of a statue in front of a lemon", {("rainbow", 1, None), ("statue", 1, None), ("lemon", 1, None)},
+         {("rainbow", "right of", "statue"), ("statue", "in front of", "lemon")}),
+        ("A dog is left of a cat and is in front of a house", {("dog", 1, None), ("cat", 1, None), ("house", 1, None)},
+         {("dog", "left of", "cat"), ("dog", "in front of", "house")}),
+        ("A man on a bench is next to a tree", {("man", 1, None), ("bench", 1, None), ("tree", 1, None)},
+         {("man", "on", "bench"), ("man", "next to", "tree")}),
+        ("On the table is a cup next to a plate", {("table", 1, None), ("cup", 1, None), ("plate", 1, None)},
+         {("cup", "on", "table"), ("cup", "next to", "plate")}),
+        ("a man with a hat on a bench", {("man", 1, None), ("hat", 1, None), ("bench", 1, None)},
+         {("man", "wearing", "hat"), ("man", "on", "bench")}),
         ("a plate of cookies", {("plate", 1, None), ("cookie", 2, None)}, {("cookie", "on", "plate")}),
     ],
 )  # fmt: skip
@@ -175,6 +192,10 @@ def test_weights_scale_hide_and_report() -> None:
     assert [t.name for t in scene.objects] == ["dog"]
     assert scene.weights_unused == ("zebra",)
     assert not any("ball" in phrase for phrase in scene.drawn)
+    text = "a christmas tree next to a dog"
+    plain, heavy = plan(text), Scenes().plan(Prompt(text, weights={"christmas tree": 2.0}))
+    assert heavy.weights_unused == ()
+    assert height(heavy, "christmas tree") / height(heavy, "dog") > 1.2 * height(plain, "christmas tree") / height(plain, "dog")
 
 
 def test_a_relation_that_found_no_place_is_not_claimed() -> None:

@@ -118,12 +118,11 @@ def _weigh(reading: Reading, weights: Mapping[str, float]) -> list[str]:
     """Scales the mentions that weighted phrases name; returns the phrases that name none."""
     unused = []
     for phrase, factor in weights.items():
-        tokens = [singular(word) for word in re.findall(r"[^\W_]+(?:[-'’][^\W_]+)*", phrase.lower())]
-        said = " ".join(tokens)
+        said = _plain(phrase)
         hits = [m for m in reading.mentions if _names(said, m)]
         for mention in hits:
             mention.scale *= max(0.0, factor) ** 0.5
-        scenery = reading.place_word and said in (reading.place, reading.place_word)
+        scenery = reading.place_word and said in (_plain(reading.place or ""), _plain(reading.place_word))
         if scenery and factor <= 0:
             reading.place = None
         if not hits and not (scenery and factor <= 0):
@@ -131,10 +130,15 @@ def _weigh(reading: Reading, weights: Mapping[str, float]) -> list[str]:
     return unused
 
 
+def _plain(phrase: str) -> str:
+    """A phrase with every word in the singular by rule, so that both sides of a comparison suffer alike (`christma tree`)."""
+    return " ".join(singular(word) for word in re.findall(r"[^\W_]+(?:[-'’][^\W_]+)*", phrase.lower()))
+
+
 def _names(said: str, mention: Mention) -> bool:
     """Whether a phrase speaks of a mention: its noun, with the colour that it has or none, or a relation that has it at an end."""
     for noun in {mention.name, mention.word}:
-        noun = singular(noun)
+        noun = _plain(noun)
         if said == noun or (said.endswith(" " + noun) and (mention.colour is None or mention.colour in said or said.count(" ") > 1)):
             return True
         if said.startswith(noun + " ") and len(said.split()) > len(noun.split()) + 1:

@@ -106,7 +106,7 @@ class _Reader:
             phrase = " ".join(self.tokens[self.at : self.at + length])
             entry = known.get(phrase) or (known.get(singular(phrase)) if singular(phrase) != phrase else None)
             name = vocab.find(phrase) if length <= vocab.longest else None
-            if entry is not None and entry[0] == "colour" and name is not None and not self._noun_follows(length):
+            if entry is not None and entry[0] == "colour" and name is not None and not self._paints(length):
                 entry = None  # `an orange` is a fruit, `an orange cat` is not
             if entry is not None and (name is None or entry[0] in ("colour", "relation", "function")):
                 if entry[0] == "count" and length == 1 and phrase in _MEASURES and self._ahead(1) != "of":
@@ -123,14 +123,39 @@ class _Reader:
     def _ahead(self, by: int) -> str:
         return self.tokens[self.at + by] if self.at + by < len(self.tokens) else ""
 
-    def _noun_follows(self, length: int) -> bool:
-        following = self._ahead(length)
+    def _paints(self, length: int) -> bool:
+        """Whether a word that is a colour and a noun (`orange`, `lime`) is the colour here: after `is`, or with a noun to come."""
+        if singular(self.tokens[self.at]) != self.tokens[self.at]:
+            return False
+        if self.copula and self.count is None:
+            return True
+        by = length
+        while by < length + 6:  # `an orange and white spotted cat`
+            kind = words().phrases.get(self._ahead(by), ("",))[0]
+            if self._ahead(by) == "and" and words().phrases.get(self._ahead(by + 1), ("",))[0] == "colour":
+                by += 2
+            elif not self._drawn_at(by) and (kind in ("size", "colour") or (not kind and self._merely_adjective(self._ahead(by)))):
+                by += 1
+            else:
+                break
+        following = self._ahead(by)
         if not following or not following[0].isalnum():
-            return self.copula
+            return words().phrases.get(self._ahead(by - 1), ("",))[0] == "colour" and by > length
+        two = f"{following} {self._ahead(by + 1)}"
         return (
-            vocabulary().find(following) is not None
-            or words().phrases.get(following, ("",))[0] in ("place", "size", "colour")
-            or (is_noun(following) and following not in words().phrases)
+            self._drawn_at(by)
+            or words().phrases.get(following, ("",))[0] == "place"
+            or (following not in words().phrases and (is_noun(following) or wordnet.morphy(two, "n") is not None))
+        )
+
+    def _merely_adjective(self, token: str) -> bool:
+        return token[:1].isalnum() and is_adjective(token) and not is_noun(token)
+
+    def _drawn_at(self, by: int) -> bool:
+        """Whether a drawing's name of any number of words begins `by` tokens ahead."""
+        vocab, at = vocabulary(), self.at + by
+        return any(
+            vocab.find(" ".join(self.tokens[at:end])) is not None for end in range(at + 1, min(at + vocab.longest, len(self.tokens)) + 1)
         )
 
     def _is_verb(self, token: str) -> bool:
@@ -173,7 +198,8 @@ class _Reader:
 
     def _on_function(self, phrase: str, value: str) -> None:
         if phrase == "and":
-            if not self.colours:
+            said = self.copula and words().phrases.get(self._ahead(0), ("",))[0] not in ("colour", "size")  # `is red and the dog is blue`
+            if not self.colours or said:
                 self._settle()
                 self.joined, self.clause, self.verb = True, [], False
         elif phrase in _PRONOUNS and self.first_before is not None:
@@ -215,7 +241,7 @@ class _Reader:
         if value == "without":
             self.predicate, self.subjects = value, []
             return
-        subjects = self.run_of if len(self.run_of) > 1 else self.clause[:1] if self.verb else self.spoken[-1:]
+        subjects = self._subjects()
         if value in ("holding", "wearing"):
             people = [i for i in subjects if self.out.mentions[i].name in PEOPLE]
             people = people or [i for i in self.spoken if self.out.mentions[i].name in PEOPLE][-1:]
@@ -224,6 +250,19 @@ class _Reader:
             subjects = [self.first_before]
         self.predicate = value if subjects or value not in ("with", "holding", "wearing") else None
         self.subjects = list(subjects)
+
+    def _subjects(self) -> list[int]:
+        """Whom a preposition speaks of: the subject of a verb just before it, the same as before after `and`, or else the nearest noun.
+
+        Clothes hang on their wearer: `a man with a hat on a bench` puts the man there.
+        """
+        if len(self.run_of) > 1:
+            return self.run_of
+        if self.joined and self.subjects:
+            return self.subjects
+        found = self.clause[:1] if self.verb else self.spoken[-1:]
+        wearers = [a for a, p, b in self.out.relations if p == "wearing" and b in found]
+        return wearers[-1:] or found
 
     def _on_object(self, phrase: str, value: str) -> None:
         if self._modifies(phrase):
@@ -275,7 +314,7 @@ class _Reader:
             return entry[0] == "place" and following not in ("water", "wave", "waves", "park", "track", "wall", "stage", "snow")
         if vocabulary().find(following) is not None:
             return not self._is_verb(following)
-        return is_noun(following) and nearest(following) is not None
+        return self._drawn_at(0) or (is_noun(following) and nearest(following) is not None)
 
     def _add(self, name: str, word: str, count: int) -> None:
         """A noun has come: a new mention or one that was there, with the modifiers that waited for it, and its relation."""
@@ -321,10 +360,10 @@ class _Reader:
                     entry = (index, "on" if self.out.mentions[subject].name in ("plate", "shelf") else "in", subject)
                 if subject != index and entry not in relations:
                     relations.append(entry)
-            self.predicate, self.run_of = None, []
+            self.predicate, self.run_of, self.verb = None, [], False  # the verb is used up: what follows stands with the nearest noun
         elif self.landmark is not None and self.landmark[1] != index:
             entry = (index, self._meant(self.landmark[0], index, self.landmark[1]), self.landmark[1])
-            self.landmark = None
+            self.landmark, self.verb = None, False
             if entry not in relations:
                 relations.append(entry)
             self.run_of = [index]
