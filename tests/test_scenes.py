@@ -67,7 +67,7 @@ def test_vocabulary_is_large_and_each_name_finds_itself() -> None:
         ("an orange wooden chair, a lime solar panel", {("chair", 1, "orange"), ("solar panel", 1, "green")}, set()),
         ("An orange and white cat. The car is orange and the ball is blue", {("cat", 1, "orange"), ("car", 1, "orange"),
          ("ball", 1, "blue")}, set()),
-        ("two limes, On the table are oranges", {("lime", 2, None), ("table", 1, None), ("orange", 2, None)}, {("orange", "on", "table")}),
+        ("two limes. On the table are oranges", {("lime", 2, None), ("table", 1, None), ("orange", 2, None)}, {("orange", "on", "table")}),
         ("an orange left of a lime, an orange sliced on a plate", {("orange", 1, None), ("lime", 1, None), ("plate", 1, None)},
          {("orange", "left of", "lime"), ("orange", "on", "plate")}),
         ("A rainbow is right of a statue in front of a lemon", {("rainbow", 1, None), ("statue", 1, None), ("lemon", 1, None)},
