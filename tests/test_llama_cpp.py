@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,11 @@ from ctrlsynth.models import load
 from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.models.llms import pool
 from ctrlsynth.models.llms.fewshot import content
-from ctrlsynth.models.llms.llama_cpp import LlamaCpp, SmolLM2, clean, full_digest, loops, smollm2_file
-from ctrlsynth.models.llms.scene import plan
+from ctrlsynth.models.llms.llama_cpp import LlamaCpp, SmolLM2, clean, full_digest, in_line_reply, loops, smollm2_file
+from ctrlsynth.models.llms.scene import plan, predicate
+from ctrlsynth.models.llms.vocabulary import DOES, PREPOSITIONS
 from ctrlsynth.sample import Tags
+from ctrlsynth.words import singular
 
 REQUESTS = [
     Request("", Tags(("dog", "sofa"), ("brown dog", "red sofa"), ("dog on sofa",))),
@@ -79,6 +83,43 @@ def test_a_caption_said_again_gets_what_it_leaves_out(smollm2: SmolLM2) -> None:
     assert both.text.count(".") == 2
     assert matching.in_text(tags.phrases(), both.text, "lemma", tags.objects) == [True] * 6
     assert (both.completion_tokens or 0) > (again.completion_tokens or 0)
+
+
+def test_what_the_edits_took_away_is_not_written(smollm2: SmolLM2) -> None:
+    """The caption names it, the request says that it is gone; a loop, and what the model brings back, are cut."""
+    tags = Tags(("cat", "sofa"), ("red cat",), ("cat on sofa",))
+    gone = Tags(("dog",), ("red dog",), ("dog on sofa",))
+    asked = Request("", tags, "A red dog is on a sofa.", "tags+text", gone=gone, instead=(("dog", "cat"), ("red dog", "red cat")))
+    less = Request("", Tags(("sofa",)), "A red dog is on a sofa.", "tags+text", gone=gone)
+    for request, reply in zip((asked, less), smollm2.generate([asked, less]), strict=True):
+        assert "dog" not in reply.text.lower()
+        assert all(matching.in_text(request.tags.phrases(), reply.text, "lemma", request.tags.objects)), reply.text
+    task = smollm2.task(asked)
+    assert task is not None
+    assert "A red cat is on a sofa" in task["body"]["prompt"]
+    back = in_line_reply(less, Reply("A sofa is here, and a dog sleeps.", completion_tokens=9))
+    assert (back.text, back.raw) == ("A sofa is here.", "A sofa is here, and a dog sleeps.")
+    assert in_line_reply(less, Reply("a dog a dog a dog", error="looping")).error is None
+    assert in_line_reply(replace(less, family="text"), Reply("a dog a dog a dog", error="looping")).error == "looping"
+    assert in_line_reply(replace(less, tags=Tags()), Reply("A dog.")).error == "empty_reply"
+
+
+def test_nouns_without_relation_get_none(smollm2: SmolLM2) -> None:
+    asked = [Request("", Tags(names), seed=n) for n, names in enumerate((("turkey", "hippopotamus", "dragon"), ("dogs", "sofa")))]
+    for request, reply in zip(asked, smollm2.generate(asked), strict=True):
+        assert all(matching.in_text(request.tags.objects, reply.text))
+        own = set(re.findall("[a-z]+", reply.text.lower())) - {word for name in request.tags.objects for word in name.split()}
+        assert not own & (PREPOSITIONS - {"with", "in", "up"}), reply.text  # together with, in plain view, up close
+
+
+def test_a_concept_is_named_once(smollm2: SmolLM2) -> None:
+    names = ("puppy", "castle", "wolves", "ox", "freedom", "soccer ball")
+    for name, reply in zip(names, smollm2.generate([Request("", Tags((name,)), family="concept") for name in names]), strict=True):
+        words = [singular(word) for word in re.findall("[a-z]+", reply.text.lower())]
+        assert [words.count(singular(word)) for word in name.split()] == [1] * len(name.split()), reply.text
+        rest = reply.text.lower().partition(name)[2].split()
+        assert rest[0] in {predicate(verb, name == "wolves") for verb in DOES}, reply.text
+        assert 4 <= len(reply.text.split()) <= 15
 
 
 def test_without_the_grammar_it_is_another_model() -> None:

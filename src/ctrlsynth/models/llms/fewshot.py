@@ -181,5 +181,9 @@ def digest() -> str:
     )  # fmt: skip
     probes = [Request("", tags, words=(20, 40)), Request("", Tags(("tiger",)), seed=1), Request("", Tags((), ("bright",)))]
     probes += [Request("", tags, "A photo of a man, smiling. #old", family) for family in ("text", "tags+text", "concept", "extract")]
+    gone = Tags(("woman", "dog"), ("old man",), ("man with dog",))
+    probes.append(
+        Request("", tags, "A woman, a big dog in a park, an old man with a dog.", "tags+text", gone=gone, instead=(("woman", "cat"),))
+    )
     said = [(task(probe, {}), rest(probe, "a man", {})) for probe in probes]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]

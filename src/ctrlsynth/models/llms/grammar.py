@@ -8,11 +8,13 @@ The model still chooses articles, verbs, prepositions and conjunctions. A captio
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import takewhile
+from string import ascii_lowercase
 
-from ...words import article, singular
-from .scene import Scene, predicate, reduced, with_subjects
+from ...words import article, plural, singular
+from .scene import Scene, determiner, is_plural, predicate, reduced, with_subjects
 from .speech import FAR
-from .vocabulary import ALONE, ATTACHED, LINKS, NEXT_CLAUSE, PREPOSITIONS
+from .vocabulary import ALL_SEEN, ALONE, ATTACHED, DOES, LINKS, NEXT_CLAUSE, PREPOSITIONS, TOGETHER
 
 
 def quote(text: str) -> str:
@@ -33,7 +35,9 @@ def sentence(scene: Scene, words: tuple[int, int] | None = None, *, seed: int = 
     if not pieces.out:
         return about(f"{' and '.join(scene.loose)} scene", words) if scene.loose else free(words)
     out = pieces.out
-    if pieces.single and not scene.loose:
+    if not scene.clauses and len(scene.nouns) > 1:
+        pieces.least, out = pieces.least + 2, _together(scene)
+    elif pieces.single and not scene.loose:
         out.append(_alone(scene.nouns[0].many, seed))
     if scene.loose:
         loose = " and ".join(scene.loose)
@@ -47,6 +51,20 @@ def sentence(scene: Scene, words: tuple[int, int] | None = None, *, seed: int = 
         "f ::= [a-z]+",
     ]
     return "\n".join(rules)
+
+
+def _together(scene: Scene) -> list[str]:
+    """Nouns of which no relation is told: `a cup is seen with a lamp and a dog`, or `a cup, a lamp and a dog are seen together`."""
+    first, *others = scene.nouns
+    forms = [[noun.first(), f"the {noun.full()}"] for noun in others]
+    listed = [f'"," " " {alternatives(form)}' for form in forms[:-1]] + [f'" and " {alternatives(forms[-1])}']
+    seen = [predicate(verb, True) if first.many else verb for verb in TOGETHER]
+    rest = " ".join([f'" " {alternatives(forms[0])}', *listed[1:]])
+    all_seen = [verb for verb in ALL_SEEN if len(scene.nouns) > 2 or "all" not in verb.split()]
+    return [
+        alternatives(_capital(form) for form in (first.first(), f"the {first.full()}")),
+        f"( {alternatives(f' {verb}' for verb in seen)} {rest} | {' '.join(listed)} {alternatives(f' {verb}' for verb in all_seen)} )",
+    ]
 
 
 def _alone(many: bool, seed: int) -> str:
@@ -162,16 +180,38 @@ def free(words: tuple[int, int] | None = None) -> str:
 
 
 def about(phrase: str, words: tuple[int, int] | None = None) -> str:
-    """One plain sentence that begins with the phrase, with its article where it is not a plural; at most 15 words (SynthCLIP, 3.1).
-    The word after it is not `is`: the small model would give a definition."""
+    """One plain sentence that begins with the phrase, with its article where it takes one; at most 15 words (SynthCLIP, 3.1). Then a
+    verb of something seen, and no word of the phrase again: left alone, the small model defines the thing, makes a compound of it (`a
+    basketball player`), or says it over and over."""
     least, most = words or (4, 15)
-    forms = [_capital(phrase), f"The {phrase}"] + ([f"{_capital(article(phrase))} {phrase}"] if singular(phrase) == phrase else [])
+    many = is_plural(phrase)
+    forms = [_capital(phrase), f"The {phrase}"]
+    if determiner(phrase, many, None) in ("a", "an"):
+        forms.append(f"{_capital(article(phrase))} {phrase}")
     own = len(phrase.split()) + 1
     return (
-        f'root ::= " " {alternatives(forms)} " " v (" " f){{{max(1, least - own - 1)},{max(2, most - own - 1)}}} "."\n'
-        'v ::= [a-hj-z] [a-z]+ | "in" | "inside"\n'
-        'f ::= [a-z]+ ("-" [a-z]+)? | [a-z]+ "," " " [a-z]+'
+        f'root ::= " " {alternatives(forms)} {alternatives(" " + predicate(verb, many) for verb in DOES)} '
+        f'(" " f){{{max(1, least - own - 1)},{max(2, most - own - 1)}}} "."\n'
+        'f ::= w ("-" w)? | w "," " " w\n'
+        f"w ::= {_unlike({stem for word in phrase.lower().split() if (stem := _stem(word))})}"
     )
+
+
+def _stem(word: str) -> str:
+    """The letters that a noun's singular and plural share: `pupp`, `wol`; "" where it has others than a to z."""
+    one = singular(word)
+    stem = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, plural(one), strict=False)))
+    stem = stem if len(stem) > 2 else one
+    return stem if stem.isascii() and stem.isalpha() else ""
+
+
+def _unlike(stems: Iterable[str], start: str = "") -> str:
+    """A word of small letters that begins with none of the stems; `start` is how it begins."""
+    rest = [stem[len(start) :] for stem in stems if stem.startswith(start)]
+    heads = sorted({stem[0] for stem in rest})
+    ways = [f"[{''.join(c for c in ascii_lowercase if c not in heads)}] [a-z]*"]
+    ways += [f"{quote(head)} ({_unlike(stems, start + head)})?" for head in heads if head not in rest]
+    return " | ".join(ways)
 
 
 def _capital(text: str) -> str:

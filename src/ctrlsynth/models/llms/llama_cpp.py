@@ -20,6 +20,7 @@ from typing import Any
 from ...errors import UserError
 from ..base import Reply, Request
 from . import fewshot
+from .caption import held, in_line
 from .pool import EnginePool, Task
 from .schema import Unsupported, fill
 from .spans import extraction
@@ -67,6 +68,7 @@ class LlamaCpp:
         replies = self._answer(requests, [self.task(request) for request in requests])
         if not self.few_shot:
             return replies
+        replies = [in_line_reply(request, reply) for request, reply in zip(requests, replies, strict=True)]
         more = [
             None if reply.error else fewshot.rest(q, reply.text, self._common(q), bound=self.bound)
             for q, reply in zip(requests, replies, strict=True)
@@ -125,10 +127,24 @@ class LlamaCpp:
         self.pool.close()
 
 
+def in_line_reply(request: Request, reply: Reply) -> Reply:
+    """A caption said again without what the edits took away, should the model have brought it back. "" where nothing is left, or where
+    the model went in circles: then the next sentence says all that the tags hold."""
+    told = request.family == "tags+text" and request.caption and request.tags.phrases()
+    if told and reply.error == "looping":
+        return replace(reply, text="", raw=reply.raw or reply.text, finish="stop", error=None)
+    if reply.error is not None or not held(request, reply.text):
+        return reply
+    text = in_line(reply.text.rstrip("."), request)
+    return replace(reply, text=f"{text}." if text else "", raw=reply.raw or reply.text, error=None if text or told else "empty_reply")
+
+
 def _joined(first: Reply, second: Reply) -> Reply:
     """Two sentences of one request as one reply; the second's fault is the whole's."""
     if second.error is not None:
         return second
+    if not first.text:
+        return replace(second, raw=first.raw)
     end = "" if first.text.endswith((".", "!", "?")) else "."
     tokens = [(first.prompt_tokens or 0) + (second.prompt_tokens or 0), (first.completion_tokens or 0) + (second.completion_tokens or 0)]
     return Reply(f"{first.text}{end} {second.text}", None, tokens[0], tokens[1], second.finish if first.finish == "stop" else first.finish)
