@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ctrlsynth import matching, wordnet
 from ctrlsynth.errors import UserError
+from ctrlsynth.match_phrases import compiled, names, thing
 from ctrlsynth.nouns import multiword, noun_form
 from ctrlsynth.sample import Tags, split_attribute, split_relation
 from ctrlsynth.words import singular
@@ -62,6 +63,24 @@ def held(phrase: str, text: str, matcher: str = "lemma") -> bool:
         ("dog sitting on sofa", "a dog on a sofa", False),
         ("wearing hat", "she wears a funny hat", True),
         ("woman wearing hat", "a woman with a hat", False),
+        # a new sentence, and a new clause with a subject of its own
+        ("brown dog", "A white dog. There is also a brown ball.", False),
+        ("brown dog", "A white dog and there is a brown ball", False),
+        ("brown dog", "A dog, which is brown", True),
+        ("brown dog", "A dog that is brown", True),
+        ("brown dog", "The dog sitting there is brown", False),
+        ("red ball", "The hat is red and a ball is white", False),
+        ("red ball", "The hat is white and red. A ball", False),
+        ("cow in front of house", "A house is in front of a cow, and a hat is in front of the house.", False),
+        ("hat in front of house", "A house is in front of a cow, and a hat is in front of the house.", True),
+        ("cow in front of house", "A house stands in front of a cow, a hat lies in front of the house.", False),
+        ("dog on sofa", "A dog, a cow and a hat are on a sofa", True),
+        ("dog on sofa", "A dog is on a hat and a cow is on a sofa", False),
+        ("dog on sofa", "A dog is on a hat and sits near a sofa", False),
+        ("dog near sofa", "A dog is on a hat and sits near a sofa", True),
+        ("hat on sofa", "A dog is on a hat while a cow sits on a sofa", False),
+        ("woman with ball", "A woman with a hat and a ball is near a house", True),
+        ("woman with ball", "A woman is with a dog and a ball is near a house", False),
         ("red", "a reddish hat", False),
         ("red", "the red hat", True),
         ("🙂", "a dog 🙂", True),
@@ -70,6 +89,29 @@ def held(phrase: str, text: str, matcher: str = "lemma") -> bool:
 )
 def test_lemma(phrase: str, text: str, expected: bool) -> None:
     assert held(phrase, text) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "objects", "attribute", "expected"),
+    [
+        ("An orange soda.", ["soda"], "orange soda", (True, True)),
+        ("An orange soda.", ["soda"], "cold soda", (True, False)),  # a colour describes
+        ("A red pine tree.", ["pine tree"], "red pine tree", (True, True)),
+        ("A black cat.", ["cat"], "black cat", (True, True)),
+        ("A chocolate cake.", ["cake"], "chocolate cake", (True, True)),
+        ("A white sheep.", ["sheep"], "white sheep", (True, True)),
+        ("A full moon.", ["moon"], "bright moon", (True, False)),
+        ("Three hot dogs.", ["dog"], "hot dog", (True, True)),  # the row says so
+        ("Three hot dogs.", ["dog"], "hot", (False, True)),
+        ("Three hot dogs.", ["dog", "hot dog"], "big dog", (False, False)),
+        ("A dog house.", ["dog"], "house dog", (False, False)),
+    ],
+)
+def test_a_compound_hides_no_object_of_the_row(text: str, objects: list[str], attribute: str, expected: tuple[bool, bool]) -> None:
+    hits = matching.in_text([objects[0], attribute], text, "lemma", objects)
+    assert tuple(hits) == expected
+    tags = matching.in_tags(Tags((objects[0],), (attribute,)), Tags((text.lower().strip("."),)), "lemma")
+    assert (objects[0] in tags[0]) is expected[0]
 
 
 def test_substring_and_wordnet() -> None:
@@ -94,7 +136,9 @@ def test_substring_and_wordnet() -> None:
 class Slow:
     """The docstring of `matching.py` as a reader would follow it: every place of every part is tried."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, own: str = "") -> None:
+        """`own`: an attribute of the row, modifier first."""
+        self.own = own.split()
         for mark in ",.":
             text = text.replace(mark, f" {mark} ")
         self.words = [w for w in text.lower().split() if w not in ("a", "an", "the")]
@@ -110,6 +154,38 @@ class Slow:
             ]
             self.compounds += found[:1]
             i = found[0][1] if found else i + 1
+
+    def finite(self, i: int) -> bool:
+        """`is`, `are`, and words in -s that are rather verbs than plurals."""
+        word = self.words[i]
+        if word in ("is", "are"):
+            return True
+        base = wordnet.morphy(word, "v")
+        if self.closed(word) or base is None or base + "s" != word:
+            return False
+        return wordnet.count(base, "v") >= max(5, 2 * wordnet.count(noun_form(word) or base, "n"))
+
+    def apart(self, begin: int, end: int) -> bool:
+        """Whether a clause begins in words[begin:end]: there is a joiner, the last before a noun, a verb comes before it in the sentence
+        and the next verb after that noun."""
+        joiners = [i for i in range(self.size) if self.words[i] in (",", "and", "or")]
+        nouns = [i for i in range(self.size) if self.words[i] in SUBJECTS]
+        verbs = [i for i in range(self.size) if self.finite(i)]
+        for v in verbs:
+            start = max((i for i in range(v) if self.words[i] == "." or i in verbs), default=-1)
+            if start < 0 or self.words[start] == ".":
+                continue  # the first verb of its sentence
+            inside = [j for j in joiners if start < j < v]
+            heads = [n for n in nouns if start < n < v and any(j < n for j in inside)]
+            if not heads:
+                continue
+            # joiners with no noun between them are one, which begins at the first
+            last = [j for j in inside if j < heads[-1] and not any(k < j and not any(k < n < j for n in nouns) for k in inside)]
+            after = [j for j in inside if j > heads[-1] and any(j < n for n in heads)]
+            trailing = any(j > heads[-1] for j in inside)
+            if not after and not trailing and begin <= last[-1] < end:
+                return True
+        return False
 
     @staticmethod
     def noun(word: str) -> str:
@@ -133,7 +209,7 @@ class Slow:
         meaning = wordnet.first_sense(compound)
         counts = wordnet.sense_counts(name, "n")
         first, *rest = wordnet.synsets(name, "n")
-        used = [first, *(s for s, n in zip(rest, counts[1:], strict=True) if n > sum(counts) / 20)]
+        used = [first, *(s for s, n in zip(rest, counts[1:], strict=True) if n > sum(counts) / 20 or sum(counts) < 5)]
         return meaning is not None and any(wordnet.is_a(meaning, s) for s in used)
 
     def objects(self, name: str) -> list[tuple[int, int]]:
@@ -144,7 +220,13 @@ class Slow:
             if [self.noun(w) for w in self.words[a:b]] != want or a >= b:
                 continue
             clash = [c for c in self.compounds if a < c[1] and c[0] < b and not (a <= c[0] and c[1] <= b)]
-            if all(b == c[1] and self.kind_of(c[2], name) for c in clash):
+            own = name.split() == self.own[1:]
+            if all(
+                (b == c[1] and self.kind_of(c[2], name))
+                or (a == c[0] + 1 and self.words[c[0]] in ("red", "white", "big", "two"))
+                or (own and any([self.noun(w) for w in self.words[c[0] : c[1]]] == self.own[i:j] for i in (0, 1) for j in (2, 3)))
+                for c in clash
+            ):
                 places.append((a, b))
         return places
 
@@ -158,11 +240,13 @@ class Slow:
                     m < begin
                     and len(gap) <= 2
                     and all(not self.closed(w) or (i == 0 and w in ("and", "or", ",")) for i, w in enumerate(gap))
+                    and not self.apart(m + 1, begin)
                 ):
                     return True
                 for v in range(end, min(end + 3, m)):
                     inner = self.words[v + 1 : m]
-                    links = self.verb(self.words[v]) in ("be", "look") and len(inner) <= 2
+                    links = self.verb(self.words[v]) in ("be", "look") and len(inner) <= 2 and not self.apart(end, m)
+                    links = links and not {",", ".", "there"} & set(self.words[end:v])
                     if links and all(not self.closed(w) or w in ("and", "or", ",") for w in inner):
                         return True
                 if m == end and self.verb(modifier) not in (modifier, self.noun(modifier)):
@@ -183,7 +267,8 @@ class Slow:
                 ordered = (s is None or s[1] <= places[0]) and (o is None or places[-1] < o[0])
                 members = " ".join(after).replace("and", ",").split(",")
                 leads = len(after) <= 12 and all(len(m.split()) <= 3 and not any(self.closed(w) for w in m.split()) for m in members)
-                if ordered and len(before) <= 5 and "." not in before and leads:
+                whole = not self.apart(s[1] if s else places[0], o[0] if o else places[-1] + 1)
+                if ordered and len(before) <= 5 and "." not in before and leads and whole:
                     return True
         return False
 
@@ -192,7 +277,14 @@ WORDS = (
     "a dog dogs red white ball balls soccer hot tennis big on near and , . is looks sits sitting woman smiling smiles sofa house two with "
     "top of"
 ).split()
-texts = st.lists(st.sampled_from(WORDS), min_size=1, max_size=12).map(" ".join)
+SUBJECTS = {w for w in WORDS if w in "dog dogs ball balls soccer tennis smiles smiling woman sofa house top".split()}
+words = st.lists(st.sampled_from(WORDS), min_size=1, max_size=12)
+noun_phrases = st.tuples(st.sampled_from(["", "red", "big white", "hot", "two"]), st.sampled_from(["dog", "ball", "woman", "sofa"]))
+clauses = st.tuples(
+    noun_phrases.map(" ".join), st.sampled_from(["is", "is on", "sits near", "near", "looks", "are big", "with", ", and"]),
+    st.sampled_from(["red", "dog", "big sofa", "ball", "sitting", ""]), st.sampled_from(["and", ",", ", and", ".", ""]),
+).map(" ".join)  # fmt: skip
+texts = st.one_of(words, st.lists(clauses, min_size=1, max_size=3)).map(" ".join)
 
 
 @settings(max_examples=500, deadline=None)
@@ -206,6 +298,14 @@ def test_objects_against_the_slow_reading(text: str) -> None:
 @given(texts, st.sampled_from(["red", "white", "big", "smiling", "two"]), st.sampled_from(OBJECTS[:7]))
 def test_attributes_against_the_slow_reading(text: str, modifier: str, name: str) -> None:
     assert held(f"{modifier} {name}", text) == Slow(text).attribute(modifier, name)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from("a hot soccer dog dogs ball house red".split()), min_size=1, max_size=6).map(" ".join))
+def test_a_row_that_binds_a_compound_apart_against_the_slow_reading(text: str) -> None:
+    slow = Slow(text, "hot dog")
+    hits = matching.in_text(["dog", "hot dog", "ball"], text, "lemma", ["dog", "ball"])
+    assert hits == [bool(slow.objects("dog")), slow.attribute("hot", "dog"), bool(slow.objects("ball"))]
 
 
 @settings(max_examples=700, deadline=None)
@@ -228,7 +328,7 @@ PARTS = st.lists(st.sampled_from([*OBJECTS, "dogs", "red", "on", "sitting", "wea
 @settings(max_examples=500, deadline=None)
 @given(PARTS, st.lists(st.sampled_from([*OBJECTS, "red ball", "glasses"]), max_size=5, unique=True))
 def test_phrases_are_split_as_everywhere(phrase: str, objects: list[str]) -> None:
-    ready = matching.compiled(phrase, tuple(objects))
+    ready = compiled(phrase, names(objects))
     subject, middle, end = split_relation(phrase, objects)
     modifier, bound = split_attribute(phrase, objects)
     words = {"subject": ready.subject, "middle": " ".join(k.low for k in ready.middle), "object": ready.object}
@@ -237,11 +337,11 @@ def test_phrases_are_split_as_everywhere(phrase: str, objects: list[str]) -> Non
     elif subject is not None and middle:
         assert (ready.kind, words) == (
             "relation",
-            {"subject": matching._object(subject), "middle": middle, "object": end and matching._object(end)},
+            {"subject": thing(subject), "middle": middle, "object": end and thing(end)},
         )
     elif bound is not None:
         assert ready.kind in ("attribute", "relation")
-        assert words == {"subject": None, "middle": modifier, "object": matching._object(bound)}
+        assert words == {"subject": None, "middle": modifier, "object": thing(bound)}
     else:
         assert (ready.kind, words["middle"]) == ("words", phrase)
 

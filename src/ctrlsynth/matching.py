@@ -7,16 +7,23 @@ as digits; a word is known by its noun form (`dogs` -> `dog`) and its verb form 
 
 `lemma`, by what a phrase is (its objects are given beside it):
 - An object's words stand side by side, by noun form. Words that together are another noun of WordNet's do not count as its parts: there
-  is no `dog` in `hot dog` and none in `dog house`, but a `ball` in `tennis ball`, whose last word it is and whose kind it belongs to.
+  is no `dog` in `hot dog` and none in `dog house`. They do count when the object is its last words and a kind of it (a `ball` in
+  `tennis ball`); when it begins after one first word that says its colour, size, age or number (a `moon` in `full moon`); and when the
+  row itself binds them to it (a `soda` in `orange soda` beside the attribute `orange soda`).
 - An attribute `M O` (modifier M, object O) is there when M's words stand side by side and O begins after at most 2 other words, none of
   which is a function word or a mark, but that the first may be `and`, `or` or a comma (`red and white ball`, `red soccer ball`). Or when O
-  is followed, after at most 2 other words, by a linking verb (`is`, `looks`, ...) and M after at most 2 other words, none of them a
-  function word or a full stop, `and` and comma aside (`the ball is big and red`). Or when M is one participle and O is directly followed
+  is followed, after at most 2 other words, by a linking verb (`is`, `looks`, ...) and M after at most 2 other words. Before the verb
+  stand no marks, but a comma if `which`, `who` or `that` follows, and none of `there`, `it`, `but`, `while` and their like; after it no
+  function words or marks, `and`, `or` and comma aside (`the ball is big and red`). Or when M is one participle and O is directly followed
   by a form of its verb (`woman smiling`, `the woman smiles`). M matches by noun or verb form.
 - A relation `S P O` is there when P's words (by noun or verb form) follow each other with at most 1 other word between, S ends at
   most 5 other words before P, and O begins at most 3 other words after it, or 12 as a later member of a list whose members have at
   most 3 words each. No mark but commas stands between; between P and O no function word but `and` and `or` (`a dog sits on the green
   sofa` holds `dog on sofa`). `on top of`, `on the side of` and their like are read as `on`. An end that is left out is not asked for.
+- Neither an attribute nor a relation reaches into the next clause: a comma or a conjunction begins one when a finite verb (`is`, `can`,
+  `sits`) stands before it in the sentence and another one after it, with a noun between the two that is its subject (`a hat is on a dog,
+  and a cat is on a sofa` holds no `dog on sofa`). In `dogs and cats are on a sofa` there is one verb and so one clause. Verbs
+  in the past, other than `was`, `were`, `had`, `did`, are not known from participles and begin none.
 - Any other phrase: its words in order, each after at most 2 other words, by an attribute's rule for what may stand between.
 
 `wordnet`    as `lemma`, and an object (the object of an attribute, the ends of a relation) is also any noun of the text whose first sense
@@ -30,158 +37,18 @@ parts of phrases are remembered, texts are not.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Literal
 
-from . import wordnet
 from .errors import unknown
-from .match_text import MARK, OPEN, PREPOSITIONS, Key, Span, Text, read_piece
+from .match_phrases import Phrase, compiled, names, places
+from .match_text import MARK, OPEN, PREPOSITIONS, RELATIVE, Key, Text
 from .nouns import multiword, noun_form
 from .sample import KINDS, Tags, split_attribute
-from .words import plural
 
 MATCHERS = ("substring", "lemma", "wordnet")
-STEPS = 3  # hypernym steps that the `wordnet` matcher allows
 _LINKING = frozenset("be look seem appear become turn remain stay".split())
 _JOINERS = frozenset(("and", "or", ","))
-
-
-@dataclass(frozen=True, slots=True)
-class _Object:
-    """An object as it is looked for: the noun forms of its words, and the rows of the meanings that it is used in."""
-
-    words: tuple[str, ...]
-    lemma: str
-    row: int  # of its first sense; -1 without one
-
-    def spans(self, text: Text, wide: bool) -> list[Span]:
-        """(begin, end) of every place where the text holds it."""
-        spans = text.wide if wide else text.narrow
-        found = spans.get(self.lemma)
-        if found is not None:
-            return found
-        words = self.words
-        first = text.nouns.get(words[0])
-        if first is None:
-            found = []
-        elif len(words) == 1:
-            found = [(i, i + 1) for i in first]
-        else:
-            n, forms = len(words), [key.noun for key in text.keys]
-            found = [(i, i + n) for i in first if tuple(forms[i : i + n]) == words]
-        if found and text.compounds():
-            found = [s for s in found if all(_counts(self.lemma, s, c) for c in text.compounds())]
-        if wide and self.row >= 0:
-            found += [(a, b) for a, b, row in _meanings(text) if _near(self.row, row) and (a, b) not in found]
-        spans[self.lemma] = found
-        return found
-
-
-def _counts(lemma: str, span: Span, compound: tuple[int, int, str]) -> bool:
-    """Whether a place counts beside a compound: outside it, all of it, or its last words and a kind of it."""
-    begin, end, whole = compound
-    if span[1] <= begin or end <= span[0] or (span[0] <= begin and end <= span[1]):
-        return True
-    return span[1] == end and _kind_of(whole, lemma)
-
-
-@lru_cache(maxsize=32768)
-def _kind_of(whole: str, lemma: str) -> bool:
-    """Whether a compound (`tennis ball`) is a kind of its last word, in a sense that is its first or a twentieth of its use."""
-    sense = wordnet.first_sense(whole)
-    if sense is None:
-        return False
-    counts = wordnet.sense_counts(lemma, "n")
-    above = wordnet.steps_up(sense.row)
-    senses = wordnet.synsets(lemma, "n")
-    return any(s.row in above for i, s in enumerate(senses) if i == 0 or (i < len(counts) and counts[i] * 20 > sum(counts)))
-
-
-def _meanings(text: Text) -> list[tuple[int, int, int]]:
-    """(begin, end, row of the first sense) of every noun of the text: compounds whole, other open words alone."""
-    if text.meanings is None:
-        compounds = text.compounds()
-        inside = {i for a, b, _ in compounds for i in range(a, b)}
-        alone = [(i, i + 1, k.noun) for i, k in enumerate(text.keys) if k.kind == OPEN and i not in inside]
-        text.meanings = [(a, b, row) for a, b, noun in compounds + alone if (row := _sense(noun)) >= 0]
-    return text.meanings
-
-
-@lru_cache(maxsize=32768)
-def _sense(noun: str) -> int:
-    sense = wordnet.first_sense(noun) if wordnet.morphy(noun, "n") is not None else None
-    return sense.row if sense is not None else -1
-
-
-@lru_cache(maxsize=32768)
-def _near(a: int, b: int) -> bool:
-    """The same meaning, or one above the other by at most `STEPS`."""
-    return wordnet.steps_up(a).get(b, STEPS + 1) <= STEPS or wordnet.steps_up(b).get(a, STEPS + 1) <= STEPS
-
-
-@dataclass(slots=True, eq=False)
-class Phrase:
-    """A phrase ready to be looked for: `kind` is object, attribute, relation or words (any other phrase)."""
-
-    text: str
-    kind: Literal["object", "attribute", "relation", "words", "none"]
-    subject: _Object | None = None
-    middle: tuple[Key, ...] = ()
-    object: _Object | None = None
-
-    @property
-    def action(self) -> bool:
-        """Whether an attribute's modifier is one participle (`smiling`)."""
-        return len(self.middle) == 1 and self.middle[0].verb != self.middle[0].low and self.middle[0].verb != self.middle[0].noun
-
-
-@lru_cache(maxsize=32768)
-def _keys(phrase: str) -> tuple[Key, ...]:
-    return tuple(key for piece in phrase.split() for key in read_piece(piece))
-
-
-@lru_cache(maxsize=32768)
-def _object(phrase: str) -> _Object | None:
-    words = tuple(k.noun for k in _keys(phrase) if k.kind != MARK)
-    return _Object(words, " ".join(words), _sense(" ".join(words))) if words else None
-
-
-@lru_cache(maxsize=32768)
-def _ends(name: str) -> tuple[tuple[str, str, str], ...]:
-    """(`dog `, ` dog`, object) in lower case, for an object's singular and plural: how phrases about it begin and end."""
-    return tuple((f"{form} ".lower(), f" {form}".lower(), name) for form in dict.fromkeys((name, plural(name))))
-
-
-@lru_cache(maxsize=64)
-def _forms(objects: tuple[str, ...]) -> tuple[frozenset[str], list[tuple[str, str, str]]]:
-    """The objects in lower case, and their `_ends`, the longest object first. Objects differ from row to row: few rows are remembered."""
-    return frozenset(o.lower() for o in objects), [end for o in sorted(objects, key=len, reverse=True) for end in _ends(o)]
-
-
-def compiled(phrase: str, objects: tuple[str, ...]) -> Phrase:
-    """What a phrase is beside these objects, split as `sample.split_relation` and `sample.split_attribute` do. `wearing hat` is a relation
-    without a subject (its middle holds a preposition, or a verb such as wearing, holding, riding), `red ball` an attribute."""
-    low = phrase.lower()
-    lows, forms = _forms(objects)
-    if low in lows:
-        bare = _object(phrase)
-        return Phrase(phrase, "object", None, (), bare) if bare else Phrase(phrase, "none")
-    subject = end = None
-    start = stop = 0
-    for prefix, suffix, name in forms if " " in low else ():
-        if subject is None and low.startswith(prefix):
-            subject, start = name, len(prefix)
-        if end is None and low.endswith(suffix):
-            end, stop = name, len(suffix)
-    if subject is not None and (keys := _keys(phrase[start : len(phrase) - stop])):
-        return Phrase(phrase, "relation", _object(subject), keys, _object(end) if end else None)
-    keys = _keys(phrase[: len(phrase) - stop])
-    if end is not None and keys:
-        lone = any(k.low in PREPOSITIONS for k in keys)
-        return Phrase(phrase, "relation" if lone else "attribute", None, keys, _object(end))
-    keys = tuple(k for k in keys if k.kind != MARK)
-    return Phrase(phrase, "words", None, keys) if keys else Phrase(phrase, "none")
+_OTHERS = frozenset("there it he she we they i you this these those but while as when where because if than then".split())
+"""Words with which something else begins."""
 
 
 def _passes(keys: Sequence[Key], begin: int, end: int) -> bool:
@@ -196,39 +63,44 @@ def _same(key: Key, word: Key) -> bool:
     return key.noun == word.noun or key.verb == word.verb
 
 
-def _middle_spans(middle: Sequence[Key], text: Text, slack: int) -> list[Span]:
-    """Where the middle's words follow each other with at most `slack` other words between two: (begin, end), the nearest ends."""
-    keys = text.keys
-    starts = text.places(middle[0])
-    if len(middle) == 1:
-        return [(i, i + 1) for i in starts]
-    spans = []
-    for begin in starts:
-        at = begin + 1
-        for word in middle[1:]:
-            at = next((i + 1 for i in range(at, min(at + slack + 1, len(keys))) if _same(word, keys[i])), 0)
-            if not at:
-                break
-        if at:
-            spans.append((begin, at))
-    return spans
+def _ends(middle: Sequence[Key], keys: Sequence[Key], begin: int, slack: int) -> int:
+    """Where the middle's words end if they begin here and follow each other with at most `slack` other words between two, the nearest
+    ends; 0 if they do not."""
+    first = middle[0]
+    if first.noun != keys[begin].noun and first.verb != keys[begin].verb:
+        return 0
+    at = begin + 1
+    for word in middle[1:]:
+        at = next((i + 1 for i in range(at, min(at + slack + 1, len(keys))) if _same(word, keys[i])), 0)
+        if not at:
+            break
+    return at
 
 
-def _attribute_in(phrase: Phrase, text: Text, wide: bool) -> bool:
+def _attribute_in(phrase: Phrase, text: Text, wide: bool, own: Sequence[Phrase]) -> bool:
     assert phrase.object is not None
-    places = phrase.object.spans(text, wide)
-    modifiers = _middle_spans(phrase.middle, text, 0) if places else []
-    keys = text.keys
-    for begin, end in places if modifiers else ():
-        for first, past in modifiers:
-            if _passes(keys, past, begin):
+    keys, middle = text.keys, phrase.middle
+    size, length = len(middle), len(keys)
+    for begin, end in places(phrase.object, text, wide, own):
+        for past in range(begin, max(begin - 3, size - 1), -1):
+            if _ends(middle, keys, past - size, 0) and _passes(keys, past, begin) and not text.broken(past, begin):
                 return True
-            if first == end and phrase.action:
-                return True
-            for verb in range(end, min(end + 3, first)):
-                if keys[verb].verb in _LINKING and _predicative(keys, verb + 1, first):
-                    return True
+        if end < length and phrase.action and _same(middle[0], keys[end]):
+            return True
+        for verb in range(end, min(end + 3, length)):
+            if keys[verb].verb in _LINKING and _reaches(keys, end, verb):
+                for first in range(verb + 1, min(verb + 4, length - size + 1)):
+                    if _ends(middle, keys, first, 0) and _predicative(keys, verb + 1, first) and not text.broken(end, first):
+                        return True
     return False
+
+
+def _reaches(keys: Sequence[Key], begin: int, end: int) -> bool:
+    """What may stand between a noun and its linking verb: no marks, but a comma before a relative clause, and nothing that begins anew."""
+    return all(
+        keys[i].low not in _OTHERS and (keys[i].kind != MARK or (keys[i].low == "," and keys[i + 1].low in RELATIVE))
+        for i in range(begin, end)
+    )
 
 
 def _predicative(keys: Sequence[Key], begin: int, end: int) -> bool:
@@ -236,24 +108,30 @@ def _predicative(keys: Sequence[Key], begin: int, end: int) -> bool:
     return 0 <= end - begin <= 2 and all(k.kind == OPEN or k.low in _JOINERS for k in keys[begin:end])
 
 
-def _relation_in(phrase: Phrase, text: Text, wide: bool) -> bool:
-    subjects = phrase.subject.spans(text, wide) if phrase.subject is not None else None
-    objects = phrase.object.spans(text, wide) if phrase.object is not None else None
+def _relation_in(phrase: Phrase, text: Text, wide: bool, own: Sequence[Phrase]) -> bool:
+    subjects = places(phrase.subject, text, wide, own) if phrase.subject is not None else None
+    objects = places(phrase.object, text, wide, own) if phrase.object is not None and subjects != [] else None
     if subjects == [] or objects == []:
         return False
-    keys = text.keys
-    for begin, end in _middle_spans(phrase.middle, text, 1):
-        for _, before in subjects if subjects is not None else ((0, begin),):
-            if before == begin or (0 < begin - before <= 5 and _flows(keys[before:begin])):
-                for after, _ in objects if objects is not None else ((end, 0),):
-                    if after == end or (0 < after - end <= 12 and _leads(keys[end:after])):
-                        return True
+    keys, middle = text.keys, phrase.middle
+    if subjects is None:
+        return any((end := _ends(middle, keys, i, 1)) and _leads_to(objects, text, i, end) for i in range(len(keys)))
+    for _, before in subjects:
+        for begin in range(before, min(before + 6, len(keys))):
+            if (end := _ends(middle, keys, begin, 1)) and _leads_to(objects, text, before, end):
+                return True
+            if keys[begin].kind == MARK and keys[begin].low != ",":
+                break
     return False
 
 
-def _flows(between: Sequence[Key]) -> bool:
-    """No mark but commas."""
-    return all(key.kind != MARK or key.low == "," for key in between)
+def _leads_to(objects: Sequence[tuple[int, int]] | None, text: Text, start: int, end: int) -> bool:
+    """Whether a relation that begins at `start` and whose predicate ends at `end` comes to one of the objects within its clause."""
+    if objects is None:
+        return not text.broken(start, end)
+    return any(
+        (after == end or (0 < after - end <= 12 and _leads(text.keys[end:after]))) and not text.broken(start, after) for after, _ in objects
+    )
 
 
 def _leads(between: Sequence[Key]) -> bool:
@@ -269,22 +147,23 @@ def _leads(between: Sequence[Key]) -> bool:
     return True
 
 
-def _words_in(middle: Sequence[Key], keys: Sequence[Key], start: int = 0) -> bool:
+def _words_in(middle: Sequence[Key], keys: Sequence[Key]) -> bool:
     """The words in order, each by `_same`, with what `_passes` lets stand between; every beginning and every way is tried."""
-    ends = {i + 1 for i in range(start, len(keys)) if _same(middle[0], keys[i])}
+    ends = {i + 1 for i in range(len(keys)) if _same(middle[0], keys[i])}
     for word in middle[1:]:
         ends = {i + 1 for e in ends for i in range(e, min(e + 3, len(keys))) if _same(word, keys[i]) and _passes(keys, e, i)}
     return bool(ends)
 
 
-def _holds(text: Text, phrase: Phrase, wide: bool) -> bool:
-    if phrase.kind == "object" and phrase.object is not None:
-        return bool(phrase.object.spans(text, wide))
-    if phrase.kind == "attribute":
-        return _attribute_in(phrase, text, wide)
-    if phrase.kind == "relation":
-        return _relation_in(phrase, text, wide)
-    return phrase.kind == "words" and _words_in(phrase.middle, text.keys)
+def _holds(text: Text, phrase: Phrase, wide: bool, own: Sequence[Phrase]) -> bool:
+    kind = phrase.kind
+    if kind == "object" and phrase.object is not None:
+        return bool(places(phrase.object, text, wide, own))
+    if kind == "attribute":
+        return _attribute_in(phrase, text, wide, own)
+    if kind == "relation":
+        return _relation_in(phrase, text, wide, own)
+    return kind == "words" and _words_in(phrase.middle, text.keys)
 
 
 def _squeezed(text: str) -> str:
@@ -305,9 +184,15 @@ def in_text(phrases: Sequence[str], text: str, matcher: str = "lemma", objects: 
     if matcher == "substring":
         squeezed = _squeezed(text)
         return [_squeezed(p) in squeezed for p in phrases]
-    read, bound, wide = Text(text), tuple(objects), matcher == "wordnet"
+    bound = names(objects)
     ready = [compiled(p, bound) for p in phrases]
-    return [_holds(read, p, wide) if p.kind != "none" else _squeezed(p.text) in _squeezed(text) for p in ready]
+    return _in_read(ready, text, matcher, ready)
+
+
+def _in_read(ready: Sequence[Phrase], text: str, matcher: str, own: Sequence[Phrase]) -> list[bool]:
+    """Which phrases a text holds; `own`: the row's phrases, which say what belongs to an object."""
+    read, wide = Text(text), matcher == "wordnet"
+    return [_holds(read, p, wide, own) if p.kind != "none" else _squeezed(p.text) in _squeezed(text) for p in ready]
 
 
 def in_tags(reference: Tags, found: Tags, matcher: str = "lemma") -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -315,14 +200,18 @@ def in_tags(reference: Tags, found: Tags, matcher: str = "lemma") -> tuple[tuple
     _check(matcher)
     have: list[str] = []
     missed: list[str] = []
+    bound = names(reference.objects)
+    own = [compiled(p, bound) for p in (*reference.attributes, *reference.relations)]
     for kind in KINDS:
         phrases: tuple[str, ...] = getattr(reference, kind)
-        for phrase, hit in zip(phrases, _in_kind(phrases, kind, found, matcher, reference.objects), strict=True):
+        for phrase, hit in zip(phrases, _in_kind(phrases, kind, found, matcher, reference.objects, own), strict=True):
             (have if hit else missed).append(phrase)
     return tuple(have), tuple(missed)
 
 
-def _in_kind(phrases: Sequence[str], kind: str, found: Tags, matcher: str, objects: Sequence[str]) -> list[bool]:
+def _in_kind(
+    phrases: Sequence[str], kind: str, found: Tags, matcher: str, objects: Sequence[str], own: Sequence[Phrase] = ()
+) -> list[bool]:
     """Which phrases of one kind the tags of that kind hold: the tags are read as one text with full stops between them."""
     there: tuple[str, ...] = getattr(found, kind)
     if not phrases or not there:
@@ -330,7 +219,9 @@ def _in_kind(phrases: Sequence[str], kind: str, found: Tags, matcher: str, objec
     if matcher == "substring":
         squeezed = [_squeezed(t) for t in there]
         return [any(_squeezed(p) in t for t in squeezed) for p in phrases]
-    hits = in_text(phrases, " . ".join(there), matcher, (*objects, *phrases) if kind == "objects" else objects)
+    bound = names((*objects, *phrases) if kind == "objects" else objects)
+    ready = [compiled(p, bound) for p in phrases]
+    hits = _in_read(ready, " . ".join(there), matcher, (*ready, *own))
     if kind == "attributes":
         modifiers: str | None = None
         for i, phrase in enumerate(phrases):

@@ -1,0 +1,203 @@
+"""Phrases made ready to be looked for, and where a text holds their objects. By what rules they match: `matching.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from . import wordnet
+from .match_text import DESCRIBING, MARK, OPEN, PIECES, PREPOSITIONS, Key, Span, Text
+from .words import plural
+
+STEPS = 3  # hypernym steps that the `wordnet` matcher allows
+_RARE = 5  # a word that WordNet's texts use less often: which of its senses are common is not known
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """An object as it is looked for: the noun forms of its words, and the row of its first sense."""
+
+    words: tuple[str, ...]
+    lemma: str
+    row: int  # -1 without one
+
+
+@dataclass(slots=True, eq=False)
+class Phrase:
+    """A phrase ready to be looked for: `kind` is object, attribute, relation or words (any other phrase)."""
+
+    text: str
+    kind: Literal["object", "attribute", "relation", "words", "none"]
+    subject: Thing | None = None
+    middle: tuple[Key, ...] = ()
+    object: Thing | None = None
+
+    @property
+    def action(self) -> bool:
+        """Whether an attribute's modifier is one participle (`smiling`)."""
+        return len(self.middle) == 1 and self.middle[0].verb != self.middle[0].low and self.middle[0].verb != self.middle[0].noun
+
+
+@dataclass(slots=True, eq=False)
+class Names:
+    """A row's objects: in lower case, and by every form, singular or plural, in which a phrase may begin or end with them."""
+
+    lows: set[str]
+    forms: dict[str, str]
+
+
+def names(objects: Iterable[str]) -> Names:
+    """The objects that a row's phrases are bound to. Of two with one form the longer counts."""
+    lows: set[str] = set()
+    forms: dict[str, str] = {}
+    for name in objects:
+        one, many = _forms(name)
+        lows.add(one)
+        for form in (one, many):
+            had = forms.get(form)
+            if had is None or len(had) < len(name):
+                forms[form] = name
+    return Names(lows, forms)
+
+
+@lru_cache(maxsize=32768)
+def _forms(name: str) -> tuple[str, str]:
+    return name.lower(), plural(name).lower()
+
+
+def compiled(phrase: str, bound: Names) -> Phrase:
+    """What a phrase is beside these objects, split as `sample.split_relation` and `sample.split_attribute` do. `wearing hat` is a relation
+    without a subject (its middle holds a preposition, or a verb such as wearing, holding, riding), `red ball` an attribute."""
+    low, heads, tails = _cuts(phrase)
+    if low in bound.lows:
+        return _bare(phrase)
+    forms = bound.forms
+    subject = end = None
+    for head in heads:
+        if head in forms:
+            subject = forms[head]
+            break
+    for tail in tails:
+        if tail in forms:
+            end = forms[tail]
+            break
+    return _split(phrase, subject, end)
+
+
+@lru_cache(maxsize=32768)
+def _cuts(phrase: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """The phrase in lower case, what stands before and what after each of its blanks, the longest first."""
+    low = phrase.lower()
+    blanks = [i for i, c in enumerate(low) if c == " "]
+    return low, tuple(low[:i] for i in reversed(blanks)), tuple(low[i + 1 :] for i in blanks)
+
+
+@lru_cache(maxsize=32768)
+def _bare(phrase: str) -> Phrase:
+    found = thing(phrase)
+    return Phrase(phrase, "object", None, (), found) if found else Phrase(phrase, "none")
+
+
+@lru_cache(maxsize=32768)
+def _split(phrase: str, subject: str | None, end: str | None) -> Phrase:
+    """A phrase that begins with the one object and ends with the other."""
+    low = phrase.lower()
+    start = next((len(form) + 1 for form in _forms(subject) if low.startswith(form + " ")), 0) if subject is not None else 0
+    stop = next((len(form) + 1 for form in _forms(end) if low.endswith(" " + form)), 0) if end is not None else 0
+    if subject is not None and (keys := _keys(phrase[start : len(phrase) - stop])):
+        return Phrase(phrase, "relation", thing(subject), keys, thing(end) if end else None)
+    keys = _keys(phrase[: len(phrase) - stop])
+    if end is not None and keys:
+        lone = any(k.low in PREPOSITIONS for k in keys)
+        return Phrase(phrase, "relation" if lone else "attribute", None, keys, thing(end))
+    keys = tuple(k for k in keys if k.kind != MARK)
+    return Phrase(phrase, "words", None, keys) if keys else Phrase(phrase, "none")
+
+
+def _keys(phrase: str) -> tuple[Key, ...]:
+    return tuple(key for piece in phrase.split() for key in PIECES[piece])
+
+
+@lru_cache(maxsize=32768)
+def thing(phrase: str) -> Thing | None:
+    """An object as it is looked for; None for one without a word."""
+    words = tuple(k.noun for k in _keys(phrase) if k.kind != MARK)
+    return Thing(words, " ".join(words), _sense(" ".join(words))) if words else None
+
+
+def places(thing: Thing, text: Text, wide: bool, own: Sequence[Phrase]) -> list[Span]:
+    """(begin, end) of every place where a text holds an object. `own`: the row's phrases, whose words are no compounds to it."""
+    spans = text.wide if wide else text.narrow
+    found = spans.get(thing.lemma)
+    if found is not None:
+        return found
+    words, nouns = thing.words, text.nouns
+    first, n = words[0], len(words)
+    if first not in text.present:
+        found = []
+    elif n == 1:
+        found = [(i, i + 1) for i, noun in enumerate(nouns) if noun == first]
+    else:
+        found = [(i, i + n) for i, noun in enumerate(nouns) if noun == first and tuple(nouns[i : i + n]) == words]
+    if found and (compounds := text.compounds()):
+        found = [span for span in found if all(_counts(thing, span, c, text, own) for c in compounds)]
+    if wide and thing.row >= 0:
+        found += [(a, b) for a, b, row in _meanings(text) if _near(thing.row, row) and (a, b) not in found]
+    spans[thing.lemma] = found
+    return found
+
+
+def _counts(thing: Thing, span: Span, compound: tuple[int, int, str], text: Text, own: Sequence[Phrase]) -> bool:
+    """Whether a place counts beside a compound: outside it, all of it, what it describes by its first word, its last words and a kind of
+    it, or bound by the row itself to the compound's other words."""
+    begin, end, whole = compound
+    if span[1] <= begin or end <= span[0] or (span[0] <= begin and end <= span[1]):
+        return True
+    if span[0] == begin + 1 and text.keys[begin].low in DESCRIBING:
+        return True
+    if span[1] == end and _kind_of(whole, thing.lemma):
+        return True
+    apart = text.nouns[begin:end]
+    return any(p.object == thing and _side_by_side(apart, [*(k.noun for k in p.middle), *thing.words]) for p in own if p.middle)
+
+
+def _side_by_side(part: list[str], whole: list[str]) -> bool:
+    return any(whole[i : i + len(part)] == part for i in range(len(whole) - len(part) + 1))
+
+
+@lru_cache(maxsize=32768)
+def _kind_of(whole: str, lemma: str) -> bool:
+    """Whether a compound (`tennis ball`) is a kind of its last word, in a sense that is its first or a twentieth of its use; in any sense
+    of a word whose use is not known."""
+    sense = wordnet.first_sense(whole)
+    if sense is None:
+        return False
+    counts = wordnet.sense_counts(lemma, "n")
+    above = wordnet.steps_up(sense.row)
+    senses = wordnet.synsets(lemma, "n")
+    rare = sum(counts) < _RARE
+    return any(s.row in above for i, s in enumerate(senses) if i == 0 or rare or (i < len(counts) and counts[i] * 20 > sum(counts)))
+
+
+def _meanings(text: Text) -> list[tuple[int, int, int]]:
+    """(begin, end, row of the first sense) of every noun of the text: compounds whole, other open words alone."""
+    if text.meanings is None:
+        compounds = text.compounds()
+        inside = {i for a, b, _ in compounds for i in range(a, b)}
+        alone = [(i, i + 1, k.noun) for i, k in enumerate(text.keys) if k.kind == OPEN and i not in inside]
+        text.meanings = [(a, b, row) for a, b, noun in compounds + alone if (row := _sense(noun)) >= 0]
+    return text.meanings
+
+
+@lru_cache(maxsize=32768)
+def _sense(noun: str) -> int:
+    sense = wordnet.first_sense(noun) if wordnet.morphy(noun, "n") is not None else None
+    return sense.row if sense is not None else -1
+
+
+@lru_cache(maxsize=32768)
+def _near(a: int, b: int) -> bool:
+    """The same meaning, or one above the other by at most `STEPS`."""
+    return wordnet.steps_up(a).get(b, STEPS + 1) <= STEPS or wordnet.steps_up(b).get(a, STEPS + 1) <= STEPS
