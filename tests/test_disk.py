@@ -258,7 +258,13 @@ def test_parts_that_the_source_no_longer_has_leave_the_run(tmp_path: Path, how: 
         (tmp_path / "captions.jsonl").write_text("".join(lines[:25]))
     plan = recipe(tmp_path, part_rows=20 if how == "part_rows" else 10)
     limit = 15 if how == "limit" else None
-    again = run(plan, tmp_path / "run", base=tmp_path, limit=limit, update=how != "source")
+    before = sorted(p for p in (tmp_path / "run").rglob("*.parquet"))
+    with pytest.raises(
+        UserError, match="limit: nothing -> 15" if how == "limit" else r"parts are gone \(r0000.*--update drops what was made from them"
+    ):
+        run(plan, tmp_path / "run", base=tmp_path, limit=limit)
+    assert sorted(p for p in (tmp_path / "run").rglob("*.parquet")) == before, "nothing is dropped unasked"
+    again = run(plan, tmp_path / "run", base=tmp_path, limit=limit, update=True)
     rows = {"part_rows": 40, "limit": 15, "source": 25}[how]
     assert [r.rows for r in again.ledger()] == [rows] * 4
     assert all(r.adds_up for r in again.ledger())
