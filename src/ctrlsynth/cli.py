@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -36,7 +36,7 @@ Set = Annotated[
 ]
 
 
-class Retry(str, Enum):
+class Retry(StrEnum):
     """What `--retry` may be given."""
 
     failed = "failed"
