@@ -120,6 +120,7 @@ class Keys:
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
+        self._last: dict[str, int] = {}  # key -> the number that was given last, so that many equal keys cost no search
 
     def admit(self, row: SourceRow) -> SourceRow:
         """The row, dropped as `duplicate_key` under a numbered key when its key stands already in the part."""
@@ -131,9 +132,11 @@ class Keys:
 
     def free(self, key: str) -> str:
         """`key`, or the first of `key~2`, `key~3`, ... that is not taken."""
-        number, name = 2, key
+        name, number = key, self._last.get(key, 1)
         while name in self._seen:
-            name, number = f"{key}~{number}", number + 1
+            number += 1
+            name = f"{key}~{number}"
+        self._last[key] = number
         return name
 
     def __contains__(self, key: str) -> bool:
