@@ -71,6 +71,24 @@ def test_colours_counts_and_relations(tagger: ReferenceTagger) -> None:
     assert "blue cat" in tags.attributes
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a goat behind a cyclist", "goat behind cyclist"),
+        ("a horse in front of a student", "horse in front of student"),
+        ("a man in front of a dog", "man in front of dog"),
+        ("a suitcase in front of a farmer", "suitcase in front of farmer"),
+        ("a key behind a girl", "key behind girl"),
+        ("a farmer holding a suitcase", "farmer holding suitcase"),
+        ("a girl holding a ball", "girl holding ball"),
+    ],
+)
+def test_held_is_told_from_before_and_behind(tagger: ReferenceTagger, text: str, told: str) -> None:
+    tags = read_back(tagger, text, seed=4)
+    assert told in tags.relations
+    assert any(" holding " in relation for relation in tags.relations) == ("holding" in text)
+
+
 def test_it_reads_pixels_only(tagger: ReferenceTagger) -> None:
     """Two samples' pictures swapped: the tags go with the pictures, and the captions change nothing."""
     dog, house = (Scenes().generate([Prompt(text)])[0].image for text in ("a dog", "a house"))

@@ -69,15 +69,24 @@ def _touching(one: Thing, two: Thing) -> list[str]:
             middle = (item.box[0] + item.box[2]) / 2
             if item.name in CLOTHES and person.box[0] <= middle <= person.box[2]:
                 return [f"{person.name} wearing {item.name}"]
-            aside = not person.box[0] + 0.1 * _wide(person.box) <= middle <= person.box[2] - 0.1 * _wide(person.box)
-            if aside and item.box[3] - 0.25 * _high(item.box) < person.box[3] + 0.3 * _high(person.box) and item.area < 1.2 * person.area:
-                held = [f"{person.name} holding {item.name}"]
-                before = [f"{item.name} in front of {person.name}", f"{person.name} behind {item.name}"]
-                return held + before if item.box[3] > person.box[3] else held
+            if _in_hand(item.box, person.box):
+                return [f"{person.name} holding {item.name}"]
     upper, lower = (one, two) if one.box[3] < two.box[3] else (two, one)
     if upper.box[3] <= lower.box[1] + 0.55 * _high(lower.box) and _shared(upper.box, lower.box, 0) > 0.3:
         return [f"{upper.name} on {lower.name}", f"{lower.name} under {upper.name}"]
     return [f"{lower.name} in front of {upper.name}", f"{upper.name} behind {lower.name}"]
+
+
+def _in_hand(item: Box, person: Box) -> bool:
+    """Whether a thing that touches a person is where a hand is: beside the body, most of it clear of it, its middle at arm's height.
+
+    What stands in front of or behind a person has its foot, not its middle, near a common line; and nobody holds what is larger.
+    """
+    middle = ((item[0] + item[2]) / 2, (item[1] + item[3]) / 2)
+    aside = not person[0] + 0.1 * _wide(person) <= middle[0] <= person[2] - 0.1 * _wide(person)
+    at_arm = 0.62 <= (middle[1] - person[1]) / max(1, _high(person)) <= 0.76
+    clear = min(item[2], person[2]) - max(item[0], person[0]) <= 0.34 * _wide(item)
+    return aside and at_arm and clear and max(_wide(item), _high(item)) <= 1.1 * max(_wide(person), _high(person))
 
 
 def _stacked(one: Box, two: Box) -> bool | None:
