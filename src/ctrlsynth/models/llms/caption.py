@@ -27,6 +27,7 @@ _OPENING = re.compile(
 )
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+")
 _CLAUSE = re.compile(r"(?i),? (?=while )|, (?=and (?:an?|the|there|someone|we|two|three) )|,? (?=and there (?:is|are) )")
+_ALSO = re.compile(r"(?i)^(there (?:is|are)) also\b")
 _LEAD = re.compile(r"(?i)^(?:,|and|while|but)\s+")
 _TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _WORD = re.compile(_TOKEN.pattern + r"|[^\w\s]")
@@ -68,7 +69,7 @@ def in_line(text: str, request: Request) -> str:
         text = " ".join(filter(None, (_without_clauses(part, gone, bound) for part in _SENTENCE.split(text))))
         if _said(gone, text, bound):  # over the end of a clause
             text = " ".join(part for part in _SENTENCE.split(text) if not _said(gone, part, bound))
-    return text if text == before else text.strip(" .,;:")
+    return text if text == before else _ALSO.sub(r"\1", text.strip(" .,;:"))
 
 
 def held(request: Request, text: str) -> int:
@@ -102,12 +103,15 @@ def _replaced(text: str, pairs: Iterable[tuple[str, str]], bound: Sequence[str])
     words = "|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))
 
     def put(match: re.Match[str]) -> str:
+        if match["old"].lower() not in forms:  # letters that are equal in lower case only to `re` (`ſ`)
+            return match[0]
         new, many = forms[match["old"].lower()]
         becomes_many = is_plural(new) and not many and not is_plural(match["old"].lower())
         lead, verb = match["lead"] or "", match["verb"] or ""
         bare = not lead and not many and determiner(match["old"].lower(), False, None) == "" and _tied(text[: match.start()])
         if bare or lead.lower() in ("a ", "an "):
-            word = determiner(new, is_plural(new), None)
+            modifier, noun = split_attribute(new, bound)
+            word = determiner(noun or new, is_plural(new), modifier if noun else None)
             if word or lead:
                 new, lead = _cased(f"{word} {new}".strip(), lead or match["old"]), ""
         new = new if lead else _cased(new, match["old"] if not match["lead"] else new)
@@ -178,7 +182,7 @@ def _cut(clause: str, name: str) -> str:
     words = [m for m in _WORD.finditer(clause) if m.end() <= match.start()]
     low = [m[0].lower() for m in words]
     at = next((i for i in range(len(low) - 1, max(-1, len(low) - 5), -1) if low[i] in _ARTICLES), len(low))
-    if any(w in PREPOSITIONS or w in _BE or w in ("and", ",") for w in low[at:]):
+    if any(w in PREPOSITIONS or w in _BE or w in ("and", ",") or (w.endswith("ing") and n > 1) for n, w in enumerate(low[at:])):
         at = len(low)
     start = at
     while start > 0 and (low[start - 1] in PREPOSITIONS or (start < at and low[start - 1] in _PARTS)):
@@ -196,7 +200,7 @@ def _cut(clause: str, name: str) -> str:
     begin = words[start - 1].end()
     if words[start - 1][0] == ",":
         begin = words[start - 1].start()
-    if following and following[0] in PREPOSITIONS - _SETTING:
+    if following and (following[0] in PREPOSITIONS - _SETTING or following[0].endswith("ing")):
         tail = "".join(m[0] for m in [re.search(r"[.,;!?].*$", tail)] if m is not None)
     return clause[:begin] + tail
 
