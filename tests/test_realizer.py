@@ -149,6 +149,8 @@ def test_caption_families() -> None:
         ("A red ball", Tags(("ball",)), Tags((), ("red ball",)), (), "A ball"),
         ("An orange and white ball", Tags(("ball",)), Tags((), ("orange ball",)), (), "A white ball"),
         ("A white and red ball", Tags(("ball",)), Tags((), ("red ball",)), (), "A white ball"),
+        ("A lamp and red ball", Tags(("ball",)), Tags((), ("red ball",)), (), "A lamp and ball"),
+        ("A shiny, red ball", Tags(("ball",)), Tags((), ("red ball",)), (), "A shiny ball"),
         ("The ball is red. It rolls", Tags(("ball",)), Tags((), ("red ball",)), (), "It rolls"),
         ("A hot dog", Tags(), Tags(("dog",)), (("dog", "cat"),), "A hot dog"),
         ("A man with a dog in a park", Tags(), Tags(("dog",)), (), "A man in a park"),

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from ... import matching
+from ...nouns import COLOURS, KEEP_APART, noun_form
 from ...sample import Tags, split_attribute, unique
 from ...words import article, plural, singular
 from ..base import Request
@@ -151,7 +152,9 @@ def _without_modifier(text: str, modifier: str, noun: str | None) -> str:
         tail = r"(?P<rest>[^\W\d_]\w*)"
     else:
         tail = rf"(?P<rest>(?:(?!(?:an?|the)\b)[\w-]+ ){{0,2}}(?:{re.escape(noun)}|{re.escape(plural(noun))}))\b"
-    text = re.sub(rf"(?i)(?<=\w)(?:,| and) {word} (?={tail})", " ", text)
+    text = re.sub(
+        rf"(?i)\b(?P<other>\w+)(?:,| and) {word} (?={tail})", lambda m: f"{m['other']} " if _describes(m["other"].lower()) else m[0], text
+    )
 
     def drop(match: re.Match[str]) -> str:
         rest = match["rest"]
@@ -160,6 +163,11 @@ def _without_modifier(text: str, modifier: str, noun: str | None) -> str:
         return _cased(lead + rest, match[0])
 
     return re.sub(rf"(?i)\b(?P<lead>(?:an?|the) )?{word}(?:,| and)? {tail}", drop, text)
+
+
+def _describes(word: str) -> bool:
+    """Whether `white and red ball` has two modifiers, unlike `lamp and red ball`."""
+    return word in COLOURS or word in KEEP_APART or noun_form(word) is None
 
 
 def _without_noun(text: str, name: str) -> str:
