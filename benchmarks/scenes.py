@@ -46,7 +46,7 @@ class Tally:
 
     counts: dict[str, list[int]] = field(default_factory=dict)
     missed: Counter[str] = field(default_factory=Counter)
-    added: Counter[str] = field(default_factory=Counter)
+    untold: Counter[str] = field(default_factory=Counter)  # colours and relations of things that were found
 
     def add(self, measure: str, right: int, asked: int) -> None:
         entry = self.counts.setdefault(measure, [0, 0])
@@ -134,15 +134,17 @@ def measure(number: int, seed: int, style: str, drawer: Scenes, tagger: Referenc
     tally.add("precision", len(truth & set(tags.objects)), len(tags.objects))
     lost, new = truth - set(tags.objects), set(tags.objects) - truth
     tally.missed.update(f"{name} as {'/'.join(sorted(new)) or 'nothing'}" for name in lost)
-    tally.added.update(new)
     found = [t for t in scene.objects if t.colour and t.name in tags.objects]
     tally.add("colours", sum(f"{t.colour} {t.name}" in tags.attributes for t in found), len(found))
     names = {t.mention: t.name for t in scene.objects}
+    tally.untold.update(f"{t.colour} {t.name}" for t in found if f"{t.colour} {t.name}" not in tags.attributes)
     asked = [(names[a], p, names[b]) for a, p, b in scene.relations if p in POSITIONS]
     asked = [(a, p, b) for a, p, b in asked if {a, b} <= set(tags.objects)]
     tally.add("positions", sum(f"{a} {p} {b}" in tags.relations for a, p, b in asked), len(asked))
     held = [f"{names[a]} {p} {names[b]}" for a, p, b in scene.relations if p not in (*POSITIONS, "next to")]
     tally.add("others", sum(r in tags.relations for r in held), len(held))
+    found_bound = [f"{names[a]} {p} {names[b]}" for a, p, b in scene.relations if {names[a], names[b]} <= set(tags.objects)]
+    tally.untold.update(r for r in found_bound if r not in tags.relations and " next to " not in r)
     return drawn, read
 
 
@@ -169,10 +171,11 @@ def main() -> None:
         for column, (right, asked) in tally.counts.items():
             whole.add(column, right, asked)
         whole.missed.update(tally.missed)
-        whole.added.update(tally.added)
+        whole.untold.update(tally.untold)
     print(f"{'all':<10}" + "".join(f"{whole.share(c):>12.3f}" for c in columns))
     print(f"{options.scenes / spent[0]:.1f} scenes drawn and {options.scenes / spent[1]:.1f} read a second of one core's time, at 384 px")
     print("missed:", ", ".join(f"{what} ({n})" for what, n in whole.missed.most_common(60)))
+    print("of things found, untold:", ", ".join(f"{what} ({n})" for what, n in whole.untold.most_common(60)))
 
 
 if __name__ == "__main__":

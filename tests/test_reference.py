@@ -14,6 +14,8 @@ from ctrlsynth.control.templates import styles
 from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import ImageAndText, Prompt
 from ctrlsynth.models.taggers.reference import ReferenceTagger
+from ctrlsynth.models.taggers.reference_match import Thing
+from ctrlsynth.models.taggers.reference_tell import tell
 from ctrlsynth.models.text_to_image.scenes import Scenes
 from ctrlsynth.models.text_to_image.scenes_vocab import vocabulary
 from ctrlsynth.sample import Tags
@@ -87,6 +89,24 @@ def test_held_is_told_from_before_and_behind(tagger: ReferenceTagger, text: str,
     tags = read_back(tagger, text, seed=4)
     assert told in tags.relations
     assert any(" holding " in relation for relation in tags.relations) == ("holding" in text)
+
+
+def _thing(name: str, heap: int, *box: int) -> Thing:
+    return Thing(name, None, (box[0], box[1], box[2], box[3]), 0.01, heap, 900, np.zeros((0, 3), np.float32))
+
+
+def test_relations_of_boxes() -> None:
+    """Pieces that white parted from what they stand on, rims that met, and a column beside one thing."""
+    moon, bed = _thing("moon", 0, 86, 122, 196, 232), _thing("bed", 2, 59, 209, 225, 312)
+    assert tell([moon, bed]).relations == ("moon on bed", "bed under moon")
+    camera, castle = _thing("camera", 0, 30, 184, 131, 259), _thing("castle", 0, 154, 143, 353, 298)
+    assert {"castle right of camera", "camera left of castle"} <= set(tell([castle, camera]).relations)
+    house, sign, hen = _thing("house", 0, 72, 42, 230, 243), _thing("sign", 2, 112, 264, 192, 364), _thing("chicken", 1, 261, 221, 348, 340)
+    told = tell([house, hen, sign]).relations
+    assert {"house above sign", "chicken right of house", "chicken right of sign"} <= set(told)
+    assert len(set(told)) == len(told)
+    apart = tell([_thing("dog", 0, 0, 0, 50, 50), _thing("cat", 1, 300, 300, 350, 350)])
+    assert apart.relations == ()
 
 
 def test_it_reads_pixels_only(tagger: ReferenceTagger) -> None:

@@ -51,15 +51,26 @@ def main_colour(pixels: Floats) -> str | None:
 
 def _relations(things: Sequence[Thing]) -> list[str]:
     found: list[str] = []
-    for one, two in combinations(things, 2):
-        if one.name == two.name:
-            continue
-        if one.heap == two.heap and _apart(one.box, two.box) <= 6:
-            found += _touching(one, two)
-        elif (way := _stacked(one.box, two.box)) is not None:
+    groups, columns = list(range(len(things))), list(range(len(things)))  # by the least index: what touches, and what stands in a column
+    for a, b in combinations(range(len(things)), 2):
+        one, two = things[a], things[b]
+        touch = _overlapping(one, two)
+        way = None if touch else _stacked(one.box, two.box)
+        if touch:
+            found += _touching(one, two) if one.name != two.name else []
+            groups = [groups[a] if g == groups[b] else g for g in groups]
+        elif way is not None and one.name != two.name:
             upper, lower = (one, two) if way else (two, one)
             found += [f"{upper.name} above {lower.name}", f"{lower.name} under {upper.name}"]
-    return found + _beside(things)
+        if touch or way is not None:
+            columns = [columns[a] if c == columns[b] else c for c in columns]
+    return [*found, *_beside(things, groups), *_beside(things, columns)]
+
+
+def _overlapping(one: Thing, two: Thing) -> bool:
+    """Whether one thing stands before or on the other: by their boxes alone when the drawing's white parted what is seen of them."""
+    within = min(one.box[2], two.box[2]) - max(one.box[0], two.box[0]), min(one.box[3], two.box[3]) - max(one.box[1], two.box[1])
+    return _apart(one.box, two.box) <= 6 if one.heap == two.heap else min(within) >= 6
 
 
 def _touching(one: Thing, two: Thing) -> list[str]:
@@ -99,12 +110,12 @@ def _stacked(one: Box, two: Box) -> bool | None:
     return one[1] < two[1]
 
 
-def _beside(things: Sequence[Thing]) -> list[str]:
-    """Left and right for things of neighbouring heaps: the heaps share a row and no third stands between."""
-    heaps: dict[int, list[Thing]] = {}
-    for thing in things:
-        heaps.setdefault(thing.heap, []).append(thing)
-    hull = {n: _hull([t.box for t in group]) for n, group in heaps.items()}
+def _beside(things: Sequence[Thing], group_of: Sequence[int]) -> list[str]:
+    """Left and right for things of neighbouring groups: the groups share a row and no third stands between."""
+    groups: dict[int, list[Thing]] = {}
+    for number, thing in zip(group_of, things, strict=True):
+        groups.setdefault(number, []).append(thing)
+    hull = {n: _hull([t.box for t in group]) for n, group in groups.items()}
     found: list[str] = []
     for a, b in combinations(hull, 2):
         left, right = (a, b) if hull[a][0] + hull[a][2] < hull[b][0] + hull[b][2] else (b, a)
@@ -113,8 +124,8 @@ def _beside(things: Sequence[Thing]) -> list[str]:
         between = [c for c in hull if c not in (a, b) and _in_row(hull[left], hull[c]) and _in_row(hull[c], hull[right])]
         if any(hull[left][2] - 8 <= hull[c][0] and hull[c][2] <= hull[right][0] + 8 for c in between):
             continue
-        for one in heaps[left]:
-            for two in heaps[right]:
+        for one in groups[left]:
+            for two in groups[right]:
                 if one.name != two.name:
                     found += [f"{one.name} left of {two.name}", f"{two.name} right of {one.name}", f"{one.name} next to {two.name}"]
                     found.append(f"{two.name} next to {one.name}")
