@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from .. import matching
-from ..control.text import TextController
+from ..control.text import REMOVING, TextController
 from ..data.images import ImageFault, decode
 from ..models.base import SafetyJudge
 from ..recipe import Judge
@@ -22,9 +22,6 @@ from ..sample import KINDS, Tags
 from ..tables import JUDGE_IMAGE, JUDGE_TEXT
 from . import Ancestors, Item, Upstream, ask, build, digest_of, key_of
 from .answers import BAD, unit
-
-REMOVING = frozenset({"remove", "replace", "swap"})
-"""Edits whose phrases must not come back. What `keep` and `sample` leave out was not unwanted, only not asked for."""
 
 
 @dataclass(frozen=True, slots=True)
