@@ -80,6 +80,13 @@ def test_vocabulary_is_large_and_each_name_finds_itself() -> None:
          {("cup", "on", "table"), ("cup", "next to", "plate")}),
         ("a man with a hat on a bench", {("man", 1, None), ("hat", 1, None), ("bench", 1, None)},
          {("man", "wearing", "hat"), ("man", "on", "bench")}),
+        ("A dog and a pig are next to a cat and a bird, and a lime is in a bowl", {("dog", 1, None), ("pig", 1, None), ("cat", 1, None),
+         ("bird", 1, None), ("lime", 1, None), ("bowl", 1, None)}, {("dog", "next to", "cat"), ("dog", "next to", "bird"),
+         ("pig", "next to", "cat"), ("pig", "next to", "bird"), ("lime", "in", "bowl")}),
+        ("A dog is next to a cat and a bird is on a tree", {("dog", 1, None), ("cat", 1, None), ("bird", 1, None), ("tree", 1, None)},
+         {("dog", "next to", "cat"), ("bird", "on", "tree")}),
+        ("A man wears a shirt and shorts and is next to a fire hydrant", {("man", 1, None), ("shirt", 1, None), ("shorts", 1, None)},
+         {("man", "wearing", "shirt"), ("man", "wearing", "shorts")}),
         ("a plate of cookies", {("plate", 1, None), ("cookie", 2, None)}, {("cookie", "on", "plate")}),
     ],
 )  # fmt: skip

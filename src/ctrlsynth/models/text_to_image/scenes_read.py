@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ... import wordnet
 from ...words import singular
 from .scenes_vocab import CLOTHES, PEOPLE, vocabulary
-from .scenes_words import is_adjective, is_noun, nearest, words
+from .scenes_words import is_adjective, is_noun, meant, nearest, words
 
 MOST = 12  # of one kind in one picture; and twice that in all
 _TOKEN = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*|[,.;:!?()\n]")
@@ -71,7 +71,7 @@ class _Reader:
         self.spoken: list[int] = []  # mentions of this sentence, in order
         self.first_before: int | None = None  # the first mention of the sentence before: what a pronoun means
         self.run_of: list[int] = []  # `a dog and a cat`: subjects that share a predicate
-        self.joined = False
+        self.joined = self.new_clause = False  # an `and` came; and a comma before it
         self.clause: list[int] = []  # mentions since the last comma or `and`
         self.verb = False  # a finite verb has come: what follows is said of the clause's first noun
         self.predicate: str | None = None
@@ -102,6 +102,8 @@ class _Reader:
     def _match(self) -> tuple[str, object, int]:
         """The longest known phrase here: its kind, value and number of tokens. Objects win over scenery of the same length."""
         known, vocab = words().phrases, vocabulary()
+        if self._lacking():
+            return "lacking", None, 2
         for length in range(min(5, len(self.tokens) - self.at), 0, -1):
             phrase = " ".join(self.tokens[self.at : self.at + length])
             entry = known.get(phrase) or (known.get(singular(phrase)) if singular(phrase) != phrase else None)
@@ -120,6 +122,18 @@ class _Reader:
             return "function", "", 2
         return "unknown", None, 1
 
+    def _lacking(self) -> bool:
+        """Whether two words here name one thing that has no drawing, nor anything above it: a `fire hydrant` is no fire."""
+        two = f"{self.tokens[self.at]} {self._ahead(1)}"
+        if self.tokens[self.at] in words().phrases or not self._ahead(1)[:1].isalnum() or vocabulary().find(two) is not None:
+            return False
+        return wordnet.morphy(two, "n") is not None and nearest(two) is None
+
+    def _on_lacking(self, phrase: str, value: None) -> None:
+        self.out.not_drawn.append(phrase)
+        self.predicate = None
+        self._clear()
+
     def _ahead(self, by: int) -> str:
         return self.tokens[self.at + by] if self.at + by < len(self.tokens) else ""
 
@@ -131,10 +145,11 @@ class _Reader:
             return True
         by = length
         while by < length + 6:  # `an orange and white spotted cat`
-            kind = words().phrases.get(self._ahead(by), ("",))[0]
-            if self._ahead(by) == "and" and words().phrases.get(self._ahead(by + 1), ("",))[0] == "colour":
+            token = self._ahead(by)
+            kind = words().phrases.get(token, ("",))[0]
+            if token == "and" and words().phrases.get(self._ahead(by + 1), ("",))[0] == "colour":
                 by += 2
-            elif not self._drawn_at(by) and (kind in ("size", "colour") or (not kind and self._merely_adjective(self._ahead(by)))):
+            elif not self._drawn_at(by) and (kind in ("size", "colour") or (not kind and is_adjective(token) and not is_noun(token))):
                 by += 1
             else:
                 break
@@ -147,9 +162,6 @@ class _Reader:
             or words().phrases.get(following, ("",))[0] == "place"
             or (following not in words().phrases and (is_noun(following) or wordnet.morphy(two, "n") is not None))
         )
-
-    def _merely_adjective(self, token: str) -> bool:
-        return token[:1].isalnum() and is_adjective(token) and not is_noun(token)
 
     def _drawn_at(self, by: int) -> bool:
         """Whether a drawing's name of any number of words begins `by` tokens ahead."""
@@ -202,6 +214,7 @@ class _Reader:
             if not self.colours or said:
                 self._settle()
                 self.joined, self.clause, self.verb = True, [], False
+                self.new_clause = self.at > 1 and self.tokens[self.at - 2] == ","
         elif phrase in _PRONOUNS and self.first_before is not None:
             self.spoken.append(self.first_before)
         elif phrase in _VERBS:
@@ -295,9 +308,7 @@ class _Reader:
             self.out.not_drawn.append(f"{noun} (drawn as {name})")
             self._add(name, noun, self.count or (2 if singular(phrase) != phrase else 1))
         else:
-            self.out.not_drawn.append(noun)
-            self.predicate = None
-            self._clear()
+            self._on_lacking(noun, None)
 
     def _after_noun(self) -> bool:
         """Whether the word just read stands right after a noun, where no modifier can stand: `dog running`."""
@@ -367,22 +378,23 @@ class _Reader:
             if entry not in relations:
                 relations.append(entry)
             self.run_of = [index]
-        elif self.joined and relations and relations[-1][1] == "wearing" and self.out.mentions[index].name in CLOTHES:
-            relations.append((relations[-1][0], "wearing", index))  # `wears a shirt and shorts`
+        elif self._goes_on(index):
+            more = [(s, self._meant(relations[-1][1], s, index), index) for s in self.subjects if s != index]
+            relations += [entry for entry in more if entry not in relations]
             self.run_of = []
         else:
             self.run_of = [*self.run_of, index] if self.joined else [index]
         self.joined = False
 
     def _meant(self, predicate: str, subject: int, object_: int) -> str:
-        """`with` and `in` mean wearing before clothes, `with` holding before small things; what is large is not held."""
-        who, what = self.out.mentions[subject].name, self.out.mentions[object_].name
-        person = who in PEOPLE
-        small = vocabulary().drawings[what].scale <= 0.75 and what not in PEOPLE
-        if predicate in ("with", "in", "wearing") and what in CLOTHES and (person or predicate != "in"):
-            return "wearing"
-        if predicate in ("with", "wearing"):
-            return "holding" if person and small else "next to"
-        if predicate == "holding" and not small and vocabulary().drawings[what].scale > 0.8:
-            return "next to"
-        return predicate
+        return meant(predicate, self.out.mentions[subject].name, self.out.mentions[object_].name)
+
+    def _goes_on(self, index: int) -> bool:
+        """Whether `and` gives the last relation one more object: `wears a shirt and shorts`, `next to a cat and a bird`."""
+        relations = self.out.relations
+        if not (self.joined and self.subjects and relations and relations[-1][2] == self.spoken[-1]):
+            return False
+        if relations[-1][1] == "wearing":
+            return self.out.mentions[index].name in CLOTHES
+        ended = not self._ahead(0)[:1].isalnum() or self._ahead(0) == "and"
+        return ended and not self.new_clause and relations[-1][1] not in ("on", "in", "under", "above")

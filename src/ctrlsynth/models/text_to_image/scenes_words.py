@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from ... import wordnet
-from .scenes_vocab import COLOUR_WORDS, vocabulary
+from .scenes_vocab import CLOTHES, COLOUR_WORDS, PEOPLE, vocabulary
 
 _FILE = Path(__file__).parents[2] / "resources" / "scenes_words.yaml"
 _FARTHEST = 8  # hypernym steps: beyond, an ancestor says too little about its descendant
@@ -92,3 +92,16 @@ def is_noun(word: str) -> bool:
 def is_adjective(word: str) -> bool:
     """Whether WordNet lists the word as an adjective or as a verb's participle: what may stand before a noun."""
     return wordnet.morphy(word, "a") is not None or (word.endswith(("ing", "ed", "en")) and wordnet.morphy(word, "v") is not None)
+
+
+def meant(predicate: str, who: str, what: str) -> str:
+    """`with` and `in` mean wearing before clothes, `with` holding before small things; what is large is not held. Names of drawings."""
+    person = who in PEOPLE
+    small = vocabulary().drawings[what].scale <= 0.75 and what not in PEOPLE
+    if predicate in ("with", "in", "wearing") and what in CLOTHES and (person or predicate != "in"):
+        return "wearing"
+    if predicate in ("with", "wearing"):
+        return "holding" if person and small else "next to"
+    if predicate == "holding" and not small and vocabulary().drawings[what].scale > 0.8:
+        return "next to"
+    return predicate
