@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
 from . import wordnet
-from .match_text import DESCRIBING, MARK, OPEN, PIECES, PREPOSITIONS, Key, Span, Text
+from .match_text import DESCRIBING, MARK, OPEN, PIECES, PREPOSITIONS, Key, Memo, Span, Text
 from .words import plural
 
 STEPS = 3  # hypernym steps that the `wordnet` matcher allows
@@ -42,38 +42,36 @@ class Phrase:
 
 @dataclass(slots=True, eq=False)
 class Names:
-    """A row's objects: in lower case, and by every form, singular or plural, in which a phrase may begin or end with them."""
+    """A row's objects: as they are, and by every form, singular or plural, in which a phrase may begin or end with them."""
 
-    lows: set[str]
+    own: frozenset[str]
     forms: dict[str, str]
 
 
-def names(objects: Iterable[str]) -> Names:
-    """The objects that a row's phrases are bound to. Of two with one form the longer counts."""
-    lows: set[str] = set()
+def names(objects: Sequence[str]) -> Names:
+    """The objects that a row's phrases are bound to. What is one's name and another's plural means the first."""
+    own = frozenset(objects)
     forms: dict[str, str] = {}
     for name in objects:
-        one, many = _forms(name)
-        lows.add(one)
-        for form in (one, many):
-            had = forms.get(form)
-            if had is None or len(had) < len(name):
-                forms[form] = name
-    return Names(lows, forms)
+        one, many = _FORMS[name]
+        forms[one] = name
+        if many not in forms:
+            forms[many] = name
+    return Names(own, forms)
 
 
-@lru_cache(maxsize=32768)
-def _forms(name: str) -> tuple[str, str]:
-    return name.lower(), plural(name).lower()
+_FORMS: Memo[tuple[str, str]] = Memo(lambda name: (name.lower(), plural(name).lower()))
 
 
 def compiled(phrase: str, bound: Names) -> Phrase:
     """What a phrase is beside these objects, split as `sample.split_relation` and `sample.split_attribute` do. `wearing hat` is a relation
     without a subject (its middle holds a preposition, or a verb such as wearing, holding, riding), `red ball` an attribute."""
-    low, heads, tails = _cuts(phrase)
-    if low in bound.lows:
-        return _bare(phrase)
+    if phrase in bound.own:
+        return _BARE[phrase]
     forms = bound.forms
+    low, heads, tails, known = _CUTS[phrase]
+    if low in forms and _FORMS[forms[low]][0] == low:
+        return _BARE[phrase]
     subject = end = None
     for head in heads:
         if head in forms:
@@ -83,29 +81,37 @@ def compiled(phrase: str, bound: Names) -> Phrase:
         if tail in forms:
             end = forms[tail]
             break
-    return _split(phrase, subject, end)
+    ends = (subject, end)
+    made = known.get(ends)
+    if made is None:
+        made = known[ends] = _split(phrase, subject, end)
+    return made
 
 
-@lru_cache(maxsize=32768)
-def _cuts(phrase: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    """The phrase in lower case, what stands before and what after each of its blanks, the longest first."""
+def _cuts(phrase: str) -> tuple[str, tuple[str, ...], tuple[str, ...], dict[tuple[str | None, str | None], Phrase]]:
+    """The phrase in lower case, what stands before and what after each of its blanks, the longest first, and a place for what it is
+    between two objects: one or two entries, since few objects can be its ends."""
     low = phrase.lower()
     blanks = [i for i, c in enumerate(low) if c == " "]
-    return low, tuple(low[:i] for i in reversed(blanks)), tuple(low[i + 1 :] for i in blanks)
+    return low, tuple(low[:i] for i in reversed(blanks)), tuple(low[i + 1 :] for i in blanks), {}
 
 
-@lru_cache(maxsize=32768)
+_CUTS = Memo(_cuts)
+
+
 def _bare(phrase: str) -> Phrase:
     found = thing(phrase)
     return Phrase(phrase, "object", None, (), found) if found else Phrase(phrase, "none")
 
 
-@lru_cache(maxsize=32768)
+_BARE = Memo(_bare)
+
+
 def _split(phrase: str, subject: str | None, end: str | None) -> Phrase:
     """A phrase that begins with the one object and ends with the other."""
     low = phrase.lower()
-    start = next((len(form) + 1 for form in _forms(subject) if low.startswith(form + " ")), 0) if subject is not None else 0
-    stop = next((len(form) + 1 for form in _forms(end) if low.endswith(" " + form)), 0) if end is not None else 0
+    start = next((len(form) + 1 for form in _FORMS[subject] if low.startswith(form + " ")), 0) if subject is not None else 0
+    stop = next((len(form) + 1 for form in _FORMS[end] if low.endswith(" " + form)), 0) if end is not None else 0
     if subject is not None and (keys := _keys(phrase[start : len(phrase) - stop])):
         return Phrase(phrase, "relation", thing(subject), keys, thing(end) if end else None)
     keys = _keys(phrase[: len(phrase) - stop])
@@ -134,15 +140,22 @@ def places(thing: Thing, text: Text, wide: bool, own: Sequence[Phrase]) -> list[
     if found is not None:
         return found
     words, nouns = thing.words, text.nouns
-    first, n = words[0], len(words)
-    if first not in text.present:
-        found = []
-    elif n == 1:
-        found = [(i, i + 1) for i, noun in enumerate(nouns) if noun == first]
-    else:
+    first = words[0]
+    at = text.last.get(first)
+    if at is None:
+        spans[thing.lemma] = found = []
+        if not wide:
+            return found
+    elif len(words) > 1:
+        n = len(words)
         found = [(i, i + n) for i, noun in enumerate(nouns) if noun == first and tuple(nouns[i : i + n]) == words]
-    if found and (compounds := text.compounds()):
-        found = [span for span in found if all(_counts(thing, span, c, text, own) for c in compounds)]
+    elif len(text.last) == len(nouns) or nouns.count(first) == 1:
+        found = [(at, at + 1)]
+    else:
+        found = [(i, i + 1) for i, noun in enumerate(nouns) if noun == first]
+    compounds = text.known_compounds
+    if found and (text.compounds() if compounds is None else compounds):
+        found = [span for span in found if all(_counts(thing, span, c, text, own) for c in text.compounds())]
     if wide and thing.row >= 0:
         found += [(a, b) for a, b, row in _meanings(text) if _near(thing.row, row) and (a, b) not in found]
     spans[thing.lemma] = found

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import chain, count, pairwise
+from typing import TypeVar
 
 from . import wordnet
 from .nouns import COLOURS, KEEP_APART, multiword, multiword_starts, noun_form
 from .words import singular
 
+_V = TypeVar("_V")
 _WORD = re.compile(r"[^\W_]+(?:'(?!s\b)[^\W_]+)*|[^\w\s'’`\"-]")
 MAX_WORDS = 1_000  # of a text that are read: no caption is longer, and what loops must not take long
 _LONGEST = 48  # characters of a run without blanks that are remembered
@@ -76,47 +79,54 @@ def finite(low: str) -> bool:
     return often >= 5 and often >= 2 * wordnet.count(noun_form(low) or verb, "n")
 
 
-class _Pieces(dict[str, tuple[Key, ...]]):
-    """What stands between two blanks -> its keys, without articles. Read once: words recur; a dictionary's look-up is the cheapest."""
+class Memo(dict[str, _V]):
+    """What is made of a short string, made once: a dictionary answers in half the time of `lru_cache`."""
 
-    def __missing__(self, piece: str) -> tuple[Key, ...]:
-        plain = piece[:_LONGEST_READ].lower().replace("’", "'")
-        keys = tuple(_key(w) for w in _WORD.findall(plain) if w not in _ARTICLES)
-        if len(piece) <= _LONGEST:
+    def __init__(self, make: Callable[[str], _V]) -> None:
+        self._make = make
+
+    def __missing__(self, text: str) -> _V:
+        made = self._make(text)
+        if len(text) <= _LONGEST:
             if len(self) >= _REMEMBERED:  # a bound on memory: the next texts fill it again
                 self.clear()
-            self[piece] = keys
-        return keys
+            self[text] = made
+        return made
 
 
-PIECES = _Pieces()
+def _read(piece: str) -> tuple[Key, ...]:
+    plain = piece[:_LONGEST_READ].lower().replace("’", "'")
+    return tuple(_key(w) for w in _WORD.findall(plain) if w not in _ARTICLES)
+
+
+PIECES = Memo(_read)
+"""What stands between two blanks -> its keys, without articles."""
 _PARTS = frozenset("top middle center centre edge bottom side".split())
 
 
-def _without_parts(keys: list[Key]) -> list[Key]:
-    """`on the side of the road` as `on road`; `left side of` stays."""
+def _parts(keys: list[Key], nouns: list[str]) -> set[int]:
+    """Where `side of` and its like stand that are left out: `on the side of the road` is read as `on road`; `left side of` stays."""
     gone: set[int] = set()
-    for i, key in enumerate(keys):
-        if key.low == "of" and i > 1 and keys[i - 1].low in _PARTS and keys[i - 2].kind == FUNCTION and keys[i - 2].low != "and":
+    for i in [i for i, noun in enumerate(nouns) if noun == "of"]:
+        if i > 1 and keys[i - 1].low in _PARTS and keys[i - 2].kind == FUNCTION and keys[i - 2].low != "and":
             gone |= {i - 1, i}
-    return [key for i, key in enumerate(keys) if i not in gone] if gone else keys
+    return gone
 
 
 class Text:
     """A text read for comparing: its keys in order, their noun forms, and what was found so far."""
 
-    __slots__ = ("_breaks", "_compounds", "keys", "meanings", "narrow", "nouns", "present", "wide")
+    __slots__ = ("_breaks", "keys", "known_compounds", "last", "meanings", "narrow", "nouns", "wide")
 
     def __init__(self, text: str) -> None:
-        keys: list[Key] = []
-        for piece in text.split(None, MAX_WORDS)[:MAX_WORDS]:
-            keys += PIECES[piece]
-        if "of" in text or "OF" in text:
-            keys = _without_parts(keys)
-        self.keys = keys
-        self.nouns = [key.noun for key in keys]
-        self.present = set(self.nouns)
-        self._compounds: list[tuple[int, int, str]] | None = None
+        keys = list(chain.from_iterable(map(PIECES.__getitem__, text.split(None, MAX_WORDS)[:MAX_WORDS])))
+        nouns = [key.noun for key in keys]
+        if "of" in nouns and (gone := _parts(keys, nouns)):
+            keys = [key for i, key in enumerate(keys) if i not in gone]
+            nouns = [key.noun for key in keys]
+        self.keys, self.nouns = keys, nouns
+        self.last = dict(zip(nouns, count(), strict=False))  # noun form -> where it stands last
+        self.known_compounds: list[tuple[int, int, str]] | None = None
         self._breaks: list[int] | None = None
         self.meanings: list[tuple[int, int, int]] | None = None  # (begin, end, row of the first sense), for the `wordnet` matcher
         self.narrow: dict[str, list[Span]] = {}  # lemma of an object -> where it was found, by the `lemma` matcher
@@ -124,18 +134,18 @@ class Text:
 
     def compounds(self) -> list[tuple[int, int, str]]:
         """(begin, end, lemma) of the nouns of several words, left to right, the longest first, without overlap."""
-        if self._compounds is None:
-            self._compounds = found = []
+        if self.known_compounds is None:
+            self.known_compounds = found = []
             keys, past = self.keys, 0
-            for i, (key, after) in enumerate(pairwise(keys)):
-                if after.start in key.seconds and i >= past:
-                    for count in range(min(key.longest, len(keys) - i), 1, -1):
-                        lemma = multiword(" ".join([k.low for k in keys[i : i + count]]), False)
+            for i in [i for i, (key, after) in enumerate(pairwise(keys)) if after.start in key.seconds]:
+                if i >= past:
+                    for size in range(min(keys[i].longest, len(keys) - i), 1, -1):
+                        lemma = multiword(" ".join([k.low for k in keys[i : i + size]]), False)
                         if lemma is not None:
-                            found.append((i, i + count, lemma))
-                            past = i + count
+                            found.append((i, i + size, lemma))
+                            past = i + size
                             break
-        return self._compounds
+        return self.known_compounds
 
     def broken(self, begin: int, end: int) -> bool:
         """Whether a new clause with a subject of its own begins between two places."""
@@ -147,7 +157,7 @@ class Text:
 def _breaks(keys: list[Key]) -> list[int]:
     """Where new clauses begin: at a comma or conjunction between two finite verbs of a sentence, if a noun stands after it and before
     the second verb. Verbs of relative clauses (`that is`) do not count."""
-    if sum([key.finite for key in keys]) < 2:
+    if [key.finite for key in keys].count(True) < 2:
         return []
     breaks = []
     joiner, verb, noun = -1, False, False

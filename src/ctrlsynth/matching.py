@@ -79,11 +79,20 @@ def _ends(middle: Sequence[Key], keys: Sequence[Key], begin: int, slack: int) ->
 
 def _attribute_in(phrase: Phrase, text: Text, wide: bool, own: Sequence[Phrase]) -> bool:
     assert phrase.object is not None
+    spans = places(phrase.object, text, wide, own)
+    if not spans:
+        return False
     keys, middle = text.keys, phrase.middle
     size, length = len(middle), len(keys)
-    for begin, end in places(phrase.object, text, wide, own):
-        for past in range(begin, max(begin - 3, size - 1), -1):
-            if _ends(middle, keys, past - size, 0) and _passes(keys, past, begin) and not text.broken(past, begin):
+    noun, verbal = middle[0].noun, middle[0].verb
+    for begin, end in spans:
+        for past in (begin, begin - 1, begin - 2):
+            if past < size:
+                break
+            key = keys[past - size]  # compared here, before a function is called: most are others
+            if (key.noun != noun and key.verb != verbal) or (size > 1 and not _ends(middle, keys, past - size, 0)):
+                continue
+            if past == begin or (_passes(keys, past, begin) and not text.broken(past, begin)):
                 return True
         if end < length and phrase.action and _same(middle[0], keys[end]):
             return True
@@ -116,11 +125,14 @@ def _relation_in(phrase: Phrase, text: Text, wide: bool, own: Sequence[Phrase]) 
     keys, middle = text.keys, phrase.middle
     if subjects is None:
         return any((end := _ends(middle, keys, i, 1)) and _leads_to(objects, text, i, end) for i in range(len(keys)))
+    noun, verbal = middle[0].noun, middle[0].verb
     for _, before in subjects:
-        for begin in range(before, min(before + 6, len(keys))):
-            if (end := _ends(middle, keys, begin, 1)) and _leads_to(objects, text, before, end):
-                return True
-            if keys[begin].kind == MARK and keys[begin].low != ",":
+        for begin, key in enumerate(keys[before : before + 6], before):
+            if key.noun == noun or key.verb == verbal:
+                end = _ends(middle, keys, begin, 1)
+                if end and _leads_to(objects, text, before, end):
+                    return True
+            if key.kind == MARK and key.low != ",":
                 break
     return False
 
@@ -129,9 +141,10 @@ def _leads_to(objects: Sequence[tuple[int, int]] | None, text: Text, start: int,
     """Whether a relation that begins at `start` and whose predicate ends at `end` comes to one of the objects within its clause."""
     if objects is None:
         return not text.broken(start, end)
-    return any(
-        (after == end or (0 < after - end <= 12 and _leads(text.keys[end:after]))) and not text.broken(start, after) for after, _ in objects
-    )
+    for after, _ in objects:
+        if (after == end or (0 < after - end <= 12 and _leads(text.keys[end:after]))) and not text.broken(start, after):
+            return True
+    return False
 
 
 def _leads(between: Sequence[Key]) -> bool:
@@ -156,14 +169,11 @@ def _words_in(middle: Sequence[Key], keys: Sequence[Key]) -> bool:
 
 
 def _holds(text: Text, phrase: Phrase, wide: bool, own: Sequence[Phrase]) -> bool:
-    kind = phrase.kind
-    if kind == "object" and phrase.object is not None:
-        return bool(places(phrase.object, text, wide, own))
-    if kind == "attribute":
+    if phrase.kind == "attribute":
         return _attribute_in(phrase, text, wide, own)
-    if kind == "relation":
+    if phrase.kind == "relation":
         return _relation_in(phrase, text, wide, own)
-    return kind == "words" and _words_in(phrase.middle, text.keys)
+    return phrase.kind == "words" and _words_in(phrase.middle, text.keys)
 
 
 def _squeezed(text: str) -> str:
@@ -192,7 +202,15 @@ def in_text(phrases: Sequence[str], text: str, matcher: str = "lemma", objects: 
 def _in_read(ready: Sequence[Phrase], text: str, matcher: str, own: Sequence[Phrase]) -> list[bool]:
     """Which phrases a text holds; `own`: the row's phrases, which say what belongs to an object."""
     read, wide = Text(text), matcher == "wordnet"
-    return [_holds(read, p, wide, own) if p.kind != "none" else _squeezed(p.text) in _squeezed(text) for p in ready]
+    hits = []
+    for phrase in ready:
+        if phrase.kind == "object" and phrase.object is not None:
+            hits.append(bool(places(phrase.object, read, wide, own)))
+        elif phrase.kind == "none":
+            hits.append(_squeezed(phrase.text) in _squeezed(text))
+        else:
+            hits.append(_holds(read, phrase, wide, own))
+    return hits
 
 
 def in_tags(reference: Tags, found: Tags, matcher: str = "lemma") -> tuple[tuple[str, ...], tuple[str, ...]]:
