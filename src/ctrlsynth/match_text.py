@@ -80,7 +80,7 @@ def finite(low: str) -> bool:
 
 
 class Memo(dict[str, _V]):
-    """What is made of a short string, made once: a dictionary answers in half the time of `lru_cache`."""
+    """What is made of a short string, made once: a dictionary takes half the time of `lru_cache`."""
 
     def __init__(self, make: Callable[[str], _V]) -> None:
         self._make = make

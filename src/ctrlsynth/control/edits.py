@@ -9,15 +9,16 @@ stood (`two dogs` -> `two cats`); when it is removed (by remove, keep, sample), 
 relation names (`brown dog` without `dog` among the objects) is found there by remove and replace, if the selector is an exact phrase or
 a class. The modifier of another object is left alone: to remove `glass` leaves `glass table`.
 
-Phrases that become equal merge into the first; its score stays. Everything that is drawn hangs on the run's seed, the row's id, the
-edit's number and the phrase, so the same phrase meets the same fate whatever stands beside it.
+Phrases that become equal merge into the first; its score stays. A relation whose two ends become the same object goes. Everything that
+is drawn hangs on the run's seed, the row's id, the edit's number and the phrase, so the same phrase meets the same fate whatever stands
+beside it. Only an object that is drawn from a class passes over members whose words the row already has or drew: no two objects become one.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .. import wordnet
@@ -45,10 +46,13 @@ class EditRecord:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Whose tags are edited: everything that is drawn hangs on this."""
+    """Whose tags are edited: everything that is drawn hangs on seed and id. `taken`: words that no object may be drawn as;
+    `drawn`: objects in lower case -> the member that one edit drew for them."""
 
     seed: int
     id: str
+    taken: set[str] = field(default_factory=set)
+    drawn: dict[tuple[int, str], str] = field(default_factory=dict)
 
     def draw(self, purpose: str) -> float:
         return draw(self.seed, self.id, purpose)
@@ -135,6 +139,8 @@ class _Rewrite:
     def __call__(self, tags: Tags, row: Row) -> tuple[Tags, list[EditRecord]]:
         moved: dict[str, str | None] = {}
         records: list[EditRecord] = []
+        if self.op == "replace":
+            row.taken.update(_words(tags))
         change = self.changes.get("objects")
         new_tags = tags
         if change is not None:
@@ -159,6 +165,12 @@ class _Rewrite:
         pairs = zip(before, after, strict=True)
         records += [EditRecord(self.edit, self.op, kind, old, new) for old, new in pairs if new != old]
         return _with(tags, kind, after)
+
+
+def _words(tags: Tags) -> set[str]:
+    """The objects, and every word of every phrase, as it stands and in the singular."""
+    words = {word for phrase in tags.phrases() for word in phrase.lower().split()}
+    return words | {o.lower() for o in tags.objects} | {singular(word) for word in words}
 
 
 def _with(tags: Tags, kind: Kind, after: Sequence[str | None]) -> Tags:
@@ -222,7 +234,8 @@ def _replacements(maps: Mapping[Kind, Mapping[str, str]], n: int, where: str) ->
         if not pairs:
             raise UserError(f"{spot}: is empty; write selector: phrase")
         selectors = Selectors(list(pairs), kind, spot)
-        targets = tuple(_target(text, kind, n, f"{spot}.{selector}") for selector, text in pairs.items())
+        fixed = frozenset(" ".join(text.lower().split()) for text in pairs.values())
+        targets = tuple(_target(text, kind, n, f"{spot}.{selector}", fixed) for selector, text in pairs.items())
         changes[kind] = _replaced(selectors, targets, kind)
         if kind == "objects":
             orphan = _orphan_replaced(selectors, targets)
@@ -232,8 +245,9 @@ def _replacements(maps: Mapping[Kind, Mapping[str, str]], n: int, where: str) ->
 Target = Callable[[str, Row], str]
 
 
-def _target(text: str, kind: Kind, n: int, where: str) -> Target:
-    """What stands on the right of a replacement: a phrase, or a class of which a member is drawn."""
+def _target(text: str, kind: Kind, n: int, where: str, fixed: frozenset[str]) -> Target:
+    """What stands on the right of a replacement: a phrase, or a class of which a member is drawn. Objects are drawn without replacement:
+    from the member that the draw hits on to the first that the row does not have; `fixed` are what other selectors are replaced by."""
     if not is_class(text):
         clean = " ".join(text.split())
         if not clean:
@@ -247,7 +261,16 @@ def _target(text: str, kind: Kind, n: int, where: str) -> Target:
     def drawn(phrase: str, row: Row) -> str:
         old = phrase.lower() if quality else (wordnet.noun_lemma(phrase) or phrase.lower())
         at = int(row.draw(f"edit.{n}.{kind}.{phrase.lower()}") * len(words))
-        return words[at] if words[at] != old else words[(at + 1) % len(words)]
+        if kind != "objects":
+            return words[at] if words[at] != old else words[(at + 1) % len(words)]
+        known = row.drawn.get((n, phrase.lower()))
+        if known is not None:
+            return known
+        others = [word for word in (*words[at:], *words[:at]) if word != old]
+        new = next((word for word in others if word not in row.taken and word not in fixed), others[0] if others else old)
+        row.taken.add(new)
+        row.drawn[n, phrase.lower()] = new
+        return new
 
     return drawn
 

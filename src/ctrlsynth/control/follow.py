@@ -40,12 +40,17 @@ def attribute(phrase: str, objects: Sequence[str], moved: Moved, orphan: Orphan 
 
 
 def relation(phrase: str, objects: Sequence[str], moved: Moved, orphan: Orphan | None, row: Row) -> str | None:
-    """`dog on sofa` with sofa -> bench becomes `dog on bench`; with either gone, None. So for what is named between the ends."""
+    """`dog on sofa` with sofa -> bench becomes `dog on bench`; with either gone, or both become one, None. So for what is named
+    between the ends."""
     if orphan is not None and not orphan.possible(phrase):
         orphan = None
     if orphan is None and not _mentions(phrase.lower(), moved):
         return phrase
     subject, _, object_ = split_relation(phrase, objects)
+    if subject is not None and object_ is not None and subject != object_:
+        one, two = moved.get(subject.lower(), subject), moved.get(object_.lower(), object_)
+        if one is not None and two is not None and one.lower() == two.lower():
+            return None
     start = 0 if subject is None else len(subject_form(phrase, subject))
     stop = len(phrase) if object_ is None else len(phrase) - len(object_form(phrase, object_))
     middle: str | None = _inside(phrase[start:stop], objects, moved)
