@@ -177,7 +177,7 @@ def test_a_fault_on_the_way_leaves_the_older_report_and_no_rest(tmp_path: Path) 
     before = digest(out)
     part = made.files("write")[1]
     part.write_bytes(part.read_bytes()[:200])
-    with pytest.raises(UserError, match="damaged .*remove the file and run again"):
+    with pytest.raises(UserError, match=r"damaged .*remove the file and run again"):
         write_report(made, out)
     assert digest(out) == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "r", "r-photos"]
