@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 from ctrlsynth.control.schema import check_schema, problem
 from ctrlsynth.control.select import holds
 from ctrlsynth.control.templates import FAMILIES, Family, constraint, cut, text_template, text_templates
-from ctrlsynth.control.text import REMOVING, TextController, reminder
+from ctrlsynth.control.text import TextController, reminder
 from ctrlsynth.errors import UserError
 from ctrlsynth.recipe import TextPolicy
 from ctrlsynth.sample import Tags, model_seed
-from ctrlsynth.stages import judge
 
 PARK = Tags(("dog", "sofa"), ("brown dog", "red sofa"), ("dog on sofa",), (0.9, 0.7))
 SCHEMA: dict[str, Any] = {
@@ -293,7 +292,6 @@ def test_a_request_carries_what_its_caption_must_not_say() -> None:
     assert made({"swap": "relations"}) == (Tags((), (), ("dog on sofa",)), ())
     many = Tags(("dog", "sofa"), ("brown dog", "old dog", "red sofa"))
     assert made(swapped, tags=many)[1] == (("brown dog", "red dog"), ("red sofa", "brown sofa"))
-    assert REMOVING == judge.REMOVING
 
 
 # --- replies --------------------------------------------------------------------------------------------------------------------
