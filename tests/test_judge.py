@@ -100,3 +100,17 @@ def test_a_caption_reader_cannot_judge_images(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="takes a tagger that reads pixels"):
             run(plan, tmp_path / "run", base=tmp_path)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_safety_judge_scores_every_image_and_its_threshold_decides(tmp_path: Path) -> None:
+    judge = {"tagger": "reference", "threshold": 0.0, "matcher": {"image": "wordnet"}}
+    plans = {
+        limit: recipe(tmp_path, paths=["SP4"], judge={**judge, "safety": {"model": "opennsfw", "threshold": limit}}) for limit in (1.0, 0.0)
+    }
+    safe = run(plans[1.0], tmp_path / "run", base=tmp_path, limit=3)
+    rows = list(safe.rows("judge-image"))
+    assert [r["verdict"] for r in rows] == ["kept"] * 3
+    assert all(0 <= r["unsafe"] < 0.5 for r in rows), "drawings of dogs and cats"
+    strict = run(plans[0.0], tmp_path / "run", base=tmp_path, limit=3, update=True)
+    assert [r["verdict"] for r in strict.rows("judge-image")] == ["unsafe"] * 3
+    assert [r["unsafe"] for r in strict.rows("judge-image")] == [r["unsafe"] for r in rows]

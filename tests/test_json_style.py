@@ -1,0 +1,70 @@
+"""JSON style through a whole run: checked by the schema, asked again once, else failed with the raw reply kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ctrlsynth.models.base import Reply, Request
+from ctrlsynth.runs import run
+from helpers import recipe
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"caption": {"type": "string"}, "objects": {"type": "array", "items": {"type": "string"}}},
+    "required": ["caption"],
+    "additionalProperties": False,
+}
+POLICY = {"style": "json", "json_schema": SCHEMA, "caption_field": "caption"}
+
+
+class Stubborn:
+    """Answers with prose; mends its ways when it is asked again, but not about boats. Notes how often it is asked."""
+
+    id = "stubborn"
+    digest = "1"
+
+    def __init__(self, log: str) -> None:
+        self._log = Path(log)
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        with open(self._log, "a", encoding="utf-8") as handle:
+            handle.writelines("again\n" if "not valid JSON" in r.instruction else "first\n" for r in requests)
+        return [self._reply(r) for r in requests]
+
+    def _reply(self, request: Request) -> Reply:
+        if "not valid JSON" not in request.instruction:
+            return Reply("Sure! Here is a caption.")
+        if any("boat" in p for p in request.tags.phrases()):
+            return Reply(json.dumps({"title": "a boat"}))
+        return Reply(json.dumps({"caption": "It shows " + ", ".join(request.tags.phrases()), "objects": list(request.tags.objects)}))
+
+
+def test_bad_json_is_asked_again_once_and_then_fails_with_the_raw_reply(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    plan = recipe(tmp_path, text_policy=POLICY, models={"tagger": "wordnet", "llm": {"test_json_style:Stubborn": str(log)}})
+    made = run(plan, tmp_path / "run", base=tmp_path)
+    rows = list(made.rows("write"))
+    boats = [r for r in rows if any("boat" in o for o in r["tags"]["objects"])]
+    assert 0 < len(boats) < 40
+    assert sorted(log.read_text().split()) == ["again"] * 40 + ["first"] * 40
+    for row in rows:
+        if row in boats:
+            assert (row["status"], row["reason"], row["text"], row["fields"]) == ("failed", "schema_mismatch", None, None)
+            assert row["raw"] == '{"title": "a boat"}'
+        else:
+            fields: dict[str, Any] = json.loads(row["fields"])
+            assert fields["objects"] == row["tags"]["objects"]
+            assert row["text"] == fields["caption"]
+    assert all(r.adds_up for r in made.ledger())
+
+
+def test_the_embedded_writers_fill_the_schema(tmp_path: Path) -> None:
+    for llm, rows in (("realizer", 40), ("smollm2", 3)):
+        plan = recipe(tmp_path, text_policy=POLICY, models={"tagger": "wordnet", "llm": llm})
+        made = run(plan, tmp_path / llm, base=tmp_path, limit=rows)
+        for row in made.rows("write"):
+            assert row["status"] == "ok", row
+            assert json.loads(row["fields"])["caption"] == row["text"]
