@@ -175,6 +175,18 @@ def test_verify_finds_content_that_changed_behind_an_unchanged_date(tmp_path: Pa
     assert any("orange" in (r["text"] or "") for r in seen.rows("write"))
 
 
+def test_verify_finds_a_model_file_that_changed_in_its_middle(tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    weights.write_bytes(b"one")
+    plan = recipe(tmp_path, models={"tagger": "wordnet", "llm": {"test_run:FileLLM": str(weights)}})
+    run(plan, tmp_path / "run", base=tmp_path, verify=True)
+    run(plan, tmp_path / "run", base=tmp_path, verify=True)
+    weights.write_bytes(b"two")
+    run(plan, tmp_path / "run", base=tmp_path)
+    with pytest.raises(UserError, match="file: its file is not the one that this run was made with"):
+        run(plan, tmp_path / "run", base=tmp_path, verify=True)
+
+
 @pytest.mark.parametrize(
     ("how", "reason"),
     [
@@ -238,3 +250,21 @@ class MendableLLM:
         if self._flag.exists() and any("boat" in p for r in requests for p in r.tags.phrases()):
             raise ValueError("no boats today")
         return self._inner.generate(requests)
+
+
+class FileLLM:
+    """A writer whose digest does not see its file's middle; `--verify` asks for the whole."""
+
+    id = "file"
+    digest = "1"
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+
+    def content_digest(self) -> str:
+        return self._path.read_text()
+
+    def generate(self, requests: Any) -> Any:
+        from ctrlsynth.models.base import Reply
+
+        return [Reply("There is " + ", ".join(r.tags.phrases()) + ".") for r in requests]

@@ -79,7 +79,9 @@ def run(
         bool, typer.Option("--update", help="go on although the recipe has changed; rows whose key is unchanged are taken over")
     ] = False,
     retry: Annotated[Retry | None, typer.Option("--retry", help="failed: ask again for the rows that failed")] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="compare the source by content, not by size and date")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="compare the source by content, not by size and date, and hash whole model files")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run a recipe. Interrupted, killed or extended, the same command goes on where it stopped."""

@@ -32,7 +32,8 @@ from .stages.write import WriteStage
 @dataclass(slots=True)
 class Plan:
     """Everything that `engines` needs. `stages` and `digests` go by folder; `retries` counts, a folder and part, how often failed
-    rows were asked for again; `candidates` is the wave that `judge.target` has reached."""
+    rows were asked for again; `candidates` is the wave that `judge.target` has reached; `contents` are whole-file hashes of models,
+    taken by `--verify`."""
 
     recipe: Recipe
     base: Path
@@ -44,6 +45,7 @@ class Plan:
     models: dict[str, Any]
     candidates: int = 1
     retries: dict[str, dict[str, int]] = field(default_factory=dict)
+    contents: dict[str, str] = field(default_factory=dict)
 
     def parts(self) -> list[Any]:
         """The source's parts: index, name, fingerprint."""
@@ -76,6 +78,7 @@ class Plan:
             "parts": [p.name for p in self.parts()],
             "candidates": self.candidates,
             "retries": self.retries,
+            "contents": self.contents,
             "places": places(self.steps),
             "steps": [
                 {
@@ -109,6 +112,7 @@ def make_plan(recipe: Recipe, base: Path, limit: int | None = None, earlier: Map
     if earlier and recipe.judge is not None and recipe.judge.target is not None:
         reached = min(int(earlier.get("candidates", 1)), recipe.judge.max_candidates)
         plan.candidates = max(plan.candidates, reached)
+    plan.contents = dict((earlier or {}).get("contents", {}))
     plan.retries = {f: dict(r) for f, r in (earlier or {}).get("retries", {}).items()}
     fill_stages(plan)
     return plan

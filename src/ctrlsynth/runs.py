@@ -151,8 +151,8 @@ def run(
 
     `base` is the folder that the recipe's relative paths start from, `text` the recipe as written; both are known when `recipe` is
     a file. A folder with another plan is refused with the difference, unless `update`. `retry` asks again for rows that failed. `verify`
-    reads the source again and compares content instead of size and date. Raises UserError for what the user can mend and WorkFailed when
-    nothing came through; what is finished by then is kept.
+    reads the source again, compares content instead of size and date, and hashes whole model files. Raises UserError for what the user
+    can mend and WorkFailed when nothing came through; what is finished by then is kept.
     """
     if not isinstance(recipe, Recipe):
         path = Path(recipe)
@@ -173,6 +173,7 @@ def run(
     if retry:
         _mark_failed(folder, plan)
     if verify:
+        _check_contents(plan)
         _mark_changed(folder, plan)
     _mark_stale(folder, plan, earlier or {}, changes)
     _save(root, plan, text)
@@ -271,6 +272,19 @@ def _mark_changed(folder: RunFolder, plan: Plan) -> None:
         if any(a != b for a, b in zip_longest(stored, now)):
             again = plan.retries.setdefault("read", {})
             again[str(part.index)] = again.get(str(part.index), 0) + 1
+
+
+def _check_contents(plan: Plan) -> None:
+    """`--verify`: hashes the whole of every model file whose digest looks at its ends only, and compares with the last time."""
+    for model in plan.models.values():
+        whole = getattr(model, "content_digest", None)
+        if whole is None:
+            continue
+        name, found = f"{model.id} {model.digest}", whole()
+        if plan.contents.get(name, found) != found:
+            same = "although its size and both ends are the same"
+            raise UserError(f"{model.id}: its file is not the one that this run was made with, {same}; use another run folder")
+        plan.contents[name] = found
 
 
 def _check_disk(root: Path) -> None:

@@ -122,6 +122,10 @@ class LlamaCpp:
             error=error,
         )
 
+    def content_digest(self) -> str:
+        """SHA-256 of the whole file: what `--verify` compares, where `digest` looks at the size and both ends."""
+        return full_digest(self.path)
+
     def close(self) -> None:
         """Ends the engine processes; they also end with this process, however it ends."""
         self.pool.close()
