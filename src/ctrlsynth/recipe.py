@@ -176,7 +176,7 @@ class Judge(Block):
     candidates: int = Field(1, ge=1, description="texts a row; the best goes on")
     gate: bool = Field(False, description="true: what the judge rejects is not given to later stages")
     target: int | None = Field(None, gt=0, description="this many accepted pairs: candidates are added in whole waves until they are there")
-    max_candidates: int = Field(8, ge=1, description="with target: the most candidates a row")
+    max_candidates: int = Field(8, ge=1, description="with target: the most candidates a row; a run keeps the number that it has reached")
     safety: Safety | None = Field(None, description="also score the image for unwanted content")
 
     @field_validator("matcher", mode="before")
