@@ -27,7 +27,8 @@ models: {{tagger: wordnet, llm: {llm}}}
 paths: [{{p: [text, tags, text*]}}]
 """
 DRIVER = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may have it ignored
 from pathlib import Path
 from ctrlsynth import store
 from ctrlsynth.cli import main

@@ -212,6 +212,7 @@ def test_an_engine_that_always_dies_fails_its_row_only(smollm2: SmolLM2, monkeyp
 
 def test_engines_end_with_their_parent(tmp_path: Path) -> None:
     code = (
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"  # whoever runs the tests may have it ignored
         "from ctrlsynth.models import load\nfrom ctrlsynth.models.base import Request\nfrom ctrlsynth.sample import Tags\n"
         "model = load({'smollm2': None, 'processes': 1}, 'llm')\nmodel.generate([Request('', Tags(('dog',)))])\n"
         "print(*model.pool.pids(), flush=True)\nmodel.generate([Request('', Tags(('dog',)), seed=i) for i in range(500)])\n"
