@@ -159,15 +159,21 @@ def export(
     format_: Annotated[str, typer.Option("--format", help="webdataset, parquet, imagefolder or csv")] = "webdataset",
     mix: Annotated[str | None, typer.Option("--mix", help="cap, img, capimg or mix; the recipe's unless given")] = None,
     max_per_shard: Annotated[int, typer.Option("--max-per-shard", help="samples a shard", min=1)] = 10_000,
+    as_json: Json = False,
 ) -> None:
     """Write the kept pairs as a data set with a data card: for open_clip (webdataset), Hugging Face (parquet, imagefolder), or csv."""
     from .data.export import export as export_run
     from .runs import Run, add_product
+    from .screen import counting
 
     made = Run.open(run_dir)
     place = out or run_dir / "dataset"
-    summary = export_run(made, place, format=format_, mix=mix, max_per_shard=max_per_shard)
+    with counting("pairs", quiet=as_json) as tick:
+        summary = export_run(made, place, format=format_, mix=mix, max_per_shard=max_per_shard, tick=tick)
     add_product(run_dir, "dataset", place)
+    if as_json:
+        _print_json({"dataset": str(place), "format": format_, "written": dict(summary.written), "lost": dict(summary.lost)})
+        return
     _say(f"{summary}\n{place}")
 
 
@@ -175,15 +181,21 @@ def export(
 def report(
     run_dir: RunDir,
     out: Annotated[Path | None, typer.Option("--out", help="the gallery's folder; RUN/report unless given", metavar="DIR")] = None,
+    as_json: Json = False,
 ) -> None:
     """Write a static gallery that opens from disk: originals beside synthetic samples, found and missed tags, scores, verdicts, plots."""
     from .report.gallery import write_report
     from .runs import Run, add_product
+    from .screen import counting
 
     made = Run.open(run_dir)
     place = out or run_dir / "report"
-    page = write_report(made, place)
+    with counting("samples", quiet=as_json) as tick:
+        page = write_report(made, place, tick=tick)
     add_product(run_dir, "report", place)
+    if as_json:
+        _print_json({"report": str(page)})
+        return
     _say(f"gallery: {page}")
 
 

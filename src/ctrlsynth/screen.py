@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -62,6 +62,28 @@ def progress(quiet: bool = False) -> Iterator[Watcher]:
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as bars:
         yield _Bars(bars)
+
+
+@contextmanager
+def counting(what: str, total: int | None = None, quiet: bool = False) -> Iterator[Callable[[], None]]:
+    """A line on standard error that counts: call what it yields once a sample. With `total` it tells the time left."""
+    if quiet:
+        yield lambda: None
+        return
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.completed:,.0f}"),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        task = bars.add_task(escape(what), total=total, note="")
+
+        def tick() -> None:
+            bars.advance(task)
+            elapsed = bars.tasks[0].elapsed or 0.0
+            if elapsed > 0:
+                bars.update(task, note=f"{bars.tasks[0].completed / elapsed:,.1f}/s")
+
+        yield tick
 
 
 def _print(table: Table) -> None:

@@ -12,7 +12,7 @@ import shutil
 import uuid
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,12 +69,13 @@ def export(
     max_per_shard: int = 10_000,
     originals: float | None = None,
     share_text: bool | None = None,
+    tick: Callable[[], None] | None = None,
 ) -> Summary:
     """Writes the pairs that `mix` (cap, img, capimg, mix; the recipe's unless given) takes into the new folder `out`.
 
     `originals`: original pairs for each synthetic pair, drawn by id; the recipe's unless given. With `judge.target` the first so many
-    pairs in the source's order leave. Raises UserError for an `out` that holds something, a mix that the run
-    does not make, or no pair at all.
+    pairs in the source's order leave. `tick` is called for each pair, for a progress line. Raises UserError for an
+    `out` that holds something, a mix that the run does not make, or no pair at all.
     """
     if format not in WRITERS:
         raise unknown("format", format, WRITERS)
@@ -92,7 +93,7 @@ def export(
         made.mkdir(parents=True)
         writer = WRITERS[format](made, max_per_shard)
         try:
-            _fill(plan, writer, texts_alone=format == "csv")
+            _fill(plan, writer, format == "csv", tick or (lambda: None))
         finally:
             writer.close()
         if not summary.written:
@@ -174,11 +175,12 @@ class _Plan:
                 yield Pair("original", source["id"], "read", source)
 
 
-def _fill(plan: _Plan, writer: Writer, texts_alone: bool) -> None:
+def _fill(plan: _Plan, writer: Writer, texts_alone: bool, tick: Callable[[], None]) -> None:
     paths = {s.folder: s.paths for s in plan.run.steps}
     judge = plan.run.recipe.get("judge") or {}
     with ImageReader() as reader:
         for pair in plan.chosen():
+            tick()
             image, suffix, lost = _image(pair, reader, plan.summary)
             if lost == "no_image" and texts_alone:
                 lost = None

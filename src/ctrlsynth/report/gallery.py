@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,11 +27,12 @@ OURS = frozenset({MARKER, "index.html", "gallery.css", "gallery.js", "data", "im
 _TEMPLATES = Path(__file__).with_name("templates")
 
 
-def write_report(run: Run, out: Path, *, page_rows: int = 50) -> Path:
+def write_report(run: Run, out: Path, *, page_rows: int = 50, tick: Callable[[], None] | None = None) -> Path:
     """Writes the gallery into the folder `out` and returns its index.html. It appears whole: an older report of ours is replaced when the
     new one is done; a folder that holds anything else is refused (UserError).
 
-    `page_rows`: samples a page. Memory: one page and a few images, whatever the run's size.
+    `page_rows`: samples a page. `tick` is called for each sample, for a progress line. Memory: one page and a few images,
+    whatever the run's size.
     """
     if page_rows < 1:
         raise UserError(f"page_rows {page_rows}: at least 1")
@@ -40,7 +41,7 @@ def write_report(run: Run, out: Path, *, page_rows: int = 50) -> Path:
     made = temporary(out)
     try:
         with disk_errors(out):
-            _write(run, made, page_rows)
+            _write(run, made, page_rows, tick or (lambda: None))
         _swap(made, out)
     finally:
         shutil.rmtree(made, ignore_errors=True)
@@ -78,9 +79,9 @@ class _Counts:
     paths: Counter[str] = field(default_factory=Counter)
 
 
-def _write(run: Run, root: Path, page_rows: int) -> None:
+def _write(run: Run, root: Path, page_rows: int, tick: Callable[[], None]) -> None:
     (root / "data").mkdir(parents=True)
-    counts = _pages(run, root, page_rows)
+    counts = _pages(run, root, page_rows, tick)
     judged = run.recipe.get("judge") is not None and any(s.kind.startswith("judge") for s in run.steps)
     found = sweep(run) if judged else None
     plots = _plots(run, root / "plots", found)
@@ -102,7 +103,7 @@ def _cards(run: Run, root: Path) -> Iterator[dict[str, Any]]:
             images.close()
 
 
-def _pages(run: Run, root: Path, page_rows: int) -> _Counts:
+def _pages(run: Run, root: Path, page_rows: int, tick: Callable[[], None]) -> _Counts:
     """Streams the cards into data/page-N.js, and one line a card into data/index.js, which the filter works on."""
     counts = _Counts()
     path_sets: dict[tuple[str, ...], int] = {}
@@ -111,6 +112,7 @@ def _pages(run: Run, root: Path, page_rows: int) -> _Counts:
     with open(root / "data" / "index.js", "w", encoding="ascii") as index:
         index.write("ctrlsynthIndex([\n")
         for card in _cards(run, root):
+            tick()
             fate = (card["verdict"], card["reason"], card["where"])
             paths = path_sets.setdefault(tuple(card["paths"]), len(path_sets))
             index.write(script_json([paths, fates.setdefault(fate, len(fates)), search_text(card)]) + ",\n")
