@@ -9,8 +9,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from ctrlsynth.engines.work import run_part
 from ctrlsynth.errors import UserError, WorkFailed
+from ctrlsynth.plan import make_plan
 from ctrlsynth.runs import Run, run
+from ctrlsynth.store import RunFolder, write_json
 from helpers import calls, recipe, tables
 
 
@@ -117,6 +120,16 @@ def test_the_number_of_parts_changes_nothing_that_a_model_is_asked(tmp_path: Pat
     assert len(b.files("write")) == 1
     asked = [[(r["instruction"], r["seed"]) for r in m.rows("write")] for m in (a, b)]
     assert asked[0] == asked[1]
+
+
+def test_parts_made_one_by_one_give_the_same_tables(tmp_path: Path) -> None:
+    whole = run(recipe(tmp_path), tmp_path / "whole", base=tmp_path)
+    plan = make_plan(recipe(tmp_path), tmp_path)
+    write_json(tmp_path / "parts" / "plan.json", plan.describe())
+    for step in plan.steps:
+        for part in reversed(plan.parts()):
+            assert run_part(plan, RunFolder(tmp_path / "parts"), step.folder, part)["rows"] == 10
+    assert tables(Run.open(tmp_path / "parts")) == tables(whole)
 
 
 def test_a_limit_grows_by_update(tmp_path: Path) -> None:

@@ -255,7 +255,6 @@ class PartWriter:
         self._chunks: list[Path] = []
         self._bytes = self._rows = 0
         self._flushed = time.monotonic()
-        self._groups: pq.ParquetWriter | None = None
         self.counts: dict[str, Any] = {"rows": 0, "ok": 0, "dropped": {}, "failed": {}, "seconds": 0.0, "reused": 0}
 
     def add(self, table: pa.Table, reused: int = 0) -> None:

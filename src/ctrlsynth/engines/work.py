@@ -1,7 +1,7 @@
 """How one part of one stage is made, whatever engine asks for it: reuse, model calls with their faults, tables.
 
-`prepare` yields what has to be done, `answer` calls the model, `Assembly` puts fresh and reused rows together in order. The local
-engine runs the three side by side; another engine may call `run_part`.
+`prepare` yields what has to be done, `answer` calls the model, `assemble` puts fresh and reused rows together in order. The local
+engine runs the three side by side; `run_part` runs them one after the other, for an engine that spreads parts itself.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reads a prompt's text for `scenes` (2c): which objects, how many, in which colour and size, how they stand to one another, and where.
 
-A shallow reading from left to right: the longest known phrase at each place, modifiers gather until their noun, a predicate waits for
-its object. Style words are taken out first, so that they are never objects. Nothing but the text is looked at.
+A shallow reading from left to right: the longest known phrase at each place, modifiers gather until their noun, a predicate waits
+for its object. Style words are taken out first, so that they are never objects.
 """
 
 from __future__ import annotations
