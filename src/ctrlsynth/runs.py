@@ -16,7 +16,8 @@ from .errors import UserError, WorkFailed, unknown
 from .models.runtime import quiet_native_threads
 from .paths import Step
 from .plan import Plan, differences, fill_stages, make_plan
-from .recipe import Recipe, load_recipe
+from .recipe import Recipe
+from .recipe_file import load_recipe
 from .store import RunFolder, disk_errors, open_part, part_counts, read_json, write_json
 
 STALE = "STALE.txt"

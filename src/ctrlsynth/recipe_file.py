@@ -1,0 +1,144 @@
+"""Reads a recipe's YAML file: repeated keys refused, `extends` resolved, `--set` applied, the first mistake told in one line.
+
+`extends: other.yaml` starts from another recipe (its path counts from this file). What both say is merged block by block:
+`judge: {gate: true}` changes one key of the judge. Everything that is no block (a model, a list, `paths`, `styles`, `weights`) is replaced
+whole, and `null` takes an optional key away. Relative paths of data count from the recipe that is run, whichever file they stand in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from .errors import UserError, unknown
+from .recipe import Recipe, block_of
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without repeated keys: the second would silently win."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    loader.flatten_mapping(node)
+    seen: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, (str, int, float, bool)):
+            raise yaml.constructor.ConstructorError(None, None, f"a key must be a plain word, not {key!r}", key_node.start_mark)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+        seen[key] = loader.construct_object(value_node, deep=True)
+    return seen
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """The content of a YAML text; a syntax error or a repeated key is one line with file, line and column."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        spot = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
+        raise UserError(f"{spot}: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: not YAML: {error}") from error
+
+
+def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
+    """Reads a recipe file and what it extends, applies `key.path=value` overrides (values are YAML). Errors name file, key and the nearest
+    right one."""
+    data = _read(path, ())
+    for override in overrides or []:
+        _override(data, override)
+    return parse_recipe(data, str(path))
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """A file's mapping with `extends` resolved."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the recipe: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}") from error
+    data = read_yaml(text, str(path))
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: a recipe is a mapping of keys, this is {type(data).__name__}")
+    other = data.pop("extends", None)
+    if other is None:
+        return data
+    if not isinstance(other, str):
+        raise UserError(f"{path}: extends: the name of one recipe file, not {other!r}")
+    if path.resolve() in seen:
+        raise UserError(f"{path}: extends itself, by way of {', '.join(p.name for p in seen)}")
+    return merge(_read(path.parent / other, (*seen, path.resolve())), data, Recipe)
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any], block: type[BaseModel]) -> dict[str, Any]:
+    """`above` laid over `below`: blocks key by key, everything else whole."""
+    out = dict(below)
+    for key, value in above.items():
+        field = block.model_fields.get(key)
+        inner = _single_block(field.annotation) if field is not None else None
+        before = out.get(key)
+        if inner is not None and isinstance(before, Mapping) and isinstance(value, Mapping):
+            out[key] = merge(before, value, inner)
+        else:
+            out[key] = value
+    return out
+
+
+def _single_block(annotation: Any) -> type[BaseModel] | None:
+    """The block that a field holds alone or optionally; None for lists and mappings of blocks."""
+    choices = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
+    return choices[0] if choices and getattr(annotation, "__origin__", None) is None else None
+
+
+def parse_recipe(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """Validates a mapping; the first error becomes one line."""
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise _first_error(error, where) from error
+
+
+def _first_error(error: ValidationError, where: str) -> UserError:
+    errors = error.errors(include_url=False)
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])  # a misspelt key tells more than the missing one
+    spot = ".".join(str(p) for p in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return unknown("key", spot, _keys_beside(first["loc"]), where)
+    message = first["msg"].removeprefix("Value error, ")
+    given = "" if first["type"] in ("value_error", "missing") else f" (given: {first['input']!r})"
+    return UserError(f"{where}: {spot + ': ' if spot else ''}{message}{given}")
+
+
+def _keys_beside(loc: tuple[int | str, ...]) -> list[str]:
+    """The keys that stand at the level of `loc`, as dotted paths, for the nearest-name hint."""
+    model: type[BaseModel] = Recipe
+    prefix: list[str] = []
+    for step in loc[:-1]:
+        prefix.append(str(step))
+        field = model.model_fields.get(step) if isinstance(step, str) else None
+        inner = block_of(field.annotation) if field is not None else None
+        model = inner or model
+    return [".".join([*prefix, name]) for name in model.model_fields]
+
+
+def _override(data: dict[str, Any], text: str) -> None:
+    key, sep, value = text.partition("=")
+    if not sep:
+        raise UserError(f"--set {text!r}: write key.path=value")
+    steps = key.strip().split(".")
+    at: Any = data
+    for depth, step in enumerate(steps[:-1]):
+        at = at.setdefault(step, {}) if isinstance(at, dict) else None
+        if not isinstance(at, dict):
+            raise UserError(f"--set {text!r}: {'.'.join(steps[: depth + 1])} is not a mapping")
+    at[steps[-1]] = read_yaml(value, f"--set {key}")
