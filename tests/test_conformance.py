@@ -1,0 +1,150 @@
+"""The embedded backends keep the contract that all backends keep (conformance.py), and the suite sees each way of breaking it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conformance import check_llm, check_painter, check_tagger, photo, request
+from ctrlsynth import models
+from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
+from ctrlsynth.models.llms.llama_cpp import SmolLM2
+from ctrlsynth.models.taggers.reference import ReferenceTagger
+from ctrlsynth.models.text_to_image.scenes import Scenes
+from ctrlsynth.sample import Tags
+
+FEW = [request(text) for text in ("red dog", "blue car", "green tree")]
+
+
+def test_realizer() -> None:
+    check_llm(lambda: models.load("realizer", "llm"))
+
+
+def test_smollm2() -> None:
+    model = SmolLM2(processes=1)
+    try:
+        check_llm(lambda: model, lambda: SmolLM2(bound=False), rows=FEW, poison=Request("", max_tokens=8))
+    finally:
+        model.close()
+
+
+def test_llama_cpp_with_its_chat_template() -> None:
+    model = SmolLM2(processes=1, few_shot=False, max_tokens=6)
+    try:
+        check_llm(lambda: model, lambda: SmolLM2(temperature=1.0), rows=FEW, long=request("very " * 3000))
+        assert model.generate([request("very " * 3000)])[0].error == "prompt_too_long"
+    finally:
+        model.close()
+
+
+def test_wordnet() -> None:
+    check_tagger(lambda: models.load("wordnet", "tagger"))
+
+
+def cut_short() -> ImageAndText:
+    """A picture whose file ends in the middle: it can be opened and not read."""
+    data = io.BytesIO()
+    photo("coffee.png").save(data, "JPEG")
+    return ImageAndText(Image.open(io.BytesIO(data.getvalue()[: len(data.getvalue()) // 2])), "a cup")
+
+
+def test_imagenet() -> None:
+    options = {"imagenet": "lite0", "threads": 1}
+    check_tagger(lambda: models.load(options, "tagger"), lambda: models.load("imagenet", "tagger"), poison=cut_short())
+
+
+def test_hybrid() -> None:
+    value = {"hybrid": [{"imagenet": "lite0", "threads": 1}, "wordnet"]}
+    check_tagger(lambda: models.load(value, "tagger"), lambda: models.load({"hybrid": ["imagenet", "wordnet"]}, "tagger"))
+
+
+def test_reference(tmp_path: Any) -> None:
+    texts = ("a cat", "a red car", "a dog on a sofa")
+    drawn = [painting.image for painting in Scenes().generate([Prompt(text) for text in texts])]
+    for name in ("dog", "cat"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.random.default_rng(len(name)).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / name / "1.png")
+    rows = [ImageAndText(image) for image in drawn]
+    check_tagger(ReferenceTagger, lambda: ReferenceTagger(str(tmp_path)), rows=rows, image=drawn[0], poison=cut_short())
+
+
+def test_scenes() -> None:
+    check_painter(Scenes, lambda: Scenes(size=128), poison=Prompt("a dog", size=(8, 8)))
+
+
+class Broken:
+    """A language model that breaks the contract in one way."""
+
+    id = "broken"
+
+    def __init__(self, how: str = "", seed: int = 0) -> None:
+        self.how, self.seed, self.made = how, seed, 0
+        self.digest = "one" if how == "digest" else f"{how} {seed}"
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        self.made += 1
+        if self.how == "crash" and any(len(r.instruction) > 9999 for r in requests):
+            raise RuntimeError("too long")
+        replies = [Reply(f"A {r.caption}.") if isinstance(r.caption, str) else Reply("", error="no_caption") for r in requests]
+        if self.how == "surrogate":
+            replies = [replace(r, text="\ud800") if "🐕" in r.text else r for r in replies]
+        if self.how == "neighbour" and any(r.error for r in replies):
+            return [Reply("", error="batch_failed") for _ in replies]
+        if self.how == "answers the poison":
+            return [replace(r, error=None) for r in replies]
+        if self.how == "batch" and len(replies) > 1:
+            return [replace(r, text=r.text + " Or so.") for r in replies]
+        how: dict[str, Callable[[], list[Reply]]] = {
+            "order": lambda: sorted(replies, key=lambda r: r.text),
+            "fewer": lambda: replies[:-1],
+            "more": lambda: [*replies, Reply("and so on")],
+            "merges duplicates": lambda: list({r.text: r for r in replies}.values()),
+            "answers nothing": lambda: replies or [Reply("What?")],
+            "alike": lambda: [Reply("A dog.") for _ in replies],
+        }
+        return how.get(self.how, lambda: replies)()
+
+
+FAULTS = (
+    "order", "fewer", "more", "merges duplicates", "answers nothing", "alike", "crash", "surrogate", "neighbour", "answers the poison",
+    "batch", "digest",
+)  # fmt: skip
+
+
+def test_a_sound_model_passes() -> None:
+    check_llm(Broken, lambda: Broken(seed=1))
+
+
+@pytest.mark.parametrize("how", FAULTS)
+def test_the_suite_sees(how: str) -> None:
+    with pytest.raises(AssertionError):
+        check_llm(lambda: Broken(how), lambda: Broken(how, seed=1))
+
+
+def test_a_tolerance_is_kept_to() -> None:
+    class Wavering:
+        id, digest, reads = "wavering", "1", "pixels"
+
+        def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
+            if not all(item.image is None or isinstance(item.image, Image.Image) for item in items):
+                raise TypeError("no image")
+            return [Tags((str(item.image and item.image.getpixel((0, 0))),), scores=(0.5 + len(items) / 1000,)) for item in items]
+
+    class Grainy:
+        id, digest = "grainy", "1"
+
+        def generate(self, prompts: Sequence[Prompt]) -> list[Painting]:
+            return [Painting(Image.new("RGB", (8, 8), (len(prompts), len(p.text) * 20 % 256, 0))) for p in prompts]
+
+    check_tagger(Wavering, tolerance=0.05)
+    check_painter(Grainy, tolerance=12)
+    with pytest.raises(AssertionError, match=r"depends on its batch|order|duplicates"):
+        check_tagger(Wavering, tolerance=0.001)
+    with pytest.raises(AssertionError, match=r"depends on its batch|order|duplicates"):
+        check_painter(Grainy, tolerance=1)
