@@ -1,4 +1,4 @@
-"""Model files that come inside installed packages: where they are, and the one sentence for an absent one."""
+"""What is installed: packages that backends import on use, model files inside packages, and the one sentence for what is absent."""
 
 from __future__ import annotations
 
@@ -17,3 +17,17 @@ def package_file(package: str, file: str, what: str) -> Path:
     if path is None or not path.is_file():
         raise UserError(f"{what} needs the package {package.replace('_', '-')}, which is not installed: {INSTALL}")
     return path
+
+
+def installed(module: str) -> bool:
+    """Whether the import package `module` is there; imports nothing but the parents of a dotted name."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # a parent is absent
+        return False
+
+
+def need(module: str, extra: str, where: str = "models") -> None:
+    """UserError with the pip line if the import package `module` is not installed."""
+    if not installed(module):
+        raise UserError(f"{where}: {module} is not installed; pip install 'ctrlsynth[{extra}]'")

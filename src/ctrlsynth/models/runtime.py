@@ -27,12 +27,21 @@ _QUIET = {
     "MKL_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+_ours: set[str] = set()  # names that this process set, not its user
 
 
 def quiet_native_threads() -> None:
     """Sets the environment that native libraries read when they load; what the user has set already stays. Call it before models load."""
     for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
+        if name not in os.environ:
+            os.environ[name] = value
+            _ours.add(name)
+
+
+def user_threads() -> int | None:
+    """OMP_NUM_THREADS as the user (or the cluster that started this process) set it; None where nobody did."""
+    value = os.environ.get("OMP_NUM_THREADS", "")
+    return int(value) if "OMP_NUM_THREADS" not in _ours and value.isdecimal() and int(value) > 0 else None
 
 
 def cores() -> int:

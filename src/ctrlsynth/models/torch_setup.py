@@ -1,0 +1,58 @@
+"""torch as every backend here uses it: its threads set once, and its faults told as the two that an engine can do something about."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+
+from ..errors import ModelError
+from .runtime import cores, quiet_native_threads, user_threads
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "alloc_failed", "not enough memory")
+_DEAD = ("cuda error", "hip error", "device-side assert", "cudnn_status_execution_failed", "nccl error")
+
+
+@lru_cache(maxsize=1)
+def set_threads() -> None:
+    """torch's threads: what the user's OMP_NUM_THREADS says, else every core that this process may use. Once a process."""
+    quiet_native_threads()
+    import torch
+
+    torch.set_num_threads(user_threads() or cores())
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a fault is the lack of memory, on a GPU or in main memory."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY))
+
+
+def engine_died(error: BaseException) -> bool:
+    """Whether a fault leaves the GPU unusable for this process, so that the model must be started again in another."""
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _DEAD)
+
+
+@contextmanager
+def memory_faults(name: str) -> Iterator[None]:
+    """Around a model's work: lack of memory becomes `ModelError("out_of_memory")`, a dead GPU `ModelError("engine_died")`, with what the
+    failed call still held let go, so that a smaller batch has the memory. Anything else passes through."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        reason = "out_of_memory" if out_of_memory(error) else "engine_died" if engine_died(error) else None
+        if reason is None:
+            raise
+        message = f"{name}: {str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__}"
+        traceback.clear_frames(error.__traceback__)
+        if reason == "out_of_memory":
+            _give_back()
+        raise ModelError(reason, message) from None
+
+
+def _give_back() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

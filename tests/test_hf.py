@@ -1,0 +1,258 @@
+"""models/hf.py: finding models, their digests, devices and faults; on tiny real checkpoints and a hub cache laid out on disk."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ctrlsynth.errors import ModelError, UserError
+from ctrlsynth.models import hf, hf_files
+from ctrlsynth.models.installed import need
+from ctrlsynth.models.torch_setup import memory_faults
+from ctrlsynth.models.torchvision_fix import make_torchvision_importable
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random ViT classifier of three classes, saved to disk."""
+    make_torchvision_importable()
+    from transformers import ViTConfig, ViTForImageClassification
+
+    folder = tmp_path_factory.mktemp("vit")
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 16, "patch_size": 8}
+    config = ViTConfig(**size, id2label={0: "dog", 1: "cat", 2: "boat"})
+    ViTForImageClassification(config).save_pretrained(folder)
+    return folder
+
+
+def copy_of(folder: Path, place: Path) -> Path:
+    place.mkdir(parents=True)
+    for file in folder.iterdir():
+        (place / file.name).write_bytes(file.read_bytes())
+    return place
+
+
+def found(model: Any, **options: Any) -> hf.Located:
+    return hf.locate(model, hf.read_options(options, "models.tagger"), "models.tagger")
+
+
+def in_cache(monkeypatch: pytest.MonkeyPatch, root: Path, folder: Path, commit: str = "a" * 40, ref: str = "main") -> Path:
+    """Lays a folder out as the hub's cache does, for the name acme/tiny."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(root))
+    base = root / "models--acme--tiny"
+    place = copy_of(folder, base / "snapshots" / commit)
+    (base / "refs").mkdir(exist_ok=True)
+    (base / "refs" / ref).write_text(commit)
+    return place
+
+
+def test_a_local_folder_and_a_hub_name_are_found(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert found(tiny).folder == tiny
+    assert found(str(tiny)).commit is None
+    place = in_cache(monkeypatch, tmp_path, tiny)
+    in_cache(monkeypatch, tmp_path, tiny, "b" * 40, "v2")
+    here = found("acme/tiny")
+    assert (here.folder, here.commit) == (place, "a" * 40)
+    assert found("acme/tiny", revision="v2").commit == "b" * 40
+    assert found("acme/tiny", revision="b" * 40).commit == "b" * 40
+    assert len({found("acme/tiny").digest(), found("acme/tiny", revision="v2").digest()}) == 2
+
+
+def test_what_is_not_at_hand_is_one_sentence_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=r"^models.tagger: acme/none is not on this machine; fetch it with `hf download acme/none`"):
+        found("acme/none")
+    with pytest.raises(UserError, match="hf download acme/none --revision v3"):
+        found("acme/none", revision="v3")
+    with pytest.raises(UserError, match="no such folder"):
+        found(str(tmp_path / "gone"))
+    with pytest.raises(UserError, match="a hub name such as"):
+        found(["a"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty folder"):
+        found(tmp_path / "empty").digest()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtyp": "auto"}, "unknown option 'dtyp'; did you mean 'dtype'"),
+        ({"dtype": "float8"}, "unknown dtype 'float8'"),
+        ({"device": "gpu"}, "device: auto, cpu, mps, cuda"),
+        ({"adapters": 3}, "adapters: a list"),
+        ({"quantization": "int3"}, "unknown quantization 'int3'; did you mean"),
+        ({"quantization": "int8", "adapters": ["a", "b"]}, "one adapter"),
+        ({"revision": 7}, "revision: a branch"),
+        ({"download": "yes"}, "download: true or false"),
+    ],
+)
+def test_wrong_options_are_one_line(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        hf.read_options(options, "models.tagger")
+    assert str(caught.value).startswith("models.tagger")
+
+
+def test_a_local_folder_takes_no_revision(tiny: Path) -> None:
+    with pytest.raises(UserError, match="no revisions"):
+        found(tiny, revision="main")
+
+
+def test_every_option_but_download_belongs_to_the_digest(tiny: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    digests = [
+        found(tiny, **options).digest()
+        for options in ({}, {"dtype": "float16"}, {"device": "cpu"}, {"quantization": "int8"}, {"adapters": [adapter]})
+    ]
+    assert len(set(digests)) == 5
+    assert found(tiny, download=True).digest() == digests[0]
+    assert found(tiny, device="cuda:0").digest() == found(tiny, device="cuda:1").digest()
+    (adapter / "adapter_config.json").write_text('{"r": 2}')
+    assert found(tiny, adapters=str(adapter)).digest() != digests[4]
+
+
+def changed(offset: Callable[[int], int]) -> Callable[[Path], None]:
+    def change(file: Path) -> None:
+        data = bytearray(file.read_bytes())
+        data[offset(len(data))] ^= 1
+        file.write_bytes(data)
+
+    return change
+
+
+@pytest.mark.parametrize("change", [changed(lambda n: n - 1), changed(lambda n: n // 2), lambda f: f.write_bytes(f.read_bytes() + b"x")])
+def test_a_change_of_a_local_file_changes_both_digests(change: Callable[[Path], None], tiny: Path, tmp_path: Path) -> None:
+    place = copy_of(tiny, tmp_path / "copy")
+    assert (found(place).digest(), found(place).content_digest()) == (found(tiny).digest(), found(tiny).content_digest())
+    change(place / "model.safetensors")
+    assert found(place).digest() != found(tiny).digest()
+    assert found(place).content_digest() != found(tiny).content_digest()
+
+
+def test_of_large_files_samples_are_looked_at(tmp_path: Path) -> None:
+    """Another training run writes the same header and size; one flipped bit between the samples is for --verify."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    for name, seed in (("a", 0), ("b", 1)):
+        rng = np.random.default_rng(seed)
+        (tmp_path / name).mkdir()
+        save_file({f"w{n}": rng.standard_normal((600, 1000), np.float32) for n in range(3)}, tmp_path / name / "model.safetensors")
+        (tmp_path / name / "old.bin").write_bytes(bytes(6 << 20))
+    assert hf_files.folder_digest(tmp_path / "a") != hf_files.folder_digest(tmp_path / "b")
+    before, whole = hf_files.folder_digest(tmp_path / "a"), hf_files.content_digest(tmp_path / "a")
+    changed(lambda n: 5000)(tmp_path / "a" / "old.bin")
+    assert hf_files.folder_digest(tmp_path / "a") == before
+    assert hf_files.content_digest(tmp_path / "a") != whole
+    changed(lambda n: n - 1)(tmp_path / "a" / "old.bin")
+    assert hf_files.folder_digest(tmp_path / "a") != before
+
+
+def test_a_damaged_safetensors_file_still_has_a_digest(tmp_path: Path) -> None:
+    for name, head in (("a", b"\xff" * 8), ("b", (10).to_bytes(8, "little") + b"not json .."), ("c", (2).to_bytes(8, "little") + b"[]")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "m.safetensors").write_bytes(head + bytes(5 << 20))
+    assert len({hf_files.folder_digest(tmp_path / name) for name in "abc"}) == 3
+
+
+def test_hidden_files_and_the_card_are_passed_over(tiny: Path, tmp_path: Path) -> None:
+    place = copy_of(tiny, tmp_path / "copy")
+    (place / "README.md").write_text("card")
+    (place / ".cache").mkdir()
+    (place / ".cache" / "x").write_text("x")
+    assert found(place).digest() == found(tiny).digest()
+
+
+def test_a_model_loads_with_its_options(tiny: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForImageClassification
+
+    model = hf.load_pretrained(AutoModelForImageClassification, found(tiny, dtype="bfloat16", device="cpu"), "models.tagger")
+    assert model.dtype == torch.bfloat16
+    assert not model.training
+    with pytest.raises(UserError, match=r"^models.tagger: .* cannot be loaded as AutoModelForCausalLM"):
+        hf.load_pretrained(AutoModelForCausalLM, found(tiny), "models.tagger")
+    with pytest.raises(UserError, match="device: mps is not on this machine; it has cpu"):
+        hf.load_pretrained(AutoModelForImageClassification, found(tiny, device="mps"), "models.tagger")
+
+
+def test_adapters_are_merged(tiny: Path, tmp_path: Path) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForImageClassification
+
+    plain = hf.load_pretrained(AutoModelForImageClassification, found(tiny))
+    base = AutoModelForImageClassification.from_pretrained(tiny)
+    lora = get_peft_model(base, LoraConfig(r=2, target_modules=["classifier"], init_lora_weights=False))
+    lora.save_pretrained(tmp_path / "lora")
+    adapted = hf.load_pretrained(AutoModelForImageClassification, found(tiny, adapters=[tmp_path / "lora"]))
+    pixels = torch.zeros(1, 3, 16, 16)
+    with torch.inference_mode():
+        torch.testing.assert_close(adapted(pixels).logits, lora.eval()(pixel_values=pixels).logits)
+        assert not torch.allclose(adapted(pixels).logits, plain(pixels).logits)
+    with pytest.raises(UserError, match=r"no adapter_config.json"):
+        hf.load_pretrained(AutoModelForImageClassification, found(tiny, adapters=[tiny]))
+
+
+def test_a_quantization_whose_package_is_absent_is_refused(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for name, package in hf.QUANTIZATIONS.items():
+        with pytest.raises(UserError, match=f"quantization: {name} needs the package {package}; pip install {package}"):
+            hf.check_quantization(found(tiny, quantization=name).options)
+
+
+def test_lack_of_memory_is_told_from_other_faults() -> None:
+    import torch
+
+    for work in (lambda: torch.empty(2**55), lambda: bytearray(2**60)):
+        with pytest.raises(ModelError) as caught, memory_faults("tiny"):
+            work()
+        assert caught.value.reason == "out_of_memory"
+        assert "tiny: " in str(caught.value)
+    with pytest.raises(ModelError) as caught, memory_faults("tiny"):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+    assert caught.value.reason == "out_of_memory"
+    with pytest.raises(ModelError) as caught, memory_faults("tiny"):
+        raise RuntimeError("CUDA error: device-side assert triggered\nmore")
+    assert caught.value.reason == "engine_died"
+    with pytest.raises(RuntimeError, match="mat1 and mat2"), memory_faults("tiny"):
+        torch.zeros(2, 3) @ torch.zeros(2, 3)
+
+
+def test_an_absent_package_is_one_sentence_with_the_pip_line() -> None:
+    with pytest.raises(UserError, match=r"^models.llm: nowhere.to_be is not installed; pip install 'ctrlsynth\[server\]'$"):
+        need("nowhere.to_be", "server", "models.llm")
+    need("json.decoder", "server")
+
+
+def test_torchvision_imports_here_and_leaves_no_trace_where_it_did_before() -> None:
+    code = """
+import gc, sys
+import ctrlsynth.models.hf
+from ctrlsynth.models.torchvision_fix import _kept, make_torchvision_importable
+assert "torch" not in sys.modules
+make_torchvision_importable(), make_torchvision_importable()
+import timm, torch, torchvision
+gc.collect()
+try:
+    torch.ops.torchvision.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+    ran = True
+except (NotImplementedError, RuntimeError):
+    ran = False
+assert ran != bool(_kept), (ran, _kept)
+print("fine")
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert out.stdout.strip() == "fine", out.stderr
