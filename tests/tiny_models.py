@@ -69,7 +69,7 @@ def sdxl(folder: Path) -> Path:
         tokenizer=clip_tokenizer(),
         tokenizer_2=clip_tokenizer(pad="!"),
         unet=unet,
-        scheduler=EulerDiscreteScheduler(**_BETAS),
+        scheduler=EulerDiscreteScheduler(**_BETAS, steps_offset=1),
         force_zeros_for_empty_prompt=True,
     )
     return _saved(pipe, folder)
