@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from .errors import UserError, WorkFailed
 from .store import open_part
+from .tables import ADDED
 
 MOST_OPEN = 200
 """Files that are held open: another process that finishes the part meanwhile removes them, and what is open can still be read."""
@@ -29,7 +30,7 @@ class OldRows:
             with ExitStack() as opened:
                 try:
                     file = opened.enter_context(open_part(path))
-                    if not set(schema.names) <= set(file.schema_arrow.names):
+                    if not set(schema.names) - ADDED <= set(file.schema_arrow.names):
                         continue
                     self._index(file, len(self._files), skip_failed)
                 except (UserError, pa.ArrowException, OSError):  # a chunk of a killed writer may be cut: its rows are made again
@@ -91,6 +92,9 @@ class OldRows:
 
     def _read(self, path: Path, file: pq.ParquetFile, group: int) -> pa.Table:
         try:
-            return file.read_row_group(group, columns=self._schema.names).cast(self._schema)
+            table = file.read_row_group(group, columns=self._schema.names)
+            for name in ADDED - set(table.column_names):
+                table = table.append_column(name, pa.nulls(table.num_rows, self._schema.field(name).type))
+            return table.select(self._schema.names).cast(self._schema)
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{path}: damaged ({error}); remove the file and run again") from error

@@ -33,7 +33,7 @@ from .stages.write import WriteStage
 class Plan:
     """Everything that `engines` needs. `stages` and `digests` go by folder; `retries` counts, a folder and part, how often failed
     rows were asked for again; `candidates` is the wave that `judge.target` has reached; `contents` are whole-file hashes of models,
-    taken by `--verify`."""
+    taken by `--verify`; `callers` is what the engine of this process has learned of a stage's model (`engines.work.caller_of`)."""
 
     recipe: Recipe
     base: Path
@@ -46,6 +46,7 @@ class Plan:
     candidates: int = 1
     retries: dict[str, dict[str, int]] = field(default_factory=dict)
     contents: dict[str, str] = field(default_factory=dict)
+    callers: dict[str, Any] = field(default_factory=dict)
 
     def parts(self) -> list[Any]:
         """The source's parts: index, name, fingerprint."""
@@ -311,7 +312,7 @@ def _lost_parts(old: Sequence[str], new: Sequence[str]) -> list[str]:
 
 
 def _passed_over(key: str) -> bool:
-    return key.split(".")[0] in ("train", "evaluate", "name")
+    return key.split(".")[0] in ("train", "evaluate", "name", "faults")
 
 
 def _flat_diff(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:

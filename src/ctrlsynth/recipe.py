@@ -200,6 +200,14 @@ class Variants(Block):
     paint: int = Field(1, ge=1, description="images a text")
 
 
+class Faults(Block):
+    """When a run that goes wrong stops by itself. What is finished is kept, and no row depends on these."""
+
+    max_error_rate: Share = Field(0.1, description="share of a stage's rows that may fail; more stops the run, 1 never does")
+    after: int = Field(100, ge=1, description="rows before the first verdict; the share is taken over the last ten times as many")
+    restarts: int = Field(20, ge=0, description="how often an engine that died is started again within so many rows, then the run stops")
+
+
 class Recipe(Block):
     """The whole file. `train` and `evaluate` belong to other commands of the same name; `run` passes them over."""
 
@@ -212,6 +220,7 @@ class Recipe(Block):
     image_policy: ImagePolicy = Field(default_factory=lambda: ImagePolicy(), description="3b")
     judge: Judge | None = Field(default_factory=lambda: Judge(), description="null: nothing is judged")
     mix: Mix = Field(default_factory=lambda: Mix(), description="which pairs leave the run")
+    faults: Faults = Field(default_factory=lambda: Faults(), description="when a run that goes wrong stops by itself")
     seed: int = Field(0, description="all chance hangs on it and on the row's id")
     train: dict[str, Any] | None = Field(None, description="belongs to another command; `run` passes it over")
     evaluate: list[Any] | dict[str, Any] | None = Field(None, description="belongs to another command; `run` passes it over")

@@ -127,6 +127,9 @@ def show_ledger(run: Run) -> None:
             f"{sum(r.failed.values()):,}", f"{r.reused:,}", f"{r.seconds:,.1f}", f"{r.tokens:,}", f"{r.bytes / 1e6:,.1f}", _safe(reasons),
         )  # fmt: skip
     _print(table)
+    for r in rows:
+        if r.first_error is not None:
+            _say(f"{r.folder}: first error: {r.first_error}")
     _say(_sum_line(rows))
     note = gate_note(run)
     if note is not None:

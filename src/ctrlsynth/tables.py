@@ -1,7 +1,8 @@
 """The columns of every stage's table (DESIGN, section 3), as arrow schemas. `SCHEMA` is the number that every table and plan.json carry.
 
 Common columns: `id`, `parent` (the id without its last step), `source_key`, `key` (what decides about reuse), `status` (`ok`, `dropped`,
-`failed`), `reason` (a short stable word, null when ok), `seconds` (the row's share of model time), `model`.
+`failed`), `reason` (a short stable word, null when ok), `error` (the message of the fault that set the row aside, where there was one),
+`seconds` (the row's share of model time), `model`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ from __future__ import annotations
 import pyarrow as pa
 
 SCHEMA = 1
+
+ADDED = {"error"}
+"""Columns that tables written before them lack: read as null."""
 
 _words = pa.list_(pa.string())
 _common = [
@@ -18,6 +22,7 @@ _common = [
     ("key", pa.string()),
     ("status", pa.string()),
     ("reason", pa.string()),
+    ("error", pa.string()),
     ("seconds", pa.float32()),
     ("model", pa.string()),
 ]

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from ..errors import WorkFailed
 from ..plan import Plan
 from ..store import PartWriter, RunFolder, drop, part_counts, read_json, write_json
-from .work import Begin, Block, End, answer, assemble, prepare
+from .work import Begin, Block, End, answer, assemble, caller_of, prepare
 
 AHEAD = 3
 """How many model calls' inputs wait decoded, and how many calls' outputs wait to be written."""
@@ -94,6 +94,10 @@ class _Ledger:
     def add(self, index: int, digest: str, counts: dict[str, Any]) -> None:
         self.parts[str(index)] = {"digest": digest, **counts}
 
+    def note(self, error: str | None) -> None:
+        """The stage's first error, if none is known yet."""
+        self.first_error = self.first_error or error
+
     def complete(self, parts: list[Any], changed: bool) -> None:
         """Fills in what an interrupted run has left out, writes the file, and stops the run when nothing is left to go on with."""
         wanted = {str(p.index): self._plan.part_digest(self._folder, p) for p in parts}
@@ -139,7 +143,7 @@ class _Pipeline:
 
     def __init__(self, plan: Plan, run: RunFolder, folder: str, watch: Watcher, retry: bool, ledger: _Ledger) -> None:
         self._plan, self._run, self._folder, self._watch, self._retry, self._ledger = plan, run, folder, watch, retry, ledger
-        self._stage = plan.stages[folder]
+        self._stage, self._caller = plan.stages[folder], caller_of(plan, folder)
         self._writer: PartWriter | None = None
         self._digest = ""
         self._behind: deque[Future[None]] = deque()
@@ -151,15 +155,15 @@ class _Pipeline:
             try:
                 for step in steps:
                     if isinstance(step, Block):
-                        message = answer(self._stage, step)
-                        if message is not None and self._ledger.first_error is None:
-                            self._ledger.first_error = f"{step.fresh[0].id}: {message}"
+                        answer(self._caller, self._stage, step)
                     self._behind.append(pool.submit(self._write, step))
                     while len(self._behind) > 2 * AHEAD:
                         self._behind.popleft().result()
                 self._drain()
+                self._ledger.note(self._caller.first_error)
             except BaseException:
                 steps.close()
+                self._ledger.note(self._caller.first_error)
                 self._rescue(pool)
                 raise
 

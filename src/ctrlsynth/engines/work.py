@@ -1,11 +1,13 @@
 """How one part of one stage is made, whatever engine asks for it: reuse, model calls with their faults, tables.
 
-`prepare` yields what has to be done, `answer` calls the model, `assemble` puts fresh and reused rows together in order. The local
-engine runs the three side by side; `run_part` runs them one after the other, for an engine that spreads parts itself.
+`prepare` yields what has to be done, `answer` calls the model (what it does about faults: `faults.py`), `assemble` puts fresh and reused
+rows together in order. The local engine runs the three side by side; `run_part` runs them one after the other, for an engine that spreads
+parts itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,11 +16,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..errors import ModelError, UserError, WorkFailed
+from ..errors import WorkFailed
 from ..old_rows import OldRows
 from ..plan import Plan
 from ..stages import Item, Stage
 from ..store import PartView, PartWriter, RunFolder
+from .faults import Caller
 
 MAX_BLOCK = 1024
 """Rows in a block at most, when most of them are taken over."""
@@ -87,29 +90,19 @@ def _blocks(batches: Iterator[list[Item]], old: OldRows | None, size: int) -> It
         yield block
 
 
-def answer(stage: Stage, block: Block) -> str | None:
-    """Calls the model; a fault sets every live row of the call aside. Returns the fault's message, if any."""
+def caller_of(plan: Plan, folder: str) -> Caller:
+    """Who calls the models of this stage in this process: one a stage, so that what it has learned of them outlives a part."""
+    if folder not in plan.callers:
+        plan.callers[folder] = Caller(folder, plan.recipe.faults)
+    caller: Caller = plan.callers[folder]
+    return caller
+
+
+def answer(caller: Caller, stage: Stage, block: Block) -> None:
+    """Calls the model; rows at fault are set aside. Raises WorkFailed when the stage passes the recipe's limits (`faults`)."""
     started = time.perf_counter()
-    message = None
-    try:
-        block.answers = stage.call(block.fresh) if block.fresh else []
-    except ModelError as error:
-        message = f"{error.reason}: {error}"
-        _fail(block, error.reason)
-    except Exception as error:  # any class may stand in a recipe and raise its own: that costs the batch, not the run
-        if isinstance(error, (UserError, WorkFailed)):
-            raise
-        message = f"{type(error).__name__}: {error}"
-        _fail(block, f"model_error:{type(error).__name__}")
+    block.answers = caller.ask(stage, block.fresh) if block.fresh else []
     block.seconds = time.perf_counter() - started
-    return message
-
-
-def _fail(block: Block, reason: str) -> None:
-    for item in block.fresh:
-        if item.status == "ok":
-            item.status, item.reason = "failed", reason
-    block.answers = [None] * len(block.fresh)
 
 
 def assemble(stage: Stage, block: Block) -> tuple[pa.Table, int]:
@@ -133,14 +126,20 @@ def assemble(stage: Stage, block: Block) -> tuple[pa.Table, int]:
 
 
 def run_part(plan: Plan, run: RunFolder, folder: str, part: Any, versions: Sequence[str] = (), retry: bool = False) -> dict[str, Any]:
-    """Makes one part from beginning to end in the calling thread; returns its counts."""
-    stage = plan.stages[folder]
+    """Makes one part from beginning to end in the calling thread; returns its counts. Stopped or failed, finished rows are kept."""
+    stage, caller = plan.stages[folder], caller_of(plan, folder)
     writer: PartWriter | None = None
-    for step in prepare(plan, run, folder, part, versions, retry):
-        if isinstance(step, Begin):
-            writer = PartWriter(run, folder, step.index, step.digest, stage.schema, step.old)
-        elif isinstance(step, Block) and writer is not None:
-            answer(stage, step)
-            writer.add(*assemble(stage, step))
+    try:
+        for step in prepare(plan, run, folder, part, versions, retry):
+            if isinstance(step, Begin):
+                writer = PartWriter(run, folder, step.index, step.digest, stage.schema, step.old)
+            elif isinstance(step, Block) and writer is not None:
+                answer(caller, stage, step)
+                writer.add(*assemble(stage, step))
+    except BaseException:
+        if writer is not None:
+            with contextlib.suppress(OSError, WorkFailed):  # does not hide the first fault
+                writer.keep()
+        raise
     assert writer is not None
     return writer.finish()

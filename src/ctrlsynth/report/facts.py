@@ -29,6 +29,8 @@ def facts_of(run: Run, step: Step, row: Row, candidates: Sequence[Row] = ()) -> 
     judge = run.recipe.get("judge")
     if row["reason"] and not step.kind.startswith("judge"):
         yield Fact("fate", f"{row['status']}: {row['reason']}; nothing later was made from it")
+    if row.get("error"):
+        yield Fact("error", row["error"])
     if step.kind == "read":
         yield from _source(row)
     elif step.kind == "tag":

@@ -25,8 +25,8 @@ from ..errors import ModelError
 
 @dataclass(slots=True)
 class Item:
-    """One row on its way. `status` and `reason` are set as soon as its fate is known without a model. `starts`: a new group of candidates
-    may begin here; a group is never torn apart."""
+    """One row on its way. `status` and `reason` are set as soon as its fate is known without a model; `error` is the message of a fault.
+    `starts`: a new group of candidates may begin here; a group is never torn apart."""
 
     id: str
     parent: str | None
@@ -36,6 +36,7 @@ class Item:
     status: str = "ok"
     reason: str | None = None
     starts: bool = True
+    error: str | None = None
 
 
 class Upstream(Protocol):
@@ -123,6 +124,7 @@ def build(schema: pa.Schema, items: Sequence[Item], columns: Mapping[str, Sequen
         "key": [i.key for i in items],
         "status": [i.status for i in items],
         "reason": [i.reason for i in items],
+        "error": [i.error for i in items],
         "seconds": [share if i.status != "dropped" else 0.0 for i in items],
         "model": [model] * number,
     }
