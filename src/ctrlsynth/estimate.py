@@ -25,7 +25,7 @@ RATES: dict[str, tuple[float, float]] = {
     "scenes": (0.07, 0.0),
 }
 """Model -> (seconds a row on one slow core, tokens a row): rough, to plan with; replaced by measured ones once there are any."""
-ROW_BYTES = {"read": 150, "tag": 150, "write": 600, "paint": 30_000, "judge-text": 150, "judge-image": 250}
+ROW_BYTES = {"read": 150, "tag": 150, "write": 600, "match": 200, "balance": 150, "paint": 30_000, "judge-text": 150, "judge-image": 250}
 """Bytes a row of each kind of table, images at the embedded painter's size."""
 
 
@@ -65,7 +65,9 @@ def _rows(plan: Plan, step: Any, rows: Mapping[str, int | None], measured: Mappi
     above = rows[step.parent]
     if above is None:
         return None
-    variants = plan.recipe.variants
+    variants, rule = plan.recipe.variants, plan.recipe.balance
+    if rule is not None and (size := rule.size or rule.random) and plan.kind(step.parent) == "balance":
+        above = min(above, size)
     if step.kind == "write" and step.family != "caption":
         return above * variants.write * plan.candidates
     return above * variants.paint if step.kind == "paint" else above

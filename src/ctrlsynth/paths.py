@@ -7,6 +7,7 @@ A path is a list of what is at hand after each step: `image text tags concept`; 
     tags [+ text], text, concept -> text*         write   (3a + 2b; the inputs choose the template family)
     image, image*               -> text*          caption (2a: the tagger's own caption)
     text, text*                 -> image*         paint   (3b + 2c)
+    text, text*                 -> balance        match, balance: fewer captions, no concept over-represented (SynthCLIP, section 3.2)
 
 A path takes no part in id, seed or key: two paths with the same beginning share its stages.
 """
@@ -19,7 +20,7 @@ from typing import Literal
 
 from .errors import UserError, unknown
 
-Kind = Literal["read", "tag", "write", "paint", "judge-text", "judge-image"]
+Kind = Literal["read", "tag", "write", "match", "balance", "paint", "judge-text", "judge-image"]
 Family = Literal["tags", "tags+text", "text", "concept", "caption"]
 
 BUILT_IN: dict[str, list[str]] = {
@@ -28,7 +29,7 @@ BUILT_IN: dict[str, list[str]] = {
     "SP3": ["image", "tags", "text*", "image*"],
     "SP4": ["text", "image*"],
 }
-NODES = ("image", "text", "tags", "concept", "image*", "text*", "tags*")
+NODES = ("image", "text", "tags", "concept", "balance", "image*", "text*", "tags*")
 _STARTS = ("image", "text", "concept")
 _BETWEEN = {
     ("image", "image"): "tags and text*",
@@ -79,7 +80,12 @@ def resolve(paths: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
 
 
 def plan_steps(
-    paths: Mapping[str, Sequence[str]], judged: bool, gate: bool = False, original: bool = False, known: Mapping[str, str] | None = None
+    paths: Mapping[str, Sequence[str]],
+    judged: bool,
+    gate: bool = False,
+    original: bool = False,
+    known: Mapping[str, str] | None = None,
+    matched: bool = True,
 ) -> list[Step]:
     """The stages of all paths, parents before children.
 
@@ -87,10 +93,11 @@ def plan_steps(
     gate      what the judge rejects does not go on
     original  the images' judge needs the original image's tags even where no path makes them
     known     place in the tree -> folder of an earlier plan: a stage keeps its folder when paths come and go
+    matched   balance by the concepts that captions hold, not at random: match them first
     """
     tree = _Tree(dict(known or {}))
     for name, nodes in resolve(paths).items():
-        _walk(tree, name, nodes, judged, gate, original)
+        _walk(tree, name, nodes, judged, gate, original, matched)
     return tree.ordered()
 
 
@@ -149,7 +156,7 @@ class _Tree:
         return out
 
 
-def _walk(tree: _Tree, name: str, nodes: Sequence[str], judged: bool, gate: bool, original: bool) -> None:
+def _walk(tree: _Tree, name: str, nodes: Sequence[str], judged: bool, gate: bool, original: bool, matched: bool) -> None:
     where = f"paths.{name}"
     if not nodes or nodes[0] not in _STARTS:
         raise UserError(f"{where}: a path starts with image, text or concept, not {nodes[0] if nodes else 'nothing'!r}")
@@ -159,6 +166,9 @@ def _walk(tree: _Tree, name: str, nodes: Sequence[str], judged: bool, gate: bool
     judges: dict[str, str] = {}  # a synthetic folder -> the judge behind it
     last = [nodes[0]]
     for target in nodes[1:]:
+        if target == "balance":  # what is at hand stays what it was, only less of it
+            hand[last[0]] = _balance(tree, name, where, last, hand, judges if gate else {}, matched)
+            continue
         wanted = target.split("+")
         fresh = _fresh(where, wanted, last, hand)
         folder = _step(tree, name, where, last, fresh, hand, judges if gate else {})
@@ -219,6 +229,18 @@ def _step(tree: _Tree, name: str, where: str, last: list[str], fresh: str, hand:
     raise _impossible(where, last, fresh)
 
 
+def _balance(tree: _Tree, name: str, where: str, last: list[str], hand: Mapping[str, str], judges: Mapping[str, str], matched: bool) -> str:
+    """The captions at hand, matched against the concept bank and balanced (unless at random: nothing to match)."""
+    if len(last) != 1 or last[0].rstrip("*") != "text":
+        raise UserError(f"{where}: balance stands behind text or text*, not {'+'.join(last)!r}; it chooses among captions")
+    parent = hand[last[0]]
+    if tree.steps[parent].kind == "balance":
+        raise UserError(f"{where}: balance stands twice; once is enough")
+    gates = _gates(last, hand, judges)
+    uses = {"matches": tree.add("match", "match", "match", parent, name, gates)} if matched else {}
+    return tree.add("balance", "balance", "balance", parent, name, {**uses, **gates})
+
+
 def _impossible(where: str, last: list[str], fresh: str) -> UserError:
     ends = f"{'+'.join(last)!r} to {fresh!r}"
     if fresh in ("image", "text", "concept") and fresh + "*" in NODES:
@@ -236,7 +258,8 @@ def _judge(tree: _Tree, name: str, folder: str, hand: Mapping[str, str], fresh: 
         return tree.add("judge-text", "judge", "judge-text", folder, name, uses)
     paint = tree.steps[folder]
     again = tree.add("tag", "tag", "tag", folder, name, {})
-    uses = {"paint": folder, "text": str(paint.parent)}
+    text = tree.steps[str(paint.parent)]
+    uses = {"paint": folder, "text": str(text.parent) if text.kind == "balance" else text.folder}
     if "tags" in hand:
         uses["original"] = hand["tags"]
     elif original and "image" in hand:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__, models
+from .concepts.in_recipe import check_balance, open_matcher
 from .control.image import ImageController
 from .control.text import TextController
 from .data.sources import ImageReader, open_source
@@ -22,6 +23,7 @@ from .paths import Step, places, plan_steps
 from .recipe import Recipe, dump_recipe
 from .sample import Tags
 from .stages import Stage, digest_of
+from .stages.balance import BalanceStage, MatchStage
 from .stages.judge import JudgeImageStage, JudgeTextStage, score_text
 from .stages.paint import PaintStage
 from .stages.read import ReadStage
@@ -33,7 +35,8 @@ from .stages.write import WriteStage
 class Plan:
     """Everything that `engines` needs. `stages` and `digests` go by folder; `retries` counts, a folder and part, how often failed
     rows were asked for again; `candidates` is the wave that `judge.target` has reached; `contents` are whole-file hashes of models,
-    taken by `--verify`; `callers` is what the engine of this process has learned of a stage's model (`engines.work.caller_of`)."""
+    taken by `--verify`; `callers` is what the engine of this process has learned of a stage's model (`engines.work.caller_of`);
+    `wholes` what `whole_digest` has worked out."""
 
     recipe: Recipe
     base: Path
@@ -47,15 +50,30 @@ class Plan:
     retries: dict[str, dict[str, int]] = field(default_factory=dict)
     contents: dict[str, str] = field(default_factory=dict)
     callers: dict[str, Any] = field(default_factory=dict)
+    wholes: dict[str, str] = field(default_factory=dict)
 
     def parts(self) -> list[Any]:
         """The source's parts: index, name, fingerprint."""
         return list(self.source.parts())
 
+    def kind(self, folder: str) -> str:
+        """Which box of the figure a folder is."""
+        return next(s.kind for s in self.steps if s.folder == folder)
+
     def part_digest(self, folder: str, part: Any) -> str:
         """12 hex digits: what decides whether a part's file is the wanted one."""
-        again = [self.retries.get(f, {}).get(str(part.index), 0) for f in self.lineage(folder)]
-        return digest_of(self.digests[folder], part.fingerprint, again if any(again) else 0)[:12]
+        upstream = self.lineage(folder)
+        again = [self.retries.get(f, {}).get(str(part.index), 0) for f in upstream]
+        wholes = [self.whole_digest(f) for f in upstream if getattr(self.stages[f], "barrier", False)]
+        return digest_of(self.digests[folder], part.fingerprint, again if any(again) else 0, *wholes)[:12]
+
+    def whole_digest(self, folder: str) -> str:
+        """Of a barrier, which looks at all parts at once: changes with any part of what is upstream, and with rows asked for again."""
+        again = {f: self.retries[f] for f in self.lineage(folder) if self.retries.get(f)}
+        name = f"{folder} {self.digests[folder]} {sorted(again.items())}"
+        if name not in self.wholes:
+            self.wholes[name] = digest_of(name, [p.fingerprint for p in self.parts()])[:12]
+        return self.wholes[name]
 
     def lineage(self, folder: str) -> list[str]:
         """The folder and everything upstream of it, in the order of the steps."""
@@ -106,8 +124,10 @@ def make_plan(recipe: Recipe, base: Path, limit: int | None = None, earlier: Map
     judged = recipe.judge is not None
     gate = recipe.judge is not None and recipe.judge.gate
     original = recipe.judge is not None and recipe.judge.image_against != "text"
-    steps = plan_steps(recipe.paths, judged, gate, original, (earlier or {}).get("places"))
+    matched = recipe.balance is not None and recipe.balance.random is None
+    steps = plan_steps(recipe.paths, judged, gate, original, (earlier or {}).get("places"), matched)
     source = open_source(recipe.source, base, limit)
+    check_balance(recipe, steps, source.parts())
     plan = Plan(recipe, base, limit, steps, source, {}, {}, {})
     plan.candidates = recipe.judge.candidates if recipe.judge is not None else 1
     if earlier and recipe.judge is not None and recipe.judge.target is not None:
@@ -156,6 +176,8 @@ class _Builder:
             "read": self.read,
             "tag": self.tag,
             "write": self.write,
+            "match": self.match,
+            "balance": self.balance,
             "paint": self.paint,
             "judge-text": self.judge_text,
             "judge-image": self.judge_image,
@@ -167,6 +189,8 @@ class _Builder:
         seed = self.recipe.seed
         if step.kind == "write":
             return [seed, self.text_digest, self.judge_digest() if self.plan.candidates > 1 else None]
+        if step.kind == "balance":
+            return seed
         if step.kind == "paint":
             return [seed, self.image_digest]
         if step.kind == "judge-image":
@@ -214,8 +238,7 @@ class _Builder:
         self.text.check(family)
         model = self.model(self.recipe.models.llm, "llm", "models.llm")
         text_folder = step.uses.get("text")
-        start = text_folder or str(step.parent)
-        column = "text" if self.kinds[start] == "write" else "caption"
+        column = self.text_column(text_folder or str(step.parent))
         return WriteStage(
             str(step.parent),
             family,
@@ -230,6 +253,21 @@ class _Builder:
             self.rejects(step),
         )
 
+    def text_column(self, folder: str) -> str:
+        """Where a folder's texts stand: captions of the source, or what was written."""
+        return "caption" if self.kinds[folder] == "read" else "text"
+
+    def match(self, step: Step) -> Stage:
+        assert self.recipe.balance is not None
+        matcher = open_matcher(self.recipe, self.plan.base)
+        return MatchStage(str(step.parent), self.text_column(str(step.parent)), matcher, self.rejects(step))
+
+    def balance(self, step: Step) -> Stage:
+        assert self.recipe.balance is not None
+        rule = self.recipe.balance
+        column = self.text_column(str(step.parent))
+        return BalanceStage(str(step.parent), column, step.uses.get("matches"), rule, self.recipe.seed, self.rejects(step))
+
     def paint(self, step: Step) -> Stage:
         model = self.model(self.recipe.models.text_to_image, "text_to_image", "models.text_to_image")
         file = self.recipe.image_policy.image
@@ -240,7 +278,7 @@ class _Builder:
     def judge_text(self, step: Step) -> Stage:
         assert self.recipe.judge is not None
         captions = step.uses.get("text")
-        column = "text" if captions and self.kinds[captions] == "write" else "caption"
+        column = self.text_column(captions) if captions else "caption"
         return JudgeTextStage(str(step.parent), self.recipe.judge, _mine, captions, column)
 
     def judge_image(self, step: Step) -> Stage:

@@ -193,6 +193,30 @@ class Mix(Block):
     originals: float = Field(0.0, ge=0.0, description="original pairs for each synthetic pair; 1 doubles")
 
 
+class Balance(Block):
+    """Which captions go on past the node `balance` (SynthCLIP, section 3.2): exactly one of the first three.
+
+    c[e] captions hold the entry e of the bank; e lets a caption through with the chance t / max(c[e], t); a caption goes on if any of its
+    entries lets it. The draw hangs on the caption's id, so a smaller size is a part of a larger one.
+    """
+
+    size: int | None = Field(None, gt=0, description="this many captions are to go on (as the expected number); t is solved for it")
+    t: float | None = Field(None, gt=0, description="the threshold itself: entries that more captions hold are thinned (the paper: 10)")
+    random: int | None = Field(None, gt=0, description="this many, drawn at random: the paper's ablation")
+    bank: Path | None = Field(None, description="the entries that captions are matched with; source.concepts unless given")
+    match: Literal["exact", "lower", "lemma"] = Field(
+        "exact", description="exact: MetaCLIP's rule, case and all; the others deviate from it: in lower case, words in their base form"
+    )
+    near_duplicates: bool = Field(False, description="drop captions that are nearly the same as another one (MinHash), not only equal ones")
+
+    @model_validator(mode="after")
+    def _one(self) -> Balance:
+        given = [k for k in ("size", "t", "random") if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError(f"balance takes exactly one of size, t, random; given: {', '.join(given) or 'none'}")
+        return self
+
+
 class Variants(Block):
     """How many of each are made a row."""
 
@@ -218,6 +242,7 @@ class Recipe(Block):
     variants: Variants = Field(default_factory=lambda: Variants(), description="how many of each are made a row")
     text_policy: TextPolicy = Field(default_factory=lambda: TextPolicy(), description="3a")
     image_policy: ImagePolicy = Field(default_factory=lambda: ImagePolicy(), description="3b")
+    balance: Balance | None = Field(None, description="which captions go on past the node `balance` of a path")
     judge: Judge | None = Field(default_factory=lambda: Judge(), description="null: nothing is judged")
     mix: Mix = Field(default_factory=lambda: Mix(), description="which pairs leave the run")
     faults: Faults = Field(default_factory=lambda: Faults(), description="when a run that goes wrong stops by itself")

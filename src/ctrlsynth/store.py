@@ -101,6 +101,10 @@ class PartView:
         for batch in self.run.batches(folder, self.index, self.digests[folder], names, rows):
             yield [batch.column(name).to_pylist() for name in names]
 
+    def arrow(self, folder: str, names: Sequence[str], rows: int = 2048) -> Iterator[pa.RecordBatch]:
+        """Batches of a table as they are stored, for arithmetic on whole columns."""
+        return self.run.batches(folder, self.index, self.digests[folder], names, rows)
+
     def table(self, folder: str, names: Sequence[str]) -> dict[str, tuple[Any, ...]]:
         """id -> the other columns of every `ok` row of the part. Memory: those columns of one part."""
         found: dict[str, tuple[Any, ...]] = {}

@@ -59,7 +59,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Shape:
-    """What a run's steps say about its pairs: folders of texts and images, the judge behind each, the image that a text was made from."""
+    """What a run's steps say about its pairs: folders of texts and images, the judge behind each, the image that a text was made from.
+
+    balances   folder of texts -> the balance behind it, where every path through the one goes on through the other
+    """
 
     texts: tuple[Step, ...]
     paints: tuple[Step, ...]
@@ -67,6 +70,7 @@ class Shape:
     seen: Mapping[str, str | None]
     tagged: str | None = None
     kinds: Mapping[str, PairKind] = field(default_factory=dict)
+    balances: Mapping[str, str] = field(default_factory=dict)
 
 
 def shape_of(steps: Sequence[Step]) -> Shape:
@@ -88,10 +92,13 @@ def shape_of(steps: Sequence[Step]) -> Shape:
             above = by_folder[above.parent] if above.parent else None
         seen[step.folder] = above.folder if above is not None else None
         kinds[step.folder] = "cap" if above is None else "capimg"
+    balances = {str(s.parent): s.folder for s in steps if s.kind == "balance" and set(by_folder[str(s.parent)].paths) <= set(s.paths)}
     for step in paints:
-        kinds[step.folder] = "img" if by_folder[str(step.parent)].kind == "read" else "capimg"
+        text = by_folder[str(step.parent)]
+        text = by_folder[str(text.parent)] if text.kind == "balance" else text
+        kinds[step.folder] = "img" if text.kind == "read" else "capimg"
     tagged = next((s.folder for s in steps if s.kind == "tag" and s.parent == "read" and s.label == "tag"), None)
-    return Shape(texts, paints, judges, seen, tagged, kinds)
+    return Shape(texts, paints, judges, seen, tagged, kinds, balances)
 
 
 class Groups:
@@ -129,6 +136,8 @@ def source_rows(run: Run, images: bool = False) -> Iterator[tuple[Row, dict[str,
             tables[judge] = Groups(
                 run, judge, index, (*_JUDGE, *(("edited",) if made in shape.seen else ("text", "original", "original_unedited")))
             )
+        for balance in shape.balances.values():
+            tables[balance] = Groups(run, balance, index, ("source_key", "parent", "status", "reason"))
         if shape.tagged is not None:
             tables[shape.tagged] = Groups(run, shape.tagged, index, ("source_key", "status"))
         for row in _rows(folder, "read", index, versions[-1], _READ, 1024):
@@ -163,7 +172,7 @@ def pairs_of(shape: Shape, source: Row, groups: Mapping[str, list[Row]]) -> list
             if row["id"] not in images:
                 continue
             _, seen, fault = images[row["id"]]
-            parent = row["id"].rpartition("/")[0]
+            parent = row["id"].rpartition("/")[0].removesuffix("/balance")
             text, verdict, reason = texts.get(parent, (None, None, None))
             out.append(Pair(shape.kinds[step.folder], row["id"], step.folder, source, text, row, verdict, seen, reason or fault))
     return out
@@ -175,6 +184,7 @@ def _judged(shape: Shape, folder: str, groups: Mapping[str, list[Row]], steps: i
     verdicts = {}
     for row in groups[judge] if judge is not None else ():
         verdicts[row["parent"].rpartition("/")[0] if steps else row["parent"]] = row
+    sampled = {r["parent"]: r for r in groups[shape.balances[folder]]} if folder in shape.balances else None
     out: dict[str, tuple[Row, Row | None, str | None]] = {}
     for row in groups[folder]:
         if row["status"] != "ok":
@@ -183,7 +193,11 @@ def _judged(shape: Shape, folder: str, groups: Mapping[str, list[Row]], steps: i
         reason = None
         if judge is not None:
             reason = "not_judged" if verdict is None or verdict["verdict"] is None else str(verdict["verdict"])
-        out[row["id"]] = (row, verdict, None if reason == "kept" else reason)
+            reason = None if reason == "kept" else reason
+        if sampled is not None and reason is None:  # a caption that a gate kept from the balance has its judge's reason
+            fate = sampled.get(row["id"])
+            reason = "not_balanced" if fate is None else fate["reason"]
+        out[row["id"]] = (row, verdict, reason)
     return out
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from ..errors import WorkFailed
 from ..plan import Plan
 from ..store import PartWriter, RunFolder, drop, part_counts, read_json, write_json
+from .barrier import gather
 from .work import Begin, Block, End, answer, assemble, caller_of, prepare
 
 AHEAD = 3
@@ -73,6 +74,7 @@ def run_stage(plan: Plan, run: RunFolder, folder: str, number: int, parts: list[
             todo.append((part, versions))
     watch.stage(folder, number, len(parts), len(parts) - len(todo))
     if todo:
+        gather(plan, run, folder, parts)
         _Pipeline(plan, run, folder, watch, retry, ledger).run(todo)
         plan.stages[folder].close()
     there = {p.index for p in parts}

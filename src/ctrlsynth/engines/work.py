@@ -21,6 +21,7 @@ from ..old_rows import OldRows
 from ..plan import Plan
 from ..stages import Item, Stage
 from ..store import PartView, PartWriter, RunFolder
+from .barrier import settle
 from .faults import Caller
 
 MAX_BLOCK = 1024
@@ -57,6 +58,7 @@ class End:
 def prepare(plan: Plan, run: RunFolder, folder: str, part: Any, versions: Sequence[str], retry: bool) -> Iterator[Begin | Block | End]:
     """Everything that can be done before the model is asked: read upstream rows, find what is taken over, decode the rest."""
     stage = plan.stages[folder]
+    settle(plan, run, folder)
     digest = plan.part_digest(folder, part)
     superseded = run.superseded(folder, part.index, digest, versions)
     yield Begin(part.index, digest, superseded)

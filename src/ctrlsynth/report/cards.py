@@ -94,9 +94,9 @@ class Cards:
             "file": Path(source["file"]).name if source["file"] else None,
             "licence": _licence(source["metadata"]),
         }
-        return [begin | self._card(sample, painted) for sample in samples]
+        return [begin | self._card(sample, painted, family) for sample in samples]
 
-    def _card(self, sample: Sample, painted: Mapping[str, str | None]) -> dict[str, Any]:
+    def _card(self, sample: Sample, painted: Mapping[str, str | None], family: Family) -> dict[str, Any]:
         steps = []
         for step, row in sample.rows[1:]:
             told: dict[str, Any] = {"kind": step.kind, "folder": step.folder, "model": row["model"], "status": row["status"]}
@@ -105,6 +105,10 @@ class Cards:
                 told |= _tags(row)
             elif step.kind == "write":
                 told |= self._write(sample, step, row)
+            elif step.kind == "balance":
+                matched = family.get(step.uses.get("matches", ""), [])
+                told["concepts"] = next((m["concepts"] for m in matched if m["parent"] == row["parent"]), None) or []
+                told["chance"] = row["chance"]
             else:
                 told |= self._paint(sample, step, row, painted)
             steps.append(told)

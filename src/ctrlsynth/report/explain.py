@@ -24,6 +24,8 @@ _BOXES = {
     "read": "source (1a, 1b)",
     "tag": "tags (2a)",
     "write": "text (3a, 2b)",
+    "match": "concepts in the caption",
+    "balance": "balanced sampling",
     "paint": "image (3b, 2c)",
     "judge-text": "judge of the text",
     "judge-image": "judge of the image",

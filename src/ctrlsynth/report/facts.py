@@ -37,6 +37,10 @@ def facts_of(run: Run, step: Step, row: Row, candidates: Sequence[Row] = ()) -> 
         yield from _tags(row)
     elif step.kind == "write":
         yield from _text(step, row, run.recipe["text_policy"], candidates, judge)
+    elif step.kind == "match":
+        yield Fact("concepts", _listed(row["concepts"] or []))
+    elif step.kind == "balance":
+        yield from _balance(run, row)
     elif step.kind == "paint":
         yield from _image(row)
     elif step.kind == "judge-text" and judge is not None:
@@ -159,6 +163,14 @@ def _image(row: Row) -> Iterator[Fact]:
     yield from _tokens(row)
     if row["seed"] is not None:
         yield Fact("seed", str(row["seed"]))
+
+
+def _balance(run: Run, row: Row) -> Iterator[Fact]:
+    rule = run.recipe["balance"]
+    name, value = next((k, rule[k]) for k in ("size", "t", "random") if rule.get(k) is not None)
+    yield Fact("rule", f"{name} {value:,}")
+    if row["chance"] is not None:
+        yield Fact("chance", f"{row['chance']:.3f} of going on; drawn by the caption's id")
 
 
 def _score(score: Mapping[str, Any] | None, judge: Mapping[str, Any]) -> Iterator[Fact]:

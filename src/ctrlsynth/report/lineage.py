@@ -105,7 +105,7 @@ def path_chains(run: Run) -> list[Chain]:
     names = list(dict.fromkeys(n for s in run.steps for n in s.paths))
     out = []
     for name in sorted(names, key=list(run.recipe["paths"]).index):
-        mine = [s for s in run.steps if name in s.paths and s.kind in ("tag", "write", "paint")]
+        mine = [s for s in run.steps if name in s.paths and s.kind in ("tag", "write", "balance", "paint")]
         made = [s for s in mine if s.kind != "tag"] or mine
         chain = [made[-1].folder]
         while (parent := by_folder[chain[-1]].parent) is not None:

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -48,6 +48,7 @@ class Upstream(Protocol):
     def columns(self, folder: str, names: Sequence[str], rows: int = 2048) -> Iterator[list[list[Any]]]: ...
     def table(self, folder: str, names: Sequence[str]) -> dict[str, tuple[Any, ...]]: ...
     def rejected(self, folder: str) -> set[str]: ...
+    def arrow(self, folder: str, names: Sequence[str], rows: int = 2048) -> Iterator[pa.RecordBatch]: ...
 
 
 class Stage(Protocol):
@@ -67,6 +68,21 @@ class Stage(Protocol):
     def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table: ...
     def finish(self, table: pa.Table) -> pa.Table: ...
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Barrier(Protocol):
+    """A stage whose decision needs the whole set (balancing). Before its first part is made, and once all parts of its parents are there,
+    `gather` looks at all of them; `settle` gives every process that makes parts what it found, as plain JSON data.
+
+    `each(function, jobs)` is `map`, here or on many machines: the functions are picklable, their order is the jobs'.
+    """
+
+    barrier: bool
+    settled: str | None
+
+    def gather(self, parts: Sequence[Upstream], each: Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]) -> dict[str, Any]: ...
+    def settle(self, state: Mapping[str, Any]) -> None: ...
 
 
 def close_model(model: Any) -> None:

@@ -88,7 +88,7 @@ class TagStage:
             yield out
 
     def _synthetic(self, up: Upstream) -> Iterator[list[Item]]:
-        text_column = ["text"] if self._kind == "write" else []
+        text_column = ["text"] if self._kind in ("write", "balance") else []
         row = 0
         for columns in up.columns(self._parent, ["id", "status", "source_key", "key", *text_column], max(self.batch, 256)):
             out = []

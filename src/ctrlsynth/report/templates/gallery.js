@@ -235,6 +235,7 @@ function told(s) {
     return [["fate", fate], ["edits", edits.join("\n")], ["template", s.template], ["instruction", s.instruction], ["raw reply", s.raw], ["fields", s.fields],
       ["LLM tokens", tokens], ["CLIP tokens", clip], ["other candidates", others.join("\n")], ["verdict", s.judge && s.judge.verdict]];
   }
+  if (s.kind === "balance") return [["fate", fate], ["concepts", s.concepts.join(", ") || "none"], ["chance", s.chance === null ? null : s.chance.toFixed(3)]];
   const weights = s.weights.map(([tag, factor]) => `${tag} × ${factor}`).join(", ");
   const references = s.judge ? Object.entries(s.judge.references).map(([name, score]) => [`recall, ${name}`, reference(score)]) : [];
   return [["fate", fate], ["prompt", s.prompt], ["negative", s.negative], ["style", s.style], ["weights", weights], ["weights unused", s.unused.join(", ")],

@@ -1,0 +1,279 @@
+"""Fewer captions, and no concept over-represented (SynthCLIP, section 3.2; MetaCLIP's rule): `match` finds which entries of the bank a
+caption holds, `balance` decides which captions go on.
+
+`match` works a part at a time and its result is kept, so that another size costs no matching. `balance` is a barrier: it counts over all
+parts (equal captions once), solves t for a wanted size in a few rounds, and then decides each row by itself. What it draws hangs on the
+caption's id.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ..concepts import balance, dedupe
+from ..concepts.matches import Matches
+from ..errors import UserError
+from ..recipe import Balance
+from ..sample import hash_int
+from ..tables import BALANCE, MATCH
+from . import Item, Upstream, build, digest_of, key_of
+
+Each = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+
+
+class Matcher(Protocol):
+    """Finds the entries of a bank in captions. `name` and `digest` say which bank, and by which rule."""
+
+    name: str
+    digest: str
+
+    @property
+    def entries(self) -> Sequence[str]: ...
+    def match(self, texts: Sequence[str]) -> Matches: ...
+
+
+class MatchStage:
+    """One row a caption; one that holds no entry is dropped as `no_match`."""
+
+    schema = MATCH
+    version = 1
+    reuses = True
+    batch = 2048
+    model_name = ""
+
+    def __init__(self, parent: str, column: str, matcher: Matcher, rejects: tuple[str, ...] = ()) -> None:
+        self._matcher, self._captions = matcher, Captions(parent, column, rejects)
+        self._prefix = digest_of("match", self.version, matcher.digest)
+
+    def settings(self) -> dict[str, Any]:
+        return {"bank": self._matcher.name, "bank_digest": self._matcher.digest}
+
+    def items(self, up: Upstream) -> Iterator[list[Item]]:
+        for rows in self._captions.rows(up, self.batch):
+            yield [Item(f"{i}/match", i, source_key, key_of(self._prefix, text), text) for i, source_key, text in rows]
+
+    def load(self, items: list[Item], up: Upstream) -> None:
+        """Captions are all there is."""
+
+    def call(self, items: list[Item]) -> list[Any]:
+        return self._matcher.match([i.payload for i in items]).lists()
+
+    def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
+        entries = self._matcher.entries
+        for item, found in zip(items, answers, strict=True):
+            if not found and item.status == "ok":
+                item.status, item.reason = "dropped", "no_match"
+        columns = {"matches": answers, "concepts": [[entries[e] for e in found] if found is not None else None for found in answers]}
+        return build(self.schema, items, columns, self.model_name, seconds)
+
+    def finish(self, table: pa.Table) -> pa.Table:
+        return table
+
+    def close(self) -> None:
+        """The matcher is plain memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Captions:
+    """The captions of a folder that take part: those that are `ok` and that no gate rejects."""
+
+    folder: str
+    column: str
+    rejects: tuple[str, ...] = ()
+
+    def rows(self, up: Upstream, batch: int = 2048) -> Iterator[list[tuple[str, str, str]]]:
+        """(id, source key, text), a batch at a time."""
+        rejected = set().union(*(up.rejected(folder) for folder in self.rejects))
+        for columns in up.columns(self.folder, ["id", "status", "source_key", self.column], batch):
+            yield [(i, s, t or "") for i, status, s, t in zip(*columns, strict=True) if status == "ok" and i not in rejected]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One part as the barrier sees it; picklable, so that any process can do its share. `gone`: rows that are duplicates."""
+
+    up: Upstream
+    captions: Captions
+    matches: str | None
+    seed: int
+    near: bool
+    gone: Mapping[str, str]
+
+    def scan(self) -> tuple[int, NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64] | None]:
+        """Part, digests, ranks (by id alone, and another chance than the one that is drawn later) and, if asked for, bands."""
+        rows = [row for batch in self.captions.rows(self.up) for row in batch]
+        texts = [text for _, _, text in rows]
+        ranks = np.array([hash_int(self.seed, i, "duplicate") for i, _, _ in rows], np.uint64)
+        return self.up.index, dedupe.digests(texts), ranks, dedupe.bands(texts) if self.near else None
+
+    def matched(self) -> Matches:
+        """The matches of the captions of the part that are no duplicates."""
+        assert self.matches is not None
+        found = stored_matches(self.up, self.matches)
+        if not self.gone:
+            return found
+        stay = np.ones(len(found), bool)
+        for rows in self.gone.values():
+            stay[unpack(rows)] = False
+        return found.select(stay)
+
+
+def stored_matches(up: Upstream, folder: str) -> Matches:
+    """One part's matches, in the order of its captions; those that hold no entry (null in the table) have none."""
+    lengths, found = [np.zeros(1, np.int64)], [np.zeros(0, np.int32)]
+    for batch in up.arrow(folder, ["matches"], 8192):
+        column = batch.column(0)
+        lengths.append(column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64))
+        found.append(column.flatten().to_numpy(zero_copy_only=False).astype(np.int32))
+    return Matches(np.cumsum(np.concatenate(lengths)), np.concatenate(found))
+
+
+class BalanceStage:
+    """One row a caption that takes part: `ok` with its text, or dropped as `no_match`, `duplicate`, `near_duplicate` or `not_sampled`."""
+
+    schema = BALANCE
+    version = 1
+    reuses = False
+    batch = 2048
+    model_name = ""
+    barrier = True
+
+    def __init__(self, parent: str, column: str, matches: str | None, rule: Balance, seed: int, rejects: tuple[str, ...] = ()) -> None:
+        self._captions, self._matches, self._rule, self._seed = Captions(parent, column, rejects), matches, rule, seed
+        self.settled: str | None = None
+        self._t, self._share = 0.0, 1.0
+        self._counts: NDArray[np.int64] = np.empty(0, np.int64)
+        self._gone: Mapping[str, Mapping[str, str]] = {}
+
+    def settings(self) -> dict[str, Any]:
+        return self._rule.model_dump(mode="json", exclude_none=True, exclude={"bank"})
+
+    def gather(self, parts: Sequence[Upstream], each: Each) -> dict[str, Any]:
+        """Duplicates, counts and t over all parts, and how many captions are to be expected. Raises UserError for a size that the pool
+        cannot fill. Memory: the counts, one bucket of digests, and the numbers of the duplicates."""
+        looks = [Look(up, self._captions, self._matches, self._seed, self._rule.near_duplicates, {}) for up in parts]
+        sizes: list[int] = []
+
+        def scanned() -> Iterator[Any]:
+            for found in each(Look.scan, looks):
+                sizes.append(len(found[1]))
+                yield found
+
+        gone = {str(p): {why: pack(rows) for why, rows in r.items()} for p, r in dedupe.find(scanned()).items()}
+        looks = [Look(up, self._captions, self._matches, self._seed, False, gone.get(str(up.index), {})) for up in parts]
+        lost = sum(len(unpack(rows)) for reasons in gone.values() for rows in reasons.values())
+        state: dict[str, Any] = {"captions": sum(sizes), "duplicates": lost, "gone": gone}
+        return state | (self._at_random(sum(sizes) - lost) if self._matches is None else self._by_concepts(looks, each))
+
+    def _at_random(self, pool: int) -> dict[str, Any]:
+        wanted = self._rule.random or 0
+        self._enough("random", wanted, pool, "are no duplicates")
+        return {"pool": pool, "share": wanted / pool, "expected": wanted}
+
+    def _by_concepts(self, looks: Sequence[Look], each: Each) -> dict[str, Any]:
+        pool = 0
+        counts = np.zeros(0, np.int64)
+        for number, times in each(count_part, looks):
+            pool += number
+            counts, times = (counts, times) if len(counts) >= len(times) else (times, counts)
+            counts[: len(times)] += times
+
+        def sizes(grid: Sequence[float]) -> list[int]:
+            return np.sum(list(each(partial(size_part, counts=counts, grid=grid), looks)), axis=0, dtype=object).tolist()  # type: ignore[no-any-return]
+
+        if self._rule.size is not None:
+            self._enough("size", self._rule.size, pool, "hold an entry of the bank and are no duplicates")
+            t = balance.solve_t(sizes, counts, self._rule.size)
+        else:
+            t = float(self._rule.t or 0)
+        expected = sizes([t])[0] / balance.UNIT
+        return {"pool": pool, "t": t, "expected": expected, "entries_seen": int((counts > 0).sum()), "counts": pack(counts)}
+
+    def _enough(self, key: str, wanted: int, pool: int, what: str) -> None:
+        if wanted > pool:
+            hint = "lower it, or write more captions a concept (variants.write)"
+            raise UserError(f"balance.{key}: {wanted:,} captions are wanted, but only {pool:,} {what}; {hint}")
+
+    def settle(self, state: Mapping[str, Any]) -> None:
+        """Takes what `gather` has found."""
+        self._t, self._share = state.get("t", 0.0), state.get("share", 1.0)
+        self._counts = unpack(state["counts"], np.int64) if "counts" in state else self._counts
+        self._gone = state["gone"]
+
+    def items(self, up: Upstream) -> Iterator[list[Item]]:
+        fates: dict[int, str] = {}
+        for why, rows in self._gone.get(str(up.index), {}).items():
+            fates.update(dict.fromkeys(unpack(rows).tolist(), why))
+        chances = self._chances(up)
+        row = 0
+        for batch in self._captions.rows(up, self.batch):
+            out = []
+            for u, (row_id, source_key, text) in zip(balance.draws(self._seed, [b[0] for b in batch]), batch, strict=True):
+                chance = self._share if chances is None else float(chances[row])
+                reason = fates.get(row) or ("no_match" if chance == 0 else None)
+                item = Item(f"{row_id}/balance", row_id, source_key, key_of("balance", text), (text, None if reason else chance))
+                reason = reason or (None if u < chance else "not_sampled")
+                if reason is not None:
+                    item.status, item.reason = "dropped", reason
+                out.append(item)
+                row += 1
+            yield out
+
+    def _chances(self, up: Upstream) -> Any:
+        """The chance of every caption of the part, 0 where it holds no entry; None where captions are drawn at random."""
+        if self._matches is None:
+            return None
+        found = stored_matches(up, self._matches)
+        return balance.keep_probabilities(found, _at_least(self._counts, found), self._t) if len(self._counts) else np.zeros(len(found))
+
+    def load(self, items: list[Item], up: Upstream) -> None:
+        """Nothing to load."""
+
+    def call(self, items: list[Item]) -> list[Any]:
+        return [i.payload for i in items]
+
+    def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
+        columns = {"text": [i.payload[0] if i.status == "ok" else None for i in items], "chance": [i.payload[1] for i in items]}
+        return build(self.schema, items, columns, self.model_name, seconds)
+
+    def finish(self, table: pa.Table) -> pa.Table:
+        return table
+
+    def close(self) -> None:
+        """Holds no model."""
+
+
+def count_part(look: Look) -> tuple[int, Any]:
+    """One part: captions that hold an entry, and how many hold each."""
+    found = look.matched()
+    entries = int(found.entries.max()) + 1 if len(found.entries) else 0
+    return int((found.lengths() > 0).sum()), balance.counts([found], entries)
+
+
+def size_part(look: Look, counts: Any, grid: Sequence[float]) -> list[int]:
+    """One part's share of the expected size for each t of a grid."""
+    return balance.expected_sizes(look.matched(), counts, grid)
+
+
+def _at_least(counts: Any, found: Matches) -> Any:
+    """Counts that reach to the part's largest entry: one that only duplicates hold was not counted."""
+    wanted = int(found.entries.max()) + 1 if len(found.entries) else 0
+    return counts if len(counts) >= wanted else np.concatenate([counts, np.zeros(wanted - len(counts), np.int64)])
+
+
+def pack(numbers: NDArray[Any]) -> str:
+    """An array of whole numbers as text for a JSON file."""
+    return base64.b85encode(np.ascontiguousarray(numbers).tobytes()).decode()
+
+
+def unpack(text: str, kind: Any = np.int32) -> NDArray[Any]:
+    """The array that `pack` was given, which held numbers of this kind."""
+    return np.frombuffer(base64.b85decode(text), kind)

@@ -1,0 +1,237 @@
+"""The node `balance` in a path: which captions go on, on what that does not depend, and what a run does with it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ctrlsynth.concepts import dedupe
+from ctrlsynth.concepts.balance import counts, draws, expected_sizes, keep_mask, solve_t
+from ctrlsynth.concepts.matches import Matches
+from ctrlsynth.data.export import export
+from ctrlsynth.errors import UserError
+from ctrlsynth.estimate import estimate
+from ctrlsynth.recipe import Recipe
+from ctrlsynth.recipe_file import parse_recipe
+from ctrlsynth.report.explain import as_text
+from ctrlsynth.report.gallery import write_report
+from ctrlsynth.runs import Run, run
+from ctrlsynth.store import read_json
+
+WORDS = "dog cat ball car tree bird boat chair red blue green yellow".split()
+
+
+def captions(base: Path, rows: int = 120) -> None:
+    """Captions in which `dog` stands far too often, some of them twice, some without any word of the bank."""
+    lines = []
+    for n in range(rows):
+        lines.append(f"a {WORDS[8 + n % 4]} {WORDS[n % 8]} beside a dog , number {n}" if n % 10 else "nothing at all here")
+        if n % 15 == 1:
+            lines.append(lines[-1])
+    (base / "captions.txt").write_text("\n".join(lines) + "\n")
+    (base / "bank.txt").write_text("\n".join(WORDS) + "\n")
+
+
+def balanced(base: Path, part_rows: int = 20, text: str = "captions.txt", **changes: Any) -> Recipe:
+    """Captions -> balance, and nothing behind it: the cheapest run with a barrier."""
+    return parse_recipe(
+        {
+            "name": "test",
+            "source": {"text": text, "part_rows": part_rows},
+            "paths": {"real": ["text", "balance", "image*"]},
+            "models": {"text_to_image": "helpers:NoPainter"},
+            "balance": {"size": 40, "bank": "bank.txt"},
+            "judge": None,
+            **changes,
+        }
+    )
+
+
+def kept(made: Run) -> set[str]:
+    """The numbers of the captions that go on, whatever the name of their part."""
+    return {r["parent"].partition(":")[2] for r in made.rows("balance") if r["status"] == "ok"}
+
+
+def solved(made: Run) -> float:
+    """The t that the barrier found."""
+    return float((read_json(made.root / "balance" / "_gathered.json") or {})["t"])
+
+
+def only_balance(recipe: Recipe, base: Path, out: str, **more: Any) -> Run:
+    """Runs up to the balance: the painter behind it paints nothing."""
+    from ctrlsynth.errors import WorkFailed
+
+    with pytest.raises(WorkFailed, match="out_of_paint"):
+        run(recipe, base / out, base=base, **more)
+    return Run.open(base / out)
+
+
+def test_every_caption_has_its_fate(tmp_path: Path) -> None:
+    captions(tmp_path)
+    made = only_balance(balanced(tmp_path), tmp_path, "run")
+    rows = list(made.rows("balance"))
+    fates = Counter(r["reason"] or "kept" for r in rows)
+    assert sum(fates.values()) == 128
+    assert fates["no_match"] == 1  # twelve of them, eleven of which repeat the one that is looked at
+    assert fates["duplicate"] == 8 + 11
+    assert abs(fates["kept"] - 40) < 15
+    assert all(row.adds_up for row in made.ledger())
+    assert {r["status"] for r in rows if r["text"] is None} == {"dropped"}
+    assert all(0 < r["chance"] <= 1 for r in rows if r["reason"] in (None, "not_sampled"))
+    assert all(r["chance"] is None for r in rows if r["reason"] in ("duplicate", "no_match"))
+
+
+def test_the_rule_is_the_plain_one(tmp_path: Path) -> None:
+    """One table in memory and the pure functions give the same captions as parts, a barrier and stored matches."""
+    captions(tmp_path)
+    made = only_balance(balanced(tmp_path, part_rows=7), tmp_path, "run")
+    ids = [r["id"] for r in made.rows("read")]
+    texts = [r["caption"] for r in made.rows("read")]
+    stay = {r["parent"] for r in made.rows("balance") if r["reason"] != "duplicate"}
+    pairs = [(i, t) for i, t in zip(ids, texts, strict=True) if i in stay]
+    assert len({t for _, t in pairs}) == len(pairs) == len(set(texts))
+    found = Matches.of([[n for n, w in enumerate(WORDS) if f" {w} " in f" {t} "] for _, t in pairs])
+    c = counts([found], len(WORDS))
+    t = solve_t(lambda grid: expected_sizes(found, c, grid), c, 40)
+    keep = keep_mask(found, c, t, draws(0, [i for i, _ in pairs]))
+    assert {i.partition(":")[2] for (i, _), k in zip(pairs, keep, strict=True) if k} == kept(made)
+    assert solved(made) == t
+
+
+def test_neither_parts_nor_order_matter_and_a_smaller_size_is_a_part_of_a_larger(tmp_path: Path) -> None:
+    captions(tmp_path)
+    large = kept(only_balance(balanced(tmp_path), tmp_path, "large"))
+    assert large == kept(only_balance(balanced(tmp_path, part_rows=9), tmp_path, "other-parts"))
+    small = kept(only_balance(balanced(tmp_path, balance={"size": 15, "bank": "bank.txt"}), tmp_path, "small"))
+    assert small < large
+    lines = (tmp_path / "captions.txt").read_text().splitlines()
+    rows = [f'{{"key": "{n}", "caption": "{line}"}}' for n, line in enumerate(lines)]
+    (tmp_path / "turned.jsonl").write_text("\n".join(reversed(rows)) + "\n")
+    turned = balanced(tmp_path, source={"text": "turned.jsonl", "part_rows": 20, "key_column": "key"})
+    assert large == kept(only_balance(turned, tmp_path, "turned"))
+
+
+def test_at_random_needs_no_bank_and_is_nested(tmp_path: Path) -> None:
+    captions(tmp_path)
+    many = only_balance(balanced(tmp_path, balance={"random": 60}), tmp_path, "many")
+    few = only_balance(balanced(tmp_path, balance={"random": 20}), tmp_path, "few")
+    assert "match" not in {s.folder for s in many.steps}
+    assert kept(few) < kept(many)
+    assert abs(len(kept(many)) - 60) < 20
+    assert {r["reason"] for r in many.rows("balance")} == {None, "not_sampled", "duplicate"}
+
+
+def test_t_alone(tmp_path: Path) -> None:
+    captions(tmp_path)
+    everything = only_balance(balanced(tmp_path, balance={"t": 1000, "bank": "bank.txt"}), tmp_path, "all")
+    assert {r["reason"] for r in everything.rows("balance")} == {None, "duplicate", "no_match"}
+
+
+def test_a_part_that_changes_changes_t_and_another_size_costs_no_matching(tmp_path: Path) -> None:
+    captions(tmp_path)
+    before = only_balance(balanced(tmp_path), tmp_path, "run")
+    t, matched = solved(before), before.files("match")
+    with pytest.raises(UserError, match=r"balance\.size: 40 -> 60"):
+        run(balanced(tmp_path, balance={"size": 60, "bank": "bank.txt"}), tmp_path / "run", base=tmp_path)
+    again = only_balance(balanced(tmp_path, balance={"size": 60, "bank": "bank.txt"}), tmp_path, "run", update=True)
+    t, earlier = solved(again), t
+    assert t > earlier
+    assert again.files("match") == matched
+    with open(tmp_path / "captions.txt", "a") as handle:
+        handle.write("".join(f"a dog and a zebra, number {n}\n" for n in range(40)))
+    grown = only_balance(balanced(tmp_path, balance={"size": 60, "bank": "bank.txt"}), tmp_path, "run")
+    fresh = only_balance(balanced(tmp_path, balance={"size": 60, "bank": "bank.txt"}), tmp_path, "fresh")
+    assert kept(grown) == kept(fresh)
+    assert solved(grown) == solved(fresh) != t
+
+
+def test_another_bank_is_refused_with_both_digests(tmp_path: Path) -> None:
+    captions(tmp_path)
+    only_balance(balanced(tmp_path), tmp_path, "run")
+    (tmp_path / "bank.txt").write_text("\n".join(WORDS[1:]) + "\n")
+    with pytest.raises(UserError, match=r"bank_digest: [0-9a-f]{12}.* -> [0-9a-f]{12}"):
+        run(balanced(tmp_path), tmp_path / "run", base=tmp_path)
+    only_balance(balanced(tmp_path), tmp_path, "run", update=True)
+
+
+def test_what_cannot_be_balanced_is_told_in_one_line(tmp_path: Path) -> None:
+    captions(tmp_path)
+
+    def refused(**changes: Any) -> str:
+        with pytest.raises((UserError, ValueError)) as caught:
+            run(balanced(tmp_path, **changes), tmp_path / "bad", base=tmp_path)
+        return str(caught.value)
+
+    assert "holds balance: add a block" in refused(balance=None)
+    assert "no path of the recipe holds the node balance" in refused(paths={"p": ["text", "image*"]})
+    assert "behind text or text*, not 'image'" in refused(paths={"p": ["image", "balance", "tags"]})
+    assert "stands twice" in refused(paths={"p": ["text", "balance", "balance", "image*"]})
+    assert "exactly one of size, t, random" in refused(balance={"size": 3, "t": 2})
+    assert "greater than 0" in refused(balance={"t": 0})
+    assert "name the bank" in refused(balance={"size": 3})
+    assert "500 captions are wanted, but there will be 128 at most" in refused(balance={"size": 500, "bank": "bank.txt"})
+    assert "120 captions are wanted, but only 108 hold an entry" in refused(balance={"size": 120, "bank": "bank.txt"})
+    (tmp_path / "empty.txt").write_text("\n \n")
+    assert "empty" in refused(balance={"size": 3, "bank": "empty.txt"})
+    assert "nowhere.txt" in refused(balance={"size": 3, "bank": "nowhere.txt"})
+
+
+def test_synthclip_from_concepts_to_a_data_set(tmp_path: Path) -> None:
+    captions(tmp_path)
+    recipe = parse_recipe(
+        {
+            "name": "test",
+            "source": {"concepts": "bank.txt", "part_rows": 5},
+            "models": {"llm": "realizer", "text_to_image": {"scenes": None, "size": 64}},
+            "paths": {"synthclip": ["concept", "text*", "balance", "image*"]},
+            "variants": {"write": 3},
+            "balance": {"size": 14},
+            "judge": None,
+        }
+    )
+    made = run(recipe, tmp_path / "run", base=tmp_path)
+    painted = list(made.rows("paint"))
+    assert painted
+    assert {r["parent"] for r in painted} == {r["id"] for r in made.rows("balance") if r["status"] == "ok"}
+    assert all(row.adds_up for row in made.ledger())
+    summary = export(made, tmp_path / "data")
+    assert summary.written == {"capimg": len(painted)}
+    lost = next(r for r in made.rows("balance") if r["reason"] == "not_sampled")
+    assert "not_sampled" in as_text(made, lost["parent"])
+    assert "chance" in as_text(made, painted[0]["id"])
+    assert write_report(made, tmp_path / "report").exists()
+    planned = {s["folder"]: s for s in estimate(recipe, tmp_path, tmp_path / "new", None)["stages"]}
+    assert planned["paint"]["rows"] == 14
+
+
+def test_dedupe_against_the_plain_rule() -> None:
+    chance = np.random.default_rng(5)
+    texts = [f"caption {n}" for n in chance.integers(0, 60, 200)]
+    ranks = chance.integers(0, 2**63, 200).astype(np.uint64)
+    cuts = [0, 1, 90, 90, 200]
+    parts = [(n, dedupe.digests(texts[a:b]), ranks[a:b], None) for n, (a, b) in enumerate(pairwise(cuts))]
+    found = dedupe.find(parts)
+    gone = {cuts[p] + int(r) for p, reasons in found.items() for r in reasons["duplicate"]}
+    best = {t: min((ranks[i], i) for i, other in enumerate(texts) if other == t)[1] for t in texts}
+    assert gone == set(range(200)) - set(best.values())
+    turned = dedupe.find(reversed(parts))
+    assert {(p, int(r)) for p, x in turned.items() for r in x["duplicate"]} == {
+        (p, int(r)) for p, x in found.items() for r in x["duplicate"]
+    }
+
+
+def test_near_duplicates() -> None:
+    base = "a small brown dog runs over the green field towards the old red barn near the river"
+    texts = [base, base.replace("brown", "black"), base + ".", "two ships sail on a calm sea at dusk", base, base.upper()]
+    ranks = np.arange(len(texts), dtype=np.uint64)
+    found = dedupe.find([(0, dedupe.digests(texts), ranks, dedupe.bands(texts))])
+    assert found[0]["duplicate"].tolist() == [4]
+    near = found[0]["near_duplicate"].tolist()
+    assert {2, 5} <= set(near)  # another full stop, another case
+    assert 3 not in near
+    assert 0 not in near
