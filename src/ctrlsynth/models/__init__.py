@@ -26,6 +26,7 @@ NAMES: dict[Role, dict[str, str]] = {
         "smollm2": f"{_HERE}.llms.llama_cpp:SmolLM2",
         "llama.cpp": f"{_HERE}.llms.llama_cpp:LlamaCpp",
         "realizer": f"{_HERE}.llms.realizer:Realizer",
+        "openai": f"{_HERE}.llms.openai_server:OpenAIServer",
     },
     "text_to_image": {"scenes": f"{_HERE}.text_to_image.scenes:Scenes"},
     "safety": {"opennsfw": f"{_HERE}.judges.opennsfw:OpenNSFW"},

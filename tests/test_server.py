@@ -1,0 +1,386 @@
+"""The shared client of OpenAI-compatible servers, against a server that answers wrongly on demand."""
+
+from __future__ import annotations
+
+import email.utils
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from conformance import check_llm, request
+from ctrlsynth.errors import ModelError, UserError
+from ctrlsynth.models import load, server
+from ctrlsynth.models.base import Reply
+from ctrlsynth.models.limit import STABLE, START, Limit
+from ctrlsynth.models.llms.openai_server import OpenAIServer
+from ctrlsynth.models.server_faults import LONGEST, retry_after
+from servers import FaultyServer, completion, echo, free_port, said
+
+DRAFT_DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "PAUSE", 0.02)
+    monkeypatch.setenv("OPENAI_API_KEY", "sesame")
+
+
+@pytest.fixture
+def opened() -> Iterator[list[OpenAIServer]]:
+    models: list[OpenAIServer] = []
+    yield models
+    for model in models:
+        model.close()
+
+
+def client(opened: list[OpenAIServer], *servers: FaultyServer | str, **options: Any) -> OpenAIServer:
+    urls = [s if isinstance(s, str) else s.url for s in servers]
+    model: OpenAIServer = load({"openai": "m", "base_urls": urls, **options}, "llm")
+    opened.append(model)
+    return model
+
+
+def ask(model: OpenAIServer, *texts: str) -> list[Reply]:
+    return model.generate([replace(request(text), instruction=text) for text in texts])
+
+
+def first(*faults: Any) -> Any:
+    """Answers with the faults one after the other, then rightly."""
+    return lambda n, body: faults[n] if n < len(faults) else echo(n, body)
+
+
+def status(number: int, text: str = "no", headers: Mapping[str, str] | None = None, **error: Any) -> tuple[int, Mapping[str, str], bytes]:
+    import json
+
+    return number, headers or {}, json.dumps({"error": {"message": text, **error}}).encode()
+
+
+PASSING = [status(500), status(503), status(429), status(408), "garbage", "page", "half", "close", {}, {"choices": []}, {"choices": None}]
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_a_passing_fault_is_asked_again(opened: list[OpenAIServer], fault: Any) -> None:
+    with FaultyServer(first(fault, fault)) as faulty:
+        model = client(opened, faulty)
+        assert [(r.text, r.error, r.prompt_tokens, r.completion_tokens) for r in ask(model, "hello")] == [("You said: hello", None, 7, 5)]
+        assert len(faulty.seen) == 3
+        assert model.pool.usage.retries == 2
+
+
+LASTING = [
+    (status(500), "server_error"),
+    (status(429), "rate_limited"),
+    ("garbage", "bad_reply"),
+    ("page", "bad_reply"),
+    ("half", "no_connection"),
+    ("close", "no_connection"),
+    ("hang", "timeout"),
+    ({"choices": 5}, "bad_reply"),
+    (completion(cast(Any, ["a"])), "bad_reply"),
+]
+
+
+@pytest.mark.parametrize(("fault", "error"), LASTING)
+def test_a_lasting_fault_costs_its_row_only(opened: list[OpenAIServer], fault: Any, error: str) -> None:
+    with FaultyServer(lambda n, body: fault if "poison" in said(body) else echo(n, body)) as faulty:
+        model = client(opened, faulty, retries=1, timeout=0.5)
+        replies = ask(model, "a", "poison", "b", "a")
+        assert [r.error for r in replies] == [None, error, None, None]
+        assert [r.text for r in replies] == ["You said: a", "", "You said: b", "You said: a"]
+        assert replies[1].raw
+        assert sum("poison" in said(body) for body in faulty.seen) == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [(status(400, "no such field"), "refused"), (status(422), "refused"), (completion("", finish_reason="content_filter"), "refused"),
+     (completion(None, refusal="I would rather not."), "refused"), (completion("  "), "empty_reply"), (completion(None), "empty_reply"),
+     (status(400, "too many", code="context_length_exceeded"), "prompt_too_long"),
+     (status(400, "the request exceeds", type="exceed_context_size_error"), "prompt_too_long"),
+     (status(400, "This model's maximum context length is 8 tokens"), "prompt_too_long")],
+)  # fmt: skip
+def test_what_asking_again_does_not_mend_is_asked_once(opened: list[OpenAIServer], answer: Any, error: str) -> None:
+    with FaultyServer(lambda n, body: answer) as faulty:
+        assert [r.error for r in ask(client(opened, faulty), "x")] == [error]
+        assert len(faulty.seen) == 1
+
+
+@pytest.mark.parametrize("answer", [status(401), status(403), status(404, "no model m"), status(429, "pay", code="insufficient_quota")])
+def test_what_the_user_can_mend_stops_at_once(opened: list[OpenAIServer], answer: Any) -> None:
+    with FaultyServer(lambda n, body: answer) as faulty:
+        with pytest.raises(UserError, match=r"^models.llm: .*127.0.0.1") as caught:
+            ask(client(opened, faulty), "x", "y")
+        assert "\n" not in str(caught.value)
+        assert "sesame" not in str(caught.value)
+
+
+def test_retry_after_is_honoured_in_seconds_and_as_a_date(opened: list[OpenAIServer]) -> None:
+    with FaultyServer(first(status(429, headers={"Retry-After": "0.6"}))) as faulty:
+        assert ask(client(opened, faulty), "x")[0].error is None
+        assert 0.55 < faulty.times[1] - faulty.times[0] < 5
+    with FaultyServer() as faulty:
+        when = email.utils.formatdate(time.time() + 2, usegmt=True)
+        faulty.answer = first(status(503, headers={"Retry-After": when}))
+        started = time.time()
+        assert ask(client(opened, faulty), "x")[0].error is None
+        assert time.time() >= email.utils.parsedate_to_datetime(when).timestamp()
+        assert time.time() - started < 8
+    assert [retry_after({"retry-after": t}) for t in ("", "soon", DRAFT_DATE, "-3", "nan", "inf", "7")] == [0, 0, 0, 0, 0, LONGEST, 7]
+
+
+def test_a_server_that_asks_for_rest_gets_it_from_all_requests(opened: list[OpenAIServer]) -> None:
+    with FaultyServer(first(status(429, headers={"Retry-After": "0.7"}))) as faulty:
+        replies = ask(client(opened, faulty, concurrency=1), *"abcdef")
+        assert [r.error for r in replies] == [None] * 6
+        assert min(later - faulty.times[0] for later in faulty.times[1:]) > 0.65
+
+
+def test_the_deadline_holds_for_the_whole_request(opened: list[OpenAIServer]) -> None:
+    with FaultyServer(lambda n, body: status(429, headers={"Retry-After": "30"})) as faulty:
+        started = time.monotonic()
+        assert [r.error for r in ask(client(opened, faulty, deadline=5), "x", "y")] == ["rate_limited"] * 2
+        assert time.monotonic() - started < 3  # nobody waits for what comes too late
+    with FaultyServer(lambda n, body: "hang") as faulty:
+        started = time.monotonic()
+        assert [r.error for r in ask(client(opened, faulty, timeout=0.4, deadline=1.0), "x")] == ["timeout"]
+        assert 0.9 < time.monotonic() - started < 3
+        assert 2 <= len(faulty.seen) <= 4
+
+
+def test_answers_belong_to_their_requests_whatever_order_they_come_in(opened: list[OpenAIServer]) -> None:
+    def slow(n: int, body: Mapping[str, Any]) -> Any:
+        time.sleep(0.2 if n % 3 == 0 else 0.0)
+        return echo(n, body) if n % 4 else status(500)
+
+    with FaultyServer(slow) as faulty:
+        texts = [f"t{n % 17}" for n in range(60)]
+        replies = ask(client(opened, faulty), *texts)
+        assert [r.text for r in replies] == [f"You said: {t}" for t in texts]
+
+
+def test_concurrency_is_bounded_adapts_and_recovers(opened: list[OpenAIServer]) -> None:
+    def crowded(n: int, body: Mapping[str, Any]) -> Any:
+        full = faulty._busy > 6
+        time.sleep(0.03)
+        return status(429) if full else echo(n, body)
+
+    with FaultyServer(crowded) as faulty:
+        model = client(opened, faulty, concurrency=32)
+        assert {r.error for r in ask(model, *map(str, range(150)))} == {None}
+        assert 6 <= faulty.most <= 32
+        refused = model.pool.usage.retries
+        assert refused < 60, "a limit that does not adapt is refused at every step"
+
+    def slow(n: int, body: Mapping[str, Any]) -> Any:
+        time.sleep(0.02)
+        return echo(n, body)
+
+    with FaultyServer(slow) as calm:
+        ask(client(opened, calm, concurrency=20), *map(str, range(200)))
+        assert START < calm.most <= 20
+
+
+def test_the_limit_itself() -> None:
+    limit = Limit(64)
+    assert limit.now == START
+    limit.good(1.0, 10, busy=3)
+    assert limit.now == START  # nobody waited
+    for _ in range(START):
+        limit.good(1.0, 10, limit.now)
+    assert limit.now == 2 * START  # a round doubles
+    limit.halve(limit.round)
+    limit.halve(0)  # of the same round: said already
+    assert limit.now == START
+    for _ in range(START):
+        limit.good(1.0, 10, limit.now)
+    assert limit.now == START  # from now on a round adds one; a fraction is missing yet
+    limit.good(1.0, 10, limit.now)
+    assert limit.now == START + 1
+    for _ in range(100):
+        limit.good(3 * STABLE, 10, limit.now)  # every token costs far more than at best: it waits
+    assert limit.now <= START + 3
+    for _ in range(1000):
+        limit.good(3 * STABLE, 10, limit.now)  # that is what it costs now
+    assert limit.now > START + 3
+    for _ in range(20):
+        limit.halve(limit.round)
+    assert limit.now == 1
+    assert Limit(3).now == 3
+
+
+def test_a_replica_that_dies_is_taken_out_and_put_back(opened: list[OpenAIServer]) -> None:
+    port = free_port()
+    with FaultyServer() as one:
+        other = FaultyServer(port=port)
+        model = client(opened, one, other)
+        ask(model, *map(str, range(40)))
+        assert len(one.seen) > 5
+        assert len(other.seen) > 5
+        other.__exit__()
+        seen = len(one.seen)
+        assert {r.error for r in ask(model, *map(str, range(40)))} == {None}
+        assert len(one.seen) == seen + 40
+        with FaultyServer(port=port) as again:
+            deadline = time.monotonic() + 20
+            while not again.seen and time.monotonic() < deadline:
+                assert {r.error for r in ask(model, *map(str, range(20)))} == {None}
+                time.sleep(0.05)
+            assert again.seen
+
+
+def test_a_replica_that_only_says_500_is_left_alone(opened: list[OpenAIServer]) -> None:
+    with FaultyServer() as good, FaultyServer(lambda n, body: status(500)) as bad:
+        assert {r.error for r in ask(client(opened, good, bad), *map(str, range(60)))} == {None}
+        assert len(bad.seen) < 40
+
+
+def test_a_dead_server_that_comes_back_in_time_costs_nothing(opened: list[OpenAIServer]) -> None:
+    port = free_port()
+    model = client(opened, f"http://127.0.0.1:{port}/v1", patience=30)
+    later: list[FaultyServer] = []
+    timer = threading.Timer(0.8, lambda: later.append(FaultyServer(port=port)))
+    timer.start()
+    try:
+        assert [r.text for r in ask(model, "a", "b")] == ["You said: a", "You said: b"]
+    finally:
+        timer.join()
+        later[0].__exit__()
+
+
+def test_all_servers_dead_is_the_batch_s_fault_unless_something_was_answered(opened: list[OpenAIServer]) -> None:
+    gone = [f"http://127.0.0.1:{free_port()}/v1" for _ in range(2)]
+    model = client(opened, *gone, patience=0.3, retries=20)
+    with pytest.raises(ModelError, match="no server has answered") as caught:
+        ask(model, "a", "b")
+    assert caught.value.reason == "engine_died"
+    faulty = FaultyServer()
+    model = client(opened, faulty, patience=0.3, retries=20, concurrency=1)
+
+    def dies(n: int, body: Mapping[str, Any]) -> Any:
+        if n == 3:
+            threading.Thread(target=faulty.__exit__).start()
+            return "close"
+        return echo(n, body)
+
+    faulty.answer = dies
+    replies = ask(model, *"abcdefgh")
+    assert [r.error for r in replies] == [None] * 3 + ["server_down"] * 5
+
+
+def test_preflight_names_key_server_and_model(opened: list[OpenAIServer], monkeypatch: pytest.MonkeyPatch) -> None:
+    with FaultyServer(models=("mistral-nemo", "qwen2")) as faulty:
+        model = load({"openai": "mistral-nemo", "base_url": faulty.url}, "llm")
+        opened.append(model)
+        model.check()
+        misspelt = load({"openai": "mistral-memo", "base_url": faulty.url}, "llm")
+        opened.append(misspelt)
+        with pytest.raises(UserError, match="did you mean 'mistral-nemo'"):
+            misspelt.check()
+        with pytest.raises(UserError, match="did you mean 'mistral-nemo'"):
+            _ = misspelt.digest
+    with pytest.raises(UserError, match=r"no server answers at http://127.0.0.1"):
+        client(opened, f"http://127.0.0.1:{free_port()}/v1").check()
+    monkeypatch.delenv("OPENAI_API_KEY")
+    hosted = OpenAIServer("gpt")
+    with pytest.raises(UserError, match="OPENAI_API_KEY holds no key"):
+        hosted.check()
+
+
+def test_digest_is_the_server_s_word_and_the_options_never_the_key(opened: list[OpenAIServer], monkeypatch: pytest.MonkeyPatch) -> None:
+    with FaultyServer() as faulty, FaultyServer() as twin:
+        model = client(opened, faulty)
+        assert model.digest.startswith("unverified:")
+        time.sleep(1.1)  # `created` of the faulty server is the time of the question, as llama-server's is
+        same = [client(opened, twin), client(opened, faulty, twin), client(opened, faulty, concurrency=3, prices={"input": 1})]
+        monkeypatch.setenv("OPENAI_API_KEY", "another")
+        assert {m.digest for m in [*same, client(opened, faulty)]} == {model.digest}
+        others: list[dict[str, Any]] = [
+            {"temperature": 0.7},
+            {"temperature": None},
+            {"top_p": 0.5},
+            {"max_tokens": 9},
+            {"extra_body": {"top_k": 4}},
+            {"structured": False},
+            {"presence_penalty": 1.0},
+            {"repetition_penalty": 1.2},
+            {"version": "2407"},
+        ]
+        digests = {client(opened, faulty, **o).digest for o in others}
+        assert len(digests | {model.digest}) == len(others) + 1
+
+
+def test_replicas_must_serve_the_same(opened: list[OpenAIServer]) -> None:
+    with FaultyServer() as one, FaultyServer(models=("n", "o")) as two, pytest.raises(UserError, match="unknown model 'm'"):
+        _ = client(opened, one, two).digest
+
+
+def test_the_key_comes_from_the_named_variable(opened: list[OpenAIServer], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "open")
+    with FaultyServer() as faulty:
+        ask(client(opened, faulty, api_key_env="MY_KEY"), "x")
+        assert faulty.keys == ["Bearer open"]
+        monkeypatch.delenv("OPENAI_API_KEY")
+        ask(client(opened, faulty), "x")  # a server of one's own needs none
+        assert "sesame" not in faulty.keys[-1]
+
+
+def test_conformance(opened: list[OpenAIServer]) -> None:
+    def strict(n: int, body: Mapping[str, Any]) -> Any:
+        if not isinstance(body["messages"][-1]["content"], str):
+            return status(400, "content must be text")
+        return status(400, code="context_length_exceeded") if len(said(body)) > 50_000 else echo(n, body)
+
+    with FaultyServer(strict) as faulty, FaultyServer(strict) as twin, FaultyServer(models=("m", "lora")) as other:
+        changed = load({"openai": "lora", "base_url": other.url}, "llm")
+        opened.append(changed)
+        model = client(opened, faulty, twin)
+        check_llm(lambda: model, lambda: changed)
+        assert model.pool.usage.retries == 0
+
+
+def test_it_ends_and_starts_again(opened: list[OpenAIServer]) -> None:
+    with FaultyServer() as faulty:
+        model = client(opened, faulty)
+        threads = threading.active_count()
+        assert ask(model, "a")[0].text == "You said: a"
+        model.close()
+        model.close()
+        assert threading.active_count() <= threads + 1  # the faulty server's own
+        assert ask(model, "b")[0].text == "You said: b"
+    assert model.generate([]) == []
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"base_urls": []}, "base_urls is a list"),
+    ({"base_url": "localhost:8000"}, "begins with http"),
+    ({"base_url": "http://a", "base_urls": ["http://b"]}, "not both"),
+    ({"concurrency": 0}, "concurrency is a whole number"),
+    ({"timeout": 0}, "timeout is a number of seconds"),
+    ({"temperature": -1}, "temperature"),
+    ({"top_p": 0}, "top_p"),
+    ({"max_tokens": 1.5}, "max_tokens"),
+    ({"prices": {"inptu": 1}}, "did you mean 'input'"),
+    ({"prices": {"input": -1}}, "prices.input"),
+    ({"temprature": 1}, "did you mean 'temperature'"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG)
+def test_options_are_checked(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load({"openai": "m", **options}, "llm")
+    assert str(caught.value).startswith("models")
+
+
+def test_absent_client_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ctrlsynth.models import installed
+
+    monkeypatch.setattr(installed, "installed", lambda module: False)
+    with pytest.raises(UserError, match=r"^models.llm: openai is not installed; pip install 'ctrlsynth\[server\]'$"):
+        OpenAIServer("m")
+    assert os.environ["OPENAI_API_KEY"] == "sesame"
