@@ -257,7 +257,7 @@ def test_all_servers_dead_is_the_batch_s_fault_unless_something_was_answered(ope
     model = client(opened, *gone, patience=0.3, retries=20)
     with pytest.raises(ModelError, match="no server has answered") as caught:
         ask(model, "a", "b")
-    assert caught.value.reason == "engine_died"
+    assert caught.value.reason == "server_down"
     faulty = FaultyServer()
     model = client(opened, faulty, patience=0.3, retries=20, concurrency=1)
 
@@ -341,6 +341,26 @@ def test_conformance(opened: list[OpenAIServer]) -> None:
         model = client(opened, faulty, twin)
         check_llm(lambda: model, lambda: changed)
         assert model.pool.usage.retries == 0
+
+
+def test_what_was_begun_is_asked_once_and_what_was_given_up_again(opened: list[OpenAIServer]) -> None:
+    with FaultyServer() as faulty:
+        model = client(opened, faulty)
+        requests = [replace(request(t), instruction=t) for t in ("a", "b", "a")]
+        twins = [replace(r) for r in requests]
+        model.begin(requests)
+        model.begin(twins[:1])
+        assert [r.text for r in model.generate(requests[::-1])] == ["You said: a", "You said: b", "You said: a"]
+        assert len(faulty.seen) <= 4
+        assert [r.text for r in model.generate([twins[0], twins[1]])] == ["You said: a", "You said: b"]
+        assert len(faulty.seen) == 5
+        assert [r.text for r in model.generate(requests)] == ["You said: a", "You said: b", "You said: a"]
+        assert len(faulty.seen) == 8
+        faulty.answer = lambda n, body: "hang"
+        model.begin(requests)
+        model.close()
+        faulty.answer = echo
+        assert [r.error for r in model.generate(requests)] == [None] * 3
 
 
 def test_it_ends_and_starts_again(opened: list[OpenAIServer]) -> None:

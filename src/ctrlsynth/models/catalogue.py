@@ -13,7 +13,8 @@ import yaml
 
 from .installed import INSTALL
 
-_INSTALL = {"models": INSTALL, "base": "pip install ctrlsynth", "demo": "pip install 'ctrlsynth[demo]'"}
+_EXTRAS = ("demo", "server", "transformers", "diffusers", "clip", "vllm")
+_INSTALL = {"models": INSTALL, "base": "pip install ctrlsynth", **{e: f"pip install 'ctrlsynth[{e}]'" for e in _EXTRAS}}
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import random
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -85,7 +86,7 @@ class ServerPool:
     timeout      seconds that one try may take
     deadline     seconds that a request may take from its first try on, retries and pauses included
     retries      how often a request is asked again at most
-    patience     seconds to wait for a server while none answers; then `ModelError("engine_died")`
+    patience     seconds to wait for a server while none answers; then `ModelError("server_down")`
     """
 
     def __init__(
@@ -120,13 +121,25 @@ class ServerPool:
 
     def map(self, calls: Sequence[Call], read: Callable[[Any], T]) -> list[T | Fault]:
         """As many answers as calls, in their order: what `read` makes of the response (it may raise `BadReply`), or a Fault. May be called
-        from several threads at once. Raises UserError for what the user can mend (key, model, quota) and `ModelError("engine_died")`
+        from several threads at once. Raises UserError for what the user can mend (key, model, quota) and `ModelError("server_down")`
         where no server has answered anything."""
-        if not calls:
-            return []
-        answers = self._wait(self._all(calls, read))
-        if all(isinstance(answer, Fault) and answer.error == "server_down" for answer in answers):
-            raise ModelError("engine_died", f"no server has answered for {self.patience:g} s: {self._addresses()}")
+        return self.gather(self.start(calls, read))
+
+    def start(self, calls: Sequence[Call], read: Callable[[Any], T]) -> list[Future[T | Fault]]:
+        """Sends the calls off as places become free, without waiting; `gather` waits. First started, first sent."""
+        loop = self._running().loop
+        return [asyncio.run_coroutine_threadsafe(self._one(call, read), loop) for call in calls]
+
+    def gather(self, started: Sequence[Future[T | Fault]]) -> list[T | Fault]:
+        """The answers of what was started; raises as `map`. What is still under way then is given up."""
+        try:
+            answers = [future.result() for future in started]
+        except BaseException:
+            for future in started:
+                future.cancel()
+            raise
+        if answers and all(isinstance(answer, Fault) and answer.error == "server_down" for answer in answers):
+            raise ModelError("server_down", f"no server has answered for {self.patience:g} s: {self._addresses()}")
         return answers
 
     def models(self) -> dict[str, list[dict[str, Any]]]:
@@ -196,16 +209,6 @@ class ServerPool:
             else:
                 out[self._name(replica)] = answer
         return out
-
-    async def _all(self, calls: Sequence[Call], read: Callable[[Any], T]) -> list[T | Fault]:
-        tasks = [asyncio.ensure_future(self._one(call, read)) for call in calls]
-        try:
-            return await asyncio.gather(*tasks)
-        except BaseException:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            raise
 
     async def _one(self, call: Call, read: Callable[[Any], T]) -> T | Fault:
         state = self._running()

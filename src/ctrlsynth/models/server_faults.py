@@ -10,7 +10,6 @@ from typing import Any
 
 from ..errors import UserError
 
-
 LONGEST = 3600.0
 """Seconds: no server's Retry-After is obeyed for longer."""
 

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from ...errors import UserError, unknown
 from ..base import Reply, Request
 from ..prices import check_prices
-from ..server import ServerPool, addresses
+from ..server import Call, ServerPool, addresses
 from ..server_faults import BadReply, Fault
 from .sampling import Sampling, messages
 
@@ -81,9 +83,11 @@ class OpenAIServer:
             retries=retries,
             patience=patience,
         )
-        self.batch = 8 * concurrency * max(1, len(self.pool.base_urls))  # a call ends with few in flight: long calls
+        self.batch = 4 * concurrency * max(1, len(self.pool.base_urls))
         self._fixed = self._sampled(temperature)
         self._digest: str | None = None
+        self._begun: dict[int, tuple[Request, Future[Reply | Fault]]] = {}  # by object: equal requests are asked each
+        self._lock = threading.Lock()
 
     @property
     def digest(self) -> str:
@@ -119,22 +123,33 @@ class OpenAIServer:
             body["response_format"] = {"type": "json_schema", "json_schema": {"name": "caption", "schema": dict(request.schema)}}
         return body
 
+    def begin(self, requests: Sequence[Request]) -> None:
+        """Sends requests off that `generate` will be asked for, these very objects: so a server does not run dry between two batches."""
+        started = self.pool.start([self._call(request) for request in requests], read)
+        with self._lock:
+            self._begun.update({id(request): (request, future) for request, future in zip(requests, started, strict=True)})
+
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """One reply a request, in order; a request that failed for good carries its reason (server.Fault). Raises
-        `ModelError("engine_died")` where no server answers, UserError where the server refuses the key or lacks the model."""
-
-        def call(body: dict[str, Any]) -> Any:
-            return lambda client: client.chat.completions.create(**body)
-
-        answers = self.pool.map([call(self.body(request)) for request in requests], read)
+        """One reply a request, in order; a request that failed for good carries its reason (server_faults.Fault). Raises
+        `ModelError("server_down")` where no server answers, UserError where the server refuses the key or lacks the model."""
+        with self._lock:
+            begun = [self._begun.pop(id(request), None) for request in requests]
+        new = iter(self.pool.start([self._call(q) for q, b in zip(requests, begun, strict=True) if b is None], read))
+        answers = self.pool.gather([b[1] if b is not None else next(new) for b in begun])
         return [Reply("", raw=a.message or None, error=a.error) if isinstance(a, Fault) else a for a in answers]
+
+    def _call(self, request: Request) -> Call:
+        body = self.body(request)
+        return lambda client: client.chat.completions.create(**body)
 
     def check(self) -> None:
         """Preflight: the key is set, a server answers, and it has the model."""
         self.pool.check(self.model)
 
     def close(self) -> None:
-        """Ends the connections; a later call opens them again."""
+        """Ends the connections and gives up what was begun; a later call opens them again."""
+        with self._lock:
+            self._begun.clear()
         self.pool.close()
 
 
