@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from .errors import UserError, unknown
 from .recipe import Recipe, block_of
+
+
+B = TypeVar("B", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
@@ -53,10 +56,25 @@ def read_yaml(text: str, where: str) -> Any:
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     """Reads a recipe file and what it extends, applies `key.path=value` overrides (values are YAML). Errors name file, key and the nearest
     right one."""
+    return parse_recipe(_overridden(path, overrides), str(path))
+
+
+def read_data(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
+    """A recipe file as plain data, for commands that need one block of it. With a source it is checked as a whole; without, its keys are."""
+    data = _overridden(path, overrides)
+    if "source" in data:
+        parse_recipe(data, str(path))
+    for key in data:
+        if key not in Recipe.model_fields:
+            raise unknown("key", str(key), Recipe.model_fields, str(path))
+    return data
+
+
+def _overridden(path: Path, overrides: list[str] | None) -> dict[str, Any]:
     data = _read(path, ())
     for override in overrides or []:
         _override(data, override)
-    return parse_recipe(data, str(path))
+    return data
 
 
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
@@ -108,21 +126,29 @@ def parse_recipe(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
         raise _first_error(error, where) from error
 
 
-def _first_error(error: ValidationError, where: str) -> UserError:
+def parse_block(block: type[B], data: Mapping[str, Any], where: str, prefix: str) -> B:
+    """Validates one block that stands under the key `prefix`; the first error becomes one line."""
+    try:
+        return block.model_validate(data)
+    except ValidationError as error:
+        raise _first_error(error, where, block, prefix) from error
+
+
+def _first_error(error: ValidationError, where: str, block: type[BaseModel] = Recipe, prefix: str = "") -> UserError:
     errors = error.errors(include_url=False)
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])  # a misspelt key tells more than the missing one
-    spot = ".".join(str(p) for p in first["loc"])
+    head = [prefix] if prefix else []
+    spot = ".".join([*head, *(str(p) for p in first["loc"])])
     if first["type"] == "extra_forbidden":
-        return unknown("key", spot, _keys_beside(first["loc"]), where)
+        return unknown("key", spot, _keys_beside(first["loc"], block, head), where)
     message = first["msg"].removeprefix("Value error, ")
     given = "" if first["type"] in ("value_error", "missing") else f" (given: {first['input']!r})"
     return UserError(f"{where}: {spot + ': ' if spot else ''}{message}{given}")
 
 
-def _keys_beside(loc: tuple[int | str, ...]) -> list[str]:
+def _keys_beside(loc: tuple[int | str, ...], model: type[BaseModel], head: list[str]) -> list[str]:
     """The keys that stand at the level of `loc`, as dotted paths, for the nearest-name hint."""
-    model: type[BaseModel] = Recipe
-    prefix: list[str] = []
+    prefix = list(head)
     for step in loc[:-1]:
         prefix.append(str(step))
         field = model.model_fields.get(step) if isinstance(step, str) else None

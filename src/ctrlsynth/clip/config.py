@@ -1,0 +1,161 @@
+"""The `train` block of a recipe, typed: data, model, length, optimiser, augmentation. A preset fills in what the block leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ..errors import UserError, unknown
+from ..recipe import Block
+from ..recipe_file import parse_block, read_data
+from .presets import PRESETS
+
+OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+Positive = Annotated[int, Field(gt=0)]
+Three = tuple[float, float, float]
+
+
+class TrainSource(Block):
+    """One source of pairs: a folder that `export` wrote, or its files."""
+
+    path: str | list[str] = Field(description="a folder, or tars, parquet, csv, jsonl as paths, globs or brace ranges")
+    ratio: float | None = Field(
+        None, gt=0, description="share of the pairs, in proportion to the other sources' ratios; all sources or none have one"
+    )
+    captions: list[str] | None = Field(
+        None, description="fields that one caption a step is drawn from: text is the .txt of a tar, others are keys of its .json, or columns"
+    )
+
+
+class EqualSamples(Block):
+    """Train as many steps as a baseline on other data: E*N/(N+N') epochs (paper, section 4.1). Exactly one of rows and data."""
+
+    epochs: float = Field(gt=0, description="E, the baseline's epochs")
+    rows: Positive | None = Field(None, description="N, the baseline's pairs")
+    data: list[TrainSource] | None = Field(None, description="the baseline's data, to be counted")
+
+    @model_validator(mode="after")
+    def _one(self) -> EqualSamples:
+        if (self.rows is None) == (self.data is None):
+            raise ValueError("equal_samples takes rows or data, and not both")
+        return self
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _data(cls, value: Any) -> Any:
+        return None if value is None else sources(value)
+
+
+class Decontaminate(Block):
+    """Pairs that are also in an evaluation set leave, or are told."""
+
+    against: list[str] = Field(min_length=1, description="evaluation sets: folders of images, or of shards")
+    images: Literal["sha256", "phash", "both", "none"] = Field(
+        "both", description="same pixels, a perceptual hash within `distance` bits, both, or images not compared"
+    )
+    distance: int = Field(2, ge=0, le=3, description="phash: bits of 64 that may differ")
+    captions: bool = Field(True, description="also compare captions, without regard to case, punctuation and spacing")
+    action: Literal["drop", "flag"] = Field("drop", description="drop: do not train on them; flag: only list and count them")
+
+
+class TrainBlock(Block):
+    """Everything that `ctrlsynth train` needs to know. Defaults are open_clip's where the papers say nothing."""
+
+    preset: str | None = Field(None, description="a paper's settings by name; keys given beside it win")
+    data: list[TrainSource] = Field(min_length=1, description="where the pairs come from: folders, or sources with ratio and captions")
+    model: str | None = Field(None, description="an open_clip name (ViT-B-16, ViT-S-16, ...), tiny, or a JSON file; ViT-B-16 unless init is given")
+    init: str | None = Field(None, description="start from this folder: one of ours, open_clip's or Hugging Face's CLIP")
+    image_size: Positive | None = Field(None, description="pixels, when it is not the model's own")
+    epochs: float | None = Field(None, gt=0, description="passes over the data, also a part of one; 32 unless a length is given")
+    steps: Positive | None = Field(None, description="optimiser steps instead of epochs")
+    equal_samples: EqualSamples | None = Field(None, description="the steps of a baseline instead of epochs")
+    batch: Positive = Field(2048, description="pairs a step, over all processes")
+    accumulate: Positive = Field(1, description="micro-batches a step; the loss is that of the whole batch")
+    loss: Literal["softmax", "sigmoid"] = Field("softmax", description="symmetric cross-entropy, or SigLIP's pairwise sigmoid")
+    negatives: Literal["all", "micro"] = Field("all", description="negatives from the whole batch, or from the micro-batch alone")
+    lr: float = Field(5e-4, gt=0, description="highest learning rate")
+    min_lr: float = Field(0.0, ge=0, description="learning rate at the end of the cosine")
+    warmup: float | int = Field(0.05, ge=0, description="steps of linear warm-up; below 1 a share of all steps")
+    warmup_epochs: float | None = Field(None, ge=0, description="warm-up in epochs instead")
+    warmup_lr: float | None = Field(None, ge=0, description="learning rate of the first step; lr / warm-up steps unless given")
+    weight_decay: float = Field(0.2, ge=0, description="none on biases, norms and whatever has fewer than two dimensions")
+    betas: tuple[float, float] = Field((0.9, 0.98), description="of AdamW")
+    eps: float = Field(1e-6, gt=0, description="of AdamW")
+    grad_clip: float | None = Field(None, gt=0, description="largest norm of the gradient")
+    max_logit_scale: float = Field(100.0, gt=1, description="the logit scale is clamped to 1 .. this")
+    crop_scale: tuple[float, float] | None = Field(
+        (0.9, 1.0), description="random resized crop: least and most share of the area; null: centre crop"
+    )
+    flip: bool = Field(False, description="mirror half of the images")
+    shorter_edge: Positive | None = Field(None, description="first resize every image to this shorter edge")
+    mean: Three = Field(OPENAI_MEAN, description="of the channels, 0..1")
+    std: Three = Field(OPENAI_STD, description="of the channels, 0..1")
+    precision: Literal["float32", "bf16", "fp16"] = Field("bf16", description="autocast; weights and optimiser stay float32")
+    grad_checkpointing: bool = Field(False, description="less memory, a third more time")
+    device: str = Field("auto", description="cuda, cpu, or auto")
+    workers: int = Field(2, ge=0, description="processes that read and decode, for each training process; changes no batch")
+    window: Positive = Field(8192, description="rows that are shuffled among each other")
+    save_every: Positive = Field(1000, description="steps between checkpoints")
+    keep: Positive = Field(2, description="how many checkpoints stay")
+    log_every: Positive = Field(10, description="steps between lines of log.jsonl")
+    seed: int = Field(0, description="weights, order, captions and crops hang on it")
+    decontaminate: Decontaminate | None = Field(None, description="keep evaluation sets out of the data")
+    needs_init: bool = Field(False, description="set by presets that finetune")
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _data(cls, value: Any) -> Any:
+        return sources(value)
+
+    @model_validator(mode="after")
+    def _sound(self) -> TrainBlock:
+        if len({s.ratio is None for s in self.data}) > 1:
+            raise ValueError("data: either every source has a ratio or none has")
+        given = [k for k in ("epochs", "steps", "equal_samples") if getattr(self, k) is not None]
+        if len(given) > 1:
+            raise ValueError(f"one of epochs, steps and equal_samples says how long; given: {', '.join(given)}")
+        if self.init is not None and self.model is not None:
+            raise ValueError("init brings its own model; leave model out")
+        if self.needs_init and self.init is None:
+            raise ValueError(f"preset {self.preset} finetunes: it needs init, the folder of the model to start from")
+        return self
+
+
+def sources(value: Any) -> list[Any]:
+    """`folder`, `[folder, {path: ..., ratio: 2}]` -> a list of mappings."""
+    items = value if isinstance(value, list) else [value]
+    return [{"path": item} if isinstance(item, str) else item for item in items]
+
+
+def resolve(block: Mapping[str, Any], where: str = "recipe", seed: int | None = None) -> TrainBlock:
+    """The block over its preset, checked; unknown keys and preset names are one line with the nearest right name. A length of one's own takes
+    the preset's away and scales its warm-up. `seed` is the recipe's, for a block without one."""
+    given = dict(block)
+    name = given.get("preset")
+    if name is not None and name not in PRESETS:
+        raise unknown("preset", str(name), PRESETS, f"{where}: train.preset")
+    below: dict[str, Any] = dict(PRESETS.get(str(name), {})) if name is not None else {}
+    lengths = ("epochs", "steps", "equal_samples")
+    if any(given.get(k) is not None for k in lengths):
+        if below.get("steps") and below.get("warmup"):
+            below["warmup"] = below["warmup"] / below["steps"]
+        below = {k: v for k, v in below.items() if k not in lengths}
+    if seed is not None:
+        below["seed"] = seed
+    if "needs_init" in given:
+        raise unknown("key", "train.needs_init", [f"train.{k}" for k in TrainBlock.model_fields], where)
+    if "data" not in given:
+        raise UserError(f"{where}: train.data: no data; name a folder that `ctrlsynth export` wrote: data: [exports/mix]")
+    return parse_block(TrainBlock, {**below, **given}, where, "train")
+
+
+def load_train(path: Path, overrides: list[str] | None = None) -> tuple[str, TrainBlock]:
+    """(name, `train` block) of a recipe file; one that only trains needs no source. Raises UserError in one line."""
+    data = read_data(path, overrides)
+    if not isinstance(data.get("train"), Mapping):
+        raise UserError(f"{path}: no train block; write for example train: {{preset: ctrlsynth-cc3m, data: [exports/mix]}}")
+    seed = data.get("seed")
+    return str(data.get("name") or path.stem), resolve(data["train"], str(path), seed if isinstance(seed, int) else None)
