@@ -1,8 +1,9 @@
 """Reads a recipe's YAML file: repeated keys refused, `extends` resolved, `--set` applied, the first mistake told in one line.
 
 `extends: other.yaml` starts from another recipe (its path counts from this file). What both say is merged block by block:
-`judge: {gate: true}` changes one key of the judge. Everything that is no block (a model, a list, `paths`, `styles`, `weights`) is replaced
-whole, and `null` takes an optional key away. Relative paths of data count from the recipe that is run, whichever file they stand in.
+`judge: {gate: true}` changes one key of the judge. Everything that is no block (a model, a list, `paths`, `styles`, `weights`) is
+replaced whole, and `null` takes an optional key away. Relative paths of data count from the recipe that is run, whichever file they
+stand in.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from pydantic import BaseModel, ValidationError
 
 from .errors import UserError, unknown
 from .recipe import Recipe, block_of
-
 
 B = TypeVar("B", bound=BaseModel)
 
@@ -54,13 +54,14 @@ def read_yaml(text: str, where: str) -> Any:
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
-    """Reads a recipe file and what it extends, applies `key.path=value` overrides (values are YAML). Errors name file, key and the nearest
-    right one."""
+    """Reads a recipe file and what it extends, applies `key.path=value` overrides (values are YAML). Errors name file, key and the
+    nearest right one."""
     return parse_recipe(_overridden(path, overrides), str(path))
 
 
 def read_data(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
-    """A recipe file as plain data, for commands that need one block of it. With a source it is checked as a whole; without, its keys are."""
+    """A recipe file as plain data, for commands that need one block of it. With a source it is checked as a whole; without, its keys
+    are."""
     data = _overridden(path, overrides)
     if "source" in data:
         parse_recipe(data, str(path))

@@ -26,7 +26,8 @@ class TrainSource(Block):
         None, gt=0, description="share of the pairs, in proportion to the other sources' ratios; all sources or none have one"
     )
     captions: list[str] | None = Field(
-        None, description="fields that one caption a step is drawn from: text is the .txt of a tar, others are keys of its .json, or columns"
+        None,
+        description="fields that one caption a step is drawn from: text is a tar's .txt, others are keys of its .json, or columns",
     )
 
 
@@ -66,7 +67,7 @@ class TrainBlock(Block):
 
     preset: str | None = Field(None, description="a paper's settings by name; keys given beside it win")
     data: list[TrainSource] = Field(min_length=1, description="where the pairs come from: folders, or sources with ratio and captions")
-    model: str | None = Field(None, description="an open_clip name (ViT-B-16, ViT-S-16, ...), tiny, or a JSON file; ViT-B-16 unless init is given")
+    model: str | None = Field(None, description="a name of open_clip (ViT-B-16, ViT-S-16), tiny, or a JSON file; ViT-B-16 without init")
     init: str | None = Field(None, description="start from this folder: one of ours, open_clip's or Hugging Face's CLIP")
     image_size: Positive | None = Field(None, description="pixels, when it is not the model's own")
     epochs: float | None = Field(None, gt=0, description="passes over the data, also a part of one; 32 unless a length is given")
@@ -131,8 +132,8 @@ def sources(value: Any) -> list[Any]:
 
 
 def resolve(block: Mapping[str, Any], where: str = "recipe", seed: int | None = None) -> TrainBlock:
-    """The block over its preset, checked; unknown keys and preset names are one line with the nearest right name. A length of one's own takes
-    the preset's away and scales its warm-up. `seed` is the recipe's, for a block without one."""
+    """The block over its preset, checked; unknown keys and preset names are one line with the nearest right name. A length of one's own
+    takes the preset's away and scales its warm-up. `seed` is the recipe's, for a block without one."""
     given = dict(block)
     name = given.get("preset")
     if name is not None and name not in PRESETS:

@@ -1,9 +1,9 @@
 """In which order the rows of one or several sources are trained on: a pure function of seed, epoch and position.
 
-A source's rows come in laps. In a lap the blocks (neighbours on disk) are drawn in random order, and within a window of blocks the rows are
-drawn in random order: a shuffle with a bounded buffer that needs no buffer. An epoch takes so many rows of every source and deals them
-out at random. Batch `b` of an epoch is the rows at positions `b * batch` to `(b + 1) * batch`, whichever process or worker reads them:
-resuming at any step, or with another number of workers, gives the same batches, and no row is read for two ranks.
+A source's rows come in laps. In a lap the blocks (neighbours on disk) are drawn in random order, and within a window of blocks the rows
+are drawn in random order: a shuffle with a bounded buffer that needs no buffer. An epoch takes so many rows of every source and deals
+them out at random. Batch `b` of an epoch is the rows at positions `b * batch` to `(b + 1) * batch`, whichever process or worker reads
+them: resuming at any step, or with another number of workers, gives the same batches, and no row is read for two ranks.
 """
 
 from __future__ import annotations
@@ -73,11 +73,11 @@ class Order:
             chunk = start // _CHUNK
             seen = before[chunk] + np.bincount(dealt[chunk * _CHUNK : start], minlength=len(self.parts))
         out: list[tuple[int, int, int]] = []
-        seen = [int(n) + epoch * count for n, count in zip(seen, self.counts, strict=True)]
+        at_source = [int(n) + epoch * count for n, count in zip(seen, self.counts, strict=True)]
         for source in which.tolist():
-            lap, at = divmod(seen[source], self.parts[source].rows)
+            lap, at = divmod(at_source[source], self.parts[source].rows)
             out.append((source, lap, self._row(source, lap, at)))
-            seen[source] += 1
+            at_source[source] += 1
         return out
 
     def _row(self, source: int, lap: int, at: int) -> int:
@@ -115,8 +115,8 @@ class Order:
 
 
 class Schedule:
-    """Steps of a run: `batch` rows a step over all processes, each process `accumulate` times `micro` of them; what an epoch leaves over at
-    its end is dropped (other rows each time)."""
+    """Steps of a run: `batch` rows a step over all processes, each process `accumulate` times `micro` of them; what an epoch leaves over
+    at its end is dropped (other rows each time)."""
 
     def __init__(self, order: Order, batch: int, *, accumulate: int = 1, world: int = 1, together: bool = True) -> None:
         self.order, self.batch, self.accumulate, self.world = order, batch, accumulate, world

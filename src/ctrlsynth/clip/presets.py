@@ -1,8 +1,8 @@
 """The papers' training settings, each a small difference from the defaults of `TrainBlock`.
 
-What neither paper publishes stays at the default and is said here: CtrlSynth's augmentation and normalisation (open_clip's crop of 0.9 to 1,
-OpenAI's mean and deviation), its epsilon (1e-6) and the start of its warm-up (0); the learning rates of SynthCLIP's finetuning (its own) and of
-its Appendix E (1e-5).
+What neither paper publishes stays at the default and is said here: CtrlSynth's augmentation and normalisation (open_clip's crop of 0.9
+to 1, OpenAI's mean and deviation), its epsilon (1e-6) and the start of its warm-up (0); the learning rates of SynthCLIP's finetuning
+(its own) and of its Appendix E (1e-5).
 """
 
 from __future__ import annotations

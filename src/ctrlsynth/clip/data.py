@@ -1,0 +1,125 @@
+"""The loader: micro-batches of uint8 images and token ids, the same whatever the number of workers, from any step on.
+
+What is drawn for a row (its caption, its crop) hangs on the seed, the row's id and the lap, never on the process that reads it. A row
+that can't be decoded leaves its place in the batch empty and is counted, so every batch has its shape and its rows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..data.images import ImageFault
+from ..errors import UserError
+from ..sample import chance
+from .config import TrainBlock, TrainSource
+from .images import open_image, training_view
+from .mix import Order, Part, Schedule
+from .shards import RowFault, Shards, open_shards
+from .tokens import Tokenizer
+
+
+class Batch(NamedTuple):
+    """One micro-batch. images uint8 [n, size, size, 3]; ids int64 [n, length]; valid bool [n], false where a row could not be used;
+    faults (row id, reason)."""
+
+    images: Any
+    ids: Any
+    valid: Any
+    faults: list[tuple[str, str]]
+
+
+class Batches:
+    """Micro-batch `i` of one process, by number: `torch.utils.data.DataLoader` hands the numbers out to its workers and keeps their
+    order."""
+
+    def __init__(
+        self, shards: Sequence[Shards], schedule: Schedule, tokenizer: Tokenizer, block: TrainBlock, size: int, *, steps: int, rank: int = 0
+    ) -> None:
+        self._shards, self._schedule, self._tokenizer, self._block = list(shards), schedule, tokenizer, block
+        self._size, self._rank = size, rank
+        self._steps = steps
+        for source, width in zip(self._shards, schedule.order.windows, strict=True):
+            source.keep_rows = width
+
+    def __len__(self) -> int:
+        return self._steps * self._schedule.accumulate
+
+    def __getitem__(self, index: int) -> Batch:
+        import torch
+
+        step, piece = divmod(index, self._schedule.accumulate)
+        rows = self._schedule.rows(step, self._rank, piece)
+        images = np.zeros((len(rows), self._size, self._size, 3), dtype=np.uint8)
+        texts, valid, faults = [""] * len(rows), np.zeros(len(rows), dtype=bool), []
+        for at, (source, lap, row) in enumerate(rows):
+            try:
+                images[at], texts[at] = self.view(source, lap, row)
+                valid[at] = True
+            except (RowFault, ImageFault) as fault:
+                faults.append((self._shards[source].id(row), fault.reason))
+        return Batch(torch.from_numpy(images), torch.from_numpy(self._tokenizer(texts)), torch.from_numpy(valid), faults)
+
+    def view(self, source: int, lap: int, row: int) -> tuple[Any, str]:
+        """(image uint8 [size, size, 3], caption) of a row as lap `lap` of its source shows it. RowFault or ImageFault for a row
+        without."""
+        pair = self._shards[source].read(row)
+        block = self._block
+        caption = pair.captions[0]
+        if len(pair.captions) > 1:
+            caption = chance(block.seed, pair.id, f"caption {lap}").choice(pair.captions)
+        image = open_image(pair.image, block.shorter_edge)
+        rng = chance(block.seed, pair.id, f"view {lap}")
+        return np.asarray(training_view(image, self._size, block.crop_scale, block.flip, rng)), caption
+
+
+def loader(batches: Batches, start: int, *, workers: int, pin: bool = False) -> Any:
+    """The micro-batches from number `start` to the end, in order, read ahead by `workers` processes (0: read when asked for)."""
+    from torch.utils.data import DataLoader
+
+    return DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(start, len(batches)),
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def open_sources(sources: Sequence[TrainSource], base: Path, cache: Path | None = None, where: str = "train.data") -> list[Shards]:
+    """Opens the sources of a block; see `shards.open_shards`."""
+    return [
+        open_shards(s.path, base, captions=s.captions, cache=cache, where=f"{where}[{n}]" if len(sources) > 1 else where)
+        for n, s in enumerate(sources)
+    ]
+
+
+def order_of(shards: Sequence[Shards], block: TrainBlock) -> Order:
+    """The order of a block's sources."""
+    parts = [Part(s.rows, s.blocks, source.ratio) for s, source in zip(shards, block.data, strict=True)]
+    return Order(parts, seed=block.seed, window=block.window)
+
+
+def schedule_of(order: Order, block: TrainBlock, world: int = 1) -> Schedule:
+    """Cuts the order into steps. UserError if the batch does not divide, or is larger than the data."""
+    share = block.accumulate * world
+    if block.batch % share:
+        raise UserError(f"train.batch: {block.batch:,} pairs do not divide by {world} processes x {block.accumulate} micro-batches")
+    if block.batch > order.rows:
+        raise UserError(f"train.batch: {block.batch:,} pairs a step, but the data has {order.rows:,}; take a smaller batch or more data")
+    return Schedule(order, block.batch, accumulate=block.accumulate, world=world, together=block.negatives == "all")
+
+
+def left_out(shards: Sequence[Shards]) -> Counter[str]:
+    """Reason -> samples that the indexes leave out."""
+    return sum((s.left_out for s in shards), Counter())

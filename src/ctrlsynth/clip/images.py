@@ -1,0 +1,67 @@
+"""Images on their way into a tower: resizing, the random crop of training, the centre crop of evaluation; as torchvision does them on
+PIL."""
+
+from __future__ import annotations
+
+import math
+import random
+
+from PIL import Image
+
+from ..data.images import decode, probe
+
+
+def shorter_edge(image: Image.Image, edge: int, method: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
+    """The image with its shorter edge at `edge` pixels, enlarged or reduced; the longer one rounded down."""
+    width, height = image.size
+    if min(width, height) == edge:
+        return image
+    size = (edge, int(edge * height / width)) if width <= height else (int(edge * width / height), edge)
+    return image.resize(size, method)
+
+
+def centre_crop(image: Image.Image, size: int) -> Image.Image:
+    """The middle square of `size` pixels."""
+    left, top = round((image.width - size) / 2.0), round((image.height - size) / 2.0)
+    return image.crop((left, top, left + size, top + size))
+
+
+def crop_box(width: int, height: int, scale: tuple[float, float], rng: random.Random) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of a random resized crop: a share of the area drawn from `scale`, an aspect ratio of 3/4 to 4/3 drawn
+    on a log scale; after ten that do not fit, the largest centred one within those ratios."""
+    area = width * height
+    low, high = math.log(3 / 4), math.log(4 / 3)
+    for _ in range(10):
+        wanted = area * rng.uniform(*scale)
+        ratio = math.exp(rng.uniform(low, high))
+        w, h = round(math.sqrt(wanted * ratio)), round(math.sqrt(wanted / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = rng.randint(0, height - h), rng.randint(0, width - w)
+            return left, top, left + w, top + h
+    if width / height < 3 / 4:
+        w, h = width, round(width / (3 / 4))
+    elif width / height > 4 / 3:
+        w, h = round(height * (4 / 3)), height
+    else:
+        w, h = width, height
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def open_image(data: bytes, edge: int | None) -> Image.Image:
+    """The image as RGB, its shorter edge at `edge` pixels if given. A much larger JPEG is already reduced while it is decoded, to no
+    less than twice that edge. Raises ImageFault."""
+    if edge is None:
+        return decode(data)
+    width, height = probe(data)
+    longest = round(max(width, height) * 2 * edge / min(width, height)) if min(width, height) > 4 * edge else None
+    return shorter_edge(decode(data, longest=longest), edge)
+
+
+def training_view(image: Image.Image, size: int, scale: tuple[float, float] | None, flip: bool, rng: random.Random) -> Image.Image:
+    """What a step sees: a random resized crop (the centre crop without `scale`), mirrored half of the time with `flip`; bicubic."""
+    if scale is None:
+        view = centre_crop(shorter_edge(image, size), size)
+    else:
+        view = image.crop(crop_box(image.width, image.height, scale, rng)).resize((size, size), Image.Resampling.BICUBIC)
+    return view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip and rng.random() < 0.5 else view

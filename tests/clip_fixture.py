@@ -1,0 +1,52 @@
+"""Small real training data for the tests of `ctrlsynth.clip`: scenes drawn by our painter, exported by our export."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+from ctrlsynth.data.export import export
+from ctrlsynth.recipe_file import parse_recipe
+from ctrlsynth.runs import run
+from helpers import write_captions
+
+ROWS = 90
+
+
+@lru_cache(maxsize=1)
+def scenes() -> Path:
+    """A folder with `real/` (90 painted captions as webdataset, parquet, imagefolder, csv) and `mix/` (cap and capimg pairs made of
+    them)."""
+    base = Path(mkdtemp(prefix="clip-scenes-"))
+    write_captions(base / "captions.jsonl", ROWS)
+    painted = make(
+        base, "paint", source={"text": "captions.jsonl", "key_column": "key"}, paths={"draw": ["text", "image*"]}, mix="img", part_rows=30
+    )
+    for form in ("webdataset", "parquet", "imagefolder", "csv"):
+        export(painted, base / "real" / form, format=form, max_per_shard=25)
+    both = make(base, "both", source={"webdataset": "real/webdataset"}, paths=["SP1", "SP3"], mix="mix", part_rows=30)
+    export(both, base / "mix", max_per_shard=40)
+    return base
+
+
+def make(base: Path, name: str, *, source: dict[str, Any], paths: Any, mix: str, part_rows: int) -> Any:
+    """A finished run with the embedded models, images of 80 pixels, nothing judged."""
+    recipe = parse_recipe(
+        {
+            "name": name,
+            "source": {**source, **({"part_rows": part_rows} if "webdataset" not in source else {})},
+            "models": {"tagger": "wordnet", "llm": "realizer", "text_to_image": "scenes"},
+            "paths": paths,
+            "image_policy": {"size": 80},
+            "judge": None,
+            "mix": mix,
+        }
+    )
+    return run(recipe, base / "runs" / name, base=base)
+
+
+def folder(form: str = "webdataset") -> Path:
+    """The 90 painted captions in one form."""
+    return scenes() / "real" / form

@@ -1,0 +1,390 @@
+"""Training data: shards by row number, the order as arithmetic, the loader, decontamination. The oracles read and count the slow way."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import tarfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from clip_fixture import ROWS, folder, scenes
+from ctrlsynth.clip.config import Decontaminate, TrainBlock, load_train, resolve
+from ctrlsynth.clip.decontaminate import clean, perceptual_hash, plain_caption
+from ctrlsynth.clip.images import centre_crop, crop_box, shorter_edge
+from ctrlsynth.clip.mix import Order, Part, Schedule, equal_steps, rows_an_epoch
+from ctrlsynth.clip.rows import Pair, RowFault, Shards
+from ctrlsynth.clip.shards import Subset, open_shards
+from ctrlsynth.clip.tars import TarShards
+from ctrlsynth.errors import UserError
+
+
+def tar(path: Path, samples: Sequence[dict[str, bytes]], format: int = tarfile.USTAR_FORMAT) -> Path:
+    with tarfile.open(path, "w", format=format) as archive:
+        for number, sample in enumerate(samples):
+            for suffix, data in sample.items():
+                info = tarfile.TarInfo(f"{number:05d}.{suffix}")
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def jpeg(number: int, size: tuple[int, int] = (40, 30)) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(np.random.default_rng(number).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(out, "JPEG")
+    return out.getvalue()
+
+
+def part(rows: int, block: int = 10, ratio: float | None = None) -> Part:
+    return Part(rows, np.append(np.arange(0, rows, block), rows), ratio)
+
+
+# Shards
+
+
+def test_every_form_gives_the_same_pairs() -> None:
+    with tarfile.open(sorted(folder().glob("*.tar"))[0]) as archive:
+        texts = [archive.extractfile(m).read().decode() for m in archive if m.name.endswith(".txt")]  # type: ignore[union-attr]
+    found = {}
+    for form in ("webdataset", "parquet", "imagefolder", "csv"):
+        shards = open_shards(str(folder(form)), Path())
+        assert shards.rows == ROWS
+        assert shards.blocks[0] == 0
+        assert shards.blocks[-1] == ROWS
+        assert len({shards.id(n) for n in range(ROWS)}) == ROWS
+        found[form] = [(p.image, p.captions) for p in map(shards.read, range(ROWS))]
+    assert found["webdataset"][: len(texts)] == [(i, (t,)) for (i, _), t in zip(found["webdataset"], texts, strict=False)]
+    assert found["parquet"] == found["imagefolder"] == found["csv"] == found["webdataset"]
+
+
+def test_the_index_is_what_tarfile_reads(tmp_path: Path) -> None:
+    samples = [{"jpg": jpeg(n), "txt": f"text {n}".encode(), "json": json.dumps({"n": n}).encode()} for n in range(30)]
+    samples += [{"txt": b"no image"}, {"jpg": jpeg(1)}, {"jpg": jpeg(2), "txt": b"last"}]
+    for format in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        path = tar(tmp_path / f"{format}.tar", samples, format)
+        shards = TarShards([str(path)], None, None)
+        wanted = [(s["jpg"], (s["txt"].decode(),)) for s in samples if "jpg" in s and "txt" in s]
+        assert [(p.image, p.captions) for p in map(shards.read, range(shards.rows))] == wanted
+        assert shards.left_out == Counter(no_image=1, no_caption=1)
+
+
+def test_long_names_and_folders_in_tars(tmp_path: Path) -> None:
+    name = "x" * 120
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT) as archive:
+        for member, data in (
+            ("d/a.b.jpg", b"1"),
+            ("d/0.jpg", jpeg(0)),
+            ("d/0.txt", b"zero"),
+            (f"{name}.jpg", jpeg(1)),
+            (f"{name}.txt", b"long"),
+        ):
+            info = tarfile.TarInfo(member)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    shards = open_shards(str(tmp_path / "a.tar"), Path())
+    assert [shards.read(n).captions for n in range(shards.rows)] == [("zero",), ("long",)]
+
+
+def test_the_index_is_kept_and_made_anew_when_a_shard_changes(tmp_path: Path) -> None:
+    path = tar(tmp_path / "a.tar", [{"jpg": jpeg(n), "txt": b"t"} for n in range(5)] + [{"txt": b"x"}])
+    for _ in range(2):
+        shards = TarShards([str(path)], None, tmp_path / "index")
+        assert (shards.rows, dict(shards.left_out)) == (5, {"no_image": 1})
+    assert len(list((tmp_path / "index").glob("*.npy"))) == 1
+    tar(path, [{"jpg": jpeg(n), "txt": b"t"} for n in range(7)])
+    assert TarShards([str(path)], None, tmp_path / "index").rows == 7
+
+
+def test_several_captions_an_image(tmp_path: Path) -> None:
+    facts = {"more": ["two", "", "three"], "other": "four", "number": 5}
+    tar(tmp_path / "a.tar", [{"jpg": jpeg(0), "txt": b"one", "json": json.dumps(facts).encode()}, {"jpg": jpeg(1), "txt": b"alone"}])
+    shards = open_shards(str(tmp_path / "a.tar"), Path(), captions=["text", "more", "other", "number"])
+    assert [shards.read(n).captions for n in range(2)] == [("one", "two", "three", "four"), ("alone",)]
+    table = pa.table({"image": [{"bytes": jpeg(0), "path": "x"}], "text": ["one"], "more": [["two", "three"]]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert open_shards(str(tmp_path / "a.parquet"), Path(), captions=["more", "text"]).read(0).captions == ("two", "three", "one")
+
+
+def test_a_tar_that_ends_early_is_told_in_the_counts(tmp_path: Path) -> None:
+    path = tar(tmp_path / "a.tar", [{"jpg": jpeg(n), "txt": b"t"} for n in range(5)])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    shards = TarShards([str(path)], None, None)
+    assert 0 < shards.rows < 5
+    assert shards.left_out["truncated_archive"] == 1
+
+
+# The order
+
+
+def all_rows(order: Order, epoch: int) -> list[tuple[int, int, int]]:
+    return order.take(epoch, 0, order.rows)
+
+
+def test_an_epoch_holds_every_row_once() -> None:
+    order = Order([part(97), part(50, 7), part(3)], seed=3, window=40)
+    seen = []
+    for epoch in range(3):
+        rows = all_rows(order, epoch)
+        assert sorted((s, r) for s, _, r in rows) == [(s, r) for s, n in ((0, 97), (1, 50), (2, 3)) for r in range(n)]
+        assert {lap for _, lap, _ in rows} == {epoch}
+        seen.append([(s, r) for s, _, r in rows])
+    assert seen[0] != seen[1] != seen[2]
+    assert [r for s, r in seen[0] if s == 0] != list(range(97))
+
+
+def test_any_cut_of_an_epoch_is_the_same_order() -> None:
+    order = Order([part(300), part(150)], seed=1, window=64)
+    whole = all_rows(order, 2)
+    cuts = sorted(random.Random(0).sample(range(450), 12))
+    pieces = [order.take(2, a, b) for a, b in zip([0, *cuts], [*cuts, 450], strict=True)]
+    random.Random(1).shuffle(cuts)
+    assert [r for p in pieces for r in p] == whole
+    for at in cuts:  # also asked for in another sequence, by another process
+        assert Order([part(300), part(150)], seed=1, window=64).take(2, at, at + 1) == whole[at : at + 1]
+
+
+def test_rows_are_shuffled_within_the_window_only() -> None:
+    order = Order([part(1000, 10)], window=100)
+    rows = [r for _, _, r in all_rows(order, 0)]
+    for start in range(0, 1000, 100):  # the window holds ten whole blocks
+        assert len({r // 10 for r in rows[start : start + 100]}) == 10
+
+
+def test_ratios_are_kept_over_epochs() -> None:
+    parts = [part(100, ratio=3), part(1000, ratio=1)]
+    assert rows_an_epoch(parts) == [825, 275]
+    assert sum(rows_an_epoch([part(10, ratio=1), part(10, ratio=1), part(11, ratio=1)])) == 31
+    order = Order(parts, window=64)
+    counts = Counter((s, r) for e in range(4) for s, _, r in all_rows(order, e))
+    assert {n for (s, _), n in counts.items() if s == 0} == {33}  # 4 x 825 rows of 100
+    assert {counts[1, r] for r in range(1000)} == {1, 2}  # 4 x 275 = 1,100: each once before any twice
+    first_half = Counter(s for s, _, _ in order.take(0, 0, 550))
+    assert abs(first_half[0] - 412) < 40
+
+
+def test_equal_samples_is_the_baselines_iterations() -> None:
+    assert equal_steps(40, 2_800_000, 2048) == 40 * (2_800_000 // 2048)
+    n, more, epochs, batch = 1000, 860, 10, 50
+    assert equal_steps(epochs, n, batch) * batch == epochs * n / (n + more) * (n + more)
+
+
+def test_ranks_and_micro_batches_share_a_step_out() -> None:
+    order = Order([part(203), part(90)], seed=5, window=50)
+    one = Schedule(order, 48)
+    assert one.steps_an_epoch == 6
+    seen: Counter[Any] = Counter()
+    for step in range(12):
+        whole = one.rows(step, 0, 0)
+        assert len(set(whole)) == 48
+        shared = Schedule(order, 48, accumulate=3, world=2)
+        assert [r for rank in range(2) for piece in range(3) for r in shared.rows(step, rank, piece)] == whole
+        seen.update((step // 6, s, r) for s, _, r in whole)
+    assert set(seen.values()) == {1}
+
+
+# Views
+
+
+def test_crops_and_edges_are_torchvisions() -> None:
+    """The sizes of evaluation against torchvision's rules written out; the random crop stays inside and in its ranges."""
+    image = Image.new("RGB", (101, 67))
+    assert shorter_edge(image, 64).size == (int(64 * 101 / 67), 64)
+    assert centre_crop(shorter_edge(image, 64), 64).size == (64, 64)
+    shares = []
+    for n in range(500):
+        left, top, right, bottom = crop_box(101, 67, (0.5, 1.0), random.Random(n))
+        assert 0 <= left < right <= 101
+        assert 0 <= top < bottom <= 67
+        shares.append((right - left) * (bottom - top) / (101 * 67))
+    assert 0.48 < min(shares) < 0.55
+    assert 0.85 < max(shares) < 0.9  # no ratio above 4/3 covers more
+    assert crop_box(300, 10, (0.9, 1.0), random.Random(0)) == (143, 0, 156, 10)
+
+
+# The block
+
+
+def block(**changes: Any) -> TrainBlock:
+    return resolve({"data": [str(folder())], "model": "tiny", "batch": 16, "epochs": 1, "workers": 0, **changes})
+
+
+def test_presets_are_the_papers() -> None:
+    cc3m = resolve({"preset": "ctrlsynth-cc3m", "data": ["x"]})
+    assert (cc3m.lr, cc3m.min_lr, cc3m.batch, cc3m.steps, cc3m.warmup, cc3m.weight_decay) == (2e-3, 2e-5, 2048, 56_429, 2_822, 0.2)
+    synth = resolve({"preset": "synthclip", "data": ["x"]})
+    assert (synth.lr, synth.min_lr, synth.batch, synth.epochs, synth.warmup_epochs, synth.warmup_lr) == (5e-4, 1e-5, 4096, 40, 1, 1e-6)
+    assert (synth.weight_decay, synth.eps, synth.crop_scale, synth.shorter_edge, synth.flip) == (0.5, 1e-8, (0.5, 1.0), 256, False)
+    assert synth.mean == (0.485, 0.456, 0.406)
+    scaled = resolve({"preset": "ctrlsynth-cc3m", "data": ["x"], "epochs": 2})
+    assert (scaled.steps, scaled.epochs) == (None, 2)
+    assert scaled.warmup == pytest.approx(0.05, abs=1e-4)
+    last = resolve({"preset": "synthclip-appendix-e", "data": ["x"], "init": "y"})
+    assert (last.steps, last.batch, last.negatives) == (1, 1_000_000, "micro")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, "train.data: no data"),
+        ({"data": []}, "train.data"),
+        ({"data": ["x"], "preset": "ctrlsynth-cc3"}, "unknown preset 'ctrlsynth-cc3'; did you mean 'ctrlsynth-cc3m'"),
+        ({"data": ["x"], "epoch": 3}, "unknown key 'train.epoch'; did you mean 'train.epochs'"),
+        ({"data": [{"path": "x", "ration": 3}]}, "did you mean 'train.data.0.ratio'"),
+        ({"data": [{"path": "x", "ratio": 3}, "y"]}, "every source has a ratio or none"),
+        ({"data": ["x"], "epochs": 3, "steps": 4}, "given: epochs, steps"),
+        ({"data": ["x"], "init": "a", "model": "tiny"}, "init brings its own model"),
+        ({"data": ["x"], "preset": "synthclip-finetune"}, "needs init"),
+        ({"data": ["x"], "equal_samples": {"epochs": 3}}, "rows or data"),
+        ({"data": ["x"], "lr": -1}, "train.lr"),
+    ],
+)
+def test_a_wrong_block_is_one_line(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        resolve(given, "r.yaml")
+    assert words in str(caught.value)
+    assert str(caught.value).startswith("r.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_that_only_trains(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("name: a\nseed: 7\ntrain: {preset: synthclip, data: [x]}\n")
+    name, loaded = load_train(path, ["train.batch=8"])
+    assert (name, loaded.batch, loaded.seed) == ("a", 8, 7)
+    path.write_text("name: a\n")
+    with pytest.raises(UserError, match=r"no train block; write for example"):
+        load_train(path)
+    path.write_text("name: a\ntrian: {}\ntrain: {data: [x]}\n")
+    with pytest.raises(UserError, match=r"unknown key 'trian'; did you mean 'train'"):
+        load_train(path)
+
+
+def test_bad_data_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    tar(tmp_path / "mute.tar", [{"jpg": jpeg(0)}])
+    (tmp_path / "broken.tar").write_bytes(b"x" * 3000)
+    (tmp_path / "broken.parquet").write_bytes(b"x" * 3000)
+    (tmp_path / "notes.md").write_text("x")
+    for path, words in (
+        ("empty", "holds no .tar, .parquet"),
+        ("missing-{000..003}.tar", "nothing at .*missing-000.tar and 3 more"),
+        ("mute.tar", "no sample with an image and a caption .*found 1 no_caption"),
+        ("broken.tar", "broken.tar: "),
+        ("broken.parquet", "not a readable parquet file"),
+        ("notes.md", "expected .tar, .parquet, .csv or .jsonl, found .md"),
+    ):
+        with pytest.raises(UserError, match=words) as caught:
+            open_shards(path, tmp_path)
+        assert str(caught.value).startswith("train.data: ")
+        assert "\n" not in str(caught.value)
+
+
+# Decontamination
+
+
+def dirty(base: Path) -> Shards:
+    """Five pairs of the painted scenes and five others; two of the five are stored in another way."""
+    real = open_shards(str(folder()), Path())
+    samples = [{"jpg": jpeg(n), "txt": f"other {n}".encode()} for n in range(5)]
+    for n in range(5):
+        pair = real.read(n)
+        image = Image.open(io.BytesIO(pair.image)).convert("RGB")
+        out = io.BytesIO()
+        if n == 0:
+            image.save(out, "PNG")
+        elif n == 1:
+            image.resize((56, 56)).save(out, "JPEG", quality=60)
+        samples.append({"png" if n == 0 else "jpg": out.getvalue() or pair.image, "txt": f"new {n}".encode()})
+    samples.append({"jpg": jpeg(9), "txt": f"  {real.read(3).captions[0].upper()}!".encode()})
+    return open_shards(str(tar(base / "dirty.tar", samples)), Path())
+
+
+@pytest.mark.parametrize("images", ["sha256", "phash", "both", "none"])
+def test_pairs_of_an_evaluation_set_leave(tmp_path: Path, images: str) -> None:
+    source = dirty(tmp_path)
+    settings: dict[str, Any] = {"against": [str(folder())], "images": images}
+    left, counts = clean([source], Decontaminate(**settings), tmp_path, tmp_path / "out")
+    gone = {"sha256": {5, 7, 8, 9}, "phash": {5, 6, 7, 8, 9}, "both": {5, 6, 7, 8, 9}, "none": set()}[images] | {10}
+    assert [left[0].read(n).captions for n in range(left[0].rows)] == [source.read(n).captions for n in range(11) if n not in gone]
+    assert counts["pairs"] == left[0].left_out["decontaminated"] == len(gone)
+    assert counts["caption"] == 1
+    again, counts_again = clean([source], Decontaminate(**settings), tmp_path, tmp_path / "out")
+    assert (again[0].rows, counts_again) == (left[0].rows, counts)
+    kept, flagged = clean([source], Decontaminate(**settings, action="flag"), tmp_path, tmp_path / "out")
+    assert (kept[0].rows, flagged) == (11, counts)
+    lines = [json.loads(line) for line in (tmp_path / "out/decontamination.jsonl").read_text().splitlines()[1:]]
+    assert {line["row"] for line in lines} == gone
+
+
+def test_a_folder_of_images_is_an_evaluation_set(tmp_path: Path) -> None:
+    (tmp_path / "eval/deep").mkdir(parents=True)
+    (tmp_path / "eval/deep/a.jpg").write_bytes(open_shards(str(folder()), Path()).read(2).image)
+    left, counts = clean([dirty(tmp_path)], Decontaminate(against=["eval"], distance=0), tmp_path, tmp_path / "out")
+    assert (left[0].rows, counts["pairs"]) == (10, 1)
+    (tmp_path / "void").mkdir()
+    with pytest.raises(UserError, match="void"):
+        clean([dirty(tmp_path)], Decontaminate(against=["void"]), tmp_path, tmp_path / "out")
+
+
+def test_near_hashes_are_those_of_the_plain_search() -> None:
+    from ctrlsynth.clip.decontaminate import Known
+
+    rng = random.Random(0)
+    known = Known(images=1)
+    stored = [rng.getrandbits(64) for _ in range(300)]
+    for number, bits in enumerate(stored):
+        for at, piece in enumerate(known.pieces):
+            piece[bits >> (16 * at) & 0xFFFF].append((bits, str(number)))
+    for _ in range(2000):
+        bits = rng.choice(stored)
+        for _ in range(rng.randrange(6)):
+            bits ^= 1 << rng.randrange(64)
+        nearest = min((bits ^ s).bit_count() for s in stored)
+        for distance in range(4):
+            assert (known.near(bits, distance) is not None) == (nearest <= distance)
+
+
+def test_hashes_and_captions_forgive_what_they_should() -> None:
+    image = Image.open(io.BytesIO(open_shards(str(folder()), Path()).read(0).image)).convert("RGB")
+    small = perceptual_hash(image.resize((48, 48)))
+    assert (perceptual_hash(image) ^ small).bit_count() <= 3
+    other = Image.open(io.BytesIO(open_shards(str(folder()), Path()).read(1).image))
+    assert (perceptual_hash(image) ^ perceptual_hash(other)).bit_count() > 3
+    assert plain_caption("A  red dog, on\ta BALL.") == plain_caption("a red dog on a ball")
+
+
+def test_a_subset_keeps_blocks_together() -> None:
+    class Numbers:
+        name, rows, left_out, keep_rows = "n", 40, Counter[str](), 0
+        blocks = np.array([0, 10, 20, 30, 40])
+
+        def id(self, row: int) -> str:
+            return str(row)
+
+        def read(self, row: int) -> Pair:
+            if row == 13:
+                raise RowFault("no_image")
+            return Pair(str(row), b"", (str(row),))
+
+    subset = Subset(Numbers(), np.array([0, 9, 11, 13, 35, 39]), Counter(decontaminated=34))
+    assert subset.blocks.tolist() == [0, 2, 4, 6]
+    assert [subset.id(n) for n in range(6)] == ["0", "9", "11", "13", "35", "39"]
+    with pytest.raises(RowFault):
+        subset.read(3)
+
+
+def test_the_mix_of_export_is_readable() -> None:
+    shards = open_shards(str(scenes() / "mix"), Path(), captions=["text", "original_caption"])
+    assert shards.rows > ROWS
+    assert {len(shards.read(n).captions) for n in range(shards.rows)} == {2}
+    assert block().data[0].path == str(folder())
