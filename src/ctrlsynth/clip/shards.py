@@ -64,7 +64,7 @@ def _files(path: str | Sequence[str], base: Path, where: str) -> tuple[list[str]
         raise UserError(f"{where}: one source is of one form; found {', '.join(sorted(suffixes))}")
     suffix = suffixes.pop()
     if suffix not in (".tar", ".parquet", ".csv", ".jsonl"):
-        raise UserError(f"{where}: {files[0]}: expected .tar, .parquet, .csv or .jsonl, found {suffix or 'no suffix'!r}")
+        raise UserError(f"{where}: {files[0]}: expected .tar, .parquet, .csv or .jsonl, found {suffix or 'no suffix'}")
     return files, {".tar": "tar", ".parquet": "parquet"}.get(suffix, "table")
 
 
