@@ -1,0 +1,251 @@
+"""Lays runs beside each other and beside the papers' tables. A column holds one task, one metric and one protocol: results that differ in
+protocol (another template set, another head) go to columns of their own, and a note says in what they differ.
+
+A run is a folder of result files. Folders named `seed0`, `seed-1`, ... are one run under their parent's name: their mean with the 95% t
+interval over seeds; a single run carries the bootstrap interval over its test rows.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError, unknown
+from .metrics import interval_over_seeds
+from .papers import delta_over_shared, five_tasks, tables
+from .results import Result, read_result
+
+_SEED = re.compile(r"seed[-_]?\d+")
+_ASIDE = ("seed", "images", "captions", "files", "metric")
+"""What of a protocol follows from the data or from chance, and divides no column."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One row: its name, and by task the results of its seeds."""
+
+    name: str
+    results: Mapping[str, tuple[Result, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """task, metric and the protocol that its numbers share (None: nothing to tell apart)."""
+
+    task: str
+    metric: str
+    protocol: str
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Percent, its interval, how many seeds, and a mark for the notes."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    seeds: int = 1
+    mark: str = ""
+
+
+@dataclass(slots=True)
+class Comparison:
+    """The table: columns, rows (name -> cells by column), and notes."""
+
+    columns: list[Column]
+    rows: dict[str, dict[Column, Cell]]
+    notes: list[str] = field(default_factory=list)
+
+    def plain(self) -> dict[str, Any]:
+        """For --json."""
+        named = [{"task": c.task, "metric": c.metric, "protocol": json.loads(c.protocol), "title": c.title} for c in self.columns]
+        rows = {name: [_plain(cells.get(c)) for c in self.columns] for name, cells in self.rows.items()}
+        return {"columns": named, "rows": rows, "notes": self.notes}
+
+    def markdown(self) -> str:
+        """A table for a page: runs as rows."""
+        titles = [c.title for c in self.columns]
+        lines = ["| run | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
+        for name, cells in self.rows.items():
+            lines.append(f"| {_cell(name)} | " + " | ".join(show(cells.get(c)) for c in self.columns) + " |")
+        return "\n".join([*lines, "", *(f"- {_cell(n)}" for n in self.notes)])
+
+
+def _plain(cell: Cell | None) -> dict[str, Any] | None:
+    return None if cell is None else {"value": cell.value, "low": cell.low, "high": cell.high, "seeds": cell.seeds}
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def show(cell: Cell | None) -> str:
+    """`62.5`, `62.5 [60.1, 64.9]` (bootstrap), `62.5 ± 1.2 (3)` (over seeds)."""
+    if cell is None:
+        return "-"
+    value = f"{cell.value:.1f}{cell.mark}"
+    if cell.seeds > 1 and cell.high is not None:
+        return f"{value} ± {cell.high - cell.value:.1f} ({cell.seeds})"
+    return f"{value} [{cell.low:.1f}, {cell.high:.1f}]" if cell.low is not None and cell.high is not None else value
+
+
+def load_runs(paths: Sequence[Path]) -> list[Run]:
+    """Folders or single files -> runs, in the order given; the seeds of one parent are one run."""
+    if not paths:
+        raise UserError("compare: name at least one folder of results")
+    found: dict[str, dict[str, list[Result]]] = {}
+    for path in paths:
+        files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        if not files or not path.exists():
+            raise UserError(f"{path}: expected result files that `ctrlsynth eval` wrote, found none")
+        name = path.parent.name if path.is_dir() and _SEED.fullmatch(path.name) else path.name if path.is_dir() else path.stem
+        name = f"{name} ({path.parent})" if name in found and not (path.is_dir() and _SEED.fullmatch(path.name)) else name
+        for file in files:
+            result = read_result(file)
+            found.setdefault(name, {}).setdefault(result.task, []).append(result)
+    return [Run(name, {task: tuple(several) for task, several in by_task.items()}) for name, by_task in found.items()]
+
+
+def shown_metrics(result: Result) -> list[str]:
+    """The metrics of a result that the papers print."""
+    kind = result.protocol["kind"]
+    if kind == "retrieval":
+        return [f"{way}_recall@{k}" for k in (1, 5) for way in ("i2t", "t2i")]
+    if kind == "long-tail":
+        return [m for m in ("acc1", "head", "medium", "tail") if m in result.scores]
+    return [m for m in result.scores if m != "acc"] + ["acc"] if kind == "pairs" else [result.main]
+
+
+def signature(result: Result) -> str:
+    """The part of a protocol that two numbers must share to stand in one column, as JSON."""
+    return json.dumps({k: v for k, v in sorted(result.protocol.items()) if k not in _ASIDE})
+
+
+def compare(runs: Sequence[Run], baseline: str | None = None, with_papers: bool = False) -> Comparison:
+    """The table of all runs. `baseline` names the run that Delta_MTL is taken against."""
+    rows: dict[str, dict[Column, Cell]] = {}
+    notes: list[str] = []
+    for run in runs:
+        cells = rows.setdefault(run.name, {})
+        for task, several in run.results.items():
+            if len({signature(r) for r in several}) > 1:
+                raise UserError(f"{run.name}: {task}: its seeds were evaluated by different protocols; evaluate them alike")
+            for metric in shown_metrics(several[0]):
+                cells[Column(task, metric, signature(several[0]))] = _pooled([r.scores[metric] for r in several])
+    columns = _titled({c: None for cells in rows.values() for c in cells}, notes)
+    rows = {name: {columns[c]: cell for c, cell in cells.items()} for name, cells in rows.items()}
+    out = Comparison(list(columns.values()), rows, notes)
+    notes += _data_notes(runs)
+    _averages(out, runs)
+    if with_papers:
+        _papers(out)
+    if baseline is not None:
+        _delta(out, runs, baseline, with_papers)
+    return out
+
+
+def _pooled(scores: Sequence[Any]) -> Cell:
+    if len(scores) == 1:
+        one = scores[0]
+        return Cell(100 * one.value, None if one.low is None else 100 * one.low, None if one.high is None else 100 * one.high)
+    mean, half = interval_over_seeds([100 * s.value for s in scores])
+    return Cell(mean, mean - half, mean + half, len(scores))
+
+
+def _titled(columns: Iterable[Column], notes: list[str]) -> dict[Column, Column]:
+    """Titles; where one task and metric stands in several columns, each says its protocol."""
+    several: dict[tuple[str, str], list[Column]] = {}
+    for column in columns:
+        several.setdefault((column.task, column.metric), []).append(column)
+    out = {}
+    for (task, metric), alike in several.items():
+        protocols = [json.loads(c.protocol) for c in alike]
+        differing = sorted(k for k in {k for p in protocols for k in p} if len({json.dumps(p.get(k)) for p in protocols}) > 1)
+        if differing:
+            notes.append(f"{task} {metric}: {len(alike)} columns, because {', '.join(differing)} differ; do not compare their numbers")
+        for column, protocol in zip(alike, protocols, strict=True):
+            tail = " [" + ", ".join(f"{k}={protocol.get(k)}" for k in differing) + "]" if differing else ""
+            out[column] = Column(task, metric, column.protocol, f"{task} {metric}{tail}")
+    return out
+
+
+def _data_notes(runs: Sequence[Run]) -> list[str]:
+    digests: dict[str, set[str]] = {}
+    for run in runs:
+        for task, several in run.results.items():
+            digests.setdefault(task, set()).update(r.data for r in several)
+    return [f"{task}: the runs were evaluated on {len(d)} different versions of its data" for task, d in digests.items() if len(d) > 1]
+
+
+def _averages(out: Comparison, runs: Sequence[Run]) -> None:
+    """Unweighted averages by the papers' groups, over the tasks that every run has."""
+    shared = set.intersection(*(set(r.results) for r in runs))
+    groups: dict[str, list[str]] = {}
+    for task in (t for t in runs[0].results if t in shared):
+        groups.setdefault(runs[0].results[task][0].group, []).append(task)
+    split = {c.task for c in out.columns if c.title.endswith("]")}
+    for group, members in groups.items():
+        main = runs[0].results[members[0]][0].main
+        if not group or len(members) < 2 or split & set(members):
+            continue
+        column = Column(group, "average", json.dumps({"tasks": members}), f"{group}, average of {len(members)}")
+        out.columns.append(column)
+        for run in runs:
+            per_seed = zip(*([r.scores[r.main].value for r in run.results[t]] for t in members), strict=False)
+            means = [100 * sum(values) / len(values) for values in per_seed]
+            mean, half = interval_over_seeds(means)
+            single = len(means) == 1
+            out.rows[run.name][column] = Cell(mean, None if single else mean - half, None if single else mean + half, len(means))
+        out.notes.append(f"{group}: average of {', '.join(members)} ({main if len(members) == 1 else 'the main metric of each'})")
+
+
+def _papers(out: Comparison) -> None:
+    """Rows of the papers' tables that have a number for one of the columns."""
+    for table in tables():
+        for model, values in table.rows.items():
+            cells = {}
+            for column in out.columns:
+                value = _printed(values, column)
+                if value is not None and table.protocol["kind"] in (json.loads(column.protocol).get("kind"), "mixed"):
+                    cells[column] = Cell(value, mark="*" if table.protocol.get("templates") == "unknown" else "")
+            if cells:
+                out.rows[f"{table.paper}, table {table.table}: {model}"] = cells
+                if table.note and table.note not in out.notes:
+                    out.notes.append(f"{table.paper}, table {table.table}: {table.note}")
+    if any(cell.mark for cells in out.rows.values() for cell in cells.values()):
+        out.notes.append("* the paper does not say which template set")
+
+
+def _printed(values: Mapping[str, float], column: Column) -> float | None:
+    from .tasks import tasks
+
+    found = values.get(f"{column.task}:{column.metric}")
+    task = tasks().get(column.task)
+    if found is None and task is not None and column.metric == task.metric:
+        found = values.get(f"{column.task}:main")
+    return found
+
+
+def _delta(out: Comparison, runs: Sequence[Run], baseline: str, with_papers: bool) -> None:
+    """SynthCLIP's Delta_MTL against a run, or against a printed row, over the tasks that both have."""
+    fives = {run.name: five_tasks(several[0] for several in run.results.values()) for run in runs}
+    if with_papers:
+        for table in (t for t in tables() if t.protocol["kind"] == "five-tasks"):
+            fives |= {f"{table.paper}, table {table.table}: {model}": dict(values) for model, values in table.rows.items()}
+    if baseline not in fives:
+        raise unknown("baseline", baseline, fives, "compare")
+    column = Column("Delta_MTL", baseline, json.dumps({"kind": "five-tasks"}), f"Delta_MTL against {baseline}, %")
+    out.columns.append(column)
+    counts = set()
+    for name, five in fives.items():
+        found = delta_over_shared(five, fives[baseline]) if name != baseline else None
+        if found is not None:
+            out.rows.setdefault(name, {})[column] = Cell(found[0])
+            counts.add(found[1])
+    if counts - {5}:
+        out.notes.append(f"Delta_MTL rests on {', '.join(map(str, sorted(counts)))} of SynthCLIP's five tasks; the paper's on all five")

@@ -1,0 +1,100 @@
+"""The papers' metrics on plain arrays: accuracy, top-k, mean per-class recall, recall@k, strict preference, Delta_MTL, intervals.
+
+Every function is pure. Scores are similarities: higher is better. Equal scores are settled by position, the lower index first, so that
+a number does not depend on a sorting algorithm; `strict_preference` alone counts a tie as wrong (SugarCrepe's rule, METHODS section 3).
+All results are fractions 0..1 unless said otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.floating[Any]]
+Ints = npt.NDArray[np.integer[Any]]
+
+BLOCK_VALUES = 2**23
+"""Similarities that are held at once (32 MB in float32): retrieval never builds the whole matrix."""
+
+
+def top_k_hits(scores: Floats, labels: Ints, k: int) -> npt.NDArray[np.bool_]:
+    """Whether each row's label is among its k best classes. scores (N, C), labels (N,) in 0..C-1."""
+    own = np.take_along_axis(scores, labels[:, None], axis=1)
+    before = np.arange(scores.shape[1])[None, :] < labels[:, None]
+    rank = ((scores > own) | ((scores == own) & before)).sum(axis=1)
+    return np.asarray(rank < k)
+
+
+def mean_per_class_recall(hits: npt.NDArray[np.bool_], labels: Ints) -> float:
+    """Unweighted mean over the classes that occur of the share of their rows that are hits."""
+    counts = np.bincount(labels)
+    right = np.bincount(labels, weights=hits.astype(np.float64))
+    there = counts > 0
+    return float((right[there] / counts[there]).mean())
+
+
+def recall_ranks(queries: Floats, gallery: Floats, positives: Sequence[Sequence[int]]) -> Ints:
+    """Rank (0 is best) of each query's best positive in the gallery. queries (Q, D), gallery (G, D), positives: indices into the gallery,
+    at least one a query. Memory: one block of `BLOCK_VALUES` similarities, never Q x G."""
+    rows = max(1, BLOCK_VALUES // max(1, len(gallery)))
+    ranks = np.empty(len(queries), dtype=np.int64)
+    width = max(map(len, positives), default=1)
+    padded = np.array([[*p, *[p[0]] * (width - len(p))] for p in positives], dtype=np.int64).reshape(len(queries), width)
+    for start in range(0, len(queries), rows):
+        scores = queries[start : start + rows] @ gallery.T
+        mine = padded[start : start + rows]
+        own = np.take_along_axis(scores, mine, axis=1)
+        best = own.max(axis=1, keepdims=True)
+        first = np.where(own == best, mine, len(gallery)).min(axis=1, keepdims=True)
+        earlier = (scores == best) & (np.arange(len(gallery)) < first)
+        ranks[start : start + rows] = (scores > best).sum(axis=1) + earlier.sum(axis=1)
+    return ranks
+
+
+def strict_preference(positive: Floats, negative: Floats) -> npt.NDArray[np.bool_]:
+    """Whether each positive scores above its negative; a tie is wrong."""
+    return np.asarray(positive > negative)
+
+
+def delta_mtl(model: Mapping[str, float], baseline: Mapping[str, float]) -> float:
+    """Mean over tasks of 100 * (M - B) / B, in percent (papers/002, section 4.1: five task averages). The two must name the same tasks and
+    no baseline may be zero: raises ValueError."""
+    if model.keys() != baseline.keys() or not model:
+        raise ValueError(f"Delta_MTL needs the same tasks on both sides: {sorted(model)} against {sorted(baseline)}")
+    if any(not b for b in baseline.values()):
+        raise ValueError(f"Delta_MTL: the baseline is 0 for {', '.join(t for t, b in baseline.items() if not b)}")
+    return float(np.mean([100 * (model[t] - baseline[t]) / baseline[t] for t in model]))
+
+
+def bootstrap(values: Floats | npt.NDArray[np.bool_], groups: Ints | None = None, rounds: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """95% percentile interval of the mean of `values` (N,) over resampled rows; with `groups`, of the unweighted mean of the groups' means,
+    rows resampled within their group. Deterministic by seed."""
+    rng = np.random.default_rng(seed)
+    data = np.asarray(values, dtype=np.float64)
+    if not len(data):
+        raise ValueError("no rows to resample")
+    keys = np.zeros(len(data), dtype=np.int64) if groups is None else groups
+    means = np.zeros(rounds)
+    present = np.unique(keys)
+    for key in present:
+        rows = data[keys == key]
+        if np.isin(rows, (0.0, 1.0)).all():  # hits: a resampled mean is a binomial draw
+            means += rng.binomial(len(rows), rows.mean(), size=rounds) / len(rows)
+        else:
+            means += np.array([rows[rng.integers(0, len(rows), len(rows))].mean() for _ in range(rounds)])
+    low, high = np.percentile(means / len(present), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def interval_over_seeds(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half width of the 95% t interval over runs that differ in seed only; the half width of one run is nan."""
+    data = np.asarray(values, dtype=np.float64)
+    if len(data) < 2:
+        return float(data.mean()), float("nan")
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, len(data) - 1)) * float(data.std(ddof=1)) / float(np.sqrt(len(data)))
+    return float(data.mean()), half

@@ -1,0 +1,65 @@
+"""The papers' printed numbers (`papers.yaml`), and SynthCLIP's aggregate over five tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from .metrics import delta_mtl
+from .results import Result
+
+FIVE = ("linear-probe", "few-shot", "image-retrieval", "text-retrieval", "zero-shot")
+"""SynthCLIP's five tasks: averages over its data sets; retrieval is recall@5, zero-shot is ImageNet (papers/002, section 4.1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One printed table: model -> column (`task:metric`) -> percent."""
+
+    paper: str
+    table: str
+    protocol: Mapping[str, Any]
+    columns: tuple[str, ...]
+    rows: Mapping[str, Mapping[str, float]]
+    note: str = ""
+    printed: Mapping[str, Any] | None = None
+
+
+@lru_cache(maxsize=1)
+def tables() -> tuple[Table, ...]:
+    """All tables, in the order of the papers."""
+    text = (resources.files("ctrlsynth.evaluate") / "papers.yaml").read_text(encoding="utf-8")
+    out = []
+    for raw in yaml.safe_load(text):
+        columns = tuple(raw["columns"])
+        rows = {name: dict(zip(columns, values, strict=True)) for name, values in raw["rows"].items()}
+        out.append(Table(raw["paper"], raw["table"], raw["protocol"], columns, rows, raw.get("note", ""), raw.get("printed")))
+    return tuple(out)
+
+
+def five_tasks(results: Iterable[Result]) -> dict[str, float]:
+    """SynthCLIP's task averages that the results allow, in percent: some of `FIVE`. Without ImageNet there is no zero-shot task."""
+    found: dict[str, list[float]] = {}
+    for result in results:
+        kind = str(result.protocol["kind"])
+        if kind in ("linear-probe", "few-shot"):
+            found.setdefault(kind, []).append(result.scores[result.main].value)
+        elif kind == "retrieval":
+            found.setdefault("image-retrieval", []).append(result.scores["t2i_recall@5"].value)
+            found.setdefault("text-retrieval", []).append(result.scores["i2t_recall@5"].value)
+        elif result.task == "imagenet":
+            found.setdefault("zero-shot", []).append(result.scores[result.main].value)
+    return {task: 100 * sum(found[task]) / len(found[task]) for task in FIVE if task in found}
+
+
+def delta_over_shared(model: Mapping[str, float], baseline: Mapping[str, float]) -> tuple[float, int] | None:
+    """Delta_MTL over the tasks that both have, and how many of the five these are; None where they share none."""
+    shared = [task for task in FIVE if task in model and task in baseline]
+    if not shared:
+        return None
+    return delta_mtl({t: model[t] for t in shared}, {t: baseline[t] for t in shared}), len(shared)

@@ -1,0 +1,206 @@
+"""The evaluators' metrics against scikit-learn, torchmetrics and loops: random scores, ties, one class, empty classes, one row."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
+from sklearn.neighbors import NearestCentroid
+
+from ctrlsynth.evaluate import few_shot, linear_probe, long_tail, metrics
+from ctrlsynth.evaluate.features import Split
+from ctrlsynth.evaluate.papers import FIVE, delta_over_shared, tables
+from ctrlsynth.evaluate.zero_shot import classification
+from ctrlsynth.models.torchvision_fix import make_torchvision_importable
+
+
+def _scores(rows: int, classes: int, seed: int, ties: bool) -> tuple[metrics.Floats, metrics.Ints]:
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=(rows, classes)).astype(np.float32)
+    return (np.round(scores) if ties else scores), rng.integers(0, classes, rows)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize(("rows", "classes"), [(1, 7), (1, 1), (200, 7), (500, 30)])
+@pytest.mark.parametrize("k", [1, 5])
+def test_top_k_is_scikit_learns_with_classes_turned_around(rows: int, classes: int, k: int, ties: bool) -> None:
+    """scikit-learn lets the higher index win a tie, we the lower: reversed classes make the two rules one."""
+    scores, labels = _scores(rows, classes, 3, ties)
+    ours = metrics.top_k_hits(scores, labels, k).mean()
+    if classes == 1:
+        assert ours == 1.0
+        return
+    if k >= classes:
+        assert ours == 1.0
+        return
+    theirs = top_k_accuracy_score(classes - 1 - labels, scores[:, ::-1], k=k, labels=np.arange(classes))
+    assert ours == pytest.approx(theirs, abs=1e-12)
+
+
+@pytest.mark.parametrize(("rows", "classes"), [(1, 5), (50, 1), (300, 12)])
+def test_mean_per_class_recall_is_balanced_accuracy_also_with_classes_that_do_not_occur(rows: int, classes: int) -> None:
+    scores, labels = _scores(rows, classes, 5, False)
+    labels[labels == classes - 1] = 0  # the last class never occurs
+    hits = metrics.top_k_hits(scores, labels, 1)
+    seen = np.isin(scores.argmax(1), labels)  # scikit-learn warns of predictions that are no label, and counts them as misses
+    assert seen.any() or rows == 1
+    assert metrics.mean_per_class_recall(hits, labels) == pytest.approx(balanced_accuracy_score(labels, scores.argmax(1)), abs=1e-12)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("width", [1, 3])
+def test_recall_ranks_against_torchmetrics_and_a_loop(ties: bool, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_torchvision_importable("clip")  # torchmetrics imports it
+    from torchmetrics.functional.retrieval import retrieval_hit_rate
+
+    rng = np.random.default_rng(11)
+    queries, gallery = rng.normal(size=(40, 6)).astype(np.float32), rng.normal(size=(57, 6)).astype(np.float32)
+    if ties:
+        queries, gallery = np.round(queries), np.round(gallery)
+    positives = [sorted(rng.choice(57, size=rng.integers(1, width + 1), replace=False).tolist()) for _ in range(40)]
+    monkeypatch.setattr(metrics, "BLOCK_VALUES", 57 * 7)  # several blocks, the last one short
+    ranks = metrics.recall_ranks(queries, gallery, positives)
+    for q in range(40):
+        scores = queries[q] @ gallery.T
+        order = sorted(range(57), key=lambda g: (-scores[g], g))
+        assert ranks[q] == min(order.index(p) for p in positives[q])
+        if not ties:
+            target = torch.zeros(57, dtype=torch.bool)
+            target[positives[q]] = True
+            for k in (1, 5, 10):
+                assert float(ranks[q] < k) == float(retrieval_hit_rate(torch.from_numpy(scores), target, top_k=k))
+
+
+def test_a_tie_between_caption_and_negative_is_wrong() -> None:
+    assert metrics.strict_preference(np.array([0.3, 0.2, 0.1]), np.array([0.2, 0.2, 0.2])).tolist() == [True, False, False]
+
+
+def test_delta_mtl_is_the_papers_within_a_tenth_of_a_point() -> None:
+    table = next(t for t in tables() if t.table == "3 (Delta_MTL)")
+    assert table.printed is not None
+    for model, (cc3m, cc12m) in table.printed.items():
+        for baseline, printed in (("CLIP, CC3M", cc3m), ("CLIP, CC12M", cc12m)):
+            found = delta_over_shared(table.rows[model], table.rows[baseline])
+            assert found is not None
+            assert found[0] == pytest.approx(printed, abs=0.1)
+            assert found[1] == 5
+    exact = delta_over_shared(table.rows["SynthCI-3M"], table.rows["CLIP, CC3M"])
+    assert exact is not None
+    assert exact[0] == pytest.approx(-5.67, abs=0.005)
+    assert tuple(table.columns) == FIVE
+
+
+def test_delta_mtl_refuses_other_tasks_and_a_baseline_of_zero() -> None:
+    with pytest.raises(ValueError, match="same tasks"):
+        metrics.delta_mtl({"a": 1.0}, {"b": 1.0})
+    with pytest.raises(ValueError, match="baseline is 0"):
+        metrics.delta_mtl({"a": 1.0}, {"a": 0.0})
+
+
+def test_the_papers_averages_follow_from_their_columns() -> None:
+    """Table 1 to 4 and the SynthCLIP tables: printed averages within a rounding, and the contradiction that METHODS names is there."""
+    for table in tables():
+        printed = (table.printed or {}).get("average")
+        if printed is None:
+            continue
+        for values, average in zip(table.rows.values(), printed, strict=True):
+            assert sum(values.values()) / len(values) == pytest.approx(average, abs=0.11), (table.table, average)
+    one = next(t for t in tables() if t.paper == "CtrlSynth" and t.table == "1")
+    mean = {model: sum(values.values()) / len(values) for model, values in one.rows.items()}
+    assert round(mean["CtrlSynth, CC12M"] - mean["CLIP, CC12M"], 1) == 2.7
+    assert (one.printed or {})["gain"][1] == 2.5
+
+
+def test_bootstrap_covers_the_mean_and_shrinks_with_rows() -> None:
+    rng = np.random.default_rng(0)
+    few, many = rng.random(50) < 0.6, rng.random(5000) < 0.6
+    low, high = metrics.bootstrap(many)
+    assert low < many.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 * math.sqrt(0.24 / 5000), rel=0.15)
+    assert metrics.bootstrap(few)[1] - metrics.bootstrap(few)[0] > 5 * (high - low)
+    assert metrics.bootstrap(few) == metrics.bootstrap(few)
+    values = rng.normal(size=400)
+    low, high = metrics.bootstrap(values)
+    assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.2)
+
+
+def test_interval_over_seeds_is_the_t_interval() -> None:
+    mean, half = metrics.interval_over_seeds([50.0, 52.0, 54.0])
+    assert mean == 52.0
+    assert half == pytest.approx(4.302652 * 2 / math.sqrt(3), rel=1e-6)
+    assert math.isnan(metrics.interval_over_seeds([50.0])[1])
+
+
+@pytest.mark.parametrize("c", [1e-2, 1.0, 1e3])
+def test_the_probe_finds_scikit_learns_optimum(c: float) -> None:
+    rng = np.random.default_rng(2)
+    labels = np.arange(120) % 4
+    features = (rng.normal(size=(120, 8)) + 2 * np.eye(8)[labels]).astype(np.float32)
+    weight, bias = linear_probe.fit(Split(features, labels), c, 4)
+    theirs = LogisticRegression(C=c, tol=1e-8, max_iter=5000).fit(features.astype(np.float64), labels)
+    ours = features.astype(np.float64) @ weight.T + bias
+    reference = theirs.decision_function(features.astype(np.float64))
+    np.testing.assert_allclose(
+        ours - ours.mean(1, keepdims=True), reference - reference.mean(1, keepdims=True), atol=2e-3 * max(1.0, c**0.25)
+    )
+
+
+def test_the_probe_chooses_c_on_val_and_takes_the_last_fifth_without_one() -> None:
+    rng = np.random.default_rng(4)
+    labels = rng.integers(0, 3, 100)
+    features = (rng.normal(size=(100, 5)) * 3 + 2 * np.eye(5)[labels]).astype(np.float32)
+    train, val = linear_probe.last_fifth(Split(features, labels), Path("data"))
+    assert (len(train.labels), len(val.labels)) == (80, 20)
+    np.testing.assert_array_equal(val.labels, labels[80:])
+    best = linear_probe.choose_c(train, val, 3, "acc1")
+    grid = {c: _val_accuracy(train, val, c) for c in linear_probe.COARSE}
+    assert _val_accuracy(train, val, best) >= max(grid.values())
+
+
+def _val_accuracy(train: Split, val: Split, c: float) -> float:
+    weight, bias = linear_probe.fit(train, c, 3)
+    return classification((val.features @ weight.T + bias).astype(np.float32), val.labels)["acc1"].value
+
+
+def test_an_episode_is_the_nearest_centroid_after_centring() -> None:
+    rng = np.random.default_rng(6)
+    for _ in range(20):
+        support = (rng.normal(size=(5, 5, 7)) + 2 * rng.normal(size=(5, 1, 7))).astype(np.float32)
+        query = (rng.normal(size=(5, 6, 7)) + support.mean(1, keepdims=True)).astype(np.float32)
+        middle = support.reshape(25, 7).mean(0)
+        rows, asked = support.reshape(25, 7) - middle, query.reshape(30, 7) - middle
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        asked /= np.linalg.norm(asked, axis=1, keepdims=True)
+        model = NearestCentroid().fit(rows, np.repeat(np.arange(5), 5))
+        assert few_shot.accuracy(support, query) == pytest.approx((model.predict(asked) == np.repeat(np.arange(5), 6)).mean())
+
+
+def test_groups_are_the_papers_and_stay_when_images_are_added() -> None:
+    counts = np.array([4980, 101, 100, 20, 19, 5, 0])
+    assert long_tail.groups(counts).tolist() == [0, 0, 1, 1, 2, 2, 2]
+    logits = np.eye(7, dtype=np.float32)
+    scores = long_tail.group_scores(logits, np.array([0, 1, 2, 3, 4, 5, 0]), counts)
+    assert {k: round(v.value, 3) for k, v in scores.items()} == {"acc1": 0.857, "head": 0.667, "medium": 1.0, "tail": 1.0}
+
+
+def test_logit_adjustment_lifts_the_tail() -> None:
+    rng = np.random.default_rng(8)
+    counts = [300, 60, 12]
+    labels = np.repeat(np.arange(3), counts)
+    centres = np.array([[1, 0.3, 0, 0], [0.3, 1, 0, 0], [0.6, 0.6, 0.6, 0]], dtype=np.float32)
+    features = centres[labels] + rng.normal(size=(372, 4)).astype(np.float32) * 0.5
+    asked = np.repeat(np.arange(3), 200)
+    test = centres[asked] + rng.normal(size=(600, 4)).astype(np.float32) * 0.5
+    tail = {}
+    for loss in ("cross-entropy", "logit-adjusted"):
+        how = long_tail.HeadSettings(head="plain", loss=loss)
+        logits = long_tail.train_head(Split(features, labels), test, 3, 2000, how, None)
+        again = long_tail.train_head(Split(features, labels), test, 3, 2000, how, None)
+        np.testing.assert_array_equal(logits, again)
+        tail[loss] = long_tail.group_scores(logits, asked, np.array(counts))["tail"].value
+    assert tail["logit-adjusted"] > tail["cross-entropy"] + 0.1
