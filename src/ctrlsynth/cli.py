@@ -5,8 +5,6 @@ Exit codes: 0 done, 1 the work failed, 2 the user's mistake, 130 Ctrl-C (everyth
 
 from __future__ import annotations
 
-import json
-import re
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from .cli_output import plain, print_json, say
 from .errors import UserError, WorkFailed
 
 app = typer.Typer(
@@ -51,7 +50,7 @@ def init(
     from .data.init import write_recipe
 
     write_recipe(folder, out)
-    _say(f"wrote {out}; next: ctrlsynth plan {out}, then ctrlsynth run {out}")
+    say(f"wrote {out}; next: ctrlsynth plan {out}, then ctrlsynth run {out}")
 
 
 @app.command()
@@ -64,7 +63,7 @@ def plan(recipe: RecipeFile, out: Out = None, limit: Limit = None, set_: Set = N
     loaded = load_recipe(recipe, set_)
     rows = estimate(loaded, recipe.parent, out or Path("runs") / loaded.name, limit)
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     else:
         show_plan(rows)
 
@@ -124,9 +123,9 @@ def explain(
     made = Run.open(run_dir)
     chosen = row_id or first_kept(made)
     if as_json:
-        _print_json(as_dict(made, chosen))
+        print_json(as_dict(made, chosen))
     else:
-        _say(as_text(made, chosen))
+        say(as_text(made, chosen))
 
 
 @app.command()
@@ -145,11 +144,11 @@ def sweep(
     if plot is not None:
         plot_sweep(found, plot)
     if as_json:
-        _print_json(found.plain())
+        print_json(found.plain())
         return
     show_sweep(*as_table(found), found.notes)
     if plot is not None:
-        _say(f"plot: {plot}")
+        say(f"plot: {plot}")
 
 
 @app.command()
@@ -172,9 +171,9 @@ def export(
         summary = export_run(made, place, format=format_, mix=mix, max_per_shard=max_per_shard, tick=tick)
     add_product(run_dir, "dataset", place)
     if as_json:
-        _print_json({"dataset": str(place), "format": format_, "written": dict(summary.written), "lost": dict(summary.lost)})
+        print_json({"dataset": str(place), "format": format_, "written": dict(summary.written), "lost": dict(summary.lost)})
         return
-    _say(f"{summary}\n{place}")
+    say(f"{summary}\n{place}")
 
 
 @app.command()
@@ -194,9 +193,9 @@ def report(
         page = write_report(made, place, tick=tick)
     add_product(run_dir, "report", place)
     if as_json:
-        _print_json({"report": str(page)})
+        print_json({"report": str(page)})
         return
-    _say(f"gallery: {page}")
+    say(f"gallery: {page}")
 
 
 @app.command()
@@ -207,43 +206,22 @@ def models(as_json: Json = False) -> None:
 
     found = entries()
     if as_json:
-        _print_json([_plain(e) for e in found])
+        print_json([plain(e) for e in found])
     else:
         show_models(found)
-
-
-def _say(text: str) -> None:
-    from .report.terminal import clean
-
-    sys.stdout.write("\n".join(map(clean, text.split("\n"))) + "\n")
-
-
-def _print_json(value: Any) -> None:
-    text = json.dumps(value, ensure_ascii=False, indent=1, default=_plain)
-    # Inside JSON strings the same characters; a terminal obeys none of them, and a lone surrogate would not be UTF-8.
-    sys.stdout.write(_OBEYED.sub(lambda m: f"\\u{ord(m.group()):04x}", text) + "\n")
-
-
-_OBEYED = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def _plain(value: Any) -> Any:
-    from dataclasses import asdict, is_dataclass
-
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
 
 
 def _show_run(made: Any, as_json: bool) -> None:
     from .screen import show_ledger
 
     if as_json:
-        _print_json({"run": str(made.root), "ledger": [_ledger_row(r) for r in made.ledger()], "products": made.products()})
+        print_json({"run": str(made.root), "ledger": [_ledger_row(r) for r in made.ledger()], "products": made.products()})
     else:
         show_ledger(made)
 
 
 def _ledger_row(row: Any) -> dict[str, Any]:
-    return {**_plain(row), "adds_up": row.adds_up}
+    return {**plain(row), "adds_up": row.adds_up}
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ DECODERS = 2
 
 
 class Encoder(Protocol):
-    """A CLIP model as the evaluators need it (`clip.model.load_model` gives one). `preprocess` turns an RGB image into a tensor (3, H, W);
-    `encode_image` takes (B, 3, H, W), `encode_text` B texts; both give (B, D) tensors, normalised or not."""
+    """A CLIP model as the evaluators need it (`clip.model.load_model` gives one). `preprocess` turns an RGB image into uint8 (H, W, 3);
+    `encode_image` takes (B, H, W, 3), `encode_text` B texts; both give (B, D), normalised or not."""
 
     id: str
     digest: str
@@ -48,20 +48,16 @@ def open_image(data: bytes, where: str) -> Image.Image:
 
 def encode_images(model: Encoder, images: Iterable[tuple[bytes, str]], batch: int = 64, tick: Callable[[int], None] | None = None) -> Array:
     """(bytes, where) -> (N, D), in order. Memory: a few batches of pixels."""
-    import torch
-
     out: list[Array] = []
-    prepare = model.preprocess
-    with torch.inference_mode():
-        for tensors in _batches(_prepared(images, prepare, 4 * batch), batch):
-            out.append(normalised(model.encode_image(torch.stack(tensors))))
-            if tick is not None:
-                tick(len(tensors))
+    for pixels in _batches(_prepared(images, model.preprocess, 4 * batch), batch):
+        out.append(normalised(model.encode_image(np.stack(pixels))))
+        if tick is not None:
+            tick(len(pixels))
     return np.concatenate(out) if out else np.zeros((0, 1), dtype=np.float32)
 
 
 def _prepared(images: Iterable[tuple[bytes, str]], prepare: Callable[[Image.Image], Any], ahead: int) -> Iterator[Any]:
-    """Preprocessed tensors in order, at most `ahead` of them in front of the model."""
+    """Preprocessed pixels in order, at most `ahead` of them in front of the model."""
     waiting: deque[Future[Any]] = deque()
     with ThreadPoolExecutor(DECODERS, thread_name_prefix="decode") as pool:
         for data, where in images:
@@ -85,12 +81,9 @@ def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 def encode_texts(model: Encoder, texts: Sequence[str], batch: int = 256) -> Array:
     """(N, D), in order; equal texts are encoded once, short ones beside short ones."""
-    import torch
-
     distinct = sorted(set(texts), key=lambda t: (len(t), t))
     rows: dict[str, int] = {text: n for n, text in enumerate(distinct)}
-    with torch.inference_mode():
-        parts = [normalised(model.encode_text(distinct[n : n + batch])) for n in range(0, len(distinct), batch)]
+    parts = [normalised(model.encode_text(distinct[n : n + batch])) for n in range(0, len(distinct), batch)]
     return np.concatenate(parts)[[rows[t] for t in texts]]
 
 
