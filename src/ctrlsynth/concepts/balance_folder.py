@@ -1,0 +1,208 @@
+"""`concepts balance`: a balanced (or, as the ablation, a random) subset of a folder of matches, in passes over its parts.
+
+Captions that stand more than once count once: equal ones are found in buckets on disk before anything is counted, and which of them stays
+hangs on the ids alone. Memory: the counts (8 bytes an entry), one part's matches, one bucket, and 8 bytes a duplicate, however many captions there are.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import UserError
+from ..sample import hash_int
+from ..store import disk_errors, publish, temporary
+from ..tables import SCHEMA
+from . import balance, dedupe
+from .match_folder import COLUMNS, MatchFolder, as_lists
+from .matches import Array, Matches
+
+SUFFIXES = (".parquet", ".jsonl", ".csv", ".txt")
+Say = Callable[[str, int], None]
+"""Is told which pass works and how many captions it has just done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Balanced:
+    """How a subset was or will be drawn. `captions` = `duplicates` + those without an entry + `pool` (with random sampling all are the pool).
+
+    t          None with random sampling
+    expected   the mean size over all seeds
+    kept       None before the sampling
+    """
+
+    captions: int
+    duplicates: int
+    pool: int
+    t: float | None
+    expected: float
+    seed: int
+    kept: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one draw needs to know of all captions: the rows that are duplicates, a part, and the counts of the others."""
+
+    folder: MatchFolder
+    gone: dict[int, Array]
+    counts: Array
+    told: Balanced
+
+
+def plan(
+    folder: MatchFolder, *, size: int | None = None, t: float | None = None, random: bool = False, seed: int = 0, duplicates: bool = False,
+    say: Say = lambda name, rows: None,
+) -> Plan:  # fmt: skip
+    """Counts, and solves t for a wanted size. Exactly one of `size` and `t`; `random` goes with `size`; `duplicates` leaves them in.
+
+    Raises UserError for a t that is not above 0, a size under 1 and one above the pool.
+    """
+    if (size is None) == (t is None) or (random and size is None):
+        raise UserError("give the size of the subset (--size M) or the threshold (--t T), one of them; --random goes with --size")
+    parts = range(len(folder.parts))
+    captions = 0
+
+    def scanned() -> Iterator[tuple[int, Any, Any, None]]:
+        nonlocal captions
+        for part in parts:
+            for_part = list(folder.columns(part, ["id", "text"]))
+            texts = [text for batch in for_part for text in batch["text"].to_pylist()]
+            ids = [one for batch in for_part for one in batch["id"].to_pylist()]
+            captions += len(ids)
+            say("duplicates", len(ids))
+            yield part, dedupe.digests(texts), np.array([hash_int(seed, i, "duplicate") for i in ids], np.uint64), None
+
+    if duplicates:
+        gone: dict[int, Array] = {}
+        captions = folder.counts().texts
+    else:
+        gone = {part: rows["duplicate"] for part, rows in dedupe.find(scanned()).items()}
+    counts, pool = np.zeros(folder.entries, np.int64), 0
+    for part in parts:
+        found = _without(folder.matches(part), gone.get(part))
+        counts += balance.counts([found], folder.entries)
+        pool += int(np.count_nonzero(found.lengths()))
+        say("counts", len(found))
+    lost = sum(map(len, gone.values()))
+    told = Balanced(captions, lost, captions - lost if random else pool, t, float(size or 0), seed)
+    if random:
+        balance.random_mask(np.zeros(0), size or 0, told.pool)
+        return Plan(folder, gone, counts, told)
+
+    def sizes(grid: Sequence[float]) -> list[int]:
+        total = [0] * len(grid)
+        for part in parts:
+            found = _without(folder.matches(part), gone.get(part))
+            total = [a + b for a, b in zip(total, balance.expected_sizes(found, counts, grid), strict=True)]
+            say("sizes", len(found))
+        return total
+
+    if size is not None:
+        t = balance.solve_t(sizes, counts, size)
+    assert t is not None
+    return Plan(folder, gone, counts, replace(told, t=t, expected=sizes([t])[0] / balance.UNIT))
+
+
+def _without(matches: Matches, gone: Array | None) -> Matches:
+    if gone is None:
+        return matches
+    mask = np.ones(len(matches), bool)
+    mask[gone] = False
+    return matches.select(mask)
+
+
+def sample(made: Plan, out: Path, say: Say = lambda name, rows: None) -> Balanced:
+    """Draws the subset and writes it, in the corpus' order: .parquet (`id`, `text`, `entries`), .jsonl and .csv (`id`, `text`, `concepts`)
+    or .txt (a text a line). Never over a file that is there."""
+    check_out(out)
+    told = made.told
+    names = made.folder.bank().entries
+    temp = temporary(out)
+    kept = 0
+    with disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with _Writer(temp, out.suffix, names, made) as writer:
+                for part in range(len(made.folder.parts)):
+                    kept += _sample_part(made, part, writer, say)
+            publish(temp, out)
+        finally:
+            temp.unlink(missing_ok=True)
+    return replace(told, kept=kept)
+
+
+def check_out(out: Path) -> None:
+    """Raises UserError for a file that is there already or whose suffix is not known."""
+    if out.suffix not in SUFFIXES:
+        raise UserError(f"{out}: a subset is written as {', '.join(SUFFIXES)}")
+    if out.exists():
+        raise UserError(f"{out}: is there already; give another name")
+
+
+def _sample_part(made: Plan, part: int, writer: _Writer, say: Say) -> int:
+    told = made.told
+    row = kept = 0
+    gone = made.gone.get(part)
+    for batch in made.folder.columns(part, COLUMNS.names):
+        column = batch["entries"]
+        starts = np.concatenate([[0], np.cumsum(column.value_lengths().to_numpy(zero_copy_only=False))]).astype(np.int64)
+        found = Matches(starts, column.flatten().to_numpy(zero_copy_only=False))
+        u = balance.draws(told.seed, batch["id"].to_pylist())
+        if told.t is None:
+            mask = balance.random_mask(u, int(told.expected), told.pool)
+        else:
+            mask = balance.keep_mask(found, made.counts, told.t, u)
+        if gone is not None:
+            mask[gone[(gone >= row) & (gone < row + len(mask))] - row] = False
+        row += len(mask)
+        kept += int(mask.sum())
+        writer.write(batch["id"].filter(pa.array(mask)), batch["text"].filter(pa.array(mask)), found.select(mask))
+        say("sample", len(mask))
+    return kept
+
+
+class _Writer:
+    """A subset's file, of any of the formats."""
+
+    def __init__(self, path: Path, suffix: str, names: Sequence[str], made: Plan) -> None:
+        self._names, self._suffix = names, suffix
+        meta = {k: getattr(made.told, k) for k in ("captions", "duplicates", "pool", "t", "expected", "seed")}
+        facts = json.dumps({"schema": SCHEMA, "bank": made.folder.bank_digest, "entries_in_bank": made.folder.entries, **meta})
+        self._table: Any = None
+        self._stream: IO[str] = io.StringIO()
+        if suffix == ".parquet":
+            self._table = pq.ParquetWriter(path, COLUMNS.with_metadata({b"ctrlsynth": facts.encode()}), compression="zstd", write_statistics=False)
+            return
+        self._stream = open(path, "w", encoding="utf-8", newline="")  # noqa: SIM115  (closed by __exit__)
+        self._rows = csv.writer(self._stream, lineterminator="\n")
+        if suffix == ".csv":
+            self._rows.writerow(["id", "text", "concepts"])
+
+    def write(self, ids: pa.Array, texts: pa.Array, found: Matches) -> None:
+        if self._table is not None:
+            self._table.write_batch(pa.record_batch([ids, texts, as_lists(found)], schema=self._table.schema))
+            return
+        for one, text, entries in zip(ids.to_pylist(), texts.to_pylist(), found.lists(), strict=True):
+            concepts = [self._names[e] for e in entries]
+            if self._suffix == ".txt":
+                self._stream.write(" ".join(text.split("\n")).replace("\r", " ") + "\n")
+            elif self._suffix == ".csv":
+                self._rows.writerow([one, text, "|".join(concepts)])
+            else:
+                self._stream.write(json.dumps({"id": one, "text": text, "concepts": concepts}, ensure_ascii=False) + "\n")
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        (self._table if self._table is not None else self._stream).close()

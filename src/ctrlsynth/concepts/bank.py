@@ -1,0 +1,308 @@
+"""The concept bank (METHODS, section 2): entries, where each comes from, and the files they are kept in. MetaCLIP's kind of bank:
+
+    list       entries of the user's own files, in their order
+    numbers    0 .. 99
+    wordnet    the names of all synsets: the first lemma in lower case, cut at its first full stop as MetaCLIP's script cuts it, spaces for
+               underscores, sorted. WordNet 3.0 gives 86,554 of them
+    unigrams   words with a count of at least 100, the most frequent first
+    bigrams    pairs of words with a PMI of at least 30 (`wikipedia.pair_scores`), the highest first
+    titles     page titles with at least 70 views, the most viewed first
+
+One cap holds for all; that list is the order in which they come under it. An entry that several sources give stands once, at the first,
+and its source names them all (`wordnet+unigrams`). Equal scores go by the alphabet, so the same files give the same bank.
+
+A bank file is parquet with the columns of `SCHEMA`; `.txt` (an entry a line), `.csv` and `.json` (MetaCLIP's `metadata.json`, a list of
+strings) are read and written too. A flagged entry stays in the file and is left out when the bank is loaded.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import string
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .. import wordnet
+from ..errors import UserError
+from ..sample import draw
+from ..store import publish, temporary
+from . import streams
+
+CAP = 500_000
+SOURCES = ("list", "numbers", "wordnet", "unigrams", "bigrams", "titles")
+SCHEMA = pa.schema(
+    [
+        ("entry", pa.string()),
+        ("source", pa.string()),
+        ("score", pa.float64()),  # count, PMI or views at the first source; null where it has none
+        ("flagged", pa.bool_()),  # null: nobody asked yet
+        ("reason", pa.string()),
+    ]
+)
+_COLUMNS = ("entry", "concept", "name", "word", "text", "caption")
+_MARKS = frozenset(string.punctuation + " ")
+Scored = Iterable[tuple[str, float | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Bank:
+    """Entries to match and to write about, in their order, flagged ones left out.
+
+    digest    of the entries and their order, 16 hex digits; results of matching carry it
+    dropped   reason -> how many the file holds that are left out: `blank`, `duplicate`, `flagged`
+    noted     what is kept but can hardly be meant: `edge_spaces` (needs a doubled space in the text), `unmatchable` (a mark or a line break
+              inside a word: the spacing rule keeps any text from holding it)
+    """
+
+    entries: tuple[str, ...]
+    digest: str
+    dropped: Mapping[str, int]
+    noted: Mapping[str, int]
+
+
+def digest_of(entries: Sequence[str]) -> str:
+    """16 hex digits that tell whether two banks hold the same entries in the same order."""
+    found = blake2b(digest_size=8)
+    for entry in entries:
+        raw = entry.encode("utf-8", "surrogatepass")
+        found.update(len(raw).to_bytes(4, "big") + raw)
+    return found.hexdigest()
+
+
+def load_bank(path: Path) -> Bank:
+    """The bank in a file of any of the formats. Entries stay as they are written; blank ones, repeats and flagged ones are left out.
+
+    Raises UserError for a file that holds none, that is damaged, or that is not UTF-8 (with the line).
+    """
+    table = read_bank(path)
+    dropped: Counter[str] = Counter()
+    noted: Counter[str] = Counter()
+    kept: dict[str, None] = {}
+    flags = table["flagged"].to_pylist()
+    for entry, flagged in zip(table["entry"].to_pylist(), flags, strict=True):
+        if not entry or not entry.strip():
+            dropped["blank"] += 1
+        elif flagged:
+            dropped["flagged"] += 1
+        elif entry in kept:
+            dropped["duplicate"] += 1
+        else:
+            kept[entry] = None
+            noted["edge_spaces"] += entry != entry.strip(" ")
+            noted["unmatchable"] += not _matchable(entry)
+    if not kept:
+        raise UserError(f"{path}: the bank is empty" + (f" ({_list(dropped)} left out)" if dropped else ""))
+    return Bank(tuple(kept), digest_of(list(kept)), dict(dropped), {k: v for k, v in noted.items() if v})
+
+
+def _matchable(entry: str) -> bool:
+    if not any(c in entry for c in ",.;:?!`\t\r\n"):
+        return True
+    return all(len(w) <= 1 or not any(c in w for c in ",.;:?!`\t\r\n") for w in entry.split(" ")) and not any(c in entry for c in "\t\r\n")
+
+
+def read_bank(path: Path) -> pa.Table:
+    """Every row of a bank file as a table of `SCHEMA`, flagged ones too; lists get the source `list`."""
+    path = Path(path)
+    name = streams.plain_name(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such bank file")
+    if name.endswith(".parquet"):
+        return _parquet(path)
+    readers = {".json": _json, ".txt": _txt, ".csv": _csv, ".tsv": _csv}
+    reader = next((r for suffix, r in readers.items() if name.endswith(suffix)), None)
+    if reader is None:
+        raise UserError(f"{path}: a bank is a .parquet, .json, .txt, .csv or .tsv file (text also .gz, .bz2, .xz, .zst)")
+    return table_of([(entry, "list", None) for entry in reader(path)])
+
+
+def table_of(rows: Sequence[tuple[str, str, float | None]]) -> pa.Table:
+    """(entry, source, score) rows as a bank's table, unflagged."""
+    columns: list[Any] = [[r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows], [None] * len(rows), [None] * len(rows)]
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
+
+
+def _parquet(path: Path) -> pa.Table:
+    try:
+        table = pq.read_table(path)
+        column = next((c for c in _COLUMNS if c in table.column_names), None)
+        if column is None:
+            raise UserError(f"{path}: no column {' or '.join(_COLUMNS)}; columns: {', '.join(table.column_names)}")
+        rows = table.num_rows
+        filled: list[Any] = [table[column].cast(pa.string())]
+        for wanted in list(SCHEMA)[1:]:
+            default = pa.array(["list" if wanted.name == "source" else None] * rows, wanted.type)
+            filled.append(table[wanted.name].cast(wanted.type) if wanted.name in table.column_names else default)
+        filled[0].validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not a readable bank ({str(error).splitlines()[0]})") from error
+    return pa.table(filled, schema=SCHEMA)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    stream = streams.open_stream(path)
+    try:
+        for number, line in enumerate(stream, 1):
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}:{number}: not UTF-8 (byte {error.start + 1} of the line)") from error
+    except streams.BROKEN as error:
+        raise UserError(f"{path}: damaged or cut ({error})") from error
+    finally:
+        stream.close()
+
+
+def _txt(path: Path) -> Iterator[str]:
+    return (line.rstrip("\r\n") for line in _lines(path))
+
+
+def _json(path: Path) -> list[str]:
+    try:
+        found = json.loads("".join(_lines(path)))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON ({error})") from error
+    if not isinstance(found, list):
+        raise UserError(f"{path}: expected a list of strings, as MetaCLIP's metadata.json")
+    wrong = next((i for i, entry in enumerate(found) if not isinstance(entry, str)), None)
+    if wrong is not None:
+        raise UserError(f"{path}: item {wrong} is no string: {str(found[wrong])[:60]}")
+    return [entry.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for entry in found]
+
+
+def _csv(path: Path) -> Iterator[str]:
+    rows = csv.reader(_lines(path), delimiter="\t" if ".tsv" in path.name.lower() else ",")
+    head = next(rows, [])
+    names = [h.strip().lower() for h in head]
+    at = next((names.index(c) for c in _COLUMNS if c in names), 0 if len(head) == 1 else None)
+    if at is None:
+        raise UserError(f"{path}: no column {' or '.join(_COLUMNS)}; columns: {', '.join(head)}")
+    if names[at] not in _COLUMNS:
+        yield head[at]  # a plain list that happens to be called .csv
+    for row in rows:
+        if len(row) > at:
+            yield row[at]
+
+
+def write_bank(table: pa.Table, path: Path) -> None:
+    """Writes a bank by its suffix: .parquet keeps everything, .txt, .json and .csv what is not flagged. Never over a file that is there."""
+    if path.exists():
+        raise UserError(f"{path}: is there already; give another name")
+    made = temporary(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = [e for e, flagged in zip(table["entry"].to_pylist(), table["flagged"].to_pylist(), strict=True) if not flagged]
+    if path.suffix == ".parquet":
+        meta = {b"ctrlsynth": json.dumps({"schema": 1, "bank": digest_of(kept)}).encode()}
+        pq.write_table(table.replace_schema_metadata(meta), made, compression="zstd")
+    else:
+        made.write_text(_as_text(table, kept, path), encoding="utf-8")
+    publish(made, path)
+
+
+def _as_text(table: pa.Table, kept: list[str], path: Path) -> str:
+    if path.suffix == ".json":
+        return json.dumps(kept, ensure_ascii=False)
+    if path.suffix == ".txt":
+        return "".join(f"{entry}\n" for entry in kept)
+    if path.suffix == ".csv":
+        out = io.StringIO()
+        rows = csv.writer(out, lineterminator="\n")
+        rows.writerow(["entry", "source", "score"])
+        rows.writerows((r["entry"], r["source"], r["score"]) for r in table.to_pylist() if not r["flagged"])
+        return out.getvalue()
+    raise UserError(f"{path}: a bank is written as .parquet, .txt, .json or .csv")
+
+
+def synset_names() -> list[str]:
+    """The names of all synsets as MetaCLIP takes them, each once, sorted."""
+    return sorted({synset.words[0].lower().partition(".")[0] for synset in wordnet.all_synsets()} - {""})
+
+
+@dataclass(frozen=True, slots=True)
+class SourceCount:
+    """What one source gave: `given` = `new` + `repeats` (of entries that stand already) + `dropped` by reason + `over_cap`."""
+
+    source: str
+    given: int
+    new: int
+    repeats: int
+    dropped: Mapping[str, int]
+    over_cap: int
+
+
+def build(sources: Sequence[tuple[str, Scored]], cap: int = CAP) -> tuple[pa.Table, list[SourceCount]]:
+    """One bank of (name, entries with scores) in order of priority, and what became of each source.
+
+    Blanks at an entry's edges go and runs of them inside become one space; entries of nothing but marks or blanks are dropped, as are those
+    beyond the cap. Raises UserError when nothing is left.
+    """
+    if cap < 1:
+        raise UserError(f"cap {cap}: at least 1")
+    found: dict[str, tuple[list[str], float | None]] = {}
+    told = []
+    for source, entries in sources:
+        count: Counter[str] = Counter()
+        dropped: Counter[str] = Counter()
+        for given, score in entries:
+            entry = " ".join(given.split())
+            count["given"] += 1
+            if not entry or _MARKS.issuperset(entry):
+                dropped["punctuation" if entry else "blank"] += 1
+            elif entry in found:
+                count["repeats"] += 1
+                if source not in found[entry][0]:
+                    found[entry][0].append(source)
+            elif len(found) >= cap:
+                count["over_cap"] += 1
+            else:
+                found[entry] = ([source], score)
+                count["new"] += 1
+        told.append(SourceCount(source, count["given"], count["new"], count["repeats"], dict(dropped), count["over_cap"]))
+    if not found:
+        raise UserError("the bank would be empty: no source gave an entry")
+    return table_of([(entry, "+".join(names), score) for entry, (names, score) in found.items()]), told
+
+
+def by_score(scores: Iterable[tuple[str, float]], least: float) -> list[tuple[str, float]]:
+    """Entries with a score of at least `least`, the highest first, equal ones by the alphabet."""
+    return sorted(((e, float(s)) for e, s in scores if s >= least), key=lambda item: (-item[1], item[0]))
+
+
+def random_part(table: pa.Table, size: int, seed: int) -> pa.Table:
+    """`size` entries drawn by (seed, entry), in their order: a smaller draw is a subset of a larger one. UserError when there are fewer."""
+    entries = table["entry"].to_pylist()
+    if not 0 < size <= len(entries):
+        raise UserError(f"a random draw of {size:,}: the bank has {len(entries):,} entries")
+    chosen = sorted(range(len(entries)), key=lambda i: (draw(seed, entries[i], "sub-bank"), entries[i]))[:size]
+    return table.take(sorted(chosen))
+
+
+def subtree(table: pa.Table, name: str) -> pa.Table:
+    """The entries that are words of a WordNet class or of one below it (`animal.n.01`), in any case. UserError when there are none."""
+    top = wordnet.synset(name)
+    words = {w.lower() for synset in (top, *wordnet.descendants(top)) for w in synset.words}
+    found = table.filter(pa.array([entry.lower() in words for entry in table["entry"].to_pylist()]))
+    if not found.num_rows:
+        raise UserError(f"no entry of the bank is a word of {top.name} or of a class below it")
+    return found
+
+
+def found_part(table: pa.Table, entries: Sequence[str], counts: Sequence[int], least: int = 1) -> pa.Table:
+    """The entries that at least `least` texts hold, by the `counts` of `entries` (C_CC3M: those found in CC3M's captions)."""
+    seen = {entry for entry, count in zip(entries, counts, strict=True) if count >= least}
+    found = table.filter(pa.array([entry in seen for entry in table["entry"].to_pylist()]))
+    if not found.num_rows:
+        raise UserError("no entry of the bank is found in these captions")
+    return found
+
+
+def _list(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count)

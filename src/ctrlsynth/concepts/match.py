@@ -1,0 +1,151 @@
+"""Matching (METHODS, section 2): which entries of a bank a text holds, by MetaCLIP's rule.
+
+The rule: a space is put before and after the text; each of `, . ; : ? !` and the backtick is wrapped in spaces; tab, CR and LF become a
+space; nothing else is touched, neither case nor doubled spaces. An entry is in the text if " entry " is a substring of that. Each entry
+counts once a text.
+
+Read as words it is this. Cut the spaced text at every single space: doubled spaces enclose an empty word. Cut the entry the same way. The
+entry is in the text if its words follow each other there. That is no approximation: both begin and end with a space, so a substring's
+spaces fall on the text's. An entry with `a,b` inside is in no text, since the text's comma has spaces by then and the entry's has not; an
+entry with a space at its edge needs a doubled space there. UTF-8 keeps all of it true for bytes. `spaced` is the plain rule, the tests'
+oracle; `Matcher` walks a trie over words in compiled code (`match_kernel.py`).
+
+Two deviations by name: `lower` puts texts and entries in lower case first; `lemma` also puts every word in its WordNet base form, as a
+noun, else as a verb, else as an adjective (`dogs`, `running` -> `dog`, `run`), and reads texts in Python, so it is slower.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .. import wordnet
+from ..errors import UserError, unknown
+from .matches import Array, Matches
+
+Mode = Literal["exact", "lower", "lemma"]
+MODES: tuple[Mode, ...] = ("exact", "lower", "lemma")
+_SPACING = str.maketrans({**{c: f" {c} " for c in ",.;:?!`"}, **dict.fromkeys("\t\n\r", " ")})
+_PLAIN_WORD = re.compile(r"[!-^`-~]+")
+
+
+def spaced(text: str) -> str:
+    """The text by MetaCLIP's spacing rule."""
+    return f" {text.translate(_SPACING)} "
+
+
+@lru_cache(maxsize=1 << 20)
+def base_form(word: str) -> str:
+    """A word in lower case as the `lemma` mode compares it; a word that WordNet does not know stays as it is."""
+    if _PLAIN_WORD.fullmatch(word) is None:
+        return word
+    found = (wordnet.morphy(word, pos) for pos in "nvar")
+    return next((form for form in found if form is not None and " " not in form), word)
+
+
+class Matcher:
+    """A bank's entries, ready to be matched. Takes about a second and 100 to 200 bytes an entry; may be shared by threads.
+
+    Entries are numbered as given; equal ones (in `lower` and `lemma`, those that become equal) all match. Raises UserError for an empty
+    bank, an unknown mode, and where numba is not installed.
+    """
+
+    def __init__(self, entries: Sequence[str], mode: Mode = "exact") -> None:
+        if mode not in MODES:
+            raise unknown("mode", mode, MODES)
+        if not entries:
+            raise UserError("the bank is empty: nothing to match")
+        try:
+            from . import match_kernel
+        except ModuleNotFoundError as error:
+            if error.name != "numba":
+                raise
+            raise UserError("matching concepts: numba is not installed; pip install 'ctrlsynth[concepts]'") from error
+        self.mode, self.size = mode, len(entries)
+        self._kernel = match_kernel
+        self._kinds = match_kernel.SPACED if mode == "lemma" else match_kernel.KINDS
+        self._build([entry.split(" ") for entry in (entries if mode == "exact" else _lower(entries))])
+
+    def _build(self, split: list[list[str]]) -> None:
+        if self.mode == "lemma":
+            split = [list(map(base_form, words)) for words in split]
+        numbers: dict[str, int] = {}
+        flat = np.fromiter((numbers.setdefault(w, len(numbers)) for words in split for w in words), np.int32)
+        ends = np.fromiter(accumulate((len(words) for words in split), initial=0), np.int64)
+        encoded = [w.encode("utf-8", "surrogatepass") for w in numbers]
+        pool = np.frombuffer(b"".join(encoded) or b"\0", np.uint8).copy()
+        word_ends = np.fromiter(accumulate(map(len, encoded), initial=0), np.int64)
+        words, places = np.zeros((_power(len(numbers) * 3 // 2), 4), np.uint64), np.zeros(len(numbers), np.int64)
+        self._kernel.fill_words(pool, word_ends, words, places)
+        edges = np.zeros((_power(2 * (len(flat) - len(split)) + 2), 2), np.uint64)
+        bits, same = np.zeros(self._kernel.BITS // 64, np.uint64), np.full(len(split), -1, np.int32)
+        doubles = self._kernel.fill_trie(flat, ends, words, places, edges, bits, same)
+        self._tables = (words, pool, edges, bits, same if doubles else same[:0].copy())
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the tables."""
+        return sum(a.nbytes for a in self._tables)
+
+    def match(self, texts: Sequence[str | None] | pa.Array) -> Matches:
+        """The entries of each text; none for a null. An arrow array is read where it lies and must hold valid UTF-8 (`corpus.py` looks).
+
+        Memory beside the answer: 48 times the longest text's bytes, and four bytes an entry.
+        """
+        column = texts if isinstance(texts, pa.Array) else pa.array(texts, pa.large_string())
+        if self.mode != "exact":
+            column = pc.utf8_lower(column)
+        if self.mode == "lemma":
+            column = pa.array([t if t is None else _base_forms(t) for t in column.to_pylist()], pa.large_string())
+        data, offsets, valid = _buffers(column)
+        count = len(column)
+        longest = int(np.diff(offsets).max()) if count else 0
+        tails, spans = np.empty(2 * longest + 2, np.uint64), np.empty((2 * longest + 2, 2), np.int64)
+        seen = np.zeros(self.size, np.int32)
+        out_offsets, out = np.zeros(count + 1, np.int64), np.empty(16 * count + 64, np.int32)
+        done = used = 0
+        while True:
+            done, used = self._kernel.match_texts(
+                data, offsets, valid, done, self._kinds, *self._tables, tails, spans, seen, out_offsets, out, used
+            )
+            if done == count:
+                return Matches(out_offsets, out[:used].copy())
+            out = np.concatenate([out, np.empty(len(out), np.int32)])
+
+
+def _lower(texts: Sequence[str]) -> list[str]:
+    """As arrow does it, so that entries and texts agree on letters whose lower case is a matter of taste."""
+    lowered: list[str] = pc.utf8_lower(pa.array(texts, pa.large_string())).to_pylist()
+    return lowered
+
+
+def _base_forms(text: str) -> str:
+    return " ".join(map(base_form, text.translate(_SPACING).split(" ")))
+
+
+def _buffers(column: pa.Array) -> tuple[Array, Array, Array]:
+    """(bytes, offsets as int64, validity as uint8) of a string column, the bytes uncopied."""
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        column = column.cast(pa.large_string())
+    kind: Any = np.int32 if pa.types.is_string(column.type) else np.int64
+    _, ends, data = column.buffers()
+    offsets = np.zeros(1, np.int64)
+    if ends is not None and len(column):
+        offsets = np.frombuffer(ends, kind, len(column) + 1, column.offset * np.dtype(kind).itemsize).astype(np.int64)
+    raw = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8)
+    raw.flags.writeable = False  # one type, one compilation
+    if column.null_count:
+        return raw, offsets, pc.is_valid(column).cast(pa.uint8()).to_numpy(zero_copy_only=False)
+    return raw, offsets, np.ones(len(column), np.uint8)
+
+
+def _power(least: int) -> int:
+    """The smallest power of two that is at least this (and 8)."""
+    return 1 << max(3, (least - 1).bit_length())

@@ -1,0 +1,59 @@
+"""Files of any size as a stream of bytes: plain, .gz, .bz2, .xz or .zst, told by their first bytes, whatever their name says."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import zlib
+from pathlib import Path
+from typing import IO, cast
+
+from ..errors import UserError
+
+PACKED = (".gz", ".bz2", ".xz", ".zst")
+BROKEN: tuple[type[Exception], ...] = (EOFError, OSError, zlib.error, lzma.LZMAError)
+"""What reading a damaged or cut file raises; with zstandard's own error once `open_stream` has met such a file."""
+_ZSTD = b"\x28\xb5\x2f\xfd"
+
+
+def open_stream(path: str | Path) -> IO[bytes]:
+    """The file's bytes, unpacked. Raises UserError for a file that can't be opened, and where .zst needs a package."""
+    try:
+        stream = open(path, "rb")  # noqa: SIM115  (handed to the caller)
+    except OSError as error:
+        raise UserError(f"{path}: cannot read: {error.strerror}") from error
+    magic = stream.read(6)
+    stream.seek(0)
+    if magic[:2] == b"\x1f\x8b":
+        return cast(IO[bytes], gzip.GzipFile(fileobj=stream))
+    if magic[:3] == b"BZh":
+        return cast(IO[bytes], bz2.BZ2File(stream))
+    if magic == b"\xfd7zXZ\x00":
+        return cast(IO[bytes], lzma.LZMAFile(stream))
+    if magic[:4] == _ZSTD:
+        return _zstd(stream, path)
+    if magic[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        stream.close()
+        raise UserError(f"{path}: is UTF-16; save it as UTF-8")
+    return stream
+
+
+def _zstd(stream: IO[bytes], path: str | Path) -> IO[bytes]:
+    global BROKEN
+    try:
+        import zstandard
+    except ModuleNotFoundError as error:
+        stream.close()
+        raise UserError(f"{path}: zstandard is not installed; pip install 'ctrlsynth[concepts]'") from error
+    if zstandard.ZstdError not in BROKEN:
+        BROKEN = (*BROKEN, zstandard.ZstdError)
+    reader = zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True, closefd=True)
+    return io.BufferedReader(reader, 1 << 20)
+
+
+def plain_name(path: str | Path) -> str:
+    """The file's name in lower case, without a packer's suffix: `a.jsonl` of `A.jsonl.zst`."""
+    name = Path(path).name.lower()
+    return next((name.removesuffix(s) for s in PACKED if name.endswith(s)), name)

@@ -1,0 +1,176 @@
+"""The concept bank: MetaCLIP's numbers, sources in order, files in and out, sub-banks, and input that can't be used."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ctrlsynth.concepts.bank import (
+    Bank,
+    build,
+    by_score,
+    digest_of,
+    found_part,
+    load_bank,
+    random_part,
+    read_bank,
+    subtree,
+    synset_names,
+    table_of,
+    write_bank,
+)
+from ctrlsynth.concepts.sources import Wanted, gather
+from ctrlsynth.errors import UserError
+
+
+def test_wordnet_gives_metaclips_number() -> None:
+    """MetaCLIP's paper counts 86,654 entries of WordNet; its script puts them beside the 100 numbers: 86,554 + 100."""
+    names = synset_names()
+    assert len(names) == len(set(names)) == 86_554
+    assert len({*names, *map(str, range(100))}) == 86_654
+    assert "swivel chair" in names
+    assert "crystal ball" in names
+
+
+def test_a_bank_from_every_source_is_the_same_each_time(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.txt"
+    mine.write_text("my own thing\ndog\n")
+    table, told = build(gather(Wanted(lists=[mine])))
+    few = Wanted(sources=["list", "numbers", "wordnet"], lists=[mine])
+    assert build(gather(few))[0].equals(build(gather(few))[0])
+    entries = table["entry"].to_pylist()
+    assert len(entries) == len(set(entries))
+    source = dict(zip(entries, table["source"].to_pylist(), strict=True))
+    assert source["dog"] == "list+wordnet+unigrams"
+    assert source["42"] == "numbers"
+    assert source["endoplasmic reticulum"] == "bigrams"  # in WordNet it is the second lemma of its synset
+    assert source["reticulum"] == "wordnet+unigrams"
+    assert source["my own thing"] == "list"
+    for one in told:
+        assert one.given == one.new + one.repeats + sum(one.dropped.values()) + one.over_cap
+    assert [one.source for one in told] == ["list", "numbers", "wordnet", "unigrams", "bigrams"]
+    assert sum(one.new for one in told) == len(entries)
+    score = dict(zip(entries, table["score"].to_pylist(), strict=True))
+    assert (score["42"] is None and score["the"] is None) or score["the"] > 1e9
+
+
+def test_one_cap_holds_for_all_in_order() -> None:
+    sources = [("numbers", [("1", None), ("2", None)]), ("unigrams", [("dog", 9.0), ("2", 8.0), ("cat", 7.0)]), ("titles", [("Dog", 80.0)])]
+    table, told = build(sources, cap=3)  # type: ignore[arg-type]
+    assert table["entry"].to_pylist() == ["1", "2", "dog"]
+    assert table["source"].to_pylist() == ["numbers", "numbers+unigrams", "unigrams"]
+    assert [(t.new, t.repeats, t.over_cap) for t in told] == [(2, 0, 0), (1, 1, 1), (0, 0, 1)]
+    assert by_score([("b", 2), ("a", 2), ("c", 1), ("d", 3)], 2) == [("d", 3.0), ("a", 2.0), ("b", 2.0)]
+
+
+def test_entries_of_nothing_but_blanks_or_marks_are_counted_out() -> None:
+    table, told = build([("list", [("", None), ("  ", None), ("...", None), (" dog ", None), ("hot\t dog", None), ("x" * 10_000, None)])])
+    assert table["entry"].to_pylist() == ["dog", "hot dog", "x" * 10_000]
+    assert told[0].dropped == {"blank": 2, "punctuation": 1}
+    with pytest.raises(UserError, match=r"^the bank would be empty"):
+        build([("list", [(" ", None)])])
+    with pytest.raises(UserError, match=r"^cap 0: at least 1"):
+        build([], cap=0)
+
+
+@pytest.mark.parametrize("name", ["metadata.json", "bank.txt", "bank.txt.gz", "bank.csv", "bank.tsv", "plain.csv", "bank.parquet"])
+def test_banks_are_read_from_every_format(tmp_path: Path, name: str) -> None:
+    entries = ["dog", "hot dog", "ice, cream", " edge", "Ångström", "x" * 10_000]
+    path = tmp_path / name
+    if name.endswith(".json"):
+        path.write_text(json.dumps(entries))
+    elif name.endswith(".parquet"):
+        pq.write_table(pa.table({"entry": entries}), path)
+    elif name == "plain.csv":
+        path.write_text("".join(f'"{e}"\n' for e in entries))
+    elif name.endswith("sv"):
+        cells = [f'7\t"{e}"\n' if "tsv" in name else f'7,"{e}"\n' for e in entries]
+        path.write_text(("n\tconcept\n" if "tsv" in name else "n,concept\n") + "".join(cells))
+    else:
+        raw = "\r\n".join(entries).encode()
+        path.write_bytes(gzip.compress(raw) if name.endswith("gz") else raw)
+    bank = load_bank(path)
+    assert list(bank.entries) == entries
+    assert bank.digest == digest_of(entries)
+    assert bank.noted == {"edge_spaces": 1, "unmatchable": 1}
+
+
+def test_what_is_left_out_of_a_bank_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "bank.json"
+    path.write_text(json.dumps(["dog", "", "  ", "dog", "cat", "\ud800lone"]))
+    assert load_bank(path) == Bank(("dog", "cat", "\ufffdlone"), digest_of(["dog", "cat", "\ufffdlone"]), {"blank": 2, "duplicate": 1}, {})
+
+
+def test_flagged_entries_are_left_out_and_never_deleted(tmp_path: Path) -> None:
+    table = table_of([("dog", "wordnet", None), ("gun", "wordnet", None), ("cat", "list", 3.0)])
+    table = table.set_column(3, "flagged", pa.array([False, True, None]))
+    write_bank(table, tmp_path / "bank.parquet")
+    assert load_bank(tmp_path / "bank.parquet").entries == ("dog", "cat")
+    assert load_bank(tmp_path / "bank.parquet").dropped == {"flagged": 1}
+    assert read_bank(tmp_path / "bank.parquet")["entry"].to_pylist() == ["dog", "gun", "cat"]
+    for suffix in ("txt", "json", "csv"):
+        write_bank(table, tmp_path / f"bank.{suffix}")
+        assert load_bank(tmp_path / f"bank.{suffix}").entries == ("dog", "cat")
+    with pytest.raises(UserError, match=r"bank.txt: is there already"):
+        write_bank(table, tmp_path / "bank.txt")
+    with pytest.raises(UserError, match=r"bank.xml: a bank is written as"):
+        write_bank(table, tmp_path / "bank.xml")
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".tmp")]
+
+
+def test_sub_banks() -> None:
+    table, _ = build([("wordnet", [(n, None) for n in ("dog", "puppy", "Poodle", "cat", "sofa", "domestic dog", "42")])])
+    assert subtree(table, "dog.n.01")["entry"].to_pylist() == ["dog", "puppy", "Poodle", "domestic dog"]
+    small, large = (set(random_part(table, n, 5)["entry"].to_pylist()) for n in (2, 4))
+    assert small < large
+    assert len(large) == 4
+    turned = table.take(list(reversed(range(table.num_rows))))
+    assert set(random_part(turned, 4, 5)["entry"].to_pylist()) == large != set(random_part(table, 4, 6)["entry"].to_pylist())
+    found = found_part(table, ["cat", "sofa", "dog"], [3, 0, 1])
+    assert found["entry"].to_pylist() == ["dog", "cat"]
+    assert set(found["source"].to_pylist()) == {"wordnet"}
+    with pytest.raises(UserError, match=r"^a random draw of 8: the bank has 7 entries"):
+        random_part(table, 8, 0)
+    with pytest.raises(UserError, match=r"no entry of the bank is a word of furnace\.n\.01"):
+        subtree(table, "furnace.n.01")
+    with pytest.raises(UserError, match=r"unknown WordNet name"):
+        subtree(table, "dogg.n.01")
+    with pytest.raises(UserError, match=r"no entry of the bank is found"):
+        found_part(table, ["cat"], [0])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.txt", b"", "the bank is empty$"),
+        ("blank.txt", b" \n\n  \n", r"the bank is empty \(3 blank left out\)"),
+        ("bad.txt", b"dog\nc\xe9t\n", r"bad.txt:2: not UTF-8 \(byte 2 of the line\)"),
+        ("bad.json", b"{}", "expected a list of strings"),
+        ("number.json", b'["dog", 3]', "item 1 is no string: 3"),
+        ("cut.json", b'["dog"', "not JSON"),
+        ("wide.csv", b"a,b\n1,2\n", "no column entry or concept"),
+        ("bank.xml", b"<a/>", r"a bank is a \.parquet, \.json"),
+        ("bank.parquet", b"PAR1", "not a readable bank"),
+        ("bank.txt.gz", gzip.compress(b"dog\n" * 999)[:-9], "damaged or cut"),
+    ],
+)
+def test_banks_that_cannot_be_used_are_told_in_one_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message) as error:
+        load_bank(tmp_path / name)
+    assert name in str(error.value)
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="no such bank file"):
+        load_bank(tmp_path / "none.txt")
+
+
+def test_sources_that_are_not_there_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown source 'wordnett'; did you mean 'wordnet'"):
+        gather(Wanted(sources=["wordnett"]))
+    with pytest.raises(UserError, match="bigrams need the unigrams"):
+        gather(Wanted(bigrams=[tmp_path / "x"]))
