@@ -1,7 +1,8 @@
 """`concepts balance`: a balanced (or, as the ablation, a random) subset of a folder of matches, in passes over its parts.
 
 Captions that stand more than once count once: equal ones are found in buckets on disk before anything is counted, and which of them stays
-hangs on the ids alone. Memory: the counts (8 bytes an entry), one part's matches, one bucket, and 8 bytes a duplicate, however many captions there are.
+hangs on the ids alone. Memory: the counts (8 bytes an entry), a piece of some ten thousand captions, one bucket, and 8 bytes a duplicate,
+however many captions there are.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ..sample import hash_int
 from ..store import disk_errors, publish, temporary
 from ..tables import SCHEMA
 from . import balance, dedupe
-from .match_folder import COLUMNS, MatchFolder, as_lists
+from .match_folder import COLUMNS, MatchFolder, as_lists, of_lists
 from .matches import Array, Matches
 
 SUFFIXES = (".parquet", ".jsonl", ".csv", ".txt")
@@ -33,7 +34,7 @@ Say = Callable[[str, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Balanced:
-    """How a subset was or will be drawn. `captions` = `duplicates` + those without an entry + `pool` (with random sampling all are the pool).
+    """How a subset was or will be drawn. `captions` = `duplicates` + those without an entry (none with random sampling) + `pool`.
 
     t          None with random sampling
     expected   the mean size over all seeds
@@ -51,7 +52,7 @@ class Balanced:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one draw needs to know of all captions: the rows that are duplicates, a part, and the counts of the others."""
+    """What one draw needs to know of all captions: the rows that are duplicates, a piece, and the counts of the others."""
 
     folder: MatchFolder
     gone: dict[int, Array]
@@ -69,30 +70,31 @@ def plan(
     """
     if (size is None) == (t is None) or (random and size is None):
         raise UserError("give the size of the subset (--size M) or the threshold (--t T), one of them; --random goes with --size")
-    parts = range(len(folder.parts))
     captions = 0
 
     def scanned() -> Iterator[tuple[int, Any, Any, None]]:
         nonlocal captions
-        for part in parts:
-            for_part = list(folder.columns(part, ["id", "text"]))
-            texts = [text for batch in for_part for text in batch["text"].to_pylist()]
-            ids = [one for batch in for_part for one in batch["id"].to_pylist()]
-            captions += len(ids)
-            say("duplicates", len(ids))
-            yield part, dedupe.digests(texts), np.array([hash_int(seed, i, "duplicate") for i in ids], np.uint64), None
+        for number, piece in enumerate(folder.pieces(["id", "text"])):
+            captions += len(piece)
+            say("duplicates", len(piece))
+            ranks = np.array([hash_int(seed, i, "duplicate") for i in piece["id"].to_pylist()], np.uint64)
+            yield number, dedupe.digests(piece["text"].to_pylist()), ranks, None
 
+    gone: dict[int, Array] = {}
     if duplicates:
-        gone: dict[int, Array] = {}
         captions = folder.counts().texts
     else:
-        gone = {part: rows["duplicate"] for part, rows in dedupe.find(scanned()).items()}
+        gone = {piece: rows["duplicate"] for piece, rows in dedupe.find(scanned()).items()}
+
+    def pieces(name: str) -> Iterator[Matches]:
+        for number, piece in enumerate(folder.pieces(["entries"])):
+            say(name, len(piece))
+            yield of_lists(piece["entries"]).select(_stay(len(piece), gone.get(number)))
+
     counts, pool = np.zeros(folder.entries, np.int64), 0
-    for part in parts:
-        found = _without(folder.matches(part), gone.get(part))
+    for found in pieces("counts"):
         counts += balance.counts([found], folder.entries)
         pool += int(np.count_nonzero(found.lengths()))
-        say("counts", len(found))
     lost = sum(map(len, gone.values()))
     told = Balanced(captions, lost, captions - lost if random else pool, t, float(size or 0), seed)
     if random:
@@ -101,10 +103,8 @@ def plan(
 
     def sizes(grid: Sequence[float]) -> list[int]:
         total = [0] * len(grid)
-        for part in parts:
-            found = _without(folder.matches(part), gone.get(part))
+        for found in pieces("sizes"):
             total = [a + b for a, b in zip(total, balance.expected_sizes(found, counts, grid), strict=True)]
-            say("sizes", len(found))
         return total
 
     if size is not None:
@@ -113,12 +113,11 @@ def plan(
     return Plan(folder, gone, counts, replace(told, t=t, expected=sizes([t])[0] / balance.UNIT))
 
 
-def _without(matches: Matches, gone: Array | None) -> Matches:
-    if gone is None:
-        return matches
-    mask = np.ones(len(matches), bool)
-    mask[gone] = False
-    return matches.select(mask)
+def _stay(rows: int, gone: Array | None) -> Array:
+    mask = np.ones(rows, bool)
+    if gone is not None:
+        mask[gone] = False
+    return mask
 
 
 def sample(made: Plan, out: Path, say: Say = lambda name, rows: None) -> Balanced:
@@ -133,8 +132,9 @@ def sample(made: Plan, out: Path, say: Say = lambda name, rows: None) -> Balance
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
             with _Writer(temp, out.suffix, names, made) as writer:
-                for part in range(len(made.folder.parts)):
-                    kept += _sample_part(made, part, writer, say)
+                for number, piece in enumerate(made.folder.pieces(COLUMNS.names)):
+                    kept += _sample_piece(made, number, piece, writer)
+                    say("sample", len(piece))
             publish(temp, out)
         finally:
             temp.unlink(missing_ok=True)
@@ -149,26 +149,17 @@ def check_out(out: Path) -> None:
         raise UserError(f"{out}: is there already; give another name")
 
 
-def _sample_part(made: Plan, part: int, writer: _Writer, say: Say) -> int:
+def _sample_piece(made: Plan, number: int, piece: pa.RecordBatch, writer: _Writer) -> int:
     told = made.told
-    row = kept = 0
-    gone = made.gone.get(part)
-    for batch in made.folder.columns(part, COLUMNS.names):
-        column = batch["entries"]
-        starts = np.concatenate([[0], np.cumsum(column.value_lengths().to_numpy(zero_copy_only=False))]).astype(np.int64)
-        found = Matches(starts, column.flatten().to_numpy(zero_copy_only=False))
-        u = balance.draws(told.seed, batch["id"].to_pylist())
-        if told.t is None:
-            mask = balance.random_mask(u, int(told.expected), told.pool)
-        else:
-            mask = balance.keep_mask(found, made.counts, told.t, u)
-        if gone is not None:
-            mask[gone[(gone >= row) & (gone < row + len(mask))] - row] = False
-        row += len(mask)
-        kept += int(mask.sum())
-        writer.write(batch["id"].filter(pa.array(mask)), batch["text"].filter(pa.array(mask)), found.select(mask))
-        say("sample", len(mask))
-    return kept
+    found = of_lists(piece["entries"])
+    u = balance.draws(told.seed, piece["id"].to_pylist())
+    if told.t is None:
+        mask = balance.random_mask(u, int(told.expected), told.pool)
+    else:
+        mask = balance.keep_mask(found, made.counts, told.t, u)
+    mask &= _stay(len(mask), made.gone.get(number))
+    writer.write(piece["id"].filter(pa.array(mask)), piece["text"].filter(pa.array(mask)), found.select(mask))
+    return int(mask.sum())
 
 
 class _Writer:
@@ -181,7 +172,9 @@ class _Writer:
         self._table: Any = None
         self._stream: IO[str] = io.StringIO()
         if suffix == ".parquet":
-            self._table = pq.ParquetWriter(path, COLUMNS.with_metadata({b"ctrlsynth": facts.encode()}), compression="zstd", write_statistics=False)
+            self._table = pq.ParquetWriter(
+                path, COLUMNS.with_metadata({b"ctrlsynth": facts.encode()}), compression="zstd", write_statistics=False
+            )
             return
         self._stream = open(path, "w", encoding="utf-8", newline="")  # noqa: SIM115  (closed by __exit__)
         self._rows = csv.writer(self._stream, lineterminator="\n")
@@ -190,7 +183,7 @@ class _Writer:
 
     def write(self, ids: pa.Array, texts: pa.Array, found: Matches) -> None:
         if self._table is not None:
-            self._table.write_batch(pa.record_batch([ids, texts, as_lists(found)], schema=self._table.schema))
+            self._table.write_batch(pa.record_batch([ids, texts, as_lists(found)], schema=COLUMNS))
             return
         for one, text, entries in zip(ids.to_pylist(), texts.to_pylist(), found.lists(), strict=True):
             concepts = [self._names[e] for e in entries]

@@ -122,7 +122,9 @@ def _run_parts(path: Path) -> list[str]:
     return found
 
 
-def _pieces(file: str, kind: str, caption: str | None, key: str | None, rows: int, size: int) -> tuple[str, list[tuple[int, int | None, int]]]:
+def _pieces(
+    file: str, kind: str, caption: str | None, key: str | None, rows: int, size: int
+) -> tuple[str, list[tuple[int, int | None, int]]]:
     """The caption's column and (begin, end, first row) of the parts of one file."""
     if kind in ("parquet", "run"):
         return _row_groups(file, kind, caption, key, rows)
@@ -206,8 +208,12 @@ def read(part: Part) -> Iterator[Batch]:
     row = part.row
     try:
         with streams.open_stream(part.file) as stream:
-            readers: dict[str, Callable[[Part, IO[bytes]], Iterator[tuple[int, Batch]]]] = {"txt": _read_lines, "jsonl": _read_lines, "tar": _read_tar}
-            for row, batch in readers.get(part.kind, _read_records)(part, stream):
+            readers: dict[str, Callable[[Part, IO[bytes]], Iterator[tuple[int, Batch]]]] = {
+                "txt": _read_lines,
+                "jsonl": _read_lines,
+                "tar": _read_tar,
+            }
+            for row, batch in readers.get(part.kind, _read_records)(part, stream):  # noqa: B007  (told when it breaks)
                 yield batch
     except (tarfile.TarError, *streams.BROKEN):  # type: ignore[misc]  # a tuple that grows
         yield Batch(pa.array([], pa.string()), pa.array([], pa.string()), [(row, "damaged_file")])
@@ -263,7 +269,7 @@ def _json_lines(part: Part, lines: list[bytes], numbers: range) -> Batch:
             column = table[part.caption].combine_chunks()
             if len(column) == len(lines) and column.null_count == 0:
                 return _batch(part, column, None, numbers)
-        except pa.ArrowException:  # noqa: S110  (the slow way says which line)
+        except pa.ArrowException:
             pass
     return _rows(part, (_json_row(part, line) for line in lines), numbers)
 
@@ -366,7 +372,9 @@ def _batch(part: Part, column: pa.Array, keys: pa.Array | None, numbers: Sequenc
     aside: list[tuple[int, str]] = []
     wide = pa.types.is_large_string(column.type) or pa.types.is_large_binary(column.type)
     try:
-        texts = column.cast(pa.large_binary() if wide else pa.binary()).cast(pa.large_string() if wide else pa.string())  # looks at every byte
+        texts = column.cast(pa.large_binary() if wide else pa.binary()).cast(
+            pa.large_string() if wide else pa.string()
+        )  # looks at every byte
     except pa.ArrowInvalid:
         cells = [_decoded(cell) for cell in column.cast(pa.large_binary()).to_pylist()]
         aside = [(n, "bad_utf8") for n, cell in zip(numbers, cells, strict=True) if cell is False]

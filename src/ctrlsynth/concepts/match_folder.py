@@ -32,6 +32,7 @@ from .match import MODES, Matcher, Mode
 from .matches import Matches
 
 COLUMNS = pa.schema([("id", pa.string()), ("text", pa.large_string()), ("entries", pa.list_(pa.int32()))])
+PIECE = 65_536
 FIRST = 20
 """How many of the rows that were set aside are named, a part."""
 Tick = Callable[[int], None]
@@ -92,14 +93,11 @@ class MatchFolder:
         """What all parts counted."""
         return Counts.of(map(part_counts, self.parts))
 
-    def matches(self, part: int) -> Matches:
-        """One part's matches."""
-        return read_matches(self.parts[part])
-
-    def columns(self, part: int, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """One part's columns, some thousand rows at a time."""
-        with open_part(self.parts[part]) as file:
-            yield from file.iter_batches(16_384, columns=list(names), use_threads=False)
+    def pieces(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """The columns of all captions in order, some ten thousand rows at a time; every pass cuts them the same way."""
+        for path in self.parts:
+            with open_part(path) as file:
+                yield from file.iter_batches(PIECE, columns=list(names), use_threads=False)
 
 
 def part_path(root: Path, index: int) -> Path:
@@ -107,14 +105,10 @@ def part_path(root: Path, index: int) -> Path:
     return root / f"matches-{index:05d}.parquet"
 
 
-def read_matches(path: Path) -> Matches:
-    """The `entries` column of a file of ours."""
-    lengths, found = [np.zeros(1, np.int64)], [np.zeros(0, np.int32)]
-    with open_part(path) as file:
-        for batch in file.iter_batches(65_536, columns=["entries"], use_threads=False):
-            lengths.append(batch.column(0).value_lengths().to_numpy(zero_copy_only=False).astype(np.int64))
-            found.append(batch.column(0).flatten().to_numpy(zero_copy_only=False))
-    return Matches(np.cumsum(np.concatenate(lengths)), np.concatenate(found))
+def of_lists(column: pa.Array) -> Matches:
+    """An arrow column of `as_lists` as matches."""
+    lengths = column.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
+    return Matches(np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]), column.flatten().to_numpy(zero_copy_only=False))
 
 
 def as_lists(matches: Matches) -> pa.Array:

@@ -53,7 +53,6 @@ def _inline(function: F) -> F:
     return cast(F, njit(cache=_CACHE, nogil=True, inline="always")(function))
 
 
-
 @_inline
 def _spread(h: Any) -> Any:
     h = (h ^ (h >> _29)) * _MIX
