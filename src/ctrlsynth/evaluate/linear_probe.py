@@ -41,8 +41,10 @@ def evaluate(model: Encoder, folder: Path, task: Task, tick: Callable[[int], Non
     protocol = {"kind": "linear-probe", "metric": task.metric, "val": "official" if "val" in found else "last 20% of train"}
     files = [folder / "classnames.txt", *(p for split in splits for p in layout.shards(folder, split))]
     scores = classification(logits.astype(np.float32), found["test"].labels)
-    notes = (f"C = {best:.3g}", *(["C lies at the end of the grid"] if best in (COARSE[0] / 100, COARSE[-1] * 100) else []))
-    return Scores(scores, protocol, len(found["test"].labels), layout.digest(files), len(names), notes)
+    notes = [f"C = {best:.3g}"]
+    if not set(val.labels) <= set(train.labels):
+        notes.append("val holds classes that train lacks, so C means little: shuffle the training shards or give val/")
+    return Scores(scores, protocol, len(found["test"].labels), layout.digest(files), len(names), tuple(notes))
 
 
 def last_fifth(train: Split, where: Path) -> tuple[Split, Split]:

@@ -1,0 +1,100 @@
+"""`ctrlsynth eval` and `ctrlsynth compare`: what the data was worth. Registered by `cli`; imports what it needs when it runs."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .cli_output import print_json, say
+
+Json = Annotated[bool, typer.Option("--json", help="print JSON for machines instead of text")]
+
+
+class Head(StrEnum):
+    """What `--head` may be given."""
+
+    cosine = "cosine"
+    plain = "plain"
+
+
+class Loss(StrEnum):
+    """What `--loss` may be given."""
+
+    cross_entropy = "cross-entropy"
+    logit_adjusted = "logit-adjusted"
+
+
+def add(app: typer.Typer) -> None:
+    """Puts both commands into the command line."""
+    app.command("eval")(evaluate)
+    app.command("compare")(compare)
+
+
+def evaluate(
+    checkpoint: Annotated[
+        str,
+        typer.Argument(
+            help="a folder made by `ctrlsynth train`, an open_clip or Hugging Face CLIP folder, or NAME=FILE (an open_clip model)",
+            metavar="CHECKPOINT",
+        ),
+    ],
+    data: Annotated[Path, typer.Option("--data", help="the folder that holds the data sets, one folder each", metavar="DIR")],
+    out: Annotated[Path, typer.Option("--out", help="where the result files go, one a task; made if missing", metavar="DIR")],
+    tasks: Annotated[
+        str | None, typer.Option("--tasks", help="some tasks by name, with commas; all whose data is there unless given", metavar="A,B")
+    ] = None,
+    templates: Annotated[
+        str, typer.Option("--templates", help="folder (the data set's own), simple, openai-imagenet-80 or openai-imagenet-7")
+    ] = "folder",
+    extra: Annotated[
+        Path | None,
+        typer.Option("--extra", help="long tail: a split file of synthetic images to train on as well", metavar="FILE"),
+    ] = None,
+    head: Annotated[Head, typer.Option("--head", help="long tail: cosine (starts from text features) or plain")] = Head.cosine,
+    loss: Annotated[Loss, typer.Option("--loss", help="long tail: cross-entropy or logit-adjusted")] = Loss.cross_entropy,
+    seed: Annotated[int, typer.Option("--seed", help="of few-shot episodes and long-tail heads")] = 0,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda, or auto")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Evaluate a CLIP checkpoint as the papers do: zero-shot, retrieval, SugarCrepe, linear probe, few-shot, long tail. Nothing is fetched.
+
+    Interrupted, the same command goes on with the tasks that have no result yet.
+    """
+    from .clip.model import load_model
+    from .evaluate.long_tail import HeadSettings
+    from .evaluate.run import Settings, averages, evaluate_all
+    from .screen_eval import show_results, watching
+
+    model = load_model(checkpoint, device=device)
+    how = Settings(templates, extra, HeadSettings(head=head.value, loss=loss.value), seed)
+    with watching(quiet=as_json) as watch:
+        results = evaluate_all(model, data, out, tasks.split(",") if tasks else None, how, watch)
+    if as_json:
+        print_json({"model": model.id, "digest": model.digest, "results": results, "averages": averages(results)})
+        return
+    show_results(results, averages(results))
+    say(f"results: {out}; lay runs side by side with `ctrlsynth compare {out} OTHER --papers`")
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="folders of results; seed0, seed1, ... of one folder are one run", metavar="DIR...")],
+    baseline: Annotated[str | None, typer.Option("--baseline", help="also Delta_MTL against this run or paper row", metavar="NAME")] = None,
+    papers: Annotated[bool, typer.Option("--papers", help="also the papers' rows for the tasks shown")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="print a table for a page")] = False,
+    as_json: Json = False,
+) -> None:
+    """Lay runs beside each other and beside the papers' tables: one column a task, metric and protocol, with 95% intervals."""
+    from .evaluate.compare import compare as lay_out
+    from .evaluate.compare import load_runs
+    from .screen_eval import show_comparison
+
+    found = lay_out(load_runs(runs), baseline, papers)
+    if as_json:
+        print_json(found.plain())
+    elif markdown:
+        say(found.markdown())
+    else:
+        show_comparison(found)

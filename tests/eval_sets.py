@@ -1,0 +1,79 @@
+"""Small data sets in the public layouts, and a tiny two-tower model of colours: an image's embedding is its mean colour, a text's the mean
+of the colours that it names. It is weak and exact, so every expected score can be worked out by hand."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0), "white": (255, 255, 255)}
+
+
+class ColourClip:
+    """See the module's docstring."""
+
+    def __init__(self, name: str = "colours") -> None:
+        self.id, self.digest = name, name
+        self.images = 0
+
+    @property
+    def preprocess(self) -> Any:
+        return lambda image: np.asarray(image.resize((4, 4)), dtype=np.uint8)
+
+    def encode_image(self, batch: Any) -> Any:
+        self.images += len(batch)
+        return batch.reshape(len(batch), -1, 3).mean(axis=1).astype(np.float32)
+
+    def encode_text(self, texts: Sequence[str]) -> Any:
+        rows = [[COLOURS[w] for w in t.replace(".", " ").lower().split() if w in COLOURS] or [(1, 1, 1)] for t in texts]
+        return np.array([np.mean(r, axis=0) for r in rows], dtype=np.float32)
+
+
+def square(colour: str, size: int = 16) -> bytes:
+    """A PNG of one colour."""
+    out = io.BytesIO()
+    Image.new("RGB", (size, size), COLOURS[colour]).save(out, "PNG")
+    return out.getvalue()
+
+
+def write_shards(folder: Path, samples: Sequence[dict[str, bytes]], shards: int = 2) -> Path:
+    """`folder/nshards.txt` and its tars; a sample maps endings to bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "nshards.txt").write_text(f"{shards}\n")
+    per = -(-len(samples) // shards)
+    for n in range(shards):
+        with tarfile.open(folder / f"{n}.tar", "w") as tar:
+            for i, parts in enumerate(samples[n * per : (n + 1) * per]):
+                for ending, data in parts.items():
+                    info = tarfile.TarInfo(f"s{n * per + i:05d}.{ending}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+    return folder
+
+
+def classification_set(folder: Path, labels: Sequence[int], shown: Sequence[str], names: Sequence[str], split: str = "test") -> Path:
+    """Squares of colours `shown` with the class numbers `labels`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "classnames.txt").write_text("".join(f"{n}\n" for n in names))
+    (folder / "zeroshot_classification_templates.txt").write_text("a {c} square\na photo of {c}.\n")
+    rows = [{"png": square(c), "cls": str(label).encode()} for label, c in zip(labels, shown, strict=True)]
+    write_shards(folder / split, rows)
+    return folder
+
+
+def pairs_set(folder: Path, rows: dict[str, list[tuple[str, str, str]]]) -> Path:
+    """SugarCrepe's form: file -> (colour of the image, caption, negative)."""
+    (folder / "images").mkdir(parents=True)
+    for colour in COLOURS:
+        (folder / "images" / f"{colour}.png").write_bytes(square(colour))
+    for name, several in rows.items():
+        data = {str(n): {"filename": f"{c}.png", "caption": p, "negative_caption": m} for n, (c, p, m) in enumerate(several)}
+        (folder / f"{name}.json").write_text(json.dumps(data))
+    return folder

@@ -1,0 +1,320 @@
+"""Evaluators on small sets in the public layouts: scores worked out by hand, resume, wrong folders in one line, comparison."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ctrlsynth.errors import UserError
+from ctrlsynth.evaluate import layout, long_tail, retrieval
+from ctrlsynth.evaluate.compare import compare, load_runs, show
+from ctrlsynth.evaluate.encode import class_weights
+from ctrlsynth.evaluate.results import read_result
+from ctrlsynth.evaluate.run import Settings, averages, evaluate_all
+from ctrlsynth.evaluate.tasks import choose, tasks
+from ctrlsynth.evaluate.zero_shot import template_set
+from eval_sets import COLOURS, ColourClip, classification_set, pairs_set, square, write_shards
+
+NAMES = ["red", "green", "blue"]
+
+
+def test_zero_shot_by_hand(tmp_path: Path) -> None:
+    """Five of six squares show their class; the two of class 0 are half right: accuracy 5/6, mean per-class recall (1/2 + 1 + 1) / 3."""
+    classification_set(tmp_path / "shapes", [0, 0, 1, 1, 2, 2], ["red", "blue", "green", "green", "blue", "blue"], NAMES)
+    (result,) = evaluate_all(ColourClip(), tmp_path, tmp_path / "out")
+    assert result.scores["acc1"].value == pytest.approx(5 / 6)
+    assert result.scores["mean_per_class_recall"].value == pytest.approx(5 / 6)
+    assert (result.rows, result.classes, result.chance, result.protocol["templates"]) == (6, 3, pytest.approx(1 / 3), "folder")
+    assert result == read_result(tmp_path / "out" / "shapes.json")
+
+
+def test_class_weights_are_normalised_means_of_normalised_templates() -> None:
+    model = ColourClip()
+    weights = class_weights(model, ["red", "blue"], ["a {c} square", "a {c} and green square"])
+    red = np.array([1, 0, 0]) + np.array([1, 1, 0]) / np.sqrt(2)
+    np.testing.assert_allclose(weights[0], red / np.linalg.norm(red), atol=1e-6)
+
+
+def test_a_task_that_is_done_is_not_done_again_unless_its_question_changes(tmp_path: Path) -> None:
+    data = classification_set(tmp_path / "data" / "shapes", [0, 1, 2], NAMES, NAMES)
+    model = ColourClip()
+    evaluate_all(model, tmp_path / "data", tmp_path / "out")
+    evaluate_all(model, tmp_path / "data", tmp_path / "out")
+    assert model.images == 3
+    evaluate_all(model, tmp_path / "data", tmp_path / "out", settings=Settings(templates="simple"))
+    assert model.images == 6
+    (data / "classnames.txt").write_text("green\nred\nblue\n")
+    (again,) = evaluate_all(model, tmp_path / "data", tmp_path / "out", settings=Settings(templates="simple"))
+    assert model.images == 9
+    assert again.scores["acc1"].value == pytest.approx(1 / 3)
+    with pytest.raises(UserError, match="result of another model"):
+        evaluate_all(ColourClip("others"), tmp_path / "data", tmp_path / "out")
+
+
+def test_an_interrupted_evaluation_keeps_what_is_finished(tmp_path: Path) -> None:
+    classification_set(tmp_path / "data" / "a", [0, 1, 2], NAMES, NAMES)
+    classification_set(tmp_path / "data" / "b", [0, 1, 2], NAMES, NAMES)
+    model = ColourClip()
+
+    def stop(task: str, number: int, of: int, images: int) -> None:
+        if task == "b":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_all(model, tmp_path / "data", tmp_path / "out", watch=stop)
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.json"]
+    evaluate_all(model, tmp_path / "data", tmp_path / "out")
+    assert model.images == 9  # a once, b twice
+
+
+def test_retrieval_with_several_captions_by_hand(tmp_path: Path) -> None:
+    """Three images, the blue one's captions say yellow: its own texts come last, and its texts find another image."""
+    captions = {"red": ["a red square", "red"], "green": ["green thing"], "blue": ["yellow", "a yellow square", "yellow paint"]}
+    rows = [{"png": square(c), "txt": "\n".join(t).encode()} for c, t in captions.items()]
+    write_shards(tmp_path / "data" / "walls" / "test", rows)
+    (result,) = evaluate_all(ColourClip(), tmp_path / "data", tmp_path / "out")
+    scores = {k: v.value for k, v in result.scores.items()}
+    assert scores["i2t_recall@1"] == pytest.approx(2 / 3)
+    assert scores["t2i_recall@1"] == pytest.approx(3 / 6)
+    assert scores["i2t_recall@5"] == 1.0
+    assert scores["recall@1"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert (result.protocol["images"], result.protocol["captions"]) == (3, 6)
+
+
+@pytest.mark.parametrize("form", ["coco", "karpathy"])
+def test_captions_json_in_both_forms(tmp_path: Path, form: str) -> None:
+    (tmp_path / "images").mkdir()
+    for colour in NAMES:
+        (tmp_path / "images" / f"{colour}.png").write_bytes(square(colour))
+    if form == "coco":
+        data = {
+            "images": [{"id": n, "file_name": f"{c}.png"} for n, c in enumerate(NAMES)],
+            "annotations": [{"image_id": n, "caption": f"a {c}\n square"} for n, c in enumerate(NAMES)],
+        }
+    else:
+        rows = [{"filename": f"{c}.png", "split": "test", "sentences": [{"raw": f"a {c} square "}]} for c in NAMES]
+        data = {"images": [*rows, {"filename": "gone.png", "split": "train", "sentences": []}]}
+    (tmp_path / "captions.json").write_text(json.dumps(data))
+    assert [(Path(where).stem, captions) for _, where, captions in retrieval.pairs(tmp_path)] == [(c, (f"a {c} square",)) for c in NAMES]
+
+
+def test_pairs_are_strict_and_the_average_is_unweighted(tmp_path: Path) -> None:
+    sets = {
+        "swap": [("red", "a red square", "a blue square"), ("red", "a red square", "a red box"), ("blue", "red", "blue")],
+        "add": [("green", "green", "green and red")],
+    }
+    pairs_set(tmp_path / "data" / "crepe", sets)
+    (result,) = evaluate_all(ColourClip(), tmp_path / "data", tmp_path / "out")
+    scores = {k: v.value for k, v in result.scores.items()}
+    assert scores == {"swap": pytest.approx(1 / 3), "add": 1.0, "acc": pytest.approx(2 / 3)}  # the tie is wrong
+
+
+def test_probe_and_few_shot_on_separable_colours(tmp_path: Path) -> None:
+    names = list(COLOURS)
+    labels = [n for _ in range(8) for n in range(5)]
+    folder = tmp_path / "data" / "cifar10"
+    for split in ("train", "test"):
+        classification_set(folder, labels, [names[n] for n in labels], names, split)
+    (folder / "classnames.txt").write_text("".join(f"{n}\n" for n in [*names, "p", "q", "r", "s", "t"]))  # CIFAR-10 has ten
+    found = {r.task: r for r in evaluate_all(ColourClip(), tmp_path / "data", tmp_path / "out")}
+    assert set(found) == {"cifar10", "linear-cifar10", "few-shot-cifar10"}
+    assert found["linear-cifar10"].scores["acc1"].value == 1.0
+    assert found["linear-cifar10"].protocol["val"] == "last 20% of train"
+    assert found["few-shot-cifar10"].scores["acc1"].value == 1.0
+    assert found["cifar10"].scores["acc1"].value == 1.0
+    assert averages(found.values()) == {}
+
+
+def _long_tail(folder: Path) -> Path:
+    (folder / "images").mkdir(parents=True)
+    for colour in NAMES:
+        (folder / "images" / f"{colour} square.png").write_bytes(square(colour))
+    (folder / "classnames.txt").write_text("red\ngreen\nblue\n")
+    counts = [120, 30, 4]
+    (folder / "train.txt").write_text("".join(f"{c} square.png {n}\n" * counts[n] for n, c in enumerate(NAMES)))
+    (folder / "test.txt").write_text("".join(f"{c} square.png {n}\n" * 10 for n, c in enumerate(NAMES)))
+    return folder
+
+
+def test_long_tail_with_extra_images_keeps_groups_and_iterations(tmp_path: Path) -> None:
+    folder = _long_tail(tmp_path / "data" / "lt")
+    (plain,) = evaluate_all(ColourClip(), tmp_path / "data", tmp_path / "a")
+    assert set(plain.scores) == {"acc1", "head", "medium", "tail"}
+    assert plain.protocol["iterations"] == 10 * 2
+    extra = tmp_path / "synthetic" / "extra.txt"
+    extra.parent.mkdir()
+    shutil.copy(folder / "images" / "blue square.png", extra.parent / "made.png")
+    extra.write_text("made.png 2\n" * 200)
+    (more,) = evaluate_all(ColourClip(), tmp_path / "data", tmp_path / "b", settings=Settings(extra=extra))
+    assert more.protocol["iterations"] == plain.protocol["iterations"]
+    assert set(more.scores) == set(plain.scores)  # 204 blue squares, and blue is still the tail
+    assert "354 images, 154 of them from train.txt" in more.notes[0]
+
+
+def test_the_papers_tasks_are_thirty_one_and_found_by_their_public_names(tmp_path: Path) -> None:
+    """26 zero-shot sets of Tables 1 and 2, COCO, Flickr, SugarCrepe and two long-tailed ones."""
+    groups = [t.group for t in tasks().values()]
+    assert (groups.count("table1"), groups.count("table2"), groups.count("sugarcrepe"), groups.count("long-tail")) == (20, 6, 1, 2)
+    assert {"coco", "flickr30k"} <= tasks().keys()
+    (tmp_path / "wds_vtab-clevr_closest_object_distance_test").mkdir()
+    ((task, _),) = choose(tmp_path, ["clevr_distance"])
+    assert (task.classes, task.size) == (6, 15000)
+    with pytest.raises(UserError, match="did you mean 'eurosat'"):
+        choose(tmp_path, ["eurosta"])
+
+
+def test_an_empty_class_name_is_a_name(tmp_path: Path) -> None:
+    (tmp_path / "classnames.txt").write_text("near\n\nfar\n")
+    assert layout.classnames(tmp_path, 3) == ["near", "", "far"]
+
+
+def test_template_sets_by_name(tmp_path: Path) -> None:
+    assert template_set("simple", tmp_path) == ["a photo of a {c}."]
+    assert len(template_set("openai-imagenet-80", tmp_path)) == 80
+    assert len(template_set("openai-imagenet-7", tmp_path)) == 7
+    assert all("{c}" in t for t in template_set("openai-imagenet-80", tmp_path))
+    with pytest.raises(UserError, match="did you mean 'simple'"):
+        template_set("simpl", tmp_path)
+
+
+def _break(folder: Path, how: str) -> None:
+    if how == "no classnames":
+        (folder / "test" / "nshards.txt").unlink()
+    elif how == "wrong number of classes":
+        (folder / "classnames.txt").write_text("red\ngreen\n")
+    elif how == "label outside":
+        write_shards(folder / "test", [{"png": square("red"), "cls": b"3"}], 1)
+    elif how == "no label":
+        write_shards(folder / "test", [{"png": square("red"), "txt": b"red"}], 1)
+    elif how == "no image":
+        write_shards(folder / "test", [{"cls": b"1"}], 1)
+    elif how == "shard gone":
+        (folder / "test" / "1.tar").unlink()
+    elif how == "damaged shard":
+        (folder / "test" / "0.tar").write_bytes(b"x" * 700)
+    elif how == "damaged image":
+        write_shards(folder / "test", [{"png": b"\x89PNG no", "cls": b"1"}], 1)
+    elif how == "template without {c}":
+        (folder / "zeroshot_classification_templates.txt").write_text("a photo\n")
+    elif how == "no test":
+        shutil.rmtree(folder / "test")
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("no classnames", ["nshards.txt", "the number of tars"]),
+        ("wrong number of classes", ["classnames.txt", "expected 10 classes, found 2"]),
+        ("label outside", ["0.tar: s00000", "expected a class of 0..9, found '3'"]),
+        ("no label", ["0.tar: s00000", "expected a .cls", "found png, txt"]),
+        ("no image", ["0.tar: s00000", "expected an image"]),
+        ("shard gone", ["says 2 tars", "1.tar"]),
+        ("damaged shard", ["0.tar", "expected a tar"]),
+        ("damaged image", ["0.tar: s00000", "cannot be decoded"]),
+        ("template without {c}", ["templates.txt:1", "expected a template with {c}"]),
+        ("no test", ["test: expected a folder", "classnames.txt"]),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_one_line(tmp_path: Path, how: str, words: list[str]) -> None:
+    names = [*NAMES, *"abcdefg"]
+    folder = classification_set(tmp_path / "cifar10", [0, 1, 2, 0], ["red", "green", "blue", "red"], names)
+    if how == "label outside":
+        words = [w.replace("'3'", "'30'") for w in words]
+        write_shards(folder / "test", [{"png": square("red"), "cls": b"30"}], 1)
+    else:
+        _break(folder, how)
+    with pytest.raises(UserError) as caught:
+        evaluate_all(ColourClip(), tmp_path, tmp_path / "out", ["cifar10"])
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_sets_without_captions_without_files_and_folders_that_are_none(tmp_path: Path) -> None:
+    write_shards(tmp_path / "walls" / "test", [{"png": square("red")}], 1)
+    with pytest.raises(UserError, match=r"expected captions in a \.txt, one a line; found png"):
+        evaluate_all(ColourClip(), tmp_path, tmp_path / "out", ["walls"])
+    with pytest.raises(UserError, match="expected a folder of data sets, found nothing"):
+        evaluate_all(ColourClip(), tmp_path / "gone", tmp_path / "out")
+    (tmp_path / "empty" / "x").mkdir(parents=True)
+    with pytest.raises(UserError, match="no data set that is known by name or layout; found x"):
+        evaluate_all(ColourClip(), tmp_path / "empty", tmp_path / "out")
+    pairs_set(tmp_path / "sugarcrepe", {"add_att": [("red", "red", "blue")]})
+    with pytest.raises(UserError, match="seven json files, missing: add_obj"):
+        evaluate_all(ColourClip(), tmp_path, tmp_path / "out", ["sugarcrepe"])
+
+
+def test_split_files_with_wrong_lines_name_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "train.txt"
+    path.write_text("a b.jpg 0\nc.jpg 7\n")
+    with pytest.raises(UserError, match=r"train\.txt:2: expected 'path label' with a label of 0\.\.2, found 'c\.jpg 7'"):
+        long_tail.read_split(path, 3)
+    path.write_text("a b.jpg 0\n\n")
+    assert long_tail.read_split(path, 3) == [("a b.jpg", 0)]
+
+
+def _runs(tmp_path: Path, templates: dict[str, str]) -> list[Path]:
+    shown = {"good": ["red", "green", "blue", "red"], "bad": ["red", "blue", "green", "red"]}
+    for model, colours in shown.items():
+        classification_set(tmp_path / model / "cifar10", [0, 1, 2, 0], colours, [*NAMES, *"abcdefg"])
+        evaluate_all(ColourClip(model), tmp_path / model, tmp_path / "runs" / model, ["cifar10"], Settings(templates=templates[model]))
+    return [tmp_path / "runs" / model for model in shown]
+
+
+def test_compare_lays_runs_and_the_papers_side_by_side(tmp_path: Path) -> None:
+    found = compare(load_runs(_runs(tmp_path, {"good": "folder", "bad": "folder"})), with_papers=True)
+    (column,) = found.columns
+    assert (column.title, show(found.rows["bad"][column])[:4]) == ("cifar10 acc1", "50.0")
+    assert found.rows["good"][column].value == 100.0
+    paper = found.rows["CtrlSynth, table 1: CtrlSynth, CC3M"][column]
+    assert (paper.value, paper.mark) == (70.3, "*")
+    assert any("printed" in note or "prints" in note for note in found.notes)
+    assert any("2 different versions of its data" in note for note in found.notes)
+    assert "| good | 100.0" in found.markdown()
+    assert found.plain()["rows"]["good"][0]["value"] == 100.0
+
+
+def test_two_template_sets_never_share_a_column(tmp_path: Path) -> None:
+    found = compare(load_runs(_runs(tmp_path, {"good": "folder", "bad": "simple"})))
+    assert [c.title for c in found.columns] == ["cifar10 acc1 [templates=folder]", "cifar10 acc1 [templates=simple]"]
+    assert [len(cells) for cells in found.rows.values()] == [1, 1]
+    assert any("because templates differ" in note for note in found.notes)
+
+
+def test_seeds_are_one_run_with_an_interval(tmp_path: Path) -> None:
+    for n, colours in enumerate((["red", "green"], ["red", "red"], ["red", "green"])):
+        classification_set(tmp_path / f"d{n}" / "own", [0, 1], colours, NAMES)
+        evaluate_all(ColourClip(f"m{n}"), tmp_path / f"d{n}", tmp_path / "runs" / "mix" / f"seed{n}")
+    found = compare(load_runs(sorted((tmp_path / "runs" / "mix").iterdir())))
+    (cell,) = found.rows["mix"].values()
+    assert (round(cell.value, 2), cell.seeds) == (83.33, 3)
+    assert show(cell) == "83.3 ± 71.7 (3)"
+
+
+def test_delta_mtl_against_a_printed_row_says_on_how_many_tasks_it_rests(tmp_path: Path) -> None:
+    names = list(COLOURS)
+    labels = [n for _ in range(8) for n in range(5)]
+    folder = tmp_path / "data" / "cifar10"
+    for split in ("train", "test"):
+        classification_set(folder, labels, [names[n] for n in labels], [*names, "p", "q", "r", "s", "t"], split)
+    evaluate_all(ColourClip(), tmp_path / "data", tmp_path / "out")
+    baseline = "SynthCLIP, table 3 (Delta_MTL): CLIP, CC3M"
+    found = compare(load_runs([tmp_path / "out"]), baseline=baseline, with_papers=True)
+    column = found.columns[-1]
+    assert found.rows["out"][column].value == pytest.approx(((100 - 63.3) / 63.3 + (100 - 74.2) / 74.2) / 2 * 100)
+    assert found.rows["SynthCLIP, table 3 (Delta_MTL): SynthCI-30M"][column].value == pytest.approx(60.1, abs=0.1)
+    assert any("2, 5 of SynthCLIP's five tasks" in note for note in found.notes)
+    with pytest.raises(UserError, match="unknown baseline"):
+        compare(load_runs([tmp_path / "out"]), baseline="nobody")
+
+
+def test_what_is_no_result_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(UserError, match="expected a result that `ctrlsynth eval` wrote"):
+        load_runs([tmp_path])
+    with pytest.raises(UserError, match="expected result files"):
+        load_runs([tmp_path / "gone"])
