@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +13,10 @@ from ctrlsynth.control.templates import styles
 from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import Painting, Prompt
 from ctrlsynth.models.taggers.reference_regions import boxes, label, outside, widen
-from ctrlsynth.models.text_to_image.scenes import Scenes
+from ctrlsynth.models.text_to_image.scenes import Scenes, code_digest
 from ctrlsynth.models.text_to_image.scenes_plan import Scene, Thing
 from ctrlsynth.models.text_to_image.scenes_read import Reading, read
-from ctrlsynth.models.text_to_image.scenes_vocab import CLOTHES, PEOPLE, vocabulary
+from ctrlsynth.models.text_to_image.scenes_vocab import CLOTHES, PEOPLE, drawings_digest, vocabulary
 
 
 def plan(text: str, seed: int = 0, **weights: float) -> Scene:
@@ -284,3 +285,23 @@ def test_image_mode() -> None:
     image = paint("a cat").image
     assert isinstance(image, Image.Image)
     assert image.mode == "RGB"
+
+
+def test_another_vendors_drawings_from_a_folder(tmp_path: Path) -> None:
+    """A PNG named by code point takes the drawing's place; what the folder lacks is an error of the row."""
+    Image.new("RGBA", (64, 64), (10, 200, 30, 255)).save(tmp_path / "1f415.png")
+    dog = Scenes(128, str(tmp_path))
+    made, lacking = dog.generate([Prompt("a dog"), Prompt("a dog and a cat")])
+    assert made.drawn == ("dog",)
+    assert made.image is not None
+    middle = made.image.resize((8, 8)).getcolors(64) or []
+    assert any(abs(c[0] - 10) + abs(c[1] - 200) + abs(c[2] - 30) < 60 for _, c in middle if isinstance(c, tuple))
+    assert (lacking.image, lacking.error) == (None, "no_drawing")
+    assert dog.digest != Scenes(128).digest
+    Image.new("RGBA", (64, 64), (200, 10, 30, 255)).save(tmp_path / "1f415.png")
+    code_digest.cache_clear()
+    drawings_digest.cache_clear()
+    assert Scenes(128, str(tmp_path)).digest != dog.digest
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"drawings: .*empty: expected PNG files named by code points"):
+        Scenes(128, str(tmp_path / "empty"))

@@ -9,30 +9,37 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from ...errors import UserError
 from ..base import Painting, Prompt
 from .scenes_draw import content_box, render
-from .scenes_plan import Scene, make_plan
-from .scenes_read import read
-from .scenes_vocab import drawings_digest
+from .scenes_plan import Scene, make_plan, missing
+from .scenes_read import Reading, read
+from .scenes_vocab import drawings_digest, drawings_of
 
 _RESOURCES = Path(__file__).parents[2] / "resources"
 _LEAST, _MOST = 64, 4096
 
 
 class Scenes:
-    """Text to image by drawing. `size`: pixels of the square picture where the prompt asks for no size (64 .. 4096)."""
+    """Text to image by drawing.
+
+    size      pixels of the square picture where the prompt asks for no size (64 .. 4096)
+    drawings  a folder of another vendor's drawings, PNG files named by code points; OpenMoji's unless given. A text that names what this
+              folder lacks fails with `no_drawing`
+    """
 
     id = "scenes"
 
-    def __init__(self, size: int = 384) -> None:
+    def __init__(self, size: int = 384, drawings: str | None = None) -> None:
         if isinstance(size, bool) or not isinstance(size, int) or not _LEAST <= size <= _MOST:
             raise UserError(f"scenes: size is a whole number of pixels from {_LEAST} to {_MOST}, not {size!r}")
         self.size = size
-        self.digest = f"scenes-{code_digest()}-{size}"
+        folder = Path(drawings).expanduser().resolve() if drawings is not None else None
+        self._drawings = drawings_of(folder)
+        self.digest = f"scenes-{code_digest(folder)}-{size}"
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Painting]:
         """One painting a prompt, in order. A text that names nothing to draw gives its background alone.
@@ -43,21 +50,26 @@ class Scenes:
 
     def plan(self, prompt: Prompt) -> Scene:
         """The ground truth: everything that `generate` draws for this prompt, with boxes in pixels."""
+        return self._plan(prompt, read(prompt.text))
+
+    def _plan(self, prompt: Prompt, reading: Reading) -> Scene:
         size = prompt.size or (self.size, self.size)
-        reading = read(prompt.text)
-        return make_plan(prompt, size, content_box(size, reading.style), reading)
+        return make_plan(prompt, size, content_box(size, reading.style), reading, self._drawings)
 
     def _paint(self, prompt: Prompt) -> Painting:
         if prompt.size is not None and not all(_LEAST <= side <= _MOST for side in prompt.size):
             return Painting(None, error="bad_size")
-        scene = self.plan(prompt)
+        reading = read(prompt.text)
+        if missing(reading, self._drawings):
+            return Painting(None, error="no_drawing")
+        scene = self._plan(prompt, reading)
         return Painting(render(scene), scene.drawn, scene.not_drawn, scene.weights_unused)
 
 
-@lru_cache(maxsize=1)
-def code_digest() -> str:
+@cache
+def code_digest(drawings: Path | None = None) -> str:
     """Sixteen hexadecimal digits over the drawings, the word lists and the code that turns text into pixels."""
-    digest = hashlib.blake2b(drawings_digest().encode(), digest_size=8)
+    digest = hashlib.blake2b(drawings_digest(drawings).encode(), digest_size=8)
     for path in [*sorted(Path(__file__).parent.glob("scenes*.py")), *sorted(_RESOURCES.glob("scenes_*"))]:
         digest.update(path.read_bytes())
     return digest.hexdigest()

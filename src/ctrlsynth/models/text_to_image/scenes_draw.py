@@ -8,7 +8,6 @@ from PIL import Image, ImageFilter
 from .scenes_backdrop import Floats, backdrop
 from .scenes_plan import Scene
 from .scenes_sprites import sprite
-from .scenes_vocab import vocabulary
 
 _BAR = 0.11  # of the height: each of the cinematic style's two bars
 
@@ -33,7 +32,7 @@ def render(scene: Scene) -> Image.Image:
     picture = Image.fromarray(backdrop(size, scene.place, list(scene.weather), scene.style, rng).astype(np.uint8))
     for thing in scene.objects:
         left, top, right, bottom = thing.box
-        shape = sprite(vocabulary().drawings[thing.name], thing.colour, scene.style == "isometric", max(right - left, bottom - top), rim)
+        shape = sprite(scene.drawings[thing.name], thing.colour, scene.style == "isometric", max(right - left, bottom - top), rim)
         corner = (left - rim, top - rim)
         if not scene.alone(thing):
             picture.paste(shape, corner, shape)

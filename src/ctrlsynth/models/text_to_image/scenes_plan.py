@@ -6,7 +6,7 @@ import hashlib
 import random
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ...sample import unique
 from ...words import plural, singular
@@ -14,7 +14,7 @@ from ..base import Prompt
 from .scenes_layout import arrange
 from .scenes_read import MOST, Mention, Reading, read
 from .scenes_sprites import coloured
-from .scenes_vocab import vocabulary
+from .scenes_vocab import Drawing, drawings_of
 
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 Box = tuple[int, int, int, int]
@@ -44,6 +44,7 @@ class Scene:
     drawn: tuple[str, ...]
     not_drawn: tuple[str, ...]
     weights_unused: tuple[str, ...]
+    drawings: Mapping[str, Drawing] = field(default_factory=dict)
 
     def alone(self, thing: Thing) -> bool:
         """Whether no other drawing comes near this one."""
@@ -54,13 +55,18 @@ class Scene:
         )
 
 
-def make_plan(prompt: Prompt, size: tuple[int, int], content: tuple[float, float, float, float], reading: Reading | None = None) -> Scene:
-    """The scene of a prompt. `content`: (left, top, width, height) that objects may stand in.
+def make_plan(
+    prompt: Prompt, size: tuple[int, int], content: tuple[float, float, float, float], reading: Reading | None = None,
+    drawings: Mapping[str, Drawing] | None = None,
+) -> Scene:  # fmt: skip
+    """The scene of a prompt. `content`: (left, top, width, height) that objects may stand in. `drawings`: OpenMoji's unless given; they
+    must hold everything that the text names (`missing` tells).
 
     The layout and the background's tint hang on the text, the size and the seed, and on nothing else. A weight of 0 takes its phrase out
     of the picture, others scale what it names by their square root (0.25 .. 4 give half to double size).
     """
     reading = reading or read(prompt.text)
+    drawings = drawings if drawings is not None else drawings_of(None)
     seed = int.from_bytes(
         hashlib.blake2b(f"{prompt.seed}\0{size}\0{prompt.text}".encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big"
     )
@@ -71,7 +77,8 @@ def make_plan(prompt: Prompt, size: tuple[int, int], content: tuple[float, float
     mentions = _capped([reading.mentions[i] for i in shown], reading)
     relations = [(place[a], p, place[b]) for a, p, b in reading.relations if a in place and b in place]
     left, top, width, height = content
-    items = arrange(mentions, [_units(m, reading.style == "isometric") for m in mentions], relations, (width, height), random.Random(seed))
+    units = [_units(m, reading.style == "isometric", drawings) for m in mentions]
+    items = arrange(mentions, units, relations, (width, height), random.Random(seed))
     things = []
     for item in items:
         x, y = round(left + item.x), round(top + item.y)
@@ -86,8 +93,13 @@ def make_plan(prompt: Prompt, size: tuple[int, int], content: tuple[float, float
     return Scene(
         tuple(things), tuple(relations), reading.place, tuple(reading.weather), reading.style, size, seed,
         drawn=_phrases(mentions, relations, reading, {reading.mentions[i].name for i in hidden}),
-        not_drawn=unique([*reading.not_drawn, *gone]), weights_unused=tuple(unused),
+        not_drawn=unique([*reading.not_drawn, *gone]), weights_unused=tuple(unused), drawings=drawings,
     )  # fmt: skip
+
+
+def missing(reading: Reading, drawings: Mapping[str, Drawing]) -> list[str]:
+    """The things that a text names and these drawings lack."""
+    return [m.name for m in reading.mentions if m.name not in drawings]
 
 
 def _shown(relation: tuple[int, str, int], things: list[Thing]) -> bool:
@@ -105,9 +117,9 @@ def _shown(relation: tuple[int, str, int], things: list[Thing]) -> bool:
     return False
 
 
-def _units(mention: Mention, skewed: bool) -> tuple[float, float]:
+def _units(mention: Mention, skewed: bool, drawings: Mapping[str, Drawing]) -> tuple[float, float]:
     """Width and height in units: the drawing's own shape, its longer side by its scale; long thin drawings get a little more."""
-    drawing = vocabulary().drawings[mention.name]
+    drawing = drawings[mention.name]
     width, height = coloured(drawing, None, skewed).size
     longer, shorter = max(width, height), min(width, height)
     scale = drawing.scale * min(2.0, max(0.4, mention.scale)) * (longer / shorter) ** 0.25

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import resvg_py
@@ -25,10 +26,19 @@ Floats = NDArray[np.float32]
 @lru_cache(maxsize=256)
 def master(drawing: Drawing, side: int = MASTER) -> Image.Image:
     """The drawing alone, RGBA, trimmed to what is inked; `side` pixels is the side of its full square."""
-    data = resvg_py.svg_to_bytes(svg_string=svg(drawing), width=side, height=side, skip_system_fonts=True)
-    image = Image.open(io.BytesIO(bytes(data))).convert("RGBA")
+    image = _from_file(drawing.file, side) if drawing.file is not None else _from_svg(drawing, side)
     box = image.getchannel("A").point(lambda a: 255 if a > 40 else 0).getbbox()
     return image.crop(box) if box else image
+
+
+def _from_file(path: Path, side: int) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGBA").resize((side, side), Image.Resampling.LANCZOS)
+
+
+def _from_svg(drawing: Drawing, side: int) -> Image.Image:
+    data = resvg_py.svg_to_bytes(svg_string=svg(drawing), width=side, height=side, skip_system_fonts=True)
+    return Image.open(io.BytesIO(bytes(data))).convert("RGBA")
 
 
 def recolour(rgb: Floats, *colours: str) -> list[Floats]:

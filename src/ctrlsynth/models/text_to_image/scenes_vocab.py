@@ -7,13 +7,14 @@ drawings that can be told apart and gives each the plain noun that captions use.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from functools import cache, lru_cache
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
 import yaml
 
+from ...errors import UserError
 from ...words import singular
 
 _RESOURCES = Path(__file__).parents[2] / "resources"
@@ -52,11 +53,13 @@ PEOPLE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """One drawing: the noun that names it, where its SVG comes from, its size beside the others (a sofa is 1)."""
+    """One drawing: the noun that names it, where its SVG comes from, its size beside the others (a sofa is 1). `file`: another vendor's
+    drawing of the same thing, in place of the SVG."""
 
     name: str
     source: str
     scale: float
+    file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,23 @@ def vocabulary() -> Vocabulary:
     return Vocabulary(drawings, words, frozenset(near), max(len(w.split()) for w in words))
 
 
+@cache
+def drawings_of(folder: Path | None) -> dict[str, Drawing]:
+    """Drawings by name: OpenMoji's, or those of a folder of PNG files named by code points (`1f436.png`, as npm's emoji-datasource packages
+    have them), without the things that it lacks. Raises UserError for a folder without any."""
+    known = vocabulary().drawings
+    if folder is None:
+        return known
+    files = {path.stem.upper().replace("-FE0F", ""): path for path in sorted(folder.glob("*.png"))}
+    pairs = ((d, files.get(d.source.upper().replace("-FE0F", ""))) for d in known.values())
+    found = {d.name: replace(d, file=file) for d, file in pairs if file is not None}
+    if not found:
+        raise UserError(
+            f"scenes: drawings: {folder}: expected PNG files named by code points, such as 1f436.png; found {len(files)} others"
+        )
+    return found
+
+
 def svg(drawing: Drawing) -> str:
     """The drawing's SVG text."""
     if drawing.source.startswith("own/"):
@@ -138,10 +158,11 @@ def svg(drawing: Drawing) -> str:
     return (_svg_folder() / f"{drawing.source}.svg").read_text("utf-8")
 
 
-@lru_cache(maxsize=1)
-def drawings_digest() -> str:
-    """Sixteen hexadecimal digits over the names and every drawing's SVG: what decides which pictures can come out."""
+@cache
+def drawings_digest(folder: Path | None = None) -> str:
+    """Sixteen hexadecimal digits over the names and every drawing: what decides which pictures can come out."""
     digest = hashlib.blake2b(digest_size=8)
-    for name, drawing in sorted(vocabulary().drawings.items()):
-        digest.update(f"{name}\0{drawing.scale}\0{svg(drawing)}\0".encode())
+    for name, drawing in sorted(drawings_of(folder).items()):
+        content = svg(drawing).encode() if drawing.file is None else drawing.file.read_bytes()
+        digest.update(f"{name}\0{drawing.scale}\0".encode() + content + b"\0")
     return digest.hexdigest()
