@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ctrlsynth.models.torchvision_fix import make_torchvision_importable
+from tiny_llms import mistral, qwen2
 
 make_torchvision_importable()
 
@@ -237,5 +238,7 @@ BUILDERS: dict[str, Callable[[Path], Path]] = {
     "sdxl": sdxl,
     "sd3": sd3,
     "flux": flux,
+    "qwen2": qwen2,
+    "mistral": mistral,
 }
 """Name -> builder; whoever adds a kind of model adds it here."""

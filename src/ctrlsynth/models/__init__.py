@@ -27,6 +27,7 @@ NAMES: dict[Role, dict[str, str]] = {
         "llama.cpp": f"{_HERE}.llms.llama_cpp:LlamaCpp",
         "realizer": f"{_HERE}.llms.realizer:Realizer",
         "openai": f"{_HERE}.llms.openai_server:OpenAIServer",
+        "transformers": f"{_HERE}.llms.transformers:TransformersLLM",
     },
     "text_to_image": {"scenes": f"{_HERE}.text_to_image.scenes:Scenes"},
     "safety": {"opennsfw": f"{_HERE}.judges.opennsfw:OpenNSFW"},

@@ -1,0 +1,169 @@
+"""2b through transformers: any causal chat model of the hub or of a local folder, on one device.
+
+    llm: {transformers: Qwen/Qwen2-7B-Instruct, dtype: bfloat16}
+
+The plain way to run a checkpoint, for machines without vLLM. Prompts are sorted by length and padded on the left, `batch_size` at a time.
+Greedy unless told otherwise; a row that samples has a generator of its own (choice.py), so its text hangs on its seed alone. In float32
+on a CPU a reply does not change with its batch, as far as the tests reach; in half precision, or on a GPU, padding moves logits in their
+last bits, and rare near ties fall the other way. No reply is held to a JSON schema here: the instruction asks for it, and the write stage
+asks again for what does not fit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ...errors import UserError
+from ..base import Reply, Request
+from ..hf import check_quantization, choose_device, load_pretrained, locate, read_options
+from ..installed import need
+from ..torch_setup import memory_faults
+from .hf_chat import WHERE, check_files, load_tokenizer, prompt_of, tokens_of
+from .sampling import Sampling
+
+_OWN = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "max_tokens", "context", "batch_size")
+
+
+class TransformersLLM:
+    """A `LanguageModel` in this process.
+
+    temperature .. max_tokens   as in sampling.py
+    context      tokens that prompt and reply share (the checkpoint's `max_position_embeddings`); a longer prompt is `prompt_too_long`
+    batch_size   rows in one forward pass; belongs to no digest
+    hf           revision, dtype, device, adapters, quantization, download (models/hf.py)
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repetition_penalty: float = 1.0,
+        max_tokens: int | None = None,
+        context: int | None = None,
+        batch_size: int = 16,
+        **hf: Any,
+    ) -> None:
+        need("transformers", "transformers", WHERE)
+        need("torch", "transformers", WHERE)
+        for name, value in (("context", context), ("batch_size", batch_size)):
+            if value is not None and (type(value) is not int or value < 1):
+                raise UserError(f"{WHERE}.{name}: a whole number from 1 up, not {value!r}")
+        self.sampling = Sampling(temperature, top_p, presence_penalty, frequency_penalty, repetition_penalty, max_tokens)
+        options = read_options(hf, WHERE, _OWN)
+        check_quantization(options, WHERE)
+        self.found = locate(model, options, WHERE)
+        self.id = f"transformers:{model}"
+        shaping = [self.found.digest(), json.dumps(_plain(self.sampling), sort_keys=True), context]
+        self.digest = f"sha256:{hashlib.sha256(json.dumps(shaping).encode()).hexdigest()[:32]}"
+        self.context, self.batch_size, self.batch = context, batch_size, 8 * batch_size
+        self._loaded: tuple[Any, Any] | None = None
+        self._tokenizer: Any = None
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        """One reply a request, in order. Raises `ModelError("out_of_memory")` where a batch is too large for the device."""
+        if not requests:
+            return []
+        model, tokenizer = self._load()
+        context = self.context or int(getattr(model.config, "max_position_embeddings", 0) or 2**31)
+        prompts = [tokens_of(tokenizer, prompt_of(tokenizer, request)) for request in requests]
+        replies: list[Reply | None] = [
+            None if len(ids) < context else Reply("", raw=f"{len(ids)} tokens of {context}", error="prompt_too_long") for ids in prompts
+        ]
+        for numbers in self._batches(prompts, [n for n, reply in enumerate(replies) if reply is None]):
+            limits = [min(self.sampling.limit(requests[n]), context - len(prompts[n])) for n in numbers]
+            with memory_faults(self.id):
+                made = self._forward(model, tokenizer, [prompts[n] for n in numbers], limits, [requests[n].seed for n in numbers])
+            for n, ids, limit in zip(numbers, made, limits, strict=True):
+                replies[n] = self._reply(tokenizer, prompts[n], ids, limit)
+        return [reply for reply in replies if reply is not None]
+
+    def _batches(self, prompts: Sequence[Sequence[int]], numbers: list[int]) -> Iterator[list[int]]:
+        """Rows of like length together, the longest first: if the memory does not suffice, that shows at once."""
+        ordered = sorted(numbers, key=lambda n: -len(prompts[n]))
+        for at in range(0, len(ordered), self.batch_size):
+            yield ordered[at : at + self.batch_size]
+
+    def _forward(self, model: Any, tokenizer: Any, prompts: list[list[int]], limits: list[int], seeds: list[int]) -> list[list[int]]:
+        """The new token ids of each prompt, as long as the longest limit; padded on the left, so that all replies begin at one place."""
+        import torch
+        from transformers import GenerationConfig, LogitsProcessorList
+
+        from .choice import Choice
+
+        ends = self._ends(model, tokenizer)
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0] if ends else 0
+        width = max(map(len, prompts))
+        ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
+        # what the checkpoint's own generation_config.json asks for (sampling, penalties) is not taken over: the recipe decides
+        config = GenerationConfig(
+            max_new_tokens=max(limits), do_sample=False, num_beams=1, temperature=1.0, top_p=1.0, top_k=50, repetition_penalty=1.0,
+            no_repeat_ngram_size=0, pad_token_id=pad, eos_token_id=ends or None,
+        )  # fmt: skip
+        chosen = LogitsProcessorList([Choice(self.sampling, seeds, mask)])
+        with torch.inference_mode():
+            out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=chosen)
+        return [_cut(row, set(ends)) for row in out[:, width:].tolist()]
+
+    def _ends(self, model: Any, tokenizer: Any) -> list[int]:
+        told = getattr(model.generation_config, "eos_token_id", None)
+        ends = [told] if isinstance(told, int) else list(told or ())
+        return ends if tokenizer.eos_token_id in (None, *ends) else [*ends, tokenizer.eos_token_id]
+
+    def _reply(self, tokenizer: Any, prompt: Sequence[int], ids: list[int], limit: int) -> Reply:
+        """Rows of one batch have limits of their own; what a row said beyond its own is cut, as if it had stopped there."""
+        kept = ids[:limit]
+        ended = len(ids) <= limit and bool(ids) and ids[-1] in self._ends(self._load()[0], tokenizer)
+        raw: str = tokenizer.decode(kept, skip_special_tokens=True)
+        text = raw.strip()
+        return Reply(
+            text,
+            raw=raw if raw != text else None,
+            prompt_tokens=len(prompt),
+            completion_tokens=len(kept),
+            finish="stop" if ended else "length",
+            error=None if text else "empty_reply",
+        )
+
+    def prompt(self, request: Request) -> str:
+        """The prompt as the model reads it: the instruction in the checkpoint's chat template. Loads the tokenizer only."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.found)
+        return prompt_of(self._tokenizer, request)
+
+    def check(self) -> None:
+        """Preflight: files, device, chat template. Loads no weights."""
+        check_files(self.found)
+        choose_device(self.found.options, WHERE)
+        load_tokenizer(self.found)
+
+    def content_digest(self) -> str:
+        """SHA-256 over all files, for `--verify`."""
+        return self.found.content_digest()
+
+    def _load(self) -> tuple[Any, Any]:
+        if self._loaded is None:
+            from transformers import AutoModelForCausalLM
+
+            self._loaded = load_pretrained(AutoModelForCausalLM, self.found, WHERE), load_tokenizer(self.found)
+        return self._loaded
+
+    def close(self) -> None:
+        """Frees the weights; a later call loads them again."""
+        self._loaded = None
+
+
+def _plain(sampling: Sampling) -> dict[str, Any]:
+    return {name: getattr(sampling, name) for name in Sampling.__dataclass_fields__}
+
+
+def _cut(ids: list[int], ends: set[int]) -> list[int]:
+    """Up to and with the first token that ends a reply; behind it stands padding."""
+    return next((ids[: n + 1] for n, token in enumerate(ids) if token in ends), ids)
