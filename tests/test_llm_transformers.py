@@ -23,7 +23,7 @@ from ctrlsynth.models.llms.transformers import TransformersLLM
 
 Tiny = Callable[[str], Path]
 TEXTS = ("red dog", "a blue car under a big tree near the small house", "boat", "green chair on a red ball", "bird", "a cat and a dog")
-SYNTHCLIP = {"temperature": 0.7, "top_p": 0.95, "presence_penalty": 1.0, "frequency_penalty": 1.0}
+SYNTHCLIP: dict[str, Any] = {"temperature": 0.7, "top_p": 0.95, "presence_penalty": 1.0, "frequency_penalty": 1.0}
 """SynthCLIP's sampling (its section 3.2, appendix A)."""
 
 

@@ -1,4 +1,4 @@
-"""Tiny real chat models for the tests (tiny_models.py says how they are used): two layers, random weights, a real tokenizer and template."""
+"""Tiny real chat models for the tests (tiny_models.py says how they are used): two layers, random weights, real tokenizers."""
 
 from __future__ import annotations
 
