@@ -29,6 +29,9 @@ def test_every_model_that_a_recipe_can_name_is_listed_and_no_other() -> None:
 
 def test_what_is_installed_is_what_the_metadata_says(monkeypatch: pytest.MonkeyPatch) -> None:
     for entry in entries():
+        if entry.part_of == "vllm" and not entry.installed:  # needs a GPU, and a torch that is not the tests'
+            assert entry.state == "pip install 'ctrlsynth[vllm]'"
+            continue
         assert entry.version == metadata.version(entry.part_of)
         assert entry.installed
         assert entry.state == f"{entry.part_of} {entry.version}"

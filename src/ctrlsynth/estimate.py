@@ -100,5 +100,6 @@ def _stage(plan: Plan, run: RunFolder, step: Any, rows: int | None, measured: Ma
         "device_seconds": None if rows is None else rows * seconds * left,
         "tokens": None if rows is None else round(rows * tokens * left),
         "bytes": None if rows is None else round(rows * size),
+        "example": getattr(stage, "example", lambda: None)(),
         "rate": "measured here" if made > 0 and measured["seconds"] else "rough",
     }

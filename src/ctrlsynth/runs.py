@@ -13,6 +13,7 @@ from typing import Any
 from .data.pairs import count_pairs
 from .engines.local import Watcher, execute, totals
 from .errors import UserError, WorkFailed, unknown
+from .models.prices import spent
 from .models.runtime import quiet_native_threads
 from .paths import Step
 from .plan import Plan, differences, fill_stages, make_plan
@@ -25,7 +26,8 @@ STALE = "STALE.txt"
 
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """What one stage got and gave. `expected` = rows kept upstream x variants; it adds up when expected = ok + dropped + failed."""
+    """What one stage got and gave. `expected` = rows kept upstream x variants; it adds up when expected = ok + dropped + failed. `cost`:
+    US dollars by the price table of the recipe's model, if it has one."""
 
     folder: str
     kind: str
@@ -42,6 +44,7 @@ class LedgerRow:
     parts: int
     parts_wanted: int
     first_error: str | None = None
+    cost: float | None = None
 
     @property
     def adds_up(self) -> bool:
@@ -120,6 +123,7 @@ class Run:
                 step.folder, step.kind, step.paths, self._expected(step, out), total["rows"], total["ok"], total["dropped"],
                 total["failed"], total["reused"], total["seconds"], total.get("prompt_tokens", 0) + total.get("completion_tokens", 0),
                 sum(f.stat().st_size for f in files), len(files), wanted, stored.get("first_error"),
+                spent(self.recipe["models"], step.kind, total),
             )  # fmt: skip
         return list(out.values())
 

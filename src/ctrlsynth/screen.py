@@ -130,6 +130,9 @@ def show_ledger(run: Run) -> None:
     for r in rows:
         if r.first_error is not None:
             _say(f"{r.folder}: first error: {r.first_error}")
+    for r in rows:
+        if r.cost is not None:
+            _say(f"{r.folder}: {r.cost:,.4f} US dollars by the recipe's prices")
     _say(_sum_line(rows))
     note = gate_note(run)
     if note is not None:
@@ -173,6 +176,9 @@ def show_plan(plan: dict[str, Any]) -> None:
             _count(s["tokens"]), _count(s["device_seconds"]), s["rate"],
         )  # fmt: skip
     _print(table)
+    for s in plan["stages"]:
+        if s["example"]:
+            _say(f"{s['folder']}: what its model reads, with tags and a caption made up for show:\n{s['example']}")
     total = plan["total"]
     cost = f"{total['bytes'] / 1e6:,.1f} MB, {total['tokens']:,} tokens, {total['device_seconds']:,.0f} device-seconds"
     _say(f"at most {cost} to go -> {plan['run']}")

@@ -28,6 +28,7 @@ NAMES: dict[Role, dict[str, str]] = {
         "realizer": f"{_HERE}.llms.realizer:Realizer",
         "openai": f"{_HERE}.llms.openai_server:OpenAIServer",
         "transformers": f"{_HERE}.llms.transformers:TransformersLLM",
+        "vllm": f"{_HERE}.llms.vllm:VLLM",
     },
     "text_to_image": {"scenes": f"{_HERE}.text_to_image.scenes:Scenes"},
     "safety": {"opennsfw": f"{_HERE}.judges.opennsfw:OpenNSFW"},

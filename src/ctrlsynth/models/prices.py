@@ -28,3 +28,13 @@ def cost(prices: Mapping[str, float], prompt_tokens: int, completion_tokens: int
     """US dollars."""
     tokens = prices.get("input", 0.0) * prompt_tokens + prices.get("output", 0.0) * completion_tokens
     return tokens / 1e6 + prices.get("row", 0.0) * rows
+
+
+def spent(models: Mapping[str, Any], kind: str, counts: Mapping[str, Any]) -> float | None:
+    """US dollars that a stage's rows have cost by the price table of its model in the recipe; None where that has none. `kind` is the
+    stage's, `counts` the sums of its parts. Requests that came to nothing are not in the tables, and not in the sum."""
+    named = models.get({"write": "llm", "tag": "tagger", "paint": "text_to_image"}.get(kind, ""))
+    prices = named.get("prices") if isinstance(named, Mapping) else None
+    if not prices:
+        return None
+    return cost(prices, counts.get("prompt_tokens", 0), counts.get("completion_tokens", 0), counts["ok"])

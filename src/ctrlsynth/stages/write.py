@@ -17,6 +17,8 @@ from ..tables import WRITE
 from . import Ancestors, Item, Upstream, ask, build, close_model, digest_of, key_of
 from .answers import BAD, reply_of
 
+_EXAMPLE = Tags(("dog", "sofa"), ("brown dog",), ("dog on sofa",)), "my dog on the new sofa"
+
 
 @dataclass(slots=True)
 class Written:
@@ -60,6 +62,14 @@ class WriteStage:
     def settings(self) -> dict[str, Any]:
         digest = self._model.digest if self._model is not None else ""
         return {"model": self.model_name, "digest": digest, "variants": self._variants, "candidates": self._candidates}
+
+    def example(self) -> str | None:
+        """What the model would read for a made-up row, of models that tell (`prompt`): the instruction in their chat template."""
+        prompt = getattr(self._model, "prompt", None)
+        if prompt is None or self._family == "caption":
+            return None
+        shown: str = prompt(self._controller.instruct("example", self._family, *_EXAMPLE).request)
+        return shown
 
     def items(self, up: Upstream) -> Iterator[list[Item]]:
         rejected = set().union(*(up.rejected(folder) for folder in self._rejects))

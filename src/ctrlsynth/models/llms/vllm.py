@@ -1,0 +1,232 @@
+"""2b through vLLM's offline engine: the papers' writers at the speed of a GPU.
+
+    llm: {vllm: mistralai/Mistral-Nemo-Instruct-2407}                                      # CtrlSynth: greedy
+    llm: {vllm: mistralai/Mistral-7B-Instruct-v0.2, temperature: 0.7, top_p: 0.95,
+          presence_penalty: 1.0, frequency_penalty: 1.0}                                   # SynthCLIP
+
+Written against the interface that vLLM documents (0.19 to 0.23): `LLM(...)`, `LLM.generate` with token ids and one `SamplingParams` a
+prompt, `StructuredOutputsParams`, `LoRARequest`. vLLM needs a GPU and a torch of its own, so the engine itself does NOT run in the
+project's tests. Tested are the functions that turn options and requests into its arguments (`engine_arguments`, `sampling_arguments`),
+against the recorded names of that interface, the prompts (hf_chat.py, on real tokenizers), and how its answers are read.
+
+Prefix caching is on: the fixed head of the templates is computed once. Greedy replies of vLLM may differ in rare words with what else
+is in the batch, as its kernels sum in another order; that is vLLM's, and no equality is promised here.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...errors import UserError
+from ..base import Reply, Request
+from ..hf import HFOptions, Located, locate
+from ..installed import need
+from .hf_chat import WHERE, check_files, load_tokenizer, prompt_of, tokens_of
+from .sampling import Sampling
+
+_SHAPING = ("dtype", "quantization", "max_model_len", "tensor_parallel_size")
+
+
+class VLLM:
+    """A `LanguageModel` on the GPUs of this process.
+
+    temperature .. max_tokens    as in sampling.py
+    revision, adapters, download as in models/hf.py; one LoRA adapter at most
+    dtype                        auto, bfloat16, float16, float32
+    quantization                 vLLM's name: awq, gptq, fp8, bitsandbytes, ...; None: as the checkpoint says
+    tensor_parallel_size         GPUs that share the model
+    gpu_memory_utilization       share of each GPU's memory that vLLM takes; belongs to no digest
+    max_model_len                tokens that prompt and reply share (the checkpoint's own); a longer prompt is `prompt_too_long`
+    max_lora_rank                the largest rank of the adapter
+    engine                       further arguments of `vllm.LLM`, such as {enforce_eager: true}; they belong to the digest
+    """
+
+    batch = 2048  # rows a call: vLLM keeps its own queue, and a call ends with few in flight
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repetition_penalty: float = 1.0,
+        max_tokens: int | None = None,
+        revision: str | None = None,
+        adapters: str | Sequence[str] = (),
+        download: bool = False,
+        dtype: str = "auto",
+        quantization: str | None = None,
+        tensor_parallel_size: int = 1,
+        gpu_memory_utilization: float = 0.9,
+        max_model_len: int | None = None,
+        max_lora_rank: int = 64,
+        engine: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.sampling = Sampling(temperature, top_p, presence_penalty, frequency_penalty, repetition_penalty, max_tokens)
+        names = (adapters,) if isinstance(adapters, str) else tuple(str(a) for a in adapters)
+        if len(names) > 1:
+            raise UserError(f"{WHERE}.adapters: vllm takes one adapter, not {len(names)}; merge them first")
+        for name, value in (
+            ("tensor_parallel_size", tensor_parallel_size),
+            ("max_model_len", max_model_len),
+            ("max_lora_rank", max_lora_rank),
+        ):
+            if value is not None and (type(value) is not int or value < 1):
+                raise UserError(f"{WHERE}.{name}: a whole number from 1 up, not {value!r}")
+        if not isinstance(gpu_memory_utilization, int | float) or not 0 < gpu_memory_utilization <= 1:
+            raise UserError(f"{WHERE}.gpu_memory_utilization: a share above 0 and up to 1, not {gpu_memory_utilization!r}")
+        need("vllm", "vllm", WHERE)
+        self.found = locate(model, HFOptions(revision=revision, adapters=names, download=download), WHERE)
+        self.arguments = engine_arguments(
+            self.found,
+            dtype=dtype,
+            quantization=quantization,
+            tensor_parallel_size=tensor_parallel_size,
+            gpu_memory_utilization=gpu_memory_utilization,
+            max_model_len=max_model_len,
+            max_lora_rank=max_lora_rank,
+            engine=engine,
+        )
+        self.id = f"vllm:{model}"
+        self.digest = digest_of(self.found, self.arguments, engine or {}, self.sampling)
+        self._engine: Any = None
+        self._tokenizer: Any = None
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        """One reply a request, in order."""
+        if not requests:
+            return []
+        engine, tokenizer = self._load()
+        context = int(engine.model_config.max_model_len)
+        prompts = [tokens_of(tokenizer, prompt_of(tokenizer, request)) for request in requests]
+        fitting = [n for n, ids in enumerate(prompts) if len(ids) < context]
+        outputs = engine.generate(
+            [{"prompt_token_ids": prompts[n]} for n in fitting],
+            [self._params(requests[n], context - len(prompts[n])) for n in fitting],
+            use_tqdm=False,
+            lora_request=self._adapter(),
+        )
+        replies = [Reply("", raw=f"{len(ids)} tokens of {context}", error="prompt_too_long") for ids in prompts]
+        for n, output in zip(fitting, outputs, strict=True):
+            replies[n] = reply_of(output, len(prompts[n]))
+        return replies
+
+    def _params(self, request: Request, room: int) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
+
+        held = StructuredOutputsParams(json=dict(request.schema)) if request.schema is not None else None
+        return SamplingParams(**sampling_arguments(self.sampling, request, room), structured_outputs=held)
+
+    def _adapter(self) -> Any:
+        if not self.found.adapters:
+            return None
+        from vllm.lora.request import LoRARequest
+
+        return LoRARequest("adapter", 1, str(self.found.adapters[0].folder))
+
+    def prompt(self, request: Request) -> str:
+        """The prompt as the model reads it: the instruction in the checkpoint's chat template. Loads the tokenizer only."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.found)
+        return prompt_of(self._tokenizer, request)
+
+    def check(self) -> None:
+        """Preflight: files and chat template. Loads no weights."""
+        check_files(self.found)
+        load_tokenizer(self.found)
+
+    def content_digest(self) -> str:
+        """SHA-256 over all files, for `--verify`."""
+        return self.found.content_digest()
+
+    def _load(self) -> tuple[Any, Any]:
+        if self._engine is None:
+            from vllm import LLM
+
+            self._engine = LLM(**self.arguments)
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.found)
+        return self._engine, self._tokenizer
+
+    def close(self) -> None:
+        """Lets the engine and its processes go; a later call starts them again."""
+        self._engine = None
+        gc.collect()
+
+
+def engine_arguments(
+    found: Located,
+    *,
+    dtype: str = "auto",
+    quantization: str | None = None,
+    tensor_parallel_size: int = 1,
+    gpu_memory_utilization: float = 0.9,
+    max_model_len: int | None = None,
+    max_lora_rank: int = 64,
+    engine: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The arguments of `vllm.LLM`: the files at hand, nothing of the repository's code, nothing of its generation defaults."""
+    arguments: dict[str, Any] = {
+        "model": str(found.folder),
+        "dtype": dtype,
+        "tensor_parallel_size": tensor_parallel_size,
+        "gpu_memory_utilization": gpu_memory_utilization,
+        "enable_prefix_caching": True,
+        "generation_config": "vllm",
+        "trust_remote_code": False,
+        "seed": 0,
+    }
+    if quantization is not None:
+        arguments["quantization"] = quantization
+    if max_model_len is not None:
+        arguments["max_model_len"] = max_model_len
+    if found.adapters:
+        arguments |= {"enable_lora": True, "max_lora_rank": max_lora_rank}
+    further = dict(engine or {})
+    taken = sorted(further.keys() & {*arguments, "trust_remote_code"})
+    if taken:
+        raise UserError(f"{WHERE}.engine: {', '.join(taken)} is set by an option of its own, or not at all")
+    return arguments | further
+
+
+def sampling_arguments(sampling: Sampling, request: Request, room: int) -> dict[str, Any]:
+    """The arguments of `vllm.SamplingParams` for one request, its JSON schema aside; `room` is what the context leaves for the reply.
+    Greedy decoding needs no seed; a seed a request keeps a row's text apart from its batch's chance."""
+    return {
+        "temperature": float(sampling.temperature),
+        "top_p": float(sampling.top_p),
+        "presence_penalty": float(sampling.presence_penalty),
+        "frequency_penalty": float(sampling.frequency_penalty),
+        "repetition_penalty": float(sampling.repetition_penalty),
+        "max_tokens": min(sampling.limit(request), room),
+        "seed": None if sampling.greedy else request.seed,
+    }
+
+
+def reply_of(output: Any, prompt_tokens: int) -> Reply:
+    """vLLM's `RequestOutput` as a Reply."""
+    made = output.outputs[0]
+    text: str = made.text.strip()
+    return Reply(
+        text,
+        raw=made.text if made.text != text else None,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=len(made.token_ids),
+        finish="length" if made.finish_reason == "length" else "stop",
+        error=None if text else "empty_reply",
+    )
+
+
+def digest_of(found: Located, arguments: Mapping[str, Any], engine: Mapping[str, Any], sampling: Sampling) -> str:
+    """What shapes a reply: the weights and adapter, precision, context, the further arguments, the sampling."""
+    shaping = {name: arguments.get(name) for name in _SHAPING} | {"engine": dict(engine)}
+    own = {name: getattr(sampling, name) for name in Sampling.__dataclass_fields__}
+    text = json.dumps([found.digest(), shaping, own], sort_keys=True, default=str)
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:32]}"

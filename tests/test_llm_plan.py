@@ -1,0 +1,83 @@
+"""What `ctrlsynth plan` and `status` tell of a production language model: its chat template, its cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from ctrlsynth.cli import app
+from ctrlsynth.models.prices import cost
+from ctrlsynth.runs import Run, run
+from helpers import recipe, write_captions
+from servers import FaultyServer, completion, echo, said
+
+
+def test_plan_shows_the_prompt_in_the_model_s_chat_template(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    write_captions(tmp_path / "captions.jsonl", 4)
+    text = (
+        "name: shown\nsource: {text: captions.jsonl, key_column: key}\npaths: [{p: [text, tags, text*]}]\n"
+        f"models: {{tagger: wordnet, llm: {{transformers: {tiny('mistral')}, device: cpu}}}}\n"
+    )
+    (tmp_path / "r.yaml").write_text(text)
+    shown = CliRunner().invoke(app, ["plan", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "run")])
+    assert shown.exit_code == 0, shown.output
+    assert "<s>[INST] " in shown.output
+    assert " [/INST]" in shown.output
+    assert "brown dog" in shown.output
+    told = json.loads(CliRunner().invoke(app, ["plan", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "run"), "--json"]).stdout)
+    examples = {s["folder"]: s["example"] for s in told["stages"]}
+    assert examples["write"].startswith("<s>[INST] ")
+    assert examples["tag"] is None
+    assert not (tmp_path / "run").exists()
+    other = text.replace(str(tiny("mistral")), "realizer").replace("{transformers: realizer, device: cpu}", "realizer")
+    (tmp_path / "r.yaml").write_text(other)
+    assert "chat" not in CliRunner().invoke(app, ["plan", str(tmp_path / "r.yaml")]).output
+
+
+def server_recipe(base: Path, url: str, **options: Any) -> Any:
+    return recipe(base, rows=30, models={"tagger": "wordnet", "llm": {"openai": "m", "base_url": url, **options}})
+
+
+def test_status_tells_the_cost_and_new_prices_change_nothing_else(tmp_path: Path) -> None:
+    with FaultyServer() as faulty:
+        made = run(server_recipe(tmp_path, faulty.url, prices={"input": 2.0, "output": 10.0}), tmp_path / "run", base=tmp_path)
+        ledger = {r.folder: r for r in made.ledger()}
+        assert ledger["write"].ok == 30
+        assert ledger["write"].cost == pytest.approx(30 * (7 * 2.0 + 5 * 10.0) / 1e6)
+        assert ledger["tag"].cost is None
+        assert "0.0019 US dollars" in CliRunner().invoke(app, ["status", str(tmp_path / "run")]).output
+        asked = len(faulty.seen)
+        run(server_recipe(tmp_path, faulty.url, prices={"input": 4.0, "output": 20.0}), tmp_path / "run", base=tmp_path)
+        assert len(faulty.seen) == asked
+        assert {r.folder: r.cost for r in Run.open(tmp_path / "run").ledger()}["write"] == pytest.approx(
+            2 * 30 * (7 * 2.0 + 5 * 10.0) / 1e6
+        )
+    assert cost({"row": 0.04}, 0, 0, rows=3) == pytest.approx(0.12)
+
+
+def test_no_key_in_the_run_s_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sesame-open-yourself")
+    with FaultyServer() as faulty:
+        run(server_recipe(tmp_path, faulty.url), tmp_path / "run", base=tmp_path)
+        assert faulty.keys[-1] == "Bearer sesame-open-yourself"
+    assert all(b"sesame" not in path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file())
+
+
+def test_rows_at_fault_are_set_aside_with_the_server_s_word(tmp_path: Path) -> None:
+    def answer(n: int, body: Any) -> Any:
+        if "yellow" in said(body):
+            return 400, {}, b'{"error": {"message": "no yellow here"}}'
+        return completion("A picture of something.") if "cat" in said(body) else echo(n, body)
+
+    with FaultyServer(answer) as faulty:
+        made = run(server_recipe(tmp_path, faulty.url), tmp_path / "run", base=tmp_path)
+    rows = list(made.rows("write"))
+    assert {r["reason"] for r in rows if r["status"] == "failed"} == {"refused"}
+    assert all(("yellow" in r["instruction"]) == (r["status"] == "failed") for r in rows)
+    assert "no yellow here" in next(r["raw"] for r in rows if r["status"] == "failed")
+    assert all(r.adds_up for r in made.ledger())

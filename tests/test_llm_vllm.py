@@ -1,0 +1,223 @@
+"""2b through vLLM: what is asked of it, checked against the names of its documented interface. vLLM itself does not run here: it needs a
+GPU and a torch of its own. Where it is installed, the recorded names are compared with the real ones."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import shutil
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conformance import request
+from ctrlsynth.errors import UserError
+from ctrlsynth.models import load
+from ctrlsynth.models.base import Request
+from ctrlsynth.models.hf import HFOptions, locate
+from ctrlsynth.models.llms import vllm as backend
+from ctrlsynth.models.llms.openai_server import OpenAIServer
+from ctrlsynth.models.llms.sampling import Sampling
+from ctrlsynth.models.llms.transformers import TransformersLLM
+from ctrlsynth.models.llms.vllm import VLLM, engine_arguments, reply_of, sampling_arguments
+
+Tiny = Callable[[str], Path]
+# Recorded from vLLM's documentation and source, versions 0.19 to 0.23.
+LLM_NAMES = set(
+    "model runner convert tokenizer tokenizer_mode skip_tokenizer_init trust_remote_code allowed_local_media_path allowed_media_domains "
+    "tensor_parallel_size dtype quantization revision tokenizer_revision chat_template seed gpu_memory_utilization cpu_offload_gb "
+    "enforce_eager disable_custom_all_reduce hf_token hf_overrides mm_processor_kwargs pooler_config structured_outputs_config "
+    "kv_cache_memory_bytes compilation_config logits_processors".split()
+)
+ENGINE_NAMES = set(
+    "max_model_len enable_prefix_caching generation_config enable_lora max_lora_rank max_num_seqs pipeline_parallel_size".split()
+)
+"""What `LLM(**kwargs)` hands on to `EngineArgs`."""
+GENERATE_NAMES = set("prompts sampling_params use_tqdm lora_request priority tokenization_kwargs".split())
+SAMPLING_NAMES = set(
+    "n presence_penalty frequency_penalty repetition_penalty temperature top_p top_k min_p seed stop stop_token_ids ignore_eos max_tokens "
+    "min_tokens logprobs prompt_logprobs detokenize skip_special_tokens structured_outputs logit_bias bad_words".split()
+)
+SCHEMA = {"type": "object", "properties": {"caption": {"type": "string"}}, "required": ["caption"]}
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether vLLM is there is asked in one place."""
+    monkeypatch.setattr(backend, "need", lambda *_: None)
+
+
+def test_the_papers_defaults_exist_by_one_name_in_every_backend() -> None:
+    """CtrlSynth: greedy. SynthCLIP: temperature 0.7, top_p 0.95, presence and frequency penalty 1.0."""
+    for cls in (VLLM, OpenAIServer, TransformersLLM):
+        options = inspect.signature(cls).parameters
+        for name in Sampling.__dataclass_fields__:
+            assert options[name].default == Sampling.__dataclass_fields__[name].default, (cls, name)
+    assert Sampling().greedy
+
+
+def test_engine_arguments_are_the_documented_ones(tiny: Tiny) -> None:
+    found = locate(str(tiny("mistral")), HFOptions())
+    plain = engine_arguments(found)
+    assert plain == {
+        "model": str(tiny("mistral")), "dtype": "auto", "tensor_parallel_size": 1, "gpu_memory_utilization": 0.9,
+        "enable_prefix_caching": True, "generation_config": "vllm", "trust_remote_code": False, "seed": 0,
+    }  # fmt: skip
+    adapted = locate(str(tiny("mistral")), HFOptions(adapters=(str(tiny("qwen2")),)))
+    full = engine_arguments(
+        adapted, dtype="bfloat16", quantization="fp8", tensor_parallel_size=4, gpu_memory_utilization=0.8, max_model_len=4096,
+        max_lora_rank=16, engine={"enforce_eager": True, "max_num_seqs": 64},
+    )  # fmt: skip
+    assert full.keys() <= LLM_NAMES | ENGINE_NAMES
+    assert (full["tensor_parallel_size"], full["quantization"], full["enable_lora"], full["max_num_seqs"]) == (4, "fp8", True, 64)
+    with pytest.raises(UserError, match="trust_remote_code is set by an option of its own, or not at all"):
+        engine_arguments(found, engine={"trust_remote_code": True})
+
+
+def test_sampling_arguments_are_the_documented_ones() -> None:
+    greedy = sampling_arguments(Sampling(), Request("x", max_tokens=128, seed=5), room=1000)
+    assert greedy == {
+        "temperature": 0.0, "top_p": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalty": 1.0, "max_tokens": 128,
+        "seed": None,
+    }  # fmt: skip
+    synthclip = Sampling(temperature=0.7, top_p=0.95, presence_penalty=1.0, frequency_penalty=1.0)
+    drawn = [sampling_arguments(synthclip, Request("x", seed=s), 1000) for s in (1, 2)]
+    assert [d["seed"] for d in drawn] == [1, 2]
+    assert (drawn[0]["temperature"], drawn[0]["top_p"], drawn[0]["presence_penalty"], drawn[0]["frequency_penalty"]) == (
+        0.7,
+        0.95,
+        1.0,
+        1.0,
+    )
+    assert drawn[0].keys() | {"structured_outputs"} <= SAMPLING_NAMES
+    assert sampling_arguments(Sampling(max_tokens=40), Request("x"), 1000)["max_tokens"] == 40
+    assert sampling_arguments(Sampling(), Request("x"), room=7)["max_tokens"] == 7  # what is left of the context
+
+
+@dataclass
+class Made:
+    """What a `CompletionOutput` of vLLM holds that is read here."""
+
+    text: str
+    token_ids: list[int]
+    finish_reason: str = "stop"
+
+
+def test_answers_are_read_as_documented() -> None:
+    output = types.SimpleNamespace(outputs=[Made("  A dog. \n", [4, 5, 6])], prompt_token_ids=[1])
+    reply = reply_of(output, 9)
+    assert (reply.text, reply.raw, reply.prompt_tokens, reply.completion_tokens, reply.finish) == ("A dog.", "  A dog. \n", 9, 3, "stop")
+    cut = reply_of(types.SimpleNamespace(outputs=[Made("A d", [4, 5], "length")]), 9)
+    assert (cut.text, cut.raw, cut.finish) == ("A d", None, "length")
+    assert reply_of(types.SimpleNamespace(outputs=[Made(" ", [4])]), 9).error == "empty_reply"
+
+
+@dataclass
+class Recorder:
+    """Stands where the engine would: takes only what the interface documents, notes it, and says each prompt's length."""
+
+    arguments: dict[str, Any]
+    calls: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def model_config(self) -> Any:
+        return types.SimpleNamespace(max_model_len=self.arguments.get("max_model_len", 512))
+
+    def generate(self, prompts: Any, sampling_params: Any = None, **more: Any) -> list[Any]:
+        assert {"prompts", "sampling_params", *more} <= GENERATE_NAMES
+        assert len(prompts) == len(sampling_params)
+        self.calls.append({"prompts": prompts, "params": sampling_params, **more})
+        return [types.SimpleNamespace(outputs=[Made(f"{len(p['prompt_token_ids'])} tokens", [1, 2])]) for p in prompts]
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
+    """A module by vLLM's name whose classes refuse names that the recorded interface lacks."""
+    made: list[Recorder] = []
+
+    def llm(**arguments: Any) -> Recorder:
+        assert arguments.keys() <= LLM_NAMES | ENGINE_NAMES
+        made.append(Recorder(arguments))
+        return made[-1]
+
+    def sampling_params(**arguments: Any) -> dict[str, Any]:
+        assert arguments.keys() <= SAMPLING_NAMES
+        return arguments
+
+    parts: dict[str, dict[str, Any]] = {
+        "vllm": {"LLM": llm, "SamplingParams": sampling_params},
+        "vllm.sampling_params": {"StructuredOutputsParams": lambda json: {"json": json}},
+        "vllm.lora": {},
+        "vllm.lora.request": {"LoRARequest": lambda name, number, path: (name, number, path)},
+    }
+    for name, members in parts.items():
+        module = types.ModuleType(name)
+        module.__dict__.update(members)
+        monkeypatch.setitem(sys.modules, name, module)
+    return made
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_call_keeps_order_and_sets_long_prompts_aside(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = stand_in(monkeypatch)
+    model = load({"vllm": str(tiny("qwen2")), "adapters": str(tiny("mistral"))}, "llm")
+    assert made == []  # nothing is loaded before it is asked
+    asked = [request("dog"), Request("word " * 600), Request("a longer question than the first", schema=SCHEMA), request("dog")]
+    replies = model.generate(asked)
+    assert [r.error for r in replies] == [None, "prompt_too_long", None, None]
+    assert [r.text for r in replies if not r.error] == [f"{r.prompt_tokens} tokens" for r in replies if not r.error]
+    (call,) = made[0].calls
+    assert [p["structured_outputs"] for p in call["params"]] == [None, {"json": SCHEMA}, None]
+    assert (call["use_tqdm"], call["lora_request"]) == (False, ("adapter", 1, str(tiny("mistral"))))
+    assert model.generate([]) == []
+    model.close()
+    model.generate(asked[:1])
+    assert len(made) == 2  # started again
+
+
+@pytest.mark.usefixtures("installed")
+def test_digest_is_of_what_shapes_a_reply(tiny: Tiny, tmp_path: Path) -> None:
+    def digest(folder: Path | None = None, **options: Any) -> str:
+        return str(VLLM(str(folder or tiny("qwen2")), **options).digest)
+
+    plain = digest()
+    assert digest(gpu_memory_utilization=0.5) == plain
+    shaping: list[dict[str, Any]] = [
+        {"temperature": 0.7}, {"dtype": "float16"}, {"quantization": "awq"}, {"max_model_len": 256}, {"tensor_parallel_size": 2},
+        {"max_tokens": 9}, {"engine": {"enforce_eager": True}}, {"adapters": [str(tiny("mistral"))]},
+    ]  # fmt: skip
+    shutil.copytree(tiny("qwen2"), tmp_path / "other")
+    weights = bytearray((tmp_path / "other/model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "other/model.safetensors").write_bytes(weights)
+    assert len({digest(**o) for o in shaping} | {plain, digest(tmp_path / "other")}) == len(shaping) + 2
+
+
+@pytest.mark.usefixtures("installed")
+def test_options_and_files_are_checked_before_it_runs(tiny: Tiny, tmp_path: Path) -> None:
+    model = VLLM(str(tiny("mistral")))
+    model.check()
+    assert model.prompt(Request("Say hello.")) == "<s>[INST] Say hello. [/INST]"
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"adapters": ["a", "b"]}, "one adapter"), ({"tensor_parallel_size": 0}, "tensor_parallel_size"),
+        ({"gpu_memory_utilization": 2}, "gpu_memory_utilization"), ({"temprature": 1}, "did you mean 'temperature'"),
+    ]  # fmt: skip
+    for options, message in wrong:
+        with pytest.raises(UserError, match=message):
+            load({"vllm": str(tiny("mistral")), **options}, "llm")
+
+
+def test_absent_vllm_is_one_sentence_or_its_interface_is_the_recorded_one() -> None:
+    if importlib.util.find_spec("vllm") is None:
+        with pytest.raises(UserError, match=r"^models.llm: vllm is not installed; pip install 'ctrlsynth\[vllm\]'$"):
+            load({"vllm": "mistralai/Mistral-Nemo-Instruct-2407"}, "llm")
+        return
+    from vllm import LLM, EngineArgs, SamplingParams  # type: ignore[attr-defined, unused-ignore]
+
+    assert set(inspect.signature(LLM.generate).parameters) >= {"prompts", "sampling_params", "use_tqdm", "lora_request"}
+    assert set(inspect.signature(SamplingParams).parameters) >= {*sampling_arguments(Sampling(), Request("x"), 9), "structured_outputs"}
+    assert set(inspect.signature(EngineArgs).parameters) >= ENGINE_NAMES
