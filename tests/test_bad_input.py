@@ -218,7 +218,7 @@ def test_an_image_that_safety_could_not_score_is_never_kept(tmp_path: Path, how:
     )
 
 
-@pytest.mark.parametrize(("how", "reason"), [("too_few", "too_few_outputs"), ("raise", "model_error:OddError")])
+@pytest.mark.parametrize(("how", "reason"), [("too_few", "no_output"), ("raise", "model_error:OddError")])
 def test_a_safety_judge_that_fails_altogether_stops_the_run_with_its_cause(tmp_path: Path, how: str, reason: str) -> None:
     with pytest.raises(WorkFailed, match=rf"judge-image: none of 40 rows came through \({reason} x 40\)"):
         run(judged_by(tmp_path, how), tmp_path / "run", base=tmp_path)
