@@ -15,6 +15,7 @@ ORDER = ("base", "recipe", "control", "stages", "paths", "store", "plan", "engin
 """What imports what: a layer imports only itself and those before it."""
 LAYER = {name: name for name in ORDER} | {
     "estimate": "runs",
+    "preflight": "runs",
     "screen": "cli",
     "__init__": "runs",
     "paths": "base",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,8 @@ def test_zero_shot_by_hand(tmp_path: Path) -> None:
     (result,) = evaluate_all(ColourClip(), tmp_path, tmp_path / "out")
     assert result.scores["acc1"].value == pytest.approx(5 / 6)
     assert result.scores["mean_per_class_recall"].value == pytest.approx(5 / 6)
-    assert (result.rows, result.classes, result.chance, result.protocol["templates"]) == (6, 3, pytest.approx(1 / 3), "folder")
+    assert (result.rows, result.classes, result.protocol["templates"]) == (6, 3, "folder")
+    assert result.chance == pytest.approx(1 / 3)
     assert result == read_result(tmp_path / "out" / "shapes.json")
 
 
@@ -96,7 +98,7 @@ def test_captions_json_in_both_forms(tmp_path: Path, form: str) -> None:
             "annotations": [{"image_id": n, "caption": f"a {c}\n square"} for n, c in enumerate(NAMES)],
         }
     else:
-        rows = [{"filename": f"{c}.png", "split": "test", "sentences": [{"raw": f"a {c} square "}]} for c in NAMES]
+        rows: list[dict[str, Any]] = [{"filename": f"{c}.png", "split": "test", "sentences": [{"raw": f"a {c} square "}]} for c in NAMES]
         data = {"images": [*rows, {"filename": "gone.png", "split": "train", "sentences": []}]}
     (tmp_path / "captions.json").write_text(json.dumps(data))
     assert [(Path(where).stem, captions) for _, where, captions in retrieval.pairs(tmp_path)] == [(c, (f"a {c} square",)) for c in NAMES]

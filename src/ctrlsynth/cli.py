@@ -66,6 +66,8 @@ def plan(recipe: RecipeFile, out: Out = None, limit: Limit = None, set_: Set = N
         print_json(rows)
     else:
         show_plan(rows)
+    if rows["problems"]:
+        raise SystemExit(2)
 
 
 @app.command()

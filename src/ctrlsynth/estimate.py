@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .differences import differences
 from .engines.local import totals
-from .plan import Plan, differences, make_plan
+from .plan import Plan, make_plan
 from .recipe import Recipe
 from .store import RunFolder, part_counts, read_json
 
@@ -28,12 +29,34 @@ RATES: dict[str, tuple[float, float]] = {
 ROW_BYTES = {"read": 150, "tag": 150, "write": 600, "match": 200, "balance": 150, "paint": 30_000, "judge-text": 150, "judge-image": 250}
 """Bytes a row of each kind of table, images at the embedded painter's size."""
 
+PAINTED = 1024
+"""Pixels of an image's edge where neither the recipe nor the model tells it: SDXL's."""
+PIXEL_BYTES = {"jpeg": 0.3, "webp": 0.2, "png": 1.6}
+"""Bytes a pixel of a photograph at the default quality."""
+
 
 def estimate(recipe: Recipe, base: Path, out: Path, limit: int | None) -> dict[str, Any]:
-    """Stages with parts, rows, model, digest, what is done, and the estimates. Loads no weights and calls no model."""
+    """Stages with parts, rows, model, digest, what is done, the estimates, and what stands in the way (`preflight`). Loads no weights and
+    calls no model."""
+    from .preflight import problems  # which needs the estimates of this module
+
     earlier = read_json(out / "plan.json")
     plan = make_plan(recipe, base, limit, earlier)
     run = RunFolder(out)
+    stages = stage_estimates(plan, run)
+    return {
+        "recipe": recipe.name,
+        "run": str(out),
+        "source": plan.source.describe(),
+        "differences": differences(earlier, plan.describe()) if earlier else [],
+        "stages": stages,
+        "total": {k: sum(s[k] or 0 for s in stages) for k in ("device_seconds", "tokens", "bytes")},
+        "problems": problems(plan, run, stages),
+    }
+
+
+def stage_estimates(plan: Plan, run: RunFolder) -> list[dict[str, Any]]:
+    """A mapping a stage: parts, what is done of them, rows, and what is left to spend; None where the source's rows are not known yet."""
     parts = plan.parts()
     known = [p.rows for p in parts]
     rows: dict[str, int | None] = {"read": None if any(n is None for n in known) else sum(known)}
@@ -42,14 +65,7 @@ def estimate(recipe: Recipe, base: Path, out: Path, limit: int | None) -> dict[s
         measured = _measured(run, step.folder)
         rows[step.folder] = _rows(plan, step, rows, measured, parts)
         stages.append(_stage(plan, run, step, rows[step.folder], measured, parts))
-    return {
-        "recipe": recipe.name,
-        "run": str(out),
-        "source": plan.source.describe(),
-        "differences": differences(earlier, plan.describe()) if earlier else [],
-        "stages": stages,
-        "total": {k: sum(s[k] or 0 for s in stages) for k in ("device_seconds", "tokens", "bytes")},
-    }
+    return stages
 
 
 def _measured(run: RunFolder, folder: str) -> dict[str, Any]:
@@ -79,7 +95,7 @@ def _stage(plan: Plan, run: RunFolder, step: Any, rows: int | None, measured: Ma
     done = sum(plan.part_digest(step.folder, p) in listing.get(p.index, []) for p in parts)
     reusable = sum(1 for p in parts if p.index in listing and plan.part_digest(step.folder, p) not in listing[p.index])
     seconds, tokens = RATES.get(re.split(r"[:(]", stage.model_name)[0] or step.kind, (0.0002, 0.0))
-    size = float(ROW_BYTES[step.kind])
+    size = _painted_bytes(plan, step.folder) if step.kind == "paint" else float(ROW_BYTES[step.kind])
     made = measured["rows"] - measured.get("reused", 0)
     if made > 0 and measured["seconds"]:
         seconds = measured["seconds"] / made
@@ -101,5 +117,17 @@ def _stage(plan: Plan, run: RunFolder, step: Any, rows: int | None, measured: Ma
         "tokens": None if rows is None else round(rows * tokens * left),
         "bytes": None if rows is None else round(rows * size),
         "example": getattr(stage, "example", lambda: None)(),
+        "bytes_left": None if rows is None else round(rows * size * left),
         "rate": "measured here" if made > 0 and measured["seconds"] else "rough",
     }
+
+
+def _painted_bytes(plan: Plan, folder: str) -> float:
+    """Bytes an image as it will be stored: by its size and format where the recipe or the model tells the size."""
+    policy = plan.recipe.image_policy
+    model = next(iter(plan.users.get(folder, ())), None)
+    if model is not None and model.id == "scenes" and policy.image.size is None and policy.size is None:
+        return float(ROW_BYTES["paint"])
+    size: Any = policy.image.size or policy.size or getattr(model, "size", None) or PAINTED
+    width, height = (size, size) if isinstance(size, int) else size
+    return width * height * PIXEL_BYTES[policy.image.format]

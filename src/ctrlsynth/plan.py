@@ -50,6 +50,7 @@ class Plan:
     retries: dict[str, dict[str, int]] = field(default_factory=dict)
     contents: dict[str, str] = field(default_factory=dict)
     callers: dict[str, Any] = field(default_factory=dict)
+    users: dict[str, list[Any]] = field(default_factory=dict)
     wholes: dict[str, str] = field(default_factory=dict)
 
     def parts(self) -> list[Any]:
@@ -142,6 +143,7 @@ def make_plan(recipe: Recipe, base: Path, limit: int | None = None, earlier: Map
 def fill_stages(plan: Plan) -> None:
     """Builds stages and digests; called again when a wave of candidates is added."""
     build = _Builder(plan)
+    build.load_models()
     for step in plan.steps:
         stage = build.stage(step)
         upstream = [plan.digests[f] for f in ([step.parent] if step.parent else [])] + [
@@ -170,6 +172,38 @@ class _Builder:
         if name not in self.plan.models:
             self.plan.models[name] = models.load(spec, role, where)
         return self.plan.models[name]
+
+    def load_models(self) -> None:
+        """Every model that a step needs. All that cannot be had (an absent package, files that are not at hand) are told at once."""
+        problems: list[str] = []
+        for step in self.plan.steps:
+            self.plan.users[step.folder] = []
+            for value, role, where in self.needs(step):
+                try:
+                    self.plan.users[step.folder].append(self.model(value, role, where))
+                except UserError as error:
+                    problems += str(error).splitlines()
+        if problems:
+            raise UserError("\n".join(dict.fromkeys(problems)))
+
+    def needs(self, step: Step) -> list[tuple[Any, models.Role, str]]:
+        """The models of a step: as the recipe names them, their role, the recipe's key."""
+        chosen, judge = self.recipe.models, self.recipe.judge
+        if step.kind == "tag":
+            return [self.tagger_of(step)]
+        if step.kind == "write" and step.family != "caption":
+            return [(chosen.llm, "llm", "models.llm")]
+        if step.kind == "paint":
+            return [(chosen.text_to_image, "text_to_image", "models.text_to_image")]
+        safety = judge.safety if judge is not None and step.kind == "judge-image" else None
+        return [(safety.model, "safety", "judge.safety")] if safety is not None else []
+
+    def tagger_of(self, step: Step) -> tuple[Any, models.Role, str]:
+        """An original image is tagged by `models.tagger`, what was painted by `judge.tagger` where there is one."""
+        judge = self.recipe.judge
+        if judge is not None and judge.tagger is not None and self.kinds[str(step.parent)] == "paint":
+            return judge.tagger, "tagger", "judge.tagger"
+        return self.recipe.models.tagger, "tagger", "models.tagger"
 
     def stage(self, step: Step) -> Stage:
         make = {
@@ -209,16 +243,12 @@ class _Builder:
 
     def tag(self, step: Step) -> Stage:
         kind = self.kinds[str(step.parent)]
-        judge = self.recipe.judge
-        if kind == "paint" and judge is not None:
-            where = "judge.tagger" if judge.tagger is not None else "models.tagger"
-            tagger = self.model(judge.tagger if judge.tagger is not None else self.recipe.models.tagger, "tagger", where)
-            if tagger.reads != "pixels":
-                what = "captions" if tagger.reads == "caption" else "captions as well"
-                hint = "name one as judge.tagger, such as reference or imagenet"
-                raise UserError(f"{where}: the judge of images takes a tagger that reads pixels, {tagger.id!r} reads {what}; {hint}")
-        else:
-            tagger = self.model(self.recipe.models.tagger, "tagger", "models.tagger")
+        value, role, where = self.tagger_of(step)
+        tagger = self.model(value, role, where)
+        if kind == "paint" and self.recipe.judge is not None and tagger.reads != "pixels":
+            what = "captions" if tagger.reads == "caption" else "captions as well"
+            hint = "name one as judge.tagger, such as reference or imagenet"
+            raise UserError(f"{where}: the judge of images takes a tagger that reads pixels, {tagger.id!r} reads {what}; {hint}")
         if step.label == "tag+text" and tagger.reads == "pixels":
             hint = "use one that reads captions, such as wordnet"
             raise UserError(f"paths.{step.paths[0]} tags a text, but models.tagger {tagger.id!r} reads pixels only; {hint}")
@@ -318,50 +348,3 @@ def _mine(text: str) -> Tags:
 def _text_score(text: str, tags: Tags, matcher: str, weights: dict[Any, float]) -> float:
     score = score_text(text, tags, (), matcher, weights)
     return -1.0 if score.recall is None else score.recall
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What two plan.json differ in, a line each: recipe keys first, then stages whose digest moved for another reason."""
-    lines = [f"{key}: {_show(a)} -> {_show(b)}" for key, a, b in _flat_diff(old.get("recipe", {}), new["recipe"]) if not _passed_over(key)]
-    lines += [f"{key}: {_show(old.get(key))} -> {_show(new[key])}" for key in ("limit",) if old.get(key) != new[key]]
-    lost = _lost_parts(old.get("parts", []), new["parts"]) if old.get("limit") == new["limit"] else []
-    before = {s["folder"]: s for s in old.get("steps", [])}
-    after = {s["folder"]: s for s in new["steps"]}
-    moved = [f for f, s in after.items() if f in before and before[f]["digest"] != s["digest"]]
-    if moved and not lines:
-        for folder in moved:
-            inner = _flat_diff(before[folder].get("settings", {}), after[folder]["settings"])
-            lines += [f"{folder}: {key}: {_show(a)} -> {_show(b)}" for key, a, b in inner]
-        lines = lines or [f"{', '.join(moved)}: made by other code or files than now"]
-    if not moved and before.keys() == after.keys() and not any(line.startswith("limit") for line in lines):
-        return lines + lost if lost else []  # else a change that no row depends on (train, evaluate, mix, a path's name)
-    return lines + lost or [f"stages: {', '.join(before)} -> {', '.join(after)}"]
-
-
-def _lost_parts(old: Sequence[str], new: Sequence[str]) -> list[str]:
-    """A source may grow at its end; one that lost parts (a disk that is not mounted?) or puts others before them is told, not followed."""
-    gone = sorted(set(old) - set(new))
-    if gone:
-        named = ", ".join(gone[:5]) + (", ..." if len(gone) > 5 else "")
-        return [f"source: {len(gone)} of {len(old)} parts are gone ({named}); --update drops what was made from them"]
-    if list(new[: len(old)]) != list(old):
-        return ["source: its parts stand in another order; with --update those that moved are made again"]
-    return []
-
-
-def _passed_over(key: str) -> bool:
-    return key.split(".")[0] in ("train", "evaluate", "name", "faults")
-
-
-def _flat_diff(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        out = []
-        for name in [*old, *(k for k in new if k not in old)]:
-            out += _flat_diff(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
-        return out
-    return [] if old == new else [(key, old, new)]
-
-
-def _show(value: Any) -> str:
-    text = "nothing" if value is None else str(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from .data.pairs import count_pairs
+from .differences import differences
 from .engines.local import Watcher, execute, totals
 from .errors import UserError, WorkFailed, unknown
 from .models.prices import spent
 from .models.runtime import quiet_native_threads
 from .paths import Step
-from .plan import Plan, differences, fill_stages, make_plan
+from .plan import Plan, fill_stages, make_plan
+from .preflight import preflight
 from .recipe import Recipe
 from .recipe_file import load_recipe
 from .store import RunFolder, disk_errors, open_part, part_counts, read_json, write_json
@@ -180,6 +182,7 @@ def run(
     if verify:
         _check_contents(plan)
         _mark_changed(folder, plan)
+    preflight(plan, folder)
     _mark_stale(folder, plan, earlier or {}, changes)
     _save(root, plan, text)
     _check_disk(root)

@@ -182,6 +182,8 @@ def show_plan(plan: dict[str, Any]) -> None:
     total = plan["total"]
     cost = f"{total['bytes'] / 1e6:,.1f} MB, {total['tokens']:,} tokens, {total['device_seconds']:,.0f} device-seconds"
     _say(f"at most {cost} to go -> {plan['run']}")
+    if plan["problems"]:
+        _say("in the way of a run:\n  " + "\n  ".join(plan["problems"]))
     if plan["differences"]:
         _say("this folder was made by another plan (run --update to go on):\n  " + "\n  ".join(plan["differences"]))
 

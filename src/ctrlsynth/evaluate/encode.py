@@ -23,9 +23,10 @@ class Encoder(Protocol):
     """A CLIP model as the evaluators need it (`clip.model.load_model` gives one). `preprocess` turns an RGB image into uint8 (H, W, 3);
     `encode_image` takes (B, H, W, 3), `encode_text` B texts; both give (B, D), normalised or not."""
 
-    id: str
-    digest: str
-
+    @property
+    def id(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
     @property
     def preprocess(self) -> Callable[[Image.Image], Any]: ...
     def encode_image(self, batch: Any) -> Any: ...

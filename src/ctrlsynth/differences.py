@@ -1,0 +1,53 @@
+"""What two plans of one run's folder differ in, told in lines that a person can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What two plan.json differ in, a line each: recipe keys first, then stages whose digest moved for another reason."""
+    lines = [f"{key}: {_show(a)} -> {_show(b)}" for key, a, b in _flat_diff(old.get("recipe", {}), new["recipe"]) if not _passed_over(key)]
+    lines += [f"{key}: {_show(old.get(key))} -> {_show(new[key])}" for key in ("limit",) if old.get(key) != new[key]]
+    lost = _lost_parts(old.get("parts", []), new["parts"]) if old.get("limit") == new["limit"] else []
+    before = {s["folder"]: s for s in old.get("steps", [])}
+    after = {s["folder"]: s for s in new["steps"]}
+    moved = [f for f, s in after.items() if f in before and before[f]["digest"] != s["digest"]]
+    if moved and not lines:
+        for folder in moved:
+            inner = _flat_diff(before[folder].get("settings", {}), after[folder]["settings"])
+            lines += [f"{folder}: {key}: {_show(a)} -> {_show(b)}" for key, a, b in inner]
+        lines = lines or [f"{', '.join(moved)}: made by other code or files than now"]
+    if not moved and before.keys() == after.keys() and not any(line.startswith("limit") for line in lines):
+        return lines + lost if lost else []  # else a change that no row depends on (train, evaluate, mix, a path's name)
+    return lines + lost or [f"stages: {', '.join(before)} -> {', '.join(after)}"]
+
+
+def _lost_parts(old: Sequence[str], new: Sequence[str]) -> list[str]:
+    """A source may grow at its end; one that lost parts (a disk that is not mounted?) or puts others before them is told, not followed."""
+    gone = sorted(set(old) - set(new))
+    if gone:
+        named = ", ".join(gone[:5]) + (", ..." if len(gone) > 5 else "")
+        return [f"source: {len(gone)} of {len(old)} parts are gone ({named}); --update drops what was made from them"]
+    if list(new[: len(old)]) != list(old):
+        return ["source: its parts stand in another order; with --update those that moved are made again"]
+    return []
+
+
+def _passed_over(key: str) -> bool:
+    return key.split(".")[0] in ("train", "evaluate", "name", "faults")
+
+
+def _flat_diff(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        out = []
+        for name in [*old, *(k for k in new if k not in old)]:
+            out += _flat_diff(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
+        return out
+    return [] if old == new else [(key, old, new)]
+
+
+def _show(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 80 else text[:77] + "..."
