@@ -93,7 +93,7 @@ class OldRows:
     def _read(self, path: Path, file: pq.ParquetFile, group: int) -> pa.Table:
         try:
             table = file.read_row_group(group, columns=self._schema.names)
-            for name in ADDED - set(table.column_names):
+            for name in ADDED & set(self._schema.names) - set(table.column_names):
                 table = table.append_column(name, pa.nulls(table.num_rows, self._schema.field(name).type))
             return table.select(self._schema.names).cast(self._schema)
         except (pa.ArrowException, OSError) as error:

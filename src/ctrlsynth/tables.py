@@ -11,7 +11,7 @@ import pyarrow as pa
 
 SCHEMA = 1
 
-ADDED = {"error"}
+ADDED = {"error", "chunks", "flagged"}
 """Columns that tables written before them lack: read as null."""
 
 _words = pa.list_(pa.string())
@@ -89,8 +89,10 @@ PAINT = pa.schema(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("clip_tokens", pa.int32()),
-        ("truncated", pa.bool_()),
+        ("truncated", pa.bool_()),  # a part of the prompt reached no text encoder; as CLIP cuts where the model does not say
         ("seed", pa.int64()),
+        ("chunks", pa.int32()),  # in how many pieces of 75 tokens a long prompt was read, where the model chunks; null elsewhere
+        ("flagged", pa.bool_()),  # the model's own safety checker; true: the row is dropped as `unsafe`. null: it has none
     ]
 )
 MATCH = pa.schema([*_common, ("matches", pa.list_(pa.int32())), ("concepts", _words)])

@@ -205,6 +205,15 @@ def _runs(text: str, start: int, stop: int, shortest: bool) -> Iterator[tuple[in
 
 def holds(text: str, phrase: str) -> bool:
     """Whether a text has a phrase as whole words, singular or plural, whatever its case."""
+    return next(places(text, phrase), None) is not None
+
+
+def places(text: str, phrase: str) -> Iterator[tuple[int, int]]:
+    """Where a text has a phrase, as `holds` finds it: first character and the one after the last; of several forms the longest."""
     low, name = text.lower(), phrase.lower()
-    forms = [form for form in {name, plural(name), singular(name)} if form in low]
-    return any(re.search(rf"(?<!\w){re.escape(form)}(?!\w)", low) is not None for form in forms)
+    if len(low) != len(text):  # a letter whose small form is two characters would move all that follows
+        low = "".join(small if len(small := c.lower()) == 1 else c for c in text)
+    forms = sorted((form for form in {name, plural(name), singular(name)} if form in low), key=lambda form: (-len(form), form))
+    if forms:
+        any_form = "|".join(map(re.escape, forms))
+        yield from (m.span() for m in re.finditer(rf"(?<!\w)(?:{any_form})(?!\w)", low))

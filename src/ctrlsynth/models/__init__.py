@@ -30,7 +30,10 @@ NAMES: dict[Role, dict[str, str]] = {
         "transformers": f"{_HERE}.llms.transformers:TransformersLLM",
         "vllm": f"{_HERE}.llms.vllm:VLLM",
     },
-    "text_to_image": {"scenes": f"{_HERE}.text_to_image.scenes:Scenes"},
+    "text_to_image": {
+        "scenes": f"{_HERE}.text_to_image.scenes:Scenes",
+        "diffusers": f"{_HERE}.text_to_image.diffusers:Diffusers",
+    },
     "safety": {"opennsfw": f"{_HERE}.judges.opennsfw:OpenNSFW"},
 }
 _CLASS_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")

@@ -100,17 +100,28 @@ class Prompt:
 @dataclass(frozen=True, slots=True)
 class Painting:
     """A text-to-image model's answer. `drawn`, `not_drawn`: phrases, where the model knows; `weights_unused`: weighted phrases
-    that the text lacks or the model cannot weigh. `error` set: the row has failed with it, and `image` is None."""
+    that the text lacks or the model cannot weigh. `error` set: the row has failed with it, and `image` is None.
+
+    flagged     the verdict of the model's own safety checker, None where it has none. A flagged image is not given out
+    tokens      CLIP tokens of the prompt by the model's own tokenizer, both special ones included; None: the caller counts
+    truncated   with `tokens`: whether a part of the prompt reaches no text encoder
+    chunks      in how many chunks the prompt was encoded, where the model was told to chunk long ones
+    """
 
     image: Image.Image | None
     drawn: tuple[str, ...] = ()
     not_drawn: tuple[str, ...] = ()
     weights_unused: tuple[str, ...] = ()
     error: str | None = None
+    flagged: bool | None = None
+    tokens: int | None = None
+    truncated: bool | None = None
+    chunks: int | None = None
 
 
 class TextToImageModel(Protocol):
-    """2c."""
+    """2c. A model that has no place for weights of tags or a negative prompt says so in `accepts(weights: bool, negative: bool)`, which
+    raises a `UserError` while the run is planned; without that method it takes both."""
 
     id: str
     digest: str

@@ -39,14 +39,17 @@ def reply_of(answer: Any) -> Reply | None:
     if not _text(answer.text):
         return replace(answer, text="") if answer.error else None
     counts = (answer.prompt_tokens, answer.completion_tokens)
-    return answer if all(c is None or (isinstance(c, int) and 0 <= c < 2**31) for c in counts) else None
+    return answer if all(c is None or _count(c) for c in counts) else None
 
 
 def painting_of(answer: Any) -> Painting | None:
-    """A painting whose image is one with pixels, or none, and whose lists hold text."""
+    """A painting whose image is one with pixels, or none, whose lists hold text and whose counts are whole numbers."""
     if not isinstance(answer, Painting) or not _text(answer.error, optional=True):
         return None
     if answer.image is not None and not (isinstance(answer.image, Image.Image) and min(answer.image.size) > 0):
+        return None
+    flags, counts = (answer.flagged, answer.truncated), (answer.tokens, answer.chunks)
+    if any(not isinstance(f, bool) for f in flags if f is not None) or not all(_count(c) for c in counts if c is not None):
         return None
     lists = [_phrases(names) for names in (answer.drawn, answer.not_drawn, answer.weights_unused)]
     if None in lists:
@@ -61,6 +64,10 @@ def unit(value: Any) -> float | None:
         return None
     number = float(value)
     return number if math.isfinite(number) else None
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and 0 <= value < 2**31
 
 
 def _phrases(values: Any) -> tuple[str, ...] | None:

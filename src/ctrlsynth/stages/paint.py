@@ -19,6 +19,9 @@ from ..tables import PAINT
 from . import Item, Upstream, ask, build, close_model, digest_of, key_of
 from .answers import BAD, painting_of
 
+UNSAFE = "unsafe"
+"""The ledger's word for an image that the model's own safety checker flagged. Such images are not kept: the checkers black them out."""
+
 
 class PaintStage:
     """Paints the texts of `parent` (a write folder, or `read`: the original captions), `variants` times each."""
@@ -76,6 +79,9 @@ class PaintStage:
             painting = painting_of(next(following)) if item.status == "ok" else None
             if painting is None and item.status == "ok":
                 item.status, item.reason = "failed", BAD
+            elif painting is not None and painting.flagged and not painting.error:
+                item.status, item.reason = "dropped", UNSAFE
+                painting = replace(painting, image=None)
             elif painting is not None and (painting.error or painting.image is None):
                 item.status, item.reason = "failed", painting.error or "no_output"
                 painting = replace(painting, image=None)
@@ -85,7 +91,7 @@ class PaintStage:
     def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
         prompts: list[Prompt] = [i.payload for i in items]
         images = [self._stored(i, a.image) if a is not None and a.image is not None else None for i, a in zip(items, answers, strict=True)]
-        tokens = [clip_tokens.count(p.text) for p in prompts]
+        counted = [_tokens(p, a) for p, a in zip(prompts, answers, strict=True)]
         columns: dict[str, list[Any]] = {
             "prompt": [p.text for p in prompts],
             "negative": [p.negative for p in prompts],
@@ -97,9 +103,11 @@ class PaintStage:
             "image": [{"bytes": i[0], "path": None} if i is not None else None for i in images],
             "width": [i[1] if i is not None else None for i in images],
             "height": [i[2] if i is not None else None for i in images],
-            "clip_tokens": tokens,
-            "truncated": [clip_tokens.truncated(n) for n in tokens],
+            "clip_tokens": [tokens for tokens, _ in counted],
+            "truncated": [cut for _, cut in counted],
             "seed": [p.seed for p in prompts],
+            "chunks": [a.chunks if a is not None else None for a in answers],
+            "flagged": [a.flagged if a is not None else None for a in answers],
         }
         return build(self.schema, items, columns, self.model_name, seconds)
 
@@ -131,3 +139,11 @@ def _unused(prompt: Prompt, painting: Painting | None) -> list[str] | None:
     if painting is None:
         return None
     return [w for w in prompt.weights if w in painting.weights_unused or not holds(prompt.text, w)]
+
+
+def _tokens(prompt: Prompt, painting: Painting | None) -> tuple[int, bool | None]:
+    """CLIP tokens of a prompt and whether it was cut: as the model says, else as CLIP does it."""
+    if painting is not None and painting.tokens is not None:
+        return painting.tokens, painting.truncated
+    tokens = clip_tokens.count(prompt.text)
+    return tokens, clip_tokens.truncated(tokens)
