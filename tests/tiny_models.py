@@ -38,9 +38,7 @@ def sd15(folder: Path, safety: float | None = None) -> Path:
         text_encoder=_clip_text(),
         tokenizer=clip_tokenizer(),
         unet=_unet(cross_attention_dim=32),
-        scheduler=DDIMScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False
-        ),
+        scheduler=DDIMScheduler(**_BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
         safety_checker=None if safety is None else _safety_checker(safety),
         feature_extractor=None if safety is None else _feature_extractor(),
         requires_safety_checker=safety is not None,
@@ -87,7 +85,7 @@ def sd3(folder: Path) -> Path:
         caption_projection_dim=32, joint_attention_dim=64, pooled_projection_dim=64,
     )  # fmt: skip
     pipe = StableDiffusion3Pipeline(
-        transformer=_heedful(transformer, "add_v_proj", 60),
+        transformer=_heedful(transformer, {"add_v_proj": 60, "add_k_proj": 10}),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=_vae(shift_factor=0.0609, scaling_factor=1.5305, use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=_clip_text(projection=True),
@@ -117,7 +115,7 @@ def flux(folder: Path) -> Path:
         tokenizer=clip_tokenizer(),
         text_encoder_2=_t5(32),
         tokenizer_2=t5_tokenizer(),
-        transformer=_heedful(transformer, "add_v_proj", 60),
+        transformer=_heedful(transformer, {"add_v_proj": 60, "norm_added_k": 10}),
     )
     return _saved(pipe, folder)
 
@@ -192,14 +190,15 @@ def _unet(**options: Any) -> Any:
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         **{"attention_head_dim": 4, **options},
     )  # fmt: skip
-    return _heedful(unet, "attn2")
+    return _heedful(unet, {"attn2": 4})
 
 
-def _heedful(network: Any, part: str, times: float = 4) -> Any:
+def _heedful(network: Any, louder: dict[str, float]) -> Any:
     """The network with what reads the text made louder: random weights hardly heed it, and a test wants to see that it does."""
     for name, weight in network.named_parameters():
-        if part in name and name.endswith("weight"):
-            weight.data.mul_(times)
+        for part, times in louder.items():
+            if part in name and name.endswith("weight"):
+                weight.data.mul_(times)
     return network
 
 

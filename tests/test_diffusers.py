@@ -1,0 +1,415 @@
+"""The diffusers backend on tiny real checkpoints: SD1.5, SDXL, SD3 and FLUX are loaded and run by diffusers itself, with random weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conformance import check_painter
+from ctrlsynth import clip_tokens, models
+from ctrlsynth.errors import ModelError, UserError
+from ctrlsynth.models.base import Painting, Prompt
+from ctrlsynth.models.text_to_image.diffusers_text import FAMILIES, TextReader, pieces
+
+Tiny = Callable[[str], Path]
+FAMILY = {"sd15": "sd", "sdxl": "sdxl", "sd3": "sd3", "flux": "flux"}
+LONG = "a red dog on a blue car. " * 12 + "a green tree near a house"
+LEVEL = 1
+"""By how many levels of 255 an image may differ from the same one painted in another batch."""
+
+
+@pytest.fixture(scope="module")
+def painter(tiny: Tiny) -> Callable[..., Any]:
+    """`painter("sd15", steps=3)`: a model with small settings, each set of options loaded once."""
+    made: dict[str, Any] = {}
+
+    def get(name: str, **options: Any) -> Any:
+        key = f"{name} {sorted(options.items())}"
+        if key not in made:
+            made[key] = build(tiny(name), **options)
+        return made[key]
+
+    return get
+
+
+def build(folder: Path, **options: Any) -> Any:
+    return models.load({"diffusers": str(folder), "steps": 2, "size": 64, "batch": 3, "device": "cpu", **options}, "text_to_image")
+
+
+def pixels(painting: Painting) -> Any:
+    assert painting.image is not None, painting.error
+    return np.asarray(painting.image, dtype=np.int16)
+
+
+def apart(a: Painting, b: Painting) -> int:
+    """The largest difference of two images, in levels."""
+    return int(np.abs(pixels(a) - pixels(b)).max())
+
+
+def paint(model: Any, text: str, **more: Any) -> Painting:
+    painting = model.generate([Prompt(text, **more)])[0]
+    assert isinstance(painting, Painting)
+    return painting
+
+
+def retrained(folder: Path, to: Path) -> Path:
+    """The same checkpoint with other weights in its denoiser, in files of the same size."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, to)
+    file = next(f for part in ("unet", "transformer") for f in (to / part).glob("*.safetensors"))
+    save_file({name: weight * 1.01 for name, weight in load_file(file).items()}, file)
+    return to
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_conformance(painter: Callable[..., Any], tiny: Tiny, tmp_path: Path, name: str) -> None:
+    check_painter(lambda: painter(name), lambda: build(retrained(tiny(name), tmp_path / "other")), tolerance=LEVEL)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_a_prompt_without_weights_is_encoded_as_the_pipeline_encodes_it(painter: Callable[..., Any], name: str) -> None:
+    """The pipeline's own `encode_prompt` is the oracle of what the weighing path makes of plain text, brackets and all."""
+    import torch
+
+    model = painter(name)
+    model.generate([Prompt("a dog")])
+    pipe, family = model._pipe, FAMILY[name]
+    reader = TextReader(pipe, family, False, "models")
+    for text in ("a red dog on a car", 'a (((dog)))++ and (cat)1.5, "ball".swap(red) -- a-b', "", LONG):
+        found = reader.encode([(text, 1.0)], "blue" if family != "flux" else None)
+        given: dict[str, Any] = {"prompt": [text], "device": "cpu", "num_images_per_prompt": 1}
+        if family != "flux":
+            given |= {"do_classifier_free_guidance": True, "negative_prompt": ["blue"]}
+        if family != "sd":
+            given["prompt_2"] = None
+        if family == "sd3":
+            given["prompt_3"] = None
+        with torch.no_grad():
+            wanted = pipe.encode_prompt(**given)
+        names = {
+            "sd": ["prompt_embeds", "negative_prompt_embeds"],
+            "flux": ["prompt_embeds", "pooled_prompt_embeds"],
+        }.get(family, ["prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds"])
+        for key, tensor in zip(names, wanted, strict=False):
+            torch.testing.assert_close(found[key], tensor, atol=1e-5, rtol=1e-5, msg=f"{key} of {text!r}")
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_weights_change_the_image_and_a_weight_of_one_does_not(painter: Callable[..., Any], name: str) -> None:
+    model, text = painter(name), "a red dog on a blue car"
+    plain = paint(model, text, seed=1)
+    assert apart(paint(model, text, seed=1, weights={"dog": 1.0}), plain) == 0
+    far = [apart(paint(model, text, seed=1, weights={"dog": factor}), plain) for factor in (1.1, 1.6, 3.0)]
+    assert 0 < far[0] < far[1] < far[2]
+    assert apart(paint(model, text, seed=1, weights={"dog": 0.4}), plain) > 0
+    lacking = paint(model, text, seed=1, weights={"cat": 2.0, "dogs": 1.0})
+    assert lacking.weights_unused == ("cat",)
+    assert apart(lacking, plain) <= LEVEL
+
+
+def test_a_weight_multiplies_what_the_tokens_add_to_an_empty_prompt(painter: Callable[..., Any]) -> None:
+    import torch
+
+    model = painter("sd15")
+    paint(model, "a dog")
+    reader, text = TextReader(model._pipe, "sd", False, "models"), "a small red dog, sitting"
+    parts, _ = pieces(text, {"red dog": 1.5})
+    one, empty, got = (reader.encode(p, None)["prompt_embeds"][0] for p in ([(text, 1.0)], [("", 1.0)], parts))
+    ids = clip_tokens.encode(text)
+    where = [ids.index(clip_tokens.encode(word)[1]) for word in ("red", "dog")]
+    for n in range(77):
+        wanted = empty[n] + 1.5 * (one[n] - empty[n]) if n in where else one[n]
+        torch.testing.assert_close(got[n], wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_a_caption_brings_no_syntax(painter: Callable[..., Any]) -> None:
+    """What compel's prompt language would weigh is text like any other: the same image as without the weighing path."""
+    model, text = painter("sd15"), "a (((dog)))++ on a (car)1.8"
+    literal = paint(model, text, seed=3)
+    weighed = paint(model, text, seed=3, weights={"tree": 2.0})
+    assert apart(weighed, literal) <= LEVEL
+    assert literal.tokens == weighed.tokens == clip_tokens.count(text)
+    assert apart(paint(model, "a dog on a car", seed=3), literal) > 10
+    ended = "a dog <|endoftext|> and a <|startoftext|> cat <|endoftext|>"
+    assert apart(paint(model, ended, seed=3, weights={"tree": 2.0}), paint(model, ended, seed=3)) <= LEVEL
+    for weights in ({"dog": 1.5}, {"dog": 0.5, "cat": 0.2}):
+        assert paint(model, ended, seed=3, weights=weights).image is not None
+
+
+def test_where_weights_apply() -> None:
+    words = [("a big ", 1.0), ("dog", 2.0), (" and ", 1.0), ("Dogs", 2.0), (", hotdog", 1.0)]
+    assert pieces("a big dog and Dogs, hotdog", {"dog": 2}) == (words, ())
+    assert pieces("a big dog", {"dog": 2, "big dog": 0.5}) == ([("a ", 1.0), ("big dog", 0.5)], ("dog",))
+    assert pieces("dog", {"dog": 1, "cat": 3}) == ([("dog", 1.0)], ("cat",))
+    assert pieces("dog dog", {"dog": 0}) == ([("dog", 0.0), ("dog", 0.0)], ())
+    assert pieces("", {}) == ([("", 1.0)], ())
+    assert pieces("İ dog", {"dog": 2})[0] == [("İ ", 1.0), ("dog", 2.0)]
+
+
+def test_a_long_prompt_is_cut_or_chunked(painter: Callable[..., Any]) -> None:
+    for name in ("sd15", "sdxl"):
+        cut, chunked = painter(name), painter(name, long_prompt="chunk")
+        other = LONG.replace("green tree", "red ball")
+        assert apart(paint(cut, LONG), paint(cut, other)) == 0
+        assert apart(paint(chunked, LONG), paint(chunked, other)) > LEVEL
+        a, b = paint(cut, LONG), paint(chunked, LONG)
+        assert (a.tokens, a.truncated, a.chunks) == (clip_tokens.count(LONG), True, None)
+        assert (b.tokens, b.truncated, b.chunks) == (clip_tokens.count(LONG), False, 2)
+        short = paint(chunked, "a red dog")
+        assert (short.tokens, short.truncated, short.chunks) == (5, False, 1)
+        assert apart(short, paint(cut, "a red dog")) <= LEVEL
+
+
+def test_chunks_and_negatives_of_any_length_share_no_batch(painter: Callable[..., Any]) -> None:
+    model = painter("sdxl", long_prompt="chunk")
+    prompts = [
+        Prompt("a dog", seed=1),
+        Prompt(LONG, seed=2),
+        Prompt("a cat", negative=LONG, seed=3),
+        Prompt(LONG * 2, negative="red", seed=4, weights={"green tree": 1.5, "dog": 0.5}),
+        Prompt("a cat", negative="blue", seed=5),
+    ]
+    together = model.generate(prompts)
+    for prompt, painting in zip(prompts, together, strict=True):
+        assert apart(painting, model.generate([prompt])[0]) <= LEVEL
+    assert [p.chunks for p in together] == [1, 2, 1, 4, 1]
+
+
+def test_t5_reads_further_than_clip(painter: Callable[..., Any]) -> None:
+    words = "dog " * 120
+    for name, limit in (("sd3", 256), ("flux", 512)):
+        model = painter(name)
+        short, long, longest = (paint(model, text) for text in ("a dog", words, "dog " * (limit + 1)))
+        assert (short.tokens, short.truncated) == (4, False)
+        assert (long.tokens, long.truncated, long.chunks) == (122, False, None)
+        assert longest.truncated
+        assert paint(model, "dog " * (limit - 1)).truncated is False
+
+
+class Cramped:
+    """A pipeline in whose memory at most `most` images fit; notes how many each call had. Provokes the fault, paints with the real one."""
+
+    def __init__(self, pipe: Any, most: int) -> None:
+        self._pipe, self.most, self.seen = pipe, most, list[int]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pipe, name)
+
+    def __call__(self, generator: Sequence[Any], **more: Any) -> Any:
+        import torch
+
+        self.seen.append(len(generator))
+        if len(generator) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return self._pipe(generator=generator, **more)
+
+
+def test_a_batch_shrinks_when_memory_runs_out_and_grows_again(tiny: Tiny) -> None:
+    model = build(tiny("sd15"), batch=8, steps=1)
+    prompts = [Prompt(f"a dog {n}", seed=n) for n in range(20)]
+    roomy = model.generate(prompts)
+    model._pipe = cramped = Cramped(model._pipe, 2)
+    tight = model.generate(prompts)
+    assert cramped.seen == [8, 4, *[2] * 8, 4, 2, 2]
+    assert max(apart(a, b) for a, b in zip(roomy, tight, strict=True)) <= LEVEL
+    cramped.most, cramped.seen = 99, []
+    model.generate(prompts * 10)
+    assert cramped.seen[:15] == [2] * 14 + [4]
+    assert max(cramped.seen) == 8
+    cramped.most, cramped.seen = 0, []
+    assert [p.error for p in model.generate(prompts[:3])] == ["out_of_memory"] * 3
+
+
+def test_another_fault_passes_and_names_itself(tiny: Tiny) -> None:
+    model = build(tiny("sd15"))
+    paint(model, "a dog")
+
+    class Dead(Cramped):
+        def __call__(self, generator: Sequence[Any], **more: Any) -> Any:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+    model._pipe = Dead(model._pipe, 1)
+    with pytest.raises(ModelError) as caught:
+        paint(model, "a dog")
+    assert caught.value.reason == "engine_died"
+
+
+def test_the_safety_checkers_verdict(tiny: Tiny) -> None:
+    safe, flags = build(tiny("sd15-safe")), build(tiny("sd15-flags"))
+    assert paint(safe, "a dog").flagged is False
+    black = paint(flags, "a dog")
+    assert (black.flagged, black.image, black.error) == (True, None, None)
+    unchecked = build(tiny("sd15-flags"), safety=False)
+    assert paint(unchecked, "a dog").flagged is None
+    assert apart(paint(unchecked, "a dog"), paint(safe, "a dog")) == 0
+    assert unchecked.digest != flags.digest
+
+
+def test_schedulers_by_name(tiny: Tiny) -> None:
+    names = {"ddim": "DDIMScheduler", "dpm++": "DPMSolverMultistepScheduler", "Euler a": "EulerAncestralDiscreteScheduler"}
+    made = {name: build(tiny("sd15"), scheduler=name, steps=3) for name in [*names, "EulerDiscreteScheduler"]}
+    images = {name: paint(model, "a dog", seed=5) for name, model in made.items()}
+    for name, cls in names.items():
+        assert type(made[name]._pipe.scheduler).__name__ == cls
+        assert paint(made[name], "a dog", seed=5).image == images[name].image
+    assert apart(images["ddim"], images["dpm++"]) > LEVEL
+    noisy = made["Euler a"].generate([Prompt("a cat", seed=9), Prompt("a dog", seed=5)])
+    assert apart(noisy[1], images["Euler a"]) <= LEVEL
+    with pytest.raises(UserError, match=r"unknown scheduler 'dimm'; did you mean 'ddim'|unknown scheduler 'dimm'; did you mean"):
+        build(tiny("sd15"), scheduler="dimm").check()
+    with pytest.raises(UserError, match="unknown scheduler 'ddim'"):
+        build(tiny("flux"), scheduler="ddim").check()
+    build(tiny("sd15"), scheduler="ddim").check()
+
+
+def test_adapters_change_the_image_and_the_digest(tiny: Tiny, tmp_path: Path) -> None:
+    from tiny_models import lora
+
+    folder = lora(tmp_path / "lora", tiny("sd15"))
+    plain, adapted = build(tiny("sd15")), build(tiny("sd15"), adapters=[str(folder)])
+    assert plain.digest != adapted.digest
+    a, b = paint(plain, "a dog"), paint(adapted, "a dog")
+    assert apart(a, b) > LEVEL
+    assert not any("lora" in name for name, _ in adapted._pipe.unet.named_parameters())
+    one_file = build(tiny("sd15"), adapters=str(next(folder.glob("*.safetensors"))))
+    assert apart(paint(one_file, "a dog"), b) == 0
+    with pytest.raises(UserError, match=r"adapters: .*vae is no LoRA for StableDiffusionPipeline"):
+        paint(build(tiny("sd15"), adapters=[str(tiny("sd15") / "vae")]), "a dog")
+
+
+def test_precision_and_its_files(tiny: Tiny, tmp_path: Path) -> None:
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(tiny("sd15"), dtype=torch.float16, local_files_only=True)
+    pipe.save_pretrained(tmp_path / "half", variant="fp16")
+    assert list((tmp_path / "half" / "unet").glob("*.fp16.safetensors"))
+    half, brain = build(tmp_path / "half"), build(tiny("sd15"), dtype="bfloat16")
+    a, b, c = (paint(model, "a dog") for model in (half, brain, build(tiny("sd15"))))
+    assert (half._pipe.unet.dtype, brain._pipe.unet.dtype) == (torch.float16, torch.bfloat16)
+    assert 0 < apart(a, c) < 40
+    assert 0 < apart(b, c) < 120
+    weighed = paint(brain, "a dog", weights={"dog": 2.0})
+    assert apart(weighed, b) > LEVEL
+
+
+def test_what_belongs_to_the_digest(tiny: Tiny) -> None:
+    folder = tiny("sd15")
+    same: list[dict[str, Any]] = [{}, {"batch": 7}, {"vae_slicing": True}, {"compile": True}, {"offload": "model"}]
+    other: list[dict[str, Any]] = [
+        {"steps": 3}, {"guidance": 2.0}, {"scheduler": "ddim"}, {"size": [64, 72]}, {"long_prompt": "chunk"}, {"dtype": "float16"},
+        {"safety": False},
+    ]  # fmt: skip
+    assert len({build(folder, **options).digest for options in same}) == 1
+    assert len({build(folder, **options).digest for options in [{}, *other]}) == 1 + len(other)
+    assert build(folder).id == "diffusers:sd15"
+    assert build(folder).content_digest() == build(folder).content_digest()
+
+
+def test_memory_savers_are_calls_of_the_pipeline(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No GPU here: what is asked of diffusers is seen, its effect is not."""
+    from ctrlsynth.models.text_to_image import diffusers_load
+
+    class Pipe:
+        def __init__(self) -> None:
+            self.asked: list[Any] = []
+            self.vae = self
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *values, **named: self.asked.append((name, *values, *named.values()))
+
+    wanted = {"model": "enable_model_cpu_offload", "sequential": "enable_sequential_cpu_offload", None: "to"}
+    for offload, call in wanted.items():
+        pipe = Pipe()
+        diffusers_load.save_memory(pipe, "cuda:1", offload, vae_slicing=True)
+        assert pipe.asked == [(call, "cuda:1"), ("enable_slicing",)]
+    with pytest.raises(UserError, match="offload: there is no GPU"):
+        build(tiny("sd15"), offload="model").check()
+    with pytest.raises(UserError, match="offload: model moves weights between a GPU and main memory"):
+        paint(build(tiny("sd15"), offload="model"), "a dog")
+    assert diffusers_load.quantization_call("int8", None) == ("bitsandbytes_8bit", {"load_in_8bit": True})
+    assert diffusers_load.quantization_call("int4", "x")[1]["bnb_4bit_compute_dtype"] == "x"
+    with pytest.raises(UserError, match="quantization: int8 needs the package bitsandbytes"):
+        build(tiny("sd15"), quantization="int8")
+    compiled = build(tiny("sd15"), compile=True, vae_slicing=True)
+    compiled._load()
+    assert compiled._pipe.unet._compiled_call_impl is not None
+    assert compiled._pipe.vae.use_slicing
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"step": 3}, "unknown option 'step'; did you mean 'steps'"),
+        ({"steps": 0}, r"text_to_image\.steps: a whole number from 1, not 0"),
+        ({"batch": True}, "batch: a whole number"),
+        ({"guidance": "7"}, "guidance: a number from 0 to 100"),
+        ({"size": 65}, "size: one edge or .*multiples of 8, not 65"),
+        ({"size": [64]}, "size: one edge or"),
+        ({"long_prompt": "chunks"}, "unknown long_prompt 'chunks'; did you mean 'chunk'"),
+        ({"offload": "modle"}, "unknown offload 'modle'; did you mean 'model'"),
+        ({"dtype": "fp16"}, "unknown dtype 'fp16'"),
+    ],
+)
+def test_wrong_options_are_told_in_one_line(tiny: Tiny, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        build(tiny("sd15"), **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_pipeline_has_no_place_for_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="FluxPipeline takes no chunks"):
+        build(tiny("flux"), long_prompt="chunk")
+    with pytest.raises(UserError, match=r"FluxPipeline takes no negative prompt as it is; leave image_policy\.negative out"):
+        build(tiny("flux")).accepts(weights=True, negative=True)
+    with pytest.raises(UserError, match=r"takes no negative prompt with guidance 0\.0"):
+        build(tiny("sdxl"), guidance=0.0).accepts(weights=True, negative=True)
+    build(tiny("sd3")).accepts(weights=True, negative=True)
+    assert paint(build(tiny("flux")), "a dog", negative="a cat").error == "negative_unsupported"
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "PixArtAlphaPipeline"}))
+    pixart = build(tmp_path)
+    with pytest.raises(UserError, match=r"models\.text_to_image: PixArtAlphaPipeline cannot weigh tags; leave image_policy\.weights out"):
+        pixart.accepts(weights=True, negative=True)
+    pixart.accepts(weights=False, negative=True)
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "AudioLDMPipeline"}))
+    with pytest.raises(UserError, match="AudioLDMPipeline of diffusers paints no images from text"):
+        build(tmp_path).check()
+    (tmp_path / "model_index.json").write_text("{")
+    with pytest.raises(UserError, match=r"is no diffusers pipeline: .*model_index.json is absent or damaged"):
+        build(tmp_path)
+
+
+def test_preflight_names_what_is_missing(tiny: Tiny, tmp_path: Path) -> None:
+    build(tiny("sd3")).check()
+    shutil.copytree(tiny("sd15"), tmp_path / "cut")
+    for file in (tmp_path / "cut" / "unet").glob("*.safetensors"):
+        file.unlink()
+    with pytest.raises(UserError, match=r"has no weights in unet; fetch the whole model again"):
+        build(tmp_path / "cut").check()
+    shutil.rmtree(tmp_path / "cut" / "tokenizer")
+    with pytest.raises(UserError, match=r"cut lacks its tokenizer"):
+        build(tmp_path / "cut").check()
+    with pytest.raises(UserError, match=r"cannot be loaded as StableDiffusionPipeline"):
+        paint(build(tmp_path / "cut"), "a dog")
+
+
+def test_sizes(painter: Callable[..., Any]) -> None:
+    model = painter("sd15")
+    prompts = [Prompt("a dog", seed=1), Prompt("a dog", seed=1, size=(72, 64)), Prompt("a dog", size=(65, 64)), Prompt("a dog", seed=1)]
+    made = model.generate(prompts)
+    assert [p.image.size if p.image else p.error for p in made] == [(64, 64), (72, 64), "bad_size", (64, 64)]
+    assert apart(made[0], made[3]) <= LEVEL
+
+
+def test_every_known_family_is_a_pipeline_of_diffusers(tiny: Tiny) -> None:
+    import diffusers
+
+    assert all(hasattr(diffusers, name) for name in FAMILIES)
+    assert sorted(build(tiny(name)).family for name in FAMILY) == sorted(FAMILIES.values())
