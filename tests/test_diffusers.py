@@ -179,7 +179,7 @@ def test_chunks_and_negatives_of_any_length_share_no_batch(painter: Callable[...
     together = model.generate(prompts)
     for prompt, painting in zip(prompts, together, strict=True):
         assert apart(painting, model.generate([prompt])[0]) <= LEVEL
-    assert [p.chunks for p in together] == [1, 2, 1, 4, 1]
+    assert [p.chunks for p in together] == [1, 2, 1, 3, 1]
 
 
 def test_t5_reads_further_than_clip(painter: Callable[..., Any]) -> None:
@@ -212,7 +212,7 @@ class Cramped:
 
 
 def test_a_batch_shrinks_when_memory_runs_out_and_grows_again(tiny: Tiny) -> None:
-    model = build(tiny("sd15"), batch=8, steps=1)
+    model = build(tiny("sd15"), batch=8, steps=1, size=16)
     prompts = [Prompt(f"a dog {n}", seed=n) for n in range(20)]
     roomy = model.generate(prompts)
     model._pipe = cramped = Cramped(model._pipe, 2)
@@ -220,7 +220,7 @@ def test_a_batch_shrinks_when_memory_runs_out_and_grows_again(tiny: Tiny) -> Non
     assert cramped.seen == [8, 4, *[2] * 8, 4, 2, 2]
     assert max(apart(a, b) for a, b in zip(roomy, tight, strict=True)) <= LEVEL
     cramped.most, cramped.seen = 99, []
-    model.generate(prompts * 10)
+    model.generate(prompts * 6)
     assert cramped.seen[:15] == [2] * 14 + [4]
     assert max(cramped.seen) == 8
     cramped.most, cramped.seen = 0, []
@@ -262,29 +262,29 @@ def test_schedulers_by_name(tiny: Tiny) -> None:
     assert apart(images["ddim"], images["dpm++"]) > LEVEL
     noisy = made["Euler a"].generate([Prompt("a cat", seed=9), Prompt("a dog", seed=5)])
     assert apart(noisy[1], images["Euler a"]) <= LEVEL
-    with pytest.raises(UserError, match=r"unknown scheduler 'dimm'; did you mean 'ddim'|unknown scheduler 'dimm'; did you mean"):
-        build(tiny("sd15"), scheduler="dimm").check()
+    with pytest.raises(UserError, match="unknown scheduler 'euller'; did you mean 'euler'"):
+        build(tiny("sd15"), scheduler="euller").check()
     with pytest.raises(UserError, match="unknown scheduler 'ddim'"):
         build(tiny("flux"), scheduler="ddim").check()
     build(tiny("sd15"), scheduler="ddim").check()
 
 
-def test_adapters_change_the_image_and_the_digest(tiny: Tiny, tmp_path: Path) -> None:
+def test_adapters_change_the_image_and_the_digest(painter: Callable[..., Any], tiny: Tiny, tmp_path: Path) -> None:
     from tiny_models import lora
 
     folder = lora(tmp_path / "lora", tiny("sd15"))
-    plain, adapted = build(tiny("sd15")), build(tiny("sd15"), adapters=[str(folder)])
+    plain, adapted = painter("sd15"), build(tiny("sd15"), adapters=[str(folder)])
     assert plain.digest != adapted.digest
     a, b = paint(plain, "a dog"), paint(adapted, "a dog")
     assert apart(a, b) > LEVEL
     assert not any("lora" in name for name, _ in adapted._pipe.unet.named_parameters())
-    one_file = build(tiny("sd15"), adapters=str(next(folder.glob("*.safetensors"))))
+    one_file: Any = build(tiny("sd15"), adapters=str(next(folder.glob("*.safetensors"))))
     assert apart(paint(one_file, "a dog"), b) == 0
     with pytest.raises(UserError, match=r"adapters: .*vae is no LoRA for StableDiffusionPipeline"):
         paint(build(tiny("sd15"), adapters=[str(tiny("sd15") / "vae")]), "a dog")
 
 
-def test_precision_and_its_files(tiny: Tiny, tmp_path: Path) -> None:
+def test_precision_and_its_files(painter: Callable[..., Any], tiny: Tiny, tmp_path: Path) -> None:
     import torch
     from diffusers import StableDiffusionPipeline
 
@@ -292,7 +292,7 @@ def test_precision_and_its_files(tiny: Tiny, tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path / "half", variant="fp16")
     assert list((tmp_path / "half" / "unet").glob("*.fp16.safetensors"))
     half, brain = build(tmp_path / "half"), build(tiny("sd15"), dtype="bfloat16")
-    a, b, c = (paint(model, "a dog") for model in (half, brain, build(tiny("sd15"))))
+    a, b, c = (paint(model, "a dog") for model in (half, brain, painter("sd15")))
     assert (half._pipe.unet.dtype, brain._pipe.unet.dtype) == (torch.float16, torch.bfloat16)
     assert 0 < apart(a, c) < 40
     assert 0 < apart(b, c) < 120

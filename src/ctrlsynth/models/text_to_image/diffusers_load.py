@@ -83,7 +83,8 @@ def scheduler_class(index: Mapping[str, Any], name: str, where: str) -> Any:
     for known, cls in fitting.items():
         if _plain(known) == wanted:
             return cls
-    raise unknown("scheduler", name, [*fitting, *(short for short, known in _SHORT.items() if known in fitting)], where)
+    short = {short for short, known in _SHORT.items() if known in fitting}
+    raise unknown("scheduler", name, short | {_plain(known) for known in fitting if known not in _SHORT.values()}, where)
 
 
 def _plain(name: str) -> str:
