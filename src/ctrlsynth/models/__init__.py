@@ -33,6 +33,7 @@ NAMES: dict[Role, dict[str, str]] = {
     "text_to_image": {
         "scenes": f"{_HERE}.text_to_image.scenes:Scenes",
         "diffusers": f"{_HERE}.text_to_image.diffusers:Diffusers",
+        "openai": f"{_HERE}.text_to_image.image_server:ImageServer",
     },
     "safety": {"opennsfw": f"{_HERE}.judges.opennsfw:OpenNSFW"},
 }
