@@ -122,8 +122,8 @@ def draw(painter: Scenes, text: str, seed: int) -> bytes:
 
 
 def names_of(most: int, *folders: Path | None) -> list[str]:
-    """Things that every vendor draws: single words in the singular, no people (their drawings differ in number between vendors). The draw of
-    `most` of them does not hang on the seed of the scenes, so all seeds speak of the same things."""
+    """Things that every vendor draws: single words in the singular, no people (their drawings differ in number between vendors).
+    Which `most` of them does not hang on the seed of the scenes, so all seeds speak of the same things."""
     shared = set.intersection(*(set(drawings_of(f)) for f in folders))
     names = sorted(n for n in shared if n.isalpha() and n not in PEOPLE and singular(n) == n)
     return sorted(random.Random("things").sample(names, min(most, len(names))))
