@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ctrlsynth.errors import UserError
-from ctrlsynth.evaluate import layout, long_tail, retrieval
+from ctrlsynth.evaluate import layout, retrieval
 from ctrlsynth.evaluate.compare import compare, load_runs, show
 from ctrlsynth.evaluate.encode import class_weights
 from ctrlsynth.evaluate.results import read_result
@@ -248,15 +248,6 @@ def test_sets_without_captions_without_files_and_folders_that_are_none(tmp_path:
     pairs_set(tmp_path / "sugarcrepe", {"add_att": [("red", "red", "blue")]})
     with pytest.raises(UserError, match="seven json files, missing: add_obj"):
         evaluate_all(ColourClip(), tmp_path, tmp_path / "out", ["sugarcrepe"])
-
-
-def test_split_files_with_wrong_lines_name_the_line(tmp_path: Path) -> None:
-    path = tmp_path / "train.txt"
-    path.write_text("a b.jpg 0\nc.jpg 7\n")
-    with pytest.raises(UserError, match=r"train\.txt:2: expected 'path label' with a label of 0\.\.2, found 'c\.jpg 7'"):
-        long_tail.read_split(path, 3)
-    path.write_text("a b.jpg 0\n\n")
-    assert long_tail.read_split(path, 3) == [("a b.jpg", 0)]
 
 
 def _runs(tmp_path: Path, templates: dict[str, str]) -> list[Path]:

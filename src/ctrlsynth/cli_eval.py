@@ -51,7 +51,7 @@ def evaluate(
     ] = "folder",
     extra: Annotated[
         Path | None,
-        typer.Option("--extra", help="long tail: a split file of synthetic images to train on as well", metavar="FILE"),
+        typer.Option("--extra", help="long tail: synthetic images, a split file or an imagefolder export", metavar="PATH"),
     ] = None,
     head: Annotated[Head, typer.Option("--head", help="long tail: cosine (starts from text features) or plain")] = Head.cosine,
     loss: Annotated[Loss, typer.Option("--loss", help="long tail: cross-entropy or logit-adjusted")] = Loss.cross_entropy,

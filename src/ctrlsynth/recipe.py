@@ -25,8 +25,22 @@ class Block(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+SOURCES = ("folder", "webdataset", "parquet", "hf", "text", "concepts", "long_tail")
+
+
+class LongTail(Block):
+    """The classes of a long-tailed split that lack images (section 4.3, A.2): head over 100 images, medium 20..100, tail under 20."""
+
+    split: Path = Field(description="lines `path label`, as ImageNet-LT and Places-LT publish them")
+    images: Path = Field(description="the folder that the paths start from")
+    classnames: Path = Field(description="the classes' names, one a line; they are the captions")
+    groups: list[Literal["head", "medium", "tail"]] = Field(default_factory=lambda: ["tail"], description="which classes")
+    per: Literal["class", "image"] = Field("image", description="what the multiplier counts")
+    multiplier: int = Field(7, ge=1, description="rows for each image, or for each class")
+
+
 class Source(Block):
-    """Where the pairs come from (1a, 1b): exactly one of the first six."""
+    """Where the pairs come from (1a, 1b): exactly one of the first seven."""
 
     folder: Path | None = Field(None, description="a folder of images, searched in depth")
     webdataset: str | list[str] | None = Field(None, description="tar files: a path, a glob, a brace range, or a list of them")
@@ -34,6 +48,7 @@ class Source(Block):
     hf: Path | None = Field(None, description="a Hugging Face data set saved with save_to_disk")
     text: str | list[str] | None = Field(None, description="captions only: txt, csv, tsv, jsonl (also .gz)")
     concepts: Path | None = Field(None, description="a concept bank, one a line (SynthCLIP's route)")
+    long_tail: LongTail | None = Field(None, description="the classes of a long-tailed split that lack images")
     captions: Path | None = Field(
         None, description="folder only: csv, tsv or jsonl with file names and captions; without it .txt beside the image"
     )
@@ -45,11 +60,9 @@ class Source(Block):
 
     @model_validator(mode="after")
     def _one(self) -> Source:
-        given = [k for k in ("folder", "webdataset", "parquet", "hf", "text", "concepts") if getattr(self, k) is not None]
+        given = [k for k in SOURCES if getattr(self, k) is not None]
         if len(given) != 1:
-            raise ValueError(
-                f"source takes exactly one of folder, webdataset, parquet, hf, text, concepts; given: {', '.join(given) or 'none'}"
-            )
+            raise ValueError(f"source takes exactly one of {', '.join(SOURCES)}; given: {', '.join(given) or 'none'}")
         if self.captions is not None and self.folder is None:
             raise ValueError("source.captions goes with source.folder only")
         return self

@@ -9,6 +9,7 @@ from ..errors import UserError
 from ..recipe import Source
 from .columnar import ImageReader
 from .folder import FolderSource
+from .long_tail import LongTailSource
 from .records import SUFFIXES
 from .rows import OpenSource, SourcePart, SourceRow, expand
 from .tabular import TableSource, hf_files
@@ -49,6 +50,8 @@ def open_source(source: Source, base: Path, limit: int | None = None) -> OpenSou
             limit=limit,
             what="arrow" if source.hf is not None else "parquet",
         )
+    if source.long_tail is not None:
+        return LongTailSource(source.long_tail, base, part_rows=rows, licence=licence, limit=limit)
     what = "captions" if source.text is not None else "concepts"
     given = source.text if source.text is not None else str(source.concepts)
     files = expand(given, base, SUFFIXES, "text" if source.text is not None else "concepts")

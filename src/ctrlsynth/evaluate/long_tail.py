@@ -8,6 +8,7 @@ Features are encoded once, from the centre crop; METHODS section 1 has the head'
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ..data.long_tail import HEAD_OVER, TAIL_UNDER, read_split
 from ..errors import UserError
 from . import layout
 from .encode import Array, Encoder, class_weights, encode_images
@@ -26,7 +28,6 @@ from .results import Score, Scores
 from .tasks import Task
 
 SCALE = 25.0
-HEAD_OVER, TAIL_UNDER = 100, 20
 GROUPS = ("head", "medium", "tail")
 
 
@@ -49,7 +50,7 @@ def evaluate(
     model: Encoder, folder: Path, task: Task, extra: Path | None = None, settings: HeadSettings | None = None,
     tick: Callable[[int], None] | None = None,
 ) -> Scores:  # fmt: skip
-    """acc1 and the accuracy of head, medium and tail. `extra`: a split file of synthetic images (paths from its own folder); the head is
+    """acc1 and the accuracy of head, medium and tail. `extra`: synthetic images (`read_extra`); the head is
     then trained for the number of iterations that the original split alone gives."""
     how = settings or HeadSettings()
     names = layout.classnames(folder, task.classes)
@@ -58,13 +59,13 @@ def evaluate(
     train, test = (_encode(model, _root(folder), lists[split], tick) for split in ("train", "test"))
     iterations = how.epochs * math.ceil(len(train.labels) / how.batch)
     if extra is not None:
-        train = train + _encode(model, extra.parent, read_split(extra, len(names)), tick)
+        train = train + _encode(model, *read_extra(extra, len(names)), tick)
     first = class_weights(model, names, ["a photo of a {c}."]) if how.head == "cosine" else None
     logits = train_head(train, test.features, len(names), iterations, how, first)
     protocol = {
         "kind": "long-tail", "metric": "acc1", "head": how.head, "loss": how.loss, "iterations": iterations, "seed": how.seed,
     }  # fmt: skip
-    files = [folder / "classnames.txt", folder / "train.txt", folder / "test.txt", *([extra] if extra else [])]
+    files = [folder / "classnames.txt", folder / "train.txt", folder / "test.txt", *([extra_file(extra)] if extra else [])]
     notes = (f"trained on {len(train.labels)} images, {len(lists['train'])} of them from train.txt",)
     return Scores(group_scores(logits, test.labels, counts), protocol, len(test.labels), layout.digest(files), len(names), notes)
 
@@ -86,23 +87,31 @@ def group_scores(logits: Array, labels: Ints, counts: Ints) -> dict[str, Score]:
     return out
 
 
-def read_split(path: Path, classes: int) -> list[tuple[str, int]]:
-    """(path, label) of every line `path label`; the path may hold spaces."""
+def read_extra(path: Path, classes: int) -> tuple[Path, list[tuple[str, int]]]:
+    """Synthetic images with labels: a split file (paths from its folder), or what `ctrlsynth export --format imagefolder` made of a run
+    whose source was a long-tailed split. -> (folder, rows)."""
+    if not path.is_dir():
+        return path.parent, read_split(path, classes)
+    table = path / "metadata.jsonl"
+    rows = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: expected lines 'path label'; cannot read it ({error})") from error
-    out = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        name, _, label = line.strip().rpartition(" ")
-        if not name or not label.isdigit() or int(label) >= classes:
-            raise UserError(f"{path}:{number}: expected 'path label' with a label of 0..{classes - 1}, found {line[:80]!r}")
-        out.append((name, int(label)))
-    if not out:
-        raise UserError(f"{path}: names no image")
-    return out
+        for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
+            row = json.loads(line)
+            label = json.loads(row["source"])["label"]
+            if not isinstance(label, int) or not 0 <= label < classes:
+                raise UserError(f"{table}:{number}: expected a label of 0..{classes - 1}, found {label!r}")
+            rows.append((row["file_name"], label))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise UserError(f"{table}: expected an imagefolder export whose source gives labels ({told})") from error
+    if not rows:
+        raise UserError(f"{table}: names no image")
+    return path, rows
+
+
+def extra_file(path: Path) -> Path:
+    """The file whose digest stands for the extra images."""
+    return path / "metadata.jsonl" if path.is_dir() else path
 
 
 def _root(folder: Path) -> Path:

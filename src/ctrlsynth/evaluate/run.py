@@ -104,7 +104,9 @@ def data_digest(task: Task, folder: Path, extra: Path | None = None) -> str:
     if task.kind == "pairs":
         return layout.digest(pairs.files_of(folder, task))
     if task.kind == "long-tail":
-        return layout.digest([folder / n for n in ("classnames.txt", "train.txt", "test.txt")] + ([extra] if extra else []))
+        return layout.digest(
+            [folder / n for n in ("classnames.txt", "train.txt", "test.txt")] + ([long_tail.extra_file(extra)] if extra else [])
+        )
     splits = ["test"] if task.kind == "zero-shot" else ["train", "test"]
     if task.kind == "linear-probe" and (folder / "val").is_dir():
         splits.insert(1, "val")

@@ -1,0 +1,118 @@
+"""A long-tailed split file (lines `path label`) as a source: the images of the classes that lack them, repeated until a multiplier is met.
+
+CtrlSynth, section 4.3 and A.2: ImageNet-LT and Places-LT. The groups are counted on this very file and never again: head over 100 images,
+medium 20..100, tail under 20. The paper's "7 per tail class" fits its totals only as 7 per image of all classes up to 100 images (METHODS,
+section 1), so `groups`, `per` and `multiplier` are settings.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError
+from ..recipe import LongTail
+from .rows import MAX_PARTS, SourcePart, SourceRow, examine_file, file_digest, file_facts, fingerprint, locate, range_name, safe_key
+
+HEAD_OVER, TAIL_UNDER = 100, 20
+
+
+def group_of(images: int) -> str:
+    """The papers' group of a class with that many images."""
+    return "head" if images > HEAD_OVER else "medium" if images >= TAIL_UNDER else "tail"
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    path: str
+    label: int
+    copy: int
+
+
+class LongTailSource:
+    """Rows in the split's order, copies of an image together. The caption is the class's name; metadata: label, group, copy."""
+
+    has_images = True
+
+    def __init__(self, settings: LongTail, base: Path, *, part_rows: int, licence: str | None, limit: int | None) -> None:
+        self.licence, self._settings = licence, settings
+        self._split, self._root, self._names = (
+            Path(os.path.normpath(base / p.expanduser())) for p in (settings.split, settings.images, settings.classnames)
+        )
+        self.names = _lines(self._names)
+        rows = read_split(self._split, len(self.names))
+        self.counts = Counter(label for _, label in rows)
+        wanted = [(p, label) for p, label in rows if group_of(self.counts[label]) in settings.groups]
+        if not wanted:
+            raise UserError(f"source.long_tail: no class of {self._split} is {' or '.join(settings.groups)}")
+        self._rows = _copies(wanted, self.counts, settings)[:limit]
+        size = max(part_rows, -(-len(self._rows) // MAX_PARTS))
+        facts = (*file_facts(str(self._split)), *file_facts(str(self._names)), str(self._root), settings.model_dump_json(), size)
+        starts = range(0, len(self._rows), size)
+        self._parts = [
+            SourcePart(n, range_name(n), fingerprint(*facts, start), start, min(size, len(self._rows) - start))
+            for n, start in enumerate(starts)
+        ]
+
+    def parts(self) -> list[SourcePart]:
+        """Ranges of rows."""
+        return self._parts
+
+    def rows(self, part: SourcePart) -> Iterator[SourceRow]:
+        """The rows of a part; an image that is missing or broken is a row with its reason."""
+        for row in self._rows[part.locator : part.locator + (part.rows or 0)]:
+            meta = {"label": row.label, "group": group_of(self.counts[row.label]), "copy": row.copy}
+            made = SourceRow(safe_key(f"{row.path}#{row.copy}"), self.names[row.label], meta)
+            path, reason = locate(str(self._root), row.path)
+            yield made.fail(reason or "missing_file") if path is None else examine_file(made, path)
+
+    def describe(self) -> str:
+        """For `plan`: what was chosen and how often."""
+        chosen = {r.label for r in self._rows}
+        groups = ", ".join(self._settings.groups)
+        per = f"{self._settings.multiplier} per {self._settings.per}"
+        return f"{len(self._rows):,} rows of {len(chosen):,} classes ({groups}; {per}) in {self._split}"
+
+    def verify_fingerprint(self, part: SourcePart) -> str:
+        """Over the content of the part's images."""
+        rows = self._rows[part.locator : part.locator + (part.rows or 0)]
+        paths = {locate(str(self._root), r.path)[0] for r in rows}
+        return fingerprint(part.fingerprint, *(file_digest(p) for p in sorted(filter(None, paths))))
+
+
+def _copies(rows: list[tuple[str, int]], counts: Counter[int], settings: LongTail) -> list[_Row]:
+    """per image: every image `multiplier` times. per class: `multiplier` rows a class, its images in turn."""
+    if settings.per == "image":
+        return [_Row(path, label, n) for path, label in rows for n in range(settings.multiplier)]
+    seen: Counter[int] = Counter()
+    out = []
+    for path, label in rows:
+        here, of = seen[label], counts[label]
+        seen[label] += 1
+        out += [_Row(path, label, n) for n in range(len(range(here, settings.multiplier, of)))]
+    return out
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: expected lines of a split or of class names; cannot read it ({error})") from error
+
+
+def read_split(path: Path, classes: int) -> list[tuple[str, int]]:
+    """(path, label) of every line `path label`; the path may hold spaces."""
+    out = []
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        name, _, label = line.strip().rpartition(" ")
+        if not name or not label.isdigit() or int(label) >= classes:
+            raise UserError(f"{path}:{number}: expected 'path label' with a label of 0..{classes - 1}, found {line[:80]!r}")
+        out.append((name, int(label)))
+    if not out:
+        raise UserError(f"{path}: names no image")
+    return out
