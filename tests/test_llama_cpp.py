@@ -21,10 +21,11 @@ from ctrlsynth.errors import ModelError, UserError
 from ctrlsynth.models import load
 from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.models.llms import pool
+from ctrlsynth.models.llms.concept_words import VERBS, kind_of
 from ctrlsynth.models.llms.fewshot import content
 from ctrlsynth.models.llms.llama_cpp import LlamaCpp, SmolLM2, clean, full_digest, in_line_reply, loops, smollm2_file
 from ctrlsynth.models.llms.scene import plan, predicate
-from ctrlsynth.models.llms.vocabulary import DOES, PREPOSITIONS
+from ctrlsynth.models.llms.vocabulary import PREPOSITIONS
 from ctrlsynth.sample import Tags
 from ctrlsynth.words import singular
 
@@ -118,7 +119,7 @@ def test_a_concept_is_named_once(smollm2: SmolLM2) -> None:
         words = [singular(word) for word in re.findall("[a-z]+", reply.text.lower())]
         assert [words.count(singular(word)) for word in name.split()] == [1] * len(name.split()), reply.text
         rest = reply.text.lower().partition(name)[2].split()
-        assert rest[0] in {predicate(verb, name == "wolves") for verb in DOES}, reply.text
+        assert rest[0] in {predicate(verb, name == "wolves") for verb in VERBS[kind_of(name)]}, reply.text
         assert 4 <= len(reply.text.split()) <= 15
 
 

@@ -128,9 +128,11 @@ def test_caption_families() -> None:
         "Two dogs run.", "In plain view: two dogs run.", "Seen here: two dogs run.", "Here we have this: two dogs run.",
     }  # fmt: skip
     concepts = {say(Tags(("igloo",)), family="concept", seed=seed) for seed in range(60)}
-    assert len(concepts) == 6
+    assert len(concepts) > 30
     assert all("an igloo" in text.lower() and len(text.split()) <= 15 for text in concepts)
-    assert "Tigers stand out against a plain background." in {say(Tags(("tigers",)), family="concept", seed=seed) for seed in range(60)}
+    many = {say(Tags(("tigers",)), family="concept", seed=seed) for seed in range(200)}
+    assert {"Tigers sleep under a tall tree.", "Tigers lie in the snow."} <= many
+    assert all(text.startswith("Justice ") for text in (say(Tags(("justice",)), family="concept", seed=s) for s in range(20)))
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ class _Builder:
     def __init__(self, plan: Plan) -> None:
         self.plan, self.recipe = plan, plan.recipe
         self.kinds = {s.folder: s.kind for s in plan.steps}
-        text, self.text_digest = _settled(self.recipe.text_policy, plan.base, ("templates_file", "json_schema"))
+        text, self.text_digest = _settled(self.recipe.text_policy, plan.base, ("templates_file", "json_schema", "examples"))
         image, self.image_digest = _settled(self.recipe.image_policy, plan.base, ("styles_file",))
         self.text = TextController(text, self.recipe.seed)
         self.image = ImageController(image, self.recipe.seed)

@@ -105,6 +105,9 @@ class TextPolicy(Block):
     edits: list[Edit] = Field(default_factory=list, description="applied in order")
     templates: Literal["all"] | list[str] = Field("all", description="all of the path's family, or these by name")
     templates_file: Path | None = Field(None, description="own templates: YAML name -> {family, text}")
+    examples: Path | None = Field(
+        None, description="captions, one a line: three of them, drawn by the row's id, stand in templates with {examples} (in-context)"
+    )
     constraint: str | None = Field(None, description="in place of the constraint of the paper's figure 3; '' for none")
     style: Literal["plain", "json"] = Field("plain", description="output style; json needs `schema`")
     json_schema: dict[str, Any] | Path | None = Field(None, description="JSON schema of the output, inline or a file")

@@ -20,12 +20,12 @@ from ..recipe_file import read_yaml
 Family = Literal["tags", "tags+text", "text", "concept"]
 FAMILIES: tuple[Family, ...] = ("tags", "tags+text", "text", "concept")
 PHRASES = frozenset({"phrases", "objects", "attributes", "relations"})
-_TEXT_PLACEHOLDERS = PHRASES | {"caption", "concept"}
+_TEXT_PLACEHOLDERS = PHRASES | {"caption", "concept", "examples"}
 _ALLOWED: dict[Family, frozenset[str]] = {
     "tags": PHRASES,
     "tags+text": PHRASES | {"caption"},
     "text": frozenset({"caption"}),
-    "concept": frozenset({"concept"}),
+    "concept": frozenset({"concept", "examples"}),
 }
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
@@ -75,8 +75,9 @@ def cut(text: str, allowed: Iterable[str], where: str) -> tuple[str, ...]:
     return (*pieces, literal + text[end:])
 
 
-def text_template(name: str, family: str, text: str, where: str, **about: str | None) -> Template:
-    """One text template, checked: it asks for nothing that its family cannot give, and for what makes it of this family."""
+def text_template(name: str, family: str, text: str, where: str, bare: bool = False, **about: str | None) -> Template:
+    """One text template, checked: it asks for nothing that its family cannot give, and for what makes it of this family (`bare` templates
+    of the package need not)."""
     if family not in FAMILIES:
         raise unknown("family", family, FAMILIES, where)
     kind = next(known for known in FAMILIES if known == family)
@@ -85,7 +86,13 @@ def text_template(name: str, family: str, text: str, where: str, **about: str | 
     extra = sorted(used - _ALLOWED[kind])
     if extra:
         raise UserError(f"{where}: {{{extra[0]}}} is not at hand in family {kind!r}, which has {_listed(_ALLOWED[kind])}")
-    if (kind.startswith("tags") and not used & PHRASES) or ("text" in kind and "caption" not in used) or not used:
+    fits = {
+        "tags": used & PHRASES,
+        "tags+text": used & PHRASES and "caption" in used,
+        "text": "caption" in used,
+        "concept": "concept" in used,
+    }
+    if not fits[kind] and not bare:
         need = {"tags": "{phrases}", "tags+text": "{caption} and {phrases}", "text": "{caption}", "concept": "{concept}"}[kind]
         raise UserError(f"{where}: a template of family {kind!r} must contain {need}")
     return template
@@ -135,11 +142,11 @@ def _data(name: str) -> Any:
     return read_yaml(text, name)
 
 
-def _texts(data: Mapping[Any, Any], where: str) -> dict[str, Template]:
+def _texts(data: Mapping[Any, Any], where: str, bare: bool = False) -> dict[str, Template]:
     found = {}
     for name, value in data.items():
         spot = f"{where}: {name}"
-        found[str(name)] = text_template(str(name), where=spot, **_entry(value, spot, frozenset({"family", "text"})))
+        found[str(name)] = text_template(str(name), where=spot, bare=bare, **_entry(value, spot, frozenset({"family", "text"})))
     return found
 
 
@@ -147,6 +154,12 @@ def _texts(data: Mapping[Any, Any], where: str) -> dict[str, Template]:
 def text_templates() -> dict[str, Template]:
     """The templates that come with the package, by name, in the order of the file."""
     return _texts(_data("text.yaml"), "text.yaml")
+
+
+@cache
+def baselines() -> dict[str, Template]:
+    """Templates of the package that `templates: all` leaves out: SynthCLIP's earlier attempts, by name."""
+    return _texts(_data("baselines.yaml"), "baselines.yaml", bare=True)
 
 
 @cache
@@ -164,7 +177,7 @@ def styles() -> dict[str, Template]:
 
 def own_templates(path: Path) -> dict[str, Template]:
     """A user's text templates: YAML `name: {family, text}`. A name that comes with the package is taken."""
-    return _beside(_texts(_file(path, "templates"), str(path)), text_templates(), path)
+    return _beside(_texts(_file(path, "templates"), str(path)), text_templates() | baselines(), path)
 
 
 def own_styles(path: Path) -> dict[str, Template]:

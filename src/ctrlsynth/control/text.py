@@ -15,20 +15,23 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from ..concepts import captions
 from ..errors import UserError, unknown
 from ..models.base import Request
 from ..recipe import TextPolicy
-from ..sample import Kind, Tags, draw, model_seed, split_attribute
+from ..sample import Kind, Tags, chance, draw, model_seed, split_attribute
 from .edits import EditRecord, compile_edits
 from .schema import check_schema, problem
 from .select import Selectors, holds
-from .templates import FAMILIES, PHRASES, Family, Template, constraint, own_templates, text_templates
+from .templates import FAMILIES, PHRASES, Family, Template, baselines, constraint, own_templates, text_templates
 
 __all__ = ["Family", "Instruction", "Parsed", "TextController"]
 
 REMOVING = frozenset({"remove", "replace", "swap"})
 """Edits whose phrases must not come back (as the judge has it): what `keep` and `sample` leave out was not unwanted."""
 _FENCE = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*", re.DOTALL | re.IGNORECASE)
+EXAMPLES = 3
+"""Captions that a template with {examples} shows."""
 _QUOTES = {'"': '"', "“": "”", "'": "'"}
 
 
@@ -64,6 +67,7 @@ class TextController:
         self._templates = _chosen(policy, where)
         self._order = Selectors(policy.order, None, f"{where}.order") if policy.order else None
         self.schema, self._field = _schema(policy, where)
+        self._examples = _examples(policy, self._templates["concept"], where)
         self._tail = {family: self._requirements(family) for family in FAMILIES}
 
     def families(self) -> tuple[Family, ...]:
@@ -104,7 +108,7 @@ class TextController:
         if not templates:
             self.check(family)
         template = templates[int(draw(self.seed, row_id, "template") * len(templates))] if len(templates) > 1 else templates[0]
-        asked = template.fill(self._values(template, given, caption))
+        asked = template.fill(self._values(template, given, caption, row_id))
         if edits and family == "tags+text" and caption:
             asked += reminder(caption, edits)
             gone, instead = taken_away(edits, given)
@@ -124,8 +128,14 @@ class TextController:
         )
         return Instruction(template.name, request, given, edits, _missing(family, given, caption))
 
-    def parse(self, reply: str, instruction: Instruction) -> Parsed:
-        """Reads a reply to this instruction: plain text without the quotes around it, or the JSON object that the schema asks for."""
+    def parse(self, reply: str, instruction: Instruction, cut: bool = False) -> Parsed:
+        """Reads a reply to this instruction: plain text without the quotes around it, or the JSON object that the schema asks for. One
+        about a concept is cleaned (`concepts.captions`); `cut`: the model was stopped by its limit."""
+        if instruction.request.schema is None and instruction.request.family == "concept":
+            most = self.policy.words[1] if self.policy.words is not None else None
+            concept = next(iter(instruction.request.tags.objects), "")
+            text, reason = captions.clean(reply, concept, instruction.request.instruction, most, cut)
+            return Parsed(text, None, reason)
         if instruction.request.schema is None:
             text = _unquoted(reply.strip())
             return Parsed(text) if text else Parsed("", None, "empty_reply", "the reply is empty")
@@ -144,8 +154,10 @@ class TextController:
         text = value[self._field].strip()
         return Parsed(text, value) if text else Parsed("", None, "empty_reply", f"$.{self._field} is empty")
 
-    def _values(self, template: Template, tags: Tags, caption: str | None) -> dict[str, str]:
+    def _values(self, template: Template, tags: Tags, caption: str | None, row_id: str) -> dict[str, str]:
         values = {"caption": caption or "", "concept": tags.objects[0] if tags.objects else ""}
+        if "examples" in template.placeholders:
+            values["examples"] = "\n".join(chance(self.seed, row_id, "examples").sample(self._examples, EXAMPLES))
         for name in template.pieces[1::2]:
             if name in PHRASES:
                 values[name] = ", ".join(self._all(tags) if name == "phrases" else getattr(tags, name))
@@ -258,6 +270,7 @@ def _chosen(policy: TextPolicy, where: str) -> dict[Family, tuple[Template, ...]
     if policy.templates_file is not None:
         known |= own_templates(policy.templates_file)
     names = list(known) if policy.templates == "all" else policy.templates
+    known |= baselines()
     if not names:
         raise UserError(f"{where}.templates: names no template; write all, or some of: {', '.join(known)}")
     for name in names:
@@ -265,6 +278,25 @@ def _chosen(policy: TextPolicy, where: str) -> dict[Family, tuple[Template, ...]
             raise unknown("template", name, known, f"{where}.templates")
     chosen = [known[name] for name in dict.fromkeys(names)]
     return {family: tuple(t for t in chosen if t.family == family) for family in FAMILIES}
+
+
+def _examples(policy: TextPolicy, templates: Sequence[Template], where: str) -> tuple[str, ...]:
+    """The captions of `examples`, if a chosen template shows some."""
+    shows = next((t.name for t in templates if "examples" in t.placeholders), None)
+    if policy.examples is None:
+        if shows is not None and policy.templates != "all":
+            raise UserError(f"{where}.examples: template {shows!r} shows captions; name a text file with some, one a line")
+        return ()
+    if shows is None:
+        raise UserError(f"{where}.examples: no chosen template of family 'concept' shows captions; name one that does: in-context")
+    try:
+        lines = policy.examples.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{policy.examples}: cannot read the example captions: {error}") from error
+    found = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if len(found) < EXAMPLES:
+        raise UserError(f"{policy.examples}: {len(found)} captions; at least {EXAMPLES} are wanted as examples")
+    return found
 
 
 def _schema(policy: TextPolicy, where: str) -> tuple[Mapping[str, Any] | None, str]:

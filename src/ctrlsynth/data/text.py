@@ -23,6 +23,11 @@ from .rows import (
     safe_key,
 )
 
+LONGEST = 200
+"""Characters of a concept at most: a word or a phrase, not a text."""
+FLAGGED = frozenset(("true", "1", "yes"))
+"""What the column `flagged` of a bank says of concepts that are left out (`ctrlsynth concepts flag`)."""
+
 
 class TextSource:
     """Text files cut into parts of `part_rows` records. A csv row's other columns become its metadata."""
@@ -77,7 +82,7 @@ class TextSource:
         table, caption, prefix = self._tables[number], self._captions[number], self._prefixes[number]
         found = table.read(offset, part.rows or 0)
         if self._key is None and table.kind in ("csv", "tsv"):
-            yield from _table_rows(table, found, caption, prefix, start)
+            yield from map(self._judge, _table_rows(table, found, caption, prefix, start))
             return
         keys = Keys()
         for index, (value, reason) in enumerate(found, start):
@@ -87,8 +92,7 @@ class TextSource:
                 text = value if table.kind == "txt" else as_caption(data.pop(caption, None))
                 row.caption = clean_caption(text)
                 row.metadata = data
-                if row.caption is None:
-                    row.drop("empty_caption")
+                self._judge(row)
             else:
                 bad(row, table, value, reason, index)
             if self._key is not None:
@@ -96,6 +100,19 @@ class TextSource:
                 row.key = safe_key(str(given)) if given not in (None, "") else row.key
                 keys.admit(row)
             yield row
+
+    def _judge(self, row: SourceRow) -> SourceRow:
+        """Drops what holds no text; a concept also when it holds no word (`no_words`), is a text (`too_long`), or was flagged."""
+        if row.caption is None:
+            return row.drop("empty_caption")
+        if self._what != "concepts":
+            return row
+        row.caption = " ".join(row.caption.split())
+        if not any(c.isalnum() for c in row.caption):
+            return row.drop("no_words")
+        if len(row.caption) > LONGEST:
+            return row.drop("too_long")
+        return row.drop("flagged") if str(row.metadata.get("flagged", "")).strip().lower() in FLAGGED else row
 
     def describe(self) -> str:
         rows = sum(p.rows or 0 for p in self._parts)
@@ -116,8 +133,6 @@ def _table_rows(table: Table, found: Iterator[tuple[Any, str | None]], caption: 
             row.caption = clean_caption(value[at]) if at < len(value) else None
             if others:
                 row.metadata = {c: value[i] for i, c in others if i < len(value)}
-            if row.caption is None:
-                row.drop("empty_caption")
         else:
             bad(row, table, value, reason, index)
         yield row

@@ -29,6 +29,7 @@ NAMES: dict[Role, dict[str, str]] = {
         "openai": f"{_HERE}.llms.openai_server:OpenAIServer",
         "transformers": f"{_HERE}.llms.transformers:TransformersLLM",
         "vllm": f"{_HERE}.llms.vllm:VLLM",
+        "naive": f"{_HERE}.llms.naive:Naive",
     },
     "text_to_image": {
         "scenes": f"{_HERE}.text_to_image.scenes:Scenes",

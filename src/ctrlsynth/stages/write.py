@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from .. import clip_tokens
+from ..concepts.captions import REASONS as CLEANED
 from ..control.text import Family, Instruction, TextController
 from ..models.base import LanguageModel, Reply
 from ..sample import Tags
@@ -132,8 +133,8 @@ class WriteStage:
         if again:  # JSON is asked for once more, with another seed and a reminder
             self._ask(items, again, out, " The last answer was not valid JSON for the schema. Output only the JSON object.")
         for n in live:
-            if items[n].reason is not None:
-                items[n].status = "failed"
+            if items[n].reason is not None:  # what cleaning does not take is no fault of the machine
+                items[n].status = "dropped" if items[n].reason in CLEANED else "failed"
         return out
 
     def _ask(self, items: list[Item], numbers: list[int], out: list[Written], more: str = "") -> None:
@@ -153,7 +154,7 @@ class WriteStage:
             items[n].reason = reply.error or (None if reply.text.strip() else "empty_reply")
             out[n] = Written(reply)
             if items[n].reason is None:
-                parsed = self._controller.parse(reply.text, instruction)
+                parsed = self._controller.parse(reply.text, instruction, reply.finish == "length")
                 out[n].text, items[n].reason = parsed.text, parsed.reason
                 out[n].fields = json.dumps(parsed.fields, ensure_ascii=False) if parsed.fields is not None else None
 

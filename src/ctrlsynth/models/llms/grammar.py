@@ -12,9 +12,10 @@ from itertools import takewhile
 from string import ascii_lowercase
 
 from ...words import article, plural, singular
+from .concept_words import VERBS, kind_of
 from .scene import Scene, determiner, is_plural, predicate, reduced, with_subjects
 from .speech import FAR
-from .vocabulary import ALL_SEEN, ALONE, ATTACHED, DOES, LINKS, NEXT_CLAUSE, PREPOSITIONS, TOGETHER
+from .vocabulary import ALL_SEEN, ALONE, ATTACHED, LINKS, NEXT_CLAUSE, PREPOSITIONS, TOGETHER
 
 
 def quote(text: str) -> str:
@@ -191,7 +192,7 @@ def about(phrase: str, words: tuple[int, int] | None = None) -> str:
         forms.append(f"{_capital(article(phrase))} {phrase}")
     own = len(phrase.split()) + 1
     return (
-        f'root ::= " " {alternatives(forms)} {alternatives(" " + predicate(verb, many) for verb in DOES)} '
+        f'root ::= " " {alternatives(forms)} {alternatives(" " + predicate(verb, many) for verb in VERBS[kind_of(phrase)])} '
         f'(" " f){{{max(1, least - own - 1)},{max(2, most - own - 1)}}} "."\n'
         'f ::= w ("-" w)? | w "," " " w\n'
         f"w ::= {_unlike({stem for word in phrase.lower().split() if (stem := _stem(word))})}"

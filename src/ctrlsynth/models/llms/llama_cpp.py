@@ -110,7 +110,7 @@ class LlamaCpp:
             )
         choice = answer["choices"][0]
         raw: str = (choice["message"].get("content") or "") if "message" in choice else choice["text"]
-        lines = request.family == "extract" or (request.schema is not None and not self.few_shot)
+        lines = request.family in ("extract", "concept") or (request.schema is not None and not self.few_shot)
         text = raw.strip() if lines else clean(raw)
         error = "empty_reply" if not text else ("looping" if loops(text) else None)
         return Reply(

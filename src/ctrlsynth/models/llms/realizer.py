@@ -6,6 +6,7 @@ relations as verb phrases. The request's seed picks one of several frames. It un
 
 from __future__ import annotations
 
+import random
 import zlib
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -13,7 +14,8 @@ from importlib.metadata import version
 from ...sample import Tags, split_attribute, split_relation
 from ..base import Reply, Request
 from .caption import held, kept, lemmas, shown
-from .scene import Noun, Scene, is_plural, plan
+from .concept_words import PLACES, VERBS, kind_of
+from .scene import Noun, Scene, is_plural, plan, predicate
 from .schema import Unsupported, fill
 from .speech import capital, sentences
 from .vocabulary import COUNTS
@@ -28,7 +30,7 @@ class Realizer:
 
     def __init__(self) -> None:
         self.id = "realizer"
-        self.digest = f"realizer-2/{version('ctrlsynth')}"
+        self.digest = f"realizer-3/{version('ctrlsynth')}"
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """One reply a request, in order; nothing to say is `no_content`, a schema that it cannot fill `schema_unsupported`."""
@@ -107,13 +109,9 @@ def _concept(tags: Tags, caption: str, seed: int) -> str:
     name = next(iter(tags.phrases()), caption)
     if not name:
         return ""
-    noun = Noun(name, [], is_plural(name))
-    what, be, verb = noun.first(), "are" if noun.many else "is", "" if noun.many else "s"
-    frames = (
-        f"{what} {be} in the middle of the scene", f"there {be} {what} in plain view", f"we can see {what} up close",
-        f"{what} stand{verb} out against a plain background", f"{what} {be} shown in daylight", f"here {be} {what}, seen from the front",
-    )  # fmt: skip
-    return capital(frames[seed % len(frames)]) + "."
+    kind, noun, chance = kind_of(name), Noun(name, [], is_plural(name)), random.Random(seed)
+    verb, place = predicate(chance.choice(VERBS[kind]), noun.many), chance.choice(PLACES[kind])
+    return f"{capital(name if kind == 'idea' else noun.first())} {verb} {place}."
 
 
 def _fit(text: str, request: Request, seed: int) -> str:

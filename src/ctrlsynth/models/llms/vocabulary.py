@@ -53,14 +53,6 @@ TOGETHER = _phrases("is seen with; is shown with; is pictured with; appears with
 ALL_SEEN = _phrases(
     "are seen together; are in plain view; are shown together; appear together; are all seen up close; are pictured together"
 )
-# What the thing of a concept sentence does: verbs that a picture can show (after the noun the small model likes to build a compound).
-DOES = tuple(
-    """
-    stands lies sits rests hangs leans rises grows shines glows floats flies swims walks runs jumps climbs sleeps looks watches waits
-    plays sings works eats drinks carries holds covers fills crosses passes moves rolls drives sails falls burns melts blooms towers
-    overlooks guards faces surrounds decorates lights brings appears dances smiles speaks reads rides reaches stretches spreads
-    """.split()
-)
 # What leads to a noun of which a clause of its own follows.
 NEXT_CLAUSE = ("and", "while", "as", "with", "next to", "beside", "near", "behind", "in front of")
 ALONE = _phrases(
