@@ -154,7 +154,7 @@ def test_another_bank_is_refused_with_both_digests(tmp_path: Path) -> None:
     captions(tmp_path)
     only_balance(balanced(tmp_path), tmp_path, "run")
     (tmp_path / "bank.txt").write_text("\n".join(WORDS[1:]) + "\n")
-    with pytest.raises(UserError, match=r"bank_digest: [0-9a-f]{12}.* -> [0-9a-f]{12}"):
+    with pytest.raises(UserError, match=r"match: bank: bank.txt [0-9a-f]{16} exact -> bank.txt [0-9a-f]{16} exact"):
         run(balanced(tmp_path), tmp_path / "run", base=tmp_path)
     only_balance(balanced(tmp_path), tmp_path, "run", update=True)
 

@@ -80,7 +80,7 @@ def captioned(base: Path, bank: str, llm: Any, **changes: Any) -> Recipe:
     (base / "bank.csv").write_text(bank, encoding="utf-8")
     data = {
         "name": "test",
-        "source": {"concepts": "bank.csv", "caption_column": "concept"},
+        "source": {"concepts": "bank.csv"},
         "models": {"llm": llm},
         "paths": {"captions": ["concept", "text*"]},
         "judge": None,

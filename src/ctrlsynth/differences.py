@@ -14,6 +14,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     before = {s["folder"]: s for s in old.get("steps", [])}
     after = {s["folder"]: s for s in new["steps"]}
     moved = [f for f, s in after.items() if f in before and before[f]["digest"] != s["digest"]]
+    banks = {f: [(s.get(f) or {}).get("settings", {}).get("bank") for s in (before, after)] for f in ("read", "match")}
+    lines += [f"{f}: bank: {_show(a)} -> {_show(b)}" for f, (a, b) in banks.items() if a and b and a != b]
     if moved and not lines:
         for folder in moved:
             inner = _flat_diff(before[folder].get("settings", {}), after[folder]["settings"])

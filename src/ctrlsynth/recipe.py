@@ -47,7 +47,9 @@ class Source(Block):
     parquet: str | list[str] | None = Field(None, description="parquet files with image bytes, structs or paths")
     hf: Path | None = Field(None, description="a Hugging Face data set saved with save_to_disk")
     text: str | list[str] | None = Field(None, description="captions only: txt, csv, tsv, jsonl (also .gz)")
-    concepts: Path | None = Field(None, description="a concept bank, one a line (SynthCLIP's route)")
+    concepts: Path | None = Field(
+        None, description="a concept bank as `ctrlsynth concepts build` writes it, or a list, one a line (SynthCLIP's route)"
+    )
     long_tail: LongTail | None = Field(None, description="the classes of a long-tailed split that lack images")
     captions: Path | None = Field(
         None, description="folder only: csv, tsv or jsonl with file names and captions; without it .txt beside the image"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..models.installed import need
 from ..paths import Step
 from ..recipe import Recipe
+from .bank import load_bank
+from .match import Matcher, Mode
 from .matches import Matches
 
 
@@ -44,28 +45,29 @@ def check_balance(recipe: Recipe, steps: Sequence[Step], parts: Sequence[Any]) -
             raise UserError(f"{told}; lower it (--set balance.{key}=...), or write more captions a row (variants.write)")
 
 
-class PlainMatcher:
-    """MetaCLIP's rule as one reads it, entry by entry: a `stages.balance.Matcher` for small banks."""
+class BankMatcher:
+    """A bank as `stages.balance.Matcher`; the trie is built when the first captions come, once a process."""
 
-    def __init__(self, path: Path) -> None:
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: cannot read the bank: {error}") from error
-        self.entries: Sequence[str] = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
-        if not self.entries:
-            raise UserError(f"{path}: the bank is empty")
-        self.name, self.digest = path.name, hashlib.blake2b("\n".join(self.entries).encode(), digest_size=6).hexdigest()
+    def __init__(self, path: Path, mode: Mode) -> None:
+        need("numba", "concepts", "balance")
+        bank = load_bank(path)
+        self.name, self.digest, self.entries = path.name, f"{bank.digest} {mode}", bank.entries
+        self._mode: Mode = mode
+        self._matcher: Matcher | None = None
 
     def match(self, texts: Sequence[str]) -> Matches:
         """Which entries each text holds."""
-        padded = [re.sub("[\t\r\n]", " ", re.sub("([,.;:?!`])", r" \1 ", f" {text} ")) for text in texts]
-        return Matches.of([n for n, entry in enumerate(self.entries) if f" {entry} " in text] for text in padded)
+        if self._matcher is None:
+            self._matcher = Matcher(self.entries, self._mode)
+        return self._matcher.match(list(texts))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_matcher": None}
 
 
-def open_matcher(recipe: Recipe, base: Path) -> PlainMatcher:
+def open_matcher(recipe: Recipe, base: Path) -> BankMatcher:
     """The matcher of `balance.bank`, or of the source's own concepts."""
     assert recipe.balance is not None
     named = recipe.balance.bank or recipe.source.concepts
     assert named is not None
-    return PlainMatcher(base / named.expanduser())
+    return BankMatcher(base / named.expanduser(), recipe.balance.match)

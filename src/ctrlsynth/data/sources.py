@@ -52,10 +52,12 @@ def open_source(source: Source, base: Path, limit: int | None = None) -> OpenSou
         )
     if source.long_tail is not None:
         return LongTailSource(source.long_tail, base, part_rows=rows, licence=licence, limit=limit)
-    what = "captions" if source.text is not None else "concepts"
-    given = source.text if source.text is not None else str(source.concepts)
-    files = expand(given, base, SUFFIXES, "text" if source.text is not None else "concepts")
-    return TextSource(files, caption_column=caption, key_column=key, part_rows=rows, licence=licence, limit=limit, what=what)
+    if source.concepts is not None:
+        from .concepts import ConceptSource  # the bank's reader
+
+        return ConceptSource(_place(base, source.concepts), part_rows=rows, licence=licence, limit=limit)
+    files = expand(source.text or "", base, SUFFIXES, "text")
+    return TextSource(files, caption_column=caption, key_column=key, part_rows=rows, licence=licence, limit=limit)
 
 
 def _place(base: Path, path: Path) -> Path:

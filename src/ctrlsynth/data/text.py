@@ -1,4 +1,4 @@
-"""Sources without images: captions (1b) as txt, csv, tsv or jsonl, and concept banks, one a line."""
+"""Sources without images: captions (1b) as txt, csv, tsv or jsonl."""
 
 from __future__ import annotations
 
@@ -23,11 +23,6 @@ from .rows import (
     safe_key,
 )
 
-LONGEST = 200
-"""Characters of a concept at most: a word or a phrase, not a text."""
-FLAGGED = frozenset(("true", "1", "yes"))
-"""What the column `flagged` of a bank says of concepts that are left out (`ctrlsynth concepts flag`)."""
-
 
 class TextSource:
     """Text files cut into parts of `part_rows` records. A csv row's other columns become its metadata."""
@@ -43,10 +38,8 @@ class TextSource:
         part_rows: int,
         licence: str | None,
         limit: int | None,
-        what: str = "captions",
     ) -> None:
         self.licence = licence
-        self._what = what
         self._tables = [Table(f) for f in files]
         self._captions = [_caption_of(t, caption_column) for t in self._tables]
         self._prefixes = file_prefixes(files)
@@ -82,7 +75,7 @@ class TextSource:
         table, caption, prefix = self._tables[number], self._captions[number], self._prefixes[number]
         found = table.read(offset, part.rows or 0)
         if self._key is None and table.kind in ("csv", "tsv"):
-            yield from map(self._judge, _table_rows(table, found, caption, prefix, start))
+            yield from _table_rows(table, found, caption, prefix, start)
             return
         keys = Keys()
         for index, (value, reason) in enumerate(found, start):
@@ -92,7 +85,8 @@ class TextSource:
                 text = value if table.kind == "txt" else as_caption(data.pop(caption, None))
                 row.caption = clean_caption(text)
                 row.metadata = data
-                self._judge(row)
+                if row.caption is None:
+                    row.drop("empty_caption")
             else:
                 bad(row, table, value, reason, index)
             if self._key is not None:
@@ -101,22 +95,9 @@ class TextSource:
                 keys.admit(row)
             yield row
 
-    def _judge(self, row: SourceRow) -> SourceRow:
-        """Drops what holds no text; a concept also when it holds no word (`no_words`), is a text (`too_long`), or was flagged."""
-        if row.caption is None:
-            return row.drop("empty_caption")
-        if self._what != "concepts":
-            return row
-        row.caption = " ".join(row.caption.split())
-        if not any(c.isalnum() for c in row.caption):
-            return row.drop("no_words")
-        if len(row.caption) > LONGEST:
-            return row.drop("too_long")
-        return row.drop("flagged") if str(row.metadata.get("flagged", "")).strip().lower() in FLAGGED else row
-
     def describe(self) -> str:
         rows = sum(p.rows or 0 for p in self._parts)
-        return f"{rows:,} {self._what} in {len(self._tables)} text file{'s' * (len(self._tables) != 1)}"
+        return f"{rows:,} captions in {len(self._tables)} text file{'s' * (len(self._tables) != 1)}"
 
     def verify_fingerprint(self, part: SourcePart) -> str:
         table = self._tables[part.locator[0]]
@@ -133,6 +114,8 @@ def _table_rows(table: Table, found: Iterator[tuple[Any, str | None]], caption: 
             row.caption = clean_caption(value[at]) if at < len(value) else None
             if others:
                 row.metadata = {c: value[i] for i, c in others if i < len(value)}
+            if row.caption is None:
+                row.drop("empty_caption")
         else:
             bad(row, table, value, reason, index)
         yield row

@@ -54,7 +54,7 @@ class MatchStage:
         self._prefix = digest_of("match", self.version, matcher.digest)
 
     def settings(self) -> dict[str, Any]:
-        return {"bank": self._matcher.name, "bank_digest": self._matcher.digest}
+        return {"bank": f"{self._matcher.name} {self._matcher.digest}"}
 
     def items(self, up: Upstream) -> Iterator[list[Item]]:
         for rows in self._captions.rows(up, self.batch):

@@ -36,7 +36,8 @@ class ReadStage:
         self._parts = source.parts()
 
     def settings(self) -> dict[str, Any]:
-        return {}
+        bank = getattr(self._source, "bank", None)
+        return {"bank": bank} if bank is not None else {}
 
     def items(self, up: Upstream) -> Iterator[list[Item]]:
         part = self._parts[up.index]

@@ -1,0 +1,73 @@
+"""The concepts of a bank as a source (SynthCLIP's route): any bank file that `concepts.bank` reads, an entry a row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..concepts.bank import digest_of, read_bank
+from ..errors import UserError
+from .rows import MAX_PARTS, SourcePart, SourceRow, clean_caption, fingerprint, range_name
+
+LONGEST = 200
+"""Characters of a concept at most: a word or a phrase, not a text."""
+
+
+class ConceptSource:
+    """A bank cut into parts of `part_rows` entries. Entries that are not to be written about are rows with a reason: `empty_caption`,
+    `no_words`, `too_long`, `duplicate_concept`, and `flagged` (`ctrlsynth concepts flag`); the bank keeps them."""
+
+    has_images = False
+
+    def __init__(self, path: Path, *, part_rows: int, licence: str | None, limit: int | None) -> None:
+        self.licence, self._path = licence, path
+        table = read_bank(path)
+        table = table.slice(0, limit) if limit is not None else table
+        if not table.num_rows:
+            raise UserError(f"{path}: holds no rows")
+        self._entries: list[str | None] = table["entry"].to_pylist()
+        self._about: list[dict[str, Any]] = table.drop_columns(["entry"]).to_pylist()
+        first: dict[str | None, int] = {}
+        for number, entry in enumerate(self._entries):
+            first.setdefault(_plain(entry), number)
+        self._first = first
+        self.bank = f"{path.name} {digest_of([e or '' for e in self._entries])}"
+        step = max(part_rows, -(-len(self._entries) // MAX_PARTS))
+        self._parts = [self._part(n, start, step) for n, start in enumerate(range(0, len(self._entries), step))]
+
+    def _part(self, number: int, start: int, step: int) -> SourcePart:
+        rows = self._entries[start : start + step]
+        mark = fingerprint(start, digest_of([e or "" for e in rows]), [a["flagged"] for a in self._about[start : start + step]])
+        return SourcePart(number, range_name(number), mark, start, len(rows))
+
+    def parts(self) -> list[SourcePart]:
+        return self._parts
+
+    def rows(self, part: SourcePart) -> Iterator[SourceRow]:
+        for number in range(part.locator, part.locator + (part.rows or 0)):
+            entry = _plain(self._entries[number])
+            row = SourceRow(str(number), caption=entry, metadata={k: v for k, v in self._about[number].items() if v is not None})
+            if entry is None:
+                row.drop("empty_caption")
+            elif not any(c.isalnum() for c in entry):
+                row.drop("no_words")
+            elif len(entry) > LONGEST:
+                row.drop("too_long")
+            elif self._about[number]["flagged"]:
+                row.drop("flagged")
+            elif self._first[entry] != number:
+                row.drop("duplicate_concept")
+            yield row
+
+    def describe(self) -> str:
+        return f"{len(self._entries):,} concepts in {self._path}"
+
+    def verify_fingerprint(self, part: SourcePart) -> str:
+        return part.fingerprint
+
+
+def _plain(entry: str | None) -> str | None:
+    """The entry on one line, without control characters; None where nothing is left."""
+    text = clean_caption(entry)
+    return " ".join(text.split()) if text else None
