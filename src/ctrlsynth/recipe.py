@@ -208,6 +208,7 @@ class Mix(Block):
         "mix", description="cap = (1a, 1d), img = (1c, 1b), capimg = (1c, 1d), mix = cap + capimg"
     )
     share_text: bool = Field(False, description="mix: cap and capimg of one source share write.0 instead of write.0 and write.1")
+    latest: bool = Field(False, description="of an image that was captioned again (image*, text*), only the pair with the new text leaves")
     originals: float = Field(0.0, ge=0.0, description="original pairs for each synthetic pair; 1 doubles")
 
 

@@ -213,17 +213,19 @@ class Choice:
 
     mix takes one pair a source from every folder of texts and of images: cap from `write.0`, capimg from the first kept of `write.1` and
     on, so that no batch holds a caption twice; with `share`, or where only one text was written, capimg is painted from `write.0` as
-    well. Where the run makes only one kind of pair, mix is all of that kind.
+    well. Where the run makes only one kind of pair, mix is all of that kind. `without`: folders whose pairs stay; of images that were
+    captioned again, with `latest`.
     """
 
     kinds: frozenset[str]
     one_each: bool = False
     share: bool = False
     note: str = ""
+    without: frozenset[str] = frozenset()
 
     def take(self, pairs: Sequence[Pair]) -> list[Pair]:
         """The pairs of one source row that leave the run, in their order."""
-        kept = [p for p in pairs if p.reason is None and p.kind in self.kinds]
+        kept = [p for p in pairs if p.reason is None and p.kind in self.kinds and p.folder not in self.without]
         if not self.one_each:
             return kept
         out: list[Pair] = []
@@ -240,6 +242,7 @@ def choice_of(run: Run, use: str | None = None, share_text: bool | None = None) 
     shape = shape_of(run.steps)
     mix = run.recipe["mix"]
     use = use or str(mix["use"])
+    again = frozenset(p for p in shape.seen.values() if p is not None) if mix.get("latest") else frozenset()
     made = set(shape.kinds.values())
     if len(made) > 1 and use == "mix" and (run.recipe["source"].get("text") or run.recipe["source"].get("concepts")):
         made.discard("cap")  # there is no original image to go with the text
@@ -249,7 +252,7 @@ def choice_of(run: Run, use: str | None = None, share_text: bool | None = None) 
             raise UserError(
                 f"{run.root}: no path of this run makes {use} pairs (it makes {', '.join(sorted(made)) or 'none'}); add {path} to paths"
             )
-        return Choice(frozenset({use}))
+        return Choice(frozenset({use}), without=again)
     if not made:
         raise UserError(f"{run.root}: no path of this run makes a text or an image; add SP1 or SP3 to paths")
     if {"cap", "capimg"} <= made:
@@ -261,9 +264,11 @@ def choice_of(run: Run, use: str | None = None, share_text: bool | None = None) 
             note += " (variants.write is 1; with 2 they would differ)"
         note = note if share else "cap uses write.0, capimg the first kept of write.1 and on"
         note += f"; each of {', '.join(folders)} gives a cap pair" if len(folders) > 1 else ""
-        return Choice(frozenset({"cap", "capimg"}), True, share, note)
+        return Choice(frozenset({"cap", "capimg"}), True, share, note, again)
     kind = next(k for k in ("capimg", "cap", "img") if k in made)
-    return Choice(frozenset({kind}), note=f"the run makes {kind} pairs, and not both cap and capimg, so mix is all of its {kind} pairs")
+    return Choice(
+        frozenset({kind}), note=f"the run makes {kind} pairs, and not both cap and capimg, so mix is all of its {kind} pairs", without=again
+    )
 
 
 def count_pairs(run: Run, use: str | None = None) -> int:
