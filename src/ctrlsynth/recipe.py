@@ -34,7 +34,7 @@ class LongTail(Block):
     split: Path = Field(description="lines `path label`, as ImageNet-LT and Places-LT publish them")
     images: Path = Field(description="the folder that the paths start from")
     classnames: Path = Field(description="the classes' names, one a line; they are the captions")
-    groups: list[Literal["head", "medium", "tail"]] = Field(default_factory=lambda: ["tail"], description="which classes")
+    groups: list[Literal["head", "medium", "tail"]] = Field(["tail"], description="which classes")
     per: Literal["class", "image"] = Field("image", description="what the multiplier counts")
     multiplier: int = Field(7, ge=1, description="rows for each image, or for each class")
 
