@@ -86,7 +86,10 @@ def _rows(plan: Plan, step: Any, rows: Mapping[str, int | None], measured: Mappi
         above = min(above, size)
     if step.kind == "write" and step.family != "caption":
         return above * variants.write * plan.candidates
-    return above * variants.paint if step.kind == "paint" else above
+    if step.kind == "paint":
+        painted = len(set(variants.painted)) / variants.write if variants.painted and plan.kind(step.parent) != "read" else 1
+        return round(above * variants.paint * painted)
+    return above
 
 
 def _stage(plan: Plan, run: RunFolder, step: Any, rows: int | None, measured: Mapping[str, Any], parts: list[Any]) -> dict[str, Any]:

@@ -300,13 +300,11 @@ class _Builder:
 
     def paint(self, step: Step) -> Stage:
         model = self.model(self.recipe.models.text_to_image, "text_to_image", "models.text_to_image")
-        policy = self.recipe.image_policy
+        policy, variants = self.recipe.image_policy, self.recipe.variants
         if hasattr(model, "accepts"):
             model.accepts(weights=any(factor != 1 for factor in policy.weights.values()), negative=bool(policy.negative))
-        file = self.recipe.image_policy.image
-        return PaintStage(
-            str(step.parent), self.kinds[str(step.parent)], self.image, model, file, self.recipe.variants.paint, self.rejects(step)
-        )
+        kind = self.kinds[str(step.parent)]
+        return PaintStage(str(step.parent), kind, self.image, model, policy.image, variants.paint, self.rejects(step), variants.painted)
 
     def judge_text(self, step: Step) -> Stage:
         assert self.recipe.judge is not None

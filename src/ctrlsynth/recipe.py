@@ -241,6 +241,15 @@ class Variants(Block):
 
     write: int = Field(1, ge=1, description="texts a row")
     paint: int = Field(1, ge=1, description="images a text")
+    painted: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, description="of several texts a row the numbers of those that are painted, such as [1] for mix; all unless given"
+    )
+
+    @model_validator(mode="after")
+    def _there(self) -> Variants:
+        if self.painted is not None and (not self.painted or max(self.painted) >= self.write):
+            raise ValueError(f"variants.painted names texts from 0 to {self.write - 1}, of variants.write {self.write}")
+        return self
 
 
 class Faults(Block):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,15 +39,18 @@ class PaintStage:
         file: ImageFile,
         variants: int,
         rejects: tuple[str, ...] = (),
+        painted: Sequence[int] | None = None,
     ) -> None:
         self._parent, self._text = parent, "caption" if parent_kind == "read" else "text"
         self._controller, self._model, self._file, self._variants, self._rejects = controller, model, file, variants, rejects
+        self._painted = sorted(set(painted)) if painted is not None and parent_kind != "read" else None
         self._prefix = digest_of("paint", self.version, model.id, model.digest, file.model_dump())
         self.batch = int(getattr(model, "batch", 8))
         self.model_name = model.id
 
     def settings(self) -> dict[str, Any]:
-        return {"model": self._model.id, "digest": self._model.digest, "file": self._file.model_dump(), "variants": self._variants}
+        only = {"painted": self._painted} if self._painted is not None else {}
+        return {"model": self._model.id, "digest": self._model.digest, "file": self._file.model_dump(), "variants": self._variants, **only}
 
     def items(self, up: Upstream) -> Iterator[list[Item]]:
         rejected = set().union(*(up.rejected(folder) for folder in self._rejects))
@@ -61,6 +64,8 @@ class PaintStage:
     def _item(self, row_id: str, parent: str, source_key: str, text: str | None) -> Item:
         if not text or not text.strip():
             return Item(row_id, parent, source_key, key_of(self._prefix, ""), Prompt(""), "dropped", "no_caption")
+        if self._painted is not None and variant_of(parent) not in self._painted:
+            return Item(row_id, parent, source_key, key_of(self._prefix, "", "not_painted"), Prompt(""), "dropped", "not_painted")
         prompt = self._controller.prompt(row_id, text, None)
         weights = "\n".join(f"{k}={v}" for k, v in sorted(prompt.weights.items()))
         key = key_of(self._prefix, prompt.text, prompt.negative, weights, str(prompt.seed), str(prompt.size))
@@ -132,6 +137,12 @@ class PaintStage:
 
     def finish(self, table: pa.Table) -> pa.Table:
         return table
+
+
+def variant_of(row_id: str) -> int:
+    """The number of a text's variant: 1 for `.../write.1` and `.../write.1.3`; texts without a number count as 0."""
+    steps = [s.partition(".")[2].partition(".")[0] for s in row_id.split("/")[1:] if s.startswith("write")]
+    return int(steps[-1]) if steps and steps[-1].isdigit() else 0
 
 
 def _unused(prompt: Prompt, painting: Painting | None) -> list[str] | None:
