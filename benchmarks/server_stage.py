@@ -2,28 +2,46 @@
 
     python benchmarks/server_stage.py [--rows 96] [--slots 4] [--concurrency 4] [--rounds 3] [--part 32]
 
-The server is llama.cpp's own with SmolLM2-135M, in a process of its own, with `slots` sequences at once; `concurrency` requests are in flight on
-both sides. Our side is a whole `ctrlsynth run` of the stage: parts, tables, the adaptive limit, retries armed. The plain side is
-`asyncio.gather` under a semaphore over the official client, keeps nothing, and starts with its limit open. The sides take turns, so that a busy
-machine slows both; replies are capped at 48 tokens. Goal: at least 0.95 of the plain loop's rows a second.
+The server is llama.cpp's own with SmolLM2-135M, in a process of its own, with `slots` sequences at once; `concurrency` requests are in
+flight on both sides. Ours is the stage of a whole run, from its beginning to its `_stage.json`: parts, tables, the adaptive limit, retries
+armed. The plain side is `asyncio.gather` under a semaphore over the official client; it keeps nothing, and starts with its limit open. The
+sides take turns, so that a busy machine slows both; replies are capped at 48 tokens. Goal: at least 0.95 of the plain loop's rows a second.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from ctrlsynth.plan import make_plan
+from ctrlsynth.engines.local import Silent
+from ctrlsynth.models import load
+from ctrlsynth.models.base import Request
 from ctrlsynth.recipe_file import parse_recipe
 from ctrlsynth.runs import Run, run
+from llm_engine import processor_seconds
+
+sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from helpers import write_captions
 from servers import LlamaServer
 
 TOKENS = 48
+
+
+class Clock(Silent):
+    """Notes when the write stage begins and ends."""
+
+    began = ended = 0.0
+
+    def stage(self, folder: str, number: int, parts: int, done: int) -> None:
+        self.began = time.perf_counter() if folder.startswith("write") else self.began
+
+    def finished(self, folder: str) -> None:
+        self.ended = time.perf_counter() if folder.startswith("write") else self.ended
 
 
 def main() -> None:
@@ -37,46 +55,59 @@ def main() -> None:
     with LlamaServer(slots=options.slots) as server, tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         write_captions(base / "captions.jsonl", options.rows)
-        bodies = requests(base, server.url, options)
-        asyncio.run(plain(server.url, bodies[: 2 * options.slots], options.concurrency))  # the server warm
-        seconds, tokens = [0.0, 0.0], [0, 0]
+        made = ours(base, "warm", server.url, options)[2]  # the server warm on the prompts that both sides send
+        writer = load(model(server.url, options), "llm")
+        bodies = [writer.body(Request(row["instruction"], max_tokens=TOKENS)) for row in made.rows("write")]
+        seconds, tokens, busy = [0.0, 0.0], [0, 0], [0.0, 0.0]
         for number in range(options.rounds):
             for side in (0, 1) if number % 2 else (1, 0):
-                took, made = ours(base, number, server.url, options) if side == 0 else asyncio.run(plain(server.url, bodies, options.concurrency))
+                before = processor_seconds([server.pid])
+                if side == 0:
+                    took, count, _ = ours(base, str(number), server.url, options)
+                else:
+                    took, count = asyncio.run(plain(server.url, bodies, options.concurrency))
                 seconds[side] += took
-                tokens[side] += made
+                tokens[side] += count
+                busy[side] += processor_seconds([server.pid]) - before
     rates = [tokens[side] / seconds[side] for side in (0, 1)]
     rows = [options.rows * options.rounds / seconds[side] for side in (0, 1)]
     print(f"write stage {rows[0]:.2f} rows/s ({rates[0]:.1f} tokens/s), plain loop {rows[1]:.2f} rows/s ({rates[1]:.1f} tokens/s)")
     print(f"ratio {rows[0] / rows[1]:.3f} in rows, {rates[0] / rates[1]:.3f} in tokens (goal 0.95)")
+    each = [tokens[side] / busy[side] for side in (0, 1)]
+    print(f"tokens a processor second of the server: {each[0]:.1f} and {each[1]:.1f}, ratio {each[0] / each[1]:.3f}")
+    idle = [1 - busy[side] / seconds[side] for side in (0, 1)]
+    print(f"the server's one thread was idle, or waiting for the processor, {idle[0]:.0%} and {idle[1]:.0%} of the time")
     print(f"{options.rounds} rounds of {options.rows} rows, {options.slots} slots, {options.concurrency} requests in flight")
 
 
-def recipe(base: Path, url: str, options: argparse.Namespace) -> Any:
-    """Captions rewritten by the server."""
-    model = {"openai": "smollm2", "base_url": url, "concurrency": options.concurrency, "max_tokens": TOKENS, "timeout": 600, "deadline": 3000}
-    return parse_recipe(
+def model(url: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The server as a recipe names it."""
+    return {
+        "openai": "smollm2",
+        "base_url": url,
+        "concurrency": options.concurrency,
+        "max_tokens": TOKENS,
+        "timeout": 600,
+        "deadline": 3000,
+    }
+
+
+def ours(base: Path, name: str, url: str, options: argparse.Namespace) -> tuple[float, int, Run]:
+    """(seconds of the write stage, tokens, the run) of captions rewritten by the server."""
+    recipe = parse_recipe(
         {
             "name": "server-stage",
-            "source": {"text": str(base / "captions.jsonl"), "part_rows": options.part, "key_column": "key"},
-            "models": {"tagger": "wordnet", "llm": model},
+            "source": {"text": "captions.jsonl", "part_rows": options.part, "key_column": "key"},
+            "models": {"tagger": "wordnet", "llm": model(url, options)},
             "paths": [{"rewrite": ["text", "text*"]}],
+            "text_policy": {"max_tokens": TOKENS},
         }
     )
-
-
-def requests(base: Path, url: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The very bodies that the stage sends, taken from a run whose model notes them."""
-    plan = make_plan(recipe(base, url, options), base)
-    model = next(iter(plan.models.values()))
-    made = ours(base, -1, url, options, keep=(rows := []))
-    del made
-    return [model.body(request) for request in rows]
-
-
-def ours(base: Path, number: int, url: str, options: argparse.Namespace, keep: list[Any] | None = None) -> tuple[float, int]:
-    """(seconds, tokens) of a run."""
-    raise NotImplementedError
+    clock = Clock()
+    made = run(recipe, base / name, base=base, watcher=clock)
+    row = next(r for r in made.ledger() if r.folder == "write")
+    assert row.rows == options.rows
+    return clock.ended - clock.began, sum(r["completion_tokens"] or 0 for r in made.rows("write")), made
 
 
 async def plain(url: str, bodies: list[dict[str, Any]], concurrency: int) -> tuple[float, int]:
