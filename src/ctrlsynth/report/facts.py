@@ -139,9 +139,15 @@ def _candidate(row: Row, told: Row, judge: Mapping[str, Any] | None) -> str:
 
 
 def _tokens(row: Row) -> Iterator[Fact]:
-    if row["clip_tokens"] is not None:
-        cut = f"; cut at {CONTEXT}" if row["truncated"] else ""
-        yield Fact("CLIP tokens", f"{row['clip_tokens']} of {CONTEXT}{cut}")
+    tokens = row["clip_tokens"]
+    if tokens is None:
+        return
+    if tokens <= CONTEXT or row["truncated"]:
+        cut = f"; cut at {CONTEXT}" if row["truncated"] and tokens > CONTEXT else "; cut" if row["truncated"] else ""
+        yield Fact("CLIP tokens", f"{tokens} of {CONTEXT}{cut}")
+    else:
+        chunks = row.get("chunks")
+        yield Fact("CLIP tokens", f"{tokens}, read in {chunks} chunks" if chunks else f"{tokens}, read whole by another text encoder")
 
 
 def _image(row: Row) -> Iterator[Fact]:
@@ -160,6 +166,8 @@ def _image(row: Row) -> Iterator[Fact]:
         yield Fact("not drawn", _listed(row["not_drawn"]))
     if row["width"]:
         yield Fact("image", f"{row['width']} x {row['height']} pixels")
+    if row.get("flagged") is not None:
+        yield Fact("safety checker", "flagged it: not kept" if row["flagged"] else "did not flag it")
     yield from _tokens(row)
     if row["seed"] is not None:
         yield Fact("seed", str(row["seed"]))

@@ -155,9 +155,12 @@ class TextReader:
     def _provider(self, suffix: str, kind: Any, limit: int | None) -> Any:
         from compel.embeddings_provider import EmbeddingsProvider
 
-        encoder = getattr(self._pipe, "text_encoder" + suffix)
+        encoder, tokenizer = (getattr(self._pipe, name + suffix) for name in ("text_encoder", "tokenizer"))
+        tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = (
+            True  # has been said: `truncated`, `chunks`
+        )
         return EmbeddingsProvider(
-            tokenizer=getattr(self._pipe, "tokenizer" + suffix),
+            tokenizer=tokenizer,
             text_encoder=encoder,
             dtype_for_device_getter=lambda device: encoder.dtype,
             truncate=not self._chunk,
