@@ -13,11 +13,18 @@ from ctrlsynth import models
 from ctrlsynth.errors import ModelError, UserError
 from ctrlsynth.models.base import ImageAndText, Reply, Request
 from ctrlsynth.models.llms.spans import MAX_WORDS, extraction, words_of
-from ctrlsynth.models.taggers.extract import ExtractTagger, instruction, normalise, parse
+from ctrlsynth.models.taggers.extract import ExtractTagger, instruction, normalise
+from ctrlsynth.models.taggers.extract_parse import LINES, SCHEMA, parse, parse_json
+from ctrlsynth.runs import run
 from ctrlsynth.sample import Tags
 from ctrlsynth.words import singular
+from helpers import recipe, write_captions
 
 CAPTIONS = [json.loads(line) for line in (Path(__file__).parent / "data" / "web_captions.jsonl").read_text("utf-8").splitlines()]
+
+
+THREE = {"attributes": ["a b"], "objects": ["b", "c"], "relations": ["x"]}
+LISTED = {"attributes": ["", "a"], "objects": ["", "b", "c", "d"], "relations": ["x"]}
 
 
 class Fixed:
@@ -61,7 +68,7 @@ def test_smollm2_says_only_spans_of_the_caption() -> None:
     finally:
         built.close()
     assert first == again
-    assert built.failed == {}
+    assert all(tags.error is None for tags in first)
     assert first[1] == first[3] == Tags()
     assert {"dog", "sofa"} <= set(first[0].objects)
     assert "brown dog" in first[0].attributes
@@ -75,15 +82,39 @@ def test_other_models_are_held_to_the_caption_too() -> None:
     built = tagger(Reply(reply), Reply("objects: dog"), Reply("", error="prompt_too_long"))
     good, bad, long = built.tag([ImageAndText(None, "The brown dog sleeping on the sofa")] * 3)
     assert good == Tags(("dog", "sofa"), ("brown dog",), ("dog sleeping on sofa",))
-    assert bad == long == Tags()
-    assert built.failed == {"not_three_lines": 1, "prompt_too_long": 1}
+    assert good.dropped == 2  # purple hat, hat
+    assert (bad, long) == (Tags(error="not_three_lines"), Tags(error="prompt_too_long"))
     assert Fixed.asked[0].family == "extract"
     assert Fixed.asked[0].instruction == instruction("The brown dog sleeping on the sofa")
 
 
-def test_all_failed_or_too_few_is_an_error() -> None:
-    with pytest.raises(ModelError, match="not_three_lines"):
-        tagger(Reply("I cannot do that.")).tag([ImageAndText(None, "a dog")])
+def test_a_reply_as_json() -> None:
+    Fixed.replies = (Reply('{"objects": ["dog", "cat"], "attributes": ["Brown dog."], "relations": []}'), Reply("objects: dog"))
+    good, bad = ExtractTagger(f"{__name__}:Fixed", mode="json").tag([ImageAndText(None, "the brown dog")] * 2)
+    assert (good, good.dropped) == (Tags(("dog",), ("brown dog",)), 1)
+    assert bad == Tags(error="bad_json")
+    asked = Fixed.asked[0]
+    assert asked.schema == SCHEMA
+    objects = [json.loads(line) for line in asked.instruction.splitlines() if line.startswith("{")]
+    assert [set(o) for o in objects] == [set(LINES)] * 3  # the format and the paper's two examples
+    assert "white cowboy hat" in objects[1]["attributes"]
+    assert "three lines" not in asked.instruction
+    assert asked.instruction.endswith("caption: the brown dog")
+    with pytest.raises(UserError, match="unknown mode 'jsn'; did you mean 'json'"):
+        ExtractTagger(f"{__name__}:Fixed", mode="jsn")
+
+
+def test_rows_fail_alone_with_their_reason(tmp_path: Path) -> None:
+    """In a run: the row whose reply is none has failed, the ledger names why, and the others are there."""
+    write_captions(tmp_path / "captions.jsonl", 3)
+    Fixed.replies = (Reply("I cannot."), Reply("objects: cat\nattributes: red cat\nrelations:"), Reply("", error="empty_reply"))
+    made = run(recipe(tmp_path, models={"tagger": {"extract": f"{__name__}:Fixed"}, "llm": "realizer"}), tmp_path / "run", base=tmp_path)
+    assert [(row["status"], row["reason"]) for row in made.rows("tag")][::2] == [("failed", "not_three_lines"), ("failed", "empty_reply")]
+    ledger = next(row for row in made.ledger() if row.folder == "tag")
+    assert (ledger.ok, ledger.failed) == (1, {"not_three_lines": 1, "empty_reply": 1})
+
+
+def test_too_few_replies_are_an_error() -> None:
     with pytest.raises(ModelError, match="0 replies for 1"):
         tagger().tag([ImageAndText(None, "a dog")])
     with pytest.raises(UserError, match="extract: smollm2"):
@@ -98,12 +129,42 @@ def test_all_failed_or_too_few_is_an_error() -> None:
         ("Objects: b\nattributes:\nRelations: x", {"objects": ["b"], "attributes": [""], "relations": ["x"]}),
         ("attributes: a\nobjects: b", None),
         ("attributes: a\nobjects: b\nobjects: c\nrelations:", None),
+        (
+            "1. **Objects:** b, c\n2. **Attributes**: `a b`\n3. Relations: x",
+            {"attributes": ["a b"], "objects": ["b", "c"], "relations": ["x"]},
+        ),
+        ('- objects: 1. b, 2) c\n* relations:\n• attributes: "a"', {"attributes": ["a"], "objects": ["b", "c"], "relations": [""]}),
+        (
+            "objects:\n- b\n- c, d\nattributes:\n\n1. a\nrelations: x",
+            {"attributes": ["", "a"], "objects": ["", "b", "c", "d"], "relations": ["x"]},
+        ),
+        ("```\nattributes: a\nobjects: b\nrelations: c\n```", {"attributes": ["a"], "objects": ["b"], "relations": ["c"]}),
+        ("objects: b\n- c\nattributes: a\nrelations:", None),
+        ("objects: b\nand more\nattributes: a\nrelations:", None),
+        ("colours: red\nattributes: a\nobjects: b\nrelations: c", None),
         ("Here you are:\nattributes: a\nobjects: b\nrelations: c", None),
         ("", None),
     ],
 )
 def test_three_lines_and_nothing_else(text: str, wanted: dict[str, list[str]] | None) -> None:
     assert parse(text) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ('{"objects": ["b"], "attributes": ["a b"], "relations": []}', {"attributes": ["a b"], "objects": ["b"], "relations": []}),
+        ('```json\n{"objects": [], "attributes": [], "relations": ["x"]}\n```', {"attributes": [], "objects": [], "relations": ["x"]}),
+        ('{"objects": ["b"], "attributes": ["a b"]}', None),
+        ('{"objects": ["b"], "attributes": [], "relations": [], "more": []}', None),
+        ('{"objects": "b", "attributes": [], "relations": []}', None),
+        ('{"objects": [1], "attributes": [], "relations": []}', None),
+        ('["b"]', None),
+        ("{", None),
+    ],
+)
+def test_an_object_of_three_lists_and_nothing_else(text: str, wanted: dict[str, list[str]] | None) -> None:
+    assert parse_json(text) == wanted
 
 
 @pytest.mark.parametrize(

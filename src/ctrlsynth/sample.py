@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from .words import plural
@@ -27,6 +27,8 @@ class Tags:
     relations    `dog on sofa` (subject, predicate, object, both ends among the objects), or with an end left out: `wearing hat`
     scores       one number per object in 0..1 where the tagger gives them, else empty
     caption      the text that the tagger wrote on its way, if it is a captioner
+    dropped      how many phrases a language model named that the caption lacks, and that were left out for it
+    error        set: the tagger could not answer for this row, which has failed with this short stable word
     """
 
     objects: tuple[str, ...] = ()
@@ -34,6 +36,8 @@ class Tags:
     relations: tuple[str, ...] = ()
     scores: tuple[float, ...] = ()
     caption: str | None = None
+    dropped: int = field(default=0, compare=False, repr=False)  # an observation, no part of what the tags say
+    error: str | None = field(default=None, repr=False)
 
     def phrases(self) -> tuple[str, ...]:
         """All phrases, objects first: the order in which text templates list them."""

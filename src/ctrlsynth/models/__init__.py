@@ -21,6 +21,8 @@ NAMES: dict[Role, dict[str, str]] = {
         "reference": f"{_HERE}.taggers.reference:ReferenceTagger",
         "hybrid": f"{_HERE}.taggers.hybrid:HybridTagger",
         "extract": f"{_HERE}.taggers.extract:ExtractTagger",
+        "captioner": f"{_HERE}.taggers.captioner:CaptionerTagger",
+        "florence2": f"{_HERE}.taggers.captioner:Florence2Tagger",
     },
     "llm": {
         "smollm2": f"{_HERE}.llms.llama_cpp:SmolLM2",

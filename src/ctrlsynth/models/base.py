@@ -26,7 +26,8 @@ class ImageAndText:
 
 
 class VisionTagger(Protocol):
-    """2a. `reads` says what it looks at; the judge of images takes only taggers that read pixels."""
+    """2a. `reads` says what it looks at; the judge of images takes only taggers that read pixels. Tags with an `error`: the row has
+    failed with it."""
 
     id: str
     digest: str

@@ -15,6 +15,7 @@ Importing this module loads no torch.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -24,6 +25,7 @@ from typing import Any
 from ..errors import UserError, unknown
 from . import hf_files
 from .installed import installed, need
+from .torch_setup import memory_faults, set_threads
 from .torchvision_fix import make_torchvision_importable
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -147,6 +149,28 @@ def _snapshot(name: str, options: HFOptions, where: str) -> Path:
     return Path(found)
 
 
+def read_config(found: Located, where: str = "models") -> dict[str, Any]:
+    """The model's config.json as a mapping; UserError where the folder has none."""
+    try:
+        config = json.loads((found.folder / "config.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{where}: {found.name} holds no config.json, so it is no model of transformers") from error
+    except ValueError as error:
+        raise UserError(f"{where}: {found.name}: its config.json is damaged ({error})") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{where}: {found.name}: its config.json is no mapping")
+    return config
+
+
+def check_weights(found: Located, where: str = "models") -> None:
+    """Preflight: weights are among the files of the model and of each adapter, and the quantization's package is installed."""
+    check_quantization(found.options, where)
+    for one in (found, *found.adapters):
+        if one.folder.is_dir() and not one.has("*.safetensors", "*.bin", "*.pt", "*.pth"):
+            more = f"; fetch them with `hf download {one.name}`" if one.commit is not None else ""
+            raise UserError(f"{where}: {one.name} holds no weights{more}")
+
+
 def choose_device(options: HFOptions, where: str = "models") -> str:
     """The torch device as text. UserError for one that this machine lacks."""
     import torch
@@ -207,11 +231,10 @@ def load_pretrained(cls: Any, found: Located, where: str = "models", **more: Any
     `cls` is a model class or an Auto class of transformers; `more` goes to `from_pretrained`. Loading never leaves the folder and never
     runs its code. UserError in one line where the folder holds no such model.
     """
-    from .torch_setup import memory_faults, set_threads
-
     set_threads()
     if installed("torchvision"):  # an Auto class may import it on the way
         make_torchvision_importable()
+    _no_bars()
     device = choose_device(found.options, where)
     quantized = quantization_config(found.options, where)
     if quantized is not None:
@@ -225,6 +248,13 @@ def load_pretrained(cls: Any, found: Located, where: str = "models", **more: Any
             return (model if quantized is not None else model.to(device)).eval()
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise UserError(f"{where}: {found.name} cannot be loaded as {cls.__name__}: {_first_line(error)}") from error
+
+
+def _no_bars() -> None:
+    """Models print nothing: transformers draws a progress bar for the weights unless told otherwise."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def with_adapters(model: Any, found: Located, where: str = "models") -> Any:

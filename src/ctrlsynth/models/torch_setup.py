@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,12 +48,14 @@ def memory_faults(name: str) -> Iterator[None]:
         message = f"{name}: {str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__}"
         traceback.clear_frames(error.__traceback__)
         if reason == "out_of_memory":
-            _give_back()
+            give_back()
         raise ModelError(reason, message) from None
 
 
-def _give_back() -> None:
-    import torch
+def give_back() -> None:
+    """Hands memory that torch keeps for later back to the GPU, where one is used; for models that were closed."""
+    if "torch" in sys.modules:
+        import torch
 
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

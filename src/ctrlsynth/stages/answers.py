@@ -21,15 +21,19 @@ BAD = "bad_output"
 
 
 def tags_of(answer: Any) -> Tags | None:
-    """Tags with phrases as tuples of text, finite scores (one an object or none) and a caption that is text."""
-    if not isinstance(answer, Tags):
+    """Tags with phrases as tuples of text, finite scores (one an object or none) and a caption that is text; they may be anything where
+    `error` is set."""
+    if not isinstance(answer, Tags) or not _text(answer.error, optional=True):
         return None
+    if answer.error:
+        return Tags(caption=answer.caption if _text(answer.caption) else None, error=answer.error)
     kinds = [_phrases(k) for k in (answer.objects, answer.attributes, answer.relations)]
     scores = [unit(s) for s in answer.scores] if isinstance(answer.scores, (tuple, list)) else [None]
     if None in kinds or None in scores or len(scores) not in (0, len(answer.objects)) or not _text(answer.caption, optional=True):
         return None
     objects, attributes, relations = (k or () for k in kinds)
-    return Tags(objects, attributes, relations, tuple(s for s in scores if s is not None), answer.caption)
+    dropped = answer.dropped if type(answer.dropped) is int and 0 <= answer.dropped < 2**31 else 0
+    return Tags(objects, attributes, relations, tuple(s for s in scores if s is not None), answer.caption, dropped)
 
 
 def reply_of(answer: Any) -> Reply | None:

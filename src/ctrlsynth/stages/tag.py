@@ -145,8 +145,8 @@ class TagStage:
         following = iter(answers)
         out = [tags_of(next(following)) if i.status == "ok" else None for i in items]
         for item, tags in zip(items, out, strict=True):
-            if tags is None and item.status == "ok":
-                item.status, item.reason = "failed", BAD
+            if item.status == "ok" and (tags is None or tags.error):
+                item.status, item.reason = "failed", tags.error if tags is not None else BAD
         return out
 
     def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:

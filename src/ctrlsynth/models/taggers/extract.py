@@ -1,15 +1,16 @@
 """2a: tags from a caption by a language model, the second half of the paper's hybrid tagger (CtrlSynth, appendix A.4).
 
 `{extract: smollm2}`, `{extract: {llama.cpp: model.gguf}}`, or any other language model of a recipe. The model answers in three lines
-(attributes, objects, relations); llama.cpp is held to the caption's own spans by a grammar, any other model gets A.4's instruction with its
-two examples, and what it makes up is dropped. It sees no pixel: the recipe refuses it as the judge of images.
+(attributes, objects, relations), or with `mode: json` in an object held by a schema; llama.cpp's three lines are held to the caption's own
+spans by a grammar, any other model gets A.4's instruction with its two examples, and what it makes up is dropped and counted. It sees no
+pixel: the recipe refuses it as the judge of images. `captioner` puts a captioner before it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import files
@@ -17,13 +18,15 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from ... import models
-from ...errors import ModelError, UserError
+from ...errors import ModelError, UserError, unknown
 from ...sample import Tags, unique
 from ...words import plural, singular
 from ..base import ImageAndText, LanguageModel, Reply, Request
 from ..llms.vocabulary import COUNTS, PREPOSITIONS
+from ..nested import check_all, close_all, contents_of
+from .extract_parse import LINES, SCHEMA, parse, parse_json
 
-LINES = ("attributes", "objects", "relations")
+MODES = ("lines", "json")
 MAX_CHARACTERS = 2000
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _ARTICLES = frozenset("a an the his her its their my our your this that these those some".split())
@@ -31,93 +34,97 @@ _BE = frozenset("is are was were be been being".split())
 
 
 class ExtractTagger:
-    """Tags captions through a language model. `failed` counts the captions whose reply was none, by reason; they have no tags."""
+    """Tags captions through a language model. A caption whose reply can't be read fails with `not_three_lines` or `bad_json`; one whose
+    reply failed, with the reply's own reason.
+
+    model       a language model as a recipe names it
+    mode        `lines`, the paper's three lines; `json`, an object held by a schema where the model's engine can hold to one
+    max_tokens  the most that a reply may have
+    """
 
     reads: Literal["caption"] = "caption"
 
-    def __init__(self, model: Any = None, *, max_tokens: int = 192) -> None:
+    def __init__(self, model: Any = None, *, mode: str = "lines", max_tokens: int = 192) -> None:
         if model is None:
             raise UserError("models.tagger: extract takes a language model, such as {extract: smollm2}")
+        if mode not in MODES:
+            raise unknown("mode", str(mode), MODES, "models.tagger.extract")
         self._model: LanguageModel = models.load(model, "llm", "models.tagger.extract")
         self.id = f"extract({self._model.id})"
-        self.digest = hashlib.sha256(f"extract-1\0{self._model.digest}\0{max_tokens}\0{instruction('')}".encode()).hexdigest()
+        asked = instruction("", mode)
+        self.digest = hashlib.sha256(f"extract-2\0{self._model.digest}\0{max_tokens}\0{mode}\0{asked}".encode()).hexdigest()
         self.batch = int(getattr(self._model, "batch", 256))
-        self.failed: Counter[str] = Counter()
-        self._max_tokens = max_tokens
+        self._mode, self._max_tokens = mode, max_tokens
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
-        """As many Tags as items, in order; no text gives no tags. Raises `ModelError` with the commonest reason if all replies fail."""
+        """As many Tags as items, in order; no text gives no tags."""
         texts = [" ".join((item.text or "").split())[:MAX_CHARACTERS] for item in items]
         asked = [n for n, text in enumerate(texts) if _WORD.search(text)]
-        replies = self._model.generate(
-            [Request(instruction(texts[n]), caption=texts[n], family="extract", max_tokens=self._max_tokens) for n in asked]
-        )
+        replies = self._model.generate([self._request(texts[n]) for n in asked])
         if len(replies) != len(asked):
             raise ModelError("wrong_number", f"{self._model.id} gave {len(replies)} replies for {len(asked)} captions")
         out = [Tags()] * len(items)
-        reasons: Counter[str] = Counter()
         for n, reply in zip(asked, replies, strict=True):
-            parsed = _read(reply, texts[n])
-            if isinstance(parsed, str):
-                reasons[parsed] += 1
-            else:
-                out[n] = parsed
-        self.failed += reasons
-        if asked and sum(reasons.values()) == len(asked):
-            reason, count = reasons.most_common(1)[0]
-            raise ModelError(reason, f"{self.id}: {count} of {len(asked)} replies failed with {reason}")
+            out[n] = self._read(reply, texts[n])
         return out
+
+    def _request(self, caption: str) -> Request:
+        asked, schema = instruction(caption, self._mode), SCHEMA if self._mode == "json" else None
+        return Request(asked, caption=caption, family="extract", max_tokens=self._max_tokens, schema=schema)
+
+    def _read(self, reply: Reply, caption: str) -> Tags:
+        if reply.error is not None and reply.error != "looping":  # lists may repeat a phrase; repeats are dropped below
+            return Tags(error=reply.error)
+        lines = parse(reply.text) if self._mode == "lines" else parse_json(reply.text)
+        if lines is None:
+            return Tags(error="not_three_lines" if self._mode == "lines" else "bad_json")
+        return normalise(lines, caption)
+
+    def check(self) -> None:
+        """Preflight of the language model."""
+        check_all([self._model])
+
+    def content_digest(self) -> str:
+        """The language model's whole files, for `--verify`."""
+        return contents_of([self._model])
 
     def close(self) -> None:
         """Closes the language model, if it can be closed."""
-        close = getattr(self._model, "close", None)
-        if close is not None:
-            close()
+        close_all([self._model])
 
 
-@lru_cache(maxsize=1)
-def _template() -> str:
+@lru_cache(maxsize=2)
+def _template(mode: str) -> str:
     text = files("ctrlsynth.resources").joinpath("extraction.txt").read_text("utf-8")
-    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
+    text = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
+    if mode == "lines":
+        return text
+    text = text.replace("Separate the phrases by comma without formatting. Output three lines:", "Output one JSON object and nothing else:")
+    return re.sub(r"^attributes: (.*)\nobjects: (.*)\nrelations: (.*)$", _as_json, text, flags=re.MULTILINE)
 
 
-def instruction(caption: str) -> str:
-    """A.4's instruction with its two examples for a caption; braces in the caption are plain text."""
-    return _template().replace("{caption}", caption).rstrip()
+def _as_json(three: re.Match[str]) -> str:
+    return json.dumps({name: three[n].split(", ") for n, name in enumerate(LINES, 1)})
 
 
-def _read(reply: Reply, caption: str) -> Tags | str:
-    if reply.error is not None and reply.error != "looping":  # lists may repeat a phrase; repeats are dropped below
-        return reply.error
-    lines = parse(reply.text)
-    return "not_three_lines" if lines is None else normalise(lines, caption)
-
-
-def parse(text: str) -> dict[str, list[str]] | None:
-    """`attributes: a, b`, `objects: ...`, `relations: ...` in any order, each once, nothing else -> phrases by line; else None."""
-    out: dict[str, list[str]] = {}
-    for line in text.strip().splitlines():
-        name, colon, rest = line.strip().partition(":")
-        name = name.strip().lower()
-        if not line.strip():
-            continue
-        if not colon or name not in LINES or name in out:
-            return None
-        out[name] = [" ".join(phrase.split()).strip(" .") for phrase in rest.split(",")]
-    return out if len(out) == len(LINES) else None
+def instruction(caption: str, mode: str = "lines") -> str:
+    """A.4's instruction with its two examples for a caption; braces in the caption are plain text. `json`: the same examples as objects."""
+    return _template(mode).replace("{caption}", caption).rstrip()
 
 
 def normalise(lines: dict[str, list[str]], caption: str) -> Tags:
     """Phrases as they stand in the caption -> Tags: objects in the singular without article, attributes bound to their object (an object
     that carries a known attribute gives it up), relations as subject, predicate, object without articles. Phrases that are not in the
-    caption are dropped."""
+    caption are dropped; `Tags.dropped` says how many."""
     whole = f" {' '.join(_words(caption))} "
-    there = {name: [p for p in lines[name] if p and f" {' '.join(_words(p))} " in whole] for name in LINES}
+    named = {name: [p for p in lines[name] if p] for name in LINES}
+    there = {name: [p for p in named[name] if f" {' '.join(_words(p))} " in whole] for name in LINES}
+    dropped = sum(len(named[name]) - len(there[name]) for name in LINES)
     modified = [_words(p) for p in there["attributes"]]
     objects = list(unique(_noun(_strip(_words(p), modified)) for p in there["objects"]))
     attributes = [a for words in modified for a in _attributes(words, objects)]
     relations = [r for p in there["relations"] for r in _relation(_words(p), objects)]
-    return Tags(unique(objects), unique(attributes), unique(relations))
+    return Tags(unique(objects), unique(attributes), unique(relations), dropped=dropped)
 
 
 def _words(text: str) -> list[str]:

@@ -10,6 +10,7 @@ from ... import models
 from ...errors import ModelError, UserError
 from ...sample import Tags, unique
 from ..base import ImageAndText, VisionTagger
+from ..nested import check_all, close_all, contents_of
 
 # A noun that stands in the caption is certain to stand there; a tagger that gives no scores is taken at its word.
 _UNSCORED = 1.0
@@ -41,20 +42,29 @@ class HybridTagger:
                 raise ModelError("wrong_number", f"{tagger.id} gave {len(answer)} answers for {len(items)} items")
         return [join(row) for row in zip(*answers, strict=True)]
 
+    def check(self) -> None:
+        """Preflight of each tagger."""
+        check_all(self._taggers)
+
+    def content_digest(self) -> str:
+        """The whole files of all taggers, for `--verify`."""
+        return contents_of(self._taggers)
+
     def close(self) -> None:
         """Lets the taggers free what they hold; they may be asked again."""
-        for tagger in self._taggers:
-            close = getattr(tagger, "close", None)
-            if close is not None:
-                close()
+        close_all(self._taggers)
 
 
 def join(tags: Sequence[Tags]) -> Tags:
     """The tags of several taggers for one row as one: tagger by tagger, without repeats (letter case aside).
 
     An object's score is the highest that a tagger gave it; 1.0 if only taggers without scores named it. If no tagger gives scores there
-    are none. A bare `red` stays beside another's `red ball`: it may be said of something else. The first caption is kept.
+    are none. A bare `red` stays beside another's `red ball`: it may be said of something else. The first caption is kept. A row that one
+    tagger could not answer has failed: half the tags would look like all of them.
     """
+    error = next((one.error for one in tags if one.error), None)
+    if error is not None:
+        return Tags(error=error)
     scores: dict[str, float] = {}
     for one in tags:
         for name, score in zip(one.objects, one.scores, strict=False):
@@ -66,4 +76,5 @@ def join(tags: Sequence[Tags]) -> Tags:
         unique(phrase for one in tags for phrase in one.relations),
         tuple(scores.get(name.lower(), _UNSCORED) for name in objects) if scores else (),
         next((one.caption for one in tags if one.caption), None),
+        sum(one.dropped for one in tags),
     )
