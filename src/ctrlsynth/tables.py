@@ -11,7 +11,7 @@ import pyarrow as pa
 
 SCHEMA = 1
 
-ADDED = {"error", "chunks", "flagged"}
+ADDED = {"error", "chunks", "flagged", "dropped_phrases"}
 """Columns that tables written before them lack: read as null."""
 
 _words = pa.list_(pa.string())
@@ -54,6 +54,7 @@ TAG = pa.schema(
         *((kind, _words) for kind in ("objects", "attributes", "relations")),
         ("scores", pa.list_(pa.float32())),
         ("caption", pa.string()),
+        ("dropped_phrases", pa.int32()),  # that a language model named and the caption lacks
     ]
 )
 WRITE = pa.schema(

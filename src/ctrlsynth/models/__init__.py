@@ -23,6 +23,9 @@ NAMES: dict[Role, dict[str, str]] = {
         "extract": f"{_HERE}.taggers.extract:ExtractTagger",
         "captioner": f"{_HERE}.taggers.captioner:CaptionerTagger",
         "florence2": f"{_HERE}.taggers.captioner:Florence2Tagger",
+        "classifier": f"{_HERE}.taggers.classifier:ClassifierTagger",
+        "catlip": f"{_HERE}.taggers.catlip:CatLIPTagger",
+        "open_clip": f"{_HERE}.taggers.openclip:OpenCLIPTagger",
     },
     "llm": {
         "smollm2": f"{_HERE}.llms.llama_cpp:SmolLM2",

@@ -51,3 +51,20 @@ def _replace(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def remembered(name: str, make: Callable[[], bytes]) -> bytes:
+    """The cached file's bytes if it is whole, otherwise what `make` gives, which then replaces the file in one step.
+
+    For what has no hash known before it is made (the numbers of a model): its SHA-256 stands before it, so a file that was cut short or
+    damaged is made again. `name` must hold a hash of everything that decides about the content.
+    """
+    path = cache_dir() / name
+    with contextlib.suppress(OSError):
+        data = path.read_bytes()
+        if hashlib.sha256(data[32:]).digest() == data[:32]:
+            return data[32:]
+    data = make()
+    with contextlib.suppress(OSError):
+        _replace(path, hashlib.sha256(data).digest() + data)
+    return data

@@ -1,8 +1,10 @@
-"""The one reader of old weight files: torch's `.pth` state dicts into numpy arrays, without torch and without unpickling anything.
+"""The one reader of pickles: torch's `.pth` state dicts into numpy arrays and CatLIP's vocabulary into a mapping, without torch and without
+unpickling anything.
 
 Used by the embedded tagger of 2a. A `.pth` is a pickle, and a pickle is a program that may call what it likes. So the program is never
 given to `pickle`: `_run` below steps through its opcodes as `pickletools` lists them and knows the few that a state dict needs. The only
-names it accepts are `collections.OrderedDict`, `torch._utils._rebuild_tensor_v2` and torch's storage types, and these are stand-ins here:
+names it accepts are `collections.OrderedDict`, `torch._utils._rebuild_tensor_v2` and torch's storage types (for counts: `OrderedDict` and
+`collections.Counter` only), and these are stand-ins here:
 nothing is ever imported, looked up or called on the file's behalf. Dictionary keys must be texts, memo slots must be filled in turn, and a
 tensor may not reach beyond its storage or be larger than it, so time and memory stay in proportion to the file's size.
 
@@ -86,6 +88,22 @@ def read_state_dict(path: Path) -> dict[str, Array]:
         return _from_zip(data) if data[:4] == b"PK\x03\x04" else _from_legacy(data)
     except _Refused as error:
         raise UserError(f"{path}: not a weight file that is safe to read: {error}") from error
+
+
+def read_counts(path: Path) -> dict[str, int]:
+    """Reads a pickled mapping from texts to whole numbers (a dict, OrderedDict or Counter) in the file's order: CatLIP's vocabulary.
+    Anything else, and any other global that the file mentions, is a UserError."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    try:
+        counts = _run(io.BytesIO(data), _count_global)
+        if not isinstance(counts, dict) or not counts or not all(type(n) is int for n in counts.values()):
+            raise _Refused("it holds no mapping from texts to whole numbers")
+    except _Refused as error:
+        raise UserError(f"{path}: not a vocabulary that is safe to read: {error}") from error
+    return counts
 
 
 def _from_legacy(data: bytes) -> dict[str, Array]:
@@ -222,17 +240,32 @@ def _global(text: str) -> _Name:
     return name
 
 
+def _count_global(text: str) -> _Name:
+    """Of the globals of a pickled mapping, the two that a mapping may be."""
+    name = _Name(*text.split(" ", 1))
+    if name not in (_Name("collections", "OrderedDict"), _COUNTER):
+        raise _Refused(f"it asks for {f'{name.module}.{name.name}'[:80]!r}, which is no part of a mapping")
+    return name
+
+
+_COUNTER = _Name("collections", "Counter")
+
+
 def _reduce(function: object, arguments: object) -> Any:
-    """`function(*arguments)` for the two functions that a state dict calls."""
+    """`function(*arguments)` for the functions that a state dict or a mapping calls."""
     if function == _Name("torch._utils", "_rebuild_tensor_v2") and isinstance(arguments, tuple):
         return _rebuild(arguments)
     if function == _Name("collections", "OrderedDict") and arguments == ():
         return {}
+    if function == _COUNTER and isinstance(arguments, tuple) and len(arguments) == 1 and isinstance(arguments[0], dict):
+        return dict(arguments[0])
     raise _Refused("it calls something other than a tensor's or a mapping's constructor")
 
 
-def _run(stream: IO[bytes]) -> Any:
-    """Runs one pickle from `stream` and leaves the stream after it. Knows numbers, texts, tuples, lists, dicts and the stand-ins."""
+def _run(stream: IO[bytes], name: Callable[[str], _Name] | None = None) -> Any:
+    """Runs one pickle from `stream` and leaves the stream after it. Knows numbers, texts, tuples, lists, dicts and the stand-ins; `name`
+    says which globals they stand in for (`_global` unless given)."""
+    name = name or _global
     stack: list[Any] = []
     memo: list[Any] = []
     try:
@@ -241,7 +274,9 @@ def _run(stream: IO[bytes]) -> Any:
                 raise _Refused(f"its program has more than {_MAX_STEPS:,} steps")
             if opcode.name == "STOP":
                 return stack.pop()
-            if opcode.name in _CONSTANTS:
+            if opcode.name == "GLOBAL":
+                stack.append(name(str(argument)))
+            elif opcode.name in _CONSTANTS:
                 stack.append(_CONSTANTS[opcode.name](argument))
             elif opcode.name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
                 if argument is not None and argument != len(memo):
@@ -250,7 +285,7 @@ def _run(stream: IO[bytes]) -> Any:
             elif opcode.name in ("BINGET", "LONG_BINGET"):
                 stack.append(memo[int(argument or 0)])
             else:
-                _combine(opcode.name, stack)
+                _combine(opcode.name, stack, name)
     except (ValueError, IndexError, TypeError, OverflowError) as error:  # cut short, an empty stack, a wrong kind of argument
         raise _Refused(f"its program is damaged ({error})") from error
     raise _Refused("its program is cut short")
@@ -260,11 +295,11 @@ _CONSTANTS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"), lambda value: value),
     **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING"), str),
     "NEWTRUE": lambda _: True, "NEWFALSE": lambda _: False, "NONE": lambda _: None, "MARK": lambda _: _MARK,
-    "EMPTY_DICT": lambda _: {}, "EMPTY_LIST": lambda _: [], "EMPTY_TUPLE": lambda _: (), "GLOBAL": _global,
+    "EMPTY_DICT": lambda _: {}, "EMPTY_LIST": lambda _: [], "EMPTY_TUPLE": lambda _: (),
 }  # fmt: skip
 
 
-def _combine(name: str, stack: list[Any]) -> None:
+def _combine(name: str, stack: list[Any], global_: Callable[[str], _Name]) -> None:
     """The opcodes that take from the stack."""
     if name in ("PROTO", "FRAME"):
         return
@@ -274,7 +309,7 @@ def _combine(name: str, stack: list[Any]) -> None:
         stack.append(tuple(_pop_mark(stack)))
     elif name == "STACK_GLOBAL":
         module, attribute = _pop(stack, 2)
-        stack.append(_global(module + " " + attribute))
+        stack.append(global_(module + " " + attribute))
     elif name == "BINPERSID":
         stack.append(_persistent(stack.pop()))
     elif name == "REDUCE":

@@ -158,6 +158,7 @@ class TagStage:
             "relations": [t.relations if o else None for t, o in zip(tags, ok, strict=True)],
             "scores": [t.scores or None for t in tags],
             "caption": [t.caption for t in tags],
+            "dropped_phrases": [t.dropped if o else None for t, o in zip(tags, ok, strict=True)],
         }
         for item in items:
             item.payload.image = None

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from PIL import Image
@@ -26,6 +27,7 @@ from .. import hf, hf_files
 from ..base import ImageAndText
 from ..installed import need
 from ..nested import check_all, close_all, contents_of
+from ..text_to_image.room import Room
 from ..torch_setup import give_back, memory_faults
 from ..torchvision_fix import make_torchvision_importable
 from .extract import ExtractTagger
@@ -33,6 +35,8 @@ from .extract import ExtractTagger
 _VERSION = 1  # part of the digest: raise it when the same weights would be asked differently
 _WHERE = "models.tagger"
 TASK = "<MORE_DETAILED_CAPTION>"
+_EXTRACTED = 64
+"""Captions that the language model gets at once: engines and servers work on many side by side, while decoded pictures wait in memory."""
 CHAT_PROMPT = "Describe with a paragraph what is shown in the image."
 """What a chat model is asked: the words that stand behind Florence-2's task."""
 
@@ -76,7 +80,8 @@ class CaptionerTagger:
                 raise UserError(f"{_WHERE}.{name}: a whole number from 1 up, not {value!r}")
         self._prompt = prompt if prompt is not None else {"florence2": TASK, "chat": CHAT_PROMPT, "plain": ""}[self._kind]
         self._extract = ExtractTagger(extract, mode=mode, max_tokens=512) if extract is not None else None
-        self.batch = batch
+        self._room = Room(batch)
+        self.batch = batch if self._extract is None else max(batch, min(self._extract.batch, _EXTRACTED))
         name = self._found.name if self._extract is None else f"{self._found.name}+{self._extract.id}"
         self.id = f"captioner:{name}"
         asked = [_VERSION, self._kind, self._prompt, self._generation, self._extract.digest if self._extract is not None else None]
@@ -84,52 +89,54 @@ class CaptionerTagger:
         self._loaded: tuple[Any, Any] | None = None
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
-        """One Tags an item with its caption; without an image, or where the model says nothing, empty ones."""
+        """One Tags an item with its caption; without an image, or where the model says nothing, empty ones. A picture that does not fit
+        into memory even alone fails with `out_of_memory`."""
         seen = [n for n, item in enumerate(items) if item.image is not None]
         captions = dict(zip(seen, self.captions([items[n].image for n in seen]), strict=True))
+        lost = {n for n, caption in captions.items() if caption is None}
         if self._extract is None:
-            return [Tags(caption=captions.get(n) or None) for n in range(len(items))]
+            return [Tags(caption=captions.get(n) or None, error="out_of_memory" if n in lost else None) for n in range(len(items))]
         found = self._extract.tag([ImageAndText(None, captions.get(n)) for n in range(len(items))])
-        return [_with_caption(tags, captions.get(n) or None) for n, tags in enumerate(found)]
+        return [
+            replace(tags, caption=captions.get(n) or None, error="out_of_memory" if n in lost else tags.error)
+            for n, tags in enumerate(found)
+        ]
 
-    def captions(self, images: Sequence[Any]) -> list[str]:
-        """The model's text for each picture, in order, `batch` pictures at a time."""
-        if not images:
-            return []
+    def captions(self, images: Sequence[Any]) -> list[str | None]:
+        """The model's text for each picture, in order; None where memory does not suffice for a picture alone."""
+        return self._room.run([image.convert("RGB") for image in images], self._some) if images else []
+
+    def _some(self, images: Sequence[Image.Image]) -> list[str]:
         model, processor = self._load()
-        texts: list[str] = []
-        for start in range(0, len(images), self.batch):
-            some = [image.convert("RGB") for image in images[start : start + self.batch]]
-            with memory_faults(self.id):
-                texts += self._generate(model, processor, some)
-        return [" ".join(text.split()) for text in texts]
+        with memory_faults(self.id):
+            return [" ".join(text.split()) for text in self._generate(model, processor, images)]
 
-    def _generate(self, model: Any, processor: Any, images: list[Image.Image]) -> list[str]:
+    def _generate(self, model: Any, processor: Any, images: Sequence[Image.Image]) -> list[str]:
         import torch
 
         asked = self._inputs(processor, images)
         inputs = {k: v.to(model.device, model.dtype if v.is_floating_point() else None) for k, v in asked.items()}
         with torch.inference_mode():
             out = model.generate(**inputs, **self._generation)
-        given = inputs.get("input_ids")
-        if given is not None and self._kind != "florence2" and torch.equal(out[:, : given.shape[1]], given):
-            out = out[:, given.shape[1] :]  # what was asked stands before the answer
+        if self._kind == "chat":
+            out = out[:, inputs["input_ids"].shape[1] :]  # what was asked stands before the answer
         if self._kind != "florence2":
-            return list(processor.batch_decode(out, skip_special_tokens=True))
+            texts = processor.batch_decode(out, skip_special_tokens=True)
+            return [text.strip().removeprefix(self._prompt.lower()).removeprefix(self._prompt) for text in texts]
         pad = processor.tokenizer.pad_token  # beams of a batch are filled up to the longest; the post-processing leaves that in
         texts = [text.replace(pad, "") for text in processor.batch_decode(out, skip_special_tokens=False)]
         task = self._prompt.partition(">")[0] + ">"
         answers = [processor.post_process_generation(t, task=task, image_size=i.size)[task] for t, i in zip(texts, images, strict=True)]
         return [answer if isinstance(answer, str) else "" for answer in answers]
 
-    def _inputs(self, processor: Any, images: list[Image.Image]) -> dict[str, Any]:
+    def _inputs(self, processor: Any, images: Sequence[Image.Image]) -> dict[str, Any]:
         if self._kind == "florence2":
-            return dict(processor(images=images, text=[self._prompt] * len(images), return_tensors="pt"))
+            return dict(processor(images=list(images), text=[self._prompt] * len(images), return_tensors="pt"))
         if self._kind == "chat":
             content = [{"type": "image"}, {"type": "text", "text": self._prompt}]
             text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False)
             return dict(processor(images=[[i] for i in images], text=[text] * len(images), padding=True, return_tensors="pt"))
-        pixels = dict(processor.image_processor(images=images, return_tensors="pt"))
+        pixels = dict(processor.image_processor(images=list(images), return_tensors="pt"))
         if self._prompt:
             words = processor.tokenizer([self._prompt] * len(images), return_tensors="pt", add_special_tokens=True)
             pixels |= {name: words[name] for name in ("input_ids", "attention_mask")}
@@ -209,7 +216,3 @@ def _processor(found: hf.Located) -> Any:
         return _Pair(found)
     processor.tokenizer.padding_side = "left"  # a decoder goes on from the last token of each row
     return processor
-
-
-def _with_caption(tags: Tags, caption: str | None) -> Tags:
-    return Tags(tags.objects, tags.attributes, tags.relations, tags.scores, caption, tags.dropped, tags.error)

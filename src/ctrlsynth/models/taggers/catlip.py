@@ -1,0 +1,195 @@
+"""2a, the classifier half of the paper's hybrid tagger: CatLIP, a ViT that names 24,320 nouns of WordNet (CtrlSynth, section 3.1).
+
+    {catlip: vit_huge.pt, vocabulary: datacomp_1_2B_vocab.pkl}
+
+Both files are Apple's (corenet, projects/catlip). The vocabulary is a pickle of synset -> count, of which the first 24,320 are the classes;
+it is read without executing anything (weights.py), and so is the checkpoint. The network is rebuilt from the checkpoint's own shapes on
+timm's VisionTransformer: a stem of three convolutions in place of one, no position for the class token, heads of 64 numbers. Pixels are
+0..1 without a mean taken off, 224 from the middle of 232, as corenet evaluates.
+
+Written from corenet's public code and tried on a tiny checkpoint saved in its naming. It was NOT tried on the published weights, which
+were not to be had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ...errors import UserError
+from .. import hf
+from ..installed import need
+from ..torch_setup import set_threads
+from ..torchvision_fix import make_torchvision_importable
+from ..weights import Array, read_state_dict
+from .classifier import Loaded, PixelClassifier, fit
+from .labels import read_labels
+
+_WHERE = "models.tagger"
+CLASSES = 24_320
+HEAD = 64  # numbers of a head in every size of corenet's ViT
+SIDE, RESIZED = 224, 232
+_NAMES = (
+    ("post_transformer_norm.", "norm."),
+    ("classifier.", "head."),
+    ("patch_emb.0.block.", "patch_embed.stem.0."),
+    ("patch_emb.1.block.", "patch_embed.stem.1."),
+    ("patch_emb.2.block.", "patch_embed.stem.2."),
+)
+_BLOCK_NAMES = {
+    "pre_norm_mha.0": "norm1",
+    "pre_norm_mha.1.qkv_proj": "attn.qkv",
+    "pre_norm_mha.1.out_proj_attn": "attn.proj",  # with flash attention, as CatLIP was trained
+    "pre_norm_mha.1.out_proj": "attn.proj",
+    "pre_norm_ffn.0": "norm2",
+    "pre_norm_ffn.1": "mlp.fc1",
+    "pre_norm_ffn.4": "mlp.fc2",
+}
+
+
+class CatLIPTagger(PixelClassifier):
+    """`model` is the checkpoint, `vocabulary` the pickle, or a label file of a synset or name a line. The paper takes the top 20 by
+    sigmoid, without a cut."""
+
+    def __init__(
+        self,
+        model: Any = None,
+        *,
+        vocabulary: str | None = None,
+        classes: int = CLASSES,
+        top_k: int = 20,
+        cut: float = 0.0,
+        batch: int = 64,
+        **options: Any,
+    ) -> None:
+        if model is None or vocabulary is None:
+            raise UserError(f"{_WHERE}: catlip takes its two files, such as {{catlip: vit_huge.pt, vocabulary: datacomp_1_2B_vocab.pkl}}")
+        asked = hf.read_options(options, _WHERE, ("vocabulary", "classes", "top_k", "cut", "batch"))
+        if asked.adapters or asked.quantization:
+            raise UserError(f"{_WHERE}: catlip takes no adapters and no quantization")
+        found = hf.locate(model, asked, _WHERE)
+        if not found.folder.is_file():
+            raise UserError(f"{_WHERE}: {model}: catlip takes a file, corenet's checkpoint")
+        labels = read_labels(Path(vocabulary), f"{_WHERE}.vocabulary")[:classes]
+        rules = {"top_k": top_k, "cut": cut, "multi_label": True, "batch": batch}
+        super().__init__(f"catlip:{Path(found.name).name}", found, labels, "catlip", **rules)
+
+    def check(self) -> None:
+        """Preflight: the packages are there; the files were found already."""
+        need("timm", "transformers", _WHERE)
+
+    def _load(self) -> Loaded:
+        import torch
+
+        path = self._found.folder
+        state = {name: torch.from_numpy(np.array(a)) for name, a in timm_state(read_state_dict(path), path).items()}
+        if len(state["head.bias"]) != len(self.labels):
+            raise UserError(f"{_WHERE}: {path} has {len(state['head.bias'])} classes, its vocabulary {len(self.labels)}")
+        network = build(state)
+        fit(network, state, path)
+        set_threads()
+        kind = hf.torch_dtype(self._found.options)
+        network = network.to(hf.choose_device(self._found.options, _WHERE), None if kind == "auto" else kind).eval()
+        like = next(network.parameters())
+
+        def prepare(images: Sequence[Image.Image]) -> Any:
+            pixels = np.stack([middle(image) for image in images]).transpose(0, 3, 1, 2)
+            return torch.from_numpy(pixels).to(like.device, like.dtype) / 255
+
+        return network, prepare
+
+
+def middle(image: Image.Image) -> np.ndarray[Any, Any]:
+    """The middle 224 x 224 of the picture whose shorter side is 232: uint8 [224, 224, 3]."""
+    width, height = image.size
+    half = min(width, height) * SIDE / RESIZED / 2
+    box = (width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half)
+    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box))
+
+
+def timm_state(state: dict[str, Array], path: Path) -> dict[str, Array]:
+    """corenet's names -> timm's; a name that is none of its ViT's is a UserError."""
+    out: dict[str, Array] = {}
+    for name, array in state.items():
+        if name.startswith("neural_augmentor."):  # of the training only
+            continue
+        renamed = _renamed(name)
+        if renamed is None:
+            raise UserError(f"{_WHERE}: {path}: {name[:80]!r} is no part of corenet's ViT")
+        out[renamed] = array[0] if renamed == "pos_embed" else array
+    for needed in ("cls_token", "pos_embed", "head.bias", "blocks.0.mlp.fc1.bias", "patch_embed.stem.0.conv.weight"):
+        if needed not in out:
+            raise UserError(f"{_WHERE}: {path}: no checkpoint of corenet's ViT ({needed} is missing)")
+    return out
+
+
+def _renamed(name: str) -> str | None:
+    if name == "cls_token":
+        return name
+    if name == "pos_embed.pos_embed.pos_embed":
+        return "pos_embed"
+    for old, new in _NAMES:
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    head, _, rest = name.partition(".")
+    number, _, rest = rest.partition(".")
+    module, _, leaf = rest.rpartition(".")
+    if head == "transformer" and number.isdigit() and module in _BLOCK_NAMES:
+        return f"blocks.{number}.{_BLOCK_NAMES[module]}.{leaf}"
+    return None
+
+
+def build(state: dict[str, Any]) -> Any:
+    """A timm VisionTransformer with the shapes of the state dict."""
+    make_torchvision_importable()
+    from functools import partial
+
+    from timm.models.vision_transformer import VisionTransformer
+    from torch import nn
+
+    width = state["cls_token"].shape[-1]
+    return VisionTransformer(
+        img_size=SIDE,
+        num_classes=len(state["head.bias"]),
+        embed_dim=width,
+        depth=1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks.")),
+        num_heads=width // HEAD,
+        mlp_ratio=len(state["blocks.0.mlp.fc1.bias"]) / width,
+        no_embed_class=True,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        embed_layer=_stem(state["patch_embed.stem.0.conv.weight"].shape[0]),
+        weight_init="skip",
+    )
+
+
+def _stem(inner: int) -> Callable[..., Any]:
+    """corenet's stem in timm's place for the patch embedding: 4 x 4, 2 x 2 and 2 x 2 convolutions, the first two with norm and GELU."""
+    from torch import nn
+
+    class Step(nn.Module):  # type: ignore[misc]
+        def __init__(self, before: int, after: int, size: int, last: bool) -> None:
+            super().__init__()
+            # corenet pads by (kernel - 1) // 2: one pixel around the first of the three, none around the others
+            self.conv = nn.Conv2d(before, after, size, size, padding=(size - 1) // 2, bias=last)
+            if not last:
+                self.norm = nn.BatchNorm2d(after)
+            self.last = last
+
+        def forward(self, pixels: Any) -> Any:
+            pixels = self.conv(pixels)
+            return pixels if self.last else nn.functional.gelu(self.norm(pixels))
+
+    class Stem(nn.Module):  # type: ignore[misc]
+        def __init__(self, img_size: int, embed_dim: int, in_chans: int = 3, **_: Any) -> None:
+            super().__init__()
+            self.num_patches = (img_size // 16) ** 2
+            self.stem = nn.Sequential(Step(in_chans, inner, 4, False), Step(inner, inner, 2, False), Step(inner, embed_dim, 2, True))
+
+        def forward(self, pixels: Any) -> Any:
+            return self.stem(pixels).flatten(2).transpose(1, 2)
+
+    return Stem

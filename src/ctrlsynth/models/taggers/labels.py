@@ -1,0 +1,100 @@
+"""Label lists of classifiers (2a): where they come from, and how a label becomes an object's name."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ... import wordnet
+from ...errors import UserError
+from ...sample import Tags, unique
+from ..weights import read_counts
+
+_SYNSET = re.compile(r"n(\d{1,8})")
+_PLACEHOLDER = re.compile(r"LABEL_\d+")
+
+
+def read_labels(path: Path, where: str) -> list[str]:
+    """A label file: `.txt`, a label a line; `.json`, a list or a mapping from numbers; `.pkl`, CatLIP's vocabulary, read without executing
+    it (weights.py). In the order of the classes."""
+    if path.suffix == ".pkl":
+        return list(read_counts(path))
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        found: Any = json.loads(text) if path.suffix == ".json" else text.splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{where}: {path}: cannot be read as labels ({error})") from error
+    if isinstance(found, dict):
+        if sorted(map(str, found)) != sorted(map(str, range(len(found)))):
+            raise UserError(f"{where}: {path}: its keys are not the numbers of {len(found)} classes from 0 on")
+        found = [found[str(n)] for n in range(len(found))]
+    if not isinstance(found, list) or not all(isinstance(label, str) for label in found):
+        raise UserError(f"{where}: {path}: no list of labels")
+    while found and not found[-1].strip():
+        found.pop()
+    if not found or not all(label.strip() for label in found):
+        raise UserError(f"{where}: {path}: no labels, or an empty one between others")
+    return found
+
+
+def object_names(labels: Sequence[str]) -> list[str]:
+    """Labels as objects: `n2084071` (a noun of WordNet 3.0 by its offset) -> `dog`, its first lemma; `tench, Tinca tinca` -> `tench`;
+    `traffic_light` -> `traffic light`. An offset that WordNet lacks is a UserError."""
+    numbers = [match[1].zfill(8) if (match := _SYNSET.fullmatch(label)) else None for label in labels]
+    lemmas: dict[str, str] = {}
+    if any(numbers):
+        lemmas = {s.offset[1:]: s.words[0] if s.is_instance else s.words[0].lower() for s in wordnet.all_synsets("n")}
+    out = []
+    for label, number in zip(labels, numbers, strict=True):
+        if number is not None and number not in lemmas:
+            wordnet.from_offset(f"n{number}")  # raises, and says what an offset looks like
+        out.append(lemmas[number] if number is not None else _plain(label))
+    return out
+
+
+def _plain(label: str) -> str:
+    first = label.partition(",")[0].partition(" (")[0].replace("_", " ")
+    name = " ".join(first.split())
+    return name if name[1:] != name[1:].lower() and " " not in name else name.lower()
+
+
+def are_placeholders(labels: Sequence[str]) -> bool:
+    """Whether these are the names that transformers gives where nobody named the classes: LABEL_0, LABEL_1, ..."""
+    return all(_PLACEHOLDER.fullmatch(label) for label in labels)
+
+
+class Chooser:
+    """Scores of classes -> tags: the best `top_k` objects of at least `cut`, best first, ties in the order of the classes.
+
+    Classes of one name count once: with the sum of their scores where these are shares of one (`softmax`), else with the highest.
+    """
+
+    def __init__(self, names: Sequence[str], top_k: int, cut: float, add: bool) -> None:
+        self.names = unique(names)
+        place = {name.lower(): n for n, name in enumerate(self.names)}
+        self._place = np.array([place[" ".join(name.split()).lower()] for name in names])
+        self.top_k, self.cut, self._add = top_k, cut, add
+
+    def choose(self, scores: NDArray[np.float32]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+        """float32 [classes] in 0..1 -> names and scores, rounded to 4 digits."""
+        by_name = np.zeros(len(self.names), np.float64)
+        if self._add:
+            np.add.at(by_name, self._place, scores)
+        else:
+            np.maximum.at(by_name, self._place, scores)
+        by_name = np.clip(np.round(by_name, 4), 0.0, 1.0)
+        best = [int(n) for n in np.argsort(-by_name, kind="stable")[: self.top_k] if by_name[n] >= self.cut and by_name[n] > 0]
+        return tuple(self.names[n] for n in best), tuple(float(by_name[n]) for n in best)
+
+    def tags(self, scores: NDArray[np.float32]) -> Tags:
+        """As `choose`, as tags with objects only. Scores that are no numbers are an error of the row."""
+        if not np.isfinite(scores).all():
+            return Tags(error="not_a_number")
+        names, values = self.choose(scores)
+        return Tags(names, scores=values)

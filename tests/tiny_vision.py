@@ -1,0 +1,159 @@
+"""Tiny real checkpoints that look at pictures, saved to a folder the way a hub stores them; beside those of tiny_models.py.
+
+Most are random. `florence2` has learned in a few steps to say which of two colours fills a picture, so that what is extracted from its
+captions can be told right from wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ctrlsynth.models.torchvision_fix import make_torchvision_importable
+
+make_torchvision_importable()
+
+COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220)}
+THINGS = {"red": "a red boat on the water", "blue": "a blue bird in a tree"}
+"""What `florence2` says of a picture of one colour."""
+
+
+def words_tokenizer(texts: list[str], **more: Any) -> Any:
+    """A byte-level BPE tokenizer trained on the texts, with BART's special tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "<image>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet))
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names, **more)
+
+
+def florence2(folder: Path) -> Path:
+    """Florence2ForConditionalGeneration with its processor; 32 px, some 30,000 parameters; says one of `THINGS`."""
+    import torch
+    from transformers import BartConfig, CLIPImageProcessor, Florence2Config, Florence2ForConditionalGeneration, Florence2Processor
+    from transformers.models.florence2.configuration_florence2 import Florence2VisionConfig
+
+    torch.manual_seed(0)
+    texts = [*THINGS.values(), "Describe with a paragraph what is shown in the image."]
+    tokenizer = words_tokenizer(texts, extra_special_tokens={"image_token": "<image>"})
+    ends = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1, "decoder_start_token_id": 2}
+    vision = Florence2VisionConfig(
+        depths=[1, 1, 1, 1], embed_dim=[8, 8, 16, 16], num_heads=[1, 1, 2, 2], num_groups=[1, 1, 2, 2], window_size=2,
+        projection_dim=32, max_position_embeddings=8, drop_path_rate=0.0,
+    )  # fmt: skip
+    text = BartConfig(
+        vocab_size=len(tokenizer), d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=1100, dropout=0.0, **ends,
+    )  # fmt: skip
+    model = Florence2ForConditionalGeneration(
+        Florence2Config(vision_config=vision, text_config=text, image_token_id=tokenizer.image_token_id, **ends)
+    )
+    size = {"height": 32, "width": 32}
+    images = CLIPImageProcessor(size=size, do_center_crop=False)
+    images.image_seq_length = 2
+    processor = Florence2Processor(images, tokenizer, post_processor_config={"pure_text": {}})
+    _teach(model, processor)
+    return _saved(folder, model, processor)
+
+
+def blip(folder: Path) -> Path:
+    """BlipForConditionalGeneration with its processor; random, but with weights large enough that pictures get different texts."""
+    from transformers import BertTokenizerFast, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
+
+    words = "[PAD] [UNK] [CLS] [SEP] [MASK] a an the red blue green dog cat ball bird tree boat on in of with and big small".split()
+    tokenizer = BertTokenizerFast(vocab={word: n for n, word in enumerate(words)})
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    text = {
+        **sizes,
+        "vocab_size": len(words),
+        "encoder_hidden_size": 16,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "sep_token_id": 3,
+        "pad_token_id": 0,
+    }
+    config = BlipConfig(text_config=text, vision_config={**sizes, "image_size": 32, "patch_size": 16})
+    model = _loud(BlipForConditionalGeneration(config))
+    return _saved(folder, model, BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer))
+
+
+def git(folder: Path) -> Path:
+    """GitForCausalLM with its processor; random."""
+    from transformers import BertTokenizerFast, CLIPImageProcessor, GitConfig, GitForCausalLM, GitProcessor
+
+    words = "[PAD] [UNK] [CLS] [SEP] [MASK] a an the red blue green dog cat ball bird tree boat on in of with and big small".split()
+    tokenizer = BertTokenizerFast(vocab={word: n for n, word in enumerate(words)})
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = GitConfig(
+        vision_config={**sizes, "image_size": 32, "patch_size": 16}, **sizes, vocab_size=len(words), max_position_embeddings=128,
+        bos_token_id=2, eos_token_id=3, pad_token_id=0,
+    )  # fmt: skip
+    images = CLIPImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False)
+    return _saved(folder, _loud(GitForCausalLM(config)), GitProcessor(images, tokenizer))
+
+
+def llava(folder: Path) -> Path:
+    """LlavaForConditionalGeneration with a processor that has a chat template; random."""
+    from transformers import CLIPImageProcessor, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+
+    tokenizer = words_tokenizer(["a red boat on the water", "Describe with a paragraph what is shown in the image."])
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    ends = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**sizes, image_size=32, patch_size=16),
+        text_config=LlamaConfig(**sizes, vocab_size=len(tokenizer), **ends),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"), vision_feature_layer=-1, **ends,
+    )  # fmt: skip
+    part = "{{ '<image>' if c.type == 'image' else c.text }}"
+    template = f"{{% for m in messages %}}USER: {{% for c in m.content %}}{part}{{% endfor %}}{{% endfor %}} ANSWER:"
+    images = CLIPImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False)
+    processor = LlavaProcessor(
+        images, tokenizer, patch_size=16, vision_feature_select_strategy="default", num_additional_image_tokens=1, chat_template=template
+    )
+    return _saved(folder, _loud(LlavaForConditionalGeneration(config)), processor)
+
+
+def _loud(model: Any, seed: int = 0) -> Any:
+    """Random weights far larger than at the start of a training, so that different pictures get different answers."""
+    import torch
+
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.6)
+    return model
+
+
+def _teach(model: Any, processor: Any) -> None:
+    import torch
+    from PIL import Image
+
+    pictures = [Image.new("RGB", (32, 32), colour) for colour in COLOURS.values()]
+    inputs = processor(images=pictures, text=["<MORE_DETAILED_CAPTION>"] * 2, return_tensors="pt")
+    labels = processor.tokenizer([f"<s>{THINGS[name]}</s>" for name in COLOURS], padding=True, return_tensors="pt").input_ids
+    labels[labels == processor.tokenizer.pad_token_id] = -100
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.0)
+    for _ in range(300):
+        loss = model(**inputs, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if loss < 0.01:
+            break
+
+
+def _saved(folder: Path, *parts: Any) -> Path:
+    for part in parts:
+        part.save_pretrained(folder)
+    return folder
+
+
+VISION_BUILDERS: dict[str, Callable[[Path], Path]] = {"florence2": florence2, "blip": blip, "git": git, "llava": llava}
