@@ -22,6 +22,7 @@ from helpers import recipe
 from tiny_vision import COLOURS, THINGS
 
 Tiny = Callable[[str], Path]
+SHORT = {"max_new_tokens": 24}  # beams of a tiny model go on to the last token
 
 
 def picture(colour: str, size: tuple[int, int] = (50, 30), mode: str = "RGB") -> Image.Image:
@@ -48,8 +49,10 @@ def other_weights(folder: Path, place: Path) -> Path:
 
 
 def test_florence2_says_what_it_sees(tiny: Tiny) -> None:
-    tagger = models.load({"florence2": str(tiny("florence2"))}, "tagger")
-    assert tagger._generation == {"num_beams": 3, "max_new_tokens": 1024, "do_sample": False}  # the paper's
+    paper = models.load({"florence2": str(tiny("florence2"))}, "tagger")
+    assert paper._generation == {"num_beams": 3, "max_new_tokens": 1024, "do_sample": False}
+    assert paper._prompt == "<MORE_DETAILED_CAPTION>"
+    tagger = models.load({"florence2": str(tiny("florence2")), **SHORT}, "tagger")
     odd = [picture("blue", (1, 9)), picture("red", (700, 3)), picture("red", mode="L").convert("RGBA"), picture("blue", mode="P")]
     found = tagger.tag([*rows("red", "blue"), *(ImageAndText(image) for image in odd), ImageAndText(None, "text only")])
     assert [tags.caption for tags in found[:2]] == [THINGS["red"], THINGS["blue"]]
@@ -62,13 +65,13 @@ def test_florence2_says_what_it_sees(tiny: Tiny) -> None:
 @pytest.mark.parametrize("name", ["florence2", "blip", "git", "llava"])
 def test_every_kind_keeps_the_contract(name: str, tiny: Tiny, tmp_path: Path) -> None:
     folder = tiny(name)
-    options: dict[str, Any] = {"max_new_tokens": 24}
+    options: dict[str, Any] = {"max_new_tokens": 24 if name == "florence2" else 8}
     tagger = models.load({"captioner": str(folder), **options}, "tagger")
     other = other_weights(folder, tmp_path / "other")
     asked = rows("red", "blue", "red") if name == "florence2" else None  # it knows no other pictures
     picture_of_it = picture("red") if name == "florence2" else None
     check_tagger(lambda: tagger, lambda: models.load({"captioner": str(other), **options}, "tagger"), rows=asked, image=picture_of_it)
-    assert models.load({"captioner": str(folder), "max_new_tokens": 23}, "tagger").digest != tagger.digest
+    assert models.load({"captioner": str(folder), "max_new_tokens": 7}, "tagger").digest != tagger.digest
     assert tagger.content_digest() != models.load({"captioner": str(other)}, "tagger").content_digest()
 
 
@@ -84,7 +87,7 @@ def test_extraction_from_the_caption(tiny: Tiny, tmp_path: Path) -> None:
     """The paper's chain on a real run: a folder of pictures, Florence-2's class, a language model, tags in the table."""
     for colour in COLOURS:
         picture(colour).save(tmp_path / f"{colour}.png")
-    tagger = {"captioner": str(tiny("florence2")), "extract": {"smollm2": None, "processes": 1}, "batch": 4}
+    tagger = {"captioner": str(tiny("florence2")), "extract": {"smollm2": None, "processes": 1}, "batch": 4, **SHORT}
     made = run(
         recipe(
             tmp_path, source={"folder": "."}, models={"tagger": tagger, "llm": "realizer"}, paths=[{"mine": ["image", "tags", "text*"]}]
@@ -112,17 +115,17 @@ class Inventor:
 
 
 def test_what_the_caption_lacks_is_dropped_and_counted(tiny: Tiny) -> None:
-    tagger = models.load({"captioner": str(tiny("florence2")), "extract": f"{__name__}:Inventor"}, "tagger")
+    tagger = models.load({"captioner": str(tiny("florence2")), **SHORT, "extract": f"{__name__}:Inventor"}, "tagger")
     (tags,) = tagger.tag(rows("red"))
     assert (tags.objects, tags.attributes, tags.dropped, tags.caption) == (("boat",), ("red boat",), 2, THINGS["red"])
     assert tagger.batch > 8  # the language model gets more at once than the captioner
-    assert tagger.digest != models.load({"captioner": str(tiny("florence2"))}, "tagger").digest
+    assert tagger.digest != models.load({"captioner": str(tiny("florence2")), **SHORT}, "tagger").digest
 
 
 def test_memory_that_runs_out_halves_the_batch(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    tagger = models.load({"captioner": str(tiny("florence2")), "batch": 8}, "tagger")
+    tagger = models.load({"captioner": str(tiny("florence2")), "batch": 8, **SHORT}, "tagger")
     model, _ = tagger._load()
     real, sizes, most = model.generate, [], [2]
 
@@ -145,7 +148,7 @@ def test_memory_that_runs_out_halves_the_batch(tiny: Tiny, monkeypatch: pytest.M
 
 
 def test_a_closed_captioner_loads_again(tiny: Tiny) -> None:
-    tagger = models.load({"captioner": str(tiny("florence2"))}, "tagger")
+    tagger = models.load({"captioner": str(tiny("florence2")), **SHORT}, "tagger")
     first = tagger.tag(rows("red"))
     tagger.close()
     assert tagger._loaded is None

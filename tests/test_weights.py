@@ -7,9 +7,11 @@ import os
 import pickle
 import pickletools
 import struct
+import subprocess
 import sys
 import time
 import zipfile
+from collections import Counter, OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from hypothesis import strategies as st
 from ctrlsynth.errors import UserError
 from ctrlsynth.models.efficientnet import VARIANTS
 from ctrlsynth.models.installed import package_file
-from ctrlsynth.models.weights import read_state_dict
+from ctrlsynth.models.weights import read_counts, read_state_dict
 
 
 class Assembler:
@@ -303,4 +305,66 @@ def test_the_assembler_writes_what_pickle_reads() -> None:
     names = [opcode.name for opcode, _, _ in pickletools.genops(state(GOOD))]
     assert names[-1] == "STOP"
     assert names.count("BINPERSID") == 1
-    assert "torch" not in sys.modules
+    code = "import sys, ctrlsynth.models.weights; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+COUNTS = {"n2084071": 52_418_327, "n2121620": 3, "n9638875": 2**40}
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("kind", [dict, OrderedDict, Counter])
+def test_a_pickled_vocabulary_is_read_in_its_order(kind: type[dict[str, int]], protocol: int, tmp_path: Path) -> None:
+    path = tmp_path / "vocab.pkl"
+    path.write_bytes(pickle.dumps(kind(COUNTS), protocol))
+    assert list(read_counts(path).items()) == list(COUNTS.items())
+    path.write_bytes(pickle.dumps({f"n{n}": n for n in range(60_000)}, protocol))  # more than CatLIP's 24,320
+    assert len(read_counts(path)) == 60_000
+
+
+def refused_counts(tmp_path: Path, data: bytes) -> str:
+    path = tmp_path / "vocab.pkl"
+    path.write_bytes(data)
+    start = time.perf_counter()
+    with pytest.raises(UserError, match="not a vocabulary that is safe to read") as caught:
+        read_counts(path)
+    assert time.perf_counter() - start < 10
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+@pytest.mark.parametrize("make", [Shell, Evaluates, Gets])
+def test_a_vocabulary_that_would_run_code_is_refused(
+    make: type[object], protocol: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for harm in ({"n1": make()}, make(), Counter({"n1": 1, "n2": make()})):
+        message = refused_counts(tmp_path, pickle.dumps(harm, protocol))
+        assert protocol < 2 or any(name in message for name in ("system", "eval", "getattr")), message
+    assert not (tmp_path / "harmed").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "word"),
+    [
+        (pickle.dumps([1, 2]), "no mapping"),
+        (pickle.dumps({}), "no mapping"),
+        (pickle.dumps({"a": 1.5}), "no mapping"),
+        (pickle.dumps({"a": True}), "no mapping"),
+        (pickle.dumps({1: 1}), "not texts"),
+        (pickle.dumps({"a": {"b": 1}}), "no mapping"),
+        (pickle.dumps(np.int64(3)), "numpy"),
+        (pickle.dumps(defaultdict(int, a=1)), "defaultdict"),
+        (b"ctorch\nFloatStorage\n.", "torch.FloatStorage"),  # part of a state dict, not of a mapping
+        (b"\x80\x02r\xff\xff\xff\x7f.", "memo"),
+        (b"\x80\x02]q\x00" + b"h\x00h\x00\x86q\x01" * 40_000 + b".", "memo"),
+        (b"\x80\x02" + b"(" * 2_000_000 + b".", "steps"),
+        (b"\x80\x02X\xff\xff\xff\xff.", "damaged"),
+        (pickle.dumps(COUNTS)[:-10], "damaged"),
+        (b"", "damaged"),
+    ],
+    ids=range(15),
+)
+def test_what_is_no_vocabulary_is_refused(data: bytes, word: str, tmp_path: Path) -> None:
+    assert word in refused_counts(tmp_path, data)

@@ -26,6 +26,7 @@ NAMES: dict[Role, dict[str, str]] = {
         "classifier": f"{_HERE}.taggers.classifier:ClassifierTagger",
         "catlip": f"{_HERE}.taggers.catlip:CatLIPTagger",
         "open_clip": f"{_HERE}.taggers.openclip:OpenCLIPTagger",
+        "openai": f"{_HERE}.taggers.vision_server:VisionServerTagger",
     },
     "llm": {
         "smollm2": f"{_HERE}.llms.llama_cpp:SmolLM2",
@@ -43,6 +44,8 @@ NAMES: dict[Role, dict[str, str]] = {
     },
     "safety": {"opennsfw": f"{_HERE}.judges.opennsfw:OpenNSFW"},
 }
+_OPTIONS_TOO = {"extract"}
+"""Models that are options of others as well."""
 _CLASS_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -70,6 +73,8 @@ def parse_spec(value: Any, role: Role, where: str = "models") -> ModelSpec:
         raise unknown(f"{role} model", value, names, where)
     if isinstance(value, Mapping):
         heads = [k for k in value if k in names or _CLASS_PATH.fullmatch(str(k))]
+        if len(heads) > 1:  # {captioner: X, extract: Y}: the captioner's option
+            heads = [k for k in heads if k not in _OPTIONS_TOO]
         if len(heads) == 1:
             return ModelSpec(heads[0], value[heads[0]], {k: v for k, v in value.items() if k != heads[0]})
         if not heads and value:

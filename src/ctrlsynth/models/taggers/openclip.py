@@ -1,11 +1,11 @@
 """2a, zero-shot: a CLIP of open_clip looks for every label of a vocabulary file at once, thousands of them.
 
     {open_clip: laion/CLIP-ViT-B-32-laion2B-s34B-b79K, vocabulary: labels.txt, top_k: 10, cut: 0.2}
-    {open_clip: runs/mine/model, vocabulary: labels.csv}                        a folder with open_clip_config.json, as `ctrlsynth train` writes
+    {open_clip: runs/mine/model, vocabulary: labels.csv}                        a folder in open_clip's format, as `ctrlsynth train` writes
     {open_clip: ViT-B-32, pretrained: epoch_32.pt, vocabulary: labels.txt}      a name of open_clip's and a local checkpoint
 
-Hub names are those of repositories in open_clip's format. Nothing is fetched unless `download: true` is given; a name with one of open_clip's
-own tags (`laion2b_s34b_b79k`) is refused, because it would be. `.pt` files are read by torch with `weights_only`, as open_clip does.
+Hub names are those of repositories in open_clip's format. Nothing is fetched unless `download: true` is given; a name with one of
+open_clip's own tags (`laion2b_s34b_b79k`) is refused, because it would be. `.pt` files are read by torch with `weights_only`.
 
 The labels' embeddings are made once, each over all templates, and kept in the user's cache under the digests of model, vocabulary and
 templates: 20,000 labels of 512 numbers take 40 MB.
