@@ -120,6 +120,109 @@ def llava(folder: Path) -> Path:
     return _saved(folder, _loud(LlavaForConditionalGeneration(config)), processor)
 
 
+def vit(folder: Path) -> Path:
+    """ViTForImageClassification of four classes with its image processor; random."""
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
+    labels = {0: "tabby, tabby cat", 1: "n02084071", 2: "Traffic_Light", 3: "tabby"}
+    model = _loud(ViTForImageClassification(ViTConfig(**sizes, image_size=32, patch_size=16, id2label=labels)))
+    return _saved(folder, model, ViTImageProcessor(size={"height": 32, "width": 32}))
+
+
+def timm_hub(folder: Path) -> Path:
+    """A timm ViT as timm pushes it to the hub: weights and a config.json with its labels; random."""
+    import json
+
+    import timm
+    from safetensors.torch import save_file
+
+    model = _loud(timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=3, embed_dim=16, depth=1, num_heads=2))
+    folder.mkdir(parents=True)
+    save_file(model.state_dict(), folder / "model.safetensors")
+    config = {
+        "architecture": "vit_tiny_patch16_224",
+        "num_classes": 3,
+        "label_names": ["dog", "cat", "boat"],
+        "model_args": {"img_size": 32, "embed_dim": 16, "depth": 1, "num_heads": 2},
+        "pretrained_cfg": {
+            "input_size": [3, 32, 32], "interpolation": "bicubic", "crop_pct": 0.9, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5],
+            "num_classes": 3, "first_conv": "patch_embed.proj", "classifier": "head",
+        },
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def catlip(folder: Path) -> Path:
+    """A ViT of corenet's in its own naming, as `vit.pt`, with `vocab.pkl`, a pickled Counter of five synsets; random, 128 wide."""
+    import pickle
+    from collections import Counter
+
+    import torch
+
+    width, layers = 128, 2
+    shapes: dict[str, tuple[int, ...]] = {
+        "cls_token": (1, 1, width),
+        "pos_embed.pos_embed.pos_embed": (1, 1, 196, width),
+        "patch_emb.0.block.conv.weight": (32, 3, 4, 4),
+        "patch_emb.1.block.conv.weight": (32, 32, 2, 2),
+        "patch_emb.2.block.conv.weight": (width, 32, 2, 2),
+        "patch_emb.2.block.conv.bias": (width,),
+        **{f"patch_emb.{n}.block.norm.{p}": (32,) for n in (0, 1) for p in ("weight", "bias", "running_mean", "running_var")},
+        **{f"post_transformer_norm.{p}": (width,) for p in ("weight", "bias")},
+        "classifier.weight": (5, width),
+        "classifier.bias": (5,),
+    }
+    for n in range(layers):
+        block = {
+            "pre_norm_mha.0": (width,),
+            "pre_norm_mha.1.qkv_proj": (3 * width, width),
+            "pre_norm_mha.1.out_proj_attn": (width, width),
+            "pre_norm_ffn.0": (width,),
+            "pre_norm_ffn.1": (4 * width, width),
+            "pre_norm_ffn.4": (width, 4 * width),
+        }
+        for name, shape in block.items():
+            shapes |= {f"transformer.{n}.{name}.weight": shape, f"transformer.{n}.{name}.bias": shape[:1]}
+    torch.manual_seed(0)
+    state = {name: torch.randn(shape) * (0.5 if len(shape) < 3 else 0.2) for name, shape in shapes.items()}
+    for n in (0, 1):
+        state[f"patch_emb.{n}.block.norm.running_var"] = torch.rand(32) + 0.5
+        state[f"patch_emb.{n}.block.norm.num_batches_tracked"] = torch.tensor(7)
+    folder.mkdir(parents=True)
+    torch.save(state, folder / "vit.pt")
+    counts = Counter({"n2084071": 900, "n2121620": 800, "n4379243": 700, "n2858304": 600, "n7929519": 500, "n1": 1})
+    (folder / "vocab.pkl").write_bytes(pickle.dumps(counts))
+    return folder
+
+
+def open_clip(folder: Path, bias: bool = False) -> Path:
+    """A CLIP as open_clip saves it to a folder; 32 px, CLIP's own tokenizer; random. `bias`: with the bias of a SigLIP."""
+    import json
+
+    import open_clip as library
+    from safetensors.torch import save_file
+
+    config: dict[str, Any] = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+    }
+    model = library.CLIP(**config, init_logit_bias=-1.0 if bias else None)
+    _loud(model)
+    folder.mkdir(parents=True)
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    more = {"init_logit_bias": -1.0} if bias else {}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config | more, "preprocess_cfg": {}}))
+    return folder
+
+
 def _loud(model: Any, seed: int = 0) -> Any:
     """Random weights far larger than at the start of a training, so that different pictures get different answers."""
     import torch
@@ -156,4 +259,7 @@ def _saved(folder: Path, *parts: Any) -> Path:
     return folder
 
 
-VISION_BUILDERS: dict[str, Callable[[Path], Path]] = {"florence2": florence2, "blip": blip, "git": git, "llava": llava}
+VISION_BUILDERS: dict[str, Callable[[Path], Path]] = {
+    "florence2": florence2, "blip": blip, "git": git, "llava": llava, "vit": vit, "timm": timm_hub, "catlip": catlip,
+    "open_clip": open_clip,
+}  # fmt: skip

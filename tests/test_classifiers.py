@@ -1,0 +1,364 @@
+"""2a by classifiers: transformers, timm, CatLIP and open_clip on tiny real checkpoints, their labels, and the tags of a whole hybrid."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conformance import check_tagger, photo
+from ctrlsynth import models
+from ctrlsynth.errors import UserError
+from ctrlsynth.models.base import ImageAndText
+from ctrlsynth.models.taggers.labels import Chooser, object_names, read_labels
+from ctrlsynth.models.taggers.openclip import read_vocabulary
+from ctrlsynth.runs import run
+from ctrlsynth.sample import Tags
+from helpers import recipe
+
+Tiny = Callable[[str], Path]
+TOLERANCE = 2e-4
+"""How far a score (rounded to 4 digits) may move with its batch: float32 sums in another order."""
+
+
+def copy_of(folder: Path, place: Path) -> Path:
+    place.mkdir(parents=True)
+    for file in folder.iterdir():
+        (place / file.name).write_bytes(file.read_bytes())
+    return place
+
+
+def other_weights(folder: Path, place: Path, file: str) -> Path:
+    """The same files, with numbers changed in all of the latter half of the weights, as another training would."""
+    data = bytearray((copy_of(folder, place) / file).read_bytes())
+    if file.endswith(".pt"):
+        data[len(data) // 2] ^= 1
+    else:
+        for at in range(len(data) // 2, len(data), 32):
+            data[at] ^= 1
+    (place / file).write_bytes(data)
+    return place
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("words") / "labels.csv"
+    path.write_text(
+        "label,kind\ndog,objects\ncat,objects\ncup of coffee,objects\nrocket,objects\nred,attributes\nblack and white,attributes\n"
+    )
+    return path
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    place = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place))
+    return place / "ctrlsynth"
+
+
+def spec(name: str, folder: Path, vocabulary: Path) -> dict[str, Any]:
+    specs: dict[str, dict[str, Any]] = {
+        "vit": {"classifier": str(folder), "cut": 0.0},
+        "timm": {"classifier": str(folder), "cut": 0.0},
+        "catlip": {"catlip": str(folder / "vit.pt"), "vocabulary": str(folder / "vocab.pkl"), "classes": 5},
+        "open_clip": {"open_clip": str(folder), "vocabulary": str(vocabulary), "score": "softmax"},
+    }
+    return specs[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("vit", "model.safetensors"), ("timm", "model.safetensors"), ("catlip", "vit.pt"), ("open_clip", "open_clip_model.safetensors")],
+)
+def test_every_classifier_keeps_the_contract(name: str, file: str, tiny: Tiny, vocabulary: Path, tmp_path: Path) -> None:
+    tagger = models.load(spec(name, tiny(name), vocabulary), "tagger")
+    other = other_weights(tiny(name), tmp_path / "other", file)
+    check_tagger(lambda: tagger, lambda: models.load(spec(name, other, vocabulary), "tagger"), tolerance=TOLERANCE)
+    assert tagger.reads == "pixels"
+    assert tagger.content_digest() != models.load(spec(name, other, vocabulary), "tagger").content_digest()
+    odd = [Image.new(mode, size) for mode in ("L", "P", "RGBA", "1", "CMYK", "I;16") for size in ((1, 1), (3, 400), (400, 3))]
+    assert all(tags.error is None for tags in tagger.tag([ImageAndText(image) for image in odd]))
+    assert tagger.tag([ImageAndText(None, "text")]) == [Tags()]
+    tagger.check()
+    before = tagger.tag([ImageAndText(photo("coffee.png"))])
+    tagger.close()
+    assert tagger.tag([ImageAndText(photo("coffee.png"))]) == before
+
+
+def test_labels_become_objects_and_scores_are_the_models(tiny: Tiny) -> None:
+    """Against transformers used by hand: softmax, `tabby` twice counts together, WordNet's number becomes its word."""
+    import torch
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    image = photo("chelsea.png")
+    model = AutoModelForImageClassification.from_pretrained(tiny("vit")).eval()
+    with torch.inference_mode():
+        logits = model(**AutoImageProcessor.from_pretrained(tiny("vit"))(image, return_tensors="pt")).logits[0]
+    share, alone = logits.softmax(-1).tolist(), logits.sigmoid().tolist()
+    (tags,) = models.load({"classifier": str(tiny("vit")), "cut": 0.0, "top_k": 9}, "tagger").tag([ImageAndText(image)])
+    wanted = {"tabby": share[0] + share[3], "dog": share[1], "traffic light": share[2]}
+    assert dict(zip(tags.objects, tags.scores, strict=True)) == pytest.approx(wanted, abs=2e-4)
+    assert list(tags.scores) == sorted(tags.scores, reverse=True)
+    (tags,) = models.load({"classifier": str(tiny("vit")), "cut": 0.0, "multi_label": True}, "tagger").tag([ImageAndText(image)])
+    wanted = {"tabby": max(alone[0], alone[3]), "dog": alone[1], "traffic light": alone[2]}
+    assert dict(zip(tags.objects, tags.scores, strict=True)) == pytest.approx(wanted, abs=2e-4)
+    second = sorted(wanted.values())[1]
+    (cut,) = models.load({"classifier": str(tiny("vit")), "cut": second - 0.001, "multi_label": True}, "tagger").tag([ImageAndText(image)])
+    assert cut.objects == tags.objects[:2]
+    (one,) = models.load({"classifier": str(tiny("vit")), "cut": 0.0, "multi_label": True, "top_k": 1}, "tagger").tag([ImageAndText(image)])
+    assert one.objects == tags.objects[:1]
+
+
+def test_a_timm_name_with_a_file(tiny: Tiny, tmp_path: Path) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    model = timm.create_model("test_vit", pretrained=False, num_classes=3)
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    (tmp_path / "names.txt").write_text("dog\ncat\nboat\n")
+    value = {"classifier": "test_vit", "checkpoint": str(tmp_path / "w.safetensors"), "labels": str(tmp_path / "names.txt"), "cut": 0.0}
+    (tags,) = models.load(value, "tagger").tag([ImageAndText(photo("coffee.png"))])
+    assert set(tags.objects) == {"dog", "cat", "boat"}
+    (tmp_path / "names.txt").write_text("dog\ncat\n")
+    with pytest.raises(UserError, match="its weights do not fit the model"):
+        models.load(value, "tagger").tag([ImageAndText(photo("coffee.png"))])
+    with pytest.raises(UserError, match="unknown timm model 'test_vitt'; did you mean 'test_vit"):
+        models.load(value | {"classifier": "test_vitt"}, "tagger")
+
+
+def corenet(state: dict[str, Any], pixels: Any) -> Any:
+    """corenet's forward pass in its own names, written out: the oracle for the mapping onto timm."""
+    import torch
+    from torch.nn import functional as f
+
+    def linear(x: Any, name: str) -> Any:
+        return f.linear(x, state[name + ".weight"], state[name + ".bias"])
+
+    def norm(x: Any, name: str) -> Any:
+        return f.layer_norm(x, x.shape[-1:], state[name + ".weight"], state[name + ".bias"], 1e-6)
+
+    x = pixels
+    for n, (size, padding) in enumerate(((4, 1), (2, 0), (2, 0))):
+        base = f"patch_emb.{n}.block."
+        x = f.conv2d(x, state[base + "conv.weight"], state.get(base + "conv.bias"), stride=size, padding=padding)
+        if n < 2:
+            of = [state[f"{base}norm.{p}"] for p in ("running_mean", "running_var", "weight", "bias")]
+            x = f.gelu(f.batch_norm(x, *of))
+    x = x.flatten(2).transpose(1, 2) + state["pos_embed.pos_embed.pos_embed"][0]
+    x = torch.cat([state["cls_token"].expand(len(x), -1, -1), x], dim=1)
+    for n in range(2):
+        base = f"transformer.{n}."
+        qkv = linear(norm(x, base + "pre_norm_mha.0"), base + "pre_norm_mha.1.qkv_proj")
+        query, key, value = qkv.reshape(len(x), -1, 3, 2, 64).permute(2, 0, 3, 1, 4)
+        attention = ((query @ key.transpose(-1, -2)) / 8).softmax(-1) @ value
+        x = x + linear(attention.transpose(1, 2).flatten(2), base + "pre_norm_mha.1.out_proj_attn")
+        x = x + linear(f.gelu(linear(norm(x, base + "pre_norm_ffn.0"), base + "pre_norm_ffn.1")), base + "pre_norm_ffn.4")
+    return linear(norm(x, "post_transformer_norm")[:, 0], "classifier")
+
+
+def test_catlip_gives_what_corenet_would(tiny: Tiny) -> None:
+    import torch
+
+    tagger = models.load(spec("catlip", tiny("catlip"), Path()), "tagger")
+    assert tagger._chooser.top_k == 20
+    assert tagger.labels == ["n2084071", "n2121620", "n4379243", "n2858304", "n7929519"]  # the first five of the vocabulary, by count
+    image = photo("chelsea.png")
+    width, height = image.size
+    scale = 232 / min(width, height)
+    resized = image.resize((round(width * scale), round(height * scale)), Image.Resampling.BILINEAR)
+    left, top = (resized.width - 224) // 2, (resized.height - 224) // 2
+    from ctrlsynth.models.taggers.catlip import middle
+
+    by_hand = np.asarray(resized.crop((left, top, left + 224, top + 224))).astype(int)
+    assert np.abs(middle(image).astype(int) - by_hand).mean() < 4  # the same square, to a fraction of a pixel
+    pixels = torch.from_numpy(middle(image).transpose(2, 0, 1)[None] / 255).float()
+    logits = corenet(torch.load(tiny("catlip") / "vit.pt", weights_only=True), pixels)[0]
+    names = ("dog", "cat", "table", "boat", "coffee")
+    (tags,) = tagger.tag([ImageAndText(image)])
+    wanted = {name: round(p, 4) for name, p in zip(names, logits.sigmoid().tolist(), strict=True) if round(p, 4) > 0}
+    assert dict(zip(tags.objects, tags.scores, strict=True)) == pytest.approx(wanted, abs=2e-4)
+
+
+def test_a_checkpoint_that_is_no_catlip_is_one_sentence(tiny: Tiny, tmp_path: Path) -> None:
+    import torch
+
+    value = spec("catlip", tiny("catlip"), Path())
+    state = torch.load(tiny("catlip") / "vit.pt", weights_only=True)
+    for change, message in (
+        ({"stranger.weight": torch.zeros(1)}, "'stranger.weight' is no part of corenet's ViT"),
+        ({"transformer.0.pre_norm_ffn.9.weight": torch.zeros(1)}, "no part of corenet's ViT"),
+        ({"classifier.bias": torch.zeros(7)}, "has 7 classes, its vocabulary 5"),
+        ({"post_transformer_norm.bias": torch.zeros(7)}, "do not fit the model"),
+    ):
+        torch.save(state | change, tmp_path / "vit.pt")
+        with pytest.raises(UserError, match=message) as caught:
+            models.load(value | {"catlip": str(tmp_path / "vit.pt")}, "tagger").tag([ImageAndText(photo("coffee.png"))])
+        assert "\n" not in str(caught.value)
+    del state["cls_token"]
+    torch.save(state, tmp_path / "vit.pt")
+    with pytest.raises(UserError, match="cls_token is missing"):
+        models.load(value | {"catlip": str(tmp_path / "vit.pt")}, "tagger").tag([ImageAndText(photo("coffee.png"))])
+    with pytest.raises(UserError, match="takes its two files"):
+        models.load({"catlip": "vit.pt"}, "tagger")
+    torch.save({"state": torch.nn.Linear(1, 1)}, tmp_path / "vit.pt")
+    with pytest.raises(UserError, match="not a weight file that is safe to read"):
+        models.load(value | {"catlip": str(tmp_path / "vit.pt")}, "tagger").tag([ImageAndText(photo("coffee.png"))])
+
+
+def test_open_clip_scores_are_the_models(tiny: Tiny, vocabulary: Path, tmp_path: Path) -> None:
+    """Against open_clip used by hand, all three scores, two templates."""
+    import open_clip
+    import torch
+
+    image, templates = photo("rocket.jpg"), ["a photo of a {}.", "{}"]
+    labels = ["dog", "cat", "cup of coffee", "rocket"]
+    model, _, prepare = open_clip.create_model_and_transforms(f"local-dir:{tiny('open_clip')}")
+    model.eval()
+    with torch.inference_mode():
+        texts = sum(model.encode_text(open_clip.tokenize([t.format(x) for x in labels]), normalize=True) for t in templates)
+        cosine = model.encode_image(prepare(image)[None], normalize=True) @ torch.nn.functional.normalize(texts, dim=-1).T
+    logits = (cosine * model.logit_scale.exp())[0]
+    by_hand = {"cosine": cosine[0].clamp(0), "softmax": logits.softmax(-1), "sigmoid": logits.sigmoid()}
+    for score, wanted in by_hand.items():
+        value = {"open_clip": str(tiny("open_clip")), "vocabulary": str(vocabulary), "templates": templates, "score": score, "top_k": 9}
+        (tags,) = models.load(value, "tagger").tag([ImageAndText(image)])
+        named = {label: round(p, 4) for label, p in zip(labels, wanted.tolist(), strict=True) if round(p, 4) > 0}
+        assert dict(zip(tags.objects, tags.scores, strict=True)) == pytest.approx(named, abs=2e-4)
+    assert set(tags.attributes) <= {"red", "black and white"}
+    assert tags.attributes
+
+
+def test_thousands_of_labels_are_embedded_once(tiny: Tiny, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "labels.txt").write_text("\n".join(f"thing {n}" for n in range(3000)))
+    value = {"open_clip": str(tiny("open_clip")), "vocabulary": str(tmp_path / "labels.txt"), "score": "softmax"}
+    first = models.load(value, "tagger")
+    row = [ImageAndText(photo("coffee.png"))]
+    tags = first.tag(row)
+    assert len(tags[0].objects) == 10
+    (file,) = (cache / "open_clip").iterdir()
+    second = models.load(value, "tagger")
+    monkeypatch.setattr(second, "_embed", lambda _: pytest.fail("embedded again"))
+    assert second.tag(row) == tags
+    file.write_bytes(file.read_bytes()[:-1])  # damaged: made again
+    third = models.load(value, "tagger")
+    assert third.tag(row) == tags
+    other = models.load(value | {"templates": ["{}!"]}, "tagger")
+    assert other.digest != first.digest
+    other.tag(row)
+    assert len(list((cache / "open_clip").iterdir())) == 2
+
+
+def test_a_siglip_gives_probabilities(vocabulary: Path, tmp_path: Path) -> None:
+    from tiny_vision import open_clip
+
+    folder = open_clip(tmp_path / "siglip", bias=True)
+    value = {"open_clip": str(folder), "vocabulary": str(vocabulary)}
+    row = [ImageAndText(photo("coffee.png"))]
+    assert models.load(value, "tagger").tag(row) == models.load(value | {"score": "sigmoid"}, "tagger").tag(row)
+    assert models.load(value, "tagger").tag(row) != models.load(value | {"score": "cosine"}, "tagger").tag(row)
+
+
+def test_open_clip_by_name_takes_a_local_file(vocabulary: Path, tmp_path: Path) -> None:
+    value = {"open_clip": "ViT-B-32", "vocabulary": str(vocabulary)}
+    for more, message in (
+        ({}, "ViT-B-32: it has no weights; give a local checkpoint as `pretrained`"),
+        ({"pretrained": "laion2b_s34b_b79k"}, "'laion2b_s34b_b79k' is no file"),
+        ({"open_clip": "ViT-B-33", "pretrained": "x.pt"}, "unknown model of open_clip 'ViT-B-33'; did you mean 'ViT-B-32"),
+        ({"open_clip": str(tmp_path)}, "holds no open_clip_config.json"),
+        ({"open_clip": "acme/none"}, "fetch it with `hf download acme/none`"),
+        ({"templates": "a photo"}, "templates: a list of sentences"),
+        ({"score": "cos"}, "unknown score 'cos'; did you mean 'cosine'"),
+        ({"cut": 2}, "cut: a score from 0 to 1"),
+        ({"vocabulary": None}, "takes a model and a vocabulary"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            models.load(value | more, "tagger")
+        assert "\n" not in str(caught.value)
+
+
+def test_label_files(tmp_path: Path) -> None:
+    def made(name: str, text: str) -> Path:
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        return tmp_path / name
+
+    assert read_labels(made("a.txt", "\ufeffdog\ncat\n\n"), "x") == ["dog", "cat"]
+    assert read_labels(made("a.json", '["dog", "cat"]'), "x") == ["dog", "cat"]
+    assert read_labels(made("b.json", '{"1": "cat", "0": "dog"}'), "x") == ["dog", "cat"]
+    for name, text in (("c.json", '{"1": "cat", "3": "dog"}'), ("d.json", "[1]"), ("e.json", "{"), ("f.txt", ""), ("g.txt", "a\n\nb")):
+        with pytest.raises(UserError, match=rf"^x: .*{name}"):
+            read_labels(made(name, text), "x")
+    assert object_names(["n02084071", "n2084071", "tench, Tinca tinca", "kite (bird of prey)", "Egyptian_Mau", "TV"]) == [
+        "dog", "dog", "tench", "kite", "egyptian mau", "TV",
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="unknown WordNet offset 'n00000003'"):
+        object_names(["n3"])
+    assert read_vocabulary(made("v.txt", "dog\ncat\ndog\n")) == {"objects": ["dog", "cat"]}
+    for text, message in (
+        ("label\ndog\n", "columns label and kind"),
+        ("label,kind\ndog,thing\n", "line 2: unknown kind 'thing'"),
+        ("label,kind\n ,objects\n", "line 2: an empty label"),
+        ("label,kind\n", "no labels"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_vocabulary(made("v.csv", text))
+
+
+def test_the_chooser_breaks_ties_by_the_order_of_classes() -> None:
+    chooser = Chooser(["b", "a", "B", "c"], 2, 0.3, add=True)
+    assert chooser.choose(np.array([0.2, 0.4, 0.2, 0.2], np.float32)) == (("b", "a"), (0.4, 0.4))
+    assert Chooser(["a", "b"], 5, 0.0, add=False).choose(np.array([0.0, 0.5], np.float32)) == (("b",), (0.5,))
+    assert chooser.tags(np.array([np.nan, 0, 0, 0], np.float32)).error == "not_a_number"
+
+
+def test_wrong_classifiers_are_one_sentence(tiny: Tiny, tmp_path: Path) -> None:
+    bare = copy_of(tiny("vit"), tmp_path / "bare")
+    config = json.loads((bare / "config.json").read_text())
+    (bare / "config.json").write_text(json.dumps(config | {"id2label": {str(n): f"LABEL_{n}" for n in range(4)}}))
+    for value, message in (
+        ({"classifier": str(bare)}, "names none of its 4 classes; give a label file as `labels`"),
+        ({"classifier": str(tiny("vit")), "top_k": 0}, "top_k: a whole number from 1 up"),
+        ({"classifier": str(tiny("vit")), "cut": -1}, "cut: a score from 0 to 1"),
+        ({"classifier": str(tiny("vit")), "multi_labl": True}, "unknown option 'multi_labl'; did you mean 'multi_label'"),
+        ({"classifier": "acme/none"}, "fetch it with `hf download acme/none`"),
+        ("classifier", "takes a model"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            models.load(value, "tagger")
+        assert "\n" not in str(caught.value)
+    (tmp_path / "three.txt").write_text("a\nb\nc\n")
+    with pytest.raises(UserError, match="has 4 classes, but 3 labels"):
+        models.load({"classifier": str(bare), "labels": str(tmp_path / "three.txt")}, "tagger").tag([ImageAndText(photo("coffee.png"))])
+
+
+def test_the_papers_hybrid_tags_a_run_and_judges_its_images(tiny: Tiny, tmp_path: Path) -> None:
+    """CatLIP's objects joined with those extracted from a captioner's text, as tagger and as judge of painted images; `plan` shows it."""
+    for name in ("coffee.png", "chelsea.png"):
+        photo(name).save(tmp_path / name)
+    catlip = spec("catlip", tiny("catlip"), Path())
+    captioner = {"captioner": str(tiny("blip")), "max_new_tokens": 6, "extract": {"smollm2": None, "processes": 1}}
+    hybrid = {"hybrid": [catlip, captioner]}
+    chosen: dict[str, Any] = {
+        "source": {"folder": "."},
+        "models": {"tagger": hybrid, "llm": "realizer", "text_to_image": "scenes"},
+        "paths": ["SP3"],
+        "judge": {"tagger": {"hybrid": [catlip, {"classifier": str(tiny("vit"))}]}, "threshold": 0.0},
+    }
+    made = run(recipe(tmp_path, **chosen), tmp_path / "run", base=tmp_path)
+    tagged = list(made.rows("tag"))
+    known = ["dog", "cat", "table", "boat", "coffee"]
+    for row in tagged:
+        catlips = [name for name in row["objects"] if name in known]
+        assert row["objects"][: len(catlips)] == catlips  # in the order of the taggers, CatLIP's own order first
+        assert len(row["objects"]) == len(set(row["objects"])) == len(row["scores"])
+        assert row["caption"]
+        assert all(score == 1.0 for score in row["scores"][len(catlips) :])
+    settings = {s["folder"]: s["settings"] for s in made.plan["steps"]}
+    assert settings["tag"]["reads"] == settings["tag.2"]["reads"] == "pixels"
+    assert settings["tag"]["model"].startswith("hybrid(catlip:vit.pt+captioner:")
+    assert "classifier:" in settings["tag.2"]["model"]
+    assert all(r["status"] == "ok" for r in made.rows("tag.2"))
