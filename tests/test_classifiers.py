@@ -222,7 +222,7 @@ def test_open_clip_scores_are_the_models(tiny: Tiny, vocabulary: Path, tmp_path:
     with torch.inference_mode():
         texts = sum(model.encode_text(open_clip.tokenize([t.format(x) for x in labels]), normalize=True) for t in templates)
         cosine = model.encode_image(prepare(image)[None], normalize=True) @ torch.nn.functional.normalize(texts, dim=-1).T
-    logits = (cosine * model.logit_scale.exp())[0]
+        logits = (cosine * model.logit_scale.exp())[0]
     by_hand = {"cosine": cosine[0].clamp(0), "softmax": logits.softmax(-1), "sigmoid": logits.sigmoid()}
     for score, wanted in by_hand.items():
         value = {"open_clip": str(tiny("open_clip")), "vocabulary": str(vocabulary), "templates": templates, "score": score, "top_k": 9}
@@ -355,8 +355,9 @@ def test_the_papers_hybrid_tags_a_run_and_judges_its_images(tiny: Tiny, tmp_path
         catlips = [name for name in row["objects"] if name in known]
         assert row["objects"][: len(catlips)] == catlips  # in the order of the taggers, CatLIP's own order first
         assert len(row["objects"]) == len(set(row["objects"])) == len(row["scores"])
-        assert row["caption"]
+        assert row["status"] == "ok"
         assert all(score == 1.0 for score in row["scores"][len(catlips) :])
+    assert any(row["caption"] for row in tagged)
     settings = {s["folder"]: s["settings"] for s in made.plan["steps"]}
     assert settings["tag"]["reads"] == settings["tag.2"]["reads"] == "pixels"
     assert settings["tag"]["model"].startswith("hybrid(catlip:vit.pt+captioner:")
