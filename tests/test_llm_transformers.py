@@ -180,6 +180,13 @@ def test_what_is_no_chat_model_is_told_before_it_runs(tiny: Tiny, tmp_path: Path
     base = TransformersLLM(str(build(tmp_path / "base", template=None)), device="cpu")
     with pytest.raises(UserError, match="has no chat template"):
         base.check()
+    vicuna = "USER: {{ messages[0]['content'] }} ASSISTANT:"
+    told = TransformersLLM(str(tmp_path / "base"), device="cpu", chat_template=vicuna)
+    told.check()
+    assert told.prompt(Request("Say hello.")) == "USER: Say hello. ASSISTANT:"
+    assert told.digest != base.digest
+    with pytest.raises(UserError, match="chat_template"):
+        TransformersLLM(str(tmp_path / "base"), chat_template="vicuna")
     (tmp_path / "other").mkdir()
     (tmp_path / "other/notes.txt").write_text("no model")
     with pytest.raises(UserError, match=r"no config.json"):

@@ -12,14 +12,25 @@ from .sampling import messages
 WHERE = "models.llm"
 
 
-def load_tokenizer(found: Located) -> Any:
-    """The checkpoint's tokenizer; UserError in one line where it has none, or no chat template (then it is no chat model)."""
+def load_tokenizer(found: Located, template: str | None = None) -> Any:
+    """The checkpoint's tokenizer. `template`: a chat template (Jinja text over `messages`) instead of the checkpoint's own, for models from
+    before there were any. UserError in one line where there is no tokenizer, or no template."""
     from transformers import AutoTokenizer
 
     tokenizer = load_processor(AutoTokenizer, found, WHERE)
+    if template is not None:
+        tokenizer.chat_template = template
     if tokenizer.chat_template is None:
-        raise UserError(f"{WHERE}: {found.name} has no chat template, so it is no chat model; name its instruct version")
+        raise UserError(f"{WHERE}: {found.name} has no chat template; name its instruct version, or give one as chat_template")
     return tokenizer
+
+
+def check_template(template: Any) -> None:
+    """UserError unless an option `chat_template` is None or text that shows the message."""
+    if template is not None and (not isinstance(template, str) or "messages" not in template):
+        raise UserError(
+            f"{WHERE}.chat_template: Jinja text such as \"USER: {{{{ messages[0]['content'] }}}} ASSISTANT:\", not {template!r}"
+        )
 
 
 def prompt_of(tokenizer: Any, request: Request) -> str:

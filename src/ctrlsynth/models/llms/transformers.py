@@ -21,10 +21,10 @@ from ..base import Reply, Request
 from ..hf import check_quantization, choose_device, load_pretrained, locate, read_options
 from ..installed import need
 from ..torch_setup import memory_faults
-from .hf_chat import WHERE, check_files, load_tokenizer, prompt_of, tokens_of
+from .hf_chat import WHERE, check_files, check_template, load_tokenizer, prompt_of, tokens_of
 from .sampling import Sampling
 
-_OWN = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "max_tokens", "context", "batch_size")
+_OWN = (*Sampling.__dataclass_fields__, "context", "batch_size", "chat_template")
 
 
 class TransformersLLM:
@@ -33,6 +33,7 @@ class TransformersLLM:
     temperature .. max_tokens   as in sampling.py
     context      tokens that prompt and reply share (the checkpoint's `max_position_embeddings`); a longer prompt is `prompt_too_long`
     batch_size   rows in one forward pass; belongs to no digest
+    chat_template  Jinja text, for a checkpoint that brings none
     hf           revision, dtype, device, adapters, quantization, download (models/hf.py)
     """
 
@@ -48,6 +49,7 @@ class TransformersLLM:
         max_tokens: int | None = None,
         context: int | None = None,
         batch_size: int = 16,
+        chat_template: str | None = None,
         **hf: Any,
     ) -> None:
         need("transformers", "transformers", WHERE)
@@ -56,12 +58,14 @@ class TransformersLLM:
             if value is not None and (type(value) is not int or value < 1):
                 raise UserError(f"{WHERE}.{name}: a whole number from 1 up, not {value!r}")
         self.sampling = Sampling(temperature, top_p, presence_penalty, frequency_penalty, repetition_penalty, max_tokens)
+        check_template(chat_template)
         options = read_options(hf, WHERE, _OWN)
         check_quantization(options, WHERE)
         self.found = locate(model, options, WHERE)
         self.id = f"transformers:{model}"
-        shaping = [self.found.digest(), json.dumps(_plain(self.sampling), sort_keys=True), context]
+        shaping = [self.found.digest(), json.dumps(_plain(self.sampling), sort_keys=True), context, chat_template]
         self.digest = f"sha256:{hashlib.sha256(json.dumps(shaping).encode()).hexdigest()[:32]}"
+        self.chat_template = chat_template
         self.context, self.batch_size, self.batch = context, batch_size, 8 * batch_size
         self._loaded: tuple[Any, Any] | None = None
         self._tokenizer: Any = None
@@ -135,14 +139,14 @@ class TransformersLLM:
     def prompt(self, request: Request) -> str:
         """The prompt as the model reads it: the instruction in the checkpoint's chat template. Loads the tokenizer only."""
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.found)
+            self._tokenizer = load_tokenizer(self.found, self.chat_template)
         return prompt_of(self._tokenizer, request)
 
     def check(self) -> None:
         """Preflight: files, device, chat template. Loads no weights."""
         check_files(self.found)
         choose_device(self.found.options, WHERE)
-        load_tokenizer(self.found)
+        load_tokenizer(self.found, self.chat_template)
 
     def content_digest(self) -> str:
         """SHA-256 over all files, for `--verify`."""
@@ -152,7 +156,7 @@ class TransformersLLM:
         if self._loaded is None:
             from transformers import AutoModelForCausalLM
 
-            self._loaded = load_pretrained(AutoModelForCausalLM, self.found, WHERE), load_tokenizer(self.found)
+            self._loaded = load_pretrained(AutoModelForCausalLM, self.found, WHERE), load_tokenizer(self.found, self.chat_template)
         return self._loaded
 
     def close(self) -> None:

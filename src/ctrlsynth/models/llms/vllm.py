@@ -25,7 +25,7 @@ from ...errors import UserError
 from ..base import Reply, Request
 from ..hf import HFOptions, Located, locate
 from ..installed import need
-from .hf_chat import WHERE, check_files, load_tokenizer, prompt_of, tokens_of
+from .hf_chat import WHERE, check_files, check_template, load_tokenizer, prompt_of, tokens_of
 from .sampling import Sampling
 
 _SHAPING = ("dtype", "quantization", "max_model_len", "tensor_parallel_size")
@@ -42,6 +42,7 @@ class VLLM:
     gpu_memory_utilization       share of each GPU's memory that vLLM takes; belongs to no digest
     max_model_len                tokens that prompt and reply share (the checkpoint's own); a longer prompt is `prompt_too_long`
     max_lora_rank                the largest rank of the adapter
+    chat_template                Jinja text, for a checkpoint that brings none
     engine                       further arguments of `vllm.LLM`, such as {enforce_eager: true}; they belong to the digest
     """
 
@@ -66,6 +67,7 @@ class VLLM:
         gpu_memory_utilization: float = 0.9,
         max_model_len: int | None = None,
         max_lora_rank: int = 64,
+        chat_template: str | None = None,
         engine: Mapping[str, Any] | None = None,
     ) -> None:
         self.sampling = Sampling(temperature, top_p, presence_penalty, frequency_penalty, repetition_penalty, max_tokens)
@@ -81,6 +83,7 @@ class VLLM:
                 raise UserError(f"{WHERE}.{name}: a whole number from 1 up, not {value!r}")
         if not isinstance(gpu_memory_utilization, int | float) or not 0 < gpu_memory_utilization <= 1:
             raise UserError(f"{WHERE}.gpu_memory_utilization: a share above 0 and up to 1, not {gpu_memory_utilization!r}")
+        check_template(chat_template)
         need("vllm", "vllm", WHERE)
         self.found = locate(model, HFOptions(revision=revision, adapters=names, download=download), WHERE)
         self.arguments = engine_arguments(
@@ -94,7 +97,8 @@ class VLLM:
             engine=engine,
         )
         self.id = f"vllm:{model}"
-        self.digest = digest_of(self.found, self.arguments, engine or {}, self.sampling)
+        self.digest = digest_of(self.found, self.arguments, {"engine": engine, "chat_template": chat_template}, self.sampling)
+        self.chat_template = chat_template
         self._engine: Any = None
         self._tokenizer: Any = None
 
@@ -134,13 +138,13 @@ class VLLM:
     def prompt(self, request: Request) -> str:
         """The prompt as the model reads it: the instruction in the checkpoint's chat template. Loads the tokenizer only."""
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.found)
+            self._tokenizer = load_tokenizer(self.found, self.chat_template)
         return prompt_of(self._tokenizer, request)
 
     def check(self) -> None:
         """Preflight: files and chat template. Loads no weights."""
         check_files(self.found)
-        load_tokenizer(self.found)
+        load_tokenizer(self.found, self.chat_template)
 
     def content_digest(self) -> str:
         """SHA-256 over all files, for `--verify`."""
@@ -152,7 +156,7 @@ class VLLM:
 
             self._engine = LLM(**self.arguments)
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.found)
+            self._tokenizer = load_tokenizer(self.found, self.chat_template)
         return self._engine, self._tokenizer
 
     def close(self) -> None:
@@ -224,9 +228,9 @@ def reply_of(output: Any, prompt_tokens: int) -> Reply:
     )
 
 
-def digest_of(found: Located, arguments: Mapping[str, Any], engine: Mapping[str, Any], sampling: Sampling) -> str:
-    """What shapes a reply: the weights and adapter, precision, context, the further arguments, the sampling."""
-    shaping = {name: arguments.get(name) for name in _SHAPING} | {"engine": dict(engine)}
+def digest_of(found: Located, arguments: Mapping[str, Any], more: Mapping[str, Any], sampling: Sampling) -> str:
+    """What shapes a reply: the weights and adapter, precision, context, `more` options, the sampling."""
+    shaping = {name: arguments.get(name) for name in _SHAPING} | dict(more)
     own = {name: getattr(sampling, name) for name in Sampling.__dataclass_fields__}
     text = json.dumps([found.digest(), shaping, own], sort_keys=True, default=str)
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:32]}"
