@@ -199,10 +199,11 @@ class TextController:
             least, most = self.policy.words
             parts.append(f"Write {least} words." if least == most else f"Write between {least} and {most} words.")
         if not plain:
-            parts.append(
-                f"Put the caption into {self._field!r}. Reply with one JSON object that fulfils this JSON schema, and with nothing else: "
-                + json.dumps(self.schema, ensure_ascii=False)
-            )
+            where = (
+                f"Put the caption into {self._field!r}. " if self.policy.constraint != "" else ""
+            )  # "": the template asks for what it wants
+            form = f"{where}Reply with one JSON object that fulfils this JSON schema, and with nothing else: "
+            parts.append(form + json.dumps(self.schema, ensure_ascii=False))
         return "".join(" " + part for part in parts if part)
 
 

@@ -1,0 +1,128 @@
+"""Which concepts are not fit for data that everyone may see (SynthCLIP, section 5 and appendix C): an LLM is asked about each, and a
+plain list of words is taken too. Nothing is deleted: the bank keeps every entry with the answer and the reason, and the source skips
+flagged ones.
+
+Asking is a run like any other (`[concept, text*]` with a JSON answer), so it goes on where it stopped, and engines and servers serve it.
+What a small model says here is weak: `benchmarks/safety.py` shows how weak.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ..errors import UserError
+from ..recipe import Recipe
+from ..recipe_file import parse_recipe
+
+PAPER = 0.0315
+"""Share of MetaCLIP's bank that Llama-3 flagged (section 5)."""
+SCHEMA = {
+    "type": "object",
+    "properties": {"unfit": {"enum": ["yes", "no"]}, "reason": {"type": "string", "maxLength": 120}},
+    "required": ["unfit", "reason"],
+    "additionalProperties": False,
+}
+"""The answer: a grammar where the backend has one, checked everywhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What became of a bank's entries. `unanswered`: reason -> entries that no answer came for; they stay unflagged."""
+
+    entries: int
+    by_model: int
+    by_list: int
+    allowed: int
+    unanswered: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def share(self) -> float:
+        """Share of the entries that are flagged."""
+        return (self.by_model + self.by_list) / self.entries
+
+
+def question(bank: Path, llm: Any, name: str = "flag") -> Recipe:
+    """The run that asks about every concept of a bank. A model that reads examples in place of instructions is given the instruction."""
+    spec = dict(llm) if isinstance(llm, Mapping) else llm
+    if spec == "smollm2" or (isinstance(spec, dict) and "smollm2" in spec):
+        spec = {"smollm2": None, **(spec if isinstance(spec, dict) else {}), "few_shot": False}
+    policy = {"templates": ["unfit"], "style": "json", "json_schema": SCHEMA, "caption_field": "reason", "constraint": "", "max_tokens": 80}
+    data = {"name": name, "source": {"concepts": str(bank.absolute())}, "models": {"llm": spec}, "judge": None, "text_policy": policy}
+    return parse_recipe({**data, "paths": {"flag": ["concept", "text*"]}}, "concepts flag")
+
+
+def answers(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, bool | None, str]]:
+    """(place in the bank, unfit, reason) from the rows of the run's `write` table; unfit is None where no answer could be read."""
+    for row in rows:
+        place = int(str(row["source_key"]).rpartition(":")[2])
+        if row["status"] != "ok":
+            yield place, None, str(row["reason"])
+            continue
+        said = json.loads(row["fields"])
+        yield place, said["unfit"] == "yes", said["reason"]
+
+
+def flag(
+    bank: pa.Table, told: Iterable[tuple[int, bool | None, str]], blocked: Sequence[str] = (), allowed: Sequence[str] = ()
+) -> tuple[pa.Table, Flags]:
+    """The bank with its columns `flagged` and `reason` filled in. `allowed` entries are never flagged, those that hold a `blocked` word or
+    phrase always; else the model decides. Where it has no answer, what the bank said before stays."""
+    free, unfit = {a.lower() for a in allowed}, holding(blocked)
+    said = {place: (bad, why) for place, bad, why in told}
+    flags, reasons = [], []
+    counts: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
+    for place, row in enumerate(bank.to_pylist()):
+        entry = str(row["entry"])
+        bad, why = said.get(place, (None, ""))
+        word = unfit(entry)
+        if entry.lower() in free:
+            bad, why = False, "allowed"
+            counts["allowed"] += 1
+        elif word is not None:
+            bad, why = True, f"block list: {word}"
+            counts["list"] += 1
+        elif bad is None and (row["flagged"] is not None or not why):  # as it was
+            bad, why = row["flagged"], row["reason"]
+            counts["model"] += bool(bad)
+        elif bad is None:
+            lost[why] += 1
+            why = f"not answered: {why}"
+        else:
+            counts["model"] += bad
+        flags.append(bad)
+        reasons.append(why or None)
+    for name, values, kind in (("flagged", flags, pa.bool_()), ("reason", reasons, pa.string())):
+        bank = bank.set_column(bank.schema.get_field_index(name), name, pa.array(values, kind))
+    return bank, Flags(bank.num_rows, counts["model"], counts["list"], counts["allowed"], dict(lost))
+
+
+def holding(blocked: Sequence[str]) -> Any:
+    """A function that gives the blocked word or phrase that an entry holds (whole words, in any case), or None."""
+    if not blocked:
+        return lambda entry: None
+    words = sorted({b.lower() for b in blocked}, key=len, reverse=True)
+    pattern = re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, words)) + r")(?!\w)")
+
+    def found(entry: str) -> str | None:
+        match = pattern.search(entry.lower())
+        return match[0] if match else None
+
+    return found
+
+
+def read_words(path: Path) -> list[str]:
+    """A plain list, a word or phrase a line; empty lines and those that begin with # say nothing."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot read the list: {error}") from error
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
