@@ -226,7 +226,7 @@ def test_two_processes_on_one_folder_end_with_equal_tables(tmp_path: Path) -> No
 def test_a_part_that_another_process_finished_meanwhile_is_taken_as_it_is(tmp_path: Path) -> None:
     """The other removes the chunks of both and publishes first; ours is dropped, and the counts are the published part's."""
     made = run(recipe(tmp_path, models=counting(tmp_path / "log")), tmp_path / "run", base=tmp_path)
-    part = made.files("write")[0]
+    part = Path(str(made.files("write")[0]))
     table = pq.read_table(part)
     index, digest = part.stem.split("-")
     writer = store.PartWriter(store.RunFolder(tmp_path / "run"), "write", int(index), digest, table.schema)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ctrlsynth import store
+from ctrlsynth import place, store
 from ctrlsynth.errors import WorkFailed
 from ctrlsynth.runs import Run, run
 from helpers import calls, recipe, tables, write_captions
@@ -30,7 +30,7 @@ DRIVER = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may have it ignored
 from pathlib import Path
-from ctrlsynth import store
+from ctrlsynth import place, store
 from ctrlsynth.cli import main
 store.CHUNK_SECONDS = 0.3
 sys.argv = ["ctrlsynth", "run", sys.argv[1], "--out", sys.argv[2]]
@@ -123,7 +123,7 @@ def test_ctrl_c_keeps_finished_rows_and_exits_130(tmp_path: Path) -> None:
 def test_a_full_disk_keeps_finished_rows_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = tmp_path / "log"
     plan = recipe(tmp_path, models={"tagger": "wordnet", "llm": {"helpers:CountingLLM": str(log)}})
-    publish = store.publish
+    publish = place.publish
 
     def full(made: Path, final: Path) -> bool:
         if final.name.startswith("00002-") and final.parent.name == "write":
@@ -144,7 +144,7 @@ def test_a_second_writer_keeps_the_firsts_part(tmp_path: Path) -> None:
     for text in ("first", "second"):
         made = tmp_path / f"made-{text}"
         made.write_text(text)
-        assert store.publish(made, final) is (text == "first")
+        assert place.publish(made, final) is (text == "first")
     assert final.read_text() == "first"
 
 
@@ -153,7 +153,7 @@ def test_a_cut_chunk_costs_its_rows_and_nothing_else(tmp_path: Path) -> None:
     plan = recipe(tmp_path, models={"tagger": "wordnet", "llm": {"helpers:CountingLLM": str(log)}})
     made = run(plan, tmp_path / "run", base=tmp_path)
     first = tables(made)
-    part = made.files("write")[0]
+    part = Path(str(made.files("write")[0]))
     chunks = tmp_path / "run" / "write" / "_chunks" / part.stem
     chunks.mkdir(parents=True)
     (chunks / "0.parquet").write_bytes(part.read_bytes()[:-100])

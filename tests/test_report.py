@@ -35,7 +35,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def gallery(finished: Run) -> Path:
-    return write_report(finished, finished.root / "report", page_rows=7)
+    return write_report(finished, Path(str(finished.root)) / "report", page_rows=7)
 
 
 def script(path: Path) -> list[Any]:

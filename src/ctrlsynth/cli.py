@@ -26,9 +26,12 @@ app = typer.Typer(
 )
 
 RecipeFile = Annotated[Path, typer.Argument(help="a recipe (YAML); `ctrlsynth init FOLDER` writes one", metavar="RECIPE")]
-RunDir = Annotated[Path, typer.Argument(help="a run's folder, such as runs/quickstart", metavar="RUN")]
+RunDir = Annotated[str, typer.Argument(help="a run's folder, such as runs/quickstart, or its URL", metavar="RUN")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON for machines instead of text")]
-Out = Annotated[Path | None, typer.Option("--out", help="the run's folder; runs/NAME unless given", metavar="DIR")]
+Out = Annotated[
+    str | None,
+    typer.Option("--out", help="the run's folder, a path or a URL such as s3://bucket/runs/x; runs/NAME unless given", metavar="DIR"),
+]
 Limit = Annotated[int | None, typer.Option("--limit", help="only the first N rows of the source", metavar="N", min=1)]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="change one key of the recipe: --set judge.threshold=0.3", metavar="KEY=VALUE")
@@ -57,11 +60,12 @@ def init(
 def plan(recipe: RecipeFile, out: Out = None, limit: Limit = None, set_: Set = None, as_json: Json = False) -> None:
     """Check a recipe and show what a run would do: stages, parts, rows, models, cost, and what is done already. Runs no model."""
     from .estimate import estimate
+    from .place import place
     from .recipe_file import load_recipe
     from .screen import show_plan
 
     loaded = load_recipe(recipe, set_)
-    rows = estimate(loaded, recipe.parent, out or Path("runs") / loaded.name, limit)
+    rows = estimate(loaded, recipe.parent, place(out or Path("runs") / loaded.name), limit)
     if as_json:
         print_json(rows)
     else:
@@ -168,10 +172,10 @@ def export(
     from .screen import counting
 
     made = Run.open(run_dir)
-    place = out or run_dir / "dataset"
+    place = out or _below(made, "dataset")
     with counting("pairs", quiet=as_json) as tick:
         summary = export_run(made, place, format=format_, mix=mix, max_per_shard=max_per_shard, tick=tick)
-    add_product(run_dir, "dataset", place)
+    add_product(made.root, "dataset", place)
     if as_json:
         print_json({"dataset": str(place), "format": format_, "written": dict(summary.written), "lost": dict(summary.lost)})
         return
@@ -190,10 +194,10 @@ def report(
     from .screen import counting
 
     made = Run.open(run_dir)
-    place = out or run_dir / "report"
+    place = out or _below(made, "report")
     with counting("samples", quiet=as_json) as tick:
         page = write_report(made, place, tick=tick)
-    add_product(run_dir, "report", place)
+    add_product(made.root, "report", place)
     if as_json:
         print_json({"report": str(page)})
         return
@@ -220,6 +224,13 @@ def _show_run(made: Any, as_json: bool) -> None:
         print_json({"run": str(made.root), "ledger": [_ledger_row(r) for r in made.ledger()], "products": made.products()})
     else:
         show_ledger(made)
+
+
+def _below(made: Any, name: str) -> Path:
+    """A folder inside the run's; a run behind a URL needs a local one to be named."""
+    if not isinstance(made.root, Path):
+        raise UserError(f"{made.root}: name a folder of this machine with --out")
+    return Path(made.root / name)
 
 
 def _ledger_row(row: Any) -> dict[str, Any]:

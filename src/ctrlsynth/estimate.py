@@ -10,6 +10,7 @@ from typing import Any
 
 from .differences import differences
 from .engines.local import totals
+from .place import Place
 from .plan import Plan, make_plan
 from .recipe import Recipe
 from .store import RunFolder, part_counts, read_json
@@ -35,7 +36,7 @@ PIXEL_BYTES = {"jpeg": 0.3, "webp": 0.2, "png": 1.6}
 """Bytes a pixel of a photograph at the default quality."""
 
 
-def estimate(recipe: Recipe, base: Path, out: Path, limit: int | None) -> dict[str, Any]:
+def estimate(recipe: Recipe, base: Path, out: Place, limit: int | None) -> dict[str, Any]:
     """Stages with parts, rows, model, digest, what is done, the estimates, and what stands in the way (`preflight`). Loads no weights and
     calls no model."""
     from .preflight import problems  # which needs the estimates of this module
@@ -70,9 +71,10 @@ def stage_estimates(plan: Plan, run: RunFolder) -> list[dict[str, Any]]:
 
 def _measured(run: RunFolder, folder: str) -> dict[str, Any]:
     """Counts and bytes of the parts that are there, of any plan."""
-    files = [run.part(folder, index, versions[-1]) for index, versions in run.listing(folder).items()][:100]
-    total = totals(part_counts(f) for f in files)
-    return {**total, "bytes": sum(f.stat().st_size for f in files)}
+    newest = {index: (digest, entry.size) for index, digest, entry in sorted(run.entries(folder), key=lambda e: e[2].written)}
+    files = list(newest.items())[:100]
+    total = totals(part_counts(run.part(folder, index, digest)) for index, (digest, _) in files)
+    return {**total, "bytes": sum(size for _, (_, size) in files)}
 
 
 def _rows(plan: Plan, step: Any, rows: Mapping[str, int | None], measured: Mapping[str, Any], parts: list[Any]) -> int | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .errors import UserError, WorkFailed
+from .place import Place
 from .store import open_part
 from .tables import ADDED
 
@@ -20,9 +20,9 @@ MOST_OPEN = 200
 class OldRows:
     """Rows of superseded versions and chunks of a part, found by (id, key). Holds ids and keys only; rows are read when taken."""
 
-    def __init__(self, files: Sequence[Path], schema: pa.Schema, skip_failed: bool = False) -> None:
+    def __init__(self, files: Sequence[Place], schema: pa.Schema, skip_failed: bool = False) -> None:
         self._schema = schema
-        self._files: list[tuple[Path, pq.ParquetFile | None]] = []
+        self._files: list[tuple[Place, pq.ParquetFile | None]] = []
         self._open = ExitStack()
         self._where: dict[tuple[str, str], tuple[int, int]] = {}
         self._loaded: tuple[int, int, pa.Table] | None = None
@@ -90,11 +90,13 @@ class OldRows:
                 start += rows
         raise WorkFailed(f"{path}: the file changed while it was read; run the same command again")
 
-    def _read(self, path: Path, file: pq.ParquetFile, group: int) -> pa.Table:
+    def _read(self, path: Place, file: pq.ParquetFile, group: int) -> pa.Table:
         try:
             table = file.read_row_group(group, columns=self._schema.names)
             for name in ADDED & set(self._schema.names) - set(table.column_names):
                 table = table.append_column(name, pa.nulls(table.num_rows, self._schema.field(name).type))
             return table.select(self._schema.names).cast(self._schema)
+        except FileNotFoundError as error:  # a store's file can't be read any more once it is removed, even where it is open
+            raise WorkFailed(f"{path}: another process finished this part meanwhile; run the same command again") from error
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{path}: damaged ({error}); remove the file and run again") from error

@@ -17,6 +17,7 @@ from .errors import UserError, WorkFailed, unknown
 from .models.prices import spent
 from .models.runtime import quiet_native_threads
 from .paths import Step
+from .place import Place, Remote, make_folder, place, probe
 from .plan import Plan, fill_stages, make_plan
 from .preflight import preflight
 from .recipe import Recipe
@@ -58,13 +59,14 @@ class LedgerRow:
 class Run:
     """A run's folder, read only. Needs no model and no source."""
 
-    root: Path
+    root: Place
     plan: Mapping[str, Any]
     steps: tuple[Step, ...] = field(default=())
 
     @classmethod
-    def open(cls, root: Path) -> Run:
-        """Opens a run's folder; a folder that is none is told in one line."""
+    def open(cls, root: Place | str) -> Run:
+        """Opens a run's folder, a path or a URL; a folder that is none is told in one line."""
+        root = place(root)
         plan = _read_plan(root)
         if plan is None:
             raise UserError(f"{root}: not a run's folder (it has no plan.json); runs are made by `ctrlsynth run RECIPE`")
@@ -83,7 +85,7 @@ class Run:
                 return step
         raise unknown("stage", folder, [s.folder for s in self.steps], str(self.root))
 
-    def files(self, folder: str) -> list[Path]:
+    def files(self, folder: str) -> list[Place]:
         """The parts of a stage in order; of a part in two versions (an interrupted update) the newest."""
         self.step(folder)
         run = RunFolder(self.root)
@@ -117,6 +119,7 @@ class Run:
         wanted = 0
         for step in self.steps:
             stored = read_json(self.root / step.folder / "_stage.json") or {}
+            sizes = {e.name: e.size for _, _, e in RunFolder(self.root).entries(step.folder)}
             files = self.files(step.folder)
             known = {f"{int(i):05d}-{p['digest']}.parquet": p for i, p in stored.get("parts", {}).items()}
             total = totals(known.get(f.name) or part_counts(f) for f in files)
@@ -124,7 +127,7 @@ class Run:
             out[step.folder] = LedgerRow(
                 step.folder, step.kind, step.paths, self._expected(step, out), total["rows"], total["ok"], total["dropped"],
                 total["failed"], total["reused"], total["seconds"], total.get("prompt_tokens", 0) + total.get("completion_tokens", 0),
-                sum(f.stat().st_size for f in files), len(files), wanted, stored.get("first_error"),
+                sum(sizes.get(f.name, 0) for f in files), len(files), wanted, stored.get("first_error"),
                 spent(self.recipe["models"], step.kind, total),
             )  # fmt: skip
         return list(out.values())
@@ -144,7 +147,7 @@ class Run:
 
 def run(
     recipe: Recipe | Path | str,
-    out: Path | None = None,
+    out: Place | str | None = None,
     *,
     base: Path | None = None,
     text: str | None = None,
@@ -154,7 +157,7 @@ def run(
     verify: bool = False,
     watcher: Watcher | None = None,
 ) -> Run:
-    """Runs a recipe into `out` (`runs/NAME` unless given) and returns the run.
+    """Runs a recipe into `out` (a path or a URL; `runs/NAME` unless given) and returns the run.
 
     `base` is the folder that the recipe's relative paths start from, `text` the recipe as written; both are known when `recipe` is
     a file. A folder with another plan is refused with the difference, unless `update`. `retry` asks again for rows that failed. `verify`
@@ -164,7 +167,7 @@ def run(
     if not isinstance(recipe, Recipe):
         path = Path(recipe)
         recipe, base, text = load_recipe(path), base or path.parent, path.read_text(encoding="utf-8")
-    root = out or Path("runs") / recipe.name
+    root = place(out or Path("runs") / recipe.name)
     quiet_native_threads()
     earlier = _read_plan(root)
     if earlier is None and _is_foreign(root):
@@ -172,7 +175,7 @@ def run(
     plan = make_plan(recipe, base or Path(), limit, earlier)
     changes = _compare(root, earlier, plan, update)
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        make_folder(root)
     except OSError as error:
         raise UserError(f"{root}: cannot be made ({error.strerror}); choose another folder with --out") from error
     folder = RunFolder(root)
@@ -184,28 +187,30 @@ def run(
         _mark_changed(folder, plan)
     preflight(plan, folder)
     _mark_stale(folder, plan, earlier or {}, changes)
-    _save(root, plan, text)
     _check_disk(root)
+    _save(root, plan, text)
     execute(plan, folder, watcher, retry)
     _waves(root, folder, plan, watcher)
     return Run.open(root)
 
 
-def _read_plan(root: Path) -> dict[str, Any] | None:
+def _read_plan(root: Place) -> dict[str, Any] | None:
     plan = read_json(root / "plan.json")
     if plan is not None and not {"recipe", "steps", "places", "limit", "candidates", "retries"} <= plan.keys():
         raise UserError(f"{root / 'plan.json'}: damaged (keys are missing); remove it and run again")
     return plan
 
 
-def _is_foreign(root: Path) -> bool:
+def _is_foreign(root: Place) -> bool:
     """Whether a folder without plan.json holds what no run put there: a killed run leaves its own, and a damaged plan.json is removed."""
+    if isinstance(root, Remote):
+        return not (root / "read" / "_stage.json").exists() and any(not name.startswith(".tmp-") for name in root.names())
     if not root.is_dir():
         return root.exists()
     return not (root / "read" / "_stage.json").exists() and any(not p.name.startswith(".tmp-") for p in root.iterdir())
 
 
-def _compare(root: Path, earlier: Mapping[str, Any] | None, plan: Plan, update: bool) -> list[str]:
+def _compare(root: Place, earlier: Mapping[str, Any] | None, plan: Plan, update: bool) -> list[str]:
     lines = differences(earlier, plan.describe()) if earlier is not None else []
     if lines and not update:
         listed = "\n  ".join(lines)
@@ -231,7 +236,7 @@ def _mark_stale(folder: RunFolder, plan: Plan, earlier: Mapping[str, Any], chang
                 (place / STALE).write_text(told, encoding="utf-8", errors="backslashreplace")
 
 
-def _save(root: Path, plan: Plan, text: str | None) -> None:
+def _save(root: Place, plan: Plan, text: str | None) -> None:
     before = read_json(root / "plan.json") or {}
     described = {**plan.describe(), "products": before.get("products", [])}
     if {k: v for k, v in before.items() if k != "schema"} != described:
@@ -243,7 +248,7 @@ def _save(root: Path, plan: Plan, text: str | None) -> None:
                 copy.write_bytes(text.encode())
 
 
-def add_product(root: Path, kind: str, path: Path) -> None:
+def add_product(root: Place, kind: str, path: Path) -> None:
     """Notes in plan.json that a report or a data set was made from this run, so that a later update can mark it as stale."""
     plan = read_json(root / "plan.json") or {}
     place = str(path.resolve())
@@ -295,7 +300,10 @@ def _check_contents(plan: Plan) -> None:
         plan.contents[name] = found
 
 
-def _check_disk(root: Path) -> None:
+def _check_disk(root: Place) -> None:
+    if isinstance(root, Remote):
+        probe(root)
+        return
     free = shutil.disk_usage(root).free
     if free < 50 * 2**20:
         raise WorkFailed(f"{root}: only {free // 2**20} MB free on this disk; make room before the run")
@@ -303,7 +311,7 @@ def _check_disk(root: Path) -> None:
         raise UserError(f"{root}: cannot be written to")
 
 
-def _waves(root: Path, folder: RunFolder, plan: Plan, watcher: Watcher | None) -> None:
+def _waves(root: Place, folder: RunFolder, plan: Plan, watcher: Watcher | None) -> None:
     """`judge.target`: adds whole waves of candidates until enough pairs are accepted. Whole waves, so that the set depends on no engine."""
     judge = plan.recipe.judge
     if judge is None or judge.target is None:

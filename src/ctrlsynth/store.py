@@ -2,17 +2,20 @@
 
 A part of a stage is `FOLDER/INDEX-DIGEST.parquet`. The digest says everything that could change the part (the stage, its models, what is
 upstream, the source part's size and date), so what is done is known from one listing. Finished rows of an unfinished part wait in
-`FOLDER/_chunks/INDEX-DIGEST/`. No database, no lock: a second writer of a part keeps the first's (DESIGN, section 3).
+`FOLDER/_chunks/INDEX-DIGEST/`. No database, no lock: a second writer of a part keeps the first's (DESIGN, section 3). The folder is a path
+or a URL (`place`); in a store an object's own rule, created once, takes the place of temporary name and link.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import re
 import shutil
 import socket
+import tempfile
 import time
 import uuid
 from collections import Counter
@@ -27,6 +30,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .errors import UserError, WorkFailed
+from .place import Entry, Place, Remote, make_folder, publish, remove_tree, store_errors, temporary
 from .tables import SCHEMA
 
 CHUNK_SECONDS = 20.0
@@ -40,33 +44,32 @@ _META = b"ctrlsynth"
 class RunFolder:
     """Where a run lives, and the only code that knows its layout."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Place) -> None:
         self.root = root
+
+    def entries(self, folder: str) -> list[tuple[int, str, Entry]]:
+        """(part number, digest, file) of every version of every part, from one listing."""
+        found = ((_PART.fullmatch(e.name), e) for e in _entries(self.root / folder))
+        return [(int(match[1]), match[2], entry) for match, entry in found if match]
 
     def listing(self, folder: str) -> dict[int, list[str]]:
         """Part number -> digests of the versions that are there, oldest first, from one listing."""
         found: dict[int, list[tuple[float, str]]] = {}
-        try:
-            entries = list(os.scandir(self.root / folder))
-        except FileNotFoundError:
-            return {}
-        for entry in entries:
-            match = _PART.fullmatch(entry.name)
-            if match:
-                found.setdefault(int(match[1]), []).append((entry.stat().st_mtime, match[2]))
+        for index, digest, entry in self.entries(folder):
+            found.setdefault(index, []).append((entry.written, digest))
         return {index: [digest for _, digest in sorted(versions)] for index, versions in found.items()}
 
-    def part(self, folder: str, index: int, digest: str) -> Path:
+    def part(self, folder: str, index: int, digest: str) -> Place:
         return self.root / folder / f"{index:05d}-{digest}.parquet"
 
-    def chunks(self, folder: str, index: int, digest: str) -> Path:
+    def chunks(self, folder: str, index: int, digest: str) -> Place:
         return self.root / folder / "_chunks" / f"{index:05d}-{digest}"
 
-    def unfinished(self, folder: str, index: int) -> list[Path]:
+    def unfinished(self, folder: str, index: int) -> list[Place]:
         """Files with finished rows of any unfinished version of a part."""
-        return sorted((self.root / folder / "_chunks").glob(f"{index:05d}-*/*.parquet"))
+        return sorted((self.root / folder / "_chunks").glob(f"{index:05d}-*/*.parquet"), key=str)
 
-    def superseded(self, folder: str, index: int, digest: str, versions: Sequence[str]) -> list[Path]:
+    def superseded(self, folder: str, index: int, digest: str, versions: Sequence[str]) -> list[Place]:
         """Every file that may hold rows worth taking over into the version `digest` of a part."""
         return [*(self.part(folder, index, d) for d in reversed(versions) if d != digest), *self.unfinished(folder, index)]
 
@@ -81,11 +84,27 @@ class RunFolder:
 
     def sweep_leftovers(self) -> None:
         """Removes temporary files of processes of this host that are gone."""
-        host = socket.gethostname()
-        for path in [*self.root.glob(".tmp-*"), *self.root.glob("*/.tmp-*"), *self.root.glob("*/_chunks/*/.tmp-*")]:
+        host, folder = socket.gethostname(), Path(tempfile.gettempdir())
+        if isinstance(self.root, Path):
+            found = [*self.root.glob(".tmp-*"), *self.root.glob("*/.tmp-*"), *self.root.glob("*/_chunks/*/.tmp-*")]
+        else:
+            found = list(folder.glob(".tmp-ctrlsynth-*"))
+        for path in found:
             fields = path.name.split("~")
             if len(fields) >= 3 and fields[1] == host and fields[2].isdigit() and not _alive(int(fields[2])):
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(PermissionError):
+                    path.unlink(missing_ok=True)
+
+
+def _entries(folder: Place) -> list[Entry]:
+    if isinstance(folder, Remote):
+        return folder.entries()
+    try:
+        with os.scandir(folder) as found:
+            facts = [(e.name, e.stat()) for e in found]
+    except FileNotFoundError:
+        return []
+    return [Entry(name, fact.st_size, fact.st_mtime, "") for name, fact in facts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +141,10 @@ class PartView:
 
 
 @contextmanager
-def open_part(path: Path) -> Iterator[pq.ParquetFile]:
+def open_part(path: Place) -> Iterator[pq.ParquetFile]:
     """Opens a table of ours; one that is damaged, gone, or of a newer schema than this program knows is told in one line."""
     try:
-        with pq.ParquetFile(path, pre_buffer=False, memory_map=False) as file:
+        with store_errors(path), parquet(path) as file:
             schema = int(_meta(file).get("schema", 0))
             if schema > SCHEMA:
                 raise UserError(f"{path}: written by a newer ctrlsynth (schema {schema}, this one knows {SCHEMA}); update ctrlsynth")
@@ -138,11 +157,19 @@ def open_part(path: Path) -> Iterator[pq.ParquetFile]:
         raise UserError(f"{path}: damaged ({_first_line(error)}); remove the file and run again") from error
 
 
+@contextmanager
+def parquet(path: Place) -> Iterator[pq.ParquetFile]:
+    """The file as pyarrow reads it, from the disk or in blocks from a store."""
+    with contextlib.ExitStack() as opened:
+        source = opened.enter_context(path.open()) if isinstance(path, Remote) else path
+        yield opened.enter_context(pq.ParquetFile(source, pre_buffer=False, memory_map=False))
+
+
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0].rstrip(".")
 
 
-def part_counts(path: Path) -> dict[str, Any]:
+def part_counts(path: Place) -> dict[str, Any]:
     """The counts in a part's footer; opens that one file."""
     with open_part(path) as file:
         return {k: v for k, v in _meta(file).items() if k != "schema"}
@@ -163,44 +190,18 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def temporary(path: Path) -> Path:
-    """A name beside `path` that no listing takes for data and that says which process made it."""
-    return path.with_name(f".tmp-{path.name}~{socket.gethostname()}~{os.getpid()}~{uuid.uuid4().hex[:8]}")
-
-
-def publish(made: Path, final: Path) -> bool:
-    """Gives a finished file its name, once: False when another writer was first (its file stays, ours goes)."""
-    with open(made, "rb") as handle:
-        os.fsync(handle.fileno())
-    try:
-        os.link(made, final)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
-            raise
-        if final.exists():  # a file system without hard links: two writers at the same instant both win, with equal parts
-            return False
-        os.replace(made, final)
-    finally:
-        made.unlink(missing_ok=True)
-    folder = os.open(final.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    return True
-
-
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
+def write_json(path: Place, data: Mapping[str, Any]) -> None:
     """Writes a JSON file atomically; it carries the schema number."""
-    made = temporary(path)
+    text = json.dumps({"schema": SCHEMA, **data}, indent=1, ensure_ascii=False, default=str) + "\n"
     with disk_errors(path):
+        if isinstance(path, Remote):
+            path.write_bytes(text.encode("utf-8", "backslashreplace"))
+            return
+        made = temporary(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             with open(made, "w", encoding="utf-8", errors="backslashreplace") as handle:
-                json.dump({"schema": SCHEMA, **data}, handle, indent=1, ensure_ascii=False, default=str)
-                handle.write("\n")
+                handle.write(text)
                 handle.flush()
                 os.fsync(handle.fileno())
             os.replace(made, path)
@@ -208,14 +209,14 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
             made.unlink(missing_ok=True)
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Place) -> dict[str, Any] | None:
     """A JSON file of ours, or None where there is none; a damaged one and a newer schema are refused in one line."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror or _first_line(error)})") from error
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: damaged ({error}); remove it and run again") from error
     if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
@@ -228,7 +229,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 class disk_errors:
     """Turns a full disk, a folder that is gone and one that cannot be written to into one line; every other OSError passes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self.path = path
 
     def __enter__(self) -> None:
@@ -238,9 +239,14 @@ class disk_errors:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             message = f"{self.path.parent}: the disk is full; finished rows are kept, make room and run the same command again"
             raise WorkFailed(message) from error
-        if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO):
-            message = f"{self.path.parent}: cannot be written to ({error.strerror}); mend that and run the same command again"
+        # what a store says carries no number of the system's
+        if isinstance(error, OSError) and (error.errno in _UNWRITABLE or isinstance(self.path, Remote)):
+            why = error.strerror or _first_line(error)
+            message = f"{self.path.parent}: cannot be written to ({why}); mend that and run the same command again"
             raise WorkFailed(message) from error
+
+
+_UNWRITABLE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 
 
 class PartWriter:
@@ -249,14 +255,14 @@ class PartWriter:
     Memory is bounded by one row group; chunks are written when the part takes longer than `CHUNK_SECONDS`.
     """
 
-    def __init__(self, run: RunFolder, folder: str, index: int, digest: str, schema: pa.Schema, old: Sequence[Path] = ()) -> None:
+    def __init__(self, run: RunFolder, folder: str, index: int, digest: str, schema: pa.Schema, old: Sequence[Place] = ()) -> None:
         self._chunk_dir = run.chunks(folder, index, digest)
         self._schema, self._old = schema, old
         self._final = run.part(folder, index, digest)
         with disk_errors(self._final):
-            self._final.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self._final.parent)
         self._tables: list[pa.Table] = []
-        self._chunks: list[Path] = []
+        self._chunks: list[Place] = []
         self._bytes = self._rows = 0
         self._flushed = time.monotonic()
         self.counts: dict[str, Any] = {"rows": 0, "ok": 0, "dropped": {}, "failed": {}, "seconds": 0.0, "reused": 0}
@@ -291,7 +297,7 @@ class PartWriter:
         made = temporary(path)
         with disk_errors(path):
             try:
-                self._chunk_dir.mkdir(parents=True, exist_ok=True)
+                make_folder(self._chunk_dir)
                 pq.write_table(pa.concat_tables(self._tables), made, compression="zstd", compression_level=1, write_statistics=False)
                 publish(made, path)
             except FileNotFoundError:
@@ -314,11 +320,12 @@ class PartWriter:
                 self.counts = part_counts(self._final)
         self._tables = []
         drop(self._old)
-        shutil.rmtree(self._chunk_dir, ignore_errors=True)
+        if isinstance(self._chunk_dir, Path) or self._chunks:
+            remove_tree(self._chunk_dir)
         return self.counts
 
     def _publish(self) -> bool:
-        if self._final.exists():
+        if isinstance(self._final, Path) and self._final.exists():
             return False
         made = temporary(self._final)
         meta = {_META: json.dumps({"schema": SCHEMA, **self.counts}).encode()}
@@ -332,7 +339,7 @@ class PartWriter:
             }
             with pq.ParquetWriter(made, self._schema.with_metadata(meta), **options) as writer:
                 for chunk in self._chunks:
-                    with pq.ParquetFile(chunk) as file:
+                    with parquet(chunk) as file:
                         for group in range(file.num_row_groups):
                             writer.write_table(file.read_row_group(group), row_group_size=GROUP_ROWS)
                 if self._tables:
@@ -346,11 +353,11 @@ class PartWriter:
             made.unlink(missing_ok=True)
 
 
-def drop(superseded: Sequence[Path]) -> None:
+def drop(superseded: Sequence[Place]) -> None:
     """Removes files that a whole part supersedes: earlier versions and chunks, all made by this program."""
     for path in superseded:
         path.unlink(missing_ok=True)
-        if path.parent.parent.name == "_chunks":
+        if isinstance(path, Path) and path.parent.parent.name == "_chunks":
             shutil.rmtree(path.parent, ignore_errors=True)
 
 

@@ -104,10 +104,8 @@ def shape_of(steps: Sequence[Step]) -> Shape:
 class Groups:
     """One table's part, read along with the source: the rows of one source key after the other."""
 
-    def __init__(self, run: Run, folder: str, index: int, columns: Sequence[str], size: int = 1024) -> None:
-        folder_ = RunFolder(run.root)
-        versions = folder_.listing(folder).get(index)
-        self._rows = _rows(folder_, folder, index, versions[-1], columns, size) if versions else iter(())
+    def __init__(self, run: RunFolder, folder: str, index: int, versions: Sequence[str], columns: Sequence[str], size: int = 1024) -> None:
+        self._rows = _rows(run, folder, index, versions[-1], columns, size) if versions else iter(())
         self._next: Row | None = next(self._rows, None)
 
     def take(self, source_key: str) -> list[Row]:
@@ -128,18 +126,16 @@ def source_rows(run: Run, images: bool = False) -> Iterator[tuple[Row, dict[str,
     """(row of `read`, folder -> rows that descend from it) for every source row that is `ok`; with `images` the painted bytes too."""
     shape = shape_of(run.steps)
     folder = RunFolder(run.root)
+    wanted: dict[str, tuple[Sequence[str], int]] = {s.folder: (_TEXT, 1024) for s in shape.texts}
+    wanted |= {s.folder: ((*_PAINT, "image"), 16) if images else (_PAINT, 1024) for s in shape.paints}
+    for made, judge in shape.judges.items():
+        wanted[judge] = ((*_JUDGE, *(("edited",) if made in shape.seen else ("text", "original", "original_unedited"))), 1024)
+    wanted |= {balance: (("source_key", "parent", "status", "reason"), 1024) for balance in shape.balances.values()}
+    if shape.tagged is not None:
+        wanted[shape.tagged] = (("source_key", "status"), 1024)
+    listings = {name: folder.listing(name) for name in wanted}
     for index, versions in sorted(folder.listing("read").items()):
-        tables = {s.folder: Groups(run, s.folder, index, _TEXT) for s in shape.texts}
-        for step in shape.paints:
-            tables[step.folder] = Groups(run, step.folder, index, (*_PAINT, "image") if images else _PAINT, 16 if images else 1024)
-        for made, judge in shape.judges.items():
-            tables[judge] = Groups(
-                run, judge, index, (*_JUDGE, *(("edited",) if made in shape.seen else ("text", "original", "original_unedited")))
-            )
-        for balance in shape.balances.values():
-            tables[balance] = Groups(run, balance, index, ("source_key", "parent", "status", "reason"))
-        if shape.tagged is not None:
-            tables[shape.tagged] = Groups(run, shape.tagged, index, ("source_key", "status"))
+        tables = {name: Groups(folder, name, index, listings[name].get(index, ()), *how) for name, how in wanted.items()}
         for row in _rows(folder, "read", index, versions[-1], _READ, 1024):
             if row["status"] == "ok":
                 yield row, {name: table.take(row["source_key"]) for name, table in tables.items()}

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
 from ..paths import Step
+from ..place import Place
 from ..store import open_part
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Parts:
     def __init__(self, run: Run) -> None:
         self.root = run.root
         self.steps: Mapping[str, Step] = {s.folder: s for s in run.steps}
-        self.files: dict[str, dict[int, Path]] = {
+        self.files: dict[str, dict[int, Place]] = {
             folder: {int(path.name.partition("-")[0]): path for path in run.files(folder)} for folder in self.steps
         }
 

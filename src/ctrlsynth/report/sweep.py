@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from ..errors import UserError
 from ..paths import Step
+from ..place import Place
 from ..store import open_part
 from .lineage import Parts, judge_of, path_chains
 
@@ -148,7 +149,7 @@ def _behind_gate(run: Run, step: Step) -> bool:
     return False
 
 
-def _scores(path: Path, step: Step, judge: dict[str, Any], ids: bool) -> Iterator[tuple[list[str], NDArray[np.float64]]]:
+def _scores(path: Place, step: Step, judge: dict[str, Any], ids: bool) -> Iterator[tuple[list[str], NDArray[np.float64]]]:
     """Batches of (ids, recall that decides; nan where no threshold would keep the row)."""
     column = "edited" if step.kind == "judge-text" else str(judge["image_against"])
     forbid = bool(judge["forbid_violations"])

@@ -1,0 +1,334 @@
+"""Where a run's folder or a source's files stand: a path of this machine, or a URL of a store that fsspec knows (s3, gs, abfs, ...).
+
+`place` tells the two apart; paths stay `pathlib.Path`, so nothing is slower for them. A `Remote` has the few methods of Path that this
+program needs. Keys, tokens and endpoints come from the environment, as each store's own tools have it, and are never written anywhere.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from .errors import UserError, WorkFailed
+
+BLOCK = 8 * 2**20
+"""Bytes that are fetched at once while a file of a store is read."""
+_AGAIN = (0.2, 1.0, 3.0)
+"""Waits in seconds between tries of a conditional write that met another one at the same instant (S3 answers 409)."""
+_FLAT = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}
+"""Stores without folders, where `makedirs` would look for the bucket, or even make one."""
+_CLIENTS = {"botocore", "aiobotocore", "aiohttp", "google", "gcsfs", "azure", "requests"}
+"""Packages whose own exceptions, which are no OSError, come through fsspec."""
+
+
+class Entry(NamedTuple):
+    """A file in a listing: bytes, when it was written (seconds), and what changes with its content (etag, or size and date)."""
+
+    name: str
+    size: int
+    written: float
+    mark: str
+
+
+class Remote:
+    """A file or folder behind a URL. A store shows an object whole or not at all, so nothing needs a temporary name here."""
+
+    __slots__ = ("url",)
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __repr__(self) -> str:
+        return f"Remote({self.url!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Remote) and self.url == other.url
+
+    def __hash__(self) -> int:
+        return hash(self.url)
+
+    def __truediv__(self, name: str) -> Remote:
+        return Remote(f"{self.url}/{name}")
+
+    @property
+    def name(self) -> str:
+        return self.url.rpartition("/")[2]
+
+    @property
+    def parent(self) -> Remote:
+        return Remote(self.url.rpartition("/")[0])
+
+    def exists(self) -> bool:
+        """Whether a file, or anything below this folder, is there."""
+        with store_errors(self.url):
+            files, key = self._files()
+            return bool(files.exists(key))
+
+    def is_file(self) -> bool:
+        with store_errors(self.url):
+            files, key = self._files()
+            return bool(files.isfile(key))
+
+    def open(self) -> IO[bytes]:
+        """The file's bytes as a stream that can seek. FileNotFoundError where there is none."""
+        with store_errors(self.url):
+            files, key = self._files()
+            stream: IO[bytes] = files.open(key, "rb", block_size=BLOCK, cache_type="readahead")
+            return stream
+
+    def read_bytes(self) -> bytes:
+        with store_errors(self.url):
+            files, key = self._files()
+            data: bytes = files.cat_file(key)
+            return data
+
+    def read_text(self, encoding: str = "utf-8") -> str:
+        return self.read_bytes().decode(encoding)
+
+    def write_bytes(self, data: bytes) -> None:
+        """Writes the file, in place of an older one."""
+        with store_errors(self.url):
+            files, key = self._files()
+            if self.url.partition("://")[0] not in _FLAT:
+                files.makedirs(files._parent(key), exist_ok=True)
+            files.pipe_file(key, data)
+
+    def create(self, made: Path) -> bool:
+        """Uploads a local file under this name, once: False when the name is taken, whose file stays.
+
+        S3: `If-None-Match: *` on the PUT, or on the completion of a multipart upload. GCS: generation match 0. Others: looked up first.
+        """
+        files, key = self._files()
+        for wait in (*_AGAIN, None):
+            try:
+                with store_errors(self.url):
+                    files.put_file(str(made), key, mode="create")
+                return True
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if _is_taken(error):
+                    return False
+                if error.errno != errno.EBUSY or wait is None:
+                    raise
+                time.sleep(wait)
+        raise AssertionError("the last try returns or raises")
+
+    def fetch(self, to: Path) -> None:
+        """Copies the file to a path of this machine."""
+        with store_errors(self.url):
+            files, key = self._files()
+            files.get_file(key, str(to))
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        try:
+            with store_errors(self.url):
+                files, key = self._files()
+                files.rm_file(key)
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
+    def entries(self) -> list[Entry]:
+        """The files of this folder from one listing, names in order; none where there is no folder."""
+        with store_errors(self.url):
+            files, key = self._files()
+            try:
+                found = files.ls(key, detail=True)
+            except FileNotFoundError:
+                return []
+            return sorted(_entry(f) for f in found if f["type"] == "file" and f["name"].rstrip("/") != key.rstrip("/"))
+
+    def names(self) -> list[str]:
+        """Names of the files and folders of this folder."""
+        with store_errors(self.url):
+            files, key = self._files()
+            try:
+                return sorted(str(name).rstrip("/").rpartition("/")[2] for name in files.ls(key, detail=False))
+            except FileNotFoundError:
+                return []
+
+    def glob(self, pattern: str) -> list[Remote]:
+        """Files below this folder by a pattern (`*` stays within a name), in order."""
+        with store_errors(self.url):
+            files, key = self._files()
+            beginning = f"{key.rstrip('/')}/"
+            return [self / str(name).removeprefix(beginning) for name in sorted(files.glob(beginning + pattern))]
+
+    def below(self) -> list[Remote]:
+        """Files at any depth, in order."""
+        with store_errors(self.url):
+            files, key = self._files()
+            beginning = f"{key.rstrip('/')}/"
+            return [self / str(name).removeprefix(beginning) for name in sorted(files.find(key))]
+
+    def _files(self) -> tuple[Any, str]:
+        import fsspec
+
+        try:
+            files, key = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+        except ImportError as error:
+            raise UserError(f"{self.url}: {_install(self.url, error)}") from error
+        except ValueError as error:
+            raise UserError(f"{self.url}: no store that fsspec knows ({_first_line(error)})") from error
+        return files, str(key)
+
+
+Place = Path | Remote
+
+
+def place(where: str | Path | Remote) -> Place:
+    """A URL as Remote, everything else (and file://) as Path. A URL with a password in it is refused: it would be stored."""
+    if isinstance(where, Remote):
+        return where
+    text = str(where)
+    scheme, mark, rest = text.partition("://")
+    if isinstance(where, Path) or not mark:
+        return Path(where)
+    if scheme in ("file", "local"):
+        return Path(rest)
+    user, at, _ = rest.partition("/")[0].rpartition("@")
+    if at and ":" in user:
+        raise UserError(f"{scheme}://...@...: leave the password out; {scheme} takes it from the environment")
+    remote = Remote(text)
+    remote._files()  # a store that is not known, or whose package is not installed, is told here
+    return remote
+
+
+def is_url(text: str) -> bool:
+    """Whether a path of a recipe or a table is meant as a URL of a store."""
+    return "://" in text
+
+
+def open_binary(path: Place | str) -> IO[bytes]:
+    """A file's bytes as a stream that can seek, wherever it stands."""
+    where = place(path) if isinstance(path, str) and is_url(path) else path
+    return where.open() if isinstance(where, Remote) else open(where, "rb")
+
+
+def remove_tree(where: Place) -> None:
+    """Removes a folder with everything in it; one that is not there is no fault."""
+    if isinstance(where, Path):
+        shutil.rmtree(where, ignore_errors=True)
+        return
+    for file in where.below():
+        file.unlink(missing_ok=True)
+
+
+def temporary(path: Place) -> Path:
+    """A name beside `path` (of a store: in this machine's folder for such files) that no listing takes for data and that says which
+    process made it."""
+    process = f"{socket.gethostname()}~{os.getpid()}~{uuid.uuid4().hex[:8]}"
+    if isinstance(path, Remote):
+        return Path(tempfile.gettempdir()) / f".tmp-ctrlsynth-{path.name}~{process}"
+    return path.with_name(f".tmp-{path.name}~{process}")
+
+
+def publish(made: Path, final: Place) -> bool:
+    """Gives a finished file its name, once: False when another writer was first (its file stays, ours goes)."""
+    if isinstance(final, Remote):
+        try:
+            return final.create(made)
+        finally:
+            made.unlink(missing_ok=True)
+    with open(made, "rb") as handle:
+        os.fsync(handle.fileno())
+    try:
+        os.link(made, final)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        if final.exists():  # a file system without hard links: two writers at the same instant both win, with equal parts
+            return False
+        os.replace(made, final)
+    finally:
+        made.unlink(missing_ok=True)
+    folder = os.open(final.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return True
+
+
+def make_folder(folder: Place) -> None:
+    """Makes a folder with those above it; a store has none to make."""
+    if isinstance(folder, Path):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def probe(folder: Remote) -> None:
+    """Writes a small file twice under one name and removes it: a store that refuses, or lets the second replace the first, is told in one
+    line."""
+    file = folder / temporary(folder / "probe").name
+    made = temporary(file)
+    try:
+        made.write_bytes(b"ctrlsynth")
+        kept = file.create(made) and not file.create(made)
+        file.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written to ({_first_line(error)}); mend that or choose another with --out") from error
+    finally:
+        made.unlink(missing_ok=True)
+    if not kept:
+        raise UserError(f"{folder}: this store lets a second writer replace a file (no If-None-Match); choose another with --out")
+
+
+@contextmanager
+def store_errors(url: object) -> Iterator[None]:
+    """What a store's client raises beside OSError, and a refused access, as one line; every other error passes."""
+    try:
+        yield
+    except PermissionError as error:
+        raise UserError(f"{url}: access denied ({_first_line(error)})") from error
+    except ImportError as error:
+        raise UserError(f"{url}: {_install(str(url), error)}") from error
+    except Exception as error:
+        package = type(error).__module__.partition(".")[0]
+        if package not in _CLIENTS or (isinstance(error, OSError) and error.errno is not None):
+            raise
+        told = f"{url}: {_first_line(error)}"
+        if any(word in type(error).__name__ for word in ("Credential", "Token", "Profile", "Region", "Auth", "ParamValidation")):
+            raise UserError(f"{told}; give keys the way the store's own tools take them (environment, profile or role)") from error
+        raise WorkFailed(f"{told}; what is finished is kept, run the same command again") from error
+
+
+def _is_taken(error: OSError) -> bool:
+    """Stores that speak S3 say 412 without the header's name, which s3fs does not take for FileExistsError."""
+    answer = getattr(error.__cause__, "response", None) or {}
+    return answer.get("Error", {}).get("Code") in ("PreconditionFailed", "412")
+
+
+def _entry(found: dict[str, Any]) -> Entry:
+    size = int(found.get("size") or 0)
+    raw = next((found[k] for k in ("LastModified", "mtime", "updated", "last_modified", "created") if found.get(k)), 0.0)
+    if isinstance(raw, str):
+        raw = datetime.fromisoformat(raw)
+    written = raw.timestamp() if isinstance(raw, datetime) else float(raw)
+    mark = next((str(found[k]).strip('"') for k in ("ETag", "etag", "md5Hash") if found.get(k)), f"{size} {written}")
+    return Entry(str(found["name"]).rpartition("/")[2], size, written, mark)
+
+
+def _install(url: str, error: ImportError) -> str:
+    extra = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}.get(url.partition("://")[0])
+    what = _first_line(error)
+    return f"{what}; pip install 'ctrlsynth[{extra}]'" if extra else what
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().partition("\n")[0] or type(error).__name__).rstrip(".")
