@@ -130,7 +130,7 @@ def source_rows(run: Run, images: bool = False) -> Iterator[tuple[Row, dict[str,
     wanted |= {s.folder: ((*_PAINT, "image"), 16) if images else (_PAINT, 1024) for s in shape.paints}
     for made, judge in shape.judges.items():
         wanted[judge] = ((*_JUDGE, *(("edited",) if made in shape.seen else ("text", "original", "original_unedited"))), 1024)
-    wanted |= {balance: (("source_key", "parent", "status", "reason"), 1024) for balance in shape.balances.values()}
+    wanted |= dict.fromkeys(shape.balances.values(), (("source_key", "parent", "status", "reason"), 1024))
     if shape.tagged is not None:
         wanted[shape.tagged] = (("source_key", "status"), 1024)
     listings = {name: folder.listing(name) for name in wanted}
