@@ -30,7 +30,7 @@ DRIVER = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may have it ignored
 from pathlib import Path
-from ctrlsynth import place, store
+from ctrlsynth import store
 from ctrlsynth.cli import main
 store.CHUNK_SECONDS = 0.3
 sys.argv = ["ctrlsynth", "run", sys.argv[1], "--out", sys.argv[2]]
