@@ -30,7 +30,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .errors import UserError, WorkFailed
-from .place import Entry, Place, Remote, make_folder, publish, remove_tree, store_errors, temporary
+from .place import Entry, Place, Remote, make_folder, remove_tree, store_errors
+from .place import publish as publish
+from .place import temporary as temporary
 from .tables import SCHEMA
 
 CHUNK_SECONDS = 20.0
