@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from .cli_concepts import concepts
 from .cli_output import plain, print_json, say
 from .errors import UserError, WorkFailed
 
@@ -24,6 +25,8 @@ app = typer.Typer(
     "judges what came out.\n\n"
     "Start with `ctrlsynth init FOLDER`, then `ctrlsynth run recipe.yaml`, `ctrlsynth report runs/NAME`.",
 )
+
+app.add_typer(concepts, name="concepts")
 
 RecipeFile = Annotated[Path, typer.Argument(help="a recipe (YAML); `ctrlsynth init FOLDER` writes one", metavar="RECIPE")]
 RunDir = Annotated[str, typer.Argument(help="a run's folder, such as runs/quickstart, or its URL", metavar="RUN")]

@@ -65,10 +65,11 @@ def progress(quiet: bool = False) -> Iterator[Watcher]:
 
 
 @contextmanager
-def counting(what: str, total: int | None = None, quiet: bool = False) -> Iterator[Callable[[], None]]:
-    """A line on standard error that counts: call what it yields once a sample. With `total` it tells the time left."""
+def counting(what: str, total: int | None = None, quiet: bool = False) -> Iterator[Callable[..., None]]:
+    """A line on standard error that counts: call what it yields once a sample, or with a number of samples. With `total` it tells the time
+    left."""
     if quiet:
-        yield lambda: None
+        yield lambda number=1: None
         return
     columns = (
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.completed:,.0f}"),
@@ -77,8 +78,8 @@ def counting(what: str, total: int | None = None, quiet: bool = False) -> Iterat
     with Progress(*columns, console=Console(stderr=True)) as bars:
         task = bars.add_task(escape(what), total=total, note="")
 
-        def tick() -> None:
-            bars.advance(task)
+        def tick(number: int = 1) -> None:
+            bars.advance(task, number)
             elapsed = bars.tasks[0].elapsed or 0.0
             if elapsed > 0:
                 bars.update(task, note=f"{bars.tasks[0].completed / elapsed:,.1f}/s")
@@ -212,6 +213,24 @@ def show_models(entries: Sequence[Any]) -> None:
             *(_safe(str(getattr(e, n))) for n in ("licence", "source", "what")),
         )
     _print(table)
+
+
+def show_coverage(report: dict[str, Any]) -> None:
+    """The concept table of one or two sets, with the head of their lists; `report` is `concepts.coverage_text.report`'s."""
+    right = ("texts", "matched", "a text", "entries", "seen 1", "seen 5", "seen 25", "mean of these", "half of all in")
+    table = _table("concepts", "set", *right, right=right)
+    for s in report["sets"]:
+        mean = "-" if s["mean"] is None else f"{s['mean']:,.1f}"
+        seen = [f"{n:,}" for n in s["seen"].values()]
+        a_text = f"{s['matches'] / max(s['texts'], 1):.2f}"
+        counts = [f"{s[n]:,}" for n in ("texts", "matched", "entries", "half")]
+        table.add_row(_safe(s["name"]), *counts[:2], a_text, counts[2], *seen, mean, counts[3])
+    _print(table)
+    for s in report["sets"]:
+        _say(f"{s['name']}: never seen {s['never_seen']:,}: {', '.join(s['never_seen_first'])}, ...")
+        _say(f"{s['name']}: seen most: {', '.join(f'{entry} {count:,}' for entry, count in s['over_represented'])}")
+    for change in report["changes"]:
+        _say(f"{change['what']}: " + ", ".join(f"{entry} x{ratio:.2g}" for entry, ratio in change["entries"]))
 
 
 def _say(text: str) -> None:

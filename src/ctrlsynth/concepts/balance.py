@@ -37,7 +37,7 @@ def counts(parts: Iterable[Matches], entries: int) -> Array:
 
 def keep_probabilities(matches: Matches, counts: Array, t: float) -> Array:
     """P(keep) of each text, in 0..1; 0 for a text without an entry. Never falls when t grows, rounding included."""
-    _check_t(t)
+    check_t(t)
     miss = 1.0 - t / np.maximum(counts, t)
     lengths = matches.lengths()
     some = lengths > 0
@@ -59,8 +59,7 @@ def solve_t(sizes: Callable[[Sequence[float]], Sequence[int]], counts: Array, si
     answer lies between size / (entries that occur), since a concept keeps t texts at most, and the largest count, where all are kept.
     Raises UserError for a size under 1, a pool without matches, and a size above the pool.
     """
-    if size < 1:
-        raise UserError(f"size {size}: at least 1")
+    check_size(size)
     seen = int(np.count_nonzero(counts))
     if seen == 0:
         raise UserError("no text holds an entry of the bank: nothing to balance; is it the right bank?")
@@ -95,13 +94,19 @@ def random_mask(u: Array, size: int, pool: int) -> Array:
 
     Raises UserError for a size under 1 or above the pool.
     """
-    if size < 1:
-        raise UserError(f"size {size}: at least 1")
+    check_size(size)
     if size > pool:
         raise UserError(f"size {size:,} is more than the pool of {pool:,} texts")
     return np.asarray(u < size / pool)
 
 
-def _check_t(t: float) -> None:
+def check_t(t: float) -> None:
+    """Raises UserError for a threshold that is not above 0."""
     if not t > 0 or t == float("inf"):
         raise UserError(f"t {t:g}: above 0; SynthCLIP's sample uses 10, MetaCLIP 20,000 for 400 million texts")
+
+
+def check_size(size: int) -> None:
+    """Raises UserError for a wanted size under 1."""
+    if size < 1:
+        raise UserError(f"size {size}: at least 1")

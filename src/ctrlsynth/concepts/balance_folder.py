@@ -70,6 +70,10 @@ def plan(
     """
     if (size is None) == (t is None) or (random and size is None):
         raise UserError("give the size of the subset (--size M) or the threshold (--t T), one of them; --random goes with --size")
+    if size is not None:
+        balance.check_size(size)
+    if t is not None:
+        balance.check_t(t)
     captions = 0
 
     def scanned() -> Iterator[tuple[int, Any, Any, None]]:

@@ -24,10 +24,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import UserError, unknown
-from ..store import disk_errors, open_part, part_counts, publish, read_json, temporary, write_json
+from ..store import disk_errors, open_part, publish, read_json, temporary, write_json
 from ..tables import SCHEMA
 from .bank import Bank, load_bank, read_bank, write_bank
-from .corpus import Part, read
+from .corpus import Part
+from .corpus_read import read
 from .match import MODES, Matcher, Mode
 from .matches import Matches
 
@@ -91,13 +92,18 @@ class MatchFolder:
 
     def counts(self) -> Counts:
         """What all parts counted."""
-        return Counts.of(map(part_counts, self.parts))
+        return Counts.of(map(_footer, self.parts))
 
     def pieces(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """The columns of all captions in order, some ten thousand rows at a time; every pass cuts them the same way."""
         for path in self.parts:
             with open_part(path) as file:
                 yield from file.iter_batches(PIECE, columns=list(names), use_threads=False)
+
+
+def _footer(path: Path) -> dict[str, Any]:
+    with open_part(path) as file:
+        return dict(json.loads((file.metadata.metadata or {}).get(b"ctrlsynth", b"{}")))
 
 
 def part_path(root: Path, index: int) -> Path:

@@ -8,7 +8,7 @@ import io
 import lzma
 import zlib
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from ..errors import UserError
 
@@ -49,8 +49,57 @@ def _zstd(stream: IO[bytes], path: str | Path) -> IO[bytes]:
         raise UserError(f"{path}: zstandard is not installed; pip install 'ctrlsynth[concepts]'") from error
     if zstandard.ZstdError not in BROKEN:
         BROKEN = (*BROKEN, zstandard.ZstdError)
-    reader = zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True, closefd=True)
-    return io.BufferedReader(reader, 1 << 20)
+    return io.BufferedReader(_Zstd(stream, zstandard.ZstdDecompressor), 1 << 20)
+
+
+class _Zstd(io.RawIOBase):
+    """The bytes of a .zst file, frame after frame. The package's own reader takes a file that is cut for one that ends."""
+
+    def __init__(self, stream: IO[bytes], decompressor: Any) -> None:
+        self._stream, self._decompressor = stream, decompressor
+        self.seek(0)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """To the beginning, or to where it stands."""
+        if whence == 0 and offset == 0:
+            self._stream.seek(0)
+            self._frame: Any = None
+            self._left = self._packed = b""
+            self._at = 0
+        elif whence != 1 or offset:
+            raise io.UnsupportedOperation("a .zst file is read from its beginning")
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._left:
+            self._packed = self._packed or self._stream.read(1 << 18)
+            if not self._packed:
+                if self._frame is not None:
+                    raise EOFError("the file ends inside a frame")
+                return 0
+            self._frame = self._frame or self._decompressor().decompressobj()
+            self._left = self._frame.decompress(self._packed)
+            self._packed = self._frame.unused_data if self._frame.eof else b""
+            if self._frame.eof:
+                self._frame = None
+        count = min(len(buffer), len(self._left))
+        buffer[:count] = self._left[:count]
+        self._left = self._left[count:]
+        self._at += count
+        return count
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 def plain_name(path: str | Path) -> str:

@@ -97,7 +97,7 @@ _DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 
 def words_figure(histograms: Sequence[Histogram], theme: Theme = LIGHT) -> Any:
     """Share of texts by their number of words, originals beside synthetic ones."""
-    figure, (axes,) = _figure(1, theme)
+    figure, (axes,) = panels(1, theme)
     last = max((max((i for i, c in enumerate(h.counts) if c), default=0) for h in histograms), default=0)
     width = 1 if last < 16 else 2 if last < 40 else 4
     bins = last // width + 1
@@ -110,13 +110,13 @@ def words_figure(histograms: Sequence[Histogram], theme: Theme = LIGHT) -> Any:
         axes.stairs(share, edges, fill=True, alpha=0.28, color=colour)
         axes.stairs(share, edges, color=colour, lw=1.4, ls=_dash(number), label=f"{h.name}, mean {h.mean:.1f}")
     axes.set(xlabel="words" + (f" (last bin: {MOST_WORDS} and more)" if last == MOST_WORDS else ""), ylabel="% of texts")
-    _legend(axes, theme)
+    legend(axes, theme)
     return figure
 
 
 def recall_figure(histograms: Sequence[Histogram], threshold: float, theme: Theme = LIGHT) -> Any:
     """Histograms of recall, a step line a judge, with p_f marked."""
-    figure, (axes,) = _figure(1, theme)
+    figure, (axes,) = panels(1, theme)
     edges = np.linspace(0, 1, RECALL_BINS + 1)
     for number, h in enumerate(histograms, 1):
         share = np.asarray(h.counts) / max(h.total, 1) * 100
@@ -124,13 +124,13 @@ def recall_figure(histograms: Sequence[Histogram], threshold: float, theme: Them
         axes.stairs(share, edges, color=_colour(theme, number), lw=1.6, ls=_dash(number - 1), label=f"{h.name}, mean {h.mean:.2f}")
     _mark(axes, threshold, theme)
     axes.set(xlabel="recall", ylabel="% of judged rows", xlim=(-0.02, 1.02))
-    _legend(axes, theme)
+    legend(axes, theme)
     return figure
 
 
 def sweep_figure(found: Sweep, theme: Theme = LIGHT) -> Any:
     """Left: share kept by p_f; right: mean recall of what is kept. Thin: where a gate left rows unpainted."""
-    figure, (left, right) = _figure(2, theme)
+    figure, (left, right) = panels(2, theme)
     for number, (kind, name) in enumerate(found.names(), 1):
         series = found.series(kind, name)
         style: dict[str, Any] = {"color": _colour(theme, number), "ls": _dash(number - 1)}
@@ -145,7 +145,7 @@ def sweep_figure(found: Sweep, theme: Theme = LIGHT) -> Any:
         axes.set(xlabel="threshold p_f", xlim=(-0.02, 1.02))
     left.set(ylabel="% kept", ylim=(-3, 103))
     right.set(ylabel="mean recall of what is kept", ylim=(-0.03, 1.03))
-    _legend(left, theme)
+    legend(left, theme)
     return figure
 
 
@@ -180,13 +180,14 @@ def write_both(draw: Callable[[Theme], Any], folder: Path, name: str) -> None:
     write_figure(draw(DARK), folder / f"{name}-dark.svg")
 
 
-def _figure(panels: int, theme: Theme) -> tuple[Any, list[Any]]:
+def panels(number: int, theme: Theme) -> tuple[Any, list[Any]]:
+    """A figure of this many plots side by side, and its axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure: Any = Figure(figsize=(6.0 if panels == 1 else 10.0, 3.6), layout="constrained")
+    figure: Any = Figure(figsize=(6.0 if number == 1 else 10.0, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = [figure.add_subplot(1, panels, n + 1) for n in range(panels)]
+    axes = [figure.add_subplot(1, number, n + 1) for n in range(number)]
     for one in axes:
         one.set_facecolor("none")
         one.grid(True, color=theme.faint, lw=0.6)
@@ -216,7 +217,8 @@ def _mark(axes: Any, threshold: float, theme: Theme) -> None:
     )  # fmt: skip
 
 
-def _legend(axes: Any, theme: Theme) -> None:
+def legend(axes: Any, theme: Theme) -> None:
+    """The labels of what `axes` shows, above the figure."""
     handles, labels = axes.get_legend_handles_labels()
     axes.figure.legend(
         handles,

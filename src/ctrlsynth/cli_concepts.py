@@ -1,0 +1,246 @@
+"""`ctrlsynth concepts ...`: SynthCLIP's route on the command line. As in `cli.py`, every command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .cli_output import plain, print_json, say
+from .errors import UserError
+
+concepts = typer.Typer(
+    no_args_is_help=True,
+    help="From concepts to captions (SynthCLIP): a bank of concepts, which of them captions hold, a balanced subset, its coverage.\n\n"
+    "concepts build --out bank.parquet; concepts match captions.txt --bank bank.parquet --out matches/;\n"
+    "concepts balance matches/ --size 100000 --out subset.parquet; concepts coverage matches/ --vs subset.parquet",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="print JSON for machines instead of text")]
+Bank = Annotated[Path, typer.Option("--bank", help="a bank: .parquet, .txt, .csv, or .json as MetaCLIP's metadata.json", metavar="BANK")]
+Seed = Annotated[int, typer.Option("--seed", help="what the draw hangs on, beside the ids")]
+Files = list[Path] | None
+
+
+class MatchMode(StrEnum):
+    """How texts and entries are compared; see `match.py`."""
+
+    EXACT = "exact"
+    LOWER = "lower"
+    LEMMA = "lemma"
+
+
+class Engine(StrEnum):
+    """Where parts are matched."""
+
+    local = "local"
+    ray = "ray"
+
+
+@concepts.command()
+def build(
+    out: Annotated[Path, typer.Option("--out", help="the bank to write: .parquet keeps all; .txt, .json, .csv", metavar="FILE")],
+    source: Annotated[
+        list[str] | None, typer.Option("--source", help="only these: list, numbers, wordnet, unigrams, bigrams, titles", metavar="NAME")
+    ] = None,
+    add: Annotated[Files, typer.Option("--add", help="a list of your own, or another bank; comes first", metavar="FILE")] = None,
+    wikipedia: Annotated[Files, typer.Option("--wikipedia", help="pages-articles dump (.xml, .bz2, .gz) to count", metavar="FILE")] = None,
+    unigrams: Annotated[Files, typer.Option("--unigrams", help="'word count' lines, instead of a dump", metavar="FILE")] = None,
+    bigrams: Annotated[Files, typer.Option("--bigrams", help="'first second count' lines, with --unigrams", metavar="FILE")] = None,
+    pageviews: Annotated[Files, typer.Option("--pageviews", help="hourly or daily pageviews files", metavar="FILE")] = None,
+    titles: Annotated[Files, typer.Option("--titles", help="all-titles list: only these titles", metavar="FILE")] = None,
+    min_count: Annotated[int, typer.Option("--min-count", help="least count of a unigram")] = 100,
+    min_pmi: Annotated[float | None, typer.Option("--min-pmi", help="least PMI of a bigram; 30, or 8 with symspellpy's counts")] = None,
+    min_views: Annotated[int, typer.Option("--min-views", help="least views of a title")] = 70,
+    cap: Annotated[int, typer.Option("--cap", help="entries at most; earlier sources come first", min=1)] = 500_000,
+    from_: Annotated[Path | None, typer.Option("--from", help="cut a sub-bank from this bank instead", metavar="BANK")] = None,
+    found_in: Annotated[Path | None, typer.Option("--found-in", help="keep what a folder of matches has seen", metavar="DIR")] = None,
+    random: Annotated[int | None, typer.Option("--random", help="keep N entries drawn at random", metavar="N", min=1)] = None,
+    under: Annotated[str | None, typer.Option("--under", help="keep a WordNet class and what is below it: animal.n.01")] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Make a bank of concepts: WordNet, words, pairs and titles by count, numbers; or cut a sub-bank from one.
+
+    Without --wikipedia or --unigrams, symspellpy's counts stand in for Wikipedia's.
+    """
+    from .concepts import bank as banks
+    from .concepts.sources import Wanted, gather
+
+    if out.exists():
+        raise UserError(f"{out}: is there already; give another name")
+    told: list[Any] = []
+    if from_ is not None:
+        table = banks.read_bank(from_)
+    else:
+        wanted = Wanted(
+            tuple(source or banks.SOURCES), add or (), unigrams or (), bigrams or (), wikipedia or (), pageviews or (), titles or (),
+            min_count=min_count, min_pmi=min_pmi, min_views=min_views,
+        )  # fmt: skip
+        table, told = banks.build(gather(wanted), cap)
+    whole = table.num_rows
+    table = _sub_bank(table, found_in, random, under, seed)
+    banks.write_bank(table, out)
+    made = banks.load_bank(out)
+    if as_json:
+        print_json({"bank": str(out), "entries": len(made.entries), "digest": made.digest, "sources": [plain(t) for t in told]})
+        return
+    for one in told:
+        dropped = "".join(f", {n:,} {reason}" for reason, n in one.dropped.items())
+        over = f", {one.over_cap:,} over the cap" if one.over_cap else ""
+        say(f"{one.source:9} {one.new:9,} new of {one.given:,}; {one.repeats:,} stood already{dropped}{over}")
+    if table.num_rows < whole:
+        say(f"sub-bank: {table.num_rows:,} of {whole:,} entries")
+    say(f"{len(made.entries):,} entries, digest {made.digest}: {out}")
+
+
+def _sub_bank(table: Any, found_in: Path | None, random: int | None, under: str | None, seed: int) -> Any:
+    from .concepts import bank as banks
+
+    if found_in is not None:
+        from .concepts.coverage import count_set
+        from .concepts.match_folder import MatchFolder
+
+        table = banks.found_part(table, MatchFolder.open(found_in).bank().entries, count_set(found_in).counts.tolist())
+    if under is not None:
+        table = banks.subtree(table, under)
+    return banks.random_part(table, random, seed) if random is not None else table
+
+
+@concepts.command()
+def match(
+    captions: Annotated[
+        list[str], typer.Argument(help="parquet, jsonl, txt, csv, tsv or tar files (.gz .bz2 .xz .zst too), a folder of them, or a run")
+    ],
+    bank: Bank,
+    out: Annotated[Path, typer.Option("--out", help="the folder of matches", metavar="DIR")],
+    mode: Annotated[MatchMode, typer.Option("--mode", help="exact is MetaCLIP's rule; lower and lemma deviate from it")] = MatchMode.EXACT,
+    caption_column: Annotated[str | None, typer.Option("--caption-column", help="found by its usual names unless given")] = None,
+    key_column: Annotated[str | None, typer.Option("--key-column", help="column whose value is the caption's id; unique")] = None,
+    workers: Annotated[int, typer.Option("--workers", help="threads", min=1)] = 1,
+    engine: Annotated[Engine, typer.Option("--engine", help="ray: parts as tasks of a cluster; files must be shared")] = Engine.local,
+    as_json: Json = False,
+) -> None:
+    """Find which entries of a bank each caption holds. Interrupted, the same command goes on; balancing again costs no matching."""
+    from .concepts.corpus import open_corpus
+    from .concepts.match import Matcher
+    from .concepts.match_folder import MatchFolder, match_local, match_ray, prepare
+    from .screen import counting
+
+    parts = open_corpus(captions, caption_column, key_column)
+    loaded, left = prepare(parts, bank, mode.value, out)
+    rows = [p.rows for p in left]
+    total = sum(n for n in rows if n is not None) if None not in rows else None
+    with counting("captions", total, quiet=as_json) as tick:
+        if left and engine is Engine.ray:
+            match_ray(left, bank, mode.value, out, tick)
+        elif left:
+            match_local(left, Matcher(loaded.entries, mode.value), out, workers, tick)
+    counts = MatchFolder.open(out).counts()
+    if as_json:
+        print_json({"matches": str(out), "bank": loaded.digest, "dropped": loaded.dropped, "noted": loaded.noted, **plain(counts)})
+        return
+    for what, why in (("left out of", loaded.dropped), ("noted in", loaded.noted)):
+        if why:
+            say(f"{what} the bank: " + ", ".join(f"{n:,} {reason}" for reason, n in why.items()))
+    say(f"{counts.texts:,} captions, {counts.matched:,} hold an entry, {counts.pairs / max(counts.texts, 1):.2f} entries a caption: {out}")
+    if counts.aside:
+        say("set aside: " + ", ".join(f"{n:,} {reason}" for reason, n in counts.aside.items()))
+        for file, row, reason in counts.first:
+            say(f"  {file} row {row}: {reason}")
+
+
+@concepts.command()
+def balance(
+    matches: Annotated[Path, typer.Argument(help="a folder of matches", metavar="DIR")],
+    out: Annotated[Path, typer.Option("--out", help="the subset: .parquet (ids, texts, entries), .jsonl, .csv or .txt", metavar="FILE")],
+    size: Annotated[int | None, typer.Option("--size", help="this many captions, as the expected number", metavar="M")] = None,
+    t: Annotated[float | None, typer.Option("--t", help="the threshold itself; SynthCLIP's sample uses 10", metavar="T")] = None,
+    random: Annotated[bool, typer.Option("--random", help="the ablation: --size captions whatever they hold")] = False,
+    keep_duplicates: Annotated[bool, typer.Option("--keep-duplicates", help="equal captions count each")] = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Draw a balanced subset: few captions of each frequent concept, all of the rare ones. A smaller size is a part of a larger one."""
+    from .concepts import balance_folder
+    from .concepts.match_folder import MatchFolder
+
+    folder = MatchFolder.open(matches)
+    balance_folder.check_out(out)
+    with _passes(folder.counts().texts, quiet=as_json) as tell:
+        plan = balance_folder.plan(folder, size=size, t=t, random=random, seed=seed, duplicates=keep_duplicates, say=tell)
+    told = plan.told
+    if not as_json:
+        at = "at random" if told.t is None else f"t = {told.t:g}"
+        say(f"{told.captions:,} captions, {told.duplicates:,} duplicates, {told.pool:,} in the pool; {at}: {told.expected:,.0f} expected")
+    with _passes(folder.counts().texts, quiet=as_json) as tell:
+        told = balance_folder.sample(plan, out, say=tell)
+    if as_json:
+        print_json({"subset": str(out), **plain(told)})
+    else:
+        say(f"{told.kept:,} kept: {out}")
+
+
+@contextmanager
+def _passes(captions: int, quiet: bool) -> Iterator[Any]:
+    """A counter a pass over all captions, one at a time; t is found in five passes at most."""
+    from .screen import counting
+
+    open_: dict[str, Any] = {}
+
+    def tell(name: str, rows: int) -> None:
+        if name not in open_:
+            close()
+            manager = counting(name, captions * (5 if name == "sizes" else 1), quiet=quiet)
+            open_[name] = (manager, manager.__enter__())
+        open_[name][1](rows)
+
+    def close() -> None:
+        for manager, _ in open_.values():
+            manager.__exit__(None, None, None)
+        open_.clear()
+
+    try:
+        yield tell
+    finally:
+        close()
+
+
+@concepts.command()
+def coverage(
+    set_: Annotated[Path, typer.Argument(help="a folder of matches, or a .parquet subset", metavar="SET")],
+    vs: Annotated[Path | None, typer.Option("--vs", help="another set matched with the same bank: after balancing", metavar="SET")] = None,
+    bank: Annotated[Path | None, typer.Option("--bank", help="the names, for a subset alone; a folder has its own", metavar="BANK")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="write head and tail curves (.png or .svg)", metavar="FILE")] = None,
+    lists: Annotated[
+        Path | None, typer.Option("--lists", help="write never-seen.txt and over-represented.csv of each set there", metavar="DIR")
+    ] = None,
+    top: Annotated[int, typer.Option("--top", help="entries to show of each list", min=0)] = 10,
+    as_json: Json = False,
+) -> None:
+    """Show how well captions cover a bank: entries seen at least 1, 5 and 25 times, what is never seen and what is seen too often."""
+    from .concepts import coverage as cover
+    from .concepts.coverage_text import names_of, report, write_lists
+    from .report.figures import write_figure
+
+    sets = [cover.count_set(path) for path in ([set_] if vs is None else [set_, vs])]
+    if vs is not None:
+        cover.check_same_bank(*sets)
+    names = names_of([set_, *([vs] if vs else [])], bank, sets[0].bank_digest)
+    if plot is not None:
+        write_figure(cover.head_tail_figure(sets), plot)
+    if lists is not None:
+        write_lists(sets, names, lists)
+    if as_json:
+        print_json(report(sets, names, top))
+        return
+    from .screen import show_coverage
+
+    show_coverage(report(sets, names, top))
+    for path in (plot, lists):
+        if path is not None:
+            say(str(path))

@@ -1,0 +1,135 @@
+"""Coverage (METHODS, section 2): how well a set of captions covers a bank. Entries seen at least 1, 5 and 25 times, the mean count of those
+seen 25 times, what is never seen, and which few entries hold half of all matches; before and after balancing, or any two sets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import UserError
+from . import balance
+from .match_folder import PIECE, MatchFolder, of_lists
+from .matches import Array
+
+LEVELS = (1, 5, 25)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Counted:
+    """How often each entry of a bank is seen in one set of captions. `counts`: int64, one an entry."""
+
+    name: str
+    bank_digest: str
+    counts: Array
+    texts: int
+    matched: int
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """One line of the concept table.
+
+    seen       level -> entries seen at least so often
+    mean       mean count of the entries seen at least 25 times; None without any
+    half       the fewest entries that together hold half of all matches: the over-represented ones
+    """
+
+    name: str
+    texts: int
+    matched: int
+    matches: int
+    entries: int
+    seen: dict[int, int]
+    mean: float | None
+    half: int
+
+
+def count_set(path: Path) -> Counted:
+    """The counts of a folder that `concepts match` made, or of a .parquet subset that `concepts balance` made. One pass.
+
+    Raises UserError for anything else.
+    """
+    if path.is_dir():
+        folder = MatchFolder.open(path)
+        counts, texts, matched = np.zeros(folder.entries, np.int64), 0, 0
+        pieces, digest = folder.pieces(["entries"]), folder.bank_digest
+    else:
+        try:
+            file = pq.ParquetFile(path)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{path}: neither a folder of matches nor a .parquet subset of `concepts balance`") from error
+        facts = json.loads((file.schema_arrow.metadata or {}).get(b"ctrlsynth", b"{}"))
+        if "entries_in_bank" not in facts:
+            raise UserError(f"{path}: was not made by `concepts balance`; match its captions first: ctrlsynth concepts match {path} ...")
+        counts, texts, matched = np.zeros(facts["entries_in_bank"], np.int64), 0, 0
+        pieces, digest = file.iter_batches(PIECE, columns=["entries"], use_threads=False), facts["bank"]
+    for piece in pieces:
+        found = of_lists(piece["entries"])
+        counts += balance.counts([found], len(counts))
+        texts += len(found)
+        matched += int(np.count_nonzero(found.lengths()))
+    return Counted(str(path), digest, counts, texts, matched)
+
+
+def coverage(counted: Counted) -> Coverage:
+    """The table's line for one set."""
+    c = counted.counts
+    often = c[c >= LEVELS[-1]]
+    total = int(c.sum())
+    half = int(np.searchsorted(np.cumsum(np.sort(c)[::-1]) * 2, total)) + 1 if total else 0
+    seen = {level: int((c >= level).sum()) for level in LEVELS}
+    mean = float(often.mean()) if len(often) else None
+    return Coverage(counted.name, counted.texts, counted.matched, total, len(c), seen, mean, half)
+
+
+def never_seen(counted: Counted) -> list[int]:
+    """The entries that no text holds, in the bank's order."""
+    return [int(i) for i in np.flatnonzero(counted.counts == 0)]
+
+
+def over_represented(counted: Counted) -> list[tuple[int, int]]:
+    """(entry, count) of the fewest entries that hold half of all matches, the most frequent first."""
+    order = np.argsort(-counted.counts, kind="stable")[: coverage(counted).half]
+    return [(int(i), int(counted.counts[i])) for i in order]
+
+
+def changes(one: Counted, other: Counted) -> Array:
+    """How the share of each entry among a set's texts changes from one set to the other: log2 of the ratio, with half a text added to both
+    counts so that none is zero. Raises UserError for sets that were matched with different banks (both digests)."""
+    check_same_bank(one, other)
+    before, after = ((s.counts + 0.5) / (s.texts + 1) for s in (one, other))
+    return np.asarray(np.log2(after / before))
+
+
+def check_same_bank(one: Counted, other: Counted) -> None:
+    """Raises UserError, with both digests, for sets that were matched with different banks."""
+    if one.bank_digest != other.bank_digest:
+        raise UserError(f"{one.name} was matched with the bank {one.bank_digest}, {other.name} with {other.bank_digest}: not comparable")
+
+
+def head_tail_figure(sets: Sequence[Counted]) -> Any:
+    """Left: counts by rank, head to tail, both logarithmic. Right: the share of all matches that the rarest entries hold."""
+    from ..report.figures import LIGHT, legend, panels
+
+    figure, (left, right) = panels(2, LIGHT)
+    for number, one in enumerate(sets, 1):
+        ordered = np.sort(one.counts)[::-1]
+        seen = ordered[ordered > 0]
+        colour = LIGHT.series[number % len(LIGHT.series)]
+        ranks = np.unique(np.geomspace(1, max(len(seen), 1), 400).astype(int))
+        if len(seen):
+            left.loglog(ranks, seen[ranks - 1], color=colour, lw=1.6, label=f"{one.name}, {one.texts:,} texts, {len(seen):,} entries seen")
+            share = np.cumsum(ordered[::-1]) / ordered.sum() * 100
+            points = np.unique(np.linspace(0, len(share) - 1, 600).astype(int))
+            right.plot((points + 1) / len(share) * 100, share[points], color=colour, lw=1.6)
+    left.set(xlabel="entry, by rank", ylabel="texts that hold it")
+    right.set(xlabel="% of the bank's entries, the rarest first", ylabel="% of all matches", xlim=(-2, 102), ylim=(-3, 103))
+    legend(left, LIGHT)
+    return figure

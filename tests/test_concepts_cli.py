@@ -1,0 +1,261 @@
+"""`ctrlsynth concepts build | match | balance | coverage` from end to end, on small captions, and what it says to bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from ctrlsynth.cli import main
+from ctrlsynth.concepts.bank import load_bank
+from ctrlsynth.concepts.match import spaced
+from ctrlsynth.concepts.match_folder import MatchFolder, as_lists, of_lists
+from ctrlsynth.concepts.matches import Matches
+
+WORDS = ["dog", "cat", "hot dog", "sofa", "tree", "house", "lamp", "rose", "crystal ball", "zebra"]
+
+
+def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    old, sys.argv = sys.argv, ["ctrlsynth", "concepts", *map(str, words)]
+    try:
+        main()
+        code = 0
+    except SystemExit as exit_:
+        code = int(exit_.code or 0)
+    finally:
+        sys.argv = old
+    got = capsys.readouterr()
+    return code, got.out, got.err
+
+
+def ok(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
+    code, out, err = call(capsys, *words, "--json")
+    assert code == 0, err
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+def captions(count: int, seed: int = 0) -> list[str]:
+    chance = random.Random(seed)
+    weights = [2.0**-i for i in range(len(WORDS))]
+    return [f"A {chance.choices(WORDS, weights)[0]} and a {chance.choices(WORDS, weights)[0]}, number {i}." for i in range(count)]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path, list[str]]:
+    """A bank, and captions with duplicates among them."""
+    bank, path = tmp_path / "bank.txt", tmp_path / "captions.txt"
+    bank.write_text("\n".join([*WORDS, "unicorn"]) + "\n")
+    texts = captions(2000)
+    texts += texts[:100]
+    path.write_text("\n".join(texts) + "\n")
+    return bank, path, texts
+
+
+def ids_of(path: Path) -> list[str]:
+    found: list[str] = pq.read_table(path)["id"].to_pylist()
+    return found
+
+
+def test_from_captions_to_coverage(tmp_path: Path, files: tuple[Path, Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    bank, path, texts = files
+    made = ok(capsys, "match", path, "--bank", bank, "--out", tmp_path / "m")
+    plain = [[i for i, e in enumerate(load_bank(bank).entries) if f" {e} " in spaced(t)] for t in texts]
+    assert (made["texts"], made["matched"], made["pairs"]) == (2100, sum(map(bool, plain)), sum(map(len, plain)))
+    table = pq.read_table(tmp_path / "m" / "matches-00000.parquet")
+    assert [sorted(e) for e in table["entries"].to_pylist()] == plain
+    assert table["text"].to_pylist() == texts
+
+    told = ok(capsys, "balance", tmp_path / "m", "--size", 200, "--out", tmp_path / "s.parquet")
+    assert (told["captions"], told["duplicates"]) == (2100, 100)
+    assert told["expected"] == pytest.approx(200)
+    kept = ids_of(tmp_path / "s.parquet")
+    assert told["kept"] == len(kept) == pytest.approx(200, abs=4.5 * 200**0.5)
+    assert ids_of(tmp_path / "s.parquet") == sorted(kept, key=int)
+    chosen = pq.read_table(tmp_path / "s.parquet")
+    assert len(set(chosen["text"].to_pylist())) == len(kept)
+    assert [sorted(e) for e in chosen["entries"].to_pylist()] == [plain[int(i)] for i in kept]
+    ok(capsys, "balance", tmp_path / "m", "--size", 50, "--out", tmp_path / "small.parquet")
+    assert set(ids_of(tmp_path / "small.parquet")) < set(kept)
+    ok(capsys, "balance", tmp_path / "m", "--size", 200, "--random", "--out", tmp_path / "r.parquet")
+    assert len(ids_of(tmp_path / "r.parquet")) == pytest.approx(200, abs=4.5 * 200**0.5)
+
+    shown = ok(capsys, "coverage", tmp_path / "m", "--vs", tmp_path / "s.parquet", "--plot", tmp_path / "c.png", "--lists", tmp_path / "l")
+    before, after = shown["sets"]
+    counts = [sum(i in row for row in plain) for i in range(11)]
+    assert before["seen"] == {str(k): sum(c >= k for c in counts) for k in (1, 5, 25)}
+    assert before["mean"] == pytest.approx(sum(c for c in counts if c >= 25) / sum(c >= 25 for c in counts))
+    assert before["never_seen_first"] == ["unicorn"]
+    assert before["over_represented"][0] == ["dog", max(counts)]
+    assert after["over_represented"][0][1] < max(counts) / 4
+    assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / "l" / "never-seen.txt").read_text() == "unicorn\n"
+    assert (tmp_path / "l" / "over-represented.csv").read_text().startswith(f"entry,texts,share\ndog,{max(counts)},")
+    code, out, _ = call(capsys, "coverage", tmp_path / "m", "--vs", tmp_path / "s.parquet")
+    assert code == 0
+    assert "never seen 1: unicorn" in out
+
+
+def test_the_subset_depends_on_neither_order_nor_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same captions with the same ids: in one file, in another order, and in parts. Duplicates too: which stays hangs on the id."""
+    texts = captions(600) + captions(60)
+    rows = [f"{i},{json.dumps(t)}\n" for i, t in enumerate(texts)]
+    (tmp_path / "bank.txt").write_text("\n".join(WORDS))
+    shuffled = rows[:]
+    random.Random(1).shuffle(shuffled)
+    cuts = {"one": [rows], "other": [shuffled], "parts": [shuffled[:50], shuffled[50:51], shuffled[51:]]}
+    found = {}
+    for name, pieces in cuts.items():
+        (tmp_path / name).mkdir()
+        for number, piece in enumerate(pieces):
+            (tmp_path / name / f"{number}.csv").write_text("id,caption\n" + "".join(piece))
+        ok(capsys, "match", tmp_path / name, "--bank", tmp_path / "bank.txt", "--key-column", "id", "--out", tmp_path / f"{name}.m")
+        told = ok(capsys, "balance", tmp_path / f"{name}.m", "--size", 80, "--out", tmp_path / f"{name}.jsonl")
+        lines = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        found[name] = (told["t"], {line["id"] for line in lines})
+        if name == "parts":
+            assert len(MatchFolder.open(tmp_path / "parts.m").parts) == 3
+    assert found["one"] == found["other"] == found["parts"]
+
+
+def test_other_formats_of_a_subset(tmp_path: Path, files: tuple[Path, Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    bank, path, texts = files
+    ok(capsys, "match", path, "--bank", bank, "--out", tmp_path / "m")
+    for suffix in ("txt", "csv", "jsonl", "parquet"):
+        ok(capsys, "balance", tmp_path / "m", "--t", 3, "--out", tmp_path / f"s.{suffix}")
+    ids = ids_of(tmp_path / "s.parquet")
+    assert (tmp_path / "s.txt").read_text().splitlines() == [texts[int(i)] for i in ids]
+    assert (tmp_path / "s.csv").read_text().startswith("id,text,concepts\n")
+    first = json.loads((tmp_path / "s.jsonl").read_text().splitlines()[0])
+    assert first["id"] == ids[0]
+    assert all(f" {c} " in spaced(first["text"]) for c in first["concepts"])
+    code, _, err = call(capsys, "balance", tmp_path / "m", "--t", 3, "--out", tmp_path / "s.txt")
+    assert (code, err) == (2, f"ctrlsynth: {tmp_path / 's.txt'}: is there already; give another name\n")
+
+
+def test_building_and_cutting_banks(tmp_path: Path, files: tuple[Path, Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    bank, path, _ = files
+    made = ok(capsys, "build", "--source", "list", "--source", "numbers", "--add", bank, "--out", tmp_path / "b.parquet")
+    assert made["entries"] == 111
+    ok(capsys, "match", path, "--bank", tmp_path / "b.parquet", "--out", tmp_path / "m")
+    args = ["build", "--from", tmp_path / "b.parquet"]
+    assert ok(capsys, *args, "--random", 7, "--out", tmp_path / "r.txt")["entries"] == 7
+    assert ok(capsys, *args, "--under", "animal.n.01", "--out", tmp_path / "u.txt")["entries"] == 3
+    assert load_bank(tmp_path / "u.txt").entries == ("dog", "cat", "zebra")
+    assert ok(capsys, *args, "--found-in", tmp_path / "m", "--out", tmp_path / "f.json")["entries"] == len(WORDS) + 100
+    code, out, _ = call(capsys, "build", "--source", "numbers", "--cap", 9, "--out", tmp_path / "c.txt")
+    assert code == 0
+    assert "numbers           9 new of 100; 0 stood already, 91 over the cap" in out
+
+
+def test_bad_input_is_one_line_each(tmp_path: Path, files: tuple[Path, Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    bank, path, _ = files
+    other, empty, m = tmp_path / "other.txt", tmp_path / "empty.txt", tmp_path / "m"
+    other.write_text("dog\n")
+    empty.write_text(" \n")
+    ok(capsys, "match", path, "--bank", bank, "--out", m)
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "mine").write_text("")
+    one, two = load_bank(bank).digest, load_bank(other).digest
+    pool = ok(capsys, "balance", m, "--t", 1, "--out", tmp_path / "x.txt")["pool"]
+    cases = {
+        ("match", path, "--bank", other, "--out", m): f"{m}: was matched with the bank {one}, {other} is {two}; give another folder",
+        ("match", path, "--bank", empty, "--out", tmp_path / "e"): f"{empty}: the bank is empty (1 blank left out)",
+        (
+            "match",
+            path,
+            "--bank",
+            bank,
+            "--out",
+            m,
+            "--mode",
+            "lower",
+        ): f"{m}: was matched with --mode exact, not lower; give another folder",
+        ("match", other, "--bank", bank, "--out", m): f"{m}: was matched with other captions ({path}, now {other}); give another folder",
+        ("match", path, "--bank", bank, "--out", full): f"{full}: is not empty and holds no matches; give another folder",
+        ("balance", m, "--t", 0, "--out", tmp_path / "s.txt"): "t 0: above 0; ",
+        ("balance", m, "--size", 0, "--out", tmp_path / "s.txt"): "size 0: at least 1",
+        ("balance", m, "--size", 2001, "--out", tmp_path / "s.txt"): f"size 2,001 is more than the pool: {pool:,} texts hold an entry",
+        ("balance", m, "--size", 2001, "--random", "--out", tmp_path / "s.txt"): "size 2,001 is more than the pool of 2,000 texts",
+        ("balance", m, "--out", tmp_path / "s.txt"): "give the size of the subset (--size M) or the threshold (--t T)",
+        ("balance", m, "--t", 1, "--out", tmp_path / "s.xml"): f"{tmp_path / 's.xml'}: a subset is written as .parquet",
+        ("balance", full, "--t", 1, "--out", tmp_path / "s.txt"): f"{full}: no matches there; make them with",
+        ("coverage", path): f"{path}: neither a folder of matches nor a .parquet subset",
+    }
+    for words, message in cases.items():
+        code, out, err = call(capsys, *words)
+        assert (code, out) == (2, ""), words
+        assert err.splitlines()[-1].startswith(f"ctrlsynth: {message}"), err
+        assert err.count("ctrlsynth: ") == 1
+        assert not (tmp_path / "s.txt").exists()
+    ok(capsys, "match", path, "--bank", other, "--out", tmp_path / "m2")
+    _, _, err = call(capsys, "coverage", m, "--vs", tmp_path / "m2")
+    assert err == f"ctrlsynth: {m} was matched with the bank {one}, {tmp_path / 'm2'} with {two}: not comparable\n"
+
+
+def test_captions_that_cannot_be_read_are_counted_with_their_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, bank = tmp_path / "c.txt", tmp_path / "bank.txt"
+    bank.write_text("dog\nhot dog\ndog \ncat,dog\ndog\n")
+    path.write_bytes("a\tdog\rhere\nmy hot\u200b dog\n\nb\u0301 dog\n".encode() + b"a c\xe9t\n")
+    code, out, _ = call(capsys, "match", path, "--bank", bank, "--out", tmp_path / "m")
+    assert code == 0
+    assert out.splitlines() == [
+        "left out of the bank: 1 duplicate",
+        "noted in the bank: 1 edge_spaces, 1 unmatchable",
+        f"3 captions, 3 hold an entry, 1.00 entries a caption: {tmp_path / 'm'}",
+        "set aside: 1 bad_utf8, 1 empty_caption",
+        f"  {path} row 2: empty_caption",
+        f"  {path} row 4: bad_utf8",
+    ]
+
+
+def test_a_killed_match_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bank = tmp_path / "bank.txt"
+    bank.write_text("\n".join(WORDS))
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for number in range(40):
+        (corpus / f"{number:02d}.csv").write_text("caption\n" + "".join(f"{json.dumps(t)}\n" for t in captions(1500, number)))
+    words = [
+        sys.executable,
+        "-c",
+        "from ctrlsynth.cli import main; main()",
+        "concepts",
+        "match",
+        corpus,
+        "--bank",
+        bank,
+        "--out",
+        tmp_path / "m",
+    ]
+    job = subprocess.Popen([*map(str, words)], env=os.environ, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(list((tmp_path / "m").glob("matches-*.parquet"))) < 3 and time.monotonic() < deadline and job.poll() is None:
+        time.sleep(0.005)
+    job.send_signal(signal.SIGKILL)
+    job.wait()
+    done = {p: p.stat().st_mtime_ns for p in (tmp_path / "m").glob("matches-*.parquet")}
+    assert 3 <= len(done) < 40
+    code, _, err = call(capsys, "balance", tmp_path / "m", "--t", 1, "--out", tmp_path / "s.txt")
+    assert code == 2
+    assert "are not matched yet; run the same `concepts match` again" in err
+    again = ok(capsys, "match", corpus, "--bank", bank, "--out", tmp_path / "m", "--workers", 2)
+    assert again["rows"] == 60_000
+    assert all(p.stat().st_mtime_ns == made for p, made in done.items())
+    whole = ok(capsys, "match", corpus, "--bank", bank, "--out", tmp_path / "whole")
+    assert {**whole, "matches": ""} == {**again, "matches": ""}
+
+
+def test_matches_go_through_arrow() -> None:
+    matches = Matches.of([[3], [], [1, 2]])
+    assert of_lists(as_lists(matches).slice(1, 2)).lists() == [[], [1, 2]]

@@ -1,0 +1,189 @@
+"""Captions from every format: the same texts and ids however a file is packed and cut, and a reason with its row for what can't be used."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import lzma
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from ctrlsynth.concepts.corpus import open_corpus
+from ctrlsynth.concepts.corpus_read import read
+from ctrlsynth.errors import UserError
+
+TEXTS = ["a dog", "two\tcats, one hat", "e\u0301a\u200bb 🐕", " edge ", "x" * 10_000, "last"]
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstandard.compress,
+}  # fmt: skip
+
+
+def content(kind: str, texts: list[str]) -> bytes:
+    if kind == "txt":
+        return "".join(t + "\n" for t in texts).encode()
+    if kind == "jsonl":
+        return "".join(json.dumps({"n": i, "caption": t}, ensure_ascii=i % 2 == 0) + "\n" for i, t in enumerate(texts)).encode()
+    if kind == "csv":
+        out = io.StringIO()
+        csv.writer(out).writerows([["n", "caption"], *([str(i), t] for i, t in enumerate(texts))])
+        return out.getvalue().encode()
+    if kind == "tsv":
+        return ("n\tcaption\n" + "".join(f"{i}\t{t}\n" for i, t in enumerate(texts))).encode()
+    if kind == "parquet":
+        sink = io.BytesIO()
+        pq.write_table(pa.table({"n": range(len(texts)), "caption": texts}), sink, row_group_size=2)
+        return sink.getvalue()
+    out_ = io.BytesIO()
+    with tarfile.open(fileobj=out_, mode="w") as tar:
+        for i, text in enumerate(texts):
+            members = {
+                "jpg": b"no image is looked at",
+                **({"txt": text.encode()} if i % 2 else {"json": json.dumps({"caption": text}).encode()}),
+            }
+            for suffix, data in members.items():
+                info = tarfile.TarInfo(f"shard/{i:04d}.{suffix}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    return out_.getvalue()
+
+
+def rows(path: Path | str, **options: object) -> tuple[list[str], list[str], list[tuple[int, str]]]:
+    ids, texts, aside = [], [], []
+    for part in open_corpus([path], **options):  # type: ignore[arg-type]
+        for batch in read(part):
+            batch.texts.validate(full=True)
+            ids += batch.ids.to_pylist()
+            texts += batch.texts.to_pylist()
+            aside += batch.aside
+    return ids, texts, aside
+
+
+@pytest.mark.parametrize("pack", PACKERS)
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "csv", "tsv", "tar"])
+def test_every_format_packed_or_not(tmp_path: Path, kind: str, pack: str) -> None:
+    texts = [t.replace("\t", " ") for t in TEXTS] if kind == "tsv" else TEXTS
+    path = tmp_path / f"captions.{kind}{pack}"
+    path.write_bytes(PACKERS[pack](content(kind, texts)))
+    ids, found, aside = rows(path)
+    assert found == texts
+    assert ids == ([f"shard/{i:04d}" for i in range(6)] if kind == "tar" else list("012345"))
+    assert aside == []
+
+
+def test_parquet_with_its_string_types(tmp_path: Path) -> None:
+    path = tmp_path / "captions.parquet"
+    path.write_bytes(content("parquet", TEXTS))
+    assert rows(path) == (list("012345"), TEXTS, [])
+    for kind in (pa.large_string(), pa.binary(), pa.large_binary()):
+        raw = TEXTS if pa.types.is_large_string(kind) else [t.encode() for t in TEXTS]
+        pq.write_table(pa.table({"text": pa.array(raw, kind)}), path)
+        assert rows(path)[1] == TEXTS
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "parquet"])
+def test_the_cut_changes_nothing(tmp_path: Path, kind: str) -> None:
+    texts = [f"caption {i} " + "é" * (i % 40) for i in range(500)]
+    path = tmp_path / f"captions.{kind}"
+    path.write_bytes(content(kind, texts).removesuffix(b"\n"))
+    whole = rows(path)
+    assert whole[1] == [t.rstrip("\n") for t in texts]
+    for size in (1, 100, 999, 10_000):
+        parts = open_corpus([path], rows=size, size=size)
+        assert sum(p.rows or 0 for p in parts) == 500
+        assert rows(path, rows=size, size=size) == whole
+    assert len(open_corpus([path], rows=2, size=100)) > 50
+
+
+def test_several_files_keep_their_ids_apart(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text("one\ntwo\n")
+    assert rows(tmp_path)[0] == rows(tmp_path / "{a,b}.txt")[0] == rows(tmp_path / "*.txt")[0] == ["a.0", "a.1", "b.0", "b.1"]
+
+
+def test_a_key_column_gives_the_ids(tmp_path: Path) -> None:
+    for kind in ("csv", "jsonl", "parquet"):
+        path = tmp_path / f"captions.{kind}"
+        path.write_bytes(content(kind, TEXTS[:3]))
+        assert rows(path, key="n")[0] == ["0", "1", "2"]
+        assert rows(path, caption="caption", key="n")[1] == TEXTS[:3]
+
+
+def test_the_texts_of_a_run(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "write"
+    folder.mkdir(parents=True)
+    (tmp_path / "run" / "plan.json").write_text("{}")
+    status, ids = ["ok", "failed", "ok"], ["k0/write.0", "k1/write.0", "k2/write.0"]
+    pq.write_table(pa.table({"id": ids, "status": status, "text": ["a dog", None, "a cat"]}), folder / "00000-0123456789ab.parquet")
+    for path in (tmp_path / "run", folder):
+        assert rows(path) == (["k0/write.0", "k2/write.0"], ["a dog", "a cat"], [])
+    (tmp_path / "run" / "write.2").mkdir()
+    with pytest.raises(UserError, match=r"run: name one of .*write, .*write\.2"):
+        open_corpus([tmp_path / "run"])
+
+
+def test_what_is_not_utf8_is_set_aside_with_its_row(tmp_path: Path) -> None:
+    good, bad = b"a dog", b"a c\xe9t"
+    (tmp_path / "a.txt").write_bytes(b"\n".join([good, bad, b"", good]))
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(b'{"caption": "%s"}' % t for t in (good, bad, b" ", good)))
+    (tmp_path / "a.csv").write_bytes(b"caption\n" + b"\n".join([good, bad, b'" "', good]))
+    column = pa.Array.from_buffers(pa.string(), 4, pa.array([good, bad, b"", good], pa.binary()).buffers())
+    pq.write_table(pa.table({"caption": column}), tmp_path / "a.parquet")
+    for kind in ("txt", "jsonl", "csv", "parquet"):
+        assert rows(tmp_path / f"a.{kind}") == (["0", "3"], ["a dog", "a dog"], [(1, "bad_utf8"), (2, "empty_caption")]), kind
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, data in (("1.txt", good), ("2.txt", bad), ("3.json", b"{"), ("4.jpg", b"")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    assert rows(tmp_path / "a.tar") == (["1"], ["a dog"], [(1, "bad_utf8"), (2, "bad_row"), (3, "empty_caption")])
+
+
+def test_lines_that_are_no_objects_are_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    lines = ['{"caption": "one"}', "[1]", "{", "", '{"caption": 3}', '{"other": "x"}', '{"caption": null}', '{"caption": "\\ud800"}']
+    path.write_text("\n".join(lines))
+    ids, texts, aside = rows(path)
+    assert (ids, texts) == (["0", "7"], ["one", "\ufffd"])
+    assert aside == [(1, "bad_row"), (2, "bad_row"), (3, "empty_caption"), (4, "bad_row"), (5, "empty_caption"), (6, "empty_caption")]
+
+
+@pytest.mark.parametrize("pack", [".gz", ".bz2", ".xz", ".zst"])
+@pytest.mark.parametrize("kind", ["txt", "csv", "tar"])
+def test_a_cut_file_is_counted_where_it_ends(tmp_path: Path, kind: str, pack: str) -> None:
+    texts = [f"caption number {i * 7919 % 10007} {i}" for i in range(60_000 if kind != "tar" else 5_000)]
+    whole = PACKERS[pack](content(kind, texts))
+    (tmp_path / f"a.{kind}{pack}").write_bytes(whole[: len(whole) * 3 // 4])
+    _, found, aside = rows(tmp_path / f"a.{kind}{pack}")
+    assert found == texts[: len(found)]
+    assert [reason for _, reason in aside] == ["damaged_file"]
+
+
+def test_what_is_no_corpus_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.xml").write_text("x")
+    (tmp_path / "a.csv").write_text("x,y\n1,2\n")
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    (tmp_path / "b.txt").write_bytes("text".encode("utf-16"))
+    pq.write_table(pa.table({"caption": [1]}), tmp_path / "n.parquet")
+    cases = {
+        "a.xml": "captions are .parquet, .jsonl",
+        "a.csv": "no column looks like the caption; columns: x, y",
+        "a.parquet": "not a readable parquet file",
+        "b.txt": "is UTF-16; save it as UTF-8",
+        "n.parquet": "column 'caption' holds int64, not text",
+        "none": "no captions there",
+    }
+    for name, message in cases.items():
+        with pytest.raises(UserError, match=f"{name}: {message}") as error:
+            rows(tmp_path / name)
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="no caption files given"):
+        open_corpus([])
