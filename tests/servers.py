@@ -105,6 +105,15 @@ def echo(_: int, body: Mapping[str, Any]) -> dict[str, Any]:
     return completion(f"You said: {said(body)}")
 
 
+class _Quiet(ThreadingHTTPServer):
+    """Takes many connections at once, and says nothing of those that their client breaks off."""
+
+    daemon_threads = True
+    request_queue_size = 256
+
+    def handle_error(self, request: Any, client_address: Any) -> None: ...
+
+
 class FaultyServer:
     """An OpenAI-compatible server that does what `answer` says:
 
@@ -125,8 +134,7 @@ class FaultyServer:
         self.most = self._busy = 0
         self._open: set[socket.socket] = set()
         self._lock, self._ended = threading.Lock(), threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Quiet(("127.0.0.1", port), self._handler())
         self.port = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}/v1"
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
