@@ -51,9 +51,9 @@ def test_status_tells_the_cost_and_new_prices_change_nothing_else(tmp_path: Path
         assert ledger["write"].cost == pytest.approx(30 * (7 * 2.0 + 5 * 10.0) / 1e6)
         assert ledger["tag"].cost is None
         assert "0.0019 US dollars" in CliRunner().invoke(app, ["status", str(tmp_path / "run")]).output
-        asked = len(faulty.seen)
+        assert len(faulty.seen) == 30  # begun ahead of their batch, and asked once each
         run(server_recipe(tmp_path, faulty.url, prices={"input": 4.0, "output": 20.0}), tmp_path / "run", base=tmp_path)
-        assert len(faulty.seen) == asked
+        assert len(faulty.seen) == 30
         assert {r.folder: r.cost for r in Run.open(tmp_path / "run").ledger()}["write"] == pytest.approx(
             2 * 30 * (7 * 2.0 + 5 * 10.0) / 1e6
         )
