@@ -261,3 +261,6 @@ def _fail(message: str, code: int) -> NoReturn:
 def _printable(text: str) -> str:
     """Data may stand in a message: control characters must not reach the terminal."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+from . import cli_clip  # noqa: E402, F401  (registers its commands; it takes the options above from here)

@@ -1,0 +1,55 @@
+"""`ctrlsynth train`: the command line of CLIP training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .cli import Json, RecipeFile, Set, _fail, _print_json, _say, app
+
+
+@app.command()
+def train(
+    recipe: RecipeFile,
+    out: Annotated[Path, typer.Option("--out", help="the run's folder", metavar="DIR")],
+    set_: Set = None,
+    resume: Annotated[bool, typer.Option("--resume/--no-resume", help="go on with the run that DIR holds, or refuse it")] = True,
+    as_json: Json = False,
+) -> None:
+    """Train CLIP as the recipe's `train` block says. Killed or interrupted, the same command goes on at its newest checkpoint.
+
+    Several processes: torchrun --no-python --nproc-per-node 8 ctrlsynth train RECIPE --out DIR
+    """
+    from .clip.config import load_train
+    from .clip.model import import_open_clip
+    from .clip.progress import live
+
+    _, block = load_train(recipe, set_)
+    import_open_clip("train")
+    from .clip.train import first_process
+    from .clip.train import train as train_clip
+
+    speaks = first_process()
+    try:
+        with live(quiet=as_json or not speaks) as watcher:
+            made = train_clip(block, out, base=recipe.parent, watcher=watcher, resume=resume)
+    except KeyboardInterrupt:  # typer would leave without a word
+        _fail("interrupted; the newest checkpoint is kept, the same command goes on", 130)
+    if not speaks:
+        return
+    facts = {
+        "model": str(made.model),
+        "steps": made.steps,
+        "samples": made.samples,
+        "loss": made.loss,
+        "skipped": made.skipped,
+        **made.data,
+    }
+    if as_json:
+        _print_json(facts)
+        return
+    pairs = f"{sum(made.data['rows']):,} pairs"
+    gone = "".join(f", {n:,} {reason}" for reason, n in made.data["left_out"].items())
+    _say(f"{made.model}: {made.steps:,} steps, {made.samples:,} samples of {pairs}{gone}; loss {made.loss:.4f}, {made.skipped:,} skipped")
