@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -50,3 +51,19 @@ def make(base: Path, name: str, *, source: dict[str, Any], paths: Any, mix: str,
 def folder(form: str = "webdataset") -> Path:
     """The 90 painted captions in one form."""
     return scenes() / "real" / form
+
+
+MICRO = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
+}
+"""A CLIP that trains in milliseconds a step."""
+
+
+@lru_cache(maxsize=1)
+def micro() -> Path:
+    """The JSON file of `MICRO`."""
+    path = scenes() / "micro.json"
+    path.write_text(json.dumps(MICRO))
+    return path

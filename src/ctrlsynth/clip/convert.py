@@ -76,8 +76,15 @@ def preprocess_config(folder: Path) -> dict[str, Any]:
 def state_dict(folder: Path) -> dict[str, Any]:
     """The folder's weights under open_clip's names."""
     from transformers import CLIPModel
+    from transformers.utils import logging
 
-    return renamed(CLIPModel.from_pretrained(folder, local_files_only=True).state_dict())
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        return renamed(CLIPModel.from_pretrained(folder, local_files_only=True).state_dict())
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def renamed(weights: Mapping[str, Any]) -> dict[str, Any]:

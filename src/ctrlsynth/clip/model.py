@@ -68,7 +68,7 @@ class Built:
 
 
 def build(name: str, *, image_size: int | None = None, sigmoid: bool = False, seed: int = 0, where: str = "train.model") -> Built:
-    """A new model with random weights that hang on `seed`: an open_clip name (`ViT-B-16`, `ViT-B/16`), `tiny` (64 px, 2.3M parameters
+    """A new model with random weights that hang on `seed`: an open_clip name (`ViT-B-16`, `ViT-B/16`), `tiny` (64 px, 2.4M parameters
     and a token table of 4.7M), or a JSON file in open_clip's form. `sigmoid` starts scale and bias as SigLIP does."""
     open_clip = import_open_clip()
     import torch
@@ -149,7 +149,8 @@ def _with_weights(open_clip: Any, config: dict[str, Any], weights: dict[str, Any
     module = CLIP(**json.loads(json.dumps(config)))
     resize_pos_embed(weights, module)
     module.load_state_dict(weights)
-    open_clip.model.set_model_preprocess_cfg(module, {"size": module.visual.image_size})
+    defaults = vars(open_clip.transform.PreprocessCfg(size=module.visual.image_size))
+    open_clip.model.set_model_preprocess_cfg(module, defaults)
     return module
 
 

@@ -71,7 +71,8 @@ def first_process() -> bool:
 
 @contextmanager
 def _processes() -> Iterator[tuple[int, int, str | None]]:
-    """(rank, processes, device of this process) from torchrun's environment; nothing is set up for one process."""
+    """(rank, processes, device of this process) from torchrun's environment; nothing is set up for one process,
+    and a process group that is there already is used."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield 0, 1, None
@@ -80,11 +81,14 @@ def _processes() -> Iterator[tuple[int, int, str | None]]:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if gpu:
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if gpu else "gloo")
+    ours = not dist.is_initialized()
+    if ours:
+        dist.init_process_group("nccl" if gpu else "gloo")
     try:
         yield dist.get_rank(), world, f"cuda:{local}" if gpu else "cpu"
     finally:
-        dist.destroy_process_group()
+        if ours:
+            dist.destroy_process_group()
 
 
 def _data(block: TrainBlock, out: Path, base: Path, rank: int, resume: bool) -> tuple[list[Shards], dict[str, Any]]:
