@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from . import cli_clip
 from .cli_concepts import concepts
 from .cli_output import plain, print_json, say
 from .errors import UserError, WorkFailed
@@ -240,6 +241,9 @@ def _ledger_row(row: Any) -> dict[str, Any]:
     return {**plain(row), "adds_up": row.adds_up}
 
 
+cli_clip.add(app)
+
+
 def main() -> None:
     """Entry point: turns errors into one line and an exit code."""
     try:
@@ -261,6 +265,3 @@ def _fail(message: str, code: int) -> NoReturn:
 def _printable(text: str) -> str:
     """Data may stand in a message: control characters must not reach the terminal."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
-
-
-from . import cli_clip  # noqa: E402, F401  (registers its commands; it takes the options above from here)

@@ -1,22 +1,29 @@
-"""`ctrlsynth train`: the command line of CLIP training."""
+"""`ctrlsynth train`: the command line of CLIP training. Registered by `cli`; imports what it needs when it runs."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .cli import Json, RecipeFile, Set, _fail, _print_json, _say, app
+from .cli_output import print_json, say
+
+Set = Annotated[list[str] | None, typer.Option("--set", help="change one key of the recipe: --set train.batch=512", metavar="KEY=VALUE")]
 
 
-@app.command()
+def add(app: typer.Typer) -> None:
+    """Puts the command into the command line."""
+    app.command("train")(train)
+
+
 def train(
-    recipe: RecipeFile,
+    recipe: Annotated[Path, typer.Argument(help="a recipe (YAML) with a train block", metavar="RECIPE")],
     out: Annotated[Path, typer.Option("--out", help="the run's folder", metavar="DIR")],
     set_: Set = None,
     resume: Annotated[bool, typer.Option("--resume/--no-resume", help="go on with the run that DIR holds, or refuse it")] = True,
-    as_json: Json = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON for machines instead of text")] = False,
 ) -> None:
     """Train CLIP as the recipe's `train` block says. Killed or interrupted, the same command goes on at its newest checkpoint.
 
@@ -36,7 +43,8 @@ def train(
         with live(quiet=as_json or not speaks) as watcher:
             made = train_clip(block, out, base=recipe.parent, watcher=watcher, resume=resume)
     except KeyboardInterrupt:  # typer would leave without a word
-        _fail("interrupted; the newest checkpoint is kept, the same command goes on", 130)
+        sys.stderr.write("ctrlsynth: interrupted; the newest checkpoint is kept, the same command goes on\n")
+        raise SystemExit(130) from None
     if not speaks:
         return
     facts = {
@@ -48,8 +56,8 @@ def train(
         **made.data,
     }
     if as_json:
-        _print_json(facts)
+        print_json(facts)
         return
     pairs = f"{sum(made.data['rows']):,} pairs"
     gone = "".join(f", {n:,} {reason}" for reason, n in made.data["left_out"].items())
-    _say(f"{made.model}: {made.steps:,} steps, {made.samples:,} samples of {pairs}{gone}; loss {made.loss:.4f}, {made.skipped:,} skipped")
+    say(f"{made.model}: {made.steps:,} steps, {made.samples:,} samples of {pairs}{gone}; loss {made.loss:.4f}, {made.skipped:,} skipped")
