@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -16,13 +18,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from ctrlsynth import place as places
 from ctrlsynth.data.export import export
 from ctrlsynth.errors import UserError, WorkFailed
 from ctrlsynth.estimate import estimate
 from ctrlsynth.place import Remote, place, probe
+from ctrlsynth.recipe import Recipe
+from ctrlsynth.recipe_file import parse_recipe
 from ctrlsynth.report.explain import as_text, first_kept
 from ctrlsynth.report.gallery import write_report
 from ctrlsynth.report.sweep import sweep
@@ -96,6 +103,59 @@ def test_a_part_removed_from_s3_is_made_again_and_an_update_takes_over_the_rest(
     assert calls(log) == 50 + len(touched) < 70
     assert tables(made) == tables(run(changed, tmp_path / "fresh", base=tmp_path))
     assert len((root / "write").entries()) == 5, "superseded versions are gone"
+
+
+def shards(base: Path, colour: int = 0) -> list[Path]:
+    """Two tars of three pictures with captions, and the same pictures as a parquet file."""
+    rows: list[dict[str, Any]] = []
+    for shard in range(2):
+        with tarfile.open(base / f"{shard:05d}.tar", "w") as tar:
+            for n in range(3):
+                out = io.BytesIO()
+                Image.new("RGB", (16 + n, 16 + shard), (colour, 40 * n, 80 * shard)).save(out, "PNG")
+                for suffix, data in (("png", out.getvalue()), ("txt", f"a red dog, number {shard}{n}".encode())):
+                    info = tarfile.TarInfo(f"{shard}{n}.{suffix}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+                rows.append({"image": {"bytes": out.getvalue(), "path": f"{shard}{n}.png"}, "caption": f"a red dog, number {shard}{n}"})
+    pq.write_table(pa.Table.from_pylist(rows), base / "all.parquet")
+    return [*sorted(base.glob("0*.tar")), base / "all.parquet"]
+
+
+def upload(files: list[Path], folder: Remote) -> None:
+    for file in files:
+        (folder / file.name).write_bytes(file.read_bytes())
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "parquet"])
+def test_a_source_on_s3_gives_the_rows_of_a_local_one(tmp_path: Path, root: Remote, kind: str) -> None:
+    folder = Remote(f"{root}-{kind}")
+    upload(shards(tmp_path), folder)
+    name, glob = {"webdataset": ("{00000..00001}.tar", "*.tar"), "parquet": ("all.parquet", "a*.parquet")}[kind]
+
+    def plan(source: str) -> Recipe:
+        more = {"models": {"tagger": "helpers:PixelCounter"}, "paths": ["SP1"]}
+        return parse_recipe({"name": "far", "source": {kind: source, "part_rows": 3}, "judge": None, **more})
+
+    def bare(made: Run) -> dict[str, list[dict[str, Any]]]:
+        return {f: [{k: v for k, v in r.items() if k != "file"} for r in rows] for f, rows in tables(made).items()}
+
+    near = run(plan(str(tmp_path / name)), tmp_path / "near", base=tmp_path)
+    far = run(plan(f"{folder}/{name}"), Remote(f"{folder}-run"), base=tmp_path)
+    assert bare(far) == bare(near)
+    assert next(iter(far.rows("tag")))["objects"] == ["16x16"]
+    assert all(str(r["file"]).startswith(f"{folder}/") for r in far.rows("read"))
+    for number, other in enumerate((f"{folder}/{glob}", str(folder))):
+        assert bare(run(plan(other), tmp_path / f"far{number}", base=tmp_path)) == bare(near)
+    export(far, tmp_path / "out", format="imagefolder")
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 6
+    assert run(plan(f"{folder}/{name}"), tmp_path / "few", base=tmp_path, limit=4).ledger()[0].rows == 4
+    upload(shards(tmp_path, colour=200), folder)
+    changed = run(plan(f"{folder}/{name}"), Remote(f"{folder}-run"), base=tmp_path)
+    digests = [[r["sha256"] for r in m.rows("read")] for m in (changed, near)]
+    assert not set(digests[0]) & set(digests[1]), "what has changed by the store's mark is read again"
+    with pytest.raises(UserError, match=r"source\.\w+: nothing at s3://bucket/none/a"):
+        run(plan("s3://bucket/none/a.tar"), tmp_path / "none", base=tmp_path)
 
 
 RACE = """

@@ -330,7 +330,8 @@ def test_tar_user_errors(tmp_path: Path) -> None:
     (tmp_path / "a.tar.gz").write_bytes(gzip.compress((tmp_path / "a.tar").read_bytes()))
     refuse(lambda: opened(tmp_path, webdataset="a.tar.gz"), "a.tar.gz", "unpack it")
     refuse(lambda: opened(tmp_path, webdataset="{a,b,c}.tar"), "b.tar", "1 more")
-    refuse(lambda: opened(tmp_path, webdataset="s3://bucket/a.tar"), "not a local path")
+    refuse(lambda: opened(tmp_path, webdataset="https://x/a.tar"), "not a path or a store")
+    refuse(lambda: opened(tmp_path, text="s3://bucket/a.txt"), "download")
     (tmp_path / "a.parquet").write_bytes(b"PAR1 broken")
     refuse(lambda: all_rows(opened(tmp_path, webdataset="a.tar")), "a.parquet", "repair")
 

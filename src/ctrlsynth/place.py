@@ -127,6 +127,13 @@ class Remote:
                 time.sleep(wait)
         raise AssertionError("the last try returns or raises")
 
+    def beginning(self, length: int) -> bytes:
+        """The first bytes of the file."""
+        with store_errors(self.url):
+            files, key = self._files()
+            data: bytes = files.cat_file(key, start=0, end=length)
+            return data
+
     def fetch(self, to: Path) -> None:
         """Copies the file to a path of this machine."""
         with store_errors(self.url):
@@ -217,6 +224,46 @@ def open_binary(path: Place | str) -> IO[bytes]:
     """A file's bytes as a stream that can seek, wherever it stands."""
     where = place(path) if isinstance(path, str) and is_url(path) else path
     return where.open() if isinstance(where, Remote) else open(where, "rb")
+
+
+@contextmanager
+def local_copy(path: str) -> Iterator[str]:
+    """A path of this machine with the file's bytes: itself, or of a URL a copy under the same name, which goes afterwards."""
+    if not is_url(path):
+        yield path
+        return
+    remote = Remote(path)
+    with tempfile.TemporaryDirectory(prefix="ctrlsynth-") as folder:
+        copy = Path(folder) / remote.name
+        remote.fetch(copy)
+        yield str(copy)
+
+
+class Facts:
+    """Looks up a source's files: paths one by one, those of a store with one listing a folder, which is kept."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Remote, dict[str, Entry]] = {}
+
+    def of(self, path: str) -> tuple[str, int, int | str]:
+        """(path, bytes, what changes with the content: mtime in ns, or the store's mark). FileNotFoundError where there is no file."""
+        if not is_url(path):
+            found = os.stat(path)
+            return path, found.st_size, found.st_mtime_ns
+        entry = self.folder(Remote(path).parent).get(Remote(path).name)
+        if entry is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return path, entry.size, entry.mark
+
+    def has(self, path: str) -> bool:
+        """Whether there is such a file."""
+        return Remote(path).name in self.folder(Remote(path).parent) if is_url(path) else os.path.isfile(path)
+
+    def folder(self, folder: Remote) -> dict[str, Entry]:
+        """The files of a store's folder by name."""
+        if folder not in self._folders:
+            self._folders[folder] = {e.name: e for e in folder.entries()}
+        return self._folders[folder]
 
 
 def remove_tree(where: Place) -> None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import UserError
+from ..place import is_url, open_binary
 from .images import ImageFault
 
 BROKEN = (pa.ArrowException, OSError)
@@ -20,7 +21,8 @@ class ParquetFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._file = pq.ParquetFile(path)
+        self._stream = open_binary(path) if is_url(path) else None
+        self._file = pq.ParquetFile(path if self._stream is None else self._stream)
         self.schema: pa.Schema = self._file.schema_arrow
         meta = self._file.metadata
         self.blocks = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
@@ -41,6 +43,8 @@ class ParquetFile:
 
     def close(self) -> None:
         self._file.close()
+        if self._stream is not None:
+            self._stream.close()
 
 
 class ArrowFile:
@@ -102,8 +106,10 @@ Columnar = ParquetFile | ArrowFile
 
 def open_columnar(path: str) -> Columnar:
     """Parquet or arrow by the first bytes. Raises pyarrow's errors or OSError for what is neither."""
-    with open(path, "rb") as stream:
+    with open_binary(path) as stream:
         magic = stream.read(4)
+    if is_url(path) and magic != b"PAR1":
+        raise OSError("not a parquet file")
     return ParquetFile(path) if magic == b"PAR1" else ArrowFile(path)
 
 
@@ -208,7 +214,7 @@ class ImageReader:
 
     def _read(self, file: str, member: str | None, offset: int, length: int) -> bytes:
         if member is None:
-            with open(file, "rb") as stream:
+            with open_binary(file) as stream:
                 return stream.read()
         self._open(file)
         return self._cell(member, offset) if self._file is not None else self._slice(offset, length)
@@ -217,9 +223,9 @@ class ImageReader:
         if file == self._path:
             return
         self.close()
-        if not os.path.isfile(file):
+        if not is_url(file) and not os.path.isfile(file):
             raise FileNotFoundError(file)
-        stream = open(file, "rb")  # noqa: SIM115  (kept open for the next row)
+        stream = open_binary(file)  # kept open for the next row
         magic = stream.read(6)
         if magic[:4] == b"PAR1" or magic == b"ARROW1" or magic[:4] == b"\xff\xff\xff\xff":
             stream.close()

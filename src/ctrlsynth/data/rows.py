@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ..errors import UserError
+from ..place import Facts, Remote, open_binary, place
 from .images import ImageFault, probe
 
 MAX_PARTS = 10_000
@@ -225,7 +226,7 @@ def file_facts(path: str) -> tuple[str, int, int]:
 
 def file_digest(path: str) -> str:
     """SHA-256 of a file's content."""
-    with open(path, "rb") as stream:
+    with open_binary(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(stream)
 
 
@@ -259,21 +260,27 @@ def part_names(stems: Iterable[str]) -> list[str]:
 
 
 def expand(patterns: str | Sequence[str], base: Path, suffixes: Sequence[str], key: str) -> list[str]:
-    """Files behind `source.<key>`: paths, globs (`*`, `?`, `**`), brace ranges (`{00000..00099}`, `{a,b}`), folders.
+    """Files behind `source.<key>`: paths, URLs, globs (`*`, `?`, `**`), brace ranges (`{00000..00099}`, `{a,b}`), folders.
 
     In order, without repeats. Relative ones start at `base`. A folder stands for its files that end in
     one of `suffixes`. Raises UserError for what is not there.
     """
     files: dict[str, None] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        if "://" in pattern or pattern.startswith("pipe:"):
-            raise UserError(f"source.{key}: {pattern!r} is not a local path; mount or download the data first")
-        missing = []
+        if pattern.startswith(("pipe:", "http:", "https:")):
+            raise UserError(f"source.{key}: {pattern!r} is not a path or a store; mount or download the data first")
+        missing, facts = [], Facts()
         for name in braces(pattern):
-            path = Path(os.path.normpath(base / Path(name).expanduser()))
-            found = _glob(path, suffixes)
+            where = place(name)
+            if isinstance(where, Remote) and key == "text":
+                raise UserError(f"source.text: {name!r}: texts are read from this machine; mount or download the data first")
+            if isinstance(where, Remote):
+                found = _glob_remote(where, suffixes, facts)
+            else:
+                where = Path(os.path.normpath(base / where.expanduser()))
+                found = _glob(where, suffixes)
             if not found:
-                missing.append(str(path))
+                missing.append(str(where))
             files.update(dict.fromkeys(found))
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -281,6 +288,17 @@ def expand(patterns: str | Sequence[str], base: Path, suffixes: Sequence[str], k
     if not files:
         raise UserError(f"source.{key}: the list is empty")
     return list(files)
+
+
+def _glob_remote(where: Remote, suffixes: Sequence[str], facts: Facts) -> list[str]:
+    if any(c in where.url for c in "*?["):
+        first = next(i for i, part in enumerate(where.url.split("/")) if any(c in part for c in "*?["))
+        parts = where.url.split("/")
+        return [f.url for f in Remote("/".join(parts[:first])).glob("/".join(parts[first:])) if f.name.endswith(tuple(suffixes))]
+    if facts.has(where.url):
+        return [where.url]
+    names = sorted(n for n in facts.folder(where) if n.endswith(tuple(suffixes)) and not n.startswith("."))
+    return [f"{where}/{name}" for name in names]
 
 
 def _glob(path: Path, suffixes: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..errors import UserError
+from ..place import Facts
 from .columnar import BAD_UTF8, BROKEN, Columnar, RowCursor, cut_blocks, open_columnar
 from .rows import (
     CAPTION_NAMES,
@@ -24,7 +25,6 @@ from .rows import (
     examine,
     examine_file,
     file_digest,
-    file_facts,
     file_prefixes,
     find_column,
     fingerprint,
@@ -92,9 +92,9 @@ class TableSource:
         return blocks
 
     def _cut(self, blocks: dict[str, list[int]], rows: int, limit: int | None) -> None:
-        left = limit
+        left, look = limit, Facts()
         for path, counts in blocks.items():
-            facts = file_facts(path)
+            facts = look.of(path)
             for start, count in cut_blocks(counts, rows) if counts else [(0, 1)]:
                 if left == 0:
                     return

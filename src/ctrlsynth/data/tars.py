@@ -5,6 +5,7 @@ Nothing is unpacked. Links, devices and names that leave the archive are never f
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tarfile
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import UserError
+from ..place import Facts, Remote, is_url, local_copy, open_binary
 from .records import sound
 from .rows import (
     CAPTION_NAMES,
@@ -26,7 +28,6 @@ from .rows import (
     clean_caption,
     examine,
     file_digest,
-    file_facts,
     fingerprint,
     is_text,
     part_names,
@@ -60,17 +61,19 @@ class TarSource:
         self._files = list(files)
         names = part_names(os.path.basename(f).partition(".")[0] for f in files)
         self._parts: list[SourcePart] = []
-        left = limit
+        left, look = limit, Facts()
+        self._size = sum(look.of(f)[1] for f in files)
         for index, path in enumerate(files):
             if left == 0:
                 break
-            _refuse_compressed(path)
+            if not is_url(path) or index == 0:  # in a store each look is a request, and shards are alike
+                _refuse_compressed(path)
             rows = None
             if left is not None:  # a limit needs the count; one look at the headers
                 rows = min(left, _count(path))
                 left -= rows
-            table = _beside(path)
-            facts = (*file_facts(path), *(file_facts(table) if table else ()))
+            table = _beside(path, look)
+            facts = (*look.of(path), *(look.of(table) if table else ()))
             mark = fingerprint(*facts, image_column, caption_column, rows)
             self._parts.append(SourcePart(index, names[index], mark, path, rows))
 
@@ -86,8 +89,8 @@ class TarSource:
     def _rows(self, path: str) -> Iterator[SourceRow]:
         keys = Keys()
         table = _Downloads(_beside(path))
-        with open(path, "rb") as stream:
-            for sample in _scan(path):
+        with local_copy(path) as local, open(local, "rb") as stream:
+            for sample in _scan(local):
                 row = SourceRow(safe_key(sample.key), metadata=table.take(sample.key))
                 keys.admit(row)
                 if row.status == "ok":
@@ -139,8 +142,7 @@ class TarSource:
         row.caption = clean_caption(caption)
 
     def describe(self) -> str:
-        size = sum(os.path.getsize(f) for f in self._files)
-        return f"{len(self._files):,} tar shard{'s' * (len(self._files) != 1)}, {size / 1e6:,.1f} MB"
+        return f"{len(self._files):,} tar shard{'s' * (len(self._files) != 1)}, {self._size / 1e6:,.1f} MB"
 
     def verify_fingerprint(self, part: SourcePart) -> str:
         table = _beside(part.locator)
@@ -200,16 +202,17 @@ def _scan(path: str) -> Iterator[_Sample]:
 def _count(path: str) -> int:
     """The rows of a shard: its samples, and what its parquet says was never downloaded."""
     table, rows = _Downloads(_beside(path)), 0
-    for sample in _scan(path):
-        table.take(sample.key)
-        rows += 1
+    with local_copy(path) as local:
+        for sample in _scan(local):
+            table.take(sample.key)
+            rows += 1
     return rows + sum(1 for _ in table.rest())
 
 
 def _refuse_compressed(path: str) -> None:
     try:
-        with open(path, "rb") as stream:
-            magic = stream.read(6)
+        with contextlib.ExitStack() as opened:
+            magic = Remote(path).beginning(6) if is_url(path) else opened.enter_context(open(path, "rb")).read(6)
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror}") from error
     if magic.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
@@ -233,9 +236,11 @@ def _refusal(member: tarfile.TarInfo, size: int) -> str | None:
     return "truncated_archive" if member.offset_data + member.size > size else None
 
 
-def _beside(path: str) -> str | None:
+def _beside(path: str, look: Facts | None = None) -> str | None:
     table = os.path.splitext(path)[0] + ".parquet"
-    return table if os.path.isfile(table) else None
+    if look is None and is_url(table):
+        return table if Remote(table).is_file() else None
+    return table if (look or Facts()).has(table) else None
 
 
 class _Downloads:
@@ -246,7 +251,7 @@ class _Downloads:
         if path is None:
             return
         try:
-            file = pq.ParquetFile(path)
+            file = pq.ParquetFile(open_binary(path))
             if {"key", "status"} <= set(file.schema_arrow.names):
                 plain = [f.name for f in file.schema_arrow if not pa.types.is_nested(f.type) and not pa.types.is_binary(f.type)]
                 for batch in file.iter_batches(4096, columns=plain):
