@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from . import cli_clip
+from . import cli_clip, cli_eval
 from .cli_concepts import concepts
 from .cli_output import plain, print_json, say
 from .errors import UserError, WorkFailed
@@ -242,6 +242,7 @@ def _ledger_row(row: Any) -> dict[str, Any]:
 
 
 cli_clip.add(app)
+cli_eval.add(app)
 
 
 def main() -> None:

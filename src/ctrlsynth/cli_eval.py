@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -70,8 +71,12 @@ def evaluate(
 
     model = load_model(checkpoint, device=device)
     how = Settings(templates, extra, HeadSettings(head=head.value, loss=loss.value), seed)
-    with watching(quiet=as_json) as watch:
-        results = evaluate_all(model, data, out, tasks.split(",") if tasks else None, how, watch)
+    try:
+        with watching(quiet=as_json) as watch:
+            results = evaluate_all(model, data, out, tasks.split(",") if tasks else None, how, watch)
+    except KeyboardInterrupt:  # typer would leave without a word
+        sys.stderr.write("ctrlsynth: interrupted; finished tasks are kept, the same command goes on\n")
+        raise SystemExit(130) from None
     if as_json:
         print_json({"model": model.id, "digest": model.digest, "results": results, "averages": averages(results)})
         return
