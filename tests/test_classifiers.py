@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from conformance import check_tagger, photo
@@ -313,6 +315,25 @@ def test_the_chooser_breaks_ties_by_the_order_of_classes() -> None:
     assert chooser.choose(np.array([0.2, 0.4, 0.2, 0.2], np.float32)) == (("b", "a"), (0.4, 0.4))
     assert Chooser(["a", "b"], 5, 0.0, add=False).choose(np.array([0.0, 0.5], np.float32)) == (("b",), (0.5,))
     assert chooser.tags(np.array([np.nan, 0, 0, 0], np.float32)).error == "not_a_number"
+
+
+@given(
+    st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=12),
+    st.lists(st.integers(0, 6), min_size=12, max_size=12),
+    st.integers(1, 9),
+    st.sampled_from([0.0, 0.3, 0.5]),
+    st.booleans(),
+)
+def test_the_chooser_against_plain_sorting(names: list[str], sixths: list[int], top_k: int, cut: float, add: bool) -> None:
+    scores = [n / 12 for n in sixths[: len(names)]]
+    by_name: dict[str, float] = {}
+    for name, score in zip(names, scores, strict=True):
+        by_name[name] = by_name.get(name, 0.0) + score if add else max(by_name.get(name, 0.0), score)
+    ranked = sorted(by_name.items(), key=lambda pair: -min(round(pair[1], 4), 1.0))  # stable: ties in the order of the names
+    wanted = [(name, min(round(score, 4), 1.0)) for name, score in ranked if round(score, 4) >= cut and score > 0][:top_k]
+    found = Chooser(names, top_k, cut, add).choose(np.array(scores, np.float32))
+    assert list(found[0]) == [name for name, _ in wanted]
+    assert list(found[1]) == pytest.approx([score for _, score in wanted], abs=1e-4)
 
 
 def test_wrong_classifiers_are_one_sentence(tiny: Tiny, tmp_path: Path) -> None:

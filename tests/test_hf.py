@@ -213,6 +213,20 @@ def test_a_quantization_whose_package_is_absent_is_refused(tiny: Path, monkeypat
             hf.check_quantization(found(tiny, quantization=name).options)
 
 
+def test_a_quantization_that_does_nothing_is_told(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchao leaves narrow layers as they are, and says nothing; here no configuration reaches transformers at all."""
+    from transformers import AutoModelForImageClassification
+
+    class Plain:
+        @staticmethod
+        def from_pretrained(folder: Path, **options: Any) -> Any:
+            return AutoModelForImageClassification.from_pretrained(folder)
+
+    monkeypatch.setattr(hf, "quantization_config", lambda options, where: {} if options.quantization else None)
+    with pytest.raises(UserError, match=r"^models.tagger.quantization: torchao-int4 changes no layer of"):
+        hf.load_pretrained(Plain, found(tiny, quantization="torchao-int4"), "models.tagger")
+
+
 def test_lack_of_memory_is_told_from_other_faults() -> None:
     import torch
 

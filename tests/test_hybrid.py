@@ -145,3 +145,31 @@ def test_join_against_the_slow_rule(parts: list[Tags]) -> None:
             assert score == (max(given_scores) if given_scores else 1.0)
     else:
         assert joined.scores == ()
+
+
+class Fails(Echo):
+    """Cannot answer for the row `bad`; its preflight has something to say."""
+
+    def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
+        return [Tags(error="unreadable") if i.text == "bad" else Tags((str(i.text),), dropped=2) for i in items]
+
+    def check(self) -> None:
+        raise UserError("models.tagger: no key")
+
+    def content_digest(self) -> str:
+        return "whole"
+
+
+def test_a_row_that_one_tagger_cannot_answer_has_failed_alone() -> None:
+    hybrid = HybridTagger([f"{HERE}:Echo", f"{HERE}:Fails"])
+    good, bad = hybrid.tag([ImageAndText(None, "dog"), ImageAndText(None, "bad")])
+    assert (good.objects, good.dropped, good.error) == (("dog",), 2, None)
+    assert bad == Tags(error="unreadable")
+
+
+def test_preflight_and_full_hash_go_through() -> None:
+    hybrid = HybridTagger([f"{HERE}:Echo", f"{HERE}:Fails"])
+    with pytest.raises(UserError, match="no key"):
+        hybrid.check()
+    HybridTagger([f"{HERE}:Echo"]).check()
+    assert hybrid.content_digest() != HybridTagger([f"{HERE}:Echo", f"{HERE}:Echo"]).content_digest()

@@ -244,10 +244,19 @@ def load_pretrained(cls: Any, found: Located, where: str = "models", **more: Any
             model = cls.from_pretrained(
                 found.folder, local_files_only=True, trust_remote_code=False, dtype=torch_dtype(found.options), **more
             )
+            if quantized is not None and not _is_quantized(model):
+                raise UserError(f"{where}.quantization: {found.options.quantization} changes no layer of {found.name}; leave it out")
             model = with_adapters(model, found, where)
             return (model if quantized is not None else model.to(device)).eval()
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise UserError(f"{where}: {found.name} cannot be loaded as {cls.__name__}: {_first_line(error)}") from error
+
+
+def _is_quantized(model: Any) -> bool:
+    """Whether any weight is stored in a quantized form: the packages pass over layers that do not suit them, without a word."""
+    import torch
+
+    return any(type(p) is not torch.nn.Parameter or not p.dtype.is_floating_point for p in model.parameters())
 
 
 def _no_bars() -> None:

@@ -72,6 +72,8 @@ def _tags(row: Row) -> Iterator[Fact]:
         yield Fact(kind, _listed(told))
     if row["caption"]:
         yield Fact("caption", row["caption"])
+    if row.get("dropped_phrases"):
+        yield Fact("left out", f"{row['dropped_phrases']} phrases that the caption lacks")
 
 
 def edit_name(policy: Mapping[str, Any], number: int) -> str:

@@ -89,7 +89,11 @@ class Chooser:
         else:
             np.maximum.at(by_name, self._place, scores)
         by_name = np.clip(np.round(by_name, 4), 0.0, 1.0)
-        best = [int(n) for n in np.argsort(-by_name, kind="stable")[: self.top_k] if by_name[n] >= self.cut and by_name[n] > 0]
+        least = max(self.cut, 1e-9)
+        if self.top_k < len(by_name):  # sorting 24,320 classes for each picture would cost more than the network
+            least = max(least, float(np.partition(by_name, -self.top_k)[-self.top_k]))
+        among = np.flatnonzero(by_name >= least)
+        best = [int(n) for n in among[np.argsort(-by_name[among], kind="stable")][: self.top_k]]
         return tuple(self.names[n] for n in best), tuple(float(by_name[n]) for n in best)
 
     def tags(self, scores: NDArray[np.float32]) -> Tags:
