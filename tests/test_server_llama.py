@@ -42,11 +42,12 @@ def model(server: LlamaServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open
     made.close()
 
 
-def test_conformance_with_one_text_in_three_free(model: OpenAIServer, server: LlamaServer) -> None:
-    """llama.cpp's greedy texts change with the requests beside them and before them in a slot; the tolerance is a third of the texts."""
+def test_conformance_with_one_text_in_two_free(model: OpenAIServer, server: LlamaServer) -> None:
+    """llama.cpp's greedy texts change with the requests beside them and before them in a slot; the tolerance is half of the
+    texts, so that a change of order or number is still seen."""
     other = OpenAIServer("smollm2", base_url=server.url, api_key_env="LLAMA_KEY", temperature=1.0)
     try:
-        check_llm(lambda: model, lambda: other, rows=ROWS, tolerance=0.34)
+        check_llm(lambda: model, lambda: other, rows=ROWS, tolerance=0.5)
         long = model.generate([request("very " * 3000)])[0]
         assert (long.error, long.text) == ("prompt_too_long", "")
     finally:
