@@ -139,8 +139,11 @@ def test_a_caption_brings_no_syntax(painter: Callable[..., Any]) -> None:
     assert apart(paint(model, "a dog on a car", seed=3), literal) > 10
     ended = "a dog <|endoftext|> and a <|startoftext|> cat <|endoftext|>"
     assert apart(paint(model, ended, seed=3, weights={"tree": 2.0}), paint(model, ended, seed=3)) <= LEVEL
-    for weights in ({"dog": 1.5}, {"dog": 0.5, "cat": 0.2}):
-        assert paint(model, ended, seed=3, weights=weights).image is not None
+    began = "<|startoftext|> dog </s> cat"
+    for text in (began, ended):
+        for weights in ({"dog": 1.5}, {"dog": 0.5, "cat": 0.2}):
+            assert paint(model, text, seed=3, weights=weights).image is not None
+    assert paint(model, began).tokens == clip_tokens.count("< |startoftext|> dog </s> cat")
 
 
 def test_where_weights_apply() -> None:

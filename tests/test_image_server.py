@@ -124,6 +124,17 @@ def test_an_address_in_place_of_the_image_stops_at_once(opened: list[ImageServer
         assert len(faulty.seen) == 1
 
 
+def test_what_was_begun_is_not_asked_again(opened: list[ImageServer]) -> None:
+    with FaultyServer(draw) as drawing:
+        model = client(opened, drawing)
+        prompts = [Prompt("a dog", seed=1), Prompt("a dog", seed=1), Prompt("a cat")]
+        model.begin(prompts[:2])
+        made = model.generate(prompts)
+        assert [p.error for p in made] == [None] * 3
+        assert made[0].image == made[1].image != made[2].image
+        assert len(drawing.seen) == 3
+
+
 def test_no_server_no_images(opened: list[ImageServer]) -> None:
     model = client(opened, f"http://127.0.0.1:{free_port()}/v1", patience=0.2, version="1")
     with pytest.raises(ModelError) as caught:

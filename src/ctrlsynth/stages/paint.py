@@ -72,7 +72,10 @@ class PaintStage:
         return Item(row_id, parent, source_key, key, prompt)
 
     def load(self, items: list[Item], up: Upstream) -> None:
-        """Prompts are all there is."""
+        """Prompts are all there is; a model that answers elsewhere gets them now (its optional `begin`), batches ahead of `call`."""
+        begin = getattr(self._model, "begin", None)
+        if begin is not None:
+            begin([i.payload for i in items if i.status == "ok"])
 
     def call(self, items: list[Item]) -> list[Any]:
         live = [i for i in items if i.status == "ok"]

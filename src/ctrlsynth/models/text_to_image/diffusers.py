@@ -27,6 +27,7 @@ from .diffusers_load import OFFLOADS, check_files, load_pipeline, model_index, p
 from .diffusers_text import CHUNKS, FAMILIES, Reading, TextReader, pieces
 from .room import Room
 
+WHERE = "models.text_to_image"
 _LONG = ("cut", "chunk")
 _OWN = ("steps", "guidance", "scheduler", "size", "long_prompt", "batch", "safety", "compile", "offload", "vae_slicing")
 _STEP = 8
@@ -66,10 +67,9 @@ class Diffusers:
         compile: bool = False,
         offload: str | None = None,
         vae_slicing: bool = False,
-        where: str = "models.text_to_image",
         **more: Any,
     ) -> None:
-        self.where = where
+        where = self.where = WHERE
         for package in ("torch", "diffusers", "transformers"):
             need(package, "diffusers", where)
         options = hf.read_options(more, where, _OWN)
@@ -107,7 +107,7 @@ class Diffusers:
 
     def check(self) -> None:
         """Preflight: files, class, scheduler, device, compel for chunks. Loads no weights."""
-        check_files(self.found, self.index, self.where)
+        check_files(self.found, self.index, self.safety, self.where)
         pipeline_class(self.index, self.where)
         if self.scheduler is not None:
             scheduler_class(self.index, self.scheduler, self.where)
@@ -185,7 +185,7 @@ class Diffusers:
     def _alike(self, row: _Row) -> tuple[Any, ...]:
         """What images of one batch must share, so that none changes another: size, way of encoding, whether there is a negative prompt (a
         pipeline may treat its absence otherwise than an empty one), and the number of chunks."""
-        return row.prompt.size or self.size, bool(row.weights) or self.chunk, bool(row.prompt.negative), row.length
+        return row.prompt.size or self.size, bool(row.weights) or self.chunk, bool(row.negative), row.length
 
     def _paint(self, size: tuple[int, int] | None, embedded: bool, rows: Sequence[_Row]) -> list[Painting]:
         import torch
@@ -203,9 +203,9 @@ class Diffusers:
         return [row.painting(image, flag) for row, image, flag in zip(rows, made.images, flags, strict=True)]
 
     def _plain(self, rows: Sequence[_Row]) -> dict[str, Any]:
-        arguments: dict[str, Any] = {"prompt": [row.prompt.text for row in rows]}
-        if rows[0].prompt.negative:
-            arguments["negative_prompt"] = [row.prompt.negative for row in rows]
+        arguments: dict[str, Any] = {"prompt": [row.text for row in rows]}
+        if rows[0].negative:
+            arguments["negative_prompt"] = [row.negative for row in rows]
         return arguments
 
     def _embedded(self, rows: Sequence[_Row]) -> dict[str, Any]:
@@ -216,7 +216,7 @@ class Diffusers:
         zeros = self.family == "sdxl" and self._pipe.config.force_zeros_for_empty_prompt
         made = []
         for row in rows:
-            negative: str | None = row.prompt.negative
+            negative: str | None = row.negative
             if not negative and (zeros or not self._takes_negative()):
                 negative = None
             made.append(self._reader.encode(row.pieces, negative, row.length))
@@ -228,11 +228,12 @@ class _Row:
 
     def __init__(self, prompt: Prompt, reader: TextReader | None) -> None:
         self.prompt = prompt
+        self.text, self.negative = (reader.literal(text) if reader is not None else text for text in (prompt.text, prompt.negative))
         self.weights = {k: v for k, v in prompt.weights.items() if v != 1} if reader is not None else {}
-        self.pieces, unused = pieces(prompt.text, prompt.weights)
+        self.pieces, unused = pieces(self.text, self.weights)
         self.unused = unused if reader is not None else tuple(prompt.weights)
-        self.reading = reader.read(prompt.text) if reader is not None else Reading()
-        negative = reader.read(prompt.negative) if reader is not None and prompt.negative else Reading()
+        self.reading = reader.read(self.pieces) if reader is not None else Reading()
+        negative = reader.read([(self.negative, 1.0)]) if reader is not None and self.negative else Reading()
         self.length = max(self.reading.chunks or 1, negative.chunks or 1)
 
     def painting(self, image: Any, flagged: bool | None) -> Painting:

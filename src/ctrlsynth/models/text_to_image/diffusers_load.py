@@ -45,10 +45,10 @@ def model_index(found: Located, where: str) -> dict[str, Any]:
     return dict(index)
 
 
-def check_files(found: Located, index: Mapping[str, Any], where: str) -> None:
+def check_files(found: Located, index: Mapping[str, Any], safety: bool, where: str) -> None:
     """UserError naming the first component of the pipeline that has no folder, or a denoiser that has no weights. Opens nothing."""
     for name, value in index.items():
-        if not isinstance(value, list) or value[0] is None:
+        if not isinstance(value, list) or value[0] is None or (name == "safety_checker" and not safety):
             continue
         folder = found.folder / name
         if not folder.is_dir():
@@ -155,7 +155,9 @@ def stored_dtype(found: Located, index: Mapping[str, Any]) -> Any:
     name = found.options.dtype
     if name == "auto":
         folder = next((found.folder / part for part in DENOISERS if part in index), found.folder)
-        kinds = [kind for file in sorted(folder.glob("*.safetensors")) if (kind := _kind_of(file)) is not None]
+        half = variant(found) is not None
+        files = [file for file in sorted(folder.glob("*.safetensors")) if (".fp16" in file.name) == half]
+        kinds = [kind for file in files if (kind := _kind_of(file)) is not None]
         name = _DTYPES.get(kinds[0], "float32") if kinds else "float32"
     return getattr(torch, name)
 

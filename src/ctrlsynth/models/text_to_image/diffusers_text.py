@@ -8,6 +8,7 @@ never used: a text goes in as pieces with a factor each, so nothing in a caption
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -72,20 +73,32 @@ class TextReader:
             self._t5 = None  # SD3 runs without its T5, to save memory
         self.t5_limit = {"sd3": 256, "flux": 512}.get(family, 0)
 
-    def read(self, text: str) -> Reading:
+    def literal(self, text: str) -> str:
+        """The text with the names of special tokens (`<|endoftext|>`, `</s>`) taken apart by a space, so that a caption that holds one
+        can't end the prompt. SDXL's `!`, which is both padding and a letter, stays."""
+        return self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text) if self._special is not None else text
+
+    @cached_property
+    def _special(self) -> re.Pattern[str] | None:
+        tokenizers = [getattr(self._pipe, f"tokenizer{suffix}", None) for suffix in ("", "_2", "_3")]
+        names = {name for t in tokenizers if t is not None for name in t.all_special_tokens if len(name) > 3}
+        return re.compile("|".join(map(re.escape, sorted(names, key=lambda name: (-len(name), name))))) if names else None
+
+    def read(self, parts: list[Piece]) -> Reading:
         """Counts a prompt with the pipeline's own tokenizers."""
-        tokenizer = self._pipe.tokenizer
+        tokenizer, text = self._pipe.tokenizer, "".join(part for part, _ in parts)
         tokens = len(tokenizer(text, verbose=False).input_ids)
         if self._chunk:
-            return Reading(tokens, False, 1 if tokens <= tokenizer.model_max_length else self._chunks(text))
+            return Reading(tokens, False, self._chunks(parts))
         if self._t5 is not None:
             words = getattr(self._pipe, f"tokenizer_{self._t5}")(text, verbose=False).input_ids
             return Reading(tokens, len(words) > self.t5_limit)
         return Reading(tokens, tokens > tokenizer.model_max_length)
 
-    def _chunks(self, text: str) -> int:
+    def _chunks(self, parts: list[Piece]) -> int:
+        """As it is encoded: pieces are tokenized each by itself, which can make a token more of an odd character between them."""
         provider = self._providers[0]
-        ids, _, _ = provider.get_token_ids_and_expand_weights([text], [1.0], device="cpu")
+        ids, _, _ = provider.get_token_ids_and_expand_weights([part for part, _ in parts], [f for _, f in parts], device="cpu")
         return int(ids.shape[0]) // int(provider.max_token_count)
 
     def encode(self, parts: list[Piece], negative: str | None, length: int = 1) -> dict[str, Any]:

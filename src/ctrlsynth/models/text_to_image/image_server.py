@@ -15,7 +15,9 @@ import base64
 import binascii
 import hashlib
 import json
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from PIL import Image
@@ -82,6 +84,8 @@ class ImageServer:
         self.extra_body = dict(extra_body or {})
         self.batch = 2 * concurrency * max(1, len(self.pool.base_urls))
         self._digest: str | None = None
+        self._begun: dict[int, tuple[Prompt, Future[Image.Image | Fault]]] = {}  # by object: equal prompts are asked each
+        self._lock = threading.Lock()
 
     @property
     def digest(self) -> str:
@@ -115,15 +119,29 @@ class ImageServer:
             extra["negative_prompt"] = prompt.negative
         return body | {"extra_body": extra} if extra else body
 
+    def begin(self, prompts: Sequence[Prompt]) -> None:
+        """Sends requests off that `generate` will be asked for, these very objects: so a server does not run dry between two batches."""
+        asked = [prompt for prompt in prompts if self._can(prompt)]
+        started = self.pool.start([self._call(prompt) for prompt in asked], read)
+        with self._lock:
+            self._begun.update({id(prompt): (prompt, future) for prompt, future in zip(asked, started, strict=True)})
+
     def generate(self, prompts: Sequence[Prompt]) -> list[Painting]:
         """One painting a prompt, in order. What the server's moderation or its checks turn down has the error `refused`; other errors as in
         `server_faults.Fault`. Raises `ModelError("server_down")`, and UserError where the server refuses the key or lacks the model."""
-        asked = [p for p in prompts if not p.negative or self.negative]
-        answers = iter(self.pool.map([self._call(prompt) for prompt in asked], read))
+        with self._lock:
+            begun = [self._begun.pop(id(prompt), None) for prompt in prompts]
+        asked = [b is None and self._can(prompt) for prompt, b in zip(prompts, begun, strict=True)]
+        new = iter(self.pool.start([self._call(prompt) for prompt, ask in zip(prompts, asked, strict=True) if ask], read))
+        started = [b[1] if b is not None else next(new) if ask else None for b, ask in zip(begun, asked, strict=True)]
+        answers = iter(self.pool.gather([future for future in started if future is not None]))
         return [
-            self._painting(prompt, next(answers)) if not prompt.negative or self.negative else Painting(None, error="negative_unsupported")
-            for prompt in prompts
+            self._painting(prompt, next(answers)) if future is not None else Painting(None, error="negative_unsupported")
+            for prompt, future in zip(prompts, started, strict=True)
         ]
+
+    def _can(self, prompt: Prompt) -> bool:
+        return self.negative or not prompt.negative
 
     def _painting(self, prompt: Prompt, answer: Image.Image | Fault) -> Painting:
         unused = tuple(prompt.weights)
@@ -142,7 +160,9 @@ class ImageServer:
             self.pool.check(self.model)
 
     def close(self) -> None:
-        """Ends the connections; a later call opens them again."""
+        """Ends the connections and gives up what was begun; a later call opens them again."""
+        with self._lock:
+            self._begun.clear()
         self.pool.close()
 
 
