@@ -150,6 +150,32 @@ def test_a_part_that_changes_changes_t_and_another_size_costs_no_matching(tmp_pa
     assert solved(grown) == solved(fresh) != t
 
 
+def test_rows_asked_for_again_change_the_balance(tmp_path: Path) -> None:
+    """A writer that fails for one concept, then no more: --retry asks it again, and t is solved anew over all parts."""
+    captions(tmp_path)
+    llm = {"helpers:FaultyLLM": "raise", "when": "dog"}
+    data: dict[str, Any] = {
+        "source": {"concepts": "bank.txt", "part_rows": 4},
+        "models": {"llm": llm, "text_to_image": "helpers:NoPainter"},
+    }
+    data |= {
+        "paths": {"p": ["concept", "text*", "balance", "image*"]},
+        "balance": {"size": 6, "bank": "bank.txt"},
+        "variants": {"write": 1},
+    }
+    first = only_balance(balanced(tmp_path, **data), tmp_path, "run")
+    t = solved(first)
+    before = {r["parent"]: r["status"] for r in first.rows("balance")}
+    assert len(before) == 11
+    mended = parse_recipe({"name": "test", "judge": None, **data, "models": {**data["models"], "llm": {**llm, "when": "zebra"}}})
+    again = only_balance(mended, tmp_path, "run", update=True, retry=True)
+    assert len(list(again.rows("balance"))) == 12
+    assert solved(again) != t
+    assert all(row.adds_up for row in again.ledger())
+    (told,) = again.balances()
+    assert (told["captions"], told["duplicates"], round(told["expected"])) == (12, 0, 6)
+
+
 def test_another_bank_is_refused_with_both_digests(tmp_path: Path) -> None:
     captions(tmp_path)
     only_balance(balanced(tmp_path), tmp_path, "run")

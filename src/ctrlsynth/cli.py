@@ -225,7 +225,8 @@ def _show_run(made: Any, as_json: bool) -> None:
     from .screen import show_ledger
 
     if as_json:
-        print_json({"run": str(made.root), "ledger": [_ledger_row(r) for r in made.ledger()], "products": made.products()})
+        told = {"run": str(made.root), "ledger": [_ledger_row(r) for r in made.ledger()], "products": made.products()}
+        print_json({**told, "balances": made.balances()})
     else:
         show_ledger(made)
 

@@ -108,6 +108,12 @@ class Run:
                         return dict(file.read_row_group(group).slice(ids.index(row_id), 1).to_pylist()[0])
         return None
 
+    def balances(self) -> list[dict[str, Any]]:
+        """What each balance found over all parts: captions, duplicates, pool (captions that could go on), t, and the expected number."""
+        names = ("captions", "duplicates", "pool", "t", "entries_seen", "expected")
+        gathered = ((s.folder, read_json(self.root / s.folder / "_gathered.json")) for s in self.steps if s.kind == "balance")
+        return [{"folder": f, **{n: g[n] for n in names if n in g}} for f, g in gathered if g is not None]
+
     def products(self) -> list[dict[str, Any]]:
         """Reports and data sets made from this run: kind, path, and whether the run has gone on since."""
         found = (p for p in self.plan.get("products", []) if Path(p["path"]).is_dir())

@@ -135,6 +135,10 @@ def show_ledger(run: Run) -> None:
         if r.cost is not None:
             _say(f"{r.folder}: {r.cost:,.4f} US dollars by the recipe's prices")
     _say(_sum_line(rows))
+    for b in run.balances():
+        told = f"{b['captions']:,} captions, {b['duplicates']:,} of them duplicates; {b['pool']:,} could go on"
+        rule = f"t = {b['t']:,.4g} (concepts held: {b['entries_seen']:,})" if "t" in b else "at random"
+        _say(f"{b['folder']}: {told}; {rule}, {b['expected']:,.0f} expected")
     note = gate_note(run)
     if note is not None:
         _say(note)
