@@ -153,3 +153,44 @@ def test_diversity_of_a_file_and_a_run(tmp_path: Path) -> None:
 def test_banks_of_other_formats_have_no_flags() -> None:
     assert table_of([("a", "list", None)])["flagged"].to_pylist() == [None]
     assert isinstance(flag(table_of([("a", "list", None)]), [])[0], pa.Table)
+
+
+def called(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """What the command line answers: exit code, standard output, standard error."""
+    from ctrlsynth import cli
+
+    code = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["ctrlsynth", "concepts", *words])
+        try:
+            cli.main()
+        except SystemExit as left:
+            code = int(left.code or 0)
+    told = capsys.readouterr()
+    return code, told.out, told.err
+
+
+def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bank = bank_of(tmp_path / "bank.parquet", "dog", "brothel", "castle")
+    (tmp_path / "words.txt").write_text("castle\n")
+    out, words = str(tmp_path / "flagged.parquet"), str(tmp_path / "words.txt")
+    code, told, _ = called(capsys, "flag", str(bank), "--llm", "test_safety:Judge", "--out", out, "--blocklist", words)
+    assert code == 0
+    assert "2 of 3 concepts are flagged (66.67%; the paper: 3.15%): 1 by test_safety:Judge, 1 by the block list; 0 allowed" in told
+    assert "no judgement to rely on" in told
+    assert called(capsys, "flag", str(bank), "--llm", "test_safety:Judge", "--out", out)[0] == 2  # never over what is there
+    code, _, told = called(capsys, "flag", str(bank), "--out", str(tmp_path / "x.parquet"))
+    assert (code, "name a model with --llm" in told) == (2, True)
+    code, _, told = called(capsys, "flag", str(bank), "--blocklist", words, "--out", str(tmp_path / "x.txt"))
+    assert (code, "flags are kept in a .parquet bank" in told) == (2, True)
+    code, told, _ = called(capsys, "caption", out, "--llm", "{naive: clip7}", "--n", "3", "--out", str(tmp_path / "run"), "--json")
+    assert code == 0
+    ledger = {r["folder"]: r for r in json.loads(told)["ledger"]}
+    assert ledger["read"]["dropped"] == {"flagged": 2}
+    assert ledger["write"]["ok"] == 3
+    code, told, _ = called(capsys, "diversity", str(tmp_path / "run"), words, "--json")
+    assert code == 0
+    assert json.loads(told)[str(tmp_path / "run")]["captions"] == 3
+    code, told, _ = called(capsys, "diversity", str(tmp_path / "run"), "--bank", str(bank))
+    assert "self-BLEU" in told
+    assert called(capsys, "caption", out, "--llm", "nonsense", "--out", str(tmp_path / "y"))[0] == 2

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from . import cli_clip, cli_eval
-from .cli_concepts import concepts
+from .cli_captions import concepts
 from .cli_output import plain, print_json, say
 from .errors import UserError, WorkFailed
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -205,6 +205,19 @@ def show_sweep(head: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequen
     _print(table)
     for note in notes:
         _say(note)
+
+
+def show_diversity(found: Mapping[str, Any]) -> None:
+    """How varied caption sets are, a line each (`concepts.diversity`)."""
+    head = ("captions", "n", "words", "vocabulary", "distinct 1 2 3", "repeated", "similarity", "self-BLEU", "openings", "concepts")
+    table = _table("diversity", *head, right=head[1:])
+    for name, d in found.items():
+        distinct = " ".join(f"{x:.2f}" for x in d.distinct)
+        held = "-" if d.concepts is None else f"{d.concepts:.1f}"
+        shares = (f"{d.repeated:.1%}", f"{d.similarity:.3f}", f"{d.self_bleu:.2f}", f"{d.openings:.1%}")
+        table.add_row(_safe(name), f"{d.captions:,}", f"{d.words:.1f}", f"{d.vocabulary:,}", distinct, *shares, held)
+    _print(table)
+    _say("vocabulary and distinct n-grams fall with the number of captions, so compare sets of one size; low similarity is varied")
 
 
 def show_models(entries: Sequence[Any]) -> None:

@@ -1,0 +1,117 @@
+"""`ctrlsynth concepts caption, flag, diversity`: what asks a language model about concepts, and how varied the answers are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .cli_concepts import concepts
+from .cli_output import plain, print_json, say
+from .errors import UserError
+
+__all__ = ["concepts"]
+
+Json = Annotated[bool, typer.Option("--json", help="print JSON for machines instead of text")]
+BankFile = Annotated[Path, typer.Argument(help="a bank: .parquet, .txt, .csv or .json", metavar="BANK")]
+Llm = Annotated[str, typer.Option("--llm", help="as models.llm in a recipe: smollm2, or '{vllm: NAME, temperature: 0.7}'", metavar="SPEC")]
+
+
+@concepts.command()
+def caption(
+    bank: BankFile,
+    llm: Llm,
+    out: Annotated[Path, typer.Option("--out", help="the run's folder; the same command goes on with it", metavar="DIR")],
+    n: Annotated[int, typer.Option("--n", help="captions a concept", metavar="N", min=1)] = 1,
+    limit: Annotated[int | None, typer.Option("--limit", help="only the first N concepts", metavar="N", min=1)] = None,
+    seed: Annotated[int, typer.Option("--seed", help="all chance hangs on it")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Write captions about every concept of a bank: a run of the path concept, text*, cleaned and counted."""
+    from .recipe_file import parse_recipe
+    from .runs import run
+    from .screen import progress, show_ledger
+
+    source = {"concepts": str(bank.absolute())}
+    data = {"name": "captions", "source": source, "models": {"llm": _spec(llm)}, "paths": {"captions": ["concept", "text*"]}}
+    recipe = parse_recipe({**data, "variants": {"write": n}, "judge": None, "seed": seed}, "concepts caption")
+    with progress(quiet=as_json) as watcher:
+        made = run(recipe, out, limit=limit, watcher=watcher)
+    if as_json:
+        print_json({"run": str(made.root), "ledger": [{**plain(r), "adds_up": r.adds_up} for r in made.ledger()]})
+    else:
+        show_ledger(made)
+
+
+@concepts.command()
+def flag(
+    bank: BankFile,
+    out: Annotated[Path, typer.Option("--out", help="the bank with its flags, .parquet; new", metavar="FILE")],
+    llm: Annotated[
+        str | None, typer.Option("--llm", help="as models.llm in a recipe; without it only the lists decide", metavar="SPEC")
+    ] = None,
+    blocklist: Annotated[Path | None, typer.Option("--blocklist", help="words and phrases, one a line", metavar="FILE")] = None,
+    allow: Annotated[Path | None, typer.Option("--allow", help="entries that are never flagged, one a line", metavar="FILE")] = None,
+    work: Annotated[
+        Path | None, typer.Option("--work", help="where the answers are kept, to go on with; FILE.run unless given", metavar="DIR")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask a language model which concepts are unfit for everyone's eyes, and take a block list. Flagged ones stay in the bank, unused."""
+    from .concepts import safety
+    from .concepts.bank import read_bank, write_bank
+    from .runs import run
+    from .screen import progress
+
+    if out.suffix != ".parquet":
+        raise UserError(f"{out}: flags are kept in a .parquet bank")
+    if out.exists():
+        raise UserError(f"{out}: is there already; give another name")
+    if llm is None and blocklist is None:
+        raise UserError("concepts flag: name a model with --llm, or words with --blocklist, or both")
+    lists = [safety.read_words(path) if path is not None else [] for path in (blocklist, allow)]
+    told: Any = ()
+    if llm is not None:
+        with progress(quiet=as_json) as watcher:
+            made = run(safety.question(bank, _spec(llm)), work or out.with_name(out.name + ".run"), watcher=watcher)
+        told = safety.answers(made.rows("write", ["source_key", "status", "reason", "fields"]))
+    table, flags = safety.flag(read_bank(bank), told, *lists)
+    write_bank(table, out)
+    if as_json:
+        print_json({**plain(flags), "share": flags.share, "out": str(out)})
+        return
+    by = f"{flags.by_model:,} by {llm or 'earlier flags'}, {flags.by_list:,} by the block list; {flags.allowed:,} allowed"
+    number = f"{flags.by_model + flags.by_list:,} of {flags.entries:,} concepts are flagged"
+    say(f"{number} ({flags.share:.2%}; the paper: {safety.PAPER:.2%}): {by}")
+    if flags.unanswered:
+        say("not answered, so not flagged: " + ", ".join(f"{n:,} {why}" for why, n in flags.unanswered.items()))
+    if llm is not None:
+        say("A model's answers are no judgement to rely on, a small one's least of all: look through the column `reason`.")
+    say(f"{out}")
+
+
+@concepts.command()
+def diversity(
+    places: Annotated[list[Path], typer.Argument(help="runs, or files of captions", metavar="RUN|FILE...")],
+    bank: Annotated[Path | None, typer.Option("--bank", help="count the concepts of this bank in the captions", metavar="BANK")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure how varied captions are: distinct n-grams, self-similarity, concepts a caption. Several sets stand side by side."""
+    from .concepts.diversity import measure_place
+    from .screen import show_diversity
+
+    found = {str(place): measure_place(place, bank) for place in places}
+    if as_json:
+        print_json({name: plain(d) for name, d in found.items()})
+        return
+    show_diversity(found)
+
+
+def _spec(text: str) -> Any:
+    """`smollm2`, `naive:clip7`, or a mapping in YAML."""
+    if not text.lstrip().startswith("{"):
+        return text
+    from .recipe_file import read_yaml
+
+    return read_yaml(text, "--llm")
