@@ -259,3 +259,23 @@ def test_a_killed_match_goes_on_where_it_was(tmp_path: Path, capsys: pytest.Capt
 def test_matches_go_through_arrow() -> None:
     matches = Matches.of([[3], [], [1, 2]])
     assert of_lists(as_lists(matches).slice(1, 2)).lists() == [[], [1, 2]]
+
+
+def test_ray_makes_the_same_matches(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts as tasks of a local Ray: the same files as threads of this process make."""
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    (tmp_path / "bank.json").write_text(json.dumps(WORDS))
+    for number in range(3):
+        (tmp_path / f"{number}.txt").write_text("\n".join(captions(50, number)))
+    words = ["match", tmp_path / "*.txt", "--bank", tmp_path / "bank.json", "--out"]
+    local = ok(capsys, *words, tmp_path / "local")
+    try:
+        remote = ok(capsys, *words, tmp_path / "ray", "--engine", "ray")
+    finally:
+        import ray
+
+        ray.shutdown()
+    assert {**local, "matches": ""} == {**remote, "matches": ""}
+    for number in range(3):
+        tables = [pq.read_table(tmp_path / name / f"matches-{number:05d}.parquet") for name in ("local", "ray")]
+        assert tables[0].equals(tables[1])

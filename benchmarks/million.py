@@ -1,0 +1,162 @@
+"""Match, balance to 10%, coverage on at least a million real short texts: wall time, processor time and peak memory of each command.
+
+    python benchmarks/million.py [--texts 1000000] [--work DIR] [--dict FILE ...] [--ray] [--out results.json]
+
+The texts are what a machine has: WordNet's definitions and examples, the sentences of the docstrings and documents of the Python packages
+in this environment, and dictionaries in dictd's format (Debian's dict-gcide and dict-foldoc, found where that system keeps them, or given
+with --dict). Repeats stay: real captions have them. When all of that is fewer than --texts, captions generated from WordNet's words by
+Zipf's law fill it up, and the output says how many. The bank is that of `match.py`: 500,000 entries.
+
+Every stage is the command itself in a process of its own. The ratios compare `concepts match` as a whole (reading, matching, writing) with
+what pyahocorasick and the plain rule alone need for a sample of the same texts, and the matcher alone with the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import gzip
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+import match as peers
+from ctrlsynth import wordnet
+from ctrlsynth.concepts.match import Matcher
+
+_DOC = re.compile(r'(?:"""|\'\'\')(.*?)(?:"""|\'\'\')', re.S)
+_END = re.compile(r"(?<=[.!?;])\s+|\n\s*\n")
+_PROSE = re.compile(r"[A-Z][^\n{}<>=_|\\\[\]()#*/@$%^~+]{19,299}")
+
+
+def sentences(text: str) -> Iterator[str]:
+    """What reads like a sentence: 20 to 300 letters, four words at least, no code."""
+    for piece in _END.split(text):
+        line = " ".join(piece.split())
+        if _PROSE.fullmatch(line) and line.count(" ") >= 3:
+            yield line
+
+
+def from_wordnet() -> Iterator[str]:
+    """Definitions and examples."""
+    for synset in wordnet.all_synsets():
+        yield from (clause.strip(' "') for clause in synset.gloss.split(";") if clause.strip(' "'))
+
+
+def from_packages() -> Iterator[str]:
+    """Docstrings, comments of several lines and documents of the installed Python packages."""
+    for path in sorted(Path(sys.prefix, "lib").rglob("*")):
+        code = path.suffix in (".py", ".pyi")
+        if not code and path.suffix not in (".md", ".rst", ".txt") and path.name != "METADATA":
+            continue
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            continue
+        for block in _DOC.findall(text) if code else [text]:
+            yield from sentences(block)
+
+
+def from_dictionaries(files: Sequence[str]) -> Iterator[str]:
+    """Definitions of dictd's dictionaries, cut at their sentences."""
+    for file in files:
+        with gzip.open(file) as stream:
+            text = stream.read().decode("utf-8", "replace")
+        for piece in _END.split(text):
+            line = " ".join(piece.split())
+            if 20 <= len(line) <= 300 and line.count(" ") >= 3:
+                yield line
+
+
+def generated(count: int) -> Iterator[str]:
+    """Captions of WordNet's nouns, drawn by Zipf's law."""
+    chance = random.Random(0)
+    nouns = list(wordnet.lemma_names("n"))
+    chance.shuffle(nouns)
+    weights = [1 / (rank + 1) for rank in range(len(nouns))]
+    for _ in range(count):
+        one, two, three = chance.choices(nouns, weights, k=3)
+        yield f"A photo of a {one} and a {two}, near the {three}."
+
+
+def write_corpus(path: Path, count: int, dictionaries: Sequence[str]) -> dict[str, int]:
+    """Writes at most `count` texts, a line each; returns how many came from where."""
+    told: dict[str, int] = {}
+    with open(path, "w", encoding="utf-8") as out:
+        sources = {"wordnet": from_wordnet(), "dictionaries": from_dictionaries(dictionaries), "python packages": from_packages()}
+        for name, texts in sources.items():
+            told[name] = 0
+            for text in texts:
+                if sum(told.values()) >= count:
+                    break
+                out.write(text + "\n")
+                told[name] += 1
+        told["generated"] = max(0, count - sum(told.values()))
+        out.writelines(text + "\n" for text in generated(told["generated"]))
+    return told
+
+
+def timed(*words: object) -> dict[str, float]:
+    """One `ctrlsynth concepts` command in a process of its own."""
+    started = time.perf_counter()
+    program = [sys.executable, "-c", "from ctrlsynth.cli import main; main()", "concepts", *map(str, words), "--json"]
+    job = subprocess.Popen(program, stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(job.pid, 0)
+    if status:
+        raise SystemExit(f"failed: concepts {' '.join(map(str, words))}")
+    seconds = time.perf_counter() - started
+    return {"wall s": round(seconds, 1), "processor s": round(used.ru_utime + used.ru_stime, 1), "peak MB": round(used.ru_maxrss / 1024)}
+
+
+def main() -> None:
+    """Prints what was measured as JSON, and writes it with --out."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=int, default=1_000_000)
+    parser.add_argument("--entries", type=int, default=500_000)
+    parser.add_argument("--work", type=Path, help="a folder for corpus, matches and subset; a temporary one unless given")
+    parser.add_argument("--dict", nargs="*", default=sorted(glob.glob("/usr/share/dictd/*.dict.dz")))
+    parser.add_argument("--ray", action="store_true", help="match once more with --engine ray")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    work = options.work or Path(tempfile.mkdtemp(prefix="ctrlsynth-million-"))
+    work.mkdir(parents=True, exist_ok=True)
+    told: dict[str, Any] = {"texts": write_corpus(work / "corpus.txt", options.texts, options.dict)}
+    texts = (work / "corpus.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    told["letters a text"] = round(sum(map(len, texts)) / len(texts), 1)
+    entries = peers.bank(options.entries)
+    (work / "bank.txt").write_text("".join(f"{entry}\n" for entry in entries), encoding="utf-8")
+    told["entries"] = len(entries)
+    match = ("match", work / "corpus.txt", "--bank", work / "bank.txt", "--out")
+    told["match"] = timed(*match, work / "matches")
+    told["match, 2 threads"] = timed(*match, work / "matches-2", "--workers", 2)
+    if options.ray:
+        told["match, ray"] = timed(*match, work / "matches-ray", "--engine", "ray")
+    told["balance to 10%"] = timed("balance", work / "matches", "--size", len(texts) // 10, "--out", work / "subset.parquet")
+    told["coverage"] = timed("coverage", work / "matches", "--vs", work / "subset.parquet", "--plot", work / "coverage.png")
+    sample = random.Random(0).sample(texts, min(len(texts), 20_000))
+    rates, _ = peers.peers(entries, sample, 2)
+    rates["ours"] = peers.ours(Matcher(entries), pa.array(texts[:: max(1, len(texts) // 200_000)]), 3)["ours"]
+    told["texts a second"] = {name: round(rate) for name, rate in rates.items()}
+    whole = len(texts) / told["match"]["processor s"]
+    told["matcher against"] = {name: round(rates["ours"] / rate, 1) for name, rate in rates.items() if name != "ours"}
+    told["concepts match as a whole against"] = {name: round(whole / rate, 1) for name, rate in rates.items() if name != "ours"}
+    print(json.dumps(told, indent=1))
+    if options.out:
+        options.out.write_text(json.dumps(told, indent=1) + "\n")
+    if options.work is None:
+        shutil.rmtree(work)
+
+
+if __name__ == "__main__":
+    main()
