@@ -1,0 +1,90 @@
+"""The papers' models as tiny real checkpoints, for running the production recipes: the same classes, loaded by the same code.
+
+The language models are parrots: real checkpoints whose weights are set by hand so that they always say one sentence (a token of their
+vocabulary) and stop. So what a run does with a text can be told, which with random weights it could not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SAYS = "A dog and a cat rest beside a small table with coffee, near a red boat on the water."
+EXTRACTS = "attributes: red boat, blue bird\nobjects: boat, water, bird, tree\nrelations: boat on the water, bird in a tree\n"
+"""What the caption lacks is dropped."""
+
+
+def parrot(base: Callable[[Path], Path], folder: Path, says: str) -> Path:
+    """A checkpoint of `base` (tiny_llms.qwen2, tiny_llms.mistral) that answers `says` to everything: attention and MLP add nothing, every
+    token but that one predicts it, and it predicts the end."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer.add_tokens([says])
+    said, end = tokenizer.convert_tokens_to_ids(says), tokenizer.eos_token_id
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    model.resize_token_embeddings(len(tokenizer))
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        inside, out = model.model.embed_tokens.weight, model.lm_head.weight
+        inside.zero_(), out.zero_()
+        inside[:, 0], inside[said] = 1.0, 0.0
+        inside[said, 1] = 1.0
+        out[said, 0], out[end, 1] = 1.0, 1.0
+    model.config.max_position_embeddings = 8192  # the instructions are long in so small a vocabulary
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+class Tiny:
+    """Tiny checkpoints by the name that a recipe has for the real one; each is made when it is first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._made: dict[str, Path] = {}
+
+    def get(self, name: str, build: Callable[[Path], Path]) -> Path:
+        if name not in self._made:
+            self._made[name] = build(self._folder / name)
+        return self._made[name]
+
+    def spec(self, value: Any) -> Any:
+        """A recipe's model with nothing but the names replaced; vLLM, which runs on GPUs only, by transformers."""
+        import tiny_vision
+
+        import tiny_llms
+        import tiny_models
+
+        if isinstance(value, list):
+            return [self.spec(v) for v in value]
+        if not isinstance(value, dict):
+            return value
+        out = dict(value)
+        if "hybrid" in value:
+            out["hybrid"] = self.spec(value["hybrid"])
+        elif "vllm" in value:
+            out = {k: v for k, v in value.items() if k not in ("vllm", "gpu_memory_utilization", "tensor_parallel_size")}
+            if "Mistral" in value["vllm"]:
+                out["transformers"] = str(self.get("mistral", lambda f: parrot(tiny_llms.mistral, f, SAYS)))
+            else:
+                out["transformers"] = str(self.get("qwen2", lambda f: parrot(tiny_llms.qwen2, f, SAYS)))
+        elif "diffusers" in value:
+            kind = {"stabilityai/stable-diffusion-xl-base-1.0": "sdxl", "stabilityai/stable-diffusion-3-medium-diffusers": "sd3"}
+            name = kind[value["diffusers"]]
+            out["diffusers"] = str(self.get(name, tiny_models.BUILDERS[name]))
+        elif "catlip" in value:
+            folder = self.get("catlip", tiny_vision.catlip)
+            out |= {"catlip": str(folder / "vit.pt"), "vocabulary": str(folder / "vocab.pkl")}
+            out["classes"] = 5
+        elif "captioner" in value:
+            out["captioner"] = str(self.get("florence2", tiny_vision.florence2))
+            if "extract" in value:
+                extract = {k: v for k, v in self.spec(value["extract"]).items() if k != "transformers"}
+                out["extract"] = {"transformers": str(self.get("extract", lambda f: parrot(tiny_llms.qwen2, f, EXTRACTS))), **extract}
+        return out
