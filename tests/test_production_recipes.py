@@ -81,13 +81,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with recipes/ and, in data/, shards of three small pictures each, as the recipes name them."""
+    """A folder with recipes/ and, in data/, shards of two small pictures each, as the recipes name them."""
     base = tmp_path_factory.mktemp("place")
     shutil.copytree(RECIPES, base / "recipes")
     for name in ("cc3m", "cc12m", "datacomp"):
         (base / "data" / name).mkdir(parents=True)
         with tarfile.open(base / "data" / name / "00000.tar", "w") as tar:
-            for n, colour in enumerate(("red", "blue", "red")):
+            for n, colour in enumerate(("blue", "navy")):
                 picture = io.BytesIO()
                 Image.new("RGB", (48, 40), colour).save(picture, "PNG")
                 for ending, data in (("png", picture.getvalue()), ("txt", f"a {colour} thing number {n}".encode())):
@@ -115,7 +115,7 @@ def test_it_runs_from_end_to_end_on_tiny_checkpoints(name: str, place: Path, tin
     assert all(r.adds_up for r in ledger.values())
     assert {f: r.failed for f, r in ledger.items() if r.failed} == {}
     assert {s["folder"] for s in planned["stages"]} == set(ledger)
-    assert ledger["read"].ok == 3
+    assert ledger["read"].ok == 2
     check_tables(made, name)
     summary = export(made, place / "out" / name, format="webdataset")
     assert summary.written["cap"] > 0
@@ -127,13 +127,13 @@ def test_it_runs_from_end_to_end_on_tiny_checkpoints(name: str, place: Path, tin
 
 def check_tables(made: Run, name: str) -> None:
     texts, images = list(made.rows("write")), list(made.rows("paint"))
-    assert [r["id"].rpartition(".")[2] for r in texts] == ["0", "1"] * 3
+    assert [r["id"].rpartition(".")[2] for r in texts] == ["0", "1"] * 2
     assert {r["text"] for r in texts} == {SAYS}
     assert {r["template"] for r in texts} <= {f"phrases-{n}" for n in range(1, 6)}
     kept = KINDS.get(name.removeprefix("ctrlsynth-cc3m-"), ("objects", "attributes", "relations"))
     seen = {kind for r in texts for kind in ("objects", "attributes", "relations") if r["tags"][kind]}
     assert seen == ({"objects"} if "classifier" in name else set(kept))
-    assert [r["reason"] for r in images] == ["not_painted", None] * 3
+    assert [r["reason"] for r in images] == ["not_painted", None] * 2
     assert {r["style"] for r in images if r["status"] == "ok"} <= {"real", "nocap", "isometric", "enhance", "quality"}
     settings = json.loads((Path(str(made.root)) / "plan.json").read_text())["recipe"]["models"]["text_to_image"]
-    assert (settings["guidance"], settings["steps"], settings["dtype"]) == (7.0, 28, "float16")
+    assert (settings["guidance"], settings["steps"]) == (7.0, 28)
