@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,14 @@ from ctrlsynth.concepts.matches import Matches
 from ctrlsynth.data.export import export
 from ctrlsynth.errors import UserError
 from ctrlsynth.estimate import estimate
+from ctrlsynth.plan import make_plan
 from ctrlsynth.recipe import Recipe
 from ctrlsynth.recipe_file import parse_recipe
 from ctrlsynth.report.explain import as_text
 from ctrlsynth.report.gallery import write_report
 from ctrlsynth.runs import Run, run
-from ctrlsynth.store import read_json
+from ctrlsynth.stages import Barrier
+from ctrlsynth.store import PartView, RunFolder, read_json
 
 WORDS = "dog cat ball car tree bird boat chair red blue green yellow".split()
 
@@ -148,6 +152,31 @@ def test_a_part_that_changes_changes_t_and_another_size_costs_no_matching(tmp_pa
     fresh = only_balance(balanced(tmp_path, balance={"size": 60, "bank": "bank.txt"}), tmp_path, "fresh")
     assert kept(grown) == kept(fresh)
     assert solved(grown) == solved(fresh) != t
+
+
+def test_near_duplicates_go_by_choice(tmp_path: Path) -> None:
+    captions(tmp_path)
+    lines = [f"a small brown dog runs over the green field towards the old red barn near the river{' .' * n}" for n in range(4)]
+    (tmp_path / "near.txt").write_text("\n".join(lines) + "\n")
+    rule = {"t": 100, "bank": "bank.txt"}
+    assert len(kept(only_balance(balanced(tmp_path, text="near.txt", balance=rule), tmp_path, "all"))) == 4
+    made = only_balance(balanced(tmp_path, text="near.txt", part_rows=2, balance={**rule, "near_duplicates": True}), tmp_path, "one")
+    assert Counter(r["reason"] for r in made.rows("balance")) == {"near_duplicate": 3, None: 1}
+
+
+def test_what_the_barrier_asks_for_can_be_done_by_other_processes(tmp_path: Path) -> None:
+    """An engine that spreads parts hands `gather` its own map: the functions travel, and the answer is the same to the last bit."""
+    captions(tmp_path)
+    made = only_balance(balanced(tmp_path), tmp_path, "run")
+    plan, folder = make_plan(balanced(tmp_path), tmp_path), RunFolder(made.root)
+    digests = [{f: plan.part_digest(f, p) for f in plan.lineage("balance") if f != "balance"} for p in plan.parts()]
+    views = [PartView(folder, p.index, d) for p, d in zip(plan.parts(), digests, strict=True)]
+    stage = plan.stages["balance"]
+    assert isinstance(stage, Barrier)
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        found = stage.gather(views, pool.map)
+    stored = read_json(made.root / "balance" / "_gathered.json") or {}
+    assert found == {k: v for k, v in stored.items() if k not in ("schema", "whole")}
 
 
 def test_rows_asked_for_again_change_the_balance(tmp_path: Path) -> None:
