@@ -48,6 +48,13 @@ class Retry(StrEnum):
     failed = "failed"
 
 
+class Engine(StrEnum):
+    """What `--engine` may be given."""
+
+    local = "local"
+    ray = "ray"
+
+
 @app.command()
 def init(
     folder: Annotated[Path, typer.Argument(help="a folder of images, tars or parquet files")],
@@ -91,6 +98,10 @@ def run(
     verify: Annotated[
         bool, typer.Option("--verify", help="compare the source by content, not by size and date, and hash whole model files")
     ] = False,
+    engine: Annotated[Engine, typer.Option("--engine", help="local: this machine; ray: a Ray cluster")] = Engine.local,
+    address: Annotated[
+        str | None, typer.Option("--address", help="of the Ray cluster: auto or host:port; RAY_ADDRESS, else a Ray of this machine alone")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run a recipe. Interrupted, killed or extended, the same command goes on where it stopped."""
@@ -103,7 +114,7 @@ def run(
         with progress(quiet=as_json) as watcher:
             made = run_recipe(
                 loaded, out, base=recipe.parent, text=recipe.read_text(encoding="utf-8"), limit=limit, update=update,
-                retry=retry is not None, verify=verify, watcher=watcher,
+                retry=retry is not None, verify=verify, watcher=watcher, engine=engine.value, address=address,
             )  # fmt: skip
     except KeyboardInterrupt:  # typer would leave without a word
         _fail("interrupted; what is finished is kept, the same command goes on", 130)

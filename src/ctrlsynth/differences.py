@@ -38,7 +38,7 @@ def _lost_parts(old: Sequence[str], new: Sequence[str]) -> list[str]:
 
 
 def _passed_over(key: str) -> bool:
-    return key.split(".")[0] in ("train", "evaluate", "name", "faults")
+    return key.split(".")[0] in ("train", "evaluate", "name", "faults", "engines")
 
 
 def _flat_diff(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:

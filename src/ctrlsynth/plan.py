@@ -145,14 +145,35 @@ def fill_stages(plan: Plan) -> None:
     build = _Builder(plan)
     build.load_models()
     for step in plan.steps:
-        stage = build.stage(step)
-        upstream = [plan.digests[f] for f in ([step.parent] if step.parent else [])] + [
-            f"{role}={plan.digests[folder]}" for role, folder in sorted(step.uses.items())
-        ]
-        plan.stages[step.folder] = stage
-        plan.digests[step.folder] = digest_of(
-            step.kind, step.label, step.family, stage.version, stage.settings(), build.policy(step), upstream
-        )
+        plan.stages[step.folder] = build.stage(step)
+        plan.digests[step.folder] = build.digest(step)
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A stage that another process works on, and a source whose parts are known: what the digests of parts need of them."""
+
+    barrier: bool = False
+    has_images: bool = True
+    known: Sequence[Any] = ()
+
+    def parts(self) -> Sequence[Any]:
+        return self.known
+
+
+def one_stage(plan: Plan, folder: str) -> Plan:
+    """`plan`, made by another process and sent without stages, models and source, with this one stage built here.
+
+    Only `read` opens the source. Raises UserError where this machine would make other rows: other code, models or files.
+    """
+    if plan.kind(folder) == "read":
+        plan.source = open_source(plan.recipe.source, plan.base, plan.limit)
+    build = _Builder(plan)
+    step = next(s for s in plan.steps if s.folder == folder)
+    plan.stages[folder] = build.stage(step)
+    if build.digest(step) != plan.digests[folder]:
+        raise UserError(f"{folder} would make other rows here than where the run was started: other code, models or files")
+    return plan
 
 
 class _Builder:
@@ -217,6 +238,13 @@ class _Builder:
             "judge-image": self.judge_image,
         }
         return make[step.kind](step)
+
+    def digest(self, step: Step) -> str:
+        """Of a step whose stage is built and whose upstream has its digests."""
+        stage, known = self.plan.stages[step.folder], self.plan.digests
+        upstream = [known[f] for f in ([step.parent] if step.parent else [])]
+        upstream += [f"{role}={known[folder]}" for role, folder in sorted(step.uses.items())]
+        return digest_of(step.kind, step.label, step.family, stage.version, stage.settings(), self.policy(step), upstream)
 
     def policy(self, step: Step) -> Any:
         """What of the recipe decides about this step's rows, beside the stage's own settings."""

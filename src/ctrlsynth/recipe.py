@@ -260,6 +260,32 @@ class Faults(Block):
     restarts: int = Field(20, ge=0, description="how often an engine that died is started again within so many rows, then the run stops")
 
 
+class RayPool(Block):
+    """The actors that work on one stage of `--engine ray`, each with its own model."""
+
+    concurrency: Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = Field(
+        None, description="actors: a number, [least, most], or from 1 to as many as are free"
+    )
+    cpus: float = Field(1.0, ge=0, description="CPUs an actor")
+    gpus: float = Field(0.0, ge=0, description="GPUs an actor; a share such as 0.5 puts two on one")
+
+    @property
+    def least(self) -> int:
+        return self.concurrency if isinstance(self.concurrency, int) else self.concurrency[0] if self.concurrency else 1
+
+    @property
+    def most(self) -> int | None:
+        return self.concurrency if isinstance(self.concurrency, int) else self.concurrency[1] if self.concurrency else None
+
+
+class Engines(Block):
+    """How engines spread the work. No row depends on it."""
+
+    ray: dict[str, RayPool] = Field(
+        default_factory=dict, description="--engine ray: kind of stage (tag, write, paint, ...) or folder (tag.2) -> its actors"
+    )
+
+
 class Recipe(Block):
     """The whole file. `train` and `evaluate` belong to other commands of the same name; `run` passes them over."""
 
@@ -274,6 +300,7 @@ class Recipe(Block):
     judge: Judge | None = Field(default_factory=lambda: Judge(), description="null: nothing is judged")
     mix: Mix = Field(default_factory=lambda: Mix(), description="which pairs leave the run")
     faults: Faults = Field(default_factory=lambda: Faults(), description="when a run that goes wrong stops by itself")
+    engines: Engines = Field(default_factory=lambda: Engines(), description="how `--engine ray` spreads the work")
     seed: int = Field(0, description="all chance hangs on it and on the row's id")
     train: dict[str, Any] | None = Field(None, description="belongs to another command; `run` passes it over")
     evaluate: list[Any] | dict[str, Any] | None = Field(None, description="belongs to another command; `run` passes it over")

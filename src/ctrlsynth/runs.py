@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from .data.pairs import count_pairs
 from .differences import differences
 from .engines.local import Watcher, execute, totals
 from .errors import UserError, WorkFailed, unknown
+from .models.installed import need
 from .models.prices import spent
 from .models.runtime import quiet_native_threads
 from .paths import Step
@@ -25,6 +27,8 @@ from .recipe_file import load_recipe
 from .store import RunFolder, disk_errors, open_part, part_counts, read_json, write_json
 
 STALE = "STALE.txt"
+Work = Callable[[Plan, RunFolder, Watcher | None, bool], None]
+"""What an engine does: makes every part that is not there yet (`engines.local.execute`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,13 +166,16 @@ def run(
     retry: bool = False,
     verify: bool = False,
     watcher: Watcher | None = None,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
 ) -> Run:
     """Runs a recipe into `out` (a path or a URL; `runs/NAME` unless given) and returns the run.
 
     `base` is the folder that the recipe's relative paths start from, `text` the recipe as written; both are known when `recipe` is
     a file. A folder with another plan is refused with the difference, unless `update`. `retry` asks again for rows that failed. `verify`
     reads the source again, compares content instead of size and date, and hashes whole model files. Raises UserError for what the user
-    can mend and WorkFailed when nothing came through; what is finished by then is kept.
+    can mend and WorkFailed when nothing came through; what is finished by then is kept. `engine`: who spreads the work, on this machine
+    or on the Ray cluster at `address`; no row depends on it.
     """
     if not isinstance(recipe, Recipe):
         path = Path(recipe)
@@ -178,6 +185,7 @@ def run(
     earlier = _read_plan(root)
     if earlier is None and _is_foreign(root):
         raise UserError(f"{root}: not empty and not a run's folder; choose another with --out")
+    work = _engine(engine, address)
     plan = make_plan(recipe, base or Path(), limit, earlier)
     changes = _compare(root, earlier, plan, update)
     try:
@@ -195,9 +203,20 @@ def run(
     _mark_stale(folder, plan, earlier or {}, changes)
     _check_disk(root)
     _save(root, plan, text)
-    execute(plan, folder, watcher, retry)
-    _waves(root, folder, plan, watcher)
+    work(plan, folder, watcher, retry)
+    _waves(root, folder, plan, watcher, work)
     return Run.open(root)
+
+
+def _engine(name: str, address: str | None) -> Work:
+    if name == "local":
+        if address is not None:
+            raise UserError(f"--address {address}: goes with --engine ray")
+        return execute
+    need("ray", "ray", "--engine ray")
+    from .engines import ray
+
+    return partial(ray.execute, address=address)
 
 
 def _read_plan(root: Place) -> dict[str, Any] | None:
@@ -317,7 +336,7 @@ def _check_disk(root: Place) -> None:
         raise UserError(f"{root}: cannot be written to")
 
 
-def _waves(root: Place, folder: RunFolder, plan: Plan, watcher: Watcher | None) -> None:
+def _waves(root: Place, folder: RunFolder, plan: Plan, watcher: Watcher | None, work: Work) -> None:
     """`judge.target`: adds whole waves of candidates until enough pairs are accepted. Whole waves, so that the set depends on no engine."""
     judge = plan.recipe.judge
     if judge is None or judge.target is None:
@@ -326,4 +345,4 @@ def _waves(root: Place, folder: RunFolder, plan: Plan, watcher: Watcher | None) 
         plan.candidates += 1
         fill_stages(plan)
         _save(root, plan, None)
-        execute(plan, folder, watcher)
+        work(plan, folder, watcher, False)

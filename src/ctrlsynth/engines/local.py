@@ -1,12 +1,13 @@
 """The local engine: stage by stage over the plan, parts in order, the model loaded once a stage. One thread reads ahead and decodes, one
-writes behind, so that the model in the calling thread does not wait for either."""
+writes behind, so that the model in the calling thread does not wait for either. What it shares with `ray`: parts that are missing, the
+pipeline of a part, the ledger."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -62,8 +63,21 @@ def fewer_collections() -> Iterator[None]:
 
 def run_stage(plan: Plan, run: RunFolder, folder: str, number: int, parts: list[Any], watch: Watcher, retry: bool) -> None:
     """One stage: the parts that are missing, then `_stage.json` with the counts of all."""
+    ledger = Ledger(plan, run, folder)
+    todo = missing(plan, run, folder, parts)
+    watch.stage(folder, number, len(parts), len(parts) - len(todo))
+    if todo:
+        gather(plan, run, folder, parts)
+        Pipeline(plan, run, folder, watch, retry, ledger).run(todo)
+        plan.stages[folder].close()
+    ledger.complete(parts, changed=bool(todo))
+    watch.finished(folder)
+
+
+def missing(plan: Plan, run: RunFolder, folder: str, parts: Sequence[Any]) -> list[tuple[Any, list[str]]]:
+    """The parts of a stage that are to be made, each with the digests of its earlier versions. Drops what whole parts supersede, and what
+    the source no longer has."""
     listing = run.listing(folder)
-    ledger = _Ledger(plan, run, folder)
     todo = []
     for part in parts:
         versions = listing.get(part.index, [])
@@ -72,18 +86,12 @@ def run_stage(plan: Plan, run: RunFolder, folder: str, number: int, parts: list[
             drop([run.part(folder, part.index, d) for d in versions if d != wanted])
         else:
             todo.append((part, versions))
-    watch.stage(folder, number, len(parts), len(parts) - len(todo))
-    if todo:
-        gather(plan, run, folder, parts)
-        _Pipeline(plan, run, folder, watch, retry, ledger).run(todo)
-        plan.stages[folder].close()
     there = {p.index for p in parts}
-    drop([run.part(folder, index, d) for index, digests in listing.items() if index not in there for d in digests])  # the source shrank
-    ledger.complete(parts, changed=bool(todo))
-    watch.finished(folder)
+    drop([run.part(folder, index, d) for index, digests in listing.items() if index not in there for d in digests])
+    return todo
 
 
-class _Ledger:
+class Ledger:
     """Counts of a stage's parts, kept in `_stage.json` so that no footer is opened to tell them again."""
 
     def __init__(self, plan: Plan, run: RunFolder, folder: str) -> None:
@@ -140,10 +148,18 @@ def totals(parts: Any) -> dict[str, Any]:
     return out
 
 
-class _Pipeline:
-    """Read ahead -> model -> write behind, over all missing parts of a stage."""
+class Notes(Protocol):
+    """What a pipeline tells of the parts it has made (`Ledger`)."""
 
-    def __init__(self, plan: Plan, run: RunFolder, folder: str, watch: Watcher, retry: bool, ledger: _Ledger) -> None:
+    def add(self, index: int, digest: str, counts: dict[str, Any]) -> None: ...
+    def note(self, error: str | None) -> None: ...
+    def save(self) -> None: ...
+
+
+class Pipeline:
+    """Read ahead -> model -> write behind, over missing parts of a stage."""
+
+    def __init__(self, plan: Plan, run: RunFolder, folder: str, watch: Watcher, retry: bool, ledger: Notes) -> None:
         self._plan, self._run, self._folder, self._watch, self._retry, self._ledger = plan, run, folder, watch, retry, ledger
         self._stage, self._caller = plan.stages[folder], caller_of(plan, folder)
         self._writer: PartWriter | None = None

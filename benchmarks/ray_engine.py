@@ -1,0 +1,135 @@
+"""The Ray engine on this machine: two workers against one on CPU-bound tagging, and the engine's own time a row with Ray and without.
+
+    python benchmarks/ray_engine.py                        # both; needs two free cores and about five minutes
+    python benchmarks/ray_engine.py --rows 20000 --images 60    # smaller
+
+Tagging: `imagenet` (EfficientNet on one thread) over pictures of noise; only the stage `tag` is made, by one actor and by two. Counted is
+the steady state, from the first part that is done to the last: how long actors take to start is told beside it. Own time: the models of
+`pipeline.py`, which do nothing, through read, tag, write and judge; what remains is the engine's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PATHS = os.pathsep.join([str(HERE), str(HERE.parent / "src")])
+GOAL_RATIO, GOAL_MS = 1.7, 1.0
+
+
+class Clock:
+    """A watcher that notes when each part of a stage was done, and how many rows it has."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self.began = time.perf_counter()
+        self.parts: list[tuple[float, int]] = []
+
+    def stage(self, folder: str, number: int, parts: int, done: int) -> None:
+        if folder == self._folder:
+            self.began = time.perf_counter()
+
+    def rows(self, folder: str, rows: int, made: int) -> None: ...
+    def finished(self, folder: str) -> None: ...
+
+    def part(self, folder: str, index: int, counts: dict[str, Any]) -> None:
+        if folder == self._folder:
+            self.parts.append((time.perf_counter(), counts["rows"]))
+
+    def rate(self, workers: int) -> float:
+        """Rows a second between the first parts of all workers and the last part."""
+        first, last = self.parts[workers - 1][0], self.parts[-1][0]
+        return sum(rows for _, rows in self.parts[workers:]) / (last - first)
+
+
+def pictures(folder: Path, count: int) -> None:
+    """PNG files of noise, 256 pixels, each with a caption."""
+    import numpy as np
+    from PIL import Image
+
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for n in range(count):
+        Image.fromarray(rng.integers(0, 255, (256, 256, 3), dtype=np.uint8)).save(folder / f"{n:05d}.png")
+        (folder / f"{n:05d}.txt").write_text(f"picture number {n}\n")
+
+
+def tagging(base: Path, images: int) -> None:
+    """Two actors against one."""
+    from ctrlsynth.recipe_file import parse_recipe
+    from ctrlsynth.runs import run
+
+    pictures(base / "pictures", images)
+    rates = {}
+    for workers in (1, 2, 1, 2):
+        recipe = parse_recipe(
+            {
+                "name": "tagging",
+                "source": {"folder": str(base / "pictures"), "part_rows": 20},
+                "models": {"tagger": "imagenet"},
+                "paths": [{"tags": ["image", "tags"]}],
+                "judge": None,
+                "engines": {"ray": {"tag": {"concurrency": workers}}},
+            }
+        )
+        shutil.rmtree(base / "tagging" / "tag", ignore_errors=True)
+        clock = Clock("tag")
+        run(recipe, base / "tagging", base=base, engine="ray", watcher=clock)
+        rates[workers] = max(rates.get(workers, 0.0), clock.rate(workers))
+        start = clock.parts[0][0] - clock.began
+        print(f"tag, {workers} actors {clock.rate(workers):9,.1f} rows/s ({images} images; the first part after {start:.1f} s)", flush=True)
+    print(f"ratio         {rates[2] / rates[1]:9.2f} (goal: {GOAL_RATIO} on 2 cores; best of two each)", flush=True)
+
+
+def own_time(base: Path, rows: int) -> None:
+    """Milliseconds a row through four stages with models that do nothing."""
+    import pipeline
+    from ctrlsynth.runs import run
+
+    pipeline.write_captions(base / "captions.jsonl", rows)
+    (base / "recipe.yaml").write_text(pipeline.RECIPE)
+    for engine in ("local", "ray"):
+        clock = Clock("judge-text")
+        started = time.perf_counter()
+        made = run(base / "recipe.yaml", base / engine, engine=engine, watcher=clock)  # type: ignore[arg-type]
+        seconds = time.perf_counter() - started
+        assert made.ledger()[-1].rows == rows
+        steady = 1000 / clock.rate(1)
+        print(
+            f"own time, {engine:5} {1000 * seconds / rows:7.3f} ms a row with everything, {steady:.3f} once the last stage runs "
+            f"({rows:,} rows; goal: under {GOAL_MS:g})",
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Starts a Ray of two CPUs, prints a line a measurement."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--images", type=int, default=1200)
+    parser.add_argument("--only", choices=["tagging", "own"])
+    args = parser.parse_args()
+    os.environ |= {"PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    sys.path[:0] = PATHS.split(os.pathsep)
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            if args.only != "own":
+                tagging(Path(folder), args.images)
+            if args.only != "tagging":
+                own_time(Path(folder), args.rows)
+    finally:
+        ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()

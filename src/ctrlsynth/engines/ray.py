@@ -1,0 +1,338 @@
+"""The Ray engine: the local engine's pipeline of a part on the actors of Ray Data, a pool a stage, on as many machines as the cluster has.
+
+A Ray data set of part numbers goes through the pools in the order of the steps; rows and images go through the run's folder, never through
+Ray. So a part of a stage begins when its own upstream parts are there, and whatever dies is repaired by making a part again or finding
+that it is there. Steps whose pools do not fit into the cluster together, and those behind a barrier, follow when the ones before are done.
+
+What dies: an actor or a node: Ray starts actors and calls anew; nodes that are gone for good: the pools are planned again for those that
+are left. The driver: Ray ends its actors, and the same command goes on from the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from .. import __version__
+from ..errors import UserError, WorkFailed
+from ..models.runtime import quiet_native_threads
+from ..place import Place
+from ..plan import Elsewhere, Plan, one_stage
+from ..recipe import RayPool
+from ..store import RunFolder, write_json
+from .barrier import gather
+from .local import Ledger, Pipeline, Silent, Watcher, fewer_collections, missing
+
+LOOK_SECONDS = 0.5
+"""Between two looks at what the actors have told and which nodes are alive."""
+BEGINS = 20
+"""How often a part may be begun, each time by another actor; more deaths than that are the part's fault, not a machine's."""
+_QUIET = {"include_dashboard": False, "log_to_driver": False, "configure_logging": False}
+
+
+def execute(plan: Plan, run: RunFolder, watcher: Watcher | None = None, retry: bool = False, address: str | None = None) -> None:
+    """As `local.execute`, on the cluster at `address` (`auto`, `host:port`), else RAY_ADDRESS, else a Ray of this machine alone.
+
+    Raises UserError that names a node which cannot see the run's folder or make the same rows, and a stage that no node can hold.
+    """
+    parts = plan.parts()
+    with _connected(address):
+        _every_node_sees(run.root)
+        told = _told()
+        number = 0
+        while number < len(plan.steps):
+            folders = _together(plan, number, _nodes())
+            work = _Work(plan, run, folders, number, parts, watcher or Silent(), retry, told)
+            if work.done():
+                number += len(folders)
+
+
+@contextlib.contextmanager
+def _connected(address: str | None) -> Iterator[None]:
+    """Joins a cluster, unless this process is in one already."""
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        ray.init(address=address, **_QUIET)
+    except (ConnectionError, ValueError) as error:
+        raise UserError(f"--address {address}: no Ray cluster there ({str(error).splitlines()[0].rstrip('.')})") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _nodes() -> dict[str, dict[str, float]]:
+    """Id of every node that is alive -> its CPUs, GPUs and address."""
+    return {n["NodeID"]: {**n["Resources"], "name": n["NodeManagerAddress"]} for n in ray.nodes() if n["Alive"]}
+
+
+def _on(node: str) -> dict[str, Any]:
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False), "num_cpus": 0}
+
+
+def _every_node_sees(root: Place) -> None:
+    """Writes a token into the run's folder that every node must read with the same program, or the first that can't is named."""
+    where = root.absolute() if isinstance(root, Path) else root
+    token = where / f".tmp-token-{uuid.uuid4().hex}"
+    write_json(token, {"version": __version__})
+    look = ray.remote(_sees)
+    try:
+        asked = {node: look.options(max_retries=0, **_on(node)).remote(token) for node in _nodes()}
+        for node, answer in asked.items():
+            name = f"node {_nodes().get(node, {}).get('name', '?')} ({node[:8]})"
+            try:
+                fault = ray.get(answer, timeout=120)
+            except ray.exceptions.RayError as error:
+                fault = f"cannot run ctrlsynth ({str(error).strip().splitlines()[-1]})"
+            if fault:
+                raise UserError(f"{name}: {fault}; every node needs ctrlsynth {__version__} and the run's folder {where}")
+    finally:
+        token.unlink(missing_ok=True)
+
+
+def _sees(token: Place) -> str:
+    """On a node: why it can't work on the run, or nothing."""
+    try:
+        found = token.read_text(encoding="utf-8")
+    except (OSError, UserError, WorkFailed) as error:
+        return f"cannot read the run's folder ({str(error).splitlines()[0]})"
+    return "" if f'"version": "{__version__}"' in found else f"has ctrlsynth {__version__}"
+
+
+def _pool(plan: Plan, folder: str) -> RayPool:
+    """What the recipe says of a stage: under its folder's name, else under its kind."""
+    pools = plan.recipe.engines.ray
+    return pools.get(folder) or pools.get(plan.kind(folder)) or RayPool()
+
+
+def _together(plan: Plan, number: int, nodes: dict[str, dict[str, float]]) -> list[str]:
+    """The steps from `number` on whose pools, at their least size, the nodes hold at once; a barrier begins anew."""
+    free = [dict(n) for n in nodes.values()]
+    out: list[str] = []
+    for step in plan.steps[number:]:
+        pool = _pool(plan, step.folder)
+        if out and (getattr(plan.stages[step.folder], "barrier", False) or not _fits(pool, free)):
+            break
+        if not out and not _fits(pool, free):
+            told = f"{pool.least} x {pool.cpus:g} CPUs, {pool.gpus:g} GPUs"
+            raise UserError(f"engines.ray: {step.folder} asks for {told}, which the cluster of {len(nodes)} nodes does not hold")
+        out.append(step.folder)
+    return out
+
+
+def _fits(pool: RayPool, free: list[dict[str, float]]) -> bool:
+    """Takes the pool's least actors out of what the nodes have free, each on the first that holds it."""
+    for _ in range(pool.least):
+        node = next((n for n in free if n.get("CPU", 0) >= pool.cpus and n.get("GPU", 0) >= pool.gpus), None)
+        if node is None:
+            return False
+        node["CPU"] = node.get("CPU", 0) - pool.cpus
+        node["GPU"] = node.get("GPU", 0) - pool.gpus
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What the actors of a group need: a plan without stages, models and source, and what is to be made, by folder and part."""
+
+    plan: Plan
+    run: RunFolder
+    todo: dict[str, dict[int, list[str]]]
+    retry: bool
+
+
+class _Work:
+    """Stages that run at once: the driver's side."""
+
+    def __init__(
+        self, plan: Plan, run: RunFolder, folders: list[str], number: int, parts: list[Any], watch: Watcher, retry: bool, told: Any
+    ) -> None:
+        self._plan, self._folders, self._parts, self._watch, self._told = plan, folders, parts, watch, told
+        self._begun: Counter[tuple[str, int]] = Counter()
+        self._ledgers = {f: Ledger(plan, run, f) for f in folders}
+        found = {f: missing(plan, run, f, parts) for f in folders}
+        todo = {f: {part.index: versions for part, versions in todo} for f, todo in found.items() if todo}
+        for at, folder in enumerate(folders):
+            watch.stage(folder, number + at, len(parts), len(parts) - len(found[folder]))
+        if folders[0] in todo:
+            gather(plan, run, folders[0], parts, _spread)
+        elsewhere: Any = {f: Elsewhere(getattr(s, "barrier", False)) for f, s in plan.stages.items()}
+        source = Elsewhere(has_images=plan.source.has_images, known=parts)
+        sent = replace(plan, base=plan.base.absolute(), source=source, stages=elsewhere, models={}, callers={}, users={})
+        root = run.root.absolute() if isinstance(run.root, Path) else run.root
+        self._job = _Job(sent, RunFolder(root), todo, retry)
+
+    def done(self) -> bool:
+        """Makes what is missing. False: nodes are gone, and what is left of the cluster does not hold these stages any more."""
+        try:
+            if self._job.todo and not self._chain():
+                return False
+        except BaseException:
+            with contextlib.suppress(WorkFailed, ray.exceptions.RayError):
+                self._listen()
+            for ledger in self._ledgers.values():
+                with contextlib.suppress(OSError, WorkFailed):
+                    ledger.save()
+            raise
+        for folder, ledger in self._ledgers.items():
+            ledger.complete(self._parts, changed=folder in self._job.todo)
+            self._watch.finished(folder)
+        return True
+
+    def _chain(self) -> bool:
+        """Ray Data works in an actor of its own: it can be stopped at any time, and its actors go with it."""
+        pools = {f: _pool(self._plan, f) for f in self._folders if f in self._job.todo}
+        here = ray.get_runtime_context().get_node_id()
+        chain = ray.remote(_Chain).options(**_on(here)).remote(self._told)
+        try:
+            answer, nodes = chain.run.remote(ray.put(self._job), pools), _nodes()
+            while not ray.wait([answer], timeout=LOOK_SECONDS)[0]:
+                self._listen()
+                alive = _nodes()
+                if nodes.keys() - alive.keys() and len(_together(self._plan, self._first(), alive)) < len(self._folders):
+                    return False
+                nodes = alive
+            stopped = ray.get(answer)
+            self._listen()
+        except ray.exceptions.RayActorError as error:
+            raise WorkFailed(f"{', '.join(pools)}: actors die again and again ({str(error).splitlines()[0]}); see Ray's logs") from error
+        finally:
+            ray.kill(chain)
+        if stopped:
+            raise (UserError if stopped.startswith("U") else WorkFailed)(stopped[1:])
+        return True
+
+    def _first(self) -> int:
+        return [s.folder for s in self._plan.steps].index(self._folders[0])
+
+    def _listen(self) -> None:
+        """Hands what the actors told to the watcher and the ledgers."""
+        for what, folder, *facts in ray.get(self._told.take.remote()):
+            if folder not in self._ledgers:
+                continue
+            if what == "begin":
+                self._begun[folder, facts[0]] += 1
+                if self._begun[folder, facts[0]] > BEGINS:
+                    raise WorkFailed(f"{folder}: part {facts[0]} was begun {BEGINS} times and its actor died each time; see Ray's logs")
+            elif what == "rows":
+                self._watch.rows(folder, *facts)
+            elif what == "error":
+                self._ledgers[folder].note(facts[0])
+            else:
+                self._ledgers[folder].add(*facts)
+                self._watch.part(folder, facts[0], facts[2])
+
+
+def _spread(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterable[Any]:
+    """`map` on the cluster, for what a barrier has to look at."""
+    task, what = ray.remote(_apply), ray.put(function)  # a partial is no task by itself, and may hold much
+    waiting: list[Any] = []
+    for item in items:
+        waiting.append(task.remote(what, item))
+        if len(waiting) == 1000:
+            yield ray.get(waiting.pop(0))
+    for answer in waiting:
+        yield ray.get(answer)
+
+
+def _apply(function: Callable[[Any], Any], item: Any) -> Any:
+    return function(item)
+
+
+class _Told:
+    """What the actors tell, until the driver takes it. Lives beside the driver."""
+
+    def __init__(self) -> None:
+        self._told: list[Any] = []
+
+    def add(self, fact: Any) -> None:
+        self._told.append(fact)
+
+    def take(self) -> list[Any]:
+        told, self._told = self._told, []
+        return told
+
+
+def _told() -> Any:
+    return ray.remote(_Told).options(**_on(ray.get_runtime_context().get_node_id())).remote()
+
+
+class _Chain:
+    """The data set of part numbers and the pools that it goes through."""
+
+    def __init__(self, told: Any) -> None:
+        self._told = told
+
+    def run(self, job: _Job, pools: dict[str, RayPool]) -> str:
+        """Why the work stopped (`U` or `W` and the message), or nothing."""
+        import ray.data
+
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = context.print_on_execution_start = False
+        parts = sorted({index for todo in job.todo.values() for index in todo})
+        shared = ray.put(job)
+        data = ray.data.from_items([{"part": index, "stopped": ""} for index in parts], override_num_blocks=len(parts))
+        for folder, pool in pools.items():
+            size = ray.data.ActorPoolStrategy(min_size=pool.least, max_size=pool.most or max(pool.least, len(parts)))
+            data = data.map_batches(
+                _Maker, fn_constructor_args=(shared, folder, self._told), batch_size=1, compute=size, num_cpus=pool.cpus,
+                num_gpus=pool.gpus or None,
+            )  # fmt: skip
+        for batch in data.iter_batches(batch_size=1, prefetch_batches=0):
+            if batch["stopped"][0]:
+                return str(batch["stopped"][0])
+        return ""
+
+
+class _Maker(Silent):
+    """One actor of a stage's pool: makes the part that a batch names, unless it is there or the work has stopped."""
+
+    def __init__(self, job: Any, folder: str, told: Any) -> None:
+        self._job, self._folder, self._told = job, folder, told
+        self._plan: Plan | None = None
+        self._error: str | None = None
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        stopped = str(batch["stopped"][0]) or self._make(int(batch["part"][0]))
+        return {"part": batch["part"], "stopped": [stopped]}
+
+    def _make(self, index: int) -> str:
+        try:
+            if self._plan is None:  # not when the actor is made: what is wrong is told in one line
+                quiet_native_threads()
+                self._job = ray.get(self._job)
+                self._plan = one_stage(self._job.plan, self._folder)
+            versions = self._job.todo[self._folder].get(index)
+            if versions is not None:
+                self._told.add.remote(("begin", self._folder, index))
+                part = self._plan.parts()[index]
+                with fewer_collections():
+                    Pipeline(self._plan, self._job.run, self._folder, self, self._job.retry, self).run([(part, versions)])
+        except (UserError, WorkFailed) as error:
+            where = ray.util.get_node_ip_address()
+            return f"{'U' if isinstance(error, UserError) else 'W'}{error} (on node {where})"
+        return ""
+
+    def rows(self, folder: str, rows: int, made: int) -> None:
+        self._told.add.remote(("rows", folder, rows, made))
+
+    def add(self, index: int, digest: str, counts: dict[str, Any]) -> None:
+        self._told.add.remote(("part", self._folder, index, digest, counts))
+
+    def note(self, error: str | None) -> None:
+        if error is not None and self._error is None:
+            self._error = error
+            self._told.add.remote(("error", self._folder, error))
+
+    def save(self) -> None:
+        """The driver keeps the ledger."""
