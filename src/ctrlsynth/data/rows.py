@@ -226,7 +226,8 @@ def file_facts(path: str) -> tuple[str, int, int]:
 
 def file_digest(path: str) -> str:
     """SHA-256 of a file's content."""
-    with open_binary(path) as stream:
+    opened: Any = open_binary(path)
+    with opened as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(stream)
 
 

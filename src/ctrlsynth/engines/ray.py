@@ -53,6 +53,7 @@ def execute(plan: Plan, run: RunFolder, watcher: Watcher | None = None, retry: b
             work = _Work(plan, run, folders, number, parts, watcher or Silent(), retry, told)
             if work.done():
                 number += len(folders)
+    run.sweep_leftovers()
 
 
 @contextlib.contextmanager
@@ -311,6 +312,7 @@ class _Maker(Silent):
             if self._plan is None:  # not when the actor is made: what is wrong is told in one line
                 quiet_native_threads()
                 self._job = ray.get(self._job)
+                self._job.run.sweep_leftovers()  # of actors of this machine that were killed
                 self._plan = one_stage(self._job.plan, self._folder)
             versions = self._job.todo[self._folder].get(index)
             if versions is not None:
