@@ -50,7 +50,8 @@ def test_it_is_a_small_difference_and_its_train_block_is_sound(name: str) -> Non
 
 def test_the_papers_numbers_stand_in_the_base_recipe() -> None:
     recipe = load_recipe(RECIPES / "ctrlsynth-cc3m.yaml")
-    catlip, captioner = recipe.models.tagger["hybrid"]  # type: ignore[index]
+    tagger: Any = recipe.models.tagger
+    catlip, captioner = tagger["hybrid"]
     assert catlip["top_k"] == 20
     assert (captioner["captioner"], captioner["extract"]["vllm"]) == ("florence-community/Florence-2-large", "Qwen/Qwen2-7B-Instruct")
     assert recipe.models.llm == {"vllm": "mistralai/Mistral-Nemo-Instruct-2407"}  # temperature 0 is the backend's default

@@ -57,10 +57,9 @@ class Tiny:
     def spec(self, value: Any) -> Any:
         """A recipe's model with nothing but the names replaced; vLLM, which runs on GPUs only, by transformers, and float16, which a CPU
         computes four times slower, by the checkpoint's float32."""
-        import tiny_vision
-
         import tiny_llms
         import tiny_models
+        import tiny_vision
 
         if isinstance(value, list):
             return [self.spec(v) for v in value]

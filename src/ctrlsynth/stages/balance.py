@@ -183,7 +183,7 @@ class BalanceStage:
         counts = np.zeros(0, np.int64)
         for number, times in each(count_part, looks):
             pool += number
-            counts, times = (counts, times) if len(counts) >= len(times) else (times.copy(), counts)  # Ray hands out arrays that are read only
+            counts, times = (counts, times) if len(counts) >= len(times) else (times.copy(), counts)
             counts[: len(times)] += times
 
         def sizes(grid: Sequence[float]) -> list[int]:
