@@ -17,7 +17,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 BIN = Path(sys.executable).parent
-HEADINGS = ["The figure", "Try it", "Change one policy", "Real models", "The two papers", "The tree", "Glossary", "Add your own"]
+HEADINGS = [
+    "The figure", "Try it", "Change one policy", "Real models", "At scale", "No real data", "Train and evaluate", "The two papers", "The tree",
+    "Glossary", "Add your own",
+]  # fmt: skip
 
 
 def blocks() -> Iterator[tuple[str, str]]:
@@ -29,7 +32,7 @@ def blocks() -> Iterator[tuple[str, str]]:
 
 def test_it_is_short_and_in_order() -> None:
     text = README.read_text(encoding="utf-8")
-    assert text.count("\n") <= 250
+    assert text.count("\n") <= 260
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == HEADINGS
 
 
