@@ -427,3 +427,9 @@ def test_a_huge_text_takes_no_time(text: str, matcher: str) -> None:
     hits = matching.in_text(["dog", "red ball", "dog on sofa", "red red red"], text, matcher, OBJECTS)
     assert time.process_time() - start < 1.0
     assert hits[2] is False
+
+
+def test_an_object_that_is_an_article_is_no_end_of_a_phrase() -> None:
+    assert matching.in_text(["dog a"], "a dog is here", "lemma", ["a"]) == [True]
+    assert matching.in_text(["a on dog"], "a cat is here", "lemma", ["a", "dog"]) == [False]
+    assert matching.in_text(["a"], "a dog is here") == matching.in_text(["a"], "a cat", "lemma", ["a"])

@@ -18,8 +18,8 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 BIN = Path(sys.executable).parent
 HEADINGS = [
-    "The figure", "Try it", "Change one policy", "Real models", "At scale", "No real data", "Train and evaluate", "The two papers", "The tree",
-    "Glossary", "Add your own",
+    "The figure", "Try it", "Change one policy", "Real models", "At scale", "No real data", "Train and evaluate", "The two papers",
+    "The tree", "Glossary", "Add your own",
 ]  # fmt: skip
 
 

@@ -108,7 +108,8 @@ _BARE = Memo(_bare)
 
 
 def _split(phrase: str, subject: str | None, end: str | None) -> Phrase:
-    """A phrase that begins with the one object and ends with the other."""
+    """A phrase that begins with the one object and ends with the other. An object without a word (`a`) is no end."""
+    subject, end = (name if name is not None and thing(name) else None for name in (subject, end))
     low = phrase.lower()
     start = next((len(form) + 1 for form in _FORMS[subject] if low.startswith(form + " ")), 0) if subject is not None else 0
     stop = next((len(form) + 1 for form in _FORMS[end] if low.endswith(" " + form)), 0) if end is not None else 0
