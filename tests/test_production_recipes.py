@@ -91,7 +91,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for n, colour in enumerate(("blue", "navy")):
                 picture = io.BytesIO()
                 Image.new("RGB", (48, 40), colour).save(picture, "PNG")
-                for ending, data in (("png", picture.getvalue()), ("txt", f"a {colour} thing number {n}".encode())):
+                for ending, data in (("png", picture.getvalue()), ("txt", f"a dog and a cat at a table, {n}".encode())):
                     entry = tarfile.TarInfo(f"{n:09d}.{ending}")
                     entry.size = len(data)
                     tar.addfile(entry, io.BytesIO(data))

@@ -42,6 +42,18 @@ def parrot(base: Callable[[Path], Path], folder: Path, says: str) -> Path:
     return folder
 
 
+def florence(folder: Path) -> Path:
+    """tiny_vision's Florence-2 with the published checkpoint's `early_stopping`; without it beams may go on for all 1,024 tokens."""
+    import json
+
+    import tiny_vision
+
+    tiny_vision.florence2(folder)
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"early_stopping": True}))
+    return folder
+
+
 class Tiny:
     """Tiny checkpoints by the name that a recipe has for the real one; each is made when it is first asked for."""
 
@@ -83,7 +95,7 @@ class Tiny:
             out |= {"catlip": str(folder / "vit.pt"), "vocabulary": str(folder / "vocab.pkl")}
             out["classes"] = 5
         elif "captioner" in value:
-            out["captioner"] = str(self.get("florence2", tiny_vision.florence2))
+            out["captioner"] = str(self.get("florence2", florence))
             if "extract" in value:
                 extract = {k: v for k, v in self.spec(value["extract"]).items() if k != "transformers"}
                 out["extract"] = {"transformers": str(self.get("extract", lambda f: parrot(tiny_llms.qwen2, f, EXTRACTS))), **extract}
