@@ -261,6 +261,7 @@ def test_matches_go_through_arrow() -> None:
     assert of_lists(as_lists(matches).slice(1, 2)).lists() == [[], [1, 2]]
 
 
+@pytest.mark.xdist_group("ray")  # one Ray at a time
 def test_ray_makes_the_same_matches(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts as tasks of a local Ray: the same files as threads of this process make."""
     monkeypatch.setenv("RAY_ADDRESS", "local")
