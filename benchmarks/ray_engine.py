@@ -120,7 +120,7 @@ def main() -> None:
     sys.path[:0] = PATHS.split(os.pathsep)
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
     try:
         with tempfile.TemporaryDirectory() as folder:
             if args.only != "own":

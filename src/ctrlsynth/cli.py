@@ -100,7 +100,8 @@ def run(
     ] = False,
     engine: Annotated[Engine, typer.Option("--engine", help="local: this machine; ray: a Ray cluster")] = Engine.local,
     address: Annotated[
-        str | None, typer.Option("--address", help="of the Ray cluster: auto or host:port; RAY_ADDRESS, else a Ray of this machine alone")
+        str | None,
+        typer.Option("--address", help="of the Ray cluster; else RAY_ADDRESS, one that runs here, or a Ray of this machine alone"),
     ] = None,
     as_json: Json = False,
 ) -> None:

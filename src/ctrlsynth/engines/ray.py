@@ -39,7 +39,7 @@ _QUIET = {"include_dashboard": False, "log_to_driver": False, "configure_logging
 
 
 def execute(plan: Plan, run: RunFolder, watcher: Watcher | None = None, retry: bool = False, address: str | None = None) -> None:
-    """As `local.execute`, on the cluster at `address` (`auto`, `host:port`), else RAY_ADDRESS, else a Ray of this machine alone.
+    """As `local.execute`, on the cluster at `address` (`auto`, `host:port`), else RAY_ADDRESS, one that runs here, or a new one.
 
     Raises UserError that names a node which cannot see the run's folder or make the same rows, and a stage that no node can hold.
     """
