@@ -1,6 +1,6 @@
 """CLIP training beside open_clip's own loop: the same model, data, threads, batch, precision and loader processes, in turn.
 
-    python benchmarks/clip_train.py [--model tiny] [--batch 128] [--steps 40] [--rounds 3] [--workers 1] [--precision bf16|float32]
+    python benchmarks/clip_train.py [--model tiny] [--batch 128] [--steps 40] [--rounds 3] [--workers 1] [--precision float32|bf16]
                                     [--threads 1] [--rows 1024] [--size 96]
 
 The peer is `open_clip_train.main` as installed, given the shards that `ctrlsynth export` would write, called in a process of its own; so
@@ -131,7 +131,7 @@ def main() -> None:
     """Runs both in turn and prints the ratio."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--model", default="tiny")
-    parser.add_argument("--precision", default="bf16", choices=["bf16", "float32"])
+    parser.add_argument("--precision", default="float32", choices=["float32", "bf16"])
     for name, value in (("batch", 128), ("steps", 40), ("rounds", 3), ("workers", 1), ("threads", 1), ("rows", 1024), ("size", 96)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--one", nargs=3, metavar=("WHO", "DATA", "OUT"), help=argparse.SUPPRESS)

@@ -139,6 +139,27 @@ def test_padding_that_no_caption_needs_changes_no_embedding() -> None:
     assert Tokenizer(crop=clip.croppable(seeing))(TEXTS[:1]).shape == (1, 77)
 
 
+@pytest.mark.parametrize("length", [16, 77])
+def test_attention_without_copies_is_the_same(length: int) -> None:
+    """Embeddings and every gradient, against the blocks as open_clip has them."""
+    import torch
+
+    from ctrlsynth.clip.lean import lean
+
+    plain, ours = (clip.build(str(micro()), seed=2).module for _ in range(2))
+    lean(ours)
+    assert all("attention" in vars(b) for m in (ours.visual, ours) for b in m.transformer.resblocks)
+    pixels = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    ids = torch.from_numpy(Tokenizer(crop=False)(TEXTS[:4]))[:, :length]
+    for module in (plain, ours):
+        (module.encode_image(pixels).square().sum() + clip.encode_tokens(module, ids).square().sum()).backward()
+    assert close(plain.encode_image(pixels), ours.encode_image(pixels))
+    for (name, one), two in zip(plain.named_parameters(), ours.parameters(), strict=True):
+        if one.grad is not None:
+            assert torch.allclose(one.grad, two.grad, atol=1e-4, rtol=1e-4), name
+    assert plain.state_dict().keys() == ours.state_dict().keys()
+
+
 def test_tiny_is_as_small_as_it_says() -> None:
     built = clip.build("tiny")
     table = built.module.token_embedding.weight.numel()

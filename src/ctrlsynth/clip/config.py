@@ -94,7 +94,9 @@ class TrainBlock(Block):
     shorter_edge: Positive | None = Field(None, description="first resize every image to this shorter edge")
     mean: Three = Field(OPENAI_MEAN, description="of the channels, 0..1")
     std: Three = Field(OPENAI_STD, description="of the channels, 0..1")
-    precision: Literal["float32", "bf16", "fp16"] = Field("bf16", description="autocast; weights and optimiser stay float32")
+    precision: Literal["auto", "float32", "bf16", "fp16"] = Field(
+        "auto", description="autocast; auto: bf16 where the device computes in it, else float32. Weights and optimiser stay float32"
+    )
     grad_checkpointing: bool = Field(False, description="less memory, a third more time")
     device: str = Field("auto", description="cuda, cpu, or auto")
     workers: int = Field(2, ge=0, description="processes that read and decode, for each training process; changes no batch")

@@ -27,9 +27,10 @@ from . import checkpoint
 from .config import TrainBlock
 from .data import Batches, left_out, loader, open_sources, order_of, schedule_of
 from .decontaminate import clean
+from .lean import lean
 from .loss import Forward, step_gradients
 from .mix import Schedule
-from .model import Built, Normalise, build, pick_device, read_folder
+from .model import Built, Normalise, build, pick_device, pick_precision, read_folder
 from .optim import learning_rate, make_optimizer, total_steps, warmup_steps
 from .progress import Log, Silent, Watcher
 from .rows import Shards
@@ -156,16 +157,17 @@ class _Run:
         self.steps = total_steps(block, self.schedule, base)
         self.warmup = warmup_steps(block, self.steps, self.schedule.steps_an_epoch)
         built = self._built(base)
-        module = built.module.to(self.device).train()
+        module = lean(built.module).to(self.device).train()
         built.config["preprocess_cfg"] |= {"mean": list(block.mean), "std": list(block.std)}
         if block.grad_checkpointing:
             module.set_grad_checkpointing()
         optimizer = make_optimizer(module, block)
-        scaler = torch.amp.GradScaler(self.device.type, enabled=block.precision == "fp16")
+        precision = pick_precision(block.precision, self.device)
+        scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         start = self._resume(module, optimizer, scaler)
         size = int(built.config["preprocess_cfg"]["size"])
         batches = Batches(self.shards, self.schedule, built.tokenizer, block, size, steps=self.steps, rank=self.rank)
-        forward: Any = Forward(module, Normalise(block.mean, block.std, self.device), block.precision)
+        forward: Any = Forward(module, Normalise(block.mean, block.std, self.device), precision)
         if self.world > 1:
             forward = torch.nn.parallel.DistributedDataParallel(forward, gradient_as_bucket_view=True)
         loss = self._loop(batches, start, forward, module, optimizer, scaler, built)
