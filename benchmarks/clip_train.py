@@ -3,10 +3,10 @@
     python benchmarks/clip_train.py [--model tiny] [--batch 128] [--steps 40] [--rounds 3] [--workers 1] [--precision float32|bf16]
                                     [--threads 1] [--rows 1024] [--size 96]
 
-The peer is `open_clip_train.main` as installed, called in a process of its own; so is ours. Both read the same csv of image files (its reader of
-webdataset shards does not run beside webdataset 1.0). Pairs/s are taken from the end of step 5 to the end of the last step, with reading,
-decoding, augmentation and the optimiser in them. Captions are those of tests/data (web alt-text, about 12 tokens). `cpu` is the processor time of
-the training process alone (without the loader's), in pairs a second: it hardly minds what else the machine does.
+The peer is `open_clip_train.main` as installed, called in a process of its own; so is ours. Both read the same csv of image files (its
+reader of webdataset shards does not run beside webdataset 1.0). Pairs/s are taken from the end of step 5 to the end of the last step,
+with reading, decoding, augmentation and the optimiser in them. Captions are those of tests/data (web alt-text, about 12 tokens). `cpu`
+is the processor time of the training process alone (without the loader's), in pairs a second: it hardly minds what else the machine does.
 """
 
 from __future__ import annotations
