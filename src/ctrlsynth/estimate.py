@@ -28,9 +28,10 @@ RATES: dict[str, tuple[float, float]] = {
     "vllm": (0.05, 250.0),
     "transformers": (1.0, 250.0),
     "scenes": (0.07, 0.0),
+    "diffusers": (3.3, 0.0),
 }
-"""Model -> (seconds a row, tokens a row): rough, of one slow core, or of one GPU (vllm; a guess). To plan with; replaced by measured ones
-once there are any."""
+"""Model -> (seconds a row, tokens a row): rough, of one slow core, or of one A100 (vllm: a guess; diffusers: SDXL at 28 steps). To plan
+with; replaced by measured ones once there are any."""
 ROW_BYTES = {"read": 150, "tag": 150, "write": 600, "match": 200, "balance": 150, "paint": 30_000, "judge-text": 150, "judge-image": 250}
 """Bytes a row of each kind of table, images at the embedded painter's size."""
 
