@@ -88,10 +88,21 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(help="folders of results; seed0, seed1, ... of one folder are one run", metavar="DIR...")],
     baseline: Annotated[str | None, typer.Option("--baseline", help="also Delta_MTL against this run or paper row", metavar="NAME")] = None,
     papers: Annotated[bool, typer.Option("--papers", help="also the papers' rows for the tasks shown")] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot", help="draw score against samples seen (.svg or .png): folders step-... of a folder are one line", metavar="FILE"
+        ),
+    ] = None,
+    relative: Annotated[bool, typer.Option("--relative", help="plot: percent of improvement over a line's first point")] = False,
+    tasks: Annotated[str | None, typer.Option("--tasks", help="plot: some tasks by name, with commas", metavar="A,B")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="print a table for a page")] = False,
     as_json: Json = False,
 ) -> None:
     """Lay runs beside each other and beside the papers' tables: one column a task, metric and protocol, with 95% intervals."""
+    if plot is not None:
+        _plot(runs, plot, relative, tasks.split(",") if tasks else None, as_json)
+        return
     from .evaluate.compare import compare as lay_out
     from .evaluate.compare import load_runs
     from .screen_eval import show_comparison
@@ -103,3 +114,17 @@ def compare(
         say(found.markdown())
     else:
         show_comparison(found)
+
+
+def _plot(runs: list[Path], file: Path, relative: bool, tasks: list[str] | None, as_json: bool) -> None:
+    from .evaluate.plots import curves, figure, plain
+    from .report.figures import write_figure
+
+    found = curves(runs, tasks, relative)
+    write_figure(figure(found, relative), file)
+    if as_json:
+        print_json({"plot": str(file), "curves": plain(found)})
+        return
+    for title, lines in found.items():
+        points = ", ".join(f"{name} ({len(several)})" for name, several in lines.items())
+        say(f"{file}: {title}: lines (points): {points}")

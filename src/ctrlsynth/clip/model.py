@@ -82,13 +82,15 @@ def autocast(precision: str, device: Any) -> Any:
 
 @dataclass(slots=True)
 class Built:
-    """A module of open_clip, its configuration as open_clip_config.json holds it, its tokenizer, and where the weights are from."""
+    """A module of open_clip, its configuration as open_clip_config.json holds it, its tokenizer, where the weights are from, and how many
+    samples `ctrlsynth train` had shown them (None for weights of others)."""
 
     module: Any
     config: dict[str, Any]
     tokenizer: Tokenizer
     name: str
     digest: str
+    samples: int | None = None
 
 
 def build(name: str, *, image_size: int | None = None, sigmoid: bool = False, seed: int = 0, where: str = "train.model") -> Built:
@@ -164,7 +166,9 @@ def read_folder(path: Path, *, image_size: int | None = None, where: str = "trai
         raise UserError(f"{where}: {folder}: the weights do not fit the configuration beside them: {_first_line(error)}") from error
     if image_size is not None:
         config["vision_cfg"]["image_size"] = image_size
-    return _built(module, config, preprocess, path.name, f"local-dir:{folder}", _digest(folder))
+    built = _built(module, config, preprocess, path.name, f"local-dir:{folder}", _digest(folder))
+    built.samples = _samples(folder)
+    return built
 
 
 def _with_weights(open_clip: Any, config: dict[str, Any], weights: dict[str, Any]) -> Any:
@@ -201,6 +205,12 @@ def _digest(folder: Path) -> str:
         with open(path, "rb") as stream:
             total.update(hashlib.file_digest(stream, "sha256").digest())
     return total.hexdigest()[:16]
+
+
+def _samples(folder: Path) -> int | None:
+    """What the train.json of a checkpoint says that it has seen."""
+    state = folder / "train.json"
+    return int(json.loads(state.read_text(encoding="utf-8"))["samples"]) if (folder / CONFIG).is_file() and state.is_file() else None
 
 
 def save_folder(folder: Path, module: Any, config: dict[str, Any]) -> None:
@@ -248,13 +258,14 @@ def encode_tokens(module: Any, ids: Any) -> Any:
 class ClipModel:
     """A model to evaluate: texts and images in, features out (float32, not normalised), no gradients.
 
-    `name`, `digest` (16 hex digits of the weights' content), `size` (pixels), `dim`, `logit_scale` (already exponentiated), `device`.
+    `name`, `digest` (16 hex digits of the weights' content), `size` (pixels), `dim`, `logit_scale` (already exponentiated), `device`,
+    `samples` (seen in training, where a checkpoint of ours says it).
     """
 
     def __init__(self, built: Built, device: Any, precision: str = "float32") -> None:
         self.module = lean(built.module).to(device).eval()
         self.config, self.name, self.digest, self.device = built.config, built.name, built.digest, device
-        self._tokenizer, self._precision = built.tokenizer, precision
+        self._tokenizer, self._precision, self.samples = built.tokenizer, precision, built.samples
         self._cfg = built.config["preprocess_cfg"]
         self.size, self.dim = int(self._cfg["size"]), int(built.config["model_cfg"]["embed_dim"])
         self.logit_scale = float(self.module.logit_scale.detach().exp())

@@ -17,7 +17,7 @@ from typing import Any
 from ..errors import UserError, unknown
 from .metrics import interval_over_seeds
 from .papers import delta_over_shared, five_tasks, tables
-from .results import Result, read_result
+from .results import Result, Score, read_result
 
 _SEED = re.compile(r"seed[-_]?\d+")
 _ASIDE = ("seed", "images", "captions", "files", "metric")
@@ -136,7 +136,7 @@ def compare(runs: Sequence[Run], baseline: str | None = None, with_papers: bool 
             if len({signature(r) for r in several}) > 1:
                 raise UserError(f"{run.name}: {task}: its seeds were evaluated by different protocols; evaluate them alike")
             for metric in shown_metrics(several[0]):
-                cells[Column(task, metric, signature(several[0]))] = _pooled([r.scores[metric] for r in several])
+                cells[Column(task, metric, signature(several[0]))] = pooled([r.scores[metric] for r in several])
     columns = _titled({c: None for cells in rows.values() for c in cells}, notes)
     rows = {name: {columns[c]: cell for c, cell in cells.items()} for name, cells in rows.items()}
     out = Comparison(list(columns.values()), rows, notes)
@@ -149,7 +149,8 @@ def compare(runs: Sequence[Run], baseline: str | None = None, with_papers: bool 
     return out
 
 
-def _pooled(scores: Sequence[Any]) -> Cell:
+def pooled(scores: Sequence[Score]) -> Cell:
+    """Percent: one score with its own interval, several with the t interval over seeds."""
     if len(scores) == 1:
         one = scores[0]
         return Cell(100 * one.value, None if one.low is None else 100 * one.low, None if one.high is None else 100 * one.high)

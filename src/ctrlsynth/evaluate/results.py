@@ -40,7 +40,7 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A row of `ctrlsynth compare`: one model on one task."""
+    """A row of `ctrlsynth compare`: one model on one task. `samples`: seen in training, where the checkpoint says it."""
 
     model: str
     model_digest: str
@@ -57,6 +57,7 @@ class Result:
     seconds: Mapping[str, float]
     notes: tuple[str, ...] = ()
     seed: int | None = None
+    samples: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
 
 

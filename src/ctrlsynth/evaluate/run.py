@@ -31,6 +31,7 @@ class _Timed:
 
     def __init__(self, model: Encoder) -> None:
         self._model, self.seconds, self.id, self.digest = model, 0.0, model.id, model.digest
+        self.samples: int | None = getattr(model, "samples", None)
 
     @property
     def preprocess(self) -> Callable[[Any], Any]:
@@ -126,7 +127,8 @@ def _evaluate(model: Encoder, task: Task, folder: Path, how: Settings, tick: Cal
         chance=task.chance if task.chance is not None or not found.classes else 1 / found.classes, rows=found.rows,
         classes=found.classes, data=found.data, protocol=dict(found.protocol), scores=dict(found.scores),
         seconds={"encode": timed.seconds, "rest": whole - timed.seconds}, notes=notes,
-        seed=how.seed if task.kind in ("few-shot", "long-tail") else None, versions=versions(),
+        seed=how.seed if task.kind in ("few-shot", "long-tail") else None, samples=timed.samples,
+        versions=versions(),
     )  # fmt: skip
 
 

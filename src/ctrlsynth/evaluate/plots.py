@@ -1,0 +1,112 @@
+"""Curves: a score against the samples seen. CtrlSynth's data efficiency (papers/001, figure 5) and, as percent of improvement over the
+first point, SynthCLIP's scaling (papers/002, figure 3).
+
+A point is a folder of results of a checkpoint that knows how many samples it has seen (ours do). Folders named `step-...` or `size-...`
+are points of the run that their parent names, folders named `seed0`, `seed1`, ... its seeds: equal samples are averaged over seeds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..report.figures import LIGHT, Theme, legend, panels
+from .compare import Cell, pooled, signature
+from .results import Result, read_result
+
+_INNER = re.compile(r"(step|size|seed)[-_]?[\w.+]+")
+MOST = 4
+"""Panels of one figure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Samples seen, percent (of the metric, or of improvement), its 95% interval (None where there is none), seeds."""
+
+    samples: int
+    value: float
+    low: float | None = None
+    high: float | None = None
+    seeds: int = 1
+
+
+Curves = dict[str, dict[str, list[Point]]]
+"""Title of a panel (task and metric) -> run -> points by samples."""
+
+
+def curves(paths: Sequence[Path], tasks: Sequence[str] | None = None, relative: bool = False) -> Curves:
+    """The points of all results at or below `paths`, for each task's main metric. `relative`: percent of improvement over the first point
+    of the run; the intervals are then left out. UserError where a result knows no samples, or two protocols share a task."""
+    found: dict[str, dict[str, dict[int, list[Result]]]] = {}
+    protocols: dict[str, str] = {}
+    for path in paths:
+        for file in _files(path):
+            result = read_result(file)
+            if tasks and result.task not in tasks:
+                continue
+            if result.samples is None:
+                raise UserError(f"{file}: does not say how many samples its model has seen; evaluate a checkpoint of `ctrlsynth train`")
+            title = f"{result.task} {result.main}"
+            if protocols.setdefault(title, signature(result)) != signature(result):
+                raise UserError(f"{file}: {result.task} was evaluated by another protocol than the results before; they share no plot")
+            found.setdefault(title, {}).setdefault(_run(file.parent), {}).setdefault(result.samples, []).append(result)
+    if not found:
+        raise UserError(f"compare: no result of {', '.join(tasks or ['any task'])} in {', '.join(map(str, paths))}")
+    out: Curves = {t: {name: _points(points) for name, points in runs.items()} for t, runs in found.items()}
+    return {t: {name: _relative(p, name, t) for name, p in runs.items()} for t, runs in out.items()} if relative else out
+
+
+def _files(path: Path) -> list[Path]:
+    files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
+    if not files or not path.exists():
+        raise UserError(f"{path}: expected result files that `ctrlsynth eval` wrote, found none")
+    return files
+
+
+def _run(folder: Path) -> str:
+    while _INNER.fullmatch(folder.name):
+        folder = folder.parent
+    return folder.name
+
+
+def _points(results: Mapping[int, Sequence[Result]]) -> list[Point]:
+    cells: list[tuple[int, Cell]] = [(n, pooled([r.scores[r.main] for r in several])) for n, several in sorted(results.items())]
+    return [Point(n, c.value, c.low, c.high, c.seeds) for n, c in cells]
+
+
+def _relative(points: Sequence[Point], name: str, title: str) -> list[Point]:
+    first = points[0].value
+    if not first:
+        raise UserError(f"{name}: {title} starts at 0; there is no improvement to take the percentage of")
+    return [Point(p.samples, 100 * (p.value - first) / first, seeds=p.seeds) for p in points]
+
+
+def figure(found: Curves, relative: bool = False, theme: Theme = LIGHT) -> Any:
+    """A panel a task, a line a run, intervals as bands."""
+    if len(found) > MOST:
+        raise UserError(f"compare: {len(found)} tasks do not fit one plot; name up to {MOST} with --tasks: {', '.join(found)}")
+    drawn, axes = panels(len(found), theme)
+    names = list(dict.fromkeys(name for runs in found.values() for name in runs))
+    for panel, (title, runs) in zip(axes, found.items(), strict=True):
+        for name in names:
+            points = runs.get(name, [])
+            colour = theme.series[names.index(name) % len(theme.series)]
+            x = [p.samples for p in points]
+            panel.plot(x, [p.value for p in points], marker="o", ms=4, lw=1.6, color=colour, label=name)
+            if all(p.low is not None and p.high is not None for p in points):
+                panel.fill_between(x, [p.low for p in points], [p.high for p in points], color=colour, alpha=0.15, lw=0)
+        panel.set(xlabel="samples seen", ylabel=f"{title}, " + ("improvement over the first point, %" if relative else "%"))
+    legend(axes[0], theme)
+    return drawn
+
+
+def plain(found: Curves) -> dict[str, Any]:
+    """For --json."""
+    keys = Point.__slots__
+    return {
+        title: {name: [{k: getattr(p, k) for k in keys} for p in points] for name, points in runs.items()} for title, runs in found.items()
+    }
