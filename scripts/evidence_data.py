@@ -5,6 +5,8 @@ python scripts/evidence_data.py OUT --drawings GOOGLE_PNGS --test-drawings TWITT
 OUT/real/        what stands for real data: images drawn with the first vendor's drawings, captions.csv (file, caption, truth)
 OUT/eval/        walls (retrieval, first vendor) and walls-other (a vendor that no training image uses), both in the public tar layout;
                  crepe (seven files in SugarCrepe's form, first vendor)
+OUT/labels/      NAME/drawing.png: one drawing of each thing in the first vendor's hand, which the tagger of real images compares with (real
+                 taggers have learnt from real photographs)
 OUT/noise.json   the noise rates, as asked for and as they came out
 
 Synthetic images are drawn with OpenMoji by the runs themselves, so there is a gap between them and all of this. Everything hangs on --seed.
@@ -19,11 +21,13 @@ import csv
 import io
 import json
 import random
+import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -129,6 +133,13 @@ def names_of(most: int, *folders: Path | None) -> list[str]:
     return sorted(random.Random("things").sample(names, min(most, len(names))))
 
 
+def drawing_file(name: str, folder: Path) -> Path:
+    """The vendor's picture of a thing."""
+    file = drawings_of(folder)[name].file
+    assert file is not None, name
+    return file
+
+
 def write_real(out: Path, painter: Scenes, contents: Sequence[Content], rng: random.Random) -> Counter[str]:
     """Images and noisy captions."""
     out.mkdir(parents=True)
@@ -170,6 +181,31 @@ def write_crepe(folder: Path, painter: Scenes, contents: Sequence[Content], rng:
         (folder / f"{kind}.json").write_text(json.dumps(rows, indent=0))
 
 
+def make(out: Path, drawings: Path, test_drawings: Path, scenes: int, held_out: int, things: int, seed: int) -> dict[str, Any]:
+    """See the module's docstring. -> what stands in noise.json."""
+    rng = random.Random(seed)
+    first, other = (Scenes(2 * SIZE, str(f)) for f in (drawings, test_drawings))
+    names = names_of(things, None, drawings, test_drawings)
+    contents = [content(rng, names) for _ in range(scenes)]
+    seen = {c.text() for c in contents}
+    held: list[Content] = []
+    while len(held) < held_out:
+        one = content(rng, names)
+        if one.text() not in seen:
+            seen.add(one.text())
+            held.append(one)
+    kinds = write_real(out / "real", first, contents, rng)
+    write_walls(out / "eval" / "walls", first, held, rng)
+    write_walls(out / "eval" / "walls-other", other, held, rng)
+    write_crepe(out / "eval" / "crepe", first, held, rng, names)
+    told = {"asked": NOISE, "came out": {k: v / len(contents) for k, v in sorted(kinds.items())}, "things": len(names), "seed": seed}
+    for name in names:
+        (out / "labels" / name).mkdir(parents=True)
+        shutil.copyfile(drawing_file(name, drawings), out / "labels" / name / "drawing.png")
+    (out / "noise.json").write_text(json.dumps(told, indent=1) + "\n")
+    return told
+
+
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -180,25 +216,8 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=1000)
     parser.add_argument("--things", type=int, default=80)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    rng = random.Random(asked.seed)
-    first, other = (Scenes(2 * SIZE, str(f)) for f in (asked.drawings, asked.test_drawings))
-    names = names_of(asked.things, None, asked.drawings, asked.test_drawings)
-    contents = [content(rng, names) for _ in range(asked.scenes)]
-    seen = {c.text() for c in contents}
-    held: list[Content] = []
-    while len(held) < asked.held_out:
-        one = content(rng, names)
-        if one.text() not in seen:
-            seen.add(one.text())
-            held.append(one)
-    kinds = write_real(asked.out / "real", first, contents, rng)
-    write_walls(asked.out / "eval" / "walls", first, held, rng)
-    write_walls(asked.out / "eval" / "walls-other", other, held, rng)
-    write_crepe(asked.out / "eval" / "crepe", first, held, rng, names)
-    told = {"asked": NOISE, "came out": {k: v / len(contents) for k, v in sorted(kinds.items())}, "things": len(names), "seed": asked.seed}
-    (asked.out / "noise.json").write_text(json.dumps(told, indent=1) + "\n")
-    print(json.dumps(told))
+    a = parser.parse_args()
+    print(json.dumps(make(a.out, a.drawings, a.test_drawings, a.scenes, a.held_out, a.things, a.seed)))
 
 
 if __name__ == "__main__":
