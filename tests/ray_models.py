@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 
+from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import Reply, Request
 
 
@@ -43,3 +44,20 @@ class Crasher:
         if any(self._when in p for r in requests for p in r.tags.phrases()):
             os._exit(3)
         return [Reply("There is " + ", ".join(r.tags.phrases()) + ".") for r in requests]
+
+
+class WithFile:
+    """Needs a file, as a model with weights does, and says what is in it. `only`: the one process that has the file."""
+
+    id = "with-file"
+    digest = "1"
+    batch = 4
+
+    def __init__(self, model: str, only: int | None = None) -> None:
+        if only not in (None, os.getpid()) or not os.path.exists(model):
+            raise UserError(f"{model}: no such file")
+        with open(model, encoding="utf-8") as handle:
+            self._says = handle.read()
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        return [Reply(self._says) for _ in requests]

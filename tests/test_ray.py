@@ -180,6 +180,34 @@ def test_what_stops_the_work_on_a_node_stops_the_run_in_one_line(cluster: Any, t
         run(plan, tmp_path / "gpus", base=tmp_path, engine="ray")
 
 
+def test_a_model_s_relative_path_starts_where_the_command_was_given(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "weights.bin").write_text("There is a dog.")
+    monkeypatch.chdir(tmp_path)
+    plan = recipe(tmp_path, models={"tagger": "wordnet", "llm": {"ray_models:WithFile": "weights.bin"}})
+    made = run(plan, "ray", base=tmp_path, engine="ray")
+    assert {r["text"] for r in made.rows("write")} == {"There is a dog."}
+    assert_sound(made, run(plan, "local", base=tmp_path))
+
+
+def test_a_model_that_a_node_lacks_is_one_line_whatever_part_is_asked_next(cluster: Any, tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_text("There is a dog.")
+    model = {"ray_models:WithFile": str(tmp_path / "weights.bin"), "only": os.getpid()}
+    plan = recipe(tmp_path, 24, part_rows=2, models={"tagger": "wordnet", "llm": model}, engines={"ray": {"write": {"concurrency": 1}}})
+    with pytest.raises(UserError, match=rf"^[^\n]*weights\.bin: no such file \(on node {LOOPBACK}\)$"):
+        run(plan, tmp_path / "run", base=tmp_path, engine="ray")
+
+
+def test_an_address_where_nothing_listens_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "captions.txt").write_text("a dog\n")
+    text = "name: r\nsource: {text: captions.txt}\nmodels: {llm: realizer}\npaths: [{a: [text, text*]}]\n"
+    (tmp_path / "r.yaml").write_text(text)
+    code = "from ctrlsynth.cli import main; main()"
+    words = [sys.executable, "-c", code, "run", "r.yaml", "--engine", "ray", "--address", "127.0.0.1:1"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.strip() == "ctrlsynth: --address 127.0.0.1:1: nothing answers there (Connection refused)"
+
+
 def test_a_part_that_always_takes_its_actor_down_stops_the_run(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ctrlsynth.engines import ray as engine
 

@@ -11,12 +11,14 @@ are left. The driver: Ray ends its actors, and the same command goes on from the
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -62,14 +64,28 @@ def _connected(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    where = f"--address {address}" if address else f"RAY_ADDRESS {os.environ.get('RAY_ADDRESS', '(not set)')}"
+    _answers(address or os.environ.get("RAY_ADDRESS", ""), where)
     try:
         ray.init(address=address, **_QUIET)
-    except (ConnectionError, ValueError) as error:
-        raise UserError(f"--address {address}: no Ray cluster there ({str(error).splitlines()[0].rstrip('.')})") from error
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+        hint = "a cluster that asks for a token is joined with RAY_AUTH_MODE=token"
+        raise UserError(f"{where}: no Ray cluster that lets this process in ({str(error).splitlines()[0].rstrip('.')}); {hint}") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _answers(address: str, where: str) -> None:
+    """UserError at once where nothing listens at `host:port`; Ray itself would try for two minutes."""
+    host, _, port = address.rpartition(":")
+    if "/" in host or not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"{where}: nothing answers there ({getattr(error, 'strerror', None) or error})") from error
 
 
 def _nodes() -> dict[str, dict[str, float]]:
@@ -144,12 +160,14 @@ def _fits(pool: RayPool, free: list[dict[str, float]]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What the actors of a group need: a plan without stages, models and source, and what is to be made, by folder and part."""
+    """What the actors of a group need: a plan without stages, models and source, what is to be made, by folder and part, and the folder
+    that the models' relative paths start from."""
 
     plan: Plan
     run: RunFolder
     todo: dict[str, dict[int, list[str]]]
     retry: bool
+    here: Path
 
 
 class _Work:
@@ -171,7 +189,7 @@ class _Work:
         source = Elsewhere(has_images=plan.source.has_images, known=parts)
         sent = replace(plan, base=plan.base.absolute(), source=source, stages=elsewhere, models={}, callers={}, users={})
         root = run.root.absolute() if isinstance(run.root, Path) else run.root
-        self._job = _Job(sent, RunFolder(root), todo, retry)
+        self._job = _Job(sent, RunFolder(root), todo, retry, Path.cwd())
 
     def done(self) -> bool:
         """Makes what is missing. False: nodes are gone, and what is left of the cluster does not hold these stages any more."""
@@ -299,7 +317,8 @@ class _Maker(Silent):
     """One actor of a stage's pool: makes the part that a batch names, unless it is there or the work has stopped."""
 
     def __init__(self, job: Any, folder: str, told: Any) -> None:
-        self._job, self._folder, self._told = job, folder, told
+        self._shared, self._folder, self._told = job, folder, told
+        self._job: _Job | None = None
         self._plan: Plan | None = None
         self._error: str | None = None
 
@@ -310,10 +329,8 @@ class _Maker(Silent):
     def _make(self, index: int) -> str:
         try:
             if self._plan is None:  # not when the actor is made: what is wrong is told in one line
-                quiet_native_threads()
-                self._job = ray.get(self._job)
-                self._job.run.sweep_leftovers()  # of actors of this machine that were killed
-                self._plan = one_stage(self._job.plan, self._folder)
+                self._plan = one_stage(self._begin().plan, self._folder)
+            assert self._job is not None
             versions = self._job.todo[self._folder].get(index)
             if versions is not None:
                 self._told.add.remote(("begin", self._folder, index))
@@ -324,6 +341,16 @@ class _Maker(Silent):
             where = ray.util.get_node_ip_address()
             return f"{'U' if isinstance(error, UserError) else 'W'}{error} (on node {where})"
         return ""
+
+    def _begin(self) -> _Job:
+        """Once a process: the job, and the folder that it was started in, where this machine has it."""
+        if self._job is None:
+            quiet_native_threads()
+            self._job = cast(_Job, ray.get(self._shared))
+            if self._job.here.is_dir():
+                os.chdir(self._job.here)
+            self._job.run.sweep_leftovers()  # of actors of this machine that were killed
+        return self._job
 
     def rows(self, folder: str, rows: int, made: int) -> None:
         self._told.add.remote(("rows", folder, rows, made))
