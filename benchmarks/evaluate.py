@@ -64,7 +64,8 @@ model.encode_image, model.encode_text = timed(model.encode_image), timed(model.e
 out = {}
 for task in ("classes", "walls"):
     spent[0], started = 0.0, time.perf_counter()
-    data = build_dataset("wds/" + task, root=asked["data"] + "/" + task, transform=transform, split="test", download=False)
+    kind = {"classes": "zeroshot_classification", "walls": "zeroshot_retrieval"}[task]
+    data = build_dataset("wds/" + task, root=asked["data"] + "/" + task, transform=transform, split="test", download=False, task=kind)
     if task == "walls":
         data = data.batched(64, collation_fn=image_captions_collate_fn)
         loader = torch.utils.data.DataLoader(data, batch_size=None, num_workers=asked["workers"])
