@@ -246,6 +246,10 @@ def command(asked: argparse.Namespace) -> str:
     """The command as it may stand on a page: without this machine's folders."""
     vendors = " --test-drawings TWITTER_PNGS" if asked.experiment == "scenes" else ""
     size = f"--scenes {asked.scenes} --held-out {asked.held_out} --steps {asked.steps} --batch {asked.batch}"
+    if len(asked.arms) < len(EXPERIMENTS[asked.experiment].arms):
+        size += f" --arms {' '.join(asked.arms)}"
+    if asked.seeds != [0, 1, 2]:
+        size += f" --seeds {' '.join(map(str, asked.seeds))}"
     return f"python scripts/evidence.py {asked.experiment} --out OUT --drawings GOOGLE_PNGS{vendors} {size}"
 
 
