@@ -98,6 +98,17 @@ def test_a_wrong_member_is_named_with_its_place() -> None:
         HybridTagger([PIXELS, "wordnett"])
 
 
+def test_all_that_its_members_lack_is_told_at_once() -> None:
+    captioner = {"captioner": "nobody/captions", "extract": {"transformers": "nobody/extracts"}}
+    with pytest.raises(UserError) as caught:
+        HybridTagger([{"classifier": "nobody/labels"}, captioner])
+    lines = str(caught.value).splitlines()
+    assert [name for line in lines for name in ("labels", "captions", "extracts") if f" nobody/{name} is not on this machine" in line] == [
+        "labels", "captions", "extracts",
+    ]  # fmt: skip
+    assert len(lines) == 3
+
+
 def test_a_member_that_loses_a_row_fails_the_batch() -> None:
     with pytest.raises(ModelError, match="gave 1 answers for 2") as caught:
         HybridTagger([f"{HERE}:Echo", f"{HERE}:Short"]).tag([ImageAndText(None, "a"), ImageAndText(None, "b")])

@@ -247,6 +247,8 @@ def test_storage_faults_are_one_line(tmp_path: Path, s3: dict[str, str], monkeyp
         run(recipe(tmp_path), "s3://no-such-bucket/x", base=tmp_path)
     with pytest.raises(UserError, match=r"^s3://bucket/none: not a run's folder"):
         Run.open("s3://bucket/none")
+    with pytest.raises(UserError, match=r"^s3://: names no bucket"):
+        run(recipe(tmp_path), "s3://", base=tmp_path)
     with pytest.raises(UserError, match=r"^nonsense://x/y: no store that fsspec knows"):
         run(recipe(tmp_path), "nonsense://x/y", base=tmp_path)
     with pytest.raises(UserError, match=r"^sftp://\.\.\.@\.\.\.: leave the password out") as told:

@@ -47,6 +47,16 @@ def test_files_that_it_names_exist() -> None:
     assert missing == []
 
 
+def test_models_that_it_names_are_those_of_recipes() -> None:
+    from ctrlsynth.models import NAMES
+
+    rows = re.findall(r"^\| ((?:`[\w.]+`(?:, )?)+) \|", README.read_text(encoding="utf-8"), re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`([\w.]+)`", row)}
+    known = {name for names in NAMES.values() for name in names}
+    assert len(named) > 12
+    assert named <= known
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the commands need, in a folder of its own: runs and data are written there."""

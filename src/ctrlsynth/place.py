@@ -207,6 +207,8 @@ def place(where: str | Path | Remote) -> Place:
         return Path(where)
     if scheme in ("file", "local"):
         return Path(rest)
+    if not rest.strip("/"):
+        raise UserError(f"{text}: names no bucket or folder, such as {scheme}://bucket/runs/x")
     user, at, _ = rest.partition("/")[0].rpartition("@")
     if at and ":" in user:
         raise UserError(f"{scheme}://...@...: leave the password out; {scheme} takes it from the environment")

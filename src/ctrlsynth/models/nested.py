@@ -1,10 +1,25 @@
-"""Models made of models (a hybrid, a captioner with its language model): preflight, full hash and end go through to each."""
+"""Models made of models (a hybrid, a captioner with its language model): absent parts, preflight, full hash, end."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from ..errors import UserError
+
+
+def make_all(makers: Sequence[Callable[[], Any]]) -> list[Any]:
+    """What each of `makers` makes. UserError with all that is missing, a line each, not with the first alone."""
+    made, problems = [], list[str]()
+    for make in makers:
+        try:
+            made.append(make())
+        except UserError as error:
+            problems += str(error).splitlines()
+    if problems:
+        raise UserError("\n".join(dict.fromkeys(problems)))
+    return made
 
 
 def check_all(parts: Sequence[Any]) -> None:

@@ -26,7 +26,7 @@ from ...sample import Tags
 from .. import hf, hf_files
 from ..base import ImageAndText
 from ..installed import need
-from ..nested import check_all, close_all, contents_of
+from ..nested import check_all, close_all, contents_of, make_all
 from ..text_to_image.room import Room
 from ..torch_setup import give_back, memory_faults
 from ..torchvision_fix import make_torchvision_importable
@@ -71,7 +71,13 @@ class CaptionerTagger:
         if model is None:
             raise UserError(f"{_WHERE}: captioner takes a model, such as {{captioner: florence-community/Florence-2-large}}")
         own = ("prompt", "num_beams", "max_new_tokens", "batch", "extract", "mode")
-        self._found = hf.locate(model, hf.read_options(options, _WHERE, own), _WHERE)
+        read = hf.read_options(options, _WHERE, own)
+        self._found, self._extract = make_all(
+            [
+                lambda: hf.locate(model, read, _WHERE),
+                lambda: ExtractTagger(extract, mode=mode, max_tokens=512) if extract is not None else None,
+            ]
+        )
         self._kind = kind_of(self._found)
         beams, tokens = {"florence2": (3, 1024), "chat": (1, 512), "plain": (1, 64)}[self._kind]
         self._generation = {"num_beams": num_beams or beams, "max_new_tokens": max_new_tokens or tokens, "do_sample": False}
@@ -79,7 +85,6 @@ class CaptionerTagger:
             if name != "do_sample" and (type(value) is not int or value < 1):
                 raise UserError(f"{_WHERE}.{name}: a whole number from 1 up, not {value!r}")
         self._prompt = prompt if prompt is not None else {"florence2": TASK, "chat": CHAT_PROMPT, "plain": ""}[self._kind]
-        self._extract = ExtractTagger(extract, mode=mode, max_tokens=512) if extract is not None else None
         self._room = Room(batch)
         self.batch = batch if self._extract is None else max(batch, min(self._extract.batch, _EXTRACTED))
         name = self._found.name if self._extract is None else f"{self._found.name}+{self._extract.id}"

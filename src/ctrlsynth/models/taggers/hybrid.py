@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 from ... import models
 from ...errors import ModelError, UserError
 from ...sample import Tags, unique
 from ..base import ImageAndText, VisionTagger
-from ..nested import check_all, close_all, contents_of
+from ..nested import check_all, close_all, contents_of, make_all
 
 # A noun that stands in the caption is certain to stand there; a tagger that gives no scores is taken at its word.
 _UNSCORED = 1.0
@@ -27,7 +28,9 @@ class HybridTagger:
         specs = model.split("+") if isinstance(model, str) else model
         if not isinstance(specs, Sequence) or not specs:
             raise UserError(f"models.tagger: hybrid takes a list of taggers, such as {{hybrid: [imagenet, wordnet]}}, not {model!r}")
-        self._taggers: list[VisionTagger] = [models.load(spec, "tagger", f"models.tagger.hybrid[{i}]") for i, spec in enumerate(specs)]
+        self._taggers: list[VisionTagger] = make_all(
+            [partial(models.load, spec, "tagger", f"models.tagger.hybrid[{i}]") for i, spec in enumerate(specs)]
+        )
         self.batch = min(int(getattr(tagger, "batch", 64)) for tagger in self._taggers)
         kinds = {tagger.reads for tagger in self._taggers}
         self.reads: Literal["pixels", "caption", "both"] = kinds.pop() if len(kinds) == 1 else "both"
