@@ -23,6 +23,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,12 +112,12 @@ class Work:
         self.step("data", self.data, size)
         self.step("tagger", self.tagger, {"images": asked.probe})
         for p_f, kinds in self.experiment.exports.items():
-            self.step(f"synthesis-{p_f}", lambda p=p_f, k=kinds: self.synthesis(p, k), {"kinds": list(kinds)})
+            self.step(f"synthesis-{p_f}", partial(self.synthesis, p_f, kinds), {"kinds": list(kinds)})
         for arm, sources in self.experiment.arms.items():
             if arm in asked.arms:
                 how = {"sources": list(sources), "steps": asked.steps, "batch": asked.batch}
-                self.step(f"train-{arm}", lambda a=arm, s=sources: self.train(a, s), how)
-                self.step(f"eval-{arm}", lambda a=arm: self.evaluate(a), {})
+                self.step(f"train-{arm}", partial(self.train, arm, sources), how)
+                self.step(f"eval-{arm}", partial(self.evaluate, arm), {})
 
     def data(self) -> Any:
         """The real pairs and the held-out sets."""
