@@ -40,6 +40,16 @@ _END = re.compile(r"(?<=[.!?;])\s+|\n\s*\n")
 _PROSE = re.compile(r"[A-Z][^\n{}<>=_|\\\[\]()#*/@$%^~+]{19,299}")
 
 
+_COMMAND = """
+import atexit, re, sys
+from pathlib import Path
+from ctrlsynth.cli import main
+atexit.register(lambda: print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1], file=sys.stderr))
+main()
+"""
+"""A command that says its peak memory at the end, in kB: what wait4 tells begins with the memory of the process that started it."""
+
+
 def sentences(text: str) -> Iterator[str]:
     """What reads like a sentence: 20 to 300 letters, four words at least, no code."""
     for piece in _END.split(text):
@@ -110,13 +120,19 @@ def write_corpus(path: Path, count: int, dictionaries: Sequence[str]) -> dict[st
 def timed(*words: object) -> dict[str, float]:
     """One `ctrlsynth concepts` command in a process of its own."""
     started = time.perf_counter()
-    program = [sys.executable, "-c", "from ctrlsynth.cli import main; main()", "concepts", *map(str, words), "--json"]
-    job = subprocess.Popen(program, stdout=subprocess.DEVNULL)
+    program = [sys.executable, "-c", _COMMAND, "concepts", *map(str, words), "--json"]
+    job = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert job.stderr is not None
+    said = job.stderr.read()
     _, status, used = os.wait4(job.pid, 0)
     if status:
-        raise SystemExit(f"failed: concepts {' '.join(map(str, words))}")
+        raise SystemExit(f"failed: concepts {' '.join(map(str, words))}\n{said}")
     seconds = time.perf_counter() - started
-    return {"wall s": round(seconds, 1), "processor s": round(used.ru_utime + used.ru_stime, 1), "peak MB": round(used.ru_maxrss / 1024)}
+    return {
+        "wall s": round(seconds, 1),
+        "processor s": round(used.ru_utime + used.ru_stime, 1),
+        "peak MB": round(int(said.split()[-1]) / 1024),
+    }
 
 
 def main() -> None:

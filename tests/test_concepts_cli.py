@@ -97,6 +97,12 @@ def test_from_captions_to_coverage(tmp_path: Path, files: tuple[Path, Path, list
     assert before["never_seen_first"] == ["unicorn"]
     assert before["over_represented"][0] == ["dog", max(counts)]
     assert after["over_represented"][0][1] < max(counts) / 4
+    rose, fell = (dict(change["entries"]) for change in shown["changes"])
+    shares = {e: (sum(i in plain[int(k)] for k in kept) / len(kept), counts[i] / 2100) for i, e in enumerate([*WORDS, "unicorn"])}
+    assert set(rose) == {e for e, (new, old) in shares.items() if new > old}
+    assert set(fell) == {e for e, (new, old) in shares.items() if new < old}
+    assert next(iter(fell)) == min(fell, key=fell.__getitem__)
+    assert "unicorn" not in rose | fell, "what neither set holds has not changed"
     assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "l" / "never-seen.txt").read_text() == "unicorn\n"
     assert (tmp_path / "l" / "over-represented.csv").read_text().startswith(f"entry,texts,share\ndog,{max(counts)},")
@@ -163,6 +169,8 @@ def test_bad_input_is_one_line_each(tmp_path: Path, files: tuple[Path, Path, lis
     other.write_text("dog\n")
     empty.write_text(" \n")
     ok(capsys, "match", path, "--bank", bank, "--out", m)
+    (tmp_path / "no.txt").write_text("nothing here\n")
+    ok(capsys, "match", tmp_path / "no.txt", "--bank", bank, "--out", tmp_path / "none")
     full = tmp_path / "full"
     full.mkdir()
     (full / "mine").write_text("")
@@ -182,6 +190,7 @@ def test_bad_input_is_one_line_each(tmp_path: Path, files: tuple[Path, Path, lis
             "lower",
         ): f"{m}: was matched with --mode exact, not lower; give another folder",
         ("match", other, "--bank", bank, "--out", m): f"{m}: was matched with other captions ({path}, now {other}); give another folder",
+        ("match", path, "--bank", bank, "--out", m, "--address", "auto"): "--address auto: goes with --engine ray",
         ("match", path, "--bank", bank, "--out", full): f"{full}: is not empty and holds no matches; give another folder",
         ("balance", m, "--t", 0, "--out", tmp_path / "s.txt"): "t 0: above 0; ",
         ("balance", m, "--size", 0, "--out", tmp_path / "s.txt"): "size 0: at least 1",
@@ -189,6 +198,14 @@ def test_bad_input_is_one_line_each(tmp_path: Path, files: tuple[Path, Path, lis
         ("balance", m, "--size", 2001, "--random", "--out", tmp_path / "s.txt"): "size 2,001 is more than the pool of 2,000 texts",
         ("balance", m, "--out", tmp_path / "s.txt"): "give the size of the subset (--size M) or the threshold (--t T)",
         ("balance", m, "--t", 1, "--out", tmp_path / "s.xml"): f"{tmp_path / 's.xml'}: a subset is written as .parquet",
+        (
+            "balance",
+            tmp_path / "none",
+            "--t",
+            1,
+            "--out",
+            tmp_path / "s.txt",
+        ): f"{tmp_path / 'none'}: no caption holds an entry of the bank",
         ("balance", full, "--t", 1, "--out", tmp_path / "s.txt"): f"{full}: no matches there; make them with",
         ("coverage", path): f"{path}: neither a folder of matches nor a .parquet subset",
     }
@@ -259,24 +276,3 @@ def test_a_killed_match_goes_on_where_it_was(tmp_path: Path, capsys: pytest.Capt
 def test_matches_go_through_arrow() -> None:
     matches = Matches.of([[3], [], [1, 2]])
     assert of_lists(as_lists(matches).slice(1, 2)).lists() == [[], [1, 2]]
-
-
-@pytest.mark.xdist_group("ray")  # one Ray at a time
-def test_ray_makes_the_same_matches(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts as tasks of a local Ray: the same files as threads of this process make."""
-    monkeypatch.setenv("RAY_ADDRESS", "local")
-    (tmp_path / "bank.json").write_text(json.dumps(WORDS))
-    for number in range(3):
-        (tmp_path / f"{number}.txt").write_text("\n".join(captions(50, number)))
-    words = ["match", tmp_path / "*.txt", "--bank", tmp_path / "bank.json", "--out"]
-    local = ok(capsys, *words, tmp_path / "local")
-    try:
-        remote = ok(capsys, *words, tmp_path / "ray", "--engine", "ray")
-    finally:
-        import ray
-
-        ray.shutdown()
-    assert {**local, "matches": ""} == {**remote, "matches": ""}
-    for number in range(3):
-        tables = [pq.read_table(tmp_path / name / f"matches-{number:05d}.parquet") for name in ("local", "ray")]
-        assert tables[0].equals(tables[1])

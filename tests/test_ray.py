@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pyarrow.parquet as pq
 import pytest
 
 from ctrlsynth.errors import UserError, WorkFailed
@@ -153,6 +155,23 @@ def test_a_driver_that_is_killed_goes_on_where_it_stopped(cluster: Any, tmp_path
     made = run(tmp_path / "r.yaml", tmp_path / "ray", engine="ray")
     assert len(seen(tmp_path)) - before <= 24 - 4 * done, "finished parts are not made again"
     assert_sound(made, run(slow(tmp_path), tmp_path / "local", base=tmp_path))
+
+
+def test_matching_as_tasks_makes_the_files_that_threads_make(cluster: Any, tmp_path: Path) -> None:
+    (tmp_path / "bank.txt").write_text("dog\ncat\nhot dog\n")
+    for number in range(3):
+        lines = [f"A {('dog', 'cat', 'hot dog', 'Zebra')[(n + number) % 4]}, number {n}." for n in range(50)]
+        (tmp_path / f"{number}.txt").write_text("\n".join(lines))
+    words = ["concepts", "match", *[f"{n}.txt" for n in range(3)], "--bank", "bank.txt", "--json", "--out"]
+    for more in (["local"], ["ray", "--engine", "ray", "--address", cluster.address]):
+        program = [sys.executable, "-c", "from ctrlsynth.cli import main; main()", *words, *more]
+        done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["texts"] == 150
+    for number in range(3):
+        one, other = (pq.read_table(tmp_path / name / f"matches-{number:05d}.parquet") for name in ("local", "ray"))
+        assert one.equals(other)
+        assert sum(map(len, one["entries"].to_pylist())) > 30
 
 
 def test_a_node_that_cannot_see_the_folder_is_named(cluster: Any, tmp_path: Path) -> None:

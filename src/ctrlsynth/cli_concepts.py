@@ -118,26 +118,34 @@ def match(
     ],
     bank: Bank,
     out: Annotated[Path, typer.Option("--out", help="the folder of matches", metavar="DIR")],
-    mode: Annotated[MatchMode, typer.Option("--mode", help="exact is MetaCLIP's rule; lower and lemma deviate from it")] = MatchMode.EXACT,
+    mode: Annotated[
+        MatchMode, typer.Option("--mode", help="exact: MetaCLIP's rule, case counts; lower, lemma: deviations")
+    ] = MatchMode.EXACT,
     caption_column: Annotated[str | None, typer.Option("--caption-column", help="found by its usual names unless given")] = None,
     key_column: Annotated[str | None, typer.Option("--key-column", help="column whose value is the caption's id; unique")] = None,
     workers: Annotated[int, typer.Option("--workers", help="threads", min=1)] = 1,
     engine: Annotated[Engine, typer.Option("--engine", help="ray: parts as tasks of a cluster; files must be shared")] = Engine.local,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", help="of the Ray cluster; else RAY_ADDRESS, one that runs here, or a Ray of this machine alone"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Find which entries of a bank each caption holds. Interrupted, the same command goes on; balancing again costs no matching."""
     from .concepts.corpus import open_corpus
     from .concepts.match import Matcher
-    from .concepts.match_folder import MatchFolder, match_local, match_ray, prepare
+    from .concepts.match_folder import MatchFolder, match_local, prepare
     from .screen import counting
 
+    if address is not None and engine is not Engine.ray:
+        raise UserError(f"--address {address}: goes with --engine ray")
     parts = open_corpus(captions, caption_column, key_column)
     loaded, left = prepare(parts, bank, mode.value, out)
     rows = [p.rows for p in left]
     total = sum(n for n in rows if n is not None) if None not in rows else None
     with counting("captions", total, quiet=as_json) as tick:
         if left and engine is Engine.ray:
-            match_ray(left, bank, mode.value, out, tick)
+            _match_on_ray(left, bank, mode.value, out, tick, address)
         elif left:
             match_local(left, Matcher(loaded.entries, mode.value), out, workers, tick)
     counts = MatchFolder.open(out).counts()
@@ -152,6 +160,18 @@ def match(
         say("set aside: " + ", ".join(f"{n:,} {reason}" for reason, n in counts.aside.items()))
         for file, row, reason in counts.first:
             say(f"  {file} row {row}: {reason}")
+
+
+def _match_on_ray(parts: Any, bank: Path, mode: Any, out: Path, tick: Any, address: str | None) -> None:
+    from .models.installed import need
+
+    need("ray", "ray", "--engine ray")
+    from .concepts.match_folder import match_ray
+    from .engines.ray import connected, every_node_sees
+
+    with connected(address):
+        every_node_sees(out)
+        match_ray(parts, bank, mode, out, tick)
 
 
 @concepts.command()
@@ -171,7 +191,7 @@ def balance(
 
     folder = MatchFolder.open(matches)
     balance_folder.check_out(out)
-    with _passes(folder.counts().texts, quiet=as_json) as tell:
+    with _passes(folder.counts().texts, quiet=as_json, rounds=5 if t is None else 1) as tell:
         plan = balance_folder.plan(folder, size=size, t=t, random=random, seed=seed, duplicates=keep_duplicates, say=tell)
     told = plan.told
     if not as_json:
@@ -186,8 +206,8 @@ def balance(
 
 
 @contextmanager
-def _passes(captions: int, quiet: bool) -> Iterator[Any]:
-    """A counter a pass over all captions, one at a time; t is found in five passes at most."""
+def _passes(captions: int, quiet: bool, rounds: int = 1) -> Iterator[Any]:
+    """A counter a pass over all captions, one at a time; t is found in `rounds` passes."""
     from .screen import counting
 
     open_: dict[str, Any] = {}
@@ -195,7 +215,7 @@ def _passes(captions: int, quiet: bool) -> Iterator[Any]:
     def tell(name: str, rows: int) -> None:
         if name not in open_:
             close()
-            manager = counting(name, captions * (5 if name == "sizes" else 1), quiet=quiet)
+            manager = counting(name, captions * (rounds if name == "sizes" else 1), quiet=quiet)
             open_[name] = (manager, manager.__enter__())
         open_[name][1](rows)
 

@@ -99,6 +99,8 @@ def plan(
     for found in pieces("counts"):
         counts += balance.counts([found], folder.entries)
         pool += int(np.count_nonzero(found.lengths()))
+    if not pool and not random:
+        raise UserError(f"{folder.root}: no caption holds an entry of the bank: nothing to balance; is it the right bank?")
     lost = sum(map(len, gone.values()))
     told = Balanced(captions, lost, captions - lost if random else pool, t, float(size or 0), seed)
     if random:

@@ -50,6 +50,8 @@ SCHEMA = pa.schema(
 )
 _COLUMNS = ("entry", "concept", "name", "word", "text", "caption")
 _MARKS = frozenset(string.punctuation + " ")
+LONGEST = 200
+"""Characters of a concept at most: a word or a phrase, not a text. Nothing is written about a longer entry; matching takes it."""
 Scored = Iterable[tuple[str, float | None]]
 
 
@@ -59,8 +61,9 @@ class Bank:
 
     digest    of the entries and their order, 16 hex digits; results of matching carry it
     dropped   reason -> how many the file holds that are left out: `blank`, `duplicate`, `flagged`
-    noted     what is kept but can hardly be meant: `edge_spaces` (needs a doubled space in the text), `unmatchable` (a mark or a line break
-              inside a word: the spacing rule keeps any text from holding it)
+    noted     what is kept but can hardly be meant: `edge_spaces` (needs a doubled space in the text), `punctuation` (nothing but marks),
+              `very_long` (over 200 characters), `unmatchable` (a mark or a line break inside a word: the spacing rule keeps any text from
+              holding it)
     """
 
     entries: tuple[str, ...]
@@ -98,6 +101,8 @@ def load_bank(path: Path) -> Bank:
         else:
             kept[entry] = None
             noted["edge_spaces"] += entry != entry.strip(" ")
+            noted["punctuation"] += _MARKS.issuperset(entry)
+            noted["very_long"] += len(entry) > LONGEST
             noted["unmatchable"] += not _matchable(entry)
     if not kept:
         raise UserError(f"{path}: the bank is empty" + (f" ({_list(dropped)} left out)" if dropped else ""))
@@ -115,7 +120,7 @@ def read_bank(path: Path) -> pa.Table:
     path = Path(path)
     name = streams.plain_name(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such bank file")
+        raise UserError(f"{path}: no such bank file; make one with: ctrlsynth concepts build --out FILE")
     if name.endswith(".parquet"):
         return _parquet(path)
     readers = {".json": _json, ".txt": _txt, ".csv": _csv, ".tsv": _csv}

@@ -101,10 +101,12 @@ def over_represented(counted: Counted) -> list[tuple[int, int]]:
 
 
 def changes(one: Counted, other: Counted) -> Array:
-    """How the share of each entry among a set's texts changes from one set to the other: log2 of the ratio, with half a text added to both
-    counts so that none is zero. Raises UserError for sets that were matched with different banks (both digests)."""
+    """How the share of each entry among a set's texts changes from one set to the other: log2 of the ratio. So that none is zero, both
+    shares are raised by that of half a text of the smaller set; what neither holds has not changed. Raises UserError for sets that were
+    matched with different banks (both digests)."""
     check_same_bank(one, other)
-    before, after = ((s.counts + 0.5) / (s.texts + 1) for s in (one, other))
+    half = 0.5 / max(1, min(one.texts, other.texts))
+    before, after = (s.counts / max(1, s.texts) + half for s in (one, other))
     return np.asarray(np.log2(after / before))
 
 

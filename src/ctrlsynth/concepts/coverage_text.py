@@ -37,8 +37,8 @@ def report(sets: Sequence[Counted], names: Sequence[str], top: int) -> dict[str,
     told = []
     if len(sets) == 2:
         change = changes(*sets)
-        order = np.argsort(-change, kind="stable")
-        for what, some in (("share of texts rose most", order[:top]), ("share of texts fell most", order[::-1][:top])):
+        rose, fell = ([i for i in np.argsort(sign * change, kind="stable")[:top] if sign * change[i] < 0] for sign in (-1, 1))
+        for what, some in (("share of texts rose most", rose), ("share of texts fell most", fell)):
             told.append({"what": what, "entries": [[names[i], float(2 ** change[i])] for i in some]})
     return {"bank": sets[0].bank_digest, "sets": lines, "changes": told}
 

@@ -10,11 +10,12 @@ A part appears whole or not at all, so the same command goes on where it was sto
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -208,19 +209,13 @@ def match_local(parts: Sequence[Part], matcher: Matcher, root: Path, workers: in
 
 
 def match_ray(parts: Sequence[Part], bank: Path, mode: Mode, root: Path, tick: Tick = lambda rows: None) -> None:
-    """Matches parts as tasks of Ray; every worker builds the matcher once. `bank`, `root` and the corpus are on a shared file system.
-
-    Raises UserError where ray is not installed.
-    """
-    from ..models.installed import need
-
-    need("ray", "ray", "--engine ray")
+    """Matches parts as tasks of the cluster that this process is in (`engines.ray.connected`); every worker builds the matcher once.
+    `bank`, `root` and the corpus are on a shared file system."""
     import ray
 
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False, include_dashboard=False)
     task = ray.remote(_match_remote)
-    left = [task.remote(part, str(bank.absolute()), mode, str(root.absolute())) for part in parts]
+    there = [replace(part, file=os.path.abspath(part.file)) for part in parts]  # workers stand in folders of their own
+    left = [task.remote(part, str(bank.absolute()), mode, str(root.absolute())) for part in there]
     while left:
         done, left = ray.wait(left)
         for counts in ray.get(done):

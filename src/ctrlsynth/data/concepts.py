@@ -6,12 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..concepts.bank import digest_of, read_bank
+from ..concepts.bank import LONGEST, digest_of, read_bank
 from ..errors import UserError
 from .rows import MAX_PARTS, SourcePart, SourceRow, clean_caption, fingerprint, range_name
-
-LONGEST = 200
-"""Characters of a concept at most: a word or a phrase, not a text."""
 
 
 class ConceptSource:

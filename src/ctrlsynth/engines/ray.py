@@ -46,8 +46,8 @@ def execute(plan: Plan, run: RunFolder, watcher: Watcher | None = None, retry: b
     Raises UserError that names a node which cannot see the run's folder or make the same rows, and a stage that no node can hold.
     """
     parts = plan.parts()
-    with _connected(address):
-        _every_node_sees(run.root)
+    with connected(address):
+        every_node_sees(run.root)
         told = _told()
         number = 0
         while number < len(plan.steps):
@@ -59,8 +59,8 @@ def execute(plan: Plan, run: RunFolder, watcher: Watcher | None = None, retry: b
 
 
 @contextlib.contextmanager
-def _connected(address: str | None) -> Iterator[None]:
-    """Joins a cluster, unless this process is in one already."""
+def connected(address: str | None) -> Iterator[None]:
+    """Joins the cluster at `address` (as `execute`), unless this process is in one already. UserError where there is none."""
     if ray.is_initialized():
         yield
         return
@@ -97,8 +97,8 @@ def _on(node: str) -> dict[str, Any]:
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False), "num_cpus": 0}
 
 
-def _every_node_sees(root: Place) -> None:
-    """Writes a token into the run's folder that every node must read with the same program, or the first that can't is named."""
+def every_node_sees(root: Place) -> None:
+    """Writes a token into the run's folder that every node must read with the same program, or a UserError names the first that can't."""
     where = root.absolute() if isinstance(root, Path) else root
     token = where / f".tmp-token-{uuid.uuid4().hex}"
     write_json(token, {"version": __version__})
