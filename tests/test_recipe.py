@@ -67,6 +67,8 @@ def test_overrides_are_yaml(tmp_path: Path) -> None:
         ("name: a\nsource: {text: x}\ntext_policy: {style: json}\n", "style json and json_schema go together"),
         ("name: a\nsource: {text: x}\npaths: [SP1, SP1]\n", "path 'SP1' stands twice"),
         ("name: a\nsource: {text: x}\npaths: {p: 3}\n", r"paths\.p"),
+        ("name: a\nsource: {text: x}\nengines: {ray: {writ: {cpus: 2}}}\n", "engines.ray: .*unknown stage 'writ'; did you mean 'write'"),
+        ("name: a\nsource: {text: x}\nengines: {ray: {tag.b: {cpus: 2}}}\n", "engines.ray: .*unknown stage 'tag.b'"),
         ("? [a, b]\n: c\n", "a key must be a plain word"),
         ("a: &x [*x]\n", r"r\.yaml"),
     ],
@@ -136,3 +138,11 @@ def test_extends_in_a_circle_or_from_nowhere_is_one_line(tmp_path: Path) -> None
     (tmp_path / "c.yaml").write_text("extends: gone.yaml\nname: c\n")
     with pytest.raises(UserError, match=r"gone\.yaml: cannot read the recipe"):
         load_recipe(tmp_path / "c.yaml")
+
+
+def test_actors_of_every_kind_of_stage_can_be_named() -> None:
+    from ctrlsynth.estimate import ROW_BYTES
+    from ctrlsynth.recipe import Engines
+
+    named: dict[str, dict[str, int]] = {name: {} for kind in ROW_BYTES for name in (kind, f"{kind}.2")}
+    assert Engines.model_validate({"ray": named}).ray.keys() == named.keys()

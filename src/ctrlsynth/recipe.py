@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from .errors import unknown
 from .sample import Kind
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -260,6 +261,10 @@ class Faults(Block):
     restarts: int = Field(20, ge=0, description="how often an engine that died is started again within so many rows, then the run stops")
 
 
+KINDS = ("read", "tag", "write", "match", "balance", "paint", "judge-text", "judge-image")
+"""The kinds of stages: the boxes of the figure, and the two halves of a balance."""
+
+
 class RayPool(Block):
     """The actors that work on one stage of `--engine ray`, each with its own model."""
 
@@ -284,6 +289,15 @@ class Engines(Block):
     ray: dict[str, RayPool] = Field(
         default_factory=dict, description="--engine ray: kind of stage (tag, write, paint, ...) or folder (tag.2) -> its actors"
     )
+
+    @field_validator("ray")
+    @classmethod
+    def _known_stages(cls, ray: dict[str, RayPool]) -> dict[str, RayPool]:
+        for name in ray:
+            kind, dot, number = name.partition(".")
+            if kind not in KINDS or (dot and not number.isdigit()):
+                raise ValueError(str(unknown("stage", name, KINDS)))
+        return ray
 
 
 class Recipe(Block):

@@ -215,4 +215,4 @@ def _own_labels(found: hf.Located, config: dict[str, Any], architecture: str | N
         from .imagenet import class_names
 
         return list(class_names())
-    raise UserError(f"{_WHERE}: {found.name} names none of its {count or 'classes'} classes; give a label file as `labels`")
+    raise UserError(f"{_WHERE}: {found.name} names none of its {f'{count} ' if count else ''}classes; give a label file as `labels`")
