@@ -259,7 +259,8 @@ def test_synthclip_from_concepts_to_a_data_set(tmp_path: Path) -> None:
     lost = next(r for r in made.rows("balance") if r["reason"] == "not_sampled")
     assert "not_sampled" in as_text(made, lost["parent"])
     assert "chance" in as_text(made, painted[0]["id"])
-    assert write_report(made, tmp_path / "report").exists()
+    page = write_report(made, tmp_path / "report").read_text()
+    assert f"<dt>kept</dt><dd>{len(painted)}<small>" in page, "what no judge looks at is kept"
     planned = {s["folder"]: s for s in estimate(recipe, tmp_path, tmp_path / "new", None)["stages"]}
     assert planned["paint"]["rows"] == 14
 

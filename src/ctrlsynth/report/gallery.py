@@ -176,7 +176,7 @@ def _index(run: Run, counts: _Counts, found: Sweep | None, plots: Sequence[_Plot
         run=run.recipe,
         version=__version__,
         samples=counts.samples,
-        kept=sum(n for (v, _, _), n in counts.fates.items() if v == "kept"),
+        kept=sum(n for (v, _, _), n in counts.fates.items() if v in ("kept", "unjudged")),
         fates=[_Fate(*f, n) for f, n in sorted(counts.fates.items(), key=lambda f: (f[0][0] != "kept", -f[1], f[0]))],
         paths=[(name, number, " → ".join(_nodes(run, name))) for name, number in counts.paths.items()],
         models=_models(run),
