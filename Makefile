@@ -21,7 +21,7 @@ types: .stamps/dev
 	$(BIN)/mypy src tests
 
 pytest: .stamps/dev
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadfile
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -25,7 +25,6 @@ from ctrlsynth.store import read_json
 from helpers import TIME, recipe, tables
 from s3_server import s3_server
 
-pytestmark = pytest.mark.xdist_group("ray")  # one cluster at a time
 HERE = Path(__file__).parent
 LOOPBACK = "127.0.0.2"  # Ray takes 127.0.0.1 for "this machine's outer address"
 NODE = {"object_store_memory": 80 * 2**20, "node_ip_address": LOOPBACK}
