@@ -130,7 +130,7 @@ def test_caption_families() -> None:
     concepts = {say(Tags(("igloo",)), family="concept", seed=seed) for seed in range(60)}
     assert len(concepts) > 30
     assert all("an igloo" in text.lower() and len(text.split()) <= 15 for text in concepts)
-    many = {say(Tags(("tigers",)), family="concept", seed=seed) for seed in range(200)}
+    many = {say(Tags(("tigers",)), family="concept", seed=seed) for seed in range(2000)}
     assert {"Tigers sleep under a tall tree.", "Tigers lie in the snow."} <= many
     assert all(text.startswith("Justice ") for text in (say(Tags(("justice",)), family="concept", seed=s) for s in range(20)))
 

@@ -78,7 +78,9 @@ def _measured(run: RunFolder, folder: str) -> dict[str, Any]:
     """Counts and bytes of the parts that are there, of any plan."""
     newest = {index: (digest, entry.size) for index, digest, entry in sorted(run.entries(folder), key=lambda e: e[2].written)}
     files = list(newest.items())[:100]
-    total = totals(part_counts(run.part(folder, index, digest)) for index, (digest, _) in files)
+    stored = (read_json(run.root / folder / "_stage.json") or {}).get("parts", {})  # else the footer, of a stage under way
+    known = {(int(index), part["digest"]): part for index, part in stored.items()}
+    total = totals(known.get((index, digest)) or part_counts(run.part(folder, index, digest)) for index, (digest, _) in files)
     return {**total, "bytes": sum(size for _, (_, size) in files)}
 
 

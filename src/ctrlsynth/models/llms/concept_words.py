@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from ... import wordnet
+from ...words import singular
 from .vocabulary import _phrases
 
 ConceptKind = Literal["animal", "person", "plant", "food", "vehicle", "building", "place", "sky", "thing", "idea"]
@@ -90,6 +91,8 @@ def kind_of(concept: str) -> ConceptKind:
     meaning = wordnet.first_sense(concept)
     if meaning is None:
         return "thing"
+    if meaning.lexfile == "noun.group" and (single := singular(concept)) != concept and wordnet.first_sense(single) is not None:
+        return kind_of(single)  # `tigers` are not the Liberation Tigers
     lemma = wordnet.noun_lemma(concept)
     if lemma is not None and any(sense.lexfile == "noun.animal" for sense in wordnet.synsets(lemma, "n")[:2]):
         return "animal"

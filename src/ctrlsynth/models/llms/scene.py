@@ -167,7 +167,8 @@ def predicate(words: str, many: bool) -> str:
     if head.endswith("ing") or head in PREPOSITIONS or head in PARTICIPLES or head.endswith("ed"):
         return f"{'are' if many else 'is'} {words}"
     if head.endswith("s") and not head.endswith("ss") and len(head) > 3:
-        return (singular(head) if many else head) + tail
+        several = head[:-1] if len(head) == 4 and head.endswith("ies") else singular(head)  # `lies` -> `lie`, `carries` -> `carry`
+        return (several if many else head) + tail
     return f"{'are' if many else 'is'} {words}"
 
 
