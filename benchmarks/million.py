@@ -3,9 +3,10 @@
     python benchmarks/million.py [--texts 1000000] [--work DIR] [--dict FILE ...] [--ray] [--out results.json]
 
 The texts are what a machine has: WordNet's definitions and examples, the sentences of the docstrings and documents of the Python packages
-in this environment, and dictionaries in dictd's format (Debian's dict-gcide and dict-foldoc, found where that system keeps them, or given
-with --dict). Repeats stay: real captions have them. When all of that is fewer than --texts, captions generated from WordNet's words by
-Zipf's law fill it up, and the output says how many. The bank is that of `match.py`: 500,000 entries.
+in this environment, dictionaries in dictd's format (Debian's dict-gcide, dict-foldoc, dict-jargon and dict-devil, found where that system
+keeps them, or given with --dict), the one-line descriptions of Debian's packages, and the documents of those that are installed. Repeats
+stay: real captions have them. When all of that is fewer than --texts, captions generated from WordNet's words by Zipf's law fill it up,
+and the output says how many. The bank is that of `match.py`: 500,000 entries.
 
 Every stage is the command itself in a process of its own. The ratios compare `concepts match` as a whole (reading, matching, writing) with
 what pyahocorasick and the plain rule alone need for a sample of the same texts, and the matcher alone with the same.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import glob
 import gzip
+import itertools
 import json
 import os
 import random
@@ -89,14 +91,26 @@ def from_dictionaries(files: Sequence[str]) -> Iterator[str]:
                 yield line
 
 
+def from_debian() -> Iterator[str]:
+    """One-line descriptions of all packages that apt knows, and sentences of the documents under /usr/share/doc, where there are such."""
+    if shutil.which("apt-cache"):
+        told = subprocess.run(["apt-cache", "dumpavail"], capture_output=True, text=True, check=True).stdout
+        lines = (line.partition(": ")[2] for line in told.splitlines() if line.startswith("Description: "))
+        yield from (line for line in lines if line.count(" ") >= 3)
+    for path in sorted(Path("/usr/share/doc").rglob("*")):
+        if path.is_file() and path.name != "copyright" and "changelog" not in path.name.lower():
+            data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+            yield from sentences(data.decode("utf-8", "replace"))
+
+
 def generated(count: int) -> Iterator[str]:
     """Captions of WordNet's nouns, drawn by Zipf's law."""
     chance = random.Random(0)
     nouns = list(wordnet.lemma_names("n"))
     chance.shuffle(nouns)
-    weights = [1 / (rank + 1) for rank in range(len(nouns))]
+    weights = list(itertools.accumulate(1 / (rank + 1) for rank in range(len(nouns))))
     for _ in range(count):
-        one, two, three = chance.choices(nouns, weights, k=3)
+        one, two, three = chance.choices(nouns, cum_weights=weights, k=3)
         yield f"A photo of a {one} and a {two}, near the {three}."
 
 
@@ -104,7 +118,12 @@ def write_corpus(path: Path, count: int, dictionaries: Sequence[str]) -> dict[st
     """Writes at most `count` texts, a line each; returns how many came from where."""
     told: dict[str, int] = {}
     with open(path, "w", encoding="utf-8") as out:
-        sources = {"wordnet": from_wordnet(), "dictionaries": from_dictionaries(dictionaries), "python packages": from_packages()}
+        sources = {
+            "wordnet": from_wordnet(),
+            "dictionaries": from_dictionaries(dictionaries),
+            "python packages": from_packages(),
+            "debian": from_debian(),
+        }
         for name, texts in sources.items():
             told[name] = 0
             for text in texts:
