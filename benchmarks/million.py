@@ -15,6 +15,7 @@ what pyahocorasick and the plain rule alone need for a sample of the same texts,
 from __future__ import annotations
 
 import argparse
+import contextlib
 import glob
 import gzip
 import itertools
@@ -39,6 +40,7 @@ from ctrlsynth.concepts.match import Matcher
 
 _DOC = re.compile(r'(?:"""|\'\'\')(.*?)(?:"""|\'\'\')', re.S)
 _END = re.compile(r"(?<=[.!?;])\s+|\n\s*\n")
+FILES = 8
 _PROSE = re.compile(r"[A-Z][^\n{}<>=_|\\\[\]()#*/@$%^~+]{19,299}")
 
 
@@ -114,10 +116,13 @@ def generated(count: int) -> Iterator[str]:
         yield f"A photo of a {one} and a {two}, near the {three}."
 
 
-def write_corpus(path: Path, count: int, dictionaries: Sequence[str]) -> dict[str, int]:
-    """Writes at most `count` texts, a line each; returns how many came from where."""
+def write_corpus(folder: Path, count: int, dictionaries: Sequence[str]) -> dict[str, int]:
+    """Writes `count` texts, a line each, into `FILES` files in turn (a file is what a thread takes); returns how many came from where."""
     told: dict[str, int] = {}
-    with open(path, "w", encoding="utf-8") as out:
+    folder.mkdir(exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(open(folder / f"{n}.txt", "w", encoding="utf-8")) for n in range(FILES)]
+        outs = itertools.cycle(files)
         sources = {
             "wordnet": from_wordnet(),
             "dictionaries": from_dictionaries(dictionaries),
@@ -129,10 +134,11 @@ def write_corpus(path: Path, count: int, dictionaries: Sequence[str]) -> dict[st
             for text in texts:
                 if sum(told.values()) >= count:
                     break
-                out.write(text + "\n")
+                next(outs).write(text + "\n")
                 told[name] += 1
         told["generated"] = max(0, count - sum(told.values()))
-        out.writelines(text + "\n" for text in generated(told["generated"]))
+        for text in generated(told["generated"]):
+            next(outs).write(text + "\n")
     return told
 
 
@@ -166,13 +172,13 @@ def main() -> None:
     options = parser.parse_args()
     work = options.work or Path(tempfile.mkdtemp(prefix="ctrlsynth-million-"))
     work.mkdir(parents=True, exist_ok=True)
-    told: dict[str, Any] = {"texts": write_corpus(work / "corpus.txt", options.texts, options.dict)}
-    texts = (work / "corpus.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    told: dict[str, Any] = {"texts": write_corpus(work / "corpus", options.texts, options.dict)}
+    texts = [line for path in sorted((work / "corpus").iterdir()) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
     told["letters a text"] = round(sum(map(len, texts)) / len(texts), 1)
     entries = peers.bank(options.entries)
     (work / "bank.txt").write_text("".join(f"{entry}\n" for entry in entries), encoding="utf-8")
     told["entries"] = len(entries)
-    match = ("match", work / "corpus.txt", "--bank", work / "bank.txt", "--out")
+    match = ("match", work / "corpus", "--bank", work / "bank.txt", "--out")
     told["match"] = timed(*match, work / "matches")
     told["match, 2 threads"] = timed(*match, work / "matches-2", "--workers", 2)
     if options.ray:
