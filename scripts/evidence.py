@@ -307,7 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--things", type=int, default=80)
     parser.add_argument("--probe", type=int, default=200, help="images that the tagger is measured on")
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", help="some of the arms; all unless given")
     asked = parser.parse_args(arguments)
