@@ -269,11 +269,18 @@ def test_a_run_leaves_what_it_says() -> None:
 
 
 def test_killed_in_the_middle_it_ends_with_the_same_weights(tmp_path: Path) -> None:
-    """kill -9 between two checkpoints of another process; the same command goes on from the last one."""
+    """kill -9 between two checkpoints of another process; the same command goes on from the last one.
+
+    Both processes get equal threads: torch cuts its sums by their number, and weights then differ in the last bit (by 1e-8). What is left as
+    tolerance is for mathematics libraries that choose by the machine's moment; a step left out or taken twice moves weights by 1e-3.
+    """
+    wanted = whole()
+    import torch
+
     recipe = tmp_path / "r.yaml"
     given = block(save_every=5).model_dump(mode="json", exclude_none=True, exclude={"needs_init"})
     recipe.write_text(json.dumps({"name": "t", "train": given}))
-    env = {**os.environ, "PYTHONPATH": f"{SOURCE.parent / 'src'}:{SOURCE}"}
+    env = {**os.environ, "PYTHONPATH": f"{SOURCE.parent / 'src'}:{SOURCE}", "OMP_NUM_THREADS": str(torch.get_num_threads())}
     code = "import time, ctrlsynth.clip.train as t; step = t._Run._step\n"
     code += "def slow(self, *a):\n    r = step(self, *a); time.sleep(1 if a[0] > 5 else 0); return r\n"
     code += "t._Run._step = slow; import sys; sys.argv = ['x', 'train', *sys.argv[1:]]; from ctrlsynth.cli import main; main()"
@@ -290,8 +297,10 @@ def test_killed_in_the_middle_it_ends_with_the_same_weights(tmp_path: Path) -> N
     assert done.name == "step-00000005"
     made = run(tmp_path / "out", save_every=5, workers=1)
     assert made.steps == 12
-    assert same(weights(tmp_path / "out"), weights(whole()))
-    assert [(line["step"], line["loss"]) for line in log(tmp_path / "out")] == [(line["step"], line["loss"]) for line in log(whole())]
+    assert same(weights(tmp_path / "out"), weights(wanted), 1e-6)
+    one, other = log(tmp_path / "out"), log(wanted)
+    assert [(line["step"], line["samples"], line["lr"]) for line in one] == [(line["step"], line["samples"], line["lr"]) for line in other]
+    assert [line["loss"] for line in one] == pytest.approx([line["loss"] for line in other], rel=1e-6)
 
 
 def test_two_processes_are_one(tmp_path: Path) -> None:
