@@ -1,4 +1,4 @@
-"""Models for the Ray tests: they tell who they are, work slowly, and fail on demand."""
+"""Models for the Ray tests: they tell who they are, wait to be killed, and fail on demand."""
 
 from __future__ import annotations
 
@@ -10,24 +10,36 @@ from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import Reply, Request
 
 
-class SlowWriter:
-    """Notes `process node row` for every request in the file `log`, 50 ms a row."""
+def says(request: Request) -> str:
+    """What a request is about."""
+    return request.caption or ", ".join(request.tags.phrases())
 
-    id = "slow-writer"
+
+class Writer:
+    """Notes `process node row` for every request in the file `log`, and says what it was asked. `stops`: whoever notes that many rows in
+    all leaves `log.stop-N` and waits to be killed, in the middle of its part."""
+
+    id = "writer"
     digest = "1"
     batch = 2
 
-    def __init__(self, log: str, seconds: float = 0.05) -> None:
-        self._log, self._seconds = log, seconds
+    def __init__(self, log: str, stops: Sequence[int] = ()) -> None:
+        self._log, self._stops = log, stops
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         import ray
 
         node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else "local"
         with open(self._log, "a", encoding="utf-8") as handle:
-            handle.writelines(f"{os.getpid()} {node} {r.tags.phrases()}\n" for r in requests)
-        time.sleep(self._seconds * len(requests))
-        return [Reply("There is " + ", ".join(r.tags.phrases()) + ".") for r in requests]
+            handle.writelines(f"{os.getpid()} {node} {says(r)}\n" for r in requests)
+        with open(self._log, encoding="utf-8") as handle:
+            noted = len(handle.readlines())
+        for stop in self._stops:
+            if noted >= stop and not os.path.exists(f"{self._log}.stop-{stop}"):
+                with open(f"{self._log}.stop-{stop}", "x", encoding="utf-8") as handle:
+                    handle.write(f"{os.getpid()} {node}")
+                time.sleep(300)
+        return [Reply(f"There is {says(r)}.") for r in requests]
 
 
 class Crasher:
@@ -41,13 +53,13 @@ class Crasher:
         self._when = when
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        if any(self._when in p for r in requests for p in r.tags.phrases()):
+        if any(self._when in says(r) for r in requests):
             os._exit(3)
-        return [Reply("There is " + ", ".join(r.tags.phrases()) + ".") for r in requests]
+        return [Reply(f"There is {says(r)}.") for r in requests]
 
 
 class WithFile:
-    """Needs a file, as a model with weights does, and says what is in it. `only`: the one process that has the file."""
+    """Needs a file, as a model with weights does. `only`: the one process that has the file."""
 
     id = "with-file"
     digest = "1"
@@ -56,8 +68,6 @@ class WithFile:
     def __init__(self, model: str, only: int | None = None) -> None:
         if only not in (None, os.getpid()) or not os.path.exists(model):
             raise UserError(f"{model}: no such file")
-        with open(model, encoding="utf-8") as handle:
-            self._says = handle.read()
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        return [Reply(self._says) for _ in requests]
+        return [Reply(f"There is {says(r)}.") for r in requests]

@@ -271,8 +271,8 @@ def test_a_run_leaves_what_it_says() -> None:
 def test_killed_in_the_middle_it_ends_with_the_same_weights(tmp_path: Path) -> None:
     """kill -9 between two checkpoints of another process; the same command goes on from the last one.
 
-    Both processes get equal threads: torch cuts its sums by their number, and weights then differ in the last bit (by 1e-8). What is left as
-    tolerance is for mathematics libraries that choose by the machine's moment; a step left out or taken twice moves weights by 1e-3.
+    Both processes get equal threads: torch cuts its sums by their number, and weights would differ in the last bit (by 1e-8). The
+    tolerance is for libraries that choose their way by the moment; a step left out or taken twice moves weights by 1e-3.
     """
     wanted = whole()
     import torch

@@ -42,8 +42,8 @@ def plain(base: Path) -> None:
 
 
 def test_the_pipeline_itself_costs_little_more_than_its_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processor time beside that of a plain loop of the same moment: 1.5 to 2.3 times as much. The goal of 8,000 rows a CPU second on a quiet
-    machine is for `benchmarks/pipeline.py`."""
+    """Processor time beside that of a plain loop of the same moment: 1.5 to 2.3 times as much. The goal of 8,000 rows a CPU second on a
+    quiet machine is for `benchmarks/pipeline.py`."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     plan = recipe(tmp_path, 5000, 1000, **NULL)
     run(plan, tmp_path / "warm", base=tmp_path, limit=500)  # tables and words are read once
