@@ -125,7 +125,7 @@ def test_on_s3_and_with_a_barrier_tables_and_ledgers_are_those_of_the_local_engi
     pools = {**ALONE["ray"], "write": {"concurrency": 1, "cpus": 0.5}, "judge-text": {"concurrency": [1, 2], "cpus": 0.5}}
     changes: dict[str, Any] = {"paths": {"p": ["text", "balance", "tags", "text*"]}, "balance": {"size": 16, "bank": "bank.txt"}}
     models = {"tagger": "wordnet", "llm": {"ray_models:Writer": str(tmp_path / "log")}}
-    plan = recipe(tmp_path, 40, part_rows=10, models=models, **changes)
+    plan = recipe(tmp_path, 40, part_rows=20, models=models, **changes)
     whole = run(plan, tmp_path / "local", base=tmp_path)
     asked = len(seen(tmp_path))
     assert 8 < asked < 32, "the balance has taken some"

@@ -47,14 +47,20 @@ def execute(plan: Plan, run: RunFolder, watcher: Watcher | None = None, retry: b
     """
     parts = plan.parts()
     with connected(address):
-        every_node_sees(run.root)
-        told = _told()
-        number = 0
-        while number < len(plan.steps):
-            folders = _together(plan, number, _nodes())
-            work = _Work(plan, run, folders, number, parts, watcher or Silent(), retry, told)
-            if work.done():
-                number += len(folders)
+        chain = _chain()  # its process starts while the nodes look for the folder
+        try:
+            every_node_sees(run.root)
+            number = 0
+            while number < len(plan.steps):
+                folders = _together(plan, number, _nodes())
+                work = _Work(plan, run, folders, number, parts, watcher or Silent(), retry, chain)
+                if work.done():
+                    number += len(folders)
+                else:
+                    ray.kill(chain)
+                    chain = _chain()
+        finally:
+            ray.kill(chain)
     run.sweep_leftovers()
 
 
@@ -174,9 +180,9 @@ class _Work:
     """Stages that run at once: the driver's side."""
 
     def __init__(
-        self, plan: Plan, run: RunFolder, folders: list[str], number: int, parts: list[Any], watch: Watcher, retry: bool, told: Any
+        self, plan: Plan, run: RunFolder, folders: list[str], number: int, parts: list[Any], watch: Watcher, retry: bool, chain: Any
     ) -> None:
-        self._plan, self._folders, self._parts, self._watch, self._told = plan, folders, parts, watch, told
+        self._plan, self._folders, self._parts, self._watch, self._chain = plan, folders, parts, watch, chain
         self._begun: Counter[tuple[str, int]] = Counter()
         self._ledgers = {f: Ledger(plan, run, f) for f in folders}
         found = {f: missing(plan, run, f, parts) for f in folders}
@@ -194,7 +200,7 @@ class _Work:
     def done(self) -> bool:
         """Makes what is missing. False: nodes are gone, and what is left of the cluster does not hold these stages any more."""
         try:
-            if self._job.todo and not self._chain():
+            if self._job.todo and not self._made():
                 return False
         except BaseException:
             with contextlib.suppress(WorkFailed, ray.exceptions.RayError):
@@ -208,13 +214,10 @@ class _Work:
             self._watch.finished(folder)
         return True
 
-    def _chain(self) -> bool:
-        """Ray Data works in an actor of its own: it can be stopped at any time, and its actors go with it."""
+    def _made(self) -> bool:
         pools = {f: _pool(self._plan, f) for f in self._folders if f in self._job.todo}
-        here = ray.get_runtime_context().get_node_id()
-        chain = ray.remote(_Chain).options(**_on(here)).remote(self._told)
         try:
-            answer, nodes = chain.run.remote(ray.put(self._job), pools), _nodes()
+            answer, nodes = self._chain.run.remote(self._job, pools, self._chain), _nodes()
             while not ray.wait([answer], timeout=LOOK_SECONDS)[0]:
                 self._listen()
                 alive = _nodes()
@@ -225,8 +228,6 @@ class _Work:
             self._listen()
         except ray.exceptions.RayActorError as error:
             raise WorkFailed(f"{', '.join(pools)}: actors die again and again ({str(error).splitlines()[0]}); see Ray's logs") from error
-        finally:
-            ray.kill(chain)
         if stopped:
             raise (UserError if stopped.startswith("U") else WorkFailed)(stopped[1:])
         return True
@@ -236,7 +237,7 @@ class _Work:
 
     def _listen(self) -> None:
         """Hands what the actors told to the watcher and the ledgers."""
-        for what, folder, *facts in ray.get(self._told.take.remote()):
+        for what, folder, *facts in ray.get(self._chain.take.remote()):
             if folder not in self._ledgers:
                 continue
             if what == "begin":
@@ -268,32 +269,26 @@ def _apply(function: Callable[[Any], Any], item: Any) -> Any:
     return function(item)
 
 
-class _Told:
-    """What the actors tell, until the driver takes it. Lives beside the driver."""
+class _Chain:
+    """The data set of part numbers and the pools that it goes through; and what their actors tell, until the driver takes it.
+
+    Ray Data works in an actor of its own, beside the driver: it can be stopped at any time, and its actors go with it.
+    """
 
     def __init__(self) -> None:
         self._told: list[Any] = []
 
+    @ray.method(concurrency_group="told")  # type: ignore[untyped-decorator]
     def add(self, fact: Any) -> None:
         self._told.append(fact)
 
+    @ray.method(concurrency_group="told")  # type: ignore[untyped-decorator]
     def take(self) -> list[Any]:
         told, self._told = self._told, []
         return told
 
-
-def _told() -> Any:
-    return ray.remote(_Told).options(**_on(ray.get_runtime_context().get_node_id())).remote()
-
-
-class _Chain:
-    """The data set of part numbers and the pools that it goes through."""
-
-    def __init__(self, told: Any) -> None:
-        self._told = told
-
-    def run(self, job: _Job, pools: dict[str, RayPool]) -> str:
-        """Why the work stopped (`U` or `W` and the message), or nothing."""
+    def run(self, job: _Job, pools: dict[str, RayPool], told: Any) -> str:
+        """Why the work stopped (`U` or `W` and the message), or nothing. `told`: this actor."""
         import ray.data
 
         context = ray.data.DataContext.get_current()
@@ -304,13 +299,18 @@ class _Chain:
         for folder, pool in pools.items():
             size = ray.data.ActorPoolStrategy(min_size=pool.least, max_size=pool.most or max(pool.least, len(parts)))
             data = data.map_batches(
-                _Maker, fn_constructor_args=(shared, folder, self._told), batch_size=1, compute=size, num_cpus=pool.cpus,
+                _Maker, fn_constructor_args=(shared, folder, told), batch_size=1, compute=size, num_cpus=pool.cpus,
                 num_gpus=pool.gpus or None,
             )  # fmt: skip
         for batch in data.iter_batches(batch_size=1, prefetch_batches=0):
             if batch["stopped"][0]:
                 return str(batch["stopped"][0])
         return ""
+
+
+def _chain() -> Any:
+    made = ray.remote(concurrency_groups={"told": 1})(_Chain)
+    return made.options(**_on(ray.get_runtime_context().get_node_id())).remote()
 
 
 class _Maker(Silent):
