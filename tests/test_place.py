@@ -227,9 +227,7 @@ def test_a_run_on_s3_that_is_killed_goes_on_from_its_chunks(tmp_path: Path, root
     assert not [f for f in root.below() if "/_chunks/" in str(f) or ".tmp-" in f.name]
 
 
-def test_commands_take_a_url(
-    tmp_path: Path, root: Remote, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_commands_take_a_url(tmp_path: Path, root: Remote, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     recipe(tmp_path, 20)
     text = "name: cli\nsource: {text: captions.jsonl, part_rows: 10, key_column: key}\npaths: [{p: [text, tags, text*]}]\n"
     (tmp_path / "r.yaml").write_text(text + "models: {tagger: wordnet}\n")
