@@ -19,8 +19,9 @@ import time
 from pathlib import Path
 
 from ctrlsynth.models.base import Request
-from ctrlsynth.models.llms.llama_cpp import SmolLM2, smollm2_file, usable_cores
+from ctrlsynth.models.llms.llama_cpp import SmolLM2, smollm2_file
 from ctrlsynth.models.llms.pool import Task
+from ctrlsynth.models.runtime import cores
 from ctrlsynth.sample import Tags
 
 DIRECT = r"""
@@ -91,7 +92,7 @@ def processor_seconds(pids: list[int]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=120)
-    parser.add_argument("--processes", type=int, default=usable_cores())
+    parser.add_argument("--processes", type=int, default=cores())
     parser.add_argument("--chunk", type=int, default=20)
     options = parser.parse_args()
     asked = requests(options.requests)

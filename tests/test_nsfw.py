@@ -82,11 +82,15 @@ def test_native_threads_wait_quietly_unless_the_user_said_otherwise(monkeypatch:
         os.environ.update(saved)
 
 
-def test_session_options_do_not_spin() -> None:
+def test_session_options_do_not_spin_and_threads_are_as_many_as_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     options = runtime.session_options(3)
     assert options.intra_op_num_threads == 3
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert runtime.thread_count(None, "x") == runtime.cores() >= 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setattr(runtime, "_ours", set())
+    assert runtime.thread_count(None, "x") == 3, "a cluster's word for an actor"
     assert runtime.thread_count(5, "x") == 5
     with pytest.raises(UserError, match="x: threads"):
         runtime.thread_count(True, "x")

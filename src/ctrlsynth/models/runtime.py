@@ -49,10 +49,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def free_threads() -> int:
+    """How many threads (or engines of one thread) to use where nobody says: OMP_NUM_THREADS where the user or a cluster set it, as Ray does
+    with the CPUs of an actor; else every core that this process may use."""
+    return user_threads() or cores()
+
+
 def thread_count(value: int | None, where: str) -> int:
-    """An option `threads`: None means every core that the process may use. UserError unless it is a whole number from 1 up."""
+    """An option `threads`: None means `free_threads`. UserError unless it is a whole number from 1 up."""
     if value is None:
-        return cores()
+        return free_threads()
     if type(value) is not int or value < 1:
         raise UserError(f"{where}: threads is a whole number from 1 up, or left out for every core, not {value!r}")
     return value

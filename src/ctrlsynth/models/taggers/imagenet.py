@@ -59,7 +59,7 @@ class ImageNetTagger:
     model    `lite2` (260 px, the default) or `lite0` (224 px, twice as fast, less sure)
     cutoff   least probability of an object, 0..1; classes of the same name count together
     top_k    the most objects a picture
-    threads  pictures worked on at once, each by one thread; None: every core that the process may use. Changes nothing but speed
+    threads  pictures worked on at once, each by one thread; None: `runtime.free_threads`. Changes nothing but speed
     """
 
     reads: Literal["pixels"] = "pixels"
