@@ -243,7 +243,7 @@ def _teach(model: Any, processor: Any) -> None:
     inputs = processor(images=pictures, text=["<MORE_DETAILED_CAPTION>"] * 2, return_tensors="pt")
     labels = processor.tokenizer([f"<s>{THINGS[name]}</s>" for name in COLOURS], padding=True, return_tensors="pt").input_ids
     labels[labels == processor.tokenizer.pad_token_id] = -100
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-2, weight_decay=0.0)
     for _ in range(300):
         loss = model(**inputs, labels=labels).loss
         optimizer.zero_grad()

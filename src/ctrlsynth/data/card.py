@@ -103,7 +103,7 @@ def write_card(run: Run, summary: Counts, load: str, path: Path) -> None:
     """Writes README.md: counts, ledger, models, policies, licences, how to load."""
     ledger = run.ledger()
     total = sum(summary.written.values())
-    recipe = dict(run.recipe)
+    recipe, embedded = dict(run.recipe), entries()
     known = {k: recipe.get(k) for k in ("paths", "variants", "text_policy", "image_policy", "judge", "mix")}
     wanted = max((r.parts_wanted for r in ledger), default=0)
     values = {
@@ -130,7 +130,7 @@ def write_card(run: Run, summary: Counts, load: str, path: Path) -> None:
             for r in ledger
         ],
         "unfinished": ", ".join(f"{r.folder} has {r.parts} of {wanted} parts" for r in ledger if r.parts < wanted),
-        "models": [(s["folder"], _cell(m), _licence(m)) for s in run.plan["steps"] if (m := _model(s))],
+        "models": [(s["folder"], _cell(m), _licence(m, embedded)) for s in run.plan["steps"] if (m := _model(s))],
         "policies": yaml.safe_dump(_bare(known), sort_keys=False, allow_unicode=True, width=120),
     }
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)  # Markdown, not HTML
@@ -168,14 +168,10 @@ def _model(step: Mapping[str, Any]) -> str:
     return str((step.get("settings") or {}).get("model") or "")
 
 
-def _licence(model: str) -> str:
+def _licence(model: str, embedded: list[Entry]) -> str:
     """Licences of the embedded models that a model's id names; others are for the user to look up."""
-    known: list[Entry] = entries()
-    found = [
-        e
-        for e in known
-        if e.name in model.replace("(", " ").replace(")", " ").replace(",", " ").replace(":", " ").replace("+", " ").split()
-    ]
+    named = set(re.split(r"[\s(),:+]+", model))
+    found = [e for e in embedded if e.name in named]
     return "; ".join(f"{e.name}: {e.licence}" for e in found) or "not known to ctrlsynth: see where the model comes from"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +48,19 @@ def object_names(labels: Sequence[str]) -> list[str]:
     """Labels as objects: `n2084071` (a noun of WordNet 3.0 by its offset) -> `dog`, its first lemma; `tench, Tinca tinca` -> `tench`;
     `traffic_light` -> `traffic light`. An offset that WordNet lacks is a UserError."""
     numbers = [match[1].zfill(8) if (match := _SYNSET.fullmatch(label)) else None for label in labels]
-    lemmas: dict[str, str] = {}
-    if any(numbers):
-        lemmas = {s.offset[1:]: s.words[0] if s.is_instance else s.words[0].lower() for s in wordnet.all_synsets("n")}
+    lemmas = _first_lemmas() if any(numbers) else {}
     out = []
     for label, number in zip(labels, numbers, strict=True):
         if number is not None and number not in lemmas:
             wordnet.from_offset(f"n{number}")  # raises, and says what an offset looks like
         out.append(lemmas[number] if number is not None else _plain(label))
     return out
+
+
+@lru_cache(maxsize=1)
+def _first_lemmas() -> dict[str, str]:
+    """Offset of every noun of WordNet -> its first lemma."""
+    return {s.offset[1:]: s.words[0] if s.is_instance else s.words[0].lower() for s in wordnet.all_synsets("n")}
 
 
 def _plain(label: str) -> str:
