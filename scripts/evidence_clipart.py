@@ -132,7 +132,7 @@ def make(
         for n, (png, text) in enumerate(real):
             try:
                 (out / "real" / f"{n:06d}.jpg").write_bytes(on_white(png))
-            except (OSError, ValueError):
+            except (OSError, ValueError, Image.DecompressionBombError):
                 unreadable += 1
                 continue
             table.writerow([f"{n:06d}.jpg", text])
