@@ -179,7 +179,9 @@ def test_folders_that_hold_no_model_are_one_line(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "other" / clip.CONFIG).read_text())
     config["model_cfg"]["embed_dim"] = 24
     (tmp_path / "other" / clip.CONFIG).write_text(json.dumps(config))
+    saved(tmp_path / "tiny", "tiny")
     (tmp_path / "words.json").write_text("{}")
+    (tmp_path / "odd.json").write_text(json.dumps({**MICRO, "vision_cfg": {"layrs": 2}}))
     save_file({"x": clip.build(str(micro())).module.visual.proj.detach()}, tmp_path / "x.safetensors")
     for name, words in (
         (str(tmp_path / "nowhere"), "is not a folder"),
@@ -190,9 +192,18 @@ def test_folders_that_hold_no_model_are_one_line(tmp_path: Path) -> None:
         ("coca_ViT-B-32", "caption loss"),
         (f"ViT-S-16={tmp_path / 'no.bin'}", "no such file"),
         (f"tiny={tmp_path / 'x.safetensors'}", "not the weights of ctrlsynth-tiny"),
+        (f"ViT-S-16={tmp_path / 'tiny' / clip.WEIGHTS}", "not the weights of ViT-S-16: "),
+        (
+            "roberta-ViT-B-32",
+            "takes the text tower of roberta-base, which is not on this machine; fetch it with `hf download roberta-base`",
+        ),
+        ("ViT-B-16-SigLIP", "takes the tokenizer of timm/ViT-B-16-SigLIP, which is not on this machine"),
     ):
         with pytest.raises(UserError, match=re.escape(words)) as caught:
             clip.load_model(name)
         assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="missing embed_dim, vision_cfg, text_cfg"):
         clip.build(str(tmp_path / "words.json"))
+    with pytest.raises(UserError, match=r"odd\.json: open_clip cannot build this model: .*layrs") as caught:
+        clip.build(str(tmp_path / "odd.json"))
+    assert "\n" not in str(caught.value)

@@ -53,6 +53,12 @@ def test_a_task_that_is_done_is_not_done_again_unless_its_question_changes(tmp_p
     (again,) = evaluate_all(model, tmp_path / "data", tmp_path / "out", settings=Settings(templates="simple"))
     assert model.images == 9
     assert again.scores["acc1"].value == pytest.approx(1 / 3)
+    evaluate_all(model, tmp_path / "data", tmp_path / "out")
+    evaluate_all(model, tmp_path / "data", tmp_path / "out")
+    assert model.images == 12
+    (data / "zeroshot_classification_templates.txt").write_text("a drawing of a {c}\n")  # under the same name, `folder`
+    evaluate_all(model, tmp_path / "data", tmp_path / "out")
+    assert model.images == 15
     with pytest.raises(UserError, match="result of another model"):
         evaluate_all(ColourClip("others"), tmp_path / "data", tmp_path / "out")
 
@@ -84,6 +90,10 @@ def test_retrieval_with_several_captions_by_hand(tmp_path: Path) -> None:
     assert scores["t2i_recall@1"] == pytest.approx(3 / 6)
     assert scores["i2t_recall@5"] == 1.0
     assert scores["recall@1"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    whole = result.scores["recall@1"]
+    assert whole.low is not None
+    assert whole.high is not None
+    assert whole.low < whole.value < whole.high
     assert (result.protocol["images"], result.protocol["captions"]) == (3, 6)
 
 
@@ -113,6 +123,10 @@ def test_pairs_are_strict_and_the_average_is_unweighted(tmp_path: Path) -> None:
     (result,) = evaluate_all(ColourClip(), tmp_path / "data", tmp_path / "out")
     scores = {k: v.value for k, v in result.scores.items()}
     assert scores == {"swap": pytest.approx(1 / 3), "add": 1.0, "acc": pytest.approx(2 / 3)}  # the tie is wrong
+    low, high = result.scores["acc"].low, result.scores["acc"].high
+    assert low == pytest.approx(0.5), "the file that is all right never moves, the other falls to 0"
+    assert high is not None
+    assert 2 / 3 < high <= 1
 
 
 def test_probe_and_few_shot_on_separable_colours(tmp_path: Path) -> None:
@@ -155,6 +169,10 @@ def test_long_tail_with_extra_images_keeps_groups_and_iterations(tmp_path: Path)
     assert more.protocol["iterations"] == plain.protocol["iterations"]
     assert set(more.scores) == set(plain.scores)  # 204 blue squares, and blue is still the tail
     assert "354 images, 154 of them from train.txt" in more.notes[0]
+    model = ColourClip()
+    for seed, encoded in ((1, 184), (1, 184), (2, 368)):  # 154 + 30 images; another seed is another question
+        (result,) = evaluate_all(model, tmp_path / "data", tmp_path / "c", settings=Settings(seed=seed))
+        assert (result.protocol["seed"], model.images) == (seed, encoded)
 
 
 def test_the_papers_tasks_are_thirty_one_and_found_by_their_public_names(tmp_path: Path) -> None:
@@ -165,6 +183,7 @@ def test_the_papers_tasks_are_thirty_one_and_found_by_their_public_names(tmp_pat
     (tmp_path / "wds_vtab-clevr_closest_object_distance_test").mkdir()
     ((task, _),) = choose(tmp_path, ["clevr_distance"])
     assert (task.classes, task.size) == (6, 15000)
+    assert {t.templates for t in tasks().values() if t.group == "table2"} == {"openai-imagenet-80"}
     with pytest.raises(UserError, match="did you mean 'eurosat'"):
         choose(tmp_path, ["eurosta"])
 
@@ -185,6 +204,8 @@ def test_template_sets_by_name(tmp_path: Path) -> None:
 
 def _break(folder: Path, how: str) -> None:
     if how == "no classnames":
+        (folder / "classnames.txt").unlink()
+    elif how == "no count of shards":
         (folder / "test" / "nshards.txt").unlink()
     elif how == "wrong number of classes":
         (folder / "classnames.txt").write_text("red\ngreen\n")
@@ -202,6 +223,8 @@ def _break(folder: Path, how: str) -> None:
         write_shards(folder / "test", [{"png": b"\x89PNG no", "cls": b"1"}], 1)
     elif how == "template without {c}":
         (folder / "zeroshot_classification_templates.txt").write_text("a photo\n")
+    elif how == "no template":
+        (folder / "zeroshot_classification_templates.txt").write_text("\n")
     elif how == "no test":
         shutil.rmtree(folder / "test")
 
@@ -209,7 +232,8 @@ def _break(folder: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ("no classnames", ["nshards.txt", "the number of tars"]),
+        ("no classnames", ["cifar10/classnames.txt: expected the names of the classes, one a line; cannot read it (No such file"]),
+        ("no count of shards", ["nshards.txt", "the number of tars"]),
         ("wrong number of classes", ["classnames.txt", "expected 10 classes, found 2"]),
         ("label outside", ["0.tar: s00000", "expected a class of 0..9, found '3'"]),
         ("no label", ["0.tar: s00000", "expected a .cls", "found png, txt"]),
@@ -218,6 +242,7 @@ def _break(folder: Path, how: str) -> None:
         ("damaged shard", ["0.tar", "expected a tar"]),
         ("damaged image", ["0.tar: s00000", "cannot be decoded"]),
         ("template without {c}", ["templates.txt:1", "expected a template with {c}"]),
+        ("no template", ["templates.txt: expected templates such as", "found none"]),
         ("no test", ["test: expected a folder", "classnames.txt"]),
     ],
 )
@@ -240,6 +265,13 @@ def test_sets_without_captions_without_files_and_folders_that_are_none(tmp_path:
     write_shards(tmp_path / "walls" / "test", [{"png": square("red")}], 1)
     with pytest.raises(UserError, match=r"expected captions in a \.txt, one a line; found png"):
         evaluate_all(ColourClip(), tmp_path, tmp_path / "out", ["walls"])
+    classification_set(tmp_path / "own", [0], ["red"], NAMES)
+    (tmp_path / "own" / "classnames.txt").unlink()
+    with pytest.raises(UserError, match=r"0\.tar: s00000: expected captions .* needs classnames\.txt beside its test folder"):
+        evaluate_all(ColourClip(), tmp_path, tmp_path / "out", ["own"])
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="expected a folder for the results, found a file"):
+        evaluate_all(ColourClip(), tmp_path, tmp_path / "file", ["walls"])
     with pytest.raises(UserError, match="expected a folder of data sets, found nothing"):
         evaluate_all(ColourClip(), tmp_path / "gone", tmp_path / "out")
     (tmp_path / "empty" / "x").mkdir(parents=True)
@@ -276,6 +308,18 @@ def test_two_template_sets_never_share_a_column(tmp_path: Path) -> None:
     assert [c.title for c in found.columns] == ["cifar10 acc1 [templates=folder]", "cifar10 acc1 [templates=simple]"]
     assert [len(cells) for cells in found.rows.values()] == [1, 1]
     assert any("because templates differ" in note for note in found.notes)
+
+
+def test_two_folders_with_other_templates_never_share_a_column(tmp_path: Path) -> None:
+    """Both sets go by the name `folder`; what is in the two files decides."""
+    for name in ("one", "two"):
+        folder = classification_set(tmp_path / name / "own", [0, 1], ["red", "green"], NAMES)
+        (folder / "zeroshot_classification_templates.txt").write_text(f"{name} {{c}}\n")
+        evaluate_all(ColourClip(name), tmp_path / name, tmp_path / "runs" / name)
+    found = compare(load_runs([tmp_path / "runs" / "one", tmp_path / "runs" / "two"]))
+    assert [len(cells) for cells in found.rows.values()] == [1, 1]
+    assert len({c.title for c in found.columns}) == 2
+    assert any("because template_digest differ" in note for note in found.notes)
 
 
 def test_seeds_are_one_run_with_an_interval(tmp_path: Path) -> None:

@@ -48,8 +48,13 @@ def evaluate(
         str | None, typer.Option("--tasks", help="some tasks by name, with commas; all whose data is there unless given", metavar="A,B")
     ] = None,
     templates: Annotated[
-        str, typer.Option("--templates", help="folder (the data set's own), simple, openai-imagenet-80 or openai-imagenet-7")
-    ] = "folder",
+        str | None,
+        typer.Option(
+            "--templates",
+            help="folder (the data set's own), simple, openai-imagenet-80 or openai-imagenet-7; each task's own unless given",
+            show_default=False,
+        ),
+    ] = None,
     extra: Annotated[
         Path | None,
         typer.Option("--extra", help="long tail: synthetic images, a split file or an imagefolder export", metavar="PATH"),

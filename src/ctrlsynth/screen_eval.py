@@ -25,7 +25,7 @@ def watching(quiet: bool = False) -> Iterator[Callable[[str, int, int, int], Non
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("tasks"),
         TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:  # an error is one line, without a bar above it
         bar = bars.add_task("eval", total=None, note="")
         started: dict[str, float] = {}
 

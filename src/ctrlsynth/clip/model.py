@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError, unknown
+from ..models.hf import HFOptions, locate
 from ..models.installed import need
 from ..models.torchvision_fix import make_torchvision_importable
 from . import convert
@@ -32,6 +33,8 @@ from .tokens import Tokenizer, tokenizer_of
 WEIGHTS, CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
 Array = np.ndarray[Any, Any]
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
+_UNFIT = (RuntimeError, ValueError, KeyError, OSError, TypeError, AttributeError, AssertionError)
+"""What open_clip, torch and transformers raise for weights and configurations that do not belong together."""
 
 
 def import_open_clip(where: str = "train") -> Any:
@@ -107,12 +110,27 @@ def build(name: str, *, image_size: int | None = None, sigmoid: bool = False, se
         raise UserError(f"{where}: {known} is a CoCa model with a caption loss; expected a CLIP of two towers")
     kwargs = {"init_logit_scale": float(np.log(10)), "init_logit_bias": -10.0} if sigmoid else {}
     torch.manual_seed(seed)
-    with _quiet():
-        module = open_clip.create_model(known, pretrained_text=False, force_image_size=image_size, **kwargs)
+    _text_at_hand(config["text_cfg"], known, where)
+    try:
+        with _quiet():
+            module = open_clip.create_model(known, pretrained_text=False, force_image_size=image_size, **kwargs)
+    except _UNFIT as error:
+        raise UserError(f"{where}: {name}: open_clip cannot build this model: {_first_line(error)}") from error
     if image_size is not None:
         config["vision_cfg"]["image_size"] = image_size
     digest = hashlib.sha256(f"{json.dumps(config, sort_keys=True)}{seed}{sigmoid}".encode()).hexdigest()[:16]
     return _built(module, {**config, **kwargs}, open_clip.get_model_preprocess_cfg(module), known, known, digest)
+
+
+def _text_at_hand(text: dict[str, Any], name: str, where: str) -> None:
+    """UserError with the command that fetches it, where a model reads its texts with parts of the hub that are not on this machine."""
+    for key, what in (("hf_model_name", "text tower"), ("hf_tokenizer_name", "tokenizer")):
+        if text.get(key):
+            try:
+                locate(text[key], HFOptions(), where)
+            except UserError as error:
+                told = f"{where}: {name} takes the {what} of {text[key]}, which is not on this machine"
+                raise UserError(f"{told}; fetch it with `hf download {text[key]}`") from error
 
 
 def _register(open_clip: Any, name: str, where: str) -> str:
@@ -162,7 +180,7 @@ def read_folder(path: Path, *, image_size: int | None = None, where: str = "trai
                     config["vision_cfg"]["image_size"] = image_size
                 module = _with_weights(open_clip, config, convert.state_dict(folder))
                 preprocess = {**open_clip.get_model_preprocess_cfg(module), **convert.preprocess_config(folder)}
-    except (RuntimeError, ValueError, KeyError, OSError, TypeError) as error:
+    except _UNFIT as error:
         raise UserError(f"{where}: {folder}: the weights do not fit the configuration beside them: {_first_line(error)}") from error
     if image_size is not None:
         config["vision_cfg"]["image_size"] = image_size
@@ -349,7 +367,7 @@ def _load_file(built: Built, path: Path) -> None:
     try:
         with _quiet():
             load_checkpoint(built.module, str(path))
-    except (RuntimeError, KeyError, ValueError, OSError) as error:
+    except _UNFIT as error:
         raise UserError(f"model: {path}: not the weights of {built.name}: {_first_line(error)}") from error
     with open(path, "rb") as stream:
         built.digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]

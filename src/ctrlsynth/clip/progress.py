@@ -86,7 +86,7 @@ def live(quiet: bool = False) -> Iterator[Watcher]:
         SpinnerColumn(), TextColumn("step"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
         TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:  # an error is one line, without a bar above it
         yield _Bar(bars)
 
 

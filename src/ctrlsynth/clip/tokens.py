@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..clip_tokens import END, encode
+from ..errors import UserError
 
 _STEP = 8
 Array = np.ndarray[Any, Any]
@@ -48,7 +49,11 @@ def tokenizer_of(config: Mapping[str, Any], name: str, cropped: bool) -> Tokeniz
     if text.get("hf_tokenizer_name") or text.get("tokenizer_kwargs") or ("siglip" in name.lower() and not name.startswith("local-dir:")):
         import open_clip
 
-        return Tokenizer(context, open_clip.get_tokenizer(name), cropped)
+        try:
+            return Tokenizer(context, open_clip.get_tokenizer(name), cropped)
+        except (OSError, ValueError) as error:
+            told = str(error).strip().splitlines()[0]
+            raise UserError(f"{name}: its tokenizer {text.get('hf_tokenizer_name', '')} cannot be loaded: {told}") from error
     return Tokenizer(context, crop=cropped)
 
 

@@ -167,6 +167,8 @@ def _titled(columns: Iterable[Column], notes: list[str]) -> dict[Column, Column]
     for (task, metric), alike in several.items():
         protocols = [json.loads(c.protocol) for c in alike]
         differing = sorted(k for k in {k for p in protocols for k in p} if len({json.dumps(p.get(k)) for p in protocols}) > 1)
+        if "templates" in differing and "template_digest" in differing:
+            differing.remove("template_digest")
         if differing:
             notes.append(f"{task} {metric}: {len(alike)} columns, because {', '.join(differing)} differ; do not compare their numbers")
         for column, protocol in zip(alike, protocols, strict=True):

@@ -47,7 +47,10 @@ def classnames(folder: Path, expected: int | None) -> list[str]:
 def templates(folder: Path) -> list[str]:
     """The data set's own templates; each must hold {c}."""
     path = folder / "zeroshot_classification_templates.txt"
-    found = [line for line in _lines(path, "templates such as 'a photo of a {c}.', one a line") if line.strip()]
+    what = "templates such as 'a photo of a {c}.', one a line"
+    found = [line for line in _lines(path, what) if line.strip()]
+    if not found:
+        raise UserError(f"{path}: expected {what}, found none")
     for number, line in enumerate(found, 1):
         if "{c}" not in line:
             raise UserError(f"{path}:{number}: expected a template with {{c}} for the class, found {line!r}")
@@ -135,7 +138,8 @@ def _captions(parts: dict[str, bytes], where: str) -> tuple[str, ...]:
     raw = parts.get("txt")
     found = tuple(line.strip() for line in (raw or b"").decode("utf-8", "replace").splitlines() if line.strip())
     if not found:
-        raise UserError(f"{where}: expected captions in a .txt, one a line; found {', '.join(sorted(parts))}")
+        labelled = " (a set with class numbers needs classnames.txt beside its test folder)" if "cls" in parts else ""
+        raise UserError(f"{where}: expected captions in a .txt, one a line; found {', '.join(sorted(parts))}{labelled}")
     return found
 
 

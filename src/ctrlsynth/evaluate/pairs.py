@@ -36,16 +36,18 @@ def evaluate(model: Encoder, folder: Path, task: Task, tick: Callable[[int], Non
     encoded = encode_texts(model, texts)
     number = {text: n for n, text in enumerate(texts)}
     scores: dict[str, Score] = {}
-    notes = []
+    notes, found = [], []
     for name, rows in sets.items():
         image = features[[place[r[0]] for r in rows]]
         positive = np.einsum("nd,nd->n", image, encoded[[number[r[1]] for r in rows]])
         negative = np.einsum("nd,nd->n", image, encoded[[number[r[2]] for r in rows]])
         hits = strict_preference(positive, negative)
+        found.append(hits)
         scores[name] = Score(float(hits.mean()), *bootstrap(hits))
         if SUGARCREPE.get(name, len(rows)) != len(rows) and task.name == "sugarcrepe":
             notes.append(f"{name}: {len(rows)} rows, the published file has {SUGARCREPE[name]}")
-    scores["acc"] = Score(float(np.mean([s.value for s in scores.values()])))
+    file = np.repeat(np.arange(len(found)), [len(hits) for hits in found])
+    scores["acc"] = Score(float(np.mean([s.value for s in scores.values()])), *bootstrap(np.concatenate(found), file))
     protocol = {"kind": "pairs", "metric": "acc", "files": sorted(sets)}
     return Scores(scores, protocol, sum(map(len, sets.values())), layout.digest(files), notes=tuple(notes))
 

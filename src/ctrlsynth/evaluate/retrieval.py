@@ -45,7 +45,9 @@ def evaluate(model: Encoder, folder: Path, task: Task, tick: Callable[[int], Non
     for k in KS:
         for way, found in ranks.items():
             scores[f"{way}_recall@{k}"] = Score(float((found < k).mean()), *bootstrap(found < k))
-        scores[f"recall@{k}"] = Score((scores[f"i2t_recall@{k}"].value + scores[f"t2i_recall@{k}"].value) / 2)
+        mean = (scores[f"i2t_recall@{k}"].value + scores[f"t2i_recall@{k}"].value) / 2
+        hits, way_of = np.concatenate(list(ranks.values())) < k, np.repeat([0, 1], [len(found) for found in ranks.values()])
+        scores[f"recall@{k}"] = Score(mean, *bootstrap(hits, way_of))
     protocol = {"kind": "retrieval", "metric": task.metric, "images": len(captions), "captions": len(owner)}
     return Scores(scores, protocol, len(captions), layout.digest(files_of(folder)))
 

@@ -18,9 +18,10 @@ from .tasks import Task, choose
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the user may choose: the template set of zero-shot tasks, extra images for long-tail heads, the head, the seed of episodes."""
+    """What the user may choose: the template set of zero-shot tasks (None: each task's own), extra images for long-tail
+    heads, the head, the seed of episodes and heads."""
 
-    templates: str = "folder"
+    templates: str | None = None
     extra: Path | None = None
     head: long_tail.HeadSettings = field(default_factory=lambda: long_tail.HeadSettings())
     seed: int = 0
@@ -59,6 +60,8 @@ def evaluate_all(
     refused: two models never share a folder."""
     how = settings or Settings()
     chosen = choose(data, names)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: expected a folder for the results, found a file; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     done: list[Result] = []
     for number, (task, folder) in enumerate(chosen):
@@ -92,10 +95,12 @@ def _earlier(path: Path, model: Encoder) -> Result | None:
 def _same(earlier: Result, task: Task, folder: Path, how: Settings) -> bool:
     """Whether the stored result answers the same question about the same data."""
     protocol = earlier.protocol
-    asked = {"templates": how.templates if task.kind == "zero-shot" else None, "seed": how.seed if task.kind == "few-shot" else None}
+    asked: dict[str, Any] = {"seed": how.seed} if task.kind == "few-shot" else {}
+    if task.kind == "zero-shot":
+        asked |= zero_shot.template_protocol(how.templates or task.templates, folder)
     if task.kind == "long-tail":
-        asked |= {"head": how.head.head, "loss": how.head.loss, "seed": how.head.seed}
-    return all(protocol.get(k) == v for k, v in asked.items() if v is not None) and earlier.data == data_digest(task, folder, how.extra)
+        asked |= {"head": how.head.head, "loss": how.head.loss, "seed": how.seed}
+    return all(protocol.get(k) == v for k, v in asked.items()) and earlier.data == data_digest(task, folder, how.extra)
 
 
 def data_digest(task: Task, folder: Path, extra: Path | None = None) -> str:

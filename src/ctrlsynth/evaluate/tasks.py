@@ -26,6 +26,7 @@ class Task:
     metric    the main one: acc1, mean_per_class_recall, recall@1, acc       folder   its name in the public layout
     classes   how many, or None where the folder says it                     size     the papers' test set (rows), or None
     captions  retrieval: captions of an image that count, the first ones     group    whose average the papers print
+    templates zero-shot: the template set that is taken unless the user names another
     """
 
     name: str
@@ -37,6 +38,7 @@ class Task:
     size: int | None = None
     captions: int | None = None
     group: str = ""
+    templates: str = "folder"
 
     @property
     def chance(self) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -37,8 +38,15 @@ def template_set(name: str, folder: Path) -> list[str]:
     raise unknown("template set", name, TEMPLATE_SETS, "--templates")
 
 
-def evaluate(model: Encoder, folder: Path, task: Task, templates: str = "folder", tick: Callable[[int], None] | None = None) -> Scores:
-    """acc1, acc5 and mean per-class recall on the test split of `folder`."""
+def template_protocol(name: str, folder: Path) -> dict[str, str]:
+    """What of a protocol tells template sets apart: the name, and a digest of the sentences, because every folder may hold others."""
+    text = "\n".join(template_set(name, folder))
+    return {"templates": name, "template_digest": hashlib.sha256(text.encode()).hexdigest()[:8]}
+
+
+def evaluate(model: Encoder, folder: Path, task: Task, templates: str | None = None, tick: Callable[[int], None] | None = None) -> Scores:
+    """acc1, acc5 and mean per-class recall on the test split of `folder`. `templates`: a set by name, else the task's."""
+    templates = templates or task.templates
     names = layout.classnames(folder, task.classes)
     if not names:
         raise UserError(f"{folder / 'classnames.txt'}: expected at least one class, found none")
@@ -52,7 +60,7 @@ def evaluate(model: Encoder, folder: Path, task: Task, templates: str = "folder"
 
     features = encode_images(model, images(), tick=tick)
     files = [folder / "classnames.txt", *layout.shards(folder, "test")]
-    protocol = {"kind": "zero-shot", "metric": task.metric, "templates": templates}
+    protocol = {"kind": "zero-shot", "metric": task.metric, **template_protocol(templates, folder)}
     return Scores(classification(features @ weights.T, np.array(labels)), protocol, len(labels), layout.digest(files), len(names))
 
 
