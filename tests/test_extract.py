@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -40,6 +40,13 @@ class Fixed:
         return list(Fixed.replies)
 
 
+@pytest.fixture(scope="module")
+def smollm2() -> Iterator[ExtractTagger]:
+    built = models.load({"extract": "smollm2"}, "tagger")
+    yield built
+    built.close()
+
+
 def tagger(*replies: Reply) -> ExtractTagger:
     Fixed.replies = replies
     return ExtractTagger(f"{__name__}:Fixed")
@@ -53,8 +60,7 @@ def test_the_instruction_is_the_papers_around_the_caption() -> None:
     assert "#" not in text
 
 
-def test_smollm2_says_only_spans_of_the_caption() -> None:
-    built = models.load({"extract": "smollm2"}, "tagger")
+def test_smollm2_says_only_spans_of_the_caption(smollm2: ExtractTagger) -> None:
     texts = [
         "A brown dog is sleeping on a red sofa",
         "",
@@ -62,11 +68,8 @@ def test_smollm2_says_only_spans_of_the_caption() -> None:
         "🙂 !!",
         'quote " back\\slash, résumé 東京 tower',
     ]
-    try:
-        first = built.tag([ImageAndText(None, text) for text in texts])
-        again = built.tag([ImageAndText(None, text) for text in texts[::-1]])[::-1]
-    finally:
-        built.close()
+    first = smollm2.tag([ImageAndText(None, text) for text in texts])
+    again = smollm2.tag([ImageAndText(None, text) for text in texts[::-1]])[::-1]
     assert first == again
     assert all(tags.error is None for tags in first)
     assert first[1] == first[3] == Tags()
@@ -201,14 +204,10 @@ def test_the_grammars_phrases_are_spans() -> None:
     assert '" dog asleep"' not in extraction("A dog, asleep")
 
 
-def test_smollm2_finds_most_objects_of_web_captions() -> None:
+def test_smollm2_finds_most_objects_of_web_captions(smollm2: ExtractTagger) -> None:
     """A small model: far behind the `wordnet` tagger; the floor is what it reaches with room for another build of llama.cpp."""
     some = CAPTIONS[::12]
-    built = models.load({"extract": "smollm2"}, "tagger")
-    try:
-        found = built.tag([ImageAndText(None, one["caption"]) for one in some])
-    finally:
-        built.close()
+    found = smollm2.tag([ImageAndText(None, one["caption"]) for one in some])
     hits = sum(len(set(tags.objects) & set(one["objects"])) for tags, one in zip(found, some, strict=True))
     named, labelled = sum(len(tags.objects) for tags in found), sum(len(one["objects"]) for one in some)
     print(f"objects: precision {hits / named:.2f}, recall {hits / labelled:.2f}")
