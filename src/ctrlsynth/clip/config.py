@@ -53,7 +53,9 @@ class EqualSamples(Block):
 class Decontaminate(Block):
     """Pairs that are also in an evaluation set leave, or are told."""
 
-    against: list[str] = Field(min_length=1, description="evaluation sets: folders of images, or of shards")
+    against: list[str] = Field(
+        min_length=1, description="evaluation sets: folders as `ctrlsynth eval` reads them, shards, or folders of images"
+    )
     images: Literal["sha256", "phash", "both", "none"] = Field(
         "both", description="same pixels, a perceptual hash within `distance` bits, both, or images not compared"
     )

@@ -13,7 +13,7 @@ import re
 import unicodedata
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -24,11 +24,11 @@ import numpy as np
 from PIL import Image
 
 from ..data.images import ImageFault, decode
-from ..data.rows import IMAGE_SUFFIXES
 from ..errors import UserError
+from . import known_sets
 from .config import Decontaminate
 from .rows import RowFault, Shards
-from .shards import Subset, open_shards
+from .shards import Subset
 
 _NOT_WORDS = re.compile(r"[^\w]+")
 _CHUNK = 256
@@ -97,11 +97,11 @@ def plain_caption(text: str) -> str:
 
 
 def read_sets(block: Decontaminate, base: Path) -> Known:
-    """Reads the evaluation sets: folders or files of shards with captions, or folders of images. UserError for one with nothing in it."""
+    """Reads the evaluation sets, in any layout that `known_sets` knows. UserError for one with nothing in it."""
     known = Known()
     for name in block.against:
         before = known.images + len(known.captions)
-        for row, image, captions in _evaluation(name, base):
+        for row, image, captions in known_sets.rows(name, base):
             if block.images != "none" and image is not None:
                 known.add_image(image, row)
             if block.captions:
@@ -109,28 +109,6 @@ def read_sets(block: Decontaminate, base: Path) -> Known:
         if known.images + len(known.captions) == before:
             raise UserError(f"train.decontaminate.against: {name}: no image and no caption; expected shards, or a folder of images")
     return known
-
-
-def _evaluation(name: str, base: Path) -> Iterator[tuple[str, Image.Image | None, Sequence[str]]]:
-    folder = base / Path(name).expanduser()
-    try:
-        shards = open_shards(name, base, where="train.decontaminate.against")
-    except UserError:
-        loose = [p for p in sorted(folder.rglob("*")) if p.suffix[1:].lower() in IMAGE_SUFFIXES] if folder.is_dir() else []
-        if not loose:
-            raise
-        for path in loose:
-            try:
-                yield str(path.relative_to(folder)), decode(path.read_bytes()), ()
-            except ImageFault:
-                continue
-        return
-    for row in range(shards.rows):
-        try:
-            pair = shards.read(row)
-            yield pair.id, decode(pair.image), pair.captions
-        except (RowFault, ImageFault):
-            continue
 
 
 def search(shards: Sequence[Shards], known: Known, block: Decontaminate, threads: int = 4) -> list[Found]:

@@ -28,7 +28,7 @@ SUGARCREPE = {
 def evaluate(model: Encoder, folder: Path, task: Task, tick: Callable[[int], None] | None = None) -> Scores:
     """Accuracy by file and `acc`, their unweighted average."""
     files = files_of(folder, task)
-    sets = {path.stem: _read(path) for path in files}
+    sets = {path.stem: read(path) for path in files}
     names = list(dict.fromkeys(row[0] for rows in sets.values() for row in rows))
     features = encode_images(model, _images(folder / "images", names), tick=tick)
     place = {name: n for n, name in enumerate(names)}
@@ -65,7 +65,8 @@ def files_of(folder: Path, task: Task) -> list[Path]:
     return files
 
 
-def _read(path: Path) -> list[tuple[str, str, str]]:
+def read(path: Path) -> list[tuple[str, str, str]]:
+    """(filename, caption, negative caption) of every row of a file."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         rows = list(data.values()) if isinstance(data, dict) else data
