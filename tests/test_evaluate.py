@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ctrlsynth.errors import UserError
 from ctrlsynth.evaluate import layout, retrieval
 from ctrlsynth.evaluate.compare import compare, load_runs, show
 from ctrlsynth.evaluate.encode import class_weights
-from ctrlsynth.evaluate.results import read_result
+from ctrlsynth.evaluate.results import Score, read_result, write_result
 from ctrlsynth.evaluate.run import Settings, averages, evaluate_all
 from ctrlsynth.evaluate.tasks import choose, tasks
 from ctrlsynth.evaluate.zero_shot import template_set
@@ -332,7 +333,8 @@ def test_seeds_are_one_run_with_an_interval(tmp_path: Path) -> None:
     assert show(cell) == "83.3 ± 71.7 (3)"
 
 
-def test_delta_mtl_against_a_printed_row_says_on_how_many_tasks_it_rests(tmp_path: Path) -> None:
+def test_delta_mtl_against_a_printed_row_takes_whole_tasks_of_the_paper(tmp_path: Path) -> None:
+    """With CIFAR-10 alone there is nothing to lay beside an average over nine sets; with all nine the task counts."""
     names = list(COLOURS)
     labels = [n for _ in range(8) for n in range(5)]
     folder = tmp_path / "data" / "cifar10"
@@ -342,11 +344,51 @@ def test_delta_mtl_against_a_printed_row_says_on_how_many_tasks_it_rests(tmp_pat
     baseline = "SynthCLIP, table 3 (Delta_MTL): CLIP, CC3M"
     found = compare(load_runs([tmp_path / "out"]), baseline=baseline, with_papers=True)
     column = found.columns[-1]
-    assert found.rows["out"][column].value == pytest.approx(((100 - 63.3) / 63.3 + (100 - 74.2) / 74.2) / 2 * 100)
+    assert column not in found.rows["out"]
     assert found.rows["SynthCLIP, table 3 (Delta_MTL): SynthCI-30M"][column].value == pytest.approx(60.1, abs=0.1)
-    assert any("2, 5 of SynthCLIP's five tasks" in note for note in found.notes)
+    one = read_result(tmp_path / "out" / "linear-cifar10.json")
+    for task in (t for t in tasks().values() if t.kind == "linear-probe"):
+        write_result(tmp_path / "out" / f"{task.name}.json", replace(one, task=task.name, main="acc1"))
+    found = compare(load_runs([tmp_path / "out"]), baseline=baseline, with_papers=True)
+    column = found.columns[-1]
+    assert found.rows["out"][column].value == pytest.approx((100 - 63.3) / 63.3 * 100)
+    assert any("1, 3, 5 of SynthCLIP's five tasks" in note for note in found.notes)
+    average = next(c for c in found.columns if c.title == "linear-probe, SynthCLIP's average")
+    assert found.rows["out"][average].value == 100.0
+    assert found.rows["SynthCLIP, table 3 to 7 (ablations): Vicuna 33B"][average].value == 61.4
     with pytest.raises(UserError, match="unknown baseline"):
         compare(load_runs([tmp_path / "out"]), baseline="nobody")
+
+
+def test_delta_mtl_between_runs_takes_the_sets_that_both_have(tmp_path: Path) -> None:
+    classification_set(tmp_path / "data" / "cifar10", [0, 1], ["red", "green"], [*NAMES, *"abcdefg"])
+    (one,) = evaluate_all(ColourClip(), tmp_path / "data", tmp_path / "x")
+    probe = replace(one, group="linear-probe", protocol={"kind": "linear-probe", "metric": "acc1", "val": "official"})
+    for run, scores in {"a": {"linear-dtd": 0.5, "linear-pets": 0.9}, "b": {"linear-dtd": 0.6}}.items():
+        for task, value in scores.items():
+            write_result(tmp_path / run / f"{task}.json", replace(probe, task=task, main="acc1", scores={"acc1": Score(value)}))
+    found = compare(load_runs([tmp_path / "a", tmp_path / "b"]), baseline="a")
+    assert found.rows["b"][found.columns[-1]].value == pytest.approx(20.0)  # on DTD, not against the average with Pets
+
+
+def test_printed_averages_stand_beside_whole_averages_only(tmp_path: Path) -> None:
+    classification_set(tmp_path / "data" / "own", [0, 1], ["red", "green"], NAMES)
+    (one,) = evaluate_all(ColourClip(), tmp_path / "data", tmp_path / "x")
+    twenty = [t for t in tasks().values() if t.group == "table1"]
+    for task in twenty:
+        scores = {task.metric: Score(0.5)}
+        write_result(tmp_path / "all" / f"{task.name}.json", replace(one, task=task.name, group="table1", main=task.metric, scores=scores))
+        if task.name != "svhn":
+            shutil.copytree(tmp_path / "all", tmp_path / "part", dirs_exist_ok=True)
+    found = compare(load_runs([tmp_path / "all"]), with_papers=True)
+    average = next(c for c in found.columns if c.metric == "average")
+    assert found.rows["all"][average].value == 50.0
+    assert found.rows["CtrlSynth, table 1: CtrlSynth, CC12M"][average].value == 36.6
+    assert found.rows["CtrlSynth, table 8: img, SP4"][average].value == 22.1
+    (tmp_path / "part" / "svhn.json").unlink(missing_ok=True)
+    found = compare(load_runs([tmp_path / "part"]), with_papers=True)
+    average = next(c for c in found.columns if c.metric == "average")
+    assert [name for name, cells in found.rows.items() if average in cells] == ["part"]
 
 
 def test_what_is_no_result_is_one_line(tmp_path: Path) -> None:

@@ -89,6 +89,12 @@ def test_delta_mtl_is_the_papers_within_a_tenth_of_a_point() -> None:
             assert found is not None
             assert found[0] == pytest.approx(printed, abs=0.1)
             assert found[1] == 5
+    tuned = next(t for t in tables() if t.table == "3 to 7 (ablations)")
+    assert len(tuned.printed or {}) == 6
+    for model, printed in (tuned.printed or {}).items():
+        found = delta_over_shared(tuned.rows[model], table.rows["CLIP, CC12M"])
+        assert found is not None
+        assert found[0] == pytest.approx(printed, abs=0.1)
     exact = delta_over_shared(table.rows["SynthCI-3M"], table.rows["CLIP, CC3M"])
     assert exact is not None
     assert exact[0] == pytest.approx(-5.67, abs=0.005)

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import UserError, unknown
 from .metrics import interval_over_seeds
-from .papers import delta_over_shared, five_tasks, tables
+from .papers import FIVE, as_averaged, delta_over_shared, five_tasks, tables
 from .results import Result, Score, read_result
 
 _SEED = re.compile(r"seed[-_]?\d+")
@@ -143,6 +143,7 @@ def compare(runs: Sequence[Run], baseline: str | None = None, with_papers: bool 
     notes += _data_notes(runs)
     _averages(out, runs)
     if with_papers:
+        _five(out, runs)
         _papers(out)
     if baseline is not None:
         _delta(out, runs, baseline, with_papers)
@@ -196,7 +197,12 @@ def _averages(out: Comparison, runs: Sequence[Run]) -> None:
         main = runs[0].results[members[0]][0].main
         if not group or len(members) < 2 or split & set(members):
             continue
-        column = Column(group, "average", json.dumps({"tasks": members}), f"{group}, average of {len(members)}")
+        column = Column(
+            group,
+            "average",
+            json.dumps({"kind": runs[0].results[members[0]][0].protocol["kind"], "tasks": members}),
+            f"{group}, average of {len(members)}",
+        )
         out.columns.append(column)
         for run in runs:
             per_seed = zip(*([r.scores[r.main].value for r in run.results[t]] for t in members), strict=False)
@@ -207,17 +213,25 @@ def _averages(out: Comparison, runs: Sequence[Run]) -> None:
         out.notes.append(f"{group}: average of {', '.join(members)} ({main if len(members) == 1 else 'the main metric of each'})")
 
 
+_AVERAGES = {"1": "table1:average", "2": "table2:average", "4": "sugarcrepe:acc"}
+"""Column of the averages that CtrlSynth prints below its tables."""
+
+
 def _papers(out: Comparison) -> None:
     """Rows of the papers' tables that have a number for one of the columns."""
     for table in tables():
-        for model, values in table.rows.items():
+        averages = (
+            (table.printed or {}).get("average", [None] * len(table.rows)) if table.paper == "CtrlSynth" else [None] * len(table.rows)
+        )
+        for (model, values), average in zip(table.rows.items(), averages, strict=True):
+            printed = values if average is None or table.table not in _AVERAGES else {**values, _AVERAGES[table.table]: average}
             cells = {}
             for column in out.columns:
-                value = _printed(values, column)
+                value = _printed(printed, column)
                 if value is not None and table.protocol["kind"] in (json.loads(column.protocol).get("kind"), "mixed"):
                     cells[column] = Cell(value, mark="*" if table.protocol.get("templates") == "unknown" else "")
             if cells:
-                out.rows[f"{table.paper}, table {table.table}: {model}"] = cells
+                out.rows.setdefault(f"{table.paper}, table {table.table}: {model}", {}).update(cells)
                 if table.note and table.note not in out.notes:
                     out.notes.append(f"{table.paper}, table {table.table}: {table.note}")
     if any(cell.mark for cells in out.rows.values() for cell in cells.values()):
@@ -227,28 +241,54 @@ def _papers(out: Comparison) -> None:
 def _printed(values: Mapping[str, float], column: Column) -> float | None:
     from .tasks import tasks
 
-    found = values.get(f"{column.task}:{column.metric}")
+    if column.metric == "average" and set(json.loads(column.protocol).get("tasks", ())) != {
+        name for name, task in tasks().items() if task.group == column.task
+    }:
+        return None
+    found = values.get(column.task if column.metric == "five-tasks" else f"{column.task}:{column.metric}")
     task = tasks().get(column.task)
     if found is None and task is not None and column.metric == task.metric:
         found = values.get(f"{column.task}:main")
     return found
 
 
+def _five(out: Comparison, runs: Sequence[Run]) -> None:
+    """SynthCLIP's task averages, for those of which a run has all the data sets."""
+    found = {run.name: five_tasks(as_averaged(_all(run))) for run in runs}
+    for task in (t for t in FIVE if any(t in five for five in found.values())):
+        column = Column(task, "five-tasks", json.dumps({"kind": "five-tasks"}), f"{task}, SynthCLIP's average")
+        out.columns.append(column)
+        for name, five in found.items():
+            if task in five:
+                out.rows[name][column] = Cell(five[task])
+
+
+def _all(run: Run) -> list[Result]:
+    return [result for several in run.results.values() for result in several]
+
+
 def _delta(out: Comparison, runs: Sequence[Run], baseline: str, with_papers: bool) -> None:
-    """SynthCLIP's Delta_MTL against a run, or against a printed row, over the tasks that both have."""
-    fives = {run.name: five_tasks(several[0] for several in run.results.values()) for run in runs}
-    if with_papers:
-        for table in (t for t in tables() if t.protocol["kind"] == "five-tasks"):
-            fives |= {f"{table.paper}, table {table.table}: {model}": dict(values) for model, values in table.rows.items()}
-    if baseline not in fives:
-        raise unknown("baseline", baseline, fives, "compare")
+    """SynthCLIP's Delta_MTL against a run, over the data sets that both have, or against a printed row, over whole tasks of the paper."""
+    mine = {run.name: _all(run) for run in runs}
+    printed: dict[str, Mapping[str, float]] = {}
+    for table in (t for t in tables() if with_papers and t.protocol["kind"] == "five-tasks"):
+        printed |= {f"{table.paper}, table {table.table}: {model}": values for model, values in table.rows.items()}
+    if baseline not in mine and baseline not in printed:
+        raise unknown("baseline", baseline, [*mine, *printed], "compare")
     column = Column("Delta_MTL", baseline, json.dumps({"kind": "five-tasks"}), f"Delta_MTL against {baseline}, %")
     out.columns.append(column)
     counts = set()
-    for name, five in fives.items():
-        found = delta_over_shared(five, fives[baseline]) if name != baseline else None
+    for name in (n for n in (*mine, *printed) if n != baseline):
+        if name in mine and baseline in mine:
+            names = {r.task for r in mine[name]} & {r.task for r in mine[baseline]}
+            one, other = (five_tasks([r for r in mine[n] if r.task in names]) for n in (name, baseline))
+        else:
+            one, other = (dict(printed[n]) if n in printed else five_tasks(as_averaged(mine[n])) for n in (name, baseline))
+        found = delta_over_shared(one, other)
         if found is not None:
             out.rows.setdefault(name, {})[column] = Cell(found[0])
             counts.add(found[1])
     if counts - {5}:
         out.notes.append(f"Delta_MTL rests on {', '.join(map(str, sorted(counts)))} of SynthCLIP's five tasks; the paper's on all five")
+    if printed:
+        out.notes.append("Beside a printed row a task counts only where the run has all of the paper's data sets")

@@ -42,6 +42,20 @@ def tables() -> tuple[Table, ...]:
     return tuple(out)
 
 
+@lru_cache(maxsize=1)
+def averaged_sets() -> tuple[frozenset[str], ...]:
+    """The data sets that SynthCLIP averages over (its Tables 1 and 2): linear probe, few-shot, retrieval, zero-shot."""
+    probe, shots, other = ([c.partition(":")[0] for c in t.columns] for t in tables() if t.paper == "SynthCLIP" and t.table[:1] in "12")
+    return frozenset(probe), frozenset(shots), frozenset(other) - {"imagenet"}, frozenset({"imagenet"})
+
+
+def as_averaged(results: Iterable[Result]) -> list[Result]:
+    """The results that may stand beside SynthCLIP's averages: of each task all the data sets that the paper has, or none."""
+    there = list(results)
+    names = {r.task for r in there}
+    return [r for r in there if any(r.task in several and several <= names for several in averaged_sets())]
+
+
 def five_tasks(results: Iterable[Result]) -> dict[str, float]:
     """SynthCLIP's task averages that the results allow, in percent: some of `FIVE`. Without ImageNet there is no zero-shot task."""
     found: dict[str, list[float]] = {}
