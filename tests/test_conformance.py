@@ -19,11 +19,27 @@ from ctrlsynth.models.taggers.reference import ReferenceTagger
 from ctrlsynth.models.text_to_image.scenes import Scenes
 from ctrlsynth.sample import Tags
 
+CAPTIONS = ("a brown dog on a red sofa", "a white cup on a table", "two cats near a tree")
 FEW = [request(text) for text in ("red dog", "blue car", "green tree")]
 
 
 def test_realizer() -> None:
     check_llm(lambda: models.load("realizer", "llm"))
+
+
+def test_naive() -> None:
+    rows = [replace(request(text, seed=n), family="concept") for n, text in enumerate(("dog", "car", "tree"))]
+    check_llm(lambda: models.load("naive:clip80", "llm"), lambda: models.load("naive:clip7", "llm"), rows=rows, poison=Request(""))
+
+
+def test_extract() -> None:
+    """The second half of a captioner; it reads captions only, and its digest holds the language model's."""
+    first, other = ({"extract": {"smollm2": None, "processes": 1, **more}} for more in ({}, {"bound": False}))
+    tagger = models.load(first, "tagger")
+    try:
+        check_tagger(lambda: tagger, lambda: models.load(other, "tagger"), rows=[ImageAndText(None, text) for text in CAPTIONS])
+    finally:
+        tagger.close()
 
 
 def test_smollm2() -> None:

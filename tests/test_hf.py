@@ -213,6 +213,12 @@ def test_a_quantization_whose_package_is_absent_is_refused(tiny: Path, monkeypat
             hf.check_quantization(found(tiny, quantization=name).options)
 
 
+def test_quantizations_as_the_packages_name_them() -> None:
+    assert hf.quantization_call("int8", None) == ("BitsAndBytesConfig", {"load_in_8bit": True})
+    name, arguments = hf.quantization_call("int4", "x")
+    assert (name, arguments["load_in_4bit"], arguments["bnb_4bit_compute_dtype"]) == ("BitsAndBytesConfig", True, "x")
+
+
 def test_a_quantization_that_does_nothing_is_told(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torchao leaves narrow layers as they are, and says nothing; here no configuration reaches transformers at all."""
     from transformers import AutoModelForImageClassification

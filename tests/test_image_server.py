@@ -162,6 +162,7 @@ def test_preflight_and_digest(opened: list[ImageServer]) -> None:
         ({"size": "large"}, r"text_to_image\.size: one edge or"),
         ({"size": [1, 2, 3]}, r"text_to_image\.size: one edge or"),
         ({"base_urls": ["localhost"]}, "begins with http"),
+        ({"prices": {"output": 1.0}}, r"text_to_image\.prices\.output: no tokens are kept for this stage"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], message: str) -> None:
@@ -171,7 +172,11 @@ def test_wrong_options(options: dict[str, Any], message: str) -> None:
 
 def test_a_run_paints_by_a_server_and_asks_once(tmp_path: Path) -> None:
     with FaultyServer(lambda n, body: BLOCKED if "boat" in body["prompt"] else draw(n, body)) as drawing:
-        models = {"tagger": "wordnet", "llm": "realizer", "text_to_image": {"openai": "m", "base_url": drawing.url}}
+        models = {
+            "tagger": "wordnet",
+            "llm": "realizer",
+            "text_to_image": {"openai": "m", "base_url": drawing.url, "prices": {"row": 0.04}},
+        }
         plan = recipe(tmp_path, rows=12, models=models, paths=["SP4"], judge={"tagger": "reference"}, image_policy={"size": 64})
         made = run(plan, tmp_path / "run", base=tmp_path)
         rows = list(made.rows("paint"))
@@ -179,6 +184,7 @@ def test_a_run_paints_by_a_server_and_asks_once(tmp_path: Path) -> None:
         refused = ["boat" in row["prompt"] for row in rows]
         assert 0 < sum(refused) < 12
         assert [(r["status"], r["reason"]) for r in rows] == [("failed", "refused") if no else ("ok", None) for no in refused]
+        assert {r.folder: r.cost for r in made.ledger()}["paint"] == pytest.approx(0.04 * (12 - sum(refused)))
         first = tables(made)
         assert tables(run(plan, tmp_path / "run", base=tmp_path)) == first
         assert len(drawing.seen) == 12

@@ -3,6 +3,7 @@ GPU and a torch of its own. Where it is installed, the recorded names are compar
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import inspect
 import shutil
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from conformance import request
+from conformance import check_llm, request
 from ctrlsynth.errors import UserError
 from ctrlsynth.models import load
 from ctrlsynth.models.base import Request
@@ -201,14 +202,47 @@ def test_digest_is_of_what_shapes_a_reply(tiny: Tiny, tmp_path: Path) -> None:
 def test_options_and_files_are_checked_before_it_runs(tiny: Tiny, tmp_path: Path) -> None:
     model = VLLM(str(tiny("mistral")))
     model.check()
+    assert VLLM(str(tiny("mistral")), device="cuda").digest != model.digest  # the kind of device belongs to it, as everywhere
     assert model.prompt(Request("Say hello.")) == "<s>[INST] Say hello. [/INST]"
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"adapters": ["a", "b"]}, "one adapter"), ({"tensor_parallel_size": 0}, "tensor_parallel_size"),
         ({"gpu_memory_utilization": 2}, "gpu_memory_utilization"), ({"temprature": 1}, "did you mean 'temperature'"),
+        ({"device": "cpu"}, "device: auto or cuda, not 'cpu'; CUDA_VISIBLE_DEVICES"),
     ]  # fmt: skip
     for options, message in wrong:
         with pytest.raises(UserError, match=message):
             load({"vllm": str(tiny("mistral")), **options}, "llm")
+
+
+@pytest.mark.usefixtures("installed")
+def test_an_older_interface_is_refused_before_the_first_call(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to 0.11 guided JSON was `GuidedDecodingParams`; what is not installed or comes from a branch passes."""
+    model = VLLM(str(tiny("mistral")))
+    for told, refused in (("0.10.2", True), ("0.18.9", True), ("0.19.0", False), ("0.23.0rc1", False), ("1.0", False), ("dev", False)):
+        monkeypatch.setattr(backend, "version", lambda _, told=told: told)
+        if refused:
+            with pytest.raises(UserError, match=rf"^models.llm: vllm {told} has another interface than 0.19 and later; pip install"):
+                model.check()
+        else:
+            model.check()
+
+
+@pytest.mark.usefixtures("installed")
+def test_conformance_of_what_surrounds_the_engine(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Order, number, long rows, a poisoned one: the suite of all backends, with an engine in vLLM's place that says its prompt's hash."""
+    stand_in(monkeypatch)
+
+    def generate(self: Recorder, prompts: Any, sampling_params: Any = None, **more: Any) -> list[Any]:
+        assert len(prompts) == len(sampling_params)
+        told = [hashlib.sha256(str(p["prompt_token_ids"]).encode()).hexdigest() for p in prompts]
+        return [types.SimpleNamespace(outputs=[Made(text, [1])]) for text in told]
+
+    monkeypatch.setattr(Recorder, "generate", generate)
+    shutil.copytree(tiny("mistral"), tmp_path / "other")
+    weights = bytearray((tmp_path / "other/model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "other/model.safetensors").write_bytes(weights)
+    check_llm(lambda: VLLM(str(tiny("mistral"))), lambda: VLLM(str(tmp_path / "other")))
 
 
 def test_absent_vllm_is_one_sentence_or_its_interface_is_the_recorded_one() -> None:

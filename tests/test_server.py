@@ -375,6 +375,7 @@ def test_it_ends_and_starts_again(opened: list[OpenAIServer]) -> None:
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"base_urls": []}, "base_urls is a list"),
+    ({"base_url": ["http://a", "http://b"]}, "base_url is one address; several are replicas: base_urls"),
     ({"base_url": "localhost:8000"}, "begins with http"),
     ({"base_url": "http://a", "base_urls": ["http://b"]}, "not both"),
     ({"concurrency": 0}, "concurrency is a whole number"),

@@ -129,7 +129,7 @@ def test_a_run_judges_by_the_server(tmp_path: Path) -> None:
     for colour in COLOURS:
         picture(colour).save(tmp_path / f"{colour}.png")
     with FaultyServer(sees) as server:
-        spec = {"openai": "m", "base_url": server.url}
+        spec = {"openai": "m", "base_url": server.url, "prices": {"row": 0.002}}
         chosen: dict[str, Any] = {
             "source": {"folder": "."},
             "models": {"tagger": spec, "llm": "realizer", "text_to_image": "scenes"},
@@ -139,6 +139,7 @@ def test_a_run_judges_by_the_server(tmp_path: Path) -> None:
         made = run(recipe(tmp_path, **chosen), tmp_path / "run", base=tmp_path)
     assert {row["attributes"][0] for row in made.rows("tag")} == {f"{colour} boat" for colour in COLOURS}
     assert all(row["status"] == "ok" for row in made.rows("tag.2"))
+    assert {r.folder: r.cost for r in made.ledger()}["tag"] == pytest.approx(3 * 0.002)
 
 
 def test_wrong_options_are_one_sentence() -> None:
@@ -147,6 +148,7 @@ def test_wrong_options_are_one_sentence() -> None:
             ({"mode": "jsn"}, r"^models.tagger: unknown mode 'jsn'"),
             ({"base_urls": [server.url]}, r"^models.tagger: give base_url or base_urls, not both"),
             ({"concurency": 3}, r"^models.tagger: .*concurency"),
+            ({"prices": {"input": 1.0}}, r"^models.tagger.prices.input: no tokens are kept for this stage"),
             ({"openai": ""}, r"^models.tagger: openai takes the model's name"),
         ):
             with pytest.raises(UserError, match=message) as caught:

@@ -16,6 +16,7 @@ Importing this module loads no torch.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -208,21 +209,28 @@ def quantization_config(options: HFOptions, where: str = "models") -> Any:
     check_quantization(options, where)
     if options.quantization is None:
         return None
-    from transformers import BitsAndBytesConfig, TorchAoConfig
+    import torch
+    import transformers
 
-    if options.quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    if options.quantization == "int4":
-        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=_compute_dtype(options))
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of each layer in each call that float32 becomes float16
+    name, arguments = quantization_call(options.quantization, torch.bfloat16 if options.dtype == "auto" else torch_dtype(options))
+    return getattr(transformers, name)(**arguments)
+
+
+def quantization_call(kind: str, dtype: Any) -> tuple[str, dict[str, Any]]:
+    """One of `QUANTIZATIONS` as a class and its arguments; transformers and diffusers have classes of these names. `dtype`: what int4
+    computes in."""
+    if kind == "int8":
+        return "BitsAndBytesConfig", {"load_in_8bit": True}
+    if kind == "int4":
+        return "BitsAndBytesConfig", {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+    return "TorchAoConfig", {"quant_type": _torchao(kind)}
+
+
+def _torchao(kind: str) -> Any:
     from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig
 
-    return TorchAoConfig(Int8WeightOnlyConfig() if options.quantization == "torchao-int8" else Int4WeightOnlyConfig())
-
-
-def _compute_dtype(options: HFOptions) -> Any:
-    import torch
-
-    return torch.bfloat16 if options.dtype == "auto" else getattr(torch, options.dtype)
+    return Int8WeightOnlyConfig() if kind == "torchao-int8" else Int4WeightOnlyConfig()
 
 
 def load_pretrained(cls: Any, found: Located, where: str = "models", **more: Any) -> Any:
@@ -244,15 +252,51 @@ def load_pretrained(cls: Any, found: Located, where: str = "models", **more: Any
             model = cls.from_pretrained(
                 found.folder, local_files_only=True, trust_remote_code=False, dtype=torch_dtype(found.options), **more
             )
-            if quantized is not None and not _is_quantized(model):
+            if quantized is not None and not is_quantized(model):
                 raise UserError(f"{where}.quantization: {found.options.quantization} changes no layer of {found.name}; leave it out")
-            model = with_adapters(model, found, where)
+            model = with_adapters(model, found, where, merge=quantized is None)
             return (model if quantized is not None else model.to(device)).eval()
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise UserError(f"{where}: {found.name} cannot be loaded as {cls.__name__}: {_first_line(error)}") from error
+    except RuntimeError as error:  # of the quantization: no kernel for this device, a package that it lacks
+        if quantized is None:
+            raise
+        raise UserError(f"{where}.quantization: {found.options.quantization} fails on {found.name}: {_first_line(error)}") from error
 
 
-def _is_quantized(model: Any) -> bool:
+def finish(network: Any, found: Located, where: str = "models") -> Any:
+    """A torch network that another library has put on its device (timm, open_clip): its adapters merged, then quantized, in evaluation
+    mode. UserError in one line for an adapter of another network."""
+    options = found.options
+    try:
+        network = with_adapters(network, found, where, merge=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(f"{where}.adapters: {found.name} does not take them: {_first_line(error)}") from error
+    network = network.eval()
+    if options.quantization is None:
+        return network
+    check_plain(options, where)
+    from torchao.quantization import quantize_
+
+    try:
+        quantize_(network, _torchao(options.quantization))
+    except (ImportError, RuntimeError) as error:
+        raise UserError(f"{where}.quantization: {options.quantization} fails on {found.name}: {_first_line(error)}") from error
+    if not is_quantized(network):
+        raise UserError(f"{where}.quantization: {options.quantization} changes no layer of {found.name}; leave it out")
+    return network
+
+
+def check_plain(options: HFOptions, where: str = "models") -> None:
+    """UserError for a quantization that only transformers and diffusers can do, and where its package is absent; for `finish`."""
+    if options.quantization is not None and QUANTIZATIONS[options.quantization] != "torchao":
+        raise UserError(
+            f"{where}.quantization: torchao-int8 or torchao-int4 here, since transformers does not load it: not {options.quantization}"
+        )
+    check_quantization(options, where)
+
+
+def is_quantized(model: Any) -> bool:
     """Whether any weight is stored in a quantized form: the packages pass over layers that do not suit them, without a word."""
     import torch
 
@@ -266,8 +310,8 @@ def _no_bars() -> None:
     logging.disable_progress_bar()
 
 
-def with_adapters(model: Any, found: Located, where: str = "models") -> Any:
-    """The model with its LoRA adapters: merged into the weights in order, or kept beside them where these are quantized."""
+def with_adapters(model: Any, found: Located, where: str = "models", merge: bool = True) -> Any:
+    """The model with its LoRA adapters: merged into the weights in order, or kept beside weights that are quantized already."""
     if not found.adapters:
         return model
     need("peft", "transformers", where)
@@ -277,7 +321,7 @@ def with_adapters(model: Any, found: Located, where: str = "models") -> Any:
         if not adapter.has("adapter_config.json"):
             raise UserError(f"{where}.adapters: {adapter.name} holds no adapter_config.json, so it is no adapter of peft")
         model = PeftModel.from_pretrained(model, str(adapter.folder))
-        if found.options.quantization is None:
+        if merge:
             model = model.merge_and_unload()
     return model
 

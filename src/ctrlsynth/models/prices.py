@@ -10,8 +10,9 @@ from ..errors import UserError, unknown
 UNITS = {"input": "a million prompt tokens", "output": "a million completion tokens", "row": "an answered row (an image, say)"}
 
 
-def check_prices(prices: Any, where: str) -> dict[str, float]:
-    """`{input: 0.15, output: 0.6, row: 0}` in US dollars, checked; {} for None."""
+def check_prices(prices: Any, where: str, counted: bool = True) -> dict[str, float]:
+    """`{input: 0.15, output: 0.6, row: 0}` in US dollars, checked; {} for None. `counted`: whether the stage's table keeps tokens; where it
+    does not, only `row` has a meaning."""
     if prices is None:
         return {}
     if not isinstance(prices, Mapping):
@@ -19,6 +20,8 @@ def check_prices(prices: Any, where: str) -> dict[str, float]:
     for name, value in prices.items():
         if name not in UNITS:
             raise unknown("price", str(name), UNITS, f"{where}.prices")
+        if name != "row" and not counted:
+            raise UserError(f"{where}.prices.{name}: no tokens are kept for this stage; give the price of a row: {{row: 0.002}}")
         if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
             raise UserError(f"{where}.prices.{name}: US dollars for {UNITS[name]}, not {value!r}")
     return {str(name): float(value) for name, value in prices.items()}

@@ -328,6 +328,8 @@ def addresses(where: str, base_url: str | None, base_urls: Sequence[str] | None)
     """A recipe's `base_url: ...` or `base_urls: [...]` as a tuple, empty where neither is given."""
     if base_url is not None and base_urls is not None:
         raise UserError(f"{where}: give base_url or base_urls, not both")
+    if base_url is not None and not isinstance(base_url, str):
+        raise UserError(f"{where}: base_url is one address; several are replicas: base_urls")
     if base_urls is not None and (isinstance(base_urls, str) or not base_urls):
         raise UserError(f"{where}: base_urls is a list of addresses, not {base_urls!r}")
     return tuple(base_urls) if base_urls is not None else (base_url,) if base_url is not None else ()

@@ -5,9 +5,10 @@
           presence_penalty: 1.0, frequency_penalty: 1.0}                                   # SynthCLIP
 
 Written against the interface that vLLM documents (0.19 to 0.23): `LLM(...)`, `LLM.generate` with token ids and one `SamplingParams` a
-prompt, `StructuredOutputsParams`, `LoRARequest`. vLLM needs a GPU and a torch of its own, so the engine itself does NOT run in the
-project's tests. Tested are the functions that turn options and requests into its arguments (`engine_arguments`, `sampling_arguments`),
-against the recorded names of that interface, the prompts (hf_chat.py, on real tokenizers), and how its answers are read.
+prompt, `StructuredOutputsParams`, `LoRARequest`. Older ones, whose guided JSON was `GuidedDecodingParams`, are refused by the preflight.
+vLLM needs a GPU and a torch of its own, so the engine itself does NOT run in the project's tests. Tested are the functions that turn
+options and requests into its arguments (`engine_arguments`, `sampling_arguments`), against the recorded names of that interface, the
+prompts (hf_chat.py, on real tokenizers), and how its answers are read.
 
 Prefix caching is on: the fixed head of the templates is computed once. Greedy replies of vLLM may differ in rare words with what else
 is in the batch, as its kernels sum in another order; that is vLLM's, and no equality is promised here.
@@ -15,10 +16,12 @@ is in the batch, as its kernels sum in another order; that is vLLM's, and no equ
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ...errors import UserError
@@ -28,6 +31,7 @@ from ..installed import need
 from .hf_chat import WHERE, check_files, check_template, load_tokenizer, prompt_of, tokens_of
 from .sampling import Sampling
 
+OLDEST = (0, 19)
 _SHAPING = ("dtype", "quantization", "max_model_len", "tensor_parallel_size")
 
 
@@ -36,6 +40,7 @@ class VLLM:
 
     temperature .. max_tokens    as in sampling.py
     revision, adapters, download as in models/hf.py; one LoRA adapter at most
+    device                       auto or cuda: the GPUs that CUDA_VISIBLE_DEVICES, or Ray, leaves to this process
     dtype                        auto, bfloat16, float16, float32
     quantization                 vLLM's name: awq, gptq, fp8, bitsandbytes, ...; None: as the checkpoint says
     tensor_parallel_size         GPUs that share the model
@@ -61,6 +66,7 @@ class VLLM:
         revision: str | None = None,
         adapters: str | Sequence[str] = (),
         download: bool = False,
+        device: str = "auto",
         dtype: str = "auto",
         quantization: str | None = None,
         tensor_parallel_size: int = 1,
@@ -83,9 +89,11 @@ class VLLM:
                 raise UserError(f"{WHERE}.{name}: a whole number from 1 up, not {value!r}")
         if not isinstance(gpu_memory_utilization, int | float) or not 0 < gpu_memory_utilization <= 1:
             raise UserError(f"{WHERE}.gpu_memory_utilization: a share above 0 and up to 1, not {gpu_memory_utilization!r}")
+        if device not in ("auto", "cuda"):
+            raise UserError(f"{WHERE}.device: auto or cuda, not {device!r}; CUDA_VISIBLE_DEVICES says which GPUs vllm may use")
         check_template(chat_template)
         need("vllm", "vllm", WHERE)
-        self.found = locate(model, HFOptions(revision=revision, adapters=names, download=download), WHERE)
+        self.found = locate(model, HFOptions(revision=revision, device=device, adapters=names, download=download), WHERE)
         self.arguments = engine_arguments(
             self.found,
             dtype=dtype,
@@ -142,7 +150,8 @@ class VLLM:
         return prompt_of(self._tokenizer, request)
 
     def check(self) -> None:
-        """Preflight: files and chat template. Loads no weights."""
+        """Preflight: vLLM's version, files and chat template. Loads no weights."""
+        check_version()
         check_files(self.found)
         load_tokenizer(self.found, self.chat_template)
 
@@ -212,6 +221,15 @@ def sampling_arguments(sampling: Sampling, request: Request, room: int) -> dict[
         "max_tokens": min(sampling.limit(request), room),
         "seed": None if sampling.greedy else request.seed,
     }
+
+
+def check_version() -> None:
+    """UserError for a vLLM from before `OLDEST`: it would fail in the middle of the run, at its first JSON."""
+    with contextlib.suppress(PackageNotFoundError, ValueError):  # not there (`need` tells it), or built from a branch
+        told = version("vllm")
+        if tuple(int(number) for number in told.split(".")[:2]) < OLDEST:
+            wanted = ".".join(map(str, OLDEST))
+            raise UserError(f"{WHERE}: vllm {told} has another interface than {wanted} and later; pip install 'vllm>={wanted}'")
 
 
 def reply_of(output: Any, prompt_tokens: int) -> Reply:

@@ -53,7 +53,7 @@ _BLOCK_NAMES = {
 
 class CatLIPTagger(PixelClassifier):
     """`model` is the checkpoint, `vocabulary` the pickle, or a label file of a synset or name a line. The paper takes the top 20 by
-    sigmoid, without a cut."""
+    sigmoid, without a cut. `hf`: dtype, device, adapters (of timm's names, `blocks.0.attn.qkv`), quantization by torchao."""
 
     def __init__(
         self,
@@ -69,8 +69,7 @@ class CatLIPTagger(PixelClassifier):
         if model is None or vocabulary is None:
             raise UserError(f"{_WHERE}: catlip takes its two files, such as {{catlip: vit_huge.pt, vocabulary: datacomp_1_2B_vocab.pkl}}")
         asked = hf.read_options(options, _WHERE, ("vocabulary", "classes", "top_k", "cut", "batch"))
-        if asked.adapters or asked.quantization:
-            raise UserError(f"{_WHERE}: catlip takes no adapters and no quantization")
+        hf.check_plain(asked, _WHERE)
         found = hf.locate(model, asked, _WHERE)
         if not found.folder.is_file():
             raise UserError(f"{_WHERE}: {model}: catlip takes a file, corenet's checkpoint")
@@ -79,8 +78,9 @@ class CatLIPTagger(PixelClassifier):
         super().__init__(f"catlip:{Path(found.name).name}", found, labels, "catlip", **rules)
 
     def check(self) -> None:
-        """Preflight: the packages are there; the files were found already."""
+        """Preflight: the packages and the adapters' weights are there; the files were found already."""
         need("timm", "transformers", _WHERE)
+        super().check()
 
     def _load(self) -> Loaded:
         import torch
@@ -93,7 +93,8 @@ class CatLIPTagger(PixelClassifier):
         fit(network, state, path)
         set_threads()
         kind = hf.torch_dtype(self._found.options)
-        network = network.to(hf.choose_device(self._found.options, _WHERE), None if kind == "auto" else kind).eval()
+        network = network.to(hf.choose_device(self._found.options, _WHERE), None if kind == "auto" else kind)
+        network = hf.finish(network, self._found, _WHERE)
         like = next(network.parameters())
 
         def prepare(images: Sequence[Image.Image]) -> Any:

@@ -158,7 +158,7 @@ class ClassifierTagger(PixelClassifier):
         model = timm.create_model(architecture, pretrained=False, num_classes=len(self.labels))
         load_weights(model, self._found.folder)
         kind = hf.torch_dtype(self._found.options)
-        model = model.to(device, None if kind == "auto" else kind).eval()
+        model = hf.finish(model.to(device, None if kind == "auto" else kind), self._found, _WHERE)
         transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
         like = next(model.parameters())
 
@@ -195,8 +195,7 @@ def fit(model: Any, state: dict[str, Any], path: Path) -> None:
 
 def _check_timm(architecture: str, options: hf.HFOptions) -> None:
     need("timm", "transformers", _WHERE)
-    if options.adapters or options.quantization:
-        raise UserError(f"{_WHERE}: a timm name with a checkpoint takes no adapters and no quantization")
+    hf.check_plain(options, _WHERE)
     make_torchvision_importable()
     import timm
 

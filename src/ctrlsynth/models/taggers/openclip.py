@@ -53,7 +53,7 @@ class OpenCLIPTagger:
     top_k, cut  the most labels of each kind a picture, and the least score of each
     score       cosine: the likeness itself, 0.2 to 0.35 for what a CLIP sees; softmax: its share among the labels of its kind; sigmoid: the
                 probability that a SigLIP gives. None: sigmoid for a model with a bias for it, else cosine
-    hf          revision, dtype, device, download (models/hf.py)
+    hf          revision, dtype, device, adapters, quantization (by torchao: the blocks' MLPs), download (models/hf.py)
     """
 
     reads: Literal["pixels"] = "pixels"
@@ -77,8 +77,7 @@ class OpenCLIPTagger:
         own = ("vocabulary", "pretrained", "templates", "top_k", "cut", "score", "batch")
         asked = hf.read_options(options, _WHERE, own)
         _check(templates, top_k, cut, score, batch)
-        if asked.adapters or asked.quantization:
-            raise UserError(f"{_WHERE}: open_clip takes no adapters and no quantization")
+        hf.check_plain(asked, _WHERE)
         self._architecture, self._found = _locate(model, pretrained, asked)
         self._kinds = read_vocabulary(Path(vocabulary))
         self._choosers = {kind: Chooser(labels, top_k, float(cut), add=False) for kind, labels in self._kinds.items()}
@@ -110,11 +109,12 @@ class OpenCLIPTagger:
 
     def _scores(self, images: Sequence[Image.Image]) -> list[dict[str, NDArray[np.float32]]]:
         import torch
+        from open_clip.model import get_input_dtype
 
         model, prepare, _ = self._load()
-        like = next(model.parameters())
+        device, dtype = next(model.parameters()).device, get_input_dtype(PRECISION[self._found.options.dtype])
         with memory_faults(self.id), torch.inference_mode():
-            pixels = torch.stack([prepare(image) for image in images]).to(like.device, like.dtype)
+            pixels = torch.stack([prepare(image) for image in images]).to(device, dtype)
             seen = model.encode_image(pixels, normalize=True).float()
             scale, bias = model.logit_scale.exp().float(), getattr(model, "logit_bias", None)
             how = self._score or ("cosine" if bias is None else "sigmoid")
@@ -176,7 +176,7 @@ class OpenCLIPTagger:
             except (OSError, ValueError, KeyError, RuntimeError, FileNotFoundError) as error:
                 first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
                 raise UserError(f"{_WHERE}: {self._found.name} cannot be loaded by open_clip: {first}") from error
-            self._loaded = model.eval(), prepare, tokenizer
+            self._loaded = hf.finish(model, self._found, _WHERE), prepare, tokenizer
         return self._loaded
 
     def check(self) -> None:

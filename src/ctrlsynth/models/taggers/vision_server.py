@@ -24,6 +24,7 @@ from .. import hf_files
 from ..base import ImageAndText, Reply, Request
 from ..llms.openai_server import OpenAIServer, read
 from ..nested import check_all, close_all, contents_of
+from ..prices import check_prices
 from ..server import Call
 from ..server_faults import Fault
 from .captioner import CHAT_PROMPT
@@ -51,7 +52,8 @@ class VisionServerTagger:
     extract     a language model as a recipe names it, or True for the caption alone; None: the vision model names the tags itself
     prompt      what is asked for a caption instead of `CHAT_PROMPT`, or for tags instead of A.4's words
     max_tokens  the most that an answer may have
-    server      the options of models/llms/openai_server.py: base_url, base_urls, version, temperature, concurrency, timeout, prices, ...
+    server      the options of models/llms/openai_server.py: base_url, base_urls, version, temperature, concurrency, timeout, prices (of a
+                row, {row: 0.002}), ...
     """
 
     reads: Literal["pixels"] = "pixels"
@@ -68,6 +70,7 @@ class VisionServerTagger:
     ) -> None:
         if mode not in MODES:
             raise unknown("mode", str(mode), MODES, _WHERE)
+        check_prices(server.get("prices"), _WHERE, counted=False)
         try:
             self._server = OpenAIServer(model, **server)
         except UserError as error:

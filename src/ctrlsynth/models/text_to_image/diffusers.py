@@ -23,7 +23,7 @@ from .. import hf, hf_files
 from ..base import Painting, Prompt
 from ..installed import need
 from ..torch_setup import memory_faults
-from .diffusers_load import OFFLOADS, check_files, load_pipeline, model_index, pipeline_class, scheduler_class
+from .diffusers_load import OFFLOADS, check_files, device_for, load_pipeline, model_index, pipeline_class, scheduler_class
 from .diffusers_text import CHUNKS, FAMILIES, Reading, TextReader, pieces
 from .room import Room
 
@@ -115,9 +115,7 @@ class Diffusers:
             need("compel", "diffusers", self.where)
         if self.found.options.adapters:
             need("peft", "diffusers", self.where)
-        device = hf.choose_device(self.found.options, self.where)
-        if self._how["offload"] is not None and device == "cpu":
-            raise UserError(f"{self.where}.offload: there is no GPU to offload from; leave it out")
+        device_for(self.found, self._how["offload"], self.where)
 
     def accepts(self, weights: bool, negative: bool) -> None:
         """UserError where the image policy asks for weights of tags or a negative prompt that this pipeline has no place for."""

@@ -1,7 +1,7 @@
 """Loading a diffusers pipeline from files that are at hand (2c): precision, adapters, quantization, scheduler, memory savers.
 
-What this machine (no GPU) cannot run, and what the tests therefore see only as calls: float16 on a GPU, quantization, `offload`, the code
-that `compile` makes.
+What this machine (no GPU) cannot run, and what the tests therefore see only as calls: float16 on a GPU, int8 and int4 of bitsandbytes,
+`offload`, the code that `compile` makes. torchao-int8 is run.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError, unknown
-from ..hf import Located, check_quantization, choose_device
+from ..hf import QUANTIZATIONS, Located, check_quantization, choose_device, is_quantized, quantization_call
 from ..installed import need
-from ..torch_setup import memory_faults, set_threads
+from ..torch_setup import engine_died, memory_faults, out_of_memory, set_threads
 from ..torchvision_fix import make_torchvision_importable
 
 OFFLOADS = ("model", "sequential")
@@ -106,9 +106,7 @@ def load_pipeline(
     where the weights do not fit."""
     set_threads()
     cls = pipeline_class(index, where)
-    device = choose_device(found.options, where)
-    if offload is not None and device == "cpu":
-        raise UserError(f"{where}.offload: {offload} moves weights between a GPU and main memory, and there is no GPU; leave it out")
+    device = device_for(found, offload, where)
     more: dict[str, Any] = {"dtype": stored_dtype(found, index), "variant": variant(found)}
     if not safety and "safety_checker" in index:
         more |= {"safety_checker": None, "requires_safety_checker": False}
@@ -120,6 +118,12 @@ def load_pipeline(
             pipe = cls.from_pretrained(found.folder, local_files_only=True, **more)
         except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
             raise UserError(f"{where}: {found.name} cannot be loaded as {cls.__name__}: {_first_line(error)}") from error
+        except RuntimeError as error:
+            if quantized is None or out_of_memory(error) or engine_died(error):
+                raise
+            raise UserError(f"{where}.quantization: {found.options.quantization} fails on {found.name}: {_first_line(error)}") from error
+        if quantized is not None and not is_quantized(denoiser(pipe)):
+            raise UserError(f"{where}.quantization: {found.options.quantization} changes no layer of {found.name}; leave it out")
         add_adapters(pipe, found, where)
         if scheduler is not None:
             pipe.scheduler = scheduler_class(index, scheduler, where).from_config(pipe.scheduler.config)
@@ -128,6 +132,16 @@ def load_pipeline(
         if compile:
             denoiser(pipe).compile()
     return pipe
+
+
+def device_for(found: Located, offload: str | None, where: str) -> str:
+    """The device. UserError where it is the CPU, and `offload` or the quantization needs a GPU."""
+    device, kind = choose_device(found.options, where), found.options.quantization
+    if offload is not None and device == "cpu":
+        raise UserError(f"{where}.offload: {offload} moves weights between a GPU and main memory, and there is no GPU; leave it out")
+    if kind is not None and QUANTIZATIONS[kind] == "bitsandbytes" and device == "cpu":
+        raise UserError(f"{where}.quantization: {kind} needs a GPU in diffusers; torchao-int8 does not")
+    return device
 
 
 def save_memory(pipe: Any, device: str, offload: str | None, vae_slicing: bool) -> None:
@@ -189,30 +203,22 @@ def variant(found: Located) -> str | None:
 
 
 def quantization(found: Located, index: Mapping[str, Any], where: str) -> Any:
-    """diffusers' configuration for the denoiser and the large text encoder (T5), or None."""
+    """diffusers' configuration for the denoiser and the large text encoder (T5), which transformers loads; None without quantization."""
     kind = found.options.quantization
     check_quantization(found.options, where)
     if kind is None:
         return None
-    parts = [n for n in index if n in DENOISERS] + [n for n, v in index.items() if isinstance(v, list) and v[1] == "T5EncoderModel"]
-    from diffusers import PipelineQuantizationConfig
+    import diffusers
+    import transformers
 
-    backend, options = quantization_call(kind, stored_dtype(found, index))
+    parts: dict[str, Any] = {name: diffusers for name in index if name in DENOISERS}
+    parts |= {name: transformers for name, value in index.items() if isinstance(value, list) and value[1] == "T5EncoderModel"}
     try:
-        return PipelineQuantizationConfig(quant_backend=backend, quant_kwargs=options, components_to_quantize=parts)
+        name, arguments = quantization_call(kind, stored_dtype(found, index))
+        made = {part: getattr(library, name)(**arguments) for part, library in parts.items()}
+        return diffusers.PipelineQuantizationConfig(quant_mapping=made)
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"{where}.quantization: diffusers does not take {kind} here: {_first_line(error)}") from error
-
-
-def quantization_call(kind: str, dtype: Any) -> tuple[str, dict[str, Any]]:
-    """The name of diffusers' quantization backend and its options for one of `hf.QUANTIZATIONS`."""
-    if kind == "int8":
-        return "bitsandbytes_8bit", {"load_in_8bit": True}
-    if kind == "int4":
-        return "bitsandbytes_4bit", {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
-    from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig
-
-    return "torchao", {"quant_type": Int8WeightOnlyConfig() if kind == "torchao-int8" else Int4WeightOnlyConfig()}
 
 
 def add_adapters(pipe: Any, found: Located, where: str) -> None:

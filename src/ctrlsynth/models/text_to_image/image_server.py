@@ -26,6 +26,7 @@ from ...data.images import ImageFault, decode
 from ...errors import UserError
 from ..base import Painting, Prompt
 from ..llms.openai_server import reported
+from ..prices import check_prices
 from ..server import Call, ServerPool, addresses
 from ..server_faults import BadReply, Fault
 
@@ -41,6 +42,7 @@ class ImageServer:
     seed, negative_prompt   whether the server takes these fields; true for servers of one's own unless told otherwise
     b64_json     whether `response_format: b64_json` is sent; true for servers of one's own (the hosted models refuse the field)
     extra_body   more fields of the request: {steps: 28, guidance_scale: 7.0}, {quality: medium}
+    prices       US dollars an image, {row: 0.04}: `status` tells the cost. Belongs to no digest
     concurrency .. api_key_env   as in `ServerPool`; they belong to no digest
     """
 
@@ -56,6 +58,7 @@ class ImageServer:
         negative_prompt: bool | None = None,
         b64_json: bool | None = None,
         extra_body: Mapping[str, Any] | None = None,
+        prices: Mapping[str, float] | None = None,
         api_key_env: str = "OPENAI_API_KEY",
         concurrency: int = 8,
         timeout: float = 300.0,
@@ -68,7 +71,7 @@ class ImageServer:
                 f"{WHERE}: openai takes the model's name as the server lists it, such as {{openai: gpt-image-1}}, not {model!r}"
             )
         self.model, self.id, self.version = model, f"openai:{model}", version
-        self.size = _size(size)
+        self.size, self.prices = _size(size), check_prices(prices, WHERE, counted=False)
         self.pool = ServerPool(
             WHERE,
             addresses(WHERE, base_url, base_urls),
