@@ -290,9 +290,7 @@ def finish(network: Any, found: Located, where: str = "models") -> Any:
 def check_plain(options: HFOptions, where: str = "models") -> None:
     """UserError for a quantization that only transformers and diffusers can do, and where its package is absent; for `finish`."""
     if options.quantization is not None and QUANTIZATIONS[options.quantization] != "torchao":
-        raise UserError(
-            f"{where}.quantization: torchao-int8 or torchao-int4 here, since transformers does not load it: not {options.quantization}"
-        )
+        raise UserError(f"{where}.quantization: torchao-int8 or torchao-int4 for a model of timm or open_clip, not {options.quantization}")
     check_quantization(options, where)
 
 
