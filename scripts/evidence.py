@@ -168,11 +168,13 @@ class Work:
         return {"loss": round(made.loss, 4), **made.data}
 
     def evaluate(self, arm: str) -> None:
-        """Every task for the end, the curves' tasks for the checkpoints before it."""
+        """Every task for the end; for the seeds of --curves the curves' tasks for the checkpoints before it."""
         from ctrlsynth.clip.model import load_model
 
         model, data = self.folder / "models" / arm, self.folder / "data" / "eval"
         evaluate_all(load_model(model / "model"), data, self.asked.out / "evals" / arm / f"seed{self.seed}")
+        if self.seed not in self.asked.curves:
+            return
         for folder in sorted((model / "checkpoints").glob("step-*")):
             out = self.asked.out / "curves" / arm / f"seed{self.seed}" / folder.name
             evaluate_all(load_model(folder), data, out, list(self.experiment.curves))
@@ -309,6 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--curves", type=int, nargs="*", default=[0], help="seeds whose earlier checkpoints are evaluated too")
     parser.add_argument("--arms", nargs="+", help="some of the arms; all unless given")
     asked = parser.parse_args(arguments)
     known = list(EXPERIMENTS[asked.experiment].arms)
