@@ -46,10 +46,11 @@ def spec(name: str, tiny: Tiny, timm_file: dict[str, Any], place: Path) -> dict[
         return timm_file
     folder = tiny(name)
     (place / "labels.txt").write_text("dog\ncat\ncup of coffee\nrocket\n")
-    return {
+    special: dict[str, dict[str, Any]] = {
         "open_clip": {"open_clip": str(folder), "vocabulary": str(place / "labels.txt"), "score": "softmax"},
         "catlip": {"catlip": str(folder / "vit.pt"), "vocabulary": str(folder / "vocab.pkl"), "classes": 5},
-    }.get(name, {"classifier": str(folder), "cut": 0.0})
+    }
+    return special.get(name, {"classifier": str(folder), "cut": 0.0})
 
 
 def tagger(value: dict[str, Any], **options: Any) -> Any:
@@ -157,7 +158,10 @@ def test_adapters_of_networks_that_other_libraries_load(
 
     value = spec(name, tiny, timm_file, tmp_path)
     plain, beside = tagger(value), tagger(value)
-    network = (beside._load if name == "open_clip" else lambda: (setattr(beside, "_loaded", beside._load()), beside._loaded)[1])()[0]
+    loaded = beside._load()
+    if name != "open_clip":
+        beside._loaded = loaded
+    network = loaded[0]
     torch.manual_seed(0)
     wrapped = get_peft_model(network, LoraConfig(r=2, target_modules=[layer], init_lora_weights=False))
     wrapped.save_pretrained(tmp_path / "lora")
