@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import Reply, Request
+from ctrlsynth.models.runtime import free_threads
 
 
 def says(request: Request) -> str:
@@ -17,7 +18,8 @@ def says(request: Request) -> str:
 
 class Writer:
     """Notes `process node row` for every request in the file `log`, and says what it was asked. `stops`: whoever notes that many rows in
-    all leaves `log.stop-N` and waits to be killed, in the middle of its part."""
+    all leaves `log.stop-N` and waits to be killed, in the middle of its part. `log.threads`: how many threads
+    an embedded model would use, a line a call."""
 
     id = "writer"
     digest = "1"
@@ -32,6 +34,8 @@ class Writer:
         node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else "local"
         with open(self._log, "a", encoding="utf-8") as handle:
             handle.writelines(f"{os.getpid()} {node} {says(r)}\n" for r in requests)
+        with open(f"{self._log}.threads", "a", encoding="utf-8") as handle:
+            handle.write(f"{free_threads()}\n")
         with open(self._log, encoding="utf-8") as handle:
             noted = len(handle.readlines())
         for stop in self._stops:

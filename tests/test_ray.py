@@ -241,6 +241,7 @@ def test_a_node_that_is_killed_in_the_middle_leaves_no_gap(cluster: Any, tmp_pat
     """The last test of this cluster: what is left of it can't hold both pools at once, and the run goes on in two groups."""
     whole = run(written(tmp_path), tmp_path / "local", base=tmp_path)
     (tmp_path / "log").unlink()
+    (tmp_path / "log.threads").unlink()
     nodes = {n.node_id: n for n in cluster.worker_nodes}
     pools = {"ray": {name: {"concurrency": 1, "cpus": 2} for name in ("read", "write")}}
     plan = written(tmp_path, {"ray_models:Writer": str(tmp_path / "log"), "stops": [6]}, engines=pools)
@@ -249,4 +250,5 @@ def test_a_node_that_is_killed_in_the_middle_leaves_no_gap(cluster: Any, tmp_pat
     thread.join()
     assert len({node for _, node, _ in seen(tmp_path)}) == 2, "another node has gone on"
     assert len(seen(tmp_path)) == 24 + 2, "the rows of one part are asked for again"
+    assert set((tmp_path / "log.threads").read_text().split()) == {"2"}, "an actor's models use its CPUs, whatever the driver may use"
     assert_sound(made, whole)

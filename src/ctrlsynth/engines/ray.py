@@ -345,6 +345,8 @@ class _Maker(Silent):
     def _begin(self) -> _Job:
         """Once a process: the job, and the folder that it was started in, where this machine has it."""
         if self._job is None:
+            cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
+            os.environ["OMP_NUM_THREADS"] = str(max(1, int(cpus)))  # a Ray that was started by a driver has the driver's here
             quiet_native_threads()
             self._job = cast(_Job, ray.get(self._shared))
             if self._job.here.is_dir():

@@ -50,8 +50,8 @@ def cores() -> int:
 
 
 def free_threads() -> int:
-    """How many threads (or engines of one thread) to use where nobody says: OMP_NUM_THREADS where the user or a cluster set it, as Ray does
-    with the CPUs of an actor; else every core that this process may use."""
+    """How many threads (or engines of one thread) to use where nobody says: OMP_NUM_THREADS where the user set it, or the engine
+    `ray` to the CPUs of an actor; else every core that this process may use."""
     return user_threads() or cores()
 
 
