@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,18 +45,6 @@ def recipe(base: Path, rows: int = 40, part_rows: int = 10, **changes: Any) -> R
 def tables(run: Run) -> dict[str, list[dict[str, Any]]]:
     """Every table's rows without what differs between equal runs: time."""
     return {s.folder: [{k: v for k, v in r.items() if k not in TIME} for r in run.rows(s.folder)] for s in run.steps}
-
-
-def slowness() -> float:
-    """How many times slower this machine is at the moment than the one that limits on processor time were set on; at least 1."""
-    best = 9.0
-    for _ in range(5):
-        start, seen = time.process_time(), dict[str, int]()
-        for n in range(20_000):
-            word = f"w{n % 1000}"
-            seen[word] = seen.get(word, 0) + len(word.split("w"))
-        best = min(best, time.process_time() - start)
-    return max(1.0, best / 0.012)
 
 
 class CountingLLM:

@@ -22,7 +22,6 @@ from ctrlsynth.concepts.balance import (
 )
 from ctrlsynth.concepts.matches import Array, Matches
 from ctrlsynth.errors import UserError
-from helpers import slowness
 
 ROWS = st.lists(st.lists(st.integers(0, 11), max_size=6, unique=True), min_size=1, max_size=60)
 
@@ -159,5 +158,5 @@ def test_a_million_captions_take_seconds() -> None:
     c = counts([matches], 400_000)
     t = solve_t(lambda grid: expected_sizes(matches, c, grid), c, 100_000)
     kept = int(keep_mask(matches, c, t, draws(0, map(str, range(1_000_000)))).sum())
-    assert time.process_time() - before < 20 * slowness()
+    assert time.process_time() - before < 20
     assert abs(kept - 100_000) < 4.5 * 100_000**0.5

@@ -24,7 +24,7 @@ PLANNED = [n for n in NAMES if n not in RUNS and "source" in read_data(RECIPES /
 
 @pytest.fixture(scope="module")
 def split(place: Path) -> Path:  # noqa: F811
-    """The place with both long-tailed splits in it: a head class, and a tail class of one image."""
+    """The place with both long-tailed splits in it: a head class, and a tail class of two images."""
     from PIL import Image
 
     for name in ("places-lt", "imagenet-lt"):
@@ -33,7 +33,7 @@ def split(place: Path) -> Path:  # noqa: F811
         for n, colour in enumerate(("blue", "navy", "red")):
             Image.new("RGB", (48, 40), colour).save(folder / "images" / f"{n}.png")
         (folder / "classnames.txt").write_text("sea\nfire\n")
-        (folder / "train.txt").write_text("2.png 1\n" * 101 + "0.png 0\n")
+        (folder / "train.txt").write_text("2.png 1\n" * 101 + "0.png 0\n1.png 0\n")
         (folder / "test.txt").write_text("0.png 0\n2.png 1\n")
     return place
 
@@ -81,9 +81,9 @@ def test_it_runs_from_end_to_end_on_tiny_checkpoints(name: str, split: Path, tin
     assert all(r.adds_up and not r.failed for r in ledger)
     shutil.rmtree(split / "out" / name, ignore_errors=True)
     if name.startswith("longtail"):
-        assert export(made, split / "out" / name, format="imagefolder").written == {"capimg": 7}
+        assert export(made, split / "out" / name, format="imagefolder").written == {"capimg": 14}
         _, rows = read_extra(split / "out" / name, 2)
-        assert [label for _, label in rows] == [0] * 7
+        assert [label for _, label in rows] == [0] * 14
         assert {r["style"] for r in made.rows("paint")} == {"real"}
         return
     assert export(made, split / "out" / name).written == {"cap": 2}

@@ -15,7 +15,6 @@ from ctrlsynth.match_phrases import compiled, names, thing
 from ctrlsynth.nouns import multiword, noun_form
 from ctrlsynth.sample import Tags, split_attribute, split_relation
 from ctrlsynth.words import singular
-from helpers import slowness
 
 OBJECTS = ("dog", "ball", "soccer ball", "hot dog", "sofa", "woman", "tennis ball", "house", "hat", "cow", "wine")
 
@@ -415,7 +414,7 @@ def test_a_row_takes_microseconds() -> None:
         for _ in range(500):
             matching.in_text(phrases, text, "lemma", objects)
         best = min(best, (time.process_time() - start) / 500)
-    assert best < 120e-6 * slowness(), f"{best * 1e6:.0f} us a row"
+    assert best < 120e-6, f"{best * 1e6:.0f} us a row"
 
 
 HUGE = ["dog house red ball " * 25_000, "red " * 100_000, "x" * 100_000, "." * 100_000, "犬" * 100_000, "dog\t\x00\n" * 9_000]
@@ -426,7 +425,7 @@ HUGE = ["dog house red ball " * 25_000, "red " * 100_000, "x" * 100_000, "." * 1
 def test_a_huge_text_takes_no_time(text: str, matcher: str) -> None:
     start = time.process_time()
     hits = matching.in_text(["dog", "red ball", "dog on sofa", "red red red"], text, matcher, OBJECTS)
-    assert time.process_time() - start < 1.0 * slowness()
+    assert time.process_time() - start < 1.0
     assert hits[2] is False
 
 

@@ -23,7 +23,6 @@ from ctrlsynth.models.llms.schema import Unsupported, fill
 from ctrlsynth.recipe import TextPolicy
 from ctrlsynth.sample import Tags
 from ctrlsynth.words import singular
-from helpers import slowness
 
 WEB = [json.loads(line) for line in (Path(__file__).parent / "data" / "web_captions.jsonl").read_text("utf-8").splitlines()]
 TAGS = [Tags(tuple(one["objects"]), tuple(one["attributes"]), tuple(one["relations"])) for one in WEB if one["objects"]]
@@ -322,4 +321,4 @@ def test_speed() -> None:
         start = time.process_time()
         REALIZER.generate(many)
         best = max(best, len(many) / (time.process_time() - start))
-    assert best > 8000 / slowness()
+    assert best > 8000

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from ctrlsynth import wordnet
 from ctrlsynth.errors import UserError
 from ctrlsynth.wordnet import Synset
-from helpers import slowness
 
 SOME_WORDS = "dog ball man glass boxful bus quiz baby photo leaf half run take stop try big happy nice red woman".split()
 
@@ -63,14 +62,15 @@ def test_the_table_is_small_and_opens_fast() -> None:
         start = time.process_time()
         wordnet._Table()
         best = min(best, time.process_time() - start)
-    assert best < 0.1 * slowness(), f"{best * 1000:.0f} ms"
+    assert best < 0.1, f"{best * 1000:.0f} ms"
 
 
 def test_importing_opens_nothing() -> None:
     code = (
         "import ctrlsynth.wordnet as w; t = w._table; assert not t.cache_info().misses; w.synsets('dog'); assert 'glosses' not in vars(t())"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_script_makes_the_same_bytes_where_wordnet_base_is_installed(tmp_path: Path) -> None:

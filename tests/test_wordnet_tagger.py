@@ -16,7 +16,6 @@ from ctrlsynth.models.base import ImageAndText
 from ctrlsynth.models.taggers.wordnet import MAX_WORDS, WordNetTagger, mine
 from ctrlsynth.models.taggers.wordnet_words import progressive
 from ctrlsynth.sample import Tags, split_attribute, split_relation
-from helpers import slowness
 
 DATA = Path(__file__).parent / "data"
 KINDS = ("objects", "attributes", "relations")
@@ -171,7 +170,7 @@ ODD = [
 def test_odd_and_huge_captions_take_no_time(caption: str) -> None:
     start = time.process_time()
     check(mine(caption))
-    assert time.process_time() - start < 0.5 * slowness()
+    assert time.process_time() - start < 0.5
 
 
 def test_only_the_first_words_are_read() -> None:
@@ -201,4 +200,4 @@ def test_captions_are_read_fast() -> None:
         for caption in captions:
             mine(caption)
         best = min(best, (time.process_time() - start) / len(captions))
-    assert best < 250e-6 * slowness(), f"{best * 1e6:.0f} us a caption"
+    assert best < 250e-6, f"{best * 1e6:.0f} us a caption"
