@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import pickletools
+import re
 import struct
 import subprocess
 import sys
@@ -209,8 +210,9 @@ def test_a_global_that_is_not_on_the_list_is_named(name: str, tmp_path: Path) ->
 def test_a_tensor_that_lies_about_its_bounds_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
     fields = dict(zip(("name", "kind", "key", "count", "offset", "shape", "strides"), GOOD, strict=True)) | change
     program = state(tuple(fields.values()))  # type: ignore[arg-type]
-    refused(tmp_path, zipped(program, {"0": NUMBERS.tobytes()}))
-    refused(tmp_path, legacy(program, {"0": (6, NUMBERS.tobytes())}))
+    reason = r"a tensor (reaches beyond its storage|has an impossible \w+)$|storage '0' is cut short|which is no part of a state dict$"
+    assert re.search(reason, refused(tmp_path, zipped(program, {"0": NUMBERS.tobytes()})))
+    assert re.search(reason, refused(tmp_path, legacy(program, {"0": (6, NUMBERS.tobytes())})))
 
 
 def test_storages_that_are_missing_short_or_described_twice(tmp_path: Path) -> None:

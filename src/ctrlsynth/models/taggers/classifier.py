@@ -8,6 +8,7 @@ Tried on tiny random checkpoints of both libraries, saved to disk.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +32,7 @@ Loaded = tuple[Any, Callable[[Sequence[Image.Image]], Any]]
 """A network on its device, pixels [n, 3, h, w] -> logits [n, classes], and what turns RGB pictures into those pixels."""
 
 
-class PixelClassifier:
+class PixelClassifier(ABC):
     """What every classifier here shares; subclasses say what to load and which labels it has.
 
     top_k, cut   the most objects a picture, and the least score of each
@@ -58,8 +59,9 @@ class PixelClassifier:
         self.digest = hf_files.hash_of(_VERSION, digest, found.digest(), self._chooser.names, top_k, float(cut), self._multi)
         self._loaded: Loaded | None = None
 
+    @abstractmethod
     def _load(self) -> Loaded:
-        raise NotImplementedError
+        """The network on its device, in evaluation mode, and how pictures become its input."""
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
         """One Tags an item: objects with scores; without an image, empty ones."""

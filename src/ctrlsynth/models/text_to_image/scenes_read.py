@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from ... import wordnet
 from ...words import singular
-from .scenes_vocab import CLOTHES, PEOPLE, vocabulary
+from .scenes_vocab import CLOTHES, CONTAINERS, MEASURES, PEOPLE, vocabulary
 from .scenes_words import is_adjective, is_noun, meant, nearest, words
 
 MOST = 12  # of one kind in one picture; and twice that in all
@@ -21,8 +21,6 @@ _PRONOUNS = frozenset("it he she they".split())
 _BE = frozenset("is are was were".split())
 _MANY = {"people": 2, "crowd": 5, "audience": 5}
 _VERBS = frozenset("sit sits stand stands lie lies rest rests is are was were".split())
-_CONTAINERS = frozenset("bowl plate basket box bag vase jar cup glass bucket pot shelf".split())
-_MEASURES = frozenset("group pair couple bunch herd flock slice piece pieces stack pile bowl plate cup glass bottle basket set row".split())
 
 
 @dataclass(slots=True)
@@ -111,14 +109,14 @@ class _Reader:
             if entry is not None and entry[0] == "colour" and name is not None and not self._paints(length):
                 entry = None  # `an orange` is a fruit, `an orange cat` is not
             if entry is not None and (name is None or entry[0] in ("colour", "relation", "function")):
-                if entry[0] == "count" and length == 1 and phrase in _MEASURES and self._ahead(1) != "of":
+                if entry[0] == "count" and length == 1 and phrase in MEASURES and self._ahead(1) != "of":
                     continue
                 if entry[0] == "place" and length == 1 and self._is_verb(phrase):
                     return "function", phrase, 1
                 return (*entry, length)
             if name is not None and not (length == 1 and self._is_verb(phrase)):
                 return "object", name, length
-        if self._ahead(1) == "of" and self.tokens[self.at] in _MEASURES:
+        if self._ahead(1) == "of" and self.tokens[self.at] in MEASURES:
             return "function", "", 2
         return "unknown", None, 1
 
@@ -220,7 +218,7 @@ class _Reader:
         elif phrase in _VERBS:
             self.verb = bool(self.clause)
             self.copula = phrase in _BE and bool(self.spoken) and self.predicate is None
-        elif phrase == "of" and self.at > 1 and self.tokens[self.at - 2] in _CONTAINERS and self.spoken:
+        elif phrase == "of" and self.at > 1 and self.tokens[self.at - 2] in CONTAINERS and self.spoken:
             self.predicate, self.subjects = "of", self.spoken[-1:]
         elif phrase in ("a", "an", "the", "this", "that", "his", "her", "their") or phrase in _NEW:
             self.copula = False

@@ -43,6 +43,8 @@ CLOTHES = frozenset(
         "|"
     )
 )
+CONTAINERS = frozenset("bowl plate basket box bag vase jar cup glass bucket pot shelf".split())
+MEASURES = frozenset("group pair couple bunch herd flock slice piece pieces stack pile bowl plate cup glass bottle basket set row".split())
 HEADGEAR = frozenset("hat|top hat|cap|crown|helmet|hard hat".split("|"))
 PEOPLE = frozenset(
     "man|woman|person|boy|girl|child|old man|old woman|cook|police officer|firefighter|astronaut|scientist|farmer|artist|singer|teacher|"
