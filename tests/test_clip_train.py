@@ -144,6 +144,12 @@ def test_losses_are_open_clips(name: str) -> None:
     valid = torch.arange(12) % 4 != 1  # rows that are no rows: as if they were not there
     masked = LOSSES[name](*ours, scale, bias, valid)
     assert float(masked.detach()) == pytest.approx(float(LOSSES[name](*(f[valid] for f in ours), scale, bias).detach()), rel=1e-5)
+    for tensor in (*ours, scale):
+        tensor.grad = None
+    nothing = LOSSES[name](*ours, scale, bias, torch.zeros(12, dtype=torch.bool))  # a batch of corrupt images: no loss and no gradient
+    nothing.backward()
+    assert float(nothing.detach()) == 0
+    assert all(not t.grad.any() for t in (*ours, scale))
 
 
 def gradients(pieces: int, loss: str = "softmax", micro_: bool = False, corrupt: bool = False) -> tuple[float, dict[str, Any]]:
@@ -344,6 +350,44 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
         run(tmp_path, lr=1e30, warmup=0)
     assert "\n" not in str(caught.value)
     assert checkpoint.newest(tmp_path) is None
+
+
+def test_appendix_e_is_one_step_with_the_negatives_of_each_micro_batch(tmp_path: Path) -> None:
+    """The preset with 90 pairs in six micro-batches, against a plain loop of open_clip's loss and torch's AdamW."""
+    made = run(tmp_path, preset="synthclip-appendix-e", init=str(whole()), epochs=None, batch=90, accumulate=6, lr=1e-3)
+    assert (made.steps, made.samples, made.skipped) == (1, 90, 0)
+    import torch
+    from open_clip.loss import ClipLoss
+
+    given = block(preset="synthclip-appendix-e", init=str(whole()), epochs=None, batch=90, accumulate=6, lr=1e-3)
+    batches, module, loss = batches_of(given, steps=1), read_folder(whole()).module.train(), ClipLoss()
+    mean, deviation = (torch.tensor(v)[:, None, None] for v in (given.mean, given.std))
+    total = 0.0
+    for piece in (batches[n] for n in range(6)):
+        assert len(piece.ids) == 15
+        images = (piece.images.permute(0, 3, 1, 2).float() / 255 - mean) / deviation
+        ids = torch.nn.functional.pad(piece.ids, (0, 77 - piece.ids.shape[1]))
+        value = loss(module.encode_image(images, normalize=True), module.encode_text(ids, normalize=True), module.logit_scale.exp())
+        (value / 6).backward()
+        total += float(value.detach()) / 6
+    assert made.loss == pytest.approx(total, rel=1e-5)
+    before, after = weights(whole()), weights(tmp_path)
+    settled = 0
+    for name, parameter in module.named_parameters():
+        gradient = np.zeros_like(before[name]) if parameter.grad is None else parameter.grad.numpy()
+        decay = 0.5 if name in _decayed(module) else 0.0
+        step = gradient / (np.abs(gradient) + given.eps)  # Adam's first step
+        wanted = before[name] * (1 - 1e-3 * decay) - 1e-3 * step
+        sure = np.abs(gradient) > 1e-5  # a smaller one is rounding here and there: Adam divides it by itself
+        settled += int(sure.sum())
+        assert np.allclose(after[name][sure], wanted[sure], atol=2e-5), name
+    assert settled > 10_000
+
+
+def _decayed(module: Any) -> set[str]:
+    """The parameters with weight decay, by open_clip's rule."""
+    bare = ("bn", "ln", "bias", "logit_scale")
+    return {n for n, p in module.named_parameters() if p.ndim >= 2 and not any(word in n for word in bare)}
 
 
 @pytest.mark.parametrize("change", [{"precision": "bf16"}, {"precision": "fp16"}, {"loss": "sigmoid"}, {"grad_clip": 0.5, "accumulate": 3}])

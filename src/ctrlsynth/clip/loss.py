@@ -43,10 +43,11 @@ def softmax_loss(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, val
     logits = scale * images @ texts.T
     labels = torch.arange(len(logits), device=logits.device)
     other = logits.T
-    if valid is not None:
-        labels = labels.masked_fill(~valid, -100)
-        logits, other = logits.masked_fill(~valid, -math.inf), other.masked_fill(~valid, -math.inf)
-    return (F.cross_entropy(logits, labels) + F.cross_entropy(other, labels)) / 2
+    if valid is None:
+        return (F.cross_entropy(logits, labels) + F.cross_entropy(other, labels)) / 2
+    labels = labels.masked_fill(~valid, -100)
+    logits, other = logits.masked_fill(~valid, -math.inf), other.masked_fill(~valid, -math.inf)
+    return (F.cross_entropy(logits, labels, reduction="sum") + F.cross_entropy(other, labels, reduction="sum")) / (2 * _count(valid))
 
 
 def sigmoid_loss(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -55,7 +56,12 @@ def sigmoid_loss(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, val
     losses = -F.logsigmoid(signs * (scale * images @ texts.T + bias))
     if valid is None:
         return losses.sum() / len(images)
-    return (losses * valid * valid[:, None]).sum() / valid.sum()
+    return (losses * valid * valid[:, None]).sum() / _count(valid)
+
+
+def _count(valid: Tensor) -> Tensor:
+    """Valid rows, at least one: a batch without any has the loss 0 and no gradient."""
+    return valid.sum().clamp(min=1)
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {"softmax": softmax_loss, "sigmoid": sigmoid_loss}

@@ -1,4 +1,4 @@
-"""Images and texts through a model's two towers, as L2-normalised float32 arrays. Decoding runs in threads beside the model."""
+"""Images and texts through a model's two towers, as L2-normalised float32 arrays. Reading and decoding run in threads beside the model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +18,8 @@ from ..errors import UserError
 Array = npt.NDArray[np.float32]
 DECODERS = 2
 """Threads that decode and resize."""
+AHEAD = 4
+"""Batches that are read, decoded or waiting in front of the model."""
 
 
 class Encoder(Protocol):
@@ -48,35 +51,31 @@ def open_image(data: bytes, where: str) -> Image.Image:
 
 
 def encode_images(model: Encoder, images: Iterable[tuple[bytes, str]], batch: int = 64, tick: Callable[[int], None] | None = None) -> Array:
-    """(bytes, where) -> (N, D), in order. Memory: a few batches of pixels."""
-    out: list[Array] = []
-    for pixels in _batches(_prepared(images, model.preprocess, 4 * batch), batch):
-        out.append(normalised(model.encode_image(np.stack(pixels))))
-        if tick is not None:
-            tick(len(pixels))
+    """(bytes, where) -> (N, D), in order. `images` is read, in another thread, `AHEAD` batches in front of the model at most."""
+    chunks, out = _batches(images, batch), list[Array]()
+    with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(DECODERS, "decode") as decoders:
+
+        def ask() -> Future[Any]:
+            read = reader.submit(next, chunks, None)
+            return decoders.submit(lambda: _pixels(read.result(), model.preprocess))
+
+        waiting = deque(ask() for _ in range(AHEAD))
+        while (pixels := waiting.popleft().result()) is not None:
+            waiting.append(ask())
+            out.append(normalised(model.encode_image(pixels)))
+            if tick is not None:
+                tick(len(pixels))
     return np.concatenate(out) if out else np.zeros((0, 1), dtype=np.float32)
 
 
-def _prepared(images: Iterable[tuple[bytes, str]], prepare: Callable[[Image.Image], Any], ahead: int) -> Iterator[Any]:
-    """Preprocessed pixels in order, at most `ahead` of them in front of the model."""
-    waiting: deque[Future[Any]] = deque()
-    with ThreadPoolExecutor(DECODERS, thread_name_prefix="decode") as pool:
-        for data, where in images:
-            waiting.append(pool.submit(lambda d, w: prepare(open_image(d, w)), data, where))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+def _pixels(chunk: list[tuple[bytes, str]] | None, prepare: Callable[[Image.Image], Any]) -> npt.NDArray[np.uint8] | None:
+    """(B, H, W, 3); None where the images have ended."""
+    return None if chunk is None else np.stack([prepare(open_image(data, where)) for data, where in chunk])
 
 
-def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    batch: list[Any] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
+def _batches(items: Iterable[tuple[bytes, str]], size: int) -> Iterator[list[tuple[bytes, str]]]:
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
         yield batch
 
 

@@ -107,7 +107,7 @@ def _groups(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Members that share a key (the name up to its last dot) and stand together."""
     key, parts = "", dict[str, bytes]()
     try:
-        with tarfile.open(path, "r|*") as tar:
+        with tarfile.open(path, "r:") as tar:
             for member in tar:
                 if not member.isfile():
                     continue
