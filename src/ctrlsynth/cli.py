@@ -1,4 +1,5 @@
-"""The command line: the only file that knows typer. Every command imports what it needs when it runs, so `--help` answers at once.
+"""The command line: with the other `cli*.py` the only files that know typer. Every command imports what it needs when it runs, so that
+`--help` answers at once.
 
 Exit codes: 0 done, 1 the work failed, 2 the user's mistake, 130 Ctrl-C (everything finished so far is kept).
 """
@@ -14,6 +15,7 @@ import typer
 
 from . import cli_clip, cli_eval
 from .cli_captions import concepts
+from .cli_options import Engine, Json
 from .cli_output import plain, print_json, say
 from .errors import UserError, WorkFailed
 
@@ -31,7 +33,6 @@ app.add_typer(concepts, name="concepts")
 
 RecipeFile = Annotated[Path, typer.Argument(help="a recipe (YAML); `ctrlsynth init FOLDER` writes one", metavar="RECIPE")]
 RunDir = Annotated[str, typer.Argument(help="a run's folder, such as runs/quickstart, or its URL", metavar="RUN")]
-Json = Annotated[bool, typer.Option("--json", help="print JSON for machines instead of text")]
 Out = Annotated[
     str | None,
     typer.Option("--out", help="the run's folder, a path or a URL such as s3://bucket/runs/x; runs/NAME unless given", metavar="DIR"),
@@ -46,13 +47,6 @@ class Retry(StrEnum):
     """What `--retry` may be given."""
 
     failed = "failed"
-
-
-class Engine(StrEnum):
-    """What `--engine` may be given."""
-
-    local = "local"
-    ray = "ray"
 
 
 @app.command()

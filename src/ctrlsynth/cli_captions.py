@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from .cli_concepts import concepts
+from .cli_options import Json
 from .cli_output import plain, print_json, say
 from .errors import UserError
 
 __all__ = ["concepts"]
 
-Json = Annotated[bool, typer.Option("--json", help="print JSON for machines instead of text")]
 BankFile = Annotated[Path, typer.Argument(help="a bank: .parquet, .txt, .csv or .json", metavar="BANK")]
 Llm = Annotated[str, typer.Option("--llm", help="as models.llm in a recipe: smollm2, or '{vllm: NAME, temperature: 0.7}'", metavar="SPEC")]
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .cli_options import Engine, Json
 from .cli_output import plain, print_json, say
 from .errors import UserError
 
@@ -20,7 +21,6 @@ concepts = typer.Typer(
     "concepts balance matches/ --size 100000 --out subset.parquet; concepts coverage matches/ --vs subset.parquet",
 )
 
-Json = Annotated[bool, typer.Option("--json", help="print JSON for machines instead of text")]
 Bank = Annotated[Path, typer.Option("--bank", help="a bank: .parquet, .txt, .csv, or .json as MetaCLIP's metadata.json", metavar="BANK")]
 Seed = Annotated[int, typer.Option("--seed", help="what the draw hangs on, beside the ids")]
 Files = list[Path] | None
@@ -32,13 +32,6 @@ class MatchMode(StrEnum):
     EXACT = "exact"
     LOWER = "lower"
     LEMMA = "lemma"
-
-
-class Engine(StrEnum):
-    """Where parts are matched."""
-
-    local = "local"
-    ray = "ray"
 
 
 @concepts.command()

@@ -9,9 +9,8 @@ from typing import Annotated
 
 import typer
 
+from .cli_options import Json
 from .cli_output import print_json, say
-
-Json = Annotated[bool, typer.Option("--json", help="print JSON for machines instead of text")]
 
 
 class Head(StrEnum):
