@@ -15,6 +15,7 @@ from ctrlsynth.concepts.bank import (
     build,
     by_score,
     digest_of,
+    distinct,
     found_part,
     load_bank,
     random_part,
@@ -22,9 +23,11 @@ from ctrlsynth.concepts.bank import (
     subtree,
     synset_names,
     table_of,
+    with_flags,
     write_bank,
 )
 from ctrlsynth.concepts.sources import Wanted, gather
+from ctrlsynth.data.concepts import ConceptSource
 from ctrlsynth.errors import UserError
 
 
@@ -61,7 +64,7 @@ def test_a_bank_from_every_source_is_the_same_each_time(tmp_path: Path) -> None:
 
 def test_one_cap_holds_for_all_in_order() -> None:
     sources = [("numbers", [("1", None), ("2", None)]), ("unigrams", [("dog", 9.0), ("2", 8.0), ("cat", 7.0)]), ("titles", [("Dog", 80.0)])]
-    table, told = build(sources, cap=3)  # type: ignore[arg-type]
+    table, told = build(sources, cap=3)
     assert table["entry"].to_pylist() == ["1", "2", "dog"]
     assert table["source"].to_pylist() == ["numbers", "numbers+unigrams", "unigrams"]
     assert [(t.new, t.repeats, t.over_cap) for t in told] == [(2, 0, 0), (1, 1, 1), (0, 0, 1)]
@@ -123,6 +126,41 @@ def test_flagged_entries_are_left_out_and_never_deleted(tmp_path: Path) -> None:
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".tmp")]
 
 
+def test_an_added_bank_keeps_origins_scores_and_flags(tmp_path: Path) -> None:
+    """Flagged once is flagged under every spelling of blanks, in whatever the bank becomes next."""
+    mine = with_flags(table_of([("dog", "numbers+wordnet", 3.0), ("gore", "list", None)]), [False, True], ["harmless", "violence"])
+    write_bank(mine, tmp_path / "mine.parquet")
+    (tmp_path / "plain.txt").write_text("gore\n gore\ncat\n")
+    table, told = build(gather(Wanted(sources=["list", "numbers"], lists=[tmp_path / "mine.parquet", tmp_path / "plain.txt"])))
+    rows = {r["entry"]: r for r in table.to_pylist()}
+    assert (rows["dog"]["source"], rows["dog"]["score"], rows["dog"]["flagged"]) == ("numbers+wordnet", 3.0, False)
+    assert (rows["gore"]["flagged"], rows["gore"]["reason"], rows["cat"]["flagged"]) == (True, "violence", None)
+    assert (told[0].given, told[0].new, told[0].repeats) == (5, 3, 2)
+    for suffix in ("parquet", "csv", "txt"):
+        write_bank(table, tmp_path / f"all.{suffix}")
+        assert "gore" not in load_bank(tmp_path / f"all.{suffix}").entries
+    again = {r["entry"]: r for r in read_bank(tmp_path / "all.csv").to_pylist()}
+    assert (again["dog"]["source"], again["dog"]["score"], again["7"]["source"]) == ("numbers+wordnet", 3.0, "numbers")
+    raw = with_flags(table_of([(e, "list", None) for e in ("gore", "gore", " gore", "cat")]), [None, True, None, None], [None] * 4)
+    write_bank(raw, tmp_path / "raw.parquet")
+    assert load_bank(tmp_path / "raw.parquet").entries == ("cat",)
+    assert load_bank(tmp_path / "raw.parquet").dropped == {"flagged": 3}
+    source = ConceptSource(tmp_path / "raw.parquet", part_rows=10, licence=None, limit=None)
+    assert [r.reason for r in source.rows(source.parts()[0])][:3] == ["flagged"] * 3
+    (tmp_path / "score.csv").write_text("entry,score\ndog,many\n")
+    with pytest.raises(UserError, match="row 2: the score is no number: 'many'"):
+        read_bank(tmp_path / "score.csv")
+
+
+def test_a_cut_bank_has_no_repeats_and_no_blanks() -> None:
+    given = pa.array(["dog", "dog", None, "  ", "cat", "gore", "caf\ufffd"])
+    table = with_flags(table_of([(e or "", "list", None) for e in given.to_pylist()]), [None] * 5 + [True, None], [None] * 7)
+    cut = distinct(table.set_column(0, "entry", given))
+    assert cut["entry"].to_pylist() == ["dog", "cat", "gore", "caf\ufffd"]
+    assert set(random_part(cut, 3, 0)["entry"].to_pylist()) == {"dog", "cat", "caf\ufffd"}  # never a flagged one
+    assert build([("list", cut)])[1][0].dropped == {"undecodable": 1}
+
+
 def test_sub_banks() -> None:
     table, _ = build([("wordnet", [(n, None) for n in ("dog", "puppy", "Poodle", "cat", "sofa", "domestic dog", "42")])])
     assert subtree(table, "dog.n.01")["entry"].to_pylist() == ["dog", "puppy", "Poodle", "domestic dog"]
@@ -174,3 +212,12 @@ def test_sources_that_are_not_there_are_errors(tmp_path: Path) -> None:
         gather(Wanted(sources=["wordnett"]))
     with pytest.raises(UserError, match="bigrams need the unigrams"):
         gather(Wanted(bigrams=[tmp_path / "x"]))
+    with pytest.raises(UserError, match=r"x: only the source list reads it, and it is not among wordnet"):
+        gather(Wanted(sources=["wordnet"], lists=[tmp_path / "x"]))
+    with pytest.raises(UserError, match=r"x: only the source titles reads it"):
+        gather(Wanted(sources=["wordnet"], pageviews=[tmp_path / "x"]))
+    with pytest.raises(UserError, match="titles: come from files"):
+        gather(Wanted(sources=["titles"]))
+    table = table_of([("a\nb", "list", None)])
+    with pytest.raises(UserError, match="holds a line break"):
+        write_bank(table, tmp_path / "lines.txt")

@@ -161,6 +161,10 @@ def test_building_and_cutting_banks(tmp_path: Path, files: tuple[Path, Path, lis
     code, out, _ = call(capsys, "build", "--source", "numbers", "--cap", 9, "--out", tmp_path / "c.txt")
     assert code == 0
     assert "numbers           9 new of 100; 0 stood already, 91 over the cap" in out
+    for option in (["--cap", 9], ["--source", "wordnet"], ["--add", bank], ["--min-count", 3]):
+        code, _, told = call(capsys, *args, *option, "--random", 7, "--out", tmp_path / "no.txt")
+        assert code == 2
+        assert f"{option[0]}: says how a bank is made; --from cuts one that is there" in told
 
 
 def test_bad_input_is_one_line_each(tmp_path: Path, files: tuple[Path, Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,6 +74,16 @@ def test_flagged_concepts_stay_in_the_bank_and_out_of_synthesis(tmp_path: Path) 
     assert again["flagged"].to_pylist() == table["flagged"].to_pylist()
 
 
+def test_an_answer_holds_for_every_entry_that_is_the_same_but_for_blanks(tmp_path: Path) -> None:
+    bank = bank_of(tmp_path / "bank.parquet", "dog", "brothel", "brothel", " brothel", "!!")
+    table, flags = flag(read_bank(bank), asked(tmp_path, bank))
+    assert table["flagged"].to_pylist() == [False, True, True, True, None]
+    assert flags.by_model == 3
+    assert flags.unanswered == {"blank, without words, or too long to be asked about": 1}
+    with pytest.raises(UserError, match="the bank is empty"):
+        flag(table_of([("", "list", None)]), [], ["gun"])
+
+
 def test_a_block_list_takes_whole_words(tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("# mine\nweed\n\nnude beach\n")
     words = read_words(tmp_path / "words.txt")

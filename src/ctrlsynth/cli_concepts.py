@@ -36,6 +36,7 @@ class MatchMode(StrEnum):
 
 @concepts.command()
 def build(
+    ctx: typer.Context,
     out: Annotated[Path, typer.Option("--out", help="the bank to write: .parquet keeps all; .txt, .json, .csv", metavar="FILE")],
     source: Annotated[
         list[str] | None, typer.Option("--source", help="only these: list, numbers, wordnet, unigrams, bigrams, titles", metavar="NAME")
@@ -68,7 +69,8 @@ def build(
         raise UserError(f"{out}: is there already; give another name")
     told: list[Any] = []
     if from_ is not None:
-        table = banks.read_bank(from_)
+        _only_cut(ctx)
+        table = banks.distinct(banks.read_bank(from_))
     else:
         wanted = Wanted(
             tuple(source or banks.SOURCES), add or (), unigrams or (), bigrams or (), wikipedia or (), pageviews or (), titles or (),
@@ -89,6 +91,15 @@ def build(
     if table.num_rows < whole:
         say(f"sub-bank: {table.num_rows:,} of {whole:,} entries")
     say(f"{len(made.entries):,} entries, digest {made.digest}: {out}")
+
+
+def _only_cut(ctx: typer.Context) -> None:
+    """UserError for options of `concepts build` that say how a bank is made, where one is cut."""
+    cuts = {"out", "from_", "found_in", "random", "under", "seed", "as_json"}
+    for parameter in ctx.command.params:
+        source = ctx.get_parameter_source(parameter.name or "")
+        if parameter.name not in cuts and source is not None and source.name == "COMMANDLINE":
+            raise UserError(f"{parameter.opts[0]}: says how a bank is made; --from cuts one that is there")
 
 
 def _sub_bank(table: Any, found_in: Path | None, random: int | None, under: str | None, seed: int) -> Any:

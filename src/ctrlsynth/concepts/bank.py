@@ -12,7 +12,8 @@ One cap holds for all; that list is the order in which they come under it. An en
 and its source names them all (`wordnet+unigrams`). Equal scores go by the alphabet, so the same files give the same bank.
 
 A bank file is parquet with the columns of `SCHEMA`; `.txt` (an entry a line), `.csv` and `.json` (MetaCLIP's `metadata.json`, a list of
-strings) are read and written too. A flagged entry stays in the file and is left out when the bank is loaded.
+strings) are read and written too. A flagged entry stays in the file and is left out when the bank is loaded, with every entry that is
+the same but for blanks.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ _MARKS = frozenset(string.punctuation + " ")
 LONGEST = 200
 """Characters of a concept at most: a word or a phrase, not a text. Nothing is written about a longer entry; matching takes it."""
 Scored = Iterable[tuple[str, float | None]]
+_Row = tuple[str, str, float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +92,11 @@ def load_bank(path: Path) -> Bank:
     dropped: Counter[str] = Counter()
     noted: Counter[str] = Counter()
     kept: dict[str, None] = {}
-    flags = table["flagged"].to_pylist()
-    for entry, flagged in zip(table["entry"].to_pylist(), flags, strict=True):
+    unfit = flagged_forms(table)
+    for entry in table["entry"].to_pylist():
         if not entry or not entry.strip():
             dropped["blank"] += 1
-        elif flagged:
+        elif unfit and form(entry) in unfit:
             dropped["flagged"] += 1
         elif entry in kept:
             dropped["duplicate"] += 1
@@ -107,6 +109,16 @@ def load_bank(path: Path) -> Bank:
     if not kept:
         raise UserError(f"{path}: the bank is empty" + (f" ({_list(dropped)} left out)" if dropped else ""))
     return Bank(tuple(kept), digest_of(list(kept)), dict(dropped), {k: v for k, v in noted.items() if v})
+
+
+def form(entry: str) -> str:
+    """The entry without blanks at its edges, single ones inside: entries that share it are the same concept."""
+    return " ".join(entry.split())
+
+
+def flagged_forms(table: pa.Table) -> set[str]:
+    """The forms of all flagged entries."""
+    return {form(entry or "") for entry in table.filter(table["flagged"])["entry"].to_pylist()}
 
 
 def _matchable(entry: str) -> bool:
@@ -127,10 +139,10 @@ def read_bank(path: Path) -> pa.Table:
     reader = next((r for suffix, r in readers.items() if name.endswith(suffix)), None)
     if reader is None:
         raise UserError(f"{path}: a bank is a .parquet, .json, .txt, .csv or .tsv file (text also .gz, .bz2, .xz, .zst)")
-    return table_of([(entry, "list", None) for entry in reader(path)])
+    return table_of(list(reader(path)))
 
 
-def table_of(rows: Sequence[tuple[str, str, float | None]]) -> pa.Table:
+def table_of(rows: Sequence[_Row]) -> pa.Table:
     """(entry, source, score) rows as a bank's table, unflagged."""
     columns: list[Any] = [[r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows], [None] * len(rows), [None] * len(rows)]
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
@@ -166,11 +178,11 @@ def _lines(path: Path) -> Iterator[str]:
         stream.close()
 
 
-def _txt(path: Path) -> Iterator[str]:
-    return (line.rstrip("\r\n") for line in _lines(path))
+def _txt(path: Path) -> Iterator[_Row]:
+    return ((line.rstrip("\r\n"), "list", None) for line in _lines(path))
 
 
-def _json(path: Path) -> list[str]:
+def _json(path: Path) -> list[_Row]:
     try:
         found = json.loads("".join(_lines(path)))
     except (ValueError, RecursionError) as error:
@@ -180,10 +192,10 @@ def _json(path: Path) -> list[str]:
     wrong = next((i for i, entry in enumerate(found) if not isinstance(entry, str)), None)
     if wrong is not None:
         raise UserError(f"{path}: item {wrong} is no string: {str(found[wrong])[:60]}")
-    return [entry.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for entry in found]
+    return [(entry.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), "list", None) for entry in found]
 
 
-def _csv(path: Path) -> Iterator[str]:
+def _csv(path: Path) -> Iterator[_Row]:
     rows = csv.reader(_lines(path), delimiter="\t" if ".tsv" in path.name.lower() else ",")
     head = next(rows, [])
     names = [h.strip().lower() for h in head]
@@ -191,10 +203,15 @@ def _csv(path: Path) -> Iterator[str]:
     if at is None:
         raise UserError(f"{path}: no column {' or '.join(_COLUMNS)}; columns: {', '.join(head)}")
     if names[at] not in _COLUMNS:
-        yield head[at]  # a plain list that happens to be called .csv
-    for row in rows:
+        yield head[at], "list", None  # a plain list that happens to be called .csv
+    source, score = (names.index(c) if c in names else len(head) for c in ("source", "score"))
+    for number, row in enumerate(rows, 2):
         if len(row) > at:
-            yield row[at]
+            cells = [*row, *[""] * (len(head) + 1 - len(row))]
+            try:
+                yield row[at], cells[source] or "list", float(cells[score]) if cells[score] else None
+            except ValueError as error:
+                raise UserError(f"{path}: row {number}: the score is no number: {cells[score][:40]!r}") from error
 
 
 def write_bank(table: pa.Table, path: Path) -> None:
@@ -203,7 +220,8 @@ def write_bank(table: pa.Table, path: Path) -> None:
         raise UserError(f"{path}: is there already; give another name")
     made = temporary(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    kept = [e for e, flagged in zip(table["entry"].to_pylist(), table["flagged"].to_pylist(), strict=True) if not flagged]
+    unfit = flagged_forms(table)
+    kept = list(dict.fromkeys(e for e in table["entry"].to_pylist() if e and e.strip() and form(e) not in unfit))
     if path.suffix == ".parquet":
         meta = {b"ctrlsynth": json.dumps({"schema": 1, "bank": digest_of(kept)}).encode()}
         pq.write_table(table.replace_schema_metadata(meta), made, compression="zstd")
@@ -216,12 +234,16 @@ def _as_text(table: pa.Table, kept: list[str], path: Path) -> str:
     if path.suffix == ".json":
         return json.dumps(kept, ensure_ascii=False)
     if path.suffix == ".txt":
+        broken = next((e for e in kept if len(e.splitlines()) > 1), None)
+        if broken is not None:
+            raise UserError(f"{path}: the entry {broken!r:.60} holds a line break; write a .parquet, .json or .csv")
         return "".join(f"{entry}\n" for entry in kept)
     if path.suffix == ".csv":
         out = io.StringIO()
         rows = csv.writer(out, lineterminator="\n")
         rows.writerow(["entry", "source", "score"])
-        rows.writerows((r["entry"], r["source"], r["score"]) for r in table.to_pylist() if not r["flagged"])
+        there = {r["entry"]: r for r in reversed(table.to_pylist())}  # of repeats the first
+        rows.writerows((e, there[e]["source"], there[e]["score"]) for e in kept)
         return out.getvalue()
     raise UserError(f"{path}: a bank is written as .parquet, .txt, .json or .csv")
 
@@ -243,37 +265,75 @@ class SourceCount:
     over_cap: int
 
 
-def build(sources: Sequence[tuple[str, Scored]], cap: int = CAP) -> tuple[pa.Table, list[SourceCount]]:
-    """One bank of (name, entries with scores) in order of priority, and what became of each source.
+def build(sources: Sequence[tuple[str, Scored | pa.Table]], cap: int = CAP) -> tuple[pa.Table, list[SourceCount]]:
+    """One bank of (name, entries with scores, or a bank's table) in order of priority, and what became of each source.
 
-    Blanks at an entry's edges go and runs of them inside become one space; entries of nothing but marks or blanks are dropped, as are those
-    beyond the cap. Raises UserError when nothing is left.
+    Blanks at an entry's edges go and runs of them inside become one space. Entries of nothing but marks or blanks are dropped, and those
+    with U+FFFD, which stands for bytes that were no UTF-8, and those beyond the cap. A table's entries keep where they came from, their
+    scores and flags; flagged in one source is flagged in the bank. Raises UserError when nothing is left.
     """
     if cap < 1:
         raise UserError(f"cap {cap}: at least 1")
     found: dict[str, tuple[list[str], float | None]] = {}
+    unfit: dict[str, str | None] = {}
+    fit: dict[str, str | None] = {}
     told = []
     for source, entries in sources:
         count: Counter[str] = Counter()
         dropped: Counter[str] = Counter()
-        for given, score in entries:
-            entry = " ".join(given.split())
+        for given, origin, score, flagged, reason in _given(source, entries):
+            entry = form(given)
             count["given"] += 1
+            if flagged is not None:
+                (unfit if flagged else fit).setdefault(entry, reason)
             if not entry or _MARKS.issuperset(entry):
                 dropped["punctuation" if entry else "blank"] += 1
+            elif "\ufffd" in entry:
+                dropped["undecodable"] += 1
             elif entry in found:
                 count["repeats"] += 1
-                if source not in found[entry][0]:
-                    found[entry][0].append(source)
+                found[entry][0].extend(name for name in origin.split("+") if name not in found[entry][0])
             elif len(found) >= cap:
                 count["over_cap"] += 1
             else:
-                found[entry] = ([source], score)
+                found[entry] = (origin.split("+"), score)
                 count["new"] += 1
         told.append(SourceCount(source, count["given"], count["new"], count["repeats"], dict(dropped), count["over_cap"]))
     if not found:
         raise UserError("the bank would be empty: no source gave an entry")
-    return table_of([(entry, "+".join(names), score) for entry, (names, score) in found.items()]), told
+    table = table_of([(entry, "+".join(names), score) for entry, (names, score) in found.items()])
+    flags = [True if e in unfit else False if e in fit else None for e in found]
+    reasons = [unfit.get(e, fit.get(e)) for e in found]
+    return with_flags(table, flags, reasons), told
+
+
+def _given(source: str, entries: Scored | pa.Table) -> Iterator[tuple[str, str, float | None, bool | None, str | None]]:
+    """(entry, origin, score, flagged, reason) of one source."""
+    if not isinstance(entries, pa.Table):
+        yield from ((entry, source, score, None, None) for entry, score in entries)
+        return
+    for row in entries.to_pylist():
+        yield row["entry"] or "", row["source"] or source, row["score"], row["flagged"], row["reason"]
+
+
+def with_flags(table: pa.Table, flagged: Sequence[bool | None], reasons: Sequence[str | None]) -> pa.Table:
+    """The bank with these two columns."""
+    for name, values in (("flagged", flagged), ("reason", reasons)):
+        at = SCHEMA.get_field_index(name)
+        table = table.set_column(at, name, pa.array(values, SCHEMA.field(at).type))
+    return table
+
+
+def distinct(table: pa.Table) -> pa.Table:
+    """The rows of a bank without blank entries and repeats; flagged in one row is flagged in all that are the same but for blanks."""
+    entries: list[str | None] = table["entry"].to_pylist()
+    first: dict[str, int] = {}
+    for number, entry in enumerate(entries):
+        if entry and entry.strip():
+            first.setdefault(entry, number)
+    kept, unfit = table.take(list(first.values())), flagged_forms(table)
+    flags = [True if form(e) in unfit else f for e, f in zip(first, kept["flagged"].to_pylist(), strict=True)]
+    return with_flags(kept, flags, kept["reason"].to_pylist())
 
 
 def by_score(scores: Iterable[tuple[str, float]], least: float) -> list[tuple[str, float]]:
@@ -282,7 +342,9 @@ def by_score(scores: Iterable[tuple[str, float]], least: float) -> list[tuple[st
 
 
 def random_part(table: pa.Table, size: int, seed: int) -> pa.Table:
-    """`size` entries drawn by (seed, entry), in their order: a smaller draw is a subset of a larger one. UserError when there are fewer."""
+    """`size` entries that are not flagged, drawn by (seed, entry), in their order: a smaller draw is a subset of a larger one. UserError
+    when there are fewer."""
+    table = table.filter(pa.array([not flagged for flagged in table["flagged"].to_pylist()], pa.bool_()))
     entries = table["entry"].to_pylist()
     if not 0 < size <= len(entries):
         raise UserError(f"a random draw of {size:,}: the bank has {len(entries):,} entries")

@@ -21,9 +21,11 @@ import pyarrow as pa
 from ..errors import UserError
 from ..recipe import Recipe
 from ..recipe_file import parse_recipe
+from .bank import form, with_flags
 
 PAPER = 0.0315
 """Share of MetaCLIP's bank that Llama-3 flagged (section 5)."""
+UNASKED = "blank, without words, or too long to be asked about"
 SCHEMA = {
     "type": "object",
     "properties": {"unfit": {"enum": ["yes", "no"]}, "reason": {"type": "string", "maxLength": 120}},
@@ -74,15 +76,18 @@ def flag(
     bank: pa.Table, told: Iterable[tuple[int, bool | None, str]], blocked: Sequence[str] = (), allowed: Sequence[str] = ()
 ) -> tuple[pa.Table, Flags]:
     """The bank with its columns `flagged` and `reason` filled in. `allowed` entries are never flagged, those that hold a `blocked` word or
-    phrase always; else the model decides. Where it has no answer, what the bank said before stays."""
+    phrase always; else the model decides, once for entries that are the same but for blanks. Where it has no answer, what the bank said
+    before stays. Raises UserError for an empty bank."""
     free, unfit = {a.lower() for a in allowed}, holding(blocked)
-    said = {place: (bad, why) for place, bad, why in told}
+    forms = [form(entry or "") for entry in bank["entry"].to_pylist()]
+    if not any(forms):
+        raise UserError("the bank is empty: there is nothing to flag")
+    said = {forms[place]: (bad, why) for place, bad, why in told}
     flags, reasons = [], []
     counts: Counter[str] = Counter()
     lost: Counter[str] = Counter()
-    for place, row in enumerate(bank.to_pylist()):
-        entry = str(row["entry"])
-        bad, why = said.get(place, (None, ""))
+    for entry, row in zip(forms, bank.to_pylist(), strict=True):
+        bad, why = said.get(entry, (None, UNASKED if said else ""))
         word = unfit(entry)
         if entry.lower() in free:
             bad, why = False, "allowed"
@@ -100,8 +105,7 @@ def flag(
             counts["model"] += bad
         flags.append(bad)
         reasons.append(why or None)
-    for name, values, kind in (("flagged", flags, pa.bool_()), ("reason", reasons, pa.string())):
-        bank = bank.set_column(bank.schema.get_field_index(name), name, pa.array(values, kind))
+    bank = with_flags(bank, flags, reasons)
     return bank, Flags(bank.num_rows, counts["model"], counts["list"], counts["allowed"], dict(lost))
 
 

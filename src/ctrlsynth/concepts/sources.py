@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
 from ..errors import UserError, unknown
 from ..models.installed import package_file
 from .bank import SOURCES, Scored, by_score, read_bank, synset_names
@@ -39,16 +41,18 @@ class Wanted:
     min_views: int = MIN_VIEWS
 
 
-def gather(wanted: Wanted) -> list[tuple[str, Scored]]:
-    """(source, entries with scores) in order of priority, for `bank.build`. Raises UserError for unknown sources and unreadable files."""
+def gather(wanted: Wanted) -> list[tuple[str, Scored | pa.Table]]:
+    """(source, entries with scores) in order of priority, for `bank.build`. Raises UserError for unknown sources, for files that no wanted
+    source reads, and for unreadable ones."""
     for name in wanted.sources:
         if name not in SOURCES:
             raise unknown("source", name, SOURCES)
     if wanted.bigrams and not (wanted.unigrams or wanted.dumps):
         raise UserError("bigrams need the unigrams of the same corpus: PMI compares the two")
-    out: list[tuple[str, Scored]] = []
-    if wanted.lists and "list" in wanted.sources:
-        out.append(("list", [(e or "", None) for path in wanted.lists for e in read_bank(path)["entry"].to_pylist()]))
+    _check_used(wanted)
+    out: list[tuple[str, Scored | pa.Table]] = []
+    if wanted.lists:
+        out.append(("list", pa.concat_tables([read_bank(path) for path in wanted.lists])))
     if "numbers" in wanted.sources:
         out.append(("numbers", [(str(n), None) for n in range(100)]))
     if "wordnet" in wanted.sources:
@@ -58,6 +62,18 @@ def gather(wanted: Wanted) -> list[tuple[str, Scored]]:
     if "titles" in wanted.sources and (wanted.pageviews or wanted.titles):
         out.append(("titles", _titles(wanted)))
     return out
+
+
+def _check_used(wanted: Wanted) -> None:
+    """UserError for files that none of the wanted sources reads, and for titles alone without files."""
+    readers = {"list": ("list",), "titles": ("pageviews", "titles"), "unigrams or bigrams": ("unigrams", "dumps"), "bigrams": ("bigrams",)}
+    for sources, kinds in readers.items():
+        for kind in kinds:
+            given = getattr(wanted, "lists" if kind == "list" else kind)
+            if given and not set(sources.split(" or ")) & set(wanted.sources):
+                raise UserError(f"{given[0]}: only the source {sources} reads it, and it is not among {', '.join(wanted.sources)}")
+    if list(wanted.sources) == ["titles"] and not (wanted.pageviews or wanted.titles):
+        raise UserError("titles: come from files; name some with --pageviews or --titles")
 
 
 def _ngrams(wanted: Wanted) -> list[tuple[str, Scored]]:

@@ -24,6 +24,9 @@ def open_stream(path: str | Path) -> IO[bytes]:
         stream = open(path, "rb")  # noqa: SIM115  (handed to the caller)
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror}") from error
+    if not stream.seekable():
+        stream.close()
+        raise UserError(f"{path}: is a pipe; a file is read from its beginning more than once, so save it first")
     magic = stream.read(6)
     stream.seek(0)
     if magic[:2] == b"\x1f\x8b":

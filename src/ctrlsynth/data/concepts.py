@@ -13,7 +13,8 @@ from .rows import MAX_PARTS, SourcePart, SourceRow, clean_caption, fingerprint, 
 
 class ConceptSource:
     """A bank cut into parts of `part_rows` entries. Entries that are not to be written about are rows with a reason: `empty_caption`,
-    `no_words`, `too_long`, `duplicate_concept`, and `flagged` (`ctrlsynth concepts flag`); the bank keeps them."""
+    `no_words`, `too_long`, `duplicate_concept`, and `flagged` (`ctrlsynth concepts flag`, on this entry or one that differs in blanks
+    only); the bank keeps them."""
 
     has_images = False
 
@@ -29,6 +30,9 @@ class ConceptSource:
         for number, entry in enumerate(self._entries):
             first.setdefault(_plain(entry), number)
         self._first = first
+        unfit = {_plain(e) for e, about in zip(self._entries, self._about, strict=True) if about["flagged"]}
+        for entry, about in zip(self._entries, self._about, strict=True):
+            about["flagged"] = True if _plain(entry) in unfit else about["flagged"]
         self.bank = f"{path.name} {digest_of([e or '' for e in self._entries])}"
         step = max(part_rows, -(-len(self._entries) // MAX_PARTS))
         self._parts = [self._part(n, start, step) for n, start in enumerate(range(0, len(self._entries), step))]
