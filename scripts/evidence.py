@@ -228,7 +228,8 @@ def report(asked: argparse.Namespace, folder: Path) -> None:
     evals = [asked.out / "evals" / arm / f"seed{seed}" for arm in arms for seed in asked.seeds]
     table = compare(load_runs(evals))
     folder.mkdir(parents=True, exist_ok=True)
-    write_figure(figure(curves([asked.out / "curves" / arm for arm in arms])), folder / f"{name}.svg")
+    points = [asked.out / "curves" / arm / f"seed{seed}" for arm in arms for seed in asked.curves]
+    write_figure(figure(curves(points, metrics=dict(experiment.metrics))), folder / f"{name}.svg")
     samples, seeds = asked.steps * asked.batch, ", ".join(map(str, asked.seeds))
     packages = ", ".join(f"{name} {version}" for name, version in versions().items())
     lines = [
@@ -237,9 +238,10 @@ def report(asked: argparse.Namespace, folder: Path) -> None:
         f"- command: `{command(asked)}`",
         f"- every arm: {asked.steps} steps of {asked.batch}, {samples:,} samples; seeds {seeds}, each with its own held-out draw",
         f"- machine: {platform.machine()}, {os.cpu_count()} cores, {platform.system()}; {packages}",
-        *(f"- the tagger on real images, seed {s}: {told(asked, s, 'tagger')['found']}" for s in asked.seeds), "",
+        *(f"- the tagger on real images, seed {s}: {plainly(told(asked, s, 'tagger')['found'])}" for s in asked.seeds), "",
         *answer(asked, experiment, arms), "", "All scores, with 95% intervals (t over seeds, else bootstrap):", "", table.markdown(), "",
-        f"![scores against samples seen]({name}.svg)", "", *costs(asked, experiment, arms),
+        f"![scores against samples seen]({name}.svg)", "", f"Seeds of the curves: {', '.join(map(str, asked.curves))}.", "",
+        *costs(asked, experiment, arms),
     ]  # fmt: skip
     (folder / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print((folder / f"{name}.md").read_text(encoding="utf-8"))
@@ -280,6 +282,13 @@ def answer(asked: argparse.Namespace, experiment: Experiment, arms: Sequence[str
     return lines
 
 
+def plainly(value: Any) -> str:
+    """What a step found, without a programmer's brackets."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k}: {plainly(v) or 'none'}" if isinstance(v, Mapping) else f"{k} {plainly(v)}" for k, v in value.items())
+    return " + ".join(map(plainly, value)) if isinstance(value, list) else "" if value is None else str(value)
+
+
 def _spread(values: Sequence[float], sign: bool = False) -> str:
     mean, half = interval_over_seeds(values)
     return (f"{mean:+.1f}" if sign else f"{mean:.1f}") + (f" ± {half:.1f}" if len(values) > 1 else "")
@@ -292,7 +301,7 @@ def costs(asked: argparse.Namespace, experiment: Experiment, arms: Sequence[str]
     lines += ["| step | " + " | ".join(f"seed {s}: seconds | found" for s in asked.seeds) + " |", "|---" * (1 + 2 * len(asked.seeds)) + "|"]
     for step in steps:
         cells = [(t["seconds"], t["found"]) for t in (told(asked, s, step) for s in asked.seeds)]
-        lines.append(f"| {step} | " + " | ".join(f"{s} | {'' if f is None else f}" for s, f in cells) + " |")
+        lines.append(f"| {step} | " + " | ".join(f"{s} | {plainly(f)}" for s, f in cells) + " |")
     return lines
 
 

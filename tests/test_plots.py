@@ -46,6 +46,16 @@ def test_points_lines_and_seeds(tmp_path: Path) -> None:
     assert (second.samples, second.seeds) == (200, 1)
 
 
+def test_every_line_of_many_looks_different_and_bands_stay_within_percent(tmp_path: Path) -> None:
+    folder = _results(tmp_path, {f"arm{n}/step-{s}": (s, 0.05) for n in range(8) for s in (10, 20)})
+    (panel,) = figure(curves([folder / f"arm{n}" for n in range(8)])).axes
+    assert len({(line.get_color(), line.get_linestyle(), line.get_marker()) for line in panel.lines}) == 8
+    assert min(path.vertices[:, 1].min() for band in panel.collections for path in band.get_paths()) == 0  # 5 - 10 points
+    assert list(curves([folder / "arm0"], metrics={"shapes": "acc1"})) == ["shapes acc1"]
+    with pytest.raises(UserError, match="has no score acc9; it has acc1"):
+        curves([folder / "arm0"], metrics={"shapes": "acc9"})
+
+
 def test_improvement_over_the_first_point(tmp_path: Path) -> None:
     folder = _results(tmp_path, {**STEPS, "zero/step-1": (10, 0.0)})
     first, second = curves([folder / "mix"], relative=True)["shapes acc1"]["mix"]

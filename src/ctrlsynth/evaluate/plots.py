@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..report.figures import LIGHT, Theme, legend, panels
+from ..report.figures import LIGHT, Theme, dash, legend, panels
 from .compare import Cell, pooled, signature
 from .results import Result, read_result
 
@@ -38,9 +38,12 @@ Curves = dict[str, dict[str, list[Point]]]
 """Title of a panel (task and metric) -> run -> points by samples."""
 
 
-def curves(paths: Sequence[Path], tasks: Sequence[str] | None = None, relative: bool = False) -> Curves:
-    """The points of all results at or below `paths`, for each task's main metric. `relative`: percent of improvement over the first point
-    of the run; the intervals are then left out. UserError where a result knows no samples, or two protocols share a task."""
+def curves(
+    paths: Sequence[Path], tasks: Sequence[str] | None = None, relative: bool = False, metrics: Mapping[str, str] | None = None
+) -> Curves:
+    """The points of all results at or below `paths`, for each task's score in `metrics`, else its main one. `relative`: percent of
+    improvement over the first point of the run; the intervals are then left out. UserError where a result knows no samples, or two
+    protocols share a task."""
     found: dict[str, dict[str, dict[int, list[Result]]]] = {}
     protocols: dict[str, str] = {}
     for path in paths:
@@ -50,13 +53,16 @@ def curves(paths: Sequence[Path], tasks: Sequence[str] | None = None, relative: 
                 continue
             if result.samples is None:
                 raise UserError(f"{file}: does not say how many samples its model has seen; evaluate a checkpoint of `ctrlsynth train`")
-            title = f"{result.task} {result.main}"
+            metric = (metrics or {}).get(result.task, result.main)
+            if metric not in result.scores:
+                raise UserError(f"{file}: has no score {metric}; it has {', '.join(result.scores)}")
+            title = f"{result.task} {metric}"
             if protocols.setdefault(title, signature(result)) != signature(result):
                 raise UserError(f"{file}: {result.task} was evaluated by another protocol than the results before; they share no plot")
             found.setdefault(title, {}).setdefault(_run(file.parent), {}).setdefault(result.samples, []).append(result)
     if not found:
         raise UserError(f"compare: no result of {', '.join(tasks or ['any task'])} in {', '.join(map(str, paths))}")
-    out: Curves = {t: {name: _points(points) for name, points in runs.items()} for t, runs in found.items()}
+    out: Curves = {t: {name: _points(points, t.rpartition(" ")[2]) for name, points in runs.items()} for t, runs in found.items()}
     return {t: {name: _relative(p, name, t) for name, p in runs.items()} for t, runs in out.items()} if relative else out
 
 
@@ -73,8 +79,8 @@ def _run(folder: Path) -> str:
     return folder.name
 
 
-def _points(results: Mapping[int, Sequence[Result]]) -> list[Point]:
-    cells: list[tuple[int, Cell]] = [(n, pooled([r.scores[r.main] for r in several])) for n, several in sorted(results.items())]
+def _points(results: Mapping[int, Sequence[Result]], metric: str) -> list[Point]:
+    cells: list[tuple[int, Cell]] = [(n, pooled([r.scores[metric] for r in several])) for n, several in sorted(results.items())]
     return [Point(n, c.value, c.low, c.high, c.seeds) for n, c in cells]
 
 
@@ -86,7 +92,7 @@ def _relative(points: Sequence[Point], name: str, title: str) -> list[Point]:
 
 
 def figure(found: Curves, relative: bool = False, theme: Theme = LIGHT) -> Any:
-    """A panel a task, a line a run, intervals as bands."""
+    """A panel a task, a line a run (another dash where the colours begin again), intervals as bands; a percentage's within 0..100."""
     if len(found) > MOST:
         raise UserError(f"compare: {len(found)} tasks do not fit one plot; name up to {MOST} with --tasks: {', '.join(found)}")
     drawn, axes = panels(len(found), theme)
@@ -94,11 +100,14 @@ def figure(found: Curves, relative: bool = False, theme: Theme = LIGHT) -> Any:
     for panel, (title, runs) in zip(axes, found.items(), strict=True):
         for name in names:
             points = runs.get(name, [])
-            colour = theme.series[names.index(name) % len(theme.series)]
+            again, number = divmod(names.index(name), len(theme.series))
+            colour = theme.series[number]
             x = [p.samples for p in points]
-            panel.plot(x, [p.value for p in points], marker="o", ms=4, lw=1.6, color=colour, label=name)
-            if all(p.low is not None and p.high is not None for p in points):
-                panel.fill_between(x, [p.low for p in points], [p.high for p in points], color=colour, alpha=0.15, lw=0)
+            panel.plot(x, [p.value for p in points], marker="os"[again % 2], ms=4, lw=1.6, ls=dash(again), color=colour, label=name)
+            bands = [(p.low, p.high) for p in points if p.low is not None and p.high is not None]
+            if bands and len(bands) == len(points):
+                low, high = zip(*bands if relative else [(max(0.0, a), min(100.0, b)) for a, b in bands], strict=True)
+                panel.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
         panel.set(xlabel="samples seen", ylabel=f"{title}, " + ("improvement over the first point, %" if relative else "%"))
     legend(axes[0], theme)
     return drawn

@@ -108,7 +108,7 @@ def words_figure(histograms: Sequence[Histogram], theme: Theme = LIGHT) -> Any:
         share = padded.reshape(bins, width).sum(axis=1) / max(h.total, 1) * 100
         colour = _colour(theme, number)
         axes.stairs(share, edges, fill=True, alpha=0.28, color=colour)
-        axes.stairs(share, edges, color=colour, lw=1.4, ls=_dash(number), label=f"{h.name}, mean {h.mean:.1f}")
+        axes.stairs(share, edges, color=colour, lw=1.4, ls=dash(number), label=f"{h.name}, mean {h.mean:.1f}")
     axes.set(xlabel="words" + (f" (last bin: {MOST_WORDS} and more)" if last == MOST_WORDS else ""), ylabel="% of texts")
     legend(axes, theme)
     return figure
@@ -121,7 +121,7 @@ def recall_figure(histograms: Sequence[Histogram], threshold: float, theme: Them
     for number, h in enumerate(histograms, 1):
         share = np.asarray(h.counts) / max(h.total, 1) * 100
         axes.stairs(share, edges, fill=True, alpha=0.18, color=_colour(theme, number))
-        axes.stairs(share, edges, color=_colour(theme, number), lw=1.6, ls=_dash(number - 1), label=f"{h.name}, mean {h.mean:.2f}")
+        axes.stairs(share, edges, color=_colour(theme, number), lw=1.6, ls=dash(number - 1), label=f"{h.name}, mean {h.mean:.2f}")
     _mark(axes, threshold, theme)
     axes.set(xlabel="recall", ylabel="% of judged rows", xlim=(-0.02, 1.02))
     legend(axes, theme)
@@ -133,7 +133,7 @@ def sweep_figure(found: Sweep, theme: Theme = LIGHT) -> Any:
     figure, (left, right) = panels(2, theme)
     for number, (kind, name) in enumerate(found.names(), 1):
         series = found.series(kind, name)
-        style: dict[str, Any] = {"color": _colour(theme, number), "ls": _dash(number - 1)}
+        style: dict[str, Any] = {"color": _colour(theme, number), "ls": dash(number - 1)}
         label = f"pairs of {name}" if kind == "pair" else name
         whole = [r for r in series if r.complete]
         part = series[: len(series) - len(whole) + 1] if len(whole) < len(series) else []
@@ -205,7 +205,8 @@ def _colour(theme: Theme, number: int) -> str:
     return theme.series[number % len(theme.series)]
 
 
-def _dash(number: int) -> Any:
+def dash(number: int) -> Any:
+    """The line style of the n-th line that has this colour, or this meaning."""
     return _DASHES[number % len(_DASHES)]
 
 
