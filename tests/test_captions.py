@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ctrlsynth.concepts.captions import LONGEST, clean
+from ctrlsynth.cli import main
+from ctrlsynth.concepts.captions import LONGEST, clean, peel, taken_off
 from ctrlsynth.control.text import TextController
 from ctrlsynth.errors import UserError, WorkFailed
 from ctrlsynth.models.base import Reply, Request
@@ -44,10 +47,50 @@ ASKED = TextController(TextPolicy(), 0).instruct("r", "concept", None, "teapot")
         ("Write a caption for a photograph that shows this concept in a scene: teapot.", "", "echo"),
         ("One short, grammatically correct sentence of at most 15 words that contains the teapot.", "", "echo"),
         ("A teapot " + "and a cup " * 10, "", "too_long"),
+        ("A nurse is unable to help a patient.", "A nurse is unable to help a patient.", None),
+        ("I cannot believe how cute the dog is.", "I cannot believe how cute the dog is.", None),
+        ("I can't help but smile at the dog.", "I can't help but smile at the dog.", None),
+        ("A woman works as an assistant in a shop.", "A woman works as an assistant in a shop.", None),
+        ("A protest against the policy of the city.", "A protest against the policy of the city.", None),
+        ("A man cannot write with a broken pen.", "A man cannot write with a broken pen.", None),
+        ("I’m sorry, I cannot.", "", "refusal"),
+        ("Unfortunately, I cannot help you.", "", "refusal"),
+        ("That is harmful, so I can't describe it.", "", "refusal"),
+        ("I won't write that.", "", "refusal"),
+        ("Cannot write about this.", "", "refusal"),
+        ("It is against the guidelines to write this.", "", "refusal"),
     ],
 )
 def test_cleaning(reply: str, text: str, reason: str | None) -> None:
     assert clean(reply, "teapot", ASKED) == (text, reason)
+
+
+@pytest.mark.parametrize(
+    ("reply", "text", "off"),
+    [
+        ("A dog runs.", "A dog runs.", ()),
+        ('"A dog runs.\n"', "", None),
+        ('A dog "runs".\n', "A dog runs.", ("quotes",)),
+        ("Caption: A dog runs.", "A dog runs.", ("labels",)),
+        ("Sure, here is a caption: A dog runs.", "A dog runs.", ("labels",)),
+        ("Here is your sentence: a dog.", "a dog.", ("labels",)),
+        ("Sure! Here's the one-sentence description of a dog: *A dog.*", "A dog.", ("marks", "labels")),
+        ("**A dog naps.**", "A dog naps.", ("marks",)),
+        ("**Caption:** A dog.", "A dog.", ("marks", "labels")),
+        ("1. A dog in the park", "A dog in the park", ("numbering",)),
+        ('2) "A dog naps."', "A dog naps.", ("quotes", "numbering")),
+        ("A dog runs. (15 words)", "A dog runs.", ("word counts",)),
+        ("A dog runs. (Word count: 3)", "A dog runs.", ("word counts",)),
+        ("1.5 litres of milk stand on a table (in red).", "1.5 litres of milk stand on a table (in red).", ()),
+        ("Here is a dog: happy.", "Here is a dog: happy.", ()),
+        ("Sure-footed goats climb.", "Sure-footed goats climb.", ()),
+    ],
+)
+def test_what_stands_around_a_caption_is_taken_off_and_told(reply: str, text: str, off: tuple[str, ...] | None) -> None:
+    assert clean(reply, "teapot", ASKED) == (text, None if off is not None else "line_break")
+    if off is not None:
+        assert peel(reply) == (text, off)
+        assert taken_off([{"status": "ok", "raw": reply}] * 2 + [{"status": "dropped", "raw": reply}]) == dict.fromkeys(off, 2)
 
 
 def test_what_was_cut_is_not_whole_and_the_recipe_may_bound_the_length() -> None:
@@ -69,11 +112,18 @@ class Sayer:
     id = "sayer"
     digest = "1"
 
-    def __init__(self, *lines: str, says: Sequence[str] = ()) -> None:
-        self._says = list(says)
+    def __init__(self, *lines: str, says: Sequence[str] = (), batch: int = 256) -> None:
+        self._says, self.batch = list(says), batch
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         return [Reply(self._says[n % len(self._says)].replace("{}", r.tags.objects[0])) for n, r in enumerate(requests)]
+
+
+class Sampler(Sayer):
+    """Says with which options it was made."""
+
+    def __init__(self, *lines: str, temperature: float = 0.0, top_p: float = 1.0, presence_penalty: float = 0.0) -> None:
+        super().__init__(says=[f'"A {{}} at {temperature}, {top_p}, {presence_penalty}."'])
 
 
 def captioned(base: Path, bank: str, llm: Any, **changes: Any) -> Recipe:
@@ -109,6 +159,45 @@ def test_the_ledger_counts_every_reason(tmp_path: Path) -> None:
     rows = list(made.rows("write"))
     assert {r["status"] for r in rows if r["reason"]} == {"dropped"}
     assert all(r["raw"] and r["text"] is None for r in rows if r["reason"])
+
+
+@pytest.mark.parametrize("batch", [2, 3, 256])
+def test_a_concept_has_every_caption_once(tmp_path: Path, batch: int) -> None:
+    """However the rows fall into calls; another concept may have the same, and more variants keep what is there."""
+    model = {"test_captions:Sayer": None, "says": ["A scene.", '"A scene."'], "batch": batch}
+    made = run(captioned(tmp_path, "concept\na\nb\nc\n", model, variants={"write": 3}), tmp_path / "run", base=tmp_path)
+    assert reasons(made, "write") == {"duplicate": 6}
+    assert [r["id"][-1] for r in made.rows("write") if r["status"] == "ok"] == ["0"] * 3
+    assert not any(r["chosen"] for r in made.rows("write") if r["status"] != "ok")
+    again = captioned(tmp_path, "concept\na\nb\nc\n", model, variants={"write": 5})
+    more = run(again, tmp_path / "run", base=tmp_path, update=True)
+    assert reasons(more, "write") == {"duplicate": 12}
+    assert sum(r.reused for r in more.ledger() if r.folder == "write") == 9
+
+
+def caption(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """What `ctrlsynth concepts caption` prints."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["ctrlsynth", "concepts", "caption", *map(str, words)])
+        with contextlib.suppress(SystemExit):
+            main()
+    return capsys.readouterr().out
+
+
+def test_the_command_samples_as_the_paper_does_unless_told_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bank = tmp_path / "bank.txt"
+    bank.write_text("dog\ncat\n")
+    told = json.loads(caption(capsys, bank, "--llm", "test_captions:Sampler", "--n", 2, "--out", tmp_path / "a", "--json"))
+    assert told["taken_off"] == {"quotes": 2}
+    assert {r["folder"]: r["dropped"] for r in told["ledger"]}["write"] == {"duplicate": 2}
+    assert [r["text"] for r in Run.open(tmp_path / "a").rows("write")] == [
+        f"A {c} at 0.7, 0.95, 1.0." for c in ("dog", "dog", "cat", "cat")
+    ]
+    shown = caption(capsys, bank, "--llm", "{'test_captions:Sampler': null, temperature: 0}", "--out", tmp_path / "b")
+    assert "taken off captions that stay: quotes of 2" in shown
+    assert next(Run.open(tmp_path / "b").rows("write"))["text"] == "A dog at 0, 1.0, 0.0."
+    caption(capsys, bank, "--llm", "naive:clip7", "--out", tmp_path / "c")
+    assert Run.open(tmp_path / "c").recipe["models"]["llm"] == {"naive": "clip7"}
 
 
 def test_a_model_that_refuses_everything_stops_the_run_with_the_reasons(tmp_path: Path) -> None:

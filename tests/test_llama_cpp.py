@@ -123,6 +123,23 @@ def test_a_concept_is_named_once(smollm2: SmolLM2) -> None:
         assert 4 <= len(reply.text.split()) <= 15
 
 
+def test_penalties_reach_the_engine_and_leave_the_examples_alone() -> None:
+    plain, penal = SmolLM2(processes=1), SmolLM2(processes=1, presence_penalty=2.0, frequency_penalty=2.0)
+    asked = [Request("", Tags((name,)), family="concept") for name in ("puppy", "castle", "dolphin", "hamburger")]
+    try:
+        said = penal.generate(asked)
+        assert [r.text for r in said] != [r.text for r in plain.generate(asked)]
+        assert all(r.text.isascii() and max(map(len, r.text.split())) < 16 for r in said), said  # words, not scraps of them
+    finally:
+        plain.close()
+        penal.close()
+    task = plain.task(asked[0])
+    assert task is not None
+    assert not {"presence_penalty", "repeat_last_n"} & task["body"].keys()
+    with pytest.raises(UserError, match=r"models.llm.presence_penalty: a number from -2 to 2, not 3"):
+        SmolLM2(presence_penalty=3)
+
+
 def test_without_the_grammar_it_is_another_model() -> None:
     free = SmolLM2(processes=1, bound=False)
     try:
@@ -268,6 +285,8 @@ def test_the_digest_follows_file_and_options(tmp_path: Path) -> None:
     one, two = SmolLM2(processes=1), SmolLM2(processes=2)
     assert one.digest == two.digest
     assert one.digest != SmolLM2(temperature=0.5).digest
+    assert one.digest == SmolLM2(presence_penalty=0.0, frequency_penalty=0.0).digest
+    assert len({one.digest, SmolLM2(presence_penalty=1.0).digest, SmolLM2(frequency_penalty=1.0).digest}) == 3
     copy = tmp_path / "other.gguf"
     data = bytearray(smollm2_file().read_bytes())
     data[-1] ^= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,20 +29,25 @@ def caption(
     seed: Annotated[int, typer.Option("--seed", help="all chance hangs on it")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Write captions about every concept of a bank: a run of the path concept, text*, cleaned and counted."""
+    """Write captions about every concept of a bank: a run of the path concept, text*, cleaned and counted. A model that samples does it as
+    the paper's (temperature 0.7, top_p 0.95, both penalties 1.0), unless --llm says otherwise."""
+    from .concepts.captions import taken_off
     from .recipe_file import parse_recipe
     from .runs import run
     from .screen import progress, show_ledger
 
     source = {"concepts": str(bank.absolute())}
-    data = {"name": "captions", "source": source, "models": {"llm": _spec(llm)}, "paths": {"captions": ["concept", "text*"]}}
+    data = {"name": "captions", "source": source, "models": {"llm": _sampled(_spec(llm))}, "paths": {"captions": ["concept", "text*"]}}
     recipe = parse_recipe({**data, "variants": {"write": n}, "judge": None, "seed": seed}, "concepts caption")
     with progress(quiet=as_json) as watcher:
         made = run(recipe, out, limit=limit, watcher=watcher)
+    off = taken_off(made.rows("write", ["status", "raw"]))
     if as_json:
-        print_json({"run": str(made.root), "ledger": [{**plain(r), "adds_up": r.adds_up} for r in made.ledger()]})
-    else:
-        show_ledger(made)
+        print_json({"run": str(made.root), "ledger": [{**plain(r), "adds_up": r.adds_up} for r in made.ledger()], "taken_off": off})
+        return
+    show_ledger(made)
+    if off:
+        say("taken off captions that stay: " + ", ".join(f"{what} of {number:,}" for what, number in off.items()))
 
 
 @concepts.command()
@@ -106,6 +112,18 @@ def diversity(
         print_json({name: plain(d) for name, d in found.items()})
         return
     show_diversity(found)
+
+
+def _sampled(spec: Any) -> Any:
+    """The model with the paper's sampling: those of its options that the backend takes, where the spec names none of them."""
+    from .concepts.captions import SAMPLING
+    from .models import NAMES, load_class, parse_spec
+
+    named = parse_spec(spec, "llm", "--llm")
+    if SAMPLING.keys() & named.options.keys():
+        return spec
+    takes = inspect.signature(load_class(NAMES["llm"].get(named.backend, named.backend), "--llm")).parameters
+    return {named.backend: named.model, **named.options, **{name: value for name, value in SAMPLING.items() if name in takes}}
 
 
 def _spec(text: str) -> Any:

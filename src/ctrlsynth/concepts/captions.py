@@ -1,12 +1,19 @@
 """Cleaning what an LLM writes about a concept (SynthCLIP, section 3.1; METHODS, section 2): a caption, or the reason why there is none.
 
 Large models explain, apologise, repeat what they were asked, or go on for a paragraph. Such a reply makes no image that fits it, so it is
-dropped and counted, never mended by guessing; only quotes, and a label such as `Caption:` in front, are taken off.
+dropped and counted, never mended by guessing. What only stands around a caption is taken off: quotes, a label or opening such as
+`Sure, here is a caption:`, numbering, Markdown's marks, a count of words behind it. `peel` tells which, so that it can be counted.
+
+A deviation from METHODS, which drops captions with a line break before it strips: white space around the reply, a line break at its end
+among it, goes first. A reply that ends its one line has no second one.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 LONGEST = 30
 """Words of a caption at most where the recipe bounds no length: twice what the template asks for. The paper names no limit."""
@@ -14,14 +21,44 @@ ECHO = 7
 """Words in a row that a caption shares with its instruction (the concept's own aside) to be an echo of it."""
 REASONS = ("line_break", "refusal", "echo", "too_long", "no_words")
 """What `clean` gives as reasons, beside `empty_reply`."""
+SAMPLING = {"temperature": 0.7, "top_p": 0.95, "presence_penalty": 1.0, "frequency_penalty": 1.0}
+"""How the paper's model chooses its words (METHODS, section 2), by the names of the options of every backend that samples."""
 
-_QUOTES = re.compile('["“”„«»]')
-_LABEL = re.compile(r"(?i)^(?:(?:image |photo )?caption|sentence|prompt|output|answer|description)\s*:\s*")
+_KIND = r"(?:caption|sentence|description|prompt|example|answer|output|response)"
+_YES = r"(?:sure|certainly|of course|absolutely|okay|ok)(?: thing)?\s*"
+_AROUND = {
+    "quotes": re.compile('["“”„«»]'),
+    "marks": re.compile(r"\*\*|__|^#+\s+|^[-*•]\s+|^([*_`])(.+)\1$"),
+    "numbering": re.compile(r"^(?:\d{1,3}[.)]|\(\d{1,3}\))\s+(?=\S)"),
+    "labels": re.compile(
+        rf"(?i)^(?:{_YES}[,.!:]\s*)?"
+        rf"(?:(?:here(?:'|’)?s|here (?:is|are))\b[^:.!?]*\b{_KIND}s?\b[^:.!?]*:"
+        rf"|(?:(?:your|the|a|my) )?(?:image |photo )?{_KIND}(?: \d+)?\s*:)\s*"
+        rf"|^{_YES}[!:]\s*"
+    ),
+    "word counts": re.compile(r"(?i)\s*[(\[]\s*(?:word count:?\s*\d+|(?:total:?\s*|exactly\s+)?\d+[ -]words?)(?: words?)?\s*[)\]]\s*\.?$"),
+}
+"""What is taken off a caption but for its last group, in this order and again until nothing of it is left."""
+
+_SERVE = (
+    r"(?:assist|provide|create|write|generate|produce|fulfil+|comply|describe|caption|answer|respond|offer|engage|discuss"
+    r"|help(?! but\b| \w+ing\b)|do (?:that|this|so)|(?:see|view) (?:the |any )?(?:images?|photos?|photographs?|pictures?))\b"
+)
+_CANNOT = (
+    r"(?:can(?:not|(?:'|’)?t| not)|(?:am|(?:'|’)m) (?:not able|unable) to|won(?:'|’)?t|will not|(?:must|have to) (?:decline|refuse) to)"
+)
 _REFUSAL = re.compile(
-    r"(?i)\b(?:i(?:'|’)?m sorry|i am sorry|i apologi[sz]e|my apologies|as an? (?:ai|artificial|language model|assistant)"
-    r"|i (?:can(?:not|'t|’t| not)|am (?:not able|unable)|'m (?:not able|unable)|’m (?:not able|unable)|won(?:'|’)t|will not|must decline)\b"
-    r"|(?:cannot|can't|can’t|unable to|not able to) (?:write|create|generate|provide|produce|fulfil+|help|assist|comply)"
-    r"|against (?:my|the) (?:guidelines|policy|policies)|not appropriate to)"
+    r"(?i)(?:^|[.!?]\s+)(?:unfortunately,? )?(?:"
+    r"i(?:(?:'|’)?m| am) (?:\w+ )?sorry\b|i (?:sincerely )?apologi[sz]e\b|(?:my )?apologies\b|sorry(?:[,.!]|,? but\b| i\b)"
+    r"|(?:i, )?as an? (?:ai|artificial intelligence|(?:\w+ )?assistant)\b.*\b(?:i|i(?:'|’)m|my)\b"
+    r"|i must (?:decline|refuse)\b"
+    rf"|(?:cannot|can(?:'|’)t|unable to|not able to) {_SERVE}"
+    rf"(?: you\b| (?:with|about) (?:this|that|your)\b| this\b| that\b|.*\b{_KIND}s?\b|[.!]?$)"
+    r"|(?:it|this|that) (?:is|goes|would (?:be|go)) against (?:the )?(?:guidelines|polic(?:y|ies))\b"
+    r"|(?:it|this|that) (?:is|would) not (?:be )?appropriate to\b"
+    r")"
+    rf"|(?:^|[.!?,;:]\s*|\b(?:but|so|and|however|unfortunately|because)\s+)i ?(?:\w+ly )?{_CANNOT} (?:\w+ly )?{_SERVE}"
+    r"|\bas an? (?:ai |large )?language model\b|\bagainst (?:my|our) (?:\w+ )?(?:guidelines|polic(?:y|ies))\b"
 )
 _WORD = re.compile(r"\w+")
 
@@ -31,21 +68,46 @@ def clean(reply: str, concept: str, instruction: str, most: int | None = None, c
 
     most   words at most, LONGEST unless given        cut   the model was stopped by its limit: the caption is not whole (`too_long`)
     """
-    text = reply.strip()
-    if len(text.splitlines()) > 1:
+    if len(reply.strip().splitlines()) > 1:
         return "", "line_break"
-    text = _LABEL.sub("", _QUOTES.sub("", text).strip()).strip()
+    text, _ = peel(reply)
     if not text:
         return "", "empty_reply"
     if not any(c.isalnum() for c in text):
         return "", "no_words"
-    if _REFUSAL.search(text):
+    if refuses(text):
         return "", "refusal"
     if echoes(text, instruction, concept):
         return "", "echo"
     if cut or len(text.split()) > (most or LONGEST):
         return "", "too_long"
     return text, None
+
+
+def peel(reply: str) -> tuple[str, tuple[str, ...]]:
+    """A reply of one line without what stands around its caption, and what that was: `quotes`, `marks`, `numbering`, `labels`,
+    `word counts`, each once."""
+    text, found = reply.strip(), set()
+    while True:
+        before = text
+        for name, what in _AROUND.items():
+            less = what.sub(lambda m: m[m.lastindex] if m.lastindex else "", text).strip()
+            if less != text:
+                text = less
+                found.add(name)
+        if text == before:
+            return text, tuple(name for name in _AROUND if name in found)
+
+
+def taken_off(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """What `peel` finds -> captions that it was taken off, of the rows that are ok in a `write` table (`status`, `raw`)."""
+    found = Counter(what for row in rows if row["status"] == "ok" and row["raw"] for what in peel(row["raw"])[1])
+    return {what: found[what] for what in _AROUND if what in found}
+
+
+def refuses(text: str) -> bool:
+    """Whether the model speaks of itself and declines. A caption may have people who are unable to do something, or an `I` who is."""
+    return _REFUSAL.search(text) is not None
 
 
 def echoes(text: str, instruction: str, concept: str) -> bool:

