@@ -29,6 +29,9 @@ class _Bars:
         self._tasks[folder] = self._bars.add_task(_safe(folder), total=parts, completed=done, note="")
         self._seen[folder] = [0.0, 0.0, 0.0]
 
+    def gathered(self, folder: str, found: dict[str, Any]) -> None:
+        self._bars.console.print(_safe(_balance_line({"folder": folder, **found})), highlight=False, soft_wrap=True)
+
     def rows(self, folder: str, rows: int, made: int) -> None:
         self._seen[folder][0] += rows
         task = self._bars.tasks[self._tasks[folder]]
@@ -136,14 +139,19 @@ def show_ledger(run: Run) -> None:
             _say(f"{r.folder}: {r.cost:,.4f} US dollars by the recipe's prices")
     _say(_sum_line(rows))
     for b in run.balances():
-        told = f"{b['captions']:,} captions, {b['duplicates']:,} of them duplicates; {b['pool']:,} could go on"
-        rule = f"t = {b['t']:,.4g} (concepts held: {b['entries_seen']:,})" if "t" in b else "at random"
-        _say(f"{b['folder']}: {told}; {rule}, {b['expected']:,.0f} expected")
+        _say(_balance_line(b))
     note = gate_note(run)
     if note is not None:
         _say(note)
     for product in run.products():
         _say(f"{product['kind']}: {product['path']}" + (" (stale: the run has gone on since)" if product["stale"] else ""))
+
+
+def _balance_line(b: Mapping[str, Any]) -> str:
+    """What a balance found over all parts, of `Run.balances` or as it was just gathered."""
+    told = f"{b['captions']:,} captions, {b['duplicates']:,} of them duplicates; {b['pool']:,} could go on"
+    rule = f"t = {b['t']:,.4g} (concepts held: {b['entries_seen']:,})" if "t" in b else "at random"
+    return f"{b['folder']}: {told}; {rule}, {b['expected']:,.0f} expected"
 
 
 def _sum_line(rows: Sequence[LedgerRow]) -> str:
