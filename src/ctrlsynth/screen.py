@@ -252,10 +252,16 @@ def show_coverage(report: dict[str, Any]) -> None:
         table.add_row(_safe(s["name"]), *counts[:2], a_text, counts[2], *seen, mean, counts[3])
     _print(table)
     for s in report["sets"]:
-        _say(f"{s['name']}: never seen {s['never_seen']:,}: {', '.join(s['never_seen_first'])}, ...")
-        _say(f"{s['name']}: seen most: {', '.join(f'{entry} {count:,}' for entry, count in s['over_represented'])}")
+        first = s["never_seen_first"]
+        more = ["..."] if first and len(first) < s["never_seen"] else []
+        _say(f"{s['name']}: never seen {s['never_seen']:,}" + (f": {', '.join([*first, *more])}" if first else ""))
+        if s["over_represented"]:
+            _say(f"{s['name']}: seen most: {', '.join(f'{entry} {count:,}' for entry, count in s['over_represented'])}")
+        if s["mode"] is None and len(report["sets"]) == 2:
+            _say(f"{s['name']}: was written before subsets kept their mode; whether it is the other set's is not known")
     for change in report["changes"]:
-        _say(f"{change['what']}: " + ", ".join(f"{entry} x{ratio:.2g}" for entry, ratio in change["entries"]))
+        if change["entries"]:
+            _say(f"{change['what']}: " + ", ".join(f"{entry} x{ratio:.2g}" for entry, ratio in change["entries"]))
 
 
 def _say(text: str) -> None:
