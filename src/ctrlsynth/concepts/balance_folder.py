@@ -80,25 +80,12 @@ def plan(
         balance.check_size(size)
     if t is not None:
         balance.check_t(t)
-    captions = 0
-
-    def scanned() -> Iterator[tuple[int, Any, Any, Any]]:
-        nonlocal captions
-        for number, piece in enumerate(folder.pieces(["id", "text"])):
-            captions += len(piece)
-            say("duplicates", len(piece))
-            ranks = np.array([hash_int(seed, i, "duplicate") for i in piece["id"].to_pylist()], np.uint64)
-            texts = piece["text"].to_pylist()
-            yield number, dedupe.digests(texts), ranks, dedupe.bands(texts) if near_duplicates else None
-
-    gone: dict[int, Array] = {}
-    lost: Counter[str] = Counter()
-    if duplicates:
-        captions = folder.counts().texts
-    else:
-        for number, reasons in dedupe.find(scanned()).items():
-            gone[number] = np.concatenate(list(reasons.values()))
-            lost.update({why: len(rows) for why, rows in reasons.items()})
+    captions = folder.counts().texts
+    twice = {} if duplicates else _duplicates(folder, seed, near_duplicates, say)
+    gone = {piece: np.concatenate(list(reasons.values())) for piece, reasons in twice.items()}
+    lost = Counter[str]()
+    for reasons in twice.values():
+        lost.update({why: len(rows) for why, rows in reasons.items()})
 
     def pieces(name: str) -> Iterator[Matches]:
         for number, piece in enumerate(folder.pieces(["entries"])):
@@ -127,6 +114,19 @@ def plan(
         t = balance.solve_t(sizes, counts, size)
     assert t is not None
     return Plan(folder, gone, counts, replace(told, t=t, expected=sizes([t])[0] / balance.UNIT))
+
+
+def _duplicates(folder: MatchFolder, seed: int, near: bool, say: Say) -> dedupe.Found:
+    """The captions of each piece that another one stands for."""
+
+    def scanned() -> Iterator[tuple[int, Any, Any, Any]]:
+        for number, piece in enumerate(folder.pieces(["id", "text"])):
+            say("duplicates", len(piece))
+            ranks = np.array([hash_int(seed, i, "duplicate") for i in piece["id"].to_pylist()], np.uint64)
+            texts = piece["text"].to_pylist()
+            yield number, dedupe.digests(texts), ranks, dedupe.bands(texts) if near else None
+
+    return dedupe.find(scanned())
 
 
 def _stay(rows: int, gone: Array | None) -> Array:
