@@ -9,7 +9,9 @@ stay: real captions have them. When all of that is fewer than --texts, captions 
 and the output says how many. The bank is that of `match.py`: 500,000 entries.
 
 Every stage is the command itself in a process of its own. The ratios compare `concepts match` as a whole (reading, matching, writing) with
-what pyahocorasick and the plain rule alone need for a sample of the same texts, and the matcher alone with the same.
+what pyahocorasick and the plain rule alone need for a sample of the same texts, and the matcher alone with the same. With --ray, matching
+runs with `--engine ray` too, and a recipe of match and balance with both engines, which must keep as many (peak memory is the
+driver's); coverage, one pass that adds up, has no other engine.
 """
 
 from __future__ import annotations
@@ -37,12 +39,21 @@ import pyarrow as pa
 import match as peers
 from ctrlsynth import wordnet
 from ctrlsynth.concepts.match import Matcher
+from ctrlsynth.runs import Run
 
 _DOC = re.compile(r'(?:"""|\'\'\')(.*?)(?:"""|\'\'\')', re.S)
 _END = re.compile(r"(?<=[.!?;])\s+|\n\s*\n")
 FILES = 8
 _PROSE = re.compile(r"[A-Z][^\n{}<>=_|\\\[\]()#*/@$%^~+]{19,299}")
 
+RECIPE = """
+name: million
+source: {{text: corpus/*.txt, part_rows: 25000}}
+paths: {{balanced: [text, balance]}}
+balance: {{size: {size}, bank: bank.txt}}
+judge: null
+"""
+"""Match and balance as nodes of a path: the part of a run that `concepts match` and `concepts balance` do alone."""
 
 _COMMAND = """
 import atexit, re, sys
@@ -143,15 +154,15 @@ def write_corpus(folder: Path, count: int, dictionaries: Sequence[str]) -> dict[
 
 
 def timed(*words: object) -> dict[str, float]:
-    """One `ctrlsynth concepts` command in a process of its own."""
+    """One `ctrlsynth` command in a process of its own."""
     started = time.perf_counter()
-    program = [sys.executable, "-c", _COMMAND, "concepts", *map(str, words), "--json"]
+    program = [sys.executable, "-c", _COMMAND, *map(str, words), "--json"]
     job = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert job.stderr is not None
     said = job.stderr.read()
     _, status, used = os.wait4(job.pid, 0)
     if status:
-        raise SystemExit(f"failed: concepts {' '.join(map(str, words))}\n{said}")
+        raise SystemExit(f"failed: {' '.join(map(str, words))}\n{said}")
     seconds = time.perf_counter() - started
     return {
         "wall s": round(seconds, 1),
@@ -167,7 +178,9 @@ def main() -> None:
     parser.add_argument("--entries", type=int, default=500_000)
     parser.add_argument("--work", type=Path, help="a folder for corpus, matches and subset; a temporary one unless given")
     parser.add_argument("--dict", nargs="*", default=sorted(glob.glob("/usr/share/dictd/*.dict.dz")))
-    parser.add_argument("--ray", action="store_true", help="match once more with --engine ray")
+    parser.add_argument(
+        "--ray", action="store_true", help="match once more with --engine ray, and match and balance as a recipe, with both engines"
+    )
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     work = options.work or Path(tempfile.mkdtemp(prefix="ctrlsynth-million-"))
@@ -178,13 +191,20 @@ def main() -> None:
     entries = peers.bank(options.entries)
     (work / "bank.txt").write_text("".join(f"{entry}\n" for entry in entries), encoding="utf-8")
     told["entries"] = len(entries)
-    match = ("match", work / "corpus", "--bank", work / "bank.txt", "--out")
+    match = ("concepts", "match", work / "corpus", "--bank", work / "bank.txt", "--out")
     told["match"] = timed(*match, work / "matches")
     told["match, 2 threads"] = timed(*match, work / "matches-2", "--workers", 2)
     if options.ray:
         told["match, ray"] = timed(*match, work / "matches-ray", "--engine", "ray")
-    told["balance to 10%"] = timed("balance", work / "matches", "--size", len(texts) // 10, "--out", work / "subset.parquet")
-    told["coverage"] = timed("coverage", work / "matches", "--vs", work / "subset.parquet", "--plot", work / "coverage.png")
+    told["balance to 10%"] = timed("concepts", "balance", work / "matches", "--size", len(texts) // 10, "--out", work / "subset.parquet")
+    told["coverage"] = timed("concepts", "coverage", work / "matches", "--vs", work / "subset.parquet", "--plot", work / "coverage.png")
+    if options.ray:
+        (work / "recipe.yaml").write_text(RECIPE.format(size=len(texts) // 10), encoding="utf-8")
+        for engine in ("local", "ray"):
+            told[f"recipe, {engine}"] = timed("run", work / "recipe.yaml", "--out", work / f"run-{engine}", "--engine", engine)
+            told[f"recipe, {engine}"]["kept"] = sum(row.ok for row in Run.open(work / f"run-{engine}").ledger() if row.kind == "balance")
+        if told["recipe, local"]["kept"] != told["recipe, ray"]["kept"]:
+            raise SystemExit("the two engines keep different captions")
     sample = random.Random(0).sample(texts, min(len(texts), 20_000))
     rates, _ = peers.peers(entries, sample, 2)
     rates["ours"] = peers.ours(Matcher(entries), pa.array(texts[:: max(1, len(texts) // 200_000)]), 3)["ours"]

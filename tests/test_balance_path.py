@@ -16,6 +16,7 @@ from ctrlsynth.concepts import dedupe
 from ctrlsynth.concepts.balance import counts, draws, expected_sizes, keep_mask, solve_t
 from ctrlsynth.concepts.matches import Matches
 from ctrlsynth.data.export import export
+from ctrlsynth.engines.local import Silent
 from ctrlsynth.errors import UserError
 from ctrlsynth.estimate import estimate
 from ctrlsynth.plan import make_plan
@@ -24,6 +25,7 @@ from ctrlsynth.recipe_file import parse_recipe
 from ctrlsynth.report.explain import as_text
 from ctrlsynth.report.gallery import write_report
 from ctrlsynth.runs import Run, run
+from ctrlsynth.screen import progress
 from ctrlsynth.stages import Barrier
 from ctrlsynth.store import PartView, RunFolder, read_json
 
@@ -118,6 +120,35 @@ def test_neither_parts_nor_order_matter_and_a_smaller_size_is_a_part_of_a_larger
     (tmp_path / "turned.jsonl").write_text("\n".join(reversed(rows)) + "\n")
     turned = balanced(tmp_path, source={"text": "turned.jsonl", "part_rows": 20, "key_column": "key"})
     assert large == kept(only_balance(turned, tmp_path, "turned"))
+
+
+class Ear(Silent):
+    """Notes what is told of a run, and which captions had been drawn or painted by then."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.told = root, list[tuple[str, float, list[str]]]()
+
+    def gathered(self, folder: str, found: dict[str, Any]) -> None:
+        there = [p.parent.name for p in self.root.rglob("*.parquet") if p.parent.name in ("balance", "paint")]
+        self.told.append((folder, found["expected"], there))
+
+
+def test_the_expected_size_is_told_before_the_first_caption_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    captions(tmp_path)
+    ear = Ear(tmp_path / "run")
+    made = only_balance(balanced(tmp_path), tmp_path, "run", watcher=ear)
+    ((folder, expected, there),) = ear.told
+    assert (folder, round(expected), there) == ("balance", 40, [])
+    only_balance(balanced(tmp_path), tmp_path, "run", watcher=ear)
+    assert len(ear.told) == 1, "nothing is drawn again"
+    with progress() as watcher:
+        only_balance(balanced(tmp_path, balance={"random": 20}), tmp_path, "random", watcher=watcher)
+        only_balance(balanced(tmp_path), tmp_path, "again", watcher=watcher)
+    shown = capsys.readouterr().err
+    assert "balance: 128 captions, 19 of them duplicates; 109 could go on; at random, 20 expected" in shown
+    line = f"balance: 128 captions, 19 of them duplicates; 108 could go on; t = {solved(made):,.4g} (concepts held: 12), 40 expected"
+    assert line in shown
+    assert shown.index(line) < shown.rindex("paint")
 
 
 def test_at_random_needs_no_bank_and_is_nested(tmp_path: Path) -> None:

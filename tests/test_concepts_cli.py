@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import random
@@ -222,6 +223,110 @@ def test_bad_input_is_one_line_each(tmp_path: Path, files: tuple[Path, Path, lis
     ok(capsys, "match", path, "--bank", other, "--out", tmp_path / "m2")
     _, _, err = call(capsys, "coverage", m, "--vs", tmp_path / "m2")
     assert err == f"ctrlsynth: {m} was matched with the bank {one}, {tmp_path / 'm2'} with {two}: not comparable\n"
+
+
+def test_sets_of_different_modes_are_not_compared(
+    tmp_path: Path, files: tuple[Path, Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bank, path, _ = files
+    for mode in ("lower", "lemma"):
+        ok(capsys, "match", path, "--bank", bank, "--mode", mode, "--out", tmp_path / mode)
+    lower, lemma, subset, old = (tmp_path / n for n in ("lower", "lemma", "s.parquet", "old.parquet"))
+    code, out, err = call(capsys, "coverage", lower, "--vs", lemma)
+    assert (code, out) == (2, "")
+    assert err == f"ctrlsynth: {lower} was matched with --mode lower, {lemma} with --mode lemma: not comparable\n"
+    ok(capsys, "balance", lower, "--t", 3, "--out", subset)
+    _, _, err = call(capsys, "coverage", subset, "--vs", lemma)
+    assert err == f"ctrlsynth: {subset} was matched with --mode lower, {lemma} with --mode lemma: not comparable\n"
+    assert [s["mode"] for s in ok(capsys, "coverage", lower, "--vs", subset)["sets"]] == ["lower", "lower"]
+    table = pq.read_table(subset)
+    facts = json.loads(table.schema.metadata[b"ctrlsynth"])
+    assert facts.pop("mode") == "lower"
+    pq.write_table(table.replace_schema_metadata({b"ctrlsynth": json.dumps(facts).encode()}), old)
+    code, out, _ = call(capsys, "coverage", lemma, "--vs", old)
+    assert code == 0
+    assert f"{old}: was written before subsets kept their mode" in out
+
+
+def test_a_match_that_was_killed_before_its_plan_goes_on(
+    tmp_path: Path, files: tuple[Path, Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bank, path, _ = files
+    other, m = tmp_path / "other.txt", tmp_path / "m"
+    other.write_text("dog\n")
+    whole = ok(capsys, "match", path, "--bank", bank, "--out", tmp_path / "whole")
+    m.mkdir()
+    (m / "bank.parquet").write_bytes((tmp_path / "whole" / "bank.parquet").read_bytes())
+    (m / ".tmp-1-match.json").write_text("{")
+    _, _, err = call(capsys, "match", path, "--bank", other, "--out", m)
+    one, two = load_bank(bank).digest, load_bank(other).digest
+    assert err == f"ctrlsynth: {m}: holds no matches, but the bank {one}; {other} is {two}; give another folder\n"
+    assert {**ok(capsys, "match", path, "--bank", bank, "--out", m), "matches": ""} == {**whole, "matches": ""}
+
+
+def test_coverage_writes_over_nothing(tmp_path: Path, files: tuple[Path, Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    bank, path, _ = files
+    m, plot, lists = tmp_path / "m", tmp_path / "c.svg", tmp_path / "l"
+    ok(capsys, "match", path, "--bank", bank, "--out", m)
+    ok(capsys, "coverage", m, "--lists", lists)
+    plot.write_text("mine")
+    (lists / "never-seen.txt").write_text("mine")
+    for words, there in ((("--plot", plot), plot), (("--lists", lists), lists / "never-seen.txt")):
+        code, out, err = call(capsys, "coverage", m, *words)
+        assert (code, out, err) == (2, "", f"ctrlsynth: {there}: is there already; give another name\n")
+        assert there.read_text() == "mine"
+    (lists / "never-seen.txt").unlink()
+    (lists / "over-represented.csv").unlink()
+    (lists / "over-represented-2.csv").write_text("mine")
+    ok(capsys, "coverage", m, "--lists", lists)
+    (lists / "never-seen.txt").unlink()
+    (lists / "over-represented.csv").unlink()
+    assert call(capsys, "coverage", m, "--vs", m, "--lists", lists)[2].startswith(
+        f"ctrlsynth: {lists / 'over-represented-2.csv'}: is there"
+    )
+
+
+def test_near_duplicates_go_by_choice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As with the recipe's key: equal ones first, nearly equal ones among what that leaves."""
+    lines = [f"a small brown dog runs over the green field towards the old red barn near the river{' .' * n}" for n in range(4)]
+    (tmp_path / "near.txt").write_text("\n".join([*lines, lines[0], "a cat sits here"]) + "\n")
+    (tmp_path / "bank.txt").write_text("dog\ncat\n")
+    m = tmp_path / "m"
+    ok(capsys, "match", tmp_path / "near.txt", "--bank", tmp_path / "bank.txt", "--out", m)
+    told = ok(capsys, "balance", m, "--t", 100, "--out", tmp_path / "equal.txt")
+    assert (told["duplicates"], told["near_duplicates"], told["pool"], told["kept"]) == (1, 0, 5, 5)
+    words = ("balance", m, "--t", 100, "--near-duplicates", "--out")
+    told = ok(capsys, *words, tmp_path / "near.parquet")
+    assert (told["captions"], told["duplicates"], told["near_duplicates"], told["pool"], told["kept"]) == (6, 1, 3, 2, 2)
+    assert "a cat sits here" in pq.read_table(tmp_path / "near.parquet")["text"].to_pylist()
+    assert "6 captions, 1 duplicates, 3 near duplicates, 2 in the pool" in call(capsys, *words, tmp_path / "near.jsonl")[1]
+    _, _, err = call(capsys, *words, tmp_path / "no.txt", "--keep-duplicates")
+    assert err == "ctrlsynth: --keep-duplicates and --near-duplicates: one of them\n"
+
+
+def test_coverage_shows_no_list_where_none_is_wanted(
+    tmp_path: Path, files: tuple[Path, Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bank, path, _ = files
+    m = tmp_path / "m"
+    bank.write_text(bank.read_text() + "gnome\ntroll\n")
+    ok(capsys, "match", path, "--bank", bank, "--out", m)
+    tails = {0: "never seen 3", 2: "never seen 3: unicorn, gnome, ...", 3: "never seen 3: unicorn, gnome, troll"}
+    for top, tail in tails.items():
+        lines = call(capsys, "coverage", m, "--vs", m, "--top", top)[1].splitlines()
+        assert f"{m}: {tail}" in lines
+        assert not [line for line in lines if line.endswith(": ")]
+        assert any("seen most" in line for line in lines) == (top > 0)
+
+
+def test_a_subset_as_csv_tells_any_entry_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bank.txt").write_text('a|b\ndog\n"quoted"\n')
+    (tmp_path / "c.txt").write_text('one a|b and a dog "quoted" here\n')
+    ok(capsys, "match", tmp_path / "c.txt", "--bank", tmp_path / "bank.txt", "--out", tmp_path / "m")
+    ok(capsys, "balance", tmp_path / "m", "--t", 5, "--out", tmp_path / "s.csv")
+    with open(tmp_path / "s.csv", newline="") as handle:
+        (row,) = csv.DictReader(handle)
+    assert sorted(json.loads(row["concepts"])) == ['"quoted"', "a|b", "dog"]
 
 
 def test_captions_that_cannot_be_read_are_counted_with_their_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,9 @@ import zstandard
 
 from ctrlsynth.concepts.corpus import open_corpus
 from ctrlsynth.concepts.corpus_read import read
+from ctrlsynth.data.sources import open_source
 from ctrlsynth.errors import UserError
+from ctrlsynth.recipe import Source
 
 TEXTS = ["a dog", "two\tcats, one hat", "e\u0301a\u200bb 🐕", " edge ", "x" * 10_000, "last"]
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
@@ -77,6 +79,39 @@ def test_every_format_packed_or_not(tmp_path: Path, kind: str, pack: str) -> Non
     assert found == texts
     assert ids == ([f"shard/{i:04d}" for i in range(6)] if kind == "tar" else list("012345"))
     assert aside == []
+
+
+@pytest.mark.parametrize("pack", ["", ".gz"])
+def test_a_table_of_captions_and_urls_needs_no_header(tmp_path: Path, pack: str) -> None:
+    """CC3M's tsv: caption, URL; CC12M's the other way round. Both readers, and no caption is lost or taken for a name."""
+    texts = [f'a dog {n}, "seen" here' if n % 7 == 3 else f"a dog {n}" for n in range(50)]
+    links = [f"{'HTTP' if n % 2 else 'https'}://x.org/{n}.jpg" for n in range(50)]
+    tables = {
+        "cc3m.tsv": list(zip(texts, links, strict=True)),
+        "cc12m.tsv": list(zip(links, texts, strict=True)),
+        "more.csv": list(zip(texts, links, links, strict=True)),
+        "headed.tsv": [("caption", "https://x.org/list"), *zip(texts, links, strict=True)],
+    }
+    for name, table in tables.items():
+        out = io.StringIO()
+        if name.endswith("csv"):
+            csv.writer(out).writerows(table)
+        else:
+            out.write("".join("\t".join(row) + "\n" for row in table))
+        path = tmp_path / f"{name}{pack}"
+        path.write_bytes(PACKERS[pack](out.getvalue().encode()))
+        assert rows(path) == ([str(n) for n in range(50)], texts, [])
+        for part_rows in (7, 100):
+            source = open_source(Source(text=str(path), part_rows=part_rows), tmp_path)
+            read_ = [row for part in source.parts() for row in source.rows(part)]
+            assert [row.caption for row in read_] == texts
+            if name == "more.csv":
+                assert read_[3].metadata == {"url": links[3], "column3": links[3]}
+    assert rows(tmp_path / f"more.csv{pack}", key="url")[0] == links
+    for first in ("a dog\ta cat\n", "http://x\thttp://y\n"):
+        (tmp_path / "none.tsv").write_text(first * 2)
+        with pytest.raises(UserError, match="no column looks like the caption"):
+            open_corpus([tmp_path / "none.tsv"])
 
 
 def test_parquet_with_its_string_types(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ctrlsynth.cli import main
+from ctrlsynth.engines.local import Silent
 from ctrlsynth.errors import UserError, WorkFailed
 from ctrlsynth.place import Remote
 from ctrlsynth.recipe import Engines, Recipe
@@ -129,7 +130,15 @@ def test_on_s3_and_with_a_barrier_tables_and_ledgers_are_those_of_the_local_engi
     whole = run(plan, tmp_path / "local", base=tmp_path)
     asked = len(seen(tmp_path))
     assert 8 < asked < 32, "the balance has taken some"
-    made = run(plan.model_copy(update={"engines": Engines(ray=pools)}), "s3://bucket/runs/ray", base=tmp_path, engine="ray")
+    told: list[Any] = []
+
+    class Ear(Silent):
+        def gathered(self, folder: str, found: dict[str, Any]) -> None:
+            told.append((folder, round(found["expected"]), len(seen(tmp_path))))
+
+    pooled = plan.model_copy(update={"engines": Engines(ray=pools)})
+    made = run(pooled, "s3://bucket/runs/ray", base=tmp_path, engine="ray", watcher=Ear())
+    assert told == [("balance", 16, asked)], "the expected size is told before anything is drawn and written"
     assert_sound(made, whole)
     assert ledgers(made) == ledgers(whole)
     assert len(seen(tmp_path)) == 2 * asked

@@ -143,7 +143,8 @@ def test_only_the_new_caption_of_a_painted_image_leaves(tmp_path: Path) -> None:
 
 
 def test_real_captions_with_synthetic_images_balanced_or_not(tmp_path: Path) -> None:
-    (tmp_path / "cc3m.tsv").write_text("caption\turl\n" + "".join(f"a dog by castle {n}\tu\na cat and soup {n}\tu\n" for n in range(8)))
+    url = "http://x.org/1.jpg"  # as CC3M comes: without a header
+    (tmp_path / "cc3m.tsv").write_text("".join(f"a dog by castle {n}\t{url}\na cat and soup {n}\t{url}\n" for n in range(8)))
     done, written = made("ablation-clip-text-to-image", tmp_path, **{"source.text": str(tmp_path / "cc3m.tsv")})
     assert written == {"img": 16}
     values = {"source.text": str(tmp_path / "cc3m.tsv"), "paths": "{b: [text, balance, image*]}", "balance": "{size: 6, bank: bank.txt}"}

@@ -181,11 +181,16 @@ def _match_on_ray(parts: Any, bank: Path, mode: Any, out: Path, tick: Any, addre
 @concepts.command()
 def balance(
     matches: Annotated[Path, typer.Argument(help="a folder of matches", metavar="DIR")],
-    out: Annotated[Path, typer.Option("--out", help="the subset: .parquet (ids, texts, entries), .jsonl, .csv or .txt", metavar="FILE")],
+    out: Annotated[
+        Path, typer.Option("--out", help=".parquet (ids, texts, entries), .jsonl, .csv (concepts as a JSON list) or .txt", metavar="FILE")
+    ],
     size: Annotated[int | None, typer.Option("--size", help="this many captions, as the expected number", metavar="M")] = None,
     t: Annotated[float | None, typer.Option("--t", help="the threshold itself; SynthCLIP's sample uses 10", metavar="T")] = None,
     random: Annotated[bool, typer.Option("--random", help="the ablation: --size captions whatever they hold")] = False,
     keep_duplicates: Annotated[bool, typer.Option("--keep-duplicates", help="equal captions count each")] = False,
+    near_duplicates: Annotated[
+        bool, typer.Option("--near-duplicates", help="drop captions that are nearly the same as another one (MinHash) too")
+    ] = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -196,11 +201,14 @@ def balance(
     folder = MatchFolder.open(matches)
     balance_folder.check_out(out)
     with _passes(folder.counts().texts, quiet=as_json, rounds=5 if t is None else 1) as tell:
-        plan = balance_folder.plan(folder, size=size, t=t, random=random, seed=seed, duplicates=keep_duplicates, say=tell)
+        plan = balance_folder.plan(
+            folder, size=size, t=t, random=random, seed=seed, duplicates=keep_duplicates, near_duplicates=near_duplicates, say=tell
+        )
     told = plan.told
     if not as_json:
         at = "at random" if told.t is None else f"t = {told.t:g}"
-        say(f"{told.captions:,} captions, {told.duplicates:,} duplicates, {told.pool:,} in the pool; {at}: {told.expected:,.0f} expected")
+        lost = f"{told.duplicates:,} duplicates" + (f", {told.near_duplicates:,} near duplicates" if near_duplicates else "")
+        say(f"{told.captions:,} captions, {lost}, {told.pool:,} in the pool; {at}: {told.expected:,.0f} expected")
     with _passes(folder.counts().texts, quiet=as_json) as tell:
         told = balance_folder.sample(plan, out, say=tell)
     if as_json:
@@ -248,12 +256,13 @@ def coverage(
 ) -> None:
     """Show how well captions cover a bank: entries seen at least 1, 5 and 25 times, what is never seen and what is seen too often."""
     from .concepts import coverage as cover
-    from .concepts.coverage_text import names_of, report, write_lists
+    from .concepts.coverage_text import check_new, names_of, report, write_lists
     from .report.figures import write_figure
 
+    check_new(1 if vs is None else 2, plot, lists)
     sets = [cover.count_set(path) for path in ([set_] if vs is None else [set_, vs])]
     if vs is not None:
-        cover.check_same_bank(*sets)
+        cover.check_same_matching(*sets)
     names = names_of([set_, *([vs] if vs else [])], bank, sets[0].bank_digest)
     if plot is not None:
         write_figure(cover.head_tail_figure(sets), plot)

@@ -29,6 +29,9 @@ class _Bars:
         self._tasks[folder] = self._bars.add_task(_safe(folder), total=parts, completed=done, note="")
         self._seen[folder] = [0.0, 0.0, 0.0]
 
+    def gathered(self, folder: str, found: dict[str, Any]) -> None:
+        self._bars.console.print(_safe(_balance_line({"folder": folder, **found})), highlight=False, soft_wrap=True)
+
     def rows(self, folder: str, rows: int, made: int) -> None:
         self._seen[folder][0] += rows
         task = self._bars.tasks[self._tasks[folder]]
@@ -136,14 +139,19 @@ def show_ledger(run: Run) -> None:
             _say(f"{r.folder}: {r.cost:,.4f} US dollars by the recipe's prices")
     _say(_sum_line(rows))
     for b in run.balances():
-        told = f"{b['captions']:,} captions, {b['duplicates']:,} of them duplicates; {b['pool']:,} could go on"
-        rule = f"t = {b['t']:,.4g} (concepts held: {b['entries_seen']:,})" if "t" in b else "at random"
-        _say(f"{b['folder']}: {told}; {rule}, {b['expected']:,.0f} expected")
+        _say(_balance_line(b))
     note = gate_note(run)
     if note is not None:
         _say(note)
     for product in run.products():
         _say(f"{product['kind']}: {product['path']}" + (" (stale: the run has gone on since)" if product["stale"] else ""))
+
+
+def _balance_line(b: Mapping[str, Any]) -> str:
+    """What a balance found over all parts, of `Run.balances` or as it was just gathered."""
+    told = f"{b['captions']:,} captions, {b['duplicates']:,} of them duplicates; {b['pool']:,} could go on"
+    rule = f"t = {b['t']:,.4g} (concepts held: {b['entries_seen']:,})" if "t" in b else "at random"
+    return f"{b['folder']}: {told}; {rule}, {b['expected']:,.0f} expected"
 
 
 def _sum_line(rows: Sequence[LedgerRow]) -> str:
@@ -244,10 +252,16 @@ def show_coverage(report: dict[str, Any]) -> None:
         table.add_row(_safe(s["name"]), *counts[:2], a_text, counts[2], *seen, mean, counts[3])
     _print(table)
     for s in report["sets"]:
-        _say(f"{s['name']}: never seen {s['never_seen']:,}: {', '.join(s['never_seen_first'])}, ...")
-        _say(f"{s['name']}: seen most: {', '.join(f'{entry} {count:,}' for entry, count in s['over_represented'])}")
+        first = s["never_seen_first"]
+        more = ["..."] if first and len(first) < s["never_seen"] else []
+        _say(f"{s['name']}: never seen {s['never_seen']:,}" + (f": {', '.join([*first, *more])}" if first else ""))
+        if s["over_represented"]:
+            _say(f"{s['name']}: seen most: {', '.join(f'{entry} {count:,}' for entry, count in s['over_represented'])}")
+        if s["mode"] is None and len(report["sets"]) == 2:
+            _say(f"{s['name']}: was written before subsets kept their mode; whether it is the other set's is not known")
     for change in report["changes"]:
-        _say(f"{change['what']}: " + ", ".join(f"{entry} x{ratio:.2g}" for entry, ratio in change["entries"]))
+        if change["entries"]:
+            _say(f"{change['what']}: " + ", ".join(f"{entry} x{ratio:.2g}" for entry, ratio in change["entries"]))
 
 
 def _say(text: str) -> None:

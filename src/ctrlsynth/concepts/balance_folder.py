@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +35,8 @@ Say = Callable[[str, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Balanced:
-    """How a subset was or will be drawn. `captions` = `duplicates` + those without an entry (none with random sampling) + `pool`.
+    """How a subset was or will be drawn. `captions` = `duplicates` + `near_duplicates` + those without an entry (none with random
+    sampling) + `pool`.
 
     t          None with random sampling
     expected   the mean size over all seeds
@@ -43,6 +45,7 @@ class Balanced:
 
     captions: int
     duplicates: int
+    near_duplicates: int
     pool: int
     t: float | None
     expected: float
@@ -62,33 +65,27 @@ class Plan:
 
 def plan(
     folder: MatchFolder, *, size: int | None = None, t: float | None = None, random: bool = False, seed: int = 0, duplicates: bool = False,
-    say: Say = lambda name, rows: None,
+    near_duplicates: bool = False, say: Say = lambda name, rows: None,
 ) -> Plan:  # fmt: skip
-    """Counts, and solves t for a wanted size. Exactly one of `size` and `t`; `random` goes with `size`; `duplicates` leaves them in.
+    """Counts, and solves t for a wanted size. Exactly one of `size` and `t`; `random` goes with `size`; `duplicates` leaves them in,
+    `near_duplicates` takes out what is nearly equal too, as the recipe's key does.
 
     Raises UserError for a t that is not above 0, a size under 1 and one above the pool.
     """
     if (size is None) == (t is None) or (random and size is None):
         raise UserError("give the size of the subset (--size M) or the threshold (--t T), one of them; --random goes with --size")
+    if duplicates and near_duplicates:
+        raise UserError("--keep-duplicates and --near-duplicates: one of them")
     if size is not None:
         balance.check_size(size)
     if t is not None:
         balance.check_t(t)
-    captions = 0
-
-    def scanned() -> Iterator[tuple[int, Any, Any, None]]:
-        nonlocal captions
-        for number, piece in enumerate(folder.pieces(["id", "text"])):
-            captions += len(piece)
-            say("duplicates", len(piece))
-            ranks = np.array([hash_int(seed, i, "duplicate") for i in piece["id"].to_pylist()], np.uint64)
-            yield number, dedupe.digests(piece["text"].to_pylist()), ranks, None
-
-    gone: dict[int, Array] = {}
-    if duplicates:
-        captions = folder.counts().texts
-    else:
-        gone = {piece: rows["duplicate"] for piece, rows in dedupe.find(scanned()).items()}
+    captions = folder.counts().texts
+    twice = {} if duplicates else _duplicates(folder, seed, near_duplicates, say)
+    gone = {piece: np.concatenate(list(reasons.values())) for piece, reasons in twice.items()}
+    lost = Counter[str]()
+    for reasons in twice.values():
+        lost.update({why: len(rows) for why, rows in reasons.items()})
 
     def pieces(name: str) -> Iterator[Matches]:
         for number, piece in enumerate(folder.pieces(["entries"])):
@@ -101,8 +98,8 @@ def plan(
         pool += int(np.count_nonzero(found.lengths()))
     if not pool and not random:
         raise UserError(f"{folder.root}: no caption holds an entry of the bank: nothing to balance; is it the right bank?")
-    lost = sum(map(len, gone.values()))
-    told = Balanced(captions, lost, captions - lost if random else pool, t, float(size or 0), seed)
+    pool = captions - lost.total() if random else pool
+    told = Balanced(captions, lost["duplicate"], lost["near_duplicate"], pool, t, float(size or 0), seed)
     if random:
         balance.random_mask(np.zeros(0), size or 0, told.pool)
         return Plan(folder, gone, counts, told)
@@ -119,6 +116,19 @@ def plan(
     return Plan(folder, gone, counts, replace(told, t=t, expected=sizes([t])[0] / balance.UNIT))
 
 
+def _duplicates(folder: MatchFolder, seed: int, near: bool, say: Say) -> dedupe.Found:
+    """The captions of each piece that another one stands for."""
+
+    def scanned() -> Iterator[tuple[int, Any, Any, Any]]:
+        for number, piece in enumerate(folder.pieces(["id", "text"])):
+            say("duplicates", len(piece))
+            ranks = np.array([hash_int(seed, i, "duplicate") for i in piece["id"].to_pylist()], np.uint64)
+            texts = piece["text"].to_pylist()
+            yield number, dedupe.digests(texts), ranks, dedupe.bands(texts) if near else None
+
+    return dedupe.find(scanned())
+
+
 def _stay(rows: int, gone: Array | None) -> Array:
     mask = np.ones(rows, bool)
     if gone is not None:
@@ -127,8 +137,8 @@ def _stay(rows: int, gone: Array | None) -> Array:
 
 
 def sample(made: Plan, out: Path, say: Say = lambda name, rows: None) -> Balanced:
-    """Draws the subset and writes it, in the corpus' order: .parquet (`id`, `text`, `entries`), .jsonl and .csv (`id`, `text`, `concepts`)
-    or .txt (a text a line). Never over a file that is there."""
+    """Draws the subset and writes it, in the corpus' order: .parquet (`id`, `text`, `entries`), .jsonl and .csv (`id`, `text`, `concepts`;
+    in csv as a JSON list, since an entry may hold any sign) or .txt (a text a line). Never over a file that is there."""
     check_out(out)
     told = made.told
     names = made.folder.bank().entries
@@ -173,8 +183,9 @@ class _Writer:
 
     def __init__(self, path: Path, suffix: str, names: Sequence[str], made: Plan) -> None:
         self._names, self._suffix = names, suffix
-        meta = {k: getattr(made.told, k) for k in ("captions", "duplicates", "pool", "t", "expected", "seed")}
-        facts = json.dumps({"schema": SCHEMA, "bank": made.folder.bank_digest, "entries_in_bank": made.folder.entries, **meta})
+        meta = {k: getattr(made.told, k) for k in ("captions", "duplicates", "near_duplicates", "pool", "t", "expected", "seed")}
+        bank = {"bank": made.folder.bank_digest, "entries_in_bank": made.folder.entries, "mode": made.folder.mode}
+        facts = json.dumps({"schema": SCHEMA, **bank, **meta})
         self._table: Any = None
         self._stream: IO[str] = io.StringIO()
         if suffix == ".parquet":
@@ -196,7 +207,7 @@ class _Writer:
             if self._suffix == ".txt":
                 self._stream.write(" ".join(text.split("\n")).replace("\r", " ") + "\n")
             elif self._suffix == ".csv":
-                self._rows.writerow([one, text, "|".join(concepts)])
+                self._rows.writerow([one, text, json.dumps(concepts, ensure_ascii=False)])
             else:
                 self._stream.write(json.dumps({"id": one, "text": text, "concepts": concepts}, ensure_ascii=False) + "\n")
 

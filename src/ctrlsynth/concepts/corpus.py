@@ -20,7 +20,7 @@ from typing import IO, Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..data.records import records
+from ..data.records import headed, records
 from ..data.rows import CAPTION_NAMES, braces, file_facts, file_prefixes, find_column, fingerprint
 from ..errors import UserError
 from ..store import RunFolder
@@ -123,7 +123,7 @@ def _pieces(file: str, kind: str, caption: str | None, key: str | None, rows: in
     column = ""
     if kind != "txt":
         with streams.open_stream(file) as stream:
-            columns = column_names(file, kind, stream)
+            columns, _ = column_names(file, kind, stream)
         column = find_column(columns, CAPTION_NAMES, caption, "caption_column", file) or ""
         if kind != "jsonl":
             find_column(columns, (), key, "key_column", file, required=False)
@@ -159,12 +159,12 @@ def _is_packed(file: str) -> bool:
         return stream.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
 
 
-def column_names(file: str, kind: str, stream: IO[bytes]) -> list[str]:
-    """The column names: of the header, or of the first line that is a JSON object."""
+def column_names(file: str, kind: str, stream: IO[bytes]) -> tuple[list[str], bool]:
+    """The column names, and whether the first row is a header: by that row, or by the first line that is a JSON object."""
     try:
         for _, value, reason in records(stream, cast(Any, kind), 0):
             if reason is None and value:
-                return [str(c).strip() if kind != "jsonl" else c for c in value]
+                return headed(value) if kind != "jsonl" else (list(value), False)
             if kind != "jsonl":
                 break
     except streams.BROKEN as error:

@@ -122,9 +122,9 @@ def _json_row(part: Part, line: bytes) -> tuple[Any, Any, str | None]:
 
 
 def _read_records(part: Part, stream: IO[bytes]) -> Iterator[tuple[int, Batch]]:
-    head = column_names(part.file, part.kind, stream)
+    head, header = column_names(part.file, part.kind, stream)
     at, key = head.index(part.caption), head.index(part.key) if part.key else None
-    found = islice(records(stream, cast(Any, part.kind), 0, len(head)), 1, None)
+    found = islice(records(stream, cast(Any, part.kind), 0, len(head)), int(header), None)
 
     def row(record: tuple[int, Any, str | None]) -> tuple[Any, Any, str | None]:
         _, value, reason = record

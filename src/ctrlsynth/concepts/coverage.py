@@ -23,10 +23,12 @@ LEVELS = (1, 5, 25)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Counted:
-    """How often each entry of a bank is seen in one set of captions. `counts`: int64, one an entry."""
+    """How often each entry of a bank is seen in one set of captions. `counts`: int64, one an entry. `mode`: the rule by which they were
+    matched, None of a subset that was written before it was kept."""
 
     name: str
     bank_digest: str
+    mode: str | None
     counts: Array
     texts: int
     matched: int
@@ -42,6 +44,7 @@ class Coverage:
     """
 
     name: str
+    mode: str | None
     texts: int
     matched: int
     matches: int
@@ -60,6 +63,7 @@ def count_set(path: Path) -> Counted:
         folder = MatchFolder.open(path)
         counts, texts, matched = np.zeros(folder.entries, np.int64), 0, 0
         pieces, digest = folder.pieces(["entries"]), folder.bank_digest
+        mode: str | None = folder.mode
     else:
         try:
             file = pq.ParquetFile(path)
@@ -70,12 +74,13 @@ def count_set(path: Path) -> Counted:
             raise UserError(f"{path}: was not made by `concepts balance`; match its captions first: ctrlsynth concepts match {path} ...")
         counts, texts, matched = np.zeros(facts["entries_in_bank"], np.int64), 0, 0
         pieces, digest = file.iter_batches(PIECE, columns=["entries"], use_threads=False), facts["bank"]
+        mode = facts.get("mode")
     for piece in pieces:
         found = of_lists(piece["entries"])
         counts += balance.counts([found], len(counts))
         texts += len(found)
         matched += int(np.count_nonzero(found.lengths()))
-    return Counted(str(path), digest, counts, texts, matched)
+    return Counted(str(path), digest, mode, counts, texts, matched)
 
 
 def coverage(counted: Counted) -> Coverage:
@@ -86,7 +91,7 @@ def coverage(counted: Counted) -> Coverage:
     half = int(np.searchsorted(np.cumsum(np.sort(c)[::-1]) * 2, total)) + 1 if total else 0
     seen = {level: int((c >= level).sum()) for level in LEVELS}
     mean = float(often.mean()) if len(often) else None
-    return Coverage(counted.name, counted.texts, counted.matched, total, len(c), seen, mean, half)
+    return Coverage(counted.name, counted.mode, counted.texts, counted.matched, total, len(c), seen, mean, half)
 
 
 def never_seen(counted: Counted) -> list[int]:
@@ -103,17 +108,20 @@ def over_represented(counted: Counted) -> list[tuple[int, int]]:
 def changes(one: Counted, other: Counted) -> Array:
     """How the share of each entry among a set's texts changes from one set to the other: log2 of the ratio. So that none is zero, both
     shares are raised by that of half a text of the smaller set; what neither holds has not changed. Raises UserError for sets that were
-    matched with different banks (both digests)."""
-    check_same_bank(one, other)
+    matched with different banks (both digests) or by different rules."""
+    check_same_matching(one, other)
     half = 0.5 / max(1, min(one.texts, other.texts))
     before, after = (s.counts / max(1, s.texts) + half for s in (one, other))
     return np.asarray(np.log2(after / before))
 
 
-def check_same_bank(one: Counted, other: Counted) -> None:
-    """Raises UserError, with both digests, for sets that were matched with different banks."""
+def check_same_matching(one: Counted, other: Counted) -> None:
+    """Raises UserError for sets that were matched with different banks (both digests) or by different rules (both modes). A mode that is
+    not known passes."""
     if one.bank_digest != other.bank_digest:
         raise UserError(f"{one.name} was matched with the bank {one.bank_digest}, {other.name} with {other.bank_digest}: not comparable")
+    if None not in (one.mode, other.mode) and one.mode != other.mode:
+        raise UserError(f"{one.name} was matched with --mode {one.mode}, {other.name} with --mode {other.mode}: not comparable")
 
 
 def head_tail_figure(sets: Sequence[Counted]) -> Any:

@@ -43,13 +43,29 @@ def report(sets: Sequence[Counted], names: Sequence[str], top: int) -> dict[str,
     return {"bank": sets[0].bank_digest, "sets": lines, "changes": told}
 
 
+def check_new(sets: int, plot: Path | None, lists: Path | None) -> None:
+    """Raises UserError for a plot or a list of this many sets that is there already."""
+    wanted = [plot] if plot is not None else []
+    if lists is not None:
+        wanted += [path for number in range(1, sets + 1) for path in _list_files(lists, number)]
+    for path in wanted:
+        if path.exists():
+            raise UserError(f"{path}: is there already; give another name")
+
+
+def _list_files(folder: Path, number: int) -> tuple[Path, Path]:
+    """Never seen and over-represented, of the set with this number (from 1)."""
+    tail = "" if number == 1 else f"-{number}"
+    return folder / f"never-seen{tail}.txt", folder / f"over-represented{tail}.csv"
+
+
 def write_lists(sets: Sequence[Counted], names: Sequence[str], folder: Path) -> None:
     """`never-seen.txt` and `over-represented.csv` (entry, texts, share of texts) of each set; the second set's names end in `-2`."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, one in enumerate(sets, 1):
-        tail = "" if number == 1 else f"-{number}"
-        (folder / f"never-seen{tail}.txt").write_text("".join(f"{names[i]}\n" for i in never_seen(one)), encoding="utf-8")
-        with open(folder / f"over-represented{tail}.csv", "w", encoding="utf-8", newline="") as handle:
+        never, most = _list_files(folder, number)
+        never.write_text("".join(f"{names[i]}\n" for i in never_seen(one)), encoding="utf-8")
+        with open(most, "w", encoding="utf-8", newline="") as handle:
             rows = csv.writer(handle, lineterminator="\n")
             rows.writerow(["entry", "texts", "share"])
             rows.writerows([names[i], count, f"{count / max(one.texts, 1):.6f}"] for i, count in over_represented(one))

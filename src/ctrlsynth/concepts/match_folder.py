@@ -139,11 +139,15 @@ def prepare(parts: Sequence[Part], bank: Path, mode: Mode, root: Path) -> tuple[
     }
     old = read_json(root / "match.json") if root.is_dir() else None
     if old is None:
-        if root.is_dir() and any(root.iterdir()):
+        begun = root / "bank.parquet"  # by a command that was stopped here, if it is the same bank
+        if root.is_dir() and any(p != begun and not p.name.startswith(".tmp-") for p in root.iterdir()):
             raise UserError(f"{root}: is not empty and holds no matches; give another folder")
+        if begun.exists() and (held := load_bank(begun).digest) != loaded.digest:
+            raise UserError(f"{root}: holds no matches, but the bank {held}; {bank} is {loaded.digest}; give another folder")
         with disk_errors(root / "match.json"):
             root.mkdir(parents=True, exist_ok=True)
-            write_bank(read_bank(bank), root / "bank.parquet")
+            if not begun.exists():
+                write_bank(read_bank(bank), begun)
         write_json(root / "match.json", plan)
     elif old["bank"] != loaded.digest:
         raise UserError(f"{root}: was matched with the bank {old['bank']}, {bank} is {loaded.digest}; give another folder")

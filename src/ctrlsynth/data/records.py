@@ -11,12 +11,12 @@ import io
 import json
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
 from ..errors import UserError
-from .rows import is_text
+from .rows import CAPTION_NAMES, is_text
 
 Kind = Literal["txt", "csv", "tsv", "jsonl"]
 Record = tuple[int, Any, str | None]
@@ -189,6 +189,21 @@ def _quoted(text: str) -> tuple[list[str] | None, bool]:
     return rows[0] if len(rows) == 1 else None, False
 
 
+def headed(first: Sequence[str]) -> tuple[list[str], bool]:
+    """The columns of a csv or tsv file by its first row, and whether that row is a header.
+
+    A row with a URL beside something else, and without a usual name of a caption column, is data (CC3M's and CC12M's files have no header).
+    The first column that is no URL is then `caption`, the first that is one `url`; others are `column3` and so on, by their place.
+    """
+    names = [cell.strip() for cell in first]
+    urls = [name.lower().startswith(("http://", "https://")) for name in names]
+    if all(urls) or not any(urls) or any(name.lower() in CAPTION_NAMES for name in names):
+        return names, True
+    names = [f"column{number}" for number in range(1, len(names) + 1)]
+    names[urls.index(False)], names[urls.index(True)] = "caption", "url"
+    return names, False
+
+
 def ends_in_quote(stream: IO[bytes], start: int, end: int) -> bool:
     """Whether the csv record in bytes start..end opens a quote and never closes it: it has swallowed the rest of the file."""
     stream.seek(start)
@@ -218,9 +233,8 @@ class Table:
                     continue
                 if reason is not None or not value:
                     raise UserError(f"{path}: the first line is not a {'JSON object' if self.kind == 'jsonl' else 'header'} ({reason})")
-                if self.kind != "jsonl":
-                    self.start = end
-                self.columns = [str(c).strip() if self.kind != "jsonl" else c for c in value]
+                self.columns, header = headed(value) if self.kind != "jsonl" else (list(value), False)
+                self.start = end if header else 0
                 break
             else:
                 raise UserError(f"{path}: is empty")

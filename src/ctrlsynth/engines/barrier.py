@@ -17,10 +17,13 @@ from ..store import PartView, RunFolder, read_json, write_json
 Each = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 """`map`, or the same on many machines."""
 NAME = "_gathered.json"
+Tell = Callable[[str, dict[str, Any]], None]
+"""Is given the stage's folder and what was gathered for it (`Watcher.gathered`)."""
 
 
-def gather(plan: Plan, run: RunFolder, folder: str, parts: Sequence[Any], each: Each = map) -> None:
-    """Lets a barrier stage look at everything upstream, unless what it found for the same parts is there. Other stages pass."""
+def gather(plan: Plan, run: RunFolder, folder: str, parts: Sequence[Any], tell: Tell, each: Each = map) -> None:
+    """Lets a barrier stage look at everything upstream, unless what it found for the same parts is there, and tells what it found before
+    anything is decided by it. Other stages pass."""
     stage = plan.stages[folder]
     if not isinstance(stage, Barrier):
         return
@@ -28,7 +31,9 @@ def gather(plan: Plan, run: RunFolder, folder: str, parts: Sequence[Any], each: 
     stored = read_json(run.root / folder / NAME)
     if stored is None or stored.get("whole") != wanted:
         views = [PartView(run, p.index, {f: plan.part_digest(f, p) for f in plan.lineage(folder) if f != folder}) for p in parts]
-        write_json(run.root / folder / NAME, {"whole": wanted, **stage.gather(views, each)})
+        stored = {"whole": wanted, **stage.gather(views, each)}
+        write_json(run.root / folder / NAME, stored)
+    tell(folder, stored)
     settle(plan, run, folder)
 
 

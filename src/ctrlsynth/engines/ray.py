@@ -190,7 +190,7 @@ class _Work:
         for at, folder in enumerate(folders):
             watch.stage(folder, number + at, len(parts), len(parts) - len(found[folder]))
         if folders[0] in todo:
-            gather(plan, run, folders[0], parts, _spread)
+            gather(plan, run, folders[0], parts, watch.gathered, _spread)
         elsewhere: Any = {f: Elsewhere(getattr(s, "barrier", False)) for f, s in plan.stages.items()}
         source = Elsewhere(has_images=plan.source.has_images, known=parts)
         sent = replace(plan, base=plan.base.absolute(), source=source, stages=elsewhere, models={}, callers={}, users={})
