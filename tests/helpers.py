@@ -89,6 +89,15 @@ class FaultyLLM:
         ]
 
 
+class Mute:
+    """Says the same of everything, and nothing of what it was asked for."""
+
+    id, digest = "mute", "1"
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        return [Reply("Nothing to see.") for _ in requests]
+
+
 class CaptionReader:
     """A tagger that reads captions only."""
 

@@ -38,6 +38,14 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_path_that_keeps_nothing_says_so(done: Path) -> None:
+    words = ("run", "r.yaml", "--set", "models.llm=helpers:Mute", "--set", "judge.threshold=1", "--out", "runs/mute")
+    told = ctrlsynth(*words, cwd=done)
+    assert told.returncode == 0, told.stderr
+    assert "judge-text kept none of 20 rows (low_recall 20), so p gives nothing: `ctrlsynth explain runs/mute`" in told.stdout
+    assert "kept none" not in ctrlsynth("status", "runs/cli", cwd=done).stdout
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command: str, tmp_path: Path) -> None:
     told = ctrlsynth(command, "--help", cwd=tmp_path)

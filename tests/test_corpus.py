@@ -86,7 +86,7 @@ def test_a_table_of_captions_and_urls_needs_no_header(tmp_path: Path, pack: str)
     """CC3M's tsv: caption, URL; CC12M's the other way round. Both readers, and no caption is lost or taken for a name."""
     texts = [f'a dog {n}, "seen" here' if n % 7 == 3 else f"a dog {n}" for n in range(50)]
     links = [f"{'HTTP' if n % 2 else 'https'}://x.org/{n}.jpg" for n in range(50)]
-    tables = {
+    tables: dict[str, list[tuple[str, ...]]] = {
         "cc3m.tsv": list(zip(texts, links, strict=True)),
         "cc12m.tsv": list(zip(links, texts, strict=True)),
         "more.csv": list(zip(texts, links, links, strict=True)),

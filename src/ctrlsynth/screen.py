@@ -138,6 +138,13 @@ def show_ledger(run: Run) -> None:
         if r.cost is not None:
             _say(f"{r.folder}: {r.cost:,.4f} US dollars by the recipe's prices")
     _say(_sum_line(rows))
+    for r in rows:
+        if r.folder.startswith("judge") and r.rows and not r.ok and r.parts == r.parts_wanted:
+            reasons = ", ".join(f"{name} {count:,}" for name, count in sorted({**r.dropped, **r.failed}.items()))
+            _say(
+                f"{r.folder} kept none of {r.rows:,} rows ({reasons}), so {', '.join(r.paths)} gives nothing: `ctrlsynth explain {run.root}` "
+                f"tells one sample, `ctrlsynth sweep {run.root}` all thresholds"
+            )
     for b in run.balances():
         _say(_balance_line(b))
     note = gate_note(run)

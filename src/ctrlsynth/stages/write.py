@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -58,7 +59,6 @@ class WriteStage:
         self._text_folder, self._text_column, self._rejects = text_folder, text_column, rejects
         self._steps = [(f"/{label}.{v}" + (f".{c}" if c else ""), c) for v in range(variants) for c in range(candidates)]
         self._once = family == "concept" and variants > 1
-        self._said: set[str] = set()
         if family == "concept" and controller.schema is None:
             self.version = 2  # of the cleaning
         self.model_name = model.id if model is not None else ""
@@ -115,7 +115,8 @@ class WriteStage:
             str(request.max_tokens), str(request.words), repr(request.schema) if request.schema else "", str(request.seed),
             *([repr((request.gone, request.instead))] if request.gone.phrases() or request.instead else []),
         )  # fmt: skip
-        item = Item(row_id, parent, source_key, key, (made, tags, candidate), starts=candidate == 0)
+        starts = row_id == parent + self._steps[0][0] if self._once else candidate == 0
+        item = Item(row_id, parent, source_key, key, (made, tags, candidate), starts=starts)
         if made.missing is not None:
             item.status, item.reason = "dropped", made.missing
         return item
@@ -192,7 +193,7 @@ class WriteStage:
 
     def finish(self, table: pa.Table) -> pa.Table:
         """Chooses among candidates, then drops what a concept's earlier captions say already. Rows of one parent and variant stand together
-        in every batch, those of one parent behind each other in as many batches as it takes."""
+        in every batch, those of one concept too."""
         if (self._candidates == 1 or self._score is None) and not self._once:
             return table
         rows = table.select(["id", "parent", "status", "reason", "candidate", "chosen", "text", "tags"]).to_pylist()
@@ -218,13 +219,13 @@ class WriteStage:
                 row["status"], row["reason"] = ("ok", None) if row is best else ("dropped", "not_chosen")
 
     def _drop_repeats(self, rows: list[dict[str, Any]]) -> None:
-        for row in rows:
-            if row["id"] == row["parent"] + self._steps[0][0]:
-                self._said = set()
-            if row["status"] == "ok" and row["text"] in self._said:
-                row["status"], row["reason"], row["chosen"] = "dropped", "duplicate", False
-            elif row["status"] == "ok":
-                self._said.add(row["text"])
+        for _, captions in groupby(rows, key=lambda row: row["parent"]):
+            said: set[str] = set()
+            for row in captions:
+                if row["status"] == "ok" and row["text"] in said:
+                    row["status"], row["reason"], row["chosen"] = "dropped", "duplicate", False
+                elif row["status"] == "ok":
+                    said.add(row["text"])
 
     def _score_of(self, row: dict[str, Any]) -> float:
         tags = row["tags"]
