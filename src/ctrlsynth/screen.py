@@ -142,8 +142,8 @@ def show_ledger(run: Run) -> None:
         if r.folder.startswith("judge") and r.rows and not r.ok and r.parts == r.parts_wanted:
             reasons = ", ".join(f"{name} {count:,}" for name, count in sorted({**r.dropped, **r.failed}.items()))
             _say(
-                f"{r.folder} kept none of {r.rows:,} rows ({reasons}), so {', '.join(r.paths)} gives nothing: `ctrlsynth explain {run.root}` "
-                f"tells one sample, `ctrlsynth sweep {run.root}` all thresholds"
+                f"{r.folder} kept none of {r.rows:,} rows ({reasons}), so {', '.join(r.paths)} gives nothing: "
+                f"`ctrlsynth explain {run.root}` tells one sample, `ctrlsynth sweep {run.root}` all thresholds"
             )
     for b in run.balances():
         _say(_balance_line(b))
