@@ -7,7 +7,9 @@ Exit codes: 0 done, 1 the work failed, 2 the user's mistake, 130 Ctrl-C (everyth
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -17,7 +19,7 @@ from . import cli_clip, cli_eval
 from .cli_captions import concepts
 from .cli_options import Engine, Json
 from .cli_output import plain, print_json, say
-from .errors import UserError, WorkFailed
+from .errors import UserError, WorkFailed, disk_fault
 
 app = typer.Typer(
     name="ctrlsynth",
@@ -263,6 +265,16 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         raise SystemExit(0) from None
+    except OSError as error:
+        told = disk_fault(error, _outputs(sys.argv))
+        if told is None:
+            raise
+        _fail(told, 1)
+
+
+def _outputs(words: Sequence[str]) -> str:
+    """Where a command line says that something is to be written."""
+    return ", ".join(after for word, after in pairwise(words) if word in ("--out", "--plot", "--lists")) or "output"
 
 
 def _fail(message: str, code: int) -> NoReturn:
