@@ -189,6 +189,8 @@ def test_folders_that_hold_no_model_are_one_line(tmp_path: Path) -> None:
         (str(tmp_path / "bare"), "no weights"),
         (str(tmp_path / "other"), "the weights do not fit the configuration"),
         ("ViT-B-61", "unknown model 'ViT-B-61'; did you mean 'ViT-B-16'"),
+        ("nosuch", "unknown model 'nosuch'; known: ViT-B-16, ViT-B-32, "),
+        ("nosuch", ", tiny"),
         ("coca_ViT-B-32", "caption loss"),
         (f"ViT-S-16={tmp_path / 'no.bin'}", "no such file"),
         (f"tiny={tmp_path / 'x.safetensors'}", "not the weights of ctrlsynth-tiny"),

@@ -433,6 +433,22 @@ def test_another_recipe_does_not_go_on(tmp_path: Path) -> None:
         run(tmp_path / "mine")
 
 
+@pytest.mark.parametrize("change", [{"model": "nosuch"}, {"batch": 91}, {"init": "nowhere"}])
+def test_a_run_that_failed_before_its_first_step_may_be_mended(tmp_path: Path, change: dict[str, Any]) -> None:
+    with pytest.raises(UserError):
+        run(tmp_path / "out", **change)
+    assert run(tmp_path / "out", steps=1, epochs=None).steps == 1
+
+
+def test_settings_that_differ_are_told_at_a_readable_length() -> None:
+    from ctrlsynth.clip.train import _differing
+
+    was, now = _differing(repr([f"exports/{n}" for n in range(50)]), repr([f"exports/{n}" for n in range(49)]))
+    assert was != now
+    assert len(was) < 90
+    assert _differing("0.1", "0.2") == ["0.1", "0.2"]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -154,9 +154,15 @@ def test_an_out_that_can_be_no_folder(tmp_path: Path, what: str) -> None:
     else:
         out.write_text("mine")
     place = out / "run" if what == "under a file" else out
-    with pytest.raises(UserError, match=r"choose another|cannot be read|not empty"):
+    with pytest.raises(UserError, match=r"is a file; --out names a folder|choose another|cannot be read|not empty"):
         run(recipe(tmp_path), place, base=tmp_path)
     assert what != "file" or out.read_text() == "mine"
+
+
+def test_an_out_that_is_a_file_is_told_as_one(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("mine")
+    with pytest.raises(UserError, match=r"x\.yaml: is a file; --out names a folder"):
+        run(recipe(tmp_path), tmp_path / "x.yaml", base=tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema": 1}', '{"schema": "x", "recipe": {}}', "\0\0\0\0", "[" * 100_000])

@@ -368,6 +368,8 @@ def test_delta_mtl_between_runs_takes_the_sets_that_both_have(tmp_path: Path) ->
         for task, value in scores.items():
             write_result(tmp_path / run / f"{task}.json", replace(probe, task=task, main="acc1", scores={"acc1": Score(value)}))
     found = compare(load_runs([tmp_path / "a", tmp_path / "b"]), baseline="a")
+    by_folder = compare(load_runs([tmp_path / "a", tmp_path / "b"]), baseline=f"{tmp_path}/x/../a/")
+    assert by_folder.plain() == found.plain()
     assert found.rows["b"][found.columns[-1]].value == pytest.approx(20.0)  # on DTD, not against the average with Pets
 
 

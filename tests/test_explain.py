@@ -108,7 +108,7 @@ def test_machines_get_the_stored_rows(finished: Run) -> None:
 @pytest.mark.parametrize(
     ("asked", "named"),
     [
-        ("photo12.jpg", "'00001:photo12.jpg'"),
+        ("hoto12.jpg", "'00001:photo12.jpg'"),
         ("00000:photo2.jpg/tagg", "'00000:photo2.jpg/tag'"),
         ("00000:phto3.jpg", "'00000:photo3.jpg'"),
         ("zzzz", "the first ones are '00000:photo0.jpg'"),
@@ -120,6 +120,19 @@ def test_an_unknown_id_names_the_nearest(finished: Run, asked: str, named: str) 
         explain(finished, asked)
     assert named in str(fault.value)
     assert "\x1b" not in str(fault.value)
+
+
+def test_a_source_key_will_do_where_it_is_unique(finished: Run, tmp_path: Path) -> None:
+    assert as_text(finished, "photo12.jpg") == as_text(finished, "00001:photo12.jpg")
+    assert explain(finished, "photo2.jpg/tag").asked == "00000:photo2.jpg/tag"
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text('{"key": "cat", "caption": "a cat"}\n')
+    given = {"text": ["a.jsonl", "b.jsonl"], "key_column": "key"}
+    models = {"tagger": "wordnet", "llm": "realizer"}
+    recipe = parse_recipe({"name": "x", "source": given, "models": models, "paths": [{"p": ["text", "tags", "text*"]}]})
+    both = run(recipe, tmp_path / "run", base=tmp_path)
+    with pytest.raises(UserError, match=r"no row 'cat'; did you mean '\S+:cat' or '\S+:cat'\?"):
+        explain(both, "cat")
 
 
 def test_hostile_captions_drive_no_terminal(tmp_path: Path) -> None:

@@ -370,6 +370,19 @@ def test_card_counts_everything(full: Run, tmp_path: Path) -> None:
     assert low == sum(r["verdict"] == "low_recall" for f in _judges_of_img(full) for r in full.rows(f))
 
 
+def test_what_data_and_recipe_say_is_text_in_the_card(tmp_path: Path) -> None:
+    made = make_run(tmp_path, [{"SP|1 <i>": ["image", "tags", "text*"]}], rows=6)
+    made.plan["recipe"]["source"]["licence"] = "<script>alert(3)</script> ![x](http://t) | `a`"
+    made.plan["recipe"]["image_policy"]["negative"] = "```\n<script>alert(4)</script>"
+    export(made, tmp_path / "out")
+    card = (tmp_path / "out/README.md").read_text()
+    assert "Licence: &lt;script&gt;alert(3)&lt;/script&gt; !\\[x\\](http://t) \\| \\`a\\`." in card
+    assert "| SP\\|1 &lt;i&gt; |" in card
+    assert card.count("````yaml\n") == 1
+    assert card.endswith("\n````\n")
+    assert "<" not in re.sub(r"(?s)````yaml.*````", "", card)
+
+
 def _judges_of_img(made: Run) -> list[str]:
     paints = {s.folder for s in made.steps if s.kind == "paint" and s.parent == "read"}
     return [s.folder for s in made.steps if s.kind == "judge-image" and s.uses["paint"] in paints]

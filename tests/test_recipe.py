@@ -69,6 +69,10 @@ def test_overrides_are_yaml(tmp_path: Path) -> None:
         ("name: a\nsource: {text: x}\npaths: {p: 3}\n", r"paths\.p"),
         ("name: a\nsource: {text: x}\nengines: {ray: {writ: {cpus: 2}}}\n", "engines.ray: .*unknown stage 'writ'; did you mean 'write'"),
         ("name: a\nsource: {text: x}\nengines: {ray: {tag.b: {cpus: 2}}}\n", "engines.ray: .*unknown stage 'tag.b'"),
+        ("name: a\nsource: {text: x}\ntrain: {bacth: 2}\n", "unknown key 'train.bacth'; did you mean 'train.batch'"),
+        ("name: a\nsource: {text: x}\ntrain: {data: [{pth: x}]}\n", "unknown key 'train.data.0.pth'"),
+        ("name: a\nsource: {text: x}\ntrain: {preset: ctrlsynth-cc3}\n", "train.preset: unknown preset .*did you mean 'ctrlsynth-cc3m'"),
+        ("name: a\nsource: {text: x}\nevaluate: []\n", "unknown key 'evaluate'"),
         ("? [a, b]\n: c\n", "a key must be a plain word"),
         ("a: &x [*x]\n", r"r\.yaml"),
     ],
@@ -77,6 +81,13 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, text: str, message: str) -> N
     with pytest.raises(UserError, match=message) as error:
         load_recipe(write(tmp_path, text))
     assert "\n" not in str(error.value)
+
+
+def test_a_train_block_is_looked_at_without_torch_and_may_lack_what_set_gives_later(tmp_path: Path) -> None:
+    path = write(tmp_path, "name: a\nsource: {text: x}\ntrain: {preset: ctrlsynth-cc3m, batch: 64}\n")
+    code = "import sys; from pathlib import Path; from ctrlsynth.recipe_file import load_recipe; load_recipe(Path(sys.argv[1]))"
+    code += "; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def test_files_that_are_no_recipes(tmp_path: Path) -> None:

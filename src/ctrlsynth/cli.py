@@ -7,7 +7,9 @@ Exit codes: 0 done, 1 the work failed, 2 the user's mistake, 130 Ctrl-C (everyth
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -17,7 +19,7 @@ from . import cli_clip, cli_eval
 from .cli_captions import concepts
 from .cli_options import Engine, Json
 from .cli_output import plain, print_json, say
-from .errors import UserError, WorkFailed
+from .errors import UserError, WorkFailed, disk_fault
 
 app = typer.Typer(
     name="ctrlsynth",
@@ -65,12 +67,12 @@ def init(
 def plan(recipe: RecipeFile, out: Out = None, limit: Limit = None, set_: Set = None, as_json: Json = False) -> None:
     """Check a recipe and show what a run would do: stages, parts, rows, models, cost, and what is done already. Runs no model."""
     from .estimate import estimate
-    from .place import place
+    from .place import place_for
     from .recipe_file import load_recipe
     from .screen import show_plan
 
     loaded = load_recipe(recipe, set_)
-    rows = estimate(loaded, recipe.parent, place(out or Path("runs") / loaded.name), limit)
+    rows = estimate(loaded, recipe.parent, place_for(out or Path("runs") / loaded.name), limit)
     if as_json:
         print_json(rows)
     else:
@@ -263,6 +265,16 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         raise SystemExit(0) from None
+    except OSError as error:
+        told = disk_fault(error, _outputs(sys.argv))
+        if told is None:
+            raise
+        _fail(told, 1)
+
+
+def _outputs(words: Sequence[str]) -> str:
+    """Where a command line says that something is to be written."""
+    return ", ".join(after for word, after in pairwise(words) if word in ("--out", "--plot", "--lists")) or "output"
 
 
 def _fail(message: str, code: int) -> NoReturn:

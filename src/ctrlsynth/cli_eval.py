@@ -90,7 +90,9 @@ def evaluate(
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="folders of results; seed0, seed1, ... of one folder are one run", metavar="DIR...")],
-    baseline: Annotated[str | None, typer.Option("--baseline", help="also Delta_MTL against this run or paper row", metavar="NAME")] = None,
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", help="also Delta_MTL against this run (its name or folder) or paper row", metavar="NAME")
+    ] = None,
     papers: Annotated[bool, typer.Option("--papers", help="also the papers' rows for the tasks shown")] = False,
     plot: Annotated[
         Path | None,

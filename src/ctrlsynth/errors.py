@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -23,6 +24,25 @@ class ModelError(Exception):
     def __init__(self, reason: str, message: str = "") -> None:
         super().__init__(message or reason)
         self.reason = reason
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_DISK = {
+    errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EFBIG, errno.EIO,
+    errno.ESTALE,
+}  # fmt: skip
+
+
+def disk_fault(error: OSError, asked: str) -> str | None:
+    """What the disk refused, in one line with path and reason; None for every other fault, which is our bug. `asked` is where the command
+    was to write, for a full disk: what the system says of one names no file."""
+    if error.errno in _FULL:
+        return f"{error.filename or asked}: the disk is full; make room and run the same command again"
+    if error.errno not in _DISK:
+        return None
+    if error.filename is None:  # pyarrow names the file in its sentence
+        return str(error.strerror) if "'" in str(error.strerror) else None
+    return f"{error.filename}: {error.strerror}"
 
 
 def unknown(what: str, name: str, choices: Iterable[str], where: str = "") -> UserError:

@@ -197,6 +197,14 @@ class Remote:
 Place = Path | Remote
 
 
+def place_for(out: str | Path | Remote) -> Place:
+    """`place` of what `--out` gives, which may not be there yet; UserError for a file."""
+    root = place(out)
+    if isinstance(root, Path) and root.is_file():
+        raise UserError(f"{root}: is a file; --out names a folder")
+    return root
+
+
 def place(where: str | Path | Remote) -> Place:
     """A URL as Remote, everything else (and file://) as Path. A URL with a password in it is refused: it would be stored."""
     if isinstance(where, Remote):

@@ -301,7 +301,7 @@ class Engines(Block):
 
 
 class Recipe(Block):
-    """The whole file. `train` and `evaluate` belong to other commands of the same name; `run` passes them over."""
+    """The whole file. `train` belongs to `ctrlsynth train`; `plan` and `run` only look whether its keys are known."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$", description="names the run's folder")
     source: Source = Field(description="where the pairs come from")
@@ -316,8 +316,7 @@ class Recipe(Block):
     faults: Faults = Field(default_factory=lambda: Faults(), description="when a run that goes wrong stops by itself")
     engines: Engines = Field(default_factory=lambda: Engines(), description="how `--engine ray` spreads the work")
     seed: int = Field(0, description="all chance hangs on it and on the row's id")
-    train: dict[str, Any] | None = Field(None, description="belongs to another command; `run` passes it over")
-    evaluate: list[Any] | dict[str, Any] | None = Field(None, description="belongs to another command; `run` passes it over")
+    train: dict[str, Any] | None = Field(None, description="what `ctrlsynth train` does with the data: see `train.md`")
 
     @field_validator("mix", mode="before")
     @classmethod

@@ -55,8 +55,13 @@ def read_yaml(text: str, where: str) -> Any:
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     """Reads a recipe file and what it extends, applies `key.path=value` overrides (values are YAML). Errors name file, key and the
-    nearest right one."""
-    return parse_recipe(_overridden(path, overrides), str(path))
+    nearest right one, also in the `train` block, which another command reads."""
+    recipe = parse_recipe(_overridden(path, overrides), str(path))
+    if recipe.train is not None:
+        from .clip.config import check_keys  # which needs this module
+
+        check_keys(recipe.train, str(path))
+    return recipe
 
 
 def read_data(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
@@ -133,6 +138,15 @@ def parse_block(block: type[B], data: Mapping[str, Any], where: str, prefix: str
         return block.model_validate(data)
     except ValidationError as error:
         raise _first_error(error, where, block, prefix) from error
+
+
+def check_block_keys(block: type[BaseModel], data: Mapping[str, Any], where: str, prefix: str) -> None:
+    """Refuses a block with an unknown key in one line; whatever else may be wrong with it is left to the command that reads it."""
+    try:
+        block.model_validate(data)
+    except ValidationError as error:
+        if any(e["type"] == "extra_forbidden" for e in error.errors(include_url=False)):
+            raise _first_error(error, where, block, prefix) from error
 
 
 def _first_error(error: ValidationError, where: str, block: type[BaseModel] = Recipe, prefix: str = "") -> UserError:

@@ -19,7 +19,7 @@ from .models.installed import need
 from .models.prices import spent
 from .models.runtime import quiet_native_threads
 from .paths import Step
-from .place import Place, Remote, make_folder, place, probe
+from .place import Place, Remote, make_folder, place, place_for, probe
 from .plan import Plan, fill_stages, make_plan
 from .preflight import preflight
 from .recipe import Recipe
@@ -180,7 +180,7 @@ def run(
     if not isinstance(recipe, Recipe):
         path = Path(recipe)
         recipe, base, text = load_recipe(path), base or path.parent, path.read_text(encoding="utf-8")
-    root = place(out or Path("runs") / recipe.name)
+    root = place_for(out or Path("runs") / recipe.name)
     quiet_native_threads()
     earlier = _read_plan(root)
     if earlier is None and _is_foreign(root):

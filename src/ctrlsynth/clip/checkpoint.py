@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +36,12 @@ def save(out: Path, step: int, module: Any, config: dict[str, Any], optimizer: A
     target = checkpoint(out, step)
     if not target.exists():
         made = target.with_name(f".{target.name}~{uuid.uuid4().hex[:8]}")
-        made.mkdir(parents=True)
-        save_folder(made, module, config)
-        state = optimizer.state_dict()["state"]
-        save_file({f"{n}.{k}": v.detach().contiguous().cpu() for n, values in state.items() for k, v in values.items()}, made / OPTIMIZER)
-        _write(made / STATE, {"schema": SCHEMA, "step": step, **facts})
-        _settle(made, target)
+        with _whole(made, target):
+            save_folder(made, module, config)
+            state = optimizer.state_dict()["state"]
+            tensors = {f"{n}.{k}": v.detach().contiguous().cpu() for n, values in state.items() for k, v in values.items()}
+            save_file(tensors, made / OPTIMIZER)
+            _write(made / STATE, {"schema": SCHEMA, "step": step, **facts})
     for old in _steps(out)[:-keep]:
         shutil.rmtree(old)
     return target
@@ -49,11 +52,29 @@ def finish(out: Path, module: Any, config: dict[str, Any], facts: dict[str, Any]
     target = out / "model"
     if not target.exists():
         made = out / f".model~{uuid.uuid4().hex[:8]}"
-        made.mkdir(parents=True)
-        save_folder(made, module, config)
-        _write(made / STATE, {"schema": SCHEMA, **facts})
-        _settle(made, target)
+        with _whole(made, target):
+            save_folder(made, module, config)
+            _write(made / STATE, {"schema": SCHEMA, **facts})
     return target
+
+
+@contextmanager
+def _whole(made: Path, target: Path) -> Iterator[None]:
+    """The folder `made` to write into; it becomes `target` when all is written, and goes when the disk refuses. Then raises OSError, also
+    where safetensors has an error of its own for that."""
+    from safetensors import SafetensorError
+
+    try:
+        made.mkdir(parents=True)
+        yield
+        _settle(made, target)
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(target)) from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def _settle(made: Path, target: Path) -> None:

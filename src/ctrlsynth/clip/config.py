@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ..errors import UserError, unknown
 from ..recipe import Block
-from ..recipe_file import parse_block, read_data
+from ..recipe_file import check_block_keys, parse_block, read_data
 from .presets import PRESETS
 
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -139,10 +139,7 @@ def resolve(block: Mapping[str, Any], where: str = "recipe", seed: int | None = 
     """The block over its preset, checked; unknown keys and preset names are one line with the nearest right name. A length of one's own
     takes the preset's away and scales its warm-up. `seed` is the recipe's, for a block without one."""
     given = dict(block)
-    name = given.get("preset")
-    if name is not None and name not in PRESETS:
-        raise unknown("preset", str(name), PRESETS, f"{where}: train.preset")
-    below: dict[str, Any] = dict(PRESETS.get(str(name), {})) if name is not None else {}
+    below = _preset(given, where)
     lengths = ("epochs", "steps", "equal_samples")
     if any(given.get(k) is not None for k in lengths):
         if below.get("steps") and below.get("warmup"):
@@ -150,11 +147,25 @@ def resolve(block: Mapping[str, Any], where: str = "recipe", seed: int | None = 
         below = {k: v for k, v in below.items() if k not in lengths}
     if seed is not None:
         below["seed"] = seed
-    if "needs_init" in given:
-        raise unknown("key", "train.needs_init", [f"train.{k}" for k in TrainBlock.model_fields], where)
     if "data" not in given:
         raise UserError(f"{where}: train.data: no data; name a folder that `ctrlsynth export` wrote: data: [exports/mix]")
     return parse_block(TrainBlock, {**below, **given}, where, "train")
+
+
+def check_keys(block: Mapping[str, Any], where: str) -> None:
+    """Looks at keys and preset alone, for commands before `train`: data and other values may still come with its `--set`."""
+    _preset(block, where)
+    check_block_keys(TrainBlock, block, where, "train")
+
+
+def _preset(block: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What the block's preset says; UserError for an unknown one, and for the key that only presets may give."""
+    if "needs_init" in block:
+        raise unknown("key", "train.needs_init", [f"train.{k}" for k in TrainBlock.model_fields if k != "needs_init"], where)
+    name = block.get("preset")
+    if name is not None and name not in PRESETS:
+        raise unknown("preset", str(name), PRESETS, f"{where}: train.preset")
+    return {} if name is None else dict(PRESETS[str(name)])
 
 
 def load_train(path: Path, overrides: list[str] | None = None) -> tuple[str, TrainBlock]:

@@ -8,9 +8,11 @@ name.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -105,7 +107,7 @@ def build(name: str, *, image_size: int | None = None, sigmoid: bool = False, se
     known = _register(open_clip, name, where)
     config = open_clip.get_model_config(known)
     if config is None:
-        raise unknown("model", known, [*open_clip.list_models(), "tiny"], where)
+        raise _unknown(known, open_clip.list_models(), where)
     if "multimodal_cfg" in config:
         raise UserError(f"{where}: {known} is a CoCa model with a caption loss; expected a CLIP of two towers")
     kwargs = {"init_logit_scale": float(np.log(10)), "init_logit_bias": -10.0} if sigmoid else {}
@@ -120,6 +122,13 @@ def build(name: str, *, image_size: int | None = None, sigmoid: bool = False, se
         config["vision_cfg"]["image_size"] = image_size
     digest = hashlib.sha256(f"{json.dumps(config, sort_keys=True)}{seed}{sigmoid}".encode()).hexdigest()[:16]
     return _built(module, {**config, **kwargs}, open_clip.get_model_preprocess_cfg(module), known, known, digest)
+
+
+def _unknown(name: str, models: Sequence[str], where: str) -> UserError:
+    """Names the nearest of open_clip's names; where none is near, `tiny` and the plain ViTs, for all would fill the screen."""
+    names = ["tiny", *(m for m in models if not m.startswith("coca"))]
+    plain = ["tiny", *(m for m in models if re.fullmatch(r"ViT-\w+-\d+", m))]
+    return unknown("model", name, names if difflib.get_close_matches(name, names, n=1) else plain, where)
 
 
 def _text_at_hand(text: dict[str, Any], name: str, where: str) -> None:

@@ -113,13 +113,20 @@ def _cached(cache: Path | None, files: Sequence[str], fields: Sequence[str], lef
         rows = _scan_all(files, fields, left_out)
         cache.mkdir(parents=True, exist_ok=True)
         made = cache / f".{mark}~{uuid.uuid4().hex[:8]}.npy"
-        np.save(made, rows)
+        _save(made, rows)
         (cache / f"{mark}.json").write_text(json.dumps(left_out), encoding="utf-8")
         os.replace(made, path)
     with contextlib.suppress(OSError, ValueError):
         left_out.update(json.loads((cache / f"{mark}.json").read_text(encoding="utf-8")) if not left_out else {})
     loaded: np.ndarray[Any, Any] = np.load(path, mmap_mode="r")
     return loaded
+
+
+def _save(path: Path, rows: np.ndarray[Any, Any]) -> None:
+    """As `np.save`, whose own writer does not say that the disk is full."""
+    with open(path, "wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(rows))
+        stream.write(rows.view(np.uint8).data)
 
 
 def _scan_all(files: Sequence[str], fields: Sequence[str], left_out: Counter[str]) -> np.ndarray[Any, Any]:

@@ -93,8 +93,8 @@ def _processes() -> Iterator[tuple[int, int, str | None]]:
 
 
 def _data(block: TrainBlock, out: Path, base: Path, rank: int, resume: bool) -> tuple[list[Shards], dict[str, Any]]:
-    """The shards, and OUT/train.json: written at first, compared when the run goes on. The first process looks; the others read its
-    indexes."""
+    """The shards, and what OUT/train.json is to say; compared with what it says when the run goes on. The first process looks; the others
+    read its indexes."""
     if rank:
         dist.barrier()
     else:
@@ -104,18 +104,22 @@ def _data(block: TrainBlock, out: Path, base: Path, rank: int, resume: bool) -> 
     if block.decontaminate is not None:
         shards, facts["decontaminated"] = clean(shards, block.decontaminate, base, out)
     facts |= {"rows": [s.rows for s in shards], "left_out": dict(left_out(shards))}
-    path = out / checkpoint.STATE
     if rank == 0:
+        path = out / checkpoint.STATE
         before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else facts
         if before["rows"] != facts["rows"]:
             raise UserError(f"{out}: was trained on {before['rows']} rows, the data now has {facts['rows']}; name another --out")
-        out.mkdir(parents=True, exist_ok=True)
-        made = path.with_name(f".{path.name}~{os.getpid()}")
-        made.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        os.replace(made, path)
         if dist.is_initialized():
             dist.barrier()
     return shards, facts
+
+
+def _write_state(out: Path, facts: Mapping[str, Any]) -> None:
+    """OUT/train.json, which other settings are refused by: written when nothing but the first step is left to fail."""
+    out.mkdir(parents=True, exist_ok=True)
+    made = out / f".{checkpoint.STATE}~{os.getpid()}"
+    made.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    os.replace(made, out / checkpoint.STATE)
 
 
 def _check_folder(block: TrainBlock, out: Path, resume: bool) -> None:
@@ -129,7 +133,15 @@ def _check_folder(block: TrainBlock, out: Path, resume: bool) -> None:
     before = json.loads(path.read_text(encoding="utf-8"))["block"]
     for key, value in block.model_dump(mode="json").items():
         if key not in FREE and before.get(key) != value:
-            raise UserError(f"{out}: was started with train.{key} {before.get(key)!r}, the recipe says {value!r}; name another --out")
+            was, now = _differing(repr(before.get(key)), repr(value))
+            raise UserError(f"{out}: was started with train.{key} {was}, the recipe says {now}; name another --out")
+
+
+def _differing(one: str, other: str) -> list[str]:
+    """Both texts, cut to a readable length around the first place where they differ."""
+    alike = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    start = max(0, alike - 20) if max(len(one), len(other)) > 80 else 0
+    return [("..." if start else "") + t[start : start + 80] + ("..." if len(t) > start + 80 else "") for t in (one, other)]
 
 
 @dataclass
@@ -170,6 +182,8 @@ class _Run:
         forward: Any = Forward(module, Normalise(block.mean, block.std, self.device), precision)
         if self.world > 1:
             forward = torch.nn.parallel.DistributedDataParallel(forward, gradient_as_bucket_view=True)
+        if self.rank == 0:
+            _write_state(self.out, self.facts)
         loss = self._loop(batches, start, forward, module, optimizer, scaler, built)
         facts = self._facts(self.steps, loss, scaler)
         if self.rank == 0:

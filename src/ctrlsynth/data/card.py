@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,8 +75,8 @@ What the source says of the original images in this data set: {{ licences }}.
 
 Everything that decided about these pairs, as resolved for the run (seed {{ recipe.seed }}):
 
-```yaml
-{{ policies }}```
+{{ fence }}yaml
+{{ policies }}{{ fence }}
 """
 
 _KINDS = {
@@ -106,10 +107,11 @@ def write_card(run: Run, summary: Counts, load: str, path: Path) -> None:
     recipe, embedded = dict(run.recipe), entries()
     known = {k: recipe.get(k) for k in ("paths", "variants", "text_policy", "image_policy", "judge", "mix")}
     wanted = max((r.parts_wanted for r in ledger), default=0)
+    policies = yaml.safe_dump(_bare(known), sort_keys=False, allow_unicode=True, width=120)
     values = {
         "front": _front(summary.format),
         "recipe": recipe,
-        "version": run.plan.get("version", "unknown"),
+        "version": _cell(run.plan.get("version", "unknown")),
         "source": _cell(
             re.sub(r"(?:/[^\s/,;]+)+/([^\s/,;]+)", r"\1", str(run.plan.get("source", "")))
         ),  # names, not where they lie on this disk
@@ -119,19 +121,20 @@ def write_card(run: Run, summary: Counts, load: str, path: Path) -> None:
         "load": load,
         "kinds": [(k, *_KINDS[k], f"{summary.written[k]:,}") for k in _KINDS if summary.written[k]],
         "use": summary.use,
-        "notes": summary.notes,
+        "notes": [_cell(n) for n in summary.notes],
         "lost": _reasons(summary.lost),
         "licences": _cell("; ".join(f"{n:,} {name}" for name, n in summary.licences.most_common())),
         "converted": summary.converted,
         **_yields(summary.pairs),
         "ledger": [
-            {"folder": r.folder, "paths": ", ".join(r.paths) or "all", "rows": f"{r.rows:,}", "ok": f"{r.ok:,}"}
+            {"folder": r.folder, "paths": _cell(", ".join(r.paths) or "all"), "rows": f"{r.rows:,}", "ok": f"{r.ok:,}"}
             | {"dropped": _reasons(r.dropped) or "0", "failed": _reasons(r.failed) or "0"}
             for r in ledger
         ],
         "unfinished": ", ".join(f"{r.folder} has {r.parts} of {wanted} parts" for r in ledger if r.parts < wanted),
         "models": [(s["folder"], _cell(m), _licence(m, embedded)) for s in run.plan["steps"] if (m := _model(s))],
-        "policies": yaml.safe_dump(_bare(known), sort_keys=False, allow_unicode=True, width=120),
+        "policies": policies,
+        "fence": "`" * max(3, 1 + max((len(ticks) for ticks in re.findall("`+", policies)), default=0)),  # no text of theirs closes it
     }
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)  # Markdown, not HTML
     path.write_text(environment.from_string(_CARD).render(values), encoding="utf-8")
@@ -161,7 +164,7 @@ def _yields(pairs: Mapping[tuple[str, str], int]) -> dict[str, Any]:
 
 
 def _reasons(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{n:,} {r}" for r, n in sorted(counts.items(), key=lambda i: (-i[1], i[0])))
+    return ", ".join(f"{n:,} {_cell(r)}" for r, n in sorted(counts.items(), key=lambda i: (-i[1], i[0])))
 
 
 def _model(step: Mapping[str, Any]) -> str:
@@ -176,8 +179,8 @@ def _licence(model: str, embedded: list[Entry]) -> str:
 
 
 def _cell(text: object) -> str:
-    """Text for a Markdown table: one line, no bars."""
-    return " ".join(str(text).split()).replace("|", "\\|")
+    """Text of data or recipe for Markdown: one line that is text alone, no column, no HTML, no link, no code."""
+    return re.sub(r"([\\`|\[\]])", r"\\\1", html.escape(" ".join(str(text).split()), quote=False))
 
 
 def _bare(value: Any) -> Any:

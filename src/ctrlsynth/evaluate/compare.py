@@ -26,10 +26,11 @@ _ASIDE = ("seed", "images", "captions", "files", "metric")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One row: its name, and by task the results of its seeds."""
+    """One row: its name, by task the results of its seeds, and the folders that it may be named by."""
 
     name: str
     results: Mapping[str, tuple[Result, ...]]
+    folders: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +100,18 @@ def load_runs(paths: Sequence[Path]) -> list[Run]:
     if not paths:
         raise UserError("compare: name at least one folder of results")
     found: dict[str, dict[str, list[Result]]] = {}
+    folders: dict[str, list[Path]] = {}
     for path in paths:
         files = sorted(path.glob("*.json")) if path.is_dir() else [path]
         if not files or not path.exists():
             raise UserError(f"{path}: expected result files that `ctrlsynth eval` wrote, found none")
         name = path.parent.name if path.is_dir() and _SEED.fullmatch(path.name) else path.name if path.is_dir() else path.stem
         name = f"{name} ({path.parent})" if name in found and not (path.is_dir() and _SEED.fullmatch(path.name)) else name
+        folders.setdefault(name, []).extend([path, path.parent] if _SEED.fullmatch(path.name) else [path])
         for file in files:
             result = read_result(file)
             found.setdefault(name, {}).setdefault(result.task, []).append(result)
-    return [Run(name, {task: tuple(several) for task, several in by_task.items()}) for name, by_task in found.items()]
+    return [Run(name, {t: tuple(several) for t, several in by_task.items()}, tuple(folders[name])) for name, by_task in found.items()]
 
 
 def shown_metrics(result: Result) -> list[str]:
@@ -127,7 +130,7 @@ def signature(result: Result) -> str:
 
 
 def compare(runs: Sequence[Run], baseline: str | None = None, with_papers: bool = False) -> Comparison:
-    """The table of all runs. `baseline` names the run that Delta_MTL is taken against."""
+    """The table of all runs. `baseline` is the name or the folder of the run that Delta_MTL is taken against."""
     rows: dict[str, dict[Column, Cell]] = {}
     notes: list[str] = []
     for run in runs:
@@ -273,6 +276,8 @@ def _delta(out: Comparison, runs: Sequence[Run], baseline: str, with_papers: boo
     printed: dict[str, Mapping[str, float]] = {}
     for table in (t for t in tables() if with_papers and t.protocol["kind"] == "five-tasks"):
         printed |= {f"{table.paper}, table {table.table}: {model}": values for model, values in table.rows.items()}
+    if baseline not in mine and baseline not in printed:
+        baseline = next((r.name for r in runs if Path(baseline).resolve() in {f.resolve() for f in r.folders}), baseline)
     if baseline not in mine and baseline not in printed:
         raise unknown("baseline", baseline, [*mine, *printed], "compare")
     column = Column("Delta_MTL", baseline, json.dumps({"kind": "five-tasks"}), f"Delta_MTL against {baseline}, %")

@@ -59,11 +59,12 @@ class Story:
 
 def explain(run: Run, row_id: str) -> Story:
     """The story of any row's id (with what it was made from and what was made from it) or of a source key (with everything made from it).
+    The name of the source's part, before the colon, may be left out where one row alone has the key.
 
     Raises UserError with the nearest known ids where there is no such row.
     """
     parts = Parts(run)
-    index, source_key = _locate(parts, row_id)
+    index, source_key, row_id = _locate(parts, row_id)
     family = parts.family(index, source_key)
     rows = {r["id"]: (parts.steps[f], r) for f, found in family.items() for r in found}
     if row_id not in rows:
@@ -80,18 +81,26 @@ def explain(run: Run, row_id: str) -> Story:
     return Story(row_id, source_key, sections, tuple(_fates(Samples(run).of(family["read"][0], family), row_id)))
 
 
-def _locate(parts: Parts, row_id: str) -> tuple[int, str]:
-    """The part and the source key that an id begins with; looks only into the ids of `read`."""
+def _locate(parts: Parts, row_id: str) -> tuple[int, str, str]:
+    """The part and the source key that an id begins with, and the id in full; looks only into the ids of `read`."""
     steps = row_id.split("/")
     prefixes = pa.array(["/".join(steps[:n]) for n in range(1, len(steps) + 1)])
     near: list[str] = []
+    bare: list[tuple[int, int, str]] = []  # (length of the key, part, id) where the key alone fits
     for index in parts.indexes():
         ids = pa.array(parts.ids("read", index), pa.string())
         found = ids.filter(pc.is_in(ids, prefixes))
         if len(found):
-            return index, str(found[0])
+            return index, str(found[0]), row_id
+        keys = pc.replace_substring_regex(ids, pattern="^[^:]*:", replacement="")
+        fits = pc.is_in(keys, prefixes)
+        bare += [(len(k), index, i) for k, i in zip(keys.filter(fits).to_pylist(), ids.filter(fits).to_pylist(), strict=True)]
         if len(near) < _SEARCHED:
             near += ids.to_pylist()
+    longest = [found for found in bare if found[0] == max(bare)[0]]
+    if len(longest) == 1:
+        length, index, source_key = longest[0]
+        return index, source_key, source_key + row_id[length:]
     raise UserError(f"{parts.root}: no row {row_id!r}{_nearest(steps[0], near)}")
 
 
