@@ -55,8 +55,8 @@ def main() -> None:
         corpus, matches, subset = work / f"captions-{count}", work / f"matches-{count}", work / f"subset-{count}.parquet"
         write_captions(corpus, words, count)
         told[f"{count:,} captions"] = {
-            "match": timed("match", corpus, "--bank", work / "bank.txt", "--out", matches),
-            "balance to 10%": timed("balance", matches, "--size", count // 10, "--out", subset),
+            "match": timed("concepts", "match", corpus, "--bank", work / "bank.txt", "--out", matches),
+            "balance to 10%": timed("concepts", "balance", matches, "--size", count // 10, "--out", subset),
         }
         print(json.dumps(told, indent=1), flush=True)
         shutil.rmtree(corpus)

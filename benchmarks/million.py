@@ -10,8 +10,8 @@ and the output says how many. The bank is that of `match.py`: 500,000 entries.
 
 Every stage is the command itself in a process of its own. The ratios compare `concepts match` as a whole (reading, matching, writing) with
 what pyahocorasick and the plain rule alone need for a sample of the same texts, and the matcher alone with the same. With --ray, matching
-runs with `--engine ray` too, and a recipe of match and balance with both engines, which must keep as many (peak memory is the
-driver's); coverage, one pass that adds up, has no other engine.
+and coverage run with `--engine ray` too, and a recipe of match and balance with both engines, which must keep as many (peak memory is the
+driver's).
 """
 
 from __future__ import annotations
@@ -199,6 +199,7 @@ def main() -> None:
     told["balance to 10%"] = timed("concepts", "balance", work / "matches", "--size", len(texts) // 10, "--out", work / "subset.parquet")
     told["coverage"] = timed("concepts", "coverage", work / "matches", "--vs", work / "subset.parquet", "--plot", work / "coverage.png")
     if options.ray:
+        told["coverage, ray"] = timed("concepts", "coverage", work / "matches", "--vs", work / "subset.parquet", "--engine", "ray")
         (work / "recipe.yaml").write_text(RECIPE.format(size=len(texts) // 10), encoding="utf-8")
         for engine in ("local", "ray"):
             told[f"recipe, {engine}"] = timed("run", work / "recipe.yaml", "--out", work / f"run-{engine}", "--engine", engine)

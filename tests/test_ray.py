@@ -200,6 +200,15 @@ def test_matching_as_tasks_makes_the_files_that_threads_make(
         one, other = (pq.read_table(tmp_path / name / f"matches-{number:05d}.parquet") for name in ("local", "ray"))
         assert one.equals(other)
         assert sum(map(len, one["entries"].to_pylist())) > 30
+    covered = []
+    for more in ([], ["--engine", "ray", "--address", cluster.address]):
+        monkeypatch.setattr(sys, "argv", ["ctrlsynth", "concepts", "coverage", "ray", "--vs", "local", "--json", *more])
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert not left.value.code
+        covered.append(json.loads(capsys.readouterr().out))
+    assert covered[0] == covered[1]
+    assert covered[0]["sets"][0]["texts"] == 150
 
 
 def test_a_node_that_cannot_see_the_folder_is_named(cluster: Any, tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +23,10 @@ concepts = typer.Typer(
 
 Bank = Annotated[Path, typer.Option("--bank", help="a bank: .parquet, .txt, .csv, or .json as MetaCLIP's metadata.json", metavar="BANK")]
 Seed = Annotated[int, typer.Option("--seed", help="what the draw hangs on, beside the ids")]
+EngineOption = Annotated[Engine, typer.Option("--engine", help="ray: parts as tasks of a cluster; files must be shared")]
+Address = Annotated[
+    str | None, typer.Option("--address", help="of the Ray cluster; else RAY_ADDRESS, one that runs here, or a Ray of this machine alone")
+]
 Files = list[Path] | None
 
 
@@ -128,11 +132,8 @@ def match(
     caption_column: Annotated[str | None, typer.Option("--caption-column", help="found by its usual names unless given")] = None,
     key_column: Annotated[str | None, typer.Option("--key-column", help="column whose value is the caption's id; unique")] = None,
     workers: Annotated[int, typer.Option("--workers", help="threads", min=1)] = 1,
-    engine: Annotated[Engine, typer.Option("--engine", help="ray: parts as tasks of a cluster; files must be shared")] = Engine.local,
-    address: Annotated[
-        str | None,
-        typer.Option("--address", help="of the Ray cluster; else RAY_ADDRESS, one that runs here, or a Ray of this machine alone"),
-    ] = None,
+    engine: EngineOption = Engine.local,
+    address: Address = None,
     as_json: Json = False,
 ) -> None:
     """Find which entries of a bank each caption holds. Interrupted, the same command goes on; balancing again costs no matching."""
@@ -141,8 +142,7 @@ def match(
     from .concepts.match_folder import MatchFolder, match_local, prepare
     from .screen import counting
 
-    if address is not None and engine is not Engine.ray:
-        raise UserError(f"--address {address}: goes with --engine ray")
+    _check_address(engine, address)
     parts = open_corpus(captions, caption_column, key_column)
     loaded, left = prepare(parts, bank, mode.value, out)
     rows = [p.rows for p in left]
@@ -167,15 +167,29 @@ def match(
 
 
 def _match_on_ray(parts: Any, bank: Path, mode: Any, out: Path, tick: Any, address: str | None) -> None:
+    from .concepts.match_folder import match_ray
+
+    with _on_ray([out], address):
+        match_ray(parts, bank, mode, out, tick)
+
+
+def _check_address(engine: Engine, address: str | None) -> None:
+    if address is not None and engine is not Engine.ray:
+        raise UserError(f"--address {address}: goes with --engine ray")
+
+
+@contextmanager
+def _on_ray(folders: Sequence[Path], address: str | None) -> Iterator[Any]:
+    """The cluster, whose nodes all see these folders; gives `map` on it."""
     from .models.installed import need
 
     need("ray", "ray", "--engine ray")
-    from .concepts.match_folder import match_ray
-    from .engines.ray import connected, every_node_sees
+    from .engines.ray import connected, every_node_sees, spread
 
     with connected(address):
-        every_node_sees(out)
-        match_ray(parts, bank, mode, out, tick)
+        for folder in folders:
+            every_node_sees(folder)
+        yield spread
 
 
 @concepts.command()
@@ -252,6 +266,8 @@ def coverage(
         Path | None, typer.Option("--lists", help="write never-seen.txt and over-represented.csv of each set there", metavar="DIR")
     ] = None,
     top: Annotated[int, typer.Option("--top", help="entries to show of each list", min=0)] = 10,
+    engine: EngineOption = Engine.local,
+    address: Address = None,
     as_json: Json = False,
 ) -> None:
     """Show how well captions cover a bank: entries seen at least 1, 5 and 25 times, what is never seen and what is seen too often."""
@@ -259,8 +275,11 @@ def coverage(
     from .concepts.coverage_text import check_new, names_of, report, write_lists
     from .report.figures import write_figure
 
+    _check_address(engine, address)
     check_new(1 if vs is None else 2, plot, lists)
-    sets = [cover.count_set(path) for path in ([set_] if vs is None else [set_, vs])]
+    paths = [set_] if vs is None else [set_, vs]
+    with _on_ray([p if p.is_dir() else p.absolute().parent for p in paths], address) if engine is Engine.ray else nullcontext(map) as each:
+        sets = [cover.count_set(path, each) for path in paths]
     if vs is not None:
         cover.check_same_matching(*sets)
     names = names_of([set_, *([vs] if vs else [])], bank, sets[0].bank_digest)

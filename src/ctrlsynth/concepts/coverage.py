@@ -4,8 +4,9 @@ seen 25 times, what is never seen, and which few entries hold half of all matche
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import UserError
+from ..store import open_part
 from . import balance
 from .match_folder import PIECE, MatchFolder, of_lists
 from .matches import Array
 
 LEVELS = (1, 5, 25)
+Each = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+"""`map`, or the same on many machines."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,16 +58,16 @@ class Coverage:
     half: int
 
 
-def count_set(path: Path) -> Counted:
-    """The counts of a folder that `concepts match` made, or of a .parquet subset that `concepts balance` made. One pass.
+def count_set(path: Path, each: Each = map) -> Counted:
+    """The counts of a folder that `concepts match` made, or of a .parquet subset that `concepts balance` made. One pass; `each` may count
+    a folder's parts on many machines.
 
     Raises UserError for anything else.
     """
+    mode: str | None
     if path.is_dir():
         folder = MatchFolder.open(path)
-        counts, texts, matched = np.zeros(folder.entries, np.int64), 0, 0
-        pieces, digest = folder.pieces(["entries"]), folder.bank_digest
-        mode: str | None = folder.mode
+        entries, digest, mode, parts = folder.entries, folder.bank_digest, folder.mode, list(folder.parts)
     else:
         try:
             file = pq.ParquetFile(path)
@@ -72,15 +76,25 @@ def count_set(path: Path) -> Counted:
         facts = json.loads((file.schema_arrow.metadata or {}).get(b"ctrlsynth", b"{}"))
         if "entries_in_bank" not in facts:
             raise UserError(f"{path}: was not made by `concepts balance`; match its captions first: ctrlsynth concepts match {path} ...")
-        counts, texts, matched = np.zeros(facts["entries_in_bank"], np.int64), 0, 0
-        pieces, digest = file.iter_batches(PIECE, columns=["entries"], use_threads=False), facts["bank"]
-        mode = facts.get("mode")
-    for piece in pieces:
-        found = of_lists(piece["entries"])
-        counts += balance.counts([found], len(counts))
-        texts += len(found)
-        matched += int(np.count_nonzero(found.lengths()))
+        entries, digest, mode, parts = facts["entries_in_bank"], facts["bank"], facts.get("mode"), [path]
+    counts, texts, matched = np.zeros(entries, np.int64), 0, 0
+    for one, rows, held in each(partial(_count_part, entries), [p.absolute() for p in parts]):
+        counts += one
+        texts += rows
+        matched += held
     return Counted(str(path), digest, mode, counts, texts, matched)
+
+
+def _count_part(entries: int, path: Path) -> tuple[Array, int, int]:
+    """(count of each entry, captions, captions with an entry) of one file."""
+    counts, texts, matched = np.zeros(entries, np.int64), 0, 0
+    with open_part(path) as file:
+        for piece in file.iter_batches(PIECE, columns=["entries"], use_threads=False):
+            found = of_lists(piece["entries"])
+            counts += balance.counts([found], entries)
+            texts += len(found)
+            matched += int(np.count_nonzero(found.lengths()))
+    return counts, texts, matched
 
 
 def coverage(counted: Counted) -> Coverage:

@@ -190,7 +190,7 @@ class _Work:
         for at, folder in enumerate(folders):
             watch.stage(folder, number + at, len(parts), len(parts) - len(found[folder]))
         if folders[0] in todo:
-            gather(plan, run, folders[0], parts, watch.gathered, _spread)
+            gather(plan, run, folders[0], parts, watch.gathered, spread)
         elsewhere: Any = {f: Elsewhere(getattr(s, "barrier", False)) for f, s in plan.stages.items()}
         source = Elsewhere(has_images=plan.source.has_images, known=parts)
         sent = replace(plan, base=plan.base.absolute(), source=source, stages=elsewhere, models={}, callers={}, users={})
@@ -253,7 +253,7 @@ class _Work:
                 self._watch.part(folder, facts[0], facts[2])
 
 
-def _spread(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterable[Any]:
+def spread(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterable[Any]:
     """`map` on the cluster, for what a barrier has to look at."""
     task, what = ray.remote(_apply), ray.put(function)  # a partial is no task by itself, and may hold much
     waiting: list[Any] = []
