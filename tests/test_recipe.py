@@ -72,7 +72,7 @@ def test_overrides_are_yaml(tmp_path: Path) -> None:
         ("name: a\nsource: {text: x}\ntrain: {bacth: 2}\n", "unknown key 'train.bacth'; did you mean 'train.batch'"),
         ("name: a\nsource: {text: x}\ntrain: {data: [{pth: x}]}\n", "unknown key 'train.data.0.pth'"),
         ("name: a\nsource: {text: x}\ntrain: {preset: ctrlsynth-cc3}\n", "train.preset: unknown preset .*did you mean 'ctrlsynth-cc3m'"),
-        ("name: a\nsource: {text: x}\nevaluate: []\n", "unknown key 'evaluate'"),
+        ("name: a\nsource: {text: x}\nevaluate: coco\n", "evaluate: .*list"),
         ("? [a, b]\n: c\n", "a key must be a plain word"),
         ("a: &x [*x]\n", r"r\.yaml"),
     ],

@@ -11,6 +11,7 @@ import typer
 
 from .cli_options import Json
 from .cli_output import print_json, say
+from .errors import UserError
 
 
 class Head(StrEnum):
@@ -46,6 +47,9 @@ def evaluate(
     tasks: Annotated[
         str | None, typer.Option("--tasks", help="some tasks by name, with commas; all whose data is there unless given", metavar="A,B")
     ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="take the tasks of this recipe's `evaluate` list", metavar="RECIPE")
+    ] = None,
     templates: Annotated[
         str | None,
         typer.Option(
@@ -68,6 +72,7 @@ def evaluate(
 
     Interrupted, the same command goes on with the tasks that have no result yet.
     """
+    names = _tasks(tasks, recipe)
     from .clip.model import load_model
     from .evaluate.long_tail import HeadSettings
     from .evaluate.run import Settings, averages, evaluate_all
@@ -77,7 +82,7 @@ def evaluate(
     how = Settings(templates, extra, HeadSettings(head=head.value, loss=loss.value), seed)
     try:
         with watching(quiet=as_json) as watch:
-            results = evaluate_all(model, data, out, tasks.split(",") if tasks else None, how, watch)
+            results = evaluate_all(model, data, out, names, how, watch)
     except KeyboardInterrupt:  # typer would leave without a word
         sys.stderr.write("ctrlsynth: interrupted; finished tasks are kept, the same command goes on\n")
         raise SystemExit(130) from None
@@ -86,6 +91,20 @@ def evaluate(
         return
     show_results(results, averages(results))
     say(f"results: {out}; lay runs side by side with `ctrlsynth compare {out} OTHER --papers`")
+
+
+def _tasks(tasks: str | None, recipe: Path | None) -> list[str] | None:
+    """The names of --tasks, or of a recipe's `evaluate`; None: every task whose data is there."""
+    if recipe is None:
+        return tasks.split(",") if tasks else None
+    from .recipe_file import read_data
+
+    if tasks:
+        raise UserError("--tasks and --recipe: both name the tasks, give one of them")
+    names = read_data(recipe).get("evaluate")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{recipe}: evaluate: expected a list of tasks, such as evaluate: [imagenet, coco]; found {names!r}")
+    return names
 
 
 def compare(

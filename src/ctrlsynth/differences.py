@@ -22,7 +22,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
             lines += [f"{folder}: {key}: {_show(a)} -> {_show(b)}" for key, a, b in inner]
         lines = lines or [f"{', '.join(moved)}: made by other code or files than now"]
     if not moved and before.keys() == after.keys() and not any(line.startswith("limit") for line in lines):
-        return lines + lost if lost else []  # else a change that no row depends on (train, mix, a path's name)
+        return lines + lost if lost else []  # else a change that no row depends on (train, evaluate, mix, a path's name)
     return lines + lost or [f"stages: {', '.join(before)} -> {', '.join(after)}"]
 
 

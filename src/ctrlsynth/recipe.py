@@ -301,7 +301,8 @@ class Engines(Block):
 
 
 class Recipe(Block):
-    """The whole file. `train` belongs to `ctrlsynth train`; `plan` and `run` only look whether its keys are known."""
+    """The whole file. `train` belongs to `ctrlsynth train`, `evaluate` to `ctrlsynth eval`; `plan` and `run` only look whether
+    the keys of `train` are known."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$", description="names the run's folder")
     source: Source = Field(description="where the pairs come from")
@@ -317,6 +318,7 @@ class Recipe(Block):
     engines: Engines = Field(default_factory=lambda: Engines(), description="how `--engine ray` spreads the work")
     seed: int = Field(0, description="all chance hangs on it and on the row's id")
     train: dict[str, Any] | None = Field(None, description="what `ctrlsynth train` does with the data: see `train.md`")
+    evaluate: list[str] | None = Field(None, description="tasks by name, for `ctrlsynth eval --recipe`: see `evaluation.md`")
 
     @field_validator("mix", mode="before")
     @classmethod
