@@ -218,6 +218,6 @@ def test_sources_that_are_not_there_are_errors(tmp_path: Path) -> None:
         gather(Wanted(sources=["wordnet"], pageviews=[tmp_path / "x"]))
     with pytest.raises(UserError, match="titles: come from files"):
         gather(Wanted(sources=["titles"]))
-    table = table_of([("a\nb", "list", None)])
-    with pytest.raises(UserError, match="holds a line break"):
-        write_bank(table, tmp_path / "lines.txt")
+    for entry in ("a\nb", "a\n"):
+        with pytest.raises(UserError, match="holds a line break"):
+            write_bank(table_of([(entry, "list", None)]), tmp_path / "lines.txt")

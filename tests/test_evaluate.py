@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ctrlsynth.cli_eval import _tasks
 from ctrlsynth.errors import UserError
 from ctrlsynth.evaluate import layout, retrieval
 from ctrlsynth.evaluate.compare import compare, load_runs, show
@@ -399,3 +400,16 @@ def test_what_is_no_result_is_one_line(tmp_path: Path) -> None:
         load_runs([tmp_path])
     with pytest.raises(UserError, match="expected result files"):
         load_runs([tmp_path / "gone"])
+
+
+def test_a_recipe_may_name_the_tasks(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("name: x\nevaluate: [coco, mine]\n")
+    assert _tasks(None, path) == ["coco", "mine"]
+    assert (_tasks("a,b", None), _tasks(None, None)) == (["a", "b"], None)
+    with pytest.raises(UserError, match="--tasks and --recipe: both name the tasks"):
+        _tasks("a", path)
+    for wrong in ("", "evaluate: coco\n", "evaluate: []\n", "evaluate: [1]\n"):
+        path.write_text(f"name: x\n{wrong}")
+        with pytest.raises(UserError, match=r"r\.yaml: evaluate: expected a list of tasks"):
+            _tasks(None, path)

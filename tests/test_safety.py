@@ -80,6 +80,9 @@ def test_an_answer_holds_for_every_entry_that_is_the_same_but_for_blanks(tmp_pat
     assert table["flagged"].to_pylist() == [False, True, True, True, None]
     assert flags.by_model == 3
     assert flags.unanswered == {"blank, without words, or too long to be asked about": 1}
+    later, more = flag(table.set_column(3, "flagged", pa.array([False, True, None, None, None])), [])
+    assert later["flagged"].to_pylist() == [False, True, True, True, None]  # an earlier flag holds for them too
+    assert more.by_model == 3
     with pytest.raises(UserError, match="the bank is empty"):
         flag(table_of([("", "list", None)]), [], ["gun"])
 

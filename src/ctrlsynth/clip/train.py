@@ -37,6 +37,8 @@ from .rows import Shards
 
 FREE = {"workers", "device", "save_every", "keep", "log_every", "grad_checkpointing", "accumulate"}
 """Keys that a run may change when it goes on: they change no batch and, up to rounding, no weight."""
+BEFORE = ("index", "decontamination.jsonl", f".{checkpoint.STATE}~")
+"""What a run leaves that was stopped before its OUT/train.json."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ def _write_state(out: Path, facts: Mapping[str, Any]) -> None:
 def _check_folder(block: TrainBlock, out: Path, resume: bool) -> None:
     path = out / checkpoint.STATE
     if not path.exists():
-        if out.exists() and (not out.is_dir() or any(p.name not in ("index", "decontamination.jsonl") for p in out.iterdir())):
+        if out.exists() and (not out.is_dir() or any(not p.name.startswith(BEFORE) for p in out.iterdir())):
             raise UserError(f"{out}: exists and is no training run; name another folder with --out")
         return
     if not resume:

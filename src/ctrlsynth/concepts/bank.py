@@ -234,7 +234,7 @@ def _as_text(table: pa.Table, kept: list[str], path: Path) -> str:
     if path.suffix == ".json":
         return json.dumps(kept, ensure_ascii=False)
     if path.suffix == ".txt":
-        broken = next((e for e in kept if len(e.splitlines()) > 1), None)
+        broken = next((e for e in kept if "\n" in e or "\r" in e), None)
         if broken is not None:
             raise UserError(f"{path}: the entry {broken!r:.60} holds a line break; write a .parquet, .json or .csv")
         return "".join(f"{entry}\n" for entry in kept)

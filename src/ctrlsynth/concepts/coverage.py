@@ -4,7 +4,7 @@ seen 25 times, what is never seen, and which few entries hold half of all matche
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,11 +18,9 @@ from ..errors import UserError
 from ..store import open_part
 from . import balance
 from .match_folder import PIECE, MatchFolder, of_lists
-from .matches import Array
+from .matches import Array, Each
 
 LEVELS = (1, 5, 25)
-Each = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
-"""`map`, or the same on many machines."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Each = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+"""`map`, or the same on many machines: over parts, for a decision that needs the whole set."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -21,7 +21,7 @@ import pyarrow as pa
 from ..errors import UserError
 from ..recipe import Recipe
 from ..recipe_file import parse_recipe
-from .bank import form, with_flags
+from .bank import flagged_forms, form, with_flags
 
 PAPER = 0.0315
 """Share of MetaCLIP's bank that Llama-3 flagged (section 5)."""
@@ -83,11 +83,14 @@ def flag(
     if not any(forms):
         raise UserError("the bank is empty: there is nothing to flag")
     said = {forms[place]: (bad, why) for place, bad, why in told}
+    before = flagged_forms(bank)
     flags, reasons = [], []
     counts: Counter[str] = Counter()
     lost: Counter[str] = Counter()
     for entry, row in zip(forms, bank.to_pylist(), strict=True):
         bad, why = said.get(entry, (None, UNASKED if said else ""))
+        if bad is None and entry in before:
+            row["flagged"] = True
         word = unfit(entry)
         if entry.lower() in free:
             bad, why = False, "allowed"

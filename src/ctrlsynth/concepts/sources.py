@@ -66,12 +66,14 @@ def gather(wanted: Wanted) -> list[tuple[str, Scored | pa.Table]]:
 
 def _check_used(wanted: Wanted) -> None:
     """UserError for files that none of the wanted sources reads, and for titles alone without files."""
-    readers = {"list": ("list",), "titles": ("pageviews", "titles"), "unigrams or bigrams": ("unigrams", "dumps"), "bigrams": ("bigrams",)}
-    for sources, kinds in readers.items():
-        for kind in kinds:
-            given = getattr(wanted, "lists" if kind == "list" else kind)
-            if given and not set(sources.split(" or ")) & set(wanted.sources):
-                raise UserError(f"{given[0]}: only the source {sources} reads it, and it is not among {', '.join(wanted.sources)}")
+    for files, readers in (
+        (wanted.lists, ["list"]),
+        ([*wanted.unigrams, *wanted.dumps], ["unigrams", "bigrams"]),
+        (wanted.bigrams, ["bigrams"]),
+        ([*wanted.pageviews, *wanted.titles], ["titles"]),
+    ):
+        if files and not set(readers) & set(wanted.sources):
+            raise UserError(f"{files[0]}: only the source {' or '.join(readers)} reads it, and it is not among {', '.join(wanted.sources)}")
     if list(wanted.sources) == ["titles"] and not (wanted.pageviews or wanted.titles):
         raise UserError("titles: come from files; name some with --pageviews or --titles")
 

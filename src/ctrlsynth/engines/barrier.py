@@ -6,16 +6,15 @@ hands that to the stage in every process that makes a part of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..concepts.matches import Each
 from ..errors import WorkFailed
 from ..plan import Plan
 from ..stages import Barrier
 from ..store import PartView, RunFolder, read_json, write_json
 
-Each = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
-"""`map`, or the same on many machines."""
 NAME = "_gathered.json"
 Tell = Callable[[str, dict[str, Any]], None]
 """Is given the stage's folder and what was gathered for it (`Watcher.gathered`)."""

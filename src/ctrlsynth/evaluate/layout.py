@@ -107,7 +107,7 @@ def _groups(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Members that share a key (the name up to its last dot) and stand together."""
     key, parts = "", dict[str, bytes]()
     try:
-        with tarfile.open(path, "r:") as tar:
+        with tarfile.open(path, "r:*") as tar:
             for member in tar:
                 if not member.isfile():
                     continue
@@ -119,7 +119,7 @@ def _groups(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
                 handle = tar.extractfile(member)
                 parts[ending.lower()] = handle.read() if handle is not None else b""
     except (tarfile.TarError, EOFError) as error:
-        raise UserError(f"{path}: expected a tar, it is damaged ({error})") from error
+        raise UserError(f"{path}: expected a tar, it is damaged ({str(error).splitlines()[0].rstrip(':')})") from error
     if parts:
         yield key, parts
 

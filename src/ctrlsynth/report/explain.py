@@ -97,7 +97,8 @@ def _locate(parts: Parts, row_id: str) -> tuple[int, str, str]:
         bare += [(len(k), index, i) for k, i in zip(keys.filter(fits).to_pylist(), ids.filter(fits).to_pylist(), strict=True)]
         if len(near) < _SEARCHED:
             near += ids.to_pylist()
-    longest = [found for found in bare if found[0] == max(bare)[0]]
+    most = max((length for length, _, _ in bare), default=0)
+    longest = [found for found in bare if found[0] == most]
     if len(longest) == 1:
         length, index, source_key = longest[0]
         return index, source_key, source_key + row_id[length:]

@@ -9,7 +9,7 @@ caption's id.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -19,14 +19,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..concepts import balance, dedupe
-from ..concepts.matches import Matches
+from ..concepts.matches import Each, Matches
 from ..errors import UserError
 from ..recipe import Balance
 from ..sample import hash_int
 from ..tables import BALANCE, MATCH
 from . import Item, Upstream, build, digest_of, key_of
-
-Each = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 
 
 class Matcher(Protocol):
