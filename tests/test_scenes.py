@@ -13,7 +13,7 @@ from ctrlsynth.control.templates import styles
 from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import Painting, Prompt
 from ctrlsynth.models.taggers.reference_regions import boxes, label, outside, widen
-from ctrlsynth.models.text_to_image.scenes import Scenes, code_digest
+from ctrlsynth.models.text_to_image.scenes import Scenes
 from ctrlsynth.models.text_to_image.scenes_plan import Scene, Thing
 from ctrlsynth.models.text_to_image.scenes_read import Reading, read
 from ctrlsynth.models.text_to_image.scenes_vocab import CLOTHES, PEOPLE, drawings_digest, vocabulary
@@ -299,7 +299,6 @@ def test_another_vendors_drawings_from_a_folder(tmp_path: Path) -> None:
     assert (lacking.image, lacking.error) == (None, "no_drawing")
     assert dog.digest != Scenes(128).digest
     Image.new("RGBA", (64, 64), (200, 10, 30, 255)).save(tmp_path / "1f415.png")
-    code_digest.cache_clear()
     drawings_digest.cache_clear()
     assert Scenes(128, str(tmp_path)).digest != dog.digest
     (tmp_path / "empty").mkdir()

