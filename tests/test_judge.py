@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctrlsynth.errors import UserError
+from ctrlsynth.plan import make_plan
 from ctrlsynth.runs import run
 from ctrlsynth.sample import KINDS, Tags
 from ctrlsynth.stages.judge import Score, removed_phrases, score_tags, score_text, verdict, weighted_recall
@@ -114,3 +115,12 @@ def test_a_safety_judge_scores_every_image_and_its_threshold_decides(tmp_path: P
     strict = run(plans[0.0], tmp_path / "run", base=tmp_path, limit=3, update=True)
     assert [r["verdict"] for r in strict.rows("judge-image")] == ["unsafe"] * 3
     assert [r["unsafe"] for r in strict.rows("judge-image")] == [r["unsafe"] for r in rows]
+
+
+def test_another_caption_miner_judges_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The miner gives the reference of a text that was written from a caption alone, so its digest belongs to the judge's step."""
+    rewrite = recipe(tmp_path, rows=4, paths=[{"rewrite": ["text", "text*"]}], judge={"threshold": 0.1})
+    before = make_plan(rewrite, tmp_path).digests
+    monkeypatch.setattr("ctrlsynth.models.taggers.wordnet.VERSION", 99)
+    after = make_plan(rewrite, tmp_path).digests
+    assert {f for f in before if before[f] != after[f]} == {"judge-text"}

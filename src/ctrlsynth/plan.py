@@ -19,6 +19,7 @@ from .control.image import ImageController
 from .control.text import TextController
 from .data.sources import ImageReader, open_source
 from .errors import UserError
+from .models.base import VisionTagger
 from .paths import Step, places, plan_steps
 from .recipe import Recipe, dump_recipe
 from .sample import Tags
@@ -186,6 +187,7 @@ class _Builder:
         image, self.image_digest = _settled(self.recipe.image_policy, plan.base, ("styles_file",))
         self.text = TextController(text, self.recipe.seed)
         self.image = ImageController(image, self.recipe.seed)
+        self.miner: VisionTagger = models.load("wordnet", "tagger")
 
     def model(self, value: Any, role: models.Role, where: str) -> Any:
         spec = models.parse_spec(value, role, where)
@@ -338,7 +340,7 @@ class _Builder:
         assert self.recipe.judge is not None
         captions = step.uses.get("text")
         column = self.text_column(captions) if captions else "caption"
-        return JudgeTextStage(str(step.parent), self.recipe.judge, _mine, captions, column)
+        return JudgeTextStage(str(step.parent), self.recipe.judge, self.miner, captions, column)
 
     def judge_image(self, step: Step) -> Stage:
         judge = self.recipe.judge
@@ -347,7 +349,7 @@ class _Builder:
         text = step.uses["text"]
         is_caption = self.kinds[text] == "read"
         return JudgeImageStage(
-            str(step.parent), judge, _mine, self.text, step.uses["paint"], text, is_caption, step.uses.get("original"), safety
+            str(step.parent), judge, self.miner, self.text, step.uses["paint"], text, is_caption, step.uses.get("original"), safety
         )
 
 
@@ -366,12 +368,6 @@ def _settled(policy: Any, base: Path, names: Sequence[str]) -> tuple[Any, str]:
         if f.name.endswith(".yaml")
     }
     return policy.model_copy(update=paths), digest_of({**policy.model_dump(mode="json"), **content}, sorted(shipped.items()))
-
-
-def _mine(text: str) -> Tags:
-    from .models.taggers.wordnet import mine
-
-    return mine(text)
 
 
 def _text_score(text: str, tags: Tags, matcher: str, weights: dict[Any, float]) -> float:

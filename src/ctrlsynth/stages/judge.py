@@ -7,7 +7,7 @@ An image is compared with `text` (the starting text's phrases), `original` (the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import pyarrow as pa
 from .. import matching
 from ..control.text import REMOVING, TextController
 from ..data.images import ImageFault, decode
-from ..models.base import SafetyJudge
+from ..models.base import ImageAndText, SafetyJudge, VisionTagger
 from ..recipe import Judge
 from ..sample import KINDS, Tags
 from ..tables import JUDGE_IMAGE, JUDGE_TEXT
@@ -95,22 +95,28 @@ def _tags(plain: dict[str, Any] | None) -> Tags:
 
 
 class _JudgeStage:
-    """What both judges share: nothing to load, verdicts into status and reason."""
+    """What both judges share: nothing to load, verdicts into status and reason. `miner` reads the phrases of a text that no tags came with;
+    where it is used (`mines`), its digest is in the settings, so that another miner judges again."""
 
     version = 1
     reuses = False
     batch = 1024
     schema: pa.Schema
 
-    def __init__(self, judge: Judge, kind: str, model_name: str = "") -> None:
-        self._judge, self.model_name = judge, model_name
+    def __init__(self, judge: Judge, kind: str, miner: VisionTagger, mines: bool, model_name: str = "") -> None:
+        self._judge, self._miner, self.model_name = judge, miner, model_name
         decisive = {"threshold", "matcher", "weights", "forbid_violations", "image_against", "safety"}
         self._settings = {"kind": kind, **judge.model_dump(mode="json", include=decisive), "model": model_name}
+        if mines:
+            self._settings["miner"] = miner.digest
         self._prefix = digest_of("judge", self.version, self._settings)
         self._weights: dict[Any, float] = dict(judge.weights)
 
     def settings(self) -> dict[str, Any]:
         return self._settings
+
+    def _mine(self, text: str) -> Tags:
+        return self._miner.tag([ImageAndText(None, text)])[0]
 
     def load(self, items: list[Item], up: Upstream) -> None:
         """Scores need no pixels; the safety judge's images are loaded by the image judge."""
@@ -137,10 +143,10 @@ class JudgeTextStage(_JudgeStage):
     schema = JUDGE_TEXT
 
     def __init__(
-        self, parent: str, judge: Judge, mine: Callable[[str], Tags], captions: str | None = None, captions_column: str = "caption"
+        self, parent: str, judge: Judge, miner: VisionTagger, captions: str | None = None, captions_column: str = "caption"
     ) -> None:
-        super().__init__(judge, "text")
-        self._parent, self._mine, self._captions, self._column = parent, mine, captions, captions_column
+        super().__init__(judge, "text", miner, mines=captions is not None)
+        self._parent, self._captions, self._column = parent, captions, captions_column
 
     def items(self, up: Upstream) -> Iterator[list[Item]]:
         starts = Ancestors(up.table(self._captions, [self._column])) if self._captions else None
@@ -187,7 +193,7 @@ class JudgeImageStage(_JudgeStage):
         self,
         parent: str,
         judge: Judge,
-        mine: Callable[[str], Tags],
+        miner: VisionTagger,
         controller: TextController,
         paint: str,
         text: str,
@@ -195,8 +201,8 @@ class JudgeImageStage(_JudgeStage):
         original: str | None,
         safety: SafetyJudge | None = None,
     ) -> None:
-        super().__init__(judge, "image", safety.id if safety is not None else "")
-        self._parent, self._mine, self._controller = parent, mine, controller
+        super().__init__(judge, "image", miner, True, safety.id if safety is not None else "")
+        self._parent, self._controller = parent, controller
         self._paint, self._text, self._is_caption, self._original, self._safety = paint, text, text_is_caption, original, safety
         if safety is not None:
             self._settings["safety_digest"] = safety.digest
