@@ -391,3 +391,19 @@ def test_values_against_schemas(schema: dict[str, Any], good: list[Any], bad: li
     check_schema(schema, "here")
     assert [v for v in good if problem(v, schema)] == []
     assert [v for v in bad if not problem(v, schema)] == []
+
+
+def test_content_holds_what_the_family_uses_and_nothing_else(tmp_path: Path) -> None:
+    """What a step's digest is made of: another template of the family changes it, a file's name or another family's template does not."""
+    own = tmp_path / "own.yaml"
+    own.write_text("mine: {family: tags, text: 'Use {phrases}.'}\n", encoding="utf-8")
+    policy = TextPolicy(templates=["mine", "rewrite-1"], templates_file=own)
+    before = TextController(policy, 0)
+    own.rename(tmp_path / "renamed.yaml")
+    moved = policy.model_copy(update={"templates_file": tmp_path / "renamed.yaml"})
+    assert TextController(moved, 0).content("tags") == before.content("tags")
+    (tmp_path / "renamed.yaml").write_text("mine: {family: tags, text: 'Mention {phrases}.'}\n", encoding="utf-8")
+    after = TextController(moved, 0)
+    assert after.content("tags") != before.content("tags")
+    assert after.content("text") == before.content("text")
+    assert after.content(None) == before.content(None)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -183,10 +182,9 @@ class _Builder:
     def __init__(self, plan: Plan) -> None:
         self.plan, self.recipe = plan, plan.recipe
         self.kinds = {s.folder: s.kind for s in plan.steps}
-        text, self.text_digest = _settled(self.recipe.text_policy, plan.base, ("templates_file", "json_schema", "examples"))
-        image, self.image_digest = _settled(self.recipe.image_policy, plan.base, ("styles_file",))
+        text = _located(self.recipe.text_policy, plan.base, ("templates_file", "json_schema", "examples"))
         self.text = TextController(text, self.recipe.seed)
-        self.image = ImageController(image, self.recipe.seed)
+        self.image = ImageController(_located(self.recipe.image_policy, plan.base, ("styles_file",)), self.recipe.seed)
         self.miner: VisionTagger = models.load("wordnet", "tagger")
 
     def model(self, value: Any, role: models.Role, where: str) -> Any:
@@ -252,13 +250,14 @@ class _Builder:
         """What of the recipe decides about this step's rows, beside the stage's own settings."""
         seed = self.recipe.seed
         if step.kind == "write":
-            return [seed, self.text_digest, self.judge_digest() if self.plan.candidates > 1 else None]
+            family = step.family if step.family != "caption" else None
+            return [seed, self.text.content(family), self.judge_digest() if self.plan.candidates > 1 else None]
         if step.kind == "balance":
             return seed
         if step.kind == "paint":
-            return [seed, self.image_digest]
+            return [seed, self.image.content()]
         if step.kind == "judge-image":
-            return [seed, self.text_digest]
+            return [seed, self.text.content(None)]
         return seed if step.kind == "read" else None
 
     def judge_digest(self) -> Any:
@@ -353,21 +352,9 @@ class _Builder:
         )
 
 
-def _settled(policy: Any, base: Path, names: Sequence[str]) -> tuple[Any, str]:
-    """A policy with its files' paths resolved against the recipe's folder, and a digest of it that holds the files' content."""
-    paths = {n: base / getattr(policy, n) for n in names if isinstance(getattr(policy, n), Path)}
-    content = {}
-    for name, path in paths.items():
-        try:
-            content[name] = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: cannot read {name}: {error}") from error
-    shipped = {
-        f.name: f.read_text(encoding="utf-8")
-        for f in resources.files("ctrlsynth.control").joinpath("templates").iterdir()
-        if f.name.endswith(".yaml")
-    }
-    return policy.model_copy(update=paths), digest_of({**policy.model_dump(mode="json"), **content}, sorted(shipped.items()))
+def _located(policy: Any, base: Path, names: Sequence[str]) -> Any:
+    """A policy whose files' paths are resolved against the recipe's folder."""
+    return policy.model_copy(update={n: base / getattr(policy, n) for n in names if isinstance(getattr(policy, n), Path)})
 
 
 def _text_score(text: str, tags: Tags, matcher: str, weights: dict[Any, float]) -> float:

@@ -38,6 +38,11 @@ class ImageController:
                 raise UserError(f"{where}.weights: a tag is empty")
         self._size = _size(policy.size, where)
 
+    def content(self) -> dict[str, Any]:
+        """Everything of the policy that can change a prompt or how its image is stored; styles by content and not by file name."""
+        used = self.policy.model_dump(mode="json", exclude={"styles", "styles_file"})
+        return used | {"styles": [(s.name, s.text, edge) for s, edge in zip(self._styles, self._edges, strict=True)]}
+
     def style(self, row_id: str) -> Template | None:
         """The style of a row, drawn by weight from its id; None when the policy has none."""
         if len(self._styles) < 2:

@@ -74,6 +74,23 @@ class TextController:
         """The families for which a template was chosen."""
         return tuple(family for family in FAMILIES if self._templates[family])
 
+    def content(self, family: Family | None) -> dict[str, Any]:
+        """Everything of the policy that can change an instruction of `family`, by content and not by file name. None: what can change the
+        tags of `edited`."""
+        used = self.policy.model_dump(mode="json", include={"edits", "order"})
+        if family is None:
+            return used
+        used |= self.policy.model_dump(mode="json", include={"max_tokens", "words", "style"})
+        chosen = [(t.name, t.text) for t in self._templates[family]]
+        shown = self._examples if family == "concept" else ()
+        return used | {
+            "templates": chosen,
+            "requirements": self._tail[family],
+            "schema": self.schema,
+            "field": self._field,
+            "examples": shown,
+        }
+
     def check(self, family: Family) -> None:
         """A path that needs a family for which no template was chosen is a `UserError`."""
         if family not in FAMILIES:
