@@ -24,9 +24,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ctrlsynth.clip_tokens import count
 from ctrlsynth.data.images import encode
 from ctrlsynth.data.writers import CsvWriter, Sample
+from ctrlsynth.lang.clip_tokens import count
 
 DATA = Path(__file__).parent.parent / "tests" / "data"
 SKIP = 5

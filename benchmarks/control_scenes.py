@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from ctrlsynth import matching, wordnet
 from ctrlsynth.control.edits import EditRecord
+from ctrlsynth.lang import wordnet
+from ctrlsynth.lang.matching import rules as matching
 from ctrlsynth.models.taggers.reference_tell import main_colour
 from ctrlsynth.models.text_to_image.scenes_sprites import coloured
 from ctrlsynth.models.text_to_image.scenes_vocab import COLOURS, vocabulary

@@ -19,7 +19,8 @@ import json
 import time
 from pathlib import Path
 
-from ctrlsynth import matching, models
+from ctrlsynth import models
+from ctrlsynth.lang.matching import rules as matching
 from ctrlsynth.models.base import LanguageModel, Reply, Request
 from ctrlsynth.models.taggers.wordnet import mine
 from ctrlsynth.sample import KINDS, Tags

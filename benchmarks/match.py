@@ -22,11 +22,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from ctrlsynth import wordnet
 from ctrlsynth.concepts.bank import build
 from ctrlsynth.concepts.match import Matcher, spaced
 from ctrlsynth.concepts.sources import Wanted, gather
-from ctrlsynth.words import plural
+from ctrlsynth.lang import wordnet
+from ctrlsynth.lang.words import plural
 
 Sets = list[set[int]]
 

@@ -37,8 +37,8 @@ from typing import Any
 import pyarrow as pa
 
 import match as peers
-from ctrlsynth import wordnet
 from ctrlsynth.concepts.match import Matcher
+from ctrlsynth.lang import wordnet
 from ctrlsynth.runs import Run
 
 _DOC = re.compile(r'(?:"""|\'\'\')(.*?)(?:"""|\'\'\')', re.S)
@@ -58,7 +58,7 @@ judge: null
 _COMMAND = """
 import atexit, re, sys
 from pathlib import Path
-from ctrlsynth.cli import main
+from ctrlsynth.cli.main import main
 atexit.register(lambda: print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1], file=sys.stderr))
 main()
 """

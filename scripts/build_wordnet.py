@@ -1,9 +1,9 @@
-"""Packs the WordNet 3.0 database files into the two tables that `ctrlsynth.wordnet` opens.
+"""Packs the WordNet 3.0 database files into the two tables that `ctrlsynth.lang.wordnet` opens.
 
-    python scripts/build_wordnet.py /usr/share/wordnet src/ctrlsynth/resources
+    python scripts/build_wordnet.py /usr/share/wordnet src/ctrlsynth/lang/data
 
 The folder is the `dict/` of WordNet 3.0 (Debian: package wordnet-base). The same files give the same bytes.
-Format of the database files: wndb(5WN), cntlist(5WN). What each array holds: `TABLE` below, and `ctrlsynth/wordnet.py`.
+Format of the database files: wndb(5WN), cntlist(5WN). What each array holds: `TABLE` below, and `ctrlsynth/lang/wordnet.py`.
 """
 
 from __future__ import annotations

@@ -31,10 +31,10 @@ from typing import Any
 
 from PIL import Image
 
+from ctrlsynth.lang.words import singular
 from ctrlsynth.models.base import Prompt
 from ctrlsynth.models.text_to_image.scenes import Scenes
 from ctrlsynth.models.text_to_image.scenes_vocab import COLOURS, PEOPLE, drawings_of
-from ctrlsynth.words import singular
 
 NOISE = {"generic": 0.2, "swapped": 0.15, "object missing": 0.35, "attributes missing": 0.15}
 """Shares of the real captions: a generic one in place of the true one, another image's caption, one object left unsaid, no colour said. The

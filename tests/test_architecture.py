@@ -96,7 +96,7 @@ def test_the_command_line_loads_nothing_heavy() -> None:
 def test_help_answers_at_once() -> None:
     """At most 1.5 times the help of a bare typer program with two commands, the best of a few runs of each in turn, in processor time."""
     peer = "import sys, typer; sys.argv=['x','--help']; app=typer.Typer(); app.command('a')(id); app.command('b')(id); app()"
-    ours = "import sys; sys.argv=['ctrlsynth','--help']; from ctrlsynth.cli import main; main()"
+    ours = "import sys; sys.argv=['ctrlsynth','--help']; from ctrlsynth.cli.main import main; main()"
     times: dict[str, list[float]] = {peer: [], ours: []}
     for _ in range(5):
         for code, taken in times.items():

@@ -10,16 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctrlsynth.concepts.balance import (
-    UNIT,
-    counts,
-    draws,
-    expected_sizes,
-    keep_mask,
-    keep_probabilities,
-    random_mask,
-    solve_t,
-)
+from ctrlsynth.concepts.balance import UNIT, counts, draws, expected_sizes, keep_mask, keep_probabilities, random_mask, solve_t
 from ctrlsynth.concepts.matches import Array, Matches
 from ctrlsynth.errors import UserError
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ctrlsynth.cli.main import main
 
-from ctrlsynth.cli import main
-from ctrlsynth.concepts.captions import LONGEST, clean, peel, taken_off
 from ctrlsynth.control.text import TextController
 from ctrlsynth.errors import UserError, WorkFailed
+from ctrlsynth.lang.replies import LONGEST, clean, peel, taken_off
 from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.models.llms.naive import Naive
 from ctrlsynth.recipe import Recipe, TextPolicy

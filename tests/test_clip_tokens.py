@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctrlsynth import clip_tokens
+from ctrlsynth.lang import clip_tokens
 
 FROZEN = Path(__file__).parent / "data" / "clip_ids.json"
 WORDS = (
@@ -80,7 +80,7 @@ def table() -> tuple[dict[tuple[str, str], int], dict[str, int], dict[int, str]]
     for b in range(256):
         if b not in letters:
             letters[b] = chr(256 + len(letters) - len(printable))
-    path = resources.files("ctrlsynth.resources") / "bpe_simple_vocab_16e6.txt.gz"
+    path = resources.files("ctrlsynth.lang") / "data" / "bpe_simple_vocab_16e6.txt.gz"
     lines = gzip.decompress(path.read_bytes()).decode().split("\n")[1 : 49152 - 256 - 2 + 1]
     pairs = [(a, b) for a, b in (line.split() for line in lines)]
     vocabulary = [*letters.values(), *(v + "</w>" for v in letters.values()), *("".join(p) for p in pairs)]
@@ -157,9 +157,9 @@ def test_a_word_of_100000_letters_is_no_trap() -> None:
 
 
 def test_import_loads_nothing_heavy_and_the_notice_lies_beside_the_table() -> None:
-    code = "import sys, ctrlsynth.clip_tokens as c; c.count('a dog'); print(any(m in sys.modules for m in ('torch', 'ftfy', 'open_clip')))"
+    code = "import sys, ctrlsynth.lang.clip_tokens as c; c.count('a dog'); print(any(m in sys.modules for m in ('torch', 'ftfy', 'open_clip')))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "False"
-    notice = (resources.files("ctrlsynth.resources") / "bpe_simple_vocab_16e6_LICENSE.txt").read_text()
+    notice = (resources.files("ctrlsynth.lang") / "data" / "bpe_simple_vocab_16e6_LICENSE.txt").read_text()
     assert "MIT License" in notice
     assert "OpenAI" in notice

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from conformance import check_painter
-from ctrlsynth import clip_tokens, models
+from ctrlsynth import models
 from ctrlsynth.errors import ModelError, UserError
+from ctrlsynth.lang import clip_tokens
 from ctrlsynth.models.base import Painting, Prompt
 from ctrlsynth.models.text_to_image.diffusers_text import FAMILIES, TextReader, pieces
 

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ctrlsynth import clip_tokens
 from ctrlsynth.control.select import holds
 from ctrlsynth.data.images import encode
 from ctrlsynth.errors import UserError, WorkFailed
+from ctrlsynth.lang import clip_tokens
 from ctrlsynth.models.base import Painting, Prompt
 from ctrlsynth.models.text_to_image.diffusers import Diffusers
 from ctrlsynth.models.text_to_image.scenes import Scenes

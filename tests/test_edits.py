@@ -10,14 +10,14 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from ctrlsynth import wordnet
 from ctrlsynth.control.edits import EditRecord, compile_edits
 from ctrlsynth.control.members import members
 from ctrlsynth.control.select import Selectors
 from ctrlsynth.errors import UserError
+from ctrlsynth.lang import wordnet
+from ctrlsynth.lang.words import plural, singular
 from ctrlsynth.recipe import Edit
 from ctrlsynth.sample import KINDS, Kind, Tags, unique
-from ctrlsynth.words import plural, singular
 
 OBJECTS = ["dog", "cat", "ball", "soccer ball", "sofa", "red car", "car", "glass", "person", "sofa bed"]
 MODIFIERS = ["red", "blue", "big red", "two", "brown", "glass", "old wooden"]

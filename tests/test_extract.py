@@ -11,13 +11,13 @@ import pytest
 
 from ctrlsynth import models
 from ctrlsynth.errors import ModelError, UserError
+from ctrlsynth.lang.words import singular
 from ctrlsynth.models.base import ImageAndText, Reply, Request
 from ctrlsynth.models.llms.spans import MAX_WORDS, extraction, words_of
 from ctrlsynth.models.taggers.extract import ExtractTagger, instruction, normalise
 from ctrlsynth.models.taggers.extract_parse import LINES, SCHEMA, parse, parse_json
 from ctrlsynth.runs import run
 from ctrlsynth.sample import Tags
-from ctrlsynth.words import singular
 from helpers import recipe, write_captions
 
 CAPTIONS = [json.loads(line) for line in (Path(__file__).parent / "data" / "web_captions.jsonl").read_text("utf-8").splitlines()]

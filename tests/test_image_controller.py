@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctrlsynth import clip_tokens
 from ctrlsynth.control.image import ImageController
 from ctrlsynth.control.templates import styles
 from ctrlsynth.errors import UserError
+from ctrlsynth.lang import clip_tokens
 from ctrlsynth.models.base import Prompt
 from ctrlsynth.recipe import ImagePolicy
 from ctrlsynth.sample import model_seed

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from ctrlsynth import matching
 from ctrlsynth.errors import ModelError, UserError
+from ctrlsynth.lang.matching import rules as matching
+from ctrlsynth.lang.words import singular
 from ctrlsynth.models import load
 from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.models.llms import pool
@@ -27,7 +28,6 @@ from ctrlsynth.models.llms.llama_cpp import LlamaCpp, SmolLM2, clean, full_diges
 from ctrlsynth.models.llms.scene import plan, predicate
 from ctrlsynth.models.llms.vocabulary import PREPOSITIONS
 from ctrlsynth.sample import Tags
-from ctrlsynth.words import singular
 
 REQUESTS = [
     Request("", Tags(("dog", "sofa"), ("brown dog", "red sofa"), ("dog on sofa",))),

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ctrlsynth import wordnet
 from ctrlsynth.concepts.match import Matcher, Mode, base_form, spaced
 from ctrlsynth.concepts.matches import Matches
 from ctrlsynth.errors import UserError
+from ctrlsynth.lang import wordnet
 
 LETTERS = "abAé　\u200b\u0301🐕s"
 TEXT = st.text(LETTERS + "  ,.;`\t\n\r-'", max_size=24)

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctrlsynth import matching, wordnet
 from ctrlsynth.errors import UserError
-from ctrlsynth.match_phrases import compiled, names, thing
-from ctrlsynth.nouns import multiword, noun_form
+from ctrlsynth.lang import wordnet
+from ctrlsynth.lang.matching import rules as matching
+from ctrlsynth.lang.matching.phrases import compiled, names, thing
+from ctrlsynth.lang.nouns import multiword, noun_form
+from ctrlsynth.lang.words import singular
 from ctrlsynth.sample import Tags, split_attribute, split_relation
-from ctrlsynth.words import singular
 
 OBJECTS = ("dog", "ball", "soccer ball", "hot dog", "sofa", "woman", "tennis ball", "house", "hat", "cow", "wine")
 

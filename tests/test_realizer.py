@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctrlsynth import matching, models
+from ctrlsynth import models
 from ctrlsynth.control.text import TextController
+from ctrlsynth.lang.matching import rules as matching
+from ctrlsynth.lang.words import singular
 from ctrlsynth.models.base import Request
 from ctrlsynth.models.llms import grammar
 from ctrlsynth.models.llms.caption import held, in_line, shown, tidy
@@ -22,7 +24,6 @@ from ctrlsynth.models.llms.scene import determiner, plan, predicate, reduced
 from ctrlsynth.models.llms.schema import Unsupported, fill
 from ctrlsynth.recipe import TextPolicy
 from ctrlsynth.sample import Tags
-from ctrlsynth.words import singular
 
 WEB = [json.loads(line) for line in (Path(__file__).parent / "data" / "web_captions.jsonl").read_text("utf-8").splitlines()]
 TAGS = [Tags(tuple(one["objects"]), tuple(one["attributes"]), tuple(one["relations"])) for one in WEB if one["objects"]]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ctrlsynth import clip_tokens
+from ctrlsynth.lang import clip_tokens
 
 CLASSES = {
     "sd15": "StableDiffusionPipeline",

@@ -92,7 +92,7 @@ def words(tmp_path: Path, out: Path, what: str) -> list[object]:
         (tmp_path / "block.txt").write_text("thing\n")
         return ["concepts", "flag", names, "--blocklist", tmp_path / "block.txt", "--out", out / "f.parquet"]
     (tmp_path / "captions.txt").write_text("a dog thing\n" * 100)
-    match = [sys.executable, "-c", "from ctrlsynth.cli import main; main()", "concepts", "match", str(tmp_path / "captions.txt")]
+    match = [sys.executable, "-c", "from ctrlsynth.cli.main import main; main()", "concepts", "match", str(tmp_path / "captions.txt")]
     options = ["--bank", str(names), "--out", str(tmp_path / "m")]
     matched = subprocess.run([*match, *options], check=False, capture_output=True, text=True)
     assert matched.returncode == 0, matched.stderr

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctrlsynth import wordnet
 from ctrlsynth.errors import UserError
-from ctrlsynth.wordnet import Synset
+from ctrlsynth.lang import wordnet
+from ctrlsynth.lang.wordnet import Synset
 
 SOME_WORDS = "dog ball man glass boxful bus quiz baby photo leaf half run take stop try big happy nice red woman".split()
 
@@ -66,9 +66,7 @@ def test_the_table_is_small_and_opens_fast() -> None:
 
 
 def test_importing_opens_nothing() -> None:
-    code = (
-        "import ctrlsynth.wordnet as w; t = w._table; assert not t.cache_info().misses; w.synsets('dog'); assert 'glosses' not in vars(t())"
-    )
+    code = "import ctrlsynth.lang.wordnet as w; t = w._table; assert not t.cache_info().misses; w.synsets('dog'); assert 'glosses' not in vars(t())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctrlsynth import models, wordnet
+from ctrlsynth import models
+from ctrlsynth.lang import wordnet
 from ctrlsynth.models.base import ImageAndText
 from ctrlsynth.models.taggers.wordnet import MAX_WORDS, WordNetTagger, mine
 from ctrlsynth.models.taggers.wordnet_words import progressive

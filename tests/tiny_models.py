@@ -148,7 +148,7 @@ def clip_tokenizer(pad: str = "<|endoftext|>") -> Any:
 def _clip_table() -> tuple[dict[str, int], list[tuple[str, str]]]:
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     letters = [chr(b) for b in printable] + [chr(256 + n) for n in range(256 - len(printable))]
-    table = resources.files("ctrlsynth.resources") / "bpe_simple_vocab_16e6.txt.gz"
+    table = resources.files("ctrlsynth.lang") / "data" / "bpe_simple_vocab_16e6.txt.gz"
     lines = gzip.decompress(table.read_bytes()).decode("utf-8").split("\n")[1 : 49152 - 256 - 2 + 1]
     merges = [(a, b) for a, b in (line.split() for line in lines)]
     tokens = [*letters, *(letter + "</w>" for letter in letters), *(a + b for a, b in merges), "<|startoftext|>", "<|endoftext|>"]

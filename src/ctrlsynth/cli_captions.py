@@ -31,7 +31,7 @@ def caption(
 ) -> None:
     """Write captions about every concept of a bank: a run of the path concept, text*, cleaned and counted. A model that samples does it as
     the paper's (temperature 0.7, top_p 0.95, both penalties 1.0), unless --llm says otherwise."""
-    from .concepts.captions import taken_off
+    from .lang.replies import taken_off
     from .recipe_file import parse_recipe
     from .runs import run
     from .screen import progress, show_ledger
@@ -116,7 +116,7 @@ def diversity(
 
 def _sampled(spec: Any) -> Any:
     """The model with the paper's sampling: those of its options that the backend takes, where the spec names none of them."""
-    from .concepts.captions import SAMPLING
+    from .lang.replies import SAMPLING
     from .models import NAMES, load_class, parse_spec
 
     named = parse_spec(spec, "llm", "--llm")

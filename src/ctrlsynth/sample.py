@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .words import plural
+from .lang.words import plural
 
 KINDS: tuple[Kind, ...] = ("objects", "attributes", "relations")
 Kind = Literal["objects", "attributes", "relations"]

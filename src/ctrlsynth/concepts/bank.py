@@ -32,8 +32,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .. import wordnet
 from ..errors import UserError
+from ..lang import wordnet
 from ..sample import draw
 from ..store import publish, temporary
 from . import streams

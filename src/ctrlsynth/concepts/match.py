@@ -26,8 +26,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .. import wordnet
 from ..errors import UserError, unknown
+from ..lang import wordnet
 from .matches import Array, Matches
 
 Mode = Literal["exact", "lower", "lemma"]

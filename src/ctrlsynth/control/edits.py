@@ -21,12 +21,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .. import wordnet
 from ..errors import UserError
+from ..lang import wordnet
+from ..lang.words import plural, singular
 from ..models import load_class
 from ..recipe import Edit
 from ..sample import KINDS, Kind, Tags, chance, draw, split_attribute, unique
-from ..words import plural, singular
 from . import follow
 from .members import members
 from .select import Selectors, is_class, parse

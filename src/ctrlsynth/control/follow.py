@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..lang.words import article, plural
 from ..sample import split_attribute, split_relation
-from ..words import article, plural
 
 if TYPE_CHECKING:
     from .edits import Row

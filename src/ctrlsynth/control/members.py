@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from .. import wordnet
+from ..lang import wordnet
 
 _WIDE = 1000
 

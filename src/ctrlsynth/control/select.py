@@ -22,10 +22,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from .. import wordnet
 from ..errors import UserError
+from ..lang import wordnet
+from ..lang.words import plural, singular
 from ..sample import Kind, split_attribute, split_relation
-from ..words import plural, singular
 from .follow import subject_form
 
 _CLASS = re.compile(r"\S+\.[nvars]\.\d{1,3}")

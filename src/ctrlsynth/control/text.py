@@ -15,8 +15,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ..concepts import captions
 from ..errors import UserError, unknown
+from ..lang import replies as captions
 from ..models.base import Request
 from ..recipe import TextPolicy
 from ..sample import Kind, Tags, chance, draw, model_seed, split_attribute

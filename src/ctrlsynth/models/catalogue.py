@@ -1,6 +1,6 @@
 """What comes with ctrlsynth, for `ctrlsynth models`: every embedded model, drawing and data, its licence and source, and if it is here.
 
-The facts stand in `resources/catalogue.yaml`; whether something is installed is asked of the package metadata, so nothing heavy loads.
+The facts stand in `data/catalogue.yaml`; whether something is installed is asked of the package metadata, so nothing heavy loads.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Entry:
 
 def entries() -> list[Entry]:
     """Everything embedded, models first, in the order of the figure."""
-    text = (resources.files("ctrlsynth") / "resources" / "catalogue.yaml").read_text(encoding="utf-8")
+    text = (resources.files("ctrlsynth.models") / "data" / "catalogue.yaml").read_text(encoding="utf-8")
     found = []
     for row in yaml.safe_load(text):
         command = _INSTALL[row.pop("install")] if "install" in row else ""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..clip_tokens import CONTEXT
+from ..lang.clip_tokens import CONTEXT
 from ..paths import Step
 from ..sample import KINDS, Tags
 from .lineage import Row

@@ -13,9 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from .. import matching
 from ..control.text import REMOVING, TextController
 from ..data.images import ImageFault, decode
+from ..lang.matching import rules as matching
 from ..models.base import ImageAndText, SafetyJudge, VisionTagger
 from ..recipe import Judge
 from ..sample import KINDS, Tags

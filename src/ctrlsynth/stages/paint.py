@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from .. import clip_tokens
 from ..control.image import ImageController
 from ..control.select import holds
 from ..data.images import encode
+from ..lang import clip_tokens
 from ..models.base import Painting, Prompt, TextToImageModel
 from ..recipe import ImageFile
 from ..tables import PAINT

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from .. import clip_tokens
-from ..concepts.captions import REASONS as CLEANED
 from ..control.text import Family, Instruction, TextController
+from ..lang import clip_tokens
+from ..lang.replies import REASONS as CLEANED
 from ..models.base import LanguageModel, Reply
 from ..sample import Tags
 from ..tables import WRITE

@@ -11,10 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from ... import matching
-from ...nouns import COLOURS, KEEP_APART, noun_form
+from ...lang.matching import rules as matching
+from ...lang.nouns import COLOURS, KEEP_APART, noun_form
+from ...lang.words import article, plural, singular
 from ...sample import Tags, split_attribute, unique
-from ...words import article, plural, singular
 from ..base import Request
 from .scene import determiner, is_plural
 from .vocabulary import PREPOSITIONS

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ... import wordnet
-from ...words import singular
+from ...lang import wordnet
+from ...lang.words import singular
 from .vocabulary import _phrases
 
 ConceptKind = Literal["animal", "person", "plant", "food", "vehicle", "building", "place", "sky", "thing", "idea"]

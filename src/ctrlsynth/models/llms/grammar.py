@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from itertools import takewhile
 from string import ascii_lowercase
 
-from ...words import article, plural, singular
+from ...lang.words import article, plural, singular
 from .concept_words import VERBS, kind_of
 from .scene import Scene, determiner, is_plural, predicate, reduced, with_subjects
 from .speech import FAR

@@ -42,7 +42,7 @@ class Naive:
 
 def _lines(model: str) -> list[str]:
     if model == "clip80":
-        text = (resources.files("ctrlsynth") / "resources" / "clip_templates.txt").read_text(encoding="utf-8")
+        text = (resources.files("ctrlsynth.models.llms") / "data" / "clip_templates.txt").read_text(encoding="utf-8")
     else:
         try:
             text = Path(model).read_text(encoding="utf-8")

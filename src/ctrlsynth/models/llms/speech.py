@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...words import article
+from ...lang.words import article
 from .scene import Clause, Noun, Scene, predicate, reduced, with_subjects
 from .vocabulary import ATTACHED, PREPOSITIONS
 

@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 from ... import models
 from ...errors import ModelError, UserError, unknown
+from ...lang.words import plural, singular
 from ...sample import Tags, unique
-from ...words import plural, singular
 from ..base import ImageAndText, LanguageModel, Reply, Request
 from ..llms.vocabulary import COUNTS, PREPOSITIONS
 from ..nested import check_all, close_all, contents_of
@@ -95,7 +95,7 @@ class ExtractTagger:
 
 @lru_cache(maxsize=2)
 def _template(mode: str) -> str:
-    text = files("ctrlsynth.resources").joinpath("extraction.txt").read_text("utf-8")
+    text = files("ctrlsynth.models.taggers").joinpath("data", "extraction.txt").read_text("utf-8")
     text = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
     if mode == "lines":
         return text

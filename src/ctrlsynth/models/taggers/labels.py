@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ... import wordnet
 from ...errors import UserError
+from ...lang import wordnet
 from ...sample import Tags, unique
 from ..weights import read_counts
 

@@ -7,8 +7,8 @@ from itertools import combinations
 
 import numpy as np
 
+from ...lang.words import plural
 from ...sample import Tags, unique
-from ...words import plural
 from ..text_to_image.scenes_vocab import CLOTHES, COLOURS, PEOPLE
 from .reference_find import Box
 from .reference_match import FARTHEST, Floats, Thing

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from ... import wordnet
+from ...lang import wordnet
 from ...sample import Tags
 from ..base import ImageAndText
 from .wordnet_parse import mine

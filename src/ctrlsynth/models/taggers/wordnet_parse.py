@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ...nouns import COLOURS
+from ...lang.nouns import COLOURS
+from ...lang.words import plural as plural_of
 from ...sample import Tags
-from ...words import plural as plural_of
 from . import wordnet_lists as lists
 from . import wordnet_words as lexicon
 from .wordnet_tokens import COVERS, SHOWN_COVERS, Token, assign_roles, read_tokens

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ...nouns import COLOUR_THINGS, COLOURS, multiword
+from ...lang.nouns import COLOUR_THINGS, COLOURS, multiword
 from . import wordnet_lists as lists
 from . import wordnet_words as lexicon
 from .wordnet_words import Word, look_up

@@ -8,8 +8,8 @@ from __future__ import annotations
 import unicodedata
 from functools import lru_cache
 
-from ... import wordnet
-from ...nouns import COLOURS, MODERN, multiword_starts, noun_form
+from ...lang import wordnet
+from ...lang.nouns import COLOURS, MODERN, multiword_starts, noun_form
 from .wordnet_lists import (
     ADVERBS,
     AUXILIARIES,

@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from ...lang.words import plural, singular
 from ...sample import unique
-from ...words import plural, singular
 from ..base import Prompt
 from .scenes_layout import arrange
 from .scenes_read import MOST, Mention, Reading, read

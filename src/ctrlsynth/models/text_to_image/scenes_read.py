@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from ... import wordnet
-from ...words import singular
+from ...lang import wordnet
+from ...lang.words import singular
 from .scenes_vocab import CLOTHES, CONTAINERS, MEASURES, PEOPLE, vocabulary
 from .scenes_words import is_adjective, is_noun, meant, nearest, words
 

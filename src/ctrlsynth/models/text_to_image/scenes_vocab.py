@@ -15,7 +15,7 @@ from types import MappingProxyType
 import yaml
 
 from ...errors import UserError
-from ...words import singular
+from ...lang.words import singular
 
 _RESOURCES = Path(__file__).parents[2] / "resources"
 _OWN_SVG = (

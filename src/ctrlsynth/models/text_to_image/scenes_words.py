@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from ... import wordnet
+from ...lang import wordnet
 from .scenes_vocab import CLOTHES, COLOUR_WORDS, PEOPLE, vocabulary
 
 _FILE = Path(__file__).parents[2] / "resources" / "scenes_words.yaml"

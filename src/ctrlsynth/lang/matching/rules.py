@@ -38,11 +38,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from .errors import unknown
-from .match_phrases import Phrase, compiled, names, places
-from .match_text import MARK, OPEN, PREPOSITIONS, RELATIVE, Key, Text
-from .nouns import multiword, noun_form
-from .sample import KINDS, Tags, split_attribute
+from ...errors import unknown
+from ...sample import KINDS, Tags, split_attribute
+from ..nouns import multiword, noun_form
+from .phrases import Phrase, compiled, names, places
+from .text import MARK, OPEN, PREPOSITIONS, RELATIVE, Key, Text
 
 MATCHERS = ("substring", "lemma", "wordnet")
 _LINKING = frozenset("be look seem appear become turn remain stay".split())

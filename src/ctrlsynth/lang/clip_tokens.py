@@ -90,7 +90,7 @@ def _table() -> tuple[list[str], dict[str, int], dict[str, int]]:
     by_byte = [""] * 256
     for byte, letter in zip(order, letters, strict=True):
         by_byte[byte] = letter
-    path = resources.files("ctrlsynth.resources") / "bpe_simple_vocab_16e6.txt.gz"
+    path = resources.files("ctrlsynth.lang") / "data" / "bpe_simple_vocab_16e6.txt.gz"
     with path.open("rb") as packed, gzip.open(packed) as file:
         file.readline()  # a line about the version
         merges = [file.readline().decode("utf-8").rstrip("\n") for _ in range(_MERGES)]

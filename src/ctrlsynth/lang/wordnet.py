@@ -1,7 +1,7 @@
 """The WordNet 3.0 table that comes with the package, and its questions: lemma, class, ancestor, distance. Stands beside the figure:
 the edits of 3a, the `wordnet` tagger (2a), the judge's matchers and the concept bank ask it.
 
-The table (`resources/wordnet.npz`, made by `scripts/build_wordnet.py` from the public database files) is opened at the first
+The table (`data/wordnet.npz`, made by `scripts/build_wordnet.py` from the public database files) is opened at the first
 question, never at import. Synsets are rows in the order of the files: nouns, verbs, adjectives, adverbs, each by offset. Words go in
 with spaces or underscores and in any case; they come out with spaces. Names follow the custom of the field: `dog.n.01` is the first
 noun sense of `dog`, and a synset's own name takes its first lemma.
@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from .errors import UserError
+from ..errors import UserError
 
-_FOLDER = Path(__file__).parent / "resources"
+_FOLDER = Path(__file__).parent / "data"
 _TYPES = "nvars"
 _PARTS = "nvar"  # the parts of speech that have sense lists; satellites (`s`) are among the adjectives
 LEXFILES = (

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from . import wordnet
-from .match_text import DESCRIBING, MARK, OPEN, PIECES, PREPOSITIONS, Key, Memo, Span, Text
-from .words import plural
+from .. import wordnet
+from ..words import plural
+from .text import DESCRIBING, MARK, OPEN, PIECES, PREPOSITIONS, Key, Memo, Span, Text
 
 STEPS = 3  # hypernym steps that the `wordnet` matcher allows
 _RARE = 5  # a word that WordNet's texts use less often: which of its senses are common is not known

@@ -9,9 +9,9 @@ from functools import lru_cache
 from itertools import chain, count, pairwise
 from typing import TypeVar
 
-from . import wordnet
-from .nouns import COLOURS, KEEP_APART, multiword, multiword_starts, noun_form
-from .words import singular
+from .. import wordnet
+from ..nouns import COLOURS, KEEP_APART, multiword, multiword_starts, noun_form
+from ..words import singular
 
 _V = TypeVar("_V")
 _WORD = re.compile(r"[^\W_]+(?:'(?!s\b)[^\W_]+)*|[^\w\s'’`\"-]")
