@@ -27,7 +27,7 @@ from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.plan import make_plan
 from ctrlsynth.recipe_file import parse_recipe
 from ctrlsynth.runs import run
-from ctrlsynth.store import RunFolder
+from ctrlsynth.storage.parts import RunFolder
 from pipeline import write_captions
 
 SIZES = {"3 M": 3_000_000, "400 M": 400_000_000, "5 B": 5_000_000_000}

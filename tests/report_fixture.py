@@ -15,7 +15,7 @@ from ctrlsynth.paths import Step, places, plan_steps
 from ctrlsynth.recipe import dump_recipe
 from ctrlsynth.recipe_file import parse_recipe
 from ctrlsynth.runs import Run
-from ctrlsynth.store import PartWriter, RunFolder, write_json
+from ctrlsynth.storage.parts import PartWriter, RunFolder, write_json
 from ctrlsynth.tables import SCHEMAS
 
 HOSTILE = "<script>alert(1)</script> a \"dog\" & 'cat' {{ 7*7 }} \u2028 </style> \u202egnirts\u202c [bold]x[/bold]"

@@ -27,7 +27,7 @@ from ctrlsynth.report.gallery import write_report
 from ctrlsynth.runs import Run, run
 from ctrlsynth.screen import progress
 from ctrlsynth.stages import Barrier
-from ctrlsynth.store import PartView, RunFolder, read_json
+from ctrlsynth.storage.parts import PartView, RunFolder, read_json
 
 WORDS = "dog cat ball car tree bird boat chair red blue green yellow".split()
 

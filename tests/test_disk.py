@@ -16,12 +16,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from ctrlsynth import store
 from ctrlsynth.data.export import export
 from ctrlsynth.engines import local, work
 from ctrlsynth.errors import UserError, WorkFailed
 from ctrlsynth.report.gallery import write_report
 from ctrlsynth.runs import Run, add_product, run
+from ctrlsynth.storage import parts as store
 from helpers import calls, recipe, tables
 
 HERE = Path(__file__).parent
@@ -33,7 +33,7 @@ def counting(log: Path, **options: Any) -> dict[str, Any]:
 
 def ctrlsynth(*words: str, cwd: Path) -> subprocess.Popen[str]:
     """The command as a process of its own, beginning with chunks after a tenth of a second."""
-    code = "from ctrlsynth import store; store.CHUNK_SECONDS = 0.1\nfrom ctrlsynth.cli.main import main; main()"
+    code = "from ctrlsynth.storage import parts as store; store.CHUNK_SECONDS = 0.1\nfrom ctrlsynth.cli.main import main; main()"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
     return subprocess.Popen(
         [sys.executable, "-c", code, *words], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

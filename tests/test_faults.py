@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from ctrlsynth import place, store
 from ctrlsynth.errors import WorkFailed
 from ctrlsynth.runs import Run, run
+from ctrlsynth.storage import location as place
+from ctrlsynth.storage import parts as store
 from helpers import calls, recipe, tables, write_captions
 
 HERE = Path(__file__).parent
@@ -30,7 +31,7 @@ DRIVER = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may have it ignored
 from pathlib import Path
-from ctrlsynth import store
+from ctrlsynth.storage import parts as store
 from ctrlsynth.cli.main import main
 store.CHUNK_SECONDS = 0.3
 sys.argv = ["ctrlsynth", "run", sys.argv[1], "--out", sys.argv[2]]

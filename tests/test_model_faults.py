@@ -19,7 +19,7 @@ from ctrlsynth.plan import make_plan
 from ctrlsynth.recipe import Faults, Recipe
 from ctrlsynth.report.explain import as_text
 from ctrlsynth.runs import Run, run
-from ctrlsynth.store import RunFolder, write_json
+from ctrlsynth.storage.parts import RunFolder, write_json
 from helpers import recipe, tables
 
 ROWS = 256

@@ -24,17 +24,17 @@ import pytest
 from ctrlsynth.cli.main import main
 from PIL import Image
 
-from ctrlsynth import place as places
 from ctrlsynth.data.export import export
 from ctrlsynth.errors import UserError, WorkFailed
 from ctrlsynth.estimate import estimate
-from ctrlsynth.place import Remote, place, probe
 from ctrlsynth.recipe import Recipe
 from ctrlsynth.recipe_file import parse_recipe
 from ctrlsynth.report.explain import as_text, first_kept
 from ctrlsynth.report.gallery import write_report
 from ctrlsynth.report.sweep import sweep
 from ctrlsynth.runs import Run, run
+from ctrlsynth.storage import location as places
+from ctrlsynth.storage.location import Remote, place, probe
 from helpers import calls, recipe, tables
 from s3_server import s3_server
 
@@ -58,7 +58,7 @@ def counting(log: Path, **options: Any) -> dict[str, Any]:
 
 
 def ctrlsynth(*words: str, cwd: Path) -> subprocess.Popen[str]:
-    code = "from ctrlsynth import store; store.CHUNK_SECONDS = 0.1\nfrom ctrlsynth.cli.main import main; main()"
+    code = "from ctrlsynth.storage import parts as store; store.CHUNK_SECONDS = 0.1\nfrom ctrlsynth.cli.main import main; main()"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
     return subprocess.Popen(
         [sys.executable, "-c", code, *words], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -164,7 +164,7 @@ import sys, time
 from pathlib import Path
 import s3fs.core
 s3fs.core.calculate_chunksize = lambda *_, **__: 5 * 2**20  # two such chunks and more go up in several parts
-from ctrlsynth.place import place, publish
+from ctrlsynth.storage.location import place, publish
 made, final, start = Path(sys.argv[1]), place(sys.argv[2]), float(sys.argv[3])
 final.exists()  # the connection is there
 time.sleep(max(0.0, start - time.time()))

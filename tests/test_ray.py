@@ -21,10 +21,10 @@ from ctrlsynth.cli.main import main
 
 from ctrlsynth.engines.local import Silent
 from ctrlsynth.errors import UserError, WorkFailed
-from ctrlsynth.place import Remote
 from ctrlsynth.recipe import Engines, Recipe
 from ctrlsynth.runs import Run, run
-from ctrlsynth.store import read_json
+from ctrlsynth.storage.location import Remote
+from ctrlsynth.storage.parts import read_json
 from helpers import TIME, recipe, tables
 from s3_server import s3_server
 

@@ -13,7 +13,7 @@ from ctrlsynth.engines.work import run_part
 from ctrlsynth.errors import UserError, WorkFailed
 from ctrlsynth.plan import make_plan
 from ctrlsynth.runs import Run, run
-from ctrlsynth.store import RunFolder, write_json
+from ctrlsynth.storage.parts import RunFolder, write_json
 from helpers import calls, recipe, tables
 
 

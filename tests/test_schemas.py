@@ -37,7 +37,7 @@ def test_an_older_run_is_read(name: str, tmp_path: Path) -> None:
 
 def test_a_part_of_a_newer_schema_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(RUNS / "schema-1", tmp_path / "run")
-    monkeypatch.setattr("ctrlsynth.store.SCHEMA", 0)
+    monkeypatch.setattr("ctrlsynth.storage.parts.SCHEMA", 0)
     with pytest.raises(UserError, match=r"written by a newer ctrlsynth .*update ctrlsynth"):
         Run.open(tmp_path / "run")
     plan = json.loads((tmp_path / "run" / "plan.json").read_text())

@@ -67,9 +67,9 @@ def init(
 def plan(recipe: RecipeFile, out: Out = None, limit: Limit = None, set_: Set = None, as_json: Json = False) -> None:
     """Check a recipe and show what a run would do: stages, parts, rows, models, cost, and what is done already. Runs no model."""
     from .estimate import estimate
-    from .place import place_for
     from .recipe_file import load_recipe
     from .screen import show_plan
+    from .storage.location import place_for
 
     loaded = load_recipe(recipe, set_)
     rows = estimate(loaded, recipe.parent, place_for(out or Path("runs") / loaded.name), limit)

@@ -10,10 +10,10 @@ from typing import Any
 
 from .differences import differences
 from .engines.local import totals
-from .place import Place
 from .plan import Plan, make_plan
 from .recipe import Recipe
-from .store import RunFolder, part_counts, read_json
+from .storage.location import Place
+from .storage.parts import RunFolder, part_counts, read_json
 
 RATES: dict[str, tuple[float, float]] = {
     "read": (0.0005, 0.0),

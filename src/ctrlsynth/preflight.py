@@ -14,7 +14,7 @@ from typing import Any
 from .errors import UserError
 from .estimate import stage_estimates
 from .plan import Plan
-from .store import RunFolder
+from .storage.parts import RunFolder
 
 
 def preflight(plan: Plan, run: RunFolder) -> None:

@@ -19,12 +19,12 @@ from .models.installed import need
 from .models.prices import spent
 from .models.runtime import quiet_native_threads
 from .paths import Step
-from .place import Place, Remote, make_folder, place, place_for, probe
 from .plan import Plan, fill_stages, make_plan
 from .preflight import preflight
 from .recipe import Recipe
 from .recipe_file import load_recipe
-from .store import RunFolder, disk_errors, open_part, part_counts, read_json, write_json
+from .storage.location import Place, Remote, make_folder, place, place_for, probe
+from .storage.parts import RunFolder, disk_errors, open_part, part_counts, read_json, write_json
 
 STALE = "STALE.txt"
 Work = Callable[[Plan, RunFolder, Watcher | None, bool], None]

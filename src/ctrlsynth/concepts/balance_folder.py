@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from ..errors import UserError
 from ..sample import hash_int
-from ..store import disk_errors, publish, temporary
+from ..storage.parts import disk_errors, publish, temporary
 from ..tables import SCHEMA
 from . import balance, dedupe
 from .match_folder import COLUMNS, MatchFolder, as_lists, of_lists

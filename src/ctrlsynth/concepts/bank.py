@@ -35,7 +35,7 @@ import pyarrow.parquet as pq
 from ..errors import UserError
 from ..lang import wordnet
 from ..sample import draw
-from ..store import publish, temporary
+from ..storage.parts import publish, temporary
 from . import streams
 
 CAP = 500_000

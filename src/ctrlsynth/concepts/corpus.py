@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from ..data.records import headed, records
 from ..data.rows import CAPTION_NAMES, braces, file_facts, file_prefixes, find_column, fingerprint
 from ..errors import UserError
-from ..store import RunFolder
+from ..storage.parts import RunFolder
 from . import streams
 
 SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".txt", ".csv", ".tsv", ".tar")

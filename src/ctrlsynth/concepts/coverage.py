@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import UserError
-from ..store import open_part
+from ..storage.parts import open_part
 from . import balance
 from .match_folder import PIECE, MatchFolder, of_lists
 from .matches import Array, Each

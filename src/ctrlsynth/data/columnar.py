@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import UserError
-from ..place import is_url, open_binary
+from ..storage.location import is_url, open_binary
 from .images import ImageFault
 
 BROKEN = (pa.ArrowException, OSError)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import UserError
 from ..paths import Step
-from ..store import RunFolder
+from ..storage.parts import RunFolder
 
 if TYPE_CHECKING:
     from ..runs import Run

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ..errors import UserError
-from ..place import Facts, Remote, open_binary, place
+from ..storage.location import Facts, Remote, open_binary, place
 from .images import ImageFault, probe
 
 MAX_PARTS = 10_000

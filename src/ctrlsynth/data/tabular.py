@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..errors import UserError
-from ..place import Facts
+from ..storage.location import Facts
 from .columnar import BAD_UTF8, BROKEN, Columnar, RowCursor, cut_blocks, open_columnar
 from .rows import (
     CAPTION_NAMES,

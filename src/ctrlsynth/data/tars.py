@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import UserError
-from ..place import Facts, Remote, is_url, local_copy, open_binary
+from ..storage.location import Facts, Remote, is_url, local_copy, open_binary
 from .records import sound
 from .rows import (
     CAPTION_NAMES,

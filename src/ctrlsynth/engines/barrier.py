@@ -13,7 +13,7 @@ from ..concepts.matches import Each
 from ..errors import WorkFailed
 from ..plan import Plan
 from ..stages import Barrier
-from ..store import PartView, RunFolder, read_json, write_json
+from ..storage.parts import PartView, RunFolder, read_json, write_json
 
 NAME = "_gathered.json"
 Tell = Callable[[str, dict[str, Any]], None]

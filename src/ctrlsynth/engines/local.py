@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from ..errors import WorkFailed
 from ..plan import Plan
-from ..store import PartWriter, RunFolder, drop, part_counts, read_json, write_json
+from ..storage.parts import PartWriter, RunFolder, drop, part_counts, read_json, write_json
 from .barrier import gather
 from .work import Begin, Block, End, answer, assemble, caller_of, prepare
 

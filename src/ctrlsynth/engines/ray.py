@@ -26,10 +26,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from .. import __version__
 from ..errors import UserError, WorkFailed
 from ..models.runtime import quiet_native_threads
-from ..place import Place
 from ..plan import Elsewhere, Plan, one_stage
 from ..recipe import RayPool
-from ..store import RunFolder, write_json
+from ..storage.location import Place
+from ..storage.parts import RunFolder, write_json
 from .barrier import gather
 from .local import Ledger, Pipeline, Silent, Watcher, fewer_collections, missing
 

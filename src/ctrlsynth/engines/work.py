@@ -17,10 +17,10 @@ from typing import Any
 import pyarrow as pa
 
 from ..errors import WorkFailed
-from ..old_rows import OldRows
 from ..plan import Plan
 from ..stages import Item, Stage
-from ..store import PartView, PartWriter, RunFolder
+from ..storage.parts import PartView, PartWriter, RunFolder
+from ..storage.reuse import OldRows
 from .barrier import settle
 from .faults import Caller
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import UserError
-from ..store import open_part
+from ..storage.parts import open_part
 from .lineage import Parts
 from .sweep import Sweep, SweepRow
 

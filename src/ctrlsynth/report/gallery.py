@@ -13,8 +13,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import UserError
-from ..place import temporary
-from ..store import disk_errors, write_json
+from ..storage.location import temporary
+from ..storage.parts import disk_errors, write_json
 from .cards import Cards, ImageFiles, script_json, search_text
 from .figures import recall_figure, recall_histograms, sweep_figure, word_histograms, words_figure, write_both
 from .lineage import Parts, Samples

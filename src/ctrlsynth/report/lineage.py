@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 
 from ..paths import Step
-from ..place import Place
-from ..store import open_part
+from ..storage.location import Place
+from ..storage.parts import open_part
 
 if TYPE_CHECKING:
     from ..runs import Run

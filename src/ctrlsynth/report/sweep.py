@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 
 from ..errors import UserError
 from ..paths import Step
-from ..place import Place
-from ..store import open_part
+from ..storage.location import Place
+from ..storage.parts import open_part
 from .lineage import Parts, judge_of, path_chains
 
 if TYPE_CHECKING:

@@ -29,11 +29,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .errors import UserError, WorkFailed
-from .place import Entry, Place, Remote, make_folder, remove_tree, store_errors
-from .place import publish as publish
-from .place import temporary as temporary
-from .tables import SCHEMA
+from ..errors import UserError, WorkFailed
+from ..tables import SCHEMA
+from .location import Entry, Place, Remote, make_folder, remove_tree, store_errors
+from .location import publish as publish
+from .location import temporary as temporary
 
 CHUNK_SECONDS = 20.0
 """How much finished work a kill -9 may cost at most, in seconds."""

@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from .errors import UserError, WorkFailed
+from ..errors import UserError, WorkFailed
 
 BLOCK = 8 * 2**20
 """Bytes that are fetched at once while a file of a store is read."""

@@ -8,10 +8,10 @@ from contextlib import ExitStack
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .errors import UserError, WorkFailed
-from .place import Place
-from .store import open_part
-from .tables import ADDED
+from ..errors import UserError, WorkFailed
+from ..tables import ADDED
+from .location import Place
+from .parts import open_part
 
 MOST_OPEN = 200
 """Files that are held open: another process that finishes the part meanwhile removes them, and what is open can still be read."""
