@@ -42,7 +42,7 @@ from ctrlsynth.lang.matching import rules as matching
 from ctrlsynth.models.base import ImageAndText, LanguageModel, Prompt, Request
 from ctrlsynth.models.text_to_image.scenes_draw import render
 from ctrlsynth.models.text_to_image.scenes_vocab import vocabulary
-from ctrlsynth.recipe import ImagePolicy, TextPolicy
+from ctrlsynth.recipe.schema import ImagePolicy, TextPolicy
 from ctrlsynth.sample import Tags, chance, model_seed, split_attribute, split_relation
 
 FAMILIES = ("tags", "tags+text", "text")

@@ -86,7 +86,7 @@ def actors_seconds() -> float:
 
 def tagging(base: Path, tagger: str, images: int) -> None:
     """Two actors against one."""
-    from ctrlsynth.recipe_file import parse_recipe
+    from ctrlsynth.recipe.file import parse_recipe
     from ctrlsynth.runs import run
 
     if not (base / "pictures").exists():

@@ -25,7 +25,7 @@ from PIL import Image
 from ctrlsynth.data.images import decode, encode
 from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.plan import make_plan
-from ctrlsynth.recipe_file import parse_recipe
+from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.runs import run
 from ctrlsynth.storage.parts import RunFolder
 from pipeline import write_captions

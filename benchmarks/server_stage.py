@@ -21,7 +21,7 @@ from typing import Any
 from ctrlsynth.engines.local import Silent
 from ctrlsynth.models import load
 from ctrlsynth.models.base import Request
-from ctrlsynth.recipe_file import parse_recipe
+from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.runs import Run, run
 from llm_engine import processor_seconds
 

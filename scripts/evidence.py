@@ -27,7 +27,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ctrlsynth.clip.config import load_train
 from ctrlsynth.data.export import export
 from ctrlsynth.evaluate.compare import compare, load_runs
 from ctrlsynth.evaluate.metrics import interval_over_seeds
@@ -35,8 +34,9 @@ from ctrlsynth.evaluate.results import read_result, versions
 from ctrlsynth.evaluate.run import evaluate_all
 from ctrlsynth.models import load
 from ctrlsynth.models.base import ImageAndText
-from ctrlsynth.recipe import Recipe
-from ctrlsynth.recipe_file import load_recipe
+from ctrlsynth.recipe.file import load_recipe
+from ctrlsynth.recipe.schema import Recipe
+from ctrlsynth.recipe.train import load_train
 from ctrlsynth.runs import run
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes" / "evidence"

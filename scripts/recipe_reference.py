@@ -1,4 +1,4 @@
-"""Writes docs/recipe.md, every key of a recipe with its type, default and meaning, from the models in `ctrlsynth.recipe`.
+"""Writes docs/recipe.md, every key of a recipe with its type, default and meaning, from the models in `ctrlsynth.recipe.schema`.
 
 python scripts/recipe_reference.py > docs/recipe.md
 """
@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from ctrlsynth.recipe import Recipe, block_of
+from ctrlsynth.recipe.schema import Recipe, block_of
 
 HEAD = """# A recipe, key by key
 
-Made by `python scripts/recipe_reference.py > docs/recipe.md` from `src/ctrlsynth/recipe.py`; a test compares the two. Keys that are
+Made by `python scripts/recipe_reference.py > docs/recipe.md` from `src/ctrlsynth/recipe/schema.py`; a test compares the two. Keys that are
 not listed are errors. Any key can be changed for one run: `ctrlsynth run recipe.yaml --set judge.threshold=0.3`.
 
 Selectors of tags: an exact phrase (`red`), a glob (`"*mark"`), a regular expression (`"re:^blu"`), a WordNet class (`animal.n.01` and

@@ -9,7 +9,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 from ctrlsynth.data.export import export
-from ctrlsynth.recipe_file import parse_recipe
+from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.runs import run
 from helpers import write_captions
 

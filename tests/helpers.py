@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
-from ctrlsynth.recipe import Recipe
-from ctrlsynth.recipe_file import parse_recipe
+from ctrlsynth.recipe.file import parse_recipe
+from ctrlsynth.recipe.schema import Recipe
 from ctrlsynth.runs import Run
 from ctrlsynth.sample import Tags
 

@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image, ImageDraw
 
-from ctrlsynth.paths import Step, places, plan_steps
-from ctrlsynth.recipe import dump_recipe
-from ctrlsynth.recipe_file import parse_recipe
+from ctrlsynth.recipe.file import parse_recipe
+from ctrlsynth.recipe.paths import Step, places, plan_steps
+from ctrlsynth.recipe.schema import dump_recipe
 from ctrlsynth.runs import Run
 from ctrlsynth.storage.parts import PartWriter, RunFolder, write_json
 from ctrlsynth.tables import SCHEMAS

@@ -19,8 +19,8 @@ from ctrlsynth.data.export import export
 from ctrlsynth.data.pairs import count_pairs
 from ctrlsynth.errors import ModelError, UserError, WorkFailed
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
-from ctrlsynth.recipe import Recipe
-from ctrlsynth.recipe_file import parse_recipe
+from ctrlsynth.recipe.file import parse_recipe
+from ctrlsynth.recipe.schema import Recipe
 from ctrlsynth.report.explain import as_text, first_kept
 from ctrlsynth.report.gallery import write_report
 from ctrlsynth.report.sweep import sweep

@@ -20,8 +20,8 @@ from ctrlsynth.engines.local import Silent
 from ctrlsynth.errors import UserError
 from ctrlsynth.estimate import estimate
 from ctrlsynth.plan import make_plan
-from ctrlsynth.recipe import Recipe
-from ctrlsynth.recipe_file import parse_recipe
+from ctrlsynth.recipe.file import parse_recipe
+from ctrlsynth.recipe.schema import Recipe
 from ctrlsynth.report.explain import as_text
 from ctrlsynth.report.gallery import write_report
 from ctrlsynth.runs import Run, run

@@ -16,8 +16,8 @@ from ctrlsynth.errors import UserError, WorkFailed
 from ctrlsynth.lang.replies import LONGEST, clean, peel, taken_off
 from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.models.llms.naive import Naive
-from ctrlsynth.recipe import Recipe, TextPolicy
-from ctrlsynth.recipe_file import parse_recipe
+from ctrlsynth.recipe.file import parse_recipe
+from ctrlsynth.recipe.schema import Recipe, TextPolicy
 from ctrlsynth.runs import Run, run
 from ctrlsynth.sample import Tags
 

@@ -18,7 +18,6 @@ import pytest
 from PIL import Image
 
 from clip_fixture import ROWS, folder, scenes
-from ctrlsynth.clip.config import Decontaminate, TrainBlock, load_train, resolve
 from ctrlsynth.clip.decontaminate import clean, perceptual_hash, plain_caption
 from ctrlsynth.clip.images import centre_crop, crop_box, shorter_edge
 from ctrlsynth.clip.mix import Order, Part, Schedule, equal_steps, rows_an_epoch
@@ -26,6 +25,7 @@ from ctrlsynth.clip.rows import Pair, RowFault, Shards
 from ctrlsynth.clip.shards import Subset, open_shards
 from ctrlsynth.clip.tars import TarShards
 from ctrlsynth.errors import UserError
+from ctrlsynth.recipe.train import Decontaminate, TrainBlock, load_train, resolve
 
 
 def tar(path: Path, samples: Sequence[dict[str, bytes]], format: int = tarfile.USTAR_FORMAT) -> Path:

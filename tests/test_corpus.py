@@ -21,7 +21,7 @@ from ctrlsynth.concepts.corpus import open_corpus
 from ctrlsynth.concepts.corpus_read import read
 from ctrlsynth.data.sources import open_source
 from ctrlsynth.errors import UserError
-from ctrlsynth.recipe import Source
+from ctrlsynth.recipe.schema import Source
 
 TEXTS = ["a dog", "two\tcats, one hat", "e\u0301a\u200bb 🐕", " edge ", "x" * 10_000, "last"]
 PACKERS: dict[str, Callable[[bytes], bytes]] = {

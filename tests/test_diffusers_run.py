@@ -20,7 +20,7 @@ from ctrlsynth.lang import clip_tokens
 from ctrlsynth.models.base import Painting, Prompt
 from ctrlsynth.models.text_to_image.diffusers import Diffusers
 from ctrlsynth.models.text_to_image.scenes import Scenes
-from ctrlsynth.recipe import Recipe
+from ctrlsynth.recipe.schema import Recipe
 from ctrlsynth.report.explain import as_text
 from ctrlsynth.runs import run
 from helpers import recipe, tables

@@ -16,7 +16,7 @@ from ctrlsynth.control.select import Selectors
 from ctrlsynth.errors import UserError
 from ctrlsynth.lang import wordnet
 from ctrlsynth.lang.words import plural, singular
-from ctrlsynth.recipe import Edit
+from ctrlsynth.recipe.schema import Edit
 from ctrlsynth.sample import KINDS, Kind, Tags, unique
 
 OBJECTS = ["dog", "cat", "ball", "soccer ball", "sofa", "red car", "car", "glass", "person", "sofa bed"]

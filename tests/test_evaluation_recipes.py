@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ctrlsynth.clip.config import load_train
 from ctrlsynth.data.export import export
 from ctrlsynth.estimate import estimate
 from ctrlsynth.evaluate.long_tail import read_extra
-from ctrlsynth.recipe_file import load_recipe, read_data
+from ctrlsynth.recipe.file import load_recipe, read_data
+from ctrlsynth.recipe.train import load_train
 from ctrlsynth.runs import run
 from test_production_recipes import RECIPES, place, small, tiny  # noqa: F401
 from tiny_production import Tiny

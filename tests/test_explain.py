@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctrlsynth.errors import UserError
-from ctrlsynth.recipe_file import parse_recipe
+from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.report.explain import as_dict, as_text, explain, first_kept
 from ctrlsynth.report.terminal import cells, clean, wrap
 from ctrlsynth.runs import Run, run

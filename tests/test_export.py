@@ -21,7 +21,7 @@ from PIL import Image
 from ctrlsynth.data.export import count_pairs, export
 from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt
-from ctrlsynth.recipe_file import parse_recipe
+from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.runs import Run, run
 from ctrlsynth.sample import Tags
 

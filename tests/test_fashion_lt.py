@@ -17,7 +17,7 @@ from ctrlsynth.data.export import export
 from ctrlsynth.data.long_tail import group_of, read_split
 from ctrlsynth.evaluate.long_tail import read_extra
 from ctrlsynth.evaluate.run import Settings, evaluate_all
-from ctrlsynth.recipe_file import load_recipe
+from ctrlsynth.recipe.file import load_recipe
 from ctrlsynth.runs import run
 
 ROOT = Path(__file__).parent.parent

@@ -17,7 +17,7 @@ from ctrlsynth.control.templates import styles
 from ctrlsynth.errors import UserError
 from ctrlsynth.lang import clip_tokens
 from ctrlsynth.models.base import Prompt
-from ctrlsynth.recipe import ImagePolicy
+from ctrlsynth.recipe.schema import ImagePolicy
 from ctrlsynth.sample import model_seed
 
 

@@ -17,8 +17,8 @@ from PIL import Image
 from ctrlsynth.data.init import write_recipe
 from ctrlsynth.data.sources import SourceRow, open_source
 from ctrlsynth.errors import UserError
-from ctrlsynth.paths import plan_steps
-from ctrlsynth.recipe_file import load_recipe
+from ctrlsynth.recipe.file import load_recipe
+from ctrlsynth.recipe.paths import plan_steps
 
 
 def photo(seed: int) -> bytes:

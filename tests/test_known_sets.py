@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ctrlsynth.clip.config import Decontaminate
 from ctrlsynth.clip.decontaminate import clean
 from ctrlsynth.clip.shards import open_shards
 from ctrlsynth.errors import UserError
+from ctrlsynth.recipe.train import Decontaminate
 from eval_sets import write_shards
 from test_clip_data import jpeg, tar
 

@@ -17,8 +17,8 @@ from ctrlsynth.evaluate import long_tail
 from ctrlsynth.evaluate.run import Settings, evaluate_all
 from ctrlsynth.models.base import Prompt
 from ctrlsynth.models.text_to_image.scenes import Scenes
-from ctrlsynth.recipe import Source
-from ctrlsynth.recipe_file import parse_recipe
+from ctrlsynth.recipe.file import parse_recipe
+from ctrlsynth.recipe.schema import Source
 from ctrlsynth.runs import run
 from eval_sets import ColourClip, square
 

@@ -16,7 +16,7 @@ from ctrlsynth.engines.work import run_part
 from ctrlsynth.errors import ModelError, UserError, WorkFailed
 from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.plan import make_plan
-from ctrlsynth.recipe import Faults, Recipe
+from ctrlsynth.recipe.schema import Faults, Recipe
 from ctrlsynth.report.explain import as_text
 from ctrlsynth.runs import Run, run
 from ctrlsynth.storage.parts import RunFolder, write_json

@@ -10,7 +10,7 @@ import pytest
 from ctrlsynth.data.export import export
 from ctrlsynth.errors import UserError
 from ctrlsynth.estimate import estimate
-from ctrlsynth.recipe import Recipe
+from ctrlsynth.recipe.schema import Recipe
 from ctrlsynth.runs import run
 from helpers import recipe
 

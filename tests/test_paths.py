@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ctrlsynth.errors import UserError
-from ctrlsynth.paths import Step, places, plan_steps
+from ctrlsynth.recipe.paths import Step, places, plan_steps
 
 
 def names(steps: list[Step]) -> list[str]:

@@ -27,8 +27,8 @@ from PIL import Image
 from ctrlsynth.data.export import export
 from ctrlsynth.errors import UserError, WorkFailed
 from ctrlsynth.estimate import estimate
-from ctrlsynth.recipe import Recipe
-from ctrlsynth.recipe_file import parse_recipe
+from ctrlsynth.recipe.file import parse_recipe
+from ctrlsynth.recipe.schema import Recipe
 from ctrlsynth.report.explain import as_text, first_kept
 from ctrlsynth.report.gallery import write_report
 from ctrlsynth.report.sweep import sweep

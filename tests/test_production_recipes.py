@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ctrlsynth.clip.config import load_train
 from ctrlsynth.data.export import export
 from ctrlsynth.errors import UserError
 from ctrlsynth.estimate import estimate
-from ctrlsynth.recipe import Models, Recipe
-from ctrlsynth.recipe_file import load_recipe
+from ctrlsynth.recipe.file import load_recipe
+from ctrlsynth.recipe.schema import Models, Recipe
+from ctrlsynth.recipe.train import load_train
 from ctrlsynth.runs import Run, run
 from tiny_production import SAYS, Tiny
 

@@ -21,7 +21,7 @@ from ctrlsynth.cli.main import main
 
 from ctrlsynth.engines.local import Silent
 from ctrlsynth.errors import UserError, WorkFailed
-from ctrlsynth.recipe import Engines, Recipe
+from ctrlsynth.recipe.schema import Engines, Recipe
 from ctrlsynth.runs import Run, run
 from ctrlsynth.storage.location import Remote
 from ctrlsynth.storage.parts import read_json

@@ -22,7 +22,7 @@ from ctrlsynth.models.llms.caption import held, in_line, shown, tidy
 from ctrlsynth.models.llms.realizer import Realizer, leaves_out
 from ctrlsynth.models.llms.scene import determiner, plan, predicate, reduced
 from ctrlsynth.models.llms.schema import Unsupported, fill
-from ctrlsynth.recipe import TextPolicy
+from ctrlsynth.recipe.schema import TextPolicy
 from ctrlsynth.sample import Tags
 
 WEB = [json.loads(line) for line in (Path(__file__).parent / "data" / "web_captions.jsonl").read_text("utf-8").splitlines()]

@@ -10,8 +10,8 @@ import pytest
 
 from ctrlsynth import models
 from ctrlsynth.errors import UserError
-from ctrlsynth.recipe import dump_recipe
-from ctrlsynth.recipe_file import load_recipe, parse_recipe
+from ctrlsynth.recipe.file import load_recipe, parse_recipe
+from ctrlsynth.recipe.schema import dump_recipe
 
 GOOD = """name: good
 source: {text: a.txt}
@@ -85,7 +85,7 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, text: str, message: str) -> N
 
 def test_a_train_block_is_looked_at_without_torch_and_may_lack_what_set_gives_later(tmp_path: Path) -> None:
     path = write(tmp_path, "name: a\nsource: {text: x}\ntrain: {preset: ctrlsynth-cc3m, batch: 64}\n")
-    code = "import sys; from pathlib import Path; from ctrlsynth.recipe_file import load_recipe; load_recipe(Path(sys.argv[1]))"
+    code = "import sys; from pathlib import Path; from ctrlsynth.recipe.file import load_recipe; load_recipe(Path(sys.argv[1]))"
     code += "; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True).stdout == "False\n"
 
@@ -153,7 +153,7 @@ def test_extends_in_a_circle_or_from_nowhere_is_one_line(tmp_path: Path) -> None
 
 def test_actors_of_every_kind_of_stage_can_be_named() -> None:
     from ctrlsynth.estimate import ROW_BYTES
-    from ctrlsynth.recipe import Engines
+    from ctrlsynth.recipe.schema import Engines
 
     named: dict[str, dict[str, int]] = {name: {} for kind in ROW_BYTES for name in (kind, f"{kind}.2")}
     assert Engines.model_validate({"ray": named}).ray.keys() == named.keys()

@@ -15,7 +15,7 @@ from ctrlsynth.concepts.match import Matcher
 from ctrlsynth.concepts.safety import answers, flag, holding, question, read_words
 from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import Reply, Request
-from ctrlsynth.recipe_file import parse_recipe
+from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.runs import run
 
 

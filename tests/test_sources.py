@@ -29,7 +29,7 @@ from ctrlsynth.data.records import merge_cuts
 from ctrlsynth.data.rows import braces, clean_caption, safe_key
 from ctrlsynth.data.sources import ImageReader, OpenSource, SourceRow, open_source
 from ctrlsynth.errors import UserError
-from ctrlsynth.recipe import Source
+from ctrlsynth.recipe.schema import Source
 
 
 def photo(seed: int, format: str = "JPEG", size: tuple[int, int] = (24, 16)) -> bytes:
@@ -695,7 +695,7 @@ def test_keys_and_captions() -> None:
 def test_memory_does_not_grow_with_rows(tmp_path: Path) -> None:
     """Peak memory of reading 20,000 and 200,000 captions, each in its own process."""
     code = (
-        "import re,sys;from pathlib import Path;from ctrlsynth.recipe import Source;from ctrlsynth.data.sources import open_source\n"
+        "import re,sys;from pathlib import Path;from ctrlsynth.recipe.schema import Source;from ctrlsynth.data.sources import open_source\n"
         "s=open_source(Source(text=sys.argv[1]),Path('.'))\n"
         "n=sum(1 for p in s.parts() for r in s.rows(p));print(n,re.search(r'VmHWM:\\s+(\\d+)',Path('/proc/self/status').read_text())[1])"
     )

@@ -11,7 +11,7 @@ import pytest
 
 from ctrlsynth.data.pairs import pairs_of, shape_of, source_rows
 from ctrlsynth.errors import UserError
-from ctrlsynth.recipe_file import parse_recipe
+from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.report.sweep import GRID, SweepRow, _Tally, as_table, plot_sweep, sweep
 from ctrlsynth.runs import Run, run
 from ctrlsynth.stages.judge import Score, verdict

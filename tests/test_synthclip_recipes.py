@@ -16,8 +16,8 @@ from PIL import Image
 
 from ctrlsynth.data.export import export
 from ctrlsynth.models.base import ImageAndText
-from ctrlsynth.recipe import Recipe
-from ctrlsynth.recipe_file import load_recipe, read_yaml
+from ctrlsynth.recipe.file import load_recipe, read_yaml
+from ctrlsynth.recipe.schema import Recipe
 from ctrlsynth.runs import Run, run
 from ctrlsynth.sample import Tags
 

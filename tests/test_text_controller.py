@@ -17,7 +17,7 @@ from ctrlsynth.control.select import holds
 from ctrlsynth.control.templates import FAMILIES, Family, constraint, cut, text_template, text_templates
 from ctrlsynth.control.text import TextController, reminder
 from ctrlsynth.errors import UserError
-from ctrlsynth.recipe import TextPolicy
+from ctrlsynth.recipe.schema import TextPolicy
 from ctrlsynth.sample import Tags, model_seed
 
 PARK = Tags(("dog", "sofa"), ("brown dog", "red sofa"), ("dog on sofa",), (0.9, 0.7))

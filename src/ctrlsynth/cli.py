@@ -67,7 +67,7 @@ def init(
 def plan(recipe: RecipeFile, out: Out = None, limit: Limit = None, set_: Set = None, as_json: Json = False) -> None:
     """Check a recipe and show what a run would do: stages, parts, rows, models, cost, and what is done already. Runs no model."""
     from .estimate import estimate
-    from .recipe_file import load_recipe
+    from .recipe.file import load_recipe
     from .screen import show_plan
     from .storage.location import place_for
 
@@ -102,7 +102,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run a recipe. Interrupted, killed or extended, the same command goes on where it stopped."""
-    from .recipe_file import load_recipe
+    from .recipe.file import load_recipe
     from .runs import run as run_recipe
     from .screen import progress
 

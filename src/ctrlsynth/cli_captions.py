@@ -32,7 +32,7 @@ def caption(
     """Write captions about every concept of a bank: a run of the path concept, text*, cleaned and counted. A model that samples does it as
     the paper's (temperature 0.7, top_p 0.95, both penalties 1.0), unless --llm says otherwise."""
     from .lang.replies import taken_off
-    from .recipe_file import parse_recipe
+    from .recipe.file import parse_recipe
     from .runs import run
     from .screen import progress, show_ledger
 
@@ -130,6 +130,6 @@ def _spec(text: str) -> Any:
     """`smollm2`, `naive:clip7`, or a mapping in YAML."""
     if not text.lstrip().startswith("{"):
         return text
-    from .recipe_file import read_yaml
+    from .recipe.file import read_yaml
 
     return read_yaml(text, "--llm")

@@ -29,9 +29,9 @@ def train(
 
     Several processes: torchrun --no-python --nproc-per-node 8 ctrlsynth train RECIPE --out DIR
     """
-    from .clip.config import load_train
     from .clip.model import import_open_clip
     from .clip.progress import live
+    from .recipe.train import load_train
 
     _, block = load_train(recipe, set_)
     import_open_clip("train")

@@ -97,7 +97,7 @@ def _tasks(tasks: str | None, recipe: Path | None) -> list[str] | None:
     """The names of --tasks, or of a recipe's `evaluate`; None: every task whose data is there."""
     if recipe is None:
         return tasks.split(",") if tasks else None
-    from .recipe_file import read_data
+    from .recipe.file import read_data
 
     if tasks:
         raise UserError("--tasks and --recipe: both name the tasks, give one of them")

@@ -11,7 +11,7 @@ from typing import Any
 from .differences import differences
 from .engines.local import totals
 from .plan import Plan, make_plan
-from .recipe import Recipe
+from .recipe.schema import Recipe
 from .storage.location import Place
 from .storage.parts import RunFolder, part_counts, read_json
 

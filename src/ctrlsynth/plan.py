@@ -19,8 +19,8 @@ from .control.text import TextController
 from .data.sources import ImageReader, open_source
 from .errors import UserError
 from .models.base import VisionTagger
-from .paths import Step, places, plan_steps
-from .recipe import Recipe, dump_recipe
+from .recipe.paths import Step, places, plan_steps
+from .recipe.schema import Recipe, dump_recipe
 from .sample import Tags
 from .stages import Stage, digest_of
 from .stages.balance import BalanceStage, MatchStage

@@ -18,11 +18,11 @@ from .errors import UserError, WorkFailed, unknown
 from .models.installed import need
 from .models.prices import spent
 from .models.runtime import quiet_native_threads
-from .paths import Step
 from .plan import Plan, fill_stages, make_plan
 from .preflight import preflight
-from .recipe import Recipe
-from .recipe_file import load_recipe
+from .recipe.file import load_recipe
+from .recipe.paths import Step
+from .recipe.schema import Recipe
 from .storage.location import Place, Remote, make_folder, place, place_for, probe
 from .storage.parts import RunFolder, disk_errors, open_part, part_counts, read_json, write_json
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from ..data.images import ImageFault
 from ..errors import UserError
+from ..recipe.train import TrainBlock, TrainSource
 from ..sample import chance
-from .config import TrainBlock, TrainSource
 from .images import open_image, training_view
 from .mix import Order, Part, Schedule
 from .shards import RowFault, Shards, open_shards

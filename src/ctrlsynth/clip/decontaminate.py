@@ -25,8 +25,8 @@ from PIL import Image
 
 from ..data.images import ImageFault, decode
 from ..errors import UserError
+from ..recipe.train import Decontaminate
 from . import known_sets
-from .config import Decontaminate
 from .rows import RowFault, Shards
 from .shards import Subset
 

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from .config import TrainBlock
+from ..recipe.train import TrainBlock
 from .data import open_sources
 from .mix import Schedule, equal_steps
 

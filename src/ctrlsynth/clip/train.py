@@ -22,9 +22,9 @@ from torch import Tensor
 
 from ..errors import UserError, WorkFailed
 from ..models.torch_setup import set_threads
+from ..recipe.train import TrainBlock
 from ..sample import hash_int
 from . import checkpoint
-from .config import TrainBlock
 from .data import Batches, left_out, loader, open_sources, order_of, schedule_of
 from .decontaminate import clean
 from .lean import lean

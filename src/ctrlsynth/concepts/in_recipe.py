@@ -8,8 +8,8 @@ from typing import Any
 
 from ..errors import UserError
 from ..models.installed import need
-from ..paths import Step
-from ..recipe import Recipe
+from ..recipe.paths import Step
+from ..recipe.schema import Recipe
 from .bank import load_bank
 from .match import Matcher, Mode
 from .matches import Matches

@@ -19,8 +19,8 @@ from typing import Any
 import pyarrow as pa
 
 from ..errors import UserError
-from ..recipe import Recipe
-from ..recipe_file import parse_recipe
+from ..recipe.file import parse_recipe
+from ..recipe.schema import Recipe
 from .bank import flagged_forms, form, with_flags
 
 PAPER = 0.0315

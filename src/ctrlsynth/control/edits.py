@@ -25,7 +25,7 @@ from ..errors import UserError
 from ..lang import wordnet
 from ..lang.words import plural, singular
 from ..models import load_class
-from ..recipe import Edit
+from ..recipe.schema import Edit
 from ..sample import KINDS, Kind, Tags, chance, draw, split_attribute, unique
 from . import follow
 from .members import members

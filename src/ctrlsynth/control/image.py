@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import UserError, unknown
 from ..models import load_class
 from ..models.base import Prompt
-from ..recipe import ImagePolicy
+from ..recipe.schema import ImagePolicy
 from ..sample import Tags, chance, draw, model_seed
 from .select import Selectors
 from .templates import Template, own_styles, styles

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from ..errors import UserError, unknown
-from ..recipe_file import read_yaml
+from ..recipe.file import read_yaml
 
 Family = Literal["tags", "tags+text", "text", "concept"]
 FAMILIES: tuple[Family, ...] = ("tags", "tags+text", "text", "concept")

@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import UserError, unknown
 from ..lang import replies as captions
 from ..models.base import Request
-from ..recipe import TextPolicy
+from ..recipe.schema import TextPolicy
 from ..sample import Kind, Tags, chance, draw, model_seed, split_attribute
 from .edits import EditRecord, compile_edits
 from .schema import check_schema, problem

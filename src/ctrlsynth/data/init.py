@@ -12,7 +12,7 @@ from pathlib import Path
 import jinja2
 
 from ..errors import UserError
-from ..recipe_file import load_recipe, parse_recipe, read_yaml
+from ..recipe.file import load_recipe, parse_recipe, read_yaml
 from .records import SUFFIXES, Table
 from .rows import CAPTION_NAMES, FILE_NAMES, IMAGE_NAMES, IMAGE_SUFFIXES
 from .sources import open_source

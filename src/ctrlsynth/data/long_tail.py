@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
-from ..recipe import LongTail
+from ..recipe.schema import LongTail
 from .rows import MAX_PARTS, SourcePart, SourceRow, examine_file, file_digest, file_facts, fingerprint, locate, range_name, safe_key
 
 HEAD_OVER, TAIL_UNDER = 100, 20

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import UserError
-from ..paths import Step
+from ..recipe.paths import Step
 from ..storage.parts import RunFolder
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ..errors import UserError
-from ..recipe import Source
+from ..recipe.schema import Source
 from .columnar import ImageReader
 from .folder import FolderSource
 from .long_tail import LongTailSource

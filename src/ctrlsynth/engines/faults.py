@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..errors import ModelError, UserError, WorkFailed
-from ..recipe import Faults
+from ..recipe.schema import Faults
 from ..stages import Item, Stage
 
 CALM_CALLS = 64

@@ -27,7 +27,7 @@ from .. import __version__
 from ..errors import UserError, WorkFailed
 from ..models.runtime import quiet_native_threads
 from ..plan import Elsewhere, Plan, one_stage
-from ..recipe import RayPool
+from ..recipe.schema import RayPool
 from ..storage.location import Place
 from ..storage.parts import RunFolder, write_json
 from .barrier import gather

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..data.images import ImageFault, decode, encode
 from ..data.sources import ImageReader
-from ..paths import Step
+from ..recipe.paths import Step
 from ..sample import KINDS
 from .facts import edit_name
 from .lineage import Family, Row, Sample

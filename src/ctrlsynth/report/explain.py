@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import UserError
-from ..paths import Step
+from ..recipe.paths import Step
 from .facts import Fact, facts_of
 from .lineage import Family, Parts, Row, Sample, Samples
 from .terminal import cells, clean, wrap

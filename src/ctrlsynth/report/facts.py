@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..lang.clip_tokens import CONTEXT
-from ..paths import Step
+from ..recipe.paths import Step
 from ..sample import KINDS, Tags
 from .lineage import Row
 

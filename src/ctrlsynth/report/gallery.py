@@ -208,7 +208,7 @@ class _Fate:
 
 
 def _nodes(run: Run, name: str) -> list[str]:
-    from ..paths import resolve
+    from ..recipe.paths import resolve
 
     return resolve(run.recipe["paths"])[name]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
-from ..paths import Step
+from ..recipe.paths import Step
 from ..storage.location import Place
 from ..storage.parts import open_part
 

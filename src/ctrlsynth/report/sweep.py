@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import UserError
-from ..paths import Step
+from ..recipe.paths import Step
 from ..storage.location import Place
 from ..storage.parts import open_part
 from .lineage import Parts, judge_of, path_chains

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ..concepts import balance, dedupe
 from ..concepts.matches import Each, Matches
 from ..errors import UserError
-from ..recipe import Balance
+from ..recipe.schema import Balance
 from ..sample import hash_int
 from ..tables import BALANCE, MATCH
 from . import Item, Upstream, build, digest_of, key_of

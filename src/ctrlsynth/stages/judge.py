@@ -17,7 +17,7 @@ from ..control.text import REMOVING, TextController
 from ..data.images import ImageFault, decode
 from ..lang.matching import rules as matching
 from ..models.base import ImageAndText, SafetyJudge, VisionTagger
-from ..recipe import Judge
+from ..recipe.schema import Judge
 from ..sample import KINDS, Tags
 from ..tables import JUDGE_IMAGE, JUDGE_TEXT
 from . import Ancestors, Item, Upstream, ask, build, digest_of, key_of

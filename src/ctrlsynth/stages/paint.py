@@ -14,7 +14,7 @@ from ..control.select import holds
 from ..data.images import encode
 from ..lang import clip_tokens
 from ..models.base import Painting, Prompt, TextToImageModel
-from ..recipe import ImageFile
+from ..recipe.schema import ImageFile
 from ..tables import PAINT
 from . import Item, Upstream, ask, build, close_model, digest_of, key_of
 from .answers import BAD, painting_of

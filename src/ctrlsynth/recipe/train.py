@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ..errors import UserError, unknown
-from ..recipe import Block
-from ..recipe_file import check_block_keys, parse_block, read_data
+from .file import check_block_keys, parse_block, read_data
 from .presets import PRESETS
+from .schema import Block
 
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 Positive = Annotated[int, Field(gt=0)]

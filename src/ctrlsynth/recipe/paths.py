@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from .errors import UserError, unknown
+from ..errors import UserError, unknown
 
 Kind = Literal["read", "tag", "write", "match", "balance", "paint", "judge-text", "judge-image"]
 Family = Literal["tags", "tags+text", "text", "concept", "caption"]

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from .errors import unknown
-from .sample import Kind
+from ..errors import unknown
+from ..sample import Kind
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Spec = str | dict[str, Any]

@@ -15,8 +15,8 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from .errors import UserError, unknown
-from .recipe import Recipe, block_of
+from ..errors import UserError, unknown
+from .schema import Recipe, block_of
 
 B = TypeVar("B", bound=BaseModel)
 
@@ -58,7 +58,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     nearest right one, also in the `train` block, which another command reads."""
     recipe = parse_recipe(_overridden(path, overrides), str(path))
     if recipe.train is not None:
-        from .clip.config import check_keys  # which needs this module
+        from .train import check_keys  # which needs this module
 
         check_keys(recipe.train, str(path))
     return recipe
