@@ -15,8 +15,8 @@ from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.paths import Step, places, plan_steps
 from ctrlsynth.recipe.schema import dump_recipe
 from ctrlsynth.runs import Run
+from ctrlsynth.stages.tables import SCHEMAS
 from ctrlsynth.storage.parts import PartWriter, RunFolder, write_json
-from ctrlsynth.tables import SCHEMAS
 
 HOSTILE = "<script>alert(1)</script> a \"dog\" & 'cat' {{ 7*7 }} \u2028 </style> \u202egnirts\u202c [bold]x[/bold]"
 SCENES = (

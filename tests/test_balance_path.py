@@ -26,7 +26,7 @@ from ctrlsynth.report.explain import as_text
 from ctrlsynth.report.gallery import write_report
 from ctrlsynth.runs import Run, run
 from ctrlsynth.screen import progress
-from ctrlsynth.stages import Barrier
+from ctrlsynth.stages.base import Barrier
 from ctrlsynth.storage.parts import PartView, RunFolder, read_json
 
 WORDS = "dog cat ball car tree bird boat chair red blue green yellow".split()

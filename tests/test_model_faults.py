@@ -311,7 +311,7 @@ def poison_all(error: Callable[[], Exception]) -> Callable[[Sequence[Request]], 
 
 
 def item(n: int) -> Any:
-    from ctrlsynth.stages import Item
+    from ctrlsynth.stages.base import Item
 
     return Item(f"k{n}", None, f"k{n}", "key")
 

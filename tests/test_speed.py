@@ -21,7 +21,7 @@ import pytest
 from ctrlsynth.data.records import Table, open_binary, records
 from ctrlsynth.engines.local import COLLECT_AFTER, Silent, fewer_collections
 from ctrlsynth.runs import run
-from ctrlsynth.stages import Item
+from ctrlsynth.stages.base import Item
 from helpers import recipe
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"

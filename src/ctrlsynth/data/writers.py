@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..tables import IMAGE
+from ..stages.tables import IMAGE
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 from ..concepts.matches import Each
 from ..errors import WorkFailed
 from ..plan import Plan
-from ..stages import Barrier
+from ..stages.base import Barrier
 from ..storage.parts import PartView, RunFolder, read_json, write_json
 
 NAME = "_gathered.json"

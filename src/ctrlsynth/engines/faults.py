@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from ..errors import ModelError, UserError, WorkFailed
 from ..recipe.schema import Faults
-from ..stages import Item, Stage
+from ..stages.base import Item, Stage
 
 CALM_CALLS = 64
 """Calls without a fault after which a batch that was halved for want of memory is doubled; each halving after that doubles the wait."""

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from ..errors import WorkFailed
 from ..plan import Plan
-from ..stages import Item, Stage
+from ..stages.base import Item, Stage
 from ..storage.parts import PartView, PartWriter, RunFolder
 from ..storage.reuse import OldRows
 from .barrier import settle

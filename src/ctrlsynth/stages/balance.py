@@ -23,8 +23,8 @@ from ..concepts.matches import Each, Matches
 from ..errors import UserError
 from ..recipe.schema import Balance
 from ..sample import hash_int
-from ..tables import BALANCE, MATCH
-from . import Item, Upstream, build, digest_of, key_of
+from .base import Item, Upstream, build, digest_of, key_of
+from .tables import BALANCE, MATCH
 
 
 class Matcher(Protocol):

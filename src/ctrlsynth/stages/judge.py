@@ -19,9 +19,9 @@ from ..lang.matching import rules as matching
 from ..models.base import ImageAndText, SafetyJudge, VisionTagger
 from ..recipe.schema import Judge
 from ..sample import KINDS, Tags
-from ..tables import JUDGE_IMAGE, JUDGE_TEXT
-from . import Ancestors, Item, Upstream, ask, build, digest_of, key_of
 from .answers import BAD, unit
+from .base import Ancestors, Item, Upstream, ask, build, digest_of, key_of
+from .tables import JUDGE_IMAGE, JUDGE_TEXT
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from ..data.images import encode
 from ..lang import clip_tokens
 from ..models.base import Painting, Prompt, TextToImageModel
 from ..recipe.schema import ImageFile
-from ..tables import PAINT
-from . import Item, Upstream, ask, build, close_model, digest_of, key_of
 from .answers import BAD, painting_of
+from .base import Item, Upstream, ask, build, close_model, digest_of, key_of
+from .tables import PAINT
 
 UNSAFE = "unsafe"
 """The ledger's word for an image that the model's own safety checker flagged. Such images are not kept: the checkers black them out."""

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from ..tables import READ
-from . import Item, Upstream, build, key_of
+from .base import Item, Upstream, build, key_of
+from .tables import READ
 
 _JSON = json.JSONEncoder(ensure_ascii=False, default=str)
 

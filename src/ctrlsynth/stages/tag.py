@@ -12,9 +12,9 @@ from PIL import Image
 from ..data.images import ImageFault, decode
 from ..models.base import ImageAndText, VisionTagger
 from ..sample import Tags
-from ..tables import TAG
-from . import Item, Upstream, ask, build, close_model, digest_of, key_of
 from .answers import BAD, tags_of
+from .base import Item, Upstream, ask, build, close_model, digest_of, key_of
+from .tables import TAG
 
 LONGEST = 768
 """Pixels of the longer edge that a tagger gets to see unless its `longest` says another: photographs of any size, in bounded memory."""

@@ -15,9 +15,9 @@ from ..lang import clip_tokens
 from ..lang.replies import REASONS as CLEANED
 from ..models.base import LanguageModel, Reply
 from ..sample import Tags
-from ..tables import WRITE
-from . import Ancestors, Item, Upstream, ask, build, close_model, digest_of, key_of
 from .answers import BAD, reply_of
+from .base import Ancestors, Item, Upstream, ask, build, close_model, digest_of, key_of
+from .tables import WRITE
 
 _EXAMPLE = Tags(("dog", "sofa"), ("brown dog",), ("dog on sofa",)), "my dog on the new sofa"
 

@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import UserError, WorkFailed
-from ..tables import SCHEMA
+from ..stages.tables import SCHEMA
 from .location import Entry, Place, Remote, make_folder, remove_tree, store_errors
 from .location import publish as publish
 from .location import temporary as temporary

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import UserError, WorkFailed
-from ..tables import ADDED
+from ..stages.tables import ADDED
 from .location import Place
 from .parts import open_part
 
