@@ -27,7 +27,7 @@ from ctrlsynth.models.base import ImageAndText
 from ctrlsynth.models.runtime import in_threads, quiet_native_threads
 from ctrlsynth.models.taggers.imagenet import ImageNetTagger
 from ctrlsynth.recipe.file import parse_recipe
-from ctrlsynth.runs import run
+from ctrlsynth.runs.drive import run
 
 PHOTOS = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
 TURN = 16  # images

@@ -39,7 +39,7 @@ import pyarrow as pa
 import match as peers
 from ctrlsynth.concepts.match import Matcher
 from ctrlsynth.lang import wordnet
-from ctrlsynth.runs import Run
+from ctrlsynth.runs.drive import Run
 
 _DOC = re.compile(r'(?:"""|\'\'\')(.*?)(?:"""|\'\'\')', re.S)
 _END = re.compile(r"(?<=[.!?;])\s+|\n\s*\n")

@@ -87,7 +87,7 @@ def actors_seconds() -> float:
 def tagging(base: Path, tagger: str, images: int) -> None:
     """Two actors against one."""
     from ctrlsynth.recipe.file import parse_recipe
-    from ctrlsynth.runs import run
+    from ctrlsynth.runs.drive import run
 
     if not (base / "pictures").exists():
         pictures(base / "pictures", images)
@@ -119,7 +119,7 @@ def tagging(base: Path, tagger: str, images: int) -> None:
 def own_time(base: Path, rows: int) -> None:
     """Milliseconds a row through four stages with models that do nothing."""
     import pipeline
-    from ctrlsynth.runs import run
+    from ctrlsynth.runs.drive import run
 
     pipeline.write_captions(base / "captions.jsonl", rows)
     (base / "recipe.yaml").write_text(pipeline.RECIPE)

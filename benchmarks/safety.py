@@ -14,7 +14,7 @@ from pathlib import Path
 from ctrlsynth.concepts.bank import read_bank, table_of, write_bank
 from ctrlsynth.concepts.safety import answers, flag, question
 from ctrlsynth.recipe.file import read_yaml
-from ctrlsynth.runs import run
+from ctrlsynth.runs.drive import run
 
 BLOCKED = "porn pornography naked nude drunk weed cocaine heroin brothel prostitute suicide torture genocide massacre orgy rape".split()
 

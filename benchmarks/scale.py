@@ -24,9 +24,9 @@ from PIL import Image
 
 from ctrlsynth.data.images import decode, encode
 from ctrlsynth.models.base import Reply, Request
-from ctrlsynth.plan import make_plan
 from ctrlsynth.recipe.file import parse_recipe
-from ctrlsynth.runs import run
+from ctrlsynth.runs.drive import run
+from ctrlsynth.runs.plan import make_plan
 from ctrlsynth.storage.parts import RunFolder
 from pipeline import write_captions
 

@@ -18,11 +18,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ctrlsynth.engines.local import Silent
 from ctrlsynth.models import load
 from ctrlsynth.models.base import Request
 from ctrlsynth.recipe.file import parse_recipe
-from ctrlsynth.runs import Run, run
+from ctrlsynth.runs.drive import Run, run
+from ctrlsynth.runs.local import Silent
 from llm_engine import processor_seconds
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))

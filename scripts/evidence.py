@@ -37,7 +37,7 @@ from ctrlsynth.models.base import ImageAndText
 from ctrlsynth.recipe.file import load_recipe
 from ctrlsynth.recipe.schema import Recipe
 from ctrlsynth.recipe.train import load_train
-from ctrlsynth.runs import run
+from ctrlsynth.runs.drive import run
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes" / "evidence"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ctrlsynth.data.export import export
 from ctrlsynth.recipe.file import parse_recipe
-from ctrlsynth.runs import run
+from ctrlsynth.runs.drive import run
 from helpers import write_captions
 
 ROWS = 90

@@ -11,7 +11,7 @@ from typing import Any
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Recipe
-from ctrlsynth.runs import Run
+from ctrlsynth.runs.drive import Run
 from ctrlsynth.sample import Tags
 
 TIME = {"seconds"}

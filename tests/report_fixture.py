@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.paths import Step, places, plan_steps
 from ctrlsynth.recipe.schema import dump_recipe
-from ctrlsynth.runs import Run
+from ctrlsynth.runs.drive import Run
 from ctrlsynth.stages.tables import SCHEMAS
 from ctrlsynth.storage.parts import PartWriter, RunFolder, write_json
 

@@ -16,7 +16,6 @@ import pytest
 from PIL import Image
 
 from ctrlsynth.data.export import export
-from ctrlsynth.data.pairs import count_pairs
 from ctrlsynth.errors import ModelError, UserError, WorkFailed
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
 from ctrlsynth.recipe.file import parse_recipe
@@ -24,7 +23,8 @@ from ctrlsynth.recipe.schema import Recipe
 from ctrlsynth.report.explain import as_text, first_kept
 from ctrlsynth.report.gallery import write_report
 from ctrlsynth.report.sweep import sweep
-from ctrlsynth.runs import LedgerRow, Run, run
+from ctrlsynth.runs.drive import LedgerRow, Run, run
+from ctrlsynth.runs.pairs import count_pairs
 from ctrlsynth.sample import Tags
 from helpers import recipe
 

@@ -16,15 +16,15 @@ from ctrlsynth.concepts import dedupe
 from ctrlsynth.concepts.balance import counts, draws, expected_sizes, keep_mask, solve_t
 from ctrlsynth.concepts.matches import Matches
 from ctrlsynth.data.export import export
-from ctrlsynth.engines.local import Silent
 from ctrlsynth.errors import UserError
-from ctrlsynth.estimate import estimate
-from ctrlsynth.plan import make_plan
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Recipe
 from ctrlsynth.report.explain import as_text
 from ctrlsynth.report.gallery import write_report
-from ctrlsynth.runs import Run, run
+from ctrlsynth.runs.drive import Run, run
+from ctrlsynth.runs.estimate import estimate
+from ctrlsynth.runs.local import Silent
+from ctrlsynth.runs.plan import make_plan
 from ctrlsynth.screen import progress
 from ctrlsynth.stages.base import Barrier
 from ctrlsynth.storage.parts import PartView, RunFolder, read_json

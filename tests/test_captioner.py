@@ -16,7 +16,7 @@ from ctrlsynth import models
 from ctrlsynth.errors import ModelError, UserError
 from ctrlsynth.models.base import ImageAndText
 from ctrlsynth.models.taggers.captioner import CaptionerTagger
-from ctrlsynth.runs import run
+from ctrlsynth.runs.drive import run
 from ctrlsynth.sample import Tags
 from helpers import recipe
 from tiny_vision import COLOURS, THINGS

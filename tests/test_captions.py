@@ -18,7 +18,7 @@ from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.models.llms.naive import Naive
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Recipe, TextPolicy
-from ctrlsynth.runs import Run, run
+from ctrlsynth.runs.drive import Run, run
 from ctrlsynth.sample import Tags
 
 ASKED = TextController(TextPolicy(), 0).instruct("r", "concept", None, "teapot").request.instruction

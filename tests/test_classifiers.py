@@ -19,7 +19,7 @@ from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import ImageAndText
 from ctrlsynth.models.taggers.labels import Chooser, object_names, read_labels
 from ctrlsynth.models.taggers.openclip import read_vocabulary
-from ctrlsynth.runs import run
+from ctrlsynth.runs.drive import run
 from ctrlsynth.sample import Tags
 from helpers import recipe
 

@@ -22,7 +22,7 @@ from ctrlsynth.models.text_to_image.diffusers import Diffusers
 from ctrlsynth.models.text_to_image.scenes import Scenes
 from ctrlsynth.recipe.schema import Recipe
 from ctrlsynth.report.explain import as_text
-from ctrlsynth.runs import run
+from ctrlsynth.runs.drive import run
 from helpers import recipe, tables
 
 Tiny = Callable[[str], Path]

@@ -17,10 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from ctrlsynth.data.export import export
-from ctrlsynth.engines import local, work
 from ctrlsynth.errors import UserError, WorkFailed
 from ctrlsynth.report.gallery import write_report
-from ctrlsynth.runs import Run, add_product, run
+from ctrlsynth.runs import local
+from ctrlsynth.runs import part as work
+from ctrlsynth.runs.drive import Run, add_product, run
 from ctrlsynth.storage import parts as store
 from helpers import calls, recipe, tables
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from ctrlsynth.data.export import export
-from ctrlsynth.estimate import estimate
 from ctrlsynth.evaluate.long_tail import read_extra
 from ctrlsynth.recipe.file import load_recipe, read_data
 from ctrlsynth.recipe.train import load_train
-from ctrlsynth.runs import run
+from ctrlsynth.runs.drive import run
+from ctrlsynth.runs.estimate import estimate
 from test_production_recipes import RECIPES, place, small, tiny  # noqa: F401
 from tiny_production import Tiny
 

@@ -22,7 +22,7 @@ from ctrlsynth.data.export import count_pairs, export
 from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt
 from ctrlsynth.recipe.file import parse_recipe
-from ctrlsynth.runs import Run, run
+from ctrlsynth.runs.drive import Run, run
 from ctrlsynth.sample import Tags
 
 THINGS = ("dog", "cat", "ball", "car", "tree", "bird", "boat", "chair")

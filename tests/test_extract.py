@@ -16,7 +16,7 @@ from ctrlsynth.models.base import ImageAndText, Reply, Request
 from ctrlsynth.models.llms.spans import MAX_WORDS, extraction, words_of
 from ctrlsynth.models.taggers.extract import ExtractTagger, instruction, normalise
 from ctrlsynth.models.taggers.extract_parse import LINES, SCHEMA, parse, parse_json
-from ctrlsynth.runs import run
+from ctrlsynth.runs.drive import run
 from ctrlsynth.sample import Tags
 from helpers import recipe, write_captions
 

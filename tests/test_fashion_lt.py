@@ -18,7 +18,7 @@ from ctrlsynth.data.long_tail import group_of, read_split
 from ctrlsynth.evaluate.long_tail import read_extra
 from ctrlsynth.evaluate.run import Settings, evaluate_all
 from ctrlsynth.recipe.file import load_recipe
-from ctrlsynth.runs import run
+from ctrlsynth.runs.drive import run
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))

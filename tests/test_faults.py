@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from ctrlsynth.errors import WorkFailed
-from ctrlsynth.runs import Run, run
+from ctrlsynth.runs.drive import Run, run
 from ctrlsynth.storage import location as place
 from ctrlsynth.storage import parts as store
 from helpers import calls, recipe, tables, write_captions

@@ -18,7 +18,7 @@ from ctrlsynth.models import load, server
 from ctrlsynth.models.base import Painting, Prompt
 from ctrlsynth.models.text_to_image.image_server import ImageServer
 from ctrlsynth.models.text_to_image.scenes import Scenes
-from ctrlsynth.runs import run
+from ctrlsynth.runs.drive import run
 from helpers import recipe, tables
 from servers import FaultyServer, free_port
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ctrlsynth.models.base import Reply, Request
-from ctrlsynth.runs import run
+from ctrlsynth.runs.drive import run
 from helpers import recipe
 
 SCHEMA = {

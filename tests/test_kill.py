@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ctrlsynth.runs import Run
+from ctrlsynth.runs.drive import Run
 from helpers import tables, write_captions
 
 RECIPE = """name: kill

@@ -12,7 +12,7 @@ from ctrlsynth.cli.main import app
 from typer.testing import CliRunner
 
 from ctrlsynth.models.prices import cost
-from ctrlsynth.runs import Run, run
+from ctrlsynth.runs.drive import Run, run
 from helpers import recipe, write_captions
 from servers import FaultyServer, completion, echo, said
 

@@ -19,7 +19,7 @@ from ctrlsynth.models.base import Prompt
 from ctrlsynth.models.text_to_image.scenes import Scenes
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Source
-from ctrlsynth.runs import run
+from ctrlsynth.runs.drive import run
 from eval_sets import ColourClip, square
 
 NAMES = ["red car", "green tree", "blue boat"]

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from ctrlsynth.engines import faults
-from ctrlsynth.engines.faults import Caller, fault_of
-from ctrlsynth.engines.work import run_part
 from ctrlsynth.errors import ModelError, UserError, WorkFailed
 from ctrlsynth.models.base import Reply, Request
-from ctrlsynth.plan import make_plan
 from ctrlsynth.recipe.schema import Faults, Recipe
 from ctrlsynth.report.explain import as_text
-from ctrlsynth.runs import Run, run
+from ctrlsynth.runs import faults
+from ctrlsynth.runs.drive import Run, run
+from ctrlsynth.runs.faults import Caller, fault_of
+from ctrlsynth.runs.part import run_part
+from ctrlsynth.runs.plan import make_plan
 from ctrlsynth.storage.parts import RunFolder, write_json
 from helpers import recipe, tables
 

@@ -9,9 +9,9 @@ import pytest
 
 from ctrlsynth.data.export import export
 from ctrlsynth.errors import UserError
-from ctrlsynth.estimate import estimate
 from ctrlsynth.recipe.schema import Recipe
-from ctrlsynth.runs import run
+from ctrlsynth.runs.drive import run
+from ctrlsynth.runs.estimate import estimate
 from helpers import recipe
 
 PATHS = [{"both": ["text", "tags", "text*", "image*"]}]

@@ -26,13 +26,13 @@ from PIL import Image
 
 from ctrlsynth.data.export import export
 from ctrlsynth.errors import UserError, WorkFailed
-from ctrlsynth.estimate import estimate
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Recipe
 from ctrlsynth.report.explain import as_text, first_kept
 from ctrlsynth.report.gallery import write_report
 from ctrlsynth.report.sweep import sweep
-from ctrlsynth.runs import Run, run
+from ctrlsynth.runs.drive import Run, run
+from ctrlsynth.runs.estimate import estimate
 from ctrlsynth.storage import location as places
 from ctrlsynth.storage.location import Remote, place, probe
 from helpers import calls, recipe, tables

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from ctrlsynth.errors import UserError
-from ctrlsynth.estimate import estimate
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
-from ctrlsynth.runs import run
+from ctrlsynth.runs.drive import run
+from ctrlsynth.runs.estimate import estimate
 from ctrlsynth.sample import Tags
 from helpers import recipe
 

@@ -15,11 +15,11 @@ from PIL import Image
 
 from ctrlsynth.data.export import export
 from ctrlsynth.errors import UserError
-from ctrlsynth.estimate import estimate
 from ctrlsynth.recipe.file import load_recipe
 from ctrlsynth.recipe.schema import Models, Recipe
 from ctrlsynth.recipe.train import load_train
-from ctrlsynth.runs import Run, run
+from ctrlsynth.runs.drive import Run, run
+from ctrlsynth.runs.estimate import estimate
 from tiny_production import SAYS, Tiny
 
 RECIPES = Path(__file__).parent.parent / "recipes"

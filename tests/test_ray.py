@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 from ctrlsynth.cli.main import main
 
-from ctrlsynth.engines.local import Silent
 from ctrlsynth.errors import UserError, WorkFailed
 from ctrlsynth.recipe.schema import Engines, Recipe
-from ctrlsynth.runs import Run, run
+from ctrlsynth.runs.drive import Run, run
+from ctrlsynth.runs.local import Silent
 from ctrlsynth.storage.location import Remote
 from ctrlsynth.storage.parts import read_json
 from helpers import TIME, recipe, tables
@@ -248,7 +248,7 @@ def test_a_model_that_a_node_lacks_is_one_line_whatever_part_is_asked_next(clust
 
 
 def test_a_part_that_always_takes_its_actor_down_stops_the_run(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ctrlsynth.engines import ray as engine
+    from ctrlsynth.runs import ray as engine
 
     monkeypatch.setattr(engine, "BEGINS", 2)
     said = stopped(tmp_path, {"ray_models:Crasher": "boat"})

@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from ctrlsynth.engines.work import run_part
 from ctrlsynth.errors import UserError, WorkFailed
-from ctrlsynth.plan import make_plan
-from ctrlsynth.runs import Run, run
+from ctrlsynth.runs.drive import Run, run
+from ctrlsynth.runs.part import run_part
+from ctrlsynth.runs.plan import make_plan
 from ctrlsynth.storage.parts import RunFolder, write_json
 from helpers import calls, recipe, tables
 

@@ -16,7 +16,7 @@ from ctrlsynth.concepts.safety import answers, flag, holding, question, read_wor
 from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.recipe.file import parse_recipe
-from ctrlsynth.runs import run
+from ctrlsynth.runs.drive import run
 
 
 class Judge:

@@ -12,7 +12,7 @@ from ctrlsynth.errors import UserError
 from ctrlsynth.report.explain import as_text, first_kept
 from ctrlsynth.report.gallery import write_report
 from ctrlsynth.report.sweep import sweep
-from ctrlsynth.runs import Run
+from ctrlsynth.runs.drive import Run
 from ctrlsynth.stages.tables import SCHEMA, SCHEMAS
 
 RUNS = Path(__file__).parent / "data" / "runs"

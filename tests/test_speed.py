@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ctrlsynth.data.records import Table, open_binary, records
-from ctrlsynth.engines.local import COLLECT_AFTER, Silent, fewer_collections
-from ctrlsynth.runs import run
+from ctrlsynth.runs.drive import run
+from ctrlsynth.runs.local import COLLECT_AFTER, Silent, fewer_collections
 from ctrlsynth.stages.base import Item
 from helpers import recipe
 
@@ -83,7 +83,7 @@ def test_a_finished_run_again_loads_no_engine(tmp_path: Path) -> None:
     heavy = ("onnxruntime", "onnx", "xllamacpp", "torch", "matplotlib", "pandas", "scipy", "resvg_py", "regex", "ftfy", "emoji")
     code = (
         f"import sys, json; sys.path.insert(0, {str(Path(__file__).parent)!r}); from pathlib import Path; from helpers import recipe;"
-        "from ctrlsynth.runs import run; base = Path(sys.argv[1]); run(recipe(base, 12, 4), base / 'run', base=base).ledger();"
+        "from ctrlsynth.runs.drive import run; base = Path(sys.argv[1]); run(recipe(base, 12, 4), base / 'run', base=base).ledger();"
         f"print(json.dumps([m for m in {heavy!r} if m in sys.modules]))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)

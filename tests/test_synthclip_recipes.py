@@ -18,7 +18,7 @@ from ctrlsynth.data.export import export
 from ctrlsynth.models.base import ImageAndText
 from ctrlsynth.recipe.file import load_recipe, read_yaml
 from ctrlsynth.recipe.schema import Recipe
-from ctrlsynth.runs import Run, run
+from ctrlsynth.runs.drive import Run, run
 from ctrlsynth.sample import Tags
 
 RECIPES = Path(__file__).parent.parent / "recipes"

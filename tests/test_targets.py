@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from ctrlsynth.data.export import export
-from ctrlsynth.data.pairs import count_pairs
 from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.report.sweep import sweep
-from ctrlsynth.runs import Run, run
+from ctrlsynth.runs.drive import Run, run
+from ctrlsynth.runs.pairs import count_pairs
 from helpers import calls, recipe, tables
 
 

@@ -20,7 +20,7 @@ from ctrlsynth import cli
 from ctrlsynth.clip import checkpoint, tars
 from ctrlsynth.clip.model import build
 from ctrlsynth.evaluate.run import evaluate_all
-from ctrlsynth.runs import run
+from ctrlsynth.runs.drive import run
 from eval_sets import ColourClip, classification_set
 from helpers import recipe
 

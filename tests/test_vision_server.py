@@ -18,7 +18,7 @@ from ctrlsynth import models
 from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import ImageAndText
 from ctrlsynth.models.taggers.captioner import CHAT_PROMPT
-from ctrlsynth.runs import run
+from ctrlsynth.runs.drive import run
 from ctrlsynth.sample import Tags
 from helpers import recipe
 from servers import FaultyServer, completion

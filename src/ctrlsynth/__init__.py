@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .runs import Run, run
+    from .runs.drive import Run, run
 
 __version__ = "0.1.0"
 __all__ = ["Run", "__version__", "run"]
@@ -14,7 +14,7 @@ __all__ = ["Run", "__version__", "run"]
 def __getattr__(name: str) -> Any:
     """`run` and `Run` on first use: importing the package loads nothing heavy."""
     if name in ("Run", "run"):
-        from . import runs
+        from .runs import drive as runs
 
         return getattr(runs, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -66,8 +66,8 @@ def init(
 @app.command()
 def plan(recipe: RecipeFile, out: Out = None, limit: Limit = None, set_: Set = None, as_json: Json = False) -> None:
     """Check a recipe and show what a run would do: stages, parts, rows, models, cost, and what is done already. Runs no model."""
-    from .estimate import estimate
     from .recipe.file import load_recipe
+    from .runs.estimate import estimate
     from .screen import show_plan
     from .storage.location import place_for
 
@@ -103,7 +103,7 @@ def run(
 ) -> None:
     """Run a recipe. Interrupted, killed or extended, the same command goes on where it stopped."""
     from .recipe.file import load_recipe
-    from .runs import run as run_recipe
+    from .runs.drive import run as run_recipe
     from .screen import progress
 
     loaded = load_recipe(recipe, set_)
@@ -121,7 +121,7 @@ def run(
 @app.command()
 def status(run_dir: RunDir, as_json: Json = False) -> None:
     """Show the ledger of a run: what every stage got, kept, dropped and failed, with reasons; it adds up."""
-    from .runs import Run
+    from .runs.drive import Run
 
     _show_run(Run.open(run_dir), as_json)
 
@@ -136,7 +136,7 @@ def explain(
 ) -> None:
     """Tell one sample's whole story: tags, edits, instruction, text, prompt, image, scores, verdict."""
     from .report.explain import as_dict, as_text, first_kept
-    from .runs import Run
+    from .runs.drive import Run
 
     made = Run.open(run_dir)
     chosen = row_id or first_kept(made)
@@ -155,7 +155,7 @@ def sweep(
     """Show how many samples every threshold p_f would keep, and their mean recall, from the stored scores. Runs no model."""
     from .report.sweep import as_table, plot_sweep
     from .report.sweep import sweep as sweep_run
-    from .runs import Run
+    from .runs.drive import Run
     from .screen import show_sweep
 
     found = sweep_run(Run.open(run_dir))
@@ -180,7 +180,7 @@ def export(
 ) -> None:
     """Write the kept pairs as a data set with a data card: for open_clip (webdataset), Hugging Face (parquet, imagefolder), or csv."""
     from .data.export import export as export_run
-    from .runs import Run, add_product
+    from .runs.drive import Run, add_product
     from .screen import counting
 
     made = Run.open(run_dir)
@@ -202,7 +202,7 @@ def report(
 ) -> None:
     """Write a static gallery that opens from disk: originals beside synthetic samples, found and missed tags, scores, verdicts, plots."""
     from .report.gallery import write_report
-    from .runs import Run, add_product
+    from .runs.drive import Run, add_product
     from .screen import counting
 
     made = Run.open(run_dir)

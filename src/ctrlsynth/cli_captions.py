@@ -33,7 +33,7 @@ def caption(
     the paper's (temperature 0.7, top_p 0.95, both penalties 1.0), unless --llm says otherwise."""
     from .lang.replies import taken_off
     from .recipe.file import parse_recipe
-    from .runs import run
+    from .runs.drive import run
     from .screen import progress, show_ledger
 
     source = {"concepts": str(bank.absolute())}
@@ -67,7 +67,7 @@ def flag(
     """Ask a language model which concepts are unfit for everyone's eyes, and take a block list. Flagged ones stay in the bank, unused."""
     from .concepts import safety
     from .concepts.bank import read_bank, write_bank
-    from .runs import run
+    from .runs.drive import run
     from .screen import progress
 
     if out.suffix != ".parquet":

@@ -184,7 +184,7 @@ def _on_ray(folders: Sequence[Path], address: str | None) -> Iterator[Any]:
     from .models.installed import need
 
     need("ray", "ray", "--engine ray")
-    from .engines.ray import connected, every_node_sees, spread
+    from .runs.ray import connected, every_node_sees, spread
 
     with connected(address):
         for folder in folders:

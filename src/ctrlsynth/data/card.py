@@ -14,7 +14,7 @@ import yaml
 from ..models.catalogue import Entry, entries
 
 if TYPE_CHECKING:
-    from ..runs import Run
+    from ..runs.drive import Run
 
 _CARD = """\
 {{ front }}

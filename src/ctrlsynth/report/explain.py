@@ -18,7 +18,7 @@ from .lineage import Family, Parts, Row, Sample, Samples
 from .terminal import cells, clean, wrap
 
 if TYPE_CHECKING:
-    from ..runs import Run
+    from ..runs.drive import Run
 
 _BOXES = {
     "read": "source (1a, 1b)",

@@ -13,7 +13,7 @@ from ..sample import KINDS, Tags
 from .lineage import Row
 
 if TYPE_CHECKING:
-    from ..runs import Run
+    from ..runs.drive import Run
 
 
 @dataclass(frozen=True, slots=True)

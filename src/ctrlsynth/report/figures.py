@@ -18,7 +18,7 @@ from .lineage import Parts
 from .sweep import Sweep, SweepRow
 
 if TYPE_CHECKING:
-    from ..runs import Run
+    from ..runs.drive import Run
 
 MOST_WORDS = 100
 """Texts with this many words or more share the last bin."""

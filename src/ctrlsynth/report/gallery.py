@@ -21,7 +21,7 @@ from .lineage import Parts, Samples
 from .sweep import Sweep, as_table, gate_note, sweep
 
 if TYPE_CHECKING:
-    from ..runs import Run
+    from ..runs.drive import Run
 
 MARKER = "ctrlsynth-report.json"
 OURS = frozenset({MARKER, "index.html", "gallery.css", "gallery.js", "data", "images", "plots", "STALE.txt"})

@@ -17,7 +17,7 @@ from ..storage.location import Place
 from ..storage.parts import open_part
 
 if TYPE_CHECKING:
-    from ..runs import Run
+    from ..runs.drive import Run
 
 Row = dict[str, Any]
 Family = dict[str, list[Row]]

@@ -23,7 +23,7 @@ from .lineage import Parts, judge_of, path_chains
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ..runs import Run
+    from ..runs.drive import Run
 
 GRID = tuple(n / 20 for n in range(21))
 """p_f = 0, 0.05, ... 1."""

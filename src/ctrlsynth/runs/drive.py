@@ -11,20 +11,20 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
-from .data.pairs import count_pairs
+from ..errors import UserError, WorkFailed, unknown
+from ..models.installed import need
+from ..models.prices import spent
+from ..models.runtime import quiet_native_threads
+from ..recipe.file import load_recipe
+from ..recipe.paths import Step
+from ..recipe.schema import Recipe
+from ..storage.location import Place, Remote, make_folder, place, place_for, probe
+from ..storage.parts import RunFolder, disk_errors, open_part, part_counts, read_json, write_json
 from .differences import differences
-from .engines.local import Watcher, execute, totals
-from .errors import UserError, WorkFailed, unknown
-from .models.installed import need
-from .models.prices import spent
-from .models.runtime import quiet_native_threads
+from .local import Watcher, execute, totals
+from .pairs import count_pairs
 from .plan import Plan, fill_stages, make_plan
 from .preflight import preflight
-from .recipe.file import load_recipe
-from .recipe.paths import Step
-from .recipe.schema import Recipe
-from .storage.location import Place, Remote, make_folder, place, place_for, probe
-from .storage.parts import RunFolder, disk_errors, open_part, part_counts, read_json, write_json
 
 STALE = "STALE.txt"
 Work = Callable[[Plan, RunFolder, Watcher | None, bool], None]
@@ -214,7 +214,7 @@ def _engine(name: str, address: str | None) -> Work:
             raise UserError(f"--address {address}: goes with --engine ray")
         return execute
     need("ray", "ray", "--engine ray")
-    from .engines import ray
+    from . import ray
 
     return partial(ray.execute, address=address)
 

@@ -17,12 +17,12 @@ from typing import Any
 import pyarrow as pa
 
 from ..errors import WorkFailed
-from ..plan import Plan
 from ..stages.base import Item, Stage
 from ..storage.parts import PartView, PartWriter, RunFolder
 from ..storage.reuse import OldRows
 from .barrier import settle
 from .faults import Caller
+from .plan import Plan
 
 MAX_BLOCK = 1024
 """Rows in a block at most, when most of them are taken over."""

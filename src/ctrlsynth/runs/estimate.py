@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..recipe.schema import Recipe
+from ..storage.location import Place
+from ..storage.parts import RunFolder, part_counts, read_json
 from .differences import differences
-from .engines.local import totals
+from .local import totals
 from .plan import Plan, make_plan
-from .recipe.schema import Recipe
-from .storage.location import Place
-from .storage.parts import RunFolder, part_counts, read_json
 
 RATES: dict[str, tuple[float, float]] = {
     "read": (0.0005, 0.0),

@@ -12,10 +12,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 from ..errors import WorkFailed
-from ..plan import Plan
 from ..storage.parts import PartWriter, RunFolder, drop, part_counts, read_json, write_json
 from .barrier import gather
-from .work import Begin, Block, End, answer, assemble, caller_of, prepare
+from .part import Begin, Block, End, answer, assemble, caller_of, prepare
+from .plan import Plan
 
 AHEAD = 3
 """How many model calls' inputs wait decoded, and how many calls' outputs wait to be written."""

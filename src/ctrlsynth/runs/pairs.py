@@ -16,7 +16,7 @@ from ..recipe.paths import Step
 from ..storage.parts import RunFolder
 
 if TYPE_CHECKING:
-    from ..runs import Run
+    from .drive import Run
 
 PairKind = Literal["cap", "img", "capimg", "original"]
 Row = dict[str, Any]

@@ -26,12 +26,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from .. import __version__
 from ..errors import UserError, WorkFailed
 from ..models.runtime import quiet_native_threads
-from ..plan import Elsewhere, Plan, one_stage
 from ..recipe.schema import RayPool
 from ..storage.location import Place
 from ..storage.parts import RunFolder, write_json
 from .barrier import gather
 from .local import Ledger, Pipeline, Silent, Watcher, fewer_collections, missing
+from .plan import Elsewhere, Plan, one_stage
 
 LOOK_SECONDS = 0.5
 """Between two looks at what the actors have told and which nodes are alive."""

@@ -11,9 +11,9 @@ from typing import Any
 
 from ..concepts.matches import Each
 from ..errors import WorkFailed
-from ..plan import Plan
 from ..stages.base import Barrier
 from ..storage.parts import PartView, RunFolder, read_json, write_json
+from .plan import Plan
 
 NAME = "_gathered.json"
 Tell = Callable[[str, dict[str, Any]], None]

@@ -12,23 +12,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import __version__, models
-from .concepts.in_recipe import check_balance, open_matcher
-from .control.image import ImageController
-from .control.text import TextController
-from .data.sources import ImageReader, open_source
-from .errors import UserError
-from .models.base import VisionTagger
-from .recipe.paths import Step, places, plan_steps
-from .recipe.schema import Recipe, dump_recipe
-from .sample import Tags
-from .stages.balance import BalanceStage, MatchStage
-from .stages.base import Stage, digest_of
-from .stages.judge import JudgeImageStage, JudgeTextStage, score_text
-from .stages.paint import PaintStage
-from .stages.read import ReadStage
-from .stages.tag import TagStage
-from .stages.write import WriteStage
+from .. import __version__, models
+from ..concepts.in_recipe import check_balance, open_matcher
+from ..control.image import ImageController
+from ..control.text import TextController
+from ..data.sources import ImageReader, open_source
+from ..errors import UserError
+from ..models.base import VisionTagger
+from ..recipe.paths import Step, places, plan_steps
+from ..recipe.schema import Recipe, dump_recipe
+from ..sample import Tags
+from ..stages.balance import BalanceStage, MatchStage
+from ..stages.base import Stage, digest_of
+from ..stages.judge import JudgeImageStage, JudgeTextStage, score_text
+from ..stages.paint import PaintStage
+from ..stages.read import ReadStage
+from ..stages.tag import TagStage
+from ..stages.write import WriteStage
 
 
 @dataclass(slots=True)

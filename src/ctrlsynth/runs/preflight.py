@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from ..errors import UserError
+from ..storage.parts import RunFolder
 from .estimate import stage_estimates
 from .plan import Plan
-from .storage.parts import RunFolder
 
 
 def preflight(plan: Plan, run: RunFolder) -> None:
