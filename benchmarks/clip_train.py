@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ctrlsynth.data.images import encode
-from ctrlsynth.data.writers import CsvWriter, Sample
+from ctrlsynth.export.writers import CsvWriter, Sample
 from ctrlsynth.lang.clip_tokens import count
 
 DATA = Path(__file__).parent.parent / "tests" / "data"

@@ -27,11 +27,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ctrlsynth.data.export import export
 from ctrlsynth.evaluate.compare import compare, load_runs
 from ctrlsynth.evaluate.metrics import interval_over_seeds
 from ctrlsynth.evaluate.results import read_result, versions
 from ctrlsynth.evaluate.run import evaluate_all
+from ctrlsynth.export.export import export
 from ctrlsynth.models import load
 from ctrlsynth.models.base import ImageAndText
 from ctrlsynth.recipe.file import load_recipe

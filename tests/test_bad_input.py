@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ctrlsynth.data.export import export
 from ctrlsynth.errors import ModelError, UserError, WorkFailed
+from ctrlsynth.export.export import export
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Recipe

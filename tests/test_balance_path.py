@@ -15,8 +15,8 @@ import pytest
 from ctrlsynth.concepts import dedupe
 from ctrlsynth.concepts.balance import counts, draws, expected_sizes, keep_mask, solve_t
 from ctrlsynth.concepts.matches import Matches
-from ctrlsynth.data.export import export
 from ctrlsynth.errors import UserError
+from ctrlsynth.export.export import export
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Recipe
 from ctrlsynth.report.explain import as_text

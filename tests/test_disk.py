@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from ctrlsynth.data.export import export
 from ctrlsynth.errors import UserError, WorkFailed
+from ctrlsynth.export.export import export
 from ctrlsynth.report.gallery import write_report
 from ctrlsynth.runs import local
 from ctrlsynth.runs import part as work

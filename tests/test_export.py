@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ctrlsynth.data.export import count_pairs, export
 from ctrlsynth.errors import UserError
+from ctrlsynth.export.export import count_pairs, export
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.runs.drive import Run, run

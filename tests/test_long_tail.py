@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from ctrlsynth.data.export import export
 from ctrlsynth.data.long_tail import read_split
 from ctrlsynth.data.sources import open_source
 from ctrlsynth.errors import UserError
 from ctrlsynth.evaluate import long_tail
 from ctrlsynth.evaluate.run import Settings, evaluate_all
+from ctrlsynth.export.export import export
 from ctrlsynth.models.base import Prompt
 from ctrlsynth.models.text_to_image.scenes import Scenes
 from ctrlsynth.recipe.file import parse_recipe

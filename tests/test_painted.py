@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ctrlsynth.data.export import export
 from ctrlsynth.errors import UserError
+from ctrlsynth.export.export import export
 from ctrlsynth.recipe.schema import Recipe
 from ctrlsynth.runs.drive import run
 from ctrlsynth.runs.estimate import estimate

@@ -24,8 +24,8 @@ import pytest
 from ctrlsynth.cli.main import main
 from PIL import Image
 
-from ctrlsynth.data.export import export
 from ctrlsynth.errors import UserError, WorkFailed
+from ctrlsynth.export.export import export
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Recipe
 from ctrlsynth.report.explain import as_text, first_kept

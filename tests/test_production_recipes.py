@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ctrlsynth.data.export import export
 from ctrlsynth.errors import UserError
+from ctrlsynth.export.export import export
 from ctrlsynth.recipe.file import load_recipe
 from ctrlsynth.recipe.schema import Models, Recipe
 from ctrlsynth.recipe.train import load_train

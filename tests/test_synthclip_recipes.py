@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ctrlsynth.data.export import export
+from ctrlsynth.export.export import export
 from ctrlsynth.models.base import ImageAndText
 from ctrlsynth.recipe.file import load_recipe, read_yaml
 from ctrlsynth.recipe.schema import Recipe

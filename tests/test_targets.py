@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ctrlsynth.data.export import export
+from ctrlsynth.export.export import export
 from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.report.sweep import sweep
 from ctrlsynth.runs.drive import Run, run

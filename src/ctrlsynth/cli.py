@@ -179,7 +179,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write the kept pairs as a data set with a data card: for open_clip (webdataset), Hugging Face (parquet, imagefolder), or csv."""
-    from .data.export import export as export_run
+    from .export.export import export as export_run
     from .runs.drive import Run, add_product
     from .screen import counting
 

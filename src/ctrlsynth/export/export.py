@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..data.columnar import ImageReader
+from ..data.images import ImageFault, decode, encode
 from ..errors import UserError, WorkFailed, unknown
 from ..runs.pairs import Choice, Pair, Row, Shape, choice_of, count_pairs, pairs_of, shape_of, source_rows, tally
 from ..sample import draw
 from .card import write_card
-from .columnar import ImageReader
-from .images import ImageFault, decode, encode
 from .writers import WRITERS, Sample, Writer
 
 if TYPE_CHECKING:
