@@ -26,8 +26,8 @@ from ctrlsynth.concepts.bank import (
     with_flags,
     write_bank,
 )
+from ctrlsynth.concepts.source import ConceptSource
 from ctrlsynth.concepts.sources import Wanted, gather
-from ctrlsynth.data.concepts import ConceptSource
 from ctrlsynth.errors import UserError
 
 

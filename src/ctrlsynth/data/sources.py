@@ -53,7 +53,7 @@ def open_source(source: Source, base: Path, limit: int | None = None) -> OpenSou
     if source.long_tail is not None:
         return LongTailSource(source.long_tail, base, part_rows=rows, licence=licence, limit=limit)
     if source.concepts is not None:
-        from .concepts import ConceptSource  # the bank's reader
+        from ..concepts.source import ConceptSource  # the bank's reader
 
         return ConceptSource(_place(base, source.concepts), part_rows=rows, licence=licence, limit=limit)
     files = expand(source.text or "", base, SUFFIXES, "text")

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..concepts.bank import LONGEST, digest_of, read_bank
+from ..data.rows import MAX_PARTS, SourcePart, SourceRow, clean_caption, fingerprint, range_name
 from ..errors import UserError
-from .rows import MAX_PARTS, SourcePart, SourceRow, clean_caption, fingerprint, range_name
+from .bank import LONGEST, digest_of, read_bank
 
 
 class ConceptSource:
