@@ -13,13 +13,14 @@ import pytest
 
 from ctrlsynth.cli_eval import _tasks
 from ctrlsynth.errors import UserError
-from ctrlsynth.evaluate import layout, retrieval
+from ctrlsynth.evaluate import layout
 from ctrlsynth.evaluate.compare import compare, load_runs, show
 from ctrlsynth.evaluate.encode import class_weights
+from ctrlsynth.evaluate.kinds import retrieval
+from ctrlsynth.evaluate.kinds.zero_shot import template_set
 from ctrlsynth.evaluate.results import Score, read_result, write_result
 from ctrlsynth.evaluate.run import Settings, averages, evaluate_all
 from ctrlsynth.evaluate.tasks import choose, tasks
-from ctrlsynth.evaluate.zero_shot import template_set
 from eval_sets import COLOURS, ColourClip, classification_set, pairs_set, square, write_shards
 
 NAMES = ["red", "green", "blue"]

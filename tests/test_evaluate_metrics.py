@@ -12,10 +12,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 from sklearn.neighbors import NearestCentroid
 
-from ctrlsynth.evaluate import few_shot, linear_probe, long_tail, metrics
+from ctrlsynth.evaluate import metrics
 from ctrlsynth.evaluate.features import Split
+from ctrlsynth.evaluate.kinds import few_shot, linear_probe, long_tail
+from ctrlsynth.evaluate.kinds.zero_shot import classification
 from ctrlsynth.evaluate.papers import FIVE, delta_over_shared, tables
-from ctrlsynth.evaluate.zero_shot import classification
 from ctrlsynth.models.torchvision_fix import make_torchvision_importable
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ctrlsynth.evaluate.long_tail import read_extra
+from ctrlsynth.evaluate.kinds.long_tail import read_extra
 from ctrlsynth.export.export import export
 from ctrlsynth.recipe.file import load_recipe, read_data
 from ctrlsynth.recipe.train import load_train

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from ctrlsynth.data.long_tail import group_of, read_split
-from ctrlsynth.evaluate.long_tail import read_extra
+from ctrlsynth.evaluate.kinds.long_tail import read_extra
 from ctrlsynth.evaluate.run import Settings, evaluate_all
 from ctrlsynth.export.export import export
 from ctrlsynth.recipe.file import load_recipe

@@ -12,7 +12,7 @@ import pytest
 from ctrlsynth.data.long_tail import read_split
 from ctrlsynth.data.sources import open_source
 from ctrlsynth.errors import UserError
-from ctrlsynth.evaluate import long_tail
+from ctrlsynth.evaluate.kinds import long_tail
 from ctrlsynth.evaluate.run import Settings, evaluate_all
 from ctrlsynth.export.export import export
 from ctrlsynth.models.base import Prompt

@@ -74,7 +74,7 @@ def evaluate(
     """
     names = _tasks(tasks, recipe)
     from .clip.model import load_model
-    from .evaluate.long_tail import HeadSettings
+    from .evaluate.kinds.long_tail import HeadSettings
     from .evaluate.run import Settings, averages, evaluate_all
     from .screen_eval import show_results, watching
 

@@ -11,7 +11,9 @@ from ..data.images import ImageFault, decode
 from ..data.long_tail import read_split
 from ..data.rows import IMAGE_SUFFIXES
 from ..errors import UserError
-from ..evaluate import layout, pairs, retrieval
+from ..evaluate import layout
+from ..evaluate.kinds import compositional as pairs
+from ..evaluate.kinds import retrieval
 from ..evaluate.tasks import own_task
 from .rows import RowFault
 from .shards import open_shards

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from . import few_shot, layout, linear_probe, long_tail, pairs, retrieval, zero_shot
+from . import layout
 from .encode import Encoder
+from .kinds import compositional as pairs
+from .kinds import few_shot, linear_probe, long_tail, retrieval, zero_shot
 from .results import Result, Scores, read_result, versions, write_result
 from .tasks import Task, choose
 

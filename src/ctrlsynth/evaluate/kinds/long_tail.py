@@ -18,14 +18,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..data.long_tail import HEAD_OVER, TAIL_UNDER, read_split
-from ..errors import UserError
-from . import layout
-from .encode import Array, Encoder, class_weights, encode_images
-from .features import Split
-from .metrics import Ints, bootstrap, top_k_hits
-from .results import Score, Scores
-from .tasks import Task
+from ...data.long_tail import HEAD_OVER, TAIL_UNDER, read_split
+from ...errors import UserError
+from .. import layout
+from ..encode import Array, Encoder, class_weights, encode_images
+from ..features import Split
+from ..metrics import Ints, bootstrap, top_k_hits
+from ..results import Score, Scores
+from ..tasks import Task
 
 SCALE = 25.0
 GROUPS = ("head", "medium", "tail")

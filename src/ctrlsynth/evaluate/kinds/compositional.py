@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
-from . import layout
-from .encode import Encoder, encode_images, encode_texts
-from .metrics import bootstrap, strict_preference
-from .results import Score, Scores
-from .tasks import Task
+from ...errors import UserError
+from .. import layout
+from ..encode import Encoder, encode_images, encode_texts
+from ..metrics import bootstrap, strict_preference
+from ..results import Score, Scores
+from ..tasks import Task
 
 SUGARCREPE = {
     "add_att": 692, "add_obj": 2062, "replace_att": 788, "replace_obj": 1652, "replace_rel": 1406, "swap_att": 666, "swap_obj": 245,

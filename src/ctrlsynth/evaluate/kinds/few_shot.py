@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import UserError
-from . import layout
-from .encode import Array, Encoder
-from .features import Split, encode_split
-from .metrics import bootstrap
-from .results import Score, Scores
-from .tasks import Task
+from ...errors import UserError
+from .. import layout
+from ..encode import Array, Encoder
+from ..features import Split, encode_split
+from ..metrics import bootstrap
+from ..results import Score, Scores
+from ..tasks import Task
 
 WAYS, SHOTS, QUERIES, EPISODES = 5, 5, 6, 5000
 

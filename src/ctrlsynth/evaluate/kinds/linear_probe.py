@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import UserError
-from . import layout
-from .encode import Encoder
-from .features import Split, encode_split
-from .results import Scores
-from .tasks import Task
+from ...errors import UserError
+from .. import layout
+from ..encode import Encoder
+from ..features import Split, encode_split
+from ..results import Scores
+from ..tasks import Task
 from .zero_shot import classification
 
 COARSE = np.logspace(-6, 6, 7)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError, unknown
-from . import layout
-from .encode import Array, Encoder, class_weights, encode_images
-from .metrics import Ints, bootstrap, mean_per_class_recall, top_k_hits
-from .results import Score, Scores
-from .tasks import Task
+from ...errors import UserError, unknown
+from .. import layout
+from ..encode import Array, Encoder, class_weights, encode_images
+from ..metrics import Ints, bootstrap, mean_per_class_recall, top_k_hits
+from ..results import Score, Scores
+from ..tasks import Task
 
 SIMPLE = ["a photo of a {c}."]
 TEMPLATE_SETS = ("folder", "simple", "openai-imagenet-80", "openai-imagenet-7")
@@ -29,7 +29,7 @@ def template_set(name: str, folder: Path) -> list[str]:
     if name == "simple":
         return SIMPLE
     if name in ("openai-imagenet-80", "openai-imagenet-7"):
-        from ..models.torchvision_fix import make_torchvision_importable
+        from ...models.torchvision_fix import make_torchvision_importable
 
         make_torchvision_importable("clip")
         shipped = import_module("open_clip.zero_shot_metadata")

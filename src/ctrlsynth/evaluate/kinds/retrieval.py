@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
-from . import layout
-from .encode import Encoder, encode_images, encode_texts
-from .metrics import bootstrap, recall_ranks
-from .results import Score, Scores
-from .tasks import Task
+from ...errors import UserError
+from .. import layout
+from ..encode import Encoder, encode_images, encode_texts
+from ..metrics import bootstrap, recall_ranks
+from ..results import Score, Scores
+from ..tasks import Task
 
 Pair = tuple[bytes, str, tuple[str, ...]]
 """Encoded image, where it stands, its captions."""
