@@ -14,7 +14,7 @@ from PIL import Image
 
 from clip_fixture import MICRO, micro
 from ctrlsynth.clip import model as clip
-from ctrlsynth.clip.tokens import Tokenizer
+from ctrlsynth.clip.data.tokens import Tokenizer
 from ctrlsynth.errors import UserError
 
 TEXTS = ["a red dog", "a photo of a very small cat beside a chair, at night", "", "word " * 200, "naïve café ☕ &amp; <b>"]
@@ -144,7 +144,7 @@ def test_attention_without_copies_is_the_same(length: int) -> None:
     """Embeddings and every gradient, against the blocks as open_clip has them."""
     import torch
 
-    from ctrlsynth.clip.lean import lean
+    from ctrlsynth.clip.attention import lean
 
     plain, ours = (clip.build(str(micro()), seed=2).module for _ in range(2))
     lean(ours)

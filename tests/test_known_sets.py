@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ctrlsynth.clip.data.shards import open_shards
 from ctrlsynth.clip.decontaminate import clean
-from ctrlsynth.clip.shards import open_shards
 from ctrlsynth.errors import UserError
 from ctrlsynth.recipe.train import Decontaminate
 from eval_sets import write_shards

@@ -17,7 +17,8 @@ from PIL import Image
 
 from clip_fixture import folder, micro
 from ctrlsynth import cli
-from ctrlsynth.clip import checkpoint, tars
+from ctrlsynth.clip import checkpoint
+from ctrlsynth.clip.data import tars
 from ctrlsynth.clip.model import build
 from ctrlsynth.evaluate.run import evaluate_all
 from ctrlsynth.runs.drive import run

@@ -27,8 +27,8 @@ from ..data.images import ImageFault, decode
 from ..errors import UserError
 from ..recipe.train import Decontaminate
 from . import known_sets
-from .rows import RowFault, Shards
-from .shards import Subset
+from .data.rows import RowFault, Shards
+from .data.shards import Subset
 
 _NOT_WORDS = re.compile(r"[^\w]+")
 _CHUNK = 256

@@ -15,8 +15,8 @@ from ..evaluate import layout
 from ..evaluate.kinds import compositional as pairs
 from ..evaluate.kinds import retrieval
 from ..evaluate.tasks import own_task
-from .rows import RowFault
-from .shards import open_shards
+from .data.rows import RowFault
+from .data.shards import open_shards
 
 Row = tuple[str, Image.Image | None, Sequence[str]]
 """Its name, its image (None where there is none), its captions."""

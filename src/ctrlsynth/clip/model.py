@@ -28,9 +28,9 @@ from ..models.hf import HFOptions, locate
 from ..models.installed import need
 from ..models.torchvision_fix import make_torchvision_importable
 from . import convert
-from .images import centre_crop, shorter_edge
-from .lean import lean
-from .tokens import Tokenizer, tokenizer_of
+from .attention import lean
+from .data.images import centre_crop, shorter_edge
+from .data.tokens import Tokenizer, tokenizer_of
 
 WEIGHTS, CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
 Array = np.ndarray[Any, Any]

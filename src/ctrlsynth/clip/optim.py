@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..recipe.train import TrainBlock
-from .data import open_sources
-from .mix import Schedule, equal_steps
+from .data.loader import open_sources
+from .data.order import Schedule, equal_steps
 
 
 def make_optimizer(module: Any, block: TrainBlock) -> Any:

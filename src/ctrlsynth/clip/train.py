@@ -25,15 +25,15 @@ from ..models.torch_setup import set_threads
 from ..recipe.train import TrainBlock
 from ..sample import hash_int
 from . import checkpoint
-from .data import Batches, left_out, loader, open_sources, order_of, schedule_of
+from .attention import lean
+from .data.loader import Batches, left_out, loader, open_sources, order_of, schedule_of
+from .data.order import Schedule
+from .data.rows import Shards
 from .decontaminate import clean
-from .lean import lean
 from .loss import Forward, step_gradients
-from .mix import Schedule
 from .model import Built, Normalise, build, pick_device, pick_precision, read_folder
 from .optim import learning_rate, make_optimizer, total_steps, warmup_steps
 from .progress import Log, Silent, Watcher
-from .rows import Shards
 
 FREE = {"workers", "device", "save_every", "keep", "log_every", "grad_checkpointing", "accumulate"}
 """Keys that a run may change when it goes on: they change no batch and, up to rounding, no weight."""

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from ..data.rows import IMAGE_SUFFIXES
-from ..errors import UserError
+from ...data.rows import IMAGE_SUFFIXES
+from ...errors import UserError
 from .rows import BLOCK, Pair, RowFault, captions_of
 
 _INDEX = np.dtype(

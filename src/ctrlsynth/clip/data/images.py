@@ -8,7 +8,7 @@ import random
 
 from PIL import Image
 
-from ..data.images import decode, probe
+from ...data.images import decode, probe
 
 
 def shorter_edge(image: Image.Image, edge: int, method: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:

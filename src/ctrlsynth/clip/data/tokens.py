@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
-from ..lang.clip_tokens import END, encode
+from ...errors import UserError
+from ...lang.clip_tokens import END, encode
 
 _STEP = 8
 Array = np.ndarray[Any, Any]

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..data.images import ImageFault
-from ..errors import UserError
-from ..recipe.train import TrainBlock, TrainSource
-from ..sample import chance
+from ...data.images import ImageFault
+from ...errors import UserError
+from ...recipe.train import TrainBlock, TrainSource
+from ...sample import chance
 from .images import open_image, training_view
-from .mix import Order, Part, Schedule
+from .order import Order, Part, Schedule
 from .shards import RowFault, Shards, open_shards
 from .tokens import Tokenizer
 
