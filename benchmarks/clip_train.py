@@ -35,7 +35,7 @@ SKIP = 5
 def write_data(folder: Path, rows: int, size: int) -> float:
     """Scenes drawn from the captions, as the csv that `ctrlsynth export --format csv` writes; the mean number of tokens."""
     from ctrlsynth.models.base import Prompt
-    from ctrlsynth.models.text_to_image.scenes import Scenes
+    from ctrlsynth.models.embedded.scenes.painter import Scenes
 
     lines = [json.loads(line) for name in sorted(DATA.glob("web_captions*.jsonl")) for line in name.read_text("utf-8").splitlines()]
     texts = [line["caption"] for line in lines if line["caption"]]

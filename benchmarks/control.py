@@ -34,14 +34,14 @@ import numpy as np
 from PIL import Image
 
 from control_scenes import EDITS, SEED, scene, shows
-from ctrlsynth import models
 from ctrlsynth.control.edits import EditRecord
 from ctrlsynth.control.image import ImageController
 from ctrlsynth.control.text import TextController
 from ctrlsynth.lang.matching import rules as matching
+from ctrlsynth.models import registry as models
 from ctrlsynth.models.base import ImageAndText, LanguageModel, Prompt, Request
-from ctrlsynth.models.text_to_image.scenes_draw import render
-from ctrlsynth.models.text_to_image.scenes_vocab import vocabulary
+from ctrlsynth.models.embedded.scenes.draw import render
+from ctrlsynth.models.embedded.scenes.vocabulary import vocabulary
 from ctrlsynth.recipe.schema import ImagePolicy, TextPolicy
 from ctrlsynth.sample import Tags, chance, model_seed, split_attribute, split_relation
 

@@ -18,9 +18,9 @@ import numpy as np
 from ctrlsynth.control.edits import EditRecord
 from ctrlsynth.lang import wordnet
 from ctrlsynth.lang.matching import rules as matching
-from ctrlsynth.models.taggers.reference_tell import main_colour
-from ctrlsynth.models.text_to_image.scenes_sprites import coloured
-from ctrlsynth.models.text_to_image.scenes_vocab import COLOURS, vocabulary
+from ctrlsynth.models.embedded.reference.tags import main_colour
+from ctrlsynth.models.embedded.scenes.sprites import coloured
+from ctrlsynth.models.embedded.scenes.vocabulary import COLOURS, vocabulary
 from ctrlsynth.sample import Tags, chance, split_attribute, split_relation
 
 SEED = 2

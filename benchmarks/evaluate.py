@@ -82,7 +82,7 @@ print("RESULT " + json.dumps(out))
 def write_data(folder: Path, images: int) -> None:
     """`classes` and `walls`, the same images: scenes with noise of their own, so that no two are alike, in four tars each."""
     from ctrlsynth.models.base import Prompt
-    from ctrlsynth.models.text_to_image.scenes import Scenes
+    from ctrlsynth.models.embedded.scenes.painter import Scenes
 
     rng, noise = random.Random(0), np.random.default_rng(0)
     texts = [f"a {c} {n} and a {d} {m}" for n in NAMES for c in COLOURS for m in NAMES for d in COLOURS if n != m and c != d]

@@ -24,8 +24,8 @@ import sklearn
 from PIL import Image
 
 from ctrlsynth.models.base import ImageAndText
+from ctrlsynth.models.embedded.imagenet.tagger import ImageNetTagger
 from ctrlsynth.models.runtime import in_threads, quiet_native_threads
-from ctrlsynth.models.taggers.imagenet import ImageNetTagger
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.runs.drive import run
 

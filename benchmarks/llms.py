@@ -19,10 +19,10 @@ import json
 import time
 from pathlib import Path
 
-from ctrlsynth import models
 from ctrlsynth.lang.matching import rules as matching
+from ctrlsynth.models import registry as models
 from ctrlsynth.models.base import LanguageModel, Reply, Request
-from ctrlsynth.models.taggers.wordnet import mine
+from ctrlsynth.models.embedded.wordnet.tagger import mine
 from ctrlsynth.sample import KINDS, Tags
 
 THRESHOLD = 0.2

@@ -62,8 +62,8 @@ def pictures(folder: Path, count: int) -> None:
     import random
 
     from ctrlsynth.models.base import Prompt
-    from ctrlsynth.models.text_to_image.scenes import Scenes
-    from ctrlsynth.models.text_to_image.scenes_vocab import COLOURS
+    from ctrlsynth.models.embedded.scenes.painter import Scenes
+    from ctrlsynth.models.embedded.scenes.vocabulary import COLOURS
 
     folder.mkdir()
     rng, painter = random.Random(0), Scenes(192)

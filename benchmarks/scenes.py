@@ -22,10 +22,10 @@ from PIL import Image
 from ctrlsynth.control.templates import styles
 from ctrlsynth.lang.words import article
 from ctrlsynth.models.base import ImageAndText, Prompt
-from ctrlsynth.models.taggers.reference import ReferenceTagger
-from ctrlsynth.models.text_to_image.scenes import Scenes
-from ctrlsynth.models.text_to_image.scenes_plan import Scene
-from ctrlsynth.models.text_to_image.scenes_vocab import CLOTHES, COLOURS, PEOPLE, vocabulary
+from ctrlsynth.models.embedded.reference.tagger import ReferenceTagger
+from ctrlsynth.models.embedded.scenes.painter import Scenes
+from ctrlsynth.models.embedded.scenes.plan import Scene
+from ctrlsynth.models.embedded.scenes.vocabulary import CLOTHES, COLOURS, PEOPLE, vocabulary
 
 POSITIONS = ("left of", "right of", "on", "under")
 SUPPORTS = ("table", "sofa", "bench", "bed", "chair", "box", "car", "shelf", "truck", "log", "suitcase", "house", "piano")

@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ctrlsynth.models import load
 from ctrlsynth.models.base import Request
+from ctrlsynth.models.registry import load
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.runs.drive import Run, run
 from ctrlsynth.runs.local import Silent

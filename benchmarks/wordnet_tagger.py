@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ctrlsynth.models.taggers.wordnet import mine
+from ctrlsynth.models.embedded.wordnet.tagger import mine
 
 DATA = Path(__file__).parents[1] / "tests" / "data"
 KINDS = ("objects", "attributes", "relations")

@@ -32,8 +32,8 @@ from ctrlsynth.evaluate.metrics import interval_over_seeds
 from ctrlsynth.evaluate.results import read_result, versions
 from ctrlsynth.evaluate.run import evaluate_all
 from ctrlsynth.export.export import export
-from ctrlsynth.models import load
 from ctrlsynth.models.base import ImageAndText
+from ctrlsynth.models.registry import load
 from ctrlsynth.recipe.file import load_recipe
 from ctrlsynth.recipe.schema import Recipe
 from ctrlsynth.recipe.train import load_train

@@ -33,8 +33,8 @@ from PIL import Image
 
 from ctrlsynth.lang.words import singular
 from ctrlsynth.models.base import Prompt
-from ctrlsynth.models.text_to_image.scenes import Scenes
-from ctrlsynth.models.text_to_image.scenes_vocab import COLOURS, PEOPLE, drawings_of
+from ctrlsynth.models.embedded.scenes.painter import Scenes
+from ctrlsynth.models.embedded.scenes.vocabulary import COLOURS, PEOPLE, drawings_of
 
 NOISE = {"generic": 0.2, "swapped": 0.15, "object missing": 0.35, "attributes missing": 0.15}
 """Shares of the real captions: a generic one in place of the true one, another image's caption, one object left unsaid, no colour said. The

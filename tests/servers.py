@@ -60,7 +60,7 @@ class LlamaServer:
 
     def start(self) -> None:
         """Returns once it answers."""
-        from ctrlsynth.models.llms.llama_cpp import smollm2_file
+        from ctrlsynth.models.llms.llama_cpp.engine import smollm2_file
 
         command = [sys.executable, "-c", _LLAMA, str(smollm2_file()), str(self.port), str(self.slots), self.key]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from conformance import check_tagger
-from ctrlsynth import models
 from ctrlsynth.errors import ModelError, UserError
+from ctrlsynth.models import registry as models
 from ctrlsynth.models.base import ImageAndText
 from ctrlsynth.models.taggers.captioner import CaptionerTagger
 from ctrlsynth.runs.drive import run

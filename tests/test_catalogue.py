@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ctrlsynth import models
 from ctrlsynth.models import catalogue
+from ctrlsynth.models import registry as models
 from ctrlsynth.models.catalogue import entries
 
 ROOT = Path(__file__).parent.parent

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from conformance import check_llm, check_painter, check_tagger, photo, request
-from ctrlsynth import models
+from ctrlsynth.models import registry as models
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
-from ctrlsynth.models.llms.llama_cpp import SmolLM2
-from ctrlsynth.models.taggers.reference import ReferenceTagger
-from ctrlsynth.models.text_to_image.scenes import Scenes
+from ctrlsynth.models.embedded.reference.tagger import ReferenceTagger
+from ctrlsynth.models.embedded.scenes.painter import Scenes
+from ctrlsynth.models.llms.llama_cpp.engine import SmolLM2
 from ctrlsynth.sample import Tags
 
 FEW = [request(text) for text in ("red dog", "blue car", "green tree")]

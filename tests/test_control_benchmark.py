@@ -8,10 +8,10 @@ from PIL import Image
 
 import control
 import control_scenes
-from ctrlsynth import models
 from ctrlsynth.control.edits import EditRecord
+from ctrlsynth.models import registry as models
 from ctrlsynth.models.base import Request
-from ctrlsynth.models.text_to_image.scenes_vocab import vocabulary
+from ctrlsynth.models.embedded.scenes.vocabulary import vocabulary
 from ctrlsynth.sample import Tags, split_attribute, split_relation
 
 BEFORE = Tags(("dog", "sofa"), ("red dog",), ("dog on sofa",))

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from conformance import check_painter
-from ctrlsynth import models
 from ctrlsynth.errors import ModelError, UserError
 from ctrlsynth.lang import clip_tokens
+from ctrlsynth.models import registry as models
 from ctrlsynth.models.base import Painting, Prompt
-from ctrlsynth.models.text_to_image.diffusers_text import FAMILIES, TextReader, pieces
+from ctrlsynth.models.text_to_image.diffusers.prompt import FAMILIES, TextReader, pieces
 
 Tiny = Callable[[str], Path]
 FAMILY = {"sd15": "sd", "sdxl": "sdxl", "sd3": "sd3", "flux": "flux"}
@@ -319,7 +319,7 @@ def test_what_belongs_to_the_digest(tiny: Tiny) -> None:
 
 def test_memory_savers_are_calls_of_the_pipeline(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """No GPU here: what is asked of diffusers is seen, its effect is not."""
-    from ctrlsynth.models.text_to_image import diffusers_load
+    from ctrlsynth.models.text_to_image.diffusers import load as diffusers_load
 
     class Pipe:
         def __init__(self) -> None:

@@ -18,8 +18,8 @@ from ctrlsynth.data.images import encode
 from ctrlsynth.errors import UserError, WorkFailed
 from ctrlsynth.lang import clip_tokens
 from ctrlsynth.models.base import Painting, Prompt
-from ctrlsynth.models.text_to_image.diffusers import Diffusers
-from ctrlsynth.models.text_to_image.scenes import Scenes
+from ctrlsynth.models.embedded.scenes.painter import Scenes
+from ctrlsynth.models.text_to_image.diffusers.painter import Diffusers
 from ctrlsynth.recipe.schema import Recipe
 from ctrlsynth.report.explain import as_text
 from ctrlsynth.runs.drive import run

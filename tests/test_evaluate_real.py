@@ -15,7 +15,7 @@ from ctrlsynth.clip.model import build, load_model, save_folder
 from ctrlsynth.evaluate.encode import class_weights, encode_images, encode_texts
 from ctrlsynth.evaluate.run import evaluate_all
 from ctrlsynth.models.base import Prompt
-from ctrlsynth.models.text_to_image.scenes import Scenes
+from ctrlsynth.models.embedded.scenes.painter import Scenes
 from eval_sets import write_shards
 
 NAMES = ["dog", "cat", "car", "tree", "boat", "horse", "chair"]

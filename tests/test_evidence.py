@@ -12,8 +12,8 @@ from PIL import Image
 
 from ctrlsynth.evaluate.results import read_result
 from ctrlsynth.lang.words import singular
-from ctrlsynth.models.text_to_image.scenes_sprites import coloured
-from ctrlsynth.models.text_to_image.scenes_vocab import PEOPLE, drawings_of, vocabulary
+from ctrlsynth.models.embedded.scenes.sprites import coloured
+from ctrlsynth.models.embedded.scenes.vocabulary import PEOPLE, drawings_of, vocabulary
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))

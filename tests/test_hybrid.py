@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ctrlsynth import models
 from ctrlsynth.errors import ModelError, UserError
+from ctrlsynth.models import registry as models
 from ctrlsynth.models.base import ImageAndText
 from ctrlsynth.models.taggers.hybrid import HybridTagger, join
 from ctrlsynth.sample import Tags

@@ -14,10 +14,11 @@ import pytest
 
 from conformance import check_painter
 from ctrlsynth.errors import ModelError, UserError
-from ctrlsynth.models import load, server
+from ctrlsynth.models import server
 from ctrlsynth.models.base import Painting, Prompt
-from ctrlsynth.models.text_to_image.image_server import ImageServer
-from ctrlsynth.models.text_to_image.scenes import Scenes
+from ctrlsynth.models.embedded.scenes.painter import Scenes
+from ctrlsynth.models.registry import load
+from ctrlsynth.models.text_to_image.server import ImageServer
 from ctrlsynth.runs.drive import run
 from helpers import recipe, tables
 from servers import FaultyServer, free_port

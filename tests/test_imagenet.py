@@ -16,15 +16,16 @@ import skimage
 from numpy.typing import NDArray
 from PIL import Image
 
-from ctrlsynth import models
 from ctrlsynth.errors import UserError
-from ctrlsynth.models import cache, efficientnet
+from ctrlsynth.models import cache
+from ctrlsynth.models import registry as models
 from ctrlsynth.models.base import ImageAndText
-from ctrlsynth.models.efficientnet import VARIANTS, Variant, build, onnx_bytes, same_padding
+from ctrlsynth.models.embedded.imagenet import graph as efficientnet
+from ctrlsynth.models.embedded.imagenet.graph import VARIANTS, Variant, build, onnx_bytes, same_padding
+from ctrlsynth.models.embedded.imagenet.pixels import COLOURS, attributes, colour_of
+from ctrlsynth.models.embedded.imagenet.tagger import ImageNetTagger, class_names, object_name
+from ctrlsynth.models.embedded.imagenet.weights import read_state_dict
 from ctrlsynth.models.installed import package_file
-from ctrlsynth.models.taggers.imagenet import ImageNetTagger, class_names, object_name
-from ctrlsynth.models.taggers.pixels import COLOURS, attributes, colour_of
-from ctrlsynth.models.weights import read_state_dict
 
 Floats = NDArray[np.float64]
 PHOTOS = Path(skimage.__file__).parent / "data"

@@ -121,6 +121,6 @@ def test_another_caption_miner_judges_again(tmp_path: Path, monkeypatch: pytest.
     """The miner gives the reference of a text that was written from a caption alone, so its digest belongs to the judge's step."""
     rewrite = recipe(tmp_path, rows=4, paths=[{"rewrite": ["text", "text*"]}], judge={"threshold": 0.1})
     before = make_plan(rewrite, tmp_path).digests
-    monkeypatch.setattr("ctrlsynth.models.taggers.wordnet.VERSION", 99)
+    monkeypatch.setattr("ctrlsynth.models.embedded.wordnet.tagger.VERSION", 99)
     after = make_plan(rewrite, tmp_path).digests
     assert {f for f in before if before[f] != after[f]} == {"judge-text"}

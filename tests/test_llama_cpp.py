@@ -19,14 +19,14 @@ import pytest
 from ctrlsynth.errors import ModelError, UserError
 from ctrlsynth.lang.matching import rules as matching
 from ctrlsynth.lang.words import singular
-from ctrlsynth.models import load
 from ctrlsynth.models.base import Reply, Request
-from ctrlsynth.models.llms import pool
-from ctrlsynth.models.llms.concept_words import VERBS, kind_of
-from ctrlsynth.models.llms.fewshot import content
-from ctrlsynth.models.llms.llama_cpp import LlamaCpp, SmolLM2, clean, full_digest, in_line_reply, loops, smollm2_file
-from ctrlsynth.models.llms.scene import plan, predicate
-from ctrlsynth.models.llms.vocabulary import PREPOSITIONS
+from ctrlsynth.models.embedded.realizer.concept_words import VERBS, kind_of
+from ctrlsynth.models.embedded.realizer.scene import plan, predicate
+from ctrlsynth.models.embedded.realizer.vocabulary import PREPOSITIONS
+from ctrlsynth.models.embedded.small_llm.few_shot import content
+from ctrlsynth.models.llms.llama_cpp import pool
+from ctrlsynth.models.llms.llama_cpp.engine import LlamaCpp, SmolLM2, clean, full_digest, in_line_reply, loops, smollm2_file
+from ctrlsynth.models.registry import load
 from ctrlsynth.sample import Tags
 
 REQUESTS = [
@@ -231,7 +231,7 @@ def test_an_engine_that_always_dies_fails_its_row_only(smollm2: SmolLM2, monkeyp
 def test_engines_end_with_their_parent(tmp_path: Path) -> None:
     code = (
         "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"  # whoever runs the tests may have it ignored
-        "from ctrlsynth.models import load\nfrom ctrlsynth.models.base import Request\nfrom ctrlsynth.sample import Tags\n"
+        "from ctrlsynth.models.registry import load\nfrom ctrlsynth.models.base import Request\nfrom ctrlsynth.sample import Tags\n"
         "model = load({'smollm2': None, 'processes': 1}, 'llm')\nmodel.generate([Request('', Tags(('dog',)))])\n"
         "print(*model.pool.pids(), flush=True)\nmodel.generate([Request('', Tags(('dog',)), seed=i) for i in range(500)])\n"
     )

@@ -14,12 +14,12 @@ import torch
 
 from conformance import check_llm, request
 from ctrlsynth.errors import ModelError, UserError
-from ctrlsynth.models import load
 from ctrlsynth.models.base import Reply, Request
+from ctrlsynth.models.llms.chat import tokens_of
 from ctrlsynth.models.llms.choice import Choice
-from ctrlsynth.models.llms.hf_chat import tokens_of
 from ctrlsynth.models.llms.sampling import Sampling
 from ctrlsynth.models.llms.transformers import TransformersLLM
+from ctrlsynth.models.registry import load
 
 Tiny = Callable[[str], Path]
 TEXTS = ("red dog", "a blue car under a big tree near the small house", "boat", "green chair on a red ball", "bird", "a cat and a dog")

@@ -18,14 +18,14 @@ import pytest
 
 from conformance import check_llm, request
 from ctrlsynth.errors import UserError
-from ctrlsynth.models import load
 from ctrlsynth.models.base import Request
 from ctrlsynth.models.hf import HFOptions, locate
 from ctrlsynth.models.llms import vllm as backend
-from ctrlsynth.models.llms.openai_server import OpenAIServer
 from ctrlsynth.models.llms.sampling import Sampling
+from ctrlsynth.models.llms.server import OpenAIServer
 from ctrlsynth.models.llms.transformers import TransformersLLM
 from ctrlsynth.models.llms.vllm import VLLM, engine_arguments, reply_of, sampling_arguments
+from ctrlsynth.models.registry import load
 
 Tiny = Callable[[str], Path]
 # Recorded from vLLM's documentation and source, versions 0.19 to 0.23.

@@ -16,7 +16,7 @@ from ctrlsynth.evaluate.kinds import long_tail
 from ctrlsynth.evaluate.run import Settings, evaluate_all
 from ctrlsynth.export.export import export
 from ctrlsynth.models.base import Prompt
-from ctrlsynth.models.text_to_image.scenes import Scenes
+from ctrlsynth.models.embedded.scenes.painter import Scenes
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Source
 from ctrlsynth.runs.drive import run

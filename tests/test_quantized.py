@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from conformance import photo, request
-from ctrlsynth import models
 from ctrlsynth.errors import UserError
 from ctrlsynth.models import hf
+from ctrlsynth.models import registry as models
 from ctrlsynth.models.base import ImageAndText, Prompt
-from ctrlsynth.models.text_to_image import diffusers_load
+from ctrlsynth.models.text_to_image.diffusers import load as diffusers_load
 
 Tiny = Callable[[str], Path]
 ROW = [ImageAndText(photo("coffee.png"))]

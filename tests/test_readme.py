@@ -48,7 +48,7 @@ def test_files_that_it_names_exist() -> None:
 
 
 def test_models_that_it_names_are_those_of_recipes() -> None:
-    from ctrlsynth.models import NAMES
+    from ctrlsynth.models.registry import NAMES
 
     rows = re.findall(r"^\| ((?:`[\w.]+`(?:, )?)+) \|", README.read_text(encoding="utf-8"), re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`([\w.]+)`", row)}

@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctrlsynth import models
 from ctrlsynth.control.text import TextController
 from ctrlsynth.lang.matching import rules as matching
 from ctrlsynth.lang.words import singular
+from ctrlsynth.models import registry as models
 from ctrlsynth.models.base import Request
-from ctrlsynth.models.llms import grammar
-from ctrlsynth.models.llms.caption import held, in_line, shown, tidy
-from ctrlsynth.models.llms.realizer import Realizer, leaves_out
-from ctrlsynth.models.llms.scene import determiner, plan, predicate, reduced
-from ctrlsynth.models.llms.schema import Unsupported, fill
+from ctrlsynth.models.embedded.realizer.caption import held, in_line, shown, tidy
+from ctrlsynth.models.embedded.realizer.fill import Unsupported, fill
+from ctrlsynth.models.embedded.realizer.scene import determiner, plan, predicate, reduced
+from ctrlsynth.models.embedded.realizer.writer import Realizer, leaves_out
+from ctrlsynth.models.embedded.small_llm import grammar
 from ctrlsynth.recipe.schema import TextPolicy
 from ctrlsynth.sample import Tags
 

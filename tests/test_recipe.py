@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ctrlsynth import models
 from ctrlsynth.errors import UserError
+from ctrlsynth.models import registry as models
 from ctrlsynth.recipe.file import load_recipe, parse_recipe
 from ctrlsynth.recipe.schema import dump_recipe
 

@@ -13,11 +13,11 @@ from PIL import Image, ImageDraw
 from ctrlsynth.control.templates import styles
 from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import ImageAndText, Prompt
-from ctrlsynth.models.taggers.reference import ReferenceTagger
-from ctrlsynth.models.taggers.reference_match import Thing
-from ctrlsynth.models.taggers.reference_tell import tell
-from ctrlsynth.models.text_to_image.scenes import Scenes
-from ctrlsynth.models.text_to_image.scenes_vocab import vocabulary
+from ctrlsynth.models.embedded.reference.match import Thing
+from ctrlsynth.models.embedded.reference.tagger import ReferenceTagger
+from ctrlsynth.models.embedded.reference.tags import tell
+from ctrlsynth.models.embedded.scenes.painter import Scenes
+from ctrlsynth.models.embedded.scenes.vocabulary import vocabulary
 from ctrlsynth.sample import Tags
 
 
@@ -134,7 +134,7 @@ def test_nothing_in_nothing(tagger: ReferenceTagger) -> None:
 
 
 def test_cache_comes_back_the_same_and_mends_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ctrlsynth.models.taggers import reference_index
+    from ctrlsynth.models.embedded.reference import index as reference_index
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = _shapes(tmp_path / "mine")
@@ -186,9 +186,9 @@ def test_a_folder_of_your_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_looks_by_means_are_the_means_of_painted_pixels() -> None:
-    from ctrlsynth.models.taggers import reference_index as ri
-    from ctrlsynth.models.text_to_image.scenes_sprites import recolour
-    from ctrlsynth.models.text_to_image.scenes_vocab import COLOURS
+    from ctrlsynth.models.embedded.reference import index as ri
+    from ctrlsynth.models.embedded.scenes.sprites import recolour
+    from ctrlsynth.models.embedded.scenes.vocabulary import COLOURS
 
     rng = np.random.default_rng(0)
     large = np.asarray(rng.integers(0, 256, (2 * ri.SIDE, 2 * ri.SIDE, 3)), np.float32)
@@ -204,9 +204,9 @@ def test_looks_by_means_are_the_means_of_painted_pixels() -> None:
 
 def test_the_quick_look_finds_drawings_that_run_into_their_paper() -> None:
     """Against the whole way, the cut-out sticker on a ground: what the quick look passes over is found much as it was drawn."""
-    from ctrlsynth.models.taggers import reference_index as ri
-    from ctrlsynth.models.taggers.reference_regions import outside
-    from ctrlsynth.models.text_to_image.scenes_sprites import coloured
+    from ctrlsynth.models.embedded.reference import index as ri
+    from ctrlsynth.models.embedded.regions import outside
+    from ctrlsynth.models.embedded.scenes.sprites import coloured
 
     passed = runs = 0
     for name in random.Random(1).sample(sorted(vocabulary().drawings), 40):

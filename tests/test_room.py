@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctrlsynth.errors import ModelError
-from ctrlsynth.models.text_to_image.room import PATIENCE, Room
+from ctrlsynth.models.room import PATIENCE, Room
 
 
 class Memory:

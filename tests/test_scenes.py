@@ -12,11 +12,11 @@ from PIL import Image
 from ctrlsynth.control.templates import styles
 from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import Painting, Prompt
-from ctrlsynth.models.taggers.reference_regions import boxes, label, outside, widen
-from ctrlsynth.models.text_to_image.scenes import Scenes
-from ctrlsynth.models.text_to_image.scenes_plan import Scene, Thing
-from ctrlsynth.models.text_to_image.scenes_read import Reading, read
-from ctrlsynth.models.text_to_image.scenes_vocab import CLOTHES, PEOPLE, drawings_digest, vocabulary
+from ctrlsynth.models.embedded.regions import boxes, label, outside, widen
+from ctrlsynth.models.embedded.scenes.painter import Scenes
+from ctrlsynth.models.embedded.scenes.plan import Scene, Thing
+from ctrlsynth.models.embedded.scenes.read import Reading, read
+from ctrlsynth.models.embedded.scenes.vocabulary import CLOTHES, PEOPLE, drawings_digest, vocabulary
 
 
 def plan(text: str, seed: int = 0, **weights: float) -> Scene:

@@ -14,10 +14,11 @@ import pytest
 
 from conformance import check_llm, request
 from ctrlsynth.errors import ModelError, UserError
-from ctrlsynth.models import load, server
+from ctrlsynth.models import server
 from ctrlsynth.models.base import Reply
 from ctrlsynth.models.limit import STABLE, START, Limit
-from ctrlsynth.models.llms.openai_server import OpenAIServer
+from ctrlsynth.models.llms.server import OpenAIServer
+from ctrlsynth.models.registry import load
 from ctrlsynth.models.server_faults import LONGEST, retry_after
 from servers import FaultyServer, completion, echo, free_port, said
 

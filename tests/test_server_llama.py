@@ -13,7 +13,7 @@ import pytest
 from conformance import check_llm, request
 from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import Request
-from ctrlsynth.models.llms.openai_server import OpenAIServer
+from ctrlsynth.models.llms.server import OpenAIServer
 from servers import LlamaServer
 
 SCHEMA = {

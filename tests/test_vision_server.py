@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from conformance import check_tagger
-from ctrlsynth import models
 from ctrlsynth.errors import UserError
+from ctrlsynth.models import registry as models
 from ctrlsynth.models.base import ImageAndText
 from ctrlsynth.models.taggers.captioner import CHAT_PROMPT
 from ctrlsynth.runs.drive import run

@@ -22,9 +22,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ctrlsynth.errors import UserError
-from ctrlsynth.models.efficientnet import VARIANTS
+from ctrlsynth.models.embedded.imagenet.graph import VARIANTS
+from ctrlsynth.models.embedded.imagenet.weights import read_counts, read_state_dict
 from ctrlsynth.models.installed import package_file
-from ctrlsynth.models.weights import read_counts, read_state_dict
 
 
 class Assembler:
@@ -187,7 +187,7 @@ def test_a_file_that_would_run_code_is_refused(
 @pytest.mark.parametrize(
     "name",
     ["os system", "builtins eval", "builtins getattr", "torch load", "torch._utils _rebuild_tensor", "collections OrderedDict.update",
-     "collections defaultdict", "numpy.core.multiarray _reconstruct", "torch.storage _load_from_bytes", "ctrlsynth.models.weights _run"],
+     "collections defaultdict", "numpy.core.multiarray _reconstruct", "torch.storage _load_from_bytes", "ctrlsynth.models.embedded.imagenet.weights _run"],
 )  # fmt: skip
 def test_a_global_that_is_not_on_the_list_is_named(name: str, tmp_path: Path) -> None:
     module, _, attribute = name.partition(" ")
@@ -307,7 +307,7 @@ def test_the_assembler_writes_what_pickle_reads() -> None:
     names = [opcode.name for opcode, _, _ in pickletools.genops(state(GOOD))]
     assert names[-1] == "STOP"
     assert names.count("BINPERSID") == 1
-    code = "import sys, ctrlsynth.models.weights; print('torch' in sys.modules)"
+    code = "import sys, ctrlsynth.models.embedded.imagenet.weights; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
 
 

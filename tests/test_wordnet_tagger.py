@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctrlsynth import models
 from ctrlsynth.lang import wordnet
+from ctrlsynth.models import registry as models
 from ctrlsynth.models.base import ImageAndText
-from ctrlsynth.models.taggers.wordnet import MAX_WORDS, WordNetTagger, mine
-from ctrlsynth.models.taggers.wordnet_words import progressive
+from ctrlsynth.models.embedded.wordnet.tagger import MAX_WORDS, WordNetTagger, mine
+from ctrlsynth.models.embedded.wordnet.words import progressive
 from ctrlsynth.sample import Tags, split_attribute, split_relation
 
 DATA = Path(__file__).parent / "data"

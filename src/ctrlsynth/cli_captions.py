@@ -117,7 +117,7 @@ def diversity(
 def _sampled(spec: Any) -> Any:
     """The model with the paper's sampling: those of its options that the backend takes, where the spec names none of them."""
     from .lang.replies import SAMPLING
-    from .models import NAMES, load_class, parse_spec
+    from .models.registry import NAMES, load_class, parse_spec
 
     named = parse_spec(spec, "llm", "--llm")
     if SAMPLING.keys() & named.options.keys():

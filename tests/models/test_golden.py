@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ctrlsynth.models import load
 from ctrlsynth.models.base import ImageAndText, Prompt, Request
+from ctrlsynth.models.registry import load
 from ctrlsynth.sample import Tags
 
 TESTS = Path(__file__).parents[1]

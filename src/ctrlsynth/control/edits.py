@@ -24,7 +24,7 @@ from typing import Any
 from ..errors import UserError
 from ..lang import wordnet
 from ..lang.words import plural, singular
-from ..models import load_class
+from ..models.registry import load_class
 from ..recipe.schema import Edit
 from ..sample import KINDS, Kind, Tags, chance, draw, split_attribute, unique
 from . import follow

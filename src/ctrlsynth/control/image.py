@@ -13,8 +13,8 @@ from itertools import accumulate
 from typing import Any
 
 from ..errors import UserError, unknown
-from ..models import load_class
 from ..models.base import Prompt
+from ..models.registry import load_class
 from ..recipe.schema import ImagePolicy
 from ..sample import Tags, chance, draw, model_seed
 from .select import Selectors

@@ -12,12 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .. import __version__, models
+from .. import __version__
 from ..concepts.in_recipe import check_balance, open_matcher
 from ..control.image import ImageController
 from ..control.text import TextController
 from ..data.sources import ImageReader, open_source
 from ..errors import UserError
+from ..models import registry as models
 from ..models.base import VisionTagger
 from ..recipe.paths import Step, places, plan_steps
 from ..recipe.schema import Recipe, dump_recipe

@@ -21,7 +21,7 @@ from ..base import Reply, Request
 from ..hf import check_quantization, choose_device, load_pretrained, locate, read_options
 from ..installed import need
 from ..torch_setup import memory_faults
-from .hf_chat import WHERE, check_files, check_template, load_tokenizer, prompt_of, tokens_of
+from .chat import WHERE, check_files, check_template, load_tokenizer, prompt_of, tokens_of
 from .sampling import Sampling
 
 _OWN = (*Sampling.__dataclass_fields__, "context", "batch_size", "chat_template")

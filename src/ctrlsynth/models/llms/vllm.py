@@ -28,7 +28,7 @@ from ...errors import UserError
 from ..base import Reply, Request
 from ..hf import HFOptions, Located, locate
 from ..installed import need
-from .hf_chat import WHERE, check_files, check_template, load_tokenizer, prompt_of, tokens_of
+from .chat import WHERE, check_files, check_template, load_tokenizer, prompt_of, tokens_of
 from .sampling import Sampling
 
 OLDEST = (0, 19)

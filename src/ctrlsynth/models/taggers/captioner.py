@@ -25,9 +25,9 @@ from ...errors import UserError
 from ...sample import Tags
 from .. import hf, hf_files
 from ..base import ImageAndText
+from ..composite import check_all, close_all, contents_of, make_all
 from ..installed import need
-from ..nested import check_all, close_all, contents_of, make_all
-from ..text_to_image.room import Room
+from ..room import Room
 from ..torch_setup import give_back, memory_faults
 from ..torchvision_fix import make_torchvision_importable
 from .extract import ExtractTagger

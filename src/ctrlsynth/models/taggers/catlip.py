@@ -22,10 +22,10 @@ from PIL import Image
 
 from ...errors import UserError
 from .. import hf
+from ..embedded.imagenet.weights import Array, read_state_dict
 from ..installed import need
 from ..torch_setup import set_threads
 from ..torchvision_fix import make_torchvision_importable
-from ..weights import Array, read_state_dict
 from .classifier import Loaded, PixelClassifier, fit
 from .labels import read_labels
 

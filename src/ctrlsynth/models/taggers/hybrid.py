@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
-from ... import models
 from ...errors import ModelError, UserError
 from ...sample import Tags, unique
+from .. import registry as models
 from ..base import ImageAndText, VisionTagger
-from ..nested import check_all, close_all, contents_of, make_all
+from ..composite import check_all, close_all, contents_of, make_all
 
 # A noun that stands in the caption is certain to stand there; a tagger that gives no scores is taken at its word.
 _UNSCORED = 1.0

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ...errors import UserError
 from ...lang import wordnet
 from ...sample import Tags, unique
-from ..weights import read_counts
+from ..embedded.imagenet.weights import read_counts
 
 _SYNSET = re.compile(r"n(\d{1,8})")
 _PLACEHOLDER = re.compile(r"LABEL_\d+")

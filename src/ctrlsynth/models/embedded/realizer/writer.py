@@ -1,0 +1,141 @@
+"""2b without a model: tags to plain grammatical sentences, the yardstick beside which every language model is reported.
+
+Every phrase of the tags is said, and nothing else: objects with their article, attributes before their object, counts with the plural,
+relations as verb phrases. The request's seed picks one of several frames. It understands nothing: odd tags make odd sentences.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Sequence
+
+from ....sample import Tags, split_attribute, split_relation
+from ...base import Reply, Request
+from .caption import held, kept, lemmas, shown
+from .concept_words import PLACES, VERBS, kind_of
+from .fill import Unsupported, fill
+from .scene import Noun, Scene, is_plural, plan, predicate
+from .speech import capital, sentences
+from .vocabulary import COUNTS
+
+VERSION = 3  # raise it when the same request would get another text
+
+_FRAMES = 6  # tried where a text holds what the edits took away
+_PADDING = ("Nothing else stands out", "All of it is in plain view", "It is easy to see", "It is seen from the front", "The view is plain")
+
+
+class Realizer:
+    """A `LanguageModel` of rules. Families: tags (sentences about the tags), tags+text (the caption in line with the edits, then what it
+    leaves out), text (the caption tidied and put into a frame: no new words about the content), concept (one sentence about it)."""
+
+    def __init__(self) -> None:
+        self.id = "realizer"
+        self.digest = f"realizer-{VERSION}"
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        """One reply a request, in order; nothing to say is `no_content`, a schema that it cannot fill `schema_unsupported`."""
+        return [self._reply(request) for request in requests]
+
+    def _reply(self, request: Request) -> Reply:
+        text = sentence(request)
+        if not text:
+            return Reply("", error="no_content")
+        if request.schema is not None:
+            try:
+                return Reply(fill(request.schema, text, request.tags))
+            except Unsupported as error:
+                return Reply("", raw=f"{error}", error="schema_unsupported")
+        return Reply(text)
+
+
+def sentence(request: Request) -> str:
+    """The text for a request, "" where there is nothing to say."""
+    seed = zlib.crc32(request.seed.to_bytes(8, "little", signed=True))  # neighbouring seeds pick unlike frames
+    text = _said(request, seed)
+    if not held(request, text):
+        return text
+    others = [_said(request, zlib.crc32(bytes([n]), seed)) for n in range(_FRAMES)]  # a matcher may read a phrase across two clauses
+    return min((text, *others), key=lambda said: held(request, said))
+
+
+def _said(request: Request, seed: int) -> str:
+    """One frame's text."""
+    tags, caption = request.tags, shown(request)
+    if request.family in ("text", "tags+text") and caption:
+        text = _reframe(caption, seed) if request.family == "text" else f"{capital(caption)}."
+        rest = tags if request.family == "tags+text" else Tags()
+        missing = plan_missing(caption, rest)
+        if missing is not None:
+            text += " " + sentences(missing, seed, also=True)
+    elif request.family == "concept":
+        text = _concept(tags, caption, seed)
+    else:
+        text = sentences(plan(tags), seed) if tags.phrases() else (f"{capital(caption)}." if caption else "")
+    return _fit(text, request, seed) if request.words is not None and text else text
+
+
+def plan_missing(caption: str, tags: Tags) -> Scene | None:
+    """What the caption leaves out, as a scene in which its own objects are known (`the dog`); None where it says everything."""
+    missing = leaves_out(caption, tags)
+    if not missing.phrases():
+        return None
+    scene, there = plan(missing), lemmas(caption)
+    for noun in scene.nouns:
+        noun.known = lemmas(noun.name) <= there and not (noun.modifiers and noun.modifiers[0] in COUNTS)
+    return scene
+
+
+def leaves_out(caption: str, tags: Tags) -> Tags:
+    """The tags that the caption does not hold (by the judge's `lemma` matcher), with the objects that they speak of."""
+    have = kept(tags, caption, sentences(plan(tags), 0))
+    attributes = tuple(a for a in tags.attributes if a not in have.attributes)
+    relations = tuple(r for r in tags.relations if r not in have.relations)
+    needed = set(tags.objects) - set(have.objects) | {split_attribute(a, tags.objects)[1] for a in attributes}
+    for relation in relations:
+        subject, _, target = split_relation(relation, tags.objects)
+        needed |= {subject, target}
+    return Tags(tuple(o for o in tags.objects if o in needed), attributes, relations)
+
+
+def _reframe(caption: str, seed: int) -> str:
+    """A caption in another frame. One that opens with an article is a noun phrase or a sentence; both fit after `Here, `."""
+    lead = caption.partition(" ")[0]
+    body = lead.lower() + caption[len(lead) :] if lead.lower() in ("a", "an", "the", "two", "three", "some", "several") else caption
+    frames = (f"{capital(caption)}.", f"In plain view: {body}.", f"Seen here: {body}.", f"Here we have this: {body}.")
+    return frames[seed % len(frames)]
+
+
+def _concept(tags: Tags, caption: str, seed: int) -> str:
+    name = next(iter(tags.phrases()), caption)
+    if not name:
+        return ""
+    kind, noun, chance = kind_of(name), Noun(name, [], is_plural(name)), random.Random(seed)
+    verb, place = predicate(chance.choice(VERBS[kind]), noun.many), chance.choice(PLACES[kind])
+    return f"{capital(name if kind == 'idea' else noun.first())} {verb} {place}."
+
+
+def _fit(text: str, request: Request, seed: int) -> str:
+    """Lengthens with sentences that add no thing; shortens by saying fewer tags (the last ones go), and a caption by its tail."""
+    least, most = request.words or (0, 1 << 30)
+    for n in range(len(_PADDING)):
+        more = f"{text} {_PADDING[(seed + n) % len(_PADDING)]}."
+        if len(text.split()) >= least or len(more.split()) > most:
+            break
+        text = more
+    tags = request.tags
+    if len(text.split()) > most and request.family not in ("text", "tags+text"):
+        while len(text.split()) > most and len(tags.phrases()) > 1:
+            tags = _fewer(tags)
+            text = sentences(plan(tags), seed)
+    if len(text.split()) > most:
+        text = " ".join(text.split()[:most]).rstrip(" ,;:.") + "."
+    return text
+
+
+def _fewer(tags: Tags) -> Tags:
+    if tags.relations:
+        return Tags(tags.objects, tags.attributes, tags.relations[:-1])
+    if tags.attributes:
+        return Tags(tags.objects, tags.attributes[:-1], ())
+    return Tags(tags.objects[:-1], (), ())

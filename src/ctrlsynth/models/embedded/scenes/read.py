@@ -1,0 +1,398 @@
+"""Reads a prompt's text for `scenes` (2c): which objects, how many, in which colour and size, how they stand to one another, and where.
+
+A shallow reading from left to right: the longest known phrase at each place, modifiers gather until their noun, a predicate waits
+for its object. Style words are taken out first, so that they are never objects.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from ....lang import wordnet
+from ....lang.words import singular
+from .vocabulary import CLOTHES, CONTAINERS, MEASURES, PEOPLE, vocabulary
+from .words import is_adjective, is_noun, meant, nearest, words
+
+MOST = 12  # of one kind in one picture; and twice that in all
+_TOKEN = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*|[,.;:!?()\n]")
+_NEW = frozenset("another other second third fourth".split())
+_PRONOUNS = frozenset("it he she they".split())
+_BE = frozenset("is are was were".split())
+_MANY = {"people": 2, "crowd": 5, "audience": 5}
+_VERBS = frozenset("sit sits stand stands lie lies rest rests is are was were".split())
+
+
+@dataclass(slots=True)
+class Mention:
+    """A kind of object that the text speaks of. `name` is its drawing's; `word` the text's own noun; `scale` from words and weights."""
+
+    name: str
+    word: str
+    count: int = 1
+    colour: str | None = None
+    scale: float = 1.0
+    side: str | None = None
+    sentence: int = 0
+
+
+@dataclass(slots=True)
+class Reading:
+    """What a text says. `relations`: (subject, predicate, object) by index into `mentions`; `set_in`: phrases such as `dog on beach`."""
+
+    mentions: list[Mention] = field(default_factory=list)
+    relations: list[tuple[int, str, int]] = field(default_factory=list)
+    place: str | None = None
+    place_word: str = ""
+    weather: list[str] = field(default_factory=list)
+    style: str = ""
+    set_in: list[str] = field(default_factory=list)
+    not_drawn: list[str] = field(default_factory=list)
+
+
+def read(text: str) -> Reading:
+    """The reading of a prompt; an empty text gives an empty reading."""
+    low = text.lower()
+    asked = [words().styles[m.group(0)] for m in words().style_pattern.finditer(low)]
+    reader = _Reader(_TOKEN.findall(words().style_pattern.sub(" ", low)))
+    reader.run()
+    reader.out.style = max((s for s in asked if s), key=lambda s: (asked.count(s), -asked.index(s)), default="")
+    return reader.out
+
+
+class _Reader:
+    """The state of one reading: where it is, the modifiers that wait for a noun, the predicate that waits for an object."""
+
+    def __init__(self, tokens: list[str]) -> None:
+        self.tokens, self.at, self.sentence = tokens, 0, 0
+        self.out = Reading()
+        self.spoken: list[int] = []  # mentions of this sentence, in order
+        self.first_before: int | None = None  # the first mention of the sentence before: what a pronoun means
+        self.run_of: list[int] = []  # `a dog and a cat`: subjects that share a predicate
+        self.joined = self.new_clause = False  # an `and` came; and a comma before it
+        self.clause: list[int] = []  # mentions since the last comma or `and`
+        self.verb = False  # a finite verb has come: what follows is said of the clause's first noun
+        self.predicate: str | None = None
+        self.subjects: list[int] = []
+        self.landmark: tuple[str, int] | None = None  # `on the table is a cup`: predicate and object came first
+        self._clear()
+
+    def _clear(self) -> None:
+        self.count: int | None = None
+        self.colours: list[str] = []
+        self.scale = 1.0
+        self.others: list[str] = []
+        self.article = ""
+        self.copula = False
+
+    def run(self) -> None:
+        while self.at < len(self.tokens):
+            token = self.tokens[self.at]
+            if not token[0].isalnum():
+                self._stop(token)
+                continue
+            kind, value, length = self._match()
+            phrase = " ".join(self.tokens[self.at : self.at + length])
+            self.at += length
+            getattr(self, f"_on_{kind}")(phrase, value)
+        self._stop(".")
+
+    def _match(self) -> tuple[str, object, int]:
+        """The longest known phrase here: its kind, value and number of tokens. Objects win over scenery of the same length."""
+        known, vocab = words().phrases, vocabulary()
+        if self._lacking():
+            return "lacking", None, 2
+        for length in range(min(5, len(self.tokens) - self.at), 0, -1):
+            phrase = " ".join(self.tokens[self.at : self.at + length])
+            entry = known.get(phrase) or (known.get(singular(phrase)) if singular(phrase) != phrase else None)
+            name = vocab.find(phrase) if length <= vocab.longest else None
+            if entry is not None and entry[0] == "colour" and name is not None and not self._paints(length):
+                entry = None  # `an orange` is a fruit, `an orange cat` is not
+            if entry is not None and (name is None or entry[0] in ("colour", "relation", "function")):
+                if entry[0] == "count" and length == 1 and phrase in MEASURES and self._ahead(1) != "of":
+                    continue
+                if entry[0] == "place" and length == 1 and self._is_verb(phrase):
+                    return "function", phrase, 1
+                return (*entry, length)
+            if name is not None and not (length == 1 and self._is_verb(phrase)):
+                return "object", name, length
+        if self._ahead(1) == "of" and self.tokens[self.at] in MEASURES:
+            return "function", "", 2
+        return "unknown", None, 1
+
+    def _lacking(self) -> bool:
+        """Whether two words here name one thing that has no drawing, nor anything above it: a `fire hydrant` is no fire."""
+        two = f"{self.tokens[self.at]} {self._ahead(1)}"
+        if self.tokens[self.at] in words().phrases or not self._ahead(1)[:1].isalnum() or vocabulary().find(two) is not None:
+            return False
+        return wordnet.morphy(two, "n") is not None and nearest(two) is None
+
+    def _on_lacking(self, phrase: str, value: None) -> None:
+        self.out.not_drawn.append(phrase)
+        self.predicate = None
+        self._clear()
+
+    def _ahead(self, by: int) -> str:
+        return self.tokens[self.at + by] if self.at + by < len(self.tokens) else ""
+
+    def _paints(self, length: int) -> bool:
+        """Whether a word that is a colour and a noun (`orange`, `lime`) is the colour here: after `is`, or with a noun to come."""
+        if singular(self.tokens[self.at]) != self.tokens[self.at]:
+            return False
+        if self.copula and self.count is None:
+            return True
+        by = length
+        while by < length + 6:  # `an orange and white spotted cat`
+            token = self._ahead(by)
+            kind = words().phrases.get(token, ("",))[0]
+            if token == "and" and words().phrases.get(self._ahead(by + 1), ("",))[0] == "colour":
+                by += 2
+            elif not self._drawn_at(by) and (kind in ("size", "colour") or (not kind and is_adjective(token) and not is_noun(token))):
+                by += 1
+            else:
+                break
+        following = self._ahead(by)
+        if not following or not following[0].isalnum():
+            return words().phrases.get(self._ahead(by - 1), ("",))[0] == "colour" and by > length
+        two = f"{following} {self._ahead(by + 1)}"
+        return (
+            self._drawn_at(by)
+            or words().phrases.get(following, ("",))[0] == "place"
+            or (following not in words().phrases and (is_noun(following) or wordnet.morphy(two, "n") is not None))
+        )
+
+    def _drawn_at(self, by: int) -> bool:
+        """Whether a drawing's name of any number of words begins `by` tokens ahead."""
+        vocab, at = vocabulary(), self.at + by
+        return any(
+            vocab.find(" ".join(self.tokens[at:end])) is not None for end in range(at + 1, min(at + vocab.longest, len(self.tokens)) + 1)
+        )
+
+    def _is_verb(self, token: str) -> bool:
+        """`a man watches a dog`: a word that names a drawing but stands, right after a noun, in a verb's place."""
+        before = self.tokens[self.at - 1] if self.at else ""
+        if not before or vocabulary().find(before) is None or wordnet.morphy(token, "v") is None:
+            return False
+        follows = self._ahead(1)
+        return follows in ("a", "an", "the", "his", "her", "its", "their") or (
+            singular(token) != token and singular(before) == before and follows != ","
+        )
+
+    def _stop(self, mark: str) -> None:
+        self._settle()
+        self.run_of, self.joined, self.clause, self.verb = [], False, [], False
+        if mark in ".!?;\n":
+            self.first_before = self.spoken[0] if self.spoken else self.first_before
+            self.spoken, self.predicate, self.landmark, self.subjects = [], None, None, []
+            self.sentence += 1
+        elif mark == ",":
+            self.predicate = None
+        self.at += 1
+
+    def _settle(self) -> None:
+        """Modifiers without a noun: after `is` they belong to the last thing spoken of."""
+        if self.copula and self.spoken:
+            mention = self.out.mentions[self.spoken[-1]]
+            mention.colour = self.colours[0] if self.colours else mention.colour
+            mention.scale *= self.scale
+        self._clear()
+
+    def _on_colour(self, phrase: str, value: str) -> None:
+        self.colours.append(value)
+
+    def _on_size(self, phrase: str, value: float) -> None:
+        self.scale *= value
+
+    def _on_count(self, phrase: str, value: int) -> None:
+        self.count = value
+
+    def _on_function(self, phrase: str, value: str) -> None:
+        if phrase == "and":
+            said = self.copula and words().phrases.get(self._ahead(0), ("",))[0] not in ("colour", "size")  # `is red and the dog is blue`
+            if not self.colours or said:
+                self._settle()
+                self.joined, self.clause, self.verb = True, [], False
+                self.new_clause = self.at > 1 and self.tokens[self.at - 2] == ","
+        elif phrase in _PRONOUNS and self.first_before is not None:
+            self.spoken.append(self.first_before)
+        elif phrase in _VERBS:
+            self.verb = bool(self.clause)
+            self.copula = phrase in _BE and bool(self.spoken) and self.predicate is None
+        elif phrase == "of" and self.at > 1 and self.tokens[self.at - 2] in CONTAINERS and self.spoken:
+            self.predicate, self.subjects = "of", self.spoken[-1:]
+        elif phrase in ("a", "an", "the", "this", "that", "his", "her", "their") or phrase in _NEW:
+            self.copula = False
+            self.article = phrase if self.article not in _NEW else self.article
+
+    def _on_weather(self, phrase: str, value: str) -> None:
+        if value not in self.out.weather:
+            self.out.weather.append(value)
+        if self.predicate in ("in", "on", "under"):
+            self.predicate = None
+
+    def _on_side(self, phrase: str, value: str) -> None:
+        self._settle()
+        if self.spoken:
+            self.out.mentions[self.spoken[-1]].side = value
+
+    def _on_place(self, phrase: str, value: str) -> None:
+        if self.out.place is None:
+            self.out.place, self.out.place_word = value, singular(phrase)
+        if self.predicate in ("in", "on", "next to", "above", "under", "behind", "in front of"):
+            word = singular(phrase)
+            for subject in self.subjects:
+                if subject >= 0:
+                    self.out.set_in.append(f"{self.out.mentions[subject].name} {self.predicate} {word}")
+            if self.subjects:
+                self.predicate = None
+        self._clear()
+
+    def _on_relation(self, phrase: str, value: str) -> None:
+        self._settle()
+        if value == "without":
+            self.predicate, self.subjects = value, []
+            return
+        subjects = self._subjects()
+        if value in ("holding", "wearing"):
+            people = [i for i in subjects if self.out.mentions[i].name in PEOPLE]
+            people = people or [i for i in self.spoken if self.out.mentions[i].name in PEOPLE][-1:]
+            subjects = people or subjects
+        if not subjects and self.first_before is not None and value in ("holding", "wearing"):
+            subjects = [self.first_before]
+        self.predicate = value if subjects or value not in ("with", "holding", "wearing") else None
+        self.subjects = list(subjects)
+
+    def _subjects(self) -> list[int]:
+        """Whom a preposition speaks of: the subject of a verb just before it, the same as before after `and`, or else the nearest noun.
+
+        Clothes hang on their wearer: `a man with a hat on a bench` puts the man there.
+        """
+        if len(self.run_of) > 1:
+            return self.run_of
+        if self.joined and self.subjects:
+            return self.subjects
+        found = self.clause[:1] if self.verb else self.spoken[-1:]
+        wearers = [a for a, p, b in self.out.relations if p == "wearing" and b in found]
+        return wearers[-1:] or found
+
+    def _on_object(self, phrase: str, value: str) -> None:
+        if self._modifies(phrase):
+            self.others.append(phrase)
+            return
+        vocab = vocabulary()
+        one = phrase if phrase in vocab.words else singular(phrase)
+        plural_form = phrase not in vocab.words and one != phrase
+        number = self.count if self.count is not None else _MANY.get(phrase, 2 if plural_form else 1)
+        if one in vocab.near:
+            self.out.not_drawn.append(f"{one} (drawn as {value})")
+        self._add(value, one, number)
+
+    def _on_unknown(self, phrase: str, value: None) -> None:
+        noun = wordnet.morphy(phrase, "n")
+        two = wordnet.morphy(f"{phrase} {self._ahead(0)}", "n") if self._ahead(0)[:1].isalnum() else None
+        if two is not None and (name := nearest(two)) is not None:
+            self.at += 1
+            self.out.not_drawn.append(f"{two} (drawn as {name})")
+            self._add(name, two, self.count or (1 if two.endswith(self.tokens[self.at - 1]) else 2))
+            return
+        context = bool(self.article or self.count or self.colours or self.others or self.predicate) and not is_adjective(phrase)
+        if noun is None or not (is_noun(phrase) or (context and not self._modifies(phrase))):
+            if is_adjective(phrase) and not self._after_noun():
+                self.others.append(phrase)
+            return
+        if self._modifies(phrase):
+            self.others.append(phrase)
+        elif (name := nearest(phrase)) is not None:
+            self.out.not_drawn.append(f"{noun} (drawn as {name})")
+            self._add(name, noun, self.count or (2 if singular(phrase) != phrase else 1))
+        else:
+            self._on_lacking(noun, None)
+
+    def _after_noun(self) -> bool:
+        """Whether the word just read stands right after a noun, where no modifier can stand: `dog running`."""
+        before = self.tokens[self.at - 2] if self.at > 1 else ""
+        return vocabulary().find(before) is not None and not self.colours and not self.others
+
+    def _modifies(self, phrase: str) -> bool:
+        """`coffee` in `coffee shop`: a singular noun right before another noun."""
+        following = self._ahead(0)
+        if not following or not following[0].isalnum() or (singular(phrase) != phrase and vocabulary().words.get(phrase) is None):
+            return False
+        entry = words().phrases.get(following)
+        if entry is not None:
+            return entry[0] == "place" and following not in ("water", "wave", "waves", "park", "track", "wall", "stage", "snow")
+        if vocabulary().find(following) is not None:
+            return not self._is_verb(following)
+        return self._drawn_at(0) or (is_noun(following) and nearest(following) is not None)
+
+    def _add(self, name: str, word: str, count: int) -> None:
+        """A noun has come: a new mention or one that was there, with the modifiers that waited for it, and its relation."""
+        colour = self.colours[0] if self.colours else None
+        if self.predicate == "without":
+            self.predicate = None
+            self._clear()
+            return
+        index = self._known(name, colour, count)
+        if index is None:
+            index = len(self.out.mentions)
+            self.out.mentions.append(Mention(name, word, max(1, min(count, MOST)), sentence=self.sentence))
+        mention = self.out.mentions[index]
+        mention.colour = mention.colour or colour
+        mention.scale *= self.scale
+        self.out.not_drawn += [f"{other} {word}" for other in self.others] + [f"{other} {word}" for other in self.colours[1:]]
+        self._relate(index)
+        self.spoken.append(index)
+        self.clause.append(index)
+        self._clear()
+
+    def _known(self, name: str, colour: str | None, count: int) -> int | None:
+        """The mention that this noun speaks of again: `the dog`, a bare `dog`, or `a dog` in a later sentence."""
+        if self.article in _NEW:
+            return None
+        for index in reversed(range(len(self.out.mentions))):
+            old = self.out.mentions[index]
+            fits = old.name == name and (colour is None or old.colour in (None, colour)) and (self.count is None or old.count == count)
+            again = self.article not in ("a", "an") or old.sentence != self.sentence
+            if fits and again and not (self.predicate is not None and index in self.subjects):
+                return index
+        return None
+
+    def _relate(self, index: int) -> None:
+        relations = self.out.relations
+        if self.predicate is not None and not self.subjects:
+            self.landmark, self.predicate, self.run_of = (self.predicate, index), None, []
+            return
+        if self.predicate is not None:
+            for subject in self.subjects:
+                entry = (subject, self._meant(self.predicate, subject, index), index)
+                if self.predicate == "of":  # `a plate of cake`: the cake is on the plate
+                    entry = (index, "on" if self.out.mentions[subject].name in ("plate", "shelf") else "in", subject)
+                if subject != index and entry not in relations:
+                    relations.append(entry)
+            self.predicate, self.run_of, self.verb = None, [], False  # the verb is used up: what follows stands with the nearest noun
+        elif self.landmark is not None and self.landmark[1] != index:
+            entry = (index, self._meant(self.landmark[0], index, self.landmark[1]), self.landmark[1])
+            self.landmark, self.verb = None, False
+            if entry not in relations:
+                relations.append(entry)
+            self.run_of = [index]
+        elif self._goes_on(index):
+            more = [(s, self._meant(relations[-1][1], s, index), index) for s in self.subjects if s != index]
+            relations += [entry for entry in more if entry not in relations]
+            self.run_of = []
+        else:
+            self.run_of = [*self.run_of, index] if self.joined else [index]
+        self.joined = False
+
+    def _meant(self, predicate: str, subject: int, object_: int) -> str:
+        return meant(predicate, self.out.mentions[subject].name, self.out.mentions[object_].name)
+
+    def _goes_on(self, index: int) -> bool:
+        """Whether `and` gives the last relation one more object: `wears a shirt and shorts`, `next to a cat and a bird`."""
+        relations = self.out.relations
+        if not (self.joined and self.subjects and relations and relations[-1][2] == self.spoken[-1]):
+            return False
+        if relations[-1][1] == "wearing":
+            return self.out.mentions[index].name in CLOTHES
+        ended = not self._ahead(0)[:1].isalnum() or self._ahead(0) == "and"
+        return ended and not self.new_clause and relations[-1][1] not in ("on", "in", "under", "above")

@@ -1,0 +1,220 @@
+"""Grammars (llama.cpp's GBNF) that bind a small model's sentence to the request's phrases (2b).
+
+SmolLM2-135M left alone forgets a quarter of the objects and adds its own. Bound, the nouns stand in the sentence with their modifiers, in
+the order of the clauses, a relation stands between its two nouns, and what joins them comes from lists of joining words (vocabulary.py).
+The model still chooses articles, verbs, prepositions and conjunctions. A caption that is said again is bound in nothing but its form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import takewhile
+from string import ascii_lowercase
+
+from ....lang.words import article, plural, singular
+from ..realizer.concept_words import VERBS, kind_of
+from ..realizer.scene import Scene, determiner, is_plural, predicate, reduced, with_subjects
+from ..realizer.speech import FAR
+from ..realizer.vocabulary import ALL_SEEN, ALONE, ATTACHED, LINKS, NEXT_CLAUSE, PREPOSITIONS, TOGETHER
+
+
+def quote(text: str) -> str:
+    """A GBNF string literal; characters that are not printable are dropped."""
+    clean = "".join(c for c in text if c.isprintable())
+    return '"' + clean.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def alternatives(texts: Iterable[str]) -> str:
+    """`( "a" | "b" )`, without repeats."""
+    return "( " + " | ".join(quote(text) for text in dict.fromkeys(texts)) + " )"
+
+
+def sentence(scene: Scene, words: tuple[int, int] | None = None, *, seed: int = 0) -> str:
+    """One sentence that names every noun of the scene; `words` bounds its length (a scene that needs more still gets more)."""
+    pieces = _Pieces(scene, seed)
+    pieces.collect()
+    if not pieces.out:
+        return about(f"{' and '.join(scene.loose)} scene", words) if scene.loose else free(words)
+    out = pieces.out
+    if not scene.clauses and len(scene.nouns) > 1:
+        pieces.least, out = pieces.least + 2, _together(scene)
+    elif pieces.single and not scene.loose:
+        out.append(_alone(scene.nouns[0].many, seed))
+    if scene.loose:
+        loose = " and ".join(scene.loose)
+        out.append(f'" in {article(loose)} " {quote(loose)} {alternatives([" scene", " view", " place"])}')
+    if words is not None and pieces.least < words[0]:
+        out.append(f'","? (" " f){{{words[0] - pieces.least},{max(words[0], words[1]) - pieces.least}}}')
+    many = all(noun.many for noun in scene.nouns)
+    rules = [
+        'root ::= " " ' + " ".join(out) + ' "."',
+        f"link ::= {alternatives(' ' + link for link in LINKS if many or not link.startswith('are '))}",
+        f"next ::= {alternatives(' ' + link for link in NEXT_CLAUSE)}",
+        "f ::= [a-z]+",
+    ]
+    return "\n".join(rules)
+
+
+def _together(scene: Scene) -> list[str]:
+    """Nouns of which no relation is told: `a cup is seen with a lamp and a dog`, or `a cup, a lamp and a dog are seen together`."""
+    first, *others = scene.nouns
+    forms = [[noun.first(), f"the {noun.full()}"] for noun in others]
+    listed = [f'"," " " {alternatives(form)}' for form in forms[:-1]] + [f'" and " {alternatives(forms[-1])}']
+    seen = [predicate(verb, True) if first.many else verb for verb in TOGETHER]
+    rest = " ".join([f'" " {alternatives(forms[0])}', *listed[1:]])
+    all_seen = [verb for verb in ALL_SEEN if len(scene.nouns) > 2 or "all" not in verb.split()]
+    return [
+        alternatives(_capital(form) for form in (first.first(), f"the {first.full()}")),
+        f"( {alternatives(f' {verb}' for verb in seen)} {rest} | {' '.join(listed)} {alternatives(f' {verb}' for verb in all_seen)} )",
+    ]
+
+
+def _alone(many: bool, seed: int) -> str:
+    """A few predicates without content, by the seed: the model has a favourite."""
+    verbs = [ALONE[(seed + 5 * n) % len(ALONE)] for n in range(4)]
+    return alternatives(" " + (predicate(verb, True) if many else verb) for verb in verbs)
+
+
+class _Pieces:
+    """The sentence's pieces in order: a subject, what hangs on it, what it does; then the next; nouns of no clause last. `least`: its
+    smallest number of words, `content` without articles. `single`: there is one noun and nothing is said of it."""
+
+    def __init__(self, scene: Scene, seed: int) -> None:
+        self.scene, self.seed, self.clauses = scene, seed, with_subjects(scene)
+        self.open = set(range(len(self.clauses)))
+        self.named: set[int] = set()
+        self.out: list[str] = []
+        self.least = self.content = 0
+
+    @property
+    def single(self) -> bool:
+        return len(self.out) == 1
+
+    def collect(self) -> None:
+        for number, clause in enumerate(self.clauses):
+            if number not in self.open:
+                continue
+            if clause.subject is None:
+                self.one(["someone"], "next")
+                self.relation(number, False, "")
+                continue
+            self.noun(clause.subject, "next")
+            self.clauses_of(clause.subject, subject=True)
+        for i in self.scene.alone:
+            if i not in self.named:
+                self.noun(i, "link")
+
+    def clauses_of(self, i: int, *, subject: bool) -> None:
+        """What is said of noun i, directly behind it: things that hang on it, then places, and for a subject its actions."""
+        noun, before, start, verb = self.scene.nouns[i], "", self.content, False
+        ranks = [(self.rank(n), n) for n in self.open if self.clauses[n].subject == i]
+        for rank, number in sorted(ranks):
+            words = self.clauses[number].words
+            if number not in self.open or not (subject or rank < 2):
+                continue
+            if subject and before not in ("", words) and rank > 0 and self.content - start + 1 > FAR:
+                self.out.append(f"{'' if verb else _alone(noun.many, self.seed)} {alternatives([', and', ' and', ', while'])}")
+                self.out.append(quote(f" the {noun.bare()}"))
+                self.least, before, start, verb = self.least + 2 + 3 * (not verb), "", self.content, True
+                self.relation(number, noun.many, before, must=True)
+            else:
+                self.relation(number, noun.many, before, verbless=rank == 0 or not subject)
+                verb = verb or rank == 2
+            before = words
+
+    def rank(self, number: int) -> int:
+        head = self.clauses[number].words.partition(" ")[0]
+        return 0 if head in ATTACHED else 1 if head in PREPOSITIONS else 2
+
+    def relation(self, number: int, many: bool, before: str, *, verbless: bool = False, must: bool = False) -> None:
+        self.open.discard(number)
+        clause = self.clauses[number]
+        short = reduced(clause.words)
+        said = quote(" " + (clause.words if short is not None else predicate(clause.words, many)))
+        if before == clause.words and clause.object is not None:
+            self.out.append(quote(" and"))
+        elif verbless or short is None:
+            self.out.append((quote(" and") + "? " if before else "") + said)
+        else:
+            self.out.append((quote(" and") + "? " if before else "") + f"{_verbs(clause.words, many)} {said}")
+        if must and short is not None:
+            self.out[-1] = quote(" " + predicate(clause.words, many))
+        self.least += len(clause.words.split())
+        self.content += len(clause.words.split())
+        if clause.object is not None:
+            self.noun(clause.object, "")
+            self.clauses_of(clause.object, subject=False)
+
+    def noun(self, i: int, join: str) -> None:
+        noun = self.scene.nouns[i]
+        forms = [f"the {noun.bare()}"] if i in self.named else [noun.first(), f"the {noun.full()}"]
+        self.named.add(i)
+        self.one(forms, join)
+
+    def one(self, forms: list[str], join: str) -> None:
+        if not self.out:
+            self.out.append(alternatives(_capital(form) for form in forms))
+        else:
+            self.out.append(f'{f"{chr(34)},{chr(34)}? {join} " if join else ""}" " {alternatives(forms)}')
+            self.least += bool(join)
+        self.least += len(forms[0].split())
+        self.content += sum(word not in ("a", "an", "the") for word in forms[0].replace("-", " ").split()) + bool(join)
+
+
+def _verbs(words: str, many: bool) -> str:
+    """An optional verb before a relation's words, in the number of its subject."""
+    be: tuple[str, ...] = ("are", "that are") if many else ("is", "that is")
+    if words.partition(" ")[0] in PREPOSITIONS:
+        be += ("are standing", "are lying", "stand", "lie") if many else ("is standing", "is lying", "stands", "lies")
+    return alternatives(f" {verb}" for verb in be) + "?"
+
+
+def again(words: tuple[int, int] | None = None) -> str:
+    """One sentence in any script, for a caption said again."""
+    least, most = words or (1, 60)
+    return f'root ::= " " w (" " w){{{max(0, least - 1)},{max(1, most - 1)}}}\nw ::= [^ \\n]+'
+
+
+def free(words: tuple[int, int] | None = None) -> str:
+    """One plain sentence of lower-case words."""
+    least, most = words or (4, 24)
+    return f'root ::= " " [A-Z] [a-z]* (" " f){{{max(1, least - 1)},{max(2, most - 1)}}} "."\nf ::= [a-z]+ ("\'s" | "-" [a-z]+)? ","?'
+
+
+def about(phrase: str, words: tuple[int, int] | None = None) -> str:
+    """One plain sentence that begins with the phrase, with its article where it takes one; at most 15 words (SynthCLIP, 3.1). Then a
+    verb of something seen, and no word of the phrase again: left alone, the small model defines the thing, makes a compound of it (`a
+    basketball player`), or says it over and over."""
+    least, most = words or (4, 15)
+    many = is_plural(phrase)
+    forms = [_capital(phrase), f"The {phrase}"]
+    if determiner(phrase, many, None) in ("a", "an"):
+        forms.append(f"{_capital(article(phrase))} {phrase}")
+    own = len(phrase.split()) + 1
+    return (
+        f'root ::= " " {alternatives(forms)} {alternatives(" " + predicate(verb, many) for verb in VERBS[kind_of(phrase)])} '
+        f'(" " f){{{max(1, least - own - 1)},{max(2, most - own - 1)}}} "."\n'
+        'f ::= w ("-" w)? | w "," " " w\n'
+        f"w ::= {_unlike({stem for word in phrase.lower().split() if (stem := _stem(word))})}"
+    )
+
+
+def _stem(word: str) -> str:
+    """The letters that a noun's singular and plural share: `pupp`, `wol`; "" where it has others than a to z."""
+    one = singular(word)
+    stem = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, plural(one), strict=False)))
+    stem = stem if len(stem) > 2 else one
+    return stem if stem.isascii() and stem.isalpha() else ""
+
+
+def _unlike(stems: Iterable[str], start: str = "") -> str:
+    """A word of small letters that begins with none of the stems; `start` is how it begins."""
+    rest = [stem[len(start) :] for stem in stems if stem.startswith(start)]
+    heads = sorted({stem[0] for stem in rest})
+    ways = [f"[{''.join(c for c in ascii_lowercase if c not in heads)}] [a-z]*"]
+    ways += [f"{quote(head)} ({_unlike(stems, start + head)})?" for head in heads if head not in rest]
+    return " | ".join(ways)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,215 @@
+"""Reads one caption into tags by place and pattern: which noun phrases there are, what they are like, what joins them. Second half of
+the caption tagger: one pass from left to right over the words with roles that `wordnet_tokens.py` gives, linear in the words read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ....lang.nouns import COLOURS
+from ....lang.words import plural as plural_of
+from ....sample import Tags
+from . import lists
+from . import words as lexicon
+from .tokens import COVERS, SHOWN_COVERS, Token, assign_roles, read_tokens
+
+_LOCATIVE = frozenset("on in at under over above below behind beside near inside against among between underneath atop".split())
+_HOURS = frozenset("sunset sunrise".split())
+_POSSESSIVES = frozenset(("its", "his", "her", "their"))
+_NEGATIONS = frozenset(("no", "without"))
+
+
+def mine(text: str | None) -> Tags:
+    """The tags of one caption: `objects` in the singular, `attributes` as `modifier object`, `relations` as `subject predicate object`.
+
+    Linear in the text; reads the first `MAX_WORDS` words of the first `MAX_CHARACTERS` characters. None and blank give no tags.
+    """
+    tokens = read_tokens(text) if text else []
+    return _Reader().read(assign_roles(tokens)) if tokens else Tags()
+
+
+@dataclass(slots=True)
+class _Reader:
+    """The state of the pass: found tags, who the sentence is about, what joins the last noun to the next."""
+
+    objects: dict[str, None] = field(default_factory=dict)
+    attributes: dict[str, None] = field(default_factory=dict)
+    relations: dict[str, None] = field(default_factory=dict)
+    mods: list[Token] = field(default_factory=list)  # modifiers and nouns of the phrase that is open
+    main: list[str] = field(default_factory=list)  # what the clause is about
+    subjects: list[str] = field(default_factory=list)
+    last: str = ""
+    predicate: str = ""
+    verb: str = ""  # a verb that has no object yet, as an attribute (`sleeping`)
+    open: str = ""  # the predicate that `and` goes on with
+    linked: bool = False  # a relation has been told since the clause began
+    joins: bool = False
+    owned: bool = False  # a possessive follows: `in its mouth`
+    predicative: bool = False
+    verbal: bool = False  # the predicate is a verb so far: a preposition may join it
+    passed: bool = False  # a phrase that is no thing followed the predicate
+    negated: bool = False
+
+    def read(self, tokens: list[Token]) -> Tags:
+        for i, token in enumerate(tokens):
+            role = token.role
+            if role in ("N", "A", "#", "U"):
+                self._word(token)
+                continue
+            if self.mods:
+                self._close()
+            if role == "D":
+                self.negated = self.negated or token.low in _NEGATIONS
+            else:
+                self.owned = i + 1 < len(tokens) and tokens[i + 1].low in _POSSESSIVES
+                self._join(token, role)
+        if self.mods:
+            self._close()
+        self._idle()
+        bare = tuple(t.low for t in tokens if t.role == "A" and t.low in COLOURS) if not self.objects else ()
+        return Tags(tuple(self.objects), tuple(self.attributes) or tuple(dict.fromkeys(bare)), tuple(self.relations))
+
+    def _word(self, token: Token) -> None:
+        """Goes on with the open phrase, or closes it first when this word cannot belong to it."""
+        if self.mods and self.mods[-1].role == "N" and (token.role in "A#" or self.mods[-1].plural):
+            ends = self.mods[-1]
+            if token.role == "A" and ends.noun in COVERS:
+                self.mods[-1] = Token(f"{ends.low} {token.low}", token.word, "A")
+                if ends.noun in SHOWN_COVERS:
+                    self.objects.setdefault(ends.noun)
+                return
+            self._close()
+        self.mods.append(token)
+
+    def _close(self) -> None:
+        """Ends the open phrase: its last noun that is a thing is the object, what stands before it are its modifiers."""
+        phrase, self.mods = self.mods, []
+        nouns = [i for i, t in enumerate(phrase) if t.role == "N"]
+        negated, self.negated = self.negated, False
+        head = next((i for i in reversed(nouns) if phrase[i].thing), None)
+        if head is None:
+            self._without_head(phrase, bool(nouns) or (self.verbal and phrase[-1].role == "U"))
+            return
+        if negated and phrase[head].noun != "sign":
+            self._reset()
+            return
+        if len(nouns) > 3:
+            self.objects.update(dict.fromkeys(t.noun for t in phrase if t.role == "N" and t.thing))
+            self._reset()
+            return
+        noun = phrase[head].noun
+        self.objects.setdefault(noun)
+        for t in phrase[:head] if not negated else ():
+            self._modifier(t, noun, phrase[head].plural)
+        self._place(noun)
+
+    def _modifier(self, token: Token, noun: str, plural: bool) -> None:
+        if token.role == "#":
+            if plural:
+                self.attributes.setdefault(f"{token.low} {plural_of(noun)}")
+        elif token.role != "U" and token.low not in lists.NOT_ATTRIBUTES and not token.word.meta:
+            self.attributes.setdefault(f"{token.noun if token.role == 'N' else token.low} {noun}")
+
+    def _without_head(self, phrase: list[Token], has_noun: bool) -> None:
+        """A phrase of modifiers alone is said of the last object (`the ball is red`, `jacket, black`); other nouns join nothing."""
+        about = self.main[-1] if self.predicative and self.main else self.last or (self.main[-1] if self.main else "")
+        if not has_noun and about and (self.predicative or not self.predicate):
+            for t in phrase:
+                if t.role == "A" and t.low not in lists.NOT_ATTRIBUTES:
+                    self.attributes.setdefault(f"{t.low} {about}")
+            self.predicative = False
+            self.verb = self.predicate = ""
+        elif has_noun:
+            self.verb = self.open = ""
+            self.passed = bool(self.predicate)
+            if not self.predicate:
+                self.last = ""
+
+    def _place(self, noun: str) -> None:
+        """Joins a new object to what came before it."""
+        if self.predicate:
+            for subject in self.subjects if noun not in _HOURS else ():
+                if subject != noun:
+                    self.relations.setdefault(f"{subject} {self.predicate} {noun}")
+            self.open = "" if self.predicate.endswith("of") else self.predicate
+            self.linked = True
+        elif self.joins and self.open and self.subjects:
+            for subject in self.subjects:
+                if subject != noun:
+                    self.relations.setdefault(f"{subject} {self.open} {noun}")
+        elif self.joins and self.main and not self.linked:
+            self.main.append(noun)
+        else:
+            self.main, self.open, self.linked = [noun], "", False
+        self.last, self.predicate, self.verb = noun, "", ""
+        self.joins = self.predicative = self.verbal = self.passed = False
+
+    def _join(self, token: Token, role: str) -> None:
+        """A word between two phrases."""
+        if role in ("P", "T", "L"):
+            self._preposition(token.low, role)
+        elif role == "V":
+            self._verb(token)
+        elif role == "B":
+            self.predicative = True
+        elif role in ("C", ","):
+            self._idle()
+            self.joins = True
+            if role == ",":
+                self.open = self.open if self.open.endswith("with") else ""
+        elif role == "S":
+            self._idle()
+            self.last = self.open = ""
+            self.joins = self.linked = False
+        elif role == ".":
+            self._idle()
+            self.predicate = self.open = ""
+            self.joins = self.predicative = False
+            self.subjects = []
+            self.linked = True
+        elif role == "M" and token.low in lists.HAVE and self.main:
+            self.subjects, self.predicate, self.verb = list(self.main), "with", ""
+
+    def _verb(self, token: Token) -> None:
+        base = token.word.verb or token.low
+        if token.low in lists.LINKING:
+            self.predicative = True
+        said = token.low if token.word.form == "ed" else lexicon.progressive(base)
+        close = token.word.form == "ed" and self.last and not self.predicative
+        self.subjects, self.predicate = [self.last] if close and self.last not in self.main else list(self.main), said
+        ready = token.word.form == "ing" or (token.word.form == "ed" and token.word.adj)
+        self.verb = said if ready and self.main else ""
+        self.verbal, self.joins, self.passed = True, False, False
+
+    def _preposition(self, low: str, role: str) -> None:
+        if role == "L":
+            if low == "out" and self.verbal:  # `blowing out candles`
+                return
+            self._reset()
+            self.negated = low in _NEGATIONS
+        elif self.passed:  # a phrase that is no thing came between: `in the middle of the road`, `taking a nap on the sofa`
+            full = self.verbal and self.predicate not in lists.LIGHT
+            self.predicate = self.predicate if low == "of" else f"{self.predicate} {low}" if full else low
+            self.verbal = False
+        elif self.predicate and self.verbal:
+            self.predicate, self.verb, self.verbal = f"{self.predicate} {low}", "", False
+        elif self.last and role == "P":
+            inner = self.owned if low == "with" else self.open == "with" and low in _LOCATIVE and not self.owned
+            to_main = inner or self.last in self.main
+            self.subjects = list(self.main) if to_main and self.main else [self.last]
+            self.predicate = low
+        self.joins = self.passed = False
+
+    def _idle(self) -> None:
+        """A verb that found no object is what its subjects look like: `the cat is sleeping` -> `sleeping cat`."""
+        if self.verb:
+            for subject in self.subjects:
+                self.attributes.setdefault(f"{self.verb} {subject}")
+        self.verb = self.predicate = ""
+        self.verbal = self.passed = False
+
+    def _reset(self) -> None:
+        self._idle()
+        self.last = self.open = ""
+        self.subjects = []
+        self.joins = self.predicative = False

@@ -1,0 +1,107 @@
+"""Models by name: a plain table of `name -> "module:Class"`, imported on use; any `package.module:Class` works as well."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..errors import UserError, unknown
+
+Role = Literal["tagger", "llm", "text_to_image", "safety"]
+
+_HERE = "ctrlsynth.models"
+NAMES: dict[Role, dict[str, str]] = {
+    "tagger": {
+        "imagenet": f"{_HERE}.embedded.imagenet.tagger:ImageNetTagger",
+        "wordnet": f"{_HERE}.embedded.wordnet.tagger:WordNetTagger",
+        "reference": f"{_HERE}.embedded.reference.tagger:ReferenceTagger",
+        "hybrid": f"{_HERE}.taggers.hybrid:HybridTagger",
+        "extract": f"{_HERE}.taggers.extract:ExtractTagger",
+        "captioner": f"{_HERE}.taggers.captioner:CaptionerTagger",
+        "florence2": f"{_HERE}.taggers.captioner:Florence2Tagger",
+        "classifier": f"{_HERE}.taggers.classifier:ClassifierTagger",
+        "catlip": f"{_HERE}.taggers.catlip:CatLIPTagger",
+        "open_clip": f"{_HERE}.taggers.open_clip:OpenCLIPTagger",
+        "openai": f"{_HERE}.taggers.server:VisionServerTagger",
+    },
+    "llm": {
+        "smollm2": f"{_HERE}.llms.llama_cpp.engine:SmolLM2",
+        "llama.cpp": f"{_HERE}.llms.llama_cpp.engine:LlamaCpp",
+        "realizer": f"{_HERE}.embedded.realizer.writer:Realizer",
+        "openai": f"{_HERE}.llms.server:OpenAIServer",
+        "transformers": f"{_HERE}.llms.transformers:TransformersLLM",
+        "vllm": f"{_HERE}.llms.vllm:VLLM",
+        "naive": f"{_HERE}.llms.naive:Naive",
+    },
+    "text_to_image": {
+        "scenes": f"{_HERE}.embedded.scenes.painter:Scenes",
+        "diffusers": f"{_HERE}.text_to_image.diffusers.painter:Diffusers",
+        "openai": f"{_HERE}.text_to_image.server:ImageServer",
+    },
+    "safety": {"opennsfw": f"{_HERE}.embedded.opennsfw.judge:OpenNSFW"},
+}
+_OPTIONS_TOO = {"extract"}
+"""Models that are options of others as well."""
+_CLASS_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model as a recipe names it: a known backend or a `package.module:Class`, what it should load, and options for its class."""
+
+    backend: str
+    model: Any = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.backend if self.model is None else f"{self.backend}:{self.model}"
+
+
+def parse_spec(value: Any, role: Role, where: str = "models") -> ModelSpec:
+    """`smollm2`, `llama.cpp:path.gguf`, `my.module:Class`, `{vllm: name, temperature: 0}`, `{hybrid: [a, b]}` -> ModelSpec."""
+    names = NAMES[role]
+    if isinstance(value, str):
+        head, _, rest = value.partition(":")
+        if head in names:
+            return ModelSpec(head, rest or None)
+        if _CLASS_PATH.fullmatch(value):
+            return ModelSpec(value)
+        raise unknown(f"{role} model", value, names, where)
+    if isinstance(value, Mapping):
+        heads = [k for k in value if k in names or _CLASS_PATH.fullmatch(str(k))]
+        if len(heads) > 1:  # {captioner: X, extract: Y}: the captioner's option
+            heads = [k for k in heads if k not in _OPTIONS_TOO]
+        if len(heads) == 1:
+            return ModelSpec(heads[0], value[heads[0]], {k: v for k, v in value.items() if k != heads[0]})
+        if not heads and value:
+            raise unknown(f"{role} model", str(next(iter(value))), names, where)
+    raise UserError(
+        f"{where}: a {role} model is a name such as {next(iter(names))!r} or a mapping {{name: what, option: value}}, not {value!r}"
+    )
+
+
+def load_class(path: str, where: str = "models") -> Any:
+    """Imports `package.module:Name` and returns it; what is missing is one sentence."""
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{where}: {path}: {error}; is it installed, and is its folder on PYTHONPATH?") from error
+    except AttributeError as error:
+        raise UserError(f"{where}: module {module!r} has no {name!r}") from error
+
+
+def load(value: Any, role: Role, where: str = "models") -> Any:
+    """Builds the model that a recipe names. Options that its class does not take are an error that lists those it does."""
+    spec = value if isinstance(value, ModelSpec) else parse_spec(value, role, where)
+    cls = load_class(NAMES[role].get(spec.backend, spec.backend), where)
+    known = [p.name for p in inspect.signature(cls).parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(cls).parameters.values())
+    for name in spec.options:
+        if name not in known and not open_ended:
+            raise unknown(f"option of {spec.backend}", name, [k for k in known if k != "model"], where)
+    return cls(spec.model, **spec.options) if spec.model is not None else cls(**spec.options)

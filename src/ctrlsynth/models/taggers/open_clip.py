@@ -1,0 +1,264 @@
+"""2a, zero-shot: a CLIP of open_clip looks for every label of a vocabulary file at once, thousands of them.
+
+    {open_clip: laion/CLIP-ViT-B-32-laion2B-s34B-b79K, vocabulary: labels.txt, top_k: 10, cut: 0.2}
+    {open_clip: runs/mine/model, vocabulary: labels.csv}                        a folder in open_clip's format, as `ctrlsynth train` writes
+    {open_clip: ViT-B-32, pretrained: epoch_32.pt, vocabulary: labels.txt}      a name of open_clip's and a local checkpoint
+
+Hub names are those of repositories in open_clip's format. Nothing is fetched unless `download: true` is given; a name with one of
+open_clip's own tags (`laion2b_s34b_b79k`) is refused, because it would be. `.pt` files are read by torch with `weights_only`.
+
+The labels' embeddings are made once, each over all templates, and kept in the user's cache under the digests of model, vocabulary and
+templates: 20,000 labels of 512 numbers take 40 MB.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ...errors import UserError, unknown
+from ...sample import Tags
+from .. import hf, hf_files
+from ..base import ImageAndText
+from ..cache import remembered
+from ..installed import need
+from ..room import Room
+from ..torch_setup import give_back, memory_faults, set_threads
+from ..torchvision_fix import make_torchvision_importable
+from .labels import Chooser, read_labels
+
+_VERSION = 1  # part of the digest: raise it when the same weights would give other tags
+_WHERE = "models.tagger"
+_TEXTS = 256  # texts that are embedded at once
+TEMPLATES = ("a photo of a {}.",)
+SCORES = ("cosine", "softmax", "sigmoid")
+PRECISION = {"auto": "fp32", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+CONFIG = "open_clip_config.json"
+
+
+class OpenCLIPTagger:
+    """Objects (and attributes) by the likeness of picture and label.
+
+    vocabulary  a label file (labels.py): all objects; or a .csv with the columns `label` and `kind` (objects or attributes)
+    pretrained  where `model` is a name of open_clip's: the file with its weights
+    templates   sentences around {}, the label; a label's embedding is their mean
+    top_k, cut  the most labels of each kind a picture, and the least score of each
+    score       cosine: the likeness itself, 0.2 to 0.35 for what a CLIP sees; softmax: its share among the labels of its kind; sigmoid: the
+                probability that a SigLIP gives. None: sigmoid for a model with a bias for it, else cosine
+    hf          revision, dtype, device, adapters, quantization (by torchao: the blocks' MLPs), download (models/hf.py)
+    """
+
+    reads: Literal["pixels"] = "pixels"
+
+    def __init__(
+        self,
+        model: Any = None,
+        *,
+        vocabulary: str | None = None,
+        pretrained: str | None = None,
+        templates: Sequence[str] = TEMPLATES,
+        top_k: int = 10,
+        cut: float = 0.0,
+        score: str | None = None,
+        batch: int = 64,
+        **options: Any,
+    ) -> None:
+        if model is None or vocabulary is None:
+            raise UserError(f"{_WHERE}: open_clip takes a model and a vocabulary, such as {{open_clip: FOLDER, vocabulary: labels.txt}}")
+        need("open_clip", "clip", _WHERE)
+        own = ("vocabulary", "pretrained", "templates", "top_k", "cut", "score", "batch")
+        asked = hf.read_options(options, _WHERE, own)
+        _check(templates, top_k, cut, score, batch)
+        hf.check_plain(asked, _WHERE)
+        self._architecture, self._found = _locate(model, pretrained, asked)
+        self._kinds = read_vocabulary(Path(vocabulary))
+        self._choosers = {kind: Chooser(labels, top_k, float(cut), add=False) for kind, labels in self._kinds.items()}
+        self._templates, self._score = tuple(templates), score
+        self._room = Room(batch)
+        self.batch = batch
+        self.id = f"open_clip:{model}"
+        self._weights = hf_files.hash_of(_VERSION, self._architecture, self._found.digest())
+        self.digest = hf_files.hash_of("open_clip", self._weights, self._kinds, self._templates, top_k, float(cut), score)
+        self._loaded: tuple[Any, Any, Any] | None = None
+        self._texts: dict[str, Any] = {}
+
+    def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
+        """One Tags an item: objects with scores, attributes without; without an image, empty ones."""
+        seen = [n for n, item in enumerate(items) if item.image is not None]
+        pictures = [items[n].image.convert("RGB") for n in seen]  # type: ignore[union-attr]
+        rows = self._room.run(pictures, self._scores) if pictures else []
+        out = [Tags()] * len(items)
+        for n, row in zip(seen, rows, strict=True):
+            out[n] = self._tags(row) if row is not None else Tags(error="out_of_memory")
+        return out
+
+    def _tags(self, scores: dict[str, NDArray[np.float32]]) -> Tags:
+        if not all(np.isfinite(s).all() for s in scores.values()):
+            return Tags(error="not_a_number")
+        chosen = {kind: self._choosers[kind].choose(s) for kind, s in scores.items()}
+        objects, values = chosen.get("objects", ((), ()))
+        return Tags(objects, chosen.get("attributes", ((), ()))[0], scores=values)
+
+    def _scores(self, images: Sequence[Image.Image]) -> list[dict[str, NDArray[np.float32]]]:
+        import torch
+        from open_clip.model import get_input_dtype
+
+        model, prepare, _ = self._load()
+        device, dtype = next(model.parameters()).device, get_input_dtype(PRECISION[self._found.options.dtype])
+        with memory_faults(self.id), torch.inference_mode():
+            pixels = torch.stack([prepare(image) for image in images]).to(device, dtype)
+            seen = model.encode_image(pixels, normalize=True).float()
+            scale, bias = model.logit_scale.exp().float(), getattr(model, "logit_bias", None)
+            how = self._score or ("cosine" if bias is None else "sigmoid")
+            out: dict[str, NDArray[np.float32]] = {}
+            for kind, texts in self._embedded().items():
+                cosine = seen @ texts.T
+                logits = cosine * scale + (bias.float() if bias is not None else 0.0)
+                scores = {"cosine": cosine, "softmax": logits.softmax(-1), "sigmoid": logits.sigmoid()}[how]
+                out[kind] = scores.cpu().numpy()
+        return [{kind: scores[n] for kind, scores in out.items()} for n in range(len(images))]
+
+    def _embedded(self) -> dict[str, Any]:
+        """Kind -> the labels' embeddings, float32 [labels, width], on the model's device."""
+        import torch
+
+        if not self._texts:
+            device = next(self._load()[0].parameters()).device
+            for kind, labels in self._kinds.items():
+                name = f"open_clip/{hf_files.hash_of(self._weights, labels, self._templates)}.npy"
+                data = remembered(name, lambda labels=labels: self._embed(labels))  # type: ignore[misc]
+                self._texts[kind] = torch.from_numpy(np.load(io.BytesIO(data), allow_pickle=False)).to(device)
+        return self._texts
+
+    def _embed(self, labels: Sequence[str]) -> bytes:
+        import torch
+
+        model, _, tokenizer = self._load()
+        device = next(model.parameters()).device
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(labels), _TEXTS):
+                some = labels[start : start + _TEXTS]
+                total = sum(
+                    model.encode_text(tokenizer([t.replace("{}", label) for label in some]).to(device), normalize=True).float()
+                    for t in self._templates
+                )
+                parts.append(torch.nn.functional.normalize(total, dim=-1).cpu().numpy())
+        out = io.BytesIO()
+        np.save(out, np.concatenate(parts).astype(np.float32), allow_pickle=False)
+        return out.getvalue()
+
+    def _load(self) -> tuple[Any, Any, Any]:
+        """The model, its preparation of pictures and its tokenizer."""
+        if self._loaded is None:
+            make_torchvision_importable("clip")
+            import open_clip
+
+            set_threads()
+            folder = f"local-dir:{self._found.folder}"
+            name = self._architecture or folder
+            device = hf.choose_device(self._found.options, _WHERE)
+            file = str(self._found.folder) if self._architecture else None
+            try:
+                with memory_faults(self.id):
+                    model, _, prepare = open_clip.create_model_and_transforms(
+                        name, pretrained=file, precision=PRECISION[self._found.options.dtype], device=device
+                    )
+                    tokenizer = open_clip.get_tokenizer(name)
+            except (OSError, ValueError, KeyError, RuntimeError, FileNotFoundError) as error:
+                first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+                raise UserError(f"{_WHERE}: {self._found.name} cannot be loaded by open_clip: {first}") from error
+            self._loaded = hf.finish(model, self._found, _WHERE), prepare, tokenizer
+        return self._loaded
+
+    def check(self) -> None:
+        """Preflight: weights and packages are there."""
+        need("torchvision", "clip", _WHERE)
+        hf.check_weights(self._found, _WHERE)
+
+    def content_digest(self) -> str:
+        """The whole files, for `--verify`."""
+        return self._found.content_digest()
+
+    def close(self) -> None:
+        """Lets the weights go; they load again when asked."""
+        self._loaded, self._texts = None, {}
+        give_back()
+
+
+def read_vocabulary(path: Path) -> dict[str, list[str]]:
+    """Kind (`objects`, `attributes`) -> labels, without repeats. UserError in one line for a file that is none."""
+    where = f"{_WHERE}.vocabulary"
+    if path.suffix != ".csv":
+        return {"objects": list(dict.fromkeys(read_labels(path, where)))}
+    kinds: dict[str, list[str]] = {"objects": [], "attributes": []}
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as handle:
+            rows = csv.DictReader(handle)
+            if not {"label", "kind"} <= set(rows.fieldnames or ()):
+                raise UserError(f"{where}: {path}: expected the columns label and kind")
+            for row in rows:
+                if row["kind"] not in kinds:
+                    raise unknown("kind", str(row["kind"]), kinds, f"{where}: {path}, line {rows.line_num}")
+                if not (row["label"] or "").strip():
+                    raise UserError(f"{where}: {path}, line {rows.line_num}: an empty label")
+                kinds[row["kind"]].append(" ".join(row["label"].split()))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{where}: {path}: cannot be read ({error})") from error
+    found = {kind: list(dict.fromkeys(labels)) for kind, labels in kinds.items() if labels}
+    if not found:
+        raise UserError(f"{where}: {path}: no labels")
+    return found
+
+
+def _check(templates: Any, top_k: Any, cut: Any, score: Any, batch: Any) -> None:
+    if isinstance(templates, str) or not templates or not all(isinstance(t, str) and "{}" in t for t in templates):
+        raise UserError(f"{_WHERE}.templates: a list of sentences with {{}} where the label goes, not {templates!r}")
+    for key, value in (("top_k", top_k), ("batch", batch)):
+        if type(value) is not int or value < 1:
+            raise UserError(f"{_WHERE}.{key}: a whole number from 1 up, not {value!r}")
+    if isinstance(cut, bool) or not isinstance(cut, (int, float)) or not 0 <= cut <= 1:
+        raise UserError(f"{_WHERE}.cut: a score from 0 to 1, not {cut!r}")
+    if score is not None and score not in SCORES:
+        raise unknown("score", str(score), SCORES, _WHERE)
+
+
+def _locate(model: Any, pretrained: str | None, options: hf.HFOptions) -> tuple[str | None, hf.Located]:
+    """(open_clip's name or None, where the weights are)."""
+    if pretrained is None and not _is_name(model):
+        found = hf.locate(model, options, _WHERE)
+        if not (found.folder / CONFIG).is_file():
+            raise UserError(f"{_WHERE}: {model} holds no {CONFIG}, so it is no model of open_clip")
+        try:
+            json.loads((found.folder / CONFIG).read_text(encoding="utf-8"))["model_cfg"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{_WHERE}: {model}: its {CONFIG} is damaged") from error
+        return None, found
+    name = str(model)
+    if not _is_name(model):
+        make_torchvision_importable("clip")
+        import open_clip
+
+        raise unknown("model of open_clip", name, open_clip.list_models(), _WHERE)
+    if pretrained is None or not Path(pretrained).is_file():
+        what = f"{pretrained!r} is no file" if pretrained is not None else "it has no weights"
+        raise UserError(f"{_WHERE}: {name}: {what}; give a local checkpoint as `pretrained`, or a hub repository as the model")
+    return name, hf.locate(pretrained, options, _WHERE)
+
+
+def _is_name(model: Any) -> bool:
+    """Whether open_clip has an architecture of that name (and no folder is called so)."""
+    if not isinstance(model, str) or "/" in model or Path(model).exists():
+        return False
+    make_torchvision_importable("clip")
+    import open_clip
+
+    return model in open_clip.list_models()

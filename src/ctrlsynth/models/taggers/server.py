@@ -1,0 +1,147 @@
+"""2a behind any OpenAI-compatible server with a vision model: vLLM, SGLang, a hosted one.
+
+    {openai: Qwen/Qwen2.5-VL-7B-Instruct, base_url: http://localhost:8000/v1}       three lines of phrases from the picture
+    {openai: Qwen/Qwen2.5-VL-7B-Instruct, base_url: ..., extract: smollm2}          a caption, then what a language model extracts from it
+
+The picture goes along as a JPEG in a data URL. Asked for tags, the model answers in the form of A.4's instruction, which here speaks of the
+image: what it names can be held against nothing, so nothing is dropped. Retries, replicas, limits and prices: models/server.py and
+models/llms/openai_server.py, whose options this tagger takes.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from PIL import Image
+
+from ...errors import UserError, unknown
+from ...sample import Tags
+from .. import hf_files
+from ..base import ImageAndText, Reply, Request
+from ..composite import check_all, close_all, contents_of
+from ..llms.server import OpenAIServer, read
+from ..prices import check_prices
+from ..server import Call
+from ..server_faults import Fault
+from .captioner import CHAT_PROMPT
+from .extract import MODES, ExtractTagger, normalise
+from .extract_parse import SCHEMA, parse, parse_json
+
+_VERSION = 1  # part of the digest: raise it when the same model would be asked differently
+_WHERE = "models.tagger"
+QUALITY = 90
+_ASK = (
+    "For the given image, identify all the attributes, objects or entities, and visual relationships or actions that are phrases. "
+    "Name only what can be seen. "
+)
+_FORMS = {
+    "lines": "Separate the phrases by comma without formatting. Output three lines and nothing else:\n"
+    "attributes: phrases\nobjects: phrases\nrelations: phrases",
+    "json": 'Output one JSON object and nothing else:\n{"attributes": ["phrases"], "objects": ["phrases"], "relations": ["phrases"]}',
+}
+
+
+class VisionServerTagger:
+    """A vision model behind one or more servers.
+
+    mode        lines or json (held to a schema where the server can): how tags are answered, by the model itself or by `extract`
+    extract     a language model as a recipe names it, or True for the caption alone; None: the vision model names the tags itself
+    prompt      what is asked for a caption instead of `CHAT_PROMPT`, or for tags instead of A.4's words
+    max_tokens  the most that an answer may have
+    server      the options of models/llms/openai_server.py: base_url, base_urls, version, temperature, concurrency, timeout, prices (of a
+                row, {row: 0.002}), ...
+    """
+
+    reads: Literal["pixels"] = "pixels"
+
+    def __init__(
+        self,
+        model: Any = None,
+        *,
+        mode: str = "lines",
+        extract: Any = None,
+        prompt: str | None = None,
+        max_tokens: int = 512,
+        **server: Any,
+    ) -> None:
+        if mode not in MODES:
+            raise unknown("mode", str(mode), MODES, _WHERE)
+        check_prices(server.get("prices"), _WHERE, counted=False)
+        try:
+            self._server = OpenAIServer(model, **server)
+        except UserError as error:
+            raise UserError(str(error).replace("models.llm", _WHERE)) from error
+        except TypeError as error:  # an option that the server does not take
+            raise UserError(f"{_WHERE}: {str(error).partition('() ')[2] or error}") from error
+        self._server.pool.where = _WHERE
+        self._captions = extract is not None
+        self._extract = ExtractTagger(extract, mode=mode, max_tokens=512) if extract not in (None, True) else None
+        self._mode = mode
+        self._prompt = prompt or (CHAT_PROMPT if self._captions else _ASK + _FORMS[mode])
+        self._max_tokens = max_tokens
+        self.prices, self.pool = self._server.prices, self._server.pool
+        self.batch = self._server.batch if self._extract is None else min(self._server.batch, self._extract.batch)
+        self.batch = min(self.batch, 256)  # decoded pictures wait in memory
+        self.id = f"openai:{self._server.model}" + (f"+{self._extract.id}" if self._extract is not None else "")
+
+    @property
+    def digest(self) -> str:
+        """Asks the server for its model's version, as its language models do; nobody can look at its weights."""
+        nested = self._extract.digest if self._extract is not None else None
+        own = [_VERSION, self._server.digest, self._mode, self._captions, self._prompt, self._max_tokens, nested, QUALITY]
+        return f"unverified:{hf_files.hash_of(own)[:32]}"
+
+    def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
+        """One Tags an item; without an image, empty ones. A row whose request failed for good carries the server's reason."""
+        seen = [n for n, item in enumerate(items) if item.image is not None]
+        calls = [self._call(items[n].image) for n in seen]
+        answers = dict(zip(seen, self.pool.map(calls, read), strict=True)) if calls else {}
+        if not self._captions:
+            return [self._read(answers[n]) if n in answers else Tags() for n in range(len(items))]
+        captions = {n: " ".join(a.text.split()) for n, a in answers.items() if isinstance(a, Reply) and not a.error}
+        found = [Tags()] * len(items)
+        if self._extract is not None:
+            found = self._extract.tag([ImageAndText(None, captions.get(n)) for n in range(len(items))])
+        return [replace(tags, caption=captions.get(n) or None, error=_error(answers.get(n)) or tags.error) for n, tags in enumerate(found)]
+
+    def _call(self, image: Any) -> Call:
+        schema = SCHEMA if self._mode == "json" and not self._captions else None
+        body = self._server.body(Request(self._prompt, max_tokens=self._max_tokens, schema=schema))
+        content = [{"type": "image_url", "image_url": {"url": data_url(image)}}, {"type": "text", "text": self._prompt}]
+        body["messages"] = [{"role": "user", "content": content}]
+        return lambda client: client.chat.completions.create(**body)
+
+    def _read(self, answer: Reply | Fault) -> Tags:
+        if isinstance(answer, Fault) or answer.error:
+            return Tags(error=answer.error)
+        lines = parse(answer.text) if self._mode == "lines" else parse_json(answer.text)
+        if lines is None:
+            return Tags(error="not_three_lines" if self._mode == "lines" else "bad_json")
+        return normalise(lines, " , ".join(phrase for phrases in lines.values() for phrase in phrases))
+
+    def check(self) -> None:
+        """Preflight: the key is set, a server answers and has the model."""
+        check_all([self._server, self._extract])
+
+    def content_digest(self) -> str:
+        """The language model's files, for `--verify`; the server's own can't be looked at."""
+        return contents_of([self._server, self._extract] if self._extract is not None else [self._server])
+
+    def close(self) -> None:
+        """Ends the connections."""
+        close_all([self._server, self._extract])
+
+
+def _error(answer: Reply | Fault | None) -> str | None:
+    return answer.error if answer is not None else None
+
+
+def data_url(image: Image.Image) -> str:
+    """The picture as a JPEG in a data URL."""
+    out = io.BytesIO()
+    image.convert("RGB").save(out, "JPEG", quality=QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()

@@ -1,0 +1,266 @@
+"""Loading a diffusers pipeline from files that are at hand (2c): precision, adapters, quantization, scheduler, memory savers.
+
+What this machine (no GPU) cannot run, and what the tests therefore see only as calls: float16 on a GPU, int8 and int4 of bitsandbytes,
+`offload`, the code that `compile` makes. torchao-int8 is run.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ....errors import UserError, unknown
+from ...hf import QUANTIZATIONS, Located, check_quantization, choose_device, is_quantized, quantization_call
+from ...installed import need
+from ...torch_setup import engine_died, memory_faults, out_of_memory, set_threads
+from ...torchvision_fix import make_torchvision_importable
+
+OFFLOADS = ("model", "sequential")
+DENOISERS = ("unet", "transformer", "prior", "decoder")
+_SHORT = {
+    "dpm++": "DPMSolverMultistepScheduler",
+    "dpm++2m": "DPMSolverMultistepScheduler",
+    "dpm++sde": "DPMSolverSDEScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "eulera": "EulerAncestralDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "lms": "LMSDiscreteScheduler",
+    "unipc": "UniPCMultistepScheduler",
+    "flow": "FlowMatchEulerDiscreteScheduler",
+}
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def model_index(found: Located, where: str) -> dict[str, Any]:
+    """What a pipeline is made of, from its model_index.json. UserError where the folder holds none."""
+    path = found.folder / "model_index.json"
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        index["_class_name"] += ""
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{where}: {found.name} is no diffusers pipeline: {path} is absent or damaged") from error
+    return dict(index)
+
+
+def check_files(found: Located, index: Mapping[str, Any], safety: bool, where: str) -> None:
+    """UserError naming the first component of the pipeline that has no folder, or a denoiser that has no weights. Opens nothing."""
+    for name, value in index.items():
+        if not isinstance(value, list) or value[0] is None or (name == "safety_checker" and not safety):
+            continue
+        folder = found.folder / name
+        if not folder.is_dir():
+            raise UserError(f"{where}: {found.name} lacks its {name}; fetch the whole model again")
+        if name in DENOISERS and not (list(folder.glob("*.safetensors")) or list(folder.glob("*.bin"))):
+            raise UserError(f"{where}: {found.name} has no weights in {name}; fetch the whole model again")
+
+
+def pipeline_class(index: Mapping[str, Any], where: str) -> Any:
+    """The text-to-image class of diffusers for a pipeline; UserError for one that makes no images from text."""
+    make_torchvision_importable("diffusers")
+    need("diffusers", "diffusers", where)
+    from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING, _get_task_class
+
+    name = index["_class_name"]
+    try:
+        return _get_task_class(AUTO_TEXT2IMAGE_PIPELINES_MAPPING, name)
+    except ValueError as error:
+        raise UserError(f"{where}: {name} of diffusers paints no images from text (AutoPipelineForText2Image does not know it)") from error
+
+
+def scheduler_class(index: Mapping[str, Any], name: str, where: str) -> Any:
+    """The scheduler that a recipe means (`ddim`, `dpm++`, `euler`, or a class of diffusers) among those that fit the pipeline's own."""
+    make_torchvision_importable("diffusers")
+    import diffusers
+
+    own = getattr(diffusers, str(index.get("scheduler", [None, ""])[1]), None)
+    fitting = {c.__name__: c for c in (own._get_compatibles() if own is not None else [])}
+    if own is not None:
+        fitting[own.__name__] = own
+    wanted = _plain(_SHORT.get(re.sub(r"[\s_-]", "", name.lower()), name))
+    for known, cls in fitting.items():
+        if _plain(known) == wanted:
+            return cls
+    short = {short for short, known in _SHORT.items() if known in fitting}
+    raise unknown("scheduler", name, short | {_plain(known) for known in fitting if known not in _SHORT.values()}, where)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name).lower().removesuffix("scheduler")
+
+
+def load_pipeline(
+    found: Located,
+    index: Mapping[str, Any],
+    where: str,
+    *,
+    scheduler: str | None = None,
+    safety: bool = True,
+    compile: bool = False,
+    offload: str | None = None,
+    vae_slicing: bool = False,
+) -> Any:
+    """The pipeline, ready on its device. UserError in one line where the files are not what they should be; `ModelError("out_of_memory")`
+    where the weights do not fit."""
+    set_threads()
+    cls = pipeline_class(index, where)
+    device = device_for(found, offload, where)
+    more: dict[str, Any] = {"dtype": stored_dtype(found, index), "variant": variant(found)}
+    if not safety and "safety_checker" in index:
+        more |= {"safety_checker": None, "requires_safety_checker": False}
+    quantized = quantization(found, index, where)
+    if quantized is not None:
+        more["quantization_config"] = quantized
+    with _Quiet(), memory_faults(found.name):
+        try:
+            pipe = cls.from_pretrained(found.folder, local_files_only=True, **more)
+        except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+            raise UserError(f"{where}: {found.name} cannot be loaded as {cls.__name__}: {_first_line(error)}") from error
+        except RuntimeError as error:
+            if quantized is None or out_of_memory(error) or engine_died(error):
+                raise
+            raise UserError(f"{where}.quantization: {found.options.quantization} fails on {found.name}: {_first_line(error)}") from error
+        if quantized is not None and not is_quantized(denoiser(pipe)):
+            raise UserError(f"{where}.quantization: {found.options.quantization} changes no layer of {found.name}; leave it out")
+        add_adapters(pipe, found, where)
+        if scheduler is not None:
+            pipe.scheduler = scheduler_class(index, scheduler, where).from_config(pipe.scheduler.config)
+        pipe.set_progress_bar_config(disable=True)
+        save_memory(pipe, device, offload, vae_slicing)
+        if compile:
+            denoiser(pipe).compile()
+    return pipe
+
+
+def device_for(found: Located, offload: str | None, where: str) -> str:
+    """The device. UserError where it is the CPU, and `offload` or the quantization needs a GPU."""
+    device, kind = choose_device(found.options, where), found.options.quantization
+    if offload is not None and device == "cpu":
+        raise UserError(f"{where}.offload: {offload} moves weights between a GPU and main memory, and there is no GPU; leave it out")
+    if kind is not None and QUANTIZATIONS[kind] == "bitsandbytes" and device == "cpu":
+        raise UserError(f"{where}.quantization: {kind} needs a GPU in diffusers; torchao-int8 does not")
+    return device
+
+
+def save_memory(pipe: Any, device: str, offload: str | None, vae_slicing: bool) -> None:
+    """Puts a pipeline where it works. `model` moves whole components to the GPU when they are needed, `sequential` layer by layer (least
+    memory, slow); `vae_slicing` decodes one image of a batch at a time."""
+    if offload == "model":
+        pipe.enable_model_cpu_offload(device=device)
+    elif offload == "sequential":
+        pipe.enable_sequential_cpu_offload(device=device)
+    else:
+        pipe.to(device)
+    if vae_slicing:
+        pipe.vae.enable_slicing()
+
+
+def denoiser(pipe: Any) -> Any:
+    """The network that is called once a step: most of the work, and what `compile` compiles."""
+    return next(getattr(pipe, name) for name in DENOISERS if getattr(pipe, name, None) is not None)
+
+
+def stored_dtype(found: Located, index: Mapping[str, Any]) -> Any:
+    """The torch dtype to load with: the option, or for `auto` that of the denoiser's files."""
+    import torch
+
+    name = found.options.dtype
+    if name == "auto":
+        folder = next((found.folder / part for part in DENOISERS if part in index), found.folder)
+        half = variant(found) is not None
+        files = [file for file in sorted(folder.glob("*.safetensors")) if (".fp16" in file.name) == half]
+        kinds = [kind for file in files if (kind := _kind_of(file)) is not None]
+        name = _DTYPES.get(kinds[0], "float32") if kinds else "float32"
+    return getattr(torch, name)
+
+
+def _kind_of(file: Path) -> str | None:
+    """How most numbers of a safetensors file are stored, as its header calls it; None where it has no tensor."""
+    from safetensors import SafetensorError, safe_open
+
+    counts: dict[str, int] = {}
+    try:
+        with safe_open(file, "pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 - safe_open is no mapping
+                part = opened.get_slice(name)
+                size = 1
+                for side in part.get_shape():
+                    size *= side
+                counts[part.get_dtype()] = counts.get(part.get_dtype(), 0) + size
+    except (SafetensorError, OSError):
+        return None
+    return max(counts, key=lambda kind: counts[kind]) if counts else None
+
+
+def variant(found: Located) -> str | None:
+    """`fp16` where the files of half precision are the ones to take: for float16, or where there are no others."""
+    half = found.has("*/*.fp16.safetensors", "*/*.fp16-*.safetensors", "*/*.fp16.bin")
+    files = [*found.folder.glob("*/*.safetensors"), *found.folder.glob("*/*.bin")]
+    only = half and all(".fp16" in file.name for file in files)
+    return "fp16" if half and (only or found.options.dtype == "float16") else None
+
+
+def quantization(found: Located, index: Mapping[str, Any], where: str) -> Any:
+    """diffusers' configuration for the denoiser and the large text encoder (T5), which transformers loads; None without quantization."""
+    kind = found.options.quantization
+    check_quantization(found.options, where)
+    if kind is None:
+        return None
+    import diffusers
+    import transformers
+
+    parts: dict[str, Any] = {name: diffusers for name in index if name in DENOISERS}
+    parts |= {name: transformers for name, value in index.items() if isinstance(value, list) and value[1] == "T5EncoderModel"}
+    try:
+        name, arguments = quantization_call(kind, stored_dtype(found, index))
+        made = {part: getattr(library, name)(**arguments) for part, library in parts.items()}
+        return diffusers.PipelineQuantizationConfig(quant_mapping=made)
+    except (ValueError, TypeError, ImportError) as error:
+        raise UserError(f"{where}.quantization: diffusers does not take {kind} here: {_first_line(error)}") from error
+
+
+def add_adapters(pipe: Any, found: Located, where: str) -> None:
+    """LoRA adapters at full strength, fused into the weights where these are not quantized."""
+    if not found.adapters:
+        return
+    need("peft", "diffusers", where)
+    if not hasattr(pipe, "load_lora_weights"):
+        raise UserError(f"{where}.adapters: {type(pipe).__name__} takes no LoRA; leave them out")
+    names = [f"adapter{n}" for n in range(len(found.adapters))]
+    for name, adapter in zip(names, found.adapters, strict=True):
+        file = {"weight_name": adapter.folder.name} if adapter.folder.is_file() else {}
+        folder = adapter.folder.parent if adapter.folder.is_file() else adapter.folder
+        try:
+            pipe.load_lora_weights(str(folder), adapter_name=name, local_files_only=True, **file)
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise UserError(f"{where}.adapters: {adapter.name} is no LoRA for {type(pipe).__name__}: {_first_line(error)}") from error
+    pipe.set_adapters(names)
+    if found.options.quantization is None:
+        pipe.fuse_lora()
+        pipe.unload_lora_weights()
+
+
+class _Quiet:
+    """The libraries' bars and notes off while a pipeline loads; their warnings about cut prompts stay off: `truncated` says it."""
+
+    def __enter__(self) -> None:
+        from diffusers.utils import logging as diffusers_logging
+        from transformers.utils import logging as transformers_logging
+
+        diffusers_logging.set_verbosity_error()
+        diffusers_logging.disable_progress_bar()
+        self._bars = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.disable_progress_bar()
+
+    def __exit__(self, *fault: object) -> None:
+        from transformers.utils import logging as transformers_logging
+
+        if self._bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
