@@ -220,7 +220,7 @@ def tagger_recall(real: Path, spec: Any, images: int) -> dict[str, Any]:
 
 def report(asked: argparse.Namespace, folder: Path) -> None:
     """NAME.md, NAME.svg into `folder`, from what is done."""
-    from ctrlsynth.evaluate.plots import curves, figure
+    from ctrlsynth.report.eval_plots import curves, figure
     from ctrlsynth.report.figures import write_figure
 
     experiment, name = EXPERIMENTS[asked.experiment], asked.experiment

@@ -11,9 +11,9 @@ from ctrlsynth.cli.main import app
 from typer.testing import CliRunner
 
 from ctrlsynth.errors import UserError
-from ctrlsynth.evaluate.plots import Point, curves, figure
 from ctrlsynth.evaluate.results import Score, read_result, write_result
 from ctrlsynth.evaluate.run import evaluate_all
+from ctrlsynth.report.eval_plots import Point, curves, figure
 from eval_sets import ColourClip, classification_set
 
 

@@ -142,7 +142,7 @@ def compare(
 
 
 def _plot(runs: list[Path], file: Path, relative: bool, tasks: list[str] | None, as_json: bool) -> None:
-    from .evaluate.plots import curves, figure, plain
+    from .report.eval_plots import curves, figure, plain
     from .report.figures import write_figure
 
     found = curves(runs, tasks, relative)

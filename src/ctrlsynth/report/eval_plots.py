@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..report.figures import LIGHT, Theme, dash, legend, panels
-from .compare import Cell, pooled, signature
-from .results import Result, read_result
+from ..evaluate.compare import Cell, pooled, signature
+from ..evaluate.results import Result, read_result
+from .figures import LIGHT, Theme, dash, legend, panels
 
 _INNER = re.compile(r"(step|size|seed)[-_]?[\w.+]+")
 MOST = 4
