@@ -57,7 +57,7 @@ def make_shards(folder: Path, images: int, shards: int) -> None:
 def timed(folder: Path, *options: str) -> tuple[float, float, str]:
     """One `ctrlsynth run` as a whole process: seconds by the clock, seconds of processor time, and what it printed."""
     started, used = time.perf_counter(), cpu_of_children()
-    command = [sys.executable, "-c", "from ctrlsynth.cli.main import main; main()", "run", "recipe.yaml", "--json", *options]
+    command = [sys.executable, "-c", "from ctrlsynth.cli.main.main import main; main()", "run", "recipe.yaml", "--json", *options]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)

@@ -58,7 +58,7 @@ judge: null
 _COMMAND = """
 import atexit, re, sys
 from pathlib import Path
-from ctrlsynth.cli.main import main
+from ctrlsynth.cli.main.main import main
 atexit.register(lambda: print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1], file=sys.stderr))
 main()
 """

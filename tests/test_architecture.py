@@ -1,4 +1,4 @@
-"""DESIGN section 1 as tests: imports run one way, files and functions stay small, and `ctrlsynth.cli` loads nothing heavy."""
+"""DESIGN section 1 as tests: imports run one way, files and functions stay small, and `ctrlsynth.cli.main` loads nothing heavy."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_files_and_functions_stay_small() -> None:
 
 
 def test_the_command_line_loads_nothing_heavy() -> None:
-    code = f"import sys, ctrlsynth.cli; print(sorted({HEAVY!r} & {{m.split('.')[0] for m in sys.modules}}))"
+    code = f"import sys, ctrlsynth.cli.main; print(sorted({HEAVY!r} & {{m.split('.')[0] for m in sys.modules}}))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert out == "[]"
 
@@ -96,7 +96,7 @@ def test_the_command_line_loads_nothing_heavy() -> None:
 def test_help_answers_at_once() -> None:
     """At most 1.5 times the help of a bare typer program with two commands, the best of a few runs of each in turn, in processor time."""
     peer = "import sys, typer; sys.argv=['x','--help']; app=typer.Typer(); app.command('a')(id); app.command('b')(id); app()"
-    ours = "import sys; sys.argv=['ctrlsynth','--help']; from ctrlsynth.cli.main import main; main()"
+    ours = "import sys; sys.argv=['ctrlsynth','--help']; from ctrlsynth.cli.main.main import main; main()"
     times: dict[str, list[float]] = {peer: [], ours: []}
     for _ in range(5):
         for code, taken in times.items():

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ctrlsynth.cli.show import progress
 from ctrlsynth.concepts import dedupe
 from ctrlsynth.concepts.balance import counts, draws, expected_sizes, keep_mask, solve_t
 from ctrlsynth.concepts.matches import Matches
@@ -25,7 +26,6 @@ from ctrlsynth.runs.drive import Run, run
 from ctrlsynth.runs.estimate import estimate
 from ctrlsynth.runs.local import Silent
 from ctrlsynth.runs.plan import make_plan
-from ctrlsynth.screen import progress
 from ctrlsynth.stages.base import Barrier
 from ctrlsynth.storage.parts import PartView, RunFolder, read_json
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ctrlsynth.cli.main import main
 
+from ctrlsynth.cli.main import main
 from ctrlsynth.control.text import TextController
 from ctrlsynth.errors import UserError, WorkFailed
 from ctrlsynth.lang.replies import LONGEST, clean, peel, taken_off

@@ -289,7 +289,7 @@ def test_killed_in_the_middle_it_ends_with_the_same_weights(tmp_path: Path) -> N
     env = {**os.environ, "PYTHONPATH": f"{SOURCE.parent / 'src'}:{SOURCE}", "OMP_NUM_THREADS": str(torch.get_num_threads())}
     code = "import time, ctrlsynth.clip.train as t; step = t._Run._step\n"
     code += "def slow(self, *a):\n    r = step(self, *a); time.sleep(1 if a[0] > 5 else 0); return r\n"
-    code += "t._Run._step = slow; import sys; sys.argv = ['x', 'train', *sys.argv[1:]]; from ctrlsynth.cli.main import main; main()"
+    code += "t._Run._step = slow; import sys; sys.argv = ['x', 'train', *sys.argv[1:]]; from ctrlsynth.cli.main.main import main; main()"
     process = subprocess.Popen([sys.executable, "-c", code, str(recipe), "--out", str(tmp_path / "out"), "--json"], env=env)
     for _ in range(1200):
         if (tmp_path / "out/log.jsonl").exists() and len(log(tmp_path / "out")) >= 7:
@@ -318,7 +318,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
         given = block(**common, accumulate=accumulate).model_dump(mode="json", exclude_none=True, exclude={"needs_init"})
         recipe.write_text(json.dumps({"name": "t", "train": given}))
         calls.append(["ctrlsynth", "train", str(recipe), "--out", str(tmp_path / f"two{accumulate}"), "--json"])
-    code = "import sys, torch.distributed as dist\nfrom ctrlsynth.cli.main import app\ndist.init_process_group('gloo')\n"
+    code = "import sys, torch.distributed as dist\nfrom ctrlsynth.cli.main.main import app\ndist.init_process_group('gloo')\n"
     code += f"for call in {calls}:\n    sys.argv = call\n    app(standalone_mode=False)\ndist.destroy_process_group()\n"
     (tmp_path / "go.py").write_text(code)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(29600 + os.getpid() % 1000)]

@@ -15,8 +15,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from ctrlsynth.cli.main import main
 
+from ctrlsynth.cli.main import main
 from ctrlsynth.concepts.bank import load_bank
 from ctrlsynth.concepts.match import spaced
 from ctrlsynth.concepts.match_folder import MatchFolder, as_lists, of_lists
@@ -355,7 +355,7 @@ def test_a_killed_match_goes_on_where_it_was(tmp_path: Path, capsys: pytest.Capt
     words = [
         sys.executable,
         "-c",
-        "from ctrlsynth.cli.main import main; main()",
+        "from ctrlsynth.cli.main.main import main; main()",
         "concepts",
         "match",
         corpus,

@@ -34,7 +34,7 @@ def counting(log: Path, **options: Any) -> dict[str, Any]:
 
 def ctrlsynth(*words: str, cwd: Path) -> subprocess.Popen[str]:
     """The command as a process of its own, beginning with chunks after a tenth of a second."""
-    code = "from ctrlsynth.storage import parts as store; store.CHUNK_SECONDS = 0.1\nfrom ctrlsynth.cli.main import main; main()"
+    code = "from ctrlsynth.storage import parts as store; store.CHUNK_SECONDS = 0.1\nfrom ctrlsynth.cli.main.main import main; main()"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
     return subprocess.Popen(
         [sys.executable, "-c", code, *words], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctrlsynth.cli_eval import _tasks
+from ctrlsynth.cli.evaluate import _tasks
 from ctrlsynth.errors import UserError
 from ctrlsynth.evaluate import layout
 from ctrlsynth.evaluate.compare import compare, load_runs, show

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ctrlsynth.cli.terminal import cells, clean, wrap
 from ctrlsynth.errors import UserError
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.report.explain import as_dict, as_text, explain, first_kept
-from ctrlsynth.report.terminal import cells, clean, wrap
 from ctrlsynth.runs.drive import Run, run
 from report_fixture import make_run
 

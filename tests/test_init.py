@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ctrlsynth.data.init import write_recipe
+from ctrlsynth.cli.init import write_recipe
 from ctrlsynth.data.sources import SourceRow, open_source
 from ctrlsynth.errors import UserError
 from ctrlsynth.recipe.file import load_recipe

@@ -24,7 +24,7 @@ text_policy: {max_tokens: 24}
 image_policy: {size: 128}
 judge: {tagger: reference, threshold: 0.1}
 """
-DRIVER = "from ctrlsynth.storage import parts as store; store.CHUNK_SECONDS = 0.3\nfrom ctrlsynth.cli.main import main; main()"
+DRIVER = "from ctrlsynth.storage import parts as store; store.CHUNK_SECONDS = 0.3\nfrom ctrlsynth.cli.main.main import main; main()"
 
 
 def start(base: Path, out: str, mark: str) -> subprocess.Popen[bytes]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ctrlsynth.cli.main import app
 from typer.testing import CliRunner
 
+from ctrlsynth.cli.main import app
 from ctrlsynth.models.prices import cost
 from ctrlsynth.runs.drive import Run, run
 from helpers import recipe, write_captions

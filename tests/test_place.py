@@ -21,9 +21,9 @@ from urllib.parse import parse_qs, urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from ctrlsynth.cli.main import main
 from PIL import Image
 
+from ctrlsynth.cli.main import main
 from ctrlsynth.errors import UserError, WorkFailed
 from ctrlsynth.export.export import export
 from ctrlsynth.recipe.file import parse_recipe
@@ -58,7 +58,7 @@ def counting(log: Path, **options: Any) -> dict[str, Any]:
 
 
 def ctrlsynth(*words: str, cwd: Path) -> subprocess.Popen[str]:
-    code = "from ctrlsynth.storage import parts as store; store.CHUNK_SECONDS = 0.1\nfrom ctrlsynth.cli.main import main; main()"
+    code = "from ctrlsynth.storage import parts as store; store.CHUNK_SECONDS = 0.1\nfrom ctrlsynth.cli.main.main import main; main()"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
     return subprocess.Popen(
         [sys.executable, "-c", code, *words], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

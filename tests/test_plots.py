@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ctrlsynth.cli.main import app
 from typer.testing import CliRunner
 
+from ctrlsynth.cli.main import app
 from ctrlsynth.errors import UserError
 from ctrlsynth.evaluate.results import Score, read_result, write_result
 from ctrlsynth.evaluate.run import evaluate_all

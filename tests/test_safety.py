@@ -170,7 +170,7 @@ def test_banks_of_other_formats_have_no_flags() -> None:
 
 def called(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
     """What the command line answers: exit code, standard output, standard error."""
-    from ctrlsynth import cli
+    from ctrlsynth.cli.main import main as cli
 
     code = 0
     with pytest.MonkeyPatch.context() as patch:

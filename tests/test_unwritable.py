@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from clip_fixture import folder, micro
-from ctrlsynth import cli
+from ctrlsynth.cli.main import main as cli
 from ctrlsynth.clip import checkpoint
 from ctrlsynth.clip.data import tars
 from ctrlsynth.clip.model import build
@@ -93,7 +93,7 @@ def words(tmp_path: Path, out: Path, what: str) -> list[object]:
         (tmp_path / "block.txt").write_text("thing\n")
         return ["concepts", "flag", names, "--blocklist", tmp_path / "block.txt", "--out", out / "f.parquet"]
     (tmp_path / "captions.txt").write_text("a dog thing\n" * 100)
-    match = [sys.executable, "-c", "from ctrlsynth.cli.main import main; main()", "concepts", "match", str(tmp_path / "captions.txt")]
+    match = [sys.executable, "-c", "from ctrlsynth.cli.main.main import main; main()", "concepts", "match", str(tmp_path / "captions.txt")]
     options = ["--bank", str(names), "--out", str(tmp_path / "m")]
     matched = subprocess.run([*match, *options], check=False, capture_output=True, text=True)
     assert matched.returncode == 0, matched.stderr

@@ -22,7 +22,7 @@ import pytest
 from servers import FaultyServer, completion
 
 STORED = Path(__file__).parents[1] / "data" / "finished"
-MAIN = "from ctrlsynth.cli import main; main()"
+MAIN = "from ctrlsynth.cli.main import main; main()"
 PRODUCTION = ("server", "transformers", "vllm", "diffusers")
 ASKED = {"server": "write", "transformers": "write", "vllm": "write", "diffusers": "paint"}
 """The stage whose rows come from the production model."""

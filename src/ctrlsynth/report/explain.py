@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..cli.terminal import cells, clean, wrap
 from ..errors import UserError
 from ..recipe.paths import Step
 from .facts import Fact, facts_of
 from .lineage import Family, Parts, Row, Sample, Samples
-from .terminal import cells, clean, wrap
 
 if TYPE_CHECKING:
     from ..runs.drive import Run

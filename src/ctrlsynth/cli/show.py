@@ -11,10 +11,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .report.sweep import gate_note
-from .report.terminal import clean
-from .runs.drive import LedgerRow, Run
-from .runs.local import Silent, Watcher
+from ..report.sweep import gate_note
+from ..runs.drive import LedgerRow, Run
+from ..runs.local import Silent, Watcher
+from .terminal import clean
 
 
 class _Bars:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_output import print_json, say
+from .output import print_json, say
 
 Set = Annotated[list[str] | None, typer.Option("--set", help="change one key of the recipe: --set train.batch=512", metavar="KEY=VALUE")]
 
@@ -29,14 +29,14 @@ def train(
 
     Several processes: torchrun --no-python --nproc-per-node 8 ctrlsynth train RECIPE --out DIR
     """
-    from .clip.model import import_open_clip
-    from .clip.progress import live
-    from .recipe.train import load_train
+    from ..clip.model import import_open_clip
+    from ..clip.progress import live
+    from ..recipe.train import load_train
 
     _, block = load_train(recipe, set_)
     import_open_clip("train")
-    from .clip.train import first_process
-    from .clip.train import train as train_clip
+    from ..clip.train import first_process
+    from ..clip.train import train as train_clip
 
     speaks = first_process()
     try:

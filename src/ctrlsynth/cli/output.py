@@ -10,7 +10,7 @@ from typing import Any
 
 def say(text: str) -> None:
     """Prints text, a line for each line; control characters are shown, not sent."""
-    from .report.terminal import clean
+    from .terminal import clean
 
     sys.stdout.write("\n".join(map(clean, text.split("\n"))) + "\n")
 

@@ -10,9 +10,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .evaluate.compare import Comparison, show
-from .evaluate.results import Result
-from .report.terminal import clean
+from ..evaluate.compare import Comparison, show
+from ..evaluate.results import Result
+from .terminal import clean
 
 
 @contextmanager

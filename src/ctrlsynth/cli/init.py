@@ -11,11 +11,11 @@ from pathlib import Path
 
 import jinja2
 
+from ..data.records import SUFFIXES, Table
+from ..data.rows import CAPTION_NAMES, FILE_NAMES, IMAGE_NAMES, IMAGE_SUFFIXES
+from ..data.sources import open_source
 from ..errors import UserError
 from ..recipe.file import load_recipe, parse_recipe, read_yaml
-from .records import SUFFIXES, Table
-from .rows import CAPTION_NAMES, FILE_NAMES, IMAGE_NAMES, IMAGE_SUFFIXES
-from .sources import open_source
 
 _LOOK = 20_000
 """Files that are looked at before the folder counts as known."""

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_options import Engine, Json
-from .cli_output import plain, print_json, say
-from .errors import UserError
+from ..errors import UserError
+from .options import Engine, Json
+from .output import plain, print_json, say
 
 concepts = typer.Typer(
     no_args_is_help=True,
@@ -66,8 +66,8 @@ def build(
 
     Without --wikipedia or --unigrams, symspellpy's counts stand in for Wikipedia's.
     """
-    from .concepts import bank as banks
-    from .concepts.sources import Wanted, gather
+    from ..concepts import bank as banks
+    from ..concepts.sources import Wanted, gather
 
     if out.exists():
         raise UserError(f"{out}: is there already; give another name")
@@ -107,11 +107,11 @@ def _only_cut(ctx: typer.Context) -> None:
 
 
 def _sub_bank(table: Any, found_in: Path | None, random: int | None, under: str | None, seed: int) -> Any:
-    from .concepts import bank as banks
+    from ..concepts import bank as banks
 
     if found_in is not None:
-        from .concepts.coverage import count_set
-        from .concepts.match_folder import MatchFolder
+        from ..concepts.coverage import count_set
+        from ..concepts.match_folder import MatchFolder
 
         table = banks.found_part(table, MatchFolder.open(found_in).bank().entries, count_set(found_in).counts.tolist())
     if under is not None:
@@ -137,10 +137,10 @@ def match(
     as_json: Json = False,
 ) -> None:
     """Find which entries of a bank each caption holds. Interrupted, the same command goes on; balancing again costs no matching."""
-    from .concepts.corpus import open_corpus
-    from .concepts.match import Matcher
-    from .concepts.match_folder import MatchFolder, match_local, prepare
-    from .screen import counting
+    from ..concepts.corpus import open_corpus
+    from ..concepts.match import Matcher
+    from ..concepts.match_folder import MatchFolder, match_local, prepare
+    from .show import counting
 
     _check_address(engine, address)
     parts = open_corpus(captions, caption_column, key_column)
@@ -167,7 +167,7 @@ def match(
 
 
 def _match_on_ray(parts: Any, bank: Path, mode: Any, out: Path, tick: Any, address: str | None) -> None:
-    from .concepts.match_folder import match_ray
+    from ..concepts.match_folder import match_ray
 
     with _on_ray([out], address):
         match_ray(parts, bank, mode, out, tick)
@@ -181,10 +181,10 @@ def _check_address(engine: Engine, address: str | None) -> None:
 @contextmanager
 def _on_ray(folders: Sequence[Path], address: str | None) -> Iterator[Any]:
     """The cluster, whose nodes all see these folders; gives `map` on it."""
-    from .models.installed import need
+    from ..models.installed import need
 
     need("ray", "ray", "--engine ray")
-    from .runs.ray import connected, every_node_sees, spread
+    from ..runs.ray import connected, every_node_sees, spread
 
     with connected(address):
         for folder in folders:
@@ -209,8 +209,8 @@ def balance(
     as_json: Json = False,
 ) -> None:
     """Draw a balanced subset: few captions of each frequent concept, all of the rare ones. A smaller size is a part of a larger one."""
-    from .concepts import balance_folder
-    from .concepts.match_folder import MatchFolder
+    from ..concepts import balance_folder
+    from ..concepts.match_folder import MatchFolder
 
     folder = MatchFolder.open(matches)
     balance_folder.check_out(out)
@@ -234,7 +234,7 @@ def balance(
 @contextmanager
 def _passes(captions: int, quiet: bool, rounds: int = 1) -> Iterator[Any]:
     """A counter a pass over all captions, one at a time; t is found in `rounds` passes."""
-    from .screen import counting
+    from .show import counting
 
     open_: dict[str, Any] = {}
 
@@ -271,9 +271,9 @@ def coverage(
     as_json: Json = False,
 ) -> None:
     """Show how well captions cover a bank: entries seen at least 1, 5 and 25 times, what is never seen and what is seen too often."""
-    from .concepts import coverage as cover
-    from .concepts.coverage_text import check_new, names_of, report, write_lists
-    from .report.figures import write_figure
+    from ..concepts import coverage as cover
+    from ..concepts.coverage_text import check_new, names_of, report, write_lists
+    from ..report.figures import write_figure
 
     _check_address(engine, address)
     check_new(1 if vs is None else 2, plot, lists)
@@ -290,7 +290,7 @@ def coverage(
     if as_json:
         print_json(report(sets, names, top))
         return
-    from .screen import show_coverage
+    from .show import show_coverage
 
     show_coverage(report(sets, names, top))
     for path in (plot, lists):

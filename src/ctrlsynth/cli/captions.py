@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_concepts import concepts
-from .cli_options import Json
-from .cli_output import plain, print_json, say
-from .errors import UserError
+from ..errors import UserError
+from .concepts import concepts
+from .options import Json
+from .output import plain, print_json, say
 
 __all__ = ["concepts"]
 
@@ -31,10 +31,10 @@ def caption(
 ) -> None:
     """Write captions about every concept of a bank: a run of the path concept, text*, cleaned and counted. A model that samples does it as
     the paper's (temperature 0.7, top_p 0.95, both penalties 1.0), unless --llm says otherwise."""
-    from .lang.replies import taken_off
-    from .recipe.file import parse_recipe
-    from .runs.drive import run
-    from .screen import progress, show_ledger
+    from ..lang.replies import taken_off
+    from ..recipe.file import parse_recipe
+    from ..runs.drive import run
+    from .show import progress, show_ledger
 
     source = {"concepts": str(bank.absolute())}
     data = {"name": "captions", "source": source, "models": {"llm": _sampled(_spec(llm))}, "paths": {"captions": ["concept", "text*"]}}
@@ -65,10 +65,10 @@ def flag(
     as_json: Json = False,
 ) -> None:
     """Ask a language model which concepts are unfit for everyone's eyes, and take a block list. Flagged ones stay in the bank, unused."""
-    from .concepts import safety
-    from .concepts.bank import read_bank, write_bank
-    from .runs.drive import run
-    from .screen import progress
+    from ..concepts import safety
+    from ..concepts.bank import read_bank, write_bank
+    from ..runs.drive import run
+    from .show import progress
 
     if out.suffix != ".parquet":
         raise UserError(f"{out}: flags are kept in a .parquet bank")
@@ -104,8 +104,8 @@ def diversity(
     as_json: Json = False,
 ) -> None:
     """Measure how varied captions are: distinct n-grams, self-similarity, concepts a caption. Several sets stand side by side."""
-    from .concepts.diversity import measure_place
-    from .screen import show_diversity
+    from ..concepts.diversity import measure_place
+    from .show import show_diversity
 
     found = {str(place): measure_place(place, bank) for place in places}
     if as_json:
@@ -116,8 +116,8 @@ def diversity(
 
 def _sampled(spec: Any) -> Any:
     """The model with the paper's sampling: those of its options that the backend takes, where the spec names none of them."""
-    from .lang.replies import SAMPLING
-    from .models.registry import NAMES, load_class, parse_spec
+    from ..lang.replies import SAMPLING
+    from ..models.registry import NAMES, load_class, parse_spec
 
     named = parse_spec(spec, "llm", "--llm")
     if SAMPLING.keys() & named.options.keys():
@@ -130,6 +130,6 @@ def _spec(text: str) -> Any:
     """`smollm2`, `naive:clip7`, or a mapping in YAML."""
     if not text.lstrip().startswith("{"):
         return text
-    from .recipe.file import read_yaml
+    from ..recipe.file import read_yaml
 
     return read_yaml(text, "--llm")

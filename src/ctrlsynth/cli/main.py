@@ -15,11 +15,12 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from . import cli_clip, cli_eval
-from .cli_captions import concepts
-from .cli_options import Engine, Json
-from .cli_output import plain, print_json, say
-from .errors import UserError, WorkFailed, disk_fault
+from ..errors import UserError, WorkFailed, disk_fault
+from . import evaluate as cli_eval
+from . import train as cli_clip
+from .captions import concepts
+from .options import Engine, Json
+from .output import plain, print_json, say
 
 app = typer.Typer(
     name="ctrlsynth",
@@ -57,7 +58,7 @@ def init(
     out: Annotated[Path, typer.Option("--out", help="the recipe to write", metavar="FILE")] = Path("recipe.yaml"),
 ) -> None:
     """Look into a folder and write a commented recipe for it."""
-    from .data.init import write_recipe
+    from .init import write_recipe
 
     write_recipe(folder, out)
     say(f"wrote {out}; next: ctrlsynth plan {out}, then ctrlsynth run {out}")
@@ -66,10 +67,10 @@ def init(
 @app.command()
 def plan(recipe: RecipeFile, out: Out = None, limit: Limit = None, set_: Set = None, as_json: Json = False) -> None:
     """Check a recipe and show what a run would do: stages, parts, rows, models, cost, and what is done already. Runs no model."""
-    from .recipe.file import load_recipe
-    from .runs.estimate import estimate
-    from .screen import show_plan
-    from .storage.location import place_for
+    from ..recipe.file import load_recipe
+    from ..runs.estimate import estimate
+    from ..storage.location import place_for
+    from .show import show_plan
 
     loaded = load_recipe(recipe, set_)
     rows = estimate(loaded, recipe.parent, place_for(out or Path("runs") / loaded.name), limit)
@@ -102,9 +103,9 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run a recipe. Interrupted, killed or extended, the same command goes on where it stopped."""
-    from .recipe.file import load_recipe
-    from .runs.drive import run as run_recipe
-    from .screen import progress
+    from ..recipe.file import load_recipe
+    from ..runs.drive import run as run_recipe
+    from .show import progress
 
     loaded = load_recipe(recipe, set_)
     try:
@@ -121,7 +122,7 @@ def run(
 @app.command()
 def status(run_dir: RunDir, as_json: Json = False) -> None:
     """Show the ledger of a run: what every stage got, kept, dropped and failed, with reasons; it adds up."""
-    from .runs.drive import Run
+    from ..runs.drive import Run
 
     _show_run(Run.open(run_dir), as_json)
 
@@ -135,8 +136,8 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Tell one sample's whole story: tags, edits, instruction, text, prompt, image, scores, verdict."""
-    from .report.explain import as_dict, as_text, first_kept
-    from .runs.drive import Run
+    from ..report.explain import as_dict, as_text, first_kept
+    from ..runs.drive import Run
 
     made = Run.open(run_dir)
     chosen = row_id or first_kept(made)
@@ -153,10 +154,10 @@ def sweep(
     as_json: Json = False,
 ) -> None:
     """Show how many samples every threshold p_f would keep, and their mean recall, from the stored scores. Runs no model."""
-    from .report.sweep import as_table, plot_sweep
-    from .report.sweep import sweep as sweep_run
-    from .runs.drive import Run
-    from .screen import show_sweep
+    from ..report.sweep import as_table, plot_sweep
+    from ..report.sweep import sweep as sweep_run
+    from ..runs.drive import Run
+    from .show import show_sweep
 
     found = sweep_run(Run.open(run_dir))
     if plot is not None:
@@ -179,9 +180,9 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write the kept pairs as a data set with a data card: for open_clip (webdataset), Hugging Face (parquet, imagefolder), or csv."""
-    from .export.export import export as export_run
-    from .runs.drive import Run, add_product
-    from .screen import counting
+    from ..export.export import export as export_run
+    from ..runs.drive import Run, add_product
+    from .show import counting
 
     made = Run.open(run_dir)
     place = out or _below(made, "dataset")
@@ -201,9 +202,9 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write a static gallery that opens from disk: originals beside synthetic samples, found and missed tags, scores, verdicts, plots."""
-    from .report.gallery import write_report
-    from .runs.drive import Run, add_product
-    from .screen import counting
+    from ..report.gallery import write_report
+    from ..runs.drive import Run, add_product
+    from .show import counting
 
     made = Run.open(run_dir)
     place = out or _below(made, "report")
@@ -219,8 +220,8 @@ def report(
 @app.command()
 def models(as_json: Json = False) -> None:
     """List the models, drawings and data that ctrlsynth can use: what is installed, where weights come from, under which licence."""
-    from .models.catalogue import entries
-    from .screen import show_models
+    from ..models.catalogue import entries
+    from .show import show_models
 
     found = entries()
     if as_json:
@@ -230,7 +231,7 @@ def models(as_json: Json = False) -> None:
 
 
 def _show_run(made: Any, as_json: bool) -> None:
-    from .screen import show_ledger
+    from .show import show_ledger
 
     if as_json:
         told = {"run": str(made.root), "ledger": [_ledger_row(r) for r in made.ledger()], "products": made.products()}

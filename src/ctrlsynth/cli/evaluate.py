@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from .cli_options import Json
-from .cli_output import print_json, say
-from .errors import UserError
+from ..errors import UserError
+from .options import Json
+from .output import print_json, say
 
 
 class Head(StrEnum):
@@ -73,10 +73,10 @@ def evaluate(
     Interrupted, the same command goes on with the tasks that have no result yet.
     """
     names = _tasks(tasks, recipe)
-    from .clip.model import load_model
-    from .evaluate.kinds.long_tail import HeadSettings
-    from .evaluate.run import Settings, averages, evaluate_all
-    from .screen_eval import show_results, watching
+    from ..clip.model import load_model
+    from ..evaluate.kinds.long_tail import HeadSettings
+    from ..evaluate.run import Settings, averages, evaluate_all
+    from .show_eval import show_results, watching
 
     model = load_model(checkpoint, device=device)
     how = Settings(templates, extra, HeadSettings(head=head.value, loss=loss.value), seed)
@@ -97,7 +97,7 @@ def _tasks(tasks: str | None, recipe: Path | None) -> list[str] | None:
     """The names of --tasks, or of a recipe's `evaluate`; None: every task whose data is there."""
     if recipe is None:
         return tasks.split(",") if tasks else None
-    from .recipe.file import read_data
+    from ..recipe.file import read_data
 
     if tasks:
         raise UserError("--tasks and --recipe: both name the tasks, give one of them")
@@ -128,9 +128,9 @@ def compare(
     if plot is not None:
         _plot(runs, plot, relative, tasks.split(",") if tasks else None, as_json)
         return
-    from .evaluate.compare import compare as lay_out
-    from .evaluate.compare import load_runs
-    from .screen_eval import show_comparison
+    from ..evaluate.compare import compare as lay_out
+    from ..evaluate.compare import load_runs
+    from .show_eval import show_comparison
 
     found = lay_out(load_runs(runs), baseline, papers)
     if as_json:
@@ -142,8 +142,8 @@ def compare(
 
 
 def _plot(runs: list[Path], file: Path, relative: bool, tasks: list[str] | None, as_json: bool) -> None:
-    from .report.eval_plots import curves, figure, plain
-    from .report.figures import write_figure
+    from ..report.eval_plots import curves, figure, plain
+    from ..report.figures import write_figure
 
     found = curves(runs, tasks, relative)
     write_figure(figure(found, relative), file)
