@@ -5,7 +5,7 @@
 
 The peer is `open_clip_train.main` as installed, called in a process of its own; so is ours. Both read the same csv of image files (its
 reader of webdataset shards does not run beside webdataset 1.0). Pairs/s are taken from the end of step 5 to the end of the last step,
-with reading, decoding, augmentation and the optimiser in them. Captions are those of tests/data (web alt-text, about 12 tokens). `cpu`
+with reading, decoding, augmentation and the optimiser in them. Captions are those of tests/files (web alt-text, about 12 tokens). `cpu`
 is the processor time of the training process alone (without the loader's), in pairs a second: it hardly minds what else the machine does.
 """
 
@@ -28,7 +28,7 @@ from ctrlsynth.data.images import encode
 from ctrlsynth.export.writers import CsvWriter, Sample
 from ctrlsynth.lang.clip_tokens import count
 
-DATA = Path(__file__).parent.parent / "tests" / "data"
+DATA = Path(__file__).parent.parent / "tests" / "files"
 SKIP = 5
 
 

@@ -1,4 +1,4 @@
-"""Every language model beside `realizer`, on the hand-labelled tags of tests/data/web_captions.jsonl.
+"""Every language model beside `realizer`, on the hand-labelled tags of tests/files/web_captions.jsonl.
 
     python benchmarks/llms.py [--rows 94] [--seeds 1] [--gguf path/to/model.gguf] [--family tags|tags+text|text] [--examples 5]
 
@@ -26,7 +26,7 @@ from ctrlsynth.models.embedded.wordnet.tagger import mine
 from ctrlsynth.sample import KINDS, Tags
 
 THRESHOLD = 0.2
-CAPTIONS = Path(__file__).parent.parent / "tests" / "data" / "web_captions.jsonl"
+CAPTIONS = Path(__file__).parent.parent / "tests" / "files" / "web_captions.jsonl"
 
 
 def rows(limit: int) -> list[tuple[str, Tags]]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from ctrlsynth.models.embedded.wordnet.tagger import mine
 
-DATA = Path(__file__).parents[1] / "tests" / "data"
+DATA = Path(__file__).parents[1] / "tests" / "files"
 KINDS = ("objects", "attributes", "relations")
 
 

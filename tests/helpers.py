@@ -14,6 +14,9 @@ from ctrlsynth.recipe.schema import Recipe
 from ctrlsynth.runs.drive import Run
 from ctrlsynth.sample import Tags
 
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+FILES = TESTS / "files"
 TIME = {"seconds"}
 COLOURS = ("red", "blue", "green", "yellow")
 THINGS = ("dog", "cat", "ball", "car", "tree", "bird", "boat", "chair")

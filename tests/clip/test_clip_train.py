@@ -1,0 +1,504 @@
+"""CLIP training: losses and gradients against open_clip's, a hundred steps against a plain loop, resume, kill, two processes, bad input."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_clip_data import jpeg, tar
+
+from clip_fixture import ROWS, folder, micro
+from ctrlsynth.clip import checkpoint
+from ctrlsynth.clip.data.loader import Batches, loader, open_sources, order_of, schedule_of
+from ctrlsynth.clip.model import WEIGHTS, build, import_open_clip, load_model, read_folder
+from ctrlsynth.errors import UserError, WorkFailed
+from ctrlsynth.recipe.train import TrainBlock, resolve
+from helpers import TESTS
+
+SOURCE = TESTS
+
+
+@lru_cache(maxsize=1)
+def oc() -> Any:
+    return import_open_clip()
+
+
+def block(**changes: Any) -> TrainBlock:
+    """A run of a few steps on the painted scenes with the micro model."""
+    given = {"data": [str(folder())], "model": str(micro()), "batch": 15, "epochs": 2, "workers": 0, "precision": "float32", "lr": 3e-3}
+    if "init" in changes:
+        given.pop("model")
+    return resolve({**given, "log_every": 1, **changes})
+
+
+def run(out: Path, **changes: Any) -> Any:
+    oc()
+    from ctrlsynth.clip.train import train
+
+    return train(block(**changes), out, base=Path())
+
+
+def log(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def weights(out: Path) -> dict[str, Any]:
+    from safetensors.numpy import load_file
+
+    return dict(load_file(out / "model" / WEIGHTS))
+
+
+def same(one: dict[str, Any], two: dict[str, Any], tolerance: float = 0.0) -> bool:
+    return one.keys() == two.keys() and all(np.allclose(one[k], two[k], atol=tolerance, rtol=0) for k in one)
+
+
+def batches_of(given: TrainBlock, *, steps: int, rank: int = 0, world: int = 1) -> Batches:
+    oc()
+    shards = open_sources(given.data, Path())
+    schedule = schedule_of(order_of(shards, given), given, world)
+    return Batches(shards, schedule, build(str(micro())).tokenizer, given, 32, steps=steps, rank=rank)
+
+
+# The loader
+
+
+def rows(stream: Any) -> list[tuple[bytes, bytes]]:
+    return [(b.images.numpy().tobytes(), b.ids.numpy().tobytes()) for b in stream]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_batches_are_the_same_with_any_number_of_workers_and_from_any_step() -> None:
+    """Three workers read one shard as well: rows are shared out, not shards."""
+    given = block(data=[str(sorted(folder().glob("*.tar"))[0])], batch=5)
+    batches = batches_of(given, steps=10)
+    wanted = rows(loader(batches, 0, workers=0))
+    assert len(wanted) == len(set(wanted)) == 10
+    assert rows(loader(batches, 0, workers=3)) == wanted
+    assert rows(loader(batches, 7, workers=2)) == wanted[7:]
+    ranks = [rows(loader(batches_of(given.model_copy(update={"batch": 6}), steps=4, rank=r, world=2), 0, workers=r)) for r in range(2)]
+    whole = list(loader(batches_of(given.model_copy(update={"batch": 6}), steps=4), 0, workers=0))
+    for step in range(4):
+        assert ranks[0][step][0] + ranks[1][step][0] == whole[step].images.numpy().tobytes()
+
+
+def test_one_caption_is_drawn_a_step(tmp_path: Path) -> None:
+    facts = json.dumps({"more": ["second one", "the third"]}).encode()
+    tar(tmp_path / "a.tar", [{"jpg": jpeg(n), "txt": f"first {n}".encode(), "json": facts} for n in range(8)])
+    given = block(data=[{"path": str(tmp_path / "a.tar"), "captions": ["text", "more"]}], batch=8)
+    batches = batches_of(given, steps=20)
+    drawn = [[batches.view(*row)[1] for row in batches._schedule.rows(step, 0, 0)] for step in range(20)]
+    assert drawn == [[batches.view(*row)[1] for row in batches._schedule.rows(step, 0, 0)] for step in range(20)]
+    texts = [t for step in drawn for t in step]
+    counts = [sum(t.startswith("first") for t in texts), texts.count("second one"), texts.count("the third")]
+    assert sum(counts) == 160
+    assert min(counts) > 30
+
+
+def test_captions_of_ordinary_length_are_not_padded_to_77() -> None:
+    batch = batches_of(block(), steps=1)[0]
+    assert batch.ids.shape == (15, 16)
+    assert batch.images.shape == (15, 32, 32, 3)
+    assert str(batch.images.dtype) == "torch.uint8"
+
+
+# Losses
+
+
+def features(n: int = 12, dim: int = 8, seed: int = 0) -> Any:
+    import torch
+    from torch.nn import functional as F
+
+    generator = torch.Generator().manual_seed(seed)
+    return [F.normalize(torch.randn(n, dim, generator=generator), dim=-1).requires_grad_() for _ in range(2)]
+
+
+@pytest.mark.parametrize("name", ["softmax", "sigmoid"])
+def test_losses_are_open_clips(name: str) -> None:
+    oc()
+    import torch
+    from open_clip.loss import ClipLoss, SigLipLoss
+
+    from ctrlsynth.clip.loss import LOSSES
+
+    scale, bias = torch.tensor(9.0, requires_grad=True), torch.tensor(-3.0, requires_grad=True)
+    ours = features()
+    LOSSES[name](*ours, scale, bias).backward()
+    grads = [ours[0].grad, ours[1].grad, scale.grad.clone()]
+    scale.grad = None
+    other = features()
+    wanted = ClipLoss()(*other, scale) if name == "softmax" else SigLipLoss()(*other, scale, bias)
+    wanted.backward()
+    assert float(LOSSES[name](*ours, scale, bias).detach()) == pytest.approx(float(wanted.detach()), rel=1e-6)
+    for mine, theirs in zip(grads, [other[0].grad, other[1].grad, scale.grad], strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-6)
+    valid = torch.arange(12) % 4 != 1  # rows that are no rows: as if they were not there
+    masked = LOSSES[name](*ours, scale, bias, valid)
+    assert float(masked.detach()) == pytest.approx(float(LOSSES[name](*(f[valid] for f in ours), scale, bias).detach()), rel=1e-5)
+    for tensor in (*ours, scale):
+        tensor.grad = None
+    nothing = LOSSES[name](*ours, scale, bias, torch.zeros(12, dtype=torch.bool))  # a batch of corrupt images: no loss and no gradient
+    nothing.backward()
+    assert float(nothing.detach()) == 0
+    assert all(not t.grad.any() for t in (*ours, scale))
+
+
+def gradients(pieces: int, loss: str = "softmax", micro_: bool = False, corrupt: bool = False) -> tuple[float, dict[str, Any]]:
+    oc()
+    import torch
+
+    from ctrlsynth.clip.loss import Forward, step_gradients
+    from ctrlsynth.clip.model import Normalise
+
+    given = block(batch=30, accumulate=pieces)
+    module = build(str(micro()), sigmoid=loss == "sigmoid", seed=4).module
+    batches = batches_of(given, steps=1)
+    parts = [(b.images, b.ids, b.valid) for b in (batches[n] for n in range(pieces))]
+    if corrupt:
+        parts[0][2][:4] = False
+    value, valid = step_gradients(
+        Forward(module, Normalise(given.mean, given.std, torch.device("cpu")), "float32"), parts, loss, micro=micro_
+    )
+    assert int(valid) == (26 if corrupt else 30)
+    return float(value), {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize(("loss", "corrupt"), [("softmax", False), ("sigmoid", False), ("softmax", True)])
+def test_micro_batches_have_the_gradients_of_the_whole_batch(loss: str, corrupt: bool) -> None:
+    import torch
+
+    value, whole = gradients(1, loss, corrupt=corrupt)
+    for pieces in (3, 5):
+        other, accumulated = gradients(pieces, loss, corrupt=corrupt)
+        assert other == pytest.approx(value, rel=1e-6)
+        assert whole.keys() == accumulated.keys()
+        for name, gradient in whole.items():
+            assert torch.allclose(gradient, accumulated[name], atol=2e-6), name
+    alone, _ = gradients(3, loss, micro_=True, corrupt=corrupt)
+    assert alone < value  # fewer negatives
+
+
+def test_the_schedule_is_open_clips_and_slips() -> None:
+    oc()
+    from open_clip_train.scheduler import cosine_lr
+
+    from ctrlsynth.clip.optim import learning_rate, total_steps, warmup_steps
+
+    class Optimizer:
+        param_groups: list[dict[str, float]] = [{}]  # noqa: RUF012
+
+    given = block(lr=2e-3)
+    theirs = cosine_lr(Optimizer(), 2e-3, 10, 100)
+    assert [learning_rate(given, s, 100, 10) for s in range(100)] == pytest.approx([theirs(s) for s in range(100)])
+    given = block(lr=5e-4, min_lr=1e-5, warmup_lr=1e-6)
+    slip = np.concatenate([np.linspace(1e-6, 5e-4, 10), 1e-5 + 0.5 * (5e-4 - 1e-5) * (1 + np.cos(np.pi * np.arange(90) / 90))])
+    assert [learning_rate(given, s, 100, 10) for s in range(100)] == pytest.approx(slip)
+    schedule = schedule_of(order_of(open_sources(given.data, Path()), given), given)
+    assert schedule.steps_an_epoch == 6
+    assert total_steps(given, schedule, Path()) == 12
+    assert total_steps(block(epochs=None, equal_samples={"epochs": 4, "rows": 45}), schedule, Path()) == 12
+    assert total_steps(block(epochs=None, equal_samples={"epochs": 1, "data": str(folder("csv"))}), schedule, Path()) == 6
+    assert warmup_steps(block(warmup=0.25), 12, 6) == 3
+    assert warmup_steps(block(warmup=5), 12, 6) == 5
+    assert warmup_steps(block(warmup_epochs=1), 12, 6) == 6
+
+
+def test_a_hundred_steps_are_those_of_a_plain_loop(tmp_path: Path) -> None:
+    """open_clip's model, loss, schedule and grouping, torch's plain AdamW, tokens padded to 77: the same losses to four digits."""
+    run(tmp_path, steps=100, epochs=None, lr=1e-3, batch=15)
+    ours = [line["loss"] for line in log(tmp_path)]
+    import torch
+    from open_clip.loss import ClipLoss
+    from open_clip_train.scheduler import cosine_lr
+
+    given = block(steps=100, epochs=None, lr=1e-3, batch=15)
+    module, batches = build(str(micro()), seed=given.seed).module, batches_of(given, steps=100)
+    module.train()
+    bare = {n: p for n, p in module.named_parameters() if p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n or "logit_scale" in n}
+    rest = [p for n, p in module.named_parameters() if n not in bare]
+    groups = [{"params": list(bare.values()), "weight_decay": 0.0}, {"params": rest, "weight_decay": 0.2}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), eps=1e-6)
+    rate, loss = cosine_lr(optimizer, 1e-3, 5, 100), ClipLoss()
+    mean, deviation = (torch.tensor(v)[:, None, None] for v in (given.mean, given.std))
+    theirs = []
+    for step in range(100):
+        rate(step)
+        images = (batches[step].images.permute(0, 3, 1, 2).float() / 255 - mean) / deviation
+        ids = torch.nn.functional.pad(batches[step].ids, (0, 77 - batches[step].ids.shape[1]))
+        optimizer.zero_grad()
+        value = loss(module.encode_image(images, normalize=True), module.encode_text(ids, normalize=True), module.logit_scale.exp())
+        value.backward()
+        optimizer.step()
+        with torch.no_grad():
+            module.logit_scale.clamp_(0, math.log(100))
+        theirs.append(float(value.detach()))
+    assert ours == pytest.approx(theirs, rel=1e-4)
+    assert np.mean(ours[-5:]) < np.mean(ours[:5]) - 0.3  # and it learns
+
+
+# Whole runs
+
+
+@lru_cache(maxsize=1)
+def whole() -> Path:
+    """An uninterrupted run of twelve steps."""
+    out = folder().parent / "whole"
+    made = run(out, save_every=5)
+    assert (made.steps, made.samples, made.skipped) == (12, 180, 0)
+    return out
+
+
+def test_a_run_leaves_what_it_says() -> None:
+    out = whole()
+    lines = log(out)
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert lines[-1]["epoch"] == 2.0
+    assert {"loss", "lr", "logit_scale", "pairs_per_s", "data_wait", "skipped", "samples"} <= lines[0].keys()
+    assert sorted(p.name for p in (out / "checkpoints").iterdir()) == ["step-00000010", "step-00000012"]
+    assert list((out / "tensorboard").iterdir())
+    facts = json.loads((out / "model/train.json").read_text())
+    assert (facts["step"], facts["rows"], facts["block"]["lr"]) == (12, [ROWS], 3e-3)
+    model = load_model(out)
+    other = oc().create_model(f"local-dir:{out / 'model'}")
+    tokens = oc().get_tokenizer("ViT-B-32")(["a red dog on a blue ball"])
+    theirs = other.eval().encode_text(tokens).detach().numpy()
+    assert np.allclose(model.encode_text(["a red dog on a blue ball"]).numpy(), theirs, atol=1e-5)
+
+
+def test_killed_in_the_middle_it_ends_with_the_same_weights(tmp_path: Path) -> None:
+    """kill -9 between two checkpoints of another process; the same command goes on from the last one.
+
+    Both processes get equal threads: torch cuts its sums by their number, and weights would differ in the last bit (by 1e-8). The
+    tolerance is for libraries that choose their way by the moment; a step left out or taken twice moves weights by 1e-3.
+    """
+    wanted = whole()
+    import torch
+
+    recipe = tmp_path / "r.yaml"
+    given = block(save_every=5).model_dump(mode="json", exclude_none=True, exclude={"needs_init"})
+    recipe.write_text(json.dumps({"name": "t", "train": given}))
+    env = {**os.environ, "PYTHONPATH": f"{SOURCE.parent / 'src'}:{SOURCE}", "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    code = "import time, ctrlsynth.clip.train as t; step = t._Run._step\n"
+    code += "def slow(self, *a):\n    r = step(self, *a); time.sleep(1 if a[0] > 5 else 0); return r\n"
+    code += "t._Run._step = slow; import sys; sys.argv = ['x', 'train', *sys.argv[1:]]; from ctrlsynth.cli.main.main import main; main()"
+    process = subprocess.Popen([sys.executable, "-c", code, str(recipe), "--out", str(tmp_path / "out"), "--json"], env=env)
+    for _ in range(1200):
+        if (tmp_path / "out/log.jsonl").exists() and len(log(tmp_path / "out")) >= 7:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "out/model").exists()
+    done = checkpoint.newest(tmp_path / "out")
+    assert done is not None
+    assert done.name == "step-00000005"
+    made = run(tmp_path / "out", save_every=5, workers=1)
+    assert made.steps == 12
+    assert same(weights(tmp_path / "out"), weights(wanted), 1e-6)
+    one, other = log(tmp_path / "out"), log(wanted)
+    assert [(line["step"], line["samples"], line["lr"]) for line in one] == [(line["step"], line["samples"], line["lr"]) for line in other]
+    assert [line["loss"] for line in one] == pytest.approx([line["loss"] for line in other], rel=1e-6)
+
+
+def test_two_processes_are_one(tmp_path: Path) -> None:
+    """torchrun with two CPU processes and gathered features, whole batches and micro-batches: losses and weights of one process."""
+    common = {"batch": 18, "steps": 6, "epochs": None}
+    calls = []
+    for accumulate in (1, 3):
+        recipe = tmp_path / f"r{accumulate}.yaml"
+        given = block(**common, accumulate=accumulate).model_dump(mode="json", exclude_none=True, exclude={"needs_init"})
+        recipe.write_text(json.dumps({"name": "t", "train": given}))
+        calls.append(["ctrlsynth", "train", str(recipe), "--out", str(tmp_path / f"two{accumulate}"), "--json"])
+    code = "import sys, torch.distributed as dist\nfrom ctrlsynth.cli.main.main import app\ndist.init_process_group('gloo')\n"
+    code += f"for call in {calls}:\n    sys.argv = call\n    app(standalone_mode=False)\ndist.destroy_process_group()\n"
+    (tmp_path / "go.py").write_text(code)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(29600 + os.getpid() % 1000)]
+    env = {**os.environ, "PYTHONPATH": f"{SOURCE.parent / 'src'}:{SOURCE}"}
+    done = subprocess.run([*torchrun, str(tmp_path / "go.py")], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[:4000]
+    assert done.stdout.count('"steps": 6') == 2  # the first process speaks
+    run(tmp_path / "one", **common)
+    losses = [line["loss"] for line in log(tmp_path / "one")]
+    for name in ("two1", "two3"):
+        assert [line["loss"] for line in log(tmp_path / name)] == pytest.approx(losses, rel=2e-5)
+        assert same(weights(tmp_path / name), weights(tmp_path / "one"), 2e-4)
+
+
+def test_corrupt_images_are_counted_skips(tmp_path: Path) -> None:
+    samples = [{"jpg": jpeg(n) if n % 5 else b"no image", "txt": f"text {n}".encode()} for n in range(20)]
+    tar(tmp_path / "a.tar", samples)
+    made = run(tmp_path / "out", data=[str(tmp_path / "a.tar")], batch=10, epochs=3)
+    assert made.skipped == 3 * 4
+    faults = [tuple(f) for line in log(tmp_path / "out") for f in line.get("faults", [])]
+    assert sorted(set(faults)) == [(f"a:{n}", "not_an_image") for n in (0, 10, 15, 5)]
+    tar(tmp_path / "b.tar", [{"jpg": b"nothing", "txt": b"x"}] * 4)
+    with pytest.raises(WorkFailed, match=r"no row of the last steps could be used; first: b:\d not_an_image"):
+        run(tmp_path / "none", data=[str(tmp_path / "b.tar")], batch=2)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(WorkFailed, match=r"the loss is nan at step \d+; lower train.lr.*no checkpoint") as caught:
+        run(tmp_path, lr=1e30, warmup=0)
+    assert "\n" not in str(caught.value)
+    assert checkpoint.newest(tmp_path) is None
+
+
+def test_appendix_e_is_one_step_with_the_negatives_of_each_micro_batch(tmp_path: Path) -> None:
+    """The preset with 90 pairs in six micro-batches, against a plain loop of open_clip's loss and torch's AdamW."""
+    made = run(tmp_path, preset="synthclip-appendix-e", init=str(whole()), epochs=None, batch=90, accumulate=6, lr=1e-3)
+    assert (made.steps, made.samples, made.skipped) == (1, 90, 0)
+    import torch
+    from open_clip.loss import ClipLoss
+
+    given = block(preset="synthclip-appendix-e", init=str(whole()), epochs=None, batch=90, accumulate=6, lr=1e-3)
+    batches, module, loss = batches_of(given, steps=1), read_folder(whole()).module.train(), ClipLoss()
+    mean, deviation = (torch.tensor(v)[:, None, None] for v in (given.mean, given.std))
+    total = 0.0
+    for piece in (batches[n] for n in range(6)):
+        assert len(piece.ids) == 15
+        images = (piece.images.permute(0, 3, 1, 2).float() / 255 - mean) / deviation
+        ids = torch.nn.functional.pad(piece.ids, (0, 77 - piece.ids.shape[1]))
+        value = loss(module.encode_image(images, normalize=True), module.encode_text(ids, normalize=True), module.logit_scale.exp())
+        (value / 6).backward()
+        total += float(value.detach()) / 6
+    assert made.loss == pytest.approx(total, rel=1e-5)
+    before, after = weights(whole()), weights(tmp_path)
+    settled = 0
+    for name, parameter in module.named_parameters():
+        gradient = np.zeros_like(before[name]) if parameter.grad is None else parameter.grad.numpy()
+        decay = 0.5 if name in _decayed(module) else 0.0
+        step = gradient / (np.abs(gradient) + given.eps)  # Adam's first step
+        wanted = before[name] * (1 - 1e-3 * decay) - 1e-3 * step
+        sure = np.abs(gradient) > 1e-5  # a smaller one is rounding here and there: Adam divides it by itself
+        settled += int(sure.sum())
+        assert np.allclose(after[name][sure], wanted[sure], atol=2e-5), name
+    assert settled > 10_000
+
+
+def _decayed(module: Any) -> set[str]:
+    """The parameters with weight decay, by open_clip's rule."""
+    bare = ("bn", "ln", "bias", "logit_scale")
+    return {n for n, p in module.named_parameters() if p.ndim >= 2 and not any(word in n for word in bare)}
+
+
+@pytest.mark.parametrize("change", [{"precision": "bf16"}, {"precision": "fp16"}, {"loss": "sigmoid"}, {"grad_clip": 0.5, "accumulate": 3}])
+def test_other_ways_to_train_learn_too(tmp_path: Path, change: dict[str, Any]) -> None:
+    run(tmp_path, steps=24, epochs=None, flip=True, **change)
+    losses = [line["loss"] for line in log(tmp_path)]
+    assert np.mean(losses[-6:]) < np.mean(losses[:3])
+
+
+def test_finetuning_starts_from_the_given_weights(tmp_path: Path) -> None:
+    run(tmp_path / "still", init=str(whole()), steps=1, epochs=None, lr=1e-12)
+    assert same(weights(tmp_path / "still"), weights(whole()), 1e-6)
+    mean = (0.4, 0.5, 0.6)
+    run(tmp_path / "on", init=str(whole()), preset="synthclip-finetune", batch=15, epochs=1, precision="float32", mean=mean)
+    assert not same(weights(tmp_path / "on"), weights(whole()), 1e-6)
+    assert read_folder(tmp_path / "on").config["preprocess_cfg"]["mean"] == list(mean)
+    with pytest.raises(UserError, match="without a logit bias"):
+        run(tmp_path / "bias", init=str(whole()), loss="sigmoid")
+
+
+def test_decontaminated_pairs_are_not_trained_on(tmp_path: Path) -> None:
+    first = sorted(folder().glob("*.tar"))[0]
+    made = run(tmp_path, decontaminate={"against": [str(first)], "images": "sha256", "captions": False}, batch=5, epochs=1)
+    assert made.data["decontaminated"]["sha256"] == 25
+    assert made.data["rows"] == [ROWS - 25]
+    assert made.data["left_out"] == {"decontaminated": 25}
+
+
+def test_another_recipe_does_not_go_on(tmp_path: Path) -> None:
+    out = whole()
+    before = weights(out)
+    for change, words in (
+        ({"lr": 1e-4}, "was started with train.lr 0.003, the recipe says 0.0001; name another --out"),
+        ({"data": [str(folder("csv"))]}, "was started with train.data"),
+    ):
+        with pytest.raises(UserError, match=re.escape(words)):
+            run(out, save_every=5, **change)
+    assert run(out, save_every=3, workers=1).steps == 12
+    assert same(before, weights(out))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("x")
+    with pytest.raises(UserError, match="is no training run"):
+        run(tmp_path / "mine")
+
+
+@pytest.mark.parametrize("change", [{"model": "nosuch"}, {"batch": 91}, {"init": "nowhere"}])
+def test_a_run_that_failed_before_its_first_step_may_be_mended(tmp_path: Path, change: dict[str, Any]) -> None:
+    with pytest.raises(UserError):
+        run(tmp_path / "out", **change)
+    (tmp_path / "out").mkdir(exist_ok=True)
+    (tmp_path / "out" / ".train.json~7").write_text("{")  # of one that was killed while it wrote
+    assert run(tmp_path / "out", steps=1, epochs=None).steps == 1
+
+
+def test_settings_that_differ_are_told_at_a_readable_length() -> None:
+    from ctrlsynth.clip.train import _differing
+
+    was, now = _differing(repr([f"exports/{n}" for n in range(50)]), repr([f"exports/{n}" for n in range(49)]))
+    assert was != now
+    assert len(was) < 90
+    assert _differing("0.1", "0.2") == ["0.1", "0.2"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"batch": 91}, "91 pairs a step, but the data has 90"),
+        ({"batch": 16, "accumulate": 3}, "do not divide by 1 processes x 3 micro-batches"),
+        ({"data": ["nowhere/*.tar"]}, "train.data: nothing at"),
+        ({"init": "nowhere"}, "train.init: nowhere is not a folder"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=re.escape(words)) as caught:
+        run(tmp_path / "out", **change)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    oc()
+    from ctrlsynth.clip.optim import make_optimizer
+
+    other = build("tiny").module
+    newest = checkpoint.newest(whole())
+    assert newest is not None
+    with pytest.raises(UserError, match="not a checkpoint of this model") as caught:
+        checkpoint.load(newest, other, make_optimizer(other, block()), "cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from ctrlsynth.cli.main import main
+
+    given = block(steps=2, epochs=None).model_dump(mode="json", exclude_none=True, exclude={"needs_init"})
+    (tmp_path / "r.yaml").write_text(json.dumps({"name": "t", "train": given}))
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ctrlsynth", "train", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "out"), *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+        told = capsys.readouterr()
+        return int(left.value.code or 0), told.out, told.err
+
+    code, out, _ = call("--json")
+    assert code == 0
+    assert json.loads(out)["steps"] == 2
+    code, out, _ = call()
+    assert "2 steps, 30 samples of 90 pairs" in out
+    assert call("--no-resume")[0] == 2
+    code, _, err = call("--set", "train.lrr=1")
+    assert code == 2
+    assert "did you mean 'train.lr'" in err
+    assert err.count("\n") == 1

@@ -1,0 +1,90 @@
+"""Decontamination against every layout that `ctrlsynth eval` reads: the pairs of a training set that are in it leave."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_clip_data import jpeg, tar
+
+from ctrlsynth.clip.data.shards import open_shards
+from ctrlsynth.clip.decontaminate import clean
+from ctrlsynth.errors import UserError
+from ctrlsynth.recipe.train import Decontaminate
+from eval_sets import write_shards
+
+TRAIN = [("a cat on a mat", 1), ("two dogs", 2), ("a red car", 3), ("nobody knows", 4)]
+
+
+def _train(folder: Path) -> Path:
+    return tar(folder / "train.tar", [{"jpg": jpeg(n), "txt": text.encode()} for text, n in TRAIN])
+
+
+def _classes(folder: Path) -> None:
+    """Labels, no captions: image 2 is in it."""
+    write_shards(folder / "test", [{"jpg": jpeg(2), "cls": b"0"}, {"jpg": jpeg(9), "cls": b"1"}])
+    (folder / "classnames.txt").write_text("dogs\nnoise\n")
+
+
+def _retrieval(folder: Path) -> None:
+    """Five captions an image: the third of the second image is a training caption, image 2 is the first."""
+    texts = "one\ntwo\nA red car.\nfour\nfive"
+    write_shards(folder / "test", [{"jpg": jpeg(2), "txt": b"a pair of dogs"}, {"jpg": jpeg(8), "txt": texts.encode()}], 1)
+
+
+def _coco(folder: Path) -> None:
+    (folder / "images").mkdir(parents=True)
+    (folder / "images/a.jpg").write_bytes(jpeg(2))
+    facts = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "caption": "a red car"}]}
+    (folder / "captions.json").write_text(json.dumps(facts))
+
+
+def _pairs(folder: Path) -> None:
+    """The negative caption is no caption of the set."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "images/a.jpg").write_bytes(jpeg(2))
+    row = {"filename": "a.jpg", "caption": "a red car", "negative_caption": "nobody knows"}
+    (folder / "swap.json").write_text(json.dumps({"0": row}))
+
+
+def _long_tail(folder: Path) -> None:
+    """Image 1 is trained on there, image 2 is tested."""
+    (folder / "images").mkdir(parents=True)
+    for n in (1, 2):
+        (folder / f"images/{n}.jpg").write_bytes(jpeg(n))
+    (folder / "classnames.txt").write_text("dogs\n")
+    (folder / "train.txt").write_text("1.jpg 0\n")
+    (folder / "test.txt").write_text("2.jpg 0\n")
+
+
+@pytest.mark.parametrize(
+    ("make", "against", "gone"),
+    [
+        (_classes, "set", {1}),
+        (_classes, "set/test", {1}),
+        (_retrieval, "set", {1, 2}),
+        (_retrieval, "set/test", {1, 2}),
+        (_retrieval, "set/test/0.tar", {1, 2}),
+        (_coco, "set", {1, 2}),
+        (_pairs, "set", {1, 2}),
+        (_long_tail, "set", {1}),
+    ],
+)
+def test_pairs_of_every_layout_leave(tmp_path: Path, make: Callable[[Path], None], against: str, gone: set[int]) -> None:
+    make(tmp_path / "set")
+    source = open_shards(str(_train(tmp_path)), Path())
+    settings = Decontaminate(against=[against], images="sha256")
+    (left,), counts = clean([source], settings, tmp_path, tmp_path / "out")
+    assert [left.read(n).captions[0] for n in range(left.rows)] == [text for n, (text, _) in enumerate(TRAIN) if n not in gone]
+    assert counts["pairs"] == len(gone)
+
+
+def test_a_set_that_names_a_missing_image_is_one_line(tmp_path: Path) -> None:
+    _pairs(tmp_path / "set")
+    (tmp_path / "set/images/a.jpg").unlink()
+    source = open_shards(str(_train(tmp_path)), Path())
+    with pytest.raises(UserError, match=r"a\.jpg: expected an image that the evaluation set names; cannot read it") as caught:
+        clean([source], Decontaminate(against=["set"]), tmp_path, tmp_path / "out")
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,209 @@
+"""Concepts that are flagged stay in the bank and out of synthesis; how varied captions are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from ctrlsynth.concepts.bank import load_bank, read_bank, table_of, write_bank
+from ctrlsynth.concepts.diversity import measure, measure_place
+from ctrlsynth.concepts.match import Matcher
+from ctrlsynth.concepts.safety import answers, flag, holding, question, read_words
+from ctrlsynth.errors import UserError
+from ctrlsynth.models.base import Reply, Request
+from ctrlsynth.recipe.file import parse_recipe
+from ctrlsynth.runs.drive import run
+
+
+class Judge:
+    """Finds fit what is not in its list; cannot answer about silence."""
+
+    id = "judge"
+    digest = "1"
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        out = []
+        for request in requests:
+            assert request.schema is not None
+            assert request.tags.objects[0] in request.instruction
+            assert "caption" not in request.instruction
+            bad = request.tags.objects[0] in ("brothel", "cocaine")
+            said = json.dumps({"unfit": "yes" if bad else "no", "reason": "adult" if bad else "harmless"})
+            out.append(Reply("hm" if request.tags.objects[0] == "silence" else said))
+        return out
+
+
+def bank_of(path: Path, *entries: str) -> Path:
+    write_bank(table_of([(e, "list", None) for e in entries]), path)
+    return path
+
+
+def asked(tmp_path: Path, bank: Path) -> list[tuple[int, bool | None, str]]:
+    made = run(question(bank, "test_safety:Judge"), tmp_path / "asked")
+    return list(answers(made.rows("write", ["source_key", "status", "reason", "fields"])))
+
+
+def test_flagged_concepts_stay_in_the_bank_and_out_of_synthesis(tmp_path: Path) -> None:
+    bank = bank_of(tmp_path / "bank.parquet", "dog", "brothel", "gun shop", "silence", "Cocaine", "cocaine", "begun")
+    table, flags = flag(read_bank(bank), asked(tmp_path, bank), ["gun"], ["cocaine"])
+    rows = {r["entry"]: (r["flagged"], r["reason"]) for r in table.to_pylist()}
+    assert rows == {
+        "dog": (False, "harmless"),
+        "brothel": (True, "adult"),
+        "gun shop": (True, "block list: gun"),
+        "silence": (None, "not answered: bad_json"),
+        "Cocaine": (False, "allowed"),
+        "cocaine": (False, "allowed"),
+        "begun": (False, "harmless"),
+    }
+    assert (flags.by_model, flags.by_list, flags.allowed, flags.unanswered) == (1, 1, 2, {"bad_json": 1})
+    assert flags.share == 2 / 7
+    write_bank(table, tmp_path / "flagged.parquet")
+    assert load_bank(tmp_path / "flagged.parquet").entries == ("dog", "silence", "Cocaine", "cocaine", "begun")
+    assert read_bank(tmp_path / "flagged.parquet").num_rows == 7
+    data = {"name": "t", "source": {"concepts": "flagged.parquet"}, "paths": {"c": ["concept", "text*"]}, "judge": None}
+    made = run(parse_recipe(data), tmp_path / "captions", base=tmp_path)
+    assert made.ledger()[0].dropped == {"flagged": 2}
+    assert [r["caption"] for r in made.rows("read") if r["status"] == "ok"] == ["dog", "silence", "Cocaine", "cocaine", "begun"]
+    again, more = flag(read_bank(tmp_path / "flagged.parquet"), [])
+    assert more.by_model == 2  # what was flagged stays so
+    assert again["flagged"].to_pylist() == table["flagged"].to_pylist()
+
+
+def test_an_answer_holds_for_every_entry_that_is_the_same_but_for_blanks(tmp_path: Path) -> None:
+    bank = bank_of(tmp_path / "bank.parquet", "dog", "brothel", "brothel", " brothel", "!!")
+    table, flags = flag(read_bank(bank), asked(tmp_path, bank))
+    assert table["flagged"].to_pylist() == [False, True, True, True, None]
+    assert flags.by_model == 3
+    assert flags.unanswered == {"blank, without words, or too long to be asked about": 1}
+    later, more = flag(table.set_column(3, "flagged", pa.array([False, True, None, None, None])), [])
+    assert later["flagged"].to_pylist() == [False, True, True, True, None]  # an earlier flag holds for them too
+    assert more.by_model == 3
+    with pytest.raises(UserError, match="the bank is empty"):
+        flag(table_of([("", "list", None)]), [], ["gun"])
+
+
+def test_a_block_list_takes_whole_words(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("# mine\nweed\n\nnude beach\n")
+    words = read_words(tmp_path / "words.txt")
+    assert words == ["weed", "nude beach"]
+    unfit = holding(words)
+    assert [unfit(e) for e in ("Weed", "weed killer", "seaweed", "a nude beach", "nude", "tweed")] == [
+        "weed",
+        "weed",
+        None,
+        "nude beach",
+        None,
+        None,
+    ]
+    assert holding([])("weed") is None
+    with pytest.raises(UserError, match=r"nowhere.*cannot read the list"):
+        read_words(tmp_path / "nowhere")
+
+
+def test_the_small_model_is_given_the_question_and_answers_under_its_grammar(tmp_path: Path) -> None:
+    bank = bank_of(tmp_path / "bank.parquet", "teapot", "cocaine")
+    recipe = question(bank, {"smollm2": None, "processes": 1})
+    assert recipe.models.llm == {"smollm2": None, "processes": 1, "few_shot": False}
+    told = list(answers(run(recipe, tmp_path / "run").rows("write")))
+    assert [place for place, _, _ in told] == [0, 1]
+    assert all(bad in (True, False) for _, bad, _ in told)
+
+
+def test_diversity_tells_varied_from_repeated_captions() -> None:
+    same = measure(["a dog sits on a red sofa"] * 50)
+    alike = measure([f"a dog sits on a red sofa, number {n}" for n in range(50)])
+    varied = measure(
+        ["rain falls over a harbour", "two girls laugh", "an old violin lies near bread", "my cat sleeps", "snow on wires"] * 2
+    )
+    assert same is not None
+    assert alike is not None
+    assert varied is not None
+    assert same.repeated == pytest.approx(49 / 50)
+    assert same.similarity == 1.0
+    assert alike.repeated == 0.0
+    assert alike.openings == 1.0
+    assert varied.similarity < alike.similarity < same.similarity
+    assert varied.distinct[0] > alike.distinct[0] > same.distinct[0]
+    assert measure([]) is None
+
+
+def test_diversity_against_the_plain_count() -> None:
+    texts = ["a b c d", "a b c d e", "x y"]
+    found = measure(texts, Matcher(["a", "d", "y"]))
+    assert found is not None
+    assert found.distinct == (7 / 11, 5 / 8, 3 / 5)
+    assert found.self_bleu == pytest.approx((1 + 1 / 2) / 2)
+    assert found.concepts == pytest.approx(5 / 3)
+    assert (found.captions, found.sample, found.vocabulary) == (3, 3, 7)
+
+
+def test_diversity_of_a_file_and_a_run(tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_text("a dog\n\na cat\n")
+    assert measure_place(tmp_path / "c.txt").captions == 2
+    bank = bank_of(tmp_path / "bank.parquet", "dog", "castle", "soup")
+    data = {
+        "name": "t",
+        "source": {"concepts": "bank.parquet"},
+        "paths": {"c": ["concept", "text*"]},
+        "judge": None,
+        "variants": {"write": 4},
+    }
+    run(parse_recipe(data), tmp_path / "run", base=tmp_path)
+    found = measure_place(tmp_path / "run", bank)
+    assert found.captions == 12
+    assert found.concepts is not None
+    assert found.concepts > 0
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(UserError, match="captions"):
+        measure_place(tmp_path / "empty.txt")
+
+
+def test_banks_of_other_formats_have_no_flags() -> None:
+    assert table_of([("a", "list", None)])["flagged"].to_pylist() == [None]
+    assert isinstance(flag(table_of([("a", "list", None)]), [])[0], pa.Table)
+
+
+def called(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """What the command line answers: exit code, standard output, standard error."""
+    from ctrlsynth.cli.main import main as cli
+
+    code = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["ctrlsynth", "concepts", *words])
+        try:
+            cli()
+        except SystemExit as left:
+            code = int(left.code or 0)
+    told = capsys.readouterr()
+    return code, told.out, told.err
+
+
+def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bank = bank_of(tmp_path / "bank.parquet", "dog", "brothel", "castle")
+    (tmp_path / "words.txt").write_text("castle\n")
+    out, words = str(tmp_path / "flagged.parquet"), str(tmp_path / "words.txt")
+    code, told, _ = called(capsys, "flag", str(bank), "--llm", "test_safety:Judge", "--out", out, "--blocklist", words)
+    assert code == 0
+    assert "2 of 3 concepts are flagged (66.67%; the paper: 3.15%): 1 by test_safety:Judge, 1 by the block list; 0 allowed" in told
+    assert "no judgement to rely on" in told
+    assert called(capsys, "flag", str(bank), "--llm", "test_safety:Judge", "--out", out)[0] == 2  # never over what is there
+    code, _, told = called(capsys, "flag", str(bank), "--out", str(tmp_path / "x.parquet"))
+    assert (code, "name a model with --llm" in told) == (2, True)
+    code, _, told = called(capsys, "flag", str(bank), "--blocklist", words, "--out", str(tmp_path / "x.txt"))
+    assert (code, "flags are kept in a .parquet bank" in told) == (2, True)
+    code, told, _ = called(capsys, "caption", out, "--llm", "{naive: clip7}", "--n", "3", "--out", str(tmp_path / "run"), "--json")
+    assert code == 0
+    ledger = {r["folder"]: r for r in json.loads(told)["ledger"]}
+    assert ledger["read"]["dropped"] == {"flagged": 2}
+    assert ledger["write"]["ok"] == 3
+    code, told, _ = called(capsys, "diversity", str(tmp_path / "run"), words, "--json")
+    assert code == 0
+    assert json.loads(told)[str(tmp_path / "run")]["captions"] == 3
+    code, told, _ = called(capsys, "diversity", str(tmp_path / "run"), "--bank", str(bank))
+    assert "self-BLEU" in told
+    assert called(capsys, "caption", out, "--llm", "nonsense", "--out", str(tmp_path / "y"))[0] == 2

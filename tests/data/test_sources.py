@@ -1,0 +1,731 @@
+"""Sources: every format on small real files, bad input with its reason, and what must hold of all of them."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from ctrlsynth.data.columnar import cut_blocks
+from ctrlsynth.data.images import ImageFault
+from ctrlsynth.data.records import merge_cuts
+from ctrlsynth.data.rows import braces, clean_caption, safe_key
+from ctrlsynth.data.sources import ImageReader, OpenSource, SourceRow, open_source
+from ctrlsynth.errors import UserError
+from ctrlsynth.recipe.schema import Source
+from helpers import ROOT
+
+
+def photo(seed: int, format: str = "JPEG", size: tuple[int, int] = (24, 16)) -> bytes:
+    noise = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(noise).save(out, format)
+    return out.getvalue()
+
+
+def opened(base: Path, limit: int | None = None, **source: Any) -> OpenSource:
+    return open_source(Source(**source), base, limit)
+
+
+def all_rows(source: OpenSource) -> list[SourceRow]:
+    rows = []
+    for part in source.parts():
+        found = list(source.rows(part))
+        assert len({r.key for r in found}) == len(found), "keys are unique in a part"
+        assert part.rows is None or part.rows == len(found)
+        assert all("/" not in r.key for r in found)
+        for row in found:  # everything must be storable
+            json.dumps(row.metadata, ensure_ascii=False).encode()
+            (row.caption or "").encode()
+        rows += found
+    names = [p.name for p in source.parts()]
+    assert len(set(names)) == len(names)
+    assert [p.index for p in source.parts()] == list(range(len(names)))
+    return rows
+
+
+def by_key(source: OpenSource) -> dict[str, SourceRow]:
+    return {r.key: r for r in all_rows(source)}
+
+
+def check_bytes(rows: list[SourceRow], wanted: dict[str, bytes]) -> None:
+    """Each row's locator gives exactly the bytes, in order and out of order."""
+    with ImageReader() as reader:
+        for row in [*rows, *rows[::-1]]:
+            assert row.file is not None
+            data = reader.read(row.file, row.member, row.offset, row.length)
+            assert data == wanted[row.key]
+            assert row.sha256 == hashlib.sha256(data).hexdigest()
+
+
+def refuse(call: Callable[[], Any], *words: str) -> str:
+    """The one line that a call is refused with, which holds the words."""
+    with pytest.raises(UserError) as error:
+        call()
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+    return str(error.value)
+
+
+# --- folders ---
+
+
+def make_folder(base: Path, count: int = 5) -> dict[str, bytes]:
+    folder = base / "photos"
+    (folder / "sub").mkdir(parents=True)
+    images = {f"img{i}": photo(i) for i in range(count)} | {"sub:deep": photo(99, "PNG")}
+    for key, data in images.items():
+        (folder / (key.replace(":", "/") + (".png" if "deep" in key else ".jpg"))).write_bytes(data)
+    return images
+
+
+def test_folder_with_text_beside(tmp_path: Path) -> None:
+    images = make_folder(tmp_path)
+    (tmp_path / "photos/img0.txt").write_text(" a red dog \n")
+    (tmp_path / "photos/img1.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "photos/img2.txt").write_text("  \n")
+    (tmp_path / "photos/notes.md").write_text("no image")
+    (tmp_path / "photos/.hidden.jpg").write_bytes(b"x")
+    source = opened(tmp_path, folder="photos", part_rows=4)
+    rows = by_key(source)
+    assert set(rows) == set(images)
+    assert [p.rows for p in source.parts()] == [4, 2]
+    assert rows["img0"].caption == "a red dog"
+    assert (rows["img1"].status, rows["img1"].reason) == ("failed", "bad_utf8")
+    assert rows["img2"].caption is None
+    assert rows["img3"].caption is None
+    assert rows["img2"].status == "ok"
+    assert (rows["sub:deep"].width, rows["sub:deep"].height) == (24, 16)
+    check_bytes([r for r in rows.values() if r.status == "ok"], images)
+
+
+def test_folder_with_table_keeps_its_order_and_loses_nothing(tmp_path: Path) -> None:
+    images = make_folder(tmp_path)
+    (tmp_path / "captions.csv").write_text(
+        'filename,caption,license\nimg3.jpg,"three, with ""quotes""\nand a line",cc0\nnothing.jpg,gone,\nimg1.jpg,,cc-by\n'
+        "sub/deep.png,deep {braces},x\nimg1.jpg,another caption,y\nimg3.jpg,again,z\nimg3.jpg,again,z\n../../etc/passwd,evil,\n"
+    )
+    rows = all_rows(opened(tmp_path, folder="photos", captions="captions.csv"))
+    keys = [r.key for r in rows]
+    assert keys[:4] == ["img3", "nothing", "img1", "sub:deep"]
+    found = dict(zip(keys, rows, strict=True))
+    assert found["img3"].caption == 'three, with "quotes"\nand a line'
+    assert found["img3"].metadata == {"license": "cc0"}
+    assert (found["nothing"].status, found["nothing"].reason) == ("failed", "missing_file")
+    assert found["img1"].caption is None
+    assert found["img1.jpg"].caption == "another caption"  # one image, two captions: both are rows
+    assert Counter((r.status, r.reason) for r in rows) == {
+        ("ok", None): 8,  # 5 listed pairs and the 3 images that the table does not name
+        ("failed", "missing_file"): 1,
+        ("failed", "unsafe_path"): 1,
+        ("dropped", "duplicate_key"): 1,
+    }
+    assert {"img0", "img2", "img4"} <= set(keys)
+    assert found["img0"].caption is None
+    assert found["img0"].sha256 == hashlib.sha256(images["img0"]).hexdigest()
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl"])
+def test_tables_of_every_kind(tmp_path: Path, kind: str) -> None:
+    make_folder(tmp_path)
+    lines = [("img0.jpg", "zero “שלום” 🐶"), ("sub/deep.png", "deep")]
+    if kind == "jsonl":
+        text = "".join(json.dumps({"file_name": f, "text": c}) + "\n" for f, c in lines)
+    else:
+        sep = {"csv": ",", "tsv": "\t"}[kind]
+        text = "".join(sep.join(line) + "\r\n" for line in [("file_name", "text"), *lines])
+    (tmp_path / "photos" / f"meta.{kind}").write_text("\ufeff" * (kind != "jsonl") + text, encoding="utf-8")
+    rows = by_key(opened(tmp_path, folder="photos", captions=f"meta.{kind}"))
+    assert rows["img0"].caption == "zero “שלום” 🐶"
+    assert rows["sub:deep"].caption == "deep"
+    assert len(rows) == 6
+
+
+def test_folder_bad_files_and_links(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret.jpg").write_bytes(photo(1))
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "page.jpg").write_bytes(b"<html>not found</html>")
+    whole = photo(2, "PNG")
+    header = b"IHDR" + (60_000).to_bytes(4, "big") * 2 + whole[24:29]
+    (folder / "bomb.png").write_bytes(whole[:12] + header + zlib.crc32(header).to_bytes(4, "big") + whole[33:])
+    (folder / "good.jpg").write_bytes(photo(3))
+    (folder / "good.png").write_bytes(photo(4, "PNG"))
+    (folder / "link.jpg").symlink_to(outside / "secret.jpg")
+    (folder / "linked").symlink_to(outside, target_is_directory=True)
+    (folder / "inner.jpg").symlink_to("good.jpg")
+    (folder / "dead.jpg").symlink_to("nowhere.jpg")
+    Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.jpg")).write_bytes(photo(5))
+    rows = by_key(opened(tmp_path, folder="photos"))
+    reasons = {k: r.reason for k, r in rows.items() if r.status != "ok"}
+    assert reasons.pop("caf%DCE9") == "bad_utf8"
+    assert reasons == {
+        "empty": "empty_file",
+        "page": "not_an_image",
+        "bomb": "image_too_large",
+        "link": "unsafe_link",
+        "linked": "unsafe_link",
+        "dead": "missing_file",
+    }
+    assert {k for k, r in rows.items() if r.status == "ok"} == {"good", "good.png", "inner"}
+
+
+def test_folder_user_errors(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    (tmp_path / "c.csv").write_text("name_of_it,words\nimg0.jpg,dog\n")
+    refuse(lambda: opened(tmp_path, folder="photos", captions="c.csv"), "c.csv", "name_of_it, words", "source.image_column")
+    named = opened(tmp_path, folder="photos", captions="c.csv", image_column="name_of_it", caption_column="words")
+    assert by_key(named)["img0"].caption == "dog"
+    refuse(lambda: opened(tmp_path, folder="photos", captions="c.csv", image_column="nmae"), "'nmae'", "name_of_it, words")
+    (tmp_path / "two.csv").write_text("file,caption,text\nimg0.jpg,a,b\n")
+    refuse(lambda: opened(tmp_path, folder="photos", captions="two.csv"), "'caption' and 'text'", "source.caption_column")
+    refuse(lambda: opened(tmp_path, folder="nope"), "nope", "not there")
+    refuse(lambda: opened(tmp_path, folder="photos", captions="gone.csv"), "gone.csv")
+    (tmp_path / "bare").mkdir()
+    refuse(lambda: opened(tmp_path, folder="bare"), "no image", "bare")
+    (tmp_path / "open.csv").write_text('file,caption\nimg0.jpg,dog\nimg1.jpg,"never closed\nimg2.jpg,cat\n')
+    refuse(lambda: opened(tmp_path, folder="photos", captions="open.csv"), "open.csv:3", "never closed")
+
+
+# --- webdataset ---
+
+
+def add(tar: tarfile.TarFile, name: str, data: bytes = b"", **more: Any) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    for key, value in more.items():
+        setattr(info, key, value)
+    tar.addfile(info, io.BytesIO(data))
+
+
+def make_shard(path: Path, numbers: range, **options: Any) -> dict[str, bytes]:
+    images = {f"{n:06d}": photo(n) for n in numbers}
+    with tarfile.open(path, "w", **options) as tar:
+        for key, data in images.items():
+            add(tar, f"{key}.jpg", data)
+            add(tar, f"{key}.txt", f"caption {key}".encode())
+            add(tar, f"{key}.json", json.dumps({"url": f"http://x/{key}", "caption": "from json"}).encode())
+    return images
+
+
+@pytest.mark.parametrize("pattern", ["shards/{00000..00001}.tar", "shards/*.tar", "shards", ["shards/00000.tar", "shards/00001.tar"]])
+def test_webdataset(tmp_path: Path, pattern: str | list[str]) -> None:
+    (tmp_path / "shards").mkdir()
+    images = make_shard(tmp_path / "shards/00000.tar", range(3)) | make_shard(tmp_path / "shards/00001.tar", range(3, 7))
+    source = opened(tmp_path, webdataset=pattern)
+    assert [p.name for p in source.parts()] == ["00000", "00001"]
+    rows = all_rows(source)
+    assert [r.key for r in rows] == sorted(images)
+    assert rows[4].caption == "caption 000004"
+    assert rows[4].metadata == {"url": "http://x/000004"}
+    check_bytes(rows, images)
+
+
+def test_img2dataset_output(tmp_path: Path) -> None:
+    images = make_shard(tmp_path / "00000.tar", range(2))
+    table = {
+        "key": ["000000", "000001", "000002"],
+        "status": ["success", "success", "failed_to_download"],
+        "caption": ["a", "b", "lost"],
+        "similarity": [0.3, 0.4, 0.5],
+        "exif": [None, "{}", None],
+    }
+    pq.write_table(pa.table(table), tmp_path / "00000.parquet")
+    rows = by_key(opened(tmp_path, webdataset="00000.tar"))
+    assert rows["000001"].metadata["similarity"] == 0.4
+    assert rows["000001"].caption == "caption 000001"
+    lost = rows["000002"]
+    assert (lost.status, lost.reason, lost.caption) == ("dropped", "failed_to_download", "lost")
+    check_bytes([r for r in rows.values() if r.status == "ok"], images)
+    assert [len(all_rows(opened(tmp_path, limit, webdataset="00000.tar"))) for limit in (1, 2, 3, 9)] == [1, 2, 3, 3]
+
+
+def test_tar_bad_members(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add(tar, "dir", type=tarfile.DIRTYPE)
+        add(tar, "dir/good.JPG", photo(1))
+        add(tar, "dir/good.txt", b"fine \x00 text \x07")
+        add(tar, "../evil.jpg", photo(2))
+        add(tar, "/abs.jpg", photo(3))
+        add(tar, "link.jpg", type=tarfile.SYMTYPE, linkname="/etc/passwd")
+        add(tar, "link.txt", b"beside a link")
+        add(tar, "hard.jpg", type=tarfile.LNKTYPE, linkname="dir/good.JPG")
+        add(tar, "dev.jpg", type=tarfile.CHRTYPE, devmajor=1, devminor=5)
+        add(tar, "pipe.jpg", type=tarfile.FIFOTYPE)
+        add(tar, "empty.jpg", b"")
+        add(tar, "text.txt", b"caption only")
+        add(tar, "utf.jpg", photo(4))
+        add(tar, "utf.txt", b"\xff\xfe bad")
+        add(tar, "bad.jpg", photo(5))
+        add(tar, "bad.json", b"{not json")
+        add(tar, "nothing.cls", b"3")
+        add(tar, "dir/good.jpg", photo(6))
+        add(tar, "x" * 150 + ".jpg", photo(7))  # a long name: GNU or pax header
+    rows = by_key(opened(tmp_path, webdataset="a.tar"))
+    reasons = {k: (r.status, r.reason) for k, r in rows.items() if r.status != "ok"}
+    unsafe = ("failed", "unsafe_member")
+    assert reasons == {
+        "..:evil": unsafe,
+        ":abs": unsafe,
+        "link": unsafe,
+        "hard": unsafe,
+        "dev": unsafe,
+        "pipe": unsafe,
+        "empty": ("failed", "empty_file"),
+        "utf": ("failed", "bad_utf8"),
+        "nothing": ("failed", "empty_row"),
+        "dir:good~2": ("dropped", "duplicate_key"),
+    }
+    assert rows["dir:good"].caption == "fine   text"
+    assert rows["text"].caption == "caption only"
+    assert rows["text"].file is None
+    assert rows["bad"].metadata == {"json": "unreadable"}
+    assert rows["x" * 150].width == 24
+
+
+def test_tar_cut_anywhere_keeps_what_stands_before(tmp_path: Path) -> None:
+    images = make_shard(tmp_path / "whole.tar", range(4))
+    data = (tmp_path / "whole.tar").read_bytes()
+    with tarfile.open(tmp_path / "whole.tar") as tar:
+        ends = {m.name: m.offset_data + m.size for m in tar}
+        padded = {name: -(-end // 512) * 512 for name, end in ends.items()}
+    for cut in (
+        100,
+        700,
+        padded["000001.json"],
+        ends["000002.jpg"] - 5,
+        ends["000002.jpg"],
+        padded["000002.jpg"] + 100,
+        padded["000003.json"],
+    ):
+        (tmp_path / "cut.tar").write_bytes(data[:cut])
+        rows = all_rows(opened(tmp_path, webdataset="cut.tar"))
+        whole = [k for k in images if ends[f"{k}.json"] <= cut]
+        assert [r.key for r in rows if r.status == "ok" and r.caption == f"caption {r.key}"][: len(whole)] == whole
+        assert [r.reason for r in rows if r.status == "failed"] == ["truncated_archive" if cut > 512 else "unreadable_file"]
+    (tmp_path / "cut.tar").write_bytes(data[: ends["000002.jpg"] - 5])
+    assert "000002.jpg" in [r.key for r in all_rows(opened(tmp_path, webdataset="cut.tar")) if r.status == "failed"]
+
+
+def test_tar_user_errors(tmp_path: Path) -> None:
+    make_shard(tmp_path / "a.tar", range(1))
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress((tmp_path / "a.tar").read_bytes()))
+    assert "unpack it" in refuse(lambda: opened(tmp_path, webdataset="a.tar.gz"), "a.tar.gz")
+    refuse(lambda: opened(tmp_path, webdataset="{a,b,c}.tar"), "b.tar", "1 more")
+    refuse(lambda: opened(tmp_path, webdataset="https://x/a.tar"), "not a path or a store")
+    refuse(lambda: opened(tmp_path, text="s3://bucket/a.txt"), "download")
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 broken")
+    refuse(lambda: all_rows(opened(tmp_path, webdataset="a.tar")), "a.parquet", "repair")
+
+
+# --- parquet and arrow ---
+
+
+def image_type() -> pa.DataType:
+    return pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+@pytest.mark.parametrize("form", ["bytes", "struct", "paths"])
+def test_parquet_forms(tmp_path: Path, form: str) -> None:
+    images = [photo(i) for i in range(10)]
+    column: pa.Array
+    if form == "bytes":
+        column = pa.array(images)
+    elif form == "struct":
+        column = pa.array([{"bytes": b, "path": f"{i}.jpg"} for i, b in enumerate(images)], image_type())
+    else:
+        for i, data in enumerate(images):
+            (tmp_path / f"{i}.jpg").write_bytes(data)
+        column = pa.array([f"{i}.jpg" for i in range(10)])
+    table = pa.table({"image": column, "TEXT": [f"t{i}" for i in range(10)], "label": list(range(10)), "embedding": [[0.1, 0.2]] * 10})
+    pq.write_table(table, tmp_path / "d.parquet", row_group_size=3)
+    source = opened(tmp_path, parquet="d.parquet", part_rows=4, key_column="label")
+    assert source.has_images
+    rows = all_rows(source)
+    assert [r.key for r in rows] == [str(i) for i in range(10)]
+    assert rows[3].caption == "t3"
+    assert rows[3].metadata == {"label": 3} | ({"path": "3.jpg"} if form == "struct" else {})
+    check_bytes(rows, {str(i): b for i, b in enumerate(images)})
+
+
+def test_parquet_bad_rows_and_files(tmp_path: Path) -> None:
+    image = pa.array(
+        [{"bytes": photo(0), "path": None}, {"bytes": photo(1), "path": None}, None, {"bytes": None, "path": "../x.jpg"}], image_type()
+    )
+    pq.write_table(
+        pa.table({"image": image, "caption": ["a" * 100_000, "", None, "d"], "key": ["k", "k", None, "z"]}), tmp_path / "a.parquet"
+    )
+    (tmp_path / "b.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-40])
+    rows = all_rows(opened(tmp_path, parquet=["a.parquet", "b.parquet"], key_column="key"))
+    assert [(r.key, r.status, r.reason) for r in rows] == [
+        ("k", "ok", None),
+        ("k~2", "dropped", "duplicate_key"),
+        ("a.2", "failed", "no_image"),
+        ("z", "failed", "unsafe_path"),
+        ("file", "failed", "unreadable_file"),
+    ]
+    assert len(rows[0].caption or "") == 100_000
+    refuse(lambda: opened(tmp_path, parquet="b.parquet"), "b.parquet", "not a readable parquet file")
+    pq.write_table(pa.table({"foo": [1]}), tmp_path / "c.parquet")
+    refuse(lambda: opened(tmp_path, parquet="c.parquet"), "c.parquet", "foo", "source.image_column")
+    refuse(lambda: opened(tmp_path, parquet=["a.parquet", "c.parquet"]), "c.parquet", "'image'")
+
+
+def test_parquet_damaged_pages_fail_their_part_only(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    words = [rng.bytes(200).hex() for _ in range(2000)]
+    pq.write_table(pa.table({"caption": words}), tmp_path / "d.parquet", row_group_size=1000, compression="zstd", use_dictionary=False)
+    data = bytearray((tmp_path / "d.parquet").read_bytes())
+    meta = pq.ParquetFile(tmp_path / "d.parquet").metadata.row_group(1).column(0)
+    start = meta.data_page_offset  # the page's header
+    data[start : start + 20] = b"\xff" * 20
+    (tmp_path / "d.parquet").write_bytes(bytes(data))
+    rows = all_rows_loose(opened(tmp_path, parquet="d.parquet", part_rows=1000))
+    assert [r.caption for r in rows[:1000]] == words[:1000]
+    assert rows[-1].reason == "unreadable_file"
+
+
+def all_rows_loose(source: OpenSource) -> list[SourceRow]:
+    return [row for part in source.parts() for row in source.rows(part)]
+
+
+def save_to_disk(folder: Path, table: pa.Table, shards: int = 2, batch: int = 7) -> None:
+    """What datasets.save_to_disk writes: arrow stream files, state.json, dataset_info.json."""
+    folder.mkdir(parents=True)
+    step = -(-table.num_rows // shards)
+    names = []
+    for i in range(shards):
+        names.append(f"data-{i:05d}-of-{shards:05d}.arrow")
+        with pa.OSFile(str(folder / names[-1]), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table.slice(i * step, step), max_chunksize=batch)
+    (folder / "state.json").write_text(
+        json.dumps({"_data_files": [{"filename": n} for n in names], "_fingerprint": "0", "_split": "train"})
+    )
+    (folder / "dataset_info.json").write_text("{}")
+
+
+def test_hugging_face_folder(tmp_path: Path) -> None:
+    images = [photo(i) for i in range(50)]
+    column = pa.array([{"bytes": b, "path": None} for b in images], image_type())
+    table = pa.table({"image": column, "captions": [[f"c{i}", "other"] for i in range(50)], "n": list(range(50))})
+    save_to_disk(tmp_path / "ds/train", table)
+    (tmp_path / "ds/dataset_dict.json").write_text('{"splits": ["train"]}')
+    source = opened(tmp_path, hf="ds", part_rows=10, key_column="n")
+    rows = all_rows(source)
+    assert [r.caption for r in rows] == [f"c{i}" for i in range(50)]
+    check_bytes(rows, {str(i): b for i, b in enumerate(images)})
+    last = source.parts()[-1]
+    assert [r.key for r in source.rows(last)] == [r.key for r in rows[-(last.rows or 0) :]]
+    (tmp_path / "ds/dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    refuse(lambda: opened(tmp_path, hf="ds"), "train, test", "ds/train")
+    refuse(lambda: opened(tmp_path, hf="nope"), "save_to_disk")
+    (tmp_path / "ds/train/state.json").write_text('{"_data_files": [{"filename": "../../x.arrow"}]}')
+    refuse(lambda: opened(tmp_path, hf="ds/train"), "x.arrow", "unsafe_path")
+
+
+def test_hugging_face_folder_made_by_datasets(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="the hf extra is not installed")
+    data = datasets.Dataset.from_dict({"text": [f"t{i}" for i in range(2500)]})
+    data.save_to_disk(str(tmp_path / "ds"))
+    assert [r.caption for r in all_rows(opened(tmp_path, hf="ds"))] == data["text"]
+
+
+def test_arrow_file_format(tmp_path: Path) -> None:
+    table = pa.table({"text": [f"t{i}" for i in range(20)]})
+    save_to_disk(tmp_path / "ds", table, shards=1)
+    with pa.OSFile(str(tmp_path / "ds/data-00000-of-00001.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=6)
+    assert [r.caption for r in all_rows(opened(tmp_path, hf="ds", part_rows=5))] == [f"t{i}" for i in range(20)]
+
+
+def test_blocks_are_cut_into_parts_that_cover_all_rows() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(300):
+        blocks = rng.integers(0, 50, rng.integers(0, 12)).tolist()
+        rows = int(rng.integers(1, 30))
+        at = 0
+        for start, count in cut_blocks(blocks, rows):
+            assert start == at
+            assert 0 < count < 2 * rows
+            at += count
+        assert at == sum(blocks)
+
+
+# --- text ---
+
+NASTY = [
+    "plain",
+    'with "quotes" and, commas',
+    "a quoted\nline end",
+    "{braces} $dollars %(percent)s",
+    "‮right to left שלום عربى",
+    "emoji 👩‍👩‍👧 🐶",
+    "x" * 100_000,
+]
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl", "t.txt", "t.csv.gz", "t.jsonl.gz", "t.txt.gz"])
+@pytest.mark.parametrize("part_rows", [1, 3, 1000])
+def test_text_files(tmp_path: Path, name: str, part_rows: int) -> None:
+    wanted = [t.replace("\n", " ") for t in NASTY] if ".txt" in name else NASTY
+    out = io.StringIO(newline="")
+    if ".txt" in name:
+        out.write("\n".join(wanted))
+    elif ".jsonl" in name:
+        out.write("".join(json.dumps({"id": i, "caption": t}) + "\n" for i, t in enumerate(wanted)))
+    else:
+        writer = csv.writer(out, delimiter="\t" if ".tsv" in name else ",")
+        writer.writerows([["id", "caption"], *([i, t] for i, t in enumerate(wanted))])
+    data = out.getvalue().encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    source = opened(tmp_path, text=name, part_rows=part_rows)
+    assert not source.has_images
+    rows = all_rows(source)
+    assert [r.caption for r in rows] == wanted
+    shuffled = [r.caption for p in reversed(source.parts()) for r in reversed(list(source.rows(p)))]
+    assert shuffled == wanted[::-1]
+    if ".txt" not in name:
+        assert [str(r.metadata["id"]) for r in rows] == [str(i) for i in range(len(wanted))]
+
+
+def test_text_bad_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(
+        b'{"text": "good"}\n[1, 2]\nnot json\n\n'
+        b'{"text": "\\ud800 lone \\u0000 nul"}\n{"text": "caf\xe9"}\n{"text": "  "}\n{"other": 1}\n{"text": 5}'
+    )
+    rows = all_rows(opened(tmp_path, text="a.jsonl"))
+    assert [r.reason for r in rows] == [
+        None,
+        "bad_row",
+        "bad_row",
+        "empty_caption",
+        None,
+        "bad_utf8",
+        "empty_caption",
+        "empty_caption",
+        None,
+    ]
+    assert rows[4].caption == "\ufffd lone   nul"
+    assert rows[5].metadata["file"].endswith("a.jsonl")
+    assert rows[5].metadata["record"] == 5
+    assert rows[8].caption == "5"
+    (tmp_path / "a.csv").write_bytes(b"caption,n\ngood,1\n\nbad \xff,2\n,3\nshort\na,b,too,many\nnul\x00,4\n")
+    rows = all_rows(opened(tmp_path, text="a.csv"))
+    assert [(r.caption, r.reason) for r in rows] == [
+        ("good", None),
+        (None, "bad_utf8"),
+        (None, "empty_caption"),
+        ("short", None),
+        ("a", None),
+        ("nul", None),
+    ]
+    cut = gzip.compress("".join(f"line {i * i}\n" for i in range(50_000)).encode())
+    (tmp_path / "cut.txt.gz").write_bytes(cut[: len(cut) // 2])
+    rows = all_rows(opened(tmp_path, text="cut.txt.gz"))
+    assert rows[-1].reason == "bad_gzip"
+    assert sum(r.status == "ok" for r in rows) > 100
+
+
+def test_tsv_with_and_without_quoting(tmp_path: Path) -> None:
+    """CC3M's files quote nothing; pandas quotes cells with line ends. Both are read as they are meant."""
+    lines = [
+        "caption\turl",
+        '"to be or not\tu1',  # a quote that is text
+        "plain\tu2",
+        'he said "hi"\tu3',
+        '"wrapped, with ""doubled"" quotes"\tu4',
+        '"two',
+        'lines"\tu5',
+        '"fully" quoted start\tu6',
+        'opens "again\tu7',
+        '"last one open\tu8',
+    ]
+    (tmp_path / "t.tsv").write_text("\n".join(lines) + "\n")
+    for part_rows in (1, 2, 1000):
+        rows = all_rows(opened(tmp_path, text="t.tsv", part_rows=part_rows))
+        assert [(r.caption, r.metadata["url"]) for r in rows] == [
+            ('"to be or not', "u1"),
+            ("plain", "u2"),
+            ('he said "hi"', "u3"),
+            ('wrapped, with "doubled" quotes', "u4"),
+            ("two\nlines", "u5"),
+            ('"fully" quoted start', "u6"),
+            ('opens "again', "u7"),
+            ('"last one open', "u8"),
+        ]
+
+
+def test_parquet_strings_that_are_not_utf8(tmp_path: Path) -> None:
+    raw = pa.array([b"fine", b"caf\xe9", b"also fine"])
+    words = pa.Array.from_buffers(pa.string(), 3, raw.buffers())  # as careless writers do
+    pq.write_table(pa.table({"caption": words, "n": [1, 2, 3]}), tmp_path / "d.parquet")
+    rows = all_rows(opened(tmp_path, parquet="d.parquet"))
+    assert [(r.caption, r.reason) for r in rows] == [("fine", None), (None, "bad_utf8"), ("also fine", None)]
+
+
+def test_text_keys_and_errors(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,caption\nx/1,a\nx/1,b\n,c\na:b%,d\n")
+    rows = all_rows(opened(tmp_path, text="a.csv", key_column="id"))
+    assert [(r.key, r.status) for r in rows] == [("x:1", "ok"), ("x:1~2", "dropped"), ("2", "ok"), ("a%3Ab%25", "ok")]
+    refuse(lambda: opened(tmp_path, text="a.csv", key_column="ID"), "'ID'", "source.key_column", "id, caption")
+    (tmp_path / "b.csv").write_text("first caption\nsecond\n")
+    refuse(lambda: opened(tmp_path, text="b.csv"), "b.csv", "first caption", "source.caption_column")
+    (tmp_path / "c.csv").write_bytes("caption\nx\n".encode("utf-16"))
+    refuse(lambda: opened(tmp_path, text="c.csv"), "UTF-16")
+    (tmp_path / "d.csv").write_text("")
+    refuse(lambda: opened(tmp_path, text="d.csv"), "is empty")
+    (tmp_path / "e.csv").write_text("caption\n")
+    refuse(lambda: opened(tmp_path, text="e.csv"), "no rows")
+    (tmp_path / "f.pdf").write_text("x")
+    refuse(lambda: opened(tmp_path, text="f.pdf"), ".jsonl")
+
+
+def test_concepts(tmp_path: Path) -> None:
+    (tmp_path / "bank.txt").write_text("dog\n\ncrystal ball\n")
+    rows = all_rows(opened(tmp_path, concepts="bank.txt"))
+    assert [(r.caption, r.status) for r in rows] == [("dog", "ok"), (None, "dropped"), ("crystal ball", "ok")]
+
+
+# --- what holds of all ---
+
+
+def every_source(base: Path) -> dict[str, dict[str, Any]]:
+    make_folder(base, 8)
+    make_shard(base / "00000.tar", range(5))
+    make_shard(base / "00001.tar", range(5))
+    table = pa.table({"jpg": [photo(i) for i in range(9)], "caption": [f"c{i}" for i in range(9)]})
+    pq.write_table(table, base / "d.parquet", row_group_size=4)
+    save_to_disk(base / "ds", table)
+    (base / "t.csv").write_text("caption\n" + "".join(f"c{i}\n" for i in range(9)))
+    return {
+        "folder": {"folder": "photos"},
+        "tar": {"webdataset": "{00000..00001}.tar"},
+        "parquet": {"parquet": "d.parquet"},
+        "hf": {"hf": "ds"},
+        "text": {"text": "t.csv"},
+    }
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "parquet", "hf", "text"])
+def test_limit_and_fingerprints(tmp_path: Path, kind: str) -> None:
+    given = every_source(tmp_path)[kind] | {"part_rows": 4}
+    rows = all_rows(opened(tmp_path, **given))
+    for limit in (1, 4, 6, 100):
+        assert [r.key for r in all_rows(opened(tmp_path, limit, **given))] == [r.key for r in rows[:limit]]
+    first, second = opened(tmp_path, **given), opened(tmp_path, **given)
+    assert [p.fingerprint for p in first.parts()] == [p.fingerprint for p in second.parts()]
+    assert len({p.fingerprint for p in first.parts()}) == len(first.parts()) > 1
+    contents = [first.verify_fingerprint(p) for p in first.parts()]
+    name = {"folder": "photos/img0.jpg", "tar": "00000.tar", "parquet": "d.parquet", "hf": "ds/data-00000-of-00002.arrow", "text": "t.csv"}[
+        kind
+    ]
+    os.utime(tmp_path / name, ns=(1, 1))
+    touched = opened(tmp_path, **given)
+    assert touched.parts()[0].fingerprint != first.parts()[0].fingerprint
+    assert [touched.verify_fingerprint(p) for p in touched.parts()] == contents
+    data = bytearray((tmp_path / name).read_bytes())
+    data[-1] ^= 1
+    (tmp_path / name).write_bytes(bytes(data))
+    assert (
+        touched.verify_fingerprint(touched.parts()[-1 if kind != "folder" and kind != "tar" and kind != "hf" else 0])
+        != contents[-1 if kind != "folder" and kind != "tar" and kind != "hf" else 0]
+    )
+    assert first.describe()
+
+
+def test_the_reader_tells_when_the_source_has_changed(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    row = by_key(opened(tmp_path, folder="photos"))["img0"]
+    assert row.file is not None
+    Path(row.file).write_bytes(b"shorter")
+    locator = (row.file, row.member, row.offset, row.length)
+    with ImageReader() as reader:
+        with pytest.raises(ImageFault, match="has changed") as changed:
+            reader.read(*locator)
+        assert changed.value.reason == "original_changed"
+        Path(row.file).unlink()
+        with pytest.raises(ImageFault, match="no longer there") as gone:
+            reader.read(*locator)
+        assert gone.value.reason == "original_missing"
+
+
+def test_the_reader_and_a_table_that_shrank(tmp_path: Path) -> None:
+    table = pa.table({"image": [photo(i) for i in range(5)], "caption": ["c"] * 5})
+    pq.write_table(table, tmp_path / "d.parquet")
+    last = all_rows(opened(tmp_path, parquet="d.parquet"))[-1]
+    pq.write_table(table.slice(0, 2), tmp_path / "d.parquet")
+    with ImageReader() as reader, pytest.raises(ImageFault) as fault:
+        reader.read(str(last.file), last.member, last.offset, last.length)
+    assert fault.value.reason == "original_changed"
+
+
+def test_braces() -> None:
+    assert braces("a{08..10}{x,y}") == ["a08x", "a08y", "a09x", "a09y", "a10x", "a10y"]
+    assert braces("plain{one}") == ["plain{one}"]
+
+
+def test_keys_and_captions() -> None:
+    assert clean_caption("a\x00b\x1bc\td\ud800\n") == "a b c\td\ufffd"
+    assert clean_caption("\x01 ") is None
+    keys = ["a/b", "a:b", "a%3Ab", "a\nb", "x" * 300, "x" * 299 + "y"]
+    assert len({safe_key(k) for k in keys}) == len(keys)
+    assert max(len(safe_key(k)) for k in keys) <= 200
+
+
+def test_memory_does_not_grow_with_rows(tmp_path: Path) -> None:
+    """Peak memory of reading 20,000 and 200,000 captions, each in its own process."""
+    code = (
+        "import re,sys;from pathlib import Path;from ctrlsynth.recipe.schema import Source;from ctrlsynth.data.sources import open_source\n"
+        "s=open_source(Source(text=sys.argv[1]),Path('.'))\n"
+        "n=sum(1 for p in s.parts() for r in s.rows(p));print(n,re.search(r'VmHWM:\\s+(\\d+)',Path('/proc/self/status').read_text())[1])"
+    )
+    peaks = []
+    for count in (20_000, 200_000):
+        path = tmp_path / f"{count}.csv"
+        path.write_text("caption,url\n" + "".join(f"a caption with number {i},http://x/{i}\n" for i in range(count)))
+        out = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True).stdout.split()
+        assert int(out[0]) == count
+        peaks.append(int(out[1]))
+    assert peaks[1] < 1.1 * peaks[0]
+
+
+def test_quickstart_photographs(tmp_path: Path) -> None:
+    for package in ("skimage", "sklearn"):
+        pytest.importorskip(package, reason="the demo extra is not installed")
+    script = ROOT / "scripts/quickstart_photos.py"
+    for _ in range(2):
+        subprocess.run([sys.executable, str(script), str(tmp_path / "p")], check=True, capture_output=True)
+    rows = all_rows(opened(tmp_path, folder="p", captions="captions.csv"))
+    assert len(rows) >= 10
+    assert {r.status for r in rows} == {"ok"}
+    assert all(r.caption and r.metadata["licence"] and min(r.width or 0, r.height or 0) >= 300 for r in rows)
+    assert any("watermark" in (r.caption or "") for r in rows)
+
+
+def test_parts_stay_few() -> None:
+    cuts = [(i * 10, 3) for i in range(25_001)]
+    merged = merge_cuts(cuts, 10_000)
+    assert len(merged) <= 10_000
+    assert sum(n for _, n in merged) == 3 * 25_001
+    assert [offset for offset, _ in merged] == [offset for offset, _ in cuts][::4]

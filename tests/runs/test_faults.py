@@ -1,0 +1,164 @@
+"""Killed with -9 at random points, stopped with Ctrl-C, out of disk: what is finished stays, and the end is the same."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ctrlsynth.errors import WorkFailed
+from ctrlsynth.runs.drive import Run, run
+from ctrlsynth.storage import location as place
+from ctrlsynth.storage import parts as store
+from helpers import TESTS, calls, recipe, tables, write_captions
+
+HERE = TESTS
+SLOW = """name: kill
+source: {{text: captions.jsonl, part_rows: {part_rows}, key_column: key}}
+models: {{tagger: wordnet, llm: {llm}}}
+paths: [{{p: [text, tags, text*]}}]
+"""
+DRIVER = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may have it ignored
+from pathlib import Path
+from ctrlsynth.storage import parts as store
+from ctrlsynth.cli.main.main import main
+store.CHUNK_SECONDS = 0.3
+sys.argv = ["ctrlsynth", "run", sys.argv[1], "--out", sys.argv[2]]
+main()
+"""
+
+
+class SlowLLM:
+    """A counting writer that takes 20 ms a request."""
+
+    id = "slow"
+    digest = "1"
+    batch = 4
+
+    def __init__(self, log: str) -> None:
+        from helpers import CountingLLM
+
+        self._inner = CountingLLM(log)
+
+    def generate(self, requests: Any) -> Any:
+        time.sleep(0.02 * len(requests))
+        return self._inner.generate(requests)
+
+
+def start(base: Path, out: Path) -> subprocess.Popen[bytes]:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-c", DRIVER, str(base / "r.yaml"), str(out)]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+
+
+def slow(log: Path) -> str:
+    """The slow writer as a recipe names it."""
+    return json.dumps({"test_faults:SlowLLM": str(log)})
+
+
+def killed_until_done(base: Path, out: Path, rng: random.Random, longest: float, kills: int) -> int:
+    """Starts the run, kills its whole process group at a random moment, `kills` times; then lets it end. Returns the kills that hit."""
+    hits = 0
+    for _ in range(kills):
+        process = start(base, out)
+        try:
+            process.wait(timeout=rng.uniform(0.5, longest))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            hits += 1
+        process.communicate()
+    process = start(base, out)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err.decode()
+    return hits
+
+
+def test_killed_at_random_points_it_ends_with_equal_tables(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    write_captions(tmp_path / "captions.jsonl", 150)
+    (tmp_path / "r.yaml").write_text(SLOW.format(part_rows=75, llm=slow(log)))
+    hits = killed_until_done(tmp_path, tmp_path / "killed", random.Random(1), 3.0, 6)
+    asked = calls(log)
+    log.unlink()
+    assert hits >= 2
+    whole = start(tmp_path, tmp_path / "whole")
+    assert whole.wait(timeout=120) == 0
+    whole.communicate()
+    assert tables(Run.open(tmp_path / "killed")) == tables(Run.open(tmp_path / "whole"))
+    assert asked < 150 + hits * 60, "a kill may cost what was in flight, not a part"
+    assert not list((tmp_path / "killed").glob("*/.tmp-*"))
+    assert not list((tmp_path / "killed").glob("*/_chunks/*/*"))
+
+
+def test_ctrl_c_keeps_finished_rows_and_exits_130(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    write_captions(tmp_path / "captions.jsonl", 300)
+    (tmp_path / "r.yaml").write_text(SLOW.format(part_rows=300, llm=slow(log)))
+    process = start(tmp_path, tmp_path / "run")
+    for _ in range(600):
+        if calls(log) > 40:
+            break
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err.decode()
+    assert "the same command goes on" in err.decode()
+    asked = calls(log)
+    again = start(tmp_path, tmp_path / "run")
+    assert again.wait(timeout=120) == 0
+    again.communicate()
+    assert calls(log) <= 300 + 8 < 300 + asked
+
+
+def test_a_full_disk_keeps_finished_rows_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log"
+    plan = recipe(tmp_path, models={"tagger": "wordnet", "llm": {"helpers:CountingLLM": str(log)}})
+    publish = place.publish
+
+    def full(made: Path, final: Path) -> bool:
+        if final.name.startswith("00002-") and final.parent.name == "write":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(made))
+        return publish(made, final)
+
+    monkeypatch.setattr(store, "publish", full)
+    with pytest.raises(WorkFailed, match="the disk is full; finished rows are kept"):
+        run(plan, tmp_path / "run", base=tmp_path)
+    monkeypatch.setattr(store, "publish", publish)
+    made = run(plan, tmp_path / "run", base=tmp_path)
+    assert calls(log) <= 60
+    assert made.ledger()[2].ok == 40
+
+
+def test_a_second_writer_keeps_the_firsts_part(tmp_path: Path) -> None:
+    final = tmp_path / "part"
+    for text in ("first", "second"):
+        made = tmp_path / f"made-{text}"
+        made.write_text(text)
+        assert place.publish(made, final) is (text == "first")
+    assert final.read_text() == "first"
+
+
+def test_a_cut_chunk_costs_its_rows_and_nothing_else(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    plan = recipe(tmp_path, models={"tagger": "wordnet", "llm": {"helpers:CountingLLM": str(log)}})
+    made = run(plan, tmp_path / "run", base=tmp_path)
+    first = tables(made)
+    part = Path(str(made.files("write")[0]))
+    chunks = tmp_path / "run" / "write" / "_chunks" / part.stem
+    chunks.mkdir(parents=True)
+    (chunks / "0.parquet").write_bytes(part.read_bytes()[:-100])
+    part.unlink()
+    assert tables(run(plan, tmp_path / "run", base=tmp_path)) == first
+    assert calls(log) == 50
+    assert not chunks.exists()

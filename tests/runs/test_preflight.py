@@ -1,0 +1,160 @@
+"""Before the first model call: everything that stands in the way, at once, a line each; nothing is loaded, nothing is asked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ctrlsynth.errors import UserError
+from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
+from ctrlsynth.runs.drive import run
+from ctrlsynth.runs.estimate import estimate
+from ctrlsynth.sample import Tags
+from helpers import ROOT, TESTS, recipe
+
+Usage = namedtuple("Usage", "total used free")
+PATHS = [{"p": ["text", "tags", "text*", "image*"]}]
+JUDGE = {"tagger": "reference"}
+
+
+class _Checked:
+    """A model that notes its checks and calls in a file and says what is wrong with it."""
+
+    id = "checked"
+    digest = "1"
+
+    def __init__(self, log: str, wrong: str = "") -> None:
+        self._log, self._wrong = log, wrong
+
+    def note(self, what: str) -> None:
+        with open(self._log, "a", encoding="utf-8") as handle:
+            handle.write(what + "\n")
+
+    def check(self) -> None:
+        self.note("check")
+        if self._wrong:
+            raise UserError(self._wrong)
+
+
+class CheckedTagger(_Checked):
+    """Tags a caption."""
+
+    reads = "caption"
+
+    def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
+        self.note("call")
+        return [Tags(("dog",)) for _ in items]
+
+
+class CheckedLLM(_Checked):
+    """Writes one text."""
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        self.note("call")
+        return [Reply("There is a dog.") for _ in requests]
+
+
+class CheckedPainter(_Checked):
+    """Paints nothing; 1,000 x 1,000 pixels of it."""
+
+    size = (1000, 1000)
+
+    def generate(self, prompts: Sequence[Prompt]) -> list[Painting]:
+        self.note("call")
+        return [Painting(None, error="out_of_paint") for _ in prompts]
+
+
+def models(log: Path, **wrong: str) -> dict[str, Any]:
+    names = {"tagger": "CheckedTagger", "llm": "CheckedLLM", "text_to_image": "CheckedPainter"}
+    return {role: {f"test_preflight:{name}": str(log), "wrong": wrong.get(role, "")} for role, name in names.items()}
+
+
+def test_every_model_is_checked_once_and_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    wrong = {"tagger": "models.tagger: weights.bin is not there", "llm": "models.llm: no server answers at http://127.0.0.1:1"}
+    plan = recipe(tmp_path, models=models(log, **wrong), paths=PATHS, judge=JUDGE)
+    with pytest.raises(UserError) as caught:
+        run(plan, tmp_path / "run", base=tmp_path)
+    assert str(caught.value).splitlines() == list(wrong.values())
+    assert log.read_text().splitlines() == ["check"] * 3
+    assert not (tmp_path / "run" / "read").exists()
+
+
+def test_models_of_stages_that_are_done_are_not_asked(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    plan = recipe(tmp_path, models=models(log))
+    run(plan, tmp_path / "run", base=tmp_path)
+    assert "call" in log.read_text()
+    log.unlink()
+    run(plan, tmp_path / "run", base=tmp_path)
+    assert not log.exists()
+
+
+def test_absent_packages_of_all_models_are_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ctrlsynth.models import installed
+
+    monkeypatch.setattr(installed, "installed", lambda module: False)
+    plan = recipe(
+        tmp_path,
+        models={"tagger": "wordnet", "llm": {"openai": "y"}, "text_to_image": "no_such_module:Painter"},
+        paths=PATHS,
+        judge={"tagger": "no_such_module:Tagger"},
+    )
+    with pytest.raises(UserError) as caught:
+        run(plan, tmp_path / "run", base=tmp_path)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "models.llm: openai is not installed; pip install 'ctrlsynth[server]'"
+    assert [line.partition(": No module")[0] for line in lines[1:]] == [
+        "models.text_to_image: no_such_module:Painter",
+        "judge.tagger: no_such_module:Tagger",
+    ]
+
+
+def test_a_key_that_is_not_set_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openai")
+    monkeypatch.delenv("MY_KEY", raising=False)
+    llm = {"openai": "gpt-x", "api_key_env": "MY_KEY"}
+    with pytest.raises(UserError, match="the environment variable MY_KEY holds no key"):
+        run(recipe(tmp_path, models={"tagger": "wordnet", "llm": llm}), tmp_path / "run", base=tmp_path)
+
+
+@pytest.mark.parametrize(("free", "enough"), [(40 * 300_000 - 1, False), (40 * 302_000, True)])
+def test_room_on_the_disk_is_compared_with_the_estimate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, enough: bool) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 0, free))
+    plan = recipe(tmp_path, models=models(tmp_path / "log"), paths=PATHS, judge=JUDGE)
+    found = estimate(plan, tmp_path, tmp_path / "deep" / "run", None)["problems"]
+    assert bool(found) is not enough
+    if found:
+        assert "the run would write about 12 MB, most of it in paint (12 MB), and 12 MB are free" in found[0]
+
+
+def test_plan_shows_the_problems_and_exits_with_2(tmp_path: Path) -> None:
+    recipe(tmp_path)
+    (tmp_path / "r.yaml").write_text(
+        json.dumps(
+            {
+                "name": "r",
+                "source": {"text": "captions.jsonl"},
+                "models": models(tmp_path / "log", llm="models.llm: key ABC is not set", tagger="models.tagger: gone"),
+                "paths": PATHS,
+                "judge": JUDGE,
+            }
+        )
+    )
+    command = [sys.executable, "-c", "from ctrlsynth.cli.main.main import main; main()", "plan", "r.yaml"]
+    env = {"PYTHONPATH": f"{TESTS}:{ROOT / 'src'}", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 2, done.stderr
+    assert "in the way of a run:\n  models.tagger: gone\n  models.llm: key ABC is not set" in done.stdout
+    assert "judge-image" in done.stdout
+    as_json = subprocess.run([*command, "--json"], cwd=tmp_path, capture_output=True, text=True, check=False, env=env)
+    assert json.loads(as_json.stdout)["problems"] == ["models.tagger: gone", "models.llm: key ABC is not set"]
+    assert as_json.returncode == 2
