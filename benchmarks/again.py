@@ -1,11 +1,12 @@
-"""A finished run of 10,000 real 256-pixel images in shards, run again; then with `--update` after an edit that touches 10% of the rows.
+"""A finished run of 10,000 real 256-pixel images in shards, run again; then with `--update` after an edit
+that touches 10% of the rows.
 
     python benchmarks/again.py [--images 10000] [--shards 10]
 
-The images are crops of scikit-image's and scikit-learn's photographs; the tagger reads captions and the writer is the realizer, so that the
-first run is short: what is measured is what the second and third run do. The second must call no model and take under 2 s as a whole
-process; the third must ask for exactly the rows that the edit touches.
-"""
+The images are crops of scikit-image's and scikit-learn's photographs; the tagger reads captions and the
+writer is the realizer, so that the first run is short: what is measured is what the second and third run do.
+The second must call no model and take under 2 s as a whole process; the third must ask for exactly the rows
+that the edit touches."""
 
 from __future__ import annotations
 
@@ -35,7 +36,11 @@ THINGS = ("dog", "cat", "ball", "car", "tree", "bird", "boat", "chair", "cup", "
 def make_shards(folder: Path, images: int, shards: int) -> None:
     """Tars of `key.jpg` and `key.txt`; one caption in ten names a boat."""
     photos = folder / "photos"
-    subprocess.run([sys.executable, str(ROOT / "scripts" / "quickstart_photos.py"), str(photos)], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "quickstart_photos.py"), str(photos)],
+        check=True,
+        capture_output=True,
+    )
     originals = [Image.open(p).convert("RGB") for p in sorted(photos.glob("*.jpg"))]
     rng = random.Random(0)
     (folder / "shards").mkdir()
@@ -55,9 +60,18 @@ def make_shards(folder: Path, images: int, shards: int) -> None:
 
 
 def timed(folder: Path, *options: str) -> tuple[float, float, str]:
-    """One `ctrlsynth run` as a whole process: seconds by the clock, seconds of processor time, and what it printed."""
+    """One `ctrlsynth run` as a whole process: seconds by the clock, seconds of processor time, and what it
+    printed."""
     started, used = time.perf_counter(), cpu_of_children()
-    command = [sys.executable, "-c", "from ctrlsynth.cli.main.main import main; main()", "run", "recipe.yaml", "--json", *options]
+    command = [
+        sys.executable,
+        "-c",
+        "from ctrlsynth.cli.main.main import main; main()",
+        "run",
+        "recipe.yaml",
+        "--json",
+        *options,
+    ]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)
@@ -65,14 +79,17 @@ def timed(folder: Path, *options: str) -> tuple[float, float, str]:
 
 
 def cpu_of_children() -> float:
-    """Processor time, user and system, of the processes that have ended; a busy machine disturbs it less than the clock."""
+    """Processor time, user and system, of the processes that have ended; a busy machine disturbs it less than
+    the clock."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
     """Prints a line a run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--shards", type=int, default=10)
     args = parser.parse_args()
@@ -84,7 +101,11 @@ def main() -> None:
         print(f"first run {first:.1f} s ({cpu:.1f} s of processor time)", flush=True)
         again, cpu, out = min(timed(folder) for _ in range(3))
         bare = min(timed_bare() for _ in range(3))
-        print(f"again {again:.2f} s ({cpu:.2f} s of processor time; goal: under 2 s; `python -c pass` takes {bare:.2f} s)", flush=True)
+        print(
+            f"again {again:.2f} s ({cpu:.2f} s of processor time; goal: under 2 s; `python -c pass` takes "
+            f"{bare:.2f} s)",
+            flush=True,
+        )
         before = {r["folder"]: r["rows"] for r in json.loads(out)["ledger"]}
         edit = "text_policy.edits=[{replace: {objects: {horse: pony}}}]"
         third, cpu, out = timed(folder, "--update", "--set", edit)
@@ -92,7 +113,8 @@ def main() -> None:
         asked, rows = sum(r["rows"] - r["reused"] for r in writes), sum(before[r["folder"]] for r in writes)
         touched = args.images // 10 * len(writes)
         print(
-            f"update {third:.1f} s ({cpu:.1f} s of processor time): {asked:,} of {rows:,} rows were asked for, the edit touches {touched:,}"
+            f"update {third:.1f} s ({cpu:.1f} s of processor time): {asked:,} of {rows:,} rows were asked "
+            f"for, the edit touches {touched:,}"
         )
 
 

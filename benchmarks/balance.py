@@ -1,11 +1,12 @@
-"""Balance to 10% on captions of five entries each: time and peak memory of `concepts match` and `concepts balance` as the pool grows.
+"""Balance to 10% on captions of five entries each: time and peak memory of `concepts match` and `concepts
+balance` as the pool grows.
 
     python benchmarks/balance.py [--captions 1000000 10000000] [--work DIR] [--out results.json]
 
-The captions are generated: five words of the bank, drawn by Zipf's law, a million lines a file. The bank is the single words of
-`match.py`'s (170,000), so that a caption holds five entries exactly. Every stage is the command itself in a process of its own, on one
-core. Goals: a million captions balanced in under 20 s; the same peak memory whatever the number of captions.
-"""
+The captions are generated: five words of the bank, drawn by Zipf's law, a million lines a file. The bank is
+the single words of `match.py`'s (170,000), so that a caption holds five entries exactly. Every stage is the
+command itself in a process of its own, on one core. Goals: a million captions balanced in under 20 s; the
+same peak memory whatever the number of captions."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ def write_captions(folder: Path, words: list[str], count: int) -> None:
     folder.mkdir()
     for number, start in enumerate(range(0, count, LINES)):
         lines = min(LINES, count - start)
-        ranks = np.exp(rng.uniform(0, np.log(len(words)), size=(lines, 2 * MATCHES))).astype(np.int64)  # rank r by about 1 / r
+        ranks = np.exp(rng.uniform(0, np.log(len(words)), size=(lines, 2 * MATCHES))).astype(
+            np.int64
+        )  # rank r by about 1 / r
         with open(folder / f"{number:05}.txt", "w", encoding="utf-8") as out:
             for row in ranks.tolist():
                 chosen = list(dict.fromkeys(row))[:MATCHES]
@@ -41,9 +44,13 @@ def write_captions(folder: Path, words: list[str], count: int) -> None:
 
 def main() -> None:
     """Prints what was measured as JSON, and writes it with --out."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--captions", type=int, nargs="+", default=[1_000_000, 10_000_000])
-    parser.add_argument("--work", type=Path, help="a folder for captions and matches; a temporary one unless given")
+    parser.add_argument(
+        "--work", type=Path, help="a folder for captions and matches; a temporary one unless given"
+    )
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     work = options.work or Path(tempfile.mkdtemp(prefix="ctrlsynth-balance-"))
@@ -52,7 +59,11 @@ def main() -> None:
     (work / "bank.txt").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
     told: dict[str, Any] = {"entries": len(words)}
     for count in options.captions:
-        corpus, matches, subset = work / f"captions-{count}", work / f"matches-{count}", work / f"subset-{count}.parquet"
+        corpus, matches, subset = (
+            work / f"captions-{count}",
+            work / f"matches-{count}",
+            work / f"subset-{count}.parquet",
+        )
         write_captions(corpus, words, count)
         told[f"{count:,} captions"] = {
             "match": timed("concepts", "match", corpus, "--bank", work / "bank.txt", "--out", matches),

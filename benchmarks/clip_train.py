@@ -1,13 +1,16 @@
-"""CLIP training beside open_clip's own loop: the same model, data, threads, batch, precision and loader processes, in turn.
+"""CLIP training beside open_clip's own loop: the same model, data, threads, batch, precision and loader
+processes, in turn.
 
-    python benchmarks/clip_train.py [--model tiny] [--batch 128] [--steps 40] [--rounds 3] [--workers 1] [--precision float32|bf16]
+    python benchmarks/clip_train.py [--model tiny] [--batch 128] [--steps 40] [--rounds 3] [--workers 1]
+    [--precision float32|bf16]
                                     [--threads 1] [--rows 1024] [--size 96]
 
-The peer is `open_clip_train.main` as installed, called in a process of its own; so is ours. Both read the same csv of image files (its
-reader of webdataset shards does not run beside webdataset 1.0). Pairs/s are taken from the end of step 5 to the end of the last step,
-with reading, decoding, augmentation and the optimiser in them. Captions are those of tests/files (web alt-text, about 12 tokens). `cpu`
-is the processor time of the training process alone (without the loader's), in pairs a second: it hardly minds what else the machine does.
-"""
+The peer is `open_clip_train.main` as installed, called in a process of its own; so is ours. Both read the
+same csv of image files (its reader of webdataset shards does not run beside webdataset 1.0). Pairs/s are
+taken from the end of step 5 to the end of the last step, with reading, decoding, augmentation and the
+optimiser in them. Captions are those of tests/files (web alt-text, about 12 tokens). `cpu` is the processor
+time of the training process alone (without the loader's), in pairs a second: it hardly minds what else the
+machine does."""
 
 from __future__ import annotations
 
@@ -33,11 +36,16 @@ SKIP = 5
 
 
 def write_data(folder: Path, rows: int, size: int) -> float:
-    """Scenes drawn from the captions, as the csv that `ctrlsynth export --format csv` writes; the mean number of tokens."""
+    """Scenes drawn from the captions, as the csv that `ctrlsynth export --format csv` writes; the mean number
+    of tokens."""
     from ctrlsynth.models.base import Prompt
     from ctrlsynth.models.embedded.scenes.painter import Scenes
 
-    lines = [json.loads(line) for name in sorted(DATA.glob("web_captions*.jsonl")) for line in name.read_text("utf-8").splitlines()]
+    lines = [
+        json.loads(line)
+        for name in sorted(DATA.glob("web_captions*.jsonl"))
+        for line in name.read_text("utf-8").splitlines()
+    ]
     texts = [line["caption"] for line in lines if line["caption"]]
     painted = Scenes().generate([Prompt(t, seed=n, size=(size, size)) for n, t in enumerate(texts)])
     images = [encode(p.image) if p.image is not None else None for p in painted]
@@ -85,7 +93,8 @@ def ours(args: argparse.Namespace, data: Path, out: Path) -> dict[str, float]:
     loop._Run._step = timed  # type: ignore[method-assign]
     block = resolve(
         {
-            "data": [str(data)], "model": args.model, "batch": args.batch, "steps": args.steps, "workers": args.workers,
+            "data": [str(data)], "model": args.model, "batch": args.batch, "steps": args.steps,
+            "workers": args.workers,
             "precision": args.precision, "save_every": 10**9, "lr": 5e-4, "warmup": 10,
         }
     )  # fmt: skip
@@ -118,8 +127,10 @@ def theirs(args: argparse.Namespace, data: Path, out: Path) -> dict[str, float]:
         [
             "--model", name, "--dataset-type", "csv", "--train-data", "data.csv", "--csv-separator", ",",
             "--batch-size", str(args.batch), "--epochs", str(epochs), "--workers", str(args.workers),
-            "--precision", {"bf16": "amp_bf16", "float32": "fp32"}[args.precision], "--lr", "5e-4", "--wd", "0.2", "--beta1", "0.9",
-            "--beta2", "0.98", "--eps", "1e-6", "--warmup", "10", "--logs", str(out), "--name", "peer", "--log-every-n-steps", "10",
+            "--precision", {"bf16": "amp_bf16", "float32": "fp32"}[args.precision], "--lr", "5e-4", "--wd",
+            "0.2", "--beta1", "0.9",
+            "--beta2", "0.98", "--eps", "1e-6", "--warmup", "10", "--logs", str(out), "--name", "peer",
+            "--log-every-n-steps", "10",
         ]
     )  # fmt: skip
     clock.marks = clock.marks[: args.steps]
@@ -131,7 +142,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--precision", default="float32", choices=["float32", "bf16"])
-    for name, value in (("batch", 128), ("steps", 40), ("rounds", 3), ("workers", 1), ("threads", 1), ("rows", 1024), ("size", 96)):
+    for name, value in (
+        ("batch", 128),
+        ("steps", 40),
+        ("rounds", 3),
+        ("workers", 1),
+        ("threads", 1),
+        ("rows", 1024),
+        ("size", 96),
+    ):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--one", nargs=3, metavar=("WHO", "DATA", "OUT"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -142,16 +161,24 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tokens = write_data(Path(folder) / "data", args.rows, args.size)
         print(
-            f"{args.rows} pairs, {tokens:.1f} tokens a caption; {args.model}, batch {args.batch}, {args.precision}, {args.threads} threads"
+            f"{args.rows} pairs, {tokens:.1f} tokens a caption; {args.model}, batch {args.batch}, "
+            f"{args.precision}, {args.threads} threads"
         )
         rates: dict[str, list[dict[str, float]]] = {"ours": [], "open_clip": []}
         for turn in range(args.rounds):
             for who, made in rates.items():
                 made.append(_run(who, Path(folder) / "data", Path(folder) / f"{who}{turn}", args.threads))
-                print(f"{who:10} round {turn + 1}: {made[-1]['wall']:8.1f} pairs/s wall, {made[-1]['cpu']:8.1f} cpu", flush=True)
+                print(
+                    f"{who:10} round {turn + 1}: {made[-1]['wall']:8.1f} pairs/s wall, "
+                    f"{made[-1]['cpu']:8.1f} cpu",
+                    flush=True,
+                )
     for kind in ("wall", "cpu"):
         best = {who: statistics.median(r[kind] for r in made) for who, made in rates.items()}
-        print(f"{kind:5} ours {best['ours']:.1f}, open_clip {best['open_clip']:.1f} pairs/s: {best['ours'] / best['open_clip']:.2f} times")
+        print(
+            f"{kind:5} ours {best['ours']:.1f}, open_clip {best['open_clip']:.1f} pairs/s: "
+            f"{best['ours'] / best['open_clip']:.2f} times"
+        )
 
 
 def _run(who: str, data: Path, out: Path, threads: int) -> dict[str, float]:

@@ -1,9 +1,8 @@
 """Scenes with known content and one policy each, for `control.py`.
 
-A scene has 1 to 4 objects that `scenes` draws, no two alike by the `wordnet` matcher, a basic colour bound to about two of three, and
-relations between neighbours in the list. A colour is never the drawing's own, so that a picture tells whether it was asked for.
-Everything hangs on the scene's id.
-"""
+A scene has 1 to 4 objects that `scenes` draws, no two alike by the `wordnet` matcher, a basic colour bound to
+about two of three, and relations between neighbours in the list. A colour is never the drawing's own, so that
+a picture tells whether it was asked for. Everything hangs on the scene's id."""
 
 from __future__ import annotations
 
@@ -47,12 +46,16 @@ def alike(one: str, two: str) -> bool:
     """Whether a matcher could take one for the other, in a text or in tags."""
     if set(one.split()) & set(two.split()):
         return True
-    return matching.in_text([one], two, "wordnet", [one])[0] or matching.in_text([two], one, "wordnet", [two])[0]
+    return (
+        matching.in_text([one], two, "wordnet", [one])[0] or matching.in_text([two], one, "wordnet", [two])[0]
+    )
 
 
 def fresh(rng: random.Random, known: tuple[str, ...], among: tuple[str, ...]) -> str:
     """A name that is like none of the known ones."""
-    return next(name for name in rng.sample(among, len(among)) if not any(alike(name, other) for other in known))
+    return next(
+        name for name in rng.sample(among, len(among)) if not any(alike(name, other) for other in known)
+    )
 
 
 def colour_for(rng: random.Random, objects: tuple[str, ...], unlike: str | None = None) -> str:
@@ -72,7 +75,8 @@ def scene(number: int) -> Tags:
 
 
 def exchange_last(tags: Tags, rng: random.Random) -> Tags:
-    """A user's own edit, as `call` takes it: the last object goes with all that names it, and a thing of our own comes."""
+    """A user's own edit, as `call` takes it: the last object goes with all that names it, and a thing of our
+    own comes."""
     last = tags.objects[-1]
     attributes = tuple(a for a in tags.attributes if split_attribute(a, tags.objects)[1] != last)
     relations = tuple(r for r in tags.relations if last not in split_relation(r, tags.objects)[::2])
@@ -80,7 +84,8 @@ def exchange_last(tags: Tags, rng: random.Random) -> Tags:
 
 
 Maker = Callable[[Tags, random.Random], dict[str, Any] | None]
-"""A scene's tags -> the edit of a policy, as a recipe writes it; None where the scene has nothing to edit so."""
+"""A scene's tags -> the edit of a policy, as a recipe writes it; None where the scene has nothing to edit
+so."""
 
 
 def _modifier(tags: Tags, rng: random.Random) -> str | None:
@@ -101,7 +106,11 @@ def _add_object(tags: Tags, rng: random.Random) -> dict[str, Any] | None:
 
 
 def _add_attribute(tags: Tags, rng: random.Random) -> dict[str, Any] | None:
-    bare = [name for name in tags.objects if not any(split_attribute(a, tags.objects)[1] == name for a in tags.attributes)]
+    bare = [
+        name
+        for name in tags.objects
+        if not any(split_attribute(a, tags.objects)[1] == name for a in tags.attributes)
+    ]
     if not bare:
         return None
     name = rng.choice(bare)
@@ -110,7 +119,11 @@ def _add_attribute(tags: Tags, rng: random.Random) -> dict[str, Any] | None:
 
 def _replace_object(tags: Tags, rng: random.Random) -> dict[str, Any] | None:
     old = rng.choice(tags.objects)
-    colours = {split_attribute(a, tags.objects)[0] for a in tags.attributes if split_attribute(a, tags.objects)[1] == old}
+    colours = {
+        split_attribute(a, tags.objects)[0]
+        for a in tags.attributes
+        if split_attribute(a, tags.objects)[1] == old
+    }
     fitting = tuple(name for name in names() if own_colour(name) not in colours)
     return {"replace": {"objects": {old: fresh(rng, tags.objects, fitting)}}}
 
@@ -125,7 +138,11 @@ def _replace_class(tags: Tags, rng: random.Random) -> dict[str, Any] | None:
     if not there:
         return None
     old = rng.choice(there)
-    return {"replace": {"objects": {old: rng.choice([c for c in CLASSES if c not in there])}}} if len(there) < len(CLASSES) else None
+    return (
+        {"replace": {"objects": {old: rng.choice([c for c in CLASSES if c not in there])}}}
+        if len(there) < len(CLASSES)
+        else None
+    )
 
 
 EDITS: dict[str, Maker] = {
@@ -147,8 +164,8 @@ EDITS: dict[str, Maker] = {
 
 
 def shows(record: EditRecord, before: Tags, after: Tags) -> bool:
-    """Whether a picture can show that an edit was followed: not where two things that both stay lose their relation, since any picture
-    of both shows some, and not where `next to` is turned round."""
+    """Whether a picture can show that an edit was followed: not where two things that both stay lose their
+    relation, since any picture of both shows some, and not where `next to` is turned round."""
     if record.kind != "relations" or record.before is None:
         return True
     one, predicate, two = split_relation(record.before, before.objects)

@@ -1,11 +1,12 @@
-"""Evaluation beside clip_benchmark: the same checkpoint, images, texts, threads and batch; zero-shot classification and retrieval.
+"""Evaluation beside clip_benchmark: the same checkpoint, images, texts, threads and batch; zero-shot
+classification and retrieval.
 
     python benchmarks/evaluate.py --peer PYTHON [--images 10000] [--threads 2] [--workers 2]
 
-PYTHON is an interpreter with clip_benchmark 1.6.2, requests, its torch and open_clip (numpy below 2.4). It runs without automatic mixed
-precision, which changes its scores. Neither side's imports and loading of the model are timed. `rest` is everything but the two towers:
-reading, decoding, metrics, intervals. Goals: our rest below 10% of our time, our total at most the peer's, the same scores.
-"""
+PYTHON is an interpreter with clip_benchmark 1.6.2, requests, its torch and open_clip (numpy below 2.4). It
+runs without automatic mixed precision, which changes its scores. Neither side's imports and loading of the
+model are timed. `rest` is everything but the two towers: reading, decoding, metrics, intervals. Goals: our
+rest below 10% of our time, our total at most the peer's, the same scores."""
 
 from __future__ import annotations
 
@@ -80,28 +81,44 @@ print("RESULT " + json.dumps(out))
 
 
 def write_data(folder: Path, images: int) -> None:
-    """`classes` and `walls`, the same images: scenes with noise of their own, so that no two are alike, in four tars each."""
+    """`classes` and `walls`, the same images: scenes with noise of their own, so that no two are alike, in
+    four tars each."""
     from ctrlsynth.models.base import Prompt
     from ctrlsynth.models.embedded.scenes.painter import Scenes
 
     rng, noise = random.Random(0), np.random.default_rng(0)
-    texts = [f"a {c} {n} and a {d} {m}" for n in NAMES for c in COLOURS for m in NAMES for d in COLOURS if n != m and c != d]
+    texts = [
+        f"a {c} {n} and a {d} {m}"
+        for n in NAMES
+        for c in COLOURS
+        for m in NAMES
+        for d in COLOURS
+        if n != m and c != d
+    ]
     texts = rng.sample(texts, min(300, images))
-    drawn = [np.asarray(p.image.resize((64, 64))) for p in Scenes().generate([Prompt(t, seed=n) for n, t in enumerate(texts)]) if p.image]
+    drawn = [
+        np.asarray(p.image.resize((64, 64)))
+        for p in Scenes().generate([Prompt(t, seed=n) for n, t in enumerate(texts)])
+        if p.image
+    ]
     shards = 4
     for name in ("classes", "walls"):
         (folder / name / "test").mkdir(parents=True)
         (folder / name / "test" / "nshards.txt").write_text(f"{shards}\n")
     (folder / "walls" / "dataset_type.txt").write_text("retrieval\n")
     (folder / "classes" / "classnames.txt").write_text("".join(f"{n}\n" for n in NAMES))
-    (folder / "classes" / "zeroshot_classification_templates.txt").write_text("a photo of a {c}.\na drawing of a {c}.\n")
+    (folder / "classes" / "zeroshot_classification_templates.txt").write_text(
+        "a photo of a {c}.\na drawing of a {c}.\n"
+    )
     for shard in range(shards):
         with (
             tarfile.open(folder / "classes/test" / f"{shard}.tar", "w") as a,
             tarfile.open(folder / "walls/test" / f"{shard}.tar", "w") as b,
         ):
             for n in range(shard * images // shards, (shard + 1) * images // shards):
-                picture = drawn[n % len(drawn)].astype(np.int16) + noise.integers(-24, 25, (64, 64, 3), dtype=np.int16)
+                picture = drawn[n % len(drawn)].astype(np.int16) + noise.integers(
+                    -24, 25, (64, 64, 3), dtype=np.int16
+                )
                 out = io.BytesIO()
                 Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(out, "JPEG", quality=90)
                 text = texts[n % len(texts)]
@@ -135,11 +152,17 @@ def ours(model: Path, data: Path, out: Path) -> dict[str, Any]:
 
 def main() -> None:
     """See the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", help="an interpreter with clip_benchmark; without it only our own shares are shown")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--peer", help="an interpreter with clip_benchmark; without it only our own shares are shown"
+    )
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--workers", type=int, default=2, help="the peer's loader processes (we decode in two threads)")
+    parser.add_argument(
+        "--workers", type=int, default=2, help="the peer's loader processes (we decode in two threads)"
+    )
     asked = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(asked.threads)
     import torch
@@ -151,10 +174,19 @@ def main() -> None:
         write_model(folder / "model")
         found = {"ours": ours(folder / "model", folder / "data", folder / "out")}
         if asked.peer:
-            how = {"model": str(folder / "model"), "data": str(folder / "data"), "threads": asked.threads, "workers": asked.workers}
+            how = {
+                "model": str(folder / "model"),
+                "data": str(folder / "data"),
+                "threads": asked.threads,
+                "workers": asked.workers,
+            }
             environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
             done = subprocess.run(
-                [asked.peer, "-c", PEER, json.dumps(how)], env=environment, stdout=subprocess.PIPE, text=True, check=False
+                [asked.peer, "-c", PEER, json.dumps(how)],
+                env=environment,
+                stdout=subprocess.PIPE,
+                text=True,
+                check=False,
             )
             if done.returncode:
                 sys.exit(f"{asked.peer}: the peer failed, see above")
@@ -171,13 +203,19 @@ def show(found: dict[str, Any], asked: argparse.Namespace) -> None:
             seconds = results[task]
             totals[who] = seconds["encode"] + seconds["rest"]
             share = 100 * seconds["rest"] / totals[who]
-            print(f"{task:8} {who:15} {totals[who]:8.2f} s, encoding {seconds['encode']:8.2f} s, the rest {share:5.1f}%")
+            print(
+                f"{task:8} {who:15} {totals[who]:8.2f} s, encoding {seconds['encode']:8.2f} s, the rest "
+                f"{share:5.1f}%"
+            )
         if len(found) > 1:
             mine, theirs = found["ours"][task]["scores"], found["clip_benchmark"][task]["scores"]
             apart = {name: abs(mine[name] - theirs[other]) for name, other in names.items()}
             worst = max(apart, key=lambda n: apart[n])
             ratio = totals["clip_benchmark"] / totals["ours"]
-            print(f"{task:8} the peer's time / ours {ratio:.2f}; scores differ by {apart[worst]:.1e} at most ({worst})")
+            print(
+                f"{task:8} the peer's time / ours {ratio:.2f}; scores differ by {apart[worst]:.1e} at most "
+                f"({worst})"
+            )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """The `imagenet` tagger beside onnxruntime called directly: images a second from decoded images, in one run.
 
-    python benchmarks/imagenet.py [--model lite2] [--images 320] [--threads 1]
-    python benchmarks/imagenet.py --stage [--images 400]        # the whole stage of a run: reading, decoding and writing included
+    python benchmarks/imagenet.py [--model lite2] [--images 320] [--threads 1] python benchmarks/imagenet.py
+    --stage [--images 400]        # the whole stage of a run: reading, decoding and writing included
 
-Peer: `session.run` in as many threads on tensors prepared beforehand, so that it pays for the network and nothing else. Ours pays for
-crop, resize, colours, names and Tags too. They take turns, 16
-images at a time, so that a busy machine slows both alike; printed are the medians over all turns. The goal is 0.90.
-With --stage our turns are runs over 64 JPEG files of 256 pixels each; timed is the `tag` stage.
-"""
+Peer: `session.run` in as many threads on tensors prepared beforehand, so that it pays for the network and
+nothing else. Ours pays for crop, resize, colours, names and Tags too. They take turns, 16 images at a time,
+so that a busy machine slows both alike; printed are the medians over all turns. The goal is 0.90. With
+--stage our turns are runs over 64 JPEG files of 256 pixels each; timed is the `tag` stage."""
 
 from __future__ import annotations
 
@@ -35,12 +34,18 @@ STAGE = 64  # images of a run
 
 
 def photographs(size: int | None) -> list[Image.Image]:
-    """The sample photographs of scikit-image and scikit-learn, decoded; with their longer side at `size` pixels if it is given."""
+    """The sample photographs of scikit-image and scikit-learn, decoded; with their longer side at `size`
+    pixels if it is given."""
     folder = Path(skimage.__file__).parent / "data"
-    paths = [folder / name for name in PHOTOS] + sorted((Path(sklearn.__file__).parent / "datasets/images").glob("*.jpg"))
+    paths = [folder / name for name in PHOTOS] + sorted(
+        (Path(sklearn.__file__).parent / "datasets/images").glob("*.jpg")
+    )
     images = [Image.open(path).convert("RGB") for path in paths]
     if size is not None:
-        images = [i.resize((round(i.width * size / max(i.size)), round(i.height * size / max(i.size)))) for i in images]
+        images = [
+            i.resize((round(i.width * size / max(i.size)), round(i.height * size / max(i.size))))
+            for i in images
+        ]
     return images
 
 
@@ -70,7 +75,8 @@ class StageClock:
 
 
 def stage_rate(model: str, threads: int, images: int) -> float:
-    """Images a second of the `tag` stage in a real run over `images` JPEG files whose longer side is 256 pixels."""
+    """Images a second of the `tag` stage in a real run over `images` JPEG files whose longer side is 256
+    pixels."""
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         (base / "photos").mkdir()
@@ -91,11 +97,18 @@ def stage_rate(model: str, threads: int, images: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="lite2")
     parser.add_argument("--images", type=int, default=320)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--size", type=int, default=None, help="longer side of the images in pixels; left out: as they are (300 to 741)")
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=None,
+        help="longer side of the images in pixels; left out: as they are (300 to 741)",
+    )
     parser.add_argument("--stage", action="store_true")
     options = parser.parse_args()
     quiet_native_threads()
@@ -109,7 +122,10 @@ def main() -> None:
 
     tagger.tag(items)
     if options.stage:
-        pairs = [(bare(), TURN / stage_rate(options.model, options.threads, STAGE)) for _ in range(max(1, options.images // STAGE))]
+        pairs = [
+            (bare(), TURN / stage_rate(options.model, options.threads, STAGE))
+            for _ in range(max(1, options.images // STAGE))
+        ]
     else:
         pairs = [(bare(), seconds(lambda: tagger.tag(items))) for _ in range(max(1, options.images // TURN))]
     peer, ours = (TURN / statistics.median(times) for times in zip(*pairs, strict=True))

@@ -1,12 +1,13 @@
-"""Tokens per second of `smollm2` (through `generate`) beside as many llama.cpp engines called directly with the same prompts.
+"""Tokens per second of `smollm2` (through `generate`) beside as many llama.cpp engines called directly with
+the same prompts.
 
     python benchmarks/llm_engine.py [--requests 120] [--processes N] [--chunk 20]
 
-Both sides reset the slot to the prompt's fixed head before each request. The direct side is a plain loop over `xllamacpp.Server` in each
-process, which gets its share of a chunk at once. The two sides take turns, so that a busy machine slows both. The first ratio
-is by the clock (goal: at least 0.95); the second by the processor time of the engine processes, which other work on the machine disturbs
-less. The requests are also asked in the opposite order, and the texts that differ are counted.
-"""
+Both sides reset the slot to the prompt's fixed head before each request. The direct side is a plain loop over
+`xllamacpp.Server` in each process, which gets its share of a chunk at once. The two sides take turns, so that
+a busy machine slows both. The first ratio is by the clock (goal: at least 0.95); the second by the processor
+time of the engine processes, which other work on the machine disturbs less. The requests are also asked in
+the opposite order, and the texts that differ are counted."""
 
 from __future__ import annotations
 
@@ -40,7 +41,10 @@ for line in sys.stdin:
         said.append([reply["usage"]["completion_tokens"], reply["choices"][0]["text"]])
     print(json.dumps(said), flush=True)
 """
-OBJECTS = "dog cat horse bird car bicycle boat tree house chair table lamp ball kite umbrella bridge train flower cup clock".split()
+OBJECTS = (
+    "dog cat horse bird car bicycle boat tree house chair table lamp ball kite umbrella bridge train "
+    "flower cup clock".split()
+)
 COLOURS = "red blue green yellow white black brown grey orange purple".split()
 RELATIONS = "on,under,next to,behind,in front of,near,beside,above".split(",")
 
@@ -62,7 +66,10 @@ class Direct:
     def __init__(self, processes: int) -> None:
         command = [sys.executable, "-c", DIRECT, str(smollm2_file())]
         pipe = subprocess.PIPE
-        self.running = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) for _ in range(processes)]
+        self.running = [
+            subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+            for _ in range(processes)
+        ]
 
     def ask(self, tasks: list[Task]) -> list[tuple[int, str]]:
         """(tokens, text) of each task; engine i takes every n-th from the i-th on."""
@@ -90,7 +97,9 @@ def processor_seconds(pids: list[int]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--requests", type=int, default=120)
     parser.add_argument("--processes", type=int, default=cores())
     parser.add_argument("--chunk", type=int, default=20)
@@ -121,14 +130,29 @@ def main() -> None:
     busy = [processor_seconds(one) - start for one, start in zip(pids, before, strict=True)]
     plain.close()
     ours, reference = tokens[0] / seconds[0], tokens[1] / seconds[1]
-    print(f"ctrlsynth {ours:.1f} tokens/s, direct {reference:.1f} tokens/s, ratio {ours / reference:.3f} (goal 0.95)")
+    print(
+        f"ctrlsynth {ours:.1f} tokens/s, direct {reference:.1f} tokens/s, ratio {ours / reference:.3f} "
+        f"(goal 0.95)"
+    )
     each = [tokens[side] / busy[side] for side in (0, 1)]
-    print(f"tokens per processor second: ctrlsynth {each[0]:.1f}, direct {each[1]:.1f}, ratio {each[0] / each[1]:.3f}")
-    print(f"{options.processes} processes, {options.requests} requests, {tokens[0]} tokens, chunks of {options.chunk}")
+    print(
+        f"tokens per processor second: ctrlsynth {each[0]:.1f}, direct {each[1]:.1f}, ratio "
+        f"{each[0] / each[1]:.3f}"
+    )
+    print(
+        f"{options.processes} processes, {options.requests} requests, {tokens[0]} tokens, chunks of "
+        f"{options.chunk}"
+    )
     backward = [reply.text for reply in model.generate(asked[::-1])][::-1]
     model.close()
-    print(f"texts that differ in the opposite order: {sum(a != b for a, b in zip(texts, backward, strict=True))} of {len(texts)}")
-    print(f"texts that differ from the direct engines': {sum(a != b for a, b in zip(texts, theirs, strict=True))} of {len(texts)}")
+    print(
+        f"texts that differ in the opposite order: "
+        f"{sum(a != b for a, b in zip(texts, backward, strict=True))} of {len(texts)}"
+    )
+    print(
+        f"texts that differ from the direct engines': "
+        f"{sum(a != b for a, b in zip(texts, theirs, strict=True))} of {len(texts)}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Every language model beside `realizer`, on the hand-labelled tags of tests/files/web_captions.jsonl.
 
-    python benchmarks/llms.py [--rows 94] [--seeds 1] [--gguf path/to/model.gguf] [--family tags|tags+text|text] [--examples 5]
+    python benchmarks/llms.py [--rows 94] [--seeds 1] [--gguf path/to/model.gguf] [--family
+    tags|tags+text|text] [--examples 5]
 
-recall        share of the tags that the `lemma` matcher finds in the text, by kind (a text is written from the tags alone, unless the
-              family says otherwise)
-added         objects that the `wordnet` tagger reads in the text and that are not among the tags (nor in the caption, where it was given),
-              per text
+recall        share of the tags that the `lemma` matcher finds in the text, by kind (a text is written from
+              the tags alone, unless the family says otherwise)
+added         objects that the `wordnet` tagger reads in the text and that are not among the tags (nor in the
+              caption, where it was given), per text
 distinct-1/2  different words (pairs of words) over all of them, all texts taken together
 words         of a text: mean, least, most
 yield         share of the texts that pass the judge's rule: recall of all tags >= 0.2
@@ -32,7 +33,10 @@ CAPTIONS = Path(__file__).parent.parent / "tests" / "files" / "web_captions.json
 def rows(limit: int) -> list[tuple[str, Tags]]:
     """(caption, tags as labelled by hand); captions without tags are left out."""
     labelled = [json.loads(line) for line in CAPTIONS.read_text("utf-8").splitlines()]
-    both = [(one["caption"], Tags(tuple(one["objects"]), tuple(one["attributes"]), tuple(one["relations"]))) for one in labelled]
+    both = [
+        (one["caption"], Tags(tuple(one["objects"]), tuple(one["attributes"]), tuple(one["relations"])))
+        for one in labelled
+    ]
     return [(caption, tags) for caption, tags in both if tags.phrases()][:limit]
 
 
@@ -42,28 +46,53 @@ def requests(data: list[tuple[str, Tags]], family: str, seeds: int) -> list[Requ
         for n, (caption, tags) in enumerate(data):
             shown = caption if family != "tags" else None
             given = Tags() if family == "text" else tags
-            ask = f"Write one plain sentence that describes an image with these phrases: {', '.join(tags.phrases())}."
+            ask = (
+                f"Write one plain sentence that describes an image with these phrases: "
+                f"{', '.join(tags.phrases())}."
+            )
             if family == "tags+text":
                 phrases = ", ".join(tags.phrases())
-                ask = f"Rewrite this caption as one plain sentence that has these phrases too. Caption: {caption}. Phrases: {phrases}."
+                ask = (
+                    f"Rewrite this caption as one plain sentence that has these phrases too. Caption: "
+                    f"{caption}. Phrases: {phrases}."
+                )
             elif family == "text":
                 ask = f"Rewrite this image caption in other words, as one plain sentence: {caption}"
-            out.append(Request(f"{ask} Output only the sentence.", given, shown, family, seed=seed * 1000 + n, max_tokens=80))
+            out.append(
+                Request(
+                    f"{ask} Output only the sentence.",
+                    given,
+                    shown,
+                    family,
+                    seed=seed * 1000 + n,
+                    max_tokens=80,
+                )
+            )
     return out
 
 
 def added(text: str, tags: Tags, caption: str | None) -> list[str]:
     """Objects of the text that neither tags nor caption name."""
     known = [*tags.objects, *tags.attributes, *tags.relations, caption or ""]
-    return [name for name in mine(text).objects if not any(matching.in_text([name], phrase)[0] for phrase in known)]
+    return [
+        name
+        for name in mine(text).objects
+        if not any(matching.in_text([name], phrase)[0] for phrase in known)
+    ]
 
 
 def distinct(texts: list[str], n: int) -> float:
-    grams = [tuple(words[i : i + n]) for words in (text.lower().split() for text in texts) for i in range(len(words) - n + 1)]
+    grams = [
+        tuple(words[i : i + n])
+        for words in (text.lower().split() for text in texts)
+        for i in range(len(words) - n + 1)
+    ]
     return len(set(grams)) / max(1, len(grams))
 
 
-def measure(name: str, model: LanguageModel, asked: list[Request], data: list[tuple[str, Tags]], examples: int) -> dict[str, float]:
+def measure(
+    name: str, model: LanguageModel, asked: list[Request], data: list[tuple[str, Tags]], examples: int
+) -> dict[str, float]:
     start = time.perf_counter()
     replies: list[Reply] = model.generate(asked)
     seconds = time.perf_counter() - start
@@ -82,7 +111,10 @@ def measure(name: str, model: LanguageModel, asked: list[Request], data: list[tu
     texts = [reply.text for reply in replies if reply.error is None]
     lengths = [len(text.split()) for text in texts] or [0]
     for n in range(min(examples, len(replies))):
-        print(f"    {', '.join(data[n % len(data)][1].phrases())}\n      {name}: {replies[n].text or replies[n].error}")
+        print(
+            f"    {', '.join(data[n % len(data)][1].phrases())}\n      {name}: "
+            f"{replies[n].text or replies[n].error}"
+        )
     tokens = sum(reply.completion_tokens or 0 for reply in replies)
     return {
         **{kind: found[kind] / max(1, wanted[kind]) for kind in KINDS},
@@ -100,12 +132,23 @@ def measure(name: str, model: LanguageModel, asked: list[Request], data: list[tu
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=94)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--family", choices=("tags", "tags+text", "text"), default="tags")
-    parser.add_argument("--gguf", action="append", default=[], help="another model, asked with the instruction in its own template")
-    parser.add_argument("--zero-shot", action="store_true", help="also SmolLM2 without the grammar, and with the plain instruction")
+    parser.add_argument(
+        "--gguf",
+        action="append",
+        default=[],
+        help="another model, asked with the instruction in its own template",
+    )
+    parser.add_argument(
+        "--zero-shot",
+        action="store_true",
+        help="also SmolLM2 without the grammar, and with the plain instruction",
+    )
     parser.add_argument("--examples", type=int, default=5)
     options = parser.parse_args()
     data = rows(options.rows)
@@ -124,7 +167,10 @@ def main() -> None:
             close()
     columns = list(next(iter(table.values())))
     width = max(map(len, table))
-    print(f"\n{options.family}: {len(asked)} requests\n{'':{width}} " + " ".join(f"{column:>10}" for column in columns))
+    print(
+        f"\n{options.family}: {len(asked)} requests\n{'':{width}} "
+        + " ".join(f"{column:>10}" for column in columns)
+    )
     for name, row in table.items():
         print(f"{name:{width}} " + " ".join(f"{row[column]:10.3f}" for column in columns))
 

@@ -1,12 +1,14 @@
-"""Captions a second: ours beside pyahocorasick, ahocorasick_rs and the plain rule, on one core, with up to 500,000 entries.
+"""Captions a second: ours beside pyahocorasick, ahocorasick_rs and the plain rule, on one core, with up to
+500,000 entries.
 
     python benchmarks/match.py [--captions 200000] [--entries 500000] [--out results.json]
 
-Needs ctrlsynth[concepts] and pyahocorasick; ahocorasick_rs takes part where it is installed. The bank is real: WordNet, symspellpy's words
-and pairs, numbers; when that is fewer than --entries, WordNet's other words, with their case, and plurals fill it up. The captions are
-WordNet's glosses: a definition and its examples, 75 letters on average. Every matcher gives the same sets, which is checked. Ours is timed
-from an arrow column to arrow columns, spacing rule included; the others from Python strings to Python sets, spacing rule included: what
-each would cost in a pipeline. Two threads: ours only, over two halves of the captions.
+Needs ctrlsynth[concepts] and pyahocorasick; ahocorasick_rs takes part where it is installed. The bank is
+real: WordNet, symspellpy's words and pairs, numbers; when that is fewer than --entries, WordNet's other
+words, with their case, and plurals fill it up. The captions are WordNet's glosses: a definition and its
+examples, 75 letters on average. Every matcher gives the same sets, which is checked. Ours is timed from an
+arrow column to arrow columns, spacing rule included; the others from Python strings to Python sets, spacing
+rule included: what each would cost in a pipeline. Two threads: ours only, over two halves of the captions.
 """
 
 from __future__ import annotations
@@ -60,7 +62,9 @@ def best(work: Callable[[], Any], again: int) -> float:
 def plain_rule(entries: Sequence[str]) -> Callable[[Sequence[str]], Sets]:
     """MetaCLIP's rule as it is written."""
     needles = [f" {entry} " for entry in entries]
-    return lambda texts: [{i for i, needle in enumerate(needles) if needle in text} for text in map(spaced, texts)]
+    return lambda texts: [
+        {i for i, needle in enumerate(needles) if needle in text} for text in map(spaced, texts)
+    ]
 
 
 def pyahocorasick(entries: Sequence[str]) -> Callable[[Sequence[str]], Sets]:
@@ -78,15 +82,25 @@ def ahocorasick_rs(entries: Sequence[str]) -> Callable[[Sequence[str]], Sets]:
     """The Rust automaton with Python bindings."""
     import ahocorasick_rs as rs
 
-    automaton = rs.AhoCorasick([f" {entry} " for entry in entries], implementation=rs.Implementation.ContiguousNFA)
-    return lambda texts: [{found[0] for found in automaton.find_matches_as_indexes(spaced(t), overlapping=True)} for t in texts]
+    automaton = rs.AhoCorasick(
+        [f" {entry} " for entry in entries], implementation=rs.Implementation.ContiguousNFA
+    )
+    return lambda texts: [
+        {found[0] for found in automaton.find_matches_as_indexes(spaced(t), overlapping=True)} for t in texts
+    ]
 
 
-PEERS = {"pyahocorasick": (pyahocorasick, 20_000), "ahocorasick_rs": (ahocorasick_rs, 20_000), "plain rule": (plain_rule, 40)}
+PEERS = {
+    "pyahocorasick": (pyahocorasick, 20_000),
+    "ahocorasick_rs": (ahocorasick_rs, 20_000),
+    "plain rule": (plain_rule, 40),
+}
 """Name -> how it is made, and how many captions it is timed on."""
 
 
-def peers(entries: Sequence[str], texts: Sequence[str], again: int = 3) -> tuple[dict[str, float], dict[str, Sets]]:
+def peers(
+    entries: Sequence[str], texts: Sequence[str], again: int = 3
+) -> tuple[dict[str, float], dict[str, Sets]]:
     """Captions a second of each peer that is installed, and the sets that it found in the first captions."""
     rates, sets = {}, {}
     for name, (make, count) in PEERS.items():
@@ -97,12 +111,15 @@ def peers(entries: Sequence[str], texts: Sequence[str], again: int = 3) -> tuple
             continue
         some = texts[:count]
         sets[name] = work(some)
-        rates[name] = len(some) / best(lambda work=work, some=some: work(some), 1 if name == "plain rule" else again)  # type: ignore[misc]
+        rates[name] = len(some) / best(
+            lambda work=work, some=some: work(some), 1 if name == "plain rule" else again
+        )  # type: ignore[misc]
     return rates, sets
 
 
 def ours(matcher: Matcher, column: pa.Array, again: int = 5) -> dict[str, float]:
-    """Captions a second on one thread (processor time) and on two (wall time, beside one thread's wall time)."""
+    """Captions a second on one thread (processor time) and on two (wall time, beside one thread's wall
+    time)."""
     half = len(column) // 2
     halves = [column.slice(0, half), column.slice(half)]
 
@@ -123,7 +140,9 @@ def ours(matcher: Matcher, column: pa.Array, again: int = 5) -> dict[str, float]
 
 def main() -> None:
     """Prints a table, and writes it as JSON with --out."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--captions", type=int, default=200_000)
     parser.add_argument("--entries", type=int, default=500_000)
     parser.add_argument("--out", type=Path)
@@ -140,10 +159,13 @@ def main() -> None:
     for name, expected in sets.items():
         assert [set(row) for row in found.lists()[: len(expected)]] == expected, name
     told: dict[str, Any] = {
-        "entries": len(entries), "captions": len(texts), "letters a caption": round(sum(map(len, texts)) / len(texts), 1),
-        "entries a caption": round(len(found.entries) / len(texts), 2), "compiling or loading s": round(compiling, 2),
+        "entries": len(entries), "captions": len(texts), "letters a caption": round(sum(map(len,
+        texts)) / len(texts), 1),
+        "entries a caption": round(len(found.entries) / len(texts), 2),
+        "compiling or loading s": round(compiling, 2),
         "building s": round(building, 2), "tables MB": round(matcher.nbytes / 1e6, 1),
-        "captions a second": {k: round(v, 2 if k.startswith("two") else 0) for k, v in {**ours(matcher, pa.array(texts)), **rates}.items()},
+        "captions a second": {k: round(v, 2 if k.startswith("two") else 0) for k, v in {**ours(matcher,
+        pa.array(texts)), **rates}.items()},
     }  # fmt: skip
     speed = told["captions a second"]
     told["ours against"] = {name: round(speed["ours"] / speed[name], 1) for name in rates}

@@ -1,18 +1,19 @@
-"""Match, balance to 10%, coverage on at least a million real short texts: wall time, processor time and peak memory of each command.
+"""Match, balance to 10%, coverage on at least a million real short texts: wall time, processor time and peak
+memory of each command.
 
     python benchmarks/million.py [--texts 1000000] [--work DIR] [--dict FILE ...] [--ray] [--out results.json]
 
-The texts are what a machine has: WordNet's definitions and examples, the sentences of the docstrings and documents of the Python packages
-in this environment, dictionaries in dictd's format (Debian's dict-gcide, dict-foldoc, dict-jargon and dict-devil, found where that system
-keeps them, or given with --dict), the one-line descriptions of Debian's packages, and the documents of those that are installed. Repeats
-stay: real captions have them. When all of that is fewer than --texts, captions generated from WordNet's words by Zipf's law fill it up,
-and the output says how many. The bank is that of `match.py`: 500,000 entries.
+The texts are what a machine has: WordNet's definitions and examples, the sentences of the docstrings and
+documents of the Python packages in this environment, dictionaries in dictd's format (Debian's dict-gcide,
+dict-foldoc, dict-jargon and dict-devil, found where that system keeps them, or given with --dict), the
+one-line descriptions of Debian's packages, and the documents of those that are installed. Repeats stay: real
+captions have them. When all of that is fewer than --texts, captions generated from WordNet's words by Zipf's
+law fill it up, and the output says how many. The bank is that of `match.py`: 500,000 entries.
 
-Every stage is the command itself in a process of its own. The ratios compare `concepts match` as a whole (reading, matching, writing) with
-what pyahocorasick and the plain rule alone need for a sample of the same texts, and the matcher alone with the same. With --ray, matching
-and coverage run with `--engine ray` too, and a recipe of match and balance with both engines, which must keep as many (peak memory is the
-driver's).
-"""
+Every stage is the command itself in a process of its own. The ratios compare `concepts match` as a whole
+(reading, matching, writing) with what pyahocorasick and the plain rule alone need for a sample of the same
+texts, and the matcher alone with the same. With --ray, matching and coverage run with `--engine ray` too, and
+a recipe of match and balance with both engines, which must keep as many (peak memory is the driver's)."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ paths: {{balanced: [text, balance]}}
 balance: {{size: {size}, bank: bank.txt}}
 judge: null
 """
-"""Match and balance as nodes of a path: the part of a run that `concepts match` and `concepts balance` do alone."""
+"""Match and balance as nodes of a path: the part of a run that `concepts match` and `concepts balance` do
+alone."""
 
 _COMMAND = """
 import atexit, re, sys
@@ -62,7 +64,8 @@ from ctrlsynth.cli.main.main import main
 atexit.register(lambda: print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1], file=sys.stderr))
 main()
 """
-"""A command that says its peak memory at the end, in kB: what wait4 tells begins with the memory of the process that started it."""
+"""A command that says its peak memory at the end, in kB: what wait4 tells begins with the memory of the
+process that started it."""
 
 
 def sentences(text: str) -> Iterator[str]:
@@ -105,7 +108,8 @@ def from_dictionaries(files: Sequence[str]) -> Iterator[str]:
 
 
 def from_debian() -> Iterator[str]:
-    """One-line descriptions of all packages that apt knows, and sentences of the documents under /usr/share/doc, where there are such."""
+    """One-line descriptions of all packages that apt knows, and sentences of the documents under
+    /usr/share/doc, where there are such."""
     if shutil.which("apt-cache"):
         told = subprocess.run(["apt-cache", "dumpavail"], capture_output=True, text=True, check=True).stdout
         lines = (line.partition(": ")[2] for line in told.splitlines() if line.startswith("Description: "))
@@ -128,7 +132,8 @@ def generated(count: int) -> Iterator[str]:
 
 
 def write_corpus(folder: Path, count: int, dictionaries: Sequence[str]) -> dict[str, int]:
-    """Writes `count` texts, a line each, into `FILES` files in turn (a file is what a thread takes); returns how many came from where."""
+    """Writes `count` texts, a line each, into `FILES` files in turn (a file is what a thread takes); returns
+    how many came from where."""
     told: dict[str, int] = {}
     folder.mkdir(exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -173,20 +178,30 @@ def timed(*words: object) -> dict[str, float]:
 
 def main() -> None:
     """Prints what was measured as JSON, and writes it with --out."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--texts", type=int, default=1_000_000)
     parser.add_argument("--entries", type=int, default=500_000)
-    parser.add_argument("--work", type=Path, help="a folder for corpus, matches and subset; a temporary one unless given")
+    parser.add_argument(
+        "--work", type=Path, help="a folder for corpus, matches and subset; a temporary one unless given"
+    )
     parser.add_argument("--dict", nargs="*", default=sorted(glob.glob("/usr/share/dictd/*.dict.dz")))
     parser.add_argument(
-        "--ray", action="store_true", help="match once more with --engine ray, and match and balance as a recipe, with both engines"
+        "--ray",
+        action="store_true",
+        help="match once more with --engine ray, and match and balance as a recipe, with both engines",
     )
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     work = options.work or Path(tempfile.mkdtemp(prefix="ctrlsynth-million-"))
     work.mkdir(parents=True, exist_ok=True)
     told: dict[str, Any] = {"texts": write_corpus(work / "corpus", options.texts, options.dict)}
-    texts = [line for path in sorted((work / "corpus").iterdir()) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+    texts = [
+        line
+        for path in sorted((work / "corpus").iterdir())
+        for line in path.read_text(encoding="utf-8").split("\n")[:-1]
+    ]
     told["letters a text"] = round(sum(map(len, texts)) / len(texts), 1)
     entries = peers.bank(options.entries)
     (work / "bank.txt").write_text("".join(f"{entry}\n" for entry in entries), encoding="utf-8")
@@ -196,14 +211,30 @@ def main() -> None:
     told["match, 2 threads"] = timed(*match, work / "matches-2", "--workers", 2)
     if options.ray:
         told["match, ray"] = timed(*match, work / "matches-ray", "--engine", "ray")
-    told["balance to 10%"] = timed("concepts", "balance", work / "matches", "--size", len(texts) // 10, "--out", work / "subset.parquet")
-    told["coverage"] = timed("concepts", "coverage", work / "matches", "--vs", work / "subset.parquet", "--plot", work / "coverage.png")
+    told["balance to 10%"] = timed(
+        "concepts", "balance", work / "matches", "--size", len(texts) // 10, "--out", work / "subset.parquet"
+    )
+    told["coverage"] = timed(
+        "concepts",
+        "coverage",
+        work / "matches",
+        "--vs",
+        work / "subset.parquet",
+        "--plot",
+        work / "coverage.png",
+    )
     if options.ray:
-        told["coverage, ray"] = timed("concepts", "coverage", work / "matches", "--vs", work / "subset.parquet", "--engine", "ray")
+        told["coverage, ray"] = timed(
+            "concepts", "coverage", work / "matches", "--vs", work / "subset.parquet", "--engine", "ray"
+        )
         (work / "recipe.yaml").write_text(RECIPE.format(size=len(texts) // 10), encoding="utf-8")
         for engine in ("local", "ray"):
-            told[f"recipe, {engine}"] = timed("run", work / "recipe.yaml", "--out", work / f"run-{engine}", "--engine", engine)
-            told[f"recipe, {engine}"]["kept"] = sum(row.ok for row in Run.open(work / f"run-{engine}").ledger() if row.kind == "balance")
+            told[f"recipe, {engine}"] = timed(
+                "run", work / "recipe.yaml", "--out", work / f"run-{engine}", "--engine", engine
+            )
+            told[f"recipe, {engine}"]["kept"] = sum(
+                row.ok for row in Run.open(work / f"run-{engine}").ledger() if row.kind == "balance"
+            )
         if told["recipe, local"]["kept"] != told["recipe, ray"]["kept"]:
             raise SystemExit("the two engines keep different captions")
     sample = random.Random(0).sample(texts, min(len(texts), 20_000))
@@ -211,8 +242,12 @@ def main() -> None:
     rates["ours"] = peers.ours(Matcher(entries), pa.array(texts[:: max(1, len(texts) // 200_000)]), 3)["ours"]
     told["texts a second"] = {name: round(rate) for name, rate in rates.items()}
     whole = len(texts) / told["match"]["processor s"]
-    told["matcher against"] = {name: round(rates["ours"] / rate, 1) for name, rate in rates.items() if name != "ours"}
-    told["concepts match as a whole against"] = {name: round(whole / rate, 1) for name, rate in rates.items() if name != "ours"}
+    told["matcher against"] = {
+        name: round(rates["ours"] / rate, 1) for name, rate in rates.items() if name != "ours"
+    }
+    told["concepts match as a whole against"] = {
+        name: round(whole / rate, 1) for name, rate in rates.items() if name != "ours"
+    }
     print(json.dumps(told, indent=1))
     if options.out:
         options.out.write_text(json.dumps(told, indent=1) + "\n")

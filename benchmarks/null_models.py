@@ -1,4 +1,5 @@
-"""Models that do nothing but keep the contract: what remains is the pipeline's own cost. Named in recipes as `null_models:NullTagger`."""
+"""Models that do nothing but keep the contract: what remains is the pipeline's own cost. Named in recipes as
+`null_models:NullTagger`."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from ctrlsynth.sample import Tags
 
 
 class NullTagger:
-    """The first two words of four letters or more are the objects; both carry an attribute, one relation joins them."""
+    """The first two words of four letters or more are the objects; both carry an attribute, one relation
+    joins them."""
 
     id = "null-tagger"
     digest = "1"
@@ -22,7 +24,11 @@ class NullTagger:
     def _tags(self, text: str) -> Tags:
         words = [w for w in text.split() if len(w) > 3] or ["thing"]
         first, last = words[0], words[-1]
-        return Tags((first, last) if first != last else (first,), (f"red {first}",), (f"{first} on {last}",) if first != last else ())
+        return Tags(
+            (first, last) if first != last else (first,),
+            (f"red {first}",),
+            (f"{first} on {last}",) if first != last else (),
+        )
 
 
 class NullLLM:

@@ -1,12 +1,12 @@
-"""The pipeline's own speed: rows a second through read, tag, write, judge with null models, everything on (keys, provenance, parts).
+"""The pipeline's own speed: rows a second through read, tag, write, judge with null models, everything on
+(keys, provenance, parts).
 
     python benchmarks/pipeline.py --rows 100000             # rows/s and peak memory of one run
     python benchmarks/pipeline.py --memory                  # peak memory at 10,000 and 500,000 rows
     python benchmarks/pipeline.py --distilabel [PYTHON]     # tag, write, filter in distilabel in the same run; PYTHON: who has it installed
 
-Every run is a process of its own, held on one core. Beside the clock stands processor time (user and system, children included), which a
-busy machine disturbs less.
-"""
+Every run is a process of its own, held on one core. Beside the clock stands processor time (user and system,
+children included), which a busy machine disturbs less."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ models: {tagger: "null_models:NullTagger", llm: "null_models:NullLLM"}
 paths: [{speed: [text, tags, text*]}]
 image_policy: {styles: {}}
 """
-WORDS = ("dog cat table chair street mountain bicycle river woman children market flowers window bridge garden harbour kitchen horse "
+WORDS = ("dog cat table chair street mountain bicycle river woman children market flowers window bridge " "garden harbour " "kitchen horse "
          "station lighthouse bread orange train umbrella guitar forest snow beach tower").split()  # fmt: skip
 
 
@@ -38,11 +38,17 @@ def write_captions(path: Path, rows: int) -> None:
     with open(path, "w", encoding="utf-8") as handle:
         for n in range(rows):
             a, b, c = rng.sample(WORDS, 3)
-            handle.write(json.dumps({"key": f"{n:08d}", "caption": f"an old photo of the {a} near a small {b} and the {c}"}) + "\n")
+            handle.write(
+                json.dumps(
+                    {"key": f"{n:08d}", "caption": f"an old photo of the {a} near a small {b} and the {c}"}
+                )
+                + "\n"
+            )
 
 
 def one_run(rows: int) -> dict[str, float]:
-    """Runs the recipe in this process; seconds from the recipe's file to the last part, of the clock and of processor time; peak MB."""
+    """Runs the recipe in this process; seconds from the recipe's file to the last part, of the clock and of
+    processor time; peak MB."""
     from ctrlsynth.runs.drive import run
 
     with tempfile.TemporaryDirectory() as folder:
@@ -67,7 +73,9 @@ def distilabel_run(rows: int) -> dict[str, float]:
     """The same three steps, tag, write and filter, as distilabel steps with the same null models."""
     import distilabel_peer
 
-    return distilabel_peer.run([f"an old photo of the {WORDS[n % len(WORDS)]} near a small {WORDS[n % 7]}" for n in range(rows)])
+    return distilabel_peer.run(
+        [f"an old photo of the {WORDS[n % len(WORDS)]} near a small {WORDS[n % 7]}" for n in range(rows)]
+    )
 
 
 def in_process(what: str, rows: int, python: str = sys.executable) -> dict[str, float]:
@@ -92,9 +100,12 @@ def show(name: str, found: dict[str, float]) -> None:
 
 def beside_distilabel(ours: dict[str, float], python: str, rows: int) -> None:
     """The peer's line and the ratios, or one line that says that it is not installed."""
-    if subprocess.run([python, "-c", "import distilabel.pipeline"], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        [python, "-c", "import distilabel.pipeline"], capture_output=True, check=False
+    ).returncode:
         print(
-            f"distilabel  not installed for {python}: `pip install distilabel==1.5.3 pillow` into a venv of its own, then name its python"
+            f"distilabel  not installed for {python}: `pip install distilabel==1.5.3 pillow` into a venv of "
+            f"its own, then name its python"
         )
         return
     peer = in_process("distilabel", rows, python)
@@ -105,7 +116,9 @@ def beside_distilabel(ours: dict[str, float], python: str, rows: int) -> None:
 
 def main() -> None:
     """Prints a line a measurement."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--distilabel", nargs="?", const=sys.executable, metavar="PYTHON")
@@ -118,7 +131,10 @@ def main() -> None:
         small, large = in_process("ours", 10_000), in_process("ours", 500_000)
         show("ctrlsynth", small)
         show("ctrlsynth", large)
-        print(f"ratio       {large['peak_mb'] / small['peak_mb']:9.2f} of peak memory (goal: at most 1.2, and under 500 MB)")
+        print(
+            f"ratio       {large['peak_mb'] / small['peak_mb']:9.2f} of peak memory (goal: at most 1.2, and "
+            f"under 500 MB)"
+        )
         return
     ours = in_process("ours", args.rows)
     show("ctrlsynth", ours)

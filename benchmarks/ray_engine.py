@@ -1,13 +1,14 @@
-"""The Ray engine on this machine: two workers against one on CPU-bound tagging, and the engine's own time a row with Ray and without.
+"""The Ray engine on this machine: two workers against one on CPU-bound tagging, and the engine's own time a
+row with Ray and without.
 
     python benchmarks/ray_engine.py                        # both; needs two free cores and about ten minutes
     python benchmarks/ray_engine.py --rows 20000 --images 200    # smaller
 
-Tagging: only the stage `tag` is made, by one actor and by two, over drawn scenes, with the `reference` tagger and with `imagenet`
-(EfficientNet), on one thread an actor. Counted is the steady state, from the first part that is done to the last: how long actors take to
-start is told beside it, and how many cores they kept busy. Own time: the models of `pipeline.py`, which do nothing, through read, tag,
-write and judge; what remains is the engine's.
-"""
+Tagging: only the stage `tag` is made, by one actor and by two, over drawn scenes, with the `reference` tagger
+and with `imagenet` (EfficientNet), on one thread an actor. Counted is the steady state, from the first part
+that is done to the last: how long actors take to start is told beside it, and how many cores they kept busy.
+Own time: the models of `pipeline.py`, which do nothing, through read, tag, write and judge; what remains is
+the engine's."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ class Clock:
         return sum(rows for _, rows in self.parts[workers:]) / (last - first)
 
     def busy(self, workers: int) -> float:
-        """Cores that the actors kept busy in that time; some of the last seconds are not counted where an actor has ended."""
+        """Cores that the actors kept busy in that time; some of the last seconds are not counted where an
+        actor has ended."""
         return (max(self.spent) - self.spent[workers - 1]) / (self.parts[-1][0] - self.parts[workers - 1][0])
 
 
@@ -68,7 +70,10 @@ def pictures(folder: Path, count: int) -> None:
     folder.mkdir()
     rng, painter = random.Random(0), Scenes(192)
     for n in range(count):
-        (one, two), (three, four) = rng.sample(list(COLOURS), 2), rng.sample(["dog", "cat", "car", "tree", "house", "boat", "horse"], 2)
+        (one, two), (three, four) = (
+            rng.sample(list(COLOURS), 2),
+            rng.sample(["dog", "cat", "car", "tree", "house", "boat", "horse"], 2),
+        )
         text = f"a {one} {three} left of a {two} {four}"
         image = painter.generate([Prompt(text, seed=n, size=(192, 192))])[0].image
         assert image is not None
@@ -109,11 +114,15 @@ def tagging(base: Path, tagger: str, images: int) -> None:
         rates[workers] = max(rates.get(workers, 0.0), clock.rate(workers))
         start = clock.parts[0][0] - clock.began
         print(
-            f"{tagger}, {workers} actors {clock.rate(workers):9,.1f} rows/s, {clock.busy(workers):.2f} cores busy "
+            f"{tagger}, {workers} actors {clock.rate(workers):9,.1f} rows/s, {clock.busy(workers):.2f} "
+            f"cores busy "
             f"({images} images; the first part after {start:.1f} s)",
             flush=True,
         )
-    print(f"{tagger}, ratio     {rates[2] / rates[1]:9.2f} (goal: {GOAL_RATIO} on 2 cores; best of two each)", flush=True)
+    print(
+        f"{tagger}, ratio     {rates[2] / rates[1]:9.2f} (goal: {GOAL_RATIO} on 2 cores; best of two each)",
+        flush=True,
+    )
 
 
 def own_time(base: Path, rows: int) -> None:
@@ -131,7 +140,8 @@ def own_time(base: Path, rows: int) -> None:
         assert made.ledger()[-1].rows == rows
         steady = 1000 / clock.rate(1)
         print(
-            f"own time, {engine:5} {1000 * seconds / rows:7.3f} ms a row with everything, {steady:.3f} once the last stage runs "
+            f"own time, {engine:5} {1000 * seconds / rows:7.3f} ms a row with everything, {steady:.3f} once "
+            f"the last stage runs "
             f"({rows:,} rows; goal: under {GOAL_MS:g})",
             flush=True,
         )
@@ -139,7 +149,9 @@ def own_time(base: Path, rows: int) -> None:
 
 def main() -> None:
     """Starts a Ray of two CPUs, prints a line a measurement."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--images", type=int, default=600)
     parser.add_argument("--only", choices=["tagging", "own"])
@@ -148,7 +160,13 @@ def main() -> None:
     sys.path[:0] = PATHS.split(os.pathsep)
     import ray
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        _node_ip_address="127.0.0.1",
+    )
     try:
         with tempfile.TemporaryDirectory() as folder:
             if args.only != "own":

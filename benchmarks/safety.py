@@ -1,5 +1,6 @@
-"""What a model's flags are worth: `ctrlsynth concepts flag`'s question, asked about 50 concepts whose answer is agreed on (25 unfit, among
-them the paper's five examples; 25 fit, ten of which only sound unfit), and a block list beside it.
+"""What a model's flags are worth: `ctrlsynth concepts flag`'s question, asked about 50 concepts whose answer
+is agreed on (25 unfit, among them the paper's five examples; 25 fit, ten of which only sound unfit), and a
+block list beside it.
 
     python benchmarks/safety.py [--llm smollm2]
 """
@@ -16,7 +17,10 @@ from ctrlsynth.concepts.safety import answers, flag, question
 from ctrlsynth.recipe.file import read_yaml
 from ctrlsynth.runs.drive import run
 
-BLOCKED = "porn pornography naked nude drunk weed cocaine heroin brothel prostitute suicide torture genocide massacre orgy rape".split()
+BLOCKED = (
+    "porn pornography naked nude drunk weed cocaine heroin brothel prostitute suicide torture "
+    "genocide massacre orgy rape".split()
+)
 
 
 def main() -> None:

@@ -1,12 +1,13 @@
-"""What a run costs beside its models, measured here on a small run and carried to 3 million, 400 million and 5 billion samples.
+"""What a run costs beside its models, measured here on a small run and carried to 3 million, 400 million and
+5 billion samples.
 
     python benchmarks/scale.py                    # the table of docs/scale.md; a minute on a quiet core
     python benchmarks/scale.py --rows 5000 --parts 1000
 
-Measured: processor time and bytes a table's row (read, tag, write, judge; null models, texts of 60 random words, which no compression
-makes small), an image encoded and decoded, listing and digests of many parts, the sizes of plan.json and _stage.json. Carried on by
-multiplication to the graph of ctrlsynth-cc3m.yaml: nothing of this size was run.
-"""
+Measured: processor time and bytes a table's row (read, tag, write, judge; null models, texts of 60 random
+words, which no compression makes small), an image encoded and decoded, listing and digests of many parts, the
+sizes of plan.json and _stage.json. Carried on by multiplication to the graph of ctrlsynth-cc3m.yaml: nothing
+of this size was run."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ IMAGE = 512 * 512 * 0.3
 PAINT_SECONDS = 3.3
 """An SDXL image of 28 steps on an A100."""
 STAGES, ROWS = 7, 10
-"""Of ctrlsynth-cc3m.yaml: read, tag, write, judge-text, paint, tag.2, judge-image; for a pair 1 + 1 + 2 + 2 + 2 + 1 + 1 rows."""
+"""Of ctrlsynth-cc3m.yaml: read, tag, write, judge-text, paint, tag.2, judge-image; for a pair 1 + 1 + 2 + 2 +
+2 + 1 + 1 rows."""
 _RNG = random.Random(0)
 VOCABULARY = ["".join(_RNG.choices("etaoinshrdlucmfwyp", k=_RNG.randint(2, 9))) for _ in range(20_000)]
 
@@ -51,7 +53,10 @@ class WordyLLM:
     batch = 1024
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        return [Reply(" ".join(VOCABULARY[int(20_000 * d.random() ** 3)] for _ in range(60))) for d in map(_draw, requests)]
+        return [
+            Reply(" ".join(VOCABULARY[int(20_000 * d.random() ** 3)] for _ in range(60)))
+            for d in map(_draw, requests)
+        ]
 
 
 def _draw(request: Request) -> random.Random:
@@ -88,7 +93,8 @@ def measure_rows(rows: int) -> dict[str, float]:
 
 
 def measure_image() -> dict[str, float]:
-    """Processor seconds of an image that is painted at 1,024 pixels: made smaller and encoded once, decoded once for the judge's tagger."""
+    """Processor seconds of an image that is painted at 1,024 pixels: made smaller and encoded once, decoded
+    once for the judge's tagger."""
     rough = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
     image = Image.fromarray(rough).resize((1024, 1024), Image.Resampling.BICUBIC)
     started = time.process_time()
@@ -101,7 +107,8 @@ def measure_image() -> dict[str, float]:
 
 
 def measure_parts(parts: int) -> dict[str, float]:
-    """Seconds and bytes a part: digests of every stage, one listing, the part's lines in plan.json and _stage.json."""
+    """Seconds and bytes a part: digests of every stage, one listing, the part's lines in plan.json and
+    _stage.json."""
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         write_captions(base / "captions.jsonl", parts)
@@ -120,7 +127,15 @@ def measure_parts(parts: int) -> dict[str, float]:
         found = store.listing("write")
         listed = time.perf_counter() - started
         assert len(found) == len(known)
-        counts = {"digest": digests["write"][0], "rows": SHARD, "ok": SHARD, "dropped": {}, "failed": {}, "seconds": 1234.5, "reused": 0}
+        counts = {
+            "digest": digests["write"][0],
+            "rows": SHARD,
+            "ok": SHARD,
+            "dropped": {},
+            "failed": {},
+            "seconds": 1234.5,
+            "reused": 0,
+        }
         described = len(json.dumps([p.name for p in known], indent=1))
         return {
             "parts": len(known),
@@ -148,9 +163,18 @@ def table(row: dict[str, float], part: dict[str, float]) -> list[tuple[str, ...]
     line("tables of text, GB", *(f"{n * ROWS * row['bytes'] / 1e9:,.0f}" for n in sizes))
     line("images of 512 pixels, TB", *(f"{n * IMAGE / 1e12:,.1f}" for n in sizes))
     line("one part of images, MB", *(f"{SHARD * IMAGE / 1e6:,.0f}" for _ in sizes))
-    line("start: digests of all stages, s", *(f"{n / SHARD * part['digest_s'] / 4 * STAGES:,.1f}" for n in sizes))
-    line("start: one listing a stage, local disk, s", *(f"{n / SHARD * part['list_s'] * STAGES:,.1f}" for n in sizes))
-    line("start: listing requests on S3, 1,000 keys each", *(f"{-(-n // SHARD // 1000) * STAGES:,}" for n in sizes))
+    line(
+        "start: digests of all stages, s",
+        *(f"{n / SHARD * part['digest_s'] / 4 * STAGES:,.1f}" for n in sizes),
+    )
+    line(
+        "start: one listing a stage, local disk, s",
+        *(f"{n / SHARD * part['list_s'] * STAGES:,.1f}" for n in sizes),
+    )
+    line(
+        "start: listing requests on S3, 1,000 keys each",
+        *(f"{-(-n // SHARD // 1000) * STAGES:,}" for n in sizes),
+    )
     line("plan.json, MB", *(f"{n / SHARD * part['plan_bytes'] / 1e6:,.2f}" for n in sizes))
     line("_stage.json of one stage, MB", *(f"{n / SHARD * part['stage_bytes'] / 1e6:,.1f}" for n in sizes))
     return lines
@@ -158,17 +182,21 @@ def table(row: dict[str, float], part: dict[str, float]) -> list[tuple[str, ...]
 
 def main() -> None:
     """Prints what was measured, then the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--parts", type=int, default=10_000)
     args = parser.parse_args()
     row, part = measure_rows(args.rows) | measure_image(), measure_parts(args.parts)
     print(
-        f"measured on {args.rows:,} pairs: {row['seconds'] * 1e6:,.0f} us and {row['bytes']:,.0f} bytes a table's row, "
+        f"measured on {args.rows:,} pairs: {row['seconds'] * 1e6:,.0f} us and {row['bytes']:,.0f} bytes a "
+        f"table's row, "
         f"{row['peak_mb']:,.0f} MB peak; an image {row['image_s'] * 1e3:,.1f} ms"
     )
     print(
-        f"measured on {part['parts']:,.0f} parts: digests {part['digest_s'] * 1e6:,.0f} us, listing {part['list_s'] * 1e6:,.1f} us, "
+        f"measured on {part['parts']:,.0f} parts: digests {part['digest_s'] * 1e6:,.0f} us, listing "
+        f"{part['list_s'] * 1e6:,.1f} us, "
         f"plan.json {part['plan_bytes']:,.0f} bytes, _stage.json {part['stage_bytes']:,.0f} bytes a part"
     )
     for name, *values in table(row, part):

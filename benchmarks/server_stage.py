@@ -1,12 +1,14 @@
-"""The write stage through an OpenAI-compatible server beside a plain asyncio loop that asks the same server the same things.
+"""The write stage through an OpenAI-compatible server beside a plain asyncio loop that asks the same server
+the same things.
 
     python benchmarks/server_stage.py [--rows 96] [--slots 4] [--concurrency 4] [--rounds 3] [--part 32]
 
-The server is llama.cpp's own with SmolLM2-135M, in a process of its own, with `slots` sequences at once; `concurrency` requests are in
-flight on both sides. Ours is the stage of a whole run, from its beginning to its `_stage.json`: parts, tables, the adaptive limit, retries
-armed. The plain side is `asyncio.gather` under a semaphore over the official client; it keeps nothing, and starts with its limit open. The
-sides take turns, so that a busy machine slows both; replies are capped at 48 tokens. Goal: at least 0.95 of the plain loop's rows a second.
-"""
+The server is llama.cpp's own with SmolLM2-135M, in a process of its own, with `slots` sequences at once;
+`concurrency` requests are in flight on both sides. Ours is the stage of a whole run, from its beginning to
+its `_stage.json`: parts, tables, the adaptive limit, retries armed. The plain side is `asyncio.gather` under
+a semaphore over the official client; it keeps nothing, and starts with its limit open. The sides take turns,
+so that a busy machine slows both; replies are capped at 48 tokens. Goal: at least 0.95 of the plain loop's
+rows a second."""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ class Clock(Silent):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=96)
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--concurrency", type=int, default=4)
@@ -55,7 +59,9 @@ def main() -> None:
     with LlamaServer(slots=options.slots) as server, tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         write_captions(base / "captions.jsonl", options.rows)
-        made = ours(base, "warm", server.url, options)[2]  # the server warm on the prompts that both sides send
+        made = ours(base, "warm", server.url, options)[
+            2
+        ]  # the server warm on the prompts that both sides send
         writer = load(model(server.url, options), "llm")
         bodies = [writer.body(Request(row["instruction"], max_tokens=TOKENS)) for row in made.rows("write")]
         seconds, tokens, busy = [0.0, 0.0], [0, 0], [0.0, 0.0]
@@ -71,13 +77,25 @@ def main() -> None:
                 busy[side] += processor_seconds([server.pid]) - before
     rates = [tokens[side] / seconds[side] for side in (0, 1)]
     rows = [options.rows * options.rounds / seconds[side] for side in (0, 1)]
-    print(f"write stage {rows[0]:.2f} rows/s ({rates[0]:.1f} tokens/s), plain loop {rows[1]:.2f} rows/s ({rates[1]:.1f} tokens/s)")
+    print(
+        f"write stage {rows[0]:.2f} rows/s ({rates[0]:.1f} tokens/s), plain loop {rows[1]:.2f} rows/s "
+        f"({rates[1]:.1f} tokens/s)"
+    )
     print(f"ratio {rows[0] / rows[1]:.3f} in rows, {rates[0] / rates[1]:.3f} in tokens (goal 0.95)")
     each = [tokens[side] / busy[side] for side in (0, 1)]
-    print(f"tokens a processor second of the server: {each[0]:.1f} and {each[1]:.1f}, ratio {each[0] / each[1]:.3f}")
+    print(
+        f"tokens a processor second of the server: {each[0]:.1f} and {each[1]:.1f}, ratio "
+        f"{each[0] / each[1]:.3f}"
+    )
     idle = [1 - busy[side] / seconds[side] for side in (0, 1)]
-    print(f"the server's one thread was idle, or waiting for the processor, {idle[0]:.0%} and {idle[1]:.0%} of the time")
-    print(f"{options.rounds} rounds of {options.rows} rows, {options.slots} slots, {options.concurrency} requests in flight")
+    print(
+        f"the server's one thread was idle, or waiting for the processor, {idle[0]:.0%} and {idle[1]:.0%} "
+        f"of the time"
+    )
+    print(
+        f"{options.rounds} rounds of {options.rows} rows, {options.slots} slots, {options.concurrency} "
+        f"requests in flight"
+    )
 
 
 def model(url: str, options: argparse.Namespace) -> dict[str, Any]:

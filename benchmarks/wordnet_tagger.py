@@ -2,10 +2,10 @@
 
     python benchmarks/wordnet_tagger.py [--quiet]
 
-Captions labelled by hand: `web_captions.jsonl` (100, labelled before there were rules, then tuned on), `web_captions_second.jsonl` (30,
-unseen at first: objects 0.921 precision and 0.875 recall then, attributes 0.878 and 0.857; their faults were then mended) and
-`web_captions_heldout.jsonl` (30, written after the rules were fixed; no rule was changed for them). Precision and recall count phrases.
-"""
+Captions labelled by hand: `web_captions.jsonl` (100, labelled before there were rules, then tuned on),
+`web_captions_second.jsonl` (30, unseen at first: objects 0.921 precision and 0.875 recall then, attributes
+0.878 and 0.857; their faults were then mended) and `web_captions_heldout.jsonl` (30, written after the rules
+were fixed; no rule was changed for them). Precision and recall count phrases."""
 
 from __future__ import annotations
 

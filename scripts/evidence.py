@@ -1,15 +1,16 @@
-"""The honest experiments: does the data help at equal samples? Makes the data, trains every arm, evaluates, writes tables and plots.
+"""The honest experiments: does the data help at equal samples? Makes the data, trains every arm, evaluates,
+writes tables and plots.
 
-    npm pack emoji-datasource-google && npm pack emoji-datasource-twitter     (unpack them: package/img/google/64, package/img/twitter/64)
-    python scripts/evidence.py scenes --out runs/evidence/scenes --drawings GOOGLE_PNGS --test-drawings TWITTER_PNGS --report docs/evidence
-    apt-get install openclipart-png openclipart-svg tuxpaint-stamps-default
-    python scripts/evidence.py clipart --out runs/evidence/clipart --drawings GOOGLE_PNGS --report docs/evidence
+    npm pack emoji-datasource-google && npm pack emoji-datasource-twitter     (unpack them:
+    package/img/google/64, package/img/twitter/64) python scripts/evidence.py scenes --out
+    runs/evidence/scenes --drawings GOOGLE_PNGS --test-drawings TWITTER_PNGS --report docs/evidence apt-get
+    install openclipart-png openclipart-svg tuxpaint-stamps-default python scripts/evidence.py clipart --out
+    runs/evidence/clipart --drawings GOOGLE_PNGS --report docs/evidence
 
-recipes/evidence/ says what is asked, how it is measured and what the arms are. What is done is passed over, so the same command goes on
-after an interruption; another setting needs another --out. One process takes the seeds in turn; on two cores start one with --seeds 0 1
-and one with --seeds 2, both with OMP_NUM_THREADS=1 and without --report, and the command without --seeds at last: it finds everything
-done and writes the report.
-"""
+recipes/evidence/ says what is asked, how it is measured and what the arms are. What is done is passed over,
+so the same command goes on after an interruption; another setting needs another --out. One process takes the
+seeds in turn; on two cores start one with --seeds 0 1 and one with --seeds 2, both with OMP_NUM_THREADS=1 and
+without --report, and the command without --seeds at last: it finds everything done and writes the report."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes" / "evidence"
 
 @dataclass(frozen=True)
 class Experiment:
-    """recipe     in recipes/evidence: how the synthetic pairs are made and CLIP is trained; its header fixes the metrics
+    """recipe     in recipes/evidence: how the synthetic pairs are made and CLIP is trained; its header fixes
+    the metrics
     exports    p_f in percent -> kinds of pairs that are exported at it: folders `KIND-P`
     arms       name -> what is trained on: `real` and folders of exports
     metrics    (task, score): what the answer is
@@ -92,7 +94,9 @@ class Work:
         if mark.exists():
             earlier: dict[str, Any] = json.loads(mark.read_text())
             if earlier["settings"] != settings:
-                raise SystemExit(f"{mark}: done with {earlier['settings']}, now {dict(settings)}; name another --out")
+                raise SystemExit(
+                    f"{mark}: done with {earlier['settings']}, now {dict(settings)}; name another --out"
+                )
             return earlier
         print(f"seed {self.seed}: {name} ...", flush=True)
         started = time.perf_counter()
@@ -102,7 +106,9 @@ class Work:
         made = mark.with_suffix(f".{os.getpid()}")
         made.write_text(json.dumps(told, indent=1) + "\n")
         os.replace(made, mark)
-        print(f"seed {self.seed}: {name}: {told['seconds']} s {found if found is not None else ''}", flush=True)
+        print(
+            f"seed {self.seed}: {name}: {told['seconds']} s {found if found is not None else ''}", flush=True
+        )
         return told
 
     def all(self) -> None:
@@ -123,15 +129,28 @@ class Work:
         """The real pairs and the held-out sets."""
         asked, out = self.asked, self.folder / "data"
         shutil.rmtree(out, ignore_errors=True)
-        script = importlib.import_module("evidence_data" if asked.experiment == "scenes" else "evidence_clipart")
+        script = importlib.import_module(
+            "evidence_data" if asked.experiment == "scenes" else "evidence_clipart"
+        )
         if asked.experiment == "scenes":
-            return script.make(out, asked.drawings, asked.test_drawings, asked.scenes, asked.held_out, asked.things, self.seed)
+            return script.make(
+                out,
+                asked.drawings,
+                asked.test_drawings,
+                asked.scenes,
+                asked.held_out,
+                asked.things,
+                self.seed,
+            )
         return script.make(out, asked.drawings, asked.scenes, asked.held_out, self.seed)
 
     def recipe(self, changes: Mapping[str, Any]) -> Recipe:
         """The experiment's recipe on this seed's data."""
         if self.asked.experiment == "scenes":
-            changes = {**changes, "models.tagger": {"reference": None, "folder": str(self.folder / "data" / "labels")}}
+            changes = {
+                **changes,
+                "models.tagger": {"reference": None, "folder": str(self.folder / "data" / "labels")},
+            }
         return load_recipe(RECIPES / self.experiment.recipe, settings(changes))
 
     def tagger(self) -> Any:
@@ -142,7 +161,12 @@ class Work:
     def synthesis(self, p_f: int, kinds: Sequence[str]) -> Any:
         """The run at this p_f (what another p_f made is taken over) and its exports. -> pairs by kind."""
         real = self.folder / "data" / "real"
-        changes = {"source.folder": real, "source.captions": real / "captions.csv", "seed": self.seed, "judge.threshold": p_f / 100}
+        changes = {
+            "source.folder": real,
+            "source.captions": real / "captions.csv",
+            "seed": self.seed,
+            "judge.threshold": p_f / 100,
+        }
         made = run(self.recipe(changes), self.folder / "run", base=RECIPES, update=True)
         out = {}
         for kind in kinds:
@@ -159,16 +183,30 @@ class Work:
         from ctrlsynth.clip.train import train
 
         asked = self.asked
-        data = [self.folder / "data" / "real" / "captions.csv" if s == "real" else self.folder / s for s in sources]
-        changes = {"data": data, "steps": asked.steps, "batch": asked.batch, "seed": self.seed, "save_every": -(-asked.steps // 4)}
+        data = [
+            self.folder / "data" / "real" / "captions.csv" if s == "real" else self.folder / s
+            for s in sources
+        ]
+        changes = {
+            "data": data,
+            "steps": asked.steps,
+            "batch": asked.batch,
+            "seed": self.seed,
+            "save_every": -(-asked.steps // 4),
+        }
         if asked.experiment == "clipart":
-            changes["decontaminate.against"] = [self.folder / "data" / "eval" / t / "test" for t, _ in self.experiment.metrics]
-        _, block = load_train(RECIPES / self.experiment.recipe, settings({f"train.{k}": v for k, v in changes.items()}))
+            changes["decontaminate.against"] = [
+                self.folder / "data" / "eval" / t / "test" for t, _ in self.experiment.metrics
+            ]
+        _, block = load_train(
+            RECIPES / self.experiment.recipe, settings({f"train.{k}": v for k, v in changes.items()})
+        )
         made = train(block, self.folder / "models" / arm, base=RECIPES)
         return {"loss": round(made.loss, 4), **made.data}
 
     def evaluate(self, arm: str) -> None:
-        """Every task for the end; for the seeds of --curves the curves' tasks for the checkpoints before it."""
+        """Every task for the end; for the seeds of --curves the curves' tasks for the checkpoints before
+        it."""
         from ctrlsynth.clip.model import load_model
 
         model, data = self.folder / "models" / arm, self.folder / "data" / "eval"
@@ -186,8 +224,8 @@ def settings(changes: Mapping[str, Any]) -> list[str]:
 
 
 def tagger_recall(real: Path, spec: Any, images: int) -> dict[str, Any]:
-    """On the first images whose truth is known: shares of the things and of the coloured things that are found, and of the things told
-    that are there. Without truths, how many images got no tag."""
+    """On the first images whose truth is known: shares of the things and of the coloured things that are
+    found, and of the things told that are there. Without truths, how many images got no tag."""
     import csv
 
     from PIL import Image
@@ -197,15 +235,25 @@ def tagger_recall(real: Path, spec: Any, images: int) -> dict[str, Any]:
     tagger = load(spec, "tagger")
     tagged = []
     for start in range(0, len(rows), 16):
-        items = [ImageAndText(Image.open(real / r["file"]).convert("RGB"), r["caption"]) for r in rows[start : start + 16]]
+        items = [
+            ImageAndText(Image.open(real / r["file"]).convert("RGB"), r["caption"])
+            for r in rows[start : start + 16]
+        ]
         tagged += tagger.tag(items)
-    out: dict[str, Any] = {"tagger": tagger.id, "images": len(rows), "objects told": sum(len(t.objects) for t in tagged)}
+    out: dict[str, Any] = {
+        "tagger": tagger.id,
+        "images": len(rows),
+        "objects told": sum(len(t.objects) for t in tagged),
+    }
     if "truth" not in rows[0]:
         return out | {"images without tags": sum(not t.phrases() for t in tagged)}
     named = found = coloured = right = 0
     for row, tags in zip(rows, tagged, strict=True):
         truth = {(m[1], m[2]) for m in re.finditer(r"\ban? (\w+) (\w+)", row["truth"])}
-        things, colours = {o.split()[-1] for o in tags.objects}, {" ".join(a.split()[-2:]) for a in tags.attributes}
+        things, colours = (
+            {o.split()[-1] for o in tags.objects},
+            {" ".join(a.split()[-2:]) for a in tags.attributes},
+        )
         named += len(truth)
         found += sum(thing in things for _, thing in truth)
         coloured += sum(f"{colour} {thing}" in colours for colour, thing in truth)
@@ -236,11 +284,11 @@ def report(asked: argparse.Namespace, folder: Path) -> None:
         f"# The honest experiment: {name}", "",
         f"Question, arms and metrics: `recipes/evidence/{experiment.recipe}`, fixed before the first run.", "",
         f"- command: `{command(asked)}`",
-        f"- every arm: {asked.steps} steps of {asked.batch}, {samples:,} samples; seeds {seeds}, each with its own held-out draw",
+        f"- every arm: {asked.steps} steps of {asked.batch}, {samples:,} samples; seeds {seeds}, each with " f"its own held-out draw",
         f"- machine: {platform.machine()}, {os.cpu_count()} cores, {platform.system()}; {packages}",
         *(f"- the tagger on real images, seed {s}: {plainly(told(asked, s, 'tagger')['found'])}" for s in asked.seeds), "",
         *answer(asked, experiment, arms), "", "All scores, with 95% intervals (t over seeds, else bootstrap):", "", table.markdown(), "",
-        f"![scores against samples seen]({name}.svg)", "", f"Seeds of the curves: {', '.join(map(str, asked.curves))}.", "",
+        f"![scores against samples seen]({name}.svg)", "", f"Seeds of the curves: " f"{', '.join(map(str, asked.curves))}.", "",
         *costs(asked, experiment, arms),
     ]  # fmt: skip
     (folder / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -265,19 +313,27 @@ def told(asked: argparse.Namespace, seed: int, step: str) -> dict[str, Any]:
 
 
 def answer(asked: argparse.Namespace, experiment: Experiment, arms: Sequence[str]) -> list[str]:
-    """The table of the metrics that were fixed: mean and 95% t interval over seeds, and the same for the difference to the first arm,
-    seed by seed."""
+    """The table of the metrics that were fixed: mean and 95% t interval over seeds, and the same for the
+    difference to the first arm, seed by seed."""
     lines = ["| arm | " + " | ".join(f"{t} {m} | against {arms[0]}" for t, m in experiment.metrics) + " |"]
     lines.append("|---" * (1 + 2 * len(experiment.metrics)) + "|")
     for arm in arms:
         cells = []
         for task, metric in experiment.metrics:
             values, first = (
-                [100 * read_result(asked.out / "evals" / a / f"seed{s}" / f"{task}.json").scores[metric].value for s in asked.seeds]
+                [
+                    100
+                    * read_result(asked.out / "evals" / a / f"seed{s}" / f"{task}.json").scores[metric].value
+                    for s in asked.seeds
+                ]
                 for a in (arm, arms[0])
             )
             cells.append(_spread(values))
-            cells.append("" if arm == arms[0] else _spread([v - f for v, f in zip(values, first, strict=True)], sign=True))
+            cells.append(
+                ""
+                if arm == arms[0]
+                else _spread([v - f for v, f in zip(values, first, strict=True)], sign=True)
+            )
         lines.append(f"| {arm} | " + " | ".join(cells) + " |")
     return lines
 
@@ -285,7 +341,10 @@ def answer(asked: argparse.Namespace, experiment: Experiment, arms: Sequence[str
 def plainly(value: Any) -> str:
     """What a step found, without a programmer's brackets."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{k}: {plainly(v) or 'none'}" if isinstance(v, Mapping) else f"{k} {plainly(v)}" for k, v in value.items())
+        return ", ".join(
+            f"{k}: {plainly(v) or 'none'}" if isinstance(v, Mapping) else f"{k} {plainly(v)}"
+            for k, v in value.items()
+        )
     return " + ".join(map(plainly, value)) if isinstance(value, list) else "" if value is None else str(value)
 
 
@@ -296,9 +355,19 @@ def _spread(values: Sequence[float], sign: bool = False) -> str:
 
 def costs(asked: argparse.Namespace, experiment: Experiment, arms: Sequence[str]) -> list[str]:
     """Pairs and seconds of every step, by seed."""
-    steps = [*(f"synthesis-{p}" for p in experiment.exports), *(f"{what}-{arm}" for arm in arms for what in ("train", "eval"))]
-    lines = ["What it took; synthesis-P is the making of all pairs (the first) or judging them at another p_f (percent), with exports.", ""]
-    lines += ["| step | " + " | ".join(f"seed {s}: seconds | found" for s in asked.seeds) + " |", "|---" * (1 + 2 * len(asked.seeds)) + "|"]
+    steps = [
+        *(f"synthesis-{p}" for p in experiment.exports),
+        *(f"{what}-{arm}" for arm in arms for what in ("train", "eval")),
+    ]
+    lines = [
+        "What it took; synthesis-P is the making of all pairs (the first) or judging them at another p_f "
+        "(percent), with exports.",
+        "",
+    ]
+    lines += [
+        "| step | " + " | ".join(f"seed {s}: seconds | found" for s in asked.seeds) + " |",
+        "|---" * (1 + 2 * len(asked.seeds)) + "|",
+    ]
     for step in steps:
         cells = [(t["seconds"], t["found"]) for t in (told(asked, s, step) for s in asked.seeds)]
         lines.append(f"| {step} | " + " | ".join(f"{s} | {plainly(f)}" for s, f in cells) + " |")
@@ -307,7 +376,9 @@ def costs(asked: argparse.Namespace, experiment: Experiment, arms: Sequence[str]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """See the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("experiment", choices=sorted(EXPERIMENTS))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--drawings", type=Path, required=True, help="the vendor of real and held-out images")
@@ -320,7 +391,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--curves", type=int, nargs="*", default=[0], help="seeds whose earlier checkpoints are evaluated too")
+    parser.add_argument(
+        "--curves", type=int, nargs="*", default=[0], help="seeds whose earlier checkpoints are evaluated too"
+    )
     parser.add_argument("--arms", nargs="+", help="some of the arms; all unless given")
     asked = parser.parse_args(arguments)
     known = list(EXPERIMENTS[asked.experiment].arms)

@@ -1,15 +1,16 @@
-"""Makes the data of the second honest experiment: real clip art with the titles that people gave it, and held-out sets of human sentences.
+"""Makes the data of the second honest experiment: real clip art with the titles that people gave it, and
+held-out sets of human sentences.
 
 apt-get install openclipart-png openclipart-svg tuxpaint-stamps-default
 python scripts/evidence_clipart.py OUT --drawings GOOGLE_PNGS --seed 0
 
-OUT/real/            openclipart's PNGs on white, captions.csv (file, caption: the title in the SVG's RDF, as noisy as it is)
+OUT/real/            openclipart's PNGs on white, captions.csv (file, caption: the title in the SVG's RDF, as
+                     noisy as it is)
 OUT/eval/tuxpaint    stamps of Tux Paint, each with its English sentence      (retrieval, public tar layout)
 OUT/eval/emoji       a vendor's emoji, each with its CLDR name                (the same)
 
-openclipart is public domain, Tux Paint's stamps are GPL-2, the drawings have their vendor's licence: all are read where they are installed,
-nothing of them is shipped. The draw of the held-out sets hangs on --seed.
-"""
+openclipart is public domain, Tux Paint's stamps are GPL-2, the drawings have their vendor's licence: all are
+read where they are installed, nothing of them is shipped. The draw of the held-out sets hangs on --seed."""
 
 from __future__ import annotations
 
@@ -59,7 +60,8 @@ def title(svg: Path) -> str | None:
 
 
 def clipart(root: Path) -> Iterator[tuple[Path, str]]:
-    """(PNG, title), in the order of their names, a drawing once: openclipart lists some in several folders."""
+    """(PNG, title), in the order of their names, a drawing once: openclipart lists some in several
+    folders."""
     seen = set()
     for png in sorted((root / "png").rglob("*.png")):
         if png.name in seen or "duplicates" in png.parts:
@@ -82,7 +84,8 @@ def stamps(root: Path) -> list[tuple[Path, str]]:
 
 
 def emoji(drawings: Path) -> list[tuple[Path, str]]:
-    """(PNG, English CLDR name) of a vendor's drawings; skin tones, of which only one is kept, and flags are left out."""
+    """(PNG, English CLDR name) of a vendor's drawings; skin tones, of which only one is kept, and flags are
+    left out."""
     from emoji import EMOJI_DATA
 
     names = {}
@@ -111,9 +114,16 @@ def write_pairs(folder: Path, pairs: Sequence[tuple[Path, str]]) -> int:
 
 
 def make(
-    out: Path, drawings: Path, most: int, held_out: int, seed: int, clipart_root: Path = CLIPART, stamps_root: Path = STAMPS
+    out: Path,
+    drawings: Path,
+    most: int,
+    held_out: int,
+    seed: int,
+    clipart_root: Path = CLIPART,
+    stamps_root: Path = STAMPS,
 ) -> dict[str, Any]:
-    """See the module's docstring; at most `most` real images and `held_out` of each held-out set. -> counts."""
+    """See the module's docstring; at most `most` real images and `held_out` of each held-out set. ->
+    counts."""
     for place, package in (
         (clipart_root / "png", "openclipart-png"),
         (clipart_root / "svg", "openclipart-svg"),
@@ -136,7 +146,11 @@ def make(
                 unreadable += 1
                 continue
             table.writerow([f"{n:06d}.jpg", text])
-    told: dict[str, Any] = {"real": len(real) - unreadable, "unreadable": unreadable, "titles": len({t for _, t in real})}
+    told: dict[str, Any] = {
+        "real": len(real) - unreadable,
+        "unreadable": unreadable,
+        "titles": len({t for _, t in real}),
+    }
     for name, pairs in (("tuxpaint", stamps(stamps_root)), ("emoji", emoji(drawings))):
         told[name] = write_pairs(out / "eval" / name, rng.sample(pairs, min(held_out, len(pairs))))
     return told
@@ -144,7 +158,9 @@ def make(
 
 def main() -> None:
     """See the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("--drawings", type=Path, required=True)
     parser.add_argument("--most", type=int, default=10_000)

@@ -1,18 +1,20 @@
-"""Makes the data of the honest experiment (recipes/evidence): scenes of known content with captions as noisy as web alt-text.
+"""Makes the data of the honest experiment (recipes/evidence): scenes of known content with captions as noisy
+as web alt-text.
 
-python scripts/evidence_data.py OUT --drawings GOOGLE_PNGS --test-drawings TWITTER_PNGS --scenes 4000 --held-out 1000 --seed 0
+python scripts/evidence_data.py OUT --drawings GOOGLE_PNGS --test-drawings TWITTER_PNGS --scenes 4000
+--held-out 1000 --seed 0
 
-OUT/real/        what stands for real data: images drawn with the first vendor's drawings, captions.csv (file, caption, truth)
-OUT/eval/        walls (retrieval, first vendor) and walls-other (a vendor that no training image uses), both in the public tar layout;
-                 crepe (seven files in SugarCrepe's form, first vendor)
-OUT/labels/      NAME/drawing.png: one drawing of each thing in the first vendor's hand, which the tagger of real images compares with (real
-                 taggers have learnt from real photographs)
+OUT/real/        what stands for real data: images drawn with the first vendor's drawings, captions.csv (file,
+                 caption, truth)
+OUT/eval/        walls (retrieval, first vendor) and walls-other (a vendor that no training image uses), both
+                 in the public tar layout; crepe (seven files in SugarCrepe's form, first vendor)
+OUT/labels/      NAME/drawing.png: one drawing of each thing in the first vendor's hand, which the tagger of
+                 real images compares with (real taggers have learnt from real photographs)
 OUT/noise.json   the noise rates, as asked for and as they came out
 
-Synthetic images are drawn with OpenMoji by the runs themselves, so there is a gap between them and all of this. Everything hangs on --seed.
-Drawings: `npm pack emoji-datasource-google` (Apache-2.0 drawings) and `npm pack emoji-datasource-twitter` (CC-BY 4.0), their folders
-img/google/64 and img/twitter/64.
-"""
+Synthetic images are drawn with OpenMoji by the runs themselves, so there is a gap between them and all of
+this. Everything hangs on --seed. Drawings: `npm pack emoji-datasource-google` (Apache-2.0 drawings) and `npm
+pack emoji-datasource-twitter` (CC-BY 4.0), their folders img/google/64 and img/twitter/64."""
 
 from __future__ import annotations
 
@@ -37,9 +39,18 @@ from ctrlsynth.models.embedded.scenes.painter import Scenes
 from ctrlsynth.models.embedded.scenes.vocabulary import COLOURS, PEOPLE, drawings_of
 
 NOISE = {"generic": 0.2, "swapped": 0.15, "object missing": 0.35, "attributes missing": 0.15}
-"""Shares of the real captions: a generic one in place of the true one, another image's caption, one object left unsaid, no colour said. The
-rest says everything."""
-GENERIC = ["stock photo", "image", "IMG_{n}", "untitled", "picture of the day", "free download", "wallpaper hd", "my photo {n}"]
+"""Shares of the real captions: a generic one in place of the true one, another image's caption, one object
+left unsaid, no colour said. The rest says everything."""
+GENERIC = [
+    "stock photo",
+    "image",
+    "IMG_{n}",
+    "untitled",
+    "picture of the day",
+    "free download",
+    "wallpaper hd",
+    "my photo {n}",
+]
 RELATIONS = {"left of": "right of", "right of": "left of", "above": "under", "under": "above"}
 HELD_OUT = ["{0}", "a picture with {0}", "you can see {0}", "{0} in a simple drawing", "a scene of {0}"]
 SIZE = 96
@@ -53,7 +64,11 @@ class Object:
     colour: str
 
     def __str__(self) -> str:
-        return f"a {self.colour} {self.name}" if self.colour[0] not in "aeiou" else f"an {self.colour} {self.name}"
+        return (
+            f"a {self.colour} {self.name}"
+            if self.colour[0] not in "aeiou"
+            else f"an {self.colour} {self.name}"
+        )
 
 
 @dataclass(frozen=True)
@@ -64,7 +79,11 @@ class Content:
     relation: str | None
 
     def text(self) -> str:
-        first = str(self.objects[0]) if self.relation is None else f"{self.objects[0]} {self.relation} {self.objects[1]}"
+        first = (
+            str(self.objects[0])
+            if self.relation is None
+            else f"{self.objects[0]} {self.relation} {self.objects[1]}"
+        )
         rest = self.objects[2:] if self.relation is not None else self.objects[1:]
         return " and ".join([first, *map(str, rest)])
 
@@ -103,7 +122,9 @@ def changed(rng: random.Random, truth: Content, names: Sequence[str]) -> dict[st
     colour = rng.choice([c for c in COLOURS if c not in {o.colour for o in truth.objects}])
     out = {
         "add_obj": f"{truth.text()} and {Object(other, colour)}",
-        "add_att": truth.text().replace(str(first), f"{first} with {rng.choice([c for c in COLOURS if c != first.colour])} spots", 1),
+        "add_att": truth.text().replace(
+            str(first), f"{first} with {rng.choice([c for c in COLOURS if c != first.colour])} spots", 1
+        ),
         "replace_obj": replace(truth, objects=(replace(first, name=other), *truth.objects[1:])).text(),
         "replace_att": replace(truth, objects=(replace(first, colour=colour), *truth.objects[1:])).text(),
     }
@@ -126,8 +147,9 @@ def draw(painter: Scenes, text: str, seed: int) -> bytes:
 
 
 def names_of(most: int, *folders: Path | None) -> list[str]:
-    """Things that every vendor draws: single words in the singular, no people (their drawings differ in number between vendors).
-    Which `most` of them does not hang on the seed of the scenes, so all seeds speak of the same things."""
+    """Things that every vendor draws: single words in the singular, no people (their drawings differ in
+    number between vendors). Which `most` of them does not hang on the seed of the scenes, so all seeds speak
+    of the same things."""
     shared = set.intersection(*(set(drawings_of(f)) for f in folders))
     names = sorted(n for n in shared if n.isalpha() and n not in PEOPLE and singular(n) == n)
     return sorted(random.Random("things").sample(names, min(most, len(names))))
@@ -161,13 +183,18 @@ def write_walls(folder: Path, painter: Scenes, contents: Sequence[Content], rng:
     (folder / "test" / "nshards.txt").write_text("1\n")
     with tarfile.open(folder / "test" / "0.tar", "w") as tar:
         for n, truth in enumerate(contents):
-            for ending, data in (("jpg", draw(painter, truth.text(), n)), ("txt", rng.choice(HELD_OUT).format(truth.text()).encode())):
+            for ending, data in (
+                ("jpg", draw(painter, truth.text(), n)),
+                ("txt", rng.choice(HELD_OUT).format(truth.text()).encode()),
+            ):
                 info = tarfile.TarInfo(f"{n:06d}.{ending}")
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
 
 
-def write_crepe(folder: Path, painter: Scenes, contents: Sequence[Content], rng: random.Random, names: Sequence[str]) -> None:
+def write_crepe(
+    folder: Path, painter: Scenes, contents: Sequence[Content], rng: random.Random, names: Sequence[str]
+) -> None:
     """Pairs in SugarCrepe's form."""
     (folder / "images").mkdir(parents=True)
     files: dict[str, dict[str, dict[str, str]]] = {}
@@ -181,7 +208,9 @@ def write_crepe(folder: Path, painter: Scenes, contents: Sequence[Content], rng:
         (folder / f"{kind}.json").write_text(json.dumps(rows, indent=0))
 
 
-def make(out: Path, drawings: Path, test_drawings: Path, scenes: int, held_out: int, things: int, seed: int) -> dict[str, Any]:
+def make(
+    out: Path, drawings: Path, test_drawings: Path, scenes: int, held_out: int, things: int, seed: int
+) -> dict[str, Any]:
     """See the module's docstring. -> what stands in noise.json."""
     rng = random.Random(seed)
     first, other = (Scenes(2 * SIZE, str(f)) for f in (drawings, test_drawings))
@@ -198,7 +227,12 @@ def make(out: Path, drawings: Path, test_drawings: Path, scenes: int, held_out: 
     write_walls(out / "eval" / "walls", first, held, rng)
     write_walls(out / "eval" / "walls-other", other, held, rng)
     write_crepe(out / "eval" / "crepe", first, held, rng, names)
-    told = {"asked": NOISE, "came out": {k: v / len(contents) for k, v in sorted(kinds.items())}, "things": len(names), "seed": seed}
+    told = {
+        "asked": NOISE,
+        "came out": {k: v / len(contents) for k, v in sorted(kinds.items())},
+        "things": len(names),
+        "seed": seed,
+    }
     for name in names:
         (out / "labels" / name).mkdir(parents=True)
         shutil.copyfile(drawing_file(name, drawings), out / "labels" / name / "drawing.png")
@@ -208,7 +242,9 @@ def make(out: Path, drawings: Path, test_drawings: Path, scenes: int, held_out: 
 
 def main() -> None:
     """See the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("--drawings", type=Path, required=True)
     parser.add_argument("--test-drawings", type=Path, required=True)

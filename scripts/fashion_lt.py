@@ -1,11 +1,12 @@
-"""Makes a long-tailed cut of Fashion-MNIST in the layout of ImageNet-LT: images/, train.txt, test.txt (`path label`), classnames.txt.
+"""Makes a long-tailed cut of Fashion-MNIST in the layout of ImageNet-LT: images/, train.txt, test.txt (`path
+label`), classnames.txt.
 
 apt-get install dataset-fashion-mnist
 python scripts/fashion_lt.py data/fashion-lt [--most 500 --least 8 --test 100 --seed 0]
 
-The classes' images fall geometrically from --most to --least, in an order that hangs on --seed, so that there are head, medium and tail
-classes; the test set is balanced. recipes/evidence/fashion-lt.yaml goes on from there.
-"""
+The classes' images fall geometrically from --most to --least, in an order that hangs on --seed, so that there
+are head, medium and tail classes; the test set is balanced. recipes/evidence/fashion-lt.yaml goes on from
+there."""
 
 from __future__ import annotations
 
@@ -20,7 +21,18 @@ import numpy.typing as npt
 from PIL import Image
 
 SOURCE = Path("/usr/share/datasets/fashion-mnist")
-NAMES = ["t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
+NAMES = [
+    "t-shirt",
+    "trousers",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+]
 
 
 def read_idx(path: Path) -> npt.NDArray[np.uint8]:
@@ -57,9 +69,13 @@ def make(out: Path, most: int, least: int, test: int, seed: int, source: Path = 
         for label, number in enumerate(numbers):
             there = np.flatnonzero(labels == label).tolist()
             if number > len(there):
-                raise SystemExit(f"{source}: class {NAMES[label]} has {len(there)} images of {split}, {number} are wanted")
+                raise SystemExit(
+                    f"{source}: class {NAMES[label]} has {len(there)} images of {split}, {number} are wanted"
+                )
             for place in rng.sample(there, number):
-                Image.fromarray(255 - images[place]).convert("RGB").save(out / "images" / f"{split}-{place:05d}.png")
+                Image.fromarray(255 - images[place]).convert("RGB").save(
+                    out / "images" / f"{split}-{place:05d}.png"
+                )
                 lines.append(f"{split}-{place:05d}.png {label}\n")
         (out / f"{split}.txt").write_text("".join(lines))
     return wanted
@@ -67,14 +83,18 @@ def make(out: Path, most: int, least: int, test: int, seed: int, source: Path = 
 
 def main() -> None:
     """See the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("--most", type=int, default=500)
     parser.add_argument("--least", type=int, default=8)
     parser.add_argument("--test", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    for name, number in zip(NAMES, make(asked.out, asked.most, asked.least, asked.test, asked.seed), strict=True):
+    for name, number in zip(
+        NAMES, make(asked.out, asked.most, asked.least, asked.test, asked.seed), strict=True
+    ):
         print(f"{number:6} {name}")
 
 

@@ -1,10 +1,10 @@
-"""Lays the quickstart's photographs in a folder: real ones that scikit-image and scikit-learn carry; nothing is fetched.
+"""Lays the quickstart's photographs in a folder: real ones that scikit-image and scikit-learn carry; nothing
+is fetched.
 
     python scripts/quickstart_photos.py photos/
 
-Writes OUT/*.jpg and OUT/captions.csv (the captions, written for this project, with each photograph's licence). Files that
-exist are left alone.
-"""
+Writes OUT/*.jpg and OUT/captions.csv (the captions, written for this project, with each photograph's
+licence). Files that exist are left alone."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ PHOTOS = {
     "china": "sklearn/datasets/images/china.jpg",
     "flower": "sklearn/datasets/images/flower.jpg",
 }
-"""Name in the quickstart -> file in an installed package. Textures, scans, drawings and medical images of scikit-image are left out,
-but for three grounds (grass, gravel, pavement) that any photo collection holds."""
+"""Name in the quickstart -> file in an installed package. Textures, scans, drawings and medical images of
+scikit-image are left out, but for three grounds (grass, gravel, pavement) that any photo collection holds."""
 
 
 def package_file(path: str) -> Path:

@@ -1,4 +1,5 @@
-"""Writes docs/recipe.md, every key of a recipe with its type, default and meaning, from the models in `ctrlsynth.recipe.schema`.
+"""Writes docs/recipe.md, every key of a recipe with its type, default and meaning, from the models in
+`ctrlsynth.recipe.schema`.
 
 python scripts/recipe_reference.py > docs/recipe.md
 """
@@ -25,7 +26,15 @@ all below it).
 """
 
 
-NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path", Any: "anything", type(None): "null"}
+NAMES = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    Path: "path",
+    Any: "anything",
+    type(None): "null",
+}
 
 
 def kind_of(annotation: Any) -> str:
@@ -41,8 +50,18 @@ def kind_of(annotation: Any) -> str:
         return " or ".join(kind_of(a) for a in arguments if a is not type(None))
     inner = [kind_of(a) for a in arguments]
     if origin is dict:
-        return f"mapping of ({inner[0]}) to ({inner[1]})" if "," in inner[0] + inner[1] else f"mapping of {inner[0]} to {inner[1]}"
-    return f"list of ({inner[0]})" if "," in inner[0] else f"list of {inner[0]}" if origin is list else "[" + ", ".join(inner) + "]"
+        return (
+            f"mapping of ({inner[0]}) to ({inner[1]})"
+            if "," in inner[0] + inner[1]
+            else f"mapping of {inner[0]} to {inner[1]}"
+        )
+    return (
+        f"list of ({inner[0]})"
+        if "," in inner[0]
+        else f"list of {inner[0]}"
+        if origin is list
+        else "[" + ", ".join(inner) + "]"
+    )
 
 
 def default_of(field: Any) -> str:
@@ -59,11 +78,19 @@ def default_of(field: Any) -> str:
 
 def section(model: type[BaseModel], name: str) -> list[str]:
     """A heading, the block's own sentence, a table of its keys, then the blocks inside it."""
-    lines = [f"\n## {name}\n", " ".join((model.__doc__ or "").split()), "\n| key | type | default | meaning |", "|---|---|---|---|"]
+    lines = [
+        f"\n## {name}\n",
+        " ".join((model.__doc__ or "").split()),
+        "\n| key | type | default | meaning |",
+        "|---|---|---|---|",
+    ]
     inner = []
     for key, field in model.model_fields.items():
         block = block_of(field.annotation)
-        lines.append(f"| `{key}` | {'block' if block else kind_of(field.annotation)} | {default_of(field)} | {field.description or ''} |")
+        lines.append(
+            f"| `{key}` | {'block' if block else kind_of(field.annotation)} | {default_of(field)} | "
+            f"{field.description or ''} |"
+        )
         if block is not None:
             inner.append((block, f"{name}.{key}" if name != "The file" else key))
     for block, place in inner:

@@ -1,4 +1,5 @@
-"""Headless Chromium for tests: opens a page and gives the document as the browser has it after its scripts ran. No network is allowed."""
+"""Headless Chromium for tests: opens a page and gives the document as the browser has it after its scripts
+ran. No network is allowed."""
 
 from __future__ import annotations
 
@@ -16,8 +17,10 @@ import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-default-apps", "--disable-extensions", "--disable-dev-shm-usage",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-default-apps", "--disable-extensions",
+    "--disable-dev-shm-usage",
     "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=8000",
 )  # fmt: skip
 
@@ -29,7 +32,8 @@ def browser() -> str | None:
 
 needs_browser = pytest.mark.skipif(
     browser() is None,
-    reason="no Chromium on this machine, so the gallery was not opened in a real browser (Debian: apt-get install chromium)",
+    reason="no Chromium on this machine, so the gallery was not opened in a real browser (Debian: apt-get "
+    "install chromium)",
 )
 
 
@@ -48,7 +52,8 @@ class Element:
 
 @dataclass
 class Page:
-    """What the browser made of a page: its elements in document order, and the addresses that it asked for."""
+    """What the browser made of a page: its elements in document order, and the addresses that it asked
+    for."""
 
     elements: list[Element] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
@@ -100,13 +105,24 @@ def parse(html: str) -> Page:
 
 
 def open_page(url: str, *flags: str) -> Page:
-    """Opens a page in a fresh profile, waits for its scripts, and returns what became of it. Fails after 90 s."""
+    """Opens a page in a fresh profile, waits for its scripts, and returns what became of it. Fails after 90
+    s."""
     program = browser()
     assert program is not None
     with tempfile.TemporaryDirectory(prefix="ctrlsynth-browser-") as profile:
         log = Path(profile) / "net.json"
-        command = [program, *FLAGS, f"--user-data-dir={profile}", f"--log-net-log={log}", *flags, "--dump-dom", url]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+        command = [
+            program,
+            *FLAGS,
+            f"--user-data-dir={profile}",
+            f"--log-net-log={log}",
+            *flags,
+            "--dump-dom",
+            url,
+        ]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        )
         try:
             out, _ = process.communicate(timeout=90)
         except subprocess.TimeoutExpired:
@@ -119,7 +135,8 @@ def open_page(url: str, *flags: str) -> Page:
 
 
 def _requests(log: Path) -> list[str]:
-    """Addresses that were asked for on behalf of a page; what the browser asks for itself has no initiator."""
+    """Addresses that were asked for on behalf of a page; what the browser asks for itself has no
+    initiator."""
     events = json.loads(log.read_text(encoding="utf-8"))["events"]
     begun = [e["params"] for e in events if "url" in e.get("params", {}) and "initiator" in e["params"]]
     return list(dict.fromkeys(str(p["url"]) for p in begun if p["initiator"] != "not an origin"))

@@ -1,4 +1,5 @@
-"""Small real training data for the tests of `ctrlsynth.clip`: scenes drawn by our painter, exported by our export."""
+"""Small real training data for the tests of `ctrlsynth.clip`: scenes drawn by our painter, exported by our
+export."""
 
 from __future__ import annotations
 
@@ -18,16 +19,23 @@ ROWS = 90
 
 @lru_cache(maxsize=1)
 def scenes() -> Path:
-    """A folder with `real/` (90 painted captions as webdataset, parquet, imagefolder, csv) and `mix/` (cap and capimg pairs made of
-    them)."""
+    """A folder with `real/` (90 painted captions as webdataset, parquet, imagefolder, csv) and `mix/` (cap
+    and capimg pairs made of them)."""
     base = Path(mkdtemp(prefix="clip-scenes-"))
     write_captions(base / "captions.jsonl", ROWS)
     painted = make(
-        base, "paint", source={"text": "captions.jsonl", "key_column": "key"}, paths={"draw": ["text", "image*"]}, mix="img", part_rows=30
+        base,
+        "paint",
+        source={"text": "captions.jsonl", "key_column": "key"},
+        paths={"draw": ["text", "image*"]},
+        mix="img",
+        part_rows=30,
     )
     for form in ("webdataset", "parquet", "imagefolder", "csv"):
         export(painted, base / "real" / form, format=form, max_per_shard=25)
-    both = make(base, "both", source={"webdataset": "real/webdataset"}, paths=["SP1", "SP3"], mix="mix", part_rows=30)
+    both = make(
+        base, "both", source={"webdataset": "real/webdataset"}, paths=["SP1", "SP3"], mix="mix", part_rows=30
+    )
     export(both, base / "mix", max_per_shard=40)
     return base
 

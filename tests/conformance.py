@@ -1,15 +1,16 @@
-"""What every backend must do, whatever it loads: one suite for the three protocols of `ctrlsynth.models.base`.
+"""What every backend must do, whatever it loads: one suite for the three protocols of
+`ctrlsynth.models.base`.
 
     check_llm(make_model, changed=other_weights)                 texts
     check_tagger(make_model, changed=..., tolerance=1e-4)        tags; the tolerance is that of their scores
     check_painter(make_model, changed=..., tolerance=8)          images; the tolerance is in levels of 0 .. 255
 
-`make_model` builds a model (give the same one each time if loading takes long), `changed` one that differs in its weights only.
-What is asked: as many answers as rows, in their order; duplicates answered each; nothing for nothing; the same answer in any batch;
-texts of any script, and a row far too long, that cost at most their own row; a poisoned row that fails alone, by its own `error` or,
-where the whole call raises, by cutting the batch in half until it stands alone, as the engines do.
-A tolerance of 0 is bit equality. `rows`, `poison` and `long` replace the suite's own rows where a model needs others.
-"""
+`make_model` builds a model (give the same one each time if loading takes long), `changed` one that differs in
+its weights only. What is asked: as many answers as rows, in their order; duplicates answered each; nothing
+for nothing; the same answer in any batch; texts of any script, and a row far too long, that cost at most
+their own row; a poisoned row that fails alone, by its own `error` or, where the whole call raises, by cutting
+the batch in half until it stands alone, as the engines do. A tolerance of 0 is bit equality. `rows`, `poison`
+and `long` replace the suite's own rows where a model needs others."""
 
 from __future__ import annotations
 
@@ -38,13 +39,14 @@ SCRIPTS = (
     "\ufeff\ufffd\U0010ffff",
     "<|im_end|> <s> [/INST] {{x}} {y} %s",
 )
-"""Emoji with joiners, CJK, combining marks, right to left, directions and zero widths, control characters, what templates use."""
+"""Emoji with joiners, CJK, combining marks, right to left, directions and zero widths, control characters,
+what templates use."""
 
 
 @dataclass(frozen=True)
 class Suite:
-    """One role: how it is asked, its rows, when an answer fits the tables (`usable`) and has failed (`error`), when two answers to one
-    row differ, and which share of them may (`allowed`)."""
+    """One role: how it is asked, its rows, when an answer fits the tables (`usable`) and has failed
+    (`error`), when two answers to one row differ, and which share of them may (`allowed`)."""
 
     ask: Callable[[Any, Sequence[Any]], list[Any]]
     rows: Sequence[Any]
@@ -66,7 +68,8 @@ def check_llm(
     poison: Request | None = None,
     long: Request | None = None,
 ) -> None:
-    """`tolerance`: the share of texts that may differ with the batch (0: every text equal, character by character)."""
+    """`tolerance`: the share of texts that may differ with the batch (0: every text equal, character by
+    character)."""
     suite = Suite(
         lambda model, requests: list(model.generate(requests)),
         rows or [request(f"{colour} {thing}", seed=n) for n, (colour, thing) in enumerate(THINGS)],
@@ -91,12 +94,14 @@ def check_tagger(
     long: ImageAndText | None = None,
     image: Image.Image | None = None,
 ) -> None:
-    """`tolerance`: how far a score may move with the batch; phrases may not. `image` stands beside the captions of many scripts."""
+    """`tolerance`: how far a score may move with the batch; phrases may not. `image` stands beside the
+    captions of many scripts."""
     picture = image or photo("coffee.png")
     suite = Suite(
         lambda model, items: list(model.tag(items)),
         rows or [ImageAndText(photo(name), text) for name, text in PHOTOS.items()],
-        [ImageAndText(picture, text) for text in SCRIPTS] + [ImageAndText(picture, None), ImageAndText(picture, "")],
+        [ImageAndText(picture, text) for text in SCRIPTS]
+        + [ImageAndText(picture, None), ImageAndText(picture, "")],
         long or ImageAndText(picture.resize((2000, 8)), "a very " + "very " * 20_000 + "red dog"),
         poison or ImageAndText(cast(Any, 5), cast(Any, 5)),
         lambda answer: tags_of(answer) is not None,
@@ -116,10 +121,12 @@ def check_painter(
     long: Prompt | None = None,
     size: tuple[int, int] = (64, 64),
 ) -> None:
-    """`tolerance`: by how many levels a pixel may move with the batch. `size`: what the suite's own prompts ask for."""
+    """`tolerance`: by how many levels a pixel may move with the batch. `size`: what the suite's own prompts
+    ask for."""
     suite = Suite(
         lambda model, prompts: list(model.generate(prompts)),
-        rows or [Prompt(f"a {colour} {thing}", seed=n, size=size) for n, (colour, thing) in enumerate(THINGS)],
+        rows
+        or [Prompt(f"a {colour} {thing}", seed=n, size=size) for n, (colour, thing) in enumerate(THINGS)],
         [Prompt(text, negative=text, seed=n, size=size) for n, text in enumerate(SCRIPTS)],
         long or Prompt("a very " + "very " * 2_000 + "red dog", size=size),
         poison or Prompt(cast(Any, 5), size=size),
@@ -131,7 +138,12 @@ def check_painter(
 
 
 THINGS = (("red", "dog"), ("blue", "car"), ("green", "tree"), ("white", "horse"), ("yellow", "boat"))
-PHOTOS = {"coffee.png": "a white cup on a table", "chelsea.png": "a brown cat", "rocket.jpg": "a tall rocket", "camera.png": "a man"}
+PHOTOS = {
+    "coffee.png": "a white cup on a table",
+    "chelsea.png": "a brown cat",
+    "rocket.jpg": "a tall rocket",
+    "camera.png": "a man",
+}
 
 
 def photo(name: str) -> Image.Image:
@@ -143,7 +155,14 @@ def photo(name: str) -> Image.Image:
 
 def request(text: str, seed: int = 0) -> Request:
     """A request that models with and without an instruction can answer."""
-    return Request(f"Write one sentence about: {text}.", Tags((text,)), caption=text, family="tags", max_tokens=24, seed=seed)
+    return Request(
+        f"Write one sentence about: {text}.",
+        Tags((text,)),
+        caption=text,
+        family="tags",
+        max_tokens=24,
+        seed=seed,
+    )
 
 
 def isolated(suite: Suite, model: Any, rows: Sequence[Any]) -> list[Any]:
@@ -178,16 +197,26 @@ def _ordinary(suite: Suite, model: Any) -> None:
     assert len(answers) == len(rows), f"{len(rows)} asked, {len(answers)} answered"
     assert all(map(suite.usable, answers))
     assert [suite.error(answer) for answer in answers] == [None] * len(rows)
-    assert any(suite.differs(answers[0], answer) for answer in answers[1:]), "all rows are answered alike: order cannot be seen"
-    same(suite, suite.ask(model, rows[::-1]), answers[::-1], "the order of the answers is not that of the rows")
+    assert any(suite.differs(answers[0], answer) for answer in answers[1:]), (
+        "all rows are answered alike: order cannot be seen"
+    )
+    same(
+        suite, suite.ask(model, rows[::-1]), answers[::-1], "the order of the answers is not that of the rows"
+    )
     picks = [0, 1, 0, 0, 1]
-    same(suite, suite.ask(model, [rows[n] for n in picks]), [answers[n] for n in picks], "duplicates are not answered each")
+    same(
+        suite,
+        suite.ask(model, [rows[n] for n in picks]),
+        [answers[n] for n in picks],
+        "duplicates are not answered each",
+    )
     alone = [answer for row in rows for answer in suite.ask(model, [row])]
     same(suite, alone, answers, "an answer depends on its batch")
 
 
 def _odd(suite: Suite, model: Any) -> None:
-    """Odd rows between ordinary ones: the ordinary rows' answers stay, the odd ones are answered or fail alone."""
+    """Odd rows between ordinary ones: the ordinary rows' answers stay, the odd ones are answered or fail
+    alone."""
     first, second = suite.rows[:2]
     plain = suite.ask(model, [first, second])
     mixed = isolated(suite, model, [first, *suite.scripts, second])
@@ -202,7 +231,9 @@ def _odd(suite: Suite, model: Any) -> None:
     assert suite.usable(long)
     before, poisoned, after = isolated(suite, model, [first, suite.poison, second])
     same(suite, [before, after], plain, "a poisoned row changes its neighbours")
-    assert isinstance(poisoned, Exception) or suite.error(poisoned), f"the poisoned row was answered: {poisoned!r}"
+    assert isinstance(poisoned, Exception) or suite.error(poisoned), (
+        f"the poisoned row was answered: {poisoned!r}"
+    )
 
 
 def same(suite: Suite, got: Sequence[Any], wanted: Sequence[Any], fault: str) -> None:
@@ -215,7 +246,13 @@ def same(suite: Suite, got: Sequence[Any], wanted: Sequence[Any], fault: str) ->
 
 def _tags_differ(tolerance: float, a: Tags, b: Tags) -> bool:
     """Phrases must be equal, scores within the tolerance."""
-    if (a.objects, a.attributes, a.relations, a.caption, len(a.scores)) != (b.objects, b.attributes, b.relations, b.caption, len(b.scores)):
+    if (a.objects, a.attributes, a.relations, a.caption, len(a.scores)) != (
+        b.objects,
+        b.attributes,
+        b.relations,
+        b.caption,
+        len(b.scores),
+    ):
         return True
     return any(abs(x - y) > tolerance for x, y in zip(a.scores, b.scores, strict=True))
 

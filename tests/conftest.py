@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-# The suite runs in one process a core: two threads in each would wait for one another, and sums would depend on the machine.
+# The suite runs in one process a core: two threads in each would wait for one another, and sums would depend
+# on the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """`tiny("sdxl")`: the folder of a tiny real checkpoint (tiny_models.py, tiny_vision.py), made when first asked for.
-    Tests only read it."""
+    """`tiny("sdxl")`: the folder of a tiny real checkpoint (tiny_models.py, tiny_vision.py), made when first
+    asked for. Tests only read it."""
     from ctrlsynth.models.torchvision_fix import make_torchvision_importable
 
     make_torchvision_importable()

@@ -1,5 +1,6 @@
-"""Small data sets in the public layouts, and a tiny two-tower model of colours: an image's embedding is its mean colour, a text's the mean
-of the colours that it names. It is weak and exact, so every expected score can be worked out by hand."""
+"""Small data sets in the public layouts, and a tiny two-tower model of colours: an image's embedding is its
+mean colour, a text's the mean of the colours that it names. It is weak and exact, so every expected score can
+be worked out by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +14,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0), "white": (255, 255, 255)}
+COLOURS = {
+    "red": (255, 0, 0),
+    "green": (0, 255, 0),
+    "blue": (0, 0, 255),
+    "yellow": (255, 255, 0),
+    "white": (255, 255, 255),
+}
 
 
 class ColourClip:
@@ -32,7 +39,10 @@ class ColourClip:
         return batch.reshape(len(batch), -1, 3).mean(axis=1).astype(np.float32)
 
     def encode_text(self, texts: Sequence[str]) -> Any:
-        rows = [[COLOURS[w] for w in t.replace(".", " ").lower().split() if w in COLOURS] or [(1, 1, 1)] for t in texts]
+        rows = [
+            [COLOURS[w] for w in t.replace(".", " ").lower().split() if w in COLOURS] or [(1, 1, 1)]
+            for t in texts
+        ]
         return np.array([np.mean(r, axis=0) for r in rows], dtype=np.float32)
 
 
@@ -58,7 +68,9 @@ def write_shards(folder: Path, samples: Sequence[dict[str, bytes]], shards: int 
     return folder
 
 
-def classification_set(folder: Path, labels: Sequence[int], shown: Sequence[str], names: Sequence[str], split: str = "test") -> Path:
+def classification_set(
+    folder: Path, labels: Sequence[int], shown: Sequence[str], names: Sequence[str], split: str = "test"
+) -> Path:
     """Squares of colours `shown` with the class numbers `labels`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "classnames.txt").write_text("".join(f"{n}\n" for n in names))
@@ -74,6 +86,9 @@ def pairs_set(folder: Path, rows: dict[str, list[tuple[str, str, str]]]) -> Path
     for colour in COLOURS:
         (folder / "images" / f"{colour}.png").write_bytes(square(colour))
     for name, several in rows.items():
-        data = {str(n): {"filename": f"{c}.png", "caption": p, "negative_caption": m} for n, (c, p, m) in enumerate(several)}
+        data = {
+            str(n): {"filename": f"{c}.png", "caption": p, "negative_caption": m}
+            for n, (c, p, m) in enumerate(several)
+        }
         (folder / f"{name}.json").write_text(json.dumps(data))
     return folder

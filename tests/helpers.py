@@ -1,4 +1,5 @@
-"""What several tests share: small recipes, counting and faulty models (fakes provoke faults and count calls, nothing else)."""
+"""What several tests share: small recipes, counting and faulty models (fakes provoke faults and count calls,
+nothing else)."""
 
 from __future__ import annotations
 
@@ -27,7 +28,12 @@ def write_captions(path: Path, rows: int) -> Path:
     with open(path, "w", encoding="utf-8") as handle:
         for n in range(rows):
             a, b = THINGS[n % 8], THINGS[(n // 8 + n + 1) % 8]
-            handle.write(json.dumps({"key": f"k{n}", "caption": f"a {COLOURS[n % 4]} {a} on a {COLOURS[(n // 4) % 4]} {b}"}) + "\n")
+            handle.write(
+                json.dumps(
+                    {"key": f"k{n}", "caption": f"a {COLOURS[n % 4]} {a} on a {COLOURS[(n // 4) % 4]} {b}"}
+                )
+                + "\n"
+            )
     return path
 
 
@@ -47,7 +53,10 @@ def recipe(base: Path, rows: int = 40, part_rows: int = 10, **changes: Any) -> R
 
 def tables(run: Run) -> dict[str, list[dict[str, Any]]]:
     """Every table's rows without what differs between equal runs: time."""
-    return {s.folder: [{k: v for k, v in r.items() if k not in TIME} for r in run.rows(s.folder)] for s in run.steps}
+    return {
+        s.folder: [{k: v for k, v in r.items() if k not in TIME} for r in run.rows(s.folder)]
+        for s in run.steps
+    }
 
 
 class CountingLLM:
@@ -64,7 +73,10 @@ class CountingLLM:
             handle.writelines(json.dumps(r.tags.phrases()) + "\n" for r in requests)
             handle.flush()
             os.fsync(handle.fileno())
-        return [Reply("There is " + ", ".join(r.tags.phrases()) + ".", prompt_tokens=7, completion_tokens=5) for r in requests]
+        return [
+            Reply("There is " + ", ".join(r.tags.phrases()) + ".", prompt_tokens=7, completion_tokens=5)
+            for r in requests
+        ]
 
 
 def calls(log: Path) -> int:
@@ -73,7 +85,8 @@ def calls(log: Path) -> int:
 
 
 class FaultyLLM:
-    """`how`: too_few, too_many, nothing, empty, raise, model_error; for requests whose tags hold `when` (all unless given)."""
+    """`how`: too_few, too_many, nothing, empty, raise, model_error; for requests whose tags hold `when` (all
+    unless given)."""
 
     id = "faulty"
     digest = "1"
@@ -87,9 +100,12 @@ class FaultyLLM:
             return replies
         if self._how == "raise":
             raise RuntimeError("the engine is on fire")
-        return {"too_few": replies[:-1], "too_many": [*replies, replies[-1]], "nothing": [], "empty": [Reply("  ") for _ in requests]}[
-            self._how
-        ]
+        return {
+            "too_few": replies[:-1],
+            "too_many": [*replies, replies[-1]],
+            "nothing": [],
+            "empty": [Reply("  ") for _ in requests],
+        }[self._how]
 
 
 class Mute:
@@ -120,7 +136,9 @@ class PixelCounter:
     reads = "pixels"
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
-        return [Tags(objects=(f"{i.image.width}x{i.image.height}",) if i.image is not None else ()) for i in items]
+        return [
+            Tags(objects=(f"{i.image.width}x{i.image.height}",) if i.image is not None else ()) for i in items
+        ]
 
 
 class NoPainter:

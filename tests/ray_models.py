@@ -17,9 +17,9 @@ def says(request: Request) -> str:
 
 
 class Writer:
-    """Notes `process node row` for every request in the file `log`, and says what it was asked. `stops`: whoever notes that many rows in
-    all leaves `log.stop-N` and waits to be killed, in the middle of its part. `log.threads`: how many threads
-    an embedded model would use, a line a call."""
+    """Notes `process node row` for every request in the file `log`, and says what it was asked. `stops`:
+    whoever notes that many rows in all leaves `log.stop-N` and waits to be killed, in the middle of its part.
+    `log.threads`: how many threads an embedded model would use, a line a call."""
 
     id = "writer"
     digest = "1"

@@ -1,4 +1,5 @@
-"""A real S3-compatible server (moto's) on loopback, as a process's own thread, and the environment that points clients at it."""
+"""A real S3-compatible server (moto's) on loopback, as a process's own thread, and the environment that
+points clients at it."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ BUCKET = "bucket"
 
 @contextmanager
 def s3_server() -> Iterator[dict[str, str]]:
-    """Serves one empty bucket named `bucket`; yields the variables, which hold in this process and those that it starts meanwhile."""
+    """Serves one empty bucket named `bucket`; yields the variables, which hold in this process and those that
+    it starts meanwhile."""
     import boto3
     import s3fs
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -34,8 +36,10 @@ def s3_server() -> Iterator[dict[str, str]]:
     thread.start()
     address = f"http://127.0.0.1:{server.server_port}"
     env = {
-        "AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "not-to-be-stored",
-        "AWS_DEFAULT_REGION": "us-east-1", "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "not-to-be-stored",
+        "AWS_DEFAULT_REGION": "us-east-1", "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "AWS_EC2_METADATA_DISABLED": "true",
     }  # fmt: skip
     with mock.patch.dict(os.environ, env):

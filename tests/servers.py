@@ -1,4 +1,5 @@
-"""Servers on loopback for tests and benchmarks: llama.cpp's own with SmolLM2, and one that answers wrongly on demand."""
+"""Servers on loopback for tests and benchmarks: llama.cpp's own with SmolLM2, and one that answers wrongly on
+demand."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ def free_port() -> int:
 
 
 class LlamaServer:
-    """llama.cpp's HTTP server with SmolLM2-135M in a process of its own; it can be killed and started again at its address."""
+    """llama.cpp's HTTP server with SmolLM2-135M in a process of its own; it can be killed and started again
+    at its address."""
 
     def __init__(self, slots: int = 2, key: str = "") -> None:
         self.port, self.slots, self.key = free_port(), slots, key
@@ -62,12 +64,25 @@ class LlamaServer:
         """Returns once it answers."""
         from ctrlsynth.models.llms.llama_cpp.engine import smollm2_file
 
-        command = [sys.executable, "-c", _LLAMA, str(smollm2_file()), str(self.port), str(self.slots), self.key]
+        command = [
+            sys.executable,
+            "-c",
+            _LLAMA,
+            str(smollm2_file()),
+            str(self.port),
+            str(self.slots),
+            self.key,
+        ]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+        )
         for _ in range(600):
             assert self._process.poll() is None, "the llama.cpp server has ended"
-            with contextlib.suppress(OSError), urllib.request.urlopen(self.url.removesuffix("/v1") + "/health", timeout=5) as answer:
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(self.url.removesuffix("/v1") + "/health", timeout=5) as answer,
+            ):
                 if answer.status == 200:
                     return
             time.sleep(0.1)
@@ -182,7 +197,10 @@ class FaultyServer:
             def log_message(self, format: str, *args: Any) -> None: ...
 
             def do_GET(self) -> None:
-                listed = [{"id": name, "object": "model", "created": int(time.time()), "owned_by": "tests"} for name in outer.models]
+                listed = [
+                    {"id": name, "object": "model", "created": int(time.time()), "owned_by": "tests"}
+                    for name in outer.models
+                ]
                 self._send(200, {}, json.dumps({"object": "list", "data": listed}).encode())
 
             def do_POST(self) -> None:
@@ -211,7 +229,9 @@ class FaultyServer:
                     assert what == "close"
                     self.close_connection = True
 
-            def _send(self, status: int, headers: Mapping[str, str], body: bytes, length: int | None = None) -> None:
+            def _send(
+                self, status: int, headers: Mapping[str, str], body: bytes, length: int | None = None
+            ) -> None:
                 self.send_response(status)
                 for name, value in ({"Content-Type": "application/json"} | dict(headers)).items():
                     self.send_header(name, value)

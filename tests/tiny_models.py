@@ -1,9 +1,10 @@
-"""Tiny real checkpoints with random weights, saved to a folder the way a hub stores them: the production backends load these with their own
-code, nothing of them is replaced. What they draw and say is noise; what is tested is everything around it.
+"""Tiny real checkpoints with random weights, saved to a folder the way a hub stores them: the production
+backends load these with their own code, nothing of them is replaced. What they draw and say is noise; what is
+tested is everything around it.
 
-Each builder writes into a new folder and returns it. `BUILDERS` names them for the fixture `tiny` (conftest.py), which builds each once a
-session. Tokenizers are real where that is free: CLIP's has its whole byte-pair table, so token counts are the real ones.
-"""
+Each builder writes into a new folder and returns it. `BUILDERS` names them for the fixture `tiny`
+(conftest.py), which builds each once a session. Tokenizers are real where that is free: CLIP's has its whole
+byte-pair table, so token counts are the real ones."""
 
 from __future__ import annotations
 
@@ -22,13 +23,14 @@ make_torchvision_importable()
 _BETAS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 CLIP_START, CLIP_END = 49406, 49407
 WORDS = (
-    "a an the red blue green dog cat ball bird tree house boat car chair on in of with and near under big small photo painting is"
+    "a an the red blue green dog cat ball bird tree house boat car chair on in of with and near under big "
+    "small photo painting is"
 ).split()
 
 
 def sd15(folder: Path, safety: float | None = None) -> Path:
-    """Stable Diffusion 1.5's classes, 64 px. `safety`: the cosine above which the safety checker flags an image (-2: all, 2: none); None
-    saves none."""
+    """Stable Diffusion 1.5's classes, 64 px. `safety`: the cosine above which the safety checker flags an
+    image (-2: all, 2: none); None saves none."""
     import torch
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
@@ -81,7 +83,8 @@ def sd3(folder: Path) -> Path:
 
     torch.manual_seed(0)
     transformer = SD3Transformer2DModel(
-        sample_size=32, patch_size=2, in_channels=4, out_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=4,
+        sample_size=32, patch_size=2, in_channels=4, out_channels=4, num_layers=1, attention_head_dim=8,
+        num_attention_heads=4,
         caption_projection_dim=32, joint_attention_dim=64, pooled_projection_dim=64,
     )  # fmt: skip
     pipe = StableDiffusion3Pipeline(
@@ -99,18 +102,26 @@ def sd3(folder: Path) -> Path:
 
 
 def flux(folder: Path) -> Path:
-    """FLUX's classes: CLIP for the pooled embedding, T5 for the words, distilled guidance; 64 px where that size is asked for."""
+    """FLUX's classes: CLIP for the pooled embedding, T5 for the words, distilled guidance; 64 px where that
+    size is asked for."""
     import torch
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
     torch.manual_seed(0)
     transformer = FluxTransformer2DModel(
-        patch_size=1, in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        patch_size=1, in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16,
+        num_attention_heads=2,
         joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8), guidance_embeds=True,
     )  # fmt: skip
     pipe = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=_vae(latent_channels=1, shift_factor=0.1159, scaling_factor=0.3611, use_quant_conv=False, use_post_quant_conv=False),
+        vae=_vae(
+            latent_channels=1,
+            shift_factor=0.1159,
+            scaling_factor=0.3611,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+        ),
         text_encoder=_clip_text(),
         tokenizer=clip_tokenizer(),
         text_encoder_2=_t5(32),
@@ -121,7 +132,8 @@ def flux(folder: Path) -> Path:
 
 
 def lora(folder: Path, pipeline: Path, scale: float = 8.0) -> Path:
-    """A LoRA for the attention of that pipeline's UNet, saved by the pipeline's own class; random and strong enough to be seen."""
+    """A LoRA for the attention of that pipeline's UNet, saved by the pipeline's own class; random and strong
+    enough to be seen."""
     import torch
     from diffusers import AutoPipelineForText2Image
     from diffusers.utils import convert_state_dict_to_diffusers
@@ -130,9 +142,15 @@ def lora(folder: Path, pipeline: Path, scale: float = 8.0) -> Path:
 
     torch.manual_seed(1)
     pipe = AutoPipelineForText2Image.from_pretrained(pipeline, local_files_only=True)
-    pipe.unet.add_adapter(LoraConfig(r=2, lora_alpha=2, init_lora_weights=False, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
+    pipe.unet.add_adapter(
+        LoraConfig(
+            r=2, lora_alpha=2, init_lora_weights=False, target_modules=["to_q", "to_k", "to_v", "to_out.0"]
+        )
+    )
     layers = {k: v * scale for k, v in get_peft_model_state_dict(pipe.unet).items()}
-    pipe.save_lora_weights(folder, unet_lora_layers=convert_state_dict_to_diffusers(layers), safe_serialization=True)
+    pipe.save_lora_weights(
+        folder, unet_lora_layers=convert_state_dict_to_diffusers(layers), safe_serialization=True
+    )
     return folder
 
 
@@ -151,7 +169,13 @@ def _clip_table() -> tuple[dict[str, int], list[tuple[str, str]]]:
     table = resources.files("ctrlsynth.lang") / "data" / "bpe_simple_vocab_16e6.txt.gz"
     lines = gzip.decompress(table.read_bytes()).decode("utf-8").split("\n")[1 : 49152 - 256 - 2 + 1]
     merges = [(a, b) for a, b in (line.split() for line in lines)]
-    tokens = [*letters, *(letter + "</w>" for letter in letters), *(a + b for a, b in merges), "<|startoftext|>", "<|endoftext|>"]
+    tokens = [
+        *letters,
+        *(letter + "</w>" for letter in letters),
+        *(a + b for a, b in merges),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
     return {token: n for n, token in enumerate(tokens)}, merges
 
 
@@ -169,7 +193,8 @@ def _clip_text(projection: bool = False) -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     config = CLIPTextConfig(
-        hidden_size=32, intermediate_size=64, num_attention_heads=4, num_hidden_layers=3, projection_dim=32, vocab_size=49408,
+        hidden_size=32, intermediate_size=64, num_attention_heads=4, num_hidden_layers=3, projection_dim=32,
+        vocab_size=49408,
         bos_token_id=CLIP_START, eos_token_id=CLIP_END, pad_token_id=CLIP_END,
     )  # fmt: skip
     return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config).eval()
@@ -186,15 +211,18 @@ def _unet(**options: Any) -> Any:
     from diffusers import UNet2DConditionModel
 
     unet = UNet2DConditionModel(
-        block_out_channels=(8, 16), layers_per_block=1, sample_size=32, in_channels=4, out_channels=4, norm_num_groups=2,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(8, 16), layers_per_block=1, sample_size=32, in_channels=4, out_channels=4,
+        norm_num_groups=2,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D",
+        "UpBlock2D"),
         **{"attention_head_dim": 4, **options},
     )  # fmt: skip
     return _heedful(unet, {"attn2": 4})
 
 
 def _heedful(network: Any, louder: dict[str, float]) -> Any:
-    """The network with what reads the text made louder: random weights hardly heed it, and a test wants to see that it does."""
+    """The network with what reads the text made louder: random weights hardly heed it, and a test wants to
+    see that it does."""
     for name, weight in network.named_parameters():
         for part, times in louder.items():
             if part in name and name.endswith("weight"):
@@ -207,8 +235,10 @@ def _vae(**options: Any) -> Any:
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
-        block_out_channels=(8, 16), in_channels=3, out_channels=3, down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=2, sample_size=64, **{"latent_channels": 4, **options},
+        block_out_channels=(8, 16), in_channels=3, out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=2, sample_size=64, **{"latent_channels": 4,
+        **options},
     )  # fmt: skip
 
 
@@ -217,10 +247,19 @@ def _safety_checker(threshold: float) -> Any:
     from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 
     vision = CLIPVisionConfig(
-        hidden_size=32, intermediate_size=37, num_attention_heads=4, num_hidden_layers=1, image_size=30, patch_size=15
+        hidden_size=32,
+        intermediate_size=37,
+        num_attention_heads=4,
+        num_hidden_layers=1,
+        image_size=30,
+        patch_size=15,
     )
-    text = CLIPTextConfig(hidden_size=32, intermediate_size=37, num_attention_heads=4, num_hidden_layers=1, vocab_size=1000)
-    checker = StableDiffusionSafetyChecker(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=16)).eval()
+    text = CLIPTextConfig(
+        hidden_size=32, intermediate_size=37, num_attention_heads=4, num_hidden_layers=1, vocab_size=1000
+    )
+    checker = StableDiffusionSafetyChecker(
+        CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=16)
+    ).eval()
     checker.concept_embeds.data.normal_()
     checker.special_care_embeds.data.normal_()
     checker.concept_embeds_weights.data.fill_(threshold)

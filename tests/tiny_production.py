@@ -1,8 +1,9 @@
-"""The papers' models as tiny real checkpoints, for running the production recipes: the same classes, loaded by the same code.
+"""The papers' models as tiny real checkpoints, for running the production recipes: the same classes, loaded
+by the same code.
 
-The language models are parrots: real checkpoints whose weights are set by hand so that they always say one sentence (a token of their
-vocabulary) and stop. So what a run does with a text can be told, which with random weights it could not.
-"""
+The language models are parrots: real checkpoints whose weights are set by hand so that they always say one
+sentence (a token of their vocabulary) and stop. So what a run does with a text can be told, which with random
+weights it could not."""
 
 from __future__ import annotations
 
@@ -11,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 SAYS = "A dog and a cat rest beside a small table with coffee, while a blue bird sits in a tree."
-EXTRACTS = "attributes: red boat, blue bird\nobjects: boat, water, bird, tree\nrelations: boat on the water, bird in a tree\n"
+EXTRACTS = (
+    "attributes: red boat, blue bird\nobjects: boat, water, bird, tree\nrelations: boat on the "
+    "water, bird in a tree\n"
+)
 """What the caption lacks is dropped."""
 
 
 def parrot(base: Callable[[Path], Path], folder: Path, says: str) -> Path:
-    """A checkpoint of `base` (tiny_llms.qwen2, tiny_llms.mistral) that answers `says` to everything: attention and MLP add nothing, every
-    token but that one predicts it, and it predicts the end."""
+    """A checkpoint of `base` (tiny_llms.qwen2, tiny_llms.mistral) that answers `says` to everything:
+    attention and MLP add nothing, every token but that one predicts it, and it predicts the end."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -43,7 +47,8 @@ def parrot(base: Callable[[Path], Path], folder: Path, says: str) -> Path:
 
 
 def florence(folder: Path) -> Path:
-    """tiny_vision's Florence-2 with the published checkpoint's `early_stopping`; without it beams may go on for all 1,024 tokens."""
+    """tiny_vision's Florence-2 with the published checkpoint's `early_stopping`; without it beams may go on
+    for all 1,024 tokens."""
     import json
 
     import tiny_vision
@@ -55,7 +60,8 @@ def florence(folder: Path) -> Path:
 
 
 class Tiny:
-    """Tiny checkpoints by the name that a recipe has for the real one; each is made when it is first asked for."""
+    """Tiny checkpoints by the name that a recipe has for the real one; each is made when it is first asked
+    for."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -67,8 +73,8 @@ class Tiny:
         return self._made[name]
 
     def spec(self, value: Any) -> Any:
-        """A recipe's model with nothing but the names replaced; vLLM, which runs on GPUs only, by transformers, and float16, which a CPU
-        computes four times slower, by the checkpoint's float32."""
+        """A recipe's model with nothing but the names replaced; vLLM, which runs on GPUs only, by
+        transformers, and float16, which a CPU computes four times slower, by the checkpoint's float32."""
         import tiny_llms
         import tiny_models
         import tiny_vision
@@ -81,13 +87,20 @@ class Tiny:
         if "hybrid" in value:
             out["hybrid"] = self.spec(value["hybrid"])
         elif "vllm" in value:
-            out = {k: v for k, v in value.items() if k not in ("vllm", "gpu_memory_utilization", "tensor_parallel_size")}
+            out = {
+                k: v
+                for k, v in value.items()
+                if k not in ("vllm", "gpu_memory_utilization", "tensor_parallel_size")
+            }
             if "Mistral" in value["vllm"]:
                 out["transformers"] = str(self.get("mistral", lambda f: parrot(tiny_llms.mistral, f, SAYS)))
             else:
                 out["transformers"] = str(self.get("qwen2", lambda f: parrot(tiny_llms.qwen2, f, SAYS)))
         elif "diffusers" in value:
-            kind = {"stabilityai/stable-diffusion-xl-base-1.0": "sdxl", "stabilityai/stable-diffusion-3-medium-diffusers": "sd3"}
+            kind = {
+                "stabilityai/stable-diffusion-xl-base-1.0": "sdxl",
+                "stabilityai/stable-diffusion-3-medium-diffusers": "sd3",
+            }
             name = kind[value["diffusers"]]
             out["diffusers"] = str(self.get(name, tiny_models.BUILDERS[name]))
         elif "catlip" in value:
@@ -98,5 +111,8 @@ class Tiny:
             out["captioner"] = str(self.get("florence2", florence))
             if "extract" in value:
                 extract = {k: v for k, v in self.spec(value["extract"]).items() if k != "transformers"}
-                out["extract"] = {"transformers": str(self.get("extract", lambda f: parrot(tiny_llms.qwen2, f, EXTRACTS))), **extract}
+                out["extract"] = {
+                    "transformers": str(self.get("extract", lambda f: parrot(tiny_llms.qwen2, f, EXTRACTS))),
+                    **extract,
+                }
         return out

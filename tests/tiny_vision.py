@@ -1,8 +1,8 @@
-"""Tiny real checkpoints that look at pictures, saved to a folder the way a hub stores them; beside those of tiny_models.py.
+"""Tiny real checkpoints that look at pictures, saved to a folder the way a hub stores them; beside those of
+tiny_models.py.
 
-Most are random. `florence2` has learned in a few steps to say which of two colours fills a picture, so that what is extracted from its
-captions can be told right from wrong.
-"""
+Most are random. `florence2` has learned in a few steps to say which of two colours fills a picture, so that
+what is extracted from its captions can be told right from wrong."""
 
 from __future__ import annotations
 
@@ -29,15 +29,30 @@ def words_tokenizer(texts: list[str], **more: Any) -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "<image>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet))
-    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>"}
+    tokenizer.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
+    )
+    names = {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "mask_token": "<mask>",
+    }
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names, **more)
 
 
 def florence2(folder: Path) -> Path:
-    """Florence2ForConditionalGeneration with its processor; 32 px, some 30,000 parameters; says one of `THINGS`."""
+    """Florence2ForConditionalGeneration with its processor; 32 px, some 30,000 parameters; says one of
+    `THINGS`."""
     import torch
-    from transformers import BartConfig, CLIPImageProcessor, Florence2Config, Florence2ForConditionalGeneration, Florence2Processor
+    from transformers import (
+        BartConfig,
+        CLIPImageProcessor,
+        Florence2Config,
+        Florence2ForConditionalGeneration,
+        Florence2Processor,
+    )
     from transformers.models.florence2.configuration_florence2 import Florence2VisionConfig
 
     torch.manual_seed(0)
@@ -45,15 +60,19 @@ def florence2(folder: Path) -> Path:
     tokenizer = words_tokenizer(texts, extra_special_tokens={"image_token": "<image>"})
     ends = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1, "decoder_start_token_id": 2}
     vision = Florence2VisionConfig(
-        depths=[1, 1, 1, 1], embed_dim=[8, 8, 16, 16], num_heads=[1, 1, 2, 2], num_groups=[1, 1, 2, 2], window_size=2,
+        depths=[1, 1, 1, 1], embed_dim=[8, 8, 16, 16], num_heads=[1, 1, 2, 2], num_groups=[1, 1, 2, 2],
+        window_size=2,
         projection_dim=32, max_position_embeddings=8, drop_path_rate=0.0,
     )  # fmt: skip
     text = BartConfig(
-        vocab_size=len(tokenizer), d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+        vocab_size=len(tokenizer), d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2,
         encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=1100, dropout=0.0, **ends,
     )  # fmt: skip
     model = Florence2ForConditionalGeneration(
-        Florence2Config(vision_config=vision, text_config=text, image_token_id=tokenizer.image_token_id, **ends)
+        Florence2Config(
+            vision_config=vision, text_config=text, image_token_id=tokenizer.image_token_id, **ends
+        )
     )
     size = {"height": 32, "width": 32}
     images = CLIPImageProcessor(size=size, do_center_crop=False)
@@ -64,10 +83,20 @@ def florence2(folder: Path) -> Path:
 
 
 def blip(folder: Path) -> Path:
-    """BlipForConditionalGeneration with its processor; random, but with weights large enough that pictures get different texts."""
-    from transformers import BertTokenizerFast, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
+    """BlipForConditionalGeneration with its processor; random, but with weights large enough that pictures
+    get different texts."""
+    from transformers import (
+        BertTokenizerFast,
+        BlipConfig,
+        BlipForConditionalGeneration,
+        BlipImageProcessor,
+        BlipProcessor,
+    )
 
-    words = "[PAD] [UNK] [CLS] [SEP] [MASK] a an the red blue green dog cat ball bird tree boat on in of with and big small".split()
+    words = (
+        "[PAD] [UNK] [CLS] [SEP] [MASK] a an the red blue green dog cat ball bird tree boat on in of "
+        "with and big small".split()
+    )
     tokenizer = BertTokenizerFast(vocab={word: n for n, word in enumerate(words)})
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     text = {
@@ -81,18 +110,24 @@ def blip(folder: Path) -> Path:
     }
     config = BlipConfig(text_config=text, vision_config={**sizes, "image_size": 32, "patch_size": 16})
     model = _loud(BlipForConditionalGeneration(config))
-    return _saved(folder, model, BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer))
+    return _saved(
+        folder, model, BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer)
+    )
 
 
 def git(folder: Path) -> Path:
     """GitForCausalLM with its processor; random."""
     from transformers import BertTokenizerFast, CLIPImageProcessor, GitConfig, GitForCausalLM, GitProcessor
 
-    words = "[PAD] [UNK] [CLS] [SEP] [MASK] a an the red blue green dog cat ball bird tree boat on in of with and big small".split()
+    words = (
+        "[PAD] [UNK] [CLS] [SEP] [MASK] a an the red blue green dog cat ball bird tree boat on in of "
+        "with and big small".split()
+    )
     tokenizer = BertTokenizerFast(vocab={word: n for n, word in enumerate(words)})
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     config = GitConfig(
-        vision_config={**sizes, "image_size": 32, "patch_size": 16}, **sizes, vocab_size=len(words), max_position_embeddings=128,
+        vision_config={**sizes, "image_size": 32, "patch_size": 16}, **sizes, vocab_size=len(words),
+        max_position_embeddings=128,
         bos_token_id=2, eos_token_id=3, pad_token_id=0,
     )  # fmt: skip
     images = CLIPImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False)
@@ -101,9 +136,18 @@ def git(folder: Path) -> Path:
 
 def llava(folder: Path) -> Path:
     """LlavaForConditionalGeneration with a processor that has a chat template; random."""
-    from transformers import CLIPImageProcessor, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+    from transformers import (
+        CLIPImageProcessor,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+    )
 
-    tokenizer = words_tokenizer(["a red boat on the water", "Describe with a paragraph what is shown in the image."])
+    tokenizer = words_tokenizer(
+        ["a red boat on the water", "Describe with a paragraph what is shown in the image."]
+    )
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     ends = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
     config = LlavaConfig(
@@ -112,10 +156,17 @@ def llava(folder: Path) -> Path:
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"), vision_feature_layer=-1, **ends,
     )  # fmt: skip
     part = "{{ '<image>' if c.type == 'image' else c.text }}"
-    template = f"{{% for m in messages %}}USER: {{% for c in m.content %}}{part}{{% endfor %}}{{% endfor %}} ANSWER:"
+    template = (
+        f"{{% for m in messages %}}USER: {{% for c in m.content %}}{part}{{% endfor %}}{{% endfor %}} ANSWER:"
+    )
     images = CLIPImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False)
     processor = LlavaProcessor(
-        images, tokenizer, patch_size=16, vision_feature_select_strategy="default", num_additional_image_tokens=1, chat_template=template
+        images,
+        tokenizer,
+        patch_size=16,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=template,
     )
     return _saved(folder, _loud(LlavaForConditionalGeneration(config)), processor)
 
@@ -131,7 +182,9 @@ def vit(folder: Path) -> Path:
         "intermediate_size": 32,
     }
     labels = {0: "tabby, tabby cat", 1: "n02084071", 2: "Traffic_Light", 3: "tabby"}
-    model = _loud(ViTForImageClassification(ViTConfig(**sizes, image_size=32, patch_size=16, id2label=labels)))
+    model = _loud(
+        ViTForImageClassification(ViTConfig(**sizes, image_size=32, patch_size=16, id2label=labels))
+    )
     return _saved(folder, model, ViTImageProcessor(size={"height": 32, "width": 32}))
 
 
@@ -142,7 +195,11 @@ def timm_hub(folder: Path) -> Path:
     import timm
     from safetensors.torch import save_file
 
-    model = _loud(timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=3, embed_dim=16, depth=1, num_heads=2))
+    model = _loud(
+        timm.create_model(
+            "vit_tiny_patch16_224", img_size=32, num_classes=3, embed_dim=16, depth=1, num_heads=2
+        )
+    )
     folder.mkdir(parents=True)
     save_file(model.state_dict(), folder / "model.safetensors")
     config = {
@@ -151,7 +208,8 @@ def timm_hub(folder: Path) -> Path:
         "label_names": ["dog", "cat", "boat"],
         "model_args": {"img_size": 32, "embed_dim": 16, "depth": 1, "num_heads": 2},
         "pretrained_cfg": {
-            "input_size": [3, 32, 32], "interpolation": "bicubic", "crop_pct": 0.9, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5],
+            "input_size": [3, 32, 32], "interpolation": "bicubic", "crop_pct": 0.9, "mean": [0.5, 0.5, 0.5],
+            "std": [0.5, 0.5, 0.5],
             "num_classes": 3, "first_conv": "patch_embed.proj", "classifier": "head",
         },
     }  # fmt: skip
@@ -160,7 +218,8 @@ def timm_hub(folder: Path) -> Path:
 
 
 def catlip(folder: Path) -> Path:
-    """A ViT of corenet's in its own naming, as `vit.pt`, with `vocab.pkl`, a pickled Counter of five synsets; random, 128 wide."""
+    """A ViT of corenet's in its own naming, as `vit.pt`, with `vocab.pkl`, a pickled Counter of five synsets;
+    random, 128 wide."""
     import pickle
     from collections import Counter
 
@@ -174,7 +233,11 @@ def catlip(folder: Path) -> Path:
         "patch_emb.1.block.conv.weight": (32, 32, 2, 2),
         "patch_emb.2.block.conv.weight": (width, 32, 2, 2),
         "patch_emb.2.block.conv.bias": (width,),
-        **{f"patch_emb.{n}.block.norm.{p}": (32,) for n in (0, 1) for p in ("weight", "bias", "running_mean", "running_var")},
+        **{
+            f"patch_emb.{n}.block.norm.{p}": (32,)
+            for n in (0, 1)
+            for p in ("weight", "bias", "running_mean", "running_var")
+        },
         **{f"post_transformer_norm.{p}": (width,) for p in ("weight", "bias")},
         "classifier.weight": (5, width),
         "classifier.bias": (5,),
@@ -197,13 +260,16 @@ def catlip(folder: Path) -> Path:
         state[f"patch_emb.{n}.block.norm.num_batches_tracked"] = torch.tensor(7)
     folder.mkdir(parents=True)
     torch.save(state, folder / "vit.pt")
-    counts = Counter({"n2084071": 900, "n2121620": 800, "n4379243": 700, "n2858304": 600, "n7929519": 500, "n1": 1})
+    counts = Counter(
+        {"n2084071": 900, "n2121620": 800, "n4379243": 700, "n2858304": 600, "n7929519": 500, "n1": 1}
+    )
     (folder / "vocab.pkl").write_bytes(pickle.dumps(counts))
     return folder
 
 
 def open_clip(folder: Path, bias: bool = False) -> Path:
-    """A CLIP as open_clip saves it to a folder; 32 px, CLIP's own tokenizer; random. `bias`: with the bias of a SigLIP."""
+    """A CLIP as open_clip saves it to a folder; 32 px, CLIP's own tokenizer; random. `bias`: with the bias of
+    a SigLIP."""
     import json
 
     import open_clip as library
@@ -217,14 +283,19 @@ def open_clip(folder: Path, bias: bool = False) -> Path:
     model = library.CLIP(**config, init_logit_bias=-1.0 if bias else None)
     _loud(model)
     folder.mkdir(parents=True)
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    save_file(
+        {k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors"
+    )
     more = {"init_logit_bias": -1.0} if bias else {}
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config | more, "preprocess_cfg": {}}))
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": config | more, "preprocess_cfg": {}})
+    )
     return folder
 
 
 def _loud(model: Any, seed: int = 0) -> Any:
-    """Random weights far larger than at the start of a training, so that different pictures get different answers."""
+    """Random weights far larger than at the start of a training, so that different pictures get different
+    answers."""
     import torch
 
     torch.manual_seed(seed)
@@ -241,7 +312,9 @@ def _teach(model: Any, processor: Any) -> None:
 
     pictures = [Image.new("RGB", (32, 32), colour) for colour in COLOURS.values()]
     inputs = processor(images=pictures, text=["<MORE_DETAILED_CAPTION>"] * 2, return_tensors="pt")
-    labels = processor.tokenizer([f"<s>{THINGS[name]}</s>" for name in COLOURS], padding=True, return_tensors="pt").input_ids
+    labels = processor.tokenizer(
+        [f"<s>{THINGS[name]}</s>" for name in COLOURS], padding=True, return_tensors="pt"
+    ).input_ids
     labels[labels == processor.tokenizer.pad_token_id] = -100
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-2, weight_decay=0.0)
     for _ in range(300):
@@ -260,6 +333,7 @@ def _saved(folder: Path, *parts: Any) -> Path:
 
 
 VISION_BUILDERS: dict[str, Callable[[Path], Path]] = {
-    "florence2": florence2, "blip": blip, "git": git, "llava": llava, "vit": vit, "timm": timm_hub, "catlip": catlip,
+    "florence2": florence2, "blip": blip, "git": git, "llava": llava, "vit": vit, "timm": timm_hub,
+    "catlip": catlip,
     "open_clip": open_clip,
 }  # fmt: skip

@@ -1,4 +1,5 @@
-"""ctrlsynth: makes image-text data under the user's control, and shows whether it helps. `ctrlsynth.run(recipe) -> Run`."""
+"""ctrlsynth: makes image-text data under the user's control, and shows whether it helps.
+`ctrlsynth.run(recipe) -> Run`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Errors, split by who can mend them. A `UserError` is printed as one line without a traceback; anything else is our bug."""
+"""Errors, split by who can mend them. A `UserError` is printed as one line without a traceback; anything else
+is our bug."""
 
 from __future__ import annotations
 
@@ -8,18 +9,20 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user can mend: names the file, the row or the key, and the remedy. The command line exits with 2."""
+    """Something the user can mend: names the file, the row or the key, and the remedy. The command line exits
+    with 2."""
 
 
 class WorkFailed(Exception):
-    """The work itself failed although the request was sound (every row of a stage failed, the disk is full). Exits with 1."""
+    """The work itself failed although the request was sound (every row of a stage failed, the disk is full).
+    Exits with 1."""
 
 
 class ModelError(Exception):
     """A model could not answer for a whole batch; each row of that batch is set aside with this reason.
 
-    `reason` is a short stable word for the ledger (`empty_reply`, `wrong_number`, ...); the message says the rest.
-    """
+    `reason` is a short stable word for the ledger (`empty_reply`, `wrong_number`, ...); the message says the
+    rest."""
 
     def __init__(self, reason: str, message: str = "") -> None:
         super().__init__(message or reason)
@@ -28,14 +31,15 @@ class ModelError(Exception):
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _DISK = {
-    errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EFBIG, errno.EIO,
+    errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
+    errno.EFBIG, errno.EIO,
     errno.ESTALE,
 }  # fmt: skip
 
 
 def disk_fault(error: OSError, asked: str) -> str | None:
-    """What the disk refused, in one line with path and reason; None for every other fault, which is our bug. `asked` is where the command
-    was to write, for a full disk: what the system says of one names no file."""
+    """What the disk refused, in one line with path and reason; None for every other fault, which is our bug.
+    `asked` is where the command was to write, for a full disk: what the system says of one names no file."""
     if error.errno in _FULL:
         return f"{error.filename or asked}: the disk is full; make room and run the same command again"
     if error.errno not in _DISK:
@@ -46,8 +50,13 @@ def disk_fault(error: OSError, asked: str) -> str | None:
 
 
 def unknown(what: str, name: str, choices: Iterable[str], where: str = "") -> UserError:
-    """The error for a name that is not among `choices`; names the nearest one, and lists the choices when they are few."""
+    """The error for a name that is not among `choices`; names the nearest one, and lists the choices when
+    they are few."""
     names = sorted(choices)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    tail = f"; did you mean {near[0]!r}?" if near else (f"; known: {', '.join(names)}" if 0 < len(names) <= 24 else "")
+    tail = (
+        f"; did you mean {near[0]!r}?"
+        if near
+        else (f"; known: {', '.join(names)}" if 0 < len(names) <= 24 else "")
+    )
     return UserError(f"{where + ': ' if where else ''}unknown {what} {name!r}{tail}")

@@ -1,8 +1,8 @@
-"""The small data that flows through every box of the figure: tags (1e), ids, and the chance that hangs on an id.
+"""The small data that flows through every box of the figure: tags (1e), ids, and the chance that hangs on an
+id.
 
-A row's id is its source key plus one step a stage with its number: `00012:dog7/tag/write.1/paint.0` (DESIGN, section 2).
-Identity is never content: prompts repeat by design.
-"""
+A row's id is its source key plus one step a stage with its number: `00012:dog7/tag/write.1/paint.0` (DESIGN,
+section 2). Identity is never content: prompts repeat by design."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ Kind = Literal["objects", "attributes", "relations"]
 
 @dataclass(frozen=True, slots=True)
 class Tags:
-    """Visual tags of one image or text (node 1e): phrases in order, without repeats, in lower case unless they are names.
+    """Visual tags of one image or text (node 1e): phrases in order, without repeats, in lower case unless
+    they are names.
 
     objects      noun phrases in the singular, without article: `dog`, `soccer ball`
-    attributes   `red ball` (a modifier bound to one of the objects, which may stand in the plural: `two dogs`) or a bare `red`
-    relations    `dog on sofa` (subject, predicate, object, both ends among the objects), or with an end left out: `wearing hat`
+    attributes   `red ball` (a modifier bound to one of the objects, which may stand in the plural: `two
+                 dogs`) or a bare `red`
+    relations    `dog on sofa` (subject, predicate, object, both ends among the objects), or with an end left
+                 out: `wearing hat`
     scores       one number per object in 0..1 where the tagger gives them, else empty
     caption      the text that the tagger wrote on its way, if it is a captioner
     dropped      how many phrases a language model named that the caption lacks, and that were left out for it
@@ -55,7 +58,8 @@ def unique(phrases: Iterable[str]) -> tuple[str, ...]:
 
 
 def split_attribute(attribute: str, objects: Sequence[str]) -> tuple[str, str | None]:
-    """`red soccer ball` with objects [`soccer ball`] -> (`red`, `soccer ball`); unbound -> (`red`, None). The longest object wins."""
+    """`red soccer ball` with objects [`soccer ball`] -> (`red`, `soccer ball`); unbound -> (`red`, None). The
+    longest object wins."""
     low = attribute.lower()
     best: str | None = None
     cut = 0
@@ -70,7 +74,8 @@ def split_attribute(attribute: str, objects: Sequence[str]) -> tuple[str, str | 
 
 
 def split_relation(relation: str, objects: Sequence[str]) -> tuple[str | None, str, str | None]:
-    """`dog on red sofa` with objects [`dog`, `sofa`] -> (`dog`, `on red`, `sofa`); an end that names no object is None."""
+    """`dog on red sofa` with objects [`dog`, `sofa`] -> (`dog`, `on red`, `sofa`); an end that names no
+    object is None."""
     low = relation.lower()
     subject = object_ = None
     start = end = 0
@@ -110,8 +115,13 @@ def model_seed(seed: int, row_id: str) -> int:
 
 
 def hash_int(seed: int, row_id: str, purpose: str) -> int:
-    """64 bits from BLAKE2b over seed, id and purpose. The name of a range of rows (`r00012:`) is left out, so that cutting the source
-    into other parts changes nothing; a shard's name stays in."""
+    """64 bits from BLAKE2b over seed, id and purpose. The name of a range of rows (`r00012:`) is left out, so
+    that cutting the source into other parts changes nothing; a shard's name stays in."""
     if row_id[:1] == "r" and row_id[6:7] == ":" and row_id[1:6].isdigit():
         row_id = row_id[7:]
-    return int.from_bytes(hashlib.blake2b(f"{seed}\0{row_id}\0{purpose}".encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+    return int.from_bytes(
+        hashlib.blake2b(
+            f"{seed}\0{row_id}\0{purpose}".encode("utf-8", "surrogatepass"), digest_size=8
+        ).digest(),
+        "big",
+    )

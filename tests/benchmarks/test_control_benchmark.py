@@ -1,4 +1,5 @@
-"""benchmarks/control.py: its counting against cases worked out by hand, its scenes, and a small run of the whole with real parts."""
+"""benchmarks/control.py: its counting against cases worked out by hand, its scenes, and a small run of the
+whole with real parts."""
 
 from __future__ import annotations
 
@@ -29,7 +30,12 @@ REPLACED = control.Case("0", BEFORE, AFTER, FOLLOWED, Request(""))
     [
         ("A red cat is on a sofa.", 3, 0, 0),
         ("A red dog is on a sofa.", 0, 3, 0),
-        ("A red dog is on a sofa, and a red cat is there.", 0, 3, 0),  # the new ones do not count while the old are there
+        (
+            "A red dog is on a sofa, and a red cat is there.",
+            0,
+            3,
+            0,
+        ),  # the new ones do not count while the old are there
         ("A red cat.", 2, 0, 1),
         ("A cat and a sofa.", 1, 0, 0),
         ("", 0, 0, 1),
@@ -53,10 +59,16 @@ def test_a_kitten_is_drawn_as_a_cat_but_a_stand_in_is_not_it() -> None:
 def test_a_picture_is_not_asked_for_what_it_cannot_show() -> None:
     dropped = EditRecord(0, "keep", "relations", "dog on sofa", None)
     assert not control_scenes.shows(dropped, BEFORE, Tags(("dog", "sofa")))
-    assert control_scenes.shows(dropped, BEFORE, Tags(("sofa",)))  # the dog is gone too: then the relation must be
+    assert control_scenes.shows(
+        dropped, BEFORE, Tags(("sofa",))
+    )  # the dog is gone too: then the relation must be
     turned = EditRecord(0, "swap", "relations", "dog next to sofa", "sofa next to dog")
-    assert not control_scenes.shows(turned, Tags(("dog", "sofa"), (), ("dog next to sofa",)), Tags(("dog", "sofa")))
-    assert control_scenes.shows(EditRecord(0, "swap", "relations", "dog on sofa", "sofa on dog"), BEFORE, BEFORE)
+    assert not control_scenes.shows(
+        turned, Tags(("dog", "sofa"), (), ("dog next to sofa",)), Tags(("dog", "sofa"))
+    )
+    assert control_scenes.shows(
+        EditRecord(0, "swap", "relations", "dog on sofa", "sofa on dog"), BEFORE, BEFORE
+    )
     assert control_scenes.shows(EditRecord(0, "keep", "attributes", "red dog", None), BEFORE, BEFORE)
 
 
@@ -127,7 +139,11 @@ def test_the_tagger_gets_pixels_after_a_jpeg() -> None:
 def test_small_run_from_edit_to_pixels(capsys: pytest.CaptureFixture[str]) -> None:
     control.main(["--scenes", "8", "--images", "1", "--llm-scenes", "0", "--styled", "2"])
     printed = capsys.readouterr().out
-    table = [[cell.strip() for cell in line.strip("| ").split("|")] for line in printed.splitlines() if line.startswith("|")]
+    table = [
+        [cell.strip() for cell in line.strip("| ").split("|")]
+        for line in printed.splitlines()
+        if line.startswith("|")
+    ]
     total = next(line for line in table if line[:2] == ["all edits", "tags"])
     assert int(total[2]) > 40
     assert int(total[4].split()[0]) >= 95  # the text holds what was asked for

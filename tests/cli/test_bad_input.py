@@ -1,4 +1,5 @@
-"""Bad rows and bad models through the whole pipeline: a typed reason in the ledger or one line with the remedy, and the rest goes on."""
+"""Bad rows and bad models through the whole pipeline: a typed reason in the ledger or one line with the
+remedy, and the rest goes on."""
 
 from __future__ import annotations
 
@@ -173,11 +174,15 @@ def test_a_tagger_that_answers_oddly_costs_its_rows(tmp_path: Path, how: str, re
     assert rows["judge-text"].rows == 30
 
 
-@pytest.mark.parametrize("how", ["none", "string", "bytes", "text_none", "surrogate", "tokens", "huge", "error", "raise"])
+@pytest.mark.parametrize(
+    "how", ["none", "string", "bytes", "text_none", "surrogate", "tokens", "huge", "error", "raise"]
+)
 def test_a_writer_that_answers_oddly_costs_its_rows(tmp_path: Path, how: str) -> None:
     models = {"tagger": "wordnet", "llm": {"test_bad_input:OddLLM": how}}
     rows = ledger(run(recipe(tmp_path, models=models), tmp_path / "run", base=tmp_path))
-    assert rows["write"].failed == {{"error": "too_wet", "raise": "model_error:OddError"}.get(how, "bad_output"): 10}
+    assert rows["write"].failed == {
+        {"error": "too_wet", "raise": "model_error:OddError"}.get(how, "bad_output"): 10
+    }
     assert rows["judge-text"].rows == 30
 
 
@@ -219,14 +224,20 @@ def test_an_image_that_safety_could_not_score_is_never_kept(tmp_path: Path, how:
 
 
 @pytest.mark.parametrize(("how", "reason"), [("too_few", "no_output"), ("raise", "model_error:OddError")])
-def test_a_safety_judge_that_fails_altogether_stops_the_run_with_its_cause(tmp_path: Path, how: str, reason: str) -> None:
+def test_a_safety_judge_that_fails_altogether_stops_the_run_with_its_cause(
+    tmp_path: Path, how: str, reason: str
+) -> None:
     with pytest.raises(WorkFailed, match=rf"judge-image: none of 40 rows came through \({reason} x 40\)"):
         run(judged_by(tmp_path, how), tmp_path / "run", base=tmp_path)
 
 
 def judged_by(base: Path, how: str) -> Recipe:
     """Captions painted by `scenes` and looked at by `OddSafety`."""
-    judge = {"tagger": "helpers:PixelCounter", "threshold": 0.0, "safety": {"model": {"test_bad_input:OddSafety": how}}}
+    judge = {
+        "tagger": "helpers:PixelCounter",
+        "threshold": 0.0,
+        "safety": {"model": {"test_bad_input:OddSafety": how}},
+    }
     return recipe(base, paths=["SP4"], judge=judge, image_policy={"size": 64})
 
 
@@ -242,7 +253,8 @@ CAPTIONS = {
     "alpha.png": "a \x1b[31mred\x1b[0m \x07dog\x00 on a \x9b5msofa",
     "palette.png": "\u05db\u05dc\u05d1 \u05d0\u05d3\u05d5\u05dd dog \u202eevil",
     "clear.gif": "a \U0001f436 dog \U0001f469\u200d\U0001f469\u200d\U0001f467 and ball",
-    "turned.jpg": "a \"dog\" & 'cat' {caption} {{phrases}} {{ 7*7 }} {% raw %} <script>alert(1)</script> [bold] %s {0}",
+    "turned.jpg": "a \"dog\" & 'cat' {caption} {{phrases}} {{ 7*7 }} {% raw %} <script>alert(1)</script> "
+    "[bold] %s {0}",
     "bits.png": "   \t ",
     "lines.png": "a\ndog\r\non\u2028a\u2029sofa",
     "dot.png": "a boat",
@@ -303,7 +315,12 @@ def write_folder(base: Path) -> dict[str, Any]:
         rows = csv.writer(handle)
         rows.writerow(["file_name", "caption"])
         rows.writerows(
-            [*CAPTIONS.items(), ("sound.jpg", "a second caption of a dog"), ("absent.jpg", "nowhere"), ("../../etc/passwd", "evil")]
+            [
+                *CAPTIONS.items(),
+                ("sound.jpg", "a second caption of a dog"),
+                ("absent.jpg", "nowhere"),
+                ("../../etc/passwd", "evil"),
+            ]
         )
     return {"folder": "images", "captions": "captions.csv", "part_rows": 6}
 
@@ -338,7 +355,11 @@ def hostile(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     data = {
         "name": "hostile",
         "source": request.param(base),
-        "models": {"tagger": {"hybrid": ["imagenet", "wordnet"]}, "llm": "realizer", "text_to_image": "scenes"},
+        "models": {
+            "tagger": {"hybrid": ["imagenet", "wordnet"]},
+            "llm": "realizer",
+            "text_to_image": "scenes",
+        },
         "paths": ["SP1", "SP2", "SP3", "SP4"],
         "image_policy": {"size": 96},
         "judge": {"tagger": "reference", "threshold": 0.1, "image_against": "text"},
@@ -365,7 +386,8 @@ def test_hostile_input_gets_typed_reasons_and_the_rest_goes_on(hostile: Run) -> 
 
 
 def test_hostile_captions_stay_data(hostile: Run) -> None:
-    """No template is run over a caption, no control character comes through, and braces stand as they were."""
+    """No template is run over a caption, no control character comes through, and braces stand as they
+    were."""
     captions = {r["source_key"].partition(":")[2]: r["caption"] for r in hostile.rows("read") if r["caption"]}
     assert "{{ 7*7 }} {% raw %}" in captions["turned"]
     assert not any(set("\x00\x07\x1b\x9b") & set(c) for c in captions.values())
@@ -399,8 +421,16 @@ def test_everything_else_works_on_a_hostile_run(hostile: Run, tmp_path: Path) ->
     [
         ("name: a\nname: b\n", r":2:1: key 'name' stands twice"),
         ("name: a\nsource: {text: c.csv}\npathz: [SP1]\n", "did you mean 'paths'"),
-        ("name: a\nsource: {text: c.csv, caption_column: titel}\npaths: [{p: [text, tags, text*]}]\nmodels: {tagger: wordnet}\n", "title"),
-        ("name: a\nsource: {text: bare.csv}\npaths: [{p: [text, tags, text*]}]\nmodels: {tagger: wordnet}\n", "caption_column"),
+        (
+            "name: a\nsource: {text: c.csv, caption_column: titel}\npaths: [{p: [text, tags, "
+            "text*]}]\nmodels: {tagger: wordnet}\n",
+            "title",
+        ),
+        (
+            "name: a\nsource: {text: bare.csv}\npaths: [{p: [text, tags, text*]}]\nmodels: {tagger: "
+            "wordnet}\n",
+            "caption_column",
+        ),
         ("name: [a\n", r"r\.yaml"),
         ("\x00", "not YAML"),
         ("- a\n", r"r\.yaml"),

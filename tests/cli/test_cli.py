@@ -39,10 +39,22 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_path_that_keeps_nothing_says_so(done: Path) -> None:
-    words = ("run", "r.yaml", "--set", "models.llm=helpers:Mute", "--set", "judge.threshold=1", "--out", "runs/mute")
+    words = (
+        "run",
+        "r.yaml",
+        "--set",
+        "models.llm=helpers:Mute",
+        "--set",
+        "judge.threshold=1",
+        "--out",
+        "runs/mute",
+    )
     told = ctrlsynth(*words, cwd=done)
     assert told.returncode == 0, told.stderr
-    assert "judge-text kept none of 20 rows (low_recall 20), so p gives nothing: `ctrlsynth explain runs/mute`" in told.stdout
+    assert (
+        "judge-text kept none of 20 rows (low_recall 20), so p gives nothing: `ctrlsynth explain runs/mute`"
+        in told.stdout
+    )
     assert "kept none" not in ctrlsynth("status", "runs/cli", cwd=done).stdout
 
 
@@ -84,8 +96,14 @@ def test_run_and_status_give_the_same_ledger(done: Path) -> None:
         (("run", "r.yaml", "--set", "seed=1"), "seed: 0 -> 1"),
         (("run", "r.yaml", "--set", "paths=[{p: [image, image*]}]"), "tags and text* could stand between"),
         (("run", "r.yaml", "--set", "source.text=absent.jsonl", "--out", "x"), "absent.jsonl"),
-        (("run", "r.yaml", "--set", "models.tagger=imagenet", "--set", "paths=[SP1]", "--out", "x"), "the source has none"),
-        (("run", "r.yaml", "--set", "judge.tagger=wordnet", "--set", "paths=[SP4]", "--out", "x"), "takes a tagger that reads pixels"),
+        (
+            ("run", "r.yaml", "--set", "models.tagger=imagenet", "--set", "paths=[SP1]", "--out", "x"),
+            "the source has none",
+        ),
+        (
+            ("run", "r.yaml", "--set", "judge.tagger=wordnet", "--set", "paths=[SP4]", "--out", "x"),
+            "takes a tagger that reads pixels",
+        ),
         (("run", "r.yaml", "--out", "r.yaml"), "r.yaml: is a file; --out names a folder"),
         (("plan", "r.yaml", "--out", "r.yaml"), "r.yaml: is a file; --out names a folder"),
         (("plan", "r.yaml", "--set", "train.bacth=2"), "did you mean 'train.batch'"),
@@ -102,7 +120,9 @@ def test_mistakes_are_one_line_and_exit_2(done: Path, words: tuple[str, ...], me
 
 
 def test_work_that_fails_exits_1(done: Path) -> None:
-    told = ctrlsynth("run", "r.yaml", "--out", "bad", "--set", "models.llm={helpers:FaultyLLM: raise}", cwd=done)
+    told = ctrlsynth(
+        "run", "r.yaml", "--out", "bad", "--set", "models.llm={helpers:FaultyLLM: raise}", cwd=done
+    )
     assert told.returncode == 1
     assert "none of 20 rows came through" in told.stderr
     assert "Traceback" not in told.stderr

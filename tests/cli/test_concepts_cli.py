@@ -1,4 +1,5 @@
-"""`ctrlsynth concepts build | match | balance | coverage` from end to end, on small captions, and what it says to bad input."""
+"""`ctrlsynth concepts build | match | balance | coverage` from end to end, on small captions, and what it
+says to bad input."""
 
 from __future__ import annotations
 
@@ -48,7 +49,10 @@ def ok(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
 def captions(count: int, seed: int = 0) -> list[str]:
     chance = random.Random(seed)
     weights = [2.0**-i for i in range(len(WORDS))]
-    return [f"A {chance.choices(WORDS, weights)[0]} and a {chance.choices(WORDS, weights)[0]}, number {i}." for i in range(count)]
+    return [
+        f"A {chance.choices(WORDS, weights)[0]} and a {chance.choices(WORDS, weights)[0]}, number {i}."
+        for i in range(count)
+    ]
 
 
 @pytest.fixture
@@ -67,11 +71,17 @@ def ids_of(path: Path) -> list[str]:
     return found
 
 
-def test_from_captions_to_coverage(tmp_path: Path, files: tuple[Path, Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_captions_to_coverage(
+    tmp_path: Path, files: tuple[Path, Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
     bank, path, texts = files
     made = ok(capsys, "match", path, "--bank", bank, "--out", tmp_path / "m")
     plain = [[i for i, e in enumerate(load_bank(bank).entries) if f" {e} " in spaced(t)] for t in texts]
-    assert (made["texts"], made["matched"], made["pairs"]) == (2100, sum(map(bool, plain)), sum(map(len, plain)))
+    assert (made["texts"], made["matched"], made["pairs"]) == (
+        2100,
+        sum(map(bool, plain)),
+        sum(map(len, plain)),
+    )
     table = pq.read_table(tmp_path / "m" / "matches-00000.parquet")
     assert [sorted(e) for e in table["entries"].to_pylist()] == plain
     assert table["text"].to_pylist() == texts
@@ -90,7 +100,17 @@ def test_from_captions_to_coverage(tmp_path: Path, files: tuple[Path, Path, list
     ok(capsys, "balance", tmp_path / "m", "--size", 200, "--random", "--out", tmp_path / "r.parquet")
     assert len(ids_of(tmp_path / "r.parquet")) == pytest.approx(200, abs=4.5 * 200**0.5)
 
-    shown = ok(capsys, "coverage", tmp_path / "m", "--vs", tmp_path / "s.parquet", "--plot", tmp_path / "c.png", "--lists", tmp_path / "l")
+    shown = ok(
+        capsys,
+        "coverage",
+        tmp_path / "m",
+        "--vs",
+        tmp_path / "s.parquet",
+        "--plot",
+        tmp_path / "c.png",
+        "--lists",
+        tmp_path / "l",
+    )
     before, after = shown["sets"]
     counts = [sum(i in row for row in plain) for i in range(11)]
     assert before["seen"] == {str(k): sum(c >= k for c in counts) for k in (1, 5, 25)}
@@ -99,21 +119,31 @@ def test_from_captions_to_coverage(tmp_path: Path, files: tuple[Path, Path, list
     assert before["over_represented"][0] == ["dog", max(counts)]
     assert after["over_represented"][0][1] < max(counts) / 4
     rose, fell = (dict(change["entries"]) for change in shown["changes"])
-    shares = {e: (sum(i in plain[int(k)] for k in kept) / len(kept), counts[i] / 2100) for i, e in enumerate([*WORDS, "unicorn"])}
+    shares = {
+        e: (sum(i in plain[int(k)] for k in kept) / len(kept), counts[i] / 2100)
+        for i, e in enumerate([*WORDS, "unicorn"])
+    }
     assert set(rose) == {e for e, (new, old) in shares.items() if new > old}
     assert set(fell) == {e for e, (new, old) in shares.items() if new < old}
     assert next(iter(fell)) == min(fell, key=fell.__getitem__)
     assert "unicorn" not in rose | fell, "what neither set holds has not changed"
     assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "l" / "never-seen.txt").read_text() == "unicorn\n"
-    assert (tmp_path / "l" / "over-represented.csv").read_text().startswith(f"entry,texts,share\ndog,{max(counts)},")
+    assert (
+        (tmp_path / "l" / "over-represented.csv")
+        .read_text()
+        .startswith(f"entry,texts,share\ndog,{max(counts)},")
+    )
     code, out, _ = call(capsys, "coverage", tmp_path / "m", "--vs", tmp_path / "s.parquet")
     assert code == 0
     assert "never seen 1: unicorn" in out
 
 
-def test_the_subset_depends_on_neither_order_nor_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same captions with the same ids: in one file, in another order, and in parts. Duplicates too: which stays hangs on the id."""
+def test_the_subset_depends_on_neither_order_nor_parts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same captions with the same ids: in one file, in another order, and in parts. Duplicates too: which
+    stays hangs on the id."""
     texts = captions(600) + captions(60)
     rows = [f"{i},{json.dumps(t)}\n" for i, t in enumerate(texts)]
     (tmp_path / "bank.txt").write_text("\n".join(WORDS))
@@ -125,8 +155,20 @@ def test_the_subset_depends_on_neither_order_nor_parts(tmp_path: Path, capsys: p
         (tmp_path / name).mkdir()
         for number, piece in enumerate(pieces):
             (tmp_path / name / f"{number}.csv").write_text("id,caption\n" + "".join(piece))
-        ok(capsys, "match", tmp_path / name, "--bank", tmp_path / "bank.txt", "--key-column", "id", "--out", tmp_path / f"{name}.m")
-        told = ok(capsys, "balance", tmp_path / f"{name}.m", "--size", 80, "--out", tmp_path / f"{name}.jsonl")
+        ok(
+            capsys,
+            "match",
+            tmp_path / name,
+            "--bank",
+            tmp_path / "bank.txt",
+            "--key-column",
+            "id",
+            "--out",
+            tmp_path / f"{name}.m",
+        )
+        told = ok(
+            capsys, "balance", tmp_path / f"{name}.m", "--size", 80, "--out", tmp_path / f"{name}.jsonl"
+        )
         lines = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
         found[name] = (told["t"], {line["id"] for line in lines})
         if name == "parts":
@@ -134,7 +176,9 @@ def test_the_subset_depends_on_neither_order_nor_parts(tmp_path: Path, capsys: p
     assert found["one"] == found["other"] == found["parts"]
 
 
-def test_other_formats_of_a_subset(tmp_path: Path, files: tuple[Path, Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_formats_of_a_subset(
+    tmp_path: Path, files: tuple[Path, Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
     bank, path, texts = files
     ok(capsys, "match", path, "--bank", bank, "--out", tmp_path / "m")
     for suffix in ("txt", "csv", "jsonl", "parquet"):
@@ -149,16 +193,32 @@ def test_other_formats_of_a_subset(tmp_path: Path, files: tuple[Path, Path, list
     assert (code, err) == (2, f"ctrlsynth: {tmp_path / 's.txt'}: is there already; give another name\n")
 
 
-def test_building_and_cutting_banks(tmp_path: Path, files: tuple[Path, Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_building_and_cutting_banks(
+    tmp_path: Path, files: tuple[Path, Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
     bank, path, _ = files
-    made = ok(capsys, "build", "--source", "list", "--source", "numbers", "--add", bank, "--out", tmp_path / "b.parquet")
+    made = ok(
+        capsys,
+        "build",
+        "--source",
+        "list",
+        "--source",
+        "numbers",
+        "--add",
+        bank,
+        "--out",
+        tmp_path / "b.parquet",
+    )
     assert made["entries"] == 111
     ok(capsys, "match", path, "--bank", tmp_path / "b.parquet", "--out", tmp_path / "m")
     args = ["build", "--from", tmp_path / "b.parquet"]
     assert ok(capsys, *args, "--random", 7, "--out", tmp_path / "r.txt")["entries"] == 7
     assert ok(capsys, *args, "--under", "animal.n.01", "--out", tmp_path / "u.txt")["entries"] == 3
     assert load_bank(tmp_path / "u.txt").entries == ("dog", "cat", "zebra")
-    assert ok(capsys, *args, "--found-in", tmp_path / "m", "--out", tmp_path / "f.json")["entries"] == len(WORDS) + 100
+    assert (
+        ok(capsys, *args, "--found-in", tmp_path / "m", "--out", tmp_path / "f.json")["entries"]
+        == len(WORDS) + 100
+    )
     code, out, _ = call(capsys, "build", "--source", "numbers", "--cap", 9, "--out", tmp_path / "c.txt")
     assert code == 0
     assert "numbers           9 new of 100; 0 stood already, 91 over the cap" in out
@@ -168,7 +228,9 @@ def test_building_and_cutting_banks(tmp_path: Path, files: tuple[Path, Path, lis
         assert f"{option[0]}: says how a bank is made; --from cuts one that is there" in told
 
 
-def test_bad_input_is_one_line_each(tmp_path: Path, files: tuple[Path, Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line_each(
+    tmp_path: Path, files: tuple[Path, Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
     bank, path, _ = files
     other, empty, m = tmp_path / "other.txt", tmp_path / "empty.txt", tmp_path / "m"
     other.write_text("dog\n")
@@ -182,8 +244,22 @@ def test_bad_input_is_one_line_each(tmp_path: Path, files: tuple[Path, Path, lis
     one, two = load_bank(bank).digest, load_bank(other).digest
     pool = ok(capsys, "balance", m, "--t", 1, "--out", tmp_path / "x.txt")["pool"]
     cases = {
-        ("match", path, "--bank", other, "--out", m): f"{m}: was matched with the bank {one}, {other} is {two}; give another folder",
-        ("match", path, "--bank", empty, "--out", tmp_path / "e"): f"{empty}: the bank is empty (1 blank left out)",
+        (
+            "match",
+            path,
+            "--bank",
+            other,
+            "--out",
+            m,
+        ): f"{m}: was matched with the bank {one}, {other} is {two}; give another folder",
+        (
+            "match",
+            path,
+            "--bank",
+            empty,
+            "--out",
+            tmp_path / "e",
+        ): f"{empty}: the bank is empty (1 blank left out)",
         (
             "match",
             path,
@@ -194,15 +270,65 @@ def test_bad_input_is_one_line_each(tmp_path: Path, files: tuple[Path, Path, lis
             "--mode",
             "lower",
         ): f"{m}: was matched with --mode exact, not lower; give another folder",
-        ("match", other, "--bank", bank, "--out", m): f"{m}: was matched with other captions ({path}, now {other}); give another folder",
-        ("match", path, "--bank", bank, "--out", m, "--address", "auto"): "--address auto: goes with --engine ray",
-        ("match", path, "--bank", bank, "--out", full): f"{full}: is not empty and holds no matches; give another folder",
+        (
+            "match",
+            other,
+            "--bank",
+            bank,
+            "--out",
+            m,
+        ): f"{m}: was matched with other captions ({path}, now {other}); give another folder",
+        (
+            "match",
+            path,
+            "--bank",
+            bank,
+            "--out",
+            m,
+            "--address",
+            "auto",
+        ): "--address auto: goes with --engine ray",
+        (
+            "match",
+            path,
+            "--bank",
+            bank,
+            "--out",
+            full,
+        ): f"{full}: is not empty and holds no matches; give another folder",
         ("balance", m, "--t", 0, "--out", tmp_path / "s.txt"): "t 0: above 0; ",
         ("balance", m, "--size", 0, "--out", tmp_path / "s.txt"): "size 0: at least 1",
-        ("balance", m, "--size", 2001, "--out", tmp_path / "s.txt"): f"size 2,001 is more than the pool: {pool:,} texts hold an entry",
-        ("balance", m, "--size", 2001, "--random", "--out", tmp_path / "s.txt"): "size 2,001 is more than the pool of 2,000 texts",
-        ("balance", m, "--out", tmp_path / "s.txt"): "give the size of the subset (--size M) or the threshold (--t T)",
-        ("balance", m, "--t", 1, "--out", tmp_path / "s.xml"): f"{tmp_path / 's.xml'}: a subset is written as .parquet",
+        (
+            "balance",
+            m,
+            "--size",
+            2001,
+            "--out",
+            tmp_path / "s.txt",
+        ): f"size 2,001 is more than the pool: {pool:,} texts hold an entry",
+        (
+            "balance",
+            m,
+            "--size",
+            2001,
+            "--random",
+            "--out",
+            tmp_path / "s.txt",
+        ): "size 2,001 is more than the pool of 2,000 texts",
+        (
+            "balance",
+            m,
+            "--out",
+            tmp_path / "s.txt",
+        ): "give the size of the subset (--size M) or the threshold (--t T)",
+        (
+            "balance",
+            m,
+            "--t",
+            1,
+            "--out",
+            tmp_path / "s.xml",
+        ): f"{tmp_path / 's.xml'}: a subset is written as .parquet",
         (
             "balance",
             tmp_path / "none",
@@ -222,7 +348,10 @@ def test_bad_input_is_one_line_each(tmp_path: Path, files: tuple[Path, Path, lis
         assert not (tmp_path / "s.txt").exists()
     ok(capsys, "match", path, "--bank", other, "--out", tmp_path / "m2")
     _, _, err = call(capsys, "coverage", m, "--vs", tmp_path / "m2")
-    assert err == f"ctrlsynth: {m} was matched with the bank {one}, {tmp_path / 'm2'} with {two}: not comparable\n"
+    assert (
+        err
+        == f"ctrlsynth: {m} was matched with the bank {one}, {tmp_path / 'm2'} with {two}: not comparable\n"
+    )
 
 
 def test_sets_of_different_modes_are_not_compared(
@@ -234,10 +363,16 @@ def test_sets_of_different_modes_are_not_compared(
     lower, lemma, subset, old = (tmp_path / n for n in ("lower", "lemma", "s.parquet", "old.parquet"))
     code, out, err = call(capsys, "coverage", lower, "--vs", lemma)
     assert (code, out) == (2, "")
-    assert err == f"ctrlsynth: {lower} was matched with --mode lower, {lemma} with --mode lemma: not comparable\n"
+    assert (
+        err
+        == f"ctrlsynth: {lower} was matched with --mode lower, {lemma} with --mode lemma: not comparable\n"
+    )
     ok(capsys, "balance", lower, "--t", 3, "--out", subset)
     _, _, err = call(capsys, "coverage", subset, "--vs", lemma)
-    assert err == f"ctrlsynth: {subset} was matched with --mode lower, {lemma} with --mode lemma: not comparable\n"
+    assert (
+        err
+        == f"ctrlsynth: {subset} was matched with --mode lower, {lemma} with --mode lemma: not comparable\n"
+    )
     assert [s["mode"] for s in ok(capsys, "coverage", lower, "--vs", subset)["sets"]] == ["lower", "lower"]
     table = pq.read_table(subset)
     facts = json.loads(table.schema.metadata[b"ctrlsynth"])
@@ -260,11 +395,19 @@ def test_a_match_that_was_killed_before_its_plan_goes_on(
     (m / ".tmp-1-match.json").write_text("{")
     _, _, err = call(capsys, "match", path, "--bank", other, "--out", m)
     one, two = load_bank(bank).digest, load_bank(other).digest
-    assert err == f"ctrlsynth: {m}: holds no matches, but the bank {one}; {other} is {two}; give another folder\n"
-    assert {**ok(capsys, "match", path, "--bank", bank, "--out", m), "matches": ""} == {**whole, "matches": ""}
+    assert (
+        err
+        == f"ctrlsynth: {m}: holds no matches, but the bank {one}; {other} is {two}; give another folder\n"
+    )
+    assert {**ok(capsys, "match", path, "--bank", bank, "--out", m), "matches": ""} == {
+        **whole,
+        "matches": "",
+    }
 
 
-def test_coverage_writes_over_nothing(tmp_path: Path, files: tuple[Path, Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_coverage_writes_over_nothing(
+    tmp_path: Path, files: tuple[Path, Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
     bank, path, _ = files
     m, plot, lists = tmp_path / "m", tmp_path / "c.svg", tmp_path / "l"
     ok(capsys, "match", path, "--bank", bank, "--out", m)
@@ -288,7 +431,10 @@ def test_coverage_writes_over_nothing(tmp_path: Path, files: tuple[Path, Path, l
 
 def test_near_duplicates_go_by_choice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As with the recipe's key: equal ones first, nearly equal ones among what that leaves."""
-    lines = [f"a small brown dog runs over the green field towards the old red barn near the river{' .' * n}" for n in range(4)]
+    lines = [
+        f"a small brown dog runs over the green field towards the old red barn near the river{' .' * n}"
+        for n in range(4)
+    ]
     (tmp_path / "near.txt").write_text("\n".join([*lines, lines[0], "a cat sits here"]) + "\n")
     (tmp_path / "bank.txt").write_text("dog\ncat\n")
     m = tmp_path / "m"
@@ -297,9 +443,18 @@ def test_near_duplicates_go_by_choice(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (told["duplicates"], told["near_duplicates"], told["pool"], told["kept"]) == (1, 0, 5, 5)
     words = ("balance", m, "--t", 100, "--near-duplicates", "--out")
     told = ok(capsys, *words, tmp_path / "near.parquet")
-    assert (told["captions"], told["duplicates"], told["near_duplicates"], told["pool"], told["kept"]) == (6, 1, 3, 2, 2)
+    assert (told["captions"], told["duplicates"], told["near_duplicates"], told["pool"], told["kept"]) == (
+        6,
+        1,
+        3,
+        2,
+        2,
+    )
     assert "a cat sits here" in pq.read_table(tmp_path / "near.parquet")["text"].to_pylist()
-    assert "6 captions, 1 duplicates, 3 near duplicates, 2 in the pool" in call(capsys, *words, tmp_path / "near.jsonl")[1]
+    assert (
+        "6 captions, 1 duplicates, 3 near duplicates, 2 in the pool"
+        in call(capsys, *words, tmp_path / "near.jsonl")[1]
+    )
     _, _, err = call(capsys, *words, tmp_path / "no.txt", "--keep-duplicates")
     assert err == "ctrlsynth: --keep-duplicates and --near-duplicates: one of them\n"
 
@@ -311,7 +466,11 @@ def test_coverage_shows_no_list_where_none_is_wanted(
     m = tmp_path / "m"
     bank.write_text(bank.read_text() + "gnome\ntroll\n")
     ok(capsys, "match", path, "--bank", bank, "--out", m)
-    tails = {0: "never seen 3", 2: "never seen 3: unicorn, gnome, ...", 3: "never seen 3: unicorn, gnome, troll"}
+    tails = {
+        0: "never seen 3",
+        2: "never seen 3: unicorn, gnome, ...",
+        3: "never seen 3: unicorn, gnome, troll",
+    }
     for top, tail in tails.items():
         lines = call(capsys, "coverage", m, "--vs", m, "--top", top)[1].splitlines()
         assert f"{m}: {tail}" in lines
@@ -329,7 +488,9 @@ def test_a_subset_as_csv_tells_any_entry_apart(tmp_path: Path, capsys: pytest.Ca
     assert sorted(json.loads(row["concepts"])) == ['"quoted"', "a|b", "dog"]
 
 
-def test_captions_that_cannot_be_read_are_counted_with_their_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_captions_that_cannot_be_read_are_counted_with_their_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path, bank = tmp_path / "c.txt", tmp_path / "bank.txt"
     bank.write_text("dog\nhot dog\ndog \ncat,dog\ndog\n")
     path.write_bytes("a\tdog\rhere\nmy hot\u200b dog\n\nb\u0301 dog\n".encode() + b"a c\xe9t\n")
@@ -351,7 +512,9 @@ def test_a_killed_match_goes_on_where_it_was(tmp_path: Path, capsys: pytest.Capt
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     for number in range(40):
-        (corpus / f"{number:02d}.csv").write_text("caption\n" + "".join(f"{json.dumps(t)}\n" for t in captions(1500, number)))
+        (corpus / f"{number:02d}.csv").write_text(
+            "caption\n" + "".join(f"{json.dumps(t)}\n" for t in captions(1500, number))
+        )
     words = [
         sys.executable,
         "-c",
@@ -364,9 +527,15 @@ def test_a_killed_match_goes_on_where_it_was(tmp_path: Path, capsys: pytest.Capt
         "--out",
         tmp_path / "m",
     ]
-    job = subprocess.Popen([*map(str, words)], env=os.environ, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    job = subprocess.Popen(
+        [*map(str, words)], env=os.environ, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 60
-    while len(list((tmp_path / "m").glob("matches-*.parquet"))) < 3 and time.monotonic() < deadline and job.poll() is None:
+    while (
+        len(list((tmp_path / "m").glob("matches-*.parquet"))) < 3
+        and time.monotonic() < deadline
+        and job.poll() is None
+    ):
         time.sleep(0.005)
     job.send_signal(signal.SIGKILL)
     job.wait()

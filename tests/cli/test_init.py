@@ -1,4 +1,5 @@
-"""`ctrlsynth init`: the recipe that it writes loads, its source opens with the captions found, and nothing is overwritten."""
+"""`ctrlsynth init`: the recipe that it writes loads, its source opens with the captions found, and nothing is
+overwritten."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ def images(folder: Path) -> None:
 def with_table(folder: Path) -> None:
     images(folder)
     (folder / "readme.csv").write_text("a,b\n1,2\n")
-    (folder / "meta.csv").write_text("path,text,caption\n" + "".join(f"deep/{n}.jpg,t{n},caption {n}\n" for n in range(3)))
+    (folder / "meta.csv").write_text(
+        "path,text,caption\n" + "".join(f"deep/{n}.jpg,t{n},caption {n}\n" for n in range(3))
+    )
 
 
 def with_sidecars(folder: Path) -> None:
@@ -64,7 +67,10 @@ def saved(folder: Path) -> None:
     (folder / "set/train").mkdir(parents=True)
     (folder / "set/dataset_dict.json").write_text('{"splits": ["test", "train"]}')
     table = pa.table({"image": pa.array([{"bytes": photo(0), "path": None}]), "text": ["caption 0"]})
-    with pa.OSFile(str(folder / "set/train/d.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+    with (
+        pa.OSFile(str(folder / "set/train/d.arrow"), "wb") as sink,
+        pa.ipc.new_stream(sink, table.schema) as writer,
+    ):
         writer.write_table(table)
     (folder / "set/train/state.json").write_text(json.dumps({"_data_files": [{"filename": "d.arrow"}]}))
 

@@ -1,4 +1,5 @@
-"""JSON style through a whole run: checked by the schema, asked again once, else failed with the raw reply kept."""
+"""JSON style through a whole run: checked by the schema, asked again once, else failed with the raw reply
+kept."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ POLICY = {"style": "json", "json_schema": SCHEMA, "caption_field": "caption"}
 
 
 class Stubborn:
-    """Answers with prose; mends its ways when it is asked again, but not about boats. Notes how often it is asked."""
+    """Answers with prose; mends its ways when it is asked again, but not about boats. Notes how often it is
+    asked."""
 
     id = "stubborn"
     digest = "1"
@@ -39,12 +41,23 @@ class Stubborn:
             return Reply("Sure! Here is a caption.")
         if any("boat" in p for p in request.tags.phrases()):
             return Reply(json.dumps({"title": "a boat"}))
-        return Reply(json.dumps({"caption": "It shows " + ", ".join(request.tags.phrases()), "objects": list(request.tags.objects)}))
+        return Reply(
+            json.dumps(
+                {
+                    "caption": "It shows " + ", ".join(request.tags.phrases()),
+                    "objects": list(request.tags.objects),
+                }
+            )
+        )
 
 
 def test_bad_json_is_asked_again_once_and_then_fails_with_the_raw_reply(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    plan = recipe(tmp_path, text_policy=POLICY, models={"tagger": "wordnet", "llm": {"test_json_style:Stubborn": str(log)}})
+    plan = recipe(
+        tmp_path,
+        text_policy=POLICY,
+        models={"tagger": "wordnet", "llm": {"test_json_style:Stubborn": str(log)}},
+    )
     made = run(plan, tmp_path / "run", base=tmp_path)
     rows = list(made.rows("write"))
     boats = [r for r in rows if any("boat" in o for o in r["tags"]["objects"])]
@@ -52,7 +65,12 @@ def test_bad_json_is_asked_again_once_and_then_fails_with_the_raw_reply(tmp_path
     assert sorted(log.read_text().split()) == ["again"] * 40 + ["first"] * 40
     for row in rows:
         if row in boats:
-            assert (row["status"], row["reason"], row["text"], row["fields"]) == ("failed", "schema_mismatch", None, None)
+            assert (row["status"], row["reason"], row["text"], row["fields"]) == (
+                "failed",
+                "schema_mismatch",
+                None,
+                None,
+            )
             assert row["raw"] == '{"title": "a boat"}'
         else:
             fields: dict[str, Any] = json.loads(row["fields"])

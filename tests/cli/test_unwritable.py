@@ -1,4 +1,5 @@
-"""Commands whose output cannot be written: a read-only and a full disk are one line with path and reason, another fault is a traceback."""
+"""Commands whose output cannot be written: a read-only and a full disk are one line with path and reason,
+another fault is a traceback."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a disk needs
 
 def mounted(disk: Path, options: str) -> Iterator[Path]:
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(disk)], check=False, capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "none", str(disk)], check=False, capture_output=True
+    ).returncode:
         pytest.skip("this machine lets nobody mount")
     try:
         yield disk
@@ -73,18 +76,33 @@ def words(tmp_path: Path, out: Path, what: str) -> list[object]:
         Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "a.png")
         return ["init", tmp_path / "photos", "--out", out / "x.yaml"]
     if what == "train":
-        given = {"data": [str(folder())], "model": str(micro()), "batch": 15, "steps": 1, "workers": 0, "precision": "float32"}
+        given = {
+            "data": [str(folder())],
+            "model": str(micro()),
+            "batch": 15,
+            "steps": 1,
+            "workers": 0,
+            "precision": "float32",
+        }
         (tmp_path / "t.yaml").write_text(json.dumps({"name": "t", "train": given}))
         return ["train", tmp_path / "t.yaml", "--out", out / "m"]
     if what in ("eval", "compare"):
-        classification_set(tmp_path / "sets" / "cifar10", [0, 1], ["red", "green"], ["red", "green", *"abcdefgh"])
+        classification_set(
+            tmp_path / "sets" / "cifar10", [0, 1], ["red", "green"], ["red", "green", *"abcdefgh"]
+        )
         if what == "eval":
             return ["eval", "tiny", "--data", tmp_path / "sets", "--out", out / "e"]
         for step in (1, 2):
             model = ColourClip()
             model.samples = step  # type: ignore[attr-defined]
             evaluate_all(model, tmp_path / "sets", tmp_path / "evals" / f"step-{step}", ["cifar10"])
-        return ["compare", tmp_path / "evals" / "step-1", tmp_path / "evals" / "step-2", "--plot", out / "x.png"]
+        return [
+            "compare",
+            tmp_path / "evals" / "step-1",
+            tmp_path / "evals" / "step-2",
+            "--plot",
+            out / "x.png",
+        ]
     if what == "sweep":
         return ["sweep", run(recipe(tmp_path), tmp_path / "run", base=tmp_path).root, "--plot", out / "x.png"]
     if what == "build":
@@ -93,7 +111,14 @@ def words(tmp_path: Path, out: Path, what: str) -> list[object]:
         (tmp_path / "block.txt").write_text("thing\n")
         return ["concepts", "flag", names, "--blocklist", tmp_path / "block.txt", "--out", out / "f.parquet"]
     (tmp_path / "captions.txt").write_text("a dog thing\n" * 100)
-    match = [sys.executable, "-c", "from ctrlsynth.cli.main.main import main; main()", "concepts", "match", str(tmp_path / "captions.txt")]
+    match = [
+        sys.executable,
+        "-c",
+        "from ctrlsynth.cli.main.main import main; main()",
+        "concepts",
+        "match",
+        str(tmp_path / "captions.txt"),
+    ]
     options = ["--bank", str(names), "--out", str(tmp_path / "m")]
     matched = subprocess.run([*match, *options], check=False, capture_output=True, text=True)
     assert matched.returncode == 0, matched.stderr
@@ -104,7 +129,9 @@ ALL = ("init", "train", "eval", "sweep", "compare", "build", "flag", "plot", "li
 
 
 @pytest.mark.parametrize("what", ALL)
-def test_a_read_only_disk_is_one_line(tmp_path: Path, read_only: Path, capsys: pytest.CaptureFixture[str], what: str) -> None:
+def test_a_read_only_disk_is_one_line(
+    tmp_path: Path, read_only: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
     code, told = call(capsys, *words(tmp_path, read_only, what))
     assert code in (1, 2)
     assert str(read_only) in told
@@ -113,7 +140,9 @@ def test_a_read_only_disk_is_one_line(tmp_path: Path, read_only: Path, capsys: p
 
 
 @pytest.mark.parametrize("what", ["train", "sweep", "build", "flag", "plot", "lists"])
-def test_a_full_disk_is_one_line(tmp_path: Path, full: Path, capsys: pytest.CaptureFixture[str], what: str) -> None:
+def test_a_full_disk_is_one_line(
+    tmp_path: Path, full: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
     code, told = call(capsys, *words(tmp_path, full, what))
     assert code == 1
     assert str(full) in told
@@ -139,7 +168,10 @@ def test_the_index_of_tars_on_a_full_disk_and_as_numpy_writes_it(tmp_path: Path)
     assert (tmp_path / "ours.npy").read_bytes() == (tmp_path / "numpy.npy").read_bytes()
 
 
-@pytest.mark.parametrize("fault", [FileNotFoundError(errno.ENOENT, "gone", "x"), OSError("no number"), OSError(errno.EPERM, "a process")])
+@pytest.mark.parametrize(
+    "fault",
+    [FileNotFoundError(errno.ENOENT, "gone", "x"), OSError("no number"), OSError(errno.EPERM, "a process")],
+)
 def test_another_fault_is_a_traceback(monkeypatch: pytest.MonkeyPatch, fault: OSError) -> None:
     def app(**_: Any) -> None:
         raise fault

@@ -1,4 +1,5 @@
-"""Training data: shards by row number, the order as arithmetic, the loader, decontamination. The oracles read and count the slow way."""
+"""Training data: shards by row number, the order as arithmetic, the loader, decontamination. The oracles read
+and count the slow way."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ def tar(path: Path, samples: Sequence[dict[str, bytes]], format: int = tarfile.U
 
 def jpeg(number: int, size: tuple[int, int] = (40, 30)) -> bytes:
     out = io.BytesIO()
-    Image.fromarray(np.random.default_rng(number).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(out, "JPEG")
+    Image.fromarray(
+        np.random.default_rng(number).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    ).save(out, "JPEG")
     return out.getvalue()
 
 
@@ -62,12 +65,17 @@ def test_every_form_gives_the_same_pairs() -> None:
         assert shards.blocks[-1] == ROWS
         assert len({shards.id(n) for n in range(ROWS)}) == ROWS
         found[form] = [(p.image, p.captions) for p in map(shards.read, range(ROWS))]
-    assert found["webdataset"][: len(texts)] == [(i, (t,)) for (i, _), t in zip(found["webdataset"], texts, strict=False)]
+    assert found["webdataset"][: len(texts)] == [
+        (i, (t,)) for (i, _), t in zip(found["webdataset"], texts, strict=False)
+    ]
     assert found["parquet"] == found["imagefolder"] == found["csv"] == found["webdataset"]
 
 
 def test_the_index_is_what_tarfile_reads(tmp_path: Path) -> None:
-    samples = [{"jpg": jpeg(n), "txt": f"text {n}".encode(), "json": json.dumps({"n": n}).encode()} for n in range(30)]
+    samples = [
+        {"jpg": jpeg(n), "txt": f"text {n}".encode(), "json": json.dumps({"n": n}).encode()}
+        for n in range(30)
+    ]
     samples += [{"txt": b"no image"}, {"jpg": jpeg(1)}, {"jpg": jpeg(2), "txt": b"last"}]
     for format in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
         path = tar(tmp_path / f"{format}.tar", samples, format)
@@ -106,12 +114,24 @@ def test_the_index_is_kept_and_made_anew_when_a_shard_changes(tmp_path: Path) ->
 
 def test_several_captions_an_image(tmp_path: Path) -> None:
     facts = {"more": ["two", "", "three"], "other": "four", "number": 5}
-    tar(tmp_path / "a.tar", [{"jpg": jpeg(0), "txt": b"one", "json": json.dumps(facts).encode()}, {"jpg": jpeg(1), "txt": b"alone"}])
+    tar(
+        tmp_path / "a.tar",
+        [
+            {"jpg": jpeg(0), "txt": b"one", "json": json.dumps(facts).encode()},
+            {"jpg": jpeg(1), "txt": b"alone"},
+        ],
+    )
     shards = open_shards(str(tmp_path / "a.tar"), Path(), captions=["text", "more", "other", "number"])
     assert [shards.read(n).captions for n in range(2)] == [("one", "two", "three", "four"), ("alone",)]
-    table = pa.table({"image": [{"bytes": jpeg(0), "path": "x"}], "text": ["one"], "more": [["two", "three"]]})
+    table = pa.table(
+        {"image": [{"bytes": jpeg(0), "path": "x"}], "text": ["one"], "more": [["two", "three"]]}
+    )
     pq.write_table(table, tmp_path / "a.parquet")
-    assert open_shards(str(tmp_path / "a.parquet"), Path(), captions=["more", "text"]).read(0).captions == ("two", "three", "one")
+    assert open_shards(str(tmp_path / "a.parquet"), Path(), captions=["more", "text"]).read(0).captions == (
+        "two",
+        "three",
+        "one",
+    )
 
 
 def test_a_tar_that_ends_early_is_told_in_the_counts(tmp_path: Path) -> None:
@@ -135,7 +155,9 @@ def test_an_epoch_holds_every_row_once() -> None:
     seen = []
     for epoch in range(3):
         rows = all_rows(order, epoch)
-        assert sorted((s, r) for s, _, r in rows) == [(s, r) for s, n in ((0, 97), (1, 50), (2, 3)) for r in range(n)]
+        assert sorted((s, r) for s, _, r in rows) == [
+            (s, r) for s, n in ((0, 97), (1, 50), (2, 3)) for r in range(n)
+        ]
         assert {lap for _, lap, _ in rows} == {epoch}
         seen.append([(s, r) for s, _, r in rows])
     assert seen[0] != seen[1] != seen[2]
@@ -196,7 +218,8 @@ def test_ranks_and_micro_batches_share_a_step_out() -> None:
 
 
 def test_crops_and_edges_are_torchvisions() -> None:
-    """The sizes of evaluation against torchvision's rules written out; the random crop stays inside and in its ranges."""
+    """The sizes of evaluation against torchvision's rules written out; the random crop stays inside and in
+    its ranges."""
     image = Image.new("RGB", (101, 67))
     assert shorter_edge(image, 64).size == (int(64 * 101 / 67), 64)
     assert centre_crop(shorter_edge(image, 64), 64).size == (64, 64)
@@ -215,15 +238,37 @@ def test_crops_and_edges_are_torchvisions() -> None:
 
 
 def block(**changes: Any) -> TrainBlock:
-    return resolve({"data": [str(folder())], "model": "tiny", "batch": 16, "epochs": 1, "workers": 0, **changes})
+    return resolve(
+        {"data": [str(folder())], "model": "tiny", "batch": 16, "epochs": 1, "workers": 0, **changes}
+    )
 
 
 def test_presets_are_the_papers() -> None:
     cc3m = resolve({"preset": "ctrlsynth-cc3m", "data": ["x"]})
-    assert (cc3m.lr, cc3m.min_lr, cc3m.batch, cc3m.steps, cc3m.warmup, cc3m.weight_decay) == (2e-3, 2e-5, 2048, 56_429, 2_822, 0.2)
+    assert (cc3m.lr, cc3m.min_lr, cc3m.batch, cc3m.steps, cc3m.warmup, cc3m.weight_decay) == (
+        2e-3,
+        2e-5,
+        2048,
+        56_429,
+        2_822,
+        0.2,
+    )
     synth = resolve({"preset": "synthclip", "data": ["x"]})
-    assert (synth.lr, synth.min_lr, synth.batch, synth.epochs, synth.warmup_epochs, synth.warmup_lr) == (5e-4, 1e-5, 4096, 40, 1, 1e-6)
-    assert (synth.weight_decay, synth.eps, synth.crop_scale, synth.shorter_edge, synth.flip) == (0.5, 1e-8, (0.5, 1.0), 256, False)
+    assert (synth.lr, synth.min_lr, synth.batch, synth.epochs, synth.warmup_epochs, synth.warmup_lr) == (
+        5e-4,
+        1e-5,
+        4096,
+        40,
+        1,
+        1e-6,
+    )
+    assert (synth.weight_decay, synth.eps, synth.crop_scale, synth.shorter_edge, synth.flip) == (
+        0.5,
+        1e-8,
+        (0.5, 1.0),
+        256,
+        False,
+    )
     assert synth.mean == (0.485, 0.456, 0.406)
     scaled = resolve({"preset": "ctrlsynth-cc3m", "data": ["x"], "epochs": 2})
     assert (scaled.steps, scaled.epochs) == (None, 2)
@@ -237,7 +282,10 @@ def test_presets_are_the_papers() -> None:
     [
         ({}, "train.data: no data"),
         ({"data": []}, "train.data"),
-        ({"data": ["x"], "preset": "ctrlsynth-cc3"}, "unknown preset 'ctrlsynth-cc3'; did you mean 'ctrlsynth-cc3m'"),
+        (
+            {"data": ["x"], "preset": "ctrlsynth-cc3"},
+            "unknown preset 'ctrlsynth-cc3'; did you mean 'ctrlsynth-cc3m'",
+        ),
         ({"data": ["x"], "epoch": 3}, "unknown key 'train.epoch'; did you mean 'train.epochs'"),
         ({"data": [{"path": "x", "ration": 3}]}, "did you mean 'train.data.0.ratio'"),
         ({"data": [{"path": "x", "ratio": 3}, "y"]}, "every source has a ratio or none"),
@@ -314,22 +362,30 @@ def test_pairs_of_an_evaluation_set_leave(tmp_path: Path, images: str) -> None:
     source = dirty(tmp_path)
     settings: dict[str, Any] = {"against": [str(folder())], "images": images}
     left, counts = clean([source], Decontaminate(**settings), tmp_path, tmp_path / "out")
-    gone = {"sha256": {5, 7, 8, 9}, "phash": {5, 6, 7, 8, 9}, "both": {5, 6, 7, 8, 9}, "none": set()}[images] | {10}
-    assert [left[0].read(n).captions for n in range(left[0].rows)] == [source.read(n).captions for n in range(11) if n not in gone]
+    gone = {"sha256": {5, 7, 8, 9}, "phash": {5, 6, 7, 8, 9}, "both": {5, 6, 7, 8, 9}, "none": set()}[
+        images
+    ] | {10}
+    assert [left[0].read(n).captions for n in range(left[0].rows)] == [
+        source.read(n).captions for n in range(11) if n not in gone
+    ]
     assert counts["pairs"] == left[0].left_out["decontaminated"] == len(gone)
     assert counts["caption"] == 1
     again, counts_again = clean([source], Decontaminate(**settings), tmp_path, tmp_path / "out")
     assert (again[0].rows, counts_again) == (left[0].rows, counts)
     kept, flagged = clean([source], Decontaminate(**settings, action="flag"), tmp_path, tmp_path / "out")
     assert (kept[0].rows, flagged) == (11, counts)
-    lines = [json.loads(line) for line in (tmp_path / "out/decontamination.jsonl").read_text().splitlines()[1:]]
+    lines = [
+        json.loads(line) for line in (tmp_path / "out/decontamination.jsonl").read_text().splitlines()[1:]
+    ]
     assert {line["row"] for line in lines} == gone
 
 
 def test_a_folder_of_images_is_an_evaluation_set(tmp_path: Path) -> None:
     (tmp_path / "eval/deep").mkdir(parents=True)
     (tmp_path / "eval/deep/a.jpg").write_bytes(open_shards(str(folder()), Path()).read(2).image)
-    left, counts = clean([dirty(tmp_path)], Decontaminate(against=["eval"], distance=0), tmp_path, tmp_path / "out")
+    left, counts = clean(
+        [dirty(tmp_path)], Decontaminate(against=["eval"], distance=0), tmp_path, tmp_path / "out"
+    )
     assert (left[0].rows, counts["pairs"]) == (10, 1)
     (tmp_path / "void").mkdir()
     with pytest.raises(UserError, match="void"):

@@ -1,4 +1,5 @@
-"""CLIP models in and out: what open_clip and transformers compute from the same weights is what we compute."""
+"""CLIP models in and out: what open_clip and transformers compute from the same weights is what we
+compute."""
 
 from __future__ import annotations
 
@@ -17,7 +18,13 @@ from ctrlsynth.clip import model as clip
 from ctrlsynth.clip.data.tokens import Tokenizer
 from ctrlsynth.errors import UserError
 
-TEXTS = ["a red dog", "a photo of a very small cat beside a chair, at night", "", "word " * 200, "naïve café ☕ &amp; <b>"]
+TEXTS = [
+    "a red dog",
+    "a photo of a very small cat beside a chair, at night",
+    "",
+    "word " * 200,
+    "naïve café ☕ &amp; <b>",
+]
 
 
 @lru_cache(maxsize=1)
@@ -26,7 +33,10 @@ def oc() -> Any:
 
 
 def pictures(n: int = 3) -> list[Image.Image]:
-    return [Image.fromarray(np.random.default_rng(i).integers(0, 255, (50 + 9 * i, 71, 3), dtype=np.uint8)) for i in range(n)]
+    return [
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (50 + 9 * i, 71, 3), dtype=np.uint8))
+        for i in range(n)
+    ]
 
 
 def close(one: Any, two: Any, tolerance: float = 1e-5) -> bool:
@@ -37,11 +47,15 @@ def theirs(module: Any, name: str) -> tuple[Any, Any]:
     """Features by open_clip alone: its preprocessing, its tokens of full length, its encoders."""
     import torch
 
-    transform = oc().transform.image_transform_v2(oc().transform.PreprocessCfg(**module.visual.preprocess_cfg), is_train=False)
+    transform = oc().transform.image_transform_v2(
+        oc().transform.PreprocessCfg(**module.visual.preprocess_cfg), is_train=False
+    )
     tokens = oc().get_tokenizer(name)(TEXTS)
     module.eval()
     with torch.no_grad():
-        return module.encode_image(torch.stack([transform(p) for p in pictures()])), module.encode_text(tokens)
+        return module.encode_image(torch.stack([transform(p) for p in pictures()])), module.encode_text(
+            tokens
+        )
 
 
 def saved(folder: Path, name: str, **options: Any) -> clip.Built:
@@ -75,7 +89,9 @@ def test_ours_opens_in_open_clip_with_equal_embeddings(tmp_path: Path, change: d
         oc().create_model(f"local-dir:{tmp_path / 'ours'}"),
         oc().create_model(name, pretrained=str(tmp_path / "ours" / clip.WEIGHTS)),
     ):
-        for mine, other in zip((images, texts), theirs(module, f"local-dir:{tmp_path / 'ours'}"), strict=True):
+        for mine, other in zip(
+            (images, texts), theirs(module, f"local-dir:{tmp_path / 'ours'}"), strict=True
+        ):
             assert close(mine, other)
     assert ours.logit_scale == pytest.approx(float(built.module.logit_scale.detach().exp()))
     assert (ours.size, ours.dim, len(ours.digest)) == (32, 16, 16)
@@ -85,7 +101,9 @@ def test_a_model_that_open_clip_knows_by_name(tmp_path: Path) -> None:
     saved(tmp_path / "ours", "ViT-S/16", seed=1)
     ours = clip.load_model(tmp_path / "ours")
     module = oc().create_model("ViT-S-16", pretrained=str(tmp_path / "ours" / clip.WEIGHTS))
-    for mine, other in zip((ours.encode_image(pictures()), ours.encode_text(TEXTS)), theirs(module, "ViT-S-16"), strict=True):
+    for mine, other in zip(
+        (ours.encode_image(pictures()), ours.encode_text(TEXTS)), theirs(module, "ViT-S-16"), strict=True
+    ):
         assert close(mine, other, 1e-4)
     by_file = clip.load_model(f"ViT-S-16={tmp_path / 'ours' / clip.WEIGHTS}")
     assert close(by_file.encode_text(TEXTS[:1]), ours.encode_text(TEXTS[:1]))
@@ -102,13 +120,21 @@ def test_hugging_faces_models_have_equal_embeddings(tmp_path: Path, act: str) ->
     tower = {"hidden_act": act, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
     config = CLIPConfig(
         text_config={**tower, "hidden_size": 16},
-        vision_config={**tower, "hidden_size": 32, "intermediate_size": 64, "image_size": 32, "patch_size": 8},
+        vision_config={
+            **tower,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "image_size": 32,
+            "patch_size": 8,
+        },
         projection_dim=12,
     )
     torch.manual_seed(5)
     module = CLIPModel(config).eval()
     module.save_pretrained(tmp_path / "hf")
-    (tmp_path / "hf/preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}))
+    (tmp_path / "hf/preprocessor_config.json").write_text(
+        json.dumps({"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]})
+    )
     ours = clip.load_model(tmp_path / "hf")
     pixels = ours.to_float(np.stack([ours.preprocess(p) for p in pictures()]))
     assert float(pixels.min()) >= -2.0001
@@ -152,7 +178,9 @@ def test_attention_without_copies_is_the_same(length: int) -> None:
     pixels = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     ids = torch.from_numpy(Tokenizer(crop=False)(TEXTS[:4]))[:, :length]
     for module in (plain, ours):
-        (module.encode_image(pixels).square().sum() + clip.encode_tokens(module, ids).square().sum()).backward()
+        (
+            module.encode_image(pixels).square().sum() + clip.encode_tokens(module, ids).square().sum()
+        ).backward()
     assert close(plain.encode_image(pixels), ours.encode_image(pixels))
     for (name, one), two in zip(plain.named_parameters(), ours.parameters(), strict=True):
         if one.grad is not None:
@@ -197,7 +225,8 @@ def test_folders_that_hold_no_model_are_one_line(tmp_path: Path) -> None:
         (f"ViT-S-16={tmp_path / 'tiny' / clip.WEIGHTS}", "not the weights of ViT-S-16: "),
         (
             "roberta-ViT-B-32",
-            "takes the text tower of roberta-base, which is not on this machine; fetch it with `hf download roberta-base`",
+            "takes the text tower of roberta-base, which is not on this machine; fetch it with `hf download "
+            "roberta-base`",
         ),
         ("ViT-B-16-SigLIP", "takes the tokenizer of timm/ViT-B-16-SigLIP, which is not on this machine"),
     ):

@@ -1,4 +1,5 @@
-"""CLIP training: losses and gradients against open_clip's, a hundred steps against a plain loop, resume, kill, two processes, bad input."""
+"""CLIP training: losses and gradients against open_clip's, a hundred steps against a plain loop, resume,
+kill, two processes, bad input."""
 
 from __future__ import annotations
 
@@ -36,7 +37,15 @@ def oc() -> Any:
 
 def block(**changes: Any) -> TrainBlock:
     """A run of a few steps on the painted scenes with the micro model."""
-    given = {"data": [str(folder())], "model": str(micro()), "batch": 15, "epochs": 2, "workers": 0, "precision": "float32", "lr": 3e-3}
+    given = {
+        "data": [str(folder())],
+        "model": str(micro()),
+        "batch": 15,
+        "epochs": 2,
+        "workers": 0,
+        "precision": "float32",
+        "lr": 3e-3,
+    }
     if "init" in changes:
         given.pop("model")
     return resolve({**given, "log_every": 1, **changes})
@@ -86,7 +95,12 @@ def test_batches_are_the_same_with_any_number_of_workers_and_from_any_step() -> 
     assert len(wanted) == len(set(wanted)) == 10
     assert rows(loader(batches, 0, workers=3)) == wanted
     assert rows(loader(batches, 7, workers=2)) == wanted[7:]
-    ranks = [rows(loader(batches_of(given.model_copy(update={"batch": 6}), steps=4, rank=r, world=2), 0, workers=r)) for r in range(2)]
+    ranks = [
+        rows(
+            loader(batches_of(given.model_copy(update={"batch": 6}), steps=4, rank=r, world=2), 0, workers=r)
+        )
+        for r in range(2)
+    ]
     whole = list(loader(batches_of(given.model_copy(update={"batch": 6}), steps=4), 0, workers=0))
     for step in range(4):
         assert ranks[0][step][0] + ranks[1][step][0] == whole[step].images.numpy().tobytes()
@@ -98,7 +112,9 @@ def test_one_caption_is_drawn_a_step(tmp_path: Path) -> None:
     given = block(data=[{"path": str(tmp_path / "a.tar"), "captions": ["text", "more"]}], batch=8)
     batches = batches_of(given, steps=20)
     drawn = [[batches.view(*row)[1] for row in batches._schedule.rows(step, 0, 0)] for step in range(20)]
-    assert drawn == [[batches.view(*row)[1] for row in batches._schedule.rows(step, 0, 0)] for step in range(20)]
+    assert drawn == [
+        [batches.view(*row)[1] for row in batches._schedule.rows(step, 0, 0)] for step in range(20)
+    ]
     texts = [t for step in drawn for t in step]
     counts = [sum(t.startswith("first") for t in texts), texts.count("second one"), texts.count("the third")]
     assert sum(counts) == 160
@@ -144,16 +160,22 @@ def test_losses_are_open_clips(name: str) -> None:
         assert torch.allclose(mine, theirs, atol=1e-6)
     valid = torch.arange(12) % 4 != 1  # rows that are no rows: as if they were not there
     masked = LOSSES[name](*ours, scale, bias, valid)
-    assert float(masked.detach()) == pytest.approx(float(LOSSES[name](*(f[valid] for f in ours), scale, bias).detach()), rel=1e-5)
+    assert float(masked.detach()) == pytest.approx(
+        float(LOSSES[name](*(f[valid] for f in ours), scale, bias).detach()), rel=1e-5
+    )
     for tensor in (*ours, scale):
         tensor.grad = None
-    nothing = LOSSES[name](*ours, scale, bias, torch.zeros(12, dtype=torch.bool))  # a batch of corrupt images: no loss and no gradient
+    nothing = LOSSES[name](
+        *ours, scale, bias, torch.zeros(12, dtype=torch.bool)
+    )  # a batch of corrupt images: no loss and no gradient
     nothing.backward()
     assert float(nothing.detach()) == 0
     assert all(not t.grad.any() for t in (*ours, scale))
 
 
-def gradients(pieces: int, loss: str = "softmax", micro_: bool = False, corrupt: bool = False) -> tuple[float, dict[str, Any]]:
+def gradients(
+    pieces: int, loss: str = "softmax", micro_: bool = False, corrupt: bool = False
+) -> tuple[float, dict[str, Any]]:
     oc()
     import torch
 
@@ -167,7 +189,10 @@ def gradients(pieces: int, loss: str = "softmax", micro_: bool = False, corrupt:
     if corrupt:
         parts[0][2][:4] = False
     value, valid = step_gradients(
-        Forward(module, Normalise(given.mean, given.std, torch.device("cpu")), "float32"), parts, loss, micro=micro_
+        Forward(module, Normalise(given.mean, given.std, torch.device("cpu")), "float32"),
+        parts,
+        loss,
+        micro=micro_,
     )
     assert int(valid) == (26 if corrupt else 30)
     return float(value), {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
@@ -199,22 +224,32 @@ def test_the_schedule_is_open_clips_and_slips() -> None:
 
     given = block(lr=2e-3)
     theirs = cosine_lr(Optimizer(), 2e-3, 10, 100)
-    assert [learning_rate(given, s, 100, 10) for s in range(100)] == pytest.approx([theirs(s) for s in range(100)])
+    assert [learning_rate(given, s, 100, 10) for s in range(100)] == pytest.approx(
+        [theirs(s) for s in range(100)]
+    )
     given = block(lr=5e-4, min_lr=1e-5, warmup_lr=1e-6)
-    slip = np.concatenate([np.linspace(1e-6, 5e-4, 10), 1e-5 + 0.5 * (5e-4 - 1e-5) * (1 + np.cos(np.pi * np.arange(90) / 90))])
+    slip = np.concatenate(
+        [np.linspace(1e-6, 5e-4, 10), 1e-5 + 0.5 * (5e-4 - 1e-5) * (1 + np.cos(np.pi * np.arange(90) / 90))]
+    )
     assert [learning_rate(given, s, 100, 10) for s in range(100)] == pytest.approx(slip)
     schedule = schedule_of(order_of(open_sources(given.data, Path()), given), given)
     assert schedule.steps_an_epoch == 6
     assert total_steps(given, schedule, Path()) == 12
     assert total_steps(block(epochs=None, equal_samples={"epochs": 4, "rows": 45}), schedule, Path()) == 12
-    assert total_steps(block(epochs=None, equal_samples={"epochs": 1, "data": str(folder("csv"))}), schedule, Path()) == 6
+    assert (
+        total_steps(
+            block(epochs=None, equal_samples={"epochs": 1, "data": str(folder("csv"))}), schedule, Path()
+        )
+        == 6
+    )
     assert warmup_steps(block(warmup=0.25), 12, 6) == 3
     assert warmup_steps(block(warmup=5), 12, 6) == 5
     assert warmup_steps(block(warmup_epochs=1), 12, 6) == 6
 
 
 def test_a_hundred_steps_are_those_of_a_plain_loop(tmp_path: Path) -> None:
-    """open_clip's model, loss, schedule and grouping, torch's plain AdamW, tokens padded to 77: the same losses to four digits."""
+    """open_clip's model, loss, schedule and grouping, torch's plain AdamW, tokens padded to 77: the same
+    losses to four digits."""
     run(tmp_path, steps=100, epochs=None, lr=1e-3, batch=15)
     ours = [line["loss"] for line in log(tmp_path)]
     import torch
@@ -224,7 +259,11 @@ def test_a_hundred_steps_are_those_of_a_plain_loop(tmp_path: Path) -> None:
     given = block(steps=100, epochs=None, lr=1e-3, batch=15)
     module, batches = build(str(micro()), seed=given.seed).module, batches_of(given, steps=100)
     module.train()
-    bare = {n: p for n, p in module.named_parameters() if p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n or "logit_scale" in n}
+    bare = {
+        n: p
+        for n, p in module.named_parameters()
+        if p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n or "logit_scale" in n
+    }
     rest = [p for n, p in module.named_parameters() if n not in bare]
     groups = [{"params": list(bare.values()), "weight_decay": 0.0}, {"params": rest, "weight_decay": 0.2}]
     optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), eps=1e-6)
@@ -236,7 +275,11 @@ def test_a_hundred_steps_are_those_of_a_plain_loop(tmp_path: Path) -> None:
         images = (batches[step].images.permute(0, 3, 1, 2).float() / 255 - mean) / deviation
         ids = torch.nn.functional.pad(batches[step].ids, (0, 77 - batches[step].ids.shape[1]))
         optimizer.zero_grad()
-        value = loss(module.encode_image(images, normalize=True), module.encode_text(ids, normalize=True), module.logit_scale.exp())
+        value = loss(
+            module.encode_image(images, normalize=True),
+            module.encode_text(ids, normalize=True),
+            module.logit_scale.exp(),
+        )
         value.backward()
         optimizer.step()
         with torch.no_grad():
@@ -278,20 +321,29 @@ def test_a_run_leaves_what_it_says() -> None:
 def test_killed_in_the_middle_it_ends_with_the_same_weights(tmp_path: Path) -> None:
     """kill -9 between two checkpoints of another process; the same command goes on from the last one.
 
-    Both processes get equal threads: torch cuts its sums by their number, and weights would differ in the last bit (by 1e-8). The
-    tolerance is for libraries that choose their way by the moment; a step left out or taken twice moves weights by 1e-3.
-    """
+    Both processes get equal threads: torch cuts its sums by their number, and weights would differ in the
+    last bit (by 1e-8). The tolerance is for libraries that choose their way by the moment; a step left out or
+    taken twice moves weights by 1e-3."""
     wanted = whole()
     import torch
 
     recipe = tmp_path / "r.yaml"
     given = block(save_every=5).model_dump(mode="json", exclude_none=True, exclude={"needs_init"})
     recipe.write_text(json.dumps({"name": "t", "train": given}))
-    env = {**os.environ, "PYTHONPATH": f"{SOURCE.parent / 'src'}:{SOURCE}", "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    env = {
+        **os.environ,
+        "PYTHONPATH": f"{SOURCE.parent / 'src'}:{SOURCE}",
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }
     code = "import time, ctrlsynth.clip.train as t; step = t._Run._step\n"
     code += "def slow(self, *a):\n    r = step(self, *a); time.sleep(1 if a[0] > 5 else 0); return r\n"
-    code += "t._Run._step = slow; import sys; sys.argv = ['x', 'train', *sys.argv[1:]]; from ctrlsynth.cli.main.main import main; main()"
-    process = subprocess.Popen([sys.executable, "-c", code, str(recipe), "--out", str(tmp_path / "out"), "--json"], env=env)
+    code += (
+        "t._Run._step = slow; import sys; sys.argv = ['x', 'train', *sys.argv[1:]]; from "
+        "ctrlsynth.cli.main.main import main; main()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(recipe), "--out", str(tmp_path / "out"), "--json"], env=env
+    )
     for _ in range(1200):
         if (tmp_path / "out/log.jsonl").exists() and len(log(tmp_path / "out")) >= 7:
             break
@@ -306,23 +358,44 @@ def test_killed_in_the_middle_it_ends_with_the_same_weights(tmp_path: Path) -> N
     assert made.steps == 12
     assert same(weights(tmp_path / "out"), weights(wanted), 1e-6)
     one, other = log(tmp_path / "out"), log(wanted)
-    assert [(line["step"], line["samples"], line["lr"]) for line in one] == [(line["step"], line["samples"], line["lr"]) for line in other]
+    assert [(line["step"], line["samples"], line["lr"]) for line in one] == [
+        (line["step"], line["samples"], line["lr"]) for line in other
+    ]
     assert [line["loss"] for line in one] == pytest.approx([line["loss"] for line in other], rel=1e-6)
 
 
 def test_two_processes_are_one(tmp_path: Path) -> None:
-    """torchrun with two CPU processes and gathered features, whole batches and micro-batches: losses and weights of one process."""
+    """torchrun with two CPU processes and gathered features, whole batches and micro-batches: losses and
+    weights of one process."""
     common = {"batch": 18, "steps": 6, "epochs": None}
     calls = []
     for accumulate in (1, 3):
         recipe = tmp_path / f"r{accumulate}.yaml"
-        given = block(**common, accumulate=accumulate).model_dump(mode="json", exclude_none=True, exclude={"needs_init"})
+        given = block(**common, accumulate=accumulate).model_dump(
+            mode="json", exclude_none=True, exclude={"needs_init"}
+        )
         recipe.write_text(json.dumps({"name": "t", "train": given}))
-        calls.append(["ctrlsynth", "train", str(recipe), "--out", str(tmp_path / f"two{accumulate}"), "--json"])
-    code = "import sys, torch.distributed as dist\nfrom ctrlsynth.cli.main.main import app\ndist.init_process_group('gloo')\n"
-    code += f"for call in {calls}:\n    sys.argv = call\n    app(standalone_mode=False)\ndist.destroy_process_group()\n"
+        calls.append(
+            ["ctrlsynth", "train", str(recipe), "--out", str(tmp_path / f"two{accumulate}"), "--json"]
+        )
+    code = (
+        "import sys, torch.distributed as dist\nfrom ctrlsynth.cli.main.main import "
+        "app\ndist.init_process_group('gloo')\n"
+    )
+    code += (
+        f"for call in {calls}:\n    sys.argv = call\n    "
+        f"app(standalone_mode=False)\ndist.destroy_process_group()\n"
+    )
     (tmp_path / "go.py").write_text(code)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(29600 + os.getpid() % 1000)]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        str(29600 + os.getpid() % 1000),
+    ]
     env = {**os.environ, "PYTHONPATH": f"{SOURCE.parent / 'src'}:{SOURCE}"}
     done = subprocess.run([*torchrun, str(tmp_path / "go.py")], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[:4000]
@@ -347,20 +420,33 @@ def test_corrupt_images_are_counted_skips(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
-    with pytest.raises(WorkFailed, match=r"the loss is nan at step \d+; lower train.lr.*no checkpoint") as caught:
+    with pytest.raises(
+        WorkFailed, match=r"the loss is nan at step \d+; lower train.lr.*no checkpoint"
+    ) as caught:
         run(tmp_path, lr=1e30, warmup=0)
     assert "\n" not in str(caught.value)
     assert checkpoint.newest(tmp_path) is None
 
 
 def test_appendix_e_is_one_step_with_the_negatives_of_each_micro_batch(tmp_path: Path) -> None:
-    """The preset with 90 pairs in six micro-batches, against a plain loop of open_clip's loss and torch's AdamW."""
-    made = run(tmp_path, preset="synthclip-appendix-e", init=str(whole()), epochs=None, batch=90, accumulate=6, lr=1e-3)
+    """The preset with 90 pairs in six micro-batches, against a plain loop of open_clip's loss and torch's
+    AdamW."""
+    made = run(
+        tmp_path,
+        preset="synthclip-appendix-e",
+        init=str(whole()),
+        epochs=None,
+        batch=90,
+        accumulate=6,
+        lr=1e-3,
+    )
     assert (made.steps, made.samples, made.skipped) == (1, 90, 0)
     import torch
     from open_clip.loss import ClipLoss
 
-    given = block(preset="synthclip-appendix-e", init=str(whole()), epochs=None, batch=90, accumulate=6, lr=1e-3)
+    given = block(
+        preset="synthclip-appendix-e", init=str(whole()), epochs=None, batch=90, accumulate=6, lr=1e-3
+    )
     batches, module, loss = batches_of(given, steps=1), read_folder(whole()).module.train(), ClipLoss()
     mean, deviation = (torch.tensor(v)[:, None, None] for v in (given.mean, given.std))
     total = 0.0
@@ -368,7 +454,11 @@ def test_appendix_e_is_one_step_with_the_negatives_of_each_micro_batch(tmp_path:
         assert len(piece.ids) == 15
         images = (piece.images.permute(0, 3, 1, 2).float() / 255 - mean) / deviation
         ids = torch.nn.functional.pad(piece.ids, (0, 77 - piece.ids.shape[1]))
-        value = loss(module.encode_image(images, normalize=True), module.encode_text(ids, normalize=True), module.logit_scale.exp())
+        value = loss(
+            module.encode_image(images, normalize=True),
+            module.encode_text(ids, normalize=True),
+            module.logit_scale.exp(),
+        )
         (value / 6).backward()
         total += float(value.detach()) / 6
     assert made.loss == pytest.approx(total, rel=1e-5)
@@ -391,7 +481,10 @@ def _decayed(module: Any) -> set[str]:
     return {n for n, p in module.named_parameters() if p.ndim >= 2 and not any(word in n for word in bare)}
 
 
-@pytest.mark.parametrize("change", [{"precision": "bf16"}, {"precision": "fp16"}, {"loss": "sigmoid"}, {"grad_clip": 0.5, "accumulate": 3}])
+@pytest.mark.parametrize(
+    "change",
+    [{"precision": "bf16"}, {"precision": "fp16"}, {"loss": "sigmoid"}, {"grad_clip": 0.5, "accumulate": 3}],
+)
 def test_other_ways_to_train_learn_too(tmp_path: Path, change: dict[str, Any]) -> None:
     run(tmp_path, steps=24, epochs=None, flip=True, **change)
     losses = [line["loss"] for line in log(tmp_path)]
@@ -402,7 +495,15 @@ def test_finetuning_starts_from_the_given_weights(tmp_path: Path) -> None:
     run(tmp_path / "still", init=str(whole()), steps=1, epochs=None, lr=1e-12)
     assert same(weights(tmp_path / "still"), weights(whole()), 1e-6)
     mean = (0.4, 0.5, 0.6)
-    run(tmp_path / "on", init=str(whole()), preset="synthclip-finetune", batch=15, epochs=1, precision="float32", mean=mean)
+    run(
+        tmp_path / "on",
+        init=str(whole()),
+        preset="synthclip-finetune",
+        batch=15,
+        epochs=1,
+        precision="float32",
+        mean=mean,
+    )
     assert not same(weights(tmp_path / "on"), weights(whole()), 1e-6)
     assert read_folder(tmp_path / "on").config["preprocess_cfg"]["mean"] == list(mean)
     with pytest.raises(UserError, match="without a logit bias"):
@@ -411,7 +512,12 @@ def test_finetuning_starts_from_the_given_weights(tmp_path: Path) -> None:
 
 def test_decontaminated_pairs_are_not_trained_on(tmp_path: Path) -> None:
     first = sorted(folder().glob("*.tar"))[0]
-    made = run(tmp_path, decontaminate={"against": [str(first)], "images": "sha256", "captions": False}, batch=5, epochs=1)
+    made = run(
+        tmp_path,
+        decontaminate={"against": [str(first)], "images": "sha256", "captions": False},
+        batch=5,
+        epochs=1,
+    )
     assert made.data["decontaminated"]["sha256"] == 25
     assert made.data["rows"] == [ROWS - 25]
     assert made.data["left_out"] == {"decontaminated": 25}
@@ -435,7 +541,9 @@ def test_another_recipe_does_not_go_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [{"model": "nosuch"}, {"batch": 91}, {"init": "nowhere"}])
-def test_a_run_that_failed_before_its_first_step_may_be_mended(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_a_run_that_failed_before_its_first_step_may_be_mended(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
     with pytest.raises(UserError):
         run(tmp_path / "out", **change)
     (tmp_path / "out").mkdir(exist_ok=True)
@@ -446,7 +554,9 @@ def test_a_run_that_failed_before_its_first_step_may_be_mended(tmp_path: Path, c
 def test_settings_that_differ_are_told_at_a_readable_length() -> None:
     from ctrlsynth.clip.train import _differing
 
-    was, now = _differing(repr([f"exports/{n}" for n in range(50)]), repr([f"exports/{n}" for n in range(49)]))
+    was, now = _differing(
+        repr([f"exports/{n}" for n in range(50)]), repr([f"exports/{n}" for n in range(49)])
+    )
     assert was != now
     assert len(was) < 90
     assert _differing("0.1", "0.2") == ["0.1", "0.2"]
@@ -479,14 +589,20 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ctrlsynth.cli.main import main
 
     given = block(steps=2, epochs=None).model_dump(mode="json", exclude_none=True, exclude={"needs_init"})
     (tmp_path / "r.yaml").write_text(json.dumps({"name": "t", "train": given}))
 
     def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ctrlsynth", "train", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "out"), *arguments])
+        monkeypatch.setattr(
+            sys,
+            "argv",
+            ["ctrlsynth", "train", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "out"), *arguments],
+        )
         with pytest.raises(SystemExit) as left:
             main()
         told = capsys.readouterr()

@@ -1,4 +1,5 @@
-"""Decontamination against every layout that `ctrlsynth eval` reads: the pairs of a training set that are in it leave."""
+"""Decontamination against every layout that `ctrlsynth eval` reads: the pairs of a training set that are in
+it leave."""
 
 from __future__ import annotations
 
@@ -31,13 +32,20 @@ def _classes(folder: Path) -> None:
 def _retrieval(folder: Path) -> None:
     """Five captions an image: the third of the second image is a training caption, image 2 is the first."""
     texts = "one\ntwo\nA red car.\nfour\nfive"
-    write_shards(folder / "test", [{"jpg": jpeg(2), "txt": b"a pair of dogs"}, {"jpg": jpeg(8), "txt": texts.encode()}], 1)
+    write_shards(
+        folder / "test",
+        [{"jpg": jpeg(2), "txt": b"a pair of dogs"}, {"jpg": jpeg(8), "txt": texts.encode()}],
+        1,
+    )
 
 
 def _coco(folder: Path) -> None:
     (folder / "images").mkdir(parents=True)
     (folder / "images/a.jpg").write_bytes(jpeg(2))
-    facts = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "caption": "a red car"}]}
+    facts = {
+        "images": [{"id": 1, "file_name": "a.jpg"}],
+        "annotations": [{"image_id": 1, "caption": "a red car"}],
+    }
     (folder / "captions.json").write_text(json.dumps(facts))
 
 
@@ -72,12 +80,16 @@ def _long_tail(folder: Path) -> None:
         (_long_tail, "set", {1}),
     ],
 )
-def test_pairs_of_every_layout_leave(tmp_path: Path, make: Callable[[Path], None], against: str, gone: set[int]) -> None:
+def test_pairs_of_every_layout_leave(
+    tmp_path: Path, make: Callable[[Path], None], against: str, gone: set[int]
+) -> None:
     make(tmp_path / "set")
     source = open_shards(str(_train(tmp_path)), Path())
     settings = Decontaminate(against=[against], images="sha256")
     (left,), counts = clean([source], settings, tmp_path, tmp_path / "out")
-    assert [left.read(n).captions[0] for n in range(left.rows)] == [text for n, (text, _) in enumerate(TRAIN) if n not in gone]
+    assert [left.read(n).captions[0] for n in range(left.rows)] == [
+        text for n, (text, _) in enumerate(TRAIN) if n not in gone
+    ]
     assert counts["pairs"] == len(gone)
 
 
@@ -85,6 +97,8 @@ def test_a_set_that_names_a_missing_image_is_one_line(tmp_path: Path) -> None:
     _pairs(tmp_path / "set")
     (tmp_path / "set/images/a.jpg").unlink()
     source = open_shards(str(_train(tmp_path)), Path())
-    with pytest.raises(UserError, match=r"a\.jpg: expected an image that the evaluation set names; cannot read it") as caught:
+    with pytest.raises(
+        UserError, match=r"a\.jpg: expected an image that the evaluation set names; cannot read it"
+    ) as caught:
         clean([source], Decontaminate(against=["set"]), tmp_path, tmp_path / "out")
     assert "\n" not in str(caught.value)

@@ -1,4 +1,5 @@
-"""Balancing against the plain rule: a draw for every pair of text and entry, a sum over all texts, a loop over t."""
+"""Balancing against the plain rule: a draw for every pair of text and entry, a sum over all texts, a loop
+over t."""
 
 from __future__ import annotations
 
@@ -10,7 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctrlsynth.concepts.balance import UNIT, counts, draws, expected_sizes, keep_mask, keep_probabilities, random_mask, solve_t
+from ctrlsynth.concepts.balance import (
+    UNIT,
+    counts,
+    draws,
+    expected_sizes,
+    keep_mask,
+    keep_probabilities,
+    random_mask,
+    solve_t,
+)
 from ctrlsynth.concepts.matches import Array, Matches
 from ctrlsynth.errors import UserError
 
@@ -20,7 +30,10 @@ ROWS = st.lists(st.lists(st.integers(0, 11), max_size=6, unique=True), min_size=
 def zipf_rows(texts: int, entries: int, seed: int) -> list[list[int]]:
     chance = random.Random(seed)
     weights = [1 / (i + 1) for i in range(entries)]
-    return [list(dict.fromkeys(chance.choices(range(entries), weights, k=chance.randrange(5)))) for _ in range(texts)]
+    return [
+        list(dict.fromkeys(chance.choices(range(entries), weights, k=chance.randrange(5))))
+        for _ in range(texts)
+    ]
 
 
 def plain_counts(rows: list[list[int]], entries: int) -> list[int]:
@@ -46,12 +59,18 @@ def test_counts_and_probabilities_are_the_formula(rows: list[list[int]], t: floa
 
 
 def test_one_draw_a_text_is_as_good_as_one_a_pair() -> None:
-    """Shares of each text and of two pairs of texts over 4,000 repetitions of both: within four and a half standard errors."""
+    """Shares of each text and of two pairs of texts over 4,000 repetitions of both: within four and a half
+    standard errors."""
     rows = [*zipf_rows(40, 12, 3), [], [0]]
     matches, c = Matches.of(rows), plain_counts(rows, 12)
     chance, again, t = random.Random(1), 4000, 3.0
     plain = np.array([plain_kept(rows, c, t, chance) for _ in range(again)])
-    ours = np.array([keep_mask(matches, np.array(c), t, draws(seed, [f"t{i}" for i in range(len(rows))])) for seed in range(again)])
+    ours = np.array(
+        [
+            keep_mask(matches, np.array(c), t, draws(seed, [f"t{i}" for i in range(len(rows))]))
+            for seed in range(again)
+        ]
+    )
     for a, b in ((plain, ours), (plain[:, :2].all(1, keepdims=True), ours[:, :2].all(1, keepdims=True))):
         share = (a.mean(0) + b.mean(0)) / 2
         assert (abs(a.mean(0) - b.mean(0)) <= 4.5 * np.sqrt(2 * share * (1 - share) / again) + 1e-12).all()
@@ -74,7 +93,9 @@ def pool(texts: int = 3000) -> tuple[list[list[int]], list[str]]:
 
 def solved(parts: list[Matches], size: int) -> tuple[float, Array]:
     c = counts(parts, 200)
-    return solve_t(lambda grid: [sum(s) for s in zip(*(expected_sizes(p, c, grid) for p in parts), strict=True)], c, size), c
+    return solve_t(
+        lambda grid: [sum(s) for s in zip(*(expected_sizes(p, c, grid) for p in parts), strict=True)], c, size
+    ), c
 
 
 def test_order_and_parts_change_nothing() -> None:
@@ -106,7 +127,11 @@ def test_t_for_a_size_is_the_bisection() -> None:
         low, high = 0.0, float(c.max())
         for _ in range(200):  # the plain way
             middle = (low + high) / 2
-            low, high = (middle, high) if keep_probabilities(matches, c, middle or 1e-300).sum() < size else (low, middle)
+            low, high = (
+                (middle, high)
+                if keep_probabilities(matches, c, middle or 1e-300).sum() < size
+                else (low, middle)
+            )
         assert t == pytest.approx(high, rel=1e-6) or size == some
         assert keep_probabilities(matches, c, t).sum() == pytest.approx(size, rel=1e-6)
         kept = {i for i, k in zip(ids, keep_mask(matches, c, t, draws(0, ids)), strict=True) if k}
@@ -124,7 +149,9 @@ def test_what_cannot_be_is_said_in_one_line() -> None:
         keep_mask(matches, c, 0, draws(0, ids))
     with pytest.raises(UserError, match=r"^size 0: at least 1$"):
         solved([matches], 0)
-    with pytest.raises(UserError, match=rf"^size 51 is more than the pool: {sum(bool(r) for r in rows)} texts hold an entry"):
+    with pytest.raises(
+        UserError, match=rf"^size 51 is more than the pool: {sum(bool(r) for r in rows)} texts hold an entry"
+    ):
         solved([matches], 51)
     with pytest.raises(UserError, match=r"^no text holds an entry"):
         solved([Matches.of([[], []])], 1)
@@ -141,7 +168,8 @@ def test_random_sampling_is_blind_to_entries() -> None:
 
 
 def test_a_million_captions_take_seconds() -> None:
-    """Ids, five matches each, t for a size and the decision: 20 s on one core, in processor time since the machine may be busy."""
+    """Ids, five matches each, t for a size and the decision: 20 s on one core, in processor time since the
+    machine may be busy."""
     chance = np.random.default_rng(0)
     entries = np.minimum(chance.zipf(1.3, 5_000_000), 400_000).astype(np.int32) - 1
     matches = Matches(np.arange(0, 5_000_001, 5, dtype=np.int64), entries)

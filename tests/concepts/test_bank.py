@@ -1,4 +1,5 @@
-"""The concept bank: MetaCLIP's numbers, sources in order, files in and out, sub-banks, and input that can't be used."""
+"""The concept bank: MetaCLIP's numbers, sources in order, files in and out, sub-banks, and input that can't
+be used."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ from ctrlsynth.errors import UserError
 
 
 def test_wordnet_gives_metaclips_number() -> None:
-    """MetaCLIP's paper counts 86,654 entries of WordNet; its script puts them beside the 100 numbers: 86,554 + 100."""
+    """MetaCLIP's paper counts 86,654 entries of WordNet; its script puts them beside the 100 numbers: 86,554
+    + 100."""
     names = synset_names()
     assert len(names) == len(set(names)) == 86_554
     assert len({*names, *map(str, range(100))}) == 86_654
@@ -63,7 +65,11 @@ def test_a_bank_from_every_source_is_the_same_each_time(tmp_path: Path) -> None:
 
 
 def test_one_cap_holds_for_all_in_order() -> None:
-    sources = [("numbers", [("1", None), ("2", None)]), ("unigrams", [("dog", 9.0), ("2", 8.0), ("cat", 7.0)]), ("titles", [("Dog", 80.0)])]
+    sources = [
+        ("numbers", [("1", None), ("2", None)]),
+        ("unigrams", [("dog", 9.0), ("2", 8.0), ("cat", 7.0)]),
+        ("titles", [("Dog", 80.0)]),
+    ]
     table, told = build(sources, cap=3)
     assert table["entry"].to_pylist() == ["1", "2", "dog"]
     assert table["source"].to_pylist() == ["numbers", "numbers+unigrams", "unigrams"]
@@ -72,7 +78,21 @@ def test_one_cap_holds_for_all_in_order() -> None:
 
 
 def test_entries_of_nothing_but_blanks_or_marks_are_counted_out() -> None:
-    table, told = build([("list", [("", None), ("  ", None), ("...", None), (" dog ", None), ("hot\t dog", None), ("x" * 10_000, None)])])
+    table, told = build(
+        [
+            (
+                "list",
+                [
+                    ("", None),
+                    ("  ", None),
+                    ("...", None),
+                    (" dog ", None),
+                    ("hot\t dog", None),
+                    ("x" * 10_000, None),
+                ],
+            )
+        ]
+    )
     assert table["entry"].to_pylist() == ["dog", "hot dog", "x" * 10_000]
     assert told[0].dropped == {"blank": 2, "punctuation": 1}
     with pytest.raises(UserError, match=r"^the bank would be empty"):
@@ -81,7 +101,9 @@ def test_entries_of_nothing_but_blanks_or_marks_are_counted_out() -> None:
         build([], cap=0)
 
 
-@pytest.mark.parametrize("name", ["metadata.json", "bank.txt", "bank.txt.gz", "bank.csv", "bank.tsv", "plain.csv", "bank.parquet"])
+@pytest.mark.parametrize(
+    "name", ["metadata.json", "bank.txt", "bank.txt.gz", "bank.csv", "bank.tsv", "plain.csv", "bank.parquet"]
+)
 def test_banks_are_read_from_every_format(tmp_path: Path, name: str) -> None:
     entries = ["dog", "hot dog", "ice, cream", " edge", "Ångström", "x" * 10_000, "`"]
     path = tmp_path / name
@@ -106,7 +128,12 @@ def test_banks_are_read_from_every_format(tmp_path: Path, name: str) -> None:
 def test_what_is_left_out_of_a_bank_is_counted(tmp_path: Path) -> None:
     path = tmp_path / "bank.json"
     path.write_text(json.dumps(["dog", "", "  ", "dog", "cat", "\ud800lone"]))
-    assert load_bank(path) == Bank(("dog", "cat", "\ufffdlone"), digest_of(["dog", "cat", "\ufffdlone"]), {"blank": 2, "duplicate": 1}, {})
+    assert load_bank(path) == Bank(
+        ("dog", "cat", "\ufffdlone"),
+        digest_of(["dog", "cat", "\ufffdlone"]),
+        {"blank": 2, "duplicate": 1},
+        {},
+    )
 
 
 def test_flagged_entries_are_left_out_and_never_deleted(tmp_path: Path) -> None:
@@ -128,20 +155,42 @@ def test_flagged_entries_are_left_out_and_never_deleted(tmp_path: Path) -> None:
 
 def test_an_added_bank_keeps_origins_scores_and_flags(tmp_path: Path) -> None:
     """Flagged once is flagged under every spelling of blanks, in whatever the bank becomes next."""
-    mine = with_flags(table_of([("dog", "numbers+wordnet", 3.0), ("gore", "list", None)]), [False, True], ["harmless", "violence"])
+    mine = with_flags(
+        table_of([("dog", "numbers+wordnet", 3.0), ("gore", "list", None)]),
+        [False, True],
+        ["harmless", "violence"],
+    )
     write_bank(mine, tmp_path / "mine.parquet")
     (tmp_path / "plain.txt").write_text("gore\n gore\ncat\n")
-    table, told = build(gather(Wanted(sources=["list", "numbers"], lists=[tmp_path / "mine.parquet", tmp_path / "plain.txt"])))
+    table, told = build(
+        gather(Wanted(sources=["list", "numbers"], lists=[tmp_path / "mine.parquet", tmp_path / "plain.txt"]))
+    )
     rows = {r["entry"]: r for r in table.to_pylist()}
-    assert (rows["dog"]["source"], rows["dog"]["score"], rows["dog"]["flagged"]) == ("numbers+wordnet", 3.0, False)
-    assert (rows["gore"]["flagged"], rows["gore"]["reason"], rows["cat"]["flagged"]) == (True, "violence", None)
+    assert (rows["dog"]["source"], rows["dog"]["score"], rows["dog"]["flagged"]) == (
+        "numbers+wordnet",
+        3.0,
+        False,
+    )
+    assert (rows["gore"]["flagged"], rows["gore"]["reason"], rows["cat"]["flagged"]) == (
+        True,
+        "violence",
+        None,
+    )
     assert (told[0].given, told[0].new, told[0].repeats) == (5, 3, 2)
     for suffix in ("parquet", "csv", "txt"):
         write_bank(table, tmp_path / f"all.{suffix}")
         assert "gore" not in load_bank(tmp_path / f"all.{suffix}").entries
     again = {r["entry"]: r for r in read_bank(tmp_path / "all.csv").to_pylist()}
-    assert (again["dog"]["source"], again["dog"]["score"], again["7"]["source"]) == ("numbers+wordnet", 3.0, "numbers")
-    raw = with_flags(table_of([(e, "list", None) for e in ("gore", "gore", " gore", "cat")]), [None, True, None, None], [None] * 4)
+    assert (again["dog"]["source"], again["dog"]["score"], again["7"]["source"]) == (
+        "numbers+wordnet",
+        3.0,
+        "numbers",
+    )
+    raw = with_flags(
+        table_of([(e, "list", None) for e in ("gore", "gore", " gore", "cat")]),
+        [None, True, None, None],
+        [None] * 4,
+    )
     write_bank(raw, tmp_path / "raw.parquet")
     assert load_bank(tmp_path / "raw.parquet").entries == ("cat",)
     assert load_bank(tmp_path / "raw.parquet").dropped == {"flagged": 3}
@@ -154,21 +203,33 @@ def test_an_added_bank_keeps_origins_scores_and_flags(tmp_path: Path) -> None:
 
 def test_a_cut_bank_has_no_repeats_and_no_blanks() -> None:
     given = pa.array(["dog", "dog", None, "  ", "cat", "gore", "caf\ufffd"])
-    table = with_flags(table_of([(e or "", "list", None) for e in given.to_pylist()]), [None] * 5 + [True, None], [None] * 7)
+    table = with_flags(
+        table_of([(e or "", "list", None) for e in given.to_pylist()]), [None] * 5 + [True, None], [None] * 7
+    )
     cut = distinct(table.set_column(0, "entry", given))
     assert cut["entry"].to_pylist() == ["dog", "cat", "gore", "caf\ufffd"]
-    assert set(random_part(cut, 3, 0)["entry"].to_pylist()) == {"dog", "cat", "caf\ufffd"}  # never a flagged one
+    assert set(random_part(cut, 3, 0)["entry"].to_pylist()) == {
+        "dog",
+        "cat",
+        "caf\ufffd",
+    }  # never a flagged one
     assert build([("list", cut)])[1][0].dropped == {"undecodable": 1}
 
 
 def test_sub_banks() -> None:
-    table, _ = build([("wordnet", [(n, None) for n in ("dog", "puppy", "Poodle", "cat", "sofa", "domestic dog", "42")])])
+    table, _ = build(
+        [("wordnet", [(n, None) for n in ("dog", "puppy", "Poodle", "cat", "sofa", "domestic dog", "42")])]
+    )
     assert subtree(table, "dog.n.01")["entry"].to_pylist() == ["dog", "puppy", "Poodle", "domestic dog"]
     small, large = (set(random_part(table, n, 5)["entry"].to_pylist()) for n in (2, 4))
     assert small < large
     assert len(large) == 4
     turned = table.take(list(reversed(range(table.num_rows))))
-    assert set(random_part(turned, 4, 5)["entry"].to_pylist()) == large != set(random_part(table, 4, 6)["entry"].to_pylist())
+    assert (
+        set(random_part(turned, 4, 5)["entry"].to_pylist())
+        == large
+        != set(random_part(table, 4, 6)["entry"].to_pylist())
+    )
     found = found_part(table, ["cat", "sofa", "dog"], [3, 0, 1])
     assert found["entry"].to_pylist() == ["dog", "cat"]
     assert set(found["source"].to_pylist()) == {"wordnet"}
@@ -197,7 +258,9 @@ def test_sub_banks() -> None:
         ("bank.txt.gz", gzip.compress(b"dog\n" * 999, mtime=0)[:-9], "damaged or cut"),
     ],
 )
-def test_banks_that_cannot_be_used_are_told_in_one_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_banks_that_cannot_be_used_are_told_in_one_line(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message) as error:
         load_bank(tmp_path / name)

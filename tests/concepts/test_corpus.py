@@ -1,4 +1,5 @@
-"""Captions from every format: the same texts and ids however a file is packed and cut, and a reason with its row for what can't be used."""
+"""Captions from every format: the same texts and ids however a file is packed and cut, and a reason with its
+row for what can't be used."""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ def content(kind: str, texts: list[str]) -> bytes:
     if kind == "txt":
         return "".join(t + "\n" for t in texts).encode()
     if kind == "jsonl":
-        return "".join(json.dumps({"n": i, "caption": t}, ensure_ascii=i % 2 == 0) + "\n" for i, t in enumerate(texts)).encode()
+        return "".join(
+            json.dumps({"n": i, "caption": t}, ensure_ascii=i % 2 == 0) + "\n" for i, t in enumerate(texts)
+        ).encode()
     if kind == "csv":
         out = io.StringIO()
         csv.writer(out).writerows([["n", "caption"], *([str(i), t] for i, t in enumerate(texts))])
@@ -83,7 +86,8 @@ def test_every_format_packed_or_not(tmp_path: Path, kind: str, pack: str) -> Non
 
 @pytest.mark.parametrize("pack", ["", ".gz"])
 def test_a_table_of_captions_and_urls_needs_no_header(tmp_path: Path, pack: str) -> None:
-    """CC3M's tsv: caption, URL; CC12M's the other way round. Both readers, and no caption is lost or taken for a name."""
+    """CC3M's tsv: caption, URL; CC12M's the other way round. Both readers, and no caption is lost or taken
+    for a name."""
     texts = [f'a dog {n}, "seen" here' if n % 7 == 3 else f"a dog {n}" for n in range(50)]
     links = [f"{'HTTP' if n % 2 else 'https'}://x.org/{n}.jpg" for n in range(50)]
     tables: dict[str, list[tuple[str, ...]]] = {
@@ -141,7 +145,12 @@ def test_the_cut_changes_nothing(tmp_path: Path, kind: str) -> None:
 def test_several_files_keep_their_ids_apart(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.txt").write_text("one\ntwo\n")
-    assert rows(tmp_path)[0] == rows(tmp_path / "{a,b}.txt")[0] == rows(tmp_path / "*.txt")[0] == ["a.0", "a.1", "b.0", "b.1"]
+    assert (
+        rows(tmp_path)[0]
+        == rows(tmp_path / "{a,b}.txt")[0]
+        == rows(tmp_path / "*.txt")[0]
+        == ["a.0", "a.1", "b.0", "b.1"]
+    )
 
 
 def test_a_key_column_gives_the_ids(tmp_path: Path) -> None:
@@ -157,7 +166,10 @@ def test_the_texts_of_a_run(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (tmp_path / "run" / "plan.json").write_text("{}")
     status, ids = ["ok", "failed", "ok"], ["k0/write.0", "k1/write.0", "k2/write.0"]
-    pq.write_table(pa.table({"id": ids, "status": status, "text": ["a dog", None, "a cat"]}), folder / "00000-0123456789ab.parquet")
+    pq.write_table(
+        pa.table({"id": ids, "status": status, "text": ["a dog", None, "a cat"]}),
+        folder / "00000-0123456789ab.parquet",
+    )
     for path in (tmp_path / "run", folder):
         assert rows(path) == (["k0/write.0", "k2/write.0"], ["a dog", "a cat"], [])
     (tmp_path / "run" / "write.2").mkdir()
@@ -173,22 +185,46 @@ def test_what_is_not_utf8_is_set_aside_with_its_row(tmp_path: Path) -> None:
     column = pa.Array.from_buffers(pa.string(), 4, pa.array([good, bad, b"", good], pa.binary()).buffers())
     pq.write_table(pa.table({"caption": column}), tmp_path / "a.parquet")
     for kind in ("txt", "jsonl", "csv", "parquet"):
-        assert rows(tmp_path / f"a.{kind}") == (["0", "3"], ["a dog", "a dog"], [(1, "bad_utf8"), (2, "empty_caption")]), kind
+        assert rows(tmp_path / f"a.{kind}") == (
+            ["0", "3"],
+            ["a dog", "a dog"],
+            [(1, "bad_utf8"), (2, "empty_caption")],
+        ), kind
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for name, data in (("1.txt", good), ("2.txt", bad), ("3.json", b"{"), ("4.jpg", b"")):
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    assert rows(tmp_path / "a.tar") == (["1"], ["a dog"], [(1, "bad_utf8"), (2, "bad_row"), (3, "empty_caption")])
+    assert rows(tmp_path / "a.tar") == (
+        ["1"],
+        ["a dog"],
+        [(1, "bad_utf8"), (2, "bad_row"), (3, "empty_caption")],
+    )
 
 
 def test_lines_that_are_no_objects_are_set_aside(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    lines = ['{"caption": "one"}', "[1]", "{", "", '{"caption": 3}', '{"other": "x"}', '{"caption": null}', '{"caption": "\\ud800"}']
+    lines = [
+        '{"caption": "one"}',
+        "[1]",
+        "{",
+        "",
+        '{"caption": 3}',
+        '{"other": "x"}',
+        '{"caption": null}',
+        '{"caption": "\\ud800"}',
+    ]
     path.write_text("\n".join(lines))
     ids, texts, aside = rows(path)
     assert (ids, texts) == (["0", "7"], ["one", "\ufffd"])
-    assert aside == [(1, "bad_row"), (2, "bad_row"), (3, "empty_caption"), (4, "bad_row"), (5, "empty_caption"), (6, "empty_caption")]
+    assert aside == [
+        (1, "bad_row"),
+        (2, "bad_row"),
+        (3, "empty_caption"),
+        (4, "bad_row"),
+        (5, "empty_caption"),
+        (6, "empty_caption"),
+    ]
 
 
 @pytest.mark.parametrize("pack", [".gz", ".bz2", ".xz", ".zst"])

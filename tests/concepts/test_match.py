@@ -1,4 +1,5 @@
-"""The compiled matcher against MetaCLIP's rule as it is written: " entry " is a substring of the spaced text."""
+"""The compiled matcher against MetaCLIP's rule as it is written: " entry " is a substring of the spaced
+text."""
 
 from __future__ import annotations
 
@@ -40,9 +41,13 @@ def found(entries: list[str], texts: list[str], mode: Mode = "exact") -> list[se
 
 
 @settings(max_examples=400, deadline=None)
-@given(entries=st.lists(st.text(LETTERS + "  ,.`\t", max_size=8), min_size=1, max_size=12), texts=st.lists(TEXT, max_size=6))
+@given(
+    entries=st.lists(st.text(LETTERS + "  ,.`\t", max_size=8), min_size=1, max_size=12),
+    texts=st.lists(TEXT, max_size=6),
+)
 @example(
-    entries=["", " ", "  ", " a", "a ", "a  b", ",", "a ,", ", a", "a,b"], texts=["", " ", "a", " a", "a  b", "a,b", "a, b", "a ,b", ",,"]
+    entries=["", " ", "  ", " a", "a ", "a  b", ",", "a ,", ", a", "a,b"],
+    texts=["", " ", "a", " a", "a  b", "a,b", "a, b", "a ,b", ",,"],
 )
 @example(entries=["a b", "b", "a", "a b c", "b c d"], texts=["a b c d", "a b a b", "a\tb\r\nc", "aa b"])
 @example(entries=["a", "a"], texts=["a"])
@@ -65,11 +70,14 @@ def test_it_is_the_plain_rule_where_entries_come_from_the_texts() -> None:
 
 @pytest.mark.parametrize("tail", ["", "-one-tail-for-all"])
 def test_a_hash_is_never_taken_for_a_word(tail: str) -> None:
-    """60,000 words in a table whose hashes are cut to few bits by its size: 250,000 other words must all stay unknown. With the tail, all
-    words agree in their length and last 8 bytes, which is what a table's row holds of them."""
+    """60,000 words in a table whose hashes are cut to few bits by its size: 250,000 other words must all stay
+    unknown. With the tail, all words agree in their length and last 8 bytes, which is what a table's row
+    holds of them."""
     words = [f"w{i:05x}{tail}" for i in range(60_000)]
     others = [f"v{i:05x}{tail}" for i in range(250_000)]
-    matches = Matcher(words).match([" ".join(others[i : i + 50]) for i in range(0, len(others), 50)] + [" ".join(words)])
+    matches = Matcher(words).match(
+        [" ".join(others[i : i + 50]) for i in range(0, len(others), 50)] + [" ".join(words)]
+    )
     assert matches.lengths()[:-1].sum() == 0
     assert matches.lists()[-1] == list(range(60_000))
 
@@ -101,13 +109,18 @@ def test_threads_share_a_matcher() -> None:
     matcher = Matcher([" ".join(chance.choices("abcdefgh", k=k)) for k in (1, 2, 3) for _ in range(30)])
     one = matcher.match(texts).lists()
     with ThreadPoolExecutor(4) as pool:
-        many = [row for m in pool.map(matcher.match, (texts[i : i + 500] for i in range(0, 4000, 500))) for row in m.lists()]
+        many = [
+            row
+            for m in pool.map(matcher.match, (texts[i : i + 500] for i in range(0, 4000, 500)))
+            for row in m.lists()
+        ]
     assert many == one
 
 
 @settings(max_examples=100, deadline=None)
 @given(
-    entries=st.lists(st.text("abAÉ ,", max_size=6), min_size=1, max_size=9), texts=st.lists(st.text("abAéB ,.", max_size=20), max_size=5)
+    entries=st.lists(st.text("abAÉ ,", max_size=6), min_size=1, max_size=9),
+    texts=st.lists(st.text("abAéB ,.", max_size=20), max_size=5),
 )
 def test_lower_case_is_the_rule_on_lowered_texts(entries: list[str], texts: list[str]) -> None:
     assert found(entries, texts, "lower") == plain([e.lower() for e in entries], [t.lower() for t in texts])
@@ -115,7 +128,10 @@ def test_lower_case_is_the_rule_on_lowered_texts(entries: list[str], texts: list
 
 def test_lemmas_are_the_rule_on_base_forms() -> None:
     chance = random.Random(2)
-    forms = "dogs Dog dog's running ran mice mouse glasses was , .  ; children's boxesful oxen bigger soccer_ball x\x0by 1990s".split(" ")
+    forms = (
+        "dogs Dog dog's running ran mice mouse glasses was , .  ; children's boxesful oxen bigger "
+        "soccer_ball x\x0by 1990s".split(" ")
+    )
     for _ in range(60):
         entries = [" ".join(chance.choices(forms, k=chance.randrange(1, 4))) for _ in range(10)]
         texts = [" ".join(chance.choices(forms, k=chance.randrange(12))) for _ in range(10)]
@@ -124,9 +140,13 @@ def test_lemmas_are_the_rule_on_base_forms() -> None:
             return " ".join(base_form(w) for w in text.lower().split(" "))
 
         assert found(entries, texts, "lemma") == [
-            {i for i, e in enumerate(entries) if f" {plainly(e)} " in f" {plainly(plain_spacing(t)[1:-1])} "} for t in texts
+            {i for i, e in enumerate(entries) if f" {plainly(e)} " in f" {plainly(plain_spacing(t)[1:-1])} "}
+            for t in texts
         ]
-    assert found(["dog", "run", "mouse", "hot dog"], ["Dogs ran, mice!", "two hot dogs"], "lemma") == [{0, 1, 2}, {0, 3}]
+    assert found(["dog", "run", "mouse", "hot dog"], ["Dogs ran, mice!", "two hot dogs"], "lemma") == [
+        {0, 1, 2},
+        {0, 3},
+    ]
     assert base_form("mice") == wordnet.morphy("mice", "n")
     assert base_form("soccer_ball") == "soccer_ball"
 
@@ -144,12 +164,17 @@ def test_without_numba_one_sentence_says_what_to_install(monkeypatch: pytest.Mon
     monkeypatch.delitem(sys.modules, "ctrlsynth.concepts.match_kernel", raising=False)
     monkeypatch.setitem(sys.modules, "numba", None)
     monkeypatch.delattr("ctrlsynth.concepts.match_kernel", raising=False)
-    with pytest.raises(UserError, match=r"^matching concepts: numba is not installed; pip install 'ctrlsynth\[concepts\]'$"):
+    with pytest.raises(
+        UserError, match=r"^matching concepts: numba is not installed; pip install 'ctrlsynth\[concepts\]'$"
+    ):
         Matcher(["a"])
 
 
 def test_matches_keep_their_rows() -> None:
     matches = Matches.of([[1, 2], [], [0]])
     assert matches.lists() == [[1, 2], [], [0]]
-    assert matches.select(pa.array([True, False, True]).to_numpy(zero_copy_only=False)).lists() == [[1, 2], [0]]
+    assert matches.select(pa.array([True, False, True]).to_numpy(zero_copy_only=False)).lists() == [
+        [1, 2],
+        [0],
+    ]
     assert Matches.of([]).lists() == []

@@ -48,7 +48,9 @@ def asked(tmp_path: Path, bank: Path) -> list[tuple[int, bool | None, str]]:
 
 
 def test_flagged_concepts_stay_in_the_bank_and_out_of_synthesis(tmp_path: Path) -> None:
-    bank = bank_of(tmp_path / "bank.parquet", "dog", "brothel", "gun shop", "silence", "Cocaine", "cocaine", "begun")
+    bank = bank_of(
+        tmp_path / "bank.parquet", "dog", "brothel", "gun shop", "silence", "Cocaine", "cocaine", "begun"
+    )
     table, flags = flag(read_bank(bank), asked(tmp_path, bank), ["gun"], ["cocaine"])
     rows = {r["entry"]: (r["flagged"], r["reason"]) for r in table.to_pylist()}
     assert rows == {
@@ -63,12 +65,29 @@ def test_flagged_concepts_stay_in_the_bank_and_out_of_synthesis(tmp_path: Path) 
     assert (flags.by_model, flags.by_list, flags.allowed, flags.unanswered) == (1, 1, 2, {"bad_json": 1})
     assert flags.share == 2 / 7
     write_bank(table, tmp_path / "flagged.parquet")
-    assert load_bank(tmp_path / "flagged.parquet").entries == ("dog", "silence", "Cocaine", "cocaine", "begun")
+    assert load_bank(tmp_path / "flagged.parquet").entries == (
+        "dog",
+        "silence",
+        "Cocaine",
+        "cocaine",
+        "begun",
+    )
     assert read_bank(tmp_path / "flagged.parquet").num_rows == 7
-    data = {"name": "t", "source": {"concepts": "flagged.parquet"}, "paths": {"c": ["concept", "text*"]}, "judge": None}
+    data = {
+        "name": "t",
+        "source": {"concepts": "flagged.parquet"},
+        "paths": {"c": ["concept", "text*"]},
+        "judge": None,
+    }
     made = run(parse_recipe(data), tmp_path / "captions", base=tmp_path)
     assert made.ledger()[0].dropped == {"flagged": 2}
-    assert [r["caption"] for r in made.rows("read") if r["status"] == "ok"] == ["dog", "silence", "Cocaine", "cocaine", "begun"]
+    assert [r["caption"] for r in made.rows("read") if r["status"] == "ok"] == [
+        "dog",
+        "silence",
+        "Cocaine",
+        "cocaine",
+        "begun",
+    ]
     again, more = flag(read_bank(tmp_path / "flagged.parquet"), [])
     assert more.by_model == 2  # what was flagged stays so
     assert again["flagged"].to_pylist() == table["flagged"].to_pylist()
@@ -81,7 +100,13 @@ def test_an_answer_holds_for_every_entry_that_is_the_same_but_for_blanks(tmp_pat
     assert flags.by_model == 3
     assert flags.unanswered == {"blank, without words, or too long to be asked about": 1}
     later, more = flag(table.set_column(3, "flagged", pa.array([False, True, None, None, None])), [])
-    assert later["flagged"].to_pylist() == [False, True, True, True, None]  # an earlier flag holds for them too
+    assert later["flagged"].to_pylist() == [
+        False,
+        True,
+        True,
+        True,
+        None,
+    ]  # an earlier flag holds for them too
     assert more.by_model == 3
     with pytest.raises(UserError, match="the bank is empty"):
         flag(table_of([("", "list", None)]), [], ["gun"])
@@ -118,7 +143,14 @@ def test_diversity_tells_varied_from_repeated_captions() -> None:
     same = measure(["a dog sits on a red sofa"] * 50)
     alike = measure([f"a dog sits on a red sofa, number {n}" for n in range(50)])
     varied = measure(
-        ["rain falls over a harbour", "two girls laugh", "an old violin lies near bread", "my cat sleeps", "snow on wires"] * 2
+        [
+            "rain falls over a harbour",
+            "two girls laugh",
+            "an old violin lies near bread",
+            "my cat sleeps",
+            "snow on wires",
+        ]
+        * 2
     )
     assert same is not None
     assert alike is not None
@@ -187,16 +219,34 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     bank = bank_of(tmp_path / "bank.parquet", "dog", "brothel", "castle")
     (tmp_path / "words.txt").write_text("castle\n")
     out, words = str(tmp_path / "flagged.parquet"), str(tmp_path / "words.txt")
-    code, told, _ = called(capsys, "flag", str(bank), "--llm", "test_safety:Judge", "--out", out, "--blocklist", words)
+    code, told, _ = called(
+        capsys, "flag", str(bank), "--llm", "test_safety:Judge", "--out", out, "--blocklist", words
+    )
     assert code == 0
-    assert "2 of 3 concepts are flagged (66.67%; the paper: 3.15%): 1 by test_safety:Judge, 1 by the block list; 0 allowed" in told
+    assert (
+        "2 of 3 concepts are flagged (66.67%; the paper: 3.15%): 1 by test_safety:Judge, 1 by the block "
+        "list; 0 allowed" in told
+    )
     assert "no judgement to rely on" in told
-    assert called(capsys, "flag", str(bank), "--llm", "test_safety:Judge", "--out", out)[0] == 2  # never over what is there
+    assert (
+        called(capsys, "flag", str(bank), "--llm", "test_safety:Judge", "--out", out)[0] == 2
+    )  # never over what is there
     code, _, told = called(capsys, "flag", str(bank), "--out", str(tmp_path / "x.parquet"))
     assert (code, "name a model with --llm" in told) == (2, True)
     code, _, told = called(capsys, "flag", str(bank), "--blocklist", words, "--out", str(tmp_path / "x.txt"))
     assert (code, "flags are kept in a .parquet bank" in told) == (2, True)
-    code, told, _ = called(capsys, "caption", out, "--llm", "{naive: clip7}", "--n", "3", "--out", str(tmp_path / "run"), "--json")
+    code, told, _ = called(
+        capsys,
+        "caption",
+        out,
+        "--llm",
+        "{naive: clip7}",
+        "--n",
+        "3",
+        "--out",
+        str(tmp_path / "run"),
+        "--json",
+    )
     assert code == 0
     ledger = {r["folder"]: r for r in json.loads(told)["ledger"]}
     assert ledger["read"]["dropped"] == {"flagged": 2}

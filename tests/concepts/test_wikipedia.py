@@ -58,13 +58,18 @@ DUMP = f"""<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version=
 
 def test_wikitext_becomes_the_words_a_reader_sees() -> None:
     text = " ".join(plain_text(PAGE).split())
-    assert text == "Crystal birds are small birds of Asia. They sing at the dawn; don't they? * crystal birds & more :"
+    assert (
+        text == "Crystal birds are small birds of Asia. They sing at the dawn; don't they? * crystal birds & "
+        "more :"
+    )
     assert "hidden" not in text.lower()
     assert plain_text("a {{b} c [[d") == "a {{b} c [[d"  # unclosed: as it stands, and soon
     assert plain_text("{{" * 3000 + "}}" * 3000) in ("", "{{" * 2960 + "}}" * 2960)
 
 
-@pytest.mark.parametrize(("suffix", "pack"), [("", bytes), (".bz2", bz2.compress), (".gz", gzip.compress), (".xz", lzma.compress)])
+@pytest.mark.parametrize(
+    ("suffix", "pack"), [("", bytes), (".bz2", bz2.compress), (".gz", gzip.compress), (".xz", lzma.compress)]
+)
 def test_dumps_are_counted(tmp_path: Path, suffix: str, pack: object) -> None:
     path = tmp_path / f"enwiki-pages-articles.xml{suffix}"
     path.write_bytes(pack(DUMP.encode()))  # type: ignore[operator]
@@ -109,12 +114,23 @@ def test_pmi_is_nltks() -> None:
     scored = pair_scores(words, [("hot dog", 10), ("the dog", 20), ("hot cat", 9)], 0.0)
     assert [pair for pair, _ in scored] == ["hot dog"]
     assert scored[0][1] == pytest.approx(math.log2(10 * 1000 / (20 * 30)))
-    assert [p for p, _ in pair_scores(words, [("hot dog", 10), ("the dog", 20)], -9)] == ["hot dog", "the dog"]
+    assert [p for p, _ in pair_scores(words, [("hot dog", 10), ("the dog", 20)], -9)] == [
+        "hot dog",
+        "the dog",
+    ]
 
 
 def test_views_of_hourly_and_daily_files(tmp_path: Path) -> None:
     hourly, daily = tmp_path / "pageviews-20220829-000000.gz", tmp_path / "pageviews-20220829-user.bz2"
-    lines = ["de Hund 900 0", "en Dog 60 0", "en.m Dog 70 0", "en Rare 49 0", "en Talk:Dog 99 0", "en Hot_dog 80 0", '"" - 5 0']
+    lines = [
+        "de Hund 900 0",
+        "en Dog 60 0",
+        "en.m Dog 70 0",
+        "en Rare 49 0",
+        "en Talk:Dog 99 0",
+        "en Hot_dog 80 0",
+        '"" - 5 0',
+    ]
     hourly.write_bytes(gzip.compress("\n".join(lines).encode() + b"\nen Bad\xff 88 0\n"))
     daily.write_bytes(
         bz2.compress(
@@ -155,9 +171,21 @@ def test_a_bank_from_dumps(tmp_path: Path) -> None:
     dump.write_bytes(zstandard.compress(DUMP.encode()))
     views.write_text("en Dog 60 0\nen Dog 60 0\nen Cat 69 0\nen Gone 99 0\n")
     titles.write_text("page_title\nDog\nCat\n")
-    wanted = Wanted(sources=["unigrams", "bigrams", "titles"], dumps=[dump], pageviews=[views], titles=[titles], min_count=2, min_pmi=2.0)
+    wanted = Wanted(
+        sources=["unigrams", "bigrams", "titles"],
+        dumps=[dump],
+        pageviews=[views],
+        titles=[titles],
+        min_count=2,
+        min_pmi=2.0,
+    )
     got = {name: list(entries) for name, entries in gather(wanted)}
     assert [entry for entry, _ in got["unigrams"]] == ["birds"]
-    assert dict(got["bigrams"])["crystal birds"] == pytest.approx(math.log2(17 / 3))  # 17 words, 1 crystal, 3 birds
+    assert dict(got["bigrams"])["crystal birds"] == pytest.approx(
+        math.log2(17 / 3)
+    )  # 17 words, 1 crystal, 3 birds
     assert got["titles"] == [("Dog", 120.0)]
-    assert list(dict(gather(Wanted(sources=["titles"], titles=[titles])))["titles"]) == [("Cat", None), ("Dog", None)]
+    assert list(dict(gather(Wanted(sources=["titles"], titles=[titles])))["titles"]) == [
+        ("Cat", None),
+        ("Dog", None),
+    ]

@@ -1,4 +1,5 @@
-"""Edits and selectors (3a): each beside a slow rule that anybody can check by eye, and what must hold for any tags."""
+"""Edits and selectors (3a): each beside a slow rule that anybody can check by eye, and what must hold for any
+tags."""
 
 from __future__ import annotations
 
@@ -31,7 +32,9 @@ PARK = Tags(
 )
 
 
-def edit(tags: Tags, *edits: dict[str, Any], row: str = "part:a/tag/write.0", seed: int = 0) -> tuple[Tags, tuple[EditRecord, ...]]:
+def edit(
+    tags: Tags, *edits: dict[str, Any], row: str = "part:a/tag/write.0", seed: int = 0
+) -> tuple[Tags, tuple[EditRecord, ...]]:
     return compile_edits([Edit.model_validate(e) for e in edits]).apply(tags, seed, row)
 
 
@@ -40,7 +43,10 @@ def tags(draw: st.DrawFn) -> Tags:
     objects = draw(st.lists(st.sampled_from(OBJECTS), max_size=5, unique=True))
     some = st.sampled_from([*OBJECTS, *(plural(o) for o in OBJECTS)])
     attributes = draw(
-        st.lists(st.one_of(st.sampled_from(MODIFIERS), st.tuples(st.sampled_from(MODIFIERS), some).map(" ".join)), max_size=6)
+        st.lists(
+            st.one_of(st.sampled_from(MODIFIERS), st.tuples(st.sampled_from(MODIFIERS), some).map(" ".join)),
+            max_size=6,
+        )
     )
     relations = draw(st.lists(st.tuples(some, st.sampled_from(PREDICATES), some).map(" ".join), max_size=4))
     halves = draw(st.lists(st.tuples(st.sampled_from(["wearing", "near"]), some).map(" ".join), max_size=2))
@@ -51,7 +57,8 @@ def tags(draw: st.DrawFn) -> Tags:
 chosen = st.lists(st.sampled_from([*OBJECTS, "dogs", "people"]), min_size=1, max_size=3, unique=True)
 
 
-# --- the slow rules -------------------------------------------------------------------------------------------------------------
+# --- the slow rules
+# -------------------------------------------------------------------------------------------------------------
 
 
 def matches(phrase: str, selectors: Sequence[str]) -> bool:
@@ -83,7 +90,8 @@ def slow_removed(tags: Tags, selectors: Sequence[str]) -> tuple[list[str], list[
     return objects, attributes
 
 
-# --- remove ---------------------------------------------------------------------------------------------------------------------
+# --- remove
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=300, deadline=None)
@@ -109,32 +117,54 @@ def test_no_relation_that_is_left_names_a_removed_object(given_tags: Tags, selec
     gone = [o for o in given_tags.objects if o not in out.objects]
     for relation in out.relations:
         for o in gone:
-            longer = [x for x in given_tags.objects if o in x and x != o]  # `sofa` in `sofa bed` does not name the sofa
+            longer = [
+                x for x in given_tags.objects if o in x and x != o
+            ]  # `sofa` in `sofa bed` does not name the sofa
             inside = words_inside(relation)
             named = o in inside or plural(o) in inside
             assert not named or any(x in inside or plural(x) in inside for x in longer)
 
 
 def test_remove_by_parts_globs_regexes_and_classes() -> None:
-    marks = Tags(("dog", "Watermark", "stock marks"), ("faint watermark", "blueish dog", "big blue dog"), ("dog on watermark",))
-    assert edit(marks, {"remove": {"objects": ["*mark"]}})[0] == Tags(("dog",), ("blueish dog", "big blue dog"), ())
+    marks = Tags(
+        ("dog", "Watermark", "stock marks"),
+        ("faint watermark", "blueish dog", "big blue dog"),
+        ("dog on watermark",),
+    )
+    assert edit(marks, {"remove": {"objects": ["*mark"]}})[0] == Tags(
+        ("dog",), ("blueish dog", "big blue dog"), ()
+    )
     assert edit(marks, {"remove": {"attributes": ["re:^blu"]}})[0].attributes == ("faint watermark",)
-    assert edit(marks, {"remove": {"attributes": ["blue"]}})[0].attributes == ("faint watermark", "blueish dog")
+    assert edit(marks, {"remove": {"attributes": ["blue"]}})[0].attributes == (
+        "faint watermark",
+        "blueish dog",
+    )
     assert edit(marks, {"remove": {"attributes": ["blue*"]}})[0].attributes == ("faint watermark",)
-    assert edit(marks, {"remove": {"attributes": ["?lue"]}})[0].attributes == ("faint watermark", "blueish dog")
+    assert edit(marks, {"remove": {"attributes": ["?lue"]}})[0].attributes == (
+        "faint watermark",
+        "blueish dog",
+    )
     assert edit(marks, {"remove": {"relations": ["on"]}})[0].relations == ()
     assert edit(PARK, {"remove": {"objects": ["animal.n.01"]}})[0].phrases() == (
         "soccer ball", "sofa", "big red soccer ball", "bright", "wearing hat",
     )  # fmt: skip
     assert edit(PARK, {"remove": {"attributes": ["color.n.01"]}})[0].attributes == ("two dogs", "bright")
-    assert edit(PARK, {"remove": {"attributes": ["animal.n.01"]}})[0].attributes == ("big red soccer ball", "bright")
-    assert edit(PARK, {"remove": {"relations": ["furniture.n.01"]}})[0].relations == ("dogs with soccer ball", "wearing hat")
+    assert edit(PARK, {"remove": {"attributes": ["animal.n.01"]}})[0].attributes == (
+        "big red soccer ball",
+        "bright",
+    )
+    assert edit(PARK, {"remove": {"relations": ["furniture.n.01"]}})[0].relations == (
+        "dogs with soccer ball",
+        "wearing hat",
+    )
     assert edit(PARK, {"remove": {"objects": ["hat"]}})[0].relations == PARK.relations[:2]
 
 
 def test_a_longer_name_is_not_the_shorter_one() -> None:
     beds = Tags(
-        ("dog", "sofa", "sofa bed", "ball"), ("old sofa bed", "old sofa"), ("dog with sofa bed near ball", "dog with sofa near ball")
+        ("dog", "sofa", "sofa bed", "ball"),
+        ("old sofa bed", "old sofa"),
+        ("dog with sofa bed near ball", "dog with sofa near ball"),
     )
     out, _ = edit(beds, {"remove": {"objects": ["sofa"]}})
     assert (out.attributes, out.relations) == (("old sofa bed",), ("dog with sofa bed near ball",))
@@ -157,7 +187,8 @@ def test_a_class_takes_what_wordnet_puts_below_it() -> None:
     assert selectors.first("red sports cars") == 0
 
 
-# --- replace --------------------------------------------------------------------------------------------------------------------
+# --- replace
+# --------------------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=300, deadline=None)
@@ -196,23 +227,35 @@ def relation_of(part: tuple[End, str, End | None, End], moved: dict[str, str]) -
         return plural(name) if end[1] else name
 
     subject, predicate, middle, object_ = part
-    return " ".join([form(subject), predicate, *([] if middle is None else ["with", form(middle), "near"]), form(object_)])
+    return " ".join(
+        [form(subject), predicate, *([] if middle is None else ["with", form(middle), "near"]), form(object_)]
+    )
 
 
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(st.sampled_from(PLAIN), min_size=1, unique=True),
     st.dictionaries(st.sampled_from(PLAIN), st.sampled_from([*PLAIN, "horse", "park bench"]), min_size=1),
-    st.lists(st.tuples(ends, st.sampled_from(["on", "next to", "eating"]), st.none() | ends, ends), min_size=1, max_size=4),
+    st.lists(
+        st.tuples(ends, st.sampled_from(["on", "next to", "eating"]), st.none() | ends, ends),
+        min_size=1,
+        max_size=4,
+    ),
 )
-def test_relations_follow_word_by_word(objects: list[str], moves: dict[str, str], parts: list[tuple[End, str, End | None, End]]) -> None:
+def test_relations_follow_word_by_word(
+    objects: list[str], moves: dict[str, str], parts: list[tuple[End, str, End | None, End]]
+) -> None:
     known = [p for p in parts if all(e is None or e[0] in objects for e in (p[0], p[2], p[3]))]
     before = Tags(tuple(objects), (), unique(relation_of(p, {}) for p in known))
     after, _ = edit(before, {"replace": {"objects": moves}})
-    same = [p for p in known if p[0][0] != p[3][0] and moves.get(p[0][0], p[0][0]) == moves.get(p[3][0], p[3][0])]
+    same = [
+        p for p in known if p[0][0] != p[3][0] and moves.get(p[0][0], p[0][0]) == moves.get(p[3][0], p[3][0])
+    ]
     assert after.relations == unique(relation_of(p, moves) for p in known if p not in same)
     left, _ = edit(before, {"remove": {"objects": list(moves)}})
-    assert left.relations == unique(relation_of(p, {}) for p in known if all(e is None or e[0] not in moves for e in (p[0], p[2], p[3])))
+    assert left.relations == unique(
+        relation_of(p, {}) for p in known if all(e is None or e[0] not in moves for e in (p[0], p[2], p[3]))
+    )
 
 
 def test_what_follows_keeps_its_number_and_its_article() -> None:
@@ -224,26 +267,55 @@ def test_what_follows_keeps_its_number_and_its_article() -> None:
     assert out.caption == "a caption"
     assert EditRecord(0, "replace", "relations", "dog on sofa", "ox under sofa") in records
     lamp = Tags(("lamp", "table"), (), ("lamp on a table", "table near lamp"))
-    assert edit(lamp, {"replace": {"objects": {"table": "armchair"}}})[0].relations == ("lamp on an armchair", "armchair near lamp")
+    assert edit(lamp, {"replace": {"objects": {"table": "armchair"}}})[0].relations == (
+        "lamp on an armchair",
+        "armchair near lamp",
+    )
 
 
 def test_replace_exchanges_in_one_pass_and_merges_what_becomes_equal() -> None:
     two = Tags(("dog", "cat"), ("red dog", "blue cat"), ("dog near cat",), (0.25, 0.75))
     out, _ = edit(two, {"replace": {"objects": {"dog": "cat", "cat": "dog"}}})
-    assert (out.objects, out.attributes, out.relations) == (("cat", "dog"), ("red cat", "blue dog"), ("cat near dog",))
+    assert (out.objects, out.attributes, out.relations) == (
+        ("cat", "dog"),
+        ("red cat", "blue dog"),
+        ("cat near dog",),
+    )
     merged, records = edit(two, {"replace": {"objects": {"dog": "cat"}, "attributes": {"red": "blue"}}})
     assert (merged.objects, merged.attributes, merged.scores) == (("cat",), ("blue cat",), (0.25,))
-    assert [(r.before, r.after) for r in records] == [("dog", "cat"), ("red dog", "blue cat"), ("dog near cat", None)]
-    assert edit(Tags(("dogs",), ("red dogs",)), {"replace": {"objects": {"dog": "cat"}}})[0] == Tags(("cats",), ("red cats",))
+    assert [(r.before, r.after) for r in records] == [
+        ("dog", "cat"),
+        ("red dog", "blue cat"),
+        ("dog near cat", None),
+    ]
+    assert edit(Tags(("dogs",), ("red dogs",)), {"replace": {"objects": {"dog": "cat"}}})[0] == Tags(
+        ("cats",), ("red cats",)
+    )
 
 
 def test_replace_changes_the_part_that_was_meant() -> None:
     blue = Tags(("ball",), ("big red ball", "red", "dark red ball"), ())
-    assert edit(blue, {"replace": {"attributes": {"red": "blue"}}})[0].attributes == ("big blue ball", "blue", "dark blue ball")
-    assert edit(blue, {"replace": {"attributes": {"re:^re": "blue"}}})[0].attributes == ("big blue ball", "blue", "dark blue ball")
-    assert edit(blue, {"replace": {"attributes": {"re:re": "blue"}}})[0].attributes == ("big blue ball", "blue", "dark blue ball")
+    assert edit(blue, {"replace": {"attributes": {"red": "blue"}}})[0].attributes == (
+        "big blue ball",
+        "blue",
+        "dark blue ball",
+    )
+    assert edit(blue, {"replace": {"attributes": {"re:^re": "blue"}}})[0].attributes == (
+        "big blue ball",
+        "blue",
+        "dark blue ball",
+    )
+    assert edit(blue, {"replace": {"attributes": {"re:re": "blue"}}})[0].attributes == (
+        "big blue ball",
+        "blue",
+        "dark blue ball",
+    )
     assert edit(blue, {"replace": {"attributes": {"*": "blue"}}})[0].attributes == ("blue ball", "blue")
-    assert edit(blue, {"replace": {"attributes": {"big red ball": "small ball"}}})[0].attributes == ("small ball", "red", "dark red ball")
+    assert edit(blue, {"replace": {"attributes": {"big red ball": "small ball"}}})[0].attributes == (
+        "small ball",
+        "red",
+        "dark red ball",
+    )
     assert edit(PARK, {"replace": {"attributes": {"animal.n.01": "wet"}}})[0].attributes[:3] == (
         "wet dog",
         "big red soccer ball",
@@ -251,7 +323,10 @@ def test_replace_changes_the_part_that_was_meant() -> None:
     )
 
 
-@pytest.mark.parametrize(("source", "target"), [("animal.n.01", "vehicle.n.01"), ("dog", "animal.n.01"), ("animal.n.01", "animal.n.01")])
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [("animal.n.01", "vehicle.n.01"), ("dog", "animal.n.01"), ("animal.n.01", "animal.n.01")],
+)
 def test_class_to_class_draws_a_member_by_the_row(source: str, target: str) -> None:
     drawn = {}
     for row in range(200):
@@ -265,12 +340,18 @@ def test_class_to_class_draws_a_member_by_the_row(source: str, target: str) -> N
         wider = Tags(("tree", *PARK.objects), PARK.attributes)
         assert edit(wider, {"replace": {"objects": {source: target}}}, row=f"p:{row}")[0].objects[1] == new
     assert len(set(drawn.values())) > 20
-    again = {row: edit(PARK, {"replace": {"objects": {source: target}}}, row=row)[0].objects[0] for row in drawn}
+    again = {
+        row: edit(PARK, {"replace": {"objects": {source: target}}}, row=row)[0].objects[0] for row in drawn
+    }
     assert again == drawn
 
 
 def test_objects_are_drawn_without_replacement() -> None:
-    zoo = Tags(("turkey", "hippopotamus", "grape"), ("red apple",), ("turkey right of hippopotamus", "turkey on grape"))
+    zoo = Tags(
+        ("turkey", "hippopotamus", "grape"),
+        ("red apple",),
+        ("turkey right of hippopotamus", "turkey on grape"),
+    )
     for row in range(300):
         out, _ = edit(zoo, {"replace": {"objects": {"animal.n.01": "edible_fruit.n.01"}}}, row=f"p:{row}")
         one, two, three = out.objects
@@ -301,7 +382,8 @@ def test_colours_are_replaced_by_colours() -> None:
     assert len(seen) > 10
 
 
-# --- keep, add, sample ----------------------------------------------------------------------------------------------------------
+# --- keep, add, sample
+# ----------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=200, deadline=None)
@@ -319,7 +401,9 @@ def test_keep_as_the_slow_rule(given_tags: Tags, selectors: list[str], kinds: se
 
 
 def test_add_appends_what_is_new() -> None:
-    out, records = edit(PARK, {"add": {"objects": ["cat", "Dog", "cat"], "attributes": ["green cat", "shiny key"]}})
+    out, records = edit(
+        PARK, {"add": {"objects": ["cat", "Dog", "cat"], "attributes": ["green cat", "shiny key"]}}
+    )
     assert out.objects == (*PARK.objects, "cat")
     assert out.scores == (*PARK.scores, 1.0)
     assert out.attributes == (*PARK.attributes, "green cat", "shiny key")
@@ -349,14 +433,22 @@ def test_sample_keeps_about_its_share_and_others_draw_anew() -> None:
     assert edit(many, {"sample": {"objects": 0.0}})[0] == Tags()
 
 
-# --- swap -----------------------------------------------------------------------------------------------------------------------
+# --- swap
+# -----------------------------------------------------------------------------------------------------------------------
 
 
 def test_swap_makes_the_hard_cases() -> None:
     two = Tags(("ball", "car"), ("red ball", "blue car", "sunny"), ("ball on car", "wearing hat"))
     out, records = edit(two, {"swap": "attributes"})
-    assert out.attributes == ("blue ball", "red car", "sunny") or out.attributes == ("red car", "blue ball", "sunny")
-    assert [(r.op, r.before, r.after) for r in records] == [("swap", "red ball", "red car"), ("swap", "blue car", "blue ball")]
+    assert out.attributes == ("blue ball", "red car", "sunny") or out.attributes == (
+        "red car",
+        "blue ball",
+        "sunny",
+    )
+    assert [(r.op, r.before, r.after) for r in records] == [
+        ("swap", "red ball", "red car"),
+        ("swap", "blue car", "blue ball"),
+    ]
     assert edit(two, {"swap": "relations"})[0].relations == ("car on ball", "wearing hat")
     for row in range(30):  # a pair that differs is found although another does not
         three = Tags(("ball", "car", "cup"), ("red ball", "red car", "blue cup"))
@@ -398,11 +490,14 @@ def test_swapped_relations_swapped_again_are_the_old_ones(given_tags: Tags) -> N
         assert twice.relations == given_tags.relations
 
 
-# --- call -----------------------------------------------------------------------------------------------------------------------
+# --- call
+# -----------------------------------------------------------------------------------------------------------------------
 
 
 def shout(tags: Tags, rng: random.Random) -> Tags:
-    return Tags(tuple(o.upper() for o in tags.objects), (f"lucky {rng.randrange(1000)}",), tags.relations, tags.scores)
+    return Tags(
+        tuple(o.upper() for o in tags.objects), (f"lucky {rng.randrange(1000)}",), tags.relations, tags.scores
+    )
 
 
 def repeats(tags: Tags, rng: random.Random) -> Tags:
@@ -425,18 +520,25 @@ def test_call_runs_a_function_of_the_users() -> None:
     assert EditRecord(0, "call", "objects", "dog", None) in records
     assert EditRecord(0, "call", "objects", None, "DOG") in records
     assert edit(PARK, {"call": "test_edits:repeats"})[0] == Tags(("a", "b"), (), (), (0.1, 0.2))
-    with pytest.raises(UserError, match=r"text_policy.edits\[0\].call: test_edits:wrong on row r returned dict, not Tags"):
+    with pytest.raises(
+        UserError, match=r"text_policy.edits\[0\].call: test_edits:wrong on row r returned dict, not Tags"
+    ):
         edit(PARK, {"call": "test_edits:wrong"}, row="r")
     with pytest.raises(UserError, match="test_edits:breaks failed on row r: KeyError"):
         edit(PARK, {"call": "test_edits:breaks"}, row="r")
 
 
-# --- all of them ----------------------------------------------------------------------------------------------------------------
+# --- all of them
+# ----------------------------------------------------------------------------------------------------------------
 
 any_edit = st.one_of(
     st.builds(lambda s: {"remove": {"objects": s}}, chosen),
     st.builds(lambda s: {"remove": {"attributes": s}}, st.lists(st.sampled_from(MODIFIERS), min_size=1)),
-    st.builds(lambda a, b: {"replace": {"objects": {a: b}}}, st.sampled_from([*OBJECTS, "animal.n.01"]), st.sampled_from(OBJECTS)),
+    st.builds(
+        lambda a, b: {"replace": {"objects": {a: b}}},
+        st.sampled_from([*OBJECTS, "animal.n.01"]),
+        st.sampled_from(OBJECTS),
+    ),
     st.builds(lambda p: {"sample": {"attributes": p, "objects": p}}, st.floats(0, 1)),
     st.builds(lambda o: {"add": {"objects": [o]}}, st.sampled_from(OBJECTS)),
     st.sampled_from([{"swap": "attributes"}, {"swap": "relations"}, {"keep": ["objects", "relations"]}]),
@@ -445,7 +547,9 @@ any_edit = st.one_of(
 
 @settings(max_examples=300, deadline=None)
 @given(tags(), st.lists(any_edit, min_size=1, max_size=4), st.integers(0, 5))
-def test_any_edits_leave_clean_tags_and_a_full_account(given_tags: Tags, edits: list[dict[str, Any]], row: int) -> None:
+def test_any_edits_leave_clean_tags_and_a_full_account(
+    given_tags: Tags, edits: list[dict[str, Any]], row: int
+) -> None:
     out, records = edit(given_tags, *edits, row=str(row))
     for kind in KINDS:
         phrases = getattr(out, kind)
@@ -455,7 +559,9 @@ def test_any_edits_leave_clean_tags_and_a_full_account(given_tags: Tags, edits: 
             mine = [r for r in records if r.kind == kind and r.edit == n]
             fate = {r.before: r.after for r in mine if r.before is not None}
             moved = [fate.get(p, p) for p in account]
-            account = [p for p in moved if p is not None] + [r.after for r in mine if r.before is None and r.after is not None]
+            account = [p for p in moved if p is not None] + [
+                r.after for r in mine if r.before is None and r.after is not None
+            ]
         assert unique(account) == phrases
     assert len(out.scores) == (len(out.objects) if out.scores else 0)
     assert [r.edit for r in records] == sorted(r.edit for r in records)
@@ -467,11 +573,26 @@ def test_any_edits_leave_clean_tags_and_a_full_account(given_tags: Tags, edits: 
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"remove": {"objects": ["re:(a"]}}, r"text_policy.edits\[1\].remove.objects: 're:\(a' is not a regular expression"),
-        ({"keep": {"attributes": ["colr.n.01"]}}, r"text_policy.edits\[1\].keep.attributes: unknown WordNet name 'colr.n.01'"),
-        ({"remove": {"objects": ["run.v.01"]}}, r"edits\[1\].remove.objects: 'run.v.01' is no class of nouns"),
-        ({"replace": {"objects": {"dog": "anmal.n.01"}}}, r"edits\[1\].replace.objects.dog: unknown WordNet name 'anmal.n.01'"),
-        ({"replace": {"objects": {"dog": " "}}}, r"edits\[1\].replace.objects.dog: replaced by nothing; to drop tags use remove"),
+        (
+            {"remove": {"objects": ["re:(a"]}},
+            r"text_policy.edits\[1\].remove.objects: 're:\(a' is not a regular expression",
+        ),
+        (
+            {"keep": {"attributes": ["colr.n.01"]}},
+            r"text_policy.edits\[1\].keep.attributes: unknown WordNet name 'colr.n.01'",
+        ),
+        (
+            {"remove": {"objects": ["run.v.01"]}},
+            r"edits\[1\].remove.objects: 'run.v.01' is no class of nouns",
+        ),
+        (
+            {"replace": {"objects": {"dog": "anmal.n.01"}}},
+            r"edits\[1\].replace.objects.dog: unknown WordNet name 'anmal.n.01'",
+        ),
+        (
+            {"replace": {"objects": {"dog": " "}}},
+            r"edits\[1\].replace.objects.dog: replaced by nothing; to drop tags use remove",
+        ),
         ({"remove": {}}, r"edits\[1\].remove: is empty"),
         ({"remove": {"objects": [" "]}}, r"edits\[1\].remove.objects: a selector is empty"),
         ({"add": {"objects": [""]}}, r"edits\[1\].add.objects: a phrase is empty"),

@@ -29,7 +29,8 @@ def test_the_five_styles_of_the_paper_are_quoted_and_two_are_ours() -> None:
     assert {name: s.text for name, s in styles().items() if s.source == "paper"} == {
         "real": "a real photo. {prompt}. 35mm photograph, film, bokeh, professional, 4k, highly detailed",
         "nocap": "a real photo showing {prompt}. highly detailed",
-        "isometric": "isometric style {prompt} . vibrant, beautiful, crisp, detailed, ultra detailed, intricate",
+        "isometric": "isometric style {prompt} . vibrant, beautiful, crisp, detailed, ultra detailed, "
+        "intricate",
         "enhance": "breathtaking {prompt}. award-winning, professional, highly detailed",
         "quality": "masterpiece, best quality, ultra detailed, {prompt}. intricate details",
     }
@@ -43,7 +44,9 @@ def test_each_style_goes_around_the_text(name: str) -> None:
     assert made.style == name
     assert made.text == styles()[name].text.replace("{prompt}", "A cat {sits}")
     assert ".." not in made.text
-    assert controller(styles=name).prompt("r", "A cat?").text == styles()[name].text.replace("{prompt}", "A cat?")
+    assert controller(styles=name).prompt("r", "A cat?").text == styles()[name].text.replace(
+        "{prompt}", "A cat?"
+    )
 
 
 def test_without_a_style_the_text_is_the_prompt() -> None:
@@ -61,11 +64,16 @@ def test_styles_are_drawn_by_weight_from_the_row_alone() -> None:
     assert 0.72 < counts["real"] / 4000 < 0.78
     again = controller(styles={"real": 3, "art": 1, "nocap": 0})
     assert all(again.prompt(row, "Another text.").style == style for row, style in reversed(drawn.items()))
-    assert any(controller(seed=1, styles={"real": 3, "art": 1}).prompt(row, "A cat.").style != style for row, style in drawn.items())
+    assert any(
+        controller(seed=1, styles={"real": 3, "art": 1}).prompt(row, "A cat.").style != style
+        for row, style in drawn.items()
+    )
 
 
 def test_wrong_settings_name_their_keys(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"image_policy.styles: unknown style 'cinematc'; did you mean 'cinematic'"):
+    with pytest.raises(
+        UserError, match=r"image_policy.styles: unknown style 'cinematc'; did you mean 'cinematic'"
+    ):
         controller(styles={"cinematc": 1})
     with pytest.raises(UserError, match=r"image_policy.styles: every weight is 0"):
         controller(styles={"real": 0})
@@ -75,7 +83,9 @@ def test_wrong_settings_name_their_keys(tmp_path: Path) -> None:
         controller(size=(0, 5))
     path = tmp_path / "styles.yaml"
     path.write_text("noir: 'black and white, {promt}'")
-    with pytest.raises(UserError, match=r"styles.yaml: noir: unknown placeholder 'promt'; did you mean 'prompt'"):
+    with pytest.raises(
+        UserError, match=r"styles.yaml: noir: unknown placeholder 'promt'; did you mean 'prompt'"
+    ):
         controller(styles_file=path)
     path.write_text("noir: black and white")
     with pytest.raises(UserError, match=r"noir: a style contains \{prompt\} once, this one 0 times"):
@@ -84,7 +94,10 @@ def test_wrong_settings_name_their_keys(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="comes with the package"):
         controller(styles_file=path)
     path.write_text("noir: 'film noir {{1940}} {prompt}, grain'")
-    assert controller(styles_file=path, styles="noir").prompt("r", "a cat").text == "film noir {1940} a cat, grain"
+    assert (
+        controller(styles_file=path, styles="noir").prompt("r", "a cat").text
+        == "film noir {1940} a cat, grain"
+    )
 
 
 def test_what_matters_comes_first_before_77_tokens_cut() -> None:
@@ -96,15 +109,33 @@ def test_what_matters_comes_first_before_77_tokens_cut() -> None:
     assert got.startswith("a real photo. Two cats look out! A dog sleeps on the red sofa. The wall")
     words = sorted(w.strip(".!") for w in got.split())
     assert words == sorted(w.strip(".!") for w in plain.prompt("r", text).text.split())
-    by_class = controller(order=["furniture.n.01"], styles={}).prompt("r", "It is late. A dog sleeps on the sofa").text
+    by_class = (
+        controller(order=["furniture.n.01"], styles={})
+        .prompt("r", "It is late. A dog sleeps on the sofa")
+        .text
+    )
     assert by_class == "A dog sleeps on the sofa. It is late."
-    two = controller(order=["red sofa"], styles={}).prompt("r", "The sofa is red. Here, a red sofa, at last.").text
+    two = (
+        controller(order=["red sofa"], styles={})
+        .prompt("r", "The sofa is red. Here, a red sofa, at last.")
+        .text
+    )
     assert two == "Here, a red sofa, at last. The sofa is red."
-    assert controller(order=["zebra"], styles={}).prompt("r", "One. Two. Three").text.startswith("One. Two. Three")
+    assert (
+        controller(order=["zebra"], styles={})
+        .prompt("r", "One. Two. Three")
+        .text.startswith("One. Two. Three")
+    )
 
 
 @settings(deadline=None)
-@given(st.lists(st.sampled_from(["A dog runs.", "It rains!", "Is it late?", "The cat is red."]), min_size=1, max_size=6))
+@given(
+    st.lists(
+        st.sampled_from(["A dog runs.", "It rains!", "Is it late?", "The cat is red."]),
+        min_size=1,
+        max_size=6,
+    )
+)
 def test_order_is_stable_and_loses_no_sentence(sentences: list[str]) -> None:
     got = controller(order=["cat"], styles={}).prompt("r", " ".join(sentences)).text
     first = [s for s in sentences if "cat" in s]
@@ -135,7 +166,9 @@ def test_call_runs_a_function_of_the_users() -> None:
     assert made.weights == {"sunny": 1.3}
     assert made == c.prompt("a", "A cat")
     assert made.text != c.prompt("b", "A cat").text
-    with pytest.raises(UserError, match=r"image_policy.call: test_image_controller:wrong returned str on row a, not Prompt"):
+    with pytest.raises(
+        UserError, match=r"image_policy.call: test_image_controller:wrong returned str on row a, not Prompt"
+    ):
         controller(call="test_image_controller:wrong").prompt("a", "A cat")
     with pytest.raises(UserError, match="has no 'absent'"):
         controller(call="test_image_controller:absent")

@@ -23,7 +23,11 @@ from ctrlsynth.sample import Tags, model_seed
 PARK = Tags(("dog", "sofa"), ("brown dog", "red sofa"), ("dog on sofa",), (0.9, 0.7))
 SCHEMA: dict[str, Any] = {
     "type": "object",
-    "properties": {"title": {"type": "string"}, "caption": {"type": "string", "minLength": 3}, "count": {"type": "integer"}},
+    "properties": {
+        "title": {"type": "string"},
+        "caption": {"type": "string", "minLength": 3},
+        "count": {"type": "integer"},
+    },
     "required": ["caption"],
     "additionalProperties": False,
 }
@@ -33,24 +37,32 @@ def controller(seed: int = 0, **policy: Any) -> TextController:
     return TextController(TextPolicy.model_validate(policy), seed)
 
 
-# --- templates as data ----------------------------------------------------------------------------------------------------------
+# --- templates as data
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_ten_templates_of_the_paper_are_quoted_with_their_section() -> None:
     paper = [t for t in text_templates().values() if t.source == "paper"]
     assert Counter(t.family for t in paper) == {"tags": 5, "tags+text": 5}
     assert all(t.section == "A.1" for t in paper)
-    assert all(t.placeholders == ({"phrases"} if t.family == "tags" else {"phrases", "caption"}) for t in paper)
+    assert all(
+        t.placeholders == ({"phrases"} if t.family == "tags" else {"phrases", "caption"}) for t in paper
+    )
     assert text_templates()["phrases-5"].text == (
-        "Construct a comprehensive and expressive caption by integrating phrases that detail the entities, their features, and the spatial "
+        "Construct a comprehensive and expressive caption by integrating phrases that detail the entities, "
+        "their features, and the spatial "
         "or thematic relationships in an image. Phrases: {phrases}."
     )
     assert text_templates()["faithful-2"].text == (
-        "Write a faithful caption by integrating the given phrases with the original sentence. Given sentence: {caption}. Given phrases: "
-        "{phrases}. Ensure any objects or specific nouns from the original caption are preserved while elaborating on the visual "
+        "Write a faithful caption by integrating the given phrases with the original sentence. Given "
+        "sentence: {caption}. Given phrases: "
+        "{phrases}. Ensure any objects or specific nouns from the original caption are preserved while "
+        "elaborating on the visual "
         "relationships and attributes provided in the phrases to create a more detailed depiction."
     )
-    assert all(text_templates()[name].note for name in ("phrases-2", "faithful-1"))  # words that our copy lost are marked
+    assert all(
+        text_templates()[name].note for name in ("phrases-2", "faithful-1")
+    )  # words that our copy lost are marked
     ours = [t for t in text_templates().values() if t.source == "ours"]
     assert Counter(t.family for t in ours) == {"text": 4, "concept": 1}
     assert all(t.section is None for t in ours)
@@ -59,14 +71,25 @@ def test_the_ten_templates_of_the_paper_are_quoted_with_their_section() -> None:
 def test_the_constraint_of_figure_3_stands_behind_the_content() -> None:
     text = controller(templates=["phrases-1"]).instruct("r", "tags", PARK, None).request.instruction
     assert text == (
-        "Create a detailed and high-quality caption using phrases that represent the entities or objects, their unique attributes, and the "
-        "visual relationships in the scene depicted. Phrases: dog, sofa, brown dog, red sofa, dog on sofa. The caption should not contain "
-        "any NSFW words. It should be grammatically correct. It should be concise, but not too short. Directly output the caption and do "
+        "Create a detailed and high-quality caption using phrases that represent the entities or objects, "
+        "their unique attributes, and the "
+        "visual relationships in the scene depicted. Phrases: dog, sofa, brown dog, red sofa, dog on sofa. "
+        "The caption should not contain "
+        "any NSFW words. It should be grammatically correct. It should be concise, but not too short. "
+        "Directly output the caption and do "
         "not add any formatting."
     )
-    none = controller(templates=["phrases-1"], constraint="").instruct("r", "tags", PARK, None).request.instruction
+    none = (
+        controller(templates=["phrases-1"], constraint="")
+        .instruct("r", "tags", PARK, None)
+        .request.instruction
+    )
     assert none.endswith("Phrases: dog, sofa, brown dog, red sofa, dog on sofa.")
-    own = controller(templates=["phrases-1"], constraint="Be brief.", words=(5, 9)).instruct("r", "tags", PARK, None).request
+    own = (
+        controller(templates=["phrases-1"], constraint="Be brief.", words=(5, 9))
+        .instruct("r", "tags", PARK, None)
+        .request
+    )
     assert own.instruction.endswith("dog on sofa. Be brief. Write between 5 and 9 words.")
     assert own.words == (5, 9)
 
@@ -80,7 +103,8 @@ def test_the_concept_template_asks_for_one_short_sentence() -> None:
     assert controller().instruct("r", "concept", Tags(("axe",)), None).request.tags.objects == ("axe",)
 
 
-# --- the strict language --------------------------------------------------------------------------------------------------------
+# --- the strict language
+# --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -130,9 +154,15 @@ def test_a_wrong_template_file_says_what_is_wrong(tmp_path: Path, content: str, 
 
 def test_own_templates_see_every_kind(tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
-    path.write_text("mine: {family: tags+text, text: '{{x}} {objects} | {attributes} | {relations} | {caption}'}")
-    made = controller(templates_file=path, templates=["mine"], constraint="").instruct("r", "tags+text", PARK, "Hi {objects} }{ {{}}")
-    assert made.request.instruction == "{x} dog, sofa | brown dog, red sofa | dog on sofa | Hi {objects} }{ {{}}"
+    path.write_text(
+        "mine: {family: tags+text, text: '{{x}} {objects} | {attributes} | {relations} | {caption}'}"
+    )
+    made = controller(templates_file=path, templates=["mine"], constraint="").instruct(
+        "r", "tags+text", PARK, "Hi {objects} }{ {{}}"
+    )
+    assert (
+        made.request.instruction == "{x} dog, sofa | brown dog, red sofa | dog on sofa | Hi {objects} }{ {{}}"
+    )
     assert made.template == "mine"
     both = controller(templates_file=path)
     drawn = {both.instruct(f"r{i}", "tags+text", PARK, "Hi").template for i in range(200)}
@@ -140,7 +170,10 @@ def test_own_templates_see_every_kind(tmp_path: Path) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.text(alphabet=string.printable, max_size=30), st.lists(st.text(alphabet="{}abc_0!%$\\", max_size=12), min_size=1, max_size=4))
+@given(
+    st.text(alphabet=string.printable, max_size=30),
+    st.lists(st.text(alphabet="{}abc_0!%$\\", max_size=12), min_size=1, max_size=4),
+)
 def test_what_stands_in_captions_and_tags_is_plain_text(caption: str, phrases: list[str]) -> None:
     template = text_template("t", "tags+text", "A {caption}~ B {phrases}~ {caption}~ {{caption}}", "here")
     filled = template.fill({"caption": caption, "phrases": ", ".join(phrases)})
@@ -157,16 +190,23 @@ def test_cut_takes_every_text_with_doubled_braces_and_refuses_others(text: str) 
             cut(text, {"caption"}, "here")
 
 
-# --- choosing -------------------------------------------------------------------------------------------------------------------
+# --- choosing
+# -------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_template_hangs_on_the_row_alone_and_all_come_alike() -> None:
     one = controller()
-    drawn = {f"p:{i}/tag/write.0": one.instruct(f"p:{i}/tag/write.0", "tags", PARK, None).template for i in range(2000)}
+    drawn = {
+        f"p:{i}/tag/write.0": one.instruct(f"p:{i}/tag/write.0", "tags", PARK, None).template
+        for i in range(2000)
+    }
     assert set(drawn.values()) == {f"phrases-{i}" for i in range(1, 6)}
     assert all(330 < n < 470 for n in Counter(drawn.values()).values())
     backwards = controller()
-    assert all(backwards.instruct(row, "tags", Tags(("x",)), None).template == name for row, name in reversed(drawn.items()))
+    assert all(
+        backwards.instruct(row, "tags", Tags(("x",)), None).template == name
+        for row, name in reversed(drawn.items())
+    )
     other = controller(seed=1)
     assert any(other.instruct(row, "tags", PARK, None).template != name for row, name in drawn.items())
     assert one.instruct("p:1", "tags", PARK, None).request.seed == model_seed(0, "p:1")
@@ -176,7 +216,10 @@ def test_a_path_that_no_chosen_template_can_serve_is_an_error() -> None:
     some = controller(templates=["phrases-1", "rewrite-1"])
     assert some.families() == ("tags", "text")
     some.check("tags")
-    with pytest.raises(UserError, match=r"text_policy.templates: none of the chosen is of family 'tags\+text', .* e.g. 'faithful-1'"):
+    with pytest.raises(
+        UserError,
+        match=r"text_policy.templates: none of the chosen is of family 'tags\+text', .* e.g. 'faithful-1'",
+    ):
         some.check("tags+text")
     with pytest.raises(UserError, match="none of the chosen"):
         some.instruct("r", "concept", None, "dog")
@@ -200,12 +243,16 @@ def test_a_path_that_no_chosen_template_can_serve_is_an_error() -> None:
         ("concept", None, " ", "no_concept"),
     ],
 )
-def test_a_row_that_cannot_be_asked_says_why(family: Family, tags: Tags | None, caption: str | None, missing: str | None) -> None:
+def test_a_row_that_cannot_be_asked_says_why(
+    family: Family, tags: Tags | None, caption: str | None, missing: str | None
+) -> None:
     assert controller().instruct("r", family, tags, caption).missing == missing
 
 
 def test_edits_that_leave_nothing_leave_a_row_without_tags() -> None:
-    made = controller(edits=[{"remove": {"objects": ["*"], "attributes": ["*"]}}]).instruct("r", "tags", PARK, None)
+    made = controller(edits=[{"remove": {"objects": ["*"], "attributes": ["*"]}}]).instruct(
+        "r", "tags", PARK, None
+    )
     assert made.missing == "no_tags"
     assert len(made.edits) == 5
 
@@ -258,21 +305,29 @@ def test_a_writer_who_sees_the_caption_is_told_what_the_edits_took_away() -> Non
 def test_the_reminder_follows_a_phrase_through_all_edits() -> None:
     def told(*edits: dict[str, Any]) -> str:
         return reminder(
-            "A brown dog and a cat on a sofa.", controller(edits=list(edits)).edited("r", Tags(("dog", "cat"), ("brown dog",)))[1]
+            "A brown dog and a cat on a sofa.",
+            controller(edits=list(edits)).edited("r", Tags(("dog", "cat"), ("brown dog",)))[1],
         )
 
     swap = {"replace": {"objects": {"dog": "cat", "cat": "dog"}}}
     assert told(swap) == " Write cat in place of dog. Write dog in place of cat."
     assert told(swap, swap) == ""
-    assert told({"replace": {"objects": {"dog": "fox"}}}, {"remove": {"objects": ["fox"]}}) == " Leave out: dog."
-    assert told({"replace": {"objects": {"dog": "fox"}}}, {"replace": {"objects": {"fox": "owl"}}}) == " Write owl in place of dog."
+    assert (
+        told({"replace": {"objects": {"dog": "fox"}}}, {"remove": {"objects": ["fox"]}}) == " Leave out: dog."
+    )
+    assert (
+        told({"replace": {"objects": {"dog": "fox"}}}, {"replace": {"objects": {"fox": "owl"}}})
+        == " Write owl in place of dog."
+    )
     both = told({"replace": {"objects": {"dog": "cat"}}}, {"replace": {"objects": {"cat": "fox"}}})
     assert both == " Write fox in place of cat. Write fox in place of dog."
     assert told({"add": {"objects": ["owl"]}}, {"swap": "attributes"}) == ""
 
 
 def test_a_request_carries_what_its_caption_must_not_say() -> None:
-    def made(*edits: dict[str, Any], family: Family = "tags+text", tags: Tags = PARK) -> tuple[Tags, tuple[tuple[str, str], ...]]:
+    def made(
+        *edits: dict[str, Any], family: Family = "tags+text", tags: Tags = PARK
+    ) -> tuple[Tags, tuple[tuple[str, str], ...]]:
         request = controller(edits=list(edits)).instruct("r", family, tags, "A dog.").request
         return request.gone, request.instead
 
@@ -281,20 +336,27 @@ def test_a_request_carries_what_its_caption_must_not_say() -> None:
     assert made(removed, family="tags") == made({"add": {"objects": ["owl"]}}) == (Tags(), ())
     assert made({"keep": ["objects"]}, {"sample": {"objects": 0.0}}) == (Tags(), ())
     replaced = {"replace": {"objects": {"dog": "cat"}}}
-    assert made(replaced) == (Tags(("dog",), ("brown dog",), ("dog on sofa",)), (("dog", "cat"), ("brown dog", "brown cat")))
+    assert made(replaced) == (
+        Tags(("dog",), ("brown dog",), ("dog on sofa",)),
+        (("dog", "cat"), ("brown dog", "brown cat")),
+    )
     assert made(replaced, {"replace": {"objects": {"cat": "fox"}}})[1] == (
         ("cat", "fox"), ("brown cat", "brown fox"), ("dog", "fox"), ("brown dog", "brown fox"),
     )  # fmt: skip
     assert made(replaced, {"remove": {"objects": ["cat"]}})[1] == ()
     swapped = {"swap": "attributes"}
-    assert made(swapped) == (Tags((), PARK.attributes), (("brown dog", "red dog"), ("red sofa", "brown sofa")))
+    assert made(swapped) == (
+        Tags((), PARK.attributes),
+        (("brown dog", "red dog"), ("red sofa", "brown sofa")),
+    )
     assert made(swapped, swapped)[0] == Tags((), ("brown sofa", "red dog"))  # where the two stood in between
     assert made({"swap": "relations"}) == (Tags((), (), ("dog on sofa",)), ())
     many = Tags(("dog", "sofa"), ("brown dog", "old dog", "red sofa"))
     assert made(swapped, tags=many)[1] == (("brown dog", "red dog"), ("red sofa", "brown sofa"))
 
 
-# --- replies --------------------------------------------------------------------------------------------------------------------
+# --- replies
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def test_plain_replies_lose_only_what_surrounds_them() -> None:
@@ -342,12 +404,24 @@ def test_json_replies_are_held_against_the_schema() -> None:
 @pytest.mark.parametrize(
     ("schema", "message"),
     [
-        ({"type": "object", "properties": {"a": {"type": "string", "patern": "x"}}}, "properties.a: unknown schema keyword 'patern'"),
-        ({"type": "object", "properties": {"a": {"type": "strng"}}}, "properties.a.type: unknown type 'strng'; did you mean 'string'"),
+        (
+            {"type": "object", "properties": {"a": {"type": "string", "patern": "x"}}},
+            "properties.a: unknown schema keyword 'patern'",
+        ),
+        (
+            {"type": "object", "properties": {"a": {"type": "strng"}}},
+            "properties.a.type: unknown type 'strng'; did you mean 'string'",
+        ),
         ({"type": "array", "items": {"type": "string"}}, "type: object and properties"),
         ({"type": "object", "properties": {"a": {"type": "integer"}}}, "no property is of type string"),
-        ({"type": "object", "properties": {"a": {"type": "string"}}, "required": ["b"]}, "required: unknown property 'b'"),
-        ({"type": "object", "properties": {"a": {"type": "string", "minLength": -1}}}, "minLength: a number of 0 or more"),
+        (
+            {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["b"]},
+            "required: unknown property 'b'",
+        ),
+        (
+            {"type": "object", "properties": {"a": {"type": "string", "minLength": -1}}},
+            "minLength: a number of 0 or more",
+        ),
         ({"type": "object", "properties": {"a": {"type": "string", "enum": []}}}, "enum: a list of values"),
     ],
 )
@@ -357,7 +431,9 @@ def test_a_schema_that_cannot_be_checked_is_refused(schema: dict[str, Any], mess
 
 
 def test_wrong_settings_name_their_keys(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"caption_field: unknown property of type string 'captoin'; did you mean 'caption'"):
+    with pytest.raises(
+        UserError, match=r"caption_field: unknown property of type string 'captoin'; did you mean 'caption'"
+    ):
         controller(style="json", json_schema=SCHEMA, caption_field="captoin")
     with pytest.raises(UserError, match=r"text_policy.words: least and most words"):
         controller(words=(9, 3))
@@ -394,7 +470,8 @@ def test_values_against_schemas(schema: dict[str, Any], good: list[Any], bad: li
 
 
 def test_content_holds_what_the_family_uses_and_nothing_else(tmp_path: Path) -> None:
-    """What a step's digest is made of: another template of the family changes it, a file's name or another family's template does not."""
+    """What a step's digest is made of: another template of the family changes it, a file's name or another
+    family's template does not."""
     own = tmp_path / "own.yaml"
     own.write_text("mine: {family: tags, text: 'Use {phrases}.'}\n", encoding="utf-8")
     policy = TextPolicy(templates=["mine", "rewrite-1"], templates_file=own)
@@ -402,7 +479,9 @@ def test_content_holds_what_the_family_uses_and_nothing_else(tmp_path: Path) -> 
     own.rename(tmp_path / "renamed.yaml")
     moved = policy.model_copy(update={"templates_file": tmp_path / "renamed.yaml"})
     assert TextController(moved, 0).content("tags") == before.content("tags")
-    (tmp_path / "renamed.yaml").write_text("mine: {family: tags, text: 'Mention {phrases}.'}\n", encoding="utf-8")
+    (tmp_path / "renamed.yaml").write_text(
+        "mine: {family: tags, text: 'Mention {phrases}.'}\n", encoding="utf-8"
+    )
     after = TextController(moved, 0)
     assert after.content("tags") != before.content("tags")
     assert after.content("text") == before.content("text")

@@ -32,7 +32,12 @@ def _bomb(width: int, height: int) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
@@ -83,7 +88,9 @@ def test_palettes_with_and_without_transparency() -> None:
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
 def test_exif_rotation_turns_size_and_pixels(format: str) -> None:
     image = Image.new("RGB", (40, 20), "white")
-    image.paste((200, 0, 0), (0, 0, 20, 20))  # left half red; after a quarter turn to the right it is the top half
+    image.paste(
+        (200, 0, 0), (0, 0, 20, 20)
+    )  # left half red; after a quarter turn to the right it is the top half
     exif = Image.Exif()
     exif[0x0112] = 6
     data = _bytes(image, format, exif=exif)
@@ -128,7 +135,11 @@ def test_every_cut_is_a_fault_or_the_whole_picture(format: str) -> None:
 
 
 def test_what_is_no_image() -> None:
-    for data, reason in [(b"", "empty_file"), (b"<html>404</html>", "not_an_image"), (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not_an_image")]:
+    for data, reason in [
+        (b"", "empty_file"),
+        (b"<html>404</html>", "not_an_image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not_an_image"),
+    ]:
         with pytest.raises(ImageFault) as fault:
             probe(data)
         assert fault.value.reason == reason
@@ -146,7 +157,11 @@ def test_flipped_bytes_never_raise_anything_else() -> None:
                 seen.add(decode(data.tobytes(), max_pixels=1_000_000).mode)
             except ImageFault as fault:
                 seen.add(fault.reason)
-    assert {"RGB", "corrupt_image"} <= seen <= {"RGB", "not_an_image", "truncated_image", "corrupt_image", "image_too_large"}
+    assert (
+        {"RGB", "corrupt_image"}
+        <= seen
+        <= {"RGB", "not_an_image", "truncated_image", "corrupt_image", "image_too_large"}
+    )
 
 
 def test_encode_is_deterministic_and_bare() -> None:

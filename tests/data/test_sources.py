@@ -120,8 +120,10 @@ def test_folder_with_text_beside(tmp_path: Path) -> None:
 def test_folder_with_table_keeps_its_order_and_loses_nothing(tmp_path: Path) -> None:
     images = make_folder(tmp_path)
     (tmp_path / "captions.csv").write_text(
-        'filename,caption,license\nimg3.jpg,"three, with ""quotes""\nand a line",cc0\nnothing.jpg,gone,\nimg1.jpg,,cc-by\n'
-        "sub/deep.png,deep {braces},x\nimg1.jpg,another caption,y\nimg3.jpg,again,z\nimg3.jpg,again,z\n../../etc/passwd,evil,\n"
+        'filename,caption,license\nimg3.jpg,"three, with ""quotes""\nand a '
+        'line",cc0\nnothing.jpg,gone,\nimg1.jpg,,cc-by\n'
+        "sub/deep.png,deep {braces},x\nimg1.jpg,another "
+        "caption,y\nimg3.jpg,again,z\nimg3.jpg,again,z\n../../etc/passwd,evil,\n"
     )
     rows = all_rows(opened(tmp_path, folder="photos", captions="captions.csv"))
     keys = [r.key for r in rows]
@@ -169,7 +171,9 @@ def test_folder_bad_files_and_links(tmp_path: Path) -> None:
     (folder / "page.jpg").write_bytes(b"<html>not found</html>")
     whole = photo(2, "PNG")
     header = b"IHDR" + (60_000).to_bytes(4, "big") * 2 + whole[24:29]
-    (folder / "bomb.png").write_bytes(whole[:12] + header + zlib.crc32(header).to_bytes(4, "big") + whole[33:])
+    (folder / "bomb.png").write_bytes(
+        whole[:12] + header + zlib.crc32(header).to_bytes(4, "big") + whole[33:]
+    )
     (folder / "good.jpg").write_bytes(photo(3))
     (folder / "good.png").write_bytes(photo(4, "PNG"))
     (folder / "link.jpg").symlink_to(outside / "secret.jpg")
@@ -194,12 +198,27 @@ def test_folder_bad_files_and_links(tmp_path: Path) -> None:
 def test_folder_user_errors(tmp_path: Path) -> None:
     make_folder(tmp_path)
     (tmp_path / "c.csv").write_text("name_of_it,words\nimg0.jpg,dog\n")
-    refuse(lambda: opened(tmp_path, folder="photos", captions="c.csv"), "c.csv", "name_of_it, words", "source.image_column")
-    named = opened(tmp_path, folder="photos", captions="c.csv", image_column="name_of_it", caption_column="words")
+    refuse(
+        lambda: opened(tmp_path, folder="photos", captions="c.csv"),
+        "c.csv",
+        "name_of_it, words",
+        "source.image_column",
+    )
+    named = opened(
+        tmp_path, folder="photos", captions="c.csv", image_column="name_of_it", caption_column="words"
+    )
     assert by_key(named)["img0"].caption == "dog"
-    refuse(lambda: opened(tmp_path, folder="photos", captions="c.csv", image_column="nmae"), "'nmae'", "name_of_it, words")
+    refuse(
+        lambda: opened(tmp_path, folder="photos", captions="c.csv", image_column="nmae"),
+        "'nmae'",
+        "name_of_it, words",
+    )
     (tmp_path / "two.csv").write_text("file,caption,text\nimg0.jpg,a,b\n")
-    refuse(lambda: opened(tmp_path, folder="photos", captions="two.csv"), "'caption' and 'text'", "source.caption_column")
+    refuse(
+        lambda: opened(tmp_path, folder="photos", captions="two.csv"),
+        "'caption' and 'text'",
+        "source.caption_column",
+    )
     refuse(lambda: opened(tmp_path, folder="nope"), "nope", "not there")
     refuse(lambda: opened(tmp_path, folder="photos", captions="gone.csv"), "gone.csv")
     (tmp_path / "bare").mkdir()
@@ -229,10 +248,15 @@ def make_shard(path: Path, numbers: range, **options: Any) -> dict[str, bytes]:
     return images
 
 
-@pytest.mark.parametrize("pattern", ["shards/{00000..00001}.tar", "shards/*.tar", "shards", ["shards/00000.tar", "shards/00001.tar"]])
+@pytest.mark.parametrize(
+    "pattern",
+    ["shards/{00000..00001}.tar", "shards/*.tar", "shards", ["shards/00000.tar", "shards/00001.tar"]],
+)
 def test_webdataset(tmp_path: Path, pattern: str | list[str]) -> None:
     (tmp_path / "shards").mkdir()
-    images = make_shard(tmp_path / "shards/00000.tar", range(3)) | make_shard(tmp_path / "shards/00001.tar", range(3, 7))
+    images = make_shard(tmp_path / "shards/00000.tar", range(3)) | make_shard(
+        tmp_path / "shards/00001.tar", range(3, 7)
+    )
     source = opened(tmp_path, webdataset=pattern)
     assert [p.name for p in source.parts()] == ["00000", "00001"]
     rows = all_rows(source)
@@ -258,7 +282,12 @@ def test_img2dataset_output(tmp_path: Path) -> None:
     lost = rows["000002"]
     assert (lost.status, lost.reason, lost.caption) == ("dropped", "failed_to_download", "lost")
     check_bytes([r for r in rows.values() if r.status == "ok"], images)
-    assert [len(all_rows(opened(tmp_path, limit, webdataset="00000.tar"))) for limit in (1, 2, 3, 9)] == [1, 2, 3, 3]
+    assert [len(all_rows(opened(tmp_path, limit, webdataset="00000.tar"))) for limit in (1, 2, 3, 9)] == [
+        1,
+        2,
+        3,
+        3,
+    ]
 
 
 def test_tar_bad_members(tmp_path: Path) -> None:
@@ -322,10 +351,16 @@ def test_tar_cut_anywhere_keeps_what_stands_before(tmp_path: Path) -> None:
         (tmp_path / "cut.tar").write_bytes(data[:cut])
         rows = all_rows(opened(tmp_path, webdataset="cut.tar"))
         whole = [k for k in images if ends[f"{k}.json"] <= cut]
-        assert [r.key for r in rows if r.status == "ok" and r.caption == f"caption {r.key}"][: len(whole)] == whole
-        assert [r.reason for r in rows if r.status == "failed"] == ["truncated_archive" if cut > 512 else "unreadable_file"]
+        assert [r.key for r in rows if r.status == "ok" and r.caption == f"caption {r.key}"][
+            : len(whole)
+        ] == whole
+        assert [r.reason for r in rows if r.status == "failed"] == [
+            "truncated_archive" if cut > 512 else "unreadable_file"
+        ]
     (tmp_path / "cut.tar").write_bytes(data[: ends["000002.jpg"] - 5])
-    assert "000002.jpg" in [r.key for r in all_rows(opened(tmp_path, webdataset="cut.tar")) if r.status == "failed"]
+    assert "000002.jpg" in [
+        r.key for r in all_rows(opened(tmp_path, webdataset="cut.tar")) if r.status == "failed"
+    ]
 
 
 def test_tar_user_errors(tmp_path: Path) -> None:
@@ -358,7 +393,14 @@ def test_parquet_forms(tmp_path: Path, form: str) -> None:
         for i, data in enumerate(images):
             (tmp_path / f"{i}.jpg").write_bytes(data)
         column = pa.array([f"{i}.jpg" for i in range(10)])
-    table = pa.table({"image": column, "TEXT": [f"t{i}" for i in range(10)], "label": list(range(10)), "embedding": [[0.1, 0.2]] * 10})
+    table = pa.table(
+        {
+            "image": column,
+            "TEXT": [f"t{i}" for i in range(10)],
+            "label": list(range(10)),
+            "embedding": [[0.1, 0.2]] * 10,
+        }
+    )
     pq.write_table(table, tmp_path / "d.parquet", row_group_size=3)
     source = opened(tmp_path, parquet="d.parquet", part_rows=4, key_column="label")
     assert source.has_images
@@ -371,10 +413,17 @@ def test_parquet_forms(tmp_path: Path, form: str) -> None:
 
 def test_parquet_bad_rows_and_files(tmp_path: Path) -> None:
     image = pa.array(
-        [{"bytes": photo(0), "path": None}, {"bytes": photo(1), "path": None}, None, {"bytes": None, "path": "../x.jpg"}], image_type()
+        [
+            {"bytes": photo(0), "path": None},
+            {"bytes": photo(1), "path": None},
+            None,
+            {"bytes": None, "path": "../x.jpg"},
+        ],
+        image_type(),
     )
     pq.write_table(
-        pa.table({"image": image, "caption": ["a" * 100_000, "", None, "d"], "key": ["k", "k", None, "z"]}), tmp_path / "a.parquet"
+        pa.table({"image": image, "caption": ["a" * 100_000, "", None, "d"], "key": ["k", "k", None, "z"]}),
+        tmp_path / "a.parquet",
     )
     (tmp_path / "b.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-40])
     rows = all_rows(opened(tmp_path, parquet=["a.parquet", "b.parquet"], key_column="key"))
@@ -395,7 +444,13 @@ def test_parquet_bad_rows_and_files(tmp_path: Path) -> None:
 def test_parquet_damaged_pages_fail_their_part_only(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     words = [rng.bytes(200).hex() for _ in range(2000)]
-    pq.write_table(pa.table({"caption": words}), tmp_path / "d.parquet", row_group_size=1000, compression="zstd", use_dictionary=False)
+    pq.write_table(
+        pa.table({"caption": words}),
+        tmp_path / "d.parquet",
+        row_group_size=1000,
+        compression="zstd",
+        use_dictionary=False,
+    )
     data = bytearray((tmp_path / "d.parquet").read_bytes())
     meta = pq.ParquetFile(tmp_path / "d.parquet").metadata.row_group(1).column(0)
     start = meta.data_page_offset  # the page's header
@@ -417,7 +472,10 @@ def save_to_disk(folder: Path, table: pa.Table, shards: int = 2, batch: int = 7)
     names = []
     for i in range(shards):
         names.append(f"data-{i:05d}-of-{shards:05d}.arrow")
-        with pa.OSFile(str(folder / names[-1]), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        with (
+            pa.OSFile(str(folder / names[-1]), "wb") as sink,
+            pa.ipc.new_stream(sink, table.schema) as writer,
+        ):
             writer.write_table(table.slice(i * step, step), max_chunksize=batch)
     (folder / "state.json").write_text(
         json.dumps({"_data_files": [{"filename": n} for n in names], "_fingerprint": "0", "_split": "train"})
@@ -428,7 +486,9 @@ def save_to_disk(folder: Path, table: pa.Table, shards: int = 2, batch: int = 7)
 def test_hugging_face_folder(tmp_path: Path) -> None:
     images = [photo(i) for i in range(50)]
     column = pa.array([{"bytes": b, "path": None} for b in images], image_type())
-    table = pa.table({"image": column, "captions": [[f"c{i}", "other"] for i in range(50)], "n": list(range(50))})
+    table = pa.table(
+        {"image": column, "captions": [[f"c{i}", "other"] for i in range(50)], "n": list(range(50))}
+    )
     save_to_disk(tmp_path / "ds/train", table)
     (tmp_path / "ds/dataset_dict.json").write_text('{"splits": ["train"]}')
     source = opened(tmp_path, hf="ds", part_rows=10, key_column="n")
@@ -454,9 +514,14 @@ def test_hugging_face_folder_made_by_datasets(tmp_path: Path) -> None:
 def test_arrow_file_format(tmp_path: Path) -> None:
     table = pa.table({"text": [f"t{i}" for i in range(20)]})
     save_to_disk(tmp_path / "ds", table, shards=1)
-    with pa.OSFile(str(tmp_path / "ds/data-00000-of-00001.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+    with (
+        pa.OSFile(str(tmp_path / "ds/data-00000-of-00001.arrow"), "wb") as sink,
+        pa.ipc.new_file(sink, table.schema) as writer,
+    ):
         writer.write_table(table, max_chunksize=6)
-    assert [r.caption for r in all_rows(opened(tmp_path, hf="ds", part_rows=5))] == [f"t{i}" for i in range(20)]
+    assert [r.caption for r in all_rows(opened(tmp_path, hf="ds", part_rows=5))] == [
+        f"t{i}" for i in range(20)
+    ]
 
 
 def test_blocks_are_cut_into_parts_that_cover_all_rows() -> None:
@@ -587,8 +652,15 @@ def test_parquet_strings_that_are_not_utf8(tmp_path: Path) -> None:
 def test_text_keys_and_errors(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id,caption\nx/1,a\nx/1,b\n,c\na:b%,d\n")
     rows = all_rows(opened(tmp_path, text="a.csv", key_column="id"))
-    assert [(r.key, r.status) for r in rows] == [("x:1", "ok"), ("x:1~2", "dropped"), ("2", "ok"), ("a%3Ab%25", "ok")]
-    refuse(lambda: opened(tmp_path, text="a.csv", key_column="ID"), "'ID'", "source.key_column", "id, caption")
+    assert [(r.key, r.status) for r in rows] == [
+        ("x:1", "ok"),
+        ("x:1~2", "dropped"),
+        ("2", "ok"),
+        ("a%3Ab%25", "ok"),
+    ]
+    refuse(
+        lambda: opened(tmp_path, text="a.csv", key_column="ID"), "'ID'", "source.key_column", "id, caption"
+    )
     (tmp_path / "b.csv").write_text("first caption\nsecond\n")
     refuse(lambda: opened(tmp_path, text="b.csv"), "b.csv", "first caption", "source.caption_column")
     (tmp_path / "c.csv").write_bytes("caption\nx\n".encode("utf-16"))
@@ -637,9 +709,13 @@ def test_limit_and_fingerprints(tmp_path: Path, kind: str) -> None:
     assert [p.fingerprint for p in first.parts()] == [p.fingerprint for p in second.parts()]
     assert len({p.fingerprint for p in first.parts()}) == len(first.parts()) > 1
     contents = [first.verify_fingerprint(p) for p in first.parts()]
-    name = {"folder": "photos/img0.jpg", "tar": "00000.tar", "parquet": "d.parquet", "hf": "ds/data-00000-of-00002.arrow", "text": "t.csv"}[
-        kind
-    ]
+    name = {
+        "folder": "photos/img0.jpg",
+        "tar": "00000.tar",
+        "parquet": "d.parquet",
+        "hf": "ds/data-00000-of-00002.arrow",
+        "text": "t.csv",
+    }[kind]
     os.utime(tmp_path / name, ns=(1, 1))
     touched = opened(tmp_path, **given)
     assert touched.parts()[0].fingerprint != first.parts()[0].fingerprint
@@ -648,7 +724,9 @@ def test_limit_and_fingerprints(tmp_path: Path, kind: str) -> None:
     data[-1] ^= 1
     (tmp_path / name).write_bytes(bytes(data))
     assert (
-        touched.verify_fingerprint(touched.parts()[-1 if kind != "folder" and kind != "tar" and kind != "hf" else 0])
+        touched.verify_fingerprint(
+            touched.parts()[-1 if kind != "folder" and kind != "tar" and kind != "hf" else 0]
+        )
         != contents[-1 if kind != "folder" and kind != "tar" and kind != "hf" else 0]
     )
     assert first.describe()
@@ -696,15 +774,21 @@ def test_keys_and_captions() -> None:
 def test_memory_does_not_grow_with_rows(tmp_path: Path) -> None:
     """Peak memory of reading 20,000 and 200,000 captions, each in its own process."""
     code = (
-        "import re,sys;from pathlib import Path;from ctrlsynth.recipe.schema import Source;from ctrlsynth.data.sources import open_source\n"
+        "import re,sys;from pathlib import Path;from ctrlsynth.recipe.schema import Source;from "
+        "ctrlsynth.data.sources import open_source\n"
         "s=open_source(Source(text=sys.argv[1]),Path('.'))\n"
-        "n=sum(1 for p in s.parts() for r in s.rows(p));print(n,re.search(r'VmHWM:\\s+(\\d+)',Path('/proc/self/status').read_text())[1])"
+        "n=sum(1 for p in s.parts() for r in "
+        "s.rows(p));print(n,re.search(r'VmHWM:\\s+(\\d+)',Path('/proc/self/status').read_text())[1])"
     )
     peaks = []
     for count in (20_000, 200_000):
         path = tmp_path / f"{count}.csv"
-        path.write_text("caption,url\n" + "".join(f"a caption with number {i},http://x/{i}\n" for i in range(count)))
-        out = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True).stdout.split()
+        path.write_text(
+            "caption,url\n" + "".join(f"a caption with number {i},http://x/{i}\n" for i in range(count))
+        )
+        out = subprocess.run(
+            [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+        ).stdout.split()
         assert int(out[0]) == count
         peaks.append(int(out[1]))
     assert peaks[1] < 1.1 * peaks[0]

@@ -1,4 +1,5 @@
-"""Evaluators on small sets in the public layouts: scores worked out by hand, resume, wrong folders in one line, comparison."""
+"""Evaluators on small sets in the public layouts: scores worked out by hand, resume, wrong folders in one
+line, comparison."""
 
 from __future__ import annotations
 
@@ -27,8 +28,11 @@ NAMES = ["red", "green", "blue"]
 
 
 def test_zero_shot_by_hand(tmp_path: Path) -> None:
-    """Five of six squares show their class; the two of class 0 are half right: accuracy 5/6, mean per-class recall (1/2 + 1 + 1) / 3."""
-    classification_set(tmp_path / "shapes", [0, 0, 1, 1, 2, 2], ["red", "blue", "green", "green", "blue", "blue"], NAMES)
+    """Five of six squares show their class; the two of class 0 are half right: accuracy 5/6, mean per-class
+    recall (1/2 + 1 + 1) / 3."""
+    classification_set(
+        tmp_path / "shapes", [0, 0, 1, 1, 2, 2], ["red", "blue", "green", "green", "blue", "blue"], NAMES
+    )
     (result,) = evaluate_all(ColourClip(), tmp_path, tmp_path / "out")
     assert result.scores["acc1"].value == pytest.approx(5 / 6)
     assert result.scores["mean_per_class_recall"].value == pytest.approx(5 / 6)
@@ -59,7 +63,9 @@ def test_a_task_that_is_done_is_not_done_again_unless_its_question_changes(tmp_p
     evaluate_all(model, tmp_path / "data", tmp_path / "out")
     evaluate_all(model, tmp_path / "data", tmp_path / "out")
     assert model.images == 12
-    (data / "zeroshot_classification_templates.txt").write_text("a drawing of a {c}\n")  # under the same name, `folder`
+    (data / "zeroshot_classification_templates.txt").write_text(
+        "a drawing of a {c}\n"
+    )  # under the same name, `folder`
     evaluate_all(model, tmp_path / "data", tmp_path / "out")
     assert model.images == 15
     with pytest.raises(UserError, match="result of another model"):
@@ -83,8 +89,13 @@ def test_an_interrupted_evaluation_keeps_what_is_finished(tmp_path: Path) -> Non
 
 
 def test_retrieval_with_several_captions_by_hand(tmp_path: Path) -> None:
-    """Three images, the blue one's captions say yellow: its own texts come last, and its texts find another image."""
-    captions = {"red": ["a red square", "red"], "green": ["green thing"], "blue": ["yellow", "a yellow square", "yellow paint"]}
+    """Three images, the blue one's captions say yellow: its own texts come last, and its texts find another
+    image."""
+    captions = {
+        "red": ["a red square", "red"],
+        "green": ["green thing"],
+        "blue": ["yellow", "a yellow square", "yellow paint"],
+    }
     rows = [{"png": square(c), "txt": "\n".join(t).encode()} for c, t in captions.items()]
     write_shards(tmp_path / "data" / "walls" / "test", rows)
     (result,) = evaluate_all(ColourClip(), tmp_path / "data", tmp_path / "out")
@@ -111,21 +122,33 @@ def test_captions_json_in_both_forms(tmp_path: Path, form: str) -> None:
             "annotations": [{"image_id": n, "caption": f"a {c}\n square"} for n, c in enumerate(NAMES)],
         }
     else:
-        rows: list[dict[str, Any]] = [{"filename": f"{c}.png", "split": "test", "sentences": [{"raw": f"a {c} square "}]} for c in NAMES]
+        rows: list[dict[str, Any]] = [
+            {"filename": f"{c}.png", "split": "test", "sentences": [{"raw": f"a {c} square "}]} for c in NAMES
+        ]
         data = {"images": [*rows, {"filename": "gone.png", "split": "train", "sentences": []}]}
     (tmp_path / "captions.json").write_text(json.dumps(data))
-    assert [(Path(where).stem, captions) for _, where, captions in retrieval.pairs(tmp_path)] == [(c, (f"a {c} square",)) for c in NAMES]
+    assert [(Path(where).stem, captions) for _, where, captions in retrieval.pairs(tmp_path)] == [
+        (c, (f"a {c} square",)) for c in NAMES
+    ]
 
 
 def test_pairs_are_strict_and_the_average_is_unweighted(tmp_path: Path) -> None:
     sets = {
-        "swap": [("red", "a red square", "a blue square"), ("red", "a red square", "a red box"), ("blue", "red", "blue")],
+        "swap": [
+            ("red", "a red square", "a blue square"),
+            ("red", "a red square", "a red box"),
+            ("blue", "red", "blue"),
+        ],
         "add": [("green", "green", "green and red")],
     }
     pairs_set(tmp_path / "data" / "crepe", sets)
     (result,) = evaluate_all(ColourClip(), tmp_path / "data", tmp_path / "out")
     scores = {k: v.value for k, v in result.scores.items()}
-    assert scores == {"swap": pytest.approx(1 / 3), "add": 1.0, "acc": pytest.approx(2 / 3)}  # the tie is wrong
+    assert scores == {
+        "swap": pytest.approx(1 / 3),
+        "add": 1.0,
+        "acc": pytest.approx(2 / 3),
+    }  # the tie is wrong
     low, high = result.scores["acc"].low, result.scores["acc"].high
     assert low == pytest.approx(0.5), "the file that is all right never moves, the other falls to 0"
     assert high is not None
@@ -138,7 +161,9 @@ def test_probe_and_few_shot_on_separable_colours(tmp_path: Path) -> None:
     folder = tmp_path / "data" / "cifar10"
     for split in ("train", "test"):
         classification_set(folder, labels, [names[n] for n in labels], names, split)
-    (folder / "classnames.txt").write_text("".join(f"{n}\n" for n in [*names, "p", "q", "r", "s", "t"]))  # CIFAR-10 has ten
+    (folder / "classnames.txt").write_text(
+        "".join(f"{n}\n" for n in [*names, "p", "q", "r", "s", "t"])
+    )  # CIFAR-10 has ten
     found = {r.task: r for r in evaluate_all(ColourClip(), tmp_path / "data", tmp_path / "out")}
     assert set(found) == {"cifar10", "linear-cifar10", "few-shot-cifar10"}
     assert found["linear-cifar10"].scores["acc1"].value == 1.0
@@ -154,7 +179,9 @@ def _long_tail(folder: Path) -> Path:
         (folder / "images" / f"{colour} square.png").write_bytes(square(colour))
     (folder / "classnames.txt").write_text("red\ngreen\nblue\n")
     counts = [120, 30, 4]
-    (folder / "train.txt").write_text("".join(f"{c} square.png {n}\n" * counts[n] for n, c in enumerate(NAMES)))
+    (folder / "train.txt").write_text(
+        "".join(f"{c} square.png {n}\n" * counts[n] for n, c in enumerate(NAMES))
+    )
     (folder / "test.txt").write_text("".join(f"{c} square.png {n}\n" * 10 for n, c in enumerate(NAMES)))
     return folder
 
@@ -181,7 +208,12 @@ def test_long_tail_with_extra_images_keeps_groups_and_iterations(tmp_path: Path)
 def test_the_papers_tasks_are_thirty_one_and_found_by_their_public_names(tmp_path: Path) -> None:
     """26 zero-shot sets of Tables 1 and 2, COCO, Flickr, SugarCrepe and two long-tailed ones."""
     groups = [t.group for t in tasks().values()]
-    assert (groups.count("table1"), groups.count("table2"), groups.count("sugarcrepe"), groups.count("long-tail")) == (20, 6, 1, 2)
+    assert (
+        groups.count("table1"),
+        groups.count("table2"),
+        groups.count("sugarcrepe"),
+        groups.count("long-tail"),
+    ) == (20, 6, 1, 2)
     assert {"coco", "flickr30k"} <= tasks().keys()
     (tmp_path / "wds_vtab-clevr_closest_object_distance_test").mkdir()
     ((task, _),) = choose(tmp_path, ["clevr_distance"])
@@ -235,7 +267,13 @@ def _break(folder: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ("no classnames", ["cifar10/classnames.txt: expected the names of the classes, one a line; cannot read it (No such file"]),
+        (
+            "no classnames",
+            [
+                "cifar10/classnames.txt: expected the names of the classes, one a line; cannot read it (No "
+                "such file"
+            ],
+        ),
         ("no count of shards", ["nshards.txt", "the number of tars"]),
         ("wrong number of classes", ["classnames.txt", "expected 10 classes, found 2"]),
         ("label outside", ["0.tar: s00000", "expected a class of 0..9, found '3'"]),
@@ -270,7 +308,9 @@ def test_sets_without_captions_without_files_and_folders_that_are_none(tmp_path:
         evaluate_all(ColourClip(), tmp_path, tmp_path / "out", ["walls"])
     classification_set(tmp_path / "own", [0], ["red"], NAMES)
     (tmp_path / "own" / "classnames.txt").unlink()
-    with pytest.raises(UserError, match=r"0\.tar: s00000: expected captions .* needs classnames\.txt beside its test folder"):
+    with pytest.raises(
+        UserError, match=r"0\.tar: s00000: expected captions .* needs classnames\.txt beside its test folder"
+    ):
         evaluate_all(ColourClip(), tmp_path, tmp_path / "out", ["own"])
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="expected a folder for the results, found a file"):
@@ -289,7 +329,13 @@ def _runs(tmp_path: Path, templates: dict[str, str]) -> list[Path]:
     shown = {"good": ["red", "green", "blue", "red"], "bad": ["red", "blue", "green", "red"]}
     for model, colours in shown.items():
         classification_set(tmp_path / model / "cifar10", [0, 1, 2, 0], colours, [*NAMES, *"abcdefg"])
-        evaluate_all(ColourClip(model), tmp_path / model, tmp_path / "runs" / model, ["cifar10"], Settings(templates=templates[model]))
+        evaluate_all(
+            ColourClip(model),
+            tmp_path / model,
+            tmp_path / "runs" / model,
+            ["cifar10"],
+            Settings(templates=templates[model]),
+        )
     return [tmp_path / "runs" / model for model in shown]
 
 
@@ -308,7 +354,10 @@ def test_compare_lays_runs_and_the_papers_side_by_side(tmp_path: Path) -> None:
 
 def test_two_template_sets_never_share_a_column(tmp_path: Path) -> None:
     found = compare(load_runs(_runs(tmp_path, {"good": "folder", "bad": "simple"})))
-    assert [c.title for c in found.columns] == ["cifar10 acc1 [templates=folder]", "cifar10 acc1 [templates=simple]"]
+    assert [c.title for c in found.columns] == [
+        "cifar10 acc1 [templates=folder]",
+        "cifar10 acc1 [templates=simple]",
+    ]
     assert [len(cells) for cells in found.rows.values()] == [1, 1]
     assert any("because templates differ" in note for note in found.notes)
 
@@ -336,18 +385,23 @@ def test_seeds_are_one_run_with_an_interval(tmp_path: Path) -> None:
 
 
 def test_delta_mtl_against_a_printed_row_takes_whole_tasks_of_the_paper(tmp_path: Path) -> None:
-    """With CIFAR-10 alone there is nothing to lay beside an average over nine sets; with all nine the task counts."""
+    """With CIFAR-10 alone there is nothing to lay beside an average over nine sets; with all nine the task
+    counts."""
     names = list(COLOURS)
     labels = [n for _ in range(8) for n in range(5)]
     folder = tmp_path / "data" / "cifar10"
     for split in ("train", "test"):
-        classification_set(folder, labels, [names[n] for n in labels], [*names, "p", "q", "r", "s", "t"], split)
+        classification_set(
+            folder, labels, [names[n] for n in labels], [*names, "p", "q", "r", "s", "t"], split
+        )
     evaluate_all(ColourClip(), tmp_path / "data", tmp_path / "out")
     baseline = "SynthCLIP, table 3 (Delta_MTL): CLIP, CC3M"
     found = compare(load_runs([tmp_path / "out"]), baseline=baseline, with_papers=True)
     column = found.columns[-1]
     assert column not in found.rows["out"]
-    assert found.rows["SynthCLIP, table 3 (Delta_MTL): SynthCI-30M"][column].value == pytest.approx(60.1, abs=0.1)
+    assert found.rows["SynthCLIP, table 3 (Delta_MTL): SynthCI-30M"][column].value == pytest.approx(
+        60.1, abs=0.1
+    )
     one = read_result(tmp_path / "out" / "linear-cifar10.json")
     for task in (t for t in tasks().values() if t.kind == "linear-probe"):
         write_result(tmp_path / "out" / f"{task.name}.json", replace(one, task=task.name, main="acc1"))
@@ -365,14 +419,21 @@ def test_delta_mtl_against_a_printed_row_takes_whole_tasks_of_the_paper(tmp_path
 def test_delta_mtl_between_runs_takes_the_sets_that_both_have(tmp_path: Path) -> None:
     classification_set(tmp_path / "data" / "cifar10", [0, 1], ["red", "green"], [*NAMES, *"abcdefg"])
     (one,) = evaluate_all(ColourClip(), tmp_path / "data", tmp_path / "x")
-    probe = replace(one, group="linear-probe", protocol={"kind": "linear-probe", "metric": "acc1", "val": "official"})
+    probe = replace(
+        one, group="linear-probe", protocol={"kind": "linear-probe", "metric": "acc1", "val": "official"}
+    )
     for run, scores in {"a": {"linear-dtd": 0.5, "linear-pets": 0.9}, "b": {"linear-dtd": 0.6}}.items():
         for task, value in scores.items():
-            write_result(tmp_path / run / f"{task}.json", replace(probe, task=task, main="acc1", scores={"acc1": Score(value)}))
+            write_result(
+                tmp_path / run / f"{task}.json",
+                replace(probe, task=task, main="acc1", scores={"acc1": Score(value)}),
+            )
     found = compare(load_runs([tmp_path / "a", tmp_path / "b"]), baseline="a")
     by_folder = compare(load_runs([tmp_path / "a", tmp_path / "b"]), baseline=f"{tmp_path}/x/../a/")
     assert by_folder.plain() == found.plain()
-    assert found.rows["b"][found.columns[-1]].value == pytest.approx(20.0)  # on DTD, not against the average with Pets
+    assert found.rows["b"][found.columns[-1]].value == pytest.approx(
+        20.0
+    )  # on DTD, not against the average with Pets
 
 
 def test_printed_averages_stand_beside_whole_averages_only(tmp_path: Path) -> None:
@@ -381,7 +442,10 @@ def test_printed_averages_stand_beside_whole_averages_only(tmp_path: Path) -> No
     twenty = [t for t in tasks().values() if t.group == "table1"]
     for task in twenty:
         scores = {task.metric: Score(0.5)}
-        write_result(tmp_path / "all" / f"{task.name}.json", replace(one, task=task.name, group="table1", main=task.metric, scores=scores))
+        write_result(
+            tmp_path / "all" / f"{task.name}.json",
+            replace(one, task=task.name, group="table1", main=task.metric, scores=scores),
+        )
         if task.name != "svhn":
             shutil.copytree(tmp_path / "all", tmp_path / "part", dirs_exist_ok=True)
     found = compare(load_runs([tmp_path / "all"]), with_papers=True)

@@ -1,4 +1,5 @@
-"""The evaluators' metrics against scikit-learn, torchmetrics and loops: random scores, ties, one class, empty classes, one row."""
+"""The evaluators' metrics against scikit-learn, torchmetrics and loops: random scores, ties, one class, empty
+classes, one row."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ def _scores(rows: int, classes: int, seed: int, ties: bool) -> tuple[metrics.Flo
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize(("rows", "classes"), [(1, 7), (1, 1), (200, 7), (500, 30)])
 @pytest.mark.parametrize("k", [1, 5])
-def test_top_k_is_scikit_learns_with_classes_turned_around(rows: int, classes: int, k: int, ties: bool) -> None:
+def test_top_k_is_scikit_learns_with_classes_turned_around(
+    rows: int, classes: int, k: int, ties: bool
+) -> None:
     """scikit-learn lets the higher index win a tie, we the lower: reversed classes make the two rules one."""
     scores, labels = _scores(rows, classes, 3, ties)
     ours = metrics.top_k_hits(scores, labels, k).mean()
@@ -44,26 +47,39 @@ def test_top_k_is_scikit_learns_with_classes_turned_around(rows: int, classes: i
 
 
 @pytest.mark.parametrize(("rows", "classes"), [(1, 5), (50, 1), (300, 12)])
-def test_mean_per_class_recall_is_balanced_accuracy_also_with_classes_that_do_not_occur(rows: int, classes: int) -> None:
+def test_mean_per_class_recall_is_balanced_accuracy_also_with_classes_that_do_not_occur(
+    rows: int, classes: int
+) -> None:
     scores, labels = _scores(rows, classes, 5, False)
     labels[labels == classes - 1] = 0  # the last class never occurs
     hits = metrics.top_k_hits(scores, labels, 1)
-    seen = np.isin(scores.argmax(1), labels)  # scikit-learn warns of predictions that are no label, and counts them as misses
+    seen = np.isin(
+        scores.argmax(1), labels
+    )  # scikit-learn warns of predictions that are no label, and counts them as misses
     assert seen.any() or rows == 1
-    assert metrics.mean_per_class_recall(hits, labels) == pytest.approx(balanced_accuracy_score(labels, scores.argmax(1)), abs=1e-12)
+    assert metrics.mean_per_class_recall(hits, labels) == pytest.approx(
+        balanced_accuracy_score(labels, scores.argmax(1)), abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("width", [1, 3])
-def test_recall_ranks_against_torchmetrics_and_a_loop(ties: bool, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recall_ranks_against_torchmetrics_and_a_loop(
+    ties: bool, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_torchvision_importable("clip")  # torchmetrics imports it
     from torchmetrics.functional.retrieval import retrieval_hit_rate
 
     rng = np.random.default_rng(11)
-    queries, gallery = rng.normal(size=(40, 6)).astype(np.float32), rng.normal(size=(57, 6)).astype(np.float32)
+    queries, gallery = (
+        rng.normal(size=(40, 6)).astype(np.float32),
+        rng.normal(size=(57, 6)).astype(np.float32),
+    )
     if ties:
         queries, gallery = np.round(queries), np.round(gallery)
-    positives = [sorted(rng.choice(57, size=rng.integers(1, width + 1), replace=False).tolist()) for _ in range(40)]
+    positives = [
+        sorted(rng.choice(57, size=rng.integers(1, width + 1), replace=False).tolist()) for _ in range(40)
+    ]
     monkeypatch.setattr(metrics, "BLOCK_VALUES", 57 * 7)  # several blocks, the last one short
     ranks = metrics.recall_ranks(queries, gallery, positives)
     for q in range(40):
@@ -74,11 +90,17 @@ def test_recall_ranks_against_torchmetrics_and_a_loop(ties: bool, width: int, mo
             target = torch.zeros(57, dtype=torch.bool)
             target[positives[q]] = True
             for k in (1, 5, 10):
-                assert float(ranks[q] < k) == float(retrieval_hit_rate(torch.from_numpy(scores), target, top_k=k))
+                assert float(ranks[q] < k) == float(
+                    retrieval_hit_rate(torch.from_numpy(scores), target, top_k=k)
+                )
 
 
 def test_a_tie_between_caption_and_negative_is_wrong() -> None:
-    assert metrics.strict_preference(np.array([0.3, 0.2, 0.1]), np.array([0.2, 0.2, 0.2])).tolist() == [True, False, False]
+    assert metrics.strict_preference(np.array([0.3, 0.2, 0.1]), np.array([0.2, 0.2, 0.2])).tolist() == [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_delta_mtl_is_the_papers_within_a_tenth_of_a_point() -> None:
@@ -110,13 +132,17 @@ def test_delta_mtl_refuses_other_tasks_and_a_baseline_of_zero() -> None:
 
 
 def test_the_papers_averages_follow_from_their_columns() -> None:
-    """Table 1 to 4 and the SynthCLIP tables: printed averages within a rounding, and the contradiction that METHODS names is there."""
+    """Table 1 to 4 and the SynthCLIP tables: printed averages within a rounding, and the contradiction that
+    METHODS names is there."""
     for table in tables():
         printed = (table.printed or {}).get("average")
         if printed is None:
             continue
         for values, average in zip(table.rows.values(), printed, strict=True):
-            assert sum(values.values()) / len(values) == pytest.approx(average, abs=0.11), (table.table, average)
+            assert sum(values.values()) / len(values) == pytest.approx(average, abs=0.11), (
+                table.table,
+                average,
+            )
     one = next(t for t in tables() if t.paper == "CtrlSynth" and t.table == "1")
     mean = {model: sum(values.values()) / len(values) for model, values in one.rows.items()}
     assert round(mean["CtrlSynth, CC12M"] - mean["CLIP, CC12M"], 1) == 2.7
@@ -153,7 +179,9 @@ def test_the_probe_finds_scikit_learns_optimum(c: float) -> None:
     ours = features.astype(np.float64) @ weight.T + bias
     reference = theirs.decision_function(features.astype(np.float64))
     np.testing.assert_allclose(
-        ours - ours.mean(1, keepdims=True), reference - reference.mean(1, keepdims=True), atol=2e-3 * max(1.0, c**0.25)
+        ours - ours.mean(1, keepdims=True),
+        reference - reference.mean(1, keepdims=True),
+        atol=2e-3 * max(1.0, c**0.25),
     )
 
 
@@ -184,7 +212,9 @@ def test_an_episode_is_the_nearest_centroid_after_centring() -> None:
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         asked /= np.linalg.norm(asked, axis=1, keepdims=True)
         model = NearestCentroid().fit(rows, np.repeat(np.arange(5), 5))
-        assert few_shot.accuracy(support, query) == pytest.approx((model.predict(asked) == np.repeat(np.arange(5), 6)).mean())
+        assert few_shot.accuracy(support, query) == pytest.approx(
+            (model.predict(asked) == np.repeat(np.arange(5), 6)).mean()
+        )
 
 
 def test_groups_are_the_papers_and_stay_when_images_are_added() -> None:
@@ -192,7 +222,12 @@ def test_groups_are_the_papers_and_stay_when_images_are_added() -> None:
     assert long_tail.groups(counts).tolist() == [0, 0, 1, 1, 2, 2, 2]
     logits = np.eye(7, dtype=np.float32)
     scores = long_tail.group_scores(logits, np.array([0, 1, 2, 3, 4, 5, 0]), counts)
-    assert {k: round(v.value, 3) for k, v in scores.items()} == {"acc1": 0.857, "head": 0.667, "medium": 1.0, "tail": 1.0}
+    assert {k: round(v.value, 3) for k, v in scores.items()} == {
+        "acc1": 0.857,
+        "head": 0.667,
+        "medium": 1.0,
+        "tail": 1.0,
+    }
 
 
 def test_logit_adjustment_lifts_the_tail() -> None:

@@ -1,4 +1,5 @@
-"""The evaluators on real embeddings (pictures painted by `scenes`, an open_clip model) against scikit-learn and torchmetrics, to 1e-6."""
+"""The evaluators on real embeddings (pictures painted by `scenes`, an open_clip model) against scikit-learn
+and torchmetrics, to 1e-6."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ CAPTIONS = [f"a {NAMES[label]} {n}" for n, label in enumerate(LABELS)]
 
 @lru_cache(maxsize=1)
 def place() -> tuple[Path, list[bytes]]:
-    """A folder with `model/`, `data/shapes` (classes) and `data/walls` (two captions an image); the encoded images."""
+    """A folder with `model/`, `data/shapes` (classes) and `data/walls` (two captions an image); the encoded
+    images."""
     base = Path(mkdtemp(prefix="real-"))
     built = build("tiny", seed=3)
     (base / "model").mkdir()
@@ -37,10 +39,18 @@ def place() -> tuple[Path, list[bytes]]:
         out = io.BytesIO()
         made.save(out, "PNG")
         images.append(out.getvalue())
-    write_shards(base / "data/shapes/test", [{"png": i, "cls": str(n).encode()} for i, n in zip(images, LABELS, strict=True)])
+    write_shards(
+        base / "data/shapes/test",
+        [{"png": i, "cls": str(n).encode()} for i, n in zip(images, LABELS, strict=True)],
+    )
     (base / "data/shapes/classnames.txt").write_text("".join(f"{n}\n" for n in NAMES))
-    (base / "data/shapes/zeroshot_classification_templates.txt").write_text("a photo of a {c}.\na drawing of a {c}.\n")
-    write_shards(base / "data/walls/test", [{"png": i, "txt": f"{t}\nlook, {t}".encode()} for i, t in zip(images, CAPTIONS, strict=True)])
+    (base / "data/shapes/zeroshot_classification_templates.txt").write_text(
+        "a photo of a {c}.\na drawing of a {c}.\n"
+    )
+    write_shards(
+        base / "data/walls/test",
+        [{"png": i, "txt": f"{t}\nlook, {t}".encode()} for i, t in zip(images, CAPTIONS, strict=True)],
+    )
     return base, images
 
 
@@ -54,8 +64,12 @@ def test_scores_are_the_libraries() -> None:
     assert len(np.unique(logits.round(6))) > 100, "no degenerate embeddings"
     scores = {name: s.value for name, s in found["shapes"].items()}
     assert scores["acc1"] == pytest.approx(accuracy_score(LABELS, logits.argmax(1)), abs=1e-6)
-    assert scores["acc5"] == pytest.approx(top_k_accuracy_score(LABELS, logits, k=5, labels=range(7)), abs=1e-6)
-    assert scores["mean_per_class_recall"] == pytest.approx(balanced_accuracy_score(LABELS, logits.argmax(1)), abs=1e-6)
+    assert scores["acc5"] == pytest.approx(
+        top_k_accuracy_score(LABELS, logits, k=5, labels=range(7)), abs=1e-6
+    )
+    assert scores["mean_per_class_recall"] == pytest.approx(
+        balanced_accuracy_score(LABELS, logits.argmax(1)), abs=1e-6
+    )
     from torch import from_numpy, zeros
     from torchmetrics.functional.retrieval import retrieval_hit_rate
 

@@ -1,4 +1,5 @@
-"""A long-tailed cut of Fashion-MNIST: the reader on idx files of its own, and the whole route from cut to augmented head."""
+"""A long-tailed cut of Fashion-MNIST: the reader on idx files of its own, and the whole route from cut to
+augmented head."""
 
 from __future__ import annotations
 
@@ -37,7 +38,10 @@ def test_the_cut_falls_from_most_to_least_and_repeats(tmp_path: Path) -> None:
     for stem, each in (("train", 40), ("t10k", 3)):
         labels = np.tile(np.arange(10, dtype=np.uint8), each)
         _idx(source / f"{stem}-labels-idx1-ubyte.gz", labels)
-        _idx(source / f"{stem}-images-idx3-ubyte.gz", np.broadcast_to(labels[:, None, None] * 20, (len(labels), 4, 4)).astype(np.uint8))
+        _idx(
+            source / f"{stem}-images-idx3-ubyte.gz",
+            np.broadcast_to(labels[:, None, None] * 20, (len(labels), 4, 4)).astype(np.uint8),
+        )
     made = fashion_lt.make(tmp_path / "a", 40, 2, 3, 0, source)
     assert (max(made), min(made), len(set(made)) > 5) == (40, 2, True)
     assert made != sorted(made)
@@ -45,7 +49,9 @@ def test_the_cut_falls_from_most_to_least_and_repeats(tmp_path: Path) -> None:
     assert [n for _, n in sorted(Counter(label for _, label in rows).items())] == made
     with Image.open(tmp_path / "a" / "images" / rows[-1][0]) as image:
         assert image.getpixel((0, 0)) == (255 - 180,) * 3, "the last class, on white"
-    assert Counter(label for _, label in read_split(tmp_path / "a" / "test.txt", 10)) == dict.fromkeys(range(10), 3)
+    assert Counter(label for _, label in read_split(tmp_path / "a" / "test.txt", 10)) == dict.fromkeys(
+        range(10), 3
+    )
     fashion_lt.make(tmp_path / "b", 40, 2, 3, 0, source)
     assert (tmp_path / "a" / "train.txt").read_text() == (tmp_path / "b" / "train.txt").read_text()
     with pytest.raises(SystemExit, match="has 40 images of train, 41 are wanted"):
@@ -54,7 +60,8 @@ def test_the_cut_falls_from_most_to_least_and_repeats(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not fashion_lt.SOURCE.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
 def test_the_whole_route_where_debians_dataset_is_installed(tmp_path: Path) -> None:
-    """Small: about 300 images. The embedded models cannot draw clothes, so nothing is claimed of the scores but that they are there."""
+    """Small: about 300 images. The embedded models cannot draw clothes, so nothing is claimed of the scores
+    but that they are there."""
     from ctrlsynth.clip.model import build, load_model, save_folder
 
     made = fashion_lt.make(tmp_path / "data" / "fashion-lt", 120, 3, 5, 0)
@@ -72,7 +79,9 @@ def test_the_whole_route_where_debians_dataset_is_installed(tmp_path: Path) -> N
     save_folder(tmp_path / "model", built.module, built.config)
     model = load_model(tmp_path / "model")
     (plain,) = evaluate_all(model, tmp_path / "data", tmp_path / "plain")
-    (more,) = evaluate_all(model, tmp_path / "data", tmp_path / "more", settings=Settings(extra=tmp_path / "extra"))
+    (more,) = evaluate_all(
+        model, tmp_path / "data", tmp_path / "more", settings=Settings(extra=tmp_path / "extra")
+    )
     assert plain.protocol == more.protocol, "the same number of iterations"
     assert set(plain.scores) == set(more.scores) == {"acc1", "head", "medium", "tail"}
     assert more.notes == (f"trained on {sum(made) + len(extra)} images, {sum(made)} of them from train.txt",)

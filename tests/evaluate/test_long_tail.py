@@ -1,4 +1,5 @@
-"""A long-tailed split as a source: which classes, how often; a whole run on such a split, exported and given to the head."""
+"""A long-tailed split as a source: which classes, how often; a whole run on such a split, exported and given
+to the head."""
 
 from __future__ import annotations
 
@@ -37,9 +38,15 @@ def _split(folder: Path, counts: list[int] = COUNTS) -> dict[str, Any]:
         for i in range(counts[n]):
             (folder / "images" / f"{n} {i}.png").write_bytes(out.getvalue())
     (folder / "classnames.txt").write_text("\n".join(NAMES) + "\n")
-    (folder / "train.txt").write_text("".join(f"{n} {i}.png {n}\n" for n in range(3) for i in range(counts[n])))
+    (folder / "train.txt").write_text(
+        "".join(f"{n} {i}.png {n}\n" for n in range(3) for i in range(counts[n]))
+    )
     (folder / "test.txt").write_text("".join(f"{n} 0.png {n}\n" * 4 for n in range(3)))
-    return {"split": str(folder / "train.txt"), "images": str(folder / "images"), "classnames": str(folder / "classnames.txt")}
+    return {
+        "split": str(folder / "train.txt"),
+        "images": str(folder / "images"),
+        "classnames": str(folder / "classnames.txt"),
+    }
 
 
 def _rows(settings: dict[str, Any], part_rows: int = 1000) -> list[Any]:
@@ -57,7 +64,11 @@ def test_groups_per_and_multiplier(tmp_path: Path) -> None:
     assert Counter(r.metadata["label"] for r in both) == {1: 40, 2: 6}
     a_class = _rows({**where, "groups": ["tail", "head"], "per": "class", "multiplier": 7})
     assert Counter(r.metadata["label"] for r in a_class) == {0: 7, 2: 7}
-    assert Counter(r.key.partition("#")[0] for r in a_class if r.metadata["label"] == 2) == {"2 0.png": 3, "2 1.png": 2, "2 2.png": 2}
+    assert Counter(r.key.partition("#")[0] for r in a_class if r.metadata["label"] == 2) == {
+        "2 0.png": 3,
+        "2 1.png": 2,
+        "2 2.png": 2,
+    }
 
 
 def test_parts_change_nothing_and_missing_images_are_rows(tmp_path: Path) -> None:
@@ -65,14 +76,18 @@ def test_parts_change_nothing_and_missing_images_are_rows(tmp_path: Path) -> Non
     (tmp_path / "images" / "2 1.png").unlink()
     (tmp_path / "images" / "2 2.png").write_bytes(b"no")
     rows = _rows(where, part_rows=4)
-    assert [(r.key, r.caption, r.reason) for r in rows] == [(r.key, r.caption, r.reason) for r in _rows(where)]
+    assert [(r.key, r.caption, r.reason) for r in rows] == [
+        (r.key, r.caption, r.reason) for r in _rows(where)
+    ]
     assert Counter(r.reason for r in rows) == {None: 7, "missing_file": 7, "not_an_image": 7}
 
 
 def test_wrong_splits_are_one_line(tmp_path: Path) -> None:
     path = tmp_path / "train.txt"
     path.write_text("a b.jpg 0\nc.jpg 7\n")
-    with pytest.raises(UserError, match=r"train\.txt:2: expected 'path label' with a label of 0\.\.2, found 'c\.jpg 7'"):
+    with pytest.raises(
+        UserError, match=r"train\.txt:2: expected 'path label' with a label of 0\.\.2, found 'c\.jpg 7'"
+    ):
         read_split(path, 3)
     path.write_text("a b.jpg 0\n\n")
     assert read_split(path, 3) == [("a b.jpg", 0)]
@@ -87,13 +102,16 @@ def test_wrong_splits_are_one_line(tmp_path: Path) -> None:
 
 
 def test_the_whole_route_from_split_to_augmented_head(tmp_path: Path) -> None:
-    """SP3 on the tail's images with the embedded models, exported as an image folder, then the head with and without it."""
+    """SP3 on the tail's images with the embedded models, exported as an image folder, then the head with and
+    without it."""
     where = _split(tmp_path / "data" / "lt")
     made = run(
         parse_recipe(
             {
-                "name": "lt", "source": {"long_tail": {**where, "multiplier": 2}}, "paths": ["SP3"], "mix": "capimg",
-                "models": {"tagger": "wordnet", "llm": "realizer", "text_to_image": {"scenes": None, "size": 96}},
+                "name": "lt", "source": {"long_tail": {**where, "multiplier": 2}}, "paths": ["SP3"],
+                "mix": "capimg",
+                "models": {"tagger": "wordnet", "llm": "realizer", "text_to_image": {"scenes": None,
+                "size": 96}},
                 "judge": {"tagger": "reference", "threshold": 0.0},
             }
         ),
@@ -104,7 +122,9 @@ def test_the_whole_route_from_split_to_augmented_head(tmp_path: Path) -> None:
     folder, rows = long_tail.read_extra(tmp_path / "made", 3)
     assert (folder, {label for _, label in rows}, len(rows)) == (tmp_path / "made", {2}, 6)
     (plain,) = evaluate_all(ColourClip(), tmp_path / "data", tmp_path / "a")
-    (more,) = evaluate_all(ColourClip(), tmp_path / "data", tmp_path / "b", settings=Settings(extra=tmp_path / "made"))
+    (more,) = evaluate_all(
+        ColourClip(), tmp_path / "data", tmp_path / "b", settings=Settings(extra=tmp_path / "made")
+    )
     assert plain.protocol == more.protocol
     assert (plain.data, set(plain.scores)) != (more.data, set())
     assert more.notes == ("trained on 130 images, 124 of them from train.txt",)

@@ -36,7 +36,10 @@ class Painter:
     batch = 8
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Painting]:
-        return [Painting(Image.new("RGB", (20, 12), (200 if p.seed % 3 else 0, p.seed % 200, 50))) for p in prompts]
+        return [
+            Painting(Image.new("RGB", (20, 12), (200 if p.seed % 3 else 0, p.seed % 200, 50)))
+            for p in prompts
+        ]
 
 
 class Eye:
@@ -163,7 +166,10 @@ def test_members_are_what_the_tables_say(full: Run, tmp_path: Path) -> None:
         if facts["pair"] == "cap":
             original = Path(row["file"]).read_bytes()
             if row["file"].endswith(".gif"):  # the pixels, without loss
-                assert np.array_equal(np.asarray(Image.open(io.BytesIO(sample["png"]))), np.asarray(Image.open(row["file"]).convert("RGB")))
+                assert np.array_equal(
+                    np.asarray(Image.open(io.BytesIO(sample["png"]))),
+                    np.asarray(Image.open(row["file"]).convert("RGB")),
+                )
             else:
                 assert sample["image"] == original
                 assert row["file"].endswith(next(s for s in ("jpg", "png") if s in sample))
@@ -193,7 +199,10 @@ def test_same_run_same_bytes(full: Run, tmp_path: Path) -> None:
 def test_formats_hold_the_same_pairs(full: Run, tmp_path: Path) -> None:
     for format in ("webdataset", "parquet", "imagefolder", "csv"):
         export(full, tmp_path / format, format=format, max_per_shard=11)
-    wanted = [(s["json"]["id"], s["text"], hashlib.sha256(s["image"]).hexdigest()) for s in read_shards(tmp_path / "webdataset")]
+    wanted = [
+        (s["json"]["id"], s["text"], hashlib.sha256(s["image"]).hexdigest())
+        for s in read_shards(tmp_path / "webdataset")
+    ]
 
     def digest(path: Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -206,7 +215,9 @@ def test_formats_hold_the_same_pairs(full: Run, tmp_path: Path) -> None:
     with open(tmp_path / "csv/data.csv", newline="") as stream:
         cells = list(csv.DictReader(stream))
     assert [(r["id"], r["title"], digest(tmp_path / "csv" / r["filepath"])) for r in cells] == wanted
-    features = json.loads(pq.read_schema(tmp_path / "parquet/train-00000.parquet").metadata[b"huggingface"])["info"]["features"]
+    features = json.loads(pq.read_schema(tmp_path / "parquet/train-00000.parquet").metadata[b"huggingface"])[
+        "info"
+    ]["features"]
     assert features["image"] == {"_type": "Image"}
     assert set(features) == set(pq.read_schema(tmp_path / "parquet/train-00000.parquet").names)
 
@@ -215,7 +226,11 @@ def test_hugging_face_opens_it_with_images(full: Run, tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets", reason="the hf extra is not installed")
     for format, kind in (("parquet", "parquet"), ("imagefolder", "imagefolder")):
         export(full, tmp_path / format, format=format)
-        where = {"data_files": f"{tmp_path}/parquet/*.parquet"} if kind == "parquet" else {"data_dir": str(tmp_path / format)}
+        where = (
+            {"data_files": f"{tmp_path}/parquet/*.parquet"}
+            if kind == "parquet"
+            else {"data_dir": str(tmp_path / format)}
+        )
         data = datasets.load_dataset(kind, split="train", cache_dir=str(tmp_path / "cache"), **where)
         assert data[0]["image"].size in ((16, 10), (20, 12))
         assert len(data) == count_pairs(full)
@@ -225,7 +240,9 @@ def test_webdataset_opens_it(full: Run, tmp_path: Path) -> None:
     webdataset = pytest.importorskip("webdataset", reason="webdataset is not installed")
     export(full, tmp_path / "out")
     data = (
-        webdataset.WebDataset(str(tmp_path / "out/00000.tar"), shardshuffle=False).decode("pilrgb").rename(image="jpg;png;webp", text="txt")
+        webdataset.WebDataset(str(tmp_path / "out/00000.tar"), shardshuffle=False)
+        .decode("pilrgb")
+        .rename(image="jpg;png;webp", text="txt")
     )
     assert sum(1 for s in data if s["image"].size and s["text"]) == count_pairs(full)
 
@@ -332,7 +349,12 @@ def test_originals_that_went_away_are_counted(tmp_path: Path) -> None:
 
 def test_texts_without_images(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text("".join(f"a red {t} on a table\n" for t in THINGS))
-    data = {"name": "t", "source": {"text": "c.txt"}, "models": {"tagger": "wordnet"}, "paths": {"r": ["text", "tags", "text*"]}}
+    data = {
+        "name": "t",
+        "source": {"text": "c.txt"},
+        "models": {"tagger": "wordnet"},
+        "paths": {"r": ["text", "tags", "text*"]},
+    }
     made = run(parse_recipe(data), tmp_path / "run", base=tmp_path)
     assert count_pairs(made) == 8
     export(made, tmp_path / "out", format="csv")

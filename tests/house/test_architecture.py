@@ -1,4 +1,5 @@
-"""DESIGN section 1 as tests: imports run one way, files and functions stay small, and `ctrlsynth.cli.main` loads nothing heavy."""
+"""DESIGN section 1 as tests: imports run one way, files and functions stay small, and `ctrlsynth.cli.main`
+loads nothing heavy."""
 
 from __future__ import annotations
 
@@ -25,10 +26,12 @@ LAYER = {name: name for name in ORDER} | {
 }
 """What is not named is of the base: errors, sample, words, wordnet, matching, tables, ..."""
 SIDE = {"models", "data", "concepts", "report", "clip", "evaluate"}
-"""These stand beside the order: they import the base, the recipe, each other's base, and (report, data) a finished run."""
+"""These stand beside the order: they import the base, the recipe, each other's base, and (report, data) a
+finished run."""
 SIDE_MAY = {"recipe", "recipe_file", "control", "runs", *SIDE}
 HEAVY = set(
-    "torch torchvision transformers vllm diffusers ray pandas open_clip timm datasets openai xllamacpp onnxruntime onnx matplotlib pyarrow "
+    "torch torchvision transformers vllm diffusers ray pandas open_clip timm datasets openai xllamacpp "
+    "onnxruntime onnx matplotlib pyarrow "
     "pydantic numpy PIL".split()
 )
 
@@ -83,20 +86,31 @@ def test_files_and_functions_stay_small() -> None:
         if lines > 400:
             wrong.append(f"{name}: {lines} lines")
         for node in ast.walk(tree):
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and (node.end_lineno or 0) - node.lineno + 1 > 60:
+            if (
+                isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+                and (node.end_lineno or 0) - node.lineno + 1 > 60
+            ):
                 wrong.append(f"{name}:{node.lineno}: {node.name}")
     assert wrong == []
 
 
 def test_the_command_line_loads_nothing_heavy() -> None:
-    code = f"import sys, ctrlsynth.cli.main; print(sorted({HEAVY!r} & {{m.split('.')[0] for m in sys.modules}}))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    code = (
+        f"import sys, ctrlsynth.cli.main; print(sorted({HEAVY!r} & {{m.split('.')[0] for m in sys.modules}}))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
     assert out == "[]"
 
 
 def test_help_answers_at_once() -> None:
-    """At most 1.5 times the help of a bare typer program with two commands, the best of a few runs of each in turn, in processor time."""
-    peer = "import sys, typer; sys.argv=['x','--help']; app=typer.Typer(); app.command('a')(id); app.command('b')(id); app()"
+    """At most 1.5 times the help of a bare typer program with two commands, the best of a few runs of each in
+    turn, in processor time."""
+    peer = (
+        "import sys, typer; sys.argv=['x','--help']; app=typer.Typer(); app.command('a')(id); "
+        "app.command('b')(id); app()"
+    )
     ours = "import sys; sys.argv=['ctrlsynth','--help']; from ctrlsynth.cli.main.main import main; main()"
     times: dict[str, list[float]] = {peer: [], ours: []}
     for _ in range(5):
@@ -104,7 +118,9 @@ def test_help_answers_at_once() -> None:
             before = os.times()
             subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
             after = os.times()
-            taken.append(after.children_user - before.children_user + after.children_system - before.children_system)
+            taken.append(
+                after.children_user - before.children_user + after.children_system - before.children_system
+            )
     assert min(times[ours]) <= 1.5 * min(times[peer])
 
 
@@ -112,7 +128,11 @@ def test_public_functions_say_what_they_do() -> None:
     silent = []
     for name, _, tree in modules():
         for node in tree.body:
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_") and ast.get_docstring(node) is None:
+            if (
+                isinstance(node, (ast.FunctionDef, ast.ClassDef))
+                and not node.name.startswith("_")
+                and ast.get_docstring(node) is None
+            ):
                 silent.append(f"{name}: {node.name}")
         if not name.endswith("__init__.py") and ast.get_docstring(tree) is None:
             silent.append(name)

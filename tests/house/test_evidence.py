@@ -1,4 +1,5 @@
-"""The honest experiments, run whole at toy size: what is made, in which folders, that it goes on, and what the report says."""
+"""The honest experiments, run whole at toy size: what is made, in which folders, that it goes on, and what
+the report says."""
 
 from __future__ import annotations
 
@@ -27,21 +28,48 @@ def _vendor(folder: Path, things: int, colour: str | None) -> Path:
     """Another vendor's drawings: OpenMoji's, painted over, as PNG files named by code points."""
     folder.mkdir()
     names = sorted(n for n in vocabulary().drawings if n.isalpha() and n not in PEOPLE and singular(n) == n)
-    chosen = [d for d in (vocabulary().drawings[n] for n in names) if not d.source.startswith("own/")][:things]
+    chosen = [d for d in (vocabulary().drawings[n] for n in names) if not d.source.startswith("own/")][
+        :things
+    ]
     for drawing in chosen:
         coloured(drawing, colour, False, 64).save(folder / f"{drawing.source.lower()}.png")
     assert len(drawings_of(folder)) >= things
     return folder
 
 
-def test_scenes_at_toy_size_run_whole_go_on_and_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    vendors = ["--drawings", str(_vendor(tmp_path / "a", 12, None)), "--test-drawings", str(_vendor(tmp_path / "b", 12, "blue"))]
-    size = ["--scenes", "60", "--held-out", "20", "--things", "10", "--probe", "10", "--steps", "20", "--batch", "8", "--seeds", "0"]
+def test_scenes_at_toy_size_run_whole_go_on_and_are_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vendors = [
+        "--drawings",
+        str(_vendor(tmp_path / "a", 12, None)),
+        "--test-drawings",
+        str(_vendor(tmp_path / "b", 12, "blue")),
+    ]
+    size = [
+        "--scenes",
+        "60",
+        "--held-out",
+        "20",
+        "--things",
+        "10",
+        "--probe",
+        "10",
+        "--steps",
+        "20",
+        "--batch",
+        "8",
+        "--seeds",
+        "0",
+    ]
     arms = ["baseline", "mix", "mix-pf50"]
     asked = ["scenes", "--out", str(tmp_path / "out"), *vendors, *size, "--arms", *arms]
     evidence.main([*asked, "--report", str(tmp_path / "docs")])
     for arm in arms:
-        results = {t: read_result(tmp_path / "out" / "evals" / arm / "seed0" / f"{t}.json") for t in ("walls", "walls-other", "crepe")}
+        results = {
+            t: read_result(tmp_path / "out" / "evals" / arm / "seed0" / f"{t}.json")
+            for t in ("walls", "walls-other", "crepe")
+        }
         assert {r.samples for r in results.values()} == {20 * 8}, "equal samples"
         points = sorted((tmp_path / "out" / "curves" / arm / "seed0").iterdir())
         assert [read_result(p / "walls.json").samples for p in points] == [40, 80, 120, 160]
@@ -64,8 +92,12 @@ def test_scenes_at_toy_size_run_whole_go_on_and_are_reported(tmp_path: Path, cap
 
 
 def _clipart(root: Path) -> None:
-    """Four drawings as Debian's packages lay them out: one twice, one without a title, and three stamps, one of them without a text."""
-    rdf = '<svg xmlns:dc="http://purl.org/dc/elements/1.1/"><Work xmlns="http://web.resource.org/cc/"><dc:title>{}</dc:title></Work></svg>'
+    """Four drawings as Debian's packages lay them out: one twice, one without a title, and three stamps, one
+    of them without a text."""
+    rdf = (
+        '<svg xmlns:dc="http://purl.org/dc/elements/1.1/"><Work '
+        'xmlns="http://web.resource.org/cc/"><dc:title>{}</dc:title></Work></svg>'
+    )
     for name, told in (("a/dog_01", "A  dog"), ("b/dog_01", "A dog"), ("b/cat", ""), ("b/car", "gramastar")):
         for kind in ("png", "svg"):
             (root / kind / name).parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +118,10 @@ def test_clip_art_is_read_as_the_packages_lay_it_out(tmp_path: Path) -> None:
     assert sorted(line.partition(",")[2] for line in lines[1:]) == ["A dog", "gramastar"]
     from ctrlsynth.evaluate.kinds.retrieval import pairs
 
-    assert {texts for _, _, texts in pairs(tmp_path / "out" / "eval" / "tuxpaint")} == {("A brown horse.",), ("A bee.",)}
+    assert {texts for _, _, texts in pairs(tmp_path / "out" / "eval" / "tuxpaint")} == {
+        ("A brown horse.",),
+        ("A bee.",),
+    }
     with Image.open(next((tmp_path / "out" / "real").glob("*.jpg"))) as image:
         assert image.size == (96, 96)
         assert image.getpixel((0, 0)) == (255, 255, 255)

@@ -1,5 +1,5 @@
-"""The README's commands, run in its order in a copy of what it needs, and their output compared with what it promises (`...` stands for
-anything: times, sizes, a text's tail)."""
+"""The README's commands, run in its order in a copy of what it needs, and their output compared with what it
+promises (`...` stands for anything: times, sizes, a text's tail)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from helpers import ROOT
 README = ROOT / "README.md"
 BIN = Path(sys.executable).parent
 HEADINGS = [
-    "The figure", "Try it", "Change one policy", "Real models", "At scale", "No real data", "Train and evaluate", "The two papers",
+    "The figure", "Try it", "Change one policy", "Real models", "At scale", "No real data",
+    "Train and evaluate", "The two papers",
     "The tree", "Glossary", "Add your own",
 ]  # fmt: skip
 
@@ -39,11 +40,14 @@ def test_it_is_short_and_in_order() -> None:
 
 def test_files_that_it_names_exist() -> None:
     text = README.read_text(encoding="utf-8")
-    named = set(re.findall(r"`((?:[\w.-]+/)+[\w.-]*|\w+\.py)`", text)) | set(re.findall(r"\]\((?!http)([^)#]+)\)", text))
+    named = set(re.findall(r"`((?:[\w.-]+/)+[\w.-]*|\w+\.py)`", text)) | set(
+        re.findall(r"\]\((?!http)([^)#]+)\)", text)
+    )
     missing = [
         n
         for n in named
-        if not any((base / n).exists() for base in (ROOT, ROOT / "src" / "ctrlsynth")) and not n.startswith(("runs/", "data/"))
+        if not any((base / n).exists() for base in (ROOT, ROOT / "src" / "ctrlsynth"))
+        and not n.startswith(("runs/", "data/"))
     ]
     assert missing == []
 
@@ -69,7 +73,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_commands_print_what_it_promises(place: Path) -> None:
-    env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
+    env = {
+        **os.environ,
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "COLUMNS": "100",
+        "NO_COLOR": "1",
+        "TERM": "dumb",
+    }
     checker = doctest.OutputChecker()
     ran = 0
     for command, promised in blocks():
@@ -77,11 +87,15 @@ def test_commands_print_what_it_promises(place: Path) -> None:
             continue
         # the environment that runs this test stands for the one that make would build
         command = re.sub(r"^make demo", f"make --no-print-directory -o .stamps/demo demo BIN={BIN}", command)
-        done = subprocess.run(command, shell=True, cwd=place, env=env, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, shell=True, cwd=place, env=env, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         if promised.strip():
             flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
             got = done.stdout
-            assert checker.check_output(promised, got, flags), f"$ {command}\npromised:\n{promised}\ngot:\n{got}"
+            assert checker.check_output(promised, got, flags), (
+                f"$ {command}\npromised:\n{promised}\ngot:\n{got}"
+            )
         ran += 1
     assert ran >= 5

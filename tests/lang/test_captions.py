@@ -1,4 +1,5 @@
-"""Captions about concepts: what is cleaned away and counted, the baselines of SynthCLIP's appendix B, and what the embedded writers say."""
+"""Captions about concepts: what is cleaned away and counted, the baselines of SynthCLIP's appendix B, and
+what the embedded writers say."""
 
 from __future__ import annotations
 
@@ -45,7 +46,11 @@ ASKED = TextController(TextPolicy(), 0).instruct("r", "concept", None, "teapot")
         ("I cannot create content about weapons.", "", "refusal"),
         ("I am unable to help with this request.", "", "refusal"),
         ("Write a caption for a photograph that shows this concept in a scene: teapot.", "", "echo"),
-        ("One short, grammatically correct sentence of at most 15 words that contains the teapot.", "", "echo"),
+        (
+            "One short, grammatically correct sentence of at most 15 words that contains the teapot.",
+            "",
+            "echo",
+        ),
         ("A teapot " + "and a cup " * 10, "", "too_long"),
         ("A nurse is unable to help a patient.", "A nurse is unable to help a patient.", None),
         ("I cannot believe how cute the dog is.", "I cannot believe how cute the dog is.", None),
@@ -81,16 +86,24 @@ def test_cleaning(reply: str, text: str, reason: str | None) -> None:
         ('2) "A dog naps."', "A dog naps.", ("quotes", "numbering")),
         ("A dog runs. (15 words)", "A dog runs.", ("word counts",)),
         ("A dog runs. (Word count: 3)", "A dog runs.", ("word counts",)),
-        ("1.5 litres of milk stand on a table (in red).", "1.5 litres of milk stand on a table (in red).", ()),
+        (
+            "1.5 litres of milk stand on a table (in red).",
+            "1.5 litres of milk stand on a table (in red).",
+            (),
+        ),
         ("Here is a dog: happy.", "Here is a dog: happy.", ()),
         ("Sure-footed goats climb.", "Sure-footed goats climb.", ()),
     ],
 )
-def test_what_stands_around_a_caption_is_taken_off_and_told(reply: str, text: str, off: tuple[str, ...] | None) -> None:
+def test_what_stands_around_a_caption_is_taken_off_and_told(
+    reply: str, text: str, off: tuple[str, ...] | None
+) -> None:
     assert clean(reply, "teapot", ASKED) == (text, None if off is not None else "line_break")
     if off is not None:
         assert peel(reply) == (text, off)
-        assert taken_off([{"status": "ok", "raw": reply}] * 2 + [{"status": "dropped", "raw": reply}]) == dict.fromkeys(off, 2)
+        assert taken_off(
+            [{"status": "ok", "raw": reply}] * 2 + [{"status": "dropped", "raw": reply}]
+        ) == dict.fromkeys(off, 2)
 
 
 def test_what_was_cut_is_not_whole_and_the_recipe_may_bound_the_length() -> None:
@@ -116,13 +129,18 @@ class Sayer:
         self._says, self.batch = list(says), batch
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        return [Reply(self._says[n % len(self._says)].replace("{}", r.tags.objects[0])) for n, r in enumerate(requests)]
+        return [
+            Reply(self._says[n % len(self._says)].replace("{}", r.tags.objects[0]))
+            for n, r in enumerate(requests)
+        ]
 
 
 class Sampler(Sayer):
     """Says with which options it was made."""
 
-    def __init__(self, *lines: str, temperature: float = 0.0, top_p: float = 1.0, presence_penalty: float = 0.0) -> None:
+    def __init__(
+        self, *lines: str, temperature: float = 0.0, top_p: float = 1.0, presence_penalty: float = 0.0
+    ) -> None:
         super().__init__(says=[f'"A {{}} at {temperature}, {top_p}, {presence_penalty}."'])
 
 
@@ -153,7 +171,11 @@ def test_the_ledger_counts_every_reason(tmp_path: Path) -> None:
         "...",
         "Output the sentence only and nothing else but {} at most 15 words " * 3,
     ]
-    recipe = captioned(tmp_path, "concept\n" + "".join(f"thing{n}\n" for n in range(10)), {"test_captions:Sayer": None, "says": says})
+    recipe = captioned(
+        tmp_path,
+        "concept\n" + "".join(f"thing{n}\n" for n in range(10)),
+        {"test_captions:Sayer": None, "says": says},
+    )
     made = run(recipe, tmp_path / "run", base=tmp_path)
     assert reasons(made, "write") == {"refusal": 2, "line_break": 2, "no_words": 2, "too_long": 2}
     rows = list(made.rows("write"))
@@ -163,9 +185,14 @@ def test_the_ledger_counts_every_reason(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("batch", [2, 3, 256])
 def test_a_concept_has_every_caption_once(tmp_path: Path, batch: int) -> None:
-    """However the rows fall into calls; another concept may have the same, and more variants keep what is there."""
+    """However the rows fall into calls; another concept may have the same, and more variants keep what is
+    there."""
     model = {"test_captions:Sayer": None, "says": ["A scene.", '"A scene."'], "batch": batch}
-    made = run(captioned(tmp_path, "concept\na\nb\nc\n", model, variants={"write": 3}), tmp_path / "run", base=tmp_path)
+    made = run(
+        captioned(tmp_path, "concept\na\nb\nc\n", model, variants={"write": 3}),
+        tmp_path / "run",
+        base=tmp_path,
+    )
     assert reasons(made, "write") == {"duplicate": 6}
     assert [r["id"][-1] for r in made.rows("write") if r["status"] == "ok"] == ["0"] * 3
     assert not any(r["chosen"] for r in made.rows("write") if r["status"] != "ok")
@@ -184,16 +211,22 @@ def caption(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     return capsys.readouterr().out
 
 
-def test_the_command_samples_as_the_paper_does_unless_told_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_samples_as_the_paper_does_unless_told_otherwise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bank = tmp_path / "bank.txt"
     bank.write_text("dog\ncat\n")
-    told = json.loads(caption(capsys, bank, "--llm", "test_captions:Sampler", "--n", 2, "--out", tmp_path / "a", "--json"))
+    told = json.loads(
+        caption(capsys, bank, "--llm", "test_captions:Sampler", "--n", 2, "--out", tmp_path / "a", "--json")
+    )
     assert told["taken_off"] == {"quotes": 2}
     assert {r["folder"]: r["dropped"] for r in told["ledger"]}["write"] == {"duplicate": 2}
     assert [r["text"] for r in Run.open(tmp_path / "a").rows("write")] == [
         f"A {c} at 0.7, 0.95, 1.0." for c in ("dog", "dog", "cat", "cat")
     ]
-    shown = caption(capsys, bank, "--llm", "{'test_captions:Sampler': null, temperature: 0}", "--out", tmp_path / "b")
+    shown = caption(
+        capsys, bank, "--llm", "{'test_captions:Sampler': null, temperature: 0}", "--out", tmp_path / "b"
+    )
     assert "taken off captions that stay: quotes of 2" in shown
     assert next(Run.open(tmp_path / "b").rows("write"))["text"] == "A dog at 0, 1.0, 0.0."
     caption(capsys, bank, "--llm", "naive:clip7", "--out", tmp_path / "c")
@@ -201,13 +234,21 @@ def test_the_command_samples_as_the_paper_does_unless_told_otherwise(tmp_path: P
 
 
 def test_a_model_that_refuses_everything_stops_the_run_with_the_reasons(tmp_path: Path) -> None:
-    recipe = captioned(tmp_path, "concept\na\nb\nc\n", {"test_captions:Sayer": None, "says": ["I'm sorry, I cannot help with that."]})
+    recipe = captioned(
+        tmp_path,
+        "concept\na\nb\nc\n",
+        {"test_captions:Sayer": None, "says": ["I'm sorry, I cannot help with that."]},
+    )
     with pytest.raises(WorkFailed, match=r"write: none of 3 rows came through \(refusal x 3\)"):
         run(recipe, tmp_path / "run", base=tmp_path)
 
 
 def test_odd_concepts_have_a_reason_or_a_caption(tmp_path: Path) -> None:
-    bank = 'concept\n"say ""hi"" to {braces}"\n"two\nlines"\n' + "x" * 10_000 + "\n...\n  spaced  \n\u00fc\u4e2d\n"
+    bank = (
+        'concept\n"say ""hi"" to {braces}"\n"two\nlines"\n'
+        + "x" * 10_000
+        + "\n...\n  spaced  \n\u00fc\u4e2d\n"
+    )
     recipe = captioned(tmp_path, bank, "realizer")
     made = run(recipe, tmp_path / "run", base=tmp_path)
     assert reasons(made, "read") == {"no_words": 1, "too_long": 1}
@@ -229,10 +270,18 @@ def test_an_empty_bank_is_refused(tmp_path: Path) -> None:
 
 
 def test_variants_differ_by_seed(tmp_path: Path) -> None:
-    made = run(captioned(tmp_path, "concept\ncastle\nsoup\n", "realizer", variants={"write": 6}), tmp_path / "run", base=tmp_path)
+    made = run(
+        captioned(tmp_path, "concept\ncastle\nsoup\n", "realizer", variants={"write": 6}),
+        tmp_path / "run",
+        base=tmp_path,
+    )
     texts = [r["text"] for r in made.rows("write")]
     assert len(set(texts)) >= 10
-    again = run(captioned(tmp_path, "concept\ncastle\nsoup\n", "realizer", variants={"write": 6}, seed=1), tmp_path / "run2", base=tmp_path)
+    again = run(
+        captioned(tmp_path, "concept\ncastle\nsoup\n", "realizer", variants={"write": 6}, seed=1),
+        tmp_path / "run2",
+        base=tmp_path,
+    )
     assert [r["text"] for r in again.rows("write")] != texts
 
 
@@ -240,7 +289,10 @@ def test_naive_puts_the_concept_into_clips_prompts() -> None:
     naive = Naive()
     assert len(naive.templates) == len(set(naive.templates)) == 80
     assert set(Naive("clip7").templates) < set(naive.templates)
-    said = {r.text for r in naive.generate([Request("", Tags(("tram",)), family="concept", seed=s) for s in range(80)])}
+    said = {
+        r.text
+        for r in naive.generate([Request("", Tags(("tram",)), family="concept", seed=s) for s in range(80)])
+    }
     assert len(said) == 80
     assert "a photo of a tram." in said
     assert naive.generate([Request("")])[0].error == "no_content"
@@ -259,9 +311,17 @@ def test_own_templates_of_naive_are_checked(tmp_path: Path) -> None:
 def test_the_three_attempts_of_the_appendix(tmp_path: Path) -> None:
     every = TextController(TextPolicy(), 0)
     assert {every.instruct(f"r{n}", "concept", None, "leopard").template for n in range(40)} == {"concept-1"}
-    free = TextController(TextPolicy(templates=["unconditioned"]), 0).instruct("r", "concept", None, "leopard").request
+    free = (
+        TextController(TextPolicy(templates=["unconditioned"]), 0)
+        .instruct("r", "concept", None, "leopard")
+        .request
+    )
     assert "leopard" not in free.instruction
-    topic = TextController(TextPolicy(templates=["topic"]), 0).instruct("r", "concept", None, "Wild Animals").request
+    topic = (
+        TextController(TextPolicy(templates=["topic"]), 0)
+        .instruct("r", "concept", None, "Wild Animals")
+        .request
+    )
     assert "topic" in topic.instruction
     assert "Wild Animals" in topic.instruction
     shown = tmp_path / "shown.txt"

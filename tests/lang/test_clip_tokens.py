@@ -1,4 +1,5 @@
-"""CLIP token ids: equal to open_clip's (frozen, and live where it is installed), and the fast ways equal to the slow."""
+"""CLIP token ids: equal to open_clip's (frozen, and live where it is installed), and the fast ways equal to
+the slow."""
 
 from __future__ import annotations
 
@@ -24,14 +25,31 @@ from helpers import FILES
 
 FROZEN = FILES / "clip_ids.json"
 WORDS = (
-    "a the dog cat red blue two children playing football café naïve Zürich don't it's we'll they're I'd you've I'm 42 1,000 3.14 #1 $9.99 "
-    '(photo) "quoted" well-known http://example.com/a_b?c=1&d=2 @user 50% C++ O\'Neil IMG_0001.JPG 北京 東京タワー москва Ελλάδα שלום '
+    "a the dog cat red blue two children playing football café naïve Zürich don't it's we'll they're I'd "
+    "you've I'm 42 1,000 3.14 #1 $9.99 "
+    '(photo) "quoted" well-known http://example.com/a_b?c=1&d=2 @user 50% C++ O\'Neil IMG_0001.JPG 北京 東京タワー '
+    "москва Ελλάδα שלום "
     "مرحبا हिन्दी ไทย 한국어 İstanbul ſmall straße ﬁne K ½ ² Ⅷ ａｂｃ"
 ).split()
 ODD = [
-    *"&amp; &lt;b&gt; &#39; &eacute; &amp;amp; &nbsp; &#x1F600; &notanentity; &#0; & &; 😀 👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽 🇩🇪 ❤️ 1️⃣ 🐕‍🦺".split(),
+    *"&amp; &lt;b&gt; &#39; &eacute; &amp;amp; &nbsp; &#x1F600; &notanentity; &#0; & &; 😀 👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽 "
+    "🇩🇪 ❤️ 1️⃣ 🐕‍🦺".split(),
     *"“smart” — … Ã© â€œ sÃ£o <start_of_text> <END_OF_TEXT> <|endoftext|> ’s".split(),
-    *["\u200b", "\u00ad", "\ufeff", "\x00", "\x85", "\u2028", "\u3000", "\t", "\r\n", "\x1b[31m", "\x1c", "\U0010ffff", "a\u0301"],
+    *[
+        "\u200b",
+        "\u00ad",
+        "\ufeff",
+        "\x00",
+        "\x85",
+        "\u2028",
+        "\u3000",
+        "\t",
+        "\r\n",
+        "\x1b[31m",
+        "\x1c",
+        "\U0010ffff",
+        "a\u0301",
+    ],
 ]
 
 
@@ -41,7 +59,11 @@ def texts(n: int) -> list[str]:
     out = ["", " ", "</w>"]
     while len(out) < n:
         if r.random() < 0.7:
-            out.append(r.choice(["", " "]).join(r.choice(r.choice([WORDS, WORDS, ODD])) for _ in range(r.randint(1, 18))))
+            out.append(
+                r.choice(["", " "]).join(
+                    r.choice(r.choice([WORDS, WORDS, ODD])) for _ in range(r.randint(1, 18))
+                )
+            )
         else:
             ranges = [(32, 126), (0, 0x2FF), (0, 0xD7FF), (0x1F300, 0x1FAFF), (0xE000, 0x10FFFF)]
             out.append("".join(chr(r.randint(*r.choice(ranges))) for _ in range(r.randint(1, 40))))
@@ -63,20 +85,30 @@ def test_ids_equal_open_clip_on_10000_texts_which_runs_only_where_open_clip_is_i
     package = util.find_spec("open_clip")
     if package is None or package.origin is None:
         pytest.skip("open_clip is not installed")
-    spec = util.spec_from_file_location("tokenizer", Path(package.origin).parent / "tokenizer.py")  # without the models beside it
+    spec = util.spec_from_file_location(
+        "tokenizer", Path(package.origin).parent / "tokenizer.py"
+    )  # without the models beside it
     assert spec is not None
     assert spec.loader is not None
     module = util.module_from_spec(spec)
     spec.loader.exec_module(module)
     tokenizer = module.SimpleTokenizer()
-    wrong = [t for t in texts(10_000) if clip_tokens.encode(t) != [clip_tokens.START, *tokenizer.encode(t), clip_tokens.END]]
+    wrong = [
+        t
+        for t in texts(10_000)
+        if clip_tokens.encode(t) != [clip_tokens.START, *tokenizer.encode(t), clip_tokens.END]
+    ]
     assert wrong == []
 
 
 @cache
 def table() -> tuple[dict[tuple[str, str], int], dict[str, int], dict[int, str]]:
     """The table as the original code builds it."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     letters = {b: chr(b) for b in printable}
     for b in range(256):
         if b not in letters:
@@ -120,7 +152,13 @@ def test_every_token_of_the_table_is_made_before_it_is_merged() -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.one_of(st.text("aeinorstlh", min_size=1, max_size=40), st.text("ab", min_size=1, max_size=30), st.text(min_size=1, max_size=12)))
+@given(
+    st.one_of(
+        st.text("aeinorstlh", min_size=1, max_size=40),
+        st.text("ab", min_size=1, max_size=30),
+        st.text(min_size=1, max_size=12),
+    )
+)
 def test_the_heap_merges_as_the_naive_rule(word: str) -> None:
     raw = word.encode("utf-8", "replace")
     assert clip_tokens._merged(raw) == naive(raw)
@@ -158,7 +196,10 @@ def test_a_word_of_100000_letters_is_no_trap() -> None:
 
 
 def test_import_loads_nothing_heavy_and_the_notice_lies_beside_the_table() -> None:
-    code = "import sys, ctrlsynth.lang.clip_tokens as c; c.count('a dog'); print(any(m in sys.modules for m in ('torch', 'ftfy', 'open_clip')))"
+    code = (
+        "import sys, ctrlsynth.lang.clip_tokens as c; c.count('a dog'); print(any(m in sys.modules for m "
+        "in ('torch', 'ftfy', 'open_clip')))"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "False"
     notice = (resources.files("ctrlsynth.lang") / "data" / "bpe_simple_vocab_16e6_LICENSE.txt").read_text()

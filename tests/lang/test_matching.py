@@ -1,4 +1,5 @@
-"""The judge's matchers: examples, a slow reading of the rules beside the fast one, kinds, violations, speed."""
+"""The judge's matchers: examples, a slow reading of the rules beside the fast one, kinds, violations,
+speed."""
 
 from __future__ import annotations
 
@@ -17,7 +18,19 @@ from ctrlsynth.lang.nouns import multiword, noun_form
 from ctrlsynth.lang.words import singular
 from ctrlsynth.sample import Tags, split_attribute, split_relation
 
-OBJECTS = ("dog", "ball", "soccer ball", "hot dog", "sofa", "woman", "tennis ball", "house", "hat", "cow", "wine")
+OBJECTS = (
+    "dog",
+    "ball",
+    "soccer ball",
+    "hot dog",
+    "sofa",
+    "woman",
+    "tennis ball",
+    "house",
+    "hat",
+    "cow",
+    "wine",
+)
 
 
 def held(phrase: str, text: str, matcher: str = "lemma") -> bool:
@@ -74,7 +87,11 @@ def held(phrase: str, text: str, matcher: str = "lemma") -> bool:
         ("red ball", "The hat is white and red. A ball", False),
         ("cow in front of house", "A house is in front of a cow, and a hat is in front of the house.", False),
         ("hat in front of house", "A house is in front of a cow, and a hat is in front of the house.", True),
-        ("cow in front of house", "A house stands in front of a cow, a hat lies in front of the house.", False),
+        (
+            "cow in front of house",
+            "A house stands in front of a cow, a hat lies in front of the house.",
+            False,
+        ),
         ("dog on sofa", "A dog, a cow and a hat are on a sofa", True),
         ("dog on sofa", "A dog is on a hat and a cow is on a sofa", False),
         ("dog on sofa", "A dog is on a hat and sits near a sofa", False),
@@ -108,7 +125,9 @@ def test_lemma(phrase: str, text: str, expected: bool) -> None:
         ("A dog house.", ["dog"], "house dog", (False, False)),
     ],
 )
-def test_a_compound_hides_no_object_of_the_row(text: str, objects: list[str], attribute: str, expected: tuple[bool, bool]) -> None:
+def test_a_compound_hides_no_object_of_the_row(
+    text: str, objects: list[str], attribute: str, expected: tuple[bool, bool]
+) -> None:
     hits = matching.in_text([objects[0], attribute], text, "lemma", objects)
     assert tuple(hits) == expected
     tags = matching.in_tags(Tags((objects[0],), (attribute,)), Tags((text.lower().strip("."),)), "lemma")
@@ -131,7 +150,8 @@ def test_substring_and_wordnet() -> None:
         matching.in_text(["dog"], "a dog", "lema")
 
 
-# ---- the rules read slowly -------------------------------------------------------------------------------------------------------
+# ---- the rules read slowly
+# -------------------------------------------------------------------------------------------------------
 
 
 class Slow:
@@ -144,14 +164,23 @@ class Slow:
             text = text.replace(mark, f" {mark} ")
         self.words = [w for w in text.lower().split() if w not in ("a", "an", "the")]
         for i in range(len(self.words) - 1, 0, -1):
-            if self.words[i : i + 2] == ["top", "of"] and self.words[i - 1] in ("on", "with", "near", "is", "or", "of"):
+            if self.words[i : i + 2] == ["top", "of"] and self.words[i - 1] in (
+                "on",
+                "with",
+                "near",
+                "is",
+                "or",
+                "of",
+            ):
                 del self.words[i : i + 2]
         self.size = len(self.words)
         self.compounds: list[tuple[int, int, str]] = []
         i = 0
         while i < self.size:
             found = [
-                (i, j, lemma) for j in range(min(i + 5, self.size), i + 1, -1) if (lemma := multiword(" ".join(self.words[i:j]), False))
+                (i, j, lemma)
+                for j in range(min(i + 5, self.size), i + 1, -1)
+                if (lemma := multiword(" ".join(self.words[i:j]), False))
             ]
             self.compounds += found[:1]
             i = found[0][1] if found else i + 1
@@ -167,8 +196,8 @@ class Slow:
         return wordnet.count(base, "v") >= max(5, 2 * wordnet.count(noun_form(word) or base, "n"))
 
     def apart(self, begin: int, end: int) -> bool:
-        """Whether a clause begins in words[begin:end]: there is a joiner, the last before a noun, a verb comes before it in the sentence
-        and the next verb after that noun."""
+        """Whether a clause begins in words[begin:end]: there is a joiner, the last before a noun, a verb
+        comes before it in the sentence and the next verb after that noun."""
         joiners = [i for i in range(self.size) if self.words[i] in (",", "and", "or")]
         nouns = [i for i in range(self.size) if self.words[i] in SUBJECTS]
         verbs = [i for i in range(self.size) if self.finite(i)]
@@ -181,7 +210,11 @@ class Slow:
             if not heads:
                 continue
             # joiners with no noun between them are one, which begins at the first
-            last = [j for j in inside if j < heads[-1] and not any(k < j and not any(k < n < j for n in nouns) for k in inside)]
+            last = [
+                j
+                for j in inside
+                if j < heads[-1] and not any(k < j and not any(k < n < j for n in nouns) for k in inside)
+            ]
             after = [j for j in inside if j > heads[-1] and any(j < n for n in heads)]
             trailing = any(j > heads[-1] for j in inside)
             if not after and not trailing and begin <= last[-1] < end:
@@ -195,7 +228,13 @@ class Slow:
 
     @staticmethod
     def verb(word: str) -> str:
-        return "be" if word in ("is", "are") else word if Slow.closed(word) else wordnet.morphy(word, "v") or Slow.noun(word)
+        return (
+            "be"
+            if word in ("is", "are")
+            else word
+            if Slow.closed(word)
+            else wordnet.morphy(word, "v") or Slow.noun(word)
+        )
 
     @staticmethod
     def closed(word: str) -> bool:
@@ -210,7 +249,10 @@ class Slow:
         meaning = wordnet.first_sense(compound)
         counts = wordnet.sense_counts(name, "n")
         first, *rest = wordnet.synsets(name, "n")
-        used = [first, *(s for s, n in zip(rest, counts[1:], strict=True) if n > sum(counts) / 20 or sum(counts) < 5)]
+        used = [
+            first,
+            *(s for s, n in zip(rest, counts[1:], strict=True) if n > sum(counts) / 20 or sum(counts) < 5),
+        ]
         return meaning is not None and any(wordnet.is_a(meaning, s) for s in used)
 
     def objects(self, name: str) -> list[tuple[int, int]]:
@@ -225,7 +267,14 @@ class Slow:
             if all(
                 (b == c[1] and self.kind_of(c[2], name))
                 or (a == c[0] + 1 and self.words[c[0]] in ("red", "white", "big", "two"))
-                or (own and any([self.noun(w) for w in self.words[c[0] : c[1]]] == self.own[i:j] for i in (0, 1) for j in (2, 3)))
+                or (
+                    own
+                    and any(
+                        [self.noun(w) for w in self.words[c[0] : c[1]]] == self.own[i:j]
+                        for i in (0, 1)
+                        for j in (2, 3)
+                    )
+                )
                 for c in clash
             ):
                 places.append((a, b))
@@ -240,13 +289,19 @@ class Slow:
                 if (
                     m < begin
                     and len(gap) <= 2
-                    and all(not self.closed(w) or (i == 0 and w in ("and", "or", ",")) for i, w in enumerate(gap))
+                    and all(
+                        not self.closed(w) or (i == 0 and w in ("and", "or", ",")) for i, w in enumerate(gap)
+                    )
                     and not self.apart(m + 1, begin)
                 ):
                     return True
                 for v in range(end, min(end + 3, m)):
                     inner = self.words[v + 1 : m]
-                    links = self.verb(self.words[v]) in ("be", "look") and len(inner) <= 2 and not self.apart(end, m)
+                    links = (
+                        self.verb(self.words[v]) in ("be", "look")
+                        and len(inner) <= 2
+                        and not self.apart(end, m)
+                    )
                     links = links and not {",", ".", "there"} & set(self.words[end:v])
                     if links and all(not self.closed(w) or w in ("and", "or", ",") for w in inner):
                         return True
@@ -267,7 +322,9 @@ class Slow:
                 after = self.words[places[-1] + 1 : o[0]] if o else []
                 ordered = (s is None or s[1] <= places[0]) and (o is None or places[-1] < o[0])
                 members = " ".join(after).replace("and", ",").split(",")
-                leads = len(after) <= 12 and all(len(m.split()) <= 3 and not any(self.closed(w) for w in m.split()) for m in members)
+                leads = len(after) <= 12 and all(
+                    len(m.split()) <= 3 and not any(self.closed(w) for w in m.split()) for m in members
+                )
                 whole = not self.apart(s[1] if s else places[0], o[0] if o else places[-1] + 1)
                 if ordered and len(before) <= 5 and "." not in before and leads and whole:
                     return True
@@ -275,15 +332,22 @@ class Slow:
 
 
 WORDS = (
-    "a dog dogs red white ball balls soccer hot tennis big on near and , . is looks sits sitting woman smiling smiles sofa house two with "
+    "a dog dogs red white ball balls soccer hot tennis big on near and , . is looks sits sitting woman "
+    "smiling smiles sofa house two with "
     "top of"
 ).split()
-SUBJECTS = {w for w in WORDS if w in "dog dogs ball balls soccer tennis smiles smiling woman sofa house top".split()}
+SUBJECTS = {
+    w for w in WORDS if w in "dog dogs ball balls soccer tennis smiles smiling woman sofa house top".split()
+}
 words = st.lists(st.sampled_from(WORDS), min_size=1, max_size=12)
-noun_phrases = st.tuples(st.sampled_from(["", "red", "big white", "hot", "two"]), st.sampled_from(["dog", "ball", "woman", "sofa"]))
+noun_phrases = st.tuples(
+    st.sampled_from(["", "red", "big white", "hot", "two"]), st.sampled_from(["dog", "ball", "woman", "sofa"])
+)
 clauses = st.tuples(
-    noun_phrases.map(" ".join), st.sampled_from(["is", "is on", "sits near", "near", "looks", "are big", "with", ", and"]),
-    st.sampled_from(["red", "dog", "big sofa", "ball", "sitting", ""]), st.sampled_from(["and", ",", ", and", ".", ""]),
+    noun_phrases.map(" ".join), st.sampled_from(["is", "is on", "sits near", "near", "looks", "are big",
+    "with", ", and"]),
+    st.sampled_from(["red", "dog", "big sofa", "ball", "sitting", ""]), st.sampled_from(["and", ",", ", and",
+    ".", ""]),
 ).map(" ".join)  # fmt: skip
 texts = st.one_of(words, st.lists(clauses, min_size=1, max_size=3)).map(" ".join)
 
@@ -302,7 +366,11 @@ def test_attributes_against_the_slow_reading(text: str, modifier: str, name: str
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.sampled_from("a hot soccer dog dogs ball house red".split()), min_size=1, max_size=6).map(" ".join))
+@given(
+    st.lists(st.sampled_from("a hot soccer dog dogs ball house red".split()), min_size=1, max_size=6).map(
+        " ".join
+    )
+)
 def test_a_row_that_binds_a_compound_apart_against_the_slow_reading(text: str) -> None:
     slow = Slow(text, "hot dog")
     hits = matching.in_text(["dog", "hot dog", "ball"], text, "lemma", ["dog", "ball"])
@@ -316,14 +384,18 @@ def test_a_row_that_binds_a_compound_apart_against_the_slow_reading(text: str) -
     st.sampled_from(["on", "near", "sitting on", "sits near", "with"]),
     st.sampled_from(["sofa", "ball", "dog", None]),
 )
-def test_relations_against_the_slow_reading(text: str, subject: str | None, predicate: str, name: str | None) -> None:
+def test_relations_against_the_slow_reading(
+    text: str, subject: str | None, predicate: str, name: str | None
+) -> None:
     if subject == name or (subject is None and name is None):
         return
     phrase = " ".join(p for p in (subject, predicate, name) if p)
     assert held(phrase, text) == Slow(text).relation(subject, predicate.split(), name)
 
 
-PARTS = st.lists(st.sampled_from([*OBJECTS, "dogs", "red", "on", "sitting", "wearing", "glasses"]), min_size=1, max_size=4).map(" ".join)
+PARTS = st.lists(
+    st.sampled_from([*OBJECTS, "dogs", "red", "on", "sitting", "wearing", "glasses"]), min_size=1, max_size=4
+).map(" ".join)
 
 
 @settings(max_examples=500, deadline=None)
@@ -332,7 +404,11 @@ def test_phrases_are_split_as_everywhere(phrase: str, objects: list[str]) -> Non
     ready = compiled(phrase, names(objects))
     subject, middle, end = split_relation(phrase, objects)
     modifier, bound = split_attribute(phrase, objects)
-    words = {"subject": ready.subject, "middle": " ".join(k.low for k in ready.middle), "object": ready.object}
+    words = {
+        "subject": ready.subject,
+        "middle": " ".join(k.low for k in ready.middle),
+        "object": ready.object,
+    }
     if phrase in objects:
         assert ready.kind == "object"
     elif subject is not None and middle:
@@ -359,15 +435,23 @@ def test_the_wordnet_matcher_finds_whatever_lemma_finds(text: str) -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=60), st.text(max_size=20), st.sampled_from(matching.MATCHERS))
 def test_any_text_is_read(text: str, phrase: str, matcher: str) -> None:
-    assert matching.in_text([phrase, "dog"], text, matcher, [phrase])[1] == matching.in_text(["dog"], text, matcher, ["dog"])[0]
+    assert (
+        matching.in_text([phrase, "dog"], text, matcher, [phrase])[1]
+        == matching.in_text(["dog"], text, matcher, ["dog"])[0]
+    )
 
 
-# ---- tags ------------------------------------------------------------------------------------------------------------------------
+# ---- tags
+# ------------------------------------------------------------------------------------------------------------------------
 
 
 def test_tags_are_compared_kind_with_kind() -> None:
-    reference = Tags(("dog", "ball", "sofa"), ("red ball", "green", "two dogs"), ("dog on sofa", "dog near ball"))
-    found = Tags(("dog", "red"), ("red tennis ball", "two brown dogs", "green hat"), ("dog sitting on old sofa",))
+    reference = Tags(
+        ("dog", "ball", "sofa"), ("red ball", "green", "two dogs"), ("dog on sofa", "dog near ball")
+    )
+    found = Tags(
+        ("dog", "red"), ("red tennis ball", "two brown dogs", "green hat"), ("dog sitting on old sofa",)
+    )
     have, missed = matching.in_tags(reference, found, "lemma")
     assert have == ("dog", "red ball", "green", "two dogs", "dog on sofa")
     assert missed == ("ball", "sofa", "dog near ball")
@@ -394,7 +478,9 @@ def test_tags_by_wordnet_and_by_substring() -> None:
 
 def test_removed_phrases_that_come_back() -> None:
     removed = ["watermark", "red ball", "dog on sofa", "hot dog"]
-    assert matching.violations_in_text(removed, "A ball that is red. A dog lies on a sofa", "lemma", ["ball"]) == (
+    assert matching.violations_in_text(
+        removed, "A ball that is red. A dog lies on a sofa", "lemma", ["ball"]
+    ) == (
         "red ball",
         "dog on sofa",
     )
@@ -418,7 +504,14 @@ def test_a_row_takes_microseconds() -> None:
     assert best < 120e-6, f"{best * 1e6:.0f} us a row"
 
 
-HUGE = ["dog house red ball " * 25_000, "red " * 100_000, "x" * 100_000, "." * 100_000, "犬" * 100_000, "dog\t\x00\n" * 9_000]
+HUGE = [
+    "dog house red ball " * 25_000,
+    "red " * 100_000,
+    "x" * 100_000,
+    "." * 100_000,
+    "犬" * 100_000,
+    "dog\t\x00\n" * 9_000,
+]
 
 
 @pytest.mark.parametrize("text", HUGE, ids=range(len(HUGE)))

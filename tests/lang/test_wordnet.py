@@ -16,14 +16,27 @@ from ctrlsynth.lang import wordnet
 from ctrlsynth.lang.wordnet import Synset
 from helpers import ROOT
 
-SOME_WORDS = "dog ball man glass boxful bus quiz baby photo leaf half run take stop try big happy nice red woman".split()
+SOME_WORDS = (
+    "dog ball man glass boxful bus quiz baby photo leaf half run take stop try big happy nice red "
+    "woman".split()
+)
 
 
 def test_the_published_numbers_of_wordnet_3() -> None:
     # wnstats(7WN): unique strings and synsets of each part of speech
     assert wordnet.size() == 117_659
-    assert {p: sum(1 for _ in wordnet.all_synsets(p)) for p in "nvar"} == {"n": 82_115, "v": 13_767, "a": 18_156, "r": 3_621}
-    assert {p: sum(1 for _ in wordnet.lemma_names(p)) for p in "nvar"} == {"n": 117_798, "v": 11_529, "a": 21_479, "r": 4_481}
+    assert {p: sum(1 for _ in wordnet.all_synsets(p)) for p in "nvar"} == {
+        "n": 82_115,
+        "v": 13_767,
+        "a": 18_156,
+        "r": 3_621,
+    }
+    assert {p: sum(1 for _ in wordnet.lemma_names(p)) for p in "nvar"} == {
+        "n": 117_798,
+        "v": 11_529,
+        "a": 21_479,
+        "r": 4_481,
+    }
     t = wordnet._table()
     assert len(t.senses) == 206_941
     assert sum(1 for row in range(82_115) if t.instances[row]) == 7_730  # grep -c ' @i [0-9]' data.noun
@@ -67,7 +80,10 @@ def test_the_table_is_small_and_opens_fast() -> None:
 
 
 def test_importing_opens_nothing() -> None:
-    code = "import ctrlsynth.lang.wordnet as w; t = w._table; assert not t.cache_info().misses; w.synsets('dog'); assert 'glosses' not in vars(t())"
+    code = (
+        "import ctrlsynth.lang.wordnet as w; t = w._table; assert not t.cache_info().misses; "
+        "w.synsets('dog'); assert 'glosses' not in vars(t())"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -89,12 +105,15 @@ def test_the_script_makes_the_same_bytes_where_wordnet_base_is_installed(tmp_pat
 @pytest.mark.parametrize(
     ("word", "pos", "base"),
     [
-        ("geese", "n", "goose"), ("Dogs", "n", "dog"), ("soccer balls", "n", "soccer ball"), ("men", "n", "man"),
+        ("geese", "n", "goose"), ("Dogs", "n", "dog"), ("soccer balls", "n", "soccer ball"), ("men", "n",
+        "man"),
         ("policewomen", "n", "policewoman"),
-        ("glass", "n", "glass"), ("buses", "n", "bus"), ("boxesful", "n", "boxful"), ("churches", "n", "church"), ("stories", "n", "story"),
+        ("glass", "n", "glass"), ("buses", "n", "bus"), ("boxesful", "n", "boxful"), ("churches", "n",
+        "church"), ("stories", "n", "story"),
         ("hot dogs", "n", "hot dog"), ("leaves", "n", "leaf"), ("xyzzy", "n", None), ("", "n", None),
         ("running", "v", "run"), ("sat", "v", "sit"),
-        ("riding", "v", "ride"), ("denied", "v", "deny"), ("stands", "v", "stand"), ("tallest", "a", "tall"), ("better", "a", "good"),
+        ("riding", "v", "ride"), ("denied", "v", "deny"), ("stands", "v", "stand"), ("tallest", "a", "tall"),
+        ("better", "a", "good"),
         ("s", "n", "s"), ("🙂", "n", None), ("\0", "v", None), ("naïve", "a", None),
     ],
 )  # fmt: skip
@@ -138,7 +157,9 @@ def lemma_sets() -> dict[str, set[str]]:
     st.sampled_from("nvar"),
     st.booleans(),
 )
-def test_morphy_follows_the_rules(lemma_sets: dict[str, set[str]], word: str, end: str, pos: str, head: bool) -> None:
+def test_morphy_follows_the_rules(
+    lemma_sets: dict[str, set[str]], word: str, end: str, pos: str, head: bool
+) -> None:
     form = ("soccer " if head else "") + word + end
     assert wordnet.morphy(form, pos) == slow_morphy(form, pos, lemma_sets[pos])
 

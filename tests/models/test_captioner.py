@@ -1,5 +1,5 @@
-"""2a by captioners: Florence-2 and other image-to-text classes on tiny real checkpoints, alone, with extraction, in a run, and in want of
-memory."""
+"""2a by captioners: Florence-2 and other image-to-text classes on tiny real checkpoints, alone, with
+extraction, in a run, and in want of memory."""
 
 from __future__ import annotations
 
@@ -53,10 +53,21 @@ def test_florence2_says_what_it_sees(tiny: Tiny) -> None:
     assert paper._generation == {"num_beams": 3, "max_new_tokens": 1024, "do_sample": False}
     assert paper._prompt == "<MORE_DETAILED_CAPTION>"
     tagger = models.load({"florence2": str(tiny("florence2")), **SHORT}, "tagger")
-    odd = [picture("blue", (1, 9)), picture("red", (700, 3)), picture("red", mode="L").convert("RGBA"), picture("blue", mode="P")]
-    found = tagger.tag([*rows("red", "blue"), *(ImageAndText(image) for image in odd), ImageAndText(None, "text only")])
+    odd = [
+        picture("blue", (1, 9)),
+        picture("red", (700, 3)),
+        picture("red", mode="L").convert("RGBA"),
+        picture("blue", mode="P"),
+    ]
+    found = tagger.tag(
+        [*rows("red", "blue"), *(ImageAndText(image) for image in odd), ImageAndText(None, "text only")]
+    )
     assert [tags.caption for tags in found[:2]] == [THINGS["red"], THINGS["blue"]]
-    assert [found[2].caption, found[3].caption, found[5].caption] == [THINGS["blue"], THINGS["red"], THINGS["blue"]]
+    assert [found[2].caption, found[3].caption, found[5].caption] == [
+        THINGS["blue"],
+        THINGS["red"],
+        THINGS["blue"],
+    ]
     assert found[0].objects == ()
     assert found[6] == Tags()
     assert tagger.reads == "pixels"
@@ -70,13 +81,20 @@ def test_every_kind_keeps_the_contract(name: str, tiny: Tiny, tmp_path: Path) ->
     other = other_weights(folder, tmp_path / "other")
     asked = rows("red", "blue", "red") if name == "florence2" else None  # it knows no other pictures
     picture_of_it = picture("red") if name == "florence2" else None
-    check_tagger(lambda: tagger, lambda: models.load({"captioner": str(other), **options}, "tagger"), rows=asked, image=picture_of_it)
+    check_tagger(
+        lambda: tagger,
+        lambda: models.load({"captioner": str(other), **options}, "tagger"),
+        rows=asked,
+        image=picture_of_it,
+    )
     assert models.load({"captioner": str(folder), "max_new_tokens": 7}, "tagger").digest != tagger.digest
     assert tagger.content_digest() != models.load({"captioner": str(other)}, "tagger").content_digest()
 
 
 def test_a_prompt_is_no_part_of_the_answer(tiny: Tiny) -> None:
-    tagger = models.load({"captioner": str(tiny("blip")), "prompt": "a red dog", "max_new_tokens": 6}, "tagger")
+    tagger = models.load(
+        {"captioner": str(tiny("blip")), "prompt": "a red dog", "max_new_tokens": 6}, "tagger"
+    )
     plain = models.load({"captioner": str(tiny("blip")), "max_new_tokens": 6}, "tagger")
     asked = tagger.captions([picture("red")])[0]
     assert not asked.startswith("a red dog")
@@ -84,13 +102,22 @@ def test_a_prompt_is_no_part_of_the_answer(tiny: Tiny) -> None:
 
 
 def test_extraction_from_the_caption(tiny: Tiny, tmp_path: Path) -> None:
-    """The paper's chain on a real run: a folder of pictures, Florence-2's class, a language model, tags in the table."""
+    """The paper's chain on a real run: a folder of pictures, Florence-2's class, a language model, tags in
+    the table."""
     for colour in COLOURS:
         picture(colour).save(tmp_path / f"{colour}.png")
-    tagger = {"captioner": str(tiny("florence2")), "extract": {"smollm2": None, "processes": 1}, "batch": 4, **SHORT}
+    tagger = {
+        "captioner": str(tiny("florence2")),
+        "extract": {"smollm2": None, "processes": 1},
+        "batch": 4,
+        **SHORT,
+    }
     made = run(
         recipe(
-            tmp_path, source={"folder": "."}, models={"tagger": tagger, "llm": "realizer"}, paths=[{"mine": ["image", "tags", "text*"]}]
+            tmp_path,
+            source={"folder": "."},
+            models={"tagger": tagger, "llm": "realizer"},
+            paths=[{"mine": ["image", "tags", "text*"]}],
         ),
         tmp_path / "run",
         base=tmp_path,
@@ -115,9 +142,16 @@ class Inventor:
 
 
 def test_what_the_caption_lacks_is_dropped_and_counted(tiny: Tiny) -> None:
-    tagger = models.load({"captioner": str(tiny("florence2")), **SHORT, "extract": f"{__name__}:Inventor"}, "tagger")
+    tagger = models.load(
+        {"captioner": str(tiny("florence2")), **SHORT, "extract": f"{__name__}:Inventor"}, "tagger"
+    )
     (tags,) = tagger.tag(rows("red"))
-    assert (tags.objects, tags.attributes, tags.dropped, tags.caption) == (("boat",), ("red boat",), 2, THINGS["red"])
+    assert (tags.objects, tags.attributes, tags.dropped, tags.caption) == (
+        ("boat",),
+        ("red boat",),
+        2,
+        THINGS["red"],
+    )
     assert tagger.batch > 8  # the language model gets more at once than the captioner
     assert tagger.digest != models.load({"captioner": str(tiny("florence2")), **SHORT}, "tagger").digest
 
@@ -141,7 +175,11 @@ def test_memory_that_runs_out_halves_the_batch(tiny: Tiny, monkeypatch: pytest.M
     assert sizes == [5, 2, 2, 1]
     most[0] = 0
     assert [tags.error for tags in tagger.tag(rows("red", "blue"))] == ["out_of_memory"] * 2
-    monkeypatch.setattr(model, "generate", lambda **_: (_ for _ in ()).throw(RuntimeError("CUDA error: an illegal memory access")))
+    monkeypatch.setattr(
+        model,
+        "generate",
+        lambda **_: (_ for _ in ()).throw(RuntimeError("CUDA error: an illegal memory access")),
+    )
     with pytest.raises(ModelError) as caught:
         tagger.tag(rows("red"))
     assert caught.value.reason == "engine_died"
@@ -165,7 +203,8 @@ def test_what_is_wrong_is_one_sentence(tiny: Tiny, tmp_path: Path) -> None:
         ({"captioner": str(tiny("blip")), "bach": 3}, "unknown option 'bach'; did you mean 'batch'"),
         ({"captioner": str(tiny("blip")), "batch": 0}, "batch: a whole number from 1 up, not 0"),
         ({"captioner": str(tmp_path)}, "holds no config.json"),
-        ({"captioner": str(tiny("florence2")), "extract": "smollm3"}, "unknown llm model 'smollm3'; did you mean 'smollm2'"),
+        ({"captioner": str(tiny("florence2")), "extract": "smollm3"},
+        "unknown llm model 'smollm3'; did you " "mean 'smollm2'"),
         ("captioner", "takes a model"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message) as caught:

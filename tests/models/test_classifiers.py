@@ -1,4 +1,5 @@
-"""2a by classifiers: transformers, timm, CatLIP and open_clip on tiny real checkpoints, their labels, and the tags of a whole hybrid."""
+"""2a by classifiers: transformers, timm, CatLIP and open_clip on tiny real checkpoints, their labels, and the
+tags of a whole hybrid."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def copy_of(folder: Path, place: Path) -> Path:
 
 
 def other_weights(folder: Path, place: Path, file: str) -> Path:
-    """The same files, with numbers changed in all of the latter half of the weights, as another training would."""
+    """The same files, with numbers changed in all of the latter half of the weights, as another training
+    would."""
     data = bytearray((copy_of(folder, place) / file).read_bytes())
     if file.endswith(".pt"):
         data[len(data) // 2] ^= 1
@@ -51,7 +53,8 @@ def other_weights(folder: Path, place: Path, file: str) -> Path:
 def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("words") / "labels.csv"
     path.write_text(
-        "label,kind\ndog,objects\ncat,objects\ncup of coffee,objects\nrocket,objects\nred,attributes\nblack and white,attributes\n"
+        "label,kind\ndog,objects\ncat,objects\ncup of coffee,objects\nrocket,objects\nred,attributes\nblack "
+        "and white,attributes\n"
     )
     return path
 
@@ -75,15 +78,28 @@ def spec(name: str, folder: Path, vocabulary: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("name", "file"),
-    [("vit", "model.safetensors"), ("timm", "model.safetensors"), ("catlip", "vit.pt"), ("open_clip", "open_clip_model.safetensors")],
+    [
+        ("vit", "model.safetensors"),
+        ("timm", "model.safetensors"),
+        ("catlip", "vit.pt"),
+        ("open_clip", "open_clip_model.safetensors"),
+    ],
 )
-def test_every_classifier_keeps_the_contract(name: str, file: str, tiny: Tiny, vocabulary: Path, tmp_path: Path) -> None:
+def test_every_classifier_keeps_the_contract(
+    name: str, file: str, tiny: Tiny, vocabulary: Path, tmp_path: Path
+) -> None:
     tagger = models.load(spec(name, tiny(name), vocabulary), "tagger")
     other = other_weights(tiny(name), tmp_path / "other", file)
-    check_tagger(lambda: tagger, lambda: models.load(spec(name, other, vocabulary), "tagger"), tolerance=TOLERANCE)
+    check_tagger(
+        lambda: tagger, lambda: models.load(spec(name, other, vocabulary), "tagger"), tolerance=TOLERANCE
+    )
     assert tagger.reads == "pixels"
     assert tagger.content_digest() != models.load(spec(name, other, vocabulary), "tagger").content_digest()
-    odd = [Image.new(mode, size) for mode in ("L", "P", "RGBA", "1", "CMYK", "I;16") for size in ((1, 1), (3, 400), (400, 3))]
+    odd = [
+        Image.new(mode, size)
+        for mode in ("L", "P", "RGBA", "1", "CMYK", "I;16")
+        for size in ((1, 1), (3, 400), (400, 3))
+    ]
     assert all(tags.error is None for tags in tagger.tag([ImageAndText(image) for image in odd]))
     assert tagger.tag([ImageAndText(None, "text")]) == [Tags()]
     tagger.check()
@@ -93,26 +109,37 @@ def test_every_classifier_keeps_the_contract(name: str, file: str, tiny: Tiny, v
 
 
 def test_labels_become_objects_and_scores_are_the_models(tiny: Tiny) -> None:
-    """Against transformers used by hand: softmax, `tabby` twice counts together, WordNet's number becomes its word."""
+    """Against transformers used by hand: softmax, `tabby` twice counts together, WordNet's number becomes its
+    word."""
     import torch
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     image = photo("chelsea.png")
     model = AutoModelForImageClassification.from_pretrained(tiny("vit")).eval()
     with torch.inference_mode():
-        logits = model(**AutoImageProcessor.from_pretrained(tiny("vit"))(image, return_tensors="pt")).logits[0]
+        logits = model(**AutoImageProcessor.from_pretrained(tiny("vit"))(image, return_tensors="pt")).logits[
+            0
+        ]
     share, alone = logits.softmax(-1).tolist(), logits.sigmoid().tolist()
-    (tags,) = models.load({"classifier": str(tiny("vit")), "cut": 0.0, "top_k": 9}, "tagger").tag([ImageAndText(image)])
+    (tags,) = models.load({"classifier": str(tiny("vit")), "cut": 0.0, "top_k": 9}, "tagger").tag(
+        [ImageAndText(image)]
+    )
     wanted = {"tabby": share[0] + share[3], "dog": share[1], "traffic light": share[2]}
     assert dict(zip(tags.objects, tags.scores, strict=True)) == pytest.approx(wanted, abs=2e-4)
     assert list(tags.scores) == sorted(tags.scores, reverse=True)
-    (tags,) = models.load({"classifier": str(tiny("vit")), "cut": 0.0, "multi_label": True}, "tagger").tag([ImageAndText(image)])
+    (tags,) = models.load({"classifier": str(tiny("vit")), "cut": 0.0, "multi_label": True}, "tagger").tag(
+        [ImageAndText(image)]
+    )
     wanted = {"tabby": max(alone[0], alone[3]), "dog": alone[1], "traffic light": alone[2]}
     assert dict(zip(tags.objects, tags.scores, strict=True)) == pytest.approx(wanted, abs=2e-4)
     second = sorted(wanted.values())[1]
-    (cut,) = models.load({"classifier": str(tiny("vit")), "cut": second - 0.001, "multi_label": True}, "tagger").tag([ImageAndText(image)])
+    (cut,) = models.load(
+        {"classifier": str(tiny("vit")), "cut": second - 0.001, "multi_label": True}, "tagger"
+    ).tag([ImageAndText(image)])
     assert cut.objects == tags.objects[:2]
-    (one,) = models.load({"classifier": str(tiny("vit")), "cut": 0.0, "multi_label": True, "top_k": 1}, "tagger").tag([ImageAndText(image)])
+    (one,) = models.load(
+        {"classifier": str(tiny("vit")), "cut": 0.0, "multi_label": True, "top_k": 1}, "tagger"
+    ).tag([ImageAndText(image)])
     assert one.objects == tags.objects[:1]
 
 
@@ -123,7 +150,12 @@ def test_a_timm_name_with_a_file(tiny: Tiny, tmp_path: Path) -> None:
     model = timm.create_model("test_vit", pretrained=False, num_classes=3)
     save_file(model.state_dict(), tmp_path / "w.safetensors")
     (tmp_path / "names.txt").write_text("dog\ncat\nboat\n")
-    value = {"classifier": "test_vit", "checkpoint": str(tmp_path / "w.safetensors"), "labels": str(tmp_path / "names.txt"), "cut": 0.0}
+    value = {
+        "classifier": "test_vit",
+        "checkpoint": str(tmp_path / "w.safetensors"),
+        "labels": str(tmp_path / "names.txt"),
+        "cut": 0.0,
+    }
     (tags,) = models.load(value, "tagger").tag([ImageAndText(photo("coffee.png"))])
     assert set(tags.objects) == {"dog", "cat", "boat"}
     (tmp_path / "names.txt").write_text("dog\ncat\n")
@@ -147,7 +179,9 @@ def corenet(state: dict[str, Any], pixels: Any) -> Any:
     x = pixels
     for n, (size, padding) in enumerate(((4, 1), (2, 0), (2, 0))):
         base = f"patch_emb.{n}.block."
-        x = f.conv2d(x, state[base + "conv.weight"], state.get(base + "conv.bias"), stride=size, padding=padding)
+        x = f.conv2d(
+            x, state[base + "conv.weight"], state.get(base + "conv.bias"), stride=size, padding=padding
+        )
         if n < 2:
             of = [state[f"{base}norm.{p}"] for p in ("running_mean", "running_var", "weight", "bias")]
             x = f.gelu(f.batch_norm(x, *of))
@@ -159,7 +193,9 @@ def corenet(state: dict[str, Any], pixels: Any) -> Any:
         query, key, value = qkv.reshape(len(x), -1, 3, 2, 64).permute(2, 0, 3, 1, 4)
         attention = ((query @ key.transpose(-1, -2)) / 8).softmax(-1) @ value
         x = x + linear(attention.transpose(1, 2).flatten(2), base + "pre_norm_mha.1.out_proj_attn")
-        x = x + linear(f.gelu(linear(norm(x, base + "pre_norm_ffn.0"), base + "pre_norm_ffn.1")), base + "pre_norm_ffn.4")
+        x = x + linear(
+            f.gelu(linear(norm(x, base + "pre_norm_ffn.0"), base + "pre_norm_ffn.1")), base + "pre_norm_ffn.4"
+        )
     return linear(norm(x, "post_transformer_norm")[:, 0], "classifier")
 
 
@@ -168,7 +204,13 @@ def test_catlip_gives_what_corenet_would(tiny: Tiny) -> None:
 
     tagger = models.load(spec("catlip", tiny("catlip"), Path()), "tagger")
     assert tagger._chooser.top_k == 20
-    assert tagger.labels == ["n2084071", "n2121620", "n4379243", "n2858304", "n7929519"]  # the first five of the vocabulary, by count
+    assert tagger.labels == [
+        "n2084071",
+        "n2121620",
+        "n4379243",
+        "n2858304",
+        "n7929519",
+    ]  # the first five of the vocabulary, by count
     image = photo("chelsea.png")
     width, height = image.size
     scale = 232 / min(width, height)
@@ -182,7 +224,9 @@ def test_catlip_gives_what_corenet_would(tiny: Tiny) -> None:
     logits = corenet(torch.load(tiny("catlip") / "vit.pt", weights_only=True), pixels)[0]
     names = ("dog", "cat", "table", "boat", "coffee")
     (tags,) = tagger.tag([ImageAndText(image)])
-    wanted = {name: round(p, 4) for name, p in zip(names, logits.sigmoid().tolist(), strict=True) if round(p, 4) > 0}
+    wanted = {
+        name: round(p, 4) for name, p in zip(names, logits.sigmoid().tolist(), strict=True) if round(p, 4) > 0
+    }
     assert dict(zip(tags.objects, tags.scores, strict=True)) == pytest.approx(wanted, abs=2e-4)
 
 
@@ -199,17 +243,23 @@ def test_a_checkpoint_that_is_no_catlip_is_one_sentence(tiny: Tiny, tmp_path: Pa
     ):
         torch.save(state | change, tmp_path / "vit.pt")
         with pytest.raises(UserError, match=message) as caught:
-            models.load(value | {"catlip": str(tmp_path / "vit.pt")}, "tagger").tag([ImageAndText(photo("coffee.png"))])
+            models.load(value | {"catlip": str(tmp_path / "vit.pt")}, "tagger").tag(
+                [ImageAndText(photo("coffee.png"))]
+            )
         assert "\n" not in str(caught.value)
     del state["cls_token"]
     torch.save(state, tmp_path / "vit.pt")
     with pytest.raises(UserError, match="cls_token is missing"):
-        models.load(value | {"catlip": str(tmp_path / "vit.pt")}, "tagger").tag([ImageAndText(photo("coffee.png"))])
+        models.load(value | {"catlip": str(tmp_path / "vit.pt")}, "tagger").tag(
+            [ImageAndText(photo("coffee.png"))]
+        )
     with pytest.raises(UserError, match="takes its two files"):
         models.load({"catlip": "vit.pt"}, "tagger")
     torch.save({"state": torch.nn.Linear(1, 1)}, tmp_path / "vit.pt")
     with pytest.raises(UserError, match="not a weight file that is safe to read"):
-        models.load(value | {"catlip": str(tmp_path / "vit.pt")}, "tagger").tag([ImageAndText(photo("coffee.png"))])
+        models.load(value | {"catlip": str(tmp_path / "vit.pt")}, "tagger").tag(
+            [ImageAndText(photo("coffee.png"))]
+        )
 
 
 def test_open_clip_scores_are_the_models(tiny: Tiny, vocabulary: Path, tmp_path: Path) -> None:
@@ -222,22 +272,42 @@ def test_open_clip_scores_are_the_models(tiny: Tiny, vocabulary: Path, tmp_path:
     model, _, prepare = open_clip.create_model_and_transforms(f"local-dir:{tiny('open_clip')}")
     model.eval()
     with torch.inference_mode():
-        texts = sum(model.encode_text(open_clip.tokenize([t.format(x) for x in labels]), normalize=True) for t in templates)
-        cosine = model.encode_image(prepare(image)[None], normalize=True) @ torch.nn.functional.normalize(texts, dim=-1).T
+        texts = sum(
+            model.encode_text(open_clip.tokenize([t.format(x) for x in labels]), normalize=True)
+            for t in templates
+        )
+        cosine = (
+            model.encode_image(prepare(image)[None], normalize=True)
+            @ torch.nn.functional.normalize(texts, dim=-1).T
+        )
         logits = (cosine * model.logit_scale.exp())[0]
     by_hand = {"cosine": cosine[0].clamp(0), "softmax": logits.softmax(-1), "sigmoid": logits.sigmoid()}
     for score, wanted in by_hand.items():
-        value = {"open_clip": str(tiny("open_clip")), "vocabulary": str(vocabulary), "templates": templates, "score": score, "top_k": 9}
+        value = {
+            "open_clip": str(tiny("open_clip")),
+            "vocabulary": str(vocabulary),
+            "templates": templates,
+            "score": score,
+            "top_k": 9,
+        }
         (tags,) = models.load(value, "tagger").tag([ImageAndText(image)])
-        named = {label: round(p, 4) for label, p in zip(labels, wanted.tolist(), strict=True) if round(p, 4) > 0}
+        named = {
+            label: round(p, 4) for label, p in zip(labels, wanted.tolist(), strict=True) if round(p, 4) > 0
+        }
         assert dict(zip(tags.objects, tags.scores, strict=True)) == pytest.approx(named, abs=2e-4)
     assert set(tags.attributes) <= {"red", "black and white"}
     assert tags.attributes
 
 
-def test_thousands_of_labels_are_embedded_once(tiny: Tiny, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thousands_of_labels_are_embedded_once(
+    tiny: Tiny, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "labels.txt").write_text("\n".join(f"thing {n}" for n in range(3000)))
-    value = {"open_clip": str(tiny("open_clip")), "vocabulary": str(tmp_path / "labels.txt"), "score": "softmax"}
+    value = {
+        "open_clip": str(tiny("open_clip")),
+        "vocabulary": str(tmp_path / "labels.txt"),
+        "score": "softmax",
+    }
     first = models.load(value, "tagger")
     row = [ImageAndText(photo("coffee.png"))]
     tags = first.tag(row)
@@ -261,8 +331,12 @@ def test_a_siglip_gives_probabilities(vocabulary: Path, tmp_path: Path) -> None:
     folder = open_clip(tmp_path / "siglip", bias=True)
     value = {"open_clip": str(folder), "vocabulary": str(vocabulary)}
     row = [ImageAndText(photo("coffee.png"))]
-    assert models.load(value, "tagger").tag(row) == models.load(value | {"score": "sigmoid"}, "tagger").tag(row)
-    assert models.load(value, "tagger").tag(row) != models.load(value | {"score": "cosine"}, "tagger").tag(row)
+    assert models.load(value, "tagger").tag(row) == models.load(value | {"score": "sigmoid"}, "tagger").tag(
+        row
+    )
+    assert models.load(value, "tagger").tag(row) != models.load(value | {"score": "cosine"}, "tagger").tag(
+        row
+    )
 
 
 def test_open_clip_by_name_takes_a_local_file(vocabulary: Path, tmp_path: Path) -> None:
@@ -270,7 +344,10 @@ def test_open_clip_by_name_takes_a_local_file(vocabulary: Path, tmp_path: Path) 
     for more, message in (
         ({}, "ViT-B-32: it has no weights; give a local checkpoint as `pretrained`"),
         ({"pretrained": "laion2b_s34b_b79k"}, "'laion2b_s34b_b79k' is no file"),
-        ({"open_clip": "ViT-B-33", "pretrained": "x.pt"}, "unknown model of open_clip 'ViT-B-33'; did you mean 'ViT-B-32"),
+        (
+            {"open_clip": "ViT-B-33", "pretrained": "x.pt"},
+            "unknown model of open_clip 'ViT-B-33'; did you mean 'ViT-B-32",
+        ),
         ({"open_clip": str(tmp_path)}, "holds no open_clip_config.json"),
         ({"open_clip": "acme/none"}, "fetch it with `hf download acme/none`"),
         ({"templates": "a photo"}, "templates: a list of sentences"),
@@ -291,10 +368,17 @@ def test_label_files(tmp_path: Path) -> None:
     assert read_labels(made("a.txt", "\ufeffdog\ncat\n\n"), "x") == ["dog", "cat"]
     assert read_labels(made("a.json", '["dog", "cat"]'), "x") == ["dog", "cat"]
     assert read_labels(made("b.json", '{"1": "cat", "0": "dog"}'), "x") == ["dog", "cat"]
-    for name, text in (("c.json", '{"1": "cat", "3": "dog"}'), ("d.json", "[1]"), ("e.json", "{"), ("f.txt", ""), ("g.txt", "a\n\nb")):
+    for name, text in (
+        ("c.json", '{"1": "cat", "3": "dog"}'),
+        ("d.json", "[1]"),
+        ("e.json", "{"),
+        ("f.txt", ""),
+        ("g.txt", "a\n\nb"),
+    ):
         with pytest.raises(UserError, match=rf"^x: .*{name}"):
             read_labels(made(name, text), "x")
-    assert object_names(["n02084071", "n2084071", "tench, Tinca tinca", "kite (bird of prey)", "Egyptian_Mau", "TV"]) == [
+    assert object_names(["n02084071", "n2084071", "tench, Tinca tinca", "kite (bird of prey)",
+    "Egyptian_Mau", "TV"]) == [
         "dog", "dog", "tench", "kite", "egyptian mau", "TV",
     ]  # fmt: skip
     with pytest.raises(UserError, match="unknown WordNet offset 'n00000003'"):
@@ -324,13 +408,19 @@ def test_the_chooser_breaks_ties_by_the_order_of_classes() -> None:
     st.sampled_from([0.0, 0.3, 0.5]),
     st.booleans(),
 )
-def test_the_chooser_against_plain_sorting(names: list[str], sixths: list[int], top_k: int, cut: float, add: bool) -> None:
+def test_the_chooser_against_plain_sorting(
+    names: list[str], sixths: list[int], top_k: int, cut: float, add: bool
+) -> None:
     scores = [n / 12 for n in sixths[: len(names)]]
     by_name: dict[str, float] = {}
     for name, score in zip(names, scores, strict=True):
         by_name[name] = by_name.get(name, 0.0) + score if add else max(by_name.get(name, 0.0), score)
-    ranked = sorted(by_name.items(), key=lambda pair: -min(round(pair[1], 4), 1.0))  # stable: ties in the order of the names
-    wanted = [(name, min(round(score, 4), 1.0)) for name, score in ranked if round(score, 4) >= cut and score > 0][:top_k]
+    ranked = sorted(
+        by_name.items(), key=lambda pair: -min(round(pair[1], 4), 1.0)
+    )  # stable: ties in the order of the names
+    wanted = [
+        (name, min(round(score, 4), 1.0)) for name, score in ranked if round(score, 4) >= cut and score > 0
+    ][:top_k]
     found = Chooser(names, top_k, cut, add).choose(np.array(scores, np.float32))
     assert list(found[0]) == [name for name, _ in wanted]
     assert list(found[1]) == pytest.approx([score for _, score in wanted], abs=1e-4)
@@ -339,12 +429,17 @@ def test_the_chooser_against_plain_sorting(names: list[str], sixths: list[int], 
 def test_wrong_classifiers_are_one_sentence(tiny: Tiny, tmp_path: Path) -> None:
     bare = copy_of(tiny("vit"), tmp_path / "bare")
     config = json.loads((bare / "config.json").read_text())
-    (bare / "config.json").write_text(json.dumps(config | {"id2label": {str(n): f"LABEL_{n}" for n in range(4)}}))
+    (bare / "config.json").write_text(
+        json.dumps(config | {"id2label": {str(n): f"LABEL_{n}" for n in range(4)}})
+    )
     for value, message in (
         ({"classifier": str(bare)}, "names none of its 4 classes; give a label file as `labels`"),
         ({"classifier": str(tiny("vit")), "top_k": 0}, "top_k: a whole number from 1 up"),
         ({"classifier": str(tiny("vit")), "cut": -1}, "cut: a score from 0 to 1"),
-        ({"classifier": str(tiny("vit")), "multi_labl": True}, "unknown option 'multi_labl'; did you mean 'multi_label'"),
+        (
+            {"classifier": str(tiny("vit")), "multi_labl": True},
+            "unknown option 'multi_labl'; did you mean 'multi_label'",
+        ),
         ({"classifier": "acme/none"}, "fetch it with `hf download acme/none`"),
         ("classifier", "takes a model"),
     ):
@@ -353,15 +448,22 @@ def test_wrong_classifiers_are_one_sentence(tiny: Tiny, tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
     (tmp_path / "three.txt").write_text("a\nb\nc\n")
     with pytest.raises(UserError, match="has 4 classes, but 3 labels"):
-        models.load({"classifier": str(bare), "labels": str(tmp_path / "three.txt")}, "tagger").tag([ImageAndText(photo("coffee.png"))])
+        models.load({"classifier": str(bare), "labels": str(tmp_path / "three.txt")}, "tagger").tag(
+            [ImageAndText(photo("coffee.png"))]
+        )
 
 
 def test_the_papers_hybrid_tags_a_run_and_judges_its_images(tiny: Tiny, tmp_path: Path) -> None:
-    """CatLIP's objects joined with those extracted from a captioner's text, as tagger and as judge of painted images; `plan` shows it."""
+    """CatLIP's objects joined with those extracted from a captioner's text, as tagger and as judge of painted
+    images; `plan` shows it."""
     for name in ("coffee.png", "chelsea.png"):
         photo(name).save(tmp_path / name)
     catlip = spec("catlip", tiny("catlip"), Path())
-    captioner = {"captioner": str(tiny("blip")), "max_new_tokens": 6, "extract": {"smollm2": None, "processes": 1}}
+    captioner = {
+        "captioner": str(tiny("blip")),
+        "max_new_tokens": 6,
+        "extract": {"smollm2": None, "processes": 1},
+    }
     hybrid = {"hybrid": [catlip, captioner]}
     chosen: dict[str, Any] = {
         "source": {"folder": "."},
@@ -374,7 +476,9 @@ def test_the_papers_hybrid_tags_a_run_and_judges_its_images(tiny: Tiny, tmp_path
     known = ["dog", "cat", "table", "boat", "coffee"]
     for row in tagged:
         catlips = [name for name in row["objects"] if name in known]
-        assert row["objects"][: len(catlips)] == catlips  # in the order of the taggers, CatLIP's own order first
+        assert (
+            row["objects"][: len(catlips)] == catlips
+        )  # in the order of the taggers, CatLIP's own order first
         assert len(row["objects"]) == len(set(row["objects"])) == len(row["scores"])
         assert row["status"] == "ok"
         assert all(score == 1.0 for score in row["scores"][len(catlips) :])

@@ -1,4 +1,5 @@
-"""The embedded backends keep the contract that all backends keep (conformance.py), and the suite sees each way of breaking it."""
+"""The embedded backends keep the contract that all backends keep (conformance.py), and the suite sees each
+way of breaking it."""
 
 from __future__ import annotations
 
@@ -28,11 +29,17 @@ def test_realizer() -> None:
 
 def test_naive() -> None:
     rows = [replace(request(text, seed=n), family="concept") for n, text in enumerate(("dog", "car", "tree"))]
-    check_llm(lambda: models.load("naive:clip80", "llm"), lambda: models.load("naive:clip7", "llm"), rows=rows, poison=Request(""))
+    check_llm(
+        lambda: models.load("naive:clip80", "llm"),
+        lambda: models.load("naive:clip7", "llm"),
+        rows=rows,
+        poison=Request(""),
+    )
 
 
 class Lister:
-    """A language model that takes a caption apart by its spaces: every word is an object. SmolLM2 as the extractor: test_extract.py."""
+    """A language model that takes a caption apart by its spaces: every word is an object. SmolLM2 as the
+    extractor: test_extract.py."""
 
     id = "lister"
 
@@ -40,14 +47,24 @@ class Lister:
         self.digest = model
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        return [Reply(f"objects: {', '.join((r.caption or '').split())}\nattributes:\nrelations:") for r in requests]
+        return [
+            Reply(f"objects: {', '.join((r.caption or '').split())}\nattributes:\nrelations:")
+            for r in requests
+        ]
 
 
 def test_extract() -> None:
     """The second half of a captioner; it reads captions only, and its digest holds the language model's."""
-    rows = [ImageAndText(None, text) for text in ("a brown dog on a red sofa", "a white cup on a table", "two cats near a tree")]
+    rows = [
+        ImageAndText(None, text)
+        for text in ("a brown dog on a red sofa", "a white cup on a table", "two cats near a tree")
+    ]
     name = f"{__name__}:Lister"
-    check_tagger(lambda: models.load({"extract": name}, "tagger"), lambda: models.load({"extract": {name: "2"}}, "tagger"), rows=rows)
+    check_tagger(
+        lambda: models.load({"extract": name}, "tagger"),
+        lambda: models.load({"extract": {name: "2"}}, "tagger"),
+        rows=rows,
+    )
 
 
 def test_smollm2() -> None:
@@ -80,12 +97,17 @@ def cut_short() -> ImageAndText:
 
 def test_imagenet() -> None:
     options = {"imagenet": "lite0", "threads": 1}
-    check_tagger(lambda: models.load(options, "tagger"), lambda: models.load("imagenet", "tagger"), poison=cut_short())
+    check_tagger(
+        lambda: models.load(options, "tagger"), lambda: models.load("imagenet", "tagger"), poison=cut_short()
+    )
 
 
 def test_hybrid() -> None:
     value = {"hybrid": [{"imagenet": "lite0", "threads": 1}, "wordnet"]}
-    check_tagger(lambda: models.load(value, "tagger"), lambda: models.load({"hybrid": ["imagenet", "wordnet"]}, "tagger"))
+    check_tagger(
+        lambda: models.load(value, "tagger"),
+        lambda: models.load({"hybrid": ["imagenet", "wordnet"]}, "tagger"),
+    )
 
 
 def test_reference(tmp_path: Any) -> None:
@@ -93,9 +115,13 @@ def test_reference(tmp_path: Any) -> None:
     drawn = [painting.image for painting in Scenes().generate([Prompt(text) for text in texts])]
     for name in ("dog", "cat"):
         (tmp_path / name).mkdir()
-        Image.fromarray(np.random.default_rng(len(name)).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / name / "1.png")
+        Image.fromarray(np.random.default_rng(len(name)).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(
+            tmp_path / name / "1.png"
+        )
     rows = [ImageAndText(image) for image in drawn]
-    check_tagger(ReferenceTagger, lambda: ReferenceTagger(str(tmp_path)), rows=rows, image=drawn[0], poison=cut_short())
+    check_tagger(
+        ReferenceTagger, lambda: ReferenceTagger(str(tmp_path)), rows=rows, image=drawn[0], poison=cut_short()
+    )
 
 
 def test_scenes() -> None:
@@ -115,7 +141,10 @@ class Broken:
         self.made += 1
         if self.how == "crash" and any(len(r.instruction) > 9999 for r in requests):
             raise RuntimeError("too long")
-        replies = [Reply(f"A {r.caption}.") if isinstance(r.caption, str) else Reply("", error="no_caption") for r in requests]
+        replies = [
+            Reply(f"A {r.caption}.") if isinstance(r.caption, str) else Reply("", error="no_caption")
+            for r in requests
+        ]
         if self.how == "surrogate":
             replies = [replace(r, text="\ud800") if "🐕" in r.text else r for r in replies]
         if self.how == "neighbour" and any(r.error for r in replies):
@@ -136,7 +165,8 @@ class Broken:
 
 
 FAULTS = (
-    "order", "fewer", "more", "merges duplicates", "answers nothing", "alike", "crash", "surrogate", "neighbour", "answers the poison",
+    "order", "fewer", "more", "merges duplicates", "answers nothing", "alike", "crash", "surrogate",
+    "neighbour", "answers the poison",
     "batch", "digest",
 )  # fmt: skip
 
@@ -158,13 +188,18 @@ def test_a_tolerance_is_kept_to() -> None:
         def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
             if not all(item.image is None or isinstance(item.image, Image.Image) for item in items):
                 raise TypeError("no image")
-            return [Tags((str(item.image and item.image.getpixel((0, 0))),), scores=(0.5 + len(items) / 1000,)) for item in items]
+            return [
+                Tags((str(item.image and item.image.getpixel((0, 0))),), scores=(0.5 + len(items) / 1000,))
+                for item in items
+            ]
 
     class Grainy:
         id, digest = "grainy", "1"
 
         def generate(self, prompts: Sequence[Prompt]) -> list[Painting]:
-            return [Painting(Image.new("RGB", (8, 8), (len(prompts), len(p.text) * 20 % 256, 0))) for p in prompts]
+            return [
+                Painting(Image.new("RGB", (8, 8), (len(prompts), len(p.text) * 20 % 256, 0))) for p in prompts
+            ]
 
     check_tagger(Wavering, tolerance=0.05)
     check_painter(Grainy, tolerance=12)

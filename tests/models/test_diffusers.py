@@ -1,4 +1,5 @@
-"""The diffusers backend on tiny real checkpoints: SD1.5, SDXL, SD3 and FLUX are loaded and run by diffusers itself, with random weights."""
+"""The diffusers backend on tiny real checkpoints: SD1.5, SDXL, SD3 and FLUX are loaded and run by diffusers
+itself, with random weights."""
 
 from __future__ import annotations
 
@@ -40,7 +41,10 @@ def painter(tiny: Tiny) -> Callable[..., Any]:
 
 
 def build(folder: Path, **options: Any) -> Any:
-    return models.load({"diffusers": str(folder), "steps": 2, "size": 64, "batch": 3, "device": "cpu", **options}, "text_to_image")
+    return models.load(
+        {"diffusers": str(folder), "steps": 2, "size": 64, "batch": 3, "device": "cpu", **options},
+        "text_to_image",
+    )
 
 
 def pixels(painting: Painting) -> Any:
@@ -71,12 +75,17 @@ def retrained(folder: Path, to: Path) -> Path:
 
 @pytest.mark.parametrize("name", FAMILY)
 def test_conformance(painter: Callable[..., Any], tiny: Tiny, tmp_path: Path, name: str) -> None:
-    check_painter(lambda: painter(name), lambda: build(retrained(tiny(name), tmp_path / "other")), tolerance=LEVEL)
+    check_painter(
+        lambda: painter(name), lambda: build(retrained(tiny(name), tmp_path / "other")), tolerance=LEVEL
+    )
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_a_prompt_without_weights_is_encoded_as_the_pipeline_encodes_it(painter: Callable[..., Any], name: str) -> None:
-    """The pipeline's own `encode_prompt` is the oracle of what the weighing path makes of plain text, brackets and all."""
+def test_a_prompt_without_weights_is_encoded_as_the_pipeline_encodes_it(
+    painter: Callable[..., Any], name: str
+) -> None:
+    """The pipeline's own `encode_prompt` is the oracle of what the weighing path makes of plain text,
+    brackets and all."""
     import torch
 
     model = painter(name)
@@ -97,13 +106,23 @@ def test_a_prompt_without_weights_is_encoded_as_the_pipeline_encodes_it(painter:
         names = {
             "sd": ["prompt_embeds", "negative_prompt_embeds"],
             "flux": ["prompt_embeds", "pooled_prompt_embeds"],
-        }.get(family, ["prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds"])
+        }.get(
+            family,
+            [
+                "prompt_embeds",
+                "negative_prompt_embeds",
+                "pooled_prompt_embeds",
+                "negative_pooled_prompt_embeds",
+            ],
+        )
         for key, tensor in zip(names, wanted, strict=False):
             torch.testing.assert_close(found[key], tensor, atol=1e-5, rtol=1e-5, msg=f"{key} of {text!r}")
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_weights_change_the_image_and_a_weight_of_one_does_not(painter: Callable[..., Any], name: str) -> None:
+def test_weights_change_the_image_and_a_weight_of_one_does_not(
+    painter: Callable[..., Any], name: str
+) -> None:
     model, text = painter(name), "a red dog on a blue car"
     plain = paint(model, text, seed=1)
     assert apart(paint(model, text, seed=1, weights={"dog": 1.0}), plain) == 0
@@ -122,7 +141,9 @@ def test_a_weight_multiplies_what_the_tokens_add_to_an_empty_prompt(painter: Cal
     paint(model, "a dog")
     reader, text = TextReader(model._pipe, "sd", False, "models"), "a small red dog, sitting"
     parts, _ = pieces(text, {"red dog": 1.5})
-    one, empty, got = (reader.encode(p, None)["prompt_embeds"][0] for p in ([(text, 1.0)], [("", 1.0)], parts))
+    one, empty, got = (
+        reader.encode(p, None)["prompt_embeds"][0] for p in ([(text, 1.0)], [("", 1.0)], parts)
+    )
     ids = clip_tokens.encode(text)
     where = [ids.index(clip_tokens.encode(word)[1]) for word in ("red", "dog")]
     for n in range(77):
@@ -131,7 +152,8 @@ def test_a_weight_multiplies_what_the_tokens_add_to_an_empty_prompt(painter: Cal
 
 
 def test_a_caption_brings_no_syntax(painter: Callable[..., Any]) -> None:
-    """What compel's prompt language would weigh is text like any other: the same image as without the weighing path."""
+    """What compel's prompt language would weigh is text like any other: the same image as without the
+    weighing path."""
     model, text = painter("sd15"), "a (((dog)))++ on a (car)1.8"
     literal = paint(model, text, seed=3)
     weighed = paint(model, text, seed=3, weights={"tree": 2.0})
@@ -198,7 +220,8 @@ def test_t5_reads_further_than_clip(painter: Callable[..., Any]) -> None:
 
 
 class Cramped:
-    """A pipeline in whose memory at most `most` images fit; notes how many each call had. Provokes the fault, paints with the real one."""
+    """A pipeline in whose memory at most `most` images fit; notes how many each call had. Provokes the fault,
+    paints with the real one."""
 
     def __init__(self, pipe: Any, most: int) -> None:
         self._pipe, self.most, self.seen = pipe, most, list[int]()
@@ -257,7 +280,11 @@ def test_the_safety_checkers_verdict(tiny: Tiny) -> None:
 
 
 def test_schedulers_by_name(tiny: Tiny) -> None:
-    names = {"ddim": "DDIMScheduler", "dpm++": "DPMSolverMultistepScheduler", "Euler a": "EulerAncestralDiscreteScheduler"}
+    names = {
+        "ddim": "DDIMScheduler",
+        "dpm++": "DPMSolverMultistepScheduler",
+        "Euler a": "EulerAncestralDiscreteScheduler",
+    }
     made = {name: build(tiny("sd15"), scheduler=name, steps=3) for name in [*names, "EulerDiscreteScheduler"]}
     images = {name: paint(model, "a dog", seed=5) for name, model in made.items()}
     for name, cls in names.items():
@@ -273,7 +300,9 @@ def test_schedulers_by_name(tiny: Tiny) -> None:
     build(tiny("sd15"), scheduler="ddim").check()
 
 
-def test_adapters_change_the_image_and_the_digest(painter: Callable[..., Any], tiny: Tiny, tmp_path: Path) -> None:
+def test_adapters_change_the_image_and_the_digest(
+    painter: Callable[..., Any], tiny: Tiny, tmp_path: Path
+) -> None:
     from tiny_models import lora
 
     folder = lora(tmp_path / "lora", tiny("sd15"))
@@ -306,9 +335,16 @@ def test_precision_and_its_files(painter: Callable[..., Any], tiny: Tiny, tmp_pa
 
 def test_what_belongs_to_the_digest(tiny: Tiny) -> None:
     folder = tiny("sd15")
-    same: list[dict[str, Any]] = [{}, {"batch": 7}, {"vae_slicing": True}, {"compile": True}, {"offload": "model"}]
+    same: list[dict[str, Any]] = [
+        {},
+        {"batch": 7},
+        {"vae_slicing": True},
+        {"compile": True},
+        {"offload": "model"},
+    ]
     other: list[dict[str, Any]] = [
-        {"steps": 3}, {"guidance": 2.0}, {"scheduler": "ddim"}, {"size": [64, 72]}, {"long_prompt": "chunk"}, {"dtype": "float16"},
+        {"steps": 3}, {"guidance": 2.0}, {"scheduler": "ddim"}, {"size": [64, 72]}, {"long_prompt": "chunk"},
+        {"dtype": "float16"},
         {"safety": False},
     ]  # fmt: skip
     assert len({build(folder, **options).digest for options in same}) == 1
@@ -367,7 +403,9 @@ def test_wrong_options_are_told_in_one_line(tiny: Tiny, options: dict[str, Any],
 def test_what_a_pipeline_has_no_place_for_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="FluxPipeline takes no chunks"):
         build(tiny("flux"), long_prompt="chunk")
-    with pytest.raises(UserError, match=r"FluxPipeline takes no negative prompt as it is; leave image_policy\.negative out"):
+    with pytest.raises(
+        UserError, match=r"FluxPipeline takes no negative prompt as it is; leave image_policy\.negative out"
+    ):
         build(tiny("flux")).accepts(weights=True, negative=True)
     with pytest.raises(UserError, match=r"takes no negative prompt with guidance 0\.0"):
         build(tiny("sdxl"), guidance=0.0).accepts(weights=True, negative=True)
@@ -375,7 +413,10 @@ def test_what_a_pipeline_has_no_place_for_is_refused(tiny: Tiny, tmp_path: Path)
     assert paint(build(tiny("flux")), "a dog", negative="a cat").error == "negative_unsupported"
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "PixArtAlphaPipeline"}))
     pixart = build(tmp_path)
-    with pytest.raises(UserError, match=r"models\.text_to_image: PixArtAlphaPipeline cannot weigh tags; leave image_policy\.weights out"):
+    with pytest.raises(
+        UserError,
+        match=r"models\.text_to_image: PixArtAlphaPipeline cannot weigh tags; leave image_policy\.weights out",
+    ):
         pixart.accepts(weights=True, negative=True)
     pixart.accepts(weights=False, negative=True)
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "AudioLDMPipeline"}))
@@ -402,7 +443,12 @@ def test_preflight_names_what_is_missing(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_sizes(painter: Callable[..., Any]) -> None:
     model = painter("sd15")
-    prompts = [Prompt("a dog", seed=1), Prompt("a dog", seed=1, size=(72, 64)), Prompt("a dog", size=(65, 64)), Prompt("a dog", seed=1)]
+    prompts = [
+        Prompt("a dog", seed=1),
+        Prompt("a dog", seed=1, size=(72, 64)),
+        Prompt("a dog", size=(65, 64)),
+        Prompt("a dog", seed=1),
+    ]
     made = model.generate(prompts)
     assert [p.image.size if p.image else p.error for p in made] == [(64, 64), (72, 64), "bad_size", (64, 64)]
     assert apart(made[0], made[3]) <= LEVEL

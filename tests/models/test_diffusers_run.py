@@ -1,4 +1,5 @@
-"""Whole runs with diffusers as the painter, on a tiny real checkpoint: tables, stored size, safety, what is asked again, older tables."""
+"""Whole runs with diffusers as the painter, on a tiny real checkpoint: tables, stored size, safety, what is
+asked again, older tables."""
 
 from __future__ import annotations
 
@@ -27,13 +28,22 @@ from helpers import recipe, tables
 
 Tiny = Callable[[str], Path]
 LONG = "a red dog and a blue car near a green tree by the lake in the evening sun. " * 5
-SETTINGS: dict[str, Any] = {"steps": 2, "guidance": 2.0, "scheduler": "ddim", "size": 64, "batch": 2, "device": "cpu"}
+SETTINGS: dict[str, Any] = {
+    "steps": 2,
+    "guidance": 2.0,
+    "scheduler": "ddim",
+    "size": 64,
+    "batch": 2,
+    "device": "cpu",
+}
 
 
 def photographs(base: Path, captions: Sequence[str]) -> None:
     """A folder of drawn images with captions beside them."""
     (base / "images").mkdir()
-    for n, (caption, painting) in enumerate(zip(captions, Scenes(64).generate([Prompt(c) for c in captions]), strict=True)):
+    for n, (caption, painting) in enumerate(
+        zip(captions, Scenes(64).generate([Prompt(c) for c in captions]), strict=True)
+    ):
         assert painting.image is not None
         painting.image.save(base / "images" / f"{n}.png")
         (base / "images" / f"{n}.txt").write_text(caption)
@@ -54,7 +64,12 @@ def plan(base: Path, folder: Path, **changes: Any) -> Recipe:
     return recipe(
         base,
         models={"tagger": "wordnet", "llm": "realizer", "text_to_image": painter},
-        **{"source": {"folder": "images"}, "paths": ["SP3", "SP4"], "judge": {"tagger": "reference"}, **changes},
+        **{
+            "source": {"folder": "images"},
+            "paths": ["SP3", "SP4"],
+            "judge": {"tagger": "reference"},
+            **changes,
+        },
     )
 
 
@@ -65,7 +80,11 @@ def test_a_run_of_sp3_and_sp4(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.Mo
         tmp_path,
         tiny("sd15-safe"),
         options={"long_prompt": "chunk"},
-        image_policy={"weights": {"dog": 1.5}, "negative": "blurry", "image": {"format": "jpeg", "quality": 90, "size": 32}},
+        image_policy={
+            "weights": {"dog": 1.5},
+            "negative": "blurry",
+            "image": {"format": "jpeg", "quality": 90, "size": 32},
+        },
     )
     made = run(made_by, tmp_path / "run", base=tmp_path)
     assert all(row.adds_up for row in made.ledger())
@@ -73,7 +92,12 @@ def test_a_run_of_sp3_and_sp4(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.Mo
     assert len(rows) == 8
     model = Diffusers(tiny("sd15-safe"), long_prompt="chunk", **SETTINGS)
     for row in rows:
-        assert (row["status"], row["model"], row["flagged"], row["negative"]) == ("ok", "diffusers:sd15-safe", False, "blurry")
+        assert (row["status"], row["model"], row["flagged"], row["negative"]) == (
+            "ok",
+            "diffusers:sd15-safe",
+            False,
+            "blurry",
+        )
         assert row["clip_tokens"] == clip_tokens.count(row["prompt"])
         assert (row["truncated"], row["chunks"]) == (False, 1 if row["clip_tokens"] <= 77 else 2)
         assert row["weights_unused"] == ([] if holds(row["prompt"], "dog") else ["dog"])
@@ -81,10 +105,15 @@ def test_a_run_of_sp3_and_sp4(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.Mo
         assert (stored.format, stored.size, row["width"], row["height"]) == ("JPEG", (32, 32), 32, 32)
     assert {row["chunks"] for row in rows} == {1, 2}
     row = rows[0]
-    again = model.generate([Prompt(row["prompt"], negative="blurry", weights=dict(row["weights"]), seed=row["seed"])])[0].image
+    again = model.generate(
+        [Prompt(row["prompt"], negative="blurry", weights=dict(row["weights"]), seed=row["seed"])]
+    )[0].image
     assert again is not None
     again.thumbnail((32, 32), Image.Resampling.LANCZOS)
-    kept, wanted = (np.asarray(Image.open(io.BytesIO(b)), dtype=int) for b in (row["image"]["bytes"], encode(again, "jpeg", 90)))
+    kept, wanted = (
+        np.asarray(Image.open(io.BytesIO(b)), dtype=int)
+        for b in (row["image"]["bytes"], encode(again, "jpeg", 90))
+    )
     assert abs(kept - wanted).mean() < 1
     told = as_text(made, next(r["id"] for r in rows if r["chunks"] == 2))
     assert "read in 2 chunks" in told
@@ -99,7 +128,9 @@ def test_flagged_images_are_dropped_and_counted(tiny: Tiny, tmp_path: Path) -> N
     with pytest.raises(WorkFailed, match=r"paint: none of 2 rows came through \(unsafe x 2\)"):
         run(plan(tmp_path, tiny("sd15-flags"), paths=["SP4"]), tmp_path / "run", base=tmp_path)
     rows = pq.read_table(next((tmp_path / "run" / "paint").glob("*.parquet"))).to_pylist()
-    assert [(r["status"], r["reason"], r["flagged"], r["image"]) for r in rows] == [("dropped", "unsafe", True, None)] * 2
+    assert [(r["status"], r["reason"], r["flagged"], r["image"]) for r in rows] == [
+        ("dropped", "unsafe", True, None)
+    ] * 2
 
 
 class Prude:
@@ -108,12 +139,19 @@ class Prude:
     id, digest = "prude", "1"
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Painting]:
-        return [Painting(Image.new("RGB", (8, 8)), flagged="dog" in p.text, tokens=9, truncated=None) for p in prompts]
+        return [
+            Painting(Image.new("RGB", (8, 8)), flagged="dog" in p.text, tokens=9, truncated=None)
+            for p in prompts
+        ]
 
 
 def test_a_flagged_image_goes_no_further(tmp_path: Path) -> None:
     models = {"tagger": "wordnet", "llm": "realizer", "text_to_image": "test_diffusers_run:Prude"}
-    made = run(recipe(tmp_path, rows=16, models=models, paths=["SP4"], judge={"tagger": "reference"}), tmp_path / "run", base=tmp_path)
+    made = run(
+        recipe(tmp_path, rows=16, models=models, paths=["SP4"], judge={"tagger": "reference"}),
+        tmp_path / "run",
+        base=tmp_path,
+    )
     rows = list(made.rows("paint"))
     dogs = ["dog" in row["prompt"] for row in rows]
     assert 0 < sum(dogs) < len(rows)
@@ -138,7 +176,11 @@ class Counting(Scenes):
 
 def test_rows_of_a_table_from_before_the_new_columns_are_taken_over(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    models = {"tagger": "wordnet", "llm": "realizer", "text_to_image": {"test_diffusers_run:Counting": str(log)}}
+    models = {
+        "tagger": "wordnet",
+        "llm": "realizer",
+        "text_to_image": {"test_diffusers_run:Counting": str(log)},
+    }
     common: dict[str, Any] = {"rows": 10, "models": models, "paths": ["SP4"], "judge": None}
     made = run(recipe(tmp_path, **common), tmp_path / "run", base=tmp_path)
     before = tables(made)["paint"]
@@ -147,15 +189,25 @@ def test_rows_of_a_table_from_before_the_new_columns_are_taken_over(tmp_path: Pa
         pq.write_table(table.drop_columns(["chunks", "flagged"]), path)
     assert "chunks" not in next(iter(made.rows("paint")))
     assert "CLIP tokens" in as_text(made, before[0]["id"])
-    more = run(recipe(tmp_path, **common, variants={"paint": 2}), tmp_path / "run", base=tmp_path, update=True)
+    more = run(
+        recipe(tmp_path, **common, variants={"paint": 2}), tmp_path / "run", base=tmp_path, update=True
+    )
     rows = tables(more)["paint"]
     assert [r for r in rows if r["id"].endswith("paint.0")] == before
     assert len(rows) == 20
     assert len(log.read_text().splitlines()) == 20
 
 
-def test_a_recipe_that_asks_for_what_the_model_lacks_is_refused_before_it_runs(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_recipe_that_asks_for_what_the_model_lacks_is_refused_before_it_runs(
+    tiny: Tiny, tmp_path: Path
+) -> None:
     photographs(tmp_path, ["a dog"])
-    with pytest.raises(UserError, match=r"FluxPipeline takes no negative prompt .*leave image_policy\.negative out"):
-        run(plan(tmp_path, tiny("flux"), options={"scheduler": None}, image_policy={"negative": "blur"}), tmp_path / "run", base=tmp_path)
+    with pytest.raises(
+        UserError, match=r"FluxPipeline takes no negative prompt .*leave image_policy\.negative out"
+    ):
+        run(
+            plan(tmp_path, tiny("flux"), options={"scheduler": None}, image_policy={"negative": "blur"}),
+            tmp_path / "run",
+            base=tmp_path,
+        )
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,5 @@
-"""2a by a language model: the grammar allows nothing but the caption's spans, replies are read strictly, phrases become Tags."""
+"""2a by a language model: the grammar allows nothing but the caption's spans, replies are read strictly,
+phrases become Tags."""
 
 from __future__ import annotations
 
@@ -77,7 +78,9 @@ def test_smollm2_says_only_spans_of_the_caption(smollm2: ExtractTagger) -> None:
     assert "brown dog" in first[0].attributes
     for text, tags in zip(texts, first, strict=True):
         there = {singular(word) for word in re.findall(r"[^\W_]+", text.lower())}
-        assert {singular(word) for phrase in tags.phrases() for word in re.findall(r"[^\W_]+", phrase)} <= there
+        assert {
+            singular(word) for phrase in tags.phrases() for word in re.findall(r"[^\W_]+", phrase)
+        } <= there
 
 
 def test_other_models_are_held_to_the_caption_too() -> None:
@@ -92,7 +95,10 @@ def test_other_models_are_held_to_the_caption_too() -> None:
 
 
 def test_a_reply_as_json() -> None:
-    Fixed.replies = (Reply('{"objects": ["dog", "cat"], "attributes": ["Brown dog."], "relations": []}'), Reply("objects: dog"))
+    Fixed.replies = (
+        Reply('{"objects": ["dog", "cat"], "attributes": ["Brown dog."], "relations": []}'),
+        Reply("objects: dog"),
+    )
     good, bad = ExtractTagger(f"{__name__}:Fixed", mode="json").tag([ImageAndText(None, "the brown dog")] * 2)
     assert (good, good.dropped) == (Tags(("dog",), ("brown dog",)), 1)
     assert bad == Tags(error="bad_json")
@@ -110,9 +116,20 @@ def test_a_reply_as_json() -> None:
 def test_rows_fail_alone_with_their_reason(tmp_path: Path) -> None:
     """In a run: the row whose reply is none has failed, the ledger names why, and the others are there."""
     write_captions(tmp_path / "captions.jsonl", 3)
-    Fixed.replies = (Reply("I cannot."), Reply("objects: cat\nattributes: red cat\nrelations:"), Reply("", error="empty_reply"))
-    made = run(recipe(tmp_path, models={"tagger": {"extract": f"{__name__}:Fixed"}, "llm": "realizer"}), tmp_path / "run", base=tmp_path)
-    assert [(row["status"], row["reason"]) for row in made.rows("tag")][::2] == [("failed", "not_three_lines"), ("failed", "empty_reply")]
+    Fixed.replies = (
+        Reply("I cannot."),
+        Reply("objects: cat\nattributes: red cat\nrelations:"),
+        Reply("", error="empty_reply"),
+    )
+    made = run(
+        recipe(tmp_path, models={"tagger": {"extract": f"{__name__}:Fixed"}, "llm": "realizer"}),
+        tmp_path / "run",
+        base=tmp_path,
+    )
+    assert [(row["status"], row["reason"]) for row in made.rows("tag")][::2] == [
+        ("failed", "not_three_lines"),
+        ("failed", "empty_reply"),
+    ]
     ledger = next(row for row in made.ledger() if row.folder == "tag")
     assert (ledger.ok, ledger.failed) == (1, {"not_three_lines": 1, "empty_reply": 1})
 
@@ -128,7 +145,10 @@ def test_too_few_replies_are_an_error() -> None:
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("attributes: a b\nobjects: b, c.\n\nrelations:", {"attributes": ["a b"], "objects": ["b", "c"], "relations": [""]}),
+        (
+            "attributes: a b\nobjects: b, c.\n\nrelations:",
+            {"attributes": ["a b"], "objects": ["b", "c"], "relations": [""]},
+        ),
         ("Objects: b\nattributes:\nRelations: x", {"objects": ["b"], "attributes": [""], "relations": ["x"]}),
         ("attributes: a\nobjects: b", None),
         ("attributes: a\nobjects: b\nobjects: c\nrelations:", None),
@@ -136,12 +156,18 @@ def test_too_few_replies_are_an_error() -> None:
             "1. **Objects:** b, c\n2. **Attributes**: `a b`\n3. Relations: x",
             {"attributes": ["a b"], "objects": ["b", "c"], "relations": ["x"]},
         ),
-        ('- objects: 1. b, 2) c\n* relations:\n• attributes: "a"', {"attributes": ["a"], "objects": ["b", "c"], "relations": [""]}),
+        (
+            '- objects: 1. b, 2) c\n* relations:\n• attributes: "a"',
+            {"attributes": ["a"], "objects": ["b", "c"], "relations": [""]},
+        ),
         (
             "objects:\n- b\n- c, d\nattributes:\n\n1. a\nrelations: x",
             {"attributes": ["", "a"], "objects": ["", "b", "c", "d"], "relations": ["x"]},
         ),
-        ("```\nattributes: a\nobjects: b\nrelations: c\n```", {"attributes": ["a"], "objects": ["b"], "relations": ["c"]}),
+        (
+            "```\nattributes: a\nobjects: b\nrelations: c\n```",
+            {"attributes": ["a"], "objects": ["b"], "relations": ["c"]},
+        ),
         ("objects: b\n- c\nattributes: a\nrelations:", None),
         ("objects: b\nand more\nattributes: a\nrelations:", None),
         ("colours: red\nattributes: a\nobjects: b\nrelations: c", None),
@@ -156,8 +182,14 @@ def test_three_lines_and_nothing_else(text: str, wanted: dict[str, list[str]] | 
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ('{"objects": ["b"], "attributes": ["a b"], "relations": []}', {"attributes": ["a b"], "objects": ["b"], "relations": []}),
-        ('```json\n{"objects": [], "attributes": [], "relations": ["x"]}\n```', {"attributes": [], "objects": [], "relations": ["x"]}),
+        (
+            '{"objects": ["b"], "attributes": ["a b"], "relations": []}',
+            {"attributes": ["a b"], "objects": ["b"], "relations": []},
+        ),
+        (
+            '```json\n{"objects": [], "attributes": [], "relations": ["x"]}\n```',
+            {"attributes": [], "objects": [], "relations": ["x"]},
+        ),
         ('{"objects": ["b"], "attributes": ["a b"]}', None),
         ('{"objects": ["b"], "attributes": [], "relations": [], "more": []}', None),
         ('{"objects": "b", "attributes": [], "relations": []}', None),
@@ -173,26 +205,45 @@ def test_an_object_of_three_lists_and_nothing_else(text: str, wanted: dict[str, 
 @pytest.mark.parametrize(
     ("caption", "objects", "attributes", "relations", "wanted"),
     [
-        ("Two children near an old wooden house", "children, house", "Two children, old wooden house", "children near an old wooden house",
+        ("Two children near an old wooden house", "children, house", "Two children, old wooden house",
+        "children near an " "old wooden house",
          Tags(("child", "house"), ("two children", "old house", "wooden house"), ("child near house",))),
         ("The brown dog", "brown dog", "brown dog", "", Tags(("dog",), ("brown dog",))),
-        ("A plate of pasta", "plate, pasta", "plate of pasta", "plate of pasta", Tags(("plate", "pasta"), (), ("plate of pasta",))),
+        ("A plate of pasta", "plate, pasta", "plate of pasta", "plate of pasta", Tags(("plate", "pasta"), (),
+        ("plate of pasta",))),
         ("A woman wearing a hat", "hat", "", "wearing a hat", Tags(("hat",), (), ("wearing hat",))),
         ("A cat in the park", "cat, park, dog", "", "cat is in the park, in the park", Tags(("cat", "park"))),
     ],
 )  # fmt: skip
-def test_phrases_become_tags(caption: str, objects: str, attributes: str, relations: str, wanted: Tags) -> None:
-    lines = {"objects": objects.split(", "), "attributes": attributes.split(", "), "relations": relations.split(", ")}
+def test_phrases_become_tags(
+    caption: str, objects: str, attributes: str, relations: str, wanted: Tags
+) -> None:
+    lines = {
+        "objects": objects.split(", "),
+        "attributes": attributes.split(", "),
+        "relations": relations.split(", "),
+    }
     assert normalise(lines, caption) == wanted
 
 
 def spans_by_hand(caption: str) -> set[str]:
     """Every run of up to five words between marks: what the grammar may name at most."""
-    return {" ".join(run[i:j]) for run in words_of(caption) for i in range(len(run)) for j in range(i + 1, min(i + 5, len(run)) + 1)}
+    return {
+        " ".join(run[i:j])
+        for run in words_of(caption)
+        for i in range(len(run))
+        for j in range(i + 1, min(i + 5, len(run)) + 1)
+    }
 
 
 def test_the_grammars_phrases_are_spans() -> None:
-    for caption in ["A brown dog, asleep on the red sofa. Nice!", "one", "the of a", 'say "hi" \\ there', "word " * 500]:
+    for caption in [
+        "A brown dog, asleep on the red sofa. Nice!",
+        "one",
+        "the of a",
+        'say "hi" \\ there',
+        "word " * 500,
+    ]:
         grammar = extraction(caption)
         literals = {text for text in re.findall(r'"((?:[^"\\]|\\.)*)"', grammar) if text.startswith(" ")}
         assert {text[1:] for text in literals} <= spans_by_hand(caption)
@@ -205,7 +256,8 @@ def test_the_grammars_phrases_are_spans() -> None:
 
 
 def test_smollm2_finds_most_objects_of_web_captions(smollm2: ExtractTagger) -> None:
-    """A small model: far behind the `wordnet` tagger; the floor is what it reaches with room for another build of llama.cpp."""
+    """A small model: far behind the `wordnet` tagger; the floor is what it reaches with room for another
+    build of llama.cpp."""
     some = CAPTIONS[::12]
     found = smollm2.tag([ImageAndText(None, one["caption"]) for one in some])
     hits = sum(len(set(tags.objects) & set(one["objects"])) for tags, one in zip(found, some, strict=True))

@@ -1,4 +1,5 @@
-"""models/hf.py: finding models, their digests, devices and faults; on tiny real checkpoints and a hub cache laid out on disk."""
+"""models/hf.py: finding models, their digests, devices and faults; on tiny real checkpoints and a hub cache
+laid out on disk."""
 
 from __future__ import annotations
 
@@ -24,7 +25,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import ViTConfig, ViTForImageClassification
 
     folder = tmp_path_factory.mktemp("vit")
-    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 16, "patch_size": 8}
+    size = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "image_size": 16,
+        "patch_size": 8,
+    }
     config = ViTConfig(**size, id2label={0: "dog", 1: "cat", 2: "boat"})
     ViTForImageClassification(config).save_pretrained(folder)
     return folder
@@ -41,7 +49,9 @@ def found(model: Any, **options: Any) -> hf.Located:
     return hf.locate(model, hf.read_options(options, "models.tagger"), "models.tagger")
 
 
-def in_cache(monkeypatch: pytest.MonkeyPatch, root: Path, folder: Path, commit: str = "a" * 40, ref: str = "main") -> Path:
+def in_cache(
+    monkeypatch: pytest.MonkeyPatch, root: Path, folder: Path, commit: str = "a" * 40, ref: str = "main"
+) -> Path:
     """Lays a folder out as the hub's cache does, for the name acme/tiny."""
     from huggingface_hub import constants
 
@@ -53,7 +63,9 @@ def in_cache(monkeypatch: pytest.MonkeyPatch, root: Path, folder: Path, commit: 
     return place
 
 
-def test_a_local_folder_and_a_hub_name_are_found(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_folder_and_a_hub_name_are_found(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert found(tiny).folder == tiny
     assert found(str(tiny)).commit is None
     place = in_cache(monkeypatch, tmp_path, tiny)
@@ -65,11 +77,16 @@ def test_a_local_folder_and_a_hub_name_are_found(tiny: Path, tmp_path: Path, mon
     assert len({found("acme/tiny").digest(), found("acme/tiny", revision="v2").digest()}) == 2
 
 
-def test_what_is_not_at_hand_is_one_sentence_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_at_hand_is_one_sentence_with_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match=r"^models.tagger: acme/none is not on this machine; fetch it with `hf download acme/none`"):
+    with pytest.raises(
+        UserError,
+        match=r"^models.tagger: acme/none is not on this machine; fetch it with `hf download acme/none`",
+    ):
         found("acme/none")
     with pytest.raises(UserError, match="hf download acme/none --revision v3"):
         found("acme/none", revision="v3")
@@ -112,7 +129,13 @@ def test_every_option_but_download_belongs_to_the_digest(tiny: Path, tmp_path: P
     (adapter / "adapter_config.json").write_text("{}")
     digests = [
         found(tiny, **options).digest()
-        for options in ({}, {"dtype": "float16"}, {"device": "cpu"}, {"quantization": "int8"}, {"adapters": [adapter]})
+        for options in (
+            {},
+            {"dtype": "float16"},
+            {"device": "cpu"},
+            {"quantization": "int8"},
+            {"adapters": [adapter]},
+        )
     ]
     assert len(set(digests)) == 5
     assert found(tiny, download=True).digest() == digests[0]
@@ -130,24 +153,36 @@ def changed(offset: Callable[[int], int]) -> Callable[[Path], None]:
     return change
 
 
-@pytest.mark.parametrize("change", [changed(lambda n: n - 1), changed(lambda n: n // 2), lambda f: f.write_bytes(f.read_bytes() + b"x")])
-def test_a_change_of_a_local_file_changes_both_digests(change: Callable[[Path], None], tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [changed(lambda n: n - 1), changed(lambda n: n // 2), lambda f: f.write_bytes(f.read_bytes() + b"x")],
+)
+def test_a_change_of_a_local_file_changes_both_digests(
+    change: Callable[[Path], None], tiny: Path, tmp_path: Path
+) -> None:
     place = copy_of(tiny, tmp_path / "copy")
-    assert (found(place).digest(), found(place).content_digest()) == (found(tiny).digest(), found(tiny).content_digest())
+    assert (found(place).digest(), found(place).content_digest()) == (
+        found(tiny).digest(),
+        found(tiny).content_digest(),
+    )
     change(place / "model.safetensors")
     assert found(place).digest() != found(tiny).digest()
     assert found(place).content_digest() != found(tiny).content_digest()
 
 
 def test_of_large_files_samples_are_looked_at(tmp_path: Path) -> None:
-    """Another training run writes the same header and size; one flipped bit between the samples is for --verify."""
+    """Another training run writes the same header and size; one flipped bit between the samples is for
+    --verify."""
     import numpy as np
     from safetensors.numpy import save_file
 
     for name, seed in (("a", 0), ("b", 1)):
         rng = np.random.default_rng(seed)
         (tmp_path / name).mkdir()
-        save_file({f"w{n}": rng.standard_normal((600, 1000), np.float32) for n in range(3)}, tmp_path / name / "model.safetensors")
+        save_file(
+            {f"w{n}": rng.standard_normal((600, 1000), np.float32) for n in range(3)},
+            tmp_path / name / "model.safetensors",
+        )
         (tmp_path / name / "old.bin").write_bytes(bytes(6 << 20))
     assert hf_files.folder_digest(tmp_path / "a") != hf_files.folder_digest(tmp_path / "b")
     before, whole = hf_files.folder_digest(tmp_path / "a"), hf_files.content_digest(tmp_path / "a")
@@ -159,7 +194,11 @@ def test_of_large_files_samples_are_looked_at(tmp_path: Path) -> None:
 
 
 def test_a_damaged_safetensors_file_still_has_a_digest(tmp_path: Path) -> None:
-    for name, head in (("a", b"\xff" * 8), ("b", (10).to_bytes(8, "little") + b"not json .."), ("c", (2).to_bytes(8, "little") + b"[]")):
+    for name, head in (
+        ("a", b"\xff" * 8),
+        ("b", (10).to_bytes(8, "little") + b"not json .."),
+        ("c", (2).to_bytes(8, "little") + b"[]"),
+    ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "m.safetensors").write_bytes(head + bytes(5 << 20))
     assert len({hf_files.folder_digest(tmp_path / name) for name in "abc"}) == 3
@@ -177,7 +216,9 @@ def test_a_model_loads_with_its_options(tiny: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForImageClassification
 
-    model = hf.load_pretrained(AutoModelForImageClassification, found(tiny, dtype="bfloat16", device="cpu"), "models.tagger")
+    model = hf.load_pretrained(
+        AutoModelForImageClassification, found(tiny, dtype="bfloat16", device="cpu"), "models.tagger"
+    )
     assert model.dtype == torch.bfloat16
     assert not model.training
     with pytest.raises(UserError, match=r"^models.tagger: .* cannot be loaded as AutoModelForCausalLM"):
@@ -204,23 +245,32 @@ def test_adapters_are_merged(tiny: Path, tmp_path: Path) -> None:
         hf.load_pretrained(AutoModelForImageClassification, found(tiny, adapters=[tiny]))
 
 
-def test_a_quantization_whose_package_is_absent_is_refused(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quantization_whose_package_is_absent_is_refused(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import importlib.util
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for name, package in hf.QUANTIZATIONS.items():
-        with pytest.raises(UserError, match=f"quantization: {name} needs the package {package}; pip install {package}"):
+        with pytest.raises(
+            UserError, match=f"quantization: {name} needs the package {package}; pip install {package}"
+        ):
             hf.check_quantization(found(tiny, quantization=name).options)
 
 
 def test_quantizations_as_the_packages_name_them() -> None:
     assert hf.quantization_call("int8", None) == ("BitsAndBytesConfig", {"load_in_8bit": True})
     name, arguments = hf.quantization_call("int4", "x")
-    assert (name, arguments["load_in_4bit"], arguments["bnb_4bit_compute_dtype"]) == ("BitsAndBytesConfig", True, "x")
+    assert (name, arguments["load_in_4bit"], arguments["bnb_4bit_compute_dtype"]) == (
+        "BitsAndBytesConfig",
+        True,
+        "x",
+    )
 
 
 def test_a_quantization_that_does_nothing_is_told(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torchao leaves narrow layers as they are, and says nothing; here no configuration reaches transformers at all."""
+    """torchao leaves narrow layers as they are, and says nothing; here no configuration reaches transformers
+    at all."""
     from transformers import AutoModelForImageClassification
 
     class Plain:
@@ -228,7 +278,9 @@ def test_a_quantization_that_does_nothing_is_told(tiny: Path, monkeypatch: pytes
         def from_pretrained(folder: Path, **options: Any) -> Any:
             return AutoModelForImageClassification.from_pretrained(folder)
 
-    monkeypatch.setattr(hf, "quantization_config", lambda options, where: {} if options.quantization else None)
+    monkeypatch.setattr(
+        hf, "quantization_config", lambda options, where: {} if options.quantization else None
+    )
     with pytest.raises(UserError, match=r"^models.tagger.quantization: torchao-int4 changes no layer of"):
         hf.load_pretrained(Plain, found(tiny, quantization="torchao-int4"), "models.tagger")
 
@@ -252,7 +304,9 @@ def test_lack_of_memory_is_told_from_other_faults() -> None:
 
 
 def test_an_absent_package_is_one_sentence_with_the_pip_line() -> None:
-    with pytest.raises(UserError, match=r"^models.llm: nowhere.to_be is not installed; pip install 'ctrlsynth\[server\]'$"):
+    with pytest.raises(
+        UserError, match=r"^models.llm: nowhere.to_be is not installed; pip install 'ctrlsynth\[server\]'$"
+    ):
         need("nowhere.to_be", "server", "models.llm")
     need("json.decoder", "server")
 

@@ -50,7 +50,11 @@ def test_pixels_and_caption_joined() -> None:
     hybrid = models.load({"hybrid": [PIXELS, "wordnet"]}, "tagger")
     image = Image.open(COFFEE).convert("RGB")
     both, only_text, only_image = hybrid.tag(
-        [ImageAndText(image, "a spoon beside a cup of espresso"), ImageAndText(None, "a brown dog"), ImageAndText(image)]
+        [
+            ImageAndText(image, "a spoon beside a cup of espresso"),
+            ImageAndText(None, "a brown dog"),
+            ImageAndText(image),
+        ]
     )
     assert both.objects[0] == "espresso"
     assert both.objects.count("espresso") == 1
@@ -70,7 +74,12 @@ def test_reads_and_digest_follow_the_members() -> None:
     assert HybridTagger([PIXELS, f"{HERE}:Echo"]).reads == "both"
     nested = HybridTagger([{"hybrid": [PIXELS, f"{HERE}:Echo"]}, PIXELS])
     assert nested.reads == "both"
-    orders = [[PIXELS, f"{HERE}:Echo"], [f"{HERE}:Echo", PIXELS], [PIXELS], [{**PIXELS, "cutoff": 0.5}, f"{HERE}:Echo"]]
+    orders = [
+        [PIXELS, f"{HERE}:Echo"],
+        [f"{HERE}:Echo", PIXELS],
+        [PIXELS],
+        [{**PIXELS, "cutoff": 0.5}, f"{HERE}:Echo"],
+    ]
     assert len({HybridTagger(order).digest for order in orders}) == 4
     assert HybridTagger(orders[0]).digest == HybridTagger(orders[0]).digest
 
@@ -84,7 +93,10 @@ def test_the_smallest_batch_holds_and_close_reaches_the_members() -> None:
 
 
 def test_the_same_by_text() -> None:
-    assert models.load("hybrid:imagenet+wordnet", "tagger").digest == HybridTagger(["imagenet", "wordnet"]).digest
+    assert (
+        models.load("hybrid:imagenet+wordnet", "tagger").digest
+        == HybridTagger(["imagenet", "wordnet"]).digest
+    )
 
 
 @pytest.mark.parametrize("model", [None, [], "", {"imagenet": 1}, 3])
@@ -103,7 +115,8 @@ def test_all_that_its_members_lack_is_told_at_once() -> None:
     with pytest.raises(UserError) as caught:
         HybridTagger([{"classifier": "nobody/labels"}, captioner])
     lines = str(caught.value).splitlines()
-    assert [name for line in lines for name in ("labels", "captions", "extracts") if f" nobody/{name} is not on this machine" in line] == [
+    assert [name for line in lines for name in ("labels", "captions",
+    "extracts") if f" nobody/{name} is " f"not on this machine" in line] == [
         "labels", "captions", "extracts",
     ]  # fmt: skip
     assert len(lines) == 3
@@ -111,7 +124,9 @@ def test_all_that_its_members_lack_is_told_at_once() -> None:
 
 def test_a_member_that_loses_a_row_fails_the_batch() -> None:
     with pytest.raises(ModelError, match="gave 1 answers for 2") as caught:
-        HybridTagger([f"{HERE}:Echo", f"{HERE}:Short"]).tag([ImageAndText(None, "a"), ImageAndText(None, "b")])
+        HybridTagger([f"{HERE}:Echo", f"{HERE}:Short"]).tag(
+            [ImageAndText(None, "a"), ImageAndText(None, "b")]
+        )
     assert caught.value.reason == "wrong_number"
 
 
@@ -124,7 +139,8 @@ def test_the_first_caption_and_every_kind() -> None:
         ]
     )
     assert joined == Tags(
-        ("dog", "ball", "cat"), ("red", "red ball"), ("dog on ball", "cat under ball"), (0.4, 1.0, 0.9), "first"
+        ("dog", "ball", "cat"), ("red", "red ball"), ("dog on ball", "cat under ball"), (0.4, 1.0, 0.9),
+        "first"
     )  # fmt: skip
     assert join([Tags(("dog",)), Tags(("cat",))]).scores == ()
     assert join([Tags(), Tags()]) == Tags()
@@ -137,7 +153,12 @@ words = st.lists(st.sampled_from(["dog", "Dog", "cat", "red ball", "sun"]), max_
 def tags(draw: st.DrawFn) -> Tags:
     objects = tuple(draw(words))
     scored = draw(st.booleans())
-    return Tags(objects, tuple(draw(words)), tuple(draw(words)), tuple(draw(st.floats(0, 1)) for _ in objects) if scored else ())
+    return Tags(
+        objects,
+        tuple(draw(words)),
+        tuple(draw(words)),
+        tuple(draw(st.floats(0, 1)) for _ in objects) if scored else (),
+    )
 
 
 @given(st.lists(tags(), min_size=1, max_size=4))
@@ -152,7 +173,12 @@ def test_join_against_the_slow_rule(parts: list[Tags]) -> None:
         assert getattr(joined, kind) == tuple(slow)
     if any(p.scores for p in parts):
         for name, score in zip(joined.objects, joined.scores, strict=True):
-            given_scores = [s for p in parts for o, s in zip(p.objects, p.scores, strict=False) if o.lower() == name.lower()]
+            given_scores = [
+                s
+                for p in parts
+                for o, s in zip(p.objects, p.scores, strict=False)
+                if o.lower() == name.lower()
+            ]
             assert score == (max(given_scores) if given_scores else 1.0)
     else:
         assert joined.scores == ()
@@ -162,7 +188,9 @@ class Fails(Echo):
     """Cannot answer for the row `bad`; its preflight has something to say."""
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
-        return [Tags(error="unreadable") if i.text == "bad" else Tags((str(i.text),), dropped=2) for i in items]
+        return [
+            Tags(error="unreadable") if i.text == "bad" else Tags((str(i.text),), dropped=2) for i in items
+        ]
 
     def check(self) -> None:
         raise UserError("models.tagger: no key")

@@ -1,4 +1,5 @@
-"""The image server backend against real servers on loopback: one that draws what it is asked with our own painter, and a faulty one."""
+"""The image server backend against real servers on loopback: one that draws what it is asked with our own
+painter, and a faulty one."""
 
 from __future__ import annotations
 
@@ -23,7 +24,11 @@ from ctrlsynth.runs.drive import run
 from helpers import recipe, tables
 from servers import FaultyServer, free_port
 
-BLOCKED: Any = (400, {}, json.dumps({"error": {"message": "your request was rejected", "code": "moderation_blocked"}}).encode())
+BLOCKED: Any = (
+    400,
+    {},
+    json.dumps({"error": {"message": "your request was rejected", "code": "moderation_blocked"}}).encode(),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +57,9 @@ def draw(_: int, body: Mapping[str, Any]) -> Any:
     if not isinstance(body["prompt"], str) or "forbidden" in body["prompt"]:
         return BLOCKED
     width, height = map(int, body.get("size", "64x64").split("x"))
-    painting = Scenes(64).generate([Prompt(body["prompt"], seed=body.get("seed", 0), size=(width, height))])[0]
+    painting = Scenes(64).generate([Prompt(body["prompt"], seed=body.get("seed", 0), size=(width, height))])[
+        0
+    ]
     return painted(painting)
 
 
@@ -84,12 +91,22 @@ def test_the_image_is_the_servers_and_the_request_says_what_is_wanted(opened: li
         seen = sorted(drawing.seen, key=lambda body: str(body["prompt"]))
         common = {"model": "m", "n": 1, "response_format": "b64_json", "steps": 4}
         assert seen[0] == common | {"prompt": "a cat", "size": "64x128", "seed": 8}
-        assert seen[1] == common | {"prompt": "a red dog", "size": "96x64", "seed": 7, "negative_prompt": "blur"}
+        assert seen[1] == common | {
+            "prompt": "a red dog",
+            "size": "96x64",
+            "seed": 7,
+            "negative_prompt": "blur",
+        }
 
 
 def test_the_hosted_service_is_sent_only_what_it_takes() -> None:
     model: ImageServer = load({"openai": "gpt-image-1", "size": 1024, "version": "1"}, "text_to_image")
-    assert model.body(Prompt("a dog", seed=5)) == {"model": "gpt-image-1", "prompt": "a dog", "n": 1, "size": "1024x1024"}
+    assert model.body(Prompt("a dog", seed=5)) == {
+        "model": "gpt-image-1",
+        "prompt": "a dog",
+        "n": 1,
+        "size": "1024x1024",
+    }
     assert model.generate([Prompt("a dog", negative="a cat")])[0].error == "negative_unsupported"
     model.close()
 
@@ -97,24 +114,34 @@ def test_the_hosted_service_is_sent_only_what_it_takes() -> None:
 def test_what_moderation_turns_down_is_its_rows_error(opened: list[ImageServer]) -> None:
     with FaultyServer(draw) as drawing:
         made = client(opened, drawing).generate([Prompt("a dog"), Prompt("a forbidden dog"), Prompt("a cat")])
-        assert [(p.error, p.image is not None) for p in made] == [(None, True), ("refused", False), (None, True)]
+        assert [(p.error, p.image is not None) for p in made] == [
+            (None, True),
+            ("refused", False),
+            (None, True),
+        ]
         assert len(drawing.seen) == 3
 
 
 BAD: list[Any] = [
-    {"created": 0}, {"created": 0, "data": []}, {"created": 0, "data": [{}]}, {"created": 0, "data": [{"b64_json": "!!"}]},
-    {"created": 0, "data": [{"b64_json": base64.b64encode(b"no image").decode()}]}, "garbage", "page", "half", "close",
+    {"created": 0}, {"created": 0, "data": []}, {"created": 0, "data": [{}]}, {"created": 0,
+    "data": [{"b64_json": "!!"}]},
+    {"created": 0, "data": [{"b64_json": base64.b64encode(b"no image").decode()}]}, "garbage", "page",
+    "half", "close",
     (500, {}, b"{}"), (429, {"Retry-After": "0.05"}, b"{}"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("fault", BAD)
-def test_a_passing_fault_is_asked_again_and_a_lasting_one_costs_its_row(opened: list[ImageServer], fault: Any) -> None:
+def test_a_passing_fault_is_asked_again_and_a_lasting_one_costs_its_row(
+    opened: list[ImageServer], fault: Any
+) -> None:
     with FaultyServer(lambda n, body: fault if n == 0 else draw(n, body)) as faulty:
         assert client(opened, faulty, concurrency=1).generate([Prompt("a dog")])[0].error is None
         assert len(faulty.seen) == 2
     with FaultyServer(lambda n, body: fault if "poison" in body["prompt"] else draw(n, body)) as faulty:
-        made = client(opened, faulty, retries=1).generate([Prompt("a dog"), Prompt("poison"), Prompt("a cat")])
+        made = client(opened, faulty, retries=1).generate(
+            [Prompt("a dog"), Prompt("poison"), Prompt("a cat")]
+        )
         assert [p.error is None for p in made] == [True, False, True]
 
 
@@ -148,7 +175,10 @@ def test_preflight_and_digest(opened: list[ImageServer]) -> None:
         model = client(opened, drawing)
         model.check()
         assert model.digest.startswith("unverified:")
-        others = [client(opened, drawing, **o) for o in ({"size": 64}, {"seed": False}, {"extra_body": {"steps": 2}}, {"version": "2"})]
+        others = [
+            client(opened, drawing, **o)
+            for o in ({"size": 64}, {"seed": False}, {"extra_body": {"steps": 2}}, {"version": "2"})
+        ]
         assert len({m.digest for m in [model, *others]}) == 5
         assert client(opened, drawing, concurrency=2).digest == model.digest
         with pytest.raises(UserError, match="unknown model 'k'"):
@@ -178,17 +208,28 @@ def test_a_run_paints_by_a_server_and_asks_once(tmp_path: Path) -> None:
             "llm": "realizer",
             "text_to_image": {"openai": "m", "base_url": drawing.url, "prices": {"row": 0.04}},
         }
-        plan = recipe(tmp_path, rows=12, models=models, paths=["SP4"], judge={"tagger": "reference"}, image_policy={"size": 64})
+        plan = recipe(
+            tmp_path,
+            rows=12,
+            models=models,
+            paths=["SP4"],
+            judge={"tagger": "reference"},
+            image_policy={"size": 64},
+        )
         made = run(plan, tmp_path / "run", base=tmp_path)
         rows = list(made.rows("paint"))
         assert len(rows) == len(drawing.seen) == 12
         refused = ["boat" in row["prompt"] for row in rows]
         assert 0 < sum(refused) < 12
-        assert [(r["status"], r["reason"]) for r in rows] == [("failed", "refused") if no else ("ok", None) for no in refused]
+        assert [(r["status"], r["reason"]) for r in rows] == [
+            ("failed", "refused") if no else ("ok", None) for no in refused
+        ]
         assert {r.folder: r.cost for r in made.ledger()}["paint"] == pytest.approx(0.04 * (12 - sum(refused)))
         first = tables(made)
         assert tables(run(plan, tmp_path / "run", base=tmp_path)) == first
         assert len(drawing.seen) == 12
-        weighed = recipe(tmp_path, models=models, paths=["SP4"], judge=None, image_policy={"weights": {"dog": 2}})
+        weighed = recipe(
+            tmp_path, models=models, paths=["SP4"], judge=None, image_policy={"weights": {"dog": 2}}
+        )
         with pytest.raises(UserError, match=r"models\.text_to_image: an image server cannot weigh tags"):
             run(weighed, tmp_path / "other", base=tmp_path)

@@ -1,4 +1,5 @@
-"""2b through llama.cpp: replies that depend on nothing but their request, engines that die, files that are none, what is set aside."""
+"""2b through llama.cpp: replies that depend on nothing but their request, engines that die, files that are
+none, what is set aside."""
 
 from __future__ import annotations
 
@@ -25,7 +26,15 @@ from ctrlsynth.models.embedded.realizer.scene import plan, predicate
 from ctrlsynth.models.embedded.realizer.vocabulary import PREPOSITIONS
 from ctrlsynth.models.embedded.small_llm.few_shot import content
 from ctrlsynth.models.llms.llama_cpp import pool
-from ctrlsynth.models.llms.llama_cpp.engine import LlamaCpp, SmolLM2, clean, full_digest, in_line_reply, loops, smollm2_file
+from ctrlsynth.models.llms.llama_cpp.engine import (
+    LlamaCpp,
+    SmolLM2,
+    clean,
+    full_digest,
+    in_line_reply,
+    loops,
+    smollm2_file,
+)
 from ctrlsynth.models.registry import load
 from ctrlsynth.sample import Tags
 
@@ -63,7 +72,9 @@ def test_greedy_replies_depend_on_their_request_alone(smollm2: SmolLM2, forward:
     finally:
         two.close()
     assert [reply.error for reply in forward] == [None] * len(REQUESTS)
-    assert all(reply.prompt_tokens and reply.completion_tokens and reply.finish == "stop" for reply in forward)
+    assert all(
+        reply.prompt_tokens and reply.completion_tokens and reply.finish == "stop" for reply in forward
+    )
 
 
 def test_every_noun_and_modifier_stands_in_the_sentence(smollm2: SmolLM2) -> None:
@@ -79,7 +90,9 @@ def test_every_noun_and_modifier_stands_in_the_sentence(smollm2: SmolLM2) -> Non
 def test_a_caption_said_again_gets_what_it_leaves_out(smollm2: SmolLM2) -> None:
     tags = Tags(("cat", "window", "lamp"), ("black cat", "tall lamp"), ("cat next to window",))
     caption = "cat sleeps by the window #cat"
-    both, again = smollm2.generate([Request("", tags, caption, "tags+text"), Request("", caption=caption, family="text")])
+    both, again = smollm2.generate(
+        [Request("", tags, caption, "tags+text"), Request("", caption=caption, family="text")]
+    )
     assert both.text.startswith(again.text)
     assert both.text.count(".") == 2
     assert matching.in_text(tags.phrases(), both.text, "lemma", tags.objects) == [True] * 6
@@ -87,35 +100,57 @@ def test_a_caption_said_again_gets_what_it_leaves_out(smollm2: SmolLM2) -> None:
 
 
 def test_what_the_edits_took_away_is_not_written(smollm2: SmolLM2) -> None:
-    """The caption names it, the request says that it is gone; a loop, and what the model brings back, are cut."""
+    """The caption names it, the request says that it is gone; a loop, and what the model brings back, are
+    cut."""
     tags = Tags(("cat", "sofa"), ("red cat",), ("cat on sofa",))
     gone = Tags(("dog",), ("red dog",), ("dog on sofa",))
-    asked = Request("", tags, "A red dog is on a sofa.", "tags+text", gone=gone, instead=(("dog", "cat"), ("red dog", "red cat")))
+    asked = Request(
+        "",
+        tags,
+        "A red dog is on a sofa.",
+        "tags+text",
+        gone=gone,
+        instead=(("dog", "cat"), ("red dog", "red cat")),
+    )
     less = Request("", Tags(("sofa",)), "A red dog is on a sofa.", "tags+text", gone=gone)
     for request, reply in zip((asked, less), smollm2.generate([asked, less]), strict=True):
         assert "dog" not in reply.text.lower()
-        assert all(matching.in_text(request.tags.phrases(), reply.text, "lemma", request.tags.objects)), reply.text
+        assert all(matching.in_text(request.tags.phrases(), reply.text, "lemma", request.tags.objects)), (
+            reply.text
+        )
     task = smollm2.task(asked)
     assert task is not None
     assert "A red cat is on a sofa" in task["body"]["prompt"]
     back = in_line_reply(less, Reply("A sofa is here, and a dog sleeps.", completion_tokens=9))
     assert (back.text, back.raw) == ("A sofa is here.", "A sofa is here, and a dog sleeps.")
     assert in_line_reply(less, Reply("a dog a dog a dog", error="looping")).error is None
-    assert in_line_reply(replace(less, family="text"), Reply("a dog a dog a dog", error="looping")).error == "looping"
+    assert (
+        in_line_reply(replace(less, family="text"), Reply("a dog a dog a dog", error="looping")).error
+        == "looping"
+    )
     assert in_line_reply(replace(less, tags=Tags()), Reply("A dog.")).error == "empty_reply"
 
 
 def test_nouns_without_relation_get_none(smollm2: SmolLM2) -> None:
-    asked = [Request("", Tags(names), seed=n) for n, names in enumerate((("turkey", "hippopotamus", "dragon"), ("dogs", "sofa")))]
+    asked = [
+        Request("", Tags(names), seed=n)
+        for n, names in enumerate((("turkey", "hippopotamus", "dragon"), ("dogs", "sofa")))
+    ]
     for request, reply in zip(asked, smollm2.generate(asked), strict=True):
         assert all(matching.in_text(request.tags.objects, reply.text))
-        own = set(re.findall("[a-z]+", reply.text.lower())) - {word for name in request.tags.objects for word in name.split()}
-        assert not own & (PREPOSITIONS - {"with", "in", "up"}), reply.text  # together with, in plain view, up close
+        own = set(re.findall("[a-z]+", reply.text.lower())) - {
+            word for name in request.tags.objects for word in name.split()
+        }
+        assert not own & (PREPOSITIONS - {"with", "in", "up"}), (
+            reply.text
+        )  # together with, in plain view, up close
 
 
 def test_a_concept_is_named_once(smollm2: SmolLM2) -> None:
     names = ("puppy", "castle", "wolves", "ox", "freedom", "soccer ball")
-    for name, reply in zip(names, smollm2.generate([Request("", Tags((name,)), family="concept") for name in names]), strict=True):
+    for name, reply in zip(
+        names, smollm2.generate([Request("", Tags((name,)), family="concept") for name in names]), strict=True
+    ):
         words = [singular(word) for word in re.findall("[a-z]+", reply.text.lower())]
         assert [words.count(singular(word)) for word in name.split()] == [1] * len(name.split()), reply.text
         rest = reply.text.lower().partition(name)[2].split()
@@ -125,11 +160,15 @@ def test_a_concept_is_named_once(smollm2: SmolLM2) -> None:
 
 def test_penalties_reach_the_engine_and_leave_the_examples_alone() -> None:
     plain, penal = SmolLM2(processes=1), SmolLM2(processes=1, presence_penalty=2.0, frequency_penalty=2.0)
-    asked = [Request("", Tags((name,)), family="concept") for name in ("puppy", "castle", "dolphin", "hamburger")]
+    asked = [
+        Request("", Tags((name,)), family="concept") for name in ("puppy", "castle", "dolphin", "hamburger")
+    ]
     try:
         said = penal.generate(asked)
         assert [r.text for r in said] != [r.text for r in plain.generate(asked)]
-        assert all(r.text.isascii() and max(map(len, r.text.split())) < 16 for r in said), said  # words, not scraps of them
+        assert all(r.text.isascii() and max(map(len, r.text.split())) < 16 for r in said), (
+            said
+        )  # words, not scraps of them
     finally:
         plain.close()
         penal.close()
@@ -165,8 +204,18 @@ def test_words_are_honoured(smollm2: SmolLM2) -> None:
 
 
 def test_a_schema_is_filled(smollm2: SmolLM2) -> None:
-    schema = {"type": "object", "properties": {"caption": {"type": "string"}}, "required": ["caption"], "additionalProperties": False}
-    few, odd = smollm2.generate([Request("", REQUESTS[0].tags, schema=schema), Request("", REQUESTS[0].tags, schema={"type": "array"})])
+    schema = {
+        "type": "object",
+        "properties": {"caption": {"type": "string"}},
+        "required": ["caption"],
+        "additionalProperties": False,
+    }
+    few, odd = smollm2.generate(
+        [
+            Request("", REQUESTS[0].tags, schema=schema),
+            Request("", REQUESTS[0].tags, schema={"type": "array"}),
+        ]
+    )
     assert few.text.startswith('{"caption": "A brown dog')
     assert odd.error == "schema_unsupported"
 
@@ -207,7 +256,9 @@ def test_a_killed_engine_is_started_again(smollm2: SmolLM2, forward: list[Reply]
     assert smollm2.pool.pids() != [pid]
 
 
-def test_an_engine_that_always_dies_fails_its_row_only(smollm2: SmolLM2, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_always_dies_fails_its_row_only(
+    smollm2: SmolLM2, monkeypatch: pytest.MonkeyPatch
+) -> None:
     send, receive = pool.EngineProcess.send, pool.EngineProcess.receive
     queued: dict[int, list[str]] = {}
 
@@ -230,13 +281,19 @@ def test_an_engine_that_always_dies_fails_its_row_only(smollm2: SmolLM2, monkeyp
 
 def test_engines_end_with_their_parent(tmp_path: Path) -> None:
     code = (
-        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"  # whoever runs the tests may have it ignored
-        "from ctrlsynth.models.registry import load\nfrom ctrlsynth.models.base import Request\nfrom ctrlsynth.sample import Tags\n"
-        "model = load({'smollm2': None, 'processes': 1}, 'llm')\nmodel.generate([Request('', Tags(('dog',)))])\n"
-        "print(*model.pool.pids(), flush=True)\nmodel.generate([Request('', Tags(('dog',)), seed=i) for i in range(500)])\n"
+        # whoever runs the tests may have it ignored
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from ctrlsynth.models.registry import load\nfrom ctrlsynth.models.base import Request\nfrom "
+        "ctrlsynth.sample import Tags\n"
+        "model = load({'smollm2': None, 'processes': 1}, 'llm')\nmodel.generate([Request('', "
+        "Tags(('dog',)))])\n"
+        "print(*model.pool.pids(), flush=True)\nmodel.generate([Request('', Tags(('dog',)), seed=i) for i "
+        "in range(500)])\n"
     )
     for how in (signal.SIGKILL, signal.SIGINT):
-        parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        parent = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         time.sleep(0.3)

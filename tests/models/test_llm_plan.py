@@ -17,7 +17,9 @@ from helpers import recipe, write_captions
 from servers import FaultyServer, completion, echo, said
 
 
-def test_plan_shows_the_prompt_in_the_model_s_chat_template(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+def test_plan_shows_the_prompt_in_the_model_s_chat_template(
+    tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
     write_captions(tmp_path / "captions.jsonl", 4)
     text = (
         "name: shown\nsource: {text: captions.jsonl, key_column: key}\npaths: [{p: [text, tags, text*]}]\n"
@@ -29,30 +31,46 @@ def test_plan_shows_the_prompt_in_the_model_s_chat_template(tiny: Callable[[str]
     assert "<s>[INST] " in shown.output
     assert " [/INST]" in shown.output
     assert "brown dog" in shown.output
-    told = json.loads(CliRunner().invoke(app, ["plan", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "run"), "--json"]).stdout)
+    told = json.loads(
+        CliRunner()
+        .invoke(app, ["plan", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "run"), "--json"])
+        .stdout
+    )
     examples = {s["folder"]: s["example"] for s in told["stages"]}
     assert examples["write"].startswith("<s>[INST] ")
     assert examples["tag"] is None
     assert not (tmp_path / "run").exists()
-    other = text.replace(str(tiny("mistral")), "realizer").replace("{transformers: realizer, device: cpu}", "realizer")
+    other = text.replace(str(tiny("mistral")), "realizer").replace(
+        "{transformers: realizer, device: cpu}", "realizer"
+    )
     (tmp_path / "r.yaml").write_text(other)
     assert "chat" not in CliRunner().invoke(app, ["plan", str(tmp_path / "r.yaml")]).output
 
 
 def server_recipe(base: Path, url: str, **options: Any) -> Any:
-    return recipe(base, rows=30, models={"tagger": "wordnet", "llm": {"openai": "m", "base_url": url, **options}})
+    return recipe(
+        base, rows=30, models={"tagger": "wordnet", "llm": {"openai": "m", "base_url": url, **options}}
+    )
 
 
 def test_status_tells_the_cost_and_new_prices_change_nothing_else(tmp_path: Path) -> None:
     with FaultyServer() as faulty:
-        made = run(server_recipe(tmp_path, faulty.url, prices={"input": 2.0, "output": 10.0}), tmp_path / "run", base=tmp_path)
+        made = run(
+            server_recipe(tmp_path, faulty.url, prices={"input": 2.0, "output": 10.0}),
+            tmp_path / "run",
+            base=tmp_path,
+        )
         ledger = {r.folder: r for r in made.ledger()}
         assert ledger["write"].ok == 30
         assert ledger["write"].cost == pytest.approx(30 * (7 * 2.0 + 5 * 10.0) / 1e6)
         assert ledger["tag"].cost is None
         assert "0.0019 US dollars" in CliRunner().invoke(app, ["status", str(tmp_path / "run")]).output
         assert len(faulty.seen) == 30  # begun ahead of their batch, and asked once each
-        run(server_recipe(tmp_path, faulty.url, prices={"input": 4.0, "output": 20.0}), tmp_path / "run", base=tmp_path)
+        run(
+            server_recipe(tmp_path, faulty.url, prices={"input": 4.0, "output": 20.0}),
+            tmp_path / "run",
+            base=tmp_path,
+        )
         assert len(faulty.seen) == 30
         assert {r.folder: r.cost for r in Run.open(tmp_path / "run").ledger()}["write"] == pytest.approx(
             2 * 30 * (7 * 2.0 + 5 * 10.0) / 1e6

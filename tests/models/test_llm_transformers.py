@@ -1,4 +1,5 @@
-"""2b through transformers, on tiny real checkpoints with random weights: what they say is noise, how they are asked is not."""
+"""2b through transformers, on tiny real checkpoints with random weights: what they say is noise, how they are
+asked is not."""
 
 from __future__ import annotations
 
@@ -22,8 +23,20 @@ from ctrlsynth.models.llms.transformers import TransformersLLM
 from ctrlsynth.models.registry import load
 
 Tiny = Callable[[str], Path]
-TEXTS = ("red dog", "a blue car under a big tree near the small house", "boat", "green chair on a red ball", "bird", "a cat and a dog")
-SYNTHCLIP: dict[str, Any] = {"temperature": 0.7, "top_p": 0.95, "presence_penalty": 1.0, "frequency_penalty": 1.0}
+TEXTS = (
+    "red dog",
+    "a blue car under a big tree near the small house",
+    "boat",
+    "green chair on a red ball",
+    "bird",
+    "a cat and a dog",
+)
+SYNTHCLIP: dict[str, Any] = {
+    "temperature": 0.7,
+    "top_p": 0.95,
+    "presence_penalty": 1.0,
+    "frequency_penalty": 1.0,
+}
 """SynthCLIP's sampling (its section 3.2, appendix A)."""
 
 
@@ -42,7 +55,9 @@ def slow_greedy(model: TransformersLLM, request: Request) -> list[int]:
     ids = tokens_of(tokenizer, model.prompt(request))
     start = len(ids)
     with torch.inference_mode():
-        while len(ids) - start < request.max_tokens and (len(ids) == start or ids[-1] != tokenizer.eos_token_id):
+        while len(ids) - start < request.max_tokens and (
+            len(ids) == start or ids[-1] != tokenizer.eos_token_id
+        ):
             ids.append(int(network(torch.tensor([ids])).logits[0, -1].argmax()))
     return ids[start:]
 
@@ -51,7 +66,9 @@ def slow_greedy(model: TransformersLLM, request: Request) -> list[int]:
 def test_conformance_bit_equal_in_float32_on_a_cpu(tiny: Tiny, tmp_path: Path, name: str) -> None:
     folder = tiny(name)
     model = TransformersLLM(str(folder), dtype="float32", device="cpu")
-    check_llm(lambda: model, lambda: TransformersLLM(str(altered(folder, tmp_path)), dtype="float32", device="cpu"))
+    check_llm(
+        lambda: model, lambda: TransformersLLM(str(altered(folder, tmp_path)), dtype="float32", device="cpu")
+    )
 
 
 def test_conformance_of_sampling(tiny: Tiny) -> None:
@@ -125,13 +142,18 @@ def test_a_prompt_too_long_is_its_row_s_error(qwen2: TransformersLLM) -> None:
     first, wrong, last = qwen2.generate([requests()[0], long, requests()[1]])
     assert (wrong.error, wrong.text) == ("prompt_too_long", "")
     assert [first, last] == qwen2.generate(requests()[:2])
-    tight = TransformersLLM(str(qwen2.found.folder), context=(first.prompt_tokens or 0) + 4, dtype="float32", device="cpu")
+    tight = TransformersLLM(
+        str(qwen2.found.folder), context=(first.prompt_tokens or 0) + 4, dtype="float32", device="cpu"
+    )
     assert tight.generate([requests()[0]])[0].completion_tokens == 4  # what is left of the context
 
 
 def test_the_prompt_is_the_checkpoint_s_template(tiny: Tiny) -> None:
     asked = Request("Say hello.")
-    assert TransformersLLM(str(tiny("qwen2"))).prompt(asked) == "<|im_start|>user\nSay hello.<|im_end|>\n<|im_start|>assistant\n"
+    assert (
+        TransformersLLM(str(tiny("qwen2"))).prompt(asked)
+        == "<|im_start|>user\nSay hello.<|im_end|>\n<|im_start|>assistant\n"
+    )
     assert TransformersLLM(str(tiny("mistral"))).prompt(asked) == "<s>[INST] Say hello. [/INST]"
 
 
@@ -140,7 +162,9 @@ def test_adapters_change_digest_and_reply(tiny: Tiny, tmp_path: Path, qwen2: Tra
 
     base = tiny("qwen2")
     one, two = llm_lora(base, tmp_path / "one", seed=1), llm_lora(base, tmp_path / "two", seed=2)
-    models = [TransformersLLM(str(base), adapters=[str(f)], dtype="float32", device="cpu") for f in (one, two)]
+    models = [
+        TransformersLLM(str(base), adapters=[str(f)], dtype="float32", device="cpu") for f in (one, two)
+    ]
     assert len({qwen2.digest, *(m.digest for m in models)}) == 3
     texts = {m.generate(requests()[:1])[0].text for m in (qwen2, *models)}
     assert len(texts) == 3
@@ -153,13 +177,19 @@ def test_digest_is_of_what_shapes_a_reply(tiny: Tiny) -> None:
     plain = digest()
     assert digest(batch_size=3) == plain
     shaping: list[dict[str, Any]] = [
-        {"temperature": 0.7}, {"top_p": 0.5}, {"presence_penalty": 1.0}, {"max_tokens": 9}, {"context": 99}, {"dtype": "bfloat16"},
+        {"temperature": 0.7}, {"top_p": 0.5}, {"presence_penalty": 1.0}, {"max_tokens": 9}, {"context": 99},
+        {"dtype": "bfloat16"},
     ]  # fmt: skip
     assert len({digest(**o) for o in shaping} | {plain}) == len(shaping) + 1
-    assert TransformersLLM(str(tiny("qwen2"))).content_digest() == TransformersLLM(str(tiny("qwen2")), temperature=1.0).content_digest()
+    assert (
+        TransformersLLM(str(tiny("qwen2"))).content_digest()
+        == TransformersLLM(str(tiny("qwen2")), temperature=1.0).content_digest()
+    )
 
 
-def test_memory_that_runs_out_is_told_and_the_model_stays(qwen2: TransformersLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_runs_out_is_told_and_the_model_stays(
+    qwen2: TransformersLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = qwen2.generate(requests()[:1])
 
     def full(*_: Any, **__: Any) -> Any:
@@ -196,15 +226,18 @@ def test_what_is_no_chat_model_is_told_before_it_runs(tiny: Tiny, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"temprature": 1.0}, "did you mean 'temperature'"), ({"batch_size": 0}, "batch_size"), ({"context": "long"}, "context"),
-     ({"top_p": 2}, "top_p"), ({"dtype": "float23"}, "did you mean 'float32'"), ({"top_k": 5}, "unknown option 'top_k'")],
+    [({"temprature": 1.0}, "did you mean 'temperature'"), ({"batch_size": 0}, "batch_size"),
+    ({"context": "long"}, "context"),
+     ({"top_p": 2}, "top_p"), ({"dtype": "float23"}, "did you mean 'float32'"), ({"top_k": 5},
+     "unknown option 'top_k'")],
 )  # fmt: skip
 def test_options_are_checked(tiny: Tiny, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         load({"transformers": str(tiny("qwen2")), **options}, "llm")
 
 
-# --- how a token is chosen ---------------------------------------------------------------------------------------------------------
+# --- how a token is chosen
+# ---------------------------------------------------------------------------------------------------------
 
 
 def slow_penalties(s: Sampling, prompt: list[int], made: list[int], logits: list[float]) -> list[float]:
@@ -237,7 +270,8 @@ def test_penalties_are_as_defined_and_padding_counts_for_nothing() -> None:
 
 
 def test_chance_draws_from_the_nucleus() -> None:
-    """Frequencies over many seeds against the probabilities: temperature and top_p by their definition, in plain Python."""
+    """Frequencies over many seeds against the probabilities: temperature and top_p by their definition, in
+    plain Python."""
     logits = torch.tensor([2.0, 1.0, 0.5, -1.0, 1.5, -3.0])
     s = Sampling(temperature=0.8, top_p=0.85)
     exact = torch.softmax(logits / 0.8, 0).tolist()
@@ -247,10 +281,17 @@ def test_chance_draws_from_the_nucleus() -> None:
             kept[token] = exact[token]
     number = 6000
     choice = Choice(s, list(range(number)), torch.ones(number, 1))
-    drawn = choice(torch.zeros(number, 1, dtype=torch.long), logits.repeat(number, 1)).argmax(1).bincount(minlength=6) / number
+    drawn = (
+        choice(torch.zeros(number, 1, dtype=torch.long), logits.repeat(number, 1))
+        .argmax(1)
+        .bincount(minlength=6)
+        / number
+    )
     for token in range(6):
         wanted = kept.get(token, 0.0) / sum(kept.values())
-        assert drawn[token].item() == pytest.approx(wanted, abs=4 * (wanted * (1 - wanted) / number) ** 0.5 + 1e-9)
+        assert drawn[token].item() == pytest.approx(
+            wanted, abs=4 * (wanted * (1 - wanted) / number) ** 0.5 + 1e-9
+        )
 
 
 def test_replies_are_what_the_protocol_says(qwen2: TransformersLLM) -> None:

@@ -1,5 +1,6 @@
-"""2b through vLLM: what is asked of it, checked against the names of its documented interface. vLLM itself does not run here: it needs a
-GPU and a torch of its own. Where it is installed, the recorded names are compared with the real ones."""
+"""2b through vLLM: what is asked of it, checked against the names of its documented interface. vLLM itself
+does not run here: it needs a GPU and a torch of its own. Where it is installed, the recorded names are
+compared with the real ones."""
 
 from __future__ import annotations
 
@@ -30,19 +31,25 @@ from ctrlsynth.models.registry import load
 Tiny = Callable[[str], Path]
 # Recorded from vLLM's documentation and source, versions 0.19 to 0.23.
 LLM_NAMES = set(
-    "model runner convert tokenizer tokenizer_mode skip_tokenizer_init trust_remote_code allowed_local_media_path allowed_media_domains "
-    "tensor_parallel_size dtype quantization revision tokenizer_revision chat_template seed gpu_memory_utilization cpu_offload_gb "
-    "enforce_eager disable_custom_all_reduce hf_token hf_overrides mm_processor_kwargs pooler_config structured_outputs_config "
+    "model runner convert tokenizer tokenizer_mode skip_tokenizer_init trust_remote_code "
+    "allowed_local_media_path allowed_media_domains "
+    "tensor_parallel_size dtype quantization revision tokenizer_revision chat_template seed "
+    "gpu_memory_utilization cpu_offload_gb "
+    "enforce_eager disable_custom_all_reduce hf_token hf_overrides mm_processor_kwargs pooler_config "
+    "structured_outputs_config "
     "kv_cache_memory_bytes compilation_config logits_processors".split()
 )
 ENGINE_NAMES = set(
-    "max_model_len enable_prefix_caching generation_config enable_lora max_lora_rank max_num_seqs pipeline_parallel_size".split()
+    "max_model_len enable_prefix_caching generation_config enable_lora max_lora_rank max_num_seqs "
+    "pipeline_parallel_size".split()
 )
 """What `LLM(**kwargs)` hands on to `EngineArgs`."""
 GENERATE_NAMES = set("prompts sampling_params use_tqdm lora_request priority tokenization_kwargs".split())
 SAMPLING_NAMES = set(
-    "n presence_penalty frequency_penalty repetition_penalty temperature top_p top_k min_p seed stop stop_token_ids ignore_eos max_tokens "
-    "min_tokens logprobs prompt_logprobs detokenize skip_special_tokens structured_outputs logit_bias bad_words".split()
+    "n presence_penalty frequency_penalty repetition_penalty temperature top_p top_k min_p seed stop "
+    "stop_token_ids ignore_eos max_tokens "
+    "min_tokens logprobs prompt_logprobs detokenize skip_special_tokens structured_outputs logit_bias "
+    "bad_words".split()
 )
 SCHEMA = {"type": "object", "properties": {"caption": {"type": "string"}}, "required": ["caption"]}
 
@@ -66,16 +73,23 @@ def test_engine_arguments_are_the_documented_ones(tiny: Tiny) -> None:
     found = locate(str(tiny("mistral")), HFOptions())
     plain = engine_arguments(found)
     assert plain == {
-        "model": str(tiny("mistral")), "dtype": "auto", "tensor_parallel_size": 1, "gpu_memory_utilization": 0.9,
+        "model": str(tiny("mistral")), "dtype": "auto", "tensor_parallel_size": 1,
+        "gpu_memory_utilization": 0.9,
         "enable_prefix_caching": True, "generation_config": "vllm", "trust_remote_code": False, "seed": 0,
     }  # fmt: skip
     adapted = locate(str(tiny("mistral")), HFOptions(adapters=(str(tiny("qwen2")),)))
     full = engine_arguments(
-        adapted, dtype="bfloat16", quantization="fp8", tensor_parallel_size=4, gpu_memory_utilization=0.8, max_model_len=4096,
+        adapted, dtype="bfloat16", quantization="fp8", tensor_parallel_size=4, gpu_memory_utilization=0.8,
+        max_model_len=4096,
         max_lora_rank=16, engine={"enforce_eager": True, "max_num_seqs": 64},
     )  # fmt: skip
     assert full.keys() <= LLM_NAMES | ENGINE_NAMES
-    assert (full["tensor_parallel_size"], full["quantization"], full["enable_lora"], full["max_num_seqs"]) == (4, "fp8", True, 64)
+    assert (
+        full["tensor_parallel_size"],
+        full["quantization"],
+        full["enable_lora"],
+        full["max_num_seqs"],
+    ) == (4, "fp8", True, 64)
     with pytest.raises(UserError, match="trust_remote_code is set by an option of its own, or not at all"):
         engine_arguments(found, engine={"trust_remote_code": True})
 
@@ -83,13 +97,19 @@ def test_engine_arguments_are_the_documented_ones(tiny: Tiny) -> None:
 def test_sampling_arguments_are_the_documented_ones() -> None:
     greedy = sampling_arguments(Sampling(), Request("x", max_tokens=128, seed=5), room=1000)
     assert greedy == {
-        "temperature": 0.0, "top_p": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalty": 1.0, "max_tokens": 128,
+        "temperature": 0.0, "top_p": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
+        "repetition_penalty": 1.0, "max_tokens": 128,
         "seed": None,
     }  # fmt: skip
     synthclip = Sampling(temperature=0.7, top_p=0.95, presence_penalty=1.0, frequency_penalty=1.0)
     drawn = [sampling_arguments(synthclip, Request("x", seed=s), 1000) for s in (1, 2)]
     assert [d["seed"] for d in drawn] == [1, 2]
-    assert (drawn[0]["temperature"], drawn[0]["top_p"], drawn[0]["presence_penalty"], drawn[0]["frequency_penalty"]) == (
+    assert (
+        drawn[0]["temperature"],
+        drawn[0]["top_p"],
+        drawn[0]["presence_penalty"],
+        drawn[0]["frequency_penalty"],
+    ) == (
         0.7,
         0.95,
         1.0,
@@ -97,7 +117,9 @@ def test_sampling_arguments_are_the_documented_ones() -> None:
     )
     assert drawn[0].keys() | {"structured_outputs"} <= SAMPLING_NAMES
     assert sampling_arguments(Sampling(max_tokens=40), Request("x"), 1000)["max_tokens"] == 40
-    assert sampling_arguments(Sampling(), Request("x"), room=7)["max_tokens"] == 7  # what is left of the context
+    assert (
+        sampling_arguments(Sampling(), Request("x"), room=7)["max_tokens"] == 7
+    )  # what is left of the context
 
 
 @dataclass
@@ -112,7 +134,13 @@ class Made:
 def test_answers_are_read_as_documented() -> None:
     output = types.SimpleNamespace(outputs=[Made("  A dog. \n", [4, 5, 6])], prompt_token_ids=[1])
     reply = reply_of(output, 9)
-    assert (reply.text, reply.raw, reply.prompt_tokens, reply.completion_tokens, reply.finish) == ("A dog.", "  A dog. \n", 9, 3, "stop")
+    assert (reply.text, reply.raw, reply.prompt_tokens, reply.completion_tokens, reply.finish) == (
+        "A dog.",
+        "  A dog. \n",
+        9,
+        3,
+        "stop",
+    )
     cut = reply_of(types.SimpleNamespace(outputs=[Made("A d", [4, 5], "length")]), 9)
     assert (cut.text, cut.raw, cut.finish) == ("A d", None, "length")
     assert reply_of(types.SimpleNamespace(outputs=[Made(" ", [4])]), 9).error == "empty_reply"
@@ -120,7 +148,8 @@ def test_answers_are_read_as_documented() -> None:
 
 @dataclass
 class Recorder:
-    """Stands where the engine would: takes only what the interface documents, notes it, and says each prompt's length."""
+    """Stands where the engine would: takes only what the interface documents, notes it, and says each
+    prompt's length."""
 
     arguments: dict[str, Any]
     calls: list[dict[str, Any]] = field(default_factory=list)
@@ -133,7 +162,10 @@ class Recorder:
         assert {"prompts", "sampling_params", *more} <= GENERATE_NAMES
         assert len(prompts) == len(sampling_params)
         self.calls.append({"prompts": prompts, "params": sampling_params, **more})
-        return [types.SimpleNamespace(outputs=[Made(f"{len(p['prompt_token_ids'])} tokens", [1, 2])]) for p in prompts]
+        return [
+            types.SimpleNamespace(outputs=[Made(f"{len(p['prompt_token_ids'])} tokens", [1, 2])])
+            for p in prompts
+        ]
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
@@ -167,10 +199,17 @@ def test_a_call_keeps_order_and_sets_long_prompts_aside(tiny: Tiny, monkeypatch:
     made = stand_in(monkeypatch)
     model = load({"vllm": str(tiny("qwen2")), "adapters": str(tiny("mistral"))}, "llm")
     assert made == []  # nothing is loaded before it is asked
-    asked = [request("dog"), Request("word " * 600), Request("a longer question than the first", schema=SCHEMA), request("dog")]
+    asked = [
+        request("dog"),
+        Request("word " * 600),
+        Request("a longer question than the first", schema=SCHEMA),
+        request("dog"),
+    ]
     replies = model.generate(asked)
     assert [r.error for r in replies] == [None, "prompt_too_long", None, None]
-    assert [r.text for r in replies if not r.error] == [f"{r.prompt_tokens} tokens" for r in replies if not r.error]
+    assert [r.text for r in replies if not r.error] == [
+        f"{r.prompt_tokens} tokens" for r in replies if not r.error
+    ]
     (call,) = made[0].calls
     assert [p["structured_outputs"] for p in call["params"]] == [None, {"json": SCHEMA}, None]
     assert (call["use_tqdm"], call["lora_request"]) == (False, ("adapter", 1, str(tiny("mistral"))))
@@ -188,7 +227,8 @@ def test_digest_is_of_what_shapes_a_reply(tiny: Tiny, tmp_path: Path) -> None:
     plain = digest()
     assert digest(gpu_memory_utilization=0.5) == plain
     shaping: list[dict[str, Any]] = [
-        {"temperature": 0.7}, {"dtype": "float16"}, {"quantization": "awq"}, {"max_model_len": 256}, {"tensor_parallel_size": 2},
+        {"temperature": 0.7}, {"dtype": "float16"}, {"quantization": "awq"}, {"max_model_len": 256},
+        {"tensor_parallel_size": 2},
         {"max_tokens": 9}, {"engine": {"enforce_eager": True}}, {"adapters": [str(tiny("mistral"))]},
     ]  # fmt: skip
     shutil.copytree(tiny("qwen2"), tmp_path / "other")
@@ -202,11 +242,14 @@ def test_digest_is_of_what_shapes_a_reply(tiny: Tiny, tmp_path: Path) -> None:
 def test_options_and_files_are_checked_before_it_runs(tiny: Tiny, tmp_path: Path) -> None:
     model = VLLM(str(tiny("mistral")))
     model.check()
-    assert VLLM(str(tiny("mistral")), device="cuda").digest != model.digest  # the kind of device belongs to it, as everywhere
+    assert (
+        VLLM(str(tiny("mistral")), device="cuda").digest != model.digest
+    )  # the kind of device belongs to it, as everywhere
     assert model.prompt(Request("Say hello.")) == "<s>[INST] Say hello. [/INST]"
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"adapters": ["a", "b"]}, "one adapter"), ({"tensor_parallel_size": 0}, "tensor_parallel_size"),
-        ({"gpu_memory_utilization": 2}, "gpu_memory_utilization"), ({"temprature": 1}, "did you mean 'temperature'"),
+        ({"gpu_memory_utilization": 2}, "gpu_memory_utilization"), ({"temprature": 1},
+        "did you mean " "'temperature'"),
         ({"device": "cpu"}, "device: auto or cuda, not 'cpu'; CUDA_VISIBLE_DEVICES"),
     ]  # fmt: skip
     for options, message in wrong:
@@ -215,21 +258,37 @@ def test_options_and_files_are_checked_before_it_runs(tiny: Tiny, tmp_path: Path
 
 
 @pytest.mark.usefixtures("installed")
-def test_an_older_interface_is_refused_before_the_first_call(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Up to 0.11 guided JSON was `GuidedDecodingParams`; what is not installed or comes from a branch passes."""
+def test_an_older_interface_is_refused_before_the_first_call(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to 0.11 guided JSON was `GuidedDecodingParams`; what is not installed or comes from a branch
+    passes."""
     model = VLLM(str(tiny("mistral")))
-    for told, refused in (("0.10.2", True), ("0.18.9", True), ("0.19.0", False), ("0.23.0rc1", False), ("1.0", False), ("dev", False)):
+    for told, refused in (
+        ("0.10.2", True),
+        ("0.18.9", True),
+        ("0.19.0", False),
+        ("0.23.0rc1", False),
+        ("1.0", False),
+        ("dev", False),
+    ):
         monkeypatch.setattr(backend, "version", lambda _, told=told: told)
         if refused:
-            with pytest.raises(UserError, match=rf"^models.llm: vllm {told} has another interface than 0.19 and later; pip install"):
+            with pytest.raises(
+                UserError,
+                match=rf"^models.llm: vllm {told} has another interface than 0.19 and later; pip install",
+            ):
                 model.check()
         else:
             model.check()
 
 
 @pytest.mark.usefixtures("installed")
-def test_conformance_of_what_surrounds_the_engine(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Order, number, long rows, a poisoned one: the suite of all backends, with an engine in vLLM's place that says its prompt's hash."""
+def test_conformance_of_what_surrounds_the_engine(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Order, number, long rows, a poisoned one: the suite of all backends, with an engine in vLLM's place
+    that says its prompt's hash."""
     stand_in(monkeypatch)
 
     def generate(self: Recorder, prompts: Any, sampling_params: Any = None, **more: Any) -> list[Any]:
@@ -247,11 +306,21 @@ def test_conformance_of_what_surrounds_the_engine(tiny: Tiny, tmp_path: Path, mo
 
 def test_absent_vllm_is_one_sentence_or_its_interface_is_the_recorded_one() -> None:
     if importlib.util.find_spec("vllm") is None:
-        with pytest.raises(UserError, match=r"^models.llm: vllm is not installed; pip install 'ctrlsynth\[vllm\]'$"):
+        with pytest.raises(
+            UserError, match=r"^models.llm: vllm is not installed; pip install 'ctrlsynth\[vllm\]'$"
+        ):
             load({"vllm": "mistralai/Mistral-Nemo-Instruct-2407"}, "llm")
         return
     from vllm import LLM, EngineArgs, SamplingParams  # type: ignore[attr-defined, unused-ignore]
 
-    assert set(inspect.signature(LLM.generate).parameters) >= {"prompts", "sampling_params", "use_tqdm", "lora_request"}
-    assert set(inspect.signature(SamplingParams).parameters) >= {*sampling_arguments(Sampling(), Request("x"), 9), "structured_outputs"}
+    assert set(inspect.signature(LLM.generate).parameters) >= {
+        "prompts",
+        "sampling_params",
+        "use_tqdm",
+        "lora_request",
+    }
+    assert set(inspect.signature(SamplingParams).parameters) >= {
+        *sampling_arguments(Sampling(), Request("x"), 9),
+        "structured_outputs",
+    }
     assert set(inspect.signature(EngineArgs).parameters) >= ENGINE_NAMES

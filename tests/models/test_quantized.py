@@ -1,7 +1,8 @@
-"""Quantization by its real packages, adapters and dtype in every backend that loads Hugging Face weights; on tiny checkpoints, on a CPU.
+"""Quantization by its real packages, adapters and dtype in every backend that loads Hugging Face weights; on
+tiny checkpoints, on a CPU.
 
-Not run here: bitsandbytes in diffusers and torchao-int4, whose kernels need a GPU. They are refused in one sentence.
-"""
+Not run here: bitsandbytes in diffusers and torchao-int4, whose kernels need a GPU. They are refused in one
+sentence."""
 
 from __future__ import annotations
 
@@ -38,7 +39,12 @@ def timm_file(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     place = tmp_path_factory.mktemp("timm")
     save_file(timm.create_model("test_vit", num_classes=3).state_dict(), place / "w.safetensors")
     (place / "names.txt").write_text("dog\ncat\nboat\n")
-    return {"classifier": "test_vit", "checkpoint": str(place / "w.safetensors"), "labels": str(place / "names.txt"), "cut": 0.0}
+    return {
+        "classifier": "test_vit",
+        "checkpoint": str(place / "w.safetensors"),
+        "labels": str(place / "names.txt"),
+        "cut": 0.0,
+    }
 
 
 def spec(name: str, tiny: Tiny, timm_file: dict[str, Any], place: Path) -> dict[str, Any]:
@@ -76,7 +82,8 @@ def test_a_language_model(tiny: Tiny, kind: str, tmp_path: Path) -> None:
     value = {"transformers": str(tiny("qwen2")), "dtype": "float32", "device": "cpu"}
     adapter = llm_lora(tiny("qwen2"), tmp_path / "lora")
     plain, small, adapted = (
-        models.load(value | more, "llm") for more in ({}, {"quantization": kind}, {"quantization": kind, "adapters": [str(adapter)]})
+        models.load(value | more, "llm")
+        for more in ({}, {"quantization": kind}, {"quantization": kind, "adapters": [str(adapter)]})
     )
     asked = [replace(request(text), max_tokens=12) for text in ("red dog", "blue car under a tree")]
     small.check()
@@ -90,7 +97,8 @@ def test_a_language_model(tiny: Tiny, kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("vit", "int8"), ("vit", "int4"), ("vit", "torchao-int8"), ("timm", "int8"), ("timm", "torchao-int8"), ("timm name", "torchao-int8"),
+    [("vit", "int8"), ("vit", "int4"), ("vit", "torchao-int8"), ("timm", "int8"), ("timm", "torchao-int8"),
+    ("timm name", "torchao-int8"),
      ("catlip", "torchao-int8"), ("open_clip", "torchao-int8")],
 )  # fmt: skip
 def test_a_classifier(name: str, kind: str, tiny: Tiny, timm_file: dict[str, Any], tmp_path: Path) -> None:
@@ -115,26 +123,41 @@ def test_a_painter(tiny: Tiny) -> None:
 
     for name, text_encoder in (("sd15", None), ("sd3", "text_encoder_3")):
         value = {"diffusers": str(tiny(name)), "steps": 2, "size": 64, "device": "cpu"}
-        plain, small = (models.load(value | more, "text_to_image") for more in ({}, {"quantization": "torchao-int8"}))
+        plain, small = (
+            models.load(value | more, "text_to_image") for more in ({}, {"quantization": "torchao-int8"})
+        )
         small.check()
-        one, two = (np.asarray(m.generate([Prompt("a dog", seed=1)])[0].image, dtype=int) for m in (plain, small))
+        one, two = (
+            np.asarray(m.generate([Prompt("a dog", seed=1)])[0].image, dtype=int) for m in (plain, small)
+        )
         assert 0 < np.abs(one - two).max() < 60
         assert plain.digest != small.digest
         assert hf.is_quantized(diffusers_load.denoiser(small._pipe))
         assert text_encoder is None or hf.is_quantized(getattr(small._pipe, text_encoder))
     assert isinstance(hf.quantization_call("torchao-int8", None)[1]["quant_type"], Int8WeightOnlyConfig)
-    needs_gpu = models.load({"diffusers": str(tiny("sd15")), "device": "cpu", "quantization": "int8"}, "text_to_image")
+    needs_gpu = models.load(
+        {"diffusers": str(tiny("sd15")), "device": "cpu", "quantization": "int8"}, "text_to_image"
+    )
     for work in (needs_gpu.check, lambda: needs_gpu.generate([Prompt("a dog")])):
-        with pytest.raises(UserError, match=r"^models.text_to_image.quantization: int8 needs a GPU in diffusers; torchao-int8 does not$"):
+        with pytest.raises(
+            UserError,
+            match=r"^models.text_to_image.quantization: int8 needs a GPU in diffusers; torchao-int8 does not$",
+        ):
             work()
 
 
-def test_what_does_not_go_is_one_sentence(tiny: Tiny, timm_file: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_go_is_one_sentence(
+    tiny: Tiny, timm_file: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("no adapter")
     for name in ("timm name", "catlip", "open_clip"):
         value = spec(name, tiny, timm_file, tmp_path)
-        with pytest.raises(UserError, match=r"^models.tagger.quantization: torchao-int8 or torchao-int4 for a model of timm or open_clip"):
+        with pytest.raises(
+            UserError,
+            match=r"^models.tagger.quantization: torchao-int8 or torchao-int4 for a model of timm or "
+            r"open_clip",
+        ):
             tagger(value, quantization="int8")
         with pytest.raises(UserError, match="holds no weights"):
             tagger(value, adapters=[str(tmp_path / "empty")])
@@ -144,13 +167,20 @@ def test_what_does_not_go_is_one_sentence(tiny: Tiny, timm_file: dict[str, Any],
         raise ImportError("Requires mslk >= 1.0.0")
 
     monkeypatch.setattr(torchao.quantization, "quantize_", lacking)
-    with pytest.raises(UserError, match=r"^models.tagger.quantization: torchao-int8 fails on .*vit.pt: Requires mslk"):
+    with pytest.raises(
+        UserError, match=r"^models.tagger.quantization: torchao-int8 fails on .*vit.pt: Requires mslk"
+    ):
         scores(tagger(spec("catlip", tiny, timm_file, tmp_path), quantization="torchao-int8"))
 
 
 @pytest.mark.parametrize(("name", "layer"), [("open_clip", "c_fc"), ("catlip", "fc1"), ("timm name", "fc1")])
 def test_adapters_of_networks_that_other_libraries_load(
-    name: str, layer: str, tiny: Tiny, timm_file: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    layer: str,
+    tiny: Tiny,
+    timm_file: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Merged as peft computes it: the scores of the network with the adapter beside its weights."""
     import torch
@@ -168,12 +198,18 @@ def test_adapters_of_networks_that_other_libraries_load(
     adapted = tagger(value, adapters=[str(tmp_path / "lora")])
     assert adapted.digest != plain.digest
     assert apart(scores(adapted), scores(plain)) > 1e-3
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # by its digest `beside` would find the embeddings of `plain`
-    assert apart(scores(adapted), scores(beside)) < 3e-4  # peft has put its layers into the network that `beside` uses
+    monkeypatch.setenv(
+        "XDG_CACHE_HOME", str(tmp_path)
+    )  # by its digest `beside` would find the embeddings of `plain`
+    assert (
+        apart(scores(adapted), scores(beside)) < 3e-4
+    )  # peft has put its layers into the network that `beside` uses
     both = tagger(value, adapters=[str(tmp_path / "lora")], quantization="torchao-int8")
     assert len({plain.digest, adapted.digest, both.digest}) == 3
     assert apart(scores(both), scores(adapted)) < 0.25
-    get_peft_model(torch.nn.Sequential(torch.nn.Linear(2, 2)), LoraConfig(target_modules=["0"])).save_pretrained(tmp_path / "strange")
+    get_peft_model(
+        torch.nn.Sequential(torch.nn.Linear(2, 2)), LoraConfig(target_modules=["0"])
+    ).save_pretrained(tmp_path / "strange")
     with pytest.raises(UserError, match=r"^models.tagger.adapters: .* does not take them: ") as caught:
         scores(tagger(value, adapters=[str(tmp_path / "strange")]))
     assert "\n" not in str(caught.value)
@@ -181,7 +217,13 @@ def test_adapters_of_networks_that_other_libraries_load(
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [("vit", "bfloat16"), ("timm name", "bfloat16"), ("catlip", "float16"), ("open_clip", "bfloat16"), ("open_clip", "float16")],
+    [
+        ("vit", "bfloat16"),
+        ("timm name", "bfloat16"),
+        ("catlip", "float16"),
+        ("open_clip", "bfloat16"),
+        ("open_clip", "float16"),
+    ],
 )
 def test_half_precision(name: str, dtype: str, tiny: Tiny, timm_file: dict[str, Any], tmp_path: Path) -> None:
     value = spec(name, tiny, timm_file, tmp_path)

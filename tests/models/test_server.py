@@ -55,20 +55,36 @@ def first(*faults: Any) -> Any:
     return lambda n, body: faults[n] if n < len(faults) else echo(n, body)
 
 
-def status(number: int, text: str = "no", headers: Mapping[str, str] | None = None, **error: Any) -> tuple[int, Mapping[str, str], bytes]:
+def status(
+    number: int, text: str = "no", headers: Mapping[str, str] | None = None, **error: Any
+) -> tuple[int, Mapping[str, str], bytes]:
     import json
 
     return number, headers or {}, json.dumps({"error": {"message": text, **error}}).encode()
 
 
-PASSING = [status(500), status(503), status(429), status(408), "garbage", "page", "half", "close", {}, {"choices": []}, {"choices": None}]
+PASSING = [
+    status(500),
+    status(503),
+    status(429),
+    status(408),
+    "garbage",
+    "page",
+    "half",
+    "close",
+    {},
+    {"choices": []},
+    {"choices": None},
+]
 
 
 @pytest.mark.parametrize("fault", PASSING)
 def test_a_passing_fault_is_asked_again(opened: list[OpenAIServer], fault: Any) -> None:
     with FaultyServer(first(fault, fault)) as faulty:
         model = client(opened, faulty)
-        assert [(r.text, r.error, r.prompt_tokens, r.completion_tokens) for r in ask(model, "hello")] == [("You said: hello", None, 7, 5)]
+        assert [(r.text, r.error, r.prompt_tokens, r.completion_tokens) for r in ask(model, "hello")] == [
+            ("You said: hello", None, 7, 5)
+        ]
         assert len(faulty.seen) == 3
         assert model.pool.usage.retries == 2
 
@@ -99,19 +115,26 @@ def test_a_lasting_fault_costs_its_row_only(opened: list[OpenAIServer], fault: A
 
 @pytest.mark.parametrize(
     ("answer", "error"),
-    [(status(400, "no such field"), "refused"), (status(422), "refused"), (completion("", finish_reason="content_filter"), "refused"),
-     (completion(None, refusal="I would rather not."), "refused"), (completion("  "), "empty_reply"), (completion(None), "empty_reply"),
+    [(status(400, "no such field"), "refused"), (status(422), "refused"), (completion("",
+    finish_reason="content_filter"), "refused"),
+     (completion(None, refusal="I would rather not."), "refused"), (completion("  "), "empty_reply"),
+     (completion(None), "empty_reply"),
      (status(400, "too many", code="context_length_exceeded"), "prompt_too_long"),
      (status(400, "the request exceeds", type="exceed_context_size_error"), "prompt_too_long"),
      (status(400, "This model's maximum context length is 8 tokens"), "prompt_too_long")],
 )  # fmt: skip
-def test_what_asking_again_does_not_mend_is_asked_once(opened: list[OpenAIServer], answer: Any, error: str) -> None:
+def test_what_asking_again_does_not_mend_is_asked_once(
+    opened: list[OpenAIServer], answer: Any, error: str
+) -> None:
     with FaultyServer(lambda n, body: answer) as faulty:
         assert [r.error for r in ask(client(opened, faulty), "x")] == [error]
         assert len(faulty.seen) == 1
 
 
-@pytest.mark.parametrize("answer", [status(401), status(403), status(404, "no model m"), status(429, "pay", code="insufficient_quota")])
+@pytest.mark.parametrize(
+    "answer",
+    [status(401), status(403), status(404, "no model m"), status(429, "pay", code="insufficient_quota")],
+)
 def test_what_the_user_can_mend_stops_at_once(opened: list[OpenAIServer], answer: Any) -> None:
     with FaultyServer(lambda n, body: answer) as faulty:
         with pytest.raises(UserError, match=r"^models.llm: .*127.0.0.1") as caught:
@@ -129,7 +152,15 @@ def test_retry_after_is_honoured_in_seconds_and_as_a_date(opened: list[OpenAISer
         faulty.answer = first(status(503, headers={"Retry-After": when}))
         assert ask(client(opened, faulty), "x")[0].error is None
         assert time.time() >= email.utils.parsedate_to_datetime(when).timestamp()
-    assert [retry_after({"retry-after": t}) for t in ("", "soon", DRAFT_DATE, "-3", "nan", "inf", "7")] == [0, 0, 0, 0, 0, LONGEST, 7]
+    assert [retry_after({"retry-after": t}) for t in ("", "soon", DRAFT_DATE, "-3", "nan", "inf", "7")] == [
+        0,
+        0,
+        0,
+        0,
+        0,
+        LONGEST,
+        7,
+    ]
 
 
 def test_a_server_that_asks_for_rest_gets_it_from_all_requests(opened: list[OpenAIServer]) -> None:
@@ -251,7 +282,9 @@ def test_a_dead_server_that_comes_back_in_time_costs_nothing(opened: list[OpenAI
         later[0].__exit__()
 
 
-def test_all_servers_dead_is_the_batch_s_fault_unless_something_was_answered(opened: list[OpenAIServer]) -> None:
+def test_all_servers_dead_is_the_batch_s_fault_unless_something_was_answered(
+    opened: list[OpenAIServer],
+) -> None:
     gone = [f"http://127.0.0.1:{free_port()}/v1" for _ in range(2)]
     model = client(opened, *gone, patience=0.3, retries=20)
     with pytest.raises(ModelError, match="no server has answered") as caught:
@@ -271,7 +304,9 @@ def test_all_servers_dead_is_the_batch_s_fault_unless_something_was_answered(ope
     assert [r.error for r in replies] == [None] * 3 + ["server_down"] * 5
 
 
-def test_preflight_names_key_server_and_model(opened: list[OpenAIServer], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preflight_names_key_server_and_model(
+    opened: list[OpenAIServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with FaultyServer(models=("mistral-nemo", "qwen2")) as faulty:
         model = load({"openai": "mistral-nemo", "base_url": faulty.url}, "llm")
         opened.append(model)
@@ -290,12 +325,18 @@ def test_preflight_names_key_server_and_model(opened: list[OpenAIServer], monkey
         hosted.check()
 
 
-def test_digest_is_the_server_s_word_and_the_options_never_the_key(opened: list[OpenAIServer], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_digest_is_the_server_s_word_and_the_options_never_the_key(
+    opened: list[OpenAIServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with FaultyServer() as faulty, FaultyServer() as twin:
         model = client(opened, faulty)
         assert model.digest.startswith("unverified:")
         time.sleep(1.1)  # `created` of the faulty server is the time of the question, as llama-server's is
-        same = [client(opened, twin), client(opened, faulty, twin), client(opened, faulty, concurrency=3, prices={"input": 1})]
+        same = [
+            client(opened, twin),
+            client(opened, faulty, twin),
+            client(opened, faulty, concurrency=3, prices={"input": 1}),
+        ]
         monkeypatch.setenv("OPENAI_API_KEY", "another")
         assert {m.digest for m in [*same, client(opened, faulty)]} == {model.digest}
         others: list[dict[str, Any]] = [
@@ -314,11 +355,17 @@ def test_digest_is_the_server_s_word_and_the_options_never_the_key(opened: list[
 
 
 def test_replicas_must_serve_the_same(opened: list[OpenAIServer]) -> None:
-    with FaultyServer() as one, FaultyServer(models=("n", "o")) as two, pytest.raises(UserError, match="unknown model 'm'"):
+    with (
+        FaultyServer() as one,
+        FaultyServer(models=("n", "o")) as two,
+        pytest.raises(UserError, match="unknown model 'm'"),
+    ):
         _ = client(opened, one, two).digest
 
 
-def test_the_key_comes_from_the_named_variable(opened: list[OpenAIServer], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_comes_from_the_named_variable(
+    opened: list[OpenAIServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MY_KEY", "open")
     with FaultyServer() as faulty:
         ask(client(opened, faulty, api_key_env="MY_KEY"), "x")
@@ -334,7 +381,11 @@ def test_conformance(opened: list[OpenAIServer]) -> None:
             return status(400, "content must be text")
         return status(400, code="context_length_exceeded") if len(said(body)) > 50_000 else echo(n, body)
 
-    with FaultyServer(strict) as faulty, FaultyServer(strict) as twin, FaultyServer(models=("m", "lora")) as other:
+    with (
+        FaultyServer(strict) as faulty,
+        FaultyServer(strict) as twin,
+        FaultyServer(models=("m", "lora")) as other,
+    ):
         changed = load({"openai": "lora", "base_url": other.url}, "llm")
         opened.append(changed)
         model = client(opened, faulty, twin)
@@ -349,7 +400,11 @@ def test_what_was_begun_is_asked_once_and_what_was_given_up_again(opened: list[O
         twins = [replace(r) for r in requests]
         model.begin(requests)
         model.begin(twins[:1])
-        assert [r.text for r in model.generate(requests[::-1])] == ["You said: a", "You said: b", "You said: a"]
+        assert [r.text for r in model.generate(requests[::-1])] == [
+            "You said: a",
+            "You said: b",
+            "You said: a",
+        ]
         assert len(faulty.seen) <= 4
         assert [r.text for r in model.generate([twins[0], twins[1]])] == ["You said: a", "You said: b"]
         assert len(faulty.seen) == 5
@@ -402,6 +457,8 @@ def test_absent_client_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     from ctrlsynth.models import installed
 
     monkeypatch.setattr(installed, "installed", lambda module: False)
-    with pytest.raises(UserError, match=r"^models.llm: openai is not installed; pip install 'ctrlsynth\[server\]'$"):
+    with pytest.raises(
+        UserError, match=r"^models.llm: openai is not installed; pip install 'ctrlsynth\[server\]'$"
+    ):
         OpenAIServer("m")
     assert os.environ["OPENAI_API_KEY"] == "sesame"

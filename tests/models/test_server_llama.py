@@ -1,4 +1,5 @@
-"""The OpenAI client against a real server: llama.cpp's own with SmolLM2-135M, in processes on loopback that are really killed."""
+"""The OpenAI client against a real server: llama.cpp's own with SmolLM2-135M, in processes on loopback that
+are really killed."""
 
 from __future__ import annotations
 
@@ -43,8 +44,8 @@ def model(server: LlamaServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open
 
 
 def test_conformance_with_one_text_in_two_free(model: OpenAIServer, server: LlamaServer) -> None:
-    """llama.cpp's greedy texts change with the requests beside them and before them in a slot; the tolerance is half of the
-    texts, so that a change of order or number is still seen."""
+    """llama.cpp's greedy texts change with the requests beside them and before them in a slot; the tolerance
+    is half of the texts, so that a change of order or number is still seen."""
     other = OpenAIServer("smollm2", base_url=server.url, api_key_env="LLAMA_KEY", temperature=1.0)
     try:
         check_llm(lambda: model, lambda: other, rows=ROWS, tolerance=0.5)
@@ -83,10 +84,14 @@ def test_structured_output_is_held_by_the_server(server: LlamaServer, model: Ope
         wide.close()
 
 
-def test_a_server_that_is_killed_is_left_and_found_again(server: LlamaServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_killed_is_left_and_found_again(
+    server: LlamaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LLAMA_KEY", "sesame")
     with LlamaServer(slots=2, key="sesame") as twin:
-        both = OpenAIServer("smollm2", base_urls=[server.url, twin.url], api_key_env="LLAMA_KEY", concurrency=2, max_tokens=4)
+        both = OpenAIServer(
+            "smollm2", base_urls=[server.url, twin.url], api_key_env="LLAMA_KEY", concurrency=2, max_tokens=4
+        )
         try:
             assert both.digest == both.digest
             asked = ROWS * 4

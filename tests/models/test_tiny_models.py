@@ -1,4 +1,5 @@
-"""The tiny checkpoints are what they say: they load offline by the classes that a hub's would, and count tokens as the real ones do."""
+"""The tiny checkpoints are what they say: they load offline by the classes that a hub's would, and count
+tokens as the real ones do."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""2a behind an OpenAI-compatible vision server: a real server on loopback that decodes the picture and answers by its colour, and one that
-fails."""
+"""2a behind an OpenAI-compatible vision server: a real server on loopback that decodes the picture and
+answers by its colour, and one that fails."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220), "green": (30, 160, 30)}
 
 def colour_of(body: Mapping[str, Any]) -> str:
     """Decodes the data URL of a request and names the nearest colour: the server really looks."""
-    url = next(part["image_url"]["url"] for part in body["messages"][-1]["content"] if part["type"] == "image_url")
+    url = next(
+        part["image_url"]["url"] for part in body["messages"][-1]["content"] if part["type"] == "image_url"
+    )
     head, _, data = url.partition(",")
     assert head == "data:image/jpeg;base64"
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
@@ -48,8 +50,15 @@ def sees(_: int, body: Mapping[str, Any]) -> dict[str, Any]:
     if asked(body) == CHAT_PROMPT:
         return completion(f"A {colour} boat on the water.")
     if "response_format" in body:
-        return completion(json.dumps({"objects": ["boat"], "attributes": [f"{colour} boat"], "relations": ["boat on water"]}))
-    return completion(f"1. **Objects:** the boat, water\n2. **Attributes:** {colour} boat\n3. **Relations:** {colour} boat on the water")
+        return completion(
+            json.dumps(
+                {"objects": ["boat"], "attributes": [f"{colour} boat"], "relations": ["boat on water"]}
+            )
+        )
+    return completion(
+        f"1. **Objects:** the boat, water\n2. **Attributes:** {colour} boat\n3. **Relations:** {colour} "
+        f"boat on the water"
+    )
 
 
 def picture(colour: str, size: tuple[int, int] = (60, 40)) -> Image.Image:
@@ -67,19 +76,28 @@ def tagger(server: FaultyServer, **options: Any) -> Any:
 def test_the_contract() -> None:
     with FaultyServer(sees) as server:
         made = tagger(server, version="1")
-        check_tagger(lambda: made, lambda: tagger(server, version="2"), rows=rows("red", "blue", "green"), image=picture("red"))
+        check_tagger(
+            lambda: made,
+            lambda: tagger(server, version="2"),
+            rows=rows("red", "blue", "green"),
+            image=picture("red"),
+        )
         made.close()
 
 
 def test_tags_in_three_lines_and_as_json() -> None:
     with FaultyServer(sees) as server:
         lines, objects = tagger(server), tagger(server, mode="json")
-        found = lines.tag([*rows("red", "blue"), ImageAndText(None, "text"), ImageAndText(picture("red").convert("CMYK"))])
+        found = lines.tag(
+            [*rows("red", "blue"), ImageAndText(None, "text"), ImageAndText(picture("red").convert("CMYK"))]
+        )
         assert found[0] == Tags(("boat", "water"), ("red boat",), ("boat on water",))
         assert found[1].attributes == ("blue boat",)
         assert found[2] == Tags()
         assert found[3].attributes == ("red boat",)
-        assert objects.tag(rows("green")) == [Tags(("boat",), ("green boat",), ())]  # water is no object of its own here
+        assert objects.tag(rows("green")) == [
+            Tags(("boat",), ("green boat",), ())
+        ]  # water is no object of its own here
         assert len(server.seen) == 4
         assert "Output three lines" in asked(server.seen[0])
         assert lines.reads == "pixels"
@@ -114,7 +132,13 @@ def test_faults_cost_their_row_only() -> None:
             return completion("I am sorry, I cannot look at pictures.")
         if colour == "green":
             return completion(None, refusal="no")
-        return (500, {}, b"busy") if seen[colour] == 1 else "garbage" if seen[colour] == 2 else sees(number, body)
+        return (
+            (500, {}, b"busy")
+            if seen[colour] == 1
+            else "garbage"
+            if seen[colour] == 2
+            else sees(number, body)
+        )
 
     with FaultyServer(answer) as server:
         made = tagger(server)

@@ -1,4 +1,5 @@
-"""The recipes of baselines, long tail and sweeps: headers, differences, and the runs of three of them on tiny checkpoints."""
+"""The recipes of baselines, long tail and sweeps: headers, differences, and the runs of three of them on tiny
+checkpoints."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ from ctrlsynth.runs.drive import run
 from ctrlsynth.runs.estimate import estimate
 from tiny_production import Tiny
 
-NAMES = sorted(p.stem for kind in ("baseline", "longtail", "pf", "mixing") for p in RECIPES.glob(f"{kind}-*.yaml"))
+NAMES = sorted(
+    p.stem for kind in ("baseline", "longtail", "pf", "mixing") for p in RECIPES.glob(f"{kind}-*.yaml")
+)
 RUNS = ["baseline-laclip-like", "baseline-veclip-like", "longtail-places-lt"]
 PLANNED = [n for n in NAMES if n not in RUNS and "source" in read_data(RECIPES / f"{n}.yaml")]
 
@@ -88,4 +91,6 @@ def test_it_runs_from_end_to_end_on_tiny_checkpoints(name: str, split: Path, tin
         return
     assert export(made, split / "out" / name).written == {"cap": 2}
     (texts,) = (list(made.rows(s.folder)) for s in made.steps if s.kind == "write")
-    assert {r["template"].rpartition("-")[0] for r in texts} <= ({"rewrite", "creative"} if "laclip" in name else {"faithful"})
+    assert {r["template"].rpartition("-")[0] for r in texts} <= (
+        {"rewrite", "creative"} if "laclip" in name else {"faithful"}
+    )

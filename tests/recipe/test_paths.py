@@ -1,4 +1,5 @@
-"""The path language of DESIGN section 6: what a path becomes, what paths share, and how a wrong one is told."""
+"""The path language of DESIGN section 6: what a path becomes, what paths share, and how a wrong one is
+told."""
 
 from __future__ import annotations
 
@@ -18,7 +19,11 @@ def test_the_four_paths_of_the_paper_share_what_they_share() -> None:
     by = {s.folder: s for s in steps}
     assert by["tag"].paths == ("SP1", "SP2", "SP3")
     assert by["write"].paths == ("SP1", "SP3")
-    assert (by["write.2"].label, by["write.2"].family, by["write.2"].uses) == ("write+text", "tags+text", {"text": "read"})
+    assert (by["write.2"].label, by["write.2"].family, by["write.2"].uses) == (
+        "write+text",
+        "tags+text",
+        {"text": "read"},
+    )
     assert (by["paint"].parent, by["paint.2"].parent) == ("write", "read")
 
 
@@ -40,9 +45,13 @@ def test_a_gate_puts_the_judge_before_the_painter() -> None:
 def test_rounds_go_on_and_captions_come_from_the_tagger() -> None:
     loop = plan_steps({"mine": ["text", "text*", "image*", "tags*", "text*", "image*"]}, judged=False)
     assert [(s.folder, s.parent) for s in loop][1:] == [
-        ("write", "read"), ("paint", "write"), ("tag", "paint"), ("write.2", "tag"), ("paint.2", "write.2")]  # fmt: skip
+        ("write", "read"), ("paint", "write"), ("tag", "paint"), ("write.2", "tag"), ("paint.2",
+        "write.2")]  # fmt: skip
     caption = plan_steps({"c": ["image", "text*", "image*"]}, judged=False)
-    assert [(s.folder, s.label, s.family) for s in caption][1:3] == [("tag", "tag", None), ("write", "caption", "caption")]
+    assert [(s.folder, s.label, s.family) for s in caption][1:3] == [
+        ("tag", "tag", None),
+        ("write", "caption", "caption"),
+    ]
 
 
 def test_a_path_that_joins_a_synthetic_text() -> None:
@@ -81,8 +90,12 @@ def test_impossible_paths_say_what_could_stand_between(nodes: list[str], message
 
 
 def test_a_gate_leaves_out_what_the_judge_of_these_very_rows_rejected() -> None:
-    """The tagger behind an image serves its judge, so the gate of an image stands before whatever reads those tags."""
-    steps = {s.folder: s for s in plan_steps({"p": ["image", "tags", "text*", "image*", "tags*", "text*"]}, True, True)}
+    """The tagger behind an image serves its judge, so the gate of an image stands before whatever reads those
+    tags."""
+    steps = {
+        s.folder: s
+        for s in plan_steps({"p": ["image", "tags", "text*", "image*", "tags*", "text*"]}, True, True)
+    }
     assert steps["paint"].uses == {"gate write": "judge-text"}
     assert steps["tag.2"].uses == {}
     assert steps["write.2"].uses == {"gate tag.2": "judge-image"}

@@ -1,4 +1,5 @@
-"""Every production recipe: checked as it is, planned and run from end to end with nothing but the models' names replaced."""
+"""Every production recipe: checked as it is, planned and run from end to end with nothing but the models'
+names replaced."""
 
 from __future__ import annotations
 
@@ -54,8 +55,13 @@ def test_the_papers_numbers_stand_in_the_base_recipe() -> None:
     tagger: Any = recipe.models.tagger
     catlip, captioner = tagger["hybrid"]
     assert catlip["top_k"] == 20
-    assert (captioner["captioner"], captioner["extract"]["vllm"]) == ("florence-community/Florence-2-large", "Qwen/Qwen2-7B-Instruct")
-    assert recipe.models.llm == {"vllm": "mistralai/Mistral-Nemo-Instruct-2407"}  # temperature 0 is the backend's default
+    assert (captioner["captioner"], captioner["extract"]["vllm"]) == (
+        "florence-community/Florence-2-large",
+        "Qwen/Qwen2-7B-Instruct",
+    )
+    assert recipe.models.llm == {
+        "vllm": "mistralai/Mistral-Nemo-Instruct-2407"
+    }  # temperature 0 is the backend's default
     painter: Any = recipe.models.text_to_image
     assert (painter["guidance"], painter["steps"], painter["dtype"]) == (7.0, 28, "float16")
     assert set(recipe.image_policy.styles) == {"real", "nocap", "isometric", "enhance", "quality"}
@@ -63,7 +69,9 @@ def test_the_papers_numbers_stand_in_the_base_recipe() -> None:
     assert (recipe.judge.threshold, recipe.judge.image_against, recipe.mix.use) == (0.2, "text", "mix")
 
 
-def test_planned_on_a_machine_without_the_models_it_names_them_all_at_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planned_on_a_machine_without_the_models_it_names_them_all_at_once(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ctrlsynth.models import installed
 
     monkeypatch.setattr(installed, "installed", lambda module: module != "vllm")
@@ -92,7 +100,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for n, colour in enumerate(("blue", "navy")):
                 picture = io.BytesIO()
                 Image.new("RGB", (48, 40), colour).save(picture, "PNG")
-                for ending, data in (("png", picture.getvalue()), ("txt", f"a dog and a cat at a table, {n}".encode())):
+                for ending, data in (
+                    ("png", picture.getvalue()),
+                    ("txt", f"a dog and a cat at a table, {n}".encode()),
+                ):
                     entry = tarfile.TarInfo(f"{n:09d}.{ending}")
                     entry.size = len(data)
                     tar.addfile(entry, io.BytesIO(data))
@@ -104,7 +115,9 @@ def small(place: Path, name: str, tiny: Tiny) -> Recipe:
     recipe = load_recipe(place / "recipes" / f"{name}.yaml")
     models = recipe.models
     named = {"tagger": models.tagger, "llm": models.llm, "text_to_image": models.text_to_image}
-    return recipe.model_copy(update={"models": Models(**{role: tiny.spec(spec) for role, spec in named.items()})})
+    return recipe.model_copy(
+        update={"models": Models(**{role: tiny.spec(spec) for role, spec in named.items()})}
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -124,7 +137,9 @@ def test_it_runs_from_end_to_end_on_tiny_checkpoints(name: str, place: Path, tin
     assert summary.written["capimg"] > 0
     kinds = ("cap", "img", "capimg") if "samples" in name else ()
     for kind in kinds:
-        assert set(export(made, place / "out" / f"{name}-{kind}", format="parquet", mix=kind).written) == {kind}
+        assert set(export(made, place / "out" / f"{name}-{kind}", format="parquet", mix=kind).written) == {
+            kind
+        }
 
 
 def check_tables(made: Run, name: str) -> None:
@@ -136,6 +151,14 @@ def check_tables(made: Run, name: str) -> None:
     seen = {kind for r in texts for kind in ("objects", "attributes", "relations") if r["tags"][kind]}
     assert seen == ({"objects"} if "classifier" in name else set(kept))
     assert [r["reason"] for r in images] == ["not_painted", None] * 2
-    assert {r["style"] for r in images if r["status"] == "ok"} <= {"real", "nocap", "isometric", "enhance", "quality"}
-    settings = json.loads((Path(str(made.root)) / "plan.json").read_text())["recipe"]["models"]["text_to_image"]
+    assert {r["style"] for r in images if r["status"] == "ok"} <= {
+        "real",
+        "nocap",
+        "isometric",
+        "enhance",
+        "quality",
+    }
+    settings = json.loads((Path(str(made.root)) / "plan.json").read_text())["recipe"]["models"][
+        "text_to_image"
+    ]
     assert (settings["guidance"], settings["steps"]) == (7.0, 28)

@@ -41,7 +41,8 @@ def test_a_recipe_says_what_the_design_shows(tmp_path: Path) -> None:
 
 def test_overrides_are_yaml(tmp_path: Path) -> None:
     recipe = load_recipe(
-        write(tmp_path, GOOD), ["judge.threshold=0.5", "text_policy.edits=[{add: {objects: [hat]}}]", "models.llm=smollm2"]
+        write(tmp_path, GOOD),
+        ["judge.threshold=0.5", "text_policy.edits=[{add: {objects: [hat]}}]", "models.llm=smollm2"],
     )
     assert recipe.judge is not None
     assert recipe.judge.threshold == 0.5
@@ -55,24 +56,46 @@ def test_overrides_are_yaml(tmp_path: Path) -> None:
         ("name: a\nname: b\n", r"r\.yaml:2:1: key 'name' stands twice"),
         ("name: [a\n", r"r\.yaml:\d+:\d+: "),
         ("- a\n", "a recipe is a mapping"),
-        ("name: a\nsource: {text: x}\njudge: {treshold: 1}\n", r"unknown key 'judge.treshold'; did you mean 'judge.threshold'"),
+        (
+            "name: a\nsource: {text: x}\njudge: {treshold: 1}\n",
+            r"unknown key 'judge.treshold'; did you mean 'judge.threshold'",
+        ),
         ("name: a\nsuorce: {text: x}\n", "did you mean 'source'"),
         ("name: a\nsource: {text: x, folder: y}\n", "exactly one of .*given: folder, text"),
         ("name: a\nsource: {}\n", "given: none"),
         ("name: a/b\nsource: {text: x}\n", "name: String should match pattern"),
-        ("name: a\nsource: {text: x}\njudge: {threshold: 2}\n", r"judge.threshold: .*less than or equal to 1 \(given: 2\)"),
         (
-            "name: a\nsource: {text: x}\ntext_policy: {edits: [{remove: {objects: [a]}, sample: {objects: 0.5}}]}\n",
+            "name: a\nsource: {text: x}\njudge: {threshold: 2}\n",
+            r"judge.threshold: .*less than or equal to 1 \(given: 2\)",
+        ),
+        (
+            "name: a\nsource: {text: x}\ntext_policy: {edits: [{remove: {objects: [a]}, sample: {objects: "
+            "0.5}}]}\n",
             "an edit has exactly one of",
         ),
-        ("name: a\nsource: {text: x}\ntext_policy: {style: json}\n", "style json and json_schema go together"),
+        (
+            "name: a\nsource: {text: x}\ntext_policy: {style: json}\n",
+            "style json and json_schema go together",
+        ),
         ("name: a\nsource: {text: x}\npaths: [SP1, SP1]\n", "path 'SP1' stands twice"),
         ("name: a\nsource: {text: x}\npaths: {p: 3}\n", r"paths\.p"),
-        ("name: a\nsource: {text: x}\nengines: {ray: {writ: {cpus: 2}}}\n", "engines.ray: .*unknown stage 'writ'; did you mean 'write'"),
-        ("name: a\nsource: {text: x}\nengines: {ray: {tag.b: {cpus: 2}}}\n", "engines.ray: .*unknown stage 'tag.b'"),
-        ("name: a\nsource: {text: x}\ntrain: {bacth: 2}\n", "unknown key 'train.bacth'; did you mean 'train.batch'"),
+        (
+            "name: a\nsource: {text: x}\nengines: {ray: {writ: {cpus: 2}}}\n",
+            "engines.ray: .*unknown stage 'writ'; did you mean 'write'",
+        ),
+        (
+            "name: a\nsource: {text: x}\nengines: {ray: {tag.b: {cpus: 2}}}\n",
+            "engines.ray: .*unknown stage 'tag.b'",
+        ),
+        (
+            "name: a\nsource: {text: x}\ntrain: {bacth: 2}\n",
+            "unknown key 'train.bacth'; did you mean 'train.batch'",
+        ),
         ("name: a\nsource: {text: x}\ntrain: {data: [{pth: x}]}\n", "unknown key 'train.data.0.pth'"),
-        ("name: a\nsource: {text: x}\ntrain: {preset: ctrlsynth-cc3}\n", "train.preset: unknown preset .*did you mean 'ctrlsynth-cc3m'"),
+        (
+            "name: a\nsource: {text: x}\ntrain: {preset: ctrlsynth-cc3}\n",
+            "train.preset: unknown preset .*did you mean 'ctrlsynth-cc3m'",
+        ),
         ("name: a\nsource: {text: x}\nevaluate: coco\n", "evaluate: .*list"),
         ("? [a, b]\n: c\n", "a key must be a plain word"),
         ("a: &x [*x]\n", r"r\.yaml"),
@@ -86,9 +109,17 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, text: str, message: str) -> N
 
 def test_a_train_block_is_looked_at_without_torch_and_may_lack_what_set_gives_later(tmp_path: Path) -> None:
     path = write(tmp_path, "name: a\nsource: {text: x}\ntrain: {preset: ctrlsynth-cc3m, batch: 64}\n")
-    code = "import sys; from pathlib import Path; from ctrlsynth.recipe.file import load_recipe; load_recipe(Path(sys.argv[1]))"
+    code = (
+        "import sys; from pathlib import Path; from ctrlsynth.recipe.file import load_recipe; "
+        "load_recipe(Path(sys.argv[1]))"
+    )
     code += "; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True).stdout == "False\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+        ).stdout
+        == "False\n"
+    )
 
 
 def test_files_that_are_no_recipes(tmp_path: Path) -> None:
@@ -102,7 +133,10 @@ def test_files_that_are_no_recipes(tmp_path: Path) -> None:
 def test_every_field_is_described_and_the_reference_page_is_up_to_date() -> None:
     root = ROOT
     page = subprocess.run(
-        [sys.executable, str(root / "scripts" / "recipe_reference.py")], capture_output=True, text=True, check=True
+        [sys.executable, str(root / "scripts" / "recipe_reference.py")],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     assert (root / "docs" / "recipe.md").read_text(encoding="utf-8") == page
     assert not [line for line in page.splitlines() if line.startswith("| `") and line.endswith("|  |")]
@@ -116,7 +150,11 @@ def test_every_field_is_described_and_the_reference_page_is_up_to_date() -> None
         (7, "llm", "a llm model is a name"),
         ("nowhere.to:Be", "llm", "No module named 'nowhere'"),
         ("helpers:Nobody", "llm", "module 'helpers' has no 'Nobody'"),
-        ({"helpers:CountingLLM": "x", "bach": 3}, "llm", "unknown option of helpers:CountingLLM 'bach'; did you mean 'batch'"),
+        (
+            {"helpers:CountingLLM": "x", "bach": 3},
+            "llm",
+            "unknown option of helpers:CountingLLM 'bach'; did you mean 'batch'",
+        ),
     ],
 )
 def test_unknown_models_and_options_name_the_nearest(value: object, role: models.Role, message: str) -> None:
@@ -130,14 +168,17 @@ def test_extends_merges_blocks_and_replaces_the_rest(tmp_path: Path) -> None:
         "judge: {gate: true, threshold: 0.3}\nimage_policy: {styles: {real: 2}}\n"
     )
     (tmp_path / "swap.yaml").write_text(
-        "extends: base.yaml\nname: swap\nmodels: {llm: realizer}\njudge: {threshold: 0.1}\nimage_policy: {styles: {enhance: 1}}\n"
+        "extends: base.yaml\nname: swap\nmodels: {llm: realizer}\njudge: {threshold: 0.1}\nimage_policy: "
+        "{styles: {enhance: 1}}\n"
     )
     made = load_recipe(tmp_path / "swap.yaml", ["seed=3"])
     assert (made.name, made.models.llm, made.models.tagger, made.seed) == ("swap", "realizer", "wordnet", 3)
     assert made.judge is not None
     assert (made.judge.gate, made.judge.threshold) == (True, 0.1)
     assert made.image_policy.styles == {"enhance": 1.0}
-    (tmp_path / "text.yaml").write_text("extends: swap.yaml\nname: text\nsource: {folder: null, text: captions.txt}\njudge: null\n")
+    (tmp_path / "text.yaml").write_text(
+        "extends: swap.yaml\nname: text\nsource: {folder: null, text: captions.txt}\njudge: null\n"
+    )
     deeper = load_recipe(tmp_path / "text.yaml")
     assert (deeper.source.text, deeper.source.folder, deeper.judge) == ("captions.txt", None, None)
 

@@ -34,18 +34,18 @@ def test_the_whole_story_in_order(finished: Run) -> None:
         "source (1a, 1b), 00000:photo2.jpg", "caption a red bicycle leans against a wall, photograph 2", "photo2.jpg", "96 x 72 pixels",
         "licence: CC0",
         "tags (2a), tag by imagenet", "bicycle (0.90), wall (0.60), watermark (0.20)", "red bicycle", "bicycle on wall",
-        "text (3a, 2b), write.0.1 by realizer", 'edit 1 remove {"objects": ["watermark"]} objects: watermark removed',
+        "text (3a, 2b), write.0.1 by realizer", 'edit 1 remove {"objects": ["watermark"]} objects: ' 'watermark removed',
         'edit 2 replace {"attributes": {"red": "blue"}} attributes: red bicycle -> blue bicycle', "template describe",
-        "instruction Describe: bicycle, wall. Only the caption.", "text A blue bicycle on the wall, number 2.", "LLM tokens 60 in, 12 out",
+        "instruction Describe: bicycle, wall. Only the caption.", "text A blue bicycle on the wall, number 2.", "LLM tokens " "60 in, 12 out",
         "CLIP tokens 14 of 77", "0: recall 0.50, not_chosen: There is a bicycle", "1: recall 0.75, chosen", "the highest recall",
         "judge of the text", "recall 0.75 (3 of 4)", "found bicycle, wall, blue bicycle", "missed bicycle on wall",
         "kept: recall 0.75 reaches p_f = 0.2 (matcher substring)",
         "image (3b, 2c), paint.0 by scenes", "prompt a real photo. A blue bicycle", "style real", "drawn bicycle",
         "64 x 64 pixels", "90 of 77; cut at 77",
-        "tags (2a), tag by imagenet", "objects bicycle, sky", "judge of the image", "against the text's phrases; this one decides",
+        "tags (2a), tag by imagenet", "objects bicycle, sky", "judge of the image", "against the text's " "phrases; " "this one decides",
         "recall 0.50 (1 of 2)",
         "against the original's tags as edited", "recall 0.33 (1 of 3)", "kept: recall 0.50 reaches p_f = 0.2",
-        "verdict SP1 kept: 00000:photo2.jpg/tag/write.0.1 SP3 kept: 00000:photo2.jpg/tag/write.0.1/paint.0 SP4",
+        "verdict SP1 kept: 00000:photo2.jpg/tag/write.0.1 SP3 kept: 00000:photo2.jpg/tag/write.0.1/paint.0 " "SP4",
     ]  # fmt: skip
     at = 0
     for part in told:
@@ -55,8 +55,12 @@ def test_the_whole_story_in_order(finished: Run) -> None:
 
 
 def test_rejections_and_faults_give_their_reason(finished: Run) -> None:
-    assert "rejected, low_recall: recall 0.00 is below p_f = 0.2" in one_line(as_text(finished, "00000:photo5.jpg"))
-    assert "rejected, no_reference: there was nothing to compare it with" in one_line(as_text(finished, "00001:photo8.jpg"))
+    assert "rejected, low_recall: recall 0.00 is below p_f = 0.2" in one_line(
+        as_text(finished, "00000:photo5.jpg")
+    )
+    assert "rejected, no_reference: there was nothing to compare it with" in one_line(
+        as_text(finished, "00001:photo8.jpg")
+    )
     assert "failed: empty_reply" in as_text(finished, "00000:photo4.jpg/tag/write.0")
     assert "failed: truncated_image" in as_text(finished, "00001:photo9.jpg")
     assert "SP3 failed, no_output (paint)" in one_line(as_text(finished, "00000:photo6.jpg"))
@@ -83,7 +87,9 @@ def test_an_id_is_told_with_what_it_was_made_from_and_what_was_made_from_it(fini
     assert {"00000:photo2.jpg/paint.0", "00000:photo2.jpg/paint.0/tag/judge", *ids} <= whole
     lost = [s.id for s in explain(finished, "00000:photo2.jpg/tag/write.0").sections]
     assert lost == ["00000:photo2.jpg", "00000:photo2.jpg/tag", "00000:photo2.jpg/tag/write.0"]
-    assert not any("photo1" in s.id.replace("photo1.jpg", "") for s in explain(finished, "00000:photo1.jpg").sections)
+    assert not any(
+        "photo1" in s.id.replace("photo1.jpg", "") for s in explain(finished, "00000:photo1.jpg").sections
+    )
 
 
 def test_every_row_of_the_run_can_be_told(finished: Run) -> None:
@@ -129,7 +135,9 @@ def test_a_source_key_will_do_where_it_is_unique(finished: Run, tmp_path: Path) 
         (tmp_path / f"{name}.jsonl").write_text('{"key": "cat", "caption": "a cat"}\n')
     given = {"text": ["a.jsonl", "b.jsonl"], "key_column": "key"}
     models = {"tagger": "wordnet", "llm": "realizer"}
-    recipe = parse_recipe({"name": "x", "source": given, "models": models, "paths": [{"p": ["text", "tags", "text*"]}]})
+    recipe = parse_recipe(
+        {"name": "x", "source": given, "models": models, "paths": [{"p": ["text", "tags", "text*"]}]}
+    )
     both = run(recipe, tmp_path / "run", base=tmp_path)
     with pytest.raises(UserError, match=r"no row 'cat'; did you mean '\S+:cat' or '\S+:cat'\?"):
         explain(both, "cat")
@@ -137,9 +145,19 @@ def test_a_source_key_will_do_where_it_is_unique(finished: Run, tmp_path: Path) 
 
 def test_hostile_captions_drive_no_terminal(tmp_path: Path) -> None:
     caption = "\\x1b]0;owned\\x07 \\u202egnirts\\u2028 [bold red]x[/bold red] " + "語" * 200
-    (tmp_path / "c.jsonl").write_text('{"caption": "%s", "key": "a"}\n' % caption.replace("\\x1b", "\\u001b").replace("\\x07", "\\u0007"))  # noqa: UP031
-    data = {"name": "hostile", "source": {"text": "c.jsonl"}, "models": {"tagger": "wordnet", "llm": "realizer"}}
-    made = run(parse_recipe({**data, "judge": None, "paths": {"p": ["text", "tags", "text*"]}}), tmp_path / "out", base=tmp_path)
+    (tmp_path / "c.jsonl").write_text(
+        '{"caption": "%s", "key": "a"}\n' % caption.replace("\\x1b", "\\u001b").replace("\\x07", "\\u0007")
+    )  # noqa: UP031
+    data = {
+        "name": "hostile",
+        "source": {"text": "c.jsonl"},
+        "models": {"tagger": "wordnet", "llm": "realizer"},
+    }
+    made = run(
+        parse_recipe({**data, "judge": None, "paths": {"p": ["text", "tags", "text*"]}}),
+        tmp_path / "out",
+        base=tmp_path,
+    )
     row = next(made.rows("read"))
     text = as_text(made, row["id"], 80)
     assert "\\u202egnirts\\u2028" in text
@@ -168,8 +186,14 @@ def test_the_first_kept_sample_of_the_longest_path(finished: Run) -> None:
 
 def test_a_run_by_the_real_pipeline_tells_its_stored_scores(tmp_path: Path) -> None:
     """Several candidates: the recall that is told for the chosen one is the judge's."""
-    (tmp_path / "captions.txt").write_text("a brown dog runs on the green grass\ntwo cats sleep on a red sofa near a lamp\n")
-    data = {"name": "real", "source": {"text": "captions.txt"}, "models": {"tagger": "wordnet", "llm": "realizer"}}
+    (tmp_path / "captions.txt").write_text(
+        "a brown dog runs on the green grass\ntwo cats sleep on a red sofa near a lamp\n"
+    )
+    data = {
+        "name": "real",
+        "source": {"text": "captions.txt"},
+        "models": {"tagger": "wordnet", "llm": "realizer"},
+    }
     more = {
         "judge": {"candidates": 3},
         "text_policy": {"edits": [{"replace": {"objects": {"dog": "wolf"}}}]},

@@ -1,4 +1,5 @@
-"""The gallery: whole, safe whatever the data hold, the same for the same run, and looked at in a real browser."""
+"""The gallery: whole, safe whatever the data hold, the same for the same run, and looked at in a real
+browser."""
 
 from __future__ import annotations
 
@@ -41,7 +42,9 @@ def gallery(finished: Run) -> Path:
 def script(path: Path) -> list[Any]:
     """The arguments of the one call that a data file is."""
     text = path.read_text(encoding="ascii").strip()
-    return list(json.loads(re.sub(r",(\s*\])", r"\1", "[" + text[text.index("(") + 1 : text.rindex(")")] + "]")))
+    return list(
+        json.loads(re.sub(r",(\s*\])", r"\1", "[" + text[text.index("(") + 1 : text.rindex(")")] + "]"))
+    )
 
 
 def cards(page: Path) -> list[dict[str, Any]]:
@@ -49,15 +52,28 @@ def cards(page: Path) -> list[dict[str, Any]]:
 
 
 def digest(folder: Path) -> dict[str, str]:
-    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 def test_every_sample_is_there_with_its_fate(finished: Run, gallery: Path) -> None:
     """Kept ones beside `data.pairs`; every source row has a card on every path."""
     told = Counter((path, c["verdict"]) for c in cards(gallery) for path in c["paths"])
     shape = shape_of(finished.steps)
-    kept = Counter(p.kind for source, groups in source_rows(finished) for p in pairs_of(shape, source, groups) if p.reason is None)
-    assert {p: told[p, "kept"] for p in ("SP1", "SP3", "SP4")} == {"SP1": kept["cap"], "SP3": kept["capimg"], "SP4": kept["img"]}
+    kept = Counter(
+        p.kind
+        for source, groups in source_rows(finished)
+        for p in pairs_of(shape, source, groups)
+        if p.reason is None
+    )
+    assert {p: told[p, "kept"] for p in ("SP1", "SP3", "SP4")} == {
+        "SP1": kept["cap"],
+        "SP3": kept["capimg"],
+        "SP4": kept["img"],
+    }
     for path in ("SP1", "SP3", "SP4"):
         assert sum(n for (p, _), n in told.items() if p == path) == 30
     assert {v for _, v in told} == {"kept", "rejected", "failed"}
@@ -72,7 +88,9 @@ def test_pages_and_index_agree(gallery: Path) -> None:
     rows, more = script(gallery.parent / "data" / "index.js")
     every = cards(gallery)
     assert len(rows) == len(every)
-    assert [len(script(p)[1]) for p in sorted((gallery.parent / "data").glob("page-*.js"))][:-1] == [7] * ((len(every) - 1) // 7)
+    assert [len(script(p)[1]) for p in sorted((gallery.parent / "data").glob("page-*.js"))][:-1] == [7] * (
+        (len(every) - 1) // 7
+    )
     for (paths, fate, text), card in zip(rows, every, strict=True):
         assert more["pathSets"][paths] == card["paths"]
         assert more["fates"][fate] == [card["verdict"], card["reason"], card["where"]]
@@ -85,13 +103,25 @@ def test_a_card_holds_the_stored_values(finished: Run, gallery: Path) -> None:
     card = next(c for c in cards(gallery) if c["id"] == "00000:photo2.jpg/tag/write.0.1/paint.0")
     tag, write, paint = card["steps"]
     row = stored["write"]["00000:photo2.jpg/tag/write.0.1"]
-    assert (write["text"], write["instruction"], write["template"]) == (row["text"], row["instruction"], row["template"])
-    assert [(e["before"], e["after"]) for e in write["edits"]] == [("watermark", None), ("red bicycle", "blue bicycle")]
+    assert (write["text"], write["instruction"], write["template"]) == (
+        row["text"],
+        row["instruction"],
+        row["template"],
+    )
+    assert [(e["before"], e["after"]) for e in write["edits"]] == [
+        ("watermark", None),
+        ("red bicycle", "blue bicycle"),
+    ]
     assert [o["text"] for o in write["others"]] == ["There is a bicycle on the wall, number 2."]
     assert write["judge"]["references"]["edited"]["found"] == ["bicycle", "wall", "blue bicycle"]
     assert tag["objects"] == ["bicycle", "wall", "watermark"]
     assert paint["prompt"] == stored["paint"][card["id"]]["prompt"]
-    assert paint["judge"]["references"]["text"] == {"recall": 0.5, "found": ["bicycle"], "missed": ["wall"], "back": []}
+    assert paint["judge"]["references"]["text"] == {
+        "recall": 0.5,
+        "found": ["bicycle"],
+        "missed": ["wall"],
+        "back": [],
+    }
     assert (gallery.parent / paint["image"]).read_bytes() == stored["paint"][card["id"]]["image"]["bytes"]
     came_back = next(c for c in cards(gallery) if c["key"].endswith("photo13.jpg") and c["paths"] == ["SP3"])
     assert came_back["steps"][2]["judge"]["references"]["text"]["back"] == ["watermark"]
@@ -115,13 +145,19 @@ def test_nothing_leaves_the_disk_and_no_data_becomes_markup(gallery: Path) -> No
     for path in gallery.parent.rglob("*"):
         if path.suffix in (".html", ".js", ".css", ".svg"):
             text = (
-                re.sub(r"//.*$|<!--.*?-->", "", path.read_text(encoding="utf-8"), flags=re.M) if path.suffix == ".js" else path.read_text()
+                re.sub(r"//.*$|<!--.*?-->", "", path.read_text(encoding="utf-8"), flags=re.M)
+                if path.suffix == ".js"
+                else path.read_text()
             )
             assert not EXTERNAL.search(text), path
         if path.parent.name == "data":
             assert not re.search("[<>&\u2028\u2029]", path.read_text(encoding="utf-8")), path
     index = parse(gallery.read_text(encoding="utf-8"))
-    policy = next(e.attributes["content"] or "" for e in index.find("meta") if e.attributes.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        e.attributes["content"] or ""
+        for e in index.find("meta")
+        if e.attributes.get("http-equiv") == "Content-Security-Policy"
+    )
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     assert all(e.attributes.get("src") for e in index.find("script"))
@@ -138,7 +174,9 @@ def test_the_page_shows_ledger_sweep_recipe_and_plots(finished: Run, gallery: Pa
     assert "does not add up" not in numbers
     assert "0.20 <" in numbers
     assert "judge:" in index.one("recipe").text
-    plots = {e.attributes.get("src") for e in index.find("img")} | {e.attributes.get("srcset") for e in index.find("source")}
+    plots = {e.attributes.get("src") for e in index.find("img")} | {
+        e.attributes.get("srcset") for e in index.find("source")
+    }
     assert plots == {f"plots/{n}-{t}.svg" for n in ("words", "recall", "sweep") for t in ("light", "dark")}
     assert all((gallery.parent / str(p)).exists() for p in plots)
 
@@ -192,18 +230,38 @@ def test_unfinished_gated_and_unjudged_runs(tmp_path: Path) -> None:
     assert ("unfinished", "no row in judge-image") in fates
     assert ("unfinished", "no row in paint.2") in fates
     gated = make_run(tmp_path / "gated", rows=20, gate=True, threshold=0.6)
-    unpainted = [c for c in cards(write_report(gated, tmp_path / "b")) if "SP3" in c["paths"] and c["where"] == "judge-text"]
+    unpainted = [
+        c
+        for c in cards(write_report(gated, tmp_path / "b"))
+        if "SP3" in c["paths"] and c["where"] == "judge-text"
+    ]
     assert unpainted
-    assert all([s["kind"] for s in c["steps"]] == ["tag", "write"] and c["verdict"] == "rejected" for c in unpainted)
+    assert all(
+        [s["kind"] for s in c["steps"]] == ["tag", "write"] and c["verdict"] == "rejected" for c in unpainted
+    )
 
 
 def test_a_run_by_the_real_pipeline(tmp_path: Path) -> None:
     """Text only, two rounds of rewriting, no judge at first: no image, no recall, and still a gallery."""
-    (tmp_path / "captions.txt").write_text("a brown dog runs on the green grass\ntwo cats sleep on a red sofa\n")
-    data = {"name": "real", "source": {"text": "captions.txt"}, "models": {"tagger": "wordnet", "llm": "realizer"}}
-    bare = run(parse_recipe({**data, "judge": None, "paths": {"p": ["text", "tags", "text*"]}}), tmp_path / "bare", base=tmp_path)
+    (tmp_path / "captions.txt").write_text(
+        "a brown dog runs on the green grass\ntwo cats sleep on a red sofa\n"
+    )
+    data = {
+        "name": "real",
+        "source": {"text": "captions.txt"},
+        "models": {"tagger": "wordnet", "llm": "realizer"},
+    }
+    bare = run(
+        parse_recipe({**data, "judge": None, "paths": {"p": ["text", "tags", "text*"]}}),
+        tmp_path / "bare",
+        base=tmp_path,
+    )
     assert [c["verdict"] for c in cards(write_report(bare, tmp_path / "a"))] == ["unjudged"] * 2
-    judged = run(parse_recipe({**data, "paths": {"p": ["text", "tags", "text*", "tags*", "text*"]}}), tmp_path / "two", base=tmp_path)
+    judged = run(
+        parse_recipe({**data, "paths": {"p": ["text", "tags", "text*", "tags*", "text*"]}}),
+        tmp_path / "two",
+        base=tmp_path,
+    )
     page = write_report(judged, tmp_path / "b")
     (first, second) = cards(page)
     assert [s["kind"] for s in first["steps"]] == ["tag", "write", "tag", "write"]
@@ -216,13 +274,17 @@ def test_histograms_beside_counting(finished: Run) -> None:
     captions = [len(r["caption"].split()) for r in finished.rows("read") if r["status"] == "ok"]
     texts = [len(r["text"].split()) for r in finished.rows("write") if r["status"] == "ok"]
     for name, lengths in (("original captions", captions), ("synthetic texts (write)", texts)):
-        assert {n: c for n, c in enumerate(words[name].counts) if c} == Counter(min(n, MOST_WORDS) for n in lengths)
+        assert {n: c for n, c in enumerate(words[name].counts) if c} == Counter(
+            min(n, MOST_WORDS) for n in lengths
+        )
         assert words[name].mean == pytest.approx(sum(lengths) / len(lengths))
     recalls = {h.name: h for h in recall_histograms(finished)}
     for name, column in (("judge-text", "edited"), ("judge-image", "text")):
         values = [r[column]["recall"] for r in finished.rows(name) if r[column]["recall"] is not None]
         assert recalls[name].total == len(values)
-        assert {n: c for n, c in enumerate(recalls[name].counts) if c} == Counter(min(int(v * 20 + 1e-5), 19) for v in values)
+        assert {n: c for n, c in enumerate(recalls[name].counts) if c} == Counter(
+            min(int(v * 20 + 1e-5), 19) for v in values
+        )
 
 
 def shown(page: Page) -> list[str]:
@@ -272,13 +334,23 @@ def test_in_chromium_filters_reach_all_pages(gallery: Path, path: str, verdict: 
     page = open_page(f"{gallery.as_uri()}#path={path}&verdict={verdict}&text={quote(text)}")
     wanted = []
     for card in cards(gallery):
-        texts = "\n".join([card["id"], card["caption"], *(s["text"] or "" for s in card["steps"] if s["kind"] == "write")]).lower()
+        texts = "\n".join(
+            [card["id"], card["caption"], *(s["text"] or "" for s in card["steps"] if s["kind"] == "write")]
+        ).lower()
         fate = (card["verdict"], card["reason"], f"{card['reason'] or card['verdict']}@{card['where']}")
-        if (not path or path in card["paths"]) and (not verdict or verdict in fate) and all(w in texts for w in text.lower().split()):
+        if (
+            (not path or path in card["paths"])
+            and (not verdict or verdict in fate)
+            and all(w in texts for w in text.lower().split())
+        ):
             wanted.append(card["id"])
     assert page.one("count").attributes["data-found"] == str(len(wanted))
     assert shown(page) == wanted[:7]
-    second = open_page(f"{gallery.as_uri()}#path={path}&verdict={verdict}&text={quote(text)}&page=2") if len(wanted) > 7 else None
+    second = (
+        open_page(f"{gallery.as_uri()}#path={path}&verdict={verdict}&text={quote(text)}&page=2")
+        if len(wanted) > 7
+        else None
+    )
     assert second is None or shown(second) == wanted[7:14]
 
 

@@ -1,4 +1,5 @@
-"""The sweep beside a slow reading of its rule, the judge's own verdict function, and the pairs that an export would take."""
+"""The sweep beside a slow reading of its rule, the judge's own verdict function, and the pairs that an export
+would take."""
 
 from __future__ import annotations
 
@@ -62,7 +63,9 @@ def test_at_the_recipes_own_threshold_the_sweep_is_the_stored_verdict(tmp_path: 
         for step in made.steps:
             if step.kind.startswith("judge"):
                 stored = sum(r["verdict"] == "kept" for r in made.rows(step.folder))
-                (row,) = [r for r in found.rows if r.name == step.folder and r.threshold == pytest.approx(p_f)]
+                (row,) = [
+                    r for r in found.rows if r.name == step.folder and r.threshold == pytest.approx(p_f)
+                ]
                 assert row.kept == stored
 
 
@@ -84,13 +87,18 @@ def test_pairs_one_by_one(finished: Run) -> None:
     images = [(r["parent"], r["text"]) for r in finished.rows("judge-image")]
     for row in sweep(finished).series("pair", "SP3"):
         members = [(texts[i.rpartition("/paint")[0]], image) for i, image in images]
-        kept = [(a["recall"] + b["recall"]) / 2 for a, b in members if passes(a, row.threshold, False) and passes(b, row.threshold, False)]
+        kept = [
+            (a["recall"] + b["recall"]) / 2
+            for a, b in members
+            if passes(a, row.threshold, False) and passes(b, row.threshold, False)
+        ]
         assert (row.kept, row.judged) == (len(kept), len(images))
         assert row.mean_recall == (pytest.approx(sum(kept) / len(kept)) if kept else None)
 
 
 def test_every_share_is_decided_as_the_judge_decides_it() -> None:
-    """All recalls k/n with n up to 40, stored with 32 bits, at every threshold: no share falls on the wrong side of one."""
+    """All recalls k/n with n up to 40, stored with 32 bits, at every threshold: no share falls on the wrong
+    side of one."""
     recalls = [float(np.float32(Fraction(k, n))) for n in range(1, 41) for k in range(n + 1)]
     tally = _Tally()
     tally.add(np.array([*recalls, np.nan]), np.array([*recalls, np.nan]))
@@ -142,13 +150,24 @@ def test_plot(finished: Run, tmp_path: Path) -> None:
 
 def test_a_run_by_the_real_pipeline(tmp_path: Path) -> None:
     (tmp_path / "captions.txt").write_text(
-        "a brown dog runs on the green grass\ntwo cats sleep on a red sofa\na man in a blue jacket rides a bicycle\nhello\n"
+        "a brown dog runs on the green grass\ntwo cats sleep on a red sofa\na man in a blue jacket rides a "
+        "bicycle\nhello\n"
     )
-    data = {"name": "real", "source": {"text": "captions.txt"}, "models": {"tagger": "wordnet", "llm": "realizer"}}
-    made = run(parse_recipe({**data, "paths": {"p": ["text", "tags", "text*"]}}), tmp_path / "out", base=tmp_path)
+    data = {
+        "name": "real",
+        "source": {"text": "captions.txt"},
+        "models": {"tagger": "wordnet", "llm": "realizer"},
+    }
+    made = run(
+        parse_recipe({**data, "paths": {"p": ["text", "tags", "text*"]}}), tmp_path / "out", base=tmp_path
+    )
     found = sweep(made)
     at = {r.threshold: r.kept for r in found.series("text", "judge-text")}
     assert at[0.2] == sum(r["verdict"] == "kept" for r in made.rows("judge-text")) > 0
-    unjudged = run(parse_recipe({**data, "judge": None, "paths": {"p": ["text", "tags", "text*"]}}), tmp_path / "bare", base=tmp_path)
+    unjudged = run(
+        parse_recipe({**data, "judge": None, "paths": {"p": ["text", "tags", "text*"]}}),
+        tmp_path / "bare",
+        base=tmp_path,
+    )
     with pytest.raises(UserError, match="nothing was judged"):
         sweep(unjudged)

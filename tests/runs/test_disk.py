@@ -1,4 +1,5 @@
-"""A run's folder under attack: full and read-only disks, damaged and removed files, two processes at once, a fault between two blocks."""
+"""A run's folder under attack: full and read-only disks, damaged and removed files, two processes at once, a
+fault between two blocks."""
 
 from __future__ import annotations
 
@@ -34,14 +35,24 @@ def counting(log: Path, **options: Any) -> dict[str, Any]:
 
 def ctrlsynth(*words: str, cwd: Path) -> subprocess.Popen[str]:
     """The command as a process of its own, beginning with chunks after a tenth of a second."""
-    code = "from ctrlsynth.storage import parts as store; store.CHUNK_SECONDS = 0.1\nfrom ctrlsynth.cli.main.main import main; main()"
+    code = (
+        "from ctrlsynth.storage import parts as store; store.CHUNK_SECONDS = 0.1\nfrom "
+        "ctrlsynth.cli.main.main import main; main()"
+    )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
     return subprocess.Popen(
-        [sys.executable, "-c", code, *words], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, *words],
+        cwd=cwd,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
-def test_a_part_that_lacks_a_block_never_becomes_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_lacks_a_block_never_becomes_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = tmp_path / "log"
     plan = recipe(tmp_path, models=counting(log, batch=2))
     assemble: Any = work.assemble
@@ -65,14 +76,21 @@ def test_a_part_that_lacks_a_block_never_becomes_whole(tmp_path: Path, monkeypat
 
 
 class Vandal:
-    """A writer that does `what` to the run's folder `where` when it sees the request number `at`, and then answers as usual."""
+    """A writer that does `what` to the run's folder `where` when it sees the request number `at`, and then
+    answers as usual."""
 
     id, digest = "vandal", "1"
 
     def __init__(self, what: str, where: str, at: int = 15, log: str = "", batch: int = 2) -> None:
         from helpers import CountingLLM
 
-        self._inner, self._what, self._where, self._left, self.batch = CountingLLM(log, batch), what, Path(where), at, batch
+        self._inner, self._what, self._where, self._left, self.batch = (
+            CountingLLM(log, batch),
+            what,
+            Path(where),
+            at,
+            batch,
+        )
         self._done = Path(log + ".done")
 
     def generate(self, requests: Any) -> Any:
@@ -92,10 +110,15 @@ class Vandal:
 def test_a_disk_that_is_really_full_keeps_finished_rows(tmp_path: Path) -> None:
     disk, log = tmp_path / "disk", tmp_path / "log"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "none", str(disk)], check=False, capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=60m", "none", str(disk)], check=False, capture_output=True
+    ).returncode:
         pytest.skip("this machine lets nobody mount")
     try:
-        vandal = {"tagger": "wordnet", "llm": {"test_disk:Vandal": "fill", "where": str(disk), "log": str(log)}}
+        vandal = {
+            "tagger": "wordnet",
+            "llm": {"test_disk:Vandal": "fill", "where": str(disk), "log": str(log)},
+        }
         plan = recipe(tmp_path, models=vandal)
         with pytest.raises(WorkFailed, match="the disk is full; finished rows are kept"):
             run(plan, disk / "run", base=tmp_path)
@@ -115,10 +138,15 @@ def test_a_disk_that_is_really_full_keeps_finished_rows(tmp_path: Path) -> None:
 def test_a_read_only_folder_is_told_in_one_line(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m,ro", "none", str(disk)], check=False, capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=60m,ro", "none", str(disk)], check=False, capture_output=True
+    ).returncode:
         pytest.skip("this machine lets nobody mount")
     try:
-        with pytest.raises(UserError, match=r"run: cannot be made \(Read-only file system\); choose another folder with --out"):
+        with pytest.raises(
+            UserError,
+            match=r"run: cannot be made \(Read-only file system\); choose another folder with --out",
+        ):
             run(recipe(tmp_path), disk / "run", base=tmp_path)
         subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
         plan = recipe(tmp_path)
@@ -137,7 +165,10 @@ def test_a_read_only_folder_is_told_in_one_line(tmp_path: Path) -> None:
 
 
 def test_a_folder_removed_in_the_middle_is_told_and_made_again(tmp_path: Path) -> None:
-    vandal = {"tagger": "wordnet", "llm": {"test_disk:Vandal": "remove", "where": str(tmp_path / "run"), "log": str(tmp_path / "log")}}
+    vandal = {
+        "tagger": "wordnet",
+        "llm": {"test_disk:Vandal": "remove", "where": str(tmp_path / "run"), "log": str(tmp_path / "log")},
+    }
     with pytest.raises((WorkFailed, UserError), match=r"run again|run the same command again"):
         run(recipe(tmp_path, models=vandal), tmp_path / "run", base=tmp_path)
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
@@ -155,7 +186,9 @@ def test_an_out_that_can_be_no_folder(tmp_path: Path, what: str) -> None:
     else:
         out.write_text("mine")
     place = out / "run" if what == "under a file" else out
-    with pytest.raises(UserError, match=r"is a file; --out names a folder|choose another|cannot be read|not empty"):
+    with pytest.raises(
+        UserError, match=r"is a file; --out names a folder|choose another|cannot be read|not empty"
+    ):
         run(recipe(tmp_path), place, base=tmp_path)
     assert what != "file" or out.read_text() == "mine"
 
@@ -166,13 +199,18 @@ def test_an_out_that_is_a_file_is_told_as_one(tmp_path: Path) -> None:
         run(recipe(tmp_path), tmp_path / "x.yaml", base=tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema": 1}', '{"schema": "x", "recipe": {}}', "\0\0\0\0", "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"schema": 1}', '{"schema": "x", "recipe": {}}', "\0\0\0\0", "[" * 100_000]
+)
 def test_a_damaged_plan_is_told_and_its_remedy_works(tmp_path: Path, text: str) -> None:
     log = tmp_path / "log"
     plan = recipe(tmp_path, models=counting(log))
     first = tables(run(plan, tmp_path / "run", base=tmp_path))
     (tmp_path / "run" / "plan.json").write_text(text)
-    asks: list[Callable[[], Any]] = [lambda: run(plan, tmp_path / "run", base=tmp_path), lambda: Run.open(tmp_path / "run")]
+    asks: list[Callable[[], Any]] = [
+        lambda: run(plan, tmp_path / "run", base=tmp_path),
+        lambda: Run.open(tmp_path / "run"),
+    ]
     for ask in asks:
         with pytest.raises(UserError, match=r"plan\.json: damaged .* remove it and run again"):
             ask()
@@ -190,7 +228,9 @@ def test_a_killed_beginning_is_no_foreign_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["cut", "empty", "zeros", "flipped"])
 @pytest.mark.parametrize("stage", ["read", "write"])
-def test_a_damaged_part_is_told_by_whoever_reads_it_and_its_remedy_works(tmp_path: Path, how: str, stage: str) -> None:
+def test_a_damaged_part_is_told_by_whoever_reads_it_and_its_remedy_works(
+    tmp_path: Path, how: str, stage: str
+) -> None:
     plan = recipe(tmp_path)
     made = run(plan, tmp_path / "run", base=tmp_path)
     first = tables(made)
@@ -198,7 +238,9 @@ def test_a_damaged_part_is_told_by_whoever_reads_it_and_its_remedy_works(tmp_pat
     sound = part.read_bytes()
     half = len(sound) // 2
     damaged = {"cut": sound[:-50], "empty": b"", "zeros": b"\0" * len(sound)}.get(how)
-    part.write_bytes(damaged if damaged is not None else sound[:8] + bytes(255 - b for b in sound[8:half]) + sound[half:])
+    part.write_bytes(
+        damaged if damaged is not None else sound[:8] + bytes(255 - b for b in sound[8:half]) + sound[half:]
+    )
     asks: list[Callable[[], Any]] = [
         lambda: list(made.rows(stage)),
         lambda: export(made, tmp_path / "out", format="csv"),
@@ -215,7 +257,10 @@ def test_a_damaged_part_is_told_by_whoever_reads_it_and_its_remedy_works(tmp_pat
 def test_two_processes_on_one_folder_end_with_equal_tables(tmp_path: Path) -> None:
     recipe(tmp_path, rows=120)
     slow = json.dumps({"test_faults:SlowLLM": str(tmp_path / "log")})
-    text = f"name: two\nsource: {{text: captions.jsonl, part_rows: 40, key_column: key}}\nmodels: {{tagger: wordnet, llm: {slow}}}\n"
+    text = (
+        f"name: two\nsource: {{text: captions.jsonl, part_rows: 40, key_column: key}}\nmodels: "
+        f"{{tagger: wordnet, llm: {slow}}}\n"
+    )
     (tmp_path / "r.yaml").write_text(text + "paths: [{p: [text, tags, text*]}]\n")
     both = [ctrlsynth("run", "r.yaml", "--out", "run", cwd=tmp_path) for _ in range(2)]
     ends = [p.communicate(timeout=100) for p in both]
@@ -231,7 +276,8 @@ def test_two_processes_on_one_folder_end_with_equal_tables(tmp_path: Path) -> No
 
 
 def test_a_part_that_another_process_finished_meanwhile_is_taken_as_it_is(tmp_path: Path) -> None:
-    """The other removes the chunks of both and publishes first; ours is dropped, and the counts are the published part's."""
+    """The other removes the chunks of both and publishes first; ours is dropped, and the counts are the
+    published part's."""
     made = run(recipe(tmp_path, models=counting(tmp_path / "log")), tmp_path / "run", base=tmp_path)
     part = Path(str(made.files("write")[0]))
     table = pq.read_table(part)
@@ -267,7 +313,10 @@ def test_parts_that_the_source_no_longer_has_leave_the_run(tmp_path: Path, how: 
     limit = 15 if how == "limit" else None
     before = sorted(p for p in (tmp_path / "run").rglob("*.parquet"))
     with pytest.raises(
-        UserError, match="limit: nothing -> 15" if how == "limit" else r"parts are gone \(r0000.*--update drops what was made from them"
+        UserError,
+        match="limit: nothing -> 15"
+        if how == "limit"
+        else r"parts are gone \(r0000.*--update drops what was made from them",
     ):
         run(plan, tmp_path / "run", base=tmp_path, limit=limit)
     assert sorted(p for p in (tmp_path / "run").rglob("*.parquet")) == before, "nothing is dropped unasked"

@@ -1,4 +1,5 @@
-"""Killed with -9 at random points, stopped with Ctrl-C, out of disk: what is finished stays, and the end is the same."""
+"""Killed with -9 at random points, stopped with Ctrl-C, out of disk: what is finished stays, and the end is
+the same."""
 
 from __future__ import annotations
 
@@ -59,7 +60,9 @@ class SlowLLM:
 def start(base: Path, out: Path) -> subprocess.Popen[bytes]:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, "-c", DRIVER, str(base / "r.yaml"), str(out)]
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    return subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
 
 
 def slow(log: Path) -> str:
@@ -68,7 +71,8 @@ def slow(log: Path) -> str:
 
 
 def killed_until_done(base: Path, out: Path, rng: random.Random, longest: float, kills: int) -> int:
-    """Starts the run, kills its whole process group at a random moment, `kills` times; then lets it end. Returns the kills that hit."""
+    """Starts the run, kills its whole process group at a random moment, `kills` times; then lets it end.
+    Returns the kills that hit."""
     hits = 0
     for _ in range(kills):
         process = start(base, out)

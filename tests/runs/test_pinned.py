@@ -124,7 +124,10 @@ def made(name: str) -> tuple[Record, Record]:
         recipe = RECIPES[name](Path(folder))
         out = Path(folder) / "run"
         code = "import sys, ctrlsynth; ctrlsynth.run(sys.argv[1], sys.argv[2])"
-        more = {"PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]), "OMP_NUM_THREADS": "1"}
+        more = {
+            "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]),
+            "OMP_NUM_THREADS": "1",
+        }
         command = [sys.executable, "-c", code, str(recipe), str(out)]
         env = os.environ | more
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)

@@ -1,4 +1,5 @@
-"""Before the first model call: everything that stands in the way, at once, a line each; nothing is loaded, nothing is asked."""
+"""Before the first model call: everything that stands in the way, at once, a line each; nothing is loaded,
+nothing is asked."""
 
 from __future__ import annotations
 
@@ -74,12 +75,18 @@ class CheckedPainter(_Checked):
 
 def models(log: Path, **wrong: str) -> dict[str, Any]:
     names = {"tagger": "CheckedTagger", "llm": "CheckedLLM", "text_to_image": "CheckedPainter"}
-    return {role: {f"test_preflight:{name}": str(log), "wrong": wrong.get(role, "")} for role, name in names.items()}
+    return {
+        role: {f"test_preflight:{name}": str(log), "wrong": wrong.get(role, "")}
+        for role, name in names.items()
+    }
 
 
 def test_every_model_is_checked_once_and_all_problems_are_told_at_once(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    wrong = {"tagger": "models.tagger: weights.bin is not there", "llm": "models.llm: no server answers at http://127.0.0.1:1"}
+    wrong = {
+        "tagger": "models.tagger: weights.bin is not there",
+        "llm": "models.llm: no server answers at http://127.0.0.1:1",
+    }
     plan = recipe(tmp_path, models=models(log, **wrong), paths=PATHS, judge=JUDGE)
     with pytest.raises(UserError) as caught:
         run(plan, tmp_path / "run", base=tmp_path)
@@ -98,7 +105,9 @@ def test_models_of_stages_that_are_done_are_not_asked(tmp_path: Path) -> None:
     assert not log.exists()
 
 
-def test_absent_packages_of_all_models_are_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absent_packages_of_all_models_are_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ctrlsynth.models import installed
 
     monkeypatch.setattr(installed, "installed", lambda module: False)
@@ -127,7 +136,9 @@ def test_a_key_that_is_not_set_is_named(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(("free", "enough"), [(40 * 300_000 - 1, False), (40 * 302_000, True)])
-def test_room_on_the_disk_is_compared_with_the_estimate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, enough: bool) -> None:
+def test_room_on_the_disk_is_compared_with_the_estimate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, enough: bool
+) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 0, free))
     plan = recipe(tmp_path, models=models(tmp_path / "log"), paths=PATHS, judge=JUDGE)
     found = estimate(plan, tmp_path, tmp_path / "deep" / "run", None)["problems"]
@@ -143,7 +154,9 @@ def test_plan_shows_the_problems_and_exits_with_2(tmp_path: Path) -> None:
             {
                 "name": "r",
                 "source": {"text": "captions.jsonl"},
-                "models": models(tmp_path / "log", llm="models.llm: key ABC is not set", tagger="models.tagger: gone"),
+                "models": models(
+                    tmp_path / "log", llm="models.llm: key ABC is not set", tagger="models.tagger: gone"
+                ),
                 "paths": PATHS,
                 "judge": JUDGE,
             }
@@ -155,6 +168,8 @@ def test_plan_shows_the_problems_and_exits_with_2(tmp_path: Path) -> None:
     assert done.returncode == 2, done.stderr
     assert "in the way of a run:\n  models.tagger: gone\n  models.llm: key ABC is not set" in done.stdout
     assert "judge-image" in done.stdout
-    as_json = subprocess.run([*command, "--json"], cwd=tmp_path, capture_output=True, text=True, check=False, env=env)
+    as_json = subprocess.run(
+        [*command, "--json"], cwd=tmp_path, capture_output=True, text=True, check=False, env=env
+    )
     assert json.loads(as_json.stdout)["problems"] == ["models.tagger: gone", "models.llm: key ABC is not set"]
     assert as_json.returncode == 2

@@ -1,4 +1,5 @@
-"""The Ray engine on a real cluster of several nodes on this machine: equal tables, and nothing lost or made twice whatever dies."""
+"""The Ray engine on a real cluster of several nodes on this machine: equal tables, and nothing lost or made
+twice whatever dies."""
 
 from __future__ import annotations
 
@@ -37,15 +38,20 @@ NODE = {"object_store_memory": 80 * 2**20, "node_ip_address": LOOPBACK}
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head without CPUs and two nodes with two each; they know an S3 server. The tests' process is the driver's."""
+    """A head without CPUs and two nodes with two each; they know an S3 server. The tests' process is the
+    driver's."""
     import ray
     from ray.cluster_utils import Cluster
 
     path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
     env = {"PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
-    env["RAY_idle_worker_killing_time_threshold_ms"] = "600000"  # processes that looked for the folder become actors instead of ending
+    env["RAY_idle_worker_killing_time_threshold_ms"] = (
+        "600000"  # processes that looked for the folder become actors instead of ending
+    )
     with s3_server(), mock.patch.dict(os.environ, env):
-        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **NODE})
+        made = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **NODE}
+        )
         for _ in range(2):
             made.add_node(num_cpus=2, **NODE)
         ray.init(address=made.address, log_to_driver=False)
@@ -70,7 +76,8 @@ def seen(base: Path) -> list[list[str]]:
 
 
 def when(base: Path, stop: int, what: Callable[[int, str], None]) -> threading.Thread:
-    """Does something with the process and the node that have stopped at a row, in the middle of their part."""
+    """Does something with the process and the node that have stopped at a row, in the middle of their
+    part."""
 
     def wait() -> None:
         told, ends = base / f"log.stop-{stop}", time.monotonic() + 120
@@ -100,7 +107,11 @@ def assert_sound(made: Run, whole: Run) -> None:
     ids = [r["id"] for s in made.steps for r in made.rows(s.folder, ["id"])]
     assert len(ids) == len(set(ids)) == sum(r.rows for r in made.ledger())
     assert all(r.adds_up for r in made.ledger())
-    left = made.root.below() if isinstance(made.root, Remote) else [p for p in made.root.rglob("*") if p.is_file()]
+    left = (
+        made.root.below()
+        if isinstance(made.root, Remote)
+        else [p for p in made.root.rglob("*") if p.is_file()]
+    )
     assert not [f for f in left if ".tmp-" in f.name or "/_chunks/" in str(f)]
 
 
@@ -111,20 +122,37 @@ def test_an_address_where_nothing_listens_is_told_at_once(
     (tmp_path / "captions.txt").write_text("a dog\n")
     text = "name: r\nsource: {text: captions.txt}\nmodels: {llm: realizer}\npaths: [{a: [text, text*]}]\n"
     (tmp_path / "r.yaml").write_text(text)
-    monkeypatch.setattr(sys, "argv", ["ctrlsynth", "run", str(tmp_path / "r.yaml"), "--engine", "ray", "--address", "127.0.0.1:1"])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["ctrlsynth", "run", str(tmp_path / "r.yaml"), "--engine", "ray", "--address", "127.0.0.1:1"],
+    )
     started = time.monotonic()
     with pytest.raises(SystemExit) as left:
         main()
     assert left.value.code == 2
-    assert capsys.readouterr().err.strip() == "ctrlsynth: --address 127.0.0.1:1: nothing answers there (Connection refused)"
+    assert (
+        capsys.readouterr().err.strip()
+        == "ctrlsynth: --address 127.0.0.1:1: nothing answers there (Connection refused)"
+    )
     assert time.monotonic() - started < 60, "Ray itself would try for two minutes"
 
 
-def test_on_s3_and_with_a_barrier_tables_and_ledgers_are_those_of_the_local_engine(cluster: Any, tmp_path: Path) -> None:
-    """Six stages in two groups, for the barrier stands between the parts; the local engine writes to a folder."""
+def test_on_s3_and_with_a_barrier_tables_and_ledgers_are_those_of_the_local_engine(
+    cluster: Any, tmp_path: Path
+) -> None:
+    """Six stages in two groups, for the barrier stands between the parts; the local engine writes to a
+    folder."""
     (tmp_path / "bank.txt").write_text("dog\nred dog\ncat\nball\n")
-    pools = {**ALONE["ray"], "write": {"concurrency": 1, "cpus": 0.5}, "judge-text": {"concurrency": [1, 2], "cpus": 0.5}}
-    changes: dict[str, Any] = {"paths": {"p": ["text", "balance", "tags", "text*"]}, "balance": {"size": 16, "bank": "bank.txt"}}
+    pools = {
+        **ALONE["ray"],
+        "write": {"concurrency": 1, "cpus": 0.5},
+        "judge-text": {"concurrency": [1, 2], "cpus": 0.5},
+    }
+    changes: dict[str, Any] = {
+        "paths": {"p": ["text", "balance", "tags", "text*"]},
+        "balance": {"size": 16, "bank": "bank.txt"},
+    }
     models = {"tagger": "wordnet", "llm": {"ray_models:Writer": str(tmp_path / "log")}}
     plan = recipe(tmp_path, 40, part_rows=20, models=models, **changes)
     whole = run(plan, tmp_path / "local", base=tmp_path)
@@ -143,7 +171,9 @@ def test_on_s3_and_with_a_barrier_tables_and_ledgers_are_those_of_the_local_engi
     assert ledgers(made) == ledgers(whole)
     assert len(seen(tmp_path)) == 2 * asked
     again = run(plan, "s3://bucket/runs/ray", base=tmp_path, engine="ray")
-    assert len(seen(tmp_path)) == 2 * asked, "a finished run asks no model, and engines are no part of the plan"
+    assert len(seen(tmp_path)) == 2 * asked, (
+        "a finished run asks no model, and engines are no part of the plan"
+    )
     assert ledgers(again) == ledgers(whole)
 
 
@@ -159,10 +189,14 @@ def ends(process: int) -> bool:
 
 
 def test_an_actor_and_then_the_driver_are_killed(cluster: Any, tmp_path: Path) -> None:
-    """The command goes on where it stopped. Its paths are relative, the model's too: they start where the command was given."""
+    """The command goes on where it stopped. Its paths are relative, the model's too: they start where the
+    command was given."""
     whole = run(written(tmp_path), tmp_path / "local", base=tmp_path)
     (tmp_path / "log").unlink()
-    text = "name: test\nsource: {text: captions.jsonl, part_rows: 4, key_column: key}\npaths: {p: [text, text*]}\njudge: null\n"
+    text = (
+        "name: test\nsource: {text: captions.jsonl, part_rows: 4, key_column: key}\npaths: {p: [text, "
+        "text*]}\njudge: null\n"
+    )
     text += "engines: {ray: {read: {concurrency: 1}, write: {concurrency: 1}}}\n"
     (tmp_path / "r.yaml").write_text(f"{text}models: {{llm: {{'ray_models:Writer': log, stops: [6, 16]}}}}\n")
     words = ["run", "r.yaml", "--out", "ray", "--engine", "ray", "--address", cluster.address, "--json"]
@@ -174,7 +208,9 @@ def test_an_actor_and_then_the_driver_are_killed(cluster: Any, tmp_path: Path) -
     first, second = (int((tmp_path / f"log.stop-{n}").read_text().split()[0]) for n in (6, 16))
     assert first != second, "another process has gone on"
     assert ends(second), "actors end with their driver"
-    assert len(list((tmp_path / "ray" / "write").glob("*.parquet"))) == 3, "a part in the middle of which an actor dies is made again"
+    assert len(list((tmp_path / "ray" / "write").glob("*.parquet"))) == 3, (
+        "a part in the middle of which an actor dies is made again"
+    )
     done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(seen(tmp_path)) == 16 + 24 - 12, "finished parts are not made again"
@@ -189,7 +225,16 @@ def test_matching_as_tasks_makes_the_files_that_threads_make(
         lines = [f"A {('dog', 'cat', 'hot dog', 'Zebra')[(n + number) % 4]}, number {n}." for n in range(50)]
         (tmp_path / f"{number}.txt").write_text("\n".join(lines))
     monkeypatch.chdir(tmp_path)
-    words = ["ctrlsynth", "concepts", "match", *[f"{n}.txt" for n in range(3)], "--bank", "bank.txt", "--json", "--out"]
+    words = [
+        "ctrlsynth",
+        "concepts",
+        "match",
+        *[f"{n}.txt" for n in range(3)],
+        "--bank",
+        "bank.txt",
+        "--json",
+        "--out",
+    ]
     for more in (["local"], ["ray", "--engine", "ray", "--address", cluster.address]):
         monkeypatch.setattr(sys, "argv", [*words, *more])
         with pytest.raises(SystemExit) as left:
@@ -197,12 +242,16 @@ def test_matching_as_tasks_makes_the_files_that_threads_make(
         assert not left.value.code
         assert json.loads(capsys.readouterr().out)["texts"] == 150
     for number in range(3):
-        one, other = (pq.read_table(tmp_path / name / f"matches-{number:05d}.parquet") for name in ("local", "ray"))
+        one, other = (
+            pq.read_table(tmp_path / name / f"matches-{number:05d}.parquet") for name in ("local", "ray")
+        )
         assert one.equals(other)
         assert sum(map(len, one["entries"].to_pylist())) > 30
     covered = []
     for more in ([], ["--engine", "ray", "--address", cluster.address]):
-        monkeypatch.setattr(sys, "argv", ["ctrlsynth", "concepts", "coverage", "ray", "--vs", "local", "--json", *more])
+        monkeypatch.setattr(
+            sys, "argv", ["ctrlsynth", "concepts", "coverage", "ray", "--vs", "local", "--json", *more]
+        )
         with pytest.raises(SystemExit) as left:
             main()
         assert not left.value.code
@@ -213,10 +262,14 @@ def test_matching_as_tasks_makes_the_files_that_threads_make(
 
 def test_a_node_that_cannot_see_the_folder_is_named(cluster: Any, tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=rf"^node {LOOPBACK} \([0-9a-f]{{8}}\): cannot read the run's folder \([^\n]*; every node needs [^\n]*$"
+        UserError,
+        match=rf"^node {LOOPBACK} \([0-9a-f]{{8}}\): cannot read the run's folder \([^\n]*; every node "
+        rf"needs [^\n]*$",
     ):
         run(recipe(tmp_path), "memory://ray", base=tmp_path, engine="ray")
-    blind = cluster.add_node(num_cpus=1, env_vars={"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}, **NODE)
+    blind = cluster.add_node(
+        num_cpus=1, env_vars={"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}, **NODE
+    )
     try:
         with pytest.raises(UserError, match=rf"\({blind.node_id[:8]}\): cannot read the run's folder"):
             run(recipe(tmp_path), "s3://bucket/runs/blind", base=tmp_path, engine="ray")
@@ -237,17 +290,29 @@ def test_what_stops_the_work_on_a_node_stops_the_run_in_one_line(cluster: Any, t
     assert re.search(rf"^write: [^\n]*the engine is on fire[^\n]*\(on node {LOOPBACK}\)$", said)
     stored = read_json(tmp_path / "run" / "write" / "_stage.json") or {}
     assert "the engine is on fire" in stored["first_error"]
-    with pytest.raises(UserError, match=r"engines\.ray: write asks for 1 x 1 CPUs, 2 GPUs, which the cluster of 3 nodes does not hold"):
-        run(written(tmp_path, engines={"ray": {"write": {"gpus": 2}}}), tmp_path / "gpus", base=tmp_path, engine="ray")
+    with pytest.raises(
+        UserError,
+        match=r"engines\.ray: write asks for 1 x 1 CPUs, 2 GPUs, which the cluster of 3 nodes does not hold",
+    ):
+        run(
+            written(tmp_path, engines={"ray": {"write": {"gpus": 2}}}),
+            tmp_path / "gpus",
+            base=tmp_path,
+            engine="ray",
+        )
 
 
-def test_a_model_that_a_node_lacks_is_one_line_whatever_part_is_asked_next(cluster: Any, tmp_path: Path) -> None:
+def test_a_model_that_a_node_lacks_is_one_line_whatever_part_is_asked_next(
+    cluster: Any, tmp_path: Path
+) -> None:
     (tmp_path / "weights.bin").write_text("")
     said = stopped(tmp_path, {"ray_models:WithFile": str(tmp_path / "weights.bin"), "only": os.getpid()})
     assert re.search(rf"^[^\n]*weights\.bin: no such file \(on node {LOOPBACK}\)$", said)
 
 
-def test_a_part_that_always_takes_its_actor_down_stops_the_run(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_always_takes_its_actor_down_stops_the_run(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ctrlsynth.runs import ray as engine
 
     monkeypatch.setattr(engine, "BEGINS", 2)
@@ -256,7 +321,8 @@ def test_a_part_that_always_takes_its_actor_down_stops_the_run(cluster: Any, tmp
 
 
 def test_a_node_that_is_killed_in_the_middle_leaves_no_gap(cluster: Any, tmp_path: Path) -> None:
-    """The last test of this cluster: what is left of it can't hold both pools at once, and the run goes on in two groups."""
+    """The last test of this cluster: what is left of it can't hold both pools at once, and the run goes on in
+    two groups."""
     whole = run(written(tmp_path), tmp_path / "local", base=tmp_path)
     (tmp_path / "log").unlink()
     (tmp_path / "log.threads").unlink()
@@ -268,5 +334,7 @@ def test_a_node_that_is_killed_in_the_middle_leaves_no_gap(cluster: Any, tmp_pat
     thread.join()
     assert len({node for _, node, _ in seen(tmp_path)}) == 2, "another node has gone on"
     assert len(seen(tmp_path)) == 24 + 2, "the rows of one part are asked for again"
-    assert set((tmp_path / "log.threads").read_text().split()) == {"2"}, "an actor's models use its CPUs, whatever the driver may use"
+    assert set((tmp_path / "log.threads").read_text().split()) == {"2"}, (
+        "an actor's models use its CPUs, whatever the driver may use"
+    )
     assert_sound(made, whole)

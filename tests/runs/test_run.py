@@ -1,4 +1,5 @@
-"""The run as a whole: it adds up, goes on where it stopped, takes over what has not changed, and asks models for nothing else."""
+"""The run as a whole: it adds up, goes on where it stopped, takes over what has not changed, and asks models
+for nothing else."""
 
 from __future__ import annotations
 
@@ -24,11 +25,18 @@ def counting(log: Path) -> dict[str, Any]:
 def test_the_ledger_adds_up_and_ids_tell_their_way(tmp_path: Path) -> None:
     made = run(recipe(tmp_path, variants={"write": 2}), tmp_path / "run", base=tmp_path)
     ledger = {r.folder: r for r in made.ledger()}
-    assert (ledger["read"].rows, ledger["tag"].rows, ledger["write"].rows, ledger["judge-text"].rows) == (40, 40, 80, 80)
+    assert (ledger["read"].rows, ledger["tag"].rows, ledger["write"].rows, ledger["judge-text"].rows) == (
+        40,
+        40,
+        80,
+        80,
+    )
     assert all(r.adds_up for r in ledger.values())
     rows = list(made.rows("write"))
     assert [r["id"].rpartition("/")[2] for r in rows[:4]] == ["write.0", "write.1", "write.0", "write.1"]
-    assert all(r["id"].startswith(r["parent"] + "/") and r["parent"].startswith(r["source_key"] + "/") for r in rows)
+    assert all(
+        r["id"].startswith(r["parent"] + "/") and r["parent"].startswith(r["source_key"] + "/") for r in rows
+    )
     assert len({r["id"] for r in rows}) == 80
 
 
@@ -61,7 +69,9 @@ def test_another_plan_is_refused_with_its_difference(tmp_path: Path) -> None:
 def test_update_asks_for_exactly_the_rows_that_an_edit_touches(tmp_path: Path) -> None:
     log = tmp_path / "log"
     run(recipe(tmp_path, models=counting(log)), tmp_path / "run", base=tmp_path)
-    changed = recipe(tmp_path, models=counting(log), text_policy={"edits": [{"replace": {"objects": {"boat": "ship"}}}]})
+    changed = recipe(
+        tmp_path, models=counting(log), text_policy={"edits": [{"replace": {"objects": {"boat": "ship"}}}]}
+    )
     made = run(changed, tmp_path / "run", base=tmp_path, update=True)
     touched = [r for r in made.rows("write") if r["edits"]]
     assert 0 < len(touched) < 20
@@ -75,7 +85,9 @@ def test_renaming_or_adding_a_path_changes_nothing_that_exists(tmp_path: Path) -
     log = tmp_path / "log"
     first = tables(run(recipe(tmp_path, models=counting(log)), tmp_path / "run", base=tmp_path))
     more = recipe(
-        tmp_path, models=counting(log), paths=[{"other": ["text", "tags", "text*"]}, {"faithful": ["text", "tags+text", "text*"]}]
+        tmp_path,
+        models=counting(log),
+        paths=[{"other": ["text", "tags", "text*"]}, {"faithful": ["text", "tags+text", "text*"]}],
     )
     made = run(more, tmp_path / "run", base=tmp_path, update=True)
     after = tables(made)
@@ -87,7 +99,12 @@ def test_raising_candidates_asks_only_for_the_new_ones(tmp_path: Path) -> None:
     log = tmp_path / "log"
     run(recipe(tmp_path, models=counting(log), judge={"candidates": 2}), tmp_path / "run", base=tmp_path)
     assert calls(log) == 80
-    made = run(recipe(tmp_path, models=counting(log), judge={"candidates": 3}), tmp_path / "run", base=tmp_path, update=True)
+    made = run(
+        recipe(tmp_path, models=counting(log), judge={"candidates": 3}),
+        tmp_path / "run",
+        base=tmp_path,
+        update=True,
+    )
     assert calls(log) == 120
     rows = list(made.rows("write"))
     assert len(rows) == 120
@@ -103,10 +120,14 @@ def test_raising_candidates_asks_only_for_the_new_ones(tmp_path: Path) -> None:
 def test_batch_size_changes_nothing(tmp_path: Path) -> None:
     one, other = tmp_path / "one.log", tmp_path / "other.log"
     a = run(
-        recipe(tmp_path, models={"tagger": "wordnet", "llm": {"helpers:CountingLLM": str(one), "batch": 1}}), tmp_path / "a", base=tmp_path
+        recipe(tmp_path, models={"tagger": "wordnet", "llm": {"helpers:CountingLLM": str(one), "batch": 1}}),
+        tmp_path / "a",
+        base=tmp_path,
     )
     b = run(
-        recipe(tmp_path, models={"tagger": "wordnet", "llm": {"helpers:CountingLLM": str(other), "batch": 100}}),
+        recipe(
+            tmp_path, models={"tagger": "wordnet", "llm": {"helpers:CountingLLM": str(other), "batch": 100}}
+        ),
         tmp_path / "b",
         base=tmp_path,
     )
@@ -145,7 +166,12 @@ def test_a_limit_grows_by_update(tmp_path: Path) -> None:
 
 def test_a_gate_keeps_rejected_rows_from_later_stages(tmp_path: Path) -> None:
     paths = [{"p": ["text", "tags", "text*", "tags*", "text*"]}]
-    plan = recipe(tmp_path, paths=paths, judge={"gate": True, "threshold": 0.99, "tagger": "reference"}, text_policy={"words": [1, 4]})
+    plan = recipe(
+        tmp_path,
+        paths=paths,
+        judge={"gate": True, "threshold": 0.99, "tagger": "reference"},
+        text_policy={"words": [1, 4]},
+    )
     made = run(plan, tmp_path / "run", base=tmp_path)
     ledger = {r.folder: r for r in made.ledger()}
     kept = {r["parent"] for r in made.rows("judge-text") if r["verdict"] == "kept"}
@@ -234,7 +260,9 @@ def test_retry_asks_again_for_failed_rows_only(tmp_path: Path) -> None:
     log = tmp_path / "log"
     flag = tmp_path / "broken"
     flag.touch()
-    plan = recipe(tmp_path, models={"tagger": "wordnet", "llm": {"test_run:MendableLLM": str(log), "flag": str(flag)}})
+    plan = recipe(
+        tmp_path, models={"tagger": "wordnet", "llm": {"test_run:MendableLLM": str(log), "flag": str(flag)}}
+    )
     made = run(plan, tmp_path / "run", base=tmp_path)
     failed = sum({r.folder: r for r in made.ledger()}["write"].failed.values())
     assert failed > 0

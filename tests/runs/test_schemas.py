@@ -1,4 +1,5 @@
-"""A tiny run of every schema that was ever written is opened, told, swept and listed: older is read, newer is refused."""
+"""A tiny run of every schema that was ever written is opened, told, swept and listed: older is read, newer is
+refused."""
 
 from __future__ import annotations
 
@@ -43,5 +44,7 @@ def test_a_part_of_a_newer_schema_is_refused(tmp_path: Path, monkeypatch: pytest
         Run.open(tmp_path / "run")
     plan = json.loads((tmp_path / "run" / "plan.json").read_text())
     (tmp_path / "run" / "plan.json").write_text(json.dumps({**plan, "schema": 0}))
-    with pytest.raises(UserError, match=r"\.parquet: written by a newer ctrlsynth \(schema 1, this one knows 0\)"):
+    with pytest.raises(
+        UserError, match=r"\.parquet: written by a newer ctrlsynth \(schema 1, this one knows 0\)"
+    ):
         list(Run.open(tmp_path / "run").rows("write"))

@@ -1,4 +1,5 @@
-"""`judge.target`, gates, references and swapped images: what the closed loop counts, and that it looks at all."""
+"""`judge.target`, gates, references and swapped images: what the closed loop counts, and that it looks at
+all."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ from helpers import calls, recipe, tables
 
 
 class PatchyLLM:
-    """Says what it was asked for where the seed allows (two of five), else talks of the weather. Notes requests in `log`; with `stop`
-    it is interrupted once, at that many requests."""
+    """Says what it was asked for where the seed allows (two of five), else talks of the weather. Notes
+    requests in `log`; with `stop` it is interrupted once, at that many requests."""
 
     id, digest = "patchy", "1"
 
@@ -38,12 +39,19 @@ class PatchyLLM:
             handle.writelines(f"{r.seed}\n" for r in requests)
             handle.flush()
             os.fsync(handle.fileno())
-        return [Reply("There is " + ", ".join(r.tags.phrases()) + "." if r.seed % 5 < 2 else "It rains.") for r in requests]
+        return [
+            Reply("There is " + ", ".join(r.tags.phrases()) + "." if r.seed % 5 < 2 else "It rains.")
+            for r in requests
+        ]
 
 
 def wanting(base: Path, target: int | None, log: str = "log", most: int = 8, **options: Any) -> Any:
     judge = {"threshold": 0.9, "max_candidates": most, **({"target": target} if target else {})}
-    return recipe(base, models={"tagger": "wordnet", "llm": {"test_targets:PatchyLLM": str(base / log), **options}}, judge=judge)
+    return recipe(
+        base,
+        models={"tagger": "wordnet", "llm": {"test_targets:PatchyLLM": str(base / log), **options}},
+        judge=judge,
+    )
 
 
 def accepted(made: Run) -> list[str]:
@@ -111,10 +119,13 @@ def test_a_target_out_of_reach_ends_at_max_candidates(tmp_path: Path) -> None:
 
 def painted(base: Path, **judge: Any) -> Any:
     (base / "captions.jsonl").write_text(
-        '{"key": "a", "caption": "a red dog beside a blue car"}\n{"key": "b", "caption": "a yellow banana above a green boat"}\n'
+        '{"key": "a", "caption": "a red dog beside a blue car"}\n{"key": "b", "caption": "a yellow banana '
+        'above a green boat"}\n'
     )
     settings = {"tagger": "reference", "threshold": 0.5, **judge}
-    return recipe(base, paths=["SP4"], models={"tagger": "wordnet", "text_to_image": "scenes"}, judge=settings)
+    return recipe(
+        base, paths=["SP4"], models={"tagger": "wordnet", "text_to_image": "scenes"}, judge=settings
+    )
 
 
 def test_swapped_images_lose_their_recall(tmp_path: Path) -> None:
@@ -125,7 +136,9 @@ def test_swapped_images_lose_their_recall(tmp_path: Path) -> None:
     assert min(before) > 0.5
     part = made.files("paint")[0]
     table = pq.read_table(part)
-    swapped = table.set_column(table.schema.get_field_index("image"), table.schema.field("image"), table["image"].take([1, 0]))
+    swapped = table.set_column(
+        table.schema.get_field_index("image"), table.schema.field("image"), table["image"].take([1, 0])
+    )
     pq.write_table(swapped, part)
     for folder in ("tag", "judge-image"):
         made.files(folder)[0].unlink()
@@ -151,13 +164,16 @@ def test_a_gate_leaves_rejected_texts_unpainted_and_the_ledger_adds_up(tmp_path:
     assert len(list(made[False].rows("paint"))) == 12
     seen = {r["parent"] for r in made[True].rows("judge-image") if r["verdict"] == "kept"}
     assert {r["parent"] for r in made[True].rows("write.2")} == seen
-    assert len(list(made[True].rows("tag.2"))) == len(kept), "the judge's tagger sees every image that was painted"
+    assert len(list(made[True].rows("tag.2"))) == len(kept), (
+        "the judge's tagger sees every image that was painted"
+    )
     assert any("gate" in note or "painted" in note for note in sweep(made[True]).notes)
 
 
 @pytest.mark.parametrize("against", ["text", "original", "original_unedited"])
 def test_images_are_held_against_what_the_recipe_names(tmp_path: Path, against: str) -> None:
-    """SP4 from captions tags no original image on its way; where the original decides, the planner adds that stage."""
+    """SP4 from captions tags no original image on its way; where the original decides, the planner adds that
+    stage."""
     (tmp_path / "images").mkdir()
     for number in range(3):
         Image.new("RGB", (60 + number, 40), (200, 30, 30)).save(tmp_path / "images" / f"{number}.png")

@@ -1,4 +1,5 @@
-"""The node `balance` in a path: which captions go on, on what that does not depend, and what a run does with it."""
+"""The node `balance` in a path: which captions go on, on what that does not depend, and what a run does with
+it."""
 
 from __future__ import annotations
 
@@ -36,7 +37,11 @@ def captions(base: Path, rows: int = 120) -> None:
     """Captions in which `dog` stands far too often, some of them twice, some without any word of the bank."""
     lines = []
     for n in range(rows):
-        lines.append(f"a {WORDS[8 + n % 4]} {WORDS[n % 8]} beside a dog , number {n}" if n % 10 else "nothing at all here")
+        lines.append(
+            f"a {WORDS[8 + n % 4]} {WORDS[n % 8]} beside a dog , number {n}"
+            if n % 10
+            else "nothing at all here"
+        )
         if n % 15 == 1:
             lines.append(lines[-1])
     (base / "captions.txt").write_text("\n".join(lines) + "\n")
@@ -93,7 +98,8 @@ def test_every_caption_has_its_fate(tmp_path: Path) -> None:
 
 
 def test_the_rule_is_the_plain_one(tmp_path: Path) -> None:
-    """One table in memory and the pure functions give the same captions as parts, a barrier and stored matches."""
+    """One table in memory and the pure functions give the same captions as parts, a barrier and stored
+    matches."""
     captions(tmp_path)
     made = only_balance(balanced(tmp_path, part_rows=7), tmp_path, "run")
     ids = [r["id"] for r in made.rows("read")]
@@ -113,7 +119,9 @@ def test_neither_parts_nor_order_matter_and_a_smaller_size_is_a_part_of_a_larger
     captions(tmp_path)
     large = kept(only_balance(balanced(tmp_path), tmp_path, "large"))
     assert large == kept(only_balance(balanced(tmp_path, part_rows=9), tmp_path, "other-parts"))
-    small = kept(only_balance(balanced(tmp_path, balance={"size": 15, "bank": "bank.txt"}), tmp_path, "small"))
+    small = kept(
+        only_balance(balanced(tmp_path, balance={"size": 15, "bank": "bank.txt"}), tmp_path, "small")
+    )
     assert small < large
     lines = (tmp_path / "captions.txt").read_text().splitlines()
     rows = [f'{{"key": "{n}", "caption": "{line}"}}' for n, line in enumerate(lines)]
@@ -133,7 +141,9 @@ class Ear(Silent):
         self.told.append((folder, found["expected"], there))
 
 
-def test_the_expected_size_is_told_before_the_first_caption_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_expected_size_is_told_before_the_first_caption_is_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     captions(tmp_path)
     ear = Ear(tmp_path / "run")
     made = only_balance(balanced(tmp_path), tmp_path, "run", watcher=ear)
@@ -146,7 +156,10 @@ def test_the_expected_size_is_told_before_the_first_caption_is_drawn(tmp_path: P
         only_balance(balanced(tmp_path), tmp_path, "again", watcher=watcher)
     shown = capsys.readouterr().err
     assert "balance: 128 captions, 19 of them duplicates; 109 could go on; at random, 20 expected" in shown
-    line = f"balance: 128 captions, 19 of them duplicates; 108 could go on; t = {solved(made):,.4g} (concepts held: 12), 40 expected"
+    line = (
+        f"balance: 128 captions, 19 of them duplicates; 108 could go on; t = {solved(made):,.4g} "
+        f"(concepts held: 12), 40 expected"
+    )
     assert line in shown
     assert shown.index(line) < shown.rindex("paint")
 
@@ -173,7 +186,9 @@ def test_a_part_that_changes_changes_t_and_another_size_costs_no_matching(tmp_pa
     t, matched = solved(before), before.files("match")
     with pytest.raises(UserError, match=r"balance\.size: 40 -> 60"):
         run(balanced(tmp_path, balance={"size": 60, "bank": "bank.txt"}), tmp_path / "run", base=tmp_path)
-    again = only_balance(balanced(tmp_path, balance={"size": 60, "bank": "bank.txt"}), tmp_path, "run", update=True)
+    again = only_balance(
+        balanced(tmp_path, balance={"size": 60, "bank": "bank.txt"}), tmp_path, "run", update=True
+    )
     t, earlier = solved(again), t
     assert t > earlier
     assert again.files("match") == matched
@@ -187,20 +202,30 @@ def test_a_part_that_changes_changes_t_and_another_size_costs_no_matching(tmp_pa
 
 def test_near_duplicates_go_by_choice(tmp_path: Path) -> None:
     captions(tmp_path)
-    lines = [f"a small brown dog runs over the green field towards the old red barn near the river{' .' * n}" for n in range(4)]
+    lines = [
+        f"a small brown dog runs over the green field towards the old red barn near the river{' .' * n}"
+        for n in range(4)
+    ]
     (tmp_path / "near.txt").write_text("\n".join(lines) + "\n")
     rule = {"t": 100, "bank": "bank.txt"}
     assert len(kept(only_balance(balanced(tmp_path, text="near.txt", balance=rule), tmp_path, "all"))) == 4
-    made = only_balance(balanced(tmp_path, text="near.txt", part_rows=2, balance={**rule, "near_duplicates": True}), tmp_path, "one")
+    made = only_balance(
+        balanced(tmp_path, text="near.txt", part_rows=2, balance={**rule, "near_duplicates": True}),
+        tmp_path,
+        "one",
+    )
     assert Counter(r["reason"] for r in made.rows("balance")) == {"near_duplicate": 3, None: 1}
 
 
 def test_what_the_barrier_asks_for_can_be_done_by_other_processes(tmp_path: Path) -> None:
-    """An engine that spreads parts hands `gather` its own map: the functions travel, and the answer is the same to the last bit."""
+    """An engine that spreads parts hands `gather` its own map: the functions travel, and the answer is the
+    same to the last bit."""
     captions(tmp_path)
     made = only_balance(balanced(tmp_path), tmp_path, "run")
     plan, folder = make_plan(balanced(tmp_path), tmp_path), RunFolder(made.root)
-    digests = [{f: plan.part_digest(f, p) for f in plan.lineage("balance") if f != "balance"} for p in plan.parts()]
+    digests = [
+        {f: plan.part_digest(f, p) for f in plan.lineage("balance") if f != "balance"} for p in plan.parts()
+    ]
     views = [PartView(folder, p.index, d) for p, d in zip(plan.parts(), digests, strict=True)]
     stage = plan.stages["balance"]
     assert isinstance(stage, Barrier)
@@ -211,7 +236,8 @@ def test_what_the_barrier_asks_for_can_be_done_by_other_processes(tmp_path: Path
 
 
 def test_rows_asked_for_again_change_the_balance(tmp_path: Path) -> None:
-    """A writer that fails for one concept, then no more: --retry asks it again, and t is solved anew over all parts."""
+    """A writer that fails for one concept, then no more: --retry asks it again, and t is solved anew over all
+    parts."""
     captions(tmp_path)
     llm = {"helpers:FaultyLLM": "raise", "when": "dog"}
     data: dict[str, Any] = {
@@ -227,7 +253,9 @@ def test_rows_asked_for_again_change_the_balance(tmp_path: Path) -> None:
     t = solved(first)
     before = {r["parent"]: r["status"] for r in first.rows("balance")}
     assert len(before) == 11
-    mended = parse_recipe({"name": "test", "judge": None, **data, "models": {**data["models"], "llm": {**llm, "when": "zebra"}}})
+    mended = parse_recipe(
+        {"name": "test", "judge": None, **data, "models": {**data["models"], "llm": {**llm, "when": "zebra"}}}
+    )
     again = only_balance(mended, tmp_path, "run", update=True, retry=True)
     assert len(list(again.rows("balance"))) == 12
     assert solved(again) != t
@@ -240,7 +268,9 @@ def test_another_bank_is_refused_with_both_digests(tmp_path: Path) -> None:
     captions(tmp_path)
     only_balance(balanced(tmp_path), tmp_path, "run")
     (tmp_path / "bank.txt").write_text("\n".join(WORDS[1:]) + "\n")
-    with pytest.raises(UserError, match=r"match: bank: bank.txt [0-9a-f]{16} exact -> bank.txt [0-9a-f]{16} exact"):
+    with pytest.raises(
+        UserError, match=r"match: bank: bank.txt [0-9a-f]{16} exact -> bank.txt [0-9a-f]{16} exact"
+    ):
         run(balanced(tmp_path), tmp_path / "run", base=tmp_path)
     only_balance(balanced(tmp_path), tmp_path, "run", update=True)
 
@@ -260,8 +290,12 @@ def test_what_cannot_be_balanced_is_told_in_one_line(tmp_path: Path) -> None:
     assert "exactly one of size, t, random" in refused(balance={"size": 3, "t": 2})
     assert "greater than 0" in refused(balance={"t": 0})
     assert "name the bank" in refused(balance={"size": 3})
-    assert "500 captions are wanted, but there will be 128 at most" in refused(balance={"size": 500, "bank": "bank.txt"})
-    assert "120 captions are wanted, but only 108 hold an entry" in refused(balance={"size": 120, "bank": "bank.txt"})
+    assert "500 captions are wanted, but there will be 128 at most" in refused(
+        balance={"size": 500, "bank": "bank.txt"}
+    )
+    assert "120 captions are wanted, but only 108 hold an entry" in refused(
+        balance={"size": 120, "bank": "bank.txt"}
+    )
     (tmp_path / "empty.txt").write_text("\n \n")
     assert "empty" in refused(balance={"size": 3, "bank": "empty.txt"})
     assert "nowhere.txt" in refused(balance={"size": 3, "bank": "nowhere.txt"})
@@ -314,7 +348,14 @@ def test_dedupe_against_the_plain_rule() -> None:
 
 def test_near_duplicates() -> None:
     base = "a small brown dog runs over the green field towards the old red barn near the river"
-    texts = [base, base.replace("brown", "black"), base + ".", "two ships sail on a calm sea at dusk", base, base.upper()]
+    texts = [
+        base,
+        base.replace("brown", "black"),
+        base + ".",
+        "two ships sail on a calm sea at dusk",
+        base,
+        base.upper(),
+    ]
     ranks = np.arange(len(texts), dtype=np.uint64)
     found = dedupe.find([(0, dedupe.digests(texts), ranks, dedupe.bands(texts))])
     assert found[0]["duplicate"].tolist() == [4]

@@ -1,4 +1,5 @@
-"""The judge: recall, violations and verdicts, against the rules written out slowly; a threshold changes no stored score."""
+"""The judge: recall, violations and verdicts, against the rules written out slowly; a threshold changes no
+stored score."""
 
 from __future__ import annotations
 
@@ -16,7 +17,11 @@ from ctrlsynth.sample import KINDS, Tags
 from ctrlsynth.stages.judge import Score, removed_phrases, score_tags, score_text, verdict, weighted_recall
 from helpers import recipe
 
-PHRASES = st.lists(st.sampled_from(["dog", "cat", "red dog", "blue", "dog on cat", "tree", "big tree"]), unique=True, max_size=4)
+PHRASES = st.lists(
+    st.sampled_from(["dog", "cat", "red dog", "blue", "dog on cat", "tree", "big tree"]),
+    unique=True,
+    max_size=4,
+)
 WEIGHTS = st.dictionaries(st.sampled_from(KINDS), st.sampled_from([0.0, 0.5, 1.0, 2.0]))
 
 
@@ -25,7 +30,11 @@ def test_recall_is_the_weighted_share_of_the_reference(
     objects: list[str], attributes: list[str], relations: list[str], data: Any, weights: Any
 ) -> None:
     reference = Tags(tuple(objects), tuple(attributes), tuple(relations))
-    found = data.draw(st.lists(st.sampled_from(sorted(set(reference.phrases())) or ["x"]), unique=True)) if reference.phrases() else []
+    found = (
+        data.draw(st.lists(st.sampled_from(sorted(set(reference.phrases())) or ["x"]), unique=True))
+        if reference.phrases()
+        else []
+    )
     have = want = 0.0
     for kind, phrases in (("objects", objects), ("attributes", attributes), ("relations", relations)):
         for phrase in phrases:
@@ -39,15 +48,29 @@ def test_recall_is_the_weighted_share_of_the_reference(
 
 def test_a_text_is_held_against_the_tags_as_edited_and_removed_ones_are_violations() -> None:
     score = score_text(
-        "A dog sits on a red sofa.", Tags(("dog", "sofa", "cat"), ("red sofa",), ("dog on sofa",)), ("sofa", "bird"), "lemma", {}
+        "A dog sits on a red sofa.",
+        Tags(("dog", "sofa", "cat"), ("red sofa",), ("dog on sofa",)),
+        ("sofa", "bird"),
+        "lemma",
+        {},
     )
-    assert (score.found, score.missed, score.violations) == (("dog", "sofa", "red sofa", "dog on sofa"), ("cat",), ("sofa",))
+    assert (score.found, score.missed, score.violations) == (
+        ("dog", "sofa", "red sofa", "dog on sofa"),
+        ("cat",),
+        ("sofa",),
+    )
     assert score.recall == pytest.approx(4 / 5)
     assert score_text("anything", Tags(), (), "lemma", {}).recall is None
 
 
 def test_tags_are_held_against_tags() -> None:
-    score = score_tags(Tags(("puppy",), ("red ball",)), Tags(("dog", "tree"), ("red",)), ("boat",), "wordnet", {"attributes": 2.0})
+    score = score_tags(
+        Tags(("puppy",), ("red ball",)),
+        Tags(("dog", "tree"), ("red",)),
+        ("boat",),
+        "wordnet",
+        {"attributes": 2.0},
+    )
     assert score.found == ("dog", "red")
     assert score.recall == pytest.approx((1 + 2) / (2 + 2))
     assert score.violations == ()
@@ -88,7 +111,12 @@ def test_a_threshold_changes_verdicts_and_no_score(tmp_path: Path) -> None:
     words = {"words": [1, 6]}
     low = run(recipe(tmp_path, judge={"threshold": 0.1}, text_policy=words), tmp_path / "run", base=tmp_path)
     scores = [(r["id"], r["edited"]) for r in low.rows("judge-text")]
-    high = run(recipe(tmp_path, judge={"threshold": 0.9}, text_policy=words), tmp_path / "run", base=tmp_path, update=True)
+    high = run(
+        recipe(tmp_path, judge={"threshold": 0.9}, text_policy=words),
+        tmp_path / "run",
+        base=tmp_path,
+        update=True,
+    )
     assert [(r["id"], r["edited"]) for r in high.rows("judge-text")] == scores
     for row in high.rows("judge-text"):
         assert row["verdict"] == ("kept" if row["edited"]["recall"] >= 0.9 - 1e-6 else "low_recall")
@@ -106,7 +134,10 @@ def test_a_caption_reader_cannot_judge_images(tmp_path: Path) -> None:
 def test_a_safety_judge_scores_every_image_and_its_threshold_decides(tmp_path: Path) -> None:
     judge = {"tagger": "reference", "threshold": 0.0, "matcher": {"image": "wordnet"}}
     plans = {
-        limit: recipe(tmp_path, paths=["SP4"], judge={**judge, "safety": {"model": "opennsfw", "threshold": limit}}) for limit in (1.0, 0.0)
+        limit: recipe(
+            tmp_path, paths=["SP4"], judge={**judge, "safety": {"model": "opennsfw", "threshold": limit}}
+        )
+        for limit in (1.0, 0.0)
     }
     safe = run(plans[1.0], tmp_path / "run", base=tmp_path, limit=3)
     rows = list(safe.rows("judge-image"))
@@ -118,7 +149,8 @@ def test_a_safety_judge_scores_every_image_and_its_threshold_decides(tmp_path: P
 
 
 def test_another_caption_miner_judges_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The miner gives the reference of a text that was written from a caption alone, so its digest belongs to the judge's step."""
+    """The miner gives the reference of a text that was written from a caption alone, so its digest belongs to
+    the judge's step."""
     rewrite = recipe(tmp_path, rows=4, paths=[{"rewrite": ["text", "text*"]}], judge={"threshold": 0.1})
     before = make_plan(rewrite, tmp_path).digests
     monkeypatch.setattr("ctrlsynth.models.embedded.wordnet.tagger.VERSION", 99)

@@ -1,4 +1,5 @@
-"""A model's faults: bisected to the rows at fault, halved for memory, started again, stopped in time; the other rows come out as ever."""
+"""A model's faults: bisected to the rows at fault, halved for memory, started again, stopped in time; the
+other rows come out as ever."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ class Script:
 
 
 class ScriptedLLM:
-    """Answers as a function of the request alone, after `Script.act` had its chance to raise or to answer otherwise."""
+    """Answers as a function of the request alone, after `Script.act` had its chance to raise or to answer
+    otherwise."""
 
     id = "scripted"
     digest = "1"
@@ -45,7 +47,11 @@ class ScriptedLLM:
     def generate(self, requests: Sequence[Request]) -> Any:
         Script.sizes.append(len(requests))
         answer = Script.act(requests)
-        return answer if answer is not None else [Reply(f"There is {', '.join(r.tags.phrases())}. {r.seed}") for r in requests]
+        return (
+            answer
+            if answer is not None
+            else [Reply(f"There is {', '.join(r.tags.phrases())}. {r.seed}") for r in requests]
+        )
 
     def close(self) -> None:
         Script.closed += 1
@@ -87,7 +93,9 @@ def clean_run(base: Path) -> tuple[list[int], list[dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("bad", [[0], [255], [100], [3, 4], [10, 77, 200, 201]])
-def test_a_batch_is_bisected_to_the_rows_at_fault_and_the_others_are_done(tmp_path: Path, bad: list[int]) -> None:
+def test_a_batch_is_bisected_to_the_rows_at_fault_and_the_others_are_done(
+    tmp_path: Path, bad: list[int]
+) -> None:
     seeds, clean = clean_run(tmp_path)
     Script.act = poison({seeds[n] for n in bad}, lambda: RuntimeError("bad luck"))
     made = run(scripted(tmp_path), tmp_path / "run", base=tmp_path)
@@ -103,7 +111,9 @@ def test_a_batch_is_bisected_to_the_rows_at_fault_and_the_others_are_done(tmp_pa
 
 
 @pytest.mark.parametrize("change", [lambda a: a[:-1], lambda a: [*a, a[-1]], lambda a: []])
-def test_a_wrong_number_of_outputs_is_bisected_too(tmp_path: Path, change: Callable[[list[Reply]], list[Reply]]) -> None:
+def test_a_wrong_number_of_outputs_is_bisected_too(
+    tmp_path: Path, change: Callable[[list[Reply]], list[Reply]]
+) -> None:
     seeds, clean = clean_run(tmp_path)
 
     def act(requests: Sequence[Request]) -> list[Reply] | None:
@@ -118,7 +128,9 @@ def test_a_wrong_number_of_outputs_is_bisected_too(tmp_path: Path, change: Calla
     assert rows[:9] + rows[10:] == clean[:9] + clean[10:]
 
 
-def test_memory_that_runs_out_halves_the_batch_remembers_it_and_grows_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_runs_out_halves_the_batch_remembers_it_and_grows_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, clean = clean_run(tmp_path)
     monkeypatch.setattr(faults, "CALM_CALLS", 8)
 
@@ -176,7 +188,11 @@ def test_a_server_that_stays_down_stops_the_run_and_no_row_is_held_at_fault(tmp_
 
     Script.act = act
     plan = scripted(tmp_path, batch=64, restarts=5)
-    with pytest.raises(WorkFailed, match=r"write: its engine died 6 times .*faults\.restarts is 5.*server_down: 127\.0\.0\.1:8000 refused"):
+    with pytest.raises(
+        WorkFailed,
+        match=r"write: its engine died 6 times .*faults\.restarts is 5.*server_down: 127\.0\.0\.1:8000 "
+        r"refused",
+    ):
         run(plan, tmp_path / "run", base=tmp_path)
     assert len(Script.sizes) == 2 + 6
     assert not list((tmp_path / "run" / "write").glob("*.parquet"))
@@ -221,11 +237,17 @@ def test_in_small_batches_it_stops_after_so_many_rows(tmp_path: Path) -> None:
     Script.act, Script.sizes = staticmethod(lambda requests: None), []
     again = run(scripted(tmp_path, batch=8), tmp_path / "run", base=tmp_path, retry=True)
     assert again.ledger()[2].ok == ROWS
-    assert sum(Script.sizes) == ROWS, "the failed rows that were kept are asked for again, the others for the first time"
+    assert sum(Script.sizes) == ROWS, (
+        "the failed rows that were kept are asked for again, the others for the first time"
+    )
 
 
 def test_failed_rows_that_a_model_reports_itself_count_as_well(tmp_path: Path) -> None:
-    Script.act = staticmethod(lambda requests: [Reply("", error="refused") if n % 2 else Reply("A dog.") for n, _ in enumerate(requests)])
+    Script.act = staticmethod(
+        lambda requests: [
+            Reply("", error="refused") if n % 2 else Reply("A dog.") for n, _ in enumerate(requests)
+        ]
+    )
     with pytest.raises(WorkFailed, match=r"128 of the last 256 rows failed.*k1/.*write\.0: refused"):
         run(scripted(tmp_path), tmp_path / "run", base=tmp_path)
     made = run(scripted(tmp_path, max_error_rate=1.0), tmp_path / "other", base=tmp_path)
@@ -244,7 +266,9 @@ def test_the_rate_is_that_of_the_last_rows(monkeypatch: pytest.MonkeyPatch) -> N
         caller.ask(bad, [item(10)])
 
 
-@pytest.mark.parametrize("error", [UserError("mend this"), WorkFailed("the disk is full"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "error", [UserError("mend this"), WorkFailed("the disk is full"), KeyboardInterrupt()]
+)
 def test_what_is_no_fault_of_the_model_passes_through(tmp_path: Path, error: BaseException) -> None:
     def act(requests: Sequence[Request]) -> None:
         raise error
@@ -283,7 +307,11 @@ def test_retry_asks_for_the_failed_rows_only_whoever_makes_the_parts(tmp_path: P
     [
         (ModelError("out_of_memory"), "memory", "out_of_memory"),
         (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), "memory", "out_of_memory"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), "memory", "out_of_memory"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+            "memory",
+            "out_of_memory",
+        ),
         (MemoryError(), "memory", "out_of_memory"),
         (ModelError("server_down", "x"), "died", "server_down"),
         (type("EngineDeadError", (Exception,), {})("x"), "died", "engine_died"),

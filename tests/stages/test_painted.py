@@ -1,4 +1,5 @@
-"""`variants.painted`: of several texts a row only some are painted, so that `mix` pays for one image a source."""
+"""`variants.painted`: of several texts a row only some are painted, so that `mix` pays for one image a
+source."""
 
 from __future__ import annotations
 
@@ -36,11 +37,15 @@ def test_only_the_named_texts_are_painted_and_the_ledger_adds_up(tmp_path: Path)
 
 
 def test_an_update_paints_what_is_named_anew_and_nothing_again(tmp_path: Path) -> None:
-    before = list(run(painted(tmp_path, {"write": 2, "painted": [1]}), tmp_path / "run", base=tmp_path).rows("paint"))
+    before = list(
+        run(painted(tmp_path, {"write": 2, "painted": [1]}), tmp_path / "run", base=tmp_path).rows("paint")
+    )
     made = run(painted(tmp_path, {"write": 2}), tmp_path / "run", base=tmp_path, update=True)
     after = list(made.rows("paint"))
     assert all(r["status"] == "ok" for r in after)
-    assert [r["image"] for r in after if r["parent"].endswith("write.1")] == [r["image"] for r in before if r["status"] == "ok"]
+    assert [r["image"] for r in after if r["parent"].endswith("write.1")] == [
+        r["image"] for r in before if r["status"] == "ok"
+    ]
     assert {r.folder: r.reused for r in made.ledger()}["paint"] == 6
 
 

@@ -1,4 +1,5 @@
-"""A run behind a URL: a whole run on a real S3-compatible server, the rule that a part is created once, and what is told of faults."""
+"""A run behind a URL: a whole run on a real S3-compatible server, the rule that a part is created once, and
+what is told of faults."""
 
 from __future__ import annotations
 
@@ -58,14 +59,24 @@ def counting(log: Path, **options: Any) -> dict[str, Any]:
 
 
 def ctrlsynth(*words: str, cwd: Path) -> subprocess.Popen[str]:
-    code = "from ctrlsynth.storage import parts as store; store.CHUNK_SECONDS = 0.1\nfrom ctrlsynth.cli.main.main import main; main()"
+    code = (
+        "from ctrlsynth.storage import parts as store; store.CHUNK_SECONDS = 0.1\nfrom "
+        "ctrlsynth.cli.main.main import main; main()"
+    )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
     return subprocess.Popen(
-        [sys.executable, "-c", code, *words], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, *words],
+        cwd=cwd,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
-def test_a_run_on_s3_has_the_tables_of_a_local_one_and_everything_reads_it(tmp_path: Path, root: Remote) -> None:
+def test_a_run_on_s3_has_the_tables_of_a_local_one_and_everything_reads_it(
+    tmp_path: Path, root: Remote
+) -> None:
     log = tmp_path / "log"
     plan = recipe(tmp_path, 20, models=counting(log))
     local = run(plan, tmp_path / "local", base=tmp_path)
@@ -75,7 +86,9 @@ def test_a_run_on_s3_has_the_tables_of_a_local_one_and_everything_reads_it(tmp_p
     assert calls(log) == 40, "asks no model again"
     ours, theirs = ([(r.folder, r.ok, r.parts, r.adds_up) for r in m.ledger()] for m in (made, local))
     assert ours == theirs
-    assert sum(r.bytes for r in made.ledger()) == sum(len(f.read_bytes()) for s in made.steps for f in made.files(s.folder))
+    assert sum(r.bytes for r in made.ledger()) == sum(
+        len(f.read_bytes()) for s in made.steps for f in made.files(s.folder)
+    )
     assert as_text(made, first_kept(made)) == as_text(local, first_kept(local))
     assert sweep(made).plain() == sweep(local).plain()
     assert [s["parts_done"] for s in estimate(plan, tmp_path, root, None)["stages"]] == [2, 2, 2, 2]
@@ -84,19 +97,25 @@ def test_a_run_on_s3_has_the_tables_of_a_local_one_and_everything_reads_it(tmp_p
     assert (tmp_path / "far" / "data.csv").read_bytes() == (tmp_path / "near" / "data.csv").read_bytes()
     assert write_report(made, tmp_path / "report").is_file()
     below = {str(f).removeprefix(f"{root}/") for f in root.below()}
-    assert below == {p.relative_to(tmp_path / "local").as_posix() for p in (tmp_path / "local").rglob("*.*")} | {"recipe.yaml"}
+    assert below == {
+        p.relative_to(tmp_path / "local").as_posix() for p in (tmp_path / "local").rglob("*.*")
+    } | {"recipe.yaml"}
     told = "".join(f.read_text() for f in root.below() if f.name.endswith(".json"))
     assert "not-to-be-stored" not in told
 
 
-def test_a_part_removed_from_s3_is_made_again_and_an_update_takes_over_the_rest(tmp_path: Path, root: Remote) -> None:
+def test_a_part_removed_from_s3_is_made_again_and_an_update_takes_over_the_rest(
+    tmp_path: Path, root: Remote
+) -> None:
     log = tmp_path / "log"
     plan = recipe(tmp_path, models=counting(log))
     first = tables(run(plan, root, base=tmp_path))
     Run.open(root).files("write")[1].unlink()
     assert tables(run(plan, root, base=tmp_path)) == first
     assert calls(log) == 50
-    changed = recipe(tmp_path, models=counting(log), text_policy={"edits": [{"replace": {"objects": {"boat": "ship"}}}]})
+    changed = recipe(
+        tmp_path, models=counting(log), text_policy={"edits": [{"replace": {"objects": {"boat": "ship"}}}]}
+    )
     with pytest.raises(UserError, match=r"(?s)s3://bucket.*text_policy\.edits: .*--update"):
         run(changed, root, base=tmp_path)
     made = run(changed, root, base=tmp_path, update=True)
@@ -114,11 +133,19 @@ def shards(base: Path, colour: int = 0) -> list[Path]:
             for n in range(3):
                 out = io.BytesIO()
                 Image.new("RGB", (16 + n, 16 + shard), (colour, 40 * n, 80 * shard)).save(out, "PNG")
-                for suffix, data in (("png", out.getvalue()), ("txt", f"a red dog, number {shard}{n}".encode())):
+                for suffix, data in (
+                    ("png", out.getvalue()),
+                    ("txt", f"a red dog, number {shard}{n}".encode()),
+                ):
                     info = tarfile.TarInfo(f"{shard}{n}.{suffix}")
                     info.size = len(data)
                     tar.addfile(info, io.BytesIO(data))
-                rows.append({"image": {"bytes": out.getvalue(), "path": f"{shard}{n}.png"}, "caption": f"a red dog, number {shard}{n}"})
+                rows.append(
+                    {
+                        "image": {"bytes": out.getvalue(), "path": f"{shard}{n}.png"},
+                        "caption": f"a red dog, number {shard}{n}",
+                    }
+                )
     pq.write_table(pa.Table.from_pylist(rows), base / "all.parquet")
     return [*sorted(base.glob("0*.tar")), base / "all.parquet"]
 
@@ -132,14 +159,18 @@ def upload(files: list[Path], folder: Remote) -> None:
 def test_a_source_on_s3_gives_the_rows_of_a_local_one(tmp_path: Path, root: Remote, kind: str) -> None:
     folder = Remote(f"{root}-{kind}")
     upload(shards(tmp_path), folder)
-    name, glob = {"webdataset": ("{00000..00001}.tar", "*.tar"), "parquet": ("all.parquet", "a*.parquet")}[kind]
+    name, glob = {"webdataset": ("{00000..00001}.tar", "*.tar"), "parquet": ("all.parquet", "a*.parquet")}[
+        kind
+    ]
 
     def plan(source: str) -> Recipe:
         more = {"models": {"tagger": "helpers:PixelCounter"}, "paths": ["SP1"]}
         return parse_recipe({"name": "far", "source": {kind: source, "part_rows": 3}, "judge": None, **more})
 
     def bare(made: Run) -> dict[str, list[dict[str, Any]]]:
-        return {f: [{k: v for k, v in r.items() if k != "file"} for r in rows] for f, rows in tables(made).items()}
+        return {
+            f: [{k: v for k, v in r.items() if k != "file"} for r in rows] for f, rows in tables(made).items()
+        }
 
     near = run(plan(str(tmp_path / name)), tmp_path / "near", base=tmp_path)
     far = run(plan(f"{folder}/{name}"), Remote(f"{folder}-run"), base=tmp_path)
@@ -173,13 +204,19 @@ print(publish(made, final))
 
 
 @pytest.mark.parametrize("size", [2_000, 12_000_000], ids=["put", "multipart"])
-def test_of_two_processes_that_race_for_one_part_the_first_one_s_stays(tmp_path: Path, root: Remote, size: int) -> None:
+def test_of_two_processes_that_race_for_one_part_the_first_one_s_stays(
+    tmp_path: Path, root: Remote, size: int
+) -> None:
     for name in ("a", "b"):
         (tmp_path / name).write_bytes(name.encode() * size)
     start = str(time.time() + 4)
     final = f"{root}/00000-{size:012x}.parquet"
     racers = [
-        subprocess.Popen([sys.executable, "-c", RACE, str(tmp_path / name), final, start], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", RACE, str(tmp_path / name), final, start],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         for name in ("a", "b")
     ]
     won = [r.communicate(timeout=120)[0].strip() for r in racers]
@@ -195,7 +232,10 @@ def test_of_two_processes_that_race_for_one_part_the_first_one_s_stays(tmp_path:
 def test_two_runs_at_once_into_one_folder_on_s3_end_with_equal_tables(tmp_path: Path, root: Remote) -> None:
     recipe(tmp_path, rows=60)
     slow = json.dumps({"test_faults:SlowLLM": str(tmp_path / "log")})
-    text = f"name: two\nsource: {{text: captions.jsonl, part_rows: 20, key_column: key}}\nmodels: {{tagger: wordnet, llm: {slow}}}\n"
+    text = (
+        f"name: two\nsource: {{text: captions.jsonl, part_rows: 20, key_column: key}}\nmodels: "
+        f"{{tagger: wordnet, llm: {slow}}}\n"
+    )
     (tmp_path / "r.yaml").write_text(text + "paths: [{p: [text, tags, text*]}]\n")
     both = [ctrlsynth("run", "r.yaml", "--out", str(root), cwd=tmp_path) for _ in range(2)]
     ends = [p.communicate(timeout=100) for p in both]
@@ -209,7 +249,10 @@ def test_two_runs_at_once_into_one_folder_on_s3_end_with_equal_tables(tmp_path: 
 def test_a_run_on_s3_that_is_killed_goes_on_from_its_chunks(tmp_path: Path, root: Remote) -> None:
     recipe(tmp_path, rows=60)
     log = tmp_path / "log"
-    text = "name: killed\nsource: {text: captions.jsonl, part_rows: 60, key_column: key}\npaths: [{p: [text, tags, text*]}]\n"
+    text = (
+        "name: killed\nsource: {text: captions.jsonl, part_rows: 60, key_column: key}\npaths: [{p: "
+        "[text, tags, text*]}]\n"
+    )
     llm = json.dumps({"test_faults:SlowLLM": str(log)})
     (tmp_path / "r.yaml").write_text(f"{text}models: {{tagger: wordnet, llm: {llm}}}\n")
     process = ctrlsynth("run", "r.yaml", "--out", str(root), cwd=tmp_path)
@@ -227,27 +270,45 @@ def test_a_run_on_s3_that_is_killed_goes_on_from_its_chunks(tmp_path: Path, root
     assert not [f for f in root.below() if "/_chunks/" in str(f) or ".tmp-" in f.name]
 
 
-def test_commands_take_a_url(tmp_path: Path, root: Remote, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_take_a_url(
+    tmp_path: Path, root: Remote, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe(tmp_path, 20)
-    text = "name: cli\nsource: {text: captions.jsonl, part_rows: 10, key_column: key}\npaths: [{p: [text, tags, text*]}]\n"
+    text = (
+        "name: cli\nsource: {text: captions.jsonl, part_rows: 10, key_column: key}\npaths: [{p: [text, "
+        "tags, text*]}]\n"
+    )
     (tmp_path / "r.yaml").write_text(text + "models: {tagger: wordnet}\n")
     monkeypatch.chdir(tmp_path)
-    for words in (["run", "r.yaml", "--out", str(root)], ["status", str(root)], ["explain", str(root)], ["export", str(root)]):
+    for words in (
+        ["run", "r.yaml", "--out", str(root)],
+        ["status", str(root)],
+        ["explain", str(root)],
+        ["export", str(root)],
+    ):
         monkeypatch.setattr(sys, "argv", ["ctrlsynth", *words])
         with pytest.raises(SystemExit) as left:
             main()
         out, err = capsys.readouterr()
         if words[0] == "export":
-            assert (left.value.code, err) == (2, f"ctrlsynth: {root}: name a folder of this machine with --out\n")
+            assert (left.value.code, err) == (
+                2,
+                f"ctrlsynth: {root}: name a folder of this machine with --out\n",
+            )
         else:
             assert not left.value.code, err
             assert "k0" in out or "write" in out
 
 
-def test_storage_faults_are_one_line(tmp_path: Path, s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_faults_are_one_line(
+    tmp_path: Path, s3: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import s3fs
 
-    with pytest.raises(UserError, match=r"^s3://no-such-bucket/x: cannot be written to \(The specified bucket does not exist\)[^\n]*$"):
+    with pytest.raises(
+        UserError,
+        match=r"^s3://no-such-bucket/x: cannot be written to \(The specified bucket does not exist\)[^\n]*$",
+    ):
         run(recipe(tmp_path), "s3://no-such-bucket/x", base=tmp_path)
     with pytest.raises(UserError, match=r"^s3://bucket/none: not a run's folder"):
         Run.open("s3://bucket/none")
@@ -262,7 +323,9 @@ def test_storage_faults_are_one_line(tmp_path: Path, s3: dict[str, str], monkeyp
         monkeypatch.delenv(name)
     s3fs.S3FileSystem.clear_instance_cache()
     try:
-        with pytest.raises(UserError, match=r"^s3://bucket/x/plan.json: Unable to locate credentials; give keys [^\n]*$"):
+        with pytest.raises(
+            UserError, match=r"^s3://bucket/x/plan.json: Unable to locate credentials; give keys [^\n]*$"
+        ):
             run(recipe(tmp_path), "s3://bucket/x", base=tmp_path)
     finally:
         s3fs.S3FileSystem.clear_instance_cache()
@@ -285,7 +348,8 @@ def test_memory_and_file_urls_hold_a_run(tmp_path: Path) -> None:
 
 
 class _GoogleStorage(BaseHTTPRequestHandler):
-    """Notes uploads and answers as Google's JSON interface does: 412 for a precondition that does not hold."""
+    """Notes uploads and answers as Google's JSON interface does: 412 for a precondition that does not
+    hold."""
 
     objects: dict[str, bytes] = {}  # noqa: RUF012
     asked: list[tuple[str, dict[str, list[str]]]] = []  # noqa: RUF012
@@ -298,7 +362,9 @@ class _GoogleStorage(BaseHTTPRequestHandler):
         taken = name in self.objects and query.get("ifGenerationMatch") == ["0"]
         if not taken:
             self.objects[name] = body
-        answer = json.dumps({"error": {"code": 412, "message": "conditionNotMet"}} if taken else {"name": name, "size": "3"}).encode()
+        answer = json.dumps(
+            {"error": {"code": 412, "message": "conditionNotMet"}} if taken else {"name": name, "size": "3"}
+        ).encode()
         self.send_response(412 if taken else 200)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
@@ -328,7 +394,9 @@ def test_google_storage_is_asked_for_generation_zero(tmp_path: Path, monkeypatch
         thread.join()
 
 
-def test_a_conditional_write_that_meets_another_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_conditional_write_that_meets_another_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """S3 answers 409 when two conditional writes overlap; which of them won is known at the next try."""
     import errno
 
@@ -368,7 +436,9 @@ def test_the_temporary_folder_is_swept(tmp_path: Path, monkeypatch: pytest.Monke
     shutil.rmtree(tmp_path / "tmp")
 
 
-def test_work_fails_in_one_line_when_the_store_goes_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_fails_in_one_line_when_the_store_goes_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with s3_server():
         made = run(recipe(tmp_path), "s3://bucket/gone", base=tmp_path)
     import s3fs
@@ -382,6 +452,8 @@ def test_work_fails_in_one_line_when_the_store_goes_away(tmp_path: Path, monkeyp
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(s3fs.core.S3FileSystem, "retries", 1)
     s3fs.S3FileSystem.clear_instance_cache()
-    with pytest.raises(WorkFailed, match=r"^s3://bucket/gone[^\n]*Could not connect[^\n]*run the same command again$"):
+    with pytest.raises(
+        WorkFailed, match=r"^s3://bucket/gone[^\n]*Could not connect[^\n]*run the same command again$"
+    ):
         made.files("read")
     s3fs.S3FileSystem.clear_instance_cache()

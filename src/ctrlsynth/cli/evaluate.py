@@ -1,4 +1,5 @@
-"""`ctrlsynth eval` and `ctrlsynth compare`: what the data was worth. Registered by `cli`; imports what it needs when it runs."""
+"""`ctrlsynth eval` and `ctrlsynth compare`: what the data was worth. Registered by `cli`; imports what it
+needs when it runs."""
 
 from __future__ import annotations
 
@@ -38,37 +39,60 @@ def evaluate(
     checkpoint: Annotated[
         str,
         typer.Argument(
-            help="a folder made by `ctrlsynth train`, an open_clip or Hugging Face CLIP folder, or NAME=FILE (an open_clip model)",
+            help="a folder made by `ctrlsynth train`, an open_clip or Hugging Face CLIP folder, or "
+            "NAME=FILE (an open_clip model)",
             metavar="CHECKPOINT",
         ),
     ],
-    data: Annotated[Path, typer.Option("--data", help="the folder that holds the data sets, one folder each", metavar="DIR")],
-    out: Annotated[Path, typer.Option("--out", help="where the result files go, one a task; made if missing", metavar="DIR")],
+    data: Annotated[
+        Path,
+        typer.Option("--data", help="the folder that holds the data sets, one folder each", metavar="DIR"),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", help="where the result files go, one a task; made if missing", metavar="DIR"),
+    ],
     tasks: Annotated[
-        str | None, typer.Option("--tasks", help="some tasks by name, with commas; all whose data is there unless given", metavar="A,B")
+        str | None,
+        typer.Option(
+            "--tasks",
+            help="some tasks by name, with commas; all whose data is there unless given",
+            metavar="A,B",
+        ),
     ] = None,
     recipe: Annotated[
-        Path | None, typer.Option("--recipe", help="take the tasks of this recipe's `evaluate` list", metavar="RECIPE")
+        Path | None,
+        typer.Option("--recipe", help="take the tasks of this recipe's `evaluate` list", metavar="RECIPE"),
     ] = None,
     templates: Annotated[
         str | None,
         typer.Option(
             "--templates",
-            help="folder (the data set's own), simple, openai-imagenet-80 or openai-imagenet-7; each task's own unless given",
+            help="folder (the data set's own), simple, openai-imagenet-80 or openai-imagenet-7; each task's "
+            "own unless given",
             show_default=False,
         ),
     ] = None,
     extra: Annotated[
         Path | None,
-        typer.Option("--extra", help="long tail: synthetic images, a split file or an imagefolder export", metavar="PATH"),
+        typer.Option(
+            "--extra",
+            help="long tail: synthetic images, a split file or an imagefolder export",
+            metavar="PATH",
+        ),
     ] = None,
-    head: Annotated[Head, typer.Option("--head", help="long tail: cosine (starts from text features) or plain")] = Head.cosine,
-    loss: Annotated[Loss, typer.Option("--loss", help="long tail: cross-entropy or logit-adjusted")] = Loss.cross_entropy,
+    head: Annotated[
+        Head, typer.Option("--head", help="long tail: cosine (starts from text features) or plain")
+    ] = Head.cosine,
+    loss: Annotated[
+        Loss, typer.Option("--loss", help="long tail: cross-entropy or logit-adjusted")
+    ] = Loss.cross_entropy,
     seed: Annotated[int, typer.Option("--seed", help="of few-shot episodes and long-tail heads")] = 0,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, or auto")] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Evaluate a CLIP checkpoint as the papers do: zero-shot, retrieval, SugarCrepe, linear probe, few-shot, long tail. Nothing is fetched.
+    """Evaluate a CLIP checkpoint as the papers do: zero-shot, retrieval, SugarCrepe, linear probe, few-shot,
+    long tail. Nothing is fetched.
 
     Interrupted, the same command goes on with the tasks that have no result yet.
     """
@@ -87,7 +111,9 @@ def evaluate(
         sys.stderr.write("ctrlsynth: interrupted; finished tasks are kept, the same command goes on\n")
         raise SystemExit(130) from None
     if as_json:
-        print_json({"model": model.id, "digest": model.digest, "results": results, "averages": averages(results)})
+        print_json(
+            {"model": model.id, "digest": model.digest, "results": results, "averages": averages(results)}
+        )
         return
     show_results(results, averages(results))
     say(f"results: {out}; lay runs side by side with `ctrlsynth compare {out} OTHER --papers`")
@@ -103,28 +129,50 @@ def _tasks(tasks: str | None, recipe: Path | None) -> list[str] | None:
         raise UserError("--tasks and --recipe: both name the tasks, give one of them")
     names = read_data(recipe).get("evaluate")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{recipe}: evaluate: expected a list of tasks, such as evaluate: [imagenet, coco]; found {names!r}")
+        raise UserError(
+            f"{recipe}: evaluate: expected a list of tasks, such as evaluate: [imagenet, coco]; found "
+            f"{names!r}"
+        )
     return names
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="folders of results; seed0, seed1, ... of one folder are one run", metavar="DIR...")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="folders of results; seed0, seed1, ... of one folder are one run", metavar="DIR..."
+        ),
+    ],
     baseline: Annotated[
-        str | None, typer.Option("--baseline", help="also Delta_MTL against this run (its name or folder) or paper row", metavar="NAME")
+        str | None,
+        typer.Option(
+            "--baseline",
+            help="also Delta_MTL against this run (its name or folder) or paper row",
+            metavar="NAME",
+        ),
     ] = None,
-    papers: Annotated[bool, typer.Option("--papers", help="also the papers' rows for the tasks shown")] = False,
+    papers: Annotated[
+        bool, typer.Option("--papers", help="also the papers' rows for the tasks shown")
+    ] = False,
     plot: Annotated[
         Path | None,
         typer.Option(
-            "--plot", help="draw score against samples seen (.svg or .png): folders step-... of a folder are one line", metavar="FILE"
+            "--plot",
+            help="draw score against samples seen (.svg or .png): folders step-... of a folder are one line",
+            metavar="FILE",
         ),
     ] = None,
-    relative: Annotated[bool, typer.Option("--relative", help="plot: percent of improvement over a line's first point")] = False,
-    tasks: Annotated[str | None, typer.Option("--tasks", help="plot: some tasks by name, with commas", metavar="A,B")] = None,
+    relative: Annotated[
+        bool, typer.Option("--relative", help="plot: percent of improvement over a line's first point")
+    ] = False,
+    tasks: Annotated[
+        str | None, typer.Option("--tasks", help="plot: some tasks by name, with commas", metavar="A,B")
+    ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="print a table for a page")] = False,
     as_json: Json = False,
 ) -> None:
-    """Lay runs beside each other and beside the papers' tables: one column a task, metric and protocol, with 95% intervals."""
+    """Lay runs beside each other and beside the papers' tables: one column a task, metric and protocol, with
+    95% intervals."""
     if plot is not None:
         _plot(runs, plot, relative, tasks.split(",") if tasks else None, as_json)
         return

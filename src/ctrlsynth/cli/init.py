@@ -67,7 +67,8 @@ seed: 0
 
 @dataclass
 class _Found:
-    """What stands in the folder: images with the tables that may hold their captions, shards, tables, texts."""
+    """What stands in the folder: images with the tables that may hold their captions, shards, tables,
+    texts."""
 
     images: int = 0
     sidecars: int = 0
@@ -81,16 +82,20 @@ class _Found:
 def write_recipe(folder: Path, out: Path) -> str:
     """Writes the recipe for `folder` into the new file `out` and returns its text.
 
-    The recipe has been loaded and its source opened. Raises UserError when `out` exists or the folder holds nothing to start from.
-    """
+    The recipe has been loaded and its source opened. Raises UserError when `out` exists or the folder holds
+    nothing to start from."""
     if out.exists():
         raise UserError(f"{out}: exists; name another file with --out, or move it away")
     if not folder.is_dir():
         raise UserError(
-            f"{folder}: {'not a folder' if folder.exists() else 'not there'}; give a folder of images, tars, parquet files or texts"
+            f"{folder}: {'not a folder' if folder.exists() else 'not there'}; give a folder of images, "
+            f"tars, parquet files or texts"
         )
     if any("\ud800" <= c <= "\udfff" for c in str(folder)):
-        raise UserError(f"{folder!r}: its name is not UTF-8, which recipes are written in; rename it, or reach it by a link")
+        raise UserError(
+            f"{folder!r}: its name is not UTF-8, which recipes are written in; rename it, or reach it by a "
+            f"link"
+        )
     text = recipe_text(folder, out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with open(out, "x", encoding="utf-8") as stream:
@@ -100,22 +105,41 @@ def write_recipe(folder: Path, out: Path) -> str:
 
 
 def recipe_text(folder: Path, out: Path) -> str:
-    """The recipe for `folder` as it would stand in the file `out`; opens the source's first rows to see that it works."""
+    """The recipe for `folder` as it would stand in the file `out`; opens the source's first rows to see that
+    it works."""
     found = _look(folder)
     base = out.parent.absolute()
     where = _relative(folder, base)
     source, columns, told = _source(folder, where, found)
     captions = told != "images without captions"
     images = bool(found.images or found.tars or found.parquet or found.hf)
-    given = parse_recipe({"name": "x", "source": read_yaml("\n".join([*source, *columns]), "init")}, str(folder)).source
+    given = parse_recipe(
+        {"name": "x", "source": read_yaml("\n".join([*source, *columns]), "init")}, str(folder)
+    ).source
     opened = open_source(given, base, 8)
     images = images and opened.has_images
     if images and captions and not found.images:
         captions = any(row.caption for part in opened.parts() for row in opened.rows(part))
-    name = "".join(c if (c.isalnum() and c.isascii()) or c in "-_." else "-" for c in folder.absolute().name).strip("-_.") or "data"
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)  # YAML, not HTML
-    values = {"folder": _plain(where), "found": _plain(told), "out": _plain(str(out)), "name": name, "source": source, "columns": columns}
-    return environment.from_string(_RECIPE).render(values, images=images, captions=captions, paths=_paths(images, captions))
+    name = (
+        "".join(
+            c if (c.isalnum() and c.isascii()) or c in "-_." else "-" for c in folder.absolute().name
+        ).strip("-_.")
+        or "data"
+    )
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True
+    )  # YAML, not HTML
+    values = {
+        "folder": _plain(where),
+        "found": _plain(told),
+        "out": _plain(str(out)),
+        "name": name,
+        "source": source,
+        "columns": columns,
+    }
+    return environment.from_string(_RECIPE).render(
+        values, images=images, captions=captions, paths=_paths(images, captions)
+    )
 
 
 def _paths(images: bool, captions: bool) -> list[tuple[str, str]]:
@@ -162,10 +186,15 @@ def _note(found: _Found, path: Path, beside: set[str]) -> None:
 
 
 def _source(folder: Path, where: str, found: _Found) -> tuple[list[str], list[str], str]:
-    """(lines of `source`, lines with columns, what was found). Shards go before loose files: they are what was packed on purpose."""
+    """(lines of `source`, lines with columns, what was found). Shards go before loose files: they are what
+    was packed on purpose."""
     if found.hf:
         place = _split(found.hf[0])
-        return [f"hf: {_quoted(_join(where, place, folder))}"], [], "a Hugging Face data set saved with save_to_disk"
+        return (
+            [f"hf: {_quoted(_join(where, place, folder))}"],
+            [],
+            "a Hugging Face data set saved with save_to_disk",
+        )
     if found.tars:
         lines = [f"webdataset: {_globs(where, found.tars, folder, 'tar')}"]
         return lines, [], f"{len(found.tars):,} tar shard{'s' * (len(found.tars) != 1)}"
@@ -181,17 +210,25 @@ def _source(folder: Path, where: str, found: _Found) -> tuple[list[str], list[st
                 return lines, columns, f"{many}, captions in {path.name}"
         lines = [f"folder: {_quoted(where)}"]
         if found.sidecars:
-            return [*lines, "# captions: the .txt beside each image"], [], f"{many}, {found.sidecars:,} with a .txt beside them"
+            return (
+                [*lines, "# captions: the .txt beside each image"],
+                [],
+                f"{many}, {found.sidecars:,} with a .txt beside them",
+            )
         return lines, [], "images without captions"
     for path in found.texts:
         columns = [] if path.name.lower().endswith((".txt", ".txt.gz")) else _columns(path, False)
         if columns is not None:
             return [f"text: {_quoted(_join(where, path, folder))}"], columns, f"captions in {path.name}"
-    raise UserError(f"{folder}: no images, tars, parquet files, saved data sets or captions in it (in the first {_LOOK:,} files)")
+    raise UserError(
+        f"{folder}: no images, tars, parquet files, saved data sets or captions in it (in the first "
+        f"{_LOOK:,} files)"
+    )
 
 
 def _columns(path: Path, images: bool) -> list[str] | None:
-    """Lines that name the columns of a table where their names leave a choice; None for a table that is not one of captions."""
+    """Lines that name the columns of a table where their names leave a choice; None for a table that is not
+    one of captions."""
     try:
         columns = Table(str(path)).columns
     except UserError:
@@ -210,7 +247,9 @@ def _columns(path: Path, images: bool) -> list[str] | None:
 
 def _pick(columns: Sequence[str], names: Sequence[str]) -> list[str]:
     """The columns with a usual name, the likeliest first."""
-    return sorted((c for c in columns if c.strip().lower() in names), key=lambda c: names.index(c.strip().lower()))
+    return sorted(
+        (c for c in columns if c.strip().lower() in names), key=lambda c: names.index(c.strip().lower())
+    )
 
 
 def _split(folder: Path) -> Path:
@@ -245,7 +284,12 @@ def _relative(folder: Path, base: Path) -> str:
 
 def _quoted(text: str) -> str:
     """A YAML scalar: plain where that is safe, else in JSON's quotes, which YAML reads."""
-    safe = all(c.isalnum() or c in "/._-" for c in text) and text[:1] not in "-" and text.isascii() and not text.replace(".", "").isdigit()
+    safe = (
+        all(c.isalnum() or c in "/._-" for c in text)
+        and text[:1] not in "-"
+        and text.isascii()
+        and not text.replace(".", "").isdigit()
+    )
     if safe and text.lower() not in ("", "yes", "no", "true", "false", "null", "on", "off"):
         return text
     return _NOT_YAML.sub(lambda m: f"\\u{ord(m.group()):04x}", json.dumps(text, ensure_ascii=False))

@@ -1,5 +1,5 @@
-"""The command line: with the other `cli*.py` the only files that know typer. Every command imports what it needs when it runs, so that
-`--help` answers at once.
+"""The command line: with the other `cli*.py` the only files that know typer. Every command imports what it
+needs when it runs, so that `--help` answers at once.
 
 Exit codes: 0 done, 1 the work failed, 2 the user's mistake, 130 Ctrl-C (everything finished so far is kept).
 """
@@ -27,22 +27,36 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Makes image-text data under your control: tags an image, edits the tags by policy, writes texts, paints images,\n"
+    help="Makes image-text data under your control: tags an image, edits the tags by policy, writes texts, "
+    "paints images,\n"
     "judges what came out.\n\n"
     "Start with `ctrlsynth init FOLDER`, then `ctrlsynth run recipe.yaml`, `ctrlsynth report runs/NAME`.",
 )
 
 app.add_typer(concepts, name="concepts")
 
-RecipeFile = Annotated[Path, typer.Argument(help="a recipe (YAML); `ctrlsynth init FOLDER` writes one", metavar="RECIPE")]
-RunDir = Annotated[str, typer.Argument(help="a run's folder, such as runs/quickstart, or its URL", metavar="RUN")]
+RecipeFile = Annotated[
+    Path, typer.Argument(help="a recipe (YAML); `ctrlsynth init FOLDER` writes one", metavar="RECIPE")
+]
+RunDir = Annotated[
+    str, typer.Argument(help="a run's folder, such as runs/quickstart, or its URL", metavar="RUN")
+]
 Out = Annotated[
     str | None,
-    typer.Option("--out", help="the run's folder, a path or a URL such as s3://bucket/runs/x; runs/NAME unless given", metavar="DIR"),
+    typer.Option(
+        "--out",
+        help="the run's folder, a path or a URL such as s3://bucket/runs/x; runs/NAME unless given",
+        metavar="DIR",
+    ),
 ]
-Limit = Annotated[int | None, typer.Option("--limit", help="only the first N rows of the source", metavar="N", min=1)]
+Limit = Annotated[
+    int | None, typer.Option("--limit", help="only the first N rows of the source", metavar="N", min=1)
+]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", help="change one key of the recipe: --set judge.threshold=0.3", metavar="KEY=VALUE")
+    list[str] | None,
+    typer.Option(
+        "--set", help="change one key of the recipe: --set judge.threshold=0.3", metavar="KEY=VALUE"
+    ),
 ]
 
 
@@ -55,7 +69,9 @@ class Retry(StrEnum):
 @app.command()
 def init(
     folder: Annotated[Path, typer.Argument(help="a folder of images, tars or parquet files")],
-    out: Annotated[Path, typer.Option("--out", help="the recipe to write", metavar="FILE")] = Path("recipe.yaml"),
+    out: Annotated[Path, typer.Option("--out", help="the recipe to write", metavar="FILE")] = Path(
+        "recipe.yaml"
+    ),
 ) -> None:
     """Look into a folder and write a commented recipe for it."""
     from .init import write_recipe
@@ -65,8 +81,11 @@ def init(
 
 
 @app.command()
-def plan(recipe: RecipeFile, out: Out = None, limit: Limit = None, set_: Set = None, as_json: Json = False) -> None:
-    """Check a recipe and show what a run would do: stages, parts, rows, models, cost, and what is done already. Runs no model."""
+def plan(
+    recipe: RecipeFile, out: Out = None, limit: Limit = None, set_: Set = None, as_json: Json = False
+) -> None:
+    """Check a recipe and show what a run would do: stages, parts, rows, models, cost, and what is done
+    already. Runs no model."""
     from ..recipe.file import load_recipe
     from ..runs.estimate import estimate
     from ..storage.location import place_for
@@ -89,16 +108,30 @@ def run(
     limit: Limit = None,
     set_: Set = None,
     update: Annotated[
-        bool, typer.Option("--update", help="go on although the recipe has changed; rows whose key is unchanged are taken over")
+        bool,
+        typer.Option(
+            "--update",
+            help="go on although the recipe has changed; rows whose key is unchanged are taken over",
+        ),
     ] = False,
-    retry: Annotated[Retry | None, typer.Option("--retry", help="failed: ask again for the rows that failed")] = None,
+    retry: Annotated[
+        Retry | None, typer.Option("--retry", help="failed: ask again for the rows that failed")
+    ] = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="compare the source by content, not by size and date, and hash whole model files")
+        bool,
+        typer.Option(
+            "--verify", help="compare the source by content, not by size and date, and hash whole model files"
+        ),
     ] = False,
-    engine: Annotated[Engine, typer.Option("--engine", help="local: this machine; ray: a Ray cluster")] = Engine.local,
+    engine: Annotated[
+        Engine, typer.Option("--engine", help="local: this machine; ray: a Ray cluster")
+    ] = Engine.local,
     address: Annotated[
         str | None,
-        typer.Option("--address", help="of the Ray cluster; else RAY_ADDRESS, one that runs here, or a Ray of this machine alone"),
+        typer.Option(
+            "--address",
+            help="of the Ray cluster; else RAY_ADDRESS, one that runs here, or a Ray of this machine alone",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -111,7 +144,8 @@ def run(
     try:
         with progress(quiet=as_json) as watcher:
             made = run_recipe(
-                loaded, out, base=recipe.parent, text=recipe.read_text(encoding="utf-8"), limit=limit, update=update,
+                loaded, out, base=recipe.parent, text=recipe.read_text(encoding="utf-8"), limit=limit,
+                update=update,
                 retry=retry is not None, verify=verify, watcher=watcher, engine=engine.value, address=address,
             )  # fmt: skip
     except KeyboardInterrupt:  # typer would leave without a word
@@ -131,7 +165,10 @@ def status(run_dir: RunDir, as_json: Json = False) -> None:
 def explain(
     run_dir: RunDir,
     row_id: Annotated[
-        str | None, typer.Argument(help="any row's id, or a source key; the first kept sample unless given", metavar="ID")
+        str | None,
+        typer.Argument(
+            help="any row's id, or a source key; the first kept sample unless given", metavar="ID"
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -150,10 +187,13 @@ def explain(
 @app.command()
 def sweep(
     run_dir: RunDir,
-    plot: Annotated[Path | None, typer.Option("--plot", help="write the curves as a plot (.svg or .png)", metavar="FILE")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="write the curves as a plot (.svg or .png)", metavar="FILE")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show how many samples every threshold p_f would keep, and their mean recall, from the stored scores. Runs no model."""
+    """Show how many samples every threshold p_f would keep, and their mean recall, from the stored scores.
+    Runs no model."""
     from ..report.sweep import as_table, plot_sweep
     from ..report.sweep import sweep as sweep_run
     from ..runs.drive import Run
@@ -173,13 +213,21 @@ def sweep(
 @app.command()
 def export(
     run_dir: RunDir,
-    out: Annotated[Path | None, typer.Option("--out", help="the data set's folder; RUN/dataset unless given", metavar="DIR")] = None,
-    format_: Annotated[str, typer.Option("--format", help="webdataset, parquet, imagefolder or csv")] = "webdataset",
-    mix: Annotated[str | None, typer.Option("--mix", help="cap, img, capimg or mix; the recipe's unless given")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="the data set's folder; RUN/dataset unless given", metavar="DIR"),
+    ] = None,
+    format_: Annotated[
+        str, typer.Option("--format", help="webdataset, parquet, imagefolder or csv")
+    ] = "webdataset",
+    mix: Annotated[
+        str | None, typer.Option("--mix", help="cap, img, capimg or mix; the recipe's unless given")
+    ] = None,
     max_per_shard: Annotated[int, typer.Option("--max-per-shard", help="samples a shard", min=1)] = 10_000,
     as_json: Json = False,
 ) -> None:
-    """Write the kept pairs as a data set with a data card: for open_clip (webdataset), Hugging Face (parquet, imagefolder), or csv."""
+    """Write the kept pairs as a data set with a data card: for open_clip (webdataset), Hugging Face (parquet,
+    imagefolder), or csv."""
     from ..export.export import export as export_run
     from ..runs.drive import Run, add_product
     from .show import counting
@@ -190,7 +238,14 @@ def export(
         summary = export_run(made, place, format=format_, mix=mix, max_per_shard=max_per_shard, tick=tick)
     add_product(made.root, "dataset", place)
     if as_json:
-        print_json({"dataset": str(place), "format": format_, "written": dict(summary.written), "lost": dict(summary.lost)})
+        print_json(
+            {
+                "dataset": str(place),
+                "format": format_,
+                "written": dict(summary.written),
+                "lost": dict(summary.lost),
+            }
+        )
         return
     say(f"{summary}\n{place}")
 
@@ -198,10 +253,14 @@ def export(
 @app.command()
 def report(
     run_dir: RunDir,
-    out: Annotated[Path | None, typer.Option("--out", help="the gallery's folder; RUN/report unless given", metavar="DIR")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="the gallery's folder; RUN/report unless given", metavar="DIR"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a static gallery that opens from disk: originals beside synthetic samples, found and missed tags, scores, verdicts, plots."""
+    """Write a static gallery that opens from disk: originals beside synthetic samples, found and missed tags,
+    scores, verdicts, plots."""
     from ..report.gallery import write_report
     from ..runs.drive import Run, add_product
     from .show import counting
@@ -219,7 +278,8 @@ def report(
 
 @app.command()
 def models(as_json: Json = False) -> None:
-    """List the models, drawings and data that ctrlsynth can use: what is installed, where weights come from, under which licence."""
+    """List the models, drawings and data that ctrlsynth can use: what is installed, where weights come from,
+    under which licence."""
     from ..models.catalogue import entries
     from .show import show_models
 
@@ -234,7 +294,11 @@ def _show_run(made: Any, as_json: bool) -> None:
     from .show import show_ledger
 
     if as_json:
-        told = {"run": str(made.root), "ledger": [_ledger_row(r) for r in made.ledger()], "products": made.products()}
+        told = {
+            "run": str(made.root),
+            "ledger": [_ledger_row(r) for r in made.ledger()],
+            "products": made.products(),
+        }
         print_json({**told, "balances": made.balances()})
     else:
         show_ledger(made)
@@ -275,7 +339,10 @@ def main() -> None:
 
 def _outputs(words: Sequence[str]) -> str:
     """Where a command line says that something is to be written."""
-    return ", ".join(after for word, after in pairwise(words) if word in ("--out", "--plot", "--lists")) or "output"
+    return (
+        ", ".join(after for word, after in pairwise(words) if word in ("--out", "--plot", "--lists"))
+        or "output"
+    )
 
 
 def _fail(message: str, code: int) -> NoReturn:

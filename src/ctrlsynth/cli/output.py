@@ -1,4 +1,5 @@
-"""What the command line prints to standard output: text that a terminal cannot obey, and JSON for machines."""
+"""What the command line prints to standard output: text that a terminal cannot obey, and JSON for
+machines."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ def say(text: str) -> None:
 def print_json(value: Any) -> None:
     """Prints a value as JSON; data classes as mappings."""
     text = json.dumps(value, ensure_ascii=False, indent=1, default=plain)
-    # Inside JSON strings the same characters; a terminal obeys none of them, and a lone surrogate would not be UTF-8.
+    # Inside JSON strings the same characters; a terminal obeys none of them, and a lone surrogate would not
+    # be UTF-8.
     sys.stdout.write(_OBEYED.sub(lambda m: f"\\u{ord(m.group()):04x}", text) + "\n")
 
 

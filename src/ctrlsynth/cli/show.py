@@ -1,4 +1,5 @@
-"""What the command line draws with rich: progress with rate, yield and time left; plan, ledger, sweep and models as tables."""
+"""What the command line draws with rich: progress with rate, yield and time left; plan, ledger, sweep and
+models as tables."""
 
 from __future__ import annotations
 
@@ -8,7 +9,16 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from ..report.sweep import gate_note
@@ -30,14 +40,18 @@ class _Bars:
         self._seen[folder] = [0.0, 0.0, 0.0]
 
     def gathered(self, folder: str, found: dict[str, Any]) -> None:
-        self._bars.console.print(_safe(_balance_line({"folder": folder, **found})), highlight=False, soft_wrap=True)
+        self._bars.console.print(
+            _safe(_balance_line({"folder": folder, **found})), highlight=False, soft_wrap=True
+        )
 
     def rows(self, folder: str, rows: int, made: int) -> None:
         self._seen[folder][0] += rows
         task = self._bars.tasks[self._tasks[folder]]
         elapsed = task.elapsed or 0.0
         rate = self._seen[folder][0] / elapsed if elapsed > 0 else 0.0
-        self._bars.update(self._tasks[folder], note=f"{self._seen[folder][0]:,.0f} rows, {rate:,.1f}/s{self._yield(folder)}")
+        self._bars.update(
+            self._tasks[folder], note=f"{self._seen[folder][0]:,.0f} rows, {rate:,.1f}/s{self._yield(folder)}"
+        )
 
     def _yield(self, folder: str) -> str:
         _, rows, ok = self._seen[folder]
@@ -60,7 +74,8 @@ def progress(quiet: bool = False) -> Iterator[Watcher]:
         yield Silent()
         return
     columns = (
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("parts"),
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+        TextColumn("parts"),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as bars:
@@ -69,13 +84,14 @@ def progress(quiet: bool = False) -> Iterator[Watcher]:
 
 @contextmanager
 def counting(what: str, total: int | None = None, quiet: bool = False) -> Iterator[Callable[..., None]]:
-    """A line on standard error that counts: call what it yields once a sample, or with a number of samples. With `total` it tells the time
-    left."""
+    """A line on standard error that counts: call what it yields once a sample, or with a number of samples.
+    With `total` it tells the time left."""
     if quiet:
         yield lambda number=1: None
         return
     columns = (
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.completed:,.0f}"),
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24),
+        TextColumn("{task.completed:,.0f}"),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as bars:
@@ -127,8 +143,10 @@ def show_ledger(run: Run) -> None:
     for r in rows:
         reasons = ", ".join(f"{name} {count:,}" for name, count in sorted({**r.dropped, **r.failed}.items()))
         table.add_row(
-            r.folder, _safe(", ".join(r.paths)), f"{r.parts}/{r.parts_wanted}", f"{r.rows:,}", f"{r.ok:,}", f"{sum(r.dropped.values()):,}",
-            f"{sum(r.failed.values()):,}", f"{r.reused:,}", f"{r.seconds:,.1f}", f"{r.tokens:,}", f"{r.bytes / 1e6:,.1f}", _safe(reasons),
+            r.folder, _safe(", ".join(r.paths)), f"{r.parts}/{r.parts_wanted}", f"{r.rows:,}", f"{r.ok:,}",
+            f"{sum(r.dropped.values()):,}",
+            f"{sum(r.failed.values()):,}", f"{r.reused:,}", f"{r.seconds:,.1f}", f"{r.tokens:,}",
+            f"{r.bytes / 1e6:,.1f}", _safe(reasons),
         )  # fmt: skip
     _print(table)
     for r in rows:
@@ -140,10 +158,14 @@ def show_ledger(run: Run) -> None:
     _say(_sum_line(rows))
     for r in rows:
         if r.folder.startswith("judge") and r.rows and not r.ok and r.parts == r.parts_wanted:
-            reasons = ", ".join(f"{name} {count:,}" for name, count in sorted({**r.dropped, **r.failed}.items()))
+            reasons = ", ".join(
+                f"{name} {count:,}" for name, count in sorted({**r.dropped, **r.failed}.items())
+            )
             _say(
-                f"{r.folder} kept none of {r.rows:,} rows ({reasons}), so {', '.join(r.paths)} gives nothing: "
-                f"`ctrlsynth explain {run.root}` tells one sample, `ctrlsynth sweep {run.root}` all thresholds"
+                f"{r.folder} kept none of {r.rows:,} rows ({reasons}), so {', '.join(r.paths)} gives "
+                f"nothing: "
+                f"`ctrlsynth explain {run.root}` tells one sample, `ctrlsynth sweep {run.root}` all "
+                f"thresholds"
             )
     for b in run.balances():
         _say(_balance_line(b))
@@ -151,7 +173,10 @@ def show_ledger(run: Run) -> None:
     if note is not None:
         _say(note)
     for product in run.products():
-        _say(f"{product['kind']}: {product['path']}" + (" (stale: the run has gone on since)" if product["stale"] else ""))
+        _say(
+            f"{product['kind']}: {product['path']}"
+            + (" (stale: the run has gone on since)" if product["stale"] else "")
+        )
 
 
 def _balance_line(b: Mapping[str, Any]) -> str:
@@ -192,20 +217,30 @@ def show_plan(plan: dict[str, Any]) -> None:
         done = f"{s['parts_done']}/{s['parts']} done" if s["parts_done"] else f"{s['parts']}"
         parts = done + (f", {s['parts_to_update']} to update" if s["parts_to_update"] else "")
         table.add_row(
-            s["folder"], _safe(", ".join(s["paths"])), _safe(s["model"]), s["digest"], parts, _count(s["rows"]), _count(s["bytes"], 1e6),
+            s["folder"], _safe(", ".join(s["paths"])), _safe(s["model"]), s["digest"], parts,
+            _count(s["rows"]), _count(s["bytes"], 1e6),
             _count(s["tokens"]), _count(s["device_seconds"]), s["rate"],
         )  # fmt: skip
     _print(table)
     for s in plan["stages"]:
         if s["example"]:
-            _say(f"{s['folder']}: what its model reads, with tags and a caption made up for show:\n{s['example']}")
+            _say(
+                f"{s['folder']}: what its model reads, with tags and a caption made up for "
+                f"show:\n{s['example']}"
+            )
     total = plan["total"]
-    cost = f"{total['bytes'] / 1e6:,.1f} MB, {total['tokens']:,} tokens, {total['device_seconds']:,.0f} device-seconds"
+    cost = (
+        f"{total['bytes'] / 1e6:,.1f} MB, {total['tokens']:,} tokens, {total['device_seconds']:,.0f} "
+        f"device-seconds"
+    )
     _say(f"at most {cost} to go -> {plan['run']}")
     if plan["problems"]:
         _say("in the way of a run:\n  " + "\n  ".join(plan["problems"]))
     if plan["differences"]:
-        _say("this folder was made by another plan (run --update to go on):\n  " + "\n  ".join(plan["differences"]))
+        _say(
+            "this folder was made by another plan (run --update to go on):\n  "
+            + "\n  ".join(plan["differences"])
+        )
 
 
 def _count(value: float | None, unit: float = 1) -> str:
@@ -224,20 +259,38 @@ def show_sweep(head: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequen
 
 def show_diversity(found: Mapping[str, Any]) -> None:
     """How varied caption sets are, a line each (`concepts.diversity`)."""
-    head = ("captions", "n", "words", "vocabulary", "distinct 1 2 3", "repeated", "similarity", "self-BLEU", "openings", "concepts")
+    head = (
+        "captions",
+        "n",
+        "words",
+        "vocabulary",
+        "distinct 1 2 3",
+        "repeated",
+        "similarity",
+        "self-BLEU",
+        "openings",
+        "concepts",
+    )
     table = _table("diversity", *head, right=head[1:])
     for name, d in found.items():
         distinct = " ".join(f"{x:.2f}" for x in d.distinct)
         held = "-" if d.concepts is None else f"{d.concepts:.1f}"
         shares = (f"{d.repeated:.1%}", f"{d.similarity:.3f}", f"{d.self_bleu:.2f}", f"{d.openings:.1%}")
-        table.add_row(_safe(name), f"{d.captions:,}", f"{d.words:.1f}", f"{d.vocabulary:,}", distinct, *shares, held)
+        table.add_row(
+            _safe(name), f"{d.captions:,}", f"{d.words:.1f}", f"{d.vocabulary:,}", distinct, *shares, held
+        )
     _print(table)
-    _say("vocabulary and distinct n-grams fall with the number of captions, so compare sets of one size; low similarity is varied")
+    _say(
+        "vocabulary and distinct n-grams fall with the number of captions, so compare sets of one size; low "
+        "similarity is varied"
+    )
 
 
 def show_models(entries: Sequence[Any]) -> None:
     """What can be used, what is installed, and under which licence."""
-    table = _table("models, drawings and data", "name", "role", "installed", "licence", "weights from", "what")
+    table = _table(
+        "models, drawings and data", "name", "role", "installed", "licence", "weights from", "what"
+    )
     for e in entries:
         table.add_row(
             *(_safe(str(getattr(e, n))) for n in ("name", "role")),
@@ -248,8 +301,19 @@ def show_models(entries: Sequence[Any]) -> None:
 
 
 def show_coverage(report: dict[str, Any]) -> None:
-    """The concept table of one or two sets, with the head of their lists; `report` is `concepts.coverage_text.report`'s."""
-    right = ("texts", "matched", "a text", "entries", "seen 1", "seen 5", "seen 25", "mean of these", "half of all in")
+    """The concept table of one or two sets, with the head of their lists; `report` is
+    `concepts.coverage_text.report`'s."""
+    right = (
+        "texts",
+        "matched",
+        "a text",
+        "entries",
+        "seen 1",
+        "seen 5",
+        "seen 25",
+        "mean of these",
+        "half of all in",
+    )
     table = _table("concepts", "set", *right, right=right)
     for s in report["sets"]:
         mean = "-" if s["mean"] is None else f"{s['mean']:,.1f}"
@@ -261,14 +325,26 @@ def show_coverage(report: dict[str, Any]) -> None:
     for s in report["sets"]:
         first = s["never_seen_first"]
         more = ["..."] if first and len(first) < s["never_seen"] else []
-        _say(f"{s['name']}: never seen {s['never_seen']:,}" + (f": {', '.join([*first, *more])}" if first else ""))
+        _say(
+            f"{s['name']}: never seen {s['never_seen']:,}"
+            + (f": {', '.join([*first, *more])}" if first else "")
+        )
         if s["over_represented"]:
-            _say(f"{s['name']}: seen most: {', '.join(f'{entry} {count:,}' for entry, count in s['over_represented'])}")
+            _say(
+                f"{s['name']}: seen most: "
+                f"{', '.join(f'{entry} {count:,}' for entry, count in s['over_represented'])}"
+            )
         if s["mode"] is None and len(report["sets"]) == 2:
-            _say(f"{s['name']}: was written before subsets kept their mode; whether it is the other set's is not known")
+            _say(
+                f"{s['name']}: was written before subsets kept their mode; whether it is the other set's is "
+                f"not known"
+            )
     for change in report["changes"]:
         if change["entries"]:
-            _say(f"{change['what']}: " + ", ".join(f"{entry} x{ratio:.2g}" for entry, ratio in change["entries"]))
+            _say(
+                f"{change['what']}: "
+                + ", ".join(f"{entry} x{ratio:.2g}" for entry, ratio in change["entries"])
+            )
 
 
 def _say(text: str) -> None:

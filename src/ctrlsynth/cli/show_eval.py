@@ -7,7 +7,15 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from ..evaluate.compare import Comparison, show
@@ -22,10 +30,13 @@ def watching(quiet: bool = False) -> Iterator[Callable[[str, int, int, int], Non
         yield lambda task, number, of, images: None
         return
     columns = (
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("tasks"),
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+        TextColumn("tasks"),
         TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:  # an error is one line, without a bar above it
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True
+    ) as bars:  # an error is one line, without a bar above it
         bar = bars.add_task("eval", total=None, note="")
         started: dict[str, float] = {}
 
@@ -33,7 +44,13 @@ def watching(quiet: bool = False) -> Iterator[Callable[[str, int, int, int], Non
             now = bars.get_time()
             begun = started.setdefault(task, now)
             rate = f", {images / (now - begun):,.0f}/s" if now - begun > 1 else ""
-            bars.update(bar, description=escape(clean(task)), completed=number, total=of, note=f"{images:,} images{rate}")
+            bars.update(
+                bar,
+                description=escape(clean(task)),
+                completed=number,
+                total=of,
+                note=f"{images:,} images{rate}",
+            )
 
         yield watch
 
@@ -42,11 +59,21 @@ def show_results(results: Sequence[Result], averages: Mapping[str, float]) -> No
     """One model's results: main metric with interval, chance, rows, protocol."""
     table = Table(title=escape(clean(f"{results[0].model} {results[0].model_digest}")), title_justify="left")
     for column in ("task", "metric", "score %", "95%", "chance %", "rows", "protocol", "notes"):
-        table.add_column(column, justify="right" if column.endswith("%") or column == "rows" else "left", overflow="fold")
+        table.add_column(
+            column, justify="right" if column.endswith("%") or column == "rows" else "left", overflow="fold"
+        )
     for result in results:
         score = result.scores[result.main]
-        interval = f"{100 * score.low:.1f} to {100 * score.high:.1f}" if score.low is not None and score.high is not None else ""
-        protocol = ", ".join(f"{k}={v}" for k, v in result.protocol.items() if k in ("templates", "val", "head", "loss", "episodes"))
+        interval = (
+            f"{100 * score.low:.1f} to {100 * score.high:.1f}"
+            if score.low is not None and score.high is not None
+            else ""
+        )
+        protocol = ", ".join(
+            f"{k}={v}"
+            for k, v in result.protocol.items()
+            if k in ("templates", "val", "head", "loss", "episodes")
+        )
         chance = f"{100 * result.chance:.1f}" if result.chance else ""
         cells = (
             result.task,
@@ -62,7 +89,12 @@ def show_results(results: Sequence[Result], averages: Mapping[str, float]) -> No
     console = Console()
     console.print(table)
     for group, value in averages.items():
-        console.print(escape(f"{group}: unweighted average of {sum(r.group == group for r in results)} tasks: {100 * value:.1f}"))
+        console.print(
+            escape(
+                f"{group}: unweighted average of {sum(r.group == group for r in results)} tasks: "
+                f"{100 * value:.1f}"
+            )
+        )
 
 
 def show_comparison(found: Comparison) -> None:
@@ -75,7 +107,9 @@ def show_comparison(found: Comparison) -> None:
         table.add_column(escape(head), justify="right", overflow="fold")
     if turned:
         for column in found.columns:
-            table.add_row(escape(clean(column.title)), *(show(cells.get(column)) for cells in found.rows.values()))
+            table.add_row(
+                escape(clean(column.title)), *(show(cells.get(column)) for cells in found.rows.values())
+            )
     else:
         for name, cells in found.rows.items():
             table.add_row(escape(clean(name)), *(show(cells.get(column)) for column in found.columns))

@@ -1,4 +1,5 @@
-"""Text that is safe to print: captions and replies are data, and data may hold escapes that drive a terminal."""
+"""Text that is safe to print: captions and replies are data, and data may hold escapes that drive a
+terminal."""
 
 from __future__ import annotations
 
@@ -6,14 +7,16 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-# C0 and C1 controls, DEL, line and paragraph separators, and the marks that reorder or hide what stands around them.
+# C0 and C1 controls, DEL, line and paragraph separators, and the marks that reorder or hide what stands
+# around them.
 _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
 
 
 def clean(text: str) -> str:
-    """One line that a terminal shows and does not obey: unsafe characters stand as `\\x1b`, `\\u202e`. Tabs become a space."""
+    """One line that a terminal shows and does not obey: unsafe characters stand as `\\x1b`, `\\u202e`. Tabs
+    become a space."""
     return _UNSAFE.sub(_escape, text.replace("\t", " "))
 
 
@@ -26,11 +29,14 @@ def cells(text: str) -> int:
     """Columns that a text takes in a terminal: wide characters two, combining ones none."""
     if text.isascii():
         return len(text)
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
+    )
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """Cleaned lines of at most `width` columns (at least 8); line ends of the text are kept, words that are too long are cut."""
+    """Cleaned lines of at most `width` columns (at least 8); line ends of the text are kept, words that are
+    too long are cut."""
     width = max(width, 8)
     lines: list[str] = []
     for line in text.replace("\r\n", "\n").split("\n"):

@@ -1,4 +1,5 @@
-"""`ctrlsynth train`: the command line of CLIP training. Registered by `cli`; imports what it needs when it runs."""
+"""`ctrlsynth train`: the command line of CLIP training. Registered by `cli`; imports what it needs when it
+runs."""
 
 from __future__ import annotations
 
@@ -10,7 +11,10 @@ import typer
 
 from .output import print_json, say
 
-Set = Annotated[list[str] | None, typer.Option("--set", help="change one key of the recipe: --set train.batch=512", metavar="KEY=VALUE")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="change one key of the recipe: --set train.batch=512", metavar="KEY=VALUE"),
+]
 
 
 def add(app: typer.Typer) -> None:
@@ -22,10 +26,13 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="a recipe (YAML) with a train block", metavar="RECIPE")],
     out: Annotated[Path, typer.Option("--out", help="the run's folder", metavar="DIR")],
     set_: Set = None,
-    resume: Annotated[bool, typer.Option("--resume/--no-resume", help="go on with the run that DIR holds, or refuse it")] = True,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="go on with the run that DIR holds, or refuse it")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON for machines instead of text")] = False,
 ) -> None:
-    """Train CLIP as the recipe's `train` block says. Killed or interrupted, the same command goes on at its newest checkpoint.
+    """Train CLIP as the recipe's `train` block says. Killed or interrupted, the same command goes on at its
+    newest checkpoint.
 
     Several processes: torchrun --no-python --nproc-per-node 8 ctrlsynth train RECIPE --out DIR
     """
@@ -60,4 +67,7 @@ def train(
         return
     pairs = f"{sum(made.data['rows']):,} pairs"
     gone = "".join(f", {n:,} {reason}" for reason, n in made.data["left_out"].items())
-    say(f"{made.model}: {made.steps:,} steps, {made.samples:,} samples of {pairs}{gone}; loss {made.loss:.4f}, {made.skipped:,} skipped")
+    say(
+        f"{made.model}: {made.steps:,} steps, {made.samples:,} samples of {pairs}{gone}; loss "
+        f"{made.loss:.4f}, {made.skipped:,} skipped"
+    )

@@ -1,7 +1,8 @@
-"""Attention without copies: open_clip's blocks compute the same from the same weights, but q, k and v stay views of one product.
+"""Attention without copies: open_clip's blocks compute the same from the same weights, but q, k and v stay
+views of one product.
 
-torch's MultiheadAttention lays q, k, v and the output out anew in every block, forward and backward; the attention kernels need neither.
-"""
+torch's MultiheadAttention lays q, k, v and the output out anew in every block, forward and backward; the
+attention kernels need neither."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from typing import Any
 
 
 def lean(module: Any) -> Any:
-    """Gives the plain blocks of an open_clip model the attention below; returns the module. Weights and their names stay as they are."""
+    """Gives the plain blocks of an open_clip model the attention below; returns the module. Weights and their
+    names stay as they are."""
     from open_clip.transformer import ResidualAttentionBlock
     from torch.nn import MultiheadAttention
 
@@ -24,7 +26,8 @@ def lean(module: Any) -> Any:
 
 
 def _attention(self: Any, q_x: Any, k_x: Any = None, v_x: Any = None, attn_mask: Any = None) -> Any:
-    """Self-attention over [n, length, width] with an additive mask [length, length]; open_clip's own for cross-attention."""
+    """Self-attention over [n, length, width] with an additive mask [length, length]; open_clip's own for
+    cross-attention."""
     from torch.nn import functional as F
 
     if k_x is not None or v_x is not None:

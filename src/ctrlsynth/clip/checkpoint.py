@@ -1,6 +1,8 @@
-"""Checkpoints: a folder a step, with the model as open_clip reads it, the optimiser's state and where the run stood. Whole or not at all.
+"""Checkpoints: a folder a step, with the model as open_clip reads it, the optimiser's state and where the run
+stood. Whole or not at all.
 
-OUT/checkpoints/step-00001000/  open_clip_model.safetensors  open_clip_config.json  optimizer.safetensors  train.json
+OUT/checkpoints/step-00001000/  open_clip_model.safetensors  open_clip_config.json  optimizer.safetensors
+                                train.json
 OUT/model/                      the last one's model and train.json, when the run has ended
 """
 
@@ -29,7 +31,15 @@ def checkpoint(out: Path, step: int) -> Path:
     return out / "checkpoints" / f"step-{step:08d}"
 
 
-def save(out: Path, step: int, module: Any, config: dict[str, Any], optimizer: Any, facts: dict[str, Any], keep: int) -> Path:
+def save(
+    out: Path,
+    step: int,
+    module: Any,
+    config: dict[str, Any],
+    optimizer: Any,
+    facts: dict[str, Any],
+    keep: int,
+) -> Path:
     """Writes a checkpoint and takes older ones of this run away, all but the newest `keep`."""
     from safetensors.torch import save_file
 
@@ -39,7 +49,11 @@ def save(out: Path, step: int, module: Any, config: dict[str, Any], optimizer: A
         with _whole(made, target):
             save_folder(made, module, config)
             state = optimizer.state_dict()["state"]
-            tensors = {f"{n}.{k}": v.detach().contiguous().cpu() for n, values in state.items() for k, v in values.items()}
+            tensors = {
+                f"{n}.{k}": v.detach().contiguous().cpu()
+                for n, values in state.items()
+                for k, v in values.items()
+            }
             save_file(tensors, made / OPTIMIZER)
             _write(made / STATE, {"schema": SCHEMA, "step": step, **facts})
     for old in _steps(out)[:-keep]:
@@ -60,8 +74,8 @@ def finish(out: Path, module: Any, config: dict[str, Any], facts: dict[str, Any]
 
 @contextmanager
 def _whole(made: Path, target: Path) -> Iterator[None]:
-    """The folder `made` to write into; it becomes `target` when all is written, and goes when the disk refuses. Then raises OSError, also
-    where safetensors has an error of its own for that."""
+    """The folder `made` to write into; it becomes `target` when all is written, and goes when the disk
+    refuses. Then raises OSError, also where safetensors has an error of its own for that."""
     from safetensors import SafetensorError
 
     try:
@@ -104,13 +118,15 @@ def newest(out: Path) -> Path | None:
 
 
 def load(folder: Path, module: Any, optimizer: Any, device: Any) -> dict[str, Any]:
-    """Puts a checkpoint back into module and optimiser; returns what its train.json says. UserError for another model's or a newer
-    one."""
+    """Puts a checkpoint back into module and optimiser; returns what its train.json says. UserError for
+    another model's or a newer one."""
     from safetensors.torch import load_file
 
     facts: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
     if facts["schema"] > SCHEMA:
-        raise UserError(f"{folder}: written by a newer ctrlsynth (schema {facts['schema']}, this one reads {SCHEMA})")
+        raise UserError(
+            f"{folder}: written by a newer ctrlsynth (schema {facts['schema']}, this one reads {SCHEMA})"
+        )
     try:
         module.load_state_dict(load_file(folder / WEIGHTS, device=str(device)))
     except (RuntimeError, OSError) as error:

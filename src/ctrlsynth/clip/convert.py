@@ -1,4 +1,5 @@
-"""Hugging Face's CLIPModel as open_clip's: the same weights under other names, so that both are trained and evaluated by one code."""
+"""Hugging Face's CLIPModel as open_clip's: the same weights under other names, so that both are trained and
+evaluated by one code."""
 
 from __future__ import annotations
 
@@ -26,22 +27,30 @@ _NORMS = {
 def is_hugging_face(folder: Path) -> bool:
     """Whether the folder holds a CLIPModel as transformers saves it."""
     try:
-        return bool(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") == "clip")
+        return bool(
+            json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") == "clip"
+        )
     except (OSError, ValueError, AttributeError):
         return False
 
 
 def model_config(folder: Path) -> dict[str, Any]:
-    """open_clip's configuration for a CLIPModel's folder. UserError for what open_clip's CLIP can't be (another vocabulary, epsilon,
-    activation)."""
+    """open_clip's configuration for a CLIPModel's folder. UserError for what open_clip's CLIP can't be
+    (another vocabulary, epsilon, activation)."""
     from transformers import CLIPConfig
 
     config = CLIPConfig.from_pretrained(folder, local_files_only=True)
     vision, text = config.vision_config, config.text_config
     for name, tower in (("vision", vision), ("text", text)):
-        if tower.hidden_act not in ("gelu", "quick_gelu") or tower.hidden_act != vision.hidden_act or tower.layer_norm_eps != 1e-5:
+        if (
+            tower.hidden_act not in ("gelu", "quick_gelu")
+            or tower.hidden_act != vision.hidden_act
+            or tower.layer_norm_eps != 1e-5
+        ):
             found = f"{name} tower with {tower.hidden_act} and layer_norm_eps {tower.layer_norm_eps}"
-            raise UserError(f"{folder}: expected a CLIP of gelu or quick_gelu and 1e-5 in both towers, found a {found}")
+            raise UserError(
+                f"{folder}: expected a CLIP of gelu or quick_gelu and 1e-5 in both towers, found a {found}"
+            )
     if text.vocab_size != 49408:
         raise UserError(f"{folder}: expected CLIP's vocabulary of 49,408 tokens, found {text.vocab_size:,}")
     return {
@@ -70,7 +79,9 @@ def preprocess_config(folder: Path) -> dict[str, Any]:
     """Mean and deviation from the folder's preprocessor_config.json, where it has one."""
     path = folder / "preprocessor_config.json"
     given = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return {to: tuple(given[key]) for key, to in (("image_mean", "mean"), ("image_std", "std")) if key in given}
+    return {
+        to: tuple(given[key]) for key, to in (("image_mean", "mean"), ("image_std", "std")) if key in given
+    }
 
 
 def state_dict(folder: Path) -> dict[str, Any]:
@@ -88,7 +99,8 @@ def state_dict(folder: Path) -> dict[str, Any]:
 
 
 def renamed(weights: Mapping[str, Any]) -> dict[str, Any]:
-    """Weights of a CLIPModel -> those of open_clip's CLIP: q, k, v are one matrix there, projections are transposed."""
+    """Weights of a CLIPModel -> those of open_clip's CLIP: q, k, v are one matrix there, projections are
+    transposed."""
     import torch
 
     out = {
@@ -109,5 +121,7 @@ def renamed(weights: Mapping[str, Any]) -> dict[str, Any]:
             old, new = f"{head}{layer}", f"{prefix}.resblocks.{layer}"
             for part in ("weight", "bias"):
                 out |= {f"{new}.{b}.{part}": weights[f"{old}.{a}.{part}"] for a, b in _BLOCK.items()}
-                out[f"{new}.attn.in_proj_{part}"] = torch.cat([weights[f"{old}.self_attn.{x}_proj.{part}"] for x in "qkv"])
+                out[f"{new}.attn.in_proj_{part}"] = torch.cat(
+                    [weights[f"{old}.self_attn.{x}_proj.{part}"] for x in "qkv"]
+                )
     return out

@@ -1,8 +1,9 @@
-"""Finds training pairs that are also in an evaluation set: the same pixels, nearly the same picture, or the same caption.
+"""Finds training pairs that are also in an evaluation set: the same pixels, nearly the same picture, or the
+same caption.
 
-Near pictures are found by a perceptual hash of 64 bits (the signs of the low frequencies of a 32 x 32 grey image, against their median).
-Of two hashes within 3 bits one of four 16-bit pieces is equal, so only those are compared: no hash within the distance is missed.
-"""
+Near pictures are found by a perceptual hash of 64 bits (the signs of the low frequencies of a 32 x 32 grey
+image, against their median). Of two hashes within 3 bits one of four 16-bit pieces is equal, so only those
+are compared: no hash within the distance is missed."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ _CHUNK = 256
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One training pair that is in an evaluation set. `how`: sha256, phash or caption; `what`: the evaluation set's row or caption."""
+    """One training pair that is in an evaluation set. `how`: sha256, phash or caption; `what`: the evaluation
+    set's row or caption."""
 
     source: str
     row: int
@@ -47,10 +49,13 @@ class Found:
 
 @dataclass
 class Known:
-    """What is in the evaluation sets: hash of pixels -> row, perceptual hashes by their pieces, normalised captions."""
+    """What is in the evaluation sets: hash of pixels -> row, perceptual hashes by their pieces, normalised
+    captions."""
 
     pixels: dict[str, str] = field(default_factory=dict)
-    pieces: list[defaultdict[int, list[tuple[int, str]]]] = field(default_factory=lambda: [defaultdict(list) for _ in range(4)])
+    pieces: list[defaultdict[int, list[tuple[int, str]]]] = field(
+        default_factory=lambda: [defaultdict(list) for _ in range(4)]
+    )
     captions: dict[str, str] = field(default_factory=dict)
     images: int = 0
 
@@ -64,8 +69,16 @@ class Known:
 
     def near(self, bits: int, distance: int) -> str | None:
         """An image whose hash differs in at most `distance` (0 .. 3) bits, the nearest first; or None."""
-        candidates = (c for number, piece in enumerate(self.pieces) for c in piece.get(bits >> (16 * number) & 0xFFFF, ()))
-        best = min(((bits ^ other).bit_count(), name) for other, name in candidates) if self.images and self._any(bits) else (64, "")
+        candidates = (
+            c
+            for number, piece in enumerate(self.pieces)
+            for c in piece.get(bits >> (16 * number) & 0xFFFF, ())
+        )
+        best = (
+            min(((bits ^ other).bit_count(), name) for other, name in candidates)
+            if self.images and self._any(bits)
+            else (64, "")
+        )
         return best[1] if best[0] <= distance else None
 
     def _any(self, bits: int) -> bool:
@@ -74,7 +87,9 @@ class Known:
 
 def pixel_hash(image: Image.Image) -> str:
     """sha256 over size and pixels as RGB: the same picture in another lossless file has the same."""
-    return hashlib.sha256(f"{image.width}x{image.height}:".encode() + image.convert("RGB").tobytes()).hexdigest()
+    return hashlib.sha256(
+        f"{image.width}x{image.height}:".encode() + image.convert("RGB").tobytes()
+    ).hexdigest()
 
 
 @lru_cache(maxsize=1)
@@ -84,8 +99,8 @@ def _cosines() -> Any:
 
 
 def perceptual_hash(image: Image.Image) -> int:
-    """64 bits: the 8 x 8 lowest frequencies (without the constant row and column) of the 32 x 32 grey image, above their median or
-    not."""
+    """64 bits: the 8 x 8 lowest frequencies (without the constant row and column) of the 32 x 32 grey image,
+    above their median or not."""
     grey = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BICUBIC), dtype=np.float64)
     low = _cosines() @ grey @ _cosines().T
     return int("".join("1" if v else "0" for v in (low > np.median(low)).ravel()), 2)
@@ -97,7 +112,8 @@ def plain_caption(text: str) -> str:
 
 
 def read_sets(block: Decontaminate, base: Path) -> Known:
-    """Reads the evaluation sets, in any layout that `known_sets` knows. UserError for one with nothing in it."""
+    """Reads the evaluation sets, in any layout that `known_sets` knows. UserError for one with nothing in
+    it."""
     known = Known()
     for name in block.against:
         before = known.images + len(known.captions)
@@ -107,19 +123,27 @@ def read_sets(block: Decontaminate, base: Path) -> Known:
             if block.captions:
                 known.captions.update({plain: c for c in captions if (plain := plain_caption(c))})
         if known.images + len(known.captions) == before:
-            raise UserError(f"train.decontaminate.against: {name}: no image and no caption; expected shards, or a folder of images")
+            raise UserError(
+                f"train.decontaminate.against: {name}: no image and no caption; expected shards, or a "
+                f"folder of images"
+            )
     return known
 
 
 def search(shards: Sequence[Shards], known: Known, block: Decontaminate, threads: int = 4) -> list[Found]:
-    """Every training pair that is in `known`, in the order of sources and rows. Images are decoded once, `threads` at a time."""
+    """Every training pair that is in `known`, in the order of sources and rows. Images are decoded once,
+    `threads` at a time."""
     found: list[Found] = []
     with ThreadPoolExecutor(max(1, threads)) as pool:
         for source in shards:
             for start in range(0, source.rows, _CHUNK):
                 numbers = range(start, min(start + _CHUNK, source.rows))
-                pairs = [_read(source, n) for n in numbers]  # one at a time: a source's files are not shared between threads
-                for number, hit in zip(numbers, pool.map(lambda p: _matches(p, known, block), pairs), strict=True):
+                pairs = [
+                    _read(source, n) for n in numbers
+                ]  # one at a time: a source's files are not shared between threads
+                for number, hit in zip(
+                    numbers, pool.map(lambda p: _matches(p, known, block), pairs), strict=True
+                ):
                     found += [Found(source.name, number, source.id(number), how, what) for how, what in hit]
     return found
 
@@ -147,21 +171,29 @@ def _matches(pair: tuple[bytes, Sequence[str]], known: Known, block: Decontamina
     return [*out, ("phash", near)] if near is not None else out
 
 
-def clean(shards: Sequence[Shards], block: Decontaminate, base: Path, out: Path) -> tuple[list[Shards], dict[str, int]]:
-    """(the shards to train on, counts): compares every pair with the evaluation sets, and drops what is found unless the block says
-    `flag`.
+def clean(
+    shards: Sequence[Shards], block: Decontaminate, base: Path, out: Path
+) -> tuple[list[Shards], dict[str, int]]:
+    """(the shards to train on, counts): compares every pair with the evaluation sets, and drops what is found
+    unless the block says `flag`.
 
-    `out` gets `decontamination.jsonl`, a line for each find, and is read instead of searching again when sources, sets and block are the
-    same.
-    """
-    facts = [block.model_dump(mode="json"), [[s.name, s.rows] for s in shards], [_facts(name, base) for name in block.against]]
+    `out` gets `decontamination.jsonl`, a line for each find, and is read instead of searching again when
+    sources, sets and block are the same."""
+    facts = [
+        block.model_dump(mode="json"),
+        [[s.name, s.rows] for s in shards],
+        [_facts(name, base) for name in block.against],
+    ]
     mark = hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
     path = out / "decontamination.jsonl"
     found = _known_finds(path, mark)
     if found is None:
         found = search(shards, read_sets(block, base), block, os.cpu_count() or 1)
         _write(path, mark, found)
-    counts: dict[str, int] = {"pairs": len({(f.source, f.row) for f in found}), **Counter(f.how for f in found)}
+    counts: dict[str, int] = {
+        "pairs": len({(f.source, f.row) for f in found}),
+        **Counter(f.how for f in found),
+    }
     if block.action == "flag":
         return list(shards), counts
     return [_without(s, [f.row for f in found if f.source == s.name]) for s in shards], counts
@@ -179,7 +211,13 @@ def _without(shards: Shards, rows: Iterable[int]) -> Shards:
 
 def _facts(name: str, base: Path) -> list[Any]:
     path = base / Path(name).expanduser()
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
+    files = (
+        sorted(p for p in path.rglob("*") if p.is_file())
+        if path.is_dir()
+        else [path]
+        if path.is_file()
+        else []
+    )
     return [name, [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]]
 
 
@@ -193,6 +231,9 @@ def _known_finds(path: Path, mark: str) -> list[Found] | None:
 def _write(path: Path, mark: str, found: Sequence[Found]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     made = path.with_name(f".{path.name}~{uuid.uuid4().hex[:8]}")
-    lines = [{"mark": mark}, *({"source": f.source, "row": f.row, "id": f.id, "how": f.how, "what": f.what} for f in found)]
+    lines = [
+        {"mark": mark},
+        *({"source": f.source, "row": f.row, "id": f.id, "how": f.how, "what": f.what} for f in found),
+    ]
     made.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     os.replace(made, path)

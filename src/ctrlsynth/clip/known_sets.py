@@ -1,4 +1,5 @@
-"""Evaluation sets as decontamination reads them: whatever `ctrlsynth eval` reads, folders and files of shards, and folders of images."""
+"""Evaluation sets as decontamination reads them: whatever `ctrlsynth eval` reads, folders and files of
+shards, and folders of images."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ Row = tuple[str, Image.Image | None, Sequence[str]]
 
 
 def rows(name: str, base: Path, where: str = "train.decontaminate.against") -> Iterator[Row]:
-    """The rows of an evaluation set; images that can't be decoded are passed over. UserError where nothing can be read."""
+    """The rows of an evaluation set; images that can't be decoded are passed over. UserError where nothing
+    can be read."""
     folder = base / Path(name).expanduser()
     if (folder / "nshards.txt").is_file():  # the test folder of a set
         yield from _decoded(_tars(folder.parent, folder.name))
@@ -39,19 +41,28 @@ def rows(name: str, base: Path, where: str = "train.decontaminate.against") -> I
     for row in range(shards.rows):
         try:
             pair = shards.read(row)
-            yield pair.id, decode(pair.image), [line for caption in pair.captions for line in caption.splitlines()]
+            yield (
+                pair.id,
+                decode(pair.image),
+                [line for caption in pair.captions for line in caption.splitlines()],
+            )
         except (RowFault, ImageFault):
             continue
 
 
 def _evaluation(folder: Path) -> Iterator[tuple[str, bytes, Sequence[str]]] | None:
-    """The rows of a folder in one of the evaluation's layouts, else of the images below it; None where there are none."""
+    """The rows of a folder in one of the evaluation's layouts, else of the images below it; None where there
+    are none."""
     task = own_task(folder)
     kind = task.kind if task is not None else "images"
     if kind == "long-tail":
         return _split(folder)
     if kind == "pairs" and task is not None:
-        return ((file.name, _bytes(folder / "images" / r[0]), r[1:2]) for file in pairs.files_of(folder, task) for r in pairs.read(file))
+        return (
+            (file.name, _bytes(folder / "images" / r[0]), r[1:2])
+            for file in pairs.files_of(folder, task)
+            for r in pairs.read(file)
+        )
     if (folder / "captions.json").is_file():
         return ((where, image, captions) for image, where, captions in retrieval.pairs(folder))
     if (folder / "test" / "nshards.txt").is_file():
@@ -78,7 +89,9 @@ def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: expected an image that the evaluation set names; cannot read it ({error.strerror})") from error
+        raise UserError(
+            f"{path}: expected an image that the evaluation set names; cannot read it ({error.strerror})"
+        ) from error
 
 
 def _decoded(found: Iterator[tuple[str, bytes, Sequence[str]]]) -> Iterator[Row]:

@@ -1,8 +1,9 @@
-"""The losses, and the gradient of one optimiser step: micro-batches and processes together give the loss of the whole batch.
+"""The losses, and the gradient of one optimiser step: micro-batches and processes together give the loss of
+the whole batch.
 
-The features of all micro-batches and processes are brought together without a graph; the loss's gradient by its features is taken once;
-then each micro-batch runs again and passes its features' gradient on (GradCache). With one micro-batch nothing runs twice.
-"""
+The features of all micro-batches and processes are brought together without a graph; the loss's gradient by
+its features is taken once; then each micro-batch runs again and passes its features' gradient on (GradCache).
+With one micro-batch nothing runs twice."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ from .model import Normalise, autocast, encode_tokens
 
 
 class Forward(nn.Module):  # type: ignore[misc]
-    """uint8 images [n, h, w, 3] and ids [n, length] -> normalised float32 features of both [n, dim], exp(scale), bias or 0."""
+    """uint8 images [n, h, w, 3] and ids [n, length] -> normalised float32 features of both [n, dim],
+    exp(scale), bias or 0."""
 
     def __init__(self, module: Any, normalise: Normalise, precision: str) -> None:
         super().__init__()
@@ -33,13 +35,19 @@ class Forward(nn.Module):  # type: ignore[misc]
             seen = self.clip.encode_image(self._normalise(images))
             read = encode_tokens(self.clip, ids.to(device, non_blocking=True))
         scale = self.clip.logit_scale
-        bias = self.clip.logit_bias if getattr(self.clip, "logit_bias", None) is not None else torch.zeros_like(scale)
+        bias = (
+            self.clip.logit_bias
+            if getattr(self.clip, "logit_bias", None) is not None
+            else torch.zeros_like(scale)
+        )
         return F.normalize(seen.float(), dim=-1), F.normalize(read.float(), dim=-1), scale.exp(), bias
 
 
-def softmax_loss(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, valid: Tensor | None = None) -> Tensor:
-    """CLIP's symmetric cross-entropy over features [n, dim]; rows that are not `valid` take no part. One matrix serves both
-    directions."""
+def softmax_loss(
+    images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, valid: Tensor | None = None
+) -> Tensor:
+    """CLIP's symmetric cross-entropy over features [n, dim]; rows that are not `valid` take no part. One
+    matrix serves both directions."""
     logits = scale * images @ texts.T
     labels = torch.arange(len(logits), device=logits.device)
     other = logits.T
@@ -47,11 +55,16 @@ def softmax_loss(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, val
         return (F.cross_entropy(logits, labels) + F.cross_entropy(other, labels)) / 2
     labels = labels.masked_fill(~valid, -100)
     logits, other = logits.masked_fill(~valid, -math.inf), other.masked_fill(~valid, -math.inf)
-    return (F.cross_entropy(logits, labels, reduction="sum") + F.cross_entropy(other, labels, reduction="sum")) / (2 * _count(valid))
+    return (
+        F.cross_entropy(logits, labels, reduction="sum") + F.cross_entropy(other, labels, reduction="sum")
+    ) / (2 * _count(valid))
 
 
-def sigmoid_loss(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, valid: Tensor | None = None) -> Tensor:
-    """SigLIP's loss: every pair of image and text is a yes or a no. Summed over pairs, divided by the valid rows."""
+def sigmoid_loss(
+    images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, valid: Tensor | None = None
+) -> Tensor:
+    """SigLIP's loss: every pair of image and text is a yes or a no. Summed over pairs, divided by the valid
+    rows."""
     signs = 2 * torch.eye(len(images), device=images.device) - 1
     losses = -F.logsigmoid(signs * (scale * images @ texts.T + bias))
     if valid is None:
@@ -76,13 +89,13 @@ def step_gradients(
     factor: Tensor | float = 1.0,
     before: Callable[[int], None] = lambda piece: None,
 ) -> tuple[Tensor, Tensor]:
-    """Adds one step's gradients to the parameters; returns (loss of the whole batch, rows of it that were valid), the same in all
-    processes.
+    """Adds one step's gradients to the parameters; returns (loss of the whole batch, rows of it that were
+    valid), the same in all processes.
 
-    `model`: a `Forward`, or one inside DistributedDataParallel. `pieces`: (images, ids, valid) of each micro-batch of this process.
-    `micro`: negatives from the micro-batch alone, the mean over all. `factor` multiplies the gradients (a GradScaler's). `before(piece)`
-    is called before each run of a micro-batch and seeds what is random in the model, so that the second run repeats the first.
-    """
+    `model`: a `Forward`, or one inside DistributedDataParallel. `pieces`: (images, ids, valid) of each
+    micro-batch of this process. `micro`: negatives from the micro-batch alone, the mean over all. `factor`
+    multiplies the gradients (a GradScaler's). `before(piece)` is called before each run of a micro-batch and
+    seeds what is random in the model, so that the second run repeats the first."""
     world = dist.get_world_size() if isinstance(model, nn.parallel.DistributedDataParallel) else 1
     if micro:
         return _each_alone(model, pieces, loss, world, factor, before)
@@ -95,9 +108,13 @@ def step_gradients(
     own = torch.cat([torch.cat([r[0].detach(), r[1].detach()], dim=1) for r in runs])
     valid = torch.cat([v for _, _, v in pieces])
     everywhere, all_valid = _gathered(own, valid, world)
-    value, by_features, by_scalars = _by_features(loss, everywhere, runs[0][2].detach(), runs[0][3].detach(), all_valid)
+    value, by_features, by_scalars = _by_features(
+        loss, everywhere, runs[0][2].detach(), runs[0][3].detach(), all_valid
+    )
     start = dist.get_rank() * len(own) if world > 1 else 0
-    ours = by_features[start : start + len(own)] * (factor * world)  # DDP divides by the number of processes; a scalar's gradient is whole
+    ours = by_features[start : start + len(own)] * (
+        factor * world
+    )  # DDP divides by the number of processes; a scalar's gradient is whole
     scalars = [g * factor for g in by_scalars]
     at = 0
     for number, (images, ids, _) in enumerate(pieces):
@@ -106,7 +123,9 @@ def step_gradients(
             if len(pieces) > 1:
                 before(number)
             run = runs[0] if len(pieces) == 1 else model(images, ids)
-            _pass_on(run, ours[at : at + len(images)], scalars if last else [torch.zeros_like(g) for g in scalars])
+            _pass_on(
+                run, ours[at : at + len(images)], scalars if last else [torch.zeros_like(g) for g in scalars]
+            )
         at += len(images)
     return value, all_valid.sum() if all_valid is not None else torch.tensor(len(everywhere))
 
@@ -114,14 +133,19 @@ def step_gradients(
 def _pass_on(run: Any, by_features: Tensor, by_scalars: Sequence[Tensor]) -> None:
     """Backward through one run, from the gradient by its features [n, 2 dim] and by its two scalars."""
     width = run[0].shape[1]
-    outputs = [(run[0], by_features[:, :width]), (run[1], by_features[:, width:]), (run[2], by_scalars[0]), (run[3], by_scalars[1])]
+    outputs = [
+        (run[0], by_features[:, :width]),
+        (run[1], by_features[:, width:]),
+        (run[2], by_scalars[0]),
+        (run[3], by_scalars[1]),
+    ]
     outputs = [(o, g) for o, g in outputs if o.requires_grad]
     torch.autograd.backward([o for o, _ in outputs], [g for _, g in outputs])
 
 
 def _gathered(own: Tensor, valid: Tensor, world: int) -> tuple[Tensor, Tensor | None]:
-    """The features of all processes in the order of their ranks, and which rows are valid (None: all, known without asking the
-    device)."""
+    """The features of all processes in the order of their ranks, and which rows are valid (None: all, known
+    without asking the device)."""
     if world == 1:
         return own, None if bool(valid.all()) else valid.to(own.device)
     row = torch.cat([own, valid.to(own)[:, None]], dim=1)
@@ -130,17 +154,28 @@ def _gathered(own: Tensor, valid: Tensor, world: int) -> tuple[Tensor, Tensor | 
     return everywhere[:, :-1], everywhere[:, -1] > 0
 
 
-def _by_features(loss: str, features: Tensor, scale: Tensor, bias: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor, list[Tensor]]:
+def _by_features(
+    loss: str, features: Tensor, scale: Tensor, bias: Tensor, valid: Tensor | None
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     """(loss, its gradient by the features [n, 2 dim], its gradients by scale and bias)."""
     features, scale, bias = (t.detach().requires_grad_() for t in (features, scale, bias))
     width = features.shape[1] // 2
     value = LOSSES[loss](features[:, :width], features[:, width:], scale, bias, valid)
     grads = torch.autograd.grad(value, [features, scale, bias], allow_unused=True)
-    return value.detach(), grads[0], [torch.zeros_like(s) if g is None else g for s, g in zip((scale, bias), grads[1:], strict=True)]
+    return (
+        value.detach(),
+        grads[0],
+        [torch.zeros_like(s) if g is None else g for s, g in zip((scale, bias), grads[1:], strict=True)],
+    )
 
 
 def _each_alone(
-    model: Any, pieces: Sequence[tuple[Tensor, Tensor, Tensor]], loss: str, world: int, factor: Any, before: Callable[[int], None]
+    model: Any,
+    pieces: Sequence[tuple[Tensor, Tensor, Tensor]],
+    loss: str,
+    world: int,
+    factor: Any,
+    before: Callable[[int], None],
 ) -> tuple[Tensor, Tensor]:
     """Every micro-batch has its own loss; the mean of all is passed on."""
     total, rows = torch.zeros(()), torch.zeros(())

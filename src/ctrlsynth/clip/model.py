@@ -1,9 +1,9 @@
-"""CLIP models: built by open_clip's names, read from its folders, from ours and from Hugging Face's, and written as open_clip reads them.
+"""CLIP models: built by open_clip's names, read from its folders, from ours and from Hugging Face's, and
+written as open_clip reads them.
 
-A folder of ours holds `open_clip_model.safetensors` and `open_clip_config.json`: `open_clip.create_model("local-dir:FOLDER")` opens it,
-and so does `open_clip.create_model("ViT-B-16", pretrained="FOLDER/open_clip_model.safetensors")` for a model that open_clip knows by
-name.
-"""
+A folder of ours holds `open_clip_model.safetensors` and `open_clip_config.json`:
+`open_clip.create_model("local-dir:FOLDER")` opens it, and so does `open_clip.create_model("ViT-B-16",
+pretrained="FOLDER/open_clip_model.safetensors")` for a model that open_clip knows by name."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ _UNFIT = (RuntimeError, ValueError, KeyError, OSError, TypeError, AttributeError
 
 
 def import_open_clip(where: str = "train") -> Any:
-    """The package open_clip, importable beside any torch; UserError with the pip line where something is missing."""
+    """The package open_clip, importable beside any torch; UserError with the pip line where something is
+    missing."""
     for module in ("torch", "open_clip", "safetensors"):
         need(module, "clip", where)
     make_torchvision_importable("clip")
@@ -57,15 +58,19 @@ def pick_device(name: str) -> Any:
 
 
 def pick_precision(name: str, device: Any) -> str:
-    """`auto` as bf16 on a GPU that has it (fp16 on older ones) and on a processor with instructions for it, else float32: emulated, bf16
-    took nine times as long as float32 on a processor with AVX2 alone."""
+    """`auto` as bf16 on a GPU that has it (fp16 on older ones) and on a processor with instructions for it,
+    else float32: emulated, bf16 took nine times as long as float32 on a processor with AVX2 alone."""
     import torch
 
     if name != "auto":
         return name
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if device.type == "cpu" and any(flag in _processor() for flag in ("avx512_bf16", "amx_bf16")) else "float32"
+    return (
+        "bf16"
+        if device.type == "cpu" and any(flag in _processor() for flag in ("avx512_bf16", "amx_bf16"))
+        else "float32"
+    )
 
 
 @lru_cache(maxsize=1)
@@ -82,13 +87,17 @@ def autocast(precision: str, device: Any) -> Any:
     """torch's autocast for `bf16` and `fp16`, nothing for `float32`."""
     import torch
 
-    return contextlib.nullcontext() if precision == "float32" else torch.autocast(device.type, dtype=getattr(torch, _DTYPES[precision]))
+    return (
+        contextlib.nullcontext()
+        if precision == "float32"
+        else torch.autocast(device.type, dtype=getattr(torch, _DTYPES[precision]))
+    )
 
 
 @dataclass(slots=True)
 class Built:
-    """A module of open_clip, its configuration as open_clip_config.json holds it, its tokenizer, where the weights are from, and how many
-    samples `ctrlsynth train` had shown them (None for weights of others)."""
+    """A module of open_clip, its configuration as open_clip_config.json holds it, its tokenizer, where the
+    weights are from, and how many samples `ctrlsynth train` had shown them (None for weights of others)."""
 
     module: Any
     config: dict[str, Any]
@@ -98,9 +107,17 @@ class Built:
     samples: int | None = None
 
 
-def build(name: str, *, image_size: int | None = None, sigmoid: bool = False, seed: int = 0, where: str = "train.model") -> Built:
-    """A new model with random weights that hang on `seed`: an open_clip name (`ViT-B-16`, `ViT-B/16`), `tiny` (64 px, 2.4M parameters
-    and a token table of 4.7M), or a JSON file in open_clip's form. `sigmoid` starts scale and bias as SigLIP does."""
+def build(
+    name: str,
+    *,
+    image_size: int | None = None,
+    sigmoid: bool = False,
+    seed: int = 0,
+    where: str = "train.model",
+) -> Built:
+    """A new model with random weights that hang on `seed`: an open_clip name (`ViT-B-16`, `ViT-B/16`), `tiny`
+    (64 px, 2.4M parameters and a token table of 4.7M), or a JSON file in open_clip's form. `sigmoid` starts
+    scale and bias as SigLIP does."""
     open_clip = import_open_clip()
     import torch
 
@@ -109,30 +126,40 @@ def build(name: str, *, image_size: int | None = None, sigmoid: bool = False, se
     if config is None:
         raise _unknown(known, open_clip.list_models(), where)
     if "multimodal_cfg" in config:
-        raise UserError(f"{where}: {known} is a CoCa model with a caption loss; expected a CLIP of two towers")
+        raise UserError(
+            f"{where}: {known} is a CoCa model with a caption loss; expected a CLIP of two towers"
+        )
     kwargs = {"init_logit_scale": float(np.log(10)), "init_logit_bias": -10.0} if sigmoid else {}
     torch.manual_seed(seed)
     _text_at_hand(config["text_cfg"], known, where)
     try:
         with _quiet():
-            module = open_clip.create_model(known, pretrained_text=False, force_image_size=image_size, **kwargs)
+            module = open_clip.create_model(
+                known, pretrained_text=False, force_image_size=image_size, **kwargs
+            )
     except _UNFIT as error:
-        raise UserError(f"{where}: {name}: open_clip cannot build this model: {_first_line(error)}") from error
+        raise UserError(
+            f"{where}: {name}: open_clip cannot build this model: {_first_line(error)}"
+        ) from error
     if image_size is not None:
         config["vision_cfg"]["image_size"] = image_size
     digest = hashlib.sha256(f"{json.dumps(config, sort_keys=True)}{seed}{sigmoid}".encode()).hexdigest()[:16]
-    return _built(module, {**config, **kwargs}, open_clip.get_model_preprocess_cfg(module), known, known, digest)
+    return _built(
+        module, {**config, **kwargs}, open_clip.get_model_preprocess_cfg(module), known, known, digest
+    )
 
 
 def _unknown(name: str, models: Sequence[str], where: str) -> UserError:
-    """Names the nearest of open_clip's names; where none is near, `tiny` and the plain ViTs, for all would fill the screen."""
+    """Names the nearest of open_clip's names; where none is near, `tiny` and the plain ViTs, for all would
+    fill the screen."""
     names = ["tiny", *(m for m in models if not m.startswith("coca"))]
     plain = ["tiny", *(m for m in models if re.fullmatch(r"ViT-\w+-\d+", m))]
     return unknown("model", name, names if difflib.get_close_matches(name, names, n=1) else plain, where)
 
 
 def _text_at_hand(text: dict[str, Any], name: str, where: str) -> None:
-    """UserError with the command that fetches it, where a model reads its texts with parts of the hub that are not on this machine."""
+    """UserError with the command that fetches it, where a model reads its texts with parts of the hub that
+    are not on this machine."""
     for key, what in (("hf_model_name", "text tower"), ("hf_tokenizer_name", "tokenizer")):
         if text.get(key):
             try:
@@ -145,7 +172,9 @@ def _text_at_hand(text: dict[str, Any], name: str, where: str) -> None:
 def _register(open_clip: Any, name: str, where: str) -> str:
     """Makes `tiny` and JSON files known to open_clip; the name that it then knows."""
     if name == "tiny":
-        with resources.as_file(resources.files("ctrlsynth.models.registry") / "data" / "ctrlsynth-tiny.json") as path:
+        with resources.as_file(
+            resources.files("ctrlsynth.models.registry") / "data" / "ctrlsynth-tiny.json"
+        ) as path:
             open_clip.add_model_config(path)
         return "ctrlsynth-tiny"
     if not name.endswith(".json"):
@@ -155,32 +184,45 @@ def _register(open_clip: Any, name: str, where: str) -> str:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{where}: {path}: cannot read the model's configuration: {error}") from error
-    missing = [k for k in ("embed_dim", "vision_cfg", "text_cfg") if k not in config] if isinstance(config, dict) else ["a mapping"]
+    missing = (
+        [k for k in ("embed_dim", "vision_cfg", "text_cfg") if k not in config]
+        if isinstance(config, dict)
+        else ["a mapping"]
+    )
     if missing:
-        raise UserError(f"{where}: {path}: expected open_clip's embed_dim, vision_cfg, text_cfg; missing {', '.join(missing)}")
+        raise UserError(
+            f"{where}: {path}: expected open_clip's embed_dim, vision_cfg, text_cfg; missing "
+            f"{', '.join(missing)}"
+        )
     open_clip.add_model_config(path)
     return path.stem
 
 
-def _built(module: Any, model_cfg: dict[str, Any], preprocess: dict[str, Any], name: str, tokens: str, digest: str) -> Built:
+def _built(
+    module: Any, model_cfg: dict[str, Any], preprocess: dict[str, Any], name: str, tokens: str, digest: str
+) -> Built:
     size = preprocess.get("size", module.visual.image_size)
     preprocess = {**preprocess, "size": size[0] if isinstance(size, (list, tuple)) else size}
     if preprocess.get("resize_mode", "shortest") not in ("shortest", "squash"):
-        raise UserError(f"{name}: resize_mode {preprocess['resize_mode']} is not supported; shortest and squash are")
+        raise UserError(
+            f"{name}: resize_mode {preprocess['resize_mode']} is not supported; shortest and squash are"
+        )
     config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess}
     return Built(module, config, tokenizer_of(model_cfg, tokens, croppable(module)), name, digest)
 
 
 def read_folder(path: Path, *, image_size: int | None = None, where: str = "train.init") -> Built:
-    """The model in a folder: an output of `ctrlsynth train` (its `model/`, else its newest checkpoint), open_clip's, or Hugging
-    Face's."""
+    """The model in a folder: an output of `ctrlsynth train` (its `model/`, else its newest checkpoint),
+    open_clip's, or Hugging Face's."""
     open_clip = import_open_clip()
     folder = _model_folder(path, where)
     preprocess: dict[str, Any] = {}
     try:
         with _quiet():
             if (folder / CONFIG).is_file():
-                module = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True, force_image_size=image_size)
+                module = open_clip.create_model(
+                    f"local-dir:{folder}", require_pretrained=True, force_image_size=image_size
+                )
                 config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["model_cfg"]
                 preprocess = open_clip.get_model_preprocess_cfg(module)
             else:
@@ -188,9 +230,14 @@ def read_folder(path: Path, *, image_size: int | None = None, where: str = "trai
                 if image_size is not None:
                     config["vision_cfg"]["image_size"] = image_size
                 module = _with_weights(open_clip, config, convert.state_dict(folder))
-                preprocess = {**open_clip.get_model_preprocess_cfg(module), **convert.preprocess_config(folder)}
+                preprocess = {
+                    **open_clip.get_model_preprocess_cfg(module),
+                    **convert.preprocess_config(folder),
+                }
     except _UNFIT as error:
-        raise UserError(f"{where}: {folder}: the weights do not fit the configuration beside them: {_first_line(error)}") from error
+        raise UserError(
+            f"{where}: {folder}: the weights do not fit the configuration beside them: {_first_line(error)}"
+        ) from error
     if image_size is not None:
         config["vision_cfg"]["image_size"] = image_size
     built = _built(module, config, preprocess, path.name, f"local-dir:{folder}", _digest(folder))
@@ -211,7 +258,10 @@ def _with_weights(open_clip: Any, config: dict[str, Any], weights: dict[str, Any
 
 def _model_folder(path: Path, where: str) -> Path:
     if not path.is_dir():
-        raise UserError(f"{where}: {path} is not a folder; expected one of ours, open_clip's ({CONFIG}) or Hugging Face's (config.json)")
+        raise UserError(
+            f"{where}: {path} is not a folder; expected one of ours, open_clip's ({CONFIG}) or Hugging "
+            f"Face's (config.json)"
+        )
     newest = sorted(p for p in (path / "checkpoints").glob("step-*") if (p / CONFIG).is_file())
     for folder in (path, path / "model", *reversed(newest)):
         if (folder / CONFIG).is_file():
@@ -220,7 +270,9 @@ def _model_folder(path: Path, where: str) -> Path:
             return folder
     if convert.is_hugging_face(path):
         return path
-    raise UserError(f"{where}: {path} holds no CLIP: expected {CONFIG}, or Hugging Face's config.json of model_type clip")
+    raise UserError(
+        f"{where}: {path} holds no CLIP: expected {CONFIG}, or Hugging Face's config.json of model_type clip"
+    )
 
 
 def _digest(folder: Path) -> str:
@@ -237,7 +289,11 @@ def _digest(folder: Path) -> str:
 def _samples(folder: Path) -> int | None:
     """What the train.json of a checkpoint says that it has seen."""
     state = folder / "train.json"
-    return int(json.loads(state.read_text(encoding="utf-8"))["samples"]) if (folder / CONFIG).is_file() and state.is_file() else None
+    return (
+        int(json.loads(state.read_text(encoding="utf-8"))["samples"])
+        if (folder / CONFIG).is_file() and state.is_file()
+        else None
+    )
 
 
 def save_folder(folder: Path, module: Any, config: dict[str, Any]) -> None:
@@ -254,17 +310,22 @@ def _text_tower(module: Any) -> Any:
 
 
 def croppable(module: Any) -> bool:
-    """Whether the text tower never looks behind the end token: a causal mask, read at the end token, no class token, no mask of
-    padding."""
+    """Whether the text tower never looks behind the end token: a causal mask, read at the end token, no class
+    token, no mask of padding."""
     tower = _text_tower(module)
     pool = getattr(tower, "text_pool_type", getattr(tower, "pool_type", None))
     plain = getattr(tower, "cls_emb", None) is None and not getattr(tower, "use_pad_mask", False)
-    return plain and hasattr(tower, "token_embedding") and getattr(tower, "attn_mask", None) is not None and pool in ("argmax", "eos")
+    return (
+        plain
+        and hasattr(tower, "token_embedding")
+        and getattr(tower, "attn_mask", None) is not None
+        and pool in ("argmax", "eos")
+    )
 
 
 def encode_tokens(module: Any, ids: Any) -> Any:
-    """Text features [n, dim], not normalised, for ids [n, length] of any length up to the context: what open_clip's `encode_text` gives
-    for the same ids padded to the context, where the tower is `croppable`."""
+    """Text features [n, dim], not normalised, for ids [n, length] of any length up to the context: what
+    open_clip's `encode_text` gives for the same ids padded to the context, where the tower is `croppable`."""
     if not croppable(module):
         return module.encode_text(ids)
     from open_clip.transformer import text_global_pool
@@ -275,19 +336,22 @@ def encode_tokens(module: Any, ids: Any) -> Any:
     x = tower.token_embedding(ids).to(dtype) + tower.positional_embedding[:length].to(dtype)
     x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
     pool = getattr(tower, "text_pool_type", getattr(tower, "pool_type", None))
-    x = text_global_pool(x, ids, pool, eos_token_id=getattr(tower, "text_eos_id", getattr(tower, "eos_id", None)))
+    x = text_global_pool(
+        x, ids, pool, eos_token_id=getattr(tower, "text_eos_id", getattr(tower, "eos_id", None))
+    )
     projection = tower.text_projection
     if projection is None:
         return x
-    return x @ projection if projection.ndim == 2 and not hasattr(projection, "in_features") else projection(x)
+    return (
+        x @ projection if projection.ndim == 2 and not hasattr(projection, "in_features") else projection(x)
+    )
 
 
 class ClipModel:
     """A model to evaluate: texts and images in, features out (float32, not normalised), no gradients.
 
-    `name`, `digest` (16 hex digits of the weights' content), `size` (pixels), `dim`, `logit_scale` (already exponentiated), `device`,
-    `samples` (seen in training, where a checkpoint of ours says it).
-    """
+    `name`, `digest` (16 hex digits of the weights' content), `size` (pixels), `dim`, `logit_scale` (already
+    exponentiated), `device`, `samples` (seen in training, where a checkpoint of ours says it)."""
 
     def __init__(self, built: Built, device: Any, precision: str = "float32") -> None:
         self.module = lean(built.module).to(device).eval()
@@ -304,8 +368,13 @@ class ClipModel:
         return self.name
 
     def preprocess(self, image: Image.Image) -> Array:
-        """uint8 [size, size, 3]: the shorter edge to `size` and the centre, or squashed where the model wants that; as open_clip's."""
-        method = Image.Resampling.BILINEAR if self._cfg.get("interpolation") == "bilinear" else Image.Resampling.BICUBIC
+        """uint8 [size, size, 3]: the shorter edge to `size` and the centre, or squashed where the model wants
+        that; as open_clip's."""
+        method = (
+            Image.Resampling.BILINEAR
+            if self._cfg.get("interpolation") == "bilinear"
+            else Image.Resampling.BICUBIC
+        )
         image = image.convert("RGB")
         if self._cfg.get("resize_mode", "shortest") == "squash":
             return np.asarray(image.resize((self.size, self.size), method))
@@ -315,14 +384,18 @@ class ClipModel:
         """uint8 [n, size, size, 3] -> normalised float [n, 3, size, size] on the model's device."""
         import torch
 
-        return self.normalise(torch.as_tensor(np.asarray(batch)) if not isinstance(batch, torch.Tensor) else batch)
+        return self.normalise(
+            torch.as_tensor(np.asarray(batch)) if not isinstance(batch, torch.Tensor) else batch
+        )
 
     def encode_image(self, batch: Any) -> Any:
         """Features [n, dim] of PIL images, or of uint8 [n, size, size, 3] as `preprocess` gives."""
         import torch
 
         if isinstance(batch, (list, tuple)):
-            batch = np.stack([self.preprocess(b) if isinstance(b, Image.Image) else np.asarray(b) for b in batch])
+            batch = np.stack(
+                [self.preprocess(b) if isinstance(b, Image.Image) else np.asarray(b) for b in batch]
+            )
         with torch.inference_mode(), autocast(self._precision, self.device):
             return self.module.encode_image(self.to_float(batch)).float()
 
@@ -336,7 +409,8 @@ class ClipModel:
 
 
 class Normalise:
-    """uint8 [n, h, w, 3] -> float32 [n, 3, h, w]: (x / 255 - mean) / std, on the device, laid out channels last without a copy."""
+    """uint8 [n, h, w, 3] -> float32 [n, 3, h, w]: (x / 255 - mean) / std, on the device, laid out channels
+    last without a copy."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], device: Any) -> None:
         import torch
@@ -353,8 +427,8 @@ class Normalise:
 
 
 def load_model(source: str | Path, *, device: str = "cpu", precision: str = "float32") -> ClipModel:
-    """A model for evaluation: a folder (ours, open_clip's, Hugging Face's), `NAME=FILE` (an open_clip name and its weights), or `NAME`
-    with random weights. Nothing is fetched. Raises UserError in one line."""
+    """A model for evaluation: a folder (ours, open_clip's, Hugging Face's), `NAME=FILE` (an open_clip name
+    and its weights), or `NAME` with random weights. Nothing is fetched. Raises UserError in one line."""
     import_open_clip("model")
     text = str(source)
     name, sep, file = text.partition("=")

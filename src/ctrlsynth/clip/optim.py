@@ -12,8 +12,8 @@ from .data.order import Schedule, equal_steps
 
 
 def make_optimizer(module: Any, block: TrainBlock) -> Any:
-    """AdamW, fused; weight decay on parameters of two and more dimensions only: none on biases, norms, class embedding, scale
-    (papers/002)."""
+    """AdamW, fused; weight decay on parameters of two and more dimensions only: none on biases, norms, class
+    embedding, scale (papers/002)."""
     import torch
 
     named = [p for p in module.parameters() if p.requires_grad]
@@ -25,13 +25,15 @@ def make_optimizer(module: Any, block: TrainBlock) -> Any:
 
 
 def total_steps(block: TrainBlock, schedule: Schedule, base: Path) -> int:
-    """The run's length in optimiser steps: at least 1. `equal_samples` counts the baseline's data where it is given instead of its
-    rows."""
+    """The run's length in optimiser steps: at least 1. `equal_samples` counts the baseline's data where it is
+    given instead of its rows."""
     if block.steps is not None:
         return block.steps
     if block.equal_samples is not None:
         wanted = block.equal_samples
-        rows = wanted.rows or sum(s.rows for s in open_sources(wanted.data or [], base, where="train.equal_samples.data"))
+        rows = wanted.rows or sum(
+            s.rows for s in open_sources(wanted.data or [], base, where="train.equal_samples.data")
+        )
         return max(1, equal_steps(wanted.epochs, rows, block.batch))
     return max(1, round((block.epochs or 32) * schedule.steps_an_epoch))
 
@@ -46,10 +48,12 @@ def warmup_steps(block: TrainBlock, steps: int, steps_an_epoch: int) -> int:
 
 
 def learning_rate(block: TrainBlock, step: int, steps: int, warmup: int) -> float:
-    """The rate of step `step` (from 0). Warm-up: lr * (step + 1) / warmup, or evenly from `warmup_lr` to lr where that is given; then
-    half a cosine from lr to `min_lr`."""
+    """The rate of step `step` (from 0). Warm-up: lr * (step + 1) / warmup, or evenly from `warmup_lr` to lr
+    where that is given; then half a cosine from lr to `min_lr`."""
     if step < warmup:
         if block.warmup_lr is None:
             return block.lr * (step + 1) / warmup
         return block.warmup_lr + (block.lr - block.warmup_lr) * step / max(1, warmup - 1)
-    return block.min_lr + 0.5 * (block.lr - block.min_lr) * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+    return block.min_lr + 0.5 * (block.lr - block.min_lr) * (
+        1 + math.cos(math.pi * (step - warmup) / (steps - warmup))
+    )

@@ -1,5 +1,5 @@
-"""What a training run tells: log.jsonl, TensorBoard where it is installed, and a live line with loss, learning rate, pairs/s and data
-wait."""
+"""What a training run tells: log.jsonl, TensorBoard where it is installed, and a live line with loss,
+learning rate, pairs/s and data wait."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Silent:
 
 
 class Log:
-    """log.jsonl: a line every few steps. A resumed run takes away what stands behind its checkpoint and goes on. TensorBoard gets the
-    same numbers."""
+    """log.jsonl: a line every few steps. A resumed run takes away what stands behind its checkpoint and goes
+    on. TensorBoard gets the same numbers."""
 
     def __init__(self, out: Path, step: int) -> None:
         path = out / LOG
@@ -75,18 +75,29 @@ def _facts(line: str) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def live(quiet: bool = False) -> Iterator[Watcher]:
-    """A line on standard error with the bar, loss, learning rate, pairs/s and the share of time that waited for data."""
+    """A line on standard error with the bar, loss, learning rate, pairs/s and the share of time that waited
+    for data."""
     if quiet:
         yield Silent()
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         SpinnerColumn(), TextColumn("step"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
         TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:  # an error is one line, without a bar above it
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True
+    ) as bars:  # an error is one line, without a bar above it
         yield _Bar(bars)
 
 
@@ -101,7 +112,7 @@ class _Bar:
     def line(self, facts: Mapping[str, Any]) -> None:
         """Shows the newest numbers."""
         note = (
-            f"loss {facts['loss']:.4f}, lr {facts['lr']:.2e}, {facts['pairs_per_s']:,.0f} pairs/s, data wait {facts['data_wait']:.0%}"
+            f"loss {facts['loss']:.4f}, lr {facts['lr']:.2e}, {facts['pairs_per_s']:,.0f} pairs/s, data " f"wait " f"{facts['data_wait']:.0%}"
             + (f", {facts['skipped']:,} skipped" if facts["skipped"] else "")
         )  # fmt: skip
         self._bars.update(self._task, completed=facts["step"], note=note)

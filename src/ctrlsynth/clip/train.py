@@ -1,4 +1,5 @@
-"""The training loop: reads, steps, logs, saves, goes on where it stopped. One process, or several under torchrun with the same result.
+"""The training loop: reads, steps, logs, saves, goes on where it stopped. One process, or several under
+torchrun with the same result.
 
 ctrlsynth train recipe.yaml --out runs/clip
 torchrun --no-python --nproc-per-node 8 ctrlsynth train recipe.yaml --out runs/clip
@@ -43,7 +44,8 @@ BEFORE = ("index", "decontamination.jsonl", f".{checkpoint.STATE}~")
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a run left: the model's folder, steps and pairs seen, last loss, samples skipped, and the counts of the data."""
+    """What a run left: the model's folder, steps and pairs seen, last loss, samples skipped, and the counts
+    of the data."""
 
     model: Path
     steps: int
@@ -53,11 +55,14 @@ class Trained:
     data: dict[str, Any]
 
 
-def train(block: TrainBlock, out: Path, *, base: Path, watcher: Watcher | None = None, resume: bool = True) -> Trained:
-    """Trains as `block` says into `out`; relative paths start at `base`. The same call goes on from the newest checkpoint.
+def train(
+    block: TrainBlock, out: Path, *, base: Path, watcher: Watcher | None = None, resume: bool = True
+) -> Trained:
+    """Trains as `block` says into `out`; relative paths start at `base`. The same call goes on from the
+    newest checkpoint.
 
-    Raises UserError for what the user can mend (also a folder of another run), WorkFailed when the loss is no number.
-    """
+    Raises UserError for what the user can mend (also a folder of another run), WorkFailed when the loss is no
+    number."""
     with _processes() as (rank, world, device_name):
         device = pick_device(device_name or block.device)
         set_threads()
@@ -74,8 +79,8 @@ def first_process() -> bool:
 
 @contextmanager
 def _processes() -> Iterator[tuple[int, int, str | None]]:
-    """(rank, processes, device of this process) from torchrun's environment; nothing is set up for one process,
-    and a process group that is there already is used."""
+    """(rank, processes, device of this process) from torchrun's environment; nothing is set up for one
+    process, and a process group that is there already is used."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield 0, 1, None
@@ -94,9 +99,11 @@ def _processes() -> Iterator[tuple[int, int, str | None]]:
             dist.destroy_process_group()
 
 
-def _data(block: TrainBlock, out: Path, base: Path, rank: int, resume: bool) -> tuple[list[Shards], dict[str, Any]]:
-    """The shards, and what OUT/train.json is to say; compared with what it says when the run goes on. The first process looks; the others
-    read its indexes."""
+def _data(
+    block: TrainBlock, out: Path, base: Path, rank: int, resume: bool
+) -> tuple[list[Shards], dict[str, Any]]:
+    """The shards, and what OUT/train.json is to say; compared with what it says when the run goes on. The
+    first process looks; the others read its indexes."""
     if rank:
         dist.barrier()
     else:
@@ -110,14 +117,18 @@ def _data(block: TrainBlock, out: Path, base: Path, rank: int, resume: bool) -> 
         path = out / checkpoint.STATE
         before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else facts
         if before["rows"] != facts["rows"]:
-            raise UserError(f"{out}: was trained on {before['rows']} rows, the data now has {facts['rows']}; name another --out")
+            raise UserError(
+                f"{out}: was trained on {before['rows']} rows, the data now has {facts['rows']}; name "
+                f"another --out"
+            )
         if dist.is_initialized():
             dist.barrier()
     return shards, facts
 
 
 def _write_state(out: Path, facts: Mapping[str, Any]) -> None:
-    """OUT/train.json, which other settings are refused by: written when nothing but the first step is left to fail."""
+    """OUT/train.json, which other settings are refused by: written when nothing but the first step is left to
+    fail."""
     out.mkdir(parents=True, exist_ok=True)
     made = out / f".{checkpoint.STATE}~{os.getpid()}"
     made.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
@@ -131,19 +142,29 @@ def _check_folder(block: TrainBlock, out: Path, resume: bool) -> None:
             raise UserError(f"{out}: exists and is no training run; name another folder with --out")
         return
     if not resume:
-        raise UserError(f"{out}: holds a run already; name another folder with --out, or leave --no-resume out to go on with it")
+        raise UserError(
+            f"{out}: holds a run already; name another folder with --out, or leave --no-resume out to go on "
+            f"with it"
+        )
     before = json.loads(path.read_text(encoding="utf-8"))["block"]
     for key, value in block.model_dump(mode="json").items():
         if key not in FREE and before.get(key) != value:
             was, now = _differing(repr(before.get(key)), repr(value))
-            raise UserError(f"{out}: was started with train.{key} {was}, the recipe says {now}; name another --out")
+            raise UserError(
+                f"{out}: was started with train.{key} {was}, the recipe says {now}; name another --out"
+            )
 
 
 def _differing(one: str, other: str) -> list[str]:
     """Both texts, cut to a readable length around the first place where they differ."""
-    alike = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    alike = next(
+        (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
     start = max(0, alike - 20) if max(len(one), len(other)) > 80 else 0
-    return [("..." if start else "") + t[start : start + 80] + ("..." if len(t) > start + 80 else "") for t in (one, other)]
+    return [
+        ("..." if start else "") + t[start : start + 80] + ("..." if len(t) > start + 80 else "")
+        for t in (one, other)
+    ]
 
 
 @dataclass
@@ -180,7 +201,9 @@ class _Run:
         scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         start = self._resume(module, optimizer, scaler)
         size = int(built.config["preprocess_cfg"]["size"])
-        batches = Batches(self.shards, self.schedule, built.tokenizer, block, size, steps=self.steps, rank=self.rank)
+        batches = Batches(
+            self.shards, self.schedule, built.tokenizer, block, size, steps=self.steps, rank=self.rank
+        )
         forward: Any = Forward(module, Normalise(block.mean, block.std, self.device), precision)
         if self.world > 1:
             forward = torch.nn.parallel.DistributedDataParallel(forward, gradient_as_bucket_view=True)
@@ -198,7 +221,10 @@ class _Run:
         if block.init is not None:
             built = read_folder(base / Path(block.init).expanduser(), image_size=block.image_size)
             if block.loss == "sigmoid" and getattr(built.module, "logit_bias", None) is None:
-                raise UserError("train.init: a model without a logit bias; expected one trained with the sigmoid loss, or loss: softmax")
+                raise UserError(
+                    "train.init: a model without a logit bias; expected one trained with the sigmoid loss, "
+                    "or loss: softmax"
+                )
             return built
         name = block.model or "ViT-B-16"
         where = str(base / name) if name.endswith(".json") else name
@@ -215,9 +241,20 @@ class _Run:
         self._last = float(facts["loss"])
         return int(facts["step"])
 
-    def _loop(self, batches: Batches, start: int, forward: Any, module: Any, optimizer: Any, scaler: Any, built: Built) -> float:
+    def _loop(
+        self,
+        batches: Batches,
+        start: int,
+        forward: Any,
+        module: Any,
+        optimizer: Any,
+        scaler: Any,
+        built: Built,
+    ) -> float:
         block, log = self.block, Log(self.out, start) if self.rank == 0 else None
-        stream = iter(loader(batches, start * block.accumulate, workers=block.workers, pin=self.device.type == "cuda"))
+        stream = iter(
+            loader(batches, start * block.accumulate, workers=block.workers, pin=self.device.type == "cuda")
+        )
         self.watcher.start(start, self.steps)
         since, waited, at, sums = time.perf_counter(), 0.0, start, torch.zeros(2, device=self.device)
         for step in range(start, self.steps):
@@ -233,7 +270,9 @@ class _Run:
                 self.skipped += (done - at) * block.batch - int(sums[1])
                 self._check(done, int(sums[1]))
                 elapsed = time.perf_counter() - since
-                line = self._line(done, optimizer, module, (done - at) * block.batch / elapsed, waited / elapsed)
+                line = self._line(
+                    done, optimizer, module, (done - at) * block.batch / elapsed, waited / elapsed
+                )
                 if log is not None:
                     log.line(line)
                     self.watcher.line(line)
@@ -244,7 +283,9 @@ class _Run:
             log.close()
         return self._last
 
-    def _step(self, step: int, pieces: list[Any], forward: Any, module: Any, optimizer: Any, scaler: Any) -> tuple[Tensor, Tensor]:
+    def _step(
+        self, step: int, pieces: list[Any], forward: Any, module: Any, optimizer: Any, scaler: Any
+    ) -> tuple[Tensor, Tensor]:
         """One optimiser step; (loss, valid rows) of the whole batch, without waiting for the device."""
         block = self.block
         rate = learning_rate(block, step, self.steps, self.warmup)
@@ -252,8 +293,10 @@ class _Run:
             group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
         loss, valid = step_gradients(
-            forward, [(p.images, p.ids, p.valid) for p in pieces], block.loss, micro=block.negatives == "micro",
-            factor=scaler.scale(torch.ones((), device=self.device)), before=lambda piece: self._seed(step, piece),
+            forward, [(p.images, p.ids, p.valid) for p in pieces], block.loss,
+            micro=block.negatives == "micro",
+            factor=scaler.scale(torch.ones((), device=self.device)), before=lambda piece: self._seed(step,
+            piece),
         )  # fmt: skip
         if block.grad_clip is not None:
             scaler.unscale_(optimizer)
@@ -274,25 +317,44 @@ class _Run:
             raise WorkFailed(f"{self.out}: step {step}: no row of the last steps could be used{first}")
         if not math.isfinite(self._last):
             saved = checkpoint.newest(self.out)
-            where = f"the last good checkpoint is {saved}" if saved is not None else "no checkpoint was written before"
-            raise WorkFailed(f"{self.out}: the loss is {self._last} at step {step}; lower train.lr, or take precision bf16; {where}")
+            where = (
+                f"the last good checkpoint is {saved}"
+                if saved is not None
+                else "no checkpoint was written before"
+            )
+            raise WorkFailed(
+                f"{self.out}: the loss is {self._last} at step {step}; lower train.lr, or take precision "
+                f"bf16; {where}"
+            )
 
     def _line(self, step: int, optimizer: Any, module: Any, rate: float, wait: float) -> Mapping[str, Any]:
         faults, self._faults = self._faults, []
         return {
-            "step": step, "epoch": round(step / self.schedule.steps_an_epoch, 4), "samples": step * self.block.batch, "loss": self._last,
-            "lr": optimizer.param_groups[0]["lr"], "logit_scale": float(module.logit_scale.detach().exp()), "pairs_per_s": round(rate, 1),
-            "data_wait": round(wait, 4), "skipped": self.skipped, **({"faults": faults[:20]} if faults else {}),
+            "step": step, "epoch": round(step / self.schedule.steps_an_epoch, 4),
+            "samples": step * self.block.batch, "loss": self._last,
+            "lr": optimizer.param_groups[0]["lr"], "logit_scale": float(module.logit_scale.detach().exp()),
+            "pairs_per_s": round(rate, 1),
+            "data_wait": round(wait, 4), "skipped": self.skipped,
+            **({"faults": faults[:20]} if faults else {}),
         }  # fmt: skip
 
     def _save(self, step: int, module: Any, built: Built, optimizer: Any, scaler: Any) -> None:
         if self.rank == 0:
-            checkpoint.save(self.out, step, module, built.config, optimizer, self._facts(step, self._last, scaler), self.block.keep)
+            checkpoint.save(
+                self.out,
+                step,
+                module,
+                built.config,
+                optimizer,
+                self._facts(step, self._last, scaler),
+                self.block.keep,
+            )
         if self.world > 1:
             dist.barrier()
 
     def _facts(self, step: int, loss: float, scaler: Any) -> dict[str, Any]:
         return {
-            "step": step, "samples": step * self.block.batch, "loss": loss, "skipped": self.skipped, "scaler": scaler.state_dict(),
+            "step": step, "samples": step * self.block.batch, "loss": loss, "skipped": self.skipped,
+            "scaler": scaler.state_dict(),
             "rows": self.facts["rows"], "block": self.facts["block"],
         }  # fmt: skip

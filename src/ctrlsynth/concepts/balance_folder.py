@@ -1,9 +1,9 @@
-"""`concepts balance`: a balanced (or, as the ablation, a random) subset of a folder of matches, in passes over its parts.
+"""`concepts balance`: a balanced (or, as the ablation, a random) subset of a folder of matches, in passes
+over its parts.
 
-Captions that stand more than once count once: equal ones are found in buckets on disk before anything is counted, and which of them stays
-hangs on the ids alone. Memory: the counts (8 bytes an entry), a piece of some ten thousand captions, one bucket, and 8 bytes a duplicate,
-however many captions there are.
-"""
+Captions that stand more than once count once: equal ones are found in buckets on disk before anything is
+counted, and which of them stays hangs on the ids alone. Memory: the counts (8 bytes an entry), a piece of
+some ten thousand captions, one bucket, and 8 bytes a duplicate, however many captions there are."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ Say = Callable[[str, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Balanced:
-    """How a subset was or will be drawn. `captions` = `duplicates` + `near_duplicates` + those without an entry (none with random
-    sampling) + `pool`.
+    """How a subset was or will be drawn. `captions` = `duplicates` + `near_duplicates` + those without an
+    entry (none with random sampling) + `pool`.
 
     t          None with random sampling
     expected   the mean size over all seeds
@@ -55,7 +55,8 @@ class Balanced:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one draw needs to know of all captions: the rows that are duplicates, a piece, and the counts of the others."""
+    """What one draw needs to know of all captions: the rows that are duplicates, a piece, and the counts of
+    the others."""
 
     folder: MatchFolder
     gone: dict[int, Array]
@@ -64,16 +65,21 @@ class Plan:
 
 
 def plan(
-    folder: MatchFolder, *, size: int | None = None, t: float | None = None, random: bool = False, seed: int = 0, duplicates: bool = False,
+    folder: MatchFolder, *, size: int | None = None, t: float | None = None, random: bool = False,
+    seed: int = 0, duplicates: bool = False,
     near_duplicates: bool = False, say: Say = lambda name, rows: None,
 ) -> Plan:  # fmt: skip
-    """Counts, and solves t for a wanted size. Exactly one of `size` and `t`; `random` goes with `size`; `duplicates` leaves them in,
-    `near_duplicates` takes out what is nearly equal too, as the recipe's key does.
+    """Counts, and solves t for a wanted size. Exactly one of `size` and `t`; `random` goes with `size`;
+    `duplicates` leaves them in, `near_duplicates` takes out what is nearly equal too, as the recipe's key
+    does.
 
     Raises UserError for a t that is not above 0, a size under 1 and one above the pool.
     """
     if (size is None) == (t is None) or (random and size is None):
-        raise UserError("give the size of the subset (--size M) or the threshold (--t T), one of them; --random goes with --size")
+        raise UserError(
+            "give the size of the subset (--size M) or the threshold (--t T), one of them; --random goes "
+            "with --size"
+        )
     if duplicates and near_duplicates:
         raise UserError("--keep-duplicates and --near-duplicates: one of them")
     if size is not None:
@@ -97,7 +103,9 @@ def plan(
         counts += balance.counts([found], folder.entries)
         pool += int(np.count_nonzero(found.lengths()))
     if not pool and not random:
-        raise UserError(f"{folder.root}: no caption holds an entry of the bank: nothing to balance; is it the right bank?")
+        raise UserError(
+            f"{folder.root}: no caption holds an entry of the bank: nothing to balance; is it the right bank?"
+        )
     pool = captions - lost.total() if random else pool
     told = Balanced(captions, lost["duplicate"], lost["near_duplicate"], pool, t, float(size or 0), seed)
     if random:
@@ -137,8 +145,9 @@ def _stay(rows: int, gone: Array | None) -> Array:
 
 
 def sample(made: Plan, out: Path, say: Say = lambda name, rows: None) -> Balanced:
-    """Draws the subset and writes it, in the corpus' order: .parquet (`id`, `text`, `entries`), .jsonl and .csv (`id`, `text`, `concepts`;
-    in csv as a JSON list, since an entry may hold any sign) or .txt (a text a line). Never over a file that is there."""
+    """Draws the subset and writes it, in the corpus' order: .parquet (`id`, `text`, `entries`), .jsonl and
+    .csv (`id`, `text`, `concepts`; in csv as a JSON list, since an entry may hold any sign) or .txt (a text a
+    line). Never over a file that is there."""
     check_out(out)
     told = made.told
     names = made.folder.bank().entries
@@ -183,14 +192,24 @@ class _Writer:
 
     def __init__(self, path: Path, suffix: str, names: Sequence[str], made: Plan) -> None:
         self._names, self._suffix = names, suffix
-        meta = {k: getattr(made.told, k) for k in ("captions", "duplicates", "near_duplicates", "pool", "t", "expected", "seed")}
-        bank = {"bank": made.folder.bank_digest, "entries_in_bank": made.folder.entries, "mode": made.folder.mode}
+        meta = {
+            k: getattr(made.told, k)
+            for k in ("captions", "duplicates", "near_duplicates", "pool", "t", "expected", "seed")
+        }
+        bank = {
+            "bank": made.folder.bank_digest,
+            "entries_in_bank": made.folder.entries,
+            "mode": made.folder.mode,
+        }
         facts = json.dumps({"schema": SCHEMA, **bank, **meta})
         self._table: Any = None
         self._stream: IO[str] = io.StringIO()
         if suffix == ".parquet":
             self._table = pq.ParquetWriter(
-                path, COLUMNS.with_metadata({b"ctrlsynth": facts.encode()}), compression="zstd", write_statistics=False
+                path,
+                COLUMNS.with_metadata({b"ctrlsynth": facts.encode()}),
+                compression="zstd",
+                write_statistics=False,
             )
             return
         self._stream = open(path, "w", encoding="utf-8", newline="")  # noqa: SIM115  (closed by __exit__)
@@ -209,7 +228,9 @@ class _Writer:
             elif self._suffix == ".csv":
                 self._rows.writerow([one, text, json.dumps(concepts, ensure_ascii=False)])
             else:
-                self._stream.write(json.dumps({"id": one, "text": text, "concepts": concepts}, ensure_ascii=False) + "\n")
+                self._stream.write(
+                    json.dumps({"id": one, "text": text, "concepts": concepts}, ensure_ascii=False) + "\n"
+                )
 
     def __enter__(self) -> _Writer:
         return self

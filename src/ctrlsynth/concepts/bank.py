@@ -1,20 +1,21 @@
-"""The concept bank (METHODS, section 2): entries, where each comes from, and the files they are kept in. MetaCLIP's kind of bank:
+"""The concept bank (METHODS, section 2): entries, where each comes from, and the files they are kept in.
+MetaCLIP's kind of bank:
 
     list       entries of the user's own files, in their order
     numbers    0 .. 99
-    wordnet    the names of all synsets: the first lemma in lower case, cut at its first full stop as MetaCLIP's script cuts it, spaces for
-               underscores, sorted. WordNet 3.0 gives 86,554 of them
+    wordnet    the names of all synsets: the first lemma in lower case, cut at its first full stop as
+               MetaCLIP's script cuts it, spaces for underscores, sorted. WordNet 3.0 gives 86,554 of them
     unigrams   words with a count of at least 100, the most frequent first
     bigrams    pairs of words with a PMI of at least 30 (`wikipedia.pair_scores`), the highest first
     titles     page titles with at least 70 views, the most viewed first
 
-One cap holds for all; that list is the order in which they come under it. An entry that several sources give stands once, at the first,
-and its source names them all (`wordnet+unigrams`). Equal scores go by the alphabet, so the same files give the same bank.
+One cap holds for all; that list is the order in which they come under it. An entry that several sources give
+stands once, at the first, and its source names them all (`wordnet+unigrams`). Equal scores go by the
+alphabet, so the same files give the same bank.
 
-A bank file is parquet with the columns of `SCHEMA`; `.txt` (an entry a line), `.csv` and `.json` (MetaCLIP's `metadata.json`, a list of
-strings) are read and written too. A flagged entry stays in the file and is left out when the bank is loaded, with every entry that is
-the same but for blanks.
-"""
+A bank file is parquet with the columns of `SCHEMA`; `.txt` (an entry a line), `.csv` and `.json` (MetaCLIP's
+`metadata.json`, a list of strings) are read and written too. A flagged entry stays in the file and is left
+out when the bank is loaded, with every entry that is the same but for blanks."""
 
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ SCHEMA = pa.schema(
 _COLUMNS = ("entry", "concept", "name", "word", "text", "caption")
 _MARKS = frozenset(string.punctuation + " ")
 LONGEST = 200
-"""Characters of a concept at most: a word or a phrase, not a text. Nothing is written about a longer entry; matching takes it."""
+"""Characters of a concept at most: a word or a phrase, not a text. Nothing is written about a longer entry;
+matching takes it."""
 Scored = Iterable[tuple[str, float | None]]
 _Row = tuple[str, str, float | None]
 
@@ -63,9 +65,9 @@ class Bank:
 
     digest    of the entries and their order, 16 hex digits; results of matching carry it
     dropped   reason -> how many the file holds that are left out: `blank`, `duplicate`, `flagged`
-    noted     what is kept but can hardly be meant: `edge_spaces` (needs a doubled space in the text), `punctuation` (nothing but marks),
-              `very_long` (over 200 characters), `unmatchable` (a mark or a line break inside a word: the spacing rule keeps any text from
-              holding it)
+    noted     what is kept but can hardly be meant: `edge_spaces` (needs a doubled space in the text),
+              `punctuation` (nothing but marks), `very_long` (over 200 characters), `unmatchable` (a mark or a
+              line break inside a word: the spacing rule keeps any text from holding it)
     """
 
     entries: tuple[str, ...]
@@ -84,7 +86,8 @@ def digest_of(entries: Sequence[str]) -> str:
 
 
 def load_bank(path: Path) -> Bank:
-    """The bank in a file of any of the formats. Entries stay as they are written; blank ones, repeats and flagged ones are left out.
+    """The bank in a file of any of the formats. Entries stay as they are written; blank ones, repeats and
+    flagged ones are left out.
 
     Raises UserError for a file that holds none, that is damaged, or that is not UTF-8 (with the line).
     """
@@ -112,7 +115,8 @@ def load_bank(path: Path) -> Bank:
 
 
 def form(entry: str) -> str:
-    """The entry without blanks at its edges, single ones inside: entries that share it are the same concept."""
+    """The entry without blanks at its edges, single ones inside: entries that share it are the same
+    concept."""
     return " ".join(entry.split())
 
 
@@ -124,7 +128,9 @@ def flagged_forms(table: pa.Table) -> set[str]:
 def _matchable(entry: str) -> bool:
     if not any(c in entry for c in ",.;:?!`\t\r\n"):
         return True
-    return all(len(w) <= 1 or not any(c in w for c in ",.;:?!`\t\r\n") for w in entry.split(" ")) and not any(c in entry for c in "\t\r\n")
+    return all(len(w) <= 1 or not any(c in w for c in ",.;:?!`\t\r\n") for w in entry.split(" ")) and not any(
+        c in entry for c in "\t\r\n"
+    )
 
 
 def read_bank(path: Path) -> pa.Table:
@@ -138,13 +144,21 @@ def read_bank(path: Path) -> pa.Table:
     readers = {".json": _json, ".txt": _txt, ".csv": _csv, ".tsv": _csv}
     reader = next((r for suffix, r in readers.items() if name.endswith(suffix)), None)
     if reader is None:
-        raise UserError(f"{path}: a bank is a .parquet, .json, .txt, .csv or .tsv file (text also .gz, .bz2, .xz, .zst)")
+        raise UserError(
+            f"{path}: a bank is a .parquet, .json, .txt, .csv or .tsv file (text also .gz, .bz2, .xz, .zst)"
+        )
     return table_of(list(reader(path)))
 
 
 def table_of(rows: Sequence[_Row]) -> pa.Table:
     """(entry, source, score) rows as a bank's table, unflagged."""
-    columns: list[Any] = [[r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows], [None] * len(rows), [None] * len(rows)]
+    columns: list[Any] = [
+        [r[0] for r in rows],
+        [r[1] for r in rows],
+        [r[2] for r in rows],
+        [None] * len(rows),
+        [None] * len(rows),
+    ]
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
 
 
@@ -153,12 +167,16 @@ def _parquet(path: Path) -> pa.Table:
         table = pq.read_table(path)
         column = next((c for c in _COLUMNS if c in table.column_names), None)
         if column is None:
-            raise UserError(f"{path}: no column {' or '.join(_COLUMNS)}; columns: {', '.join(table.column_names)}")
+            raise UserError(
+                f"{path}: no column {' or '.join(_COLUMNS)}; columns: {', '.join(table.column_names)}"
+            )
         rows = table.num_rows
         filled: list[Any] = [table[column].cast(pa.string())]
         for wanted in list(SCHEMA)[1:]:
             default = pa.array(["list" if wanted.name == "source" else None] * rows, wanted.type)
-            filled.append(table[wanted.name].cast(wanted.type) if wanted.name in table.column_names else default)
+            filled.append(
+                table[wanted.name].cast(wanted.type) if wanted.name in table.column_names else default
+            )
         filled[0].validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a readable bank ({str(error).splitlines()[0]})") from error
@@ -192,7 +210,9 @@ def _json(path: Path) -> list[_Row]:
     wrong = next((i for i, entry in enumerate(found) if not isinstance(entry, str)), None)
     if wrong is not None:
         raise UserError(f"{path}: item {wrong} is no string: {str(found[wrong])[:60]}")
-    return [(entry.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), "list", None) for entry in found]
+    return [
+        (entry.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), "list", None) for entry in found
+    ]
 
 
 def _csv(path: Path) -> Iterator[_Row]:
@@ -211,17 +231,22 @@ def _csv(path: Path) -> Iterator[_Row]:
             try:
                 yield row[at], cells[source] or "list", float(cells[score]) if cells[score] else None
             except ValueError as error:
-                raise UserError(f"{path}: row {number}: the score is no number: {cells[score][:40]!r}") from error
+                raise UserError(
+                    f"{path}: row {number}: the score is no number: {cells[score][:40]!r}"
+                ) from error
 
 
 def write_bank(table: pa.Table, path: Path) -> None:
-    """Writes a bank by its suffix: .parquet keeps everything, .txt, .json and .csv what is not flagged. Never over a file that is there."""
+    """Writes a bank by its suffix: .parquet keeps everything, .txt, .json and .csv what is not flagged. Never
+    over a file that is there."""
     if path.exists():
         raise UserError(f"{path}: is there already; give another name")
     made = temporary(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfit = flagged_forms(table)
-    kept = list(dict.fromkeys(e for e in table["entry"].to_pylist() if e and e.strip() and form(e) not in unfit))
+    kept = list(
+        dict.fromkeys(e for e in table["entry"].to_pylist() if e and e.strip() and form(e) not in unfit)
+    )
     if path.suffix == ".parquet":
         meta = {b"ctrlsynth": json.dumps({"schema": 1, "bank": digest_of(kept)}).encode()}
         pq.write_table(table.replace_schema_metadata(meta), made, compression="zstd")
@@ -236,7 +261,9 @@ def _as_text(table: pa.Table, kept: list[str], path: Path) -> str:
     if path.suffix == ".txt":
         broken = next((e for e in kept if "\n" in e or "\r" in e), None)
         if broken is not None:
-            raise UserError(f"{path}: the entry {broken!r:.60} holds a line break; write a .parquet, .json or .csv")
+            raise UserError(
+                f"{path}: the entry {broken!r:.60} holds a line break; write a .parquet, .json or .csv"
+            )
         return "".join(f"{entry}\n" for entry in kept)
     if path.suffix == ".csv":
         out = io.StringIO()
@@ -255,7 +282,8 @@ def synset_names() -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class SourceCount:
-    """What one source gave: `given` = `new` + `repeats` (of entries that stand already) + `dropped` by reason + `over_cap`."""
+    """What one source gave: `given` = `new` + `repeats` (of entries that stand already) + `dropped` by reason
+    + `over_cap`."""
 
     source: str
     given: int
@@ -265,13 +293,16 @@ class SourceCount:
     over_cap: int
 
 
-def build(sources: Sequence[tuple[str, Scored | pa.Table]], cap: int = CAP) -> tuple[pa.Table, list[SourceCount]]:
-    """One bank of (name, entries with scores, or a bank's table) in order of priority, and what became of each source.
+def build(
+    sources: Sequence[tuple[str, Scored | pa.Table]], cap: int = CAP
+) -> tuple[pa.Table, list[SourceCount]]:
+    """One bank of (name, entries with scores, or a bank's table) in order of priority, and what became of
+    each source.
 
-    Blanks at an entry's edges go and runs of them inside become one space. Entries of nothing but marks or blanks are dropped, and those
-    with U+FFFD, which stands for bytes that were no UTF-8, and those beyond the cap. A table's entries keep where they came from, their
-    scores and flags; flagged in one source is flagged in the bank. Raises UserError when nothing is left.
-    """
+    Blanks at an entry's edges go and runs of them inside become one space. Entries of nothing but marks or
+    blanks are dropped, and those with U+FFFD, which stands for bytes that were no UTF-8, and those beyond the
+    cap. A table's entries keep where they came from, their scores and flags; flagged in one source is flagged
+    in the bank. Raises UserError when nothing is left."""
     if cap < 1:
         raise UserError(f"cap {cap}: at least 1")
     found: dict[str, tuple[list[str], float | None]] = {}
@@ -298,7 +329,11 @@ def build(sources: Sequence[tuple[str, Scored | pa.Table]], cap: int = CAP) -> t
             else:
                 found[entry] = (origin.split("+"), score)
                 count["new"] += 1
-        told.append(SourceCount(source, count["given"], count["new"], count["repeats"], dict(dropped), count["over_cap"]))
+        told.append(
+            SourceCount(
+                source, count["given"], count["new"], count["repeats"], dict(dropped), count["over_cap"]
+            )
+        )
     if not found:
         raise UserError("the bank would be empty: no source gave an entry")
     table = table_of([(entry, "+".join(names), score) for entry, (names, score) in found.items()])
@@ -307,7 +342,9 @@ def build(sources: Sequence[tuple[str, Scored | pa.Table]], cap: int = CAP) -> t
     return with_flags(table, flags, reasons), told
 
 
-def _given(source: str, entries: Scored | pa.Table) -> Iterator[tuple[str, str, float | None, bool | None, str | None]]:
+def _given(
+    source: str, entries: Scored | pa.Table
+) -> Iterator[tuple[str, str, float | None, bool | None, str | None]]:
     """(entry, origin, score, flagged, reason) of one source."""
     if not isinstance(entries, pa.Table):
         yield from ((entry, source, score, None, None) for entry, score in entries)
@@ -325,7 +362,8 @@ def with_flags(table: pa.Table, flagged: Sequence[bool | None], reasons: Sequenc
 
 
 def distinct(table: pa.Table) -> pa.Table:
-    """The rows of a bank without blank entries and repeats; flagged in one row is flagged in all that are the same but for blanks."""
+    """The rows of a bank without blank entries and repeats; flagged in one row is flagged in all that are the
+    same but for blanks."""
     entries: list[str | None] = table["entry"].to_pylist()
     first: dict[str, int] = {}
     for number, entry in enumerate(entries):
@@ -342,18 +380,21 @@ def by_score(scores: Iterable[tuple[str, float]], least: float) -> list[tuple[st
 
 
 def random_part(table: pa.Table, size: int, seed: int) -> pa.Table:
-    """`size` entries that are not flagged, drawn by (seed, entry), in their order: a smaller draw is a subset of a larger one. UserError
-    when there are fewer."""
+    """`size` entries that are not flagged, drawn by (seed, entry), in their order: a smaller draw is a subset
+    of a larger one. UserError when there are fewer."""
     table = table.filter(pa.array([not flagged for flagged in table["flagged"].to_pylist()], pa.bool_()))
     entries = table["entry"].to_pylist()
     if not 0 < size <= len(entries):
         raise UserError(f"a random draw of {size:,}: the bank has {len(entries):,} entries")
-    chosen = sorted(range(len(entries)), key=lambda i: (draw(seed, entries[i], "sub-bank"), entries[i]))[:size]
+    chosen = sorted(range(len(entries)), key=lambda i: (draw(seed, entries[i], "sub-bank"), entries[i]))[
+        :size
+    ]
     return table.take(sorted(chosen))
 
 
 def subtree(table: pa.Table, name: str) -> pa.Table:
-    """The entries that are words of a WordNet class or of one below it (`animal.n.01`), in any case. UserError when there are none."""
+    """The entries that are words of a WordNet class or of one below it (`animal.n.01`), in any case.
+    UserError when there are none."""
     top = wordnet.synset(name)
     words = {w.lower() for synset in (top, *wordnet.descendants(top)) for w in synset.words}
     found = table.filter(pa.array([entry.lower() in words for entry in table["entry"].to_pylist()]))
@@ -363,7 +404,8 @@ def subtree(table: pa.Table, name: str) -> pa.Table:
 
 
 def found_part(table: pa.Table, entries: Sequence[str], counts: Sequence[int], least: int = 1) -> pa.Table:
-    """The entries that at least `least` texts hold, by the `counts` of `entries` (C_CC3M: those found in CC3M's captions)."""
+    """The entries that at least `least` texts hold, by the `counts` of `entries` (C_CC3M: those found in
+    CC3M's captions)."""
     seen = {entry for entry, count in zip(entries, counts, strict=True) if count >= least}
     found = table.filter(pa.array([entry in seen for entry in table["entry"].to_pylist()]))
     if not found.num_rows:

@@ -1,12 +1,12 @@
-"""Captions in bulk: parquet, jsonl, txt, csv, tsv, webdataset tars, all packed or not, and the texts of a run of ours. Streams.
+"""Captions in bulk: parquet, jsonl, txt, csv, tsv, webdataset tars, all packed or not, and the texts of a run
+of ours. Streams.
 
-A corpus is cut into parts that any process can read; ids do not depend on the cut. An id is the row's number in its file (0 is the first),
-after `stem.` where there are several files; with a key column the key's value alone; in a tar the sample's key for the number; in a run
-the row's id.
+A corpus is cut into parts that any process can read; ids do not depend on the cut. An id is the row's number
+in its file (0 is the first), after `stem.` where there are several files; with a key column the key's value
+alone; in a tar the sample's key for the number; in a run the row's id.
 
-`corpus_read.read` gives a part's captions. What can't be used is set aside with its row and a reason: `bad_utf8`, `bad_row`,
-`empty_caption`, `damaged_file` (the file ends here).
-"""
+`corpus_read.read` gives a part's captions. What can't be used is set aside with its row and a reason:
+`bad_utf8`, `bad_row`, `empty_caption`, `damaged_file` (the file ends here)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ Piece = tuple[int, int | None, int, int | None]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One piece of a file: the bytes begin..end of plain lines, the row groups begin..end of a parquet file, or a whole file (end None).
+    """One piece of a file: the bytes begin..end of plain lines, the row groups begin..end of a parquet file,
+    or a whole file (end None).
 
     row, rows    its first row, and how many it has where that is known without reading it
     """
@@ -52,9 +53,14 @@ class Part:
 
 
 def open_corpus(
-    given: Sequence[str | Path], caption: str | None = None, key: str | None = None, rows: int = PART_ROWS, size: int = PART_BYTES
+    given: Sequence[str | Path],
+    caption: str | None = None,
+    key: str | None = None,
+    rows: int = PART_ROWS,
+    size: int = PART_BYTES,
 ) -> list[Part]:
-    """The parts of files, globs (`*`, `{000..099}`), folders of such files, and runs, in order. Looks at headers and counts lines.
+    """The parts of files, globs (`*`, `{000..099}`), folders of such files, and runs, in order. Looks at
+    headers and counts lines.
 
     Raises UserError for what is not there, of another kind, or without the column.
     """
@@ -80,15 +86,23 @@ def _expand(given: Sequence[str | Path]) -> list[tuple[str, str]]:
                 found.update(dict.fromkeys(_run_parts(path), "run"))
                 continue
             if path.is_dir():
-                files = sorted(str(p) for p in path.iterdir() if p.is_file() and _kind(p) and not p.name.startswith("."))
+                files = sorted(
+                    str(p) for p in path.iterdir() if p.is_file() and _kind(p) and not p.name.startswith(".")
+                )
             else:
                 files = [name] if path.is_file() else sorted(glob.glob(name, recursive=True))
             if not files:
-                raise UserError(f"{name}: no captions there ({', '.join(SUFFIXES)}, also packed as {', '.join(streams.PACKED)})")
+                raise UserError(
+                    f"{name}: no captions there ({', '.join(SUFFIXES)}, also packed as "
+                    f"{', '.join(streams.PACKED)})"
+                )
             for file in files:
                 kind = _kind(file)
                 if kind is None:
-                    raise UserError(f"{file}: captions are {', '.join(SUFFIXES)} files, also packed as {', '.join(streams.PACKED)}")
+                    raise UserError(
+                        f"{file}: captions are {', '.join(SUFFIXES)} files, also packed as "
+                        f"{', '.join(streams.PACKED)}"
+                    )
                 found[file] = kind
     if not found:
         raise UserError("no caption files given")
@@ -103,18 +117,27 @@ def _kind(path: str | Path) -> str | None:
 
 def _run_parts(path: Path) -> list[str]:
     """The newest version of each part of a run's write folder, given the run or the folder."""
-    folders = [path] if not (path / "plan.json").is_file() else sorted(p for p in path.glob("write*") if p.is_dir())
+    folders = (
+        [path] if not (path / "plan.json").is_file() else sorted(p for p in path.glob("write*") if p.is_dir())
+    )
     if len(folders) != 1:
-        raise UserError(f"{path}: {'has no texts yet' if not folders else 'name one of ' + ', '.join(map(str, folders))}")
+        raise UserError(
+            f"{path}: {'has no texts yet' if not folders else 'name one of ' + ', '.join(map(str, folders))}"
+        )
     folder = folders[0]
     run = RunFolder(folder.parent)
-    found = [str(run.part(folder.name, index, digests[-1])) for index, digests in sorted(run.listing(folder.name).items())]
+    found = [
+        str(run.part(folder.name, index, digests[-1]))
+        for index, digests in sorted(run.listing(folder.name).items())
+    ]
     if not found:
         raise UserError(f"{folder}: holds no finished part")
     return found
 
 
-def _pieces(file: str, kind: str, caption: str | None, key: str | None, rows: int, size: int) -> tuple[str, list[Piece]]:
+def _pieces(
+    file: str, kind: str, caption: str | None, key: str | None, rows: int, size: int
+) -> tuple[str, list[Piece]]:
     """The caption's column and (begin, end, first row, rows) of the parts of one file."""
     if kind in ("parquet", "run"):
         return _row_groups(file, kind, caption, key, rows)
@@ -132,17 +155,31 @@ def _pieces(file: str, kind: str, caption: str | None, key: str | None, rows: in
     return column, list(_line_ranges(file, size))
 
 
-def _row_groups(file: str, kind: str, caption: str | None, key: str | None, rows: int) -> tuple[str, list[Piece]]:
+def _row_groups(
+    file: str, kind: str, caption: str | None, key: str | None, rows: int
+) -> tuple[str, list[Piece]]:
     try:
         with pq.ParquetFile(file) as table:
             names = table.schema_arrow.names
             counts = [table.metadata.row_group(i).num_rows for i in range(table.metadata.num_row_groups)]
-            column = "text" if kind == "run" else find_column(names, CAPTION_NAMES, caption, "caption_column", file) or ""
+            column = (
+                "text"
+                if kind == "run"
+                else find_column(names, CAPTION_NAMES, caption, "caption_column", file) or ""
+            )
             find_column(names, (), key, "key_column", file, required=False)
             of = table.schema_arrow.field(column).type
     except (pa.ArrowException, OSError, KeyError) as error:
         raise UserError(f"{file}: not a readable parquet file ({str(error).splitlines()[0]})") from error
-    if not any(is_(of) for is_ in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)):
+    if not any(
+        is_(of)
+        for is_ in (
+            pa.types.is_string,
+            pa.types.is_large_string,
+            pa.types.is_binary,
+            pa.types.is_large_binary,
+        )
+    ):
         raise UserError(f"{file}: column {column!r} holds {of}, not text")
     out: list[Piece] = []
     begin = row = first = 0
@@ -160,7 +197,8 @@ def _is_packed(file: str) -> bool:
 
 
 def column_names(file: str, kind: str, stream: IO[bytes]) -> tuple[list[str], bool]:
-    """The column names, and whether the first row is a header: by that row, or by the first line that is a JSON object."""
+    """The column names, and whether the first row is a header: by that row, or by the first line that is a
+    JSON object."""
     try:
         for _, value, reason in records(stream, cast(Any, kind), 0):
             if reason is None and value:

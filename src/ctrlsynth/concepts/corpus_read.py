@@ -1,4 +1,5 @@
-"""Reads the parts that `corpus.py` cuts: captions as arrow columns, and what was set aside with its row and reason."""
+"""Reads the parts that `corpus.py` cuts: captions as arrow columns, and what was set aside with its row and
+reason."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ _MAX_MEMBER = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Captions as arrow columns (ids and valid UTF-8, no nulls), and what was set aside: (row in the file, reason)."""
+    """Captions as arrow columns (ids and valid UTF-8, no nulls), and what was set aside: (row in the file,
+    reason)."""
 
     ids: pa.Array
     texts: pa.Array
@@ -55,7 +57,9 @@ def _read_parquet(part: Part) -> Iterator[Batch]:
     row = part.row
     try:
         with pq.ParquetFile(part.file) as table:
-            for batch in table.iter_batches(_ROWS, range(part.begin, part.end or 0), columns, use_threads=False):
+            for batch in table.iter_batches(
+                _ROWS, range(part.begin, part.end or 0), columns, use_threads=False
+            ):
                 numbers: Any = range(row, row + batch.num_rows)
                 row += batch.num_rows
                 if part.kind == "run":
@@ -76,11 +80,15 @@ def _read_lines(part: Part, stream: IO[bytes]) -> Iterator[tuple[int, Batch]]:
             lines[0] = lines[0][3:]
         numbers = range(row, row + len(lines))
         row += len(lines)
-        yield row, _json_lines(part, lines, numbers) if part.kind == "jsonl" else _text_lines(part, lines, numbers)
+        yield (
+            row,
+            _json_lines(part, lines, numbers) if part.kind == "jsonl" else _text_lines(part, lines, numbers),
+        )
 
 
 def _some_lines(stream: IO[bytes], size: int) -> list[bytes]:
-    """Whole lines of at least `size` bytes, and none more. (`readlines` stops when its hint is exceeded, and takes 0 for no limit.)"""
+    """Whole lines of at least `size` bytes, and none more. (`readlines` stops when its hint is exceeded, and
+    takes 0 for no limit.)"""
     return stream.readlines(size - 1) if size > 1 else [stream.readline()] if size == 1 else []
 
 
@@ -89,7 +97,8 @@ def _text_lines(part: Part, lines: list[bytes], numbers: range) -> Batch:
 
 
 def _json_lines(part: Part, lines: list[bytes], numbers: range) -> Batch:
-    """Arrow's parser where every line is an object with a text; line by line, with reasons, where one is not."""
+    """Arrow's parser where every line is an object with a text; line by line, with reasons, where one is
+    not."""
     if part.key is None:
         import pyarrow.json as arrow_json
 
@@ -98,7 +107,9 @@ def _json_lines(part: Part, lines: list[bytes], numbers: range) -> Batch:
         block = b"".join(lines)
         try:
             source = pa.BufferReader(block)
-            table = arrow_json.read_json(source, arrow_json.ReadOptions(use_threads=False, block_size=len(block) + 64), options)
+            table = arrow_json.read_json(
+                source, arrow_json.ReadOptions(use_threads=False, block_size=len(block) + 64), options
+            )
             column = table[part.caption].combine_chunks()
             if len(column) == len(lines) and column.null_count == 0:
                 return _batch(part, column, None, numbers)
@@ -118,7 +129,11 @@ def _json_row(part: Part, line: bytes) -> tuple[Any, Any, str | None]:
         return None, None, "bad_row"
     value = sound(value)
     text = value.get(part.caption)
-    return text, value.get(part.key) if part.key else None, None if text is None or isinstance(text, str) else "bad_row"
+    return (
+        text,
+        value.get(part.key) if part.key else None,
+        None if text is None or isinstance(text, str) else "bad_row",
+    )
 
 
 def _read_records(part: Part, stream: IO[bytes]) -> Iterator[tuple[int, Batch]]:
@@ -131,7 +146,11 @@ def _read_records(part: Part, stream: IO[bytes]) -> Iterator[tuple[int, Batch]]:
         if reason in ("bad_gzip", "unreadable_file"):
             reason = "damaged_file"
         cells = value if reason is None and isinstance(value, list) else []
-        return cells[at] if at < len(cells) else None, cells[key] if key is not None and key < len(cells) else None, reason
+        return (
+            cells[at] if at < len(cells) else None,
+            cells[key] if key is not None and key < len(cells) else None,
+            reason,
+        )
 
     number = 0
     while some := list(islice(found, _ROWS)):
@@ -150,7 +169,8 @@ def _read_tar(part: Part, stream: IO[bytes]) -> Iterator[tuple[int, Batch]]:
 
 
 def _samples(part: Part, stream: IO[bytes]) -> Iterator[tuple[Any, Any, str | None]]:
-    """(caption, key, reason) of each sample: the member of the asked-for suffix or .txt, else the .json's caption."""
+    """(caption, key, reason) of each sample: the member of the asked-for suffix or .txt, else the .json's
+    caption."""
     key: str | None = None
     held: dict[str, bytes] = {}
     with tarfile.open(fileobj=stream, mode="r|") as tar:
@@ -181,7 +201,14 @@ def _sample(part: Part, key: str, held: dict[str, bytes]) -> tuple[Any, Any, str
     except (ValueError, RecursionError):
         return None, key, "bad_row"
     found = sound(value) if isinstance(value, dict) else {}
-    text = next((found[n] for n in ([part.caption] if part.caption else CAPTION_NAMES) if isinstance(found.get(n), str)), None)
+    text = next(
+        (
+            found[n]
+            for n in ([part.caption] if part.caption else CAPTION_NAMES)
+            if isinstance(found.get(n), str)
+        ),
+        None,
+    )
     return text, key, None
 
 
@@ -201,7 +228,8 @@ def _rows(part: Part, rows: Iterable[tuple[Any, Any, str | None]], numbers: Sequ
 
 
 def _batch(part: Part, column: pa.Array, keys: pa.Array | None, numbers: Sequence[int]) -> Batch:
-    """A column of texts (strings or bytes) with its rows' numbers: invalid UTF-8, nulls and blank texts are set aside."""
+    """A column of texts (strings or bytes) with its rows' numbers: invalid UTF-8, nulls and blank texts are
+    set aside."""
     aside: list[tuple[int, str]] = []
     wide = pa.types.is_large_string(column.type) or pa.types.is_large_binary(column.type)
     try:

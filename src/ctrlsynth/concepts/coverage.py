@@ -1,5 +1,6 @@
-"""Coverage (METHODS, section 2): how well a set of captions covers a bank. Entries seen at least 1, 5 and 25 times, the mean count of those
-seen 25 times, what is never seen, and which few entries hold half of all matches; before and after balancing, or any two sets."""
+"""Coverage (METHODS, section 2): how well a set of captions covers a bank. Entries seen at least 1, 5 and 25
+times, the mean count of those seen 25 times, what is never seen, and which few entries hold half of all
+matches; before and after balancing, or any two sets."""
 
 from __future__ import annotations
 
@@ -25,8 +26,8 @@ LEVELS = (1, 5, 25)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Counted:
-    """How often each entry of a bank is seen in one set of captions. `counts`: int64, one an entry. `mode`: the rule by which they were
-    matched, None of a subset that was written before it was kept."""
+    """How often each entry of a bank is seen in one set of captions. `counts`: int64, one an entry. `mode`:
+    the rule by which they were matched, None of a subset that was written before it was kept."""
 
     name: str
     bank_digest: str
@@ -57,8 +58,8 @@ class Coverage:
 
 
 def count_set(path: Path, each: Each = map) -> Counted:
-    """The counts of a folder that `concepts match` made, or of a .parquet subset that `concepts balance` made. One pass; `each` may count
-    a folder's parts on many machines.
+    """The counts of a folder that `concepts match` made, or of a .parquet subset that `concepts balance`
+    made. One pass; `each` may count a folder's parts on many machines.
 
     Raises UserError for anything else.
     """
@@ -70,10 +71,15 @@ def count_set(path: Path, each: Each = map) -> Counted:
         try:
             file = pq.ParquetFile(path)
         except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{path}: neither a folder of matches nor a .parquet subset of `concepts balance`") from error
+            raise UserError(
+                f"{path}: neither a folder of matches nor a .parquet subset of `concepts balance`"
+            ) from error
         facts = json.loads((file.schema_arrow.metadata or {}).get(b"ctrlsynth", b"{}"))
         if "entries_in_bank" not in facts:
-            raise UserError(f"{path}: was not made by `concepts balance`; match its captions first: ctrlsynth concepts match {path} ...")
+            raise UserError(
+                f"{path}: was not made by `concepts balance`; match its captions first: ctrlsynth concepts "
+                f"match {path} ..."
+            )
         entries, digest, mode, parts = facts["entries_in_bank"], facts["bank"], facts.get("mode"), [path]
     counts, texts, matched = np.zeros(entries, np.int64), 0, 0
     for one, rows, held in each(partial(_count_part, entries), [p.absolute() for p in parts]):
@@ -103,7 +109,9 @@ def coverage(counted: Counted) -> Coverage:
     half = int(np.searchsorted(np.cumsum(np.sort(c)[::-1]) * 2, total)) + 1 if total else 0
     seen = {level: int((c >= level).sum()) for level in LEVELS}
     mean = float(often.mean()) if len(often) else None
-    return Coverage(counted.name, counted.mode, counted.texts, counted.matched, total, len(c), seen, mean, half)
+    return Coverage(
+        counted.name, counted.mode, counted.texts, counted.matched, total, len(c), seen, mean, half
+    )
 
 
 def never_seen(counted: Counted) -> list[int]:
@@ -118,9 +126,10 @@ def over_represented(counted: Counted) -> list[tuple[int, int]]:
 
 
 def changes(one: Counted, other: Counted) -> Array:
-    """How the share of each entry among a set's texts changes from one set to the other: log2 of the ratio. So that none is zero, both
-    shares are raised by that of half a text of the smaller set; what neither holds has not changed. Raises UserError for sets that were
-    matched with different banks (both digests) or by different rules."""
+    """How the share of each entry among a set's texts changes from one set to the other: log2 of the ratio.
+    So that none is zero, both shares are raised by that of half a text of the smaller set; what neither holds
+    has not changed. Raises UserError for sets that were matched with different banks (both digests) or by
+    different rules."""
     check_same_matching(one, other)
     half = 0.5 / max(1, min(one.texts, other.texts))
     before, after = (s.counts / max(1, s.texts) + half for s in (one, other))
@@ -128,16 +137,23 @@ def changes(one: Counted, other: Counted) -> Array:
 
 
 def check_same_matching(one: Counted, other: Counted) -> None:
-    """Raises UserError for sets that were matched with different banks (both digests) or by different rules (both modes). A mode that is
-    not known passes."""
+    """Raises UserError for sets that were matched with different banks (both digests) or by different rules
+    (both modes). A mode that is not known passes."""
     if one.bank_digest != other.bank_digest:
-        raise UserError(f"{one.name} was matched with the bank {one.bank_digest}, {other.name} with {other.bank_digest}: not comparable")
+        raise UserError(
+            f"{one.name} was matched with the bank {one.bank_digest}, {other.name} with "
+            f"{other.bank_digest}: not comparable"
+        )
     if None not in (one.mode, other.mode) and one.mode != other.mode:
-        raise UserError(f"{one.name} was matched with --mode {one.mode}, {other.name} with --mode {other.mode}: not comparable")
+        raise UserError(
+            f"{one.name} was matched with --mode {one.mode}, {other.name} with --mode {other.mode}: not "
+            f"comparable"
+        )
 
 
 def head_tail_figure(sets: Sequence[Counted]) -> Any:
-    """Left: counts by rank, head to tail, both logarithmic. Right: the share of all matches that the rarest entries hold."""
+    """Left: counts by rank, head to tail, both logarithmic. Right: the share of all matches that the rarest
+    entries hold."""
     from ..report.figures import LIGHT, legend, panels
 
     figure, (left, right) = panels(2, LIGHT)
@@ -147,11 +163,22 @@ def head_tail_figure(sets: Sequence[Counted]) -> Any:
         colour = LIGHT.series[number % len(LIGHT.series)]
         ranks = np.unique(np.geomspace(1, max(len(seen), 1), 400).astype(int))
         if len(seen):
-            left.loglog(ranks, seen[ranks - 1], color=colour, lw=1.6, label=f"{one.name}, {one.texts:,} texts, {len(seen):,} entries seen")
+            left.loglog(
+                ranks,
+                seen[ranks - 1],
+                color=colour,
+                lw=1.6,
+                label=f"{one.name}, {one.texts:,} texts, {len(seen):,} entries seen",
+            )
             share = np.cumsum(ordered[::-1]) / ordered.sum() * 100
             points = np.unique(np.linspace(0, len(share) - 1, 600).astype(int))
             right.plot((points + 1) / len(share) * 100, share[points], color=colour, lw=1.6)
     left.set(xlabel="entry, by rank", ylabel="texts that hold it")
-    right.set(xlabel="% of the bank's entries, the rarest first", ylabel="% of all matches", xlim=(-2, 102), ylim=(-3, 103))
+    right.set(
+        xlabel="% of the bank's entries, the rarest first",
+        ylabel="% of all matches",
+        xlim=(-2, 102),
+        ylim=(-3, 103),
+    )
     legend(left, LIGHT)
     return figure

@@ -16,10 +16,14 @@ from .coverage import Counted, changes, coverage, never_seen, over_represented
 
 
 def names_of(paths: Sequence[Path], bank: Path | None, digest: str) -> Sequence[str]:
-    """The bank's entries: of `bank`, else of the first folder of matches among `paths`. UserError when none is at hand or it is another."""
+    """The bank's entries: of `bank`, else of the first folder of matches among `paths`. UserError when none
+    is at hand or it is another."""
     at = bank or next((p / "bank.parquet" for p in paths if p.is_dir()), None)
     if at is None:
-        raise UserError("a subset names its bank by digest alone; say where the bank is with --bank, or compare with its folder of matches")
+        raise UserError(
+            "a subset names its bank by digest alone; say where the bank is with --bank, or compare with "
+            "its folder of matches"
+        )
     found = load_bank(at)
     if found.digest != digest:
         raise UserError(f"{at} is the bank {found.digest}; the captions were matched with {digest}")
@@ -27,17 +31,28 @@ def names_of(paths: Sequence[Path], bank: Path | None, digest: str) -> Sequence[
 
 
 def report(sets: Sequence[Counted], names: Sequence[str], top: int) -> dict[str, Any]:
-    """The concept table with the first `top` entries of each list; of two sets also the entries whose share rose and fell most."""
+    """The concept table with the first `top` entries of each list; of two sets also the entries whose share
+    rose and fell most."""
     lines = []
     for one in sets:
         never = never_seen(one)
         most = [[names[i], count] for i, count in over_represented(one)[:top]]
         first = [names[i] for i in never[:top]]
-        lines.append({**asdict(coverage(one)), "never_seen": len(never), "never_seen_first": first, "over_represented": most})
+        lines.append(
+            {
+                **asdict(coverage(one)),
+                "never_seen": len(never),
+                "never_seen_first": first,
+                "over_represented": most,
+            }
+        )
     told = []
     if len(sets) == 2:
         change = changes(*sets)
-        rose, fell = ([i for i in np.argsort(sign * change, kind="stable")[:top] if sign * change[i] < 0] for sign in (-1, 1))
+        rose, fell = (
+            [i for i in np.argsort(sign * change, kind="stable")[:top] if sign * change[i] < 0]
+            for sign in (-1, 1)
+        )
         for what, some in (("share of texts rose most", rose), ("share of texts fell most", fell)):
             told.append({"what": what, "entries": [[names[i], float(2 ** change[i])] for i in some]})
     return {"bank": sets[0].bank_digest, "sets": lines, "changes": told}
@@ -60,7 +75,8 @@ def _list_files(folder: Path, number: int) -> tuple[Path, Path]:
 
 
 def write_lists(sets: Sequence[Counted], names: Sequence[str], folder: Path) -> None:
-    """`never-seen.txt` and `over-represented.csv` (entry, texts, share of texts) of each set; the second set's names end in `-2`."""
+    """`never-seen.txt` and `over-represented.csv` (entry, texts, share of texts) of each set; the second
+    set's names end in `-2`."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, one in enumerate(sets, 1):
         never, most = _list_files(folder, number)
@@ -68,4 +84,6 @@ def write_lists(sets: Sequence[Counted], names: Sequence[str], folder: Path) -> 
         with open(most, "w", encoding="utf-8", newline="") as handle:
             rows = csv.writer(handle, lineterminator="\n")
             rows.writerow(["entry", "texts", "share"])
-            rows.writerows([names[i], count, f"{count / max(one.texts, 1):.6f}"] for i, count in over_represented(one))
+            rows.writerows(
+                [names[i], count, f"{count / max(one.texts, 1):.6f}"] for i, count in over_represented(one)
+            )

@@ -1,8 +1,9 @@
-"""Captions that stand in a set more than once: found over any number of parts in bounded memory, in any order with the same result.
+"""Captions that stand in a set more than once: found over any number of parts in bounded memory, in any order
+with the same result.
 
-Every caption has a digest and a rank, both numbers. Digests go to bucket files by their first byte; one bucket after the other is sorted,
-and of equal digests the lowest rank stays. Near duplicates use the same buckets with a digest for each band of a MinHash signature.
-"""
+Every caption has a digest and a rank, both numbers. Digests go to bucket files by their first byte; one
+bucket after the other is sorted, and of equal digests the lowest rank stays. Near duplicates use the same
+buckets with a digest for each band of a MinHash signature."""
 
 from __future__ import annotations
 
@@ -17,12 +18,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 BUCKETS = 256
-"""Memory is that of one bucket: 100 million captions take 40 bytes each on disk (nine times that with bands), 16 MB at a time in memory
-(140 MB)."""
+"""Memory is that of one bucket: 100 million captions take 40 bytes each on disk (nine times that with bands),
+16 MB at a time in memory (140 MB)."""
 BANDS, BAND = 8, 8
-"""Near duplicates share one of 8 bands of 8 MinHash values: of pairs with 84% of their runs of two words in common 9 in 10 are found."""
+"""Near duplicates share one of 8 bands of 8 MinHash values: of pairs with 84% of their runs of two words in
+common 9 in 10 are found."""
 _WORD = re.compile(r"\w+")
-_RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("rank", "<u8"), ("part", "<i4"), ("row", "<i4"), ("kind", "<i4"), ("pad", "<i4")])
+_RECORD = np.dtype(
+    [
+        ("high", "<u8"),
+        ("low", "<u8"),
+        ("rank", "<u8"),
+        ("part", "<i4"),
+        ("row", "<i4"),
+        ("kind", "<i4"),
+        ("pad", "<i4"),
+    ]
+)
 _PRIME = np.uint64((1 << 31) - 1)
 
 Found = dict[int, dict[str, NDArray[np.int32]]]
@@ -31,20 +43,28 @@ Found = dict[int, dict[str, NDArray[np.int32]]]
 
 def digests(texts: Sequence[str]) -> NDArray[np.uint64]:
     """128 bits a text, shape (texts, 2): equal for equal texts only."""
-    raw = b"".join(hashlib.blake2b(t.encode("utf-8", "surrogatepass"), digest_size=16).digest() for t in texts)
+    raw = b"".join(
+        hashlib.blake2b(t.encode("utf-8", "surrogatepass"), digest_size=16).digest() for t in texts
+    )
     return np.frombuffer(raw, "<u8").reshape(-1, 2)
 
 
 def bands(texts: Sequence[str]) -> NDArray[np.uint64]:
-    """128 bits a band, shape (texts, BANDS, 2): near duplicates share one. Runs of two words, in lower case; one word alone is its own."""
+    """128 bits a band, shape (texts, BANDS, 2): near duplicates share one. Runs of two words, in lower case;
+    one word alone is its own."""
     out = np.empty((len(texts), BANDS, 2), "<u8")
     for n, text in enumerate(texts):
         words = _WORD.findall(text.lower()) or [text]
         runs = {" ".join(pair) for pair in pairwise(words)} or {words[0]}
-        codes = np.array([int.from_bytes(hashlib.blake2b(r.encode(), digest_size=4).digest(), "big") >> 1 for r in runs], np.uint64)
+        codes = np.array(
+            [int.from_bytes(hashlib.blake2b(r.encode(), digest_size=4).digest(), "big") >> 1 for r in runs],
+            np.uint64,
+        )
         least = ((codes[:, None] * _FACTORS + _SHIFTS) % _PRIME).min(axis=0).reshape(BANDS, BAND)
         for b in range(BANDS):
-            out[n, b] = np.frombuffer(hashlib.blake2b(bytes([b]) + least[b].tobytes(), digest_size=16).digest(), "<u8")
+            out[n, b] = np.frombuffer(
+                hashlib.blake2b(bytes([b]) + least[b].tobytes(), digest_size=16).digest(), "<u8"
+            )
     return out
 
 
@@ -53,11 +73,14 @@ _FACTORS = _CHANCE.integers(1, 1 << 31, BANDS * BAND, dtype=np.uint64)
 _SHIFTS = _CHANCE.integers(0, 1 << 31, BANDS * BAND, dtype=np.uint64)
 
 
-def find(parts: Iterable[tuple[int, NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64] | None]]) -> Found:
-    """`parts`: (part, digests, ranks, bands or None) of each. Equal captions first; near duplicates among what that leaves.
+def find(
+    parts: Iterable[tuple[int, NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64] | None]],
+) -> Found:
+    """`parts`: (part, digests, ranks, bands or None) of each. Equal captions first; near duplicates among
+    what that leaves.
 
-    A caption that shares a band with one of a lower rank goes, whether that one stays or not: so the order of the parts does not matter.
-    """
+    A caption that shares a band with one of a lower rank goes, whether that one stays or not: so the order of
+    the parts does not matter."""
     with tempfile.TemporaryDirectory(prefix="ctrlsynth-") as folder:
         files = [Path(folder) / f"{n:03d}" for n in range(BUCKETS)]
         near = False
@@ -77,7 +100,12 @@ def find(parts: Iterable[tuple[int, NDArray[np.uint64], NDArray[np.uint64], NDAr
 
 
 def _spread(
-    files: Sequence[Path], part: int, keys: NDArray[np.uint64], ranks: NDArray[np.uint64], rows: NDArray[np.int32], kind: int
+    files: Sequence[Path],
+    part: int,
+    keys: NDArray[np.uint64],
+    ranks: NDArray[np.uint64],
+    rows: NDArray[np.int32],
+    kind: int,
 ) -> None:
     records = np.zeros(len(keys), _RECORD)
     records["high"], records["low"], records["rank"], records["row"] = keys[:, 0], keys[:, 1], ranks, rows
@@ -94,7 +122,8 @@ def _spread(
 
 
 def _losers(files: Sequence[Path], kind: int, without: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
-    """part << 32 | row of every record that has an equal of lower rank, bucket by bucket; rows in `without` take no part."""
+    """part << 32 | row of every record that has an equal of lower rank, bucket by bucket; rows in `without`
+    take no part."""
     out = [np.empty(0, np.int64)]
     for file in files:
         if not file.exists():

@@ -1,6 +1,6 @@
-"""How varied captions are (SynthCLIP, section 3.1 and appendix B.4: why captions hang on concepts): distinct n-grams, self-similarity,
-concepts a caption. Measured on a sample, drawn so that the same captions give the same numbers.
-"""
+"""How varied captions are (SynthCLIP, section 3.1 and appendix B.4: why captions hang on concepts): distinct
+n-grams, self-similarity, concepts a caption. Measured on a sample, drawn so that the same captions give the
+same numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from .corpus_read import read
 from .match import Matcher
 
 SAMPLE = 2_000
-"""Captions that are looked at: distinct n-grams fall with their number, so that only equal numbers compare."""
+"""Captions that are looked at: distinct n-grams fall with their number, so that only equal numbers
+compare."""
 PAIRS = 20_000
 """Pairs of captions whose likeness is measured."""
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
@@ -30,10 +31,12 @@ class Diversity:
     """captions      all of them; `sample` is how many the numbers below are of
     words         mean number a caption
     vocabulary    different words in the sample
-    distinct      for n = 1, 2, 3: different runs of n words by all runs of n words, 0..1; higher is more varied
+    distinct      for n = 1, 2, 3: different runs of n words by all runs of n words, 0..1; higher is more
+                  varied
     repeated      share of the captions that are equal to an earlier one
     similarity    mean Jaccard index of the words of two captions drawn at random, 0..1; lower is more varied
-    self_bleu     mean share of a caption's runs of 4 words that another caption of the sample has too, 0..1; lower is more varied
+    self_bleu     mean share of a caption's runs of 4 words that another caption of the sample has too, 0..1;
+                  lower is more varied
     openings      share of the captions that begin with the most frequent three words
     concepts      mean entries of the bank that a caption holds; None without a bank
     """
@@ -51,9 +54,12 @@ class Diversity:
 
 
 def measure_place(place: Path, bank: Path | None = None) -> Diversity:
-    """Diversity of the captions of a run (what it wrote; name its folder `balance` for those that went on) or of caption files. With a bank
-    the entries that each holds are counted. Raises UserError where there are none."""
-    texts = (text for part in open_corpus([place]) for batch in read(part) for text in batch.texts.to_pylist())
+    """Diversity of the captions of a run (what it wrote; name its folder `balance` for those that went on) or
+    of caption files. With a bank the entries that each holds are counted. Raises UserError where there are
+    none."""
+    texts = (
+        text for part in open_corpus([place]) for batch in read(part) for text in batch.texts.to_pylist()
+    )
     matcher = Matcher(load_bank(bank).entries) if bank is not None else None
     found = measure(texts, matcher)
     if found is None:
@@ -61,8 +67,11 @@ def measure_place(place: Path, bank: Path | None = None) -> Diversity:
     return found
 
 
-def measure(captions: Iterable[str], matcher: Matcher | None = None, sample: int = SAMPLE, seed: int = 0) -> Diversity | None:
-    """The numbers of a caption set, None for an empty one. Streams; memory is the sample and a number a caption."""
+def measure(
+    captions: Iterable[str], matcher: Matcher | None = None, sample: int = SAMPLE, seed: int = 0
+) -> Diversity | None:
+    """The numbers of a caption set, None for an empty one. Streams; memory is the sample and a number a
+    caption."""
     chance = random.Random(seed)
     chosen: list[str] = []
     seen: set[int] = set()

@@ -1,4 +1,5 @@
-"""The recipe's block `balance` against its paths and source, checked before anything runs; and the bank that it names."""
+"""The recipe's block `balance` against its paths and source, checked before anything runs; and the bank that
+it names."""
 
 from __future__ import annotations
 
@@ -16,17 +17,21 @@ from .matches import Matches
 
 
 def check_balance(recipe: Recipe, steps: Sequence[Step], parts: Sequence[Any]) -> None:
-    """A node without its block, a block without a node, a bank that nothing names, and a size that the pool can never fill: UserError."""
+    """A node without its block, a block without a node, a bank that nothing names, and a size that the pool
+    can never fill: UserError."""
     rule = recipe.balance
     balanced = [s for s in steps if s.kind == "balance"]
     if rule is None:
         if balanced:
             raise UserError(
-                f"paths.{balanced[0].paths[0]} holds balance: add a block to the recipe, such as balance: {{size: 1000}} or {{t: 10}}"
+                f"paths.{balanced[0].paths[0]} holds balance: add a block to the recipe, such as balance: "
+                f"{{size: 1000}} or {{t: 10}}"
             )
         return
     if not balanced:
-        raise UserError("balance: no path of the recipe holds the node balance; write it behind text or text*")
+        raise UserError(
+            "balance: no path of the recipe holds the node balance; write it behind text or text*"
+        )
     if rule.random is None and rule.bank is None and recipe.source.concepts is None:
         raise UserError("balance.bank: name the bank that captions are matched with (the source is none)")
     wanted, rows = rule.size or rule.random, [p.rows for p in parts]
@@ -42,7 +47,9 @@ def check_balance(recipe: Recipe, steps: Sequence[Step], parts: Sequence[Any]) -
         if wanted > captions:
             key = "size" if rule.size else "random"
             told = f"balance.{key}: {wanted:,} captions are wanted, but there will be {captions:,} at most"
-            raise UserError(f"{told}; lower it (--set balance.{key}=...), or write more captions a row (variants.write)")
+            raise UserError(
+                f"{told}; lower it (--set balance.{key}=...), or write more captions a row (variants.write)"
+            )
 
 
 class BankMatcher:

@@ -1,18 +1,19 @@
 """Matching (METHODS, section 2): which entries of a bank a text holds, by MetaCLIP's rule.
 
-The rule: a space is put before and after the text; each of `, . ; : ? !` and the backtick is wrapped in spaces; tab, CR and LF become a
-space; nothing else is touched, neither case nor doubled spaces. An entry is in the text if " entry " is a substring of that. Each entry
-counts once a text.
+The rule: a space is put before and after the text; each of `, . ; : ? !` and the backtick is wrapped in
+spaces; tab, CR and LF become a space; nothing else is touched, neither case nor doubled spaces. An entry is
+in the text if " entry " is a substring of that. Each entry counts once a text.
 
-Read as words it is this. Cut the spaced text at every single space: doubled spaces enclose an empty word. Cut the entry the same way. The
-entry is in the text if its words follow each other there. That is no approximation: both begin and end with a space, so a substring's
-spaces fall on the text's. An entry with `a,b` inside is in no text, since the text's comma has spaces by then and the entry's has not; an
-entry with a space at its edge needs a doubled space there. UTF-8 keeps all of it true for bytes. `spaced` is the plain rule, the tests'
-oracle; `Matcher` walks a trie over words in compiled code (`match_kernel.py`).
+Read as words it is this. Cut the spaced text at every single space: doubled spaces enclose an empty word. Cut
+the entry the same way. The entry is in the text if its words follow each other there. That is no
+approximation: both begin and end with a space, so a substring's spaces fall on the text's. An entry with
+`a,b` inside is in no text, since the text's comma has spaces by then and the entry's has not; an entry with a
+space at its edge needs a doubled space there. UTF-8 keeps all of it true for bytes. `spaced` is the plain
+rule, the tests' oracle; `Matcher` walks a trie over words in compiled code (`match_kernel.py`).
 
-Two deviations by name: `lower` puts texts and entries in lower case first; `lemma` also puts every word in its WordNet base form, as a
-noun, else as a verb, else as an adjective (`dogs`, `running` -> `dog`, `run`), and reads texts in Python, so it is slower.
-"""
+Two deviations by name: `lower` puts texts and entries in lower case first; `lemma` also puts every word in
+its WordNet base form, as a noun, else as a verb, else as an adjective (`dogs`, `running` -> `dog`, `run`),
+and reads texts in Python, so it is slower."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ def spaced(text: str) -> str:
 
 @lru_cache(maxsize=1 << 20)
 def base_form(word: str) -> str:
-    """A word in lower case as the `lemma` mode compares it; a word that WordNet does not know stays as it is."""
+    """A word in lower case as the `lemma` mode compares it; a word that WordNet does not know stays as it
+    is."""
     if _PLAIN_WORD.fullmatch(word) is None:
         return word
     found = (wordnet.morphy(word, pos) for pos in "nvar")
@@ -51,11 +53,11 @@ def base_form(word: str) -> str:
 
 
 class Matcher:
-    """A bank's entries, ready to be matched. Takes about a second and 100 to 200 bytes an entry; may be shared by threads.
+    """A bank's entries, ready to be matched. Takes about a second and 100 to 200 bytes an entry; may be
+    shared by threads.
 
-    Entries are numbered as given; equal ones (in `lower` and `lemma`, those that become equal) all match. Raises UserError for an empty
-    bank, an unknown mode, and where numba is not installed.
-    """
+    Entries are numbered as given; equal ones (in `lower` and `lemma`, those that become equal) all match.
+    Raises UserError for an empty bank, an unknown mode, and where numba is not installed."""
 
     def __init__(self, entries: Sequence[str], mode: Mode = "exact") -> None:
         if mode not in MODES:
@@ -67,7 +69,9 @@ class Matcher:
         except ModuleNotFoundError as error:
             if error.name != "numba":
                 raise
-            raise UserError("matching concepts: numba is not installed; pip install 'ctrlsynth[concepts]'") from error
+            raise UserError(
+                "matching concepts: numba is not installed; pip install 'ctrlsynth[concepts]'"
+            ) from error
         self.mode, self.size = mode, len(entries)
         self._kernel = match_kernel
         self._kinds = match_kernel.SPACED if mode == "lemma" else match_kernel.KINDS
@@ -82,7 +86,10 @@ class Matcher:
         encoded = [w.encode("utf-8", "surrogatepass") for w in numbers]
         pool = np.frombuffer(b"".join(encoded) or b"\0", np.uint8).copy()
         word_ends = np.fromiter(accumulate(map(len, encoded), initial=0), np.int64)
-        words, places = np.zeros((_power(len(numbers) * 3 // 2), 4), np.uint64), np.zeros(len(numbers), np.int64)
+        words, places = (
+            np.zeros((_power(len(numbers) * 3 // 2), 4), np.uint64),
+            np.zeros(len(numbers), np.int64),
+        )
         self._kernel.fill_words(pool, word_ends, words, places)
         edges = np.zeros((_power(2 * (len(flat) - len(split)) + 2), 2), np.uint64)
         bits, same = np.zeros(self._kernel.BITS // 64, np.uint64), np.full(len(split), -1, np.int32)
@@ -95,7 +102,8 @@ class Matcher:
         return sum(a.nbytes for a in self._tables)
 
     def match(self, texts: Sequence[str | None] | pa.Array) -> Matches:
-        """The entries of each text; none for a null. An arrow array is read where it lies and must hold valid UTF-8 (`corpus.py` looks).
+        """The entries of each text; none for a null. An arrow array is read where it lies and must hold valid
+        UTF-8 (`corpus.py` looks).
 
         Memory beside the answer: 48 times the longest text's bytes, and four bytes an entry.
         """
@@ -103,7 +111,9 @@ class Matcher:
         if self.mode != "exact":
             column = pc.utf8_lower(column)
         if self.mode == "lemma":
-            column = pa.array([t if t is None else _base_forms(t) for t in column.to_pylist()], pa.large_string())
+            column = pa.array(
+                [t if t is None else _base_forms(t) for t in column.to_pylist()], pa.large_string()
+            )
         data, offsets, valid = _buffers(column)
         count = len(column)
         longest = int(np.diff(offsets).max()) if count else 0
@@ -113,7 +123,18 @@ class Matcher:
         done = used = 0
         while True:
             done, used = self._kernel.match_texts(
-                data, offsets, valid, done, self._kinds, *self._tables, tails, spans, seen, out_offsets, out, used
+                data,
+                offsets,
+                valid,
+                done,
+                self._kinds,
+                *self._tables,
+                tails,
+                spans,
+                seen,
+                out_offsets,
+                out,
+                used,
             )
             if done == count:
                 return Matches(out_offsets, out[:used].copy())
@@ -138,7 +159,9 @@ def _buffers(column: pa.Array) -> tuple[Array, Array, Array]:
     _, ends, data = column.buffers()
     offsets = np.zeros(1, np.int64)
     if ends is not None and len(column):
-        offsets = np.frombuffer(ends, kind, len(column) + 1, column.offset * np.dtype(kind).itemsize).astype(np.int64)
+        offsets = np.frombuffer(ends, kind, len(column) + 1, column.offset * np.dtype(kind).itemsize).astype(
+            np.int64
+        )
     raw = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8)
     raw.flags.writeable = False  # one type, one compilation
     if column.null_count:

@@ -1,13 +1,13 @@
-"""The compiled part of matching: MetaCLIP's spacing rule and a trie over words, on the raw bytes of an arrow string column.
+"""The compiled part of matching: MetaCLIP's spacing rule and a trie over words, on the raw bytes of an arrow
+string column.
 
-Importing this module imports numba; `match.py` does so on first use. Compiled code is kept in the user's cache folder, so the few seconds
-of compilation are paid once.
+Importing this module imports numba; `match.py` does so on first use. Compiled code is kept in the user's
+cache folder, so the few seconds of compilation are paid once.
 
-A hash only says where to look: a word's length and bytes are compared, and edges of the trie are keys of two whole numbers, compared
-whole. No false match is possible. Memory is slow, so a word's record holds all that is asked of it in one cache line, words up to 8
-bytes stand in it themselves, and a small bit table answers most questions after edges that are not there. Nothing holds the interpreter's
-lock.
-"""
+A hash only says where to look: a word's length and bytes are compared, and edges of the trie are keys of two
+whole numbers, compared whole. No false match is possible. Memory is slow, so a word's record holds all that
+is asked of it in one cache line, words up to 8 bytes stand in it themselves, and a small bit table answers
+most questions after edges that are not there. Nothing holds the interpreter's lock."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 PLAIN, SPACE, WRAPPED = 0, 1, 2
 KINDS = np.zeros(256, np.uint8)
-"""What the spacing rule does to each byte. All of them are ASCII, so the bytes of longer characters are plain."""
+"""What the spacing rule does to each byte. All of them are ASCII, so the bytes of longer characters are
+plain."""
 KINDS[[ord(c) for c in " \t\r\n"]] = SPACE
 KINDS[[ord(c) for c in ",.;:?!`"]] = WRAPPED
 SPACED = np.where(np.arange(256) == 32, SPACE, PLAIN).astype(np.uint8)
@@ -70,7 +71,8 @@ def _hash(tail: Any, data: Array, start: int, length: int) -> Any:
 
 @_inline
 def _find(h: Any, tail: Any, data: Array, start: int, length: int, words: Array, pool: Array) -> Any:
-    """The row of a word in `words`, or -1. Columns: tail; length << 32 | number + 1; entry + 1 << 32 | node; its place in `pool`."""
+    """The row of a word in `words`, or -1. Columns: tail; length << 32 | number + 1; entry + 1 << 32 | node;
+    its place in `pool`."""
     mask = np.uint64(len(words) - 1)
     at = h & mask
     size = np.uint64(length) << _32
@@ -92,7 +94,8 @@ def _find(h: Any, tail: Any, data: Array, start: int, length: int, words: Array,
 
 @_jit
 def fill_words(pool: Array, ends: Array, words: Array, places: Array) -> None:
-    """Puts the words pool[ends[i]:ends[i + 1]], all different, into the empty table `words` (longer than that); `places`: their rows."""
+    """Puts the words pool[ends[i]:ends[i + 1]], all different, into the empty table `words` (longer than
+    that); `places`: their rows."""
     mask = np.uint64(len(words) - 1)
     for word in range(len(ends) - 1):
         start, length = ends[word], ends[word + 1] - ends[word]
@@ -109,10 +112,14 @@ def fill_words(pool: Array, ends: Array, words: Array, places: Array) -> None:
 
 
 @_jit
-def fill_trie(flat: Array, ends: Array, words: Array, places: Array, edges: Array, bits: Array, same: Array) -> int:
-    """Enters every entry, the word numbers flat[ends[e]:ends[e + 1]]; returns how many entries are equal to an earlier one.
+def fill_trie(
+    flat: Array, ends: Array, words: Array, places: Array, edges: Array, bits: Array, same: Array
+) -> int:
+    """Enters every entry, the word numbers flat[ends[e]:ends[e + 1]]; returns how many entries are equal to
+    an earlier one.
 
-    words   column 2 of a word's row: the entry of that word alone + 1, and the node of longer entries that begin with it (0: none)
+    words   column 2 of a word's row: the entry of that word alone + 1, and the node of longer entries that
+            begin with it (0: none)
     edges   key node << 32 | word (0: free), value as in `words`
     bits    a bit for every edge's hash, more than it has edges
     same    entry -> an earlier entry with the same words, or -1
@@ -145,7 +152,8 @@ def fill_trie(flat: Array, ends: Array, words: Array, places: Array, edges: Arra
 
 @_inline
 def _cut(data: Array, start: int, end: int, kinds: Array, tails: Array, spans: Array) -> int:
-    """Cuts a text into words by the rule: their last 8 bytes, where they begin and how long they are. Returns how many."""
+    """Cuts a text into words by the rule: their last 8 bytes, where they begin and how long they are. Returns
+    how many."""
     count = 0
     first = start
     tail = _0
@@ -174,7 +182,8 @@ def _cut(data: Array, start: int, end: int, kinds: Array, tails: Array, spans: A
 
 @_inline
 def _is_new(entry: Any, out: Array, before: int, used: int, seen: Array, stamp: int) -> bool:
-    """Whether a text holds the entry for the first time: a look through the few it has, from the 48th on in `seen`."""
+    """Whether a text holds the entry for the first time: a look through the few it has, from the 48th on in
+    `seen`."""
     if used - before < _FEW:
         for i in range(before, used):  # noqa: SIM110  (compiled)
             if out[i] == entry:
@@ -204,10 +213,12 @@ def _next(node: Any, word: Any, edges: Array, bits: Array) -> Any:
 
 @_jit
 def match_texts(
-    data: Array, offsets: Array, valid: Array, begin: int, kinds: Array, words: Array, pool: Array, edges: Array, bits: Array, same: Array,
+    data: Array, offsets: Array, valid: Array, begin: int, kinds: Array, words: Array, pool: Array,
+    edges: Array, bits: Array, same: Array,
     tails: Array, spans: Array, seen: Array, out_offsets: Array, out: Array, used: int,
 ) -> tuple[int, int]:  # fmt: skip
-    """Matches texts begin.. of data[offsets[i]:offsets[i + 1]] until all are done or `out` is full -> (texts done, entries written).
+    """Matches texts begin.. of data[offsets[i]:offsets[i + 1]] until all are done or `out` is full -> (texts
+    done, entries written).
 
     kinds          KINDS or SPACED
     same           as `fill_trie` made it, or empty where no two entries are equal
@@ -219,7 +230,9 @@ def match_texts(
         count = _cut(data, offsets[text], offsets[text + 1], kinds, tails, spans) if valid[text] else 0
         for i in range(count):
             start, length = spans[i, 0], spans[i, 1]
-            spans[i, 0] = _find(_hash(tails[i], data, start, length), tails[i], data, start, length, words, pool)
+            spans[i, 0] = _find(
+                _hash(tails[i], data, start, length), tails[i], data, start, length, words, pool
+            )
         for start in range(count):
             if spans[start, 0] < 0:
                 continue

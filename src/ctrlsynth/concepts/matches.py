@@ -1,4 +1,5 @@
-"""Which entries of a bank each text holds: plain arrays, in rows. What `match.py` makes, and `balance.py` and `coverage.py` read."""
+"""Which entries of a bank each text holds: plain arrays, in rows. What `match.py` makes, and `balance.py` and
+`coverage.py` read."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ Each = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Matches:
-    """The entries of n texts. Text i holds `entries[offsets[i] : offsets[i + 1]]`, each entry once, in the order of where they begin.
+    """The entries of n texts. Text i holds `entries[offsets[i] : offsets[i + 1]]`, each entry once, in the
+    order of where they begin.
 
     offsets   int64, n + 1 of them, the first 0
     entries   int32, numbers of entries in their bank
@@ -29,7 +31,9 @@ class Matches:
     def of(cls, rows: Iterable[Sequence[int]]) -> Matches:
         """From one sequence of entry numbers a text."""
         listed = [np.asarray(row, dtype=np.int32) for row in rows]
-        offsets = np.concatenate([[0], np.cumsum([len(row) for row in listed], dtype=np.int64)]).astype(np.int64)
+        offsets = np.concatenate([[0], np.cumsum([len(row) for row in listed], dtype=np.int64)]).astype(
+            np.int64
+        )
         return cls(offsets, np.concatenate(listed) if listed else np.zeros(0, np.int32))
 
     def __len__(self) -> int:

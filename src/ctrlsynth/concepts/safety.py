@@ -1,10 +1,9 @@
-"""Which concepts are not fit for data that everyone may see (SynthCLIP, section 5 and appendix C): an LLM is asked about each, and a
-plain list of words is taken too. Nothing is deleted: the bank keeps every entry with the answer and the reason, and the source skips
-flagged ones.
+"""Which concepts are not fit for data that everyone may see (SynthCLIP, section 5 and appendix C): an LLM is
+asked about each, and a plain list of words is taken too. Nothing is deleted: the bank keeps every entry with
+the answer and the reason, and the source skips flagged ones.
 
-Asking is a run like any other (`[concept, text*]` with a JSON answer), so it goes on where it stopped, and engines and servers serve it.
-What a small model says here is weak: `benchmarks/safety.py` shows how weak.
-"""
+Asking is a run like any other (`[concept, text*]` with a JSON answer), so it goes on where it stopped, and
+engines and servers serve it. What a small model says here is weak: `benchmarks/safety.py` shows how weak."""
 
 from __future__ import annotations
 
@@ -37,7 +36,8 @@ SCHEMA = {
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """What became of a bank's entries. `unanswered`: reason -> entries that no answer came for; they stay unflagged."""
+    """What became of a bank's entries. `unanswered`: reason -> entries that no answer came for; they stay
+    unflagged."""
 
     entries: int
     by_model: int
@@ -52,17 +52,32 @@ class Flags:
 
 
 def question(bank: Path, llm: Any, name: str = "flag") -> Recipe:
-    """The run that asks about every concept of a bank. A model that reads examples in place of instructions is given the instruction."""
+    """The run that asks about every concept of a bank. A model that reads examples in place of instructions
+    is given the instruction."""
     spec = dict(llm) if isinstance(llm, Mapping) else llm
     if spec == "smollm2" or (isinstance(spec, dict) and "smollm2" in spec):
         spec = {"smollm2": None, **(spec if isinstance(spec, dict) else {}), "few_shot": False}
-    policy = {"templates": ["unfit"], "style": "json", "json_schema": SCHEMA, "caption_field": "reason", "constraint": "", "max_tokens": 80}
-    data = {"name": name, "source": {"concepts": str(bank.absolute())}, "models": {"llm": spec}, "judge": None, "text_policy": policy}
+    policy = {
+        "templates": ["unfit"],
+        "style": "json",
+        "json_schema": SCHEMA,
+        "caption_field": "reason",
+        "constraint": "",
+        "max_tokens": 80,
+    }
+    data = {
+        "name": name,
+        "source": {"concepts": str(bank.absolute())},
+        "models": {"llm": spec},
+        "judge": None,
+        "text_policy": policy,
+    }
     return parse_recipe({**data, "paths": {"flag": ["concept", "text*"]}}, "concepts flag")
 
 
 def answers(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, bool | None, str]]:
-    """(place in the bank, unfit, reason) from the rows of the run's `write` table; unfit is None where no answer could be read."""
+    """(place in the bank, unfit, reason) from the rows of the run's `write` table; unfit is None where no
+    answer could be read."""
     for row in rows:
         place = int(str(row["source_key"]).rpartition(":")[2])
         if row["status"] != "ok":
@@ -73,11 +88,15 @@ def answers(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, bool | Non
 
 
 def flag(
-    bank: pa.Table, told: Iterable[tuple[int, bool | None, str]], blocked: Sequence[str] = (), allowed: Sequence[str] = ()
+    bank: pa.Table,
+    told: Iterable[tuple[int, bool | None, str]],
+    blocked: Sequence[str] = (),
+    allowed: Sequence[str] = (),
 ) -> tuple[pa.Table, Flags]:
-    """The bank with its columns `flagged` and `reason` filled in. `allowed` entries are never flagged, those that hold a `blocked` word or
-    phrase always; else the model decides, once for entries that are the same but for blanks. Where it has no answer, what the bank said
-    before stays. Raises UserError for an empty bank."""
+    """The bank with its columns `flagged` and `reason` filled in. `allowed` entries are never flagged, those
+    that hold a `blocked` word or phrase always; else the model decides, once for entries that are the same
+    but for blanks. Where it has no answer, what the bank said before stays. Raises UserError for an empty
+    bank."""
     free, unfit = {a.lower() for a in allowed}, holding(blocked)
     forms = [form(entry or "") for entry in bank["entry"].to_pylist()]
     if not any(forms):
@@ -113,7 +132,8 @@ def flag(
 
 
 def holding(blocked: Sequence[str]) -> Any:
-    """A function that gives the blocked word or phrase that an entry holds (whole words, in any case), or None."""
+    """A function that gives the blocked word or phrase that an entry holds (whole words, in any case), or
+    None."""
     if not blocked:
         return lambda entry: None
     words = sorted({b.lower() for b in blocked}, key=len, reverse=True)

@@ -1,4 +1,5 @@
-"""The concepts of a bank as a source (SynthCLIP's route): any bank file that `concepts.bank` reads, an entry a row."""
+"""The concepts of a bank as a source (SynthCLIP's route): any bank file that `concepts.bank` reads, an entry
+a row."""
 
 from __future__ import annotations
 
@@ -12,9 +13,9 @@ from .bank import LONGEST, digest_of, read_bank
 
 
 class ConceptSource:
-    """A bank cut into parts of `part_rows` entries. Entries that are not to be written about are rows with a reason: `empty_caption`,
-    `no_words`, `too_long`, `duplicate_concept`, and `flagged` (`ctrlsynth concepts flag`, on this entry or one that differs in blanks
-    only); the bank keeps them."""
+    """A bank cut into parts of `part_rows` entries. Entries that are not to be written about are rows with a
+    reason: `empty_caption`, `no_words`, `too_long`, `duplicate_concept`, and `flagged` (`ctrlsynth concepts
+    flag`, on this entry or one that differs in blanks only); the bank keeps them."""
 
     has_images = False
 
@@ -35,11 +36,17 @@ class ConceptSource:
             about["flagged"] = True if _plain(entry) in unfit else about["flagged"]
         self.bank = f"{path.name} {digest_of([e or '' for e in self._entries])}"
         step = max(part_rows, -(-len(self._entries) // MAX_PARTS))
-        self._parts = [self._part(n, start, step) for n, start in enumerate(range(0, len(self._entries), step))]
+        self._parts = [
+            self._part(n, start, step) for n, start in enumerate(range(0, len(self._entries), step))
+        ]
 
     def _part(self, number: int, start: int, step: int) -> SourcePart:
         rows = self._entries[start : start + step]
-        mark = fingerprint(start, digest_of([e or "" for e in rows]), [a["flagged"] for a in self._about[start : start + step]])
+        mark = fingerprint(
+            start,
+            digest_of([e or "" for e in rows]),
+            [a["flagged"] for a in self._about[start : start + step]],
+        )
         return SourcePart(number, range_name(number), mark, start, len(rows))
 
     def parts(self) -> list[SourcePart]:
@@ -48,7 +55,11 @@ class ConceptSource:
     def rows(self, part: SourcePart) -> Iterator[SourceRow]:
         for number in range(part.locator, part.locator + (part.rows or 0)):
             entry = _plain(self._entries[number])
-            row = SourceRow(str(number), caption=entry, metadata={k: v for k, v in self._about[number].items() if v is not None})
+            row = SourceRow(
+                str(number),
+                caption=entry,
+                metadata={k: v for k, v in self._about[number].items() if v is not None},
+            )
             if entry is None:
                 row.drop("empty_caption")
             elif not any(c.isalnum() for c in entry):

@@ -1,4 +1,5 @@
-"""Gathers what `concepts build` puts into a bank: WordNet, the user's files, and symspellpy's counts where no counts are given."""
+"""Gathers what `concepts build` puts into a bank: WordNet, the user's files, and symspellpy's counts where no
+counts are given."""
 
 from __future__ import annotations
 
@@ -15,13 +16,19 @@ from .wikipedia import count_articles, count_views, pair_scores, read_counts, re
 
 MIN_COUNT, MIN_PMI, MIN_VIEWS = 100, 30.0, 70
 STAND_IN_PMI = 8.0
-"""symspellpy's corpus is too small for a PMI of 30 (its highest is 25.7). At 8 it gives 97,000 pairs; MetaCLIP's bank holds 100,646."""
-_PACKAGE, _WORDS, _PAIRS = "symspellpy", "frequency_dictionary_en_82_765.txt", "frequency_bigramdictionary_en_243_342.txt"
+"""symspellpy's corpus is too small for a PMI of 30 (its highest is 25.7). At 8 it gives 97,000 pairs;
+MetaCLIP's bank holds 100,646."""
+_PACKAGE, _WORDS, _PAIRS = (
+    "symspellpy",
+    "frequency_dictionary_en_82_765.txt",
+    "frequency_bigramdictionary_en_243_342.txt",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What to build from. `sources` are names of `bank.SOURCES`; thresholds are the least score that is taken.
+    """What to build from. `sources` are names of `bank.SOURCES`; thresholds are the least score that is
+    taken.
 
     lists        bank files of any format       unigrams, bigrams   count files (`wikipedia.read_counts`)
     dumps        pages-articles dumps            pageviews, titles   see `wikipedia`
@@ -42,8 +49,8 @@ class Wanted:
 
 
 def gather(wanted: Wanted) -> list[tuple[str, Scored | pa.Table]]:
-    """(source, entries with scores) in order of priority, for `bank.build`. Raises UserError for unknown sources, for files that no wanted
-    source reads, and for unreadable ones."""
+    """(source, entries with scores) in order of priority, for `bank.build`. Raises UserError for unknown
+    sources, for files that no wanted source reads, and for unreadable ones."""
     for name in wanted.sources:
         if name not in SOURCES:
             raise unknown("source", name, SOURCES)
@@ -73,7 +80,10 @@ def _check_used(wanted: Wanted) -> None:
         ([*wanted.pageviews, *wanted.titles], ["titles"]),
     ):
         if files and not set(readers) & set(wanted.sources):
-            raise UserError(f"{files[0]}: only the source {' or '.join(readers)} reads it, and it is not among {', '.join(wanted.sources)}")
+            raise UserError(
+                f"{files[0]}: only the source {' or '.join(readers)} reads it, and it is not among "
+                f"{', '.join(wanted.sources)}"
+            )
     if list(wanted.sources) == ["titles"] and not (wanted.pageviews or wanted.titles):
         raise UserError("titles: come from files; name some with --pageviews or --titles")
 
@@ -94,10 +104,17 @@ def _ngrams(wanted: Wanted) -> list[tuple[str, Scored]]:
             pairs[pair] = pairs.get(pair, 0) + count
     least = wanted.min_pmi if wanted.min_pmi is not None else STAND_IN_PMI if stand_in else MIN_PMI
     if not wanted.dumps:
-        return [("unigrams", by_score(words.items(), wanted.min_count)), ("bigrams", pair_scores(words, pairs.items(), least))]
+        return [
+            ("unigrams", by_score(words.items(), wanted.min_count)),
+            ("bigrams", pair_scores(words, pairs.items(), least)),
+        ]
     counted, found = count_articles(wanted.dumps)
     counted.update(words)
-    scored = pair_scores(counted, found.items(), least) if not pairs else pair_scores(counted, pairs.items(), least)
+    scored = (
+        pair_scores(counted, found.items(), least)
+        if not pairs
+        else pair_scores(counted, pairs.items(), least)
+    )
     return [("unigrams", by_score(counted.items(), wanted.min_count)), ("bigrams", scored)]
 
 

@@ -1,4 +1,5 @@
-"""Files of any size as a stream of bytes: plain, .gz, .bz2, .xz or .zst, told by their first bytes, whatever their name says."""
+"""Files of any size as a stream of bytes: plain, .gz, .bz2, .xz or .zst, told by their first bytes, whatever
+their name says."""
 
 from __future__ import annotations
 
@@ -14,19 +15,23 @@ from ..errors import UserError
 
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 BROKEN: tuple[type[Exception], ...] = (EOFError, OSError, zlib.error, lzma.LZMAError)
-"""What reading a damaged or cut file raises; with zstandard's own error once `open_stream` has met such a file."""
+"""What reading a damaged or cut file raises; with zstandard's own error once `open_stream` has met such a
+file."""
 _ZSTD = b"\x28\xb5\x2f\xfd"
 
 
 def open_stream(path: str | Path) -> IO[bytes]:
-    """The file's bytes, unpacked. Raises UserError for a file that can't be opened, and where .zst needs a package."""
+    """The file's bytes, unpacked. Raises UserError for a file that can't be opened, and where .zst needs a
+    package."""
     try:
         stream = open(path, "rb")  # noqa: SIM115  (handed to the caller)
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror}") from error
     if not stream.seekable():
         stream.close()
-        raise UserError(f"{path}: is a pipe; a file is read from its beginning more than once, so save it first")
+        raise UserError(
+            f"{path}: is a pipe; a file is read from its beginning more than once, so save it first"
+        )
     magic = stream.read(6)
     stream.seek(0)
     if magic[:2] == b"\x1f\x8b":
@@ -56,7 +61,8 @@ def _zstd(stream: IO[bytes], path: str | Path) -> IO[bytes]:
 
 
 class _Zstd(io.RawIOBase):
-    """The bytes of a .zst file, frame after frame. The package's own reader takes a file that is cut for one that ends."""
+    """The bytes of a .zst file, frame after frame. The package's own reader takes a file that is cut for one
+    that ends."""
 
     def __init__(self, stream: IO[bytes], decompressor: Any) -> None:
         self._stream, self._decompressor = stream, decompressor

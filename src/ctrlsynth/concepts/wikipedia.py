@@ -1,12 +1,14 @@
-"""What a concept bank takes from Wikipedia's dumps, read as they are downloaded: words and pairs from pages-articles, titles by views.
+"""What a concept bank takes from Wikipedia's dumps, read as they are downloaded: words and pairs from
+pages-articles, titles by views.
 
-- `pages-articles*.xml[.bz2|.gz]`: articles (namespace 0, no redirects), their wikitext stripped to words well enough to count them.
+- `pages-articles*.xml[.bz2|.gz]`: articles (namespace 0, no redirects), their wikitext stripped to words well
+  enough to count them.
 - pageviews, hourly (`en Some_title 12 0`) and daily (`en.wikipedia Some_title 123 desktop 12 A1B11`).
 - `*-all-titles[-in-ns0].gz`: one title a line, or namespace, tab, title.
 - counts made elsewhere: `word count`, `count<TAB>word`, `first second count`, `count<TAB>first<TAB>second`.
 
-Everything streams. Memory: the distinct words, the titles that count; pairs go to disk in sorted runs when they are many.
-"""
+Everything streams. Memory: the distinct words, the titles that count; pairs go to disk in sorted runs when
+they are many."""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ HOURLY_LEAST = 50
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _BLOCKS = "ref|math|chem|gallery|syntaxhighlight|source|code|timeline|score|hiero|imagemap|nowiki|pre"
 _GONE = re.compile(
-    rf"<!--.*?-->|<({_BLOCKS})\b[^<>]*/>|<({_BLOCKS})\b[^<>]*>.*?</\2\s*>|__[A-Z]+__|^=+[^\n]*=+[ \t]*$|^[{{|!][^\n]*$", re.S | re.M | re.I
+    rf"<!--.*?-->|<({_BLOCKS})\b[^<>]*/>|<({_BLOCKS})\b[^<>]*>.*?</\2\s*>|__[A-Z]+__|^=+[^\n]*=+[ "
+    rf"\t]*$|^[{{|!][^\n]*$",
+    re.S | re.M | re.I,
 )
 _TEMPLATE, _TABLE = re.compile(r"\{\{[^{}]*\}\}"), re.compile(r"\{\|(?:(?!\{\||\|\}).)*\|\}", re.S)
 _LINK, _OUTSIDE = re.compile(r"\[\[([^\[\]]*)\]\]"), re.compile(r"\[(?:https?:)?//[^\s\]]*\s*([^\]]*)\]")
@@ -42,7 +46,8 @@ _DEEPEST = 40
 
 
 def plain_text(wikitext: str) -> str:
-    """Wikitext without templates, tables, references, files, headings and markup; links as the words that they show."""
+    """Wikitext without templates, tables, references, files, headings and markup; links as the words that
+    they show."""
     text = _COMMENT.sub("", wikitext)
     text = _until_still(_TEMPLATE, "", text)
     text = _until_still(_TABLE, "\n", text)
@@ -72,7 +77,8 @@ def _shown(link: re.Match[str]) -> str:
 
 
 def articles(path: str | Path) -> Iterator[tuple[str, str]]:
-    """(title, wikitext) of every article of a pages-articles dump. Raises UserError for a file that is none, or is cut."""
+    """(title, wikitext) of every article of a pages-articles dump. Raises UserError for a file that is none,
+    or is cut."""
     stream = streams.open_stream(path)
     depth: list[ET.Element] = []
     page: dict[str, str] = {}
@@ -101,7 +107,8 @@ def articles(path: str | Path) -> Iterator[tuple[str, str]]:
 
 
 class PairCounts:
-    """Counts of pairs of words (`first second`): held in memory up to a limit, then in sorted runs in a temporary file's folder."""
+    """Counts of pairs of words (`first second`): held in memory up to a limit, then in sorted runs in a
+    temporary file's folder."""
 
     def __init__(self, limit: int = PAIRS_IN_MEMORY) -> None:
         self._limit, self._counts = limit, Counter[str]()
@@ -133,8 +140,11 @@ class PairCounts:
                 yield pair, int(count)
 
 
-def count_articles(paths: Iterable[str | Path], pairs: PairCounts | None = None) -> tuple[Counter[str], PairCounts]:
-    """Counts the words of all articles, and the pairs of words with nothing but blanks between them. Case stays as written."""
+def count_articles(
+    paths: Iterable[str | Path], pairs: PairCounts | None = None
+) -> tuple[Counter[str], PairCounts]:
+    """Counts the words of all articles, and the pairs of words with nothing but blanks between them. Case
+    stays as written."""
     words: Counter[str] = Counter()
     pairs = pairs or PairCounts()
     for path in paths:
@@ -147,13 +157,14 @@ def count_articles(paths: Iterable[str | Path], pairs: PairCounts | None = None)
     return words, pairs
 
 
-def pair_scores(words: Mapping[str, int], pairs: Iterable[tuple[str, int]], least: float) -> list[tuple[str, float]]:
+def pair_scores(
+    words: Mapping[str, int], pairs: Iterable[tuple[str, int]], least: float
+) -> list[tuple[str, float]]:
     """(pair, PMI) of the pairs with at least `least`, the highest first.
 
-    PMI = log2(c(a b) * N / (c(a) * c(b))) with N the sum of all words' counts: NLTK's `BigramAssocMeasures.pmi`, as MetaCLIP calls
-    it. N bounds it: no pair of a corpus of N words has more than log2(N), so 30 asks for over a billion words. A pair with an uncounted
-    word is left out, as there.
-    """
+    PMI = log2(c(a b) * N / (c(a) * c(b))) with N the sum of all words' counts: NLTK's
+    `BigramAssocMeasures.pmi`, as MetaCLIP calls it. N bounds it: no pair of a corpus of N words has more than
+    log2(N), so 30 asks for over a billion words. A pair with an uncounted word is left out, as there."""
     total = sum(words.values())
     scored = []
     for pair, count in pairs:
@@ -167,23 +178,32 @@ def pair_scores(words: Mapping[str, int], pairs: Iterable[tuple[str, int]], leas
 
 
 def read_counts(path: str | Path, words: int) -> Iterator[tuple[str, int]]:
-    """(word or pair, count) of a count file whose entries have `words` words; the count stands first or last. UserError names the line."""
+    """(word or pair, count) of a count file whose entries have `words` words; the count stands first or last.
+    UserError names the line."""
     for number, line in enumerate(_lines(path), 1):
         fields = line.split()
         if not fields:
             continue
         if len(fields) == words + 1 and (fields[-1].isdecimal() or fields[0].isdecimal()):
-            last = fields[-1].isdecimal() and not (line.partition("\t")[0].strip().isdecimal() and "\t" in line)
+            last = fields[-1].isdecimal() and not (
+                line.partition("\t")[0].strip().isdecimal() and "\t" in line
+            )
             yield " ".join(fields[:-1] if last else fields[1:]), int(fields[-1] if last else fields[0])
         else:
-            raise UserError(f"{path}:{number}: expected {' '.join(['word'] * words)} and a count, found {line.strip()[:60]!r}")
+            raise UserError(
+                f"{path}:{number}: expected {' '.join(['word'] * words)} and a count, found "
+                f"{line.strip()[:60]!r}"
+            )
 
 
-def count_views(paths: Iterable[str | Path], wiki: str = "en", hourly_least: int = HOURLY_LEAST) -> Counter[str]:
-    """Views of each title over all files, with spaces for underscores. Titles with a colon are left out, as in MetaCLIP.
+def count_views(
+    paths: Iterable[str | Path], wiki: str = "en", hourly_least: int = HOURLY_LEAST
+) -> Counter[str]:
+    """Views of each title over all files, with spaces for underscores. Titles with a colon are left out, as
+    in MetaCLIP.
 
-    Hourly files: lines of `wiki` and `wiki.m` with at least `hourly_least` views. Daily files: `wiki`.wikipedia, the day's total.
-    """
+    Hourly files: lines of `wiki` and `wiki.m` with at least `hourly_least` views. Daily files:
+    `wiki`.wikipedia, the day's total."""
     views: Counter[str] = Counter()
     hourly, daily = {wiki, f"{wiki}.m"}, f"{wiki}.wikipedia"
     for path in paths:
@@ -198,7 +218,9 @@ def count_views(paths: Iterable[str | Path], wiki: str = "en", hourly_least: int
                 known = True
                 if fields[0] == daily and ":" not in fields[1]:
                     views[fields[1].replace("_", " ")] += int(fields[-2])
-            elif len(fields) == 3 and fields[0] == daily and fields[2].isdecimal():  # sums over days that others have made
+            elif (
+                len(fields) == 3 and fields[0] == daily and fields[2].isdecimal()
+            ):  # sums over days that others have made
                 known = True
                 if ":" not in fields[1]:
                     views[fields[1].replace("_", " ")] += int(fields[2])
@@ -220,7 +242,8 @@ def read_titles(path: str | Path) -> Iterator[str]:
 
 
 def _lines(path: str | Path) -> Iterator[str]:
-    """Lines of text; a line that is not UTF-8 (there are some in pageviews files) is read with U+FFFD in the places."""
+    """Lines of text; a line that is not UTF-8 (there are some in pageviews files) is read with U+FFFD in the
+    places."""
     stream: IO[bytes] = streams.open_stream(path)
     try:
         for number, line in enumerate(stream):

@@ -1,18 +1,19 @@
 """Edits of tags, the first half of the text controller (3a): remove, add, replace, keep, sample, swap, call.
 
-`compile_edits` reads the edits of a recipe once and says at once what is wrong with them; `Edits.apply` then works on one row's tags
-and says phrase by phrase what it did. An edit looks at the tags as the edit before it left them. Within one edit every phrase is asked
-once, so `{dog: cat, cat: dog}` exchanges the two.
+`compile_edits` reads the edits of a recipe once and says at once what is wrong with them; `Edits.apply` then
+works on one row's tags and says phrase by phrase what it did. An edit looks at the tags as the edit before it
+left them. Within one edit every phrase is asked once, so `{dog: cat, cat: dog}` exchanges the two.
 
-Following. When an object is replaced, attributes that describe it and relations that name it are renamed, in the number in which they
-stood (`two dogs` -> `two cats`); when it is removed (by remove, keep, sample), they go with it. An object that only an attribute or a
-relation names (`brown dog` without `dog` among the objects) is found there by remove and replace, if the selector is an exact phrase or
-a class. The modifier of another object is left alone: to remove `glass` leaves `glass table`.
+Following. When an object is replaced, attributes that describe it and relations that name it are renamed, in
+the number in which they stood (`two dogs` -> `two cats`); when it is removed (by remove, keep, sample), they
+go with it. An object that only an attribute or a relation names (`brown dog` without `dog` among the objects)
+is found there by remove and replace, if the selector is an exact phrase or a class. The modifier of another
+object is left alone: to remove `glass` leaves `glass table`.
 
-Phrases that become equal merge into the first; its score stays. A relation whose two ends become the same object goes. Everything that
-is drawn hangs on the run's seed, the row's id, the edit's number and the phrase, so the same phrase meets the same fate whatever stands
-beside it. Only an object that is drawn from a class passes over members whose words the row already has or drew: no two objects become one.
-"""
+Phrases that become equal merge into the first; its score stays. A relation whose two ends become the same
+object goes. Everything that is drawn hangs on the run's seed, the row's id, the edit's number and the phrase,
+so the same phrase meets the same fate whatever stands beside it. Only an object that is drawn from a class
+passes over members whose words the row already has or drew: no two objects become one."""
 
 from __future__ import annotations
 
@@ -34,8 +35,9 @@ from .select import Selectors, is_class, parse
 
 @dataclass(frozen=True, slots=True)
 class EditRecord:
-    """What one edit did to one phrase: the edit's number in the policy from 0, its name, the kind of tags, the phrase before (None: added)
-    and after (None: removed). A phrase that only followed an object carries the number of the edit that it followed."""
+    """What one edit did to one phrase: the edit's number in the policy from 0, its name, the kind of tags,
+    the phrase before (None: added) and after (None: removed). A phrase that only followed an object carries
+    the number of the edit that it followed."""
 
     edit: int
     op: str
@@ -46,8 +48,8 @@ class EditRecord:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Whose tags are edited: everything that is drawn hangs on seed and id. `taken`: words that no object may be drawn as;
-    `drawn`: objects in lower case -> the member that one edit drew for them."""
+    """Whose tags are edited: everything that is drawn hangs on seed and id. `taken`: words that no object may
+    be drawn as; `drawn`: objects in lower case -> the member that one edit drew for them."""
 
     seed: int
     id: str
@@ -61,7 +63,10 @@ class Row:
 Change = Callable[[str, Tags, Row], str | None]
 """A phrase, the tags that it stands in, the row -> the phrase as it becomes; None when it goes."""
 Step = Callable[[Tags, Row], tuple[Tags, list[EditRecord]]]
-_FOLLOWERS: tuple[tuple[Kind, follow.Follow], ...] = (("attributes", follow.attribute), ("relations", follow.relation))
+_FOLLOWERS: tuple[tuple[Kind, follow.Follow], ...] = (
+    ("attributes", follow.attribute),
+    ("relations", follow.relation),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,8 @@ class Edits:
 
 
 def compile_edits(edits: Sequence[Edit], where: str = "text_policy") -> Edits:
-    """Reads the edits of a recipe. What cannot work is a `UserError` that names the key: `text_policy.edits[2].remove.objects: ...`."""
+    """Reads the edits of a recipe. What cannot work is a `UserError` that names the key:
+    `text_policy.edits[2].remove.objects: ...`."""
     return Edits(tuple(_compile(edit, n, f"{where}.edits[{n}]") for n, edit in enumerate(edits)))
 
 
@@ -128,8 +134,8 @@ def _sampled(kind: Kind, share: float, n: int) -> Change:
 
 @dataclass(frozen=True, slots=True)
 class _Rewrite:
-    """Every phrase of some kinds becomes another, stays or goes; what names a changed object follows. `orphan` says the same of an object
-    that only the end of an attribute or relation names."""
+    """Every phrase of some kinds becomes another, stays or goes; what names a changed object follows.
+    `orphan` says the same of an object that only the end of an attribute or relation names."""
 
     edit: int
     op: str
@@ -156,12 +162,21 @@ class _Rewrite:
                 continue
             after = [phrase if change is None else change(phrase, tags, row) for phrase in before]
             if follows:
-                after = [p if p is None else following(p, tags.objects, moved, self.orphan, row) for p in after]
+                after = [
+                    p if p is None else following(p, tags.objects, moved, self.orphan, row) for p in after
+                ]
             if any(new != old for old, new in zip(before, after, strict=True)):
                 new_tags = self._settle(new_tags, kind, before, after, records)
         return new_tags, records
 
-    def _settle(self, tags: Tags, kind: Kind, before: Sequence[str], after: Sequence[str | None], records: list[EditRecord]) -> Tags:
+    def _settle(
+        self,
+        tags: Tags,
+        kind: Kind,
+        before: Sequence[str],
+        after: Sequence[str | None],
+        records: list[EditRecord],
+    ) -> Tags:
         pairs = zip(before, after, strict=True)
         records += [EditRecord(self.edit, self.op, kind, old, new) for old, new in pairs if new != old]
         return _with(tags, kind, after)
@@ -174,7 +189,8 @@ def _words(tags: Tags) -> set[str]:
 
 
 def _with(tags: Tags, kind: Kind, after: Sequence[str | None]) -> Tags:
-    """The tags with one kind's phrases in new forms, at the same places: None and later repeats go, scores with their objects."""
+    """The tags with one kind's phrases in new forms, at the same places: None and later repeats go, scores
+    with their objects."""
     seen: dict[str, int] = {}
     for at, phrase in enumerate(after):
         if phrase is not None:
@@ -191,8 +207,9 @@ def _with(tags: Tags, kind: Kind, after: Sequence[str | None]) -> Tags:
 
 
 def _add(phrases: Mapping[Kind, Sequence[str]], n: int, where: str) -> Step:
-    """Appends phrases that are not there yet. An added object has the score 1 where the others have scores: the user is sure of it. An
-    attribute or relation may name an object that is not there; it is added as it is."""
+    """Appends phrases that are not there yet. An added object has the score 1 where the others have scores:
+    the user is sure of it. An attribute or relation may name an object that is not there; it is added as it
+    is."""
     clean = {kind: unique(phrases[kind]) for kind in KINDS if kind in phrases}
     for kind in phrases:
         if not clean[kind] or any(not p.strip() for p in phrases[kind]):
@@ -206,7 +223,9 @@ def _add(phrases: Mapping[Kind, Sequence[str]], n: int, where: str) -> Step:
             new = tuple(p for p in added if p.lower() not in low)
             if new:
                 records += [EditRecord(n, "add", kind, None, p) for p in new]
-                scores = (*tags.scores, *[1.0] * len(new)) if kind == "objects" and tags.scores else tags.scores
+                scores = (
+                    (*tags.scores, *[1.0] * len(new)) if kind == "objects" and tags.scores else tags.scores
+                )
                 tags = _with(replace(tags, scores=scores), kind, (*had, *new))
         return tags, records
 
@@ -214,7 +233,8 @@ def _add(phrases: Mapping[Kind, Sequence[str]], n: int, where: str) -> Step:
 
 
 def _keep_kinds(kinds: Sequence[Kind], n: int) -> Step:
-    """The paper's Obj, Obj+Attr, Obj+Attr+Rel: other kinds are emptied; `red ball` among kept attributes stays although `ball` went."""
+    """The paper's Obj, Obj+Attr, Obj+Attr+Rel: other kinds are emptied; `red ball` among kept attributes
+    stays although `ball` went."""
     others: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind not in kinds)
 
     def step(tags: Tags, row: Row) -> tuple[Tags, list[EditRecord]]:
@@ -226,7 +246,9 @@ def _keep_kinds(kinds: Sequence[Kind], n: int) -> Step:
     return step
 
 
-def _replacements(maps: Mapping[Kind, Mapping[str, str]], n: int, where: str) -> tuple[dict[Kind, Change], follow.Orphan | None]:
+def _replacements(
+    maps: Mapping[Kind, Mapping[str, str]], n: int, where: str
+) -> tuple[dict[Kind, Change], follow.Orphan | None]:
     changes: dict[Kind, Change] = {}
     orphan: follow.Orphan | None = None
     for kind, pairs in maps.items():
@@ -235,7 +257,9 @@ def _replacements(maps: Mapping[Kind, Mapping[str, str]], n: int, where: str) ->
             raise UserError(f"{spot}: is empty; write selector: phrase")
         selectors = Selectors(list(pairs), kind, spot)
         fixed = frozenset(" ".join(text.lower().split()) for text in pairs.values())
-        targets = tuple(_target(text, kind, n, f"{spot}.{selector}", fixed) for selector, text in pairs.items())
+        targets = tuple(
+            _target(text, kind, n, f"{spot}.{selector}", fixed) for selector, text in pairs.items()
+        )
         changes[kind] = _replaced(selectors, targets, kind)
         if kind == "objects":
             orphan = _orphan_replaced(selectors, targets)
@@ -246,8 +270,9 @@ Target = Callable[[str, Row], str]
 
 
 def _target(text: str, kind: Kind, n: int, where: str, fixed: frozenset[str]) -> Target:
-    """What stands on the right of a replacement: a phrase, or a class of which a member is drawn. Objects are drawn without replacement:
-    from the member that the draw hits on to the first that the row does not have; `fixed` are what other selectors are replaced by."""
+    """What stands on the right of a replacement: a phrase, or a class of which a member is drawn. Objects are
+    drawn without replacement: from the member that the draw hits on to the first that the row does not have;
+    `fixed` are what other selectors are replaced by."""
     if not is_class(text):
         clean = " ".join(text.split())
         if not clean:
@@ -267,7 +292,10 @@ def _target(text: str, kind: Kind, n: int, where: str, fixed: frozenset[str]) ->
         if known is not None:
             return known
         others = [word for word in (*words[at:], *words[:at]) if word != old]
-        new = next((word for word in others if word not in row.taken and word not in fixed), others[0] if others else old)
+        new = next(
+            (word for word in others if word not in row.taken and word not in fixed),
+            others[0] if others else old,
+        )
         row.taken.add(new)
         row.drawn[n, phrase.lower()] = new
         return new
@@ -307,11 +335,11 @@ def _is_plural(phrase: str) -> bool:
 
 
 def _swap_attributes(n: int) -> Step:
-    """Exchanges what two objects are said to be: `red ball`, `blue car` -> `blue ball`, `red car`: a hard case for composition.
+    """Exchanges what two objects are said to be: `red ball`, `blue car` -> `blue ball`, `red car`: a hard
+    case for composition.
 
-    Of all pairs of objects with different modifiers one is drawn; all modifiers of the two change sides, each in its number (`two dogs`).
-    Without such a pair nothing happens and nothing is recorded.
-    """
+    Of all pairs of objects with different modifiers one is drawn; all modifiers of the two change sides, each
+    in its number (`two dogs`). Without such a pair nothing happens and nothing is recorded."""
 
     def step(tags: Tags, row: Row) -> tuple[Tags, list[EditRecord]]:
         bound = [split_attribute(a, tags.objects) for a in tags.attributes]
@@ -338,8 +366,8 @@ def _swap_attributes(n: int) -> Step:
 
 
 def _swap_relations(n: int) -> Step:
-    """Exchanges subject and object of every relation that has both: `dog on sofa` -> `sofa on dog`. Symmetric ones (`next to`) too:
-    then only the order of words changes."""
+    """Exchanges subject and object of every relation that has both: `dog on sofa` -> `sofa on dog`. Symmetric
+    ones (`next to`) too: then only the order of words changes."""
 
     def step(tags: Tags, row: Row) -> tuple[Tags, list[EditRecord]]:
         return _exchanged(tags, "relations", [follow.exchanged(r, tags.objects) for r in tags.relations], n)
@@ -349,12 +377,15 @@ def _swap_relations(n: int) -> Step:
 
 def _exchanged(tags: Tags, kind: Kind, after: Sequence[str], n: int) -> tuple[Tags, list[EditRecord]]:
     before: tuple[str, ...] = getattr(tags, kind)
-    records = [EditRecord(n, "swap", kind, old, new) for old, new in zip(before, after, strict=True) if new != old]
+    records = [
+        EditRecord(n, "swap", kind, old, new) for old, new in zip(before, after, strict=True) if new != old
+    ]
     return (_with(tags, kind, after) if records else tags), records
 
 
 def _call(path: str, n: int, where: str) -> Step:
-    """A user's own edit. What it returns is cleaned of blanks and repeats; the difference is recorded as removals and additions."""
+    """A user's own edit. What it returns is cleaned of blanks and repeats; the difference is recorded as
+    removals and additions."""
     function: Callable[[Tags, random.Random], Any] = load_class(path, where)
     if not callable(function):
         raise UserError(f"{where}: {path} is no function")
@@ -363,7 +394,9 @@ def _call(path: str, n: int, where: str) -> Step:
         try:
             new = function(tags, chance(row.seed, row.id, f"edit.{n}"))
         except Exception as error:
-            raise UserError(f"{where}: {path} failed on row {row.id}: {type(error).__name__}: {error}") from error
+            raise UserError(
+                f"{where}: {path} failed on row {row.id}: {type(error).__name__}: {error}"
+            ) from error
         new = _checked(new, f"{where}: {path} on row {row.id}")
         records = []
         for kind in KINDS:
@@ -380,13 +413,20 @@ def _checked(tags: Any, where: str) -> Tags:
         raise UserError(f"{where} returned {type(tags).__name__}, not Tags")
     for kind in KINDS:
         phrases = getattr(tags, kind)
-        if isinstance(phrases, str) or not isinstance(phrases, Sequence) or not all(isinstance(p, str) for p in phrases):
+        if (
+            isinstance(phrases, str)
+            or not isinstance(phrases, Sequence)
+            or not all(isinstance(p, str) for p in phrases)
+        ):
             raise UserError(f"{where} returned {kind} that are no sequence of phrases")
     objects = unique(tags.objects)
     if tags.scores and len(tags.scores) != len(tags.objects):
         raise UserError(f"{where} returned {len(tags.scores)} scores for {len(tags.objects)} objects")
     scores = tags.scores
     if scores and len(objects) != len(tags.objects):
-        first = {" ".join(o.split()).lower(): s for o, s in reversed(list(zip(tags.objects, tags.scores, strict=True)))}
+        first = {
+            " ".join(o.split()).lower(): s
+            for o, s in reversed(list(zip(tags.objects, tags.scores, strict=True)))
+        }
         scores = tuple(first[o.lower()] for o in objects)
     return Tags(objects, unique(tags.attributes), unique(tags.relations), scores, tags.caption)

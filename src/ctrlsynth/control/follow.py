@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """What happens to an object that only the end of a phrase names: `change` makes of the end itself, what it becomes, or None when the
-    object is removed; `possible` says quickly whether a phrase has such an end at all."""
+    """What happens to an object that only the end of a phrase names: `change` makes of the end itself, what
+    it becomes, or None when the object is removed; `possible` says quickly whether a phrase has such an end
+    at all."""
 
     possible: Callable[[str], bool]
     change: Callable[[str, Row], str | None]
@@ -27,7 +28,9 @@ Moved = Mapping[str, str | None]
 Follow = Callable[[str, Sequence[str], Moved, Orphan | None, "Row"], str | None]
 
 
-def attribute(phrase: str, objects: Sequence[str], moved: Moved, orphan: Orphan | None, row: Row) -> str | None:
+def attribute(
+    phrase: str, objects: Sequence[str], moved: Moved, orphan: Orphan | None, row: Row
+) -> str | None:
     """`two dogs` with dog -> cat becomes `two cats`; with dog gone, None."""
     if orphan is not None and not orphan.possible(phrase):
         orphan = None
@@ -39,9 +42,11 @@ def attribute(phrase: str, objects: Sequence[str], moved: Moved, orphan: Orphan 
     return _renamed(phrase, len(modifier) + 1, len(phrase), bound, moved)
 
 
-def relation(phrase: str, objects: Sequence[str], moved: Moved, orphan: Orphan | None, row: Row) -> str | None:
-    """`dog on sofa` with sofa -> bench becomes `dog on bench`; with either gone, or both become one, None. So for what is named
-    between the ends."""
+def relation(
+    phrase: str, objects: Sequence[str], moved: Moved, orphan: Orphan | None, row: Row
+) -> str | None:
+    """`dog on sofa` with sofa -> bench becomes `dog on bench`; with either gone, or both become one, None. So
+    for what is named between the ends."""
     if orphan is not None and not orphan.possible(phrase):
         orphan = None
     if orphan is None and not _mentions(phrase.lower(), moved):
@@ -62,11 +67,16 @@ def relation(phrase: str, objects: Sequence[str], moved: Moved, orphan: Orphan |
     if head is None or middle is None:
         return None
     whole = f"{head} {middle.strip()} ".lstrip() if middle.strip() else f"{head} "
-    return whole.rstrip() if object_ is None else _renamed(whole + phrase[stop:], len(whole), None, object_, moved)
+    return (
+        whole.rstrip()
+        if object_ is None
+        else _renamed(whole + phrase[stop:], len(whole), None, object_, moved)
+    )
 
 
 def exchanged(phrase: str, objects: Sequence[str]) -> str:
-    """A relation with its ends exchanged, each in the number in which it stood; one without two different ends as it is."""
+    """A relation with its ends exchanged, each in the number in which it stood; one without two different
+    ends as it is."""
     subject, predicate, object_ = split_relation(phrase, objects)
     if subject is None or object_ is None or subject == object_:
         return phrase
@@ -91,7 +101,8 @@ def _mentions(low: str, moved: Moved) -> bool:
 
 
 def _renamed(phrase: str, start: int, stop: int | None, name: str, moved: Moved) -> str | None:
-    """The phrase with the object between two characters renamed; the plural stays a plural, an article before it fits."""
+    """The phrase with the object between two characters renamed; the plural stays a plural, an article before
+    it fits."""
     if name.lower() not in moved:
         return phrase
     new = moved[name.lower()]
@@ -132,7 +143,8 @@ def _orphan_start(phrase: str, orphan: Orphan, row: Row) -> str | None:
 
 
 def _inside(middle: str, objects: Sequence[str], moved: Moved) -> str | None:
-    """Objects named inside a predicate (`dog with ball on grass`), the longest names first, so that `sofa bed` names no sofa."""
+    """Objects named inside a predicate (`dog with ball on grass`), the longest names first, so that `sofa
+    bed` names no sofa."""
     if not _mentions(middle.lower(), moved):
         return middle
     forms = {form.lower(): (name, form) for name in objects for form in (plural(name), name)}

@@ -1,8 +1,8 @@
 """3b, the image controller: makes a prompt for the text-to-image model out of a text, by policy.
 
-A style is drawn by weight from the row's id and wrapped around the text (CtrlSynth, A.1 and two of ours); sentences that name what matters
-come first, so that the cut at 77 CLIP tokens takes the least of it; weights of single tags and the negative prompt go beside the text.
-"""
+A style is drawn by weight from the row's id and wrapped around the text (CtrlSynth, A.1 and two of ours);
+sentences that name what matters come first, so that the cut at 77 CLIP tokens takes the least of it; weights
+of single tags and the negative prompt go beside the text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
 
 class ImageController:
-    """One policy, ready for rows. `seed` is the run's; `where` is the policy's place in the recipe, for messages."""
+    """One policy, ready for rows. `seed` is the run's; `where` is the policy's place in the recipe, for
+    messages."""
 
     def __init__(self, policy: ImagePolicy, seed: int, where: str = "image_policy") -> None:
         self.policy, self.seed, self.where = policy, seed, where
@@ -39,9 +40,12 @@ class ImageController:
         self._size = _size(policy.size, where)
 
     def content(self) -> dict[str, Any]:
-        """Everything of the policy that can change a prompt or how its image is stored; styles by content and not by file name."""
+        """Everything of the policy that can change a prompt or how its image is stored; styles by content and
+        not by file name."""
         used = self.policy.model_dump(mode="json", exclude={"styles", "styles_file"})
-        return used | {"styles": [(s.name, s.text, edge) for s, edge in zip(self._styles, self._edges, strict=True)]}
+        return used | {
+            "styles": [(s.name, s.text, edge) for s, edge in zip(self._styles, self._edges, strict=True)]
+        }
 
     def style(self, row_id: str) -> Template | None:
         """The style of a row, drawn by weight from its id; None when the policy has none."""
@@ -50,11 +54,12 @@ class ImageController:
         return self._styles[bisect_right(self._edges, draw(self.seed, row_id, "style") * self._edges[-1])]
 
     def prompt(self, row_id: str, text: str, tags: Tags | None = None) -> Prompt:
-        """The prompt of one row (`row_id`: of the image to be painted). The text's full stop gives way to one that the style brings.
+        """The prompt of one row (`row_id`: of the image to be painted). The text's full stop gives way to one
+        that the style brings.
 
-        All weights of the policy go along: the model reports as unused those whose phrase the text lacks (`select.holds`). `tags` are not
-        looked at: what is painted comes from the text alone (figure 1), and a prompt that named more than its text would hide that.
-        """
+        All weights of the policy go along: the model reports as unused those whose phrase the text lacks
+        (`select.holds`). `tags` are not looked at: what is painted comes from the text alone (figure 1), and
+        a prompt that named more than its text would hide that."""
         body = text.strip()
         if self._order is not None:
             body = sentences_first(body, self._order)
@@ -107,7 +112,8 @@ def _size(size: int | tuple[int, int] | None, where: str) -> tuple[int, int] | N
 
 
 def sentences_first(text: str, order: Selectors) -> str:
-    """The sentences that name what the first selector means, then the second's, ..., then the rest, each as they stood."""
+    """The sentences that name what the first selector means, then the second's, ..., then the rest, each as
+    they stood."""
     sentences = _SENTENCE.split(text)
     if len(sentences) < 2:
         return text

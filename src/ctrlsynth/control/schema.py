@@ -1,8 +1,9 @@
-"""JSON schemas for the JSON style of 3a: a plain subset, checked when the recipe is read and again on every reply.
+"""JSON schemas for the JSON style of 3a: a plain subset, checked when the recipe is read and again on every
+reply.
 
-Known: type, properties, required, additionalProperties (true or false), items, enum, minLength, maxLength, minItems, maxItems, minimum,
-maximum; title, description and default are passed over. Any other keyword is an error: to ignore it would claim a check that nobody makes.
-"""
+Known: type, properties, required, additionalProperties (true or false), items, enum, minLength, maxLength,
+minItems, maxItems, minimum, maximum; title, description and default are passed over. Any other keyword is an
+error: to ignore it would claim a check that nobody makes."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 _SIZES = ("minLength", "maxLength", "minItems", "maxItems")
 _KNOWN = frozenset(
-    "type properties required additionalProperties items enum minLength maxLength minItems maxItems minimum maximum "
+    "type properties required additionalProperties items enum minLength maxLength minItems maxItems minimum "
+    "maximum "
     "title description default $schema".split()
 )
 
@@ -39,7 +41,9 @@ def check_schema(schema: Any, where: str) -> None:
         if not isinstance(kind, str) or kind not in _TYPES:
             raise unknown("type", str(kind), _TYPES, f"{where}.type")
     for key in _SIZES:
-        if key in schema and (not isinstance(schema[key], int) or isinstance(schema[key], bool) or schema[key] < 0):
+        if key in schema and (
+            not isinstance(schema[key], int) or isinstance(schema[key], bool) or schema[key] < 0
+        ):
             raise UserError(f"{where}.{key}: a number of 0 or more, not {schema[key]!r}")
     for key in ("minimum", "maximum"):
         if key in schema and not _is(schema[key], "number"):
@@ -75,7 +79,8 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def problem(value: Any, schema: Mapping[str, Any], at: str = "$") -> str | None:
-    """The first thing in which a value breaks the schema, with its place (`$.objects[2]: ...`); None when it fulfils it."""
+    """The first thing in which a value breaks the schema, with its place (`$.objects[2]: ...`); None when it
+    fulfils it."""
     kinds = schema.get("type")
     wanted = kinds if isinstance(kinds, list) else [kinds] if kinds is not None else []
     if wanted and not any(_is(value, kind) for kind in wanted):
@@ -87,7 +92,9 @@ def problem(value: Any, schema: Mapping[str, Any], at: str = "$") -> str | None:
     if isinstance(value, list):
         inner = schema.get("items")
         found = _size(len(value), schema, "Items", f"{at}: {len(value)} items")
-        each = (problem(item, inner, f"{at}[{i}]") for i, item in enumerate(value)) if inner is not None else ()
+        each = (
+            (problem(item, inner, f"{at}[{i}]") for i, item in enumerate(value)) if inner is not None else ()
+        )
         return found or next((p for p in each if p), None)
     if isinstance(value, dict):
         return _object(value, schema, at)

@@ -5,14 +5,14 @@
     re:^blu        a regular expression, found anywhere unless anchored, case ignored
     animal.n.01    a WordNet class: everything whose head noun's first sense is the class or below it
 
-Of an **object** all of the phrase is compared. Of an **attribute** (`big red ball`) and a **relation** (`dog on sofa`) a selector may
-mean a part: the modifier (`big red`) or the predicate (`on`), then runs of whole words in it, and at last the whole phrase. So `red` finds
-`big red ball`, and to replace it by `blue` gives `big blue ball`. Regular expressions try the shortest run first (`re:^blu` takes `blue`
-out of `big blue`), the others the longest.
-A class of *things* (`animal.n.01`) finds attributes by the object that they describe, and relations by either end; what it then stands
-for is the modifier or predicate. A class of *qualities* (`color.n.01`: anything WordNet counts as an abstraction) finds attributes by a
-word of the modifier, in any of its noun senses, because the quality is rarely the first (`white`).
-"""
+Of an **object** all of the phrase is compared. Of an **attribute** (`big red ball`) and a **relation** (`dog
+on sofa`) a selector may mean a part: the modifier (`big red`) or the predicate (`on`), then runs of whole
+words in it, and at last the whole phrase. So `red` finds `big red ball`, and to replace it by `blue` gives
+`big blue ball`. Regular expressions try the shortest run first (`re:^blu` takes `blue` out of `big blue`),
+the others the longest. A class of *things* (`animal.n.01`) finds attributes by the object that they describe,
+and relations by either end; what it then stands for is the modifier or predicate. A class of *qualities*
+(`color.n.01`: anything WordNet counts as an abstraction) finds attributes by a word of the modifier, in any
+of its noun senses, because the quality is rarely the first (`white`)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ Span = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """One compiled selector. `test` says whether a whole text matches; `quality` marks a WordNet class of abstractions."""
+    """One compiled selector. `test` says whether a whole text matches; `quality` marks a WordNet class of
+    abstractions."""
 
     text: str
     how: Literal["exact", "glob", "regex", "class"]
@@ -50,10 +51,14 @@ class Selector:
 
 
 def parse(text: str, where: str) -> Selector:
-    """Reads a selector; a broken regular expression or an unknown class is a `UserError` that begins with `where` (the key's path)."""
+    """Reads a selector; a broken regular expression or an unknown class is a `UserError` that begins with
+    `where` (the key's path)."""
     clean = " ".join(text.split())
     if not clean or clean == "re:":
-        raise UserError(f"{where}: a selector is empty; write a phrase, a glob, re:... or a WordNet class such as animal.n.01")
+        raise UserError(
+            f"{where}: a selector is empty; write a phrase, a glob, re:... or a WordNet class such as "
+            f"animal.n.01"
+        )
     if clean.startswith("re:"):
         try:
             pattern = re.compile(clean[3:], re.IGNORECASE)
@@ -64,7 +69,11 @@ def parse(text: str, where: str) -> Selector:
         return _class(clean, where)
     if "*" in clean or "?" in clean:
         glob = re.compile(fnmatch.translate(clean.lower().replace("[", "[[]")), re.DOTALL)
-        return Selector(clean, "glob", lambda phrase: any(glob.match(form) for form in (phrase.lower(), singular(phrase.lower()))))
+        return Selector(
+            clean,
+            "glob",
+            lambda phrase: any(glob.match(form) for form in (phrase.lower(), singular(phrase.lower()))),
+        )
     low = clean.lower()
     forms = {low, plural(low), singular(low)}
     return Selector(clean, "exact", lambda phrase: phrase.lower() in forms)
@@ -92,7 +101,8 @@ def is_class(text: str) -> bool:
 
 
 class Selectors:
-    """A list of selectors for one kind of tags; what they find in a phrase is remembered, since phrases repeat from row to row."""
+    """A list of selectors for one kind of tags; what they find in a phrase is remembered, since phrases
+    repeat from row to row."""
 
     def __init__(self, patterns: Sequence[str], kind: Kind | None, where: str) -> None:
         self.selectors = tuple(parse(p, where) for p in patterns)
@@ -116,7 +126,10 @@ class Selectors:
         """As `first`, by exact phrases and classes only: for the end of a phrase that may name an object."""
         found = self._names.get(phrase)
         if found is None:
-            found = next((i for i, s in enumerate(self.selectors) if s.how in ("exact", "class") and s.test(phrase)), -1)
+            found = next(
+                (i for i, s in enumerate(self.selectors) if s.how in ("exact", "class") and s.test(phrase)),
+                -1,
+            )
             _remember(self._names, phrase, found)
         return found
 
@@ -126,12 +139,15 @@ class Selectors:
         if found is None:
             words = phrase.split()
             sizes = range(1, len(words))
-            found = any(self.names(" ".join(words[i : i + n])) >= 0 for n in sizes for i in range(len(words) - n + 1))
+            found = any(
+                self.names(" ".join(words[i : i + n])) >= 0 for n in sizes for i in range(len(words) - n + 1)
+            )
             _remember(self._naming, phrase, found)
         return found
 
     def within(self, text: str) -> int:
-        """The number of the first selector that means a run of whole words (up to 6, punctuation aside) somewhere in the text, or -1."""
+        """The number of the first selector that means a run of whole words (up to 6, punctuation aside)
+        somewhere in the text, or -1."""
         found = self._within.get(text)
         if found is None:
             found = self._search(text)
@@ -141,12 +157,17 @@ class Selectors:
 
     def _search(self, text: str) -> int:
         words = _WORD.findall(text)
-        runs = {" ".join(words[i : i + n]) for n in range(1, min(_RUN, len(words)) + 1) for i in range(len(words) - n + 1)}
+        runs = {
+            " ".join(words[i : i + n])
+            for n in range(1, min(_RUN, len(words)) + 1)
+            for i in range(len(words) - n + 1)
+        }
         found = [number for number in map(self.first, sorted(runs)) if number >= 0]
         return min(found, default=-1)
 
     def find(self, phrase: str, objects: Sequence[str]) -> Span | None:
-        """The first selector that means this phrase or a part of it, with the part's span; None when none does.
+        """The first selector that means this phrase or a part of it, with the part's span; None when none
+        does.
 
         `objects` are the row's objects: they tell the modifier of an attribute and the ends of a relation.
         """
@@ -155,7 +176,11 @@ class Selectors:
             return None if number < 0 else (number, 0, len(phrase))
         possible = self._possible.get(phrase)
         if possible is None:
-            possible = any(s.test(phrase[a:b]) for a, b in _runs(phrase, 0, len(phrase), shortest=True) for s in self.selectors)
+            possible = any(
+                s.test(phrase[a:b])
+                for a, b in _runs(phrase, 0, len(phrase), shortest=True)
+                for s in self.selectors
+            )
             _remember(self._possible, phrase, possible)
         return self._part(phrase, objects) if possible else None
 
@@ -174,7 +199,8 @@ class Selectors:
         return self._parts[split]
 
     def _meant(self, phrase: str, start: int, stop: int, ends: tuple[str | None, ...]) -> Span | None:
-        """The first selector that means a phrase whose modifier or predicate lies between two characters, and whose ends name objects."""
+        """The first selector that means a phrase whose modifier or predicate lies between two characters, and
+        whose ends name objects."""
         for number, selector in enumerate(self.selectors):
             if selector.how == "class" and not selector.quality:
                 if any(end is not None and selector.test(end) for end in ends):
@@ -209,11 +235,15 @@ def holds(text: str, phrase: str) -> bool:
 
 
 def places(text: str, phrase: str) -> Iterator[tuple[int, int]]:
-    """Where a text has a phrase, as `holds` finds it: first character and the one after the last; of several forms the longest."""
+    """Where a text has a phrase, as `holds` finds it: first character and the one after the last; of several
+    forms the longest."""
     low, name = text.lower(), phrase.lower()
     if len(low) != len(text):  # a letter whose small form is two characters would move all that follows
         low = "".join(small if len(small := c.lower()) == 1 else c for c in text)
-    forms = sorted((form for form in {name, plural(name), singular(name)} if form in low), key=lambda form: (-len(form), form))
+    forms = sorted(
+        (form for form in {name, plural(name), singular(name)} if form in low),
+        key=lambda form: (-len(form), form),
+    )
     if forms:
         any_form = "|".join(map(re.escape, forms))
         yield from (m.span() for m in re.finditer(rf"(?<!\w)(?:{any_form})(?!\w)", low))

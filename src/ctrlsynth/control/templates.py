@@ -1,8 +1,9 @@
-"""Templates as data: the strict language in which 3a's instructions and 3b's styles are written, and the files that hold them.
+"""Templates as data: the strict language in which 3a's instructions and 3b's styles are written, and the
+files that hold them.
 
-The language has two things: `{name}` of a known placeholder, and `{{` `}}` for literal braces. Everything else in braces is an error. A
-template is cut into pieces once; filling it in joins pieces and values in one pass, so braces in captions and tags are plain text.
-"""
+The language has two things: `{name}` of a known placeholder, and `{{` `}}` for literal braces. Everything
+else in braces is an error. A template is cut into pieces once; filling it in joins pieces and values in one
+pass, so braces in captions and tags are plain text."""
 
 from __future__ import annotations
 
@@ -47,17 +48,20 @@ class Template:
         return frozenset(self.pieces[1::2])
 
     def fill(self, values: Mapping[str, str]) -> str:
-        """The text with each placeholder's value in its place. What stands in braces in a value is plain text; a full stop at its end gives
-        way to one that the template puts behind it."""
+        """The text with each placeholder's value in its place. What stands in braces in a value is plain
+        text; a full stop at its end gives way to one that the template puts behind it."""
         parts = list(self.pieces)
         for at in range(1, len(parts), 2):
             value = values[parts[at]]
-            parts[at] = value.rstrip(". ") if value[-1:] == "." and parts[at + 1].lstrip().startswith(".") else value
+            parts[at] = (
+                value.rstrip(". ") if value[-1:] == "." and parts[at + 1].lstrip().startswith(".") else value
+            )
         return "".join(parts)
 
 
 def cut(text: str, allowed: Iterable[str], where: str) -> tuple[str, ...]:
-    """Template text -> pieces. An unknown placeholder is an error with the nearest right name; so is a brace that stands alone."""
+    """Template text -> pieces. An unknown placeholder is an error with the nearest right name; so is a brace
+    that stands alone."""
     names = frozenset(allowed)
     pieces, literal, end = [], "", 0
     for match in _TOKEN.finditer(text):
@@ -66,7 +70,10 @@ def cut(text: str, allowed: Iterable[str], where: str) -> tuple[str, ...]:
         if match[0] in ("{{", "}}"):
             literal += match[0][0]
         elif match[1] is None:
-            raise UserError(f"{where}: {match[0]!r} at character {match.start() + 1} stands alone; write it twice for a literal brace")
+            raise UserError(
+                f"{where}: {match[0]!r} at character {match.start() + 1} stands alone; write it twice for a "
+                f"literal brace"
+            )
         elif match[1] not in names:
             raise unknown("placeholder", match[1], names, where)
         else:
@@ -75,9 +82,11 @@ def cut(text: str, allowed: Iterable[str], where: str) -> tuple[str, ...]:
     return (*pieces, literal + text[end:])
 
 
-def text_template(name: str, family: str, text: str, where: str, bare: bool = False, **about: str | None) -> Template:
-    """One text template, checked: it asks for nothing that its family cannot give, and for what makes it of this family (`bare` templates
-    of the package need not)."""
+def text_template(
+    name: str, family: str, text: str, where: str, bare: bool = False, **about: str | None
+) -> Template:
+    """One text template, checked: it asks for nothing that its family cannot give, and for what makes it of
+    this family (`bare` templates of the package need not)."""
     if family not in FAMILIES:
         raise unknown("family", family, FAMILIES, where)
     kind = next(known for known in FAMILIES if known == family)
@@ -85,7 +94,9 @@ def text_template(name: str, family: str, text: str, where: str, bare: bool = Fa
     used = template.placeholders
     extra = sorted(used - _ALLOWED[kind])
     if extra:
-        raise UserError(f"{where}: {{{extra[0]}}} is not at hand in family {kind!r}, which has {_listed(_ALLOWED[kind])}")
+        raise UserError(
+            f"{where}: {{{extra[0]}}} is not at hand in family {kind!r}, which has {_listed(_ALLOWED[kind])}"
+        )
     fits = {
         "tags": used & PHRASES,
         "tags+text": used & PHRASES and "caption" in used,
@@ -93,7 +104,12 @@ def text_template(name: str, family: str, text: str, where: str, bare: bool = Fa
         "concept": "concept" in used,
     }
     if not fits[kind] and not bare:
-        need = {"tags": "{phrases}", "tags+text": "{caption} and {phrases}", "text": "{caption}", "concept": "{concept}"}[kind]
+        need = {
+            "tags": "{phrases}",
+            "tags+text": "{caption} and {phrases}",
+            "text": "{caption}",
+            "concept": "{concept}",
+        }[kind]
         raise UserError(f"{where}: a template of family {kind!r} must contain {need}")
     return template
 
@@ -113,7 +129,9 @@ def style_template(name: str, text: str, where: str, **about: str | None) -> Tem
 def _entry(value: Any, where: str, required: frozenset[str]) -> dict[str, str]:
     optional = {"note", "source", "section"}
     if not isinstance(value, Mapping):
-        raise UserError(f"{where}: expected a mapping with {' and '.join(sorted(required))}, not {type(value).__name__}")
+        raise UserError(
+            f"{where}: expected a mapping with {' and '.join(sorted(required))}, not {type(value).__name__}"
+        )
     for key, item in value.items():
         if key not in required | optional:
             raise unknown("key", str(key), required | optional, where)
@@ -146,7 +164,9 @@ def _texts(data: Mapping[Any, Any], where: str, bare: bool = False) -> dict[str,
     found = {}
     for name, value in data.items():
         spot = f"{where}: {name}"
-        found[str(name)] = text_template(str(name), where=spot, bare=bare, **_entry(value, spot, frozenset({"family", "text"})))
+        found[str(name)] = text_template(
+            str(name), where=spot, bare=bare, **_entry(value, spot, frozenset({"family", "text"}))
+        )
     return found
 
 
@@ -164,7 +184,8 @@ def baselines() -> dict[str, Template]:
 
 @cache
 def constraint() -> tuple[str, str]:
-    """The constraint of the paper's figure 3: what the caption should be like, and the sentence about its bare form."""
+    """The constraint of the paper's figure 3: what the caption should be like, and the sentence about its
+    bare form."""
     data = _data("constraint.yaml")
     return data["content"], data["form"]
 
@@ -172,7 +193,10 @@ def constraint() -> tuple[str, str]:
 @cache
 def styles() -> dict[str, Template]:
     """The image styles that come with the package, by name."""
-    return {name: style_template(name, where=f"styles.yaml: {name}", **value) for name, value in _data("styles.yaml").items()}
+    return {
+        name: style_template(name, where=f"styles.yaml: {name}", **value)
+        for name, value in _data("styles.yaml").items()
+    }
 
 
 def own_templates(path: Path) -> dict[str, Template]:
@@ -181,7 +205,8 @@ def own_templates(path: Path) -> dict[str, Template]:
 
 
 def own_styles(path: Path) -> dict[str, Template]:
-    """A user's image styles: YAML `name: text with {prompt}` (or `{text, note}`). A name that comes with the package is taken."""
+    """A user's image styles: YAML `name: text with {prompt}` (or `{text, note}`). A name that comes with the
+    package is taken."""
     found = {}
     for name, value in _file(path, "styles").items():
         spot = f"{path}: {name}"

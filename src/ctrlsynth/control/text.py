@@ -1,9 +1,10 @@
-"""3a, the text controller: edits the tags of a row by policy, chooses a template, and renders the instruction for the LLM.
+"""3a, the text controller: edits the tags of a row by policy, chooses a template, and renders the instruction
+for the LLM.
 
-An instruction is template + content + constraint (CtrlSynth, figure 3), then what the output style asks for: a length, a JSON schema.
-The template is drawn uniformly from those of the path's family by the row's id alone, so that adding rows changes nothing. What the LLM
-replies is read here too, since the policy knows which form it asked for.
-"""
+An instruction is template + content + constraint (CtrlSynth, figure 3), then what the output style asks for:
+a length, a JSON schema. The template is drawn uniformly from those of the path's family by the row's id
+alone, so that adding rows changes nothing. What the LLM replies is read here too, since the policy knows
+which form it asked for."""
 
 from __future__ import annotations
 
@@ -23,12 +24,22 @@ from ..sample import Kind, Tags, chance, draw, model_seed, split_attribute
 from .edits import EditRecord, compile_edits
 from .schema import check_schema, problem
 from .select import Selectors, holds
-from .templates import FAMILIES, PHRASES, Family, Template, baselines, constraint, own_templates, text_templates
+from .templates import (
+    FAMILIES,
+    PHRASES,
+    Family,
+    Template,
+    baselines,
+    constraint,
+    own_templates,
+    text_templates,
+)
 
 __all__ = ["Family", "Instruction", "Parsed", "TextController"]
 
 REMOVING = frozenset({"remove", "replace", "swap"})
-"""Edits whose phrases must not come back (as the judge has it): what `keep` and `sample` leave out was not unwanted."""
+"""Edits whose phrases must not come back (as the judge has it): what `keep` and `sample` leave out was not
+unwanted."""
 _FENCE = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*", re.DOTALL | re.IGNORECASE)
 EXAMPLES = 3
 """Captions that a template with {examples} shows."""
@@ -37,8 +48,8 @@ _QUOTES = {'"': '"', "“": "”", "'": "'"}
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """What 3a hands to 2b for one row. `tags` as edited, `edits` what was done to them. `missing` set: the row cannot be asked (`no_tags`,
-    `no_caption`, `no_concept`) and is dropped with that reason."""
+    """What 3a hands to 2b for one row. `tags` as edited, `edits` what was done to them. `missing` set: the
+    row cannot be asked (`no_tags`, `no_caption`, `no_concept`) and is dropped with that reason."""
 
     template: str
     request: Request
@@ -49,8 +60,9 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """A reply as read. `reason` set: it is not what was asked for (`empty_reply`, `bad_json`, `schema_mismatch`), `problem` says where;
-    then `text` is empty and the raw reply is to be kept. `fields`: the whole object of the JSON style."""
+    """A reply as read. `reason` set: it is not what was asked for (`empty_reply`, `bad_json`,
+    `schema_mismatch`), `problem` says where; then `text` is empty and the raw reply is to be kept. `fields`:
+    the whole object of the JSON style."""
 
     text: str
     fields: dict[str, Any] | None = None
@@ -59,7 +71,8 @@ class Parsed:
 
 
 class TextController:
-    """One policy, ready for rows. `seed` is the run's; `where` is the policy's place in the recipe, for messages."""
+    """One policy, ready for rows. `seed` is the run's; `where` is the policy's place in the recipe, for
+    messages."""
 
     def __init__(self, policy: TextPolicy, seed: int, where: str = "text_policy") -> None:
         self.policy, self.seed, self.where = policy, seed, where
@@ -75,8 +88,8 @@ class TextController:
         return tuple(family for family in FAMILIES if self._templates[family])
 
     def content(self, family: Family | None) -> dict[str, Any]:
-        """Everything of the policy that can change an instruction of `family`, by content and not by file name. None: what can change the
-        tags of `edited`."""
+        """Everything of the policy that can change an instruction of `family`, by content and not by file
+        name. None: what can change the tags of `edited`."""
         used = self.policy.model_dump(mode="json", include={"edits", "order"})
         if family is None:
             return used
@@ -98,20 +111,22 @@ class TextController:
         if not self._templates[family]:
             fitting = [t.name for t in text_templates().values() if t.family == family]
             raise UserError(
-                f"{self.where}.templates: none of the chosen is of family {family!r}, which a path needs; add one, e.g. {fitting[0]!r}"
+                f"{self.where}.templates: none of the chosen is of family {family!r}, which a path needs; "
+                f"add one, e.g. {fitting[0]!r}"
             )
 
     def edited(self, row_id: str, tags: Tags) -> tuple[Tags, tuple[EditRecord, ...]]:
-        """The policy's edits (and order) on any tags under this row's chance: for another reference, as the judge's `original`."""
+        """The policy's edits (and order) on any tags under this row's chance: for another reference, as the
+        judge's `original`."""
         tags, records = self._edits.apply(tags, self.seed, row_id)
         return (tags if self._order is None else self._ordered(tags)), records
 
     def instruct(self, row_id: str, family: Family, tags: Tags | None, caption: str | None) -> Instruction:
         """The instruction of one row. `row_id` is that of the row to be written (so variants differ).
 
-        Family `text` looks at no tags, `tags` at no caption; the concept of family `concept` is the caption, or else the first object.
-        In family `tags+text` the caption still says what the edits took away: see `reminder`.
-        """
+        Family `text` looks at no tags, `tags` at no caption; the concept of family `concept` is the caption,
+        or else the first object. In family `tags+text` the caption still says what the edits took away: see
+        `reminder`."""
         edits: tuple[EditRecord, ...] = ()
         given = Tags()
         if tags is not None and family != "text":
@@ -124,7 +139,11 @@ class TextController:
         templates = self._templates[family]
         if not templates:
             self.check(family)
-        template = templates[int(draw(self.seed, row_id, "template") * len(templates))] if len(templates) > 1 else templates[0]
+        template = (
+            templates[int(draw(self.seed, row_id, "template") * len(templates))]
+            if len(templates) > 1
+            else templates[0]
+        )
         asked = template.fill(self._values(template, given, caption, row_id))
         if edits and family == "tags+text" and caption:
             asked += reminder(caption, edits)
@@ -146,8 +165,9 @@ class TextController:
         return Instruction(template.name, request, given, edits, _missing(family, given, caption))
 
     def parse(self, reply: str, instruction: Instruction, cut: bool = False) -> Parsed:
-        """Reads a reply to this instruction: plain text without the quotes around it, or the JSON object that the schema asks for. One
-        about a concept is cleaned (`concepts.captions`); `cut`: the model was stopped by its limit."""
+        """Reads a reply to this instruction: plain text without the quotes around it, or the JSON object that
+        the schema asks for. One about a concept is cleaned (`concepts.captions`); `cut`: the model was
+        stopped by its limit."""
         if instruction.request.schema is None and instruction.request.family == "concept":
             most = self.policy.words[1] if self.policy.words is not None else None
             concept = next(iter(instruction.request.tags.objects), "")
@@ -174,7 +194,9 @@ class TextController:
     def _values(self, template: Template, tags: Tags, caption: str | None, row_id: str) -> dict[str, str]:
         values = {"caption": caption or "", "concept": tags.objects[0] if tags.objects else ""}
         if "examples" in template.placeholders:
-            values["examples"] = "\n".join(chance(self.seed, row_id, "examples").sample(self._examples, EXAMPLES))
+            values["examples"] = "\n".join(
+                chance(self.seed, row_id, "examples").sample(self._examples, EXAMPLES)
+            )
         for name in template.pieces[1::2]:
             if name in PHRASES:
                 values[name] = ", ".join(self._all(tags) if name == "phrases" else getattr(tags, name))
@@ -198,7 +220,8 @@ class TextController:
         )
 
     def _rank(self, phrase: str) -> int:
-        """Sort key: the first selector of `order` that means the phrase or words in it; the rest behind, as they stood."""
+        """Sort key: the first selector of `order` that means the phrase or words in it; the rest behind, as
+        they stood."""
         assert self._order is not None
         found = self._order.within(phrase)
         return len(self._order.selectors) if found < 0 else found
@@ -214,7 +237,9 @@ class TextController:
             parts += [content, form] if plain else [content]
         if self.policy.words is not None:
             least, most = self.policy.words
-            parts.append(f"Write {least} words." if least == most else f"Write between {least} and {most} words.")
+            parts.append(
+                f"Write {least} words." if least == most else f"Write between {least} and {most} words."
+            )
         if not plain:
             where = (
                 f"Put the caption into {self._field!r}. " if self.policy.constraint != "" else ""
@@ -225,12 +250,15 @@ class TextController:
 
 
 def reminder(caption: str, edits: Sequence[EditRecord]) -> str:
-    """What a writer who sees the caption must be told of the edits: ` Leave out: dog. Write blue ball in place of red ball.`
+    """What a writer who sees the caption must be told of the edits: ` Leave out: dog. Write blue ball in
+    place of red ball.`
 
-    Only objects and attributes that `remove` and `replace` changed and that the caption names; nothing in the usual case. Without it the
-    faithful templates ("preserve any objects from the caption") would bring back what the policy took away.
-    """
-    fate = _fates(edits, lambda group: {r.before: r.after for r in group if r.op != "swap" and r.before is not None})
+    Only objects and attributes that `remove` and `replace` changed and that the caption names; nothing in the
+    usual case. Without it the faithful templates ("preserve any objects from the caption") would bring back
+    what the policy took away."""
+    fate = _fates(
+        edits, lambda group: {r.before: r.after for r in group if r.op != "swap" and r.before is not None}
+    )
     said = [phrase for phrase, now in fate.items() if now != phrase and holds(caption, phrase)]
     said = [phrase for phrase in said if not any(other != phrase and holds(phrase, other) for other in said)]
     gone = [phrase for phrase in said if fate[phrase] is None]
@@ -239,8 +267,9 @@ def reminder(caption: str, edits: Sequence[EditRecord]) -> str:
 
 
 def taken_away(edits: Sequence[EditRecord], left: Tags) -> tuple[Tags, tuple[tuple[str, str], ...]]:
-    """(`gone`, `instead`) of a Request: what remove, replace and swap took away and the tags as edited no longer hold, by kind; and
-    (old, new) of the objects and attributes that have another phrase in their place."""
+    """(`gone`, `instead`) of a Request: what remove, replace and swap took away and the tags as edited no
+    longer hold, by kind; and (old, new) of the objects and attributes that have another phrase in their
+    place."""
     kept = set(left.phrases())
 
     def gone(kind: Kind) -> tuple[str, ...]:
@@ -253,25 +282,39 @@ def taken_away(edits: Sequence[EditRecord], left: Tags) -> tuple[Tags, tuple[tup
 
 
 def _exchanged(group: Sequence[EditRecord], objects: Sequence[str]) -> dict[str, str | None]:
-    """What stands in the place of each phrase after one edit. `swap` moves a modifier to another noun; in a text the noun stays where it
-    is and gets the other's modifier: `red ball` and `blue car` as `blue ball` and `red car`."""
+    """What stands in the place of each phrase after one edit. `swap` moves a modifier to another noun; in a
+    text the noun stays where it is and gets the other's modifier: `red ball` and `blue car` as `blue ball`
+    and `red car`."""
     step = {r.before: r.after for r in group if r.op != "swap" and r.before is not None}
     came = [r.after for r in group if r.op == "swap" and r.after is not None]
     for record in group:
         if record.op == "swap" and record.before is not None:
             noun = split_attribute(record.before, objects)[1]
-            new = next((phrase for phrase in came if noun is not None and split_attribute(phrase, objects)[1] == noun), None)
+            new = next(
+                (
+                    phrase
+                    for phrase in came
+                    if noun is not None and split_attribute(phrase, objects)[1] == noun
+                ),
+                None,
+            )
             step[record.before] = new
             came = [phrase for phrase in came if phrase != new]
     return step
 
 
-def _fates(edits: Sequence[EditRecord], read: Callable[[Sequence[EditRecord]], Mapping[str, str | None]]) -> dict[str, str | None]:
-    """What became of every object and attribute through all edits: the phrase in its place, or None. `read` says it for one edit."""
+def _fates(
+    edits: Sequence[EditRecord], read: Callable[[Sequence[EditRecord]], Mapping[str, str | None]]
+) -> dict[str, str | None]:
+    """What became of every object and attribute through all edits: the phrase in its place, or None. `read`
+    says it for one edit."""
     fate: dict[str, str | None] = {}
     for _, group in groupby(edits, key=lambda r: r.edit):
         step = read([r for r in group if r.op in REMOVING and r.kind != "relations"])
-        fate = {**step, **{phrase: step.get(now, now) if now is not None else None for phrase, now in fate.items()}}
+        fate = {
+            **step,
+            **{phrase: step.get(now, now) if now is not None else None for phrase, now in fate.items()},
+        }
     return fate
 
 
@@ -303,17 +346,24 @@ def _examples(policy: TextPolicy, templates: Sequence[Template], where: str) -> 
     shows = next((t.name for t in templates if "examples" in t.placeholders), None)
     if policy.examples is None:
         if shows is not None and policy.templates != "all":
-            raise UserError(f"{where}.examples: template {shows!r} shows captions; name a text file with some, one a line")
+            raise UserError(
+                f"{where}.examples: template {shows!r} shows captions; name a text file with some, one a line"
+            )
         return ()
     if shows is None:
-        raise UserError(f"{where}.examples: no chosen template of family 'concept' shows captions; name one that does: in-context")
+        raise UserError(
+            f"{where}.examples: no chosen template of family 'concept' shows captions; name one that does: "
+            f"in-context"
+        )
     try:
         lines = policy.examples.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{policy.examples}: cannot read the example captions: {error}") from error
     found = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if len(found) < EXAMPLES:
-        raise UserError(f"{policy.examples}: {len(found)} captions; at least {EXAMPLES} are wanted as examples")
+        raise UserError(
+            f"{policy.examples}: {len(found)} captions; at least {EXAMPLES} are wanted as examples"
+        )
     return found
 
 
@@ -357,6 +407,11 @@ def _no_constant(name: str) -> Any:
 
 def _unquoted(text: str) -> str:
     """Without the pair of quotes that models like to put around the whole caption."""
-    if len(text) > 1 and _QUOTES.get(text[0]) == text[-1] and text[0] not in text[1:-1] and text[-1] not in text[1:-1]:
+    if (
+        len(text) > 1
+        and _QUOTES.get(text[0]) == text[-1]
+        and text[0] not in text[1:-1]
+        and text[-1] not in text[1:-1]
+    ):
         return text[1:-1].strip()
     return text

@@ -1,4 +1,5 @@
-"""Columnar files: parquet, and the arrow files that Hugging Face `datasets` saves. Rows by number, a few at a time in memory."""
+"""Columnar files: parquet, and the arrow files that Hugging Face `datasets` saves. Rows by number, a few at a
+time in memory."""
 
 from __future__ import annotations
 
@@ -28,13 +29,18 @@ class ParquetFile:
         self.blocks = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
 
     def batches(self, start: int, columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:
-        """The rows from `start` to the end in batches of at most `size`; row groups before it are not read."""
+        """The rows from `start` to the end in batches of at most `size`; row groups before it are not
+        read."""
         group = 0
         while group < len(self.blocks) and start >= self.blocks[group]:
             start -= self.blocks[group]
             group += 1
-        for at in range(group, len(self.blocks)):  # one by one: a damaged group must not take the sound ones before it along
-            for batch in self._file.iter_batches(size, row_groups=[at], columns=list(columns), use_threads=False):
+        for at in range(
+            group, len(self.blocks)
+        ):  # one by one: a damaged group must not take the sound ones before it along
+            for batch in self._file.iter_batches(
+                size, row_groups=[at], columns=list(columns), use_threads=False
+            ):
                 if start >= batch.num_rows:
                     start -= batch.num_rows
                     continue
@@ -48,7 +54,8 @@ class ParquetFile:
 
 
 class ArrowFile:
-    """One arrow file, stream format (what `save_to_disk` writes) or file format. `blocks` are the row counts of its record batches."""
+    """One arrow file, stream format (what `save_to_disk` writes) or file format. `blocks` are the row counts
+    of its record batches."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -69,7 +76,9 @@ class ArrowFile:
         with pa.memory_map(self.path) as source:
             self.schema = pa.ipc.read_schema(source)
             if any(pa.types.is_dictionary(f.type) for f in self.schema):
-                raise UserError(f"{self.path}: has dictionary-encoded columns; save the data set again with plain ones")
+                raise UserError(
+                    f"{self.path}: has dictionary-encoded columns; save the data set again with plain ones"
+                )
             while True:
                 start = source.tell()
                 try:
@@ -114,7 +123,8 @@ def open_columnar(path: str) -> Columnar:
 
 
 def cut_blocks(blocks: Sequence[int], rows: int) -> list[tuple[int, int]]:
-    """(first row, rows) of parts: whole blocks joined up to `rows`, larger blocks split into ranges of `rows`."""
+    """(first row, rows) of parts: whole blocks joined up to `rows`, larger blocks split into ranges of
+    `rows`."""
     out: list[tuple[int, int]] = []
     begin = at = 0
     for count in blocks:
@@ -134,7 +144,8 @@ def cut_blocks(blocks: Sequence[int], rows: int) -> list[tuple[int, int]]:
 
 
 class RowCursor:
-    """Rows of one file as dicts; ranges asked for in order go on where the last one ended, so nothing is decoded twice."""
+    """Rows of one file as dicts; ranges asked for in order go on where the last one ended, so nothing is
+    decoded twice."""
 
     def __init__(self, file: Columnar, columns: Sequence[str], size: int) -> None:
         self._file, self._columns, self._size = file, list(columns), size
@@ -163,7 +174,8 @@ class RowCursor:
 
 
 BAD_UTF8 = "\0bad_utf8"
-"""Stands in a row whose strings were not UTF-8: files do not have to keep the promise that their schema makes."""
+"""Stands in a row whose strings were not UTF-8: files do not have to keep the promise that their schema
+makes."""
 
 
 def _values(column: pa.Array, bad: set[int]) -> list[Any]:
@@ -182,7 +194,8 @@ def _values(column: pa.Array, bad: set[int]) -> list[Any]:
 
 
 class ImageReader:
-    """Random access to original images by their locator. Holds one open file; for columnar files, the rows about the last one asked for.
+    """Random access to original images by their locator. Holds one open file; for columnar files, the rows
+    about the last one asked for.
 
     For one thread; rows asked for in order cost one pass.
     """
@@ -199,8 +212,8 @@ class ImageReader:
     def read(self, file: str, member: str | None, offset: int | None, length: int | None) -> bytes:
         """The image's encoded bytes, unchanged. `member`, `offset`, `length`: see the read table.
 
-        Raises ImageFault: original_missing (no such file any more), original_changed (other bytes stand there), unreadable_file.
-        """
+        Raises ImageFault: original_missing (no such file any more), original_changed (other bytes stand
+        there), unreadable_file."""
         try:
             data = self._read(file, member, offset or 0, length or 0)
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -208,7 +221,10 @@ class ImageReader:
         except BROKEN as error:
             raise ImageFault("unreadable_file", f"{file}: {error}") from error
         if length is not None and len(data) != length:
-            message = f"{file}: {member or 'the image'} has {len(data)} bytes, expected {length}; the source has changed since it was read"
+            message = (
+                f"{file}: {member or 'the image'} has {len(data)} bytes, expected {length}; the "
+                f"source has changed since it was read"
+            )
             raise ImageFault("original_changed", message)
         return data
 

@@ -1,7 +1,7 @@
 """A folder of images (1a) with captions (1b) in a table or in a .txt beside each image.
 
-The listing goes to a temporary file while the folder is walked, so memory does not grow with the number of images.
-"""
+The listing goes to a temporary file while the folder is walked, so memory does not grow with the number of
+images."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ Entry = dict[str, Any]
 
 
 class FolderSource:
-    """With a table: its rows in its order, then the images that it does not name, without caption. Else every image, sorted by path.
+    """With a table: its rows in its order, then the images that it does not name, without caption. Else every
+    image, sorted by path.
 
-    Names starting with a dot are passed over. Links that lead out of the folder are rows with the reason `unsafe_link`; folders linked
-    within it are not followed (their images stand in the folder already).
-    """
+    Names starting with a dot are passed over. Links that lead out of the folder are rows with the reason
+    `unsafe_link`; folders linked within it are not followed (their images stand in the folder already)."""
 
     has_images = True
 
@@ -66,7 +66,10 @@ class FolderSource:
         limit: int | None,
     ) -> None:
         if not folder.is_dir():
-            raise UserError(f"source.folder: {folder} is {'a file' if folder.exists() else 'not there'}; give a folder of images")
+            raise UserError(
+                f"source.folder: {folder} is {'a file' if folder.exists() else 'not there'}; give a folder "
+                f"of images"
+            )
         self.licence = licence
         self._root = str(folder)
         self._columns = (image_column, caption_column, key_column)
@@ -98,8 +101,15 @@ class FolderSource:
     def _table_entries(self, table: Table) -> Iterator[Entry]:
         if table.kind == "txt":
             raise UserError(f"source.captions: {table.path} must be csv, tsv or jsonl with file names")
-        image = find_column(table.columns, (*FILE_NAMES, *IMAGE_NAMES), self._columns[0], "image_column", table.path) or ""
-        caption = find_column(table.columns, CAPTION_NAMES, self._columns[1], "caption_column", table.path) or ""
+        image = (
+            find_column(
+                table.columns, (*FILE_NAMES, *IMAGE_NAMES), self._columns[0], "image_column", table.path
+            )
+            or ""
+        )
+        caption = (
+            find_column(table.columns, CAPTION_NAMES, self._columns[1], "caption_column", table.path) or ""
+        )
         key = self._columns[2]
         if key is not None and table.kind != "jsonl":
             find_column(table.columns, (), key, "key_column", table.path)
@@ -135,7 +145,8 @@ class FolderSource:
             entry |= _stat(path)
 
     def _cut(self, part_rows: int, limit: int | None) -> list[SourcePart]:
-        """Spools the entries; a part is a range of bytes in the spool, its fingerprint a digest over its entries."""
+        """Spools the entries; a part is a range of bytes in the spool, its fingerprint a digest over its
+        entries."""
         cuts: list[tuple[int, int]] = []
         begin = count = 0
         for number, entry in enumerate(self._entries()):
@@ -187,7 +198,8 @@ class FolderSource:
             yield self._fill(row, entry)
 
     def _key(self, entry: Entry, keys: Keys, pairs: set[int], row: SourceRow) -> str:
-        """The file's path without its suffix; with it where two files differ in it only; numbered where one file has several captions."""
+        """The file's path without its suffix; with it where two files differ in it only; numbered where one
+        file has several captions."""
         name = entry["name"] or "row"
         pair = _hash(f"{name}\0{entry.get('caption')}")
         if pair in pairs and entry["name"]:
@@ -206,7 +218,9 @@ class FolderSource:
         elif entry.get("reason"):
             row.metadata.setdefault("name", entry["name"])
         if entry.get("reason"):
-            return row.drop(entry["reason"]) if entry.get("status") == "dropped" else row.fail(entry["reason"])
+            return (
+                row.drop(entry["reason"]) if entry.get("status") == "dropped" else row.fail(entry["reason"])
+            )
         if row.status != "ok":
             return row
         if entry.get("txt"):
@@ -221,7 +235,9 @@ class FolderSource:
     def describe(self) -> str:
         rows = sum(p.rows or 0 for p in self._parts)
         table = f", captions in {os.path.basename(self._table.path)}" if self._table else ""
-        return f"{rows:,} images in {self._root}{table}" + (f", {self._without:,} not named there" if self._without else "")
+        return f"{rows:,} images in {self._root}{table}" + (
+            f", {self._without:,} not named there" if self._without else ""
+        )
 
     def verify_fingerprint(self, part: SourcePart) -> str:
         digests = []
@@ -230,7 +246,9 @@ class FolderSource:
             for name in ("path", "txt"):
                 if entry.get(name) and os.path.isfile(entry[name]):
                     digests.append(file_digest(entry[name]))
-            digests.append(json.dumps([entry["name"], entry.get("caption"), entry.get("meta"), entry.get("reason")]))
+            digests.append(
+                json.dumps([entry["name"], entry.get("caption"), entry.get("meta"), entry.get("reason")])
+            )
         return fingerprint(*digests, self._columns)
 
 
@@ -240,7 +258,9 @@ def walk(root: str, *, sidecars: bool) -> Iterator[Entry]:
 
     def visit(folder: str, prefix: str) -> Iterator[Entry]:
         try:
-            found = sorted((e for e in os.scandir(folder) if not e.name.startswith(".")), key=lambda e: e.name)
+            found = sorted(
+                (e for e in os.scandir(folder) if not e.name.startswith(".")), key=lambda e: e.name
+            )
         except OSError as error:
             raise UserError(f"source.folder: cannot list {folder}: {error.strerror}") from error
         texts = {e.name for e in found if sidecars and e.name.endswith(".txt")}
@@ -286,4 +306,6 @@ def _is_image(name: str) -> bool:
 
 
 def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+    return int.from_bytes(
+        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big"
+    )

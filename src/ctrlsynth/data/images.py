@@ -1,4 +1,5 @@
-"""Encoded images in and out (1a, 1c): a cheap look at the header, decoding to RGB whatever the file's mode, deterministic encoding.
+"""Encoded images in and out (1a, 1c): a cheap look at the header, decoding to RGB whatever the file's mode,
+deterministic encoding.
 
 All faults are `ImageFault` with a short stable reason for the ledger.
 """
@@ -15,9 +16,11 @@ from typing import Any, Literal
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 89_478_485
-"""Images with more pixels are refused by their header, before any memory is spent (Pillow's own limit: 256 MB as RGB)."""
+"""Images with more pixels are refused by their header, before any memory is spent (Pillow's own limit: 256 MB
+as RGB)."""
 
-# What matters becomes a reason; Pillow's warnings (large images, odd EXIF data) would only be printed between the progress lines.
+# What matters becomes a reason; Pillow's warnings (large images, odd EXIF data) would only be printed between
+# the progress lines.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")
 
@@ -25,13 +28,25 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")
 _WANTED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF", "JPEG2000", "PPM", "ICO")
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
 # What Pillow's decoders raise on broken data.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error, zlib.error)
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
 # Words of Pillow's errors for files that end early.
 _SHORT = ("truncated", "premature", "end of", "not enough", "unexpected eof")
 
 
 class ImageFault(Exception):
-    """These bytes are no usable image. `reason`: empty_file, not_an_image, truncated_image, corrupt_image, image_too_large."""
+    """These bytes are no usable image. `reason`: empty_file, not_an_image, truncated_image, corrupt_image,
+    image_too_large."""
 
     def __init__(self, reason: str, message: str = "") -> None:
         super().__init__(message or reason)
@@ -61,10 +76,12 @@ def _open(data: bytes, max_pixels: int) -> Any:
 
 
 def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(width, height) in pixels as displayed (EXIF rotation counted in), from the header alone. Raises ImageFault."""
+    """(width, height) in pixels as displayed (EXIF rotation counted in), from the header alone. Raises
+    ImageFault."""
     image = _open(data, max_pixels)
     width, height = image.size
-    # Pillow decodes a PNG to look for EXIF data behind the pixels; what stands before them is in `info` already.
+    # Pillow decodes a PNG to look for EXIF data behind the pixels; what stands before them is in `info`
+    # already.
     if image.format not in ("PNG", "TIFF") or "exif" in image.info:
         try:
             turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
@@ -76,15 +93,17 @@ def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS, longest: int | None = None) -> Image.Image:
-    """The image as RGB, 8 bits, upright. The first frame of an animation; alpha over white; 16 bits scaled to 8; CMYK converted.
+    """The image as RGB, 8 bits, upright. The first frame of an animation; alpha over white; 16 bits scaled to
+    8; CMYK converted.
 
-    `longest`: an image whose longer edge has more pixels is reduced to it, a JPEG already while it is decoded. Raises ImageFault; a file
-    that ends early is `truncated_image` and never half a picture.
-    """
+    `longest`: an image whose longer edge has more pixels is reduced to it, a JPEG already while it is
+    decoded. Raises ImageFault; a file that ends early is `truncated_image` and never half a picture."""
     image = _open(data, max_pixels)
     try:
         if longest is not None:
-            image.draft("RGB", (longest, longest))  # a JPEG's own halves: at least that large, and it keeps CMYK as it is
+            image.draft(
+                "RGB", (longest, longest)
+            )  # a JPEG's own halves: at least that large, and it keeps CMYK as it is
         image.load()
         with contextlib.suppress(*_BROKEN):  # broken EXIF data; the pixels are sound
             image = ImageOps.exif_transpose(image)
@@ -117,7 +136,9 @@ def _ends_early(data: bytes) -> bool:
 
 def _to_rgb(image: Any) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
-        return Image.frombytes("RGB", image.size, image.tobytes()) if type(image) is not Image.Image else image
+        return (
+            Image.frombytes("RGB", image.size, image.tobytes()) if type(image) is not Image.Image else image
+        )
     if image.mode.startswith("I") or image.mode == "F":
         image = _to_gray(image)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
@@ -129,7 +150,8 @@ def _to_rgb(image: Any) -> Image.Image:
 
 
 def _to_gray(image: Any) -> Any:
-    """Wide or floating gray values as 8 bits: 16-bit files by 257, floats in 0..1 by 255, other ranges stretched."""
+    """Wide or floating gray values as 8 bits: 16-bit files by 257, floats in 0..1 by 255, other ranges
+    stretched."""
     import numpy as np
 
     values = np.asarray(image, dtype=np.float64)
@@ -145,11 +167,14 @@ def _to_gray(image: Any) -> Any:
 
 
 def encode(image: Image.Image, format: Literal["jpeg", "png", "webp"] = "jpeg", quality: int = 92) -> bytes:
-    """The image's file bytes, the same for the same pixels and the same library; no metadata. `quality` 1..100 for jpeg and webp."""
+    """The image's file bytes, the same for the same pixels and the same library; no metadata. `quality`
+    1..100 for jpeg and webp."""
     if image.mode != "RGB":
         image = _to_rgb(image)
     out = io.BytesIO()
-    bare = Image.frombytes("RGB", image.size, image.tobytes())  # drops info such as EXIF and ICC, which save() would copy
+    bare = Image.frombytes(
+        "RGB", image.size, image.tobytes()
+    )  # drops info such as EXIF and ICC, which save() would copy
     if format == "jpeg":
         bare.save(out, "JPEG", quality=quality, subsampling="4:2:0", optimize=False, progressive=False)
     elif format == "png":

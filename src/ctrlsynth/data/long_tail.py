@@ -1,9 +1,10 @@
-"""A long-tailed split file (lines `path label`) as a source: the images of the classes that lack them, repeated until a multiplier is met.
+"""A long-tailed split file (lines `path label`) as a source: the images of the classes that lack them,
+repeated until a multiplier is met.
 
-CtrlSynth, section 4.3 and A.2: ImageNet-LT and Places-LT. The groups are counted on this very file and never again: head over 100 images,
-medium 20..100, tail under 20. The paper's "7 per tail class" fits its totals only as 7 per image of all classes up to 100 images (METHODS,
-section 1), so `groups`, `per` and `multiplier` are settings.
-"""
+CtrlSynth, section 4.3 and A.2: ImageNet-LT and Places-LT. The groups are counted on this very file and never
+again: head over 100 images, medium 20..100, tail under 20. The paper's "7 per tail class" fits its totals
+only as 7 per image of all classes up to 100 images (METHODS, section 1), so `groups`, `per` and `multiplier`
+are settings."""
 
 from __future__ import annotations
 
@@ -15,7 +16,18 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..recipe.schema import LongTail
-from .rows import MAX_PARTS, SourcePart, SourceRow, examine_file, file_digest, file_facts, fingerprint, locate, range_name, safe_key
+from .rows import (
+    MAX_PARTS,
+    SourcePart,
+    SourceRow,
+    examine_file,
+    file_digest,
+    file_facts,
+    fingerprint,
+    locate,
+    range_name,
+    safe_key,
+)
 
 HEAD_OVER, TAIL_UNDER = 100, 20
 
@@ -33,14 +45,18 @@ class _Row:
 
 
 class LongTailSource:
-    """Rows in the split's order, copies of an image together. The caption is the class's name; metadata: label, group, copy."""
+    """Rows in the split's order, copies of an image together. The caption is the class's name; metadata:
+    label, group, copy."""
 
     has_images = True
 
-    def __init__(self, settings: LongTail, base: Path, *, part_rows: int, licence: str | None, limit: int | None) -> None:
+    def __init__(
+        self, settings: LongTail, base: Path, *, part_rows: int, licence: str | None, limit: int | None
+    ) -> None:
         self.licence, self._settings = licence, settings
         self._split, self._root, self._names = (
-            Path(os.path.normpath(base / p.expanduser())) for p in (settings.split, settings.images, settings.classnames)
+            Path(os.path.normpath(base / p.expanduser()))
+            for p in (settings.split, settings.images, settings.classnames)
         )
         self.names = _lines(self._names)
         rows = read_split(self._split, len(self.names))
@@ -50,10 +66,18 @@ class LongTailSource:
             raise UserError(f"source.long_tail: no class of {self._split} is {' or '.join(settings.groups)}")
         self._rows = _copies(wanted, self.counts, settings)[:limit]
         size = max(part_rows, -(-len(self._rows) // MAX_PARTS))
-        facts = (*file_facts(str(self._split)), *file_facts(str(self._names)), str(self._root), settings.model_dump_json(), size)
+        facts = (
+            *file_facts(str(self._split)),
+            *file_facts(str(self._names)),
+            str(self._root),
+            settings.model_dump_json(),
+            size,
+        )
         starts = range(0, len(self._rows), size)
         self._parts = [
-            SourcePart(n, range_name(n), fingerprint(*facts, start), start, min(size, len(self._rows) - start))
+            SourcePart(
+                n, range_name(n), fingerprint(*facts, start), start, min(size, len(self._rows) - start)
+            )
             for n, start in enumerate(starts)
         ]
 
@@ -100,7 +124,9 @@ def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: expected lines of a split or of class names; cannot read it ({error})") from error
+        raise UserError(
+            f"{path}: expected lines of a split or of class names; cannot read it ({error})"
+        ) from error
 
 
 def read_split(path: Path, classes: int) -> list[tuple[str, int]]:
@@ -111,7 +137,10 @@ def read_split(path: Path, classes: int) -> list[tuple[str, int]]:
             continue
         name, _, label = line.strip().rpartition(" ")
         if not name or not label.isdigit() or int(label) >= classes:
-            raise UserError(f"{path}:{number}: expected 'path label' with a label of 0..{classes - 1}, found {line[:80]!r}")
+            raise UserError(
+                f"{path}:{number}: expected 'path label' with a label of 0..{classes - 1}, found "
+                f"{line[:80]!r}"
+            )
         out.append((name, int(label)))
     if not out:
         raise UserError(f"{path}: names no image")

@@ -1,7 +1,8 @@
-"""Records of a text file with the byte where each ends: lines, csv and tsv with quoted line ends, jsonl; plain or gzipped.
+"""Records of a text file with the byte where each ends: lines, csv and tsv with quoted line ends, jsonl;
+plain or gzipped.
 
-The pass that cuts a file into parts and the pass that reads a part use the same generator, so they can't disagree about where a record is.
-"""
+The pass that cuts a file into parts and the pass that reads a part use the same generator, so they can't
+disagree about where a record is."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ from .rows import CAPTION_NAMES, is_text
 
 Kind = Literal["txt", "csv", "tsv", "jsonl"]
 Record = tuple[int, Any, str | None]
-"""(offset behind the record, its value, None) or (offset, what could be read of it or None, the reason why it is bad)."""
+"""(offset behind the record, its value, None) or (offset, what could be read of it or None, the reason why it
+is bad)."""
 
 SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".txt.gz", ".csv.gz", ".tsv.gz", ".jsonl.gz")
 # A field longer than this is a quote that was never closed.
@@ -33,7 +35,13 @@ TSV_LINES = 100
 def kind_of(path: str) -> Kind:
     """The kind that the file's name says. Raises UserError for others."""
     name = Path(path).name.lower().removesuffix(".gz")
-    kinds: dict[str, Kind] = {".txt": "txt", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+    kinds: dict[str, Kind] = {
+        ".txt": "txt",
+        ".csv": "csv",
+        ".tsv": "tsv",
+        ".jsonl": "jsonl",
+        ".ndjson": "jsonl",
+    }
     kind = kinds.get(Path(name).suffix)
     if kind is None:
         raise UserError(f"{path}: expected .txt, .csv, .tsv or .jsonl (also .gz)")
@@ -55,10 +63,11 @@ def open_binary(path: str) -> IO[bytes]:
 
 
 def records(stream: IO[bytes], kind: Kind, offset: int, width: int = 0) -> Iterator[Record]:
-    """The records from byte `offset` on. Values: a str (txt), a list of str (csv, tsv), a dict (jsonl). `width`: columns of a tsv.
+    """The records from byte `offset` on. Values: a str (txt), a list of str (csv, tsv), a dict (jsonl).
+    `width`: columns of a tsv.
 
-    Reasons: bad_utf8 (the value holds U+FFFD in the places), bad_row (csv that can't be parsed; a json line that is no object), bad_gzip.
-    """
+    Reasons: bad_utf8 (the value holds U+FFFD in the places), bad_row (csv that can't be parsed; a json line
+    that is no object), bad_gzip."""
     try:
         stream.seek(offset)
         if kind == "csv":
@@ -73,7 +82,9 @@ def records(stream: IO[bytes], kind: Kind, offset: int, width: int = 0) -> Itera
         yield offset, None, "unreadable_file"
 
 
-def _lines(stream: IO[bytes], offset: int, parse: Callable[[str], tuple[Any, str | None]]) -> Iterator[Record]:
+def _lines(
+    stream: IO[bytes], offset: int, parse: Callable[[str], tuple[Any, str | None]]
+) -> Iterator[Record]:
     for line in stream:
         start, offset = offset, offset + len(line)
         try:
@@ -94,13 +105,17 @@ def _json(line: str) -> tuple[Any, str | None]:
         value = json.loads(line)
     except (ValueError, RecursionError):
         return line, "bad_row" if line.strip() else "empty_row"
-    return (value if "\\u" not in line else sound(value), None) if isinstance(value, dict) else (line, "bad_row")
+    return (
+        (value if "\\u" not in line else sound(value), None) if isinstance(value, dict) else (line, "bad_row")
+    )
 
 
 def sound(value: Any) -> Any:
     """A JSON value whose lone surrogates (`\\ud800` alone is legal there) are U+FFFD."""
     if isinstance(value, str):
-        return value if is_text(value) else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return (
+            value if is_text(value) else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        )
     if isinstance(value, list):
         return [sound(v) for v in value]
     return {sound(k): sound(v) for k, v in value.items()} if isinstance(value, dict) else value
@@ -137,7 +152,8 @@ def _csv(stream: IO[bytes], offset: int) -> Iterator[Record]:
 
 
 def _tsv(stream: IO[bytes], offset: int, width: int) -> Iterator[Record]:
-    """A line is a row, quotes are text (CC3M's files are so), unless csv's quoting explains the line, or it and the next lines, better."""
+    """A line is a row, quotes are text (CC3M's files are so), unless csv's quoting explains the line, or it
+    and the next lines, better."""
     waiting: deque[tuple[int, str, bool]] = deque()
 
     def take() -> tuple[int, str, bool] | None:
@@ -169,7 +185,11 @@ def _tsv(stream: IO[bytes], offset: int, width: int) -> Iterator[Record]:
                     run.append(more)
                     if '"' in more[1]:
                         quoted, more_wanted = _quoted("".join(line for _, line, _ in run))
-                if quoted and len(quoted) == width and any(line.count("\t") + 1 != width for _, line, _ in run):
+                if (
+                    quoted
+                    and len(quoted) == width
+                    and any(line.count("\t") + 1 != width for _, line, _ in run)
+                ):
                     for _ in run[1:]:
                         waiting.popleft()
                     end, bad = run[-1][0], any(b for _, _, b in run)
@@ -181,7 +201,8 @@ def _tsv(stream: IO[bytes], offset: int, width: int) -> Iterator[Record]:
 
 
 def _quoted(text: str) -> tuple[list[str] | None, bool]:
-    """(the one row of a text by csv's rules, False); (None, True) where a quote stays open, (None, False) where one stands wrongly."""
+    """(the one row of a text by csv's rules, False); (None, True) where a quote stays open, (None, False)
+    where one stands wrongly."""
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True))
     except csv.Error as error:
@@ -192,9 +213,9 @@ def _quoted(text: str) -> tuple[list[str] | None, bool]:
 def headed(first: Sequence[str]) -> tuple[list[str], bool]:
     """The columns of a csv or tsv file by its first row, and whether that row is a header.
 
-    A row with a URL beside something else, and without a usual name of a caption column, is data (CC3M's and CC12M's files have no header).
-    The first column that is no URL is then `caption`, the first that is one `url`; others are `column3` and so on, by their place.
-    """
+    A row with a URL beside something else, and without a usual name of a caption column, is data (CC3M's and
+    CC12M's files have no header). The first column that is no URL is then `caption`, the first that is one
+    `url`; others are `column3` and so on, by their place."""
     names = [cell.strip() for cell in first]
     urls = [name.lower().startswith(("http://", "https://")) for name in names]
     if all(urls) or not any(urls) or any(name.lower() in CAPTION_NAMES for name in names):
@@ -205,7 +226,8 @@ def headed(first: Sequence[str]) -> tuple[list[str], bool]:
 
 
 def ends_in_quote(stream: IO[bytes], start: int, end: int) -> bool:
-    """Whether the csv record in bytes start..end opens a quote and never closes it: it has swallowed the rest of the file."""
+    """Whether the csv record in bytes start..end opens a quote and never closes it: it has swallowed the rest
+    of the file."""
     stream.seek(start)
     text = stream.read(end - start).decode("utf-8", "replace")
     try:
@@ -232,7 +254,10 @@ class Table:
                 if reason == "empty_row":
                     continue
                 if reason is not None or not value:
-                    raise UserError(f"{path}: the first line is not a {'JSON object' if self.kind == 'jsonl' else 'header'} ({reason})")
+                    raise UserError(
+                        f"{path}: the first line is not a "
+                        f"{'JSON object' if self.kind == 'jsonl' else 'header'} ({reason})"
+                    )
                 self.columns, header = headed(value) if self.kind != "jsonl" else (list(value), False)
                 self.start = end if header else 0
                 break
@@ -240,13 +265,16 @@ class Table:
                 raise UserError(f"{path}: is empty")
 
     def cuts(self, rows: int, limit: int | None) -> list[tuple[int, int]]:
-        """(offset, rows) of consecutive ranges of `rows` records (the last may be shorter), in one pass. At most `limit` records."""
+        """(offset, rows) of consecutive ranges of `rows` records (the last may be shorter), in one pass. At
+        most `limit` records."""
         out: list[tuple[int, int]] = []
         count, begin, last, end = 0, self.start, self.start, self.start
         left = limit if limit is not None else -1
         with open_binary(self.path) as stream:
             # a line of jsonl is a record whatever it says: it need not be parsed to be counted
-            for end, _, reason in records(stream, "txt" if self.kind == "jsonl" else self.kind, self.start, len(self.columns)):
+            for end, _, reason in records(
+                stream, "txt" if self.kind == "jsonl" else self.kind, self.start, len(self.columns)
+            ):
                 if left == 0:
                     return [*out, (begin, count)] if count else out
                 if reason == "open_quote":
@@ -262,11 +290,21 @@ class Table:
 
     def _open_quote(self, offset: int) -> UserError:
         with open_binary(self.path) as stream:
-            line = sum(block.count(b"\n") for block in iter(lambda: stream.read(min(1 << 20, offset - stream.tell())), b"")) + 1
-        return UserError(f"{self.path}:{line}: a quoted field opens here and is never closed; close it, or double the quote")
+            line = (
+                sum(
+                    block.count(b"\n")
+                    for block in iter(lambda: stream.read(min(1 << 20, offset - stream.tell())), b"")
+                )
+                + 1
+            )
+        return UserError(
+            f"{self.path}:{line}: a quoted field opens here and is never closed; close it, or double the "
+            f"quote"
+        )
 
     def read(self, offset: int, rows: int) -> Iterator[tuple[Any, str | None]]:
-        """`rows` records from byte `offset`. Ranges in order go on where the last ended: gzip is unpacked once."""
+        """`rows` records from byte `offset`. Ranges in order go on where the last ended: gzip is unpacked
+        once."""
         kept, self._kept = self._kept, None
         if kept is not None and kept[0] == offset:
             _, found, stream = kept

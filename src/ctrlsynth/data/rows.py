@@ -1,8 +1,8 @@
-"""What every source hands to the `read` stage (1a, 1b of the figure): parts and rows, with the small rules that all formats share.
+"""What every source hands to the `read` stage (1a, 1b of the figure): parts and rows, with the small rules
+that all formats share.
 
-A row points at its image by (file, member, offset, length) and never carries its bytes. Keys are unique within a part; the run's source key
-is `<part name>:<key>`.
-"""
+A row points at its image by (file, member, offset, length) and never carries its bytes. Keys are unique
+within a part; the run's source key is `<part name>:<key>`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,31 @@ from .images import ImageFault, probe
 
 MAX_PARTS = 10_000
 
-CAPTION_NAMES = ("caption", "text", "alt", "alt_text", "caption_text", "captions", "description", "sentence", "prompt", "txt")
+CAPTION_NAMES = (
+    "caption",
+    "text",
+    "alt",
+    "alt_text",
+    "caption_text",
+    "captions",
+    "description",
+    "sentence",
+    "prompt",
+    "txt",
+)
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "img_bytes")
-FILE_NAMES = ("file", "file_name", "filename", "filepath", "file_path", "path", "image_path", "image_file", "img_path", "image_name")
+FILE_NAMES = (
+    "file",
+    "file_name",
+    "filename",
+    "filepath",
+    "file_path",
+    "path",
+    "image_path",
+    "image_file",
+    "img_path",
+    "image_name",
+)
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm"})
 
 # Control characters other than tab, line feed and carriage return (C0, DEL, C1).
@@ -33,7 +55,8 @@ _KEY_UNSAFE = re.compile("[%:\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class SourcePart:
-    """One part: a shard, or a range of rows. `rows` is the number of rows where it is known without reading the part."""
+    """One part: a shard, or a range of rows. `rows` is the number of rows where it is known without reading
+    the part."""
 
     index: int
     name: str
@@ -44,11 +67,12 @@ class SourcePart:
 
 @dataclass(slots=True)
 class SourceRow:
-    """One row of a source. `key` is unique within its part, however the source is cut; `reason` says why the row is not `ok`.
+    """One row of a source. `key` is unique within its part, however the source is cut; `reason` says why the
+    row is not `ok`.
 
-    Reasons: empty_file, not_an_image, image_too_large, truncated_image, missing_file, unsafe_path, unsafe_link, unsafe_member,
-    unreadable_file, truncated_archive, bad_utf8, bad_row, empty_caption, empty_row, duplicate_key, and img2dataset's own status words.
-    """
+    Reasons: empty_file, not_an_image, image_too_large, truncated_image, missing_file, unsafe_path,
+    unsafe_link, unsafe_member, unreadable_file, truncated_archive, bad_utf8, bad_row, empty_caption,
+    empty_row, duplicate_key, and img2dataset's own status words."""
 
     key: str
     caption: str | None = None
@@ -77,7 +101,8 @@ class SourceRow:
 
 
 class OpenSource(Protocol):
-    """An opened source. `parts` is settled when it is opened; `rows` may be called in any order and streams."""
+    """An opened source. `parts` is settled when it is opened; `rows` may be called in any order and
+    streams."""
 
     has_images: bool
     licence: str | None
@@ -91,9 +116,9 @@ class OpenSource(Protocol):
 def clean_caption(text: str | None) -> str | None:
     """The caption, stripped, or None when nothing is left.
 
-    Control characters (but tab and line ends) become a space, lone surrogates U+FFFD, so that the text can be stored as UTF-8 and given to
-    any model. Everything else stays as it is: right-to-left marks, emoji, quotes, braces, any length.
-    """
+    Control characters (but tab and line ends) become a space, lone surrogates U+FFFD, so that the text can be
+    stored as UTF-8 and given to any model. Everything else stays as it is: right-to-left marks, emoji,
+    quotes, braces, any length."""
     if text is None:
         return None
     if not text.isascii() and _SURROGATE.search(text):
@@ -104,7 +129,8 @@ def clean_caption(text: str | None) -> str | None:
 
 
 def safe_key(text: str) -> str:
-    """A key that can stand in an id: `/` becomes `:`, `:` and control characters are percent-encoded, overlong keys end in their digest."""
+    """A key that can stand in an id: `/` becomes `:`, `:` and control characters are percent-encoded,
+    overlong keys end in their digest."""
     key = _KEY_UNSAFE.sub(lambda m: f"%{ord(m.group()):02X}", text).replace("/", ":")
     if len(key) > 200:
         key = f"{key[:160]}~{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}"
@@ -121,10 +147,13 @@ class Keys:
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
-        self._last: dict[str, int] = {}  # key -> the number that was given last, so that many equal keys cost no search
+        self._last: dict[
+            str, int
+        ] = {}  # key -> the number that was given last, so that many equal keys cost no search
 
     def admit(self, row: SourceRow) -> SourceRow:
-        """The row, dropped as `duplicate_key` under a numbered key when its key stands already in the part."""
+        """The row, dropped as `duplicate_key` under a numbered key when its key stands already in the
+        part."""
         if row.key in self._seen:
             row.drop("duplicate_key")
             row.key = self.free(row.key)
@@ -145,7 +174,8 @@ class Keys:
 
 
 def examine(row: SourceRow, data: bytes) -> SourceRow:
-    """Fills sha256, width and height from the image's bytes, or sets the row aside with the reason that its header gives."""
+    """Fills sha256, width and height from the image's bytes, or sets the row aside with the reason that its
+    header gives."""
     row.sha256 = hashlib.sha256(data).hexdigest()
     try:
         row.width, row.height = probe(data)
@@ -170,9 +200,8 @@ def examine_file(row: SourceRow, path: str) -> SourceRow:
 def locate(root: str, name: str, *, absolute: bool = False) -> tuple[str | None, str | None]:
     """The path of file `name` of a table beside or under `root` -> (path, None) or (None, reason).
 
-    Names that leave `root` are refused (`unsafe_path`), so are links that do (`unsafe_link`). With `absolute`, an absolute path is taken as
-    it stands: the user wrote it there.
-    """
+    Names that leave `root` are refused (`unsafe_path`), so are links that do (`unsafe_link`). With
+    `absolute`, an absolute path is taken as it stands: the user wrote it there."""
     if not is_text(name) or "\0" in name:
         return None, "bad_utf8"
     if os.path.isabs(name) and absolute:
@@ -195,11 +224,19 @@ def _inside(path: str, root: str) -> bool:
     return path == root or path.startswith(root.rstrip("/") + "/")
 
 
-def find_column(columns: Sequence[str], names: Sequence[str], given: str | None, key: str, where: str, required: bool = True) -> str | None:
-    """The column that `given` names, or the one with a usual name (in any case). None only where it is not `required`.
+def find_column(
+    columns: Sequence[str],
+    names: Sequence[str],
+    given: str | None,
+    key: str,
+    where: str,
+    required: bool = True,
+) -> str | None:
+    """The column that `given` names, or the one with a usual name (in any case). None only where it is not
+    `required`.
 
-    Raises UserError, with the columns that are there, when the named one is absent, none has a usual name, or more than one has.
-    """
+    Raises UserError, with the columns that are there, when the named one is absent, none has a usual name, or
+    more than one has."""
     listed = ", ".join(columns) or "none"
     if given is not None:
         if given in columns:
@@ -207,15 +244,22 @@ def find_column(columns: Sequence[str], names: Sequence[str], given: str | None,
         raise UserError(f"{where}: no column {given!r} (source.{key}); columns: {listed}")
     found = [c for c in columns if c.strip().lower() in names]
     if len(found) > 1:
-        raise UserError(f"{where}: columns {' and '.join(map(repr, found))} could both be it; say which with source.{key}")
+        raise UserError(
+            f"{where}: columns {' and '.join(map(repr, found))} could both be it; say which with source.{key}"
+        )
     if not found and required:
-        raise UserError(f"{where}: no column looks like the {key.removesuffix('_column')}; columns: {listed}; name one with source.{key}")
+        raise UserError(
+            f"{where}: no column looks like the {key.removesuffix('_column')}; columns: {listed}; name one "
+            f"with source.{key}"
+        )
     return found[0] if found else None
 
 
 def fingerprint(*items: object) -> str:
     """A short digest of facts about a part."""
-    return hashlib.blake2b("\0".join(map(str, items)).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return hashlib.blake2b(
+        "\0".join(map(str, items)).encode("utf-8", "surrogatepass"), digest_size=16
+    ).hexdigest()
 
 
 def file_facts(path: str) -> tuple[str, int, int]:
@@ -228,7 +272,11 @@ def file_digest(path: str) -> str:
     """SHA-256 of a file's content."""
     opened: Any = open_binary(path)
     with opened as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(stream)
+        return (
+            hashlib.file_digest(stream, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else _digest(stream)
+        )
 
 
 def _digest(stream: Any) -> str:
@@ -239,20 +287,23 @@ def _digest(stream: Any) -> str:
 
 
 def range_name(index: int) -> str:
-    """The name of a part that is a range of rows (`r00012`), not a shard. Chance does not look at it (`sample.hash_int`), and keys are
-    numbered through the whole file, so that other part sizes change nothing that a model is asked."""
+    """The name of a part that is a range of rows (`r00012`), not a shard. Chance does not look at it
+    (`sample.hash_int`), and keys are numbered through the whole file, so that other part sizes change nothing
+    that a model is asked."""
     return f"r{index:05d}"
 
 
 def file_prefixes(files: Sequence[str]) -> list[str]:
-    """What stands before a row's number in its key: nothing for one file, `stem.` where several would share their numbers."""
+    """What stands before a row's number in its key: nothing for one file, `stem.` where several would share
+    their numbers."""
     if len(files) == 1:
         return [""]
     return [f"{name}." for name in part_names(os.path.basename(f).partition(".")[0] for f in files)]
 
 
 def part_names(stems: Iterable[str]) -> list[str]:
-    """A part's name is its shard's stem where all stems are unique and plain, else its number in five digits."""
+    """A part's name is its shard's stem where all stems are unique and plain, else its number in five
+    digits."""
     listed = list(stems)
     plain = all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", s) for s in listed)
     if plain and len(set(listed)) == len(listed):
@@ -261,7 +312,8 @@ def part_names(stems: Iterable[str]) -> list[str]:
 
 
 def expand(patterns: str | Sequence[str], base: Path, suffixes: Sequence[str], key: str) -> list[str]:
-    """Files behind `source.<key>`: paths, URLs, globs (`*`, `?`, `**`), brace ranges (`{00000..00099}`, `{a,b}`), folders.
+    """Files behind `source.<key>`: paths, URLs, globs (`*`, `?`, `**`), brace ranges (`{00000..00099}`,
+    `{a,b}`), folders.
 
     In order, without repeats. Relative ones start at `base`. A folder stands for its files that end in
     one of `suffixes`. Raises UserError for what is not there.
@@ -269,12 +321,17 @@ def expand(patterns: str | Sequence[str], base: Path, suffixes: Sequence[str], k
     files: dict[str, None] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         if pattern.startswith(("pipe:", "http:", "https:")):
-            raise UserError(f"source.{key}: {pattern!r} is not a path or a store; mount or download the data first")
+            raise UserError(
+                f"source.{key}: {pattern!r} is not a path or a store; mount or download the data first"
+            )
         missing, facts = [], Facts()
         for name in braces(pattern):
             where = place(name)
             if isinstance(where, Remote) and key == "text":
-                raise UserError(f"source.text: {name!r}: texts are read from this machine; mount or download the data first")
+                raise UserError(
+                    f"source.text: {name!r}: texts are read from this machine; mount or download the data "
+                    f"first"
+                )
             if isinstance(where, Remote):
                 found = _glob_remote(where, suffixes, facts)
             else:
@@ -295,7 +352,11 @@ def _glob_remote(where: Remote, suffixes: Sequence[str], facts: Facts) -> list[s
     if any(c in where.url for c in "*?["):
         first = next(i for i, part in enumerate(where.url.split("/")) if any(c in part for c in "*?["))
         parts = where.url.split("/")
-        return [f.url for f in Remote("/".join(parts[:first])).glob("/".join(parts[first:])) if f.name.endswith(tuple(suffixes))]
+        return [
+            f.url
+            for f in Remote("/".join(parts[:first])).glob("/".join(parts[first:]))
+            if f.name.endswith(tuple(suffixes))
+        ]
     if facts.has(where.url):
         return [where.url]
     names = sorted(n for n in facts.folder(where) if n.endswith(tuple(suffixes)) and not n.startswith("."))
@@ -304,7 +365,11 @@ def _glob_remote(where: Remote, suffixes: Sequence[str], facts: Facts) -> list[s
 
 def _glob(path: Path, suffixes: Sequence[str]) -> list[str]:
     if path.is_dir():
-        return sorted(str(p) for p in path.iterdir() if p.is_file() and p.name.endswith(tuple(suffixes)) and not p.name.startswith("."))
+        return sorted(
+            str(p)
+            for p in path.iterdir()
+            if p.is_file() and p.name.endswith(tuple(suffixes)) and not p.name.startswith(".")
+        )
     if path.is_file():
         return [str(path)]
     parts = path.parts
@@ -316,7 +381,8 @@ def _glob(path: Path, suffixes: Sequence[str]) -> list[str]:
 
 
 def braces(pattern: str) -> list[str]:
-    """`a{08..10}{x,y}` -> a08x a08y a09x ... : ranges keep their zeros, as shells do. Text without braces stands for itself."""
+    """`a{08..10}{x,y}` -> a08x a08y a09x ... : ranges keep their zeros, as shells do. Text without braces
+    stands for itself."""
     match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
     if match is None:
         return [pattern]

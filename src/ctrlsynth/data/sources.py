@@ -1,4 +1,5 @@
-"""Opens what a recipe names as its source (1a, 1b): a folder, webdataset tars, parquet, a Hugging Face data set, text, concepts."""
+"""Opens what a recipe names as its source (1a, 1b): a folder, webdataset tars, parquet, a Hugging Face data
+set, text, concepts."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ __all__ = ["ImageReader", "OpenSource", "SourcePart", "SourceRow", "open_source"
 def open_source(source: Source, base: Path, limit: int | None = None) -> OpenSource:
     """The source of a recipe whose relative paths start at `base`; with `limit`, its first `limit` rows only.
 
-    Looks at headers, footers and (for text) where rows begin; opens no image. Raises UserError that names the file and the remedy.
-    """
+    Looks at headers, footers and (for text) where rows begin; opens no image. Raises UserError that names the
+    file and the remedy."""
     if limit is not None and limit < 1:
         raise UserError(f"--limit {limit}: at least 1")
     base = base.absolute()
@@ -33,13 +34,24 @@ def open_source(source: Source, base: Path, limit: int | None = None) -> OpenSou
         folder = _place(base, source.folder)
         captions = _captions(base, folder, source.captions) if source.captions is not None else None
         return FolderSource(
-            folder, captions, image_column=image, caption_column=caption, key_column=key, part_rows=rows, licence=licence, limit=limit
+            folder,
+            captions,
+            image_column=image,
+            caption_column=caption,
+            key_column=key,
+            part_rows=rows,
+            licence=licence,
+            limit=limit,
         )
     if source.webdataset is not None:
         files = expand(source.webdataset, base, (".tar",), "webdataset")
         return TarSource(files, image_column=image, caption_column=caption, licence=licence, limit=limit)
     if source.parquet is not None or source.hf is not None:
-        files = hf_files(_place(base, source.hf)) if source.hf is not None else expand(source.parquet or "", base, (".parquet",), "parquet")
+        files = (
+            hf_files(_place(base, source.hf))
+            if source.hf is not None
+            else expand(source.parquet or "", base, (".parquet",), "parquet")
+        )
         return TableSource(
             files,
             image_column=image,
@@ -57,7 +69,9 @@ def open_source(source: Source, base: Path, limit: int | None = None) -> OpenSou
 
         return ConceptSource(_place(base, source.concepts), part_rows=rows, licence=licence, limit=limit)
     files = expand(source.text or "", base, SUFFIXES, "text")
-    return TextSource(files, caption_column=caption, key_column=key, part_rows=rows, licence=licence, limit=limit)
+    return TextSource(
+        files, caption_column=caption, key_column=key, part_rows=rows, licence=licence, limit=limit
+    )
 
 
 def _place(base: Path, path: Path) -> Path:

@@ -1,4 +1,5 @@
-"""Parquet files (1a, 1b) with image bytes, `struct{bytes, path}` or paths, and Hugging Face data sets on disk, read without `datasets`."""
+"""Parquet files (1a, 1b) with image bytes, `struct{bytes, path}` or paths, and Hugging Face data sets on
+disk, read without `datasets`."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ _IMAGES, _TEXTS = 32, 4096
 
 
 class TableSource:
-    """Columnar files in parts of about `part_rows` rows along their row groups. Other plain columns become metadata."""
+    """Columnar files in parts of about `part_rows` rows along their row groups. Other plain columns become
+    metadata."""
 
     def __init__(
         self,
@@ -68,7 +70,8 @@ class TableSource:
         self._cut(blocks, rows, limit)
 
     def _look(self, image: str | None, caption: str | None) -> dict[str, list[int]]:
-        """Opens each file once: row groups, and that the columns are there. A file that can't be read has no groups."""
+        """Opens each file once: row groups, and that the columns are there. A file that can't be read has no
+        groups."""
         blocks: dict[str, list[int]] = {}
         first: str | None = None
         fault = ""
@@ -84,7 +87,10 @@ class TableSource:
                 self._image, self._caption = _columns(file.schema, image, caption, path)
             for column in (self._image, self._caption, self._key):
                 if column is not None and column not in file.schema.names:
-                    raise UserError(f"{path}: no column {column!r}, which {first} has; columns: {', '.join(file.schema.names)}")
+                    raise UserError(
+                        f"{path}: no column {column!r}, which {first} has; columns: "
+                        f"{', '.join(file.schema.names)}"
+                    )
             blocks[path] = file.blocks or [0]
             file.close()
         if first is None:
@@ -102,7 +108,9 @@ class TableSource:
                 left = None if left is None else left - count
                 mark = fingerprint(*facts, start, count, self._image, self._caption, self._key)
                 index = len(self._parts)
-                self._parts.append(SourcePart(index, range_name(index), mark, (path, start, not counts), count))
+                self._parts.append(
+                    SourcePart(index, range_name(index), mark, (path, start, not counts), count)
+                )
         if not self._parts:
             raise UserError(f"{self._files[0]}: holds no rows")
 
@@ -128,7 +136,11 @@ class TableSource:
             if self._cursor is not None:
                 self._cursor[2].close()
             file = open_columnar(path)
-            wanted = [f.name for f in file.schema if f.name in (self._image, self._caption, self._key) or _plain(f.type)]
+            wanted = [
+                f.name
+                for f in file.schema
+                if f.name in (self._image, self._caption, self._key) or _plain(f.type)
+            ]
             self._cursor = (path, RowCursor(file, wanted, _IMAGES if self.has_images else _TEXTS), file)
         return self._cursor[1]
 
@@ -170,7 +182,10 @@ class TableSource:
     def describe(self) -> str:
         rows = sum(p.rows or 0 for p in self._parts)
         files = f"{len(self._files):,} {self._what} file{'s' * (len(self._files) != 1)}"
-        return f"{rows:,} rows in {files}; image column: {self._image or 'none'}, caption column: {self._caption or 'none'}"
+        return (
+            f"{rows:,} rows in {files}; image column: {self._image or 'none'}, caption column: "
+            f"{self._caption or 'none'}"
+        )
 
     def verify_fingerprint(self, part: SourcePart) -> str:
         path, start, _ = part.locator
@@ -193,11 +208,16 @@ def _plain(kind: pa.DataType) -> bool:
 def _is_image(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
+    return bool(
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+    )
 
 
-def _columns(schema: pa.Schema, image: str | None, caption: str | None, where: str) -> tuple[str | None, str | None]:
-    """(image column, caption column). Bytes go before paths: `image` and `file_name` side by side are no riddle."""
+def _columns(
+    schema: pa.Schema, image: str | None, caption: str | None, where: str
+) -> tuple[str | None, str | None]:
+    """(image column, caption column). Bytes go before paths: `image` and `file_name` side by side are no
+    riddle."""
     by_type = [f.name for f in schema if _is_image(f.type)]
     texts = [f.name for f in schema if f.name not in by_type]
     found = find_column(schema.names, (), image, "image_column", where, required=False)
@@ -206,21 +226,31 @@ def _columns(schema: pa.Schema, image: str | None, caption: str | None, where: s
         if len(by_type) == 1:
             found = by_type[0]
         elif by_type:
-            found = find_column(usual or by_type, [n.lower() for n in usual or by_type], None, "image_column", where)
+            found = find_column(
+                usual or by_type, [n.lower() for n in usual or by_type], None, "image_column", where
+            )
         else:
-            strings = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
-            found = find_column(strings, (*FILE_NAMES, *IMAGE_NAMES), None, "image_column", where, required=False)
-    words = find_column(schema.names if caption else texts, CAPTION_NAMES, caption, "caption_column", where, required=False)
+            strings = [
+                f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)
+            ]
+            found = find_column(
+                strings, (*FILE_NAMES, *IMAGE_NAMES), None, "image_column", where, required=False
+            )
+    words = find_column(
+        schema.names if caption else texts, CAPTION_NAMES, caption, "caption_column", where, required=False
+    )
     if found is None and words is None:
         raise UserError(
-            f"{where}: no column looks like an image or a caption; columns: {', '.join(schema.names) or 'none'}; "
+            f"{where}: no column looks like an image or a caption; columns: "
+            f"{', '.join(schema.names) or 'none'}; "
             "name one with source.image_column or source.caption_column"
         )
     return found, words
 
 
 def hf_files(folder: Path) -> list[str]:
-    """The arrow files of a data set saved with `save_to_disk`, in order. Raises UserError for a dict of splits, or what is none."""
+    """The arrow files of a data set saved with `save_to_disk`, in order. Raises UserError for a dict of
+    splits, or what is none."""
     if not folder.is_dir():
         raise UserError(f"source.hf: {folder} is not a folder; give what save_to_disk wrote")
     splits = folder / "dataset_dict.json"
@@ -228,7 +258,10 @@ def hf_files(folder: Path) -> list[str]:
         names = _json(splits).get("splits") or []
         if len(names) == 1:
             return hf_files(folder / str(names[0]))
-        raise UserError(f"source.hf: {folder} holds the splits {', '.join(map(str, names))}; give one, as {folder / 'train'}")
+        raise UserError(
+            f"source.hf: {folder} holds the splits {', '.join(map(str, names))}; give one, as "
+            f"{folder / 'train'}"
+        )
     state = _json(folder / "state.json")
     if state.get("_indices_data_files") or state.get("_indices_files"):
         raise UserError(f"source.hf: {folder} is a selection of rows; save it again after flatten_indices()")

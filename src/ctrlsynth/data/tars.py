@@ -1,4 +1,5 @@
-"""Webdataset tars (1a, 1b), img2dataset's output among them: neighbours with one key are a sample; the image stays where it is.
+"""Webdataset tars (1a, 1b), img2dataset's output among them: neighbours with one key are a sample; the image
+stays where it is.
 
 Nothing is unpacked. Links, devices and names that leave the archive are never followed.
 """
@@ -49,12 +50,19 @@ class _Sample:
 
 
 class TarSource:
-    """A shard is a part. `image_column` and `caption_column` name members by suffix (`png`) or a key of the .json."""
+    """A shard is a part. `image_column` and `caption_column` name members by suffix (`png`) or a key of the
+    .json."""
 
     has_images = True
 
     def __init__(
-        self, files: Sequence[str], *, image_column: str | None, caption_column: str | None, licence: str | None, limit: int | None
+        self,
+        files: Sequence[str],
+        *,
+        image_column: str | None,
+        caption_column: str | None,
+        licence: str | None,
+        limit: int | None,
     ) -> None:
         self.licence = licence
         self._image, self._caption = image_column, caption_column
@@ -97,7 +105,9 @@ class TarSource:
                     self._fill(row, sample, stream, path)
                 yield row
         for key, status, metadata in table.rest():
-            row = SourceRow(safe_key(key), clean_caption(as_caption(metadata.pop("caption", None))), metadata).drop(status)
+            row = SourceRow(
+                safe_key(key), clean_caption(as_caption(metadata.pop("caption", None))), metadata
+            ).drop(status)
             yield keys.admit(row)
 
     def _fill(self, row: SourceRow, sample: _Sample, stream: IO[bytes], path: str) -> None:
@@ -132,9 +142,13 @@ class TarSource:
                 row.metadata |= sound(data)
             else:
                 row.metadata["json"] = "unreadable"
-        from_json = next((n for n in ([self._caption] if self._caption else CAPTION_NAMES) if row.metadata.get(n)), None)
+        from_json = next(
+            (n for n in ([self._caption] if self._caption else CAPTION_NAMES) if row.metadata.get(n)), None
+        )
         caption = as_caption(row.metadata.pop(from_json)) if from_json else None
-        wanted = self._caption if self._caption in sample.parts else ("txt" if self._caption is None else None)
+        wanted = (
+            self._caption if self._caption in sample.parts else ("txt" if self._caption is None else None)
+        )
         if wanted is None and self._caption is None:
             wanted = next((s for s in ("caption", "text") if s in sample.parts), None)
         if wanted in sample.parts:
@@ -146,7 +160,13 @@ class TarSource:
 
     def verify_fingerprint(self, part: SourcePart) -> str:
         table = _beside(part.locator)
-        return fingerprint(file_digest(part.locator), file_digest(table) if table else "", self._image, self._caption, part.rows)
+        return fingerprint(
+            file_digest(part.locator),
+            file_digest(table) if table else "",
+            self._image,
+            self._caption,
+            part.rows,
+        )
 
 
 def _text(row: SourceRow, member: tuple[str, int, int], stream: IO[bytes]) -> str | None:
@@ -187,7 +207,9 @@ def _scan(path: str) -> Iterator[_Sample]:
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
         if sample is not None:
             yield sample
-        yield _Sample(os.path.basename(path), reason="truncated_archive" if sample is not None else "unreadable_file")
+        yield _Sample(
+            os.path.basename(path), reason="truncated_archive" if sample is not None else "unreadable_file"
+        )
         del error
         return
     if sample is not None:
@@ -212,15 +234,21 @@ def _count(path: str) -> int:
 def _refuse_compressed(path: str) -> None:
     try:
         with contextlib.ExitStack() as opened:
-            magic = Remote(path).beginning(6) if is_url(path) else opened.enter_context(open(path, "rb")).read(6)
+            magic = (
+                Remote(path).beginning(6) if is_url(path) else opened.enter_context(open(path, "rb")).read(6)
+            )
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror}") from error
     if magic.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
-        raise UserError(f"{path}: is a compressed tar, in which images can't be found by offset; unpack it (gunzip, xz -d, ...) first")
+        raise UserError(
+            f"{path}: is a compressed tar, in which images can't be found by offset; unpack it (gunzip, xz "
+            f"-d, ...) first"
+        )
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Webdataset's rule: the key ends at the first dot of the last path element; the suffix is the rest, in lower case."""
+    """Webdataset's rule: the key ends at the first dot of the last path element; the suffix is the rest, in
+    lower case."""
     folder, slash, base = name.rpartition("/")
     stem, _, suffix = base.partition(".")
     return folder + slash + stem, suffix.lower()
@@ -244,7 +272,8 @@ def _beside(path: str, look: Facts | None = None) -> str | None:
 
 
 class _Downloads:
-    """img2dataset's parquet beside a shard: metadata by key, and what was never downloaded. Holds one shard's rows at most."""
+    """img2dataset's parquet beside a shard: metadata by key, and what was never downloaded. Holds one shard's
+    rows at most."""
 
     def __init__(self, path: str | None) -> None:
         self._rows: dict[str, dict[str, Any]] = {}
@@ -253,11 +282,20 @@ class _Downloads:
         try:
             file = pq.ParquetFile(open_binary(path))
             if {"key", "status"} <= set(file.schema_arrow.names):
-                plain = [f.name for f in file.schema_arrow if not pa.types.is_nested(f.type) and not pa.types.is_binary(f.type)]
+                plain = [
+                    f.name
+                    for f in file.schema_arrow
+                    if not pa.types.is_nested(f.type) and not pa.types.is_binary(f.type)
+                ]
                 for batch in file.iter_batches(4096, columns=plain):
-                    self._rows |= {str(r["key"]): {k: v for k, v in r.items() if v is not None} for r in batch.to_pylist()}
+                    self._rows |= {
+                        str(r["key"]): {k: v for k, v in r.items() if v is not None}
+                        for r in batch.to_pylist()
+                    }
         except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]}); remove it or repair it") from error
+            raise UserError(
+                f"{path}: not a readable parquet file ({str(error).splitlines()[0]}); remove it or repair it"
+            ) from error
 
     def take(self, key: str) -> dict[str, Any]:
         return self._rows.pop(key.rpartition("/")[2], {})

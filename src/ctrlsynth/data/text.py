@@ -101,10 +101,14 @@ class TextSource:
 
     def verify_fingerprint(self, part: SourcePart) -> str:
         table = self._tables[part.locator[0]]
-        return fingerprint(file_digest(table.path), part.locator[1], part.rows, self._captions[part.locator[0]], self._key)
+        return fingerprint(
+            file_digest(table.path), part.locator[1], part.rows, self._captions[part.locator[0]], self._key
+        )
 
 
-def _table_rows(table: Table, found: Iterator[tuple[Any, str | None]], caption: str, prefix: str, start: int) -> Iterator[SourceRow]:
+def _table_rows(
+    table: Table, found: Iterator[tuple[Any, str | None]], caption: str, prefix: str, start: int
+) -> Iterator[SourceRow]:
     """The usual case, kept short for speed: csv and tsv without a key column."""
     at = table.columns.index(caption)
     others = [(i, c) for i, c in enumerate(table.columns) if i != at]
@@ -123,7 +127,11 @@ def _table_rows(table: Table, found: Iterator[tuple[Any, str | None]], caption: 
 
 def bad(row: SourceRow, table: Table, value: Any, reason: str, index: int) -> None:
     """Sets a record aside that could not be read, with where it stands."""
-    row.metadata = {"file": table.path, "record": index, "raw": str(value)[:200] if value is not None else None}
+    row.metadata = {
+        "file": table.path,
+        "record": index,
+        "raw": str(value)[:200] if value is not None else None,
+    }
     if reason == "empty_row":
         row.drop("empty_caption")
     else:

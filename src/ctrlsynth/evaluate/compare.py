@@ -1,8 +1,9 @@
-"""Lays runs beside each other and beside the papers' tables. A column holds one task, one metric and one protocol: results that differ in
-protocol (another template set, another head) go to columns of their own, and a note says in what they differ.
+"""Lays runs beside each other and beside the papers' tables. A column holds one task, one metric and one
+protocol: results that differ in protocol (another template set, another head) go to columns of their own, and
+a note says in what they differ.
 
-A run is a folder of result files. Folders named `seed0`, `seed-1`, ... are one run under their parent's name: their mean with the 95% t
-interval over seeds; a single run carries the bootstrap interval over its test rows.
+A run is a folder of result files. Folders named `seed0`, `seed-1`, ... are one run under their parent's name:
+their mean with the 95% t interval over seeds; a single run carries the bootstrap interval over its test rows.
 """
 
 from __future__ import annotations
@@ -64,7 +65,10 @@ class Comparison:
 
     def plain(self) -> dict[str, Any]:
         """For --json."""
-        named = [{"task": c.task, "metric": c.metric, "protocol": json.loads(c.protocol), "title": c.title} for c in self.columns]
+        named = [
+            {"task": c.task, "metric": c.metric, "protocol": json.loads(c.protocol), "title": c.title}
+            for c in self.columns
+        ]
         rows = {name: [_plain(cells.get(c)) for c in self.columns] for name, cells in self.rows.items()}
         return {"columns": named, "rows": rows, "notes": self.notes}
 
@@ -78,7 +82,11 @@ class Comparison:
 
 
 def _plain(cell: Cell | None) -> dict[str, Any] | None:
-    return None if cell is None else {"value": cell.value, "low": cell.low, "high": cell.high, "seeds": cell.seeds}
+    return (
+        None
+        if cell is None
+        else {"value": cell.value, "low": cell.low, "high": cell.high, "seeds": cell.seeds}
+    )
 
 
 def _cell(text: str) -> str:
@@ -92,7 +100,11 @@ def show(cell: Cell | None) -> str:
     value = f"{cell.value:.1f}{cell.mark}"
     if cell.seeds > 1 and cell.high is not None:
         return f"{value} ± {cell.high - cell.value:.1f} ({cell.seeds})"
-    return f"{value} [{cell.low:.1f}, {cell.high:.1f}]" if cell.low is not None and cell.high is not None else value
+    return (
+        f"{value} [{cell.low:.1f}, {cell.high:.1f}]"
+        if cell.low is not None and cell.high is not None
+        else value
+    )
 
 
 def load_runs(paths: Sequence[Path]) -> list[Run]:
@@ -105,13 +117,26 @@ def load_runs(paths: Sequence[Path]) -> list[Run]:
         files = sorted(path.glob("*.json")) if path.is_dir() else [path]
         if not files or not path.exists():
             raise UserError(f"{path}: expected result files that `ctrlsynth eval` wrote, found none")
-        name = path.parent.name if path.is_dir() and _SEED.fullmatch(path.name) else path.name if path.is_dir() else path.stem
-        name = f"{name} ({path.parent})" if name in found and not (path.is_dir() and _SEED.fullmatch(path.name)) else name
+        name = (
+            path.parent.name
+            if path.is_dir() and _SEED.fullmatch(path.name)
+            else path.name
+            if path.is_dir()
+            else path.stem
+        )
+        name = (
+            f"{name} ({path.parent})"
+            if name in found and not (path.is_dir() and _SEED.fullmatch(path.name))
+            else name
+        )
         folders.setdefault(name, []).extend([path, path.parent] if _SEED.fullmatch(path.name) else [path])
         for file in files:
             result = read_result(file)
             found.setdefault(name, {}).setdefault(result.task, []).append(result)
-    return [Run(name, {t: tuple(several) for t, several in by_task.items()}, tuple(folders[name])) for name, by_task in found.items()]
+    return [
+        Run(name, {t: tuple(several) for t, several in by_task.items()}, tuple(folders[name]))
+        for name, by_task in found.items()
+    ]
 
 
 def shown_metrics(result: Result) -> list[str]:
@@ -130,16 +155,22 @@ def signature(result: Result) -> str:
 
 
 def compare(runs: Sequence[Run], baseline: str | None = None, with_papers: bool = False) -> Comparison:
-    """The table of all runs. `baseline` is the name or the folder of the run that Delta_MTL is taken against."""
+    """The table of all runs. `baseline` is the name or the folder of the run that Delta_MTL is taken
+    against."""
     rows: dict[str, dict[Column, Cell]] = {}
     notes: list[str] = []
     for run in runs:
         cells = rows.setdefault(run.name, {})
         for task, several in run.results.items():
             if len({signature(r) for r in several}) > 1:
-                raise UserError(f"{run.name}: {task}: its seeds were evaluated by different protocols; evaluate them alike")
+                raise UserError(
+                    f"{run.name}: {task}: its seeds were evaluated by different protocols; evaluate them "
+                    f"alike"
+                )
             for metric in shown_metrics(several[0]):
-                cells[Column(task, metric, signature(several[0]))] = pooled([r.scores[metric] for r in several])
+                cells[Column(task, metric, signature(several[0]))] = pooled(
+                    [r.scores[metric] for r in several]
+                )
     columns = _titled({c: None for cells in rows.values() for c in cells}, notes)
     rows = {name: {columns[c]: cell for c, cell in cells.items()} for name, cells in rows.items()}
     out = Comparison(list(columns.values()), rows, notes)
@@ -157,7 +188,11 @@ def pooled(scores: Sequence[Score]) -> Cell:
     """Percent: one score with its own interval, several with the t interval over seeds."""
     if len(scores) == 1:
         one = scores[0]
-        return Cell(100 * one.value, None if one.low is None else 100 * one.low, None if one.high is None else 100 * one.high)
+        return Cell(
+            100 * one.value,
+            None if one.low is None else 100 * one.low,
+            None if one.high is None else 100 * one.high,
+        )
     mean, half = interval_over_seeds([100 * s.value for s in scores])
     return Cell(mean, mean - half, mean + half, len(scores))
 
@@ -170,11 +205,16 @@ def _titled(columns: Iterable[Column], notes: list[str]) -> dict[Column, Column]
     out = {}
     for (task, metric), alike in several.items():
         protocols = [json.loads(c.protocol) for c in alike]
-        differing = sorted(k for k in {k for p in protocols for k in p} if len({json.dumps(p.get(k)) for p in protocols}) > 1)
+        differing = sorted(
+            k for k in {k for p in protocols for k in p} if len({json.dumps(p.get(k)) for p in protocols}) > 1
+        )
         if "templates" in differing and "template_digest" in differing:
             differing.remove("template_digest")
         if differing:
-            notes.append(f"{task} {metric}: {len(alike)} columns, because {', '.join(differing)} differ; do not compare their numbers")
+            notes.append(
+                f"{task} {metric}: {len(alike)} columns, because {', '.join(differing)} differ; do not "
+                f"compare their numbers"
+            )
         for column, protocol in zip(alike, protocols, strict=True):
             tail = " [" + ", ".join(f"{k}={protocol.get(k)}" for k in differing) + "]" if differing else ""
             out[column] = Column(task, metric, column.protocol, f"{task} {metric}{tail}")
@@ -186,7 +226,11 @@ def _data_notes(runs: Sequence[Run]) -> list[str]:
     for run in runs:
         for task, several in run.results.items():
             digests.setdefault(task, set()).update(r.data for r in several)
-    return [f"{task}: the runs were evaluated on {len(d)} different versions of its data" for task, d in digests.items() if len(d) > 1]
+    return [
+        f"{task}: the runs were evaluated on {len(d)} different versions of its data"
+        for task, d in digests.items()
+        if len(d) > 1
+    ]
 
 
 def _averages(out: Comparison, runs: Sequence[Run]) -> None:
@@ -212,8 +256,13 @@ def _averages(out: Comparison, runs: Sequence[Run]) -> None:
             means = [100 * sum(values) / len(values) for values in per_seed]
             mean, half = interval_over_seeds(means)
             single = len(means) == 1
-            out.rows[run.name][column] = Cell(mean, None if single else mean - half, None if single else mean + half, len(means))
-        out.notes.append(f"{group}: average of {', '.join(members)} ({main if len(members) == 1 else 'the main metric of each'})")
+            out.rows[run.name][column] = Cell(
+                mean, None if single else mean - half, None if single else mean + half, len(means)
+            )
+        out.notes.append(
+            f"{group}: average of {', '.join(members)} "
+            f"({main if len(members) == 1 else 'the main metric of each'})"
+        )
 
 
 _AVERAGES = {"1": "table1:average", "2": "table2:average", "4": "sugarcrepe:acc"}
@@ -224,15 +273,26 @@ def _papers(out: Comparison) -> None:
     """Rows of the papers' tables that have a number for one of the columns."""
     for table in tables():
         averages = (
-            (table.printed or {}).get("average", [None] * len(table.rows)) if table.paper == "CtrlSynth" else [None] * len(table.rows)
+            (table.printed or {}).get("average", [None] * len(table.rows))
+            if table.paper == "CtrlSynth"
+            else [None] * len(table.rows)
         )
         for (model, values), average in zip(table.rows.items(), averages, strict=True):
-            printed = values if average is None or table.table not in _AVERAGES else {**values, _AVERAGES[table.table]: average}
+            printed = (
+                values
+                if average is None or table.table not in _AVERAGES
+                else {**values, _AVERAGES[table.table]: average}
+            )
             cells = {}
             for column in out.columns:
                 value = _printed(printed, column)
-                if value is not None and table.protocol["kind"] in (json.loads(column.protocol).get("kind"), "mixed"):
-                    cells[column] = Cell(value, mark="*" if table.protocol.get("templates") == "unknown" else "")
+                if value is not None and table.protocol["kind"] in (
+                    json.loads(column.protocol).get("kind"),
+                    "mixed",
+                ):
+                    cells[column] = Cell(
+                        value, mark="*" if table.protocol.get("templates") == "unknown" else ""
+                    )
             if cells:
                 out.rows.setdefault(f"{table.paper}, table {table.table}: {model}", {}).update(cells)
                 if table.note and table.note not in out.notes:
@@ -259,7 +319,9 @@ def _five(out: Comparison, runs: Sequence[Run]) -> None:
     """SynthCLIP's task averages, for those of which a run has all the data sets."""
     found = {run.name: five_tasks(as_averaged(_all(run))) for run in runs}
     for task in (t for t in FIVE if any(t in five for five in found.values())):
-        column = Column(task, "five-tasks", json.dumps({"kind": "five-tasks"}), f"{task}, SynthCLIP's average")
+        column = Column(
+            task, "five-tasks", json.dumps({"kind": "five-tasks"}), f"{task}, SynthCLIP's average"
+        )
         out.columns.append(column)
         for name, five in found.items():
             if task in five:
@@ -271,16 +333,23 @@ def _all(run: Run) -> list[Result]:
 
 
 def _delta(out: Comparison, runs: Sequence[Run], baseline: str, with_papers: bool) -> None:
-    """SynthCLIP's Delta_MTL against a run, over the data sets that both have, or against a printed row, over whole tasks of the paper."""
+    """SynthCLIP's Delta_MTL against a run, over the data sets that both have, or against a printed row, over
+    whole tasks of the paper."""
     mine = {run.name: _all(run) for run in runs}
     printed: dict[str, Mapping[str, float]] = {}
     for table in (t for t in tables() if with_papers and t.protocol["kind"] == "five-tasks"):
-        printed |= {f"{table.paper}, table {table.table}: {model}": values for model, values in table.rows.items()}
+        printed |= {
+            f"{table.paper}, table {table.table}: {model}": values for model, values in table.rows.items()
+        }
     if baseline not in mine and baseline not in printed:
-        baseline = next((r.name for r in runs if Path(baseline).resolve() in {f.resolve() for f in r.folders}), baseline)
+        baseline = next(
+            (r.name for r in runs if Path(baseline).resolve() in {f.resolve() for f in r.folders}), baseline
+        )
     if baseline not in mine and baseline not in printed:
         raise unknown("baseline", baseline, [*mine, *printed], "compare")
-    column = Column("Delta_MTL", baseline, json.dumps({"kind": "five-tasks"}), f"Delta_MTL against {baseline}, %")
+    column = Column(
+        "Delta_MTL", baseline, json.dumps({"kind": "five-tasks"}), f"Delta_MTL against {baseline}, %"
+    )
     out.columns.append(column)
     counts = set()
     for name in (n for n in (*mine, *printed) if n != baseline):
@@ -288,12 +357,20 @@ def _delta(out: Comparison, runs: Sequence[Run], baseline: str, with_papers: boo
             names = {r.task for r in mine[name]} & {r.task for r in mine[baseline]}
             one, other = (five_tasks([r for r in mine[n] if r.task in names]) for n in (name, baseline))
         else:
-            one, other = (dict(printed[n]) if n in printed else five_tasks(as_averaged(mine[n])) for n in (name, baseline))
+            one, other = (
+                dict(printed[n]) if n in printed else five_tasks(as_averaged(mine[n]))
+                for n in (name, baseline)
+            )
         found = delta_over_shared(one, other)
         if found is not None:
             out.rows.setdefault(name, {})[column] = Cell(found[0])
             counts.add(found[1])
     if counts - {5}:
-        out.notes.append(f"Delta_MTL rests on {', '.join(map(str, sorted(counts)))} of SynthCLIP's five tasks; the paper's on all five")
+        out.notes.append(
+            f"Delta_MTL rests on {', '.join(map(str, sorted(counts)))} of SynthCLIP's five tasks; the "
+            f"paper's on all five"
+        )
     if printed:
-        out.notes.append("Beside a printed row a task counts only where the run has all of the paper's data sets")
+        out.notes.append(
+            "Beside a printed row a task counts only where the run has all of the paper's data sets"
+        )

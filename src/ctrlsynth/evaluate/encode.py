@@ -1,4 +1,5 @@
-"""Images and texts through a model's two towers, as L2-normalised float32 arrays. Reading and decoding run in threads beside the model."""
+"""Images and texts through a model's two towers, as L2-normalised float32 arrays. Reading and decoding run in
+threads beside the model."""
 
 from __future__ import annotations
 
@@ -23,8 +24,9 @@ AHEAD = 4
 
 
 class Encoder(Protocol):
-    """A CLIP model as the evaluators need it (`clip.model.load_model` gives one). `preprocess` turns an RGB image into uint8 (H, W, 3);
-    `encode_image` takes (B, H, W, 3), `encode_text` B texts; both give (B, D), normalised or not."""
+    """A CLIP model as the evaluators need it (`clip.model.load_model` gives one). `preprocess` turns an RGB
+    image into uint8 (H, W, 3); `encode_image` takes (B, H, W, 3), `encode_text` B texts; both give (B, D),
+    normalised or not."""
 
     @property
     def id(self) -> str: ...
@@ -38,7 +40,9 @@ class Encoder(Protocol):
 
 def normalised(array: Any) -> Array:
     """(B, D) tensor or array -> float32 rows of length 1 (a row of zeros stays one)."""
-    rows = np.asarray(array.detach().float().cpu().numpy() if hasattr(array, "detach") else array, dtype=np.float32)
+    rows = np.asarray(
+        array.detach().float().cpu().numpy() if hasattr(array, "detach") else array, dtype=np.float32
+    )
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12), dtype=np.float32)
 
 
@@ -50,8 +54,14 @@ def open_image(data: bytes, where: str) -> Image.Image:
         raise UserError(f"{where}: the image cannot be decoded ({error})") from error
 
 
-def encode_images(model: Encoder, images: Iterable[tuple[bytes, str]], batch: int = 64, tick: Callable[[int], None] | None = None) -> Array:
-    """(bytes, where) -> (N, D), in order. `images` is read, in another thread, `AHEAD` batches in front of the model at most."""
+def encode_images(
+    model: Encoder,
+    images: Iterable[tuple[bytes, str]],
+    batch: int = 64,
+    tick: Callable[[int], None] | None = None,
+) -> Array:
+    """(bytes, where) -> (N, D), in order. `images` is read, in another thread, `AHEAD` batches in front of
+    the model at most."""
     chunks, out = _batches(images, batch), list[Array]()
     with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(DECODERS, "decode") as decoders:
 
@@ -68,7 +78,9 @@ def encode_images(model: Encoder, images: Iterable[tuple[bytes, str]], batch: in
     return np.concatenate(out) if out else np.zeros((0, 1), dtype=np.float32)
 
 
-def _pixels(chunk: list[tuple[bytes, str]] | None, prepare: Callable[[Image.Image], Any]) -> npt.NDArray[np.uint8] | None:
+def _pixels(
+    chunk: list[tuple[bytes, str]] | None, prepare: Callable[[Image.Image], Any]
+) -> npt.NDArray[np.uint8] | None:
     """(B, H, W, 3); None where the images have ended."""
     return None if chunk is None else np.stack([prepare(open_image(data, where)) for data, where in chunk])
 
@@ -88,7 +100,8 @@ def encode_texts(model: Encoder, texts: Sequence[str], batch: int = 256) -> Arra
 
 
 def class_weights(model: Encoder, names: Sequence[str], templates: Sequence[str], batch: int = 256) -> Array:
-    """(C, D): a class is the mean of its L2-normalised template embeddings, normalised again (METHODS, section 3)."""
+    """(C, D): a class is the mean of its L2-normalised template embeddings, normalised again (METHODS,
+    section 3)."""
     texts = [template.replace("{c}", name) for name in names for template in templates]
     encoded = encode_texts(model, texts, batch).reshape(len(names), len(templates), -1)
     return normalised(encoded.mean(axis=1))

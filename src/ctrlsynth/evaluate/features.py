@@ -21,13 +21,17 @@ class Split:
     labels: Ints
 
     def __add__(self, other: Split) -> Split:
-        return Split(np.concatenate([self.features, other.features]), np.concatenate([self.labels, other.labels]))
+        return Split(
+            np.concatenate([self.features, other.features]), np.concatenate([self.labels, other.labels])
+        )
 
     def part(self, start: int, stop: int) -> Split:
         return Split(self.features[start:stop], self.labels[start:stop])
 
 
-def encode_split(model: Encoder, folder: Path, split: str, classes: int, tick: Callable[[int], None] | None = None) -> Split:
+def encode_split(
+    model: Encoder, folder: Path, split: str, classes: int, tick: Callable[[int], None] | None = None
+) -> Split:
     """Encodes `folder/split` in the shards' order."""
     labels: list[int] = []
 

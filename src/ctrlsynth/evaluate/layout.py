@@ -1,9 +1,12 @@
-"""Data sets from folders that the user has, in the public layout of DataComp's and clip_benchmark's test sets (METHODS, section 3):
+"""Data sets from folders that the user has, in the public layout of DataComp's and clip_benchmark's test sets
+(METHODS, section 3):
 
-    SET/classnames.txt                            one class a line; an empty name is a name (CLEVR distance has one)
+    SET/classnames.txt                            one class a line; an empty name is a name (CLEVR distance
+                                                  has one)
     SET/zeroshot_classification_templates.txt     one template a line, {c} stands for the class
     SET/test/nshards.txt                          how many tars
-    SET/test/0.tar ...                            members KEY.jpg|.png|.webp with KEY.cls (a number) or KEY.txt (captions, one a line)
+    SET/test/0.tar ...                            members KEY.jpg|.png|.webp with KEY.cls (a number) or
+                                                  KEY.txt (captions, one a line)
 
 Nothing is fetched. What is missing or wrong is one line: what was expected, what was found, where.
 """
@@ -23,7 +26,8 @@ IMAGES = ("jpg", "jpeg", "png", "webp")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One member of a shard: encoded image bytes, its class number or its captions, and where it stands (for messages)."""
+    """One member of a shard: encoded image bytes, its class number or its captions, and where it stands (for
+    messages)."""
 
     image: bytes
     label: int | None
@@ -74,27 +78,37 @@ def shards(folder: Path, split: str) -> list[Path]:
     if not place.is_dir():
         there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
         raise UserError(
-            f"{place}: expected a folder with nshards.txt and 0.tar ...; found in {folder}: {', '.join(there[:8]) or 'nothing'}"
+            f"{place}: expected a folder with nshards.txt and 0.tar ...; found in {folder}: "
+            f"{', '.join(there[:8]) or 'nothing'}"
         )
     count = _lines(place / "nshards.txt", "the number of tars")
     if len(count) != 1 or not count[0].strip().isdigit() or int(count[0]) < 1:
-        raise UserError(f"{place / 'nshards.txt'}: expected one number from 1 on, found {' '.join(count)[:40]!r}")
+        raise UserError(
+            f"{place / 'nshards.txt'}: expected one number from 1 on, found {' '.join(count)[:40]!r}"
+        )
     files = [place / f"{n}.tar" for n in range(int(count[0]))]
     gone = [p.name for p in files if not p.is_file()]
     if gone:
-        raise UserError(f"{place}: nshards.txt says {len(files)} tars, {len(gone)} of them are missing ({', '.join(gone[:5])})")
+        raise UserError(
+            f"{place}: nshards.txt says {len(files)} tars, {len(gone)} of them are missing "
+            f"({', '.join(gone[:5])})"
+        )
     return files
 
 
 def samples(folder: Path, split: str, classes: int | None = None) -> Iterator[Sample]:
-    """Streams a split in the shards' order. With `classes`, every sample needs a .cls of 0..classes-1; without, captions in a .txt."""
+    """Streams a split in the shards' order. With `classes`, every sample needs a .cls of 0..classes-1;
+    without, captions in a .txt."""
     seen = 0
     for path in shards(folder, split):
         for key, parts in _groups(path):
             image = next((parts[e] for e in IMAGES if e in parts), None)
             where = f"{path}: {key}"
             if image is None:
-                raise UserError(f"{where}: expected an image ({', '.join(IMAGES)}), found {', '.join(sorted(parts)) or 'nothing'}")
+                raise UserError(
+                    f"{where}: expected an image ({', '.join(IMAGES)}), found "
+                    f"{', '.join(sorted(parts)) or 'nothing'}"
+                )
             label = _label(parts, where, classes) if classes is not None else None
             captions = () if classes is not None else _captions(parts, where)
             seen += 1
@@ -119,7 +133,9 @@ def _groups(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
                 handle = tar.extractfile(member)
                 parts[ending.lower()] = handle.read() if handle is not None else b""
     except (tarfile.TarError, EOFError) as error:
-        raise UserError(f"{path}: expected a tar, it is damaged ({str(error).splitlines()[0].rstrip(':')})") from error
+        raise UserError(
+            f"{path}: expected a tar, it is damaged ({str(error).splitlines()[0].rstrip(':')})"
+        ) from error
     if parts:
         yield key, parts
 
@@ -136,15 +152,24 @@ def _label(parts: dict[str, bytes], where: str, classes: int) -> int:
 
 def _captions(parts: dict[str, bytes], where: str) -> tuple[str, ...]:
     raw = parts.get("txt")
-    found = tuple(line.strip() for line in (raw or b"").decode("utf-8", "replace").splitlines() if line.strip())
+    found = tuple(
+        line.strip() for line in (raw or b"").decode("utf-8", "replace").splitlines() if line.strip()
+    )
     if not found:
-        labelled = " (a set with class numbers needs classnames.txt beside its test folder)" if "cls" in parts else ""
-        raise UserError(f"{where}: expected captions in a .txt, one a line; found {', '.join(sorted(parts))}{labelled}")
+        labelled = (
+            " (a set with class numbers needs classnames.txt beside its test folder)"
+            if "cls" in parts
+            else ""
+        )
+        raise UserError(
+            f"{where}: expected captions in a .txt, one a line; found {', '.join(sorted(parts))}{labelled}"
+        )
     return found
 
 
 def digest(files: Sequence[Path]) -> str:
-    """16 hex digits over names, sizes and the first and last 64 KiB of files: tells two versions of a data set apart."""
+    """16 hex digits over names, sizes and the first and last 64 KiB of files: tells two versions of a data
+    set apart."""
     state = hashlib.blake2b(digest_size=8)
     for path in files:
         size = path.stat().st_size

@@ -1,9 +1,9 @@
-"""The papers' metrics on plain arrays: accuracy, top-k, mean per-class recall, recall@k, strict preference, Delta_MTL, intervals.
+"""The papers' metrics on plain arrays: accuracy, top-k, mean per-class recall, recall@k, strict preference,
+Delta_MTL, intervals.
 
-Every function is pure. Scores are similarities: higher is better. Equal scores are settled by position, the lower index first, so that
-a number does not depend on a sorting algorithm; `strict_preference` alone counts a tie as wrong (SugarCrepe's rule, METHODS section 3).
-All results are fractions 0..1 unless said otherwise.
-"""
+Every function is pure. Scores are similarities: higher is better. Equal scores are settled by position, the
+lower index first, so that a number does not depend on a sorting algorithm; `strict_preference` alone counts a
+tie as wrong (SugarCrepe's rule, METHODS section 3). All results are fractions 0..1 unless said otherwise."""
 
 from __future__ import annotations
 
@@ -37,12 +37,15 @@ def mean_per_class_recall(hits: npt.NDArray[np.bool_], labels: Ints) -> float:
 
 
 def recall_ranks(queries: Floats, gallery: Floats, positives: Sequence[Sequence[int]]) -> Ints:
-    """Rank (0 is best) of each query's best positive in the gallery. queries (Q, D), gallery (G, D), positives: indices into the gallery,
-    at least one a query. Memory: one block of `BLOCK_VALUES` similarities, never Q x G."""
+    """Rank (0 is best) of each query's best positive in the gallery. queries (Q, D), gallery (G, D),
+    positives: indices into the gallery, at least one a query. Memory: one block of `BLOCK_VALUES`
+    similarities, never Q x G."""
     rows = max(1, BLOCK_VALUES // max(1, len(gallery)))
     ranks = np.empty(len(queries), dtype=np.int64)
     width = max(map(len, positives), default=1)
-    padded = np.array([[*p, *[p[0]] * (width - len(p))] for p in positives], dtype=np.int64).reshape(len(queries), width)
+    padded = np.array([[*p, *[p[0]] * (width - len(p))] for p in positives], dtype=np.int64).reshape(
+        len(queries), width
+    )
     for start in range(0, len(queries), rows):
         scores = queries[start : start + rows] @ gallery.T
         mine = padded[start : start + rows]
@@ -60,18 +63,24 @@ def strict_preference(positive: Floats, negative: Floats) -> npt.NDArray[np.bool
 
 
 def delta_mtl(model: Mapping[str, float], baseline: Mapping[str, float]) -> float:
-    """Mean over tasks of 100 * (M - B) / B, in percent (papers/002, section 4.1: five task averages). The two must name the same tasks and
-    no baseline may be zero: raises ValueError."""
+    """Mean over tasks of 100 * (M - B) / B, in percent (papers/002, section 4.1: five task averages). The two
+    must name the same tasks and no baseline may be zero: raises ValueError."""
     if model.keys() != baseline.keys() or not model:
-        raise ValueError(f"Delta_MTL needs the same tasks on both sides: {sorted(model)} against {sorted(baseline)}")
+        raise ValueError(
+            f"Delta_MTL needs the same tasks on both sides: {sorted(model)} against {sorted(baseline)}"
+        )
     if any(not b for b in baseline.values()):
-        raise ValueError(f"Delta_MTL: the baseline is 0 for {', '.join(t for t, b in baseline.items() if not b)}")
+        raise ValueError(
+            f"Delta_MTL: the baseline is 0 for {', '.join(t for t, b in baseline.items() if not b)}"
+        )
     return float(np.mean([100 * (model[t] - baseline[t]) / baseline[t] for t in model]))
 
 
-def bootstrap(values: Floats | npt.NDArray[np.bool_], groups: Ints | None = None, rounds: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """95% percentile interval of the mean of `values` (N,) over resampled rows; with `groups`, of the unweighted mean of the groups' means,
-    rows resampled within their group. Deterministic by seed."""
+def bootstrap(
+    values: Floats | npt.NDArray[np.bool_], groups: Ints | None = None, rounds: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """95% percentile interval of the mean of `values` (N,) over resampled rows; with `groups`, of the
+    unweighted mean of the groups' means, rows resampled within their group. Deterministic by seed."""
     rng = np.random.default_rng(seed)
     data = np.asarray(values, dtype=np.float64)
     if not len(data):
@@ -90,7 +99,8 @@ def bootstrap(values: Floats | npt.NDArray[np.bool_], groups: Ints | None = None
 
 
 def interval_over_seeds(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half width of the 95% t interval over runs that differ in seed only; the half width of one run is nan."""
+    """Mean and half width of the 95% t interval over runs that differ in seed only; the half width of one run
+    is nan."""
     data = np.asarray(values, dtype=np.float64)
     if len(data) < 2:
         return float(data.mean()), float("nan")

@@ -14,7 +14,8 @@ from .metrics import delta_mtl
 from .results import Result
 
 FIVE = ("linear-probe", "few-shot", "image-retrieval", "text-retrieval", "zero-shot")
-"""SynthCLIP's five tasks: averages over its data sets; retrieval is recall@5, zero-shot is ImageNet (papers/002, section 4.1)."""
+"""SynthCLIP's five tasks: averages over its data sets; retrieval is recall@5, zero-shot is ImageNet
+(papers/002, section 4.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,26 +39,43 @@ def tables() -> tuple[Table, ...]:
     for raw in yaml.safe_load(text):
         columns = tuple(raw["columns"])
         rows = {name: dict(zip(columns, values, strict=True)) for name, values in raw["rows"].items()}
-        out.append(Table(raw["paper"], raw["table"], raw["protocol"], columns, rows, raw.get("note", ""), raw.get("printed")))
+        out.append(
+            Table(
+                raw["paper"],
+                raw["table"],
+                raw["protocol"],
+                columns,
+                rows,
+                raw.get("note", ""),
+                raw.get("printed"),
+            )
+        )
     return tuple(out)
 
 
 @lru_cache(maxsize=1)
 def averaged_sets() -> tuple[frozenset[str], ...]:
-    """The data sets that SynthCLIP averages over (its Tables 1 and 2): linear probe, few-shot, retrieval, zero-shot."""
-    probe, shots, other = ([c.partition(":")[0] for c in t.columns] for t in tables() if t.paper == "SynthCLIP" and t.table[:1] in "12")
+    """The data sets that SynthCLIP averages over (its Tables 1 and 2): linear probe, few-shot, retrieval,
+    zero-shot."""
+    probe, shots, other = (
+        [c.partition(":")[0] for c in t.columns]
+        for t in tables()
+        if t.paper == "SynthCLIP" and t.table[:1] in "12"
+    )
     return frozenset(probe), frozenset(shots), frozenset(other) - {"imagenet"}, frozenset({"imagenet"})
 
 
 def as_averaged(results: Iterable[Result]) -> list[Result]:
-    """The results that may stand beside SynthCLIP's averages: of each task all the data sets that the paper has, or none."""
+    """The results that may stand beside SynthCLIP's averages: of each task all the data sets that the paper
+    has, or none."""
     there = list(results)
     names = {r.task for r in there}
     return [r for r in there if any(r.task in several and several <= names for several in averaged_sets())]
 
 
 def five_tasks(results: Iterable[Result]) -> dict[str, float]:
-    """SynthCLIP's task averages that the results allow, in percent: some of `FIVE`. Without ImageNet there is no zero-shot task."""
+    """SynthCLIP's task averages that the results allow, in percent: some of `FIVE`. Without ImageNet there is
+    no zero-shot task."""
     found: dict[str, list[float]] = {}
     for result in results:
         kind = str(result.protocol["kind"])
@@ -72,7 +90,8 @@ def five_tasks(results: Iterable[Result]) -> dict[str, float]:
 
 
 def delta_over_shared(model: Mapping[str, float], baseline: Mapping[str, float]) -> tuple[float, int] | None:
-    """Delta_MTL over the tasks that both have, and how many of the five these are; None where they share none."""
+    """Delta_MTL over the tasks that both have, and how many of the five these are; None where they share
+    none."""
     shared = [task for task in FIVE if task in model and task in baseline]
     if not shared:
         return None

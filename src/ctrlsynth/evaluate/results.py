@@ -1,4 +1,5 @@
-"""One JSON a model and task, written whole or not at all: scores with intervals, protocol, data digest, model, versions."""
+"""One JSON a model and task, written whole or not at all: scores with intervals, protocol, data digest,
+model, versions."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What an evaluator found: scores by metric, the protocol that decides whether two numbers may be compared, rows, data digest."""
+    """What an evaluator found: scores by metric, the protocol that decides whether two numbers may be
+    compared, rows, data digest."""
 
     scores: Mapping[str, Score]
     protocol: Mapping[str, Any]
@@ -40,7 +42,8 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A row of `ctrlsynth compare`: one model on one task. `samples`: seen in training, where the checkpoint says it."""
+    """A row of `ctrlsynth compare`: one model on one task. `samples`: seen in training, where the checkpoint
+    says it."""
 
     model: str
     model_digest: str
@@ -76,7 +79,10 @@ def write_result(path: Path, result: Result) -> None:
     """Writes a result atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     made = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    made.write_text(json.dumps({"schema": SCHEMA, **asdict(result)}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    made.write_text(
+        json.dumps({"schema": SCHEMA, **asdict(result)}, indent=1, ensure_ascii=False) + "\n",
+        encoding="utf-8",
+    )
     os.replace(made, path)
 
 
@@ -91,5 +97,6 @@ def read_result(path: Path) -> Result:
         return Result(**data)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path}: expected a result that `ctrlsynth eval` wrote, found something else ({type(error).__name__}: {error})"
+            f"{path}: expected a result that `ctrlsynth eval` wrote, found something else "
+            f"({type(error).__name__}: {error})"
         ) from error

@@ -1,5 +1,5 @@
-"""Runs the chosen tasks for one model, one result file a task. A task whose file is there, for the same model, data and
-protocol, is passed over."""
+"""Runs the chosen tasks for one model, one result file a task. A task whose file is there, for the same
+model, data and protocol, is passed over."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from .tasks import Task, choose
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the user may choose: the template set of zero-shot tasks (None: each task's own), extra images for long-tail
-    heads, the head, the seed of episodes and heads."""
+    """What the user may choose: the template set of zero-shot tasks (None: each task's own), extra images for
+    long-tail heads, the head, the seed of episodes and heads."""
 
     templates: str | None = None
     extra: Path | None = None
@@ -58,8 +58,8 @@ def evaluate_all(
     model: Encoder, data: Path, out: Path, names: list[str] | None = None, settings: Settings | None = None,
     watch: Callable[[str, int, int, int], None] | None = None,
 ) -> list[Result]:  # fmt: skip
-    """Results of every task, made or found in `out`. `watch(task, number, of, images)` hears of progress. A result file of another model is
-    refused: two models never share a folder."""
+    """Results of every task, made or found in `out`. `watch(task, number, of, images)` hears of progress. A
+    result file of another model is refused: two models never share a folder."""
     how = settings or Settings()
     chosen = choose(data, names)
     if out.exists() and not out.is_dir():
@@ -90,7 +90,10 @@ def _earlier(path: Path, model: Encoder) -> Result | None:
         return None
     found = read_result(path)
     if found.model_digest != model.digest:
-        raise UserError(f"{path}: holds a result of another model ({found.model} {found.model_digest}); choose another --out")
+        raise UserError(
+            f"{path}: holds a result of another model ({found.model} {found.model_digest}); choose another "
+            f"--out"
+        )
     return found
 
 
@@ -102,7 +105,9 @@ def _same(earlier: Result, task: Task, folder: Path, how: Settings) -> bool:
         asked |= zero_shot.template_protocol(how.templates or task.templates, folder)
     if task.kind == "long-tail":
         asked |= {"head": how.head.head, "loss": how.head.loss, "seed": how.seed}
-    return all(protocol.get(k) == v for k, v in asked.items()) and earlier.data == data_digest(task, folder, how.extra)
+    return all(protocol.get(k) == v for k, v in asked.items()) and earlier.data == data_digest(
+        task, folder, how.extra
+    )
 
 
 def data_digest(task: Task, folder: Path, extra: Path | None = None) -> str:
@@ -113,12 +118,15 @@ def data_digest(task: Task, folder: Path, extra: Path | None = None) -> str:
         return layout.digest(pairs.files_of(folder, task))
     if task.kind == "long-tail":
         return layout.digest(
-            [folder / n for n in ("classnames.txt", "train.txt", "test.txt")] + ([long_tail.extra_file(extra)] if extra else [])
+            [folder / n for n in ("classnames.txt", "train.txt", "test.txt")]
+            + ([long_tail.extra_file(extra)] if extra else [])
         )
     splits = ["test"] if task.kind == "zero-shot" else ["train", "test"]
     if task.kind == "linear-probe" and (folder / "val").is_dir():
         splits.insert(1, "val")
-    return layout.digest([folder / "classnames.txt", *(p for split in splits for p in layout.shards(folder, split))])
+    return layout.digest(
+        [folder / "classnames.txt", *(p for split in splits for p in layout.shards(folder, split))]
+    )
 
 
 def _evaluate(model: Encoder, task: Task, folder: Path, how: Settings, tick: Callable[[int], None]) -> Result:
@@ -130,8 +138,10 @@ def _evaluate(model: Encoder, task: Task, folder: Path, how: Settings, tick: Cal
     if task.size is not None and found.rows != task.size:
         notes = (*notes, f"{found.rows} rows; the papers' test set has {task.size}")
     return Result(
-        model=model.id, model_digest=model.digest, task=task.name, title=task.title, group=task.group, main=task.metric,
-        chance=task.chance if task.chance is not None or not found.classes else 1 / found.classes, rows=found.rows,
+        model=model.id, model_digest=model.digest, task=task.name, title=task.title, group=task.group,
+        main=task.metric,
+        chance=task.chance if task.chance is not None or not found.classes else 1 / found.classes,
+        rows=found.rows,
         classes=found.classes, data=found.data, protocol=dict(found.protocol), scores=dict(found.scores),
         seconds={"encode": timed.seconds, "rest": whole - timed.seconds}, notes=notes,
         seed=how.seed if task.kind in ("few-shot", "long-tail") else None, samples=timed.samples,

@@ -1,7 +1,8 @@
-"""The papers' tasks, read from `tasks.yaml`: name, metric, number of classes, test size, chance, where the data is looked for.
+"""The papers' tasks, read from `tasks.yaml`: name, metric, number of classes, test size, chance, where the
+data is looked for.
 
-A folder that is no task of the papers is evaluated too: its kind follows from the files in it, its classes from classnames.txt.
-"""
+A folder that is no task of the papers is evaluated too: its kind follows from the files in it, its classes
+from classnames.txt."""
 
 from __future__ import annotations
 
@@ -23,9 +24,12 @@ Kind = Literal["zero-shot", "retrieval", "pairs", "linear-probe", "few-shot", "l
 class Task:
     """One evaluation.
 
-    metric    the main one: acc1, mean_per_class_recall, recall@1, acc       folder   its name in the public layout
-    classes   how many, or None where the folder says it                     size     the papers' test set (rows), or None
-    captions  retrieval: captions of an image that count, the first ones     group    whose average the papers print
+    metric    the main one: acc1, mean_per_class_recall, recall@1, acc       folder   its name in the public
+              layout
+    classes   how many, or None where the folder says it                     size     the papers' test set
+              (rows), or None
+    captions  retrieval: captions of an image that count, the first ones     group    whose average the papers
+              print
     templates zero-shot: the template set that is taken unless the user names another
     """
 
@@ -53,7 +57,18 @@ class Task:
         """Names under which its data may lie, the papers' own last."""
         plain = self.folder.replace("/", "-")
         base = self.name.removeprefix("linear-").removeprefix("few-shot-")
-        return list(dict.fromkeys([base, self.folder, f"wds_{plain}_test", f"wds_{plain}", plain, self.folder.rpartition("/")[2]]))
+        return list(
+            dict.fromkeys(
+                [
+                    base,
+                    self.folder,
+                    f"wds_{plain}_test",
+                    f"wds_{plain}",
+                    plain,
+                    self.folder.rpartition("/")[2],
+                ]
+            )
+        )
 
 
 @lru_cache(maxsize=1)
@@ -64,13 +79,20 @@ def tasks() -> dict[str, Task]:
 
 
 def choose(data: Path, names: list[str] | None) -> list[tuple[Task, Path]]:
-    """The tasks to run and their folders: those named (each must be found), else every task whose data is in `data`, own folders last."""
+    """The tasks to run and their folders: those named (each must be found), else every task whose data is in
+    `data`, own folders last."""
     if not data.is_dir():
-        raise UserError(f"{data}: expected a folder of data sets, found {'a file' if data.exists() else 'nothing'}")
+        raise UserError(
+            f"{data}: expected a folder of data sets, found {'a file' if data.exists() else 'nothing'}"
+        )
     known = tasks()
     if names:
         return [_named(data, name, known) for name in names]
-    found = [(task, folder) for task in known.values() if (folder := find_folder(data, task.folders())) and _fits(task, folder)]
+    found = [
+        (task, folder)
+        for task in known.values()
+        if (folder := find_folder(data, task.folders())) and _fits(task, folder)
+    ]
     taken = {folder.resolve() for _, folder in found}
     for folder in sorted(p for p in data.iterdir() if p.is_dir() and p.resolve() not in taken):
         task = own_task(folder)
@@ -78,7 +100,9 @@ def choose(data: Path, names: list[str] | None) -> list[tuple[Task, Path]]:
             found.append((task, folder))
     if not found:
         there = ", ".join(sorted(p.name for p in data.iterdir())[:8]) or "nothing"
-        raise UserError(f"{data}: no data set that is known by name or layout; found {there}; see docs/evaluation.md")
+        raise UserError(
+            f"{data}: no data set that is known by name or layout; found {there}; see docs/evaluation.md"
+        )
     return found
 
 
@@ -86,18 +110,25 @@ def _named(data: Path, name: str, known: dict[str, Task]) -> tuple[Task, Path]:
     if name in known:
         folder = find_folder(data, known[name].folders())
         if folder is None:
-            raise UserError(f"{data}: task {name} expects a folder {' or '.join(known[name].folders()[:3])}, none is there")
+            raise UserError(
+                f"{data}: task {name} expects a folder {' or '.join(known[name].folders()[:3])}, none is "
+                f"there"
+            )
         return known[name], folder
     if (data / name).is_dir():
         task = own_task(data / name)
         if task is None:
-            raise UserError(f"{data / name}: expected classnames.txt, test/ with captions, or pairs as .json; see docs/evaluation.md")
+            raise UserError(
+                f"{data / name}: expected classnames.txt, test/ with captions, or pairs as .json; see "
+                f"docs/evaluation.md"
+            )
         return task, data / name
     raise unknown("task", name, [*known, *(p.name for p in data.iterdir() if p.is_dir())], "--tasks")
 
 
 def _fits(task: Task, folder: Path) -> bool:
-    """Whether a folder holds what a task of this kind reads; a data set may serve zero-shot and lack the probe's train split."""
+    """Whether a folder holds what a task of this kind reads; a data set may serve zero-shot and lack the
+    probe's train split."""
     if task.kind in ("linear-probe", "few-shot"):
         return (folder / "train" / "nshards.txt").exists() and (folder / "test" / "nshards.txt").exists()
     if task.kind == "long-tail":
@@ -112,7 +143,11 @@ def own_task(folder: Path) -> Task | None:
         return Task(name, name, "long-tail", "acc1", name)
     if (folder / "classnames.txt").exists():
         return Task(name, name, "zero-shot", "acc1", name)
-    if any(folder.glob("*.json")) and (folder / "images").is_dir() and not (folder / "captions.json").exists():
+    if (
+        any(folder.glob("*.json"))
+        and (folder / "images").is_dir()
+        and not (folder / "captions.json").exists()
+    ):
         return Task(name, name, "pairs", "acc", name)
     if (folder / "test" / "nshards.txt").exists() or (folder / "captions.json").exists():
         return Task(name, name, "retrieval", "recall@1", name)

@@ -1,4 +1,5 @@
-"""The data card of an export: what is in it, where it came from, what was left out and why, under which licences."""
+"""The data card of an export: what is in it, where it came from, what was left out and why, under which
+licences."""
 
 from __future__ import annotations
 
@@ -127,16 +128,30 @@ def write_card(run: Run, summary: Counts, load: str, path: Path) -> None:
         "converted": summary.converted,
         **_yields(summary.pairs),
         "ledger": [
-            {"folder": r.folder, "paths": _cell(", ".join(r.paths) or "all"), "rows": f"{r.rows:,}", "ok": f"{r.ok:,}"}
+            {
+                "folder": r.folder,
+                "paths": _cell(", ".join(r.paths) or "all"),
+                "rows": f"{r.rows:,}",
+                "ok": f"{r.ok:,}",
+            }
             | {"dropped": _reasons(r.dropped) or "0", "failed": _reasons(r.failed) or "0"}
             for r in ledger
         ],
-        "unfinished": ", ".join(f"{r.folder} has {r.parts} of {wanted} parts" for r in ledger if r.parts < wanted),
-        "models": [(s["folder"], _cell(m), _licence(m, embedded)) for s in run.plan["steps"] if (m := _model(s))],
+        "unfinished": ", ".join(
+            f"{r.folder} has {r.parts} of {wanted} parts" for r in ledger if r.parts < wanted
+        ),
+        "models": [
+            (s["folder"], _cell(m), _licence(m, embedded)) for s in run.plan["steps"] if (m := _model(s))
+        ],
         "policies": policies,
-        "fence": "`" * max(3, 1 + max((len(ticks) for ticks in re.findall("`+", policies)), default=0)),  # no text of theirs closes it
+        "fence": "`"
+        * max(
+            3, 1 + max((len(ticks) for ticks in re.findall("`+", policies)), default=0)
+        ),  # no text of theirs closes it
     }
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)  # Markdown, not HTML
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True
+    )  # Markdown, not HTML
     path.write_text(environment.from_string(_CARD).render(values), encoding="utf-8")
 
 
@@ -149,7 +164,10 @@ def _front(form: str) -> str:
     """The YAML head that Hugging Face reads."""
     # Only for parquet: the loader of webdataset there refuses shards that mix jpg and png.
     config = 'configs:\n- config_name: default\n  data_files: "*.parquet"\n' if form == "parquet" else ""
-    return f"---\ntask_categories:\n- zero-shot-image-classification\ntags:\n- synthetic\n- ctrlsynth\n{config}---"
+    return (
+        f"---\ntask_categories:\n- zero-shot-image-classification\ntags:\n- synthetic\n- "
+        f"ctrlsynth\n{config}---"
+    )
 
 
 def _yields(pairs: Mapping[tuple[str, str], int]) -> dict[str, Any]:
@@ -175,11 +193,15 @@ def _licence(model: str, embedded: list[Entry]) -> str:
     """Licences of the embedded models that a model's id names; others are for the user to look up."""
     named = set(re.split(r"[\s(),:+]+", model))
     found = [e for e in embedded if e.name in named]
-    return "; ".join(f"{e.name}: {e.licence}" for e in found) or "not known to ctrlsynth: see where the model comes from"
+    return (
+        "; ".join(f"{e.name}: {e.licence}" for e in found)
+        or "not known to ctrlsynth: see where the model comes from"
+    )
 
 
 def _cell(text: object) -> str:
-    """Text of data or recipe for Markdown: one line that is text alone, no column, no HTML, no link, no code."""
+    """Text of data or recipe for Markdown: one line that is text alone, no column, no HTML, no link, no
+    code."""
     return re.sub(r"([\\`|\[\]])", r"\\\1", html.escape(" ".join(str(text).split()), quote=False))
 
 

@@ -1,8 +1,7 @@
 """Writes the kept pairs of a finished run as a data set (section 4.1), with a card that counts everything.
 
-The folder appears whole under its name or not at all; the same run gives the same bytes. Original images are copied from where the source
-has them, unchanged.
-"""
+The folder appears whole under its name or not at all; the same run gives the same bytes. Original images are
+copied from where the source has them, unchanged."""
 
 from __future__ import annotations
 
@@ -22,7 +21,18 @@ import numpy as np
 from ..data.columnar import ImageReader
 from ..data.images import ImageFault, decode, encode
 from ..errors import UserError, WorkFailed, unknown
-from ..runs.pairs import Choice, Pair, Row, Shape, choice_of, count_pairs, pairs_of, shape_of, source_rows, tally
+from ..runs.pairs import (
+    Choice,
+    Pair,
+    Row,
+    Shape,
+    choice_of,
+    count_pairs,
+    pairs_of,
+    shape_of,
+    source_rows,
+    tally,
+)
 from ..sample import draw
 from .card import write_card
 from .writers import WRITERS, Sample, Writer
@@ -37,10 +47,12 @@ __all__ = ["Summary", "count_pairs", "export"]
 class Summary:
     """What an export wrote and what it left out.
 
-    pairs    (kind, `kept` or the judge's reason) -> pairs that the run made     written  kind -> pairs in the data set
-    lost     reason -> pairs that were chosen and could not be written           notes    sentences for the card
-    licences the source's own word on an original image that was written -> pairs, where the source has such a column
-    """
+    pairs    (kind, `kept` or the judge's reason) -> pairs that the run made     written  kind -> pairs in the
+             data set
+    lost     reason -> pairs that were chosen and could not be written           notes    sentences for the
+             card
+    licences the source's own word on an original image that was written -> pairs, where the source has such a
+    column"""
 
     format: str
     use: str
@@ -56,7 +68,11 @@ class Summary:
     def __str__(self) -> str:
         total = sum(self.written.values())
         kinds = ", ".join(f"{n:,} {k}" for k, n in sorted(self.written.items()))
-        lost = f"; not written: {', '.join(f'{n:,} {r}' for r, n in sorted(self.lost.items()))}" if self.lost else ""
+        lost = (
+            f"; not written: {', '.join(f'{n:,} {r}' for r, n in sorted(self.lost.items()))}"
+            if self.lost
+            else ""
+        )
         return f"{total:,} pairs ({kinds}) as {self.format}{lost}; --train-num-samples {total}"
 
 
@@ -71,12 +87,13 @@ def export(
     share_text: bool | None = None,
     tick: Callable[[], None] | None = None,
 ) -> Summary:
-    """Writes the pairs that `mix` (cap, img, capimg, mix; the recipe's unless given) takes into the new folder `out`.
+    """Writes the pairs that `mix` (cap, img, capimg, mix; the recipe's unless given) takes into the new
+    folder `out`.
 
-    `originals`: original pairs for each synthetic pair, drawn by id; the recipe's unless given. With `judge.target` the first so many
-    pairs in the source's order leave. `tick` is called for each pair, for a progress line. Raises UserError for an
-    `out` that holds something, a mix that the run does not make, or no pair at all.
-    """
+    `originals`: original pairs for each synthetic pair, drawn by id; the recipe's unless given. With
+    `judge.target` the first so many pairs in the source's order leave. `tick` is called for each pair, for a
+    progress line. Raises UserError for an `out` that holds something, a mix that the run does not make, or no
+    pair at all."""
     if format not in WRITERS:
         raise unknown("format", format, WRITERS)
     if mix is not None and mix not in ("cap", "img", "capimg", "mix"):
@@ -133,9 +150,12 @@ class _Plan:
             if self.ratio and self.has_original(source, groups):
                 draws.append(self.draw(source))
         if not chosen:
-            reasons = Counter({r: n for (k, r), n in self.summary.pairs.items() if r != "kept" and k in self.choice.kinds})
+            reasons = Counter(
+                {r: n for (k, r), n in self.summary.pairs.items() if r != "kept" and k in self.choice.kinds}
+            )
             told = (
-                f"rejected: {_listed(reasons)}; `ctrlsynth sweep {self.run.root}` shows what other thresholds keep"
+                f"rejected: {_listed(reasons)}; `ctrlsynth sweep {self.run.root}` shows what other "
+                f"thresholds keep"
                 if reasons
                 else "none was made"
             )
@@ -150,7 +170,9 @@ class _Plan:
         if wanted >= len(draws):
             self.below = 1.0
             if wanted > len(draws):
-                self.summary.notes.append(f"{wanted:,} original pairs were asked for; the source has {len(draws):,}")
+                self.summary.notes.append(
+                    f"{wanted:,} original pairs were asked for; the source has {len(draws):,}"
+                )
         elif wanted:
             self.below = float(np.partition(draws, wanted)[wanted])
 
@@ -211,7 +233,9 @@ def _image(pair: Pair, reader: ImageReader, summary: Summary) -> tuple[bytes | N
     try:
         data = reader.read(source["file"], source["member"], source["offset"], source["length"])
         suffix = _suffix(data)
-        if suffix is None:  # what no trainer opens by its suffix (gif, bmp, tiff, ...): the pixels, without loss
+        if (
+            suffix is None
+        ):  # what no trainer opens by its suffix (gif, bmp, tiff, ...): the pixels, without loss
             data, suffix = encode(decode(data), "png"), "png"
             summary.converted += 1
     except ImageFault as fault:
@@ -229,20 +253,37 @@ def _suffix(data: bytes) -> str | None:
 
 
 def facts_of(pair: Pair, paths: tuple[str, ...], against: str) -> dict[str, Any]:
-    """The provenance of a pair: ids, paths, template, style, models, verdicts, recalls, sizes, and what the source knows of it."""
+    """The provenance of a pair: ids, paths, template, style, models, verdicts, recalls, sizes, and what the
+    source knows of it."""
     source, text, image = pair.source, pair.text, pair.image
-    facts: dict[str, Any] = {"id": pair.id, "pair": pair.kind, "source_key": source["source_key"], "paths": list(paths)}
+    facts: dict[str, Any] = {
+        "id": pair.id,
+        "pair": pair.kind,
+        "source_key": source["source_key"],
+        "paths": list(paths),
+    }
     if pair.kind != "original":
         facts["original_caption"] = source["caption"]
     if text is not None:
         facts |= {"text_id": text["id"], "text_model": text["model"], "template": text["template"]}
         facts |= {"clip_tokens": text["clip_tokens"], "truncated": text["truncated"]}
     if pair.text_verdict is not None:
-        facts |= {"text_verdict": pair.text_verdict["verdict"], "text_recall": _recall(pair.text_verdict["edited"])}
+        facts |= {
+            "text_verdict": pair.text_verdict["verdict"],
+            "text_recall": _recall(pair.text_verdict["edited"]),
+        }
     if image is not None:
-        facts |= {"image_id": image["id"], "image_model": image["model"], "style": image["style"], "prompt": image["prompt"]}
+        facts |= {
+            "image_id": image["id"],
+            "image_model": image["model"],
+            "style": image["style"],
+            "prompt": image["prompt"],
+        }
     if pair.image_verdict is not None:
-        facts |= {"image_verdict": pair.image_verdict["verdict"], "image_recall": _recall(pair.image_verdict[against])}
+        facts |= {
+            "image_verdict": pair.image_verdict["verdict"],
+            "image_recall": _recall(pair.image_verdict[against]),
+        }
     seen = image if image is not None else source
     facts |= {"width": seen["width"], "height": seen["height"]}
     facts["source"] = json.loads(source["metadata"]) if source["metadata"] else {}

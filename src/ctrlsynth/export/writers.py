@@ -1,4 +1,5 @@
-"""The forms in which pairs leave a run: webdataset shards, parquet that Hugging Face `datasets` opens with images, imagefolder, csv.
+"""The forms in which pairs leave a run: webdataset shards, parquet that Hugging Face `datasets` opens with
+images, imagefolder, csv.
 
 A writer fills an empty folder; the same samples give the same bytes.
 """
@@ -21,7 +22,8 @@ from ..stages.tables import IMAGE
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One pair on its way out. `suffix` tells the image's format (`jpg`, `png`, `webp`); `facts` is its provenance."""
+    """One pair on its way out. `suffix` tells the image's format (`jpg`, `png`, `webp`); `facts` is its
+    provenance."""
 
     image: bytes | None
     suffix: str
@@ -50,7 +52,8 @@ class _Numbered:
 
 
 class WebDatasetWriter(_Numbered):
-    """`00000.tar` ... with key.jpg, key.txt, key.json; `sizes.json` holds the samples of each shard, where open_clip looks for them."""
+    """`00000.tar` ... with key.jpg, key.txt, key.json; `sizes.json` holds the samples of each shard, where
+    open_clip looks for them."""
 
     def __init__(self, folder: Path, max_per_shard: int) -> None:
         super().__init__(max_per_shard)
@@ -75,7 +78,9 @@ class WebDatasetWriter(_Numbered):
 
     def _member(self, name: str, data: bytes) -> None:
         assert self._tar is not None
-        info = tarfile.TarInfo(name)  # date, owner and mode stay at their fixed defaults: equal samples, equal bytes
+        info = tarfile.TarInfo(
+            name
+        )  # date, owner and mode stay at their fixed defaults: equal samples, equal bytes
         info.size = len(data)
         self._tar.addfile(info, io.BytesIO(data))
 
@@ -126,7 +131,8 @@ def parquet_schema() -> pa.Schema:
 
 
 class ParquetWriter(_Numbered):
-    """`train-00000.parquet` ...: an Image column, the text, the provenance. Row groups of 100 images, 64 MB at most."""
+    """`train-00000.parquet` ...: an Image column, the text, the provenance. Row groups of 100 images, 64 MB
+    at most."""
 
     def __init__(self, folder: Path, max_per_shard: int) -> None:
         super().__init__(max_per_shard)
@@ -138,8 +144,16 @@ class ParquetWriter(_Numbered):
     def add(self, sample: Sample) -> None:
         if self.count % self.most == 0:
             self._end()
-            self._file = pq.ParquetWriter(self._folder / f"train-{self.count // self.most:05d}.parquet", self._schema, compression="zstd")
-        image = {"bytes": sample.image, "path": f"{self.key(self.count)}.{sample.suffix}"} if sample.image is not None else None
+            self._file = pq.ParquetWriter(
+                self._folder / f"train-{self.count // self.most:05d}.parquet",
+                self._schema,
+                compression="zstd",
+            )
+        image = (
+            {"bytes": sample.image, "path": f"{self.key(self.count)}.{sample.suffix}"}
+            if sample.image is not None
+            else None
+        )
         facts = {name: sample.facts.get(name) for name in _COLUMNS}
         facts["paths"] = ", ".join(sample.facts.get("paths") or ())
         facts["source"] = json.dumps(sample.facts.get("source") or {}, ensure_ascii=False)
@@ -165,7 +179,8 @@ class ParquetWriter(_Numbered):
     def load(self, name: str) -> str:
         return (
             "With [datasets](https://github.com/huggingface/datasets):\n\n```python\n"
-            f'from datasets import load_dataset\ndata = load_dataset("parquet", data_files="{name}/*.parquet", split="train")\n'
+            f'from datasets import load_dataset\ndata = load_dataset("parquet", '
+            f'data_files="{name}/*.parquet", split="train")\n'
             'data[0]["image"], data[0]["text"]\n```'
         )
 
@@ -209,12 +224,14 @@ class ImageFolderWriter:
     def load(self, name: str) -> str:
         return (
             "With [datasets](https://github.com/huggingface/datasets):\n\n```python\n"
-            f'from datasets import load_dataset\ndata = load_dataset("imagefolder", data_dir="{name}", split="train")\n```'
+            f'from datasets import load_dataset\ndata = load_dataset("imagefolder", data_dir="{name}", '
+            f'split="train")\n```'
         )
 
 
 class CsvWriter:
-    """`data.csv` with open_clip's columns `filepath` and `title`, and the images as files. The only form for texts without images."""
+    """`data.csv` with open_clip's columns `filepath` and `title`, and the images as files. The only form for
+    texts without images."""
 
     def __init__(self, folder: Path, max_per_shard: int) -> None:
         self._files = _Files(folder)
@@ -233,11 +250,14 @@ class CsvWriter:
     def load(self, name: str) -> str:
         return (
             "With open_clip, started in this folder (paths in the file are relative to it):\n\n```\n"
-            f"--dataset-type csv --train-data data.csv --csv-separator , --train-num-samples {self._files.count}\n```"
+            f"--dataset-type csv --train-data data.csv --csv-separator , --train-num-samples "
+            f"{self._files.count}\n```"
         )
 
 
-WRITERS: dict[str, type[WebDatasetWriter] | type[ParquetWriter] | type[ImageFolderWriter] | type[CsvWriter]] = {
+WRITERS: dict[
+    str, type[WebDatasetWriter] | type[ParquetWriter] | type[ImageFolderWriter] | type[CsvWriter]
+] = {
     "webdataset": WebDatasetWriter,
     "parquet": ParquetWriter,
     "imagefolder": ImageFolderWriter,

@@ -1,9 +1,9 @@
 """How many tokens CLIP makes of a text (1d) or a prompt, by its real byte-pair table, without torch.
 
-CLIP's text tower, and those of the diffusion models that use it, cut at 77 tokens without a word; every text and prompt of a run
-therefore carries its count. The ids are those of open_clip's tokenizer for the OpenAI vocabulary: text repaired by ftfy, HTML entities
-resolved twice, white space joined, lower case, split into words, bytes merged by rank.
-"""
+CLIP's text tower, and those of the diffusion models that use it, cut at 77 tokens without a word; every text
+and prompt of a run therefore carries its count. The ids are those of open_clip's tokenizer for the OpenAI
+vocabulary: text repaired by ftfy, HTML entities resolved twice, white space joined, lower case, split into
+words, bytes merged by rank."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ _LONG = 48
 
 
 def encode(text: str) -> list[int]:
-    """The ids of a text, uncut, between START and END. Never fails: every text has bytes (lone surrogates count as `?`)."""
+    """The ids of a text, uncut, between START and END. Never fails: every text has bytes (lone surrogates
+    count as `?`)."""
     ids = [START]
     for chunk in _clean(text).split():
         ids += _chunk(chunk) if len(chunk) <= _LONG else _ids(chunk)
@@ -46,7 +47,8 @@ def truncated(n: int) -> bool:
 
 
 def _clean(text: str) -> str:
-    """Lower case after ftfy and two rounds of HTML entities. Printable ASCII without `&` has nothing for either to mend."""
+    """Lower case after ftfy and two rounds of HTML entities. Printable ASCII without `&` has nothing for
+    either to mend."""
     if text.isascii() and "&" not in text and text.isprintable():
         return text.lower()
     import ftfy
@@ -57,7 +59,8 @@ def _clean(text: str) -> str:
 
 @lru_cache(maxsize=32768)
 def _chunk(chunk: str) -> tuple[int, ...]:
-    """`_ids` of what stands between two spaces, remembered: words repeat. Long ones are not kept, so memory stays bounded."""
+    """`_ids` of what stands between two spaces, remembered: words repeat. Long ones are not kept, so memory
+    stays bounded."""
     return _ids(chunk)
 
 
@@ -101,11 +104,12 @@ def _table() -> tuple[list[str], dict[str, int], dict[str, int]]:
 
 
 def _merged(word: bytes) -> list[int]:
-    """The ids of one word: of all neighbours those of the lowest rank are merged, from the left, until no pair has a rank.
+    """The ids of one word: of all neighbours those of the lowest rank are merged, from the left, until no
+    pair has a rank.
 
-    A heap of ranks and links between neighbours: n log n, so that a word of 100,000 letters is no trap. To merge pair by pair is the
-    same as the reference's rank by rank, since in this table a token is made before any merge that uses it: new pairs rank behind.
-    """
+    A heap of ranks and links between neighbours: n log n, so that a word of 100,000 letters is no trap. To
+    merge pair by pair is the same as the reference's rank by rank, since in this table a token is made before
+    any merge that uses it: new pairs rank behind."""
     by_byte, ranks, vocabulary = _table()
     tokens: list[str] = [by_byte[b] for b in word]
     tokens[-1] += "</w>"

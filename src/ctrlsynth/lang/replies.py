@@ -1,12 +1,13 @@
-"""Cleaning what an LLM writes about a concept (SynthCLIP, section 3.1; METHODS, section 2): a caption, or the reason why there is none.
+"""Cleaning what an LLM writes about a concept (SynthCLIP, section 3.1; METHODS, section 2): a caption, or the
+reason why there is none.
 
-Large models explain, apologise, repeat what they were asked, or go on for a paragraph. Such a reply makes no image that fits it, so it is
-dropped and counted, never mended by guessing. What only stands around a caption is taken off: quotes, a label or opening such as
-`Sure, here is a caption:`, numbering, Markdown's marks, a count of words behind it. `peel` tells which, so that it can be counted.
+Large models explain, apologise, repeat what they were asked, or go on for a paragraph. Such a reply makes no
+image that fits it, so it is dropped and counted, never mended by guessing. What only stands around a caption
+is taken off: quotes, a label or opening such as `Sure, here is a caption:`, numbering, Markdown's marks, a
+count of words behind it. `peel` tells which, so that it can be counted.
 
-A deviation from METHODS, which drops captions with a line break before it strips: white space around the reply, a line break at its end
-among it, goes first. A reply that ends its one line has no second one.
-"""
+A deviation from METHODS, which drops captions with a line break before it strips: white space around the
+reply, a line break at its end among it, goes first. A reply that ends its one line has no second one."""
 
 from __future__ import annotations
 
@@ -16,13 +17,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 LONGEST = 30
-"""Words of a caption at most where the recipe bounds no length: twice what the template asks for. The paper names no limit."""
+"""Words of a caption at most where the recipe bounds no length: twice what the template asks for. The paper
+names no limit."""
 ECHO = 7
 """Words in a row that a caption shares with its instruction (the concept's own aside) to be an echo of it."""
 REASONS = ("line_break", "refusal", "echo", "too_long", "no_words")
 """What `clean` gives as reasons, beside `empty_reply`."""
 SAMPLING = {"temperature": 0.7, "top_p": 0.95, "presence_penalty": 1.0, "frequency_penalty": 1.0}
-"""How the paper's model chooses its words (METHODS, section 2), by the names of the options of every backend that samples."""
+"""How the paper's model chooses its words (METHODS, section 2), by the names of the options of every backend
+that samples."""
 
 _KIND = r"(?:caption|sentence|description|prompt|example|answer|output|response)"
 _YES = r"(?:sure|certainly|of course|absolutely|okay|ok)(?: thing)?\s*"
@@ -36,20 +39,26 @@ _AROUND = {
         rf"|(?:(?:your|the|a|my) )?(?:image |photo )?{_KIND}(?: \d+)?\s*:)\s*"
         rf"|^{_YES}[!:]\s*"
     ),
-    "word counts": re.compile(r"(?i)\s*[(\[]\s*(?:word count:?\s*\d+|(?:total:?\s*|exactly\s+)?\d+[ -]words?)(?: words?)?\s*[)\]]\s*\.?$"),
+    "word counts": re.compile(
+        r"(?i)\s*[(\[]\s*(?:word count:?\s*\d+|(?:total:?\s*|exactly\s+)?\d+[ -]words?)(?: "
+        r"words?)?\s*[)\]]\s*\.?$"
+    ),
 }
 """What is taken off a caption but for its last group, in this order and again until nothing of it is left."""
 
 _SERVE = (
     r"(?:assist|provide|create|write|generate|produce|fulfil+|comply|describe|caption|answer|respond|offer|engage|discuss"
-    r"|help(?! but\b| \w+ing\b)|do (?:that|this|so)|(?:see|view) (?:the |any )?(?:images?|photos?|photographs?|pictures?))\b"
+    r"|help(?! but\b| \w+ing\b)|do (?:that|this|so)|(?:see|view) (?:the |any "
+    r")?(?:images?|photos?|photographs?|pictures?))\b"
 )
 _CANNOT = (
-    r"(?:can(?:not|(?:'|’)?t| not)|(?:am|(?:'|’)m) (?:not able|unable) to|won(?:'|’)?t|will not|(?:must|have to) (?:decline|refuse) to)"
+    r"(?:can(?:not|(?:'|’)?t| not)|(?:am|(?:'|’)m) (?:not able|unable) to|won(?:'|’)?t|will "
+    r"not|(?:must|have to) (?:decline|refuse) to)"
 )
 _REFUSAL = re.compile(
     r"(?i)(?:^|[.!?]\s+)(?:unfortunately,? )?(?:"
-    r"i(?:(?:'|’)?m| am) (?:\w+ )?sorry\b|i (?:sincerely )?apologi[sz]e\b|(?:my )?apologies\b|sorry(?:[,.!]|,? but\b| i\b)"
+    r"i(?:(?:'|’)?m| am) (?:\w+ )?sorry\b|i (?:sincerely )?apologi[sz]e\b|(?:my "
+    r")?apologies\b|sorry(?:[,.!]|,? but\b| i\b)"
     r"|(?:i, )?as an? (?:ai|artificial intelligence|(?:\w+ )?assistant)\b.*\b(?:i|i(?:'|’)m|my)\b"
     r"|i must (?:decline|refuse)\b"
     rf"|(?:cannot|can(?:'|’)t|unable to|not able to) {_SERVE}"
@@ -57,16 +66,21 @@ _REFUSAL = re.compile(
     r"|(?:it|this|that) (?:is|goes|would (?:be|go)) against (?:the )?(?:guidelines|polic(?:y|ies))\b"
     r"|(?:it|this|that) (?:is|would) not (?:be )?appropriate to\b"
     r")"
-    rf"|(?:^|[.!?,;:]\s*|\b(?:but|so|and|however|unfortunately|because)\s+)i ?(?:\w+ly )?{_CANNOT} (?:\w+ly )?{_SERVE}"
+    rf"|(?:^|[.!?,;:]\s*|\b(?:but|so|and|however|unfortunately|because)\s+)i ?(?:\w+ly )?{_CANNOT} (?:\w+ly "
+    rf")?{_SERVE}"
     r"|\bas an? (?:ai |large )?language model\b|\bagainst (?:my|our) (?:\w+ )?(?:guidelines|polic(?:y|ies))\b"
 )
 _WORD = re.compile(r"\w+")
 
 
-def clean(reply: str, concept: str, instruction: str, most: int | None = None, cut: bool = False) -> tuple[str, str | None]:
-    """(caption, None), or ("", reason): `empty_reply`, `line_break`, `no_words`, `refusal`, `echo`, `too_long`.
+def clean(
+    reply: str, concept: str, instruction: str, most: int | None = None, cut: bool = False
+) -> tuple[str, str | None]:
+    """(caption, None), or ("", reason): `empty_reply`, `line_break`, `no_words`, `refusal`, `echo`,
+    `too_long`.
 
-    most   words at most, LONGEST unless given        cut   the model was stopped by its limit: the caption is not whole (`too_long`)
+    most   words at most, LONGEST unless given        cut   the model was stopped by its limit: the caption is
+           not whole (`too_long`)
     """
     if len(reply.strip().splitlines()) > 1:
         return "", "line_break"
@@ -85,8 +99,8 @@ def clean(reply: str, concept: str, instruction: str, most: int | None = None, c
 
 
 def peel(reply: str) -> tuple[str, tuple[str, ...]]:
-    """A reply of one line without what stands around its caption, and what that was: `quotes`, `marks`, `numbering`, `labels`,
-    `word counts`, each once."""
+    """A reply of one line without what stands around its caption, and what that was: `quotes`, `marks`,
+    `numbering`, `labels`, `word counts`, each once."""
     text, found = reply.strip(), set()
     while True:
         before = text
@@ -100,18 +114,23 @@ def peel(reply: str) -> tuple[str, tuple[str, ...]]:
 
 
 def taken_off(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """What `peel` finds -> captions that it was taken off, of the rows that are ok in a `write` table (`status`, `raw`)."""
-    found = Counter(what for row in rows if row["status"] == "ok" and row["raw"] for what in peel(row["raw"])[1])
+    """What `peel` finds -> captions that it was taken off, of the rows that are ok in a `write` table
+    (`status`, `raw`)."""
+    found = Counter(
+        what for row in rows if row["status"] == "ok" and row["raw"] for what in peel(row["raw"])[1]
+    )
     return {what: found[what] for what in _AROUND if what in found}
 
 
 def refuses(text: str) -> bool:
-    """Whether the model speaks of itself and declines. A caption may have people who are unable to do something, or an `I` who is."""
+    """Whether the model speaks of itself and declines. A caption may have people who are unable to do
+    something, or an `I` who is."""
     return _REFUSAL.search(text) is not None
 
 
 def echoes(text: str, instruction: str, concept: str) -> bool:
-    """Whether a text repeats ECHO words in a row of the instruction, in which the concept's own words do not count."""
+    """Whether a text repeats ECHO words in a row of the instruction, in which the concept's own words do not
+    count."""
     asked = " ".join(_WORD.findall(instruction.replace(concept, "\n\n") if concept else instruction)).lower()
     said = _WORD.findall(text.lower())
     runs = (" ".join(said[n : n + ECHO]) for n in range(len(said) - ECHO + 1))

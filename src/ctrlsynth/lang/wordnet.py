@@ -1,11 +1,12 @@
-"""The WordNet 3.0 table that comes with the package, and its questions: lemma, class, ancestor, distance. Stands beside the figure:
-the edits of 3a, the `wordnet` tagger (2a), the judge's matchers and the concept bank ask it.
+"""The WordNet 3.0 table that comes with the package, and its questions: lemma, class, ancestor, distance.
+Stands beside the figure: the edits of 3a, the `wordnet` tagger (2a), the judge's matchers and the concept
+bank ask it.
 
-The table (`data/wordnet.npz`, made by `scripts/build_wordnet.py` from the public database files) is opened at the first
-question, never at import. Synsets are rows in the order of the files: nouns, verbs, adjectives, adverbs, each by offset. Words go in
-with spaces or underscores and in any case; they come out with spaces. Names follow the custom of the field: `dog.n.01` is the first
-noun sense of `dog`, and a synset's own name takes its first lemma.
-"""
+The table (`data/wordnet.npz`, made by `scripts/build_wordnet.py` from the public database files) is opened at
+the first question, never at import. Synsets are rows in the order of the files: nouns, verbs, adjectives,
+adverbs, each by offset. Words go in with spaces or underscores and in any case; they come out with spaces.
+Names follow the custom of the field: `dog.n.01` is the first noun sense of `dog`, and a synset's own name
+takes its first lemma."""
 
 from __future__ import annotations
 
@@ -27,16 +28,38 @@ _FOLDER = Path(__file__).parent / "data"
 _TYPES = "nvars"
 _PARTS = "nvar"  # the parts of speech that have sense lists; satellites (`s`) are among the adjectives
 LEXFILES = (
-    "adj.all adj.pert adv.all noun.Tops noun.act noun.animal noun.artifact noun.attribute noun.body noun.cognition noun.communication "
-    "noun.event noun.feeling noun.food noun.group noun.location noun.motive noun.object noun.person noun.phenomenon noun.plant "
-    "noun.possession noun.process noun.quantity noun.relation noun.shape noun.state noun.substance noun.time verb.body verb.change "
-    "verb.cognition verb.communication verb.competition verb.consumption verb.contact verb.creation verb.emotion verb.motion "
+    "adj.all adj.pert adv.all noun.Tops noun.act noun.animal noun.artifact noun.attribute noun.body "
+    "noun.cognition noun.communication "
+    "noun.event noun.feeling noun.food noun.group noun.location noun.motive noun.object noun.person "
+    "noun.phenomenon noun.plant "
+    "noun.possession noun.process noun.quantity noun.relation noun.shape noun.state noun.substance "
+    "noun.time verb.body verb.change "
+    "verb.cognition verb.communication verb.competition verb.consumption verb.contact verb.creation "
+    "verb.emotion verb.motion "
     "verb.perception verb.possession verb.social verb.stative verb.weather adj.ppl"
 ).split()
 # The detachment rules of morphy(7WN), tried in this order.
 _RULES = {
-    "n": (("s", ""), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"), ("men", "man"), ("ies", "y")),
-    "v": (("s", ""), ("ies", "y"), ("es", "e"), ("es", ""), ("ed", "e"), ("ed", ""), ("ing", "e"), ("ing", "")),
+    "n": (
+        ("s", ""),
+        ("ses", "s"),
+        ("xes", "x"),
+        ("zes", "z"),
+        ("ches", "ch"),
+        ("shes", "sh"),
+        ("men", "man"),
+        ("ies", "y"),
+    ),
+    "v": (
+        ("s", ""),
+        ("ies", "y"),
+        ("es", "e"),
+        ("es", ""),
+        ("ed", "e"),
+        ("ed", ""),
+        ("ing", "e"),
+        ("ing", ""),
+    ),
     "a": (("er", ""), ("est", ""), ("er", "e"), ("est", "e")),
     "r": (),
 }
@@ -47,18 +70,23 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class _Table:
-    """The arrays, decoded when first asked for. `senses[starts[p, i] : starts[p, i + 1]]` are lemma i's synset rows as part of speech p."""
+    """The arrays, decoded when first asked for. `senses[starts[p, i] : starts[p, i + 1]]` are lemma i's
+    synset rows as part of speech p."""
 
     def __init__(self) -> None:
         with np.load(_FOLDER / "wordnet.npz", allow_pickle=False) as arrays:
             self.lemmas: list[str] = arrays["lemmas"].tobytes().decode("ascii").split("\n")
             counts = arrays["sense_counts"]
-            self.starts = memoryview(np.concatenate([[0], np.cumsum(counts.ravel(), dtype=np.int32)]).astype(np.int32).data)
+            self.starts = memoryview(
+                np.concatenate([[0], np.cumsum(counts.ravel(), dtype=np.int32)]).astype(np.int32).data
+            )
             self.senses = memoryview(arrays["senses"].data)
             self.types = arrays["types"].tobytes()
             self.kinds = arrays["kind_counts"].tobytes()
             self.instances = arrays["instance_counts"].tobytes()
-            ends = np.cumsum(arrays["kind_counts"].astype(np.int32) + arrays["instance_counts"], dtype=np.int32)
+            ends = np.cumsum(
+                arrays["kind_counts"].astype(np.int32) + arrays["instance_counts"], dtype=np.int32
+            )
             self.above_ends = memoryview(ends.data)
             self.above_rows = memoryview(arrays["above"].data)
 
@@ -91,7 +119,10 @@ class _Table:
     def exceptions(self) -> dict[str, dict[str, str]]:
         """Part of speech -> irregular form -> its first base form."""
         parts = self._array("exceptions").tobytes().decode("ascii").split("\n\n")
-        return {p: {w[0]: w[1] for w in map(str.split, part.split("\n")) if len(w) > 1} for p, part in zip(_PARTS, parts, strict=True)}
+        return {
+            p: {w[0]: w[1] for w in map(str.split, part.split("\n")) if len(w) > 1}
+            for p, part in zip(_PARTS, parts, strict=True)
+        }
 
     @cached_property
     def below(self) -> tuple[Array, Array]:
@@ -102,7 +133,8 @@ class _Table:
         return child[order], np.asarray(self.above_rows)[order]
 
     def find(self, lemma: str) -> int:
-        """The number of a lemma in its stored form (`soccer_ball`), or -1. Sorted list: no dictionary of 147,306 words to build."""
+        """The number of a lemma in its stored form (`soccer_ball`), or -1. Sorted list: no dictionary of
+        147,306 words to build."""
         i = bisect_left(self.lemmas, lemma)
         return i if i < len(self.lemmas) and self.lemmas[i] == lemma else -1
 
@@ -126,7 +158,8 @@ def _table() -> _Table:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Synset:
-    """One meaning: a row of the table. Equal, ordered and hashed by row; what it knows is looked up when asked."""
+    """One meaning: a row of the table. Equal, ordered and hashed by row; what it knows is looked up when
+    asked."""
 
     row: int
 
@@ -200,7 +233,9 @@ def digest() -> str:
 
 def _parts(pos: str | None) -> str:
     if pos is not None and (len(pos) != 1 or pos not in _TYPES):
-        raise UserError(f"unknown part of speech {pos!r}; known: n (noun), v (verb), a or s (adjective), r (adverb)")
+        raise UserError(
+            f"unknown part of speech {pos!r}; known: n (noun), v (verb), a or s (adjective), r (adverb)"
+        )
     return _PARTS if pos is None else pos.replace("s", "a")
 
 
@@ -220,7 +255,8 @@ def lemma_names(pos: str | None = None) -> Iterator[str]:
 
 
 def all_synsets(pos: str | None = None) -> Iterator[Synset]:
-    """All synsets in row order, or those of one part of speech (`a` and `s` both give adjectives with satellites)."""
+    """All synsets in row order, or those of one part of speech (`a` and `s` both give adjectives with
+    satellites)."""
     for row, kind in enumerate(_table().types):
         if pos is None or _TYPES[kind].replace("s", "a") == _parts(pos):
             yield Synset(row)
@@ -228,7 +264,8 @@ def all_synsets(pos: str | None = None) -> Iterator[Synset]:
 
 @lru_cache(maxsize=16384)
 def synsets(word: str, pos: str | None = None) -> tuple[Synset, ...]:
-    """The senses of a word or of its base form, the most frequent first within each part of speech (nouns, verbs, adjectives, adverbs)."""
+    """The senses of a word or of its base form, the most frequent first within each part of speech (nouns,
+    verbs, adjectives, adverbs)."""
     found: dict[Synset, None] = {}
     for part in _parts(pos):
         base = morphy(word, part)
@@ -238,26 +275,36 @@ def synsets(word: str, pos: str | None = None) -> tuple[Synset, ...]:
 
 
 def synset(name: str) -> Synset:
-    """`animal.n.01` -> its synset; any of its lemmas may name it. An unknown name is a UserError with the nearest right one."""
+    """`animal.n.01` -> its synset; any of its lemmas may name it. An unknown name is a UserError with the
+    nearest right one."""
     match = _NAME.fullmatch(_stored(name))
     if match is None:
         raise UserError(
-            f"{name!r} is no WordNet name; names look like 'dog.n.01' (word, one of n v a r s, sense number){_nearest(_stored(name), 'n')}"
+            f"{name!r} is no WordNet name; names look like 'dog.n.01' (word, one of n v a r s, sense "
+            f"number){_nearest(_stored(name), 'n')}"
         )
     lemma, letter, number = match[1], match[2], int(match[3])
     rows = _table().rows(lemma, letter.replace("s", "a"))
     if 1 <= number <= len(rows):
         return Synset(rows[number - 1])
     if rows:
-        raise UserError(f"unknown WordNet name {name!r}; {lemma!r} has {len(rows)} senses, the first is '{lemma}.{letter}.01'")
+        raise UserError(
+            f"unknown WordNet name {name!r}; {lemma!r} has {len(rows)} senses, the first is "
+            f"'{lemma}.{letter}.01'"
+        )
     raise UserError(f"unknown WordNet name {name!r}{_nearest(lemma, letter)}")
 
 
 def _nearest(lemma: str, letter: str) -> str:
-    """`; did you mean 'animal.n.01'?`: among the lemmas with the same first letter, so that the search takes no second."""
+    """`; did you mean 'animal.n.01'?`: among the lemmas with the same first letter, so that the search takes
+    no second."""
     names = _table().lemmas
     part = letter.replace("s", "a")
-    near = [w for w in names[bisect_left(names, lemma[:1]) : bisect_left(names, lemma[:1] + "~")] if abs(len(w) - len(lemma)) <= 2]
+    near = [
+        w
+        for w in names[bisect_left(names, lemma[:1]) : bisect_left(names, lemma[:1] + "~")]
+        if abs(len(w) - len(lemma)) <= 2
+    ]
     best = difflib.get_close_matches(lemma, (w for w in near if _table().rows(w, part)), n=1, cutoff=0.6)
     return f"; did you mean '{best[0]}.{letter}.01'?" if best else ""
 
@@ -272,11 +319,14 @@ def from_offset(offset: str) -> Synset:
         rows = np.flatnonzero(wanted & (t.offsets == int(match[2])))
         if len(rows):
             return Synset(int(rows[0]))
-    raise UserError(f"unknown WordNet offset {offset!r}; offsets look like 'n02084071' and are those of WordNet 3.0")
+    raise UserError(
+        f"unknown WordNet offset {offset!r}; offsets look like 'n02084071' and are those of WordNet 3.0"
+    )
 
 
 def sense_counts(lemma: str, pos: str) -> tuple[int, ...]:
-    """How often WordNet's tagged texts (SemCor and others) use each sense of the lemma, beside `synsets`; 0 where never tagged."""
+    """How often WordNet's tagged texts (SemCor and others) use each sense of the lemma, beside `synsets`; 0
+    where never tagged."""
     a, b = _table().slot(_stored(lemma), _parts(pos))
     return tuple(_table().tag_counts[a:b].tolist())
 
@@ -290,9 +340,8 @@ def count(lemma: str, pos: str) -> int:
 def morphy(word: str, pos: str) -> str | None:
     """The base form that WordNet knows (`geese` -> `goose`, `soccer balls` -> `soccer ball`), or None.
 
-    In this order: the exception list (whole, then on the last word), the word itself, the detachment rules of morphy(7WN), and
-    for nouns in -ful the part before it (`boxesful` -> `boxful`).
-    """
+    In this order: the exception list (whole, then on the last word), the word itself, the detachment rules of
+    morphy(7WN), and for nouns in -ful the part before it (`boxesful` -> `boxful`)."""
     t, part, form = _table(), _parts(pos), _stored(word)
     if not form:
         return None
@@ -300,7 +349,11 @@ def morphy(word: str, pos: str) -> str | None:
     head += "_" if head else ""
     irregular = t.exceptions[part]
     candidates = [irregular.get(form), head + irregular[last] if last in irregular else None, form]
-    candidates += [form[: len(form) - len(end)] + new for end, new in _RULES[part] if form.endswith(end) and len(form) > 2]
+    candidates += [
+        form[: len(form) - len(end)] + new
+        for end, new in _RULES[part]
+        if form.endswith(end) and len(form) > 2
+    ]
     if part == "n" and form.endswith("ss"):
         candidates = candidates[:3]  # `glass` is no plural
     for candidate in candidates:
@@ -317,11 +370,11 @@ def morphy(word: str, pos: str) -> str | None:
 
 @lru_cache(maxsize=32768)
 def noun_lemma(phrase: str) -> str | None:
-    """The noun that a phrase is about, as WordNet's lemma in lower case: its longest ending that is a noun there, in the singular.
+    """The noun that a phrase is about, as WordNet's lemma in lower case: its longest ending that is a noun
+    there, in the singular.
 
-    `red soccer balls` -> `soccer ball`. A phrase with a preposition is asked whole, then without its tail: `cup of coffee` -> `cup`.
-    None when not even the last word is a noun.
-    """
+    `red soccer balls` -> `soccer ball`. A phrase with a preposition is asked whole, then without its tail:
+    `cup of coffee` -> `cup`. None when not even the last word is a noun."""
     words = phrase.lower().split()
     whole = morphy(" ".join(words), "n") if words else None
     if whole is None and words:
@@ -335,8 +388,9 @@ def noun_lemma(phrase: str) -> str | None:
 
 @lru_cache(maxsize=32768)
 def first_sense(phrase: str) -> Synset | None:
-    """The meaning that a bare phrase is taken to have: the first noun sense of its `noun_lemma` that is a class, not a single thing
-    with a name (`crane`'s first sense in WordNet is a writer); the first of all when every sense is a name (`paris`)."""
+    """The meaning that a bare phrase is taken to have: the first noun sense of its `noun_lemma` that is a
+    class, not a single thing with a name (`crane`'s first sense in WordNet is a writer); the first of all
+    when every sense is a name (`paris`)."""
     lemma = noun_lemma(phrase)
     if lemma is None:
         return None
@@ -363,7 +417,8 @@ def _meaning(what: str | Synset) -> Synset | None:
 
 
 def is_a(what: str | Synset, name: str | Synset) -> bool:
-    """Whether a phrase's `first_sense` (or a synset, or a name such as `dog.n.01`) is the class `name` or below it.
+    """Whether a phrase's `first_sense` (or a synset, or a name such as `dog.n.01`) is the class `name` or
+    below it.
 
     A phrase without a WordNet noun is in no class. A class that is not there is a UserError.
     """
@@ -373,7 +428,8 @@ def is_a(what: str | Synset, name: str | Synset) -> bool:
 
 
 def distance(a: str | Synset, b: str | Synset) -> int | None:
-    """Hypernym steps between two meanings when one is the other or above it; None for siblings and strangers."""
+    """Hypernym steps between two meanings when one is the other or above it; None for siblings and
+    strangers."""
     one, two = _meaning(a), _meaning(b)
     if one is None or two is None:
         return None
@@ -382,7 +438,8 @@ def distance(a: str | Synset, b: str | Synset) -> int | None:
 
 
 def descendants(name: str | Synset) -> Iterator[Synset]:
-    """Every synset below a class, instances too, each once, nearest first; the class itself is not among them."""
+    """Every synset below a class, instances too, each once, nearest first; the class itself is not among
+    them."""
     child, parent = _table().below
     top = (name if isinstance(name, Synset) else synset(name)).row
     seen, edge = {top}, [top]

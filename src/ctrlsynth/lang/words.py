@@ -1,29 +1,45 @@
-"""English word forms that need no dictionary: plurals, singulars, articles. `wordnet.py` knows the words themselves."""
+"""English word forms that need no dictionary: plurals, singulars, articles. `wordnet.py` knows the words
+themselves."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
 _IRREGULAR = {
-    "person": "people", "man": "men", "woman": "women", "child": "children", "foot": "feet", "tooth": "teeth", "goose": "geese",
-    "mouse": "mice", "ox": "oxen", "leaf": "leaves", "knife": "knives", "wife": "wives", "wolf": "wolves", "calf": "calves",
-    "shelf": "shelves", "half": "halves", "loaf": "loaves", "thief": "thieves", "scarf": "scarves", "life": "lives",
-    "cactus": "cacti", "potato": "potatoes", "tomato": "tomatoes", "hero": "heroes", "mango": "mangoes", "bus": "buses",
-    "policeman": "policemen", "fireman": "firemen", "snowman": "snowmen", "fisherman": "fishermen", "axis": "axes",
+    "person": "people", "man": "men", "woman": "women", "child": "children", "foot": "feet",
+    "tooth": "teeth", "goose": "geese",
+    "mouse": "mice", "ox": "oxen", "leaf": "leaves", "knife": "knives", "wife": "wives", "wolf": "wolves",
+    "calf": "calves",
+    "shelf": "shelves", "half": "halves", "loaf": "loaves", "thief": "thieves", "scarf": "scarves",
+    "life": "lives",
+    "cactus": "cacti", "potato": "potatoes", "tomato": "tomatoes", "hero": "heroes", "mango": "mangoes",
+    "bus": "buses",
+    "policeman": "policemen", "fireman": "firemen", "snowman": "snowmen", "fisherman": "fishermen",
+    "axis": "axes",
 }  # fmt: skip
 _SAME = frozenset(
     (
-        "sheep fish deer moose bison shrimp salmon trout aircraft series species swine scissors trousers pants jeans shorts "
-        "glasses sunglasses binoculars pajamas pyjamas leggings overalls goggles headphones clothes rice bread water grass sand "
+        "sheep fish deer moose bison shrimp salmon trout aircraft series species swine scissors trousers "
+        "pants jeans shorts "
+        "glasses sunglasses binoculars pajamas pyjamas leggings overalls goggles headphones clothes rice "
+        "bread water grass sand "
         "snow furniture luggage traffic hair"
     ).split()
 )
 _SINGULAR = {plural: singular for singular, plural in _IRREGULAR.items()}
-_ENDS_IN_S = frozenset("glass grass dress bus gas lens cross canvas walrus octopus hippopotamus rhinoceros iris chess bass class".split())
-_ES_SINGULAR = frozenset(
-    "shoe canoe toe horse house nose rose hose vase case base purse nurse mouse blouse cheese goose geese cause".split()
+_ENDS_IN_S = frozenset(
+    """
+    glass grass dress bus gas lens cross canvas walrus octopus hippopotamus rhinoceros iris chess bass class
+    """.split()
 )
-_LONG_I = frozenset("movie cookie pie tie selfie hoodie zombie prairie smoothie brownie calorie eerie genie collie beanie birdie".split())
+_ES_SINGULAR = frozenset(
+    "shoe canoe toe horse house nose rose hose vase case base purse nurse mouse blouse cheese goose geese "
+    "cause".split()
+)
+_LONG_I = frozenset(
+    "movie cookie pie tie selfie hoodie zombie prairie smoothie brownie calorie eerie genie collie beanie "
+    "birdie".split()
+)
 
 
 @lru_cache(maxsize=65536)
@@ -46,7 +62,8 @@ def plural(noun: str) -> str:
 
 @lru_cache(maxsize=65536)
 def singular(noun: str) -> str:
-    """The singular of a noun phrase by rule; a word that looks singular is returned as it is. Only the last word changes."""
+    """The singular of a noun phrase by rule; a word that looks singular is returned as it is. Only the last
+    word changes."""
     head, _, last = noun.rpartition(" ")
     low = last.lower()
     if low in _SAME or low in _ENDS_IN_S or len(low) < 3 or low.endswith(("ss", "us", "is")):

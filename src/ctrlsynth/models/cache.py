@@ -1,8 +1,8 @@
 """The user's cache: files that are made once from what is installed and can be made again at any time.
 
-`$XDG_CACHE_HOME/ctrlsynth`, or `~/.cache/ctrlsynth`. Nothing in it is trusted: each load compares the file's SHA-256, and a file that
-differs (cut short, older, tampered with) is made again. A cache that can't be written costs time, never the result.
-"""
+`$XDG_CACHE_HOME/ctrlsynth`, or `~/.cache/ctrlsynth`. Nothing in it is trusted: each load compares the file's
+SHA-256, and a file that differs (cut short, older, tampered with) is made again. A cache that can't be
+written costs time, never the result."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """The folder; it need not exist. A relative XDG_CACHE_HOME is passed over, as the XDG specification asks."""
+    """The folder; it need not exist. A relative XDG_CACHE_HOME is passed over, as the XDG specification
+    asks."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "ctrlsynth"
 
 
 def cached(name: str, sha256: str, make: Callable[[], bytes]) -> bytes:
-    """The cached file's bytes if their SHA-256 is `sha256`; otherwise what `make` gives, which then replaces the file in one step.
+    """The cached file's bytes if their SHA-256 is `sha256`; otherwise what `make` gives, which then replaces
+    the file in one step.
 
-    The bytes that were hashed are the bytes returned, so nobody can change the file between check and use. Several processes may make
-    the same file at once: each writes under a name of its own and renames.
-    """
+    The bytes that were hashed are the bytes returned, so nobody can change the file between check and use.
+    Several processes may make the same file at once: each writes under a name of its own and renames."""
     path = cache_dir() / name
     with contextlib.suppress(OSError):
         data = path.read_bytes()
@@ -38,7 +39,8 @@ def cached(name: str, sha256: str, make: Callable[[], bytes]) -> bytes:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Writes the whole file beside its place, then renames it: readers see the old one or the new one, never half of one."""
+    """Writes the whole file beside its place, then renames it: readers see the old one or the new one, never
+    half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
     try:
@@ -54,11 +56,12 @@ def _replace(path: Path, data: bytes) -> None:
 
 
 def remembered(name: str, make: Callable[[], bytes]) -> bytes:
-    """The cached file's bytes if it is whole, otherwise what `make` gives, which then replaces the file in one step.
+    """The cached file's bytes if it is whole, otherwise what `make` gives, which then replaces the file in
+    one step.
 
-    For what has no hash known before it is made (the numbers of a model): its SHA-256 stands before it, so a file that was cut short or
-    damaged is made again. `name` must hold a hash of everything that decides about the content.
-    """
+    For what has no hash known before it is made (the numbers of a model): its SHA-256 stands before it, so a
+    file that was cut short or damaged is made again. `name` must hold a hash of everything that decides about
+    the content."""
     path = cache_dir() / name
     with contextlib.suppress(OSError):
         data = path.read_bytes()

@@ -1,7 +1,8 @@
-"""What comes with ctrlsynth, for `ctrlsynth models`: every embedded model, drawing and data, its licence and source, and if it is here.
+"""What comes with ctrlsynth, for `ctrlsynth models`: every embedded model, drawing and data, its licence and
+source, and if it is here.
 
-The facts stand in `data/catalogue.yaml`; whether something is installed is asked of the package metadata, so nothing heavy loads.
-"""
+The facts stand in `data/catalogue.yaml`; whether something is installed is asked of the package metadata, so
+nothing heavy loads."""
 
 from __future__ import annotations
 
@@ -14,7 +15,11 @@ import yaml
 from .installed import INSTALL
 
 _EXTRAS = ("demo", "server", "transformers", "diffusers", "clip", "vllm")
-_INSTALL = {"models": INSTALL, "base": "pip install ctrlsynth", **{e: f"pip install 'ctrlsynth[{e}]'" for e in _EXTRAS}}
+_INSTALL = {
+    "models": INSTALL,
+    "base": "pip install ctrlsynth",
+    **{e: f"pip install 'ctrlsynth[{e}]'" for e in _EXTRAS},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,9 @@ class Entry:
 
 def entries() -> list[Entry]:
     """Everything embedded, models first, in the order of the figure."""
-    text = (resources.files("ctrlsynth.models.registry") / "data" / "catalogue.yaml").read_text(encoding="utf-8")
+    text = (resources.files("ctrlsynth.models.registry") / "data" / "catalogue.yaml").read_text(
+        encoding="utf-8"
+    )
     found = []
     for row in yaml.safe_load(text):
         command = _INSTALL[row.pop("install")] if "install" in row else ""

@@ -1,4 +1,5 @@
-"""Models made of models (a hybrid, a captioner with its language model): absent parts, preflight, full hash, end."""
+"""Models made of models (a hybrid, a captioner with its language model): absent parts, preflight, full hash,
+end."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from ..errors import UserError
 
 
 def make_all(makers: Sequence[Callable[[], Any]]) -> list[Any]:
-    """What each of `makers` makes. UserError with all that is missing, a line each, not with the first alone."""
+    """What each of `makers` makes. UserError with all that is missing, a line each, not with the first
+    alone."""
     made, problems = [], list[str]()
     for make in makers:
         try:
@@ -23,7 +25,8 @@ def make_all(makers: Sequence[Callable[[], Any]]) -> list[Any]:
 
 
 def check_all(parts: Sequence[Any]) -> None:
-    """`check()` of each part that has one: raises UserError in one line for what the user can mend, and loads no weights."""
+    """`check()` of each part that has one: raises UserError in one line for what the user can mend, and loads
+    no weights."""
     for part in parts:
         check = getattr(part, "check", None)
         if check is not None:

@@ -1,10 +1,11 @@
-"""What the files of a local model say about it without being loaded: the digest of every run, and the full hash of `--verify`.
+"""What the files of a local model say about it without being loaded: the digest of every run, and the full
+hash of `--verify`.
 
-A digest must change when the weights change, also when another training run of the same network wrote files of the same names and sizes,
-and it must be cheap for a folder of 50 GB on a network drive. So small files are hashed whole; of a safetensors file the header and a few
-numbers from the middle of every tensor; of any other large file both ends and evenly spaced samples. Training moves every number of the
-tensors that it trains. A change that touches none of the samples (a damaged block on disk) is what `--verify` is for.
-"""
+A digest must change when the weights change, also when another training run of the same network wrote files
+of the same names and sizes, and it must be cheap for a folder of 50 GB on a network drive. So small files are
+hashed whole; of a safetensors file the header and a few numbers from the middle of every tensor; of any other
+large file both ends and evenly spaced samples. Training moves every number of the tensors that it trains. A
+change that touches none of the samples (a damaged block on disk) is what `--verify` is for."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ def hash_of(*parts: Any) -> str:
 
 
 def model_files(path: Path) -> list[Path]:
-    """The files of a model in the order of their names: the file itself, or all in the folder but hidden ones and its model card."""
+    """The files of a model in the order of their names: the file itself, or all in the folder but hidden ones
+    and its model card."""
     if path.is_file():
         return [path]
     inside = (p for p in path.rglob("*") if p.is_file() and p.suffix != ".md")
@@ -36,7 +38,8 @@ def model_files(path: Path) -> list[Path]:
 
 
 def folder_digest(path: Path) -> str:
-    """Names, sizes, headers and samples of a model's files, as in the module's docstring. UserError for a folder without files."""
+    """Names, sizes, headers and samples of a model's files, as in the module's docstring. UserError for a
+    folder without files."""
     files = model_files(path)
     if not files:
         raise UserError(f"{path}: an empty folder, no model")
@@ -65,7 +68,9 @@ class _readable:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError):
-            raise UserError(f"{error.filename or self._path}: cannot be read ({error.strerror or error})") from error
+            raise UserError(
+                f"{error.filename or self._path}: cannot be read ({error.strerror or error})"
+            ) from error
 
 
 def _whole(file: Path) -> str:
@@ -94,7 +99,8 @@ def _look(file: Path) -> str:
 
 
 def _tensor_offsets(handle: IO[bytes], size: int) -> tuple[bytes, list[int]] | None:
-    """The header of a safetensors file and the middle of each of its tensors; None for a file that is damaged."""
+    """The header of a safetensors file and the middle of each of its tensors; None for a file that is
+    damaged."""
     count = int.from_bytes(handle.read(8), "little")
     if not 0 < count <= min(_MOST_HEADER, size - 8):
         return None

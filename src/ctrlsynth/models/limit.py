@@ -8,17 +8,18 @@ STABLE = 2.0
 _MEMORY = 0.1
 """The weight of the newest answer in the running mean."""
 _FORGET = 1.005
-"""What was best is taken for this much dearer with every answer: the first answers may have been short ones, and work changes."""
+"""What was best is taken for this much dearer with every answer: the first answers may have been short ones,
+and work changes."""
 
 
 class Limit:
     """At most `most`, at least 1; begins at `START`.
 
-    Every answer that comes while all places are taken adds one place, so a round of answers doubles the limit, until the first sign of
-    overload; from then on a round adds one place. A 429 or a timeout halves it, once a round: the requests that were in flight at the same
-    time say the same thing. Between the two it stands still while answers become dear: `seconds / tokens / in flight` is
-    the server's time a token, which does not rise as long as more requests at once give more tokens a second.
-    """
+    Every answer that comes while all places are taken adds one place, so a round of answers doubles the
+    limit, until the first sign of overload; from then on a round adds one place. A 429 or a timeout halves
+    it, once a round: the requests that were in flight at the same time say the same thing. Between the two it
+    stands still while answers become dear: `seconds / tokens / in flight` is the server's time a token, which
+    does not rise as long as more requests at once give more tokens a second."""
 
     def __init__(self, most: int, start: int = START) -> None:
         self._most = most

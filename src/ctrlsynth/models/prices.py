@@ -1,4 +1,5 @@
-"""What a hosted model's answers cost, from a recipe's table of prices. Prices change no row, so they belong to no digest."""
+"""What a hosted model's answers cost, from a recipe's table of prices. Prices change no row, so they belong
+to no digest."""
 
 from __future__ import annotations
 
@@ -7,21 +8,31 @@ from typing import Any
 
 from ..errors import UserError, unknown
 
-UNITS = {"input": "a million prompt tokens", "output": "a million completion tokens", "row": "an answered row (an image, say)"}
+UNITS = {
+    "input": "a million prompt tokens",
+    "output": "a million completion tokens",
+    "row": "an answered row (an image, say)",
+}
 
 
 def check_prices(prices: Any, where: str, counted: bool = True) -> dict[str, float]:
-    """`{input: 0.15, output: 0.6, row: 0}` in US dollars, checked; {} for None. `counted`: whether the stage's table keeps tokens; where it
-    does not, only `row` has a meaning."""
+    """`{input: 0.15, output: 0.6, row: 0}` in US dollars, checked; {} for None. `counted`: whether the
+    stage's table keeps tokens; where it does not, only `row` has a meaning."""
     if prices is None:
         return {}
     if not isinstance(prices, Mapping):
-        raise UserError(f"{where}.prices: a table such as {{input: 0.15, output: 0.60}} in US dollars a million tokens, not {prices!r}")
+        raise UserError(
+            f"{where}.prices: a table such as {{input: 0.15, output: 0.60}} in US dollars a million tokens, "
+            f"not {prices!r}"
+        )
     for name, value in prices.items():
         if name not in UNITS:
             raise unknown("price", str(name), UNITS, f"{where}.prices")
         if name != "row" and not counted:
-            raise UserError(f"{where}.prices.{name}: no tokens are kept for this stage; give the price of a row: {{row: 0.002}}")
+            raise UserError(
+                f"{where}.prices.{name}: no tokens are kept for this stage; give the price of a row: "
+                f"{{row: 0.002}}"
+            )
         if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
             raise UserError(f"{where}.prices.{name}: US dollars for {UNITS[name]}, not {value!r}")
     return {str(name): float(value) for name, value in prices.items()}
@@ -34,8 +45,9 @@ def cost(prices: Mapping[str, float], prompt_tokens: int, completion_tokens: int
 
 
 def spent(models: Mapping[str, Any], kind: str, counts: Mapping[str, Any]) -> float | None:
-    """US dollars that a stage's rows have cost by the price table of its model in the recipe; None where that has none. `kind` is the
-    stage's, `counts` the sums of its parts. Requests that came to nothing are not in the tables, and not in the sum."""
+    """US dollars that a stage's rows have cost by the price table of its model in the recipe; None where that
+    has none. `kind` is the stage's, `counts` the sums of its parts. Requests that came to nothing are not in
+    the tables, and not in the sum."""
     named = models.get({"write": "llm", "tag": "tagger", "paint": "text_to_image"}.get(kind, ""))
     prices = named.get("prices") if isinstance(named, Mapping) else None
     if not prices:

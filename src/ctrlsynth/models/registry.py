@@ -1,4 +1,5 @@
-"""Models by name: a plain table of `name -> "module:Class"`, imported on use; any `package.module:Class` works as well."""
+"""Models by name: a plain table of `name -> "module:Class"`, imported on use; any `package.module:Class`
+works as well."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ _CLASS_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A model as a recipe names it: a known backend or a `package.module:Class`, what it should load, and options for its class."""
+    """A model as a recipe names it: a known backend or a `package.module:Class`, what it should load, and
+    options for its class."""
 
     backend: str
     model: Any = None
@@ -62,7 +64,8 @@ class ModelSpec:
 
 
 def parse_spec(value: Any, role: Role, where: str = "models") -> ModelSpec:
-    """`smollm2`, `llama.cpp:path.gguf`, `my.module:Class`, `{vllm: name, temperature: 0}`, `{hybrid: [a, b]}` -> ModelSpec."""
+    """`smollm2`, `llama.cpp:path.gguf`, `my.module:Class`, `{vllm: name, temperature: 0}`, `{hybrid: [a, b]}`
+    -> ModelSpec."""
     names = NAMES[role]
     if isinstance(value, str):
         head, _, rest = value.partition(":")
@@ -80,7 +83,8 @@ def parse_spec(value: Any, role: Role, where: str = "models") -> ModelSpec:
         if not heads and value:
             raise unknown(f"{role} model", str(next(iter(value))), names, where)
     raise UserError(
-        f"{where}: a {role} model is a name such as {next(iter(names))!r} or a mapping {{name: what, option: value}}, not {value!r}"
+        f"{where}: a {role} model is a name such as {next(iter(names))!r} or a mapping "
+        f"{{name: what, option: value}}, not {value!r}"
     )
 
 
@@ -90,16 +94,23 @@ def load_class(path: str, where: str = "models") -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
-        raise UserError(f"{where}: {path}: {error}; is it installed, and is its folder on PYTHONPATH?") from error
+        raise UserError(
+            f"{where}: {path}: {error}; is it installed, and is its folder on PYTHONPATH?"
+        ) from error
     except AttributeError as error:
         raise UserError(f"{where}: module {module!r} has no {name!r}") from error
 
 
 def load(value: Any, role: Role, where: str = "models") -> Any:
-    """Builds the model that a recipe names. Options that its class does not take are an error that lists those it does."""
+    """Builds the model that a recipe names. Options that its class does not take are an error that lists
+    those it does."""
     spec = value if isinstance(value, ModelSpec) else parse_spec(value, role, where)
     cls = load_class(NAMES[role].get(spec.backend, spec.backend), where)
-    known = [p.name for p in inspect.signature(cls).parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    known = [
+        p.name
+        for p in inspect.signature(cls).parameters.values()
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
     open_ended = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(cls).parameters.values())
     for name in spec.options:
         if name not in known and not open_ended:

@@ -10,13 +10,14 @@ from ..errors import ModelError
 _Row = TypeVar("_Row")
 _Answer = TypeVar("_Answer")
 PATIENCE = 8
-"""Calls that must succeed before a larger one is tried; twice as many after each try that failed, since another process on the GPU may
-be what took the memory, and it may stay."""
+"""Calls that must succeed before a larger one is tried; twice as many after each try that failed, since
+another process on the GPU may be what took the memory, and it may stay."""
 _MOST_PATIENCE = 4096
 
 
 class Room:
-    """The size of the next call: halved when memory runs out, doubled after some successes, never above `most`."""
+    """The size of the next call: halved when memory runs out, doubled after some successes, never above
+    `most`."""
 
     def __init__(self, most: int, patience: int = PATIENCE) -> None:
         self.most = self.size = most
@@ -24,9 +25,11 @@ class Room:
         self._successes = 0
         self._grew = False
 
-    def run(self, rows: Sequence[_Row], call: Callable[[Sequence[_Row]], Sequence[_Answer]]) -> list[_Answer | None]:
-        """`call` over all rows in pieces that fit, one answer a row in their order; None for a row that does not fit even alone. Any fault
-        but `ModelError("out_of_memory")` passes."""
+    def run(
+        self, rows: Sequence[_Row], call: Callable[[Sequence[_Row]], Sequence[_Answer]]
+    ) -> list[_Answer | None]:
+        """`call` over all rows in pieces that fit, one answer a row in their order; None for a row that does
+        not fit even alone. Any fault but `ModelError("out_of_memory")` passes."""
         done: list[_Answer | None] = []
         while len(done) < len(rows):
             piece = rows[len(done) : len(done) + self.size]

@@ -1,10 +1,11 @@
-"""Asks OpenAI-compatible servers through the official client: one pool for language models (2b), vision taggers (2a) and painters (2c).
+"""Asks OpenAI-compatible servers through the official client: one pool for language models (2b), vision
+taggers (2a) and painters (2c).
 
-`ServerPool.map` takes a list of calls and gives as many answers, matched by their place in the list. Behind it: several servers as
-replicas, a limit of requests in flight that adapts to each of them (limit.py), retries with growing pauses, a deadline a request, and a
-replica that dies taken out and put back once it answers again. A request that cannot be answered is a `Fault` of its own; a server that
-refuses the key or does not know the model is the user's to mend and stops the run (server_faults.py).
-"""
+`ServerPool.map` takes a list of calls and gives as many answers, matched by their place in the list. Behind
+it: several servers as replicas, a limit of requests in flight that adapts to each of them (limit.py), retries
+with growing pauses, a deadline a request, and a replica that dies taken out and put back once it answers
+again. A request that cannot be answered is a `Fault` of its own; a server that refuses the key or does not
+know the model is the user's to mend and stops the run (server_faults.py)."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ HOSTED = "api.openai.com"
 FAILURES = 3
 """So many connections in a row that fail, or servers' errors, and a replica is out."""
 PAUSE, LONGEST_PAUSE = 0.5, 30.0
-"""Seconds before the first retry, doubled each time, at most; each is shortened by chance, so that requests do not come back together."""
+"""Seconds before the first retry, doubled each time, at most; each is shortened by chance, so that requests
+do not come back together."""
 PROBE = 10.0
 """Seconds that a replica has to list its models."""
 
@@ -51,7 +53,8 @@ class Usage:
 
 @dataclass(slots=True)
 class Replica:
-    """One server. `out`: taken out, and probed. `rest`: asked not to be asked before this moment (Retry-After)."""
+    """One server. `out`: taken out, and probed. `rest`: asked not to be asked before this moment
+    (Retry-After)."""
 
     url: str | None
     client: Any
@@ -104,29 +107,45 @@ class ServerPool:
         need("openai", "server", where)
         for url in base_urls:
             if not str(url).startswith(("http://", "https://")):
-                raise UserError(f"{where}: a server's address begins with http:// or https:// and mostly ends with /v1, unlike {url!r}")
+                raise UserError(
+                    f"{where}: a server's address begins with http:// or https:// and mostly ends with /v1, "
+                    f"unlike {url!r}"
+                )
         for name, value, least in (("concurrency", concurrency, 1), ("retries", retries, 0)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise UserError(f"{where}: {name} is a whole number from {least} up, not {value!r}")
         for name, seconds in (("timeout", timeout), ("deadline", deadline), ("patience", patience)):
             if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
                 raise UserError(f"{where}: {name} is a number of seconds above 0, not {seconds!r}")
-        self.where, self.base_urls, self.api_key_env = where, tuple(str(url) for url in base_urls), api_key_env
-        self.concurrency, self.timeout, self.deadline, self.retries, self.patience = concurrency, timeout, deadline, retries, patience
+        self.where, self.base_urls, self.api_key_env = (
+            where,
+            tuple(str(url) for url in base_urls),
+            api_key_env,
+        )
+        self.concurrency, self.timeout, self.deadline, self.retries, self.patience = (
+            concurrency,
+            timeout,
+            deadline,
+            retries,
+            patience,
+        )
         self.usage = Usage()
         self._state: _State | None = None
         self._lock = threading.Lock()
 
-    # --- for backends -----------------------------------------------------------------------------------------------------------------
+    # --- for backends
+    # -----------------------------------------------------------------------------------------------------------------
 
     def map(self, calls: Sequence[Call], read: Callable[[Any], T]) -> list[T | Fault]:
-        """As many answers as calls, in their order: what `read` makes of the response (it may raise `BadReply`), or a Fault. May be called
-        from several threads at once. Raises UserError for what the user can mend (key, model, quota) and `ModelError("server_down")`
-        where no server has answered anything."""
+        """As many answers as calls, in their order: what `read` makes of the response (it may raise
+        `BadReply`), or a Fault. May be called from several threads at once. Raises UserError for what the
+        user can mend (key, model, quota) and `ModelError("server_down")` where no server has answered
+        anything."""
         return self.gather(self.start(calls, read))
 
     def start(self, calls: Sequence[Call], read: Callable[[Any], T]) -> list[Future[T | Fault]]:
-        """Sends the calls off as places become free, without waiting; `gather` waits. First started, first sent."""
+        """Sends the calls off as places become free, without waiting; `gather` waits. First started, first
+        sent."""
         loop = self._running().loop
         return [asyncio.run_coroutine_threadsafe(self._one(call, read), loop) for call in calls]
 
@@ -139,13 +158,19 @@ class ServerPool:
                 future.cancel()
             raise
         if answers and all(isinstance(answer, Fault) and answer.error == "server_down" for answer in answers):
-            raise ModelError("server_down", f"no server has answered for {self.patience:g} s: {self._addresses()}")
+            raise ModelError(
+                "server_down", f"no server has answered for {self.patience:g} s: {self._addresses()}"
+            )
         return answers
 
     def models(self) -> dict[str, list[dict[str, Any]]]:
-        """What each server that answers says of its models, by address. UserError where none does, or one refuses the key."""
+        """What each server that answers says of its models, by address. UserError where none does, or one
+        refuses the key."""
         if not self.base_urls and not os.environ.get(self.api_key_env):
-            raise UserError(f"{self.where}: the environment variable {self.api_key_env} holds no key; set it, or name a server as base_url")
+            raise UserError(
+                f"{self.where}: the environment variable {self.api_key_env} holds no key; set it, or name a "
+                f"server as base_url"
+            )
         answers = self._wait(self._list_models())
         if not answers:
             raise UserError(f"{self.where}: no server answers at {self._addresses()}; is it running?")
@@ -154,7 +179,9 @@ class ServerPool:
     def check(self, model: str) -> None:
         """Preflight: the key is set, a server answers, and each that answers has the model."""
         for url, listed in self.models().items():
-            names = [str(m.get("id")) for m in listed] + [str(a) for m in listed for a in m.get("aliases") or ()]
+            names = [str(m.get("id")) for m in listed] + [
+                str(a) for m in listed for a in m.get("aliases") or ()
+            ]
             if model not in names:
                 raise unknown("model", model, names, f"{self.where}: {url}")
 
@@ -168,7 +195,8 @@ class ServerPool:
             state.thread.join()
             state.loop.close()
 
-    # --- the background thread --------------------------------------------------------------------------------------------------------
+    # --- the background thread
+    # --------------------------------------------------------------------------------------------------------
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         future = asyncio.run_coroutine_threadsafe(work, self._running().loop)
@@ -191,7 +219,11 @@ class ServerPool:
         import openai
 
         key = os.environ.get(self.api_key_env) or ("none" if url else "")
-        return Replica(url, openai.AsyncOpenAI(api_key=key, base_url=url, max_retries=0, timeout=None), Limit(self.concurrency))
+        return Replica(
+            url,
+            openai.AsyncOpenAI(api_key=key, base_url=url, max_retries=0, timeout=None),
+            Limit(self.concurrency),
+        )
 
     def _name(self, replica: Replica) -> str:
         return replica.url or HOSTED
@@ -201,7 +233,9 @@ class ServerPool:
 
     async def _list_models(self) -> dict[str, list[dict[str, Any]]]:
         state = self._running()
-        told = await asyncio.gather(*(_models_of(replica.client) for replica in state.replicas), return_exceptions=True)
+        told = await asyncio.gather(
+            *(_models_of(replica.client) for replica in state.replicas), return_exceptions=True
+        )
         out = {}
         for replica, answer in zip(state.replicas, told, strict=True):
             if isinstance(answer, BaseException):
@@ -236,7 +270,9 @@ class ServerPool:
             await asyncio.sleep(pause)
         return fault
 
-    async def _try(self, state: _State, replica: Replica, call: Call, read: Callable[[Any], T], until: float) -> T | Trouble:
+    async def _try(
+        self, state: _State, replica: Replica, call: Call, read: Callable[[Any], T], until: float
+    ) -> T | Trouble:
         """One try at one replica, which learns from it; the slot is given back."""
         import openai
 
@@ -251,7 +287,9 @@ class ServerPool:
             trouble = judge(error, self.where, self._name(replica), self.api_key_env)
             if trouble.congested:
                 replica.limit.halve(round_)
-            replica.rest = max(replica.rest, state.loop.time() + trouble.after) if trouble.after else replica.rest
+            replica.rest = (
+                max(replica.rest, state.loop.time() + trouble.after) if trouble.after else replica.rest
+            )
             if trouble.after:
                 state.loop.call_later(trouble.after, _wake, state)
             replica.failures = replica.failures + 1 if trouble.sick else 0
@@ -269,7 +307,8 @@ class ServerPool:
             _wake(state)
 
     def _count(self, response: Any) -> int:
-        """Adds the response's `usage`, where it has one; returns the tokens that were made (1 where nobody counts)."""
+        """Adds the response's `usage`, where it has one; returns the tokens that were made (1 where nobody
+        counts)."""
         used = getattr(response, "usage", None)
         made = _whole(used, "completion_tokens", "output_tokens")
         self.usage.answers += 1
@@ -278,7 +317,8 @@ class ServerPool:
         return made or 1
 
     async def _slot(self, state: _State) -> Replica | None:
-        """The least busy replica that is free, as soon as there is one; None once all have been out for `patience` seconds."""
+        """The least busy replica that is free, as soon as there is one; None once all have been out for
+        `patience` seconds."""
         while True:
             free = [replica for replica in state.replicas if replica.free(state.loop.time())]
             if free:

@@ -1,4 +1,5 @@
-"""What goes wrong between us and an OpenAI-compatible server: whose fault it is, and whether asking again may mend it."""
+"""What goes wrong between us and an OpenAI-compatible server: whose fault it is, and whether asking again may
+mend it."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ LONGEST = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A request without an answer. `error` is the row's word in the ledger: timeout, rate_limited, server_error, no_connection, bad_reply,
-    refused, prompt_too_long, server_down."""
+    """A request without an answer. `error` is the row's word in the ledger: timeout, rate_limited,
+    server_error, no_connection, bad_reply, refused, prompt_too_long, server_down."""
 
     error: str
     message: str = ""
@@ -29,8 +30,8 @@ class BadReply(Exception):
 
 @dataclass(slots=True)
 class Trouble:
-    """A try that failed: whether to ask again and after how many seconds, whether the server is overloaded (`congested`) or may be dead
-    (`sick`), and whether another server is there (`elsewhere`)."""
+    """A try that failed: whether to ask again and after how many seconds, whether the server is overloaded
+    (`congested`) or may be dead (`sick`), and whether another server is there (`elsewhere`)."""
 
     fault: Fault
     again: bool = True
@@ -41,8 +42,8 @@ class Trouble:
 
 
 def judge(error: BaseException, where: str, server: str, api_key_env: str) -> Trouble:
-    """What an error means for its request and its server. Raises UserError for what no retry mends (key, model, quota), and
-    the error itself if it is not the client's."""
+    """What an error means for its request and its server. Raises UserError for what no retry mends (key,
+    model, quota), and the error itself if it is not the client's."""
     import openai
 
     text = f"{server}: {error}" if str(error) else f"{server}: {type(error).__name__}"
@@ -64,12 +65,16 @@ def judge(error: BaseException, where: str, server: str, api_key_env: str) -> Tr
         return Trouble(Fault("rate_limited", text), congested=True, after=after)
     if status >= 500 or status in (408, 409):
         return Trouble(Fault("server_error", text), sick=True, after=after)
-    long = any(word in told for word in ("context_length", "exceed_context_size", "maximum context", "context length"))
+    long = any(
+        word in told
+        for word in ("context_length", "exceed_context_size", "maximum context", "context length")
+    )
     return Trouble(Fault("prompt_too_long" if long else "refused", text), again=False)
 
 
 def retry_after(headers: Any) -> float:
-    """Seconds of a Retry-After header, given in seconds or as a date (RFC 9110, 10.2.3); 0 where there is none that can be read."""
+    """Seconds of a Retry-After header, given in seconds or as a date (RFC 9110, 10.2.3); 0 where there is
+    none that can be read."""
     told = headers.get("retry-after") or ""
     with contextlib.suppress(ValueError, OverflowError):
         return min(max(0.0, float(told)), LONGEST)

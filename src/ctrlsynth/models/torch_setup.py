@@ -1,4 +1,5 @@
-"""torch as every backend here uses it: its threads set once, and its faults told as the two that an engine can do something about."""
+"""torch as every backend here uses it: its threads set once, and its faults told as the two that an engine
+can do something about."""
 
 from __future__ import annotations
 
@@ -11,7 +12,13 @@ from functools import lru_cache
 from ..errors import ModelError
 from .runtime import free_threads, quiet_native_threads
 
-_NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "alloc_failed", "not enough memory")
+_NO_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "alloc_failed",
+    "not enough memory",
+)
 _DEAD = ("cuda error", "hip error", "device-side assert", "cudnn_status_execution_failed", "nccl error")
 
 
@@ -27,25 +34,32 @@ def set_threads() -> None:
 def out_of_memory(error: BaseException) -> bool:
     """Whether a fault is the lack of memory, on a GPU or in main memory."""
     text = str(error).lower()
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY))
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
+    )
 
 
 def engine_died(error: BaseException) -> bool:
-    """Whether a fault leaves the GPU unusable for this process, so that the model must be started again in another."""
+    """Whether a fault leaves the GPU unusable for this process, so that the model must be started again in
+    another."""
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _DEAD)
 
 
 @contextmanager
 def memory_faults(name: str) -> Iterator[None]:
-    """Around a model's work: lack of memory becomes `ModelError("out_of_memory")`, a dead GPU `ModelError("engine_died")`, with what the
-    failed call still held let go, so that a smaller batch has the memory. Anything else passes through."""
+    """Around a model's work: lack of memory becomes `ModelError("out_of_memory")`, a dead GPU
+    `ModelError("engine_died")`, with what the failed call still held let go, so that a smaller batch has the
+    memory. Anything else passes through."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         reason = "out_of_memory" if out_of_memory(error) else "engine_died" if engine_died(error) else None
         if reason is None:
             raise
-        message = f"{name}: {str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__}"
+        message = (
+            f"{name}: "
+            f"{str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__}"
+        )
         traceback.clear_frames(error.__traceback__)
         if reason == "out_of_memory":
             give_back()
@@ -53,7 +67,8 @@ def memory_faults(name: str) -> Iterator[None]:
 
 
 def give_back() -> None:
-    """Hands memory that torch keeps for later back to the GPU, where one is used; for models that were closed."""
+    """Hands memory that torch keeps for later back to the GPU, where one is used; for models that were
+    closed."""
     if "torch" in sys.modules:
         import torch
 

@@ -1,10 +1,10 @@
-"""Reads a recipe's YAML file: repeated keys refused, `extends` resolved, `--set` applied, the first mistake told in one line.
+"""Reads a recipe's YAML file: repeated keys refused, `extends` resolved, `--set` applied, the first mistake
+told in one line.
 
-`extends: other.yaml` starts from another recipe (its path counts from this file). What both say is merged block by block:
-`judge: {gate: true}` changes one key of the judge. Everything that is no block (a model, a list, `paths`, `styles`, `weights`) is
-replaced whole, and `null` takes an optional key away. Relative paths of data count from the recipe that is run, whichever file they
-stand in.
-"""
+`extends: other.yaml` starts from another recipe (its path counts from this file). What both say is merged
+block by block: `judge: {gate: true}` changes one key of the judge. Everything that is no block (a model, a
+list, `paths`, `styles`, `weights`) is replaced whole, and `null` takes an optional key away. Relative paths
+of data count from the recipe that is run, whichever file they stand in."""
 
 from __future__ import annotations
 
@@ -31,9 +31,13 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, (str, int, float, bool)):
-            raise yaml.constructor.ConstructorError(None, None, f"a key must be a plain word, not {key!r}", key_node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"a key must be a plain word, not {key!r}", key_node.start_mark
+            )
         if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {key!r} stands twice", key_node.start_mark
+            )
         seen[key] = loader.construct_object(value_node, deep=True)
     return seen
 
@@ -54,8 +58,8 @@ def read_yaml(text: str, where: str) -> Any:
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
-    """Reads a recipe file and what it extends, applies `key.path=value` overrides (values are YAML). Errors name file, key and the
-    nearest right one, also in the `train` block, which another command reads."""
+    """Reads a recipe file and what it extends, applies `key.path=value` overrides (values are YAML). Errors
+    name file, key and the nearest right one, also in the `train` block, which another command reads."""
     recipe = parse_recipe(_overridden(path, overrides), str(path))
     if recipe.train is not None:
         from .train import check_keys  # which needs this module
@@ -65,8 +69,8 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
 
 
 def read_data(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
-    """A recipe file as plain data, for commands that need one block of it. With a source it is checked as a whole; without, its keys
-    are."""
+    """A recipe file as plain data, for commands that need one block of it. With a source it is checked as a
+    whole; without, its keys are."""
     data = _overridden(path, overrides)
     if "source" in data:
         parse_recipe(data, str(path))
@@ -120,7 +124,9 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any], block: type[BaseMo
 
 def _single_block(annotation: Any) -> type[BaseModel] | None:
     """The block that a field holds alone or optionally; None for lists and mappings of blocks."""
-    choices = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
+    choices = [
+        a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)
+    ]
     return choices[0] if choices and getattr(annotation, "__origin__", None) is None else None
 
 
@@ -141,7 +147,8 @@ def parse_block(block: type[B], data: Mapping[str, Any], where: str, prefix: str
 
 
 def check_block_keys(block: type[BaseModel], data: Mapping[str, Any], where: str, prefix: str) -> None:
-    """Refuses a block with an unknown key in one line; whatever else may be wrong with it is left to the command that reads it."""
+    """Refuses a block with an unknown key in one line; whatever else may be wrong with it is left to the
+    command that reads it."""
     try:
         block.model_validate(data)
     except ValidationError as error:
@@ -149,9 +156,13 @@ def check_block_keys(block: type[BaseModel], data: Mapping[str, Any], where: str
             raise _first_error(error, where, block, prefix) from error
 
 
-def _first_error(error: ValidationError, where: str, block: type[BaseModel] = Recipe, prefix: str = "") -> UserError:
+def _first_error(
+    error: ValidationError, where: str, block: type[BaseModel] = Recipe, prefix: str = ""
+) -> UserError:
     errors = error.errors(include_url=False)
-    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])  # a misspelt key tells more than the missing one
+    first = next(
+        (e for e in errors if e["type"] == "extra_forbidden"), errors[0]
+    )  # a misspelt key tells more than the missing one
     head = [prefix] if prefix else []
     spot = ".".join([*head, *(str(p) for p in first["loc"])])
     if first["type"] == "extra_forbidden":

@@ -1,13 +1,16 @@
-"""Synthesis paths: what a recipe's `paths` mean, checked before anything runs, as a tree of stages that share what they share.
+"""Synthesis paths: what a recipe's `paths` mean, checked before anything runs, as a tree of stages that share
+what they share.
 
-A path is a list of what is at hand after each step: `image text tags concept`; `+` joins inputs, `*` marks what is synthesised
-(DESIGN, section 6; CtrlSynth, section 3.2). Between two nodes stands one box of the figure:
+A path is a list of what is at hand after each step: `image text tags concept`; `+` joins inputs, `*` marks
+what is synthesised (DESIGN, section 6; CtrlSynth, section 3.2). Between two nodes stands one box of the
+figure:
 
     image, image*, text, text*  -> tags, tags*    tag     (2a; tags of something synthetic are tags*)
     tags [+ text], text, concept -> text*         write   (3a + 2b; the inputs choose the template family)
     image, image*               -> text*          caption (2a: the tagger's own caption)
     text, text*                 -> image*         paint   (3b + 2c)
-    text, text*                 -> balance        match, balance: fewer captions, no concept over-represented (SynthCLIP, section 3.2)
+    text, text*                 -> balance        match, balance: fewer captions, no concept over-represented
+                                (SynthCLIP, section 3.2)
 
 A path takes no part in id, seed or key: two paths with the same beginning share its stages.
 """
@@ -47,8 +50,10 @@ _BETWEEN = {
 class Step:
     """One stage of a run: a box of the figure at its place in the tree.
 
-    folder   its table's folder in the run            label   the step that it adds to an id (`write+text`; numbers are added a row)
-    parent   folder of the rows that it starts from    uses    other folders that it looks up by id: role -> folder
+    folder   its table's folder in the run            label   the step that it adds to an id (`write+text`;
+             numbers are added a row)
+    parent   folder of the rows that it starts from    uses    other folders that it looks up by id: role ->
+             folder
     family   write: which templates                    paths   the names of the paths that pass through it
     """
 
@@ -62,7 +67,8 @@ class Step:
 
 
 def resolve(paths: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Name -> nodes, with SP1..SP4 put in place of their names. A name or node that is unknown is an error with the nearest one."""
+    """Name -> nodes, with SP1..SP4 put in place of their names. A name or node that is unknown is an error
+    with the nearest one."""
     out: dict[str, list[str]] = {}
     for name, nodes in paths.items():
         if len(nodes) == 1 and nodes[0] not in NODES:
@@ -123,7 +129,14 @@ class _Tree:
         self.add("read", "read", "read", None, "", {})
 
     def add(
-        self, kind: Kind, label: str, stem: str, parent: str | None, path: str, uses: Mapping[str, str], family: Family | None = None
+        self,
+        kind: Kind,
+        label: str,
+        stem: str,
+        parent: str | None,
+        path: str,
+        uses: Mapping[str, str],
+        family: Family | None = None,
     ) -> str:
         place = f"{self.place[parent]} > {label}" if parent else label
         if kind in ("judge-text", "judge-image"):
@@ -150,18 +163,26 @@ class _Tree:
         left = list(self.steps.values())
         while left:
             done = {s.folder for s in out}
-            ready = next(s for s in left if (s.parent is None or s.parent in done) and set(s.uses.values()) <= done)
+            ready = next(
+                s for s in left if (s.parent is None or s.parent in done) and set(s.uses.values()) <= done
+            )
             out.append(ready)
             left.remove(ready)
         return out
 
 
-def _walk(tree: _Tree, name: str, nodes: Sequence[str], judged: bool, gate: bool, original: bool, matched: bool) -> None:
+def _walk(
+    tree: _Tree, name: str, nodes: Sequence[str], judged: bool, gate: bool, original: bool, matched: bool
+) -> None:
     where = f"paths.{name}"
     if not nodes or nodes[0] not in _STARTS:
-        raise UserError(f"{where}: a path starts with image, text or concept, not {nodes[0] if nodes else 'nothing'!r}")
+        raise UserError(
+            f"{where}: a path starts with image, text or concept, not {nodes[0] if nodes else 'nothing'!r}"
+        )
     if len(nodes) < 2:
-        raise UserError(f"{where}: a path needs a step: write what is at hand after each, such as image, tags, text*")
+        raise UserError(
+            f"{where}: a path needs a step: write what is at hand after each, such as image, tags, text*"
+        )
     hand = {nodes[0]: "read"} | ({} if nodes[0] == "concept" else {"text": "read", "image": "read"})
     judges: dict[str, str] = {}  # a synthetic folder -> the judge behind it
     last = [nodes[0]]
@@ -175,12 +196,15 @@ def _walk(tree: _Tree, name: str, nodes: Sequence[str], judged: bool, gate: bool
         hand[fresh] = folder
         if judged and fresh in ("text*", "image*"):
             judge = _judge(tree, name, folder, hand, fresh, original)
-            judges[str(tree.steps[judge].parent)] = judge  # of an image: the tags of it, which the judge needs whatever it decides
+            judges[str(tree.steps[judge].parent)] = (
+                judge  # of an image: the tags of it, which the judge needs whatever it decides
+            )
         last = wanted
 
 
 def _gates(last: list[str], hand: Mapping[str, str], judges: Mapping[str, str]) -> dict[str, str]:
-    """The judge whose rejected rows the next step leaves out: the one that judged the very rows that the step starts from."""
+    """The judge whose rejected rows the next step leaves out: the one that judged the very rows that the step
+    starts from."""
     start = hand[next((e for e in last if e.startswith("tags")), last[0])]
     return {f"gate {start}": judges[start]} if start in judges else {}
 
@@ -196,13 +220,23 @@ def _fresh(where: str, wanted: list[str], last: list[str], hand: Mapping[str, st
     if not fresh or not others[0].startswith("text"):
         raise UserError(f"{where}: {'+'.join(wanted)!r}: only tags and a text can be joined")
     if others[0] not in hand:
-        raise UserError(f"{where}: {'+'.join(wanted)!r} after {'+'.join(last)!r}: there is no {others[0]} yet")
+        raise UserError(
+            f"{where}: {'+'.join(wanted)!r} after {'+'.join(last)!r}: there is no {others[0]} yet"
+        )
     if fresh[0] in last and fresh[0] in hand:
         raise UserError(f"{where}: {'+'.join(wanted)!r} after {'+'.join(last)!r}: write the join in one node")
     return fresh[0]
 
 
-def _step(tree: _Tree, name: str, where: str, last: list[str], fresh: str, hand: Mapping[str, str], judges: Mapping[str, str]) -> str:
+def _step(
+    tree: _Tree,
+    name: str,
+    where: str,
+    last: list[str],
+    fresh: str,
+    hand: Mapping[str, str],
+    judges: Mapping[str, str],
+) -> str:
     gates = _gates(last, hand, judges)
     kinds = sorted(e.rstrip("*") for e in last)
     goal = fresh.rstrip("*")
@@ -220,19 +254,34 @@ def _step(tree: _Tree, name: str, where: str, last: list[str], fresh: str, hand:
             text = next((hand[e] for e in last if e.startswith(("text", "concept"))), None)
             label = "write+text" if family == "tags+text" else "write"
             uses = {"text": text} if family == "tags+text" and text else {}
-            return tree.add("write", label, "write", hand[tags] if tags else str(text), name, {**uses, **gates}, family)
+            return tree.add(
+                "write", label, "write", hand[tags] if tags else str(text), name, {**uses, **gates}, family
+            )
         if kinds == ["image"]:
             tag = tree.add("tag", "tag", "tag", hand[last[0]], name, {})
-            return tree.add("write", "caption", "write", tag, name, _gates(["tags"], {"tags": tag}, judges), "caption")
+            return tree.add(
+                "write", "caption", "write", tag, name, _gates(["tags"], {"tags": tag}, judges), "caption"
+            )
     if goal == "image" and synthetic and kinds == ["text"]:
         return tree.add("paint", "paint", "paint", hand[last[0]], name, gates)
     raise _impossible(where, last, fresh)
 
 
-def _balance(tree: _Tree, name: str, where: str, last: list[str], hand: Mapping[str, str], judges: Mapping[str, str], matched: bool) -> str:
-    """The captions at hand, matched against the concept bank and balanced (unless at random: nothing to match)."""
+def _balance(
+    tree: _Tree,
+    name: str,
+    where: str,
+    last: list[str],
+    hand: Mapping[str, str],
+    judges: Mapping[str, str],
+    matched: bool,
+) -> str:
+    """The captions at hand, matched against the concept bank and balanced (unless at random: nothing to
+    match)."""
     if len(last) != 1 or last[0].rstrip("*") != "text":
-        raise UserError(f"{where}: balance stands behind text or text*, not {'+'.join(last)!r}; it chooses among captions")
+        raise UserError(
+            f"{where}: balance stands behind text or text*, not {'+'.join(last)!r}; it chooses among captions"
+        )
     parent = hand[last[0]]
     if tree.steps[parent].kind == "balance":
         raise UserError(f"{where}: balance stands twice; once is enough")
@@ -244,17 +293,26 @@ def _balance(tree: _Tree, name: str, where: str, last: list[str], hand: Mapping[
 def _impossible(where: str, last: list[str], fresh: str) -> UserError:
     ends = f"{'+'.join(last)!r} to {fresh!r}"
     if fresh in ("image", "text", "concept") and fresh + "*" in NODES:
-        return UserError(f"{where}: nothing leads from {ends}: what a path makes carries a star; did you mean {fresh + '*'!r}?")
+        return UserError(
+            f"{where}: nothing leads from {ends}: what a path makes carries a star; did you mean "
+            f"{fresh + '*'!r}?"
+        )
     if fresh == "concept":
         return UserError(f"{where}: nothing leads from {ends}: a concept only starts a path")
-    between = _BETWEEN.get(("+".join(sorted(e.rstrip("*") for e in last)), fresh.rstrip("*")), "tags and text*")
+    between = _BETWEEN.get(
+        ("+".join(sorted(e.rstrip("*") for e in last)), fresh.rstrip("*")), "tags and text*"
+    )
     return UserError(f"{where}: nothing leads from {ends}; {between} could stand between")
 
 
 def _judge(tree: _Tree, name: str, folder: str, hand: Mapping[str, str], fresh: str, original: bool) -> str:
     if fresh == "text*":
         family = tree.steps[folder].family
-        uses = {"text": hand["text"]} if family == "text" and tree.steps[folder].parent == hand.get("text") else {}
+        uses = (
+            {"text": hand["text"]}
+            if family == "text" and tree.steps[folder].parent == hand.get("text")
+            else {}
+        )
         return tree.add("judge-text", "judge", "judge-text", folder, name, uses)
     paint = tree.steps[folder]
     again = tree.add("tag", "tag", "tag", folder, name, {})

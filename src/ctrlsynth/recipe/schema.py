@@ -1,7 +1,8 @@
-"""A recipe: one YAML file that says what is made from what, as frozen pydantic models. Unknown keys are errors, every field is described.
+"""A recipe: one YAML file that says what is made from what, as frozen pydantic models. Unknown keys are
+errors, every field is described.
 
-Nothing here loads a model or opens a data file; names are checked where they are used (`paths`, `models`, `control`).
-"""
+Nothing here loads a model or opens a data file; names are checked where they are used (`paths`, `models`,
+`control`)."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from ..sample import Kind
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Spec = str | dict[str, Any]
 Patterns = list[str]
-"""Selectors of tags: an exact phrase (`red`), a glob (`*mark`), a regular expression (`re:^blu`), a WordNet class (`animal.n.01`)."""
+"""Selectors of tags: an exact phrase (`red`), a glob (`*mark`), a regular expression (`re:^blu`), a WordNet
+class (`animal.n.01`)."""
 
 
 class Block(BaseModel):
@@ -30,7 +32,8 @@ SOURCES = ("folder", "webdataset", "parquet", "hf", "text", "concepts", "long_ta
 
 
 class LongTail(Block):
-    """The classes of a long-tailed split that lack images (section 4.3, A.2): head over 100 images, medium 20..100, tail under 20."""
+    """The classes of a long-tailed split that lack images (section 4.3, A.2): head over 100 images, medium
+    20..100, tail under 20."""
 
     split: Path = Field(description="lines `path label`, as ImageNet-LT and Places-LT publish them")
     images: Path = Field(description="the folder that the paths start from")
@@ -44,19 +47,33 @@ class Source(Block):
     """Where the pairs come from (1a, 1b): exactly one of the first seven."""
 
     folder: Path | None = Field(None, description="a folder of images, searched in depth")
-    webdataset: str | list[str] | None = Field(None, description="tar files: a path, a glob, a brace range, or a list of them")
-    parquet: str | list[str] | None = Field(None, description="parquet files with image bytes, structs or paths")
+    webdataset: str | list[str] | None = Field(
+        None, description="tar files: a path, a glob, a brace range, or a list of them"
+    )
+    parquet: str | list[str] | None = Field(
+        None, description="parquet files with image bytes, structs or paths"
+    )
     hf: Path | None = Field(None, description="a Hugging Face data set saved with save_to_disk")
     text: str | list[str] | None = Field(None, description="captions only: txt, csv, tsv, jsonl (also .gz)")
     concepts: Path | None = Field(
-        None, description="a concept bank as `ctrlsynth concepts build` writes it, or a list, one a line (SynthCLIP's route)"
+        None,
+        description="a concept bank as `ctrlsynth concepts build` writes it, or a list, one a line "
+        "(SynthCLIP's route)",
     )
-    long_tail: LongTail | None = Field(None, description="the classes of a long-tailed split that lack images")
+    long_tail: LongTail | None = Field(
+        None, description="the classes of a long-tailed split that lack images"
+    )
     captions: Path | None = Field(
-        None, description="folder only: csv, tsv or jsonl with file names and captions; without it .txt beside the image"
+        None,
+        description="folder only: csv, tsv or jsonl with file names and captions; without it .txt beside "
+        "the image",
     )
-    image_column: str | None = Field(None, description="column of the image or its file name; found by its usual names when not given")
-    caption_column: str | None = Field(None, description="column of the caption; found by its usual names when not given")
+    image_column: str | None = Field(
+        None, description="column of the image or its file name; found by its usual names when not given"
+    )
+    caption_column: str | None = Field(
+        None, description="column of the caption; found by its usual names when not given"
+    )
     key_column: str | None = Field(None, description="column whose value becomes the key of the row")
     part_rows: int = Field(1000, gt=0, description="rows a part where the source has no shards of its own")
     licence: str | None = Field(None, description="the licence of this data, for the data card")
@@ -65,14 +82,17 @@ class Source(Block):
     def _one(self) -> Source:
         given = [k for k in SOURCES if getattr(self, k) is not None]
         if len(given) != 1:
-            raise ValueError(f"source takes exactly one of {', '.join(SOURCES)}; given: {', '.join(given) or 'none'}")
+            raise ValueError(
+                f"source takes exactly one of {', '.join(SOURCES)}; given: {', '.join(given) or 'none'}"
+            )
         if self.captions is not None and self.folder is None:
             raise ValueError("source.captions goes with source.folder only")
         return self
 
 
 class Models(Block):
-    """Which models do the work. Each is a name, `backend:model`, a mapping with options, or `package.module:Class`."""
+    """Which models do the work. Each is a name, `backend:model`, a mapping with options, or
+    `package.module:Class`."""
 
     tagger: Spec = Field(default_factory=lambda: {"hybrid": ["imagenet", "wordnet"]}, description="2a")
     llm: Spec = Field("realizer", description="2b")
@@ -82,23 +102,34 @@ class Models(Block):
 class Edit(Block):
     """One edit of the tags: exactly one of the keys. Selectors: see `Patterns`."""
 
-    remove: dict[Kind, Patterns] | None = Field(None, description="drop the phrases that match, and what hangs on a removed object")
+    remove: dict[Kind, Patterns] | None = Field(
+        None, description="drop the phrases that match, and what hangs on a removed object"
+    )
     add: dict[Kind, list[str]] | None = Field(None, description="add these phrases")
-    replace: dict[Kind, dict[str, str]] | None = Field(None, description="selector -> phrase, or class -> class (a member is drawn)")
+    replace: dict[Kind, dict[str, str]] | None = Field(
+        None, description="selector -> phrase, or class -> class (a member is drawn)"
+    )
     keep: list[Kind] | dict[Kind, Patterns] | None = Field(
         None, description="keep only these kinds (the paper's Obj, Obj+Attr, ...), or these phrases"
     )
-    sample: dict[Kind, Share] | None = Field(None, description="keep this share of the phrases, drawn by the row's id")
+    sample: dict[Kind, Share] | None = Field(
+        None, description="keep this share of the phrases, drawn by the row's id"
+    )
     swap: Literal["attributes", "relations"] | None = Field(
         None, description="exchange the attributes of two objects, or the ends of a relation"
     )
-    call: str | None = Field(None, description="package.module:function, called as function(tags, rng) -> Tags")
+    call: str | None = Field(
+        None, description="package.module:function, called as function(tags, rng) -> Tags"
+    )
 
     @model_validator(mode="after")
     def _one(self) -> Edit:
         given = [k for k in type(self).model_fields if getattr(self, k) is not None]
         if len(given) != 1:
-            raise ValueError(f"an edit has exactly one of {', '.join(type(self).model_fields)}; given: {', '.join(given) or 'none'}")
+            raise ValueError(
+                f"an edit has exactly one of {', '.join(type(self).model_fields)}; given: "
+                f"{', '.join(given) or 'none'}"
+            )
         return self
 
 
@@ -106,14 +137,22 @@ class TextPolicy(Block):
     """3a: what the text controller does with tags and captions before the LLM sees them."""
 
     edits: list[Edit] = Field(default_factory=list, description="applied in order")
-    templates: Literal["all"] | list[str] = Field("all", description="all of the path's family, or these by name")
+    templates: Literal["all"] | list[str] = Field(
+        "all", description="all of the path's family, or these by name"
+    )
     templates_file: Path | None = Field(None, description="own templates: YAML name -> {family, text}")
     examples: Path | None = Field(
-        None, description="captions, one a line: three of them, drawn by the row's id, stand in templates with {examples} (in-context)"
+        None,
+        description="captions, one a line: three of them, drawn by the row's id, stand in templates with "
+        "{examples} (in-context)",
     )
-    constraint: str | None = Field(None, description="in place of the constraint of the paper's figure 3; '' for none")
+    constraint: str | None = Field(
+        None, description="in place of the constraint of the paper's figure 3; '' for none"
+    )
     style: Literal["plain", "json"] = Field("plain", description="output style; json needs `schema`")
-    json_schema: dict[str, Any] | Path | None = Field(None, description="JSON schema of the output, inline or a file")
+    json_schema: dict[str, Any] | Path | None = Field(
+        None, description="JSON schema of the output, inline or a file"
+    )
     caption_field: str | None = Field(
         None, description="json: the property that becomes the text; the first string property when not given"
     )
@@ -133,7 +172,9 @@ class ImageFile(Block):
 
     format: Literal["jpeg", "png", "webp"] = Field("jpeg", description="encoding of what is stored")
     quality: int = Field(92, ge=1, le=100, description="of jpeg and webp")
-    size: int | None = Field(None, gt=0, description="longer edge in pixels of what is stored; as painted when not given")
+    size: int | None = Field(
+        None, gt=0, description="longer edge in pixels of what is stored; as painted when not given"
+    )
 
 
 class ImagePolicy(Block):
@@ -143,10 +184,16 @@ class ImagePolicy(Block):
         default_factory=lambda: {"real": 1.0}, description="style -> weight of being drawn; {} for none"
     )
     styles_file: Path | None = Field(None, description="own styles: YAML name -> text with {prompt}")
-    weights: dict[str, Annotated[float, Field(ge=0, le=4)]] = Field(default_factory=dict, description="tag -> factor, 1 leaves it as it is")
+    weights: dict[str, Annotated[float, Field(ge=0, le=4)]] = Field(
+        default_factory=dict, description="tag -> factor, 1 leaves it as it is"
+    )
     negative: str = Field("", description="what should not be drawn")
-    order: Patterns = Field(default_factory=list, description="sentences that name these come first, before 77 tokens cut")
-    call: str | None = Field(None, description="package.module:function, called as function(prompt, rng) -> Prompt")
+    order: Patterns = Field(
+        default_factory=list, description="sentences that name these come first, before 77 tokens cut"
+    )
+    call: str | None = Field(
+        None, description="package.module:function, called as function(prompt, rng) -> Prompt"
+    )
     size: int | tuple[int, int] | None = Field(
         None, description="pixels to paint: one edge or [width, height]; the model's own when not given"
     )
@@ -182,7 +229,9 @@ class Judge(Block):
 
     tagger: Spec | None = Field(None, description="tags the synthetic image; must read pixels")
     threshold: Share = Field(0.2, description="p_f: the least share of the reference's phrases to be found")
-    matcher: Matchers = Field(default_factory=lambda: Matchers(), description="lemma, or {text: lemma, image: wordnet}")
+    matcher: Matchers = Field(
+        default_factory=lambda: Matchers(), description="lemma, or {text: lemma, image: wordnet}"
+    )
     image_against: Literal["text", "original", "original_unedited"] = Field(
         "text", description="which reference decides for images; all that exist are stored"
     )
@@ -192,8 +241,16 @@ class Judge(Block):
     forbid_violations: bool = Field(False, description="reject a sample in which a removed tag came back")
     candidates: int = Field(1, ge=1, description="texts a row; the best goes on")
     gate: bool = Field(False, description="true: what the judge rejects is not given to later stages")
-    target: int | None = Field(None, gt=0, description="this many accepted pairs: candidates are added in whole waves until they are there")
-    max_candidates: int = Field(8, ge=1, description="with target: the most candidates a row; a run keeps the number that it has reached")
+    target: int | None = Field(
+        None,
+        gt=0,
+        description="this many accepted pairs: candidates are added in whole waves until they are there",
+    )
+    max_candidates: int = Field(
+        8,
+        ge=1,
+        description="with target: the most candidates a row; a run keeps the number that it has reached",
+    )
     safety: Safety | None = Field(None, description="also score the image for unwanted content")
 
     @field_validator("matcher", mode="before")
@@ -208,32 +265,53 @@ class Mix(Block):
     use: Literal["cap", "img", "capimg", "mix"] = Field(
         "mix", description="cap = (1a, 1d), img = (1c, 1b), capimg = (1c, 1d), mix = cap + capimg"
     )
-    share_text: bool = Field(False, description="mix: cap and capimg of one source share write.0 instead of write.0 and write.1")
-    latest: bool = Field(False, description="of an image that was captioned again (image*, text*), only the pair with the new text leaves")
+    share_text: bool = Field(
+        False, description="mix: cap and capimg of one source share write.0 instead of write.0 and write.1"
+    )
+    latest: bool = Field(
+        False,
+        description="of an image that was captioned again (image*, text*), only the pair with the new text "
+        "leaves",
+    )
     originals: float = Field(0.0, ge=0.0, description="original pairs for each synthetic pair; 1 doubles")
 
 
 class Balance(Block):
     """Which captions go on past the node `balance` (SynthCLIP, section 3.2): exactly one of the first three.
 
-    c[e] captions hold the entry e of the bank; e lets a caption through with the chance t / max(c[e], t); a caption goes on if any of its
-    entries lets it. The draw hangs on the caption's id, so a smaller size is a part of a larger one.
-    """
+    c[e] captions hold the entry e of the bank; e lets a caption through with the chance t / max(c[e], t); a
+    caption goes on if any of its entries lets it. The draw hangs on the caption's id, so a smaller size is a
+    part of a larger one."""
 
-    size: int | None = Field(None, gt=0, description="this many captions are to go on (as the expected number); t is solved for it")
-    t: float | None = Field(None, gt=0, description="the threshold itself: entries that more captions hold are thinned (the paper: 10)")
-    random: int | None = Field(None, gt=0, description="this many, drawn at random: the paper's ablation")
-    bank: Path | None = Field(None, description="the entries that captions are matched with; source.concepts unless given")
-    match: Literal["exact", "lower", "lemma"] = Field(
-        "exact", description="exact: MetaCLIP's rule, case and all; the others deviate from it: in lower case, words in their base form"
+    size: int | None = Field(
+        None, gt=0, description="this many captions are to go on (as the expected number); t is solved for it"
     )
-    near_duplicates: bool = Field(False, description="drop captions that are nearly the same as another one (MinHash), not only equal ones")
+    t: float | None = Field(
+        None,
+        gt=0,
+        description="the threshold itself: entries that more captions hold are thinned (the paper: 10)",
+    )
+    random: int | None = Field(None, gt=0, description="this many, drawn at random: the paper's ablation")
+    bank: Path | None = Field(
+        None, description="the entries that captions are matched with; source.concepts unless given"
+    )
+    match: Literal["exact", "lower", "lemma"] = Field(
+        "exact",
+        description="exact: MetaCLIP's rule, case and all; the others deviate from it: in lower case, words "
+        "in their base form",
+    )
+    near_duplicates: bool = Field(
+        False,
+        description="drop captions that are nearly the same as another one (MinHash), not only equal ones",
+    )
 
     @model_validator(mode="after")
     def _one(self) -> Balance:
         given = [k for k in ("size", "t", "random") if getattr(self, k) is not None]
         if len(given) != 1:
-            raise ValueError(f"balance takes exactly one of size, t, random; given: {', '.join(given) or 'none'}")
+            raise ValueError(
+                f"balance takes exactly one of size, t, random; given: {', '.join(given) or 'none'}"
+            )
         return self
 
 
@@ -243,22 +321,36 @@ class Variants(Block):
     write: int = Field(1, ge=1, description="texts a row")
     paint: int = Field(1, ge=1, description="images a text")
     painted: list[Annotated[int, Field(ge=0)]] | None = Field(
-        None, description="of several texts a row the numbers of those that are painted, such as [1] for mix; all unless given"
+        None,
+        description="of several texts a row the numbers of those that are painted, such as [1] for mix; all "
+        "unless given",
     )
 
     @model_validator(mode="after")
     def _there(self) -> Variants:
         if self.painted is not None and (not self.painted or max(self.painted) >= self.write):
-            raise ValueError(f"variants.painted names texts from 0 to {self.write - 1}, of variants.write {self.write}")
+            raise ValueError(
+                f"variants.painted names texts from 0 to {self.write - 1}, of variants.write {self.write}"
+            )
         return self
 
 
 class Faults(Block):
     """When a run that goes wrong stops by itself. What is finished is kept, and no row depends on these."""
 
-    max_error_rate: Share = Field(0.1, description="share of a stage's rows that may fail; more stops the run, 1 never does")
-    after: int = Field(100, ge=1, description="rows before the first verdict; the share is taken over the last ten times as many")
-    restarts: int = Field(20, ge=0, description="how often an engine that died is started again within so many rows, then the run stops")
+    max_error_rate: Share = Field(
+        0.1, description="share of a stage's rows that may fail; more stops the run, 1 never does"
+    )
+    after: int = Field(
+        100,
+        ge=1,
+        description="rows before the first verdict; the share is taken over the last ten times as many",
+    )
+    restarts: int = Field(
+        20,
+        ge=0,
+        description="how often an engine that died is started again within so many rows, then the run stops",
+    )
 
 
 KINDS = ("read", "tag", "write", "match", "balance", "paint", "judge-text", "judge-image")
@@ -268,26 +360,39 @@ KINDS = ("read", "tag", "write", "match", "balance", "paint", "judge-text", "jud
 class RayPool(Block):
     """The actors that work on one stage of `--engine ray`, each with its own model."""
 
-    concurrency: Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = Field(
-        None, description="actors: a number, [least, most], or from 1 to as many as are free"
-    )
+    concurrency: (
+        Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None
+    ) = Field(None, description="actors: a number, [least, most], or from 1 to as many as are free")
     cpus: float = Field(1.0, ge=0, description="CPUs an actor")
     gpus: float = Field(0.0, ge=0, description="GPUs an actor; a share such as 0.5 puts two on one")
 
     @property
     def least(self) -> int:
-        return self.concurrency if isinstance(self.concurrency, int) else self.concurrency[0] if self.concurrency else 1
+        return (
+            self.concurrency
+            if isinstance(self.concurrency, int)
+            else self.concurrency[0]
+            if self.concurrency
+            else 1
+        )
 
     @property
     def most(self) -> int | None:
-        return self.concurrency if isinstance(self.concurrency, int) else self.concurrency[1] if self.concurrency else None
+        return (
+            self.concurrency
+            if isinstance(self.concurrency, int)
+            else self.concurrency[1]
+            if self.concurrency
+            else None
+        )
 
 
 class Engines(Block):
     """How engines spread the work. No row depends on it."""
 
     ray: dict[str, RayPool] = Field(
-        default_factory=dict, description="--engine ray: kind of stage (tag, write, paint, ...) or folder (tag.2) -> its actors"
+        default_factory=dict,
+        description="--engine ray: kind of stage (tag, write, paint, ...) or folder (tag.2) -> its actors",
     )
 
     @field_validator("ray")
@@ -301,24 +406,38 @@ class Engines(Block):
 
 
 class Recipe(Block):
-    """The whole file. `train` belongs to `ctrlsynth train`, `evaluate` to `ctrlsynth eval`; `plan` and `run` only look whether
-    the keys of `train` are known."""
+    """The whole file. `train` belongs to `ctrlsynth train`, `evaluate` to `ctrlsynth eval`; `plan` and `run`
+    only look whether the keys of `train` are known."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$", description="names the run's folder")
     source: Source = Field(description="where the pairs come from")
     models: Models = Field(default_factory=lambda: Models(), description="which models do the work")
-    paths: dict[str, list[str]] = Field(default_factory=lambda: {"SP1": ["SP1"]}, description="SP1..SP4, or own: name -> list of nodes")
-    variants: Variants = Field(default_factory=lambda: Variants(), description="how many of each are made a row")
+    paths: dict[str, list[str]] = Field(
+        default_factory=lambda: {"SP1": ["SP1"]}, description="SP1..SP4, or own: name -> list of nodes"
+    )
+    variants: Variants = Field(
+        default_factory=lambda: Variants(), description="how many of each are made a row"
+    )
     text_policy: TextPolicy = Field(default_factory=lambda: TextPolicy(), description="3a")
     image_policy: ImagePolicy = Field(default_factory=lambda: ImagePolicy(), description="3b")
-    balance: Balance | None = Field(None, description="which captions go on past the node `balance` of a path")
+    balance: Balance | None = Field(
+        None, description="which captions go on past the node `balance` of a path"
+    )
     judge: Judge | None = Field(default_factory=lambda: Judge(), description="null: nothing is judged")
     mix: Mix = Field(default_factory=lambda: Mix(), description="which pairs leave the run")
-    faults: Faults = Field(default_factory=lambda: Faults(), description="when a run that goes wrong stops by itself")
-    engines: Engines = Field(default_factory=lambda: Engines(), description="how `--engine ray` spreads the work")
+    faults: Faults = Field(
+        default_factory=lambda: Faults(), description="when a run that goes wrong stops by itself"
+    )
+    engines: Engines = Field(
+        default_factory=lambda: Engines(), description="how `--engine ray` spreads the work"
+    )
     seed: int = Field(0, description="all chance hangs on it and on the row's id")
-    train: dict[str, Any] | None = Field(None, description="what `ctrlsynth train` does with the data: see `train.md`")
-    evaluate: list[str] | None = Field(None, description="tasks by name, for `ctrlsynth eval --recipe`: see `evaluation.md`")
+    train: dict[str, Any] | None = Field(
+        None, description="what `ctrlsynth train` does with the data: see `train.md`"
+    )
+    evaluate: list[str] | None = Field(
+        None, description="tasks by name, for `ctrlsynth eval --recipe`: see `evaluation.md`"
+    )
 
     @field_validator("mix", mode="before")
     @classmethod
@@ -328,7 +447,8 @@ class Recipe(Block):
     @field_validator("paths", mode="before")
     @classmethod
     def _paths(cls, value: Any) -> Any:
-        """`SP1`, `[SP1, SP3]`, `{mine: [text, image*]}`, `[SP1, {mine: [...]}]` -> name: nodes; a built-in name stands for itself."""
+        """`SP1`, `[SP1, SP3]`, `{mine: [text, image*]}`, `[SP1, {mine: [...]}]` -> name: nodes; a built-in
+        name stands for itself."""
         items = value if isinstance(value, list) else [value]
         named: dict[str, Any] = {}
         for item in items:
@@ -351,5 +471,6 @@ def block_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def dump_recipe(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain data with every default filled in (what is left out is left out), for plan.json and the data card."""
+    """The recipe as plain data with every default filled in (what is left out is left out), for plan.json and
+    the data card."""
     return recipe.model_dump(mode="json", exclude_none=True)

@@ -1,4 +1,5 @@
-"""The `train` block of a recipe, typed: data, model, length, optimiser, augmentation. A preset fills in what the block leaves out."""
+"""The `train` block of a recipe, typed: data, model, length, optimiser, augmentation. A preset fills in what
+the block leaves out."""
 
 from __future__ import annotations
 
@@ -21,18 +22,25 @@ Three = tuple[float, float, float]
 class TrainSource(Block):
     """One source of pairs: a folder that `export` wrote, or its files."""
 
-    path: str | list[str] = Field(description="a folder, or tars, parquet, csv, jsonl as paths, globs or brace ranges")
+    path: str | list[str] = Field(
+        description="a folder, or tars, parquet, csv, jsonl as paths, globs or brace ranges"
+    )
     ratio: float | None = Field(
-        None, gt=0, description="share of the pairs, in proportion to the other sources' ratios; all sources or none have one"
+        None,
+        gt=0,
+        description="share of the pairs, in proportion to the other sources' ratios; all sources or none "
+        "have one",
     )
     captions: list[str] | None = Field(
         None,
-        description="fields that one caption a step is drawn from: text is a tar's .txt, others are keys of its .json, or columns",
+        description="fields that one caption a step is drawn from: text is a tar's .txt, others are keys of "
+        "its .json, or columns",
     )
 
 
 class EqualSamples(Block):
-    """Train as many steps as a baseline on other data: E*N/(N+N') epochs (paper, section 4.1). Exactly one of rows and data."""
+    """Train as many steps as a baseline on other data: E*N/(N+N') epochs (paper, section 4.1). Exactly one of
+    rows and data."""
 
     epochs: float = Field(gt=0, description="E, the baseline's epochs")
     rows: Positive | None = Field(None, description="N, the baseline's pairs")
@@ -54,37 +62,63 @@ class Decontaminate(Block):
     """Pairs that are also in an evaluation set leave, or are told."""
 
     against: list[str] = Field(
-        min_length=1, description="evaluation sets: folders as `ctrlsynth eval` reads them, shards, or folders of images"
+        min_length=1,
+        description="evaluation sets: folders as `ctrlsynth eval` reads them, shards, or folders of images",
     )
     images: Literal["sha256", "phash", "both", "none"] = Field(
-        "both", description="same pixels, a perceptual hash within `distance` bits, both, or images not compared"
+        "both",
+        description="same pixels, a perceptual hash within `distance` bits, both, or images not compared",
     )
     distance: int = Field(2, ge=0, le=3, description="phash: bits of 64 that may differ")
-    captions: bool = Field(True, description="also compare captions, without regard to case, punctuation and spacing")
-    action: Literal["drop", "flag"] = Field("drop", description="drop: do not train on them; flag: only list and count them")
+    captions: bool = Field(
+        True, description="also compare captions, without regard to case, punctuation and spacing"
+    )
+    action: Literal["drop", "flag"] = Field(
+        "drop", description="drop: do not train on them; flag: only list and count them"
+    )
 
 
 class TrainBlock(Block):
-    """Everything that `ctrlsynth train` needs to know. Defaults are open_clip's where the papers say nothing."""
+    """Everything that `ctrlsynth train` needs to know. Defaults are open_clip's where the papers say
+    nothing."""
 
     preset: str | None = Field(None, description="a paper's settings by name; keys given beside it win")
-    data: list[TrainSource] = Field(min_length=1, description="where the pairs come from: folders, or sources with ratio and captions")
-    model: str | None = Field(None, description="a name of open_clip (ViT-B-16, ViT-S-16), tiny, or a JSON file; ViT-B-16 without init")
-    init: str | None = Field(None, description="start from this folder: one of ours, open_clip's or Hugging Face's CLIP")
+    data: list[TrainSource] = Field(
+        min_length=1, description="where the pairs come from: folders, or sources with ratio and captions"
+    )
+    model: str | None = Field(
+        None,
+        description="a name of open_clip (ViT-B-16, ViT-S-16), tiny, or a JSON file; ViT-B-16 without init",
+    )
+    init: str | None = Field(
+        None, description="start from this folder: one of ours, open_clip's or Hugging Face's CLIP"
+    )
     image_size: Positive | None = Field(None, description="pixels, when it is not the model's own")
-    epochs: float | None = Field(None, gt=0, description="passes over the data, also a part of one; 32 unless a length is given")
+    epochs: float | None = Field(
+        None, gt=0, description="passes over the data, also a part of one; 32 unless a length is given"
+    )
     steps: Positive | None = Field(None, description="optimiser steps instead of epochs")
     equal_samples: EqualSamples | None = Field(None, description="the steps of a baseline instead of epochs")
     batch: Positive = Field(2048, description="pairs a step, over all processes")
     accumulate: Positive = Field(1, description="micro-batches a step; the loss is that of the whole batch")
-    loss: Literal["softmax", "sigmoid"] = Field("softmax", description="symmetric cross-entropy, or SigLIP's pairwise sigmoid")
-    negatives: Literal["all", "micro"] = Field("all", description="negatives from the whole batch, or from the micro-batch alone")
+    loss: Literal["softmax", "sigmoid"] = Field(
+        "softmax", description="symmetric cross-entropy, or SigLIP's pairwise sigmoid"
+    )
+    negatives: Literal["all", "micro"] = Field(
+        "all", description="negatives from the whole batch, or from the micro-batch alone"
+    )
     lr: float = Field(5e-4, gt=0, description="highest learning rate")
     min_lr: float = Field(0.0, ge=0, description="learning rate at the end of the cosine")
-    warmup: float | int = Field(0.05, ge=0, description="steps of linear warm-up; below 1 a share of all steps")
+    warmup: float | int = Field(
+        0.05, ge=0, description="steps of linear warm-up; below 1 a share of all steps"
+    )
     warmup_epochs: float | None = Field(None, ge=0, description="warm-up in epochs instead")
-    warmup_lr: float | None = Field(None, ge=0, description="learning rate of the first step; lr / warm-up steps unless given")
-    weight_decay: float = Field(0.2, ge=0, description="none on biases, norms and whatever has fewer than two dimensions")
+    warmup_lr: float | None = Field(
+        None, ge=0, description="learning rate of the first step; lr / warm-up steps unless given"
+    )
+    weight_decay: float = Field(
+        0.2, ge=0, description="none on biases, norms and whatever has fewer than two dimensions"
+    )
     betas: tuple[float, float] = Field((0.9, 0.98), description="of AdamW")
     eps: float = Field(1e-6, gt=0, description="of AdamW")
     grad_clip: float | None = Field(None, gt=0, description="largest norm of the gradient")
@@ -97,11 +131,15 @@ class TrainBlock(Block):
     mean: Three = Field(OPENAI_MEAN, description="of the channels, 0..1")
     std: Three = Field(OPENAI_STD, description="of the channels, 0..1")
     precision: Literal["auto", "float32", "bf16", "fp16"] = Field(
-        "auto", description="autocast; auto: bf16 where the device computes in it, else float32. Weights and optimiser stay float32"
+        "auto",
+        description="autocast; auto: bf16 where the device computes in it, else float32. Weights and "
+        "optimiser stay float32",
     )
     grad_checkpointing: bool = Field(False, description="less memory, a third more time")
     device: str = Field("auto", description="cuda, cpu, or auto")
-    workers: int = Field(2, ge=0, description="processes that read and decode, for each training process; changes no batch")
+    workers: int = Field(
+        2, ge=0, description="processes that read and decode, for each training process; changes no batch"
+    )
     window: Positive = Field(8192, description="rows that are shuffled among each other")
     save_every: Positive = Field(1000, description="steps between checkpoints")
     keep: Positive = Field(2, description="how many checkpoints stay")
@@ -121,11 +159,15 @@ class TrainBlock(Block):
             raise ValueError("data: either every source has a ratio or none has")
         given = [k for k in ("epochs", "steps", "equal_samples") if getattr(self, k) is not None]
         if len(given) > 1:
-            raise ValueError(f"one of epochs, steps and equal_samples says how long; given: {', '.join(given)}")
+            raise ValueError(
+                f"one of epochs, steps and equal_samples says how long; given: {', '.join(given)}"
+            )
         if self.init is not None and self.model is not None:
             raise ValueError("init brings its own model; leave model out")
         if self.needs_init and self.init is None:
-            raise ValueError(f"preset {self.preset} finetunes: it needs init, the folder of the model to start from")
+            raise ValueError(
+                f"preset {self.preset} finetunes: it needs init, the folder of the model to start from"
+            )
         return self
 
 
@@ -136,8 +178,9 @@ def sources(value: Any) -> list[Any]:
 
 
 def resolve(block: Mapping[str, Any], where: str = "recipe", seed: int | None = None) -> TrainBlock:
-    """The block over its preset, checked; unknown keys and preset names are one line with the nearest right name. A length of one's own
-    takes the preset's away and scales its warm-up. `seed` is the recipe's, for a block without one."""
+    """The block over its preset, checked; unknown keys and preset names are one line with the nearest right
+    name. A length of one's own takes the preset's away and scales its warm-up. `seed` is the recipe's, for a
+    block without one."""
     given = dict(block)
     below = _preset(given, where)
     lengths = ("epochs", "steps", "equal_samples")
@@ -148,20 +191,29 @@ def resolve(block: Mapping[str, Any], where: str = "recipe", seed: int | None = 
     if seed is not None:
         below["seed"] = seed
     if "data" not in given:
-        raise UserError(f"{where}: train.data: no data; name a folder that `ctrlsynth export` wrote: data: [exports/mix]")
+        raise UserError(
+            f"{where}: train.data: no data; name a folder that `ctrlsynth export` wrote: data: [exports/mix]"
+        )
     return parse_block(TrainBlock, {**below, **given}, where, "train")
 
 
 def check_keys(block: Mapping[str, Any], where: str) -> None:
-    """Looks at keys and preset alone, for commands before `train`: data and other values may still come with its `--set`."""
+    """Looks at keys and preset alone, for commands before `train`: data and other values may still come with
+    its `--set`."""
     _preset(block, where)
     check_block_keys(TrainBlock, block, where, "train")
 
 
 def _preset(block: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What the block's preset says; UserError for an unknown one, and for the key that only presets may give."""
+    """What the block's preset says; UserError for an unknown one, and for the key that only presets may
+    give."""
     if "needs_init" in block:
-        raise unknown("key", "train.needs_init", [f"train.{k}" for k in TrainBlock.model_fields if k != "needs_init"], where)
+        raise unknown(
+            "key",
+            "train.needs_init",
+            [f"train.{k}" for k in TrainBlock.model_fields if k != "needs_init"],
+            where,
+        )
     name = block.get("preset")
     if name is not None and name not in PRESETS:
         raise unknown("preset", str(name), PRESETS, f"{where}: train.preset")
@@ -169,9 +221,15 @@ def _preset(block: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def load_train(path: Path, overrides: list[str] | None = None) -> tuple[str, TrainBlock]:
-    """(name, `train` block) of a recipe file; one that only trains needs no source. Raises UserError in one line."""
+    """(name, `train` block) of a recipe file; one that only trains needs no source. Raises UserError in one
+    line."""
     data = read_data(path, overrides)
     if not isinstance(data.get("train"), Mapping):
-        raise UserError(f"{path}: no train block; write for example train: {{preset: ctrlsynth-cc3m, data: [exports/mix]}}")
+        raise UserError(
+            f"{path}: no train block; write for example train: "
+            f"{{preset: ctrlsynth-cc3m, data: [exports/mix]}}"
+        )
     seed = data.get("seed")
-    return str(data.get("name") or path.stem), resolve(data["train"], str(path), seed if isinstance(seed, int) else None)
+    return str(data.get("name") or path.stem), resolve(
+        data["train"], str(path), seed if isinstance(seed, int) else None
+    )

@@ -77,7 +77,8 @@ class Cards:
         self._images = images
 
     def of(self, samples: list[Sample], source: Row, family: Family) -> list[dict[str, Any]]:
-        """The cards of one source row; its images are written once, whatever the number of samples that show them."""
+        """The cards of one source row; its images are written once, whatever the number of samples that show
+        them."""
         original, note = self._images.original(source)
         painted: dict[str, str | None] = {}
         for rows in family.values():
@@ -99,7 +100,12 @@ class Cards:
     def _card(self, sample: Sample, painted: Mapping[str, str | None], family: Family) -> dict[str, Any]:
         steps = []
         for step, row in sample.rows[1:]:
-            told: dict[str, Any] = {"kind": step.kind, "folder": step.folder, "model": row["model"], "status": row["status"]}
+            told: dict[str, Any] = {
+                "kind": step.kind,
+                "folder": step.folder,
+                "model": row["model"],
+                "status": row["status"],
+            }
             told["reason"] = row["reason"]
             if step.kind == "tag":
                 told |= _tags(row)
@@ -107,7 +113,9 @@ class Cards:
                 told |= self._write(sample, step, row)
             elif step.kind == "balance":
                 matched = family.get(step.uses.get("matches", ""), [])
-                told["concepts"] = next((m["concepts"] for m in matched if m["parent"] == row["parent"]), None) or []
+                told["concepts"] = (
+                    next((m["concepts"] for m in matched if m["parent"] == row["parent"]), None) or []
+                )
                 told["chance"] = row["chance"]
             else:
                 told |= self._paint(sample, step, row, painted)
@@ -124,7 +132,10 @@ class Cards:
     def _write(self, sample: Sample, step: Step, row: Row) -> dict[str, Any]:
         judged = sample.judged.get(step.folder)
         edits = [{**e, "name": edit_name(self._policy, e["edit"])} for e in row["edits"] or []]
-        others = [{"number": o["candidate"], "text": o["text"], "reason": o["reason"]} for o in sample.others.get(step.folder, [])]
+        others = [
+            {"number": o["candidate"], "text": o["text"], "reason": o["reason"]}
+            for o in sample.others.get(step.folder, [])
+        ]
         return {
             "edits": edits,
             "tags": row["tags"],
@@ -138,10 +149,14 @@ class Cards:
             "cut": row["truncated"],
             "candidate": row["candidate"],
             "others": others,
-            "judge": {"verdict": judged["verdict"], "references": {"edited": _score(judged["edited"])}} if judged else None,
+            "judge": {"verdict": judged["verdict"], "references": {"edited": _score(judged["edited"])}}
+            if judged
+            else None,
         }
 
-    def _paint(self, sample: Sample, step: Step, row: Row, painted: Mapping[str, str | None]) -> dict[str, Any]:
+    def _paint(
+        self, sample: Sample, step: Step, row: Row, painted: Mapping[str, str | None]
+    ) -> dict[str, Any]:
         judged, seen = sample.judged.get(step.folder), sample.seen.get(step.folder)
         references = {}
         if judged is not None:
@@ -160,8 +175,20 @@ class Cards:
             "clip": row["clip_tokens"],
             "cut": row["truncated"],
             "seed": row["seed"],
-            "seen": {"model": seen["model"], "status": seen["status"], "reason": seen["reason"], **_tags(seen)} if seen else None,
-            "judge": {"verdict": judged["verdict"], "unsafe": judged["unsafe"], "decides": self._against, "references": references}
+            "seen": {
+                "model": seen["model"],
+                "status": seen["status"],
+                "reason": seen["reason"],
+                **_tags(seen),
+            }
+            if seen
+            else None,
+            "judge": {
+                "verdict": judged["verdict"],
+                "unsafe": judged["unsafe"],
+                "decides": self._against,
+                "references": references,
+            }
             if judged
             else None,
         }
@@ -174,21 +201,30 @@ def search_text(card: Mapping[str, Any]) -> str:
 
 
 def script_json(value: Any) -> str:
-    """JSON that is safe inside a script, whatever the data hold: ASCII only, and nothing that HTML could take for a tag."""
+    """JSON that is safe inside a script, whatever the data hold: ASCII only, and nothing that HTML could take
+    for a tag."""
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _tags(row: Row) -> dict[str, Any]:
     scores = row["scores"] or []
-    return {k: row[k] or [] for k in KINDS} | {"scores": [round(s, 3) for s in scores], "caption": row["caption"]}
+    return {k: row[k] or [] for k in KINDS} | {
+        "scores": [round(s, 3) for s in scores],
+        "caption": row["caption"],
+    }
 
 
 def _score(score: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if score is None:
         return None
     recall = None if score["recall"] is None else round(score["recall"], 4)
-    return {"recall": recall, "found": score["found"] or [], "missed": score["missed"] or [], "back": score["violations"] or []}
+    return {
+        "recall": recall,
+        "found": score["found"] or [],
+        "missed": score["missed"] or [],
+        "back": score["violations"] or [],
+    }
 
 
 def _licence(metadata: str | None) -> str | None:

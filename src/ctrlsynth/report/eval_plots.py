@@ -1,9 +1,9 @@
-"""Curves: a score against the samples seen. CtrlSynth's data efficiency (papers/001, figure 5) and, as percent of improvement over the
-first point, SynthCLIP's scaling (papers/002, figure 3).
+"""Curves: a score against the samples seen. CtrlSynth's data efficiency (papers/001, figure 5) and, as
+percent of improvement over the first point, SynthCLIP's scaling (papers/002, figure 3).
 
-A point is a folder of results of a checkpoint that knows how many samples it has seen (ours do). Folders named `step-...` or `size-...`
-are points of the run that their parent names, folders named `seed0`, `seed1`, ... its seeds: equal samples are averaged over seeds.
-"""
+A point is a folder of results of a checkpoint that knows how many samples it has seen (ours do). Folders
+named `step-...` or `size-...` are points of the run that their parent names, folders named `seed0`, `seed1`,
+... its seeds: equal samples are averaged over seeds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ MOST = 4
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Samples seen, percent (of the metric, or of improvement), its 95% interval (None where there is none), seeds."""
+    """Samples seen, percent (of the metric, or of improvement), its 95% interval (None where there is none),
+    seeds."""
 
     samples: int
     value: float
@@ -39,11 +40,14 @@ Curves = dict[str, dict[str, list[Point]]]
 
 
 def curves(
-    paths: Sequence[Path], tasks: Sequence[str] | None = None, relative: bool = False, metrics: Mapping[str, str] | None = None
+    paths: Sequence[Path],
+    tasks: Sequence[str] | None = None,
+    relative: bool = False,
+    metrics: Mapping[str, str] | None = None,
 ) -> Curves:
-    """The points of all results at or below `paths`, for each task's score in `metrics`, else its main one. `relative`: percent of
-    improvement over the first point of the run; the intervals are then left out. UserError where a result knows no samples, or two
-    protocols share a task."""
+    """The points of all results at or below `paths`, for each task's score in `metrics`, else its main one.
+    `relative`: percent of improvement over the first point of the run; the intervals are then left out.
+    UserError where a result knows no samples, or two protocols share a task."""
     found: dict[str, dict[str, dict[int, list[Result]]]] = {}
     protocols: dict[str, str] = {}
     for path in paths:
@@ -52,18 +56,35 @@ def curves(
             if tasks and result.task not in tasks:
                 continue
             if result.samples is None:
-                raise UserError(f"{file}: does not say how many samples its model has seen; evaluate a checkpoint of `ctrlsynth train`")
+                raise UserError(
+                    f"{file}: does not say how many samples its model has seen; evaluate a checkpoint of "
+                    f"`ctrlsynth train`"
+                )
             metric = (metrics or {}).get(result.task, result.main)
             if metric not in result.scores:
                 raise UserError(f"{file}: has no score {metric}; it has {', '.join(result.scores)}")
             title = f"{result.task} {metric}"
             if protocols.setdefault(title, signature(result)) != signature(result):
-                raise UserError(f"{file}: {result.task} was evaluated by another protocol than the results before; they share no plot")
-            found.setdefault(title, {}).setdefault(_run(file.parent), {}).setdefault(result.samples, []).append(result)
+                raise UserError(
+                    f"{file}: {result.task} was evaluated by another protocol than the results before; they "
+                    f"share no plot"
+                )
+            found.setdefault(title, {}).setdefault(_run(file.parent), {}).setdefault(
+                result.samples, []
+            ).append(result)
     if not found:
-        raise UserError(f"compare: no result of {', '.join(tasks or ['any task'])} in {', '.join(map(str, paths))}")
-    out: Curves = {t: {name: _points(points, t.rpartition(" ")[2]) for name, points in runs.items()} for t, runs in found.items()}
-    return {t: {name: _relative(p, name, t) for name, p in runs.items()} for t, runs in out.items()} if relative else out
+        raise UserError(
+            f"compare: no result of {', '.join(tasks or ['any task'])} in {', '.join(map(str, paths))}"
+        )
+    out: Curves = {
+        t: {name: _points(points, t.rpartition(" ")[2]) for name, points in runs.items()}
+        for t, runs in found.items()
+    }
+    return (
+        {t: {name: _relative(p, name, t) for name, p in runs.items()} for t, runs in out.items()}
+        if relative
+        else out
+    )
 
 
 def _files(path: Path) -> list[Path]:
@@ -80,7 +101,9 @@ def _run(folder: Path) -> str:
 
 
 def _points(results: Mapping[int, Sequence[Result]], metric: str) -> list[Point]:
-    cells: list[tuple[int, Cell]] = [(n, pooled([r.scores[metric] for r in several])) for n, several in sorted(results.items())]
+    cells: list[tuple[int, Cell]] = [
+        (n, pooled([r.scores[metric] for r in several])) for n, several in sorted(results.items())
+    ]
     return [Point(n, c.value, c.low, c.high, c.seeds) for n, c in cells]
 
 
@@ -92,9 +115,13 @@ def _relative(points: Sequence[Point], name: str, title: str) -> list[Point]:
 
 
 def figure(found: Curves, relative: bool = False, theme: Theme = LIGHT) -> Any:
-    """A panel a task, a line a run (another dash where the colours begin again), intervals as bands; a percentage's within 0..100."""
+    """A panel a task, a line a run (another dash where the colours begin again), intervals as bands; a
+    percentage's within 0..100."""
     if len(found) > MOST:
-        raise UserError(f"compare: {len(found)} tasks do not fit one plot; name up to {MOST} with --tasks: {', '.join(found)}")
+        raise UserError(
+            f"compare: {len(found)} tasks do not fit one plot; name up to {MOST} with --tasks: "
+            f"{', '.join(found)}"
+        )
     drawn, axes = panels(len(found), theme)
     names = list(dict.fromkeys(name for runs in found.values() for name in runs))
     for panel, (title, runs) in zip(axes, found.items(), strict=True):
@@ -103,12 +130,26 @@ def figure(found: Curves, relative: bool = False, theme: Theme = LIGHT) -> Any:
             again, number = divmod(names.index(name), len(theme.series))
             colour = theme.series[number]
             x = [p.samples for p in points]
-            panel.plot(x, [p.value for p in points], marker="os"[again % 2], ms=4, lw=1.6, ls=dash(again), color=colour, label=name)
+            panel.plot(
+                x,
+                [p.value for p in points],
+                marker="os"[again % 2],
+                ms=4,
+                lw=1.6,
+                ls=dash(again),
+                color=colour,
+                label=name,
+            )
             bands = [(p.low, p.high) for p in points if p.low is not None and p.high is not None]
             if bands and len(bands) == len(points):
-                low, high = zip(*bands if relative else [(max(0.0, a), min(100.0, b)) for a, b in bands], strict=True)
+                low, high = zip(
+                    *bands if relative else [(max(0.0, a), min(100.0, b)) for a, b in bands], strict=True
+                )
                 panel.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
-        panel.set(xlabel="samples seen", ylabel=f"{title}, " + ("improvement over the first point, %" if relative else "%"))
+        panel.set(
+            xlabel="samples seen",
+            ylabel=f"{title}, " + ("improvement over the first point, %" if relative else "%"),
+        )
     legend(axes[0], theme)
     return drawn
 
@@ -117,5 +158,6 @@ def plain(found: Curves) -> dict[str, Any]:
     """For --json."""
     keys = Point.__slots__
     return {
-        title: {name: [{k: getattr(p, k) for k in keys} for p in points] for name, points in runs.items()} for title, runs in found.items()
+        title: {name: [{k: getattr(p, k) for k in keys} for p in points] for name, points in runs.items()}
+        for title, runs in found.items()
     }

@@ -1,4 +1,5 @@
-"""One sample's whole story, box by box through the figure: source, tags, edits, instruction, text, scores, prompt, image, verdict."""
+"""One sample's whole story, box by box through the figure: source, tags, edits, instruction, text, scores,
+prompt, image, verdict."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ _SEARCHED = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One row of one stage, told. `depth`: steps from the source; `row` as stored, without the image's bytes; `part`: its file's name."""
+    """One row of one stage, told. `depth`: steps from the source; `row` as stored, without the image's bytes;
+    `part`: its file's name."""
 
     title: str
     folder: str
@@ -49,7 +51,8 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What `explain` found: sections in the order of making, then the verdict of every sample that they belong to."""
+    """What `explain` found: sections in the order of making, then the verdict of every sample that they
+    belong to."""
 
     asked: str
     source_key: str
@@ -58,8 +61,9 @@ class Story:
 
 
 def explain(run: Run, row_id: str) -> Story:
-    """The story of any row's id (with what it was made from and what was made from it) or of a source key (with everything made from it).
-    The name of the source's part, before the colon, may be left out where one row alone has the key.
+    """The story of any row's id (with what it was made from and what was made from it) or of a source key
+    (with everything made from it). The name of the source's part, before the colon, may be left out where one
+    row alone has the key.
 
     Raises UserError with the nearest known ids where there is no such row.
     """
@@ -69,20 +73,28 @@ def explain(run: Run, row_id: str) -> Story:
     rows = {r["id"]: (parts.steps[f], r) for f, found in family.items() for r in found}
     if row_id not in rows:
         raise _unknown(run, row_id, list(rows))
-    told = [(step, row, depth) for step, row, depth in _tree(parts, family) if _belongs(row["id"], row_id) and _worth_telling(row, row_id)]
+    told = [
+        (step, row, depth)
+        for step, row, depth in _tree(parts, family)
+        if _belongs(row["id"], row_id) and _worth_telling(row, row_id)
+    ]
     others = {r["id"]: _candidates(family[s.folder], r) for s, r, _ in told if s.kind == "write"}
     sections = tuple(
         Section(
-            _title(step, row), step.folder, row["id"], depth, tuple(facts_of(run, step, row, others.get(row["id"], []))),
+            _title(step, row), step.folder, row["id"], depth, tuple(facts_of(run, step, row,
+            others.get(row["id"], []))),
             _plain(row), parts.files[step.folder][index].name,
         )
         for step, row, depth in told
     )  # fmt: skip
-    return Story(row_id, source_key, sections, tuple(_fates(Samples(run).of(family["read"][0], family), row_id)))
+    return Story(
+        row_id, source_key, sections, tuple(_fates(Samples(run).of(family["read"][0], family), row_id))
+    )
 
 
 def _locate(parts: Parts, row_id: str) -> tuple[int, str, str]:
-    """The part and the source key that an id begins with, and the id in full; looks only into the ids of `read`."""
+    """The part and the source key that an id begins with, and the id in full; looks only into the ids of
+    `read`."""
     steps = row_id.split("/")
     prefixes = pa.array(["/".join(steps[:n]) for n in range(1, len(steps) + 1)])
     near: list[str] = []
@@ -94,7 +106,10 @@ def _locate(parts: Parts, row_id: str) -> tuple[int, str, str]:
             return index, str(found[0]), row_id
         keys = pc.replace_substring_regex(ids, pattern="^[^:]*:", replacement="")
         fits = pc.is_in(keys, prefixes)
-        bare += [(len(k), index, i) for k, i in zip(keys.filter(fits).to_pylist(), ids.filter(fits).to_pylist(), strict=True)]
+        bare += [
+            (len(k), index, i)
+            for k, i in zip(keys.filter(fits).to_pylist(), ids.filter(fits).to_pylist(), strict=True)
+        ]
         if len(near) < _SEARCHED:
             near += ids.to_pylist()
     most = max((length for length, _, _ in bare), default=0)
@@ -110,14 +125,17 @@ def _unknown(run: Run, row_id: str, ids: list[str]) -> UserError:
 
 
 def _nearest(wanted: str, ids: list[str]) -> str:
-    """`; did you mean ...?` with up to three ids: those that end in what was asked for, then the most alike."""
+    """`; did you mean ...?` with up to three ids: those that end in what was asked for, then the most
+    alike."""
     low = wanted.lower()
     ends = [i for i in ids if low and i.lower().endswith((":" + low, "/" + low))]
     holds = [i for i in ids if low and low in i.lower()]
     alike = difflib.get_close_matches(wanted, ids, n=3, cutoff=0.5) if not (ends or holds) else []
     names = list(dict.fromkeys([*ends, *holds, *alike]))[:3]
     if not names:
-        return f"; the first ones are {', '.join(map(repr, ids[:3]))}" if ids else "; nothing has been read yet"
+        return (
+            f"; the first ones are {', '.join(map(repr, ids[:3]))}" if ids else "; nothing has been read yet"
+        )
     return f"; did you mean {' or '.join(map(repr, names))}?"
 
 
@@ -138,7 +156,9 @@ def _tree(parts: Parts, family: Family) -> Iterator[tuple[Step, Row, int]]:
 def _belongs(row_id: str, asked: str) -> bool:
     """The row itself, what it was made from (with its judges), and what was made from it."""
     made_from = row_id.removesuffix("/judge")
-    return row_id == asked or row_id.startswith(asked + "/") or asked.startswith((row_id + "/", made_from + "/"))
+    return (
+        row_id == asked or row_id.startswith(asked + "/") or asked.startswith((row_id + "/", made_from + "/"))
+    )
 
 
 def _worth_telling(row: Row, asked: str) -> bool:
@@ -161,15 +181,25 @@ def _stem(row: Row) -> str:
 def _title(step: Step, row: Row) -> str:
     made = f"{_BOXES[step.kind]}, {row['id'].rpartition('/')[2] if row['parent'] else row['id']}"
     by = f" by {row['model']}" if row["model"] else ""
-    fate = "" if row["status"] == "ok" or step.kind.startswith("judge") else f": {row['status']}, {row['reason']}"
+    fate = (
+        ""
+        if row["status"] == "ok" or step.kind.startswith("judge")
+        else f": {row['status']}, {row['reason']}"
+    )
     return made + by + fate
 
 
 def _fates(samples: list[Sample], asked: str) -> Iterator[Fact]:
     for sample in samples:
-        on_the_way = {r["id"] for _, r in sample.rows} | {r["id"] for r in (*sample.judged.values(), *sample.seen.values())}
+        on_the_way = {r["id"] for _, r in sample.rows} | {
+            r["id"] for r in (*sample.judged.values(), *sample.seen.values())
+        }
         below = sample.id.startswith(asked + "/")
-        if not below and asked not in on_the_way and not any(asked == o["id"] for group in sample.others.values() for o in group):
+        if (
+            not below
+            and asked not in on_the_way
+            and not any(asked == o["id"] for group in sample.others.values() for o in group)
+        ):
             continue
         reason = f", {sample.reason} ({sample.where})" if sample.reason else ""
         for path in sample.paths:
@@ -203,7 +233,8 @@ def first_kept(run: Run) -> str:
 
 
 def as_text(run: Run, row_id: str, width: int | None = None) -> str:
-    """The story for a terminal: nothing in it can drive one, no markup is read in it. `width` in columns, the terminal's unless given."""
+    """The story for a terminal: nothing in it can drive one, no markup is read in it. `width` in columns, the
+    terminal's unless given."""
     story = explain(run, row_id)
     width = max(40, min(width or shutil.get_terminal_size((100, 24)).columns, 140))
     lines = [clean(story.asked), ""]
@@ -227,7 +258,11 @@ def _facts(facts: tuple[Fact, ...], margin: str, width: int) -> Iterator[str]:
         rest = margin + " " * column
         for number, value in enumerate(values):
             for more, line in enumerate(wrap(value, width - cells(rest))):
-                yield (first if number == 0 and more == 0 else rest) + ("  " if more and len(values) > 1 else "") + line
+                yield (
+                    (first if number == 0 and more == 0 else rest)
+                    + ("  " if more and len(values) > 1 else "")
+                    + line
+                )
 
 
 def as_dict(run: Run, row_id: str) -> dict[str, Any]:
@@ -238,7 +273,12 @@ def as_dict(run: Run, row_id: str) -> dict[str, Any]:
         "source_key": story.source_key,
         "sections": [
             {"stage": s.folder, "id": s.id, "title": s.title, "part": s.part, "row": dict(s.row)}
-            | {"facts": [{"label": f.label, "value": list(f.value) if isinstance(f.value, tuple) else f.value} for f in s.facts]}
+            | {
+                "facts": [
+                    {"label": f.label, "value": list(f.value) if isinstance(f.value, tuple) else f.value}
+                    for f in s.facts
+                ]
+            }
             for s in story.sections
         ],
         "verdicts": [{"path": f.label, "verdict": f.value} for f in story.fates],

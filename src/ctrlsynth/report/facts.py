@@ -61,13 +61,23 @@ def _source(row: Row) -> Iterator[Fact]:
         yield Fact("sha256", row["sha256"])
     if row["metadata"]:
         known = json.loads(row["metadata"])
-        yield Fact("metadata", tuple(f"{k}: {v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)}" for k, v in known.items()))
+        yield Fact(
+            "metadata",
+            tuple(
+                f"{k}: {v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)}"
+                for k, v in known.items()
+            ),
+        )
 
 
 def _tags(row: Row) -> Iterator[Fact]:
     for kind in KINDS:
         phrases = row[kind] or []
-        scores = row["scores"] if kind == "objects" and row["scores"] and len(row["scores"]) == len(phrases) else None
+        scores = (
+            row["scores"]
+            if kind == "objects" and row["scores"] and len(row["scores"]) == len(phrases)
+            else None
+        )
         told = [f"{p} ({s:.2f})" for p, s in zip(phrases, scores, strict=True)] if scores else phrases
         yield Fact(kind, _listed(told))
     if row["caption"]:
@@ -94,10 +104,19 @@ def edit_change(record: Mapping[str, Any]) -> str:
     return f"{record['kind']}: {record['before']} -> {record['after']}"
 
 
-def _text(step: Step, row: Row, policy: Mapping[str, Any], candidates: Sequence[Row], judge: Mapping[str, Any] | None) -> Iterator[Fact]:
+def _text(
+    step: Step,
+    row: Row,
+    policy: Mapping[str, Any],
+    candidates: Sequence[Row],
+    judge: Mapping[str, Any] | None,
+) -> Iterator[Fact]:
     from_tags = step.family in ("tags", "tags+text")
     for number in dict.fromkeys(e["edit"] for e in row["edits"] or []):
-        yield Fact(f"edit {number + 1}", (edit_name(policy, number), *(edit_change(e) for e in row["edits"] if e["edit"] == number)))
+        yield Fact(
+            f"edit {number + 1}",
+            (edit_name(policy, number), *(edit_change(e) for e in row["edits"] if e["edit"] == number)),
+        )
     if from_tags and not row["edits"]:
         yield Fact("edits", "none changed these tags" if policy.get("edits") else "the policy has none")
     for kind in KINDS:
@@ -119,14 +138,19 @@ def _text(step: Step, row: Row, policy: Mapping[str, Any], candidates: Sequence[
     if candidates:
         yield Fact("candidates", tuple(_candidate(c, row, judge) for c in candidates))
         chosen = next((c["candidate"] for c in candidates if c["chosen"]), None)
-        why = "the highest recall, of equals the lowest number" if from_tags else "there are no tags to compare with, so the lowest number"
+        why = (
+            "the highest recall, of equals the lowest number"
+            if from_tags
+            else "there are no tags to compare with, so the lowest number"
+        )
         yield Fact("chosen", "none: all failed" if chosen is None else f"{chosen}: {why}")
     if row["seed"] is not None:
         yield Fact("seed", str(row["seed"]))
 
 
 def _candidate(row: Row, told: Row, judge: Mapping[str, Any] | None) -> str:
-    """`1: recall 0.75, chosen: text`. The recall is computed again from the stored text and tags by the judge's own function."""
+    """`1: recall 0.75, chosen: text`. The recall is computed again from the stored text and tags by the
+    judge's own function."""
     if row["text"] is None:
         return f"{row['candidate']}: {row['reason']}"
     fate = "chosen" if row["chosen"] else row["reason"]
@@ -134,7 +158,9 @@ def _candidate(row: Row, told: Row, judge: Mapping[str, Any] | None) -> str:
     if judge is not None and row["tags"] is not None:
         from ..stages.judge import score_text
 
-        tags = Tags(tuple(row["tags"]["objects"]), tuple(row["tags"]["attributes"]), tuple(row["tags"]["relations"]))
+        tags = Tags(
+            tuple(row["tags"]["objects"]), tuple(row["tags"]["attributes"]), tuple(row["tags"]["relations"])
+        )
         recall = score_text(row["text"], tags, (), judge["matcher"]["text"], dict(judge["weights"])).recall
         score = "no tags, " if recall is None else f"recall {recall:.2f}, "
     return f"{row['candidate']}: {score}{fate}" + ("" if row is told else f": {row['text']}")
@@ -145,11 +171,22 @@ def _tokens(row: Row) -> Iterator[Fact]:
     if tokens is None:
         return
     if tokens <= CONTEXT or row["truncated"]:
-        cut = f"; cut at {CONTEXT}" if row["truncated"] and tokens > CONTEXT else "; cut" if row["truncated"] else ""
+        cut = (
+            f"; cut at {CONTEXT}"
+            if row["truncated"] and tokens > CONTEXT
+            else "; cut"
+            if row["truncated"]
+            else ""
+        )
         yield Fact("CLIP tokens", f"{tokens} of {CONTEXT}{cut}")
     else:
         chunks = row.get("chunks")
-        yield Fact("CLIP tokens", f"{tokens}, read in {chunks} chunks" if chunks else f"{tokens}, read whole by another text encoder")
+        yield Fact(
+            "CLIP tokens",
+            f"{tokens}, read in {chunks} chunks"
+            if chunks
+            else f"{tokens}, read whole by another text encoder",
+        )
 
 
 def _image(row: Row) -> Iterator[Fact]:
@@ -161,7 +198,9 @@ def _image(row: Row) -> Iterator[Fact]:
     if weights:
         yield Fact("weights", _listed([f"{k} x {v:g}" for k, v in weights.items()]))
     if row["weights_unused"]:
-        yield Fact("unused", _listed(row["weights_unused"]) + " (not in the text, or the model cannot weigh it)")
+        yield Fact(
+            "unused", _listed(row["weights_unused"]) + " (not in the text, or the model cannot weigh it)"
+        )
     if row["drawn"] is not None:
         yield Fact("drawn", _listed(row["drawn"]))
     if row["not_drawn"]:
@@ -225,7 +264,9 @@ def _image_verdict(row: Row, judge: Mapping[str, Any]) -> Iterator[Fact]:
     yield Fact("verdict", told_verdict(row["verdict"], row[decides], judge, str(judge["matcher"]["image"])))
 
 
-def told_verdict(verdict: str | None, score: Mapping[str, Any] | None, judge: Mapping[str, Any], matcher: str) -> str:
+def told_verdict(
+    verdict: str | None, score: Mapping[str, Any] | None, judge: Mapping[str, Any], matcher: str
+) -> str:
     """The verdict with the rule that gave it."""
     p_f = f"p_f = {judge['threshold']:g}"
     recall = f"{score['recall']:.2f}" if score is not None and score["recall"] is not None else "none"

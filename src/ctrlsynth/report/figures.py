@@ -1,4 +1,5 @@
-"""Plots of a run: words (CtrlSynth, figure 7), recall with p_f, and the sweep. Same run, same bytes; no pyplot, no global state."""
+"""Plots of a run: words (CtrlSynth, figure 7), recall with p_f, and the sweep. Same run, same bytes; no
+pyplot, no global state."""
 
 from __future__ import annotations
 
@@ -36,10 +37,15 @@ class Histogram:
 
 
 def word_histograms(run: Run) -> list[Histogram]:
-    """Words a text (split at white space): the original captions, and the synthetic texts of every write folder. Bin n: n words."""
+    """Words a text (split at white space): the original captions, and the synthetic texts of every write
+    folder. Bin n: n words."""
     parts = Parts(run)
     out = [_words(parts, "read", "caption", "original captions")]
-    out += [_words(parts, s.folder, "text", f"synthetic texts ({s.folder})") for s in run.steps if s.kind == "write"]
+    out += [
+        _words(parts, s.folder, "text", f"synthetic texts ({s.folder})")
+        for s in run.steps
+        if s.kind == "write"
+    ]
     return [h for h in out if h.total]
 
 
@@ -51,7 +57,9 @@ def _words(parts: Parts, folder: str, column: str, name: str) -> Histogram:
             for batch in file.iter_batches(batch_size=8192, columns=["status", column], use_threads=False):
                 texts = batch.filter(pc.equal(batch["status"], "ok"))[column].drop_null()
                 texts = texts.filter(pc.not_equal(pc.utf8_trim_whitespace(texts), ""))
-                lengths = pc.list_value_length(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(texts))).to_numpy(zero_copy_only=False)
+                lengths = pc.list_value_length(
+                    pc.utf8_split_whitespace(pc.utf8_trim_whitespace(texts))
+                ).to_numpy(zero_copy_only=False)
                 counts += np.bincount(np.minimum(lengths, MOST_WORDS), minlength=MOST_WORDS + 1)
                 total += len(lengths)
                 words += int(lengths.sum())
@@ -59,7 +67,8 @@ def _words(parts: Parts, folder: str, column: str, name: str) -> Histogram:
 
 
 def recall_histograms(run: Run) -> list[Histogram]:
-    """Recall of every judge's table by the reference that decides, in 20 bins of 0.05; rows without a reference are left out."""
+    """Recall of every judge's table by the reference that decides, in 20 bins of 0.05; rows without a
+    reference are left out."""
     judge = run.recipe.get("judge") or {}
     parts = Parts(run)
     out = []
@@ -71,8 +80,15 @@ def recall_histograms(run: Run) -> list[Histogram]:
         total, added = 0, 0.0
         for path in parts.files[step.folder].values():
             with open_part(path) as file:
-                for batch in file.iter_batches(batch_size=65536, columns=[f"{column}.recall"], use_threads=False):
-                    values = pc.struct_field(batch[column], "recall").drop_null().cast(pa.float64()).to_numpy(zero_copy_only=False)
+                for batch in file.iter_batches(
+                    batch_size=65536, columns=[f"{column}.recall"], use_threads=False
+                ):
+                    values = (
+                        pc.struct_field(batch[column], "recall")
+                        .drop_null()
+                        .cast(pa.float64())
+                        .to_numpy(zero_copy_only=False)
+                    )
                     bins = np.clip(np.floor(values * RECALL_BINS + 1e-5).astype(np.int64), 0, RECALL_BINS - 1)
                     counts += np.bincount(bins, minlength=RECALL_BINS)
                     total += len(values)
@@ -83,7 +99,8 @@ def recall_histograms(run: Run) -> list[Histogram]:
 
 @dataclass(frozen=True, slots=True)
 class Theme:
-    """Colours of ink, faint lines, and series (Okabe and Ito's, which colour-blind readers can tell apart)."""
+    """Colours of ink, faint lines, and series (Okabe and Ito's, which colour-blind readers can tell
+    apart)."""
 
     ink: str
     faint: str
@@ -109,7 +126,10 @@ def words_figure(histograms: Sequence[Histogram], theme: Theme = LIGHT) -> Any:
         colour = _colour(theme, number)
         axes.stairs(share, edges, fill=True, alpha=0.28, color=colour)
         axes.stairs(share, edges, color=colour, lw=1.4, ls=dash(number), label=f"{h.name}, mean {h.mean:.1f}")
-    axes.set(xlabel="words" + (f" (last bin: {MOST_WORDS} and more)" if last == MOST_WORDS else ""), ylabel="% of texts")
+    axes.set(
+        xlabel="words" + (f" (last bin: {MOST_WORDS} and more)" if last == MOST_WORDS else ""),
+        ylabel="% of texts",
+    )
     legend(axes, theme)
     return figure
 
@@ -121,7 +141,14 @@ def recall_figure(histograms: Sequence[Histogram], threshold: float, theme: Them
     for number, h in enumerate(histograms, 1):
         share = np.asarray(h.counts) / max(h.total, 1) * 100
         axes.stairs(share, edges, fill=True, alpha=0.18, color=_colour(theme, number))
-        axes.stairs(share, edges, color=_colour(theme, number), lw=1.6, ls=dash(number - 1), label=f"{h.name}, mean {h.mean:.2f}")
+        axes.stairs(
+            share,
+            edges,
+            color=_colour(theme, number),
+            lw=1.6,
+            ls=dash(number - 1),
+            label=f"{h.name}, mean {h.mean:.2f}",
+        )
     _mark(axes, threshold, theme)
     axes.set(xlabel="recall", ylabel="% of judged rows", xlim=(-0.02, 1.02))
     legend(axes, theme)
@@ -213,7 +240,8 @@ def dash(number: int) -> Any:
 def _mark(axes: Any, threshold: float, theme: Theme) -> None:
     axes.axvline(threshold, color=theme.ink, lw=1, ls=(0, (2, 2)), zorder=3)
     axes.annotate(
-        f"p_f = {threshold:g}", (threshold, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points",
+        f"p_f = {threshold:g}", (threshold, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 3),
+        textcoords="offset points",
         ha="center", va="bottom", fontsize=8.5, color=theme.ink,
     )  # fmt: skip
 

@@ -1,4 +1,5 @@
-"""The static gallery of a run: opens from disk without a network, every sample with what was kept, edited, found and missed, and why."""
+"""The static gallery of a run: opens from disk without a network, every sample with what was kept, edited,
+found and missed, and why."""
 
 from __future__ import annotations
 
@@ -29,12 +30,11 @@ _TEMPLATES = Path(__file__).with_name("templates")
 
 
 def write_report(run: Run, out: Path, *, page_rows: int = 50, tick: Callable[[], None] | None = None) -> Path:
-    """Writes the gallery into the folder `out` and returns its index.html. It appears whole: an older report of ours is replaced when the
-    new one is done; a folder that holds anything else is refused (UserError).
+    """Writes the gallery into the folder `out` and returns its index.html. It appears whole: an older report
+    of ours is replaced when the new one is done; a folder that holds anything else is refused (UserError).
 
-    `page_rows`: samples a page. `tick` is called for each sample, for a progress line. Memory: one page and a few images,
-    whatever the run's size.
-    """
+    `page_rows`: samples a page. `tick` is called for each sample, for a progress line. Memory: one page and a
+    few images, whatever the run's size."""
     if page_rows < 1:
         raise UserError(f"page_rows {page_rows}: at least 1")
     _refuse_foreign(out)
@@ -59,7 +59,9 @@ def _refuse_foreign(out: Path) -> None:
     if foreign:
         what = "holds" if MARKER in names else "is not a report of ours: it holds"
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
-        raise UserError(f"{out}: {what} {foreign[0]}{more}; move that away or choose another folder with --out")
+        raise UserError(
+            f"{out}: {what} {foreign[0]}{more}; move that away or choose another folder with --out"
+        )
 
 
 def _swap(made: Path, out: Path) -> None:
@@ -105,7 +107,8 @@ def _cards(run: Run, root: Path) -> Iterator[dict[str, Any]]:
 
 
 def _pages(run: Run, root: Path, page_rows: int, tick: Callable[[], None]) -> _Counts:
-    """Streams the cards into data/page-N.js, and one line a card into data/index.js, which the filter works on."""
+    """Streams the cards into data/page-N.js, and one line a card into data/index.js, which the filter works
+    on."""
     counts = _Counts()
     path_sets: dict[tuple[str, ...], int] = {}
     fates: dict[tuple[str, str, str], int] = {}
@@ -170,14 +173,23 @@ def _plots(run: Run, folder: Path, found: Sweep | None) -> list[_Plot]:
 def _index(run: Run, counts: _Counts, found: Sweep | None, plots: Sequence[_Plot]) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    env = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    env = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     head, body = as_table(found) if found is not None else ([], [])
     return env.get_template("index.html.j2").render(
         run=run.recipe,
         version=__version__,
         samples=counts.samples,
         kept=sum(n for (v, _, _), n in counts.fates.items() if v in ("kept", "unjudged")),
-        fates=[_Fate(*f, n) for f, n in sorted(counts.fates.items(), key=lambda f: (f[0][0] != "kept", -f[1], f[0]))],
+        fates=[
+            _Fate(*f, n)
+            for f, n in sorted(counts.fates.items(), key=lambda f: (f[0][0] != "kept", -f[1], f[0]))
+        ],
         paths=[(name, number, " → ".join(_nodes(run, name))) for name, number in counts.paths.items()],
         models=_models(run),
         judge=run.recipe.get("judge"),
@@ -219,7 +231,9 @@ def _models(run: Run) -> list[tuple[str, str]]:
     loops = {s.parent for s in run.steps if s.kind == "judge-image"}
     steps: Sequence[Mapping[str, Any]] = run.plan["steps"]
     named = (
-        ("judge's tagger" if s["folder"] in loops else boxes[s["kind"]], s["settings"].get("model")) for s in steps if s["kind"] in boxes
+        ("judge's tagger" if s["folder"] in loops else boxes[s["kind"]], s["settings"].get("model"))
+        for s in steps
+        if s["kind"] in boxes
     )
     return list(dict.fromkeys((box, str(model)) for box, model in named if model))
 

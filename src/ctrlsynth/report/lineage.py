@@ -1,8 +1,7 @@
 """Rows of all stages that belong together: the join behind `explain` and the gallery.
 
-All tables of a run align part by part with the source and keep its order, so one source row and everything made from it is found by a
-merge of streams, whatever the size of a part.
-"""
+All tables of a run align part by part with the source and keep its order, so one source row and everything
+made from it is found by a merge of streams, whatever the size of a part."""
 
 from __future__ import annotations
 
@@ -33,15 +32,19 @@ class Parts:
         self.root = run.root
         self.steps: Mapping[str, Step] = {s.folder: s for s in run.steps}
         self.files: dict[str, dict[int, Place]] = {
-            folder: {int(path.name.partition("-")[0]): path for path in run.files(folder)} for folder in self.steps
+            folder: {int(path.name.partition("-")[0]): path for path in run.files(folder)}
+            for folder in self.steps
         }
 
     def indexes(self) -> list[int]:
         """The numbers of the parts that have been read."""
         return sorted(self.files["read"])
 
-    def rows(self, folder: str, index: int, images: bool = False, source_key: str | None = None) -> Iterator[Row]:
-        """One part's rows, without encoded images unless asked for; with `source_key` only those of that source row."""
+    def rows(
+        self, folder: str, index: int, images: bool = False, source_key: str | None = None
+    ) -> Iterator[Row]:
+        """One part's rows, without encoded images unless asked for; with `source_key` only those of that
+        source row."""
         path = self.files[folder].get(index)
         if path is None:
             return
@@ -58,7 +61,8 @@ class Parts:
         return {folder: list(self.rows(folder, index, source_key=source_key)) for folder in self.steps}
 
     def families(self, index: int, images: bool = True) -> Iterator[tuple[Row, Family]]:
-        """Every source row of a part with everything made from it, in the source's order, encoded images included."""
+        """Every source row of a part with everything made from it, in the source's order, encoded images
+        included."""
         streams = {f: _Stream(self.rows(f, index, images)) for f in self.steps if f != "read"}
         for row in self.rows("read", index):
             yield row, {"read": [row], **{f: s.take(row["source_key"]) for f, s in streams.items()}}
@@ -89,7 +93,8 @@ class _Stream:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A path of the recipe as folders: `chain` from read to what it makes, its text and image judges, who tags its images again."""
+    """A path of the recipe as folders: `chain` from read to what it makes, its text and image judges, who
+    tags its images again."""
 
     name: str
     chain: tuple[str, ...]
@@ -100,7 +105,8 @@ class Chain:
 
 
 def path_chains(run: Run) -> list[Chain]:
-    """The paths of a run in the recipe's order, each as the folders between the source and its last synthetic node."""
+    """The paths of a run in the recipe's order, each as the folders between the source and its last synthetic
+    node."""
     by_folder = {s.folder: s for s in run.steps}
     names = list(dict.fromkeys(n for s in run.steps for n in s.paths))
     out = []
@@ -117,7 +123,9 @@ def path_chains(run: Run) -> list[Chain]:
 def judge_of(run: Run, folder: str) -> Step | None:
     """The judge behind a write or paint folder, if there is one."""
     for step in run.steps:
-        if (step.kind == "judge-text" and step.parent == folder) or (step.kind == "judge-image" and step.uses.get("paint") == folder):
+        if (step.kind == "judge-text" and step.parent == folder) or (
+            step.kind == "judge-image" and step.uses.get("paint") == folder
+        ):
             return step
     return None
 
@@ -127,7 +135,8 @@ class Sample:
     """One source row followed along one path (or several that share all their steps), as far as it came.
 
     rows      (step, row) from the source to the last row that there is
-    judged    folder of a write or paint step -> its judge's row; seen: folder of a paint step -> the tags of the painted image
+    judged    folder of a write or paint step -> its judge's row; seen: folder of a paint step -> the tags of
+              the painted image
     verdict   kept | rejected (by a judge) | dropped | failed (with the reason) | unfinished | unjudged
     where     the folder that decided, empty when kept
     """
@@ -159,7 +168,8 @@ class Samples:
         self._judges = {s.folder: judge_of(run, s.folder) for s in run.steps if s.kind in ("write", "paint")}
 
     def of(self, source: Row, family: Family) -> list[Sample]:
-        """The samples of one source row, in the order of the recipe's paths; same fate by the same steps is one sample."""
+        """The samples of one source row, in the order of the recipe's paths; same fate by the same steps is
+        one sample."""
         children = {folder: _by_parent(rows) for folder, rows in family.items()}
         found: dict[tuple[str, str, str], Sample] = {}
         for path in self.paths:
@@ -183,13 +193,21 @@ class Samples:
         for row in below:
             yield from self._walk(path, [*rows, (self._steps[folder], row)], children)
 
-    def _judge(self, path: Chain, rows: list[tuple[Step, Row]], family: Family, children: Mapping[str, Mapping[str, list[Row]]]) -> Sample:
+    def _judge(
+        self,
+        path: Chain,
+        rows: list[tuple[Step, Row]],
+        family: Family,
+        children: Mapping[str, Mapping[str, list[Row]]],
+    ) -> Sample:
         sample = Sample(rows, {}, {}, {}, "kept", "", "")
         for step, row in rows:
             judge = self._judges.get(step.folder)
             if step.kind == "write":
                 group = children[step.folder].get(row["parent"], [])
-                sample.others[step.folder] = [r for r in group if r is not row and _variant(r) == _variant(row)]
+                sample.others[step.folder] = [
+                    r for r in group if r is not row and _variant(r) == _variant(row)
+                ]
             if judge is None:
                 continue
             parent = row["id"]
@@ -241,7 +259,8 @@ def _by_parent(rows: list[Row]) -> dict[str, list[Row]]:
 
 
 def _one_a_variant(rows: list[Row], step: Step) -> list[Row]:
-    """Of the candidates for one text the chosen one, or the first where none could be chosen; all rows of other stages."""
+    """Of the candidates for one text the chosen one, or the first where none could be chosen; all rows of
+    other stages."""
     if step.kind != "write":
         return rows
     best: dict[str, Row] = {}
@@ -252,6 +271,7 @@ def _one_a_variant(rows: list[Row], step: Step) -> list[Row]:
 
 
 def _variant(row: Row) -> str:
-    """The id without the candidate's number: `.../write.0.2` and `.../write.0` are candidates of the same text."""
+    """The id without the candidate's number: `.../write.0.2` and `.../write.0` are candidates of the same
+    text."""
     head, _, step = str(row["id"]).rpartition("/")
     return f"{head}/{'.'.join(step.split('.')[:2])}"

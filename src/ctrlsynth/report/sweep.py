@@ -1,7 +1,8 @@
-"""What every p_f would keep: counts and mean recall over thresholds from the stored scores, without asking a model (the closed loop).
+"""What every p_f would keep: counts and mean recall over thresholds from the stored scores, without asking a
+model (the closed loop).
 
-The paper sweeps p_f in section 4.4 by training again; here the yield alone is told, which costs one pass over the judges' tables.
-"""
+The paper sweeps p_f in section 4.4 by training again; here the yield alone is told, which costs one pass over
+the judges' tables."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ class SweepRow:
     threshold    p_f
     kept, judged rows that pass, and all rows that were judged
     mean_recall  of the rows that pass (a pair: the mean of its members), None where none passes
-    complete     False where a gate kept texts below its own p_f from ever being painted: `kept` is then what there is, not what could be
+    complete     False where a gate kept texts below its own p_f from ever being painted: `kept` is then what
+                 there is, not what could be
     """
 
     name: str
@@ -75,7 +77,11 @@ class Sweep:
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
-        return {"threshold": self.threshold, "notes": list(self.notes), "rows": [{**asdict(r), "share": r.share} for r in self.rows]}
+        return {
+            "threshold": self.threshold,
+            "notes": list(self.notes),
+            "rows": [{**asdict(r), "share": r.share} for r in self.rows],
+        }
 
 
 class _Tally:
@@ -99,15 +105,16 @@ class _Tally:
         kept = np.cumsum(self._counts[::-1])[::-1][1:]
         sums = np.cumsum(self._sums[::-1])[::-1][1:]
         for p, number, total in zip(GRID, kept.tolist(), sums.tolist(), strict=True):
-            yield SweepRow(name, kind, p, number, self.judged, total / number if number else None, p >= from_ - SLACK)
+            yield SweepRow(
+                name, kind, p, number, self.judged, total / number if number else None, p >= from_ - SLACK
+            )
 
 
 def sweep(run: Run) -> Sweep:
     """Kept counts and mean recall for every p_f in 0, 0.05, ... 1 and for every judge and every path's pairs.
 
-    Everything but p_f stays as the recipe has it (reference, matcher, weights, violations, safety). Raises UserError where nothing was
-    judged.
-    """
+    Everything but p_f stays as the recipe has it (reference, matcher, weights, violations, safety). Raises
+    UserError where nothing was judged."""
     judge = run.recipe.get("judge")
     judges = [s for s in run.steps if s.kind in ("judge-text", "judge-image")]
     if judge is None or not judges:
@@ -121,20 +128,27 @@ def sweep(run: Run) -> Sweep:
         for path in parts.files[step.folder].values():
             for _, recall in _scores(path, step, judge, ids=False):
                 tally.add(recall, recall)
-        rows += tally.rows(step.folder, "text" if step.kind == "judge-text" else "image", threshold if step.folder in gated else 0.0)
+        rows += tally.rows(
+            step.folder,
+            "text" if step.kind == "judge-text" else "image",
+            threshold if step.folder in gated else 0.0,
+        )
     note = gate_note(run)
     return Sweep((*rows, *_pairs(run, parts, judge, threshold)), threshold, (note,) if note else ())
 
 
 def gate_note(run: Run) -> str | None:
-    """With a gate: the sentence that says below which p_f rows were never painted, for the ledger and the sweep; else None."""
+    """With a gate: the sentence that says below which p_f rows were never painted, for the ledger and the
+    sweep; else None."""
     gated = [s.folder for s in run.steps if s.kind.startswith("judge") and _behind_gate(run, s)]
     if not gated:
         return None
     p_f = f"{float(run.recipe['judge']['threshold']):g}"
     return (
-        f"gate: texts that the judge rejected at p_f = {p_f} were never painted, so below {p_f} the counts of {', '.join(gated)} and of"
-        " their pairs are of what there is, not of what a lower p_f would give; a lower judge.threshold and --update paint them"
+        f"gate: texts that the judge rejected at p_f = {p_f} were never painted, so below {p_f} the counts "
+        f"of {', '.join(gated)} and of"
+        " their pairs are of what there is, not of what a lower p_f would give; a lower judge.threshold and "
+        "--update paint them"
     )
 
 
@@ -149,7 +163,9 @@ def _behind_gate(run: Run, step: Step) -> bool:
     return False
 
 
-def _scores(path: Place, step: Step, judge: dict[str, Any], ids: bool) -> Iterator[tuple[list[str], NDArray[np.float64]]]:
+def _scores(
+    path: Place, step: Step, judge: dict[str, Any], ids: bool
+) -> Iterator[tuple[list[str], NDArray[np.float64]]]:
     """Batches of (ids, recall that decides; nan where no threshold would keep the row)."""
     column = "edited" if step.kind == "judge-text" else str(judge["image_against"])
     forbid = bool(judge["forbid_violations"])
@@ -163,7 +179,9 @@ def _scores(path: Place, step: Step, judge: dict[str, Any], ids: bool) -> Iterat
             score = batch[column]
             recall = _floats(pc.struct_field(score, "recall"))
             if forbid:
-                came_back = pc.fill_null(pc.greater(pc.list_value_length(pc.struct_field(score, "violations")), 0), False)
+                came_back = pc.fill_null(
+                    pc.greater(pc.list_value_length(pc.struct_field(score, "violations")), 0), False
+                )
                 recall[came_back.to_numpy(zero_copy_only=False)] = np.nan
             if safety is not None:
                 recall[_floats(batch["unsafe"]) >= safety] = np.nan
@@ -176,7 +194,8 @@ def _floats(array: pa.Array) -> NDArray[np.float64]:
 
 
 def _pairs(run: Run, parts: Parts, judge: dict[str, Any], threshold: float) -> list[SweepRow]:
-    """A path's pairs: its last synthetic text and its last synthetic image, each judged; an original member always passes."""
+    """A path's pairs: its last synthetic text and its last synthetic image, each judged; an original member
+    always passes."""
     kinds = {s.folder: s.kind for s in run.steps}
     rows: list[SweepRow] = []
     for path in path_chains(run):
@@ -197,8 +216,11 @@ def _pairs(run: Run, parts: Parts, judge: dict[str, Any], threshold: float) -> l
     return rows
 
 
-def _pair_recalls(parts: Parts, index: int, judges: list[Step], judge: dict[str, Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The lower recall of each pair's members (which decides) and their mean; memory: two numbers and an id a row of one part."""
+def _pair_recalls(
+    parts: Parts, index: int, judges: list[Step], judge: dict[str, Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The lower recall of each pair's members (which decides) and their mean; memory: two numbers and an id a
+    row of one part."""
     first: dict[str, float] = {}
     if len(judges) == 2 and (path := parts.files[judges[0].folder].get(index)) is not None:
         for ids, recall in _scores(path, judges[0], judge, ids=True):
@@ -224,7 +246,8 @@ def _ancestor(scores: dict[str, float], row_id: str) -> float:
 
 
 def as_table(found: Sweep) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows as text: one line a p_f, for every series kept (share) and mean recall. `*`: below the gate, see the notes."""
+    """Headings and rows as text: one line a p_f, for every series kept (share) and mean recall. `*`: below
+    the gate, see the notes."""
     names = found.names()
     head = ["p_f"]
     for kind, name in names:

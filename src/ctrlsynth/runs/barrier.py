@@ -1,8 +1,8 @@
-"""What stands between two stages where a decision needs the whole set (balancing), whatever engine runs the parts.
+"""What stands between two stages where a decision needs the whole set (balancing), whatever engine runs the
+parts.
 
-`gather` runs once, where the run is driven, when all parts upstream are there; what it finds waits in `FOLDER/_gathered.json`. `settle`
-hands that to the stage in every process that makes a part of it.
-"""
+`gather` runs once, where the run is driven, when all parts upstream are there; what it finds waits in
+`FOLDER/_gathered.json`. `settle` hands that to the stage in every process that makes a part of it."""
 
 from __future__ import annotations
 
@@ -20,16 +20,21 @@ Tell = Callable[[str, dict[str, Any]], None]
 """Is given the stage's folder and what was gathered for it (`Watcher.gathered`)."""
 
 
-def gather(plan: Plan, run: RunFolder, folder: str, parts: Sequence[Any], tell: Tell, each: Each = map) -> None:
-    """Lets a barrier stage look at everything upstream, unless what it found for the same parts is there, and tells what it found before
-    anything is decided by it. Other stages pass."""
+def gather(
+    plan: Plan, run: RunFolder, folder: str, parts: Sequence[Any], tell: Tell, each: Each = map
+) -> None:
+    """Lets a barrier stage look at everything upstream, unless what it found for the same parts is there, and
+    tells what it found before anything is decided by it. Other stages pass."""
     stage = plan.stages[folder]
     if not isinstance(stage, Barrier):
         return
     wanted = plan.whole_digest(folder)
     stored = read_json(run.root / folder / NAME)
     if stored is None or stored.get("whole") != wanted:
-        views = [PartView(run, p.index, {f: plan.part_digest(f, p) for f in plan.lineage(folder) if f != folder}) for p in parts]
+        views = [
+            PartView(run, p.index, {f: plan.part_digest(f, p) for f in plan.lineage(folder) if f != folder})
+            for p in parts
+        ]
         stored = {"whole": wanted, **stage.gather(views, each)}
         write_json(run.root / folder / NAME, stored)
     tell(folder, stored)
@@ -43,6 +48,8 @@ def settle(plan: Plan, run: RunFolder, folder: str) -> None:
         return
     stored = read_json(run.root / folder / NAME)
     if stored is None or stored.get("whole") != plan.whole_digest(folder):
-        raise WorkFailed(f"{run.root / folder}: another plan gathered here meanwhile; run the same command again")
+        raise WorkFailed(
+            f"{run.root / folder}: another plan gathered here meanwhile; run the same command again"
+        )
     stage.settle(stored)
     stage.settled = stored["whole"]

@@ -7,14 +7,24 @@ from typing import Any
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What two plan.json differ in, a line each: recipe keys first, then stages whose digest moved for another reason."""
-    lines = [f"{key}: {_show(a)} -> {_show(b)}" for key, a, b in _flat_diff(old.get("recipe", {}), new["recipe"]) if not _passed_over(key)]
-    lines += [f"{key}: {_show(old.get(key))} -> {_show(new[key])}" for key in ("limit",) if old.get(key) != new[key]]
+    """What two plan.json differ in, a line each: recipe keys first, then stages whose digest moved for
+    another reason."""
+    lines = [
+        f"{key}: {_show(a)} -> {_show(b)}"
+        for key, a, b in _flat_diff(old.get("recipe", {}), new["recipe"])
+        if not _passed_over(key)
+    ]
+    lines += [
+        f"{key}: {_show(old.get(key))} -> {_show(new[key])}" for key in ("limit",) if old.get(key) != new[key]
+    ]
     lost = _lost_parts(old.get("parts", []), new["parts"]) if old.get("limit") == new["limit"] else []
     before = {s["folder"]: s for s in old.get("steps", [])}
     after = {s["folder"]: s for s in new["steps"]}
     moved = [f for f, s in after.items() if f in before and before[f]["digest"] != s["digest"]]
-    banks = {f: [(s.get(f) or {}).get("settings", {}).get("bank") for s in (before, after)] for f in ("read", "match")}
+    banks = {
+        f: [(s.get(f) or {}).get("settings", {}).get("bank") for s in (before, after)]
+        for f in ("read", "match")
+    }
     lines += [f"{f}: bank: {_show(a)} -> {_show(b)}" for f, (a, b) in banks.items() if a and b and a != b]
     if moved and not lines:
         for folder in moved:
@@ -22,16 +32,22 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
             lines += [f"{folder}: {key}: {_show(a)} -> {_show(b)}" for key, a, b in inner]
         lines = lines or [f"{', '.join(moved)}: made by other code or files than now"]
     if not moved and before.keys() == after.keys() and not any(line.startswith("limit") for line in lines):
-        return lines + lost if lost else []  # else a change that no row depends on (train, evaluate, mix, a path's name)
+        return (
+            lines + lost if lost else []
+        )  # else a change that no row depends on (train, evaluate, mix, a path's name)
     return lines + lost or [f"stages: {', '.join(before)} -> {', '.join(after)}"]
 
 
 def _lost_parts(old: Sequence[str], new: Sequence[str]) -> list[str]:
-    """A source may grow at its end; one that lost parts (a disk that is not mounted?) or puts others before them is told, not followed."""
+    """A source may grow at its end; one that lost parts (a disk that is not mounted?) or puts others before
+    them is told, not followed."""
     gone = sorted(set(old) - set(new))
     if gone:
         named = ", ".join(gone[:5]) + (", ..." if len(gone) > 5 else "")
-        return [f"source: {len(gone)} of {len(old)} parts are gone ({named}); --update drops what was made from them"]
+        return [
+            f"source: {len(gone)} of {len(old)} parts are gone ({named}); --update drops what was made from "
+            f"them"
+        ]
     if list(new[: len(old)]) != list(old):
         return ["source: its parts stand in another order; with --update those that moved are made again"]
     return []

@@ -33,8 +33,8 @@ Work = Callable[[Plan, RunFolder, Watcher | None, bool], None]
 
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """What one stage got and gave. `expected` = rows kept upstream x variants; it adds up when expected = ok + dropped + failed. `cost`:
-    US dollars by the price table of the recipe's model, if it has one."""
+    """What one stage got and gave. `expected` = rows kept upstream x variants; it adds up when expected = ok
+    + dropped + failed. `cost`: US dollars by the price table of the recipe's model, if it has one."""
 
     folder: str
     kind: str
@@ -56,7 +56,10 @@ class LedgerRow:
     @property
     def adds_up(self) -> bool:
         """Nothing was lost silently; true of every stage that is complete."""
-        return self.parts < self.parts_wanted or self.expected in (None, self.ok + sum(self.dropped.values()) + sum(self.failed.values()))
+        return self.parts < self.parts_wanted or self.expected in (
+            None,
+            self.ok + sum(self.dropped.values()) + sum(self.failed.values()),
+        )
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,12 @@ class Run:
         root = place(root)
         plan = _read_plan(root)
         if plan is None:
-            raise UserError(f"{root}: not a run's folder (it has no plan.json); runs are made by `ctrlsynth run RECIPE`")
+            raise UserError(
+                f"{root}: not a run's folder (it has no plan.json); runs are made by `ctrlsynth run RECIPE`"
+            )
         steps = tuple(
-            Step(s["folder"], s["kind"], s["label"], s["parent"], s["uses"], s["family"], tuple(s["paths"])) for s in plan["steps"]
+            Step(s["folder"], s["kind"], s["label"], s["parent"], s["uses"], s["family"], tuple(s["paths"]))
+            for s in plan["steps"]
         )
         return cls(root, plan, steps)
 
@@ -93,13 +99,17 @@ class Run:
         """The parts of a stage in order; of a part in two versions (an interrupted update) the newest."""
         self.step(folder)
         run = RunFolder(self.root)
-        return [run.part(folder, index, versions[-1]) for index, versions in sorted(run.listing(folder).items())]
+        return [
+            run.part(folder, index, versions[-1]) for index, versions in sorted(run.listing(folder).items())
+        ]
 
     def rows(self, folder: str, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """Streams a stage's rows as dicts, in the source's order."""
         for path in self.files(folder):
             with open_part(path) as file:
-                for batch in file.iter_batches(batch_size=256, columns=list(columns) if columns is not None else None, use_threads=False):
+                for batch in file.iter_batches(
+                    batch_size=256, columns=list(columns) if columns is not None else None, use_threads=False
+                ):
                     yield from batch.to_pylist()
 
     def find(self, folder: str, row_id: str) -> dict[str, Any] | None:
@@ -113,9 +123,14 @@ class Run:
         return None
 
     def balances(self) -> list[dict[str, Any]]:
-        """What each balance found over all parts: captions, duplicates, pool (captions that could go on), t, and the expected number."""
+        """What each balance found over all parts: captions, duplicates, pool (captions that could go on), t,
+        and the expected number."""
         names = ("captions", "duplicates", "pool", "t", "entries_seen", "expected")
-        gathered = ((s.folder, read_json(self.root / s.folder / "_gathered.json")) for s in self.steps if s.kind == "balance")
+        gathered = (
+            (s.folder, read_json(self.root / s.folder / "_gathered.json"))
+            for s in self.steps
+            if s.kind == "balance"
+        )
         return [{"folder": f, **{n: g[n] for n in names if n in g}} for f, g in gathered if g is not None]
 
     def products(self) -> list[dict[str, Any]]:
@@ -135,8 +150,10 @@ class Run:
             total = totals(known.get(f.name) or part_counts(f) for f in files)
             wanted = max(wanted, len(files), len(known))
             out[step.folder] = LedgerRow(
-                step.folder, step.kind, step.paths, self._expected(step, out), total["rows"], total["ok"], total["dropped"],
-                total["failed"], total["reused"], total["seconds"], total.get("prompt_tokens", 0) + total.get("completion_tokens", 0),
+                step.folder, step.kind, step.paths, self._expected(step, out), total["rows"], total["ok"],
+                total["dropped"],
+                total["failed"], total["reused"], total["seconds"], total.get("prompt_tokens",
+                0) + total.get("completion_tokens", 0),
                 sum(sizes.get(f.name, 0) for f in files), len(files), wanted, stored.get("first_error"),
                 spent(self.recipe["models"], step.kind, total),
             )  # fmt: skip
@@ -171,12 +188,12 @@ def run(
 ) -> Run:
     """Runs a recipe into `out` (a path or a URL; `runs/NAME` unless given) and returns the run.
 
-    `base` is the folder that the recipe's relative paths start from, `text` the recipe as written; both are known when `recipe` is
-    a file. A folder with another plan is refused with the difference, unless `update`. `retry` asks again for rows that failed. `verify`
-    reads the source again, compares content instead of size and date, and hashes whole model files. Raises UserError for what the user
-    can mend and WorkFailed when nothing came through; what is finished by then is kept. `engine`: who spreads the work, on this machine
-    or on the Ray cluster at `address`; no row depends on it.
-    """
+    `base` is the folder that the recipe's relative paths start from, `text` the recipe as written; both are
+    known when `recipe` is a file. A folder with another plan is refused with the difference, unless `update`.
+    `retry` asks again for rows that failed. `verify` reads the source again, compares content instead of size
+    and date, and hashes whole model files. Raises UserError for what the user can mend and WorkFailed when
+    nothing came through; what is finished by then is kept. `engine`: who spreads the work, on this machine or
+    on the Ray cluster at `address`; no row depends on it."""
     if not isinstance(recipe, Recipe):
         path = Path(recipe)
         recipe, base, text = load_recipe(path), base or path.parent, path.read_text(encoding="utf-8")
@@ -191,7 +208,9 @@ def run(
     try:
         make_folder(root)
     except OSError as error:
-        raise UserError(f"{root}: cannot be made ({error.strerror}); choose another folder with --out") from error
+        raise UserError(
+            f"{root}: cannot be made ({error.strerror}); choose another folder with --out"
+        ) from error
     folder = RunFolder(root)
     folder.sweep_leftovers()
     if retry:
@@ -221,18 +240,26 @@ def _engine(name: str, address: str | None) -> Work:
 
 def _read_plan(root: Place) -> dict[str, Any] | None:
     plan = read_json(root / "plan.json")
-    if plan is not None and not {"recipe", "steps", "places", "limit", "candidates", "retries"} <= plan.keys():
+    if (
+        plan is not None
+        and not {"recipe", "steps", "places", "limit", "candidates", "retries"} <= plan.keys()
+    ):
         raise UserError(f"{root / 'plan.json'}: damaged (keys are missing); remove it and run again")
     return plan
 
 
 def _is_foreign(root: Place) -> bool:
-    """Whether a folder without plan.json holds what no run put there: a killed run leaves its own, and a damaged plan.json is removed."""
+    """Whether a folder without plan.json holds what no run put there: a killed run leaves its own, and a
+    damaged plan.json is removed."""
     if isinstance(root, Remote):
-        return not (root / "read" / "_stage.json").exists() and any(not name.startswith(".tmp-") for name in root.names())
+        return not (root / "read" / "_stage.json").exists() and any(
+            not name.startswith(".tmp-") for name in root.names()
+        )
     if not root.is_dir():
         return root.exists()
-    return not (root / "read" / "_stage.json").exists() and any(not p.name.startswith(".tmp-") for p in root.iterdir())
+    return not (root / "read" / "_stage.json").exists() and any(
+        not p.name.startswith(".tmp-") for p in root.iterdir()
+    )
 
 
 def _compare(root: Place, earlier: Mapping[str, Any] | None, plan: Plan, update: bool) -> list[str]:
@@ -241,18 +268,29 @@ def _compare(root: Place, earlier: Mapping[str, Any] | None, plan: Plan, update:
         listed = "\n  ".join(lines)
         raise UserError(
             f"{root}: this folder was made by another plan. The difference:\n  {listed}\n"
-            "Go on with --update (rows whose key is unchanged are taken over), or choose another folder with --out."
+            "Go on with --update (rows whose key is unchanged are taken over), or choose another folder "
+            "with --out."
         )
     return lines
 
 
 def _mark_stale(folder: RunFolder, plan: Plan, earlier: Mapping[str, Any], changes: list[str]) -> None:
-    """Tells in every report and data set of this run that the run goes on: with another plan, another source, or rows asked for again."""
+    """Tells in every report and data set of this run that the run goes on: with another plan, another source,
+    or rows asked for again."""
     if not changes:
         listings = {s.folder: folder.listing(s.folder) for s in plan.steps}
         wanted = {(f, p.index, plan.part_digest(f, p)) for f in listings for p in plan.parts()}
-        there = {(f, index, digest) for f, listing in listings.items() for index, digests in listing.items() for digest in digests}
-        changes = ["parts of the source were changed, added or removed, or rows were asked for again"] if wanted != there else []
+        there = {
+            (f, index, digest)
+            for f, listing in listings.items()
+            for index, digests in listing.items()
+            for digest in digests
+        }
+        changes = (
+            ["parts of the source were changed, added or removed, or rows were asked for again"]
+            if wanted != there
+            else []
+        )
     for product in earlier.get("products", []) if changes else []:
         place = Path(product["path"])
         if place.is_dir():
@@ -274,7 +312,8 @@ def _save(root: Place, plan: Plan, text: str | None) -> None:
 
 
 def add_product(root: Place, kind: str, path: Path) -> None:
-    """Notes in plan.json that a report or a data set was made from this run, so that a later update can mark it as stale."""
+    """Notes in plan.json that a report or a data set was made from this run, so that a later update can mark
+    it as stale."""
     plan = read_json(root / "plan.json") or {}
     place = str(path.resolve())
     products = [p for p in plan.get("products", []) if p["path"] != place]
@@ -288,13 +327,16 @@ def _mark_failed(folder: RunFolder, plan: Plan) -> None:
         listing = folder.listing(step.folder)
         for part in plan.parts():
             digest = plan.part_digest(step.folder, part)
-            if digest in listing.get(part.index, []) and folder.counts(step.folder, part.index, digest).get("failed"):
+            if digest in listing.get(part.index, []) and folder.counts(step.folder, part.index, digest).get(
+                "failed"
+            ):
                 again = plan.retries.setdefault(step.folder, {})
                 again[str(part.index)] = again.get(str(part.index), 0) + 1
 
 
 def _mark_changed(folder: RunFolder, plan: Plan) -> None:
-    """`--verify`: reads the source again and gives every part whose rows are not those of the stored table a new digest."""
+    """`--verify`: reads the source again and gives every part whose rows are not those of the stored table a
+    new digest."""
     listing = folder.listing("read")
     for part in plan.parts():
         digest = plan.part_digest("read", part)
@@ -306,14 +348,17 @@ def _mark_changed(folder: RunFolder, plan: Plan) -> None:
             for batch in folder.batches("read", part.index, digest, names)
             for row in zip(*batch.to_pydict().values(), strict=True)
         )
-        now = ((f"{part.name}:{row.key}", row.status, row.caption, row.sha256) for row in plan.source.rows(part))
+        now = (
+            (f"{part.name}:{row.key}", row.status, row.caption, row.sha256) for row in plan.source.rows(part)
+        )
         if any(a != b for a, b in zip_longest(stored, now)):
             again = plan.retries.setdefault("read", {})
             again[str(part.index)] = again.get(str(part.index), 0) + 1
 
 
 def _check_contents(plan: Plan) -> None:
-    """`--verify`: hashes the whole of every model file whose digest looks at its ends only, and compares with the last time."""
+    """`--verify`: hashes the whole of every model file whose digest looks at its ends only, and compares with
+    the last time."""
     for model in plan.models.values():
         whole = getattr(model, "content_digest", None)
         if whole is None:
@@ -321,7 +366,10 @@ def _check_contents(plan: Plan) -> None:
         name, found = f"{model.id} {model.digest}", whole()
         if plan.contents.get(name, found) != found:
             same = "although its size and both ends are the same"
-            raise UserError(f"{model.id}: its file is not the one that this run was made with, {same}; use another run folder")
+            raise UserError(
+                f"{model.id}: its file is not the one that this run was made with, {same}; use another run "
+                f"folder"
+            )
         plan.contents[name] = found
 
 
@@ -337,7 +385,8 @@ def _check_disk(root: Place) -> None:
 
 
 def _waves(root: Place, folder: RunFolder, plan: Plan, watcher: Watcher | None, work: Work) -> None:
-    """`judge.target`: adds whole waves of candidates until enough pairs are accepted. Whole waves, so that the set depends on no engine."""
+    """`judge.target`: adds whole waves of candidates until enough pairs are accepted. Whole waves, so that
+    the set depends on no engine."""
     judge = plan.recipe.judge
     if judge is None or judge.target is None:
         return

@@ -1,5 +1,6 @@
-"""What a run would cost before it starts: rows, disk, tokens, device-seconds a stage. Shown by `ctrlsynth plan`; the ledger tells the same
-as spent. Rows are an upper bound (nothing dropped); rates are those measured in this run's folder, else the table below."""
+"""What a run would cost before it starts: rows, disk, tokens, device-seconds a stage. Shown by `ctrlsynth
+plan`; the ledger tells the same as spent. Rows are an upper bound (nothing dropped); rates are those measured
+in this run's folder, else the table below."""
 
 from __future__ import annotations
 
@@ -30,9 +31,18 @@ RATES: dict[str, tuple[float, float]] = {
     "scenes": (0.07, 0.0),
     "diffusers": (3.3, 0.0),
 }
-"""Model -> (seconds a row, tokens a row): rough, of one slow core, or of one A100 (vllm: a guess; diffusers: SDXL at 28 steps). To plan
-with; replaced by measured ones once there are any."""
-ROW_BYTES = {"read": 150, "tag": 150, "write": 600, "match": 200, "balance": 150, "paint": 30_000, "judge-text": 150, "judge-image": 250}
+"""Model -> (seconds a row, tokens a row): rough, of one slow core, or of one A100 (vllm: a guess; diffusers:
+SDXL at 28 steps). To plan with; replaced by measured ones once there are any."""
+ROW_BYTES = {
+    "read": 150,
+    "tag": 150,
+    "write": 600,
+    "match": 200,
+    "balance": 150,
+    "paint": 30_000,
+    "judge-text": 150,
+    "judge-image": 250,
+}
 """Bytes a row of each kind of table, images at the embedded painter's size."""
 
 PAINTED = 1024
@@ -42,8 +52,8 @@ PIXEL_BYTES = {"jpeg": 0.3, "webp": 0.2, "png": 1.6}
 
 
 def estimate(recipe: Recipe, base: Path, out: Place, limit: int | None) -> dict[str, Any]:
-    """Stages with parts, rows, model, digest, what is done, the estimates, and what stands in the way (`preflight`). Loads no weights and
-    calls no model."""
+    """Stages with parts, rows, model, digest, what is done, the estimates, and what stands in the way
+    (`preflight`). Loads no weights and calls no model."""
     from .preflight import problems  # which needs the estimates of this module
 
     earlier = read_json(out / "plan.json")
@@ -62,7 +72,8 @@ def estimate(recipe: Recipe, base: Path, out: Place, limit: int | None) -> dict[
 
 
 def stage_estimates(plan: Plan, run: RunFolder) -> list[dict[str, Any]]:
-    """A mapping a stage: parts, what is done of them, rows, and what is left to spend; None where the source's rows are not known yet."""
+    """A mapping a stage: parts, what is done of them, rows, and what is left to spend; None where the
+    source's rows are not known yet."""
     parts = plan.parts()
     known = [p.rows for p in parts]
     rows: dict[str, int | None] = {"read": None if any(n is None for n in known) else sum(known)}
@@ -76,15 +87,25 @@ def stage_estimates(plan: Plan, run: RunFolder) -> list[dict[str, Any]]:
 
 def _measured(run: RunFolder, folder: str) -> dict[str, Any]:
     """Counts and bytes of the parts that are there, of any plan."""
-    newest = {index: (digest, entry.size) for index, digest, entry in sorted(run.entries(folder), key=lambda e: e[2].written)}
+    newest = {
+        index: (digest, entry.size)
+        for index, digest, entry in sorted(run.entries(folder), key=lambda e: e[2].written)
+    }
     files = list(newest.items())[:100]
-    stored = (read_json(run.root / folder / "_stage.json") or {}).get("parts", {})  # else the footer, of a stage under way
+    stored = (read_json(run.root / folder / "_stage.json") or {}).get(
+        "parts", {}
+    )  # else the footer, of a stage under way
     known = {(int(index), part["digest"]): part for index, part in stored.items()}
-    total = totals(known.get((index, digest)) or part_counts(run.part(folder, index, digest)) for index, (digest, _) in files)
+    total = totals(
+        known.get((index, digest)) or part_counts(run.part(folder, index, digest))
+        for index, (digest, _) in files
+    )
     return {**total, "bytes": sum(size for _, (_, size) in files)}
 
 
-def _rows(plan: Plan, step: Any, rows: Mapping[str, int | None], measured: Mapping[str, Any], parts: list[Any]) -> int | None:
+def _rows(
+    plan: Plan, step: Any, rows: Mapping[str, int | None], measured: Mapping[str, Any], parts: list[Any]
+) -> int | None:
     if step.parent is None:
         return rows["read"] if rows["read"] is not None else (measured["rows"] or None)
     above = rows[step.parent]
@@ -96,16 +117,24 @@ def _rows(plan: Plan, step: Any, rows: Mapping[str, int | None], measured: Mappi
     if step.kind == "write" and step.family != "caption":
         return above * variants.write * plan.candidates
     if step.kind == "paint":
-        painted = len(set(variants.painted)) / variants.write if variants.painted and plan.kind(step.parent) != "read" else 1
+        painted = (
+            len(set(variants.painted)) / variants.write
+            if variants.painted and plan.kind(step.parent) != "read"
+            else 1
+        )
         return round(above * variants.paint * painted)
     return above
 
 
-def _stage(plan: Plan, run: RunFolder, step: Any, rows: int | None, measured: Mapping[str, Any], parts: list[Any]) -> dict[str, Any]:
+def _stage(
+    plan: Plan, run: RunFolder, step: Any, rows: int | None, measured: Mapping[str, Any], parts: list[Any]
+) -> dict[str, Any]:
     stage = plan.stages[step.folder]
     listing = run.listing(step.folder)
     done = sum(plan.part_digest(step.folder, p) in listing.get(p.index, []) for p in parts)
-    reusable = sum(1 for p in parts if p.index in listing and plan.part_digest(step.folder, p) not in listing[p.index])
+    reusable = sum(
+        1 for p in parts if p.index in listing and plan.part_digest(step.folder, p) not in listing[p.index]
+    )
     seconds, tokens = RATES.get(re.split(r"[:(]", stage.model_name)[0] or step.kind, (0.0002, 0.0))
     size = _painted_bytes(plan, step.folder) if step.kind == "paint" else float(ROW_BYTES[step.kind])
     made = measured["rows"] - measured.get("reused", 0)
@@ -135,7 +164,8 @@ def _stage(plan: Plan, run: RunFolder, step: Any, rows: int | None, measured: Ma
 
 
 def _painted_bytes(plan: Plan, folder: str) -> float:
-    """Bytes an image as it will be stored: by its size and format where the recipe or the model tells the size."""
+    """Bytes an image as it will be stored: by its size and format where the recipe or the model tells the
+    size."""
     policy = plan.recipe.image_policy
     model = next(iter(plan.users.get(folder, ())), None)
     if model is not None and model.id == "scenes" and policy.image.size is None and policy.size is None:

@@ -1,5 +1,6 @@
-"""What happens when a model fails: the batch is bisected to the rows at fault, memory that ran out halves it, an engine that died is
-started again, and a stage that loses too many rows stops the run. Both engines call models through here.
+"""What happens when a model fails: the batch is bisected to the rows at fault, memory that ran out halves it,
+an engine that died is started again, and a stage that loses too many rows stops the run. Both engines call
+models through here.
 
 A row's answer does not depend on any of this: a model is asked for the same rows again, in smaller batches.
 """
@@ -20,13 +21,16 @@ from ..recipe.schema import Faults
 from ..stages.base import Item, Stage
 
 CALM_CALLS = 64
-"""Calls without a fault after which a batch that was halved for want of memory is doubled; each halving after that doubles the wait."""
+"""Calls without a fault after which a batch that was halved for want of memory is doubled; each halving after
+that doubles the wait."""
 LONGEST_PAUSE = 15.0
-"""Seconds before an engine is started again, at most: nothing, then 1, 2, 4, ... while no call succeeds in between."""
+"""Seconds before an engine is started again, at most: nothing, then 1, 2, 4, ... while no call succeeds in
+between."""
 MESSAGE = 500
 """Characters of an error's message that are kept with its row."""
 WINDOW = 10
-"""The error rate is taken over the last `WINDOW x after` rows, so that a server that breaks after a week is noticed within minutes."""
+"""The error rate is taken over the last `WINDOW x after` rows, so that a server that breaks after a week is
+noticed within minutes."""
 _DIED = {"engine_died", "server_down"}
 _NO_MEMORY = ("out of memory", "can't allocate memory", "failed to allocate memory", "cannot allocate memory")
 
@@ -36,7 +40,8 @@ Kind = Literal["memory", "died", "other"]
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """An exception that a call ended with. `kind` says what is done about it; `reason` is the ledger's word."""
+    """An exception that a call ended with. `kind` says what is done about it; `reason` is the ledger's
+    word."""
 
     kind: Kind
     reason: str
@@ -46,14 +51,24 @@ class Fault:
 def fault_of(error: Exception) -> Fault:
     """Classes are told by name where importing them would load torch or vLLM."""
     told = " ".join(str(error).split())
-    text = (told if len(told) <= MESSAGE else told[: MESSAGE - 3] + "...").encode("utf-8", "backslashreplace").decode()
+    text = (
+        (told if len(told) <= MESSAGE else told[: MESSAGE - 3] + "...")
+        .encode("utf-8", "backslashreplace")
+        .decode()
+    )
     names = {c.__name__ for c in type(error).__mro__}
     if isinstance(error, ModelError):
-        kind: Kind = "memory" if error.reason == "out_of_memory" else "died" if error.reason in _DIED else "other"
+        kind: Kind = (
+            "memory" if error.reason == "out_of_memory" else "died" if error.reason in _DIED else "other"
+        )
         return Fault(kind, error.reason, text if text.startswith(error.reason) else f"{error.reason}: {text}")
     message = f"{type(error).__name__}: {text}"
     low = text.lower()
-    if isinstance(error, MemoryError) or "OutOfMemoryError" in names or ("RuntimeError" in names and any(w in low for w in _NO_MEMORY)):
+    if (
+        isinstance(error, MemoryError)
+        or "OutOfMemoryError" in names
+        or ("RuntimeError" in names and any(w in low for w in _NO_MEMORY))
+    ):
         return Fault("memory", "out_of_memory", message)
     if isinstance(error, (BrokenExecutor, ConnectionError)) or "EngineDeadError" in names:
         return Fault("died", "engine_died", message)
@@ -61,7 +76,8 @@ def fault_of(error: Exception) -> Fault:
 
 
 class Caller:
-    """Calls the model of one stage, part after part, in one process; remembers the batch that fits, the restarts and the error rate.
+    """Calls the model of one stage, part after part, in one process; remembers the batch that fits, the
+    restarts and the error rate.
 
     first_error   `row id: message` of the first row that was set aside
     most          rows a call at most since memory ran out; None: as many as the stage gives
@@ -76,11 +92,11 @@ class Caller:
         self._blocks: deque[list[int]] = deque()  # rows, failed and restarts of the last blocks
 
     def ask(self, stage: Stage, items: list[Item]) -> list[Any]:
-        """One answer an item, None where there is none; rows at fault have failed with their reason and message.
+        """One answer an item, None where there is none; rows at fault have failed with their reason and
+        message.
 
-        Raises WorkFailed when the stage's error rate or its engine's restarts pass the recipe's limits. UserError, WorkFailed and Ctrl-C
-        pass through.
-        """
+        Raises WorkFailed when the stage's error rate or its engine's restarts pass the recipe's limits.
+        UserError, WorkFailed and Ctrl-C pass through."""
         self._begin(items)
         if self.most is None or len(items) <= self.most:
             answers = self._call(stage, items)
@@ -100,7 +116,8 @@ class Caller:
         live = [i for i in items if i.status == "ok"]
         try:
             answers = stage.call(items)
-        except Exception as error:  # any class may stand in a recipe and raise its own: that costs the rows at fault, not the run
+        # any class may stand in a recipe and raise its own: that costs the rows at fault, not the run
+        except Exception as error:
             if isinstance(error, (UserError, WorkFailed)):
                 raise
             fault = fault_of(error)
@@ -111,8 +128,8 @@ class Caller:
         return answers
 
     def _piecewise(self, stage: Stage, items: list[Item], fault: Fault | None = None) -> list[Any]:
-        """Asks for the live rows in smaller and smaller pieces, in their order. A fault of one row in a batch of n costs about 2 log2(n)
-        calls; k such rows k times as many."""
+        """Asks for the live rows in smaller and smaller pieces, in their order. A fault of one row in a batch
+        of n costs about 2 log2(n) calls; k such rows k times as many."""
         out: list[Any] = [None] * len(items)
         live = [n for n, i in enumerate(items) if i.status == "ok"]
         dead = [n for n, i in enumerate(items) if i.status != "ok"]
@@ -139,8 +156,11 @@ class Caller:
             for n, answer in zip(numbers, answers, strict=True):
                 out[n] = answer
 
-    def _next(self, stage: Stage, items: list[Item], piece: list[int], fault: Fault, again: bool) -> list[list[int]]:
-        """What to ask for after a fault of `piece`: it again, its halves (the first one last: a stack), or nothing: its row is at fault."""
+    def _next(
+        self, stage: Stage, items: list[Item], piece: list[int], fault: Fault, again: bool
+    ) -> list[list[int]]:
+        """What to ask for after a fault of `piece`: it again, its halves (the first one last: a stack), or
+        nothing: its row is at fault."""
         if fault.kind == "died":
             self._restart(stage, items[piece[0]].id, fault)
             if again:  # an engine may die of anything: only the second time its rows are suspected
@@ -180,12 +200,14 @@ class Caller:
                 self.most, self._calm, self._grown = wider if wider < stage.batch else None, 0, True
 
     def _restart(self, stage: Stage, row_id: str, fault: Fault) -> None:
-        """Closes the model, which is loaded anew when it is asked again; gives up when that happens too often."""
+        """Closes the model, which is loaded anew when it is asked again; gives up when that happens too
+        often."""
         block = self._blocks[-1]
         block[2] += 1
         if sum(b[2] for b in self._blocks) > self._limits.restarts:
             what = (
-                f"its engine died {self._limits.restarts + 1} times within {self._rows()} rows (faults.restarts is {self._limits.restarts})"
+                f"its engine died {self._limits.restarts + 1} times within {self._rows()} rows "
+                f"(faults.restarts is {self._limits.restarts})"
             )
             raise WorkFailed(f"{self._folder}: {what}, last at {row_id}: {fault.message}; {_GO_ON}")
         stage.close()
@@ -194,8 +216,11 @@ class Caller:
         self._deaths += 1
 
     def _begin(self, items: list[Item]) -> None:
-        """A new block's rows count before they are answered: what has failed by then is a certain share of them."""
-        self._blocks.append([sum(i.status != "dropped" for i in items), sum(i.status == "failed" for i in items), 0])
+        """A new block's rows count before they are answered: what has failed by then is a certain share of
+        them."""
+        self._blocks.append(
+            [sum(i.status != "dropped" for i in items), sum(i.status == "failed" for i in items), 0]
+        )
         while self._rows() - self._blocks[0][0] >= WINDOW * self._limits.after:
             self._blocks.popleft()
 
@@ -205,7 +230,10 @@ class Caller:
     def _check_rate(self) -> None:
         rows, failed = self._rows(), sum(b[1] for b in self._blocks)
         if rows >= self._limits.after and failed > self._limits.max_error_rate * rows:
-            what = f"{failed} of the last {rows} rows failed, more than faults.max_error_rate {self._limits.max_error_rate:g} allows"
+            what = (
+                f"{failed} of the last {rows} rows failed, more than faults.max_error_rate "
+                f"{self._limits.max_error_rate:g} allows"
+            )
             raise WorkFailed(f"{self._folder}: {what}; first error: {self.first_error}; {_GO_ON}")
 
 

@@ -1,6 +1,6 @@
-"""The local engine: stage by stage over the plan, parts in order, the model loaded once a stage. One thread reads ahead and decodes, one
-writes behind, so that the model in the calling thread does not wait for either. What it shares with `ray`: parts that are missing, the
-pipeline of a part, the ledger."""
+"""The local engine: stage by stage over the plan, parts in order, the model loaded once a stage. One thread
+reads ahead and decodes, one writes behind, so that the model in the calling thread does not wait for either.
+What it shares with `ray`: parts that are missing, the pipeline of a part, the ledger."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from .plan import Plan
 AHEAD = 3
 """How many model calls' inputs wait decoded, and how many calls' outputs wait to be written."""
 COLLECT_AFTER = 10_000
-"""Objects between two searches for cycles; few enough that a model whose images stand in cycles does not fill the memory."""
+"""Objects between two searches for cycles; few enough that a model whose images stand in cycles does not fill
+the memory."""
 
 
 class Watcher(Protocol):
@@ -44,7 +45,8 @@ class Silent:
 
 
 def execute(plan: Plan, run: RunFolder, watcher: Watcher | None = None, retry: bool = False) -> None:
-    """Makes every part that is not there yet. Raises WorkFailed when a stage has no usable row left, with the first cause."""
+    """Makes every part that is not there yet. Raises WorkFailed when a stage has no usable row left, with the
+    first cause."""
     watch = watcher or Silent()
     parts = plan.parts()
     with fewer_collections():
@@ -54,7 +56,8 @@ def execute(plan: Plan, run: RunFolder, watcher: Watcher | None = None, retry: b
 
 @contextlib.contextmanager
 def fewer_collections() -> Iterator[None]:
-    """Rows are thousands of small objects without cycles: looking for cycles after every 700 of them costs an eighth of a run of text."""
+    """Rows are thousands of small objects without cycles: looking for cycles after every 700 of them costs an
+    eighth of a run of text."""
     before = gc.get_threshold()
     gc.set_threshold(max(before[0], COLLECT_AFTER) if before[0] else 0, *before[1:])
     try:
@@ -63,7 +66,9 @@ def fewer_collections() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def run_stage(plan: Plan, run: RunFolder, folder: str, number: int, parts: list[Any], watch: Watcher, retry: bool) -> None:
+def run_stage(
+    plan: Plan, run: RunFolder, folder: str, number: int, parts: list[Any], watch: Watcher, retry: bool
+) -> None:
     """One stage: the parts that are missing, then `_stage.json` with the counts of all."""
     ledger = Ledger(plan, run, folder)
     todo = missing(plan, run, folder, parts)
@@ -77,8 +82,8 @@ def run_stage(plan: Plan, run: RunFolder, folder: str, number: int, parts: list[
 
 
 def missing(plan: Plan, run: RunFolder, folder: str, parts: Sequence[Any]) -> list[tuple[Any, list[str]]]:
-    """The parts of a stage that are to be made, each with the digests of its earlier versions. Drops what whole parts supersede, and what
-    the source no longer has."""
+    """The parts of a stage that are to be made, each with the digests of its earlier versions. Drops what
+    whole parts supersede, and what the source no longer has."""
     listing = run.listing(folder)
     todo = []
     for part in parts:
@@ -89,7 +94,14 @@ def missing(plan: Plan, run: RunFolder, folder: str, parts: Sequence[Any]) -> li
         else:
             todo.append((part, versions))
     there = {p.index for p in parts}
-    drop([run.part(folder, index, d) for index, digests in listing.items() if index not in there for d in digests])
+    drop(
+        [
+            run.part(folder, index, d)
+            for index, digests in listing.items()
+            if index not in there
+            for d in digests
+        ]
+    )
     return todo
 
 
@@ -111,12 +123,16 @@ class Ledger:
         self.first_error = self.first_error or error
 
     def complete(self, parts: list[Any], changed: bool) -> None:
-        """Fills in what an interrupted run has left out, writes the file, and stops the run when nothing is left to go on with."""
+        """Fills in what an interrupted run has left out, writes the file, and stops the run when nothing is
+        left to go on with."""
         wanted = {str(p.index): self._plan.part_digest(self._folder, p) for p in parts}
         for index, digest in wanted.items():
             if self.parts.get(index, {}).get("digest") != digest:
                 changed = True
-                self.parts[index] = {"digest": digest, **part_counts(self._run.part(self._folder, int(index), digest))}
+                self.parts[index] = {
+                    "digest": digest,
+                    **part_counts(self._run.part(self._folder, int(index), digest)),
+                }
         if changed or self.parts.keys() != wanted.keys():
             self.parts = {i: self.parts[i] for i in wanted}
             if not any(p["failed"] for p in self.parts.values()):
@@ -126,7 +142,10 @@ class Ledger:
 
     def save(self) -> None:
         digest = self._plan.digests[self._folder]
-        write_json(self._path, {"folder": self._folder, "digest": digest, "first_error": self.first_error, "parts": self.parts})
+        write_json(
+            self._path,
+            {"folder": self._folder, "digest": digest, "first_error": self.first_error, "parts": self.parts},
+        )
 
     def _stop_if_empty(self) -> None:
         total = totals(self.parts.values())
@@ -134,7 +153,10 @@ class Ledger:
             reasons = sorted({**total["dropped"], **total["failed"]}.items(), key=lambda r: -r[1])
             causes = ", ".join(f"{reason} x {count}" for reason, count in reasons)
             first = f"; first error: {self.first_error}" if self.first_error else ""
-            raise WorkFailed(f"{self._folder}: none of {total['rows']} rows came through ({causes}){first}; later stages were not run")
+            raise WorkFailed(
+                f"{self._folder}: none of {total['rows']} rows came through ({causes}){first}; later stages "
+                f"were not run"
+            )
 
 
 def totals(parts: Any) -> dict[str, Any]:
@@ -161,8 +183,17 @@ class Notes(Protocol):
 class Pipeline:
     """Read ahead -> model -> write behind, over missing parts of a stage."""
 
-    def __init__(self, plan: Plan, run: RunFolder, folder: str, watch: Watcher, retry: bool, ledger: Notes) -> None:
-        self._plan, self._run, self._folder, self._watch, self._retry, self._ledger = plan, run, folder, watch, retry, ledger
+    def __init__(
+        self, plan: Plan, run: RunFolder, folder: str, watch: Watcher, retry: bool, ledger: Notes
+    ) -> None:
+        self._plan, self._run, self._folder, self._watch, self._retry, self._ledger = (
+            plan,
+            run,
+            folder,
+            watch,
+            retry,
+            ledger,
+        )
         self._stage, self._caller = plan.stages[folder], caller_of(plan, folder)
         self._writer: PartWriter | None = None
         self._digest = ""
@@ -198,7 +229,8 @@ class Pipeline:
             self._behind.popleft().result()
 
     def _rescue(self, pool: ThreadPoolExecutor) -> None:
-        """Ctrl-C or a fault: finished rows of the unfinished part are saved; a second fault on the way does not hide the first."""
+        """Ctrl-C or a fault: finished rows of the unfinished part are saved; a second fault on the way does
+        not hide the first."""
         while self._behind:
             self._behind.popleft().exception()
         if self._writer is not None:
@@ -207,7 +239,8 @@ class Pipeline:
             self._ledger.save()
 
     def _write(self, step: Begin | Block | End) -> None:
-        """In the writing thread. After a fault nothing more is written: the rest of a part that lacks a block must not become whole."""
+        """In the writing thread. After a fault nothing more is written: the rest of a part that lacks a block
+        must not become whole."""
         if self._broken:
             return
         self._broken = True
@@ -216,7 +249,9 @@ class Pipeline:
 
     def _write_step(self, step: Begin | Block | End) -> None:
         if isinstance(step, Begin):
-            self._writer = PartWriter(self._run, self._folder, step.index, step.digest, self._stage.schema, step.old)
+            self._writer = PartWriter(
+                self._run, self._folder, step.index, step.digest, self._stage.schema, step.old
+            )
             self._digest = step.digest
         elif isinstance(step, Block):
             table, reused = assemble(self._stage, step)
@@ -232,12 +267,15 @@ class Pipeline:
 
 
 class ahead:
-    """Runs a generator in a thread, at most `depth` items in front of who reads it. An error arrives where it would have been raised."""
+    """Runs a generator in a thread, at most `depth` items in front of who reads it. An error arrives where it
+    would have been raised."""
 
     def __init__(self, make: Callable[[], Iterator[Any]], depth: int) -> None:
         self._items = make()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
-        self._next: deque[Future[Any]] = deque(self._pool.submit(next, self._items, _END) for _ in range(depth))
+        self._next: deque[Future[Any]] = deque(
+            self._pool.submit(next, self._items, _END) for _ in range(depth)
+        )
 
     def __iter__(self) -> Iterator[Any]:
         try:

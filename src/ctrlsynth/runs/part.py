@@ -1,9 +1,9 @@
-"""How one part of one stage is made, whatever engine asks for it: reuse, model calls with their faults, tables.
+"""How one part of one stage is made, whatever engine asks for it: reuse, model calls with their faults,
+tables.
 
-`prepare` yields what has to be done, `answer` calls the model (what it does about faults: `faults.py`), `assemble` puts fresh and reused
-rows together in order. The local engine runs the three side by side; `run_part` runs them one after the other, for an engine that spreads
-parts itself.
-"""
+`prepare` yields what has to be done, `answer` calls the model (what it does about faults: `faults.py`),
+`assemble` puts fresh and reused rows together in order. The local engine runs the three side by side;
+`run_part` runs them one after the other, for an engine that spreads parts itself."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ MAX_BLOCK = 1024
 
 @dataclass(slots=True)
 class Block:
-    """Consecutive rows of a part: those that the model is asked for, once, and those that are taken over from `old`."""
+    """Consecutive rows of a part: those that the model is asked for, once, and those that are taken over from
+    `old`."""
 
     items: list[Item]
     fresh: list[Item]
@@ -55,8 +56,11 @@ class End:
     index: int
 
 
-def prepare(plan: Plan, run: RunFolder, folder: str, part: Any, versions: Sequence[str], retry: bool) -> Iterator[Begin | Block | End]:
-    """Everything that can be done before the model is asked: read upstream rows, find what is taken over, decode the rest."""
+def prepare(
+    plan: Plan, run: RunFolder, folder: str, part: Any, versions: Sequence[str], retry: bool
+) -> Iterator[Begin | Block | End]:
+    """Everything that can be done before the model is asked: read upstream rows, find what is taken over,
+    decode the rest."""
     stage = plan.stages[folder]
     settle(plan, run, folder)
     digest = plan.part_digest(folder, part)
@@ -93,7 +97,8 @@ def _blocks(batches: Iterator[list[Item]], old: OldRows | None, size: int) -> It
 
 
 def caller_of(plan: Plan, folder: str) -> Caller:
-    """Who calls the models of this stage in this process: one a stage, so that what it has learned of them outlives a part."""
+    """Who calls the models of this stage in this process: one a stage, so that what it has learned of them
+    outlives a part."""
     if folder not in plan.callers:
         plan.callers[folder] = Caller(folder, plan.recipe.faults)
     caller: Caller = plan.callers[folder]
@@ -101,7 +106,8 @@ def caller_of(plan: Plan, folder: str) -> Caller:
 
 
 def answer(caller: Caller, stage: Stage, block: Block) -> None:
-    """Calls the model; rows at fault are set aside. Raises WorkFailed when the stage passes the recipe's limits (`faults`)."""
+    """Calls the model; rows at fault are set aside. Raises WorkFailed when the stage passes the recipe's
+    limits (`faults`)."""
     started = time.perf_counter()
     block.answers = caller.ask(stage, block.fresh) if block.fresh else []
     block.seconds = time.perf_counter() - started
@@ -109,7 +115,9 @@ def answer(caller: Caller, stage: Stage, block: Block) -> None:
 
 def assemble(stage: Stage, block: Block) -> tuple[pa.Table, int]:
     """The block's rows in order, and how many were taken over. Images are encoded here."""
-    fresh = stage.rows(block.fresh, block.answers, block.seconds) if block.fresh else stage.schema.empty_table()
+    fresh = (
+        stage.rows(block.fresh, block.answers, block.seconds) if block.fresh else stage.schema.empty_table()
+    )
     block.answers = []
     if len(block.fresh) == len(block.items):
         return stage.finish(fresh), 0
@@ -127,8 +135,11 @@ def assemble(stage: Stage, block: Block) -> tuple[pa.Table, int]:
     return stage.finish(pa.concat_tables(pieces).combine_chunks()), len(block.items) - len(block.fresh)
 
 
-def run_part(plan: Plan, run: RunFolder, folder: str, part: Any, versions: Sequence[str] = (), retry: bool = False) -> dict[str, Any]:
-    """Makes one part from beginning to end in the calling thread; returns its counts. Stopped or failed, finished rows are kept."""
+def run_part(
+    plan: Plan, run: RunFolder, folder: str, part: Any, versions: Sequence[str] = (), retry: bool = False
+) -> dict[str, Any]:
+    """Makes one part from beginning to end in the calling thread; returns its counts. Stopped or failed,
+    finished rows are kept."""
     stage, caller = plan.stages[folder], caller_of(plan, folder)
     writer: PartWriter | None = None
     try:

@@ -1,8 +1,9 @@
-"""A recipe and a source become stages with their models and digests: what a run will do, before it does anything.
+"""A recipe and a source become stages with their models and digests: what a run will do, before it does
+anything.
 
-A step's digest says everything that could change its rows: the stage's version, its model, the policy, and the digests of what is upstream.
-A part's digest adds the source part's fingerprint, so whether a part is done is known from its file's name (`store`).
-"""
+A step's digest says everything that could change its rows: the stage's version, its model, the policy, and
+the digests of what is upstream. A part's digest adds the source part's fingerprint, so whether a part is done
+is known from its file's name (`store`)."""
 
 from __future__ import annotations
 
@@ -34,10 +35,11 @@ from ..stages.write import WriteStage
 
 @dataclass(slots=True)
 class Plan:
-    """Everything that `engines` needs. `stages` and `digests` go by folder; `retries` counts, a folder and part, how often failed
-    rows were asked for again; `candidates` is the wave that `judge.target` has reached; `contents` are whole-file hashes of models,
-    taken by `--verify`; `callers` is what the engine of this process has learned of a stage's model (`engines.work.caller_of`);
-    `wholes` what `whole_digest` has worked out."""
+    """Everything that `engines` needs. `stages` and `digests` go by folder; `retries` counts, a folder and
+    part, how often failed rows were asked for again; `candidates` is the wave that `judge.target` has
+    reached; `contents` are whole-file hashes of models, taken by `--verify`; `callers` is what the engine of
+    this process has learned of a stage's model (`engines.work.caller_of`); `wholes` what `whole_digest` has
+    worked out."""
 
     recipe: Recipe
     base: Path
@@ -70,7 +72,8 @@ class Plan:
         return digest_of(self.digests[folder], part.fingerprint, again if any(again) else 0, *wholes)[:12]
 
     def whole_digest(self, folder: str) -> str:
-        """Of a barrier, which looks at all parts at once: changes with any part of what is upstream, and with rows asked for again."""
+        """Of a barrier, which looks at all parts at once: changes with any part of what is upstream, and with
+        rows asked for again."""
         again = {f: self.retries[f] for f in self.lineage(folder) if self.retries.get(f)}
         name = f"{folder} {self.digests[folder]} {sorted(again.items())}"
         if name not in self.wholes:
@@ -117,12 +120,14 @@ class Plan:
         }
 
 
-def make_plan(recipe: Recipe, base: Path, limit: int | None = None, earlier: Mapping[str, Any] | None = None) -> Plan:
-    """Checks the whole recipe, builds its models (which load their weights only when they are first asked) and digests every stage.
+def make_plan(
+    recipe: Recipe, base: Path, limit: int | None = None, earlier: Mapping[str, Any] | None = None
+) -> Plan:
+    """Checks the whole recipe, builds its models (which load their weights only when they are first asked)
+    and digests every stage.
 
-    `base` is the folder that relative paths start from; `earlier` the plan.json of the same run folder, which keeps folder names.
-    Raises UserError for whatever the user can mend, before any row is made.
-    """
+    `base` is the folder that relative paths start from; `earlier` the plan.json of the same run folder, which
+    keeps folder names. Raises UserError for whatever the user can mend, before any row is made."""
     judged = recipe.judge is not None
     gate = recipe.judge is not None and recipe.judge.gate
     original = recipe.judge is not None and recipe.judge.image_against != "text"
@@ -152,7 +157,8 @@ def fill_stages(plan: Plan) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
-    """A stage that another process works on, and a source whose parts are known: what the digests of parts need of them."""
+    """A stage that another process works on, and a source whose parts are known: what the digests of parts
+    need of them."""
 
     barrier: bool = False
     has_images: bool = True
@@ -163,17 +169,20 @@ class Elsewhere:
 
 
 def one_stage(plan: Plan, folder: str) -> Plan:
-    """`plan`, made by another process and sent without stages, models and source, with this one stage built here.
+    """`plan`, made by another process and sent without stages, models and source, with this one stage built
+    here.
 
-    Only `read` opens the source. Raises UserError where this machine would make other rows: other code, models or files.
-    """
+    Only `read` opens the source. Raises UserError where this machine would make other rows: other code,
+    models or files."""
     if plan.kind(folder) == "read":
         plan.source = open_source(plan.recipe.source, plan.base, plan.limit)
     build = _Builder(plan)
     step = next(s for s in plan.steps if s.folder == folder)
     plan.stages[folder] = build.stage(step)
     if build.digest(step) != plan.digests[folder]:
-        raise UserError(f"{folder} would make other rows here than where the run was started: other code, models or files")
+        raise UserError(
+            f"{folder} would make other rows here than where the run was started: other code, models or files"
+        )
     return plan
 
 
@@ -185,7 +194,9 @@ class _Builder:
         self.kinds = {s.folder: s.kind for s in plan.steps}
         text = _located(self.recipe.text_policy, plan.base, ("templates_file", "json_schema", "examples"))
         self.text = TextController(text, self.recipe.seed)
-        self.image = ImageController(_located(self.recipe.image_policy, plan.base, ("styles_file",)), self.recipe.seed)
+        self.image = ImageController(
+            _located(self.recipe.image_policy, plan.base, ("styles_file",)), self.recipe.seed
+        )
         self.miner: VisionTagger = models.load("wordnet", "tagger")
 
     def model(self, value: Any, role: models.Role, where: str) -> Any:
@@ -196,7 +207,8 @@ class _Builder:
         return self.plan.models[name]
 
     def load_models(self) -> None:
-        """Every model that a step needs. All that cannot be had (an absent package, files that are not at hand) are told at once."""
+        """Every model that a step needs. All that cannot be had (an absent package, files that are not at
+        hand) are told at once."""
         problems: list[str] = []
         for step in self.plan.steps:
             self.plan.users[step.folder] = []
@@ -221,7 +233,8 @@ class _Builder:
         return [(safety.model, "safety", "judge.safety")] if safety is not None else []
 
     def tagger_of(self, step: Step) -> tuple[Any, models.Role, str]:
-        """An original image is tagged by `models.tagger`, what was painted by `judge.tagger` where there is one."""
+        """An original image is tagged by `models.tagger`, what was painted by `judge.tagger` where there is
+        one."""
         judge = self.recipe.judge
         if judge is not None and judge.tagger is not None and self.kinds[str(step.parent)] == "paint":
             return judge.tagger, "tagger", "judge.tagger"
@@ -245,14 +258,20 @@ class _Builder:
         stage, known = self.plan.stages[step.folder], self.plan.digests
         upstream = [known[f] for f in ([step.parent] if step.parent else [])]
         upstream += [f"{role}={known[folder]}" for role, folder in sorted(step.uses.items())]
-        return digest_of(step.kind, step.label, step.family, stage.version, stage.settings(), self.policy(step), upstream)
+        return digest_of(
+            step.kind, step.label, step.family, stage.version, stage.settings(), self.policy(step), upstream
+        )
 
     def policy(self, step: Step) -> Any:
         """What of the recipe decides about this step's rows, beside the stage's own settings."""
         seed = self.recipe.seed
         if step.kind == "write":
             family = step.family if step.family != "caption" else None
-            return [seed, self.text.content(family), self.judge_digest() if self.plan.candidates > 1 else None]
+            return [
+                seed,
+                self.text.content(family),
+                self.judge_digest() if self.plan.candidates > 1 else None,
+            ]
         if step.kind == "balance":
             return seed
         if step.kind == "paint":
@@ -278,12 +297,26 @@ class _Builder:
         if kind == "paint" and self.recipe.judge is not None and tagger.reads != "pixels":
             what = "captions" if tagger.reads == "caption" else "captions as well"
             hint = "name one as judge.tagger, such as reference or imagenet"
-            raise UserError(f"{where}: the judge of images takes a tagger that reads pixels, {tagger.id!r} reads {what}; {hint}")
+            raise UserError(
+                f"{where}: the judge of images takes a tagger that reads pixels, {tagger.id!r} reads "
+                f"{what}; {hint}"
+            )
         if step.label == "tag+text" and tagger.reads == "pixels":
             hint = "use one that reads captions, such as wordnet"
-            raise UserError(f"paths.{step.paths[0]} tags a text, but models.tagger {tagger.id!r} reads pixels only; {hint}")
-        if kind == "read" and step.label == "tag" and tagger.reads == "pixels" and not self.plan.source.has_images:
-            raise UserError(f"paths.{step.paths[0] if step.paths else '?'} starts from an image, but the source has none; start from text")
+            raise UserError(
+                f"paths.{step.paths[0]} tags a text, but models.tagger {tagger.id!r} reads pixels only; "
+                f"{hint}"
+            )
+        if (
+            kind == "read"
+            and step.label == "tag"
+            and tagger.reads == "pixels"
+            and not self.plan.source.has_images
+        ):
+            raise UserError(
+                f"paths.{step.paths[0] if step.paths else '?'} starts from an image, but the source has "
+                f"none; start from text"
+            )
         return TagStage(str(step.parent), kind, step.label, tagger, ImageReader(), self.rejects(step))
 
     def write(self, step: Step) -> Stage:
@@ -292,7 +325,9 @@ class _Builder:
         if judge is not None:
             score = partial(_text_score, matcher=judge.matcher.text, weights=dict(judge.weights))
         if step.family == "caption":
-            return WriteStage(str(step.parent), "caption", step.label, self.text, None, rejects=self.rejects(step))
+            return WriteStage(
+                str(step.parent), "caption", step.label, self.text, None, rejects=self.rejects(step)
+            )
         assert step.family is not None
         family = step.family
         self.text.check(family)
@@ -326,15 +361,28 @@ class _Builder:
         assert self.recipe.balance is not None
         rule = self.recipe.balance
         column = self.text_column(str(step.parent))
-        return BalanceStage(str(step.parent), column, step.uses.get("matches"), rule, self.recipe.seed, self.rejects(step))
+        return BalanceStage(
+            str(step.parent), column, step.uses.get("matches"), rule, self.recipe.seed, self.rejects(step)
+        )
 
     def paint(self, step: Step) -> Stage:
         model = self.model(self.recipe.models.text_to_image, "text_to_image", "models.text_to_image")
         policy, variants = self.recipe.image_policy, self.recipe.variants
         if hasattr(model, "accepts"):
-            model.accepts(weights=any(factor != 1 for factor in policy.weights.values()), negative=bool(policy.negative))
+            model.accepts(
+                weights=any(factor != 1 for factor in policy.weights.values()), negative=bool(policy.negative)
+            )
         kind = self.kinds[str(step.parent)]
-        return PaintStage(str(step.parent), kind, self.image, model, policy.image, variants.paint, self.rejects(step), variants.painted)
+        return PaintStage(
+            str(step.parent),
+            kind,
+            self.image,
+            model,
+            policy.image,
+            variants.paint,
+            self.rejects(step),
+            variants.painted,
+        )
 
     def judge_text(self, step: Step) -> Stage:
         assert self.recipe.judge is not None
@@ -345,17 +393,29 @@ class _Builder:
     def judge_image(self, step: Step) -> Stage:
         judge = self.recipe.judge
         assert judge is not None
-        safety = self.model(judge.safety.model, "safety", "judge.safety") if judge.safety is not None else None
+        safety = (
+            self.model(judge.safety.model, "safety", "judge.safety") if judge.safety is not None else None
+        )
         text = step.uses["text"]
         is_caption = self.kinds[text] == "read"
         return JudgeImageStage(
-            str(step.parent), judge, self.miner, self.text, step.uses["paint"], text, is_caption, step.uses.get("original"), safety
+            str(step.parent),
+            judge,
+            self.miner,
+            self.text,
+            step.uses["paint"],
+            text,
+            is_caption,
+            step.uses.get("original"),
+            safety,
         )
 
 
 def _located(policy: Any, base: Path, names: Sequence[str]) -> Any:
     """A policy whose files' paths are resolved against the recipe's folder."""
-    return policy.model_copy(update={n: base / getattr(policy, n) for n in names if isinstance(getattr(policy, n), Path)})
+    return policy.model_copy(
+        update={n: base / getattr(policy, n) for n in names if isinstance(getattr(policy, n), Path)}
+    )
 
 
 def _text_score(text: str, tags: Tags, matcher: str, weights: dict[Any, float]) -> float:

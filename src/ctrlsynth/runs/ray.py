@@ -1,12 +1,14 @@
-"""The Ray engine: the local engine's pipeline of a part on the actors of Ray Data, a pool a stage, on as many machines as the cluster has.
+"""The Ray engine: the local engine's pipeline of a part on the actors of Ray Data, a pool a stage, on as many
+machines as the cluster has.
 
-A Ray data set of part numbers goes through the pools in the order of the steps; rows and images go through the run's folder, never through
-Ray. So a part of a stage begins when its own upstream parts are there, and whatever dies is repaired by making a part again or finding
-that it is there. Steps whose pools do not fit into the cluster together, and those behind a barrier, follow when the ones before are done.
+A Ray data set of part numbers goes through the pools in the order of the steps; rows and images go through
+the run's folder, never through Ray. So a part of a stage begins when its own upstream parts are there, and
+whatever dies is repaired by making a part again or finding that it is there. Steps whose pools do not fit
+into the cluster together, and those behind a barrier, follow when the ones before are done.
 
-What dies: an actor or a node: Ray starts actors and calls anew; nodes that are gone for good: the pools are planned again for those that
-are left. The driver: Ray ends its actors, and the same command goes on from the folder.
-"""
+What dies: an actor or a node: Ray starts actors and calls anew; nodes that are gone for good: the pools are
+planned again for those that are left. The driver: Ray ends its actors, and the same command goes on from the
+folder."""
 
 from __future__ import annotations
 
@@ -36,15 +38,23 @@ from .plan import Elsewhere, Plan, one_stage
 LOOK_SECONDS = 0.5
 """Between two looks at what the actors have told and which nodes are alive."""
 BEGINS = 20
-"""How often a part may be begun, each time by another actor; more deaths than that are the part's fault, not a machine's."""
+"""How often a part may be begun, each time by another actor; more deaths than that are the part's fault, not
+a machine's."""
 _QUIET = {"include_dashboard": False, "log_to_driver": False, "configure_logging": False}
 
 
-def execute(plan: Plan, run: RunFolder, watcher: Watcher | None = None, retry: bool = False, address: str | None = None) -> None:
-    """As `local.execute`, on the cluster at `address` (`auto`, `host:port`), else RAY_ADDRESS, one that runs here, or a new one.
+def execute(
+    plan: Plan,
+    run: RunFolder,
+    watcher: Watcher | None = None,
+    retry: bool = False,
+    address: str | None = None,
+) -> None:
+    """As `local.execute`, on the cluster at `address` (`auto`, `host:port`), else RAY_ADDRESS, one that runs
+    here, or a new one.
 
-    Raises UserError that names a node which cannot see the run's folder or make the same rows, and a stage that no node can hold.
-    """
+    Raises UserError that names a node which cannot see the run's folder or make the same rows, and a stage
+    that no node can hold."""
     parts = plan.parts()
     with connected(address):
         chain = _chain()  # its process starts while the nodes look for the folder
@@ -66,7 +76,8 @@ def execute(plan: Plan, run: RunFolder, watcher: Watcher | None = None, retry: b
 
 @contextlib.contextmanager
 def connected(address: str | None) -> Iterator[None]:
-    """Joins the cluster at `address` (as `execute`), unless this process is in one already. UserError where there is none."""
+    """Joins the cluster at `address` (as `execute`), unless this process is in one already. UserError where
+    there is none."""
     if ray.is_initialized():
         yield
         return
@@ -76,7 +87,10 @@ def connected(address: str | None) -> Iterator[None]:
         ray.init(address=address, **_QUIET)
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
         hint = "a cluster that asks for a token is joined with RAY_AUTH_MODE=token"
-        raise UserError(f"{where}: no Ray cluster that lets this process in ({str(error).splitlines()[0].rstrip('.')}); {hint}") from error
+        raise UserError(
+            f"{where}: no Ray cluster that lets this process in ({str(error).splitlines()[0].rstrip('.')}); "
+            f"{hint}"
+        ) from error
     try:
         yield
     finally:
@@ -91,12 +105,16 @@ def _answers(address: str, where: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:
-        raise UserError(f"{where}: nothing answers there ({getattr(error, 'strerror', None) or error})") from error
+        raise UserError(
+            f"{where}: nothing answers there ({getattr(error, 'strerror', None) or error})"
+        ) from error
 
 
 def _nodes() -> dict[str, dict[str, float]]:
     """Id of every node that is alive -> its CPUs, GPUs and address."""
-    return {n["NodeID"]: {**n["Resources"], "name": n["NodeManagerAddress"]} for n in ray.nodes() if n["Alive"]}
+    return {
+        n["NodeID"]: {**n["Resources"], "name": n["NodeManagerAddress"]} for n in ray.nodes() if n["Alive"]
+    }
 
 
 def _on(node: str) -> dict[str, Any]:
@@ -104,7 +122,8 @@ def _on(node: str) -> dict[str, Any]:
 
 
 def every_node_sees(root: Place) -> None:
-    """Writes a token into the run's folder that every node must read with the same program, or a UserError names the first that can't."""
+    """Writes a token into the run's folder that every node must read with the same program, or a UserError
+    names the first that can't."""
     where = root.absolute() if isinstance(root, Path) else root
     token = where / f".tmp-token-{uuid.uuid4().hex}"
     write_json(token, {"version": __version__})
@@ -118,7 +137,9 @@ def every_node_sees(root: Place) -> None:
             except ray.exceptions.RayError as error:
                 fault = f"cannot run ctrlsynth ({str(error).strip().splitlines()[-1]})"
             if fault:
-                raise UserError(f"{name}: {fault}; every node needs ctrlsynth {__version__} and the run's folder {where}")
+                raise UserError(
+                    f"{name}: {fault}; every node needs ctrlsynth {__version__} and the run's folder {where}"
+                )
     finally:
         token.unlink(missing_ok=True)
 
@@ -139,7 +160,8 @@ def _pool(plan: Plan, folder: str) -> RayPool:
 
 
 def _together(plan: Plan, number: int, nodes: dict[str, dict[str, float]]) -> list[str]:
-    """The steps from `number` on whose pools, at their least size, the nodes hold at once; a barrier begins anew."""
+    """The steps from `number` on whose pools, at their least size, the nodes hold at once; a barrier begins
+    anew."""
     free = [dict(n) for n in nodes.values()]
     out: list[str] = []
     for step in plan.steps[number:]:
@@ -148,7 +170,10 @@ def _together(plan: Plan, number: int, nodes: dict[str, dict[str, float]]) -> li
             break
         if not out and not _fits(pool, free):
             told = f"{pool.least} x {pool.cpus:g} CPUs, {pool.gpus:g} GPUs"
-            raise UserError(f"engines.ray: {step.folder} asks for {told}, which the cluster of {len(nodes)} nodes does not hold")
+            raise UserError(
+                f"engines.ray: {step.folder} asks for {told}, which the cluster of {len(nodes)} nodes does "
+                f"not hold"
+            )
         out.append(step.folder)
     return out
 
@@ -166,8 +191,8 @@ def _fits(pool: RayPool, free: list[dict[str, float]]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What the actors of a group need: a plan without stages, models and source, what is to be made, by folder and part, and the folder
-    that the models' relative paths start from."""
+    """What the actors of a group need: a plan without stages, models and source, what is to be made, by
+    folder and part, and the folder that the models' relative paths start from."""
 
     plan: Plan
     run: RunFolder
@@ -180,7 +205,15 @@ class _Work:
     """Stages that run at once: the driver's side."""
 
     def __init__(
-        self, plan: Plan, run: RunFolder, folders: list[str], number: int, parts: list[Any], watch: Watcher, retry: bool, chain: Any
+        self,
+        plan: Plan,
+        run: RunFolder,
+        folders: list[str],
+        number: int,
+        parts: list[Any],
+        watch: Watcher,
+        retry: bool,
+        chain: Any,
     ) -> None:
         self._plan, self._folders, self._parts, self._watch, self._chain = plan, folders, parts, watch, chain
         self._begun: Counter[tuple[str, int]] = Counter()
@@ -193,12 +226,15 @@ class _Work:
             gather(plan, run, folders[0], parts, watch.gathered, spread)
         elsewhere: Any = {f: Elsewhere(getattr(s, "barrier", False)) for f, s in plan.stages.items()}
         source = Elsewhere(has_images=plan.source.has_images, known=parts)
-        sent = replace(plan, base=plan.base.absolute(), source=source, stages=elsewhere, models={}, callers={}, users={})
+        sent = replace(
+            plan, base=plan.base.absolute(), source=source, stages=elsewhere, models={}, callers={}, users={}
+        )
         root = run.root.absolute() if isinstance(run.root, Path) else run.root
         self._job = _Job(sent, RunFolder(root), todo, retry, Path.cwd())
 
     def done(self) -> bool:
-        """Makes what is missing. False: nodes are gone, and what is left of the cluster does not hold these stages any more."""
+        """Makes what is missing. False: nodes are gone, and what is left of the cluster does not hold these
+        stages any more."""
         try:
             if self._job.todo and not self._made():
                 return False
@@ -221,13 +257,18 @@ class _Work:
             while not ray.wait([answer], timeout=LOOK_SECONDS)[0]:
                 self._listen()
                 alive = _nodes()
-                if nodes.keys() - alive.keys() and len(_together(self._plan, self._first(), alive)) < len(self._folders):
+                if nodes.keys() - alive.keys() and len(_together(self._plan, self._first(), alive)) < len(
+                    self._folders
+                ):
                     return False
                 nodes = alive
             stopped = ray.get(answer)
             self._listen()
         except ray.exceptions.RayActorError as error:
-            raise WorkFailed(f"{', '.join(pools)}: actors die again and again ({str(error).splitlines()[0]}); see Ray's logs") from error
+            raise WorkFailed(
+                f"{', '.join(pools)}: actors die again and again ({str(error).splitlines()[0]}); see Ray's "
+                f"logs"
+            ) from error
         if stopped:
             raise (UserError if stopped.startswith("U") else WorkFailed)(stopped[1:])
         return True
@@ -243,7 +284,10 @@ class _Work:
             if what == "begin":
                 self._begun[folder, facts[0]] += 1
                 if self._begun[folder, facts[0]] > BEGINS:
-                    raise WorkFailed(f"{folder}: part {facts[0]} was begun {BEGINS} times and its actor died each time; see Ray's logs")
+                    raise WorkFailed(
+                        f"{folder}: part {facts[0]} was begun {BEGINS} times and its actor died each time; "
+                        f"see Ray's logs"
+                    )
             elif what == "rows":
                 self._watch.rows(folder, *facts)
             elif what == "error":
@@ -270,10 +314,11 @@ def _apply(function: Callable[[Any], Any], item: Any) -> Any:
 
 
 class _Chain:
-    """The data set of part numbers and the pools that it goes through; and what their actors tell, until the driver takes it.
+    """The data set of part numbers and the pools that it goes through; and what their actors tell, until the
+    driver takes it.
 
-    Ray Data works in an actor of its own, beside the driver: it can be stopped at any time, and its actors go with it.
-    """
+    Ray Data works in an actor of its own, beside the driver: it can be stopped at any time, and its actors go
+    with it."""
 
     def __init__(self) -> None:
         self._told: list[Any] = []
@@ -295,11 +340,16 @@ class _Chain:
         context.enable_progress_bars = context.print_on_execution_start = False
         parts = sorted({index for todo in job.todo.values() for index in todo})
         shared = ray.put(job)
-        data = ray.data.from_items([{"part": index, "stopped": ""} for index in parts], override_num_blocks=len(parts))
+        data = ray.data.from_items(
+            [{"part": index, "stopped": ""} for index in parts], override_num_blocks=len(parts)
+        )
         for folder, pool in pools.items():
-            size = ray.data.ActorPoolStrategy(min_size=pool.least, max_size=pool.most or max(pool.least, len(parts)))
+            size = ray.data.ActorPoolStrategy(
+                min_size=pool.least, max_size=pool.most or max(pool.least, len(parts))
+            )
             data = data.map_batches(
-                _Maker, fn_constructor_args=(shared, folder, told), batch_size=1, compute=size, num_cpus=pool.cpus,
+                _Maker, fn_constructor_args=(shared, folder, told), batch_size=1, compute=size,
+                num_cpus=pool.cpus,
                 num_gpus=pool.gpus or None,
             )  # fmt: skip
         for batch in data.iter_batches(batch_size=1, prefetch_batches=0):
@@ -314,7 +364,8 @@ def _chain() -> Any:
 
 
 class _Maker(Silent):
-    """One actor of a stage's pool: makes the part that a batch names, unless it is there or the work has stopped."""
+    """One actor of a stage's pool: makes the part that a batch names, unless it is there or the work has
+    stopped."""
 
     def __init__(self, job: Any, folder: str, told: Any) -> None:
         self._shared, self._folder, self._told = job, folder, told
@@ -336,7 +387,9 @@ class _Maker(Silent):
                 self._told.add.remote(("begin", self._folder, index))
                 part = self._plan.parts()[index]
                 with fewer_collections():
-                    Pipeline(self._plan, self._job.run, self._folder, self, self._job.retry, self).run([(part, versions)])
+                    Pipeline(self._plan, self._job.run, self._folder, self, self._job.retry, self).run(
+                        [(part, versions)]
+                    )
         except (UserError, WorkFailed) as error:
             where = ray.util.get_node_ip_address()
             return f"{'U' if isinstance(error, UserError) else 'W'}{error} (on node {where})"
@@ -346,7 +399,9 @@ class _Maker(Silent):
         """Once a process: the job, and the folder that it was started in, where this machine has it."""
         if self._job is None:
             cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
-            os.environ["OMP_NUM_THREADS"] = str(max(1, int(cpus)))  # a Ray that was started by a driver has the driver's here
+            os.environ["OMP_NUM_THREADS"] = str(
+                max(1, int(cpus))
+            )  # a Ray that was started by a driver has the driver's here
             quiet_native_threads()
             self._job = cast(_Job, ray.get(self._shared))
             if self._job.here.is_dir():

@@ -1,7 +1,8 @@
-"""What came back from a model, looked at before it is believed: any class may stand in a recipe, and a wrong answer costs its row only.
+"""What came back from a model, looked at before it is believed: any class may stand in a recipe, and a wrong
+answer costs its row only.
 
-Each function returns the answer in the types that the tables take, or None for one that cannot be used (`bad_output` in the ledger).
-"""
+Each function returns the answer in the types that the tables take, or None for one that cannot be used
+(`bad_output` in the ledger)."""
 
 from __future__ import annotations
 
@@ -21,24 +22,36 @@ BAD = "bad_output"
 
 
 def tags_of(answer: Any) -> Tags | None:
-    """Tags with phrases as tuples of text, finite scores (one an object or none) and a caption that is text; they may be anything where
-    `error` is set."""
+    """Tags with phrases as tuples of text, finite scores (one an object or none) and a caption that is text;
+    they may be anything where `error` is set."""
     if not isinstance(answer, Tags) or not _text(answer.error, optional=True):
         return None
     if answer.error:
         return Tags(caption=answer.caption if _text(answer.caption) else None, error=answer.error)
     kinds = [_phrases(k) for k in (answer.objects, answer.attributes, answer.relations)]
     scores = [unit(s) for s in answer.scores] if isinstance(answer.scores, (tuple, list)) else [None]
-    if None in kinds or None in scores or len(scores) not in (0, len(answer.objects)) or not _text(answer.caption, optional=True):
+    if (
+        None in kinds
+        or None in scores
+        or len(scores) not in (0, len(answer.objects))
+        or not _text(answer.caption, optional=True)
+    ):
         return None
     objects, attributes, relations = (k or () for k in kinds)
     dropped = answer.dropped if type(answer.dropped) is int and 0 <= answer.dropped < 2**31 else 0
-    return Tags(objects, attributes, relations, tuple(s for s in scores if s is not None), answer.caption, dropped)
+    return Tags(
+        objects, attributes, relations, tuple(s for s in scores if s is not None), answer.caption, dropped
+    )
 
 
 def reply_of(answer: Any) -> Reply | None:
-    """A reply whose text is text (it may be anything where `error` is set) and whose counts are whole numbers."""
-    if not isinstance(answer, Reply) or not _text(answer.error, optional=True) or not _text(answer.raw, optional=True):
+    """A reply whose text is text (it may be anything where `error` is set) and whose counts are whole
+    numbers."""
+    if (
+        not isinstance(answer, Reply)
+        or not _text(answer.error, optional=True)
+        or not _text(answer.raw, optional=True)
+    ):
         return None
     if not _text(answer.text):
         return replace(answer, text="") if answer.error else None
@@ -47,13 +60,18 @@ def reply_of(answer: Any) -> Reply | None:
 
 
 def painting_of(answer: Any) -> Painting | None:
-    """A painting whose image is one with pixels, or none, whose lists hold text and whose counts are whole numbers."""
+    """A painting whose image is one with pixels, or none, whose lists hold text and whose counts are whole
+    numbers."""
     if not isinstance(answer, Painting) or not _text(answer.error, optional=True):
         return None
-    if answer.image is not None and not (isinstance(answer.image, Image.Image) and min(answer.image.size) > 0):
+    if answer.image is not None and not (
+        isinstance(answer.image, Image.Image) and min(answer.image.size) > 0
+    ):
         return None
     flags, counts = (answer.flagged, answer.truncated), (answer.tokens, answer.chunks)
-    if any(not isinstance(f, bool) for f in flags if f is not None) or not all(_count(c) for c in counts if c is not None):
+    if any(not isinstance(f, bool) for f in flags if f is not None) or not all(
+        _count(c) for c in counts if c is not None
+    ):
         return None
     lists = [_phrases(names) for names in (answer.drawn, answer.not_drawn, answer.weights_unused)]
     if None in lists:

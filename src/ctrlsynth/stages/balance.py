@@ -1,10 +1,9 @@
-"""Fewer captions, and no concept over-represented (SynthCLIP, section 3.2; MetaCLIP's rule): `match` finds which entries of the bank a
-caption holds, `balance` decides which captions go on.
+"""Fewer captions, and no concept over-represented (SynthCLIP, section 3.2; MetaCLIP's rule): `match` finds
+which entries of the bank a caption holds, `balance` decides which captions go on.
 
-`match` works a part at a time and its result is kept, so that another size costs no matching. `balance` is a barrier: it counts over all
-parts (equal captions once), solves t for a wanted size in a few rounds, and then decides each row by itself. What it draws hangs on the
-caption's id.
-"""
+`match` works a part at a time and its result is kept, so that another size costs no matching. `balance` is a
+barrier: it counts over all parts (equal captions once), solves t for a wanted size in a few rounds, and then
+decides each row by itself. What it draws hangs on the caption's id."""
 
 from __future__ import annotations
 
@@ -56,7 +55,10 @@ class MatchStage:
 
     def items(self, up: Upstream) -> Iterator[list[Item]]:
         for rows in self._captions.rows(up, self.batch):
-            yield [Item(f"{i}/match", i, source_key, key_of(self._prefix, text), text) for i, source_key, text in rows]
+            yield [
+                Item(f"{i}/match", i, source_key, key_of(self._prefix, text), text)
+                for i, source_key, text in rows
+            ]
 
     def load(self, items: list[Item], up: Upstream) -> None:
         """Captions are all there is."""
@@ -69,7 +71,10 @@ class MatchStage:
         for item, found in zip(items, answers, strict=True):
             if not found and item.status == "ok":
                 item.status, item.reason = "dropped", "no_match"
-        columns = {"matches": answers, "concepts": [[entries[e] for e in found] if found is not None else None for found in answers]}
+        columns = {
+            "matches": answers,
+            "concepts": [[entries[e] for e in found] if found is not None else None for found in answers],
+        }
         return build(self.schema, items, columns, self.model_name, seconds)
 
     def finish(self, table: pa.Table) -> pa.Table:
@@ -91,12 +96,17 @@ class Captions:
         """(id, source key, text), a batch at a time."""
         rejected = set().union(*(up.rejected(folder) for folder in self.rejects))
         for columns in up.columns(self.folder, ["id", "status", "source_key", self.column], batch):
-            yield [(i, s, t or "") for i, status, s, t in zip(*columns, strict=True) if status == "ok" and i not in rejected]
+            yield [
+                (i, s, t or "")
+                for i, status, s, t in zip(*columns, strict=True)
+                if status == "ok" and i not in rejected
+            ]
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One part as the barrier sees it; picklable, so that any process can do its share. `gone`: rows that are duplicates."""
+    """One part as the barrier sees it; picklable, so that any process can do its share. `gone`: rows that are
+    duplicates."""
 
     up: Upstream
     captions: Captions
@@ -106,7 +116,8 @@ class Look:
     gone: Mapping[str, str]
 
     def scan(self) -> tuple[int, NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64] | None]:
-        """Part, digests, ranks (by id alone, and another chance than the one that is drawn later) and, if asked for, bands."""
+        """Part, digests, ranks (by id alone, and another chance than the one that is drawn later) and, if
+        asked for, bands."""
         rows = [row for batch in self.captions.rows(self.up) for row in batch]
         texts = [text for _, _, text in rows]
         ranks = np.array([hash_int(self.seed, i, "duplicate") for i, _, _ in rows], np.uint64)
@@ -125,7 +136,8 @@ class Look:
 
 
 def stored_matches(up: Upstream, folder: str) -> Matches:
-    """One part's matches, in the order of its captions; those that hold no entry (null in the table) have none."""
+    """One part's matches, in the order of its captions; those that hold no entry (null in the table) have
+    none."""
     lengths, found = [np.zeros(1, np.int64)], [np.zeros(0, np.int32)]
     for batch in up.arrow(folder, ["matches"], 8192):
         column = batch.column(0)
@@ -135,7 +147,8 @@ def stored_matches(up: Upstream, folder: str) -> Matches:
 
 
 class BalanceStage:
-    """One row a caption that takes part: `ok` with its text, or dropped as `no_match`, `duplicate`, `near_duplicate` or `not_sampled`."""
+    """One row a caption that takes part: `ok` with its text, or dropped as `no_match`, `duplicate`,
+    `near_duplicate` or `not_sampled`."""
 
     schema = BALANCE
     version = 1
@@ -144,8 +157,21 @@ class BalanceStage:
     model_name = ""
     barrier = True
 
-    def __init__(self, parent: str, column: str, matches: str | None, rule: Balance, seed: int, rejects: tuple[str, ...] = ()) -> None:
-        self._captions, self._matches, self._rule, self._seed = Captions(parent, column, rejects), matches, rule, seed
+    def __init__(
+        self,
+        parent: str,
+        column: str,
+        matches: str | None,
+        rule: Balance,
+        seed: int,
+        rejects: tuple[str, ...] = (),
+    ) -> None:
+        self._captions, self._matches, self._rule, self._seed = (
+            Captions(parent, column, rejects),
+            matches,
+            rule,
+            seed,
+        )
         self.settled: str | None = None
         self._t, self._share = 0.0, 1.0
         self._counts: NDArray[np.int64] = np.empty(0, np.int64)
@@ -155,9 +181,13 @@ class BalanceStage:
         return self._rule.model_dump(mode="json", exclude_none=True, exclude={"bank"})
 
     def gather(self, parts: Sequence[Upstream], each: Each) -> dict[str, Any]:
-        """Duplicates, counts and t over all parts, and how many captions are to be expected. Raises UserError for a size that the pool
-        cannot fill. Memory: the counts, one bucket of digests, and the numbers of the duplicates."""
-        looks = [Look(up, self._captions, self._matches, self._seed, self._rule.near_duplicates, {}) for up in parts]
+        """Duplicates, counts and t over all parts, and how many captions are to be expected. Raises UserError
+        for a size that the pool cannot fill. Memory: the counts, one bucket of digests, and the numbers of
+        the duplicates."""
+        looks = [
+            Look(up, self._captions, self._matches, self._seed, self._rule.near_duplicates, {})
+            for up in parts
+        ]
         sizes: list[int] = []
 
         def scanned() -> Iterator[Any]:
@@ -165,11 +195,18 @@ class BalanceStage:
                 sizes.append(len(found[1]))
                 yield found
 
-        gone = {str(p): {why: pack(rows) for why, rows in r.items()} for p, r in dedupe.find(scanned()).items()}
-        looks = [Look(up, self._captions, self._matches, self._seed, False, gone.get(str(up.index), {})) for up in parts]
+        gone = {
+            str(p): {why: pack(rows) for why, rows in r.items()} for p, r in dedupe.find(scanned()).items()
+        }
+        looks = [
+            Look(up, self._captions, self._matches, self._seed, False, gone.get(str(up.index), {}))
+            for up in parts
+        ]
         lost = sum(len(unpack(rows)) for reasons in gone.values() for rows in reasons.values())
         state: dict[str, Any] = {"captions": sum(sizes), "duplicates": lost, "gone": gone}
-        return state | (self._at_random(sum(sizes) - lost) if self._matches is None else self._by_concepts(looks, each))
+        return state | (
+            self._at_random(sum(sizes) - lost) if self._matches is None else self._by_concepts(looks, each)
+        )
 
     def _at_random(self, pool: int) -> dict[str, Any]:
         wanted = self._rule.random or 0
@@ -185,7 +222,8 @@ class BalanceStage:
             counts[: len(times)] += times
 
         def sizes(grid: Sequence[float]) -> list[int]:
-            return np.sum(list(each(partial(size_part, counts=counts, grid=grid), looks)), axis=0, dtype=object).tolist()  # type: ignore[no-any-return]
+            found = list(each(partial(size_part, counts=counts, grid=grid), looks))
+            return [int(size) for size in np.sum(found, axis=0, dtype=object)]
 
         if self._rule.size is not None:
             self._enough("size", self._rule.size, pool, "hold an entry of the bank and are no duplicates")
@@ -193,12 +231,20 @@ class BalanceStage:
         else:
             t = float(self._rule.t or 0)
         expected = sizes([t])[0] / balance.UNIT
-        return {"pool": pool, "t": t, "expected": expected, "entries_seen": int((counts > 0).sum()), "counts": pack(counts)}
+        return {
+            "pool": pool,
+            "t": t,
+            "expected": expected,
+            "entries_seen": int((counts > 0).sum()),
+            "counts": pack(counts),
+        }
 
     def _enough(self, key: str, wanted: int, pool: int, what: str) -> None:
         if wanted > pool:
             hint = "lower it, or write more captions a concept (variants.write)"
-            raise UserError(f"balance.{key}: {wanted:,} captions are wanted, but only {pool:,} {what}; {hint}")
+            raise UserError(
+                f"balance.{key}: {wanted:,} captions are wanted, but only {pool:,} {what}; {hint}"
+            )
 
     def settle(self, state: Mapping[str, Any]) -> None:
         """Takes what `gather` has found."""
@@ -214,10 +260,18 @@ class BalanceStage:
         row = 0
         for batch in self._captions.rows(up, self.batch):
             out = []
-            for u, (row_id, source_key, text) in zip(balance.draws(self._seed, [b[0] for b in batch]), batch, strict=True):
+            for u, (row_id, source_key, text) in zip(
+                balance.draws(self._seed, [b[0] for b in batch]), batch, strict=True
+            ):
                 chance = self._share if chances is None else float(chances[row])
                 reason = fates.get(row) or ("no_match" if chance == 0 else None)
-                item = Item(f"{row_id}/balance", row_id, source_key, key_of("balance", text), (text, None if reason else chance))
+                item = Item(
+                    f"{row_id}/balance",
+                    row_id,
+                    source_key,
+                    key_of("balance", text),
+                    (text, None if reason else chance),
+                )
                 reason = reason or (None if u < chance else "not_sampled")
                 if reason is not None:
                     item.status, item.reason = "dropped", reason
@@ -226,11 +280,16 @@ class BalanceStage:
             yield out
 
     def _chances(self, up: Upstream) -> Any:
-        """The chance of every caption of the part, 0 where it holds no entry; None where captions are drawn at random."""
+        """The chance of every caption of the part, 0 where it holds no entry; None where captions are drawn
+        at random."""
         if self._matches is None:
             return None
         found = stored_matches(up, self._matches)
-        return balance.keep_probabilities(found, _at_least(self._counts, found), self._t) if len(self._counts) else np.zeros(len(found))
+        return (
+            balance.keep_probabilities(found, _at_least(self._counts, found), self._t)
+            if len(self._counts)
+            else np.zeros(len(found))
+        )
 
     def load(self, items: list[Item], up: Upstream) -> None:
         """Nothing to load."""
@@ -239,7 +298,10 @@ class BalanceStage:
         return [i.payload for i in items]
 
     def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
-        columns = {"text": [i.payload[0] if i.status == "ok" else None for i in items], "chance": [i.payload[1] for i in items]}
+        columns = {
+            "text": [i.payload[0] if i.status == "ok" else None for i in items],
+            "chance": [i.payload[1] for i in items],
+        }
         return build(self.schema, items, columns, self.model_name, seconds)
 
     def finish(self, table: pa.Table) -> pa.Table:
@@ -264,7 +326,11 @@ def size_part(look: Look, counts: Any, grid: Sequence[float]) -> list[int]:
 def _at_least(counts: Any, found: Matches) -> Any:
     """Counts that reach to the part's largest entry: one that only duplicates hold was not counted."""
     wanted = int(found.entries.max()) + 1 if len(found.entries) else 0
-    return counts if len(counts) >= wanted else np.concatenate([counts, np.zeros(wanted - len(counts), np.int64)])
+    return (
+        counts
+        if len(counts) >= wanted
+        else np.concatenate([counts, np.zeros(wanted - len(counts), np.int64)])
+    )
 
 
 def pack(numbers: NDArray[Any]) -> str:

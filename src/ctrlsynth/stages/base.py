@@ -1,8 +1,11 @@
-"""The figure, one file a box: `read` (1a, 1b), `tag` (2a), `write` (3a + 2b), `paint` (3b + 2c), `judge` (the closed loop).
+"""The figure, one file a box: `read` (1a, 1b), `tag` (2a), `write` (3a + 2b), `paint` (3b + 2c), `judge` (the
+closed loop).
 
-A stage turns the rows of its parent's table into the rows of its own, part by part, in four moves that an engine may run side by side:
+A stage turns the rows of its parent's table into the rows of its own, part by part, in four moves that an
+engine may run side by side:
 
-    items(up)             parent rows -> items with id and key, in order; cheap, calls no model and opens no image
+    items(up)             parent rows -> items with id and key, in order; cheap, calls no model and opens no
+                          image
     load(items, up)       whatever only rows that are really made need (decoded pixels)
     call(items)           the model, once a batch, in the order of the items
     rows(items, answers)  items + answers -> the stage's table
@@ -25,8 +28,9 @@ from ..errors import ModelError
 
 @dataclass(slots=True)
 class Item:
-    """One row on its way. `status` and `reason` are set as soon as its fate is known without a model; `error` is the message of a fault.
-    `starts`: a new group of candidates may begin here; a group is never torn apart."""
+    """One row on its way. `status` and `reason` are set as soon as its fate is known without a model; `error`
+    is the message of a fault. `starts`: a new group of candidates may begin here; a group is never torn
+    apart."""
 
     id: str
     parent: str | None
@@ -40,7 +44,8 @@ class Item:
 
 
 class Upstream(Protocol):
-    """What a stage may read while it makes one part: the same part of the stages before it (`store.PartView`)."""
+    """What a stage may read while it makes one part: the same part of the stages before it
+    (`store.PartView`)."""
 
     @property
     def index(self) -> int: ...
@@ -52,8 +57,9 @@ class Upstream(Protocol):
 
 
 class Stage(Protocol):
-    """See the module's docstring. `batch` is how many items one call gets; `version` changes when the same input gives another row;
-    `reuses` says whether rows of an earlier version of the part are worth looking up."""
+    """See the module's docstring. `batch` is how many items one call gets; `version` changes when the same
+    input gives another row; `reuses` says whether rows of an earlier version of the part are worth looking
+    up."""
 
     schema: pa.Schema
     version: int
@@ -72,16 +78,19 @@ class Stage(Protocol):
 
 @runtime_checkable
 class Barrier(Protocol):
-    """A stage whose decision needs the whole set (balancing). Before its first part is made, and once all parts of its parents are there,
-    `gather` looks at all of them; `settle` gives every process that makes parts what it found, as plain JSON data.
+    """A stage whose decision needs the whole set (balancing). Before its first part is made, and once all
+    parts of its parents are there, `gather` looks at all of them; `settle` gives every process that makes
+    parts what it found, as plain JSON data.
 
-    `each(function, jobs)` is `map`, here or on many machines: the functions are picklable, their order is the jobs'.
-    """
+    `each(function, jobs)` is `map`, here or on many machines: the functions are picklable, their order is the
+    jobs'."""
 
     barrier: bool
     settled: str | None
 
-    def gather(self, parts: Sequence[Upstream], each: Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]) -> dict[str, Any]: ...
+    def gather(
+        self, parts: Sequence[Upstream], each: Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+    ) -> dict[str, Any]: ...
     def settle(self, state: Mapping[str, Any]) -> None: ...
 
 
@@ -115,7 +124,8 @@ def digest_of(*parts: Any) -> str:
 
 
 def key_of(prefix: str, *parts: str) -> str:
-    """A row's key from strings that must not run together; `prefix` is the stage's digest of everything that no row changes."""
+    """A row's key from strings that must not run together; `prefix` is the stage's digest of everything that
+    no row changes."""
     text = prefix + "".join([f"{len(part)}:{part}" for part in parts])
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
@@ -123,13 +133,17 @@ def key_of(prefix: str, *parts: str) -> str:
 def ask(name: str, number: int, answers: Sequence[Any]) -> None:
     """Every model call asserts as many outputs as inputs; identity is never content."""
     if len(answers) != number:
-        reason = "no_output" if not answers else "too_few_outputs" if len(answers) < number else "too_many_outputs"
+        reason = (
+            "no_output" if not answers else "too_few_outputs" if len(answers) < number else "too_many_outputs"
+        )
         raise ModelError(reason, f"{name} was given {number} inputs and returned {len(answers)} outputs")
 
 
-def build(schema: pa.Schema, items: Sequence[Item], columns: Mapping[str, Sequence[Any]], model: str, seconds: float) -> pa.Table:
-    """The common columns from the items, the others as given; a column that is not given is null. Rows that failed or were dropped
-    carry no time."""
+def build(
+    schema: pa.Schema, items: Sequence[Item], columns: Mapping[str, Sequence[Any]], model: str, seconds: float
+) -> pa.Table:
+    """The common columns from the items, the others as given; a column that is not given is null. Rows that
+    failed or were dropped carry no time."""
     number = len(items)
     worked = sum(1 for i in items if i.status != "dropped") or 1
     share = seconds / worked

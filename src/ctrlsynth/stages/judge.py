@@ -1,9 +1,10 @@
-"""The closed loop (section 3.2, A.5): what came out is compared with what it should hold. Scores are stored; a pure function decides.
+"""The closed loop (section 3.2, A.5): what came out is compared with what it should hold. Scores are stored;
+a pure function decides.
 
-Text is compared with the tags as edited (what the writer was given), or, when the writer only had a caption, with the caption's phrases.
-An image is compared with `text` (the starting text's phrases), `original` (the original image's tags with the same edits) and
-`original_unedited`; all that exist are stored, `image_against` names the one that decides.
-"""
+Text is compared with the tags as edited (what the writer was given), or, when the writer only had a caption,
+with the caption's phrases. An image is compared with `text` (the starting text's phrases), `original` (the
+original image's tags with the same edits) and `original_unedited`; all that exist are stored, `image_against`
+names the one that decides."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ from .tables import JUDGE_IMAGE, JUDGE_TEXT
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One reference against one text or image. `recall` in 0..1, None where the reference holds no phrases."""
+    """One reference against one text or image. `recall` in 0..1, None where the reference holds no
+    phrases."""
 
     recall: float | None
     found: tuple[str, ...] = ()
@@ -34,10 +36,21 @@ class Score:
     violations: tuple[str, ...] = ()
 
     def plain(self) -> dict[str, Any]:
-        return {"recall": self.recall, "found": self.found, "missed": self.missed, "violations": self.violations}
+        return {
+            "recall": self.recall,
+            "found": self.found,
+            "missed": self.missed,
+            "violations": self.violations,
+        }
 
 
-def verdict(score: Score | None, threshold: float, forbid_violations: bool = False, unsafe: float | None = None, limit: float = 1.0) -> str:
+def verdict(
+    score: Score | None,
+    threshold: float,
+    forbid_violations: bool = False,
+    unsafe: float | None = None,
+    limit: float = 1.0,
+) -> str:
     """`kept`, or why not: `no_reference`, `low_recall` (below p_f), `violation`, `unsafe`."""
     if unsafe is not None and unsafe >= limit:
         return "unsafe"
@@ -50,7 +63,8 @@ def verdict(score: Score | None, threshold: float, forbid_violations: bool = Fal
 
 
 def weighted_recall(reference: Tags, found: Sequence[str], weights: dict[Any, float]) -> float | None:
-    """Share of the reference's phrases that were found, each counted with its kind's weight; None without phrases (or weight)."""
+    """Share of the reference's phrases that were found, each counted with its kind's weight; None without
+    phrases (or weight)."""
     if not weights:
         total = len(reference.objects) + len(reference.attributes) + len(reference.relations)
         return len(found) / total if total else None
@@ -64,7 +78,9 @@ def weighted_recall(reference: Tags, found: Sequence[str], weights: dict[Any, fl
     return have / want if want else None
 
 
-def score_text(text: str, reference: Tags, removed: Sequence[str], matcher: str, weights: dict[Any, float]) -> Score:
+def score_text(
+    text: str, reference: Tags, removed: Sequence[str], matcher: str, weights: dict[Any, float]
+) -> Score:
     """A text against the tags that it should hold."""
     phrases = reference.phrases()
     hits = matching.in_text(phrases, text, matcher, reference.objects) if phrases else []
@@ -74,7 +90,9 @@ def score_text(text: str, reference: Tags, removed: Sequence[str], matcher: str,
     return Score(weighted_recall(reference, found, weights), found, missed, tuple(back))
 
 
-def score_tags(found_tags: Tags, reference: Tags, removed: Sequence[str], matcher: str, weights: dict[Any, float]) -> Score:
+def score_tags(
+    found_tags: Tags, reference: Tags, removed: Sequence[str], matcher: str, weights: dict[Any, float]
+) -> Score:
     """An image's tags against a reference."""
     found, missed = matching.in_tags(reference, found_tags, matcher)
     back = matching.violations_in_tags(removed, found_tags, matcher) if removed else ()
@@ -91,22 +109,33 @@ def removed_phrases(records: Sequence[dict[str, Any]], left: Tags) -> tuple[str,
 
 
 def _tags(plain: dict[str, Any] | None) -> Tags:
-    return Tags(tuple(plain["objects"]), tuple(plain["attributes"]), tuple(plain["relations"])) if plain else Tags()
+    return (
+        Tags(tuple(plain["objects"]), tuple(plain["attributes"]), tuple(plain["relations"]))
+        if plain
+        else Tags()
+    )
 
 
 class _JudgeStage:
-    """What both judges share: nothing to load, verdicts into status and reason. `miner` reads the phrases of a text that no tags came with;
-    where it is used (`mines`), its digest is in the settings, so that another miner judges again."""
+    """What both judges share: nothing to load, verdicts into status and reason. `miner` reads the phrases of
+    a text that no tags came with; where it is used (`mines`), its digest is in the settings, so that another
+    miner judges again."""
 
     version = 1
     reuses = False
     batch = 1024
     schema: pa.Schema
 
-    def __init__(self, judge: Judge, kind: str, miner: VisionTagger, mines: bool, model_name: str = "") -> None:
+    def __init__(
+        self, judge: Judge, kind: str, miner: VisionTagger, mines: bool, model_name: str = ""
+    ) -> None:
         self._judge, self._miner, self.model_name = judge, miner, model_name
         decisive = {"threshold", "matcher", "weights", "forbid_violations", "image_against", "safety"}
-        self._settings = {"kind": kind, **judge.model_dump(mode="json", include=decisive), "model": model_name}
+        self._settings = {
+            "kind": kind,
+            **judge.model_dump(mode="json", include=decisive),
+            "model": model_name,
+        }
         if mines:
             self._settings["miner"] = miner.digest
         self._prefix = digest_of("judge", self.version, self._settings)
@@ -138,12 +167,18 @@ class _JudgeStage:
 
 
 class JudgeTextStage(_JudgeStage):
-    """Judges the texts of one write folder. `captions`: the folder of the texts that a caption-only writer started from."""
+    """Judges the texts of one write folder. `captions`: the folder of the texts that a caption-only writer
+    started from."""
 
     schema = JUDGE_TEXT
 
     def __init__(
-        self, parent: str, judge: Judge, miner: VisionTagger, captions: str | None = None, captions_column: str = "caption"
+        self,
+        parent: str,
+        judge: Judge,
+        miner: VisionTagger,
+        captions: str | None = None,
+        captions_column: str = "caption",
     ) -> None:
         super().__init__(judge, "text", miner, mines=captions is not None)
         self._parent, self._captions, self._column = parent, captions, captions_column
@@ -158,13 +193,22 @@ class JudgeTextStage(_JudgeStage):
                 if status != "ok":
                     continue
                 start = starts.of(row_id) if starts is not None else None
-                reference = _tags(tags) if starts is None else self._mine(start[0] or "") if start is not None else Tags()
+                reference = (
+                    _tags(tags)
+                    if starts is None
+                    else self._mine(start[0] or "")
+                    if start is not None
+                    else Tags()
+                )
                 payload = (text, reference, removed_phrases(edits, reference))
                 out.append(Item(row_id + "/judge", row_id, source_key, key_of(prefix, key, text), payload))
             yield out
 
     def call(self, items: list[Item]) -> list[Any]:
-        return [score_text(i.payload[0], i.payload[1], i.payload[2], self._judge.matcher.text, self._weights) for i in items]
+        return [
+            score_text(i.payload[0], i.payload[1], i.payload[2], self._judge.matcher.text, self._weights)
+            for i in items
+        ]
 
     def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
         columns = {
@@ -185,7 +229,8 @@ class ImageCase:
 
 
 class JudgeImageStage(_JudgeStage):
-    """Judges painted images by their tags. `text` is where the painted text is; `original` a tag folder of the original image."""
+    """Judges painted images by their tags. `text` is where the painted text is; `original` a tag folder of
+    the original image."""
 
     schema = JUDGE_IMAGE
 
@@ -203,24 +248,40 @@ class JudgeImageStage(_JudgeStage):
     ) -> None:
         super().__init__(judge, "image", miner, True, safety.id if safety is not None else "")
         self._parent, self._controller = parent, controller
-        self._paint, self._text, self._is_caption, self._original, self._safety = paint, text, text_is_caption, original, safety
+        self._paint, self._text, self._is_caption, self._original, self._safety = (
+            paint,
+            text,
+            text_is_caption,
+            original,
+            safety,
+        )
         if safety is not None:
             self._settings["safety_digest"] = safety.digest
             self._prefix = digest_of("judge", self.version, self._settings)
             self.batch = 32
 
     def items(self, up: Upstream) -> Iterator[list[Item]]:
-        texts = Ancestors(up.table(self._text, ["caption"] if self._is_caption else ["text", "tags", "edits"]))
+        texts = Ancestors(
+            up.table(self._text, ["caption"] if self._is_caption else ["text", "tags", "edits"])
+        )
         originals = self._originals(up)
         names = ["id", "status", "source_key", "parent", "objects", "attributes", "relations"]
         for columns in up.columns(self._parent, names, self.batch):
             out = []
-            for row_id, status, source_key, painted, objects, attributes, relations in zip(*columns, strict=True):
+            for row_id, status, source_key, painted, objects, attributes, relations in zip(
+                *columns, strict=True
+            ):
                 if status != "ok":
                     continue
                 found = Tags(tuple(objects), tuple(attributes), tuple(relations))
                 case = self._case(found, texts.of(painted), originals.get(source_key))
-                key = key_of(self._prefix, repr(found), repr(case.references), repr(case.removed), painted if self._safety else "")
+                key = key_of(
+                    self._prefix,
+                    repr(found),
+                    repr(case.references),
+                    repr(case.removed),
+                    painted if self._safety else "",
+                )
                 out.append(Item(row_id + "/judge", row_id, source_key, key, case))
             yield out
 
@@ -231,9 +292,15 @@ class JudgeImageStage(_JudgeStage):
         rows = up.table(self._original, ["source_key", "objects", "attributes", "relations"])
         return {r[0]: (row_id, Tags(tuple(r[1]), tuple(r[2]), tuple(r[3]))) for row_id, r in rows.items()}
 
-    def _case(self, found: Tags, start: tuple[Any, ...] | None, original: tuple[str, Tags] | None) -> ImageCase:
+    def _case(
+        self, found: Tags, start: tuple[Any, ...] | None, original: tuple[str, Tags] | None
+    ) -> ImageCase:
         text = start[0] if start is not None else None
-        references: dict[str, Tags | None] = {"text": self._mine(text) if text else None, "original": None, "original_unedited": None}
+        references: dict[str, Tags | None] = {
+            "text": self._mine(text) if text else None,
+            "original": None,
+            "original_unedited": None,
+        }
         removed: tuple[str, ...] = ()
         written = start[1] if start is not None and not self._is_caption else None
         if written is not None:
@@ -280,7 +347,8 @@ class JudgeImageStage(_JudgeStage):
         return out
 
     def _unsafe(self, items: list[Item]) -> dict[str, float]:
-        """id -> score of every image that could be decoded; a score that is no number in 0..1 fails its row: nothing unseen is kept."""
+        """id -> score of every image that could be decoded; a score that is no number in 0..1 fails its row:
+        nothing unseen is kept."""
         live = [i for i in items if i.status == "ok"]
         if self._safety is None or not live:
             return {}
@@ -298,8 +366,12 @@ class JudgeImageStage(_JudgeStage):
     def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
         names = ("text", "original", "original_unedited")
         told = [a if a is not None else (dict.fromkeys(names), None) for a in answers]
-        columns: dict[str, list[Any]] = {n: [s.plain() if (s := scores[n]) is not None else None for scores, _ in told] for n in names}
+        columns: dict[str, list[Any]] = {
+            n: [s.plain() if (s := scores[n]) is not None else None for scores, _ in told] for n in names
+        }
         columns["unsafe"] = [danger for _, danger in told]
         against = self._judge.image_against
-        columns["verdict"] = [self._decide(i, scores[against], danger) for i, (scores, danger) in zip(items, told, strict=True)]
+        columns["verdict"] = [
+            self._decide(i, scores[against], danger) for i, (scores, danger) in zip(items, told, strict=True)
+        ]
         return build(self.schema, items, columns, self.model_name, seconds)

@@ -20,11 +20,13 @@ from .base import Item, Upstream, ask, build, close_model, digest_of, key_of
 from .tables import PAINT
 
 UNSAFE = "unsafe"
-"""The ledger's word for an image that the model's own safety checker flagged. Such images are not kept: the checkers black them out."""
+"""The ledger's word for an image that the model's own safety checker flagged. Such images are not kept: the
+checkers black them out."""
 
 
 class PaintStage:
-    """Paints the texts of `parent` (a write folder, or `read`: the original captions), `variants` times each."""
+    """Paints the texts of `parent` (a write folder, or `read`: the original captions), `variants` times
+    each."""
 
     schema = PAINT
     version = 1
@@ -42,7 +44,13 @@ class PaintStage:
         painted: Sequence[int] | None = None,
     ) -> None:
         self._parent, self._text = parent, "caption" if parent_kind == "read" else "text"
-        self._controller, self._model, self._file, self._variants, self._rejects = controller, model, file, variants, rejects
+        self._controller, self._model, self._file, self._variants, self._rejects = (
+            controller,
+            model,
+            file,
+            variants,
+            rejects,
+        )
         self._painted = sorted(set(painted)) if painted is not None and parent_kind != "read" else None
         self._prefix = digest_of("paint", self.version, model.id, model.digest, file.model_dump())
         self.batch = int(getattr(model, "batch", 8))
@@ -50,7 +58,13 @@ class PaintStage:
 
     def settings(self) -> dict[str, Any]:
         only = {"painted": self._painted} if self._painted is not None else {}
-        return {"model": self._model.id, "digest": self._model.digest, "file": self._file.model_dump(), "variants": self._variants, **only}
+        return {
+            "model": self._model.id,
+            "digest": self._model.digest,
+            "file": self._file.model_dump(),
+            "variants": self._variants,
+            **only,
+        }
 
     def items(self, up: Upstream) -> Iterator[list[Item]]:
         rejected = set().union(*(up.rejected(folder) for folder in self._rejects))
@@ -58,21 +72,35 @@ class PaintStage:
             out: list[Item] = []
             for row_id, status, source_key, text in zip(*columns, strict=True):
                 if status == "ok" and row_id not in rejected:
-                    out.extend(self._item(f"{row_id}/paint.{n}", row_id, source_key, text) for n in range(self._variants))
+                    out.extend(
+                        self._item(f"{row_id}/paint.{n}", row_id, source_key, text)
+                        for n in range(self._variants)
+                    )
             yield out
 
     def _item(self, row_id: str, parent: str, source_key: str, text: str | None) -> Item:
         if not text or not text.strip():
-            return Item(row_id, parent, source_key, key_of(self._prefix, ""), Prompt(""), "dropped", "no_caption")
+            return Item(
+                row_id, parent, source_key, key_of(self._prefix, ""), Prompt(""), "dropped", "no_caption"
+            )
         if self._painted is not None and variant_of(parent) not in self._painted:
-            return Item(row_id, parent, source_key, key_of(self._prefix, "", "not_painted"), Prompt(""), "dropped", "not_painted")
+            return Item(
+                row_id,
+                parent,
+                source_key,
+                key_of(self._prefix, "", "not_painted"),
+                Prompt(""),
+                "dropped",
+                "not_painted",
+            )
         prompt = self._controller.prompt(row_id, text, None)
         weights = "\n".join(f"{k}={v}" for k, v in sorted(prompt.weights.items()))
         key = key_of(self._prefix, prompt.text, prompt.negative, weights, str(prompt.seed), str(prompt.size))
         return Item(row_id, parent, source_key, key, prompt)
 
     def load(self, items: list[Item], up: Upstream) -> None:
-        """Prompts are all there is; a model that answers elsewhere gets them now (its optional `begin`), batches ahead of `call`."""
+        """Prompts are all there is; a model that answers elsewhere gets them now (its optional `begin`),
+        batches ahead of `call`."""
         begin = getattr(self._model, "begin", None)
         if begin is not None:
             begin([i.payload for i in items if i.status == "ok"])
@@ -98,7 +126,10 @@ class PaintStage:
 
     def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
         prompts: list[Prompt] = [i.payload for i in items]
-        images = [self._stored(i, a.image) if a is not None and a.image is not None else None for i, a in zip(items, answers, strict=True)]
+        images = [
+            self._stored(i, a.image) if a is not None and a.image is not None else None
+            for i, a in zip(items, answers, strict=True)
+        ]
         counted = [_tokens(p, a) for p, a in zip(prompts, answers, strict=True)]
         columns: dict[str, list[Any]] = {
             "prompt": [p.text for p in prompts],
@@ -143,7 +174,8 @@ class PaintStage:
 
 
 def variant_of(row_id: str) -> int:
-    """The number of a text's variant: 1 for `.../write.1` and `.../write.1.3`; texts without a number count as 0."""
+    """The number of a text's variant: 1 for `.../write.1` and `.../write.1.3`; texts without a number count
+    as 0."""
     steps = [s.partition(".")[2].partition(".")[0] for s in row_id.split("/")[1:] if s.startswith("write")]
     return int(steps[-1]) if steps and steps[-1].isdigit() else 0
 

@@ -1,4 +1,5 @@
-"""1a and 1b: the source's rows as the first table: what later stages look up (caption, size, where the bytes are), never the bytes."""
+"""1a and 1b: the source's rows as the first table: what later stages look up (caption, size, where the bytes
+are), never the bytes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""The columns of every stage's table (DESIGN, section 3), as arrow schemas. `SCHEMA` is the number that every table and plan.json carry.
+"""The columns of every stage's table (DESIGN, section 3), as arrow schemas. `SCHEMA` is the number that every
+table and plan.json carry.
 
-Common columns: `id`, `parent` (the id without its last step), `source_key`, `key` (what decides about reuse), `status` (`ok`, `dropped`,
-`failed`), `reason` (a short stable word, null when ok), `error` (the message of the fault that set the row aside, where there was one),
-`seconds` (the row's share of model time), `model`.
+Common columns: `id`, `parent` (the id without its last step), `source_key`, `key` (what decides about reuse),
+`status` (`ok`, `dropped`, `failed`), `reason` (a short stable word, null when ok), `error` (the message of
+the fault that set the row aside, where there was one), `seconds` (the row's share of model time), `model`.
 """
 
 from __future__ import annotations
@@ -26,8 +27,17 @@ _common = [
     ("seconds", pa.float32()),
     ("model", pa.string()),
 ]
-EDIT = pa.struct([("edit", pa.int32()), ("op", pa.string()), ("kind", pa.string()), ("before", pa.string()), ("after", pa.string())])
-"""What one edit did to one phrase: number in the policy, name, kind, phrase before (null: added) and after (null: removed)."""
+EDIT = pa.struct(
+    [
+        ("edit", pa.int32()),
+        ("op", pa.string()),
+        ("kind", pa.string()),
+        ("before", pa.string()),
+        ("after", pa.string()),
+    ]
+)
+"""What one edit did to one phrase: number in the policy, name, kind, phrase before (null: added) and after
+(null: removed)."""
 TAGS = pa.struct([("objects", _words), ("attributes", _words), ("relations", _words)])
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 WEIGHT = pa.map_(pa.string(), pa.float32())
@@ -44,7 +54,10 @@ READ = pa.schema(
         ("sha256", pa.string()),  # of the image's encoded bytes; null without an image
         ("file", pa.string()),
         ("member", pa.string()),  # of a tar: the member's name; of a parquet file: the column
-        ("offset", pa.int64()),  # of a tar: the byte where the member's data begins; of a parquet file: the row
+        (
+            "offset",
+            pa.int64(),
+        ),  # of a tar: the byte where the member's data begins; of a parquet file: the row
         ("length", pa.int64()),  # bytes
     ]
 )
@@ -90,19 +103,36 @@ PAINT = pa.schema(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("clip_tokens", pa.int32()),
-        ("truncated", pa.bool_()),  # a part of the prompt reached no text encoder; as CLIP cuts where the model does not say
+        (
+            "truncated",
+            pa.bool_(),
+        ),  # a part of the prompt reached no text encoder; as CLIP cuts where the model does not say
         ("seed", pa.int64()),
-        ("chunks", pa.int32()),  # in how many pieces of 75 tokens a long prompt was read, where the model chunks; null elsewhere
-        ("flagged", pa.bool_()),  # the model's own safety checker; true: the row is dropped as `unsafe`. null: it has none
+        (
+            "chunks",
+            pa.int32(),
+        ),  # in how many pieces of 75 tokens a long prompt was read, where the model chunks; null elsewhere
+        (
+            "flagged",
+            pa.bool_(),
+        ),  # the model's own safety checker; true: the row is dropped as `unsafe`. null: it has none
     ]
 )
 MATCH = pa.schema([*_common, ("matches", pa.list_(pa.int32())), ("concepts", _words)])
 """Which entries of the bank a caption holds: `matches` their places in the bank, `concepts` themselves."""
 BALANCE = pa.schema([*_common, ("text", pa.string()), ("chance", pa.float32())])
-"""`text` of the captions that go on; `chance` of going on, null where nothing was drawn (`no_match`, `duplicate`, `near_duplicate`)."""
+"""`text` of the captions that go on; `chance` of going on, null where nothing was drawn (`no_match`,
+`duplicate`, `near_duplicate`)."""
 JUDGE_TEXT = pa.schema([*_common, ("edited", VERDICT), ("verdict", pa.string())])
 JUDGE_IMAGE = pa.schema(
-    [*_common, ("text", VERDICT), ("original", VERDICT), ("original_unedited", VERDICT), ("unsafe", pa.float32()), ("verdict", pa.string())]
+    [
+        *_common,
+        ("text", VERDICT),
+        ("original", VERDICT),
+        ("original_unedited", VERDICT),
+        ("unsafe", pa.float32()),
+        ("verdict", pa.string()),
+    ]
 )
 """`verdict` is `kept` or the reason of the rejection: `low_recall`, `no_reference`, `violation`, `unsafe`."""
 

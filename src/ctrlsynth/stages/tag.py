@@ -17,7 +17,8 @@ from .base import Item, Upstream, ask, build, close_model, digest_of, key_of
 from .tables import TAG
 
 LONGEST = 768
-"""Pixels of the longer edge that a tagger gets to see unless its `longest` says another: photographs of any size, in bounded memory."""
+"""Pixels of the longer edge that a tagger gets to see unless its `longest` says another: photographs of any
+size, in bounded memory."""
 
 
 class Bytes(Protocol):
@@ -28,7 +29,8 @@ class Bytes(Protocol):
 
 @dataclass(slots=True)
 class Look:
-    """What a tagger will look at: text, and where the image is (a locator in the source, or a row of the painted table)."""
+    """What a tagger will look at: text, and where the image is (a locator in the source, or a row of the
+    painted table)."""
 
     text: str | None
     locator: tuple[str, str | None, int | None, int | None] | None = None
@@ -37,16 +39,29 @@ class Look:
 
 
 class TagStage:
-    """`parent_kind` says what is tagged: read (original), paint (synthetic image) or, with `of_text`, the text of read or write."""
+    """`parent_kind` says what is tagged: read (original), paint (synthetic image) or, with `of_text`, the
+    text of read or write."""
 
     schema = TAG
     version = 1
     reuses = True
 
     def __init__(
-        self, parent: str, parent_kind: str, label: str, tagger: VisionTagger, reader: Bytes | None, rejects: tuple[str, ...] = ()
+        self,
+        parent: str,
+        parent_kind: str,
+        label: str,
+        tagger: VisionTagger,
+        reader: Bytes | None,
+        rejects: tuple[str, ...] = (),
     ) -> None:
-        self._parent, self._kind, self._label, self._tagger, self._reader = parent, parent_kind, label, tagger, reader
+        self._parent, self._kind, self._label, self._tagger, self._reader = (
+            parent,
+            parent_kind,
+            label,
+            tagger,
+            reader,
+        )
         self._rejects = rejects
         self._of_text = label == "tag+text"
         self._pixels = tagger.reads in ("pixels", "both") and not self._of_text
@@ -82,7 +97,13 @@ class TagStage:
                     continue
                 text = caption if self._texts else None
                 key = key_of(prefix, (sha or "") if self._pixels else "", text or "")
-                item = Item(row_id + label, row_id, row_id, key, Look(text, (file, member, offset, length) if sha else None))
+                item = Item(
+                    row_id + label,
+                    row_id,
+                    row_id,
+                    key,
+                    Look(text, (file, member, offset, length) if sha else None),
+                )
                 self._check(item)
                 out.append(item)
             yield out
@@ -90,12 +111,20 @@ class TagStage:
     def _synthetic(self, up: Upstream) -> Iterator[list[Item]]:
         text_column = ["text"] if self._kind in ("write", "balance") else []
         row = 0
-        for columns in up.columns(self._parent, ["id", "status", "source_key", "key", *text_column], max(self.batch, 256)):
+        for columns in up.columns(
+            self._parent, ["id", "status", "source_key", "key", *text_column], max(self.batch, 256)
+        ):
             out = []
             for row_id, status, source_key, key, *text in zip(*columns, strict=True):
                 if status == "ok":
                     shown = text[0] if text and self._texts else None
-                    item = Item(f"{row_id}/{self._label}", row_id, source_key, key_of(self._prefix, key, shown or ""), Look(shown, row=row))
+                    item = Item(
+                        f"{row_id}/{self._label}",
+                        row_id,
+                        source_key,
+                        key_of(self._prefix, key, shown or ""),
+                        Look(shown, row=row),
+                    )
                     self._check(item)
                     out.append(item)
                 row += 1
@@ -140,7 +169,9 @@ class TagStage:
 
     def call(self, items: list[Item]) -> list[Any]:
         live = [i for i in items if i.status == "ok"]
-        answers = self._tagger.tag([ImageAndText(i.payload.image, i.payload.text) for i in live]) if live else []
+        answers = (
+            self._tagger.tag([ImageAndText(i.payload.image, i.payload.text) for i in live]) if live else []
+        )
         ask(self._tagger.id, len(live), answers)
         following = iter(answers)
         out = [tags_of(next(following)) if i.status == "ok" else None for i in items]

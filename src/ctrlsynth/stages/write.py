@@ -1,4 +1,5 @@
-"""3a + 2b -> 1d: tags (and a caption) become an instruction by the text policy, and the instruction a text."""
+"""3a + 2b -> 1d: tags (and a caption) become an instruction by the text policy, and the instruction a
+text."""
 
 from __future__ import annotations
 
@@ -32,9 +33,10 @@ class Written:
 
 
 class WriteStage:
-    """Writes `variants` x `candidates` texts for every row of `parent`. With several candidates the best by `score` is chosen, the
-    others are dropped as `not_chosen`: raising the number asks only for the new ones, since none of them changes its id. A caption that
-    says again what an earlier variant says of the same concept is dropped as `duplicate`; it keeps its text, as one not chosen does."""
+    """Writes `variants` x `candidates` texts for every row of `parent`. With several candidates the best by
+    `score` is chosen, the others are dropped as `not_chosen`: raising the number asks only for the new ones,
+    since none of them changes its id. A caption that says again what an earlier variant says of the same
+    concept is dropped as `duplicate`; it keeps its text, as one not chosen does."""
 
     schema = WRITE
     version: int = 1
@@ -54,23 +56,39 @@ class WriteStage:
         text_column: str = "caption",
         rejects: tuple[str, ...] = (),
     ) -> None:
-        self._parent, self._family, self._label, self._controller, self._model = parent, family, label, controller, model
+        self._parent, self._family, self._label, self._controller, self._model = (
+            parent,
+            family,
+            label,
+            controller,
+            model,
+        )
         self._variants, self._candidates, self._score = variants, candidates, score
         self._text_folder, self._text_column, self._rejects = text_folder, text_column, rejects
-        self._steps = [(f"/{label}.{v}" + (f".{c}" if c else ""), c) for v in range(variants) for c in range(candidates)]
+        self._steps = [
+            (f"/{label}.{v}" + (f".{c}" if c else ""), c) for v in range(variants) for c in range(candidates)
+        ]
         self._once = family == "concept" and variants > 1
         if family == "concept" and controller.schema is None:
             self.version = 2  # of the cleaning
         self.model_name = model.id if model is not None else ""
-        self._prefix = digest_of("write", self.version, self.model_name, model.digest if model is not None else "")
+        self._prefix = digest_of(
+            "write", self.version, self.model_name, model.digest if model is not None else ""
+        )
         self.batch = int(getattr(model, "batch", 256))
 
     def settings(self) -> dict[str, Any]:
         digest = self._model.digest if self._model is not None else ""
-        return {"model": self.model_name, "digest": digest, "variants": self._variants, "candidates": self._candidates}
+        return {
+            "model": self.model_name,
+            "digest": digest,
+            "variants": self._variants,
+            "candidates": self._candidates,
+        }
 
     def example(self) -> str | None:
-        """What the model would read for a made-up row, of models that tell (`prompt`): the instruction in their chat template."""
+        """What the model would read for a made-up row, of models that tell (`prompt`): the instruction in
+        their chat template."""
         prompt = getattr(self._model, "prompt", None)
         if prompt is None or self._family == "caption":
             return None
@@ -95,24 +113,33 @@ class WriteStage:
                 if self._family == "caption":
                     out.append(self._by_tagger(row_id, source_key, tags, text))
                 else:
-                    out += [self._item(row_id + step, row_id, source_key, tags, text, candidate) for step, candidate in self._steps]
+                    out += [
+                        self._item(row_id + step, row_id, source_key, tags, text, candidate)
+                        for step, candidate in self._steps
+                    ]
             yield out
 
     def _by_tagger(self, row_id: str, source_key: str, tags: Tags | None, text: str | None) -> Item:
-        item = Item(f"{row_id}/{self._label}", row_id, source_key, key_of(self._prefix, text or ""), (text, tags, 0))
+        item = Item(
+            f"{row_id}/{self._label}", row_id, source_key, key_of(self._prefix, text or ""), (text, tags, 0)
+        )
         if not text:
             item.status, item.reason = "dropped", "no_caption"
         return item
 
-    def _item(self, row_id: str, parent: str, source_key: str, tags: Tags | None, text: str | None, candidate: int) -> Item:
+    def _item(
+        self, row_id: str, parent: str, source_key: str, tags: Tags | None, text: str | None, candidate: int
+    ) -> Item:
         assert self._family != "caption"
         shown = text if self._family != "tags" else None
         made = self._controller.instruct(row_id, self._family, tags, shown)
         request = made.request
         phrases = request.tags
         key = key_of(
-            self._prefix, request.instruction, "\n".join(phrases.phrases()), request.caption or "", request.family,
-            str(request.max_tokens), str(request.words), repr(request.schema) if request.schema else "", str(request.seed),
+            self._prefix, request.instruction, "\n".join(phrases.phrases()), request.caption or "",
+            request.family,
+            str(request.max_tokens), str(request.words), repr(request.schema) if request.schema else "",
+            str(request.seed),
             *([repr((request.gone, request.instead))] if request.gone.phrases() or request.instead else []),
         )  # fmt: skip
         starts = row_id == parent + self._steps[0][0] if self._once else candidate == 0
@@ -122,7 +149,8 @@ class WriteStage:
         return item
 
     def load(self, items: list[Item], up: Upstream) -> None:
-        """Instructions are all there is; a model that answers elsewhere gets them now (its optional `begin`), batches ahead of `call`."""
+        """Instructions are all there is; a model that answers elsewhere gets them now (its optional `begin`),
+        batches ahead of `call`."""
         begin = getattr(self._model, "begin", None)
         if begin is not None:
             begin([i.payload[0].request for i in items if i.status == "ok"])
@@ -137,7 +165,12 @@ class WriteStage:
         self._ask(items, live, out)
         again = [n for n in live if items[n].reason in ("bad_json", "schema_mismatch")]
         if again:  # JSON is asked for once more, with another seed and a reminder
-            self._ask(items, again, out, " The last answer was not valid JSON for the schema. Output only the JSON object.")
+            self._ask(
+                items,
+                again,
+                out,
+                " The last answer was not valid JSON for the schema. Output only the JSON object.",
+            )
         for n in live:
             if items[n].reason is not None:  # what cleaning does not take is no fault of the machine
                 items[n].status = "dropped" if items[n].reason in CLEANED else "failed"
@@ -148,7 +181,10 @@ class WriteStage:
             return
         made: list[Instruction] = [items[n].payload[0] for n in numbers]
         requests = [
-            replace(m.request, instruction=m.request.instruction + more, seed=m.request.seed ^ 1) if more else m.request for m in made
+            replace(m.request, instruction=m.request.instruction + more, seed=m.request.seed ^ 1)
+            if more
+            else m.request
+            for m in made
         ]
         replies = self._model.generate(requests)
         ask(self._model.id, len(requests), replies)
@@ -162,10 +198,14 @@ class WriteStage:
             if items[n].reason is None:
                 parsed = self._controller.parse(reply.text, instruction, reply.finish == "length")
                 out[n].text, items[n].reason = parsed.text, parsed.reason
-                out[n].fields = json.dumps(parsed.fields, ensure_ascii=False) if parsed.fields is not None else None
+                out[n].fields = (
+                    json.dumps(parsed.fields, ensure_ascii=False) if parsed.fields is not None else None
+                )
 
     def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
-        made: list[Instruction | None] = [i.payload[0] if isinstance(i.payload[0], Instruction) else None for i in items]
+        made: list[Instruction | None] = [
+            i.payload[0] if isinstance(i.payload[0], Instruction) else None for i in items
+        ]
         written: list[Written] = [a if a is not None else Written(None) for a in answers]
         texts = [w.text if i.status == "ok" else None for i, w in zip(items, written, strict=True)]
         tokens = [clip_tokens.count(t) if t is not None else None for t in texts]
@@ -173,7 +213,9 @@ class WriteStage:
         columns: dict[str, list[Any]] = {
             "candidate": [i.payload[2] for i in items],
             "chosen": [i.status == "ok" for i in items],
-            "tags": [_plain(m.tags if m is not None else i.payload[1]) for m, i in zip(made, items, strict=True)],
+            "tags": [
+                _plain(m.tags if m is not None else i.payload[1]) for m, i in zip(made, items, strict=True)
+            ],
             "edits": [[_record(e) for e in m.edits] if m is not None else [] for m in made],
             "template": [m.template if m is not None else None for m in made],
             "instruction": [m.request.instruction if m is not None else None for m in made],
@@ -192,11 +234,13 @@ class WriteStage:
         close_model(self._model)
 
     def finish(self, table: pa.Table) -> pa.Table:
-        """Chooses among candidates, then drops what a concept's earlier captions say already. Rows of one parent and variant stand together
-        in every batch, those of one concept too."""
+        """Chooses among candidates, then drops what a concept's earlier captions say already. Rows of one
+        parent and variant stand together in every batch, those of one concept too."""
         if (self._candidates == 1 or self._score is None) and not self._once:
             return table
-        rows = table.select(["id", "parent", "status", "reason", "candidate", "chosen", "text", "tags"]).to_pylist()
+        rows = table.select(
+            ["id", "parent", "status", "reason", "candidate", "chosen", "text", "tags"]
+        ).to_pylist()
         for row in rows:
             if row["reason"] == "duplicate":  # taken over: decided anew
                 row["status"], row["reason"], row["chosen"] = "ok", None, True
@@ -206,7 +250,9 @@ class WriteStage:
             self._drop_repeats(rows)
         for name in ("chosen", "status", "reason"):
             column = self.schema.field(name)
-            table = table.set_column(table.schema.get_field_index(name), column, pa.array([r[name] for r in rows], column.type))
+            table = table.set_column(
+                table.schema.get_field_index(name), column, pa.array([r[name] for r in rows], column.type)
+            )
         return table
 
     def _choose(self, rows: list[dict[str, Any]]) -> None:
@@ -230,7 +276,9 @@ class WriteStage:
     def _score_of(self, row: dict[str, Any]) -> float:
         tags = row["tags"]
         assert self._score is not None
-        return self._score(row["text"], Tags(tuple(tags["objects"]), tuple(tags["attributes"]), tuple(tags["relations"])))
+        return self._score(
+            row["text"], Tags(tuple(tags["objects"]), tuple(tags["attributes"]), tuple(tags["relations"]))
+        )
 
 
 def _groups(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
@@ -246,8 +294,18 @@ def _groups(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 
 def _plain(tags: Tags | None) -> dict[str, Any] | None:
-    return None if tags is None else {"objects": tags.objects, "attributes": tags.attributes, "relations": tags.relations}
+    return (
+        None
+        if tags is None
+        else {"objects": tags.objects, "attributes": tags.attributes, "relations": tags.relations}
+    )
 
 
 def _record(record: Any) -> dict[str, Any]:
-    return {"edit": record.edit, "op": record.op, "kind": record.kind, "before": record.before, "after": record.after}
+    return {
+        "edit": record.edit,
+        "op": record.op,
+        "kind": record.kind,
+        "before": record.before,
+        "after": record.after,
+    }

@@ -1,8 +1,9 @@
-"""Where a run's folder or a source's files stand: a path of this machine, or a URL of a store that fsspec knows (s3, gs, abfs, ...).
+"""Where a run's folder or a source's files stand: a path of this machine, or a URL of a store that fsspec
+knows (s3, gs, abfs, ...).
 
-`place` tells the two apart; paths stay `pathlib.Path`, so nothing is slower for them. A `Remote` has the few methods of Path that this
-program needs. Keys, tokens and endpoints come from the environment, as each store's own tools have it, and are never written anywhere.
-"""
+`place` tells the two apart; paths stay `pathlib.Path`, so nothing is slower for them. A `Remote` has the few
+methods of Path that this program needs. Keys, tokens and endpoints come from the environment, as each store's
+own tools have it, and are never written anywhere."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ from ..errors import UserError, WorkFailed
 BLOCK = 8 * 2**20
 """Bytes that are fetched at once while a file of a store is read."""
 _AGAIN = (0.2, 1.0, 3.0)
-"""Waits in seconds between tries of a conditional write that met another one at the same instant (S3 answers 409)."""
+"""Waits in seconds between tries of a conditional write that met another one at the same instant (S3 answers
+409)."""
 _FLAT = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}
 """Stores without folders, where `makedirs` would look for the bucket, or even make one."""
 _CLIENTS = {"botocore", "aiobotocore", "aiohttp", "google", "gcsfs", "azure", "requests"}
@@ -32,7 +34,8 @@ _CLIENTS = {"botocore", "aiobotocore", "aiohttp", "google", "gcsfs", "azure", "r
 
 
 class Entry(NamedTuple):
-    """A file in a listing: bytes, when it was written (seconds), and what changes with its content (etag, or size and date)."""
+    """A file in a listing: bytes, when it was written (seconds), and what changes with its content (etag, or
+    size and date)."""
 
     name: str
     size: int
@@ -41,7 +44,8 @@ class Entry(NamedTuple):
 
 
 class Remote:
-    """A file or folder behind a URL. A store shows an object whole or not at all, so nothing needs a temporary name here."""
+    """A file or folder behind a URL. A store shows an object whole or not at all, so nothing needs a
+    temporary name here."""
 
     __slots__ = ("url",)
 
@@ -109,8 +113,8 @@ class Remote:
     def create(self, made: Path) -> bool:
         """Uploads a local file under this name, once: False when the name is taken, whose file stays.
 
-        S3: `If-None-Match: *` on the PUT, or on the completion of a multipart upload. GCS: generation match 0. Others: looked up first.
-        """
+        S3: `If-None-Match: *` on the PUT, or on the completion of a multipart upload. GCS: generation match
+        0. Others: looked up first."""
         files, key = self._files()
         for wait in (*_AGAIN, None):
             try:
@@ -157,14 +161,18 @@ class Remote:
                 found = files.ls(key, detail=True)
             except FileNotFoundError:
                 return []
-            return sorted(_entry(f) for f in found if f["type"] == "file" and f["name"].rstrip("/") != key.rstrip("/"))
+            return sorted(
+                _entry(f) for f in found if f["type"] == "file" and f["name"].rstrip("/") != key.rstrip("/")
+            )
 
     def names(self) -> list[str]:
         """Names of the files and folders of this folder."""
         with store_errors(self.url):
             files, key = self._files()
             try:
-                return sorted(str(name).rstrip("/").rpartition("/")[2] for name in files.ls(key, detail=False))
+                return sorted(
+                    str(name).rstrip("/").rpartition("/")[2] for name in files.ls(key, detail=False)
+                )
             except FileNotFoundError:
                 return []
 
@@ -173,7 +181,9 @@ class Remote:
         with store_errors(self.url):
             files, key = self._files()
             beginning = f"{key.rstrip('/')}/"
-            return [self / str(name).removeprefix(beginning) for name in sorted(files.glob(beginning + pattern))]
+            return [
+                self / str(name).removeprefix(beginning) for name in sorted(files.glob(beginning + pattern))
+            ]
 
     def below(self) -> list[Remote]:
         """Files at any depth, in order."""
@@ -206,7 +216,8 @@ def place_for(out: str | Path | Remote) -> Place:
 
 
 def place(where: str | Path | Remote) -> Place:
-    """A URL as Remote, everything else (and file://) as Path. A URL with a password in it is refused: it would be stored."""
+    """A URL as Remote, everything else (and file://) as Path. A URL with a password in it is refused: it
+    would be stored."""
     if isinstance(where, Remote):
         return where
     text = str(where)
@@ -238,7 +249,8 @@ def open_binary(path: Place | str) -> IO[bytes]:
 
 @contextmanager
 def local_copy(path: str) -> Iterator[str]:
-    """A path of this machine with the file's bytes: itself, or of a URL a copy under the same name, which goes afterwards."""
+    """A path of this machine with the file's bytes: itself, or of a URL a copy under the same name, which
+    goes afterwards."""
     if not is_url(path):
         yield path
         return
@@ -250,13 +262,15 @@ def local_copy(path: str) -> Iterator[str]:
 
 
 class Facts:
-    """Looks up a source's files: paths one by one, those of a store with one listing a folder, which is kept."""
+    """Looks up a source's files: paths one by one, those of a store with one listing a folder, which is
+    kept."""
 
     def __init__(self) -> None:
         self._folders: dict[Remote, dict[str, Entry]] = {}
 
     def of(self, path: str) -> tuple[str, int, int | str]:
-        """(path, bytes, what changes with the content: mtime in ns, or the store's mark). FileNotFoundError where there is no file."""
+        """(path, bytes, what changes with the content: mtime in ns, or the store's mark). FileNotFoundError
+        where there is no file."""
         if not is_url(path):
             found = os.stat(path)
             return path, found.st_size, found.st_mtime_ns
@@ -286,8 +300,8 @@ def remove_tree(where: Place) -> None:
 
 
 def temporary(path: Place) -> Path:
-    """A name beside `path` (of a store: in this machine's folder for such files) that no listing takes for data and that says which
-    process made it."""
+    """A name beside `path` (of a store: in this machine's folder for such files) that no listing takes for
+    data and that says which process made it."""
     process = f"{socket.gethostname()}~{os.getpid()}~{uuid.uuid4().hex[:8]}"
     if isinstance(path, Remote):
         return Path(tempfile.gettempdir()) / f".tmp-ctrlsynth-{path.name}~{process}"
@@ -295,7 +309,8 @@ def temporary(path: Place) -> Path:
 
 
 def publish(made: Path, final: Place) -> bool:
-    """Gives a finished file its name, once: False when another writer was first (its file stays, ours goes)."""
+    """Gives a finished file its name, once: False when another writer was first (its file stays, ours
+    goes)."""
     if isinstance(final, Remote):
         try:
             return final.create(made)
@@ -310,7 +325,9 @@ def publish(made: Path, final: Place) -> bool:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
             raise
-        if final.exists():  # a file system without hard links: two writers at the same instant both win, with equal parts
+        if (
+            final.exists()
+        ):  # a file system without hard links: two writers at the same instant both win, with equal parts
             return False
         os.replace(made, final)
     finally:
@@ -330,8 +347,8 @@ def make_folder(folder: Place) -> None:
 
 
 def probe(folder: Remote) -> None:
-    """Writes a small file twice under one name and removes it: a store that refuses, or lets the second replace the first, is told in one
-    line."""
+    """Writes a small file twice under one name and removes it: a store that refuses, or lets the second
+    replace the first, is told in one line."""
     file = folder / temporary(folder / "probe").name
     made = temporary(file)
     try:
@@ -339,16 +356,22 @@ def probe(folder: Remote) -> None:
         kept = file.create(made) and not file.create(made)
         file.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written to ({_first_line(error)}); mend that or choose another with --out") from error
+        raise UserError(
+            f"{folder}: cannot be written to ({_first_line(error)}); mend that or choose another with --out"
+        ) from error
     finally:
         made.unlink(missing_ok=True)
     if not kept:
-        raise UserError(f"{folder}: this store lets a second writer replace a file (no If-None-Match); choose another with --out")
+        raise UserError(
+            f"{folder}: this store lets a second writer replace a file (no If-None-Match); choose another "
+            f"with --out"
+        )
 
 
 @contextmanager
 def store_errors(url: object) -> Iterator[None]:
-    """What a store's client raises beside OSError, and a refused access, as one line; every other error passes."""
+    """What a store's client raises beside OSError, and a refused access, as one line; every other error
+    passes."""
     try:
         yield
     except PermissionError as error:
@@ -360,24 +383,35 @@ def store_errors(url: object) -> Iterator[None]:
         if package not in _CLIENTS or (isinstance(error, OSError) and error.errno is not None):
             raise
         told = f"{url}: {_first_line(error)}"
-        if any(word in type(error).__name__ for word in ("Credential", "Token", "Profile", "Region", "Auth", "ParamValidation")):
-            raise UserError(f"{told}; give keys the way the store's own tools take them (environment, profile or role)") from error
+        if any(
+            word in type(error).__name__
+            for word in ("Credential", "Token", "Profile", "Region", "Auth", "ParamValidation")
+        ):
+            raise UserError(
+                f"{told}; give keys the way the store's own tools take them (environment, profile or role)"
+            ) from error
         raise WorkFailed(f"{told}; what is finished is kept, run the same command again") from error
 
 
 def _is_taken(error: OSError) -> bool:
-    """Stores that speak S3 say 412 without the header's name, which s3fs does not take for FileExistsError."""
+    """Stores that speak S3 say 412 without the header's name, which s3fs does not take for
+    FileExistsError."""
     answer = getattr(error.__cause__, "response", None) or {}
     return answer.get("Error", {}).get("Code") in ("PreconditionFailed", "412")
 
 
 def _entry(found: dict[str, Any]) -> Entry:
     size = int(found.get("size") or 0)
-    raw = next((found[k] for k in ("LastModified", "mtime", "updated", "last_modified", "created") if found.get(k)), 0.0)
+    raw = next(
+        (found[k] for k in ("LastModified", "mtime", "updated", "last_modified", "created") if found.get(k)),
+        0.0,
+    )
     if isinstance(raw, str):
         raw = datetime.fromisoformat(raw)
     written = raw.timestamp() if isinstance(raw, datetime) else float(raw)
-    mark = next((str(found[k]).strip('"') for k in ("ETag", "etag", "md5Hash") if found.get(k)), f"{size} {written}")
+    mark = next(
+        (str(found[k]).strip('"') for k in ("ETag", "etag", "md5Hash") if found.get(k)), f"{size} {written}"
+    )
     return Entry(str(found["name"]).rpartition("/")[2], size, written, mark)
 
 

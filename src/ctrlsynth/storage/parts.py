@@ -1,10 +1,11 @@
-"""A run's folder: parts that appear whole or not at all, rows taken over by id and key, small JSON files written atomically.
+"""A run's folder: parts that appear whole or not at all, rows taken over by id and key, small JSON files
+written atomically.
 
-A part of a stage is `FOLDER/INDEX-DIGEST.parquet`. The digest says everything that could change the part (the stage, its models, what is
-upstream, the source part's size and date), so what is done is known from one listing. Finished rows of an unfinished part wait in
-`FOLDER/_chunks/INDEX-DIGEST/`. No database, no lock: a second writer of a part keeps the first's (DESIGN, section 3). The folder is a path
-or a URL (`place`); in a store an object's own rule, created once, takes the place of temporary name and link.
-"""
+A part of a stage is `FOLDER/INDEX-DIGEST.parquet`. The digest says everything that could change the part (the
+stage, its models, what is upstream, the source part's size and date), so what is done is known from one
+listing. Finished rows of an unfinished part wait in `FOLDER/_chunks/INDEX-DIGEST/`. No database, no lock: a
+second writer of a part keeps the first's (DESIGN, section 3). The folder is a path or a URL (`place`); in a
+store an object's own rule, created once, takes the place of temporary name and link."""
 
 from __future__ import annotations
 
@@ -73,12 +74,19 @@ class RunFolder:
 
     def superseded(self, folder: str, index: int, digest: str, versions: Sequence[str]) -> list[Place]:
         """Every file that may hold rows worth taking over into the version `digest` of a part."""
-        return [*(self.part(folder, index, d) for d in reversed(versions) if d != digest), *self.unfinished(folder, index)]
+        return [
+            *(self.part(folder, index, d) for d in reversed(versions) if d != digest),
+            *self.unfinished(folder, index),
+        ]
 
-    def batches(self, folder: str, index: int, digest: str, columns: Sequence[str] | None, rows: int = 2048) -> Iterator[pa.RecordBatch]:
+    def batches(
+        self, folder: str, index: int, digest: str, columns: Sequence[str] | None, rows: int = 2048
+    ) -> Iterator[pa.RecordBatch]:
         """Streams a part; memory is one row group's wanted columns at most."""
         with open_part(self.part(folder, index, digest)) as file:
-            yield from file.iter_batches(batch_size=rows, columns=list(columns) if columns is not None else None, use_threads=False)
+            yield from file.iter_batches(
+                batch_size=rows, columns=list(columns) if columns is not None else None, use_threads=False
+            )
 
     def counts(self, folder: str, index: int, digest: str) -> dict[str, Any]:
         """What the part's writer counted: rows by status and reason, seconds, bytes."""
@@ -88,7 +96,11 @@ class RunFolder:
         """Removes temporary files of processes of this host that are gone."""
         host, folder = socket.gethostname(), Path(tempfile.gettempdir())
         if isinstance(self.root, Path):
-            found = [*self.root.glob(".tmp-*"), *self.root.glob("*/.tmp-*"), *self.root.glob("*/_chunks/*/.tmp-*")]
+            found = [
+                *self.root.glob(".tmp-*"),
+                *self.root.glob("*/.tmp-*"),
+                *self.root.glob("*/_chunks/*/.tmp-*"),
+            ]
         else:
             found = list(folder.glob(".tmp-ctrlsynth-*"))
         for path in found:
@@ -111,7 +123,8 @@ def _entries(folder: Place) -> list[Entry]:
 
 @dataclass(frozen=True, slots=True)
 class PartView:
-    """What a stage may read while it makes one part: the same part of the stages before it (`stages.Upstream`)."""
+    """What a stage may read while it makes one part: the same part of the stages before it
+    (`stages.Upstream`)."""
 
     run: RunFolder
     index: int
@@ -144,12 +157,16 @@ class PartView:
 
 @contextmanager
 def open_part(path: Place) -> Iterator[pq.ParquetFile]:
-    """Opens a table of ours; one that is damaged, gone, or of a newer schema than this program knows is told in one line."""
+    """Opens a table of ours; one that is damaged, gone, or of a newer schema than this program knows is told
+    in one line."""
     try:
         with store_errors(path), parquet(path) as file:
             schema = int(_meta(file).get("schema", 0))
             if schema > SCHEMA:
-                raise UserError(f"{path}: written by a newer ctrlsynth (schema {schema}, this one knows {SCHEMA}); update ctrlsynth")
+                raise UserError(
+                    f"{path}: written by a newer ctrlsynth (schema {schema}, this one knows {SCHEMA}); "
+                    f"update ctrlsynth"
+                )
             yield file
     except FileNotFoundError as error:
         raise UserError(f"{path}: the file is gone; run again, and it is made anew") from error
@@ -212,7 +229,8 @@ def write_json(path: Place, data: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Place) -> dict[str, Any] | None:
-    """A JSON file of ours, or None where there is none; a damaged one and a newer schema are refused in one line."""
+    """A JSON file of ours, or None where there is none; a damaged one and a newer schema are refused in one
+    line."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -224,12 +242,15 @@ def read_json(path: Place) -> dict[str, Any] | None:
     if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
         raise UserError(f"{path}: damaged (not what ctrlsynth writes); remove it and run again")
     if data["schema"] > SCHEMA:
-        raise UserError(f"{path}: written by a newer ctrlsynth (this one knows schema {SCHEMA}); update ctrlsynth")
+        raise UserError(
+            f"{path}: written by a newer ctrlsynth (this one knows schema {SCHEMA}); update ctrlsynth"
+        )
     return data
 
 
 class disk_errors:
-    """Turns a full disk, a folder that is gone and one that cannot be written to into one line; every other OSError passes."""
+    """Turns a full disk, a folder that is gone and one that cannot be written to into one line; every other
+    OSError passes."""
 
     def __init__(self, path: Place) -> None:
         self.path = path
@@ -239,12 +260,17 @@ class disk_errors:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            message = f"{self.path.parent}: the disk is full; finished rows are kept, make room and run the same command again"
+            message = (
+                f"{self.path.parent}: the disk is full; finished rows are kept, make room and run the "
+                f"same command again"
+            )
             raise WorkFailed(message) from error
         # what a store says carries no number of the system's
         if isinstance(error, OSError) and (error.errno in _UNWRITABLE or isinstance(self.path, Remote)):
             why = error.strerror or _first_line(error)
-            message = f"{self.path.parent}: cannot be written to ({why}); mend that and run the same command again"
+            message = (
+                f"{self.path.parent}: cannot be written to ({why}); mend that and run the same command again"
+            )
             raise WorkFailed(message) from error
 
 
@@ -252,12 +278,21 @@ _UNWRITABLE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ERO
 
 
 class PartWriter:
-    """Collects the rows of one part, keeps finished ones safe on the way, and publishes the part when it is whole.
+    """Collects the rows of one part, keeps finished ones safe on the way, and publishes the part when it is
+    whole.
 
     Memory is bounded by one row group; chunks are written when the part takes longer than `CHUNK_SECONDS`.
     """
 
-    def __init__(self, run: RunFolder, folder: str, index: int, digest: str, schema: pa.Schema, old: Sequence[Place] = ()) -> None:
+    def __init__(
+        self,
+        run: RunFolder,
+        folder: str,
+        index: int,
+        digest: str,
+        schema: pa.Schema,
+        old: Sequence[Place] = (),
+    ) -> None:
         self._chunk_dir = run.chunks(folder, index, digest)
         self._schema, self._old = schema, old
         self._final = run.part(folder, index, digest)
@@ -267,7 +302,14 @@ class PartWriter:
         self._chunks: list[Place] = []
         self._bytes = self._rows = 0
         self._flushed = time.monotonic()
-        self.counts: dict[str, Any] = {"rows": 0, "ok": 0, "dropped": {}, "failed": {}, "seconds": 0.0, "reused": 0}
+        self.counts: dict[str, Any] = {
+            "rows": 0,
+            "ok": 0,
+            "dropped": {},
+            "failed": {},
+            "seconds": 0.0,
+            "reused": 0,
+        }
 
     def add(self, table: pa.Table, reused: int = 0) -> None:
         """Takes the next rows of the part, in order."""
@@ -275,7 +317,11 @@ class PartWriter:
         self._rows += table.num_rows
         self._bytes += table.nbytes
         self._count(table, reused)
-        if self._bytes >= GROUP_BYTES or self._rows >= GROUP_ROWS or time.monotonic() - self._flushed >= CHUNK_SECONDS:
+        if (
+            self._bytes >= GROUP_BYTES
+            or self._rows >= GROUP_ROWS
+            or time.monotonic() - self._flushed >= CHUNK_SECONDS
+        ):
             self._flush()
 
     def _count(self, table: pa.Table, reused: int) -> None:
@@ -286,7 +332,9 @@ class PartWriter:
         for name in ("prompt_tokens", "completion_tokens"):
             if name in table.column_names:
                 counts[name] = counts.get(name, 0) + int(pc.sum(table[name]).as_py() or 0)
-        for (status, reason), number in Counter(zip(table["status"].to_pylist(), table["reason"].to_pylist(), strict=True)).items():
+        for (status, reason), number in Counter(
+            zip(table["status"].to_pylist(), table["reason"].to_pylist(), strict=True)
+        ).items():
             if status == "ok":
                 counts["ok"] += number
             else:
@@ -300,7 +348,13 @@ class PartWriter:
         with disk_errors(path):
             try:
                 make_folder(self._chunk_dir)
-                pq.write_table(pa.concat_tables(self._tables), made, compression="zstd", compression_level=1, write_statistics=False)
+                pq.write_table(
+                    pa.concat_tables(self._tables),
+                    made,
+                    compression="zstd",
+                    compression_level=1,
+                    write_statistics=False,
+                )
                 publish(made, path)
             except FileNotFoundError:
                 if not self._final.exists():
@@ -316,7 +370,8 @@ class PartWriter:
         self._flush()
 
     def finish(self) -> dict[str, Any]:
-        """Publishes the part and removes what it supersedes; returns the counts, of the other's part when another writer was first."""
+        """Publishes the part and removes what it supersedes; returns the counts, of the other's part when
+        another writer was first."""
         with disk_errors(self._final):
             if not self._publish():
                 self.counts = part_counts(self._final)

@@ -1,4 +1,5 @@
-"""Rows that an earlier version of a part holds already: what an update, a retry or a restart takes over and asks no model for."""
+"""Rows that an earlier version of a part holds already: what an update, a retry or a restart takes over and
+asks no model for."""
 
 from __future__ import annotations
 
@@ -14,11 +15,13 @@ from .location import Place
 from .parts import open_part
 
 MOST_OPEN = 200
-"""Files that are held open: another process that finishes the part meanwhile removes them, and what is open can still be read."""
+"""Files that are held open: another process that finishes the part meanwhile removes them, and what is open
+can still be read."""
 
 
 class OldRows:
-    """Rows of superseded versions and chunks of a part, found by (id, key). Holds ids and keys only; rows are read when taken."""
+    """Rows of superseded versions and chunks of a part, found by (id, key). Holds ids and keys only; rows are
+    read when taken."""
 
     def __init__(self, files: Sequence[Place], schema: pa.Schema, skip_failed: bool = False) -> None:
         self._schema = schema
@@ -33,7 +36,11 @@ class OldRows:
                     if not set(schema.names) - ADDED <= set(file.schema_arrow.names):
                         continue
                     self._index(file, len(self._files), skip_failed)
-                except (UserError, pa.ArrowException, OSError):  # a chunk of a killed writer may be cut: its rows are made again
+                except (
+                    UserError,
+                    pa.ArrowException,
+                    OSError,
+                ):  # a chunk of a killed writer may be cut: its rows are made again
                     continue
                 held = len(self._files) < MOST_OPEN
                 self._files.append((path, file if held else None))
@@ -57,7 +64,8 @@ class OldRows:
         return id_and_key in self._where
 
     def take(self, ids_and_keys: Sequence[tuple[str, str]]) -> Iterator[pa.Table]:
-        """These rows in order, as tables in today's schema: a table for each run of neighbours, since one a row would take long."""
+        """These rows in order, as tables in today's schema: a table for each run of neighbours, since one a
+        row would take long."""
         places = [self._where[k] for k in ids_and_keys]
         begin = 0
         for end in range(1, len(places) + 1):
@@ -69,7 +77,11 @@ class OldRows:
     def _rows(self, number: int, row: int, count: int) -> Iterator[pa.Table]:
         """`count` rows of one file from `row` on; a table a row group."""
         while count:
-            if self._loaded is None or self._loaded[0] != number or not 0 <= row - self._loaded[1] < self._loaded[2].num_rows:
+            if (
+                self._loaded is None
+                or self._loaded[0] != number
+                or not 0 <= row - self._loaded[1] < self._loaded[2].num_rows
+            ):
                 self._loaded = self._group(number, row)
             found = self._loaded[2].slice(row - self._loaded[1], count)
             yield found
@@ -81,7 +93,9 @@ class OldRows:
             try:
                 file = held if held is not None else opened.enter_context(open_part(path))
             except UserError as error:
-                raise WorkFailed(f"{path}: another process finished this part meanwhile; run the same command again") from error
+                raise WorkFailed(
+                    f"{path}: another process finished this part meanwhile; run the same command again"
+                ) from error
             start = 0
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
@@ -96,7 +110,11 @@ class OldRows:
             for name in ADDED & set(self._schema.names) - set(table.column_names):
                 table = table.append_column(name, pa.nulls(table.num_rows, self._schema.field(name).type))
             return table.select(self._schema.names).cast(self._schema)
-        except FileNotFoundError as error:  # a store's file can't be read any more once it is removed, even where it is open
-            raise WorkFailed(f"{path}: another process finished this part meanwhile; run the same command again") from error
+        except (
+            FileNotFoundError
+        ) as error:  # a store's file can't be read any more once it is removed, even where it is open
+            raise WorkFailed(
+                f"{path}: another process finished this part meanwhile; run the same command again"
+            ) from error
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{path}: damaged ({error}); remove the file and run again") from error

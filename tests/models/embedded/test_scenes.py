@@ -1,4 +1,5 @@
-"""`scenes` (2c): what it reads out of a text, where it puts things, and that it looks at nothing but the text."""
+"""`scenes` (2c): what it reads out of a text, where it puts things, and that it looks at nothing but the
+text."""
 
 from __future__ import annotations
 
@@ -45,35 +46,54 @@ def test_vocabulary_is_large_and_each_name_finds_itself() -> None:
     assert {name for name in vocab.drawings if vocab.find(name) != name} == set()
     assert set(vocab.drawings) >= PEOPLE
     assert set(vocab.drawings) >= CLOTHES
-    assert (vocab.find("puppies"), vocab.find("men"), vocab.find("couch"), vocab.find("unheard")) == ("dog", "man", "sofa", None)
+    assert (vocab.find("puppies"), vocab.find("men"), vocab.find("couch"), vocab.find("unheard")) == (
+        "dog",
+        "man",
+        "sofa",
+        None,
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "mentions", "relations"),
     [
         ("A dog on a sofa.", {("dog", 1, None), ("sofa", 1, None)}, {("dog", "on", "sofa")}),
-        ("two cats under the red table", {("cat", 2, None), ("table", 1, "red")}, {("cat", "under", "table")}),
-        ("There is a brown dog. A red ball is left of the dog.", {("dog", 1, "brown"), ("ball", 1, "red")}, {("ball", "left of", "dog")}),
-        ("dog, red ball, dog on sofa", {("dog", 1, None), ("ball", 1, "red"), ("sofa", 1, None)}, {("dog", "on", "sofa")}),
-        ("a woman in a blue dress holding an umbrella", {("woman", 1, None), ("dress", 1, "blue"), ("umbrella", 1, None)},
+        ("two cats under the red table", {("cat", 2, None), ("table", 1, "red")}, {("cat", "under",
+        "table")}),
+        ("There is a brown dog. A red ball is left of the dog.", {("dog", 1, "brown"), ("ball", 1, "red")},
+        {("ball", "left of", "dog")}),
+        ("dog, red ball, dog on sofa", {("dog", 1, None), ("ball", 1, "red"), ("sofa", 1, None)}, {("dog",
+        "on", "sofa")}),
+        ("a woman in a blue dress holding an umbrella", {("woman", 1, None), ("dress", 1, "blue"),
+        ("umbrella", 1, None)},
          {("woman", "wearing", "dress"), ("woman", "holding", "umbrella")}),
         ("a man with a hat", {("man", 1, None), ("hat", 1, None)}, {("man", "wearing", "hat")}),
-        ("On the table is a cup. The cup is blue.", {("table", 1, None), ("cup", 1, "blue")}, {("cup", "on", "table")}),
-        ("an orange cat next to an orange", {("cat", 1, "orange"), ("orange", 1, None)}, {("cat", "next to", "orange")}),
+        ("On the table is a cup. The cup is blue.", {("table", 1, None), ("cup", 1, "blue")}, {("cup", "on",
+        "table")}),
+        ("an orange cat next to an orange", {("cat", 1, "orange"), ("orange", 1, None)}, {("cat", "next to",
+        "orange")}),
         ("A man watches a dog", {("man", 1, None), ("dog", 1, None)}, set()),
         ("a dog without a ball, no cats", {("dog", 1, None)}, set()),
         ("ten birds above a house", {("bird", 10, None), ("house", 1, None)}, {("bird", "above", "house")}),
-        ("a dog and a cat on a bed", {("dog", 1, None), ("cat", 1, None), ("bed", 1, None)}, {("dog", "on", "bed"), ("cat", "on", "bed")}),
-        ("An orange ferris wheel. Two orange kick scooters", {("ferris wheel", 1, "orange"), ("kick scooter", 2, "orange")}, set()),
-        ("an orange wooden chair, a lime solar panel", {("chair", 1, "orange"), ("solar panel", 1, "green")}, set()),
-        ("An orange and white cat. The car is orange and the ball is blue", {("cat", 1, "orange"), ("car", 1, "orange"),
+        ("a dog and a cat on a bed", {("dog", 1, None), ("cat", 1, None), ("bed", 1, None)}, {("dog", "on",
+        "bed"), ("cat", "on", "bed")}),
+        ("An orange ferris wheel. Two orange kick scooters", {("ferris wheel", 1, "orange"), ("kick scooter",
+        2, "orange")}, set()),
+        ("an orange wooden chair, a lime solar panel", {("chair", 1, "orange"), ("solar panel", 1, "green")},
+        set()),
+        ("An orange and white cat. The car is orange and the ball is blue", {("cat", 1, "orange"), ("car", 1,
+        "orange"),
          ("ball", 1, "blue")}, set()),
-        ("two limes. On the table are oranges", {("lime", 2, None), ("table", 1, None), ("orange", 2, None)}, {("orange", "on", "table")}),
-        ("an orange left of a lime, an orange sliced on a plate", {("orange", 1, None), ("lime", 1, None), ("plate", 1, None)},
+        ("two limes. On the table are oranges", {("lime", 2, None), ("table", 1, None), ("orange", 2, None)},
+        {("orange", "on", "table")}),
+        ("an orange left of a lime, an orange sliced on a plate", {("orange", 1, None), ("lime", 1, None),
+        ("plate", 1, None)},
          {("orange", "left of", "lime"), ("orange", "on", "plate")}),
-        ("A rainbow is right of a statue in front of a lemon", {("rainbow", 1, None), ("statue", 1, None), ("lemon", 1, None)},
+        ("A rainbow is right of a statue in front of a lemon", {("rainbow", 1, None), ("statue", 1, None),
+        ("lemon", 1, None)},
          {("rainbow", "right of", "statue"), ("statue", "in front of", "lemon")}),
-        ("A dog is left of a cat and is in front of a house", {("dog", 1, None), ("cat", 1, None), ("house", 1, None)},
+        ("A dog is left of a cat and is in front of a house", {("dog", 1, None), ("cat", 1, None), ("house",
+        1, None)},
          {("dog", "left of", "cat"), ("dog", "in front of", "house")}),
         ("A man on a bench is next to a tree", {("man", 1, None), ("bench", 1, None), ("tree", 1, None)},
          {("man", "on", "bench"), ("man", "next to", "tree")}),
@@ -81,17 +101,23 @@ def test_vocabulary_is_large_and_each_name_finds_itself() -> None:
          {("cup", "on", "table"), ("cup", "next to", "plate")}),
         ("a man with a hat on a bench", {("man", 1, None), ("hat", 1, None), ("bench", 1, None)},
          {("man", "wearing", "hat"), ("man", "on", "bench")}),
-        ("A dog and a pig are next to a cat and a bird, and a lime is in a bowl", {("dog", 1, None), ("pig", 1, None), ("cat", 1, None),
-         ("bird", 1, None), ("lime", 1, None), ("bowl", 1, None)}, {("dog", "next to", "cat"), ("dog", "next to", "bird"),
+        ("A dog and a pig are next to a cat and a bird, and a lime is in a bowl", {("dog", 1, None), ("pig",
+        1, None), ("cat", 1, None),
+         ("bird", 1, None), ("lime", 1, None), ("bowl", 1, None)}, {("dog", "next to", "cat"), ("dog",
+         "next to", "bird"),
          ("pig", "next to", "cat"), ("pig", "next to", "bird"), ("lime", "in", "bowl")}),
-        ("A dog is next to a cat and a bird is on a tree", {("dog", 1, None), ("cat", 1, None), ("bird", 1, None), ("tree", 1, None)},
+        ("A dog is next to a cat and a bird is on a tree", {("dog", 1, None), ("cat", 1, None), ("bird", 1,
+        None), ("tree", 1, None)},
          {("dog", "next to", "cat"), ("bird", "on", "tree")}),
-        ("A man wears a shirt and shorts and is next to a fire hydrant", {("man", 1, None), ("shirt", 1, None), ("shorts", 1, None)},
+        ("A man wears a shirt and shorts and is next to a fire hydrant", {("man", 1, None), ("shirt", 1,
+        None), ("shorts", 1, None)},
          {("man", "wearing", "shirt"), ("man", "wearing", "shorts")}),
         ("a plate of cookies", {("plate", 1, None), ("cookie", 2, None)}, {("cookie", "on", "plate")}),
     ],
 )  # fmt: skip
-def test_reads_objects_attributes_and_relations(text: str, mentions: set[object], relations: set[object]) -> None:
+def test_reads_objects_attributes_and_relations(
+    text: str, mentions: set[object], relations: set[object]
+) -> None:
     reading = read(text)
     assert {(m.name, m.count, m.colour) for m in reading.mentions} == mentions
     assert bound(reading) == relations
@@ -109,7 +135,9 @@ def test_places_weather_and_sizes() -> None:
 def test_what_it_lacks_is_drawn_as_an_ancestor_and_said() -> None:
     painting = paint("an astronomer next to a wooden dog, happiness, and a seagull")
     assert {"scientist", "dog", "pigeon"} <= set(painting.drawn)
-    assert {"astronomer (drawn as scientist)", "wooden dog", "happiness", "seagull (drawn as pigeon)"} <= set(painting.not_drawn)
+    assert {"astronomer (drawn as scientist)", "wooden dog", "happiness", "seagull (drawn as pigeon)"} <= set(
+        painting.not_drawn
+    )
 
 
 @pytest.mark.parametrize("style", ["", *styles()])
@@ -122,7 +150,11 @@ def test_style_templates_add_no_object(style: str) -> None:
 
 
 def test_every_style_looks_different() -> None:
-    pictures = {style: paint(styles()[style].fill({"prompt": "a cat on a table"})).image for style in styles() if style != "nocap"}
+    pictures = {
+        style: paint(styles()[style].fill({"prompt": "a cat on a table"})).image
+        for style in styles()
+        if style != "nocap"
+    }
     assert len({picture.tobytes() for picture in pictures.values() if picture is not None}) == len(pictures)
     assert read(styles()["cinematic"].fill({"prompt": "a cat"})).style == "cinematic"
 
@@ -203,7 +235,9 @@ def test_weights_scale_hide_and_report() -> None:
     text = "a christmas tree next to a dog"
     plain, heavy = plan(text), Scenes().plan(Prompt(text, weights={"christmas tree": 2.0}))
     assert heavy.weights_unused == ()
-    assert height(heavy, "christmas tree") / height(heavy, "dog") > 1.2 * height(plain, "christmas tree") / height(plain, "dog")
+    assert height(heavy, "christmas tree") / height(heavy, "dog") > 1.2 * height(
+        plain, "christmas tree"
+    ) / height(plain, "dog")
 
 
 def test_a_relation_that_found_no_place_is_not_claimed() -> None:
@@ -229,7 +263,9 @@ def test_colours_are_plain_to_see() -> None:
         assert (vivid.argmax(1) == channel).mean() > 0.7
 
 
-@pytest.mark.parametrize("text", ["", "   ", "…", "}{ {prompt} %s", "日本語 🐶", "a" * 5000, "dog " * 3000, "\x00\x07", "مرحبا"])
+@pytest.mark.parametrize(
+    "text", ["", "   ", "…", "}{ {prompt} %s", "日本語 🐶", "a" * 5000, "dog " * 3000, "\x00\x07", "مرحبا"]
+)
 def test_odd_texts_give_a_picture(text: str) -> None:
     assert paint(text).image is not None
 
@@ -240,7 +276,9 @@ def test_bad_sizes() -> None:
         Scenes(size=3)
 
 
-def _slow_label(mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
+def _slow_label(
+    mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]],
+) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
     """The obvious rule: flood from each pixel not yet reached."""
     labels = np.zeros(mask.shape, np.int32)
     count = 0
@@ -267,7 +305,12 @@ def test_regions_against_the_obvious_rule() -> None:
         assert np.array_equal(labels, slow)
         for number, (left, top, right, bottom) in enumerate(boxes(labels, count), 1):
             rows, columns = np.nonzero(slow == number)
-            assert (left, top, right, bottom) == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+            assert (left, top, right, bottom) == (
+                columns.min(),
+                rows.min(),
+                columns.max() + 1,
+                rows.max() + 1,
+            )
         by = int(rng.integers(0, 5))
         y, x = np.mgrid[0 : mask.shape[0], 0 : mask.shape[1]]
         wide = np.zeros_like(mask)
@@ -295,7 +338,9 @@ def test_another_vendors_drawings_from_a_folder(tmp_path: Path) -> None:
     assert made.drawn == ("dog",)
     assert made.image is not None
     middle = made.image.resize((8, 8)).getcolors(64) or []
-    assert any(abs(c[0] - 10) + abs(c[1] - 200) + abs(c[2] - 30) < 60 for _, c in middle if isinstance(c, tuple))
+    assert any(
+        abs(c[0] - 10) + abs(c[1] - 200) + abs(c[2] - 30) < 60 for _, c in middle if isinstance(c, tuple)
+    )
     assert (lacking.image, lacking.error) == (None, "no_drawing")
     assert dog.digest != Scenes(128).digest
     Image.new("RGBA", (64, 64), (200, 10, 30, 255)).save(tmp_path / "1f415.png")

@@ -28,7 +28,8 @@ from ctrlsynth.models.installed import package_file
 
 
 class Assembler:
-    """Writes the pickle of a state dict opcode by opcode, the way torch's own comes out; its arguments may lie."""
+    """Writes the pickle of a state dict opcode by opcode, the way torch's own comes out; its arguments may
+    lie."""
 
     def __init__(self) -> None:
         self.code = b"\x80\x02"
@@ -53,8 +54,12 @@ class Assembler:
         self.code += code
         return self
 
-    def tensor(self, kind: str, key: str, count: int, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Assembler:
-        self.raw(b"ctorch._utils\n_rebuild_tensor_v2\n((").text("storage").raw(b"ctorch\n" + kind.encode() + b"\n")
+    def tensor(
+        self, kind: str, key: str, count: int, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+    ) -> Assembler:
+        self.raw(b"ctorch._utils\n_rebuild_tensor_v2\n((").text("storage").raw(
+            b"ctorch\n" + kind.encode() + b"\n"
+        )
         self.text(key).text("cpu").number(count).raw(b"tQ")
         return self.number(offset).numbers(shape).numbers(strides).raw(b"\x89ccollections\nOrderedDict\n)RtR")
 
@@ -68,7 +73,14 @@ def state(*tensors: tuple[str, str, str, int, int, tuple[int, ...], tuple[int, .
 
 
 def legacy(program: bytes, storages: dict[str, tuple[int, bytes]]) -> bytes:
-    head = [pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True, "type_sizes": {}})]
+    head = [
+        pickle.dumps(x, 2)
+        for x in (
+            0x1950A86A20F9469CFC6C,
+            1001,
+            {"protocol_version": 1001, "little_endian": True, "type_sizes": {}},
+        )
+    ]
     tail = b"".join(count.to_bytes(8, "little", signed=True) + data for count, data in storages.values())
     return b"".join(head) + program + pickle.dumps(list(storages), 2) + tail
 
@@ -143,14 +155,19 @@ def test_both_containers_give_the_same_tensors(tmp_path: Path) -> None:
     old = read(tmp_path, legacy(program, {key: (counts[key], data) for key, data in raw.items()}))
     new = read(tmp_path, zipped(program, raw))
     expected = {
-        "w": [[0, 1, 2], [3, 4, 5]], "turned": [[0, 3], [1, 4], [2, 5]], "tail": [4, 5], "half": [0.5, -2], "brain": [1.5, -3], "count": 7,
+        "w": [[0, 1, 2], [3, 4, 5]], "turned": [[0, 3], [1, 4], [2, 5]], "tail": [4, 5], "half": [0.5, -2],
+        "brain": [1.5, -3], "count": 7,
     }  # fmt: skip
     for tensors in (old, new):
         assert list(tensors) == [*expected, "none"]
         for name, value in expected.items():
             np.testing.assert_array_equal(tensors[name], value)
         assert tensors["none"].shape == (0, 3)
-        assert (tensors["half"].dtype, tensors["brain"].dtype, tensors["count"].dtype) == (np.float16, np.float32, np.int64)
+        assert (tensors["half"].dtype, tensors["brain"].dtype, tensors["count"].dtype) == (
+            np.float16,
+            np.float32,
+            np.int64,
+        )
 
 
 class Shell:
@@ -186,8 +203,10 @@ def test_a_file_that_would_run_code_is_refused(
 
 @pytest.mark.parametrize(
     "name",
-    ["os system", "builtins eval", "builtins getattr", "torch load", "torch._utils _rebuild_tensor", "collections OrderedDict.update",
-     "collections defaultdict", "numpy.core.multiarray _reconstruct", "torch.storage _load_from_bytes", "ctrlsynth.models.embedded.imagenet.weights _run"],
+    ["os system", "builtins eval", "builtins getattr", "torch load", "torch._utils _rebuild_tensor",
+    "collections " "OrderedDict.update",
+     "collections defaultdict", "numpy.core.multiarray _reconstruct", "torch.storage _load_from_bytes",
+     "ctrlsynth.models.embedded.imagenet.weights _run"],
 )  # fmt: skip
 def test_a_global_that_is_not_on_the_list_is_named(name: str, tmp_path: Path) -> None:
     module, _, attribute = name.partition(" ")
@@ -201,16 +220,24 @@ def test_a_global_that_is_not_on_the_list_is_named(name: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     "change",
     [
-        {"shape": (2, 4)}, {"shape": (-2, 3)}, {"shape": (2, -3)}, {"strides": (-3, 1)}, {"offset": -1}, {"offset": 1}, {"offset": 7},
-        {"shape": (2**40,), "strides": (0,)}, {"shape": (7,), "strides": (0,)}, {"shape": (2,), "strides": (2**47,)},
-        {"shape": (2, 3), "strides": (3,)}, {"count": -6}, {"count": 2**47}, {"shape": (1,) * 40, "strides": (1,) * 40},
+        {"shape": (2, 4)}, {"shape": (-2, 3)}, {"shape": (2, -3)}, {"strides": (-3, 1)}, {"offset": -1},
+        {"offset": 1}, {"offset": 7},
+        {"shape": (2**40,), "strides": (0,)}, {"shape": (7,), "strides": (0,)}, {"shape": (2,),
+        "strides": (2**47,)},
+        {"shape": (2, 3), "strides": (3,)}, {"count": -6}, {"count": 2**47}, {"shape": (1,) * 40,
+        "strides": (1,) * 40},
         {"shape": (2**63,), "strides": (1,)}, {"kind": "UntypedStorage"}, {"kind": "FloatTensor"},
     ],
 )  # fmt: skip
 def test_a_tensor_that_lies_about_its_bounds_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
-    fields = dict(zip(("name", "kind", "key", "count", "offset", "shape", "strides"), GOOD, strict=True)) | change
+    fields = (
+        dict(zip(("name", "kind", "key", "count", "offset", "shape", "strides"), GOOD, strict=True)) | change
+    )
     program = state(tuple(fields.values()))  # type: ignore[arg-type]
-    reason = r"a tensor (reaches beyond its storage|has an impossible \w+)$|storage '0' is cut short|which is no part of a state dict$"
+    reason = (
+        r"a tensor (reaches beyond its storage|has an impossible \w+)$|storage '0' is cut short|which "
+        r"is no part of a state dict$"
+    )
     assert re.search(reason, refused(tmp_path, zipped(program, {"0": NUMBERS.tobytes()})))
     assert re.search(reason, refused(tmp_path, legacy(program, {"0": (6, NUMBERS.tobytes())})))
 
@@ -225,7 +252,9 @@ def test_storages_that_are_missing_short_or_described_twice(tmp_path: Path) -> N
     assert "two ways" in refused(tmp_path, zipped(twice, {"0": NUMBERS.tobytes()}))
     stranger = {"0": (6, NUMBERS.tobytes()), "1": (1, b"1234")}
     assert "no tensor" in refused(tmp_path, legacy(state(GOOD), stranger))
-    assert "compressed" in refused(tmp_path, zipped(state(GOOD), {"0": NUMBERS.tobytes()}, zipfile.ZIP_DEFLATED))
+    assert "compressed" in refused(
+        tmp_path, zipped(state(GOOD), {"0": NUMBERS.tobytes()}, zipfile.ZIP_DEFLATED)
+    )
 
 
 @pytest.mark.parametrize(
@@ -235,7 +264,10 @@ def test_storages_that_are_missing_short_or_described_twice(tmp_path: Path) -> N
         (Assembler().raw(b"}.").code, "mapping"),
         (Assembler().raw(b"}").text("epoch").number(3).raw(b"s.").code, "epoch"),
         (Assembler().raw(b"}").number(1).number(3).raw(b"s.").code, "not texts"),
-        (Assembler().raw(b"r\xff\xff\xff\x7f.").code, "memo"),  # a memo slot far out: pickle would take 32 GB for the slots before it
+        (
+            Assembler().raw(b"r\xff\xff\xff\x7f.").code,
+            "memo",
+        ),  # a memo slot far out: pickle would take 32 GB for the slots before it
         (Assembler().raw(b"}r\xff\xff\xff\x7f.").code, "memo"),
         (Assembler().raw(b"}q\x01.").code, "memo"),
         (Assembler().raw(b"h\x05.").code, "damaged"),
@@ -244,7 +276,10 @@ def test_storages_that_are_missing_short_or_described_twice(tmp_path: Path) -> N
         (Assembler().raw(b".").code, "damaged"),
         (Assembler().raw(b"X\xff\xff\xff\xffabc").code, "damaged"),
         (Assembler().raw(b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f").code, "damaged"),
-        (Assembler().raw(b"ccollections\nOrderedDict\n}b.").code, "no mapping"),  # attributes of the class itself
+        (
+            Assembler().raw(b"ccollections\nOrderedDict\n}b.").code,
+            "no mapping",
+        ),  # attributes of the class itself
         (Assembler().raw(b"ctorch\nFloatStorage\n)R.").code, "calls"),
         (Assembler().raw(b"ccollections\nOrderedDict\n((tR.").code, "damaged"),
         (Assembler().raw(b"ccollections\nOrderedDict\n((ttR.").code, "calls"),
@@ -261,12 +296,15 @@ def test_programs_that_are_damaged_or_strange(program: bytes, word: str, tmp_pat
 
 
 def test_bombs_stay_small(tmp_path: Path) -> None:
-    """Ten thousand nested tuples, each twice in the next: as a key, hashing them would take for ever; as a value, they stay 10,000."""
+    """Ten thousand nested tuples, each twice in the next: as a key, hashing them would take for ever; as a
+    value, they stay 10,000."""
     double = Assembler().raw(b")q\x00")
     for i in range(200):
         double.raw(b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]))
     assert "not texts" in refused(tmp_path, zipped(Assembler().raw(b"}").code + double.code[2:] + b"Ns.", {}))
-    assert "not a tensor" in refused(tmp_path, zipped(Assembler().raw(b"}").text("k").code + double.code[2:] + b"s.", {}))
+    assert "not a tensor" in refused(
+        tmp_path, zipped(Assembler().raw(b"}").text("k").code + double.code[2:] + b"s.", {})
+    )
     deep = Assembler().raw(b"}").text("k").raw(b")" + b"\x85" * 300_000 + b"s.")
     assert "not a tensor" in refused(tmp_path, zipped(deep.code, {}))
     long = Assembler().raw(b"}" + b"N\x85" * 500_001)
@@ -274,7 +312,10 @@ def test_bombs_stay_small(tmp_path: Path) -> None:
 
 
 def test_every_cut_of_a_good_file_is_refused(tmp_path: Path) -> None:
-    for data in (legacy(state(GOOD), {"0": (6, NUMBERS.tobytes())}), zipped(state(GOOD), {"0": NUMBERS.tobytes()})):
+    for data in (
+        legacy(state(GOOD), {"0": (6, NUMBERS.tobytes())}),
+        zipped(state(GOOD), {"0": NUMBERS.tobytes()}),
+    ):
         assert list(read(tmp_path, data)) == ["w"]
         for length in range(len(data)):
             refused(tmp_path, data[:length])
@@ -284,7 +325,14 @@ def test_every_cut_of_a_good_file_is_refused(tmp_path: Path) -> None:
 @given(st.data())
 def test_changed_bytes_are_read_or_refused_and_nothing_else(tmp_path: Path, data: st.DataObject) -> None:
     """Whatever a changed file says, the reader answers with tensors inside the file or with a UserError."""
-    good = data.draw(st.sampled_from([legacy(state(GOOD), {"0": (6, NUMBERS.tobytes())}), zipped(state(GOOD), {"0": NUMBERS.tobytes()})]))
+    good = data.draw(
+        st.sampled_from(
+            [
+                legacy(state(GOOD), {"0": (6, NUMBERS.tobytes())}),
+                zipped(state(GOOD), {"0": NUMBERS.tobytes()}),
+            ]
+        )
+    )
     changed = bytearray(good)
     for _ in range(data.draw(st.integers(1, 4))):
         changed[data.draw(st.integers(0, len(good) - 1))] = data.draw(st.integers(0, 255))
@@ -303,12 +351,18 @@ def test_absent_and_empty_files_are_one_line(tmp_path: Path) -> None:
 
 
 def test_the_assembler_writes_what_pickle_reads() -> None:
-    """The hostile programs above are hostile only if they are well formed: pickletools takes the good one to its STOP."""
+    """The hostile programs above are hostile only if they are well formed: pickletools takes the good one to
+    its STOP."""
     names = [opcode.name for opcode, _, _ in pickletools.genops(state(GOOD))]
     assert names[-1] == "STOP"
     assert names.count("BINPERSID") == 1
     code = "import sys, ctrlsynth.models.embedded.imagenet.weights; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "False"
+    )
 
 
 COUNTS = {"n2084071": 52_418_327, "n2121620": 3, "n9638875": 2**40}
@@ -316,7 +370,9 @@ COUNTS = {"n2084071": 52_418_327, "n2121620": 3, "n9638875": 2**40}
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("kind", [dict, OrderedDict, Counter])
-def test_a_pickled_vocabulary_is_read_in_its_order(kind: type[dict[str, int]], protocol: int, tmp_path: Path) -> None:
+def test_a_pickled_vocabulary_is_read_in_its_order(
+    kind: type[dict[str, int]], protocol: int, tmp_path: Path
+) -> None:
     path = tmp_path / "vocab.pkl"
     path.write_bytes(pickle.dumps(kind(COUNTS), protocol))
     assert list(read_counts(path).items()) == list(COUNTS.items())

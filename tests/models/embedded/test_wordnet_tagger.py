@@ -1,4 +1,5 @@
-"""The `wordnet` tagger: hand-labelled captions, examples of each rule, invariants on any text, time that grows with the text."""
+"""The `wordnet` tagger: hand-labelled captions, examples of each rule, invariants on any text, time that
+grows with the text."""
 
 from __future__ import annotations
 
@@ -22,10 +23,11 @@ DATA = FILES
 KINDS = ("objects", "attributes", "relations")
 
 
-# How the captions were labelled: objects are the visible things that a caption names, singular; a compound that an English speaker takes as
-# one thing is one object, another noun before a noun is its attribute; possessors, the picture itself, times, cities and persons by name
-# are none. Attributes are modifiers with their object (`red ball`), counts with the plural; evaluations (best, free) are none. Relations:
-# subject, predicate (verbs in -ing), object. Labels were written before looking at any output.
+# How the captions were labelled: objects are the visible things that a caption names, singular; a compound
+# that an English speaker takes as one thing is one object, another noun before a noun is its attribute;
+# possessors, the picture itself, times, cities and persons by name are none. Attributes are modifiers with
+# their object (`red ball`), counts with the plural; evaluations (best, free) are none. Relations: subject,
+# predicate (verbs in -ing), object. Labels were written before looking at any output.
 
 
 def labelled(name: str) -> list[dict[str, Any]]:
@@ -34,7 +36,10 @@ def labelled(name: str) -> list[dict[str, Any]]:
 
 def precision_and_recall(rows: list[dict[str, Any]], kind: str) -> tuple[float, float]:
     """Phrases counted over all captions, without regard to case."""
-    pairs = [({p.lower() for p in row[kind]}, {p.lower() for p in getattr(mine(row["caption"]), kind)}) for row in rows]
+    pairs = [
+        ({p.lower() for p in row[kind]}, {p.lower() for p in getattr(mine(row["caption"]), kind)})
+        for row in rows
+    ]
     right = sum(len(want & have) for want, have in pairs)
     return right / sum(len(have) for _, have in pairs), right / sum(len(want) for want, _ in pairs)
 
@@ -49,7 +54,9 @@ def test_the_labelled_captions_are_a_hundred_and_differ() -> None:
             assert all((subject, middle, end)), relation
 
 
-@pytest.mark.parametrize("name", ["web_captions.jsonl", "web_captions_second.jsonl", "web_captions_heldout.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["web_captions.jsonl", "web_captions_second.jsonl", "web_captions_heldout.jsonl"]
+)
 def test_precision_and_recall(name: str) -> None:
     rows = labelled(name)
     assert min(precision_and_recall(rows, "objects")) >= 0.85
@@ -57,9 +64,12 @@ def test_precision_and_recall(name: str) -> None:
 
 
 FUNCTION_WORDS = (
-    "a an the in at it he be who can will as or no so us i me my am is are was do does did has have may might must shall on off out up "
-    "down by to of for and but if not nor than then this that these those we you she they his her its our their what which when where "
-    "how why while some any all each both few more most other such only own same too very just now here there with from into over under "
+    "a an the in at it he be who can will as or no so us i me my am is are was do does did has have may "
+    "might must shall on off out up "
+    "down by to of for and but if not nor than then this that these those we you she they his her its our "
+    "their what which when where "
+    "how why while some any all each both few more most other such only own same too very just now here "
+    "there with from into over under "
     "again once about against between through during before after above below an ok pm oh"
 ).split()
 
@@ -91,8 +101,14 @@ def test_function_words_never_become_objects() -> None:
         ("The cat is sleeping", Tags(("cat",), ("sleeping cat",))),
         ("A man rides a horse", Tags(("man", "horse"), (), ("man riding horse",))),
         ("A man riding a horse", Tags(("man", "horse"), (), ("man riding horse",))),
-        ("A dog and a cat sit on a sofa", Tags(("dog", "cat", "sofa"), (), ("dog sitting on sofa", "cat sitting on sofa"))),
-        ("a cat in front of a white house", Tags(("cat", "house"), ("white house",), ("cat in front of house",))),
+        (
+            "A dog and a cat sit on a sofa",
+            Tags(("dog", "cat", "sofa"), (), ("dog sitting on sofa", "cat sitting on sofa")),
+        ),
+        (
+            "a cat in front of a white house",
+            Tags(("cat", "house"), ("white house",), ("cat in front of house",)),
+        ),
         ("a cat to the left of a tree", Tags(("cat", "tree"), (), ("cat left of tree",))),
         ("a brown bear", Tags(("bear",), ("brown bear",))),
         ("a hot dog", Tags(("hot dog",))),
@@ -129,12 +145,14 @@ def test_the_tagger_as_a_model() -> None:
 
 
 WORDS = (
-    "a the dog cats red two sitting sits on and , . of with her Paris hot ball is without can 7 running photo #sunset no glasses, woman's"
+    "a the dog cats red two sitting sits on and , . of with her Paris hot ball is without can 7 running "
+    "photo #sunset no glasses, woman's"
 ).split()
 
 
 def check(tags: Tags) -> None:
-    """What every answer fulfils: no repeats, no blanks; ends of relations and attributes are among the objects."""
+    """What every answer fulfils: no repeats, no blanks; ends of relations and attributes are among the
+    objects."""
     for kind in KINDS:
         phrases = getattr(tags, kind)
         assert len(set(phrases)) == len(phrases)
@@ -159,7 +177,8 @@ def test_any_text_is_read(caption: str) -> None:
 
 
 ODD = [
-    "\x00\x01\x1b[31mdog\x7f", "كلب أحمر على الأريكة", "🐶" * 5000, "{{dog}} {cat} \"ball\" 'sofa'", "ﬁsh", "a\u200bdog",
+    "\x00\x01\x1b[31mdog\x7f", "كلب أحمر على الأريكة", "🐶" * 5000, "{{dog}} {cat} \"ball\" 'sofa'", "ﬁsh",
+    "a\u200bdog",
     "\ud800 dog", "x" * 100_000,
     "@" * 100_000, "<" * 100_000, "a" * 64 + "@" + "b" * 100_000, "-" * 100_000, "#" * 100_000,
     "dog-" * 25_000, "'" * 100_000, "www." * 25_000,

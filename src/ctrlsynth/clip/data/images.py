@@ -1,5 +1,5 @@
-"""Images on their way into a tower: resizing, the random crop of training, the centre crop of evaluation; as torchvision does them on
-PIL."""
+"""Images on their way into a tower: resizing, the random crop of training, the centre crop of evaluation; as
+torchvision does them on PIL."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from PIL import Image
 from ...data.images import decode, probe
 
 
-def shorter_edge(image: Image.Image, edge: int, method: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
+def shorter_edge(
+    image: Image.Image, edge: int, method: Image.Resampling = Image.Resampling.BICUBIC
+) -> Image.Image:
     """The image with its shorter edge at `edge` pixels, enlarged or reduced; the longer one rounded down."""
     width, height = image.size
     if min(width, height) == edge:
@@ -26,9 +28,12 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def crop_box(width: int, height: int, scale: tuple[float, float], rng: random.Random) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of a random resized crop: a share of the area drawn from `scale`, an aspect ratio of 3/4 to 4/3 drawn
-    on a log scale; after ten that do not fit, the largest centred one within those ratios."""
+def crop_box(
+    width: int, height: int, scale: tuple[float, float], rng: random.Random
+) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of a random resized crop: a share of the area drawn from `scale`, an aspect
+    ratio of 3/4 to 4/3 drawn on a log scale; after ten that do not fit, the largest centred one within those
+    ratios."""
     area = width * height
     low, high = math.log(3 / 4), math.log(4 / 3)
     for _ in range(10):
@@ -49,19 +54,26 @@ def crop_box(width: int, height: int, scale: tuple[float, float], rng: random.Ra
 
 
 def open_image(data: bytes, edge: int | None) -> Image.Image:
-    """The image as RGB, its shorter edge at `edge` pixels if given. A much larger JPEG is already reduced while it is decoded, to no
-    less than twice that edge. Raises ImageFault."""
+    """The image as RGB, its shorter edge at `edge` pixels if given. A much larger JPEG is already reduced
+    while it is decoded, to no less than twice that edge. Raises ImageFault."""
     if edge is None:
         return decode(data)
     width, height = probe(data)
-    longest = round(max(width, height) * 2 * edge / min(width, height)) if min(width, height) > 4 * edge else None
+    longest = (
+        round(max(width, height) * 2 * edge / min(width, height)) if min(width, height) > 4 * edge else None
+    )
     return shorter_edge(decode(data, longest=longest), edge)
 
 
-def training_view(image: Image.Image, size: int, scale: tuple[float, float] | None, flip: bool, rng: random.Random) -> Image.Image:
-    """What a step sees: a random resized crop (the centre crop without `scale`), mirrored half of the time with `flip`; bicubic."""
+def training_view(
+    image: Image.Image, size: int, scale: tuple[float, float] | None, flip: bool, rng: random.Random
+) -> Image.Image:
+    """What a step sees: a random resized crop (the centre crop without `scale`), mirrored half of the time
+    with `flip`; bicubic."""
     if scale is None:
         view = centre_crop(shorter_edge(image, size), size)
     else:
-        view = image.crop(crop_box(image.width, image.height, scale, rng)).resize((size, size), Image.Resampling.BICUBIC)
+        view = image.crop(crop_box(image.width, image.height, scale, rng)).resize(
+            (size, size), Image.Resampling.BICUBIC
+        )
     return view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip and rng.random() < 0.5 else view

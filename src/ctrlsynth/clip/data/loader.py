@@ -1,8 +1,9 @@
-"""The loader: micro-batches of uint8 images and token ids, the same whatever the number of workers, from any step on.
+"""The loader: micro-batches of uint8 images and token ids, the same whatever the number of workers, from any
+step on.
 
-What is drawn for a row (its caption, its crop) hangs on the seed, the row's id and the lap, never on the process that reads it. A row
-that can't be decoded leaves its place in the batch empty and is counted, so every batch has its shape and its rows.
-"""
+What is drawn for a row (its caption, its crop) hangs on the seed, the row's id and the lap, never on the
+process that reads it. A row that can't be decoded leaves its place in the batch empty and is counted, so
+every batch has its shape and its rows."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ from .tokens import Tokenizer
 
 
 class Batch(NamedTuple):
-    """One micro-batch. images uint8 [n, size, size, 3]; ids int64 [n, length]; valid bool [n], false where a row could not be used;
-    faults (row id, reason)."""
+    """One micro-batch. images uint8 [n, size, size, 3]; ids int64 [n, length]; valid bool [n], false where a
+    row could not be used; faults (row id, reason)."""
 
     images: Any
     ids: Any
@@ -34,11 +35,19 @@ class Batch(NamedTuple):
 
 
 class Batches:
-    """Micro-batch `i` of one process, by number: `torch.utils.data.DataLoader` hands the numbers out to its workers and keeps their
-    order."""
+    """Micro-batch `i` of one process, by number: `torch.utils.data.DataLoader` hands the numbers out to its
+    workers and keeps their order."""
 
     def __init__(
-        self, shards: Sequence[Shards], schedule: Schedule, tokenizer: Tokenizer, block: TrainBlock, size: int, *, steps: int, rank: int = 0
+        self,
+        shards: Sequence[Shards],
+        schedule: Schedule,
+        tokenizer: Tokenizer,
+        block: TrainBlock,
+        size: int,
+        *,
+        steps: int,
+        rank: int = 0,
     ) -> None:
         self._shards, self._schedule, self._tokenizer, self._block = list(shards), schedule, tokenizer, block
         self._size, self._rank = size, rank
@@ -62,11 +71,16 @@ class Batches:
                 valid[at] = True
             except (RowFault, ImageFault) as fault:
                 faults.append((self._shards[source].id(row), fault.reason))
-        return Batch(torch.from_numpy(images), torch.from_numpy(self._tokenizer(texts)), torch.from_numpy(valid), faults)
+        return Batch(
+            torch.from_numpy(images),
+            torch.from_numpy(self._tokenizer(texts)),
+            torch.from_numpy(valid),
+            faults,
+        )
 
     def view(self, source: int, lap: int, row: int) -> tuple[Any, str]:
-        """(image uint8 [size, size, 3], caption) of a row as lap `lap` of its source shows it. RowFault or ImageFault for a row
-        without."""
+        """(image uint8 [size, size, 3], caption) of a row as lap `lap` of its source shows it. RowFault or
+        ImageFault for a row without."""
         pair = self._shards[source].read(row)
         block = self._block
         caption = pair.captions[0]
@@ -78,7 +92,8 @@ class Batches:
 
 
 def loader(batches: Batches, start: int, *, workers: int, pin: bool = False) -> Any:
-    """The micro-batches from number `start` to the end, in order, read ahead by `workers` processes (0: read when asked for)."""
+    """The micro-batches from number `start` to the end, in order, read ahead by `workers` processes (0: read
+    when asked for)."""
     from torch.utils.data import DataLoader
 
     return DataLoader(
@@ -96,10 +111,18 @@ def _as_it_is(batch: Batch) -> Batch:
     return batch
 
 
-def open_sources(sources: Sequence[TrainSource], base: Path, cache: Path | None = None, where: str = "train.data") -> list[Shards]:
+def open_sources(
+    sources: Sequence[TrainSource], base: Path, cache: Path | None = None, where: str = "train.data"
+) -> list[Shards]:
     """Opens the sources of a block; see `shards.open_shards`."""
     return [
-        open_shards(s.path, base, captions=s.captions, cache=cache, where=f"{where}[{n}]" if len(sources) > 1 else where)
+        open_shards(
+            s.path,
+            base,
+            captions=s.captions,
+            cache=cache,
+            where=f"{where}[{n}]" if len(sources) > 1 else where,
+        )
         for n, s in enumerate(sources)
     ]
 
@@ -114,10 +137,18 @@ def schedule_of(order: Order, block: TrainBlock, world: int = 1) -> Schedule:
     """Cuts the order into steps. UserError if the batch does not divide, or is larger than the data."""
     share = block.accumulate * world
     if block.batch % share:
-        raise UserError(f"train.batch: {block.batch:,} pairs do not divide by {world} processes x {block.accumulate} micro-batches")
+        raise UserError(
+            f"train.batch: {block.batch:,} pairs do not divide by {world} processes x {block.accumulate} "
+            f"micro-batches"
+        )
     if block.batch > order.rows:
-        raise UserError(f"train.batch: {block.batch:,} pairs a step, but the data has {order.rows:,}; take a smaller batch or more data")
-    return Schedule(order, block.batch, accumulate=block.accumulate, world=world, together=block.negatives == "all")
+        raise UserError(
+            f"train.batch: {block.batch:,} pairs a step, but the data has {order.rows:,}; take a smaller "
+            f"batch or more data"
+        )
+    return Schedule(
+        order, block.batch, accumulate=block.accumulate, world=world, together=block.negatives == "all"
+    )
 
 
 def left_out(shards: Sequence[Shards]) -> Counter[str]:

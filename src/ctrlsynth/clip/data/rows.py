@@ -12,8 +12,8 @@ import numpy as np
 from ...data.rows import clean_caption
 
 BLOCK = 64
-"""Rows that stay together when rows are shuffled, where a form has no groups of its own: neighbours on disk are read at about one
-time."""
+"""Rows that stay together when rows are shuffled, where a form has no groups of its own: neighbours on disk
+are read at about one time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,8 @@ class Pair:
 
 
 class RowFault(Exception):
-    """A row that can't be used; `reason` is a short stable word (`empty_caption`, `no_image`, `unreadable_file`)."""
+    """A row that can't be used; `reason` is a short stable word (`empty_caption`, `no_image`,
+    `unreadable_file`)."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -34,8 +35,9 @@ class RowFault(Exception):
 
 
 class Shards(Protocol):
-    """Rows 0 .. rows-1. `blocks` are the first rows of what lies together, ascending, and `rows` at the end; `left_out` counts by reason
-    what the index already leaves out; `keep_rows` says how many rows to keep in memory where rows are read in groups."""
+    """Rows 0 .. rows-1. `blocks` are the first rows of what lies together, ascending, and `rows` at the end;
+    `left_out` counts by reason what the index already leaves out; `keep_rows` says how many rows to keep in
+    memory where rows are read in groups."""
 
     name: str
     rows: int
@@ -48,7 +50,8 @@ class Shards(Protocol):
 
 
 def captions_of(values: Mapping[str, Any], fields: Sequence[str]) -> tuple[str, ...]:
-    """All captions of a row in the order of `fields`, lists laid out, empty ones left out. RowFault if none is left."""
+    """All captions of a row in the order of `fields`, lists laid out, empty ones left out. RowFault if none
+    is left."""
     found = []
     for name in fields:
         value = values.get(name)

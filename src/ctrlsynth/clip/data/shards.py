@@ -1,9 +1,9 @@
-"""Where the rows of training data lie, and how one is read by its number: webdataset tars, parquet, imagefolder, csv (what `export`
-writes).
+"""Where the rows of training data lie, and how one is read by its number: webdataset tars, parquet,
+imagefolder, csv (what `export` writes).
 
-Nothing is unpacked and nothing kept but an index: for a tar five numbers a row, which can be memory-mapped and shared by all workers.
-Because any row can be read at any time, order, resume and the split over nodes and workers are plain arithmetic (`mix.py`).
-"""
+Nothing is unpacked and nothing kept but an index: for a tar five numbers a row, which can be memory-mapped
+and shared by all workers. Because any row can be read at any time, order, resume and the split over nodes and
+workers are plain arithmetic (`mix.py`)."""
 
 from __future__ import annotations
 
@@ -28,14 +28,19 @@ __all__ = ["FileShards", "Pair", "ParquetShards", "RowFault", "Shards", "Subset"
 
 
 def open_shards(
-    path: str | Sequence[str], base: Path, *, captions: Sequence[str] | None = None, cache: Path | None = None, where: str = "train.data"
+    path: str | Sequence[str],
+    base: Path,
+    *,
+    captions: Sequence[str] | None = None,
+    cache: Path | None = None,
+    where: str = "train.data",
 ) -> Shards:
-    """Opens a folder that `export` wrote, or files (paths, globs, brace ranges) of one form; relative paths start at `base`.
+    """Opens a folder that `export` wrote, or files (paths, globs, brace ranges) of one form; relative paths
+    start at `base`.
 
-    `captions`: the fields that a caption is drawn from (`text` is the .txt of a tar, other names are keys of its .json; columns
-    elsewhere; a field may hold a list). `cache`: a folder for the index of tars, so that it is made once. Raises UserError in one line
-    that names the path.
-    """
+    `captions`: the fields that a caption is drawn from (`text` is the .txt of a tar, other names are keys of
+    its .json; columns elsewhere; a field may hold a list). `cache`: a folder for the index of tars, so that
+    it is made once. Raises UserError in one line that names the path."""
     files, form = _files(path, base, where)
     if form == "tar":
         return TarShards(files, captions, cache, where)
@@ -48,13 +53,18 @@ def _files(path: str | Sequence[str], base: Path, where: str) -> tuple[list[str]
     names = [path] if isinstance(path, str) else list(path)
     if len(names) == 1 and (folder := base / Path(names[0]).expanduser()).is_dir():
         for suffix in (".tar", ".parquet"):
-            found = sorted(str(p) for p in folder.iterdir() if p.suffix == suffix and not p.name.startswith("."))
+            found = sorted(
+                str(p) for p in folder.iterdir() if p.suffix == suffix and not p.name.startswith(".")
+            )
             if found:
                 return found, suffix[1:]
         for name in ("metadata.jsonl", "metadata.csv", "data.csv"):
             if (folder / name).is_file():
                 return [str(folder / name)], "table"
-        raise UserError(f"{where}: {folder} holds no .tar, .parquet, metadata.jsonl or data.csv (`ctrlsynth export` writes such folders)")
+        raise UserError(
+            f"{where}: {folder} holds no .tar, .parquet, metadata.jsonl or data.csv (`ctrlsynth export` "
+            f"writes such folders)"
+        )
     try:
         files = expand(names, base, (".tar", ".parquet", ".csv", ".jsonl"), "data")
     except UserError as error:
@@ -64,15 +74,19 @@ def _files(path: str | Sequence[str], base: Path, where: str) -> tuple[list[str]
         raise UserError(f"{where}: one source is of one form; found {', '.join(sorted(suffixes))}")
     suffix = suffixes.pop()
     if suffix not in (".tar", ".parquet", ".csv", ".jsonl"):
-        raise UserError(f"{where}: {files[0]}: expected .tar, .parquet, .csv or .jsonl, found {suffix or 'no suffix'}")
+        raise UserError(
+            f"{where}: {files[0]}: expected .tar, .parquet, .csv or .jsonl, found {suffix or 'no suffix'}"
+        )
     return files, {".tar": "tar", ".parquet": "parquet"}.get(suffix, "table")
 
 
 class ParquetShards:
-    """Parquet files with an image column (struct of bytes and path, bytes, or file names). A row group is read at once and kept for a
-    while: `keep_rows` rows, which the loader sets to the width of its shuffle."""
+    """Parquet files with an image column (struct of bytes and path, bytes, or file names). A row group is
+    read at once and kept for a while: `keep_rows` rows, which the loader sets to the width of its shuffle."""
 
-    def __init__(self, files: Sequence[str], captions: Sequence[str] | None, where: str = "train.data") -> None:
+    def __init__(
+        self, files: Sequence[str], captions: Sequence[str] | None, where: str = "train.data"
+    ) -> None:
         self.name = files[0] if len(files) == 1 else os.path.dirname(files[0])
         self.left_out, self.keep_rows = Counter[str](), 0
         self._files = list(files)
@@ -83,7 +97,9 @@ class ParquetShards:
             try:
                 meta = pq.ParquetFile(path)
             except (pa.ArrowException, OSError) as error:
-                raise UserError(f"{where}: {path}: not a readable parquet file ({str(error).splitlines()[0]})") from error
+                raise UserError(
+                    f"{where}: {path}: not a readable parquet file ({str(error).splitlines()[0]})"
+                ) from error
             schema = schema or meta.schema_arrow
             for group in range(meta.metadata.num_row_groups):
                 starts.append(row)
@@ -136,9 +152,12 @@ def _read_file(path: Path) -> bytes:
 
 
 class FileShards:
-    """An imagefolder (metadata.jsonl or .csv) or open_clip's csv: image files and captions, the latter all in memory."""
+    """An imagefolder (metadata.jsonl or .csv) or open_clip's csv: image files and captions, the latter all in
+    memory."""
 
-    def __init__(self, files: Sequence[str], captions: Sequence[str] | None, where: str = "train.data") -> None:
+    def __init__(
+        self, files: Sequence[str], captions: Sequence[str] | None, where: str = "train.data"
+    ) -> None:
         self.name = files[0]
         self.left_out, self.keep_rows = Counter[str](), 0
         self._rows: list[tuple[str, tuple[str, ...]]] = []
@@ -153,7 +172,11 @@ class FileShards:
     def _load(self, path: str, captions: Sequence[str] | None, where: str) -> None:
         with open(path, encoding="utf-8", newline="") as stream:
             try:
-                table: Any = csv.DictReader(stream) if path.endswith(".csv") else [json.loads(line) for line in stream if line.strip()]
+                table: Any = (
+                    csv.DictReader(stream)
+                    if path.endswith(".csv")
+                    else [json.loads(line) for line in stream if line.strip()]
+                )
                 rows = list(table)
             except (ValueError, csv.Error) as error:
                 raise UserError(f"{where}: {path}: {error}") from error
@@ -206,7 +229,10 @@ def _column(names: Sequence[str], usual: Sequence[str], where: str, what: str) -
     for name in usual:
         if name in low:
             return low[name]
-    raise UserError(f"{where}: no column of the {what}; expected one of {', '.join(usual[:4])} ..., found {', '.join(names)}")
+    raise UserError(
+        f"{where}: no column of the {what}; expected one of {', '.join(usual[:4])} ..., found "
+        f"{', '.join(names)}"
+    )
 
 
 def _chosen(names: Sequence[str], captions: Sequence[str] | None, where: str) -> list[str]:

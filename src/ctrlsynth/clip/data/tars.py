@@ -1,4 +1,5 @@
-"""Webdataset tars read by row number: an index of three places a row (image, .txt, .json), made by one look at the headers.
+"""Webdataset tars read by row number: an index of three places a row (image, .txt, .json), made by one look
+at the headers.
 
 The index can be kept in a file, which all processes and workers map into memory.
 """
@@ -26,7 +27,11 @@ from .rows import BLOCK, Pair, RowFault, captions_of
 _INDEX = np.dtype(
     [
         ("shard", "<u4"),
-        *((name + end, kind) for name in ("image", "text", "json") for end, kind in (("", "<i8"), ("_size", "<u4"))),
+        *(
+            (name + end, kind)
+            for name in ("image", "text", "json")
+            for end, kind in (("", "<i8"), ("_size", "<u4"))
+        ),
     ]
 )
 _OPEN_FILES = 64
@@ -61,7 +66,13 @@ class _Handles:
 class TarShards:
     """Webdataset tars: neighbours with one key are a sample of an image, a .txt and a .json."""
 
-    def __init__(self, files: Sequence[str], captions: Sequence[str] | None, cache: Path | None, where: str = "train.data") -> None:
+    def __init__(
+        self,
+        files: Sequence[str],
+        captions: Sequence[str] | None,
+        cache: Path | None,
+        where: str = "train.data",
+    ) -> None:
         self.name = files[0] if len(files) == 1 else os.path.dirname(files[0])
         self._files, self._handles = list(files), _Handles()
         self._fields = list(captions or ["text"])
@@ -73,7 +84,10 @@ class TarShards:
         self.rows = len(self._index)
         if not self.rows:
             found = ", ".join(f"{n:,} {r}" for r, n in sorted(self.left_out.items())) or "no samples at all"
-            raise UserError(f"{where}: {self.name}: no sample with an image and a caption ({' or '.join(self._fields)}); found {found}")
+            raise UserError(
+                f"{where}: {self.name}: no sample with an image and a caption "
+                f"({' or '.join(self._fields)}); found {found}"
+            )
         starts = np.flatnonzero(np.diff(self._index["shard"], prepend=-1))
         ends = [*starts[1:], self.rows]
         self._starts = np.zeros(len(files), dtype=np.int64)
@@ -102,7 +116,9 @@ class TarShards:
         return Pair(self.id(row), member("image"), captions_of(values, self._fields))
 
 
-def _cached(cache: Path | None, files: Sequence[str], fields: Sequence[str], left_out: Counter[str]) -> np.ndarray[Any, Any]:
+def _cached(
+    cache: Path | None, files: Sequence[str], fields: Sequence[str], left_out: Counter[str]
+) -> np.ndarray[Any, Any]:
     """The index of the tars, from `cache` when files and fields are the same (path, size, time)."""
     if cache is None:
         return _scan_all(files, fields, left_out)
@@ -117,7 +133,9 @@ def _cached(cache: Path | None, files: Sequence[str], fields: Sequence[str], lef
         (cache / f"{mark}.json").write_text(json.dumps(left_out), encoding="utf-8")
         os.replace(made, path)
     with contextlib.suppress(OSError, ValueError):
-        left_out.update(json.loads((cache / f"{mark}.json").read_text(encoding="utf-8")) if not left_out else {})
+        left_out.update(
+            json.loads((cache / f"{mark}.json").read_text(encoding="utf-8")) if not left_out else {}
+        )
     loaded: np.ndarray[Any, Any] = np.load(path, mmap_mode="r")
     return loaded
 
@@ -167,14 +185,20 @@ def _scan(path: str, number: int, fields: Sequence[str], left_out: Counter[str])
             elif suffix in ("txt", "json"):
                 setattr(sample, "text" if suffix == "txt" else "json", (offset, length))
     except tarfile.TarError as error:
-        raise UserError(f"{path}: not a readable tar ({str(error).splitlines()[0]}); fetch or write it again") from error
+        raise UserError(
+            f"{path}: not a readable tar ({str(error).splitlines()[0]}); fetch or write it again"
+        ) from error
     yield from _entry(sample, number, fields, left_out)
 
 
-def _entry(sample: _Sample | None, number: int, fields: Sequence[str], left_out: Counter[str]) -> Iterator[tuple[int, ...]]:
+def _entry(
+    sample: _Sample | None, number: int, fields: Sequence[str], left_out: Counter[str]
+) -> Iterator[tuple[int, ...]]:
     if sample is None:
         return
-    told = ("text" in fields and sample.text is not None) or (any(f != "text" for f in fields) and sample.json is not None)
+    told = ("text" in fields and sample.text is not None) or (
+        any(f != "text" for f in fields) and sample.json is not None
+    )
     if sample.image is None or not told:
         left_out["no_image" if sample.image is None else "no_caption"] += 1
         return
@@ -182,8 +206,8 @@ def _entry(sample: _Sample | None, number: int, fields: Sequence[str], left_out:
 
 
 def _members(path: str, size: int) -> Iterator[tuple[str, int, int]]:
-    """(name, offset of the data, length) of the regular members. Plain headers are read here; `tarfile` takes over at the first other
-    kind."""
+    """(name, offset of the data, length) of the regular members. Plain headers are read here; `tarfile` takes
+    over at the first other kind."""
     with open(path, "rb", buffering=0) as stream:
         offset = 0
         while offset + 512 <= size:
@@ -196,7 +220,11 @@ def _members(path: str, size: int) -> Iterator[tuple[str, int, int]]:
             if head[156:157] != b"5":
                 prefix = head[345:500].partition(b"\0")[0] if head[257:263] == b"ustar\0" else b""
                 name = head[:100].partition(b"\0")[0]
-                yield (prefix + b"/" + name if prefix else name).decode("utf-8", "replace"), offset + 512, length
+                yield (
+                    (prefix + b"/" + name if prefix else name).decode("utf-8", "replace"),
+                    offset + 512,
+                    length,
+                )
             offset += 512 + -(-length // 512) * 512
         else:
             return

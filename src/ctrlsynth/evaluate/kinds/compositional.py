@@ -1,7 +1,8 @@
-"""SugarCrepe and any file of its form: does an image prefer its caption to a changed one? Strictly: a tie is wrong (METHODS, section 3).
+"""SugarCrepe and any file of its form: does an image prefer its caption to a changed one? Strictly: a tie is
+wrong (METHODS, section 3).
 
-A folder holds `images/` and json files, each a mapping index -> {filename, caption, negative_caption}. The average of files is unweighted.
-"""
+A folder holds `images/` and json files, each a mapping index -> {filename, caption, negative_caption}. The
+average of files is unweighted."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ from ..results import Score, Scores
 from ..tasks import Task
 
 SUGARCREPE = {
-    "add_att": 692, "add_obj": 2062, "replace_att": 788, "replace_obj": 1652, "replace_rel": 1406, "swap_att": 666, "swap_obj": 245,
+    "add_att": 692, "add_obj": 2062, "replace_att": 788, "replace_obj": 1652, "replace_rel": 1406,
+    "swap_att": 666, "swap_obj": 245,
 }  # fmt: skip
 """Its seven files and their rows (METHODS, section 3)."""
 
@@ -47,7 +49,9 @@ def evaluate(model: Encoder, folder: Path, task: Task, tick: Callable[[int], Non
         if SUGARCREPE.get(name, len(rows)) != len(rows) and task.name == "sugarcrepe":
             notes.append(f"{name}: {len(rows)} rows, the published file has {SUGARCREPE[name]}")
     file = np.repeat(np.arange(len(found)), [len(hits) for hits in found])
-    scores["acc"] = Score(float(np.mean([s.value for s in scores.values()])), *bootstrap(np.concatenate(found), file))
+    scores["acc"] = Score(
+        float(np.mean([s.value for s in scores.values()])), *bootstrap(np.concatenate(found), file)
+    )
     protocol = {"kind": "pairs", "metric": "acc", "files": sorted(sets)}
     return Scores(scores, protocol, sum(map(len, sets.values())), layout.digest(files), notes=tuple(notes))
 
@@ -61,7 +65,9 @@ def files_of(folder: Path, task: Task) -> list[Path]:
             raise UserError(f"{folder}: expected SugarCrepe's seven json files, missing: {', '.join(gone)}")
         files = [f for f in files if f.stem in SUGARCREPE]
     if not files:
-        raise UserError(f"{folder}: expected json files of pairs (filename, caption, negative_caption), found none")
+        raise UserError(
+            f"{folder}: expected json files of pairs (filename, caption, negative_caption), found none"
+        )
     return files
 
 
@@ -72,7 +78,9 @@ def read(path: Path) -> list[tuple[str, str, str]]:
         rows = list(data.values()) if isinstance(data, dict) else data
         out = [(str(r["filename"]), _text(r["caption"]), _text(r["negative_caption"])) for r in rows]
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: expected rows of filename, caption, negative_caption ({type(error).__name__}: {error})") from error
+        raise UserError(
+            f"{path}: expected rows of filename, caption, negative_caption ({type(error).__name__}: {error})"
+        ) from error
     if not out:
         raise UserError(f"{path}: holds no pair")
     return out
@@ -92,4 +100,6 @@ def _images(folder: Path, names: list[str]) -> Iterator[tuple[bytes, str]]:
         try:
             yield path.read_bytes(), str(path)
         except OSError as error:
-            raise UserError(f"{path}: expected an image that the pairs name; cannot read it ({error.strerror})") from error
+            raise UserError(
+                f"{path}: expected an image that the pairs name; cannot read it ({error.strerror})"
+            ) from error

@@ -1,5 +1,6 @@
-"""Few-shot classification by SynthCLIP's protocol (METHODS, section 2): 5-way 5-shot, 5,000 episodes, 6 queries a class; the support's mean
-is subtracted, features L2-normalised, the nearest class mean wins. Support comes from train, queries from test."""
+"""Few-shot classification by SynthCLIP's protocol (METHODS, section 2): 5-way 5-shot, 5,000 episodes, 6
+queries a class; the support's mean is subtracted, features L2-normalised, the nearest class mean wins.
+Support comes from train, queries from test."""
 
 from __future__ import annotations
 
@@ -20,30 +21,50 @@ from ..tasks import Task
 WAYS, SHOTS, QUERIES, EPISODES = 5, 5, 6, 5000
 
 
-def evaluate(model: Encoder, folder: Path, task: Task, seed: int = 0, tick: Callable[[int], None] | None = None) -> Scores:
+def evaluate(
+    model: Encoder, folder: Path, task: Task, seed: int = 0, tick: Callable[[int], None] | None = None
+) -> Scores:
     """acc1: mean accuracy of the episodes, with the interval over episodes."""
     names = layout.classnames(folder, task.classes)
     train, test = (encode_split(model, folder, split, len(names), tick) for split in ("train", "test"))
     found = episodes(train, test, seed, where=str(folder))
-    protocol = {"kind": "few-shot", "metric": "acc1", "ways": WAYS, "shots": SHOTS, "queries": QUERIES, "episodes": EPISODES, "seed": seed}
+    protocol = {
+        "kind": "few-shot",
+        "metric": "acc1",
+        "ways": WAYS,
+        "shots": SHOTS,
+        "queries": QUERIES,
+        "episodes": EPISODES,
+        "seed": seed,
+    }
     files = [folder / "classnames.txt", *layout.shards(folder, "train"), *layout.shards(folder, "test")]
     score = Score(float(found.mean()), *bootstrap(found))
     return Scores({"acc1": score}, protocol, len(test.labels), layout.digest(files), len(names))
 
 
-def episodes(train: Split, test: Split, seed: int, count: int = EPISODES, where: str = "few-shot") -> npt.NDArray[np.float64]:
-    """Accuracy of each episode. Classes with fewer than 5 training or 6 test images take no part; at least 5 must be left."""
+def episodes(
+    train: Split, test: Split, seed: int, count: int = EPISODES, where: str = "few-shot"
+) -> npt.NDArray[np.float64]:
+    """Accuracy of each episode. Classes with fewer than 5 training or 6 test images take no part; at least 5
+    must be left."""
     supports = {c: np.flatnonzero(train.labels == c) for c in np.unique(train.labels)}
     queries = {c: np.flatnonzero(test.labels == c) for c in np.unique(test.labels)}
     usable = sorted(c for c in supports if len(supports[c]) >= SHOTS and len(queries.get(c, ())) >= QUERIES)
     if len(usable) < WAYS:
-        raise UserError(f"{where}: expected {WAYS} classes with {SHOTS} training and {QUERIES} test images, found {len(usable)}")
+        raise UserError(
+            f"{where}: expected {WAYS} classes with {SHOTS} training and {QUERIES} test images, found "
+            f"{len(usable)}"
+        )
     rng = np.random.default_rng(seed)
     out = np.empty(count)
     for n in range(count):
         ways = rng.choice(len(usable), WAYS, replace=False)
-        support = np.stack([train.features[rng.choice(supports[usable[w]], SHOTS, replace=False)] for w in ways])
-        query = np.stack([test.features[rng.choice(queries[usable[w]], QUERIES, replace=False)] for w in ways])
+        support = np.stack(
+            [train.features[rng.choice(supports[usable[w]], SHOTS, replace=False)] for w in ways]
+        )
+        query = np.stack(
+            [test.features[rng.choice(queries[usable[w]], QUERIES, replace=False)] for w in ways]
+        )
         out[n] = accuracy(support, query)
     return out
 
@@ -58,4 +79,6 @@ def accuracy(support: Array, query: Array) -> float:
 
 
 def _unit(rows: Array) -> Array:
-    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12), dtype=rows.dtype)
+    return np.asarray(
+        rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12), dtype=rows.dtype
+    )

@@ -1,10 +1,10 @@
-"""Linear probe on frozen image features by SynthCLIP's protocol (METHODS, section 2): multinomial logistic regression by L-BFGS with strong
-Wolfe line search, at most 1,000 iterations; C from 7 values 1e-6..1e6 on the validation split, then 29 values within two decades of the
-best, then once more on train + val. val is the official split, else the last 20% of train.
+"""Linear probe on frozen image features by SynthCLIP's protocol (METHODS, section 2): multinomial logistic
+regression by L-BFGS with strong Wolfe line search, at most 1,000 iterations; C from 7 values 1e-6..1e6 on the
+validation split, then 29 values within two decades of the best, then once more on train + val. val is the
+official split, else the last 20% of train.
 
-The objective is scikit-learn's: ||W||^2 / 2 + C * sum of cross-entropies, the bias free. Features are the L2-normalised image embeddings;
-the paper does not say whether its were.
-"""
+The objective is scikit-learn's: ||W||^2 / 2 + C * sum of cross-entropies, the bias free. Features are the
+L2-normalised image embeddings; the paper does not say whether its were."""
 
 from __future__ import annotations
 
@@ -38,12 +38,18 @@ def evaluate(model: Encoder, folder: Path, task: Task, tick: Callable[[int], Non
     best = choose_c(train, val, len(names), task.metric)
     weight, bias = fit(train + val, best, len(names))
     logits = found["test"].features.astype(np.float64) @ weight.T + bias
-    protocol = {"kind": "linear-probe", "metric": task.metric, "val": "official" if "val" in found else "last 20% of train"}
+    protocol = {
+        "kind": "linear-probe",
+        "metric": task.metric,
+        "val": "official" if "val" in found else "last 20% of train",
+    }
     files = [folder / "classnames.txt", *(p for split in splits for p in layout.shards(folder, split))]
     scores = classification(logits.astype(np.float32), found["test"].labels)
     notes = [f"C = {best:.3g}"]
     if not set(val.labels) <= set(train.labels):
-        notes.append("val holds classes that train lacks, so C means little: shuffle the training shards or give val/")
+        notes.append(
+            "val holds classes that train lacks, so C means little: shuffle the training shards or give val/"
+        )
     return Scores(scores, protocol, len(found["test"].labels), layout.digest(files), len(names), tuple(notes))
 
 
@@ -56,7 +62,8 @@ def last_fifth(train: Split, where: Path) -> tuple[Split, Split]:
 
 
 def choose_c(train: Split, val: Split, classes: int, metric: str) -> float:
-    """The C with the best `metric` on val, the smaller of equals: coarse grid, then the fine one around it."""
+    """The C with the best `metric` on val, the smaller of equals: coarse grid, then the fine one around
+    it."""
 
     def best_of(grid: npt.NDArray[np.float64]) -> float:
         start: Weights | None = None
@@ -82,12 +89,19 @@ def fit(data: Split, c: float, classes: int, start: Weights | None = None) -> We
     bias = torch.tensor(first[1], requires_grad=True)
     scale = 1.0 / (c * len(labels))
     optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=MAX_ITERATIONS, tolerance_grad=1e-7, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+        [weight, bias],
+        max_iter=MAX_ITERATIONS,
+        tolerance_grad=1e-7,
+        tolerance_change=1e-12,
+        line_search_fn="strong_wolfe",
     )
 
     def closure() -> Any:
         optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(features @ weight.T + bias, labels) + 0.5 * scale * (weight**2).sum()
+        loss = (
+            torch.nn.functional.cross_entropy(features @ weight.T + bias, labels)
+            + 0.5 * scale * (weight**2).sum()
+        )
         loss.backward()
         return loss
 

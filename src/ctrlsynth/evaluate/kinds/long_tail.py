@@ -1,10 +1,11 @@
-"""Long-tailed recognition (CtrlSynth, section 4.3 and Table 7): the classifier head of a frozen CLIP is fine-tuned on a long-tailed split,
-with or without synthetic images, and scored on a balanced test set, overall and by head, medium and tail.
+"""Long-tailed recognition (CtrlSynth, section 4.3 and Table 7): the classifier head of a frozen CLIP is
+fine-tuned on a long-tailed split, with or without synthetic images, and scored on a balanced test set,
+overall and by head, medium and tail.
 
-A folder holds `train.txt`, `test.txt` (lines `path label`, the public split files), `classnames.txt`, and the images under `images/` (or
-beside the files). Groups are frozen on `train.txt`: head over 100 images, medium 20..100, tail under 20. Extra images never move a class.
-Features are encoded once, from the centre crop; METHODS section 1 has the head's settings.
-"""
+A folder holds `train.txt`, `test.txt` (lines `path label`, the public split files), `classnames.txt`, and the
+images under `images/` (or beside the files). Groups are frozen on `train.txt`: head over 100 images, medium
+20..100, tail under 20. Extra images never move a class. Features are encoded once, from the centre crop;
+METHODS section 1 has the head's settings."""
 
 from __future__ import annotations
 
@@ -33,8 +34,8 @@ GROUPS = ("head", "medium", "tail")
 
 @dataclass(frozen=True, slots=True)
 class HeadSettings:
-    """How the head is trained. `head`: cosine (from text features) or plain; `loss`: cross-entropy or logit-adjusted (by the log share of
-    each class in the data that it is trained on)."""
+    """How the head is trained. `head`: cosine (from text features) or plain; `loss`: cross-entropy or
+    logit-adjusted (by the log share of each class in the data that it is trained on)."""
 
     head: Literal["cosine", "plain"] = "cosine"
     loss: Literal["cross-entropy", "logit-adjusted"] = "cross-entropy"
@@ -63,11 +64,24 @@ def evaluate(
     first = class_weights(model, names, ["a photo of a {c}."]) if how.head == "cosine" else None
     logits = train_head(train, test.features, len(names), iterations, how, first)
     protocol = {
-        "kind": "long-tail", "metric": "acc1", "head": how.head, "loss": how.loss, "iterations": iterations, "seed": how.seed,
+        "kind": "long-tail", "metric": "acc1", "head": how.head, "loss": how.loss, "iterations": iterations,
+        "seed": how.seed,
     }  # fmt: skip
-    files = [folder / "classnames.txt", folder / "train.txt", folder / "test.txt", *([extra_file(extra)] if extra else [])]
+    files = [
+        folder / "classnames.txt",
+        folder / "train.txt",
+        folder / "test.txt",
+        *([extra_file(extra)] if extra else []),
+    ]
     notes = (f"trained on {len(train.labels)} images, {len(lists['train'])} of them from train.txt",)
-    return Scores(group_scores(logits, test.labels, counts), protocol, len(test.labels), layout.digest(files), len(names), notes)
+    return Scores(
+        group_scores(logits, test.labels, counts),
+        protocol,
+        len(test.labels),
+        layout.digest(files),
+        len(names),
+        notes,
+    )
 
 
 def groups(counts: Ints) -> npt.NDArray[np.int64]:
@@ -88,8 +102,8 @@ def group_scores(logits: Array, labels: Ints, counts: Ints) -> dict[str, Score]:
 
 
 def read_extra(path: Path, classes: int) -> tuple[Path, list[tuple[str, int]]]:
-    """Synthetic images with labels: a split file (paths from its folder), or what `ctrlsynth export --format imagefolder` made of a run
-    whose source was a long-tailed split. -> (folder, rows)."""
+    """Synthetic images with labels: a split file (paths from its folder), or what `ctrlsynth export --format
+    imagefolder` made of a run whose source was a long-tailed split. -> (folder, rows)."""
     if not path.is_dir():
         return path.parent, read_split(path, classes)
     table = path / "metadata.jsonl"
@@ -103,7 +117,9 @@ def read_extra(path: Path, classes: int) -> tuple[Path, list[tuple[str, int]]]:
             rows.append((row["file_name"], label))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         told = f"{type(error).__name__}: {error}"
-        raise UserError(f"{table}: expected an imagefolder export whose source gives labels ({told})") from error
+        raise UserError(
+            f"{table}: expected an imagefolder export whose source gives labels ({told})"
+        ) from error
     if not rows:
         raise UserError(f"{table}: names no image")
     return path, rows
@@ -118,20 +134,29 @@ def _root(folder: Path) -> Path:
     return folder / "images" if (folder / "images").is_dir() else folder
 
 
-def _encode(model: Encoder, root: Path, rows: Sequence[tuple[str, int]], tick: Callable[[int], None] | None) -> Split:
+def _encode(
+    model: Encoder, root: Path, rows: Sequence[tuple[str, int]], tick: Callable[[int], None] | None
+) -> Split:
     def images() -> Iterator[tuple[bytes, str]]:
         for name, _ in rows:
             path = root / name
             try:
                 yield path.read_bytes(), str(path)
             except OSError as error:
-                raise UserError(f"{path}: expected an image that the split names; cannot read it ({error.strerror})") from error
+                raise UserError(
+                    f"{path}: expected an image that the split names; cannot read it ({error.strerror})"
+                ) from error
 
-    return Split(encode_images(model, images(), tick=tick), np.array([label for _, label in rows], dtype=np.int64))
+    return Split(
+        encode_images(model, images(), tick=tick), np.array([label for _, label in rows], dtype=np.int64)
+    )
 
 
-def train_head(train: Split, test: Array, classes: int, iterations: int, how: HeadSettings, first: Array | None) -> Array:
-    """Trains the head and returns the test rows' logits (N, C). `first` (C, D): the cosine head's weights at the start."""
+def train_head(
+    train: Split, test: Array, classes: int, iterations: int, how: HeadSettings, first: Array | None
+) -> Array:
+    """Trains the head and returns the test rows' logits (N, C). `first` (C, D): the cosine head's weights at
+    the start."""
     import torch
     from torch.nn import functional
 
@@ -145,11 +170,17 @@ def train_head(train: Split, test: Array, classes: int, iterations: int, how: He
     weight = start.requires_grad_()
     bias = torch.zeros(classes, requires_grad=plain)
     shift = _log_prior(train.labels, classes) if how.loss == "logit-adjusted" else torch.zeros(classes)
-    optimizer = torch.optim.SGD([weight, *([bias] if plain else [])], lr=how.lr, momentum=how.momentum, weight_decay=how.weight_decay)
+    optimizer = torch.optim.SGD(
+        [weight, *([bias] if plain else [])], lr=how.lr, momentum=how.momentum, weight_decay=how.weight_decay
+    )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
 
     def logits(rows: Any) -> Any:
-        return rows @ weight.T + bias if plain else SCALE * functional.normalize(rows, dim=1) @ functional.normalize(weight, dim=1).T
+        return (
+            rows @ weight.T + bias
+            if plain
+            else SCALE * functional.normalize(rows, dim=1) @ functional.normalize(weight, dim=1).T
+        )
 
     order = torch.empty(0, dtype=torch.int64)
     for _ in range(iterations):

@@ -1,8 +1,9 @@
-"""Image-text retrieval, both ways (CtrlSynth, Table 3: recall@1; SynthCLIP: recall@5). Any positive in the first k counts.
+"""Image-text retrieval, both ways (CtrlSynth, Table 3: recall@1; SynthCLIP: recall@5). Any positive in the
+first k counts.
 
-Reads the public tar layout (`test/*.tar` with KEY.jpg + KEY.txt, a caption a line), or a folder with `images/` and `captions.json`: COCO's
-own form (`images`, `annotations`) or Karpathy's (`images` with `split` and `sentences`), which Flickr8K and Flickr30K use too.
-"""
+Reads the public tar layout (`test/*.tar` with KEY.jpg + KEY.txt, a caption a line), or a folder with
+`images/` and `captions.json`: COCO's own form (`images`, `annotations`) or Karpathy's (`images` with `split`
+and `sentences`), which Flickr8K and Flickr30K use too."""
 
 from __future__ import annotations
 
@@ -40,13 +41,19 @@ def evaluate(model: Encoder, folder: Path, task: Task, tick: Callable[[int], Non
     texts = encode_texts(model, [text for several in captions for text in several])
     starts = np.concatenate([[0], np.cumsum([len(c) for c in captions])])
     by_image = [range(starts[n], starts[n + 1]) for n in range(len(captions))]
-    ranks = {"i2t": recall_ranks(features, texts, by_image), "t2i": recall_ranks(texts, features, [[int(o)] for o in owner])}
+    ranks = {
+        "i2t": recall_ranks(features, texts, by_image),
+        "t2i": recall_ranks(texts, features, [[int(o)] for o in owner]),
+    }
     scores: dict[str, Score] = {}
     for k in KS:
         for way, found in ranks.items():
             scores[f"{way}_recall@{k}"] = Score(float((found < k).mean()), *bootstrap(found < k))
         mean = (scores[f"i2t_recall@{k}"].value + scores[f"t2i_recall@{k}"].value) / 2
-        hits, way_of = np.concatenate(list(ranks.values())) < k, np.repeat([0, 1], [len(found) for found in ranks.values()])
+        hits, way_of = (
+            np.concatenate(list(ranks.values())) < k,
+            np.repeat([0, 1], [len(found) for found in ranks.values()]),
+        )
         scores[f"recall@{k}"] = Score(mean, *bootstrap(hits, way_of))
     protocol = {"kind": "retrieval", "metric": task.metric, "images": len(captions), "captions": len(owner)}
     return Scores(scores, protocol, len(captions), layout.digest(files_of(folder)))
@@ -63,7 +70,9 @@ def pairs(folder: Path) -> Iterator[Pair]:
 
 def files_of(folder: Path) -> list[Path]:
     """The files whose digest names this data."""
-    return [folder / "captions.json"] if (folder / "captions.json").exists() else layout.shards(folder, "test")
+    return (
+        [folder / "captions.json"] if (folder / "captions.json").exists() else layout.shards(folder, "test")
+    )
 
 
 def _from_json(folder: Path) -> Iterator[Pair]:
@@ -73,7 +82,8 @@ def _from_json(folder: Path) -> Iterator[Pair]:
         named = _karpathy(data) if "annotations" not in data else _coco(data)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path}: expected COCO's or Karpathy's captions, found something else ({type(error).__name__}: {error})"
+            f"{path}: expected COCO's or Karpathy's captions, found something else ({type(error).__name__}: "
+            f"{error})"
         ) from error
     if not named:
         raise UserError(f"{path}: names no test image with captions")
@@ -86,7 +96,9 @@ def _from_json(folder: Path) -> Iterator[Pair]:
         try:
             yield place.read_bytes(), str(place), tuple(captions)
         except OSError as error:
-            raise UserError(f"{place}: expected an image that {path.name} names; cannot read it ({error.strerror})") from error
+            raise UserError(
+                f"{place}: expected an image that {path.name} names; cannot read it ({error.strerror})"
+            ) from error
 
 
 def _coco(data: dict[str, Any]) -> list[tuple[str, list[str]]]:
@@ -98,4 +110,7 @@ def _coco(data: dict[str, Any]) -> list[tuple[str, list[str]]]:
 
 def _karpathy(data: dict[str, Any]) -> list[tuple[str, list[str]]]:
     rows = [row for row in data["images"] if row.get("split", "test") == "test"]
-    return [(str(Path(row.get("filepath", "")) / row["filename"]), [s["raw"].strip() for s in row["sentences"]]) for row in rows]
+    return [
+        (str(Path(row.get("filepath", "")) / row["filename"]), [s["raw"].strip() for s in row["sentences"]])
+        for row in rows
+    ]

@@ -1,4 +1,5 @@
-"""Phrases made ready to be looked for, and where a text holds their objects. By what rules they match: `matching.py`."""
+"""Phrases made ready to be looked for, and where a text holds their objects. By what rules they match:
+`matching.py`."""
 
 from __future__ import annotations
 
@@ -37,19 +38,25 @@ class Phrase:
     @property
     def action(self) -> bool:
         """Whether an attribute's modifier is one participle (`smiling`)."""
-        return len(self.middle) == 1 and self.middle[0].verb != self.middle[0].low and self.middle[0].verb != self.middle[0].noun
+        return (
+            len(self.middle) == 1
+            and self.middle[0].verb != self.middle[0].low
+            and self.middle[0].verb != self.middle[0].noun
+        )
 
 
 @dataclass(slots=True, eq=False)
 class Names:
-    """A row's objects: as they are, and by every form, singular or plural, in which a phrase may begin or end with them."""
+    """A row's objects: as they are, and by every form, singular or plural, in which a phrase may begin or end
+    with them."""
 
     own: frozenset[str]
     forms: dict[str, str]
 
 
 def names(objects: Sequence[str]) -> Names:
-    """The objects that a row's phrases are bound to. What is one's name and another's plural means the first."""
+    """The objects that a row's phrases are bound to. What is one's name and another's plural means the
+    first."""
     own = frozenset(objects)
     forms: dict[str, str] = {}
     for name in objects:
@@ -64,8 +71,9 @@ _FORMS: Memo[tuple[str, str]] = Memo(lambda name: (name.lower(), plural(name).lo
 
 
 def compiled(phrase: str, bound: Names) -> Phrase:
-    """What a phrase is beside these objects, split as `sample.split_relation` and `sample.split_attribute` do. `wearing hat` is a relation
-    without a subject (its middle holds a preposition, or a verb such as wearing, holding, riding), `red ball` an attribute."""
+    """What a phrase is beside these objects, split as `sample.split_relation` and `sample.split_attribute`
+    do. `wearing hat` is a relation without a subject (its middle holds a preposition, or a verb such as
+    wearing, holding, riding), `red ball` an attribute."""
     if phrase in bound.own:
         return _BARE[phrase]
     forms = bound.forms
@@ -88,9 +96,11 @@ def compiled(phrase: str, bound: Names) -> Phrase:
     return made
 
 
-def _cuts(phrase: str) -> tuple[str, tuple[str, ...], tuple[str, ...], dict[tuple[str | None, str | None], Phrase]]:
-    """The phrase in lower case, what stands before and what after each of its blanks, the longest first, and a place for what it is
-    between two objects: one or two entries, since few objects can be its ends."""
+def _cuts(
+    phrase: str,
+) -> tuple[str, tuple[str, ...], tuple[str, ...], dict[tuple[str | None, str | None], Phrase]]:
+    """The phrase in lower case, what stands before and what after each of its blanks, the longest first, and
+    a place for what it is between two objects: one or two entries, since few objects can be its ends."""
     low = phrase.lower()
     blanks = [i for i, c in enumerate(low) if c == " "]
     return low, tuple(low[:i] for i in reversed(blanks)), tuple(low[i + 1 :] for i in blanks), {}
@@ -108,11 +118,18 @@ _BARE = Memo(_bare)
 
 
 def _split(phrase: str, subject: str | None, end: str | None) -> Phrase:
-    """A phrase that begins with the one object and ends with the other. An object without a word (`a`) is no end."""
+    """A phrase that begins with the one object and ends with the other. An object without a word (`a`) is no
+    end."""
     subject, end = (name if name is not None and thing(name) else None for name in (subject, end))
     low = phrase.lower()
-    start = next((len(form) + 1 for form in _FORMS[subject] if low.startswith(form + " ")), 0) if subject is not None else 0
-    stop = next((len(form) + 1 for form in _FORMS[end] if low.endswith(" " + form)), 0) if end is not None else 0
+    start = (
+        next((len(form) + 1 for form in _FORMS[subject] if low.startswith(form + " ")), 0)
+        if subject is not None
+        else 0
+    )
+    stop = (
+        next((len(form) + 1 for form in _FORMS[end] if low.endswith(" " + form)), 0) if end is not None else 0
+    )
     if subject is not None and (keys := _keys(phrase[start : len(phrase) - stop])):
         return Phrase(phrase, "relation", thing(subject), keys, thing(end) if end else None)
     keys = _keys(phrase[: len(phrase) - stop])
@@ -135,7 +152,8 @@ def thing(phrase: str) -> Thing | None:
 
 
 def places(thing: Thing, text: Text, wide: bool, own: Sequence[Phrase]) -> list[Span]:
-    """(begin, end) of every place where a text holds an object. `own`: the row's phrases, whose words are no compounds to it."""
+    """(begin, end) of every place where a text holds an object. `own`: the row's phrases, whose words are no
+    compounds to it."""
     spans = text.wide if wide else text.narrow
     found = spans.get(thing.lemma)
     if found is not None:
@@ -149,7 +167,9 @@ def places(thing: Thing, text: Text, wide: bool, own: Sequence[Phrase]) -> list[
             return found
     elif len(words) > 1:
         n = len(words)
-        found = [(i, i + n) for i, noun in enumerate(nouns) if noun == first and tuple(nouns[i : i + n]) == words]
+        found = [
+            (i, i + n) for i, noun in enumerate(nouns) if noun == first and tuple(nouns[i : i + n]) == words
+        ]
     elif len(text.last) == len(nouns) or nouns.count(first) == 1:
         found = [(at, at + 1)]
     else:
@@ -163,9 +183,11 @@ def places(thing: Thing, text: Text, wide: bool, own: Sequence[Phrase]) -> list[
     return found
 
 
-def _counts(thing: Thing, span: Span, compound: tuple[int, int, str], text: Text, own: Sequence[Phrase]) -> bool:
-    """Whether a place counts beside a compound: outside it, all of it, what it describes by its first word, its last words and a kind of
-    it, or bound by the row itself to the compound's other words."""
+def _counts(
+    thing: Thing, span: Span, compound: tuple[int, int, str], text: Text, own: Sequence[Phrase]
+) -> bool:
+    """Whether a place counts beside a compound: outside it, all of it, what it describes by its first word,
+    its last words and a kind of it, or bound by the row itself to the compound's other words."""
     begin, end, whole = compound
     if span[1] <= begin or end <= span[0] or (span[0] <= begin and end <= span[1]):
         return True
@@ -174,7 +196,11 @@ def _counts(thing: Thing, span: Span, compound: tuple[int, int, str], text: Text
     if span[1] == end and _kind_of(whole, thing.lemma):
         return True
     apart = text.nouns[begin:end]
-    return any(p.object == thing and _side_by_side(apart, [*(k.noun for k in p.middle), *thing.words]) for p in own if p.middle)
+    return any(
+        p.object == thing and _side_by_side(apart, [*(k.noun for k in p.middle), *thing.words])
+        for p in own
+        if p.middle
+    )
 
 
 def _side_by_side(part: list[str], whole: list[str]) -> bool:
@@ -183,8 +209,8 @@ def _side_by_side(part: list[str], whole: list[str]) -> bool:
 
 @lru_cache(maxsize=32768)
 def _kind_of(whole: str, lemma: str) -> bool:
-    """Whether a compound (`tennis ball`) is a kind of its last word, in a sense that is its first or a twentieth of its use; in any sense
-    of a word whose use is not known."""
+    """Whether a compound (`tennis ball`) is a kind of its last word, in a sense that is its first or a
+    twentieth of its use; in any sense of a word whose use is not known."""
     sense = wordnet.first_sense(whole)
     if sense is None:
         return False
@@ -192,11 +218,16 @@ def _kind_of(whole: str, lemma: str) -> bool:
     above = wordnet.steps_up(sense.row)
     senses = wordnet.synsets(lemma, "n")
     rare = sum(counts) < _RARE
-    return any(s.row in above for i, s in enumerate(senses) if i == 0 or rare or (i < len(counts) and counts[i] * 20 > sum(counts)))
+    return any(
+        s.row in above
+        for i, s in enumerate(senses)
+        if i == 0 or rare or (i < len(counts) and counts[i] * 20 > sum(counts))
+    )
 
 
 def _meanings(text: Text) -> list[tuple[int, int, int]]:
-    """(begin, end, row of the first sense) of every noun of the text: compounds whole, other open words alone."""
+    """(begin, end, row of the first sense) of every noun of the text: compounds whole, other open words
+    alone."""
     if text.meanings is None:
         compounds = text.compounds()
         inside = {i for a, b, _ in compounds for i in range(a, b)}

@@ -1,37 +1,47 @@
-"""Which phrases a text or another model's tags hold: the comparison at the heart of the judge (closed loop of section 3.2).
+"""Which phrases a text or another model's tags hold: the comparison at the heart of the judge (closed loop of
+section 3.2).
 
-Three matchers, by name. Texts are read as words: case folded, split at hyphens, possessive 's and articles dropped, numbers up to twelve
-as digits; a word is known by its noun form (`dogs` -> `dog`) and its verb form (`rides`, `riding` -> `ride`). Marks are breaks.
+Three matchers, by name. Texts are read as words: case folded, split at hyphens, possessive 's and articles
+dropped, numbers up to twelve as digits; a word is known by its noun form (`dogs` -> `dog`) and its verb form
+(`rides`, `riding` -> `ride`). Marks are breaks.
 
 `substring`  the phrase, case folded and with single blanks, is contained in the text. `cow` is in `cowboy`.
 
 `lemma`, by what a phrase is (its objects are given beside it):
-- An object's words stand side by side, by noun form. Words that together are another noun of WordNet's do not count as its parts: there
-  is no `dog` in `hot dog` and none in `dog house`. They do count when the object is its last words and a kind of it (a `ball` in
-  `tennis ball`); when it begins after one first word that says its colour, size, age or number (a `moon` in `full moon`); and when the
-  row itself binds them to it (a `soda` in `orange soda` beside the attribute `orange soda`).
-- An attribute `M O` (modifier M, object O) is there when M's words stand side by side and O begins after at most 2 other words, none of
-  which is a function word or a mark, but that the first may be `and`, `or` or a comma (`red and white ball`, `red soccer ball`). Or when O
-  is followed, after at most 2 other words, by a linking verb (`is`, `looks`, ...) and M after at most 2 other words. Before the verb
-  stand no marks, but a comma if `which`, `who` or `that` follows, and none of `there`, `it`, `but`, `while` and their like; after it no
-  function words or marks, `and`, `or` and comma aside (`the ball is big and red`). Or when M is one participle and O is directly followed
-  by a form of its verb (`woman smiling`, `the woman smiles`). M matches by noun or verb form.
-- A relation `S P O` is there when P's words (by noun or verb form) follow each other with at most 1 other word between, S ends at
-  most 5 other words before P, and O begins at most 3 other words after it, or 12 as a later member of a list whose members have at
-  most 3 words each. No mark but commas stands between; between P and O no function word but `and` and `or` (`a dog sits on the green
-  sofa` holds `dog on sofa`). `on top of`, `on the side of` and their like are read as `on`. An end that is left out is not asked for.
-- Neither an attribute nor a relation reaches into the next clause: a comma or a conjunction begins one when a finite verb (`is`, `can`,
-  `sits`) stands before it in the sentence and another one after it, with a noun between the two that is its subject (`a hat is on a dog,
-  and a cat is on a sofa` holds no `dog on sofa`). In `dogs and cats are on a sofa` there is one verb and so one clause. Verbs
-  in the past, other than `was`, `were`, `had`, `did`, are not known from participles and begin none.
-- Any other phrase: its words in order, each after at most 2 other words, by an attribute's rule for what may stand between.
+- An object's words stand side by side, by noun form. Words that together are another noun of WordNet's do not
+  count as its parts: there is no `dog` in `hot dog` and none in `dog house`. They do count when the object is
+  its last words and a kind of it (a `ball` in `tennis ball`); when it begins after one first word that says
+  its colour, size, age or number (a `moon` in `full moon`); and when the row itself binds them to it (a
+  `soda` in `orange soda` beside the attribute `orange soda`).
+- An attribute `M O` (modifier M, object O) is there when M's words stand side by side and O begins after at
+  most 2 other words, none of which is a function word or a mark, but that the first may be `and`, `or` or a
+  comma (`red and white ball`, `red soccer ball`). Or when O is followed, after at most 2 other words, by a
+  linking verb (`is`, `looks`, ...) and M after at most 2 other words. Before the verb stand no marks, but a
+  comma if `which`, `who` or `that` follows, and none of `there`, `it`, `but`, `while` and their like; after
+  it no function words or marks, `and`, `or` and comma aside (`the ball is big and red`). Or when M is one
+  participle and O is directly followed by a form of its verb (`woman smiling`, `the woman smiles`). M matches
+  by noun or verb form.
+- A relation `S P O` is there when P's words (by noun or verb form) follow each other with at most 1 other
+  word between, S ends at most 5 other words before P, and O begins at most 3 other words after it, or 12 as a
+  later member of a list whose members have at most 3 words each. No mark but commas stands between; between P
+  and O no function word but `and` and `or` (`a dog sits on the green sofa` holds `dog on sofa`). `on top of`,
+  `on the side of` and their like are read as `on`. An end that is left out is not asked for.
+- Neither an attribute nor a relation reaches into the next clause: a comma or a conjunction begins one when a
+  finite verb (`is`, `can`, `sits`) stands before it in the sentence and another one after it, with a noun
+  between the two that is its subject (`a hat is on a dog, and a cat is on a sofa` holds no `dog on sofa`). In
+  `dogs and cats are on a sofa` there is one verb and so one clause. Verbs in the past, other than `was`,
+  `were`, `had`, `did`, are not known from participles and begin none.
+- Any other phrase: its words in order, each after at most 2 other words, by an attribute's rule for what may
+  stand between.
 
-`wordnet`    as `lemma`, and an object (the object of an attribute, the ends of a relation) is also any noun of the text whose first sense
-is the same synset, or an ancestor or descendant of its first sense within 3 hypernym steps: `puppy` and `animal` for `dog`.
+`wordnet`    as `lemma`, and an object (the object of an attribute, the ends of a relation) is also any noun
+             of the text whose first sense
+is the same synset, or an ancestor or descendant of its first sense within 3 hypernym steps: `puppy` and
+`animal` for `dog`.
 
-Tags are compared kind with kind, each phrase of the one with each of the other by the same rules; a bare attribute (`red`) is there when
-it stands among a modifier's words (`red ball`). Of a text the first 1,000 words are read (`substring`: all). Pure functions; words and
-parts of phrases are remembered, texts are not.
+Tags are compared kind with kind, each phrase of the one with each of the other by the same rules; a bare
+attribute (`red`) is there when it stands among a modifier's words (`red ball`). Of a text the first 1,000
+words are read (`substring`: all). Pure functions; words and parts of phrases are remembered, texts are not.
 """
 
 from __future__ import annotations
@@ -47,7 +57,9 @@ from .text import MARK, OPEN, PREPOSITIONS, RELATIVE, Key, Text
 MATCHERS = ("substring", "lemma", "wordnet")
 _LINKING = frozenset("be look seem appear become turn remain stay".split())
 _JOINERS = frozenset(("and", "or", ","))
-_OTHERS = frozenset("there it he she we they i you this these those but while as when where because if than then".split())
+_OTHERS = frozenset(
+    "there it he she we they i you this these those but while as when where because if than then".split()
+)
 """Words with which something else begins."""
 
 
@@ -55,17 +67,20 @@ def _passes(keys: Sequence[Key], begin: int, end: int) -> bool:
     """What may stand between a modifier and its noun: at most 2 open words, the first may be a joiner."""
     if not 0 <= end - begin <= 2:
         return False
-    return begin == end or all(k.kind == OPEN or (i == 0 and k.low in _JOINERS) for i, k in enumerate(keys[begin:end]))
+    return begin == end or all(
+        k.kind == OPEN or (i == 0 and k.low in _JOINERS) for i, k in enumerate(keys[begin:end])
+    )
 
 
 def _same(key: Key, word: Key) -> bool:
-    """A word of a modifier or predicate against a word of the text: the same noun form or the same verb form."""
+    """A word of a modifier or predicate against a word of the text: the same noun form or the same verb
+    form."""
     return key.noun == word.noun or key.verb == word.verb
 
 
 def _ends(middle: Sequence[Key], keys: Sequence[Key], begin: int, slack: int) -> int:
-    """Where the middle's words end if they begin here and follow each other with at most `slack` other words between two, the nearest
-    ends; 0 if they do not."""
+    """Where the middle's words end if they begin here and follow each other with at most `slack` other words
+    between two, the nearest ends; 0 if they do not."""
     first = middle[0]
     if first.noun != keys[begin].noun and first.verb != keys[begin].verb:
         return 0
@@ -90,7 +105,9 @@ def _attribute_in(phrase: Phrase, text: Text, wide: bool, own: Sequence[Phrase])
             if past < size:
                 break
             key = keys[past - size]  # compared here, before a function is called: most are others
-            if (key.noun != noun and key.verb != verbal) or (size > 1 and not _ends(middle, keys, past - size, 0)):
+            if (key.noun != noun and key.verb != verbal) or (
+                size > 1 and not _ends(middle, keys, past - size, 0)
+            ):
                 continue
             if past == begin or (_passes(keys, past, begin) and not text.broken(past, begin)):
                 return True
@@ -99,15 +116,21 @@ def _attribute_in(phrase: Phrase, text: Text, wide: bool, own: Sequence[Phrase])
         for verb in range(end, min(end + 3, length)):
             if keys[verb].verb in _LINKING and _reaches(keys, end, verb):
                 for first in range(verb + 1, min(verb + 4, length - size + 1)):
-                    if _ends(middle, keys, first, 0) and _predicative(keys, verb + 1, first) and not text.broken(end, first):
+                    if (
+                        _ends(middle, keys, first, 0)
+                        and _predicative(keys, verb + 1, first)
+                        and not text.broken(end, first)
+                    ):
                         return True
     return False
 
 
 def _reaches(keys: Sequence[Key], begin: int, end: int) -> bool:
-    """What may stand between a noun and its linking verb: no marks, but a comma before a relative clause, and nothing that begins anew."""
+    """What may stand between a noun and its linking verb: no marks, but a comma before a relative clause, and
+    nothing that begins anew."""
     return all(
-        keys[i].low not in _OTHERS and (keys[i].kind != MARK or (keys[i].low == "," and keys[i + 1].low in RELATIVE))
+        keys[i].low not in _OTHERS
+        and (keys[i].kind != MARK or (keys[i].low == "," and keys[i + 1].low in RELATIVE))
         for i in range(begin, end)
     )
 
@@ -124,7 +147,9 @@ def _relation_in(phrase: Phrase, text: Text, wide: bool, own: Sequence[Phrase]) 
         return False
     keys, middle = text.keys, phrase.middle
     if subjects is None:
-        return any((end := _ends(middle, keys, i, 1)) and _leads_to(objects, text, i, end) for i in range(len(keys)))
+        return any(
+            (end := _ends(middle, keys, i, 1)) and _leads_to(objects, text, i, end) for i in range(len(keys))
+        )
     noun, verbal = middle[0].noun, middle[0].verb
     for _, before in subjects:
         for begin, key in enumerate(keys[before : before + 6], before):
@@ -138,11 +163,14 @@ def _relation_in(phrase: Phrase, text: Text, wide: bool, own: Sequence[Phrase]) 
 
 
 def _leads_to(objects: Sequence[tuple[int, int]] | None, text: Text, start: int, end: int) -> bool:
-    """Whether a relation that begins at `start` and whose predicate ends at `end` comes to one of the objects within its clause."""
+    """Whether a relation that begins at `start` and whose predicate ends at `end` comes to one of the objects
+    within its clause."""
     if objects is None:
         return not text.broken(start, end)
     for after, _ in objects:
-        if (after == end or (0 < after - end <= 12 and _leads(text.keys[end:after]))) and not text.broken(start, after):
+        if (after == end or (0 < after - end <= 12 and _leads(text.keys[end:after]))) and not text.broken(
+            start, after
+        ):
             return True
     return False
 
@@ -161,10 +189,16 @@ def _leads(between: Sequence[Key]) -> bool:
 
 
 def _words_in(middle: Sequence[Key], keys: Sequence[Key]) -> bool:
-    """The words in order, each by `_same`, with what `_passes` lets stand between; every beginning and every way is tried."""
+    """The words in order, each by `_same`, with what `_passes` lets stand between; every beginning and every
+    way is tried."""
     ends = {i + 1 for i in range(len(keys)) if _same(middle[0], keys[i])}
     for word in middle[1:]:
-        ends = {i + 1 for e in ends for i in range(e, min(e + 3, len(keys))) if _same(word, keys[i]) and _passes(keys, e, i)}
+        ends = {
+            i + 1
+            for e in ends
+            for i in range(e, min(e + 3, len(keys)))
+            if _same(word, keys[i]) and _passes(keys, e, i)
+        }
     return bool(ends)
 
 
@@ -185,8 +219,11 @@ def _check(matcher: str) -> None:
         raise unknown("matcher", matcher, MATCHERS)
 
 
-def in_text(phrases: Sequence[str], text: str, matcher: str = "lemma", objects: Sequence[str] = ()) -> list[bool]:
-    """Which phrases a text holds, in their order. `objects`: the objects that attributes and relations among them are bound to.
+def in_text(
+    phrases: Sequence[str], text: str, matcher: str = "lemma", objects: Sequence[str] = ()
+) -> list[bool]:
+    """Which phrases a text holds, in their order. `objects`: the objects that attributes and relations among
+    them are bound to.
 
     A phrase without a word (an emoji) is compared as `substring`. An unknown matcher is a UserError.
     """
@@ -214,7 +251,8 @@ def _in_read(ready: Sequence[Phrase], text: str, matcher: str, own: Sequence[Phr
 
 
 def in_tags(reference: Tags, found: Tags, matcher: str = "lemma") -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(found, missed): the reference's phrases that another model's tags hold and those that they lack, objects first, kind with kind."""
+    """(found, missed): the reference's phrases that another model's tags hold and those that they lack,
+    objects first, kind with kind."""
     _check(matcher)
     have: list[str] = []
     missed: list[str] = []
@@ -222,15 +260,23 @@ def in_tags(reference: Tags, found: Tags, matcher: str = "lemma") -> tuple[tuple
     own = [compiled(p, bound) for p in (*reference.attributes, *reference.relations)]
     for kind in KINDS:
         phrases: tuple[str, ...] = getattr(reference, kind)
-        for phrase, hit in zip(phrases, _in_kind(phrases, kind, found, matcher, reference.objects, own), strict=True):
+        for phrase, hit in zip(
+            phrases, _in_kind(phrases, kind, found, matcher, reference.objects, own), strict=True
+        ):
             (have if hit else missed).append(phrase)
     return tuple(have), tuple(missed)
 
 
 def _in_kind(
-    phrases: Sequence[str], kind: str, found: Tags, matcher: str, objects: Sequence[str], own: Sequence[Phrase] = ()
+    phrases: Sequence[str],
+    kind: str,
+    found: Tags,
+    matcher: str,
+    objects: Sequence[str],
+    own: Sequence[Phrase] = (),
 ) -> list[bool]:
-    """Which phrases of one kind the tags of that kind hold: the tags are read as one text with full stops between them."""
+    """Which phrases of one kind the tags of that kind hold: the tags are read as one text with full stops
+    between them."""
     there: tuple[str, ...] = getattr(found, kind)
     if not phrases or not there:
         return [False] * len(phrases)
@@ -244,18 +290,28 @@ def _in_kind(
         modifiers: str | None = None
         for i, phrase in enumerate(phrases):
             if " " not in phrase.strip():
-                modifiers = " . ".join(split_attribute(t, found.objects)[0] for t in there) if modifiers is None else modifiers
+                modifiers = (
+                    " . ".join(split_attribute(t, found.objects)[0] for t in there)
+                    if modifiers is None
+                    else modifiers
+                )
                 hits[i] = in_text((phrase,), modifiers, matcher)[0]
     return hits
 
 
-def violations_in_text(removed: Iterable[str], text: str, matcher: str = "lemma", objects: Sequence[str] = ()) -> tuple[str, ...]:
+def violations_in_text(
+    removed: Iterable[str], text: str, matcher: str = "lemma", objects: Sequence[str] = ()
+) -> tuple[str, ...]:
     """The removed phrases that a text holds after all. `objects` as in `in_text`."""
     gone = tuple(removed)
-    return tuple(p for p, hit in zip(gone, in_text(gone, text, matcher, _bound(gone, objects)), strict=True) if hit)
+    return tuple(
+        p for p, hit in zip(gone, in_text(gone, text, matcher, _bound(gone, objects)), strict=True) if hit
+    )
 
 
-def violations_in_tags(removed: Iterable[str], found: Tags, matcher: str = "lemma", objects: Sequence[str] = ()) -> tuple[str, ...]:
+def violations_in_tags(
+    removed: Iterable[str], found: Tags, matcher: str = "lemma", objects: Sequence[str] = ()
+) -> tuple[str, ...]:
     """The removed phrases that another model's tags hold after all, of whatever kind they were."""
     _check(matcher)
     gone = tuple(removed)
@@ -265,7 +321,8 @@ def violations_in_tags(removed: Iterable[str], found: Tags, matcher: str = "lemm
 
 
 def _bound(phrases: Iterable[str], objects: Sequence[str]) -> tuple[str, ...]:
-    """The objects given, and the nouns that phrases consist of, end with, or, as relations, begin with: what removed phrases hang on."""
+    """The objects given, and the nouns that phrases consist of, end with, or, as relations, begin with: what
+    removed phrases hang on."""
     found = list(objects)
     for phrase in phrases:
         words = phrase.lower().split()

@@ -1,4 +1,5 @@
-"""A text, or a phrase, read for comparing: words by their noun and verb forms. By what rules they match: `matching.py`."""
+"""A text, or a phrase, read for comparing: words by their noun and verb forms. By what rules they match:
+`matching.py`."""
 
 from __future__ import annotations
 
@@ -20,14 +21,21 @@ _LONGEST = 48  # characters of a run without blanks that are remembered
 _LONGEST_READ = 1_000  # and that are read
 _REMEMBERED = 65_536
 _ARTICLES = frozenset(("a", "an", "the"))
-_NUMBERS = {w: str(i) for i, w in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())}
+_NUMBERS = {
+    w: str(i)
+    for i, w in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())
+}
 PREPOSITIONS = frozenset(
-    "on in at under over above below behind beside near by with of into onto through across along around against between among inside "
-    "outside toward towards down up atop beneath underneath off upon amid past from to for without wearing holding riding carrying".split()
+    "on in at under over above below behind beside near by with of into onto through across along around "
+    "against between among inside "
+    "outside toward towards down up atop beneath underneath off upon amid past from to for without wearing "
+    "holding riding carrying".split()
 )
 _FUNCTION = (PREPOSITIONS - frozenset("wearing holding riding carrying".split())) | frozenset(
-    "and or but nor is are was were be been being am has have had do does did can could will would shall should may might must not no "
-    "i you he she it we they me him us them who whom which that this these those while as when where because if than then there".split()
+    "and or but nor is are was were be been being am has have had do does did can could will would shall "
+    "should may might must not no "
+    "i you he she it we they me him us them who whom which that this these those while as when where "
+    "because if than then there".split()
 )
 _BE = frozenset("is are was were be been being am".split())
 _AUXILIARIES = frozenset(
@@ -35,15 +43,24 @@ _AUXILIARIES = frozenset(
 )  # the finite ones
 _CLAUSE_JOINERS = frozenset((",", "and", "or", "but", "while", "as", "when", "where", "because"))
 RELATIVE = frozenset(("who", "which", "that"))
-_PLURALS_FIRST = frozenset("leaves drops hooks sprinkles scrubs flies".split())  # rather nouns in captions, though verbs in prose
-DESCRIBING = COLOURS | KEEP_APART | _NUMBERS.keys() | set(_NUMBERS.values()) | set("full half empty bright dark".split())
+_PLURALS_FIRST = frozenset(
+    "leaves drops hooks sprinkles scrubs flies".split()
+)  # rather nouns in captions, though verbs in prose
+DESCRIBING = (
+    COLOURS
+    | KEEP_APART
+    | _NUMBERS.keys()
+    | set(_NUMBERS.values())
+    | set("full half empty bright dark".split())
+)
 OPEN, FUNCTION, MARK = 0, 1, 2
 Span = tuple[int, int]
 
 
 @dataclass(slots=True, eq=False)
 class Key:
-    """A word as it is compared: noun form, verb form, class, and the noun compounds that may begin with it."""
+    """A word as it is compared: noun form, verb form, class, and the noun compounds that may begin with
+    it."""
 
     low: str
     noun: str
@@ -67,11 +84,22 @@ def _key(low: str) -> Key:
     noun = _NUMBERS.get(low) or own or singular(low)
     verb = wordnet.morphy(low, "v") or noun
     longest, seconds = multiword_starts().get(low, (0, set()))
-    return Key(low, noun, verb, OPEN, start, longest, frozenset(seconds), finite(low), own is not None and low not in DESCRIBING)
+    return Key(
+        low,
+        noun,
+        verb,
+        OPEN,
+        start,
+        longest,
+        frozenset(seconds),
+        finite(low),
+        own is not None and low not in DESCRIBING,
+    )
 
 
 def finite(low: str) -> bool:
-    """Whether a word in -s is a verb (`sits`): one that WordNet's texts use at least twice as often as the noun (`trees`)."""
+    """Whether a word in -s is a verb (`sits`): one that WordNet's texts use at least twice as often as the
+    noun (`trees`)."""
     verb = wordnet.morphy(low, "v") if low.endswith("s") and low not in _PLURALS_FIRST else None
     if verb is None or verb == low:
         return False
@@ -105,7 +133,8 @@ _PARTS = frozenset("top middle center centre edge bottom side".split())
 
 
 def _parts(keys: list[Key], nouns: list[str]) -> set[int]:
-    """Where `side of` and its like stand that are left out: `on the side of the road` is read as `on road`; `left side of` stays."""
+    """Where `side of` and its like stand that are left out: `on the side of the road` is read as `on road`;
+    `left side of` stays."""
     gone: set[int] = set()
     for i in [i for i, noun in enumerate(nouns) if noun == "of"]:
         if i > 1 and keys[i - 1].low in _PARTS and keys[i - 2].kind == FUNCTION and keys[i - 2].low != "and":
@@ -128,12 +157,17 @@ class Text:
         self.last = dict(zip(nouns, count(), strict=False))  # noun form -> where it stands last
         self.known_compounds: list[tuple[int, int, str]] | None = None
         self._breaks: list[int] | None = None
-        self.meanings: list[tuple[int, int, int]] | None = None  # (begin, end, row of the first sense), for the `wordnet` matcher
-        self.narrow: dict[str, list[Span]] = {}  # lemma of an object -> where it was found, by the `lemma` matcher
+        self.meanings: list[tuple[int, int, int]] | None = (
+            None  # (begin, end, row of the first sense), for the `wordnet` matcher
+        )
+        self.narrow: dict[
+            str, list[Span]
+        ] = {}  # lemma of an object -> where it was found, by the `lemma` matcher
         self.wide: dict[str, list[Span]] = {}  # and by the `wordnet` matcher
 
     def compounds(self) -> list[tuple[int, int, str]]:
-        """(begin, end, lemma) of the nouns of several words, left to right, the longest first, without overlap."""
+        """(begin, end, lemma) of the nouns of several words, left to right, the longest first, without
+        overlap."""
         if self.known_compounds is None:
             self.known_compounds = found = []
             keys, past = self.keys, 0
@@ -155,8 +189,8 @@ class Text:
 
 
 def _breaks(keys: list[Key]) -> list[int]:
-    """Where new clauses begin: at a comma or conjunction between two finite verbs of a sentence, if a noun stands after it and before
-    the second verb. Verbs of relative clauses (`that is`) do not count."""
+    """Where new clauses begin: at a comma or conjunction between two finite verbs of a sentence, if a noun
+    stands after it and before the second verb. Verbs of relative clauses (`that is`) do not count."""
     if [key.finite for key in keys].count(True) < 2:
         return []
     breaks = []

@@ -1,4 +1,5 @@
-"""Connected regions of a mask with numpy alone, for the `reference` tagger (2a) and for cutting out `scenes`' drawings (2c)."""
+"""Connected regions of a mask with numpy alone, for the `reference` tagger (2a) and for cutting out `scenes`'
+drawings (2c)."""
 
 from __future__ import annotations
 
@@ -10,10 +11,11 @@ Labels = NDArray[np.int32]
 
 
 def label(mask: Mask) -> tuple[Labels, int]:
-    """4-connected components of a (height, width) mask: labels 1..n in reading order of their first pixel, 0 outside; and n.
+    """4-connected components of a (height, width) mask: labels 1..n in reading order of their first pixel, 0
+    outside; and n.
 
-    Works on runs of pixels rather than pixels: runs of neighbouring rows that overlap are joined by taking the least number on either
-    side, with pointer jumping, until nothing changes (Shiloach and Vishkin, 1982).
+    Works on runs of pixels rather than pixels: runs of neighbouring rows that overlap are joined by taking
+    the least number on either side, with pointer jumping, until nothing changes (Shiloach and Vishkin, 1982).
     """
     height, width = mask.shape
     step = width + 1  # one column of False parts the rows in the flat view
@@ -29,7 +31,9 @@ def label(mask: Mask) -> tuple[Labels, int]:
     high = np.searchsorted(starts, ends + step, "left")
     touching = np.maximum(high - low, 0)
     upper = np.repeat(np.arange(count), touching)
-    lower = np.arange(len(upper)) - np.repeat(np.cumsum(touching) - touching, touching) + np.repeat(low, touching)
+    lower = (
+        np.arange(len(upper)) - np.repeat(np.cumsum(touching) - touching, touching) + np.repeat(low, touching)
+    )
     root = np.arange(count)
     while True:
         least = np.minimum(root[upper], root[lower])
@@ -50,7 +54,8 @@ def label(mask: Mask) -> tuple[Labels, int]:
 
 
 def outside(blocked: Mask, start: Mask | None = None) -> Mask:
-    """The pixels that a path of unblocked pixels joins to the border, or to the unblocked pixels of `start`."""
+    """The pixels that a path of unblocked pixels joins to the border, or to the unblocked pixels of
+    `start`."""
     labels, count = label(~blocked)
     if start is None:
         edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])

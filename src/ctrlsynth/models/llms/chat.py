@@ -1,4 +1,5 @@
-"""From a request to a checkpoint's prompt (2b): its own chat template, rendered and cut into tokens. Shared by transformers and vLLM."""
+"""From a request to a checkpoint's prompt (2b): its own chat template, rendered and cut into tokens. Shared
+by transformers and vLLM."""
 
 from __future__ import annotations
 
@@ -13,15 +14,19 @@ WHERE = "models.llm"
 
 
 def load_tokenizer(found: Located, template: str | None = None) -> Any:
-    """The checkpoint's tokenizer. `template`: a chat template (Jinja text over `messages`) instead of the checkpoint's own, for models from
-    before there were any. UserError in one line where there is no tokenizer, or no template."""
+    """The checkpoint's tokenizer. `template`: a chat template (Jinja text over `messages`) instead of the
+    checkpoint's own, for models from before there were any. UserError in one line where there is no
+    tokenizer, or no template."""
     from transformers import AutoTokenizer
 
     tokenizer = load_processor(AutoTokenizer, found, WHERE)
     if template is not None:
         tokenizer.chat_template = template
     if tokenizer.chat_template is None:
-        raise UserError(f"{WHERE}: {found.name} has no chat template; name its instruct version, or give one as chat_template")
+        raise UserError(
+            f"{WHERE}: {found.name} has no chat template; name its instruct version, or give one as "
+            f"chat_template"
+        )
     return tokenizer
 
 
@@ -29,14 +34,17 @@ def check_template(template: Any) -> None:
     """UserError unless an option `chat_template` is None or text that shows the message."""
     if template is not None and (not isinstance(template, str) or "messages" not in template):
         raise UserError(
-            f"{WHERE}.chat_template: Jinja text such as \"USER: {{{{ messages[0]['content'] }}}} ASSISTANT:\", not {template!r}"
+            f"{WHERE}.chat_template: Jinja text such as \"USER: {{{{ messages[0]['content'] }}}} "
+            f'ASSISTANT:", not {template!r}'
         )
 
 
 def prompt_of(tokenizer: Any, request: Request) -> str:
-    """The whole prompt as text: the instruction in the chat template, ready for the model's reply. Models that can think before they
-    answer are told not to (`enable_thinking`, which other templates pass over)."""
-    text: str = tokenizer.apply_chat_template(messages(request), tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    """The whole prompt as text: the instruction in the chat template, ready for the model's reply. Models
+    that can think before they answer are told not to (`enable_thinking`, which other templates pass over)."""
+    text: str = tokenizer.apply_chat_template(
+        messages(request), tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
     return text
 
 

@@ -1,9 +1,9 @@
-"""How the next token is chosen, a row at a time (2b in torch): penalties, temperature, top-p and chance, in vLLM's order and meaning.
+"""How the next token is chosen, a row at a time (2b in torch): penalties, temperature, top-p and chance, in
+vLLM's order and meaning.
 
-transformers' own sampling draws one number for a whole batch, so a row's text would depend on its neighbours; here every row has a
-generator of its own. Adding Gumbel noise to the logits and taking the largest is drawing from their softmax, so `generate` itself
-stays greedy. torch is imported by whoever builds a `Choice`.
-"""
+transformers' own sampling draws one number for a whole batch, so a row's text would depend on its neighbours;
+here every row has a generator of its own. Adding Gumbel noise to the logits and taking the largest is drawing
+from their softmax, so `generate` itself stays greedy. torch is imported by whoever builds a `Choice`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from .sampling import Sampling
 
 
 class Choice:
-    """A logits processor: (ids [rows, length], logits [rows, vocabulary]) -> logits whose largest is the choice. For one `generate`."""
+    """A logits processor: (ids [rows, length], logits [rows, vocabulary]) -> logits whose largest is the
+    choice. For one `generate`."""
 
     def __init__(self, sampling: Sampling, seeds: Sequence[int], prompt_mask: Any) -> None:
         """`prompt_mask` [rows, length]: 1 where a prompt has a token, 0 where it is padded."""
@@ -24,7 +25,9 @@ class Choice:
         self._counts: Any = None
         self._seen: Any = None
         device = prompt_mask.device
-        self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds] if not sampling.greedy else []
+        self._generators = (
+            [torch.Generator(device).manual_seed(seed) for seed in seeds] if not sampling.greedy else []
+        )
 
     def __call__(self, ids: Any, scores: Any) -> Any:
         logits = self._penalised(ids, scores.float())
@@ -38,7 +41,9 @@ class Choice:
             return logits
         if self._counts is None:
             self._counts = self._torch.zeros_like(logits)
-            self._seen = self._torch.zeros_like(logits).scatter_add_(1, ids, self._prompt.to(logits.dtype)) > 0
+            self._seen = (
+                self._torch.zeros_like(logits).scatter_add_(1, ids, self._prompt.to(logits.dtype)) > 0
+            )
         else:
             self._counts.scatter_add_(1, ids[:, -1:], self._torch.ones_like(logits[:, :1]))
         made = self._counts > 0
@@ -47,15 +52,21 @@ class Choice:
         return logits - s.frequency_penalty * self._counts - s.presence_penalty * made
 
     def _nucleus(self, logits: Any) -> Any:
-        """Minus infinity for all but the likeliest tokens whose probabilities reach top_p; the likeliest always stays."""
+        """Minus infinity for all but the likeliest tokens whose probabilities reach top_p; the likeliest
+        always stays."""
         if self._s.top_p >= 1.0:
             return logits
         ordered, places = logits.sort(dim=-1, descending=True)
         before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-        return logits.masked_fill((before >= self._s.top_p).scatter(1, places, before >= self._s.top_p), float("-inf"))
+        return logits.masked_fill(
+            (before >= self._s.top_p).scatter(1, places, before >= self._s.top_p), float("-inf")
+        )
 
     def _noise(self, logits: Any) -> Any:
-        """Gumbel noise, each row from its own generator: it hangs on the row's seed and the step, not on the batch."""
-        rows = [self._torch.rand(logits.shape[1], generator=g, device=logits.device) for g in self._generators]
+        """Gumbel noise, each row from its own generator: it hangs on the row's seed and the step, not on the
+        batch."""
+        rows = [
+            self._torch.rand(logits.shape[1], generator=g, device=logits.device) for g in self._generators
+        ]
         uniform = self._torch.stack(rows).clamp_min(self._torch.finfo(logits.dtype).tiny)
         return -(-uniform.log()).clamp_min(self._torch.finfo(logits.dtype).tiny).log()

@@ -1,6 +1,5 @@
-"""2b without a language model: a concept put into one of CLIP's own prompts, `a photo of a {}.` This is NaiveCLIP, SynthCLIP's baseline
-without an LLM (appendix B.3).
-"""
+"""2b without a language model: a concept put into one of CLIP's own prompts, `a photo of a {}.` This is
+NaiveCLIP, SynthCLIP's baseline without an LLM (appendix B.3)."""
 
 from __future__ import annotations
 
@@ -13,16 +12,19 @@ from ...errors import UserError
 from ..base import Reply, Request
 
 SIMPLE = (
-    "itap of a {}.", "a bad photo of the {}.", "a origami {}.", "a photo of the large {}.", "a {} in a video game.", "art of the {}.",
+    "itap of a {}.", "a bad photo of the {}.", "a origami {}.", "a photo of the large {}.",
+    "a {} in a video game.", "art of the {}.",
     "a photo of the small {}.",
 )  # fmt: skip
 """CLIP's subset of seven, which does nearly as well on ImageNet."""
 
 
 class Naive:
-    """A `LanguageModel` of templates. The request's seed draws one of them; the concept fills it, or else the first phrase.
+    """A `LanguageModel` of templates. The request's seed draws one of them; the concept fills it, or else the
+    first phrase.
 
-    model   `clip80` (all of CLIP's prompts for ImageNet), `clip7` (its subset), or a text file of own ones, one a line, each with one {}
+    model   `clip80` (all of CLIP's prompts for ImageNet), `clip7` (its subset), or a text file of own ones,
+            one a line, each with one {}
     """
 
     def __init__(self, model: str = "clip80") -> None:
@@ -42,16 +44,23 @@ class Naive:
 
 def _lines(model: str) -> list[str]:
     if model == "clip80":
-        text = (resources.files("ctrlsynth.models.llms") / "data" / "clip_templates.txt").read_text(encoding="utf-8")
+        text = (resources.files("ctrlsynth.models.llms") / "data" / "clip_templates.txt").read_text(
+            encoding="utf-8"
+        )
     else:
         try:
             text = Path(model).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"models.llm: naive takes clip80, clip7 or a text file of templates; cannot read {model}: {error}") from error
+            raise UserError(
+                f"models.llm: naive takes clip80, clip7 or a text file of templates; cannot read {model}: "
+                f"{error}"
+            ) from error
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     for number, line in enumerate(lines, 1):
         if line.count("{}") != 1:
-            raise UserError(f"{model}: template {number} holds {{}} {line.count('{}')} times, not once: {line[:60]!r}")
+            raise UserError(
+                f"{model}: template {number} holds {{}} {line.count('{}')} times, not once: {line[:60]!r}"
+            )
     if not lines:
         raise UserError(f"{model}: holds no template")
     return lines

@@ -1,4 +1,5 @@
-"""How a language model (2b) chooses its words: one set of options, by the same names in every backend that samples."""
+"""How a language model (2b) chooses its words: one set of options, by the same names in every backend that
+samples."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """The defaults are greedy decoding, as CtrlSynth does it. SynthCLIP: temperature 0.7, top_p 0.95, both penalties 1.0.
+    """The defaults are greedy decoding, as CtrlSynth does it. SynthCLIP: temperature 0.7, top_p 0.95, both
+    penalties 1.0.
 
     temperature         0 is greedy; above it the request's seed decides
     top_p               the smallest set of likeliest tokens whose probabilities reach this sum

@@ -3,10 +3,9 @@
     llm: {openai: mistralai/Mistral-Nemo-Instruct-2407, base_url: http://localhost:8000/v1}
     llm: {openai: gpt-4o-mini, prices: {input: 0.15, output: 0.60}}          # the key in $OPENAI_API_KEY
 
-Greedy unless told otherwise. A server computes its requests together, so its greedy replies may differ in rare words with what else it
-is doing; that is the server's, and nothing here can mend it. `digest` holds what the server says of its model; nobody can look at its
-weights, so it is marked `unverified`.
-"""
+Greedy unless told otherwise. A server computes its requests together, so its greedy replies may differ in
+rare words with what else it is doing; that is the server's, and nothing here can mend it. `digest` holds what
+the server says of its model; nobody can look at its weights, so it is marked `unverified`."""
 
 from __future__ import annotations
 
@@ -35,10 +34,14 @@ class OpenAIServer:
 
     base_url, base_urls   where; neither: api.openai.com. Several are replicas: the least busy is asked
     version      what the digest calls the model's version, instead of asking the server for it
-    temperature .. max_tokens   as in sampling.py; temperature null leaves the sampling to the server (models that refuse to be told)
-    structured   whether the server can hold a reply to a JSON schema (`response_format`); false leaves it to the instruction
-    extra_body   more fields of the request, for one kind of server: {top_k: 40}, {chat_template_kwargs: {enable_thinking: false}}
-    prices       US dollars a million tokens, {input: 0.15, output: 0.60}: `status` tells the cost. Belongs to no digest
+    temperature .. max_tokens   as in sampling.py; temperature null leaves the sampling to the server (models
+                                that refuse to be told)
+    structured   whether the server can hold a reply to a JSON schema (`response_format`); false leaves it to
+                 the instruction
+    extra_body   more fields of the request, for one kind of server: {top_k: 40}, {chat_template_kwargs:
+                 {enable_thinking: false}}
+    prices       US dollars a million tokens, {input: 0.15, output: 0.60}: `status` tells the cost. Belongs to
+                 no digest
     concurrency .. api_key_env   as in `ServerPool`; they belong to no digest
     """
 
@@ -67,10 +70,13 @@ class OpenAIServer:
     ) -> None:
         if not isinstance(model, str) or not model:
             raise UserError(
-                f"{WHERE}: openai takes the model's name as the server lists it, such as {{openai: gpt-4o-mini}}, not {model!r}"
+                f"{WHERE}: openai takes the model's name as the server lists it, such as "
+                f"{{openai: gpt-4o-mini}}, not {model!r}"
             )
         self.model, self.id = model, f"openai:{model}"
-        self.sampling = Sampling(temperature or 0.0, top_p, presence_penalty, frequency_penalty, repetition_penalty, max_tokens)
+        self.sampling = Sampling(
+            temperature or 0.0, top_p, presence_penalty, frequency_penalty, repetition_penalty, max_tokens
+        )
         self.prices = check_prices(prices, WHERE)
         self.structured, self.extra_body, self.version = structured, dict(extra_body or {}), version
         self.pool = ServerPool(
@@ -86,21 +92,27 @@ class OpenAIServer:
         self.batch = 4 * concurrency * max(1, len(self.pool.base_urls))
         self._fixed = self._sampled(temperature)
         self._digest: str | None = None
-        self._begun: dict[int, tuple[Request, Future[Reply | Fault]]] = {}  # by object: equal requests are asked each
+        self._begun: dict[
+            int, tuple[Request, Future[Reply | Fault]]
+        ] = {}  # by object: equal requests are asked each
         self._lock = threading.Lock()
 
     @property
     def digest(self) -> str:
-        """Asks the server for its model's version, once, unless the recipe says it. UserError where no server answers."""
+        """Asks the server for its model's version, once, unless the recipe says it. UserError where no server
+        answers."""
         if self._digest is None:
             told = self.version if self.version is not None else reported(self.pool, self.model)
             options = {**self._fixed, "max_tokens": self.sampling.max_tokens, "structured": self.structured}
-            sha = hashlib.sha256(json.dumps([self.model, told, options], sort_keys=True, default=str).encode())
+            sha = hashlib.sha256(
+                json.dumps([self.model, told, options], sort_keys=True, default=str).encode()
+            )
             self._digest = f"unverified:{sha.hexdigest()[:32]}"
         return self._digest
 
     def _sampled(self, temperature: float | None) -> dict[str, Any]:
-        """The fields that all requests share. What stands at its default is not sent: not every server knows every field."""
+        """The fields that all requests share. What stands at its default is not sent: not every server knows
+        every field."""
         s = self.sampling
         body: dict[str, Any] = {"model": self.model}
         if temperature is not None:
@@ -120,23 +132,34 @@ class OpenAIServer:
         if not self.sampling.greedy:
             body["seed"] = request.seed
         if request.schema is not None and self.structured:
-            body["response_format"] = {"type": "json_schema", "json_schema": {"name": "caption", "schema": dict(request.schema)}}
+            body["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": "caption", "schema": dict(request.schema)},
+            }
         return body
 
     def begin(self, requests: Sequence[Request]) -> None:
-        """Sends requests off that `generate` will be asked for, these very objects: so a server does not run dry between two batches."""
+        """Sends requests off that `generate` will be asked for, these very objects: so a server does not run
+        dry between two batches."""
         started = self.pool.start([self._call(request) for request in requests], read)
         with self._lock:
-            self._begun.update({id(request): (request, future) for request, future in zip(requests, started, strict=True)})
+            self._begun.update(
+                {id(request): (request, future) for request, future in zip(requests, started, strict=True)}
+            )
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """One reply a request, in order; a request that failed for good carries its reason (server_faults.Fault). Raises
-        `ModelError("server_down")` where no server answers, UserError where the server refuses the key or lacks the model."""
+        """One reply a request, in order; a request that failed for good carries its reason
+        (server_faults.Fault). Raises `ModelError("server_down")` where no server answers, UserError where the
+        server refuses the key or lacks the model."""
         with self._lock:
             begun = [self._begun.pop(id(request), None) for request in requests]
-        new = iter(self.pool.start([self._call(q) for q, b in zip(requests, begun, strict=True) if b is None], read))
+        new = iter(
+            self.pool.start([self._call(q) for q, b in zip(requests, begun, strict=True) if b is None], read)
+        )
         answers = self.pool.gather([b[1] if b is not None else next(new) for b in begun])
-        return [Reply("", raw=a.message or None, error=a.error) if isinstance(a, Fault) else a for a in answers]
+        return [
+            Reply("", raw=a.message or None, error=a.error) if isinstance(a, Fault) else a for a in answers
+        ]
 
     def _call(self, request: Request) -> Call:
         body = self.body(request)
@@ -154,7 +177,8 @@ class OpenAIServer:
 
 
 def read(response: Any) -> Reply:
-    """A chat completion as a Reply. `BadReply` for what is none; a refusal or a filtered text is the row's error `refused`."""
+    """A chat completion as a Reply. `BadReply` for what is none; a refusal or a filtered text is the row's
+    error `refused`."""
     choices = getattr(response, "choices", None)
     choice: Any = choices[0] if isinstance(choices, list) and choices else None
     message = getattr(choice, "message", None)
@@ -178,7 +202,8 @@ def read(response: Any) -> Reply:
 
 
 def reported(pool: ServerPool, model: str) -> Any:
-    """What the servers say of the model; UserError where one lacks it or two say different things, since then they are no replicas."""
+    """What the servers say of the model; UserError where one lacks it or two say different things, since then
+    they are no replicas."""
     said: dict[str, Any] = {}
     for url, listed in pool.models().items():
         entry = next((m for m in listed if model == m.get("id") or model in (m.get("aliases") or ())), None)
@@ -188,5 +213,8 @@ def reported(pool: ServerPool, model: str) -> Any:
     (first, one), *others = said.items()
     for url, other in others:
         if other != one:
-            raise UserError(f"{pool.where}: {first} and {url} serve different models by the name {model!r}; replicas serve the same")
+            raise UserError(
+                f"{pool.where}: {first} and {url} serve different models by the name {model!r}; replicas "
+                f"serve the same"
+            )
     return one

@@ -2,12 +2,12 @@
 
     llm: {transformers: Qwen/Qwen2-7B-Instruct, dtype: bfloat16}
 
-The plain way to run a checkpoint, for machines without vLLM. Prompts are sorted by length and padded on the left, `batch_size` at a time.
-Greedy unless told otherwise; a row that samples has a generator of its own (choice.py), so its text hangs on its seed alone. In float32
-on a CPU a reply does not change with its batch, as far as the tests reach; in half precision, or on a GPU, padding moves logits in their
-last bits, and rare near ties fall the other way. No reply is held to a JSON schema here: the instruction asks for it, and the write stage
-asks again for what does not fit.
-"""
+The plain way to run a checkpoint, for machines without vLLM. Prompts are sorted by length and padded on the
+left, `batch_size` at a time. Greedy unless told otherwise; a row that samples has a generator of its own
+(choice.py), so its text hangs on its seed alone. In float32 on a CPU a reply does not change with its batch,
+as far as the tests reach; in half precision, or on a GPU, padding moves logits in their last bits, and rare
+near ties fall the other way. No reply is held to a JSON schema here: the instruction asks for it, and the
+write stage asks again for what does not fit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class TransformersLLM:
     """A `LanguageModel` in this process.
 
     temperature .. max_tokens   as in sampling.py
-    context      tokens that prompt and reply share (the checkpoint's `max_position_embeddings`); a longer prompt is `prompt_too_long`
+    context      tokens that prompt and reply share (the checkpoint's `max_position_embeddings`); a longer
+                 prompt is `prompt_too_long`
     batch_size   rows in one forward pass; belongs to no digest
     chat_template  Jinja text, for a checkpoint that brings none
     hf           revision, dtype, device, adapters, quantization, download (models/hf.py)
@@ -57,13 +58,20 @@ class TransformersLLM:
         for name, value in (("context", context), ("batch_size", batch_size)):
             if value is not None and (type(value) is not int or value < 1):
                 raise UserError(f"{WHERE}.{name}: a whole number from 1 up, not {value!r}")
-        self.sampling = Sampling(temperature, top_p, presence_penalty, frequency_penalty, repetition_penalty, max_tokens)
+        self.sampling = Sampling(
+            temperature, top_p, presence_penalty, frequency_penalty, repetition_penalty, max_tokens
+        )
         check_template(chat_template)
         options = read_options(hf, WHERE, _OWN)
         check_quantization(options, WHERE)
         self.found = locate(model, options, WHERE)
         self.id = f"transformers:{model}"
-        shaping = [self.found.digest(), json.dumps(_plain(self.sampling), sort_keys=True), context, chat_template]
+        shaping = [
+            self.found.digest(),
+            json.dumps(_plain(self.sampling), sort_keys=True),
+            context,
+            chat_template,
+        ]
         self.digest = f"sha256:{hashlib.sha256(json.dumps(shaping).encode()).hexdigest()[:32]}"
         self.chat_template = chat_template
         self.context, self.batch_size, self.batch = context, batch_size, 8 * batch_size
@@ -71,31 +79,45 @@ class TransformersLLM:
         self._tokenizer: Any = None
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """One reply a request, in order. Raises `ModelError("out_of_memory")` where a batch is too large for the device."""
+        """One reply a request, in order. Raises `ModelError("out_of_memory")` where a batch is too large for
+        the device."""
         if not requests:
             return []
         model, tokenizer = self._load()
         context = self.context or int(getattr(model.config, "max_position_embeddings", 0) or 2**31)
         prompts = [tokens_of(tokenizer, prompt_of(tokenizer, request)) for request in requests]
         replies: list[Reply | None] = [
-            None if len(ids) < context else Reply("", raw=f"{len(ids)} tokens of {context}", error="prompt_too_long") for ids in prompts
+            None
+            if len(ids) < context
+            else Reply("", raw=f"{len(ids)} tokens of {context}", error="prompt_too_long")
+            for ids in prompts
         ]
         for numbers in self._batches(prompts, [n for n, reply in enumerate(replies) if reply is None]):
             limits = [min(self.sampling.limit(requests[n]), context - len(prompts[n])) for n in numbers]
             with memory_faults(self.id):
-                made = self._forward(model, tokenizer, [prompts[n] for n in numbers], limits, [requests[n].seed for n in numbers])
+                made = self._forward(
+                    model,
+                    tokenizer,
+                    [prompts[n] for n in numbers],
+                    limits,
+                    [requests[n].seed for n in numbers],
+                )
             for n, ids, limit in zip(numbers, made, limits, strict=True):
                 replies[n] = self._reply(tokenizer, prompts[n], ids, limit)
         return [reply for reply in replies if reply is not None]
 
     def _batches(self, prompts: Sequence[Sequence[int]], numbers: list[int]) -> Iterator[list[int]]:
-        """Rows of like length together, the longest first: if the memory does not suffice, that shows at once."""
+        """Rows of like length together, the longest first: if the memory does not suffice, that shows at
+        once."""
         ordered = sorted(numbers, key=lambda n: -len(prompts[n]))
         for at in range(0, len(ordered), self.batch_size):
             yield ordered[at : at + self.batch_size]
 
-    def _forward(self, model: Any, tokenizer: Any, prompts: list[list[int]], limits: list[int], seeds: list[int]) -> list[list[int]]:
-        """The new token ids of each prompt, as long as the longest limit; padded on the left, so that all replies begin at one place."""
+    def _forward(
+        self, model: Any, tokenizer: Any, prompts: list[list[int]], limits: list[int], seeds: list[int]
+    ) -> list[list[int]]:
+        """The new token ids of each prompt, as long as the longest limit; padded on the left, so that all
+        replies begin at one place."""
         import torch
         from transformers import GenerationConfig, LogitsProcessorList
 
@@ -106,14 +128,18 @@ class TransformersLLM:
         width = max(map(len, prompts))
         ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
-        # what the checkpoint's own generation_config.json asks for (sampling, penalties) is not taken over: the recipe decides
+        # what the checkpoint's own generation_config.json asks for (sampling, penalties) is not taken over:
+        # the recipe decides
         config = GenerationConfig(
-            max_new_tokens=max(limits), do_sample=False, num_beams=1, temperature=1.0, top_p=1.0, top_k=50, repetition_penalty=1.0,
+            max_new_tokens=max(limits), do_sample=False, num_beams=1, temperature=1.0, top_p=1.0, top_k=50,
+            repetition_penalty=1.0,
             no_repeat_ngram_size=0, pad_token_id=pad, eos_token_id=ends or None,
         )  # fmt: skip
         chosen = LogitsProcessorList([Choice(self.sampling, seeds, mask)])
         with torch.inference_mode():
-            out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=chosen)
+            out = model.generate(
+                input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=chosen
+            )
         return [_cut(row, set(ends)) for row in out[:, width:].tolist()]
 
     def _ends(self, model: Any, tokenizer: Any) -> list[int]:
@@ -122,7 +148,8 @@ class TransformersLLM:
         return ends if tokenizer.eos_token_id in (None, *ends) else [*ends, tokenizer.eos_token_id]
 
     def _reply(self, tokenizer: Any, prompt: Sequence[int], ids: list[int], limit: int) -> Reply:
-        """Rows of one batch have limits of their own; what a row said beyond its own is cut, as if it had stopped there."""
+        """Rows of one batch have limits of their own; what a row said beyond its own is cut, as if it had
+        stopped there."""
         kept = ids[:limit]
         ended = len(ids) <= limit and bool(ids) and ids[-1] in self._ends(self._load()[0], tokenizer)
         raw: str = tokenizer.decode(kept, skip_special_tokens=True)
@@ -137,7 +164,8 @@ class TransformersLLM:
         )
 
     def prompt(self, request: Request) -> str:
-        """The prompt as the model reads it: the instruction in the checkpoint's chat template. Loads the tokenizer only."""
+        """The prompt as the model reads it: the instruction in the checkpoint's chat template. Loads the
+        tokenizer only."""
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(self.found, self.chat_template)
         return prompt_of(self._tokenizer, request)
@@ -156,7 +184,10 @@ class TransformersLLM:
         if self._loaded is None:
             from transformers import AutoModelForCausalLM
 
-            self._loaded = load_pretrained(AutoModelForCausalLM, self.found, WHERE), load_tokenizer(self.found, self.chat_template)
+            self._loaded = (
+                load_pretrained(AutoModelForCausalLM, self.found, WHERE),
+                load_tokenizer(self.found, self.chat_template),
+            )
         return self._loaded
 
     def close(self) -> None:

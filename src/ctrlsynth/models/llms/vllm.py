@@ -4,15 +4,16 @@
     llm: {vllm: mistralai/Mistral-7B-Instruct-v0.2, temperature: 0.7, top_p: 0.95,
           presence_penalty: 1.0, frequency_penalty: 1.0}                                   # SynthCLIP
 
-Written against the interface that vLLM documents (0.19 to 0.23): `LLM(...)`, `LLM.generate` with token ids and one `SamplingParams` a
-prompt, `StructuredOutputsParams`, `LoRARequest`. Older ones, whose guided JSON was `GuidedDecodingParams`, are refused by the preflight.
-vLLM needs a GPU and a torch of its own, so the engine itself does NOT run in the project's tests. Tested are the functions that turn
-options and requests into its arguments (`engine_arguments`, `sampling_arguments`), against the recorded names of that interface, the
+Written against the interface that vLLM documents (0.19 to 0.23): `LLM(...)`, `LLM.generate` with token ids
+and one `SamplingParams` a prompt, `StructuredOutputsParams`, `LoRARequest`. Older ones, whose guided JSON was
+`GuidedDecodingParams`, are refused by the preflight. vLLM needs a GPU and a torch of its own, so the engine
+itself does NOT run in the project's tests. Tested are the functions that turn options and requests into its
+arguments (`engine_arguments`, `sampling_arguments`), against the recorded names of that interface, the
 prompts (hf_chat.py, on real tokenizers), and how its answers are read.
 
-Prefix caching is on: the fixed head of the templates is computed once. Greedy replies of vLLM may differ in rare words with what else
-is in the batch, as its kernels sum in another order; that is vLLM's, and no equality is promised here.
-"""
+Prefix caching is on: the fixed head of the templates is computed once. Greedy replies of vLLM may differ in
+rare words with what else is in the batch, as its kernels sum in another order; that is vLLM's, and no
+equality is promised here."""
 
 from __future__ import annotations
 
@@ -40,15 +41,18 @@ class VLLM:
 
     temperature .. max_tokens    as in sampling.py
     revision, adapters, download as in models/hf.py; one LoRA adapter at most
-    device                       auto or cuda: the GPUs that CUDA_VISIBLE_DEVICES, or Ray, leaves to this process
+    device                       auto or cuda: the GPUs that CUDA_VISIBLE_DEVICES, or Ray, leaves to this
+                                 process
     dtype                        auto, bfloat16, float16, float32
     quantization                 vLLM's name: awq, gptq, fp8, bitsandbytes, ...; None: as the checkpoint says
     tensor_parallel_size         GPUs that share the model
     gpu_memory_utilization       share of each GPU's memory that vLLM takes; belongs to no digest
-    max_model_len                tokens that prompt and reply share (the checkpoint's own); a longer prompt is `prompt_too_long`
+    max_model_len                tokens that prompt and reply share (the checkpoint's own); a longer prompt is
+                                 `prompt_too_long`
     max_lora_rank                the largest rank of the adapter
     chat_template                Jinja text, for a checkpoint that brings none
-    engine                       further arguments of `vllm.LLM`, such as {enforce_eager: true}; they belong to the digest
+    engine                       further arguments of `vllm.LLM`, such as {enforce_eager: true}; they belong
+                                 to the digest
     """
 
     batch = 2048  # rows a call: vLLM keeps its own queue, and a call ends with few in flight
@@ -76,7 +80,9 @@ class VLLM:
         chat_template: str | None = None,
         engine: Mapping[str, Any] | None = None,
     ) -> None:
-        self.sampling = Sampling(temperature, top_p, presence_penalty, frequency_penalty, repetition_penalty, max_tokens)
+        self.sampling = Sampling(
+            temperature, top_p, presence_penalty, frequency_penalty, repetition_penalty, max_tokens
+        )
         names = (adapters,) if isinstance(adapters, str) else tuple(str(a) for a in adapters)
         if len(names) > 1:
             raise UserError(f"{WHERE}.adapters: vllm takes one adapter, not {len(names)}; merge them first")
@@ -88,12 +94,19 @@ class VLLM:
             if value is not None and (type(value) is not int or value < 1):
                 raise UserError(f"{WHERE}.{name}: a whole number from 1 up, not {value!r}")
         if not isinstance(gpu_memory_utilization, int | float) or not 0 < gpu_memory_utilization <= 1:
-            raise UserError(f"{WHERE}.gpu_memory_utilization: a share above 0 and up to 1, not {gpu_memory_utilization!r}")
+            raise UserError(
+                f"{WHERE}.gpu_memory_utilization: a share above 0 and up to 1, not {gpu_memory_utilization!r}"
+            )
         if device not in ("auto", "cuda"):
-            raise UserError(f"{WHERE}.device: auto or cuda, not {device!r}; CUDA_VISIBLE_DEVICES says which GPUs vllm may use")
+            raise UserError(
+                f"{WHERE}.device: auto or cuda, not {device!r}; CUDA_VISIBLE_DEVICES says which GPUs vllm "
+                f"may use"
+            )
         check_template(chat_template)
         need("vllm", "vllm", WHERE)
-        self.found = locate(model, HFOptions(revision=revision, device=device, adapters=names, download=download), WHERE)
+        self.found = locate(
+            model, HFOptions(revision=revision, device=device, adapters=names, download=download), WHERE
+        )
         self.arguments = engine_arguments(
             self.found,
             dtype=dtype,
@@ -105,7 +118,9 @@ class VLLM:
             engine=engine,
         )
         self.id = f"vllm:{model}"
-        self.digest = digest_of(self.found, self.arguments, {"engine": engine, "chat_template": chat_template}, self.sampling)
+        self.digest = digest_of(
+            self.found, self.arguments, {"engine": engine, "chat_template": chat_template}, self.sampling
+        )
         self.chat_template = chat_template
         self._engine: Any = None
         self._tokenizer: Any = None
@@ -124,7 +139,9 @@ class VLLM:
             use_tqdm=False,
             lora_request=self._adapter(),
         )
-        replies = [Reply("", raw=f"{len(ids)} tokens of {context}", error="prompt_too_long") for ids in prompts]
+        replies = [
+            Reply("", raw=f"{len(ids)} tokens of {context}", error="prompt_too_long") for ids in prompts
+        ]
         for n, output in zip(fitting, outputs, strict=True):
             replies[n] = reply_of(output, len(prompts[n]))
         return replies
@@ -144,7 +161,8 @@ class VLLM:
         return LoRARequest("adapter", 1, str(self.found.adapters[0].folder))
 
     def prompt(self, request: Request) -> str:
-        """The prompt as the model reads it: the instruction in the checkpoint's chat template. Loads the tokenizer only."""
+        """The prompt as the model reads it: the instruction in the checkpoint's chat template. Loads the
+        tokenizer only."""
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(self.found, self.chat_template)
         return prompt_of(self._tokenizer, request)
@@ -185,7 +203,8 @@ def engine_arguments(
     max_lora_rank: int = 64,
     engine: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The arguments of `vllm.LLM`: the files at hand, nothing of the repository's code, nothing of its generation defaults."""
+    """The arguments of `vllm.LLM`: the files at hand, nothing of the repository's code, nothing of its
+    generation defaults."""
     arguments: dict[str, Any] = {
         "model": str(found.folder),
         "dtype": dtype,
@@ -210,8 +229,9 @@ def engine_arguments(
 
 
 def sampling_arguments(sampling: Sampling, request: Request, room: int) -> dict[str, Any]:
-    """The arguments of `vllm.SamplingParams` for one request, its JSON schema aside; `room` is what the context leaves for the reply.
-    Greedy decoding needs no seed; a seed a request keeps a row's text apart from its batch's chance."""
+    """The arguments of `vllm.SamplingParams` for one request, its JSON schema aside; `room` is what the
+    context leaves for the reply. Greedy decoding needs no seed; a seed a request keeps a row's text apart
+    from its batch's chance."""
     return {
         "temperature": float(sampling.temperature),
         "top_p": float(sampling.top_p),
@@ -224,12 +244,18 @@ def sampling_arguments(sampling: Sampling, request: Request, room: int) -> dict[
 
 
 def check_version() -> None:
-    """UserError for a vLLM from before `OLDEST`: it would fail in the middle of the run, at its first JSON."""
-    with contextlib.suppress(PackageNotFoundError, ValueError):  # not there (`need` tells it), or built from a branch
+    """UserError for a vLLM from before `OLDEST`: it would fail in the middle of the run, at its first
+    JSON."""
+    with contextlib.suppress(
+        PackageNotFoundError, ValueError
+    ):  # not there (`need` tells it), or built from a branch
         told = version("vllm")
         if tuple(int(number) for number in told.split(".")[:2]) < OLDEST:
             wanted = ".".join(map(str, OLDEST))
-            raise UserError(f"{WHERE}: vllm {told} has another interface than {wanted} and later; pip install 'vllm>={wanted}'")
+            raise UserError(
+                f"{WHERE}: vllm {told} has another interface than {wanted} and later; pip install "
+                f"'vllm>={wanted}'"
+            )
 
 
 def reply_of(output: Any, prompt_tokens: int) -> Reply:
@@ -246,7 +272,9 @@ def reply_of(output: Any, prompt_tokens: int) -> Reply:
     )
 
 
-def digest_of(found: Located, arguments: Mapping[str, Any], more: Mapping[str, Any], sampling: Sampling) -> str:
+def digest_of(
+    found: Located, arguments: Mapping[str, Any], more: Mapping[str, Any], sampling: Sampling
+) -> str:
     """What shapes a reply: the weights and adapter, precision, context, `more` options, the sampling."""
     shaping = {name: arguments.get(name) for name in _SHAPING} | dict(more)
     own = {name: getattr(sampling, name) for name in Sampling.__dataclass_fields__}

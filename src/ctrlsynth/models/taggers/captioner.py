@@ -1,16 +1,19 @@
-"""2a by a captioner: Florence-2, or any image-to-text model of transformers, and what a language model then extracts from its caption.
+"""2a by a captioner: Florence-2, or any image-to-text model of transformers, and what a language model then
+extracts from its caption.
 
-    {captioner: florence-community/Florence-2-large, extract: {vllm: Qwen/Qwen2-7B-Instruct}}     the paper's (CtrlSynth, appendix A.4)
+    {captioner: florence-community/Florence-2-large, extract: {vllm: Qwen/Qwen2-7B-Instruct}}     the paper's
+    (CtrlSynth, appendix A.4)
     {florence2: florence-community/Florence-2-large}                                             the caption alone (`[image, text*]`)
     {captioner: Salesforce/blip-image-captioning-base, extract: smollm2}
 
-The caption goes to `Tags.caption`; with `extract` its objects, attributes and relations are the tags (extract.py). Florence-2 is asked as
-in the paper: the task <MORE_DETAILED_CAPTION>, 3 beams, at most 1,024 tokens, the processor's own post-processing. It is transformers' own
-class, never the code of a repository: `microsoft/Florence-2-*` hold that code's weights, `florence-community/Florence-2-*` the same weights
-for this class. Decoding is greedy or by beams, so nothing is drawn by chance.
+The caption goes to `Tags.caption`; with `extract` its objects, attributes and relations are the tags
+(extract.py). Florence-2 is asked as in the paper: the task <MORE_DETAILED_CAPTION>, 3 beams, at most 1,024
+tokens, the processor's own post-processing. It is transformers' own class, never the code of a repository:
+`microsoft/Florence-2-*` hold that code's weights, `florence-community/Florence-2-*` the same weights for this
+class. Decoding is greedy or by beams, so nothing is drawn by chance.
 
-Every kind of model here was tried on a tiny random checkpoint of its class, saved to disk; the published weights were not at hand.
-"""
+Every kind of model here was tried on a tiny random checkpoint of its class, saved to disk; the published
+weights were not at hand."""
 
 from __future__ import annotations
 
@@ -36,7 +39,8 @@ _VERSION = 1  # part of the digest: raise it when the same weights would be aske
 _WHERE = "models.tagger"
 TASK = "<MORE_DETAILED_CAPTION>"
 _EXTRACTED = 64
-"""Captions that the language model gets at once: engines and servers work on many side by side, while decoded pictures wait in memory."""
+"""Captions that the language model gets at once: engines and servers work on many side by side, while decoded
+pictures wait in memory."""
 CHAT_PROMPT = "Describe with a paragraph what is shown in the image."
 """What a chat model is asked: the words that stand behind Florence-2's task."""
 
@@ -45,12 +49,13 @@ class CaptionerTagger:
     """An image-to-text model, alone or with the language model that extracts tags from what it says.
 
     model           hub name or folder
-    prompt          Florence-2: the task; chat models: the question; BLIP and its like: how the caption begins. None: what each is usually
-                    given (`TASK`, `CHAT_PROMPT`, nothing)
+    prompt          Florence-2: the task; chat models: the question; BLIP and its like: how the caption
+                    begins. None: what each is usually given (`TASK`, `CHAT_PROMPT`, nothing)
     num_beams       None: 3 for Florence-2, 1 for the others
     max_new_tokens  None: 1,024 for Florence-2, 512 for chat models, 64 for the others
     batch           pictures a call
-    extract         a language model as a recipe names it, or None for the caption alone; `mode` as of the tagger `extract`
+    extract         a language model as a recipe names it, or None for the caption alone; `mode` as of the
+                    tagger `extract`
     hf              revision, dtype, device, adapters, quantization, download (models/hf.py)
     """
 
@@ -69,7 +74,10 @@ class CaptionerTagger:
         **options: Any,
     ) -> None:
         if model is None:
-            raise UserError(f"{_WHERE}: captioner takes a model, such as {{captioner: florence-community/Florence-2-large}}")
+            raise UserError(
+                f"{_WHERE}: captioner takes a model, such as "
+                f"{{captioner: florence-community/Florence-2-large}}"
+            )
         own = ("prompt", "num_beams", "max_new_tokens", "batch", "extract", "mode")
         read = hf.read_options(options, _WHERE, own)
         self._found, self._extract = make_all(
@@ -80,27 +88,44 @@ class CaptionerTagger:
         )
         self._kind = kind_of(self._found)
         beams, tokens = {"florence2": (3, 1024), "chat": (1, 512), "plain": (1, 64)}[self._kind]
-        self._generation = {"num_beams": num_beams or beams, "max_new_tokens": max_new_tokens or tokens, "do_sample": False}
+        self._generation = {
+            "num_beams": num_beams or beams,
+            "max_new_tokens": max_new_tokens or tokens,
+            "do_sample": False,
+        }
         for name, value in (*self._generation.items(), ("batch", batch)):
             if name != "do_sample" and (type(value) is not int or value < 1):
                 raise UserError(f"{_WHERE}.{name}: a whole number from 1 up, not {value!r}")
-        self._prompt = prompt if prompt is not None else {"florence2": TASK, "chat": CHAT_PROMPT, "plain": ""}[self._kind]
+        self._prompt = (
+            prompt
+            if prompt is not None
+            else {"florence2": TASK, "chat": CHAT_PROMPT, "plain": ""}[self._kind]
+        )
         self._room = Room(batch)
         self.batch = batch if self._extract is None else max(batch, min(self._extract.batch, _EXTRACTED))
         name = self._found.name if self._extract is None else f"{self._found.name}+{self._extract.id}"
         self.id = f"captioner:{name}"
-        asked = [_VERSION, self._kind, self._prompt, self._generation, self._extract.digest if self._extract is not None else None]
+        asked = [
+            _VERSION,
+            self._kind,
+            self._prompt,
+            self._generation,
+            self._extract.digest if self._extract is not None else None,
+        ]
         self.digest = hf_files.hash_of("captioner", asked, self._found.digest())
         self._loaded: tuple[Any, Any] | None = None
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
-        """One Tags an item with its caption; without an image, or where the model says nothing, empty ones. A picture that does not fit
-        into memory even alone fails with `out_of_memory`."""
+        """One Tags an item with its caption; without an image, or where the model says nothing, empty ones. A
+        picture that does not fit into memory even alone fails with `out_of_memory`."""
         seen = [n for n, item in enumerate(items) if item.image is not None]
         captions = dict(zip(seen, self.captions([items[n].image for n in seen]), strict=True))
         lost = {n for n, caption in captions.items() if caption is None}
         if self._extract is None:
-            return [Tags(caption=captions.get(n) or None, error="out_of_memory" if n in lost else None) for n in range(len(items))]
+            return [
+                Tags(caption=captions.get(n) or None, error="out_of_memory" if n in lost else None)
+                for n in range(len(items))
+            ]
         found = self._extract.tag([ImageAndText(None, captions.get(n)) for n in range(len(items))])
         return [
             replace(tags, caption=captions.get(n) or None, error="out_of_memory" if n in lost else tags.error)
@@ -108,7 +133,8 @@ class CaptionerTagger:
         ]
 
     def captions(self, images: Sequence[Any]) -> list[str | None]:
-        """The model's text for each picture, in order; None where memory does not suffice for a picture alone."""
+        """The model's text for each picture, in order; None where memory does not suffice for a picture
+        alone."""
         return self._room.run([image.convert("RGB") for image in images], self._some) if images else []
 
     def _some(self, images: Sequence[Image.Image]) -> list[str]:
@@ -120,30 +146,49 @@ class CaptionerTagger:
         import torch
 
         asked = self._inputs(processor, images)
-        inputs = {k: v.to(model.device, model.dtype if v.is_floating_point() else None) for k, v in asked.items()}
+        inputs = {
+            k: v.to(model.device, model.dtype if v.is_floating_point() else None) for k, v in asked.items()
+        }
         with torch.inference_mode():
             out = model.generate(**inputs, **self._generation)
         if self._kind == "chat":
             out = out[:, inputs["input_ids"].shape[1] :]  # what was asked stands before the answer
         if self._kind != "florence2":
             texts = processor.batch_decode(out, skip_special_tokens=True)
-            return [text.strip().removeprefix(self._prompt.lower()).removeprefix(self._prompt) for text in texts]
-        pad = processor.tokenizer.pad_token  # beams of a batch are filled up to the longest; the post-processing leaves that in
+            return [
+                text.strip().removeprefix(self._prompt.lower()).removeprefix(self._prompt) for text in texts
+            ]
+        pad = (
+            processor.tokenizer.pad_token
+        )  # beams of a batch are filled up to the longest; the post-processing leaves that in
         texts = [text.replace(pad, "") for text in processor.batch_decode(out, skip_special_tokens=False)]
         task = self._prompt.partition(">")[0] + ">"
-        answers = [processor.post_process_generation(t, task=task, image_size=i.size)[task] for t, i in zip(texts, images, strict=True)]
+        answers = [
+            processor.post_process_generation(t, task=task, image_size=i.size)[task]
+            for t, i in zip(texts, images, strict=True)
+        ]
         return [answer if isinstance(answer, str) else "" for answer in answers]
 
     def _inputs(self, processor: Any, images: Sequence[Image.Image]) -> dict[str, Any]:
         if self._kind == "florence2":
-            return dict(processor(images=list(images), text=[self._prompt] * len(images), return_tensors="pt"))
+            return dict(
+                processor(images=list(images), text=[self._prompt] * len(images), return_tensors="pt")
+            )
         if self._kind == "chat":
             content = [{"type": "image"}, {"type": "text", "text": self._prompt}]
-            text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False)
-            return dict(processor(images=[[i] for i in images], text=[text] * len(images), padding=True, return_tensors="pt"))
+            text = processor.apply_chat_template(
+                [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+            )
+            return dict(
+                processor(
+                    images=[[i] for i in images], text=[text] * len(images), padding=True, return_tensors="pt"
+                )
+            )
         pixels = dict(processor.image_processor(images=list(images), return_tensors="pt"))
         if self._prompt:
-            words = processor.tokenizer([self._prompt] * len(images), return_tensors="pt", add_special_tokens=True)
+            words = processor.tokenizer(
+                [self._prompt] * len(images), return_tensors="pt", add_special_tokens=True
+            )
             pixels |= {name: words[name] for name in ("input_ids", "attention_mask")}
         return pixels
 
@@ -174,23 +219,32 @@ class CaptionerTagger:
 
 
 class Florence2Tagger(CaptionerTagger):
-    """`captioner` for Florence-2 only: another kind of model is told at once. `model` defaults to the paper's, `large`."""
+    """`captioner` for Florence-2 only: another kind of model is told at once. `model` defaults to the
+    paper's, `large`."""
 
     def __init__(self, model: Any = "florence-community/Florence-2-large", **options: Any) -> None:
         super().__init__(model, **options)
         if self._kind != "florence2":
-            raise UserError(f"{_WHERE}: {self._found.name} is no Florence-2; use {{captioner: {self._found.name}}}")
+            raise UserError(
+                f"{_WHERE}: {self._found.name} is no Florence-2; use {{captioner: {self._found.name}}}"
+            )
 
 
 def kind_of(found: hf.Located) -> Literal["florence2", "chat", "plain"]:
-    """How a model wants to be asked, from its config.json and whether it has a chat template. UserError for a folder that holds no model,
-    and for Florence-2 in the form that needs the code of its repository."""
+    """How a model wants to be asked, from its config.json and whether it has a chat template. UserError for a
+    folder that holds no model, and for Florence-2 in the form that needs the code of its repository."""
     config = hf.read_config(found, _WHERE)
     if config.get("model_type") == "florence2":
         if "dim_embed" in config.get("vision_config", {}):
             better = found.name.replace("microsoft/", "florence-community/")
-            other = f"; use {better}, the same weights for transformers' own class" if better != found.name else ""
-            raise UserError(f"{_WHERE}: {found.name} holds the weights of code of its own, which is never run{other}")
+            other = (
+                f"; use {better}, the same weights for transformers' own class"
+                if better != found.name
+                else ""
+            )
+            raise UserError(
+                f"{_WHERE}: {found.name} holds the weights of code of its own, which is never run{other}"
+            )
         return "florence2"
     if found.has("chat_template*"):
         return "chat"

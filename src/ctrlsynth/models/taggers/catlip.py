@@ -1,15 +1,16 @@
-"""2a, the classifier half of the paper's hybrid tagger: CatLIP, a ViT that names 24,320 nouns of WordNet (CtrlSynth, section 3.1).
+"""2a, the classifier half of the paper's hybrid tagger: CatLIP, a ViT that names 24,320 nouns of WordNet
+(CtrlSynth, section 3.1).
 
     {catlip: vit_huge.pt, vocabulary: datacomp_1_2B_vocab.pkl}
 
-Both files are Apple's (corenet, projects/catlip). The vocabulary is a pickle of synset -> count, of which the first 24,320 are the classes;
-it is read without executing anything (weights.py), and so is the checkpoint. The network is rebuilt from the checkpoint's own shapes on
-timm's VisionTransformer: a stem of three convolutions in place of one, no position for the class token, heads of 64 numbers. Pixels are
-0..1 without a mean taken off, 224 from the middle of 232, as corenet evaluates.
+Both files are Apple's (corenet, projects/catlip). The vocabulary is a pickle of synset -> count, of which the
+first 24,320 are the classes; it is read without executing anything (weights.py), and so is the checkpoint.
+The network is rebuilt from the checkpoint's own shapes on timm's VisionTransformer: a stem of three
+convolutions in place of one, no position for the class token, heads of 64 numbers. Pixels are 0..1 without a
+mean taken off, 224 from the middle of 232, as corenet evaluates.
 
-Written from corenet's public code and tried on a tiny checkpoint saved in its naming. It was NOT tried on the published weights, which
-were not to be had.
-"""
+Written from corenet's public code and tried on a tiny checkpoint saved in its naming. It was NOT tried on the
+published weights, which were not to be had."""
 
 from __future__ import annotations
 
@@ -52,8 +53,9 @@ _BLOCK_NAMES = {
 
 
 class CatLIPTagger(PixelClassifier):
-    """`model` is the checkpoint, `vocabulary` the pickle, or a label file of a synset or name a line. The paper takes the top 20 by
-    sigmoid, without a cut. `hf`: dtype, device, adapters (of timm's names, `blocks.0.attn.qkv`), quantization by torchao."""
+    """`model` is the checkpoint, `vocabulary` the pickle, or a label file of a synset or name a line. The
+    paper takes the top 20 by sigmoid, without a cut. `hf`: dtype, device, adapters (of timm's names,
+    `blocks.0.attn.qkv`), quantization by torchao."""
 
     def __init__(
         self,
@@ -67,7 +69,10 @@ class CatLIPTagger(PixelClassifier):
         **options: Any,
     ) -> None:
         if model is None or vocabulary is None:
-            raise UserError(f"{_WHERE}: catlip takes its two files, such as {{catlip: vit_huge.pt, vocabulary: datacomp_1_2B_vocab.pkl}}")
+            raise UserError(
+                f"{_WHERE}: catlip takes its two files, such as "
+                f"{{catlip: vit_huge.pt, vocabulary: datacomp_1_2B_vocab.pkl}}"
+            )
         asked = hf.read_options(options, _WHERE, ("vocabulary", "classes", "top_k", "cut", "batch"))
         hf.check_plain(asked, _WHERE)
         found = hf.locate(model, asked, _WHERE)
@@ -86,9 +91,13 @@ class CatLIPTagger(PixelClassifier):
         import torch
 
         path = self._found.folder
-        state = {name: torch.from_numpy(np.array(a)) for name, a in timm_state(read_state_dict(path), path).items()}
+        state = {
+            name: torch.from_numpy(np.array(a)) for name, a in timm_state(read_state_dict(path), path).items()
+        }
         if len(state["head.bias"]) != len(self.labels):
-            raise UserError(f"{_WHERE}: {path} has {len(state['head.bias'])} classes, its vocabulary {len(self.labels)}")
+            raise UserError(
+                f"{_WHERE}: {path} has {len(state['head.bias'])} classes, its vocabulary {len(self.labels)}"
+            )
         network = build(state)
         fit(network, state, path)
         set_threads()
@@ -122,7 +131,13 @@ def timm_state(state: dict[str, Array], path: Path) -> dict[str, Array]:
         if renamed is None:
             raise UserError(f"{_WHERE}: {path}: {name[:80]!r} is no part of corenet's ViT")
         out[renamed] = array[0] if renamed == "pos_embed" else array
-    for needed in ("cls_token", "pos_embed", "head.bias", "blocks.0.mlp.fc1.bias", "patch_embed.stem.0.conv.weight"):
+    for needed in (
+        "cls_token",
+        "pos_embed",
+        "head.bias",
+        "blocks.0.mlp.fc1.bias",
+        "patch_embed.stem.0.conv.weight",
+    ):
         if needed not in out:
             raise UserError(f"{_WHERE}: {path}: no checkpoint of corenet's ViT ({needed} is missing)")
     return out
@@ -168,13 +183,15 @@ def build(state: dict[str, Any]) -> Any:
 
 
 def _stem(inner: int) -> Callable[..., Any]:
-    """corenet's stem in timm's place for the patch embedding: 4 x 4, 2 x 2 and 2 x 2 convolutions, the first two with norm and GELU."""
+    """corenet's stem in timm's place for the patch embedding: 4 x 4, 2 x 2 and 2 x 2 convolutions, the first
+    two with norm and GELU."""
     from torch import nn
 
     class Step(nn.Module):  # type: ignore[misc]
         def __init__(self, before: int, after: int, size: int, last: bool) -> None:
             super().__init__()
-            # corenet pads by (kernel - 1) // 2: one pixel around the first of the three, none around the others
+            # corenet pads by (kernel - 1) // 2: one pixel around the first of the three, none around the
+            # others
             self.conv = nn.Conv2d(before, after, size, size, padding=(size - 1) // 2, bias=last)
             if not last:
                 self.norm = nn.BatchNorm2d(after)
@@ -188,7 +205,9 @@ def _stem(inner: int) -> Callable[..., Any]:
         def __init__(self, img_size: int, embed_dim: int, in_chans: int = 3, **_: Any) -> None:
             super().__init__()
             self.num_patches = (img_size // 16) ** 2
-            self.stem = nn.Sequential(Step(in_chans, inner, 4, False), Step(inner, inner, 2, False), Step(inner, embed_dim, 2, True))
+            self.stem = nn.Sequential(
+                Step(in_chans, inner, 4, False), Step(inner, inner, 2, False), Step(inner, embed_dim, 2, True)
+            )
 
         def forward(self, pixels: Any) -> Any:
             return self.stem(pixels).flatten(2).transpose(1, 2)

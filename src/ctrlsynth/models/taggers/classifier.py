@@ -1,7 +1,9 @@
-"""2a by a classifier: any image classifier of transformers or timm, with its labels as objects and its probabilities as scores.
+"""2a by a classifier: any image classifier of transformers or timm, with its labels as objects and its
+probabilities as scores.
 
-    {classifier: google/vit-base-patch16-224, top_k: 5, cut: 0.1}                     a hub name or folder of transformers, or of timm's hub
-    {classifier: vit_base_patch16_224, checkpoint: weights.safetensors, labels: names.txt, multi_label: true}      a timm name, own weights
+    {classifier: google/vit-base-patch16-224, top_k: 5, cut: 0.1}                     a hub name or folder of
+    transformers, or of timm's hub {classifier: vit_base_patch16_224, checkpoint: weights.safetensors, labels:
+    names.txt, multi_label: true}      a timm name, own weights
 
 Tried on tiny random checkpoints of both libraries, saved to disk.
 """
@@ -29,7 +31,8 @@ from .labels import Chooser, are_placeholders, object_names, read_labels
 _VERSION = 1  # part of the digest: raise it when the same weights would give other tags
 _WHERE = "models.tagger"
 Loaded = tuple[Any, Callable[[Sequence[Image.Image]], Any]]
-"""A network on its device, pixels [n, 3, h, w] -> logits [n, classes], and what turns RGB pictures into those pixels."""
+"""A network on its device, pixels [n, 3, h, w] -> logits [n, classes], and what turns RGB pictures into those
+pixels."""
 
 
 class PixelClassifier(ABC):
@@ -42,7 +45,9 @@ class PixelClassifier(ABC):
 
     reads: Literal["pixels"] = "pixels"
 
-    def __init__(self, name: str, found: hf.Located, labels: Sequence[str], digest: Any, **rules: Any) -> None:
+    def __init__(
+        self, name: str, found: hf.Located, labels: Sequence[str], digest: Any, **rules: Any
+    ) -> None:
         top_k, cut, batch, self._multi = rules["top_k"], rules["cut"], rules["batch"], rules["multi_label"]
         for key, value in (("top_k", top_k), ("batch", batch)):
             if type(value) is not int or value < 1:
@@ -56,7 +61,9 @@ class PixelClassifier(ABC):
         self._room = Room(batch)
         self.batch = batch
         self.id = name
-        self.digest = hf_files.hash_of(_VERSION, digest, found.digest(), self._chooser.names, top_k, float(cut), self._multi)
+        self.digest = hf_files.hash_of(
+            _VERSION, digest, found.digest(), self._chooser.names, top_k, float(cut), self._multi
+        )
         self._loaded: Loaded | None = None
 
     @abstractmethod
@@ -83,7 +90,9 @@ class PixelClassifier(ABC):
             logits = network(prepare(images)).float()
             scores = logits.sigmoid() if self._multi else logits.softmax(-1)
         if scores.shape != (len(images), len(self.labels)):
-            raise UserError(f"{_WHERE}: {self.id} has {scores.shape[-1]} classes, but {len(self.labels)} labels")
+            raise UserError(
+                f"{_WHERE}: {self.id} has {scores.shape[-1]} classes, but {len(self.labels)} labels"
+            )
         return list(scores.cpu().numpy().astype(np.float32))
 
     def check(self) -> None:
@@ -102,10 +111,12 @@ class PixelClassifier(ABC):
 
 
 class ClassifierTagger(PixelClassifier):
-    """Any image classifier of transformers, or of timm by its hub repository (both by hub name or folder), or a timm name with a file.
+    """Any image classifier of transformers, or of timm by its hub repository (both by hub name or folder), or
+    a timm name with a file.
 
     checkpoint   of a timm name: the file with its weights, .safetensors or a state dict
-    labels       a label file (labels.py) instead of the model's own; a model of 1,000 classes without names gets ImageNet's
+    labels       a label file (labels.py) instead of the model's own; a model of 1,000 classes without names
+                 gets ImageNet's
     multi_label  None: as the model's configuration says
     hf           revision, dtype, device, adapters, quantization, download (models/hf.py)
     """
@@ -123,7 +134,9 @@ class ClassifierTagger(PixelClassifier):
         **options: Any,
     ) -> None:
         if model is None:
-            raise UserError(f"{_WHERE}: classifier takes a model, such as {{classifier: google/vit-base-patch16-224}}")
+            raise UserError(
+                f"{_WHERE}: classifier takes a model, such as {{classifier: google/vit-base-patch16-224}}"
+            )
         own = ("checkpoint", "labels", "top_k", "cut", "multi_label", "batch")
         asked = hf.read_options(options, _WHERE, own)
         self._architecture = str(model) if checkpoint is not None else None
@@ -133,7 +146,11 @@ class ClassifierTagger(PixelClassifier):
         config = hf.read_config(found, _WHERE) if checkpoint is None else {}
         if multi_label is None:
             multi_label = config.get("problem_type") == "multi_label_classification"
-        names = read_labels(Path(labels), f"{_WHERE}.labels") if labels is not None else _own_labels(found, config, self._architecture)
+        names = (
+            read_labels(Path(labels), f"{_WHERE}.labels")
+            if labels is not None
+            else _own_labels(found, config, self._architecture)
+        )
         rules = {"top_k": top_k, "cut": cut, "multi_label": multi_label, "batch": batch}
         super().__init__(f"classifier:{model}", found, names, ["classifier", self._architecture], **rules)
 
@@ -161,7 +178,9 @@ class ClassifierTagger(PixelClassifier):
         load_weights(model, self._found.folder)
         kind = hf.torch_dtype(self._found.options)
         model = hf.finish(model.to(device, None if kind == "auto" else kind), self._found, _WHERE)
-        transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+        transform = timm.data.create_transform(
+            **timm.data.resolve_model_data_config(model), is_training=False
+        )
         like = next(model.parameters())
 
         def prepare(images: Sequence[Image.Image]) -> Any:
@@ -171,8 +190,8 @@ class ClassifierTagger(PixelClassifier):
 
 
 def load_weights(model: Any, path: Path) -> None:
-    """Puts a file's weights into a torch model: safetensors, or a `.pt`/`.pth` state dict through the restricted reader (weights.py).
-    UserError where names or shapes do not fit."""
+    """Puts a file's weights into a torch model: safetensors, or a `.pt`/`.pth` state dict through the
+    restricted reader (weights.py). UserError where names or shapes do not fit."""
     import torch
 
     from ..embedded.imagenet.weights import read_state_dict
@@ -192,7 +211,9 @@ def fit(model: Any, state: dict[str, Any], path: Path) -> None:
         model.load_state_dict(state)
     except RuntimeError as error:
         lines = [" ".join(line.split()) for line in str(error).splitlines()]
-        raise UserError(f"{_WHERE}: {path}: its weights do not fit the model: {' '.join(lines[1:3])[:300]}") from error
+        raise UserError(
+            f"{_WHERE}: {path}: its weights do not fit the model: {' '.join(lines[1:3])[:300]}"
+        ) from error
 
 
 def _check_timm(architecture: str, options: hf.HFOptions) -> None:
@@ -206,9 +227,12 @@ def _check_timm(architecture: str, options: hf.HFOptions) -> None:
 
 
 def _own_labels(found: hf.Located, config: dict[str, Any], architecture: str | None) -> list[str]:
-    """The labels that come with the model: `id2label`, or timm's `label_names`; ImageNet's for 1,000 classes that nobody named."""
+    """The labels that come with the model: `id2label`, or timm's `label_names`; ImageNet's for 1,000 classes
+    that nobody named."""
     labels = [str(v) for _, v in sorted(config.get("id2label", {}).items(), key=lambda pair: int(pair[0]))]
-    labels = labels or list(config.get("label_names") or config.get("pretrained_cfg", {}).get("label_names") or [])
+    labels = labels or list(
+        config.get("label_names") or config.get("pretrained_cfg", {}).get("label_names") or []
+    )
     if labels and not are_placeholders(labels):
         return labels
     count = len(labels) or int(config.get("num_classes", 0)) or int(config.get("num_labels", 0))
@@ -216,4 +240,7 @@ def _own_labels(found: hf.Located, config: dict[str, Any], architecture: str | N
         from ..embedded.imagenet.tagger import class_names
 
         return list(class_names())
-    raise UserError(f"{_WHERE}: {found.name} names none of its {f'{count} ' if count else ''}classes; give a label file as `labels`")
+    raise UserError(
+        f"{_WHERE}: {found.name} names none of its {f'{count} ' if count else ''}classes; give a label file "
+        f"as `labels`"
+    )

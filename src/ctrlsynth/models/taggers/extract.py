@@ -1,10 +1,11 @@
-"""2a: tags from a caption by a language model, the second half of the paper's hybrid tagger (CtrlSynth, appendix A.4).
+"""2a: tags from a caption by a language model, the second half of the paper's hybrid tagger (CtrlSynth,
+appendix A.4).
 
-`{extract: smollm2}`, `{extract: {llama.cpp: model.gguf}}`, or any other language model of a recipe. The model answers in three lines
-(attributes, objects, relations), or with `mode: json` in an object held by a schema; llama.cpp's three lines are held to the caption's own
-spans by a grammar, any other model gets A.4's instruction with its two examples, and what it makes up is dropped and counted. It sees no
-pixel: the recipe refuses it as the judge of images. `captioner` puts a captioner before it.
-"""
+`{extract: smollm2}`, `{extract: {llama.cpp: model.gguf}}`, or any other language model of a recipe. The model
+answers in three lines (attributes, objects, relations), or with `mode: json` in an object held by a schema;
+llama.cpp's three lines are held to the caption's own spans by a grammar, any other model gets A.4's
+instruction with its two examples, and what it makes up is dropped and counted. It sees no pixel: the recipe
+refuses it as the judge of images. `captioner` puts a captioner before it."""
 
 from __future__ import annotations
 
@@ -34,11 +35,12 @@ _BE = frozenset("is are was were be been being".split())
 
 
 class ExtractTagger:
-    """Tags captions through a language model. A caption whose reply can't be read fails with `not_three_lines` or `bad_json`; one whose
-    reply failed, with the reply's own reason.
+    """Tags captions through a language model. A caption whose reply can't be read fails with
+    `not_three_lines` or `bad_json`; one whose reply failed, with the reply's own reason.
 
     model       a language model as a recipe names it
-    mode        `lines`, the paper's three lines; `json`, an object held by a schema where the model's engine can hold to one
+    mode        `lines`, the paper's three lines; `json`, an object held by a schema where the model's engine
+                can hold to one
     max_tokens  the most that a reply may have
     """
 
@@ -52,7 +54,9 @@ class ExtractTagger:
         self._model: LanguageModel = models.load(model, "llm", "models.tagger.extract")
         self.id = f"extract({self._model.id})"
         asked = instruction("", mode)
-        self.digest = hashlib.sha256(f"extract-2\0{self._model.digest}\0{max_tokens}\0{mode}\0{asked}".encode()).hexdigest()
+        self.digest = hashlib.sha256(
+            f"extract-2\0{self._model.digest}\0{max_tokens}\0{mode}\0{asked}".encode()
+        ).hexdigest()
         self.batch = int(getattr(self._model, "batch", 256))
         self._mode, self._max_tokens = mode, max_tokens
 
@@ -62,7 +66,9 @@ class ExtractTagger:
         asked = [n for n, text in enumerate(texts) if _WORD.search(text)]
         replies = self._model.generate([self._request(texts[n]) for n in asked])
         if len(replies) != len(asked):
-            raise ModelError("wrong_number", f"{self._model.id} gave {len(replies)} replies for {len(asked)} captions")
+            raise ModelError(
+                "wrong_number", f"{self._model.id} gave {len(replies)} replies for {len(asked)} captions"
+            )
         out = [Tags()] * len(items)
         for n, reply in zip(asked, replies, strict=True):
             out[n] = self._read(reply, texts[n])
@@ -73,7 +79,9 @@ class ExtractTagger:
         return Request(asked, caption=caption, family="extract", max_tokens=self._max_tokens, schema=schema)
 
     def _read(self, reply: Reply, caption: str) -> Tags:
-        if reply.error is not None and reply.error != "looping":  # lists may repeat a phrase; repeats are dropped below
+        if (
+            reply.error is not None and reply.error != "looping"
+        ):  # lists may repeat a phrase; repeats are dropped below
             return Tags(error=reply.error)
         lines = parse(reply.text) if self._mode == "lines" else parse_json(reply.text)
         if lines is None:
@@ -99,7 +107,10 @@ def _template(mode: str) -> str:
     text = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
     if mode == "lines":
         return text
-    text = text.replace("Separate the phrases by comma without formatting. Output three lines:", "Output one JSON object and nothing else:")
+    text = text.replace(
+        "Separate the phrases by comma without formatting. Output three lines:",
+        "Output one JSON object and nothing else:",
+    )
     return re.sub(r"^attributes: (.*)\nobjects: (.*)\nrelations: (.*)$", _as_json, text, flags=re.MULTILINE)
 
 
@@ -108,14 +119,15 @@ def _as_json(three: re.Match[str]) -> str:
 
 
 def instruction(caption: str, mode: str = "lines") -> str:
-    """A.4's instruction with its two examples for a caption; braces in the caption are plain text. `json`: the same examples as objects."""
+    """A.4's instruction with its two examples for a caption; braces in the caption are plain text. `json`:
+    the same examples as objects."""
     return _template(mode).replace("{caption}", caption).rstrip()
 
 
 def normalise(lines: dict[str, list[str]], caption: str) -> Tags:
-    """Phrases as they stand in the caption -> Tags: objects in the singular without article, attributes bound to their object (an object
-    that carries a known attribute gives it up), relations as subject, predicate, object without articles. Phrases that are not in the
-    caption are dropped; `Tags.dropped` says how many."""
+    """Phrases as they stand in the caption -> Tags: objects in the singular without article, attributes bound
+    to their object (an object that carries a known attribute gives it up), relations as subject, predicate,
+    object without articles. Phrases that are not in the caption are dropped; `Tags.dropped` says how many."""
     whole = f" {' '.join(_words(caption))} "
     named = {name: [p for p in lines[name] if p] for name in LINES}
     there = {name: [p for p in named[name] if f" {' '.join(_words(p))} " in whole] for name in LINES}
@@ -141,9 +153,12 @@ def _strip(words: list[str], modified: list[list[str]]) -> list[str]:
 
 
 def _attributes(words: list[str], objects: list[str]) -> list[str]:
-    """`old wooden house` -> `old house`, `wooden house`: a modifier each. Without an object behind it: a bare word, or nothing."""
+    """`old wooden house` -> `old house`, `wooden house`: a modifier each. Without an object behind it: a bare
+    word, or nothing."""
     phrase = " ".join(word for word in words if word not in _ARTICLES)
-    owner = max((o for o in objects for form in (o, plural(o)) if phrase.endswith(" " + form)), key=len, default=None)
+    owner = max(
+        (o for o in objects for form in (o, plural(o)) if phrase.endswith(" " + form)), key=len, default=None
+    )
     if owner is None:
         return [phrase] if phrase and " " not in phrase and singular(phrase) not in objects else []
     form = plural(owner) if phrase.endswith(" " + plural(owner)) else owner
@@ -156,7 +171,8 @@ def _attributes(words: list[str], objects: list[str]) -> list[str]:
 
 
 def _relation(words: list[str], objects: list[str]) -> list[str]:
-    """The first and last object of the phrase with what stands between them, modifiers and articles left out; one end may be missing."""
+    """The first and last object of the phrase with what stands between them, modifiers and articles left out;
+    one end may be missing."""
     places: list[tuple[int, int, str]] = []
     i = 0
     while i < len(words):
@@ -182,7 +198,8 @@ def _relation(words: list[str], objects: list[str]) -> list[str]:
 
 
 def _predicate(words: list[str]) -> str:
-    """Up to the last preposition or verb form before the modifiers of the next object; articles and forms of `be` go."""
+    """Up to the last preposition or verb form before the modifiers of the next object; articles and forms of
+    `be` go."""
     kept = [word for word in words if word not in _ARTICLES and word not in _BE]
     while kept and kept[-1] not in PREPOSITIONS and not kept[-1].endswith(("ing", "ed", "s")):
         kept.pop()

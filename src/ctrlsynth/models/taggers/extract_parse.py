@@ -1,8 +1,9 @@
-"""How a language model's answer to A.4's instruction is read (2a): three named lists of phrases, as lines or as a JSON object.
+"""How a language model's answer to A.4's instruction is read (2a): three named lists of phrases, as lines or
+as a JSON object.
 
-Strict: a name that is missing, that comes twice or that is none of the three, or any other text, and the answer is no answer. Tolerant of
-what chat models put around the same content: any order, numbering, bullets, bold names, a list written one phrase a line.
-"""
+Strict: a name that is missing, that comes twice or that is none of the three, or any other text, and the
+answer is no answer. Tolerant of what chat models put around the same content: any order, numbering, bullets,
+bold names, a list written one phrase a line."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ _FENCE = re.compile(r"```(?:\w+)?\s*\n(.*?)\n?\s*```", re.DOTALL)
 
 
 def parse(text: str) -> dict[str, list[str]] | None:
-    """`attributes: a, b`, `objects: ...`, `relations: ...` in any order, each once, nothing else -> phrases by line; else None."""
+    """`attributes: a, b`, `objects: ...`, `relations: ...` in any order, each once, nothing else -> phrases
+    by line; else None."""
     out: dict[str, list[str]] = {}
     name, listed = "", False
     for line in _unfenced(text).splitlines():
@@ -54,7 +56,9 @@ def parse_json(text: str) -> dict[str, list[str]] | None:
         return None
     if not isinstance(found, dict) or set(found) != set(LINES):
         return None
-    if not all(isinstance(found[name], list) and all(isinstance(p, str) for p in found[name]) for name in LINES):
+    if not all(
+        isinstance(found[name], list) and all(isinstance(p, str) for p in found[name]) for name in LINES
+    ):
         return None
     return {name: [_clean(phrase) for phrase in found[name]] for name in LINES}
 

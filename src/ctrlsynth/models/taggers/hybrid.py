@@ -1,4 +1,5 @@
-"""2a, joined: several taggers look at the same row and their tags become one (CtrlSynth's hybrid tagger, papers/001 section 3.1)."""
+"""2a, joined: several taggers look at the same row and their tags become one (CtrlSynth's hybrid tagger,
+papers/001 section 3.1)."""
 
 from __future__ import annotations
 
@@ -13,36 +14,49 @@ from .. import registry as models
 from ..base import ImageAndText, VisionTagger
 from ..composite import check_all, close_all, contents_of, make_all
 
-# A noun that stands in the caption is certain to stand there; a tagger that gives no scores is taken at its word.
+# A noun that stands in the caption is certain to stand there; a tagger that gives no scores is taken at its
+# word.
 _UNSCORED = 1.0
 
 
 class HybridTagger:
     """Joins taggers: `{hybrid: [imagenet, wordnet]}`.
 
-    model    the taggers as a recipe names them, in the order in which their tags are joined; the text `imagenet+wordnet` means the same
+    model    the taggers as a recipe names them, in the order in which their tags are joined; the text
+             `imagenet+wordnet` means the same
     reads    what its taggers read: `pixels` or `caption` if they all do, else `both`
     """
 
     def __init__(self, model: Any = None) -> None:
         specs = model.split("+") if isinstance(model, str) else model
         if not isinstance(specs, Sequence) or not specs:
-            raise UserError(f"models.tagger: hybrid takes a list of taggers, such as {{hybrid: [imagenet, wordnet]}}, not {model!r}")
+            raise UserError(
+                f"models.tagger: hybrid takes a list of taggers, such as {{hybrid: [imagenet, wordnet]}}, "
+                f"not {model!r}"
+            )
         self._taggers: list[VisionTagger] = make_all(
-            [partial(models.load, spec, "tagger", f"models.tagger.hybrid[{i}]") for i, spec in enumerate(specs)]
+            [
+                partial(models.load, spec, "tagger", f"models.tagger.hybrid[{i}]")
+                for i, spec in enumerate(specs)
+            ]
         )
         self.batch = min(int(getattr(tagger, "batch", 64)) for tagger in self._taggers)
         kinds = {tagger.reads for tagger in self._taggers}
         self.reads: Literal["pixels", "caption", "both"] = kinds.pop() if len(kinds) == 1 else "both"
         self.id = f"hybrid({'+'.join(tagger.id for tagger in self._taggers)})"
-        self.digest = hashlib.sha256("\0".join(f"{t.id}\0{t.digest}" for t in self._taggers).encode()).hexdigest()
+        self.digest = hashlib.sha256(
+            "\0".join(f"{t.id}\0{t.digest}" for t in self._taggers).encode()
+        ).hexdigest()
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
-        """One joined Tags an item. A tagger that fails for the batch fails it here too: half the tags would look like all of them."""
+        """One joined Tags an item. A tagger that fails for the batch fails it here too: half the tags would
+        look like all of them."""
         answers = [tagger.tag(items) for tagger in self._taggers]
         for tagger, answer in zip(self._taggers, answers, strict=True):
             if len(answer) != len(items):
-                raise ModelError("wrong_number", f"{tagger.id} gave {len(answer)} answers for {len(items)} items")
+                raise ModelError(
+                    "wrong_number", f"{tagger.id} gave {len(answer)} answers for {len(items)} items"
+                )
         return [join(row) for row in zip(*answers, strict=True)]
 
     def check(self) -> None:
@@ -61,10 +75,10 @@ class HybridTagger:
 def join(tags: Sequence[Tags]) -> Tags:
     """The tags of several taggers for one row as one: tagger by tagger, without repeats (letter case aside).
 
-    An object's score is the highest that a tagger gave it; 1.0 if only taggers without scores named it. If no tagger gives scores there
-    are none. A bare `red` stays beside another's `red ball`: it may be said of something else. The first caption is kept. A row that one
-    tagger could not answer has failed: half the tags would look like all of them.
-    """
+    An object's score is the highest that a tagger gave it; 1.0 if only taggers without scores named it. If no
+    tagger gives scores there are none. A bare `red` stays beside another's `red ball`: it may be said of
+    something else. The first caption is kept. A row that one tagger could not answer has failed: half the
+    tags would look like all of them."""
     error = next((one.error for one in tags if one.error), None)
     if error is not None:
         return Tags(error=error)

@@ -22,8 +22,8 @@ _PLACEHOLDER = re.compile(r"LABEL_\d+")
 
 
 def read_labels(path: Path, where: str) -> list[str]:
-    """A label file: `.txt`, a label a line; `.json`, a list or a mapping from numbers; `.pkl`, CatLIP's vocabulary, read without executing
-    it (weights.py). In the order of the classes."""
+    """A label file: `.txt`, a label a line; `.json`, a list or a mapping from numbers; `.pkl`, CatLIP's
+    vocabulary, read without executing it (weights.py). In the order of the classes."""
     if path.suffix == ".pkl":
         return list(read_counts(path))
     try:
@@ -33,7 +33,9 @@ def read_labels(path: Path, where: str) -> list[str]:
         raise UserError(f"{where}: {path}: cannot be read as labels ({error})") from error
     if isinstance(found, dict):
         if sorted(map(str, found)) != sorted(map(str, range(len(found)))):
-            raise UserError(f"{where}: {path}: its keys are not the numbers of {len(found)} classes from 0 on")
+            raise UserError(
+                f"{where}: {path}: its keys are not the numbers of {len(found)} classes from 0 on"
+            )
         found = [found[str(n)] for n in range(len(found))]
     if not isinstance(found, list) or not all(isinstance(label, str) for label in found):
         raise UserError(f"{where}: {path}: no list of labels")
@@ -45,8 +47,9 @@ def read_labels(path: Path, where: str) -> list[str]:
 
 
 def object_names(labels: Sequence[str]) -> list[str]:
-    """Labels as objects: `n2084071` (a noun of WordNet 3.0 by its offset) -> `dog`, its first lemma; `tench, Tinca tinca` -> `tench`;
-    `traffic_light` -> `traffic light`. An offset that WordNet lacks is a UserError."""
+    """Labels as objects: `n2084071` (a noun of WordNet 3.0 by its offset) -> `dog`, its first lemma; `tench,
+    Tinca tinca` -> `tench`; `traffic_light` -> `traffic light`. An offset that WordNet lacks is a
+    UserError."""
     numbers = [match[1].zfill(8) if (match := _SYNSET.fullmatch(label)) else None for label in labels]
     lemmas = _first_lemmas() if any(numbers) else {}
     out = []
@@ -60,7 +63,9 @@ def object_names(labels: Sequence[str]) -> list[str]:
 @lru_cache(maxsize=1)
 def _first_lemmas() -> dict[str, str]:
     """Offset of every noun of WordNet -> its first lemma."""
-    return {s.offset[1:]: s.words[0] if s.is_instance else s.words[0].lower() for s in wordnet.all_synsets("n")}
+    return {
+        s.offset[1:]: s.words[0] if s.is_instance else s.words[0].lower() for s in wordnet.all_synsets("n")
+    }
 
 
 def _plain(label: str) -> str:
@@ -70,15 +75,17 @@ def _plain(label: str) -> str:
 
 
 def are_placeholders(labels: Sequence[str]) -> bool:
-    """Whether these are the names that transformers gives where nobody named the classes: LABEL_0, LABEL_1, ..."""
+    """Whether these are the names that transformers gives where nobody named the classes: LABEL_0, LABEL_1,
+    ..."""
     return all(_PLACEHOLDER.fullmatch(label) for label in labels)
 
 
 class Chooser:
-    """Scores of classes -> tags: the best `top_k` objects of at least `cut`, best first, ties in the order of the classes.
+    """Scores of classes -> tags: the best `top_k` objects of at least `cut`, best first, ties in the order of
+    the classes.
 
-    Classes of one name count once: with the sum of their scores where these are shares of one (`softmax`), else with the highest.
-    """
+    Classes of one name count once: with the sum of their scores where these are shares of one (`softmax`),
+    else with the highest."""
 
     def __init__(self, names: Sequence[str], top_k: int, cut: float, add: bool) -> None:
         self.names = unique(names)
@@ -95,7 +102,9 @@ class Chooser:
             np.maximum.at(by_name, self._place, scores)
         by_name = np.clip(np.round(by_name, 4), 0.0, 1.0)
         least = max(self.cut, 1e-9)
-        if self.top_k < len(by_name):  # sorting 24,320 classes for each picture would cost more than the network
+        if self.top_k < len(
+            by_name
+        ):  # sorting 24,320 classes for each picture would cost more than the network
             least = max(least, float(np.partition(by_name, -self.top_k)[-self.top_k]))
         among = np.flatnonzero(by_name >= least)
         best = [int(n) for n in among[np.argsort(-by_name[among], kind="stable")][: self.top_k]]

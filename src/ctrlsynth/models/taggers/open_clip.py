@@ -2,14 +2,15 @@
 
     {open_clip: laion/CLIP-ViT-B-32-laion2B-s34B-b79K, vocabulary: labels.txt, top_k: 10, cut: 0.2}
     {open_clip: runs/mine/model, vocabulary: labels.csv}                        a folder in open_clip's format, as `ctrlsynth train` writes
-    {open_clip: ViT-B-32, pretrained: epoch_32.pt, vocabulary: labels.txt}      a name of open_clip's and a local checkpoint
+    {open_clip: ViT-B-32, pretrained: epoch_32.pt, vocabulary: labels.txt}      a name of open_clip's and a
+    local checkpoint
 
-Hub names are those of repositories in open_clip's format. Nothing is fetched unless `download: true` is given; a name with one of
-open_clip's own tags (`laion2b_s34b_b79k`) is refused, because it would be. `.pt` files are read by torch with `weights_only`.
+Hub names are those of repositories in open_clip's format. Nothing is fetched unless `download: true` is
+given; a name with one of open_clip's own tags (`laion2b_s34b_b79k`) is refused, because it would be. `.pt`
+files are read by torch with `weights_only`.
 
-The labels' embeddings are made once, each over all templates, and kept in the user's cache under the digests of model, vocabulary and
-templates: 20,000 labels of 512 numbers take 40 MB.
-"""
+The labels' embeddings are made once, each over all templates, and kept in the user's cache under the digests
+of model, vocabulary and templates: 20,000 labels of 512 numbers take 40 MB."""
 
 from __future__ import annotations
 
@@ -47,13 +48,16 @@ CONFIG = "open_clip_config.json"
 class OpenCLIPTagger:
     """Objects (and attributes) by the likeness of picture and label.
 
-    vocabulary  a label file (labels.py): all objects; or a .csv with the columns `label` and `kind` (objects or attributes)
+    vocabulary  a label file (labels.py): all objects; or a .csv with the columns `label` and `kind` (objects
+                or attributes)
     pretrained  where `model` is a name of open_clip's: the file with its weights
     templates   sentences around {}, the label; a label's embedding is their mean
     top_k, cut  the most labels of each kind a picture, and the least score of each
-    score       cosine: the likeness itself, 0.2 to 0.35 for what a CLIP sees; softmax: its share among the labels of its kind; sigmoid: the
-                probability that a SigLIP gives. None: sigmoid for a model with a bias for it, else cosine
-    hf          revision, dtype, device, adapters, quantization (by torchao: the blocks' MLPs), download (models/hf.py)
+    score       cosine: the likeness itself, 0.2 to 0.35 for what a CLIP sees; softmax: its share among the
+                labels of its kind; sigmoid: the probability that a SigLIP gives. None: sigmoid for a model
+                with a bias for it, else cosine
+    hf          revision, dtype, device, adapters, quantization (by torchao: the blocks' MLPs), download
+                (models/hf.py)
     """
 
     reads: Literal["pixels"] = "pixels"
@@ -72,7 +76,10 @@ class OpenCLIPTagger:
         **options: Any,
     ) -> None:
         if model is None or vocabulary is None:
-            raise UserError(f"{_WHERE}: open_clip takes a model and a vocabulary, such as {{open_clip: FOLDER, vocabulary: labels.txt}}")
+            raise UserError(
+                f"{_WHERE}: open_clip takes a model and a vocabulary, such as "
+                f"{{open_clip: FOLDER, vocabulary: labels.txt}}"
+            )
         need("open_clip", "clip", _WHERE)
         own = ("vocabulary", "pretrained", "templates", "top_k", "cut", "score", "batch")
         asked = hf.read_options(options, _WHERE, own)
@@ -80,13 +87,17 @@ class OpenCLIPTagger:
         hf.check_plain(asked, _WHERE)
         self._architecture, self._found = _locate(model, pretrained, asked)
         self._kinds = read_vocabulary(Path(vocabulary))
-        self._choosers = {kind: Chooser(labels, top_k, float(cut), add=False) for kind, labels in self._kinds.items()}
+        self._choosers = {
+            kind: Chooser(labels, top_k, float(cut), add=False) for kind, labels in self._kinds.items()
+        }
         self._templates, self._score = tuple(templates), score
         self._room = Room(batch)
         self.batch = batch
         self.id = f"open_clip:{model}"
         self._weights = hf_files.hash_of(_VERSION, self._architecture, self._found.digest())
-        self.digest = hf_files.hash_of("open_clip", self._weights, self._kinds, self._templates, top_k, float(cut), score)
+        self.digest = hf_files.hash_of(
+            "open_clip", self._weights, self._kinds, self._templates, top_k, float(cut), score
+        )
         self._loaded: tuple[Any, Any, Any] | None = None
         self._texts: dict[str, Any] = {}
 
@@ -148,7 +159,9 @@ class OpenCLIPTagger:
             for start in range(0, len(labels), _TEXTS):
                 some = labels[start : start + _TEXTS]
                 total = sum(
-                    model.encode_text(tokenizer([t.replace("{}", label) for label in some]).to(device), normalize=True).float()
+                    model.encode_text(
+                        tokenizer([t.replace("{}", label) for label in some]).to(device), normalize=True
+                    ).float()
                     for t in self._templates
                 )
                 parts.append(torch.nn.functional.normalize(total, dim=-1).cpu().numpy())
@@ -175,7 +188,9 @@ class OpenCLIPTagger:
                     tokenizer = open_clip.get_tokenizer(name)
             except (OSError, ValueError, KeyError, RuntimeError, FileNotFoundError) as error:
                 first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-                raise UserError(f"{_WHERE}: {self._found.name} cannot be loaded by open_clip: {first}") from error
+                raise UserError(
+                    f"{_WHERE}: {self._found.name} cannot be loaded by open_clip: {first}"
+                ) from error
             self._loaded = hf.finish(model, self._found, _WHERE), prepare, tokenizer
         return self._loaded
 
@@ -195,7 +210,8 @@ class OpenCLIPTagger:
 
 
 def read_vocabulary(path: Path) -> dict[str, list[str]]:
-    """Kind (`objects`, `attributes`) -> labels, without repeats. UserError in one line for a file that is none."""
+    """Kind (`objects`, `attributes`) -> labels, without repeats. UserError in one line for a file that is
+    none."""
     where = f"{_WHERE}.vocabulary"
     if path.suffix != ".csv":
         return {"objects": list(dict.fromkeys(read_labels(path, where)))}
@@ -220,8 +236,14 @@ def read_vocabulary(path: Path) -> dict[str, list[str]]:
 
 
 def _check(templates: Any, top_k: Any, cut: Any, score: Any, batch: Any) -> None:
-    if isinstance(templates, str) or not templates or not all(isinstance(t, str) and "{}" in t for t in templates):
-        raise UserError(f"{_WHERE}.templates: a list of sentences with {{}} where the label goes, not {templates!r}")
+    if (
+        isinstance(templates, str)
+        or not templates
+        or not all(isinstance(t, str) and "{}" in t for t in templates)
+    ):
+        raise UserError(
+            f"{_WHERE}.templates: a list of sentences with {{}} where the label goes, not {templates!r}"
+        )
     for key, value in (("top_k", top_k), ("batch", batch)):
         if type(value) is not int or value < 1:
             raise UserError(f"{_WHERE}.{key}: a whole number from 1 up, not {value!r}")
@@ -250,7 +272,10 @@ def _locate(model: Any, pretrained: str | None, options: hf.HFOptions) -> tuple[
         raise unknown("model of open_clip", name, open_clip.list_models(), _WHERE)
     if pretrained is None or not Path(pretrained).is_file():
         what = f"{pretrained!r} is no file" if pretrained is not None else "it has no weights"
-        raise UserError(f"{_WHERE}: {name}: {what}; give a local checkpoint as `pretrained`, or a hub repository as the model")
+        raise UserError(
+            f"{_WHERE}: {name}: {what}; give a local checkpoint as `pretrained`, or a hub repository as the "
+            f"model"
+        )
     return name, hf.locate(pretrained, options, _WHERE)
 
 

@@ -1,12 +1,13 @@
 """2a behind any OpenAI-compatible server with a vision model: vLLM, SGLang, a hosted one.
 
     {openai: Qwen/Qwen2.5-VL-7B-Instruct, base_url: http://localhost:8000/v1}       three lines of phrases from the picture
-    {openai: Qwen/Qwen2.5-VL-7B-Instruct, base_url: ..., extract: smollm2}          a caption, then what a language model extracts from it
+    {openai: Qwen/Qwen2.5-VL-7B-Instruct, base_url: ..., extract: smollm2}          a caption, then what a
+    language model extracts from it
 
-The picture goes along as a JPEG in a data URL. Asked for tags, the model answers in the form of A.4's instruction, which here speaks of the
-image: what it names can be held against nothing, so nothing is dropped. Retries, replicas, limits and prices: models/server.py and
-models/llms/openai_server.py, whose options this tagger takes.
-"""
+The picture goes along as a JPEG in a data URL. Asked for tags, the model answers in the form of A.4's
+instruction, which here speaks of the image: what it names can be held against nothing, so nothing is dropped.
+Retries, replicas, limits and prices: models/server.py and models/llms/openai_server.py, whose options this
+tagger takes."""
 
 from __future__ import annotations
 
@@ -35,25 +36,29 @@ _VERSION = 1  # part of the digest: raise it when the same model would be asked 
 _WHERE = "models.tagger"
 QUALITY = 90
 _ASK = (
-    "For the given image, identify all the attributes, objects or entities, and visual relationships or actions that are phrases. "
+    "For the given image, identify all the attributes, objects or entities, and visual relationships or "
+    "actions that are phrases. "
     "Name only what can be seen. "
 )
 _FORMS = {
     "lines": "Separate the phrases by comma without formatting. Output three lines and nothing else:\n"
     "attributes: phrases\nobjects: phrases\nrelations: phrases",
-    "json": 'Output one JSON object and nothing else:\n{"attributes": ["phrases"], "objects": ["phrases"], "relations": ["phrases"]}',
+    "json": 'Output one JSON object and nothing else:\n{"attributes": ["phrases"], "objects": ["phrases"], '
+    '"relations": ["phrases"]}',
 }
 
 
 class VisionServerTagger:
     """A vision model behind one or more servers.
 
-    mode        lines or json (held to a schema where the server can): how tags are answered, by the model itself or by `extract`
-    extract     a language model as a recipe names it, or True for the caption alone; None: the vision model names the tags itself
+    mode        lines or json (held to a schema where the server can): how tags are answered, by the model
+                itself or by `extract`
+    extract     a language model as a recipe names it, or True for the caption alone; None: the vision model
+                names the tags itself
     prompt      what is asked for a caption instead of `CHAT_PROMPT`, or for tags instead of A.4's words
     max_tokens  the most that an answer may have
-    server      the options of models/llms/openai_server.py: base_url, base_urls, version, temperature, concurrency, timeout, prices (of a
-                row, {row: 0.002}), ...
+    server      the options of models/llms/openai_server.py: base_url, base_urls, version, temperature,
+                concurrency, timeout, prices (of a row, {row: 0.002}), ...
     """
 
     reads: Literal["pixels"] = "pixels"
@@ -79,39 +84,64 @@ class VisionServerTagger:
             raise UserError(f"{_WHERE}: {str(error).partition('() ')[2] or error}") from error
         self._server.pool.where = _WHERE
         self._captions = extract is not None
-        self._extract = ExtractTagger(extract, mode=mode, max_tokens=512) if extract not in (None, True) else None
+        self._extract = (
+            ExtractTagger(extract, mode=mode, max_tokens=512) if extract not in (None, True) else None
+        )
         self._mode = mode
         self._prompt = prompt or (CHAT_PROMPT if self._captions else _ASK + _FORMS[mode])
         self._max_tokens = max_tokens
         self.prices, self.pool = self._server.prices, self._server.pool
-        self.batch = self._server.batch if self._extract is None else min(self._server.batch, self._extract.batch)
+        self.batch = (
+            self._server.batch if self._extract is None else min(self._server.batch, self._extract.batch)
+        )
         self.batch = min(self.batch, 256)  # decoded pictures wait in memory
-        self.id = f"openai:{self._server.model}" + (f"+{self._extract.id}" if self._extract is not None else "")
+        self.id = f"openai:{self._server.model}" + (
+            f"+{self._extract.id}" if self._extract is not None else ""
+        )
 
     @property
     def digest(self) -> str:
-        """Asks the server for its model's version, as its language models do; nobody can look at its weights."""
+        """Asks the server for its model's version, as its language models do; nobody can look at its
+        weights."""
         nested = self._extract.digest if self._extract is not None else None
-        own = [_VERSION, self._server.digest, self._mode, self._captions, self._prompt, self._max_tokens, nested, QUALITY]
+        own = [
+            _VERSION,
+            self._server.digest,
+            self._mode,
+            self._captions,
+            self._prompt,
+            self._max_tokens,
+            nested,
+            QUALITY,
+        ]
         return f"unverified:{hf_files.hash_of(own)[:32]}"
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
-        """One Tags an item; without an image, empty ones. A row whose request failed for good carries the server's reason."""
+        """One Tags an item; without an image, empty ones. A row whose request failed for good carries the
+        server's reason."""
         seen = [n for n, item in enumerate(items) if item.image is not None]
         calls = [self._call(items[n].image) for n in seen]
         answers = dict(zip(seen, self.pool.map(calls, read), strict=True)) if calls else {}
         if not self._captions:
             return [self._read(answers[n]) if n in answers else Tags() for n in range(len(items))]
-        captions = {n: " ".join(a.text.split()) for n, a in answers.items() if isinstance(a, Reply) and not a.error}
+        captions = {
+            n: " ".join(a.text.split()) for n, a in answers.items() if isinstance(a, Reply) and not a.error
+        }
         found = [Tags()] * len(items)
         if self._extract is not None:
             found = self._extract.tag([ImageAndText(None, captions.get(n)) for n in range(len(items))])
-        return [replace(tags, caption=captions.get(n) or None, error=_error(answers.get(n)) or tags.error) for n, tags in enumerate(found)]
+        return [
+            replace(tags, caption=captions.get(n) or None, error=_error(answers.get(n)) or tags.error)
+            for n, tags in enumerate(found)
+        ]
 
     def _call(self, image: Any) -> Call:
         schema = SCHEMA if self._mode == "json" and not self._captions else None
         body = self._server.body(Request(self._prompt, max_tokens=self._max_tokens, schema=schema))
-        content = [{"type": "image_url", "image_url": {"url": data_url(image)}}, {"type": "text", "text": self._prompt}]
+        content = [
+            {"type": "image_url", "image_url": {"url": data_url(image)}},
+            {"type": "text", "text": self._prompt},
+        ]
         body["messages"] = [{"role": "user", "content": content}]
         return lambda client: client.chat.completions.create(**body)
 

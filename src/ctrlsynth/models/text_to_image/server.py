@@ -1,13 +1,14 @@
 """Text-to-image models behind OpenAI-compatible image servers (2c): `POST /images/generations`.
 
     text_to_image: {openai: stable-diffusion-3.5-medium, base_url: http://localhost:8000/v1, size: 1024}
-    text_to_image: {openai: gpt-image-1, size: 1024, extra_body: {quality: medium}}          # the key in $OPENAI_API_KEY
+    text_to_image: {openai: gpt-image-1, size: 1024, extra_body: {quality: medium}}          # the key in
+    $OPENAI_API_KEY
 
-The protocol knows a prompt, a model and a size. Servers of one's own mostly also take `seed` and `negative_prompt`, which are sent beside
-them; the hosted service takes neither, so there the same prompt gives another image each time. No server weighs single tags. What a server
-rewrites in a prompt before it paints is not told here. `digest` holds what the server says of its model; nobody can look at its weights,
-so it is marked `unverified`.
-"""
+The protocol knows a prompt, a model and a size. Servers of one's own mostly also take `seed` and
+`negative_prompt`, which are sent beside them; the hosted service takes neither, so there the same prompt
+gives another image each time. No server weighs single tags. What a server rewrites in a prompt before it
+paints is not told here. `digest` holds what the server says of its model; nobody can look at its weights, so
+it is marked `unverified`."""
 
 from __future__ import annotations
 
@@ -38,9 +39,12 @@ class ImageServer:
 
     base_url, base_urls   where; neither: api.openai.com. Several are replicas: the least busy is asked
     version      what the digest calls the model's version, instead of asking the server for it
-    size         pixels where the prompt asks for no size: one edge or [width, height]; the server's own when not given
-    seed, negative_prompt   whether the server takes these fields; true for servers of one's own unless told otherwise
-    b64_json     whether `response_format: b64_json` is sent; true for servers of one's own (the hosted models refuse the field)
+    size         pixels where the prompt asks for no size: one edge or [width, height]; the server's own when
+                 not given
+    seed, negative_prompt   whether the server takes these fields; true for servers of one's own unless told
+                            otherwise
+    b64_json     whether `response_format: b64_json` is sent; true for servers of one's own (the hosted models
+                 refuse the field)
     extra_body   more fields of the request: {steps: 28, guidance_scale: 7.0}, {quality: medium}
     prices       US dollars an image, {row: 0.04}: `status` tells the cost. Belongs to no digest
     concurrency .. api_key_env   as in `ServerPool`; they belong to no digest
@@ -68,7 +72,8 @@ class ImageServer:
     ) -> None:
         if not isinstance(model, str) or not model:
             raise UserError(
-                f"{WHERE}: openai takes the model's name as the server lists it, such as {{openai: gpt-image-1}}, not {model!r}"
+                f"{WHERE}: openai takes the model's name as the server lists it, such as "
+                f"{{openai: gpt-image-1}}, not {model!r}"
             )
         self.model, self.id, self.version = model, f"openai:{model}", version
         self.size, self.prices = _size(size), check_prices(prices, WHERE, counted=False)
@@ -83,20 +88,27 @@ class ImageServer:
             patience=patience,
         )
         own = bool(self.pool.base_urls)
-        self.seed, self.negative, self.b64_json = (own if given is None else given for given in (seed, negative_prompt, b64_json))
+        self.seed, self.negative, self.b64_json = (
+            own if given is None else given for given in (seed, negative_prompt, b64_json)
+        )
         self.extra_body = dict(extra_body or {})
         self.batch = 2 * concurrency * max(1, len(self.pool.base_urls))
         self._digest: str | None = None
-        self._begun: dict[int, tuple[Prompt, Future[Image.Image | Fault]]] = {}  # by object: equal prompts are asked each
+        self._begun: dict[
+            int, tuple[Prompt, Future[Image.Image | Fault]]
+        ] = {}  # by object: equal prompts are asked each
         self._lock = threading.Lock()
 
     @property
     def digest(self) -> str:
-        """Asks the server for its model's version, once, unless the recipe says it. UserError where no server answers."""
+        """Asks the server for its model's version, once, unless the recipe says it. UserError where no server
+        answers."""
         if self._digest is None:
             told = self.version if self.version is not None else reported(self.pool, self.model)
             options = [self.size, self.seed, self.negative, self.extra_body]
-            sha = hashlib.sha256(json.dumps([self.model, told, options], sort_keys=True, default=str).encode())
+            sha = hashlib.sha256(
+                json.dumps([self.model, told, options], sort_keys=True, default=str).encode()
+            )
             self._digest = f"unverified:{sha.hexdigest()[:32]}"
         return self._digest
 
@@ -105,7 +117,10 @@ class ImageServer:
         if weights:
             raise UserError(f"{WHERE}: an image server cannot weigh tags; leave image_policy.weights out")
         if negative and not self.negative:
-            raise UserError(f"{WHERE}: {self.id} takes no negative prompt; leave image_policy.negative out, or set negative_prompt: true")
+            raise UserError(
+                f"{WHERE}: {self.id} takes no negative prompt; leave image_policy.negative out, or set "
+                f"negative_prompt: true"
+            )
 
     def body(self, prompt: Prompt) -> dict[str, Any]:
         """The arguments of `client.images.generate` for one prompt."""
@@ -123,23 +138,35 @@ class ImageServer:
         return body | {"extra_body": extra} if extra else body
 
     def begin(self, prompts: Sequence[Prompt]) -> None:
-        """Sends requests off that `generate` will be asked for, these very objects: so a server does not run dry between two batches."""
+        """Sends requests off that `generate` will be asked for, these very objects: so a server does not run
+        dry between two batches."""
         asked = [prompt for prompt in prompts if self._can(prompt)]
         started = self.pool.start([self._call(prompt) for prompt in asked], read)
         with self._lock:
-            self._begun.update({id(prompt): (prompt, future) for prompt, future in zip(asked, started, strict=True)})
+            self._begun.update(
+                {id(prompt): (prompt, future) for prompt, future in zip(asked, started, strict=True)}
+            )
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Painting]:
-        """One painting a prompt, in order. What the server's moderation or its checks turn down has the error `refused`; other errors as in
-        `server_faults.Fault`. Raises `ModelError("server_down")`, and UserError where the server refuses the key or lacks the model."""
+        """One painting a prompt, in order. What the server's moderation or its checks turn down has the error
+        `refused`; other errors as in `server_faults.Fault`. Raises `ModelError("server_down")`, and UserError
+        where the server refuses the key or lacks the model."""
         with self._lock:
             begun = [self._begun.pop(id(prompt), None) for prompt in prompts]
         asked = [b is None and self._can(prompt) for prompt, b in zip(prompts, begun, strict=True)]
-        new = iter(self.pool.start([self._call(prompt) for prompt, ask in zip(prompts, asked, strict=True) if ask], read))
-        started = [b[1] if b is not None else next(new) if ask else None for b, ask in zip(begun, asked, strict=True)]
+        new = iter(
+            self.pool.start(
+                [self._call(prompt) for prompt, ask in zip(prompts, asked, strict=True) if ask], read
+            )
+        )
+        started = [
+            b[1] if b is not None else next(new) if ask else None for b, ask in zip(begun, asked, strict=True)
+        ]
         answers = iter(self.pool.gather([future for future in started if future is not None]))
         return [
-            self._painting(prompt, next(answers)) if future is not None else Painting(None, error="negative_unsupported")
+            self._painting(prompt, next(answers))
+            if future is not None
+            else Painting(None, error="negative_unsupported")
             for prompt, future in zip(prompts, started, strict=True)
         ]
 
@@ -157,8 +184,8 @@ class ImageServer:
         return lambda client: client.images.generate(**body)
 
     def check(self) -> None:
-        """Preflight: the key is set, a server answers, and it has the model (with `version` nobody is asked: not every image server lists
-        its models)."""
+        """Preflight: the key is set, a server answers, and it has the model (with `version` nobody is asked:
+        not every image server lists its models)."""
         if self.version is None:
             self.pool.check(self.model)
 
@@ -174,20 +201,26 @@ def _size(size: Any) -> tuple[int, int] | None:
     sides = (size, size) if isinstance(size, int) else size
     if sides is None:
         return None
-    if not isinstance(sides, (list, tuple)) or len(sides) != 2 or not all(type(s) is int and s > 0 for s in sides):
+    if (
+        not isinstance(sides, (list, tuple))
+        or len(sides) != 2
+        or not all(type(s) is int and s > 0 for s in sides)
+    ):
         raise UserError(f"{WHERE}.size: one edge or [width, height] in pixels, not {size!r}")
     return sides[0], sides[1]
 
 
 def read(response: Any) -> Image.Image:
-    """The image of a response. `BadReply` for what holds none; UserError for a server that answers with addresses, since nothing is
-    fetched from where it points."""
+    """The image of a response. `BadReply` for what holds none; UserError for a server that answers with
+    addresses, since nothing is fetched from where it points."""
     data = getattr(response, "data", None)
     first: Any = data[0] if isinstance(data, list) and data else None
     encoded = getattr(first, "b64_json", None)
     if not isinstance(encoded, str) or not encoded:
         if getattr(first, "url", None):
-            raise UserError(f"{WHERE}: the server answers with an address in place of the image; set b64_json: true")
+            raise UserError(
+                f"{WHERE}: the server answers with an address in place of the image; set b64_json: true"
+            )
         raise BadReply(f"no image in the reply: {str(response)[:200]}")
     try:
         return decode(base64.b64decode(encoded, validate=True))

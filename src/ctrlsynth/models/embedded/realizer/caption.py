@@ -1,10 +1,11 @@
-"""A caption for a writer (2b) whose tags were edited: tidied, what the policy replaced put in place, what it took away left out.
+"""A caption for a writer (2b) whose tags were edited: tidied, what the policy replaced put in place, what it
+took away left out.
 
-Family `tags+text` shows a writer tags as edited beside a caption from before the edits. A large model is told in the instruction what to
-leave out; `realizer` and the few-shot models read no instruction, so the caption itself is brought in line with the tags. Rules, no
-understanding: a phrase in place of a phrase, an adjective less, a noun less with its preposition or `and`. Where that is not enough the
-clause goes that still says it, and then the sentence; the writers say anew what the tags hold and the caption then lacks.
-"""
+Family `tags+text` shows a writer tags as edited beside a caption from before the edits. A large model is told
+in the instruction what to leave out; `realizer` and the few-shot models read no instruction, so the caption
+itself is brought in line with the tags. Rules, no understanding: a phrase in place of a phrase, an adjective
+less, a noun less with its preposition or `and`. Where that is not enough the clause goes that still says it,
+and then the sentence; the writers say anew what the tags hold and the caption then lacks."""
 
 from __future__ import annotations
 
@@ -20,27 +21,39 @@ from .scene import determiner, is_plural
 from .vocabulary import PREPOSITIONS
 
 _JUNK = re.compile(
-    r"(?i)\b(?:stock (?:photo|image|picture)|photo by [^.,;]*|(?:www\.|https?://)\S+|\S+\.(?:jpe?g|png|gif|webp))|[#@]\w+|[|]+|[!?.]{2,}|\s[-–—]\s*$"
+    r"(?i)\b(?:stock (?:photo|image|picture)|photo by "
+    r"[^.,;]*|(?:www\.|https?://)\S+|\S+\.(?:jpe?g|png|gif|webp))|[#@]\w+|[|]+|[!?.]{2,}|\s[-–—]\s*$"
 )
 _OPENING = re.compile(
     r"(?i)^\s*(?:an?|the|this is an?)?\s*(?:close[- ]?up |stock |real |beautiful )?"
     r"(?:photo(?:graph)?|picture|image|snapshot|pic) (?:of|shows?|showing)\s+"
 )
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+")
-_CLAUSE = re.compile(r"(?i),? (?=while )|, (?=and (?:an?|the|there|someone|we|two|three) )|,? (?=and there (?:is|are) )")
+_CLAUSE = re.compile(
+    r"(?i),? (?=while )|, (?=and (?:an?|the|there|someone|we|two|three) )|,? (?=and there (?:is|are) )"
+)
 _ALSO = re.compile(r"(?i)^(there (?:is|are)) also\b")
 _LEAD = re.compile(r"(?i)^(?:,|and|while|but)\s+")
 _TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _WORD = re.compile(_TOKEN.pattern + r"|[^\w\s]")
 _BE = frozenset("is are was were be been being am has have had".split())
-_ARTICLES = frozenset("a an the one his her its their my our your this that these those some two three four several many".split())
-_SETTING = frozenset("in at near by beside during outside inside under against behind".split())  # a place of the whole, not of its noun
-_PARTS = frozenset("front next top left right side because close the".split())  # inside a preposition: `in front of`, `to the left of`
+_ARTICLES = frozenset(
+    """
+    a an the one his her its their my our your this that these those some two three four several many
+    """.split()
+)
+_SETTING = frozenset(
+    "in at near by beside during outside inside under against behind".split()
+)  # a place of the whole, not of its noun
+_PARTS = frozenset(
+    "front next top left right side because close the".split()
+)  # inside a preposition: `in front of`, `to the left of`
 _SWAPPED = {"is": "are", "was": "were", "has": "have"}
 
 
 def tidy(caption: str) -> str:
-    """A caption without web litter (addresses, file names, hash tags, `photo of`), without a full stop, on one line, not in capitals."""
+    """A caption without web litter (addresses, file names, hash tags, `photo of`), without a full stop, on
+    one line, not in capitals."""
     text = _OPENING.sub("", _JUNK.sub(" ", caption))
     if not any(c.isalnum() for c in text):  # nothing but hash tags: they are the caption
         text = caption.replace("#", " ") if any(c.isalnum() for c in caption) else ""
@@ -49,12 +62,14 @@ def tidy(caption: str) -> str:
 
 
 def shown(request: Request) -> str:
-    """The request's caption, tidied, in line with the edits: without `gone`, with `instead`; "" where nothing is left."""
+    """The request's caption, tidied, in line with the edits: without `gone`, with `instead`; "" where nothing
+    is left."""
     return in_line(tidy(request.caption or ""), request)
 
 
 def in_line(text: str, request: Request) -> str:
-    """Any text about the request's picture, in line with the edits. A text that says nothing of them comes back as it is."""
+    """Any text about the request's picture, in line with the edits. A text that says nothing of them comes
+    back as it is."""
     if not text or not (request.gone.phrases() or request.instead):
         return text
     before = text
@@ -80,7 +95,8 @@ def held(request: Request, text: str) -> int:
 
 
 def objects_of(request: Request) -> tuple[str, ...]:
-    """The objects that the phrases of a request speak of: those of its tags, and those that edits took away or put in their place."""
+    """The objects that the phrases of a request speak of: those of its tags, and those that edits took away
+    or put in their place."""
     return unique((*request.tags.objects, *request.gone.objects))
 
 
@@ -89,8 +105,9 @@ def _said(phrases: Sequence[str], text: str, bound: Sequence[str]) -> list[str]:
 
 
 def _replaced(text: str, pairs: Iterable[tuple[str, str]], bound: Sequence[str]) -> str:
-    """Old phrases by new ones in the same number, all at once (`dog` and `cat` can change places), the longest first. Up to two words
-    may stand between a modifier and its noun: `big red ball` for `big ball`."""
+    """Old phrases by new ones in the same number, all at once (`dog` and `cat` can change places), the
+    longest first. Up to two words may stand between a modifier and its noun: `big red ball` for `big
+    ball`."""
     forms: dict[str, tuple[str, bool]] = {}
     for old, new in sorted(pairs, key=lambda pair: -len(pair[0])):
         forms.setdefault(old.lower(), (new, False))
@@ -109,7 +126,12 @@ def _replaced(text: str, pairs: Iterable[tuple[str, str]], bound: Sequence[str])
         new, many = forms[match["old"].lower()]
         becomes_many = is_plural(new) and not many and not is_plural(match["old"].lower())
         lead, verb = match["lead"] or "", match["verb"] or ""
-        bare = not lead and not many and determiner(match["old"].lower(), False, None) == "" and _tied(text[: match.start()])
+        bare = (
+            not lead
+            and not many
+            and determiner(match["old"].lower(), False, None) == ""
+            and _tied(text[: match.start()])
+        )
         if bare or lead.lower() in ("a ", "an "):
             modifier, noun = split_attribute(new, bound)
             word = determiner(noun or new, is_plural(new), modifier if noun else None)
@@ -140,20 +162,26 @@ def _cased(text: str, like: str) -> str:
 
 
 def _tied(before: str) -> bool:
-    """Whether a noun after these words has no article or modifier: `wearing` sunglasses, `on` snow, or at the beginning."""
+    """Whether a noun after these words has no article or modifier: `wearing` sunglasses, `on` snow, or at the
+    beginning."""
     words = before.lower().split()
     return not words or words[-1] in PREPOSITIONS or words[-1].endswith("ing") or words[-1] == "and"
 
 
 def _without_modifier(text: str, modifier: str, noun: str | None) -> str:
-    """`a red ball` -> `a ball`; `red and white ball` -> `white ball`; `the ball is red` stays as it is (its clause goes)."""
+    """`a red ball` -> `a ball`; `red and white ball` -> `white ball`; `the ball is red` stays as it is (its
+    clause goes)."""
     word = re.escape(modifier)
     if noun is None:
         tail = r"(?P<rest>[^\W\d_]\w*)"
     else:
-        tail = rf"(?P<rest>(?:(?!(?:an?|the)\b)[\w-]+ ){{0,2}}(?:{re.escape(noun)}|{re.escape(plural(noun))}))\b"
+        tail = (
+            rf"(?P<rest>(?:(?!(?:an?|the)\b)[\w-]+ ){{0,2}}(?:{re.escape(noun)}|{re.escape(plural(noun))}))\b"
+        )
     text = re.sub(
-        rf"(?i)\b(?P<other>\w+)(?:,| and) {word} (?={tail})", lambda m: f"{m['other']} " if _describes(m["other"].lower()) else m[0], text
+        rf"(?i)\b(?P<other>\w+)(?:,| and) {word} (?={tail})",
+        lambda m: f"{m['other']} " if _describes(m["other"].lower()) else m[0],
+        text,
     )
 
     def drop(match: re.Match[str]) -> str:
@@ -171,7 +199,8 @@ def _describes(word: str) -> bool:
 
 
 def _without_noun(text: str, name: str) -> str:
-    """The noun out of every clause in which it hangs on a preposition or stands late in a list; elsewhere it stays."""
+    """The noun out of every clause in which it hangs on a preposition or stands late in a list; elsewhere it
+    stays."""
     out = []
     for part in _SENTENCE.split(text):
         pieces, at = [], 0
@@ -183,14 +212,18 @@ def _without_noun(text: str, name: str) -> str:
 
 
 def _cut(clause: str, name: str) -> str:
-    """One clause without a noun phrase and what ties it to the rest; the clause as it is where that would leave a ruin."""
+    """One clause without a noun phrase and what ties it to the rest; the clause as it is where that would
+    leave a ruin."""
     match = re.search(rf"(?i)\b(?:{re.escape(plural(name))}|{re.escape(name)})\b", clause)
     if match is None:
         return clause
     words = [m for m in _WORD.finditer(clause) if m.end() <= match.start()]
     low = [m[0].lower() for m in words]
     at = next((i for i in range(len(low) - 1, max(-1, len(low) - 5), -1) if low[i] in _ARTICLES), len(low))
-    if any(w in PREPOSITIONS or w in _BE or w in ("and", ",") or (w.endswith("ing") and n > 1) for n, w in enumerate(low[at:])):
+    if any(
+        w in PREPOSITIONS or w in _BE or w in ("and", ",") or (w.endswith("ing") and n > 1)
+        for n, w in enumerate(low[at:])
+    ):
         at = len(low)
     start = at
     while start > 0 and (low[start - 1] in PREPOSITIONS or (start < at and low[start - 1] in _PARTS)):
@@ -224,15 +257,21 @@ def _without_clauses(sentence: str, gone: Sequence[str], bound: Sequence[str]) -
 
 
 def kept(tags: Tags, text: str, plain: str) -> Tags:
-    """The tags that a text holds, by the `lemma` matcher. What that would not find in our `plain` sentence about them either (an `orange
-    soda` is no soda to it) is there when all its words are."""
+    """The tags that a text holds, by the `lemma` matcher. What that would not find in our `plain` sentence
+    about them either (an `orange soda` is no soda to it) is there when all its words are."""
     phrases = tags.phrases()
     hits = matching.in_text(phrases, text, "lemma", tags.objects)
     if all(hits):
         return tags
     ours = matching.in_text(phrases, plain, "lemma", tags.objects)
-    there = {p for p, hit, own in zip(phrases, hits, ours, strict=True) if hit or (not own and lemmas(p) <= lemmas(text))}
-    objects, attributes, relations = (tuple(p for p in kind if p in there) for kind in (tags.objects, tags.attributes, tags.relations))
+    there = {
+        p
+        for p, hit, own in zip(phrases, hits, ours, strict=True)
+        if hit or (not own and lemmas(p) <= lemmas(text))
+    }
+    objects, attributes, relations = (
+        tuple(p for p in kind if p in there) for kind in (tags.objects, tags.attributes, tags.relations)
+    )
     return Tags(objects, attributes, relations)
 
 

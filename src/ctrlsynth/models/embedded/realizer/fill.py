@@ -1,4 +1,5 @@
-"""A sentence put into the JSON object that a recipe's schema asks for (2b), for models that write plain text only."""
+"""A sentence put into the JSON object that a recipe's schema asks for (2b), for models that write plain text
+only."""
 
 from __future__ import annotations
 
@@ -14,8 +15,9 @@ class Unsupported(Exception):
 
 
 def fill(schema: Mapping[str, Any], text: str, tags: Tags) -> str:
-    """The object as JSON: `text` in the string property `caption` (or else the first required string property), the tags in arrays of
-    strings named `objects`, `attributes`, `relations` (or `tags`: all of them). Raises `Unsupported` where more is required."""
+    """The object as JSON: `text` in the string property `caption` (or else the first required string
+    property), the tags in arrays of strings named `objects`, `attributes`, `relations` (or `tags`: all of
+    them). Raises `Unsupported` where more is required."""
     properties: Mapping[str, Any] = schema.get("properties", {})
     required = list(schema.get("required", ()))
     strings = [name for name in [*required, *properties] if _free_string(properties.get(name))]
@@ -34,7 +36,11 @@ def fill(schema: Mapping[str, Any], text: str, tags: Tags) -> str:
         kind = properties.get(name, {})
         if name == field:
             out[name] = text
-        elif name in lists and kind.get("type") == "array" and kind.get("items", {}).get("type", "string") == "string":
+        elif (
+            name in lists
+            and kind.get("type") == "array"
+            and kind.get("items", {}).get("type", "string") == "string"
+        ):
             out[name] = list(lists[name])
         elif name in required:
             raise Unsupported(f"required property {name!r} is neither the caption nor a list of tags")
@@ -42,4 +48,8 @@ def fill(schema: Mapping[str, Any], text: str, tags: Tags) -> str:
 
 
 def _free_string(kind: Any) -> bool:
-    return isinstance(kind, Mapping) and kind.get("type") == "string" and not kind.keys() & {"enum", "const", "pattern", "format"}
+    return (
+        isinstance(kind, Mapping)
+        and kind.get("type") == "string"
+        and not kind.keys() & {"enum", "const", "pattern", "format"}
+    )

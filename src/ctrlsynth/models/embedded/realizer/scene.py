@@ -1,4 +1,5 @@
-"""What a set of tags says, ready to be put into words (2b): nouns with their modifiers and number, clauses between them, and the rest.
+"""What a set of tags says, ready to be put into words (2b): nouns with their modifiers and number, clauses
+between them, and the rest.
 
 `realizer.py` speaks it, and `grammar.py` binds a small model's words to it.
 """
@@ -17,7 +18,8 @@ FINITE = {"has": "have", "is": "are", "was": "were", "does": "do"}
 
 @dataclass(slots=True)
 class Noun:
-    """An object with its modifiers in order; a count stands first. `known`: a text before has named it, so it is `the` dog."""
+    """An object with its modifiers in order; a count stands first. `known`: a text before has named it, so it
+    is `the` dog."""
 
     name: str
     modifiers: list[str] = field(default_factory=list)
@@ -34,7 +36,11 @@ class Noun:
 
     def determiner(self) -> str:
         """What stands before `full` at its first mention: `a`, `an`, `the` or nothing."""
-        return "the" if self.known else determiner(self.name, self.many, self.modifiers[0] if self.modifiers else None)
+        return (
+            "the"
+            if self.known
+            else determiner(self.name, self.many, self.modifiers[0] if self.modifiers else None)
+        )
 
     def first(self) -> str:
         """`a brown dog`, `two dogs`, `the sky`, `white snow`"""
@@ -64,7 +70,9 @@ class Scene:
 @lru_cache(maxsize=65536)
 def is_plural(name: str) -> bool:
     """`sunglasses`, `tigers`: a name that stands in the plural as it is."""
-    return name.rpartition(" ")[2] in PLURAL_ONLY or (singular(name) != name and plural(singular(name)) == name)
+    return name.rpartition(" ")[2] in PLURAL_ONLY or (
+        singular(name) != name and plural(singular(name)) == name
+    )
 
 
 @lru_cache(maxsize=65536)
@@ -102,10 +110,17 @@ def plan(tags: Tags) -> Scene:
         subject, words, target = split_relation(relation, objects)
         i = where[subject] if subject is not None else None
         j = where[target] if target is not None else None
-        if i is not None and relation.lower().startswith(plural(objects[i]).lower() + " ") and plural(objects[i]) != objects[i]:
+        if (
+            i is not None
+            and relation.lower().startswith(plural(objects[i]).lower() + " ")
+            and plural(objects[i]) != objects[i]
+        ):
             nouns[i].many = True
         if j is not None:
-            if relation.lower().endswith(" " + plural(objects[j]).lower()) and plural(objects[j]) != objects[j]:
+            if (
+                relation.lower().endswith(" " + plural(objects[j]).lower())
+                and plural(objects[j]) != objects[j]
+            ):
                 nouns[j].many = True
             words = _without_modifiers(words, nouns[j])
         if words:
@@ -115,14 +130,19 @@ def plan(tags: Tags) -> Scene:
 
 
 def with_subjects(scene: Scene) -> list[Clause]:
-    """An open subject is the subject before it, or else the first noun that is not the clause's own object; None without such a noun."""
+    """An open subject is the subject before it, or else the first noun that is not the clause's own object;
+    None without such a noun."""
     out: list[Clause] = []
     for clause in scene.clauses:
         subject = clause.subject
         if subject is None and out:
             subject = out[-1].subject
         if subject is None or subject == clause.object:
-            subject = next((i for i in range(len(scene.nouns)) if i != clause.object), None) if clause.subject is None else None
+            subject = (
+                next((i for i in range(len(scene.nouns)) if i != clause.object), None)
+                if clause.subject is None
+                else None
+            )
         out.append(Clause(subject, clause.words, clause.object))
     return out
 
@@ -137,7 +157,9 @@ def _modify(noun: Noun, modifier: str) -> None:
         noun.modifiers.append(modifier)
 
 
-def _loose(attribute: str, objects: tuple[str, ...], where: dict[str, int], clauses: list[Clause], loose: list[str]) -> None:
+def _loose(
+    attribute: str, objects: tuple[str, ...], where: dict[str, int], clauses: list[Clause], loose: list[str]
+) -> None:
     """`dog running` with the object `dog` is a clause without object; anything else describes the scene."""
     subject, words, target = split_relation(attribute, objects)
     if subject is not None and words and target is None:
@@ -150,14 +172,17 @@ def _without_modifiers(words: str, noun: Noun) -> str:
     """`on red` before a sofa that is red anyway -> `on`; articles go too."""
     parts = words.split()
     known = {part for modifier in noun.modifiers for part in modifier.split()}
-    while len(parts) > 1 and (parts[-1] in known or parts[-1] in ("a", "an", "the", "its", "his", "her", "their")):
+    while len(parts) > 1 and (
+        parts[-1] in known or parts[-1] in ("a", "an", "the", "its", "his", "her", "their")
+    ):
         parts.pop()
     return " ".join(parts)
 
 
 @lru_cache(maxsize=65536)
 def predicate(words: str, many: bool) -> str:
-    """`riding` -> `is riding`, `on` -> `are on`, `chases` -> `chase` where the subject is many, `has` -> `has`."""
+    """`riding` -> `is riding`, `on` -> `are on`, `chases` -> `chase` where the subject is many, `has` ->
+    `has`."""
     head, _, rest = words.partition(" ")
     tail = f" {rest}" if rest else ""
     if head in FINITE or head in FINITE.values():
@@ -167,14 +192,17 @@ def predicate(words: str, many: bool) -> str:
     if head.endswith("ing") or head in PREPOSITIONS or head in PARTICIPLES or head.endswith("ed"):
         return f"{'are' if many else 'is'} {words}"
     if head.endswith("s") and not head.endswith("ss") and len(head) > 3:
-        several = head[:-1] if len(head) == 4 and head.endswith("ies") else singular(head)  # `lies` -> `lie`, `carries` -> `carry`
+        several = (
+            head[:-1] if len(head) == 4 and head.endswith("ies") else singular(head)
+        )  # `lies` -> `lie`, `carries` -> `carry`
         return (several if many else head) + tail
     return f"{'are' if many else 'is'} {words}"
 
 
 @lru_cache(maxsize=65536)
 def reduced(words: str) -> str | None:
-    """The predicate as it follows its noun (`a man riding`, `a dog on`); None for a finite verb, which needs `that`."""
+    """The predicate as it follows its noun (`a man riding`, `a dog on`); None for a finite verb, which needs
+    `that`."""
     head = words.partition(" ")[0]
     if head in FINITE or head in FINITE.values():
         return None

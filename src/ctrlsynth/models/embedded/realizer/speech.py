@@ -12,7 +12,8 @@ FAR = 3  # words that may stand between a subject and its predicate, or a predic
 
 
 def sentences(scene: Scene, seed: int, *, also: bool = False) -> str:
-    """Every noun, clause and loose attribute of the scene, said once; "" for an empty scene. `also`: a text stands before it."""
+    """Every noun, clause and loose attribute of the scene, said once; "" for an empty scene. `also`: a text
+    stands before it."""
     return _Speaker(scene, seed, also).speak()
 
 
@@ -27,14 +28,20 @@ def listed(phrases: Sequence[str]) -> str:
 
 
 def _far(between: str, words: str, wanted: str) -> bool:
-    """More than `FAR` words, articles aside, from the subject to the relation's own words. A new clause begins at a comma."""
+    """More than `FAR` words, articles aside, from the subject to the relation's own words. A new clause
+    begins at a comma."""
     lead = words[: -len(wanted)] if words.endswith(wanted) else ""
     last = between.rpartition(", and the ")[2] if ", and the " in between else between
-    return sum(word not in ("a", "an", "the") for word in f"{last} {lead}".replace("-", " ").split()) - (", and the " in between) > FAR
+    return (
+        sum(word not in ("a", "an", "the") for word in f"{last} {lead}".replace("-", " ").split())
+        - (", and the " in between)
+        > FAR
+    )
 
 
 class _Speaker:
-    """Says a scene once. Remembers which nouns were named (`the dog` from then on) and which clauses were said."""
+    """Says a scene once. Remembers which nouns were named (`the dog` from then on) and which clauses were
+    said."""
 
     def __init__(self, scene: Scene, seed: int, also: bool) -> None:
         self.scene, self.seed, self.also = scene, seed, also
@@ -81,7 +88,8 @@ class _Speaker:
         return " ".join(capital(pair) + "." for pair in pairs) + last
 
     def noun(self, i: int, *, subject: bool = False) -> str:
-        """The noun with what hangs on it: `a glass of wine`; unless it is a subject also where it is: `a horse on a road`."""
+        """The noun with what hangs on it: `a glass of wine`; unless it is a subject also where it is: `a
+        horse on a road`."""
         noun = self.scene.nouns[i]
         if i in self.named:
             return f"the {noun.bare()}"
@@ -89,7 +97,11 @@ class _Speaker:
         hanging = []
         for number, clause in enumerate(self.clauses):
             head = clause.words.partition(" ")[0]
-            if number in self.open and clause.subject == i and (head in ATTACHED or (not subject and head in PREPOSITIONS)):
+            if (
+                number in self.open
+                and clause.subject == i
+                and (head in ATTACHED or (not subject and head in PREPOSITIONS))
+            ):
                 self.open.discard(number)
                 hanging.append(clause)
         return noun.first() + self.places(hanging)
@@ -111,13 +123,17 @@ class _Speaker:
         if subject is None:
             mine = [number for number in sorted(self.open) if self.clauses[number].subject is None]
             self.open.difference_update(mine)
-            return "someone " + " and ".join(self.said(self.clauses[n], predicate(self.clauses[n].words, False)) for n in mine)
+            return "someone " + " and ".join(
+                self.said(self.clauses[n], predicate(self.clauses[n].words, False)) for n in mine
+            )
         noun, known = self.scene.nouns[subject], subject in self.named
         name = self.noun(subject, subject=True)
         mine = [number for number in sorted(self.open) if self.clauses[number].subject == subject]
         self.open.difference_update(mine)
         said = [self.clauses[n] for n in mine]
-        said.sort(key=lambda clause: clause.words.partition(" ")[0] not in PREPOSITIONS)  # where it is, then what it does
+        said.sort(
+            key=lambda clause: clause.words.partition(" ")[0] not in PREPOSITIONS
+        )  # where it is, then what it does
         if not said:
             return self.seen([name], noun.many, self.style(noun))
         head = f"the {noun.bare()}" if known else noun.first()
@@ -132,13 +148,20 @@ class _Speaker:
     def lead(self, opening: int, known: bool, many: bool) -> str:
         if not opening or known:
             return ""
-        return "we can see " if opening == 2 else f"there {'are' if many else 'is'}{' also' if self.also else ''} "
+        return (
+            "we can see "
+            if opening == 2
+            else f"there {'are' if many else 'is'}{' also' if self.also else ''} "
+        )
 
     def told_of(self, noun: Noun, clauses: list[Clause], out: str, relative: bool) -> str:
-        """All that follows the subject's noun: ` by a pool is wearing a hat and a scarf`; `relative` after `there is a man`. A clause
-        that would stand more than `FAR` words from its subject names it again: readers and matchers lose it otherwise."""
+        """All that follows the subject's noun: ` by a pool is wearing a hat and a scarf`; `relative` after
+        `there is a man`. A clause that would stand more than `FAR` words from its subject names it again:
+        readers and matchers lose it otherwise."""
         before, be = "", ""
-        last = clauses[-1].words.partition(" ")[0] not in PREPOSITIONS  # an action at the end: places before it need no verb
+        last = (
+            clauses[-1].words.partition(" ")[0] not in PREPOSITIONS
+        )  # an action at the end: places before it need no verb
         for clause in clauses:
             verbless = (last or relative) and clause.words.partition(" ")[0] in PREPOSITIONS
             words = predicate(clause.words, noun.many)
@@ -147,7 +170,11 @@ class _Speaker:
                 words = short if short is not None else f"that {words}"
             elif short is not None and words.partition(" ")[0] == be:
                 words = words.partition(" ")[2]
-            joined = "" if verbless or not before or (relative and before.partition(" ")[0] in PREPOSITIONS) else " and"
+            joined = (
+                ""
+                if verbless or not before or (relative and before.partition(" ")[0] in PREPOSITIONS)
+                else " and"
+            )
             if clause.words == before and clause.object is not None and not self.wordy(clauses, clause):
                 out += f" and {self.noun(clause.object)}"  # wearing a hat and a scarf
             elif _far(out + joined, words, clause.words) and out:
@@ -155,7 +182,11 @@ class _Speaker:
                 be = words.partition(" ")[0]
                 out += f", and the {noun.bare()} {self.said(clause, words)}"
             else:
-                be = be if verbless or relative or short is None else predicate(clause.words, noun.many).partition(" ")[0]
+                be = (
+                    be
+                    if verbless or relative or short is None
+                    else predicate(clause.words, noun.many).partition(" ")[0]
+                )
                 out += f"{joined} {self.said(clause, words)}"
             before = clause.words
         return out
@@ -177,4 +208,7 @@ class _Speaker:
             return f"there {be}{' also' if self.also else ''} {listed(names)}"
         if style == 1:
             return f"we can see {listed(names)}"
-        return f"{listed(names)} {be} {'in plain view' if style == 2 else 'seen together' if len(names) > 1 else 'seen up close'}"
+        return (
+            f"{listed(names)} {be} "
+            f"{'in plain view' if style == 2 else 'seen together' if len(names) > 1 else 'seen up close'}"
+        )

@@ -1,8 +1,9 @@
-"""2b without a model: tags to plain grammatical sentences, the yardstick beside which every language model is reported.
+"""2b without a model: tags to plain grammatical sentences, the yardstick beside which every language model is
+reported.
 
-Every phrase of the tags is said, and nothing else: objects with their article, attributes before their object, counts with the plural,
-relations as verb phrases. The request's seed picks one of several frames. It understands nothing: odd tags make odd sentences.
-"""
+Every phrase of the tags is said, and nothing else: objects with their article, attributes before their
+object, counts with the plural, relations as verb phrases. The request's seed picks one of several frames. It
+understands nothing: odd tags make odd sentences."""
 
 from __future__ import annotations
 
@@ -22,19 +23,27 @@ from .vocabulary import COUNTS
 VERSION = 3  # raise it when the same request would get another text
 
 _FRAMES = 6  # tried where a text holds what the edits took away
-_PADDING = ("Nothing else stands out", "All of it is in plain view", "It is easy to see", "It is seen from the front", "The view is plain")
+_PADDING = (
+    "Nothing else stands out",
+    "All of it is in plain view",
+    "It is easy to see",
+    "It is seen from the front",
+    "The view is plain",
+)
 
 
 class Realizer:
-    """A `LanguageModel` of rules. Families: tags (sentences about the tags), tags+text (the caption in line with the edits, then what it
-    leaves out), text (the caption tidied and put into a frame: no new words about the content), concept (one sentence about it)."""
+    """A `LanguageModel` of rules. Families: tags (sentences about the tags), tags+text (the caption in line
+    with the edits, then what it leaves out), text (the caption tidied and put into a frame: no new words
+    about the content), concept (one sentence about it)."""
 
     def __init__(self) -> None:
         self.id = "realizer"
         self.digest = f"realizer-{VERSION}"
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """One reply a request, in order; nothing to say is `no_content`, a schema that it cannot fill `schema_unsupported`."""
+        """One reply a request, in order; nothing to say is `no_content`, a schema that it cannot fill
+        `schema_unsupported`."""
         return [self._reply(request) for request in requests]
 
     def _reply(self, request: Request) -> Reply:
@@ -51,11 +60,15 @@ class Realizer:
 
 def sentence(request: Request) -> str:
     """The text for a request, "" where there is nothing to say."""
-    seed = zlib.crc32(request.seed.to_bytes(8, "little", signed=True))  # neighbouring seeds pick unlike frames
+    seed = zlib.crc32(
+        request.seed.to_bytes(8, "little", signed=True)
+    )  # neighbouring seeds pick unlike frames
     text = _said(request, seed)
     if not held(request, text):
         return text
-    others = [_said(request, zlib.crc32(bytes([n]), seed)) for n in range(_FRAMES)]  # a matcher may read a phrase across two clauses
+    others = [
+        _said(request, zlib.crc32(bytes([n]), seed)) for n in range(_FRAMES)
+    ]  # a matcher may read a phrase across two clauses
     return min((text, *others), key=lambda said: held(request, said))
 
 
@@ -76,7 +89,8 @@ def _said(request: Request, seed: int) -> str:
 
 
 def plan_missing(caption: str, tags: Tags) -> Scene | None:
-    """What the caption leaves out, as a scene in which its own objects are known (`the dog`); None where it says everything."""
+    """What the caption leaves out, as a scene in which its own objects are known (`the dog`); None where it
+    says everything."""
     missing = leaves_out(caption, tags)
     if not missing.phrases():
         return None
@@ -87,7 +101,8 @@ def plan_missing(caption: str, tags: Tags) -> Scene | None:
 
 
 def leaves_out(caption: str, tags: Tags) -> Tags:
-    """The tags that the caption does not hold (by the judge's `lemma` matcher), with the objects that they speak of."""
+    """The tags that the caption does not hold (by the judge's `lemma` matcher), with the objects that they
+    speak of."""
     have = kept(tags, caption, sentences(plan(tags), 0))
     attributes = tuple(a for a in tags.attributes if a not in have.attributes)
     relations = tuple(r for r in tags.relations if r not in have.relations)
@@ -99,10 +114,20 @@ def leaves_out(caption: str, tags: Tags) -> Tags:
 
 
 def _reframe(caption: str, seed: int) -> str:
-    """A caption in another frame. One that opens with an article is a noun phrase or a sentence; both fit after `Here, `."""
+    """A caption in another frame. One that opens with an article is a noun phrase or a sentence; both fit
+    after `Here, `."""
     lead = caption.partition(" ")[0]
-    body = lead.lower() + caption[len(lead) :] if lead.lower() in ("a", "an", "the", "two", "three", "some", "several") else caption
-    frames = (f"{capital(caption)}.", f"In plain view: {body}.", f"Seen here: {body}.", f"Here we have this: {body}.")
+    body = (
+        lead.lower() + caption[len(lead) :]
+        if lead.lower() in ("a", "an", "the", "two", "three", "some", "several")
+        else caption
+    )
+    frames = (
+        f"{capital(caption)}.",
+        f"In plain view: {body}.",
+        f"Seen here: {body}.",
+        f"Here we have this: {body}.",
+    )
     return frames[seed % len(frames)]
 
 
@@ -116,7 +141,8 @@ def _concept(tags: Tags, caption: str, seed: int) -> str:
 
 
 def _fit(text: str, request: Request, seed: int) -> str:
-    """Lengthens with sentences that add no thing; shortens by saying fewer tags (the last ones go), and a caption by its tail."""
+    """Lengthens with sentences that add no thing; shortens by saying fewer tags (the last ones go), and a
+    caption by its tail."""
     least, most = request.words or (0, 1 << 30)
     for n in range(len(_PADDING)):
         more = f"{text} {_PADDING[(seed + n) % len(_PADDING)]}."

@@ -1,9 +1,10 @@
-"""Finds the drawn or photographed things in a picture, for the `reference` tagger (2a): the first half, regions.
+"""Finds the drawn or photographed things in a picture, for the `reference` tagger (2a): the first half,
+regions.
 
-Two ways, tried in this order. Stickers: a closed white rim parts each thing from everything around it, so the background is what the
-border reaches without crossing white, and a thing is what is left when the rim is taken off. Plain backgrounds: a thing is what differs
-from the colours along the border. Nothing is known here about names.
-"""
+Two ways, tried in this order. Stickers: a closed white rim parts each thing from everything around it, so the
+background is what the border reaches without crossing white, and a thing is what is left when the rim is
+taken off. Plain backgrounds: a thing is what differs from the colours along the border. Nothing is known here
+about names."""
 
 from __future__ import annotations
 
@@ -18,14 +19,17 @@ from ..regions import Labels, Mask, boxes, label, outside, widen
 WORKING = 384  # pixels of the longer side that every picture is brought to
 _WHITE = 212.0
 _LEAST = 14  # pixels: a thing's longer side
-_PARTS = 6  # the most parts of one heap that are weighed against each other; the smallest join their neighbours
+_PARTS = (
+    6  # the most parts of one heap that are weighed against each other; the smallest join their neighbours
+)
 Box = tuple[int, int, int, int]
 Bytes = NDArray[np.uint8]
 
 
 @dataclass(slots=True)
 class Heap:
-    """Things that touch, or one that stands alone. `parts`: labels 1..n in `labels`, pieces that white parts from each other."""
+    """Things that touch, or one that stands alone. `parts`: labels 1..n in `labels`, pieces that white parts
+    from each other."""
 
     box: Box
     labels: Labels
@@ -69,7 +73,9 @@ def stickers(rgb: Bytes, rim: int) -> Found:
             continue
         window = np.s_[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1]
         mine = labels[window] == number
-        beyond = widen(~mine, rim // 2)  # the blurred edge between rim and background goes with the background
+        beyond = widen(
+            ~mine, rim // 2
+        )  # the blurred edge between rim and background goes with the background
         rimmed = outside(~(beyond | soft[window]), beyond)
         if (mine & soft[window]).sum() < 0.04 * mine.sum():  # no paper round it: not a sticker
             continue
@@ -86,24 +92,35 @@ def extremes(rgb: Bytes) -> tuple[Bytes, Bytes]:
 
 
 def _heap(inner: Mask, corner: tuple[int, int], rgb: Bytes | None = None) -> Heap | None:
-    """Parts of a mask, specks dropped; the smallest join their nearest larger neighbour when there are too many.
+    """Parts of a mask, specks dropped; the smallest join their nearest larger neighbour when there are too
+    many.
 
-    With `rgb`, parts of one even tone are dropped as well: background that shows between stickers, since every drawing has lines.
-    """
+    With `rgb`, parts of one even tone are dropped as well: background that shows between stickers, since
+    every drawing has lines."""
     labels, count = label(inner)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     sizes[0] = 0
     found = boxes(labels, count)
     keep = [
-        k for k in range(1, count + 1) if sizes[k] >= 12 and max(found[k - 1][2] - found[k - 1][0], found[k - 1][3] - found[k - 1][1]) >= 4
+        k
+        for k in range(1, count + 1)
+        if sizes[k] >= 12 and max(found[k - 1][2] - found[k - 1][0], found[k - 1][3] - found[k - 1][1]) >= 4
     ]
     if rgb is not None and len(keep) > 1:
         light = rgb[..., 1].astype(np.float32)
         keep = [
-            k for k in keep if sizes[k] < 40 or float(np.std(light[labels == k])) > 20 or float(np.quantile(light[labels == k], 0.1)) < 30
+            k
+            for k in keep
+            if sizes[k] < 40
+            or float(np.std(light[labels == k])) > 20
+            or float(np.quantile(light[labels == k], 0.1)) < 30
         ]
     keep.sort(key=lambda k: -int(sizes[k]))
-    if not keep or max(found[keep[0] - 1][2] - found[keep[0] - 1][0], found[keep[0] - 1][3] - found[keep[0] - 1][1]) < _LEAST - 4:
+    if (
+        not keep
+        or max(found[keep[0] - 1][2] - found[keep[0] - 1][0], found[keep[0] - 1][3] - found[keep[0] - 1][1])
+        < _LEAST - 4
+    ):
         return None
     main = [k for k in keep[:_PARTS] if sizes[k] >= 0.004 * sizes.sum() or k == keep[0]]
     to = np.zeros(count + 1, np.int32)
@@ -115,7 +132,12 @@ def _heap(inner: Mask, corner: tuple[int, int], rgb: Bytes | None = None) -> Hea
     merged = to[labels]
     left, top = corner
     parts = [(a + left, b + top, c + left, d + top) for a, b, c, d in boxes(merged, len(main))]
-    box = (min(p[0] for p in parts), min(p[1] for p in parts), max(p[2] for p in parts), max(p[3] for p in parts))
+    box = (
+        min(p[0] for p in parts),
+        min(p[1] for p in parts),
+        max(p[2] for p in parts),
+        max(p[3] for p in parts),
+    )
     return Heap(box, merged[box[1] - top : box[3] - top, box[0] - left : box[2] - left], parts)
 
 

@@ -1,8 +1,9 @@
-"""The labelled pictures that the `reference` tagger (2a) compares with, as features; kept in the user's cache.
+"""The labelled pictures that the `reference` tagger (2a) compares with, as features; kept in the user's
+cache.
 
-For each picture: its outline and dark lines, which survive recolouring, and its look in its own and in the eleven basic colours. By
-default the pictures are OpenMoji's drawings, upright and sheared; nothing of any run of `scenes` enters.
-"""
+For each picture: its outline and dark lines, which survive recolouring, and its look in its own and in the
+eleven basic colours. By default the pictures are OpenMoji's drawings, upright and sheared; nothing of any run
+of `scenes` enters."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Index:
-    """N labelled pictures. shapes (N, 2 * SIDE * SIDE) in 0..1; looks (N, 12, LOOK, LOOK, 3) in 0..255; aspects: log(width / height)."""
+    """N labelled pictures. shapes (N, 2 * SIDE * SIDE) in 0..1; looks (N, 12, LOOK, LOOK, 3) in 0..255;
+    aspects: log(width / height)."""
 
     names: tuple[str, ...]
     shapes: Floats
@@ -58,10 +60,14 @@ class Index:
 
 
 def shape_of(rgb: Floats, mask: Floats) -> Floats:
-    """What recolouring leaves alone, from a SIDE x SIDE look (0..255) and its silhouette (0..1): lines and outline; 2 * SIDE * SIDE."""
+    """What recolouring leaves alone, from a SIDE x SIDE look (0..255) and its silhouette (0..1): lines and
+    outline; 2 * SIDE * SIDE."""
     light = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
     lines = np.clip((140.0 - light) / 140.0, 0.0, 1.0)
-    return np.asarray(np.concatenate([lines.reshape(*lines.shape[:-2], -1), mask.reshape(*mask.shape[:-2], -1)], -1), np.float32)
+    return np.asarray(
+        np.concatenate([lines.reshape(*lines.shape[:-2], -1), mask.reshape(*mask.shape[:-2], -1)], -1),
+        np.float32,
+    )
 
 
 def coarsened(shapes: Floats) -> Floats:
@@ -72,10 +78,13 @@ def coarsened(shapes: Floats) -> Floats:
 
 
 def to_grid(rgb: Bytes, mask: NDArray[np.bool_], times: int = 1) -> tuple[Floats, Floats]:
-    """A thing's pixels, white outside its mask, and its silhouette, both stretched to (SIDE * times) squared."""
+    """A thing's pixels, white outside its mask, and its silhouette, both stretched to (SIDE * times)
+    squared."""
     side = (SIDE * times, SIDE * times)
     on_white = np.where(mask[..., None], rgb, np.uint8(255))
-    look = Image.fromarray(on_white).resize(side, Image.Resampling.BOX if min(mask.shape) >= 2 * side[0] else Image.Resampling.BILINEAR)
+    look = Image.fromarray(on_white).resize(
+        side, Image.Resampling.BOX if min(mask.shape) >= 2 * side[0] else Image.Resampling.BILINEAR
+    )
     cover = Image.fromarray(mask.astype(np.uint8) * 255).resize(
         side, Image.Resampling.BOX if min(mask.shape) >= 2 * side[0] else Image.Resampling.BILINEAR
     )
@@ -83,7 +92,8 @@ def to_grid(rgb: Bytes, mask: NDArray[np.bool_], times: int = 1) -> tuple[Floats
 
 
 def load_index(folder: str | None) -> Index:
-    """The index of a folder of labelled pictures, or of the drawings; from the cache when it holds this very one."""
+    """The index of a folder of labelled pictures, or of the drawings; from the cache when it holds this very
+    one."""
     return _cached(None if folder is None else str(Path(folder).resolve()), _key(folder))
 
 
@@ -94,7 +104,11 @@ def _cached(folder: str | None, key: str) -> Index:
         with np.load(path, allow_pickle=False) as data:
             names = tuple(str(n) for n in data["names"])
             shapes, looks, aspects = data["shapes"].astype(np.float32) / 255, data["looks"], data["aspects"]
-        if str(key) and shapes.shape == (len(names), 2 * SIDE * SIDE) and looks.shape == (len(names), len(LOOKS), LOOK, LOOK, 3):
+        if (
+            str(key)
+            and shapes.shape == (len(names), 2 * SIDE * SIDE)
+            and looks.shape == (len(names), len(LOOKS), LOOK, LOOK, 3)
+        ):
             return Index(names, np.asarray(shapes, np.float32), looks, aspects, key)
     index = _build(folder, key)
     data_out = io.BytesIO()
@@ -107,7 +121,9 @@ def _cached(folder: str | None, key: str) -> Index:
     )
     with contextlib.suppress(OSError):  # a read-only home or a full disk costs time, never the result
         _write(path, data_out.getvalue())
-    rounded = np.asarray(np.round(index.shapes * 255).astype(np.uint8).astype(np.float32) / 255, np.float32)  # as the cache gives it back
+    rounded = np.asarray(
+        np.round(index.shapes * 255).astype(np.uint8).astype(np.float32) / 255, np.float32
+    )  # as the cache gives it back
     return Index(index.names, rounded, index.looks, index.aspects, key)
 
 
@@ -136,10 +152,14 @@ def _key(folder: str | None) -> str:
 
 
 def _labelled(folder: str) -> list[tuple[str, Path]]:
-    """(label, file) of a folder: a file's subfolder names it, or else its own name without numbers at the end."""
+    """(label, file) of a folder: a file's subfolder names it, or else its own name without numbers at the
+    end."""
     root = Path(folder)
     if not root.is_dir():
-        raise UserError(f"reference: folder {folder!r} is not there; give a folder with a subfolder of pictures for each label")
+        raise UserError(
+            f"reference: folder {folder!r} is not there; give a folder with a subfolder of pictures for "
+            f"each label"
+        )
     found = []
     for path in sorted(root.rglob("*")):
         if path.suffix.lower() in _PICTURES and path.is_file():
@@ -169,12 +189,18 @@ def _pictures(folder: str | None) -> Iterator[tuple[str, Bytes, NDArray[np.bool_
                 image.load()
                 picture = image.convert("RGBA")
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise UserError(f"reference: {path} is not a readable picture ({error}); mend or remove it") from error
+            raise UserError(
+                f"reference: {path} is not a readable picture ({error}); mend or remove it"
+            ) from error
         white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
         white.alpha_composite(picture)
         rgb, alpha = np.asarray(white.convert("RGB")), np.asarray(picture.getchannel("A"))
         if alpha.min() < 128:
-            box = picture.getchannel("A").point(lambda a: 255 if a > 60 else 0).getbbox() or (0, 0, *picture.size)
+            box = picture.getchannel("A").point(lambda a: 255 if a > 60 else 0).getbbox() or (
+                0,
+                0,
+                *picture.size,
+            )
             yield name, rgb[box[1] : box[3], box[0] : box[2]], alpha[box[1] : box[3], box[0] : box[2]] > 60
             continue
         found = find(white.convert("RGB"))
@@ -187,7 +213,8 @@ def _pictures(folder: str | None) -> Iterator[tuple[str, Bytes, NDArray[np.bool_
 
 
 def _runs_into_paper(rgb: Bytes, whole: NDArray[np.bool_]) -> bool:
-    """Whether the region finder may see a drawing otherwise than whole: white runs into paper, or pieces lie apart. Cheap; errs on yes."""
+    """Whether the region finder may see a drawing otherwise than whole: white runs into paper, or pieces lie
+    apart. Cheap; errs on yes."""
     low, high = extremes(rgb)
     seen = ~outside((low <= 228) | (high - low >= 60))
     pieces = np.bincount(label(seen)[0].ravel())[1:]
@@ -196,7 +223,8 @@ def _runs_into_paper(rgb: Bytes, whole: NDArray[np.bool_]) -> bool:
 
 
 def _as_found(drawing: Drawing, skewed: bool) -> tuple[Bytes, NDArray[np.bool_]] | None:
-    """The sticker as the region finder sees it, where that differs: white drawings whose line has gaps run into their paper."""
+    """The sticker as the region finder sees it, where that differs: white drawings whose line has gaps run
+    into their paper."""
     sticker = sprite(drawing, None, skewed, 120, 5)
     ground = Image.new("RGB", (sticker.width + 24, sticker.height + 24), (110, 130, 140))
     ground.paste(sticker, (12, 12), sticker)
@@ -229,10 +257,13 @@ def _means(grid: Floats, side: int) -> Floats:
 
 
 def _looks(large: Floats, cover: Floats) -> Bytes:
-    """(12, LOOK, LOOK, 3): a picture in its own colours and painted in each basic one inside its silhouette."""
+    """(12, LOOK, LOOK, 3): a picture in its own colours and painted in each basic one inside its
+    silhouette."""
     inside = cover[..., None] > 0.5
     dim, lift, kept = shades(large)
-    blocks = _means(np.concatenate([dim * inside, lift * inside, np.where(inside, kept, large), large], -1), LOOK)
+    blocks = _means(
+        np.concatenate([dim * inside, lift * inside, np.where(inside, kept, large), large], -1), LOOK
+    )
     dim, lift, kept, own = blocks[..., :1], blocks[..., 1:2], blocks[..., 2:5], blocks[..., 5:]
     looks = np.stack([own, *(paint(colour, dim, lift, kept) for colour in COLOURS)])
     return np.clip(looks + 0.5, 0, 255).astype(np.uint8)

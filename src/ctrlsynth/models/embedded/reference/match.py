@@ -1,8 +1,8 @@
 """Names the regions of a picture, for the `reference` tagger (2a): the second half, nearest neighbours.
 
-A heap of parts that touch is split into things by trying: each small set of parts is compared with every labelled picture, with the places
-that a neighbour may hide left out and the hidden edges guessed; the division whose things fit best wins.
-"""
+A heap of parts that touch is split into things by trying: each small set of parts is compared with every
+labelled picture, with the places that a neighbour may hide left out and the hidden edges guessed; the
+division whose things fit best wins."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ Floats = NDArray[np.float32]
 
 @dataclass(slots=True)
 class Thing:
-    """A named region: its box with hidden parts guessed, its colour if it is not the labelled picture's own, and how far it is off."""
+    """A named region: its box with hidden parts guessed, its colour if it is not the labelled picture's own,
+    and how far it is off."""
 
     name: str
     colour: str | None
@@ -60,10 +61,11 @@ def name_all(found: Found, index: Index) -> list[Thing]:
 
 
 def _divide(heap: Heap, number: int, found: Found, index: Index) -> list[Thing]:
-    """The best division of a heap's parts into things: least mean distance, weighted by the square root of area.
+    """The best division of a heap's parts into things: least mean distance, weighted by the square root of
+    area.
 
-    Whatever fits well enough at once is settled at once: the whole heap first, then single parts; only the rest is tried in sets.
-    """
+    Whatever fits well enough at once is settled at once: the whole heap first, then single parts; only the
+    rest is tried in sets."""
     count = len(heap.parts)
     whole = _fit(tuple(range(count)), heap, number, found, index)
     if count == 1 or whole.distance < _PLAIN:
@@ -79,10 +81,18 @@ def _divide(heap: Heap, number: int, found: Found, index: Index) -> list[Thing]:
     for division in _divisions(rest, fits.keys()):
         things = [fits[s] for s in division]
         weight = [thing.area**0.5 for thing in things]
-        cost = sum(w * t.distance for w, t in zip(weight, things, strict=True)) / sum(weight) + 0.002 * len(things) if things else 0.0
+        cost = (
+            sum(w * t.distance for w, t in zip(weight, things, strict=True)) / sum(weight)
+            + 0.002 * len(things)
+            if things
+            else 0.0
+        )
         if cost < best[0]:
             best = (cost, things)
-    return [*settled, *(t for t in best[1] if t.distance < _DOUBT or not any(_within(t.box, s.box) for s in settled))]
+    return [
+        *settled,
+        *(t for t in best[1] if t.distance < _DOUBT or not any(_within(t.box, s.box) for s in settled)),
+    ]
 
 
 def _within(inner: Box, outer: Box) -> bool:
@@ -102,7 +112,9 @@ def _divisions(parts: tuple[int, ...], allowed: Collection[tuple[int, ...]]) -> 
         for others in combinations(rest, size):
             head = (first, *others)
             if head in allowed:
-                ways += [[head, *tail] for tail in _divisions(tuple(p for p in rest if p not in others), allowed)]
+                ways += [
+                    [head, *tail] for tail in _divisions(tuple(p for p in rest if p not in others), allowed)
+                ]
     return ways
 
 
@@ -112,26 +124,52 @@ def _fit(chosen: tuple[int, ...], heap: Heap, number: int, found: Found, index: 
     shapes = np.stack([shape_of(g.look, g.cover) for g in guesses])
     known = np.stack([np.concatenate([g.known.ravel()] * 2) for g in guesses])
     aspect = np.array([np.log((g.box[2] - g.box[0]) / (g.box[3] - g.box[1])) for g in guesses], np.float32)
-    stretch = _ASPECT * (aspect[:, None] - index.aspects[None]) ** 2 + 0.03 * (1 - known.mean(1, keepdims=True))
+    stretch = _ASPECT * (aspect[:, None] - index.aspects[None]) ** 2 + 0.03 * (
+        1 - known.mean(1, keepdims=True)
+    )
     one, weight = coarsened(shapes), coarsened(known)
-    apart = (weight * one**2).sum(1, keepdims=True) - 2 * (weight * one) @ index.coarse[0] + weight @ index.coarse[1]
+    apart = (
+        (weight * one**2).sum(1, keepdims=True)
+        - 2 * (weight * one) @ index.coarse[0]
+        + weight @ index.coarse[1]
+    )
     apart = apart / weight.sum(1, keepdims=True) + stretch
     flat = np.argpartition(apart, min(_LONG, apart.size - 1), axis=None)[:_LONG]
     of_guess, of_picture = np.unravel_index(flat, apart.shape)
     mask = known[of_guess]
-    fine = (mask * (shapes[of_guess] - index.shapes[of_picture]) ** 2).sum(1) / mask.sum(1) + stretch[of_guess, of_picture]
+    fine = (mask * (shapes[of_guess] - index.shapes[of_picture]) ** 2).sum(1) / mask.sum(1) + stretch[
+        of_guess, of_picture
+    ]
     near = np.argsort(fine, kind="stable")[:_SHORT]
     of_guess, of_picture, fine = of_guess[near], of_picture[near], fine[near]
     looks = index.looks[of_picture].astype(np.float32)  # (candidates, 12, LOOK, LOOK, 3)
     step = SIDE // LOOK
-    seen = np.stack([guesses[g].look for g in of_guess]).reshape(-1, 1, LOOK, step, LOOK, step, 3).mean((3, 5))
-    part = np.stack([guesses[g].known for g in of_guess]).reshape(-1, 1, LOOK, step, LOOK, step).mean((3, 5))[..., None]
-    colour = (part * np.minimum(np.abs(looks - seen), 110.0) ** 2).sum((2, 3, 4)) / (3 * part.sum((2, 3, 4))) / 255**2
+    seen = (
+        np.stack([guesses[g].look for g in of_guess]).reshape(-1, 1, LOOK, step, LOOK, step, 3).mean((3, 5))
+    )
+    part = (
+        np.stack([guesses[g].known for g in of_guess])
+        .reshape(-1, 1, LOOK, step, LOOK, step)
+        .mean((3, 5))[..., None]
+    )
+    colour = (
+        (part * np.minimum(np.abs(looks - seen), 110.0) ** 2).sum((2, 3, 4))
+        / (3 * part.sum((2, 3, 4)))
+        / 255**2
+    )
     cost = fine[:, None] * 0.5 + colour
     cost[:, 1:] += 0.0015  # its own colours are likelier than painted ones
     row, look = np.unravel_index(int(np.argmin(cost)), cost.shape)
     guess = guesses[int(of_guess[row])]
-    return Thing(index.names[int(of_picture[row])], LOOKS[int(look)], guess.box, float(cost[row, look]), number, area, pixels)
+    return Thing(
+        index.names[int(of_picture[row])],
+        LOOKS[int(look)],
+        guess.box,
+        float(cost[row, look]),
+        number,
+        area,
+        pixels,
+    )
 
 
 def _guesses(chosen: Sequence[int], heap: Heap, found: Found) -> tuple[list[_Guess], int, Floats]:
@@ -165,10 +203,17 @@ def _guesses(chosen: Sequence[int], heap: Heap, found: Found) -> tuple[list[_Gue
         known = np.ones((SIDE, SIDE), np.float32)
         if hidden.any():
             known = np.asarray(1.0 - np.minimum(1.0, _grid(veil, box) / 100), np.float32)
-        if known.sum() >= 0.2 * SIDE * SIDE or (not guesses and box == (left - x0, top - y0, right - x0, bottom - y0)):
+        if known.sum() >= 0.2 * SIDE * SIDE or (
+            not guesses and box == (left - x0, top - y0, right - x0, bottom - y0)
+        ):
             known = np.maximum(known, np.float32(1e-3))
             guesses.append(
-                _Guess((box[0] + x0, box[1] + y0, box[2] + x0, box[3] + y0), _grid(look, box), _grid(cover, box) / np.float32(255), known)
+                _Guess(
+                    (box[0] + x0, box[1] + y0, box[2] + x0, box[3] + y0),
+                    _grid(look, box),
+                    _grid(cover, box) / np.float32(255),
+                    known,
+                )
             )
     return guesses, int(mine.sum()), window[mine].astype(np.float32)
 
@@ -176,11 +221,15 @@ def _guesses(chosen: Sequence[int], heap: Heap, found: Found) -> tuple[list[_Gue
 def _grid(image: Image.Image, box: Box) -> Floats:
     """A box of an image stretched to SIDE x SIDE."""
     wide = min(box[2] - box[0], box[3] - box[1]) >= 2 * SIDE
-    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX if wide else Image.Resampling.BILINEAR, box), np.float32)
+    return np.asarray(
+        image.resize((SIDE, SIDE), Image.Resampling.BOX if wide else Image.Resampling.BILINEAR, box),
+        np.float32,
+    )
 
 
 def _edges(box: Box, hidden: NDArray[np.bool_]) -> list[Box]:
-    """The box itself, and with each edge that borders on something hidden moved outwards; at most two edges at a time."""
+    """The box itself, and with each edge that borders on something hidden moved outwards; at most two edges
+    at a time."""
     left, top, right, bottom = box
     rows, columns = hidden.shape
     wide, high = right - left, bottom - top

@@ -1,9 +1,9 @@
-"""`reference`, a tagger (2a) that reads pixels: finds regions, names each by its nearest neighbour in a labelled folder, and tells how they
-stand to one another.
+"""`reference`, a tagger (2a) that reads pixels: finds regions, names each by its nearest neighbour in a
+labelled folder, and tells how they stand to one another.
 
-By default the labelled folder is OpenMoji's drawings, so it reads the pictures of `scenes`, and judges them without knowing anything of
-what the drawer did: it gets decoded pixels and nothing else. It can't read photographs; use `imagenet` for those.
-"""
+By default the labelled folder is OpenMoji's drawings, so it reads the pictures of `scenes`, and judges them
+without knowing anything of what the drawer did: it gets decoded pixels and nothing else. It can't read
+photographs; use `imagenet` for those."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ from .index import load_index
 from .match import Thing, name_all
 from .tags import tell
 
-VERSION = 1  # raise it when the same pixels would get other tags; what the index holds has a version of its own (reference_index.py)
+# raise it when the same pixels would get other tags; what the index holds has a version of its own
+# (reference_index.py)
+VERSION = 1
 
 
 class ReferenceTagger:
-    """Tags from pixels by comparison. `folder`: labelled pictures of your own (a subfolder a label), or None for OpenMoji's drawings."""
+    """Tags from pixels by comparison. `folder`: labelled pictures of your own (a subfolder a label), or None
+    for OpenMoji's drawings."""
 
     id = "reference"
     reads: Literal["pixels", "caption", "both"] = "pixels"
@@ -37,7 +40,8 @@ class ReferenceTagger:
         self.digest = f"reference-{self.index.digest}-{VERSION}"
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
-        """Tags of each picture, in order; a picture without a region that fits anything, or no picture, has none."""
+        """Tags of each picture, in order; a picture without a region that fits anything, or no picture, has
+        none."""
         return [tell(self.things(item.image)) if item.image is not None else Tags() for item in items]
 
     def things(self, image: Image.Image) -> list[Thing]:

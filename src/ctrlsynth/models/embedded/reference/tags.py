@@ -1,4 +1,5 @@
-"""Turns the named regions of the `reference` tagger (2a) into tags: objects, colours and counts, and how neighbours stand."""
+"""Turns the named regions of the `reference` tagger (2a) into tags: objects, colours and counts, and how
+neighbours stand."""
 
 from __future__ import annotations
 
@@ -13,21 +14,44 @@ from ..scenes.vocabulary import CLOTHES, COLOURS, PEOPLE
 from .find import Box
 from .match import FARTHEST, Floats, Thing
 
-_NUMBERS = ("", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_NUMBERS = (
+    "",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+)
 _MAIN = 0.6  # share of a thing's filled area that one colour must have to be the thing's colour
 
 
 def tell(things: Sequence[Thing]) -> Tags:
-    """The tags: objects by area, each name once with its best score; `red ball`, `two dogs`; relations both ways round."""
+    """The tags: objects by area, each name once with its best score; `red ball`, `two dogs`; relations both
+    ways round."""
     things = sorted(things, key=lambda t: -t.area)
     scores: dict[str, float] = {}
     counts: dict[str, int] = {}
     for thing in things:
         counts[thing.name] = counts.get(thing.name, 0) + 1
         scores[thing.name] = max(scores.get(thing.name, 0.0), round(1.0 - thing.distance / FARTHEST, 4))
-    painted = [f"{colour} {thing.name}" for thing in things if (colour := thing.colour or _natural(thing)) is not None]
-    counted = [f"{_NUMBERS[n] if n < len(_NUMBERS) else n} {plural(name)}" for name, n in counts.items() if n > 1]
-    return Tags(tuple(scores), unique([*painted, *counted]), unique(_relations(things)), tuple(scores.values()))
+    painted = [
+        f"{colour} {thing.name}"
+        for thing in things
+        if (colour := thing.colour or _natural(thing)) is not None
+    ]
+    counted = [
+        f"{_NUMBERS[n] if n < len(_NUMBERS) else n} {plural(name)}" for name, n in counts.items() if n > 1
+    ]
+    return Tags(
+        tuple(scores), unique([*painted, *counted]), unique(_relations(things)), tuple(scores.values())
+    )
 
 
 def _natural(thing: Thing) -> str | None:
@@ -35,7 +59,8 @@ def _natural(thing: Thing) -> str | None:
 
 
 def main_colour(pixels: Floats) -> str | None:
-    """The basic colour that covers at least 60% of what is neither line nor paper, by nearest colour in hue, or None."""
+    """The basic colour that covers at least 60% of what is neither line nor paper, by nearest colour in hue,
+    or None."""
     light = pixels.mean(1)
     fill = pixels[light > 60]
     if len(fill) < 20:
@@ -44,14 +69,19 @@ def main_colour(pixels: Floats) -> str | None:
     palette = np.array([COLOURS[n] for n in names], np.float32)
     chroma = fill - fill.mean(1, keepdims=True)
     of_palette = palette - palette.mean(1, keepdims=True)
-    away = ((chroma[:, None] - of_palette[None]) ** 2).sum(-1) + 0.35 * (fill.mean(1)[:, None] - palette.mean(1)[None]) ** 2
+    away = ((chroma[:, None] - of_palette[None]) ** 2).sum(-1) + 0.35 * (
+        fill.mean(1)[:, None] - palette.mean(1)[None]
+    ) ** 2
     share = np.bincount(away.argmin(1), minlength=len(names)) / len(fill)
     return names[int(share.argmax())] if share.max() >= _MAIN else None
 
 
 def _relations(things: Sequence[Thing]) -> list[str]:
     found: list[str] = []
-    groups, columns = list(range(len(things))), list(range(len(things)))  # by the least index: what touches, and what stands in a column
+    groups, columns = (
+        list(range(len(things))),
+        list(range(len(things))),
+    )  # by the least index: what touches, and what stands in a column
     for a, b in combinations(range(len(things)), 2):
         one, two = things[a], things[b]
         touch = _overlapping(one, two)
@@ -68,8 +98,12 @@ def _relations(things: Sequence[Thing]) -> list[str]:
 
 
 def _overlapping(one: Thing, two: Thing) -> bool:
-    """Whether one thing stands before or on the other: by their boxes alone when the drawing's white parted what is seen of them."""
-    within = min(one.box[2], two.box[2]) - max(one.box[0], two.box[0]), min(one.box[3], two.box[3]) - max(one.box[1], two.box[1])
+    """Whether one thing stands before or on the other: by their boxes alone when the drawing's white parted
+    what is seen of them."""
+    within = (
+        min(one.box[2], two.box[2]) - max(one.box[0], two.box[0]),
+        min(one.box[3], two.box[3]) - max(one.box[1], two.box[1]),
+    )
     return _apart(one.box, two.box) <= 6 if one.heap == two.heap else min(within) >= 6
 
 
@@ -89,15 +123,21 @@ def _touching(one: Thing, two: Thing) -> list[str]:
 
 
 def _in_hand(item: Box, person: Box) -> bool:
-    """Whether a thing that touches a person is where a hand is: beside the body, most of it clear of it, its middle at arm's height.
+    """Whether a thing that touches a person is where a hand is: beside the body, most of it clear of it, its
+    middle at arm's height.
 
-    What stands in front of or behind a person has its foot, not its middle, near a common line; and nobody holds what is larger.
-    """
+    What stands in front of or behind a person has its foot, not its middle, near a common line; and nobody
+    holds what is larger."""
     middle = ((item[0] + item[2]) / 2, (item[1] + item[3]) / 2)
     aside = not person[0] + 0.1 * _wide(person) <= middle[0] <= person[2] - 0.1 * _wide(person)
     at_arm = 0.62 <= (middle[1] - person[1]) / max(1, _high(person)) <= 0.76
     clear = min(item[2], person[2]) - max(item[0], person[0]) <= 0.34 * _wide(item)
-    return aside and at_arm and clear and max(_wide(item), _high(item)) <= 1.1 * max(_wide(person), _high(person))
+    return (
+        aside
+        and at_arm
+        and clear
+        and max(_wide(item), _high(item)) <= 1.1 * max(_wide(person), _high(person))
+    )
 
 
 def _stacked(one: Box, two: Box) -> bool | None:
@@ -111,7 +151,8 @@ def _stacked(one: Box, two: Box) -> bool | None:
 
 
 def _beside(things: Sequence[Thing], group_of: Sequence[int]) -> list[str]:
-    """Left and right for things of neighbouring groups: the groups share a row and no third stands between."""
+    """Left and right for things of neighbouring groups: the groups share a row and no third stands
+    between."""
     groups: dict[int, list[Thing]] = {}
     for number, thing in zip(group_of, things, strict=True):
         groups.setdefault(number, []).append(thing)
@@ -121,13 +162,21 @@ def _beside(things: Sequence[Thing], group_of: Sequence[int]) -> list[str]:
         left, right = (a, b) if hull[a][0] + hull[a][2] < hull[b][0] + hull[b][2] else (b, a)
         if not _in_row(hull[left], hull[right]):
             continue
-        between = [c for c in hull if c not in (a, b) and _in_row(hull[left], hull[c]) and _in_row(hull[c], hull[right])]
+        between = [
+            c
+            for c in hull
+            if c not in (a, b) and _in_row(hull[left], hull[c]) and _in_row(hull[c], hull[right])
+        ]
         if any(hull[left][2] - 8 <= hull[c][0] and hull[c][2] <= hull[right][0] + 8 for c in between):
             continue
         for one in groups[left]:
             for two in groups[right]:
                 if one.name != two.name:
-                    found += [f"{one.name} left of {two.name}", f"{two.name} right of {one.name}", f"{one.name} next to {two.name}"]
+                    found += [
+                        f"{one.name} left of {two.name}",
+                        f"{two.name} right of {one.name}",
+                        f"{one.name} next to {two.name}",
+                    ]
                     found.append(f"{two.name} next to {one.name}")
     return found
 
@@ -137,7 +186,12 @@ def _in_row(left: Box, right: Box) -> bool:
 
 
 def _hull(group: Sequence[Box]) -> Box:
-    return min(b[0] for b in group), min(b[1] for b in group), max(b[2] for b in group), max(b[3] for b in group)
+    return (
+        min(b[0] for b in group),
+        min(b[1] for b in group),
+        max(b[2] for b in group),
+        max(b[3] for b in group),
+    )
 
 
 def _wide(box: Box) -> int:

@@ -29,10 +29,18 @@ def render(scene: Scene) -> Image.Image:
     """The picture, RGB, scene.size pixels. Equal scenes give equal bytes."""
     rng = np.random.Generator(np.random.PCG64(scene.seed))
     size, rim = scene.size, rim_of(scene.size)
-    picture = Image.fromarray(backdrop(size, scene.place, list(scene.weather), scene.style, rng).astype(np.uint8))
+    picture = Image.fromarray(
+        backdrop(size, scene.place, list(scene.weather), scene.style, rng).astype(np.uint8)
+    )
     for thing in scene.objects:
         left, top, right, bottom = thing.box
-        shape = sprite(scene.drawings[thing.name], thing.colour, scene.style == "isometric", max(right - left, bottom - top), rim)
+        shape = sprite(
+            scene.drawings[thing.name],
+            thing.colour,
+            scene.style == "isometric",
+            max(right - left, bottom - top),
+            rim,
+        )
         corner = (left - rim, top - rim)
         if not scene.alone(thing):
             picture.paste(shape, corner, shape)

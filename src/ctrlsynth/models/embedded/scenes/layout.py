@@ -1,9 +1,8 @@
 """Where everything stands in a scene of `scenes` (2c): relations first, then rows of groups that don't touch.
 
-Things that belong together (on, under, above, in, in front of, behind, holding, wearing) form a group with places of its own; groups that
-stand left or right of or next to one another form a line; lines fill rows. Only relations let drawings overlap. Units inside a group: 1 is
-a sofa's longer side; y grows downwards.
-"""
+Things that belong together (on, under, above, in, in front of, behind, holding, wearing) form a group with
+places of its own; groups that stand left or right of or next to one another form a line; lines fill rows.
+Only relations let drawings overlap. Units inside a group: 1 is a sofa's longer side; y grows downwards."""
 
 from __future__ import annotations
 
@@ -21,7 +20,8 @@ _EYES = frozenset({"glasses", "sunglasses", "goggles"})
 
 @dataclass(slots=True)
 class Item:
-    """One drawing of the picture: whose it is, its size in units and its place; `layer` tells what covers what."""
+    """One drawing of the picture: whose it is, its size in units and its place; `layer` tells what covers
+    what."""
 
     mention: int
     width: float
@@ -59,9 +59,9 @@ def arrange(
 ) -> list[Item]:
     """Items with x, y, width and height in pixels of an area (width, height), bottom layer first.
 
-    `sizes` are the mentions' (width, height) in units. A mention that is counted gives as many items; those that carry or wear something
-    give it to each of them. Relations that contradict what stands already are left as they fall.
-    """
+    `sizes` are the mentions' (width, height) in units. A mention that is counted gives as many items; those
+    that carry or wear something give it to each of them. Relations that contradict what stands already are
+    left as they fall."""
     if not mentions:
         return []
     groups = _groups(mentions, sizes, relations, chance)
@@ -70,14 +70,21 @@ def arrange(
 
 
 def _groups(
-    mentions: Sequence[Mention], sizes: Sequence[tuple[float, float]], relations: Sequence[tuple[int, str, int]], chance: random.Random
+    mentions: Sequence[Mention],
+    sizes: Sequence[tuple[float, float]],
+    relations: Sequence[tuple[int, str, int]],
+    chance: random.Random,
 ) -> list[Group]:
     """One group for each item that nothing carries; what is bound to it hangs on it."""
     hangs: dict[int, tuple[str, int]] = {}
     for subject, predicate, object_ in relations:
         if predicate not in BINDING:
             continue
-        child, parent, how = (object_, subject, predicate) if predicate in ("holding", "wearing") else (subject, object_, predicate)
+        child, parent, how = (
+            (object_, subject, predicate)
+            if predicate in ("holding", "wearing")
+            else (subject, object_, predicate)
+        )
         if predicate == "behind":
             child, parent, how = object_, subject, "in front of"
         if child not in hangs and not _above(parent, child, hangs):
@@ -86,7 +93,11 @@ def _groups(
     for index, mention in enumerate(mentions):
         if index in hangs:
             continue
-        copies = mention.count if not any(p == index and h not in ("holding", "wearing") for h, p in hangs.values()) else 1
+        copies = (
+            mention.count
+            if not any(p == index and h not in ("holding", "wearing") for h, p in hangs.values())
+            else 1
+        )
         for _ in range(copies):
             group = Group([Item(index, *sizes[index])])
             _hang(group, group.items[0], hangs, mentions, sizes, chance)
@@ -118,7 +129,13 @@ def _hang(
         if parent != base.mention:
             continue
         way = (
-            how if how != "wearing" else "head" if mentions[child].name in HEADGEAR else "eyes" if mentions[child].name in _EYES else "body"
+            how
+            if how != "wearing"
+            else "head"
+            if mentions[child].name in HEADGEAR
+            else "eyes"
+            if mentions[child].name in _EYES
+            else "body"
         )
         many = 1 if how in ("wearing", "holding") else mentions[child].count
         by_way.setdefault(way, []).extend(Item(child, *sizes[child]) for _ in range(many))
@@ -197,7 +214,11 @@ def _head(base: Item, items: list[Item], chance: random.Random) -> None:
     for item in items:
         factor = 0.62 * base.width / item.width
         item.width, item.height = item.width * factor, item.height * factor
-        item.x, item.y, item.layer = base.x + (base.width - item.width) / 2, y - 0.72 * item.height, base.layer + 2
+        item.x, item.y, item.layer = (
+            base.x + (base.width - item.width) / 2,
+            y - 0.72 * item.height,
+            base.layer + 2,
+        )
         y = item.y
 
 
@@ -205,7 +226,11 @@ def _eyes(base: Item, items: list[Item], chance: random.Random) -> None:
     for item in items:
         factor = 0.78 * base.width / item.width
         item.width, item.height = item.width * factor, item.height * factor
-        item.x, item.y, item.layer = base.x + (base.width - item.width) / 2, base.y + 0.36 * base.height - item.height / 2, base.layer + 2
+        item.x, item.y, item.layer = (
+            base.x + (base.width - item.width) / 2,
+            base.y + 0.36 * base.height - item.height / 2,
+            base.layer + 2,
+        )
 
 
 def _body(base: Item, items: list[Item], chance: random.Random) -> None:
@@ -222,9 +247,13 @@ _PLACE = {
 
 
 def _lines(
-    groups: list[Group], mentions: Sequence[Mention], relations: Sequence[tuple[int, str, int]], chance: random.Random
+    groups: list[Group],
+    mentions: Sequence[Mention],
+    relations: Sequence[tuple[int, str, int]],
+    chance: random.Random,
 ) -> list[list[Group]]:
-    """Groups that must stand side by side, each list from left to right; the lists by the text's sides, else at random."""
+    """Groups that must stand side by side, each list from left to right; the lists by the text's sides, else
+    at random."""
     of = {item.mention: number for number, group in reversed(list(enumerate(groups))) for item in group.items}
     before: set[tuple[int, int]] = set()
     beside: list[tuple[int, int]] = []
@@ -246,12 +275,19 @@ def _lines(
         _sort(line, before, beside, chance)
     chance.shuffle(lines)
     rank = {"left": 0, None: 1, "back": 1, "front": 1, "right": 2}
-    lines.sort(key=lambda line: min((rank[mentions[i.mention].side] for n in line for i in groups[n].items), key=lambda r: -abs(r - 1)))
+    lines.sort(
+        key=lambda line: min(
+            (rank[mentions[i.mention].side] for n in line for i in groups[n].items), key=lambda r: -abs(r - 1)
+        )
+    )
     return [[groups[number] for number in line] for line in lines]
 
 
-def _sort(line: list[int], before: set[tuple[int, int]], beside: list[tuple[int, int]], chance: random.Random) -> None:
-    """Orders a line so that `before` holds where it can, and neighbours stay close: the least broken of the orders tried."""
+def _sort(
+    line: list[int], before: set[tuple[int, int]], beside: list[tuple[int, int]], chance: random.Random
+) -> None:
+    """Orders a line so that `before` holds where it can, and neighbours stay close: the least broken of the
+    orders tried."""
     if len(line) < 2:
         return
 
@@ -271,8 +307,11 @@ def _sort(line: list[int], before: set[tuple[int, int]], beside: list[tuple[int,
     line[:] = best
 
 
-def _rows(lines: list[list[Group]], mentions: Sequence[Mention], area: tuple[float, float], chance: random.Random) -> list[Item]:
-    """Packs the lines into the number of rows that lets everything be largest, bottoms on each row's ground, slack shared at random."""
+def _rows(
+    lines: list[list[Group]], mentions: Sequence[Mention], area: tuple[float, float], chance: random.Random
+) -> list[Item]:
+    """Packs the lines into the number of rows that lets everything be largest, bottoms on each row's ground,
+    slack shared at random."""
     best: tuple[float, list[list[Group]]] = (0.0, [])
     for count in range(1, min(4, len(lines)) + 1):
         rows = _split(lines, count)
@@ -285,7 +324,11 @@ def _rows(lines: list[list[Group]], mentions: Sequence[Mention], area: tuple[flo
     heights = [max(g.height for g in row) + GAP for row in rows]
     spare_y = max(0.0, area[1] / unit - sum(heights) - GAP)
     items: list[Item] = []
-    y = GAP / 2 + spare_y * (0.55 + 0.25 * chance.random()) / max(1, len(rows)) if len(rows) == 1 else GAP / 2 + spare_y / (len(rows) + 1)
+    y = (
+        GAP / 2 + spare_y * (0.55 + 0.25 * chance.random()) / max(1, len(rows))
+        if len(rows) == 1
+        else GAP / 2 + spare_y / (len(rows) + 1)
+    )
     for row, height in zip(rows, heights, strict=True):
         spare = max(0.0, area[0] / unit - sum(g.width for g in row) - GAP * (len(row) + 1))
         cuts = sorted(chance.random() for _ in row)
@@ -293,7 +336,11 @@ def _rows(lines: list[list[Group]], mentions: Sequence[Mention], area: tuple[flo
         for group, cut in zip(row, cuts, strict=True):
             x += GAP + spare * (cut - used)
             used = cut
-            lift = chance.random() * min(0.25, (height - GAP - group.height)) if height - GAP > group.height else 0.0
+            lift = (
+                chance.random() * min(0.25, (height - GAP - group.height))
+                if height - GAP > group.height
+                else 0.0
+            )
             for item in group.items:
                 items.append(_pixels(item, x + item.x, y + height - group.height - lift + item.y, unit))
             x += group.width
@@ -313,7 +360,11 @@ def _split(lines: list[list[Group]], count: int) -> list[list[Group]]:
     for number, line in enumerate(lines):
         width = sum(g.width for g in line) + GAP * len(line)
         left = len(lines) - number
-        if rows[-1] and len(rows) < count and (filled + width / 2 > total * len(rows) / count or left <= count - len(rows)):
+        if (
+            rows[-1]
+            and len(rows) < count
+            and (filled + width / 2 > total * len(rows) / count or left <= count - len(rows))
+        ):
             rows.append([])
         rows[-1].extend(line)
         filled += width

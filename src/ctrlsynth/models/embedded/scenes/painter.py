@@ -1,9 +1,10 @@
-"""`scenes`, the text-to-image model (2c) that comes with the install: reads a prompt's text and draws it from OpenMoji's drawings.
+"""`scenes`, the text-to-image model (2c) that comes with the install: reads a prompt's text and draws it from
+OpenMoji's drawings.
 
-It looks at nothing but the text: objects, colours, sizes, counts, relations, place and weather are parsed out of it (scenes_read.py), laid
-out (scenes_layout.py) and drawn as stickers on a painted background (scenes_draw.py). It knows what it drew, so policies, judges and
-taggers can be measured on it. It is a drawing machine, small and exact; it paints no photographs.
-"""
+It looks at nothing but the text: objects, colours, sizes, counts, relations, place and weather are parsed out
+of it (scenes_read.py), laid out (scenes_layout.py) and drawn as stickers on a painted background
+(scenes_draw.py). It knows what it drew, so policies, judges and taggers can be measured on it. It is a
+drawing machine, small and exact; it paints no photographs."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ from .plan import Scene, make_plan, missing
 from .read import Reading, read
 from .vocabulary import drawings_digest, drawings_of
 
-VERSION = 1  # raise it when the same prompt would be drawn in another way: rows painted by older rules are then painted again
+# raise it when the same prompt would be drawn in another way: rows painted by older rules are then painted
+# again
+VERSION = 1
 _LEAST, _MOST = 64, 4096
 
 
@@ -25,15 +28,17 @@ class Scenes:
     """Text to image by drawing.
 
     size      pixels of the square picture where the prompt asks for no size (64 .. 4096)
-    drawings  a folder of another vendor's drawings, PNG files named by code points; OpenMoji's unless given. A text that names what this
-              folder lacks fails with `no_drawing`
+    drawings  a folder of another vendor's drawings, PNG files named by code points; OpenMoji's unless given.
+              A text that names what this folder lacks fails with `no_drawing`
     """
 
     id = "scenes"
 
     def __init__(self, size: int = 384, drawings: str | None = None) -> None:
         if isinstance(size, bool) or not isinstance(size, int) or not _LEAST <= size <= _MOST:
-            raise UserError(f"scenes: size is a whole number of pixels from {_LEAST} to {_MOST}, not {size!r}")
+            raise UserError(
+                f"scenes: size is a whole number of pixels from {_LEAST} to {_MOST}, not {size!r}"
+            )
         self.size = size
         folder = Path(drawings).expanduser().resolve() if drawings is not None else None
         self._drawings = drawings_of(folder)

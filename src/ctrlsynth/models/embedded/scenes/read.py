@@ -1,8 +1,8 @@
-"""Reads a prompt's text for `scenes` (2c): which objects, how many, in which colour and size, how they stand to one another, and where.
+"""Reads a prompt's text for `scenes` (2c): which objects, how many, in which colour and size, how they stand
+to one another, and where.
 
-A shallow reading from left to right: the longest known phrase at each place, modifiers gather until their noun, a predicate waits
-for its object. Style words are taken out first, so that they are never objects.
-"""
+A shallow reading from left to right: the longest known phrase at each place, modifiers gather until their
+noun, a predicate waits for its object. Style words are taken out first, so that they are never objects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ _VERBS = frozenset("sit sits stand stands lie lies rest rests is are was were".s
 
 @dataclass(slots=True)
 class Mention:
-    """A kind of object that the text speaks of. `name` is its drawing's; `word` the text's own noun; `scale` from words and weights."""
+    """A kind of object that the text speaks of. `name` is its drawing's; `word` the text's own noun; `scale`
+    from words and weights."""
 
     name: str
     word: str
@@ -38,7 +39,8 @@ class Mention:
 
 @dataclass(slots=True)
 class Reading:
-    """What a text says. `relations`: (subject, predicate, object) by index into `mentions`; `set_in`: phrases such as `dog on beach`."""
+    """What a text says. `relations`: (subject, predicate, object) by index into `mentions`; `set_in`: phrases
+    such as `dog on beach`."""
 
     mentions: list[Mention] = field(default_factory=list)
     relations: list[tuple[int, str, int]] = field(default_factory=list)
@@ -56,12 +58,15 @@ def read(text: str) -> Reading:
     asked = [words().styles[m.group(0)] for m in words().style_pattern.finditer(low)]
     reader = _Reader(_TOKEN.findall(words().style_pattern.sub(" ", low)))
     reader.run()
-    reader.out.style = max((s for s in asked if s), key=lambda s: (asked.count(s), -asked.index(s)), default="")
+    reader.out.style = max(
+        (s for s in asked if s), key=lambda s: (asked.count(s), -asked.index(s)), default=""
+    )
     return reader.out
 
 
 class _Reader:
-    """The state of one reading: where it is, the modifiers that wait for a noun, the predicate that waits for an object."""
+    """The state of one reading: where it is, the modifiers that wait for a noun, the predicate that waits for
+    an object."""
 
     def __init__(self, tokens: list[str]) -> None:
         self.tokens, self.at, self.sentence = tokens, 0, 0
@@ -74,7 +79,9 @@ class _Reader:
         self.verb = False  # a finite verb has come: what follows is said of the clause's first noun
         self.predicate: str | None = None
         self.subjects: list[int] = []
-        self.landmark: tuple[str, int] | None = None  # `on the table is a cup`: predicate and object came first
+        self.landmark: tuple[str, int] | None = (
+            None  # `on the table is a cup`: predicate and object came first
+        )
         self._clear()
 
     def _clear(self) -> None:
@@ -98,7 +105,8 @@ class _Reader:
         self._stop(".")
 
     def _match(self) -> tuple[str, object, int]:
-        """The longest known phrase here: its kind, value and number of tokens. Objects win over scenery of the same length."""
+        """The longest known phrase here: its kind, value and number of tokens. Objects win over scenery of
+        the same length."""
         known, vocab = words().phrases, vocabulary()
         if self._lacking():
             return "lacking", None, 2
@@ -121,9 +129,14 @@ class _Reader:
         return "unknown", None, 1
 
     def _lacking(self) -> bool:
-        """Whether two words here name one thing that has no drawing, nor anything above it: a `fire hydrant` is no fire."""
+        """Whether two words here name one thing that has no drawing, nor anything above it: a `fire hydrant`
+        is no fire."""
         two = f"{self.tokens[self.at]} {self._ahead(1)}"
-        if self.tokens[self.at] in words().phrases or not self._ahead(1)[:1].isalnum() or vocabulary().find(two) is not None:
+        if (
+            self.tokens[self.at] in words().phrases
+            or not self._ahead(1)[:1].isalnum()
+            or vocabulary().find(two) is not None
+        ):
             return False
         return wordnet.morphy(two, "n") is not None and nearest(two) is None
 
@@ -136,7 +149,8 @@ class _Reader:
         return self.tokens[self.at + by] if self.at + by < len(self.tokens) else ""
 
     def _paints(self, length: int) -> bool:
-        """Whether a word that is a colour and a noun (`orange`, `lime`) is the colour here: after `is`, or with a noun to come."""
+        """Whether a word that is a colour and a noun (`orange`, `lime`) is the colour here: after `is`, or
+        with a noun to come."""
         if singular(self.tokens[self.at]) != self.tokens[self.at]:
             return False
         if self.copula and self.count is None:
@@ -147,7 +161,9 @@ class _Reader:
             kind = words().phrases.get(token, ("",))[0]
             if token == "and" and words().phrases.get(self._ahead(by + 1), ("",))[0] == "colour":
                 by += 2
-            elif not self._drawn_at(by) and (kind in ("size", "colour") or (not kind and is_adjective(token) and not is_noun(token))):
+            elif not self._drawn_at(by) and (
+                kind in ("size", "colour") or (not kind and is_adjective(token) and not is_noun(token))
+            ):
                 by += 1
             else:
                 break
@@ -158,18 +174,23 @@ class _Reader:
         return (
             self._drawn_at(by)
             or words().phrases.get(following, ("",))[0] == "place"
-            or (following not in words().phrases and (is_noun(following) or wordnet.morphy(two, "n") is not None))
+            or (
+                following not in words().phrases
+                and (is_noun(following) or wordnet.morphy(two, "n") is not None)
+            )
         )
 
     def _drawn_at(self, by: int) -> bool:
         """Whether a drawing's name of any number of words begins `by` tokens ahead."""
         vocab, at = vocabulary(), self.at + by
         return any(
-            vocab.find(" ".join(self.tokens[at:end])) is not None for end in range(at + 1, min(at + vocab.longest, len(self.tokens)) + 1)
+            vocab.find(" ".join(self.tokens[at:end])) is not None
+            for end in range(at + 1, min(at + vocab.longest, len(self.tokens)) + 1)
         )
 
     def _is_verb(self, token: str) -> bool:
-        """`a man watches a dog`: a word that names a drawing but stands, right after a noun, in a verb's place."""
+        """`a man watches a dog`: a word that names a drawing but stands, right after a noun, in a verb's
+        place."""
         before = self.tokens[self.at - 1] if self.at else ""
         if not before or vocabulary().find(before) is None or wordnet.morphy(token, "v") is None:
             return False
@@ -208,7 +229,10 @@ class _Reader:
 
     def _on_function(self, phrase: str, value: str) -> None:
         if phrase == "and":
-            said = self.copula and words().phrases.get(self._ahead(0), ("",))[0] not in ("colour", "size")  # `is red and the dog is blue`
+            said = self.copula and words().phrases.get(self._ahead(0), ("",))[0] not in (
+                "colour",
+                "size",
+            )  # `is red and the dog is blue`
             if not self.colours or said:
                 self._settle()
                 self.joined, self.clause, self.verb = True, [], False
@@ -263,7 +287,8 @@ class _Reader:
         self.subjects = list(subjects)
 
     def _subjects(self) -> list[int]:
-        """Whom a preposition speaks of: the subject of a verb just before it, the same as before after `and`, or else the nearest noun.
+        """Whom a preposition speaks of: the subject of a verb just before it, the same as before after `and`,
+        or else the nearest noun.
 
         Clothes hang on their wearer: `a man with a hat on a bench` puts the man there.
         """
@@ -295,7 +320,9 @@ class _Reader:
             self.out.not_drawn.append(f"{two} (drawn as {name})")
             self._add(name, two, self.count or (1 if two.endswith(self.tokens[self.at - 1]) else 2))
             return
-        context = bool(self.article or self.count or self.colours or self.others or self.predicate) and not is_adjective(phrase)
+        context = bool(
+            self.article or self.count or self.colours or self.others or self.predicate
+        ) and not is_adjective(phrase)
         if noun is None or not (is_noun(phrase) or (context and not self._modifies(phrase))):
             if is_adjective(phrase) and not self._after_noun():
                 self.others.append(phrase)
@@ -309,24 +336,39 @@ class _Reader:
             self._on_lacking(noun, None)
 
     def _after_noun(self) -> bool:
-        """Whether the word just read stands right after a noun, where no modifier can stand: `dog running`."""
+        """Whether the word just read stands right after a noun, where no modifier can stand: `dog
+        running`."""
         before = self.tokens[self.at - 2] if self.at > 1 else ""
         return vocabulary().find(before) is not None and not self.colours and not self.others
 
     def _modifies(self, phrase: str) -> bool:
         """`coffee` in `coffee shop`: a singular noun right before another noun."""
         following = self._ahead(0)
-        if not following or not following[0].isalnum() or (singular(phrase) != phrase and vocabulary().words.get(phrase) is None):
+        if (
+            not following
+            or not following[0].isalnum()
+            or (singular(phrase) != phrase and vocabulary().words.get(phrase) is None)
+        ):
             return False
         entry = words().phrases.get(following)
         if entry is not None:
-            return entry[0] == "place" and following not in ("water", "wave", "waves", "park", "track", "wall", "stage", "snow")
+            return entry[0] == "place" and following not in (
+                "water",
+                "wave",
+                "waves",
+                "park",
+                "track",
+                "wall",
+                "stage",
+                "snow",
+            )
         if vocabulary().find(following) is not None:
             return not self._is_verb(following)
         return self._drawn_at(0) or (is_noun(following) and nearest(following) is not None)
 
     def _add(self, name: str, word: str, count: int) -> None:
-        """A noun has come: a new mention or one that was there, with the modifiers that waited for it, and its relation."""
+        """A noun has come: a new mention or one that was there, with the modifiers that waited for it, and
+        its relation."""
         colour = self.colours[0] if self.colours else None
         if self.predicate == "without":
             self.predicate = None
@@ -339,19 +381,26 @@ class _Reader:
         mention = self.out.mentions[index]
         mention.colour = mention.colour or colour
         mention.scale *= self.scale
-        self.out.not_drawn += [f"{other} {word}" for other in self.others] + [f"{other} {word}" for other in self.colours[1:]]
+        self.out.not_drawn += [f"{other} {word}" for other in self.others] + [
+            f"{other} {word}" for other in self.colours[1:]
+        ]
         self._relate(index)
         self.spoken.append(index)
         self.clause.append(index)
         self._clear()
 
     def _known(self, name: str, colour: str | None, count: int) -> int | None:
-        """The mention that this noun speaks of again: `the dog`, a bare `dog`, or `a dog` in a later sentence."""
+        """The mention that this noun speaks of again: `the dog`, a bare `dog`, or `a dog` in a later
+        sentence."""
         if self.article in _NEW:
             return None
         for index in reversed(range(len(self.out.mentions))):
             old = self.out.mentions[index]
-            fits = old.name == name and (colour is None or old.colour in (None, colour)) and (self.count is None or old.count == count)
+            fits = (
+                old.name == name
+                and (colour is None or old.colour in (None, colour))
+                and (self.count is None or old.count == count)
+            )
             again = self.article not in ("a", "an") or old.sentence != self.sentence
             if fits and again and not (self.predicate is not None and index in self.subjects):
                 return index
@@ -366,10 +415,18 @@ class _Reader:
             for subject in self.subjects:
                 entry = (subject, self._meant(self.predicate, subject, index), index)
                 if self.predicate == "of":  # `a plate of cake`: the cake is on the plate
-                    entry = (index, "on" if self.out.mentions[subject].name in ("plate", "shelf") else "in", subject)
+                    entry = (
+                        index,
+                        "on" if self.out.mentions[subject].name in ("plate", "shelf") else "in",
+                        subject,
+                    )
                 if subject != index and entry not in relations:
                     relations.append(entry)
-            self.predicate, self.run_of, self.verb = None, [], False  # the verb is used up: what follows stands with the nearest noun
+            self.predicate, self.run_of, self.verb = (
+                None,
+                [],
+                False,
+            )  # the verb is used up: what follows stands with the nearest noun
         elif self.landmark is not None and self.landmark[1] != index:
             entry = (index, self._meant(self.landmark[0], index, self.landmark[1]), self.landmark[1])
             self.landmark, self.verb = None, False
@@ -388,7 +445,8 @@ class _Reader:
         return meant(predicate, self.out.mentions[subject].name, self.out.mentions[object_].name)
 
     def _goes_on(self, index: int) -> bool:
-        """Whether `and` gives the last relation one more object: `wears a shirt and shorts`, `next to a cat and a bird`."""
+        """Whether `and` gives the last relation one more object: `wears a shirt and shorts`, `next to a cat
+        and a bird`."""
         relations = self.out.relations
         if not (self.joined and self.subjects and relations and relations[-1][2] == self.spoken[-1]):
             return False

@@ -1,7 +1,8 @@
-"""Drawings as pixels, for `scenes` (2c) and for the labelled folder of `reference` (2a): rendered, trimmed, recoloured, cut out.
+"""Drawings as pixels, for `scenes` (2c) and for the labelled folder of `reference` (2a): rendered, trimmed,
+recoloured, cut out.
 
-A sprite is a drawing with a white rim, as a sticker has: the rim parts it from the background and from what it covers.
-"""
+A sprite is a drawing with a white rim, as a sticker has: the rim parts it from the background and from what
+it covers."""
 
 from __future__ import annotations
 
@@ -42,16 +43,18 @@ def _from_svg(drawing: Drawing, side: int) -> Image.Image:
 
 
 def recolour(rgb: Floats, *colours: str) -> list[Floats]:
-    """RGB in 0..255, shape (..., 3), once for each colour: every filled area in its shades, lines (dark) as they are.
+    """RGB in 0..255, shape (..., 3), once for each colour: every filled area in its shades, lines (dark) as
+    they are.
 
-    Shades keep the order of the old brightnesses, squeezed to 0.80 .. 1.10 of the colour's own, so that the colour is plain to see.
-    """
+    Shades keep the order of the old brightnesses, squeezed to 0.80 .. 1.10 of the colour's own, so that the
+    colour is plain to see."""
     dim, lift, kept = shades(rgb)
     return [paint(colour, dim, lift, kept) for colour in colours]
 
 
 def shades(rgb: Floats) -> tuple[Floats, Floats, Floats]:
-    """What `paint` needs to recolour: (..., 1) share of the colour, (..., 1) share of its complement, (..., 3) what stays."""
+    """What `paint` needs to recolour: (..., 1) share of the colour, (..., 1) share of its complement, (...,
+    3) what stays."""
     light = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
     fill = np.clip((light - 40.0) / 35.0, 0.0, 1.0)[..., None]
     shade = (0.80 + 0.30 * np.clip((light - 60.0) / 195.0, 0.0, 1.0))[..., None]
@@ -59,7 +62,8 @@ def shades(rgb: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def paint(colour: str, dim: Floats, lift: Floats, kept: Floats) -> Floats:
-    """RGB in 0..255 in a colour. Linear in what `shades` gives, so means of those give the mean of the painted pixels."""
+    """RGB in 0..255 in a colour. Linear in what `shades` gives, so means of those give the mean of the
+    painted pixels."""
     target = np.array(COLOURS[colour], np.float32)
     return np.asarray(target * dim + (255.0 - target) * lift + kept, np.float32)
 
@@ -75,7 +79,9 @@ def coloured(drawing: Drawing, colour: str | None, skewed: bool, side: int = MAS
     if skewed:
         rise = int(image.width * SKEW)
         size = (image.width, image.height + rise)
-        image = image.transform(size, Image.Transform.AFFINE, (1, 0, 0, SKEW, 1, -rise), Image.Resampling.BICUBIC)
+        image = image.transform(
+            size, Image.Transform.AFFINE, (1, 0, 0, SKEW, 1, -rise), Image.Resampling.BICUBIC
+        )
         box = image.getchannel("A").point(lambda a: 255 if a > 40 else 0).getbbox()
         image = image.crop(box) if box else image
     return image
@@ -83,7 +89,8 @@ def coloured(drawing: Drawing, colour: str | None, skewed: bool, side: int = MAS
 
 @lru_cache(maxsize=256)
 def paper(drawing: Drawing, skewed: bool) -> Image.Image:
-    """The drawing's silhouette as the sticker's paper needs it: one piece, without holes. As large as `coloured` gives the drawing."""
+    """The drawing's silhouette as the sticker's paper needs it: one piece, without holes. As large as
+    `coloured` gives the drawing."""
     art = coloured(drawing, None, skewed)
     margin = MASTER // 4
     frame = Image.new("L", (art.width + 2 * margin, art.height + 2 * margin), 0)
@@ -105,12 +112,14 @@ def grow(mask: Mask, by: int, inverse: bool = False) -> Mask:
 
 
 def sprite(drawing: Drawing, colour: str | None, skewed: bool, longer: int, rim: int) -> Image.Image:
-    """The sticker that `_cut` makes, remembered unless it is large: the memory stays under about 300 MB at any size of picture."""
+    """The sticker that `_cut` makes, remembered unless it is large: the memory stays under about 300 MB at
+    any size of picture."""
     return (_kept if longer <= _REMEMBERED else _cut)(drawing, colour, skewed, longer, rim)
 
 
 def _cut(drawing: Drawing, colour: str | None, skewed: bool, longer: int, rim: int) -> Image.Image:
-    """The sticker: RGBA, the drawing's longer side `longer` pixels, with a white rim of `rim` pixels all round (so 2 * rim larger)."""
+    """The sticker: RGBA, the drawing's longer side `longer` pixels, with a white rim of `rim` pixels all
+    round (so 2 * rim larger)."""
     art = coloured(drawing, colour, skewed)
     factor = longer / max(art.size)
     size = (max(8, round(art.width * factor)), max(8, round(art.height * factor)))

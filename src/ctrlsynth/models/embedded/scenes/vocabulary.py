@@ -1,7 +1,8 @@
-"""The words that `scenes` (2c) can draw and `reference` (2a) can name: drawings by name, other words for them, the basic colours.
+"""The words that `scenes` (2c) can draw and `reference` (2a) can name: drawings by name, other words for
+them, the basic colours.
 
-OpenMoji's files carry code points and no names; the names come from CLDR by the `emoji` package. `data/names.txt` picks the
-drawings that can be told apart and gives each the plain noun that captions use.
+OpenMoji's files carry code points and no names; the names come from CLDR by the `emoji` package.
+`data/names.txt` picks the drawings that can be told apart and gives each the plain noun that captions use.
 """
 
 from __future__ import annotations
@@ -19,35 +20,46 @@ from ....lang.words import singular
 
 _DATA = Path(__file__).parent / "data"
 _OWN_SVG = (
-    '<svg viewBox="0 0 72 72" xmlns="http://www.w3.org/2000/svg"><g stroke="#000" stroke-width="2" stroke-linejoin="round" '
+    '<svg viewBox="0 0 72 72" xmlns="http://www.w3.org/2000/svg"><g stroke="#000" stroke-width="2" '
+    'stroke-linejoin="round" '
     'stroke-linecap="round">{}</g></svg>'
 )
-# The eleven basic colour terms of English (Berlin and Kay, 1969); black is lightened so that the drawing's lines stay visible.
+# The eleven basic colour terms of English (Berlin and Kay, 1969); black is lightened so that the drawing's
+# lines stay visible.
 COLOURS = MappingProxyType(
     {
-        "red": (214, 38, 38), "orange": (244, 130, 24), "yellow": (250, 214, 40), "green": (58, 158, 66), "blue": (40, 96, 214),
-        "purple": (134, 66, 184), "pink": (246, 146, 190), "brown": (128, 78, 44), "black": (70, 70, 74), "white": (220, 220, 223),
+        "red": (214, 38, 38), "orange": (244, 130, 24), "yellow": (250, 214, 40), "green": (58, 158, 66),
+        "blue": (40, 96, 214),
+        "purple": (134, 66, 184), "pink": (246, 146, 190), "brown": (128, 78, 44), "black": (70, 70, 74),
+        "white": (220, 220, 223),
         "gray": (152, 152, 156),
     }
 )  # fmt: skip
 COLOUR_WORDS = MappingProxyType(
     {
-        **{name: name for name in COLOURS}, "grey": "gray", "golden": "yellow", "blond": "yellow", "blonde": "yellow", "silver": "gray",
-        "navy": "blue", "turquoise": "blue", "cyan": "blue", "teal": "green", "crimson": "red", "scarlet": "red", "maroon": "red",
-        "violet": "purple", "lavender": "purple", "magenta": "pink", "lime": "green", "tan": "brown", "beige": "brown",
+        **{name: name for name in COLOURS}, "grey": "gray", "golden": "yellow", "blond": "yellow",
+        "blonde": "yellow", "silver": "gray",
+        "navy": "blue", "turquoise": "blue", "cyan": "blue", "teal": "green", "crimson": "red",
+        "scarlet": "red", "maroon": "red",
+        "violet": "purple", "lavender": "purple", "magenta": "pink", "lime": "green", "tan": "brown",
+        "beige": "brown",
     }
 )  # fmt: skip
 CLOTHES = frozenset(
-    "hat|top hat|cap|crown|helmet|hard hat|shirt|blouse|suit|pants|shorts|dress|coat|lab coat|kimono|bikini|swimsuit|socks|gloves|scarf|"
-    "shoe|sneaker|boot|high heel|sandal|flip flop|glasses|sunglasses|goggles|backpack|ring|necklace|vest|watch|headphones|medal|bow".split(
-        "|"
-    )
+    "hat|top hat|cap|crown|helmet|hard hat|shirt|blouse|suit|pants|shorts|dress|coat|lab "
+    "coat|kimono|bikini|swimsuit|socks|gloves|scarf|"
+    "shoe|sneaker|boot|high heel|sandal|flip "
+    "flop|glasses|sunglasses|goggles|backpack|ring|necklace|vest|watch|headphones|medal|bow".split("|")
 )
 CONTAINERS = frozenset("bowl plate basket box bag vase jar cup glass bucket pot shelf".split())
-MEASURES = frozenset("group pair couple bunch herd flock slice piece pieces stack pile bowl plate cup glass bottle basket set row".split())
+MEASURES = frozenset(
+    "group pair couple bunch herd flock slice piece pieces stack pile bowl plate cup glass bottle basket "
+    "set row".split()
+)
 HEADGEAR = frozenset("hat|top hat|cap|crown|helmet|hard hat".split("|"))
 PEOPLE = frozenset(
-    "man|woman|person|boy|girl|child|old man|old woman|cook|police officer|firefighter|astronaut|scientist|farmer|artist|singer|teacher|"
+    "man|woman|person|boy|girl|child|old man|old woman|cook|police "
+    "officer|firefighter|astronaut|scientist|farmer|artist|singer|teacher|"
     "pilot|doctor|mechanic|builder|student|judge|detective|ninja|guard|prince|princess|wizard|superhero|santa|surfer|skier|snowboarder|"
     "dancer|cyclist|baby|robot|ghost".split("|")
 )
@@ -55,8 +67,8 @@ PEOPLE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """One drawing: the noun that names it, where its SVG comes from, its size beside the others (a sofa is 1). `file`: another vendor's
-    drawing of the same thing, in place of the SVG."""
+    """One drawing: the noun that names it, where its SVG comes from, its size beside the others (a sofa is
+    1). `file`: another vendor's drawing of the same thing, in place of the SVG."""
 
     name: str
     source: str
@@ -98,14 +110,18 @@ def _own() -> dict[str, str]:
 
 @cache
 def vocabulary() -> Vocabulary:
-    """Reads the names and joins them with the installed drawings; a name whose drawing this OpenMoji lacks is left out."""
+    """Reads the names and joins them with the installed drawings; a name whose drawing this OpenMoji lacks is
+    left out."""
     import emoji
 
     files = {path.stem for path in _svg_folder().glob("*.svg")}
     codes: dict[str, str] = {}
     for text, data in emoji.EMOJI_DATA.items():
         full = "-".join(f"{ord(c):04X}" for c in text)
-        for code in (full, full.replace("-FE0F", "")):  # OpenMoji's file names often go without the variation selector
+        for code in (
+            full,
+            full.replace("-FE0F", ""),
+        ):  # OpenMoji's file names often go without the variation selector
             if code in files:
                 codes.setdefault(data["en"].strip(":").lower(), code)
     drawings: dict[str, Drawing] = {}
@@ -138,8 +154,9 @@ def vocabulary() -> Vocabulary:
 
 @cache
 def drawings_of(folder: Path | None) -> dict[str, Drawing]:
-    """Drawings by name: OpenMoji's, or those of a folder of PNG files named by code points (`1f436.png`, as npm's emoji-datasource packages
-    have them), without the things that it lacks. Raises UserError for a folder without any."""
+    """Drawings by name: OpenMoji's, or those of a folder of PNG files named by code points (`1f436.png`, as
+    npm's emoji-datasource packages have them), without the things that it lacks. Raises UserError for a
+    folder without any."""
     known = vocabulary().drawings
     if folder is None:
         return known
@@ -148,7 +165,8 @@ def drawings_of(folder: Path | None) -> dict[str, Drawing]:
     found = {d.name: replace(d, file=file) for d, file in pairs if file is not None}
     if not found:
         raise UserError(
-            f"scenes: drawings: {folder}: expected PNG files named by code points, such as 1f436.png; found {len(files)} others"
+            f"scenes: drawings: {folder}: expected PNG files named by code points, such as 1f436.png; found "
+            f"{len(files)} others"
         )
     return found
 
@@ -162,7 +180,8 @@ def svg(drawing: Drawing) -> str:
 
 @cache
 def drawings_digest(folder: Path | None = None) -> str:
-    """Sixteen hexadecimal digits over the names and every drawing: what decides which pictures can come out."""
+    """Sixteen hexadecimal digits over the names and every drawing: what decides which pictures can come
+    out."""
     digest = hashlib.blake2b(digest_size=8)
     for name, drawing in sorted(drawings_of(folder).items()):
         content = svg(drawing).encode() if drawing.file is None else drawing.file.read_bytes()

@@ -1,4 +1,5 @@
-"""The words that `scenes` (2c) reads beside the names of drawings (`data/words.yaml`), and stand-ins by WordNet.
+"""The words that `scenes` (2c) reads beside the names of drawings (`data/words.yaml`), and stand-ins by
+WordNet.
 
 A noun without a drawing is drawn as its nearest WordNet ancestor that has one; the reading says so.
 """
@@ -19,14 +20,17 @@ from .vocabulary import CLOTHES, COLOUR_WORDS, PEOPLE, vocabulary
 _FILE = Path(__file__).parent / "data" / "words.yaml"
 _FARTHEST = 8  # hypernym steps: beyond, an ancestor says too little about its descendant
 # Senses that drawings have where WordNet's first sense is another thing.
-_SENSES = {"cap": "cap.n.01", "bow": "bow.n.04", "record": "phonograph_record.n.01", "fly": "fly.n.01", "crane": "crane.n.04",
+_SENSES = {"cap": "cap.n.01", "bow": "bow.n.04", "record": "phonograph_record.n.01", "fly": "fly.n.01",
+"crane": "crane.n.04",
            "slide": "slide.n.05",
-           "cricket bat": "cricket_bat.n.01", "mouse": "mouse.n.01", "glasses": "spectacles.n.01", "chick": "chick.n.01"}  # fmt: skip
+           "cricket bat": "cricket_bat.n.01", "mouse": "mouse.n.01", "glasses": "spectacles.n.01",
+           "chick": "chick.n.01"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Phrases by what they mean. `phrases`: phrase -> (kind, value), kinds `relation side place weather count size colour function`."""
+    """Phrases by what they mean. `phrases`: phrase -> (kind, value), kinds `relation side place weather count
+    size colour function`."""
 
     phrases: dict[str, tuple[str, Any]]
     styles: dict[str, str]
@@ -38,11 +42,18 @@ class Words:
 def words() -> Words:
     """The file, turned round: from phrase to meaning."""
     data: dict[str, Any] = yaml.safe_load(_FILE.read_text("utf-8"))
-    phrases: dict[str, tuple[str, Any]] = {word: ("function", word) for word in data["function_words"].split()}
+    phrases: dict[str, tuple[str, Any]] = {
+        word: ("function", word) for word in data["function_words"].split()
+    }
     phrases |= {word: ("colour", name) for word, name in COLOUR_WORDS.items()}
     phrases |= {word: ("size", factor) for word, factor in data["sizes"].items()}
     phrases |= {word: ("count", number) for word, number in data["counts"].items()}
-    for kind, key in (("weather", "weather"), ("place", "places"), ("relation", "relations"), ("side", "sides")):
+    for kind, key in (
+        ("weather", "weather"),
+        ("place", "places"),
+        ("relation", "relations"),
+        ("side", "sides"),
+    ):
         for value, forms in data[key].items():
             phrases |= dict.fromkeys(forms, (kind, value))
     styles = {phrase: style for style, group in data["styles"].items() for phrase in group}
@@ -53,7 +64,8 @@ def words() -> Words:
 
 @cache
 def _drawn_senses() -> dict[int, str]:
-    """WordNet row -> the drawing that shows it; plain names before other words, other words before the wide classes."""
+    """WordNet row -> the drawing that shows it; plain names before other words, other words before the wide
+    classes."""
     found: dict[int, str] = {}
     names = vocabulary().drawings
     pairs = [*((n, n) for n in names), *words().generic.items(), *vocabulary().words.items()]
@@ -68,7 +80,8 @@ def _drawn_senses() -> dict[int, str]:
 
 @lru_cache(maxsize=65536)
 def nearest(noun: str) -> str | None:
-    """The drawing of a noun's nearest WordNet ancestor (or itself) that has one, at most 8 steps up; None when none has."""
+    """The drawing of a noun's nearest WordNet ancestor (or itself) that has one, at most 8 steps up; None
+    when none has."""
     sense = wordnet.first_sense(noun)
     if sense is None or not wordnet.is_a(sense, "physical_entity.n.01"):
         return None
@@ -80,7 +93,8 @@ def nearest(noun: str) -> str | None:
 
 @lru_cache(maxsize=65536)
 def is_noun(word: str) -> bool:
-    """Whether an unknown word is most of all a noun: a noun in WordNet, and there at least as often as anything else."""
+    """Whether an unknown word is most of all a noun: a noun in WordNet, and there at least as often as
+    anything else."""
     lemma = wordnet.morphy(word, "n")
     if lemma is None or len(word) < 3:
         return False
@@ -90,12 +104,16 @@ def is_noun(word: str) -> bool:
 
 @lru_cache(maxsize=65536)
 def is_adjective(word: str) -> bool:
-    """Whether WordNet lists the word as an adjective or as a verb's participle: what may stand before a noun."""
-    return wordnet.morphy(word, "a") is not None or (word.endswith(("ing", "ed", "en")) and wordnet.morphy(word, "v") is not None)
+    """Whether WordNet lists the word as an adjective or as a verb's participle: what may stand before a
+    noun."""
+    return wordnet.morphy(word, "a") is not None or (
+        word.endswith(("ing", "ed", "en")) and wordnet.morphy(word, "v") is not None
+    )
 
 
 def meant(predicate: str, who: str, what: str) -> str:
-    """`with` and `in` mean wearing before clothes, `with` holding before small things; what is large is not held. Names of drawings."""
+    """`with` and `in` mean wearing before clothes, `with` holding before small things; what is large is not
+    held. Names of drawings."""
     person = who in PEOPLE
     small = vocabulary().drawings[what].scale <= 0.75 and what not in PEOPLE
     if predicate in ("with", "in", "wearing") and what in CLOTHES and (person or predicate != "in"):

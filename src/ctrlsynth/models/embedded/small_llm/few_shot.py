@@ -1,8 +1,9 @@
-"""Few-shot prompts for a small model (2b): a task line, our own examples, then the request's phrases and caption.
+"""Few-shot prompts for a small model (2b): a task line, our own examples, then the request's phrases and
+caption.
 
-SmolLM2-135M copies a long instruction instead of following it, so the rendered template is not in this prompt: the family decides the
-task and the content stays the request's. (A larger GGUF model gets the instruction itself: llama_cpp.py.)
-"""
+SmolLM2-135M copies a long instruction instead of following it, so the rendered template is not in this
+prompt: the family decides the task and the content stays the request's. (A larger GGUF model gets the
+instruction itself: llama_cpp.py.)"""
 
 from __future__ import annotations
 
@@ -120,7 +121,8 @@ def task(request: Request, common: Mapping[str, Any], *, bound: bool = True) -> 
     tags+text  the caption said again; `rest` then adds what that leaves out
     text       the caption said again
     concept    one short sentence that begins with the concept
-    extract    three lines of spans of the caption (A.4), the objects first: the small model finds more of them so
+    extract    three lines of spans of the caption (A.4), the objects first: the small model finds more of
+               them so
 
     `bound` False leaves the grammar away, but for `extract`: then the model forgets phrases and adds its own.
     """
@@ -131,18 +133,29 @@ def task(request: Request, common: Mapping[str, Any], *, bound: bool = True) -> 
     caption, tags = shown(request), request.tags
     if request.family == "concept":
         thing = next(iter(tags.phrases()), caption)
-        head, asked, rule = _CONCEPT, f" {thing}\nSentence:" if thing else "", grammar.about(thing, request.words)
+        head, asked, rule = (
+            _CONCEPT,
+            f" {thing}\nSentence:" if thing else "",
+            grammar.about(thing, request.words),
+        )
     elif request.family in ("text", "tags+text") and caption:
         head, asked, rule = _AGAIN, f" {caption}\nAgain:", grammar.again(request.words)
     else:
         scene = plan(tags)
         words = content(scene)
-        head, asked, rule = _TAGS, f" {words}\nSentence:" if words else "", grammar.sentence(scene, request.words, seed=request.seed)
+        head, asked, rule = (
+            _TAGS,
+            f" {words}\nSentence:" if words else "",
+            grammar.sentence(scene, request.words, seed=request.seed),
+        )
     return _task(head, asked, rule if bound else None, common, ["\n"]) if asked else None
 
 
-def rest(request: Request, text: str, common: Mapping[str, Any], *, bound: bool = True) -> dict[str, Any] | None:
-    """For tags+text: the task of a second sentence, about the tags that the caption said again does not have; None if it has them all."""
+def rest(
+    request: Request, text: str, common: Mapping[str, Any], *, bound: bool = True
+) -> dict[str, Any] | None:
+    """For tags+text: the task of a second sentence, about the tags that the caption said again does not have;
+    None if it has them all."""
     missing = plan_missing(text, request.tags) if request.family == "tags+text" and request.caption else None
     if missing is None:
         return None
@@ -150,7 +163,9 @@ def rest(request: Request, text: str, common: Mapping[str, Any], *, bound: bool 
     return _task(_TAGS, f" {content(missing)}\nSentence:", rule, common, ["\n"])
 
 
-def _task(head: str, asked: str, rule: str | None, common: Mapping[str, Any], stop: list[str]) -> dict[str, Any]:
+def _task(
+    head: str, asked: str, rule: str | None, common: Mapping[str, Any], stop: list[str]
+) -> dict[str, Any]:
     body = dict(common) | {"prompt": head + asked, "stop": stop}
     if rule is not None:
         body["grammar"] = rule
@@ -158,7 +173,8 @@ def _task(head: str, asked: str, rule: str | None, common: Mapping[str, Any], st
 
 
 def content(scene: Scene) -> str:
-    """The scene as short phrases: `brown dog on red sofa, tall tree`; a noun has its modifiers at its first mention."""
+    """The scene as short phrases: `brown dog on red sofa, tall tree`; a noun has its modifiers at its first
+    mention."""
     seen: set[int] = set()
 
     def name(i: int | None) -> str:
@@ -174,16 +190,31 @@ def content(scene: Scene) -> str:
 
 
 def digest() -> str:
-    """Changes when any prompt or grammar changes: made from the tasks of a few requests that reach every part of them."""
+    """Changes when any prompt or grammar changes: made from the tasks of a few requests that reach every part
+    of them."""
     tags = Tags(
         ("man", "hat", "horse", "road", "sky", "two lamps"), ("old man", "three horses", "bright", "red hat"),
         ("man wearing hat", "man riding horse", "horse on road", "road under sky", "hat of man"),
     )  # fmt: skip
-    probes = [Request("", tags, words=(20, 40)), Request("", Tags(("tiger",)), seed=1), Request("", Tags((), ("bright",)))]
-    probes += [Request("", tags, "A photo of a man, smiling. #old", family) for family in ("text", "tags+text", "concept", "extract")]
+    probes = [
+        Request("", tags, words=(20, 40)),
+        Request("", Tags(("tiger",)), seed=1),
+        Request("", Tags((), ("bright",))),
+    ]
+    probes += [
+        Request("", tags, "A photo of a man, smiling. #old", family)
+        for family in ("text", "tags+text", "concept", "extract")
+    ]
     gone = Tags(("woman", "dog"), ("old man",), ("man with dog",))
     probes.append(
-        Request("", tags, "A woman, a big dog in a park, an old man with a dog.", "tags+text", gone=gone, instead=(("woman", "cat"),))
+        Request(
+            "",
+            tags,
+            "A woman, a big dog in a park, an old man with a dog.",
+            "tags+text",
+            gone=gone,
+            instead=(("woman", "cat"),),
+        )
     )
     said = [(task(probe, {}), rest(probe, "a man", {})) for probe in probes]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]

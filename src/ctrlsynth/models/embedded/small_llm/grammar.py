@@ -1,9 +1,9 @@
 """Grammars (llama.cpp's GBNF) that bind a small model's sentence to the request's phrases (2b).
 
-SmolLM2-135M left alone forgets a quarter of the objects and adds its own. Bound, the nouns stand in the sentence with their modifiers, in
-the order of the clauses, a relation stands between its two nouns, and what joins them comes from lists of joining words (vocabulary.py).
-The model still chooses articles, verbs, prepositions and conjunctions. A caption that is said again is bound in nothing but its form.
-"""
+SmolLM2-135M left alone forgets a quarter of the objects and adds its own. Bound, the nouns stand in the
+sentence with their modifiers, in the order of the clauses, a relation stands between its two nouns, and what
+joins them comes from lists of joining words (vocabulary.py). The model still chooses articles, verbs,
+prepositions and conjunctions. A caption that is said again is bound in nothing but its form."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def alternatives(texts: Iterable[str]) -> str:
 
 
 def sentence(scene: Scene, words: tuple[int, int] | None = None, *, seed: int = 0) -> str:
-    """One sentence that names every noun of the scene; `words` bounds its length (a scene that needs more still gets more)."""
+    """One sentence that names every noun of the scene; `words` bounds its length (a scene that needs more
+    still gets more)."""
     pieces = _Pieces(scene, seed)
     pieces.collect()
     if not pieces.out:
@@ -56,7 +57,8 @@ def sentence(scene: Scene, words: tuple[int, int] | None = None, *, seed: int = 
 
 
 def _together(scene: Scene) -> list[str]:
-    """Nouns of which no relation is told: `a cup is seen with a lamp and a dog`, or `a cup, a lamp and a dog are seen together`."""
+    """Nouns of which no relation is told: `a cup is seen with a lamp and a dog`, or `a cup, a lamp and a dog
+    are seen together`."""
     first, *others = scene.nouns
     forms = [[noun.first(), f"the {noun.full()}"] for noun in others]
     listed = [f'"," " " {alternatives(form)}' for form in forms[:-1]] + [f'" and " {alternatives(forms[-1])}']
@@ -65,7 +67,8 @@ def _together(scene: Scene) -> list[str]:
     all_seen = [verb for verb in ALL_SEEN if len(scene.nouns) > 2 or "all" not in verb.split()]
     return [
         alternatives(_capital(form) for form in (first.first(), f"the {first.full()}")),
-        f"( {alternatives(f' {verb}' for verb in seen)} {rest} | {' '.join(listed)} {alternatives(f' {verb}' for verb in all_seen)} )",
+        f"( {alternatives(f' {verb}' for verb in seen)} {rest} | {' '.join(listed)} "
+        f"{alternatives(f' {verb}' for verb in all_seen)} )",
     ]
 
 
@@ -76,8 +79,9 @@ def _alone(many: bool, seed: int) -> str:
 
 
 class _Pieces:
-    """The sentence's pieces in order: a subject, what hangs on it, what it does; then the next; nouns of no clause last. `least`: its
-    smallest number of words, `content` without articles. `single`: there is one noun and nothing is said of it."""
+    """The sentence's pieces in order: a subject, what hangs on it, what it does; then the next; nouns of no
+    clause last. `least`: its smallest number of words, `content` without articles. `single`: there is one
+    noun and nothing is said of it."""
 
     def __init__(self, scene: Scene, seed: int) -> None:
         self.scene, self.seed, self.clauses = scene, seed, with_subjects(scene)
@@ -105,7 +109,8 @@ class _Pieces:
                 self.noun(i, "link")
 
     def clauses_of(self, i: int, *, subject: bool) -> None:
-        """What is said of noun i, directly behind it: things that hang on it, then places, and for a subject its actions."""
+        """What is said of noun i, directly behind it: things that hang on it, then places, and for a subject
+        its actions."""
         noun, before, start, verb = self.scene.nouns[i], "", self.content, False
         ranks = [(self.rank(n), n) for n in self.open if self.clauses[n].subject == i]
         for rank, number in sorted(ranks):
@@ -113,7 +118,10 @@ class _Pieces:
             if number not in self.open or not (subject or rank < 2):
                 continue
             if subject and before not in ("", words) and rank > 0 and self.content - start + 1 > FAR:
-                self.out.append(f"{'' if verb else _alone(noun.many, self.seed)} {alternatives([', and', ' and', ', while'])}")
+                self.out.append(
+                    f"{'' if verb else _alone(noun.many, self.seed)} "
+                    f"{alternatives([', and', ' and', ', while'])}"
+                )
                 self.out.append(quote(f" the {noun.bare()}"))
                 self.least, before, start, verb = self.least + 2 + 3 * (not verb), "", self.content, True
                 self.relation(number, noun.many, before, must=True)
@@ -126,7 +134,9 @@ class _Pieces:
         head = self.clauses[number].words.partition(" ")[0]
         return 0 if head in ATTACHED else 1 if head in PREPOSITIONS else 2
 
-    def relation(self, number: int, many: bool, before: str, *, verbless: bool = False, must: bool = False) -> None:
+    def relation(
+        self, number: int, many: bool, before: str, *, verbless: bool = False, must: bool = False
+    ) -> None:
         self.open.discard(number)
         clause = self.clauses[number]
         short = reduced(clause.words)
@@ -158,14 +168,20 @@ class _Pieces:
             self.out.append(f'{f"{chr(34)},{chr(34)}? {join} " if join else ""}" " {alternatives(forms)}')
             self.least += bool(join)
         self.least += len(forms[0].split())
-        self.content += sum(word not in ("a", "an", "the") for word in forms[0].replace("-", " ").split()) + bool(join)
+        self.content += sum(
+            word not in ("a", "an", "the") for word in forms[0].replace("-", " ").split()
+        ) + bool(join)
 
 
 def _verbs(words: str, many: bool) -> str:
     """An optional verb before a relation's words, in the number of its subject."""
     be: tuple[str, ...] = ("are", "that are") if many else ("is", "that is")
     if words.partition(" ")[0] in PREPOSITIONS:
-        be += ("are standing", "are lying", "stand", "lie") if many else ("is standing", "is lying", "stands", "lies")
+        be += (
+            ("are standing", "are lying", "stand", "lie")
+            if many
+            else ("is standing", "is lying", "stands", "lies")
+        )
     return alternatives(f" {verb}" for verb in be) + "?"
 
 
@@ -178,13 +194,16 @@ def again(words: tuple[int, int] | None = None) -> str:
 def free(words: tuple[int, int] | None = None) -> str:
     """One plain sentence of lower-case words."""
     least, most = words or (4, 24)
-    return f'root ::= " " [A-Z] [a-z]* (" " f){{{max(1, least - 1)},{max(2, most - 1)}}} "."\nf ::= [a-z]+ ("\'s" | "-" [a-z]+)? ","?'
+    return (
+        f'root ::= " " [A-Z] [a-z]* (" " f){{{max(1, least - 1)},{max(2, most - 1)}}} "."\nf ::= [a-z]+ '
+        f'("\'s" | "-" [a-z]+)? ","?'
+    )
 
 
 def about(phrase: str, words: tuple[int, int] | None = None) -> str:
-    """One plain sentence that begins with the phrase, with its article where it takes one; at most 15 words (SynthCLIP, 3.1). Then a
-    verb of something seen, and no word of the phrase again: left alone, the small model defines the thing, makes a compound of it (`a
-    basketball player`), or says it over and over."""
+    """One plain sentence that begins with the phrase, with its article where it takes one; at most 15 words
+    (SynthCLIP, 3.1). Then a verb of something seen, and no word of the phrase again: left alone, the small
+    model defines the thing, makes a compound of it (`a basketball player`), or says it over and over."""
     least, most = words or (4, 15)
     many = is_plural(phrase)
     forms = [_capital(phrase), f"The {phrase}"]
@@ -192,7 +211,8 @@ def about(phrase: str, words: tuple[int, int] | None = None) -> str:
         forms.append(f"{_capital(article(phrase))} {phrase}")
     own = len(phrase.split()) + 1
     return (
-        f'root ::= " " {alternatives(forms)} {alternatives(" " + predicate(verb, many) for verb in VERBS[kind_of(phrase)])} '
+        f'root ::= " " {alternatives(forms)} '
+        f"{alternatives(' ' + predicate(verb, many) for verb in VERBS[kind_of(phrase)])} "
         f'(" " f){{{max(1, least - own - 1)},{max(2, most - own - 1)}}} "."\n'
         'f ::= w ("-" w)? | w "," " " w\n'
         f"w ::= {_unlike({stem for word in phrase.lower().split() if (stem := _stem(word))})}"
@@ -200,9 +220,12 @@ def about(phrase: str, words: tuple[int, int] | None = None) -> str:
 
 
 def _stem(word: str) -> str:
-    """The letters that a noun's singular and plural share: `pupp`, `wol`; "" where it has others than a to z."""
+    """The letters that a noun's singular and plural share: `pupp`, `wol`; "" where it has others than a to
+    z."""
     one = singular(word)
-    stem = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, plural(one), strict=False)))
+    stem = "".join(
+        a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, plural(one), strict=False))
+    )
     stem = stem if len(stem) > 2 else one
     return stem if stem.isascii() and stem.isalpha() else ""
 

@@ -12,10 +12,10 @@ MAX_WORDS = 60  # of a caption; what stands after is not read
 _TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _STOP = frozenset(
     """
-    a an the this that these those of in on at by for to from with without and or but as is are was were be been being am has have
-    had do does did can could will would shall should may might must not no it its he she they we i you his her their our your my
-    him them us me who what when where which why how there here into onto over under near next behind front up down out off about
-    all some any each every very
+    a an the this that these those of in on at by for to from with without and or but as is are was were be
+    been being am has have had do does did can could will would shall should may might must not no it its he
+    she they we i you his her their our your my him them us me who what when where which why how there here
+    into onto over under near next behind front up down out off about all some any each every very
     """.split()
 )
 
@@ -32,16 +32,18 @@ def words_of(caption: str) -> list[list[str]]:
 
 
 def extraction(caption: str, order: tuple[str, str, str] = ("attributes", "objects", "relations")) -> str:
-    """A grammar for `attributes:`, `objects:` and `relations:`, each a list of spans in the caption's order, without overlap
-    inside a line: an object has up to 3 words, an attribute 2 to 4, a relation 2 to 5 with a verb form or preposition; articles and
-    function words stand at no end of the first two."""
+    """A grammar for `attributes:`, `objects:` and `relations:`, each a list of spans in the caption's order,
+    without overlap inside a line: an object has up to 3 words, an attribute 2 to 4, a relation 2 to 5 with a
+    verb form or preposition; articles and function words stand at no end of the first two."""
     flat = [(words, i) for words in words_of(caption) for i in range(len(words))]
     rules = ["root ::= " + ' "\\n" '.join(f'"{name}:" l{name[0]}' for name in order)]
     for kind, least, most in (("a", 2, 4), ("o", 1, 3), ("r", 2, 5)):
         later = False  # whether any phrase begins at or behind this word: a comma asks for one
         for at in range(len(flat) - 1, -1, -1):
             words, i = flat[at]
-            spans = [words[i:j] for j in range(i + least, min(i + most, len(words)) + 1) if _fits(kind, words[i:j])]
+            spans = [
+                words[i:j] for j in range(i + least, min(i + most, len(words)) + 1) if _fits(kind, words[i:j])
+            ]
             forms = [f"{quote(' ' + ' '.join(span))} m{kind}{at + len(span)}" for span in spans]
             if later:
                 forms.append(f"k{kind}{at + 1}")

@@ -1,5 +1,6 @@
-"""Word lists of the caption tagger: only what WordNet cannot tell. Function words; words that speak of the picture and not of what it
-shows; things whose first sense in WordNet is not a thing, and the reverse; things younger than WordNet 3.0 (2006)."""
+"""Word lists of the caption tagger: only what WordNet cannot tell. Function words; words that speak of the
+picture and not of what it shows; things whose first sense in WordNet is not a thing, and the reverse; things
+younger than WordNet 3.0 (2006)."""
 
 from __future__ import annotations
 
@@ -9,105 +10,156 @@ def _set(text: str) -> frozenset[str]:
 
 
 DETERMINERS = _set(
-    "a an the this that these those his her its their my your our some any each every another both either neither whose no all"
+    "a an the this that these those his her its their my your our some any each every another both either "
+    "neither whose no all"
 )
 PRONOUNS = _set(
-    "i you he she it we they me him us them himself herself itself themselves myself yourself who whom what which someone somebody "
-    "anyone everybody everyone something anything everything nothing nobody none one mine yours hers ours theirs it's he's she's "
+    "i you he she it we they me him us them himself herself itself themselves myself yourself who whom what "
+    "which someone somebody "
+    "anyone everybody everyone something anything everything nothing nobody none one mine yours hers ours "
+    "theirs it's he's she's "
     "i'm you're we're they're that's there's here's what's who's let's there"
 )
 BE = _set("is are was were be been being am isn't aren't wasn't weren't")
 LINKING = _set(
-    "turn turning turns turned look looks looking seem seems seemed appear appears become becomes became becoming remain remains "
+    "turn turning turns turned look looks looking seem seems seemed appear appears become becomes became "
+    "becoming remain remains "
     "stay stays go goes going"
 )
 AUXILIARIES = _set(
-    "can could will would shall should may might must do does did done don't doesn't didn't can't won't wouldn't couldn't "
+    "can could will would shall should may might must do does did done don't doesn't didn't can't won't "
+    "wouldn't couldn't "
     "shouldn't cannot has had have haven't hasn't hadn't let lets get gets got gotta gonna wanna"
 )
 HAVE = _set("has have had")
 # Verbs that say nothing without their object: `taking a nap on the sofa` -> on the sofa.
 LIGHT = _set("take taking do doing have having make making get getting give giving go going")
 SUBORDINATORS = _set(
-    "while as when because if but although though whether where why how that's since until unless whereas so than then after before during"
+    "while as when because if but although though whether where why how that's since until unless whereas "
+    "so than then after before during"
 )
 COORDINATORS = _set("and or & nor plus")
 ADVERBS = _set(
-    "not very too also just only even still already again always never often here now then away together apart forward back ahead "
-    "soon later today tomorrow yesterday tonight more most less least much many few several such other own same enough quite "
-    "rather almost about ever well far else yet please ok okay oh hi hey yes no etc vs via per pm am st nd rd th re non ie eg age "
+    "not very too also just only even still already again always never often here now then away together "
+    "apart forward back ahead "
+    "soon later today tomorrow yesterday tonight more most less least much many few several such other own "
+    "same enough quite "
+    "rather almost about ever well far else yet please ok okay oh hi hey yes no etc vs via per pm am st nd "
+    "rd th re non ie eg age "
     "aged indoors outdoors upside outdoor indoor there"
 )
 # Prepositions that place or join two things of a scene, and those after which nothing is placed.
 PREPOSITIONS = _set(
-    "on in at under over above below behind beside besides near by with of into onto through across along around against between "
-    "among amongst inside outside toward towards down up atop beneath underneath off upon amid beyond past within underwater "
+    "on in at under over above below behind beside besides near by with of into onto through across along "
+    "around against between "
+    "among amongst inside outside toward towards down up atop beneath underneath off upon amid beyond past "
+    "within underwater "
     "alongside from aboard round"
 )
 LOOSE_PREPOSITIONS = _set(
-    "for without about like despite except regarding concerning including featuring throughout out vs versus pour de la le el en les des"
+    "for without about like despite except regarding concerning including featuring throughout out vs "
+    "versus pour de la le el en les des"
 )
 # Words that speak of the picture, its file or its shop, never of what it shows.
 META = _set(
-    "photo photograph picture image pic pics img dsc dscn pict view background backdrop foreground front top side left right "
-    "middle center centre bottom lot stock close-up closeup close shot scene portrait illustration drawing painting sketch vector "
-    "clipart clip icon rendering render template wallpaper design style version edition copy pack set size color colour area place "
-    "way look art artwork print video footage film page site website blog post news sale price shipping interior exterior detail "
-    "concept idea item product object thing stuff piece part kind sort type pair bunch group collection variety series number end "
-    "edge surface row amount half space air distance silhouette royalty royalty-free free jpg jpeg png gif webp svg eps pdf "
-    "gallery album screenshot snapshot selfie thumbnail preview watercolor watercolour cartoon graphic graphics animation 3d 2d hd "
-    "uhd 4k photography closeups views images photos pictures photographs illustrations vectors lots bits bit macro world east "
-    "west north south country state county location day night time member line lines level point step sense guide review reviews "
-    "tip tips tutorial recipe recipes course project projects list order brand quality unit use source premium assortment array "
-    "depth cutout oz ml mm cm kg lb lbs ft inch inches px mb gb rms iso pcs qty xl xxl xs hour minute second week month year "
+    "photo photograph picture image pic pics img dsc dscn pict view background backdrop foreground front "
+    "top side left right "
+    "middle center centre bottom lot stock close-up closeup close shot scene portrait illustration drawing "
+    "painting sketch vector "
+    "clipart clip icon rendering render template wallpaper design style version edition copy pack set size "
+    "color colour area place "
+    "way look art artwork print video footage film page site website blog post news sale price shipping "
+    "interior exterior detail "
+    "concept idea item product object thing stuff piece part kind sort type pair bunch group collection "
+    "variety series number end "
+    "edge surface row amount half space air distance silhouette royalty royalty-free free jpg jpeg png gif "
+    "webp svg eps pdf "
+    "gallery album screenshot snapshot selfie thumbnail preview watercolor watercolour cartoon graphic "
+    "graphics animation 3d 2d hd "
+    "uhd 4k photography closeups views images photos pictures photographs illustrations vectors lots bits "
+    "bit macro world east "
+    "west north south country state county location day night time member line lines level point step sense "
+    "guide review reviews "
+    "tip tips tutorial recipe recipes course project projects list order brand quality unit use source "
+    "premium assortment array "
+    "depth cutout oz ml mm cm kg lb lbs ft inch inches px mb gb rms iso pcs qty xl xxl xs hour minute "
+    "second week month year "
     "opening"
 )
 # Visible things whose first sense in WordNet is not a thing, by lemma.
 VISIBLE_ANYWAY = _set(
-    "yarn heart model sign pattern logo wave sunset sunrise shadow reflection tattoo arrow market concert graffiti ruin ruins gift "
-    "money coin fire explosion flood letter newspaper magazine poster ticket card menu document advertisement label calendar "
-    "postcard emblem costume costumes smile flame cross chess wreck wreckage pile stack heap campfire bonfire fireworks firework "
-    "rainbow animal person plant food sandwich symbol text word book comic passport map diagram star table case board chain brush "
-    "beam column bundle path peak ring soil stem branch yard university target sphere radio record adult blaze kite banner racket "
-    "court lettuce puzzle crown cable van tv television wedding parade rally protest spot stripe dot knot queue track trail "
+    "yarn heart model sign pattern logo wave sunset sunrise shadow reflection tattoo arrow market concert "
+    "graffiti ruin ruins gift "
+    "money coin fire explosion flood letter newspaper magazine poster ticket card menu document "
+    "advertisement label calendar "
+    "postcard emblem costume costumes smile flame cross chess wreck wreckage pile stack heap campfire "
+    "bonfire fireworks firework "
+    "rainbow animal person plant food sandwich symbol text word book comic passport map diagram star table "
+    "case board chain brush "
+    "beam column bundle path peak ring soil stem branch yard university target sphere radio record adult "
+    "blaze kite banner racket "
+    "court lettuce puzzle crown cable van tv television wedding parade rally protest spot stripe dot knot "
+    "queue track trail "
     "waterfall avalanche bubble skyline horizon slice crossroads"
 )
 VISIBLE_GROUPS = _set(
-    "family team couple crowd forest school church village herd flock band army orchestra choir fleet parade audience crew swarm "
-    "convoy traffic duo trio pack litter brood bouquet police cattle vegetation jungle woodland staff squad troop"
+    "family team couple crowd forest school church village herd flock band army orchestra choir fleet "
+    "parade audience crew swarm "
+    "convoy traffic duo trio pack litter brood bouquet police cattle vegetation jungle woodland staff squad "
+    "troop"
 )
 PICTURES = _set("photo photograph painting drawing portrait illustration picture print sketch")
 VISIBLE_FILES = _set("animal artifact body food object person phenomenon plant substance location shape")
 # First senses that are things, of words that in captions hardly ever are.
 HARDLY_THINGS = _set(
-    "start being cut go effect result power energy lead turn take make hold help love hope fun spring fall autumn summer "
-    "winter morning evening afternoon heat cold wind pressure inside outside out will may might must it he who be "
-    "as or so i no do am an on by i'm mr mrs ms dr vs mini max pro plus deal basis source rest upper lower support access range "
-    "run play addition attraction direction position response solution spirit strain stretch character god lord long short big "
-    "small center central north south entry release find finding fit mix general second first third last check plan "
-    "mid pop vintage show series season episode volume issue part act dear fellow sake expert beginner professional official "
-    "individual native human female male adult senior junior standard classic original modern creative contemporary regular major "
-    "minor principal favorite favourite natural solid formal positive negative extra special double single triple express direct "
-    "home address region zone district sector property territory place scenery landscape environment nature travel universe heaven "
+    "start being cut go effect result power energy lead turn take make hold help love hope fun spring fall "
+    "autumn summer "
+    "winter morning evening afternoon heat cold wind pressure inside outside out will may might must it he "
+    "who be "
+    "as or so i no do am an on by i'm mr mrs ms dr vs mini max pro plus deal basis source rest upper lower "
+    "support access range "
+    "run play addition attraction direction position response solution spirit strain stretch character god "
+    "lord long short big "
+    "small center central north south entry release find finding fit mix general second first third last "
+    "check plan "
+    "mid pop vintage show series season episode volume issue part act dear fellow sake expert beginner "
+    "professional official "
+    "individual native human female male adult senior junior standard classic original modern creative "
+    "contemporary regular major "
+    "minor principal favorite favourite natural solid formal positive negative extra special double single "
+    "triple express direct "
+    "home address region zone district sector property territory place scenery landscape environment nature "
+    "travel universe heaven "
     "paradise hell light lighting"
 )
-NUMBERS = _set("two three four five six seven eight nine ten eleven twelve twenty dozens hundreds 2 3 4 5 6 7 8 9 10 11 12")
+NUMBERS = _set(
+    "two three four five six seven eight nine ten eleven twelve twenty dozens hundreds 2 3 4 5 6 7 8 9 10 "
+    "11 12"
+)
 # Modifiers that say nothing of how a thing looks.
 NOT_ATTRIBUTES = (
     _set(
-        "new best better free good great other same own more most many few several some such various different real available "
-        "excellent top wholesale high low quality official original daily next last first second third premium cheap royalty-free main "
-        "favorite favourite popular famous important possible ready local national international global american special certain "
-        "general common typical perfect amazing awesome incredible super ultimate latest current former recent annual online digital "
-        "exclusive limited rare genuine custom personalized right left back front average like much due able only late early "
-        "full-length safe single double complete total unknown unique extra virtual final personal professional public private social "
+        "new best better free good great other same own more most many few several some such various "
+        "different real available "
+        "excellent top wholesale high low quality official original daily next last first second third "
+        "premium cheap royalty-free main "
+        "favorite favourite popular famous important possible ready local national international global "
+        "american special certain "
+        "general common typical perfect amazing awesome incredible super ultimate latest current former "
+        "recent annual online digital "
+        "exclusive limited rare genuine custom personalized right left back front average like much due "
+        "able only late early "
+        "full-length safe single double complete total unknown unique extra virtual final personal "
+        "professional public private social "
         "using based named called"
     )
     | META
 )
 SHORT_NOUNS = _set("ox tv pc cd dj suv bbq")
 NOUN_ING = _set(
-    "wedding ceiling building clothing earring string ring king wing awning railing dumpling pudding icing topping bedding "
-    "duckling sling gosling lightning offspring viking sibling siding crossing landing stocking dwelling filling frosting "
+    "wedding ceiling building clothing earring string ring king wing awning railing dumpling pudding icing "
+    "topping bedding "
+    "duckling sling gosling lightning offspring viking sibling siding crossing landing stocking dwelling "
+    "filling frosting "
     "scaffolding carving herring swing"
 )

@@ -1,6 +1,6 @@
-"""Reads one caption into tags by place and pattern: which noun phrases there are, what they are like, what joins them. Second half of
-the caption tagger: one pass from left to right over the words with roles that `wordnet_tokens.py` gives, linear in the words read.
-"""
+"""Reads one caption into tags by place and pattern: which noun phrases there are, what they are like, what
+joins them. Second half of the caption tagger: one pass from left to right over the words with roles that
+`wordnet_tokens.py` gives, linear in the words read."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from . import lists
 from . import words as lexicon
 from .tokens import COVERS, SHOWN_COVERS, Token, assign_roles, read_tokens
 
-_LOCATIVE = frozenset("on in at under over above below behind beside near inside against among between underneath atop".split())
+_LOCATIVE = frozenset(
+    "on in at under over above below behind beside near inside against among between underneath atop".split()
+)
 _HOURS = frozenset("sunset sunrise".split())
 _POSSESSIVES = frozenset(("its", "his", "her", "their"))
 _NEGATIONS = frozenset(("no", "without"))
 
 
 def mine(text: str | None) -> Tags:
-    """The tags of one caption: `objects` in the singular, `attributes` as `modifier object`, `relations` as `subject predicate object`.
+    """The tags of one caption: `objects` in the singular, `attributes` as `modifier object`, `relations` as
+    `subject predicate object`.
 
-    Linear in the text; reads the first `MAX_WORDS` words of the first `MAX_CHARACTERS` characters. None and blank give no tags.
-    """
+    Linear in the text; reads the first `MAX_WORDS` words of the first `MAX_CHARACTERS` characters. None and
+    blank give no tags."""
     tokens = read_tokens(text) if text else []
     return _Reader().read(assign_roles(tokens)) if tokens else Tags()
 
@@ -67,7 +70,9 @@ class _Reader:
             self._close()
         self._idle()
         bare = tuple(t.low for t in tokens if t.role == "A" and t.low in COLOURS) if not self.objects else ()
-        return Tags(tuple(self.objects), tuple(self.attributes) or tuple(dict.fromkeys(bare)), tuple(self.relations))
+        return Tags(
+            tuple(self.objects), tuple(self.attributes) or tuple(dict.fromkeys(bare)), tuple(self.relations)
+        )
 
     def _word(self, token: Token) -> None:
         """Goes on with the open phrase, or closes it first when this word cannot belong to it."""
@@ -82,7 +87,8 @@ class _Reader:
         self.mods.append(token)
 
     def _close(self) -> None:
-        """Ends the open phrase: its last noun that is a thing is the object, what stands before it are its modifiers."""
+        """Ends the open phrase: its last noun that is a thing is the object, what stands before it are its
+        modifiers."""
         phrase, self.mods = self.mods, []
         nouns = [i for i, t in enumerate(phrase) if t.role == "N"]
         negated, self.negated = self.negated, False
@@ -111,8 +117,13 @@ class _Reader:
             self.attributes.setdefault(f"{token.noun if token.role == 'N' else token.low} {noun}")
 
     def _without_head(self, phrase: list[Token], has_noun: bool) -> None:
-        """A phrase of modifiers alone is said of the last object (`the ball is red`, `jacket, black`); other nouns join nothing."""
-        about = self.main[-1] if self.predicative and self.main else self.last or (self.main[-1] if self.main else "")
+        """A phrase of modifiers alone is said of the last object (`the ball is red`, `jacket, black`); other
+        nouns join nothing."""
+        about = (
+            self.main[-1]
+            if self.predicative and self.main
+            else self.last or (self.main[-1] if self.main else "")
+        )
         if not has_noun and about and (self.predicative or not self.predicate):
             for t in phrase:
                 if t.role == "A" and t.low not in lists.NOT_ATTRIBUTES:
@@ -176,7 +187,10 @@ class _Reader:
             self.predicative = True
         said = token.low if token.word.form == "ed" else lexicon.progressive(base)
         close = token.word.form == "ed" and self.last and not self.predicative
-        self.subjects, self.predicate = [self.last] if close and self.last not in self.main else list(self.main), said
+        self.subjects, self.predicate = (
+            [self.last] if close and self.last not in self.main else list(self.main),
+            said,
+        )
         ready = token.word.form == "ing" or (token.word.form == "ed" and token.word.adj)
         self.verb = said if ready and self.main else ""
         self.verbal, self.joins, self.passed = True, False, False
@@ -187,21 +201,26 @@ class _Reader:
                 return
             self._reset()
             self.negated = low in _NEGATIONS
-        elif self.passed:  # a phrase that is no thing came between: `in the middle of the road`, `taking a nap on the sofa`
+        elif (
+            self.passed
+        ):  # a phrase that is no thing came between: `in the middle of the road`, `taking a nap on the sofa`
             full = self.verbal and self.predicate not in lists.LIGHT
             self.predicate = self.predicate if low == "of" else f"{self.predicate} {low}" if full else low
             self.verbal = False
         elif self.predicate and self.verbal:
             self.predicate, self.verb, self.verbal = f"{self.predicate} {low}", "", False
         elif self.last and role == "P":
-            inner = self.owned if low == "with" else self.open == "with" and low in _LOCATIVE and not self.owned
+            inner = (
+                self.owned if low == "with" else self.open == "with" and low in _LOCATIVE and not self.owned
+            )
             to_main = inner or self.last in self.main
             self.subjects = list(self.main) if to_main and self.main else [self.last]
             self.predicate = low
         self.joins = self.passed = False
 
     def _idle(self) -> None:
-        """A verb that found no object is what its subjects look like: `the cat is sleeping` -> `sleeping cat`."""
+        """A verb that found no object is what its subjects look like: `the cat is sleeping` -> `sleeping
+        cat`."""
         if self.verb:
             for subject in self.subjects:
                 self.attributes.setdefault(f"{self.verb} {subject}")

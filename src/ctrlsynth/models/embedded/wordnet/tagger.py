@@ -1,8 +1,9 @@
-"""2a: the `wordnet` tagger, which reads the caption. Objects and attributes are mined the way CatLIP mined its labels (lower case,
-tokens, lemmas, first noun sense), relations by pattern between two objects; no model, no weights.
+"""2a: the `wordnet` tagger, which reads the caption. Objects and attributes are mined the way CatLIP mined
+its labels (lower case, tokens, lemmas, first noun sense), relations by pattern between two objects; no model,
+no weights.
 
-It sees no pixel: the recipe refuses it as the judge of images. What words are in their place: `wordnet_tokens.py`, `wordnet_parse.py`.
-"""
+It sees no pixel: the recipe refuses it as the judge of images. What words are in their place:
+`wordnet_tokens.py`, `wordnet_parse.py`."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from .tokens import MAX_CHARACTERS, MAX_WORDS
 
 __all__ = ["MAX_CHARACTERS", "MAX_WORDS", "VERSION", "WordNetTagger", "mine"]
 
-VERSION = 1  # raise it when the rules or lists change what is mined: rows tagged by older rules are then tagged again
+# raise it when the rules or lists change what is mined: rows tagged by older rules are then tagged again
+VERSION = 1
 
 
 class WordNetTagger:

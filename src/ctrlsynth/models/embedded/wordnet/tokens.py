@@ -1,8 +1,9 @@
-"""From a caption to words with roles: what each word is in its place. First half of the caption tagger; the second is `wordnet_parse.py`.
+"""From a caption to words with roles: what each word is in its place. First half of the caption tagger; the
+second is `wordnet_parse.py`.
 
-Roles: N noun, A modifier (adjective, or participle before a noun), V verb or participle that joins, # number, U unknown word, and the
-closed classes of `wordnet_words.py`: D P L T C S B M R X; `,` and `.` are soft and hard breaks.
-"""
+Roles: N noun, A modifier (adjective, or participle before a noun), V verb or participle that joins, # number,
+U unknown word, and the closed classes of `wordnet_words.py`: D P L T C S B M R X; `,` and `.` are soft and
+hard breaks."""
 
 from __future__ import annotations
 
@@ -26,23 +27,35 @@ _NOISE = re.compile(
 _NOISY = re.compile(r"[.@/\\&<’]")  # without one of these there is no noise to look for
 _TOKEN = re.compile(r"#?[^\W_]+(?:['’&-][^\W_]+)*'?|[^\w\s]")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
-_MARKS: dict[str, tuple[str, ...]] = {",": (",",), "&": ("&",)} | dict.fromkeys("'’‘`´%$€£°", ())  # any other mark is a hard break
+_MARKS: dict[str, tuple[str, ...]] = {",": (",",), "&": ("&",)} | dict.fromkeys(
+    "'’‘`´%$€£°", ()
+)  # any other mark is a hard break
 _PHRASES = {
-    "in front of": "in front of", "next to": "next to", "on top of": "on", "close to": "near", "to the left of": "left of",
-    "to the right of": "right of", "on the left of": "left of", "on the right of": "right of", "left of": "left of",
-    "right of": "right of", "on the left side of": "left of", "on the right side of": "right of", "inside of": "inside",
-    "outside of": "outside", "out of": "out of", "in between": "between", "across from": "across from", "away from": "away from",
-    "in the middle of": "in", "in the center of": "in", "in the centre of": "in", "on the side of": "on", "by the side of": "by",
-    "on the edge of": "on", "at the edge of": "at", "at the top of": "on", "at the bottom of": "at", "on the back of": "on",
+    "in front of": "in front of", "next to": "next to", "on top of": "on", "close to": "near",
+    "to the left of": "left of",
+    "to the right of": "right of", "on the left of": "left of", "on the right of": "right of",
+    "left of": "left of",
+    "right of": "right of", "on the left side of": "left of", "on the right side of": "right of",
+    "inside of": "inside",
+    "outside of": "outside", "out of": "out of", "in between": "between", "across from": "across from",
+    "away from": "away from",
+    "in the middle of": "in", "in the center of": "in", "in the centre of": "in", "on the side of": "on",
+    "by the side of": "by",
+    "on the edge of": "on", "at the edge of": "at", "at the top of": "on", "at the bottom of": "at",
+    "on the back of": "on",
     "along with": "with", "together with": "with", "filled with": "filled with", "front of": "in front of",
 }  # fmt: skip
 _PHRASE_WORDS = {phrase: tuple(phrase.split()) for phrase in sorted(_PHRASES, key=len, reverse=True)}
-_PHRASE_STARTS = {start: [list(w) for w in _PHRASE_WORDS.values() if w[0] == start] for start in {w[0] for w in _PHRASE_WORDS.values()}}
+_PHRASE_STARTS = {
+    start: [list(w) for w in _PHRASE_WORDS.values() if w[0] == start]
+    for start in {w[0] for w in _PHRASE_WORDS.values()}
+}
 
 
 @dataclass(slots=True)
 class Token:
-    """A word or break in its place. `noun` is the object that it would be; `thing` whether a picture can show that."""
+    """A word or break in its place. `noun` is the object that it would be; `thing` whether a picture can show
+    that."""
 
     low: str
     word: Word
@@ -53,7 +66,8 @@ class Token:
 
 
 def read_tokens(text: str) -> list[Token]:
-    """Words in lower case and breaks; nouns of several words and prepositions of several words joined; names left as unknown words."""
+    """Words in lower case and breaks; nouns of several words and prepositions of several words joined; names
+    left as unknown words."""
     if _NOISY.search(text, 0, MAX_CHARACTERS) is not None:
         text = _NOISE.sub(" ", text[:MAX_CHARACTERS]).replace("’", "'")
     raw: list[str] = []
@@ -70,7 +84,9 @@ def read_tokens(text: str) -> list[Token]:
     while i < count:
         low = lows[i]
         word = look_up(low)
-        some = low in _PHRASE_STARTS or (word.starts > 1 and i + 1 < count and lows[i + 1][:3] in word.seconds)
+        some = low in _PHRASE_STARTS or (
+            word.starts > 1 and i + 1 < count and lows[i + 1][:3] in word.seconds
+        )
         step = _several(raw, lows, i, word, tokens) if some else 0
         if step == 0:
             tokens.append(_single(raw[i], word, sentence_case and i > 0 and raw[i - 1][0].isalnum()))
@@ -81,7 +97,8 @@ def read_tokens(text: str) -> list[Token]:
 
 @lru_cache(maxsize=32768)
 def _split(piece: str) -> tuple[str, ...]:
-    """One match of `_TOKEN` as words and breaks: hashtags on their own, unknown hyphenations apart, codes (`DSC0043`) dropped."""
+    """One match of `_TOKEN` as words and breaks: hashtags on their own, unknown hyphenations apart, codes
+    (`DSC0043`) dropped."""
     if piece[0] == "#" and len(piece) > 1:
         return (".", *_CAMEL.sub(" ", piece[1:]).split(), ".")
     if not piece[0].isalnum():
@@ -98,7 +115,8 @@ def _split(piece: str) -> tuple[str, ...]:
 
 
 def _several(raw: list[str], lows: list[str], i: int, word: Word, tokens: list[Token]) -> int:
-    """Appends the noun or preposition of several words that begins at i, the longest first; returns how many words it took, or 0."""
+    """Appends the noun or preposition of several words that begins at i, the longest first; returns how many
+    words it took, or 0."""
     for phrase in _PHRASE_STARTS.get(lows[i], ()):
         if lows[i : i + len(phrase)] == phrase:
             tokens.append(Token(_PHRASES[" ".join(phrase)], word, role="P"))
@@ -107,19 +125,35 @@ def _several(raw: list[str], lows: list[str], i: int, word: Word, tokens: list[T
         end = lows[i + count - 1]
         if not end[0].isalpha():
             continue
-        lemma = multiword(" ".join(lows[i : i + count]), raw[i][0].isupper() and raw[i + count - 1][0].isupper())
+        lemma = multiword(
+            " ".join(lows[i : i + count]), raw[i][0].isupper() and raw[i + count - 1][0].isupper()
+        )
         if lemma is not None:
-            tokens.append(Token(lemma, look_up(end), "N", lexicon.display(lemma), lexicon.is_thing(lemma), end != lemma.rpartition(" ")[2]))
+            tokens.append(
+                Token(
+                    lemma,
+                    look_up(end),
+                    "N",
+                    lexicon.display(lemma),
+                    lexicon.is_thing(lemma),
+                    end != lemma.rpartition(" ")[2],
+                )
+            )
             return count
     return 0
 
 
 def _single(raw: str, word: Word, inner: bool) -> Token:
-    """A token of one word. `inner`: a capital here, in a caption that is not all capitals, marks a name: an unknown word."""
+    """A token of one word. `inner`: a capital here, in a caption that is not all capitals, marks a name: an
+    unknown word."""
     low = word.low
     if word.kind:
         return Token(low, word, word.kind)
-    if raw != low and raw[0].isupper() and (word.is_name or (inner and not (word.adj and word.noun_count == 0))):
+    if (
+        raw != low
+        and raw[0].isupper()
+        and (word.is_name or (inner and not (word.adj and word.noun_count == 0)))
+    ):
         return Token(low, word, "U")
     noun = word.noun
     if noun is None:
@@ -133,22 +167,29 @@ def assign_roles(tokens: list[Token]) -> list[Token]:
     last = len(tokens) - 1
     for i, token in enumerate(tokens):
         if not token.role:
-            token.role = _role(token, before, tokens[i - 1] if i else None, tokens[i + 1] if i < last else None)
+            token.role = _role(
+                token, before, tokens[i - 1] if i else None, tokens[i + 1] if i < last else None
+            )
         before = token.role
     return tokens
 
 
 def _opens(token: Token | None) -> bool:
-    """Whether a noun phrase's next word may be this one: an open word without a role yet, a noun, or an unknown word."""
+    """Whether a noun phrase's next word may be this one: an open word without a role yet, a noun, or an
+    unknown word."""
     return token is not None and token.role in ("", "N", "U", "A")
 
 
 def _role(token: Token, before: str, previous: Token | None, following: Token | None) -> str:
     word = token.word
     after = following.role if following is not None else "."
-    if word.form == "ing" and (not word.noun_ing or (before == "N" and after == "D" and previous is not None and previous.plural)):
+    if word.form == "ing" and (
+        not word.noun_ing or (before == "N" and after == "D" and previous is not None and previous.plural)
+    ):
         return _participle(token, before, following, after)
-    if word.form == "ed" and not (token.noun and (word.noun_count >= word.verb_count or before in ("D", "A", "#"))):
+    if word.form == "ed" and not (
+        token.noun and (word.noun_count >= word.verb_count or before in ("D", "A", "#"))
+    ):
         return _past(token, before, previous, following, after)
     if previous is not None and previous.low in lists.HAVE and token.noun:
         return "N"
@@ -168,14 +209,31 @@ def _role(token: Token, before: str, previous: Token | None, following: Token | 
 def _participle(token: Token, before: str, following: Token | None, after: str) -> str:
     """`smiling woman`, `a sleeping baby` -> A; `woman smiling`, `riding a horse`, `is sleeping` -> V."""
     if before in ("N", "B", "R", "U", "M", "S", "X"):
-        return "A" if before == "B" and token.word.adj and not _opens(following) and token.word.adj_count > token.word.verb_count else "V"
-    return "A" if before in ("D", "A", "#", "P", ".", ",", "C", "L") and _opens(following) and after != "U" else "V"
+        return (
+            "A"
+            if before == "B"
+            and token.word.adj
+            and not _opens(following)
+            and token.word.adj_count > token.word.verb_count
+            else "V"
+        )
+    return (
+        "A"
+        if before in ("D", "A", "#", "P", ".", ",", "C", "L") and _opens(following) and after != "U"
+        else "V"
+    )
 
 
 def _past(token: Token, before: str, previous: Token | None, following: Token | None, after: str) -> str:
-    """`broken window`, `snow covered mountain` -> A; `car parked on`, `is covered with`, `boy kicked the` -> V."""
+    """`broken window`, `snow covered mountain` -> A; `car parked on`, `is covered with`, `boy kicked the` ->
+    V."""
     if before == "N" and _opens(following) and previous is not None and not previous.plural:
-        return "A" if following is not None and (following.plural or following.role == "N" or previous.noun in COVERS) else "V"
+        return (
+            "A"
+            if following is not None
+            and (following.plural or following.role == "N" or previous.noun in COVERS)
+            else "V"
+        )
     if before in ("N", "U", "B", "R", "M"):
         return "V"
     return "A" if _opens(following) or token.word.adj else "V"
@@ -186,7 +244,8 @@ COVERS = SHOWN_COVERS | frozenset("hand tree sun rain heart".split())
 
 
 def _finite(token: Token, before: str, previous: Token | None, following: Token | None) -> bool:
-    """Whether a word that may be a verb in the present is one: `man rides a`, `officers stand in`, `shop the`, `man shakes hands`."""
+    """Whether a word that may be a verb in the present is one: `man rides a`, `officers stand in`, `shop
+    the`, `man shakes hands`."""
     word = token.word
     after = following.role if following is not None else "."
     if not token.noun:
@@ -219,4 +278,10 @@ def _adjective_or_noun(token: Token, before: str, following: Token | None, after
         return "N"
     if _opens(following) and word.adj_count >= word.noun_count:
         return "A"
-    return "A" if word.adj_count > word.noun_count and before != "D" else "N" if token.thing or before == "D" or word.noun_count else "A"
+    return (
+        "A"
+        if word.adj_count > word.noun_count and before != "D"
+        else "N"
+        if token.thing or before == "D" or word.noun_count
+        else "A"
+    )

