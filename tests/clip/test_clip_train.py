@@ -332,7 +332,7 @@ def test_killed_in_the_middle_it_ends_with_the_same_weights(tmp_path: Path) -> N
     recipe.write_text(json.dumps({"name": "t", "train": given}))
     env = {
         **os.environ,
-        "PYTHONPATH": f"{SOURCE.parent / 'src'}:{SOURCE}",
+        "PYTHONPATH": f"{SOURCE.parent / 'src'}:{SOURCE}:{SOURCE / 'clip'}",
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
     }
     code = "import time, ctrlsynth.clip.train as t; step = t._Run._step\n"
@@ -396,7 +396,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
         "--master-port",
         str(29600 + os.getpid() % 1000),
     ]
-    env = {**os.environ, "PYTHONPATH": f"{SOURCE.parent / 'src'}:{SOURCE}"}
+    env = {**os.environ, "PYTHONPATH": f"{SOURCE.parent / 'src'}:{SOURCE}:{SOURCE / 'clip'}"}
     done = subprocess.run([*torchrun, str(tmp_path / "go.py")], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[:4000]
     assert done.stdout.count('"steps": 6') == 2  # the first process speaks

@@ -58,7 +58,12 @@ class SlowLLM:
 
 
 def start(base: Path, out: Path) -> subprocess.Popen[bytes]:
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(
+            [str(HERE), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+        ),
+    }
     command = [sys.executable, "-c", DRIVER, str(base / "r.yaml"), str(out)]
     return subprocess.Popen(
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True

@@ -63,7 +63,12 @@ def ctrlsynth(*words: str, cwd: Path) -> subprocess.Popen[str]:
         "from ctrlsynth.storage import parts as store; store.CHUNK_SECONDS = 0.1\nfrom "
         "ctrlsynth.cli.main.main import main; main()"
     )
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(
+            [str(HERE), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+        ),
+    }
     return subprocess.Popen(
         [sys.executable, "-c", code, *words],
         cwd=cwd,
