@@ -80,7 +80,7 @@ class Clock:
 def ours(args: argparse.Namespace, data: Path, out: Path) -> dict[str, float]:
     """Trains with `ctrlsynth.clip.train`."""
     import ctrlsynth.clip.train as loop
-    from ctrlsynth.recipe.train import resolve
+    from ctrlsynth.recipe.file import resolve
 
     clock = Clock()
     step: Callable[..., Any] = loop._Run._step

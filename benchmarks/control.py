@@ -41,12 +41,13 @@ from ctrlsynth.control.edits import EditRecord
 from ctrlsynth.control.image import ImageController
 from ctrlsynth.control.text import TextController
 from ctrlsynth.lang.matching import rules as matching
+from ctrlsynth.lang.phrases import split_attribute, split_relation
 from ctrlsynth.models import registry as models
 from ctrlsynth.models.base import ImageAndText, LanguageModel, Prompt, Request
 from ctrlsynth.models.embedded.scenes.draw import render
 from ctrlsynth.models.embedded.scenes.vocabulary import vocabulary
 from ctrlsynth.recipe.schema import ImagePolicy, TextPolicy
-from ctrlsynth.sample import Tags, chance, model_seed, split_attribute, split_relation
+from ctrlsynth.sample import Tags, chance, model_seed
 
 FAMILIES = ("tags", "tags+text", "text")
 STYLES = ("real", "nocap", "isometric", "enhance", "quality", "cinematic", "art")

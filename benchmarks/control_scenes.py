@@ -17,10 +17,11 @@ import numpy as np
 from ctrlsynth.control.edits import EditRecord
 from ctrlsynth.lang import wordnet
 from ctrlsynth.lang.matching import rules as matching
+from ctrlsynth.lang.phrases import split_attribute, split_relation
 from ctrlsynth.models.embedded.reference.tags import main_colour
 from ctrlsynth.models.embedded.scenes.sprites import coloured
 from ctrlsynth.models.embedded.scenes.vocabulary import COLOURS, vocabulary
-from ctrlsynth.sample import Tags, chance, split_attribute, split_relation
+from ctrlsynth.sample import Tags, chance
 
 SEED = 2
 PREDICATES = ("left of", "right of", "on", "under", "in front of", "behind", "next to")

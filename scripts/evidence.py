@@ -35,9 +35,8 @@ from ctrlsynth.evaluate.run import evaluate_all
 from ctrlsynth.export.export import export
 from ctrlsynth.models.base import ImageAndText
 from ctrlsynth.models.registry import load
-from ctrlsynth.recipe.file import load_recipe
+from ctrlsynth.recipe.file import load_recipe, load_train
 from ctrlsynth.recipe.schema import Recipe
-from ctrlsynth.recipe.train import load_train
 from ctrlsynth.runs.drive import run
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes" / "evidence"

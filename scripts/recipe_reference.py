@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from ctrlsynth.recipe.schema import Recipe, block_of
+from ctrlsynth.recipe.block import block_of
+from ctrlsynth.recipe.schema import Recipe
 
 HEAD = """# A recipe, key by key
 

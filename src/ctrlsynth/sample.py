@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
-
-from .lang.words import plural
 
 KINDS: tuple[Kind, ...] = ("objects", "attributes", "relations")
 Kind = Literal["objects", "attributes", "relations"]
@@ -55,48 +53,6 @@ def unique(phrases: Iterable[str]) -> tuple[str, ...]:
         if clean:
             seen.setdefault(clean.lower(), clean)
     return tuple(seen.values())
-
-
-def split_attribute(attribute: str, objects: Sequence[str]) -> tuple[str, str | None]:
-    """`red soccer ball` with objects [`soccer ball`] -> (`red`, `soccer ball`); unbound -> (`red`, None). The
-    longest object wins."""
-    low = attribute.lower()
-    best: str | None = None
-    cut = 0
-    for name in objects:
-        if best is not None and len(name) <= len(best):
-            continue
-        for form in (name, plural(name)):
-            if low.endswith(" " + form.lower()):
-                best, cut = name, len(form) + 1
-                break
-    return (attribute[:-cut], best) if best is not None else (attribute, None)
-
-
-def split_relation(relation: str, objects: Sequence[str]) -> tuple[str | None, str, str | None]:
-    """`dog on red sofa` with objects [`dog`, `sofa`] -> (`dog`, `on red`, `sofa`); an end that names no
-    object is None."""
-    low = relation.lower()
-    subject = object_ = None
-    start = end = 0
-    for name in objects:
-        size, form = len(name), name.lower()
-        if subject is None or size > len(subject):
-            many = plural(name)
-            if low.startswith(many.lower() + " "):
-                subject, start = name, len(many)
-            elif low.startswith(form + " "):
-                subject, start = name, size
-        if object_ is None or size > len(object_):
-            many = plural(name)
-            if low.endswith(" " + many.lower()):
-                object_, end = name, len(many)
-            elif low.endswith(" " + form):
-                object_, end = name, size
-    middle = relation[start : len(relation) - end].strip()
-    if not middle and subject is not None and object_ is not None:  # one object fills the whole phrase
-        return subject, "", None
-    return subject, middle, object_
 
 
 def chance(seed: int, row_id: str, purpose: str = "") -> random.Random:

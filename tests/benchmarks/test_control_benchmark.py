@@ -10,10 +10,11 @@ from PIL import Image
 import control
 import control_scenes
 from ctrlsynth.control.edits import EditRecord
+from ctrlsynth.lang.phrases import split_attribute, split_relation
 from ctrlsynth.models import registry as models
 from ctrlsynth.models.base import Request
 from ctrlsynth.models.embedded.scenes.vocabulary import vocabulary
-from ctrlsynth.sample import Tags, split_attribute, split_relation
+from ctrlsynth.sample import Tags
 
 BEFORE = Tags(("dog", "sofa"), ("red dog",), ("dog on sofa",))
 AFTER = Tags(("cat", "sofa"), ("red cat",), ("cat on sofa",))

@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from ctrlsynth.cli.show import as_text
 from ctrlsynth.errors import ModelError, UserError, WorkFailed
 from ctrlsynth.export.export import export
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Recipe
-from ctrlsynth.report.explain import as_text, first_kept
+from ctrlsynth.report.explain import first_kept
 from ctrlsynth.report.gallery import write_report
 from ctrlsynth.report.sweep import sweep
 from ctrlsynth.runs.drive import LedgerRow, Run, run

@@ -26,7 +26,8 @@ from ctrlsynth.clip.data.shards import Subset, open_shards
 from ctrlsynth.clip.data.tars import TarShards
 from ctrlsynth.clip.decontaminate import clean, perceptual_hash, plain_caption
 from ctrlsynth.errors import UserError
-from ctrlsynth.recipe.train import Decontaminate, TrainBlock, load_train, resolve
+from ctrlsynth.recipe.file import load_train, resolve
+from ctrlsynth.recipe.train import Decontaminate, TrainBlock
 
 
 def tar(path: Path, samples: Sequence[dict[str, bytes]], format: int = tarfile.USTAR_FORMAT) -> Path:

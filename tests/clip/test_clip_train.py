@@ -24,7 +24,8 @@ from ctrlsynth.clip import checkpoint
 from ctrlsynth.clip.data.loader import Batches, loader, open_sources, order_of, schedule_of
 from ctrlsynth.clip.model import WEIGHTS, build, import_open_clip, load_model, read_folder
 from ctrlsynth.errors import UserError, WorkFailed
-from ctrlsynth.recipe.train import TrainBlock, resolve
+from ctrlsynth.recipe.file import resolve
+from ctrlsynth.recipe.train import TrainBlock
 from helpers import TESTS
 
 SOURCE = TESTS

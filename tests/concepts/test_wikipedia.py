@@ -53,7 +53,7 @@ DUMP = f"""<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version=
   <page><title>Talk:Crystal bird</title><ns>1</ns><id>3</id><revision><text>hidden talk</text></revision></page>
   <page><title>Empty</title><ns>0</ns><id>4</id><revision><text /></revision></page>
 </mediawiki>
-"""  # noqa: E501
+"""
 
 
 def test_wikitext_becomes_the_words_a_reader_sees() -> None:

@@ -12,8 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ctrlsynth.control.edits import EditRecord, compile_edits
-from ctrlsynth.control.members import members
-from ctrlsynth.control.select import Selectors
+from ctrlsynth.control.select import Selectors, members
 from ctrlsynth.errors import UserError
 from ctrlsynth.lang import wordnet
 from ctrlsynth.lang.words import plural, singular

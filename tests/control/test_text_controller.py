@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctrlsynth.control.schema import check_schema, problem
-from ctrlsynth.control.select import holds
 from ctrlsynth.control.templates import FAMILIES, Family, constraint, cut, text_template, text_templates
 from ctrlsynth.control.text import TextController, reminder
 from ctrlsynth.errors import UserError
+from ctrlsynth.lang.phrases import holds
 from ctrlsynth.recipe.schema import TextPolicy
 from ctrlsynth.sample import Tags, model_seed
 

@@ -24,7 +24,7 @@ from helpers import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import fashion_lt  # noqa: E402
+import fashion_lt
 
 
 def _idx(path: Path, array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:

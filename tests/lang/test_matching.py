@@ -15,8 +15,9 @@ from ctrlsynth.lang import wordnet
 from ctrlsynth.lang.matching import rules as matching
 from ctrlsynth.lang.matching.phrases import compiled, names, thing
 from ctrlsynth.lang.nouns import multiword, noun_form
+from ctrlsynth.lang.phrases import split_attribute, split_relation
 from ctrlsynth.lang.words import singular
-from ctrlsynth.sample import Tags, split_attribute, split_relation
+from ctrlsynth.sample import Tags
 
 OBJECTS = (
     "dog",

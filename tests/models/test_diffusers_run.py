@@ -14,15 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ctrlsynth.control.select import holds
+from ctrlsynth.cli.show import as_text
 from ctrlsynth.data.images import encode
 from ctrlsynth.errors import UserError, WorkFailed
 from ctrlsynth.lang import clip_tokens
+from ctrlsynth.lang.phrases import holds
 from ctrlsynth.models.base import Painting, Prompt
 from ctrlsynth.models.embedded.scenes.painter import Scenes
 from ctrlsynth.models.text_to_image.diffusers.painter import Diffusers
 from ctrlsynth.recipe.schema import Recipe
-from ctrlsynth.report.explain import as_text
 from ctrlsynth.runs.drive import run
 from helpers import recipe, tables
 

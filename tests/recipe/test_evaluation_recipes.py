@@ -12,8 +12,7 @@ from test_production_recipes import RECIPES, place, small, tiny  # noqa: F401
 
 from ctrlsynth.evaluate.kinds.long_tail import read_extra
 from ctrlsynth.export.export import export
-from ctrlsynth.recipe.file import load_recipe, read_data
-from ctrlsynth.recipe.train import load_train
+from ctrlsynth.recipe.file import load_recipe, load_train, read_data
 from ctrlsynth.runs.drive import run
 from ctrlsynth.runs.estimate import estimate
 from tiny_production import Tiny

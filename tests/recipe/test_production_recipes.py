@@ -16,9 +16,8 @@ from PIL import Image
 
 from ctrlsynth.errors import UserError
 from ctrlsynth.export.export import export
-from ctrlsynth.recipe.file import load_recipe
+from ctrlsynth.recipe.file import load_recipe, load_train
 from ctrlsynth.recipe.schema import Models, Recipe
-from ctrlsynth.recipe.train import load_train
 from ctrlsynth.runs.drive import Run, run
 from ctrlsynth.runs.estimate import estimate
 from helpers import ROOT

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ctrlsynth.cli.show import as_text
 from ctrlsynth.cli.terminal import cells, clean, wrap
 from ctrlsynth.errors import UserError
 from ctrlsynth.recipe.file import parse_recipe
-from ctrlsynth.report.explain import as_dict, as_text, explain, first_kept
+from ctrlsynth.report.explain import as_dict, explain, first_kept
 from ctrlsynth.runs.drive import Run, run
 from report_fixture import make_run
 
@@ -146,8 +147,8 @@ def test_a_source_key_will_do_where_it_is_unique(finished: Run, tmp_path: Path) 
 def test_hostile_captions_drive_no_terminal(tmp_path: Path) -> None:
     caption = "\\x1b]0;owned\\x07 \\u202egnirts\\u2028 [bold red]x[/bold red] " + "語" * 200
     (tmp_path / "c.jsonl").write_text(
-        '{"caption": "%s", "key": "a"}\n' % caption.replace("\\x1b", "\\u001b").replace("\\x07", "\\u0007")
-    )  # noqa: UP031
+        '{"caption": "' + caption.replace("\\x1b", "\\u001b").replace("\\x07", "\\u0007") + '", "key": "a"}\n'
+    )
     data = {
         "name": "hostile",
         "source": {"text": "c.jsonl"},

@@ -12,7 +12,8 @@ import pytest
 
 from ctrlsynth.errors import UserError
 from ctrlsynth.recipe.file import parse_recipe
-from ctrlsynth.report.sweep import GRID, SweepRow, _Tally, as_table, plot_sweep, sweep
+from ctrlsynth.report.figures import plot_sweep
+from ctrlsynth.report.sweep import GRID, SweepRow, _Tally, as_table, sweep
 from ctrlsynth.runs.drive import Run, run
 from ctrlsynth.runs.pairs import pairs_of, shape_of, source_rows
 from ctrlsynth.stages.judge import Score, verdict

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctrlsynth.cli.show import progress
+from ctrlsynth.cli.show import as_text, progress
 from ctrlsynth.concepts import dedupe
 from ctrlsynth.concepts.balance import counts, draws, expected_sizes, keep_mask, solve_t
 from ctrlsynth.concepts.matches import Matches
@@ -21,7 +21,6 @@ from ctrlsynth.errors import UserError
 from ctrlsynth.export.export import export
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Recipe
-from ctrlsynth.report.explain import as_text
 from ctrlsynth.report.gallery import write_report
 from ctrlsynth.runs.drive import Run, run
 from ctrlsynth.runs.estimate import estimate

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from ctrlsynth.cli.show import as_text
 from ctrlsynth.errors import ModelError, UserError, WorkFailed
 from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.recipe.schema import Faults, Recipe
-from ctrlsynth.report.explain import as_text
 from ctrlsynth.runs import faults
 from ctrlsynth.runs.drive import Run, run
 from ctrlsynth.runs.faults import Caller, fault_of

@@ -25,11 +25,12 @@ import pytest
 from PIL import Image
 
 from ctrlsynth.cli.main import main
+from ctrlsynth.cli.show import as_text
 from ctrlsynth.errors import UserError, WorkFailed
 from ctrlsynth.export.export import export
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Recipe
-from ctrlsynth.report.explain import as_text, first_kept
+from ctrlsynth.report.explain import first_kept
 from ctrlsynth.report.gallery import write_report
 from ctrlsynth.report.sweep import sweep
 from ctrlsynth.runs.drive import Run, run

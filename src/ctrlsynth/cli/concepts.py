@@ -395,7 +395,7 @@ def coverage(
     what is seen too often."""
     from ..concepts import coverage as cover
     from ..concepts.coverage_text import check_new, names_of, report, write_lists
-    from ..report.figures import write_figure
+    from ..report.figures import head_tail_figure, write_figure
 
     _check_address(engine, address)
     check_new(1 if vs is None else 2, plot, lists)
@@ -410,7 +410,7 @@ def coverage(
         cover.check_same_matching(*sets)
     names = names_of([set_, *([vs] if vs else [])], bank, sets[0].bank_digest)
     if plot is not None:
-        write_figure(cover.head_tail_figure(sets), plot)
+        write_figure(head_tail_figure(sets), plot)
     if lists is not None:
         write_lists(sets, names, lists)
     if as_json:

@@ -173,8 +173,9 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Tell one sample's whole story: tags, edits, instruction, text, prompt, image, scores, verdict."""
-    from ..report.explain import as_dict, as_text, first_kept
+    from ..report.explain import as_dict, first_kept
     from ..runs.drive import Run
+    from .show import as_text
 
     made = Run.open(run_dir)
     chosen = row_id or first_kept(made)
@@ -194,7 +195,8 @@ def sweep(
 ) -> None:
     """Show how many samples every threshold p_f would keep, and their mean recall, from the stored scores.
     Runs no model."""
-    from ..report.sweep import as_table, plot_sweep
+    from ..report.figures import plot_sweep
+    from ..report.sweep import as_table
     from ..report.sweep import sweep as sweep_run
     from ..runs.drive import Run
     from .show import show_sweep

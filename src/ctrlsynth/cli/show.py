@@ -3,6 +3,7 @@ models as tables."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,10 +22,11 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from ..report.facts import Fact
 from ..report.sweep import gate_note
 from ..runs.drive import LedgerRow, Run
 from ..runs.local import Silent, Watcher
-from .terminal import clean
+from .terminal import cells, clean, wrap
 
 
 class _Bars:
@@ -354,3 +356,38 @@ def _say(text: str) -> None:
 def _safe(text: str) -> str:
     """Data as rich shows it literally: no markup, nothing that a terminal obeys."""
     return escape("\n".join(map(clean, text.split("\n"))))
+
+
+def as_text(run: Run, row_id: str, width: int | None = None) -> str:
+    """The story for a terminal: nothing in it can drive one, no markup is read in it. `width` in columns, the
+    terminal's unless given."""
+    from ..report.explain import explain
+
+    story = explain(run, row_id)
+    width = max(40, min(width or shutil.get_terminal_size((100, 24)).columns, 140))
+    lines = [clean(story.asked), ""]
+    for section in story.sections:
+        margin = "  " * min(section.depth, 6)
+        lines += [margin + line for line in wrap(section.title, width - len(margin))]
+        lines += _facts(section.facts, margin + "  ", width)
+        lines.append("")
+    if story.fates:
+        lines += ["verdict", *_facts(story.fates, "  ", width)]
+    return "\n".join(line.rstrip() for line in lines).rstrip() + "\n"
+
+
+def _facts(facts: tuple[Fact, ...], margin: str, width: int) -> Iterator[str]:
+    column = max((cells(clean(f.label)) for f in facts), default=0)
+    column = min(max(column, 10), 24) + 2
+    for fact in facts:
+        label = clean(fact.label)
+        values = fact.value if isinstance(fact.value, tuple) else (fact.value,)
+        first = margin + label + " " * max(1, column - cells(label))
+        rest = margin + " " * column
+        for number, value in enumerate(values):
+            for more, line in enumerate(wrap(value, width - cells(rest))):
+                yield (
+                    (first if number == 0 and more == 0 else rest)
+                    + ("  " if more and len(values) > 1 else "")
+                    + line
+                )

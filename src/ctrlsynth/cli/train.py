@@ -38,7 +38,7 @@ def train(
     """
     from ..clip.model import import_open_clip
     from ..clip.progress import live
-    from ..recipe.train import load_train
+    from ..recipe.file import load_train
 
     _, block = load_train(recipe, set_)
     import_open_clip("train")

@@ -5,11 +5,9 @@ matches; before and after balancing, or any two sets."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -149,36 +147,3 @@ def check_same_matching(one: Counted, other: Counted) -> None:
             f"{one.name} was matched with --mode {one.mode}, {other.name} with --mode {other.mode}: not "
             f"comparable"
         )
-
-
-def head_tail_figure(sets: Sequence[Counted]) -> Any:
-    """Left: counts by rank, head to tail, both logarithmic. Right: the share of all matches that the rarest
-    entries hold."""
-    from ..report.figures import LIGHT, legend, panels
-
-    figure, (left, right) = panels(2, LIGHT)
-    for number, one in enumerate(sets, 1):
-        ordered = np.sort(one.counts)[::-1]
-        seen = ordered[ordered > 0]
-        colour = LIGHT.series[number % len(LIGHT.series)]
-        ranks = np.unique(np.geomspace(1, max(len(seen), 1), 400).astype(int))
-        if len(seen):
-            left.loglog(
-                ranks,
-                seen[ranks - 1],
-                color=colour,
-                lw=1.6,
-                label=f"{one.name}, {one.texts:,} texts, {len(seen):,} entries seen",
-            )
-            share = np.cumsum(ordered[::-1]) / ordered.sum() * 100
-            points = np.unique(np.linspace(0, len(share) - 1, 600).astype(int))
-            right.plot((points + 1) / len(share) * 100, share[points], color=colour, lw=1.6)
-    left.set(xlabel="entry, by rank", ylabel="texts that hold it")
-    right.set(
-        xlabel="% of the bank's entries, the rarest first",
-        ylabel="% of all matches",
-        xlim=(-2, 102),
-        ylim=(-3, 103),
-    )
-    legend(left, LIGHT)
-    return figure

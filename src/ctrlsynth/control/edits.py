@@ -19,18 +19,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import UserError
 from ..lang import wordnet
+from ..lang.phrases import split_attribute
 from ..lang.words import plural, singular
 from ..models.registry import load_class
 from ..recipe.schema import Edit
-from ..sample import KINDS, Kind, Tags, chance, draw, split_attribute, unique
+from ..sample import KINDS, Kind, Tags, chance, unique
 from . import follow
-from .members import members
-from .select import Selectors, is_class, parse
+from .follow import Row
+from .select import Selectors, is_class, members, parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +45,6 @@ class EditRecord:
     kind: Kind
     before: str | None
     after: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """Whose tags are edited: everything that is drawn hangs on seed and id. `taken`: words that no object may
-    be drawn as; `drawn`: objects in lower case -> the member that one edit drew for them."""
-
-    seed: int
-    id: str
-    taken: set[str] = field(default_factory=set)
-    drawn: dict[tuple[int, str], str] = field(default_factory=dict)
-
-    def draw(self, purpose: str) -> float:
-        return draw(self.seed, self.id, purpose)
 
 
 Change = Callable[[str, Tags, Row], str | None]

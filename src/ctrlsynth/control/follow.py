@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ..lang.phrases import object_form, split_attribute, split_relation, subject_form
 from ..lang.words import article, plural
-from ..sample import split_attribute, split_relation
+from ..sample import draw
 
 if TYPE_CHECKING:
-    from .edits import Row
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +85,6 @@ def exchanged(phrase: str, objects: Sequence[str]) -> str:
     return f"{phrase[len(phrase) - len(end) :]} {predicate} {phrase[: len(start)]}"
 
 
-def subject_form(phrase: str, subject: str) -> str:
-    """The form, singular or plural, in which a relation's subject stands at its beginning."""
-    many = plural(subject)
-    return many if phrase.lower().startswith(many.lower() + " ") else subject
-
-
-def object_form(phrase: str, object_: str) -> str:
-    """The form, singular or plural, in which a relation's object stands at its end."""
-    many = plural(object_)
-    return many if phrase.lower().endswith(" " + many.lower()) else object_
-
-
 def _mentions(low: str, moved: Moved) -> bool:
     return any(name in low or plural(name).lower() in low for name in moved)
 
@@ -162,3 +151,17 @@ def _inside(middle: str, objects: Sequence[str], moved: Moved) -> str | None:
             new.append(renamed)
         at += n or 1
     return " ".join(new)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Whose tags are edited: everything that is drawn hangs on seed and id. `taken`: words that no object may
+    be drawn as; `drawn`: objects in lower case -> the member that one edit drew for them."""
+
+    seed: int
+    id: str
+    taken: set[str] = field(default_factory=set)
+    drawn: dict[tuple[int, str], str] = field(default_factory=dict)
+
+    def draw(self, purpose: str) -> float:
+        return draw(self.seed, self.id, purpose)

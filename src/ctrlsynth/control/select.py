@@ -20,13 +20,14 @@ import fnmatch
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, TypeVar
 
 from ..errors import UserError
 from ..lang import wordnet
+from ..lang.phrases import split_attribute, split_relation, subject_form
 from ..lang.words import plural, singular
-from ..sample import Kind, split_attribute, split_relation
-from .follow import subject_form
+from ..sample import Kind
 
 _CLASS = re.compile(r"\S+\.[nvars]\.\d{1,3}")
 _WORD = re.compile(r"\w[\w'’-]*")
@@ -229,21 +230,37 @@ def _runs(text: str, start: int, stop: int, shortest: bool) -> Iterator[tuple[in
             yield start + words[i][0], start + words[i + size - 1][1]
 
 
-def holds(text: str, phrase: str) -> bool:
-    """Whether a text has a phrase as whole words, singular or plural, whatever its case."""
-    return next(places(text, phrase), None) is not None
+_WIDE = 1000
 
 
-def places(text: str, phrase: str) -> Iterator[tuple[int, int]]:
-    """Where a text has a phrase, as `holds` finds it: first character and the one after the last; of several
-    forms the longest."""
-    low, name = text.lower(), phrase.lower()
-    if len(low) != len(text):  # a letter whose small form is two characters would move all that follows
-        low = "".join(small if len(small := c.lower()) == 1 else c for c in text)
-    forms = sorted(
-        (form for form in {name, plural(name), singular(name)} if form in low),
-        key=lambda form: (-len(form), form),
+@lru_cache(maxsize=256)
+def members(name: str, quality: bool) -> tuple[str, ...]:
+    """Words that stand for members of a WordNet class, sorted, for `replace` to draw from.
+
+    Things: one-word lemmas whose first noun sense is the member, so that what is drawn is again found by the
+    class; not the members that are wide classes themselves (more than about 1000 below: `mammal`), nor names
+    of single things. Of those the words that WordNet's tagged texts use twice or more, if they are at least
+    five, since a writer and a painter know them best. Without one-word lemmas, longer ones. Qualities
+    (`color.n.01`): one-word lemmas that are adjectives too, so that they can modify, and are used so in the
+    tagged texts."""
+    below = [s for s in wordnet.descendants(wordnet.synset(name)) if not s.is_instance]
+    if quality:
+        words = sorted(
+            {w for s in below for w in s.words if w.isalpha() and w.islower() and wordnet.synsets(w, "a")}
+        )
+        return tuple([w for w in words if wordnet.count(w, "a") > 0] or words)
+    sizes: dict[wordnet.Synset, int] = dict.fromkeys(below, 1)
+    for member in reversed(below):  # the deepest first; one that stands under two classes counts in both
+        for up in member.hypernyms:
+            if up in sizes:
+                sizes[up] += sizes[member]
+    own = [
+        [w for w in s.words if w.islower() and wordnet.first_sense(w) == s]
+        for s in below
+        if sizes[s] <= _WIDE
+    ]
+    single = sorted(
+        {next(w for w in words if w.isalpha()) for words in own if any(w.isalpha() for w in words)}
     )
-    if forms:
-        any_form = "|".join(map(re.escape, forms))
-        yield from (m.span() for m in re.finditer(rf"(?<!\w)(?:{any_form})(?!\w)", low))
+    common = [w for w in single if wordnet.count(w, "n") > 1]
+    return tuple(common if len(common) >= 5 else single or sorted({words[0] for words in own if words}))

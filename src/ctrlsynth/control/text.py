@@ -18,12 +18,13 @@ from typing import Any
 
 from ..errors import UserError, unknown
 from ..lang import replies as captions
+from ..lang.phrases import holds, split_attribute
 from ..models.base import Request
 from ..recipe.schema import TextPolicy
-from ..sample import Kind, Tags, chance, draw, model_seed, split_attribute
+from ..sample import Kind, Tags, chance, draw, model_seed
 from .edits import EditRecord, compile_edits
 from .schema import check_schema, problem
-from .select import Selectors, holds
+from .select import Selectors
 from .templates import (
     FAMILIES,
     PHRASES,

@@ -11,7 +11,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..errors import UserError
 
 SCHEMA = 1
@@ -66,7 +65,7 @@ class Result:
 
 def versions() -> dict[str, str]:
     """Versions of what takes part in a score."""
-    out = {"ctrlsynth": __version__}
+    out = {"ctrlsynth": version("ctrlsynth")}
     for name in _PACKAGES:
         try:
             out[name] = version(name)

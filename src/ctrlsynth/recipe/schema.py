@@ -10,22 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ..errors import unknown
 from ..sample import Kind
+from .block import Block
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Spec = str | dict[str, Any]
 Patterns = list[str]
 """Selectors of tags: an exact phrase (`red`), a glob (`*mark`), a regular expression (`re:^blu`), a WordNet
 class (`animal.n.01`)."""
-
-
-class Block(BaseModel):
-    """Base of all blocks: frozen, and a key that it does not know is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 SOURCES = ("folder", "webdataset", "parquet", "hf", "text", "concepts", "long_tail")
@@ -457,17 +452,6 @@ class Recipe(Block):
                     raise ValueError(f"path {name!r} stands twice")
                 named[name] = [nodes] if isinstance(nodes, str) else nodes
         return named
-
-
-def block_of(annotation: Any) -> type[BaseModel] | None:
-    """The block that a field holds (alone, optional, or in a list), or None."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for arg in getattr(annotation, "__args__", ()):
-        found = block_of(arg)
-        if found is not None:
-            return found
-    return None
 
 
 def dump_recipe(recipe: Recipe) -> dict[str, Any]:

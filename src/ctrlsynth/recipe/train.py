@@ -3,16 +3,11 @@ the block leaves out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ..errors import UserError, unknown
-from .file import check_block_keys, parse_block, read_data
-from .presets import PRESETS
-from .schema import Block
+from .block import Block
 
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 Positive = Annotated[int, Field(gt=0)]
@@ -175,61 +170,3 @@ def sources(value: Any) -> list[Any]:
     """`folder`, `[folder, {path: ..., ratio: 2}]` -> a list of mappings."""
     items = value if isinstance(value, list) else [value]
     return [{"path": item} if isinstance(item, str) else item for item in items]
-
-
-def resolve(block: Mapping[str, Any], where: str = "recipe", seed: int | None = None) -> TrainBlock:
-    """The block over its preset, checked; unknown keys and preset names are one line with the nearest right
-    name. A length of one's own takes the preset's away and scales its warm-up. `seed` is the recipe's, for a
-    block without one."""
-    given = dict(block)
-    below = _preset(given, where)
-    lengths = ("epochs", "steps", "equal_samples")
-    if any(given.get(k) is not None for k in lengths):
-        if below.get("steps") and below.get("warmup"):
-            below["warmup"] = below["warmup"] / below["steps"]
-        below = {k: v for k, v in below.items() if k not in lengths}
-    if seed is not None:
-        below["seed"] = seed
-    if "data" not in given:
-        raise UserError(
-            f"{where}: train.data: no data; name a folder that `ctrlsynth export` wrote: data: [exports/mix]"
-        )
-    return parse_block(TrainBlock, {**below, **given}, where, "train")
-
-
-def check_keys(block: Mapping[str, Any], where: str) -> None:
-    """Looks at keys and preset alone, for commands before `train`: data and other values may still come with
-    its `--set`."""
-    _preset(block, where)
-    check_block_keys(TrainBlock, block, where, "train")
-
-
-def _preset(block: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What the block's preset says; UserError for an unknown one, and for the key that only presets may
-    give."""
-    if "needs_init" in block:
-        raise unknown(
-            "key",
-            "train.needs_init",
-            [f"train.{k}" for k in TrainBlock.model_fields if k != "needs_init"],
-            where,
-        )
-    name = block.get("preset")
-    if name is not None and name not in PRESETS:
-        raise unknown("preset", str(name), PRESETS, f"{where}: train.preset")
-    return {} if name is None else dict(PRESETS[str(name)])
-
-
-def load_train(path: Path, overrides: list[str] | None = None) -> tuple[str, TrainBlock]:
-    """(name, `train` block) of a recipe file; one that only trains needs no source. Raises UserError in one
-    line."""
-    data = read_data(path, overrides)
-    if not isinstance(data.get("train"), Mapping):
-        raise UserError(
-            f"{path}: no train block; write for example train: "
-            f"{{preset: ctrlsynth-cc3m, data: [exports/mix]}}"
-        )
-    seed = data.get("seed")
-    return str(data.get("name") or path.stem), resolve(
-        data["train"], str(path), seed if isinstance(seed, int) else None
-    )

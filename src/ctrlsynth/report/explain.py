@@ -4,7 +4,6 @@ prompt, image, verdict."""
 from __future__ import annotations
 
 import difflib
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..cli.terminal import cells, clean, wrap
 from ..errors import UserError
 from ..recipe.paths import Step
 from .facts import Fact, facts_of
@@ -230,39 +228,6 @@ def first_kept(run: Run) -> str:
     if first is None:
         raise UserError(f"{run.root}: nothing has been read yet")
     return nearest[1] if nearest is not None else first
-
-
-def as_text(run: Run, row_id: str, width: int | None = None) -> str:
-    """The story for a terminal: nothing in it can drive one, no markup is read in it. `width` in columns, the
-    terminal's unless given."""
-    story = explain(run, row_id)
-    width = max(40, min(width or shutil.get_terminal_size((100, 24)).columns, 140))
-    lines = [clean(story.asked), ""]
-    for section in story.sections:
-        margin = "  " * min(section.depth, 6)
-        lines += [margin + line for line in wrap(section.title, width - len(margin))]
-        lines += _facts(section.facts, margin + "  ", width)
-        lines.append("")
-    if story.fates:
-        lines += ["verdict", *_facts(story.fates, "  ", width)]
-    return "\n".join(line.rstrip() for line in lines).rstrip() + "\n"
-
-
-def _facts(facts: tuple[Fact, ...], margin: str, width: int) -> Iterator[str]:
-    column = max((cells(clean(f.label)) for f in facts), default=0)
-    column = min(max(column, 10), 24) + 2
-    for fact in facts:
-        label = clean(fact.label)
-        values = fact.value if isinstance(fact.value, tuple) else (fact.value,)
-        first = margin + label + " " * max(1, column - cells(label))
-        rest = margin + " " * column
-        for number, value in enumerate(values):
-            for more, line in enumerate(wrap(value, width - cells(rest))):
-                yield (
-                    (first if number == 0 and more == 0 else rest)
-                    + ("  " if more and len(values) > 1 else "")
-                    + line
-                )
 
 
 def as_dict(run: Run, row_id: str) -> dict[str, Any]:

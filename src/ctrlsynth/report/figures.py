@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..concepts.coverage import Counted
 from ..errors import UserError
 from ..storage.parts import open_part
 from .lineage import Parts
@@ -258,3 +259,41 @@ def legend(axes: Any, theme: Theme) -> None:
         fontsize=8.5,
         labelcolor=theme.ink,
     )
+
+
+def head_tail_figure(sets: Sequence[Counted]) -> Any:
+    """Left: counts by rank, head to tail, both logarithmic. Right: the share of all matches that the rarest
+    entries hold."""
+    figure, (left, right) = panels(2, LIGHT)
+    for number, one in enumerate(sets, 1):
+        ordered = np.sort(one.counts)[::-1]
+        seen = ordered[ordered > 0]
+        colour = LIGHT.series[number % len(LIGHT.series)]
+        ranks = np.unique(np.geomspace(1, max(len(seen), 1), 400).astype(int))
+        if len(seen):
+            left.loglog(
+                ranks,
+                seen[ranks - 1],
+                color=colour,
+                lw=1.6,
+                label=f"{one.name}, {one.texts:,} texts, {len(seen):,} entries seen",
+            )
+            share = np.cumsum(ordered[::-1]) / ordered.sum() * 100
+            points = np.unique(np.linspace(0, len(share) - 1, 600).astype(int))
+            right.plot((points + 1) / len(share) * 100, share[points], color=colour, lw=1.6)
+    left.set(xlabel="entry, by rank", ylabel="texts that hold it")
+    right.set(
+        xlabel="% of the bank's entries, the rarest first",
+        ylabel="% of all matches",
+        xlim=(-2, 102),
+        ylim=(-3, 103),
+    )
+    legend(left, LIGHT)
+    return figure
+
+
+def plot_sweep(found: Sweep, path: Path) -> None:
+    """Share kept and mean recall over p_f, as .svg or .png."""
+    from .figures import sweep_figure, write_figure
+
+    write_figure(sweep_figure(found), path)

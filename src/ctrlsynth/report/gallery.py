@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from .. import __version__
 from ..errors import UserError
 from ..storage.location import temporary
 from ..storage.parts import disk_errors, write_json
@@ -91,7 +91,9 @@ def _write(run: Run, root: Path, page_rows: int, tick: Callable[[], None]) -> No
     for name in ("gallery.css", "gallery.js"):
         shutil.copyfile(_TEMPLATES / name, root / name)
     (root / "index.html").write_text(_index(run, counts, found, plots), encoding="utf-8")
-    write_json(root / MARKER, {"run": run.recipe["name"], "samples": counts.samples, "version": __version__})
+    write_json(
+        root / MARKER, {"run": run.recipe["name"], "samples": counts.samples, "version": version("ctrlsynth")}
+    )
 
 
 def _cards(run: Run, root: Path) -> Iterator[dict[str, Any]]:
@@ -183,7 +185,7 @@ def _index(run: Run, counts: _Counts, found: Sweep | None, plots: Sequence[_Plot
     head, body = as_table(found) if found is not None else ([], [])
     return env.get_template("index.html.j2").render(
         run=run.recipe,
-        version=__version__,
+        version=version("ctrlsynth"),
         samples=counts.samples,
         kept=sum(n for (v, _, _), n in counts.fates.items() if v in ("kept", "unjudged")),
         fates=[

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -262,10 +261,3 @@ def as_table(found: Sweep) -> tuple[list[str], list[list[str]]]:
             line.append("-" if row.mean_recall is None else f"{row.mean_recall:.3f}")
         body.append(line)
     return head, body
-
-
-def plot_sweep(found: Sweep, path: Path) -> None:
-    """Share kept and mean recall over p_f, as .svg or .png."""
-    from .figures import sweep_figure, write_figure
-
-    write_figure(sweep_figure(found), path)

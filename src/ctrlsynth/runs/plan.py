@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..concepts.in_recipe import check_balance, open_matcher
 from ..control.image import ImageController
 from ..control.text import TextController
@@ -94,7 +94,7 @@ class Plan:
     def describe(self) -> dict[str, Any]:
         """What plan.json holds."""
         return {
-            "version": __version__,
+            "version": version("ctrlsynth"),
             "recipe": dump_recipe(self.recipe),
             "base": str(self.base),
             "limit": self.limit,

@@ -19,13 +19,13 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from .. import __version__
 from ..errors import UserError, WorkFailed
 from ..models.runtime import quiet_native_threads
 from ..recipe.schema import RayPool
@@ -126,7 +126,7 @@ def every_node_sees(root: Place) -> None:
     names the first that can't."""
     where = root.absolute() if isinstance(root, Path) else root
     token = where / f".tmp-token-{uuid.uuid4().hex}"
-    write_json(token, {"version": __version__})
+    write_json(token, {"version": version("ctrlsynth")})
     look = ray.remote(_sees)
     try:
         asked = {node: look.options(max_retries=0, **_on(node)).remote(token) for node in _nodes()}
@@ -138,7 +138,7 @@ def every_node_sees(root: Place) -> None:
                 fault = f"cannot run ctrlsynth ({str(error).strip().splitlines()[-1]})"
             if fault:
                 raise UserError(
-                    f"{name}: {fault}; every node needs ctrlsynth {__version__} and the run's folder {where}"
+                    f"{name}: {fault}; every node needs ctrlsynth {version('ctrlsynth')} and the run's folder {where}"
                 )
     finally:
         token.unlink(missing_ok=True)
@@ -150,7 +150,8 @@ def _sees(token: Place) -> str:
         found = token.read_text(encoding="utf-8")
     except (OSError, UserError, WorkFailed) as error:
         return f"cannot read the run's folder ({str(error).splitlines()[0]})"
-    return "" if f'"version": "{__version__}"' in found else f"has ctrlsynth {__version__}"
+    ours = version("ctrlsynth")
+    return "" if f'"version": "{ours}"' in found else f"has ctrlsynth {ours}"
 
 
 def _pool(plan: Plan, folder: str) -> RayPool:

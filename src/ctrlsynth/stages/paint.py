@@ -10,9 +10,9 @@ import pyarrow as pa
 from PIL import Image
 
 from ..control.image import ImageController
-from ..control.select import holds
 from ..data.images import encode
 from ..lang import clip_tokens
+from ..lang.phrases import holds
 from ..models.base import Painting, Prompt, TextToImageModel
 from ..recipe.schema import ImageFile
 from .answers import BAD, painting_of

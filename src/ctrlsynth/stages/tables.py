@@ -10,11 +10,6 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA = 1
-
-ADDED = {"error", "chunks", "flagged", "dropped_phrases"}
-"""Columns that tables written before them lack: read as null."""
-
 _words = pa.list_(pa.string())
 _common = [
     ("id", pa.string()),

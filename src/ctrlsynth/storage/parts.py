@@ -31,7 +31,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import UserError, WorkFailed
-from ..stages.tables import SCHEMA
 from .location import Entry, Place, Remote, make_folder, remove_tree, store_errors
 from .location import publish as publish
 from .location import temporary as temporary
@@ -419,3 +418,6 @@ def drop(superseded: Sequence[Place]) -> None:
 
 
 _REPEATING = ["status", "reason", "model", "template", "style", "verdict", "file"]
+
+
+SCHEMA = 1

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import UserError, WorkFailed
-from ..stages.tables import ADDED
 from .location import Place
 from .parts import open_part
 
@@ -118,3 +117,7 @@ class OldRows:
             ) from error
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{path}: damaged ({error}); remove the file and run again") from error
+
+
+ADDED = {"error", "chunks", "flagged", "dropped_phrases"}
+"""Columns that tables written before them lack: read as null."""

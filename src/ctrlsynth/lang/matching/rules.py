@@ -49,8 +49,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ...errors import unknown
-from ...sample import KINDS, Tags, split_attribute
+from ...sample import KINDS, Tags
 from ..nouns import multiword, noun_form
+from ..phrases import split_attribute
 from .phrases import Phrase, compiled, names, places
 from .text import MARK, OPEN, PREPOSITIONS, RELATIVE, Key, Text
 

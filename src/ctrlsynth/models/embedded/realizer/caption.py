@@ -14,8 +14,9 @@ from collections.abc import Iterable, Sequence
 
 from ....lang.matching import rules as matching
 from ....lang.nouns import COLOURS, KEEP_APART, noun_form
+from ....lang.phrases import split_attribute
 from ....lang.words import article, plural, singular
-from ....sample import Tags, split_attribute, unique
+from ....sample import Tags, unique
 from ...base import Request
 from .scene import determiner, is_plural
 from .vocabulary import PREPOSITIONS

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from ....lang.phrases import split_attribute, split_relation
 from ....lang.words import article, plural, singular
-from ....sample import Tags, split_attribute, split_relation
+from ....sample import Tags
 from .vocabulary import COUNTS, MASS, ONLY_ONE, PARTICIPLES, PLURAL_ONLY, PREPOSITIONS
 
 FINITE = {"has": "have", "is": "are", "was": "were", "does": "do"}

@@ -11,7 +11,8 @@ import random
 import zlib
 from collections.abc import Sequence
 
-from ....sample import Tags, split_attribute, split_relation
+from ....lang.phrases import split_attribute, split_relation
+from ....sample import Tags
 from ...base import Reply, Request
 from .caption import held, kept, lemmas, shown
 from .concept_words import PLACES, VERBS, kind_of

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ....control.select import places
+from ....lang.phrases import places
 from ...installed import need
 
 FAMILIES = {

@@ -1,0 +1,83 @@
+"""Tags as phrases: the owner and modifier of an attribute, the ends of a relation, and where a text
+holds a phrase."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from .words import plural, singular
+
+
+def split_attribute(attribute: str, objects: Sequence[str]) -> tuple[str, str | None]:
+    """`red soccer ball` with objects [`soccer ball`] -> (`red`, `soccer ball`); unbound -> (`red`, None). The
+    longest object wins."""
+    low = attribute.lower()
+    best: str | None = None
+    cut = 0
+    for name in objects:
+        if best is not None and len(name) <= len(best):
+            continue
+        for form in (name, plural(name)):
+            if low.endswith(" " + form.lower()):
+                best, cut = name, len(form) + 1
+                break
+    return (attribute[:-cut], best) if best is not None else (attribute, None)
+
+
+def split_relation(relation: str, objects: Sequence[str]) -> tuple[str | None, str, str | None]:
+    """`dog on red sofa` with objects [`dog`, `sofa`] -> (`dog`, `on red`, `sofa`); an end that names no
+    object is None."""
+    low = relation.lower()
+    subject = object_ = None
+    start = end = 0
+    for name in objects:
+        size, form = len(name), name.lower()
+        if subject is None or size > len(subject):
+            many = plural(name)
+            if low.startswith(many.lower() + " "):
+                subject, start = name, len(many)
+            elif low.startswith(form + " "):
+                subject, start = name, size
+        if object_ is None or size > len(object_):
+            many = plural(name)
+            if low.endswith(" " + many.lower()):
+                object_, end = name, len(many)
+            elif low.endswith(" " + form):
+                object_, end = name, size
+    middle = relation[start : len(relation) - end].strip()
+    if not middle and subject is not None and object_ is not None:  # one object fills the whole phrase
+        return subject, "", None
+    return subject, middle, object_
+
+
+def subject_form(phrase: str, subject: str) -> str:
+    """The form, singular or plural, in which a relation's subject stands at its beginning."""
+    many = plural(subject)
+    return many if phrase.lower().startswith(many.lower() + " ") else subject
+
+
+def object_form(phrase: str, object_: str) -> str:
+    """The form, singular or plural, in which a relation's object stands at its end."""
+    many = plural(object_)
+    return many if phrase.lower().endswith(" " + many.lower()) else object_
+
+
+def holds(text: str, phrase: str) -> bool:
+    """Whether a text has a phrase as whole words, singular or plural, whatever its case."""
+    return next(places(text, phrase), None) is not None
+
+
+def places(text: str, phrase: str) -> Iterator[tuple[int, int]]:
+    """Where a text has a phrase, as `holds` finds it: first character and the one after the last; of several
+    forms the longest."""
+    low, name = text.lower(), phrase.lower()
+    if len(low) != len(text):  # a letter whose small form is two characters would move all that follows
+        low = "".join(small if len(small := c.lower()) == 1 else c for c in text)
+    forms = sorted(
+        (form for form in {name, plural(name), singular(name)} if form in low),
+        key=lambda form: (-len(form), form),
+    )
+    if forms:
+        any_form = "|".join(map(re.escape, forms))
+        yield from (m.span() for m in re.finditer(rf"(?<!\w)(?:{any_form})(?!\w)", low))
