@@ -19,6 +19,9 @@ MAX_PIXELS = 89_478_485
 """Images with more pixels are refused by their header, before any memory is spent (Pillow's own limit: 256 MB
 as RGB)."""
 
+IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm"})
+"""Suffixes of files that are images, in lower case."""
+
 # What matters becomes a reason; Pillow's warnings (large images, odd EXIF data) would only be printed between
 # the progress lines.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.columnar import ImageReader
 from ..data.images import ImageFault, decode, encode
+from ..data.originals import ImageReader
 from ..errors import UserError, WorkFailed, unknown
 from ..runs.pairs import (
     Choice,

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from ..data.images import ImageFault, decode, encode
-from ..data.sources import ImageReader
+from ..data.originals import ImageReader
 from ..recipe.paths import Step
 from ..sample import KINDS
 from .facts import edit_name
