@@ -11,8 +11,6 @@ import zlib
 from pathlib import Path
 from typing import IO, Any, cast
 
-import pyarrow as pa
-
 from ..errors import UserError
 
 PACKED = (".gz", ".bz2", ".xz", ".zst")
@@ -45,6 +43,8 @@ def open_stream(path: str | Path) -> IO[bytes]:
     if magic.startswith(MAGIC[2]):
         return cast(IO[bytes], lzma.LZMAFile(stream))
     if magic.startswith(MAGIC[3]):
+        import pyarrow as pa  # not needed for the other formats
+
         return io.BufferedReader(_Forward(pa.input_stream(stream, compression="zstd")), 1 << 18)
     if magic[:2] in (b"\xff\xfe", b"\xfe\xff"):
         stream.close()
