@@ -114,7 +114,7 @@ def words(tmp_path: Path, out: Path, what: str) -> list[object]:
     match = [
         sys.executable,
         "-c",
-        "from ctrlsynth.cli.main.main import main; main()",
+        "from ctrlsynth.cli.main import main; main()",
         "concepts",
         "match",
         str(tmp_path / "captions.txt"),
