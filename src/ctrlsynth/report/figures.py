@@ -292,6 +292,4 @@ def head_tail_figure(sets: Sequence[Counted]) -> Any:
 
 def plot_sweep(found: Sweep, path: Path) -> None:
     """Share kept and mean recall over p_f, as .svg or .png."""
-    from .figures import sweep_figure, write_figure
-
     write_figure(sweep_figure(found), path)
