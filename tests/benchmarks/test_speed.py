@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ctrlsynth.api.run import run
 from ctrlsynth.data.records import Table, records
 from ctrlsynth.data.streams import open_stream
-from ctrlsynth.runs.drive import run
 from ctrlsynth.runs.local import COLLECT_AFTER, Silent, fewer_collections
 from ctrlsynth.stages.base import Item
 from helpers import ROOT, TESTS, recipe

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from ..data.images import shorter_edge
-from ..errors import UserError, unknown
+from ..errors import UserError, first_line, unknown
 from ..models.hf import HFOptions, locate
 from ..models.installed import need
 from ..models.torchvision_fix import make_torchvision_importable
@@ -139,9 +139,7 @@ def build(
                 known, pretrained_text=False, force_image_size=image_size, **kwargs
             )
     except _UNFIT as error:
-        raise UserError(
-            f"{where}: {name}: open_clip cannot build this model: {_first_line(error)}"
-        ) from error
+        raise UserError(f"{where}: {name}: open_clip cannot build this model: {first_line(error)}") from error
     if image_size is not None:
         config["vision_cfg"]["image_size"] = image_size
     digest = hashlib.sha256(f"{json.dumps(config, sort_keys=True)}{seed}{sigmoid}".encode()).hexdigest()[:16]
@@ -173,9 +171,7 @@ def _text_at_hand(text: dict[str, Any], name: str, where: str) -> None:
 def _register(open_clip: Any, name: str, where: str) -> str:
     """Makes `tiny` and JSON files known to open_clip; the name that it then knows."""
     if name == "tiny":
-        with resources.as_file(
-            resources.files("ctrlsynth.models.registry") / "data" / "ctrlsynth-tiny.json"
-        ) as path:
+        with resources.as_file(resources.files("ctrlsynth.models") / "data" / "ctrlsynth-tiny.json") as path:
             open_clip.add_model_config(path)
         return "ctrlsynth-tiny"
     if not name.endswith(".json"):
@@ -237,7 +233,7 @@ def read_folder(path: Path, *, image_size: int | None = None, where: str = "trai
                 }
     except _UNFIT as error:
         raise UserError(
-            f"{where}: {folder}: the weights do not fit the configuration beside them: {_first_line(error)}"
+            f"{where}: {folder}: the weights do not fit the configuration beside them: {first_line(error)}"
         ) from error
     if image_size is not None:
         config["vision_cfg"]["image_size"] = image_size
@@ -452,14 +448,9 @@ def _load_file(built: Built, path: Path) -> None:
         with _quiet():
             load_checkpoint(built.module, str(path))
     except _UNFIT as error:
-        raise UserError(f"model: {path}: not the weights of {built.name}: {_first_line(error)}") from error
+        raise UserError(f"model: {path}: not the weights of {built.name}: {first_line(error)}") from error
     with open(path, "rb") as stream:
         built.digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2])[:300] if lines else type(error).__name__
 
 
 @contextlib.contextmanager

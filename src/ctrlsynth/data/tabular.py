@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..recipe.schema import Source
 from ..storage.location import Facts
 from .captions import CAPTION_NAMES, as_caption, clean_caption
@@ -72,7 +72,7 @@ class TableSource(PartedSource):
                 file = open_columnar(path)
             except BROKEN as error:
                 blocks[path] = []
-                fault = fault or f"{path}: not a readable {self._what} file ({str(error).splitlines()[0]})"
+                fault = fault or f"{path}: not a readable {self._what} file ({first_line(error)})"
                 continue
             if first is None:
                 first = path
@@ -115,7 +115,7 @@ class TableSource(PartedSource):
             for index, data in enumerate(self._open(path).read(start, part.rows or 0)):
                 yield keys.admit(self._row(data, path, start + index))
         except BROKEN as error:
-            fault = {"file": path, "row": start + index, "error": str(error).splitlines()[0][:200]}
+            fault = {"file": path, "row": start + index, "error": first_line(error)}
             yield keys.admit(SourceRow(f"row{start + index}", metadata=fault).fail("unreadable_file"))
 
     def _open(self, path: str) -> RowCursor:
