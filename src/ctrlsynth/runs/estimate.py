@@ -170,6 +170,6 @@ def _painted_bytes(plan: Plan, folder: str) -> float:
     model = next(iter(plan.users.get(folder, ())), None)
     if model is not None and model.id == "scenes" and policy.image.size is None and policy.size is None:
         return float(ROW_BYTES["paint"])
-    size: Any = policy.image.size or policy.size or getattr(model, "size", None) or PAINTED
+    size: Any = policy.image.size or policy.size or (model.size if model is not None else None) or PAINTED
     width, height = (size, size) if isinstance(size, int) else size
     return width * height * PIXEL_BYTES[policy.image.format]

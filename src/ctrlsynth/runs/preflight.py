@@ -38,12 +38,11 @@ def _models(plan: Plan, folders: Sequence[str]) -> list[str]:
     asked: list[Any] = []
     for folder in folders:
         for model in plan.users.get(folder, ()):
-            check = getattr(model, "check", None)
-            if check is None or any(model is m for m in asked):
+            if any(model is m for m in asked):
                 continue
             asked.append(model)
             try:
-                check()
+                model.check()
             except UserError as error:
                 lines += str(error).splitlines()
     return list(dict.fromkeys(lines))

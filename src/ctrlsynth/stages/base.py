@@ -94,13 +94,6 @@ class Barrier(Protocol):
     def settle(self, state: Mapping[str, Any]) -> None: ...
 
 
-def close_model(model: Any) -> None:
-    """Lets a model free what it holds (processes, sessions); it may be asked again later."""
-    close = getattr(model, "close", None)
-    if close is not None:
-        close()
-
-
 @dataclass(slots=True)
 class Ancestors:
     """Finds the row of another folder that an id descends from: its longest prefix at a step's end."""

@@ -16,7 +16,7 @@ from ..lang.phrases import holds
 from ..models.base import Painting, Prompt, TextToImageModel
 from ..recipe.schema import ImageFile
 from .answers import BAD, painting_of
-from .base import Item, Upstream, ask, build, close_model, digest_of, key_of
+from .base import Item, Upstream, ask, build, digest_of, key_of
 from .tables import PAINT
 
 UNSAFE = "unsafe"
@@ -53,7 +53,7 @@ class PaintStage:
         )
         self._painted = sorted(set(painted)) if painted is not None and parent_kind != "read" else None
         self._prefix = digest_of("paint", self.version, model.id, model.digest, file.model_dump())
-        self.batch = int(getattr(model, "batch", 8))
+        self.batch = model.batch
         self.model_name = model.id
 
     def settings(self) -> dict[str, Any]:
@@ -99,11 +99,8 @@ class PaintStage:
         return Item(row_id, parent, source_key, key, prompt)
 
     def load(self, items: list[Item], up: Upstream) -> None:
-        """Prompts are all there is; a model that answers elsewhere gets them now (its optional `begin`),
-        batches ahead of `call`."""
-        begin = getattr(self._model, "begin", None)
-        if begin is not None:
-            begin([i.payload for i in items if i.status == "ok"])
+        """Announces the prompts to the model, batches ahead of `call`."""
+        self._model.begin([i.payload for i in items if i.status == "ok"])
 
     def call(self, items: list[Item]) -> list[Any]:
         live = [i for i in items if i.status == "ok"]
@@ -167,7 +164,7 @@ class PaintStage:
             return None
 
     def close(self) -> None:
-        close_model(self._model)
+        self._model.close()
 
     def finish(self, table: pa.Table) -> pa.Table:
         return table
