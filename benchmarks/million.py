@@ -60,7 +60,7 @@ alone."""
 _COMMAND = """
 import atexit, re, sys
 from pathlib import Path
-from ctrlsynth.cli.main.main import main
+from ctrlsynth.cli.main import main
 atexit.register(lambda: print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1], file=sys.stderr))
 main()
 """

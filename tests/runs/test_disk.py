@@ -37,7 +37,7 @@ def ctrlsynth(*words: str, cwd: Path) -> subprocess.Popen[str]:
     """The command as a process of its own, beginning with chunks after a tenth of a second."""
     code = (
         "from ctrlsynth.storage import parts as store; store.CHUNK_SECONDS = 0.1\nfrom "
-        "ctrlsynth.cli.main.main import main; main()"
+        "ctrlsynth.cli.main import main; main()"
     )
     env = {
         **os.environ,

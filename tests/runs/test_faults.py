@@ -33,7 +33,7 @@ import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may have it ignored
 from pathlib import Path
 from ctrlsynth.storage import parts as store
-from ctrlsynth.cli.main.main import main
+from ctrlsynth.cli.main import main
 store.CHUNK_SECONDS = 0.3
 sys.argv = ["ctrlsynth", "run", sys.argv[1], "--out", sys.argv[2]]
 main()

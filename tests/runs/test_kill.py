@@ -27,7 +27,7 @@ judge: {tagger: reference, threshold: 0.1}
 """
 DRIVER = (
     "from ctrlsynth.storage import parts as store; store.CHUNK_SECONDS = 0.3\nfrom "
-    "ctrlsynth.cli.main.main import main; main()"
+    "ctrlsynth.cli.main import main; main()"
 )
 
 

@@ -62,7 +62,7 @@ def counting(log: Path, **options: Any) -> dict[str, Any]:
 def ctrlsynth(*words: str, cwd: Path) -> subprocess.Popen[str]:
     code = (
         "from ctrlsynth.storage import parts as store; store.CHUNK_SECONDS = 0.1\nfrom "
-        "ctrlsynth.cli.main.main import main; main()"
+        "ctrlsynth.cli.main import main; main()"
     )
     env = {
         **os.environ,

@@ -172,9 +172,7 @@ def _text_at_hand(text: dict[str, Any], name: str, where: str) -> None:
 def _register(open_clip: Any, name: str, where: str) -> str:
     """Makes `tiny` and JSON files known to open_clip; the name that it then knows."""
     if name == "tiny":
-        with resources.as_file(
-            resources.files("ctrlsynth.models.registry") / "data" / "ctrlsynth-tiny.json"
-        ) as path:
+        with resources.as_file(resources.files("ctrlsynth.models") / "data" / "ctrlsynth-tiny.json") as path:
             open_clip.add_model_config(path)
         return "ctrlsynth-tiny"
     if not name.endswith(".json"):
