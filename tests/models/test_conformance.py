@@ -55,7 +55,7 @@ class Lister:
 
 
 def test_a_class_without_a_base_gets_the_hooks_that_it_lacks() -> None:
-    model = models.load(f"{__name__}:Lister", "llm")
+    model: Any = models.load(f"{__name__}:Lister", "llm")
     assert isinstance(model, Lister)
     assert (model.batch, model.prompt(request("a dog")), model.check()) == (256, None, None)
     assert model.content_digest() == model.digest
