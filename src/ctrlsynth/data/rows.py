@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 
 from ..errors import UserError
 from ..recipe.schema import Source
+from ..sample import range_name
 from ..storage.location import Facts, Remote, place
 from .captions import is_text
 from .images import ImageFault, probe
