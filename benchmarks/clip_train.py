@@ -105,7 +105,7 @@ def ours(args: argparse.Namespace, data: Path, out: Path) -> dict[str, float]:
 def theirs(args: argparse.Namespace, data: Path, out: Path) -> dict[str, float]:
     """Trains with `open_clip_train.main`."""
     from ctrlsynth.clip.model import build, import_open_clip
-    from ctrlsynth.models.torch_setup import set_threads
+    from ctrlsynth.models.device import set_threads
 
     import_open_clip()
     set_threads()

@@ -24,9 +24,9 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError, first_line, unknown
-from ..models.hf import HFOptions, locate
+from ..models.device import make_torchvision_importable
+from ..models.hub.find import HFOptions, locate
 from ..models.installed import need
-from ..models.torchvision_fix import make_torchvision_importable
 from . import convert
 from .attention import lean
 from .data.images import centre_crop, shorter_edge

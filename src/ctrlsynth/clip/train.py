@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..errors import UserError, WorkFailed
-from ..models.torch_setup import set_threads
+from ..models.device import set_threads
 from ..recipe.train import TrainBlock
 from ..sample import hash_int
 from . import checkpoint
