@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from ..errors import UserError
 from ..recipe.paths import Step
+from ..sample import last_step, lineage, parent, stem
 from .facts import Fact, facts_of
 from .lineage import Family, Parts, Row, Sample, Samples
 
@@ -93,8 +94,7 @@ def explain(run: Run, row_id: str) -> Story:
 def _locate(parts: Parts, row_id: str) -> tuple[int, str, str]:
     """The part and the source key that an id begins with, and the id in full; looks only into the ids of
     `read`."""
-    steps = row_id.split("/")
-    prefixes = pa.array(["/".join(steps[:n]) for n in range(1, len(steps) + 1)])
+    prefixes = pa.array(list(lineage(row_id)), pa.string())
     near: list[str] = []
     bare: list[tuple[int, int, str]] = []  # (length of the key, part, id) where the key alone fits
     for index in parts.indexes():
@@ -115,7 +115,7 @@ def _locate(parts: Parts, row_id: str) -> tuple[int, str, str]:
     if len(longest) == 1:
         length, index, source_key = longest[0]
         return index, source_key, source_key + row_id[length:]
-    raise UserError(f"{parts.root}: no row {row_id!r}{_nearest(steps[0], near)}")
+    raise UserError(f"{parts.root}: no row {row_id!r}{_nearest(row_id.partition('/')[0], near)}")
 
 
 def _unknown(run: Run, row_id: str, ids: list[str]) -> UserError:
@@ -153,7 +153,7 @@ def _tree(parts: Parts, family: Family) -> Iterator[tuple[Step, Row, int]]:
 
 def _belongs(row_id: str, asked: str) -> bool:
     """The row itself, what it was made from (with its judges), and what was made from it."""
-    made_from = row_id.removesuffix("/judge")
+    made_from = parent(row_id) if last_step(row_id) == "judge" else row_id
     return (
         row_id == asked or row_id.startswith(asked + "/") or asked.startswith((row_id + "/", made_from + "/"))
     )
@@ -166,18 +166,12 @@ def _worth_telling(row: Row, asked: str) -> bool:
 
 def _candidates(rows: list[Row], row: Row) -> list[Row]:
     """All candidates for the same text, the row itself included, when there is more than one."""
-    stem = _stem(row)
-    group = [r for r in rows if r["parent"] == row["parent"] and _stem(r) == stem]
+    group = [r for r in rows if stem(r["id"]) == stem(row["id"])]
     return sorted(group, key=lambda r: r["candidate"]) if len(group) > 1 else []
 
 
-def _stem(row: Row) -> str:
-    last = str(row["id"]).rpartition("/")[2]
-    return ".".join(last.split(".")[:2])
-
-
 def _title(step: Step, row: Row) -> str:
-    made = f"{_BOXES[step.kind]}, {row['id'].rpartition('/')[2] if row['parent'] else row['id']}"
+    made = f"{_BOXES[step.kind]}, {last_step(row['id']) if row['parent'] else row['id']}"
     by = f" by {row['model']}" if row["model"] else ""
     fate = (
         ""

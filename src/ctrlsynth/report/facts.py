@@ -158,10 +158,9 @@ def _candidate(row: Row, told: Row, judge: Mapping[str, Any] | None) -> str:
     if judge is not None and row["tags"] is not None:
         from ..stages.judge import score_text
 
-        tags = Tags(
-            tuple(row["tags"]["objects"]), tuple(row["tags"]["attributes"]), tuple(row["tags"]["relations"])
-        )
-        recall = score_text(row["text"], tags, (), judge["matcher"]["text"], dict(judge["weights"])).recall
+        recall = score_text(
+            row["text"], Tags.of(row["tags"]), (), judge["matcher"]["text"], dict(judge["weights"])
+        ).recall
         score = "no tags, " if recall is None else f"recall {recall:.2f}, "
     return f"{row['candidate']}: {score}{fate}" + ("" if row is told else f": {row['text']}")
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 
 from ..recipe.paths import Step
+from ..sample import stem
 from ..storage.location import Place
 from ..storage.parts import open_part
 
@@ -206,7 +207,7 @@ class Samples:
             if step.kind == "write":
                 group = children[step.folder].get(row["parent"], [])
                 sample.others[step.folder] = [
-                    r for r in group if r is not row and _variant(r) == _variant(row)
+                    r for r in group if r is not row and stem(r["id"]) == stem(row["id"])
                 ]
             if judge is None:
                 continue
@@ -265,13 +266,6 @@ def _one_a_variant(rows: list[Row], step: Step) -> list[Row]:
         return rows
     best: dict[str, Row] = {}
     for row in rows:
-        if row["chosen"] or _variant(row) not in best:
-            best[_variant(row)] = row
+        if row["chosen"] or stem(row["id"]) not in best:
+            best[stem(row["id"])] = row
     return list(best.values())
-
-
-def _variant(row: Row) -> str:
-    """The id without the candidate's number: `.../write.0.2` and `.../write.0` are candidates of the same
-    text."""
-    head, _, step = str(row["id"]).rpartition("/")
-    return f"{head}/{'.'.join(step.split('.')[:2])}"

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from ..errors import UserError
 from ..recipe.paths import Step
+from ..sample import ancestor, parent
 from ..storage.location import Place
 from ..storage.parts import open_part
 from .lineage import Parts, judge_of, path_chains
@@ -223,25 +224,16 @@ def _pair_recalls(
     first: dict[str, float] = {}
     if len(judges) == 2 and (path := parts.files[judges[0].folder].get(index)) is not None:
         for ids, recall in _scores(path, judges[0], judge, ids=True):
-            first.update(zip((i.removesuffix("/judge") for i in ids), recall.tolist(), strict=True))
+            first.update(zip(map(parent, ids), recall.tolist(), strict=True))
     low: list[NDArray[np.float64]] = [np.zeros(0)]
     mean: list[NDArray[np.float64]] = [np.zeros(0)]
     path = parts.files[judges[-1].folder].get(index)
     if path is not None:
         for ids, recall in _scores(path, judges[-1], judge, ids=True):
-            other = np.array([_ancestor(first, i) for i in ids]) if len(judges) == 2 else recall
+            other = np.array([ancestor(i, first) for i in ids], float) if len(judges) == 2 else recall
             low.append(np.where(np.isnan(other), np.nan, np.minimum(recall, other)))
             mean.append((recall + other) / 2)
     return np.concatenate(low), np.concatenate(mean)
-
-
-def _ancestor(scores: dict[str, float], row_id: str) -> float:
-    """The score of the row that an id descends from."""
-    while row_id:
-        if row_id in scores:
-            return scores[row_id]
-        row_id = row_id.rpartition("/")[0]
-    return float("nan")
 
 
 def as_table(found: Sweep) -> tuple[list[str], list[list[str]]]:
