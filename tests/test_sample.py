@@ -59,14 +59,18 @@ def test_the_nearest_ancestor_is_the_longest_prefix_that_ends_at_a_step(
 
 @given(st.integers(0, 99_999), st.text(max_size=9), st.text("rs:/0123456789", max_size=9))
 def test_chance_ignores_the_range_that_a_row_was_read_in(index: int, key: str, other: str) -> None:
-    assert hash_int(7, f"{range_name(index)}:{key}", "") == hash_int(7, key, "") or re.match("r[0-9]{5}:", key)
+    assert hash_int(7, f"{range_name(index)}:{key}", "") == hash_int(7, key, "") or re.match(
+        "r[0-9]{5}:", key
+    )
     if not re.match("r[0-9]{5}:", other):
         assert hash_int(7, f"shard:{other}", "") != hash_int(7, other, "")
 
 
 def test_keys_digests_and_chance_keep_their_values() -> None:
     """Every stored run depends on them."""
-    assert key_of("p", "a", "bc") == "239940130c796611ee8c76ab9a7e31c3" and key_of("p", "ab", "c") != key_of("p", "a", "bc")
+    assert key_of("p", "a", "bc") == "239940130c796611ee8c76ab9a7e31c3" and key_of("p", "ab", "c") != key_of(
+        "p", "a", "bc"
+    )
     assert digest_of("tag", 1, {"a": [None, "é"]}) == "a19be45f2d98371cb7680b99913418cc"
     assert hash_int(0, "r00012:dog/tag/write.1", "model") == 5975415386421270014
 

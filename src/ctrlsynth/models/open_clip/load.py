@@ -77,7 +77,9 @@ def build(
         config["vision_cfg"]["image_size"] = image_size
     _check_text_tower(config["text_cfg"], known, where)
     torch.manual_seed(seed)
-    module = _create(open_clip, known, where, force_image_size=image_size, precision=precision, **start)
+    module = _create(
+        open_clip, known, f"{where}: {name}", force_image_size=image_size, precision=precision, **start
+    )
     seeded = f"{json.dumps(config, sort_keys=True)}{seed}{sigmoid}"
     digest = hashlib.sha256(seeded.encode()).hexdigest()
     if weights is not None:
@@ -105,7 +107,9 @@ def load_folder(
     failure = f"{where}: {folder}: the weights do not fit the configuration beside them"
     if ours:
         options = {"force_image_size": image_size, "precision": precision}
-        module = _create(open_clip, f"local-dir:{folder}", where, load_weights=False, **options)
+        module = _create(
+            open_clip, f"local-dir:{folder}", f"{where}: {folder}", load_weights=False, **options
+        )
         _load(module, sorted(files, key=_preference), failure)
     else:
         module, precision = open_clip.CLIP(**deepcopy(config)), "fp32"
@@ -168,9 +172,7 @@ def _check_text_tower(text: dict[str, Any], name: str, where: str) -> None:
 def _register(open_clip: Any, name: str, where: str) -> str:
     """Makes `tiny` and JSON files known to open_clip; returns open_clip's name for the model."""
     if name == "tiny":
-        with resources.as_file(
-            resources.files("ctrlsynth.models") / "data" / "ctrlsynth-tiny.json"
-        ) as path:
+        with resources.as_file(resources.files("ctrlsynth.models") / "data" / "ctrlsynth-tiny.json") as path:
             open_clip.add_model_config(path)
         return "ctrlsynth-tiny"
     if not name.endswith(".json"):
@@ -183,7 +185,9 @@ def _register(open_clip: Any, name: str, where: str) -> str:
     keys = ("embed_dim", "vision_cfg", "text_cfg")
     missing = [k for k in keys if k not in config] if isinstance(config, dict) else ["a mapping"]
     if missing:
-        raise UserError(f"{where}: {path}: expected open_clip's {', '.join(keys)}; missing {', '.join(missing)}")
+        raise UserError(
+            f"{where}: {path}: expected open_clip's {', '.join(keys)}; missing {', '.join(missing)}"
+        )
     open_clip.add_model_config(path)
     return path.stem
 
@@ -229,8 +233,9 @@ def _preference(path: Path) -> tuple[bool, bool, str]:
 def _create(open_clip: Any, name: str, where: str, **options: Any) -> Any:
     """Builds a module. open_clip raises TypeError for an unknown key of a configuration, AssertionError or
     ValueError for sizes that do not divide, RuntimeError for an unknown timm tower."""
-    failure = f"{where}: {name.removeprefix('local-dir:')}: open_clip cannot build this model"
-    with _refused(failure, TypeError, AssertionError, ValueError, RuntimeError):
+    with _refused(
+        f"{where}: open_clip cannot build this model", TypeError, AssertionError, ValueError, RuntimeError
+    ):
         return open_clip.create_model(name, pretrained_text=False, **options)
 
 
