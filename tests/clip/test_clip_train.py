@@ -329,7 +329,7 @@ def test_killed_in_the_middle_it_ends_with_the_same_weights(tmp_path: Path) -> N
     import torch
 
     recipe = tmp_path / "r.yaml"
-    given = block(save_every=5).model_dump(mode="json", exclude_none=True, exclude={"needs_init"})
+    given = block(save_every=5).model_dump(mode="json", exclude_none=True)
     recipe.write_text(json.dumps({"name": "t", "train": given}))
     env = {
         **os.environ,
@@ -372,9 +372,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     calls = []
     for accumulate in (1, 3):
         recipe = tmp_path / f"r{accumulate}.yaml"
-        given = block(**common, accumulate=accumulate).model_dump(
-            mode="json", exclude_none=True, exclude={"needs_init"}
-        )
+        given = block(**common, accumulate=accumulate).model_dump(mode="json", exclude_none=True)
         recipe.write_text(json.dumps({"name": "t", "train": given}))
         calls.append(
             ["ctrlsynth", "train", str(recipe), "--out", str(tmp_path / f"two{accumulate}"), "--json"]
@@ -595,7 +593,7 @@ def test_the_command_line(
 ) -> None:
     from ctrlsynth.cli.main import main
 
-    given = block(steps=2, epochs=None).model_dump(mode="json", exclude_none=True, exclude={"needs_init"})
+    given = block(steps=2, epochs=None).model_dump(mode="json", exclude_none=True)
     (tmp_path / "r.yaml").write_text(json.dumps({"name": "t", "train": given}))
 
     def call(*arguments: str) -> tuple[int, str, str]:
