@@ -68,19 +68,20 @@ def test_chance_ignores_the_range_that_a_row_was_read_in(index: int, key: str, o
 
 def test_keys_digests_and_chance_keep_their_values() -> None:
     """Every stored run depends on them."""
-    assert key_of("p", "a", "bc") == "239940130c796611ee8c76ab9a7e31c3" and key_of("p", "ab", "c") != key_of(
-        "p", "a", "bc"
-    )
+    assert key_of("p", "a", "bc") == "239940130c796611ee8c76ab9a7e31c3"
+    assert key_of("p", "ab", "c") != key_of("p", "a", "bc")
     assert digest_of("tag", 1, {"a": [None, "é"]}) == "a19be45f2d98371cb7680b99913418cc"
     assert hash_int(0, "r00012:dog/tag/write.1", "model") == 5975415386421270014
 
 
 def test_tags_are_read_from_a_row() -> None:
     row = {"objects": ["dog"], "attributes": [], "relations": None, "other": 1}
-    assert Tags.of(row) == Tags(("dog",)) and Tags.of({}) == Tags()
+    assert Tags.of(row) == Tags(("dog",))
+    assert Tags.of({}) == Tags()
 
 
 def test_first_line_says_something_short() -> None:
     assert first_line(ValueError("bad.\nmore")) == "bad"
     assert first_line(RuntimeError("\nmissing keys:\n\tweight, bias\n")) == "missing keys: weight, bias"
-    assert first_line(KeyError()) == "KeyError" and len(first_line(ValueError("x" * 999))) == 300
+    assert first_line(KeyError()) == "KeyError"
+    assert len(first_line(ValueError("x" * 999))) == 300

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ....errors import UserError
-from ...base import Painting, Prompt
+from ...base import Painting, Prompt, TextToImageModel
 from .draw import content_box, render
 from .plan import Scene, make_plan, missing
 from .read import Reading, read
@@ -24,7 +24,7 @@ VERSION = 1
 _LEAST, _MOST = 64, 4096
 
 
-class Scenes:
+class Scenes(TextToImageModel):
     """Text to image by drawing.
 
     size      pixels of the square picture where the prompt asks for no size (64 .. 4096)
@@ -33,6 +33,7 @@ class Scenes:
     """
 
     id = "scenes"
+    size: int
 
     def __init__(self, size: int = 384, drawings: str | None = None) -> None:
         if isinstance(size, bool) or not isinstance(size, int) or not _LEAST <= size <= _MOST:
