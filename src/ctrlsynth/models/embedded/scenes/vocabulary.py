@@ -1,9 +1,8 @@
-"""The words that `scenes` (2c) can draw and `reference` (2a) can name: drawings by name, other words for
-them, the basic colours.
+"""The vocabulary of `scenes` (2c) and `reference` (2a): drawings by name, other words for them, basic
+colours.
 
-OpenMoji's files carry code points and no names; the names come from CLDR by the `emoji` package.
-`data/names.txt` picks the drawings that can be told apart and gives each the plain noun that captions use.
-"""
+OpenMoji's files are named by code points; the `emoji` package has their CLDR names. `data/names.txt` lists
+the drawings that can be told apart, each with the plain noun that captions use."""
 
 from __future__ import annotations
 
@@ -51,6 +50,7 @@ CLOTHES = frozenset(
     "shoe|sneaker|boot|high heel|sandal|flip "
     "flop|glasses|sunglasses|goggles|backpack|ring|necklace|vest|watch|headphones|medal|bow".split("|")
 )
+NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 CONTAINERS = frozenset("bowl plate basket box bag vase jar cup glass bucket pot shelf".split())
 MEASURES = frozenset(
     "group pair couple bunch herd flock slice piece pieces stack pile bowl plate cup glass bottle basket "
@@ -67,8 +67,8 @@ PEOPLE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """One drawing: the noun that names it, where its SVG comes from, its size beside the others (a sofa is
-    1). `file`: another vendor's drawing of the same thing, in place of the SVG."""
+    """One drawing: its noun, the source of its SVG, its size relative to a sofa's. `file`: another vendor's
+    drawing of the same thing, used instead of the SVG."""
 
     name: str
     source: str
@@ -80,7 +80,8 @@ class Drawing:
 class Vocabulary:
     """Drawings by name, and every word or phrase that means one of them (lower case).
 
-    `near`: the words that are not quite the thing drawn for them."""
+    `near`: the words that do not quite mean the thing drawn for them. `longest`: words of the longest
+    phrase."""
 
     drawings: dict[str, Drawing]
     words: dict[str, str]
@@ -88,12 +89,8 @@ class Vocabulary:
     longest: int
 
     def find(self, phrase: str) -> str | None:
-        """The drawing that a noun phrase in lower case, singular or plural, means; None if there is none."""
-        name = self.words.get(phrase)
-        if name is None:
-            one = singular(phrase)
-            name = self.words.get(one) if one != phrase else None
-        return name
+        """The name of the drawing that a noun phrase (lower case, singular or plural) means, or None."""
+        return self.words.get(phrase) or self.words.get(singular(phrase))
 
 
 def _svg_folder() -> Path:
@@ -110,18 +107,15 @@ def _own() -> dict[str, str]:
 
 @cache
 def vocabulary() -> Vocabulary:
-    """Reads the names and joins them with the installed drawings; a name whose drawing this OpenMoji lacks is
-    left out."""
+    """Reads the names and joins them with the installed drawings; names that this OpenMoji lacks are left
+    out."""
     import emoji
 
     files = {path.stem for path in _svg_folder().glob("*.svg")}
     codes: dict[str, str] = {}
     for text, data in emoji.EMOJI_DATA.items():
         full = "-".join(f"{ord(c):04X}" for c in text)
-        for code in (
-            full,
-            full.replace("-FE0F", ""),
-        ):  # OpenMoji's file names often go without the variation selector
+        for code in (full, full.replace("-FE0F", "")):  # many file names lack the variation selector
             if code in files:
                 codes.setdefault(data["en"].strip(":").lower(), code)
     drawings: dict[str, Drawing] = {}
@@ -130,9 +124,8 @@ def vocabulary() -> Vocabulary:
     scale = 1.0
     for line in (_DATA / "names.txt").read_text("utf-8").splitlines():
         line = line.partition("#")[0].strip()
-        if line.startswith("@"):
-            scale = float(line[1:])
         if not line or line.startswith("@"):
+            scale = float(line[1:]) if line else scale
             continue
         head, _, others = line.partition(":")
         name, _, source = (part.strip() for part in head.partition("="))
@@ -155,8 +148,7 @@ def vocabulary() -> Vocabulary:
 @cache
 def drawings_of(folder: Path | None) -> dict[str, Drawing]:
     """Drawings by name: OpenMoji's, or those of a folder of PNG files named by code points (`1f436.png`, as
-    npm's emoji-datasource packages have them), without the things that it lacks. Raises UserError for a
-    folder without any."""
+    in npm's emoji-datasource packages), which may lack some. UserError for a folder without any."""
     known = vocabulary().drawings
     if folder is None:
         return known
@@ -180,8 +172,7 @@ def svg(drawing: Drawing) -> str:
 
 @cache
 def drawings_digest(folder: Path | None = None) -> str:
-    """Sixteen hexadecimal digits over the names and every drawing: what decides which pictures can come
-    out."""
+    """Sixteen hexadecimal digits over all names and drawings: everything that affects what can be drawn."""
     digest = hashlib.blake2b(digest_size=8)
     for name, drawing in sorted(drawings_of(folder).items()):
         content = svg(drawing).encode() if drawing.file is None else drawing.file.read_bytes()

@@ -1,8 +1,7 @@
-"""The words that `scenes` (2c) reads beside the names of drawings (`data/words.yaml`), and stand-ins by
+"""The words that `scenes` (2c) reads besides the names of drawings (`data/words.yaml`), and stand-ins by
 WordNet.
 
-A noun without a drawing is drawn as its nearest WordNet ancestor that has one; the reading says so.
-"""
+A noun without a drawing is drawn as its nearest WordNet ancestor that has one; the reading says so."""
 
 from __future__ import annotations
 
@@ -18,8 +17,8 @@ from ....lang import wordnet
 from .vocabulary import CLOTHES, COLOUR_WORDS, PEOPLE, vocabulary
 
 _FILE = Path(__file__).parent / "data" / "words.yaml"
-_FARTHEST = 8  # hypernym steps: beyond, an ancestor says too little about its descendant
-# Senses that drawings have where WordNet's first sense is another thing.
+_FARTHEST = 8  # hypernym steps: a more distant ancestor says too little about the noun
+# The sense of a drawing where WordNet's first sense is another thing.
 _SENSES = {"cap": "cap.n.01", "bow": "bow.n.04", "record": "phonograph_record.n.01", "fly": "fly.n.01",
 "crane": "crane.n.04",
            "slide": "slide.n.05",
@@ -29,8 +28,8 @@ _SENSES = {"cap": "cap.n.01", "bow": "bow.n.04", "record": "phonograph_record.n.
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Phrases by what they mean. `phrases`: phrase -> (kind, value), kinds `relation side place weather count
-    size colour function`."""
+    """Phrases by meaning. `phrases`: phrase -> (kind, value); the kinds are relation, side, place, weather,
+    count, size, colour and function."""
 
     phrases: dict[str, tuple[str, Any]]
     styles: dict[str, str]
@@ -40,7 +39,7 @@ class Words:
 
 @cache
 def words() -> Words:
-    """The file, turned round: from phrase to meaning."""
+    """Reads `data/words.yaml` and inverts it: from phrase to meaning."""
     data: dict[str, Any] = yaml.safe_load(_FILE.read_text("utf-8"))
     phrases: dict[str, tuple[str, Any]] = {
         word: ("function", word) for word in data["function_words"].split()
@@ -48,13 +47,8 @@ def words() -> Words:
     phrases |= {word: ("colour", name) for word, name in COLOUR_WORDS.items()}
     phrases |= {word: ("size", factor) for word, factor in data["sizes"].items()}
     phrases |= {word: ("count", number) for word, number in data["counts"].items()}
-    for kind, key in (
-        ("weather", "weather"),
-        ("place", "places"),
-        ("relation", "relations"),
-        ("side", "sides"),
-    ):
-        for value, forms in data[key].items():
+    for kind in ("weather", "place", "relation", "side"):
+        for value, forms in data[kind if kind == "weather" else f"{kind}s"].items():
             phrases |= dict.fromkeys(forms, (kind, value))
     styles = {phrase: style for style, group in data["styles"].items() for phrase in group}
     longest_first = sorted(styles, key=len, reverse=True)
@@ -64,12 +58,11 @@ def words() -> Words:
 
 @cache
 def _drawn_senses() -> dict[int, str]:
-    """WordNet row -> the drawing that shows it; plain names before other words, other words before the wide
-    classes."""
+    """WordNet row -> the drawing that shows it; names of drawings first, then wide classes, then other
+    words."""
     found: dict[int, str] = {}
-    names = vocabulary().drawings
-    pairs = [*((n, n) for n in names), *words().generic.items(), *vocabulary().words.items()]
-    for word, name in pairs:
+    named = ((name, name) for name in vocabulary().drawings)
+    for word, name in [*named, *words().generic.items(), *vocabulary().words.items()]:
         if wordnet.morphy(word, "n") is None:
             continue
         sense = wordnet.synset(_SENSES[word]) if word in _SENSES else wordnet.first_sense(word)
@@ -80,8 +73,8 @@ def _drawn_senses() -> dict[int, str]:
 
 @lru_cache(maxsize=65536)
 def nearest(noun: str) -> str | None:
-    """The drawing of a noun's nearest WordNet ancestor (or itself) that has one, at most 8 steps up; None
-    when none has."""
+    """The drawing of a noun's nearest WordNet ancestor (or itself) that has one, at most 8 steps up, or
+    None."""
     sense = wordnet.first_sense(noun)
     if sense is None or not wordnet.is_a(sense, "physical_entity.n.01"):
         return None
@@ -93,8 +86,8 @@ def nearest(noun: str) -> str | None:
 
 @lru_cache(maxsize=65536)
 def is_noun(word: str) -> bool:
-    """Whether an unknown word is most of all a noun: a noun in WordNet, and there at least as often as
-    anything else."""
+    """Whether an unknown word is mostly a noun: WordNet counts it as a noun at least as often as anything
+    else."""
     lemma = wordnet.morphy(word, "n")
     if lemma is None or len(word) < 3:
         return False
@@ -104,16 +97,15 @@ def is_noun(word: str) -> bool:
 
 @lru_cache(maxsize=65536)
 def is_adjective(word: str) -> bool:
-    """Whether WordNet lists the word as an adjective or as a verb's participle: what may stand before a
-    noun."""
+    """Whether WordNet lists the word as an adjective or a verb's participle, which may precede a noun."""
     return wordnet.morphy(word, "a") is not None or (
         word.endswith(("ing", "ed", "en")) and wordnet.morphy(word, "v") is not None
     )
 
 
-def meant(predicate: str, who: str, what: str) -> str:
-    """`with` and `in` mean wearing before clothes, `with` holding before small things; what is large is not
-    held. Names of drawings."""
+def disambiguated(predicate: str, who: str, what: str) -> str:
+    """What a predicate means between two drawings: `with` and `in` mean wearing before clothes, `with` means
+    holding before small things, and large things are not held but next to someone."""
     person = who in PEOPLE
     small = vocabulary().drawings[what].scale <= 0.75 and what not in PEOPLE
     if predicate in ("with", "in", "wearing") and what in CLOTHES and (person or predicate != "in"):
