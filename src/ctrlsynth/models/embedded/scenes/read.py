@@ -12,8 +12,18 @@ from dataclasses import dataclass, field
 
 from ....lang import wordnet
 from ....lang.words import singular
-from .vocabulary import CLOTHES, CONTAINERS, MEASURES, PEOPLE, vocabulary
-from .words import disambiguated, is_adjective, is_noun, nearest, words
+from .vocabulary import (
+    CLOTHES,
+    CONTAINERS,
+    MEASURES,
+    PEOPLE,
+    disambiguated,
+    is_adjective,
+    is_noun,
+    nearest,
+    vocabulary,
+    words,
+)
 
 MOST = 12  # drawings of one kind in a picture; twice that in total
 _TOKEN = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*|[,.;:!?()\n]")
