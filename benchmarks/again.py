@@ -66,7 +66,7 @@ def timed(folder: Path, *options: str) -> tuple[float, float, str]:
     command = [
         sys.executable,
         "-c",
-        "from ctrlsynth.cli.main.main import main; main()",
+        "from ctrlsynth.cli.main import main; main()",
         "run",
         "recipe.yaml",
         "--json",

@@ -38,9 +38,9 @@ from typing import Any
 import pyarrow as pa
 
 import match as peers
+from ctrlsynth.api.run import Run
 from ctrlsynth.concepts.match import Matcher
 from ctrlsynth.lang import wordnet
-from ctrlsynth.runs.drive import Run
 
 _DOC = re.compile(r'(?:"""|\'\'\')(.*?)(?:"""|\'\'\')', re.S)
 _END = re.compile(r"(?<=[.!?;])\s+|\n\s*\n")
@@ -60,7 +60,7 @@ alone."""
 _COMMAND = """
 import atexit, re, sys
 from pathlib import Path
-from ctrlsynth.cli.main.main import main
+from ctrlsynth.cli.main import main
 atexit.register(lambda: print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1], file=sys.stderr))
 main()
 """

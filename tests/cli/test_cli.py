@@ -22,7 +22,7 @@ COMMANDS = ("init", "plan", "run", "status", "explain", "sweep", "export", "repo
 
 def ctrlsynth(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": str(TESTS), "COLUMNS": "160", "NO_COLOR": "1"}
-    command = [sys.executable, "-c", "from ctrlsynth.cli.main.main import main; main()", *words]
+    command = [sys.executable, "-c", "from ctrlsynth.cli.main import main; main()", *words]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
 
 

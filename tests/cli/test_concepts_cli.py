@@ -518,7 +518,7 @@ def test_a_killed_match_goes_on_where_it_was(tmp_path: Path, capsys: pytest.Capt
     words = [
         sys.executable,
         "-c",
-        "from ctrlsynth.cli.main.main import main; main()",
+        "from ctrlsynth.cli.main import main; main()",
         "concepts",
         "match",
         corpus,

@@ -17,12 +17,12 @@ import pytest
 from PIL import Image
 
 from clip_fixture import folder, micro
+from ctrlsynth.api.run import run
 from ctrlsynth.cli.main import main as cli
 from ctrlsynth.clip import checkpoint
 from ctrlsynth.clip.data import tars
 from ctrlsynth.clip.model import build
 from ctrlsynth.evaluate.run import evaluate_all
-from ctrlsynth.runs.drive import run
 from eval_sets import ColourClip, classification_set
 from helpers import recipe
 
@@ -114,7 +114,7 @@ def words(tmp_path: Path, out: Path, what: str) -> list[object]:
     match = [
         sys.executable,
         "-c",
-        "from ctrlsynth.cli.main.main import main; main()",
+        "from ctrlsynth.cli.main import main; main()",
         "concepts",
         "match",
         str(tmp_path / "captions.txt"),
@@ -176,7 +176,7 @@ def test_another_fault_is_a_traceback(monkeypatch: pytest.MonkeyPatch, fault: OS
     def app(**_: Any) -> None:
         raise fault
 
-    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.setattr("ctrlsynth.cli.main.app", app)
     with pytest.raises(type(fault)) as caught:
         cli()
     assert caught.value is fault

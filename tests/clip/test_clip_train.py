@@ -340,7 +340,7 @@ def test_killed_in_the_middle_it_ends_with_the_same_weights(tmp_path: Path) -> N
     code += "def slow(self, *a):\n    r = step(self, *a); time.sleep(1 if a[0] > 5 else 0); return r\n"
     code += (
         "t._Run._step = slow; import sys; sys.argv = ['x', 'train', *sys.argv[1:]]; from "
-        "ctrlsynth.cli.main.main import main; main()"
+        "ctrlsynth.cli.main import main; main()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(recipe), "--out", str(tmp_path / "out"), "--json"], env=env
@@ -380,7 +380,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
             ["ctrlsynth", "train", str(recipe), "--out", str(tmp_path / f"two{accumulate}"), "--json"]
         )
     code = (
-        "import sys, torch.distributed as dist\nfrom ctrlsynth.cli.main.main import "
+        "import sys, torch.distributed as dist\nfrom ctrlsynth.cli.main import "
         "app\ndist.init_process_group('gloo')\n"
     )
     code += (

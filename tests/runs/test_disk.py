@@ -17,12 +17,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from ctrlsynth.api.run import Run, run
 from ctrlsynth.errors import UserError, WorkFailed
 from ctrlsynth.export.export import export
 from ctrlsynth.report.gallery import write_report
 from ctrlsynth.runs import local
 from ctrlsynth.runs import part as work
-from ctrlsynth.runs.drive import Run, add_product, run
+from ctrlsynth.runs.drive import add_product
 from ctrlsynth.storage import parts as store
 from helpers import TESTS, calls, recipe, tables
 
@@ -37,7 +38,7 @@ def ctrlsynth(*words: str, cwd: Path) -> subprocess.Popen[str]:
     """The command as a process of its own, beginning with chunks after a tenth of a second."""
     code = (
         "from ctrlsynth.storage import parts as store; store.CHUNK_SECONDS = 0.1\nfrom "
-        "ctrlsynth.cli.main.main import main; main()"
+        "ctrlsynth.cli.main import main; main()"
     )
     env = {
         **os.environ,

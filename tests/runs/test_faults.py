@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from ctrlsynth.api.run import Run, run
 from ctrlsynth.errors import WorkFailed
-from ctrlsynth.runs.drive import Run, run
 from ctrlsynth.storage import location as place
 from ctrlsynth.storage import parts as store
 from helpers import TESTS, calls, recipe, tables, write_captions
@@ -33,7 +33,7 @@ import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may have it ignored
 from pathlib import Path
 from ctrlsynth.storage import parts as store
-from ctrlsynth.cli.main.main import main
+from ctrlsynth.cli.main import main
 store.CHUNK_SECONDS = 0.3
 sys.argv = ["ctrlsynth", "run", sys.argv[1], "--out", sys.argv[2]]
 main()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ctrlsynth.runs.drive import Run
+from ctrlsynth.api.run import Run
 from helpers import tables, write_captions
 
 RECIPE = """name: kill
@@ -27,7 +27,7 @@ judge: {tagger: reference, threshold: 0.1}
 """
 DRIVER = (
     "from ctrlsynth.storage import parts as store; store.CHUNK_SECONDS = 0.3\nfrom "
-    "ctrlsynth.cli.main.main import main; main()"
+    "ctrlsynth.cli.main import main; main()"
 )
 
 

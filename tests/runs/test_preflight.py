@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from ctrlsynth.api.run import run
 from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
-from ctrlsynth.runs.drive import run
 from ctrlsynth.runs.estimate import estimate
 from ctrlsynth.sample import Tags
 from helpers import ROOT, TESTS, recipe
@@ -162,7 +162,7 @@ def test_plan_shows_the_problems_and_exits_with_2(tmp_path: Path) -> None:
             }
         )
     )
-    command = [sys.executable, "-c", "from ctrlsynth.cli.main.main import main; main()", "plan", "r.yaml"]
+    command = [sys.executable, "-c", "from ctrlsynth.cli.main import main; main()", "plan", "r.yaml"]
     env = {"PYTHONPATH": f"{TESTS}:{ROOT / 'src'}", "PATH": "/usr/bin:/bin"}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 2, done.stderr

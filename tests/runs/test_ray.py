@@ -19,10 +19,10 @@ from unittest import mock
 import pyarrow.parquet as pq
 import pytest
 
+from ctrlsynth.api.run import Run, run
 from ctrlsynth.cli.main import main
 from ctrlsynth.errors import UserError, WorkFailed
 from ctrlsynth.recipe.schema import Engines, Recipe
-from ctrlsynth.runs.drive import Run, run
 from ctrlsynth.runs.local import Silent
 from ctrlsynth.storage.location import Remote
 from ctrlsynth.storage.parts import read_json
@@ -200,7 +200,7 @@ def test_an_actor_and_then_the_driver_are_killed(cluster: Any, tmp_path: Path) -
     text += "engines: {ray: {read: {concurrency: 1}, write: {concurrency: 1}}}\n"
     (tmp_path / "r.yaml").write_text(f"{text}models: {{llm: {{'ray_models:Writer': log, stops: [6, 16]}}}}\n")
     words = ["run", "r.yaml", "--out", "ray", "--engine", "ray", "--address", cluster.address, "--json"]
-    program = [sys.executable, "-c", "from ctrlsynth.cli.main.main import main; main()", *words]
+    program = [sys.executable, "-c", "from ctrlsynth.cli.main import main; main()", *words]
     process = subprocess.Popen(program, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     when(tmp_path, 6, lambda actor, _: os.kill(actor, signal.SIGKILL)).join()
     when(tmp_path, 16, lambda *_: process.send_signal(signal.SIGKILL)).join()

@@ -23,13 +23,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..errors import UserError, unknown
+from ..data.images import shorter_edge
+from ..errors import UserError, first_line, unknown
 from ..models.hf import HFOptions, locate
 from ..models.installed import need
 from ..models.torchvision_fix import make_torchvision_importable
 from . import convert
 from .attention import lean
-from .data.images import centre_crop, shorter_edge
+from .data.images import centre_crop
 from .data.tokens import Tokenizer, tokenizer_of
 
 WEIGHTS, CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
@@ -138,9 +139,7 @@ def build(
                 known, pretrained_text=False, force_image_size=image_size, **kwargs
             )
     except _UNFIT as error:
-        raise UserError(
-            f"{where}: {name}: open_clip cannot build this model: {_first_line(error)}"
-        ) from error
+        raise UserError(f"{where}: {name}: open_clip cannot build this model: {first_line(error)}") from error
     if image_size is not None:
         config["vision_cfg"]["image_size"] = image_size
     digest = hashlib.sha256(f"{json.dumps(config, sort_keys=True)}{seed}{sigmoid}".encode()).hexdigest()[:16]
@@ -172,9 +171,7 @@ def _text_at_hand(text: dict[str, Any], name: str, where: str) -> None:
 def _register(open_clip: Any, name: str, where: str) -> str:
     """Makes `tiny` and JSON files known to open_clip; the name that it then knows."""
     if name == "tiny":
-        with resources.as_file(
-            resources.files("ctrlsynth.models.registry") / "data" / "ctrlsynth-tiny.json"
-        ) as path:
+        with resources.as_file(resources.files("ctrlsynth.models") / "data" / "ctrlsynth-tiny.json") as path:
             open_clip.add_model_config(path)
         return "ctrlsynth-tiny"
     if not name.endswith(".json"):
@@ -236,7 +233,7 @@ def read_folder(path: Path, *, image_size: int | None = None, where: str = "trai
                 }
     except _UNFIT as error:
         raise UserError(
-            f"{where}: {folder}: the weights do not fit the configuration beside them: {_first_line(error)}"
+            f"{where}: {folder}: the weights do not fit the configuration beside them: {first_line(error)}"
         ) from error
     if image_size is not None:
         config["vision_cfg"]["image_size"] = image_size
@@ -451,14 +448,9 @@ def _load_file(built: Built, path: Path) -> None:
         with _quiet():
             load_checkpoint(built.module, str(path))
     except _UNFIT as error:
-        raise UserError(f"model: {path}: not the weights of {built.name}: {_first_line(error)}") from error
+        raise UserError(f"model: {path}: not the weights of {built.name}: {first_line(error)}") from error
     with open(path, "rb") as stream:
         built.digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2])[:300] if lines else type(error).__name__
 
 
 @contextlib.contextmanager

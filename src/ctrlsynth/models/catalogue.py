@@ -59,9 +59,7 @@ class Entry:
 
 def entries() -> list[Entry]:
     """Everything embedded, models first, in the order of the figure."""
-    text = (resources.files("ctrlsynth.models.registry") / "data" / "catalogue.yaml").read_text(
-        encoding="utf-8"
-    )
+    text = (resources.files("ctrlsynth.models") / "data" / "catalogue.yaml").read_text(encoding="utf-8")
     found = []
     for row in yaml.safe_load(text):
         command = _INSTALL[row.pop("install")] if "install" in row else ""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ....errors import UserError
-from ...base import Painting, Prompt
+from ...base import Painting, Prompt, TextToImageModel
 from .draw import content_box, render
 from .plan import Scene, make_plan, missing
 from .read import Reading, read
@@ -21,7 +21,7 @@ VERSION = 1  # raise it when the same prompt would be drawn differently: older r
 _LEAST, _MOST = 64, 4096
 
 
-class Scenes:
+class Scenes(TextToImageModel):
     """Text to image by drawing.
 
     Args:
@@ -30,6 +30,7 @@ class Scenes:
             OpenMoji's. A text that names a thing missing there fails with `no_drawing`."""
 
     id = "scenes"
+    size: int
 
     def __init__(self, size: int = 384, drawings: str | None = None) -> None:
         if isinstance(size, bool) or not isinstance(size, int) or not _LEAST <= size <= _MOST:
