@@ -23,7 +23,7 @@ from ...base import LanguageModel, Reply, Request
 from ...embedded.realizer.caption import held, in_line
 from ...embedded.realizer.fill import Unsupported, fill
 from ...embedded.small_llm import few_shot as fewshot
-from ...embedded.small_llm.spans import extraction
+from ...embedded.small_llm.grammar import extraction
 from ...runtime import free_threads
 from ..sampling import Sampling
 from .pool import EnginePool, Task
