@@ -22,11 +22,8 @@ from ctrlsynth.cli.main import main as cli
 from ctrlsynth.clip import checkpoint
 from ctrlsynth.clip.data import tars
 from ctrlsynth.evaluate.run import evaluate_all
-<<<<<<< HEAD
 from ctrlsynth.models.open_clip.load import build
 from ctrlsynth.runs.drive import run
-=======
->>>>>>> main
 from eval_sets import ColourClip, classification_set
 from helpers import recipe
 
