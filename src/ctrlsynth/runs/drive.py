@@ -206,10 +206,7 @@ def _check_contents(plan: Plan) -> None:
     """`--verify`: hashes the whole of every model file whose digest looks at its ends only, and compares with
     the last time."""
     for model in plan.models.values():
-        whole = getattr(model, "content_digest", None)
-        if whole is None:
-            continue
-        name, found = f"{model.id} {model.digest}", whole()
+        name, found = f"{model.id} {model.digest}", model.content_digest()
         if plan.contents.get(name, found) != found:
             same = "although its size and both ends are the same"
             raise UserError(

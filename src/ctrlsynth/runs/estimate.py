@@ -173,7 +173,7 @@ def _painted_bytes(plan: Plan, folder: str) -> float:
     model = next(iter(plan.users.get(folder, ())), None)
     if model is not None and model.id == "scenes" and policy.image.size is None and policy.size is None:
         return float(ROW_BYTES["paint"])
-    size: Any = policy.image.size or policy.size or getattr(model, "size", None) or PAINTED
+    size: Any = policy.image.size or policy.size or (model.size if model is not None else None) or PAINTED
     width, height = (size, size) if isinstance(size, int) else size
     return width * height * PIXEL_BYTES[policy.image.format]
 
@@ -199,12 +199,11 @@ def _models(plan: Plan, folders: Sequence[str]) -> list[str]:
     asked: list[Any] = []
     for folder in folders:
         for model in plan.users.get(folder, ()):
-            check = getattr(model, "check", None)
-            if check is None or any(model is m for m in asked):
+            if any(model is m for m in asked):
                 continue
             asked.append(model)
             try:
-                check()
+                model.check()
             except UserError as error:
                 lines += str(error).splitlines()
     return list(dict.fromkeys(lines))
