@@ -23,7 +23,6 @@ from ctrlsynth.clip import checkpoint
 from ctrlsynth.clip.data import tars
 from ctrlsynth.evaluate.run import evaluate_all
 from ctrlsynth.models.open_clip.load import build
-from ctrlsynth.runs.drive import run
 from eval_sets import ColourClip, classification_set
 from helpers import recipe
 
