@@ -155,7 +155,8 @@ def choose_device(name: str, where: str = "models") -> str:
     if name == "auto":
         return next(kind for kind in ("cuda", "xpu", "mps", "cpu") if there[kind])
     kind, _, number = name.partition(":")
-    if not there[kind] or (kind == "cuda" and number and int(number) >= torch.cuda.device_count()):
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if not there.get(kind) or (number and not (number.isdecimal() and int(number) < count)):
         raise UserError(
             f"{where}.device: {name} is not on this machine; it has "
             f"{', '.join(k for k, v in there.items() if v)}"

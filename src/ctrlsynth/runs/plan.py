@@ -17,7 +17,8 @@ from typing import Any
 from ..concepts.in_recipe import check_balance, open_matcher
 from ..control.image import ImageController
 from ..control.text import TextController
-from ..data.sources import ImageReader, open_source
+from ..data.originals import ImageReader
+from ..data.sources import open_source
 from ..errors import UserError
 from ..models import registry as models
 from ..models.base import VisionTagger

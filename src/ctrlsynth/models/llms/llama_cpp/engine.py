@@ -24,7 +24,7 @@ from ...device import free_threads
 from ...embedded.realizer.caption import held, in_line
 from ...embedded.realizer.fill import Unsupported, fill
 from ...embedded.small_llm import few_shot as fewshot
-from ...embedded.small_llm.spans import extraction
+from ...embedded.small_llm.grammar import extraction
 from ..sampling import Sampling
 from .pool import EnginePool, Task
 
