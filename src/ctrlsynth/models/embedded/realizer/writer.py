@@ -15,11 +15,10 @@ from ....lang.phrases import split_attribute, split_relation
 from ....sample import Tags
 from ...base import LanguageModel, Reply, Request
 from .caption import held, kept, lemmas, shown
-from .concept_words import PLACES, VERBS, kind_of
 from .fill import Unsupported, fill
 from .scene import Noun, Scene, is_plural, plan, predicate
 from .speech import capital, sentences
-from .vocabulary import COUNTS
+from .vocabulary import COUNTS, PLACES, VERBS, kind_of
 
 VERSION = 3  # raise it when the same request would get another text
 
