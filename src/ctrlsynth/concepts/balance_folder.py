@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from ..errors import UserError
 from ..sample import hash_int
-from ..storage.parts import SCHEMA, disk_errors, publish, temporary
+from ..storage.files import SCHEMA, disk_errors, publish, temporary
 from . import balance, dedupe
 from .match_folder import COLUMNS, MatchFolder, as_lists, of_lists
 from .matches import Array, Matches

@@ -36,7 +36,7 @@ import pyarrow.parquet as pq
 from ..errors import UserError, first_line
 from ..lang import wordnet
 from ..sample import draw
-from ..storage.parts import publish, temporary
+from ..storage.files import publish, temporary
 from . import streams
 
 CAP = 500_000

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import UserError
-from ..storage.parts import open_part
+from ..storage.files import open_part
 from . import balance
 from .match_folder import PIECE, MatchFolder, of_lists
 from .matches import Array, Each

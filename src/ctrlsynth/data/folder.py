@@ -35,7 +35,7 @@ from .rows import (
     find_column,
     fingerprint,
     is_text,
-    locate,
+    path_below,
     safe_key,
 )
 from .text import as_caption, bad
@@ -135,9 +135,9 @@ class FolderSource:
         if not entry["name"].strip():
             entry["reason"] = "missing_file"
             return
-        path, reason = locate(self._root, entry["name"])
+        path, reason = path_below(self._root, entry["name"])
         if reason == "missing_file" and beside != self._root:
-            path, other = locate(beside, entry["name"])
+            path, other = path_below(beside, entry["name"])
             reason = None if other is None else reason
         if path is None:
             entry["reason"] = reason

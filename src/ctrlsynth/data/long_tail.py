@@ -25,7 +25,7 @@ from .rows import (
     file_digest,
     file_facts,
     fingerprint,
-    locate,
+    path_below,
     safe_key,
 )
 
@@ -90,7 +90,7 @@ class LongTailSource:
         for row in self._rows[part.locator : part.locator + (part.rows or 0)]:
             meta = {"label": row.label, "group": group_of(self.counts[row.label]), "copy": row.copy}
             made = SourceRow(safe_key(f"{row.path}#{row.copy}"), self.names[row.label], meta)
-            path, reason = locate(str(self._root), row.path)
+            path, reason = path_below(str(self._root), row.path)
             yield made.fail(reason or "missing_file") if path is None else examine_file(made, path)
 
     def describe(self) -> str:
@@ -103,7 +103,7 @@ class LongTailSource:
     def verify_fingerprint(self, part: SourcePart) -> str:
         """Over the content of the part's images."""
         rows = self._rows[part.locator : part.locator + (part.rows or 0)]
-        paths = {locate(str(self._root), r.path)[0] for r in rows}
+        paths = {path_below(str(self._root), r.path)[0] for r in rows}
         return fingerprint(part.fingerprint, *(file_digest(p) for p in sorted(filter(None, paths))))
 
 

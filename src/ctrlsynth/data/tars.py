@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import UserError, first_line
-from ..storage.location import Facts, Remote, is_url, local_copy, open_binary
+from ..storage.location import FileStats, Remote, is_url, local_copy, open_binary
 from .records import sound
 from .rows import (
     CAPTION_NAMES,
@@ -69,7 +69,7 @@ class TarSource:
         self._files = list(files)
         names = part_names(os.path.basename(f).partition(".")[0] for f in files)
         self._parts: list[SourcePart] = []
-        left, look = limit, Facts()
+        left, look = limit, FileStats()
         self._size = sum(look.of(f)[1] for f in files)
         for index, path in enumerate(files):
             if left == 0:
@@ -264,11 +264,11 @@ def _refusal(member: tarfile.TarInfo, size: int) -> str | None:
     return "truncated_archive" if member.offset_data + member.size > size else None
 
 
-def _beside(path: str, look: Facts | None = None) -> str | None:
+def _beside(path: str, look: FileStats | None = None) -> str | None:
     table = os.path.splitext(path)[0] + ".parquet"
     if look is None and is_url(table):
         return table if Remote(table).is_file() else None
-    return table if (look or Facts()).has(table) else None
+    return table if (look or FileStats()).has(table) else None
 
 
 class _Downloads:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from ..concepts.coverage import Counted
 from ..errors import UserError
-from ..storage.parts import open_part
+from ..storage.files import open_part
 from .lineage import Parts
 from .sweep import Sweep, SweepRow
 

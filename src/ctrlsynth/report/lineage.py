@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 
 from ..recipe.paths import Step
 from ..sample import stem
-from ..storage.location import Place
-from ..storage.parts import open_part
+from ..storage.files import open_part
+from ..storage.location import Location
+from ..storage.parts import RunFolder
 
 if TYPE_CHECKING:
     from ..runs.drive import Run
@@ -32,10 +33,8 @@ class Parts:
     def __init__(self, run: Run) -> None:
         self.root = run.root
         self.steps: Mapping[str, Step] = {s.folder: s for s in run.steps}
-        self.files: dict[str, dict[int, Place]] = {
-            folder: {int(path.name.partition("-")[0]): path for path in run.files(folder)}
-            for folder in self.steps
-        }
+        newest = RunFolder(run.root).newest
+        self.files: dict[str, dict[int, Location]] = {folder: newest(folder) for folder in self.steps}
 
     def indexes(self) -> list[int]:
         """The numbers of the parts that have been read."""

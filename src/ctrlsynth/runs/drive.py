@@ -18,8 +18,9 @@ from ..models.runtime import quiet_native_threads
 from ..recipe.file import load_recipe
 from ..recipe.paths import Step
 from ..recipe.schema import Recipe
-from ..storage.location import Place, Remote, make_folder, place, place_for, probe
-from ..storage.parts import RunFolder, disk_errors, open_part, part_counts, read_json, write_json
+from ..storage.files import disk_errors, open_part, part_counts, probe, read_json, write_json
+from ..storage.location import Location, Remote, locate, make_folder, output_location
+from ..storage.parts import RunFolder
 from .differences import differences
 from .local import Watcher, execute, totals
 from .pairs import count_pairs
@@ -66,14 +67,14 @@ class LedgerRow:
 class Run:
     """A run's folder, read only. Needs no model and no source."""
 
-    root: Place
+    root: Location
     plan: Mapping[str, Any]
     steps: tuple[Step, ...] = field(default=())
 
     @classmethod
-    def open(cls, root: Place | str) -> Run:
+    def open(cls, root: Location | str) -> Run:
         """Opens a run's folder, a path or a URL; a folder that is none is told in one line."""
-        root = place(root)
+        root = locate(root)
         plan = _read_plan(root)
         if plan is None:
             raise UserError(
@@ -95,13 +96,10 @@ class Run:
                 return step
         raise unknown("stage", folder, [s.folder for s in self.steps], str(self.root))
 
-    def files(self, folder: str) -> list[Place]:
+    def files(self, folder: str) -> list[Location]:
         """The parts of a stage in order; of a part in two versions (an interrupted update) the newest."""
         self.step(folder)
-        run = RunFolder(self.root)
-        return [
-            run.part(folder, index, versions[-1]) for index, versions in sorted(run.listing(folder).items())
-        ]
+        return list(RunFolder(self.root).newest(folder).values())
 
     def rows(self, folder: str, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """Streams a stage's rows as dicts, in the source's order."""
@@ -127,7 +125,7 @@ class Run:
         and the expected number."""
         names = ("captions", "duplicates", "pool", "t", "entries_seen", "expected")
         gathered = (
-            (s.folder, read_json(self.root / s.folder / "_gathered.json"))
+            (s.folder, read_json(RunFolder(self.root).gathered_file(s.folder)))
             for s in self.steps
             if s.kind == "balance"
         )
@@ -143,11 +141,13 @@ class Run:
         out: dict[str, LedgerRow] = {}
         wanted = 0
         for step in self.steps:
-            stored = read_json(self.root / step.folder / "_stage.json") or {}
-            sizes = {e.name: e.size for _, _, e in RunFolder(self.root).entries(step.folder)}
+            run = RunFolder(self.root)
+            stored = read_json(run.stage_file(step.folder)) or {}
+            sizes = {e.name: e.size for _, _, e in run.entries(step.folder)}
             files = self.files(step.folder)
-            known = {f"{int(i):05d}-{p['digest']}.parquet": p for i, p in stored.get("parts", {}).items()}
-            total = totals(known.get(f.name) or part_counts(f) for f in files)
+            counted = stored.get("parts", {}).items()
+            known = {run.part(step.folder, int(i), p["digest"]): p for i, p in counted}
+            total = totals(known.get(f) or part_counts(f) for f in files)
             wanted = max(wanted, len(files), len(known))
             out[step.folder] = LedgerRow(
                 step.folder, step.kind, step.paths, self._expected(step, out), total["rows"], total["ok"],
@@ -174,7 +174,7 @@ class Run:
 
 def run(
     recipe: Recipe | Path | str,
-    out: Place | str | None = None,
+    out: Location | str | None = None,
     *,
     base: Path | None = None,
     text: str | None = None,
@@ -197,10 +197,10 @@ def run(
     if not isinstance(recipe, Recipe):
         path = Path(recipe)
         recipe, base, text = load_recipe(path), base or path.parent, path.read_text(encoding="utf-8")
-    root = place_for(out or Path("runs") / recipe.name)
+    root = output_location(out or Path("runs") / recipe.name)
     quiet_native_threads()
     earlier = _read_plan(root)
-    if earlier is None and _is_foreign(root):
+    if earlier is None and RunFolder(root).is_foreign():
         raise UserError(f"{root}: not empty and not a run's folder; choose another with --out")
     work = _engine(engine, address)
     plan = make_plan(recipe, base or Path(), limit, earlier)
@@ -238,8 +238,8 @@ def _engine(name: str, address: str | None) -> Work:
     return partial(ray.execute, address=address)
 
 
-def _read_plan(root: Place) -> dict[str, Any] | None:
-    plan = read_json(root / "plan.json")
+def _read_plan(root: Location) -> dict[str, Any] | None:
+    plan = read_json(RunFolder(root).plan_file)
     if (
         plan is not None
         and not {"recipe", "steps", "places", "limit", "candidates", "retries"} <= plan.keys()
@@ -248,21 +248,7 @@ def _read_plan(root: Place) -> dict[str, Any] | None:
     return plan
 
 
-def _is_foreign(root: Place) -> bool:
-    """Whether a folder without plan.json holds what no run put there: a killed run leaves its own, and a
-    damaged plan.json is removed."""
-    if isinstance(root, Remote):
-        return not (root / "read" / "_stage.json").exists() and any(
-            not name.startswith(".tmp-") for name in root.names()
-        )
-    if not root.is_dir():
-        return root.exists()
-    return not (root / "read" / "_stage.json").exists() and any(
-        not p.name.startswith(".tmp-") for p in root.iterdir()
-    )
-
-
-def _compare(root: Place, earlier: Mapping[str, Any] | None, plan: Plan, update: bool) -> list[str]:
+def _compare(root: Location, earlier: Mapping[str, Any] | None, plan: Plan, update: bool) -> list[str]:
     lines = differences(earlier, plan.describe()) if earlier is not None else []
     if lines and not update:
         listed = "\n  ".join(lines)
@@ -299,26 +285,26 @@ def _mark_stale(folder: RunFolder, plan: Plan, earlier: Mapping[str, Any], chang
                 (place / STALE).write_text(told, encoding="utf-8", errors="backslashreplace")
 
 
-def _save(root: Place, plan: Plan, text: str | None) -> None:
-    before = read_json(root / "plan.json") or {}
+def _save(root: Location, plan: Plan, text: str | None) -> None:
+    before = read_json(RunFolder(root).plan_file) or {}
     described = {**plan.describe(), "products": before.get("products", [])}
     if {k: v for k, v in before.items() if k != "schema"} != described:
-        write_json(root / "plan.json", described)
+        write_json(RunFolder(root).plan_file, described)
     if text is not None:
-        copy = root / "recipe.yaml"
+        copy = RunFolder(root).recipe_file
         with disk_errors(copy):
             if not copy.exists() or copy.read_bytes() != text.encode():
                 copy.write_bytes(text.encode())
 
 
-def add_product(root: Place, kind: str, path: Path) -> None:
+def add_product(root: Location, kind: str, path: Path) -> None:
     """Notes in plan.json that a report or a data set was made from this run, so that a later update can mark
     it as stale."""
-    plan = read_json(root / "plan.json") or {}
+    plan = read_json(RunFolder(root).plan_file) or {}
     place = str(path.resolve())
     products = [p for p in plan.get("products", []) if p["path"] != place]
     plan["products"] = [*products, {"kind": kind, "path": place}]
-    write_json(root / "plan.json", {k: v for k, v in plan.items() if k != "schema"})
+    write_json(RunFolder(root).plan_file, {k: v for k, v in plan.items() if k != "schema"})
 
 
 def _mark_failed(folder: RunFolder, plan: Plan) -> None:
@@ -373,7 +359,7 @@ def _check_contents(plan: Plan) -> None:
         plan.contents[name] = found
 
 
-def _check_disk(root: Place) -> None:
+def _check_disk(root: Location) -> None:
     if isinstance(root, Remote):
         probe(root)
         return
@@ -384,7 +370,7 @@ def _check_disk(root: Place) -> None:
         raise UserError(f"{root}: cannot be written to")
 
 
-def _waves(root: Place, folder: RunFolder, plan: Plan, watcher: Watcher | None, work: Work) -> None:
+def _waves(root: Location, folder: RunFolder, plan: Plan, watcher: Watcher | None, work: Work) -> None:
     """`judge.target`: adds whole waves of candidates until enough pairs are accepted. Whole waves, so that
     the set depends on no engine."""
     judge = plan.recipe.judge
