@@ -68,9 +68,7 @@ def ctrlsynth(*words: str, cwd: Path) -> subprocess.Popen[str]:
     )
     env = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(
-            [str(HERE), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-        ),
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE / "runs"), os.environ.get("PYTHONPATH", "")]),
     }
     return subprocess.Popen(
         [sys.executable, "-c", code, *words],

@@ -3,14 +3,13 @@ works as well."""
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import UserError, unknown
+from ..recipe.code import is_code, load_code
 
 Role = Literal["tagger", "llm", "text_to_image", "safety"]
 
@@ -47,7 +46,8 @@ NAMES: dict[Role, dict[str, str]] = {
 }
 _OPTIONS_TOO = {"extract"}
 """Models that are options of others as well."""
-_CLASS_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+METHOD: dict[Role, str] = {"tagger": "tag", "llm": "generate", "text_to_image": "generate", "safety": "score"}
+"""The method that a model's class must have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +71,11 @@ def parse_spec(value: Any, role: Role, where: str = "models") -> ModelSpec:
         head, _, rest = value.partition(":")
         if head in names:
             return ModelSpec(head, rest or None)
-        if _CLASS_PATH.fullmatch(value):
+        if is_code(value):
             return ModelSpec(value)
         raise unknown(f"{role} model", value, names, where)
     if isinstance(value, Mapping):
-        heads = [k for k in value if k in names or _CLASS_PATH.fullmatch(str(k))]
+        heads = [k for k in value if k in names or is_code(k)]
         if len(heads) > 1:  # {captioner: X, extract: Y}: the captioner's option
             heads = [k for k in heads if k not in _OPTIONS_TOO]
         if len(heads) == 1:
@@ -88,24 +88,16 @@ def parse_spec(value: Any, role: Role, where: str = "models") -> ModelSpec:
     )
 
 
-def load_class(path: str, where: str = "models") -> Any:
-    """Imports `package.module:Name` and returns it; what is missing is one sentence."""
-    module, _, name = path.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{where}: {path}: {error}; is it installed, and is its folder on PYTHONPATH?"
-        ) from error
-    except AttributeError as error:
-        raise UserError(f"{where}: module {module!r} has no {name!r}") from error
+def model_class(spec: ModelSpec, role: Role, where: str) -> Any:
+    """The class (or a user's factory function) behind a model's name."""
+    return load_code(NAMES[role].get(spec.backend, spec.backend), where, [METHOD[role]])
 
 
 def load(value: Any, role: Role, where: str = "models") -> Any:
     """Builds the model that a recipe names. Options that its class does not take are an error that lists
     those it does."""
     spec = value if isinstance(value, ModelSpec) else parse_spec(value, role, where)
-    cls = load_class(NAMES[role].get(spec.backend, spec.backend), where)
+    cls = model_class(spec, role, where)
     known = [
         p.name
         for p in inspect.signature(cls).parameters.values()
