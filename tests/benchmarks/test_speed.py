@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ctrlsynth.data.records import Table, open_binary, records
-from ctrlsynth.runs.drive import run
+from ctrlsynth.api.run import run
+from ctrlsynth.data.records import Table, records
+from ctrlsynth.data.streams import open_stream
 from ctrlsynth.runs.local import COLLECT_AFTER, Silent, fewer_collections
 from ctrlsynth.stages.base import Item
 from helpers import ROOT, TESTS, recipe
@@ -164,7 +165,7 @@ def test_jsonl_is_cut_where_its_records_end_without_parsing_them(tmp_path: Path)
         b"  ",
     ] * 3
     path.write_bytes(b'{"caption": "first"}\n' + b"\n".join(lines))
-    with open_binary(str(path)) as stream:
+    with open_stream(str(path)) as stream:
         ends = [0, *(end for end, _, _ in records(stream, "jsonl", 0))]
     table = Table(str(path))
     for rows in (1, 2, 5, 100):

@@ -31,9 +31,10 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.mark.parametrize(
     ("name", "methods", "told"),
     [
-        ("{m}:shorter", ["tag"], None),
+        ("{m}:shorter", [], None),
         ("{m}:Tagger", ["tag"], None),
-        ("{m}:Tagger", ["generate"], "llm: {m}:Tagger has no method 'generate'"),
+        ("{m}:Tagger", ["generate"], "llm: {m}:Tagger is not a class with the method generate"),
+        ("{m}:shorter", ["tag"], "llm: {m}:shorter is not a class with the method tag"),
         ("{m}:LIMIT", [], "llm: {m}:LIMIT is neither a function nor a class"),
         ("{m}:Tager", [], "llm: module '{m}' has no 'Tager'"),
         ("no_such_module:Tagger", [], "llm: no_such_module:Tagger: No module named 'no_such_module'; is it"),
@@ -54,7 +55,7 @@ def test_code_is_found_and_its_kind_checked(
 
 def test_a_model_needs_the_method_of_its_role(module: str) -> None:
     assert load(f"{module}:Tagger", "tagger").tag([]) == []
-    with pytest.raises(UserError, match="no method 'generate'"):
+    with pytest.raises(UserError, match="with the method generate"):
         load(f"{module}:Tagger", "llm")
     assert not is_code("llama.cpp:path/to.gguf")
     assert not is_code(3)

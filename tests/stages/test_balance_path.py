@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ctrlsynth.api.run import Run, run
 from ctrlsynth.cli.show import as_text, progress
 from ctrlsynth.concepts import dedupe
 from ctrlsynth.concepts.balance import counts, draws, expected_sizes, keep_mask, solve_t
@@ -22,7 +23,6 @@ from ctrlsynth.export.export import export
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Recipe
 from ctrlsynth.report.gallery import write_report
-from ctrlsynth.runs.drive import Run, run
 from ctrlsynth.runs.estimate import estimate
 from ctrlsynth.runs.local import Silent
 from ctrlsynth.runs.plan import make_plan

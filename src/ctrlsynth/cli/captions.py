@@ -44,9 +44,9 @@ def caption(
     """Write captions about every concept of a bank: a run of the path concept, text*, cleaned and counted. A
     model that samples does it as the paper's (temperature 0.7, top_p 0.95, both penalties 1.0), unless --llm
     says otherwise."""
+    from ..api.run import run
     from ..lang.replies import taken_off
     from ..recipe.file import parse_recipe
-    from ..runs.drive import run
     from .show import progress, show_ledger
 
     source = {"concepts": str(bank.absolute())}
@@ -106,9 +106,9 @@ def flag(
 ) -> None:
     """Ask a language model which concepts are unfit for everyone's eyes, and take a block list. Flagged ones
     stay in the bank, unused."""
+    from ..api.run import run
     from ..concepts import safety
     from ..concepts.bank import read_bank, write_bank
-    from ..runs.drive import run
     from .show import progress
 
     if out.suffix != ".parquet":

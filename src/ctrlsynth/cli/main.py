@@ -136,8 +136,8 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run a recipe. Interrupted, killed or extended, the same command goes on where it stopped."""
+    from ..api.run import run as run_recipe
     from ..recipe.file import load_recipe
-    from ..runs.drive import run as run_recipe
     from .show import progress
 
     loaded = load_recipe(recipe, set_)
@@ -156,7 +156,7 @@ def run(
 @app.command()
 def status(run_dir: RunDir, as_json: Json = False) -> None:
     """Show the ledger of a run: what every stage got, kept, dropped and failed, with reasons; it adds up."""
-    from ..runs.drive import Run
+    from ..api.run import Run
 
     _show_run(Run.open(run_dir), as_json)
 
@@ -173,8 +173,8 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Tell one sample's whole story: tags, edits, instruction, text, prompt, image, scores, verdict."""
+    from ..api.run import Run
     from ..report.explain import as_dict, first_kept
-    from ..runs.drive import Run
     from .show import as_text
 
     made = Run.open(run_dir)
@@ -195,10 +195,10 @@ def sweep(
 ) -> None:
     """Show how many samples every threshold p_f would keep, and their mean recall, from the stored scores.
     Runs no model."""
+    from ..api.run import Run
     from ..report.figures import plot_sweep
     from ..report.sweep import as_table
     from ..report.sweep import sweep as sweep_run
-    from ..runs.drive import Run
     from .show import show_sweep
 
     found = sweep_run(Run.open(run_dir))
@@ -230,15 +230,13 @@ def export(
 ) -> None:
     """Write the kept pairs as a data set with a data card: for open_clip (webdataset), Hugging Face (parquet,
     imagefolder), or csv."""
-    from ..export.export import export as export_run
-    from ..runs.drive import Run, add_product
+    from ..api.run import Run
     from .show import counting
 
     made = Run.open(run_dir)
     place = out or _below(made, "dataset")
     with counting("pairs", quiet=as_json) as tick:
-        summary = export_run(made, place, format=format_, mix=mix, max_per_shard=max_per_shard, tick=tick)
-    add_product(made.root, "dataset", place)
+        summary = made.export(place, format=format_, mix=mix, max_per_shard=max_per_shard, tick=tick)
     if as_json:
         print_json(
             {
@@ -263,15 +261,13 @@ def report(
 ) -> None:
     """Write a static gallery that opens from disk: originals beside synthetic samples, found and missed tags,
     scores, verdicts, plots."""
-    from ..report.gallery import write_report
-    from ..runs.drive import Run, add_product
+    from ..api.run import Run
     from .show import counting
 
     made = Run.open(run_dir)
     place = out or _below(made, "report")
     with counting("samples", quiet=as_json) as tick:
-        page = write_report(made, place, tick=tick)
-    add_product(made.root, "report", place)
+        page = made.report(place, tick=tick)
     if as_json:
         print_json({"report": str(page)})
         return

@@ -24,8 +24,8 @@ from rich.table import Table
 
 from ..report.facts import Fact
 from ..report.sweep import gate_note
-from ..runs.drive import LedgerRow, Run
 from ..runs.local import Silent, Watcher
+from ..runs.reader import LedgerRow, RunReader
 from .terminal import cells, clean, wrap
 
 
@@ -122,7 +122,7 @@ def _table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
     return table
 
 
-def show_ledger(run: Run) -> None:
+def show_ledger(run: RunReader) -> None:
     """The ledger: rows into a stage = ok + dropped + failed."""
     rows = run.ledger()
     right = ("in", "ok", "dropped", "failed", "reused", "seconds", "tokens", "MB")
@@ -358,7 +358,7 @@ def _safe(text: str) -> str:
     return escape("\n".join(map(clean, text.split("\n"))))
 
 
-def as_text(run: Run, row_id: str, width: int | None = None) -> str:
+def as_text(run: RunReader, row_id: str, width: int | None = None) -> str:
     """The story for a terminal: nothing in it can drive one, no markup is read in it. `width` in columns, the
     terminal's unless given."""
     from ..report.explain import explain

@@ -23,13 +23,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..data.images import shorter_edge
 from ..errors import UserError, first_line, unknown
 from ..models.hf import HFOptions, locate
 from ..models.installed import need
 from ..models.torchvision_fix import make_torchvision_importable
 from . import convert
 from .attention import lean
-from .data.images import centre_crop, shorter_edge
+from .data.images import centre_crop
 from .data.tokens import Tokenizer, tokenizer_of
 
 WEIGHTS, CONFIG = "open_clip_model.safetensors", "open_clip_config.json"

@@ -1,5 +1,5 @@
-"""Models by name: a plain table of `name -> "module:Class"`, imported on use; any `package.module:Class`
-works as well."""
+"""Finds models by name in a plain table of `name -> "module:Class"`, imported on use; any
+`package.module:Class` works as well."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from ..errors import UserError, unknown
 from ..recipe.code import is_code, load_code
+from .base import LanguageModel, Model, SafetyJudge, TextToImageModel, VisionTagger
 
 Role = Literal["tagger", "llm", "text_to_image", "safety"]
 
@@ -44,16 +45,21 @@ NAMES: dict[Role, dict[str, str]] = {
     },
     "safety": {"opennsfw": f"{_HERE}.embedded.opennsfw.judge:OpenNSFW"},
 }
+_BASES: dict[Role, tuple[type[Model], str]] = {
+    "tagger": (VisionTagger, "tag"),
+    "llm": (LanguageModel, "generate"),
+    "text_to_image": (TextToImageModel, "generate"),
+    "safety": (SafetyJudge, "score"),
+}
+"""Base class of each role, and the method that its models must define."""
 _OPTIONS_TOO = {"extract"}
-"""Models that are options of others as well."""
-METHOD: dict[Role, str] = {"tagger": "tag", "llm": "generate", "text_to_image": "generate", "safety": "score"}
-"""The method that a model's class must have."""
+"""Models that are also options of other models."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A model as a recipe names it: a known backend or a `package.module:Class`, what it should load, and
-    options for its class."""
+    """A model as a recipe names it: a known backend or a `package.module:Class`, the model it loads, and
+    options of its class."""
 
     backend: str
     model: Any = None
@@ -89,22 +95,26 @@ def parse_spec(value: Any, role: Role, where: str = "models") -> ModelSpec:
 
 
 def model_class(spec: ModelSpec, role: Role, where: str) -> Any:
-    """The class (or a user's factory function) behind a model's name."""
-    return load_code(NAMES[role].get(spec.backend, spec.backend), where, [METHOD[role]])
+    """The class behind a model's name."""
+    return load_code(NAMES[role].get(spec.backend, spec.backend), where, [_BASES[role][1]])
 
 
 def load(value: Any, role: Role, where: str = "models") -> Any:
     """Builds the model that a recipe names. Options that its class does not take are an error that lists
-    those it does."""
+    the ones it takes."""
     spec = value if isinstance(value, ModelSpec) else parse_spec(value, role, where)
-    cls = model_class(spec, role, where)
-    known = [
-        p.name
-        for p in inspect.signature(cls).parameters.values()
-        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    ]
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(cls).parameters.values())
-    for name in spec.options:
-        if name not in known and not open_ended:
-            raise unknown(f"option of {spec.backend}", name, [k for k in known if k != "model"], where)
+    cls = _with_defaults(model_class(spec, role, where), role)
+    parameters = inspect.signature(cls).parameters.values()
+    known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        for name in spec.options:
+            if name not in known:
+                raise unknown(f"option of {spec.backend}", name, [k for k in known if k != "model"], where)
     return cls(spec.model, **spec.options) if spec.model is not None else cls(**spec.options)
+
+
+def _with_defaults(cls: Any, role: Role) -> Any:
+    """The class itself if it derives from the role's base class, else a subclass of both, in which the base
+    provides the hooks that the class lacks."""
+    base = _BASES[role][0]
+    return cls if issubclass(cls, base) else type(cls.__name__, (cls, base), {"__module__": cls.__module__})

@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import UserError
@@ -19,11 +19,10 @@ def is_code(name: object) -> bool:
     return _PATH.fullmatch(str(name)) is not None
 
 
-def load_code(path: str, where: str, methods: Iterable[str] = ()) -> Any:
-    """Imports `package.module:Name` and returns the function or class.
+def load_code(path: str, where: str, methods: Sequence[str] = ()) -> Any:
+    """Imports `package.module:Name` and returns the function or, with `methods`, the class that has them.
 
-    UserError naming `where` if the module or the name is missing, if it cannot be called, or if it is a class
-    that lacks one of `methods`."""
+    UserError naming `where` if the module or the name is missing or of another kind."""
     module, _, name = path.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
@@ -33,11 +32,10 @@ def load_code(path: str, where: str, methods: Iterable[str] = ()) -> Any:
         ) from error
     except AttributeError as error:
         raise UserError(f"{where}: module {module!r} has no {name!r}") from error
+    if methods and not (inspect.isclass(found) and all(callable(getattr(found, m, None)) for m in methods)):
+        raise UserError(f"{where}: {path} is not a class with the method {', '.join(methods)}")
     if not callable(found):
         raise UserError(f"{where}: {path} is neither a function nor a class")
-    lacking = [m for m in methods if inspect.isclass(found) and not callable(getattr(found, m, None))]
-    if lacking:
-        raise UserError(f"{where}: {path} has no method {lacking[0]!r}")
     return found
 
 

@@ -6,19 +6,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import UserError
 from ..recipe.paths import Step
+from ..runs.reader import RunReader
 from ..sample import last_step, lineage, parent, stem
 from .facts import Fact, facts_of
 from .lineage import Family, Parts, Row, Sample, Samples
-
-if TYPE_CHECKING:
-    from ..runs.drive import Run
 
 _BOXES = {
     "read": "source (1a, 1b)",
@@ -59,7 +57,7 @@ class Story:
     fates: tuple[Fact, ...]
 
 
-def explain(run: Run, row_id: str) -> Story:
+def explain(run: RunReader, row_id: str) -> Story:
     """The story of any row's id (with what it was made from and what was made from it) or of a source key
     (with everything made from it). The name of the source's part, before the colon, may be left out where one
     row alone has the key.
@@ -118,7 +116,7 @@ def _locate(parts: Parts, row_id: str) -> tuple[int, str, str]:
     raise UserError(f"{parts.root}: no row {row_id!r}{_nearest(row_id.partition('/')[0], near)}")
 
 
-def _unknown(run: Run, row_id: str, ids: list[str]) -> UserError:
+def _unknown(run: RunReader, row_id: str, ids: list[str]) -> UserError:
     return UserError(f"{run.root}: no row {row_id!r}{_nearest(row_id, ids)}")
 
 
@@ -202,7 +200,7 @@ def _plain(row: Row) -> dict[str, Any]:
     return {k: dict(v) if k == "weights" and v is not None else v for k, v in row.items() if k != "image"}
 
 
-def first_kept(run: Run) -> str:
+def first_kept(run: RunReader) -> str:
     """The id of the first kept sample of the path that goes furthest: a good one to tell when none is named.
 
     Without any the first row's id; raises UserError where nothing has been read.
@@ -224,7 +222,7 @@ def first_kept(run: Run) -> str:
     return nearest[1] if nearest is not None else first
 
 
-def as_dict(run: Run, row_id: str) -> dict[str, Any]:
+def as_dict(run: RunReader, row_id: str) -> dict[str, Any]:
     """The story for machines: the stored rows, and the facts as they are told."""
     story = explain(run, row_id)
     return {

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow.compute as pc
 
 from ..recipe.paths import Step
+from ..runs.reader import RunReader
 from ..sample import stem
 from ..storage.files import open_part
 from ..storage.location import Location
 from ..storage.parts import RunFolder
-
-if TYPE_CHECKING:
-    from ..runs.drive import Run
 
 Row = dict[str, Any]
 Family = dict[str, list[Row]]
@@ -30,7 +28,7 @@ IMAGE_ROWS = 16
 class Parts:
     """The newest file of every part of every stage, from one listing a stage."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunReader) -> None:
         self.root = run.root
         self.steps: Mapping[str, Step] = {s.folder: s for s in run.steps}
         newest = RunFolder(run.root).newest
@@ -104,7 +102,7 @@ class Chain:
         return self.chain[-1]
 
 
-def path_chains(run: Run) -> list[Chain]:
+def path_chains(run: RunReader) -> list[Chain]:
     """The paths of a run in the recipe's order, each as the folders between the source and its last synthetic
     node."""
     by_folder = {s.folder: s for s in run.steps}
@@ -120,7 +118,7 @@ def path_chains(run: Run) -> list[Chain]:
     return out
 
 
-def judge_of(run: Run, folder: str) -> Step | None:
+def judge_of(run: RunReader, folder: str) -> Step | None:
     """The judge behind a write or paint folder, if there is one."""
     for step in run.steps:
         if (step.kind == "judge-text" and step.parent == folder) or (
@@ -162,7 +160,7 @@ class Sample:
 class Samples:
     """Turns the family of a source row into samples, one a path and variant."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunReader) -> None:
         self.paths = path_chains(run)
         self._steps = {s.folder: s for s in run.steps}
         self._judges = {s.folder: judge_of(run, s.folder) for s in run.steps if s.kind in ("write", "paint")}

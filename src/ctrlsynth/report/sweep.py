@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from ..errors import UserError
 from ..recipe.paths import Step
+from ..runs.reader import RunReader
 from ..sample import ancestor, parent
 from ..storage.files import open_part
 from ..storage.location import Location
@@ -24,7 +25,6 @@ from .lineage import Parts, judge_of, path_chains
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ..runs.drive import Run
 
 GRID = tuple(n / 20 for n in range(21))
 """p_f = 0, 0.05, ... 1."""
@@ -110,7 +110,7 @@ class _Tally:
             )
 
 
-def sweep(run: Run) -> Sweep:
+def sweep(run: RunReader) -> Sweep:
     """Kept counts and mean recall for every p_f in 0, 0.05, ... 1 and for every judge and every path's pairs.
 
     Everything but p_f stays as the recipe has it (reference, matcher, weights, violations, safety). Raises
@@ -137,7 +137,7 @@ def sweep(run: Run) -> Sweep:
     return Sweep((*rows, *_pairs(run, parts, judge, threshold)), threshold, (note,) if note else ())
 
 
-def gate_note(run: Run) -> str | None:
+def gate_note(run: RunReader) -> str | None:
     """With a gate: the sentence that says below which p_f rows were never painted, for the ledger and the
     sweep; else None."""
     gated = [s.folder for s in run.steps if s.kind.startswith("judge") and _behind_gate(run, s)]
@@ -152,7 +152,7 @@ def gate_note(run: Run) -> str | None:
     )
 
 
-def _behind_gate(run: Run, step: Step) -> bool:
+def _behind_gate(run: RunReader, step: Step) -> bool:
     """Whether rejected rows were kept from the rows that this step counts."""
     todo, by_folder = [step], {s.folder: s for s in run.steps}
     while todo:
@@ -193,7 +193,7 @@ def _floats(array: pa.Array) -> NDArray[np.float64]:
     return values
 
 
-def _pairs(run: Run, parts: Parts, judge: dict[str, Any], threshold: float) -> list[SweepRow]:
+def _pairs(run: RunReader, parts: Parts, judge: dict[str, Any], threshold: float) -> list[SweepRow]:
     """A path's pairs: its last synthetic text and its last synthetic image, each judged; an original member
     always passes."""
     kinds = {s.folder: s.kind for s in run.steps}

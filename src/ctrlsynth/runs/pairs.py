@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from ..errors import UserError
 from ..recipe.paths import Step
 from ..sample import ancestor, parent, variant
 from ..storage.parts import RunFolder
-
-if TYPE_CHECKING:
-    from .drive import Run
+from .reader import RunReader
 
 PairKind = Literal["cap", "img", "capimg", "original"]
 Row = dict[str, Any]
@@ -154,7 +152,7 @@ def _rows(
         yield from batch.to_pylist()
 
 
-def source_rows(run: Run, images: bool = False) -> Iterator[tuple[Row, dict[str, list[Row]]]]:
+def source_rows(run: RunReader, images: bool = False) -> Iterator[tuple[Row, dict[str, list[Row]]]]:
     """(row of `read`, folder -> rows that descend from it) for every source row that is `ok`; with `images`
     the painted bytes too."""
     shape = shape_of(run.steps)
@@ -295,7 +293,7 @@ class Choice:
         return out
 
 
-def choice_of(run: Run, use: str | None = None, share_text: bool | None = None) -> Choice:
+def choice_of(run: RunReader, use: str | None = None, share_text: bool | None = None) -> Choice:
     """Settles the mix; `use` in place of the recipe's. Raises UserError for a kind of pair that no path of
     the run makes."""
     shape = shape_of(run.steps)
@@ -337,7 +335,7 @@ def choice_of(run: Run, use: str | None = None, share_text: bool | None = None) 
     )
 
 
-def count_pairs(run: Run, use: str | None = None) -> int:
+def count_pairs(run: RunReader, use: str | None = None) -> int:
     """How many synthetic pairs of the run would leave it: what `judge.target` counts."""
     shape, choice = shape_of(run.steps), choice_of(run, use)
     return sum(len(choice.take(pairs_of(shape, source, groups))) for source, groups in source_rows(run))

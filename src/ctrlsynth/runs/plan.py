@@ -17,7 +17,8 @@ from typing import Any
 from ..concepts.in_recipe import check_balance, open_matcher
 from ..control.image import ImageController
 from ..control.text import TextController
-from ..data.sources import ImageReader, open_source
+from ..data.originals import ImageReader
+from ..data.sources import open_source
 from ..errors import UserError
 from ..models import registry as models
 from ..models.base import VisionTagger
@@ -368,10 +369,8 @@ class _Builder:
     def paint(self, step: Step) -> Stage:
         model = self.model(self.recipe.models.text_to_image, "text_to_image", "models.text_to_image")
         policy, variants = self.recipe.image_policy, self.recipe.variants
-        if hasattr(model, "accepts"):
-            model.accepts(
-                weights=any(factor != 1 for factor in policy.weights.values()), negative=bool(policy.negative)
-            )
+        weighted = any(factor != 1 for factor in policy.weights.values())
+        model.accepts(weights=weighted, negative=bool(policy.negative))
         kind = self.kinds[str(step.parent)]
         return PaintStage(
             str(step.parent),

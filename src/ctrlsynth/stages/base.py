@@ -92,13 +92,6 @@ class Barrier(Protocol):
     def settle(self, state: Mapping[str, Any]) -> None: ...
 
 
-def close_model(model: Any) -> None:
-    """Lets a model free what it holds (processes, sessions); it may be asked again later."""
-    close = getattr(model, "close", None)
-    if close is not None:
-        close()
-
-
 def ask(name: str, number: int, answers: Sequence[Any]) -> None:
     """Every model call asserts as many outputs as inputs; identity is never content."""
     if len(answers) != number:

@@ -17,7 +17,7 @@ from ..models.base import Painting, Prompt, TextToImageModel
 from ..recipe.schema import ImageFile
 from ..sample import child, digest_of, key_of, variant
 from .answers import BAD, painting_of
-from .base import Item, Upstream, ask, build, close_model
+from .base import Item, Upstream, ask, build
 from .tables import PAINT
 
 UNSAFE = "unsafe"
@@ -54,7 +54,7 @@ class PaintStage:
         )
         self._painted = sorted(set(painted)) if painted is not None and parent_kind != "read" else None
         self._prefix = digest_of("paint", self.version, model.id, model.digest, file.model_dump())
-        self.batch = int(getattr(model, "batch", 8))
+        self.batch = model.batch
         self.model_name = model.id
 
     def settings(self) -> dict[str, Any]:
@@ -100,11 +100,8 @@ class PaintStage:
         return Item(row_id, parent, source_key, key, prompt)
 
     def load(self, items: list[Item], up: Upstream) -> None:
-        """Prompts are all there is; a model that answers elsewhere gets them now (its optional `begin`),
-        batches ahead of `call`."""
-        begin = getattr(self._model, "begin", None)
-        if begin is not None:
-            begin([i.payload for i in items if i.status == "ok"])
+        """Announces the prompts to the model, batches ahead of `call`."""
+        self._model.begin([i.payload for i in items if i.status == "ok"])
 
     def call(self, items: list[Item]) -> list[Any]:
         live = [i for i in items if i.status == "ok"]
@@ -168,7 +165,7 @@ class PaintStage:
             return None
 
     def close(self) -> None:
-        close_model(self._model)
+        self._model.close()
 
     def finish(self, table: pa.Table) -> pa.Table:
         return table

@@ -13,12 +13,8 @@ from ..data.images import ImageFault, decode
 from ..models.base import ImageAndText, VisionTagger
 from ..sample import Tags, child, digest_of, key_of
 from .answers import BAD, tags_of
-from .base import Item, Upstream, ask, build, close_model
+from .base import Item, Upstream, ask, build
 from .tables import TAG
-
-LONGEST = 768
-"""Pixels of the longer edge that a tagger gets to see unless its `longest` says another: photographs of any
-size, in bounded memory."""
 
 
 class Bytes(Protocol):
@@ -66,10 +62,10 @@ class TagStage:
         self._of_text = label == "tag+text"
         self._pixels = tagger.reads in ("pixels", "both") and not self._of_text
         self._texts = tagger.reads in ("caption", "both")
-        self._longest = int(getattr(tagger, "longest", LONGEST))
+        self._longest = tagger.longest
         self._prefix = digest_of("tag", self.version, tagger.id, tagger.digest, self._longest)
         self._painted: tuple[Upstream, Iterator[list[list[Any]]], int, list[Any]] | None = None
-        self.batch = int(getattr(tagger, "batch", 1024 if tagger.reads == "caption" else 16))
+        self.batch = tagger.batch or (1024 if tagger.reads == "caption" else 16)
         self.model_name = tagger.id
 
     def settings(self) -> dict[str, Any]:
@@ -196,7 +192,7 @@ class TagStage:
         return build(self.schema, items, columns, self.model_name, seconds)
 
     def close(self) -> None:
-        close_model(self._tagger)
+        self._tagger.close()
 
     def finish(self, table: pa.Table) -> pa.Table:
         return table

@@ -17,7 +17,7 @@ from ..lang.replies import REASONS as CLEANED
 from ..models.base import LanguageModel, Reply
 from ..sample import KINDS, Tags, ancestor, child, digest_of, key_of
 from .answers import BAD, reply_of
-from .base import Item, Upstream, ask, build, close_model
+from .base import Item, Upstream, ask, build
 from .tables import WRITE
 
 _EXAMPLE = Tags(("dog", "sofa"), ("brown dog",), ("dog on sofa",)), "my dog on the new sofa"
@@ -72,7 +72,7 @@ class WriteStage:
         self._prefix = digest_of(
             "write", self.version, self.model_name, model.digest if model is not None else ""
         )
-        self.batch = int(getattr(model, "batch", 256))
+        self.batch = model.batch if model is not None else 256
 
     def settings(self) -> dict[str, Any]:
         digest = self._model.digest if self._model is not None else ""
@@ -86,11 +86,9 @@ class WriteStage:
     def example(self) -> str | None:
         """What the model would read for a made-up row, of models that tell (`prompt`): the instruction in
         their chat template."""
-        prompt = getattr(self._model, "prompt", None)
-        if prompt is None or self._family == "caption":
+        if self._model is None or self._family == "caption":
             return None
-        shown: str = prompt(self._controller.instruct("example", self._family, *_EXAMPLE).request)
-        return shown
+        return self._model.prompt(self._controller.instruct("example", self._family, *_EXAMPLE).request)
 
     def items(self, up: Upstream) -> Iterator[list[Item]]:
         rejected = set().union(*(up.rejected(folder) for folder in self._rejects))
@@ -145,11 +143,9 @@ class WriteStage:
         return item
 
     def load(self, items: list[Item], up: Upstream) -> None:
-        """Instructions are all there is; a model that answers elsewhere gets them now (its optional `begin`),
-        batches ahead of `call`."""
-        begin = getattr(self._model, "begin", None)
-        if begin is not None:
-            begin([i.payload[0].request for i in items if i.status == "ok"])
+        """Announces the instructions to the model, batches ahead of `call`."""
+        if self._model is not None:
+            self._model.begin([i.payload[0].request for i in items if i.status == "ok"])
 
     def call(self, items: list[Item]) -> list[Any]:
         out = [Written(None) for _ in items]
@@ -227,7 +223,8 @@ class WriteStage:
         return build(self.schema, items, columns, self.model_name, seconds)
 
     def close(self) -> None:
-        close_model(self._model)
+        if self._model is not None:
+            self._model.close()
 
     def finish(self, table: pa.Table) -> pa.Table:
         """Chooses among candidates, then drops what a concept's earlier captions say already. Rows of one

@@ -28,7 +28,7 @@ from PIL import Image
 from ...errors import UserError, unknown
 from ...sample import Tags
 from .. import hf, hf_files
-from ..base import ImageAndText
+from ..base import ImageAndText, VisionTagger
 from ..cache import remembered
 from ..installed import need
 from ..room import Room
@@ -45,7 +45,7 @@ PRECISION = {"auto": "fp32", "float32": "fp32", "float16": "fp16", "bfloat16": "
 CONFIG = "open_clip_config.json"
 
 
-class OpenCLIPTagger:
+class OpenCLIPTagger(VisionTagger):
     """Objects (and attributes) by the likeness of picture and label.
 
     vocabulary  a label file (labels.py): all objects; or a .csv with the columns `label` and `kind` (objects
