@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..concepts.matches import Each
+from ..concepts.match import Each
 from ..errors import WorkFailed
 from ..stages.base import Barrier
 from ..storage.files import read_json, write_json

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import UserError, WorkFailed
+from ..models.device import quiet_native_threads
 from ..models.installed import need
-from ..models.runtime import quiet_native_threads
 from ..recipe.file import load_recipe
 from ..recipe.schema import Recipe
 from ..storage.files import disk_errors, probe, read_json, write_json

@@ -14,7 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..concepts.in_recipe import check_balance, open_matcher
+from ..concepts.balance import check_balance
+from ..concepts.match import open_matcher
 from ..control.image import ImageController
 from ..control.text import TextController
 from ..data.originals import ImageReader

@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..concepts import balance, dedupe
-from ..concepts.matches import Each, Matches
+from ..concepts.match import Each, Matches
 from ..errors import UserError
 from ..recipe.schema import Balance
 from ..sample import child, digest_of, hash_int, key_of
@@ -112,16 +112,14 @@ class Look:
     captions: Captions
     matches: str | None
     seed: int
-    near: bool
     gone: Mapping[str, str]
 
-    def scan(self) -> tuple[int, NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64] | None]:
-        """Part, digests, ranks (by id alone, and another chance than the one that is drawn later) and, if
-        asked for, bands."""
+    def scan(self) -> tuple[int, NDArray[np.uint64], NDArray[np.uint64]]:
+        """Part, digests, and ranks: by id alone, and another chance than the one that is drawn later."""
         rows = [row for batch in self.captions.rows(self.up) for row in batch]
         texts = [text for _, _, text in rows]
         ranks = np.array([hash_int(self.seed, i, "duplicate") for i, _, _ in rows], np.uint64)
-        return self.up.index, dedupe.digests(texts), ranks, dedupe.bands(texts) if self.near else None
+        return self.up.index, dedupe.digests(texts), ranks
 
     def matched(self) -> Matches:
         """The matches of the captions of the part that are no duplicates."""
@@ -147,8 +145,8 @@ def stored_matches(up: Upstream, folder: str) -> Matches:
 
 
 class BalanceStage:
-    """One row a caption that takes part: `ok` with its text, or dropped as `no_match`, `duplicate`,
-    `near_duplicate` or `not_sampled`."""
+    """One row a caption that takes part: `ok` with its text, or dropped as `no_match`, `duplicate`
+    or `not_sampled`."""
 
     schema = BALANCE
     version = 1
@@ -178,16 +176,14 @@ class BalanceStage:
         self._gone: Mapping[str, Mapping[str, str]] = {}
 
     def settings(self) -> dict[str, Any]:
-        return self._rule.model_dump(mode="json", exclude_none=True, exclude={"bank"})
+        rule = self._rule.model_dump(mode="json", exclude_none=True, exclude={"bank"})
+        return rule | {"near_duplicates": False}  # an option of version 0.1, which is part of the digest
 
     def gather(self, parts: Sequence[Upstream], each: Each) -> dict[str, Any]:
         """Duplicates, counts and t over all parts, and how many captions are to be expected. Raises UserError
         for a size that the pool cannot fill. Memory: the counts, one bucket of digests, and the numbers of
         the duplicates."""
-        looks = [
-            Look(up, self._captions, self._matches, self._seed, self._rule.near_duplicates, {})
-            for up in parts
-        ]
+        looks = [Look(up, self._captions, self._matches, self._seed, {}) for up in parts]
         sizes: list[int] = []
 
         def scanned() -> Iterator[Any]:
@@ -195,12 +191,9 @@ class BalanceStage:
                 sizes.append(len(found[1]))
                 yield found
 
-        gone = {
-            str(p): {why: pack(rows) for why, rows in r.items()} for p, r in dedupe.find(scanned()).items()
-        }
+        gone = {str(p): {"duplicate": pack(rows)} for p, rows in dedupe.find(scanned()).items()}
         looks = [
-            Look(up, self._captions, self._matches, self._seed, False, gone.get(str(up.index), {}))
-            for up in parts
+            Look(up, self._captions, self._matches, self._seed, gone.get(str(up.index), {})) for up in parts
         ]
         lost = sum(len(unpack(rows)) for reasons in gone.values() for rows in reasons.values())
         state: dict[str, Any] = {"captions": sum(sizes), "duplicates": lost, "gone": gone}

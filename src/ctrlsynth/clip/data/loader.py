@@ -16,12 +16,12 @@ import numpy as np
 
 from ...data.images import ImageFault, open_image
 from ...errors import UserError
+from ...models.open_clip.tokens import Tokenizer
 from ...recipe.train import TrainBlock, TrainSource
 from ...sample import chance
 from .images import training_view
 from .order import Order, Part, Schedule
 from .shards import RowFault, Shards, open_shards
-from .tokens import Tokenizer
 
 
 class Batch(NamedTuple):
