@@ -14,7 +14,8 @@ from ctrlsynth.api.run import Run, run
 from ctrlsynth.errors import UserError, WorkFailed
 from ctrlsynth.runs.part import run_part
 from ctrlsynth.runs.plan import make_plan
-from ctrlsynth.storage.parts import RunFolder, write_json
+from ctrlsynth.storage.files import write_json
+from ctrlsynth.storage.parts import RunFolder
 from helpers import calls, recipe, tables
 
 

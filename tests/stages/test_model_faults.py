@@ -20,7 +20,8 @@ from ctrlsynth.runs import faults
 from ctrlsynth.runs.faults import Caller, fault_of
 from ctrlsynth.runs.part import run_part
 from ctrlsynth.runs.plan import make_plan
-from ctrlsynth.storage.parts import RunFolder, write_json
+from ctrlsynth.storage.files import write_json
+from ctrlsynth.storage.parts import RunFolder
 from helpers import recipe, tables
 
 ROWS = 256

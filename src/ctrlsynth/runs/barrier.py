@@ -12,10 +12,10 @@ from typing import Any
 from ..concepts.match import Each
 from ..errors import WorkFailed
 from ..stages.base import Barrier
-from ..storage.parts import PartView, RunFolder, read_json, write_json
+from ..storage.files import read_json, write_json
+from ..storage.parts import PartView, RunFolder
 from .plan import Plan
 
-NAME = "_gathered.json"
 Tell = Callable[[str, dict[str, Any]], None]
 """Is given the stage's folder and what was gathered for it (`Watcher.gathered`)."""
 
@@ -29,14 +29,14 @@ def gather(
     if not isinstance(stage, Barrier):
         return
     wanted = plan.whole_digest(folder)
-    stored = read_json(run.root / folder / NAME)
+    stored = read_json(run.gathered_file(folder))
     if stored is None or stored.get("whole") != wanted:
         views = [
             PartView(run, p.index, {f: plan.part_digest(f, p) for f in plan.lineage(folder) if f != folder})
             for p in parts
         ]
         stored = {"whole": wanted, **stage.gather(views, each)}
-        write_json(run.root / folder / NAME, stored)
+        write_json(run.gathered_file(folder), stored)
     tell(folder, stored)
     settle(plan, run, folder)
 
@@ -46,7 +46,7 @@ def settle(plan: Plan, run: RunFolder, folder: str) -> None:
     stage = plan.stages[folder]
     if not isinstance(stage, Barrier) or getattr(stage, "settled", None) == plan.whole_digest(folder):
         return
-    stored = read_json(run.root / folder / NAME)
+    stored = read_json(run.gathered_file(folder))
     if stored is None or stored.get("whole") != plan.whole_digest(folder):
         raise WorkFailed(
             f"{run.root / folder}: another plan gathered here meanwhile; run the same command again"

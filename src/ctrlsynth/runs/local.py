@@ -12,7 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 from ..errors import WorkFailed
-from ..storage.parts import PartWriter, RunFolder, drop, part_counts, read_json, write_json
+from ..storage.files import part_counts, read_json, write_json
+from ..storage.parts import PartWriter, RunFolder, drop
 from .barrier import gather
 from .part import Begin, Block, End, answer, assemble, caller_of, prepare
 from .plan import Plan
@@ -110,7 +111,7 @@ class Ledger:
 
     def __init__(self, plan: Plan, run: RunFolder, folder: str) -> None:
         self._plan, self._run, self._folder = plan, run, folder
-        self._path = run.root / folder / "_stage.json"
+        self._path = run.stage_file(folder)
         stored = read_json(self._path) or {}
         self.parts: dict[str, Any] = dict(stored.get("parts", {}))
         self.first_error: str | None = stored.get("first_error")

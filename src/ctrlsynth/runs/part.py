@@ -19,7 +19,7 @@ import pyarrow as pa
 from ..errors import WorkFailed
 from ..stages.base import Item, Stage
 from ..storage.parts import PartView, PartWriter, RunFolder
-from ..storage.reuse import OldRows
+from ..storage.reuse import ReusableRows
 from .barrier import settle
 from .faults import Caller
 from .plan import Plan
@@ -35,7 +35,7 @@ class Block:
 
     items: list[Item]
     fresh: list[Item]
-    old: OldRows | None
+    old: ReusableRows | None
     answers: list[Any] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -68,14 +68,14 @@ def prepare(
     yield Begin(part.index, digest, superseded)
     digests = {f: plan.part_digest(f, part) for f in plan.lineage(folder)}
     up = PartView(run, part.index, digests)
-    old = OldRows(superseded, stage.schema, skip_failed=retry) if superseded and stage.reuses else None
+    old = ReusableRows(superseded, stage.schema, skip_failed=retry) if superseded and stage.reuses else None
     for block in _blocks(stage.items(up), old or None, stage.batch):
         stage.load(block.fresh, up)
         yield block
     yield End(part.index)
 
 
-def _blocks(batches: Iterator[list[Item]], old: OldRows | None, size: int) -> Iterator[Block]:
+def _blocks(batches: Iterator[list[Item]], old: ReusableRows | None, size: int) -> Iterator[Block]:
     """Cuts the rows so that each block asks the model for `size` rows and no group of candidates is torn."""
     block = Block([], [], old)
     for items in batches:
