@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ctrlsynth.data.captions import clean_caption
 import ctrlsynth
+from ctrlsynth.data.captions import clean_caption
 from ctrlsynth.data.columnar import cut_blocks
 from ctrlsynth.data.images import ImageFault
 from ctrlsynth.data.originals import ImageReader
@@ -713,7 +713,9 @@ def test_a_source_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert [r["caption"] for r in made.rows("read")] == ["a dog on a table", "a cat on a table"]
     assert [r["status"] for r in made.rows("write")] == ["ok", "ok"]
     assert opened(tmp_path, custom={"my_source:MySource": {"file": "words"}}).describe() == "3 words"
-    refuse(lambda: opened(tmp_path, custom={"my_source:None_": {}}), "source: module 'my_source' has no 'None_'")
+    refuse(
+        lambda: opened(tmp_path, custom={"my_source:None_": {}}), "source: module 'my_source' has no 'None_'"
+    )
     refuse(lambda: opened(tmp_path, custom={"pathlib:Path": {}}), "not a class with the method")
     with pytest.raises(ValueError, match="names one class"):
         Source(custom={"plain": {}})

@@ -43,5 +43,7 @@ def open_source(source: Source, base: Path, limit: int | None = None) -> OpenSou
         raise UserError(f"--limit {limit}: at least 1")
     known = next((SOURCES[key] for key in SOURCES if getattr(source, key) is not None), None)
     path = known or next(iter(source.custom or {}))
-    opened: OpenSource = load_code(path, "source", ("parts", "rows", "describe"))(source, base.absolute(), limit)
+    opened: OpenSource = load_code(path, "source", ("parts", "rows", "describe"))(
+        source, base.absolute(), limit
+    )
     return opened
