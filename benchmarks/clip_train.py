@@ -104,7 +104,7 @@ def ours(args: argparse.Namespace, data: Path, out: Path) -> dict[str, float]:
 
 def theirs(args: argparse.Namespace, data: Path, out: Path) -> dict[str, float]:
     """Trains with `open_clip_train.main`."""
-    from ctrlsynth.clip.model import build, import_open_clip
+    from ctrlsynth.models.open_clip.load import build, import_open_clip
     from ctrlsynth.models.torch_setup import set_threads
 
     import_open_clip()

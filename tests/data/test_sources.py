@@ -23,11 +23,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from ctrlsynth.data.captions import clean_caption
 from ctrlsynth.data.columnar import cut_blocks
 from ctrlsynth.data.images import ImageFault
+from ctrlsynth.data.originals import ImageReader
 from ctrlsynth.data.records import merge_cuts
-from ctrlsynth.data.rows import braces, clean_caption, safe_key
-from ctrlsynth.data.sources import ImageReader, OpenSource, SourceRow, open_source
+from ctrlsynth.data.rows import OpenSource, SourceRow, braces, safe_key
+from ctrlsynth.data.sources import open_source
 from ctrlsynth.errors import UserError
 from ctrlsynth.recipe.schema import Source
 from helpers import ROOT
@@ -708,7 +710,6 @@ def test_limit_and_fingerprints(tmp_path: Path, kind: str) -> None:
     first, second = opened(tmp_path, **given), opened(tmp_path, **given)
     assert [p.fingerprint for p in first.parts()] == [p.fingerprint for p in second.parts()]
     assert len({p.fingerprint for p in first.parts()}) == len(first.parts()) > 1
-    contents = [first.verify_fingerprint(p) for p in first.parts()]
     name = {
         "folder": "photos/img0.jpg",
         "tar": "00000.tar",
@@ -719,16 +720,6 @@ def test_limit_and_fingerprints(tmp_path: Path, kind: str) -> None:
     os.utime(tmp_path / name, ns=(1, 1))
     touched = opened(tmp_path, **given)
     assert touched.parts()[0].fingerprint != first.parts()[0].fingerprint
-    assert [touched.verify_fingerprint(p) for p in touched.parts()] == contents
-    data = bytearray((tmp_path / name).read_bytes())
-    data[-1] ^= 1
-    (tmp_path / name).write_bytes(bytes(data))
-    assert (
-        touched.verify_fingerprint(
-            touched.parts()[-1 if kind != "folder" and kind != "tar" and kind != "hf" else 0]
-        )
-        != contents[-1 if kind != "folder" and kind != "tar" and kind != "hf" else 0]
-    )
     assert first.describe()
 
 

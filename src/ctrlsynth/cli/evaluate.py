@@ -97,9 +97,9 @@ def evaluate(
     Interrupted, the same command goes on with the tasks that have no result yet.
     """
     names = _tasks(tasks, recipe)
-    from ..clip.model import load_model
     from ..evaluate.kinds.long_tail import HeadSettings
     from ..evaluate.run import Settings, averages, evaluate_all
+    from ..models.open_clip.load import load_model
     from .show_eval import show_results, watching
 
     model = load_model(checkpoint, device=device)

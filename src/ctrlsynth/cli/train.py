@@ -36,8 +36,8 @@ def train(
 
     Several processes: torchrun --no-python --nproc-per-node 8 ctrlsynth train RECIPE --out DIR
     """
-    from ..clip.model import import_open_clip
     from ..clip.progress import live
+    from ..models.open_clip.load import import_open_clip
     from ..recipe.file import load_train
 
     _, block = load_train(recipe, set_)

@@ -33,11 +33,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..data import streams
 from ..errors import UserError, first_line
 from ..lang import wordnet
 from ..sample import draw
 from ..storage.parts import publish, temporary
-from . import streams
 
 CAP = 500_000
 SOURCES = ("list", "numbers", "wordnet", "unigrams", "bigrams", "titles")

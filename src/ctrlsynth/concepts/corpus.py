@@ -20,11 +20,12 @@ from typing import IO, Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..data import streams
+from ..data.captions import CAPTION_NAMES
 from ..data.records import headed, records
-from ..data.rows import CAPTION_NAMES, braces, file_facts, file_prefixes, find_column, fingerprint
+from ..data.rows import braces, file_facts, file_prefixes, find_column, fingerprint
 from ..errors import UserError, first_line
 from ..storage.parts import RunFolder
-from . import streams
 
 SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".txt", ".csv", ".tsv", ".tar")
 PART_BYTES, PART_ROWS = 64 << 20, 250_000

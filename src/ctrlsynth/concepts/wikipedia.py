@@ -24,8 +24,8 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import IO
 
+from ..data import streams
 from ..errors import UserError
-from . import streams
 
 PAIRS_IN_MEMORY = 4_000_000
 """Distinct pairs that are held before a sorted run goes to disk: about 700 MB."""

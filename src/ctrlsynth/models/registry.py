@@ -1,5 +1,5 @@
-"""Models by name: a plain table of `name -> "module:Class"`, imported on use; any `package.module:Class`
-works as well."""
+"""Finds models by name in a plain table of `name -> "module:Class"`, imported on use; any
+`package.module:Class` works as well."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import UserError, unknown
+from .base import LanguageModel, Model, SafetyJudge, TextToImageModel, VisionTagger
 
 Role = Literal["tagger", "llm", "text_to_image", "safety"]
 
@@ -45,15 +46,22 @@ NAMES: dict[Role, dict[str, str]] = {
     },
     "safety": {"opennsfw": f"{_HERE}.embedded.opennsfw.judge:OpenNSFW"},
 }
+_BASES: dict[Role, tuple[type[Model], str]] = {
+    "tagger": (VisionTagger, "tag"),
+    "llm": (LanguageModel, "generate"),
+    "text_to_image": (TextToImageModel, "generate"),
+    "safety": (SafetyJudge, "score"),
+}
+"""Base class of each role, and the method that its models must define."""
 _OPTIONS_TOO = {"extract"}
-"""Models that are options of others as well."""
+"""Models that are also options of other models."""
 _CLASS_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A model as a recipe names it: a known backend or a `package.module:Class`, what it should load, and
-    options for its class."""
+    """A model as a recipe names it: a known backend or a `package.module:Class`, the model it loads, and
+    options of its class."""
 
     backend: str
     model: Any = None
@@ -103,16 +111,24 @@ def load_class(path: str, where: str = "models") -> Any:
 
 def load(value: Any, role: Role, where: str = "models") -> Any:
     """Builds the model that a recipe names. Options that its class does not take are an error that lists
-    those it does."""
+    the ones it takes."""
     spec = value if isinstance(value, ModelSpec) else parse_spec(value, role, where)
-    cls = load_class(NAMES[role].get(spec.backend, spec.backend), where)
-    known = [
-        p.name
-        for p in inspect.signature(cls).parameters.values()
-        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    ]
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(cls).parameters.values())
-    for name in spec.options:
-        if name not in known and not open_ended:
-            raise unknown(f"option of {spec.backend}", name, [k for k in known if k != "model"], where)
+    cls = _with_defaults(load_class(NAMES[role].get(spec.backend, spec.backend), where), role, where)
+    parameters = inspect.signature(cls).parameters.values()
+    known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        for name in spec.options:
+            if name not in known:
+                raise unknown(f"option of {spec.backend}", name, [k for k in known if k != "model"], where)
     return cls(spec.model, **spec.options) if spec.model is not None else cls(**spec.options)
+
+
+def _with_defaults(cls: Any, role: Role, where: str) -> Any:
+    """The class itself if it derives from the role's base class, else a subclass of both, in which the base
+    provides the hooks that the class lacks. UserError for what is no model of this role."""
+    base, method = _BASES[role]
+    if not isinstance(cls, type) or not callable(getattr(cls, method, None)):
+        raise UserError(
+            f"{where}: {cls.__module__}:{cls.__name__} is no {role} model: a class with {method}()"
+        )
+    return cls if issubclass(cls, base) else type(cls.__name__, (cls, base), {"__module__": cls.__module__})

@@ -211,10 +211,7 @@ def _checked_contents(workshop: Workshop) -> dict[str, str]:
     the last time."""
     contents = dict(workshop.plan.contents)
     for model in workshop.materials.models.values():
-        whole = getattr(model, "content_digest", None)
-        if whole is None:
-            continue
-        name, found = f"{model.id} {model.digest}", whole()
+        name, found = f"{model.id} {model.digest}", model.content_digest()
         if contents.setdefault(name, found) != found:
             raise UserError(
                 f"{model.id}: its file is not the one that this run was made with, although its size and "

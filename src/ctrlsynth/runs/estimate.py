@@ -155,7 +155,7 @@ def _painted_bytes(workshop: Workshop, step: Step) -> float:
     policy, model = workshop.plan.recipe.image_policy, workshop.models[step.folder][0]
     if model.id == "scenes" and policy.image.size is None and policy.size is None:
         return float(box_of(step).row_bytes)
-    size: Any = policy.image.size or policy.size or getattr(model, "size", None) or PAINTED
+    size: Any = policy.image.size or policy.size or model.size or PAINTED
     width, height = (size, size) if isinstance(size, int) else size
     return width * height * PIXEL_BYTES[policy.image.format]
 
@@ -181,12 +181,11 @@ def _models(workshop: Workshop, folders: Sequence[str]) -> list[str]:
     asked: list[Any] = []
     for folder in folders:
         for model in workshop.models[folder]:
-            check = getattr(model, "check", None)
-            if check is None or any(model is m for m in asked):
+            if any(model is m for m in asked):
                 continue
             asked.append(model)
             try:
-                check()
+                model.check()
             except UserError as error:
                 lines += str(error).splitlines()
     return list(dict.fromkeys(lines))

@@ -112,9 +112,8 @@ class Stage:
 
     def close(self) -> None:
         """Lets the model free what it holds (processes, sessions); it may be called again later."""
-        close = getattr(self._model, "close", None)
-        if close is not None:
-            close()
+        if self._model is not None:
+            self._model.close()
 
     def parents(self, up: PartView, names: Sequence[str], rows: int = 2048) -> Iterator[list[Any]]:
         """Yields batches of (id, source key, *names) of the parent rows that are `ok` and pass all gates."""

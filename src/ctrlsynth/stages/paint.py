@@ -40,16 +40,15 @@ class PaintStage(Stage):
     def __init__(self, step: Step, materials: Materials, model: TextToImageModel) -> None:
         super().__init__(step, materials, model)
         policy, variants = materials.recipe.image_policy, materials.recipe.variants
-        if hasattr(model, "accepts"):
-            weighted = any(factor != 1 for factor in policy.weights.values())
-            model.accepts(weights=weighted, negative=bool(policy.negative))
+        weighted = any(factor != 1 for factor in policy.weights.values())
+        model.accepts(weights=weighted, negative=bool(policy.negative))
         self._painter, self._controller, self._file = model, materials.image, policy.image
         self._variants, self._painted = variants.paint, None
         self._text = materials.text_column(self._parent)
         if variants.painted is not None and self._text == "text":
             self._painted = sorted(set(variants.painted))
         self._prefix = digest_of("paint", self.version, model.id, model.digest, self._file.model_dump())
-        self.batch = int(getattr(model, "batch", 8))
+        self.batch = model.batch
 
     def settings(self) -> dict[str, Any]:
         only = {"painted": self._painted} if self._painted is not None else {}
@@ -86,10 +85,8 @@ class PaintStage(Stage):
         return Item(row_id, parent, source_key, key, prompt)
 
     def load(self, items: list[Item], up: PartView) -> None:
-        """Hands the prompts to a model that answers elsewhere (its optional `begin`), ahead of `call`."""
-        begin = getattr(self._painter, "begin", None)
-        if begin is not None:
-            begin([i.payload for i in items if i.status == "ok"])
+        """Announces the prompts to the model, batches ahead of `call`."""
+        self._painter.begin([i.payload for i in items if i.status == "ok"])
 
     def call(self, items: list[Item]) -> list[Any]:
         live = [i for i in items if i.status == "ok"]

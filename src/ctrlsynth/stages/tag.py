@@ -10,7 +10,7 @@ import pyarrow as pa
 from PIL import Image
 
 from ..data.images import ImageFault, decode
-from ..data.sources import ImageReader
+from ..data.originals import ImageReader
 from ..errors import UserError
 from ..models.base import ImageAndText, VisionTagger
 from ..recipe.paths import Step
@@ -20,10 +20,6 @@ from .answers import BAD, tags_of
 from .base import Item, PaintedImages, Stage, check_count
 from .materials import Materials, Need
 from .tables import TAG
-
-LONGEST = 768
-"""Pixels of the longer edge that a tagger sees unless its `longest` says otherwise: bounds the memory for
-photographs of any size."""
 
 
 @dataclass(slots=True)
@@ -58,10 +54,10 @@ class TagStage(Stage):
         self._of_text = step.label == "tag+text"
         self._pixels = tagger.reads in ("pixels", "both") and not self._of_text
         self._texts = tagger.reads in ("caption", "both")
-        self._longest = int(getattr(tagger, "longest", LONGEST))
+        self._longest = tagger.longest
         self._prefix = digest_of("tag", self.version, tagger.id, tagger.digest, self._longest)
         self._painted = PaintedImages(self._parent)
-        self.batch = int(getattr(tagger, "batch", 1024 if tagger.reads == "caption" else 16))
+        self.batch = tagger.batch or (1024 if tagger.reads == "caption" else 16)
 
     def settings(self) -> dict[str, Any]:
         return {

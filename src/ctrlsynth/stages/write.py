@@ -68,7 +68,7 @@ class WriteStage(Stage):
             self.version = 2  # of the cleaning
         digest = model.digest if model is not None else ""
         self._prefix = digest_of("write", self.version, self.model_name, digest)
-        self.batch = int(getattr(model, "batch", 256))
+        self.batch = model.batch if model is not None else 256
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -85,11 +85,9 @@ class WriteStage(Stage):
         return [self._seed, self._controller.content(family), choosing]
 
     def example(self) -> str | None:
-        prompt = getattr(self._llm, "prompt", None)
-        if prompt is None or self._family == "caption":
+        if self._llm is None or self._family == "caption":
             return None
-        shown: str = prompt(self._controller.instruct("example", self._family, *_EXAMPLE).request)
-        return shown
+        return self._llm.prompt(self._controller.instruct("example", self._family, *_EXAMPLE).request)
 
     def items(self, up: PartView) -> Iterator[list[Item]]:
         from_tags = self._family in ("tags", "tags+text", "caption")
@@ -141,10 +139,9 @@ class WriteStage(Stage):
         return item
 
     def load(self, items: list[Item], up: PartView) -> None:
-        """Hands the requests to a model that answers elsewhere (its optional `begin`), ahead of `call`."""
-        begin = getattr(self._llm, "begin", None)
-        if begin is not None:
-            begin([i.payload[0].request for i in items if i.status == "ok"])
+        """Announces the instructions to the model, batches ahead of `call`."""
+        if self._llm is not None:
+            self._llm.begin([i.payload[0].request for i in items if i.status == "ok"])
 
     def call(self, items: list[Item]) -> list[Any]:
         out = [Written(None) for _ in items]

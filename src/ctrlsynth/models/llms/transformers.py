@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ...errors import UserError
-from ..base import Reply, Request
+from ..base import LanguageModel, Reply, Request
 from ..hf import check_quantization, choose_device, load_pretrained, locate, read_options
 from ..installed import need
 from ..torch_setup import memory_faults
@@ -27,7 +27,7 @@ from .sampling import Sampling
 _OWN = (*Sampling.__dataclass_fields__, "context", "batch_size", "chat_template")
 
 
-class TransformersLLM:
+class TransformersLLM(LanguageModel):
     """A `LanguageModel` in this process.
 
     temperature .. max_tokens   as in sampling.py

@@ -26,7 +26,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ...errors import UserError
-from ..base import Reply, Request
+from ..base import LanguageModel, Reply, Request
 from ..hf import HFOptions, Located, locate
 from ..installed import need
 from .chat import WHERE, check_files, check_template, load_tokenizer, prompt_of, tokens_of
@@ -36,7 +36,7 @@ OLDEST = (0, 19)
 _SHAPING = ("dtype", "quantization", "max_model_len", "tensor_parallel_size")
 
 
-class VLLM:
+class VLLM(LanguageModel):
     """A `LanguageModel` on the GPUs of this process.
 
     temperature .. max_tokens    as in sampling.py

@@ -28,7 +28,7 @@ from ...errors import UserError
 from ...sample import Tags
 from .. import hf, hf_files
 from ..base import ImageAndText
-from ..composite import check_all, close_all, contents_of, make_all
+from ..composite import Composite, contents_of, make_all
 from ..installed import need
 from ..room import Room
 from ..torch_setup import give_back, memory_faults
@@ -45,7 +45,7 @@ CHAT_PROMPT = "Describe with a paragraph what is shown in the image."
 """What a chat model is asked: the words that stand behind Florence-2's task."""
 
 
-class CaptionerTagger:
+class CaptionerTagger(Composite):
     """An image-to-text model, alone or with the language model that extracts tags from what it says.
 
     model           hub name or folder
@@ -86,6 +86,7 @@ class CaptionerTagger:
                 lambda: ExtractTagger(extract, mode=mode, max_tokens=512) if extract is not None else None,
             ]
         )
+        self.parts = [] if self._extract is None else [self._extract]
         self._kind = kind_of(self._found)
         beams, tokens = {"florence2": (3, 1024), "chat": (1, 512), "plain": (1, 64)}[self._kind]
         self._generation = {
@@ -102,7 +103,9 @@ class CaptionerTagger:
             else {"florence2": TASK, "chat": CHAT_PROMPT, "plain": ""}[self._kind]
         )
         self._room = Room(batch)
-        self.batch = batch if self._extract is None else max(batch, min(self._extract.batch, _EXTRACTED))
+        self.batch = (
+            batch if self._extract is None else max(batch, min(self._extract.batch or _EXTRACTED, _EXTRACTED))
+        )
         name = self._found.name if self._extract is None else f"{self._found.name}+{self._extract.id}"
         self.id = f"captioner:{name}"
         asked = [
@@ -205,17 +208,17 @@ class CaptionerTagger:
         """Preflight: the weights are there, the packages too, and the language model can work."""
         need("transformers", "transformers", _WHERE)
         hf.check_weights(self._found, _WHERE)
-        check_all([self._extract])
+        super().check()
 
     def content_digest(self) -> str:
-        """The whole files of captioner and language model, for `--verify`."""
-        return contents_of([self._found, self._extract] if self._extract is not None else [self._found])
+        """Hash over the complete files of captioner and language model."""
+        return contents_of([self._found, *self.parts])
 
     def close(self) -> None:
         """Lets the weights go; they load again when asked."""
         self._loaded = None
         give_back()
-        close_all([self._extract])
+        super().close()
 
 
 class Florence2Tagger(CaptionerTagger):

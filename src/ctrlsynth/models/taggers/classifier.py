@@ -10,7 +10,6 @@ Tried on tiny random checkpoints of both libraries, saved to disk.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,7 @@ from PIL import Image
 from ...errors import UserError, unknown
 from ...sample import Tags
 from .. import hf, hf_files
-from ..base import ImageAndText
+from ..base import ImageAndText, VisionTagger
 from ..installed import installed, need
 from ..room import Room
 from ..torch_setup import give_back, memory_faults, set_threads
@@ -35,7 +34,7 @@ Loaded = tuple[Any, Callable[[Sequence[Image.Image]], Any]]
 pixels."""
 
 
-class PixelClassifier(ABC):
+class PixelClassifier(VisionTagger):
     """What every classifier here shares; subclasses say what to load and which labels it has.
 
     top_k, cut   the most objects a picture, and the least score of each
@@ -66,9 +65,9 @@ class PixelClassifier(ABC):
         )
         self._loaded: Loaded | None = None
 
-    @abstractmethod
     def _load(self) -> Loaded:
         """The network on its device, in evaluation mode, and how pictures become its input."""
+        raise NotImplementedError
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
         """One Tags an item: objects with scores; without an image, empty ones."""

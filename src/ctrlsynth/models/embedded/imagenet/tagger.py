@@ -18,7 +18,7 @@ from PIL import Image
 
 from ....errors import UserError
 from ....sample import Tags, unique
-from ...base import ImageAndText
+from ...base import ImageAndText, VisionTagger
 from ...installed import package_file
 from ...runtime import in_threads, session_options, thread_count
 from .graph import onnx_bytes, variant
@@ -56,7 +56,7 @@ def object_name(label: str) -> str:
     return _NAMES.get(label, label).partition(" (")[0].partition(" / ")[0].strip().lower()
 
 
-class ImageNetTagger:
+class ImageNetTagger(VisionTagger):
     """Reads pixels: objects with their probabilities, and the picture's colours and brightness as bare
     attributes.
 

@@ -13,6 +13,7 @@ import onnxruntime
 from PIL import Image
 
 from ....errors import UserError
+from ...base import SafetyJudge
 from ...installed import INSTALL, package_file
 from ...runtime import in_threads, session_options, thread_count
 
@@ -22,7 +23,7 @@ _WEIGHTS = (
 )
 
 
-class OpenNSFW:
+class OpenNSFW(SafetyJudge):
     """Scores decoded pixels, 0 (safe) .. 1. `threads`: images at once, a thread each; None: `free_threads`;
     changes nothing but speed."""
 

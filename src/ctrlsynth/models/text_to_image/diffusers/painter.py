@@ -22,7 +22,7 @@ from typing import Any
 
 from ....errors import UserError, unknown
 from ... import hf, hf_files
-from ...base import Painting, Prompt
+from ...base import Painting, Prompt, TextToImageModel
 from ...installed import need
 from ...room import Room
 from ...torch_setup import memory_faults
@@ -55,7 +55,7 @@ _STEP = 8
 """Sides of an image are multiples of this many pixels: what the VAEs make of one latent."""
 
 
-class Diffusers:
+class Diffusers(TextToImageModel):
     """A diffusers pipeline. `model`: a hub name or a local folder with a model_index.json.
 
     steps        denoising steps; the pipeline's own number when not given
@@ -76,6 +76,8 @@ class Diffusers:
 
     `batch`, `compile`, `offload` and `vae_slicing` say how, not what: they are not in the digest.
     """
+
+    size: tuple[int, int] | None
 
     def __init__(
         self,

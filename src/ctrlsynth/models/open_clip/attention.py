@@ -1,8 +1,8 @@
-"""Attention without copies: open_clip's blocks compute the same from the same weights, but q, k and v stay
-views of one product.
+"""Self-attention without copies for open_clip's blocks: q, k and v stay views of one product, from the same
+weights.
 
-torch's MultiheadAttention lays q, k, v and the output out anew in every block, forward and backward; the
-attention kernels need neither."""
+torch's MultiheadAttention copies q, k, v and the output into new layouts in every block, forward and backward;
+the attention kernels need neither."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from types import MethodType
 from typing import Any
 
 
-def lean(module: Any) -> Any:
-    """Gives the plain blocks of an open_clip model the attention below; returns the module. Weights and their
-    names stay as they are."""
+def use_views(module: Any) -> Any:
+    """Gives the plain blocks of an open_clip model the attention below; returns the module. The names and
+    values of the weights do not change."""
     from open_clip.transformer import ResidualAttentionBlock
     from torch.nn import MultiheadAttention
 
@@ -26,8 +26,8 @@ def lean(module: Any) -> Any:
 
 
 def _attention(self: Any, q_x: Any, k_x: Any = None, v_x: Any = None, attn_mask: Any = None) -> Any:
-    """Self-attention over [n, length, width] with an additive mask [length, length]; open_clip's own for
-    cross-attention."""
+    """Self-attention over [n, length, width] with an additive mask [length, length]; cross-attention is
+    open_clip's own."""
     from torch.nn import functional as F
 
     if k_x is not None or v_x is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ import pytest
 from PIL import Image
 
 from clip_fixture import MICRO, micro
-from ctrlsynth.clip import model as clip
-from ctrlsynth.clip.data.tokens import Tokenizer
 from ctrlsynth.errors import UserError
+from ctrlsynth.models.open_clip import load as clip
+from ctrlsynth.models.open_clip.encode import LoadedClip, croppable, encode_tokens
+from ctrlsynth.models.open_clip.tokens import Tokenizer
 
 TEXTS = [
     "a red dog",
@@ -58,7 +60,7 @@ def theirs(module: Any, name: str) -> tuple[Any, Any]:
         )
 
 
-def saved(folder: Path, name: str, **options: Any) -> clip.Built:
+def saved(folder: Path, name: str, **options: Any) -> LoadedClip:
     built = clip.build(name, **options)
     folder.mkdir(exist_ok=True)
     clip.save_folder(folder, built.module, built.config)
@@ -93,7 +95,9 @@ def test_ours_opens_in_open_clip_with_equal_embeddings(tmp_path: Path, change: d
             (images, texts), theirs(module, f"local-dir:{tmp_path / 'ours'}"), strict=True
         ):
             assert close(mine, other)
-    assert ours.logit_scale == pytest.approx(float(built.module.logit_scale.detach().exp()))
+    assert float(ours.module.logit_scale.detach().exp()) == pytest.approx(
+        float(built.module.logit_scale.detach().exp())
+    )
     assert (ours.size, ours.dim, len(ours.digest)) == (32, 16, 16)
 
 
@@ -136,7 +140,7 @@ def test_hugging_faces_models_have_equal_embeddings(tmp_path: Path, act: str) ->
         json.dumps({"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]})
     )
     ours = clip.load_model(tmp_path / "hf")
-    pixels = ours.to_float(np.stack([ours.preprocess(p) for p in pictures()]))
+    pixels = ours.normalise(torch.from_numpy(np.stack([ours.preprocess(p) for p in pictures()])))
     assert float(pixels.min()) >= -2.0001
     ids = torch.from_numpy(Tokenizer(crop=False)(TEXTS))
     with torch.no_grad():
@@ -144,7 +148,9 @@ def test_hugging_faces_models_have_equal_embeddings(tmp_path: Path, act: str) ->
         read = module.text_projection(module.text_model(ids).pooler_output)
     assert close(ours.encode_image(pictures()), seen)
     assert close(ours.encode_text(TEXTS), read)
-    assert ours.logit_scale == pytest.approx(float(module.logit_scale.detach().exp()))
+    assert float(ours.module.logit_scale.detach().exp()) == pytest.approx(
+        float(module.logit_scale.detach().exp())
+    )
 
 
 def test_padding_that_no_caption_needs_changes_no_embedding() -> None:
@@ -155,14 +161,14 @@ def test_padding_that_no_caption_needs_changes_no_embedding() -> None:
         config = {**MICRO, **change}
         custom = config.pop("custom_text", False)
         module = (oc().model.CustomTextCLIP if custom else oc().model.CLIP)(**json.loads(json.dumps(config)))
-        assert clip.croppable(module)
+        assert croppable(module)
         full = torch.from_numpy(Tokenizer(crop=False)(TEXTS[:2]))
         for length in (16, 17, 40, 77):
-            assert close(clip.encode_tokens(module, full[:, :length]), module.encode_text(full))
+            assert close(encode_tokens(module, full[:, :length]), module.encode_text(full))
     seeing = oc().model.CustomTextCLIP(**{**MICRO, "text_cfg": {**MICRO["text_cfg"], "no_causal_mask": True}})  # type: ignore[dict-item]
-    assert not clip.croppable(seeing)
-    assert close(clip.encode_tokens(seeing, full), seeing.encode_text(full))
-    assert Tokenizer(crop=clip.croppable(seeing))(TEXTS[:1]).shape == (1, 77)
+    assert not croppable(seeing)
+    assert close(encode_tokens(seeing, full), seeing.encode_text(full))
+    assert Tokenizer(crop=croppable(seeing))(TEXTS[:1]).shape == (1, 77)
 
 
 @pytest.mark.parametrize("length", [16, 77])
@@ -170,17 +176,15 @@ def test_attention_without_copies_is_the_same(length: int) -> None:
     """Embeddings and every gradient, against the blocks as open_clip has them."""
     import torch
 
-    from ctrlsynth.clip.attention import lean
+    from ctrlsynth.models.open_clip.attention import use_views
 
     plain, ours = (clip.build(str(micro()), seed=2).module for _ in range(2))
-    lean(ours)
+    use_views(ours)
     assert all("attention" in vars(b) for m in (ours.visual, ours) for b in m.transformer.resblocks)
     pixels = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     ids = torch.from_numpy(Tokenizer(crop=False)(TEXTS[:4]))[:, :length]
     for module in (plain, ours):
-        (
-            module.encode_image(pixels).square().sum() + clip.encode_tokens(module, ids).square().sum()
-        ).backward()
+        (module.encode_image(pixels).square().sum() + encode_tokens(module, ids).square().sum()).backward()
     assert close(plain.encode_image(pixels), ours.encode_image(pixels))
     for (name, one), two in zip(plain.named_parameters(), ours.parameters(), strict=True):
         if one.grad is not None:
@@ -211,8 +215,15 @@ def test_folders_that_hold_no_model_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "words.json").write_text("{}")
     (tmp_path / "odd.json").write_text(json.dumps({**MICRO, "vision_cfg": {"layrs": 2}}))
     save_file({"x": clip.build(str(micro())).module.visual.proj.detach()}, tmp_path / "x.safetensors")
+    saved(tmp_path / "cut", str(micro()))
+    (tmp_path / "cut" / clip.WEIGHTS).write_bytes(b"cut off")
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part/config.json").write_text('{"model_type": "clip"}')
+    shutil.copy(tmp_path / "x.safetensors", tmp_path / "part/model.safetensors")
     for name, words in (
         (str(tmp_path / "nowhere"), "is not a folder"),
+        (str(tmp_path / "cut"), "the weights do not fit the configuration"),
+        (str(tmp_path / "part"), "the weights do not fit the configuration"),
         (str(tmp_path / "empty"), "holds no CLIP: expected open_clip_config.json"),
         (str(tmp_path / "bare"), "no weights"),
         (str(tmp_path / "other"), "the weights do not fit the configuration"),
