@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import UserError, WorkFailed
+from ..models.device import quiet_native_threads
 from ..models.installed import need
-from ..models.runtime import quiet_native_threads
 from ..recipe.file import load_recipe
 from ..recipe.schema import Recipe
 from ..storage.location import Place, Remote, make_folder, place_for, probe

@@ -27,7 +27,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..errors import UserError, WorkFailed, first_line
-from ..models.runtime import quiet_native_threads
+from ..models.device import quiet_native_threads
 from ..recipe.schema import RayPool
 from ..storage.location import Place
 from ..storage.parts import RunFolder, write_json
