@@ -305,7 +305,7 @@ def show_models(entries: Sequence[Any]) -> None:
 
 def show_coverage(report: dict[str, Any]) -> None:
     """The concept table of one or two sets, with the head of their lists; `report` is
-    `concepts.coverage_text.report`'s."""
+    `concepts.coverage.report`'s."""
     right = (
         "texts",
         "matched",

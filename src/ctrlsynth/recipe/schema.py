@@ -295,10 +295,6 @@ class Balance(Block):
         description="exact: MetaCLIP's rule, case and all; the others deviate from it: in lower case, words "
         "in their base form",
     )
-    near_duplicates: bool = Field(
-        False,
-        description="drop captions that are nearly the same as another one (MinHash), not only equal ones",
-    )
 
     @model_validator(mode="after")
     def _one(self) -> Balance:

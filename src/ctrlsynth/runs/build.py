@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..concepts.in_recipe import check_balance
+from ..concepts.balance import check_balance
 from ..data.sources import open_source
 from ..errors import UserError
 from ..recipe.paths import Step, plan_steps

@@ -18,8 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..concepts import balance, dedupe
-from ..concepts.in_recipe import open_matcher
-from ..concepts.matches import Matches
+from ..concepts.match import Matches, open_matcher
 from ..errors import UserError
 from ..recipe.paths import Step
 from ..sample import child, digest_of, hash_int, key_of
@@ -89,16 +88,15 @@ class BarrierPart:
     captions: Captions
     matches: str | None
     seed: int
-    near: bool
     gone: Mapping[str, str]
 
-    def scan(self) -> tuple[int, NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64] | None]:
-        """Part, digests, ranks (by id alone, and another chance than the one that is drawn later) and, if
-        asked for, bands."""
+    def scan(self) -> tuple[int, NDArray[np.uint64], NDArray[np.uint64]]:
+        """Returns the part's number, digests, and ranks: by id alone, and another chance than the one that is
+        drawn later."""
         rows = [row for batch in self.captions.rows(self.up) for row in batch]
         texts = [text for _, _, text in rows]
         ranks = np.array([hash_int(self.seed, i, "duplicate") for i, _, _ in rows], np.uint64)
-        return self.up.index, dedupe.digests(texts), ranks, dedupe.bands(texts) if self.near else None
+        return self.up.index, dedupe.digests(texts), ranks
 
     def matched(self) -> Matches:
         """The matches of the captions of the part that are no duplicates."""
@@ -124,8 +122,8 @@ def stored_matches(up: PartView, folder: str) -> Matches:
 
 
 class BalanceStage(Barrier):
-    """One row a caption that takes part: `ok` with its text, or dropped as `no_match`, `duplicate`,
-    `near_duplicate` or `not_sampled`."""
+    """One row per caption that takes part: `ok` with its text, or dropped as `no_match`, `duplicate` or
+    `not_sampled`."""
 
     schema = BALANCE
 
@@ -139,7 +137,8 @@ class BalanceStage(Barrier):
         self._gone: Mapping[str, Mapping[str, str]] = {}
 
     def settings(self) -> dict[str, Any]:
-        return self._rule.model_dump(mode="json", exclude_none=True, exclude={"bank"})
+        rule = self._rule.model_dump(mode="json", exclude_none=True, exclude={"bank"})
+        return rule | {"near_duplicates": False}  # an option of version 0.1, which is part of the digest
 
     def policy(self) -> Any:
         return self._seed
@@ -148,10 +147,7 @@ class BalanceStage(Barrier):
         """Duplicates, counts and t over all parts, and how many captions are to be expected. Raises UserError
         for a size that the pool cannot fill. Memory: the counts, one bucket of digests, and the numbers of
         the duplicates."""
-        views = [
-            BarrierPart(up, self._captions, self._matches, self._seed, self._rule.near_duplicates, {})
-            for up in parts
-        ]
+        views = [BarrierPart(up, self._captions, self._matches, self._seed, {}) for up in parts]
         sizes: list[int] = []
 
         def scanned() -> Iterator[Any]:
@@ -159,11 +155,9 @@ class BalanceStage(Barrier):
                 sizes.append(len(found[1]))
                 yield found
 
-        gone = {
-            str(p): {why: pack(rows) for why, rows in r.items()} for p, r in dedupe.find(scanned()).items()
-        }
+        gone = {str(p): {"duplicate": pack(rows)} for p, rows in dedupe.find(scanned()).items()}
         views = [
-            BarrierPart(up, self._captions, self._matches, self._seed, False, gone.get(str(up.index), {}))
+            BarrierPart(up, self._captions, self._matches, self._seed, gone.get(str(up.index), {}))
             for up in parts
         ]
         lost = sum(len(unpack(rows)) for reasons in gone.values() for rows in reasons.values())
