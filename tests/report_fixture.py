@@ -17,7 +17,8 @@ from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.paths import Step, places, plan_steps
 from ctrlsynth.recipe.schema import dump_recipe
 from ctrlsynth.stages.boxes import BOXES
-from ctrlsynth.storage.parts import PartWriter, RunFolder, write_json
+from ctrlsynth.storage.files import write_json
+from ctrlsynth.storage.parts import PartWriter, RunFolder
 
 HOSTILE = (
     "<script>alert(1)</script> a \"dog\" & 'cat' {{ 7*7 }} \u2028 </style> \u202egnirts\u202c [bold]x[/bold]"

@@ -24,8 +24,8 @@ from ctrlsynth.cli.main import main
 from ctrlsynth.errors import UserError, WorkFailed
 from ctrlsynth.recipe.schema import Engines, Recipe
 from ctrlsynth.runs.watch import NullWatcher
+from ctrlsynth.storage.files import read_json
 from ctrlsynth.storage.location import Remote
-from ctrlsynth.storage.parts import read_json
 from helpers import TESTS, TIME, recipe, tables
 from s3_server import s3_server
 

@@ -13,7 +13,8 @@ import pytest
 from ctrlsynth.api.run import Run, run
 from ctrlsynth.errors import UserError, WorkFailed
 from ctrlsynth.runs.build import open_workshop
-from ctrlsynth.storage.parts import RunFolder, write_json
+from ctrlsynth.storage.files import write_json
+from ctrlsynth.storage.parts import RunFolder
 from helpers import calls, recipe, run_part, tables
 
 

@@ -27,7 +27,8 @@ from ctrlsynth.runs.build import open_workshop
 from ctrlsynth.runs.estimate import estimate
 from ctrlsynth.runs.watch import NullWatcher
 from ctrlsynth.stages.base import Barrier
-from ctrlsynth.storage.parts import PartView, RunFolder, read_json
+from ctrlsynth.storage.files import read_json
+from ctrlsynth.storage.parts import PartView, RunFolder
 
 WORDS = "dog cat ball car tree bird boat chair red blue green yellow".split()
 

@@ -19,7 +19,8 @@ from ctrlsynth.recipe.schema import Faults, Recipe
 from ctrlsynth.runs import faults
 from ctrlsynth.runs.build import open_workshop
 from ctrlsynth.runs.faults import GuardedModel, fault_of
-from ctrlsynth.storage.parts import RunFolder, write_json
+from ctrlsynth.storage.files import write_json
+from ctrlsynth.storage.parts import RunFolder
 from helpers import recipe, run_part, tables
 
 ROWS = 256

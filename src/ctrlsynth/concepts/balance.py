@@ -32,7 +32,7 @@ from ..errors import UserError
 from ..recipe.paths import Step
 from ..recipe.schema import Recipe
 from ..sample import draw, hash_int
-from ..storage.parts import SCHEMA, disk_errors, publish, temporary
+from ..storage.files import SCHEMA, disk_errors, publish, temporary
 from . import dedupe
 from .folder import COLUMNS, MatchFolder, as_lists, of_lists
 from .match import Array, Matches

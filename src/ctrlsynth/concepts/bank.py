@@ -38,7 +38,7 @@ from ..data.streams import text_lines
 from ..errors import UserError, first_line
 from ..lang import wordnet
 from ..sample import draw
-from ..storage.parts import publish, temporary
+from ..storage.files import publish, temporary
 
 CAP = 500_000
 SOURCES = ("list", "numbers", "wordnet", "unigrams", "bigrams", "titles")

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import UserError
-from ..storage.parts import open_part
+from ..storage.files import open_part
 from . import balance
 from .bank import load_bank
 from .folder import BATCH, MatchFolder, of_lists

@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import UserError, unknown
-from ..storage.parts import SCHEMA, disk_errors, open_part, publish, read_json, temporary, write_json
+from ..storage.files import SCHEMA, disk_errors, open_part, publish, read_json, temporary, write_json
 from .bank import Bank, load_bank, read_bank, write_bank
 from .corpus import Part
 from .corpus_read import read

@@ -16,8 +16,9 @@ from ..models.device import quiet_native_threads
 from ..models.installed import need
 from ..recipe.file import load_recipe
 from ..recipe.schema import Recipe
-from ..storage.location import Place, Remote, make_folder, place_for, probe
-from ..storage.parts import RunFolder, disk_errors, read_json, write_json
+from ..storage.files import disk_errors, probe, read_json, write_json
+from ..storage.location import Location, Remote, make_folder, output_location
+from ..storage.parts import RunFolder
 from .build import Workshop, open_workshop
 from .differences import differences
 from .estimate import preflight
@@ -33,7 +34,7 @@ Work = Callable[[Workshop, RunFolder, Watcher | None, bool], None]
 
 def run(
     recipe: Recipe | Path | str,
-    out: Place | str | None = None,
+    out: Location | str | None = None,
     *,
     base: Path | None = None,
     text: str | None = None,
@@ -44,7 +45,7 @@ def run(
     watcher: Watcher | None = None,
     engine: Literal["local", "ray"] = "local",
     address: str | None = None,
-) -> Place:
+) -> Location:
     """Runs a recipe into `out` (a path or a URL; `runs/NAME` unless given) and returns its folder.
 
     `base` is the folder that the recipe's relative paths start from, `text` the recipe as written; both are
@@ -56,10 +57,10 @@ def run(
     if not isinstance(recipe, Recipe):
         path = Path(recipe)
         recipe, base, text = load_recipe(path), base or path.parent, path.read_text(encoding="utf-8")
-    root = place_for(out or Path("runs") / recipe.name)
+    root = output_location(out or Path("runs") / recipe.name)
     quiet_native_threads()
     earlier = read_plan(root)
-    if earlier is None and _is_foreign(root):
+    if earlier is None and RunFolder(root).is_foreign():
         raise UserError(f"{root}: not empty and not a run's folder; choose another with --out")
     work = _engine(engine, address)
     workshop = open_workshop(recipe, base or Path(), limit, earlier)
@@ -97,21 +98,7 @@ def _engine(name: str, address: str | None) -> Work:
     return partial(ray.execute, address=address)
 
 
-def _is_foreign(root: Place) -> bool:
-    """Whether a folder without plan.json holds what no run put there: a killed run leaves its own, and a
-    damaged plan.json is removed."""
-    if isinstance(root, Remote):
-        return not (root / "read" / "_stage.json").exists() and any(
-            not name.startswith(".tmp-") for name in root.names()
-        )
-    if not root.is_dir():
-        return root.exists()
-    return not (root / "read" / "_stage.json").exists() and any(
-        not p.name.startswith(".tmp-") for p in root.iterdir()
-    )
-
-
-def _compare(root: Place, earlier: Mapping[str, Any] | None, plan: Plan, update: bool) -> list[str]:
+def _compare(root: Location, earlier: Mapping[str, Any] | None, plan: Plan, update: bool) -> list[str]:
     lines = differences(earlier, plan.describe()) if earlier is not None else []
     if lines and not update:
         listed = "\n  ".join(lines)
@@ -148,26 +135,26 @@ def _mark_stale(folder: RunFolder, plan: Plan, earlier: Mapping[str, Any], chang
                 (place / STALE).write_text(told, encoding="utf-8", errors="backslashreplace")
 
 
-def _save(root: Place, plan: Plan, text: str | None) -> None:
-    before = read_json(root / "plan.json") or {}
+def _save(root: Location, plan: Plan, text: str | None) -> None:
+    before = read_json(RunFolder(root).plan_file) or {}
     described = {**plan.describe(), "products": before.get("products", [])}
     if {k: v for k, v in before.items() if k != "schema"} != described:
-        write_json(root / "plan.json", described)
+        write_json(RunFolder(root).plan_file, described)
     if text is not None:
-        copy = root / "recipe.yaml"
+        copy = RunFolder(root).recipe_file
         with disk_errors(copy):
             if not copy.exists() or copy.read_bytes() != text.encode():
                 copy.write_bytes(text.encode())
 
 
-def add_product(root: Place, kind: str, path: Path) -> None:
+def add_product(root: Location, kind: str, path: Path) -> None:
     """Notes in plan.json that a report or a data set was made from this run, so that a later update can mark
     it as stale."""
-    plan = read_json(root / "plan.json") or {}
+    plan = read_json(RunFolder(root).plan_file) or {}
     place = str(path.resolve())
     products = [p for p in plan.get("products", []) if p["path"] != place]
     plan["products"] = [*products, {"kind": kind, "path": place}]
-    write_json(root / "plan.json", {k: v for k, v in plan.items() if k != "schema"})
+    write_json(RunFolder(root).plan_file, {k: v for k, v in plan.items() if k != "schema"})
 
 
 def _retry_failed(folder: RunFolder, plan: Plan) -> Plan:
@@ -220,7 +207,7 @@ def _checked_contents(workshop: Workshop) -> dict[str, str]:
     return contents
 
 
-def _check_disk(root: Place) -> None:
+def _check_disk(root: Location) -> None:
     if isinstance(root, Remote):
         probe(root)
         return
@@ -231,7 +218,9 @@ def _check_disk(root: Place) -> None:
         raise UserError(f"{root}: cannot be written to")
 
 
-def _waves(root: Place, folder: RunFolder, workshop: Workshop, watcher: Watcher | None, work: Work) -> None:
+def _waves(
+    root: Location, folder: RunFolder, workshop: Workshop, watcher: Watcher | None, work: Work
+) -> None:
     """`judge.target`: adds whole waves of candidates until enough pairs are accepted. Whole waves, so that
     the set does not depend on the engine."""
     judge = workshop.plan.recipe.judge

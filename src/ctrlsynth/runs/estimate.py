@@ -17,8 +17,9 @@ from ..errors import UserError
 from ..recipe.paths import Step
 from ..recipe.schema import Recipe
 from ..stages.boxes import box_of
-from ..storage.location import Place
-from ..storage.parts import RunFolder, part_counts, read_json
+from ..storage.files import part_counts, read_json
+from ..storage.location import Location
+from ..storage.parts import RunFolder
 from .build import Workshop, open_workshop
 from .differences import differences
 from .ledger import totals
@@ -47,10 +48,10 @@ PIXEL_BYTES = {"jpeg": 0.3, "webp": 0.2, "png": 1.6}
 """Bytes a pixel of a photograph at the default quality."""
 
 
-def estimate(recipe: Recipe, base: Path, out: Place, limit: int | None) -> dict[str, Any]:
+def estimate(recipe: Recipe, base: Path, out: Location, limit: int | None) -> dict[str, Any]:
     """Stages with parts, rows, model, digest, what is done, the estimates, and what stands in the way
     (`preflight`). Loads no weights and calls no model."""
-    earlier = read_json(out / "plan.json")
+    earlier = read_json(RunFolder(out).plan_file)
     workshop, run = open_workshop(recipe, base, limit, earlier), RunFolder(out)
     plan, stages = workshop.plan, stage_estimates(workshop, run)
     return {
@@ -85,7 +86,7 @@ def _measured(run: RunFolder, folder: str) -> dict[str, Any]:
         for index, digest, entry in sorted(run.entries(folder), key=lambda e: e[2].written)
     }
     files = list(newest.items())[:100]
-    stored = (read_json(run.root / folder / "_stage.json") or {}).get(
+    stored = (read_json(run.stage_file(folder)) or {}).get(
         "parts", {}
     )  # else the footer, of a stage under way
     known = {(int(index), part["digest"]): part for index, part in stored.items()}

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import WorkFailed
-from ..storage.parts import RunFolder, part_counts, read_json, write_json
+from ..storage.files import part_counts, read_json, write_json
+from ..storage.parts import RunFolder
 from .plan import Plan
 
 
@@ -60,7 +61,7 @@ class Ledger:
 
     def __init__(self, plan: Plan, run: RunFolder, folder: str) -> None:
         self._plan, self._run, self._folder = plan, run, folder
-        self._path = run.root / folder / "_stage.json"
+        self._path = run.stage_file(folder)
         stored = read_json(self._path) or {}
         self.parts: dict[str, Any] = dict(stored.get("parts", {}))
         self.first_error: str | None = stored.get("first_error")

@@ -17,14 +17,13 @@ import pyarrow as pa
 from ..data.rows import SourcePart
 from ..errors import WorkFailed
 from ..stages.base import Barrier, Each, Item, Stage
-from ..storage.parts import PartView, RunFolder, read_json, write_json
-from ..storage.reuse import OldRows
+from ..storage.files import read_json, write_json
+from ..storage.parts import PartView, RunFolder
+from ..storage.reuse import ReusableRows
 from .build import Workshop
 from .faults import GuardedModel
 from .plan import Plan
 from .watch import Watcher
-
-GATHERED = "_gathered.json"
 
 MAX_BLOCK = 1024
 """Rows in a block at most, when most of them are taken over."""
@@ -37,7 +36,7 @@ class Block:
 
     items: list[Item]
     fresh: list[Item]
-    old: OldRows | None
+    old: ReusableRows | None
     answers: list[Any] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -70,14 +69,14 @@ def prepare(
     yield Begin(part.index, digest, superseded)
     digests = {f: plan.part_digest(f, part) for f in plan.lineage(folder)}
     up = PartView(run, part.index, digests)
-    old = OldRows(superseded, stage.schema, skip_failed=retry) if superseded and stage.reuses else None
+    old = ReusableRows(superseded, stage.schema, skip_failed=retry) if superseded and stage.reuses else None
     for block in _blocks(stage.items(up), old or None, stage.batch):
         stage.load(block.fresh, up)
         yield block
     yield End(part.index)
 
 
-def _blocks(batches: Iterator[list[Item]], old: OldRows | None, size: int) -> Iterator[Block]:
+def _blocks(batches: Iterator[list[Item]], old: ReusableRows | None, size: int) -> Iterator[Block]:
     """Cuts the rows so that each block asks the model for `size` rows and no group of candidates is torn."""
     block = Block([], [], old)
     for items in batches:
@@ -137,14 +136,14 @@ def gather(workshop: Workshop, run: RunFolder, folder: str, watch: Watcher, each
     if not isinstance(stage, Barrier):
         return
     wanted = plan.whole_digest(folder)
-    stored = read_json(run.root / folder / GATHERED)
+    stored = read_json(run.gathered_file(folder))
     if stored is None or stored.get("whole") != wanted:
         views = [
             PartView(run, p.index, {f: plan.part_digest(f, p) for f in plan.lineage(folder) if f != folder})
             for p in plan.parts
         ]
         stored = {"whole": wanted, **stage.gather(views, each)}
-        write_json(run.root / folder / GATHERED, stored)
+        write_json(run.gathered_file(folder), stored)
     watch.gathered(folder, stored)
     _settle(plan, run, folder, stage)
 
@@ -153,7 +152,7 @@ def _settle(plan: Plan, run: RunFolder, folder: str, stage: Stage) -> None:
     """Gives a barrier what was gathered for it, once per process."""
     if not isinstance(stage, Barrier) or stage.settled == plan.whole_digest(folder):
         return
-    stored = read_json(run.root / folder / GATHERED)
+    stored = read_json(run.gathered_file(folder))
     if stored is None or stored.get("whole") != plan.whole_digest(folder):
         raise WorkFailed(
             f"{run.root / folder}: another plan gathered here meanwhile; run the same command again"

@@ -29,8 +29,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ..errors import UserError, WorkFailed, first_line
 from ..models.device import quiet_native_threads
 from ..recipe.schema import RayPool
-from ..storage.location import Place
-from ..storage.parts import RunFolder, write_json
+from ..storage.files import write_json
+from ..storage.location import Location
+from ..storage.parts import RunFolder
 from .build import Workshop, build_one
 from .ledger import Ledger
 from .local import Pipeline, fewer_collections, missing
@@ -123,7 +124,7 @@ def _on(node: str) -> dict[str, Any]:
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False), "num_cpus": 0}
 
 
-def every_node_sees(root: Place) -> None:
+def every_node_sees(root: Location) -> None:
     """Writes a token into the run's folder that every node must read with the same program, or a UserError
     names the first that can't."""
     where = root.absolute() if isinstance(root, Path) else root
@@ -146,7 +147,7 @@ def every_node_sees(root: Place) -> None:
         token.unlink(missing_ok=True)
 
 
-def _sees(token: Place) -> str:
+def _sees(token: Location) -> str:
     """On a node: why it can't work on the run, or nothing."""
     try:
         found = token.read_text(encoding="utf-8")
