@@ -15,7 +15,7 @@ from ctrlsynth.errors import UserError
 from ctrlsynth.report.explain import first_kept
 from ctrlsynth.report.gallery import write_report
 from ctrlsynth.report.sweep import sweep
-from ctrlsynth.stages.tables import SCHEMAS
+from ctrlsynth.stages.boxes import BOXES
 from ctrlsynth.storage.files import SCHEMA
 from helpers import FILES
 
@@ -33,7 +33,7 @@ def test_an_older_run_is_read(name: str, tmp_path: Path) -> None:
     for step in made.steps:
         rows = list(made.rows(step.folder))
         assert rows, step.folder
-        assert set(rows[0]) <= set(SCHEMAS[step.kind].names)
+        assert set(rows[0]) <= set(BOXES[step.kind].schema.names)
     assert "verdict" in as_text(made, first_kept(made))
     assert sweep(made).rows
     assert write_report(made, tmp_path / "report").exists()

@@ -23,9 +23,9 @@ from ctrlsynth.export.export import export
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Recipe
 from ctrlsynth.report.gallery import write_report
+from ctrlsynth.runs.build import open_workshop
 from ctrlsynth.runs.estimate import estimate
-from ctrlsynth.runs.local import Silent
-from ctrlsynth.runs.plan import make_plan
+from ctrlsynth.runs.watch import NullWatcher
 from ctrlsynth.stages.base import Barrier
 from ctrlsynth.storage.files import read_json
 from ctrlsynth.storage.parts import PartView, RunFolder
@@ -130,7 +130,7 @@ def test_neither_parts_nor_order_matter_and_a_smaller_size_is_a_part_of_a_larger
     assert large == kept(only_balance(turned, tmp_path, "turned"))
 
 
-class Ear(Silent):
+class Ear(NullWatcher):
     """Notes what is told of a run, and which captions had been drawn or painted by then."""
 
     def __init__(self, root: Path) -> None:
@@ -205,12 +205,13 @@ def test_what_the_barrier_asks_for_can_be_done_by_other_processes(tmp_path: Path
     same to the last bit."""
     captions(tmp_path)
     made = only_balance(balanced(tmp_path), tmp_path, "run")
-    plan, folder = make_plan(balanced(tmp_path), tmp_path), RunFolder(made.root)
+    workshop, folder = open_workshop(balanced(tmp_path), tmp_path), RunFolder(made.root)
+    plan = workshop.plan
     digests = [
-        {f: plan.part_digest(f, p) for f in plan.lineage("balance") if f != "balance"} for p in plan.parts()
+        {f: plan.part_digest(f, p) for f in plan.lineage("balance") if f != "balance"} for p in plan.parts
     ]
-    views = [PartView(folder, p.index, d) for p, d in zip(plan.parts(), digests, strict=True)]
-    stage = plan.stages["balance"]
+    views = [PartView(folder, p.index, d) for p, d in zip(plan.parts, digests, strict=True)]
+    stage = workshop.stages["balance"]
     assert isinstance(stage, Barrier)
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
         found = stage.gather(views, pool.map)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -18,15 +19,17 @@ from ..recipe.schema import Recipe
 from ..storage.files import disk_errors, probe, read_json, write_json
 from ..storage.location import Location, Remote, make_folder, output_location
 from ..storage.parts import RunFolder
+from .build import Workshop, open_workshop
 from .differences import differences
 from .estimate import preflight
-from .local import Watcher, execute
+from .local import execute
 from .pairs import count_pairs
-from .plan import Plan, fill_stages, make_plan
+from .plan import Plan
 from .reader import STALE, RunReader, read_plan
+from .watch import Watcher
 
-Work = Callable[[Plan, RunFolder, Watcher | None, bool], None]
-"""What an engine does: makes every part that is not there yet (`engines.local.execute`)."""
+Work = Callable[[Workshop, RunFolder, Watcher | None, bool], None]
+"""What an engine does: makes every part that is not there yet (`local.execute`)."""
 
 
 def run(
@@ -60,8 +63,8 @@ def run(
     if earlier is None and RunFolder(root).is_foreign():
         raise UserError(f"{root}: not empty and not a run's folder; choose another with --out")
     work = _engine(engine, address)
-    plan = make_plan(recipe, base or Path(), limit, earlier)
-    changes = _compare(root, earlier, plan, update)
+    workshop = open_workshop(recipe, base or Path(), limit, earlier)
+    changes = _compare(root, earlier, workshop.plan, update)
     try:
         make_folder(root)
     except OSError as error:
@@ -71,16 +74,16 @@ def run(
     folder = RunFolder(root)
     folder.sweep_leftovers()
     if retry:
-        _mark_failed(folder, plan)
+        workshop.plan = _retry_failed(folder, workshop.plan)
     if verify:
-        _check_contents(plan)
-        _mark_changed(folder, plan)
-    preflight(plan, folder)
-    _mark_stale(folder, plan, earlier or {}, changes)
+        workshop.plan = replace(workshop.plan, contents=_checked_contents(workshop))
+        workshop.plan = _retry_changed(folder, workshop)
+    preflight(workshop, folder)
+    _mark_stale(folder, workshop.plan, earlier or {}, changes)
     _check_disk(root)
-    _save(root, plan, text)
-    work(plan, folder, watcher, retry)
-    _waves(root, folder, plan, watcher, work)
+    _save(root, workshop.plan, text)
+    work(workshop, folder, watcher, retry)
+    _waves(root, folder, workshop, watcher, work)
     return root
 
 
@@ -112,7 +115,7 @@ def _mark_stale(folder: RunFolder, plan: Plan, earlier: Mapping[str, Any], chang
     or rows asked for again."""
     if not changes:
         listings = {s.folder: folder.listing(s.folder) for s in plan.steps}
-        wanted = {(f, p.index, plan.part_digest(f, p)) for f in listings for p in plan.parts()}
+        wanted = {(f, p.index, plan.part_digest(f, p)) for f in listings for p in plan.parts}
         there = {
             (f, index, digest)
             for f, listing in listings.items()
@@ -154,24 +157,27 @@ def add_product(root: Location, kind: str, path: Path) -> None:
     write_json(RunFolder(root).plan_file, {k: v for k, v in plan.items() if k != "schema"})
 
 
-def _mark_failed(folder: RunFolder, plan: Plan) -> None:
-    """Gives every part that holds failed rows a new digest, and with it everything downstream of it."""
+def _retry_failed(folder: RunFolder, plan: Plan) -> Plan:
+    """Returns the plan with a new digest for every part that holds failed rows and for all that depends on
+    it."""
     for step in plan.steps:
-        listing = folder.listing(step.folder)
-        for part in plan.parts():
+        listing, failed = folder.listing(step.folder), []
+        for part in plan.parts:
             digest = plan.part_digest(step.folder, part)
-            if digest in listing.get(part.index, []) and folder.counts(step.folder, part.index, digest).get(
-                "failed"
-            ):
-                again = plan.retries.setdefault(step.folder, {})
-                again[str(part.index)] = again.get(str(part.index), 0) + 1
+            there = digest in listing.get(part.index, [])
+            if there and folder.counts(step.folder, part.index, digest).get("failed"):
+                failed.append(part.index)
+        plan = plan.retry(step.folder, failed)
+    return plan
 
 
-def _mark_changed(folder: RunFolder, plan: Plan) -> None:
-    """`--verify`: reads the source again and gives every part whose rows are not those of the stored table a
-    new digest."""
-    listing = folder.listing("read")
-    for part in plan.parts():
+def _retry_changed(folder: RunFolder, workshop: Workshop) -> Plan:
+    """`--verify`: reads the source again; returns the plan with a new digest for every part whose rows are
+    not those of the stored table."""
+    plan, source = workshop.plan, workshop.materials.source
+    assert source is not None
+    listing, changed = folder.listing("read"), []
+    for part in plan.parts:
         digest = plan.part_digest("read", part)
         if digest not in listing.get(part.index, []):
             continue
@@ -181,26 +187,24 @@ def _mark_changed(folder: RunFolder, plan: Plan) -> None:
             for batch in folder.batches("read", part.index, digest, names)
             for row in zip(*batch.to_pydict().values(), strict=True)
         )
-        now = (
-            (f"{part.name}:{row.key}", row.status, row.caption, row.sha256) for row in plan.source.rows(part)
-        )
+        now = ((f"{part.name}:{row.key}", row.status, row.caption, row.sha256) for row in source.rows(part))
         if any(a != b for a, b in zip_longest(stored, now)):
-            again = plan.retries.setdefault("read", {})
-            again[str(part.index)] = again.get(str(part.index), 0) + 1
+            changed.append(part.index)
+    return plan.retry("read", changed)
 
 
-def _check_contents(plan: Plan) -> None:
+def _checked_contents(workshop: Workshop) -> dict[str, str]:
     """`--verify`: hashes the whole of every model file whose digest looks at its ends only, and compares with
     the last time."""
-    for model in plan.models.values():
+    contents = dict(workshop.plan.contents)
+    for model in workshop.materials.models.values():
         name, found = f"{model.id} {model.digest}", model.content_digest()
-        if plan.contents.get(name, found) != found:
-            same = "although its size and both ends are the same"
+        if contents.setdefault(name, found) != found:
             raise UserError(
-                f"{model.id}: its file is not the one that this run was made with, {same}; use another run "
-                f"folder"
+                f"{model.id}: its file is not the one that this run was made with, although its size and "
+                f"both ends are the same; use another run folder"
             )
-        plan.contents[name] = found
+    return contents
 
 
 def _check_disk(root: Location) -> None:
@@ -214,14 +218,17 @@ def _check_disk(root: Location) -> None:
         raise UserError(f"{root}: cannot be written to")
 
 
-def _waves(root: Location, folder: RunFolder, plan: Plan, watcher: Watcher | None, work: Work) -> None:
+def _waves(
+    root: Location, folder: RunFolder, workshop: Workshop, watcher: Watcher | None, work: Work
+) -> None:
     """`judge.target`: adds whole waves of candidates until enough pairs are accepted. Whole waves, so that
-    the set depends on no engine."""
-    judge = plan.recipe.judge
+    the set does not depend on the engine."""
+    judge = workshop.plan.recipe.judge
     if judge is None or judge.target is None:
         return
-    while count_pairs(RunReader.open(root)) < judge.target and plan.candidates < judge.max_candidates:
-        plan.candidates += 1
-        fill_stages(plan)
-        _save(root, plan, None)
-        work(plan, folder, watcher, False)
+    while (
+        count_pairs(RunReader.open(root)) < judge.target and workshop.plan.candidates < judge.max_candidates
+    ):
+        workshop.widen(workshop.plan.candidates + 1)
+        _save(root, workshop.plan, None)
+        work(workshop, folder, watcher, False)

@@ -13,41 +13,11 @@ from ..recipe.paths import Step
 from ..storage.files import open_part, part_counts, read_json
 from ..storage.location import Location, locate
 from ..storage.parts import RunFolder
-from .local import totals
+from .ledger import LedgerRow, totals
+from .plan import described_steps
 
 STALE = "STALE.txt"
 """The file that marks a report or a data set as older than its run."""
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerRow:
-    """What one stage got and gave. `expected` = rows kept upstream x variants; it adds up when expected = ok
-    + dropped + failed. `cost`: US dollars by the price table of the recipe's model, if it has one."""
-
-    folder: str
-    kind: str
-    paths: tuple[str, ...]
-    expected: int | None
-    rows: int
-    ok: int
-    dropped: Mapping[str, int]
-    failed: Mapping[str, int]
-    reused: int
-    seconds: float
-    tokens: int
-    bytes: int
-    parts: int
-    parts_wanted: int
-    first_error: str | None = None
-    cost: float | None = None
-
-    @property
-    def adds_up(self) -> bool:
-        """Nothing was lost silently; true of every stage that is complete."""
-        return self.parts < self.parts_wanted or self.expected in (
-            None,
-            self.ok + sum(self.dropped.values()) + sum(self.failed.values()),
-        )
 
 
 @dataclass(frozen=True)
@@ -67,11 +37,7 @@ class RunReader:
             raise UserError(
                 f"{root}: not a run's folder (it has no plan.json); runs are made by `ctrlsynth run RECIPE`"
             )
-        steps = tuple(
-            Step(s["folder"], s["kind"], s["label"], s["parent"], s["uses"], s["family"], tuple(s["paths"]))
-            for s in plan["steps"]
-        )
-        return cls(root, plan, steps)
+        return cls(root, plan, described_steps(plan["steps"]))
 
     @property
     def recipe(self) -> Mapping[str, Any]:

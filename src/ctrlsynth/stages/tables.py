@@ -130,14 +130,3 @@ JUDGE_IMAGE = pa.schema(
     ]
 )
 """`verdict` is `kept` or the reason of the rejection: `low_recall`, `no_reference`, `violation`, `unsafe`."""
-
-SCHEMAS = {
-    "read": READ,
-    "tag": TAG,
-    "write": WRITE,
-    "match": MATCH,
-    "balance": BALANCE,
-    "paint": PAINT,
-    "judge-text": JUDGE_TEXT,
-    "judge-image": JUDGE_IMAGE,
-}
