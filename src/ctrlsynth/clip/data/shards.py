@@ -66,10 +66,7 @@ def _files(path: str | Sequence[str], base: Path, where: str) -> tuple[list[str]
             f"{where}: {folder} holds no .tar, .parquet, metadata.jsonl or data.csv (`ctrlsynth export` "
             f"writes such folders)"
         )
-    try:
-        files = expand(names, base, (".tar", ".parquet", ".csv", ".jsonl"), "data")
-    except UserError as error:
-        raise UserError(f"{where}: {str(error).removeprefix('source.data: ')}") from error
+    files = expand(names, base, (".tar", ".parquet", ".csv", ".jsonl"), where)
     suffixes = {os.path.splitext(f)[1].lower() for f in files}
     if len(suffixes) > 1:
         raise UserError(f"{where}: one source is of one form; found {', '.join(sorted(suffixes))}")
