@@ -176,7 +176,7 @@ def test_another_fault_is_a_traceback(monkeypatch: pytest.MonkeyPatch, fault: OS
     def app(**_: Any) -> None:
         raise fault
 
-    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.setattr("ctrlsynth.cli.main.app", app)
     with pytest.raises(type(fault)) as caught:
         cli()
     assert caught.value is fault

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctrlsynth.cli.show import as_text, progress
+from ctrlsynth.cli.progress import run_bars
+from ctrlsynth.cli.show import as_text
 from ctrlsynth.concepts import dedupe
 from ctrlsynth.concepts.balance import counts, draws, expected_sizes, keep_mask, solve_t
 from ctrlsynth.concepts.matches import Matches
@@ -150,7 +151,7 @@ def test_the_expected_size_is_told_before_the_first_caption_is_drawn(
     assert (folder, round(expected), there) == ("balance", 40, [])
     only_balance(balanced(tmp_path), tmp_path, "run", watcher=ear)
     assert len(ear.told) == 1, "nothing is drawn again"
-    with progress() as watcher:
+    with run_bars() as watcher:
         only_balance(balanced(tmp_path, balance={"random": 20}), tmp_path, "random", watcher=watcher)
         only_balance(balanced(tmp_path), tmp_path, "again", watcher=watcher)
     shown = capsys.readouterr().err
