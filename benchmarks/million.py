@@ -38,9 +38,9 @@ from typing import Any
 import pyarrow as pa
 
 import match as peers
+from ctrlsynth.api.run import Run
 from ctrlsynth.concepts.match import Matcher
 from ctrlsynth.lang import wordnet
-from ctrlsynth.runs.drive import Run
 
 _DOC = re.compile(r'(?:"""|\'\'\')(.*?)(?:"""|\'\'\')', re.S)
 _END = re.compile(r"(?<=[.!?;])\s+|\n\s*\n")

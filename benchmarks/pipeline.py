@@ -49,7 +49,7 @@ def write_captions(path: Path, rows: int) -> None:
 def one_run(rows: int) -> dict[str, float]:
     """Runs the recipe in this process; seconds from the recipe's file to the last part, of the clock and of
     processor time; peak MB."""
-    from ctrlsynth.runs.drive import run
+    from ctrlsynth.api.run import run
 
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)

@@ -91,8 +91,8 @@ def actors_seconds() -> float:
 
 def tagging(base: Path, tagger: str, images: int) -> None:
     """Two actors against one."""
+    from ctrlsynth.api.run import run
     from ctrlsynth.recipe.file import parse_recipe
-    from ctrlsynth.runs.drive import run
 
     if not (base / "pictures").exists():
         pictures(base / "pictures", images)
@@ -128,7 +128,7 @@ def tagging(base: Path, tagger: str, images: int) -> None:
 def own_time(base: Path, rows: int) -> None:
     """Milliseconds a row through four stages with models that do nothing."""
     import pipeline
-    from ctrlsynth.runs.drive import run
+    from ctrlsynth.api.run import run
 
     pipeline.write_captions(base / "captions.jsonl", rows)
     (base / "recipe.yaml").write_text(pipeline.RECIPE)

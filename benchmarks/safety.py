@@ -12,10 +12,10 @@ import csv
 import tempfile
 from pathlib import Path
 
+from ctrlsynth.api.run import run
 from ctrlsynth.concepts.bank import read_bank, table_of, write_bank
 from ctrlsynth.concepts.safety import answers, flag, question
 from ctrlsynth.recipe.file import read_yaml
-from ctrlsynth.runs.drive import run
 
 BLOCKED = (
     "porn pornography naked nude drunk weed cocaine heroin brothel prostitute suicide torture "

@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ctrlsynth.api.run import run
 from ctrlsynth.data.images import decode, encode
 from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.recipe.file import parse_recipe
-from ctrlsynth.runs.drive import run
 from ctrlsynth.runs.plan import make_plan
 from ctrlsynth.storage.parts import RunFolder
 from pipeline import write_captions

@@ -20,10 +20,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ctrlsynth.api.run import Run, run
 from ctrlsynth.models.base import Request
 from ctrlsynth.models.registry import load
 from ctrlsynth.recipe.file import parse_recipe
-from ctrlsynth.runs.drive import Run, run
 from ctrlsynth.runs.local import Silent
 from llm_engine import processor_seconds
 

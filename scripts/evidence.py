@@ -28,6 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ctrlsynth.api.run import run
 from ctrlsynth.evaluate.compare import compare, load_runs
 from ctrlsynth.evaluate.metrics import interval_over_seeds
 from ctrlsynth.evaluate.results import read_result, versions
@@ -37,7 +38,6 @@ from ctrlsynth.models.base import ImageAndText
 from ctrlsynth.models.registry import load
 from ctrlsynth.recipe.file import load_recipe, load_train
 from ctrlsynth.recipe.schema import Recipe
-from ctrlsynth.runs.drive import run
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes" / "evidence"
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+from ctrlsynth.api.run import run
 from ctrlsynth.export.export import export
 from ctrlsynth.recipe.file import parse_recipe
-from ctrlsynth.runs.drive import run
 from helpers import write_captions
 
 ROWS = 90

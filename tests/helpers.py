@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ctrlsynth.api.run import Run
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Recipe
-from ctrlsynth.runs.drive import Run
 from ctrlsynth.sample import Tags
 
 TESTS = Path(__file__).parent

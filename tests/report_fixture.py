@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image, ImageDraw
 
+from ctrlsynth.api.run import Run
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.paths import Step, places, plan_steps
 from ctrlsynth.recipe.schema import dump_recipe
-from ctrlsynth.runs.drive import Run
 from ctrlsynth.stages.tables import SCHEMAS
 from ctrlsynth.storage.parts import PartWriter, RunFolder, write_json
 

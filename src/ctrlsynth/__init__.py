@@ -6,16 +6,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .runs.drive import Run, run
+    from .api.run import Run, load_recipe, run
 
-__version__ = "0.1.0"
-__all__ = ["Run", "__version__", "run"]
+__all__ = ["Run", "__version__", "load_recipe", "run"]
 
 
 def __getattr__(name: str) -> Any:
-    """`run` and `Run` on first use: importing the package loads nothing heavy."""
-    if name in ("Run", "run"):
-        from .runs import drive as runs
+    """Loads the API and the version on first use, so that importing the package loads nothing heavy."""
+    if name == "__version__":
+        from importlib.metadata import version
 
-        return getattr(runs, name)
+        return version("ctrlsynth")
+    if name in __all__:
+        from .api import run as api
+
+        return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

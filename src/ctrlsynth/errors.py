@@ -29,6 +29,14 @@ class ModelError(Exception):
         self.reason = reason
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, cut to one line of at most 300 characters for use inside a message; its type if it
+    says nothing. A first line that ends in a colon is joined with the second."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
+    return text.rstrip(".:")[:300] or type(error).__name__
+
+
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _DISK = {
     errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,

@@ -1,16 +1,20 @@
-"""The small data that flows through every box of the figure: tags (1e), ids, and the chance that hangs on an
-id.
+"""The small data that flows through every box of the figure: tags (1e), row ids and keys, and the randomness
+that derives from an id.
 
-A row's id is its source key plus one step a stage with its number: `00012:dog7/tag/write.1/paint.0` (DESIGN,
-section 2). Identity is never content: prompts repeat by design."""
+A row's id is its source key plus one step per stage: `00012:dog7/tag/write.1.3/paint.0` is the image painted
+from candidate 3 of variant 1 of the text written from the tags of `dog7` in part `00012`. A source key may hold
+slashes, so a prefix of an id is an ancestor only if a table says so. Identity is never content: prompts repeat
+by design."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import random
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 KINDS: tuple[Kind, ...] = ("objects", "attributes", "relations")
 Kind = Literal["objects", "attributes", "relations"]
@@ -39,6 +43,12 @@ class Tags:
     caption: str | None = None
     dropped: int = field(default=0, compare=False, repr=False)  # an observation, no part of what the tags say
     error: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Tags:
+        """The tags in a table's row or struct, from its columns `objects`, `attributes` and `relations`."""
+        objects, attributes, relations = (tuple(row.get(kind) or ()) for kind in KINDS)
+        return cls(objects, attributes, relations)
 
     def phrases(self) -> tuple[str, ...]:
         """All phrases, objects first: the order in which text templates list them."""
@@ -71,13 +81,76 @@ def model_seed(seed: int, row_id: str) -> int:
 
 
 def hash_int(seed: int, row_id: str, purpose: str) -> int:
-    """64 bits from BLAKE2b over seed, id and purpose. The name of a range of rows (`r00012:`) is left out, so
-    that cutting the source into other parts changes nothing; a shard's name stays in."""
-    if row_id[:1] == "r" and row_id[6:7] == ":" and row_id[1:6].isdigit():
-        row_id = row_id[7:]
+    """64 bits from BLAKE2b over seed, id and purpose. Leaves out the name of a range of rows, so that cutting
+    the source into other parts changes nothing; a shard's name stays in."""
+    found = _RANGE.match(row_id)
+    data = f"{seed}\0{row_id[found.end() :] if found else row_id}\0{purpose}"
     return int.from_bytes(
-        hashlib.blake2b(
-            f"{seed}\0{row_id}\0{purpose}".encode("utf-8", "surrogatepass"), digest_size=8
-        ).digest(),
-        "big",
+        hashlib.blake2b(data.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big"
     )
+
+
+def range_name(index: int) -> str:
+    """The name of a part that is a range of rows, not a shard: `r00012`. Keys are numbered through the whole
+    file, and `hash_int` ignores this name, so the size of parts changes nothing that a model is asked."""
+    return f"r{index:05d}"
+
+
+T = TypeVar("T")
+_RANGE = re.compile(r"r[0-9]{5}:")
+_TEXT_STEP = re.compile(r"/write(?:\+text)?\.([0-9]+)(?:\.[0-9]+)?(?=/|\Z)")
+
+
+def child(row_id: str, label: str, *numbers: int) -> str:
+    """The id of a row made from `row_id`: `child("7/tag", "write", 1, 3)` is `7/tag/write.1.3`."""
+    return f"{row_id}/{label}" + "".join(f".{number}" for number in numbers)
+
+
+def parent(row_id: str) -> str:
+    """The id without its last step; empty if it has only one."""
+    return row_id.rpartition("/")[0]
+
+
+def last_step(row_id: str) -> str:
+    """The last step of an id, with its numbers: `write.1.3`."""
+    return row_id.rpartition("/")[2]
+
+
+def stem(row_id: str) -> str:
+    """The id without a candidate's number: all candidates for one text share it."""
+    head, slash, last = row_id.rpartition("/")
+    return head + slash + ".".join(last.split(".")[:2])
+
+
+def variant(row_id: str) -> int:
+    """The variant of the text that an id descends from: 1 for `.../write.1` and `.../write.1.3/paint.0`. The
+    last text counts; 0 for texts without a number."""
+    numbers = _TEXT_STEP.findall(row_id)
+    return int(numbers[-1]) if numbers else 0
+
+
+def lineage(row_id: str) -> Iterator[str]:
+    """The id and every id that it may descend from, longest first."""
+    while row_id:
+        yield row_id
+        row_id = parent(row_id)
+
+
+def ancestor(row_id: str, table: Mapping[str, T]) -> T | None:
+    """The entry of the nearest row in `table` that an id descends from (or is), or None."""
+    return next((table[found] for found in lineage(row_id) if found in table), None)
+
+
+def digest_of(*parts: Any) -> str:
+    """128 bits over the JSON of the parts, as 32 hex digits: the digest of a stage or a plan."""
+    return _digest(json.dumps(parts, ensure_ascii=False, separators=(",", ":"), default=str))
+
+
+def key_of(prefix: str, *parts: str) -> str:
+    """A row's key: a digest of strings that must not run together. `prefix` is the stage's digest of
+    everything that is the same for all rows."""
+    return _digest(prefix + "".join([f"{len(part)}:{part}" for part in parts]))
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

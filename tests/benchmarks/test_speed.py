@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ctrlsynth.api.run import run
 from ctrlsynth.data.records import Table, open_binary, records
-from ctrlsynth.runs.drive import run
 from ctrlsynth.runs.local import COLLECT_AFTER, Silent, fewer_collections
 from ctrlsynth.stages.base import Item
 from helpers import ROOT, TESTS, recipe

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from ctrlsynth.api.run import Run, run
 from ctrlsynth.cli.show import as_text
 from ctrlsynth.errors import ModelError, UserError, WorkFailed
 from ctrlsynth.export.export import export
@@ -25,8 +26,8 @@ from ctrlsynth.recipe.schema import Recipe
 from ctrlsynth.report.explain import first_kept
 from ctrlsynth.report.gallery import write_report
 from ctrlsynth.report.sweep import sweep
-from ctrlsynth.runs.drive import LedgerRow, Run, run
 from ctrlsynth.runs.pairs import count_pairs
+from ctrlsynth.runs.reader import LedgerRow
 from ctrlsynth.sample import Tags
 from helpers import recipe
 

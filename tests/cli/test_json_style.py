@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ctrlsynth.api.run import run
 from ctrlsynth.models.base import Reply, Request
-from ctrlsynth.runs.drive import run
 from helpers import recipe
 
 SCHEMA = {

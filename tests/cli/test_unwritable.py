@@ -17,12 +17,12 @@ import pytest
 from PIL import Image
 
 from clip_fixture import folder, micro
+from ctrlsynth.api.run import run
 from ctrlsynth.cli.main import main as cli
 from ctrlsynth.clip import checkpoint
 from ctrlsynth.clip.data import tars
 from ctrlsynth.clip.model import build
 from ctrlsynth.evaluate.run import evaluate_all
-from ctrlsynth.runs.drive import run
 from eval_sets import ColourClip, classification_set
 from helpers import recipe
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from ctrlsynth.api.run import run
 from ctrlsynth.concepts.bank import load_bank, read_bank, table_of, write_bank
 from ctrlsynth.concepts.diversity import measure, measure_place
 from ctrlsynth.concepts.match import Matcher
@@ -16,7 +17,6 @@ from ctrlsynth.concepts.safety import answers, flag, holding, question, read_wor
 from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.recipe.file import parse_recipe
-from ctrlsynth.runs.drive import run
 
 
 class Judge:

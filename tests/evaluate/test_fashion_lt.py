@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ctrlsynth.api.run import run
 from ctrlsynth.data.long_tail import group_of, read_split
 from ctrlsynth.evaluate.kinds.long_tail import read_extra
 from ctrlsynth.evaluate.run import Settings, evaluate_all
 from ctrlsynth.export.export import export
 from ctrlsynth.recipe.file import load_recipe
-from ctrlsynth.runs.drive import run
 from helpers import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))

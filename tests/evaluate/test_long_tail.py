@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ctrlsynth.api.run import run
 from ctrlsynth.data.long_tail import read_split
 from ctrlsynth.data.sources import open_source
 from ctrlsynth.errors import UserError
@@ -20,7 +21,6 @@ from ctrlsynth.models.base import Prompt
 from ctrlsynth.models.embedded.scenes.painter import Scenes
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Source
-from ctrlsynth.runs.drive import run
 from eval_sets import ColourClip, square
 
 NAMES = ["red car", "green tree", "blue boat"]

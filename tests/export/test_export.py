@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from ctrlsynth.api.run import Run, run
 from ctrlsynth.errors import UserError
 from ctrlsynth.export.export import count_pairs, export
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt
 from ctrlsynth.recipe.file import parse_recipe
-from ctrlsynth.runs.drive import Run, run
 from ctrlsynth.sample import Tags
 
 THINGS = ("dog", "cat", "ball", "car", "tree", "bird", "boat", "chair")

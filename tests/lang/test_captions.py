@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ctrlsynth.api.run import Run, run
 from ctrlsynth.cli.main import main
 from ctrlsynth.control.text import TextController
 from ctrlsynth.errors import UserError, WorkFailed
@@ -19,7 +20,6 @@ from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.models.llms.naive import Naive
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Recipe, TextPolicy
-from ctrlsynth.runs.drive import Run, run
 from ctrlsynth.sample import Tags
 
 ASKED = TextController(TextPolicy(), 0).instruct("r", "concept", None, "teapot").request.instruction

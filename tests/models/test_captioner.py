@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from conformance import check_tagger
+from ctrlsynth.api.run import run
 from ctrlsynth.errors import ModelError, UserError
 from ctrlsynth.models import registry as models
 from ctrlsynth.models.base import ImageAndText
 from ctrlsynth.models.taggers.captioner import CaptionerTagger
-from ctrlsynth.runs.drive import run
 from ctrlsynth.sample import Tags
 from helpers import recipe
 from tiny_vision import COLOURS, THINGS

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from conformance import check_tagger, photo
+from ctrlsynth.api.run import run
 from ctrlsynth.errors import UserError
 from ctrlsynth.models import registry as models
 from ctrlsynth.models.base import ImageAndText
 from ctrlsynth.models.taggers.labels import Chooser, object_names, read_labels
 from ctrlsynth.models.taggers.open_clip import read_vocabulary
-from ctrlsynth.runs.drive import run
 from ctrlsynth.sample import Tags
 from helpers import recipe
 

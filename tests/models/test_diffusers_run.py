@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from ctrlsynth.api.run import run
 from ctrlsynth.cli.show import as_text
 from ctrlsynth.data.images import encode
 from ctrlsynth.errors import UserError, WorkFailed
@@ -23,7 +24,6 @@ from ctrlsynth.models.base import Painting, Prompt
 from ctrlsynth.models.embedded.scenes.painter import Scenes
 from ctrlsynth.models.text_to_image.diffusers.painter import Diffusers
 from ctrlsynth.recipe.schema import Recipe
-from ctrlsynth.runs.drive import run
 from helpers import recipe, tables
 
 Tiny = Callable[[str], Path]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ctrlsynth.api.run import run
 from ctrlsynth.errors import ModelError, UserError
 from ctrlsynth.lang.words import singular
 from ctrlsynth.models import registry as models
@@ -17,7 +18,6 @@ from ctrlsynth.models.base import ImageAndText, Reply, Request
 from ctrlsynth.models.embedded.small_llm.spans import MAX_WORDS, extraction, words_of
 from ctrlsynth.models.taggers.extract import ExtractTagger, instruction, normalise
 from ctrlsynth.models.taggers.extract_parse import LINES, SCHEMA, parse, parse_json
-from ctrlsynth.runs.drive import run
 from ctrlsynth.sample import Tags
 from helpers import FILES, recipe, write_captions
 

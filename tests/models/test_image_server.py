@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from conformance import check_painter
+from ctrlsynth.api.run import run
 from ctrlsynth.errors import ModelError, UserError
 from ctrlsynth.models import server
 from ctrlsynth.models.base import Painting, Prompt
 from ctrlsynth.models.embedded.scenes.painter import Scenes
 from ctrlsynth.models.registry import load
 from ctrlsynth.models.text_to_image.server import ImageServer
-from ctrlsynth.runs.drive import run
 from helpers import recipe, tables
 from servers import FaultyServer, free_port
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from ctrlsynth.api.run import Run, run
 from ctrlsynth.cli.main import app
 from ctrlsynth.models.prices import cost
-from ctrlsynth.runs.drive import Run, run
 from helpers import recipe, write_captions
 from servers import FaultyServer, completion, echo, said
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from test_production_recipes import RECIPES, place, small, tiny  # noqa: F401
 
+from ctrlsynth.api.run import run
 from ctrlsynth.evaluate.kinds.long_tail import read_extra
 from ctrlsynth.export.export import export
 from ctrlsynth.recipe.file import load_recipe, load_train, read_data
-from ctrlsynth.runs.drive import run
 from ctrlsynth.runs.estimate import estimate
 from tiny_production import Tiny
 

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from ctrlsynth.api.run import Run, run
 from ctrlsynth.errors import UserError
 from ctrlsynth.export.export import export
 from ctrlsynth.recipe.file import load_recipe, load_train
 from ctrlsynth.recipe.schema import Models, Recipe
-from ctrlsynth.runs.drive import Run, run
 from ctrlsynth.runs.estimate import estimate
 from helpers import ROOT
 from tiny_production import SAYS, Tiny

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from ctrlsynth.api.run import Run, run
 from ctrlsynth.export.export import export
 from ctrlsynth.models.base import ImageAndText
 from ctrlsynth.recipe.file import load_recipe, read_yaml
 from ctrlsynth.recipe.schema import Recipe
-from ctrlsynth.runs.drive import Run, run
 from ctrlsynth.sample import Tags
 from helpers import ROOT
 

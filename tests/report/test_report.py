@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 from browser import Page, needs_browser, open_page, parse
+from ctrlsynth.api.run import Run, run
 from ctrlsynth.errors import UserError
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.report.figures import MOST_WORDS, recall_histograms, word_histograms
 from ctrlsynth.report.gallery import MARKER, write_report
-from ctrlsynth.runs.drive import Run, run
 from ctrlsynth.runs.pairs import pairs_of, shape_of, source_rows
 from report_fixture import HOSTILE, make_run
 

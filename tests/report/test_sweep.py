@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ctrlsynth.api.run import Run, run
 from ctrlsynth.errors import UserError
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.report.figures import plot_sweep
 from ctrlsynth.report.sweep import GRID, SweepRow, _Tally, as_table, sweep
-from ctrlsynth.runs.drive import Run, run
 from ctrlsynth.runs.pairs import pairs_of, shape_of, source_rows
 from ctrlsynth.stages.judge import Score, verdict
 from report_fixture import make_run

@@ -17,12 +17,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from ctrlsynth.api.run import Run, run
 from ctrlsynth.errors import UserError, WorkFailed
 from ctrlsynth.export.export import export
 from ctrlsynth.report.gallery import write_report
 from ctrlsynth.runs import local
 from ctrlsynth.runs import part as work
-from ctrlsynth.runs.drive import Run, add_product, run
+from ctrlsynth.runs.drive import add_product
 from ctrlsynth.storage import parts as store
 from helpers import TESTS, calls, recipe, tables
 

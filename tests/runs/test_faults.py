@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from ctrlsynth.api.run import Run, run
 from ctrlsynth.errors import WorkFailed
-from ctrlsynth.runs.drive import Run, run
 from ctrlsynth.storage import location as place
 from ctrlsynth.storage import parts as store
 from helpers import TESTS, calls, recipe, tables, write_captions

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ctrlsynth.runs.drive import Run
+from ctrlsynth.api.run import Run
 from helpers import tables, write_captions
 
 RECIPE = """name: kill

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from ctrlsynth.api.run import run
 from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
-from ctrlsynth.runs.drive import run
 from ctrlsynth.runs.estimate import estimate
 from ctrlsynth.sample import Tags
 from helpers import ROOT, TESTS, recipe

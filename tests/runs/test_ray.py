@@ -19,10 +19,10 @@ from unittest import mock
 import pyarrow.parquet as pq
 import pytest
 
+from ctrlsynth.api.run import Run, run
 from ctrlsynth.cli.main import main
 from ctrlsynth.errors import UserError, WorkFailed
 from ctrlsynth.recipe.schema import Engines, Recipe
-from ctrlsynth.runs.drive import Run, run
 from ctrlsynth.runs.local import Silent
 from ctrlsynth.storage.location import Remote
 from ctrlsynth.storage.parts import read_json

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from ctrlsynth.api.run import Run, run
 from ctrlsynth.errors import UserError, WorkFailed
-from ctrlsynth.runs.drive import Run, run
 from ctrlsynth.runs.part import run_part
 from ctrlsynth.runs.plan import make_plan
 from ctrlsynth.storage.parts import RunFolder, write_json

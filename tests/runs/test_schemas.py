@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from ctrlsynth.api.run import Run
 from ctrlsynth.cli.show import as_text
 from ctrlsynth.errors import UserError
 from ctrlsynth.report.explain import first_kept
 from ctrlsynth.report.gallery import write_report
 from ctrlsynth.report.sweep import sweep
-from ctrlsynth.runs.drive import Run
 from ctrlsynth.stages.tables import SCHEMAS
 from ctrlsynth.storage.parts import SCHEMA
 from helpers import FILES

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from ctrlsynth.api.run import Run, run
 from ctrlsynth.export.export import export
 from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.report.sweep import sweep
-from ctrlsynth.runs.drive import Run, run
 from ctrlsynth.runs.pairs import count_pairs
 from helpers import calls, recipe, tables
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ctrlsynth.api.run import Run, run
 from ctrlsynth.cli.progress import run_bars
 from ctrlsynth.cli.show import as_text
 from ctrlsynth.concepts import dedupe
@@ -23,7 +24,6 @@ from ctrlsynth.export.export import export
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Recipe
 from ctrlsynth.report.gallery import write_report
-from ctrlsynth.runs.drive import Run, run
 from ctrlsynth.runs.estimate import estimate
 from ctrlsynth.runs.local import Silent
 from ctrlsynth.runs.plan import make_plan
@@ -155,7 +155,7 @@ def test_the_expected_size_is_told_before_the_first_caption_is_drawn(
         only_balance(balanced(tmp_path, balance={"random": 20}), tmp_path, "random", watcher=watcher)
         only_balance(balanced(tmp_path), tmp_path, "again", watcher=watcher)
     shown = capsys.readouterr().err
-    assert "balance: 128 captions, 19 of them duplicates; 109 could go on; at random, 20 expected" in shown
+    assert "balance: 128 captions, 19 of them duplicates; 109 eligible; at random, 20 expected" in shown
     line = (
         f"balance: 128 captions, 19 of them duplicates; 108 could go on; t = {solved(made):,.4g} "
         f"(concepts held: 12), 40 expected"

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ctrlsynth.api.run import run
 from ctrlsynth.errors import UserError
-from ctrlsynth.runs.drive import run
 from ctrlsynth.runs.plan import make_plan
 from ctrlsynth.sample import KINDS, Tags
 from ctrlsynth.stages.judge import Score, removed_phrases, score_tags, score_text, verdict, weighted_recall

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from ctrlsynth.api.run import Run, run
 from ctrlsynth.cli.show import as_text
 from ctrlsynth.errors import ModelError, UserError, WorkFailed
 from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.recipe.schema import Faults, Recipe
 from ctrlsynth.runs import faults
-from ctrlsynth.runs.drive import Run, run
 from ctrlsynth.runs.faults import Caller, fault_of
 from ctrlsynth.runs.part import run_part
 from ctrlsynth.runs.plan import make_plan

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from ctrlsynth.api.run import run
 from ctrlsynth.errors import UserError
 from ctrlsynth.export.export import export
 from ctrlsynth.recipe.schema import Recipe
-from ctrlsynth.runs.drive import run
 from ctrlsynth.runs.estimate import estimate
 from helpers import recipe
 

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from ctrlsynth.api.run import Run, run
 from ctrlsynth.cli.main import main
 from ctrlsynth.cli.show import as_text
 from ctrlsynth.errors import UserError, WorkFailed
@@ -33,7 +34,6 @@ from ctrlsynth.recipe.schema import Recipe
 from ctrlsynth.report.explain import first_kept
 from ctrlsynth.report.gallery import write_report
 from ctrlsynth.report.sweep import sweep
-from ctrlsynth.runs.drive import Run, run
 from ctrlsynth.runs.estimate import estimate
 from ctrlsynth.storage import location as places
 from ctrlsynth.storage.location import Remote, place, probe

@@ -31,9 +31,9 @@ def caption(
     This is a run of the path [concept, text*]. Samples as the paper does (temperature 0.7, top_p 0.95, both penalties 1.0) if the model can, unless
     --llm says otherwise.
     """
+    from ..api.run import run
     from ..lang.replies import taken_off
     from ..recipe.file import parse_recipe
-    from ..runs.drive import run
     from .progress import run_bars
     from .show import show_ledger
 
@@ -72,9 +72,9 @@ def flag(
 
     Flagged concepts stay in the bank and are not used.
     """
+    from ..api.run import run
     from ..concepts import safety
     from ..concepts.bank import read_bank, write_bank
-    from ..runs.drive import run
     from .progress import run_bars
 
     if out.suffix != ".parquet":

@@ -21,8 +21,8 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Show how one sample came about: tags, edits, instruction, text, prompt, image, scores, verdict."""
+    from ..api.run import Run
     from ..report.explain import as_dict, first_kept
-    from ..runs.drive import Run
     from .show import as_text
 
     made = Run.open(run_dir)
@@ -35,12 +35,11 @@ def sweep(run_dir: RunDir, plot: Plot = None, as_json: Json = False) -> None:
 
     Uses the stored scores and runs no model.
     """
+    from ..api.run import Run
     from ..report.figures import plot_sweep
-    from ..report.sweep import sweep as sweep_run
-    from ..runs.drive import Run
     from .show import show_sweep
 
-    found = sweep_run(Run.open(run_dir))
+    found = Run.open(run_dir).sweep()
     if plot is not None:
         plot_sweep(found, plot)
     answer(as_json, found.plain(), lambda: show_sweep(found))
@@ -64,15 +63,13 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write the kept pairs of a run as a data set with a data card."""
-    from ..export.export import export as export_run
-    from ..runs.drive import Run, add_product
+    from ..api.run import Run
     from .progress import counting
 
     made = Run.open(run_dir)
     folder = out or _below(made, "dataset")
     with counting("pairs", quiet=as_json) as tick:
-        summary = export_run(made, folder, format=format_, mix=mix, max_per_shard=max_per_shard, tick=tick)
-    add_product(made.root, "dataset", folder)
+        summary = made.export(folder, format=format_, mix=mix, max_per_shard=max_per_shard, tick=tick)
     counts = {"written": dict(summary.written), "lost": dict(summary.lost)}
     facts = {"dataset": str(folder), "format": format_, **counts}
     answer(as_json, facts, lambda: say(f"{summary}\n{folder}"))
@@ -89,15 +86,13 @@ def report(
 
     It shows originals beside synthetic samples, found and missed tags, scores, verdicts and plots.
     """
-    from ..report.gallery import write_report
-    from ..runs.drive import Run, add_product
+    from ..api.run import Run
     from .progress import counting
 
     made = Run.open(run_dir)
     folder = out or _below(made, "report")
     with counting("samples", quiet=as_json) as tick:
-        page = write_report(made, folder, tick=tick)
-    add_product(made.root, "report", folder)
+        page = made.report(folder, tick=tick)
     answer(as_json, {"report": str(page)}, lambda: say(f"gallery: {page}"))
 
 

@@ -59,14 +59,13 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run a recipe. If a run was interrupted or killed, the same command continues it."""
-    from ..recipe.file import load_recipe
-    from ..runs.drive import run as run_recipe
+    from ..api import run as api
     from .progress import run_bars
 
-    loaded = load_recipe(recipe, set_)
+    loaded = api.load_recipe(recipe, set_)
     text = recipe.read_text(encoding="utf-8")
     with run_bars(quiet=as_json) as watcher:
-        made = run_recipe(
+        made = api.run(
             loaded, out, base=recipe.parent, text=text, limit=limit, update=update, retry=retry is not None,
             verify=verify, watcher=watcher, engine=engine, address=address,
         )  # fmt: skip
@@ -75,7 +74,7 @@ def run(
 
 def status(run_dir: RunDir, as_json: Json = False) -> None:
     """Show the ledger of a run: how many rows each stage received, kept, dropped and failed, and why."""
-    from ..runs.drive import Run
+    from ..api.run import Run
 
     _show_run(Run.open(run_dir), as_json)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..evaluate.results import Result
     from ..report.facts import Fact
     from ..report.sweep import Sweep
-    from ..runs.drive import LedgerRow, Run
+    from ..runs.reader import LedgerRow, RunReader
 
 
 def _print(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str]) -> None:
@@ -41,7 +41,7 @@ def _safe(text: str) -> str:
     return escape("\n".join(map(clean, text.split("\n"))))
 
 
-def show_ledger(run: Run) -> None:
+def show_ledger(run: RunReader) -> None:
     """Shows the ledger: rows into a stage = ok + dropped + failed."""
     rows = run.ledger()
     right = ("in", "ok", "dropped", "failed", "reused", "seconds", "tokens", "MB")
@@ -247,7 +247,7 @@ def show_comparison(found: Comparison) -> None:
         say(f"- {note}")
 
 
-def as_text(run: Run, row_id: str, width: int | None = None) -> str:
+def as_text(run: RunReader, row_id: str, width: int | None = None) -> str:
     """Returns the story of one sample as plain text. `width` is in columns, the terminal's by default."""
     from ..report.explain import explain
 

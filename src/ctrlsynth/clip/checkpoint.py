@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from .model import CONFIG, WEIGHTS, save_folder
 
 SCHEMA = 1
@@ -130,7 +130,7 @@ def load(folder: Path, module: Any, optimizer: Any, device: Any) -> dict[str, An
     try:
         module.load_state_dict(load_file(folder / WEIGHTS, device=str(device)))
     except (RuntimeError, OSError) as error:
-        raise UserError(f"{folder}: not a checkpoint of this model: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{folder}: not a checkpoint of this model: {first_line(error)}") from error
     state: dict[int, dict[str, Any]] = {}
     for name, value in load_file(folder / OPTIMIZER, device=str(device)).items():
         number, _, key = name.partition(".")

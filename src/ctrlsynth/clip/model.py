@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..errors import UserError, unknown
+from ..errors import UserError, first_line, unknown
 from ..models.hf import HFOptions, locate
 from ..models.installed import need
 from ..models.torchvision_fix import make_torchvision_importable
@@ -138,9 +138,7 @@ def build(
                 known, pretrained_text=False, force_image_size=image_size, **kwargs
             )
     except _UNFIT as error:
-        raise UserError(
-            f"{where}: {name}: open_clip cannot build this model: {_first_line(error)}"
-        ) from error
+        raise UserError(f"{where}: {name}: open_clip cannot build this model: {first_line(error)}") from error
     if image_size is not None:
         config["vision_cfg"]["image_size"] = image_size
     digest = hashlib.sha256(f"{json.dumps(config, sort_keys=True)}{seed}{sigmoid}".encode()).hexdigest()[:16]
@@ -234,7 +232,7 @@ def read_folder(path: Path, *, image_size: int | None = None, where: str = "trai
                 }
     except _UNFIT as error:
         raise UserError(
-            f"{where}: {folder}: the weights do not fit the configuration beside them: {_first_line(error)}"
+            f"{where}: {folder}: the weights do not fit the configuration beside them: {first_line(error)}"
         ) from error
     if image_size is not None:
         config["vision_cfg"]["image_size"] = image_size
@@ -449,14 +447,9 @@ def _load_file(built: Built, path: Path) -> None:
         with _quiet():
             load_checkpoint(built.module, str(path))
     except _UNFIT as error:
-        raise UserError(f"model: {path}: not the weights of {built.name}: {_first_line(error)}") from error
+        raise UserError(f"model: {path}: not the weights of {built.name}: {first_line(error)}") from error
     with open(path, "rb") as stream:
         built.digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2])[:300] if lines else type(error).__name__
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..lang import wordnet
 from ..sample import draw
 from ..storage.parts import publish, temporary
@@ -179,7 +179,7 @@ def _parquet(path: Path) -> pa.Table:
             )
         filled[0].validate(full=True)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: not a readable bank ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{path}: not a readable bank ({first_line(error)})") from error
     return pa.table(filled, schema=SCHEMA)
 
 

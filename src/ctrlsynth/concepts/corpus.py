@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from ..data.records import headed, records
 from ..data.rows import CAPTION_NAMES, braces, file_facts, file_prefixes, find_column, fingerprint
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..storage.parts import RunFolder
 from . import streams
 
@@ -170,7 +170,7 @@ def _row_groups(
             find_column(names, (), key, "key_column", file, required=False)
             of = table.schema_arrow.field(column).type
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise UserError(f"{file}: not a readable parquet file ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{file}: not a readable parquet file ({first_line(error)})") from error
     if not any(
         is_(of)
         for is_ in (

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..data.rows import MAX_PARTS, SourcePart, SourceRow, clean_caption, fingerprint, range_name
+from ..data.rows import MAX_PARTS, SourcePart, SourceRow, clean_caption, fingerprint
 from ..errors import UserError
+from ..sample import range_name
 from .bank import LONGEST, digest_of, read_bank
 
 

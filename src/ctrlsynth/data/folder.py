@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
+from ..sample import range_name
 from .records import Table, merge_cuts
 from .rows import (
     CAPTION_NAMES,
@@ -35,7 +36,6 @@ from .rows import (
     fingerprint,
     is_text,
     locate,
-    range_name,
     safe_key,
 )
 from .text import as_caption, bad

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..recipe.schema import LongTail
+from ..sample import range_name
 from .rows import (
     MAX_PARTS,
     SourcePart,
@@ -25,7 +26,6 @@ from .rows import (
     file_facts,
     fingerprint,
     locate,
-    range_name,
     safe_key,
 )
 

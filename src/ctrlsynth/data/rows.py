@@ -286,13 +286,6 @@ def _digest(stream: Any) -> str:
     return digest.hexdigest()
 
 
-def range_name(index: int) -> str:
-    """The name of a part that is a range of rows (`r00012`), not a shard. Chance does not look at it
-    (`sample.hash_int`), and keys are numbered through the whole file, so that other part sizes change nothing
-    that a model is asked."""
-    return f"r{index:05d}"
-
-
 def file_prefixes(files: Sequence[str]) -> list[str]:
     """What stands before a row's number in its key: nothing for one file, `stem.` where several would share
     their numbers."""

@@ -11,7 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..errors import UserError
+from ..errors import UserError, first_line
+from ..sample import range_name
 from ..storage.location import Facts
 from .columnar import BAD_UTF8, BROKEN, Columnar, RowCursor, cut_blocks, open_columnar
 from .rows import (
@@ -30,7 +31,6 @@ from .rows import (
     find_column,
     fingerprint,
     locate,
-    range_name,
     safe_key,
 )
 from .text import as_caption
@@ -80,7 +80,7 @@ class TableSource:
                 file = open_columnar(path)
             except BROKEN as error:
                 blocks[path] = []
-                fault = fault or f"{path}: not a readable {self._what} file ({str(error).splitlines()[0]})"
+                fault = fault or f"{path}: not a readable {self._what} file ({first_line(error)})"
                 continue
             if first is None:
                 first = path
@@ -128,7 +128,7 @@ class TableSource:
             for index, data in enumerate(self._open(path).read(start, part.rows or 0)):
                 yield keys.admit(self._row(data, path, start + index))
         except BROKEN as error:
-            fault = {"file": path, "row": start + index, "error": str(error).splitlines()[0][:200]}
+            fault = {"file": path, "row": start + index, "error": first_line(error)}
             yield keys.admit(SourceRow(f"row{start + index}", metadata=fault).fail("unreadable_file"))
 
     def _open(self, path: str) -> RowCursor:

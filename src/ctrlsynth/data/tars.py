@@ -17,7 +17,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..storage.location import Facts, Remote, is_url, local_copy, open_binary
 from .records import sound
 from .rows import (
@@ -294,7 +294,7 @@ class _Downloads:
                     }
         except (pa.ArrowException, OSError) as error:
             raise UserError(
-                f"{path}: not a readable parquet file ({str(error).splitlines()[0]}); remove it or repair it"
+                f"{path}: not a readable parquet file ({first_line(error)}); remove it or repair it"
             ) from error
 
     def take(self, key: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..errors import UserError
+from ..sample import range_name
 from .records import Table, merge_cuts
 from .rows import (
     CAPTION_NAMES,
@@ -19,7 +20,6 @@ from .rows import (
     file_prefixes,
     find_column,
     fingerprint,
-    range_name,
     safe_key,
 )
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 
@@ -133,9 +133,7 @@ def _groups(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
                 handle = tar.extractfile(member)
                 parts[ending.lower()] = handle.read() if handle is not None else b""
     except (tarfile.TarError, EOFError) as error:
-        raise UserError(
-            f"{path}: expected a tar, it is damaged ({str(error).splitlines()[0].rstrip(':')})"
-        ) from error
+        raise UserError(f"{path}: expected a tar, it is damaged ({first_line(error)})") from error
     if parts:
         yield key, parts
 

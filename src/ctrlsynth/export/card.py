@@ -7,15 +7,13 @@ import html
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import jinja2
 import yaml
 
 from ..models.catalogue import Entry, entries
-
-if TYPE_CHECKING:
-    from ..runs.drive import Run
+from ..runs.reader import RunReader
 
 _CARD = """\
 {{ front }}
@@ -101,7 +99,7 @@ class Counts(Protocol):
     notes: list[str]
 
 
-def write_card(run: Run, summary: Counts, load: str, path: Path) -> None:
+def write_card(run: RunReader, summary: Counts, load: str, path: Path) -> None:
     """Writes README.md: counts, ledger, models, policies, licences, how to load."""
     ledger = run.ledger()
     total = sum(summary.written.values())

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -33,12 +33,10 @@ from ..runs.pairs import (
     source_rows,
     tally,
 )
+from ..runs.reader import RunReader
 from ..sample import draw
 from .card import write_card
 from .writers import WRITERS, Sample, Writer
-
-if TYPE_CHECKING:
-    from ..runs.drive import Run
 
 __all__ = ["Summary", "count_pairs", "export"]
 
@@ -77,7 +75,7 @@ class Summary:
 
 
 def export(
-    run: Run,
+    run: RunReader,
     out: Path,
     *,
     format: str = "webdataset",
@@ -130,7 +128,7 @@ def export(
 class _Plan:
     """The first pass: counts, and the draw below which an original pair leaves. Reads no image."""
 
-    run: Run
+    run: RunReader
     shape: Shape
     choice: Choice
     summary: Summary

@@ -24,7 +24,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, unknown
+from ..errors import UserError, first_line, unknown
 from . import hf_files
 from .installed import installed, need
 from .torch_setup import memory_faults, set_threads
@@ -195,7 +195,7 @@ def _snapshot(name: str, options: HFOptions, where: str) -> Path:
             f"{where}: {name}{at} is not on this machine; fetch it with `{fetch}`, or set download: true"
         ) from error
     except OSError as error:  # of the hub itself: unknown name, gated, no connection
-        raise UserError(f"{where}: {name} could not be fetched: {_first_line(error)}") from error
+        raise UserError(f"{where}: {name} could not be fetched: {first_line(error)}") from error
     return Path(found)
 
 
@@ -335,13 +335,13 @@ def load_pretrained(cls: Any, found: Located, where: str = "models", **more: Any
             return (model if quantized is not None else model.to(device)).eval()
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise UserError(
-            f"{where}: {found.name} cannot be loaded as {cls.__name__}: {_first_line(error)}"
+            f"{where}: {found.name} cannot be loaded as {cls.__name__}: {first_line(error)}"
         ) from error
     except RuntimeError as error:  # of the quantization: no kernel for this device, a package that it lacks
         if quantized is None:
             raise
         raise UserError(
-            f"{where}.quantization: {found.options.quantization} fails on {found.name}: {_first_line(error)}"
+            f"{where}.quantization: {found.options.quantization} fails on {found.name}: {first_line(error)}"
         ) from error
 
 
@@ -352,7 +352,7 @@ def finish(network: Any, found: Located, where: str = "models") -> Any:
     try:
         network = with_adapters(network, found, where, merge=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UserError(f"{where}.adapters: {found.name} does not take them: {_first_line(error)}") from error
+        raise UserError(f"{where}.adapters: {found.name} does not take them: {first_line(error)}") from error
     network = network.eval()
     if options.quantization is None:
         return network
@@ -363,7 +363,7 @@ def finish(network: Any, found: Located, where: str = "models") -> Any:
         quantize_(network, _torchao(options.quantization))
     except (ImportError, RuntimeError) as error:
         raise UserError(
-            f"{where}.quantization: {options.quantization} fails on {found.name}: {_first_line(error)}"
+            f"{where}.quantization: {options.quantization} fails on {found.name}: {first_line(error)}"
         ) from error
     if not is_quantized(network):
         raise UserError(
@@ -424,10 +424,5 @@ def load_processor(cls: Any, found: Located, where: str = "models", **more: Any)
         return cls.from_pretrained(found.folder, local_files_only=True, trust_remote_code=False, **more)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise UserError(
-            f"{where}: {found.name} has no {cls.__name__} that loads: {_first_line(error)}"
+            f"{where}: {found.name} has no {cls.__name__} that loads: {first_line(error)}"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 
-from ..errors import ModelError
+from ..errors import ModelError, first_line
 from .runtime import free_threads, quiet_native_threads
 
 _NO_MEMORY = (
@@ -56,10 +56,7 @@ def memory_faults(name: str) -> Iterator[None]:
         reason = "out_of_memory" if out_of_memory(error) else "engine_died" if engine_died(error) else None
         if reason is None:
             raise
-        message = (
-            f"{name}: "
-            f"{str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__}"
-        )
+        message = f"{name}: {first_line(error)}"
         traceback.clear_frames(error.__traceback__)
         if reason == "out_of_memory":
             give_back()

@@ -6,18 +6,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import UserError
 from ..recipe.paths import Step
+from ..runs.reader import RunReader
+from ..sample import last_step, lineage, parent, stem
 from .facts import Fact, facts_of
 from .lineage import Family, Parts, Row, Sample, Samples
-
-if TYPE_CHECKING:
-    from ..runs.drive import Run
 
 _BOXES = {
     "read": "source (1a, 1b)",
@@ -58,7 +57,7 @@ class Story:
     fates: tuple[Fact, ...]
 
 
-def explain(run: Run, row_id: str) -> Story:
+def explain(run: RunReader, row_id: str) -> Story:
     """The story of any row's id (with what it was made from and what was made from it) or of a source key
     (with everything made from it). The name of the source's part, before the colon, may be left out where one
     row alone has the key.
@@ -93,8 +92,7 @@ def explain(run: Run, row_id: str) -> Story:
 def _locate(parts: Parts, row_id: str) -> tuple[int, str, str]:
     """The part and the source key that an id begins with, and the id in full; looks only into the ids of
     `read`."""
-    steps = row_id.split("/")
-    prefixes = pa.array(["/".join(steps[:n]) for n in range(1, len(steps) + 1)])
+    prefixes = pa.array(list(lineage(row_id)), pa.string())
     near: list[str] = []
     bare: list[tuple[int, int, str]] = []  # (length of the key, part, id) where the key alone fits
     for index in parts.indexes():
@@ -115,10 +113,10 @@ def _locate(parts: Parts, row_id: str) -> tuple[int, str, str]:
     if len(longest) == 1:
         length, index, source_key = longest[0]
         return index, source_key, source_key + row_id[length:]
-    raise UserError(f"{parts.root}: no row {row_id!r}{_nearest(steps[0], near)}")
+    raise UserError(f"{parts.root}: no row {row_id!r}{_nearest(row_id.partition('/')[0], near)}")
 
 
-def _unknown(run: Run, row_id: str, ids: list[str]) -> UserError:
+def _unknown(run: RunReader, row_id: str, ids: list[str]) -> UserError:
     return UserError(f"{run.root}: no row {row_id!r}{_nearest(row_id, ids)}")
 
 
@@ -153,7 +151,7 @@ def _tree(parts: Parts, family: Family) -> Iterator[tuple[Step, Row, int]]:
 
 def _belongs(row_id: str, asked: str) -> bool:
     """The row itself, what it was made from (with its judges), and what was made from it."""
-    made_from = row_id.removesuffix("/judge")
+    made_from = parent(row_id) if last_step(row_id) == "judge" else row_id
     return (
         row_id == asked or row_id.startswith(asked + "/") or asked.startswith((row_id + "/", made_from + "/"))
     )
@@ -166,18 +164,12 @@ def _worth_telling(row: Row, asked: str) -> bool:
 
 def _candidates(rows: list[Row], row: Row) -> list[Row]:
     """All candidates for the same text, the row itself included, when there is more than one."""
-    stem = _stem(row)
-    group = [r for r in rows if r["parent"] == row["parent"] and _stem(r) == stem]
+    group = [r for r in rows if stem(r["id"]) == stem(row["id"])]
     return sorted(group, key=lambda r: r["candidate"]) if len(group) > 1 else []
 
 
-def _stem(row: Row) -> str:
-    last = str(row["id"]).rpartition("/")[2]
-    return ".".join(last.split(".")[:2])
-
-
 def _title(step: Step, row: Row) -> str:
-    made = f"{_BOXES[step.kind]}, {row['id'].rpartition('/')[2] if row['parent'] else row['id']}"
+    made = f"{_BOXES[step.kind]}, {last_step(row['id']) if row['parent'] else row['id']}"
     by = f" by {row['model']}" if row["model"] else ""
     fate = (
         ""
@@ -208,7 +200,7 @@ def _plain(row: Row) -> dict[str, Any]:
     return {k: dict(v) if k == "weights" and v is not None else v for k, v in row.items() if k != "image"}
 
 
-def first_kept(run: Run) -> str:
+def first_kept(run: RunReader) -> str:
     """The id of the first kept sample of the path that goes furthest: a good one to tell when none is named.
 
     Without any the first row's id; raises UserError where nothing has been read.
@@ -230,7 +222,7 @@ def first_kept(run: Run) -> str:
     return nearest[1] if nearest is not None else first
 
 
-def as_dict(run: Run, row_id: str) -> dict[str, Any]:
+def as_dict(run: RunReader, row_id: str) -> dict[str, Any]:
     """The story for machines: the stored rows, and the facts as they are told."""
     story = explain(run, row_id)
     return {

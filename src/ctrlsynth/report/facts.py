@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..lang.clip_tokens import CONTEXT
 from ..recipe.paths import Step
+from ..runs.reader import RunReader
 from ..sample import KINDS, Tags
 from .lineage import Row
-
-if TYPE_CHECKING:
-    from ..runs.drive import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +22,7 @@ class Fact:
     value: str | tuple[str, ...]
 
 
-def facts_of(run: Run, step: Step, row: Row, candidates: Sequence[Row] = ()) -> Iterator[Fact]:
+def facts_of(run: RunReader, step: Step, row: Row, candidates: Sequence[Row] = ()) -> Iterator[Fact]:
     """The facts of one row. `candidates`: all rows that competed with it, where there were any."""
     judge = run.recipe.get("judge")
     if row["reason"] and not step.kind.startswith("judge"):
@@ -158,10 +156,9 @@ def _candidate(row: Row, told: Row, judge: Mapping[str, Any] | None) -> str:
     if judge is not None and row["tags"] is not None:
         from ..stages.judge import score_text
 
-        tags = Tags(
-            tuple(row["tags"]["objects"]), tuple(row["tags"]["attributes"]), tuple(row["tags"]["relations"])
-        )
-        recall = score_text(row["text"], tags, (), judge["matcher"]["text"], dict(judge["weights"])).recall
+        recall = score_text(
+            row["text"], Tags.of(row["tags"]), (), judge["matcher"]["text"], dict(judge["weights"])
+        ).recall
         score = "no tags, " if recall is None else f"recall {recall:.2f}, "
     return f"{row['candidate']}: {score}{fate}" + ("" if row is told else f": {row['text']}")
 
@@ -214,7 +211,7 @@ def _image(row: Row) -> Iterator[Fact]:
         yield Fact("seed", str(row["seed"]))
 
 
-def _balance(run: Run, row: Row) -> Iterator[Fact]:
+def _balance(run: RunReader, row: Row) -> Iterator[Fact]:
     rule = run.recipe["balance"]
     name, value = next((k, rule[k]) for k in ("size", "t", "random") if rule.get(k) is not None)
     yield Fact("rule", f"{name} {value:,}")

@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,12 +15,10 @@ import pyarrow.compute as pc
 
 from ..concepts.coverage import Counted
 from ..errors import UserError
+from ..runs.reader import RunReader
 from ..storage.parts import open_part
 from .lineage import Parts
 from .sweep import Sweep, SweepRow
-
-if TYPE_CHECKING:
-    from ..runs.drive import Run
 
 MOST_WORDS = 100
 """Texts with this many words or more share the last bin."""
@@ -37,7 +35,7 @@ class Histogram:
     mean: float | None
 
 
-def word_histograms(run: Run) -> list[Histogram]:
+def word_histograms(run: RunReader) -> list[Histogram]:
     """Words a text (split at white space): the original captions, and the synthetic texts of every write
     folder. Bin n: n words."""
     parts = Parts(run)
@@ -67,7 +65,7 @@ def _words(parts: Parts, folder: str, column: str, name: str) -> Histogram:
     return Histogram(name, tuple(counts.tolist()), total, words / total if total else None)
 
 
-def recall_histograms(run: Run) -> list[Histogram]:
+def recall_histograms(run: RunReader) -> list[Histogram]:
     """Recall of every judge's table by the reference that decides, in 20 bins of 0.05; rows without a
     reference are left out."""
     judge = run.recipe.get("judge") or {}
@@ -294,6 +292,4 @@ def head_tail_figure(sets: Sequence[Counted]) -> Any:
 
 def plot_sweep(found: Sweep, path: Path) -> None:
     """Share kept and mean recall over p_f, as .svg or .png."""
-    from .figures import sweep_figure, write_figure
-
     write_figure(sweep_figure(found), path)

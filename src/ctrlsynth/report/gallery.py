@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from ..errors import UserError
+from ..runs.reader import RunReader
 from ..storage.location import temporary
 from ..storage.parts import disk_errors, write_json
 from .cards import Cards, ImageFiles, script_json, search_text
@@ -21,15 +22,14 @@ from .figures import recall_figure, recall_histograms, sweep_figure, word_histog
 from .lineage import Parts, Samples
 from .sweep import Sweep, as_table, gate_note, sweep
 
-if TYPE_CHECKING:
-    from ..runs.drive import Run
-
 MARKER = "ctrlsynth-report.json"
 OURS = frozenset({MARKER, "index.html", "gallery.css", "gallery.js", "data", "images", "plots", "STALE.txt"})
 _TEMPLATES = Path(__file__).with_name("templates")
 
 
-def write_report(run: Run, out: Path, *, page_rows: int = 50, tick: Callable[[], None] | None = None) -> Path:
+def write_report(
+    run: RunReader, out: Path, *, page_rows: int = 50, tick: Callable[[], None] | None = None
+) -> Path:
     """Writes the gallery into the folder `out` and returns its index.html. It appears whole: an older report
     of ours is replaced when the new one is done; a folder that holds anything else is refused (UserError).
 
@@ -82,7 +82,7 @@ class _Counts:
     paths: Counter[str] = field(default_factory=Counter)
 
 
-def _write(run: Run, root: Path, page_rows: int, tick: Callable[[], None]) -> None:
+def _write(run: RunReader, root: Path, page_rows: int, tick: Callable[[], None]) -> None:
     (root / "data").mkdir(parents=True)
     counts = _pages(run, root, page_rows, tick)
     judged = run.recipe.get("judge") is not None and any(s.kind.startswith("judge") for s in run.steps)
@@ -96,7 +96,7 @@ def _write(run: Run, root: Path, page_rows: int, tick: Callable[[], None]) -> No
     )
 
 
-def _cards(run: Run, root: Path) -> Iterator[dict[str, Any]]:
+def _cards(run: RunReader, root: Path) -> Iterator[dict[str, Any]]:
     parts, samples = Parts(run), Samples(run)
     for index in parts.indexes():
         images = ImageFiles(root, index)
@@ -108,7 +108,7 @@ def _cards(run: Run, root: Path) -> Iterator[dict[str, Any]]:
             images.close()
 
 
-def _pages(run: Run, root: Path, page_rows: int, tick: Callable[[], None]) -> _Counts:
+def _pages(run: RunReader, root: Path, page_rows: int, tick: Callable[[], None]) -> _Counts:
     """Streams the cards into data/page-N.js, and one line a card into data/index.js, which the filter works
     on."""
     counts = _Counts()
@@ -140,7 +140,9 @@ def _page(root: Path, number: int, cards: Sequence[str]) -> None:
     (root / "data" / f"page-{number:05d}.js").write_text(text, encoding="ascii")
 
 
-def _end_of_index(index: IO[str], run: Run, page_rows: int, path_sets: list[Any], fates: list[Any]) -> None:
+def _end_of_index(
+    index: IO[str], run: RunReader, page_rows: int, path_sets: list[Any], fates: list[Any]
+) -> None:
     judge = run.recipe.get("judge") or {}
     more = {"pageRows": page_rows, "pathSets": path_sets, "fates": fates, "threshold": judge.get("threshold")}
     index.write(f"],{script_json(more)});\n")
@@ -153,7 +155,7 @@ class _Plot:
     alt: str
 
 
-def _plots(run: Run, folder: Path, found: Sweep | None) -> list[_Plot]:
+def _plots(run: RunReader, folder: Path, found: Sweep | None) -> list[_Plot]:
     """Draws what there is to draw, in light and dark."""
     plots = []
     words = word_histograms(run)
@@ -172,7 +174,7 @@ def _plots(run: Run, folder: Path, found: Sweep | None) -> list[_Plot]:
     return plots
 
 
-def _index(run: Run, counts: _Counts, found: Sweep | None, plots: Sequence[_Plot]) -> str:
+def _index(run: RunReader, counts: _Counts, found: Sweep | None, plots: Sequence[_Plot]) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     env = Environment(
@@ -221,13 +223,13 @@ class _Fate:
         return f"{self.reason or self.verdict}@{self.where}" if self.where else self.verdict
 
 
-def _nodes(run: Run, name: str) -> list[str]:
+def _nodes(run: RunReader, name: str) -> list[str]:
     from ..recipe.paths import resolve
 
     return resolve(run.recipe["paths"])[name]
 
 
-def _models(run: Run) -> list[tuple[str, str]]:
+def _models(run: RunReader) -> list[tuple[str, str]]:
     """(box, model) of every stage that asked one, as the plan has it."""
     boxes = {"tag": "tagger", "write": "LLM", "paint": "text-to-image", "judge-image": "safety judge"}
     loops = {s.parent for s in run.steps if s.kind == "judge-image"}
@@ -240,7 +242,7 @@ def _models(run: Run) -> list[tuple[str, str]]:
     return list(dict.fromkeys((box, str(model)) for box, model in named if model))
 
 
-def _recipe_text(run: Run) -> str:
+def _recipe_text(run: RunReader) -> str:
     """The recipe as the user gave it, or the resolved one where it came from Python."""
     path = run.root / "recipe.yaml"
     if path.exists():

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow.compute as pc
 
 from ..recipe.paths import Step
+from ..runs.reader import RunReader
+from ..sample import stem
 from ..storage.location import Place
 from ..storage.parts import open_part
-
-if TYPE_CHECKING:
-    from ..runs.drive import Run
 
 Row = dict[str, Any]
 Family = dict[str, list[Row]]
@@ -28,7 +27,7 @@ IMAGE_ROWS = 16
 class Parts:
     """The newest file of every part of every stage, from one listing a stage."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunReader) -> None:
         self.root = run.root
         self.steps: Mapping[str, Step] = {s.folder: s for s in run.steps}
         self.files: dict[str, dict[int, Place]] = {
@@ -104,7 +103,7 @@ class Chain:
         return self.chain[-1]
 
 
-def path_chains(run: Run) -> list[Chain]:
+def path_chains(run: RunReader) -> list[Chain]:
     """The paths of a run in the recipe's order, each as the folders between the source and its last synthetic
     node."""
     by_folder = {s.folder: s for s in run.steps}
@@ -120,7 +119,7 @@ def path_chains(run: Run) -> list[Chain]:
     return out
 
 
-def judge_of(run: Run, folder: str) -> Step | None:
+def judge_of(run: RunReader, folder: str) -> Step | None:
     """The judge behind a write or paint folder, if there is one."""
     for step in run.steps:
         if (step.kind == "judge-text" and step.parent == folder) or (
@@ -162,7 +161,7 @@ class Sample:
 class Samples:
     """Turns the family of a source row into samples, one a path and variant."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunReader) -> None:
         self.paths = path_chains(run)
         self._steps = {s.folder: s for s in run.steps}
         self._judges = {s.folder: judge_of(run, s.folder) for s in run.steps if s.kind in ("write", "paint")}
@@ -206,7 +205,7 @@ class Samples:
             if step.kind == "write":
                 group = children[step.folder].get(row["parent"], [])
                 sample.others[step.folder] = [
-                    r for r in group if r is not row and _variant(r) == _variant(row)
+                    r for r in group if r is not row and stem(r["id"]) == stem(row["id"])
                 ]
             if judge is None:
                 continue
@@ -265,13 +264,6 @@ def _one_a_variant(rows: list[Row], step: Step) -> list[Row]:
         return rows
     best: dict[str, Row] = {}
     for row in rows:
-        if row["chosen"] or _variant(row) not in best:
-            best[_variant(row)] = row
+        if row["chosen"] or stem(row["id"]) not in best:
+            best[stem(row["id"])] = row
     return list(best.values())
-
-
-def _variant(row: Row) -> str:
-    """The id without the candidate's number: `.../write.0.2` and `.../write.0` are candidates of the same
-    text."""
-    head, _, step = str(row["id"]).rpartition("/")
-    return f"{head}/{'.'.join(step.split('.')[:2])}"

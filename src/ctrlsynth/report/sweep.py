@@ -16,6 +16,8 @@ import pyarrow.compute as pc
 
 from ..errors import UserError
 from ..recipe.paths import Step
+from ..runs.reader import RunReader
+from ..sample import ancestor, parent
 from ..storage.location import Place
 from ..storage.parts import open_part
 from .lineage import Parts, judge_of, path_chains
@@ -23,7 +25,6 @@ from .lineage import Parts, judge_of, path_chains
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ..runs.drive import Run
 
 GRID = tuple(n / 20 for n in range(21))
 """p_f = 0, 0.05, ... 1."""
@@ -109,7 +110,7 @@ class _Tally:
             )
 
 
-def sweep(run: Run) -> Sweep:
+def sweep(run: RunReader) -> Sweep:
     """Kept counts and mean recall for every p_f in 0, 0.05, ... 1 and for every judge and every path's pairs.
 
     Everything but p_f stays as the recipe has it (reference, matcher, weights, violations, safety). Raises
@@ -136,7 +137,7 @@ def sweep(run: Run) -> Sweep:
     return Sweep((*rows, *_pairs(run, parts, judge, threshold)), threshold, (note,) if note else ())
 
 
-def gate_note(run: Run) -> str | None:
+def gate_note(run: RunReader) -> str | None:
     """With a gate: the sentence that says below which p_f rows were never painted, for the ledger and the
     sweep; else None."""
     gated = [s.folder for s in run.steps if s.kind.startswith("judge") and _behind_gate(run, s)]
@@ -151,7 +152,7 @@ def gate_note(run: Run) -> str | None:
     )
 
 
-def _behind_gate(run: Run, step: Step) -> bool:
+def _behind_gate(run: RunReader, step: Step) -> bool:
     """Whether rejected rows were kept from the rows that this step counts."""
     todo, by_folder = [step], {s.folder: s for s in run.steps}
     while todo:
@@ -192,7 +193,7 @@ def _floats(array: pa.Array) -> NDArray[np.float64]:
     return values
 
 
-def _pairs(run: Run, parts: Parts, judge: dict[str, Any], threshold: float) -> list[SweepRow]:
+def _pairs(run: RunReader, parts: Parts, judge: dict[str, Any], threshold: float) -> list[SweepRow]:
     """A path's pairs: its last synthetic text and its last synthetic image, each judged; an original member
     always passes."""
     kinds = {s.folder: s.kind for s in run.steps}
@@ -223,25 +224,16 @@ def _pair_recalls(
     first: dict[str, float] = {}
     if len(judges) == 2 and (path := parts.files[judges[0].folder].get(index)) is not None:
         for ids, recall in _scores(path, judges[0], judge, ids=True):
-            first.update(zip((i.removesuffix("/judge") for i in ids), recall.tolist(), strict=True))
+            first.update(zip(map(parent, ids), recall.tolist(), strict=True))
     low: list[NDArray[np.float64]] = [np.zeros(0)]
     mean: list[NDArray[np.float64]] = [np.zeros(0)]
     path = parts.files[judges[-1].folder].get(index)
     if path is not None:
         for ids, recall in _scores(path, judges[-1], judge, ids=True):
-            other = np.array([_ancestor(first, i) for i in ids]) if len(judges) == 2 else recall
+            other = np.array([ancestor(i, first) for i in ids], float) if len(judges) == 2 else recall
             low.append(np.where(np.isnan(other), np.nan, np.minimum(recall, other)))
             mean.append((recall + other) / 2)
     return np.concatenate(low), np.concatenate(mean)
-
-
-def _ancestor(scores: dict[str, float], row_id: str) -> float:
-    """The score of the row that an id descends from."""
-    while row_id:
-        if row_id in scores:
-            return scores[row_id]
-        row_id = row_id.rpartition("/")[0]
-    return float("nan")
 
 
 def as_table(found: Sweep) -> tuple[list[str], list[list[str]]]:

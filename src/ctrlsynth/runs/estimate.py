@@ -1,14 +1,19 @@
-"""What a run would cost before it starts: rows, disk, tokens, device-seconds a stage. Shown by `ctrlsynth
-plan`; the ledger tells the same as spent. Rows are an upper bound (nothing dropped); rates are those measured
-in this run's folder, else the table below."""
+"""What a run will cost (rows, disk, tokens, device-seconds per stage) and what would stop it, before any model
+is called.
+
+Rows are an upper bound (nothing dropped); rates are those measured in this run's folder, else the table below.
+`preflight` reports all problems at once: models that do not answer, keys that are not set, a disk that is too
+small. That a model's package and files are present is checked earlier, while the plan is made."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..errors import UserError
 from ..recipe.schema import Recipe
 from ..storage.location import Place
 from ..storage.parts import RunFolder, part_counts, read_json
@@ -54,8 +59,6 @@ PIXEL_BYTES = {"jpeg": 0.3, "webp": 0.2, "png": 1.6}
 def estimate(recipe: Recipe, base: Path, out: Place, limit: int | None) -> dict[str, Any]:
     """Stages with parts, rows, model, digest, what is done, the estimates, and what stands in the way
     (`preflight`). Loads no weights and calls no model."""
-    from .preflight import problems  # which needs the estimates of this module
-
     earlier = read_json(out / "plan.json")
     plan = make_plan(recipe, base, limit, earlier)
     run = RunFolder(out)
@@ -173,3 +176,66 @@ def _painted_bytes(plan: Plan, folder: str) -> float:
     size: Any = policy.image.size or policy.size or getattr(model, "size", None) or PAINTED
     width, height = (size, size) if isinstance(size, int) else size
     return width * height * PIXEL_BYTES[policy.image.format]
+
+
+def preflight(plan: Plan, run: RunFolder) -> None:
+    """Raises UserError with every problem, one a line. Models of stages that are done already are not
+    asked."""
+    found = problems(plan, run, stage_estimates(plan, run))
+    if found:
+        raise UserError("\n".join(found))
+
+
+def problems(plan: Plan, run: RunFolder, stages: Sequence[dict[str, Any]]) -> list[str]:
+    """The same as a list; `stages` as `estimate.stage_estimates` has them."""
+    todo = [s["folder"] for s in stages if s["parts_done"] < s["parts"]]
+    return [*_models(plan, todo), *_disk(run.root, stages)]
+
+
+def _models(plan: Plan, folders: Sequence[str]) -> list[str]:
+    """What the models themselves say: files present, keys set, a server that answers (`check()`, where they
+    have one)."""
+    lines: list[str] = []
+    asked: list[Any] = []
+    for folder in folders:
+        for model in plan.users.get(folder, ()):
+            check = getattr(model, "check", None)
+            if check is None or any(model is m for m in asked):
+                continue
+            asked.append(model)
+            try:
+                check()
+            except UserError as error:
+                lines += str(error).splitlines()
+    return list(dict.fromkeys(lines))
+
+
+def _disk(root: Any, stages: Sequence[dict[str, Any]]) -> list[str]:
+    """Bytes that are still to be written against the room there is; a store behind a URL is taken to be large
+    enough."""
+    left = sum(s["bytes_left"] or 0 for s in stages)
+    if not isinstance(root, Path):
+        return []
+    there = next(p for p in (root, *root.absolute().parents) if p.exists())
+    free = shutil.disk_usage(there).free
+    if left <= free:
+        return []
+    largest = max(stages, key=lambda s: s["bytes_left"] or 0)
+    told = (
+        f"the run would write about {_size(left)}, most of it in {largest['folder']} "
+        f"({_size(largest['bytes_left'])})"
+    )
+    return [
+        f"{root}: {told}, and {_size(free)} are free on its disk; make room, choose another place with "
+        f"--out, or fewer rows with --limit"
+    ]
+
+
+def _size(value: float) -> str:
+    return (
+        f"{value / 1e12:,.1f} TB"
+        if value >= 1e12
+        else f"{value / 1e9:,.1f} GB"
+        if value >= 1e9
+        else f"{value / 1e6:,.0f} MB"
+    )

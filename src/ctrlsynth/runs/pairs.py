@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from ..errors import UserError
 from ..recipe.paths import Step
+from ..sample import ancestor, parent, variant
 from ..storage.parts import RunFolder
-
-if TYPE_CHECKING:
-    from .drive import Run
+from .reader import RunReader
 
 PairKind = Literal["cap", "img", "capimg", "original"]
 Row = dict[str, Any]
@@ -66,9 +65,7 @@ class Pair:
     @property
     def variant(self) -> int:
         """The number of the text's variant: 1 for `.../write.1`; texts without a number count as 0."""
-        step = self.text["id"].rpartition("/")[2] if self.text is not None else ""
-        number = step.partition(".")[2].partition(".")[0]
-        return int(number) if number.isdigit() else 0
+        return variant(self.text["id"]) if self.text is not None else 0
 
 
 @dataclass(frozen=True)
@@ -155,7 +152,7 @@ def _rows(
         yield from batch.to_pylist()
 
 
-def source_rows(run: Run, images: bool = False) -> Iterator[tuple[Row, dict[str, list[Row]]]]:
+def source_rows(run: RunReader, images: bool = False) -> Iterator[tuple[Row, dict[str, list[Row]]]]:
     """(row of `read`, folder -> rows that descend from it) for every source row that is `ok`; with `images`
     the painted bytes too."""
     shape = shape_of(run.steps)
@@ -200,9 +197,9 @@ def pairs_of(shape: Shape, source: Row, groups: Mapping[str, list[Row]]) -> list
             if paint is None:
                 out.append(Pair("cap", row["id"], step.folder, source, row, None, verdict, None, reason))
                 continue
-            above = _above(row["id"], images)
-            if above:  # else the image went with an update that has not come down to its texts yet
-                image, seen, fault = images[above]
+            above = ancestor(row["id"], images)
+            if above is not None:  # else an update removed the image and has not reached its texts yet
+                image, seen, fault = above
                 out.append(
                     Pair("capimg", row["id"], step.folder, source, row, image, verdict, seen, reason or fault)
                 )
@@ -211,8 +208,8 @@ def pairs_of(shape: Shape, source: Row, groups: Mapping[str, list[Row]]) -> list
             if row["id"] not in images:
                 continue
             _, seen, fault = images[row["id"]]
-            parent = row["id"].rpartition("/")[0].removesuffix("/balance")
-            text, verdict, reason = texts.get(parent, (None, None, None))
+            made_from = parent(row["id"]).removesuffix("/balance")
+            text, verdict, reason = texts.get(made_from, (None, None, None))
             out.append(
                 Pair(
                     shape.kinds[step.folder],
@@ -237,7 +234,7 @@ def _judged(
     judge = shape.judges.get(folder)
     verdicts = {}
     for row in groups[judge] if judge is not None else ():
-        verdicts[row["parent"].rpartition("/")[0] if steps else row["parent"]] = row
+        verdicts[parent(row["parent"]) if steps else row["parent"]] = row
     sampled = {r["parent"]: r for r in groups[shape.balances[folder]]} if folder in shape.balances else None
     out: dict[str, tuple[Row, Row | None, str | None]] = {}
     for row in groups[folder]:
@@ -257,12 +254,6 @@ def _judged(
             reason = "not_balanced" if fate is None else fate["reason"]
         out[row["id"]] = (row, verdict, reason)
     return out
-
-
-def _above(row_id: str, images: Mapping[str, Any]) -> str:
-    while row_id and row_id not in images:
-        row_id = row_id.rpartition("/")[0]
-    return row_id
 
 
 @dataclass(frozen=True)
@@ -302,7 +293,7 @@ class Choice:
         return out
 
 
-def choice_of(run: Run, use: str | None = None, share_text: bool | None = None) -> Choice:
+def choice_of(run: RunReader, use: str | None = None, share_text: bool | None = None) -> Choice:
     """Settles the mix; `use` in place of the recipe's. Raises UserError for a kind of pair that no path of
     the run makes."""
     shape = shape_of(run.steps)
@@ -344,7 +335,7 @@ def choice_of(run: Run, use: str | None = None, share_text: bool | None = None) 
     )
 
 
-def count_pairs(run: Run, use: str | None = None) -> int:
+def count_pairs(run: RunReader, use: str | None = None) -> int:
     """How many synthetic pairs of the run would leave it: what `judge.target` counts."""
     shape, choice = shape_of(run.steps), choice_of(run, use)
     return sum(len(choice.take(pairs_of(shape, source, groups))) for source, groups in source_rows(run))

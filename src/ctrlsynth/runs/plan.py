@@ -23,9 +23,9 @@ from ..models import registry as models
 from ..models.base import VisionTagger
 from ..recipe.paths import Step, places, plan_steps
 from ..recipe.schema import Recipe, dump_recipe
-from ..sample import Tags
+from ..sample import Tags, digest_of
 from ..stages.balance import BalanceStage, MatchStage
-from ..stages.base import Stage, digest_of
+from ..stages.base import Stage
 from ..stages.judge import JudgeImageStage, JudgeTextStage, score_text
 from ..stages.paint import PaintStage
 from ..stages.read import ReadStage

@@ -26,7 +26,7 @@ from typing import Any, cast
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ..errors import UserError, WorkFailed
+from ..errors import UserError, WorkFailed, first_line
 from ..models.runtime import quiet_native_threads
 from ..recipe.schema import RayPool
 from ..storage.location import Place
@@ -88,8 +88,7 @@ def connected(address: str | None) -> Iterator[None]:
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
         hint = "a cluster that asks for a token is joined with RAY_AUTH_MODE=token"
         raise UserError(
-            f"{where}: no Ray cluster that lets this process in ({str(error).splitlines()[0].rstrip('.')}); "
-            f"{hint}"
+            f"{where}: no Ray cluster that lets this process in ({first_line(error)}); {hint}"
         ) from error
     try:
         yield
@@ -149,7 +148,7 @@ def _sees(token: Place) -> str:
     try:
         found = token.read_text(encoding="utf-8")
     except (OSError, UserError, WorkFailed) as error:
-        return f"cannot read the run's folder ({str(error).splitlines()[0]})"
+        return f"cannot read the run's folder ({first_line(error)})"
     ours = version("ctrlsynth")
     return "" if f'"version": "{ours}"' in found else f"has ctrlsynth {ours}"
 
@@ -267,8 +266,7 @@ class _Work:
             self._listen()
         except ray.exceptions.RayActorError as error:
             raise WorkFailed(
-                f"{', '.join(pools)}: actors die again and again ({str(error).splitlines()[0]}); see Ray's "
-                f"logs"
+                f"{', '.join(pools)}: actors die again and again ({first_line(error)}); see Ray's logs"
             ) from error
         if stopped:
             raise (UserError if stopped.startswith("U") else WorkFailed)(stopped[1:])

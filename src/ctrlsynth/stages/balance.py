@@ -21,8 +21,8 @@ from ..concepts import balance, dedupe
 from ..concepts.matches import Each, Matches
 from ..errors import UserError
 from ..recipe.schema import Balance
-from ..sample import hash_int
-from .base import Item, Upstream, build, digest_of, key_of
+from ..sample import child, digest_of, hash_int, key_of
+from .base import Item, Upstream, build
 from .tables import BALANCE, MATCH
 
 
@@ -56,7 +56,7 @@ class MatchStage:
     def items(self, up: Upstream) -> Iterator[list[Item]]:
         for rows in self._captions.rows(up, self.batch):
             yield [
-                Item(f"{i}/match", i, source_key, key_of(self._prefix, text), text)
+                Item(child(i, "match"), i, source_key, key_of(self._prefix, text), text)
                 for i, source_key, text in rows
             ]
 
@@ -266,7 +266,7 @@ class BalanceStage:
                 chance = self._share if chances is None else float(chances[row])
                 reason = fates.get(row) or ("no_match" if chance == 0 else None)
                 item = Item(
-                    f"{row_id}/balance",
+                    child(row_id, "balance"),
                     row_id,
                     source_key,
                     key_of("balance", text),

@@ -15,8 +15,6 @@ The stage gets its model as an argument; it knows no engine and no path.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -99,35 +97,6 @@ def close_model(model: Any) -> None:
     close = getattr(model, "close", None)
     if close is not None:
         close()
-
-
-@dataclass(slots=True)
-class Ancestors:
-    """Finds the row of another folder that an id descends from: its longest prefix at a step's end."""
-
-    table: Mapping[str, tuple[Any, ...]]
-
-    def of(self, row_id: str) -> tuple[Any, ...] | None:
-        """The ancestor's columns, or None. Keys may hold slashes, so prefixes are tried from the longest."""
-        while row_id:
-            found = self.table.get(row_id)
-            if found is not None:
-                return found
-            row_id = row_id.rpartition("/")[0]
-        return None
-
-
-def digest_of(*parts: Any) -> str:
-    """128 bits over JSON of the parts, as 32 hex digits: row keys and stage digests."""
-    text = json.dumps(parts, ensure_ascii=False, separators=(",", ":"), default=str)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-
-
-def key_of(prefix: str, *parts: str) -> str:
-    """A row's key from strings that must not run together; `prefix` is the stage's digest of everything that
-    no row changes."""
-    text = prefix + "".join([f"{len(part)}:{part}" for part in parts])
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def ask(name: str, number: int, answers: Sequence[Any]) -> None:

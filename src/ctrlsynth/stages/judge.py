@@ -19,9 +19,9 @@ from ..data.images import ImageFault, decode
 from ..lang.matching import rules as matching
 from ..models.base import ImageAndText, SafetyJudge, VisionTagger
 from ..recipe.schema import Judge
-from ..sample import KINDS, Tags
+from ..sample import KINDS, Tags, ancestor, child, digest_of, key_of, parent
 from .answers import BAD, unit
-from .base import Ancestors, Item, Upstream, ask, build, digest_of, key_of
+from .base import Item, Upstream, ask, build
 from .tables import JUDGE_IMAGE, JUDGE_TEXT
 
 
@@ -108,14 +108,6 @@ def removed_phrases(records: Sequence[dict[str, Any]], left: Tags) -> tuple[str,
     return tuple(dict.fromkeys(p for p in gone if p not in kept))
 
 
-def _tags(plain: dict[str, Any] | None) -> Tags:
-    return (
-        Tags(tuple(plain["objects"]), tuple(plain["attributes"]), tuple(plain["relations"]))
-        if plain
-        else Tags()
-    )
-
-
 class _JudgeStage:
     """What both judges share: nothing to load, verdicts into status and reason. `miner` reads the phrases of
     a text that no tags came with; where it is used (`mines`), its digest is in the settings, so that another
@@ -184,7 +176,7 @@ class JudgeTextStage(_JudgeStage):
         self._parent, self._captions, self._column = parent, captions, captions_column
 
     def items(self, up: Upstream) -> Iterator[list[Item]]:
-        starts = Ancestors(up.table(self._captions, [self._column])) if self._captions else None
+        starts = up.table(self._captions, [self._column]) if self._captions else None
         names = ["id", "status", "source_key", "key", "text", "tags", "edits"]
         prefix = self._prefix
         for columns in up.columns(self._parent, names, self.batch):
@@ -192,16 +184,18 @@ class JudgeTextStage(_JudgeStage):
             for row_id, status, source_key, key, text, tags, edits in zip(*columns, strict=True):
                 if status != "ok":
                     continue
-                start = starts.of(row_id) if starts is not None else None
+                start = ancestor(row_id, starts) if starts is not None else None
                 reference = (
-                    _tags(tags)
+                    Tags.of(tags or {})
                     if starts is None
                     else self._mine(start[0] or "")
                     if start is not None
                     else Tags()
                 )
                 payload = (text, reference, removed_phrases(edits, reference))
-                out.append(Item(row_id + "/judge", row_id, source_key, key_of(prefix, key, text), payload))
+                out.append(
+                    Item(child(row_id, "judge"), row_id, source_key, key_of(prefix, key, text), payload)
+                )
             yield out
 
     def call(self, items: list[Item]) -> list[Any]:
@@ -261,20 +255,16 @@ class JudgeImageStage(_JudgeStage):
             self.batch = 32
 
     def items(self, up: Upstream) -> Iterator[list[Item]]:
-        texts = Ancestors(
-            up.table(self._text, ["caption"] if self._is_caption else ["text", "tags", "edits"])
-        )
+        texts = up.table(self._text, ["caption"] if self._is_caption else ["text", "tags", "edits"])
         originals = self._originals(up)
-        names = ["id", "status", "source_key", "parent", "objects", "attributes", "relations"]
+        names = ["id", "status", "source_key", "parent", *KINDS]
         for columns in up.columns(self._parent, names, self.batch):
             out = []
-            for row_id, status, source_key, painted, objects, attributes, relations in zip(
-                *columns, strict=True
-            ):
+            for row_id, status, source_key, painted, *tags in zip(*columns, strict=True):
                 if status != "ok":
                     continue
-                found = Tags(tuple(objects), tuple(attributes), tuple(relations))
-                case = self._case(found, texts.of(painted), originals.get(source_key))
+                found = Tags.of(dict(zip(KINDS, tags, strict=True)))
+                case = self._case(found, ancestor(painted, texts), originals.get(source_key))
                 key = key_of(
                     self._prefix,
                     repr(found),
@@ -282,15 +272,18 @@ class JudgeImageStage(_JudgeStage):
                     repr(case.removed),
                     painted if self._safety else "",
                 )
-                out.append(Item(row_id + "/judge", row_id, source_key, key, case))
+                out.append(Item(child(row_id, "judge"), row_id, source_key, key, case))
             yield out
 
     def _originals(self, up: Upstream) -> dict[str, tuple[str, Tags]]:
         """source key -> (id, tags) of the original image."""
         if self._original is None:
             return {}
-        rows = up.table(self._original, ["source_key", "objects", "attributes", "relations"])
-        return {r[0]: (row_id, Tags(tuple(r[1]), tuple(r[2]), tuple(r[3]))) for row_id, r in rows.items()}
+        rows = up.table(self._original, ["source_key", *KINDS])
+        return {
+            key: (row_id, Tags.of(dict(zip(KINDS, tags, strict=True))))
+            for row_id, (key, *tags) in rows.items()
+        }
 
     def _case(
         self, found: Tags, start: tuple[Any, ...] | None, original: tuple[str, Tags] | None
@@ -304,12 +297,12 @@ class JudgeImageStage(_JudgeStage):
         removed: tuple[str, ...] = ()
         written = start[1] if start is not None and not self._is_caption else None
         if written is not None:
-            removed = removed_phrases(start[2] if start is not None else (), _tags(written))
+            removed = removed_phrases(start[2] if start is not None else (), Tags.of(written))
         if original is not None:
             references["original_unedited"] = original[1]
             edited, records = self._controller.edited(original[0], original[1])
             if written is not None:
-                references["original"] = _tags(written)
+                references["original"] = Tags.of(written)
             else:
                 references["original"] = edited
                 plain = [{"op": r.op, "before": r.before} for r in records]
@@ -320,7 +313,7 @@ class JudgeImageStage(_JudgeStage):
         """Decodes images only where a safety judge looks at them."""
         if self._safety is None:
             return
-        wanted = {str(i.parent).rpartition("/")[0]: i for i in items}
+        wanted = {parent(str(i.parent)): i for i in items}
         for ids, images in up.columns(self._paint, ["id", "image"], 32):
             for row_id, image in zip(ids, images, strict=True):
                 item = wanted.pop(row_id, None)

@@ -15,8 +15,9 @@ from ..lang import clip_tokens
 from ..lang.phrases import holds
 from ..models.base import Painting, Prompt, TextToImageModel
 from ..recipe.schema import ImageFile
+from ..sample import child, digest_of, key_of, variant
 from .answers import BAD, painting_of
-from .base import Item, Upstream, ask, build, close_model, digest_of, key_of
+from .base import Item, Upstream, ask, build, close_model
 from .tables import PAINT
 
 UNSAFE = "unsafe"
@@ -73,7 +74,7 @@ class PaintStage:
             for row_id, status, source_key, text in zip(*columns, strict=True):
                 if status == "ok" and row_id not in rejected:
                     out.extend(
-                        self._item(f"{row_id}/paint.{n}", row_id, source_key, text)
+                        self._item(child(row_id, "paint", n), row_id, source_key, text)
                         for n in range(self._variants)
                     )
             yield out
@@ -83,7 +84,7 @@ class PaintStage:
             return Item(
                 row_id, parent, source_key, key_of(self._prefix, ""), Prompt(""), "dropped", "no_caption"
             )
-        if self._painted is not None and variant_of(parent) not in self._painted:
+        if self._painted is not None and variant(parent) not in self._painted:
             return Item(
                 row_id,
                 parent,
@@ -171,13 +172,6 @@ class PaintStage:
 
     def finish(self, table: pa.Table) -> pa.Table:
         return table
-
-
-def variant_of(row_id: str) -> int:
-    """The number of a text's variant: 1 for `.../write.1` and `.../write.1.3`; texts without a number count
-    as 0."""
-    steps = [s.partition(".")[2].partition(".")[0] for s in row_id.split("/")[1:] if s.startswith("write")]
-    return int(steps[-1]) if steps and steps[-1].isdigit() else 0
 
 
 def _unused(prompt: Prompt, painting: Painting | None) -> list[str] | None:

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from .base import Item, Upstream, build, key_of
+from ..sample import key_of
+from .base import Item, Upstream, build
 from .tables import READ
 
 _JSON = json.JSONEncoder(ensure_ascii=False, default=str)

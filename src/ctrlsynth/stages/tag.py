@@ -11,9 +11,9 @@ from PIL import Image
 
 from ..data.images import ImageFault, decode
 from ..models.base import ImageAndText, VisionTagger
-from ..sample import Tags
+from ..sample import Tags, child, digest_of, key_of
 from .answers import BAD, tags_of
-from .base import Item, Upstream, ask, build, close_model, digest_of, key_of
+from .base import Item, Upstream, ask, build, close_model
 from .tables import TAG
 
 LONGEST = 768
@@ -119,7 +119,7 @@ class TagStage:
                 if status == "ok":
                     shown = text[0] if text and self._texts else None
                     item = Item(
-                        f"{row_id}/{self._label}",
+                        child(row_id, self._label),
                         row_id,
                         source_key,
                         key_of(self._prefix, key, shown or ""),

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, product
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -15,9 +15,9 @@ from ..control.text import Family, Instruction, TextController
 from ..lang import clip_tokens
 from ..lang.replies import REASONS as CLEANED
 from ..models.base import LanguageModel, Reply
-from ..sample import Tags
+from ..sample import KINDS, Tags, ancestor, child, digest_of, key_of
 from .answers import BAD, reply_of
-from .base import Ancestors, Item, Upstream, ask, build, close_model, digest_of, key_of
+from .base import Item, Upstream, ask, build, close_model
 from .tables import WRITE
 
 _EXAMPLE = Tags(("dog", "sofa"), ("brown dog",), ("dog on sofa",)), "my dog on the new sofa"
@@ -65,9 +65,6 @@ class WriteStage:
         )
         self._variants, self._candidates, self._score = variants, candidates, score
         self._text_folder, self._text_column, self._rejects = text_folder, text_column, rejects
-        self._steps = [
-            (f"/{label}.{v}" + (f".{c}" if c else ""), c) for v in range(variants) for c in range(candidates)
-        ]
         self._once = family == "concept" and variants > 1
         if family == "concept" and controller.schema is None:
             self.version = 2  # of the cleaning
@@ -98,30 +95,29 @@ class WriteStage:
     def items(self, up: Upstream) -> Iterator[list[Item]]:
         rejected = set().union(*(up.rejected(folder) for folder in self._rejects))
         from_tags = self._family in ("tags", "tags+text", "caption")
-        texts = Ancestors(up.table(self._text_folder, [self._text_column])) if self._text_folder else None
-        names = ["objects", "attributes", "relations", "caption"] if from_tags else [self._text_column]
+        texts = up.table(self._text_folder, [self._text_column]) if self._text_folder else None
+        names = [*KINDS, "caption"] if from_tags else [self._text_column]
         for columns in up.columns(self._parent, ["id", "status", "source_key", *names], 512):
             out: list[Item] = []
             for row_id, status, source_key, *rest in zip(*columns, strict=True):
                 if status != "ok" or row_id in rejected:
                     continue
-                tags = Tags(tuple(rest[0]), tuple(rest[1]), tuple(rest[2])) if from_tags else None
+                tags = Tags.of(dict(zip(KINDS, rest, strict=False))) if from_tags else None
                 text = rest[-1]
                 if texts is not None:
-                    found = texts.of(row_id)
+                    found = ancestor(row_id, texts)
                     text = found[0] if found is not None else None
                 if self._family == "caption":
                     out.append(self._by_tagger(row_id, source_key, tags, text))
                 else:
-                    out += [
-                        self._item(row_id + step, row_id, source_key, tags, text, candidate)
-                        for step, candidate in self._steps
-                    ]
+                    for number, candidate in product(range(self._variants), range(self._candidates)):
+                        made = child(row_id, self._label, number, *([candidate] if candidate else []))
+                        out.append(self._item(made, row_id, source_key, tags, text, candidate))
             yield out
 
     def _by_tagger(self, row_id: str, source_key: str, tags: Tags | None, text: str | None) -> Item:
         item = Item(
-            f"{row_id}/{self._label}", row_id, source_key, key_of(self._prefix, text or ""), (text, tags, 0)
+            child(row_id, self._label), row_id, source_key, key_of(self._prefix, text or ""), (text, tags, 0)
         )
         if not text:
             item.status, item.reason = "dropped", "no_caption"
@@ -142,7 +138,7 @@ class WriteStage:
             str(request.seed),
             *([repr((request.gone, request.instead))] if request.gone.phrases() or request.instead else []),
         )  # fmt: skip
-        starts = row_id == parent + self._steps[0][0] if self._once else candidate == 0
+        starts = row_id == child(parent, self._label, 0) if self._once else candidate == 0
         item = Item(row_id, parent, source_key, key, (made, tags, candidate), starts=starts)
         if made.missing is not None:
             item.status, item.reason = "dropped", made.missing
@@ -274,11 +270,8 @@ class WriteStage:
                     said.add(row["text"])
 
     def _score_of(self, row: dict[str, Any]) -> float:
-        tags = row["tags"]
         assert self._score is not None
-        return self._score(
-            row["text"], Tags(tuple(tags["objects"]), tuple(tags["attributes"]), tuple(tags["relations"]))
-        )
+        return self._score(row["text"], Tags.of(row["tags"]))
 
 
 def _groups(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

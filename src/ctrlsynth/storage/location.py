@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from ..errors import UserError, WorkFailed
+from ..errors import UserError, WorkFailed, first_line
 
 BLOCK = 8 * 2**20
 """Bytes that are fetched at once while a file of a store is read."""
@@ -200,7 +200,7 @@ class Remote:
         except ImportError as error:
             raise UserError(f"{self.url}: {_install(self.url, error)}") from error
         except ValueError as error:
-            raise UserError(f"{self.url}: no store that fsspec knows ({_first_line(error)})") from error
+            raise UserError(f"{self.url}: no store that fsspec knows ({first_line(error)})") from error
         return files, str(key)
 
 
@@ -357,7 +357,7 @@ def probe(folder: Remote) -> None:
         file.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot be written to ({_first_line(error)}); mend that or choose another with --out"
+            f"{folder}: cannot be written to ({first_line(error)}); mend that or choose another with --out"
         ) from error
     finally:
         made.unlink(missing_ok=True)
@@ -375,14 +375,14 @@ def store_errors(url: object) -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
-        raise UserError(f"{url}: access denied ({_first_line(error)})") from error
+        raise UserError(f"{url}: access denied ({first_line(error)})") from error
     except ImportError as error:
         raise UserError(f"{url}: {_install(str(url), error)}") from error
     except Exception as error:
         package = type(error).__module__.partition(".")[0]
         if package not in _CLIENTS or (isinstance(error, OSError) and error.errno is not None):
             raise
-        told = f"{url}: {_first_line(error)}"
+        told = f"{url}: {first_line(error)}"
         if any(
             word in type(error).__name__
             for word in ("Credential", "Token", "Profile", "Region", "Auth", "ParamValidation")
@@ -417,9 +417,5 @@ def _entry(found: dict[str, Any]) -> Entry:
 
 def _install(url: str, error: ImportError) -> str:
     extra = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}.get(url.partition("://")[0])
-    what = _first_line(error)
+    what = first_line(error)
     return f"{what}; pip install 'ctrlsynth[{extra}]'" if extra else what
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().partition("\n")[0] or type(error).__name__).rstrip(".")

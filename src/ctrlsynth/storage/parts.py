@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..errors import UserError, WorkFailed
+from ..errors import UserError, WorkFailed, first_line
 from .location import Entry, Place, Remote, make_folder, remove_tree, store_errors
 from .location import publish as publish
 from .location import temporary as temporary
@@ -172,7 +172,7 @@ def open_part(path: Place) -> Iterator[pq.ParquetFile]:
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the system's own: what pyarrow finds wrong in a file has no number
-        raise UserError(f"{path}: damaged ({_first_line(error)}); remove the file and run again") from error
+        raise UserError(f"{path}: damaged ({first_line(error)}); remove the file and run again") from error
 
 
 @contextmanager
@@ -181,10 +181,6 @@ def parquet(path: Place) -> Iterator[pq.ParquetFile]:
     with contextlib.ExitStack() as opened:
         source = opened.enter_context(path.open()) if isinstance(path, Remote) else path
         yield opened.enter_context(pq.ParquetFile(source, pre_buffer=False, memory_map=False))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".")
 
 
 def part_counts(path: Place) -> dict[str, Any]:
@@ -235,7 +231,7 @@ def read_json(path: Place) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or _first_line(error)})") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror or first_line(error)})") from error
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: damaged ({error}); remove it and run again") from error
     if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
@@ -266,7 +262,7 @@ class disk_errors:
             raise WorkFailed(message) from error
         # what a store says carries no number of the system's
         if isinstance(error, OSError) and (error.errno in _UNWRITABLE or isinstance(self.path, Remote)):
-            why = error.strerror or _first_line(error)
+            why = error.strerror or first_line(error)
             message = (
                 f"{self.path.parent}: cannot be written to ({why}); mend that and run the same command again"
             )

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...data.rows import CAPTION_NAMES, FILE_NAMES, IMAGE_NAMES, expand
-from ...errors import UserError, unknown
+from ...errors import UserError, first_line, unknown
 from .rows import BLOCK, Pair, RowFault, Shards, captions_of
 from .tars import TarShards
 
@@ -98,7 +98,7 @@ class ParquetShards:
                 meta = pq.ParquetFile(path)
             except (pa.ArrowException, OSError) as error:
                 raise UserError(
-                    f"{where}: {path}: not a readable parquet file ({str(error).splitlines()[0]})"
+                    f"{where}: {path}: not a readable parquet file ({first_line(error)})"
                 ) from error
             schema = schema or meta.schema_arrow
             for group in range(meta.metadata.num_row_groups):

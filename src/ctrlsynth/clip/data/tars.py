@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ...data.rows import IMAGE_SUFFIXES
-from ...errors import UserError
+from ...errors import UserError, first_line
 from .rows import BLOCK, Pair, RowFault, captions_of
 
 _INDEX = np.dtype(
@@ -186,7 +186,7 @@ def _scan(path: str, number: int, fields: Sequence[str], left_out: Counter[str])
                 setattr(sample, "text" if suffix == "txt" else "json", (offset, length))
     except tarfile.TarError as error:
         raise UserError(
-            f"{path}: not a readable tar ({str(error).splitlines()[0]}); fetch or write it again"
+            f"{path}: not a readable tar ({first_line(error)}); fetch or write it again"
         ) from error
     yield from _entry(sample, number, fields, left_out)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import UserError
+from ...errors import UserError, first_line
 from ...lang.clip_tokens import END, encode
 
 _STEP = 8
@@ -62,7 +62,7 @@ def tokenizer_of(config: Mapping[str, Any], name: str, cropped: bool) -> Tokeniz
         try:
             return Tokenizer(context, open_clip.get_tokenizer(name), cropped)
         except (OSError, ValueError) as error:
-            told = str(error).strip().splitlines()[0]
+            told = first_line(error)
             raise UserError(
                 f"{name}: its tokenizer {text.get('hf_tokenizer_name', '')} cannot be loaded: {told}"
             ) from error

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ....errors import UserError, unknown
+from ....errors import UserError, first_line, unknown
 from ...hf import QUANTIZATIONS, Located, check_quantization, choose_device, is_quantized, quantization_call
 from ...installed import need
 from ...torch_setup import engine_died, memory_faults, out_of_memory, set_threads
@@ -128,14 +128,14 @@ def load_pipeline(
             pipe = cls.from_pretrained(found.folder, local_files_only=True, **more)
         except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
             raise UserError(
-                f"{where}: {found.name} cannot be loaded as {cls.__name__}: {_first_line(error)}"
+                f"{where}: {found.name} cannot be loaded as {cls.__name__}: {first_line(error)}"
             ) from error
         except RuntimeError as error:
             if quantized is None or out_of_memory(error) or engine_died(error):
                 raise
             raise UserError(
                 f"{where}.quantization: {found.options.quantization} fails on {found.name}: "
-                f"{_first_line(error)}"
+                f"{first_line(error)}"
             ) from error
         if quantized is not None and not is_quantized(denoiser(pipe)):
             raise UserError(
@@ -247,7 +247,7 @@ def quantization(found: Located, index: Mapping[str, Any], where: str) -> Any:
         return diffusers.PipelineQuantizationConfig(quant_mapping=made)
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(
-            f"{where}.quantization: diffusers does not take {kind} here: {_first_line(error)}"
+            f"{where}.quantization: diffusers does not take {kind} here: {first_line(error)}"
         ) from error
 
 
@@ -266,7 +266,7 @@ def add_adapters(pipe: Any, found: Located, where: str) -> None:
             pipe.load_lora_weights(str(folder), adapter_name=name, local_files_only=True, **file)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise UserError(
-                f"{where}.adapters: {adapter.name} is no LoRA for {type(pipe).__name__}: {_first_line(error)}"
+                f"{where}.adapters: {adapter.name} is no LoRA for {type(pipe).__name__}: {first_line(error)}"
             ) from error
     pipe.set_adapters(names)
     if found.options.quantization is None:
@@ -292,8 +292,3 @@ class _Quiet:
 
         if self._bars:
             transformers_logging.enable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
