@@ -157,7 +157,7 @@ def test_the_expected_size_is_told_before_the_first_caption_is_drawn(
     shown = capsys.readouterr().err
     assert "balance: 128 captions, 19 of them duplicates; 109 eligible; at random, 20 expected" in shown
     line = (
-        f"balance: 128 captions, 19 of them duplicates; 108 could go on; t = {solved(made):,.4g} "
+        f"balance: 128 captions, 19 of them duplicates; 108 eligible; t = {solved(made):,.4g} "
         f"(concepts held: 12), 40 expected"
     )
     assert line in shown
