@@ -134,7 +134,7 @@ def write_data(folder: Path, images: int) -> None:
 
 def write_model(folder: Path) -> None:
     """A `tiny` model with random weights."""
-    from ctrlsynth.clip.model import build, save_folder
+    from ctrlsynth.models.open_clip.load import build, save_folder
 
     built = build("tiny")
     folder.mkdir()
@@ -143,8 +143,8 @@ def write_model(folder: Path) -> None:
 
 def ours(model: Path, data: Path, out: Path) -> dict[str, Any]:
     """{task: encode, rest, scores}."""
-    from ctrlsynth.clip.model import load_model
     from ctrlsynth.evaluate.run import evaluate_all
+    from ctrlsynth.models.open_clip.load import load_model
 
     results = evaluate_all(load_model(model), data, out)
     return {r.task: {**r.seconds, "scores": {name: s.value for name, s in r.scores.items()}} for r in results}

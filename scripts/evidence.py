@@ -176,7 +176,7 @@ class Work:
 
     def train(self, arm: str, sources: Sequence[str]) -> Any:
         """An arm's model. -> last loss, pairs."""
-        from ctrlsynth.clip.model import import_open_clip
+        from ctrlsynth.models.open_clip.load import import_open_clip
 
         import_open_clip()
         from ctrlsynth.clip.train import train
@@ -206,7 +206,7 @@ class Work:
     def evaluate(self, arm: str) -> None:
         """Every task for the end; for the seeds of --curves the curves' tasks for the checkpoints before
         it."""
-        from ctrlsynth.clip.model import load_model
+        from ctrlsynth.models.open_clip.load import load_model
 
         model, data = self.folder / "models" / arm, self.folder / "data" / "eval"
         evaluate_all(load_model(model / "model"), data, self.asked.out / "evals" / arm / f"seed{self.seed}")

@@ -20,8 +20,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from ctrlsynth.api.run import run
-from ctrlsynth.data.records import Table, open_binary, records
-from ctrlsynth.runs.local import COLLECT_AFTER, Silent, fewer_collections
+from ctrlsynth.data.records import Table, records
+from ctrlsynth.data.streams import open_stream
+from ctrlsynth.runs.local import COLLECT_AFTER, fewer_collections
+from ctrlsynth.runs.watch import NullWatcher
 from ctrlsynth.stages.base import Item
 from helpers import ROOT, TESTS, recipe
 
@@ -121,7 +123,7 @@ def test_rows_in_memory_are_bounded_however_many_there_are(
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     alive: list[int] = []
 
-    class Census(Silent):
+    class Census(NullWatcher):
         def part(self, folder: str, index: int, counts: dict[str, Any]) -> None:
             if index % 10 == 5:
                 alive.append(sum(type(o) is Item for o in gc.get_objects()))
@@ -164,7 +166,7 @@ def test_jsonl_is_cut_where_its_records_end_without_parsing_them(tmp_path: Path)
         b"  ",
     ] * 3
     path.write_bytes(b'{"caption": "first"}\n' + b"\n".join(lines))
-    with open_binary(str(path)) as stream:
+    with open_stream(str(path)) as stream:
         ends = [0, *(end for end, _, _ in records(stream, "jsonl", 0))]
     table = Table(str(path))
     for rows in (1, 2, 5, 100):

@@ -19,9 +19,8 @@ import pytest
 
 from ctrlsynth.cli.main import main
 from ctrlsynth.concepts.bank import load_bank
-from ctrlsynth.concepts.match import spaced
-from ctrlsynth.concepts.match_folder import MatchFolder, as_lists, of_lists
-from ctrlsynth.concepts.matches import Matches
+from ctrlsynth.concepts.folder import MatchFolder, as_lists, of_lists
+from ctrlsynth.concepts.match import Matches, spaced
 
 WORDS = ["dog", "cat", "hot dog", "sofa", "tree", "house", "lamp", "rose", "crystal ball", "zebra"]
 

@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from ctrlsynth.cli.init import write_recipe
-from ctrlsynth.data.sources import SourceRow, open_source
+from ctrlsynth.data.rows import SourceRow
+from ctrlsynth.data.sources import open_source
 from ctrlsynth.errors import UserError
 from ctrlsynth.recipe.file import load_recipe
 from ctrlsynth.recipe.paths import plan_steps

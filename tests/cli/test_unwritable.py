@@ -21,8 +21,8 @@ from ctrlsynth.api.run import run
 from ctrlsynth.cli.main import main as cli
 from ctrlsynth.clip import checkpoint
 from ctrlsynth.clip.data import tars
-from ctrlsynth.clip.model import build
 from ctrlsynth.evaluate.run import evaluate_all
+from ctrlsynth.models.open_clip.load import build
 from eval_sets import ColourClip, classification_set
 from helpers import recipe
 

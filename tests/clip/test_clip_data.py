@@ -19,12 +19,13 @@ import pytest
 from PIL import Image
 
 from clip_fixture import ROWS, folder, scenes
-from ctrlsynth.clip.data.images import centre_crop, crop_box, shorter_edge
+from ctrlsynth.clip.data.images import centre_crop, crop_box
 from ctrlsynth.clip.data.order import Order, Part, Schedule, equal_steps, rows_an_epoch
 from ctrlsynth.clip.data.rows import Pair, RowFault, Shards
 from ctrlsynth.clip.data.shards import Subset, open_shards
 from ctrlsynth.clip.data.tars import TarShards
 from ctrlsynth.clip.decontaminate import clean, perceptual_hash, plain_caption
+from ctrlsynth.data.images import shorter_edge
 from ctrlsynth.errors import UserError
 from ctrlsynth.recipe.file import load_train, resolve
 from ctrlsynth.recipe.train import Decontaminate, TrainBlock

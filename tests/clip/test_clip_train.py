@@ -22,8 +22,8 @@ from test_clip_data import jpeg, tar
 from clip_fixture import ROWS, folder, micro
 from ctrlsynth.clip import checkpoint
 from ctrlsynth.clip.data.loader import Batches, loader, open_sources, order_of, schedule_of
-from ctrlsynth.clip.model import WEIGHTS, build, import_open_clip, load_model, read_folder
 from ctrlsynth.errors import UserError, WorkFailed
+from ctrlsynth.models.open_clip.load import WEIGHTS, build, import_open_clip, load_folder, load_model
 from ctrlsynth.recipe.file import resolve
 from ctrlsynth.recipe.train import TrainBlock
 from helpers import TESTS
@@ -181,7 +181,7 @@ def gradients(
     import torch
 
     from ctrlsynth.clip.loss import Forward, step_gradients
-    from ctrlsynth.clip.model import Normalise
+    from ctrlsynth.models.open_clip.encode import Normalise
 
     given = block(batch=30, accumulate=pieces)
     module = build(str(micro()), sigmoid=loss == "sigmoid", seed=4).module
@@ -329,7 +329,7 @@ def test_killed_in_the_middle_it_ends_with_the_same_weights(tmp_path: Path) -> N
     import torch
 
     recipe = tmp_path / "r.yaml"
-    given = block(save_every=5).model_dump(mode="json", exclude_none=True, exclude={"needs_init"})
+    given = block(save_every=5).model_dump(mode="json", exclude_none=True)
     recipe.write_text(json.dumps({"name": "t", "train": given}))
     env = {
         **os.environ,
@@ -372,9 +372,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     calls = []
     for accumulate in (1, 3):
         recipe = tmp_path / f"r{accumulate}.yaml"
-        given = block(**common, accumulate=accumulate).model_dump(
-            mode="json", exclude_none=True, exclude={"needs_init"}
-        )
+        given = block(**common, accumulate=accumulate).model_dump(mode="json", exclude_none=True)
         recipe.write_text(json.dumps({"name": "t", "train": given}))
         calls.append(
             ["ctrlsynth", "train", str(recipe), "--out", str(tmp_path / f"two{accumulate}"), "--json"]
@@ -448,7 +446,7 @@ def test_appendix_e_is_one_step_with_the_negatives_of_each_micro_batch(tmp_path:
     given = block(
         preset="synthclip-appendix-e", init=str(whole()), epochs=None, batch=90, accumulate=6, lr=1e-3
     )
-    batches, module, loss = batches_of(given, steps=1), read_folder(whole()).module.train(), ClipLoss()
+    batches, module, loss = batches_of(given, steps=1), load_folder(whole()).module.train(), ClipLoss()
     mean, deviation = (torch.tensor(v)[:, None, None] for v in (given.mean, given.std))
     total = 0.0
     for piece in (batches[n] for n in range(6)):
@@ -506,7 +504,7 @@ def test_finetuning_starts_from_the_given_weights(tmp_path: Path) -> None:
         mean=mean,
     )
     assert not same(weights(tmp_path / "on"), weights(whole()), 1e-6)
-    assert read_folder(tmp_path / "on").config["preprocess_cfg"]["mean"] == list(mean)
+    assert load_folder(tmp_path / "on").config["preprocess_cfg"]["mean"] == list(mean)
     with pytest.raises(UserError, match="without a logit bias"):
         run(tmp_path / "bias", init=str(whole()), loss="sigmoid")
 
@@ -595,7 +593,7 @@ def test_the_command_line(
 ) -> None:
     from ctrlsynth.cli.main import main
 
-    given = block(steps=2, epochs=None).model_dump(mode="json", exclude_none=True, exclude={"needs_init"})
+    given = block(steps=2, epochs=None).model_dump(mode="json", exclude_none=True)
     (tmp_path / "r.yaml").write_text(json.dumps({"name": "t", "train": given}))
 
     def call(*arguments: str) -> tuple[int, str, str]:

@@ -27,9 +27,10 @@ from ctrlsynth.concepts.bank import (
     with_flags,
     write_bank,
 )
-from ctrlsynth.concepts.source import ConceptSource
-from ctrlsynth.concepts.sources import Wanted, gather
+from ctrlsynth.concepts.gather import Wanted, gather
+from ctrlsynth.data.sources import open_source
 from ctrlsynth.errors import UserError
+from ctrlsynth.recipe.schema import Source
 
 
 def test_wordnet_gives_metaclips_number() -> None:
@@ -194,7 +195,7 @@ def test_an_added_bank_keeps_origins_scores_and_flags(tmp_path: Path) -> None:
     write_bank(raw, tmp_path / "raw.parquet")
     assert load_bank(tmp_path / "raw.parquet").entries == ("cat",)
     assert load_bank(tmp_path / "raw.parquet").dropped == {"flagged": 3}
-    source = ConceptSource(tmp_path / "raw.parquet", part_rows=10, licence=None, limit=None)
+    source = open_source(Source(concepts=tmp_path / "raw.parquet"), tmp_path)
     assert [r.reason for r in source.rows(source.parts()[0])][:3] == ["flagged"] * 3
     (tmp_path / "score.csv").write_text("entry,score\ndog,many\n")
     with pytest.raises(UserError, match="row 2: the score is no number: 'many'"):

@@ -23,12 +23,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import ctrlsynth
+from ctrlsynth.data.captions import clean_caption
 from ctrlsynth.data.columnar import cut_blocks
 from ctrlsynth.data.images import ImageFault
+from ctrlsynth.data.originals import ImageReader
 from ctrlsynth.data.records import merge_cuts
-from ctrlsynth.data.rows import braces, clean_caption, safe_key
-from ctrlsynth.data.sources import ImageReader, OpenSource, SourceRow, open_source
+from ctrlsynth.data.rows import OpenSource, SourceRow, braces, safe_key
+from ctrlsynth.data.sources import open_source
 from ctrlsynth.errors import UserError
+from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Source
 from helpers import ROOT
 
@@ -673,6 +677,50 @@ def test_text_keys_and_errors(tmp_path: Path) -> None:
     refuse(lambda: opened(tmp_path, text="f.pdf"), ".jsonl")
 
 
+OWN = """
+from ctrlsynth.data.rows import PartedSource, SourceRow
+
+class MySource(PartedSource):
+    has_images = False
+
+    def __init__(self, source, base, limit):
+        super().__init__(source)
+        self.words = (base / source.custom["my_source:MySource"]["file"]).read_text().split()[:limit]
+        self.add_part("-".join(self.words), None, len(self.words))
+
+    def rows(self, part):
+        return (SourceRow(str(n), f"a {word} on a table") for n, word in enumerate(self.words))
+
+    def describe(self):
+        return f"{len(self.words)} words"
+"""
+
+
+def test_a_source_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_source.py").write_text(OWN)
+    (tmp_path / "words").write_text("dog cat bird")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    recipe = parse_recipe(
+        {
+            "name": "own",
+            "source": {"my_source:MySource": {"file": "words"}, "licence": "cc0"},
+            "models": {"tagger": "wordnet"},
+            "paths": {"p": ["text", "tags", "text*"]},
+        },
+        "r.yaml",
+    )
+    made = ctrlsynth.run(recipe, tmp_path / "run", base=tmp_path, limit=2)
+    assert [r["caption"] for r in made.rows("read")] == ["a dog on a table", "a cat on a table"]
+    assert [r["status"] for r in made.rows("write")] == ["ok", "ok"]
+    assert opened(tmp_path, custom={"my_source:MySource": {"file": "words"}}).describe() == "3 words"
+    refuse(
+        lambda: opened(tmp_path, custom={"my_source:None_": {}}), "source: module 'my_source' has no 'None_'"
+    )
+    refuse(lambda: opened(tmp_path, custom={"pathlib:Path": {}}), "not a class with the method")
+    with pytest.raises(ValueError, match="names one class"):
+        Source(custom={"plain": {}})
+
+
 def test_concepts(tmp_path: Path) -> None:
     (tmp_path / "bank.txt").write_text("dog\n\ncrystal ball\n")
     rows = all_rows(opened(tmp_path, concepts="bank.txt"))
@@ -708,7 +756,6 @@ def test_limit_and_fingerprints(tmp_path: Path, kind: str) -> None:
     first, second = opened(tmp_path, **given), opened(tmp_path, **given)
     assert [p.fingerprint for p in first.parts()] == [p.fingerprint for p in second.parts()]
     assert len({p.fingerprint for p in first.parts()}) == len(first.parts()) > 1
-    contents = [first.verify_fingerprint(p) for p in first.parts()]
     name = {
         "folder": "photos/img0.jpg",
         "tar": "00000.tar",
@@ -719,16 +766,6 @@ def test_limit_and_fingerprints(tmp_path: Path, kind: str) -> None:
     os.utime(tmp_path / name, ns=(1, 1))
     touched = opened(tmp_path, **given)
     assert touched.parts()[0].fingerprint != first.parts()[0].fingerprint
-    assert [touched.verify_fingerprint(p) for p in touched.parts()] == contents
-    data = bytearray((tmp_path / name).read_bytes())
-    data[-1] ^= 1
-    (tmp_path / name).write_bytes(bytes(data))
-    assert (
-        touched.verify_fingerprint(
-            touched.parts()[-1 if kind != "folder" and kind != "tar" and kind != "hf" else 0]
-        )
-        != contents[-1 if kind != "folder" and kind != "tar" and kind != "hf" else 0]
-    )
     assert first.describe()
 
 

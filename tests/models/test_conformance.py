@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from conformance import check_llm, check_painter, check_tagger, photo, request
+from ctrlsynth.errors import UserError
 from ctrlsynth.models import registry as models
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
 from ctrlsynth.models.embedded.reference.tagger import ReferenceTagger
@@ -51,6 +52,14 @@ class Lister:
             Reply(f"objects: {', '.join((r.caption or '').split())}\nattributes:\nrelations:")
             for r in requests
         ]
+
+
+def test_a_class_without_a_base_gets_the_hooks_that_it_lacks() -> None:
+    model: Any = models.load(f"{__name__}:Lister", "llm")
+    assert (model.batch, model.prompt(request("a dog")), model.check()) == (256, None, None)
+    assert model.content_digest() == model.digest
+    with pytest.raises(UserError, match=r"Lister is not a class with the method tag"):
+        models.load(f"{__name__}:Lister", "tagger")
 
 
 def test_extract() -> None:

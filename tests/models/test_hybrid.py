@@ -88,7 +88,7 @@ def test_the_smallest_batch_holds_and_close_reaches_the_members() -> None:
     hybrid = HybridTagger([{f"{HERE}:Echo": "a", "batch": 8}, {f"{HERE}:Echo": "b", "batch": 16}, PIXELS])
     assert hybrid.batch == 8
     hybrid.close()
-    assert [getattr(tagger, "closed", None) for tagger in hybrid._taggers] == [True, True, None]
+    assert [getattr(tagger, "closed", None) for tagger in hybrid.parts] == [True, True, None]
     assert hybrid.tag([ImageAndText(None, "sun moon")])[0].objects == ("sun", "moon")
 
 

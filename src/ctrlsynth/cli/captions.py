@@ -131,12 +131,12 @@ def _sampled(spec: Any) -> Any:
     """Adds the paper's sampling options to a model spec: those that the backend takes, unless the spec
     names one of them."""
     from ..lang.replies import SAMPLING
-    from ..models.registry import NAMES, load_class, parse_spec
+    from ..models.registry import model_class, parse_spec
 
     named = parse_spec(spec, "llm", "--llm")
     if SAMPLING.keys() & named.options.keys():
         return spec
-    takes = inspect.signature(load_class(NAMES["llm"].get(named.backend, named.backend), "--llm")).parameters
+    takes = inspect.signature(model_class(named, "llm", "--llm")).parameters
     sampling = {name: value for name, value in SAMPLING.items() if name in takes}
     return {named.backend: named.model, **named.options, **sampling}
 

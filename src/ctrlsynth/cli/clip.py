@@ -28,7 +28,7 @@ def train(
 
     Several processes: torchrun --no-python --nproc-per-node 8 ctrlsynth train RECIPE --out DIR
     """
-    from ..clip.model import import_open_clip
+    from ..models.open_clip.load import import_open_clip
     from ..recipe.file import load_train
     from .progress import train_bars
 
@@ -94,9 +94,9 @@ def evaluate(
     Tasks: zero-shot, retrieval, SugarCrepe, linear probe, few-shot, long tail. Downloads nothing. If it was interrupted, the same command continues with the tasks that have no result yet.
     """
     names = _tasks(tasks, recipe)
-    from ..clip.model import load_model
     from ..evaluate.kinds.long_tail import HeadSettings
     from ..evaluate.run import Settings, averages, evaluate_all
+    from ..models.open_clip.load import load_model
     from .progress import eval_bars
     from .show import show_results
 

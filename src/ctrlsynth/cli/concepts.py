@@ -26,8 +26,7 @@ def build(
         Names, Option(help="only this source: list, numbers, wordnet, unigrams, bigrams or titles")
     ] = None,
     add: Annotated[Files, Option(help="a list or bank of your own; comes first", metavar="FILE")] = None,
-    wikipedia: Annotated[Files, Option(help="pages-articles dump to count words in", metavar="FILE")] = None,
-    unigrams: Annotated[Files, Option(help="'word count' lines instead of a dump", metavar="FILE")] = None,
+    unigrams: Annotated[Files, Option(help="'word count' lines", metavar="FILE")] = None,
     bigrams: Annotated[Files, Option(help="'first second count' lines; needs --unigrams")] = None,
     pageviews: Annotated[Files, Option(help="hourly or daily pageviews files", metavar="FILE")] = None,
     titles: Annotated[Files, Option(help="all-titles list: only these titles", metavar="FILE")] = None,
@@ -47,10 +46,10 @@ def build(
     """Build a bank of concepts, or cut a part from a bank.
 
     The sources are WordNet, frequent words, word pairs, titles and numbers.
-    Without --wikipedia or --unigrams, symspellpy's word counts replace Wikipedia's.
+    Without --unigrams, symspellpy's word counts replace Wikipedia's.
     """
     from ..concepts import bank as banks
-    from ..concepts.sources import Wanted, gather
+    from ..concepts.gather import Wanted, gather
 
     if out.exists():
         raise UserError(f"{out}: is there already; give another name")
@@ -60,7 +59,7 @@ def build(
         table = banks.distinct(banks.read_bank(from_))
     else:
         wanted = Wanted(
-            tuple(source or banks.SOURCES), add or (), unigrams or (), bigrams or (), wikipedia or (),
+            tuple(source or banks.SOURCES), add or (), unigrams or (), bigrams or (),
             pageviews or (), titles or (), min_count=min_count, min_pmi=min_pmi, min_views=min_views,
         )  # fmt: skip
         table, added = banks.build(gather(wanted), cap)
@@ -81,7 +80,7 @@ def _check_cut(ctx: typer.Context) -> None:
 def _part_of_bank(table: Any, found_in: Path | None, random: int | None, under: str | None, seed: int) -> Any:
     from ..concepts import bank as banks
     from ..concepts.coverage import count_set
-    from ..concepts.match_folder import MatchFolder
+    from ..concepts.folder import MatchFolder
 
     if found_in is not None:
         entries = MatchFolder.open(found_in).bank().entries
@@ -137,8 +136,8 @@ def match(
     If it was interrupted, the same command continues. The matches serve for any number of subsets.
     """
     from ..concepts.corpus import open_corpus
+    from ..concepts.folder import match_local, match_ray, prepare
     from ..concepts.match import Matcher
-    from ..concepts.match_folder import match_local, match_ray, prepare
     from .progress import counting
 
     _check_address(engine, address)
@@ -156,7 +155,7 @@ def match(
 
 
 def _show_matches(out: Path, bank: Any, as_json: bool) -> None:
-    from ..concepts.match_folder import MatchFolder
+    from ..concepts.folder import MatchFolder
 
     counts = MatchFolder.open(out).counts()
     if as_json:
@@ -222,15 +221,15 @@ def balance(
 
     With one seed a smaller subset is a part of a larger one.
     """
-    from ..concepts import balance_folder
-    from ..concepts.match_folder import MatchFolder
+    from ..concepts import balance as balancing
+    from ..concepts.folder import MatchFolder
     from .progress import passes
 
     folder = MatchFolder.open(matches)
-    balance_folder.check_out(out)
+    balancing.check_out(out)
     captions = folder.counts().texts
     with passes(captions, quiet=as_json, sizes=captions * (5 if t is None else 1)) as tick:
-        plan = balance_folder.plan(
+        plan = balancing.plan(
             folder, size=size, t=t, random=random, seed=seed, duplicates=keep_duplicates, say=tick
         )
     facts = plan.told
@@ -241,7 +240,7 @@ def balance(
             f"{rule}: {facts.expected:,.0f} expected"
         )
     with passes(captions, quiet=as_json) as tick:
-        facts = balance_folder.sample(plan, out, say=tick)
+        facts = balancing.sample(plan, out, say=tick)
     answer(as_json, {"subset": str(out), **plain(facts)}, lambda: say(f"{facts.kept:,} kept: {out}"))
 
 
@@ -266,7 +265,7 @@ def coverage(
 ) -> None:
     """Show how well captions cover a bank: entries seen never, 1, 5 and 25 times, and most often."""
     from ..concepts import coverage as cover
-    from ..concepts.coverage_text import check_new, names_of, report, write_lists
+    from ..concepts.coverage import check_new, names_of, report, write_lists
     from ..report.figures import head_tail_figure, write_figure
     from .show import show_coverage
 

@@ -31,11 +31,11 @@ def plan(
     """
     from ..recipe.file import load_recipe
     from ..runs.estimate import estimate
-    from ..storage.location import place_for
+    from ..storage.location import output_location
     from .show import show_plan
 
     loaded = load_recipe(recipe, set_)
-    found = estimate(loaded, recipe.parent, place_for(out or Path("runs") / loaded.name), limit)
+    found = estimate(loaded, recipe.parent, output_location(out or Path("runs") / loaded.name), limit)
     answer(as_json, found, lambda: show_plan(found))
     if found["problems"]:
         raise SystemExit(2)

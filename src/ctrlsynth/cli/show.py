@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from ..evaluate.results import Result
     from ..report.facts import Fact
     from ..report.sweep import Sweep
-    from ..runs.reader import LedgerRow, RunReader
+    from ..runs.ledger import LedgerRow
+    from ..runs.reader import RunReader
 
 
 def _print(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str]) -> None:
@@ -170,7 +171,7 @@ def show_models(entries: Sequence[Any]) -> None:
 
 
 def show_coverage(report: dict[str, Any], files: Sequence[str]) -> None:
-    """Shows the concept table of one or two sets, the head of their lists (`concepts.coverage_text.report`)
+    """Shows the concept table of one or two sets, the head of their lists (`concepts.coverage.report`)
     and the files written."""
     right = (
         "texts", "matched", "a text", "entries", "seen 1", "seen 5", "seen 25", "mean of these",

@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, first_line
-from .model import CONFIG, WEIGHTS, save_folder
+from ..models.open_clip.load import CONFIG, STATE, WEIGHTS, save_folder
 
 SCHEMA = 1
-STATE = "train.json"
 OPTIMIZER = "optimizer.safetensors"
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..data.images import ImageFault, decode
+from ..data.images import IMAGE_SUFFIXES, ImageFault, decode
 from ..data.long_tail import read_split
-from ..data.rows import IMAGE_SUFFIXES
 from ..errors import UserError
 from ..evaluate import layout
 from ..evaluate.kinds import compositional as pairs

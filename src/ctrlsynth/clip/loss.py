@@ -17,7 +17,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .model import Normalise, autocast, encode_tokens
+from ..models.open_clip.encode import Normalise, encode_tokens
+from .precision import autocast
 
 
 class Forward(nn.Module):  # type: ignore[misc]

@@ -22,23 +22,25 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..errors import UserError, WorkFailed
-from ..models.torch_setup import set_threads
+from ..models.device import set_threads
+from ..models.open_clip.attention import use_views
+from ..models.open_clip.encode import LoadedClip, Normalise
+from ..models.open_clip.load import STATE, build, load_folder, pick_device
 from ..recipe.train import TrainBlock
 from ..sample import hash_int
 from . import checkpoint
-from .attention import lean
 from .data.loader import Batches, left_out, loader, open_sources, order_of, schedule_of
 from .data.order import Schedule
 from .data.rows import Shards
 from .decontaminate import clean
 from .loss import Forward, step_gradients
-from .model import Built, Normalise, build, pick_device, pick_precision, read_folder
 from .optim import learning_rate, make_optimizer, total_steps, warmup_steps
+from .precision import pick_precision
 from .progress import Log, Silent, Watcher
 
 FREE = {"workers", "device", "save_every", "keep", "log_every", "grad_checkpointing", "accumulate"}
 """Keys that a run may change when it goes on: they change no batch and, up to rounding, no weight."""
-BEFORE = ("index", "decontamination.jsonl", f".{checkpoint.STATE}~")
+BEFORE = ("index", "decontamination.jsonl", f".{STATE}~")
 """What a run leaves that was stopped before its OUT/train.json."""
 
 
@@ -64,7 +66,7 @@ def train(
     Raises UserError for what the user can mend (also a folder of another run), WorkFailed when the loss is no
     number."""
     with _processes() as (rank, world, device_name):
-        device = pick_device(device_name or block.device)
+        device = pick_device(device_name or block.device, "train")
         set_threads()
         shards, facts = _data(block, out, base, rank, resume)
         schedule = schedule_of(order_of(shards, block), block, world)
@@ -114,7 +116,7 @@ def _data(
         shards, facts["decontaminated"] = clean(shards, block.decontaminate, base, out)
     facts |= {"rows": [s.rows for s in shards], "left_out": dict(left_out(shards))}
     if rank == 0:
-        path = out / checkpoint.STATE
+        path = out / STATE
         before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else facts
         if before["rows"] != facts["rows"]:
             raise UserError(
@@ -130,13 +132,13 @@ def _write_state(out: Path, facts: Mapping[str, Any]) -> None:
     """OUT/train.json, which other settings are refused by: written when nothing but the first step is left to
     fail."""
     out.mkdir(parents=True, exist_ok=True)
-    made = out / f".{checkpoint.STATE}~{os.getpid()}"
+    made = out / f".{STATE}~{os.getpid()}"
     made.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    os.replace(made, out / checkpoint.STATE)
+    os.replace(made, out / STATE)
 
 
 def _check_folder(block: TrainBlock, out: Path, resume: bool) -> None:
-    path = out / checkpoint.STATE
+    path = out / STATE
     if not path.exists():
         if out.exists() and (not out.is_dir() or any(not p.name.startswith(BEFORE) for p in out.iterdir())):
             raise UserError(f"{out}: exists and is no training run; name another folder with --out")
@@ -192,7 +194,7 @@ class _Run:
         self.steps = total_steps(block, self.schedule, base)
         self.warmup = warmup_steps(block, self.steps, self.schedule.steps_an_epoch)
         built = self._built(base)
-        module = lean(built.module).to(self.device).train()
+        module = use_views(built.module).to(self.device).train()
         built.config["preprocess_cfg"] |= {"mean": list(block.mean), "std": list(block.std)}
         if block.grad_checkpointing:
             module.set_grad_checkpointing()
@@ -216,10 +218,10 @@ class _Run:
         data = {k: v for k, v in self.facts.items() if k in ("rows", "left_out", "decontaminated")}
         return Trained(self.out / "model", self.steps, self.steps * block.batch, loss, self.skipped, data)
 
-    def _built(self, base: Path) -> Built:
+    def _built(self, base: Path) -> LoadedClip:
         block = self.block
         if block.init is not None:
-            built = read_folder(base / Path(block.init).expanduser(), image_size=block.image_size)
+            built = load_folder(base / Path(block.init).expanduser(), image_size=block.image_size)
             if block.loss == "sigmoid" and getattr(built.module, "logit_bias", None) is None:
                 raise UserError(
                     "train.init: a model without a logit bias; expected one trained with the sigmoid loss, "
@@ -249,7 +251,7 @@ class _Run:
         module: Any,
         optimizer: Any,
         scaler: Any,
-        built: Built,
+        built: LoadedClip,
     ) -> float:
         block, log = self.block, Log(self.out, start) if self.rank == 0 else None
         stream = iter(
@@ -338,7 +340,7 @@ class _Run:
             **({"faults": faults[:20]} if faults else {}),
         }  # fmt: skip
 
-    def _save(self, step: int, module: Any, built: Built, optimizer: Any, scaler: Any) -> None:
+    def _save(self, step: int, module: Any, built: LoadedClip, optimizer: Any, scaler: Any) -> None:
         if self.rank == 0:
             checkpoint.save(
                 self.out,

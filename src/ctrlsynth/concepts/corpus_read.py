@@ -4,7 +4,6 @@ reason."""
 from __future__ import annotations
 
 import json
-import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -14,13 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..data.records import records, sound
-from ..data.rows import CAPTION_NAMES
-from . import streams
+from ..data import streams, tar
+from ..data.captions import MAX_TEXT, as_caption, caption_key, parse_object, replace_surrogates
+from ..data.records import records
 from .corpus import Part, column_names
 
 _BLOCK, _ROWS = 4 << 20, 32_768
-_MAX_MEMBER = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,7 @@ def read(part: Part) -> Iterator[Batch]:
             readers: dict[str, Reader] = {"txt": _read_lines, "jsonl": _read_lines, "tar": _read_tar}
             for row, batch in readers.get(part.kind, _read_records)(part, stream):  # noqa: B007  (told when it breaks)
                 yield batch
-    except (tarfile.TarError, *streams.BROKEN):  # type: ignore[misc]  # a tuple that grows
+    except streams.BROKEN:
         yield Batch(pa.array([], pa.string()), pa.array([], pa.string()), [(row, "damaged_file")])
 
 
@@ -127,7 +125,7 @@ def _json_row(part: Part, line: bytes) -> tuple[Any, Any, str | None]:
         return None, None, "bad_row" if line.strip() else "empty_caption"
     if not isinstance(value, dict):
         return None, None, "bad_row"
-    value = sound(value)
+    value = replace_surrogates(value)
     text = value.get(part.caption)
     return (
         text,
@@ -161,55 +159,32 @@ def _read_records(part: Part, stream: IO[bytes]) -> Iterator[tuple[int, Batch]]:
 
 def _read_tar(part: Part, stream: IO[bytes]) -> Iterator[tuple[int, Batch]]:
     number = 0
-    samples = _samples(part, stream)
+    samples = _samples(part)
     while some := list(islice(samples, 4096)):
         numbers = range(number, number + len(some))
         number += len(some)
         yield number, _rows(part, iter(some), numbers)
 
 
-def _samples(part: Part, stream: IO[bytes]) -> Iterator[tuple[Any, Any, str | None]]:
+def _samples(part: Part) -> Iterator[tuple[Any, Any, str | None]]:
     """(caption, key, reason) of each sample: the member of the asked-for suffix or .txt, else the .json's
     caption."""
-    key: str | None = None
-    held: dict[str, bytes] = {}
-    with tarfile.open(fileobj=stream, mode="r|") as tar:
-        for member in tar:
-            folder, slash, base = member.name.rpartition("/")
-            stem, _, suffix = base.partition(".")
-            if not member.isreg():
-                continue
-            if key is not None and folder + slash + stem != key:
-                yield _sample(part, key, held)
-                held = {}
-            key = folder + slash + stem
-            if suffix.lower() in (part.caption, "txt", "json") and member.size <= _MAX_MEMBER:
-                data = tar.extractfile(member)
-                held[suffix.lower()] = data.read() if data is not None else b""
-    if key is not None:
-        yield _sample(part, key, held)
-
-
-def _sample(part: Part, key: str, held: dict[str, bytes]) -> tuple[Any, Any, str | None]:
-    raw = held.get(part.caption or "txt")
-    try:
-        if raw is not None:
-            return raw.decode("utf-8-sig"), key, None
-        value = json.loads(held["json"].decode()) if "json" in held else {}
-    except UnicodeDecodeError:
-        return None, key, "bad_utf8"
-    except (ValueError, RecursionError):
-        return None, key, "bad_row"
-    found = sound(value) if isinstance(value, dict) else {}
-    text = next(
-        (
-            found[n]
-            for n in ([part.caption] if part.caption else CAPTION_NAMES)
-            if isinstance(found.get(n), str)
-        ),
-        None,
-    )
-    return text, key, None
+    suffix = part.caption or "txt"
+    for sample in tar.samples(part.file, lambda s, size: s in (suffix, "json") and size <= MAX_TEXT):
+        if sample.reason in ("truncated_archive", "unreadable_file"):
+            raise EOFError(sample.reason)
+        text, reason = None, sample.reason
+        try:
+            if suffix in sample.members:
+                text = (sample.members[suffix].data or b"").decode("utf-8-sig")
+            elif "json" in sample.members:
+                values = parse_object((sample.members["json"].data or b"").decode("utf-8-sig"))
+                reason = reason or ("bad_row" if values is None else None)
+                key = caption_key(values or {}, part.caption or None)
+                text = as_caption((values or {})[key]) if key else None
+        except UnicodeDecodeError:
+            reason = "bad_utf8"
+        yield text, sample.key, reason
 
 
 def _rows(part: Part, rows: Iterable[tuple[Any, Any, str | None]], numbers: Sequence[int]) -> Batch:

@@ -7,21 +7,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..data.rows import MAX_PARTS, SourcePart, SourceRow, clean_caption, fingerprint
+from ..data.captions import clean_caption
+from ..data.rows import MAX_PARTS, PartedSource, SourcePart, SourceRow, fingerprint, normal_path
 from ..errors import UserError
-from ..sample import range_name
+from ..recipe.schema import Source
 from .bank import LONGEST, digest_of, read_bank
 
 
-class ConceptSource:
+class ConceptSource(PartedSource):
     """A bank cut into parts of `part_rows` entries. Entries that are not to be written about are rows with a
     reason: `empty_caption`, `no_words`, `too_long`, `duplicate_concept`, and `flagged` (`ctrlsynth concepts
     flag`, on this entry or one that differs in blanks only); the bank keeps them."""
 
     has_images = False
 
-    def __init__(self, path: Path, *, part_rows: int, licence: str | None, limit: int | None) -> None:
-        self.licence, self._path = licence, path
+    def __init__(self, source: Source, base: Path, limit: int | None = None) -> None:
+        super().__init__(source)
+        assert source.concepts is not None
+        path = self._path = normal_path(base, source.concepts)
         table = read_bank(path)
         table = table.slice(0, limit) if limit is not None else table
         if not table.num_rows:
@@ -36,22 +39,11 @@ class ConceptSource:
         for entry, about in zip(self._entries, self._about, strict=True):
             about["flagged"] = True if _plain(entry) in unfit else about["flagged"]
         self.bank = f"{path.name} {digest_of([e or '' for e in self._entries])}"
-        step = max(part_rows, -(-len(self._entries) // MAX_PARTS))
-        self._parts = [
-            self._part(n, start, step) for n, start in enumerate(range(0, len(self._entries), step))
-        ]
-
-    def _part(self, number: int, start: int, step: int) -> SourcePart:
-        rows = self._entries[start : start + step]
-        mark = fingerprint(
-            start,
-            digest_of([e or "" for e in rows]),
-            [a["flagged"] for a in self._about[start : start + step]],
-        )
-        return SourcePart(number, range_name(number), mark, start, len(rows))
-
-    def parts(self) -> list[SourcePart]:
-        return self._parts
+        step = max(source.part_rows, -(-len(self._entries) // MAX_PARTS))
+        for start in range(0, len(self._entries), step):
+            rows = [e or "" for e in self._entries[start : start + step]]
+            flags = [a["flagged"] for a in self._about[start : start + step]]
+            self.add_part(fingerprint(start, digest_of(rows), flags), start, len(rows))
 
     def rows(self, part: SourcePart) -> Iterator[SourceRow]:
         for number in range(part.locator, part.locator + (part.rows or 0)):
@@ -75,9 +67,6 @@ class ConceptSource:
 
     def describe(self) -> str:
         return f"{len(self._entries):,} concepts in {self._path}"
-
-    def verify_fingerprint(self, part: SourcePart) -> str:
-        return part.fingerprint
 
 
 def _plain(entry: str | None) -> str | None:

@@ -18,65 +18,54 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..sample import range_name
+from ..recipe.schema import Source
+from .captions import CAPTION_NAMES, as_caption, clean_caption, is_text
+from .images import IMAGE_SUFFIXES
 from .records import Table, merge_cuts
 from .rows import (
-    CAPTION_NAMES,
     FILE_NAMES,
     IMAGE_NAMES,
-    IMAGE_SUFFIXES,
     MAX_PARTS,
     Keys,
+    PartedSource,
     SourcePart,
     SourceRow,
-    clean_caption,
     examine_file,
-    file_digest,
     find_column,
     fingerprint,
-    is_text,
-    locate,
+    normal_path,
+    path_below,
     safe_key,
 )
-from .text import as_caption, bad
+from .text import bad
 
 Entry = dict[str, Any]
 """name (as the table or the folder gives it), path or reason, caption, meta, txt (sidecar), size, mtime."""
 
 
-class FolderSource:
+class FolderSource(PartedSource):
     """With a table: its rows in its order, then the images that it does not name, without caption. Else every
     image, sorted by path.
 
     Names starting with a dot are passed over. Links that lead out of the folder are rows with the reason
     `unsafe_link`; folders linked within it are not followed (their images stand in the folder already)."""
 
-    has_images = True
-
-    def __init__(
-        self,
-        folder: Path,
-        captions: Path | None,
-        *,
-        image_column: str | None,
-        caption_column: str | None,
-        key_column: str | None,
-        part_rows: int,
-        licence: str | None,
-        limit: int | None,
-    ) -> None:
+    def __init__(self, source: Source, base: Path, limit: int | None = None) -> None:
+        super().__init__(source)
+        assert source.folder is not None
+        folder = normal_path(base, source.folder)
+        captions = _captions(base, folder, source.captions) if source.captions is not None else None
         if not folder.is_dir():
             raise UserError(
                 f"source.folder: {folder} is {'a file' if folder.exists() else 'not there'}; give a folder "
                 f"of images"
             )
-        self.licence = licence
         self._root = str(folder)
-        self._columns = (image_column, caption_column, key_column)
+        self._columns = (source.image_column, source.caption_column, source.key_column)
         self._table = Table(str(captions)) if captions is not None else None
         self._spool = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the source)
         self._without = 0
-        self._parts = self._cut(part_rows, limit)
+        self._cut(source.part_rows, limit)
         if not self._parts:
             raise UserError(f"source.folder: no image in {folder} ({', '.join(sorted(IMAGE_SUFFIXES))})")
 
@@ -135,16 +124,16 @@ class FolderSource:
         if not entry["name"].strip():
             entry["reason"] = "missing_file"
             return
-        path, reason = locate(self._root, entry["name"])
+        path, reason = path_below(self._root, entry["name"])
         if reason == "missing_file" and beside != self._root:
-            path, other = locate(beside, entry["name"])
+            path, other = path_below(beside, entry["name"])
             reason = None if other is None else reason
         if path is None:
             entry["reason"] = reason
         else:
             entry |= _stat(path)
 
-    def _cut(self, part_rows: int, limit: int | None) -> list[SourcePart]:
+    def _cut(self, part_rows: int, limit: int | None) -> None:
         """Spools the entries; a part is a range of bytes in the spool, its fingerprint a digest over its
         entries."""
         cuts: list[tuple[int, int]] = []
@@ -160,14 +149,11 @@ class FolderSource:
         if count:
             cuts.append((begin, count))
         self._spool.flush()
-        parts = []
-        for index, (offset, rows) in enumerate(merge_cuts(cuts, MAX_PARTS)):
+        for offset, rows in merge_cuts(cuts, MAX_PARTS):
             digest = hashlib.blake2b(digest_size=16)
             for line in self._lines(offset, rows):
                 digest.update(line)
-            mark = fingerprint(self._root, digest.hexdigest(), self._columns)
-            parts.append(SourcePart(index, range_name(index), mark, offset, rows))
-        return parts
+            self.add_part(fingerprint(self._root, digest.hexdigest(), self._columns), offset, rows)
 
     def _lines(self, offset: int, rows: int) -> Iterator[bytes]:
         """Lines of the spool by positioned reads: two parts may be read at once."""
@@ -180,9 +166,6 @@ class FolderSource:
             *lines, rest = (rest + block).split(b"\n")
             yield from lines[:rows]
             rows -= min(rows, len(lines))
-
-    def parts(self) -> list[SourcePart]:
-        return self._parts
 
     def rows(self, part: SourcePart) -> Iterator[SourceRow]:
         keys = Keys()
@@ -233,23 +216,19 @@ class FolderSource:
         return examine_file(row, entry["path"])
 
     def describe(self) -> str:
-        rows = sum(p.rows or 0 for p in self._parts)
         table = f", captions in {os.path.basename(self._table.path)}" if self._table else ""
-        return f"{rows:,} images in {self._root}{table}" + (
+        return f"{self.total:,} images in {self._root}{table}" + (
             f", {self._without:,} not named there" if self._without else ""
         )
 
-    def verify_fingerprint(self, part: SourcePart) -> str:
-        digests = []
-        for line in self._lines(part.locator, part.rows or 0):
-            entry = json.loads(line)
-            for name in ("path", "txt"):
-                if entry.get(name) and os.path.isfile(entry[name]):
-                    digests.append(file_digest(entry[name]))
-            digests.append(
-                json.dumps([entry["name"], entry.get("caption"), entry.get("meta"), entry.get("reason")])
-            )
-        return fingerprint(*digests, self._columns)
+
+def _captions(base: Path, folder: Path, captions: Path) -> Path:
+    """`captions` beside the recipe, else in the folder of images."""
+    for start in (base, folder):
+        path = normal_path(start, captions)
+        if path.is_file():
+            return path
+    raise UserError(f"source.captions: {captions} is neither in {base} nor in {folder}")
 
 
 def walk(root: str, *, sidecars: bool) -> Iterator[Entry]:

@@ -19,6 +19,9 @@ MAX_PIXELS = 89_478_485
 """Images with more pixels are refused by their header, before any memory is spent (Pillow's own limit: 256 MB
 as RGB)."""
 
+IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm"})
+"""Suffixes of files that are images, in lower case."""
+
 # What matters becomes a reason; Pillow's warnings (large images, odd EXIF data) would only be printed between
 # the progress lines.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -26,6 +29,7 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")
 
 # No format that runs an interpreter (EPS, PDF) or reads other files.
 _WANTED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF", "JPEG2000", "PPM", "ICO")
+_SUFFIXES = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG", "png"), (b"RIFF", "webp"))
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
 # What Pillow's decoders raise on broken data.
 _BROKEN = (
@@ -51,6 +55,12 @@ class ImageFault(Exception):
     def __init__(self, reason: str, message: str = "") -> None:
         super().__init__(message or reason)
         self.reason = reason
+
+
+def suffix_of(data: bytes) -> str | None:
+    """The suffix by which trainers know the format of an encoded image: jpg, png or webp; None for others."""
+    found = next((suffix for magic, suffix in _SUFFIXES if data.startswith(magic)), None)
+    return None if found == "webp" and data[8:12] != b"WEBP" else found
 
 
 def _formats() -> list[str]:
@@ -182,3 +192,26 @@ def encode(image: Image.Image, format: Literal["jpeg", "png", "webp"] = "jpeg", 
     else:
         bare.save(out, "WEBP", quality=quality, method=4)
     return out.getvalue()
+
+
+def shorter_edge(
+    image: Image.Image, edge: int, method: Image.Resampling = Image.Resampling.BICUBIC
+) -> Image.Image:
+    """The image with its shorter edge at `edge` pixels, enlarged or reduced; the longer one rounded down."""
+    width, height = image.size
+    if min(width, height) == edge:
+        return image
+    size = (edge, int(edge * height / width)) if width <= height else (int(edge * width / height), edge)
+    return image.resize(size, method)
+
+
+def open_image(data: bytes, edge: int | None) -> Image.Image:
+    """The image as RGB, its shorter edge at `edge` pixels if given. A much larger JPEG is already reduced
+    while it is decoded, to no less than twice that edge. Raises ImageFault."""
+    if edge is None:
+        return decode(data)
+    width, height = probe(data)
+    longest = (
+        round(max(width, height) * 2 * edge / min(width, height)) if min(width, height) > 4 * edge else None
+    )
+    return shorter_edge(decode(data, longest=longest), edge)

@@ -15,17 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
-from ..recipe.schema import LongTail
-from ..sample import range_name
+from ..recipe.schema import LongTail, Source
 from .rows import (
     MAX_PARTS,
+    PartedSource,
     SourcePart,
     SourceRow,
     examine_file,
-    file_digest,
     file_facts,
     fingerprint,
-    locate,
+    path_below,
     safe_key,
 )
 
@@ -44,53 +43,42 @@ class _Row:
     copy: int
 
 
-class LongTailSource:
+class LongTailSource(PartedSource):
     """Rows in the split's order, copies of an image together. The caption is the class's name; metadata:
     label, group, copy."""
 
-    has_images = True
-
-    def __init__(
-        self, settings: LongTail, base: Path, *, part_rows: int, licence: str | None, limit: int | None
-    ) -> None:
-        self.licence, self._settings = licence, settings
-        self._split, self._root, self._names = (
+    def __init__(self, source: Source, base: Path, limit: int | None = None) -> None:
+        super().__init__(source)
+        assert source.long_tail is not None
+        settings = self._settings = source.long_tail
+        self._split, self._root, names = (
             Path(os.path.normpath(base / p.expanduser()))
             for p in (settings.split, settings.images, settings.classnames)
         )
-        self.names = _lines(self._names)
+        self.names = _lines(names)
         rows = read_split(self._split, len(self.names))
         self.counts = Counter(label for _, label in rows)
         wanted = [(p, label) for p, label in rows if group_of(self.counts[label]) in settings.groups]
         if not wanted:
             raise UserError(f"source.long_tail: no class of {self._split} is {' or '.join(settings.groups)}")
         self._rows = _copies(wanted, self.counts, settings)[:limit]
-        size = max(part_rows, -(-len(self._rows) // MAX_PARTS))
+        size = max(source.part_rows, -(-len(self._rows) // MAX_PARTS))
         facts = (
             *file_facts(str(self._split)),
-            *file_facts(str(self._names)),
+            *file_facts(str(names)),
             str(self._root),
             settings.model_dump_json(),
             size,
         )
-        starts = range(0, len(self._rows), size)
-        self._parts = [
-            SourcePart(
-                n, range_name(n), fingerprint(*facts, start), start, min(size, len(self._rows) - start)
-            )
-            for n, start in enumerate(starts)
-        ]
-
-    def parts(self) -> list[SourcePart]:
-        """Ranges of rows."""
-        return self._parts
+        for start in range(0, len(self._rows), size):
+            self.add_part(fingerprint(*facts, start), start, min(size, len(self._rows) - start))
 
     def rows(self, part: SourcePart) -> Iterator[SourceRow]:
         """The rows of a part; an image that is missing or broken is a row with its reason."""
         for row in self._rows[part.locator : part.locator + (part.rows or 0)]:
             meta = {"label": row.label, "group": group_of(self.counts[row.label]), "copy": row.copy}
             made = SourceRow(safe_key(f"{row.path}#{row.copy}"), self.names[row.label], meta)
-            path, reason = locate(str(self._root), row.path)
+            path, reason = path_below(str(self._root), row.path)
             yield made.fail(reason or "missing_file") if path is None else examine_file(made, path)
 
     def describe(self) -> str:
@@ -99,12 +87,6 @@ class LongTailSource:
         groups = ", ".join(self._settings.groups)
         per = f"{self._settings.multiplier} per {self._settings.per}"
         return f"{len(self._rows):,} rows of {len(chosen):,} classes ({groups}; {per}) in {self._split}"
-
-    def verify_fingerprint(self, part: SourcePart) -> str:
-        """Over the content of the part's images."""
-        rows = self._rows[part.locator : part.locator + (part.rows or 0)]
-        paths = {locate(str(self._root), r.path)[0] for r in rows}
-        return fingerprint(part.fingerprint, *(file_digest(p) for p in sorted(filter(None, paths))))
 
 
 def _copies(rows: list[tuple[str, int]], counts: Counter[int], settings: LongTail) -> list[_Row]:

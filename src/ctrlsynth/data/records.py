@@ -14,10 +14,11 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, Literal
 
 from ..errors import UserError
-from .rows import CAPTION_NAMES, is_text
+from .captions import CAPTION_NAMES, replace_surrogates
+from .streams import open_stream
 
 Kind = Literal["txt", "csv", "tsv", "jsonl"]
 Record = tuple[int, Any, str | None]
@@ -46,20 +47,6 @@ def kind_of(path: str) -> Kind:
     if kind is None:
         raise UserError(f"{path}: expected .txt, .csv, .tsv or .jsonl (also .gz)")
     return kind
-
-
-def open_binary(path: str) -> IO[bytes]:
-    """The file's bytes, unzipped where its first bytes are gzip's. Offsets count unzipped bytes."""
-    try:
-        stream = open(path, "rb")  # noqa: SIM115  (handed to the caller)
-    except OSError as error:
-        raise UserError(f"{path}: cannot read: {error.strerror}") from error
-    magic = stream.read(4)
-    stream.seek(0)
-    if magic[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        stream.close()
-        raise UserError(f"{path}: is UTF-16; save it as UTF-8")
-    return cast(IO[bytes], gzip.GzipFile(fileobj=stream)) if magic[:2] == b"\x1f\x8b" else stream
 
 
 def records(stream: IO[bytes], kind: Kind, offset: int, width: int = 0) -> Iterator[Record]:
@@ -106,19 +93,10 @@ def _json(line: str) -> tuple[Any, str | None]:
     except (ValueError, RecursionError):
         return line, "bad_row" if line.strip() else "empty_row"
     return (
-        (value if "\\u" not in line else sound(value), None) if isinstance(value, dict) else (line, "bad_row")
+        (value if "\\u" not in line else replace_surrogates(value), None)
+        if isinstance(value, dict)
+        else (line, "bad_row")
     )
-
-
-def sound(value: Any) -> Any:
-    """A JSON value whose lone surrogates (`\\ud800` alone is legal there) are U+FFFD."""
-    if isinstance(value, str):
-        return (
-            value if is_text(value) else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        )
-    if isinstance(value, list):
-        return [sound(v) for v in value]
-    return {sound(k): sound(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def _csv(stream: IO[bytes], offset: int) -> Iterator[Record]:
@@ -247,9 +225,9 @@ class Table:
         self.columns: list[str] = []
         self._kept: tuple[int, Iterator[Record], IO[bytes]] | None = None
         if self.kind == "txt":
-            open_binary(path).close()
+            open_stream(path).close()
             return
-        with open_binary(path) as stream:
+        with open_stream(path) as stream:
             for end, value, reason in records(stream, self.kind, 0):
                 if reason == "empty_row":
                     continue
@@ -270,7 +248,7 @@ class Table:
         out: list[tuple[int, int]] = []
         count, begin, last, end = 0, self.start, self.start, self.start
         left = limit if limit is not None else -1
-        with open_binary(self.path) as stream:
+        with open_stream(self.path) as stream:
             # a line of jsonl is a record whatever it says: it need not be parsed to be counted
             for end, _, reason in records(
                 stream, "txt" if self.kind == "jsonl" else self.kind, self.start, len(self.columns)
@@ -289,7 +267,7 @@ class Table:
         return [*out, (begin, count)] if count else out
 
     def _open_quote(self, offset: int) -> UserError:
-        with open_binary(self.path) as stream:
+        with open_stream(self.path) as stream:
             line = (
                 sum(
                     block.count(b"\n")
@@ -311,7 +289,7 @@ class Table:
         else:
             if kept is not None:
                 kept[2].close()
-            stream = open_binary(self.path)
+            stream = open_stream(self.path)
             found = records(stream, self.kind, offset, len(self.columns))
         end = offset
         for _ in range(rows):

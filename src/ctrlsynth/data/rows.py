@@ -15,23 +15,14 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ..errors import UserError
-from ..storage.location import Facts, Remote, open_binary, place
+from ..recipe.schema import Source
+from ..sample import range_name
+from ..storage.location import FileStats, Remote, locate
+from .captions import is_text
 from .images import ImageFault, probe
 
 MAX_PARTS = 10_000
 
-CAPTION_NAMES = (
-    "caption",
-    "text",
-    "alt",
-    "alt_text",
-    "caption_text",
-    "captions",
-    "description",
-    "sentence",
-    "prompt",
-    "txt",
-)
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "img_bytes")
 FILE_NAMES = (
     "file",
@@ -45,11 +36,7 @@ FILE_NAMES = (
     "img_path",
     "image_name",
 )
-IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm"})
 
-# Control characters other than tab, line feed and carriage return (C0, DEL, C1).
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _KEY_UNSAFE = re.compile("[%:\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -110,22 +97,6 @@ class OpenSource(Protocol):
     def parts(self) -> list[SourcePart]: ...
     def rows(self, part: SourcePart) -> Iterator[SourceRow]: ...
     def describe(self) -> str: ...
-    def verify_fingerprint(self, part: SourcePart) -> str: ...
-
-
-def clean_caption(text: str | None) -> str | None:
-    """The caption, stripped, or None when nothing is left.
-
-    Control characters (but tab and line ends) become a space, lone surrogates U+FFFD, so that the text can be
-    stored as UTF-8 and given to any model. Everything else stays as it is: right-to-left marks, emoji,
-    quotes, braces, any length."""
-    if text is None:
-        return None
-    if not text.isascii() and _SURROGATE.search(text):
-        text = _SURROGATE.sub("\ufffd", text)
-    if _CONTROL.search(text):
-        text = _CONTROL.sub(" ", text)
-    return text.strip() or None
 
 
 def safe_key(text: str) -> str:
@@ -137,9 +108,27 @@ def safe_key(text: str) -> str:
     return key
 
 
-def is_text(text: str) -> bool:
-    """Whether the text is free of lone surrogates, that is, can be stored as UTF-8."""
-    return text.isascii() or _SURROGATE.search(text) is None
+class PartedSource:
+    """Base of the sources: the list of parts, and what the recipe says of all of them."""
+
+    has_images = True
+
+    def __init__(self, source: Source) -> None:
+        self.licence = source.licence
+        self._parts: list[SourcePart] = []
+
+    def add_part(self, mark: str, locator: Any, rows: int | None, name: str | None = None) -> None:
+        """Adds the next part, with its fingerprint; a range of rows is named by its number."""
+        index = len(self._parts)
+        self._parts.append(SourcePart(index, name or range_name(index), mark, locator, rows))
+
+    def parts(self) -> list[SourcePart]:
+        return self._parts
+
+    @property
+    def total(self) -> int:
+        """The rows of all parts, where they are known."""
+        return sum(part.rows or 0 for part in self._parts)
 
 
 class Keys:
@@ -197,7 +186,7 @@ def examine_file(row: SourceRow, path: str) -> SourceRow:
     return examine(row, data)
 
 
-def locate(root: str, name: str, *, absolute: bool = False) -> tuple[str | None, str | None]:
+def path_below(root: str, name: str, *, absolute: bool = False) -> tuple[str | None, str | None]:
     """The path of file `name` of a table beside or under `root` -> (path, None) or (None, reason).
 
     Names that leave `root` are refused (`unsafe_path`), so are links that do (`unsafe_link`). With
@@ -212,7 +201,7 @@ def locate(root: str, name: str, *, absolute: bool = False) -> tuple[str | None,
     try:
         if not os.path.isfile(path):
             other = name.replace("\\", "/")
-            return locate(root, other) if other != name else (None, "missing_file")
+            return path_below(root, other) if other != name else (None, "missing_file")
     except ValueError:
         return None, "missing_file"
     if not _inside(os.path.realpath(path), os.path.realpath(root)):
@@ -222,6 +211,11 @@ def locate(root: str, name: str, *, absolute: bool = False) -> tuple[str | None,
 
 def _inside(path: str, root: str) -> bool:
     return path == root or path.startswith(root.rstrip("/") + "/")
+
+
+def normal_path(base: Path, path: Path) -> Path:
+    """A recipe's path, from `base` where it is relative."""
+    return Path(os.path.normpath(base / path.expanduser()))
 
 
 def find_column(
@@ -268,24 +262,6 @@ def file_facts(path: str) -> tuple[str, int, int]:
     return path, found.st_size, found.st_mtime_ns
 
 
-def file_digest(path: str) -> str:
-    """SHA-256 of a file's content."""
-    opened: Any = open_binary(path)
-    with opened as stream:
-        return (
-            hashlib.file_digest(stream, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else _digest(stream)
-        )
-
-
-def _digest(stream: Any) -> str:
-    digest = hashlib.sha256()
-    while block := stream.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
-
-
 def file_prefixes(files: Sequence[str]) -> list[str]:
     """What stands before a row's number in its key: nothing for one file, `stem.` where several would share
     their numbers."""
@@ -317,9 +293,9 @@ def expand(patterns: str | Sequence[str], base: Path, suffixes: Sequence[str], k
             raise UserError(
                 f"source.{key}: {pattern!r} is not a path or a store; mount or download the data first"
             )
-        missing, facts = [], Facts()
+        missing, facts = [], FileStats()
         for name in braces(pattern):
-            where = place(name)
+            where = locate(name)
             if isinstance(where, Remote) and key == "text":
                 raise UserError(
                     f"source.text: {name!r}: texts are read from this machine; mount or download the data "
@@ -328,7 +304,7 @@ def expand(patterns: str | Sequence[str], base: Path, suffixes: Sequence[str], k
             if isinstance(where, Remote):
                 found = _glob_remote(where, suffixes, facts)
             else:
-                where = Path(os.path.normpath(base / where.expanduser()))
+                where = normal_path(base, where)
                 found = _glob(where, suffixes)
             if not found:
                 missing.append(str(where))
@@ -341,7 +317,7 @@ def expand(patterns: str | Sequence[str], base: Path, suffixes: Sequence[str], k
     return list(files)
 
 
-def _glob_remote(where: Remote, suffixes: Sequence[str], facts: Facts) -> list[str]:
+def _glob_remote(where: Remote, suffixes: Sequence[str], facts: FileStats) -> list[str]:
     if any(c in where.url for c in "*?["):
         first = next(i for i, part in enumerate(where.url.split("/")) if any(c in part for c in "*?["))
         parts = where.url.split("/")

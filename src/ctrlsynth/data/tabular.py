@@ -5,69 +5,61 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from ..errors import UserError, first_line
-from ..sample import range_name
-from ..storage.location import Facts
+from ..recipe.schema import Source
+from ..storage.location import FileStats
+from .captions import CAPTION_NAMES, as_caption, clean_caption
 from .columnar import BAD_UTF8, BROKEN, Columnar, RowCursor, cut_blocks, open_columnar
 from .rows import (
-    CAPTION_NAMES,
     FILE_NAMES,
     IMAGE_NAMES,
     MAX_PARTS,
     Keys,
+    PartedSource,
     SourcePart,
     SourceRow,
-    clean_caption,
     examine,
     examine_file,
-    file_digest,
+    expand,
     file_prefixes,
     find_column,
     fingerprint,
-    locate,
+    normal_path,
+    path_below,
     safe_key,
 )
-from .text import as_caption
 
 # Sizes of what is decoded at once: images are large, captions are not.
 _IMAGES, _TEXTS = 32, 4096
 
 
-class TableSource:
+class TableSource(PartedSource):
     """Columnar files in parts of about `part_rows` rows along their row groups. Other plain columns become
     metadata."""
 
-    def __init__(
-        self,
-        files: Sequence[str],
-        *,
-        image_column: str | None,
-        caption_column: str | None,
-        key_column: str | None,
-        part_rows: int,
-        licence: str | None,
-        limit: int | None,
-        what: str = "parquet",
-    ) -> None:
-        self.licence, self._what = licence, what
-        self._key = key_column
-        self._files = list(files)
-        self._prefixes = dict(zip(files, file_prefixes(files), strict=True))
+    def __init__(self, source: Source, base: Path, limit: int | None = None) -> None:
+        super().__init__(source)
+        self._what = "parquet" if source.hf is None else "arrow"
+        self._files = (
+            expand(source.parquet or "", base, (".parquet",), "parquet")
+            if source.hf is None
+            else hf_files(normal_path(base, source.hf))
+        )
+        self._key = source.key_column
+        self._prefixes = dict(zip(self._files, file_prefixes(self._files), strict=True))
         self._cursor: tuple[str, RowCursor, Columnar] | None = None
         self._image: str | None = None
         self._caption: str | None = None
-        blocks = self._look(image_column, caption_column)
+        blocks = self._look(source.image_column, source.caption_column)
         self.has_images = self._image is not None
-        self._parts: list[SourcePart] = []
         total = sum(sum(b) for b in blocks.values())
-        rows = max(part_rows, -(-min(total, limit or total) // MAX_PARTS))
-        self._cut(blocks, rows, limit)
+        self._cut(blocks, max(source.part_rows, -(-min(total, limit or total) // MAX_PARTS)), limit)
 
     def _look(self, image: str | None, caption: str | None) -> dict[str, list[int]]:
         """Opens each file once: row groups, and that the columns are there. A file that can't be read has no
@@ -98,24 +90,19 @@ class TableSource:
         return blocks
 
     def _cut(self, blocks: dict[str, list[int]], rows: int, limit: int | None) -> None:
-        left, look = limit, Facts()
+        look = FileStats()
         for path, counts in blocks.items():
             facts = look.of(path)
             for start, count in cut_blocks(counts, rows) if counts else [(0, 1)]:
-                if left == 0:
+                if limit == 0:
                     return
-                count = count if left is None else min(count, left)
-                left = None if left is None else left - count
+                if limit is not None:
+                    count = min(count, limit)
+                    limit -= count
                 mark = fingerprint(*facts, start, count, self._image, self._caption, self._key)
-                index = len(self._parts)
-                self._parts.append(
-                    SourcePart(index, range_name(index), mark, (path, start, not counts), count)
-                )
+                self.add_part(mark, (path, start, not counts), count)
         if not self._parts:
             raise UserError(f"{self._files[0]}: holds no rows")
-
-    def parts(self) -> list[SourcePart]:
-        return self._parts
 
     def rows(self, part: SourcePart) -> Iterator[SourceRow]:
         path, start, broken = part.locator
@@ -170,7 +157,7 @@ class TableSource:
                 row.metadata.setdefault("path", name)
             examine(row, image)
         elif name:
-            found, reason = locate(os.path.dirname(path), name, absolute=True)
+            found, reason = path_below(os.path.dirname(path), name, absolute=True)
             if found is None:
                 row.metadata["name"] = name
                 row.fail(reason or "missing_file")
@@ -180,16 +167,11 @@ class TableSource:
             row.fail("no_image")
 
     def describe(self) -> str:
-        rows = sum(p.rows or 0 for p in self._parts)
         files = f"{len(self._files):,} {self._what} file{'s' * (len(self._files) != 1)}"
         return (
-            f"{rows:,} rows in {files}; image column: {self._image or 'none'}, caption column: "
+            f"{self.total:,} rows in {files}; image column: {self._image or 'none'}, caption column: "
             f"{self._caption or 'none'}"
         )
-
-    def verify_fingerprint(self, part: SourcePart) -> str:
-        path, start, _ = part.locator
-        return fingerprint(file_digest(path), start, part.rows, self._image, self._caption, self._key)
 
 
 def _plain(kind: pa.DataType) -> bool:
@@ -268,7 +250,7 @@ def hf_files(folder: Path) -> list[str]:
     names = [str(f.get("filename")) for f in state.get("_data_files") or []]
     files = []
     for name in names:
-        path, reason = locate(str(folder), name)
+        path, reason = path_below(str(folder), name)
         if path is None:
             raise UserError(f"source.hf: {folder / name}, which state.json names, can't be used ({reason})")
         files.append(path)

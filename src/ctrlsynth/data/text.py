@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..sample import range_name
-from .records import Table, merge_cuts
+from ..recipe.schema import Source
+from .captions import CAPTION_NAMES, as_caption, clean_caption
+from .records import SUFFIXES, Table, merge_cuts
 from .rows import (
-    CAPTION_NAMES,
     MAX_PARTS,
     Keys,
+    PartedSource,
     SourcePart,
     SourceRow,
-    clean_caption,
-    file_digest,
+    expand,
     file_facts,
     file_prefixes,
     find_column,
@@ -24,51 +25,34 @@ from .rows import (
 )
 
 
-class TextSource:
+class TextSource(PartedSource):
     """Text files cut into parts of `part_rows` records. A csv row's other columns become its metadata."""
 
     has_images = False
 
-    def __init__(
-        self,
-        files: Sequence[str],
-        *,
-        caption_column: str | None,
-        key_column: str | None,
-        part_rows: int,
-        licence: str | None,
-        limit: int | None,
-    ) -> None:
-        self.licence = licence
+    def __init__(self, source: Source, base: Path, limit: int | None = None) -> None:
+        super().__init__(source)
+        files = expand(source.text or "", base, SUFFIXES, "text")
         self._tables = [Table(f) for f in files]
-        self._captions = [_caption_of(t, caption_column) for t in self._tables]
+        self._captions = [_caption_of(t, source.caption_column) for t in self._tables]
         self._prefixes = file_prefixes(files)
-        self._key = key_column
+        self._key = source.key_column
         for table in self._tables:
-            if key_column is not None and table.kind != "jsonl":
-                find_column(table.columns, (), key_column, "key_column", table.path)
-        self._parts = self._cut(part_rows, limit)
-        if not self._parts:
-            raise UserError(f"{files[0]}: holds no rows")
-
-    def _cut(self, part_rows: int, limit: int | None) -> list[SourcePart]:
-        out: list[SourcePart] = []
-        left = limit
+            if self._key is not None and table.kind != "jsonl":
+                find_column(table.columns, (), self._key, "key_column", table.path)
         for number, table in enumerate(self._tables):
-            if left == 0:
+            if limit == 0:
                 break
-            cuts = merge_cuts(table.cuts(part_rows, left), MAX_PARTS // len(self._tables))
+            cuts = merge_cuts(table.cuts(source.part_rows, limit), MAX_PARTS // len(files))
             facts = file_facts(table.path)
             start = 0
             for offset, rows in cuts:
                 mark = fingerprint(*facts, offset, rows, self._captions[number], self._key)
-                out.append(SourcePart(len(out), range_name(len(out)), mark, (number, offset, start), rows))
+                self.add_part(mark, (number, offset, start), rows)
                 start += rows
-            left = None if left is None else left - sum(n for _, n in cuts)
-        return out
-
-    def parts(self) -> list[SourcePart]:
-        return self._parts
+            limit = None if limit is None else limit - start
+        if not self._parts:
+            raise UserError(f"{files[0]}: holds no rows")
 
     def rows(self, part: SourcePart) -> Iterator[SourceRow]:
         number, offset, start = part.locator
@@ -96,14 +80,7 @@ class TextSource:
             yield row
 
     def describe(self) -> str:
-        rows = sum(p.rows or 0 for p in self._parts)
-        return f"{rows:,} captions in {len(self._tables)} text file{'s' * (len(self._tables) != 1)}"
-
-    def verify_fingerprint(self, part: SourcePart) -> str:
-        table = self._tables[part.locator[0]]
-        return fingerprint(
-            file_digest(table.path), part.locator[1], part.rows, self._captions[part.locator[0]], self._key
-        )
+        return f"{self.total:,} captions in {len(self._tables)} text file{'s' * (len(self._tables) != 1)}"
 
 
 def _table_rows(
@@ -136,13 +113,6 @@ def bad(row: SourceRow, table: Table, value: Any, reason: str, index: int) -> No
         row.drop("empty_caption")
     else:
         row.fail(reason)
-
-
-def as_caption(value: Any) -> str | None:
-    """A cell as text: of a list its first, numbers as written, null as none."""
-    if isinstance(value, list):
-        value = value[0] if value else None
-    return value if value is None or isinstance(value, str) else str(value)
 
 
 def _caption_of(table: Table, given: str | None) -> str:

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from ..data.columnar import ImageReader
-from ..data.images import ImageFault, decode, encode
+from ..data.images import ImageFault, decode, encode, suffix_of
+from ..data.originals import ImageReader
 from ..errors import UserError, WorkFailed, unknown
 from ..runs.pairs import (
     Choice,
@@ -224,13 +224,13 @@ def _image(pair: Pair, reader: ImageReader, summary: Summary) -> tuple[bytes | N
     """(bytes, suffix, None), or the reason why there are none."""
     if pair.image is not None:
         data = (pair.image["image"] or {}).get("bytes")
-        return (data, _suffix(data) or "jpg", None) if data else (None, "", "no_image")
+        return (data, suffix_of(data) or "jpg", None) if data else (None, "", "no_image")
     source = pair.source
     if not source["file"]:
         return None, "", "no_image"
     try:
         data = reader.read(source["file"], source["member"], source["offset"], source["length"])
-        suffix = _suffix(data)
+        suffix = suffix_of(data)
         if (
             suffix is None
         ):  # what no trainer opens by its suffix (gif, bmp, tiff, ...): the pixels, without loss
@@ -239,15 +239,6 @@ def _image(pair: Pair, reader: ImageReader, summary: Summary) -> tuple[bytes | N
     except ImageFault as fault:
         return None, "", fault.reason
     return data, suffix, None
-
-
-def _suffix(data: bytes) -> str | None:
-    """The suffix that trainers know the format by: jpg, png, webp."""
-    if data.startswith(b"\xff\xd8\xff"):
-        return "jpg"
-    if data.startswith(b"\x89PNG"):
-        return "png"
-    return "webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None
 
 
 def facts_of(pair: Pair, paths: tuple[str, ...], against: str) -> dict[str, Any]:

@@ -1,61 +1,90 @@
-"""The protocols of 2a, 2b and 2c, and what goes in and out of them. Batches in, the same number out, in the
-same order.
+"""Base classes of the models in boxes 2a, 2b and 2c, and the records they take and return.
 
-A model has an `id` (what a person calls it) and a `digest` (what decides whether two answers came from the
-same model: files, versions, precision). It is built once a stage by `models.load`, as `Class(model,
-**options)`. A model that cannot answer for one row says so in that row's answer (`error`, a short stable
-word); one that cannot answer for the whole batch raises `ModelError`. No model prints, downloads or installs
-anything."""
+Every model takes a batch and returns as many answers, in the same order. It is built once per stage by
+`registry.load`, as `Class(model, **options)`. A model that fails for one row sets that answer's `error` to a
+short stable word; a model that fails for the whole batch raises `ModelError`. No model prints, downloads or
+installs anything.
+
+A class of your own may derive from one of these bases or only look like one: `registry.load` adds the
+defaults of the hooks that it lacks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from PIL import Image
 
 from ..sample import Tags
 
 
+class Model:
+    """What all models share.
+
+    id      the name shown to people
+    digest  identifies everything that affects the answers: weights, versions, precision. Rows with the same
+            digest come from the same model
+    """
+
+    id: str
+    digest: str
+
+    def check(self) -> None:
+        """Preflight: raises UserError for what the user can fix (a missing file, key or server). Loads no
+        weights."""
+
+    def content_digest(self) -> str:
+        """Hash over every byte of the model's files, for `--verify`; `digest` may sample them."""
+        return self.digest
+
+    def close(self) -> None:
+        """Frees memory, processes and connections; a later call opens them again."""
+
+
 @dataclass(frozen=True, slots=True)
 class ImageAndText:
-    """What a tagger may look at: decoded pixels (RGB, EXIF rotation applied, any size) and the caption;
-    either may be None."""
+    """Input of a tagger: decoded pixels (RGB, EXIF rotation applied, any size) and the caption; either may be
+    None."""
 
     image: Image.Image | None
     text: str | None = None
 
 
-class VisionTagger(Protocol):
-    """2a. `reads` says what it looks at; the judge of images takes only taggers that read pixels. Tags with
-    an `error`: the row has failed with it."""
+class VisionTagger(Model):
+    """Box 2a: tags of images, captions or both.
 
-    id: str
-    digest: str
+    reads    what it looks at; the judge of images takes only taggers that read pixels
+    batch    rows per call, or None for the stage's own choice
+    longest  pixels of the longer edge to which larger images are decoded for it. The default keeps
+             photographs of any resolution cheap
+    """
+
     reads: Literal["pixels", "caption", "both"]
+    batch: int | None = None
+    longest: int = 768
 
-    def tag(self, items: Sequence[ImageAndText]) -> list[Tags]: ...
+    def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
+        """Tags of each item; `Tags.error` fails the row."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One question to a language model.
+    """One request to a language model.
 
     instruction   the whole rendered text: template + content + constraint (CtrlSynth, figure 3)
-    tags          the phrases that the instruction carries, for models that need no instruction (`realizer`)
-                  and for grammars
-    caption       the caption that the instruction carries, or None
-    family        which template family: tags, tags+text, text, concept, extract
-    schema        a JSON schema that the reply must fulfil, or None for plain text
-    max_tokens    the most the reply may have
+    tags          the phrases in the instruction, for grammars and for models that read no instruction
+                  (`realizer`)
+    caption       the caption in the instruction, or None
+    family        the template family: tags, tags+text, text, concept, extract
+    schema        a JSON schema that the reply must satisfy, or None for plain text
+    max_tokens    limit of the reply
     words         (least, most) words wanted, or None
-    seed          0 .. 2**31 - 1; used where the model samples
-    gone          phrases that the policy's edits took away, which the text must not hold; only where the
-                  caption is from before the edits (family tags+text), so that a model that reads no
-                  instruction knows what to leave out of it
-    instead       (old, new) objects and attributes: of what such edits put another phrase in place of, how it
-                  is now
+    seed          0 .. 2**31 - 1; used if the model samples
+    gone          phrases that the policy's edits removed, which the text must not contain. Only set if the
+                  caption predates the edits (family tags+text), for models that read no instruction
+    instead       (old, new) objects and attributes that such edits replaced
     """
 
     instruction: str
@@ -72,8 +101,8 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A language model's answer; `raw` is what it really said when `text` was cleaned. `error` set: the row
-    has failed with it."""
+    """A language model's answer. `raw` is the reply before cleaning, where `text` differs; `error` fails the
+    row."""
 
     text: str
     raw: str | None = None
@@ -83,19 +112,28 @@ class Reply:
     error: str | None = None
 
 
-class LanguageModel(Protocol):
-    """2b."""
+class LanguageModel(Model):
+    """Box 2b: text from instructions. `batch` is the number of rows per call."""
 
-    id: str
-    digest: str
+    batch: int = 256
 
-    def generate(self, requests: Sequence[Request]) -> list[Reply]: ...
+    def begin(self, requests: Sequence[Request]) -> None:
+        """Announces requests, these very objects, that `generate` gets later. Servers start on them now, so
+        they do not run dry between two batches."""
+
+    def prompt(self, request: Request) -> str | None:
+        """The text that the model reads for a request, in its chat template; None if unknown."""
+        return None
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        """One reply per request."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What 3b hands to 2c. `weights` maps a phrase of the text to its factor (1 = as it is); `size` is
-    (width, height) in pixels."""
+    """Input of a text-to-image model. `weights` maps a phrase of the text to its factor (1 = unchanged);
+    `size` is (width, height) in pixels."""
 
     text: str
     negative: str = ""
@@ -107,16 +145,16 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Painting:
-    """A text-to-image model's answer. `drawn`, `not_drawn`: phrases, where the model knows; `weights_unused`:
-    weighted phrases that the text lacks or the model cannot weigh. `error` set: the row has failed with it,
-    and `image` is None.
+    """A text-to-image model's answer. `error` fails the row; `image` is then None.
 
-    flagged     the verdict of the model's own safety checker, None where it has none. A flagged image is not
-                given out
-    tokens      CLIP tokens of the prompt by the model's own tokenizer, both special ones included; None: the
-                caller counts
-    truncated   with `tokens`: whether a part of the prompt reaches no text encoder
-    chunks      in how many chunks the prompt was encoded, where the model was told to chunk long ones
+    drawn, not_drawn  phrases, if the model knows
+    weights_unused    weighted phrases that the text lacks or the model cannot weigh
+    flagged           verdict of the model's own safety checker, or None without one; a flagged image is not
+                      returned
+    tokens            CLIP tokens of the prompt by the model's own tokenizer, with both special tokens; None:
+                      the caller counts
+    truncated         with `tokens`: whether part of the prompt reaches no text encoder
+    chunks            number of chunks in which a long prompt was encoded, if the model chunks
     """
 
     image: Image.Image | None
@@ -130,21 +168,31 @@ class Painting:
     chunks: int | None = None
 
 
-class TextToImageModel(Protocol):
-    """2c. A model that has no place for weights of tags or a negative prompt says so in `accepts(weights:
-    bool, negative: bool)`, which raises a `UserError` while the run is planned; without that method it takes
-    both."""
+class TextToImageModel(Model):
+    """Box 2c: images from prompts.
 
-    id: str
-    digest: str
+    batch  rows per call
+    size   one edge or (width, height) in pixels of an image whose prompt asks for no size; None if unknown
+    """
 
-    def generate(self, prompts: Sequence[Prompt]) -> list[Painting]: ...
+    batch: int = 8
+    size: int | tuple[int, int] | None = None
+
+    def accepts(self, weights: bool, negative: bool) -> None:
+        """Raises UserError, while the run is planned, if the model cannot weigh phrases or takes no negative
+        prompt and the recipe asks for them."""
+
+    def begin(self, prompts: Sequence[Prompt]) -> None:
+        """Announces prompts, these very objects, that `generate` gets later, as for a language model."""
+
+    def generate(self, prompts: Sequence[Prompt]) -> list[Painting]:
+        """One painting per prompt."""
+        raise NotImplementedError
 
 
-class SafetyJudge(Protocol):
+class SafetyJudge(Model):
     """Scores decoded pixels for unwanted content, 0 (safe) .. 1."""
 
-    id: str
-    digest: str
-
-    def score(self, images: Sequence[Image.Image]) -> list[float]: ...
+    def score(self, images: Sequence[Image.Image]) -> list[float]:
+        """One score per image."""
+        raise NotImplementedError

@@ -1,18 +1,43 @@
-"""Models made of models (a hybrid, a captioner with its language model): absent parts, preflight, full hash,
-end."""
+"""Taggers made of other models (a hybrid, a captioner with its language model)."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..errors import UserError
+from .base import Model, VisionTagger
+
+
+class Composite(VisionTagger):
+    """A tagger that checks, hashes and closes the models in `parts` with itself."""
+
+    parts: Sequence[Model] = ()
+
+    def check(self) -> None:
+        """Preflight of each part."""
+        for part in self.parts:
+            part.check()
+
+    def content_digest(self) -> str:
+        """One hash over the complete files of all parts."""
+        return contents_of(self.parts)
+
+    def close(self) -> None:
+        """Closes each part."""
+        for part in self.parts:
+            part.close()
+
+
+def contents_of(parts: Iterable[Any]) -> str:
+    """One hash over the `content_digest()` of each part."""
+    return hashlib.sha256("\0".join(part.content_digest() for part in parts).encode()).hexdigest()
 
 
 def make_all(makers: Sequence[Callable[[], Any]]) -> list[Any]:
-    """What each of `makers` makes. UserError with all that is missing, a line each, not with the first
-    alone."""
+    """Calls each maker and returns the results. UserError lists everything that is missing, not only the
+    first problem."""
     made, problems = [], list[str]()
     for make in makers:
         try:
@@ -22,26 +47,3 @@ def make_all(makers: Sequence[Callable[[], Any]]) -> list[Any]:
     if problems:
         raise UserError("\n".join(dict.fromkeys(problems)))
     return made
-
-
-def check_all(parts: Sequence[Any]) -> None:
-    """`check()` of each part that has one: raises UserError in one line for what the user can mend, and loads
-    no weights."""
-    for part in parts:
-        check = getattr(part, "check", None)
-        if check is not None:
-            check()
-
-
-def contents_of(parts: Sequence[Any]) -> str:
-    """One hash over the `content_digest()` of each part; a part without one counts with its digest."""
-    found = [getattr(part, "content_digest", lambda part=part: part.digest)() for part in parts]
-    return hashlib.sha256("\0".join(found).encode()).hexdigest()
-
-
-def close_all(parts: Sequence[Any]) -> None:
-    """`close()` of each part that has one; it may be asked again later."""
-    for part in parts:
-        close = getattr(part, "close", None)
-        if close is not None:
-            close()

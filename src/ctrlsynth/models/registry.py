@@ -1,16 +1,16 @@
-"""Models by name: a plain table of `name -> "module:Class"`, imported on use; any `package.module:Class`
-works as well."""
+"""Finds models by name in a plain table of `name -> "module:Class"`, imported on use; any
+`package.module:Class` works as well."""
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import UserError, unknown
+from ..recipe.code import is_code, load_code
+from .base import LanguageModel, Model, SafetyJudge, TextToImageModel, VisionTagger
 
 Role = Literal["tagger", "llm", "text_to_image", "safety"]
 
@@ -45,15 +45,21 @@ NAMES: dict[Role, dict[str, str]] = {
     },
     "safety": {"opennsfw": f"{_HERE}.embedded.opennsfw.judge:OpenNSFW"},
 }
+_BASES: dict[Role, tuple[type[Model], str]] = {
+    "tagger": (VisionTagger, "tag"),
+    "llm": (LanguageModel, "generate"),
+    "text_to_image": (TextToImageModel, "generate"),
+    "safety": (SafetyJudge, "score"),
+}
+"""Base class of each role, and the method that its models must define."""
 _OPTIONS_TOO = {"extract"}
-"""Models that are options of others as well."""
-_CLASS_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""Models that are also options of other models."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A model as a recipe names it: a known backend or a `package.module:Class`, what it should load, and
-    options for its class."""
+    """A model as a recipe names it: a known backend or a `package.module:Class`, the model it loads, and
+    options of its class."""
 
     backend: str
     model: Any = None
@@ -71,11 +77,11 @@ def parse_spec(value: Any, role: Role, where: str = "models") -> ModelSpec:
         head, _, rest = value.partition(":")
         if head in names:
             return ModelSpec(head, rest or None)
-        if _CLASS_PATH.fullmatch(value):
+        if is_code(value):
             return ModelSpec(value)
         raise unknown(f"{role} model", value, names, where)
     if isinstance(value, Mapping):
-        heads = [k for k in value if k in names or _CLASS_PATH.fullmatch(str(k))]
+        heads = [k for k in value if k in names or is_code(k)]
         if len(heads) > 1:  # {captioner: X, extract: Y}: the captioner's option
             heads = [k for k in heads if k not in _OPTIONS_TOO]
         if len(heads) == 1:
@@ -88,31 +94,27 @@ def parse_spec(value: Any, role: Role, where: str = "models") -> ModelSpec:
     )
 
 
-def load_class(path: str, where: str = "models") -> Any:
-    """Imports `package.module:Name` and returns it; what is missing is one sentence."""
-    module, _, name = path.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{where}: {path}: {error}; is it installed, and is its folder on PYTHONPATH?"
-        ) from error
-    except AttributeError as error:
-        raise UserError(f"{where}: module {module!r} has no {name!r}") from error
+def model_class(spec: ModelSpec, role: Role, where: str) -> Any:
+    """The class behind a model's name."""
+    return load_code(NAMES[role].get(spec.backend, spec.backend), where, [_BASES[role][1]])
 
 
 def load(value: Any, role: Role, where: str = "models") -> Any:
     """Builds the model that a recipe names. Options that its class does not take are an error that lists
-    those it does."""
+    the ones it takes."""
     spec = value if isinstance(value, ModelSpec) else parse_spec(value, role, where)
-    cls = load_class(NAMES[role].get(spec.backend, spec.backend), where)
-    known = [
-        p.name
-        for p in inspect.signature(cls).parameters.values()
-        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    ]
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(cls).parameters.values())
-    for name in spec.options:
-        if name not in known and not open_ended:
-            raise unknown(f"option of {spec.backend}", name, [k for k in known if k != "model"], where)
+    cls = _with_defaults(model_class(spec, role, where), role)
+    parameters = inspect.signature(cls).parameters.values()
+    known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        for name in spec.options:
+            if name not in known:
+                raise unknown(f"option of {spec.backend}", name, [k for k in known if k != "model"], where)
     return cls(spec.model, **spec.options) if spec.model is not None else cls(**spec.options)
+
+
+def _with_defaults(cls: Any, role: Role) -> Any:
+    """The class itself if it derives from the role's base class, else a subclass of both, in which the base
+    provides the hooks that the class lacks."""
+    base = _BASES[role][0]
+    return cls if issubclass(cls, base) else type(cls.__name__, (cls, base), {"__module__": cls.__module__})

@@ -9,8 +9,8 @@ from typing import Any
 
 from PIL import Image
 
-from ..data.images import ImageFault, decode, encode
-from ..data.sources import ImageReader
+from ..data.images import ImageFault, decode, encode, suffix_of
+from ..data.originals import ImageReader
 from ..recipe.paths import Step
 from ..sample import KINDS
 from .facts import edit_name
@@ -20,7 +20,6 @@ THUMBNAIL = 256
 """Longer edge of an original in the gallery, in pixels."""
 SEARCHED = 600
 """Characters of text, and of caption, that the gallery's filter looks into."""
-_MAGIC = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG", "png"), (b"RIFF", "webp"))
 
 _GONE = {
     "original_missing": "the original is no longer there",
@@ -52,7 +51,7 @@ class ImageFiles:
 
     def painted(self, data: bytes) -> str | None:
         """The path of a painted image, stored as it is."""
-        kind = next((k for magic, k in _MAGIC if data.startswith(magic)), None)
+        kind = suffix_of(data)
         return self._write(data, kind, "p") if kind is not None else None
 
     def _write(self, data: bytes, kind: str, letter: str) -> str:

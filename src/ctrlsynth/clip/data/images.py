@@ -8,18 +8,7 @@ import random
 
 from PIL import Image
 
-from ...data.images import decode, probe
-
-
-def shorter_edge(
-    image: Image.Image, edge: int, method: Image.Resampling = Image.Resampling.BICUBIC
-) -> Image.Image:
-    """The image with its shorter edge at `edge` pixels, enlarged or reduced; the longer one rounded down."""
-    width, height = image.size
-    if min(width, height) == edge:
-        return image
-    size = (edge, int(edge * height / width)) if width <= height else (int(edge * width / height), edge)
-    return image.resize(size, method)
+from ...data.images import shorter_edge
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
@@ -51,18 +40,6 @@ def crop_box(
         w, h = width, height
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
-
-
-def open_image(data: bytes, edge: int | None) -> Image.Image:
-    """The image as RGB, its shorter edge at `edge` pixels if given. A much larger JPEG is already reduced
-    while it is decoded, to no less than twice that edge. Raises ImageFault."""
-    if edge is None:
-        return decode(data)
-    width, height = probe(data)
-    longest = (
-        round(max(width, height) * 2 * edge / min(width, height)) if min(width, height) > 4 * edge else None
-    )
-    return shorter_edge(decode(data, longest=longest), edge)
 
 
 def training_view(

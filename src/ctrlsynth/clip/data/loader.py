@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...data.images import ImageFault
+from ...data.images import ImageFault, open_image
 from ...errors import UserError
+from ...models.open_clip.tokens import Tokenizer
 from ...recipe.train import TrainBlock, TrainSource
 from ...sample import chance
-from .images import open_image, training_view
+from .images import training_view
 from .order import Order, Part, Schedule
 from .shards import RowFault, Shards, open_shards
-from .tokens import Tokenizer
 
 
 class Batch(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ...data.rows import clean_caption
+from ...data.captions import clean_caption
 
 BLOCK = 64
 """Rows that stay together when rows are shuffled, where a form has no groups of its own: neighbours on disk

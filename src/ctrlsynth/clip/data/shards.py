@@ -19,7 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...data.rows import CAPTION_NAMES, FILE_NAMES, IMAGE_NAMES, expand
+from ...data.captions import CAPTION_NAMES
+from ...data.rows import FILE_NAMES, IMAGE_NAMES, expand
 from ...errors import UserError, first_line, unknown
 from .rows import BLOCK, Pair, RowFault, Shards, captions_of
 from .tars import TarShards

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ...data.rows import IMAGE_SUFFIXES
+from ...data.images import IMAGE_SUFFIXES
 from ...errors import UserError, first_line
 from .rows import BLOCK, Pair, RowFault, captions_of
 

@@ -31,7 +31,7 @@ def template_set(name: str, folder: Path) -> list[str]:
     if name == "simple":
         return SIMPLE
     if name in ("openai-imagenet-80", "openai-imagenet-7"):
-        from ...models.torchvision_fix import make_torchvision_importable
+        from ...models.device import make_torchvision_importable
 
         make_torchvision_importable("clip")
         shipped = import_module("open_clip.zero_shot_metadata")

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from ...errors import UserError
-from ..base import Reply, Request
+from ..base import LanguageModel, Reply, Request
 
 SIMPLE = (
     "itap of a {}.", "a bad photo of the {}.", "a origami {}.", "a photo of the large {}.",
@@ -19,7 +19,7 @@ SIMPLE = (
 """CLIP's subset of seven, which does nearly as well on ImageNet."""
 
 
-class Naive:
+class Naive(LanguageModel):
     """A `LanguageModel` of templates. The request's seed draws one of them; the concept fills it, or else the
     first phrase.
 

@@ -14,10 +14,11 @@ import json
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from functools import cached_property
 from typing import Any
 
 from ...errors import UserError, unknown
-from ..base import Reply, Request
+from ..base import LanguageModel, Reply, Request
 from ..prices import check_prices
 from ..server import Call, ServerPool, addresses
 from ..server_faults import BadReply, Fault
@@ -29,7 +30,7 @@ _META = ("vocab_type", "n_vocab", "n_ctx_train", "n_embd", "n_params", "size")
 """What a server says of a model and goes on saying; llama-server's `created` is the time of the question."""
 
 
-class OpenAIServer:
+class OpenAIServer(LanguageModel):
     """A `LanguageModel` behind one or more servers of the same model.
 
     base_url, base_urls   where; neither: api.openai.com. Several are replicas: the least busy is asked
@@ -91,24 +92,19 @@ class OpenAIServer:
         )
         self.batch = 4 * concurrency * max(1, len(self.pool.base_urls))
         self._fixed = self._sampled(temperature)
-        self._digest: str | None = None
         self._begun: dict[
             int, tuple[Request, Future[Reply | Fault]]
         ] = {}  # by object: equal requests are asked each
         self._lock = threading.Lock()
 
-    @property
-    def digest(self) -> str:
+    @cached_property
+    def digest(self) -> str:  # type: ignore[override]
         """Asks the server for its model's version, once, unless the recipe says it. UserError where no server
         answers."""
-        if self._digest is None:
-            told = self.version if self.version is not None else reported(self.pool, self.model)
-            options = {**self._fixed, "max_tokens": self.sampling.max_tokens, "structured": self.structured}
-            sha = hashlib.sha256(
-                json.dumps([self.model, told, options], sort_keys=True, default=str).encode()
-            )
-            self._digest = f"unverified:{sha.hexdigest()[:32]}"
-        return self._digest
+        told = self.version if self.version is not None else reported(self.pool, self.model)
+        options = {**self._fixed, "max_tokens": self.sampling.max_tokens, "structured": self.structured}
+        sha = hashlib.sha256(json.dumps([self.model, told, options], sort_keys=True, default=str).encode())
+        return f"unverified:{sha.hexdigest()[:32]}"
 
     def _sampled(self, temperature: float | None) -> dict[str, Any]:
         """The fields that all requests share. What stands at its default is not sent: not every server knows

@@ -26,8 +26,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ...errors import UserError
-from ..base import Reply, Request
-from ..hf import HFOptions, Located, locate
+from ..base import LanguageModel, Reply, Request
+from ..hub.find import HFOptions, Located, locate
 from ..installed import need
 from .chat import WHERE, check_files, check_template, load_tokenizer, prompt_of, tokens_of
 from .sampling import Sampling
@@ -36,11 +36,11 @@ OLDEST = (0, 19)
 _SHAPING = ("dtype", "quantization", "max_model_len", "tensor_parallel_size")
 
 
-class VLLM:
+class VLLM(LanguageModel):
     """A `LanguageModel` on the GPUs of this process.
 
     temperature .. max_tokens    as in sampling.py
-    revision, adapters, download as in models/hf.py; one LoRA adapter at most
+    revision, adapters, download as in models/hub/find.py; one LoRA adapter at most
     device                       auto or cuda: the GPUs that CUDA_VISIBLE_DEVICES, or Ray, leaves to this
                                  process
     dtype                        auto, bfloat16, float16, float32

@@ -23,7 +23,7 @@ from ...lang.words import plural, singular
 from ...sample import Tags, unique
 from .. import registry as models
 from ..base import ImageAndText, LanguageModel, Reply, Request
-from ..composite import check_all, close_all, contents_of
+from ..composite import Composite
 from ..embedded.realizer.vocabulary import COUNTS, PREPOSITIONS
 from .extract_parse import LINES, SCHEMA, parse, parse_json
 
@@ -34,7 +34,7 @@ _ARTICLES = frozenset("a an the his her its their my our your this that these th
 _BE = frozenset("is are was were be been being".split())
 
 
-class ExtractTagger:
+class ExtractTagger(Composite):
     """Tags captions through a language model. A caption whose reply can't be read fails with
     `not_three_lines` or `bad_json`; one whose reply failed, with the reply's own reason.
 
@@ -52,12 +52,13 @@ class ExtractTagger:
         if mode not in MODES:
             raise unknown("mode", str(mode), MODES, "models.tagger.extract")
         self._model: LanguageModel = models.load(model, "llm", "models.tagger.extract")
+        self.parts = [self._model]
         self.id = f"extract({self._model.id})"
         asked = instruction("", mode)
         self.digest = hashlib.sha256(
             f"extract-2\0{self._model.digest}\0{max_tokens}\0{mode}\0{asked}".encode()
         ).hexdigest()
-        self.batch = int(getattr(self._model, "batch", 256))
+        self.batch = self._model.batch
         self._mode, self._max_tokens = mode, max_tokens
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
@@ -87,18 +88,6 @@ class ExtractTagger:
         if lines is None:
             return Tags(error="not_three_lines" if self._mode == "lines" else "bad_json")
         return normalise(lines, caption)
-
-    def check(self) -> None:
-        """Preflight of the language model."""
-        check_all([self._model])
-
-    def content_digest(self) -> str:
-        """The language model's whole files, for `--verify`."""
-        return contents_of([self._model])
-
-    def close(self) -> None:
-        """Closes the language model, if it can be closed."""
-        close_all([self._model])
 
 
 @lru_cache(maxsize=2)

@@ -12,14 +12,14 @@ from ...errors import ModelError, UserError
 from ...sample import Tags, unique
 from .. import registry as models
 from ..base import ImageAndText, VisionTagger
-from ..composite import check_all, close_all, contents_of, make_all
+from ..composite import Composite, make_all
 
 # A noun that stands in the caption is certain to stand there; a tagger that gives no scores is taken at its
 # word.
 _UNSCORED = 1.0
 
 
-class HybridTagger:
+class HybridTagger(Composite):
     """Joins taggers: `{hybrid: [imagenet, wordnet]}`.
 
     model    the taggers as a recipe names them, in the order in which their tags are joined; the text
@@ -34,42 +34,30 @@ class HybridTagger:
                 f"models.tagger: hybrid takes a list of taggers, such as {{hybrid: [imagenet, wordnet]}}, "
                 f"not {model!r}"
             )
-        self._taggers: list[VisionTagger] = make_all(
+        self.parts: list[VisionTagger] = make_all(
             [
                 partial(models.load, spec, "tagger", f"models.tagger.hybrid[{i}]")
                 for i, spec in enumerate(specs)
             ]
         )
-        self.batch = min(int(getattr(tagger, "batch", 64)) for tagger in self._taggers)
-        kinds = {tagger.reads for tagger in self._taggers}
+        self.batch = min(tagger.batch or 64 for tagger in self.parts)
+        kinds = {tagger.reads for tagger in self.parts}
         self.reads: Literal["pixels", "caption", "both"] = kinds.pop() if len(kinds) == 1 else "both"
-        self.id = f"hybrid({'+'.join(tagger.id for tagger in self._taggers)})"
+        self.id = f"hybrid({'+'.join(tagger.id for tagger in self.parts)})"
         self.digest = hashlib.sha256(
-            "\0".join(f"{t.id}\0{t.digest}" for t in self._taggers).encode()
+            "\0".join(f"{t.id}\0{t.digest}" for t in self.parts).encode()
         ).hexdigest()
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
         """One joined Tags an item. A tagger that fails for the batch fails it here too: half the tags would
         look like all of them."""
-        answers = [tagger.tag(items) for tagger in self._taggers]
-        for tagger, answer in zip(self._taggers, answers, strict=True):
+        answers = [tagger.tag(items) for tagger in self.parts]
+        for tagger, answer in zip(self.parts, answers, strict=True):
             if len(answer) != len(items):
                 raise ModelError(
                     "wrong_number", f"{tagger.id} gave {len(answer)} answers for {len(items)} items"
                 )
         return [join(row) for row in zip(*answers, strict=True)]
-
-    def check(self) -> None:
-        """Preflight of each tagger."""
-        check_all(self._taggers)
-
-    def content_digest(self) -> str:
-        """The whole files of all taggers, for `--verify`."""
-        return contents_of(self._taggers)
-
-    def close(self) -> None:
-        """Lets the taggers free what they hold; they may be asked again."""
-        close_all(self._taggers)
 
 
 def join(tags: Sequence[Tags]) -> Tags:

@@ -15,15 +15,16 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Literal
 
 from PIL import Image
 
 from ...errors import UserError, unknown
 from ...sample import Tags
-from .. import hf_files
 from ..base import ImageAndText, Reply, Request
-from ..composite import check_all, close_all, contents_of
+from ..composite import Composite
+from ..hub.files import hash_of
 from ..llms.server import OpenAIServer, read
 from ..prices import check_prices
 from ..server import Call
@@ -48,7 +49,7 @@ _FORMS = {
 }
 
 
-class VisionServerTagger:
+class VisionServerTagger(Composite):
     """A vision model behind one or more servers.
 
     mode        lines or json (held to a schema where the server can): how tags are answered, by the model
@@ -91,16 +92,17 @@ class VisionServerTagger:
         self._prompt = prompt or (CHAT_PROMPT if self._captions else _ASK + _FORMS[mode])
         self._max_tokens = max_tokens
         self.prices, self.pool = self._server.prices, self._server.pool
-        self.batch = (
-            self._server.batch if self._extract is None else min(self._server.batch, self._extract.batch)
-        )
-        self.batch = min(self.batch, 256)  # decoded pictures wait in memory
+        extracts = [] if self._extract is None else [self._extract]
+        self.parts = [self._server, *extracts]
+        self.batch = min(
+            [256, self._server.batch, *(part.batch or 256 for part in extracts)]
+        )  # decoded pictures wait in memory
         self.id = f"openai:{self._server.model}" + (
             f"+{self._extract.id}" if self._extract is not None else ""
         )
 
-    @property
-    def digest(self) -> str:
+    @cached_property
+    def digest(self) -> str:  # type: ignore[override]
         """Asks the server for its model's version, as its language models do; nobody can look at its
         weights."""
         nested = self._extract.digest if self._extract is not None else None
@@ -114,7 +116,7 @@ class VisionServerTagger:
             nested,
             QUALITY,
         ]
-        return f"unverified:{hf_files.hash_of(own)[:32]}"
+        return f"unverified:{hash_of(own)[:32]}"
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
         """One Tags an item; without an image, empty ones. A row whose request failed for good carries the
@@ -152,18 +154,6 @@ class VisionServerTagger:
         if lines is None:
             return Tags(error="not_three_lines" if self._mode == "lines" else "bad_json")
         return normalise(lines, " , ".join(phrase for phrases in lines.values() for phrase in phrases))
-
-    def check(self) -> None:
-        """Preflight: the key is set, a server answers and has the model."""
-        check_all([self._server, self._extract])
-
-    def content_digest(self) -> str:
-        """The language model's files, for `--verify`; the server's own can't be looked at."""
-        return contents_of([self._server, self._extract] if self._extract is not None else [self._server])
-
-    def close(self) -> None:
-        """Ends the connections."""
-        close_all([self._server, self._extract])
 
 
 def _error(answer: Reply | Fault | None) -> str | None:

@@ -19,13 +19,14 @@ import json
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from functools import cached_property
 from typing import Any
 
 from PIL import Image
 
 from ...data.images import ImageFault, decode
 from ...errors import UserError
-from ..base import Painting, Prompt
+from ..base import Painting, Prompt, TextToImageModel
 from ..llms.server import reported
 from ..prices import check_prices
 from ..server import Call, ServerPool, addresses
@@ -34,7 +35,7 @@ from ..server_faults import BadReply, Fault
 WHERE = "models.text_to_image"
 
 
-class ImageServer:
+class ImageServer(TextToImageModel):
     """A `TextToImageModel` behind one or more servers of the same model.
 
     base_url, base_urls   where; neither: api.openai.com. Several are replicas: the least busy is asked
@@ -49,6 +50,8 @@ class ImageServer:
     prices       US dollars an image, {row: 0.04}: `status` tells the cost. Belongs to no digest
     concurrency .. api_key_env   as in `ServerPool`; they belong to no digest
     """
+
+    size: tuple[int, int] | None
 
     def __init__(
         self,
@@ -93,24 +96,19 @@ class ImageServer:
         )
         self.extra_body = dict(extra_body or {})
         self.batch = 2 * concurrency * max(1, len(self.pool.base_urls))
-        self._digest: str | None = None
         self._begun: dict[
             int, tuple[Prompt, Future[Image.Image | Fault]]
         ] = {}  # by object: equal prompts are asked each
         self._lock = threading.Lock()
 
-    @property
-    def digest(self) -> str:
+    @cached_property
+    def digest(self) -> str:  # type: ignore[override]
         """Asks the server for its model's version, once, unless the recipe says it. UserError where no server
         answers."""
-        if self._digest is None:
-            told = self.version if self.version is not None else reported(self.pool, self.model)
-            options = [self.size, self.seed, self.negative, self.extra_body]
-            sha = hashlib.sha256(
-                json.dumps([self.model, told, options], sort_keys=True, default=str).encode()
-            )
-            self._digest = f"unverified:{sha.hexdigest()[:32]}"
-        return self._digest
+        told = self.version if self.version is not None else reported(self.pool, self.model)
+        options = [self.size, self.seed, self.negative, self.extra_body]
+        sha = hashlib.sha256(json.dumps([self.model, told, options], sort_keys=True, default=str).encode())
+        return f"unverified:{sha.hexdigest()[:32]}"
 
     def accepts(self, weights: bool, negative: bool) -> None:
         """UserError where the image policy asks for what no request can carry."""

@@ -18,9 +18,9 @@ from PIL import Image
 
 from ....errors import UserError
 from ....sample import Tags, unique
-from ...base import ImageAndText
+from ...base import ImageAndText, VisionTagger
+from ...device import in_threads, session_options, thread_count
 from ...installed import package_file
-from ...runtime import in_threads, session_options, thread_count
 from .graph import onnx_bytes, variant
 from .pixels import attributes
 
@@ -56,14 +56,14 @@ def object_name(label: str) -> str:
     return _NAMES.get(label, label).partition(" (")[0].partition(" / ")[0].strip().lower()
 
 
-class ImageNetTagger:
+class ImageNetTagger(VisionTagger):
     """Reads pixels: objects with their probabilities, and the picture's colours and brightness as bare
     attributes.
 
     model    `lite2` (260 px, the default) or `lite0` (224 px, twice as fast, less sure)
     cutoff   least probability of an object, 0..1; classes of the same name count together
     top_k    the most objects a picture
-    threads  pictures worked on at once, each by one thread; None: `runtime.free_threads`. Changes nothing but
+    threads  pictures worked on at once, each by one thread; None: `device.free_threads`. Changes nothing but
              speed
     """
 

@@ -13,8 +13,9 @@ import onnxruntime
 from PIL import Image
 
 from ....errors import UserError
+from ...base import SafetyJudge
+from ...device import in_threads, session_options, thread_count
 from ...installed import INSTALL, package_file
-from ...runtime import in_threads, session_options, thread_count
 
 VERSION = 1  # raise it when the same pixels would get another score
 _WEIGHTS = (
@@ -22,7 +23,7 @@ _WEIGHTS = (
 )
 
 
-class OpenNSFW:
+class OpenNSFW(SafetyJudge):
     """Scores decoded pixels, 0 (safe) .. 1. `threads`: images at once, a thread each; None: `free_threads`;
     changes nothing but speed."""
 

@@ -3,6 +3,11 @@ never a tag."""
 
 from __future__ import annotations
 
+from typing import Literal
+
+from ....lang import wordnet
+from ....lang.words import singular
+
 
 def _phrases(text: str) -> tuple[str, ...]:
     return tuple(" ".join(phrase.split()) for phrase in text.split(";"))
@@ -80,3 +85,115 @@ ALONE = _phrases(
     by; is off to one side; is right in front
     """
 )
+
+ConceptKind = Literal[
+    "animal", "person", "plant", "food", "vehicle", "building", "place", "sky", "thing", "idea"
+]
+
+_LEXFILES: dict[str, ConceptKind] = {
+    "noun.animal": "animal",
+    "noun.person": "person",
+    "noun.group": "person",
+    "noun.plant": "plant",
+    "noun.food": "food",
+    "noun.location": "place",
+    "noun.object": "place",
+    "noun.phenomenon": "sky",
+    "noun.artifact": "thing",
+    "noun.substance": "thing",
+    "noun.body": "thing",
+    "noun.shape": "thing",
+    "noun.Tops": "thing",
+}
+VERBS: dict[ConceptKind, tuple[str, ...]] = {
+    "animal": tuple("sits stands rests walks runs sleeps waits looks climbs moves plays lies eats".split()),
+    "person": tuple("stands sits walks smiles waits looks works speaks reads rests plays sings".split()),
+    "plant": tuple("grows stands blooms rises leans spreads shines".split()),
+    "food": tuple("lies sits rests waits cools stands shines".split()),
+    "vehicle": tuple("stands waits moves passes crosses rolls rests shines".split()),
+    "building": tuple("stands rises towers shines overlooks faces waits".split()),
+    "place": tuple("lies stretches spreads shines rises rests glows".split()),
+    "sky": tuple("shines glows rises falls spreads moves hangs appears passes".split()),
+    "thing": tuple("stands lies sits rests hangs leans shines glows waits".split()),
+    "idea": tuple("fills lights surrounds brings covers decorates shapes holds".split()),
+}
+"""Kind -> verbs in the third person."""
+PLACES: dict[ConceptKind, tuple[str, ...]] = {
+    "animal": _phrases(
+        "on the grass; under a tall tree; beside a river; near an old house; in the snow; on a sandy beach; "
+        "behind a wooden fence; "
+        "in a green field; next to a rock; in front of a barn; among flowers; on a mountain path"
+    ),
+    "person": _phrases(
+        "on a street; in front of a house; beside a window; in a bright room; on a bench; at a table; in a "
+        "garden; near a bridge; "
+        "by the sea; with a dog; next to a bicycle; under an umbrella"
+    ),
+    "plant": _phrases(
+        "in a garden; beside a stone wall; in a clay pot; near a lake; on a hill; along a road; behind a "
+        "house; in the sun; "
+        "on a window sill; under a blue sky; in a forest; next to a bench"
+    ),
+    "food": _phrases(
+        "on a white plate; on a wooden table; in a bowl; beside a cup of coffee; on a kitchen counter; next "
+        "to a knife; in a basket; "
+        "on a tray with fruit; in front of a window; beside a glass of water; on a red cloth; in a small shop"
+    ),
+    "vehicle": _phrases(
+        "on a wet street; in front of a house; beside the sea; on a mountain road; near a bridge; under a "
+        "grey sky; in a busy city; "
+        "next to a tree; behind a fence; by a lake; on the sand; at a crossing"
+    ),
+    "building": _phrases(
+        "on a hill; beside a river; under a cloudy sky; at the end of a road; behind tall trees; in a small "
+        "town; near the sea; "
+        "in the snow; next to a park; among old houses; in the morning sun; over a busy street"
+    ),
+    "place": _phrases(
+        "under a clear sky; between two mountains; behind a forest; near a small town; in the morning "
+        "light; beside a road; at sunset; "
+        "in the fog; with a boat in front; with birds above; after the rain; in winter"
+    ),
+    "sky": _phrases(
+        "over a mountain; above the sea; behind a church; over a green valley; above a city; over a field; "
+        "behind tall trees; "
+        "over a harbour with boats; above a lonely road; over the roofs; beyond a lake; above a forest"
+    ),
+    "thing": _phrases(
+        "on a wooden table; beside a lamp; on the floor of a bright room; next to a window; on a shelf; "
+        "under a chair; in a garden; "
+        "on a blue cloth; near a door; between two books; in front of a white wall; beside a cup"
+    ),
+    "idea": _phrases(
+        "a quiet room with a candle; a park bench; a street full of people; a letter on a table; the face "
+        "of a child; an old book; "
+        "a garden with flowers; two hands; a painting on a wall; a crowd at sunset; a small house; a boat "
+        "on the sea"
+    ),
+}
+"""Kind -> where such things are; of an idea, what it fills, lights or surrounds."""
+
+
+def kind_of(concept: str) -> ConceptKind:
+    """`soup` -> food, `justice` -> idea, `Eiffel Tower` -> building where WordNet knows it, else thing."""
+    meaning = wordnet.first_sense(concept)
+    if meaning is None:
+        return "thing"
+    if (
+        meaning.lexfile == "noun.group"
+        and (single := singular(concept)) != concept
+        and wordnet.first_sense(single) is not None
+    ):
+        return kind_of(single)  # `tigers` are not the Liberation Tigers
+    lemma = wordnet.noun_lemma(concept)
+    if lemma is not None and any(sense.lexfile == "noun.animal" for sense in wordnet.synsets(lemma, "n")[:2]):
+        return "animal"
+    for name, kind in (
+        ("vehicle.n.01", "vehicle"),
+        ("structure.n.01", "building"),
+        ("food.n.01", "food"),
+        ("food.n.02", "food"),
+    ):
+        if wordnet.is_a(meaning, name):
+            return kind  # type: ignore[return-value]
+    return _LEXFILES.get(meaning.lexfile, "idea")

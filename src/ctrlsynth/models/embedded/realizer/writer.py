@@ -13,13 +13,12 @@ from collections.abc import Sequence
 
 from ....lang.phrases import split_attribute, split_relation
 from ....sample import Tags
-from ...base import Reply, Request
+from ...base import LanguageModel, Reply, Request
 from .caption import held, kept, lemmas, shown
-from .concept_words import PLACES, VERBS, kind_of
 from .fill import Unsupported, fill
 from .scene import Noun, Scene, is_plural, plan, predicate
 from .speech import capital, sentences
-from .vocabulary import COUNTS
+from .vocabulary import COUNTS, PLACES, VERBS, kind_of
 
 VERSION = 3  # raise it when the same request would get another text
 
@@ -33,7 +32,7 @@ _PADDING = (
 )
 
 
-class Realizer:
+class Realizer(LanguageModel):
     """A `LanguageModel` of rules. Families: tags (sentences about the tags), tags+text (the caption in line
     with the edits, then what it leaves out), text (the caption tidied and put into a frame: no new words
     about the content), concept (one sentence about it)."""

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ....errors import UserError
 from ....sample import Tags
-from ...base import ImageAndText
+from ...base import ImageAndText, VisionTagger
 from .find import find
 from .index import load_index
 from .match import Thing, name_all
@@ -26,7 +26,7 @@ from .tags import tell
 VERSION = 1
 
 
-class ReferenceTagger:
+class ReferenceTagger(VisionTagger):
     """Tags from pixels by comparison. `folder`: labelled pictures of your own (a subfolder a label), or None
     for OpenMoji's drawings."""
 

@@ -1,8 +1,7 @@
-"""What lies behind the drawings of `scenes` (2c): places, weather and the light of a style, all smooth and in
-middling tones.
+"""Paints the backgrounds of `scenes` (2c): places, weather and a style's light, all smooth and in mid-tones.
 
-Pure white belongs to the drawings' rims and black to their lines, so nothing here is either: the eye, and a
-tagger, can part the two."""
+Nothing here is pure white or black, because rims are white and lines are black: a tagger can tell drawings
+from background."""
 
 from __future__ import annotations
 
@@ -51,7 +50,7 @@ _LIGHT: MappingProxyType[str, tuple[RGB, float]] = MappingProxyType(
 def backdrop(
     size: tuple[int, int], place: str | None, weather: list[str], style: str, rng: np.random.Generator
 ) -> Floats:
-    """The empty scene, RGB in 0..255, shape (height, width, 3)."""
+    """Returns the empty scene: RGB in 0..255, shape (height, width, 3)."""
     width, height = size
     picture = _stops(height, place or "", rng)[:, None, :].repeat(width, 1)
     if not place:
@@ -72,7 +71,7 @@ def backdrop(
 
 
 def _stops(height: int, place: str, rng: np.random.Generator) -> Floats:
-    """One column of the place's colours, a little brighter or darker from picture to picture."""
+    """One column of the place's colours; brightness varies a little from picture to picture."""
     at, colours = zip(*_STOPS[place], strict=True)
     rows = np.linspace(0, 1, height, dtype=np.float32)
     lit = np.array(colours, np.float32) + np.float32(rng.uniform(-8, 8))
@@ -80,7 +79,7 @@ def _stops(height: int, place: str, rng: np.random.Generator) -> Floats:
 
 
 def _relief(picture: Floats, place: str | None, rng: np.random.Generator) -> Floats:
-    """Soft shapes that make a place: hills, house fronts, trunks, clouds."""
+    """Adds the soft shapes of a place: hills, house fronts, trunks, clouds."""
     height, width = picture.shape[:2]
     if place not in ("field", "street", "forest", "desert", "snow", "sky", "beach"):
         return picture
@@ -121,18 +120,14 @@ def _relief(picture: Floats, place: str | None, rng: np.random.Generator) -> Flo
         image.paste(below, (0, int(0.52 * height)))
     if place in ("sky", "field", "beach"):
         for _ in range(4):
-            x, y, wide = (
-                rng.uniform(0, 1),
-                rng.uniform(0.03, 0.85 if place == "sky" else 0.25),
-                rng.uniform(0.06, 0.16),
-            )
+            lowest = 0.85 if place == "sky" else 0.25
+            x, y, wide = rng.uniform(0, 1), rng.uniform(0.03, lowest), rng.uniform(0.06, 0.16)
             draw.ellipse(
                 [(x - wide) * width, (y - wide / 4) * height, (x + wide) * width, (y + wide / 4) * height],
                 fill=(206, 218, 226),
             )
-    return np.asarray(
-        image.filter(ImageFilter.GaussianBlur(max(1.5, 0.008 * min(width, height)))), np.float32
-    )
+    blur = ImageFilter.GaussianBlur(max(1.5, 0.008 * min(width, height)))
+    return np.asarray(image.filter(blur), np.float32)
 
 
 def _glow(picture: Floats, centre: tuple[float, float], colour: RGB, strength: float) -> Floats:
@@ -144,7 +139,7 @@ def _glow(picture: Floats, centre: tuple[float, float], colour: RGB, strength: f
 
 
 def _falling(picture: Floats, rain: bool, rng: np.random.Generator) -> Floats:
-    """Streaks of rain or flakes of snow, blue-grey rather than white."""
+    """Adds streaks of rain or flakes of snow, blue-grey rather than white."""
     height, width = picture.shape[:2]
     mask = Image.new("L", (width, height), 0)
     draw = ImageDraw.Draw(mask)
@@ -157,14 +152,12 @@ def _falling(picture: Floats, rain: bool, rng: np.random.Generator) -> Floats:
             r = max(1.0, 0.8 * unit)
             draw.ellipse([px - r, py - r, px + r, py + r], fill=255)
     share = np.asarray(mask, np.float32)[..., None] / 255 * (0.5 if rain else 0.75)
-    return np.asarray(
-        picture * (1 - share) + np.array((164, 186, 210) if rain else (198, 212, 224), np.float32) * share,
-        np.float32,
-    )
+    tone = np.array((164, 186, 210) if rain else (198, 212, 224), np.float32)
+    return np.asarray(picture * (1 - share) + tone * share, np.float32)
 
 
 def _styled(picture: Floats, style: str, rng: np.random.Generator) -> Floats:
-    """What a style does to the background alone."""
+    """Applies a style to the background alone."""
     height, width = picture.shape[:2]
     short = min(width, height)
     if style in ("real", "cinematic"):
@@ -192,11 +185,8 @@ def _styled(picture: Floats, style: str, rng: np.random.Generator) -> Floats:
     elif style == "art":
         coarse = rng.normal(0, 16, (max(2, height // 10), max(2, width // 28))).astype(np.float32)
         strokes = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-        picture = (
-            picture
-            + np.asarray(strokes, np.float32)[..., None]
-            + rng.normal(0, 3, (height, width, 1)).astype(np.float32)
-        )
+        grain = rng.normal(0, 3, (height, width, 1)).astype(np.float32)
+        picture = picture + np.asarray(strokes, np.float32)[..., None] + grain
     elif style in ("enhance", "quality"):
         mean = picture.mean(-1, keepdims=True)
         picture = mean + (picture - mean) * (1.25 if style == "enhance" else 1.2)
@@ -210,6 +200,5 @@ def _styled(picture: Floats, style: str, rng: np.random.Generator) -> Floats:
 def _vignette(picture: Floats, depth: float) -> Floats:
     height, width = picture.shape[:2]
     y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    return np.asarray(
-        picture * (1 - depth * np.clip((x * x + y * y) / 2, 0, 1))[..., None].astype(np.float32), np.float32
-    )
+    light = 1 - depth * np.clip((x * x + y * y) / 2, 0, 1)
+    return np.asarray(picture * light[..., None].astype(np.float32), np.float32)

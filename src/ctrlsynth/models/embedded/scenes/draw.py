@@ -1,4 +1,4 @@
-"""Puts a planned scene of `scenes` (2c) on its background, in the style that the text asks for."""
+"""Draws a planned scene of `scenes` (2c) on its background, in the style that the text asks for."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from .backdrop import Floats, backdrop
 from .plan import Scene
 from .sprites import sprite
 
-_BAR = 0.11  # of the height: each of the cinematic style's two bars
+_BAR = 0.11  # share of the height that each of the cinematic style's two bars takes
 
 
 def content_box(size: tuple[int, int], style: str) -> tuple[float, float, float, float]:
-    """(left, top, width, height) of the part of the picture that objects may stand in."""
+    """(left, top, width, height) in pixels of the area for objects."""
     width, height = size
     margin = 0.025 * min(size)
     bar = _BAR * height if style == "cinematic" else 0.0
@@ -26,32 +26,23 @@ def rim_of(size: tuple[int, int]) -> int:
 
 
 def render(scene: Scene) -> Image.Image:
-    """The picture, RGB, scene.size pixels. Equal scenes give equal bytes."""
+    """Returns the picture: RGB, scene.size pixels. Equal scenes give equal bytes."""
     rng = np.random.Generator(np.random.PCG64(scene.seed))
-    size, rim = scene.size, rim_of(scene.size)
-    picture = Image.fromarray(
-        backdrop(size, scene.place, list(scene.weather), scene.style, rng).astype(np.uint8)
-    )
+    rim, skewed = rim_of(scene.size), scene.style == "isometric"
+    ground = backdrop(scene.size, scene.place, list(scene.weather), scene.style, rng)
+    picture = Image.fromarray(ground.astype(np.uint8))
     for thing in scene.objects:
         left, top, right, bottom = thing.box
-        shape = sprite(
-            scene.drawings[thing.name],
-            thing.colour,
-            scene.style == "isometric",
-            max(right - left, bottom - top),
-            rim,
-        )
-        corner = (left - rim, top - rim)
-        if not scene.alone(thing):
-            picture.paste(shape, corner, shape)
-            continue
-        _shadow(picture, shape, corner, rim)
+        longer, corner = max(right - left, bottom - top), (left - rim, top - rim)
+        shape = sprite(scene.drawings[thing.name], thing.colour, skewed, longer, rim)
+        if scene.alone(thing):
+            _shadow(picture, shape, corner, rim)
         picture.paste(shape, corner, shape)
     return _finish(picture, scene.style, rng)
 
 
 def _shadow(picture: Image.Image, shape: Image.Image, corner: tuple[int, int], rim: int) -> None:
-    """A soft shadow to the lower right of a drawing that stands on the background."""
+    """Adds a soft shadow to the lower right of a drawing that touches no other."""
     pad = 2 * rim
     mask = Image.new("L", (shape.width + 2 * pad, shape.height + 2 * pad), 0)
     mask.paste(shape.getchannel("A").point(lambda a: a * 3 // 10), (pad, pad))
@@ -60,7 +51,7 @@ def _shadow(picture: Image.Image, shape: Image.Image, corner: tuple[int, int], r
 
 
 def _finish(picture: Image.Image, style: str, rng: np.random.Generator) -> Image.Image:
-    """What a style does to the whole picture. Kept mild, so that colours keep their names."""
+    """Applies a style to the whole picture, mildly, so that colours keep their names."""
     if style in ("", "nocap"):
         return picture
     pixels: Floats = np.asarray(picture, np.float32)
@@ -68,11 +59,10 @@ def _finish(picture: Image.Image, style: str, rng: np.random.Generator) -> Image
         pixels = pixels * np.array((1.0, 0.985, 0.955), np.float32) + _grain(pixels, 4.0, rng)
     elif style == "cinematic":
         light = pixels.mean(-1, keepdims=True) / 255
-        pixels = (
-            pixels * 0.97
-            + (light * np.array((10, 2, -10)) + (1 - light) * np.array((-4, 2, 8))).astype(np.float32)
-            + _grain(pixels, 5.0, rng)
-        )
+        tint = light * np.array((10, 2, -10)) + (1 - light) * np.array(
+            (-4, 2, 8)
+        )  # warm lights, cold shadows
+        pixels = pixels * 0.97 + tint.astype(np.float32) + _grain(pixels, 5.0, rng)
         bar = int(_BAR * pixels.shape[0])
         pixels[:bar] = pixels[-bar:] = 8
     elif style == "art":

@@ -1,10 +1,9 @@
-"""`scenes`, the text-to-image model (2c) that comes with the install: reads a prompt's text and draws it from
-OpenMoji's drawings.
+"""`scenes`, the text-to-image model (2c) of the demo: reads a prompt's text and draws it with OpenMoji's
+drawings.
 
-It looks at nothing but the text: objects, colours, sizes, counts, relations, place and weather are parsed out
-of it (scenes_read.py), laid out (scenes_layout.py) and drawn as stickers on a painted background
-(scenes_draw.py). It knows what it drew, so policies, judges and taggers can be measured on it. It is a
-drawing machine, small and exact; it paints no photographs."""
+It sees only the text: `read.py` parses objects, colours, sizes, counts, relations, place and weather from it,
+`layout.py` positions them, and `draw.py` draws them as stickers on a painted background. It knows what it
+drew, so policies, judges and taggers can be measured on it. It cannot paint photographs."""
 
 from __future__ import annotations
 
@@ -12,27 +11,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ....errors import UserError
-from ...base import Painting, Prompt
+from ...base import Painting, Prompt, TextToImageModel
 from .draw import content_box, render
 from .plan import Scene, make_plan, missing
 from .read import Reading, read
 from .vocabulary import drawings_digest, drawings_of
 
-# raise it when the same prompt would be drawn in another way: rows painted by older rules are then painted
-# again
-VERSION = 1
+VERSION = 1  # raise it when the same prompt would be drawn differently: older rows are then painted again
 _LEAST, _MOST = 64, 4096
 
 
-class Scenes:
+class Scenes(TextToImageModel):
     """Text to image by drawing.
 
-    size      pixels of the square picture where the prompt asks for no size (64 .. 4096)
-    drawings  a folder of another vendor's drawings, PNG files named by code points; OpenMoji's unless given.
-              A text that names what this folder lacks fails with `no_drawing`
-    """
+    Args:
+        size: side of the square picture in pixels (64 .. 4096), where the prompt asks for no size.
+        drawings: a folder of another vendor's drawings, PNG files named by code points, instead of
+            OpenMoji's. A text that names a thing missing there fails with `no_drawing`."""
 
     id = "scenes"
+    size: int
 
     def __init__(self, size: int = 384, drawings: str | None = None) -> None:
         if isinstance(size, bool) or not isinstance(size, int) or not _LEAST <= size <= _MOST:
@@ -45,10 +43,8 @@ class Scenes:
         self.digest = f"scenes-{VERSION}-{drawings_digest(folder)}-{size}"
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Painting]:
-        """One painting a prompt, in order. A text that names nothing to draw gives its background alone.
-
-        A prompt's size out of 64 .. 4096 gives the error `bad_size`.
-        """
+        """Returns one painting per prompt, in order. A text without things to draw gives the background
+        alone; a size outside 64 .. 4096 gives the error `bad_size`."""
         return [self._paint(prompt) for prompt in prompts]
 
     def plan(self, prompt: Prompt) -> Scene:

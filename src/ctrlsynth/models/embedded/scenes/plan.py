@@ -1,37 +1,22 @@
-"""The plan of a picture of `scenes` (2c): what will be drawn, where, and how it is called. The exact ground
-truth for benchmarks."""
+"""Plans a picture of `scenes` (2c): what is drawn, where, and what it is called. The ground truth for
+benchmarks."""
 
 from __future__ import annotations
 
 import hashlib
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ....lang.words import plural, singular
 from ....sample import unique
 from ...base import Prompt
-from .layout import arrange
+from .layout import Relation, arrange
 from .read import MOST, Mention, Reading, read
 from .sprites import coloured
-from .vocabulary import Drawing, drawings_of
+from .vocabulary import NUMBERS, Drawing, drawings_of
 
-_NUMBERS = (
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-)
 Box = tuple[int, int, int, int]
 
 
@@ -48,11 +33,11 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Everything that decides the picture, and the phrases for it. `objects` stand from the back to the
+    """Everything that decides the picture, and the phrases for it. `objects` are ordered from back to
     front."""
 
     objects: tuple[Thing, ...]
-    relations: tuple[tuple[int, str, int], ...]
+    relations: tuple[Relation, ...]
     place: str | None
     weather: tuple[str, ...]
     style: str
@@ -65,68 +50,60 @@ class Scene:
 
     def alone(self, thing: Thing) -> bool:
         """Whether no other drawing comes near this one."""
-        a, b, c, d = thing.box
+        left, top, right, bottom = thing.box
         near = 0.06 * min(self.size)
         return all(
             o is thing
-            or o.box[0] > c + near
-            or o.box[2] < a - near
-            or o.box[1] > d + near
-            or o.box[3] < b - near
+            or o.box[0] > right + near
+            or o.box[2] < left - near
+            or o.box[1] > bottom + near
+            or o.box[3] < top - near
             for o in self.objects
         )
 
 
 def make_plan(
-    prompt: Prompt, size: tuple[int, int], content: tuple[float, float, float, float],
+    prompt: Prompt,
+    size: tuple[int, int],
+    content: tuple[float, float, float, float],
     reading: Reading | None = None,
     drawings: Mapping[str, Drawing] | None = None,
-) -> Scene:  # fmt: skip
-    """The scene of a prompt. `content`: (left, top, width, height) that objects may stand in. `drawings`:
-    OpenMoji's unless given; they must hold everything that the text names (`missing` tells).
+) -> Scene:
+    """Plans the scene of a prompt.
 
-    The layout and the background's tint hang on the text, the size and the seed, and on nothing else. A
-    weight of 0 takes its phrase out of the picture, others scale what it names by their square root (0.25 ..
-    4 give half to double size)."""
+    The layout and the background's tint depend on the text, the size and the seed only. A weight of 0
+    removes its phrase from the picture; other weights scale what they name by their square root (0.25 .. 4
+    give half to double size).
+
+    Args:
+        content: (left, top, width, height) of the area for objects, in pixels.
+        reading: the reading of the prompt's text, if the caller has it.
+        drawings: OpenMoji's unless given; must hold everything that the text names (see `missing`).
+    """
     reading = reading or read(prompt.text)
     drawings = drawings if drawings is not None else drawings_of(None)
-    seed = int.from_bytes(
-        hashlib.blake2b(
-            f"{prompt.seed}\0{size}\0{prompt.text}".encode("utf-8", "surrogatepass"), digest_size=8
-        ).digest(),
-        "big",
-    )
+    source = f"{prompt.seed}\0{size}\0{prompt.text}".encode("utf-8", "surrogatepass")
+    seed = int.from_bytes(hashlib.blake2b(source, digest_size=8).digest(), "big")
     unused = _weigh(reading, prompt.weights)
     hidden = _hidden(reading, prompt)
     shown = [i for i in range(len(reading.mentions)) if i not in hidden]
     place = {old: new for new, old in enumerate(shown)}
     mentions = _capped([reading.mentions[i] for i in shown], reading)
     relations = [(place[a], p, place[b]) for a, p, b in reading.relations if a in place and b in place]
-    left, top, width, height = content
     units = [_units(m, reading.style == "isometric", drawings) for m in mentions]
-    items = arrange(mentions, units, relations, (width, height), random.Random(seed))
     things = []
-    for item in items:
-        x, y = round(left + item.x), round(top + item.y)
-        mention = mentions[item.mention]
-        things.append(
-            Thing(
-                mention.name,
-                mention.colour,
-                (x, y, x + max(8, round(item.width)), y + max(8, round(item.height))),
-                item.mention,
-            )
-        )
-    failed = [
-        r for r in relations if not _shown(r, things)
-    ]  # two places asked for one thing: the first was taken
+    for item in arrange(mentions, units, relations, content[2:], random.Random(seed)):
+        mention, x, y = mentions[item.mention], round(content[0] + item.x), round(content[1] + item.y)
+        box = (x, y, x + max(8, round(item.width)), y + max(8, round(item.height)))
+        things.append(Thing(mention.name, mention.colour, box, item.mention))
+    failed = [r for r in relations if not _holds(r, things)]  # two relations asked for one thing's position
     relations = [r for r in relations if r not in failed]
-    gone = [f"{mentions[a].name} {p} {mentions[b].name}" for a, p, b in failed]
-    gone += [f"{reading.mentions[i].name} (weight 0 or named in the negative prompt)" for i in sorted(hidden)]
+    lost = [f"{mentions[a].name} {p} {mentions[b].name}" for a, p, b in failed]
+    lost += [f"{reading.mentions[i].name} (weight 0 or named in the negative prompt)" for i in sorted(hidden)]
     return Scene(
         tuple(things), tuple(relations), reading.place, tuple(reading.weather), reading.style, size, seed,
         drawn=_phrases(mentions, relations, reading, {reading.mentions[i].name for i in hidden}),
-        not_drawn=unique([*reading.not_drawn, *gone]), weights_unused=tuple(unused), drawings=drawings,
+        not_drawn=unique([*reading.not_drawn, *lost]), weights_unused=tuple(unused), drawings=drawings,
     )  # fmt: skip
 
 
@@ -135,27 +112,30 @@ def missing(reading: Reading, drawings: Mapping[str, Drawing]) -> list[str]:
     return [m.name for m in reading.mentions if m.name not in drawings]
 
 
-def _shown(relation: tuple[int, str, int], things: list[Thing]) -> bool:
-    """Whether some pair of things stands as a relation says."""
+def _holds(relation: Relation, things: Sequence[Thing]) -> bool:
+    """Whether some pair of things is positioned as the relation says."""
     subject, predicate, object_ = relation
-    for one, two in (
-        (o.box, t.box) for o in things if o.mention == subject for t in things if t.mention == object_
-    ):
-        right, down = one[0] + one[2] - two[0] - two[2], one[1] + one[3] - two[1] - two[3]
-        in_column = one[0] < two[2] and two[0] < one[2]
-        touching = in_column and one[1] < two[3] and two[1] < one[3]
-        if {
-            "left of": right < 0, "right of": right > 0, "next to": True, "on": touching and down < 0,
-            "above": in_column and down < 0,
-            "under": in_column and down > 0,
-        }.get(predicate, touching):  # fmt: skip
-            return True
-    return False
+    return any(
+        _positioned(one.box, predicate, two.box)
+        for one in things
+        for two in things
+        if one.mention == subject and two.mention == object_
+    )
+
+
+def _positioned(one: Box, predicate: str, two: Box) -> bool:
+    right, down = one[0] + one[2] - two[0] - two[2], one[1] + one[3] - two[1] - two[3]
+    in_column = one[0] < two[2] and two[0] < one[2]
+    touching = in_column and one[1] < two[3] and two[1] < one[3]
+    return {
+        "left of": right < 0, "right of": right > 0, "next to": True, "on": touching and down < 0,
+        "above": in_column and down < 0, "under": in_column and down > 0,
+    }.get(predicate, touching)  # fmt: skip
 
 
 def _units(mention: Mention, skewed: bool, drawings: Mapping[str, Drawing]) -> tuple[float, float]:
-    """Width and height in units: the drawing's own shape, its longer side by its scale; long thin drawings
-    get a little more."""
+    """Width and height in units: the drawing's aspect, its longer side by its scale; long thin drawings are a
+    little larger."""
     drawing = drawings[mention.name]
     width, height = coloured(drawing, None, skewed).size
     longer, shorter = max(width, height), min(width, height)
@@ -167,33 +147,30 @@ def _weigh(reading: Reading, weights: Mapping[str, float]) -> list[str]:
     """Scales the mentions that weighted phrases name; returns the phrases that name none."""
     unused = []
     for phrase, factor in weights.items():
-        said = _plain(phrase)
+        said = _singular_words(phrase)
         hits = [m for m in reading.mentions if _names(said, m)]
         for mention in hits:
             mention.scale *= max(0.0, factor) ** 0.5
-        scenery = reading.place_word and said in (_plain(reading.place or ""), _plain(reading.place_word))
-        if scenery and factor <= 0:
+        scenery = [_singular_words(word) for word in (reading.place or "", reading.place_word)]
+        if reading.place_word and said in scenery and factor <= 0:
             reading.place = None
-        if not hits and not (scenery and factor <= 0):
+        elif not hits:
             unused.append(phrase)
     return unused
 
 
-def _plain(phrase: str) -> str:
-    """A phrase with every word in the singular by rule, so that both sides of a comparison suffer alike
-    (`christma tree`)."""
+def _singular_words(phrase: str) -> str:
+    """A phrase with every word in the singular by rule, so that both sides of a comparison get the same
+    mistakes (`christma tree`)."""
     return " ".join(singular(word) for word in re.findall(r"[^\W_]+(?:[-'’][^\W_]+)*", phrase.lower()))
 
 
 def _names(said: str, mention: Mention) -> bool:
-    """Whether a phrase speaks of a mention: its noun, with the colour that it has or none, or a relation that
-    has it at an end."""
-    for noun in {mention.name, mention.word}:
-        noun = _plain(noun)
-        if said == noun or (
-            said.endswith(" " + noun)
-            and (mention.colour is None or mention.colour in said or said.count(" ") > 1)
-        ):
+    """Whether a phrase means a mention: its noun, bare or with the mention's colour, or a relation that
+    begins or ends with it."""
+    for noun in map(_singular_words, {mention.name, mention.word}):
+        own_colour = mention.colour is None or mention.colour in said or said.count(" ") > 1
+        if said == noun or (said.endswith(" " + noun) and own_colour):
             return True
         if said.startswith(noun + " ") and len(said.split()) > len(noun.split()) + 1:
             return True
@@ -201,8 +178,8 @@ def _names(said: str, mention: Mention) -> bool:
 
 
 def _hidden(reading: Reading, prompt: Prompt) -> set[int]:
-    """Mentions that are weighed down to nothing or named in the negative prompt (with a colour there: only
-    those of that colour)."""
+    """Mentions with weight 0, or named in the negative prompt (if with a colour: only those of that
+    colour)."""
     against = read(prompt.negative).mentions if prompt.negative.strip() else []
     return {
         index
@@ -213,33 +190,27 @@ def _hidden(reading: Reading, prompt: Prompt) -> set[int]:
 
 
 def _capped(mentions: list[Mention], reading: Reading) -> list[Mention]:
-    """At most 2 * MOST drawings in all: later mentions give way, and the reading says so."""
+    """At most 2 * MOST drawings in total; what later mentions lose is noted in `reading.not_drawn`."""
     left, kept = 2 * MOST, []
     for mention in mentions:
         if mention.count > left:
-            reading.not_drawn.append(
-                f"{mention.count - left} of {mention.count} {plural(mention.name)}" if left else mention.name
-            )
+            lost = f"{mention.count - left} of {mention.count} {plural(mention.name)}"
+            reading.not_drawn.append(lost if left else mention.name)
         kept.append(replace(mention, count=max(1, min(mention.count, left))))
         left = max(1, left - mention.count)
     return kept
 
 
 def _phrases(
-    mentions: list[Mention], relations: list[tuple[int, str, int]], reading: Reading, hidden: set[str]
+    mentions: list[Mention], relations: list[Relation], reading: Reading, hidden: set[str]
 ) -> tuple[str, ...]:
-    """What is drawn, in the form of tags: objects, scenery, colours and counts, relations."""
+    """What is drawn, as tags: objects, scenery, colours, counts and sizes, relations."""
     objects = [m.name for m in mentions]
     scenery = [reading.place_word] if reading.place_word and reading.place else []
     attributes = [f"{m.colour} {m.name}" for m in mentions if m.colour]
-    attributes += [f"{_NUMBERS[m.count]} {plural(m.name)}" for m in mentions if m.count > 1]
-    attributes += [
-        f"{'big' if m.scale > 1 else 'small'} {m.name}" for m in mentions if not 0.8 < m.scale < 1.2
-    ]
+    attributes += [f"{NUMBERS[m.count]} {plural(m.name)}" for m in mentions if m.count > 1]
+    unusual = [m for m in mentions if not 0.8 < m.scale < 1.2]
+    attributes += [f"{'big' if m.scale > 1 else 'small'} {m.name}" for m in unusual]
     bound = [f"{mentions[a].name} {p} {mentions[b].name}" for a, p, b in relations]
-    set_in = (
-        [phrase for phrase in reading.set_in if not any(phrase.startswith(name + " ") for name in hidden)]
-        if scenery
-        else []
-    )
-    return unique([*objects, *scenery, *reading.weather, *attributes, *bound, *set_in])
+    shown = [p for p in reading.set_in if scenery and not any(p.startswith(name + " ") for name in hidden)]
+    return unique([*objects, *scenery, *reading.weather, *attributes, *bound, *shown])

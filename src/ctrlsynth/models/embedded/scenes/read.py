@@ -1,8 +1,9 @@
-"""Reads a prompt's text for `scenes` (2c): which objects, how many, in which colour and size, how they stand
-to one another, and where.
+"""Reads a prompt's text for `scenes` (2c): the objects, their counts, colours, sizes and relations, and the
+place.
 
-A shallow reading from left to right: the longest known phrase at each place, modifiers gather until their
-noun, a predicate waits for its object. Style words are taken out first, so that they are never objects."""
+A shallow parse from left to right: it takes the longest known phrase at each position, collects modifiers
+until their noun comes, and keeps a predicate until its object comes. Style words are removed first, so that
+they are never objects."""
 
 from __future__ import annotations
 
@@ -11,22 +12,33 @@ from dataclasses import dataclass, field
 
 from ....lang import wordnet
 from ....lang.words import singular
-from .vocabulary import CLOTHES, CONTAINERS, MEASURES, PEOPLE, vocabulary
-from .words import is_adjective, is_noun, meant, nearest, words
+from .vocabulary import (
+    CLOTHES,
+    CONTAINERS,
+    MEASURES,
+    PEOPLE,
+    disambiguated,
+    is_adjective,
+    is_noun,
+    nearest,
+    vocabulary,
+    words,
+)
 
-MOST = 12  # of one kind in one picture; and twice that in all
+MOST = 12  # drawings of one kind in a picture; twice that in total
 _TOKEN = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*|[,.;:!?()\n]")
 _NEW = frozenset("another other second third fourth".split())
 _PRONOUNS = frozenset("it he she they".split())
 _BE = frozenset("is are was were".split())
 _MANY = {"people": 2, "crowd": 5, "audience": 5}
 _VERBS = frozenset("sit sits stand stands lie lies rest rests is are was were".split())
+_PLACES_ALONE = frozenset("water wave waves park track wall stage snow".split())  # after a noun: no compound
 
 
 @dataclass(slots=True)
 class Mention:
-    """A kind of object that the text speaks of. `name` is its drawing's; `word` the text's own noun; `scale`
-    from words and weights."""
+    """A kind of object in the text. `name`: of its drawing; `word`: the text's own noun; `scale`: size
+    factor from words and weights."""
 
     name: str
     word: str
@@ -39,8 +51,8 @@ class Mention:
 
 @dataclass(slots=True)
 class Reading:
-    """What a text says. `relations`: (subject, predicate, object) by index into `mentions`; `set_in`: phrases
-    such as `dog on beach`."""
+    """What a text says. `relations`: (subject, predicate, object) by index into `mentions`; `set_in`:
+    relations to the place, such as `dog on beach`."""
 
     mentions: list[Mention] = field(default_factory=list)
     relations: list[tuple[int, str, int]] = field(default_factory=list)
@@ -53,7 +65,7 @@ class Reading:
 
 
 def read(text: str) -> Reading:
-    """The reading of a prompt; an empty text gives an empty reading."""
+    """Parses a prompt; an empty text gives an empty reading."""
     low = text.lower()
     asked = [words().styles[m.group(0)] for m in words().style_pattern.finditer(low)]
     reader = _Reader(_TOKEN.findall(words().style_pattern.sub(" ", low)))
@@ -65,26 +77,26 @@ def read(text: str) -> Reading:
 
 
 class _Reader:
-    """The state of one reading: where it is, the modifiers that wait for a noun, the predicate that waits for
-    an object."""
+    """The state of one parse: the position, the modifiers that have no noun yet, the predicate without
+    object."""
 
     def __init__(self, tokens: list[str]) -> None:
         self.tokens, self.at, self.sentence = tokens, 0, 0
         self.out = Reading()
         self.spoken: list[int] = []  # mentions of this sentence, in order
-        self.first_before: int | None = None  # the first mention of the sentence before: what a pronoun means
+        self.first_before: int | None = None  # first mention of the previous sentence: what a pronoun means
         self.run_of: list[int] = []  # `a dog and a cat`: subjects that share a predicate
-        self.joined = self.new_clause = False  # an `and` came; and a comma before it
+        self.joined = self.new_clause = False  # after `and`; and whether a comma preceded it
         self.clause: list[int] = []  # mentions since the last comma or `and`
-        self.verb = False  # a finite verb has come: what follows is said of the clause's first noun
+        self.verb = False  # after a finite verb, whose subject is the clause's first noun
         self.predicate: str | None = None
         self.subjects: list[int] = []
-        self.landmark: tuple[str, int] | None = (
-            None  # `on the table is a cup`: predicate and object came first
-        )
+        # `on the table is a cup`: a predicate and object that came before their subject
+        self.landmark: tuple[str, int] | None = None
         self._clear()
 
     def _clear(self) -> None:
+        """Forgets the modifiers that wait for a noun."""
         self.count: int | None = None
         self.colours: list[str] = []
         self.scale = 1.0
@@ -105,14 +117,14 @@ class _Reader:
         self._stop(".")
 
     def _match(self) -> tuple[str, object, int]:
-        """The longest known phrase here: its kind, value and number of tokens. Objects win over scenery of
-        the same length."""
+        """The longest known phrase here: its kind, value and number of tokens. Objects take precedence over
+        scenery of the same length."""
         known, vocab = words().phrases, vocabulary()
         if self._lacking():
             return "lacking", None, 2
         for length in range(min(5, len(self.tokens) - self.at), 0, -1):
             phrase = " ".join(self.tokens[self.at : self.at + length])
-            entry = known.get(phrase) or (known.get(singular(phrase)) if singular(phrase) != phrase else None)
+            entry = known.get(phrase) or known.get(singular(phrase))
             name = vocab.find(phrase) if length <= vocab.longest else None
             if entry is not None and entry[0] == "colour" and name is not None and not self._paints(length):
                 entry = None  # `an orange` is a fruit, `an orange cat` is not
@@ -129,16 +141,16 @@ class _Reader:
         return "unknown", None, 1
 
     def _lacking(self) -> bool:
-        """Whether two words here name one thing that has no drawing, nor anything above it: a `fire hydrant`
-        is no fire."""
+        """Whether two words here name a thing without a drawing, even of a WordNet ancestor: `fire
+        hydrant`."""
         two = f"{self.tokens[self.at]} {self._ahead(1)}"
-        if (
-            self.tokens[self.at] in words().phrases
-            or not self._ahead(1)[:1].isalnum()
-            or vocabulary().find(two) is not None
-        ):
-            return False
-        return wordnet.morphy(two, "n") is not None and nearest(two) is None
+        return (
+            self.tokens[self.at] not in words().phrases
+            and self._ahead(1)[:1].isalnum()
+            and vocabulary().find(two) is None
+            and wordnet.morphy(two, "n") is not None
+            and nearest(two) is None
+        )
 
     def _on_lacking(self, phrase: str, value: None) -> None:
         self.out.not_drawn.append(phrase)
@@ -148,18 +160,22 @@ class _Reader:
     def _ahead(self, by: int) -> str:
         return self.tokens[self.at + by] if self.at + by < len(self.tokens) else ""
 
+    def _kind_ahead(self, by: int) -> str:
+        """The kind of the known word `by` tokens ahead, "" for other words."""
+        kind: str = words().phrases.get(self._ahead(by), ("",))[0]
+        return kind
+
     def _paints(self, length: int) -> bool:
         """Whether a word that is a colour and a noun (`orange`, `lime`) is the colour here: after `is`, or
-        with a noun to come."""
+        before a noun."""
         if singular(self.tokens[self.at]) != self.tokens[self.at]:
             return False
         if self.copula and self.count is None:
             return True
         by = length
         while by < length + 6:  # `an orange and white spotted cat`
-            token = self._ahead(by)
-            kind = words().phrases.get(token, ("",))[0]
-            if token == "and" and words().phrases.get(self._ahead(by + 1), ("",))[0] == "colour":
+            token, kind = self._ahead(by), self._kind_ahead(by)
+            if token == "and" and self._kind_ahead(by + 1) == "colour":
                 by += 2
             elif not self._drawn_at(by) and (
                 kind in ("size", "colour") or (not kind and is_adjective(token) and not is_noun(token))
@@ -169,19 +185,15 @@ class _Reader:
                 break
         following = self._ahead(by)
         if not following or not following[0].isalnum():
-            return words().phrases.get(self._ahead(by - 1), ("",))[0] == "colour" and by > length
+            return self._kind_ahead(by - 1) == "colour" and by > length
+        if self._drawn_at(by) or self._kind_ahead(by) == "place":
+            return True
         two = f"{following} {self._ahead(by + 1)}"
-        return (
-            self._drawn_at(by)
-            or words().phrases.get(following, ("",))[0] == "place"
-            or (
-                following not in words().phrases
-                and (is_noun(following) or wordnet.morphy(two, "n") is not None)
-            )
-        )
+        noun = is_noun(following) or wordnet.morphy(two, "n") is not None
+        return noun and following not in words().phrases
 
     def _drawn_at(self, by: int) -> bool:
-        """Whether a drawing's name of any number of words begins `by` tokens ahead."""
+        """Whether a drawing's name, of any number of words, begins `by` tokens ahead."""
         vocab, at = vocabulary(), self.at + by
         return any(
             vocab.find(" ".join(self.tokens[at:end])) is not None
@@ -189,17 +201,16 @@ class _Reader:
         )
 
     def _is_verb(self, token: str) -> bool:
-        """`a man watches a dog`: a word that names a drawing but stands, right after a noun, in a verb's
-        place."""
+        """Whether a word that names a drawing is a verb here, right after a noun: `a man watches a dog`."""
         before = self.tokens[self.at - 1] if self.at else ""
         if not before or vocabulary().find(before) is None or wordnet.morphy(token, "v") is None:
             return False
         follows = self._ahead(1)
-        return follows in ("a", "an", "the", "his", "her", "its", "their") or (
-            singular(token) != token and singular(before) == before and follows != ","
-        )
+        agrees = singular(token) != token and singular(before) == before and follows != ","
+        return agrees or follows in ("a", "an", "the", "his", "her", "its", "their")
 
     def _stop(self, mark: str) -> None:
+        """Ends a clause at a comma, and a sentence at other marks."""
         self._settle()
         self.run_of, self.joined, self.clause, self.verb = [], False, [], False
         if mark in ".!?;\n":
@@ -211,7 +222,7 @@ class _Reader:
         self.at += 1
 
     def _settle(self) -> None:
-        """Modifiers without a noun: after `is` they belong to the last thing spoken of."""
+        """Clears modifiers without a noun; after `is` they describe the last mention."""
         if self.copula and self.spoken:
             mention = self.out.mentions[self.spoken[-1]]
             mention.colour = self.colours[0] if self.colours else mention.colour
@@ -229,11 +240,9 @@ class _Reader:
 
     def _on_function(self, phrase: str, value: str) -> None:
         if phrase == "and":
-            said = self.copula and words().phrases.get(self._ahead(0), ("",))[0] not in (
-                "colour",
-                "size",
-            )  # `is red and the dog is blue`
-            if not self.colours or said:
+            # `is red and the dog is blue`
+            ends = self.copula and self._kind_ahead(0) not in ("colour", "size")
+            if not self.colours or ends:
                 self._settle()
                 self.joined, self.clause, self.verb = True, [], False
                 self.new_clause = self.at > 1 and self.tokens[self.at - 2] == ","
@@ -263,10 +272,8 @@ class _Reader:
         if self.out.place is None:
             self.out.place, self.out.place_word = value, singular(phrase)
         if self.predicate in ("in", "on", "next to", "above", "under", "behind", "in front of"):
-            word = singular(phrase)
-            for subject in self.subjects:
-                if subject >= 0:
-                    self.out.set_in.append(f"{self.out.mentions[subject].name} {self.predicate} {word}")
+            names = [self.out.mentions[subject].name for subject in self.subjects]
+            self.out.set_in += [f"{name} {self.predicate} {singular(phrase)}" for name in names]
             if self.subjects:
                 self.predicate = None
         self._clear()
@@ -287,11 +294,9 @@ class _Reader:
         self.subjects = list(subjects)
 
     def _subjects(self) -> list[int]:
-        """Whom a preposition speaks of: the subject of a verb just before it, the same as before after `and`,
-        or else the nearest noun.
-
-        Clothes hang on their wearer: `a man with a hat on a bench` puts the man there.
-        """
+        """The subjects of a preposition: the subject of the verb before it, the previous subjects after
+        `and`, or else the nearest noun; the wearer where that is clothing (`a man with a hat on a
+        bench`)."""
         if len(self.run_of) > 1:
             return self.run_of
         if self.joined and self.subjects:
@@ -308,67 +313,51 @@ class _Reader:
         one = phrase if phrase in vocab.words else singular(phrase)
         plural_form = phrase not in vocab.words and one != phrase
         number = self.count if self.count is not None else _MANY.get(phrase, 2 if plural_form else 1)
-        if one in vocab.near:
-            self.out.not_drawn.append(f"{one} (drawn as {value})")
-        self._add(value, one, number)
+        self._add(value, one, number, stand_in=one in vocab.near)
 
     def _on_unknown(self, phrase: str, value: None) -> None:
         noun = wordnet.morphy(phrase, "n")
         two = wordnet.morphy(f"{phrase} {self._ahead(0)}", "n") if self._ahead(0)[:1].isalnum() else None
         if two is not None and (name := nearest(two)) is not None:
             self.at += 1
-            self.out.not_drawn.append(f"{two} (drawn as {name})")
-            self._add(name, two, self.count or (1 if two.endswith(self.tokens[self.at - 1]) else 2))
+            plural_form = not two.endswith(self.tokens[self.at - 1])
+            self._add(name, two, self.count or 1 + plural_form, stand_in=True)
             return
-        context = bool(
-            self.article or self.count or self.colours or self.others or self.predicate
-        ) and not is_adjective(phrase)
-        if noun is None or not (is_noun(phrase) or (context and not self._modifies(phrase))):
+        waiting = self.article or self.count or self.colours or self.others or self.predicate
+        as_noun = waiting and not is_adjective(phrase) and not self._modifies(phrase)
+        if noun is None or not (is_noun(phrase) or as_noun):
             if is_adjective(phrase) and not self._after_noun():
                 self.others.append(phrase)
             return
         if self._modifies(phrase):
             self.others.append(phrase)
         elif (name := nearest(phrase)) is not None:
-            self.out.not_drawn.append(f"{noun} (drawn as {name})")
-            self._add(name, noun, self.count or (2 if singular(phrase) != phrase else 1))
+            self._add(name, noun, self.count or 1 + (singular(phrase) != phrase), stand_in=True)
         else:
             self._on_lacking(noun, None)
 
     def _after_noun(self) -> bool:
-        """Whether the word just read stands right after a noun, where no modifier can stand: `dog
-        running`."""
+        """Whether the word just read directly follows a noun, where no modifier can be: `dog running`."""
         before = self.tokens[self.at - 2] if self.at > 1 else ""
         return vocabulary().find(before) is not None and not self.colours and not self.others
 
     def _modifies(self, phrase: str) -> bool:
-        """`coffee` in `coffee shop`: a singular noun right before another noun."""
+        """Whether a singular noun directly precedes another noun: `coffee` in `coffee shop`."""
         following = self._ahead(0)
-        if (
-            not following
-            or not following[0].isalnum()
-            or (singular(phrase) != phrase and vocabulary().words.get(phrase) is None)
-        ):
+        is_plural = singular(phrase) != phrase and vocabulary().words.get(phrase) is None
+        if is_plural or not following[:1].isalnum():
             return False
-        entry = words().phrases.get(following)
-        if entry is not None:
-            return entry[0] == "place" and following not in (
-                "water",
-                "wave",
-                "waves",
-                "park",
-                "track",
-                "wall",
-                "stage",
-                "snow",
-            )
+        if following in words().phrases:
+            return self._kind_ahead(0) == "place" and following not in _PLACES_ALONE
         if vocabulary().find(following) is not None:
             return not self._is_verb(following)
         return self._drawn_at(0) or (is_noun(following) and nearest(following) is not None)
 
-    def _add(self, name: str, word: str, count: int) -> None:
-        """A noun has come: a new mention or one that was there, with the modifiers that waited for it, and
-        its relation."""
+    def _add(self, name: str, word: str, count: int, *, stand_in: bool) -> None:
+        """Adds a noun: as a new mention or a known one, with the modifiers before it and its relation.
+        `stand_in`: the drawing shows something else than the word."""
+        if stand_in:
+            self.out.not_drawn.append(f"{word} (drawn as {name})")
         colour = self.colours[0] if self.colours else None
         if self.predicate == "without":
             self.predicate = None
@@ -381,16 +370,14 @@ class _Reader:
         mention = self.out.mentions[index]
         mention.colour = mention.colour or colour
         mention.scale *= self.scale
-        self.out.not_drawn += [f"{other} {word}" for other in self.others] + [
-            f"{other} {word}" for other in self.colours[1:]
-        ]
+        self.out.not_drawn += [f"{other} {word}" for other in (*self.others, *self.colours[1:])]
         self._relate(index)
         self.spoken.append(index)
         self.clause.append(index)
         self._clear()
 
     def _known(self, name: str, colour: str | None, count: int) -> int | None:
-        """The mention that this noun speaks of again: `the dog`, a bare `dog`, or `a dog` in a later
+        """The earlier mention that this noun refers to: `the dog`, a bare `dog`, or `a dog` in a later
         sentence."""
         if self.article in _NEW:
             return None
@@ -407,46 +394,41 @@ class _Reader:
         return None
 
     def _relate(self, index: int) -> None:
-        relations = self.out.relations
-        if self.predicate is not None and not self.subjects:
-            self.landmark, self.predicate, self.run_of = (self.predicate, index), None, []
+        """Adds the relations of a mention that was just read to those before it."""
+        relations, predicate = self.out.relations, self.predicate
+        if predicate is not None and not self.subjects:
+            self.landmark, self.predicate, self.run_of = (predicate, index), None, []
             return
-        if self.predicate is not None:
+        if predicate is not None:
             for subject in self.subjects:
-                entry = (subject, self._meant(self.predicate, subject, index), index)
-                if self.predicate == "of":  # `a plate of cake`: the cake is on the plate
-                    entry = (
-                        index,
-                        "on" if self.out.mentions[subject].name in ("plate", "shelf") else "in",
-                        subject,
-                    )
+                entry = self._entry(subject, predicate, index)
+                if predicate == "of":  # `a plate of cake`: the cake is on the plate
+                    flat = self.out.mentions[subject].name in ("plate", "shelf")
+                    entry = (index, "on" if flat else "in", subject)
                 if subject != index and entry not in relations:
                     relations.append(entry)
-            self.predicate, self.run_of, self.verb = (
-                None,
-                [],
-                False,
-            )  # the verb is used up: what follows stands with the nearest noun
+            # the verb has its object: what follows relates to the nearest noun
+            self.predicate, self.run_of, self.verb = None, [], False
         elif self.landmark is not None and self.landmark[1] != index:
-            entry = (index, self._meant(self.landmark[0], index, self.landmark[1]), self.landmark[1])
+            entry = self._entry(index, *self.landmark)
             self.landmark, self.verb = None, False
             if entry not in relations:
                 relations.append(entry)
             self.run_of = [index]
-        elif self._goes_on(index):
-            more = [(s, self._meant(relations[-1][1], s, index), index) for s in self.subjects if s != index]
+        elif self._adds_object(index):
+            more = [self._entry(s, relations[-1][1], index) for s in self.subjects if s != index]
             relations += [entry for entry in more if entry not in relations]
             self.run_of = []
         else:
             self.run_of = [*self.run_of, index] if self.joined else [index]
         self.joined = False
 
-    def _meant(self, predicate: str, subject: int, object_: int) -> str:
-        return meant(predicate, self.out.mentions[subject].name, self.out.mentions[object_].name)
+    def _entry(self, subject: int, predicate: str, object_: int) -> tuple[int, str, int]:
+        names = self.out.mentions[subject].name, self.out.mentions[object_].name
+        return subject, disambiguated(predicate, *names), object_
 
-    def _goes_on(self, index: int) -> bool:
-        """Whether `and` gives the last relation one more object: `wears a shirt and shorts`, `next to a cat
-        and a bird`."""
+    def _adds_object(self, index: int) -> bool:
+        """Whether `and` adds an object to the last relation: `wears a shirt and shorts`."""
         relations = self.out.relations
         if not (self.joined and self.subjects and relations and relations[-1][2] == self.spoken[-1]):
             return False

@@ -1,14 +1,13 @@
-"""Drawings as pixels, for `scenes` (2c) and for the labelled folder of `reference` (2a): rendered, trimmed,
+"""Renders drawings, for `scenes` (2c) and for the labelled pictures of `reference` (2a): trimmed,
 recoloured, cut out.
 
-A sprite is a drawing with a white rim, as a sticker has: the rim parts it from the background and from what
-it covers."""
+A sprite is a drawing with a white rim, like a sticker's: the rim separates it from the background and from
+what it covers."""
 
 from __future__ import annotations
 
 import io
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import resvg_py
@@ -18,7 +17,7 @@ from PIL import Image, ImageFilter
 from ..regions import Mask, label, outside
 from .vocabulary import COLOURS, Drawing, svg
 
-_REMEMBERED = 320  # pixels: larger stickers are made anew each time
+_CACHED = 320  # pixels: larger stickers are not cached
 MASTER = 240  # pixels of the longer side that sized sprites are made from
 SKEW = 0.16  # the isometric style's rise over run
 Floats = NDArray[np.float32]
@@ -26,35 +25,34 @@ Floats = NDArray[np.float32]
 
 @lru_cache(maxsize=256)
 def master(drawing: Drawing, side: int = MASTER) -> Image.Image:
-    """The drawing alone, RGBA, trimmed to what is inked; `side` pixels is the side of its full square."""
-    image = _from_file(drawing.file, side) if drawing.file is not None else _from_svg(drawing, side)
+    """The drawing alone, RGBA, trimmed to its ink; `side` is the side of its untrimmed square in pixels."""
+    if drawing.file is not None:
+        with Image.open(drawing.file) as file:
+            image = file.convert("RGBA").resize((side, side), Image.Resampling.LANCZOS)
+    else:
+        data = resvg_py.svg_to_bytes(svg_string=svg(drawing), width=side, height=side, skip_system_fonts=True)
+        image = Image.open(io.BytesIO(bytes(data))).convert("RGBA")
+    return _trimmed(image)
+
+
+def _trimmed(image: Image.Image) -> Image.Image:
     box = image.getchannel("A").point(lambda a: 255 if a > 40 else 0).getbbox()
     return image.crop(box) if box else image
 
 
-def _from_file(path: Path, side: int) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGBA").resize((side, side), Image.Resampling.LANCZOS)
-
-
-def _from_svg(drawing: Drawing, side: int) -> Image.Image:
-    data = resvg_py.svg_to_bytes(svg_string=svg(drawing), width=side, height=side, skip_system_fonts=True)
-    return Image.open(io.BytesIO(bytes(data))).convert("RGBA")
-
-
 def recolour(rgb: Floats, *colours: str) -> list[Floats]:
-    """RGB in 0..255, shape (..., 3), once for each colour: every filled area in its shades, lines (dark) as
-    they are.
+    """Recolours RGB in 0..255, shape (..., 3), once for each colour: filled areas get its shades, dark lines
+    stay.
 
-    Shades keep the order of the old brightnesses, squeezed to 0.80 .. 1.10 of the colour's own, so that the
-    colour is plain to see."""
+    Shades keep the order of the old brightnesses, compressed to 0.80 .. 1.10 of the colour's own, so that the
+    colour is easy to see."""
     dim, lift, kept = shades(rgb)
     return [paint(colour, dim, lift, kept) for colour in colours]
 
 
 def shades(rgb: Floats) -> tuple[Floats, Floats, Floats]:
-    """What `paint` needs to recolour: (..., 1) share of the colour, (..., 1) share of its complement, (...,
-    3) what stays."""
+    """What `paint` needs: (..., 1) the share of the colour, (..., 1) the share of its complement, (..., 3)
+    what keeps its colour."""
     light = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
     fill = np.clip((light - 40.0) / 35.0, 0.0, 1.0)[..., None]
     shade = (0.80 + 0.30 * np.clip((light - 60.0) / 195.0, 0.0, 1.0))[..., None]
@@ -62,7 +60,7 @@ def shades(rgb: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def paint(colour: str, dim: Floats, lift: Floats, kept: Floats) -> Floats:
-    """RGB in 0..255 in a colour. Linear in what `shades` gives, so means of those give the mean of the
+    """RGB in 0..255, painted in a colour. Linear in the output of `shades`: means of it give the mean of the
     painted pixels."""
     target = np.array(COLOURS[colour], np.float32)
     return np.asarray(target * dim + (255.0 - target) * lift + kept, np.float32)
@@ -70,7 +68,7 @@ def paint(colour: str, dim: Floats, lift: Floats, kept: Floats) -> Floats:
 
 @lru_cache(maxsize=256)
 def coloured(drawing: Drawing, colour: str | None, skewed: bool, side: int = MASTER) -> Image.Image:
-    """The master in a colour, and sheared upwards to the right when `skewed` (the isometric style)."""
+    """The master in a colour; sheared upwards to the right if `skewed` (the isometric style)."""
     image = master(drawing, side)
     if colour is not None:
         pixels = np.asarray(image).astype(np.float32)
@@ -79,25 +77,22 @@ def coloured(drawing: Drawing, colour: str | None, skewed: bool, side: int = MAS
     if skewed:
         rise = int(image.width * SKEW)
         size = (image.width, image.height + rise)
-        image = image.transform(
-            size, Image.Transform.AFFINE, (1, 0, 0, SKEW, 1, -rise), Image.Resampling.BICUBIC
-        )
-        box = image.getchannel("A").point(lambda a: 255 if a > 40 else 0).getbbox()
-        image = image.crop(box) if box else image
+        matrix = (1, 0, 0, SKEW, 1, -rise)
+        image = _trimmed(image.transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC))
     return image
 
 
 @lru_cache(maxsize=256)
 def paper(drawing: Drawing, skewed: bool) -> Image.Image:
-    """The drawing's silhouette as the sticker's paper needs it: one piece, without holes. As large as
-    `coloured` gives the drawing."""
+    """The drawing's silhouette in one piece without holes, for the sticker's paper. Has the size of
+    `coloured`."""
     art = coloured(drawing, None, skewed)
     margin = MASTER // 4
     frame = Image.new("L", (art.width + 2 * margin, art.height + 2 * margin), 0)
     frame.paste(art.getchannel("A"), (margin, margin))
     mask = np.asarray(frame) > 60
     filled = ~outside(mask)
-    for by in (4, 8, 14, 22, 32):  # close gaps until it is one piece
+    for by in (4, 8, 14, 22, 32):  # close gaps until it is in one piece
         filled = ~outside(grow(~outside(grow(filled, by)), by, inverse=True) | mask)
         if label(filled)[1] == 1:
             break
@@ -105,21 +100,20 @@ def paper(drawing: Drawing, skewed: bool) -> Image.Image:
 
 
 def grow(mask: Mask, by: int, inverse: bool = False) -> Mask:
-    """The mask dilated by about a disc of radius `by` (its complement when `inverse`, which erodes it)."""
+    """Dilates the mask by about a disc of radius `by`; erodes it if `inverse`."""
     image = Image.fromarray((mask ^ inverse).astype(np.uint8) * 255, "L")
     wide = np.asarray(image.filter(ImageFilter.GaussianBlur(by / 1.5))) > 14
     return np.asarray(wide ^ inverse, bool)
 
 
 def sprite(drawing: Drawing, colour: str | None, skewed: bool, longer: int, rim: int) -> Image.Image:
-    """The sticker that `_cut` makes, remembered unless it is large: the memory stays under about 300 MB at
-    any size of picture."""
-    return (_kept if longer <= _REMEMBERED else _cut)(drawing, colour, skewed, longer, rim)
+    """The sticker from `_cut`, cached unless it is large, so that the cache stays under about 300 MB."""
+    return (_cached if longer <= _CACHED else _cut)(drawing, colour, skewed, longer, rim)
 
 
 def _cut(drawing: Drawing, colour: str | None, skewed: bool, longer: int, rim: int) -> Image.Image:
-    """The sticker: RGBA, the drawing's longer side `longer` pixels, with a white rim of `rim` pixels all
-    round (so 2 * rim larger)."""
+    """Makes the sticker, RGBA: the drawing with a longer side of `longer` pixels, and `rim` pixels of white
+    on each side."""
     art = coloured(drawing, colour, skewed)
     factor = longer / max(art.size)
     size = (max(8, round(art.width * factor)), max(8, round(art.height * factor)))
@@ -132,4 +126,4 @@ def _cut(drawing: Drawing, colour: str | None, skewed: bool, longer: int, rim: i
     return sheet
 
 
-_kept = lru_cache(maxsize=320)(_cut)
+_cached = lru_cache(maxsize=320)(_cut)

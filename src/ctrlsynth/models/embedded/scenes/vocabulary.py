@@ -1,21 +1,23 @@
-"""The words that `scenes` (2c) can draw and `reference` (2a) can name: drawings by name, other words for
-them, the basic colours.
+"""The vocabulary of `scenes` (2c) and `reference` (2a): drawings by name, other words for them, basic
+colours.
 
-OpenMoji's files carry code points and no names; the names come from CLDR by the `emoji` package.
-`data/names.txt` picks the drawings that can be told apart and gives each the plain noun that captions use.
-"""
+OpenMoji's files are named by code points; the `emoji` package has their CLDR names. `data/names.txt` lists
+the drawings that can be told apart, each with the plain noun that captions use."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import yaml
 
 from ....errors import UserError
+from ....lang import wordnet
 from ....lang.words import singular
 
 _DATA = Path(__file__).parent / "data"
@@ -51,6 +53,7 @@ CLOTHES = frozenset(
     "shoe|sneaker|boot|high heel|sandal|flip "
     "flop|glasses|sunglasses|goggles|backpack|ring|necklace|vest|watch|headphones|medal|bow".split("|")
 )
+NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 CONTAINERS = frozenset("bowl plate basket box bag vase jar cup glass bucket pot shelf".split())
 MEASURES = frozenset(
     "group pair couple bunch herd flock slice piece pieces stack pile bowl plate cup glass bottle basket "
@@ -67,8 +70,8 @@ PEOPLE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """One drawing: the noun that names it, where its SVG comes from, its size beside the others (a sofa is
-    1). `file`: another vendor's drawing of the same thing, in place of the SVG."""
+    """One drawing: its noun, the source of its SVG, its size relative to a sofa's. `file`: another vendor's
+    drawing of the same thing, used instead of the SVG."""
 
     name: str
     source: str
@@ -80,7 +83,8 @@ class Drawing:
 class Vocabulary:
     """Drawings by name, and every word or phrase that means one of them (lower case).
 
-    `near`: the words that are not quite the thing drawn for them."""
+    `near`: the words that do not quite mean the thing drawn for them. `longest`: words of the longest
+    phrase."""
 
     drawings: dict[str, Drawing]
     words: dict[str, str]
@@ -88,12 +92,8 @@ class Vocabulary:
     longest: int
 
     def find(self, phrase: str) -> str | None:
-        """The drawing that a noun phrase in lower case, singular or plural, means; None if there is none."""
-        name = self.words.get(phrase)
-        if name is None:
-            one = singular(phrase)
-            name = self.words.get(one) if one != phrase else None
-        return name
+        """The name of the drawing that a noun phrase (lower case, singular or plural) means, or None."""
+        return self.words.get(phrase) or self.words.get(singular(phrase))
 
 
 def _svg_folder() -> Path:
@@ -110,18 +110,15 @@ def _own() -> dict[str, str]:
 
 @cache
 def vocabulary() -> Vocabulary:
-    """Reads the names and joins them with the installed drawings; a name whose drawing this OpenMoji lacks is
-    left out."""
+    """Reads the names and joins them with the installed drawings; names that this OpenMoji lacks are left
+    out."""
     import emoji
 
     files = {path.stem for path in _svg_folder().glob("*.svg")}
     codes: dict[str, str] = {}
     for text, data in emoji.EMOJI_DATA.items():
         full = "-".join(f"{ord(c):04X}" for c in text)
-        for code in (
-            full,
-            full.replace("-FE0F", ""),
-        ):  # OpenMoji's file names often go without the variation selector
+        for code in (full, full.replace("-FE0F", "")):  # many file names lack the variation selector
             if code in files:
                 codes.setdefault(data["en"].strip(":").lower(), code)
     drawings: dict[str, Drawing] = {}
@@ -130,9 +127,8 @@ def vocabulary() -> Vocabulary:
     scale = 1.0
     for line in (_DATA / "names.txt").read_text("utf-8").splitlines():
         line = line.partition("#")[0].strip()
-        if line.startswith("@"):
-            scale = float(line[1:])
         if not line or line.startswith("@"):
+            scale = float(line[1:]) if line else scale
             continue
         head, _, others = line.partition(":")
         name, _, source = (part.strip() for part in head.partition("="))
@@ -155,8 +151,7 @@ def vocabulary() -> Vocabulary:
 @cache
 def drawings_of(folder: Path | None) -> dict[str, Drawing]:
     """Drawings by name: OpenMoji's, or those of a folder of PNG files named by code points (`1f436.png`, as
-    npm's emoji-datasource packages have them), without the things that it lacks. Raises UserError for a
-    folder without any."""
+    in npm's emoji-datasource packages), which may lack some. UserError for a folder without any."""
     known = vocabulary().drawings
     if folder is None:
         return known
@@ -180,10 +175,109 @@ def svg(drawing: Drawing) -> str:
 
 @cache
 def drawings_digest(folder: Path | None = None) -> str:
-    """Sixteen hexadecimal digits over the names and every drawing: what decides which pictures can come
-    out."""
+    """Sixteen hexadecimal digits over all names and drawings: everything that affects what can be drawn."""
     digest = hashlib.blake2b(digest_size=8)
     for name, drawing in sorted(drawings_of(folder).items()):
         content = svg(drawing).encode() if drawing.file is None else drawing.file.read_bytes()
         digest.update(f"{name}\0{drawing.scale}\0".encode() + content + b"\0")
     return digest.hexdigest()
+
+
+_FARTHEST = 8  # hypernym steps: a more distant ancestor says too little about the noun
+# The sense of a drawing where WordNet's first sense is another thing.
+_SENSES = {"cap": "cap.n.01", "bow": "bow.n.04", "record": "phonograph_record.n.01", "fly": "fly.n.01",
+"crane": "crane.n.04",
+           "slide": "slide.n.05",
+           "cricket bat": "cricket_bat.n.01", "mouse": "mouse.n.01", "glasses": "spectacles.n.01",
+           "chick": "chick.n.01"}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Phrases by meaning. `phrases`: phrase -> (kind, value); the kinds are relation, side, place, weather,
+    count, size, colour and function."""
+
+    phrases: dict[str, tuple[str, Any]]
+    styles: dict[str, str]
+    style_pattern: re.Pattern[str]
+    generic: dict[str, str]
+
+
+@cache
+def words() -> Words:
+    """Reads `data/words.yaml` and inverts it: from phrase to meaning."""
+    data: dict[str, Any] = yaml.safe_load((_DATA / "words.yaml").read_text("utf-8"))
+    phrases: dict[str, tuple[str, Any]] = {
+        word: ("function", word) for word in data["function_words"].split()
+    }
+    phrases |= {word: ("colour", name) for word, name in COLOUR_WORDS.items()}
+    phrases |= {word: ("size", factor) for word, factor in data["sizes"].items()}
+    phrases |= {word: ("count", number) for word, number in data["counts"].items()}
+    for kind in ("weather", "place", "relation", "side"):
+        for value, forms in data[kind if kind == "weather" else f"{kind}s"].items():
+            phrases |= dict.fromkeys(forms, (kind, value))
+    styles = {phrase: style for style, group in data["styles"].items() for phrase in group}
+    longest_first = sorted(styles, key=len, reverse=True)
+    pattern = re.compile(r"(?<![\w-])(?:" + "|".join(map(re.escape, longest_first)) + r")(?![\w-])")
+    return Words(phrases, styles, pattern, data["generic"])
+
+
+@cache
+def _drawn_senses() -> dict[int, str]:
+    """WordNet row -> the drawing that shows it; names of drawings first, then wide classes, then other
+    words."""
+    found: dict[int, str] = {}
+    named = ((name, name) for name in vocabulary().drawings)
+    for word, name in [*named, *words().generic.items(), *vocabulary().words.items()]:
+        if wordnet.morphy(word, "n") is None:
+            continue
+        sense = wordnet.synset(_SENSES[word]) if word in _SENSES else wordnet.first_sense(word)
+        if sense is not None and wordnet.is_a(sense, "physical_entity.n.01"):
+            found.setdefault(sense.row, name)
+    return found
+
+
+@lru_cache(maxsize=65536)
+def nearest(noun: str) -> str | None:
+    """The drawing of a noun's nearest WordNet ancestor (or itself) that has one, at most 8 steps up, or
+    None."""
+    sense = wordnet.first_sense(noun)
+    if sense is None or not wordnet.is_a(sense, "physical_entity.n.01"):
+        return None
+    drawn = _drawn_senses()
+    steps = wordnet.steps_up(sense.row)
+    near = [(far, row) for row, far in steps.items() if row in drawn and far <= _FARTHEST]
+    return drawn[min(near)[1]] if near else None
+
+
+@lru_cache(maxsize=65536)
+def is_noun(word: str) -> bool:
+    """Whether an unknown word is mostly a noun: WordNet counts it as a noun at least as often as anything
+    else."""
+    lemma = wordnet.morphy(word, "n")
+    if lemma is None or len(word) < 3:
+        return False
+    others = [wordnet.count(base, pos) for pos in "var" if (base := wordnet.morphy(word, pos)) is not None]
+    return not others or wordnet.count(lemma, "n") > max(others)
+
+
+@lru_cache(maxsize=65536)
+def is_adjective(word: str) -> bool:
+    """Whether WordNet lists the word as an adjective or a verb's participle, which may precede a noun."""
+    return wordnet.morphy(word, "a") is not None or (
+        word.endswith(("ing", "ed", "en")) and wordnet.morphy(word, "v") is not None
+    )
+
+
+def disambiguated(predicate: str, who: str, what: str) -> str:
+    """What a predicate means between two drawings: `with` and `in` mean wearing before clothes, `with` means
+    holding before small things, and large things are not held but next to someone."""
+    person = who in PEOPLE
+    small = vocabulary().drawings[what].scale <= 0.75 and what not in PEOPLE
+    if predicate in ("with", "in", "wearing") and what in CLOTHES and (person or predicate != "in"):
+        return "wearing"
+    if predicate in ("with", "wearing"):
+        return "holding" if person and small else "next to"
+    if predicate == "holding" and not small and vocabulary().drawings[what].scale > 0.8:
+        return "next to"
+    return predicate

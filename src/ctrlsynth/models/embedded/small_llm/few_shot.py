@@ -18,7 +18,6 @@ from ..realizer.caption import shown
 from ..realizer.scene import Scene, plan
 from ..realizer.writer import plan_missing
 from . import grammar
-from .spans import extraction as grammar_of_spans
 
 _TAGS = """Write one sentence about a picture. Use all the words.
 
@@ -128,7 +127,7 @@ def task(request: Request, common: Mapping[str, Any], *, bound: bool = True) -> 
     """
     if request.family == "extract":
         order = ("objects", "attributes", "relations")
-        rule = grammar_of_spans(request.caption or "", order)
+        rule = grammar.extraction(request.caption or "", order)
         return _task(_EXTRACT, f" {request.caption}\n", rule, common, []) if request.caption else None
     caption, tags = shown(request), request.tags
     if request.family == "concept":

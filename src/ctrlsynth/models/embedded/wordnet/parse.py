@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from ....lang.nouns import COLOURS
 from ....lang.words import plural as plural_of
 from ....sample import Tags
-from . import lists
-from . import words as lexicon
+from . import lexicon
 from .tokens import COVERS, SHOWN_COVERS, Token, assign_roles, read_tokens
 
 _LOCATIVE = frozenset(
@@ -113,7 +112,7 @@ class _Reader:
         if token.role == "#":
             if plural:
                 self.attributes.setdefault(f"{token.low} {plural_of(noun)}")
-        elif token.role != "U" and token.low not in lists.NOT_ATTRIBUTES and not token.word.meta:
+        elif token.role != "U" and token.low not in lexicon.NOT_ATTRIBUTES and not token.word.meta:
             self.attributes.setdefault(f"{token.noun if token.role == 'N' else token.low} {noun}")
 
     def _without_head(self, phrase: list[Token], has_noun: bool) -> None:
@@ -126,7 +125,7 @@ class _Reader:
         )
         if not has_noun and about and (self.predicative or not self.predicate):
             for t in phrase:
-                if t.role == "A" and t.low not in lists.NOT_ATTRIBUTES:
+                if t.role == "A" and t.low not in lexicon.NOT_ATTRIBUTES:
                     self.attributes.setdefault(f"{t.low} {about}")
             self.predicative = False
             self.verb = self.predicate = ""
@@ -178,12 +177,12 @@ class _Reader:
             self.joins = self.predicative = False
             self.subjects = []
             self.linked = True
-        elif role == "M" and token.low in lists.HAVE and self.main:
+        elif role == "M" and token.low in lexicon.HAVE and self.main:
             self.subjects, self.predicate, self.verb = list(self.main), "with", ""
 
     def _verb(self, token: Token) -> None:
         base = token.word.verb or token.low
-        if token.low in lists.LINKING:
+        if token.low in lexicon.LINKING:
             self.predicative = True
         said = token.low if token.word.form == "ed" else lexicon.progressive(base)
         close = token.word.form == "ed" and self.last and not self.predicative
@@ -204,7 +203,7 @@ class _Reader:
         elif (
             self.passed
         ):  # a phrase that is no thing came between: `in the middle of the road`, `taking a nap on the sofa`
-            full = self.verbal and self.predicate not in lists.LIGHT
+            full = self.verbal and self.predicate not in lexicon.LIGHT
             self.predicate = self.predicate if low == "of" else f"{self.predicate} {low}" if full else low
             self.verbal = False
         elif self.predicate and self.verbal:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from ....lang import wordnet
 from ....sample import Tags
-from ...base import ImageAndText
+from ...base import ImageAndText, VisionTagger
 from .parse import mine
 from .tokens import MAX_CHARACTERS, MAX_WORDS
 
@@ -22,7 +22,7 @@ __all__ = ["MAX_CHARACTERS", "MAX_WORDS", "VERSION", "WordNetTagger", "mine"]
 VERSION = 1
 
 
-class WordNetTagger:
+class WordNetTagger(VisionTagger):
     """Tags captions by rule. One row in, one out; no text gives no tags."""
 
     id = "wordnet"

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ....lang.nouns import COLOUR_THINGS, COLOURS, multiword
-from . import lists
-from . import words as lexicon
-from .words import Word, look_up
+from . import lexicon
+from .lexicon import Word, look_up
 
 MAX_CHARACTERS = 8_000
 MAX_WORDS = 512  # what lies beyond is not read: no caption describes a picture for longer
@@ -191,7 +190,7 @@ def _role(token: Token, before: str, previous: Token | None, following: Token | 
         token.noun and (word.noun_count >= word.verb_count or before in ("D", "A", "#"))
     ):
         return _past(token, before, previous, following, after)
-    if previous is not None and previous.low in lists.HAVE and token.noun:
+    if previous is not None and previous.low in lexicon.HAVE and token.noun:
         return "N"
     if before == "M" and token.thing and word.form == "s":
         return "N"  # `do cats purr`
@@ -257,7 +256,7 @@ def _finite(token: Token, before: str, previous: Token | None, following: Token 
     agrees = word.form == "s" if not previous.plural else word.form == "base"
     if not agrees or after in ("N", "B", "V"):
         return False
-    if after == "D" or word.low in lists.LINKING:
+    if after == "D" or word.low in lexicon.LINKING:
         return True
     weight = word.verb_count > word.noun_count or not token.thing
     if not after:

@@ -1,0 +1,190 @@
+"""Webdataset tars as a source (1a, 1b), img2dataset's output among them. The images stay where they are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import UserError, first_line
+from ..recipe.schema import Source
+from ..storage.location import FileStats, Remote, is_url, local_copy, open_binary
+from .captions import MAX_TEXT, as_caption, caption_key, clean_caption, parse_object
+from .images import IMAGE_SUFFIXES
+from .rows import (
+    Keys,
+    PartedSource,
+    SourcePart,
+    SourceRow,
+    examine,
+    expand,
+    fingerprint,
+    part_names,
+    safe_key,
+)
+from .streams import MAGIC
+from .tar import Member, TarSample, samples
+
+
+class TarSource(PartedSource):
+    """A shard is a part. `image_column` and `caption_column` name members by suffix (`png`) or a key of the
+    .json."""
+
+    def __init__(self, source: Source, base: Path, limit: int | None = None) -> None:
+        super().__init__(source)
+        self._image, self._caption = source.image_column, source.caption_column
+        self._files = expand(source.webdataset or "", base, (".tar",), "webdataset")
+        names = part_names(os.path.basename(f).partition(".")[0] for f in self._files)
+        look = FileStats()
+        self._size = sum(look.of(f)[1] for f in self._files)
+        for index, path in enumerate(self._files):
+            if limit == 0:
+                break
+            if not is_url(path) or index == 0:  # in a store each look is a request, and shards are alike
+                _refuse_compressed(path)
+            rows = None
+            if limit is not None:  # a limit needs the count, which costs one look at the headers
+                rows = min(limit, _count(path))
+                limit -= rows
+            table = _beside(path, look)
+            facts = (*look.of(path), *(look.of(table) if table else ()))
+            mark = fingerprint(*facts, self._image, self._caption, rows)
+            self.add_part(mark, path, rows, names[index])
+
+    def rows(self, part: SourcePart) -> Iterator[SourceRow]:
+        for count, row in enumerate(self._rows(part.locator)):
+            if part.rows is not None and count >= part.rows:
+                return
+            yield row
+
+    def _rows(self, path: str) -> Iterator[SourceRow]:
+        keys = Keys()
+        table = _Downloads(_beside(path))
+        with local_copy(path) as local, open(local, "rb") as stream:
+            for sample in samples(local):
+                row = SourceRow(safe_key(sample.key), metadata=table.take(sample.key))
+                keys.admit(row)
+                if row.status == "ok":
+                    self._fill(row, sample, stream, path)
+                yield row
+        for key, status, metadata in table.rest():
+            caption = clean_caption(as_caption(metadata.pop("caption", None)))
+            yield keys.admit(SourceRow(safe_key(key), caption, metadata).drop(status))
+
+    def _fill(self, row: SourceRow, sample: TarSample, stream: IO[bytes], path: str) -> None:
+        if sample.reason is not None:
+            row.metadata["name"] = ascii(sample.key)
+            row.fail(sample.reason)
+            return
+        self._describe(row, sample.members, stream)
+        suffixes = (
+            [self._image] if self._image is not None else [s for s in sample.members if s in IMAGE_SUFFIXES]
+        )
+        image = sample.members.get(suffixes[0]) if suffixes else None
+        if image is not None:
+            row.file, row.member, row.offset, row.length = path, *image[:3]
+            stream.seek(image.offset)
+            examine(row, stream.read(image.size))
+        elif row.caption is None and row.status == "ok":
+            row.fail("empty_row")
+
+    def _describe(self, row: SourceRow, members: dict[str, Member], stream: IO[bytes]) -> None:
+        """Fills caption and metadata: from the .txt, else the .json's key, else the parquet's column."""
+        if "json" in members:
+            text = _text(row, members["json"], stream)
+            found = parse_object(text) if text else {}
+            row.metadata |= found if found is not None else {"json": "unreadable"}
+        key = caption_key(row.metadata, self._caption)
+        caption = as_caption(row.metadata.pop(key)) if key else None
+        beside = members.get(self._caption or "txt")
+        if beside is not None:
+            caption = _text(row, beside, stream)
+        row.caption = clean_caption(caption)
+
+    def describe(self) -> str:
+        return f"{len(self._files):,} tar shard{'s' * (len(self._files) != 1)}, {self._size / 1e6:,.1f} MB"
+
+
+def _text(row: SourceRow, member: Member, stream: IO[bytes]) -> str | None:
+    if member.size > MAX_TEXT:
+        row.fail("text_too_large")
+        return None
+    stream.seek(member.offset)
+    try:
+        return stream.read(member.size).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        row.fail("bad_utf8")
+        return None
+
+
+def _count(path: str) -> int:
+    """The rows of a shard: its samples, and what its parquet says was never downloaded."""
+    table, rows = _Downloads(_beside(path)), 0
+    with local_copy(path) as local:
+        for sample in samples(local):
+            table.take(sample.key)
+            rows += 1
+    return rows + sum(1 for _ in table.rest())
+
+
+def _refuse_compressed(path: str) -> None:
+    try:
+        with contextlib.ExitStack() as opened:
+            magic = (
+                Remote(path).beginning(6) if is_url(path) else opened.enter_context(open(path, "rb")).read(6)
+            )
+    except OSError as error:
+        raise UserError(f"{path}: cannot read: {error.strerror}") from error
+    if magic.startswith(MAGIC):
+        raise UserError(
+            f"{path}: is a compressed tar, in which images can't be found by offset; unpack it (gunzip, xz "
+            f"-d, ...) first"
+        )
+
+
+def _beside(path: str, look: FileStats | None = None) -> str | None:
+    table = os.path.splitext(path)[0] + ".parquet"
+    if look is None and is_url(table):
+        return table if Remote(table).is_file() else None
+    return table if (look or FileStats()).has(table) else None
+
+
+class _Downloads:
+    """img2dataset's parquet beside a shard: metadata by key, and what was never downloaded. Holds one shard's
+    rows at most."""
+
+    def __init__(self, path: str | None) -> None:
+        self._rows: dict[str, dict[str, Any]] = {}
+        if path is None:
+            return
+        try:
+            file = pq.ParquetFile(open_binary(path))
+            if {"key", "status"} <= set(file.schema_arrow.names):
+                plain = [
+                    f.name
+                    for f in file.schema_arrow
+                    if not pa.types.is_nested(f.type) and not pa.types.is_binary(f.type)
+                ]
+                for batch in file.iter_batches(4096, columns=plain):
+                    self._rows |= {
+                        str(r["key"]): {k: v for k, v in r.items() if v is not None}
+                        for r in batch.to_pylist()
+                    }
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(
+                f"{path}: not a readable parquet file ({first_line(error)}); remove it or repair it"
+            ) from error
+
+    def take(self, key: str) -> dict[str, Any]:
+        return self._rows.pop(key.rpartition("/")[2], {})
+
+    def rest(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        """(key, img2dataset's status, metadata) of the rows that the tar lacks."""
+        for key, row in self._rows.items():
+            status = str(row.get("status", "")) or "not_downloaded"
+            yield key, status if status != "success" else "missing_file", row
