@@ -97,13 +97,13 @@ def evaluate(
     Interrupted, the same command goes on with the tasks that have no result yet.
     """
     names = _tasks(tasks, recipe)
-    from ..evaluate.kinds.long_tail import HeadSettings
-    from ..evaluate.run import Settings, averages, evaluate_all
+    from ..evaluate.kinds.base import Settings
+    from ..evaluate.run import averages, evaluate_all
     from ..models.open_clip.load import load_model
     from .show_eval import show_results, watching
 
     model = load_model(checkpoint, device=device)
-    how = Settings(templates, extra, HeadSettings(head=head.value, loss=loss.value), seed)
+    how = Settings(templates, extra, head.value, loss.value, seed)
     try:
         with watching(quiet=as_json) as watch:
             results = evaluate_all(model, data, out, names, how, watch)
