@@ -104,8 +104,8 @@ def ours(args: argparse.Namespace, data: Path, out: Path) -> dict[str, float]:
 
 def theirs(args: argparse.Namespace, data: Path, out: Path) -> dict[str, float]:
     """Trains with `open_clip_train.main`."""
+    from ctrlsynth.models.device import set_threads
     from ctrlsynth.models.open_clip.load import build, import_open_clip
-    from ctrlsynth.models.torch_setup import set_threads
 
     import_open_clip()
     set_threads()

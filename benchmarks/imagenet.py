@@ -24,8 +24,8 @@ from PIL import Image
 
 from ctrlsynth.api.run import run
 from ctrlsynth.models.base import ImageAndText
+from ctrlsynth.models.device import in_threads, quiet_native_threads
 from ctrlsynth.models.embedded.imagenet.tagger import ImageNetTagger
-from ctrlsynth.models.runtime import in_threads, quiet_native_threads
 from ctrlsynth.recipe.file import parse_recipe
 
 PHOTOS = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")

@@ -20,9 +20,9 @@ import time
 from pathlib import Path
 
 from ctrlsynth.models.base import Request
+from ctrlsynth.models.device import cores
 from ctrlsynth.models.llms.llama_cpp.engine import SmolLM2, smollm2_file
 from ctrlsynth.models.llms.llama_cpp.pool import Task
-from ctrlsynth.models.runtime import cores
 from ctrlsynth.sample import Tags
 
 DIRECT = r"""

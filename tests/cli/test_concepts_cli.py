@@ -19,9 +19,8 @@ import pytest
 
 from ctrlsynth.cli.main import main
 from ctrlsynth.concepts.bank import load_bank
-from ctrlsynth.concepts.match import spaced
-from ctrlsynth.concepts.match_folder import MatchFolder, as_lists, of_lists
-from ctrlsynth.concepts.matches import Matches
+from ctrlsynth.concepts.folder import MatchFolder, as_lists, of_lists
+from ctrlsynth.concepts.match import Matches, spaced
 
 WORDS = ["dog", "cat", "hot dog", "sofa", "tree", "house", "lamp", "rose", "crystal ball", "zebra"]
 
@@ -427,36 +426,6 @@ def test_coverage_writes_over_nothing(
     assert call(capsys, "coverage", m, "--vs", m, "--lists", lists)[2].startswith(
         f"ctrlsynth: {lists / 'over-represented-2.csv'}: is there"
     )
-
-
-def test_near_duplicates_go_by_choice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As with the recipe's key: equal ones first, nearly equal ones among what that leaves."""
-    lines = [
-        f"a small brown dog runs over the green field towards the old red barn near the river{' .' * n}"
-        for n in range(4)
-    ]
-    (tmp_path / "near.txt").write_text("\n".join([*lines, lines[0], "a cat sits here"]) + "\n")
-    (tmp_path / "bank.txt").write_text("dog\ncat\n")
-    m = tmp_path / "m"
-    ok(capsys, "match", tmp_path / "near.txt", "--bank", tmp_path / "bank.txt", "--out", m)
-    told = ok(capsys, "balance", m, "--t", 100, "--out", tmp_path / "equal.txt")
-    assert (told["duplicates"], told["near_duplicates"], told["pool"], told["kept"]) == (1, 0, 5, 5)
-    words = ("balance", m, "--t", 100, "--near-duplicates", "--out")
-    told = ok(capsys, *words, tmp_path / "near.parquet")
-    assert (told["captions"], told["duplicates"], told["near_duplicates"], told["pool"], told["kept"]) == (
-        6,
-        1,
-        3,
-        2,
-        2,
-    )
-    assert "a cat sits here" in pq.read_table(tmp_path / "near.parquet")["text"].to_pylist()
-    assert (
-        "6 captions, 1 duplicates, 3 near duplicates, 2 in the pool"
-        in call(capsys, *words, tmp_path / "near.jsonl")[1]
-    )
-    _, _, err = call(capsys, *words, tmp_path / "no.txt", "--keep-duplicates")
-    assert err == "ctrlsynth: --keep-duplicates and --near-duplicates: one of them\n"
 
 
 def test_coverage_shows_no_list_where_none_is_wanted(

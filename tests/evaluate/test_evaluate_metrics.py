@@ -19,7 +19,7 @@ from ctrlsynth.evaluate.kinds import few_shot, linear_probe, long_tail
 from ctrlsynth.evaluate.kinds.base import Settings
 from ctrlsynth.evaluate.kinds.zero_shot import classification
 from ctrlsynth.evaluate.papers import FIVE, delta_over_shared, tables
-from ctrlsynth.models.torchvision_fix import make_torchvision_importable
+from ctrlsynth.models.device import make_torchvision_importable
 
 
 def _scores(rows: int, classes: int, seed: int, ties: bool) -> tuple[metrics.Floats, metrics.Ints]:

@@ -20,7 +20,7 @@ import pytest
 from conformance import check_llm, request
 from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import Request
-from ctrlsynth.models.hf import HFOptions, locate
+from ctrlsynth.models.hub.find import HFOptions, locate
 from ctrlsynth.models.llms import vllm as backend
 from ctrlsynth.models.llms.sampling import Sampling
 from ctrlsynth.models.llms.server import OpenAIServer

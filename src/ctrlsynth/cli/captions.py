@@ -174,12 +174,12 @@ def _sampled(spec: Any) -> Any:
     """The model with the paper's sampling: those of its options that the backend takes, where the spec names
     none of them."""
     from ..lang.replies import SAMPLING
-    from ..models.registry import NAMES, load_class, parse_spec
+    from ..models.registry import model_class, parse_spec
 
     named = parse_spec(spec, "llm", "--llm")
     if SAMPLING.keys() & named.options.keys():
         return spec
-    takes = inspect.signature(load_class(NAMES["llm"].get(named.backend, named.backend), "--llm")).parameters
+    takes = inspect.signature(model_class(named, "llm", "--llm")).parameters
     return {
         named.backend: named.model,
         **named.options,

@@ -70,13 +70,7 @@ def build(
     add: Annotated[
         Files, typer.Option("--add", help="a list of your own, or another bank; comes first", metavar="FILE")
     ] = None,
-    wikipedia: Annotated[
-        Files,
-        typer.Option("--wikipedia", help="pages-articles dump (.xml, .bz2, .gz) to count", metavar="FILE"),
-    ] = None,
-    unigrams: Annotated[
-        Files, typer.Option("--unigrams", help="'word count' lines, instead of a dump", metavar="FILE")
-    ] = None,
+    unigrams: Annotated[Files, typer.Option("--unigrams", help="'word count' lines", metavar="FILE")] = None,
     bigrams: Annotated[
         Files, typer.Option("--bigrams", help="'first second count' lines, with --unigrams", metavar="FILE")
     ] = None,
@@ -113,10 +107,10 @@ def build(
     """Make a bank of concepts: WordNet, words, pairs and titles by count, numbers; or cut a sub-bank from
     one.
 
-    Without --wikipedia or --unigrams, symspellpy's counts stand in for Wikipedia's.
+    Without --unigrams, symspellpy's counts stand in for Wikipedia's.
     """
     from ..concepts import bank as banks
-    from ..concepts.sources import Wanted, gather
+    from ..concepts.gather import Wanted, gather
 
     if out.exists():
         raise UserError(f"{out}: is there already; give another name")
@@ -126,7 +120,7 @@ def build(
         table = banks.distinct(banks.read_bank(from_))
     else:
         wanted = Wanted(
-            tuple(source or banks.SOURCES), add or (), unigrams or (), bigrams or (), wikipedia or (),
+            tuple(source or banks.SOURCES), add or (), unigrams or (), bigrams or (),
             pageviews or (), titles or (),
             min_count=min_count, min_pmi=min_pmi, min_views=min_views,
         )  # fmt: skip
@@ -168,7 +162,7 @@ def _sub_bank(table: Any, found_in: Path | None, random: int | None, under: str 
 
     if found_in is not None:
         from ..concepts.coverage import count_set
-        from ..concepts.match_folder import MatchFolder
+        from ..concepts.folder import MatchFolder
 
         table = banks.found_part(
             table, MatchFolder.open(found_in).bank().entries, count_set(found_in).counts.tolist()
@@ -207,8 +201,8 @@ def match(
     """Find which entries of a bank each caption holds. Interrupted, the same command goes on; balancing again
     costs no matching."""
     from ..concepts.corpus import open_corpus
+    from ..concepts.folder import MatchFolder, match_local, prepare
     from ..concepts.match import Matcher
-    from ..concepts.match_folder import MatchFolder, match_local, prepare
     from .show import counting
 
     _check_address(engine, address)
@@ -247,7 +241,7 @@ def match(
 
 
 def _match_on_ray(parts: Any, bank: Path, mode: Any, out: Path, tick: Any, address: str | None) -> None:
-    from ..concepts.match_folder import match_ray
+    from ..concepts.folder import match_ray
 
     with _on_ray([out], address):
         match_ray(parts, bank, mode, out, tick)
@@ -296,45 +290,36 @@ def balance(
     keep_duplicates: Annotated[
         bool, typer.Option("--keep-duplicates", help="equal captions count each")
     ] = False,
-    near_duplicates: Annotated[
-        bool,
-        typer.Option(
-            "--near-duplicates", help="drop captions that are nearly the same as another one (MinHash) too"
-        ),
-    ] = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Draw a balanced subset: few captions of each frequent concept, all of the rare ones. A smaller size is
     a part of a larger one."""
-    from ..concepts import balance_folder
-    from ..concepts.match_folder import MatchFolder
+    from ..concepts import balance as balancing
+    from ..concepts.folder import MatchFolder
 
     folder = MatchFolder.open(matches)
-    balance_folder.check_out(out)
+    balancing.check_out(out)
     with _passes(folder.counts().texts, quiet=as_json, rounds=5 if t is None else 1) as tell:
-        plan = balance_folder.plan(
+        plan = balancing.plan(
             folder,
             size=size,
             t=t,
             random=random,
             seed=seed,
             duplicates=keep_duplicates,
-            near_duplicates=near_duplicates,
             say=tell,
         )
     told = plan.told
     if not as_json:
         at = "at random" if told.t is None else f"t = {told.t:g}"
-        lost = f"{told.duplicates:,} duplicates" + (
-            f", {told.near_duplicates:,} near duplicates" if near_duplicates else ""
-        )
+        lost = f"{told.duplicates:,} duplicates"
         say(
             f"{told.captions:,} captions, {lost}, {told.pool:,} in the pool; {at}: {told.expected:,.0f} "
             f"expected"
         )
     with _passes(folder.counts().texts, quiet=as_json) as tell:
-        told = balance_folder.sample(plan, out, say=tell)
+        told = balancing.sample(plan, out, say=tell)
     if as_json:
         print_json({"subset": str(out), **plain(told)})
     else:
@@ -394,7 +379,7 @@ def coverage(
     """Show how well captions cover a bank: entries seen at least 1, 5 and 25 times, what is never seen and
     what is seen too often."""
     from ..concepts import coverage as cover
-    from ..concepts.coverage_text import check_new, names_of, report, write_lists
+    from ..concepts.coverage import check_new, names_of, report, write_lists
     from ..report.figures import head_tail_figure, write_figure
 
     _check_address(engine, address)

@@ -88,11 +88,11 @@ def plan(
     already. Runs no model."""
     from ..recipe.file import load_recipe
     from ..runs.estimate import estimate
-    from ..storage.location import place_for
+    from ..storage.location import output_location
     from .show import show_plan
 
     loaded = load_recipe(recipe, set_)
-    rows = estimate(loaded, recipe.parent, place_for(out or Path("runs") / loaded.name), limit)
+    rows = estimate(loaded, recipe.parent, output_location(out or Path("runs") / loaded.name), limit)
     if as_json:
         print_json(rows)
     else:

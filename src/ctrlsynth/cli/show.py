@@ -24,8 +24,9 @@ from rich.table import Table
 
 from ..report.facts import Fact
 from ..report.sweep import gate_note
-from ..runs.local import Silent, Watcher
-from ..runs.reader import LedgerRow, RunReader
+from ..runs.ledger import LedgerRow
+from ..runs.reader import RunReader
+from ..runs.watch import NullWatcher, Watcher
 from .terminal import cells, clean, wrap
 
 
@@ -73,7 +74,7 @@ class _Bars:
 def progress(quiet: bool = False) -> Iterator[Watcher]:
     """Bars on standard error while a run works; nothing with `quiet`."""
     if quiet:
-        yield Silent()
+        yield NullWatcher()
         return
     columns = (
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
@@ -304,7 +305,7 @@ def show_models(entries: Sequence[Any]) -> None:
 
 def show_coverage(report: dict[str, Any]) -> None:
     """The concept table of one or two sets, with the head of their lists; `report` is
-    `concepts.coverage_text.report`'s."""
+    `concepts.coverage.report`'s."""
     right = (
         "texts",
         "matched",

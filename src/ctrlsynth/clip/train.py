@@ -22,10 +22,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..errors import UserError, WorkFailed
+from ..models.device import set_threads
 from ..models.open_clip.attention import use_views
 from ..models.open_clip.encode import LoadedClip, Normalise
 from ..models.open_clip.load import STATE, build, load_folder, pick_device
-from ..models.torch_setup import set_threads
 from ..recipe.train import TrainBlock
 from ..sample import hash_int
 from . import checkpoint

@@ -83,7 +83,7 @@ def _expand(given: Sequence[str | Path]) -> list[tuple[str, str]]:
     for pattern in given:
         for name in braces(os.path.expanduser(str(pattern))):
             path = Path(name)
-            if (path / "plan.json").is_file() or (path.is_dir() and (path.parent / "plan.json").is_file()):
+            if _is_run(path) or (path.is_dir() and _is_run(path.parent)):
                 found.update(dict.fromkeys(_run_parts(path), "run"))
                 continue
             if path.is_dir():
@@ -116,21 +116,19 @@ def _kind(path: str | Path) -> str | None:
     return "jsonl" if kind == "ndjson" else kind
 
 
+def _is_run(path: Path) -> bool:
+    return RunFolder(path).plan_file.exists()
+
+
 def _run_parts(path: Path) -> list[str]:
     """The newest version of each part of a run's write folder, given the run or the folder."""
-    folders = (
-        [path] if not (path / "plan.json").is_file() else sorted(p for p in path.glob("write*") if p.is_dir())
-    )
+    folders = [path] if not _is_run(path) else sorted(p for p in path.glob("write*") if p.is_dir())
     if len(folders) != 1:
         raise UserError(
             f"{path}: {'has no texts yet' if not folders else 'name one of ' + ', '.join(map(str, folders))}"
         )
     folder = folders[0]
-    run = RunFolder(folder.parent)
-    found = [
-        str(run.part(folder.name, index, digests[-1]))
-        for index, digests in sorted(run.listing(folder.name).items())
-    ]
+    found = [str(path) for path in RunFolder(folder.parent).newest(folder.name).values()]
     if not found:
         raise UserError(f"{folder}: holds no finished part")
     return found

@@ -33,8 +33,8 @@ from .rows import (
     examine_file,
     find_column,
     fingerprint,
-    locate,
     normal_path,
+    path_below,
     safe_key,
 )
 from .text import bad
@@ -124,9 +124,9 @@ class FolderSource(PartedSource):
         if not entry["name"].strip():
             entry["reason"] = "missing_file"
             return
-        path, reason = locate(self._root, entry["name"])
+        path, reason = path_below(self._root, entry["name"])
         if reason == "missing_file" and beside != self._root:
-            path, other = locate(beside, entry["name"])
+            path, other = path_below(beside, entry["name"])
             reason = None if other is None else reason
         if path is None:
             entry["reason"] = reason

@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 from ..errors import UserError
 from ..recipe.schema import Source
 from ..sample import range_name
-from ..storage.location import Facts, Remote, place
+from ..storage.location import FileStats, Remote, locate
 from .captions import is_text
 from .images import ImageFault, probe
 
@@ -186,7 +186,7 @@ def examine_file(row: SourceRow, path: str) -> SourceRow:
     return examine(row, data)
 
 
-def locate(root: str, name: str, *, absolute: bool = False) -> tuple[str | None, str | None]:
+def path_below(root: str, name: str, *, absolute: bool = False) -> tuple[str | None, str | None]:
     """The path of file `name` of a table beside or under `root` -> (path, None) or (None, reason).
 
     Names that leave `root` are refused (`unsafe_path`), so are links that do (`unsafe_link`). With
@@ -201,7 +201,7 @@ def locate(root: str, name: str, *, absolute: bool = False) -> tuple[str | None,
     try:
         if not os.path.isfile(path):
             other = name.replace("\\", "/")
-            return locate(root, other) if other != name else (None, "missing_file")
+            return path_below(root, other) if other != name else (None, "missing_file")
     except ValueError:
         return None, "missing_file"
     if not _inside(os.path.realpath(path), os.path.realpath(root)):
@@ -293,9 +293,9 @@ def expand(patterns: str | Sequence[str], base: Path, suffixes: Sequence[str], k
             raise UserError(
                 f"source.{key}: {pattern!r} is not a path or a store; mount or download the data first"
             )
-        missing, facts = [], Facts()
+        missing, facts = [], FileStats()
         for name in braces(pattern):
-            where = place(name)
+            where = locate(name)
             if isinstance(where, Remote) and key == "text":
                 raise UserError(
                     f"source.text: {name!r}: texts are read from this machine; mount or download the data "
@@ -317,7 +317,7 @@ def expand(patterns: str | Sequence[str], base: Path, suffixes: Sequence[str], k
     return list(files)
 
 
-def _glob_remote(where: Remote, suffixes: Sequence[str], facts: Facts) -> list[str]:
+def _glob_remote(where: Remote, suffixes: Sequence[str], facts: FileStats) -> list[str]:
     if any(c in where.url for c in "*?["):
         first = next(i for i, part in enumerate(where.url.split("/")) if any(c in part for c in "*?["))
         parts = where.url.split("/")

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from ..errors import UserError, first_line
 from ..recipe.schema import Source
-from ..storage.location import Facts
+from ..storage.location import FileStats
 from .captions import CAPTION_NAMES, as_caption, clean_caption
 from .columnar import BAD_UTF8, BROKEN, Columnar, RowCursor, cut_blocks, open_columnar
 from .rows import (
@@ -30,8 +30,8 @@ from .rows import (
     file_prefixes,
     find_column,
     fingerprint,
-    locate,
     normal_path,
+    path_below,
     safe_key,
 )
 
@@ -90,7 +90,7 @@ class TableSource(PartedSource):
         return blocks
 
     def _cut(self, blocks: dict[str, list[int]], rows: int, limit: int | None) -> None:
-        look = Facts()
+        look = FileStats()
         for path, counts in blocks.items():
             facts = look.of(path)
             for start, count in cut_blocks(counts, rows) if counts else [(0, 1)]:
@@ -157,7 +157,7 @@ class TableSource(PartedSource):
                 row.metadata.setdefault("path", name)
             examine(row, image)
         elif name:
-            found, reason = locate(os.path.dirname(path), name, absolute=True)
+            found, reason = path_below(os.path.dirname(path), name, absolute=True)
             if found is None:
                 row.metadata["name"] = name
                 row.fail(reason or "missing_file")
@@ -250,7 +250,7 @@ def hf_files(folder: Path) -> list[str]:
     names = [str(f.get("filename")) for f in state.get("_data_files") or []]
     files = []
     for name in names:
-        path, reason = locate(str(folder), name)
+        path, reason = path_below(str(folder), name)
         if path is None:
             raise UserError(f"source.hf: {folder / name}, which state.json names, can't be used ({reason})")
         files.append(path)

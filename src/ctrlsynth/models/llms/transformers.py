@@ -18,9 +18,10 @@ from typing import Any
 
 from ...errors import UserError
 from ..base import LanguageModel, Reply, Request
-from ..hf import check_quantization, choose_device, load_pretrained, locate, read_options
+from ..device import choose_device, memory_faults
+from ..hub.find import check_quantization, locate, read_options
+from ..hub.load import load_pretrained
 from ..installed import need
-from ..torch_setup import memory_faults
 from .chat import WHERE, check_files, check_template, load_tokenizer, prompt_of, tokens_of
 from .sampling import Sampling
 
@@ -35,7 +36,7 @@ class TransformersLLM(LanguageModel):
                  prompt is `prompt_too_long`
     batch_size   rows in one forward pass; belongs to no digest
     chat_template  Jinja text, for a checkpoint that brings none
-    hf           revision, dtype, device, adapters, quantization, download (models/hf.py)
+    hf           revision, dtype, device, adapters, quantization, download (models/hub/find.py)
     """
 
     def __init__(
@@ -173,7 +174,7 @@ class TransformersLLM(LanguageModel):
     def check(self) -> None:
         """Preflight: files, device, chat template. Loads no weights."""
         check_files(self.found)
-        choose_device(self.found.options, WHERE)
+        choose_device(self.found.options.device, WHERE)
         load_tokenizer(self.found, self.chat_template)
 
     def content_digest(self) -> str:

@@ -27,7 +27,7 @@ from typing import Any
 
 from ...errors import UserError
 from ..base import LanguageModel, Reply, Request
-from ..hf import HFOptions, Located, locate
+from ..hub.find import HFOptions, Located, locate
 from ..installed import need
 from .chat import WHERE, check_files, check_template, load_tokenizer, prompt_of, tokens_of
 from .sampling import Sampling
@@ -40,7 +40,7 @@ class VLLM(LanguageModel):
     """A `LanguageModel` on the GPUs of this process.
 
     temperature .. max_tokens    as in sampling.py
-    revision, adapters, download as in models/hf.py; one LoRA adapter at most
+    revision, adapters, download as in models/hub/find.py; one LoRA adapter at most
     device                       auto or cuda: the GPUs that CUDA_VISIBLE_DEVICES, or Ray, leaves to this
                                  process
     dtype                        auto, bfloat16, float16, float32

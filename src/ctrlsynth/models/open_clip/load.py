@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError, first_line, unknown
-from ..hf import HFOptions, choose_device, locate, read_options
+from ..device import choose_device, make_torchvision_importable
+from ..hub.find import HFOptions, locate
 from ..installed import need
-from ..torchvision_fix import make_torchvision_importable
 from . import hugging_face
 from .encode import ClipModel, LoadedClip, croppable
 from .tokens import tokenizer_of
@@ -285,4 +285,4 @@ def pick_device(name: str, where: str) -> Any:
     """The torch.device of that name; `auto` is the best one of this machine."""
     import torch
 
-    return torch.device(choose_device(read_options({"device": name}, where), where))
+    return torch.device(choose_device(name, where))

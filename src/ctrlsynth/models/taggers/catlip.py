@@ -22,11 +22,11 @@ import numpy as np
 from PIL import Image
 
 from ...errors import UserError
-from .. import hf
+from ..device import choose_device, make_torchvision_importable, set_threads
 from ..embedded.imagenet.weights import Array, read_state_dict
+from ..hub.find import locate, read_options
+from ..hub.load import check_plain, finish, torch_dtype
 from ..installed import need
-from ..torch_setup import set_threads
-from ..torchvision_fix import make_torchvision_importable
 from .classifier import Loaded, PixelClassifier, fit
 from .labels import read_labels
 
@@ -73,9 +73,9 @@ class CatLIPTagger(PixelClassifier):
                 f"{_WHERE}: catlip takes its two files, such as "
                 f"{{catlip: vit_huge.pt, vocabulary: datacomp_1_2B_vocab.pkl}}"
             )
-        asked = hf.read_options(options, _WHERE, ("vocabulary", "classes", "top_k", "cut", "batch"))
-        hf.check_plain(asked, _WHERE)
-        found = hf.locate(model, asked, _WHERE)
+        asked = read_options(options, _WHERE, ("vocabulary", "classes", "top_k", "cut", "batch"))
+        check_plain(asked, _WHERE)
+        found = locate(model, asked, _WHERE)
         if not found.folder.is_file():
             raise UserError(f"{_WHERE}: {model}: catlip takes a file, corenet's checkpoint")
         labels = read_labels(Path(vocabulary), f"{_WHERE}.vocabulary")[:classes]
@@ -101,9 +101,11 @@ class CatLIPTagger(PixelClassifier):
         network = build(state)
         fit(network, state, path)
         set_threads()
-        kind = hf.torch_dtype(self._found.options)
-        network = network.to(hf.choose_device(self._found.options, _WHERE), None if kind == "auto" else kind)
-        network = hf.finish(network, self._found, _WHERE)
+        kind = torch_dtype(self._found.options)
+        network = network.to(
+            choose_device(self._found.options.device, _WHERE), None if kind == "auto" else kind
+        )
+        network = finish(network, self._found, _WHERE)
         like = next(network.parameters())
 
         def prepare(images: Sequence[Image.Image]) -> Any:

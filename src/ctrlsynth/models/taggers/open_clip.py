@@ -27,14 +27,21 @@ from PIL import Image
 
 from ...errors import UserError, unknown
 from ...sample import Tags
-from .. import hf, hf_files
 from ..base import ImageAndText, VisionTagger
 from ..cache import remembered
+from ..device import (
+    AdaptiveBatch,
+    choose_device,
+    give_back,
+    memory_faults,
+    set_threads,
+)
+from ..hub.files import hash_of
+from ..hub.find import HFOptions, Located, check_weights, locate, read_options
+from ..hub.load import check_plain, finish
 from ..installed import need
 from ..open_clip.encode import ClipModel
 from ..open_clip.load import CONFIG, build, import_open_clip, load_folder
-from ..room import Room
-from ..torch_setup import give_back, memory_faults, set_threads
 from .labels import Chooser, read_labels
 
 _VERSION = 1  # part of the digest: raise it when the same weights would give other tags
@@ -57,7 +64,7 @@ class OpenCLIPTagger(VisionTagger):
                 labels of its kind; sigmoid: the probability that a SigLIP gives. None: sigmoid for a model
                 with a bias for it, else cosine
     hf          revision, dtype, device, adapters, quantization (by torchao: the blocks' MLPs), download
-                (models/hf.py)
+                (models/hub/find.py)
     """
 
     reads: Literal["pixels"] = "pixels"
@@ -82,20 +89,20 @@ class OpenCLIPTagger(VisionTagger):
             )
         need("open_clip", "clip", _WHERE)
         own = ("vocabulary", "pretrained", "templates", "top_k", "cut", "score", "batch")
-        asked = hf.read_options(options, _WHERE, own)
+        asked = read_options(options, _WHERE, own)
         _check(templates, top_k, cut, score, batch)
-        hf.check_plain(asked, _WHERE)
+        check_plain(asked, _WHERE)
         self._architecture, self._found = _locate(model, pretrained, asked)
         self._kinds = read_vocabulary(Path(vocabulary))
         self._choosers = {
             kind: Chooser(labels, top_k, float(cut), add=False) for kind, labels in self._kinds.items()
         }
         self._templates, self._score = tuple(templates), score
-        self._room = Room(batch)
+        self._room = AdaptiveBatch(batch)
         self.batch = batch
         self.id = f"open_clip:{model}"
-        self._weights = hf_files.hash_of(_VERSION, self._architecture, self._found.digest())
-        self.digest = hf_files.hash_of(
+        self._weights = hash_of(_VERSION, self._architecture, self._found.digest())
+        self.digest = hash_of(
             "open_clip", self._weights, self._kinds, self._templates, top_k, float(cut), score
         )
         self._loaded: ClipModel | None = None
@@ -140,7 +147,7 @@ class OpenCLIPTagger(VisionTagger):
 
         if not self._texts:
             for kind, labels in self._kinds.items():
-                name = f"open_clip/{hf_files.hash_of(self._weights, labels, self._templates)}.npy"
+                name = f"open_clip/{hash_of(self._weights, labels, self._templates)}.npy"
                 data = remembered(name, lambda labels=labels: self._embed(labels))  # type: ignore[misc]
                 array = np.load(io.BytesIO(data), allow_pickle=False)
                 self._texts[kind] = torch.from_numpy(array).to(self._load().device)
@@ -165,21 +172,21 @@ class OpenCLIPTagger(VisionTagger):
         if self._loaded is None:
             set_threads()
             folder, options = self._found.folder, self._found.options
-            device = hf.choose_device(options, _WHERE)
+            device = choose_device(options.device, _WHERE)
             precision = PRECISION[options.dtype]
             with memory_faults(self.id):
                 if self._architecture:
                     loaded = build(self._architecture, folder, precision=precision, where=_WHERE)
                 else:
                     loaded = load_folder(folder, precision=precision, where=_WHERE)
-                loaded.module = hf.finish(loaded.module.to(device), self._found, _WHERE)
+                loaded.module = finish(loaded.module.to(device), self._found, _WHERE)
                 self._loaded = ClipModel(loaded, device)
         return self._loaded
 
     def check(self) -> None:
         """Preflight: weights and packages are there."""
         need("torchvision", "clip", _WHERE)
-        hf.check_weights(self._found, _WHERE)
+        check_weights(self._found, _WHERE)
 
     def content_digest(self) -> str:
         """The whole files, for `--verify`."""
@@ -235,10 +242,10 @@ def _check(templates: Any, top_k: Any, cut: Any, score: Any, batch: Any) -> None
         raise unknown("score", str(score), SCORES, _WHERE)
 
 
-def _locate(model: Any, pretrained: str | None, options: hf.HFOptions) -> tuple[str | None, hf.Located]:
+def _locate(model: Any, pretrained: str | None, options: HFOptions) -> tuple[str | None, Located]:
     """(open_clip's name or None, where the weights are)."""
     if pretrained is None and not _is_name(model):
-        found = hf.locate(model, options, _WHERE)
+        found = locate(model, options, _WHERE)
         if not (found.folder / CONFIG).is_file():
             raise UserError(f"{_WHERE}: {model} holds no {CONFIG}, so it is no model of open_clip")
         try:
@@ -256,7 +263,7 @@ def _locate(model: Any, pretrained: str | None, options: hf.HFOptions) -> tuple[
             f"{_WHERE}: {name}: {what}; give a local checkpoint as `pretrained`, or a hub repository as the "
             f"model"
         )
-    return name, hf.locate(pretrained, options, _WHERE)
+    return name, locate(pretrained, options, _WHERE)
 
 
 def _is_name(model: Any) -> bool:

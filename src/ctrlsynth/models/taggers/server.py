@@ -22,9 +22,9 @@ from PIL import Image
 
 from ...errors import UserError, unknown
 from ...sample import Tags
-from .. import hf_files
 from ..base import ImageAndText, Reply, Request
 from ..composite import Composite
+from ..hub.files import hash_of
 from ..llms.server import OpenAIServer, read
 from ..prices import check_prices
 from ..server import Call
@@ -116,7 +116,7 @@ class VisionServerTagger(Composite):
             nested,
             QUALITY,
         ]
-        return f"unverified:{hf_files.hash_of(own)[:32]}"
+        return f"unverified:{hash_of(own)[:32]}"
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
         """One Tags an item; without an image, empty ones. A row whose request failed for good carries the

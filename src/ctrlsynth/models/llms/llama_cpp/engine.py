@@ -20,11 +20,11 @@ from typing import Any
 
 from ....errors import UserError
 from ...base import LanguageModel, Reply, Request
+from ...device import free_threads
 from ...embedded.realizer.caption import held, in_line
 from ...embedded.realizer.fill import Unsupported, fill
 from ...embedded.small_llm import few_shot as fewshot
 from ...embedded.small_llm.grammar import extraction
-from ...runtime import free_threads
 from ..sampling import Sampling
 from .pool import EnginePool, Task
 
@@ -37,7 +37,7 @@ _EDGE = 1 << 20
 
 
 class LlamaCpp(LanguageModel):
-    """A GGUF file behind `processes` engines of one thread each (default: `runtime.free_threads`).
+    """A GGUF file behind `processes` engines of one thread each (default: `device.free_threads`).
 
     context      tokens that prompt and reply share; a longer prompt fails its row with `prompt_too_long`
     max_tokens   caps what the request asks for

@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import UserError
+from ...errors import UserError
 
 _SMALL = 4 << 20  # bytes; hashed whole
 _SAMPLES = 64

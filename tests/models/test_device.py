@@ -1,4 +1,4 @@
-"""How many images are painted at once: the arithmetic alone, on numbers in place of prompts."""
+"""device.py: the arithmetic of `AdaptiveBatch`, on numbers in place of prompts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctrlsynth.errors import ModelError
-from ctrlsynth.models.room import PATIENCE, Room
+from ctrlsynth.models.device import PATIENCE, AdaptiveBatch
 
 
 class Memory:
@@ -27,13 +27,13 @@ class Memory:
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 300))
 def test_every_row_is_answered_once_and_in_its_place(most: int, memory: int, rows: int) -> None:
-    room, holds = Room(most), Memory(memory)
+    room, holds = AdaptiveBatch(most), Memory(memory)
     assert room.run(range(rows), holds) == [n * n for n in range(rows)]
     assert all(size <= most for size in holds.calls)
 
 
 def test_it_halves_and_doubles() -> None:
-    room, memory = Room(16), Memory(5)
+    room, memory = AdaptiveBatch(16), Memory(5)
     room.run(range(4 * PATIENCE), memory)
     assert memory.calls == [16, 8, *[4] * PATIENCE]
     memory.calls = []
@@ -43,7 +43,7 @@ def test_it_halves_and_doubles() -> None:
 
 
 def test_more_memory_is_found_again() -> None:
-    room, memory = Room(12), Memory(2)
+    room, memory = AdaptiveBatch(12), Memory(2)
     room.run(range(4), memory)
     memory.most, memory.calls = 100, []
     room.run(range(1000), memory)
@@ -52,7 +52,7 @@ def test_more_memory_is_found_again() -> None:
 
 
 def test_one_that_never_fits_is_told_and_others_faults_pass() -> None:
-    room = Room(4)
+    room = AdaptiveBatch(4)
 
     def call(rows: Sequence[int]) -> list[int]:
         if 7 in rows:
