@@ -94,14 +94,14 @@ def evaluate(
     Tasks: zero-shot, retrieval, SugarCrepe, linear probe, few-shot, long tail. Downloads nothing. If it was interrupted, the same command continues with the tasks that have no result yet.
     """
     names = _tasks(tasks, recipe)
-    from ..evaluate.kinds.long_tail import HeadSettings
-    from ..evaluate.run import Settings, averages, evaluate_all
+    from ..evaluate.kinds.base import Settings
+    from ..evaluate.run import averages, evaluate_all
     from ..models.open_clip.load import load_model
     from .progress import eval_bars
     from .show import show_results
 
     model = load_model(checkpoint, device=device)
-    settings = Settings(templates, extra, HeadSettings(head=head, loss=loss), seed)
+    settings = Settings(templates, extra, head, loss, seed)
     with eval_bars(quiet=as_json) as watch:
         results = evaluate_all(model, data, out, names, settings, watch)
     means = averages(results)
