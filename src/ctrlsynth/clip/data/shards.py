@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...data.captions import CAPTION_NAMES
-from ...data.records import Table
 from ...data.rows import FILE_NAMES, IMAGE_NAMES, expand
+from ...data.tables import Table
 from ...errors import UserError, first_line, unknown
 from .rows import BLOCK, Pair, RowFault, Shards, captions_of
 from .tars import TarShards
