@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 from ..errors import UserError, first_line
 from ..models.open_clip.load import CONFIG, STATE, WEIGHTS, save_folder
+from ..storage.files import making, remove, remove_leftovers
 
 SCHEMA = 1
 OPTIMIZER = "optimizer.safetensors"
@@ -44,8 +44,7 @@ def save(
 
     target = checkpoint(out, step)
     if not target.exists():
-        made = target.with_name(f".{target.name}~{uuid.uuid4().hex[:8]}")
-        with _whole(made, target):
+        with _whole(target) as made:
             save_folder(made, module, config)
             state = optimizer.state_dict()["state"]
             tensors = {
@@ -64,30 +63,29 @@ def finish(out: Path, module: Any, config: dict[str, Any], facts: dict[str, Any]
     """Writes OUT/model, once."""
     target = out / "model"
     if not target.exists():
-        made = out / f".model~{uuid.uuid4().hex[:8]}"
-        with _whole(made, target):
+        remove_leftovers(out)
+        with _whole(target) as made:
             save_folder(made, module, config)
             _write(made / STATE, {"schema": SCHEMA, **facts})
     return target
 
 
 @contextmanager
-def _whole(made: Path, target: Path) -> Iterator[None]:
-    """The folder `made` to write into; it becomes `target` when all is written, and goes when the disk
-    refuses. Then raises OSError, also where safetensors has an error of its own for that."""
+def _whole(target: Path) -> Iterator[Path]:
+    """Gives a folder to write into, which becomes `target` when all is written. Raises OSError if the disk
+    refuses, also where safetensors has an error of its own for that."""
     from safetensors import SafetensorError
 
     try:
-        made.mkdir(parents=True)
-        yield
-        _settle(made, target)
+        with making(target) as made:
+            made.mkdir()
+            yield made
+            _settle(made, target)
     except SafetensorError as error:
         number = re.search(r"\(os error (\d+)\)", str(error))
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(target)) from error
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 def _settle(made: Path, target: Path) -> None:
@@ -105,8 +103,8 @@ def _write(path: Path, facts: dict[str, Any]) -> None:
 def _steps(out: Path) -> list[Path]:
     """Whole checkpoints, oldest first, and nothing that a killed run left half written."""
     folder = out / "checkpoints"
-    for half in folder.glob(".step-*"):
-        shutil.rmtree(half, ignore_errors=True)
+    for half in folder.glob(".tmp-step-*"):  # of any host: only this run writes here
+        remove(half)
     return sorted(p for p in folder.glob("step-*") if (p / STATE).is_file())
 
 

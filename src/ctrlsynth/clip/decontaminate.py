@@ -12,7 +12,6 @@ import json
 import os
 import re
 import unicodedata
-import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ from PIL import Image
 from ..data.images import ImageFault, decode
 from ..errors import UserError
 from ..recipe.train import Decontaminate
+from ..storage.files import remove_leftovers, replacing
 from . import known_sets
 from .data.rows import RowFault, Shards
 from .data.shards import Subset
@@ -229,11 +229,12 @@ def _known_finds(path: Path, mark: str) -> list[Found] | None:
 
 
 def _write(path: Path, mark: str, found: Sequence[Found]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    made = path.with_name(f".{path.name}~{uuid.uuid4().hex[:8]}")
+    remove_leftovers(path.parent)
     lines = [
         {"mark": mark},
         *({"source": f.source, "row": f.row, "id": f.id, "how": f.how, "what": f.what} for f in found),
     ]
-    made.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-    os.replace(made, path)
+    with replacing(path) as made:
+        made.write_text(
+            "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
+        )

@@ -28,6 +28,7 @@ from ..models.open_clip.encode import LoadedClip, Normalise
 from ..models.open_clip.load import STATE, build, load_folder, pick_device
 from ..recipe.train import TrainBlock
 from ..sample import hash_int
+from ..storage.files import replacing
 from . import checkpoint
 from .data.loader import Batches, left_out, loader, open_sources, order_of, schedule_of
 from .data.order import Schedule
@@ -40,7 +41,7 @@ from .progress import Log, Silent, Watcher
 
 FREE = {"workers", "device", "save_every", "keep", "log_every", "grad_checkpointing", "accumulate"}
 """Keys that a run may change when it goes on: they change no batch and, up to rounding, no weight."""
-BEFORE = ("index", "decontamination.jsonl", f".{STATE}~")
+BEFORE = ("index", "decontamination.jsonl", ".tmp-")
 """What a run leaves that was stopped before its OUT/train.json."""
 
 
@@ -131,10 +132,8 @@ def _data(
 def _write_state(out: Path, facts: Mapping[str, Any]) -> None:
     """OUT/train.json, which other settings are refused by: written when nothing but the first step is left to
     fail."""
-    out.mkdir(parents=True, exist_ok=True)
-    made = out / f".{STATE}~{os.getpid()}"
-    made.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    os.replace(made, out / STATE)
+    with replacing(out / STATE) as made:
+        made.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def _check_folder(block: TrainBlock, out: Path, resume: bool) -> None:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import uuid
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -35,6 +33,7 @@ from ..runs.pairs import (
 )
 from ..runs.reader import RunReader
 from ..sample import draw
+from ..storage.files import making, remove_leftovers
 from .card import write_card
 from .writers import WRITERS, Sample, Writer
 
@@ -103,24 +102,23 @@ def export(
     summary = Summary(format, mix or str(run.recipe["mix"]["use"]))
     plan = _Plan(run, shape_of(run.steps), choice, summary, ratio)
     plan.count()
-    made = out.parent / f".tmp-{out.name}~{os.getpid()}~{uuid.uuid4().hex[:8]}"
+    remove_leftovers(out.parent)
     try:
-        made.mkdir(parents=True)
-        writer = WRITERS[format](made, max_per_shard)
-        try:
-            _fill(plan, writer, format == "csv", tick or (lambda: None))
-        finally:
-            writer.close()
-        if not summary.written:
-            raise UserError(f"{run.root}: no pair could be written: {_listed(summary.lost)}")
-        write_card(run, summary, writer.load(out.name), made / "README.md")
-        if out.is_dir():
-            out.rmdir()
-        os.replace(made, out)
+        with making(out) as made:
+            made.mkdir()
+            writer = WRITERS[format](made, max_per_shard)
+            try:
+                _fill(plan, writer, format == "csv", tick or (lambda: None))
+            finally:
+                writer.close()
+            if not summary.written:
+                raise UserError(f"{run.root}: no pair could be written: {_listed(summary.lost)}")
+            write_card(run, summary, writer.load(out.name), made / "README.md")
+            if out.is_dir():
+                out.rmdir()
+            os.replace(made, out)
     except OSError as error:
         raise WorkFailed(f"{out}: cannot write the data set: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
     return summary
 
 
