@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctrlsynth.cli.evaluate import _tasks
+from ctrlsynth.cli.clip import _tasks
 from ctrlsynth.errors import UserError
 from ctrlsynth.evaluate import layout
 from ctrlsynth.evaluate.compare import compare, load_runs, show
