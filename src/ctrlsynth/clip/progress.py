@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -70,48 +70,3 @@ def _facts(line: str) -> dict[str, Any] | None:
         facts = json.loads(line)
         return facts if isinstance(facts, dict) and "step" in facts else None
     return None
-
-
-@contextlib.contextmanager
-def live(quiet: bool = False) -> Iterator[Watcher]:
-    """A line on standard error with the bar, loss, learning rate, pairs/s and the share of time that waited
-    for data."""
-    if quiet:
-        yield NullWatcher()
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        SpinnerColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        SpinnerColumn(), TextColumn("step"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-        TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-    )  # fmt: skip
-    with Progress(
-        *columns, console=Console(stderr=True), transient=True
-    ) as bars:  # an error is one line, without a bar above it
-        yield _Bar(bars)
-
-
-class _Bar:
-    def __init__(self, bars: Any) -> None:
-        self._bars, self._task = bars, bars.add_task("train", total=None, note="")
-
-    def start(self, step: int, steps: int) -> None:
-        """Sets the bar's length."""
-        self._bars.reset(self._task, total=steps, completed=step, note="")
-
-    def line(self, facts: Mapping[str, Any]) -> None:
-        """Shows the newest numbers."""
-        note = (
-            f"loss {facts['loss']:.4f}, lr {facts['lr']:.2e}, {facts['pairs_per_s']:,.0f} pairs/s, data " f"wait " f"{facts['data_wait']:.0%}"
-            + (f", {facts['skipped']:,} skipped" if facts["skipped"] else "")
-        )  # fmt: skip
-        self._bars.update(self._task, completed=facts["step"], note=note)
