@@ -25,8 +25,8 @@ from typing import Any
 import pyarrow as pa
 
 from ctrlsynth.concepts.bank import build
+from ctrlsynth.concepts.gather import Wanted, gather
 from ctrlsynth.concepts.match import Matcher, spaced
-from ctrlsynth.concepts.sources import Wanted, gather
 from ctrlsynth.lang import wordnet
 from ctrlsynth.lang.words import plural
 

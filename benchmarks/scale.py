@@ -27,7 +27,7 @@ from ctrlsynth.api.run import run
 from ctrlsynth.data.images import decode, encode
 from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.recipe.file import parse_recipe
-from ctrlsynth.runs.plan import make_plan
+from ctrlsynth.runs.build import open_workshop
 from ctrlsynth.storage.parts import RunFolder
 from pipeline import write_captions
 
@@ -113,8 +113,8 @@ def measure_parts(parts: int) -> dict[str, float]:
         base = Path(folder)
         write_captions(base / "captions.jsonl", parts)
         started = time.process_time()
-        plan = make_plan(recipe(1), base)  # type: ignore[arg-type]
-        known = plan.parts()
+        plan = open_workshop(recipe(1), base).plan  # type: ignore[arg-type]
+        known = plan.parts
         planned = time.process_time() - started
         started = time.process_time()
         digests = {s.folder: [plan.part_digest(s.folder, p) for p in known] for s in plan.steps}

@@ -24,7 +24,7 @@ from ctrlsynth.api.run import Run, run
 from ctrlsynth.models.base import Request
 from ctrlsynth.models.registry import load
 from ctrlsynth.recipe.file import parse_recipe
-from ctrlsynth.runs.local import Silent
+from ctrlsynth.runs.watch import NullWatcher
 from llm_engine import processor_seconds
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
@@ -34,7 +34,7 @@ from servers import LlamaServer
 TOKENS = 48
 
 
-class Clock(Silent):
+class Clock(NullWatcher):
     """Notes when the write stage begins and ends."""
 
     began = ended = 0.0

@@ -13,7 +13,12 @@ from ctrlsynth.api.run import Run
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Recipe
+from ctrlsynth.runs.build import Workshop
+from ctrlsynth.runs.ledger import Ledger
+from ctrlsynth.runs.local import Pipeline
+from ctrlsynth.runs.watch import NullWatcher
 from ctrlsynth.sample import Tags
+from ctrlsynth.storage.parts import RunFolder
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
@@ -149,3 +154,17 @@ class NoPainter:
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Painting]:
         return [Painting(None, error="out_of_paint") for _ in prompts]
+
+
+def run_part(
+    workshop: Workshop,
+    run: RunFolder,
+    folder: str,
+    part: Any,
+    versions: Sequence[str] = (),
+    retry: bool = False,
+) -> dict[str, Any]:
+    """Makes one part alone, as an engine that spreads parts does; returns its counts."""
+    ledger = Ledger(workshop.plan, run, folder)
+    Pipeline(workshop, run, folder, NullWatcher(), retry, ledger).run([(part, list(versions))])
+    return run.counts(folder, part.index, workshop.plan.part_digest(folder, part))

@@ -26,8 +26,8 @@ from ctrlsynth.recipe.schema import Recipe
 from ctrlsynth.report.explain import first_kept
 from ctrlsynth.report.gallery import write_report
 from ctrlsynth.report.sweep import sweep
+from ctrlsynth.runs.ledger import LedgerRow
 from ctrlsynth.runs.pairs import count_pairs
-from ctrlsynth.runs.reader import LedgerRow
 from ctrlsynth.sample import Tags
 from helpers import recipe
 

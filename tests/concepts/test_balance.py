@@ -21,7 +21,7 @@ from ctrlsynth.concepts.balance import (
     random_mask,
     solve_t,
 )
-from ctrlsynth.concepts.matches import Array, Matches
+from ctrlsynth.concepts.match import Array, Matches
 from ctrlsynth.errors import UserError
 
 ROWS = st.lists(st.lists(st.integers(0, 11), max_size=6, unique=True), min_size=1, max_size=60)

@@ -126,7 +126,7 @@ def test_a_disk_that_is_really_full_keeps_finished_rows(tmp_path: Path) -> None:
             "llm": {"test_disk:Vandal": "fill", "where": str(disk), "log": str(log)},
         }
         plan = recipe(tmp_path, models=vandal)
-        with pytest.raises(WorkFailed, match="the disk is full; finished rows are kept"):
+        with pytest.raises(WorkFailed, match="the disk is full; make room"):
             run(plan, disk / "run", base=tmp_path)
         (disk / "filler").unlink()
         first = calls(log)

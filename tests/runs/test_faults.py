@@ -18,7 +18,7 @@ import pytest
 
 from ctrlsynth.api.run import Run, run
 from ctrlsynth.errors import WorkFailed
-from ctrlsynth.storage import location as place
+from ctrlsynth.storage import files
 from ctrlsynth.storage import parts as store
 from helpers import TESTS, calls, recipe, tables, write_captions
 
@@ -133,7 +133,7 @@ def test_ctrl_c_keeps_finished_rows_and_exits_130(tmp_path: Path) -> None:
 def test_a_full_disk_keeps_finished_rows_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = tmp_path / "log"
     plan = recipe(tmp_path, models={"tagger": "wordnet", "llm": {"helpers:CountingLLM": str(log)}})
-    publish = place.publish
+    publish = files.publish
 
     def full(made: Path, final: Path) -> bool:
         if final.name.startswith("00002-") and final.parent.name == "write":
@@ -141,7 +141,7 @@ def test_a_full_disk_keeps_finished_rows_and_says_so(tmp_path: Path, monkeypatch
         return publish(made, final)
 
     monkeypatch.setattr(store, "publish", full)
-    with pytest.raises(WorkFailed, match="the disk is full; finished rows are kept"):
+    with pytest.raises(WorkFailed, match="the disk is full; make room"):
         run(plan, tmp_path / "run", base=tmp_path)
     monkeypatch.setattr(store, "publish", publish)
     made = run(plan, tmp_path / "run", base=tmp_path)
@@ -154,7 +154,7 @@ def test_a_second_writer_keeps_the_firsts_part(tmp_path: Path) -> None:
     for text in ("first", "second"):
         made = tmp_path / f"made-{text}"
         made.write_text(text)
-        assert place.publish(made, final) is (text == "first")
+        assert files.publish(made, final) is (text == "first")
     assert final.read_text() == "first"
 
 

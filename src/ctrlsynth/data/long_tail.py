@@ -24,7 +24,7 @@ from .rows import (
     examine_file,
     file_facts,
     fingerprint,
-    locate,
+    path_below,
     safe_key,
 )
 
@@ -78,7 +78,7 @@ class LongTailSource(PartedSource):
         for row in self._rows[part.locator : part.locator + (part.rows or 0)]:
             meta = {"label": row.label, "group": group_of(self.counts[row.label]), "copy": row.copy}
             made = SourceRow(safe_key(f"{row.path}#{row.copy}"), self.names[row.label], meta)
-            path, reason = locate(str(self._root), row.path)
+            path, reason = path_below(str(self._root), row.path)
             yield made.fail(reason or "missing_file") if path is None else examine_file(made, path)
 
     def describe(self) -> str:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from ..errors import UserError, first_line
 from ..recipe.schema import Source
-from ..storage.location import Facts, Remote, is_url, local_copy, open_binary
+from ..storage.location import FileStats, Remote, is_url, local_copy, open_binary
 from .captions import MAX_TEXT, as_caption, caption_key, clean_caption, parse_object
 from .images import IMAGE_SUFFIXES
 from .rows import (
@@ -38,9 +38,9 @@ class TarSource(PartedSource):
     def __init__(self, source: Source, base: Path, limit: int | None = None) -> None:
         super().__init__(source)
         self._image, self._caption = source.image_column, source.caption_column
-        self._files = expand(source.webdataset or "", base, (".tar",), "webdataset")
+        self._files = expand(source.webdataset or "", base, (".tar",), "source.webdataset")
         names = part_names(os.path.basename(f).partition(".")[0] for f in self._files)
-        look = Facts()
+        look = FileStats()
         self._size = sum(look.of(f)[1] for f in self._files)
         for index, path in enumerate(self._files):
             if limit == 0:
@@ -147,11 +147,11 @@ def _refuse_compressed(path: str) -> None:
         )
 
 
-def _beside(path: str, look: Facts | None = None) -> str | None:
+def _beside(path: str, look: FileStats | None = None) -> str | None:
     table = os.path.splitext(path)[0] + ".parquet"
     if look is None and is_url(table):
         return table if Remote(table).is_file() else None
-    return table if (look or Facts()).has(table) else None
+    return table if (look or FileStats()).has(table) else None
 
 
 class _Downloads:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from ..concepts.coverage import Counted
 from ..errors import UserError
 from ..runs.reader import RunReader
-from ..storage.parts import open_part
+from ..storage.files import open_part
 from .lineage import Parts
 from .sweep import Sweep, SweepRow
 

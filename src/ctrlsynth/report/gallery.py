@@ -15,8 +15,8 @@ from typing import IO, Any
 
 from ..errors import UserError
 from ..runs.reader import RunReader
-from ..storage.location import temporary
-from ..storage.parts import disk_errors, write_json
+from ..storage.files import disk_errors, temporary, write_json
+from ..storage.parts import RunFolder
 from .cards import Cards, ImageFiles, script_json, search_text
 from .figures import recall_figure, recall_histograms, sweep_figure, word_histograms, words_figure, write_both
 from .lineage import Parts, Samples
@@ -244,7 +244,7 @@ def _models(run: RunReader) -> list[tuple[str, str]]:
 
 def _recipe_text(run: RunReader) -> str:
     """The recipe as the user gave it, or the resolved one where it came from Python."""
-    path = run.root / "recipe.yaml"
+    path = RunFolder(run.root).recipe_file
     if path.exists():
         return path.read_text(encoding="utf-8")
     import yaml

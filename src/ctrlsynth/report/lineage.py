@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 from ..recipe.paths import Step
 from ..runs.reader import RunReader
 from ..sample import stem
-from ..storage.location import Place
-from ..storage.parts import open_part
+from ..storage.files import open_part
+from ..storage.location import Location
+from ..storage.parts import RunFolder
 
 Row = dict[str, Any]
 Family = dict[str, list[Row]]
@@ -30,10 +31,8 @@ class Parts:
     def __init__(self, run: RunReader) -> None:
         self.root = run.root
         self.steps: Mapping[str, Step] = {s.folder: s for s in run.steps}
-        self.files: dict[str, dict[int, Place]] = {
-            folder: {int(path.name.partition("-")[0]): path for path in run.files(folder)}
-            for folder in self.steps
-        }
+        newest = RunFolder(run.root).newest
+        self.files: dict[str, dict[int, Location]] = {folder: newest(folder) for folder in self.steps}
 
     def indexes(self) -> list[int]:
         """The numbers of the parts that have been read."""

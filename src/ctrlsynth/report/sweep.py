@@ -18,8 +18,8 @@ from ..errors import UserError
 from ..recipe.paths import Step
 from ..runs.reader import RunReader
 from ..sample import ancestor, parent
-from ..storage.location import Place
-from ..storage.parts import open_part
+from ..storage.files import open_part
+from ..storage.location import Location
 from .lineage import Parts, judge_of, path_chains
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def _behind_gate(run: RunReader, step: Step) -> bool:
 
 
 def _scores(
-    path: Place, step: Step, judge: dict[str, Any], ids: bool
+    path: Location, step: Step, judge: dict[str, Any], ids: bool
 ) -> Iterator[tuple[list[str], NDArray[np.float64]]]:
     """Batches of (ids, recall that decides; nan where no threshold would keep the row)."""
     column = "edited" if step.kind == "judge-text" else str(judge["image_against"])

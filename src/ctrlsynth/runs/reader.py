@@ -10,67 +10,34 @@ from typing import Any, Self
 from ..errors import UserError, unknown
 from ..models.prices import spent
 from ..recipe.paths import Step
-from ..storage.location import Place, place
-from ..storage.parts import RunFolder, open_part, part_counts, read_json
-from .local import totals
+from ..storage.files import open_part, part_counts, read_json
+from ..storage.location import Location, locate
+from ..storage.parts import RunFolder
+from .ledger import LedgerRow, totals
+from .plan import described_steps
 
 STALE = "STALE.txt"
 """The file that marks a report or a data set as older than its run."""
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerRow:
-    """What one stage got and gave. `expected` = rows kept upstream x variants; it adds up when expected = ok
-    + dropped + failed. `cost`: US dollars by the price table of the recipe's model, if it has one."""
-
-    folder: str
-    kind: str
-    paths: tuple[str, ...]
-    expected: int | None
-    rows: int
-    ok: int
-    dropped: Mapping[str, int]
-    failed: Mapping[str, int]
-    reused: int
-    seconds: float
-    tokens: int
-    bytes: int
-    parts: int
-    parts_wanted: int
-    first_error: str | None = None
-    cost: float | None = None
-
-    @property
-    def adds_up(self) -> bool:
-        """Nothing was lost silently; true of every stage that is complete."""
-        return self.parts < self.parts_wanted or self.expected in (
-            None,
-            self.ok + sum(self.dropped.values()) + sum(self.failed.values()),
-        )
 
 
 @dataclass(frozen=True)
 class RunReader:
     """A run's folder, read only. Needs no model and no source."""
 
-    root: Place
+    root: Location
     plan: Mapping[str, Any]
     steps: tuple[Step, ...] = field(default=())
 
     @classmethod
-    def open(cls, root: Place | str) -> Self:
+    def open(cls, root: Location | str) -> Self:
         """Opens a run's folder, a path or a URL; a folder that is none is told in one line."""
-        root = place(root)
+        root = locate(root)
         plan = read_plan(root)
         if plan is None:
             raise UserError(
                 f"{root}: not a run's folder (it has no plan.json); runs are made by `ctrlsynth run RECIPE`"
             )
-        steps = tuple(
-            Step(s["folder"], s["kind"], s["label"], s["parent"], s["uses"], s["family"], tuple(s["paths"]))
-            for s in plan["steps"]
-        )
-        return cls(root, plan, steps)
+        return cls(root, plan, described_steps(plan["steps"]))
 
     @property
     def recipe(self) -> Mapping[str, Any]:
@@ -82,13 +49,10 @@ class RunReader:
                 return step
         raise unknown("stage", folder, [s.folder for s in self.steps], str(self.root))
 
-    def files(self, folder: str) -> list[Place]:
+    def files(self, folder: str) -> list[Location]:
         """The parts of a stage in order; of a part in two versions (an interrupted update) the newest."""
         self.step(folder)
-        run = RunFolder(self.root)
-        return [
-            run.part(folder, index, versions[-1]) for index, versions in sorted(run.listing(folder).items())
-        ]
+        return list(RunFolder(self.root).newest(folder).values())
 
     def rows(self, folder: str, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """Streams a stage's rows as dicts, in the source's order."""
@@ -114,7 +78,7 @@ class RunReader:
         and the expected number."""
         names = ("captions", "duplicates", "pool", "t", "entries_seen", "expected")
         gathered = (
-            (s.folder, read_json(self.root / s.folder / "_gathered.json"))
+            (s.folder, read_json(RunFolder(self.root).gathered_file(s.folder)))
             for s in self.steps
             if s.kind == "balance"
         )
@@ -130,11 +94,13 @@ class RunReader:
         out: dict[str, LedgerRow] = {}
         wanted = 0
         for step in self.steps:
-            stored = read_json(self.root / step.folder / "_stage.json") or {}
-            sizes = {e.name: e.size for _, _, e in RunFolder(self.root).entries(step.folder)}
+            run = RunFolder(self.root)
+            stored = read_json(run.stage_file(step.folder)) or {}
+            sizes = {e.name: e.size for _, _, e in run.entries(step.folder)}
             files = self.files(step.folder)
-            known = {f"{int(i):05d}-{p['digest']}.parquet": p for i, p in stored.get("parts", {}).items()}
-            total = totals(known.get(f.name) or part_counts(f) for f in files)
+            counted = stored.get("parts", {}).items()
+            known = {run.part(step.folder, int(i), p["digest"]): p for i, p in counted}
+            total = totals(known.get(f) or part_counts(f) for f in files)
             wanted = max(wanted, len(files), len(known))
             out[step.folder] = LedgerRow(
                 step.folder, step.kind, step.paths, self._expected(step, out), total["rows"], total["ok"],
@@ -159,9 +125,9 @@ class RunReader:
         return kept * int(variants["paint"]) if step.kind == "paint" else kept
 
 
-def read_plan(root: Place) -> dict[str, Any] | None:
+def read_plan(root: Location) -> dict[str, Any] | None:
     """The plan.json of a run's folder, or None; UserError for a damaged one."""
-    plan = read_json(root / "plan.json")
+    plan = read_json(RunFolder(root).plan_file)
     if (
         plan is not None
         and not {"recipe", "steps", "places", "limit", "candidates", "retries"} <= plan.keys()

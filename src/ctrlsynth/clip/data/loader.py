@@ -21,7 +21,8 @@ from ...recipe.train import TrainBlock, TrainSource
 from ...sample import chance
 from .images import training_view
 from .order import Order, Part, Schedule
-from .shards import RowFault, Shards, open_shards
+from .rows import RowFault, Shards
+from .shards import open_shards
 
 
 class Batch(NamedTuple):

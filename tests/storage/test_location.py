@@ -35,8 +35,10 @@ from ctrlsynth.report.explain import first_kept
 from ctrlsynth.report.gallery import write_report
 from ctrlsynth.report.sweep import sweep
 from ctrlsynth.runs.estimate import estimate
+from ctrlsynth.storage import files
 from ctrlsynth.storage import location as places
-from ctrlsynth.storage.location import Remote, place, probe
+from ctrlsynth.storage.files import probe
+from ctrlsynth.storage.location import Remote, locate
 from helpers import TESTS, calls, recipe, tables
 from s3_server import s3_server
 
@@ -66,9 +68,7 @@ def ctrlsynth(*words: str, cwd: Path) -> subprocess.Popen[str]:
     )
     env = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(
-            [str(HERE), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-        ),
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE / "runs"), os.environ.get("PYTHONPATH", "")]),
     }
     return subprocess.Popen(
         [sys.executable, "-c", code, *words],
@@ -201,8 +201,9 @@ import sys, time
 from pathlib import Path
 import s3fs.core
 s3fs.core.calculate_chunksize = lambda *_, **__: 5 * 2**20  # two such chunks and more go up in several parts
-from ctrlsynth.storage.location import place, publish
-made, final, start = Path(sys.argv[1]), place(sys.argv[2]), float(sys.argv[3])
+from ctrlsynth.storage.files import publish
+from ctrlsynth.storage.location import locate
+made, final, start = Path(sys.argv[1]), locate(sys.argv[2]), float(sys.argv[3])
 final.exists()  # the connection is there
 time.sleep(max(0.0, start - time.time()))
 print(publish(made, final))
@@ -227,11 +228,11 @@ def test_of_two_processes_that_race_for_one_part_the_first_one_s_stays(
     ]
     won = [r.communicate(timeout=120)[0].strip() for r in racers]
     assert sorted(won) == ["False", "True"]
-    assert place(final).open().read(1) == (b"a" if won[0] == "True" else b"b")
+    assert locate(final).open().read(1) == (b"a" if won[0] == "True" else b"b")
     late = tmp_path / "late"
     late.write_bytes(b"c")
-    assert places.publish(late, place(final)) is False
-    assert place(final).open().read(1) != b"c"
+    assert files.publish(late, locate(final)) is False
+    assert locate(final).open().read(1) != b"c"
     assert not late.exists()
 
 
@@ -433,7 +434,7 @@ def test_the_temporary_folder_is_swept(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
-    mine = places.temporary(Remote("memory://swept/read/00000-0123456789ab.parquet"))
+    mine = files.temporary(Remote("memory://swept/read/00000-0123456789ab.parquet"))
     dead = mine.with_name(mine.name.replace(f"~{os.getpid()}~", "~999999999~"))
     for file in (mine, dead):
         file.write_bytes(b"")

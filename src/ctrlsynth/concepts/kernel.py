@@ -213,18 +213,28 @@ def _next(node: Any, word: Any, edges: Array, bits: Array) -> Any:
 
 @_jit
 def match_texts(
-    data: Array, offsets: Array, valid: Array, begin: int, kinds: Array, words: Array, pool: Array,
-    edges: Array, bits: Array, same: Array,
-    tails: Array, spans: Array, seen: Array, out_offsets: Array, out: Array, used: int,
-) -> tuple[int, int]:  # fmt: skip
-    """Matches texts begin.. of data[offsets[i]:offsets[i + 1]] until all are done or `out` is full -> (texts
-    done, entries written).
+    column: tuple[Array, Array, Array],
+    begin: int,
+    kinds: Array,
+    tables: tuple[Array, Array, Array, Array, Array],
+    room: tuple[Array, Array, Array],
+    out_offsets: Array,
+    out: Array,
+) -> int:
+    """Matches texts begin.. until all are done or `out` is full, from out[out_offsets[begin]] on; returns how
+    many are done. `out_offsets` holds where each text's entries end.
 
-    kinds          KINDS or SPACED
-    same           as `fill_trie` made it, or empty where no two entries are equal
-    tails, spans   room for one text's words: two more than twice its bytes
-    seen           one number an entry, zero at first
+    column   bytes, offsets and validity of an arrow string column
+    kinds    KINDS or SPACED
+    tables   words, pool, edges, bits and same, as `fill_words` and `fill_trie` made them; `same` is empty
+             where no two entries are equal
+    room     tails and spans of one text's words, two more than twice its bytes; one number an entry, zero at
+             first
     """
+    data, offsets, valid = column
+    words, pool, edges, bits, same = tables
+    tails, spans, seen = room
+    used = out_offsets[begin]
     for text in range(begin, len(offsets) - 1):
         before = used
         count = _cut(data, offsets[text], offsets[text + 1], kinds, tails, spans) if valid[text] else 0
@@ -243,9 +253,9 @@ def match_texts(
                 while entry >= 0:
                     if _is_new(entry, out, before, used, seen, text + 1):
                         if used == len(out):
-                            for i in range(before, used):  # this text is done again in a larger room
+                            for i in range(before, used):  # this text is matched again with more room
                                 seen[out[i]] = 0
-                            return text, before
+                            return text
                         if used - before >= _FEW:
                             seen[entry] = text + 1
                         out[used] = entry
@@ -259,4 +269,4 @@ def match_texts(
                 if value == _0:
                     break
         out_offsets[text + 1] = used
-    return len(offsets) - 1, used
+    return len(offsets) - 1

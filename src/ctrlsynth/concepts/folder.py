@@ -28,15 +28,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import UserError, unknown
-from ..storage.parts import SCHEMA, disk_errors, open_part, publish, read_json, temporary, write_json
+from ..storage.files import SCHEMA, disk_errors, open_part, publish, read_json, temporary, write_json
 from .bank import Bank, load_bank, read_bank, write_bank
-from .corpus import Part
-from .corpus_read import read
-from .match import MODES, Matcher, Mode
-from .matches import Matches
+from .corpus import Part, read
+from .match import MODES, Matcher, Matches, Mode
 
 COLUMNS = pa.schema([("id", pa.string()), ("text", pa.large_string()), ("entries", pa.list_(pa.int32()))])
-PIECE = 65_536
+BATCH = 65_536
 FIRST = 20
 """How many of the rows that were set aside are named, a part."""
 Tick = Callable[[int], None]
@@ -111,12 +109,12 @@ class MatchFolder:
         """What all parts counted."""
         return Counts.of(map(_footer, self.parts))
 
-    def pieces(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    def batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """The columns of all captions in order, some ten thousand rows at a time; every pass cuts them the
         same way."""
         for path in self.parts:
             with open_part(path) as file:
-                yield from file.iter_batches(PIECE, columns=list(names), use_threads=False)
+                yield from file.iter_batches(BATCH, columns=list(names), use_threads=False)
 
 
 def _footer(path: Path) -> dict[str, Any]:
