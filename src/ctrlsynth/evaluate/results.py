@@ -1,5 +1,5 @@
-"""One JSON a model and task, written whole or not at all: scores with intervals, protocol, data digest,
-model, versions."""
+"""The result files: one JSON per model and task, with scores and intervals, protocol, data digest, model and
+versions."""
 
 from __future__ import annotations
 
@@ -26,22 +26,9 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
-    """What an evaluator found: scores by metric, the protocol that decides whether two numbers may be
-    compared, rows, data digest."""
-
-    scores: Mapping[str, Score]
-    protocol: Mapping[str, Any]
-    rows: int
-    data: str
-    classes: int | None = None
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Result:
-    """A row of `ctrlsynth compare`: one model on one task. `samples`: seen in training, where the checkpoint
-    says it."""
+    """One model on one task: a cell of `ctrlsynth compare`. `samples`: seen in training, if the checkpoint
+    says so."""
 
     model: str
     model_digest: str
@@ -63,7 +50,7 @@ class Result:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what takes part in a score."""
+    """Versions of the packages that affect scores."""
     out = {"ctrlsynth": version("ctrlsynth")}
     for name in _PACKAGES:
         try:
@@ -80,7 +67,7 @@ def write_result(path: Path, result: Result) -> None:
 
 
 def read_result(path: Path) -> Result:
-    """A result file; one that is damaged, of another kind or of a newer schema is one line."""
+    """Reads a result file. UserError for one that is damaged, of another kind or of a newer schema."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(data, dict) or data.pop("schema") > SCHEMA:

@@ -89,11 +89,11 @@ def replacing(path: Path) -> Iterator[Path]:
     one: readers never see a partial file, and after an error the older one stays."""
     with making(path) as made:
         yield made
-        _flush(made)
+        flush(made)
         os.replace(made, path)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Waits until a file or a folder's names are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -112,7 +112,7 @@ def publish(made: Path, final: Location) -> bool:
 
 
 def _link(made: Path, final: Path) -> bool:
-    _flush(made)
+    flush(made)
     try:
         os.link(made, final)
     except FileExistsError:
@@ -124,7 +124,7 @@ def _link(made: Path, final: Path) -> bool:
         if final.exists():
             return False
         os.replace(made, final)
-    _flush(final.parent)
+    flush(final.parent)
     return True
 
 
