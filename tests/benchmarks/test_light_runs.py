@@ -52,7 +52,7 @@ def test_a_finished_run_again_loads_no_engine(tmp_path: Path) -> None:
     code = (
         f"import sys, json; sys.path.insert(0, {str(TESTS)!r}); from pathlib import Path; from helpers "
         f"import recipe;"
-        "from ctrlsynth.runs.drive import run; base = Path(sys.argv[1]); run(recipe(base, 12, 4), base / "
+        "from ctrlsynth.api.run import run; base = Path(sys.argv[1]); run(recipe(base, 12, 4), base / "
         "'run', base=base).ledger();"
         f"print(json.dumps([m for m in {heavy!r} if m in sys.modules]))"
     )
