@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ctrlsynth.api.run import run
-from ctrlsynth.data.records import Table, records
 from ctrlsynth.data.streams import open_stream
+from ctrlsynth.data.tables import Table, records
 from ctrlsynth.runs.local import COLLECT_AFTER, fewer_collections
 from ctrlsynth.runs.watch import NullWatcher
 from ctrlsynth.stages.base import Item

@@ -25,12 +25,11 @@ from PIL import Image
 
 import ctrlsynth
 from ctrlsynth.data.captions import clean_caption
-from ctrlsynth.data.columnar import cut_blocks
 from ctrlsynth.data.images import ImageFault
 from ctrlsynth.data.originals import ImageReader
-from ctrlsynth.data.records import merge_cuts
 from ctrlsynth.data.rows import OpenSource, SourceRow, braces, safe_key
 from ctrlsynth.data.sources import open_source
+from ctrlsynth.data.tables import cut_blocks, merge_cuts
 from ctrlsynth.errors import UserError
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Source

@@ -13,9 +13,9 @@ import yaml
 
 from ..data.captions import CAPTION_NAMES
 from ..data.images import IMAGE_SUFFIXES
-from ..data.records import SUFFIXES, Table
 from ..data.rows import FILE_NAMES, IMAGE_NAMES
 from ..data.sources import open_source
+from ..data.tables import SUFFIXES, Table
 from ..errors import UserError
 from ..recipe.file import load_recipe, parse_recipe, read_yaml
 

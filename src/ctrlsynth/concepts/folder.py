@@ -30,8 +30,7 @@ import pyarrow.parquet as pq
 from ..errors import UserError, unknown
 from ..storage.files import SCHEMA, disk_errors, open_part, publish, read_json, temporary, write_json
 from .bank import Bank, load_bank, read_bank, write_bank
-from .corpus import Part
-from .corpus_read import read
+from .corpus import Part, read
 from .match import MODES, Matcher, Matches, Mode
 
 COLUMNS = pa.schema([("id", pa.string()), ("text", pa.large_string()), ("entries", pa.list_(pa.int32()))])

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...data.captions import CAPTION_NAMES
-from ...data.records import Table
 from ...data.rows import FILE_NAMES, IMAGE_NAMES, expand
+from ...data.tables import Table
 from ...errors import UserError, first_line, unknown
 from .rows import BLOCK, Pair, RowFault, Shards, captions_of
 from .tars import TarShards
@@ -63,10 +63,7 @@ def _files(path: str | Sequence[str], base: Path, where: str) -> tuple[list[str]
             f"{where}: {folder} holds no .tar, .parquet, metadata.jsonl or data.csv (`ctrlsynth export` "
             f"writes such folders)"
         )
-    try:
-        files = expand(names, base, (".tar", ".parquet", ".csv", ".jsonl"), "data")
-    except UserError as error:
-        raise UserError(f"{where}: {str(error).removeprefix('source.data: ')}") from error
+    files = expand(names, base, (".tar", ".parquet", ".csv", ".jsonl"), where)
     suffixes = {os.path.splitext(f)[1].lower() for f in files}
     if len(suffixes) > 1:
         raise UserError(f"{where}: one source is of one form; found {', '.join(sorted(suffixes))}")
