@@ -220,11 +220,11 @@ def test_building_and_cutting_banks(
     )
     code, out, _ = call(capsys, "build", "--source", "numbers", "--cap", 9, "--out", tmp_path / "c.txt")
     assert code == 0
-    assert "numbers           9 new of 100; 0 stood already, 91 over the cap" in out
+    assert "numbers           9 new of 100; 0 known already, 91 over the cap" in out
     for option in (["--cap", 9], ["--source", "wordnet"], ["--add", bank], ["--min-count", 3]):
         code, _, told = call(capsys, *args, *option, "--random", 7, "--out", tmp_path / "no.txt")
         assert code == 2
-        assert f"{option[0]}: says how a bank is made; --from cuts one that is there" in told
+        assert f"{option[0]}: builds a bank, but --from cuts an existing one" in told
 
 
 def test_bad_input_is_one_line_each(
@@ -286,7 +286,7 @@ def test_bad_input_is_one_line_each(
             m,
             "--address",
             "auto",
-        ): "--address auto: goes with --engine ray",
+        ): "--address auto: needs --engine ray",
         (
             "match",
             path,
@@ -379,7 +379,7 @@ def test_sets_of_different_modes_are_not_compared(
     pq.write_table(table.replace_schema_metadata({b"ctrlsynth": json.dumps(facts).encode()}), old)
     code, out, _ = call(capsys, "coverage", lemma, "--vs", old)
     assert code == 0
-    assert f"{old}: was written before subsets kept their mode" in out
+    assert f"{old}: was written before subsets recorded their mode" in out
 
 
 def test_a_match_that_was_killed_before_its_plan_goes_on(
@@ -468,8 +468,8 @@ def test_captions_that_cannot_be_read_are_counted_with_their_rows(
     assert out.splitlines() == [
         "left out of the bank: 1 duplicate",
         "noted in the bank: 1 edge_spaces, 1 unmatchable",
-        f"3 captions, 3 hold an entry, 1.00 entries a caption: {tmp_path / 'm'}",
-        "set aside: 1 bad_utf8, 1 empty_caption",
+        f"3 captions, 3 hold an entry, 1.00 entries per caption: {tmp_path / 'm'}",
+        "skipped: 1 bad_utf8, 1 empty_caption",
         f"  {path} row 2: empty_caption",
         f"  {path} row 4: bad_utf8",
     ]

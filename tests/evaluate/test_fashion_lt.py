@@ -16,8 +16,9 @@ from PIL import Image
 
 from ctrlsynth.api.run import run
 from ctrlsynth.data.long_tail import group_of, read_split
+from ctrlsynth.evaluate.kinds.base import Settings
 from ctrlsynth.evaluate.kinds.long_tail import read_extra
-from ctrlsynth.evaluate.run import Settings, evaluate_all
+from ctrlsynth.evaluate.run import evaluate_all
 from ctrlsynth.export.export import export
 from ctrlsynth.recipe.file import load_recipe
 from helpers import ROOT

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from ctrlsynth.api.run import Run, run
-from ctrlsynth.cli.show import as_text, progress
+from ctrlsynth.cli.progress import run_bars
+from ctrlsynth.cli.show import as_text
 from ctrlsynth.concepts import dedupe
 from ctrlsynth.concepts.balance import counts, draws, expected_sizes, keep_mask, solve_t
 from ctrlsynth.concepts.match import Matches
@@ -151,13 +152,13 @@ def test_the_expected_size_is_told_before_the_first_caption_is_drawn(
     assert (folder, round(expected), there) == ("balance", 40, [])
     only_balance(balanced(tmp_path), tmp_path, "run", watcher=ear)
     assert len(ear.told) == 1, "nothing is drawn again"
-    with progress() as watcher:
+    with run_bars() as watcher:
         only_balance(balanced(tmp_path, balance={"random": 20}), tmp_path, "random", watcher=watcher)
         only_balance(balanced(tmp_path), tmp_path, "again", watcher=watcher)
     shown = capsys.readouterr().err
-    assert "balance: 128 captions, 19 of them duplicates; 109 could go on; at random, 20 expected" in shown
+    assert "balance: 128 captions, 19 of them duplicates; 109 eligible; at random, 20 expected" in shown
     line = (
-        f"balance: 128 captions, 19 of them duplicates; 108 could go on; t = {solved(made):,.4g} "
+        f"balance: 128 captions, 19 of them duplicates; 108 eligible; t = {solved(made):,.4g} "
         f"(concepts held: 12), 40 expected"
     )
     assert line in shown

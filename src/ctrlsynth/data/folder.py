@@ -21,7 +21,6 @@ from ..errors import UserError
 from ..recipe.schema import Source
 from .captions import CAPTION_NAMES, as_caption, clean_caption, is_text
 from .images import IMAGE_SUFFIXES
-from .records import Table, merge_cuts
 from .rows import (
     FILE_NAMES,
     IMAGE_NAMES,
@@ -37,6 +36,7 @@ from .rows import (
     path_below,
     safe_key,
 )
+from .tables import Table, merge_cuts
 from .text import bad
 
 Entry = dict[str, Any]

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 
 from ..storage.location import is_url, open_binary
-from .columnar import BROKEN, Columnar, open_columnar
 from .images import ImageFault
+from .tables import UNREADABLE, Columnar, open_columnar
 
 
 class ImageReader:
@@ -38,7 +38,7 @@ class ImageReader:
             data = self._read(file, member, offset or 0, length or 0)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ImageFault("original_missing", f"{file}: the source is no longer there") from error
-        except BROKEN as error:
+        except UNREADABLE as error:
             raise ImageFault("unreadable_file", f"{file}: {error}") from error
         if length is not None and len(data) != length:
             message = (

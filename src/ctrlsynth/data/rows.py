@@ -280,26 +280,25 @@ def part_names(stems: Iterable[str]) -> list[str]:
     return [f"{i:05d}" for i in range(len(listed))]
 
 
-def expand(patterns: str | Sequence[str], base: Path, suffixes: Sequence[str], key: str) -> list[str]:
-    """Files behind `source.<key>`: paths, URLs, globs (`*`, `?`, `**`), brace ranges (`{00000..00099}`,
+def expand(
+    patterns: str | Sequence[str], base: Path, suffixes: Sequence[str], key: str, local: bool = False
+) -> list[str]:
+    """Files that the setting `key` names: paths, URLs, globs (`*`, `?`, `**`), brace ranges (`{00000..00099}`,
     `{a,b}`), folders.
 
     In order, without repeats. Relative ones start at `base`. A folder stands for its files that end in
-    one of `suffixes`. Raises UserError for what is not there.
+    one of `suffixes`. Raises UserError for what does not exist, and for a store where files must be `local`.
     """
     files: dict[str, None] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         if pattern.startswith(("pipe:", "http:", "https:")):
-            raise UserError(
-                f"source.{key}: {pattern!r} is not a path or a store; mount or download the data first"
-            )
+            raise UserError(f"{key}: {pattern!r} is not a path or a store; mount or download the data first")
         missing, facts = [], FileStats()
         for name in braces(pattern):
             where = locate(name)
-            if isinstance(where, Remote) and key == "text":
+            if isinstance(where, Remote) and local:
                 raise UserError(
-                    f"source.text: {name!r}: texts are read from this machine; mount or download the data "
-                    f"first"
+                    f"{key}: {name!r}: texts are read from this machine; mount or download the data first"
                 )
             if isinstance(where, Remote):
                 found = _glob_remote(where, suffixes, facts)
@@ -311,9 +310,9 @@ def expand(patterns: str | Sequence[str], base: Path, suffixes: Sequence[str], k
             files.update(dict.fromkeys(found))
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise UserError(f"source.{key}: nothing at {missing[0]}{more}; relative paths start at {base}")
+            raise UserError(f"{key}: nothing at {missing[0]}{more}; relative paths start at {base}")
     if not files:
-        raise UserError(f"source.{key}: the list is empty")
+        raise UserError(f"{key}: the list is empty")
     return list(files)
 
 

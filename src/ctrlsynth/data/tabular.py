@@ -15,7 +15,6 @@ from ..errors import UserError, first_line
 from ..recipe.schema import Source
 from ..storage.location import FileStats
 from .captions import CAPTION_NAMES, as_caption, clean_caption
-from .columnar import BAD_UTF8, BROKEN, Columnar, RowCursor, cut_blocks, open_columnar
 from .rows import (
     FILE_NAMES,
     IMAGE_NAMES,
@@ -34,6 +33,7 @@ from .rows import (
     path_below,
     safe_key,
 )
+from .tables import BAD_UTF8, UNREADABLE, Columnar, RowCursor, cut_blocks, open_columnar
 
 # Sizes of what is decoded at once: images are large, captions are not.
 _IMAGES, _TEXTS = 32, 4096
@@ -47,7 +47,7 @@ class TableSource(PartedSource):
         super().__init__(source)
         self._what = "parquet" if source.hf is None else "arrow"
         self._files = (
-            expand(source.parquet or "", base, (".parquet",), "parquet")
+            expand(source.parquet or "", base, (".parquet",), "source.parquet")
             if source.hf is None
             else hf_files(normal_path(base, source.hf))
         )
@@ -70,7 +70,7 @@ class TableSource(PartedSource):
         for path in self._files:
             try:
                 file = open_columnar(path)
-            except BROKEN as error:
+            except UNREADABLE as error:
                 blocks[path] = []
                 fault = fault or f"{path}: not a readable {self._what} file ({first_line(error)})"
                 continue
@@ -114,7 +114,7 @@ class TableSource(PartedSource):
         try:
             for index, data in enumerate(self._open(path).read(start, part.rows or 0)):
                 yield keys.admit(self._row(data, path, start + index))
-        except BROKEN as error:
+        except UNREADABLE as error:
             fault = {"file": path, "row": start + index, "error": first_line(error)}
             yield keys.admit(SourceRow(f"row{start + index}", metadata=fault).fail("unreadable_file"))
 

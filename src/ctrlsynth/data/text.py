@@ -9,7 +9,6 @@ from typing import Any
 from ..errors import UserError
 from ..recipe.schema import Source
 from .captions import CAPTION_NAMES, as_caption, clean_caption
-from .records import SUFFIXES, Table, merge_cuts
 from .rows import (
     MAX_PARTS,
     Keys,
@@ -23,6 +22,7 @@ from .rows import (
     fingerprint,
     safe_key,
 )
+from .tables import SUFFIXES, Table, merge_cuts
 
 
 class TextSource(PartedSource):
@@ -32,7 +32,7 @@ class TextSource(PartedSource):
 
     def __init__(self, source: Source, base: Path, limit: int | None = None) -> None:
         super().__init__(source)
-        files = expand(source.text or "", base, SUFFIXES, "text")
+        files = expand(source.text or "", base, SUFFIXES, "source.text", local=True)
         self._tables = [Table(f) for f in files]
         self._captions = [_caption_of(t, source.caption_column) for t in self._tables]
         self._prefixes = file_prefixes(files)

@@ -38,7 +38,7 @@ class TarSource(PartedSource):
     def __init__(self, source: Source, base: Path, limit: int | None = None) -> None:
         super().__init__(source)
         self._image, self._caption = source.image_column, source.caption_column
-        self._files = expand(source.webdataset or "", base, (".tar",), "webdataset")
+        self._files = expand(source.webdataset or "", base, (".tar",), "source.webdataset")
         names = part_names(os.path.basename(f).partition(".")[0] for f in self._files)
         look = FileStats()
         self._size = sum(look.of(f)[1] for f in self._files)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import uuid
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +22,7 @@ from ..errors import UserError, WorkFailed, unknown
 from ..runs.pairs import Made, Mix, Pair, Shape, families, mix_of, tally
 from ..runs.reader import Family, Row, RunReader
 from ..sample import draw
+from ..storage.files import making, remove_leftovers
 from .card import Summary, write_card
 from .writers import WRITERS, Sample, Writer
 
@@ -57,24 +56,23 @@ def export(
     summary = Summary(format, mix or run.recipe.mix.use)
     plan = _Plan(run, Shape(run), chosen, summary, ratio)
     plan.count()
-    made = out.parent / f".tmp-{out.name}~{os.getpid()}~{uuid.uuid4().hex[:8]}"
+    remove_leftovers(out.parent)
     try:
-        made.mkdir(parents=True)
-        writer = WRITERS[format](made, max_per_shard)
-        try:
-            _fill(plan, writer, format == "csv", tick or (lambda: None))
-        finally:
-            writer.close()
-        if not summary.written:
-            raise UserError(f"{run.root}: no pair could be written: {_listed(summary.lost)}")
-        write_card(run, summary, writer.load(out.name), made / "README.md")
-        if out.is_dir():
-            out.rmdir()
-        os.replace(made, out)
+        with making(out) as made:
+            made.mkdir()
+            writer = WRITERS[format](made, max_per_shard)
+            try:
+                _fill(plan, writer, format == "csv", tick or (lambda: None))
+            finally:
+                writer.close()
+            if not summary.written:
+                raise UserError(f"{run.root}: no pair could be written: {_listed(summary.lost)}")
+            write_card(run, summary, writer.load(out.name), made / "README.md")
+            if out.is_dir():
+                out.rmdir()
+            os.replace(made, out)
     except OSError as error:
         raise WorkFailed(f"{out}: cannot write the data set: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
     return summary
 
 

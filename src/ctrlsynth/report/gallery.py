@@ -19,7 +19,7 @@ from ..recipe.schema import dump_recipe
 from ..runs.pairs import Shape, samples_of
 from ..runs.reader import Parts, RunReader
 from ..stages.boxes import BOXES, box_of
-from ..storage.files import disk_errors, temporary, write_json
+from ..storage.files import disk_errors, making, remove_leftovers, temporary, write_json
 from ..storage.parts import RunFolder
 from .cards import Cards, ImageFiles, script_json, search_text
 from .figures import recall_figure, recall_histograms, sweep_figure, word_histograms, words_figure, write_both
@@ -41,14 +41,11 @@ def write_report(
     if page_rows < 1:
         raise UserError(f"page_rows {page_rows}: at least 1")
     _refuse_foreign(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    made = temporary(out)
-    try:
+    remove_leftovers(out.parent)
+    with making(out) as made:
         with disk_errors(out):
             _write(run, made, page_rows, tick or (lambda: None))
         _swap(made, out)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
     return out / "index.html"
 
 
