@@ -28,7 +28,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import UserError, unknown
-from ..storage.files import SCHEMA, disk_errors, open_part, publish, read_json, temporary, write_json
+from ..storage.files import (
+    SCHEMA,
+    disk_errors,
+    open_part,
+    publish,
+    read_json,
+    remove_leftovers,
+    temporary,
+    write_json,
+)
 from .bank import Bank, load_bank, read_bank, write_bank
 from .corpus import Part, read
 from .match import MODES, Matcher, Matches, Mode
@@ -149,6 +158,7 @@ def prepare(parts: Sequence[Part], bank: Path, mode: Mode, root: Path) -> tuple[
         "mode": mode,
         "parts": [[p.file, p.row, p.fingerprint] for p in parts],
     }
+    remove_leftovers(root)
     old = read_json(root / "match.json") if root.is_dir() else None
     if old is None:
         begun = root / "bank.parquet"  # by a command that was stopped here, if it is the same bank
