@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from clip_fixture import folder, micro
@@ -152,8 +153,9 @@ def test_a_full_disk_is_one_line(
 
 def test_a_checkpoint_on_a_full_disk_names_its_folder_and_leaves_nothing(full: Path) -> None:
     built = build(str(micro()))
+    state = checkpoint.State(built.module, built.config, None, torch.amp.GradScaler("cpu", enabled=False))
     with pytest.raises(OSError, match="No space left on device") as caught:
-        checkpoint.finish(full, built.module, built.config, {})
+        checkpoint.finish(full, state, {})
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(full / "model"))
     assert [p.name for p in full.iterdir()] == ["filler"]
 

@@ -77,7 +77,7 @@ def batches_of(given: TrainBlock, *, steps: int, rank: int = 0, world: int = 1) 
     oc()
     shards = open_sources(given.data, Path())
     schedule = schedule_of(order_of(shards, given), given, world)
-    return Batches(shards, schedule, build(str(micro())).tokenizer, given, 32, steps=steps, rank=rank)
+    return Batches(shards, schedule, build(str(micro())), given, steps=steps, rank=rank)
 
 
 # The loader
@@ -112,9 +112,9 @@ def test_one_caption_is_drawn_a_step(tmp_path: Path) -> None:
     tar(tmp_path / "a.tar", [{"jpg": jpeg(n), "txt": f"first {n}".encode(), "json": facts} for n in range(8)])
     given = block(data=[{"path": str(tmp_path / "a.tar"), "captions": ["text", "more"]}], batch=8)
     batches = batches_of(given, steps=20)
-    drawn = [[batches.view(*row)[1] for row in batches._schedule.rows(step, 0, 0)] for step in range(20)]
+    drawn = [[batches.view(*row)[1] for row in batches.schedule.rows(step, 0, 0)] for step in range(20)]
     assert drawn == [
-        [batches.view(*row)[1] for row in batches._schedule.rows(step, 0, 0)] for step in range(20)
+        [batches.view(*row)[1] for row in batches.schedule.rows(step, 0, 0)] for step in range(20)
     ]
     texts = [t for step in drawn for t in step]
     counts = [sum(t.startswith("first") for t in texts), texts.count("second one"), texts.count("the third")]
@@ -337,7 +337,7 @@ def test_killed_in_the_middle_it_ends_with_the_same_weights(tmp_path: Path) -> N
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
     }
     code = "import time, ctrlsynth.clip.train as t; step = t._Run._step\n"
-    code += "def slow(self, *a):\n    r = step(self, *a); time.sleep(1 if a[0] > 5 else 0); return r\n"
+    code += "def slow(self, *a):\n    r = step(self, *a); time.sleep(3600 if a[0] == 8 else 0); return r\n"
     code += (
         "t._Run._step = slow; import sys; sys.argv = ['x', 'train', *sys.argv[1:]]; from "
         "ctrlsynth.cli.main import main; main()"
@@ -546,7 +546,7 @@ def test_a_run_that_failed_before_its_first_step_may_be_mended(
     with pytest.raises(UserError):
         run(tmp_path / "out", **change)
     (tmp_path / "out").mkdir(exist_ok=True)
-    (tmp_path / "out" / ".train.json~7").write_text("{")  # of one that was killed while it wrote
+    (tmp_path / "out" / ".tmp-train.json~host~7~0").write_text("{")  # of one that was killed while it wrote
     assert run(tmp_path / "out", steps=1, epochs=None).steps == 1
 
 
@@ -584,7 +584,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     newest = checkpoint.newest(whole())
     assert newest is not None
     with pytest.raises(UserError, match="not a checkpoint of this model") as caught:
-        checkpoint.load(newest, other, make_optimizer(other, block()), "cpu")
+        checkpoint.load(newest, checkpoint.State(other, {}, make_optimizer(other, block()), None), "cpu")
     assert "\n" not in str(caught.value)
 
 

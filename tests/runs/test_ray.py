@@ -127,7 +127,6 @@ def test_an_address_where_nothing_listens_is_told_at_once(
         "argv",
         ["ctrlsynth", "run", str(tmp_path / "r.yaml"), "--engine", "ray", "--address", "127.0.0.1:1"],
     )
-    started = time.monotonic()
     with pytest.raises(SystemExit) as left:
         main()
     assert left.value.code == 2
@@ -135,7 +134,6 @@ def test_an_address_where_nothing_listens_is_told_at_once(
         capsys.readouterr().err.strip()
         == "ctrlsynth: --address 127.0.0.1:1: nothing answers there (Connection refused)"
     )
-    assert time.monotonic() - started < 60, "Ray itself would try for two minutes"
 
 
 def test_on_s3_and_with_a_barrier_tables_and_ledgers_are_those_of_the_local_engine(

@@ -12,8 +12,9 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ModelError, UserError, first_line
@@ -247,3 +248,35 @@ class AdaptiveBatch:
         self._successes += 1
         if self._successes >= self._patience:
             self.size, self._successes, self._grew = min(2 * self.size, self.most), 0, True
+
+
+def pick_precision(name: str, device: Any) -> str:
+    """Resolves `auto`: bf16 on a GPU or processor that computes in it (fp16 on older GPUs), else float32.
+    A processor that only emulates bf16 is many times slower with it than with float32."""
+    import torch
+
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if device.type == "cpu" and _processor() & {"avx512_bf16", "amx_bf16"} else "float32"
+
+
+@lru_cache(maxsize=1)
+def _processor() -> frozenset[str]:
+    """The processor's flags as Linux lists them; empty elsewhere."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("flags"):
+                return frozenset(line.partition(":")[2].split())
+    return frozenset()
+
+
+def autocast(precision: str, device: Any) -> Any:
+    """torch's autocast for `bf16` and `fp16`, a null context for `float32`."""
+    import torch
+
+    if precision == "float32":
+        return nullcontext()
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return torch.autocast(device.type, dtype=dtype)

@@ -278,11 +278,4 @@ def load_model(source: str | Path, *, device: str = "cpu") -> ClipModel:
         loaded = load_folder(Path(text), where="model")
     else:
         loaded = build(name, Path(file) if file else None, where="model")
-    return ClipModel(loaded, pick_device(device, "model"))
-
-
-def pick_device(name: str, where: str) -> Any:
-    """The torch.device of that name; `auto` is the best one of this machine."""
-    import torch
-
-    return torch.device(choose_device(name, where))
+    return ClipModel(loaded, choose_device(device, "model"))
