@@ -13,7 +13,6 @@ import json
 import os
 import re
 import unicodedata
-import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +30,7 @@ from ..evaluate import layout
 from ..evaluate.kinds import evaluator
 from ..evaluate.tasks import own_task
 from ..recipe.train import Decontaminate
+from ..storage.files import replacing
 from .data.rows import RowFault, Shards
 from .data.shards import Subset, open_shards
 
@@ -217,7 +217,10 @@ def clean(
     found = _known_finds(path, mark)
     if found is None:
         found = search(shards, read_sets(block, base), block, os.cpu_count() or 1)
-        _write(path, mark, found)
+        lines = [{"mark": mark}, *map(asdict, found)]
+        with replacing(path) as made:
+            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            made.write_text(text, encoding="utf-8")
     counts: dict[str, int] = {
         "pairs": len({(f.source, f.row) for f in found}),
         **Counter(f.how for f in found),
@@ -249,11 +252,3 @@ def _known_finds(path: Path, mark: str) -> list[Found] | None:
         return None
     first, *lines = path.read_text(encoding="utf-8").splitlines() or ["{}"]
     return [Found(**json.loads(line)) for line in lines] if json.loads(first).get("mark") == mark else None
-
-
-def _write(path: Path, mark: str, found: Sequence[Found]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    made = path.with_name(f".{path.name}~{uuid.uuid4().hex[:8]}")
-    lines = [{"mark": mark}, *map(asdict, found)]
-    made.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-    os.replace(made, path)
