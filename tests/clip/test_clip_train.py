@@ -550,7 +550,7 @@ def test_a_run_with_wrong_input_can_be_corrected(tmp_path: Path, change: dict[st
         run(tmp_path / "out", **change)
     assert "\n" not in str(caught.value)
     (tmp_path / "out").mkdir(exist_ok=True)
-    (tmp_path / "out" / ".tmp-train.json~7").write_text("{")  # of a run that was killed while writing it
+    (tmp_path / "out" / ".tmp-train.json~host~7~0").write_text("{")  # of one that was killed while it wrote
     assert run(tmp_path / "out", steps=1, epochs=None).steps == 1
 
 

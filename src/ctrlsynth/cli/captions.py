@@ -28,8 +28,8 @@ def caption(
 ) -> None:
     """Write captions about every concept of a bank.
 
-    This is a run of the path [concept, text*]. Samples as the paper does (temperature 0.7, top_p 0.95, both penalties 1.0) if the model can, unless
-    --llm says otherwise.
+    This is a run of the path [concept, text*]. Samples as the paper does (temperature 0.7, top_p 0.95, both
+    penalties 1.0) if the model can, unless --llm says otherwise.
     """
     from ..api.run import run
     from ..lang.replies import taken_off

@@ -91,7 +91,8 @@ def evaluate(
 ) -> None:
     """Evaluate a CLIP checkpoint as the papers do.
 
-    Tasks: zero-shot, retrieval, SugarCrepe, linear probe, few-shot, long tail. Downloads nothing. If it was interrupted, the same command continues with the tasks that have no result yet.
+    Tasks: zero-shot, retrieval, SugarCrepe, linear probe, few-shot, long tail. Downloads nothing. If it was
+    interrupted, the same command continues with the tasks that have no result yet.
     """
     names = _tasks(tasks, recipe)
     from ..evaluate.kinds.base import Settings

@@ -165,11 +165,8 @@ def _show_matches(out: Path, bank: Any, as_json: bool) -> None:
     for what, why in (("left out of", bank.dropped), ("noted in", bank.noted)):
         if why:
             say(f"{what} the bank: " + ", ".join(f"{n:,} {reason}" for reason, n in why.items()))
-    per_caption = counts.pairs / max(counts.texts, 1)
-    say(
-        f"{counts.texts:,} captions, {counts.matched:,} hold an entry, {per_caption:.2f} entries per caption: "
-        f"{out}"
-    )
+    per_caption = f"{counts.pairs / max(counts.texts, 1):.2f} entries per caption"
+    say(f"{counts.texts:,} captions, {counts.matched:,} hold an entry, {per_caption}: {out}")
     if counts.aside:
         say("skipped: " + ", ".join(f"{n:,} {reason}" for reason, n in counts.aside.items()))
         for file, row, reason in counts.first:

@@ -20,7 +20,7 @@ from typing import Any
 
 from ..errors import UserError, first_line
 from ..models.open_clip.load import STATE, WEIGHTS, save_folder
-from ..storage.files import read_json, sweep, temporary, write_json
+from ..storage.files import flush, making, read_json, remove_leftovers, write_json
 
 OPTIMIZER = "optimizer.safetensors"
 
@@ -59,7 +59,7 @@ def save(out: Path, state: State, facts: dict[str, Any], keep: int) -> Path:
             }
             save_file(tensors, made / OPTIMIZER)
             write_json(made / STATE, {**state.facts(), **facts})
-    sweep(out, "checkpoints")
+    remove_leftovers(target.parent)
     for old in _finished(out)[:-keep]:
         shutil.rmtree(old)
     return target
@@ -81,21 +81,18 @@ def _written(target: Path) -> Iterator[Path]:
     for a full disk, for which safetensors has an error of its own."""
     from safetensors import SafetensorError
 
-    made = temporary(target)
     try:
-        made.mkdir(parents=True)
-        yield made
-        for path in made.iterdir():
-            with open(path, "rb") as handle:
-                os.fsync(handle.fileno())
-        os.replace(made, target)
+        with making(target) as made:
+            made.mkdir()
+            yield made
+            for path in made.iterdir():
+                flush(path)
+            os.replace(made, target)
     except SafetensorError as error:
         number = re.search(r"\(os error (\d+)\)", str(error))
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(target)) from error
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 def _finished(out: Path) -> list[Path]:

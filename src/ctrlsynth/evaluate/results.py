@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..storage.files import SCHEMA, write_json
+from ..storage.files import SCHEMA, remove_leftovers, write_json
 
 _PACKAGES = ("torch", "open_clip_torch", "transformers", "numpy", "scikit-learn", "pillow")
 
@@ -62,6 +62,7 @@ def versions() -> dict[str, str]:
 
 def write_result(path: Path, result: Result) -> None:
     """Writes a result atomically."""
+    remove_leftovers(path.parent)
     write_json(path, asdict(result))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from typing import Any
 
 import pytest
@@ -373,17 +372,3 @@ def test_grammar_names_every_noun_in_full() -> None:
         bound = grammar.sentence(plan(tags))
         for noun in plan(tags).nouns:
             assert noun.full().lower() in bound.lower()
-
-
-def test_speed() -> None:
-    """The null writer of a benchmark: it must not be what is measured. 20,000 a second on a free core."""
-    many = [
-        Request("", Tags(("dog", "sofa", "lamp"), ("brown dog", "red sofa"), ("dog on sofa",)), seed=n)
-        for n in range(4000)
-    ]
-    best = 0.0
-    for _ in range(3):
-        start = time.process_time()
-        REALIZER.generate(many)
-        best = max(best, len(many) / (time.process_time() - start))
-    assert best > 8000
