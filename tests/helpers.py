@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,16 @@ class CountingLLM:
             Reply("There is " + ", ".join(r.tags.phrases()) + ".", prompt_tokens=7, completion_tokens=5)
             for r in requests
         ]
+
+
+class SlowLLM(CountingLLM):
+    """A counting writer that takes 20 ms per request."""
+
+    id = "slow"
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        time.sleep(0.02 * len(requests))
+        return super().generate(requests)
 
 
 def calls(log: Path) -> int:

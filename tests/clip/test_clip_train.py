@@ -546,7 +546,7 @@ def test_a_run_that_failed_before_its_first_step_may_be_mended(
     with pytest.raises(UserError):
         run(tmp_path / "out", **change)
     (tmp_path / "out").mkdir(exist_ok=True)
-    (tmp_path / "out" / ".train.json~7").write_text("{")  # of one that was killed while it wrote
+    (tmp_path / "out" / ".tmp-train.json~host~7~0").write_text("{")  # of one that was killed while it wrote
     assert run(tmp_path / "out", steps=1, epochs=None).steps == 1
 
 

@@ -677,9 +677,9 @@ def test_text_keys_and_errors(tmp_path: Path) -> None:
 
 
 OWN = """
-from ctrlsynth.data.rows import PartedSource, SourceRow
+from ctrlsynth.data.rows import OpenSource, SourceRow
 
-class MySource(PartedSource):
+class MySource(OpenSource):
     has_images = False
 
     def __init__(self, source, base, limit):

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -40,23 +39,6 @@ main()
 """
 
 
-class SlowLLM:
-    """A counting writer that takes 20 ms a request."""
-
-    id = "slow"
-    digest = "1"
-    batch = 4
-
-    def __init__(self, log: str) -> None:
-        from helpers import CountingLLM
-
-        self._inner = CountingLLM(log)
-
-    def generate(self, requests: Any) -> Any:
-        time.sleep(0.02 * len(requests))
-        return self._inner.generate(requests)
-
-
 def start(base: Path, out: Path) -> subprocess.Popen[bytes]:
     env = {
         **os.environ,
@@ -72,7 +54,7 @@ def start(base: Path, out: Path) -> subprocess.Popen[bytes]:
 
 def slow(log: Path) -> str:
     """The slow writer as a recipe names it."""
-    return json.dumps({"test_faults:SlowLLM": str(log)})
+    return json.dumps({"helpers:SlowLLM": str(log)})
 
 
 def killed_until_done(base: Path, out: Path, rng: random.Random, longest: float, kills: int) -> int:

@@ -68,7 +68,7 @@ def ctrlsynth(*words: str, cwd: Path) -> subprocess.Popen[str]:
     )
     env = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE / "runs"), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
     }
     return subprocess.Popen(
         [sys.executable, "-c", code, *words],
@@ -238,7 +238,7 @@ def test_of_two_processes_that_race_for_one_part_the_first_one_s_stays(
 
 def test_two_runs_at_once_into_one_folder_on_s3_end_with_equal_tables(tmp_path: Path, root: Remote) -> None:
     recipe(tmp_path, rows=60)
-    slow = json.dumps({"test_faults:SlowLLM": str(tmp_path / "log")})
+    slow = json.dumps({"helpers:SlowLLM": str(tmp_path / "log")})
     text = (
         f"name: two\nsource: {{text: captions.jsonl, part_rows: 20, key_column: key}}\nmodels: "
         f"{{tagger: wordnet, llm: {slow}}}\n"
@@ -260,7 +260,7 @@ def test_a_run_on_s3_that_is_killed_goes_on_from_its_chunks(tmp_path: Path, root
         "name: killed\nsource: {text: captions.jsonl, part_rows: 60, key_column: key}\npaths: [{p: "
         "[text, tags, text*]}]\n"
     )
-    llm = json.dumps({"test_faults:SlowLLM": str(log)})
+    llm = json.dumps({"helpers:SlowLLM": str(log)})
     (tmp_path / "r.yaml").write_text(f"{text}models: {{tagger: wordnet, llm: {llm}}}\n")
     process = ctrlsynth("run", "r.yaml", "--out", str(root), cwd=tmp_path)
     ends = time.monotonic() + 60

@@ -12,7 +12,7 @@ from ..runs.reader import RunReader
 from ..storage.location import Location
 
 if TYPE_CHECKING:
-    from ..export.export import Summary
+    from ..export.card import Summary
     from ..report.explain import Story
     from ..report.sweep import Sweep
 

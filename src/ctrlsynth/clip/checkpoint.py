@@ -13,7 +13,6 @@ import math
 import os
 import re
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Any
 
 from ..errors import UserError, first_line
 from ..models.open_clip.load import STATE, WEIGHTS, save_folder
+from ..storage.files import flush, making
 
 SCHEMA = 1
 OPTIMIZER = "optimizer.safetensors"
@@ -61,7 +61,7 @@ def save(out: Path, state: State, facts: dict[str, Any], keep: int) -> Path:
             }
             save_file(tensors, made / OPTIMIZER)
             _write(made / STATE, {**state.facts(), **facts})
-    for unfinished in target.parent.glob(".step-*"):  # of a killed run
+    for unfinished in target.parent.glob(".tmp-step-*"):  # of a killed run
         shutil.rmtree(unfinished, ignore_errors=True)
     for old in _finished(out)[:-keep]:
         shutil.rmtree(old)
@@ -84,22 +84,18 @@ def _written(target: Path) -> Iterator[Path]:
     for a full disk, for which safetensors has an error of its own."""
     from safetensors import SafetensorError
 
-    made = target.with_name(f".{target.name}~{uuid.uuid4().hex[:8]}")
     try:
-        made.mkdir(parents=True)
-        yield made
-        for path in made.iterdir():
-            handle = os.open(path, os.O_RDONLY)
-            os.fsync(handle)
-            os.close(handle)
-        os.replace(made, target)
+        with making(target) as made:
+            made.mkdir()
+            yield made
+            for path in made.iterdir():
+                flush(path)
+            os.replace(made, target)
     except SafetensorError as error:
         number = re.search(r"\(os error (\d+)\)", str(error))
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(target)) from error
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 def _write(path: Path, facts: dict[str, Any]) -> None:

@@ -13,7 +13,6 @@ import json
 import os
 import re
 import unicodedata
-import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +30,7 @@ from ..evaluate import layout
 from ..evaluate.kinds import evaluator
 from ..evaluate.tasks import own_task
 from ..recipe.train import Decontaminate
+from ..storage.files import replacing
 from .data.rows import RowFault, Shards
 from .data.shards import Subset, open_shards
 
@@ -252,8 +252,7 @@ def _known_finds(path: Path, mark: str) -> list[Found] | None:
 
 
 def _write(path: Path, mark: str, found: Sequence[Found]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    made = path.with_name(f".{path.name}~{uuid.uuid4().hex[:8]}")
     lines = [{"mark": mark}, *map(asdict, found)]
-    made.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-    os.replace(made, path)
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    with replacing(path) as made:
+        made.write_text(text, encoding="utf-8")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..models.installed import installed
+from ..storage.files import remove_leftovers, replacing
 
 LOG = "log.jsonl"
 
@@ -39,9 +39,9 @@ class Log:
         path = out / LOG
         before = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         kept = [line for line in before if (facts := _facts(line)) is not None and facts["step"] <= step]
-        made = path.with_name(f".{LOG}~{os.getpid()}")
-        made.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        os.replace(made, path)
+        remove_leftovers(out)
+        with replacing(path) as made:
+            made.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         self._out = open(path, "a", encoding="utf-8")  # noqa: SIM115  (closed in close)
         self._board: Any = None
         if installed("tensorboard"):

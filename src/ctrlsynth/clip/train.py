@@ -28,6 +28,7 @@ from ..models.open_clip.encode import LoadedClip, Normalise
 from ..models.open_clip.load import STATE, build, load_folder
 from ..recipe.train import TrainBlock
 from ..sample import hash_int
+from ..storage.files import replacing
 from . import checkpoint
 from .data.loader import Batch, Batches, left_out, loader, open_sources, order_of, schedule_of
 from .data.rows import Shards
@@ -39,7 +40,7 @@ from .progress import Log, NullWatcher, Watcher
 FREE = {"workers", "device", "save_every", "keep", "log_every", "grad_checkpointing", "accumulate"}
 """Settings that may change on resume, because they affect neither the batches nor (beyond rounding) the
 weights."""
-BEFORE = ("index", "decontamination.jsonl", f".{STATE}~")
+BEFORE = ("index", "decontamination.jsonl", ".tmp-")
 """What a run that stopped before its OUT/train.json may have left behind."""
 
 
@@ -133,10 +134,8 @@ def _data(
 def _write_state(out: Path, facts: Mapping[str, Any]) -> None:
     """Writes OUT/train.json, by which runs with other settings are refused: only just before the first step,
     so that a run with wrong input can be corrected."""
-    out.mkdir(parents=True, exist_ok=True)
-    made = out / f".{STATE}~{os.getpid()}"
-    made.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    os.replace(made, out / STATE)
+    with replacing(out / STATE) as made:
+        made.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def _check_folder(block: TrainBlock, out: Path, resume: bool) -> None:

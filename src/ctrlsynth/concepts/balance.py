@@ -32,7 +32,7 @@ from ..errors import UserError
 from ..recipe.paths import Step
 from ..recipe.schema import Recipe
 from ..sample import draw, hash_int
-from ..storage.files import SCHEMA, disk_errors, publish, temporary
+from ..storage.files import SCHEMA, disk_errors, making, publish, remove_leftovers
 from . import dedupe
 from .folder import COLUMNS, MatchFolder, as_lists, of_lists
 from .match import Array, Matches
@@ -249,25 +249,22 @@ def sample(made: Plan, out: Path, say: Say = lambda name, rows: None) -> Balance
     .csv (`id`, `text`, `concepts`; in csv as a JSON list, since an entry may hold any character) or .txt (a
     text per line). Raises UserError for a file that exists."""
     check_out(out)
-    told, kept, temp = made.told, 0, temporary(out)
-    with disk_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with _writer(made, temp, out.suffix) as write:
-                for number, batch in enumerate(made.folder.batches(COLUMNS.names)):
-                    found, u = of_lists(batch["entries"]), draws(told.seed, batch["id"].to_pylist())
-                    mask = (
-                        random_mask(u, int(told.expected), told.pool)
-                        if told.t is None
-                        else keep_mask(found, made.counts, told.t, u)
-                    ) & made.unique(number, len(batch))
-                    chosen = batch.filter(pa.array(mask))
-                    write(chosen["id"], chosen["text"], found.select(mask))
-                    kept += chosen.num_rows
-                    say("sample", len(batch))
-            publish(temp, out)
-        finally:
-            temp.unlink(missing_ok=True)
+    remove_leftovers(out.parent)
+    told, kept = made.told, 0
+    with disk_errors(out), making(out) as temp:
+        with _writer(made, temp, out.suffix) as write:
+            for number, batch in enumerate(made.folder.batches(COLUMNS.names)):
+                found, u = of_lists(batch["entries"]), draws(told.seed, batch["id"].to_pylist())
+                mask = (
+                    random_mask(u, int(told.expected), told.pool)
+                    if told.t is None
+                    else keep_mask(found, made.counts, told.t, u)
+                ) & made.unique(number, len(batch))
+                chosen = batch.filter(pa.array(mask))
+                write(chosen["id"], chosen["text"], found.select(mask))
+                kept += chosen.num_rows
+                say("sample", len(batch))
+        publish(temp, out)
     return replace(told, kept=kept)
 
 

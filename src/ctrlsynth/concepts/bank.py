@@ -38,7 +38,7 @@ from ..data.streams import text_lines
 from ..errors import UserError, first_line
 from ..lang import wordnet
 from ..sample import draw
-from ..storage.files import publish, temporary
+from ..storage.files import making, publish, remove_leftovers
 
 CAP = 500_000
 SOURCES = ("list", "numbers", "wordnet", "unigrams", "bigrams", "titles")
@@ -229,18 +229,18 @@ def write_bank(table: pa.Table, path: Path) -> None:
     over a file that is there."""
     if path.exists():
         raise UserError(f"{path}: is there already; give another name")
-    made = temporary(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent)
     unfit = flagged_forms(table)
     kept = list(
         dict.fromkeys(e for e in table["entry"].to_pylist() if e and e.strip() and form(e) not in unfit)
     )
-    if path.suffix == ".parquet":
-        meta = {b"ctrlsynth": json.dumps({"schema": 1, "bank": digest_of(kept)}).encode()}
-        pq.write_table(table.replace_schema_metadata(meta), made, compression="zstd")
-    else:
-        made.write_text(_as_text(table, kept, path), encoding="utf-8")
-    publish(made, path)
+    with making(path) as made:
+        if path.suffix == ".parquet":
+            meta = {b"ctrlsynth": json.dumps({"schema": 1, "bank": digest_of(kept)}).encode()}
+            pq.write_table(table.replace_schema_metadata(meta), made, compression="zstd")
+        else:
+            made.write_text(_as_text(table, kept, path), encoding="utf-8")
+        publish(made, path)
 
 
 def _as_text(table: pa.Table, kept: list[str], path: Path) -> str:

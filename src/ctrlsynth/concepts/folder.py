@@ -1,5 +1,5 @@
-"""What `concepts match` leaves: a folder of matches that balancing and coverage read as often as they like,
-with no matching again.
+"""The folder of matches that `concepts match` writes; balancing and coverage read it, so that nothing is
+matched twice.
 
     DIR/match.json              the bank's digest, the mode, and the parts of the corpus with their files'
                                 size and date
@@ -7,8 +7,8 @@ with no matching again.
     DIR/matches-00000.parquet   a part: `id`, `text`, `entries` (numbers of entries of the bank); in its
                                 footer what was counted
 
-A part appears whole or not at all, so the same command goes on where it was stopped. With another bank, mode
-or corpus it is refused."""
+Parts appear atomically, so the same command continues after an interruption. Another bank, mode or corpus is
+refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import UserError, unknown
-from ..storage.files import SCHEMA, disk_errors, open_part, publish, read_json, temporary, write_json
+from ..storage.files import (
+    SCHEMA,
+    disk_errors,
+    open_part,
+    publish,
+    read_json,
+    remove_leftovers,
+    temporary,
+    write_json,
+)
 from .bank import Bank, load_bank, read_bank, write_bank
 from .corpus import Part, read
 from .match import MODES, Matcher, Matches, Mode
@@ -36,7 +45,7 @@ from .match import MODES, Matcher, Matches, Mode
 COLUMNS = pa.schema([("id", pa.string()), ("text", pa.large_string()), ("entries", pa.list_(pa.int32()))])
 BATCH = 65_536
 FIRST = 20
-"""How many of the rows that were set aside are named, a part."""
+"""Rows per part that are named among those set aside."""
 Tick = Callable[[int], None]
 
 
@@ -58,24 +67,18 @@ class Counts:
     @classmethod
     def of(cls, found: Iterable[Mapping[str, Any]]) -> Counts:
         """The sum of what the parts' footers say."""
-        total, aside, first = Counter[str](), Counter[str](), []
-        for one in found:
-            total.update({k: one[k] for k in ("rows", "texts", "matched", "pairs")})
-            aside.update(one["aside"])
-            first += [(str(f), int(r), str(why)) for f, r, why in one["first"]]
-        return cls(
-            total["rows"],
-            total["texts"],
-            total["matched"],
-            total["pairs"],
-            dict(sorted(aside.items())),
-            tuple(first[:FIRST]),
+        footers = list(found)
+        rows, texts, matched, pairs = (
+            sum(one[k] for one in footers) for k in ("rows", "texts", "matched", "pairs")
         )
+        aside = sum((Counter(one["aside"]) for one in footers), Counter[str]())
+        first = [(str(f), int(r), str(why)) for one in footers for f, r, why in one["first"]]
+        return cls(rows, texts, matched, pairs, dict(sorted(aside.items())), tuple(first[:FIRST]))
 
 
 @dataclass(frozen=True, slots=True)
 class MatchFolder:
-    """A finished (or as far as it goes) folder of matches, read only."""
+    """A finished folder of matches, read only."""
 
     root: Path
     bank_digest: str
@@ -85,7 +88,7 @@ class MatchFolder:
 
     @classmethod
     def open(cls, root: Path) -> MatchFolder:
-        """Raises UserError for a folder that is none, or whose matching has not finished."""
+        """Raises UserError for a folder without matches, or whose matching has not finished."""
         plan = read_json(root / "match.json") if root.is_dir() else None
         if plan is None:
             raise UserError(
@@ -155,6 +158,7 @@ def prepare(parts: Sequence[Part], bank: Path, mode: Mode, root: Path) -> tuple[
         "mode": mode,
         "parts": [[p.file, p.row, p.fingerprint] for p in parts],
     }
+    remove_leftovers(root)
     old = read_json(root / "match.json") if root.is_dir() else None
     if old is None:
         begun = root / "bank.parquet"  # by a command that was stopped here, if it is the same bank
@@ -195,66 +199,47 @@ def _difference(old: Sequence[Any], new: Sequence[Any]) -> str:
 
 
 def match_part(part: Part, matcher: Matcher, root: Path, tick: Tick = lambda rows: None) -> Counts:
-    """Matches one part and publishes its file; what two writers make is equal and the first one's stays. Any
-    process may call it."""
+    """Matches one part and publishes its file. Any process may call it: two writers make equal files, and the
+    first one stays."""
     final = part_path(root, part.index)
     made = temporary(final)
-    rows = texts = matched = pairs = 0
-    aside: Counter[str] = Counter()
+    counts, aside = Counter(rows=0, texts=0, matched=0, pairs=0), Counter[str]()
     first: list[tuple[str, int, str]] = []
     started = time.monotonic()
+    options: Any = {"compression": "zstd", "compression_level": 1, "write_statistics": False}
     with disk_errors(final):
         try:
-            with pq.ParquetWriter(
-                made, COLUMNS, compression="zstd", compression_level=1, write_statistics=False
-            ) as writer:
+            with pq.ParquetWriter(made, COLUMNS, **options) as writer:
                 for batch in read(part):
-                    found = matcher.match(batch.texts)
-                    rows += len(batch.texts) + len(batch.aside)
-                    texts += len(batch.texts)
-                    matched += int(np.count_nonzero(found.lengths()))
-                    pairs += len(found.entries)
+                    found, texts, rows = (
+                        matcher.match(batch.texts),
+                        len(batch.texts),
+                        len(batch.texts) + len(batch.aside),
+                    )
+                    counts.update(rows=rows, texts=texts, pairs=len(found.entries))
+                    counts["matched"] += int(np.count_nonzero(found.lengths()))
                     aside.update(reason for _, reason in batch.aside)
                     first += [(part.file, row, reason) for row, reason in batch.aside[: FIRST - len(first)]]
                     columns = [batch.ids, batch.texts.cast(pa.large_string()), as_lists(found)]
                     writer.write_batch(pa.record_batch(columns, schema=COLUMNS))
-                    tick(len(batch.texts) + len(batch.aside))
-                counted = {
-                    "rows": rows,
-                    "texts": texts,
-                    "matched": matched,
-                    "pairs": pairs,
-                    "aside": dict(aside),
-                    "first": first,
-                }
-                seconds = round(time.monotonic() - started, 3)
-                writer.add_key_value_metadata(
-                    {"ctrlsynth": json.dumps({"schema": SCHEMA, **counted, "seconds": seconds})}
-                )
+                    tick(rows)
+                footer = {"schema": SCHEMA, **counts, "aside": dict(aside), "first": first}
+                footer["seconds"] = round(time.monotonic() - started, 3)
+                writer.add_key_value_metadata({"ctrlsynth": json.dumps(footer)})
             publish(made, final)
         finally:
             made.unlink(missing_ok=True)
-    return Counts.of([counted])
+    return Counts.of([footer])
 
 
 def match_local(
     parts: Sequence[Part], matcher: Matcher, root: Path, workers: int = 1, tick: Tick = lambda rows: None
 ) -> None:
-    """Matches parts in threads of this process: the compiled part and arrow's reading and writing hold no
-    lock."""
-    if workers == 1:
-        for part in parts:
-            match_part(part, matcher, root, tick)
-        return
+    """Matches parts in threads of this process; the kernel and arrow release the interpreter's lock."""
     with ThreadPoolExecutor(workers) as pool:
-        jobs = [pool.submit(match_part, part, matcher, root, tick) for part in parts]
-        try:
-            for job in jobs:
-                job.result()
-        except BaseException:
-            for job in jobs:
-                job.cancel()
-            raise
+        each = map if workers == 1 else pool.map  # one worker stops at once on Ctrl-C
+        for _ in each(lambda part: match_part(part, matcher, root, tick), parts):
+            pass
 
 
 def match_ray(
@@ -265,9 +250,7 @@ def match_ray(
     import ray
 
     task = ray.remote(_match_remote)
-    there = [
-        replace(part, file=os.path.abspath(part.file)) for part in parts
-    ]  # workers stand in folders of their own
+    there = [replace(part, file=os.path.abspath(part.file)) for part in parts]  # workers run in other folders
     left = [task.remote(part, str(bank.absolute()), mode, str(root.absolute())) for part in there]
     while left:
         done, left = ray.wait(left)

@@ -26,7 +26,7 @@ from .rows import (
     IMAGE_NAMES,
     MAX_PARTS,
     Keys,
-    PartedSource,
+    OpenSource,
     SourcePart,
     SourceRow,
     examine_file,
@@ -43,7 +43,7 @@ Entry = dict[str, Any]
 """name (as the table or the folder gives it), path or reason, caption, meta, txt (sidecar), size, mtime."""
 
 
-class FolderSource(PartedSource):
+class FolderSource(OpenSource):
     """With a table: its rows in its order, then the images that it does not name, without caption. Else every
     image, sorted by path.
 

@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..recipe.schema import LongTail, Source
 from .rows import (
     MAX_PARTS,
-    PartedSource,
+    OpenSource,
     SourcePart,
     SourceRow,
     examine_file,
@@ -43,7 +43,7 @@ class _Row:
     copy: int
 
 
-class LongTailSource(PartedSource):
+class LongTailSource(OpenSource):
     """Rows in the split's order, copies of an image together. The caption is the class's name; metadata:
     label, group, copy."""
 

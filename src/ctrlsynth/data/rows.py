@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from ..errors import UserError
 from ..recipe.schema import Source
@@ -87,18 +87,6 @@ class SourceRow:
         return self
 
 
-class OpenSource(Protocol):
-    """An opened source. `parts` is settled when it is opened; `rows` may be called in any order and
-    streams."""
-
-    has_images: bool
-    licence: str | None
-
-    def parts(self) -> list[SourcePart]: ...
-    def rows(self, part: SourcePart) -> Iterator[SourceRow]: ...
-    def describe(self) -> str: ...
-
-
 def safe_key(text: str) -> str:
     """A key that can stand in an id: `/` becomes `:`, `:` and control characters are percent-encoded,
     overlong keys end in their digest."""
@@ -108,8 +96,8 @@ def safe_key(text: str) -> str:
     return key
 
 
-class PartedSource:
-    """Base of the sources: the list of parts, and what the recipe says of all of them."""
+class OpenSource:
+    """Base of the sources: opened with the recipe's block, it adds its parts; subclasses give their rows."""
 
     has_images = True
 
@@ -123,12 +111,21 @@ class PartedSource:
         self._parts.append(SourcePart(index, name or range_name(index), mark, locator, rows))
 
     def parts(self) -> list[SourcePart]:
+        """The parts, in order; they do not change after opening."""
         return self._parts
 
     @property
     def total(self) -> int:
         """The rows of all parts, where they are known."""
         return sum(part.rows or 0 for part in self._parts)
+
+    def rows(self, part: SourcePart) -> Iterator[SourceRow]:
+        """Streams the rows of a part; parts may be read in any order."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """One line for `plan`."""
+        raise NotImplementedError
 
 
 class Keys:

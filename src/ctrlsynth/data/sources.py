@@ -3,7 +3,7 @@
 A source of your own is any class on PYTHONPATH, named as `source: {my_module:MySource: options}`. It is called
 like ours, with the recipe's block, the folder that relative paths start from, and the limit:
 
-    class MySource(PartedSource):
+    class MySource(OpenSource):
         def __init__(self, source: Source, base: Path, limit: int | None) -> None:
             super().__init__(source)
             options = source.custom["my_module:MySource"]

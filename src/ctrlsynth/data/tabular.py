@@ -20,7 +20,7 @@ from .rows import (
     IMAGE_NAMES,
     MAX_PARTS,
     Keys,
-    PartedSource,
+    OpenSource,
     SourcePart,
     SourceRow,
     examine,
@@ -39,7 +39,7 @@ from .tables import BAD_UTF8, UNREADABLE, Columnar, RowCursor, cut_blocks, open_
 _IMAGES, _TEXTS = 32, 4096
 
 
-class TableSource(PartedSource):
+class TableSource(OpenSource):
     """Columnar files in parts of about `part_rows` rows along their row groups. Other plain columns become
     metadata."""
 

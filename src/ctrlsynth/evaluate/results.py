@@ -4,7 +4,6 @@ versions."""
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -12,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..storage.files import SCHEMA, remove_leftovers, write_json
 
-SCHEMA = 1
 _PACKAGES = ("torch", "open_clip_torch", "transformers", "numpy", "scikit-learn", "pillow")
 
 
@@ -63,13 +62,8 @@ def versions() -> dict[str, str]:
 
 def write_result(path: Path, result: Result) -> None:
     """Writes a result atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    made = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    made.write_text(
-        json.dumps({"schema": SCHEMA, **asdict(result)}, indent=1, ensure_ascii=False) + "\n",
-        encoding="utf-8",
-    )
-    os.replace(made, path)
+    remove_leftovers(path.parent)
+    write_json(path, asdict(result))
 
 
 def read_result(path: Path) -> Result:

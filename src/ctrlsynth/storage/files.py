@@ -1,7 +1,7 @@
 """Single files of ours: created once and atomically, JSON files and parquet tables that carry a schema number,
 and what the disk refuses in one line.
 
-Every temporary file and folder gets its name from `temporary`, so that `sweep` finds what killed processes
+Every temporary file and folder gets its name from `temporary`, so that `remove_leftovers` finds what killed processes
 left behind."""
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def temporary(path: Location) -> Path:
     return path.with_name(f".tmp-{path.name}~{process}")
 
 
-def sweep(folder: Location, *patterns: str) -> None:
+def remove_leftovers(folder: Location, *patterns: str) -> None:
     """Removes temporary files and folders that dead processes of this host left in `folder`, and in what
     `patterns` match below it."""
     if isinstance(folder, Remote):
@@ -49,11 +49,7 @@ def sweep(folder: Location, *patterns: str) -> None:
     for path in found:
         fields = path.name.split("~")
         if len(fields) >= 3 and fields[-3] == socket.gethostname() and not _alive(fields[-2]):
-            with contextlib.suppress(PermissionError):
-                if path.is_dir() and not path.is_symlink():
-                    remove_tree(path)
-                else:
-                    path.unlink(missing_ok=True)
+            remove(path)
 
 
 def _alive(process: str) -> bool:
@@ -66,19 +62,44 @@ def _alive(process: str) -> bool:
     return True
 
 
+def remove(path: Path) -> None:
+    """Removes a file, or a folder with everything in it, as far as the disk lets it."""
+    if path.is_dir() and not path.is_symlink():
+        remove_tree(path)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary path, and renames what was written there to `path` in place of an older file, so that
-    readers never see a partial one. After an error the older file stays."""
+def making(path: Location) -> Iterator[Path]:
+    """Gives a temporary path for what is to become the file or folder `path`, and removes what is left there
+    at the end."""
     made = temporary(path)
     try:
         make_folder(path.parent)
         yield made
-        with open(made, "rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(made, path)
     finally:
-        made.unlink(missing_ok=True)
+        remove(made)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a temporary path, and renames the file that was written there to `path`, in place of an older
+    one: readers never see a partial file, and after an error the older one stays."""
+    with making(path) as made:
+        yield made
+        flush(made)
+        os.replace(made, path)
+
+
+def flush(path: Path) -> None:
+    """Waits until a file or a folder's names are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def publish(made: Path, final: Location) -> bool:
@@ -91,8 +112,7 @@ def publish(made: Path, final: Location) -> bool:
 
 
 def _link(made: Path, final: Path) -> bool:
-    with open(made, "rb") as handle:
-        os.fsync(handle.fileno())
+    flush(made)
     try:
         os.link(made, final)
     except FileExistsError:
@@ -104,11 +124,7 @@ def _link(made: Path, final: Path) -> bool:
         if final.exists():
             return False
         os.replace(made, final)
-    folder = os.open(final.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    flush(final.parent)
     return True
 
 
@@ -116,17 +132,15 @@ def probe(folder: Remote) -> None:
     """Writes a small file twice under one name and removes it. UserError if the store refuses, or lets the
     second file replace the first."""
     file = folder / temporary(folder / "probe").name
-    made = temporary(file)
     try:
-        made.write_bytes(b"ctrlsynth")
-        kept = file.create(made) and not file.create(made)
-        file.unlink(missing_ok=True)
+        with making(file) as made:
+            made.write_bytes(b"ctrlsynth")
+            kept = file.create(made) and not file.create(made)
+            file.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
             f"{folder}: cannot be written to ({first_line(error)}); fix that or choose another with --out"
         ) from error
-    finally:
-        made.unlink(missing_ok=True)
     if not kept:
         raise UserError(
             f"{folder}: this store lets a second writer replace a file (no If-None-Match); choose another "

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .files import disk_errors, open_part, parquet, part_counts, part_meta, publish, sweep, temporary
+from .files import disk_errors, making, open_part, parquet, part_counts, part_meta, publish, remove_leftovers
 from .location import Entry, Location, Remote, make_folder, remove_tree
 
 CHUNK_SECONDS = 20.0
@@ -117,7 +117,7 @@ class RunFolder:
 
     def sweep_leftovers(self) -> None:
         """Removes the temporary files and folders that killed processes of this host left in the run."""
-        sweep(self.root, "*", "*/_chunks/*")
+        remove_leftovers(self.root, "*", "*/_chunks/*")
 
 
 def _entries(folder: Location) -> list[Entry]:
@@ -232,24 +232,15 @@ class PartWriter:
         if not self._tables or self._final.exists():
             return
         path = self._chunk_dir / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"
-        made = temporary(path)
         with disk_errors(path):
             try:
-                make_folder(self._chunk_dir)
-                pq.write_table(
-                    pa.concat_tables(self._tables),
-                    made,
-                    compression="zstd",
-                    compression_level=1,
-                    write_statistics=False,
-                )
-                publish(made, path)
+                with making(path) as made:
+                    pq.write_table(pa.concat_tables(self._tables), made, **_PARQUET)
+                    publish(made, path)
             except FileNotFoundError:
                 if not self._final.exists():
                     raise
-                return  # another process has just finished this part and put the chunks away
-            finally:
-                made.unlink(missing_ok=True)
+                return  # another process has just finished this part and removed the chunks
         self._chunks.append(path)
         self._tables, self._bytes, self._rows, self._flushed = [], 0, 0, time.monotonic()
 
@@ -272,31 +263,22 @@ class PartWriter:
     def _publish(self) -> bool:
         if isinstance(self._final, Path) and self._final.exists():
             return False
-        made = temporary(self._final)
         try:
             # dictionaries pay only for columns that repeat, and cost more than they save on the others
-            options: dict[str, Any] = {
-                "compression": "zstd",
-                "compression_level": 1,
-                "use_dictionary": _REPEATING,
-                "write_statistics": False,
-            }
-            with pq.ParquetWriter(
-                made, self._schema.with_metadata(part_meta(self.counts)), **options
-            ) as writer:
-                for chunk in self._chunks:
-                    with parquet(chunk) as file:
-                        for group in range(file.num_row_groups):
-                            writer.write_table(file.read_row_group(group), row_group_size=GROUP_ROWS)
-                if self._tables:
-                    writer.write_table(pa.concat_tables(self._tables), row_group_size=GROUP_ROWS)
-            return publish(made, self._final)
+            with making(self._final) as made:
+                schema = self._schema.with_metadata(part_meta(self.counts))
+                with pq.ParquetWriter(made, schema, use_dictionary=_REPEATING, **_PARQUET) as writer:
+                    for chunk in self._chunks:
+                        with parquet(chunk) as file:
+                            for group in range(file.num_row_groups):
+                                writer.write_table(file.read_row_group(group), row_group_size=GROUP_ROWS)
+                    if self._tables:
+                        writer.write_table(pa.concat_tables(self._tables), row_group_size=GROUP_ROWS)
+                return publish(made, self._final)
         except FileNotFoundError:
             if not self._final.exists():
                 raise
-            return False  # another process has just finished this part and put the chunks away
-        finally:
-            made.unlink(missing_ok=True)
+            return False  # another process has just finished this part and removed the chunks
 
 
 def drop(superseded: Sequence[Location]) -> None:
@@ -307,4 +289,5 @@ def drop(superseded: Sequence[Location]) -> None:
             shutil.rmtree(path.parent, ignore_errors=True)
 
 
+_PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "write_statistics": False}
 _REPEATING = ["status", "reason", "model", "template", "style", "verdict", "file"]

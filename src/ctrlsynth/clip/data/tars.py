@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import os
-import uuid
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 from ...data.images import IMAGE_SUFFIXES
 from ...data.tar import samples
 from ...errors import UserError
+from ...storage.files import temporary
 from .rows import BLOCK, Pair, RowFault, captions_of
 
 _INDEX = np.dtype(
@@ -126,7 +126,7 @@ def _cached(cache: Path | None, files: Sequence[str], fields: Sequence[str], lef
     if not path.exists():
         rows = _scan_all(files, fields, left_out)
         cache.mkdir(parents=True, exist_ok=True)
-        made = cache / f".{mark}~{uuid.uuid4().hex[:8]}.npy"
+        made = temporary(path)
         _save(made, rows)
         (cache / f"{mark}.json").write_text(json.dumps(left_out), encoding="utf-8")
         os.replace(made, path)

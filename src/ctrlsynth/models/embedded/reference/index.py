@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import os
 import re
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ....errors import UserError
+from ....storage.files import remove_leftovers, replacing
 from ...cache import cache_dir
 from ..regions import label, outside
 from ..scenes.sprites import coloured, paint, shades, sprite
@@ -128,16 +127,9 @@ def _cached(folder: str | None, key: str) -> Index:
 
 
 def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    remove_leftovers(path.parent)
+    with replacing(path) as made:
+        made.write_bytes(data)
 
 
 def _key(folder: str | None) -> str:
