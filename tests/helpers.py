@@ -20,7 +20,7 @@ from ctrlsynth.recipe.schema import Recipe
 from ctrlsynth.runs.build import Workshop
 from ctrlsynth.runs.ledger import Ledger
 from ctrlsynth.runs.local import Pipeline
-from ctrlsynth.runs.watch import NullWatcher
+from ctrlsynth.runs.watch import Watcher
 from ctrlsynth.sample import Tags
 from ctrlsynth.storage.parts import RunFolder
 
@@ -148,7 +148,7 @@ class CaptionReader:
 
 
 class PixelCounter:
-    """A tagger that tells the size of what it sees."""
+    """A tagger that returns the size of its image."""
 
     id = "pixel-counter"
     digest = "1"
@@ -180,7 +180,7 @@ def run_part(
 ) -> dict[str, Any]:
     """Makes one part alone, as an engine that spreads parts does; returns its counts."""
     ledger = Ledger(workshop.plan, run, folder)
-    Pipeline(workshop, run, folder, NullWatcher(), retry, ledger).run([(part, list(versions))])
+    Pipeline(workshop, run, folder, Watcher(), retry, ledger).run([(part, list(versions))])
     return run.counts(folder, part.index, workshop.plan.part_digest(folder, part))
 
 

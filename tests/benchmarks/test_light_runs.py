@@ -20,7 +20,7 @@ from ctrlsynth.api.run import run
 from ctrlsynth.data.streams import open_stream
 from ctrlsynth.data.tables import Table, records
 from ctrlsynth.runs.local import COLLECT_AFTER, fewer_collections
-from ctrlsynth.runs.watch import NullWatcher
+from ctrlsynth.runs.watch import Watcher
 from ctrlsynth.stages.base import Item
 from helpers import ROOT, TESTS, recipe
 
@@ -68,7 +68,7 @@ def test_rows_in_memory_are_bounded_however_many_there_are(
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     alive: list[int] = []
 
-    class Census(NullWatcher):
+    class Census(Watcher):
         def part(self, folder: str, index: int, counts: dict[str, Any]) -> None:
             if index % 10 == 5:
                 alive.append(sum(type(o) is Item for o in gc.get_objects()))

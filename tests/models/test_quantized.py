@@ -89,15 +89,15 @@ def test_a_language_model(tiny: Tiny, kind: str, tmp_path: Path) -> None:
     small.check()
     told = small.generate(asked)
     assert [r.error for r in told] == [None, None]
-    assert is_quantized(small._load()[0])
-    assert not is_quantized(plain._load()[0])
+    assert is_quantized(small.loaded()[0])
+    assert not is_quantized(plain.loaded()[0])
     assert len({plain.digest, small.digest, adapted.digest}) == 3
     assert [r.text for r in adapted.generate(asked)] != [r.text for r in told]
 
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("vit", "int8"), ("vit", "int4"), ("vit", "torchao-int8"), ("timm", "int8"), ("timm", "torchao-int8"),
+    [("vit", "int8"), ("wide_vit", "int4"), ("vit", "torchao-int8"), ("timm", "int8"), ("timm", "torchao-int8"),
     ("timm name", "torchao-int8"),
      ("catlip", "torchao-int8"), ("open_clip", "torchao-int8")],
 )  # fmt: skip
@@ -105,7 +105,7 @@ def test_a_classifier(name: str, kind: str, tiny: Tiny, timm_file: dict[str, Any
     value = spec(name, tiny, timm_file, tmp_path)
     plain, small = tagger(value), tagger(value, quantization=kind)
     assert plain.digest != small.digest
-    assert 0 < apart(scores(plain), scores(small)) < 0.25
+    assert 0 < apart(scores(plain), scores(small)) < (0.5 if kind == "int4" else 0.25)
     small.close()
     assert scores(small) == scores(small)
 
@@ -114,7 +114,7 @@ def test_a_captioner(tiny: Tiny) -> None:
     value = {"captioner": str(tiny("blip")), "max_new_tokens": 6}
     small = tagger(value, quantization="int8")
     assert small.captions([ROW[0].image])[0] is not None
-    assert is_quantized(small._load()[0])
+    assert is_quantized(small.loaded()[0])
 
 
 def test_a_painter(tiny: Tiny) -> None:
@@ -188,10 +188,7 @@ def test_adapters_of_networks_that_other_libraries_load(
 
     value = spec(name, tiny, timm_file, tmp_path)
     plain, beside = tagger(value), tagger(value)
-    loaded = beside._load()
-    if name != "open_clip":
-        beside._loaded = loaded
-    network = loaded[0]
+    network = beside._load().module if name == "open_clip" else beside.loaded()[0]
     torch.manual_seed(0)
     wrapped = get_peft_model(network, LoraConfig(r=2, target_modules=[layer], init_lora_weights=False))
     wrapped.save_pretrained(tmp_path / "lora")

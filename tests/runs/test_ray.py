@@ -23,7 +23,7 @@ from ctrlsynth.api.run import Run, run
 from ctrlsynth.cli.main import main
 from ctrlsynth.errors import UserError, WorkFailed
 from ctrlsynth.recipe.schema import Engines, Recipe
-from ctrlsynth.runs.watch import NullWatcher
+from ctrlsynth.runs.watch import Watcher
 from ctrlsynth.storage.files import read_json
 from ctrlsynth.storage.location import Remote
 from helpers import TESTS, TIME, recipe, tables
@@ -158,7 +158,7 @@ def test_on_s3_and_with_a_barrier_tables_and_ledgers_are_those_of_the_local_engi
     assert 8 < asked < 32, "the balance has taken some"
     told: list[Any] = []
 
-    class Ear(NullWatcher):
+    class Ear(Watcher):
         def gathered(self, folder: str, found: dict[str, Any]) -> None:
             told.append((folder, round(found["expected"]), len(seen(tmp_path))))
 

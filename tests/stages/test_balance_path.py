@@ -26,7 +26,7 @@ from ctrlsynth.recipe.schema import Recipe
 from ctrlsynth.report.gallery import write_report
 from ctrlsynth.runs.build import open_workshop
 from ctrlsynth.runs.estimate import estimate
-from ctrlsynth.runs.watch import NullWatcher
+from ctrlsynth.runs.watch import Watcher
 from ctrlsynth.stages.base import Barrier
 from ctrlsynth.storage.files import read_json
 from ctrlsynth.storage.parts import PartView, RunFolder
@@ -131,7 +131,7 @@ def test_neither_parts_nor_order_matter_and_a_smaller_size_is_a_part_of_a_larger
     assert large == kept(only_balance(turned, tmp_path, "turned"))
 
 
-class Ear(NullWatcher):
+class Ear(Watcher):
     """Notes what is told of a run, and which captions had been drawn or painted by then."""
 
     def __init__(self, root: Path) -> None:

@@ -19,7 +19,7 @@ from .build import Workshop
 from .ledger import Ledger
 from .part import Begin, Block, End, answer, assemble, gather, prepare
 from .plan import Plan
-from .watch import NullWatcher, Watcher
+from .watch import Watcher
 
 AHEAD = 3
 """How many model calls' inputs wait decoded, and how many calls' outputs wait to be written."""
@@ -30,7 +30,7 @@ the memory."""
 
 def execute(workshop: Workshop, run: RunFolder, watcher: Watcher | None = None, retry: bool = False) -> None:
     """Makes every missing part. Raises WorkFailed with the first cause when a stage has no usable row left."""
-    watch = watcher or NullWatcher()
+    watch = watcher or Watcher()
     with fewer_collections():
         for number, step in enumerate(workshop.plan.steps):
             run_stage(workshop, run, step.folder, number, watch, retry)

@@ -37,7 +37,7 @@ from .ledger import Ledger
 from .local import Pipeline, fewer_collections, missing
 from .part import gather
 from .plan import Plan
-from .watch import NullWatcher, Watcher
+from .watch import Watcher
 
 LOOK_SECONDS = 0.5
 """Between two looks at what the actors have told and which nodes are alive."""
@@ -67,7 +67,7 @@ def execute(
             number = 0
             while number < len(plan.steps):
                 folders = _together(plan, number, _nodes())
-                work = _Work(workshop, run, folders, number, watcher or NullWatcher(), retry, chain)
+                work = _Work(workshop, run, folders, number, watcher or Watcher(), retry, chain)
                 if work.done():
                     number += len(folders)
                 else:
@@ -362,7 +362,7 @@ def _chain() -> Any:
     return made.options(**_on(ray.get_runtime_context().get_node_id())).remote()
 
 
-class _Maker(NullWatcher):
+class _Maker(Watcher):
     """One actor of a stage's pool: makes the part that a batch names, unless it is there or the work has
     stopped."""
 

@@ -4,12 +4,15 @@ adapters, device."""
 from __future__ import annotations
 
 import logging
+import pickle
+from pathlib import Path
 from typing import Any
 
 from ...errors import UserError, first_line
-from ..device import choose_device, make_torchvision_importable, memory_faults, set_threads
+from ..base import Model
+from ..device import choose_device, give_back, make_torchvision_importable, memory_faults, set_threads
 from ..installed import installed, need
-from .find import QUANTIZATIONS, HFOptions, Located, check_quantization
+from .find import QUANTIZATIONS, HFOptions, Located, check_quantization, check_weights
 
 
 def torch_dtype(options: HFOptions) -> Any:
@@ -54,6 +57,37 @@ def _torchao(kind: str) -> Any:
     from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig
 
     return Int8WeightOnlyConfig() if kind == "torchao-int8" else Int4WeightOnlyConfig()
+
+
+class HubModel(Model):
+    """A model with Hugging Face weights, which load on first use. Subclasses set `found` and define `_load`."""
+
+    where: str = "models.tagger"
+    found: Located
+    _loaded: Any = None
+
+    def loaded(self) -> Any:
+        """What `_load` returns, loaded once."""
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded
+
+    def _load(self) -> Any:
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Preflight: packages and weights are there."""
+        need("torch", "transformers", self.where)
+        check_weights(self.found, self.where)
+
+    def content_digest(self) -> str:
+        """Hash over the complete files."""
+        return self.found.content_digest()
+
+    def close(self) -> None:
+        """Frees the weights; they load again on use."""
+        self._loaded = None
+        give_back()
 
 
 def load_pretrained(cls: Any, found: Located, where: str = "models", **more: Any) -> Any:
@@ -178,4 +212,36 @@ def load_processor(cls: Any, found: Located, where: str = "models", **more: Any)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise UserError(
             f"{where}: {found.name} has no {cls.__name__} that loads: {first_line(error)}"
+        ) from error
+
+
+def read_state(path: Path, where: str = "models") -> dict[str, Any]:
+    """The tensors of a safetensors file, or of a state dict saved by torch, by name. Maps the file into memory
+    and executes nothing in it. UserError for any other content."""
+    import torch
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"{where}: {path}: not a weight file that is safe to read: {first_line(error)}"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise UserError(
+            f"{where}: {path}: not a weight file that is safe to read: no mapping of names to tensors"
+        )
+    return state
+
+
+def fit(model: Any, state: dict[str, Any], path: Path, where: str = "models") -> None:
+    """Loads a state dict into a model, strictly. UserError in one line if names or shapes do not fit."""
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        lines = [" ".join(line.split()) for line in str(error).splitlines()]
+        raise UserError(
+            f"{where}: {path}: its weights do not fit the model: {' '.join(lines[1:3])[:300]}"
         ) from error

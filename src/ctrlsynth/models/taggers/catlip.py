@@ -23,11 +23,10 @@ from PIL import Image
 
 from ...errors import UserError
 from ..device import choose_device, make_torchvision_importable, set_threads
-from ..embedded.imagenet.weights import Array, read_state_dict
 from ..hub.find import locate, read_options
-from ..hub.load import check_plain, finish, torch_dtype
+from ..hub.load import check_plain, finish, fit, read_state, torch_dtype
 from ..installed import need
-from .classifier import Loaded, PixelClassifier, fit
+from .classifier import Loaded, PixelClassifier
 from .labels import read_labels
 
 _WHERE = "models.tagger"
@@ -90,22 +89,20 @@ class CatLIPTagger(PixelClassifier):
     def _load(self) -> Loaded:
         import torch
 
-        path = self._found.folder
-        state = {
-            name: torch.from_numpy(np.array(a)) for name, a in timm_state(read_state_dict(path), path).items()
-        }
+        path = self.found.folder
+        state = timm_state(read_state(path, _WHERE), path)
         if len(state["head.bias"]) != len(self.labels):
             raise UserError(
                 f"{_WHERE}: {path} has {len(state['head.bias'])} classes, its vocabulary {len(self.labels)}"
             )
         network = build(state)
-        fit(network, state, path)
+        fit(network, state, path, _WHERE)
         set_threads()
-        kind = torch_dtype(self._found.options)
+        kind = torch_dtype(self.found.options)
         network = network.to(
-            choose_device(self._found.options.device, _WHERE), None if kind == "auto" else kind
+            choose_device(self.found.options.device, _WHERE), None if kind == "auto" else kind
         )
-        network = finish(network, self._found, _WHERE)
+        network = finish(network, self.found, _WHERE)
         like = next(network.parameters())
 
         def prepare(images: Sequence[Image.Image]) -> Any:
@@ -123,9 +120,9 @@ def middle(image: Image.Image) -> np.ndarray[Any, Any]:
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box))
 
 
-def timm_state(state: dict[str, Array], path: Path) -> dict[str, Array]:
+def timm_state(state: dict[str, Any], path: Path) -> dict[str, Any]:
     """corenet's names -> timm's; a name that is none of its ViT's is a UserError."""
-    out: dict[str, Array] = {}
+    out: dict[str, Any] = {}
     for name, array in state.items():
         if name.startswith("neural_augmentor."):  # of the training only
             continue

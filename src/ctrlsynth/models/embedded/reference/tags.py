@@ -8,27 +8,12 @@ from itertools import combinations
 
 import numpy as np
 
-from ....lang.words import plural
+from ....lang.words import NUMBERS, plural
 from ....sample import Tags, unique
 from ..scenes.vocabulary import CLOTHES, COLOURS, PEOPLE
 from .find import Box
 from .match import FARTHEST, Floats, Thing
 
-_NUMBERS = (
-    "",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-)
 _MAIN = 0.6  # share of a thing's filled area that one colour must have to be the thing's colour
 
 
@@ -47,7 +32,7 @@ def tell(things: Sequence[Thing]) -> Tags:
         if (colour := thing.colour or _natural(thing)) is not None
     ]
     counted = [
-        f"{_NUMBERS[n] if n < len(_NUMBERS) else n} {plural(name)}" for name, n in counts.items() if n > 1
+        f"{NUMBERS[n] if n < len(NUMBERS) else n} {plural(name)}" for name, n in counts.items() if n > 1
     ]
     return Tags(
         tuple(scores), unique([*painted, *counted]), unique(_relations(things)), tuple(scores.values())
