@@ -192,7 +192,7 @@ def test_an_added_bank_keeps_origins_scores_and_flags(tmp_path: Path) -> None:
     source = open_source(Source(concepts=tmp_path / "raw.parquet"), tmp_path)
     assert [r.reason for r in source.rows(source.parts()[0])][:3] == ["flagged"] * 3
     (tmp_path / "score.csv").write_text("entry,score\ndog,many\n")
-    refused(lambda: read_bank(tmp_path / "score.csv"), "row 2: the score is no number: 'many'")
+    refused(lambda: read_bank(tmp_path / "score.csv"), "row 2: the score is not a number: 'many'")
 
 
 def test_a_cut_bank_has_no_repeats_and_no_blanks() -> None:
@@ -239,7 +239,7 @@ def test_sub_banks() -> None:
         ("blank.txt", b" \n\n  \n", r"the bank is empty \(3 blank left out\)"),
         ("bad.txt", b"dog\nc\xe9t\n", r"bad.txt:2: not UTF-8 \(byte 2 of the line\)"),
         ("bad.json", b"{}", "expected a list of strings"),
-        ("number.json", b'["dog", 3]', "item 1 is no string: 3"),
+        ("number.json", b'["dog", 3]', "item 1 is not a string: 3"),
         ("cut.json", b'["dog"', "not JSON"),
         ("wide.csv", b"a,b\n1,2\n", "no column entry or concept"),
         ("bank.xml", b"<a/>", r"a bank is a \.parquet, \.json"),

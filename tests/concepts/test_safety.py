@@ -152,7 +152,8 @@ def test_diversity_tells_varied_from_repeated_captions() -> None:
     assert same is not None
     assert alike is not None
     assert varied is not None
-    assert (same.repeated, same.similarity, alike.repeated) == (pytest.approx(49 / 50), 1.0, 0.0)
+    assert same.repeated == pytest.approx(49 / 50)
+    assert (same.similarity, alike.repeated) == (1.0, 0.0)
     assert alike.openings == 1.0
     assert varied.similarity < alike.similarity < same.similarity
     assert varied.distinct[0] > alike.distinct[0] > same.distinct[0]
@@ -163,7 +164,8 @@ def test_diversity_against_the_plain_count() -> None:
     texts = ["a b c d", "a b c d e", "x y"]
     found = measure(texts, Matcher(["a", "d", "y"]))
     assert found is not None
-    assert (found.distinct, found.self_bleu) == ((7 / 11, 5 / 8, 3 / 5), pytest.approx((1 + 1 / 2) / 2))
+    assert found.distinct == (7 / 11, 5 / 8, 3 / 5)
+    assert found.self_bleu == pytest.approx((1 + 1 / 2) / 2)
     assert found.concepts == pytest.approx(5 / 3)
     assert (found.captions, found.sample, found.vocabulary) == (3, 3, 7)
 
