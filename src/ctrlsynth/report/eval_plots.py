@@ -1,9 +1,9 @@
-"""Curves: a score against the samples seen. CtrlSynth's data efficiency (papers/001, figure 5) and, as
-percent of improvement over the first point, SynthCLIP's scaling (papers/002, figure 3).
+"""Plots a score against the samples seen: CtrlSynth's data efficiency (papers/001, figure 5) and, as percent
+of improvement over the first point, SynthCLIP's scaling (papers/002, figure 3).
 
-A point is a folder of results of a checkpoint that knows how many samples it has seen (ours do). Folders
-named `step-...` or `size-...` are points of the run that their parent names, folders named `seed0`, `seed1`,
-... its seeds: equal samples are averaged over seeds."""
+A point is a folder of results of a checkpoint that records the samples seen (ours do). Folders named
+`step-...` or `size-...` are points of the run that their parent names, folders named `seed0`, `seed1`, ...
+its seeds; points with equal samples are averaged over seeds."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ from .figures import LIGHT, Theme, dash, legend, panels
 
 _INNER = re.compile(r"(step|size|seed)[-_]?[\w.+]+")
 MOST = 4
-"""Panels of one figure."""
+"""The most panels in one figure."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Samples seen, percent (of the metric, or of improvement), its 95% interval (None where there is none),
-    seeds."""
+    """Samples seen, the score or improvement in percent, its 95% interval if any, and the number of seeds."""
 
     samples: int
     value: float
@@ -45,9 +44,9 @@ def curves(
     relative: bool = False,
     metrics: Mapping[str, str] | None = None,
 ) -> Curves:
-    """The points of all results at or below `paths`, for each task's score in `metrics`, else its main one.
-    `relative`: percent of improvement over the first point of the run; the intervals are then left out.
-    UserError where a result knows no samples, or two protocols share a task."""
+    """The points of all results at or below `paths`. `metrics`: task -> metric, for tasks whose main metric
+    is not wanted. `relative`: percent of improvement over the first point of the run, without intervals.
+    UserError if a result lacks the samples seen, or if the results of a task differ in protocol."""
     found: dict[str, dict[str, dict[int, list[Result]]]] = {}
     protocols: dict[str, str] = {}
     for path in paths:
@@ -115,8 +114,8 @@ def _relative(points: Sequence[Point], name: str, title: str) -> list[Point]:
 
 
 def figure(found: Curves, relative: bool = False, theme: Theme = LIGHT) -> Any:
-    """A panel a task, a line a run (another dash where the colours begin again), intervals as bands; a
-    percentage's within 0..100."""
+    """Draws one panel per task and one line per run (with another dash when the colours repeat), and
+    intervals as bands, clipped to 0..100 for scores."""
     if len(found) > MOST:
         raise UserError(
             f"compare: {len(found)} tasks do not fit one plot; name up to {MOST} with --tasks: "
@@ -155,7 +154,7 @@ def figure(found: Curves, relative: bool = False, theme: Theme = LIGHT) -> Any:
 
 
 def plain(found: Curves) -> dict[str, Any]:
-    """For --json."""
+    """The content of --json."""
     keys = Point.__slots__
     return {
         title: {name: [{k: getattr(p, k) for k in keys} for p in points] for name, points in runs.items()}
