@@ -19,13 +19,13 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from ...errors import ModelError, UserError, unknown
+from ...lang.replies import LINES, LISTS_SCHEMA, named_lists, named_lists_json
 from ...lang.words import DETERMINERS, PREPOSITIONS, plural, singular
 from ...sample import Tags, unique
 from .. import registry as models
 from ..base import ImageAndText, LanguageModel, Reply, Request
 from ..composite import Composite
 from ..embedded.realizer.vocabulary import COUNTS
-from .extract_parse import LINES, SCHEMA, parse, parse_json
 
 MODES = ("lines", "json")
 MAX_CHARACTERS = 2000
@@ -75,7 +75,7 @@ class ExtractTagger(Composite):
         return out
 
     def _request(self, caption: str) -> Request:
-        asked, schema = instruction(caption, self._mode), SCHEMA if self._mode == "json" else None
+        asked, schema = instruction(caption, self._mode), LISTS_SCHEMA if self._mode == "json" else None
         return Request(asked, caption=caption, family="extract", max_tokens=self._max_tokens, schema=schema)
 
     def _read(self, reply: Reply, caption: str) -> Tags:
@@ -83,7 +83,7 @@ class ExtractTagger(Composite):
             reply.error is not None and reply.error != "looping"
         ):  # lists may repeat a phrase; repeats are dropped below
             return Tags(error=reply.error)
-        lines = parse(reply.text) if self._mode == "lines" else parse_json(reply.text)
+        lines = named_lists(reply.text) if self._mode == "lines" else named_lists_json(reply.text)
         if lines is None:
             return Tags(error="not_three_lines" if self._mode == "lines" else "bad_json")
         return normalise(lines, caption)

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from ...errors import unknown
+from ...lang.replies import LISTS_SCHEMA, named_lists, named_lists_json
 from ...sample import Tags
 from ..base import ImageAndText, Reply, Request
 from ..composite import Composite
@@ -29,7 +30,6 @@ from ..llms.server import OpenAIServer
 from ..server import Call, Fault
 from .captioner import CHAT_PROMPT
 from .extract import MODES, ExtractTagger, normalise
-from .extract_parse import SCHEMA, parse, parse_json
 
 _VERSION = 1  # part of the digest: raise it when the same model would be asked differently
 _WHERE = "models.tagger"
@@ -101,7 +101,7 @@ class VisionServerTagger(Composite):
         )
         self._mode = mode
         prompt = prompt or (CHAT_PROMPT if self._captions else _ASK + _FORMS[mode])
-        schema = SCHEMA if mode == "json" and not self._captions else None
+        schema = LISTS_SCHEMA if mode == "json" and not self._captions else None
         question = Request(prompt, max_tokens=max_tokens, schema=schema)
         self._server = _VisionServer(question, model, **server)
         extracts = [] if self._extract is None else [self._extract]
@@ -151,7 +151,7 @@ class VisionServerTagger(Composite):
         if answer.error:
             return Tags(error=answer.error)
         assert isinstance(answer, Reply)
-        lines = parse(answer.text) if self._mode == "lines" else parse_json(answer.text)
+        lines = named_lists(answer.text) if self._mode == "lines" else named_lists_json(answer.text)
         if lines is None:
             return Tags(error="not_three_lines" if self._mode == "lines" else "bad_json")
         return normalise(lines, " , ".join(phrase for phrases in lines.values() for phrase in phrases))
