@@ -148,8 +148,8 @@ def _save(root: Location, plan: Plan, text: str | None) -> None:
 
 
 def add_product(root: Location, kind: str, path: Path) -> None:
-    """Records in plan.json that a report or a data set was made from this run, so that a later update marks it
-    as stale."""
+    """Records in plan.json that a report or a data set was made from this run, so that a later update marks
+    it as stale."""
     plan = read_json(RunFolder(root).plan_file) or {}
     resolved = str(path.resolve())
     products = [p for p in plan.get("products", []) if p["path"] != resolved]

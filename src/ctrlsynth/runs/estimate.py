@@ -1,9 +1,9 @@
-"""What a run will cost (rows, disk, tokens, device-seconds per stage) and what would stop it, before any model
-is called.
+"""What a run will cost (rows, disk, tokens, device-seconds per stage) and what would stop it, before any
+model is called.
 
-Rows are an upper bound (nothing dropped); rates are those measured in this run's folder, else the table below.
-`preflight` reports all problems at once: models that do not answer, keys that are not set, a disk that is too
-small. That a model's package and files are present is checked earlier, while the plan is made."""
+Rows are an upper bound (nothing dropped); rates are those measured in this run's folder, else the table
+below. `preflight` reports all problems at once: models that do not answer, keys that are not set, a disk that
+is too small. That a model's package and files are present is checked earlier, while the plan is made."""
 
 from __future__ import annotations
 
@@ -174,7 +174,8 @@ def problems(workshop: Workshop, run: RunFolder, stages: Sequence[dict[str, Any]
 
 
 def _models(workshop: Workshop, folders: Sequence[str]) -> list[str]:
-    """What the models' own `check` finds: missing files, keys that are not set, a server that does not answer."""
+    """What the models' own `check` finds: missing files, keys that are not set, a server that does not
+    answer."""
     lines: list[str] = []
     asked: list[Any] = []
     for folder in folders:

@@ -29,7 +29,8 @@ not fill the memory."""
 
 
 def execute(workshop: Workshop, run: RunFolder, watcher: Watcher | None = None, retry: bool = False) -> None:
-    """Makes every missing part. Raises WorkFailed with the first cause when a stage has no usable row left."""
+    """Makes every missing part. Raises WorkFailed with the first cause when a stage has no usable row
+    left."""
     watch = watcher or Watcher()
     with fewer_collections():
         for number, step in enumerate(workshop.plan.steps):
@@ -131,8 +132,8 @@ class Pipeline:
             self._behind.popleft().result()
 
     def _rescue(self, pool: ThreadPoolExecutor) -> None:
-        """After Ctrl-C or a fault: saves the finished rows of the unfinished part. A second fault does not hide
-        the first."""
+        """After Ctrl-C or a fault: saves the finished rows of the unfinished part. A second fault does not
+        hide the first."""
         while self._behind:
             self._behind.popleft().exception()
         if self._writer is not None:
@@ -141,8 +142,8 @@ class Pipeline:
             self._notes.save()
 
     def _write(self, step: Begin | Block | End) -> None:
-        """Runs in the writing thread. Writes nothing more after a fault: a part that lacks a block must not be
-        published."""
+        """Runs in the writing thread. Writes nothing more after a fault: a part that lacks a block must not
+        be published."""
         if self._broken:
             return
         self._broken = True

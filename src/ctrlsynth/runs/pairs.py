@@ -324,11 +324,11 @@ def families(
 class Mix:
     """Which pairs leave: `use` and `share_text` of the recipe's `mix`, resolved for this run.
 
-    mix takes one pair per source row from every folder of texts and of images: cap from `write.0`, capimg from
-    the first kept of `write.1` onwards, so that no batch holds a caption twice; with `share`, or if only one
-    text was written, capimg is painted from `write.0` as well. If the run makes only one kind of pair, mix is
-    all of that kind. `without`: folders whose pairs do not leave; with `latest`, those of images that were
-    captioned again."""
+    mix takes one pair per source row from every folder of texts and of images: cap from `write.0`, capimg
+    from the first kept of `write.1` onwards, so that no batch holds a caption twice; with `share`, or if only
+    one text was written, capimg is painted from `write.0` as well. If the run makes only one kind of pair,
+    mix is all of that kind. `without`: folders whose pairs do not leave; with `latest`, those of images that
+    were captioned again."""
 
     kinds: frozenset[str]
     one_each: bool = False

@@ -1,8 +1,9 @@
 """How one part of one stage is made, by either engine.
 
-`prepare` yields what has to be done, `answer` calls the model (its faults: `faults.py`), `assemble` puts fresh
-and reused rows together in order; `local.Pipeline` runs the three side by side. Before the first part of a
-barrier (balancing), `gather` looks at all parts upstream; its result is kept in `FOLDER/_gathered.json`."""
+`prepare` yields what has to be done, `answer` calls the model (its faults: `faults.py`), `assemble` puts
+fresh and reused rows together in order; `local.Pipeline` runs the three side by side. Before the first part
+of a barrier (balancing), `gather` looks at all parts upstream; its result is kept in
+`FOLDER/_gathered.json`."""
 
 from __future__ import annotations
 

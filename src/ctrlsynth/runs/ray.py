@@ -1,10 +1,10 @@
-"""The Ray engine: runs the local engine's pipeline of a part on the actors of Ray Data, one pool per stage, on
-all machines of a cluster.
+"""The Ray engine: runs the local engine's pipeline of a part on the actors of Ray Data, one pool per stage,
+on all machines of a cluster.
 
-A Ray data set of part numbers passes through the pools in the order of the steps; rows and images pass through
-the run's folder, never through Ray. So a part of a stage starts when its own upstream parts exist, and a crash
-is repaired by making a part again or finding that it exists. Steps whose pools do not fit into the cluster
-together, and those after a barrier, start when the ones before are done.
+A Ray data set of part numbers passes through the pools in the order of the steps; rows and images pass
+through the run's folder, never through Ray. So a part of a stage starts when its own upstream parts exist,
+and a crash is repaired by making a part again or finding that it exists. Steps whose pools do not fit into
+the cluster together, and those after a barrier, start when the ones before are done.
 
 If an actor or a node dies, Ray restarts actors and calls. If nodes are lost for good, the pools are planned
 again for the remaining ones. If the driver dies, Ray ends its actors, and the same command continues from the
@@ -42,7 +42,8 @@ from .watch import Watcher
 POLL_SECONDS = 0.5
 """Time between two polls of the actors' messages and of the nodes that are alive."""
 BEGINS = 20
-"""Most starts of a part, each by another actor; more deaths than that are the part's fault, not a machine's."""
+"""Most starts of a part, each by another actor; more deaths than that are the part's fault, not a
+machine's."""
 _QUIET = {"include_dashboard": False, "log_to_driver": False, "configure_logging": False}
 
 
@@ -79,8 +80,8 @@ def execute(
 
 @contextlib.contextmanager
 def connected(address: str | None) -> Iterator[None]:
-    """Joins the cluster at `address` (as `execute`), unless this process is in one already. Raises UserError if
-    there is none."""
+    """Joins the cluster at `address` (as `execute`), unless this process is in one already. Raises UserError
+    if there is none."""
     if ray.is_initialized():
         yield
         return
@@ -124,8 +125,8 @@ def _on(node: str) -> dict[str, Any]:
 
 
 def every_node_sees(root: Location) -> None:
-    """Checks that every node can read a token in the run's folder with the same program. Raises UserError that
-    names the first that cannot."""
+    """Checks that every node can read a token in the run's folder with the same program. Raises UserError
+    that names the first that cannot."""
     where = root.absolute() if isinstance(root, Path) else root
     token = where / f".tmp-token-{uuid.uuid4().hex}"
     write_json(token, {"version": version("ctrlsynth")})
@@ -140,7 +141,8 @@ def every_node_sees(root: Location) -> None:
                 fault = f"cannot run ctrlsynth ({str(error).strip().splitlines()[-1]})"
             if fault:
                 raise UserError(
-                    f"{name}: {fault}; every node needs ctrlsynth {version('ctrlsynth')} and the run's folder {where}"
+                    f"{name}: {fault}; every node needs ctrlsynth {version('ctrlsynth')} and the run's "
+                    f"folder {where}"
                 )
     finally:
         token.unlink(missing_ok=True)
@@ -232,8 +234,8 @@ class _Work:
         self._job = _Job(sent, RunFolder(root), todo, retry, Path.cwd())
 
     def done(self) -> bool:
-        """Makes the missing parts. Returns False if nodes were lost and the remaining cluster cannot run these
-        stages."""
+        """Makes the missing parts. Returns False if nodes were lost and the remaining cluster cannot run
+        these stages."""
         try:
             if self._job.todo and not self._made():
                 return False
@@ -312,11 +314,11 @@ def _apply(function: Callable[[Any], Any], item: Any) -> Any:
 
 
 class _Chain:
-    """The data set of part numbers and the pools that it passes through; and the messages of their actors, until
-    the driver takes them.
+    """The data set of part numbers and the pools that it passes through; and the messages of their actors,
+    until the driver takes them.
 
-    Ray Data runs in an actor of its own, beside the driver, so that it can be stopped at any time together with
-    its actors."""
+    Ray Data runs in an actor of its own, beside the driver, so that it can be stopped at any time together
+    with its actors."""
 
     def __init__(self) -> None:
         self._inbox: list[Any] = []
@@ -331,7 +333,8 @@ class _Chain:
         return taken
 
     def run(self, job: _Job, pools: dict[str, RayPool], inbox: Any) -> str:
-        """Returns why the work stopped (`U` or `W` and the message), or an empty string. `inbox`: this actor."""
+        """Returns why the work stopped (`U` or `W` and the message), or an empty string. `inbox`: this
+        actor."""
         import ray.data
 
         context = ray.data.DataContext.get_current()
@@ -394,7 +397,8 @@ class _Maker(Watcher):
         return ""
 
     def _begin(self) -> _Job:
-        """Gets the job, once per process, and changes to the folder that it was started in, if it exists here."""
+        """Gets the job, once per process, and changes to the folder that it was started in, if it exists
+        here."""
         if self._job is None:
             cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
             os.environ["OMP_NUM_THREADS"] = str(

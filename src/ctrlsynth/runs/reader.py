@@ -65,7 +65,8 @@ class RunReader:
         raise unknown("stage", folder, [s.folder for s in self.steps], str(self.root))
 
     def files(self, folder: str) -> list[Location]:
-        """Returns the parts of a stage in order; of a part in two versions (an interrupted update) the newest."""
+        """Returns the parts of a stage in order; of a part in two versions (an interrupted update) the
+        newest."""
         self.step(folder)
         return list(RunFolder(self.root).newest(folder).values())
 
@@ -86,8 +87,8 @@ class RunReader:
         return None
 
     def balances(self) -> list[dict[str, Any]]:
-        """Returns what each balance found over all parts: captions, duplicates, pool (captions to choose from), t,
-        and the expected number."""
+        """Returns what each balance found over all parts: captions, duplicates, pool (captions to choose
+        from), t, and the expected number."""
         names = ("captions", "duplicates", "pool", "t", "entries_seen", "expected")
         gathered = (
             (s.folder, read_json(RunFolder(self.root).gathered_file(s.folder)))
@@ -103,7 +104,8 @@ class RunReader:
         return [{**p, "stale": (Path(p["path"]) / STALE).exists()} for p in found]
 
     def ledger(self) -> list[LedgerRow]:
-        """Returns one row per stage, from `_stage.json` where it is complete, else from the parts' footers."""
+        """Returns one row per stage, from `_stage.json` where it is complete, else from the parts'
+        footers."""
         out: dict[str, LedgerRow] = {}
         wanted, run = 0, RunFolder(self.root)
         models = self.recipe.models.model_dump()
