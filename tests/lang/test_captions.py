@@ -352,5 +352,5 @@ def test_plain_replies_lose_what_surrounds_all_of_them() -> None:
         assert unquoted(kept) == kept
     assert read_json('```json\n{"a": 1}\n```') == read_json(' {"a": 1} ') == {"a": 1}
     for bad in ("NaN", "{", "[" * 100_000):
-        with pytest.raises(ValueError, match="not JSON|line 1|deeply"):
+        with pytest.raises(ValueError, match=r"not JSON|line 1|deeply"):
             read_json(bad)
