@@ -1,9 +1,9 @@
-"""Plots a score against the samples seen: CtrlSynth's data efficiency (papers/001, figure 5) and, as percent
-of improvement over the first point, SynthCLIP's scaling (papers/002, figure 3).
+"""Curves: a score against the samples seen. CtrlSynth's data efficiency (papers/001, figure 5) and, as
+percent of improvement over the first point, SynthCLIP's scaling (papers/002, figure 3).
 
-A point is a folder of results of a checkpoint that records the samples seen (ours do). Folders named
-`step-...` or `size-...` are points of the run that their parent names, folders named `seed0`, `seed1`, ...
-its seeds; points with equal samples are averaged over seeds."""
+A point is a folder of results of a checkpoint that knows how many samples it has seen (ours do). Folders
+named `step-...` or `size-...` are points of the run that their parent names, folders named `seed0`, `seed1`,
+... its seeds: equal samples are averaged over seeds."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from .figures import LIGHT, Theme, dash, legend, panels
 
 _INNER = re.compile(r"(step|size|seed)[-_]?[\w.+]+")
 MOST = 4
-"""The most panels in one figure."""
+"""Panels of one figure."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Samples seen, the score or improvement in percent, its 95% interval if any, and the number of seeds."""
+    """Samples seen, percent (of the metric, or of improvement), its 95% interval (None where there is none),
+    seeds."""
 
     samples: int
     value: float
@@ -44,9 +45,10 @@ def curves(
     relative: bool = False,
     metrics: Mapping[str, str] | None = None,
 ) -> Curves:
-    """The points of all results at or below `paths`. `metrics`: task -> metric, for tasks whose main metric
-    is not wanted. `relative`: percent of improvement over the first point of the run, without intervals.
-    UserError if a result lacks the samples seen, or if the results of a task differ in protocol."""
+    """Returns the points of all results at or below `paths`, for each task's score in `metrics`, else its
+    main one. `relative`: percent of improvement over the first point of the run, without intervals.
+
+    Raises UserError for a result without samples seen, or two protocols of one task."""
     found: dict[str, dict[str, dict[int, list[Result]]]] = {}
     protocols: dict[str, str] = {}
     for path in paths:
@@ -114,8 +116,8 @@ def _relative(points: Sequence[Point], name: str, title: str) -> list[Point]:
 
 
 def figure(found: Curves, relative: bool = False, theme: Theme = LIGHT) -> Any:
-    """Draws one panel per task and one line per run (with another dash when the colours repeat), and
-    intervals as bands, clipped to 0..100 for scores."""
+    """Draws one panel per task and one line per run (other dashes when the colours repeat), with intervals as
+    bands; those of percentages are clipped to 0..100."""
     if len(found) > MOST:
         raise UserError(
             f"compare: {len(found)} tasks do not fit one plot; name up to {MOST} with --tasks: "
@@ -154,7 +156,7 @@ def figure(found: Curves, relative: bool = False, theme: Theme = LIGHT) -> Any:
 
 
 def plain(found: Curves) -> dict[str, Any]:
-    """The content of --json."""
+    """Returns the curves for --json."""
     keys = Point.__slots__
     return {
         title: {name: [{k: getattr(p, k) for k in keys} for p in points] for name, points in runs.items()}

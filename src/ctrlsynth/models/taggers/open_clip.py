@@ -26,7 +26,7 @@ from PIL import Image
 from ...errors import UserError, unknown
 from ...sample import Tags
 from ..base import ImageAndText, VisionTagger
-from ..cache import remembered
+from ..cache import cached
 from ..device import (
     AdaptiveBatch,
     choose_device,
@@ -146,7 +146,7 @@ class OpenCLIPTagger(VisionTagger):
         if not self._texts:
             for kind, labels in self._kinds.items():
                 name = f"open_clip/{hash_of(self._weights, labels, self._templates)}.npy"
-                data = remembered(name, lambda labels=labels: self._embed(labels))  # type: ignore[misc]
+                data = cached(name, None, lambda labels=labels: self._embed(labels))  # type: ignore[misc]
                 array = np.load(io.BytesIO(data), allow_pickle=False)
                 self._texts[kind] = torch.from_numpy(array).to(self._load().device)
         return self._texts
