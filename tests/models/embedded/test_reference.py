@@ -16,7 +16,8 @@ from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import ImageAndText, Prompt
 from ctrlsynth.models.embedded.reference.match import Thing
 from ctrlsynth.models.embedded.reference.tagger import ReferenceTagger
-from ctrlsynth.models.embedded.reference.tags import tell
+from ctrlsynth.models.embedded.reference.tags import tags_of
+from ctrlsynth.models.embedded.regions import Box
 from ctrlsynth.models.embedded.scenes.painter import Scenes
 from ctrlsynth.models.embedded.scenes.vocabulary import vocabulary
 from ctrlsynth.sample import Tags
@@ -93,24 +94,24 @@ def test_held_is_told_from_before_and_behind(tagger: ReferenceTagger, text: str,
 
 
 def _thing(name: str, heap: int, *box: int) -> Thing:
-    return Thing(name, None, (box[0], box[1], box[2], box[3]), 0.01, heap, 900, np.zeros((0, 3), np.float32))
+    return Thing(name, None, Box(*box), 0.01, heap, 900, np.zeros((0, 3), np.float32))
 
 
 def test_relations_of_boxes() -> None:
     """Pieces that white parted from what they stand on, rims that met, and a column beside one thing."""
     moon, bed = _thing("moon", 0, 86, 122, 196, 232), _thing("bed", 2, 59, 209, 225, 312)
-    assert tell([moon, bed]).relations == ("moon on bed", "bed under moon")
+    assert tags_of([moon, bed]).relations == ("moon on bed", "bed under moon")
     camera, castle = _thing("camera", 0, 30, 184, 131, 259), _thing("castle", 0, 154, 143, 353, 298)
-    assert {"castle right of camera", "camera left of castle"} <= set(tell([castle, camera]).relations)
+    assert {"castle right of camera", "camera left of castle"} <= set(tags_of([castle, camera]).relations)
     house, sign, hen = (
         _thing("house", 0, 72, 42, 230, 243),
         _thing("sign", 2, 112, 264, 192, 364),
         _thing("chicken", 1, 261, 221, 348, 340),
     )
-    told = tell([house, hen, sign]).relations
+    told = tags_of([house, hen, sign]).relations
     assert {"house above sign", "chicken right of house", "chicken right of sign"} <= set(told)
     assert len(set(told)) == len(told)
-    apart = tell([_thing("dog", 0, 0, 0, 50, 50), _thing("cat", 1, 300, 300, 350, 350)])
+    apart = tags_of([_thing("dog", 0, 0, 0, 50, 50), _thing("cat", 1, 300, 300, 350, 350)])
     assert apart.relations == ()
 
 
@@ -150,13 +151,13 @@ def test_cache_comes_back_the_same_and_mends_itself(tmp_path: Path, monkeypatch:
     folder = _shapes(tmp_path / "mine")
     first = reference_index.load_index(str(folder))
     stored = next((tmp_path / "cache" / "ctrlsynth").glob("reference-*.npz"))
-    reference_index._cached.cache_clear()
+    reference_index._load.cache_clear()
     again = reference_index.load_index(str(folder))
     assert again.names == first.names
     assert np.array_equal(again.shapes, first.shapes)
     assert np.array_equal(again.looks, first.looks)
     stored.write_bytes(stored.read_bytes()[:100])
-    reference_index._cached.cache_clear()
+    reference_index._load.cache_clear()
     assert np.array_equal(reference_index.load_index(str(folder)).shapes, first.shapes)
 
 

