@@ -102,15 +102,12 @@ def test_the_build_is_the_one_recorded_and_a_valid_graph(name: str) -> None:
 
 
 def test_same_padding_is_tensorflows() -> None:
-    """By its definition: ceil(side / stride) outputs, each with a full window, the odd pixel behind, nothing
-    wasted."""
-    for side in range(1, 40):
-        for kernel in (1, 3, 5):
-            for stride in (1, 2):
-                before, after = same_padding(side, kernel, stride)
-                outputs = len(range(0, side + before + after - kernel + 1, stride))
-                assert outputs == -(-side // stride)
-                assert 0 <= after - before <= 1
+    """By its definition: ceil(side / stride) outputs, each with a full window, the odd pixel at the end."""
+    for side, kernel, stride in itertools.product(range(1, 40), (1, 3, 5), (1, 2)):
+        before, after = same_padding(side, kernel, stride)
+        outputs = len(range(0, side + before + after - kernel + 1, stride))
+        assert outputs == -(-side // stride)
+        assert 0 <= after - before <= 1
 
 
 def test_built_once_and_again_after_tampering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,14 +335,12 @@ def test_dominant_is_a_quarter_or_half_for_black_gray_and_white(
 
 
 def test_many_colours_are_none_and_at_most_two_are_said() -> None:
-    wheel = np.array(
-        [[[round(255 * c) for c in colorsys.hsv_to_rgb(h / 120, 1, 1)] for h in range(120)]] * 120, np.uint8
-    )
-    words = [w for w in attributes(wheel) if w in COLOURS]
-    assert len(words) <= 2
-    assert "black and white" not in attributes(wheel)
+    hues = [[round(255 * c) for c in colorsys.hsv_to_rgb(h / 120, 1, 1)] for h in range(120)]
     noise = np.random.default_rng(0).integers(0, 256, (120, 120, 3)).astype(np.uint8)
-    assert len(attributes(noise)) <= 2
+    for image in (np.array([hues] * 120, np.uint8), noise):
+        words = attributes(image)
+        assert len(set(words) & set(COLOURS)) <= 2
+        assert "black and white" not in words
 
 
 def test_brightness_by_mean_luma() -> None:
@@ -357,37 +352,28 @@ def test_brightness_by_mean_luma() -> None:
 
 def test_black_and_white_pictures_and_gray_walls() -> None:
     ramp = np.repeat(np.repeat(np.linspace(0, 255, 120).astype(np.uint8)[None, :, None], 120, 0), 3, 2)
-    assert attributes(ramp) == ("black and white",)
-    assert "black and white" not in attributes(flat(128, 128, 128))
-    tinted = ramp.astype(int) + np.array([30, 0, -30])
-    assert "black and white" not in attributes(np.clip(tinted, 0, 255).astype(np.uint8))
+    tinted = np.clip(ramp.astype(int) + np.array([30, 0, -30]), 0, 255).astype(np.uint8)
     dotted = ramp.copy()
     dotted[:24, :24] = (220, 30, 30)  # a red spot on 4%
-    assert "black and white" not in attributes(dotted)
-    assert "black and white" in attributes(np.asarray(photo("camera.png")))
-    assert "black and white" not in attributes(np.asarray(photo("chelsea.png")))
+    for image in (ramp, np.asarray(photo("camera.png"))):
+        assert "black and white" in attributes(image)
+    for image in (flat(128, 128, 128), tinted, dotted, np.asarray(photo("chelsea.png"))):
+        assert "black and white" not in attributes(image)
 
 
-def test_shares_are_those_of_a_slow_count() -> None:
-    """Against a loop over every pixel by the rule itself; the table's cells of 16 levels move some over
-    borders: near ties are left."""
-    for name in (
-        "chelsea.png",
-        "coffee.png",
-        "rocket.jpg",
-        "astronaut.png",
-        "retina.jpg",
-        "motorcycle_left.png",
-    ):
-        pixels = np.asarray(photo(name).resize((80, 80)))
-        counts = Counter(colour_of(*(int(v) for v in pixel)) for pixel in pixels.reshape(-1, 3))
-        words = [w for w in attributes(np.repeat(np.repeat(pixels, 4, 0), 4, 1)) if w in COLOURS]
-        for colour in COLOURS:
-            share, bound = counts[colour] / 6400, 0.5 if colour in ("black", "gray", "white") else 0.25
-            if share > bound + 0.06:
-                assert colour in words, (name, colour, share)
-            if share < bound - 0.06:
-                assert colour not in words, (name, colour, share)
+@pytest.mark.parametrize(
+    "name", ["chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png", "retina.jpg", "motorcycle_left.png"]
+)
+def test_shares_are_those_of_a_slow_count(name: str) -> None:
+    """Against a loop over every pixel by the rule itself. The table's cells of 16 levels move some over
+    borders, so near ties are left out."""
+    pixels = np.asarray(photo(name).resize((80, 80)))
+    counts = Counter(colour_of(*(int(v) for v in pixel)) for pixel in pixels.reshape(-1, 3))
+    words = attributes(np.repeat(np.repeat(pixels, 4, 0), 4, 1))
+    for colour in COLOURS:
+        beyond = counts[colour] / 6400 - (0.5 if colour in ("black", "gray", "white") else 0.25)
+        if abs(beyond) > 0.06:
+            assert (colour in words) == (beyond > 0), (colour, beyond)
 
 
 def test_colour_agrees_with_colorsys() -> None:
