@@ -15,7 +15,7 @@ from string import ascii_lowercase
 
 from ....lang.words import article, plural, singular
 from ..realizer.scene import Scene, determiner, is_plural, predicate, reduced, with_subjects
-from ..realizer.speech import FAR
+from ..realizer.speech import FAR, capital
 from ..realizer.vocabulary import (
     ALL_SEEN,
     ALONE,
@@ -77,7 +77,7 @@ def _together(scene: Scene) -> list[str]:
     rest = " ".join([f'" " {alternatives(forms[0])}', *listed[1:]])
     all_seen = [verb for verb in ALL_SEEN if len(scene.nouns) > 2 or "all" not in verb.split()]
     return [
-        alternatives(_capital(form) for form in (first.first(), f"the {first.full()}")),
+        alternatives(capital(form) for form in (first.first(), f"the {first.full()}")),
         f"( {alternatives(f' {verb}' for verb in seen)} {rest} | {' '.join(listed)} "
         f"{alternatives(f' {verb}' for verb in all_seen)} )",
     ]
@@ -174,7 +174,7 @@ class _Pieces:
     def one(self, forms: list[str], join: str) -> None:
         """Adds one of several forms of a noun, after a joining word by the rule `join`, if any."""
         if not self.out:
-            self.out.append(alternatives(_capital(form) for form in forms))
+            self.out.append(alternatives(capital(form) for form in forms))
         else:
             self.out.append(f'{f"{chr(34)},{chr(34)}? {join} " if join else ""}" " {alternatives(forms)}')
             self.least += bool(join)
@@ -214,9 +214,9 @@ def about(phrase: str, words: tuple[int, int] | None = None) -> str:
     model defines the thing, makes a compound of it (`a basketball player`), or repeats it."""
     least, most = words or (4, 15)
     many = is_plural(phrase)
-    forms = [_capital(phrase), f"The {phrase}"]
+    forms = [capital(phrase), f"The {phrase}"]
     if determiner(phrase, many, None) in ("a", "an"):
-        forms.append(f"{_capital(article(phrase))} {phrase}")
+        forms.append(f"{capital(article(phrase))} {phrase}")
     own = len(phrase.split()) + 1
     return (
         f'root ::= " " {alternatives(forms)} '
@@ -245,10 +245,6 @@ def _unlike(stems: Iterable[str], start: str = "") -> str:
     ways = [f"[{''.join(c for c in ascii_lowercase if c not in heads)}] [a-z]*"]
     ways += [f"{quote(head)} ({_unlike(stems, start + head)})?" for head in heads if head not in rest]
     return " | ".join(ways)
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 MAX_WORDS = 60  # of a caption; later ones are not read
