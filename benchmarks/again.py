@@ -10,19 +10,18 @@ that the edit touches."""
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import random
-import resource
 import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 from pathlib import Path
 
 from PIL import Image
+
+import harness
 
 ROOT = Path(__file__).parent.parent
 RECIPE = """name: again
@@ -59,70 +58,32 @@ def make_shards(folder: Path, images: int, shards: int) -> None:
                     tar.addfile(info, io.BytesIO(content))
 
 
-def timed(folder: Path, *options: str) -> tuple[float, float, str]:
-    """One `ctrlsynth run` as a whole process: seconds by the clock, seconds of processor time, and what it
-    printed."""
-    started, used = time.perf_counter(), cpu_of_children()
-    command = [
-        sys.executable,
-        "-c",
-        "from ctrlsynth.cli.main import main; main()",
-        "run",
-        "recipe.yaml",
-        "--json",
-        *options,
-    ]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.stderr)
-    return time.perf_counter() - started, cpu_of_children() - used, done.stdout
-
-
-def cpu_of_children() -> float:
-    """Processor time, user and system, of the processes that have ended; a busy machine disturbs it less than
-    the clock."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
 def main() -> None:
     """Prints a line a run."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--shards", type=int, default=10)
-    args = parser.parse_args()
+    args = harness.parser(__doc__, images=10_000, shards=10).parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_shards(folder, args.images, args.shards)
         (folder / "recipe.yaml").write_text(RECIPE)
-        first, cpu, _ = timed(folder)
-        print(f"first run {first:.1f} s ({cpu:.1f} s of processor time)", flush=True)
-        again, cpu, out = min(timed(folder) for _ in range(3))
-        bare = min(timed_bare() for _ in range(3))
+        run = ("run", "recipe.yaml")
+        first = harness.ctrlsynth(*run, cwd=folder)
+        print(f"first run {first.seconds:.1f} s ({first.cpu:.1f} s of processor time)", flush=True)
+        again = min((harness.ctrlsynth(*run, cwd=folder) for _ in range(3)), key=lambda m: m.seconds)
+        bare = min(harness.command(sys.executable, "-c", "pass").seconds for _ in range(3))
         print(
-            f"again {again:.2f} s ({cpu:.2f} s of processor time; goal: under 2 s; `python -c pass` takes "
-            f"{bare:.2f} s)",
+            f"again {again.seconds:.2f} s ({again.cpu:.2f} s of processor time; goal: under 2 s; "
+            f"`python -c pass` takes {bare:.2f} s)",
             flush=True,
         )
-        before = {r["folder"]: r["rows"] for r in json.loads(out)["ledger"]}
+        before = {r["folder"]: r["rows"] for r in json.loads(again.out)["ledger"]}
         edit = "text_policy.edits=[{replace: {objects: {horse: pony}}}]"
-        third, cpu, out = timed(folder, "--update", "--set", edit)
-        writes = [r for r in json.loads(out)["ledger"] if r["kind"] == "write"]
+        third = harness.ctrlsynth(*run, "--update", "--set", edit, cwd=folder)
+        writes = [r for r in json.loads(third.out)["ledger"] if r["kind"] == "write"]
         asked, rows = sum(r["rows"] - r["reused"] for r in writes), sum(before[r["folder"]] for r in writes)
-        touched = args.images // 10 * len(writes)
         print(
-            f"update {third:.1f} s ({cpu:.1f} s of processor time): {asked:,} of {rows:,} rows were asked "
-            f"for, the edit touches {touched:,}"
+            f"update {third.seconds:.1f} s ({third.cpu:.1f} s of processor time): {asked:,} of {rows:,} rows "
+            f"were made again, the edit touches {args.images // 10 * len(writes):,}"
         )
-
-
-def timed_bare() -> float:
-    """Seconds of a Python process that does nothing."""
-    started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "pass"], check=True)
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

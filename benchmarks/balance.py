@@ -10,7 +10,6 @@ same peak memory whatever the number of captions."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+import harness
 import match as peers
 from million import timed
 
@@ -44,9 +44,7 @@ def write_captions(folder: Path, words: list[str], count: int) -> None:
 
 def main() -> None:
     """Prints what was measured as JSON, and writes it with --out."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = harness.parser(__doc__)
     parser.add_argument("--captions", type=int, nargs="+", default=[1_000_000, 10_000_000])
     parser.add_argument(
         "--work", type=Path, help="a folder for captions and matches; a temporary one unless given"

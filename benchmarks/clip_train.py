@@ -27,6 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import harness
 from ctrlsynth.data.images import encode
 from ctrlsynth.export.writers import CsvWriter, Sample
 from ctrlsynth.lang.clip_tokens import count
@@ -104,8 +105,8 @@ def ours(args: argparse.Namespace, data: Path, out: Path) -> dict[str, float]:
 
 def theirs(args: argparse.Namespace, data: Path, out: Path) -> dict[str, float]:
     """Trains with `open_clip_train.main`."""
-    from ctrlsynth.clip.model import build, import_open_clip
-    from ctrlsynth.models.torch_setup import set_threads
+    from ctrlsynth.models.device import set_threads
+    from ctrlsynth.models.open_clip.load import build, import_open_clip
 
     import_open_clip()
     set_threads()
@@ -139,19 +140,9 @@ def theirs(args: argparse.Namespace, data: Path, out: Path) -> dict[str, float]:
 
 def main() -> None:
     """Runs both in turn and prints the ratio."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = harness.parser(__doc__, batch=128, steps=40, rounds=3, workers=1, threads=1, rows=1024, size=96)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--precision", default="float32", choices=["float32", "bf16"])
-    for name, value in (
-        ("batch", 128),
-        ("steps", 40),
-        ("rounds", 3),
-        ("workers", 1),
-        ("threads", 1),
-        ("rows", 1024),
-        ("size", 96),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--one", nargs=3, metavar=("WHO", "DATA", "OUT"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:

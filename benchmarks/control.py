@@ -36,6 +36,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+import harness
 from control_scenes import EDITS, SEED, scene, shows
 from ctrlsynth.control.edits import EditRecord
 from ctrlsynth.control.image import ImageController
@@ -364,9 +365,7 @@ def edit_rows(options: argparse.Namespace, drawer: Any, tagger: Any) -> list[Row
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = harness.parser(__doc__)
     parser.add_argument("--scenes", type=int, default=500, help="scenes for realizer's texts")
     parser.add_argument("--images", type=int, default=40, help="of those, painted an edit and family")
     parser.add_argument(

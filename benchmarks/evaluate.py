@@ -25,12 +25,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+import harness
+
 NAMES = ["dog", "cat", "car", "tree", "bird", "boat", "chair", "house", "apple", "horse"]
 COLOURS = ["red", "blue", "green", "yellow", "purple"]
 SCORES = {
     "classes": {"acc1": "acc1", "acc5": "acc5", "mean_per_class_recall": "mean_per_class_recall"},
     "walls": {
-        f"{ours}_recall@{k}": f"{theirs}_retrieval_recall@{k}" for k in (1, 5, 10) for ours, theirs in (("t2i", "image"), ("i2t", "text"))
+        f"{ours}_recall@{k}": f"{theirs}_retrieval_recall@{k}"
+        for k in (1, 5, 10)
+        for ours, theirs in (("t2i", "image"), ("i2t", "text"))
     },
 }  # fmt: skip
 """Our score -> the peer's name for it."""
@@ -66,14 +70,19 @@ out = {}
 for task in ("classes", "walls"):
     spent[0], started = 0.0, time.perf_counter()
     kind = {"classes": "zeroshot_classification", "walls": "zeroshot_retrieval"}[task]
-    data = build_dataset("wds/" + task, root=asked["data"] + "/" + task, transform=transform, split="test", download=False, task=kind)
+    root = asked["data"] + "/" + task
+    data = build_dataset(
+        "wds/" + task, root=root, transform=transform, split="test", download=False, task=kind
+    )
     if task == "walls":
         data = data.batched(64, collation_fn=image_captions_collate_fn)
         loader = torch.utils.data.DataLoader(data, batch_size=None, num_workers=asked["workers"])
-        scores = zeroshot_retrieval.evaluate(model, loader, tokenizer, "cpu", amp=False, recall_k_list=[1, 5, 10])
+        options = {"amp": False, "recall_k_list": [1, 5, 10]}
+        scores = zeroshot_retrieval.evaluate(model, loader, tokenizer, "cpu", **options)
     else:
         loader = torch.utils.data.DataLoader(data.batched(64), batch_size=None, num_workers=asked["workers"])
-        scores = zeroshot_classification.evaluate(model, loader, tokenizer, data.classes, data.templates, "cpu", amp=False)
+        names = (data.classes, data.templates)
+        scores = zeroshot_classification.evaluate(model, loader, tokenizer, *names, "cpu", amp=False)
     whole = time.perf_counter() - started
     out[task] = {"encode": spent[0], "rest": whole - spent[0], "scores": scores}
 print("RESULT " + json.dumps(out))
@@ -134,7 +143,7 @@ def write_data(folder: Path, images: int) -> None:
 
 def write_model(folder: Path) -> None:
     """A `tiny` model with random weights."""
-    from ctrlsynth.clip.model import build, save_folder
+    from ctrlsynth.models.open_clip.load import build, save_folder
 
     built = build("tiny")
     folder.mkdir()
@@ -143,8 +152,8 @@ def write_model(folder: Path) -> None:
 
 def ours(model: Path, data: Path, out: Path) -> dict[str, Any]:
     """{task: encode, rest, scores}."""
-    from ctrlsynth.clip.model import load_model
     from ctrlsynth.evaluate.run import evaluate_all
+    from ctrlsynth.models.open_clip.load import load_model
 
     results = evaluate_all(load_model(model), data, out)
     return {r.task: {**r.seconds, "scores": {name: s.value for name, s in r.scores.items()}} for r in results}
@@ -152,9 +161,7 @@ def ours(model: Path, data: Path, out: Path) -> dict[str, Any]:
 
 def main() -> None:
     """See the module's docstring."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = harness.parser(__doc__)
     parser.add_argument(
         "--peer", help="an interpreter with clip_benchmark; without it only our own shares are shown"
     )

@@ -10,7 +10,6 @@ so that a busy machine slows both alike; printed are the medians over all turns.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -22,10 +21,11 @@ import skimage
 import sklearn
 from PIL import Image
 
+import harness
 from ctrlsynth.api.run import run
 from ctrlsynth.models.base import ImageAndText
+from ctrlsynth.models.device import in_threads, quiet_native_threads
 from ctrlsynth.models.embedded.imagenet.tagger import ImageNetTagger
-from ctrlsynth.models.runtime import in_threads, quiet_native_threads
 from ctrlsynth.recipe.file import parse_recipe
 
 PHOTOS = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
@@ -97,9 +97,7 @@ def stage_rate(model: str, threads: int, images: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = harness.parser(__doc__)
     parser.add_argument("--model", default="lite2")
     parser.add_argument("--images", type=int, default=320)
     parser.add_argument("--threads", type=int, default=1)

@@ -11,7 +11,6 @@ the opposite order, and the texts that differ are counted."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -19,10 +18,11 @@ import sys
 import time
 from pathlib import Path
 
+import harness
 from ctrlsynth.models.base import Request
+from ctrlsynth.models.device import cores
 from ctrlsynth.models.llms.llama_cpp.engine import SmolLM2, smollm2_file
 from ctrlsynth.models.llms.llama_cpp.pool import Task
-from ctrlsynth.models.runtime import cores
 from ctrlsynth.sample import Tags
 
 DIRECT = r"""
@@ -97,9 +97,7 @@ def processor_seconds(pids: list[int]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = harness.parser(__doc__)
     parser.add_argument("--requests", type=int, default=120)
     parser.add_argument("--processes", type=int, default=cores())
     parser.add_argument("--chunk", type=int, default=20)

@@ -15,11 +15,11 @@ Prompt and reply tokens and seconds are this machine's; only their ratios mean a
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from pathlib import Path
 
+import harness
 from ctrlsynth.lang.matching import rules as matching
 from ctrlsynth.models import registry as models
 from ctrlsynth.models.base import LanguageModel, Reply, Request
@@ -132,9 +132,7 @@ def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = harness.parser(__doc__)
     parser.add_argument("--rows", type=int, default=94)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--family", choices=("tags", "tags+text", "text"), default="tags")

@@ -13,7 +13,6 @@ rule included: what each would cost in a pipeline. Two threads: ours only, over 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -24,9 +23,10 @@ from typing import Any
 
 import pyarrow as pa
 
+import harness
 from ctrlsynth.concepts.bank import build
+from ctrlsynth.concepts.gather import Wanted, gather
 from ctrlsynth.concepts.match import Matcher, spaced
-from ctrlsynth.concepts.sources import Wanted, gather
 from ctrlsynth.lang import wordnet
 from ctrlsynth.lang.words import plural
 
@@ -140,9 +140,7 @@ def ours(matcher: Matcher, column: pa.Array, again: int = 5) -> dict[str, float]
 
 def main() -> None:
     """Prints a table, and writes it as JSON with --out."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = harness.parser(__doc__)
     parser.add_argument("--captions", type=int, default=200_000)
     parser.add_argument("--entries", type=int, default=500_000)
     parser.add_argument("--out", type=Path)

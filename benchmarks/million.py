@@ -17,26 +17,24 @@ a recipe of match and balance with both engines, which must keep as many (peak m
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import glob
 import gzip
 import itertools
 import json
-import os
 import random
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+import harness
 import match as peers
 from ctrlsynth.api.run import Run
 from ctrlsynth.concepts.match import Matcher
@@ -56,16 +54,6 @@ judge: null
 """
 """Match and balance as nodes of a path: the part of a run that `concepts match` and `concepts balance` do
 alone."""
-
-_COMMAND = """
-import atexit, re, sys
-from pathlib import Path
-from ctrlsynth.cli.main import main
-atexit.register(lambda: print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1], file=sys.stderr))
-main()
-"""
-"""A command that says its peak memory at the end, in kB: what wait4 tells begins with the memory of the
-process that started it."""
 
 
 def sentences(text: str) -> Iterator[str]:
@@ -160,29 +148,17 @@ def write_corpus(folder: Path, count: int, dictionaries: Sequence[str]) -> dict[
 
 def timed(*words: object) -> dict[str, float]:
     """One `ctrlsynth` command in a process of its own."""
-    started = time.perf_counter()
-    program = [sys.executable, "-c", _COMMAND, *map(str, words), "--json"]
-    job = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert job.stderr is not None
-    said = job.stderr.read()
-    _, status, used = os.wait4(job.pid, 0)
-    if status:
-        raise SystemExit(f"failed: {' '.join(map(str, words))}\n{said}")
-    seconds = time.perf_counter() - started
+    found = harness.ctrlsynth(*words)
     return {
-        "wall s": round(seconds, 1),
-        "processor s": round(used.ru_utime + used.ru_stime, 1),
-        "peak MB": round(int(said.split()[-1]) / 1024),
+        "wall s": round(found.seconds, 1),
+        "processor s": round(found.cpu, 1),
+        "peak MB": round(found.peak_mb),
     }
 
 
 def main() -> None:
     """Prints what was measured as JSON, and writes it with --out."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--texts", type=int, default=1_000_000)
-    parser.add_argument("--entries", type=int, default=500_000)
+    parser = harness.parser(__doc__, texts=1_000_000, entries=500_000)
     parser.add_argument(
         "--work", type=Path, help="a folder for corpus, matches and subset; a temporary one unless given"
     )

@@ -3,16 +3,14 @@
 
     python benchmarks/pipeline.py --rows 100000             # rows/s and peak memory of one run
     python benchmarks/pipeline.py --memory                  # peak memory at 10,000 and 500,000 rows
-    python benchmarks/pipeline.py --distilabel [PYTHON]     # tag, write, filter in distilabel in the same run; PYTHON: who has it installed
+    python benchmarks/pipeline.py --distilabel [PYTHON]     # also in distilabel, which PYTHON has installed
 
-Every run is a process of its own, held on one core. Beside the clock stands processor time (user and system,
-children included), which a busy machine disturbs less."""
+Every run is a process of its own on one core. Processor time (user and system, children included) is shown
+beside wall time, because a busy machine disturbs it less."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import random
 import resource
 import subprocess
@@ -21,15 +19,19 @@ import tempfile
 import time
 from pathlib import Path
 
-HERE = Path(__file__).parent
+import harness
+
 RECIPE = """name: speed
 source: {text: captions.jsonl, part_rows: 1000}
 models: {tagger: "null_models:NullTagger", llm: "null_models:NullLLM"}
 paths: [{speed: [text, tags, text*]}]
 image_policy: {styles: {}}
 """
-WORDS = ("dog cat table chair street mountain bicycle river woman children market flowers window bridge " "garden harbour " "kitchen horse "
-         "station lighthouse bread orange train umbrella guitar forest snow beach tower").split()  # fmt: skip
+WORDS = (
+    "dog cat table chair street mountain bicycle river woman children market flowers window bridge "
+    "garden harbour kitchen horse station lighthouse bread orange train umbrella guitar forest snow "
+    "beach tower"
+).split()  # fmt: skip
 
 
 def write_captions(path: Path, rows: int) -> None:
@@ -80,13 +82,7 @@ def distilabel_run(rows: int) -> dict[str, float]:
 
 def in_process(what: str, rows: int, python: str = sys.executable) -> dict[str, float]:
     """One measurement in a fresh process on one core."""
-    env = {**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent / 'src'}", "OMP_NUM_THREADS": "1"}
-    core = str(min(os.sched_getaffinity(0)))
-    command = ["taskset", "-c", core, python, __file__, "--one", what, "--rows", str(rows)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
-    if done.returncode:
-        sys.exit(f"{what}: {done.stderr.strip().splitlines()[-1]}")
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+    return harness.script(__file__, "--one", what, "--rows", rows, python=python, core=True)
 
 
 def show(name: str, found: dict[str, float]) -> None:
@@ -116,10 +112,7 @@ def beside_distilabel(ours: dict[str, float], python: str, rows: int) -> None:
 
 def main() -> None:
     """Prints a line a measurement."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rows", type=int, default=100_000)
+    parser = harness.parser(__doc__, rows=100_000)
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--distilabel", nargs="?", const=sys.executable, metavar="PYTHON")
     parser.add_argument("--one", choices=["ours", "distilabel"])

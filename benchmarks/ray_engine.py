@@ -12,51 +12,32 @@ the engine's."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
-HERE = Path(__file__).parent
-PATHS = os.pathsep.join([str(HERE), str(HERE.parent / "src")])
+import harness
+
 GOAL_RATIO, GOAL_MS = 1.7, 1.0
 
 
-class Clock:
-    """A watcher that notes when each part of a stage was done, and how many rows it has."""
+class ActorsClock(harness.StageClock):
+    """A clock that also notes the processor time of all actors at each part."""
 
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-        self.began = time.perf_counter()
-        self.parts: list[tuple[float, int]] = []
-        self.spent: list[float] = []
-
-    def stage(self, folder: str, number: int, parts: int, done: int) -> None:
-        if folder == self._folder:
-            self.began = time.perf_counter()
-
-    def gathered(self, folder: str, found: dict[str, Any]) -> None: ...
-    def rows(self, folder: str, rows: int, made: int) -> None: ...
-    def finished(self, folder: str) -> None: ...
-
-    def part(self, folder: str, index: int, counts: dict[str, Any]) -> None:
-        if folder == self._folder:
-            self.parts.append((time.perf_counter(), counts["rows"]))
-            self.spent.append(actors_seconds())
-
-    def rate(self, workers: int) -> float:
-        """Rows a second between the first parts of all workers and the last part."""
-        first, last = self.parts[workers - 1][0], self.parts[-1][0]
-        return sum(rows for _, rows in self.parts[workers:]) / (last - first)
+    def part(self, folder: str, index: int, counts: dict[str, int]) -> None:
+        """Notes a part and the processor time so far."""
+        super().part(folder, index, counts)
+        if folder == self.folder:
+            self.spent = [*getattr(self, "spent", []), actors_seconds()]
 
     def busy(self, workers: int) -> float:
-        """Cores that the actors kept busy in that time; some of the last seconds are not counted where an
-        actor has ended."""
-        return (max(self.spent) - self.spent[workers - 1]) / (self.parts[-1][0] - self.parts[workers - 1][0])
+        """Returns the cores that the actors kept busy between the first parts of all workers and the last
+        part. Some of the last seconds are missing if an actor has ended."""
+        seconds = self.parts[-1][0] - self.parts[workers - 1][0]
+        return (max(self.spent) - self.spent[workers - 1]) / seconds
 
 
 def pictures(folder: Path, count: int) -> None:
@@ -109,7 +90,7 @@ def tagging(base: Path, tagger: str, images: int) -> None:
             }
         )
         shutil.rmtree(base / tagger / "tag", ignore_errors=True)
-        clock = Clock("tag")
+        clock = ActorsClock("tag")
         run(recipe, base / tagger, base=base, engine="ray", watcher=clock)
         rates[workers] = max(rates.get(workers, 0.0), clock.rate(workers))
         start = clock.parts[0][0] - clock.began
@@ -133,7 +114,7 @@ def own_time(base: Path, rows: int) -> None:
     pipeline.write_captions(base / "captions.jsonl", rows)
     (base / "recipe.yaml").write_text(pipeline.RECIPE)
     for engine in ("local", "ray"):
-        clock = Clock("judge-text")
+        clock = harness.StageClock("judge-text")
         started = time.perf_counter()
         made = run(base / "recipe.yaml", base / engine, engine=engine, watcher=clock)  # type: ignore[arg-type]
         seconds = time.perf_counter() - started
@@ -149,15 +130,15 @@ def own_time(base: Path, rows: int) -> None:
 
 def main() -> None:
     """Starts a Ray of two CPUs, prints a line a measurement."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--images", type=int, default=600)
+    parser = harness.parser(__doc__, rows=100_000, images=600)
     parser.add_argument("--only", choices=["tagging", "own"])
     args = parser.parse_args()
-    os.environ |= {"PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-    sys.path[:0] = PATHS.split(os.pathsep)
+    os.environ |= {
+        "PYTHONPATH": os.pathsep.join(harness.PATHS),
+        "OMP_NUM_THREADS": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    sys.path[:0] = harness.PATHS
     import ray
 
     ray.init(

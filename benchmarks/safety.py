@@ -7,11 +7,11 @@ block list beside it.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import tempfile
 from pathlib import Path
 
+import harness
 from ctrlsynth.api.run import run
 from ctrlsynth.concepts.bank import read_bank, table_of, write_bank
 from ctrlsynth.concepts.safety import answers, flag, question
@@ -25,7 +25,7 @@ BLOCKED = (
 
 def main() -> None:
     """Prints recall and precision of the model, of a list of sixteen words, and of both."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = harness.parser(__doc__)
     parser.add_argument("--llm", default="smollm2", help="as models.llm in a recipe")
     llm = read_yaml(parser.parse_args().llm, "--llm")
     with open(Path(__file__).with_name("safety_labels.csv"), encoding="utf-8") as handle:

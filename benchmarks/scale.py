@@ -11,7 +11,6 @@ of this size was run."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import resource
@@ -23,11 +22,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+import harness
 from ctrlsynth.api.run import run
 from ctrlsynth.data.images import decode, encode
 from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.recipe.file import parse_recipe
-from ctrlsynth.runs.plan import make_plan
+from ctrlsynth.runs.build import open_workshop
 from ctrlsynth.storage.parts import RunFolder
 from pipeline import write_captions
 
@@ -113,8 +113,8 @@ def measure_parts(parts: int) -> dict[str, float]:
         base = Path(folder)
         write_captions(base / "captions.jsonl", parts)
         started = time.process_time()
-        plan = make_plan(recipe(1), base)  # type: ignore[arg-type]
-        known = plan.parts()
+        plan = open_workshop(recipe(1), base).plan  # type: ignore[arg-type]
+        known = plan.parts
         planned = time.process_time() - started
         started = time.process_time()
         digests = {s.folder: [plan.part_digest(s.folder, p) for p in known] for s in plan.steps}
@@ -182,12 +182,7 @@ def table(row: dict[str, float], part: dict[str, float]) -> list[tuple[str, ...]
 
 def main() -> None:
     """Prints what was measured, then the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--parts", type=int, default=10_000)
-    args = parser.parse_args()
+    args = harness.parser(__doc__, rows=100_000, parts=10_000).parse_args()
     row, part = measure_rows(args.rows) | measure_image(), measure_parts(args.parts)
     print(
         f"measured on {args.rows:,} pairs: {row['seconds'] * 1e6:,.0f} us and {row['bytes']:,.0f} bytes a "

@@ -11,7 +11,6 @@ overlapping 0.8, precision 0.9, colours 0.9, positions 0.9."""
 
 from __future__ import annotations
 
-import argparse
 import io
 import random
 import time
@@ -20,6 +19,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
+import harness
 from ctrlsynth.control.templates import styles
 from ctrlsynth.lang.words import article
 from ctrlsynth.models.base import ImageAndText, Prompt
@@ -223,9 +223,7 @@ def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = harness.parser(__doc__)
     parser.add_argument("--scenes", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(

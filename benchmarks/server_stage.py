@@ -20,11 +20,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import harness
 from ctrlsynth.api.run import Run, run
 from ctrlsynth.models.base import Request
 from ctrlsynth.models.registry import load
 from ctrlsynth.recipe.file import parse_recipe
-from ctrlsynth.runs.local import Silent
 from llm_engine import processor_seconds
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
@@ -34,28 +34,9 @@ from servers import LlamaServer
 TOKENS = 48
 
 
-class Clock(Silent):
-    """Notes when the write stage begins and ends."""
-
-    began = ended = 0.0
-
-    def stage(self, folder: str, number: int, parts: int, done: int) -> None:
-        self.began = time.perf_counter() if folder.startswith("write") else self.began
-
-    def finished(self, folder: str) -> None:
-        self.ended = time.perf_counter() if folder.startswith("write") else self.ended
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rows", type=int, default=96)
-    parser.add_argument("--slots", type=int, default=4)
-    parser.add_argument("--concurrency", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--part", type=int, default=32)
-    options = parser.parse_args()
+    numbers = {"rows": 96, "slots": 4, "concurrency": 4, "rounds": 3, "part": 32}
+    options = harness.parser(__doc__, **numbers).parse_args()
     with LlamaServer(slots=options.slots) as server, tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         write_captions(base / "captions.jsonl", options.rows)
@@ -121,7 +102,7 @@ def ours(base: Path, name: str, url: str, options: argparse.Namespace) -> tuple[
             "text_policy": {"max_tokens": TOKENS},
         }
     )
-    clock = Clock()
+    clock = harness.StageClock("write")
     made = run(recipe, base / name, base=base, watcher=clock)
     row = next(r for r in made.ledger() if r.folder == "write")
     assert row.rows == options.rows

@@ -3,20 +3,21 @@ process of its own.
 
     python benchmarks/tar_index.py [--samples 200000] [--repeats 3]
 
-Prints the best seconds and the peak memory of both, and their ratio. A sample is an image of 2 KB, a .txt and a
-.json; the tars are read from the page cache."""
+Prints the best seconds and the peak memory of both, and their ratio. A sample is an image of 2 KB, a .txt and
+a .json; the tars are read from the page cache."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import resource
-import subprocess
 import sys
 import tarfile
 import tempfile
 import time
 from pathlib import Path
+
+import harness
 
 WALKS = ("ours", "tarfile")
 
@@ -62,11 +63,7 @@ def measure(walk: str, files: list[str]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--samples", type=int, default=200_000)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser = harness.parser(__doc__, samples=200_000, repeats=3)
     parser.add_argument("--walk", choices=WALKS, help=argparse.SUPPRESS)
     parser.add_argument("files", nargs="*", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -78,9 +75,8 @@ def main() -> None:
         files = [str(path) for path in make(Path(folder), given.samples)]
         for _ in range(given.repeats):
             for walk in WALKS:
-                command = [sys.executable, __file__, "--walk", walk, *files]
                 found[walk].append(
-                    json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+                    json.loads(harness.command(sys.executable, __file__, "--walk", walk, *files).out)
                 )
     assert len({total for runs in found.values() for _, _, total in runs}) == 1, "the walks disagree"
     best = {walk: (min(r[0] for r in runs), max(r[1] for r in runs)) for walk, runs in found.items()}

@@ -63,7 +63,8 @@ EXPERIMENTS = {
         "scenes.yaml",
         {20: ["cap", "img", "capimg", "mix"], 0: ["mix"], 50: ["mix"]},
         {
-            "baseline": ["real"], "cap": ["real", "cap-20"], "img": ["real", "img-20"], "capimg": ["real", "capimg-20"],
+            "baseline": ["real"], "cap": ["real", "cap-20"], "img": ["real", "img-20"],
+            "capimg": ["real", "capimg-20"],
             "mix": ["real", "mix-20"], "mix-pf0": ["real", "mix-0"], "mix-pf50": ["real", "mix-50"],
         },
         [("walls", "recall@1"), ("crepe", "acc")],
@@ -176,7 +177,7 @@ class Work:
 
     def train(self, arm: str, sources: Sequence[str]) -> Any:
         """An arm's model. -> last loss, pairs."""
-        from ctrlsynth.clip.model import import_open_clip
+        from ctrlsynth.models.open_clip.load import import_open_clip
 
         import_open_clip()
         from ctrlsynth.clip.train import train
@@ -206,7 +207,7 @@ class Work:
     def evaluate(self, arm: str) -> None:
         """Every task for the end; for the seeds of --curves the curves' tasks for the checkpoints before
         it."""
-        from ctrlsynth.clip.model import load_model
+        from ctrlsynth.models.open_clip.load import load_model
 
         model, data = self.folder / "models" / arm, self.folder / "data" / "eval"
         evaluate_all(load_model(model / "model"), data, self.asked.out / "evals" / arm / f"seed{self.seed}")
@@ -281,13 +282,20 @@ def report(asked: argparse.Namespace, folder: Path) -> None:
     packages = ", ".join(f"{name} {version}" for name, version in versions().items())
     lines = [
         f"# The honest experiment: {name}", "",
-        f"Question, arms and metrics: `recipes/evidence/{experiment.recipe}`, fixed before the first run.", "",
+        f"Question, arms and metrics: `recipes/evidence/{experiment.recipe}`, fixed before the first run.",
+        "",
         f"- command: `{command(asked)}`",
-        f"- every arm: {asked.steps} steps of {asked.batch}, {samples:,} samples; seeds {seeds}, each with " f"its own held-out draw",
+        f"- every arm: {asked.steps} steps of {asked.batch}, {samples:,} samples; seeds {seeds}, each with "
+        f"its own held-out draw",
         f"- machine: {platform.machine()}, {os.cpu_count()} cores, {platform.system()}; {packages}",
-        *(f"- the tagger on real images, seed {s}: {plainly(told(asked, s, 'tagger')['found'])}" for s in asked.seeds), "",
-        *answer(asked, experiment, arms), "", "All scores, with 95% intervals (t over seeds, else bootstrap):", "", table.markdown(), "",
-        f"![scores against samples seen]({name}.svg)", "", f"Seeds of the curves: " f"{', '.join(map(str, asked.curves))}.", "",
+        *(
+            f"- the tagger on real images, seed {s}: {plainly(told(asked, s, 'tagger')['found'])}"
+            for s in asked.seeds
+        ), "",
+        *answer(asked, experiment, arms), "",
+        "All scores, with 95% intervals (t over seeds, else bootstrap):", "", table.markdown(), "",
+        f"![scores against samples seen]({name}.svg)", "",
+        f"Seeds of the curves: {', '.join(map(str, asked.curves))}.", "",
         *costs(asked, experiment, arms),
     ]  # fmt: skip
     (folder / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -19,11 +19,12 @@ from ctrlsynth.recipe.schema import Recipe
 
 HEAD = """# A recipe, key by key
 
-Made by `python scripts/recipe_reference.py > docs/recipe.md` from `src/ctrlsynth/recipe/schema.py`; a test compares the two. Keys that are
-not listed are errors. Any key can be changed for one run: `ctrlsynth run recipe.yaml --set judge.threshold=0.3`.
+Made by `python scripts/recipe_reference.py > docs/recipe.md` from `src/ctrlsynth/recipe/schema.py`; a test
+compares the two. Keys that are not listed are errors. Any key can be changed for one run:
+`ctrlsynth run recipe.yaml --set judge.threshold=0.3`.
 
-Selectors of tags: an exact phrase (`red`), a glob (`"*mark"`), a regular expression (`"re:^blu"`), a WordNet class (`animal.n.01` and
-all below it).
+Selectors of tags: an exact phrase (`red`), a glob (`"*mark"`), a regular expression (`"re:^blu"`), a WordNet
+class (`animal.n.01` and all below it).
 """
 
 

@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`tiny("sdxl")`: the folder of a tiny real checkpoint (tiny_models.py, tiny_vision.py), made when first
     asked for. Tests only read it."""
-    from ctrlsynth.models.torchvision_fix import make_torchvision_importable
+    from ctrlsynth.models.device import make_torchvision_importable
 
     make_torchvision_importable()
     made: dict[str, Path] = {}

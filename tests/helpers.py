@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,12 @@ from ctrlsynth.api.run import Run
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Recipe
+from ctrlsynth.runs.build import Workshop
+from ctrlsynth.runs.ledger import Ledger
+from ctrlsynth.runs.local import Pipeline
+from ctrlsynth.runs.watch import Watcher
 from ctrlsynth.sample import Tags
+from ctrlsynth.storage.parts import RunFolder
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
@@ -77,6 +83,16 @@ class CountingLLM:
             Reply("There is " + ", ".join(r.tags.phrases()) + ".", prompt_tokens=7, completion_tokens=5)
             for r in requests
         ]
+
+
+class SlowLLM(CountingLLM):
+    """A counting writer that takes 20 ms per request."""
+
+    id = "slow"
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        time.sleep(0.02 * len(requests))
+        return super().generate(requests)
 
 
 def calls(log: Path) -> int:
@@ -149,3 +165,17 @@ class NoPainter:
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Painting]:
         return [Painting(None, error="out_of_paint") for _ in prompts]
+
+
+def run_part(
+    workshop: Workshop,
+    run: RunFolder,
+    folder: str,
+    part: Any,
+    versions: Sequence[str] = (),
+    retry: bool = False,
+) -> dict[str, Any]:
+    """Makes one part alone, as an engine that spreads parts does; returns its counts."""
+    ledger = Ledger(workshop.plan, run, folder)
+    Pipeline(workshop, run, folder, Watcher(), retry, ledger).run([(part, list(versions))])
+    return run.counts(folder, part.index, workshop.plan.part_digest(folder, part))

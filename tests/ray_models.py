@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import Reply, Request
-from ctrlsynth.models.runtime import free_threads
+from ctrlsynth.models.device import free_threads
 
 
 def says(request: Request) -> str:

@@ -16,8 +16,9 @@ from ctrlsynth.api.run import Run
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.paths import Step, places, plan_steps
 from ctrlsynth.recipe.schema import dump_recipe
-from ctrlsynth.stages.tables import SCHEMAS
-from ctrlsynth.storage.parts import PartWriter, RunFolder, write_json
+from ctrlsynth.stages.boxes import BOXES
+from ctrlsynth.storage.files import write_json
+from ctrlsynth.storage.parts import PartWriter, RunFolder
 
 HOSTILE = (
     "<script>alert(1)</script> a \"dog\" & 'cat' {{ 7*7 }} \u2028 </style> \u202egnirts\u202c [bold]x[/bold]"
@@ -126,8 +127,8 @@ class Writer:
             tables: dict[str, list[Row]] = {}
             for step in self.steps:
                 tables[step.folder] = self._rows(step, numbers, part, tables)
-                writer = PartWriter(run, step.folder, part, "ab" * 6, SCHEMAS[step.kind])
-                writer.add(pa.Table.from_pylist(tables[step.folder], schema=SCHEMAS[step.kind]))
+                writer = PartWriter(run, step.folder, part, "ab" * 6, BOXES[step.kind].schema)
+                writer.add(pa.Table.from_pylist(tables[step.folder], schema=BOXES[step.kind].schema))
                 writer.finish()
         return Run.open(self.root)
 

@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ctrlsynth.models.torchvision_fix import make_torchvision_importable
+from ctrlsynth.models.device import make_torchvision_importable
 from tiny_llms import mistral, qwen2
 
 make_torchvision_importable()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ctrlsynth.models.torchvision_fix import make_torchvision_importable
+from ctrlsynth.models.device import make_torchvision_importable
 
 make_torchvision_importable()
 

@@ -38,19 +38,27 @@ def first_line(error: BaseException) -> str:
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_DISK = {
+_REFUSED = {
     errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
     errno.EFBIG, errno.EIO,
     errno.ESTALE,
 }  # fmt: skip
 
 
-def disk_fault(error: OSError, asked: str) -> str | None:
-    """What the disk refused, in one line with path and reason; None for every other fault, which is our bug.
-    `asked` is where the command was to write, for a full disk: what the system says of one names no file."""
+def disk_fault(error: OSError, asked: object, written: object = None, *, remote: bool = False) -> str | None:
+    """What the disk refused, in one line with path and reason; None for any other error, which is our bug.
+
+    asked    where the command was to write: the system's error for a full disk names no file
+    written  the folder that was being written to, if known: that it is missing is then no bug of ours
+    remote   the folder is in a store, whose errors carry no number
+    """
     if error.errno in _FULL:
-        return f"{error.filename or asked}: the disk is full; make room and run the same command again"
-    if error.errno not in _DISK:
+        where = written or error.filename or asked
+        return f"{where}: the disk is full; make room and run the same command again"
+    if written is not None and (remote or error.errno in _REFUSED | {errno.ENOENT}):
+        why = error.strerror or first_line(error)
+        return f"{written}: cannot be written to ({why}); fix that and run the same command again"
+    if error.errno not in _REFUSED:
         return None
     if error.filename is None:  # pyarrow names the file in its sentence
         return str(error.strerror) if "'" in str(error.strerror) else None

@@ -26,8 +26,8 @@ from ctrlsynth.recipe.schema import Recipe
 from ctrlsynth.report.explain import first_kept
 from ctrlsynth.report.gallery import write_report
 from ctrlsynth.report.sweep import sweep
+from ctrlsynth.runs.ledger import LedgerRow
 from ctrlsynth.runs.pairs import count_pairs
-from ctrlsynth.runs.reader import LedgerRow
 from ctrlsynth.sample import Tags
 from helpers import recipe
 
@@ -376,7 +376,7 @@ def test_hostile_input_gets_typed_reasons_and_the_rest_goes_on(hostile: Run) -> 
         for row in hostile.rows(folder, ["source_key", "status", "reason"]):
             if row["status"] != "ok":
                 fates[row["source_key"].partition(":")[2]] = row["reason"]
-    if hostile.recipe["source"].get("folder"):
+    if hostile.recipe.source.folder:
         assert sorted(fates.values()) == sorted(FATES.values())
         assert {k: v for k, v in fates.items() if k in FATES} == {k: FATES[k] for k in fates if k in FATES}
     else:

@@ -19,9 +19,8 @@ import pytest
 
 from ctrlsynth.cli.main import main
 from ctrlsynth.concepts.bank import load_bank
-from ctrlsynth.concepts.match import spaced
-from ctrlsynth.concepts.match_folder import MatchFolder, as_lists, of_lists
-from ctrlsynth.concepts.matches import Matches
+from ctrlsynth.concepts.folder import MatchFolder, as_lists, of_lists
+from ctrlsynth.concepts.match import Matches, spaced
 
 WORDS = ["dog", "cat", "hot dog", "sofa", "tree", "house", "lamp", "rose", "crystal ball", "zebra"]
 
@@ -221,11 +220,11 @@ def test_building_and_cutting_banks(
     )
     code, out, _ = call(capsys, "build", "--source", "numbers", "--cap", 9, "--out", tmp_path / "c.txt")
     assert code == 0
-    assert "numbers           9 new of 100; 0 stood already, 91 over the cap" in out
+    assert "numbers           9 new of 100; 0 known already, 91 over the cap" in out
     for option in (["--cap", 9], ["--source", "wordnet"], ["--add", bank], ["--min-count", 3]):
         code, _, told = call(capsys, *args, *option, "--random", 7, "--out", tmp_path / "no.txt")
         assert code == 2
-        assert f"{option[0]}: says how a bank is made; --from cuts one that is there" in told
+        assert f"{option[0]}: builds a bank, but --from cuts an existing one" in told
 
 
 def test_bad_input_is_one_line_each(
@@ -287,7 +286,7 @@ def test_bad_input_is_one_line_each(
             m,
             "--address",
             "auto",
-        ): "--address auto: goes with --engine ray",
+        ): "--address auto: needs --engine ray",
         (
             "match",
             path,
@@ -380,7 +379,7 @@ def test_sets_of_different_modes_are_not_compared(
     pq.write_table(table.replace_schema_metadata({b"ctrlsynth": json.dumps(facts).encode()}), old)
     code, out, _ = call(capsys, "coverage", lemma, "--vs", old)
     assert code == 0
-    assert f"{old}: was written before subsets kept their mode" in out
+    assert f"{old}: was written before subsets recorded their mode" in out
 
 
 def test_a_match_that_was_killed_before_its_plan_goes_on(
@@ -429,36 +428,6 @@ def test_coverage_writes_over_nothing(
     )
 
 
-def test_near_duplicates_go_by_choice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As with the recipe's key: equal ones first, nearly equal ones among what that leaves."""
-    lines = [
-        f"a small brown dog runs over the green field towards the old red barn near the river{' .' * n}"
-        for n in range(4)
-    ]
-    (tmp_path / "near.txt").write_text("\n".join([*lines, lines[0], "a cat sits here"]) + "\n")
-    (tmp_path / "bank.txt").write_text("dog\ncat\n")
-    m = tmp_path / "m"
-    ok(capsys, "match", tmp_path / "near.txt", "--bank", tmp_path / "bank.txt", "--out", m)
-    told = ok(capsys, "balance", m, "--t", 100, "--out", tmp_path / "equal.txt")
-    assert (told["duplicates"], told["near_duplicates"], told["pool"], told["kept"]) == (1, 0, 5, 5)
-    words = ("balance", m, "--t", 100, "--near-duplicates", "--out")
-    told = ok(capsys, *words, tmp_path / "near.parquet")
-    assert (told["captions"], told["duplicates"], told["near_duplicates"], told["pool"], told["kept"]) == (
-        6,
-        1,
-        3,
-        2,
-        2,
-    )
-    assert "a cat sits here" in pq.read_table(tmp_path / "near.parquet")["text"].to_pylist()
-    assert (
-        "6 captions, 1 duplicates, 3 near duplicates, 2 in the pool"
-        in call(capsys, *words, tmp_path / "near.jsonl")[1]
-    )
-    _, _, err = call(capsys, *words, tmp_path / "no.txt", "--keep-duplicates")
-    assert err == "ctrlsynth: --keep-duplicates and --near-duplicates: one of them\n"
-
-
 def test_coverage_shows_no_list_where_none_is_wanted(
     tmp_path: Path, files: tuple[Path, Path, list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -499,8 +468,8 @@ def test_captions_that_cannot_be_read_are_counted_with_their_rows(
     assert out.splitlines() == [
         "left out of the bank: 1 duplicate",
         "noted in the bank: 1 edge_spaces, 1 unmatchable",
-        f"3 captions, 3 hold an entry, 1.00 entries a caption: {tmp_path / 'm'}",
-        "set aside: 1 bad_utf8, 1 empty_caption",
+        f"3 captions, 3 hold an entry, 1.00 entries per caption: {tmp_path / 'm'}",
+        "skipped: 1 bad_utf8, 1 empty_caption",
         f"  {path} row 2: empty_caption",
         f"  {path} row 4: bad_utf8",
     ]

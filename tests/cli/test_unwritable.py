@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from clip_fixture import folder, micro
@@ -21,8 +22,8 @@ from ctrlsynth.api.run import run
 from ctrlsynth.cli.main import main as cli
 from ctrlsynth.clip import checkpoint
 from ctrlsynth.clip.data import tars
-from ctrlsynth.clip.model import build
 from ctrlsynth.evaluate.run import evaluate_all
+from ctrlsynth.models.open_clip.load import build
 from eval_sets import ColourClip, classification_set
 from helpers import recipe
 
@@ -152,8 +153,9 @@ def test_a_full_disk_is_one_line(
 
 def test_a_checkpoint_on_a_full_disk_names_its_folder_and_leaves_nothing(full: Path) -> None:
     built = build(str(micro()))
+    state = checkpoint.State(built.module, built.config, None, torch.amp.GradScaler("cpu", enabled=False))
     with pytest.raises(OSError, match="No space left on device") as caught:
-        checkpoint.finish(full, built.module, built.config, {})
+        checkpoint.finish(full, state, {})
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(full / "model"))
     assert [p.name for p in full.iterdir()] == ["filler"]
 

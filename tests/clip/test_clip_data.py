@@ -401,8 +401,8 @@ def test_near_hashes_are_those_of_the_plain_search() -> None:
     known = Known(images=1)
     stored = [rng.getrandbits(64) for _ in range(300)]
     for number, bits in enumerate(stored):
-        for at, piece in enumerate(known.pieces):
-            piece[bits >> (16 * at) & 0xFFFF].append((bits, str(number)))
+        for at, quarter in enumerate(known.quarters):
+            quarter[bits >> (16 * at) & 0xFFFF].append((bits, str(number)))
     for _ in range(2000):
         bits = rng.choice(stored)
         for _ in range(rng.randrange(6)):

@@ -22,8 +22,8 @@ from test_clip_data import jpeg, tar
 from clip_fixture import ROWS, folder, micro
 from ctrlsynth.clip import checkpoint
 from ctrlsynth.clip.data.loader import Batches, loader, open_sources, order_of, schedule_of
-from ctrlsynth.clip.model import WEIGHTS, build, import_open_clip, load_model, read_folder
 from ctrlsynth.errors import UserError, WorkFailed
+from ctrlsynth.models.open_clip.load import WEIGHTS, build, import_open_clip, load_folder, load_model
 from ctrlsynth.recipe.file import resolve
 from ctrlsynth.recipe.train import TrainBlock
 from helpers import TESTS
@@ -77,7 +77,7 @@ def batches_of(given: TrainBlock, *, steps: int, rank: int = 0, world: int = 1) 
     oc()
     shards = open_sources(given.data, Path())
     schedule = schedule_of(order_of(shards, given), given, world)
-    return Batches(shards, schedule, build(str(micro())).tokenizer, given, 32, steps=steps, rank=rank)
+    return Batches(shards, schedule, build(str(micro())), given, steps=steps, rank=rank)
 
 
 # The loader
@@ -112,9 +112,9 @@ def test_one_caption_is_drawn_a_step(tmp_path: Path) -> None:
     tar(tmp_path / "a.tar", [{"jpg": jpeg(n), "txt": f"first {n}".encode(), "json": facts} for n in range(8)])
     given = block(data=[{"path": str(tmp_path / "a.tar"), "captions": ["text", "more"]}], batch=8)
     batches = batches_of(given, steps=20)
-    drawn = [[batches.view(*row)[1] for row in batches._schedule.rows(step, 0, 0)] for step in range(20)]
+    drawn = [[batches.view(*row)[1] for row in batches.schedule.rows(step, 0, 0)] for step in range(20)]
     assert drawn == [
-        [batches.view(*row)[1] for row in batches._schedule.rows(step, 0, 0)] for step in range(20)
+        [batches.view(*row)[1] for row in batches.schedule.rows(step, 0, 0)] for step in range(20)
     ]
     texts = [t for step in drawn for t in step]
     counts = [sum(t.startswith("first") for t in texts), texts.count("second one"), texts.count("the third")]
@@ -181,7 +181,7 @@ def gradients(
     import torch
 
     from ctrlsynth.clip.loss import Forward, step_gradients
-    from ctrlsynth.clip.model import Normalise
+    from ctrlsynth.models.open_clip.encode import Normalise
 
     given = block(batch=30, accumulate=pieces)
     module = build(str(micro()), sigmoid=loss == "sigmoid", seed=4).module
@@ -329,7 +329,7 @@ def test_killed_in_the_middle_it_ends_with_the_same_weights(tmp_path: Path) -> N
     import torch
 
     recipe = tmp_path / "r.yaml"
-    given = block(save_every=5).model_dump(mode="json", exclude_none=True, exclude={"needs_init"})
+    given = block(save_every=5).model_dump(mode="json", exclude_none=True)
     recipe.write_text(json.dumps({"name": "t", "train": given}))
     env = {
         **os.environ,
@@ -337,7 +337,7 @@ def test_killed_in_the_middle_it_ends_with_the_same_weights(tmp_path: Path) -> N
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
     }
     code = "import time, ctrlsynth.clip.train as t; step = t._Run._step\n"
-    code += "def slow(self, *a):\n    r = step(self, *a); time.sleep(1 if a[0] > 5 else 0); return r\n"
+    code += "def slow(self, *a):\n    r = step(self, *a); time.sleep(3600 if a[0] == 8 else 0); return r\n"
     code += (
         "t._Run._step = slow; import sys; sys.argv = ['x', 'train', *sys.argv[1:]]; from "
         "ctrlsynth.cli.main import main; main()"
@@ -372,9 +372,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     calls = []
     for accumulate in (1, 3):
         recipe = tmp_path / f"r{accumulate}.yaml"
-        given = block(**common, accumulate=accumulate).model_dump(
-            mode="json", exclude_none=True, exclude={"needs_init"}
-        )
+        given = block(**common, accumulate=accumulate).model_dump(mode="json", exclude_none=True)
         recipe.write_text(json.dumps({"name": "t", "train": given}))
         calls.append(
             ["ctrlsynth", "train", str(recipe), "--out", str(tmp_path / f"two{accumulate}"), "--json"]
@@ -448,7 +446,7 @@ def test_appendix_e_is_one_step_with_the_negatives_of_each_micro_batch(tmp_path:
     given = block(
         preset="synthclip-appendix-e", init=str(whole()), epochs=None, batch=90, accumulate=6, lr=1e-3
     )
-    batches, module, loss = batches_of(given, steps=1), read_folder(whole()).module.train(), ClipLoss()
+    batches, module, loss = batches_of(given, steps=1), load_folder(whole()).module.train(), ClipLoss()
     mean, deviation = (torch.tensor(v)[:, None, None] for v in (given.mean, given.std))
     total = 0.0
     for piece in (batches[n] for n in range(6)):
@@ -506,7 +504,7 @@ def test_finetuning_starts_from_the_given_weights(tmp_path: Path) -> None:
         mean=mean,
     )
     assert not same(weights(tmp_path / "on"), weights(whole()), 1e-6)
-    assert read_folder(tmp_path / "on").config["preprocess_cfg"]["mean"] == list(mean)
+    assert load_folder(tmp_path / "on").config["preprocess_cfg"]["mean"] == list(mean)
     with pytest.raises(UserError, match="without a logit bias"):
         run(tmp_path / "bias", init=str(whole()), loss="sigmoid")
 
@@ -548,7 +546,7 @@ def test_a_run_that_failed_before_its_first_step_may_be_mended(
     with pytest.raises(UserError):
         run(tmp_path / "out", **change)
     (tmp_path / "out").mkdir(exist_ok=True)
-    (tmp_path / "out" / ".train.json~7").write_text("{")  # of one that was killed while it wrote
+    (tmp_path / "out" / ".tmp-train.json~host~7~0").write_text("{")  # of one that was killed while it wrote
     assert run(tmp_path / "out", steps=1, epochs=None).steps == 1
 
 
@@ -586,7 +584,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     newest = checkpoint.newest(whole())
     assert newest is not None
     with pytest.raises(UserError, match="not a checkpoint of this model") as caught:
-        checkpoint.load(newest, other, make_optimizer(other, block()), "cpu")
+        checkpoint.load(newest, checkpoint.State(other, {}, make_optimizer(other, block()), None), "cpu")
     assert "\n" not in str(caught.value)
 
 
@@ -595,7 +593,7 @@ def test_the_command_line(
 ) -> None:
     from ctrlsynth.cli.main import main
 
-    given = block(steps=2, epochs=None).model_dump(mode="json", exclude_none=True, exclude={"needs_init"})
+    given = block(steps=2, epochs=None).model_dump(mode="json", exclude_none=True)
     (tmp_path / "r.yaml").write_text(json.dumps({"name": "t", "train": given}))
 
     def call(*arguments: str) -> tuple[int, str, str]:

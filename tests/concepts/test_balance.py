@@ -4,7 +4,6 @@ over t."""
 from __future__ import annotations
 
 import random
-import time
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ from ctrlsynth.concepts.balance import (
     random_mask,
     solve_t,
 )
-from ctrlsynth.concepts.matches import Array, Matches
+from ctrlsynth.concepts.match import Array, Matches
 from ctrlsynth.errors import UserError
 
 ROWS = st.lists(st.lists(st.integers(0, 11), max_size=6, unique=True), min_size=1, max_size=60)
@@ -167,15 +166,12 @@ def test_random_sampling_is_blind_to_entries() -> None:
     assert abs(int(large.sum()) - 5000) < 4.5 * (5000 * 0.75) ** 0.5
 
 
-def test_a_million_captions_take_seconds() -> None:
-    """Ids, five matches each, t for a size and the decision: 20 s on one core, in processor time since the
-    machine may be busy."""
+def test_a_million_captions() -> None:
+    """Ids, five matches each, t for a size and the decision; `benchmarks/small_parts.py` measures the time."""
     chance = np.random.default_rng(0)
     entries = np.minimum(chance.zipf(1.3, 5_000_000), 400_000).astype(np.int32) - 1
     matches = Matches(np.arange(0, 5_000_001, 5, dtype=np.int64), entries)
-    before = time.process_time()
     c = counts([matches], 400_000)
     t = solve_t(lambda grid: expected_sizes(matches, c, grid), c, 100_000)
     kept = int(keep_mask(matches, c, t, draws(0, map(str, range(1_000_000)))).sum())
-    assert time.process_time() - before < 20
     assert abs(kept - 100_000) < 4.5 * 100_000**0.5

@@ -27,7 +27,7 @@ from ctrlsynth.concepts.bank import (
     with_flags,
     write_bank,
 )
-from ctrlsynth.concepts.sources import Wanted, gather
+from ctrlsynth.concepts.gather import Wanted, gather
 from ctrlsynth.data.sources import open_source
 from ctrlsynth.errors import UserError
 from ctrlsynth.recipe.schema import Source

@@ -16,17 +16,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
 
-from ctrlsynth.concepts.corpus import open_corpus
-from ctrlsynth.concepts.corpus_read import read
+from ctrlsynth.concepts.corpus import open_corpus, read
 from ctrlsynth.data.sources import open_source
 from ctrlsynth.errors import UserError
 from ctrlsynth.recipe.schema import Source
 
 TEXTS = ["a dog", "two\tcats, one hat", "e\u0301a\u200bb 🐕", " edge ", "x" * 10_000, "last"]
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
-    "": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstandard.compress,
+    "": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": lambda data: pa.compress(data, "zstd", asbytes=True),
 }  # fmt: skip
 
 
@@ -250,11 +248,11 @@ def test_what_is_no_corpus_is_told_in_one_line(tmp_path: Path) -> None:
         "a.parquet": "not a readable parquet file",
         "b.txt": "is UTF-16; save it as UTF-8",
         "n.parquet": "column 'caption' holds int64, not text",
-        "none": "no captions there",
+        "nothing at .*none": "relative paths start at",
     }
     for name, message in cases.items():
-        with pytest.raises(UserError, match=f"{name}: {message}") as error:
-            rows(tmp_path / name)
+        with pytest.raises(UserError, match=f"{name}[:;] {message}") as error:
+            rows(tmp_path / name.rpartition("*")[2])
         assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="no caption files given"):
         open_corpus([])

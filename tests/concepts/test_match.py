@@ -11,8 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ctrlsynth.concepts.match import Matcher, Mode, base_form, spaced
-from ctrlsynth.concepts.matches import Matches
+from ctrlsynth.concepts.match import Matcher, Matches, Mode, base_form, spaced
 from ctrlsynth.errors import UserError
 from ctrlsynth.lang import wordnet
 
@@ -161,9 +160,9 @@ def test_what_cannot_be_matched_is_said_in_one_line() -> None:
 def test_without_numba_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    monkeypatch.delitem(sys.modules, "ctrlsynth.concepts.match_kernel", raising=False)
+    monkeypatch.delitem(sys.modules, "ctrlsynth.concepts.kernel", raising=False)
     monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.delattr("ctrlsynth.concepts.match_kernel", raising=False)
+    monkeypatch.delattr("ctrlsynth.concepts.kernel", raising=False)
     with pytest.raises(
         UserError, match=r"^matching concepts: numba is not installed; pip install 'ctrlsynth\[concepts\]'$"
     ):

@@ -227,7 +227,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         "2 of 3 concepts are flagged (66.67%; the paper: 3.15%): 1 by test_safety:Judge, 1 by the block "
         "list; 0 allowed" in told
     )
-    assert "no judgement to rely on" in told
+    assert "Do not rely on" in told
     assert (
         called(capsys, "flag", str(bank), "--llm", "test_safety:Judge", "--out", out)[0] == 2
     )  # never over what is there

@@ -23,14 +23,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import ctrlsynth
 from ctrlsynth.data.captions import clean_caption
-from ctrlsynth.data.columnar import cut_blocks
 from ctrlsynth.data.images import ImageFault
 from ctrlsynth.data.originals import ImageReader
-from ctrlsynth.data.records import merge_cuts
 from ctrlsynth.data.rows import OpenSource, SourceRow, braces, safe_key
 from ctrlsynth.data.sources import open_source
+from ctrlsynth.data.tables import cut_blocks, merge_cuts
 from ctrlsynth.errors import UserError
+from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Source
 from helpers import ROOT
 
@@ -673,6 +674,50 @@ def test_text_keys_and_errors(tmp_path: Path) -> None:
     refuse(lambda: opened(tmp_path, text="e.csv"), "no rows")
     (tmp_path / "f.pdf").write_text("x")
     refuse(lambda: opened(tmp_path, text="f.pdf"), ".jsonl")
+
+
+OWN = """
+from ctrlsynth.data.rows import OpenSource, SourceRow
+
+class MySource(OpenSource):
+    has_images = False
+
+    def __init__(self, source, base, limit):
+        super().__init__(source)
+        self.words = (base / source.custom["my_source:MySource"]["file"]).read_text().split()[:limit]
+        self.add_part("-".join(self.words), None, len(self.words))
+
+    def rows(self, part):
+        return (SourceRow(str(n), f"a {word} on a table") for n, word in enumerate(self.words))
+
+    def describe(self):
+        return f"{len(self.words)} words"
+"""
+
+
+def test_a_source_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_source.py").write_text(OWN)
+    (tmp_path / "words").write_text("dog cat bird")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    recipe = parse_recipe(
+        {
+            "name": "own",
+            "source": {"my_source:MySource": {"file": "words"}, "licence": "cc0"},
+            "models": {"tagger": "wordnet"},
+            "paths": {"p": ["text", "tags", "text*"]},
+        },
+        "r.yaml",
+    )
+    made = ctrlsynth.run(recipe, tmp_path / "run", base=tmp_path, limit=2)
+    assert [r["caption"] for r in made.rows("read")] == ["a dog on a table", "a cat on a table"]
+    assert [r["status"] for r in made.rows("write")] == ["ok", "ok"]
+    assert opened(tmp_path, custom={"my_source:MySource": {"file": "words"}}).describe() == "3 words"
+    refuse(
+        lambda: opened(tmp_path, custom={"my_source:None_": {}}), "source: module 'my_source' has no 'None_'"
+    )
+    refuse(lambda: opened(tmp_path, custom={"pathlib:Path": {}}), "not a class with the method")
+    with pytest.raises(ValueError, match="names one class"):
+        Source(custom={"plain": {}})
 
 
 def test_concepts(tmp_path: Path) -> None:

@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctrlsynth.cli.evaluate import _tasks
+from ctrlsynth.cli.clip import _tasks
 from ctrlsynth.errors import UserError
 from ctrlsynth.evaluate import layout
 from ctrlsynth.evaluate.compare import compare, load_runs, show
 from ctrlsynth.evaluate.encode import class_weights
-from ctrlsynth.evaluate.kinds import retrieval
+from ctrlsynth.evaluate.kinds import evaluator
+from ctrlsynth.evaluate.kinds.base import Settings
 from ctrlsynth.evaluate.kinds.zero_shot import template_set
 from ctrlsynth.evaluate.results import Score, read_result, write_result
-from ctrlsynth.evaluate.run import Settings, averages, evaluate_all
-from ctrlsynth.evaluate.tasks import choose, tasks
+from ctrlsynth.evaluate.run import averages, evaluate_all
+from ctrlsynth.evaluate.tasks import choose, own_task, tasks
 from eval_sets import COLOURS, ColourClip, classification_set, pairs_set, square, write_shards
 
 NAMES = ["red", "green", "blue"]
@@ -127,7 +128,10 @@ def test_captions_json_in_both_forms(tmp_path: Path, form: str) -> None:
         ]
         data = {"images": [*rows, {"filename": "gone.png", "split": "train", "sentences": []}]}
     (tmp_path / "captions.json").write_text(json.dumps(data))
-    assert [(Path(where).stem, captions) for _, where, captions in retrieval.pairs(tmp_path)] == [
+    task = own_task(tmp_path)
+    assert task is not None
+    rows_of_set = evaluator(task, tmp_path).test_rows()
+    assert [(Path(where).stem, captions) for where, _, captions in rows_of_set] == [
         (c, (f"a {c} square",)) for c in NAMES
     ]
 
@@ -270,7 +274,7 @@ def _break(folder: Path, how: str) -> None:
         (
             "no classnames",
             [
-                "cifar10/classnames.txt: expected the names of the classes, one a line; cannot read it (No "
+                "cifar10/classnames.txt: expected the names of the classes, one per line; cannot read it (No "
                 "such file"
             ],
         ),
@@ -304,7 +308,7 @@ def test_what_is_wrong_with_a_folder_is_one_line(tmp_path: Path, how: str, words
 
 def test_sets_without_captions_without_files_and_folders_that_are_none(tmp_path: Path) -> None:
     write_shards(tmp_path / "walls" / "test", [{"png": square("red")}], 1)
-    with pytest.raises(UserError, match=r"expected captions in a \.txt, one a line; found png"):
+    with pytest.raises(UserError, match=r"expected captions in a \.txt, one per line; found png"):
         evaluate_all(ColourClip(), tmp_path, tmp_path / "out", ["walls"])
     classification_set(tmp_path / "own", [0], ["red"], NAMES)
     (tmp_path / "own" / "classnames.txt").unlink()

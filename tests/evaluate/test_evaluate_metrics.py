@@ -16,9 +16,10 @@ from sklearn.neighbors import NearestCentroid
 from ctrlsynth.evaluate import metrics
 from ctrlsynth.evaluate.features import Split
 from ctrlsynth.evaluate.kinds import few_shot, linear_probe, long_tail
+from ctrlsynth.evaluate.kinds.base import Settings
 from ctrlsynth.evaluate.kinds.zero_shot import classification
 from ctrlsynth.evaluate.papers import FIVE, delta_over_shared, tables
-from ctrlsynth.models.torchvision_fix import make_torchvision_importable
+from ctrlsynth.models.device import make_torchvision_importable
 
 
 def _scores(rows: int, classes: int, seed: int, ties: bool) -> tuple[metrics.Floats, metrics.Ints]:
@@ -240,7 +241,7 @@ def test_logit_adjustment_lifts_the_tail() -> None:
     test = centres[asked] + rng.normal(size=(600, 4)).astype(np.float32) * 0.5
     tail = {}
     for loss in ("cross-entropy", "logit-adjusted"):
-        how = long_tail.HeadSettings(head="plain", loss=loss)
+        how = Settings(head="plain", loss=loss)
         logits = long_tail.train_head(Split(features, labels), test, 3, 2000, how, None)
         again = long_tail.train_head(Split(features, labels), test, 3, 2000, how, None)
         np.testing.assert_array_equal(logits, again)

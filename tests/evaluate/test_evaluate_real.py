@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, top_k_accuracy_score
 
-from ctrlsynth.clip.model import build, load_model, save_folder
 from ctrlsynth.evaluate.encode import class_weights, encode_images, encode_texts
 from ctrlsynth.evaluate.run import evaluate_all
 from ctrlsynth.models.base import Prompt
 from ctrlsynth.models.embedded.scenes.painter import Scenes
+from ctrlsynth.models.open_clip.load import build, load_model, save_folder
 from eval_sets import write_shards
 
 NAMES = ["dog", "cat", "car", "tree", "boat", "horse", "chair"]

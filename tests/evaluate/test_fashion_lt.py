@@ -16,8 +16,9 @@ from PIL import Image
 
 from ctrlsynth.api.run import run
 from ctrlsynth.data.long_tail import group_of, read_split
+from ctrlsynth.evaluate.kinds.base import Settings
 from ctrlsynth.evaluate.kinds.long_tail import read_extra
-from ctrlsynth.evaluate.run import Settings, evaluate_all
+from ctrlsynth.evaluate.run import evaluate_all
 from ctrlsynth.export.export import export
 from ctrlsynth.recipe.file import load_recipe
 from helpers import ROOT
@@ -62,7 +63,7 @@ def test_the_cut_falls_from_most_to_least_and_repeats(tmp_path: Path) -> None:
 def test_the_whole_route_where_debians_dataset_is_installed(tmp_path: Path) -> None:
     """Small: about 300 images. The embedded models cannot draw clothes, so nothing is claimed of the scores
     but that they are there."""
-    from ctrlsynth.clip.model import build, load_model, save_folder
+    from ctrlsynth.models.open_clip.load import build, load_model, save_folder
 
     made = fashion_lt.make(tmp_path / "data" / "fashion-lt", 120, 3, 5, 0)
     shutil.copytree(ROOT / "recipes" / "evidence", tmp_path / "recipes" / "evidence")

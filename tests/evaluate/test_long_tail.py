@@ -15,7 +15,8 @@ from ctrlsynth.data.long_tail import read_split
 from ctrlsynth.data.sources import open_source
 from ctrlsynth.errors import UserError
 from ctrlsynth.evaluate.kinds import long_tail
-from ctrlsynth.evaluate.run import Settings, evaluate_all
+from ctrlsynth.evaluate.kinds.base import Settings
+from ctrlsynth.evaluate.run import evaluate_all
 from ctrlsynth.export.export import export
 from ctrlsynth.models.base import Prompt
 from ctrlsynth.models.embedded.scenes.painter import Scenes

@@ -20,9 +20,10 @@ from PIL import Image
 
 from ctrlsynth.api.run import Run, run
 from ctrlsynth.errors import UserError
-from ctrlsynth.export.export import count_pairs, export
+from ctrlsynth.export.export import export
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt
 from ctrlsynth.recipe.file import parse_recipe
+from ctrlsynth.runs.pairs import count_pairs
 from ctrlsynth.sample import Tags
 
 THINGS = ("dog", "cat", "ball", "car", "tree", "bird", "boat", "chair")
@@ -100,7 +101,7 @@ def plain_rule(made: Run, use: str) -> list[str]:
     imgs = [i for i in pictures if "/write" not in i]
     capimgs = [i for i in pictures if "/write" in i and kept_text.get(i.rpartition("/")[0])]
     if use == "mix":
-        shared = made.recipe["variants"]["write"] == 1 or made.recipe["mix"]["share_text"]
+        shared = made.recipe.variants.write == 1 or made.recipe.mix.share_text
         caps = [i for i in caps if i.endswith("write.0")]
         first: dict[str, str] = {}
         for i in capimgs:

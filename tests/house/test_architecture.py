@@ -19,7 +19,7 @@ ROOMS = (
 """From the ground floor up: a room imports only itself and rooms before it."""
 TABLES = {"models/registry.py", "data/sources.py", "evaluate/kinds/__init__.py", "stages/boxes.py"}
 """The only files that name our own modules in strings."""
-EXCEPTIONS = {"circle", "evaluate/papers.py", "long commands"}
+EXCEPTIONS = {"long commands"}
 HEAVY = set(
     "torch torchvision transformers vllm diffusers ray pandas open_clip timm datasets openai xllamacpp "
     "onnxruntime onnx matplotlib pyarrow pydantic numpy PIL".split()
@@ -82,7 +82,7 @@ def test_only_the_command_line_knows_typer_and_rich() -> None:
         for name, text, _ in modules()
         if re.search(r"^\s*(import|from) (typer|rich)\b", text, re.M)
     }
-    assert users == {"cli"} or users == {"cli", "clip"}  # clip/progress.py has a bar of its own
+    assert users == {"cli"}
 
 
 def test_files_and_functions_stay_small() -> None:

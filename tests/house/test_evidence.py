@@ -116,9 +116,11 @@ def test_clip_art_is_read_as_the_packages_lay_it_out(tmp_path: Path) -> None:
     assert told == {"real": 2, "unreadable": 0, "titles": 2, "tuxpaint": 2, "emoji": 3}
     lines = (tmp_path / "out" / "real" / "captions.csv").read_text().splitlines()
     assert sorted(line.partition(",")[2] for line in lines[1:]) == ["A dog", "gramastar"]
-    from ctrlsynth.evaluate.kinds.retrieval import pairs
+    from ctrlsynth.evaluate.kinds import evaluator
+    from ctrlsynth.evaluate.tasks import choose
 
-    assert {texts for _, _, texts in pairs(tmp_path / "out" / "eval" / "tuxpaint")} == {
+    ((task, place),) = choose(tmp_path / "out" / "eval", ["tuxpaint"])
+    assert {texts for _, _, texts in evaluator(task, place).test_rows()} == {
         ("A brown horse.",),
         ("A bee.",),
     }

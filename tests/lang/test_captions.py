@@ -227,10 +227,10 @@ def test_the_command_samples_as_the_paper_does_unless_told_otherwise(
     shown = caption(
         capsys, bank, "--llm", "{'test_captions:Sampler': null, temperature: 0}", "--out", tmp_path / "b"
     )
-    assert "taken off captions that stay: quotes of 2" in shown
+    assert "removed from captions that are kept: quotes of 2" in shown
     assert next(Run.open(tmp_path / "b").rows("write"))["text"] == "A dog at 0, 1.0, 0.0."
     caption(capsys, bank, "--llm", "naive:clip7", "--out", tmp_path / "c")
-    assert Run.open(tmp_path / "c").recipe["models"]["llm"] == {"naive": "clip7"}
+    assert Run.open(tmp_path / "c").recipe.models.llm == {"naive": "clip7"}
 
 
 def test_a_model_that_refuses_everything_stops_the_run_with_the_reasons(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_memory_that_runs_out_halves_the_batch(tiny: Tiny, monkeypatch: pytest.M
     import torch
 
     tagger = models.load({"captioner": str(tiny("florence2")), "batch": 8, **SHORT}, "tagger")
-    model, _ = tagger._load()
+    model, _ = tagger.loaded()
     real, sizes, most = model.generate, [], [2]
 
     def generate(**inputs: Any) -> Any:

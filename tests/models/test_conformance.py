@@ -58,7 +58,7 @@ def test_a_class_without_a_base_gets_the_hooks_that_it_lacks() -> None:
     model: Any = models.load(f"{__name__}:Lister", "llm")
     assert (model.batch, model.prompt(request("a dog")), model.check()) == (256, None, None)
     assert model.content_digest() == model.digest
-    with pytest.raises(UserError, match=r"Lister is no tagger model: a class with tag\(\)"):
+    with pytest.raises(UserError, match=r"Lister is not a class with the method tag"):
         models.load(f"{__name__}:Lister", "tagger")
 
 

@@ -1,4 +1,4 @@
-"""models/hf.py: finding models, their digests, devices and faults; on tiny real checkpoints and a hub cache
+"""models/hub and device.py: finding models, their digests, devices and faults; on tiny real checkpoints and a hub cache
 laid out on disk."""
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from ctrlsynth.errors import ModelError, UserError
-from ctrlsynth.models import hf, hf_files
+from ctrlsynth.models.device import make_torchvision_importable, memory_faults
+from ctrlsynth.models.hub import load
+from ctrlsynth.models.hub.files import content_digest, folder_digest
+from ctrlsynth.models.hub.find import QUANTIZATIONS, Located, check_quantization, locate, read_options
+from ctrlsynth.models.hub.load import load_pretrained, quantization_call
 from ctrlsynth.models.installed import need
-from ctrlsynth.models.torch_setup import memory_faults
-from ctrlsynth.models.torchvision_fix import make_torchvision_importable
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +47,8 @@ def copy_of(folder: Path, place: Path) -> Path:
     return place
 
 
-def found(model: Any, **options: Any) -> hf.Located:
-    return hf.locate(model, hf.read_options(options, "models.tagger"), "models.tagger")
+def found(model: Any, **options: Any) -> Located:
+    return locate(model, read_options(options, "models.tagger"), "models.tagger")
 
 
 def in_cache(
@@ -114,7 +116,7 @@ def test_what_is_not_at_hand_is_one_sentence_with_the_command(
 )
 def test_wrong_options_are_one_line(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        hf.read_options(options, "models.tagger")
+        read_options(options, "models.tagger")
     assert str(caught.value).startswith("models.tagger")
 
 
@@ -184,13 +186,13 @@ def test_of_large_files_samples_are_looked_at(tmp_path: Path) -> None:
             tmp_path / name / "model.safetensors",
         )
         (tmp_path / name / "old.bin").write_bytes(bytes(6 << 20))
-    assert hf_files.folder_digest(tmp_path / "a") != hf_files.folder_digest(tmp_path / "b")
-    before, whole = hf_files.folder_digest(tmp_path / "a"), hf_files.content_digest(tmp_path / "a")
+    assert folder_digest(tmp_path / "a") != folder_digest(tmp_path / "b")
+    before, whole = folder_digest(tmp_path / "a"), content_digest(tmp_path / "a")
     changed(lambda n: 5000)(tmp_path / "a" / "old.bin")
-    assert hf_files.folder_digest(tmp_path / "a") == before
-    assert hf_files.content_digest(tmp_path / "a") != whole
+    assert folder_digest(tmp_path / "a") == before
+    assert content_digest(tmp_path / "a") != whole
     changed(lambda n: n - 1)(tmp_path / "a" / "old.bin")
-    assert hf_files.folder_digest(tmp_path / "a") != before
+    assert folder_digest(tmp_path / "a") != before
 
 
 def test_a_damaged_safetensors_file_still_has_a_digest(tmp_path: Path) -> None:
@@ -201,7 +203,7 @@ def test_a_damaged_safetensors_file_still_has_a_digest(tmp_path: Path) -> None:
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "m.safetensors").write_bytes(head + bytes(5 << 20))
-    assert len({hf_files.folder_digest(tmp_path / name) for name in "abc"}) == 3
+    assert len({folder_digest(tmp_path / name) for name in "abc"}) == 3
 
 
 def test_hidden_files_and_the_card_are_passed_over(tiny: Path, tmp_path: Path) -> None:
@@ -216,15 +218,15 @@ def test_a_model_loads_with_its_options(tiny: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForImageClassification
 
-    model = hf.load_pretrained(
+    model = load_pretrained(
         AutoModelForImageClassification, found(tiny, dtype="bfloat16", device="cpu"), "models.tagger"
     )
     assert model.dtype == torch.bfloat16
     assert not model.training
     with pytest.raises(UserError, match=r"^models.tagger: .* cannot be loaded as AutoModelForCausalLM"):
-        hf.load_pretrained(AutoModelForCausalLM, found(tiny), "models.tagger")
+        load_pretrained(AutoModelForCausalLM, found(tiny), "models.tagger")
     with pytest.raises(UserError, match="device: mps is not on this machine; it has cpu"):
-        hf.load_pretrained(AutoModelForImageClassification, found(tiny, device="mps"), "models.tagger")
+        load_pretrained(AutoModelForImageClassification, found(tiny, device="mps"), "models.tagger")
 
 
 def test_adapters_are_merged(tiny: Path, tmp_path: Path) -> None:
@@ -232,17 +234,17 @@ def test_adapters_are_merged(tiny: Path, tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForImageClassification
 
-    plain = hf.load_pretrained(AutoModelForImageClassification, found(tiny))
+    plain = load_pretrained(AutoModelForImageClassification, found(tiny))
     base = AutoModelForImageClassification.from_pretrained(tiny)
     lora = get_peft_model(base, LoraConfig(r=2, target_modules=["classifier"], init_lora_weights=False))
     lora.save_pretrained(tmp_path / "lora")
-    adapted = hf.load_pretrained(AutoModelForImageClassification, found(tiny, adapters=[tmp_path / "lora"]))
+    adapted = load_pretrained(AutoModelForImageClassification, found(tiny, adapters=[tmp_path / "lora"]))
     pixels = torch.zeros(1, 3, 16, 16)
     with torch.inference_mode():
         torch.testing.assert_close(adapted(pixels).logits, lora.eval()(pixel_values=pixels).logits)
         assert not torch.allclose(adapted(pixels).logits, plain(pixels).logits)
     with pytest.raises(UserError, match=r"no adapter_config.json"):
-        hf.load_pretrained(AutoModelForImageClassification, found(tiny, adapters=[tiny]))
+        load_pretrained(AutoModelForImageClassification, found(tiny, adapters=[tiny]))
 
 
 def test_a_quantization_whose_package_is_absent_is_refused(
@@ -251,16 +253,16 @@ def test_a_quantization_whose_package_is_absent_is_refused(
     import importlib.util
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    for name, package in hf.QUANTIZATIONS.items():
+    for name, package in QUANTIZATIONS.items():
         with pytest.raises(
             UserError, match=f"quantization: {name} needs the package {package}; pip install {package}"
         ):
-            hf.check_quantization(found(tiny, quantization=name).options)
+            check_quantization(found(tiny, quantization=name).options)
 
 
 def test_quantizations_as_the_packages_name_them() -> None:
-    assert hf.quantization_call("int8", None) == ("BitsAndBytesConfig", {"load_in_8bit": True})
-    name, arguments = hf.quantization_call("int4", "x")
+    assert quantization_call("int8", None) == ("BitsAndBytesConfig", {"load_in_8bit": True})
+    name, arguments = quantization_call("int4", "x")
     assert (name, arguments["load_in_4bit"], arguments["bnb_4bit_compute_dtype"]) == (
         "BitsAndBytesConfig",
         True,
@@ -279,10 +281,10 @@ def test_a_quantization_that_does_nothing_is_told(tiny: Path, monkeypatch: pytes
             return AutoModelForImageClassification.from_pretrained(folder)
 
     monkeypatch.setattr(
-        hf, "quantization_config", lambda options, where: {} if options.quantization else None
+        load, "quantization_config", lambda options, where: {} if options.quantization else None
     )
     with pytest.raises(UserError, match=r"^models.tagger.quantization: torchao-int4 changes no layer of"):
-        hf.load_pretrained(Plain, found(tiny, quantization="torchao-int4"), "models.tagger")
+        load_pretrained(Plain, found(tiny, quantization="torchao-int4"), "models.tagger")
 
 
 def test_lack_of_memory_is_told_from_other_faults() -> None:
@@ -314,8 +316,8 @@ def test_an_absent_package_is_one_sentence_with_the_pip_line() -> None:
 def test_torchvision_imports_here_and_leaves_no_trace_where_it_did_before() -> None:
     code = """
 import gc, sys
-import ctrlsynth.models.hf
-from ctrlsynth.models.torchvision_fix import _kept, make_torchvision_importable
+import ctrlsynth.models.hub.load
+from ctrlsynth.models.device import _kept, make_torchvision_importable
 assert "torch" not in sys.modules
 make_torchvision_importable(), make_torchvision_importable()
 import timm, torch, torchvision

@@ -18,10 +18,10 @@ import pytest
 
 from ctrlsynth.errors import ModelError, UserError
 from ctrlsynth.lang.matching import rules as matching
-from ctrlsynth.lang.words import singular
+from ctrlsynth.lang.words import PREPOSITIONS, singular
 from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.models.embedded.realizer.scene import plan, predicate
-from ctrlsynth.models.embedded.realizer.vocabulary import PREPOSITIONS, VERBS, kind_of
+from ctrlsynth.models.embedded.realizer.vocabulary import VERBS, kind_of
 from ctrlsynth.models.embedded.small_llm.few_shot import content
 from ctrlsynth.models.llms.llama_cpp import pool
 from ctrlsynth.models.llms.llama_cpp.engine import (

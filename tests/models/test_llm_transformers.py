@@ -51,7 +51,7 @@ def qwen2(tiny: Tiny) -> TransformersLLM:
 
 def slow_greedy(model: TransformersLLM, request: Request) -> list[int]:
     """The definition: one row, no padding, no cache, the likeliest token again and again."""
-    network, tokenizer = model._load()
+    network, tokenizer = model.loaded()
     ids = tokens_of(tokenizer, model.prompt(request))
     start = len(ids)
     with torch.inference_mode():
@@ -92,7 +92,7 @@ def test_greedy_is_the_likeliest_token_again_and_again(qwen2: TransformersLLM) -
     told = json.loads((qwen2.found.folder / "generation_config.json").read_text())
     assert told["do_sample"]
     assert told["repetition_penalty"] > 1
-    tokenizer = qwen2._load()[1]
+    tokenizer = qwen2.loaded()[1]
     for asked, reply in zip(requests(), qwen2.generate(requests()), strict=True):
         ids = slow_greedy(qwen2, asked)
         assert reply.text == tokenizer.decode(ids, skip_special_tokens=True).strip()
@@ -120,7 +120,7 @@ def test_each_row_keeps_its_own_limit(qwen2: TransformersLLM) -> None:
     short, long = qwen2.generate([replace(requests()[0], max_tokens=3), requests()[0]])
     assert (short.completion_tokens, short.finish) == (3, "length")
     assert (long.completion_tokens, long.finish) == (24, "length")
-    tokenizer = qwen2._load()[1]
+    tokenizer = qwen2.loaded()[1]
     assert short.text == tokenizer.decode(slow_greedy(qwen2, requests()[0])[:3]).strip()
     capped = TransformersLLM(str(qwen2.found.folder), max_tokens=5, dtype="float32", device="cpu")
     assert {r.completion_tokens for r in capped.generate(requests())} == {5}
@@ -196,7 +196,7 @@ def test_memory_that_runs_out_is_told_and_the_model_stays(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     with monkeypatch.context() as patched:
-        patched.setattr(qwen2._load()[0], "generate", full)
+        patched.setattr(qwen2.loaded()[0], "generate", full)
         with pytest.raises(ModelError) as caught:
             qwen2.generate(requests())
     assert caught.value.reason == "out_of_memory"

@@ -20,11 +20,10 @@ import pytest
 from conformance import check_llm, request
 from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import Request
-from ctrlsynth.models.hf import HFOptions, locate
+from ctrlsynth.models.hub.find import HFOptions, locate
 from ctrlsynth.models.llms import vllm as backend
 from ctrlsynth.models.llms.sampling import Sampling
 from ctrlsynth.models.llms.server import OpenAIServer
-from ctrlsynth.models.llms.transformers import TransformersLLM
 from ctrlsynth.models.llms.vllm import VLLM, engine_arguments, reply_of, sampling_arguments
 from ctrlsynth.models.registry import load
 
@@ -60,12 +59,12 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "need", lambda *_: None)
 
 
-def test_the_papers_defaults_exist_by_one_name_in_every_backend() -> None:
+def test_sampling_has_one_set_of_options() -> None:
     """CtrlSynth: greedy. SynthCLIP: temperature 0.7, top_p 0.95, presence and frequency penalty 1.0."""
-    for cls in (VLLM, OpenAIServer, TransformersLLM):
-        options = inspect.signature(cls).parameters
-        for name in Sampling.__dataclass_fields__:
-            assert options[name].default == Sampling.__dataclass_fields__[name].default, (cls, name)
+    synthclip: Any = {"temperature": 0.7, "top_p": 0.95, "presence_penalty": 1.0, "frequency_penalty": 1.0}
+    sampling, rest = Sampling.split(synthclip | {"dtype": "auto"}, "models.llm")
+    assert sampling == OpenAIServer("m", **synthclip).sampling == Sampling(0.7, 0.95, 1.0, 1.0)
+    assert rest == {"dtype": "auto"}
     assert Sampling().greedy
 
 

@@ -14,8 +14,9 @@ import sklearn
 from PIL import Image
 
 from ctrlsynth.errors import UserError
+from ctrlsynth.models import device
 from ctrlsynth.models import registry as models
-from ctrlsynth.models import runtime
+from ctrlsynth.models.device import cores, quiet_native_threads, session_options, thread_count
 from ctrlsynth.models.embedded.opennsfw import judge as opennsfw
 from ctrlsynth.models.embedded.opennsfw.judge import OpenNSFW
 
@@ -97,7 +98,7 @@ def test_native_threads_wait_quietly_unless_the_user_said_otherwise(monkeypatch:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     saved = dict(os.environ)
     try:
-        runtime.quiet_native_threads()
+        quiet_native_threads()
         assert (
             os.environ["OMP_WAIT_POLICY"],
             os.environ["KMP_BLOCKTIME"],
@@ -111,22 +112,22 @@ def test_native_threads_wait_quietly_unless_the_user_said_otherwise(monkeypatch:
 def test_session_options_do_not_spin_and_threads_are_as_many_as_allowed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    options = runtime.session_options(3)
+    options = session_options(3)
     assert options.intra_op_num_threads == 3
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert runtime.thread_count(None, "x") == runtime.cores() >= 1
+    assert thread_count(None, "x") == cores() >= 1
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    monkeypatch.setattr(runtime, "_ours", set())
-    assert runtime.thread_count(None, "x") == 3, "a cluster's word for an actor"
-    assert runtime.thread_count(5, "x") == 5
+    monkeypatch.setattr(device, "_ours", set())
+    assert thread_count(None, "x") == 3, "a cluster's word for an actor"
+    assert thread_count(5, "x") == 5
     with pytest.raises(UserError, match="x: threads"):
-        runtime.thread_count(True, "x")
+        thread_count(True, "x")
 
 
-def test_importing_runtime_loads_no_engine() -> None:
+def test_importing_device_loads_no_engine() -> None:
     code = (
-        "import sys, ctrlsynth.models.runtime, ctrlsynth.models.catalogue; print([m for m in sys.modules "
+        "import sys, ctrlsynth.models.device, ctrlsynth.models.catalogue; print([m for m in sys.modules "
         "if m in ('onnxruntime', 'onnx')])"
     )
     assert (

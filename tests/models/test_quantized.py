@@ -16,9 +16,9 @@ import pytest
 
 from conformance import photo, request
 from ctrlsynth.errors import UserError
-from ctrlsynth.models import hf
 from ctrlsynth.models import registry as models
 from ctrlsynth.models.base import ImageAndText, Prompt
+from ctrlsynth.models.hub.load import is_quantized, quantization_call
 from ctrlsynth.models.text_to_image.diffusers import load as diffusers_load
 
 Tiny = Callable[[str], Path]
@@ -89,8 +89,8 @@ def test_a_language_model(tiny: Tiny, kind: str, tmp_path: Path) -> None:
     small.check()
     told = small.generate(asked)
     assert [r.error for r in told] == [None, None]
-    assert hf.is_quantized(small._load()[0])
-    assert not hf.is_quantized(plain._load()[0])
+    assert is_quantized(small.loaded()[0])
+    assert not is_quantized(plain.loaded()[0])
     assert len({plain.digest, small.digest, adapted.digest}) == 3
     assert [r.text for r in adapted.generate(asked)] != [r.text for r in told]
 
@@ -114,7 +114,7 @@ def test_a_captioner(tiny: Tiny) -> None:
     value = {"captioner": str(tiny("blip")), "max_new_tokens": 6}
     small = tagger(value, quantization="int8")
     assert small.captions([ROW[0].image])[0] is not None
-    assert hf.is_quantized(small._load()[0])
+    assert is_quantized(small.loaded()[0])
 
 
 def test_a_painter(tiny: Tiny) -> None:
@@ -132,9 +132,9 @@ def test_a_painter(tiny: Tiny) -> None:
         )
         assert 0 < np.abs(one - two).max() < 60
         assert plain.digest != small.digest
-        assert hf.is_quantized(diffusers_load.denoiser(small._pipe))
-        assert text_encoder is None or hf.is_quantized(getattr(small._pipe, text_encoder))
-    assert isinstance(hf.quantization_call("torchao-int8", None)[1]["quant_type"], Int8WeightOnlyConfig)
+        assert is_quantized(diffusers_load.denoiser(small._pipe))
+        assert text_encoder is None or is_quantized(getattr(small._pipe, text_encoder))
+    assert isinstance(quantization_call("torchao-int8", None)[1]["quant_type"], Int8WeightOnlyConfig)
     needs_gpu = models.load(
         {"diffusers": str(tiny("sd15")), "device": "cpu", "quantization": "int8"}, "text_to_image"
     )
@@ -188,10 +188,7 @@ def test_adapters_of_networks_that_other_libraries_load(
 
     value = spec(name, tiny, timm_file, tmp_path)
     plain, beside = tagger(value), tagger(value)
-    loaded = beside._load()
-    if name != "open_clip":
-        beside._loaded = loaded
-    network = loaded[0]
+    network = beside._load().module if name == "open_clip" else beside.loaded()[0]
     torch.manual_seed(0)
     wrapped = get_peft_model(network, LoraConfig(r=2, target_modules=[layer], init_lora_weights=False))
     wrapped.save_pretrained(tmp_path / "lora")

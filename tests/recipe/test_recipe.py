@@ -195,7 +195,7 @@ def test_extends_in_a_circle_or_from_nowhere_is_one_line(tmp_path: Path) -> None
 
 def test_actors_of_every_kind_of_stage_can_be_named() -> None:
     from ctrlsynth.recipe.schema import Engines
-    from ctrlsynth.runs.estimate import ROW_BYTES
+    from ctrlsynth.stages.boxes import BOXES
 
-    named: dict[str, dict[str, int]] = {name: {} for kind in ROW_BYTES for name in (kind, f"{kind}.2")}
+    named: dict[str, dict[str, int]] = {name: {} for kind in BOXES for name in (kind, f"{kind}.2")}
     assert Engines.model_validate({"ray": named}).ray.keys() == named.keys()

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctrlsynth.api.run import Run, run
+from ctrlsynth.cli.output import cells, clean, wrap
 from ctrlsynth.cli.show import as_text
-from ctrlsynth.cli.terminal import cells, clean, wrap
 from ctrlsynth.errors import UserError
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.report.explain import as_dict, explain, first_kept

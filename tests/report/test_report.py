@@ -20,7 +20,7 @@ from ctrlsynth.errors import UserError
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.report.figures import MOST_WORDS, recall_histograms, word_histograms
 from ctrlsynth.report.gallery import MARKER, write_report
-from ctrlsynth.runs.pairs import pairs_of, shape_of, source_rows
+from ctrlsynth.runs.pairs import Shape, families
 from report_fixture import HOSTILE, make_run
 
 EXTERNAL = re.compile(
@@ -60,13 +60,13 @@ def digest(folder: Path) -> dict[str, str]:
 
 
 def test_every_sample_is_there_with_its_fate(finished: Run, gallery: Path) -> None:
-    """Kept ones beside `data.pairs`; every source row has a card on every path."""
+    """Kept ones beside the pairs; every source row has a card on every path."""
     told = Counter((path, c["verdict"]) for c in cards(gallery) for path in c["paths"])
-    shape = shape_of(finished.steps)
+    shape = Shape(finished)
     kept = Counter(
         p.kind
-        for source, groups in source_rows(finished)
-        for p in pairs_of(shape, source, groups)
+        for source, family in families(finished, shape)
+        for p in shape.pairs(source, family)
         if p.reason is None
     )
     assert {p: told[p, "kept"] for p in ("SP1", "SP3", "SP4")} == {

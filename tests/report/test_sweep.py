@@ -15,7 +15,7 @@ from ctrlsynth.errors import UserError
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.report.figures import plot_sweep
 from ctrlsynth.report.sweep import GRID, SweepRow, _Tally, as_table, sweep
-from ctrlsynth.runs.pairs import pairs_of, shape_of, source_rows
+from ctrlsynth.runs.pairs import Shape, families
 from ctrlsynth.stages.judge import Score, verdict
 from report_fixture import make_run
 
@@ -71,12 +71,12 @@ def test_at_the_recipes_own_threshold_the_sweep_is_the_stored_verdict(tmp_path: 
 
 
 def test_pairs_are_those_that_leave_the_run(finished: Run) -> None:
-    """Beside `data.pairs`, which reads stored verdicts and knows no sweep."""
+    """Beside the stored verdicts."""
     found = sweep(finished)
-    shape = shape_of(finished.steps)
+    shape = Shape(finished)
     kept: dict[str, int] = {}
-    for source, groups in source_rows(finished):
-        for pair in pairs_of(shape, source, groups):
+    for source, family in families(finished, shape):
+        for pair in shape.pairs(source, family):
             kept[pair.kind] = kept.get(pair.kind, 0) + (pair.reason is None)
     ours = {r.name: r.kept for r in found.rows if r.kind == "pair" and r.threshold == pytest.approx(0.2)}
     assert ours == {"SP1": kept["cap"], "SP3": kept["capimg"], "SP4": kept["img"]}
@@ -102,7 +102,8 @@ def test_every_share_is_decided_as_the_judge_decides_it() -> None:
     side of one."""
     recalls = [float(np.float32(Fraction(k, n))) for n in range(1, 41) for k in range(n + 1)]
     tally = _Tally()
-    tally.add(np.array([*recalls, np.nan]), np.array([*recalls, np.nan]))
+    for recall in [*recalls, np.nan]:
+        tally.add([recall])
     for row in tally.rows("x", "text", 0.0):
         assert row.kept == sum(verdict(Score(r), row.threshold) == "kept" for r in recalls)
         assert row.judged == len(recalls) + 1

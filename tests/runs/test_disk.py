@@ -126,7 +126,7 @@ def test_a_disk_that_is_really_full_keeps_finished_rows(tmp_path: Path) -> None:
             "llm": {"test_disk:Vandal": "fill", "where": str(disk), "log": str(log)},
         }
         plan = recipe(tmp_path, models=vandal)
-        with pytest.raises(WorkFailed, match="the disk is full; finished rows are kept"):
+        with pytest.raises(WorkFailed, match="the disk is full; make room"):
             run(plan, disk / "run", base=tmp_path)
         (disk / "filler").unlink()
         first = calls(log)
@@ -262,7 +262,7 @@ def test_a_damaged_part_is_told_by_whoever_reads_it_and_its_remedy_works(
 
 def test_two_processes_on_one_folder_end_with_equal_tables(tmp_path: Path) -> None:
     recipe(tmp_path, rows=120)
-    slow = json.dumps({"test_faults:SlowLLM": str(tmp_path / "log")})
+    slow = json.dumps({"helpers:SlowLLM": str(tmp_path / "log")})
     text = (
         f"name: two\nsource: {{text: captions.jsonl, part_rows: 40, key_column: key}}\nmodels: "
         f"{{tagger: wordnet, llm: {slow}}}\n"

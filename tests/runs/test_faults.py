@@ -12,13 +12,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ctrlsynth.api.run import Run, run
 from ctrlsynth.errors import WorkFailed
-from ctrlsynth.storage import location as place
+from ctrlsynth.storage import files
 from ctrlsynth.storage import parts as store
 from helpers import TESTS, calls, recipe, tables, write_captions
 
@@ -40,23 +39,6 @@ main()
 """
 
 
-class SlowLLM:
-    """A counting writer that takes 20 ms a request."""
-
-    id = "slow"
-    digest = "1"
-    batch = 4
-
-    def __init__(self, log: str) -> None:
-        from helpers import CountingLLM
-
-        self._inner = CountingLLM(log)
-
-    def generate(self, requests: Any) -> Any:
-        time.sleep(0.02 * len(requests))
-        return self._inner.generate(requests)
-
-
 def start(base: Path, out: Path) -> subprocess.Popen[bytes]:
     env = {
         **os.environ,
@@ -72,7 +54,7 @@ def start(base: Path, out: Path) -> subprocess.Popen[bytes]:
 
 def slow(log: Path) -> str:
     """The slow writer as a recipe names it."""
-    return json.dumps({"test_faults:SlowLLM": str(log)})
+    return json.dumps({"helpers:SlowLLM": str(log)})
 
 
 def killed_until_done(base: Path, out: Path, rng: random.Random, longest: float, kills: int) -> int:
@@ -133,7 +115,7 @@ def test_ctrl_c_keeps_finished_rows_and_exits_130(tmp_path: Path) -> None:
 def test_a_full_disk_keeps_finished_rows_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = tmp_path / "log"
     plan = recipe(tmp_path, models={"tagger": "wordnet", "llm": {"helpers:CountingLLM": str(log)}})
-    publish = place.publish
+    publish = files.publish
 
     def full(made: Path, final: Path) -> bool:
         if final.name.startswith("00002-") and final.parent.name == "write":
@@ -141,7 +123,7 @@ def test_a_full_disk_keeps_finished_rows_and_says_so(tmp_path: Path, monkeypatch
         return publish(made, final)
 
     monkeypatch.setattr(store, "publish", full)
-    with pytest.raises(WorkFailed, match="the disk is full; finished rows are kept"):
+    with pytest.raises(WorkFailed, match="the disk is full; make room"):
         run(plan, tmp_path / "run", base=tmp_path)
     monkeypatch.setattr(store, "publish", publish)
     made = run(plan, tmp_path / "run", base=tmp_path)
@@ -154,7 +136,7 @@ def test_a_second_writer_keeps_the_firsts_part(tmp_path: Path) -> None:
     for text in ("first", "second"):
         made = tmp_path / f"made-{text}"
         made.write_text(text)
-        assert place.publish(made, final) is (text == "first")
+        assert files.publish(made, final) is (text == "first")
     assert final.read_text() == "first"
 
 

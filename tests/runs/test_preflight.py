@@ -163,10 +163,10 @@ def test_plan_shows_the_problems_and_exits_with_2(tmp_path: Path) -> None:
         )
     )
     command = [sys.executable, "-c", "from ctrlsynth.cli.main import main; main()", "plan", "r.yaml"]
-    env = {"PYTHONPATH": f"{TESTS}:{ROOT / 'src'}", "PATH": "/usr/bin:/bin"}
+    env = {"PYTHONPATH": f"{Path(__file__).parent}:{TESTS}:{ROOT / 'src'}", "PATH": "/usr/bin:/bin"}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 2, done.stderr
-    assert "in the way of a run:\n  models.tagger: gone\n  models.llm: key ABC is not set" in done.stdout
+    assert "problems that stop a run:\n  models.tagger: gone\n  models.llm: key ABC is not set" in done.stdout
     assert "judge-image" in done.stdout
     as_json = subprocess.run(
         [*command, "--json"], cwd=tmp_path, capture_output=True, text=True, check=False, env=env

@@ -12,10 +12,10 @@ import pytest
 
 from ctrlsynth.api.run import Run, run
 from ctrlsynth.errors import UserError, WorkFailed
-from ctrlsynth.runs.part import run_part
-from ctrlsynth.runs.plan import make_plan
-from ctrlsynth.storage.parts import RunFolder, write_json
-from helpers import calls, recipe, tables
+from ctrlsynth.runs.build import open_workshop
+from ctrlsynth.storage.files import write_json
+from ctrlsynth.storage.parts import RunFolder
+from helpers import calls, recipe, run_part, tables
 
 
 def counting(log: Path) -> dict[str, Any]:
@@ -145,11 +145,12 @@ def test_the_number_of_parts_changes_nothing_that_a_model_is_asked(tmp_path: Pat
 
 def test_parts_made_one_by_one_give_the_same_tables(tmp_path: Path) -> None:
     whole = run(recipe(tmp_path), tmp_path / "whole", base=tmp_path)
-    plan = make_plan(recipe(tmp_path), tmp_path)
+    workshop = open_workshop(recipe(tmp_path), tmp_path)
+    plan = workshop.plan
     write_json(tmp_path / "parts" / "plan.json", plan.describe())
     for step in plan.steps:
-        for part in reversed(plan.parts()):
-            assert run_part(plan, RunFolder(tmp_path / "parts"), step.folder, part)["rows"] == 10
+        for part in reversed(plan.parts):
+            assert run_part(workshop, RunFolder(tmp_path / "parts"), step.folder, part)["rows"] == 10
     assert tables(Run.open(tmp_path / "parts")) == tables(whole)
 
 

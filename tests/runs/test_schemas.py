@@ -15,8 +15,8 @@ from ctrlsynth.errors import UserError
 from ctrlsynth.report.explain import first_kept
 from ctrlsynth.report.gallery import write_report
 from ctrlsynth.report.sweep import sweep
-from ctrlsynth.stages.tables import SCHEMAS
-from ctrlsynth.storage.parts import SCHEMA
+from ctrlsynth.stages.boxes import BOXES
+from ctrlsynth.storage.files import SCHEMA
 from helpers import FILES
 
 RUNS = FILES / "runs"
@@ -33,7 +33,7 @@ def test_an_older_run_is_read(name: str, tmp_path: Path) -> None:
     for step in made.steps:
         rows = list(made.rows(step.folder))
         assert rows, step.folder
-        assert set(rows[0]) <= set(SCHEMAS[step.kind].names)
+        assert set(rows[0]) <= set(BOXES[step.kind].schema.names)
     assert "verdict" in as_text(made, first_kept(made))
     assert sweep(made).rows
     assert write_report(made, tmp_path / "report").exists()
@@ -41,7 +41,7 @@ def test_an_older_run_is_read(name: str, tmp_path: Path) -> None:
 
 def test_a_part_of_a_newer_schema_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(RUNS / "schema-1", tmp_path / "run")
-    monkeypatch.setattr("ctrlsynth.storage.parts.SCHEMA", 0)
+    monkeypatch.setattr("ctrlsynth.storage.files.SCHEMA", 0)
     with pytest.raises(UserError, match=r"written by a newer ctrlsynth .*update ctrlsynth"):
         Run.open(tmp_path / "run")
     plan = json.loads((tmp_path / "run" / "plan.json").read_text())

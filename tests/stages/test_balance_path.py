@@ -14,20 +14,22 @@ import numpy as np
 import pytest
 
 from ctrlsynth.api.run import Run, run
-from ctrlsynth.cli.show import as_text, progress
+from ctrlsynth.cli.progress import run_bars
+from ctrlsynth.cli.show import as_text
 from ctrlsynth.concepts import dedupe
 from ctrlsynth.concepts.balance import counts, draws, expected_sizes, keep_mask, solve_t
-from ctrlsynth.concepts.matches import Matches
+from ctrlsynth.concepts.match import Matches
 from ctrlsynth.errors import UserError
 from ctrlsynth.export.export import export
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Recipe
 from ctrlsynth.report.gallery import write_report
+from ctrlsynth.runs.build import open_workshop
 from ctrlsynth.runs.estimate import estimate
-from ctrlsynth.runs.local import Silent
-from ctrlsynth.runs.plan import make_plan
+from ctrlsynth.runs.watch import Watcher
 from ctrlsynth.stages.base import Barrier
-from ctrlsynth.storage.parts import PartView, RunFolder, read_json
+from ctrlsynth.storage.files import read_json
+from ctrlsynth.storage.parts import PartView, RunFolder
 
 WORDS = "dog cat ball car tree bird boat chair red blue green yellow".split()
 
@@ -129,7 +131,7 @@ def test_neither_parts_nor_order_matter_and_a_smaller_size_is_a_part_of_a_larger
     assert large == kept(only_balance(turned, tmp_path, "turned"))
 
 
-class Ear(Silent):
+class Ear(Watcher):
     """Notes what is told of a run, and which captions had been drawn or painted by then."""
 
     def __init__(self, root: Path) -> None:
@@ -150,13 +152,13 @@ def test_the_expected_size_is_told_before_the_first_caption_is_drawn(
     assert (folder, round(expected), there) == ("balance", 40, [])
     only_balance(balanced(tmp_path), tmp_path, "run", watcher=ear)
     assert len(ear.told) == 1, "nothing is drawn again"
-    with progress() as watcher:
+    with run_bars() as watcher:
         only_balance(balanced(tmp_path, balance={"random": 20}), tmp_path, "random", watcher=watcher)
         only_balance(balanced(tmp_path), tmp_path, "again", watcher=watcher)
     shown = capsys.readouterr().err
-    assert "balance: 128 captions, 19 of them duplicates; 109 could go on; at random, 20 expected" in shown
+    assert "balance: 128 captions, 19 of them duplicates; 109 eligible; at random, 20 expected" in shown
     line = (
-        f"balance: 128 captions, 19 of them duplicates; 108 could go on; t = {solved(made):,.4g} "
+        f"balance: 128 captions, 19 of them duplicates; 108 eligible; t = {solved(made):,.4g} "
         f"(concepts held: 12), 40 expected"
     )
     assert line in shown
@@ -199,34 +201,18 @@ def test_a_part_that_changes_changes_t_and_another_size_costs_no_matching(tmp_pa
     assert solved(grown) == solved(fresh) != t
 
 
-def test_near_duplicates_go_by_choice(tmp_path: Path) -> None:
-    captions(tmp_path)
-    lines = [
-        f"a small brown dog runs over the green field towards the old red barn near the river{' .' * n}"
-        for n in range(4)
-    ]
-    (tmp_path / "near.txt").write_text("\n".join(lines) + "\n")
-    rule = {"t": 100, "bank": "bank.txt"}
-    assert len(kept(only_balance(balanced(tmp_path, text="near.txt", balance=rule), tmp_path, "all"))) == 4
-    made = only_balance(
-        balanced(tmp_path, text="near.txt", part_rows=2, balance={**rule, "near_duplicates": True}),
-        tmp_path,
-        "one",
-    )
-    assert Counter(r["reason"] for r in made.rows("balance")) == {"near_duplicate": 3, None: 1}
-
-
 def test_what_the_barrier_asks_for_can_be_done_by_other_processes(tmp_path: Path) -> None:
     """An engine that spreads parts hands `gather` its own map: the functions travel, and the answer is the
     same to the last bit."""
     captions(tmp_path)
     made = only_balance(balanced(tmp_path), tmp_path, "run")
-    plan, folder = make_plan(balanced(tmp_path), tmp_path), RunFolder(made.root)
+    workshop, folder = open_workshop(balanced(tmp_path), tmp_path), RunFolder(made.root)
+    plan = workshop.plan
     digests = [
-        {f: plan.part_digest(f, p) for f in plan.lineage("balance") if f != "balance"} for p in plan.parts()
+        {f: plan.part_digest(f, p) for f in plan.lineage("balance") if f != "balance"} for p in plan.parts
     ]
-    views = [PartView(folder, p.index, d) for p, d in zip(plan.parts(), digests, strict=True)]
-    stage = plan.stages["balance"]
+    views = [PartView(folder, p.index, d) for p, d in zip(plan.parts, digests, strict=True)]
+    stage = workshop.stages["balance"]
     assert isinstance(stage, Barrier)
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
         found = stage.gather(views, pool.map)
@@ -334,31 +320,12 @@ def test_dedupe_against_the_plain_rule() -> None:
     texts = [f"caption {n}" for n in chance.integers(0, 60, 200)]
     ranks = chance.integers(0, 2**63, 200).astype(np.uint64)
     cuts = [0, 1, 90, 90, 200]
-    parts = [(n, dedupe.digests(texts[a:b]), ranks[a:b], None) for n, (a, b) in enumerate(pairwise(cuts))]
+    parts = [(n, dedupe.digests(texts[a:b]), ranks[a:b]) for n, (a, b) in enumerate(pairwise(cuts))]
     found = dedupe.find(parts)
-    gone = {cuts[p] + int(r) for p, reasons in found.items() for r in reasons["duplicate"]}
+    gone = {cuts[p] + int(r) for p, rows in found.items() for r in rows}
     best = {t: min((ranks[i], i) for i, other in enumerate(texts) if other == t)[1] for t in texts}
     assert gone == set(range(200)) - set(best.values())
     turned = dedupe.find(reversed(parts))
-    assert {(p, int(r)) for p, x in turned.items() for r in x["duplicate"]} == {
-        (p, int(r)) for p, x in found.items() for r in x["duplicate"]
+    assert {(p, int(r)) for p, x in turned.items() for r in x} == {
+        (p, int(r)) for p, x in found.items() for r in x
     }
-
-
-def test_near_duplicates() -> None:
-    base = "a small brown dog runs over the green field towards the old red barn near the river"
-    texts = [
-        base,
-        base.replace("brown", "black"),
-        base + ".",
-        "two ships sail on a calm sea at dusk",
-        base,
-        base.upper(),
-    ]
-    ranks = np.arange(len(texts), dtype=np.uint64)
-    found = dedupe.find([(0, dedupe.digests(texts), ranks, dedupe.bands(texts))])
-    assert found[0]["duplicate"].tolist() == [4]
-    near = found[0]["near_duplicate"].tolist()
-    assert {2, 5} <= set(near)  # another full stop, another case
-    assert 3 not in near
-    assert 0 not in near

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ctrlsynth.api.run import run
 from ctrlsynth.errors import UserError
-from ctrlsynth.runs.plan import make_plan
+from ctrlsynth.runs.build import open_workshop
 from ctrlsynth.sample import KINDS, Tags
 from ctrlsynth.stages.judge import Score, removed_phrases, score_tags, score_text, verdict, weighted_recall
 from helpers import recipe
@@ -152,7 +152,7 @@ def test_another_caption_miner_judges_again(tmp_path: Path, monkeypatch: pytest.
     """The miner gives the reference of a text that was written from a caption alone, so its digest belongs to
     the judge's step."""
     rewrite = recipe(tmp_path, rows=4, paths=[{"rewrite": ["text", "text*"]}], judge={"threshold": 0.1})
-    before = make_plan(rewrite, tmp_path).digests
+    before = open_workshop(rewrite, tmp_path).plan.digests
     monkeypatch.setattr("ctrlsynth.models.embedded.wordnet.tagger.VERSION", 99)
-    after = make_plan(rewrite, tmp_path).digests
+    after = open_workshop(rewrite, tmp_path).plan.digests
     assert {f for f in before if before[f] != after[f]} == {"judge-text"}

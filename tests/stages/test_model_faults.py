@@ -17,11 +17,11 @@ from ctrlsynth.errors import ModelError, UserError, WorkFailed
 from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.recipe.schema import Faults, Recipe
 from ctrlsynth.runs import faults
-from ctrlsynth.runs.faults import Caller, fault_of
-from ctrlsynth.runs.part import run_part
-from ctrlsynth.runs.plan import make_plan
-from ctrlsynth.storage.parts import RunFolder, write_json
-from helpers import recipe, tables
+from ctrlsynth.runs.build import open_workshop
+from ctrlsynth.runs.faults import GuardedModel, fault_of
+from ctrlsynth.storage.files import write_json
+from ctrlsynth.storage.parts import RunFolder
+from helpers import recipe, run_part, tables
 
 ROWS = 256
 
@@ -206,7 +206,7 @@ def test_a_server_that_stays_down_stops_the_run_and_no_row_is_held_at_fault(tmp_
 def test_pauses_between_restarts_grow_and_end_with_the_first_success(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(faults, "LONGEST_PAUSE", 5.0)
-    caller = Caller("write", Faults(restarts=100), pauses.append)
+    caller = GuardedModel("write", Faults(restarts=100), pauses.append)
     stage: Any = FakeStage([ConnectionError("gone")] * 6 + [None, ConnectionError("gone"), None])
     rows = [item(n) for n in range(5)]
     for row in rows:
@@ -255,7 +255,7 @@ def test_failed_rows_that_a_model_reports_itself_count_as_well(tmp_path: Path) -
 
 
 def test_the_rate_is_that_of_the_last_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    caller = Caller("write", Faults(after=10))
+    caller = GuardedModel("write", Faults(after=10))
     good: Any = FakeStage([])
     for n in range(1000):
         caller.ask(good, [item(n)])
@@ -284,20 +284,21 @@ def test_retry_asks_for_the_failed_rows_only_whoever_makes_the_parts(tmp_path: P
     bad = {seeds[n] for n in (5, 6, 7, 130)}
     Script.act = poison(bad, lambda: RuntimeError("today only"))
     run(scripted(tmp_path), tmp_path / "a", base=tmp_path)
-    plan = make_plan(scripted(tmp_path), tmp_path)
+    workshop = open_workshop(scripted(tmp_path), tmp_path)
+    plan = workshop.plan
     write_json(tmp_path / "b" / "plan.json", plan.describe())
     for step in plan.steps:
-        run_part(plan, RunFolder(tmp_path / "b"), step.folder, plan.parts()[0])
+        run_part(workshop, RunFolder(tmp_path / "b"), step.folder, plan.parts[0])
     assert tables(Run.open(tmp_path / "b")) == tables(Run.open(tmp_path / "a"))
     Script.act, Script.sizes = staticmethod(lambda requests: None), []
     again = run(scripted(tmp_path), tmp_path / "a", base=tmp_path, retry=True)
     assert Script.sizes == [4]
     assert tables(again)["write"] == clean
     Script.sizes.clear()
-    plan = make_plan(scripted(tmp_path), tmp_path, earlier=again.plan)
-    for step in plan.steps:
+    workshop = open_workshop(scripted(tmp_path), tmp_path, earlier=again.plan)
+    for step in workshop.plan.steps:
         versions = RunFolder(tmp_path / "b").listing(step.folder)[0]
-        run_part(plan, RunFolder(tmp_path / "b"), step.folder, plan.parts()[0], versions, retry=True)
+        run_part(workshop, RunFolder(tmp_path / "b"), step.folder, plan.parts[0], versions, retry=True)
     assert Script.sizes == [4]
     assert tables(Run.open(tmp_path / "b"))["write"] == clean
 

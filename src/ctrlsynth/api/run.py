@@ -9,10 +9,10 @@ from ..recipe.file import load_recipe
 from ..recipe.schema import Recipe
 from ..runs import drive
 from ..runs.reader import RunReader
-from ..storage.location import Place
+from ..storage.location import Location
 
 if TYPE_CHECKING:
-    from ..export.export import Summary
+    from ..export.card import Summary
     from ..report.explain import Story
     from ..report.sweep import Sweep
 
@@ -51,7 +51,7 @@ class Run(RunReader):
         return page
 
 
-def run(recipe: Recipe | Path | str, out: Place | str | None = None, **options: Any) -> Run:
+def run(recipe: Recipe | Path | str, out: Location | str | None = None, **options: Any) -> Run:
     """Runs a recipe into `out` (`runs/NAME` unless given) and returns the run; `options` as `drive.run`
     takes them."""
     return Run.open(drive.run(recipe, out, **options))

@@ -1,266 +1,186 @@
-"""`ctrlsynth concepts ...`: SynthCLIP's route on the command line. As in `cli.py`, every command imports what
-it needs when it runs."""
+"""Commands of `ctrlsynth concepts` that need no language model: build, match, balance, coverage."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
+from typer import Argument, Option
 
 from ..errors import UserError
-from .options import Engine, Json
-from .output import plain, print_json, say
+from .options import Address, Bank, Engine, Json, Plot, Seed
+from .output import answer, plain, print_json, say
 
-concepts = typer.Typer(
-    no_args_is_help=True,
-    help="From concepts to captions (SynthCLIP): a bank of concepts, which of them captions hold, a "
-    "balanced subset, its coverage.\n\n"
-    "concepts build --out bank.parquet; concepts match captions.txt --bank bank.parquet --out matches/;\n"
-    "concepts balance matches/ --size 100000 --out subset.parquet; concepts coverage matches/ --vs "
-    "subset.parquet",
-)
-
-Bank = Annotated[
-    Path,
-    typer.Option(
-        "--bank", help="a bank: .parquet, .txt, .csv, or .json as MetaCLIP's metadata.json", metavar="BANK"
-    ),
-]
-Seed = Annotated[int, typer.Option("--seed", help="what the draw hangs on, beside the ids")]
-EngineOption = Annotated[
-    Engine, typer.Option("--engine", help="ray: parts as tasks of a cluster; files must be shared")
-]
-Address = Annotated[
-    str | None,
-    typer.Option(
-        "--address",
-        help="of the Ray cluster; else RAY_ADDRESS, one that runs here, or a Ray of this machine alone",
-    ),
-]
 Files = list[Path] | None
+Names = list[str] | None
 
 
-class MatchMode(StrEnum):
-    """How texts and entries are compared; see `match.py`."""
-
-    EXACT = "exact"
-    LOWER = "lower"
-    LEMMA = "lemma"
-
-
-@concepts.command()
 def build(
     ctx: typer.Context,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", help="the bank to write: .parquet keeps all; .txt, .json, .csv", metavar="FILE"
-        ),
-    ],
+    *,
+    out: Annotated[Path, Option(help="the new bank: .parquet (keeps all facts), .txt, .json or .csv")],
     source: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--source", help="only these: list, numbers, wordnet, unigrams, bigrams, titles", metavar="NAME"
-        ),
+        Names, Option(help="only this source: list, numbers, wordnet, unigrams, bigrams or titles")
     ] = None,
-    add: Annotated[
-        Files, typer.Option("--add", help="a list of your own, or another bank; comes first", metavar="FILE")
-    ] = None,
-    wikipedia: Annotated[
-        Files,
-        typer.Option("--wikipedia", help="pages-articles dump (.xml, .bz2, .gz) to count", metavar="FILE"),
-    ] = None,
-    unigrams: Annotated[
-        Files, typer.Option("--unigrams", help="'word count' lines, instead of a dump", metavar="FILE")
-    ] = None,
-    bigrams: Annotated[
-        Files, typer.Option("--bigrams", help="'first second count' lines, with --unigrams", metavar="FILE")
-    ] = None,
-    pageviews: Annotated[
-        Files, typer.Option("--pageviews", help="hourly or daily pageviews files", metavar="FILE")
-    ] = None,
-    titles: Annotated[
-        Files, typer.Option("--titles", help="all-titles list: only these titles", metavar="FILE")
-    ] = None,
-    min_count: Annotated[int, typer.Option("--min-count", help="least count of a unigram")] = 100,
+    add: Annotated[Files, Option(help="a list or bank of your own; comes first", metavar="FILE")] = None,
+    unigrams: Annotated[Files, Option(help="'word count' lines", metavar="FILE")] = None,
+    bigrams: Annotated[Files, Option(help="'first second count' lines; needs --unigrams")] = None,
+    pageviews: Annotated[Files, Option(help="hourly or daily pageviews files", metavar="FILE")] = None,
+    titles: Annotated[Files, Option(help="all-titles list: only these titles", metavar="FILE")] = None,
+    min_count: Annotated[int, Option(help="lowest count of a unigram")] = 100,
     min_pmi: Annotated[
-        float | None,
-        typer.Option("--min-pmi", help="least PMI of a bigram; 30, or 8 with symspellpy's counts"),
+        float | None, Option(help="lowest PMI of a bigram (default: 30, or 8 with symspellpy's counts)")
     ] = None,
-    min_views: Annotated[int, typer.Option("--min-views", help="least views of a title")] = 70,
-    cap: Annotated[
-        int, typer.Option("--cap", help="entries at most; earlier sources come first", min=1)
-    ] = 500_000,
-    from_: Annotated[
-        Path | None, typer.Option("--from", help="cut a sub-bank from this bank instead", metavar="BANK")
-    ] = None,
-    found_in: Annotated[
-        Path | None, typer.Option("--found-in", help="keep what a folder of matches has seen", metavar="DIR")
-    ] = None,
-    random: Annotated[
-        int | None, typer.Option("--random", help="keep N entries drawn at random", metavar="N", min=1)
-    ] = None,
-    under: Annotated[
-        str | None, typer.Option("--under", help="keep a WordNet class and what is below it: animal.n.01")
-    ] = None,
+    min_views: Annotated[int, Option(help="lowest number of views of a title")] = 70,
+    cap: Annotated[int, Option(help="most entries; earlier sources have priority", min=1)] = 500_000,
+    from_: Annotated[Path | None, Option("--from", help="cut a part of this bank instead")] = None,
+    found_in: Annotated[Path | None, Option(help="keep entries found by this folder of matches")] = None,
+    random: Annotated[int | None, Option(help="keep N entries at random", metavar="N", min=1)] = None,
+    under: Annotated[str | None, Option(help="keep a WordNet class and all below it: animal.n.01")] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Make a bank of concepts: WordNet, words, pairs and titles by count, numbers; or cut a sub-bank from
-    one.
+    """Build a bank of concepts, or cut a part from a bank.
 
-    Without --wikipedia or --unigrams, symspellpy's counts stand in for Wikipedia's.
+    The sources are WordNet, frequent words, word pairs, titles and numbers.
+    Without --unigrams, symspellpy's word counts replace Wikipedia's.
     """
     from ..concepts import bank as banks
-    from ..concepts.sources import Wanted, gather
+    from ..concepts.gather import Wanted, gather
 
     if out.exists():
         raise UserError(f"{out}: is there already; give another name")
-    told: list[Any] = []
+    added: list[Any] = []
     if from_ is not None:
-        _only_cut(ctx)
+        _check_cut(ctx)
         table = banks.distinct(banks.read_bank(from_))
     else:
         wanted = Wanted(
-            tuple(source or banks.SOURCES), add or (), unigrams or (), bigrams or (), wikipedia or (),
-            pageviews or (), titles or (),
-            min_count=min_count, min_pmi=min_pmi, min_views=min_views,
+            tuple(source or banks.SOURCES), add or (), unigrams or (), bigrams or (),
+            pageviews or (), titles or (), min_count=min_count, min_pmi=min_pmi, min_views=min_views,
         )  # fmt: skip
-        table, told = banks.build(gather(wanted), cap)
-    whole = table.num_rows
-    table = _sub_bank(table, found_in, random, under, seed)
-    banks.write_bank(table, out)
-    made = banks.load_bank(out)
-    if as_json:
-        print_json(
-            {
-                "bank": str(out),
-                "entries": len(made.entries),
-                "digest": made.digest,
-                "sources": [plain(t) for t in told],
-            }
-        )
-        return
-    for one in told:
-        dropped = "".join(f", {n:,} {reason}" for reason, n in one.dropped.items())
-        over = f", {one.over_cap:,} over the cap" if one.over_cap else ""
-        say(f"{one.source:9} {one.new:9,} new of {one.given:,}; {one.repeats:,} stood already{dropped}{over}")
-    if table.num_rows < whole:
-        say(f"sub-bank: {table.num_rows:,} of {whole:,} entries")
-    say(f"{len(made.entries):,} entries, digest {made.digest}: {out}")
+        table, added = banks.build(gather(wanted), cap)
+    part = _part_of_bank(table, found_in, random, under, seed)
+    banks.write_bank(part, out)
+    _show_bank(out, added, table.num_rows, as_json)
 
 
-def _only_cut(ctx: typer.Context) -> None:
-    """UserError for options of `concepts build` that say how a bank is made, where one is cut."""
+def _check_cut(ctx: typer.Context) -> None:
+    """UserError for options that say how to build a bank, given together with --from."""
     cuts = {"out", "from_", "found_in", "random", "under", "seed", "as_json"}
     for parameter in ctx.command.params:
         source = ctx.get_parameter_source(parameter.name or "")
         if parameter.name not in cuts and source is not None and source.name == "COMMANDLINE":
-            raise UserError(f"{parameter.opts[0]}: says how a bank is made; --from cuts one that is there")
+            raise UserError(f"{parameter.opts[0]}: builds a bank, but --from cuts an existing one")
 
 
-def _sub_bank(table: Any, found_in: Path | None, random: int | None, under: str | None, seed: int) -> Any:
+def _part_of_bank(table: Any, found_in: Path | None, random: int | None, under: str | None, seed: int) -> Any:
     from ..concepts import bank as banks
+    from ..concepts.coverage import count_set
+    from ..concepts.folder import MatchFolder
 
     if found_in is not None:
-        from ..concepts.coverage import count_set
-        from ..concepts.match_folder import MatchFolder
-
-        table = banks.found_part(
-            table, MatchFolder.open(found_in).bank().entries, count_set(found_in).counts.tolist()
-        )
+        entries = MatchFolder.open(found_in).bank().entries
+        table = banks.found_part(table, entries, count_set(found_in).counts.tolist())
     if under is not None:
         table = banks.subtree(table, under)
     return banks.random_part(table, random, seed) if random is not None else table
 
 
-@concepts.command()
+def _show_bank(out: Path, added: list[Any], whole: int, as_json: bool) -> None:
+    from ..concepts.bank import load_bank
+
+    made = load_bank(out)
+    if as_json:
+        facts = {"bank": str(out), "entries": len(made.entries), "digest": made.digest}
+        print_json({**facts, "sources": [plain(one) for one in added]})
+        return
+    for one in added:
+        dropped = "".join(f", {n:,} {reason}" for reason, n in one.dropped.items())
+        over = f", {one.over_cap:,} over the cap" if one.over_cap else ""
+        say(f"{one.source:9} {one.new:9,} new of {one.given:,}; {one.repeats:,} known already{dropped}{over}")
+    if len(made.entries) < whole:
+        say(f"part of a bank: {len(made.entries):,} of {whole:,} entries")
+    say(f"{len(made.entries):,} entries, digest {made.digest}: {out}")
+
+
 def match(
     captions: Annotated[
         list[str],
-        typer.Argument(
-            help="parquet, jsonl, txt, csv, tsv or tar files (.gz .bz2 .xz .zst too), a folder of them, or "
+        Argument(
+            help="parquet, jsonl, txt, csv, tsv or tar files (also .gz .bz2 .xz .zst), a folder of them, or "
             "a run"
         ),
     ],
+    *,
     bank: Bank,
-    out: Annotated[Path, typer.Option("--out", help="the folder of matches", metavar="DIR")],
+    out: Annotated[Path, Option(help="folder for the matches", metavar="DIR")],
     mode: Annotated[
-        MatchMode,
-        typer.Option("--mode", help="exact: MetaCLIP's rule, case counts; lower, lemma: deviations"),
-    ] = MatchMode.EXACT,
+        Literal["exact", "lower", "lemma"],
+        Option(help="exact: MetaCLIP's rule, case-sensitive; lower and lemma differ from it"),
+    ] = "exact",
     caption_column: Annotated[
-        str | None, typer.Option("--caption-column", help="found by its usual names unless given")
+        str | None, Option(help="column with the captions (default: by its usual names)")
     ] = None,
-    key_column: Annotated[
-        str | None, typer.Option("--key-column", help="column whose value is the caption's id; unique")
-    ] = None,
-    workers: Annotated[int, typer.Option("--workers", help="threads", min=1)] = 1,
-    engine: EngineOption = Engine.local,
+    key_column: Annotated[str | None, Option(help="column with unique ids of the captions")] = None,
+    workers: Annotated[int, Option(help="threads", min=1)] = 1,
+    engine: Engine = "local",
     address: Address = None,
     as_json: Json = False,
 ) -> None:
-    """Find which entries of a bank each caption holds. Interrupted, the same command goes on; balancing again
-    costs no matching."""
+    """Find the entries of a bank in each caption.
+
+    If it was interrupted, the same command continues. The matches serve for any number of subsets.
+    """
     from ..concepts.corpus import open_corpus
+    from ..concepts.folder import match_local, match_ray, prepare
     from ..concepts.match import Matcher
-    from ..concepts.match_folder import MatchFolder, match_local, prepare
-    from .show import counting
+    from .progress import counting
 
     _check_address(engine, address)
     parts = open_corpus(captions, caption_column, key_column)
-    loaded, left = prepare(parts, bank, mode.value, out)
+    loaded, left = prepare(parts, bank, mode, out)
     rows = [p.rows for p in left]
     total = sum(n for n in rows if n is not None) if None not in rows else None
     with counting("captions", total, quiet=as_json) as tick:
-        if left and engine is Engine.ray:
-            _match_on_ray(left, bank, mode.value, out, tick, address)
+        if left and engine == "ray":
+            with _on_ray([out], address):
+                match_ray(left, bank, mode, out, tick)
         elif left:
-            match_local(left, Matcher(loaded.entries, mode.value), out, workers, tick)
+            match_local(left, Matcher(loaded.entries, mode), out, workers, tick)
+    _show_matches(out, loaded, as_json)
+
+
+def _show_matches(out: Path, bank: Any, as_json: bool) -> None:
+    from ..concepts.folder import MatchFolder
+
     counts = MatchFolder.open(out).counts()
     if as_json:
-        print_json(
-            {
-                "matches": str(out),
-                "bank": loaded.digest,
-                "dropped": loaded.dropped,
-                "noted": loaded.noted,
-                **plain(counts),
-            }
-        )
+        facts = {"matches": str(out), "bank": bank.digest, "dropped": bank.dropped, "noted": bank.noted}
+        print_json({**facts, **plain(counts)})
         return
-    for what, why in (("left out of", loaded.dropped), ("noted in", loaded.noted)):
+    for what, why in (("left out of", bank.dropped), ("noted in", bank.noted)):
         if why:
             say(f"{what} the bank: " + ", ".join(f"{n:,} {reason}" for reason, n in why.items()))
-    say(
-        f"{counts.texts:,} captions, {counts.matched:,} hold an entry, "
-        f"{counts.pairs / max(counts.texts, 1):.2f} entries a caption: {out}"
-    )
+    per_caption = f"{counts.pairs / max(counts.texts, 1):.2f} entries per caption"
+    say(f"{counts.texts:,} captions, {counts.matched:,} hold an entry, {per_caption}: {out}")
     if counts.aside:
-        say("set aside: " + ", ".join(f"{n:,} {reason}" for reason, n in counts.aside.items()))
+        say("skipped: " + ", ".join(f"{n:,} {reason}" for reason, n in counts.aside.items()))
         for file, row, reason in counts.first:
             say(f"  {file} row {row}: {reason}")
 
 
-def _match_on_ray(parts: Any, bank: Path, mode: Any, out: Path, tick: Any, address: str | None) -> None:
-    from ..concepts.match_folder import match_ray
-
-    with _on_ray([out], address):
-        match_ray(parts, bank, mode, out, tick)
-
-
-def _check_address(engine: Engine, address: str | None) -> None:
-    if address is not None and engine is not Engine.ray:
-        raise UserError(f"--address {address}: goes with --engine ray")
+def _check_address(engine: str, address: str | None) -> None:
+    if address is not None and engine != "ray":
+        raise UserError(f"--address {address}: needs --engine ray")
 
 
 @contextmanager
 def _on_ray(folders: Sequence[Path], address: str | None) -> Iterator[Any]:
-    """The cluster, whose nodes all see these folders; gives `map` on it."""
+    """Connects to a cluster whose nodes all see these folders; yields a `map` that runs on it."""
     from ..models.installed import need
 
     need("ray", "ray", "--engine ray")
@@ -272,153 +192,93 @@ def _on_ray(folders: Sequence[Path], address: str | None) -> Iterator[Any]:
         yield spread
 
 
-@concepts.command()
 def balance(
-    matches: Annotated[Path, typer.Argument(help="a folder of matches", metavar="DIR")],
+    matches: Annotated[Path, Argument(help="a folder of matches", metavar="DIR")],
+    *,
     out: Annotated[
         Path,
-        typer.Option(
-            "--out",
-            help=".parquet (ids, texts, entries), .jsonl, .csv (concepts as a JSON list) or .txt",
-            metavar="FILE",
+        Option(
+            help=".parquet (ids, texts, entries), .jsonl, .csv (concepts as JSON) or .txt", metavar="FILE"
         ),
     ],
-    size: Annotated[
-        int | None, typer.Option("--size", help="this many captions, as the expected number", metavar="M")
-    ] = None,
+    size: Annotated[int | None, Option(help="expected number of captions", metavar="M")] = None,
     t: Annotated[
-        float | None,
-        typer.Option("--t", help="the threshold itself; SynthCLIP's sample uses 10", metavar="T"),
+        float | None, Option("--t", help="the threshold t instead of a size; SynthCLIP uses 10", metavar="T")
     ] = None,
     random: Annotated[
-        bool, typer.Option("--random", help="the ablation: --size captions whatever they hold")
+        bool, Option("--random", help="ablation: draw --size captions at random, whatever they hold")
     ] = False,
     keep_duplicates: Annotated[
-        bool, typer.Option("--keep-duplicates", help="equal captions count each")
-    ] = False,
-    near_duplicates: Annotated[
-        bool,
-        typer.Option(
-            "--near-duplicates", help="drop captions that are nearly the same as another one (MinHash) too"
-        ),
+        bool, Option("--keep-duplicates", help="keep captions that occur more than once")
     ] = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Draw a balanced subset: few captions of each frequent concept, all of the rare ones. A smaller size is
-    a part of a larger one."""
-    from ..concepts import balance_folder
-    from ..concepts.match_folder import MatchFolder
+    """Draw a balanced subset: few captions of each frequent concept, all captions of rare ones.
+
+    With one seed a smaller subset is a part of a larger one.
+    """
+    from ..concepts import balance as balancing
+    from ..concepts.folder import MatchFolder
+    from .progress import passes
 
     folder = MatchFolder.open(matches)
-    balance_folder.check_out(out)
-    with _passes(folder.counts().texts, quiet=as_json, rounds=5 if t is None else 1) as tell:
-        plan = balance_folder.plan(
-            folder,
-            size=size,
-            t=t,
-            random=random,
-            seed=seed,
-            duplicates=keep_duplicates,
-            near_duplicates=near_duplicates,
-            say=tell,
+    balancing.check_out(out)
+    captions = folder.counts().texts
+    with passes(captions, quiet=as_json, sizes=captions * (5 if t is None else 1)) as tick:
+        plan = balancing.plan(
+            folder, size=size, t=t, random=random, seed=seed, duplicates=keep_duplicates, say=tick
         )
-    told = plan.told
+    facts = plan.told
     if not as_json:
-        at = "at random" if told.t is None else f"t = {told.t:g}"
-        lost = f"{told.duplicates:,} duplicates" + (
-            f", {told.near_duplicates:,} near duplicates" if near_duplicates else ""
-        )
+        rule = "at random" if facts.t is None else f"t = {facts.t:g}"
         say(
-            f"{told.captions:,} captions, {lost}, {told.pool:,} in the pool; {at}: {told.expected:,.0f} "
-            f"expected"
+            f"{facts.captions:,} captions, {facts.duplicates:,} duplicates, {facts.pool:,} in the pool; "
+            f"{rule}: {facts.expected:,.0f} expected"
         )
-    with _passes(folder.counts().texts, quiet=as_json) as tell:
-        told = balance_folder.sample(plan, out, say=tell)
-    if as_json:
-        print_json({"subset": str(out), **plain(told)})
-    else:
-        say(f"{told.kept:,} kept: {out}")
+    with passes(captions, quiet=as_json) as tick:
+        facts = balancing.sample(plan, out, say=tick)
+    answer(as_json, {"subset": str(out), **plain(facts)}, lambda: say(f"{facts.kept:,} kept: {out}"))
 
 
-@contextmanager
-def _passes(captions: int, quiet: bool, rounds: int = 1) -> Iterator[Any]:
-    """A counter a pass over all captions, one at a time; t is found in `rounds` passes."""
-    from .show import counting
-
-    open_: dict[str, Any] = {}
-
-    def tell(name: str, rows: int) -> None:
-        if name not in open_:
-            close()
-            manager = counting(name, captions * (rounds if name == "sizes" else 1), quiet=quiet)
-            open_[name] = (manager, manager.__enter__())
-        open_[name][1](rows)
-
-    def close() -> None:
-        for manager, _ in open_.values():
-            manager.__exit__(None, None, None)
-        open_.clear()
-
-    try:
-        yield tell
-    finally:
-        close()
-
-
-@concepts.command()
 def coverage(
-    set_: Annotated[Path, typer.Argument(help="a folder of matches, or a .parquet subset", metavar="SET")],
+    set_: Annotated[Path, Argument(help="a folder of matches, or a .parquet subset", metavar="SET")],
+    *,
     vs: Annotated[
-        Path | None,
-        typer.Option("--vs", help="another set matched with the same bank: after balancing", metavar="SET"),
+        Path | None, Option(help="a second set, matched with the same bank, to compare", metavar="SET")
     ] = None,
     bank: Annotated[
-        Path | None,
-        typer.Option("--bank", help="the names, for a subset alone; a folder has its own", metavar="BANK"),
+        Path | None, Option(help="the bank of a subset; a folder of matches has its own", metavar="BANK")
     ] = None,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", help="write head and tail curves (.png or .svg)", metavar="FILE")
-    ] = None,
+    plot: Plot = None,
     lists: Annotated[
         Path | None,
-        typer.Option(
-            "--lists", help="write never-seen.txt and over-represented.csv of each set there", metavar="DIR"
-        ),
+        Option(help="also write never-seen.txt and over-represented.csv of each set here", metavar="DIR"),
     ] = None,
-    top: Annotated[int, typer.Option("--top", help="entries to show of each list", min=0)] = 10,
-    engine: EngineOption = Engine.local,
+    top: Annotated[int, Option(help="entries to show of each list", min=0)] = 10,
+    engine: Engine = "local",
     address: Address = None,
     as_json: Json = False,
 ) -> None:
-    """Show how well captions cover a bank: entries seen at least 1, 5 and 25 times, what is never seen and
-    what is seen too often."""
+    """Show how well captions cover a bank: entries seen never, 1, 5 and 25 times, and most often."""
     from ..concepts import coverage as cover
-    from ..concepts.coverage_text import check_new, names_of, report, write_lists
+    from ..concepts.coverage import check_new, names_of, report, write_lists
     from ..report.figures import head_tail_figure, write_figure
+    from .show import show_coverage
 
     _check_address(engine, address)
-    check_new(1 if vs is None else 2, plot, lists)
     paths = [set_] if vs is None else [set_, vs]
-    with (
-        _on_ray([p if p.is_dir() else p.absolute().parent for p in paths], address)
-        if engine is Engine.ray
-        else nullcontext(map) as each
-    ):
+    check_new(len(paths), plot, lists)
+    folders = [p if p.is_dir() else p.absolute().parent for p in paths]
+    with _on_ray(folders, address) if engine == "ray" else nullcontext(map) as each:
         sets = [cover.count_set(path, each) for path in paths]
     if vs is not None:
         cover.check_same_matching(*sets)
-    names = names_of([set_, *([vs] if vs else [])], bank, sets[0].bank_digest)
+    names = names_of(paths, bank, sets[0].bank_digest)
     if plot is not None:
         write_figure(head_tail_figure(sets), plot)
     if lists is not None:
         write_lists(sets, names, lists)
-    if as_json:
-        print_json(report(sets, names, top))
-        return
-    from .show import show_coverage
-
-    show_coverage(report(sets, names, top))
-    for path in (plot, lists):
-        if path is not None:
-            say(str(path))
+    found = report(sets, names, top)
+    made = [str(path) for path in (plot, lists) if path is not None]
+    answer(as_json, found, lambda: show_coverage(found, made))

@@ -1,191 +1,94 @@
-"""What the command line draws with rich: progress with rate, yield and time left; plan, ledger, sweep and
-models as tables."""
+"""Tables and texts that commands print: plan, ledger, sweep, models, coverage, diversity, evaluation results,
+and the story of one sample."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
-from ..report.facts import Fact
-from ..report.sweep import gate_note
-from ..runs.local import Silent, Watcher
-from ..runs.reader import LedgerRow, RunReader
-from .terminal import cells, clean, wrap
+from .output import cells, clean, say, wrap
+
+if TYPE_CHECKING:
+    from ..evaluate.compare import Comparison
+    from ..evaluate.results import Result
+    from ..report.facts import Fact
+    from ..report.sweep import Sweep
+    from ..runs.ledger import LedgerRow
+    from ..runs.reader import RunReader
 
 
-class _Bars:
-    """A bar a stage: parts done, rows a second, share of rows that came through."""
-
-    def __init__(self, bars: Progress) -> None:
-        self._bars = bars
-        self._tasks: dict[str, TaskID] = {}
-        self._seen: dict[str, list[float]] = {}
-
-    def stage(self, folder: str, number: int, parts: int, done: int) -> None:
-        self._tasks[folder] = self._bars.add_task(_safe(folder), total=parts, completed=done, note="")
-        self._seen[folder] = [0.0, 0.0, 0.0]
-
-    def gathered(self, folder: str, found: dict[str, Any]) -> None:
-        self._bars.console.print(
-            _safe(_balance_line({"folder": folder, **found})), highlight=False, soft_wrap=True
+def _print(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str]) -> None:
+    """Prints a table; columns named in `right` are aligned right and not wrapped."""
+    table = Table(title=_safe(title), title_justify="left", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(
+            _safe(column), justify="right" if column in right else "left", no_wrap=column in right
         )
-
-    def rows(self, folder: str, rows: int, made: int) -> None:
-        self._seen[folder][0] += rows
-        task = self._bars.tasks[self._tasks[folder]]
-        elapsed = task.elapsed or 0.0
-        rate = self._seen[folder][0] / elapsed if elapsed > 0 else 0.0
-        self._bars.update(
-            self._tasks[folder], note=f"{self._seen[folder][0]:,.0f} rows, {rate:,.1f}/s{self._yield(folder)}"
-        )
-
-    def _yield(self, folder: str) -> str:
-        _, rows, ok = self._seen[folder]
-        return f", yield {ok / rows:.0%}" if rows else ""
-
-    def part(self, folder: str, index: int, counts: dict[str, Any]) -> None:
-        self._seen[folder][1] += counts["rows"]
-        self._seen[folder][2] += counts["ok"]
-        self._bars.advance(self._tasks[folder])
-        self.rows(folder, 0, 0)
-
-    def finished(self, folder: str) -> None:
-        self._bars.stop_task(self._tasks[folder])
-
-
-@contextmanager
-def progress(quiet: bool = False) -> Iterator[Watcher]:
-    """Bars on standard error while a run works; nothing with `quiet`."""
-    if quiet:
-        yield Silent()
-        return
-    columns = (
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-        TextColumn("parts"),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        yield _Bars(bars)
-
-
-@contextmanager
-def counting(what: str, total: int | None = None, quiet: bool = False) -> Iterator[Callable[..., None]]:
-    """A line on standard error that counts: call what it yields once a sample, or with a number of samples.
-    With `total` it tells the time left."""
-    if quiet:
-        yield lambda number=1: None
-        return
-    columns = (
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24),
-        TextColumn("{task.completed:,.0f}"),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        task = bars.add_task(escape(what), total=total, note="")
-
-        def tick(number: int = 1) -> None:
-            bars.advance(task, number)
-            elapsed = bars.tasks[0].elapsed or 0.0
-            if elapsed > 0:
-                bars.update(task, note=f"{bars.tasks[0].completed / elapsed:,.1f}/s")
-
-        yield tick
-
-
-def _print(table: Table) -> None:
+    for row in rows:
+        table.add_row(*map(_safe, row))
     console = Console()
     if not console.is_terminal:
         console = Console(width=max(console.width, 150))
     console.print(table)
 
 
-def _table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
-    table = Table(title=_safe(title), title_justify="left", box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", no_wrap=column in right)
-    return table
+def _safe(text: str) -> str:
+    """Data as rich shows it literally: no markup, nothing that a terminal obeys."""
+    return escape("\n".join(map(clean, text.split("\n"))))
 
 
 def show_ledger(run: RunReader) -> None:
-    """The ledger: rows into a stage = ok + dropped + failed."""
+    """Shows the ledger: rows into a stage = ok + dropped + failed."""
     rows = run.ledger()
     right = ("in", "ok", "dropped", "failed", "reused", "seconds", "tokens", "MB")
-    table = _table(
-        str(run.root),
-        "stage",
-        "paths",
-        "parts",
-        "in",
-        "ok",
-        "dropped",
-        "failed",
-        "reused",
-        "seconds",
-        "tokens",
-        "MB",
-        "reasons",
-        right=right,
-    )
-    for r in rows:
-        reasons = ", ".join(f"{name} {count:,}" for name, count in sorted({**r.dropped, **r.failed}.items()))
-        table.add_row(
-            r.folder, _safe(", ".join(r.paths)), f"{r.parts}/{r.parts_wanted}", f"{r.rows:,}", f"{r.ok:,}",
-            f"{sum(r.dropped.values()):,}",
-            f"{sum(r.failed.values()):,}", f"{r.reused:,}", f"{r.seconds:,.1f}", f"{r.tokens:,}",
-            f"{r.bytes / 1e6:,.1f}", _safe(reasons),
-        )  # fmt: skip
-    _print(table)
+    _print(str(run.root), ("stage", "paths", "parts", *right, "reasons"), map(_ledger_cells, rows), right)
     for r in rows:
         if r.first_error is not None:
-            _say(f"{r.folder}: first error: {r.first_error}")
+            say(f"{r.folder}: first error: {r.first_error}")
     for r in rows:
         if r.cost is not None:
-            _say(f"{r.folder}: {r.cost:,.4f} US dollars by the recipe's prices")
-    _say(_sum_line(rows))
+            say(f"{r.folder}: {r.cost:,.4f} US dollars by the recipe's prices")
+    say(_sum_line(rows))
     for r in rows:
         if r.folder.startswith("judge") and r.rows and not r.ok and r.parts == r.parts_wanted:
-            reasons = ", ".join(
-                f"{name} {count:,}" for name, count in sorted({**r.dropped, **r.failed}.items())
-            )
-            _say(
-                f"{r.folder} kept none of {r.rows:,} rows ({reasons}), so {', '.join(r.paths)} gives "
-                f"nothing: "
-                f"`ctrlsynth explain {run.root}` tells one sample, `ctrlsynth sweep {run.root}` all "
+            say(
+                f"{r.folder} kept none of {r.rows:,} rows ({_reasons(r)}), so {', '.join(r.paths)} gives "
+                f"nothing: `ctrlsynth explain {run.root}` shows one sample, `ctrlsynth sweep {run.root}` all "
                 f"thresholds"
             )
     for b in run.balances():
-        _say(_balance_line(b))
+        say(balance_line(b))
+    from ..report.sweep import gate_note
+
     note = gate_note(run)
     if note is not None:
-        _say(note)
+        say(note)
     for product in run.products():
-        _say(
-            f"{product['kind']}: {product['path']}"
-            + (" (stale: the run has gone on since)" if product["stale"] else "")
-        )
+        stale = " (stale: the run has changed since)" if product["stale"] else ""
+        say(f"{product['kind']}: {product['path']}{stale}")
 
 
-def _balance_line(b: Mapping[str, Any]) -> str:
-    """What a balance found over all parts, of `Run.balances` or as it was just gathered."""
-    told = f"{b['captions']:,} captions, {b['duplicates']:,} of them duplicates; {b['pool']:,} could go on"
+def _ledger_cells(r: LedgerRow) -> Sequence[str]:
+    dropped, failed = sum(r.dropped.values()), sum(r.failed.values())
+    counts = [f"{n:,}" for n in (r.rows, r.ok, dropped, failed, r.reused)]
+    costs = (f"{r.seconds:,.1f}", f"{r.tokens:,}", f"{r.bytes / 1e6:,.1f}")
+    return (r.folder, ", ".join(r.paths), f"{r.parts}/{r.parts_wanted}", *counts, *costs, _reasons(r))
+
+
+def _reasons(r: LedgerRow) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in sorted({**r.dropped, **r.failed}.items()))
+
+
+def balance_line(b: Mapping[str, Any]) -> str:
+    """Returns what a balance found over all parts, from `Run.balances` or a watcher's `gathered`."""
+    counts = f"{b['captions']:,} captions, {b['duplicates']:,} of them duplicates; {b['pool']:,} eligible"
     rule = f"t = {b['t']:,.4g} (concepts held: {b['entries_seen']:,})" if "t" in b else "at random"
-    return f"{b['folder']}: {told}; {rule}, {b['expected']:,.0f} expected"
+    return f"{b['folder']}: {counts}; {rule}, {b['expected']:,.0f} expected"
 
 
 def _sum_line(rows: Sequence[LedgerRow]) -> str:
@@ -199,168 +102,154 @@ def _sum_line(rows: Sequence[LedgerRow]) -> str:
 
 
 def show_plan(plan: dict[str, Any]) -> None:
-    """Stages, parts, rows, models and digests, estimates, and what is done."""
+    """Shows stages, parts, rows, models and digests, estimates, and what is done."""
     right = ("rows", "MB", "tokens", "device-s")
-    table = _table(
-        f"{plan['recipe']}: {plan['source']}",
-        "stage",
-        "paths",
-        "model",
-        "digest",
-        "parts",
-        "rows",
-        "MB",
-        "tokens",
-        "device-s",
-        "rate",
-        right=right,
-    )
-    for s in plan["stages"]:
-        done = f"{s['parts_done']}/{s['parts']} done" if s["parts_done"] else f"{s['parts']}"
-        parts = done + (f", {s['parts_to_update']} to update" if s["parts_to_update"] else "")
-        table.add_row(
-            s["folder"], _safe(", ".join(s["paths"])), _safe(s["model"]), s["digest"], parts,
-            _count(s["rows"]), _count(s["bytes"], 1e6),
-            _count(s["tokens"]), _count(s["device_seconds"]), s["rate"],
-        )  # fmt: skip
-    _print(table)
+    columns = ("stage", "paths", "model", "digest", "parts", *right, "rate")
+    _print(f"{plan['recipe']}: {plan['source']}", columns, map(_plan_cells, plan["stages"]), right)
     for s in plan["stages"]:
         if s["example"]:
-            _say(
-                f"{s['folder']}: what its model reads, with tags and a caption made up for "
-                f"show:\n{s['example']}"
-            )
+            say(f"{s['folder']}: what its model reads, shown with made-up tags and caption:\n{s['example']}")
     total = plan["total"]
-    cost = (
-        f"{total['bytes'] / 1e6:,.1f} MB, {total['tokens']:,} tokens, {total['device_seconds']:,.0f} "
-        f"device-seconds"
+    say(
+        f"at most {total['bytes'] / 1e6:,.1f} MB, {total['tokens']:,} tokens, "
+        f"{total['device_seconds']:,.0f} device-seconds to go -> {plan['run']}"
     )
-    _say(f"at most {cost} to go -> {plan['run']}")
     if plan["problems"]:
-        _say("in the way of a run:\n  " + "\n  ".join(plan["problems"]))
+        say("problems that stop a run:\n  " + "\n  ".join(plan["problems"]))
     if plan["differences"]:
-        _say(
-            "this folder was made by another plan (run --update to go on):\n  "
-            + "\n  ".join(plan["differences"])
-        )
+        head = "this folder was made by another plan (continue with run --update):\n  "
+        say(head + "\n  ".join(plan["differences"]))
+
+
+def _plan_cells(s: Mapping[str, Any]) -> Sequence[str]:
+    parts = f"{s['parts_done']}/{s['parts']} done" if s["parts_done"] else f"{s['parts']}"
+    parts += f", {s['parts_to_update']} to update" if s["parts_to_update"] else ""
+    counts = (_count(s["rows"]), _count(s["bytes"], 1e6), _count(s["tokens"]), _count(s["device_seconds"]))
+    return (s["folder"], ", ".join(s["paths"]), s["model"], s["digest"], parts, *counts, s["rate"])
 
 
 def _count(value: float | None, unit: float = 1) -> str:
     return "?" if value is None else f"{value / unit:,.1f}" if unit > 1 else f"{value:,.0f}"
 
 
-def show_sweep(head: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> None:
-    """One line a threshold; `<` marks the recipe's own."""
-    table = _table("p_f sweep, from the stored scores", *head, right=head)
-    for row in rows:
-        table.add_row(*map(_safe, row))
-    _print(table)
-    for note in notes:
-        _say(note)
+def show_sweep(found: Sweep) -> None:
+    """Shows one line per threshold; `<` marks the recipe's own."""
+    from ..report.sweep import as_table
+
+    head, rows = as_table(found)
+    _print("p_f sweep, from the stored scores", head, rows, head)
+    for note in found.notes:
+        say(note)
 
 
 def show_diversity(found: Mapping[str, Any]) -> None:
-    """How varied caption sets are, a line each (`concepts.diversity`)."""
-    head = (
-        "captions",
-        "n",
-        "words",
-        "vocabulary",
-        "distinct 1 2 3",
-        "repeated",
-        "similarity",
-        "self-BLEU",
-        "openings",
+    """Shows how varied caption sets are, one line each (`concepts.diversity`)."""
+    right = (
+        "n", "words", "vocabulary", "distinct 1 2 3", "repeated", "similarity", "self-BLEU", "openings",
         "concepts",
-    )
-    table = _table("diversity", *head, right=head[1:])
-    for name, d in found.items():
-        distinct = " ".join(f"{x:.2f}" for x in d.distinct)
-        held = "-" if d.concepts is None else f"{d.concepts:.1f}"
-        shares = (f"{d.repeated:.1%}", f"{d.similarity:.3f}", f"{d.self_bleu:.2f}", f"{d.openings:.1%}")
-        table.add_row(
-            _safe(name), f"{d.captions:,}", f"{d.words:.1f}", f"{d.vocabulary:,}", distinct, *shares, held
+    )  # fmt: skip
+    rows = [
+        (
+            name, f"{d.captions:,}", f"{d.words:.1f}", f"{d.vocabulary:,}",
+            " ".join(f"{x:.2f}" for x in d.distinct), f"{d.repeated:.1%}", f"{d.similarity:.3f}",
+            f"{d.self_bleu:.2f}", f"{d.openings:.1%}", "-" if d.concepts is None else f"{d.concepts:.1f}",
         )
-    _print(table)
-    _say(
+        for name, d in found.items()
+    ]  # fmt: skip
+    _print("diversity", ("captions", *right), rows, right)
+    say(
         "vocabulary and distinct n-grams fall with the number of captions, so compare sets of one size; low "
         "similarity is varied"
     )
 
 
 def show_models(entries: Sequence[Any]) -> None:
-    """What can be used, what is installed, and under which licence."""
-    table = _table(
-        "models, drawings and data", "name", "role", "installed", "licence", "weights from", "what"
-    )
-    for e in entries:
-        table.add_row(
-            *(_safe(str(getattr(e, n))) for n in ("name", "role")),
-            _safe(e.state),
-            *(_safe(str(getattr(e, n))) for n in ("licence", "source", "what")),
-        )
-    _print(table)
+    """Shows the models and data that recipes can use, what is installed, and the licences."""
+    columns = ("name", "role", "installed", "licence", "weights from", "what")
+    rows = [(e.name, e.role, e.state, e.licence, e.source, e.what) for e in entries]
+    _print("models, drawings and data", columns, rows, ())
 
 
-def show_coverage(report: dict[str, Any]) -> None:
-    """The concept table of one or two sets, with the head of their lists; `report` is
-    `concepts.coverage_text.report`'s."""
+def show_coverage(report: dict[str, Any], files: Sequence[str]) -> None:
+    """Shows the concept table of one or two sets, the head of their lists (`concepts.coverage.report`)
+    and the files written."""
     right = (
-        "texts",
-        "matched",
-        "a text",
-        "entries",
-        "seen 1",
-        "seen 5",
-        "seen 25",
-        "mean of these",
+        "texts", "matched", "a text", "entries", "seen 1", "seen 5", "seen 25", "mean of these",
         "half of all in",
-    )
-    table = _table("concepts", "set", *right, right=right)
-    for s in report["sets"]:
-        mean = "-" if s["mean"] is None else f"{s['mean']:,.1f}"
-        seen = [f"{n:,}" for n in s["seen"].values()]
-        a_text = f"{s['matches'] / max(s['texts'], 1):.2f}"
-        counts = [f"{s[n]:,}" for n in ("texts", "matched", "entries", "half")]
-        table.add_row(_safe(s["name"]), *counts[:2], a_text, counts[2], *seen, mean, counts[3])
-    _print(table)
+    )  # fmt: skip
+    _print("concepts", ("set", *right), map(_coverage_cells, report["sets"]), right)
     for s in report["sets"]:
         first = s["never_seen_first"]
         more = ["..."] if first and len(first) < s["never_seen"] else []
-        _say(
-            f"{s['name']}: never seen {s['never_seen']:,}"
-            + (f": {', '.join([*first, *more])}" if first else "")
-        )
+        listed = f": {', '.join([*first, *more])}" if first else ""
+        say(f"{s['name']}: never seen {s['never_seen']:,}{listed}")
         if s["over_represented"]:
-            _say(
-                f"{s['name']}: seen most: "
-                f"{', '.join(f'{entry} {count:,}' for entry, count in s['over_represented'])}"
-            )
+            most = ", ".join(f"{entry} {count:,}" for entry, count in s["over_represented"])
+            say(f"{s['name']}: seen most: {most}")
         if s["mode"] is None and len(report["sets"]) == 2:
-            _say(
-                f"{s['name']}: was written before subsets kept their mode; whether it is the other set's is "
-                f"not known"
+            say(
+                f"{s['name']}: was written before subsets recorded their mode, which may differ from the "
+                f"other set's"
             )
     for change in report["changes"]:
         if change["entries"]:
-            _say(
-                f"{change['what']}: "
-                + ", ".join(f"{entry} x{ratio:.2g}" for entry, ratio in change["entries"])
-            )
+            entries = ", ".join(f"{entry} x{ratio:.2g}" for entry, ratio in change["entries"])
+            say(f"{change['what']}: {entries}")
+    for file in files:
+        say(file)
 
 
-def _say(text: str) -> None:
-    Console(soft_wrap=True).print(_safe(text), highlight=False)
+def _coverage_cells(s: Mapping[str, Any]) -> Sequence[str]:
+    texts, matched, entries, half = (f"{s[n]:,}" for n in ("texts", "matched", "entries", "half"))
+    per_text = f"{s['matches'] / max(s['texts'], 1):.2f}"
+    mean = "-" if s["mean"] is None else f"{s['mean']:,.1f}"
+    return (s["name"], texts, matched, per_text, entries, *(f"{n:,}" for n in s["seen"].values()), mean, half)
 
 
-def _safe(text: str) -> str:
-    """Data as rich shows it literally: no markup, nothing that a terminal obeys."""
-    return escape("\n".join(map(clean, text.split("\n"))))
+def show_results(results: Sequence[Result], averages: Mapping[str, float]) -> None:
+    """Shows one model's results: main metric with its interval, chance, rows, protocol."""
+    right = ("score %", "95%", "chance %", "rows")
+    columns = ("task", "metric", *right, "protocol", "notes")
+    _print(f"{results[0].model} {results[0].model_digest}", columns, map(_result_cells, results), right)
+    for group, value in averages.items():
+        tasks = sum(r.group == group for r in results)
+        say(f"{group}: unweighted average of {tasks} tasks: {100 * value:.1f}")
+
+
+def _result_cells(result: Result) -> Sequence[str]:
+    score = result.scores[result.main]
+    known = score.low is not None and score.high is not None
+    interval = f"{100 * score.low:.1f} to {100 * score.high:.1f}" if known else ""  # type: ignore[operator]
+    chance = f"{100 * result.chance:.1f}" if result.chance else ""
+    shown = ("templates", "val", "head", "loss", "episodes")
+    protocol = ", ".join(f"{k}={v}" for k, v in result.protocol.items() if k in shown)
+    numbers = (f"{100 * score.value:.1f}", interval, chance, f"{result.rows:,}")
+    return (result.task, result.main, *numbers, protocol, "; ".join(result.notes))
+
+
+def show_comparison(found: Comparison) -> None:
+    """Shows runs as columns if there are few of them, else as rows; notes below."""
+    from ..evaluate.compare import show
+
+    titles = [c.title for c in found.columns]
+    grid = [[show(row.get(column)) for column in found.columns] for row in found.rows.values()]
+    names, heads, corner = list(found.rows), titles, "run"
+    if len(names) <= 6:
+        names, heads, corner = titles, names, "task"
+        grid = [list(column) for column in zip(*grid, strict=True)]
+    table = Table()
+    table.add_column(corner, overflow="fold")
+    for head in heads:
+        table.add_column(_safe(head), justify="right", overflow="fold")
+    for name, row in zip(names, grid, strict=True):
+        table.add_row(_safe(name), *map(_safe, row))
+    Console().print(table)
+    for note in found.notes:
+        say(f"- {note}")
 
 
 def as_text(run: RunReader, row_id: str, width: int | None = None) -> str:
-    """The story for a terminal: nothing in it can drive one, no markup is read in it. `width` in columns, the
-    terminal's unless given."""
+    """Returns the story of one sample as plain text. `width` is in columns, the terminal's by default."""
     from ..report.explain import explain
 
     story = explain(run, row_id)
@@ -377,17 +266,15 @@ def as_text(run: RunReader, row_id: str, width: int | None = None) -> str:
 
 
 def _facts(facts: tuple[Fact, ...], margin: str, width: int) -> Iterator[str]:
+    """Lines of `label  value`, values aligned and wrapped; a wrapped line of a list is indented."""
     column = max((cells(clean(f.label)) for f in facts), default=0)
     column = min(max(column, 10), 24) + 2
+    rest = margin + " " * column
     for fact in facts:
         label = clean(fact.label)
+        start = margin + label + " " * max(1, column - cells(label))
         values = fact.value if isinstance(fact.value, tuple) else (fact.value,)
-        first = margin + label + " " * max(1, column - cells(label))
-        rest = margin + " " * column
-        for number, value in enumerate(values):
+        for value in values:
             for more, line in enumerate(wrap(value, width - cells(rest))):
-                yield (
-                    (first if number == 0 and more == 0 else rest)
-                    + ("  " if more and len(values) > 1 else "")
-                    + line
-                )
+                yield start + ("  " if more and len(values) > 1 else "") + line
+                start = rest

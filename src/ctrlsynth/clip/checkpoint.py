@@ -1,125 +1,119 @@
-"""Checkpoints: a folder a step, with the model as open_clip reads it, the optimiser's state and where the run
-stood. Whole or not at all.
+"""Checkpoints: one folder per saved step, written atomically, with the model as open_clip reads it, the state
+of the optimiser and the progress of the run.
 
 OUT/checkpoints/step-00001000/  open_clip_model.safetensors  open_clip_config.json  optimizer.safetensors
                                 train.json
-OUT/model/                      the last one's model and train.json, when the run has ended
+OUT/model/                      the final model and train.json
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, first_line
-from .model import CONFIG, WEIGHTS, save_folder
+from ..models.open_clip.load import STATE, WEIGHTS, save_folder
+from ..storage.files import flush, making
 
 SCHEMA = 1
-STATE = "train.json"
 OPTIMIZER = "optimizer.safetensors"
 
 
-def checkpoint(out: Path, step: int) -> Path:
-    """The folder of a step's checkpoint."""
-    return out / "checkpoints" / f"step-{step:08d}"
+@dataclass
+class State:
+    """What a checkpoint holds: model, optimiser and scaler, steps done, the last loss and the pairs skipped."""
+
+    module: Any
+    config: dict[str, Any]
+    optimizer: Any
+    scaler: Any
+    step: int = 0
+    loss: float = math.nan
+    skipped: int = 0
+
+    def facts(self) -> dict[str, Any]:
+        """The part for train.json."""
+        numbers = {"step": self.step, "loss": self.loss, "skipped": self.skipped}
+        return {**numbers, "scaler": self.scaler.state_dict()}
 
 
-def save(
-    out: Path,
-    step: int,
-    module: Any,
-    config: dict[str, Any],
-    optimizer: Any,
-    facts: dict[str, Any],
-    keep: int,
-) -> Path:
-    """Writes a checkpoint and takes older ones of this run away, all but the newest `keep`."""
+def save(out: Path, state: State, facts: dict[str, Any], keep: int) -> Path:
+    """Writes a checkpoint and deletes this run's older ones, all but the newest `keep`. `facts` go into its
+    train.json as well."""
     from safetensors.torch import save_file
 
-    target = checkpoint(out, step)
+    target = out / "checkpoints" / f"step-{state.step:08d}"
     if not target.exists():
-        made = target.with_name(f".{target.name}~{uuid.uuid4().hex[:8]}")
-        with _whole(made, target):
-            save_folder(made, module, config)
-            state = optimizer.state_dict()["state"]
+        with _written(target) as made:
+            save_folder(made, state.module, state.config)
             tensors = {
                 f"{n}.{k}": v.detach().contiguous().cpu()
-                for n, values in state.items()
+                for n, values in state.optimizer.state_dict()["state"].items()
                 for k, v in values.items()
             }
             save_file(tensors, made / OPTIMIZER)
-            _write(made / STATE, {"schema": SCHEMA, "step": step, **facts})
-    for old in _steps(out)[:-keep]:
+            _write(made / STATE, {**state.facts(), **facts})
+    for unfinished in target.parent.glob(".tmp-step-*"):  # of a killed run
+        shutil.rmtree(unfinished, ignore_errors=True)
+    for old in _finished(out)[:-keep]:
         shutil.rmtree(old)
     return target
 
 
-def finish(out: Path, module: Any, config: dict[str, Any], facts: dict[str, Any]) -> Path:
+def finish(out: Path, state: State, facts: dict[str, Any]) -> Path:
     """Writes OUT/model, once."""
     target = out / "model"
     if not target.exists():
-        made = out / f".model~{uuid.uuid4().hex[:8]}"
-        with _whole(made, target):
-            save_folder(made, module, config)
-            _write(made / STATE, {"schema": SCHEMA, **facts})
+        with _written(target) as made:
+            save_folder(made, state.module, state.config)
+            _write(made / STATE, {**state.facts(), **facts})
     return target
 
 
 @contextmanager
-def _whole(made: Path, target: Path) -> Iterator[None]:
-    """The folder `made` to write into; it becomes `target` when all is written, and goes when the disk
-    refuses. Then raises OSError, also where safetensors has an error of its own for that."""
+def _written(target: Path) -> Iterator[Path]:
+    """Yields a temporary folder, which becomes `target` atomically, or is deleted on failure. Raises OSError
+    for a full disk, for which safetensors has an error of its own."""
     from safetensors import SafetensorError
 
     try:
-        made.mkdir(parents=True)
-        yield
-        _settle(made, target)
+        with making(target) as made:
+            made.mkdir()
+            yield made
+            for path in made.iterdir():
+                flush(path)
+            os.replace(made, target)
     except SafetensorError as error:
         number = re.search(r"\(os error (\d+)\)", str(error))
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(target)) from error
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-
-
-def _settle(made: Path, target: Path) -> None:
-    for path in made.iterdir():
-        handle = os.open(path, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
-    os.replace(made, target)
 
 
 def _write(path: Path, facts: dict[str, Any]) -> None:
-    path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({"schema": SCHEMA, **facts}, indent=1) + "\n", encoding="utf-8")
 
 
-def _steps(out: Path) -> list[Path]:
-    """Whole checkpoints, oldest first, and nothing that a killed run left half written."""
-    folder = out / "checkpoints"
-    for half in folder.glob(".step-*"):
-        shutil.rmtree(half, ignore_errors=True)
-    return sorted(p for p in folder.glob("step-*") if (p / STATE).is_file())
+def _finished(out: Path) -> list[Path]:
+    """The checkpoints, oldest first."""
+    return sorted(p for p in (out / "checkpoints").glob("step-*") if (p / STATE).is_file())
 
 
 def newest(out: Path) -> Path | None:
     """The newest checkpoint of a run, or None."""
-    found = sorted(p for p in (out / "checkpoints").glob("step-*") if (p / STATE).is_file())
-    return found[-1] if found else None
+    return next(reversed(_finished(out)), None)
 
 
-def load(folder: Path, module: Any, optimizer: Any, device: Any) -> dict[str, Any]:
-    """Puts a checkpoint back into module and optimiser; returns what its train.json says. UserError for
-    another model's or a newer one."""
+def load(folder: Path, state: State, device: Any) -> None:
+    """Restores the state from a checkpoint. UserError for one of another model or of a newer ctrlsynth."""
     from safetensors.torch import load_file
 
     facts: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
@@ -128,17 +122,15 @@ def load(folder: Path, module: Any, optimizer: Any, device: Any) -> dict[str, An
             f"{folder}: written by a newer ctrlsynth (schema {facts['schema']}, this one reads {SCHEMA})"
         )
     try:
-        module.load_state_dict(load_file(folder / WEIGHTS, device=str(device)))
+        state.module.load_state_dict(load_file(folder / WEIGHTS, device=str(device)))
     except (RuntimeError, OSError) as error:
         raise UserError(f"{folder}: not a checkpoint of this model: {first_line(error)}") from error
-    state: dict[int, dict[str, Any]] = {}
+    moments: dict[int, dict[str, Any]] = {}
     for name, value in load_file(folder / OPTIMIZER, device=str(device)).items():
         number, _, key = name.partition(".")
-        state.setdefault(int(number), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return facts
-
-
-def is_checkpoint(folder: Path) -> bool:
-    """Whether a folder is one of our checkpoints."""
-    return (folder / CONFIG).is_file() and (folder / STATE).is_file()
+        moments.setdefault(int(number), {})[key] = value
+    groups = state.optimizer.state_dict()["param_groups"]
+    state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    if facts["scaler"]:
+        state.scaler.load_state_dict(facts["scaler"])
+    state.step, state.loss, state.skipped = int(facts["step"]), float(facts["loss"]), int(facts["skipped"])

@@ -1,22 +1,22 @@
 """Finds training pairs that are also in an evaluation set: the same pixels, nearly the same picture, or the
 same caption.
 
-Near pictures are found by a perceptual hash of 64 bits (the signs of the low frequencies of a 32 x 32 grey
-image, against their median). Of two hashes within 3 bits one of four 16-bit pieces is equal, so only those
-are compared: no hash within the distance is missed."""
+Near pictures are found by a perceptual hash of 64 bits: which of the low frequencies of a 32 x 32 grey image
+are above their median. Two hashes within 3 bits share at least one of their four quarters of 16 bits, so
+comparing hashes with an equal quarter misses none."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import unicodedata
-import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,21 +24,26 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..data.images import ImageFault, decode
+from ..data.images import IMAGE_SUFFIXES, ImageFault, decode
 from ..errors import UserError
+from ..evaluate import layout
+from ..evaluate.kinds import evaluator
+from ..evaluate.tasks import own_task
 from ..recipe.train import Decontaminate
-from . import known_sets
+from ..storage.files import replacing
 from .data.rows import RowFault, Shards
-from .data.shards import Subset
+from .data.shards import Subset, open_shards
 
 _NOT_WORDS = re.compile(r"[^\w]+")
 _CHUNK = 256
+SetRow = tuple[str, bytes, Sequence[str]]
+"""A row of an evaluation set: where it is, its encoded image, its captions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One training pair that is in an evaluation set. `how`: sha256, phash or caption; `what`: the evaluation
-    set's row or caption."""
+    """A training pair that is in an evaluation set. `how`: sha256, phash or caption; `what`: the row or
+    caption of the evaluation set."""
 
     source: str
     row: int
@@ -49,44 +54,39 @@ class Found:
 
 @dataclass
 class Known:
-    """What is in the evaluation sets: hash of pixels -> row, perceptual hashes by their pieces, normalised
-    captions."""
+    """The content of the evaluation sets: hash of pixels -> row, perceptual hashes by each of their quarters,
+    normalised captions -> caption."""
 
     pixels: dict[str, str] = field(default_factory=dict)
-    pieces: list[defaultdict[int, list[tuple[int, str]]]] = field(
+    quarters: list[defaultdict[int, list[tuple[int, str]]]] = field(
         default_factory=lambda: [defaultdict(list) for _ in range(4)]
     )
     captions: dict[str, str] = field(default_factory=dict)
     images: int = 0
 
     def add_image(self, image: Image.Image, name: str) -> None:
-        """Notes an image of an evaluation set."""
+        """Adds an image of an evaluation set."""
         self.images += 1
         self.pixels.setdefault(pixel_hash(image), name)
         bits = perceptual_hash(image)
-        for number, piece in enumerate(self.pieces):
-            piece[bits >> (16 * number) & 0xFFFF].append((bits, name))
+        for number, quarter in enumerate(self.quarters):
+            quarter[bits >> (16 * number) & 0xFFFF].append((bits, name))
 
     def near(self, bits: int, distance: int) -> str | None:
-        """An image whose hash differs in at most `distance` (0 .. 3) bits, the nearest first; or None."""
-        candidates = (
-            c
-            for number, piece in enumerate(self.pieces)
-            for c in piece.get(bits >> (16 * number) & 0xFFFF, ())
+        """The image with the nearest hash, if that differs in at most `distance` (0 to 3) bits."""
+        candidates = [
+            candidate
+            for number, quarter in enumerate(self.quarters)
+            for candidate in quarter.get(bits >> (16 * number) & 0xFFFF, ())
+        ]
+        off, name = (
+            min(((bits ^ other).bit_count(), name) for other, name in candidates) if candidates else (64, "")
         )
-        best = (
-            min(((bits ^ other).bit_count(), name) for other, name in candidates)
-            if self.images and self._any(bits)
-            else (64, "")
-        )
-        return best[1] if best[0] <= distance else None
-
-    def _any(self, bits: int) -> bool:
-        return any(bits >> (16 * number) & 0xFFFF in piece for number, piece in enumerate(self.pieces))
+        return name if off <= distance else None
 
 
 def pixel_hash(image: Image.Image) -> str:
-    """sha256 over size and pixels as RGB: the same picture in another lossless file has the same."""
+    """sha256 over size and RGB pixels, which does not depend on the (lossless) file format."""
     return hashlib.sha256(
         f"{image.width}x{image.height}:".encode() + image.convert("RGB").tobytes()
     ).hexdigest()
@@ -99,27 +99,27 @@ def _cosines() -> Any:
 
 
 def perceptual_hash(image: Image.Image) -> int:
-    """64 bits: the 8 x 8 lowest frequencies (without the constant row and column) of the 32 x 32 grey image,
-    above their median or not."""
+    """64 bits: which of the 8 x 8 lowest frequencies (without the constant row and column) of the 32 x 32 grey
+    image are above their median."""
     grey = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BICUBIC), dtype=np.float64)
     low = _cosines() @ grey @ _cosines().T
     return int("".join("1" if v else "0" for v in (low > np.median(low)).ravel()), 2)
 
 
 def plain_caption(text: str) -> str:
-    """The caption without case, punctuation and runs of spaces."""
+    """The caption in lower case, without punctuation and repeated spaces."""
     return _NOT_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
 def read_sets(block: Decontaminate, base: Path) -> Known:
-    """Reads the evaluation sets, in any layout that `known_sets` knows. UserError for one with nothing in
-    it."""
+    """Reads the evaluation sets, in any form that `_set_rows` knows. UserError for one without rows."""
     known = Known()
     for name in block.against:
         before = known.images + len(known.captions)
-        for row, image, captions in known_sets.rows(name, base):
-            if block.images != "none" and image is not None:
-                known.add_image(image, row)
+        for row, data, captions in _set_rows(name, base):
+            if block.images != "none":
+                with contextlib.suppress(ImageFault):
+                    known.add_image(decode(data), row)
             if block.captions:
                 known.captions.update({plain: c for c in captions if (plain := plain_caption(c))})
         if known.images + len(known.captions) == before:
@@ -130,55 +130,83 @@ def read_sets(block: Decontaminate, base: Path) -> Known:
     return known
 
 
+def _set_rows(name: str, base: Path) -> Iterator[SetRow]:
+    """The rows of an evaluation set: a folder that `ctrlsynth eval` reads or one split of it, folders and
+    files of shards, or a folder of images."""
+    folder = base / Path(name).expanduser()
+    if (folder / "nshards.txt").is_file():
+        labelled = (folder.parent / "classnames.txt").is_file()
+        classes = len(layout.classnames(folder.parent, None)) if labelled else None
+        found = layout.samples(folder.parent, folder.name, classes)
+        return ((sample.where, sample.image, sample.captions) for sample in found)
+    try:
+        return _shard_rows(open_shards(name, base, where="train.decontaminate.against"))
+    except UserError:
+        task = own_task(folder) if folder.is_dir() else None
+        if task is not None and (task.kind != "zero-shot" or (folder / "test").is_dir()):
+            return evaluator(task, folder).test_rows()
+        loose = [p for p in sorted(folder.rglob("*")) if p.suffix[1:].lower() in IMAGE_SUFFIXES]
+        if not loose:
+            raise
+        return ((str(p.relative_to(folder)), layout.read_image(p, "the folder"), ()) for p in loose)
+
+
+def _shard_rows(shards: Shards) -> Iterator[SetRow]:
+    for number in range(shards.rows):
+        with contextlib.suppress(RowFault):
+            row = shards.read(number)
+            yield row.id, row.image, [line for caption in row.captions for line in caption.splitlines()]
+
+
 def search(shards: Sequence[Shards], known: Known, block: Decontaminate, threads: int = 4) -> list[Found]:
-    """Every training pair that is in `known`, in the order of sources and rows. Images are decoded once,
+    """Every training pair that is in `known`, in the order of sources and rows. Decodes each image once,
     `threads` at a time."""
     found: list[Found] = []
     with ThreadPoolExecutor(max(1, threads)) as pool:
         for source in shards:
             for start in range(0, source.rows, _CHUNK):
                 numbers = range(start, min(start + _CHUNK, source.rows))
-                pairs = [
-                    _read(source, n) for n in numbers
-                ]  # one at a time: a source's files are not shared between threads
-                for number, hit in zip(
-                    numbers, pool.map(lambda p: _matches(p, known, block), pairs), strict=True
-                ):
+                rows = [_read(source, n) for n in numbers]  # not in threads: they must not share open files
+                hits = pool.map(lambda row: _matches(row[0], row[1], known, block), rows)
+                for number, hit in zip(numbers, hits, strict=True):
                     found += [Found(source.name, number, source.id(number), how, what) for how, what in hit]
     return found
 
 
 def _read(source: Shards, number: int) -> tuple[bytes, Sequence[str]]:
     try:
-        pair = source.read(number)
+        row = source.read(number)
     except RowFault:
         return b"", ()
-    return pair.image, pair.captions
+    return row.image, row.captions
 
 
-def _matches(pair: tuple[bytes, Sequence[str]], known: Known, block: Decontaminate) -> list[tuple[str, str]]:
-    out = [("caption", c) for c in pair[1] if block.captions and plain_caption(c) in known.captions][:1]
+def _matches(
+    data: bytes, captions: Sequence[str], known: Known, block: Decontaminate
+) -> list[tuple[str, str]]:
+    """(how, what) of each way in which a pair is in an evaluation set: at most one caption and one image."""
+    out = [("caption", c) for c in captions if block.captions and plain_caption(c) in known.captions][:1]
     if block.images == "none":
         return out
     try:
-        image = decode(pair[0])
+        image = decode(data)
     except ImageFault:
         return out
-    same = known.pixels.get(pixel_hash(image)) if block.images in ("sha256", "both") else None
+    same = known.pixels.get(pixel_hash(image)) if block.images != "phash" else None
     if same is not None:
         return [*out, ("sha256", same)]
-    near = known.near(perceptual_hash(image), block.distance) if block.images in ("phash", "both") else None
+    near = known.near(perceptual_hash(image), block.distance) if block.images != "sha256" else None
     return [*out, ("phash", near)] if near is not None else out
 
 
 def clean(
     shards: Sequence[Shards], block: Decontaminate, base: Path, out: Path
 ) -> tuple[list[Shards], dict[str, int]]:
-    """(the shards to train on, counts): compares every pair with the evaluation sets, and drops what is found
-    unless the block says `flag`.
+    """Compares every pair with the evaluation sets and drops the pairs found, unless the block says `flag`.
+    Returns the shards to train on and counts.
 
-    `out` gets `decontamination.jsonl`, a line for each find, and is read instead of searching again when
-    sources, sets and block are the same."""
+    Writes `decontamination.jsonl` into `out`, one line per pair found, and reads it instead of searching
+    again if sources, sets and block are unchanged."""
     facts = [
         block.model_dump(mode="json"),
         [[s.name, s.rows] for s in shards],
@@ -210,15 +238,10 @@ def _without(shards: Shards, rows: Iterable[int]) -> Shards:
 
 
 def _facts(name: str, base: Path) -> list[Any]:
+    """Name, and path, size and time of every file of an evaluation set."""
     path = base / Path(name).expanduser()
-    files = (
-        sorted(p for p in path.rglob("*") if p.is_file())
-        if path.is_dir()
-        else [path]
-        if path.is_file()
-        else []
-    )
-    return [name, [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]]
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return [name, [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files if p.is_file()]]
 
 
 def _known_finds(path: Path, mark: str) -> list[Found] | None:
@@ -229,11 +252,7 @@ def _known_finds(path: Path, mark: str) -> list[Found] | None:
 
 
 def _write(path: Path, mark: str, found: Sequence[Found]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    made = path.with_name(f".{path.name}~{uuid.uuid4().hex[:8]}")
-    lines = [
-        {"mark": mark},
-        *({"source": f.source, "row": f.row, "id": f.id, "how": f.how, "what": f.what} for f in found),
-    ]
-    made.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-    os.replace(made, path)
+    lines = [{"mark": mark}, *map(asdict, found)]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    with replacing(path) as made:
+        made.write_text(text, encoding="utf-8")

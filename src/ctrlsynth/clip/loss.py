@@ -1,9 +1,9 @@
-"""The losses, and the gradient of one optimiser step: micro-batches and processes together give the loss of
-the whole batch.
+"""The losses, and the gradient of one optimiser step: the loss of the whole batch over all micro-batches and
+processes (GradCache).
 
-The features of all micro-batches and processes are brought together without a graph; the loss's gradient by
-its features is taken once; then each micro-batch runs again and passes its features' gradient on (GradCache).
-With one micro-batch nothing runs twice."""
+Gathers the features of all micro-batches and processes without a graph, takes the gradient of the loss with
+respect to the features once, then runs each micro-batch again and backpropagates its features' gradient. A
+single micro-batch runs only once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .model import Normalise, autocast, encode_tokens
+from ..models.device import autocast
+from ..models.open_clip.encode import Normalise, encode_tokens
 
 
 class Forward(nn.Module):  # type: ignore[misc]
@@ -29,7 +30,7 @@ class Forward(nn.Module):  # type: ignore[misc]
         self.clip, self._normalise, self._precision = module, normalise, precision
 
     def forward(self, images: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """See the class."""
+        """Runs both towers."""
         device = self._normalise.device
         with autocast(self._precision, device):
             seen = self.clip.encode_image(self._normalise(images))
@@ -46,8 +47,8 @@ class Forward(nn.Module):  # type: ignore[misc]
 def softmax_loss(
     images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, valid: Tensor | None = None
 ) -> Tensor:
-    """CLIP's symmetric cross-entropy over features [n, dim]; rows that are not `valid` take no part. One
-    matrix serves both directions."""
+    """CLIP's symmetric cross-entropy over features [n, dim]; ignores rows that are not `valid`. Uses one matrix
+    for both directions."""
     logits = scale * images @ texts.T
     labels = torch.arange(len(logits), device=logits.device)
     other = logits.T
@@ -63,8 +64,8 @@ def softmax_loss(
 def sigmoid_loss(
     images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, valid: Tensor | None = None
 ) -> Tensor:
-    """SigLIP's loss: every pair of image and text is a yes or a no. Summed over pairs, divided by the valid
-    rows."""
+    """SigLIP's loss: a binary classification of every pair of image and text. The sum over pairs, divided by
+    the number of valid rows."""
     signs = 2 * torch.eye(len(images), device=images.device) - 1
     losses = -F.logsigmoid(signs * (scale * images @ texts.T + bias))
     if valid is None:
@@ -73,7 +74,7 @@ def sigmoid_loss(
 
 
 def _count(valid: Tensor) -> Tensor:
-    """Valid rows, at least one: a batch without any has the loss 0 and no gradient."""
+    """The number of valid rows, at least 1: a batch without any has loss 0 and no gradient."""
     return valid.sum().clamp(min=1)
 
 
@@ -82,31 +83,31 @@ LOSSES: dict[str, Callable[..., Tensor]] = {"softmax": softmax_loss, "sigmoid": 
 
 def step_gradients(
     model: Any,
-    pieces: Sequence[tuple[Tensor, Tensor, Tensor]],
+    micro_batches: Sequence[tuple[Tensor, Tensor, Tensor]],
     loss: str,
     *,
     micro: bool = False,
     factor: Tensor | float = 1.0,
-    before: Callable[[int], None] = lambda piece: None,
+    before: Callable[[int], None] = lambda number: None,
 ) -> tuple[Tensor, Tensor]:
-    """Adds one step's gradients to the parameters; returns (loss of the whole batch, rows of it that were
-    valid), the same in all processes.
+    """Adds one step's gradients to the parameters; returns the loss of the whole batch and its number of valid
+    rows, the same in all processes.
 
-    `model`: a `Forward`, or one inside DistributedDataParallel. `pieces`: (images, ids, valid) of each
+    `model`: a `Forward`, or one inside DistributedDataParallel. `micro_batches`: (images, ids, valid) of each
     micro-batch of this process. `micro`: negatives from the micro-batch alone, the mean over all. `factor`
-    multiplies the gradients (a GradScaler's). `before(piece)` is called before each run of a micro-batch and
+    multiplies the gradients (a GradScaler's). `before(number)` is called before each run of a micro-batch and
     seeds what is random in the model, so that the second run repeats the first."""
-    world = dist.get_world_size() if isinstance(model, nn.parallel.DistributedDataParallel) else 1
+    world = _world(model)
     if micro:
-        return _each_alone(model, pieces, loss, world, factor, before)
+        return _each_alone(model, micro_batches, loss, factor, before)
     plain = model.module if world > 1 else model
     runs: list[Any] = []
-    with nullcontext() if len(pieces) == 1 else torch.no_grad():
-        for number, (images, ids, _) in enumerate(pieces):
+    with nullcontext() if len(micro_batches) == 1 else torch.no_grad():
+        for number, (images, ids, _) in enumerate(micro_batches):
             before(number)
-            runs.append((model if len(pieces) == 1 else plain)(images, ids))
+            runs.append((model if len(micro_batches) == 1 else plain)(images, ids))
     own = torch.cat([torch.cat([r[0].detach(), r[1].detach()], dim=1) for r in runs])
-    valid = torch.cat([v for _, _, v in pieces])
+    valid = torch.cat([v for _, _, v in micro_batches])
     everywhere, all_valid = _gathered(own, valid, world)
     value, by_features, by_scalars = _by_features(
         loss, everywhere, runs[0][2].detach(), runs[0][3].detach(), all_valid
@@ -117,12 +118,12 @@ def step_gradients(
     )  # DDP divides by the number of processes; a scalar's gradient is whole
     scalars = [g * factor for g in by_scalars]
     at = 0
-    for number, (images, ids, _) in enumerate(pieces):
-        last = number == len(pieces) - 1
+    for number, (images, ids, _) in enumerate(micro_batches):
+        last = number == len(micro_batches) - 1
         with nullcontext() if last or world == 1 else model.no_sync():
-            if len(pieces) > 1:
+            if len(micro_batches) > 1:
                 before(number)
-            run = runs[0] if len(pieces) == 1 else model(images, ids)
+            run = runs[0] if len(micro_batches) == 1 else model(images, ids)
             _pass_on(
                 run, ours[at : at + len(images)], scalars if last else [torch.zeros_like(g) for g in scalars]
             )
@@ -130,8 +131,12 @@ def step_gradients(
     return value, all_valid.sum() if all_valid is not None else torch.tensor(len(everywhere))
 
 
+def _world(model: Any) -> int:
+    return dist.get_world_size() if isinstance(model, nn.parallel.DistributedDataParallel) else 1
+
+
 def _pass_on(run: Any, by_features: Tensor, by_scalars: Sequence[Tensor]) -> None:
-    """Backward through one run, from the gradient by its features [n, 2 dim] and by its two scalars."""
+    """Backpropagates through one run, given the gradients of its features [n, 2 dim] and of its two scalars."""
     width = run[0].shape[1]
     outputs = [
         (run[0], by_features[:, :width]),
@@ -144,8 +149,8 @@ def _pass_on(run: Any, by_features: Tensor, by_scalars: Sequence[Tensor]) -> Non
 
 
 def _gathered(own: Tensor, valid: Tensor, world: int) -> tuple[Tensor, Tensor | None]:
-    """The features of all processes in the order of their ranks, and which rows are valid (None: all, known
-    without asking the device)."""
+    """The features of all processes in the order of their ranks, and the mask of valid rows (None: all, known
+    without waiting for the device)."""
     if world == 1:
         return own, None if bool(valid.all()) else valid.to(own.device)
     row = torch.cat([own, valid.to(own)[:, None]], dim=1)
@@ -157,7 +162,7 @@ def _gathered(own: Tensor, valid: Tensor, world: int) -> tuple[Tensor, Tensor | 
 def _by_features(
     loss: str, features: Tensor, scale: Tensor, bias: Tensor, valid: Tensor | None
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """(loss, its gradient by the features [n, 2 dim], its gradients by scale and bias)."""
+    """The loss, and its gradients with respect to the features [n, 2 dim], and to scale and bias."""
     features, scale, bias = (t.detach().requires_grad_() for t in (features, scale, bias))
     width = features.shape[1] // 2
     value = LOSSES[loss](features[:, :width], features[:, width:], scale, bias, valid)
@@ -171,21 +176,21 @@ def _by_features(
 
 def _each_alone(
     model: Any,
-    pieces: Sequence[tuple[Tensor, Tensor, Tensor]],
+    micro_batches: Sequence[tuple[Tensor, Tensor, Tensor]],
     loss: str,
-    world: int,
     factor: Any,
     before: Callable[[int], None],
 ) -> tuple[Tensor, Tensor]:
-    """Every micro-batch has its own loss; the mean of all is passed on."""
+    """The mean over the losses of each micro-batch alone."""
+    world = _world(model)
     total, rows = torch.zeros(()), torch.zeros(())
-    for number, (images, ids, valid) in enumerate(pieces):
-        with nullcontext() if number == len(pieces) - 1 or world == 1 else model.no_sync():
+    for number, (images, ids, valid) in enumerate(micro_batches):
+        with nullcontext() if number == len(micro_batches) - 1 or world == 1 else model.no_sync():
             before(number)
             run = model(images, ids)
             value = LOSSES[loss](*run, None if bool(valid.all()) else valid.to(run[0].device))
-            (value * factor / len(pieces)).backward()
-        total, rows = total.to(value.device) + value.detach() / len(pieces), rows + valid.sum()
+            (value * factor / len(micro_batches)).backward()
+        total, rows = total.to(value.device) + value.detach() / len(micro_batches), rows + valid.sum()
     if world > 1:
         both = torch.stack([total / world, rows.to(total)])
         dist.all_reduce(both)

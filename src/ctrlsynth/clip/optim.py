@@ -1,4 +1,4 @@
-"""The optimiser and its schedule: AdamW in two groups, a linear warm-up, a cosine; and how long a run is."""
+"""The optimiser and its schedule: AdamW with two groups, linear warm-up and cosine, and the length of a run."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .data.order import Schedule, equal_steps
 
 
 def make_optimizer(module: Any, block: TrainBlock) -> Any:
-    """AdamW, fused; weight decay on parameters of two and more dimensions only: none on biases, norms, class
-    embedding, scale (papers/002)."""
+    """Fused AdamW with weight decay only on parameters of two or more dimensions: none on biases, norms, class
+    embedding and scale (papers/002)."""
     import torch
 
     named = [p for p in module.parameters() if p.requires_grad]
@@ -25,8 +25,8 @@ def make_optimizer(module: Any, block: TrainBlock) -> Any:
 
 
 def total_steps(block: TrainBlock, schedule: Schedule, base: Path) -> int:
-    """The run's length in optimiser steps: at least 1. `equal_samples` counts the baseline's data where it is
-    given instead of its rows."""
+    """The run's length in optimiser steps, at least 1. `equal_samples` counts the rows of the baseline's data
+    if only the data is given."""
     if block.steps is not None:
         return block.steps
     if block.equal_samples is not None:
@@ -39,7 +39,7 @@ def total_steps(block: TrainBlock, schedule: Schedule, base: Path) -> int:
 
 
 def warmup_steps(block: TrainBlock, steps: int, steps_an_epoch: int) -> int:
-    """Steps of warm-up, fewer than the run's."""
+    """Steps of warm-up, fewer than the run has."""
     if block.warmup_epochs is not None:
         wanted = round(block.warmup_epochs * steps_an_epoch)
     else:
@@ -48,8 +48,8 @@ def warmup_steps(block: TrainBlock, steps: int, steps_an_epoch: int) -> int:
 
 
 def learning_rate(block: TrainBlock, step: int, steps: int, warmup: int) -> float:
-    """The rate of step `step` (from 0). Warm-up: lr * (step + 1) / warmup, or evenly from `warmup_lr` to lr
-    where that is given; then half a cosine from lr to `min_lr`."""
+    """The rate of step `step` (from 0). Warm-up: lr * (step + 1) / warmup, or linear from `warmup_lr` to lr if
+    that is given; then half a cosine from lr to `min_lr`."""
     if step < warmup:
         if block.warmup_lr is None:
             return block.lr * (step + 1) / warmup

@@ -6,7 +6,7 @@ MetaCLIP's kind of bank:
     wordnet    the names of all synsets: the first lemma in lower case, cut at its first full stop as
                MetaCLIP's script cuts it, spaces for underscores, sorted. WordNet 3.0 gives 86,554 of them
     unigrams   words with a count of at least 100, the most frequent first
-    bigrams    pairs of words with a PMI of at least 30 (`wikipedia.pair_scores`), the highest first
+    bigrams    pairs of words with a PMI of at least 30 (`gather.pair_scores`), the highest first
     titles     page titles with at least 70 views, the most viewed first
 
 One cap holds for all; that list is the order in which they come under it. An entry that several sources give
@@ -34,10 +34,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..data import streams
+from ..data.streams import text_lines
 from ..errors import UserError, first_line
 from ..lang import wordnet
 from ..sample import draw
-from ..storage.parts import publish, temporary
+from ..storage.files import making, publish, remove_leftovers
 
 CAP = 500_000
 SOURCES = ("list", "numbers", "wordnet", "unigrams", "bigrams", "titles")
@@ -183,26 +184,13 @@ def _parquet(path: Path) -> pa.Table:
     return pa.table(filled, schema=SCHEMA)
 
 
-def _lines(path: Path) -> Iterator[str]:
-    stream = streams.open_stream(path)
-    try:
-        for number, line in enumerate(stream, 1):
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}:{number}: not UTF-8 (byte {error.start + 1} of the line)") from error
-    except streams.BROKEN as error:
-        raise UserError(f"{path}: damaged or cut ({error})") from error
-    finally:
-        stream.close()
-
-
 def _txt(path: Path) -> Iterator[_Row]:
-    return ((line.rstrip("\r\n"), "list", None) for line in _lines(path))
+    return ((line.rstrip("\r\n"), "list", None) for line in text_lines(path))
 
 
 def _json(path: Path) -> list[_Row]:
     try:
-        found = json.loads("".join(_lines(path)))
+        found = json.loads("".join(text_lines(path)))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error})") from error
     if not isinstance(found, list):
@@ -216,7 +204,7 @@ def _json(path: Path) -> list[_Row]:
 
 
 def _csv(path: Path) -> Iterator[_Row]:
-    rows = csv.reader(_lines(path), delimiter="\t" if ".tsv" in path.name.lower() else ",")
+    rows = csv.reader(text_lines(path), delimiter="\t" if ".tsv" in path.name.lower() else ",")
     head = next(rows, [])
     names = [h.strip().lower() for h in head]
     at = next((names.index(c) for c in _COLUMNS if c in names), 0 if len(head) == 1 else None)
@@ -241,18 +229,18 @@ def write_bank(table: pa.Table, path: Path) -> None:
     over a file that is there."""
     if path.exists():
         raise UserError(f"{path}: is there already; give another name")
-    made = temporary(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent)
     unfit = flagged_forms(table)
     kept = list(
         dict.fromkeys(e for e in table["entry"].to_pylist() if e and e.strip() and form(e) not in unfit)
     )
-    if path.suffix == ".parquet":
-        meta = {b"ctrlsynth": json.dumps({"schema": 1, "bank": digest_of(kept)}).encode()}
-        pq.write_table(table.replace_schema_metadata(meta), made, compression="zstd")
-    else:
-        made.write_text(_as_text(table, kept, path), encoding="utf-8")
-    publish(made, path)
+    with making(path) as made:
+        if path.suffix == ".parquet":
+            meta = {b"ctrlsynth": json.dumps({"schema": 1, "bank": digest_of(kept)}).encode()}
+            pq.write_table(table.replace_schema_metadata(meta), made, compression="zstd")
+        else:
+            made.write_text(_as_text(table, kept, path), encoding="utf-8")
+        publish(made, path)
 
 
 def _as_text(table: pa.Table, kept: list[str], path: Path) -> str:

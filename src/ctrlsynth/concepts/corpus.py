@@ -5,37 +5,45 @@ A corpus is cut into parts that any process can read; ids do not depend on the c
 in its file (0 is the first), after `stem.` where there are several files; with a key column the key's value
 alone; in a tar the sample's key for the number; in a run the row's id.
 
-`corpus_read.read` gives a part's captions. What can't be used is set aside with its row and a reason:
-`bad_utf8`, `bad_row`, `empty_caption`, `damaged_file` (the file ends here)."""
+What cannot be used is set aside with its row and a reason: `bad_utf8`, `bad_row`, `empty_caption`,
+`unsafe_member`, `damaged_file` (the file ends here)."""
 
 from __future__ import annotations
 
-import glob
-import os
-from collections.abc import Iterator, Sequence
+import io
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
-from ..data import streams
-from ..data.captions import CAPTION_NAMES
-from ..data.records import headed, records
-from ..data.rows import braces, file_facts, file_prefixes, find_column, fingerprint
+from ..data.captions import CAPTION_NAMES, MAX_TEXT, as_caption, caption_key, parse_object
+from ..data.rows import expand, file_facts, file_prefixes, find_column, fingerprint
+from ..data.streams import BROKEN, PACKED, is_packed, open_stream, plain_name
+from ..data.tables import UNREADABLE, ParquetFile, Table, records
+from ..data.tar import samples
 from ..errors import UserError, first_line
 from ..storage.parts import RunFolder
 
-SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".txt", ".csv", ".tsv", ".tar")
+KINDS = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"} | {
+    f".{kind}": kind for kind in ("txt", "csv", "tsv", "tar")
+}
+"""Suffix -> how a file of captions is read."""
 PART_BYTES, PART_ROWS = 64 << 20, 250_000
-Piece = tuple[int, int | None, int, int | None]
+_BLOCK, _ROWS = 4 << 20, 32_768
+_REASONS = {"empty_row": "empty_caption", "bad_gzip": "damaged_file", "unreadable_file": "damaged_file"}
+Range = tuple[int, int | None, int, int | None]
+Row = tuple[Any, Any, str | None]
+"""(text, key, reason): the reason why the row cannot be used, or None."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One piece of a file: the bytes begin..end of plain lines, the row groups begin..end of a parquet file,
-    or a whole file (end None).
+    """A range of a file: the bytes begin..end of plain lines, the row groups begin..end of a parquet file, or
+    a whole file (end None).
 
     row, rows    its first row, and how many it has where that is known without reading it
     """
@@ -53,6 +61,16 @@ class Part:
     fingerprint: str
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Captions as arrow columns (ids and valid UTF-8, no nulls), and what was set aside: (row in the file,
+    reason)."""
+
+    ids: pa.Array
+    texts: pa.Array
+    aside: list[tuple[int, str]]
+
+
 def open_corpus(
     given: Sequence[str | Path],
     caption: str | None = None,
@@ -63,155 +81,99 @@ def open_corpus(
     """The parts of files, globs (`*`, `{000..099}`), folders of such files, and runs, in order. Looks at
     headers and counts lines.
 
-    Raises UserError for what is not there, of another kind, or without the column.
+    Raises UserError for what does not exist, has another format, or lacks the column.
     """
-    files = _expand(given)
-    prefixes = file_prefixes([f for f, _ in files])
+    files = _files(given)
     parts: list[Part] = []
-    for (file, kind), prefix in zip(files, prefixes, strict=True):
-        column, pieces = _pieces(file, kind, caption, key, rows, size)
+    for (file, kind), prefix in zip(files, file_prefixes([f for f, _ in files]), strict=True):
+        column, ranges = _ranges(file, kind, caption, key, rows, size)
         facts = file_facts(file)
-        for begin, end, row, count in pieces:
+        for begin, end, row, count in ranges:
             mark = fingerprint(*facts, begin, end, column, key, prefix)
             parts.append(Part(len(parts), file, kind, begin, end, row, count, prefix, column, key, mark))
     return parts
 
 
-def _expand(given: Sequence[str | Path]) -> list[tuple[str, str]]:
+def _files(given: Sequence[str | Path]) -> list[tuple[str, str]]:
     """(file, kind), each once."""
     found: dict[str, str] = {}
-    for pattern in given:
-        for name in braces(os.path.expanduser(str(pattern))):
-            path = Path(name)
-            if (path / "plan.json").is_file() or (path.is_dir() and (path.parent / "plan.json").is_file()):
-                found.update(dict.fromkeys(_run_parts(path), "run"))
-                continue
-            if path.is_dir():
-                files = sorted(
-                    str(p) for p in path.iterdir() if p.is_file() and _kind(p) and not p.name.startswith(".")
-                )
-            else:
-                files = [name] if path.is_file() else sorted(glob.glob(name, recursive=True))
-            if not files:
+    for name in given:
+        path = Path(name)
+        if (path / "plan.json").is_file() or (path.is_dir() and (path.parent / "plan.json").is_file()):
+            found.update(dict.fromkeys(_run_parts(path), "run"))
+            continue
+        suffixes = [s + pack for s in KINDS for pack in ("", *PACKED)]
+        for file in expand(str(name), Path(), suffixes, "captions", local=True):
+            kind = KINDS.get(Path(plain_name(file)).suffix)
+            if kind is None:
                 raise UserError(
-                    f"{name}: no captions there ({', '.join(SUFFIXES)}, also packed as "
-                    f"{', '.join(streams.PACKED)})"
+                    f"{file}: captions are {', '.join(KINDS)} files, also packed as {', '.join(PACKED)}"
                 )
-            for file in files:
-                kind = _kind(file)
-                if kind is None:
-                    raise UserError(
-                        f"{file}: captions are {', '.join(SUFFIXES)} files, also packed as "
-                        f"{', '.join(streams.PACKED)}"
-                    )
-                found[file] = kind
+            found[file] = kind
     if not found:
         raise UserError("no caption files given")
     return list(found.items())
 
 
-def _kind(path: str | Path) -> str | None:
-    name = streams.plain_name(path)
-    kind = next((s[1:] for s in SUFFIXES if name.endswith(s)), None)
-    return "jsonl" if kind == "ndjson" else kind
-
-
 def _run_parts(path: Path) -> list[str]:
     """The newest version of each part of a run's write folder, given the run or the folder."""
-    folders = (
-        [path] if not (path / "plan.json").is_file() else sorted(p for p in path.glob("write*") if p.is_dir())
-    )
+    folders = [path]
+    if (path / "plan.json").is_file():
+        folders = sorted(p for p in path.glob("write*") if p.is_dir())
     if len(folders) != 1:
         raise UserError(
             f"{path}: {'has no texts yet' if not folders else 'name one of ' + ', '.join(map(str, folders))}"
         )
     folder = folders[0]
     run = RunFolder(folder.parent)
-    found = [
-        str(run.part(folder.name, index, digests[-1]))
-        for index, digests in sorted(run.listing(folder.name).items())
-    ]
-    if not found:
+    listing = sorted(run.listing(folder.name).items())
+    if not listing:
         raise UserError(f"{folder}: holds no finished part")
-    return found
+    return [str(run.part(folder.name, index, digests[-1])) for index, digests in listing]
 
 
-def _pieces(
+def _ranges(
     file: str, kind: str, caption: str | None, key: str | None, rows: int, size: int
-) -> tuple[str, list[Piece]]:
+) -> tuple[str, list[Range]]:
     """The caption's column and (begin, end, first row, rows) of the parts of one file."""
     if kind in ("parquet", "run"):
-        return _row_groups(file, kind, caption, key, rows)
+        return _row_groups(file, "text" if kind == "run" else caption, key, rows)
     if kind == "tar":
         return caption or "", [(0, None, 0, None)]
     column = ""
     if kind != "txt":
-        with streams.open_stream(file) as stream:
-            columns, _ = column_names(file, kind, stream)
-        column = find_column(columns, CAPTION_NAMES, caption, "caption_column", file) or ""
+        table = Table(file)
+        column = find_column(table.columns, CAPTION_NAMES, caption, "caption_column", file) or ""
         if kind != "jsonl":
-            find_column(columns, (), key, "key_column", file, required=False)
-    if kind in ("csv", "tsv") or _is_packed(file):
+            find_column(table.columns, (), key, "key_column", file, required=False)
+    if kind in ("csv", "tsv") or is_packed(file):
         return column, [(0, None, 0, None)]
     return column, list(_line_ranges(file, size))
 
 
-def _row_groups(
-    file: str, kind: str, caption: str | None, key: str | None, rows: int
-) -> tuple[str, list[Piece]]:
+def _row_groups(file: str, caption: str | None, key: str | None, rows: int) -> tuple[str, list[Range]]:
     try:
-        with pq.ParquetFile(file) as table:
-            names = table.schema_arrow.names
-            counts = [table.metadata.row_group(i).num_rows for i in range(table.metadata.num_row_groups)]
-            column = (
-                "text"
-                if kind == "run"
-                else find_column(names, CAPTION_NAMES, caption, "caption_column", file) or ""
-            )
-            find_column(names, (), key, "key_column", file, required=False)
-            of = table.schema_arrow.field(column).type
-    except (pa.ArrowException, OSError, KeyError) as error:
+        table = ParquetFile(file)
+        table.close()
+    except UNREADABLE as error:
         raise UserError(f"{file}: not a readable parquet file ({first_line(error)})") from error
-    if not any(
-        is_(of)
-        for is_ in (
-            pa.types.is_string,
-            pa.types.is_large_string,
-            pa.types.is_binary,
-            pa.types.is_large_binary,
-        )
-    ):
-        raise UserError(f"{file}: column {column!r} holds {of}, not text")
-    out: list[Piece] = []
+    names = table.schema.names
+    column = find_column(names, CAPTION_NAMES, caption, "caption_column", file) or ""
+    find_column(names, (), key, "key_column", file, required=False)
+    kind = table.schema.field(column).type
+    if kind not in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary()):
+        raise UserError(f"{file}: column {column!r} holds {kind}, not text")
+    out: list[Range] = []
     begin = row = first = 0
-    for i, count in enumerate(counts):
+    for number, count in enumerate(table.blocks, 1):
         row += count
-        if row - first >= rows or i == len(counts) - 1:
-            out.append((begin, i + 1, first, row - first))
-            begin, first = i + 1, row
+        if row - first >= rows or number == len(table.blocks):
+            out.append((begin, number, first, row - first))
+            begin, first = number, row
     return column, out
 
 
-def _is_packed(file: str) -> bool:
-    with open(file, "rb") as stream:
-        return stream.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
-
-
-def column_names(file: str, kind: str, stream: IO[bytes]) -> tuple[list[str], bool]:
-    """The column names, and whether the first row is a header: by that row, or by the first line that is a
-    JSON object."""
-    try:
-        for _, value, reason in records(stream, cast(Any, kind), 0):
-            if reason is None and value:
-                return headed(value) if kind != "jsonl" else (list(value), False)
-            if kind != "jsonl":
-                break
-    except streams.BROKEN as error:
-        raise UserError(f"{file}: damaged or cut ({error})") from error
-    raise UserError(f"{file}: {'no line is a JSON object' if kind == 'jsonl' else 'has no header'}")
-
-
-def _line_ranges(file: str, size: int) -> Iterator[Piece]:
+def _line_ranges(file: str, size: int) -> Iterator[Range]:
     """Ranges of about `size` bytes that end with a line."""
     begin = at = row = first = 0
     block_end = b""
@@ -229,3 +191,182 @@ def _line_ranges(file: str, size: int) -> Iterator[Piece]:
             block_end = block[-1:]
     if at > begin:  # the last line may lack its end
         yield begin, at, first, row - first + (block_end != b"\n")
+
+
+def read(part: Part) -> Iterator[Batch]:
+    """The part's captions, some thousands at a time; memory is that of one batch."""
+    row = part.row
+    readers = {"parquet": _parquet, "run": _parquet, "txt": _lines, "jsonl": _lines}
+    try:
+        for count, batch in readers.get(part.kind, _rows_of_file)(part):
+            row += count
+            yield batch
+    except (pa.ArrowException, *BROKEN):
+        yield Batch(pa.array([], pa.string()), pa.array([], pa.string()), [(row, "damaged_file")])
+
+
+def _parquet(part: Part) -> Iterator[tuple[int, Batch]]:
+    is_run = part.kind == "run"
+    key = "id" if is_run else part.key
+    row, left = part.row, part.rows or 0
+    table = ParquetFile(part.file)
+    columns = [part.caption, *([key] if key else []), *(["status"] if is_run else [])]
+    for batch in table.batches(row, columns, _ROWS):
+        if left <= 0:
+            break
+        count = batch.num_rows
+        numbers: Sequence[int] = range(row, row + count)
+        if is_run:
+            ok = pc.equal(batch["status"], "ok")
+            batch, numbers = batch.filter(ok), [row + n for n in pc.indices_nonzero(ok).to_pylist()]
+        row, left = row + count, left - count
+        yield count, _batch(part, batch[part.caption], batch[key] if key else None, numbers)
+    table.close()
+
+
+def _lines(part: Part) -> Iterator[tuple[int, Batch]]:
+    row, at = part.row, part.begin
+    with open_stream(part.file) as stream:
+        stream.seek(at)
+        while lines := _some_lines(stream, _BLOCK if part.end is None else min(_BLOCK, part.end - at)):
+            at += sum(map(len, lines))
+            if row == 0 and lines[0].startswith(b"\xef\xbb\xbf"):
+                lines[0] = lines[0][3:]
+            numbers = range(row, row + len(lines))
+            row += len(lines)
+            if part.kind == "jsonl":
+                yield len(lines), _json_lines(part, lines, numbers)
+            else:
+                column = pa.array([line.rstrip(b"\r\n") for line in lines], pa.binary())
+                yield len(lines), _batch(part, column, None, numbers)
+
+
+def _some_lines(stream: IO[bytes], size: int) -> list[bytes]:
+    """Whole lines of at least `size` bytes, and none more. (`readlines` stops when its hint is exceeded, and
+    takes 0 for no limit.)"""
+    return stream.readlines(size - 1) if size > 1 else [stream.readline()] if size == 1 else []
+
+
+def _json_lines(part: Part, lines: list[bytes], numbers: range) -> Batch:
+    """Arrow's parser where every line is an object with a text; line by line, with reasons, where one is
+    not."""
+    block = b"".join(lines)
+    if part.key is None:
+        import pyarrow.json as arrow_json
+
+        schema = pa.schema([(part.caption, pa.string())])
+        options = arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+        reading = arrow_json.ReadOptions(use_threads=False, block_size=len(block) + 64)
+        try:
+            column = arrow_json.read_json(pa.BufferReader(block), reading, options)[part.caption]
+            if len(column) == len(lines) and column.null_count == 0:
+                return _batch(part, column.combine_chunks(), None, numbers)
+        except pa.ArrowException:
+            pass
+    return _rows(part, map(_object(part), records(io.BytesIO(block), "jsonl", 0)), numbers)
+
+
+def _object(part: Part) -> Any:
+    """A function from a record of a jsonl file to a row."""
+
+    def row(record: tuple[int, Any, str | None]) -> Row:
+        _, value, reason = record
+        if reason is not None:
+            return None, None, reason
+        text = value.get(part.caption)
+        return text, value.get(part.key), None if text is None or isinstance(text, str) else "bad_row"
+
+    return row
+
+
+def _rows_of_file(part: Part) -> Iterator[tuple[int, Batch]]:
+    """The batches of a csv, tsv or tar."""
+    number, found = 0, _samples(part) if part.kind == "tar" else _records(part)
+    while some := list(islice(found, _ROWS)):
+        numbers = range(number, number + len(some))
+        number += len(some)
+        yield len(some), _rows(part, some, numbers)
+
+
+def _records(part: Part) -> Iterator[Row]:
+    table = Table(part.file)
+    at = table.columns.index(part.caption)
+    key = table.columns.index(part.key) if part.key else None
+    for value, reason in table.read(table.start):
+        if reason is not None:
+            yield None, None, reason
+        else:
+            yield (
+                value[at] if at < len(value) else None,
+                value[key] if key is not None and key < len(value) else None,
+                None,
+            )
+
+
+def _samples(part: Part) -> Iterator[Row]:
+    """The rows of a tar: the member of the asked-for suffix or .txt, else the .json's caption."""
+    suffix = part.caption or "txt"
+    for sample in samples(part.file, lambda s, size: s in (suffix, "json") and size <= MAX_TEXT):
+        if sample.reason in ("truncated_archive", "unreadable_file"):
+            raise EOFError(sample.reason)
+        text, reason = None, sample.reason
+        try:
+            if suffix in sample.members:
+                text = (sample.members[suffix].data or b"").decode("utf-8-sig")
+            elif "json" in sample.members:
+                values = parse_object((sample.members["json"].data or b"").decode("utf-8-sig"))
+                reason = reason or ("bad_row" if values is None else None)
+                key = caption_key(values or {}, part.caption or None)
+                text = as_caption((values or {})[key]) if key else None
+        except UnicodeDecodeError:
+            reason = "bad_utf8"
+        yield text, sample.key, reason
+
+
+def _rows(part: Part, rows: Iterable[Row], numbers: Sequence[int]) -> Batch:
+    """A batch of rows with their numbers."""
+    texts, keys, kept, aside = [], [], [], []
+    for number, (text, key, reason) in zip(numbers, rows, strict=True):
+        if reason is not None:
+            aside.append((number, _REASONS.get(reason, reason)))
+        else:
+            texts.append(text)
+            keys.append(None if key is None else str(key))
+            kept.append(number)
+    keyed = part.key is not None or part.kind == "tar"
+    batch = _batch(part, pa.array(texts, pa.string()), pa.array(keys, pa.string()) if keyed else None, kept)
+    return Batch(batch.ids, batch.texts, sorted(aside + batch.aside))
+
+
+def _batch(part: Part, column: pa.Array, keys: pa.Array | None, numbers: Sequence[int]) -> Batch:
+    """A column of texts (strings or bytes) with its rows' numbers: invalid UTF-8, nulls and blank texts are
+    set aside."""
+    aside: list[tuple[int, str]] = []
+    wide = pa.types.is_large_string(column.type) or pa.types.is_large_binary(column.type)
+    try:
+        texts = column.cast(pa.large_binary() if wide else pa.binary()).cast(
+            pa.large_string() if wide else pa.string()
+        )  # looks at every byte
+    except pa.ArrowInvalid:
+        cells = [_decoded(cell) for cell in column.cast(pa.large_binary()).to_pylist()]
+        aside = [(n, "bad_utf8") for n, cell in zip(numbers, cells, strict=True) if cell is False]
+        texts = pa.array([cell or None for cell in cells], pa.large_string())
+    blank = pc.fill_null(pc.equal(pc.binary_length(pc.utf8_trim_whitespace(texts)), 0), True)
+    ids = pa.array(numbers, pa.int64()).cast(pa.string())
+    if keys is not None:
+        ids = pc.coalesce(keys.cast(pa.string()), ids)
+    if part.prefix and part.kind != "run" and not part.key:
+        ids = pc.binary_join_element_wise(pa.scalar(part.prefix), ids, "")
+    if pc.any(blank).as_py():
+        bad = {n for n, _ in aside}
+        empty = [numbers[i] for i in pc.indices_nonzero(blank).to_pylist()]
+        aside = sorted(aside + [(n, "empty_caption") for n in empty if n not in bad])
+        ids, texts = ids.filter(pc.invert(blank)), texts.filter(pc.invert(blank))
+    return Batch(ids, texts, aside)
+
+
+def _decoded(cell: bytes | None) -> str | Literal[False] | None:
+    try:
+        return None if cell is None else cell.decode()
+    except UnicodeDecodeError:
+        return False

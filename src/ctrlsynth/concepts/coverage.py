@@ -4,20 +4,24 @@ matches; before and after balancing, or any two sets."""
 
 from __future__ import annotations
 
+import csv
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import UserError
-from ..storage.parts import open_part
+from ..storage.files import open_part
 from . import balance
-from .match_folder import PIECE, MatchFolder, of_lists
-from .matches import Array, Each
+from .bank import load_bank
+from .folder import BATCH, MatchFolder, of_lists
+from .match import Array, Each
 
 LEVELS = (1, 5, 25)
 
@@ -33,26 +37,6 @@ class Counted:
     counts: Array
     texts: int
     matched: int
-
-
-@dataclass(frozen=True, slots=True)
-class Coverage:
-    """One line of the concept table.
-
-    seen       level -> entries seen at least so often
-    mean       mean count of the entries seen at least 25 times; None without any
-    half       the fewest entries that together hold half of all matches: the over-represented ones
-    """
-
-    name: str
-    mode: str | None
-    texts: int
-    matched: int
-    matches: int
-    entries: int
-    seen: dict[int, int]
-    mean: float | None
-    half: int
 
 
 def count_set(path: Path, each: Each = map) -> Counted:
@@ -91,25 +75,35 @@ def _count_part(entries: int, path: Path) -> tuple[Array, int, int]:
     """(count of each entry, captions, captions with an entry) of one file."""
     counts, texts, matched = np.zeros(entries, np.int64), 0, 0
     with open_part(path) as file:
-        for piece in file.iter_batches(PIECE, columns=["entries"], use_threads=False):
-            found = of_lists(piece["entries"])
+        for batch in file.iter_batches(BATCH, columns=["entries"], use_threads=False):
+            found = of_lists(batch["entries"])
             counts += balance.counts([found], entries)
             texts += len(found)
             matched += int(np.count_nonzero(found.lengths()))
     return counts, texts, matched
 
 
-def coverage(counted: Counted) -> Coverage:
-    """The table's line for one set."""
+def coverage(counted: Counted) -> dict[str, Any]:
+    """One line of the concept table.
+
+    seen       level -> entries seen at least that often
+    mean       mean count of the entries seen at least 25 times; None if there are none
+    half       the fewest entries that together hold half of all matches: the over-represented ones
+    """
     c = counted.counts
     often = c[c >= LEVELS[-1]]
     total = int(c.sum())
-    half = int(np.searchsorted(np.cumsum(np.sort(c)[::-1]) * 2, total)) + 1 if total else 0
-    seen = {level: int((c >= level).sum()) for level in LEVELS}
-    mean = float(often.mean()) if len(often) else None
-    return Coverage(
-        counted.name, counted.mode, counted.texts, counted.matched, total, len(c), seen, mean, half
-    )
+    return {
+        "name": counted.name,
+        "mode": counted.mode,
+        "texts": counted.texts,
+        "matched": counted.matched,
+        "matches": total,
+        "entries": len(c),
+        "seen": {level: int((c >= level).sum()) for level in LEVELS},
+        "mean": float(often.mean()) if len(often) else None,
+        "half": int(np.searchsorted(np.cumsum(np.sort(c)[::-1]) * 2, total)) + 1 if total else 0,
+    }
 
 
 def never_seen(counted: Counted) -> list[int]:
@@ -119,19 +113,8 @@ def never_seen(counted: Counted) -> list[int]:
 
 def over_represented(counted: Counted) -> list[tuple[int, int]]:
     """(entry, count) of the fewest entries that hold half of all matches, the most frequent first."""
-    order = np.argsort(-counted.counts, kind="stable")[: coverage(counted).half]
+    order = np.argsort(-counted.counts, kind="stable")[: coverage(counted)["half"]]
     return [(int(i), int(counted.counts[i])) for i in order]
-
-
-def changes(one: Counted, other: Counted) -> Array:
-    """How the share of each entry among a set's texts changes from one set to the other: log2 of the ratio.
-    So that none is zero, both shares are raised by that of half a text of the smaller set; what neither holds
-    has not changed. Raises UserError for sets that were matched with different banks (both digests) or by
-    different rules."""
-    check_same_matching(one, other)
-    half = 0.5 / max(1, min(one.texts, other.texts))
-    before, after = (s.counts / max(1, s.texts) + half for s in (one, other))
-    return np.asarray(np.log2(after / before))
 
 
 def check_same_matching(one: Counted, other: Counted) -> None:
@@ -147,3 +130,77 @@ def check_same_matching(one: Counted, other: Counted) -> None:
             f"{one.name} was matched with --mode {one.mode}, {other.name} with --mode {other.mode}: not "
             f"comparable"
         )
+
+
+def names_of(paths: Sequence[Path], bank: Path | None, digest: str) -> Sequence[str]:
+    """The bank's entries: of `bank`, else of the first folder of matches among `paths`. UserError when none
+    is at hand or it is another."""
+    at = bank or next((p / "bank.parquet" for p in paths if p.is_dir()), None)
+    if at is None:
+        raise UserError(
+            "a subset names its bank by digest alone; say where the bank is with --bank, or compare with "
+            "its folder of matches"
+        )
+    found = load_bank(at)
+    if found.digest != digest:
+        raise UserError(f"{at} is the bank {found.digest}; the captions were matched with {digest}")
+    return found.entries
+
+
+def report(sets: Sequence[Counted], names: Sequence[str], top: int) -> dict[str, Any]:
+    """The concept table with the first `top` entries of each list; of two sets also the entries whose share
+    rose and fell most.
+
+    A change is the ratio of an entry's share among the texts of the second set to that of the first. So that
+    none is zero, both shares are raised by that of half a text of the smaller set."""
+    lines = [
+        {
+            **coverage(one),
+            "never_seen": len(never := never_seen(one)),
+            "never_seen_first": [names[i] for i in never[:top]],
+            "over_represented": [[names[i], count] for i, count in over_represented(one)[:top]],
+        }
+        for one in sets
+    ]
+    moved = []
+    if len(sets) == 2:
+        check_same_matching(*sets)
+        half = 0.5 / max(1, min(one.texts for one in sets))
+        before, after = (one.counts / max(1, one.texts) + half for one in sets)
+        change = np.log2(after / before)
+        for sign, word in ((-1, "rose"), (1, "fell")):
+            some = [i for i in np.argsort(sign * change, kind="stable")[:top] if sign * change[i] < 0]
+            entries = [[names[i], float(2 ** change[i])] for i in some]
+            moved.append({"what": f"share of texts {word} most", "entries": entries})
+    return {"bank": sets[0].bank_digest, "sets": lines, "changes": moved}
+
+
+def check_new(sets: int, plot: Path | None, lists: Path | None) -> None:
+    """Raises UserError for a plot or a list of this many sets that is there already."""
+    wanted = [plot] if plot is not None else []
+    if lists is not None:
+        wanted += [path for number in range(1, sets + 1) for path in _list_files(lists, number)]
+    for path in wanted:
+        if path.exists():
+            raise UserError(f"{path}: is there already; give another name")
+
+
+def _list_files(folder: Path, number: int) -> tuple[Path, Path]:
+    """Never seen and over-represented, of the set with this number (from 1)."""
+    tail = "" if number == 1 else f"-{number}"
+    return folder / f"never-seen{tail}.txt", folder / f"over-represented{tail}.csv"
+
+
+def write_lists(sets: Sequence[Counted], names: Sequence[str], folder: Path) -> None:
+    """`never-seen.txt` and `over-represented.csv` (entry, texts, share of texts) of each set; the second
+    set's names end in `-2`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, one in enumerate(sets, 1):
+        never, most = _list_files(folder, number)
+        never.write_text("".join(f"{names[i]}\n" for i in never_seen(one)), encoding="utf-8")
+        with open(most, "w", encoding="utf-8", newline="") as handle:
+            rows = csv.writer(handle, lineterminator="\n")
+            rows.writerow(["entry", "texts", "share"])
+            rows.writerows(
+                [names[i], count, f"{count / max(one.texts, 1):.6f}"] for i, count in over_represented(one)
+            )

@@ -14,8 +14,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..sample import hash_int
 from .bank import load_bank
-from .corpus import open_corpus
-from .corpus_read import read
+from .corpus import open_corpus, read
 from .match import Matcher
 
 SAMPLE = 2_000

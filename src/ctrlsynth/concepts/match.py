@@ -9,7 +9,7 @@ the entry the same way. The entry is in the text if its words follow each other 
 approximation: both begin and end with a space, so a substring's spaces fall on the text's. An entry with
 `a,b` inside is in no text, since the text's comma has spaces by then and the entry's has not; an entry with a
 space at its edge needs a doubled space there. UTF-8 keeps all of it true for bytes. `spaced` is the plain
-rule, the tests' oracle; `Matcher` walks a trie over words in compiled code (`match_kernel.py`).
+rule, the tests' oracle; `Matcher` walks a trie over words in compiled code (`kernel.py`).
 
 Two deviations by name: `lower` puts texts and entries in lower case first; `lemma` also puts every word in
 its WordNet base form, as a noun, else as a verb, else as an adjective (`dogs`, `running` -> `dog`, `run`),
@@ -18,9 +18,11 @@ and reads texts in Python, so it is slower."""
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -29,12 +31,57 @@ import pyarrow.compute as pc
 
 from ..errors import UserError, unknown
 from ..lang import wordnet
-from .matches import Array, Matches
+from ..models.installed import need
+from ..recipe.schema import Recipe
+from .bank import load_bank
 
+Array = np.ndarray[Any, np.dtype[Any]]
+Each = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+"""`map`, or the same on many machines: over parts, for a decision that needs the whole set."""
 Mode = Literal["exact", "lower", "lemma"]
 MODES: tuple[Mode, ...] = ("exact", "lower", "lemma")
 _SPACING = str.maketrans({**{c: f" {c} " for c in ",.;:?!`"}, **dict.fromkeys("\t\n\r", " ")})
 _PLAIN_WORD = re.compile(r"[!-^`-~]+")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Matches:
+    """The entries of n texts. Text i holds `entries[offsets[i] : offsets[i + 1]]`, each entry once, in the
+    order of where they begin.
+
+    offsets   int64, n + 1 of them, the first 0
+    entries   int32, numbers of entries in their bank
+    """
+
+    offsets: Array
+    entries: Array
+
+    @classmethod
+    def of(cls, rows: Iterable[Sequence[int]]) -> Matches:
+        """From one sequence of entry numbers a text."""
+        listed = [np.asarray(row, dtype=np.int32) for row in rows]
+        offsets = np.concatenate([[0], np.cumsum([len(row) for row in listed], dtype=np.int64)]).astype(
+            np.int64
+        )
+        return cls(offsets, np.concatenate(listed) if listed else np.zeros(0, np.int32))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def lists(self) -> list[list[int]]:
+        """One list of entry numbers a text."""
+        flat, ends = self.entries.tolist(), self.offsets.tolist()
+        return [flat[a:b] for a, b in pairwise(ends)]
+
+    def lengths(self) -> Array:
+        """How many entries each text holds."""
+        return np.diff(self.offsets)
+
+    def select(self, mask: Array) -> Matches:
+        """The texts for which the boolean `mask` is true, in their order."""
+        lengths = self.lengths()
+        offsets = np.concatenate([[0], np.cumsum(lengths[mask], dtype=np.int64)]).astype(np.int64)
+        return Matches(offsets, self.entries[np.repeat(mask, lengths)])
 
 
 def spaced(text: str) -> str:
@@ -64,17 +111,12 @@ class Matcher:
             raise unknown("mode", mode, MODES)
         if not entries:
             raise UserError("the bank is empty: nothing to match")
-        try:
-            from . import match_kernel
-        except ModuleNotFoundError as error:
-            if error.name != "numba":
-                raise
-            raise UserError(
-                "matching concepts: numba is not installed; pip install 'ctrlsynth[concepts]'"
-            ) from error
+        need("numba", "concepts", "matching concepts")
+        from . import kernel
+
         self.mode, self.size = mode, len(entries)
-        self._kernel = match_kernel
-        self._kinds = match_kernel.SPACED if mode == "lemma" else match_kernel.KINDS
+        self._kernel = kernel
+        self._kinds = kernel.SPACED if mode == "lemma" else kernel.KINDS
         self._build([entry.split(" ") for entry in (entries if mode == "exact" else _lower(entries))])
 
     def _build(self, split: list[list[str]]) -> None:
@@ -117,28 +159,20 @@ class Matcher:
         data, offsets, valid = _buffers(column)
         count = len(column)
         longest = int(np.diff(offsets).max()) if count else 0
-        tails, spans = np.empty(2 * longest + 2, np.uint64), np.empty((2 * longest + 2, 2), np.int64)
-        seen = np.zeros(self.size, np.int32)
-        out_offsets, out = np.zeros(count + 1, np.int64), np.empty(16 * count + 64, np.int32)
-        done = used = 0
-        while True:
-            done, used = self._kernel.match_texts(
-                data,
-                offsets,
-                valid,
-                done,
-                self._kinds,
-                *self._tables,
-                tails,
-                spans,
-                seen,
-                out_offsets,
-                out,
-                used,
+        room = (
+            np.empty(2 * longest + 2, np.uint64),
+            np.empty((2 * longest + 2, 2), np.int64),
+            np.zeros(self.size, np.int32),
+        )
+        ends, out = np.zeros(count + 1, np.int64), np.empty(16 * count + 64, np.int32)
+        done = 0
+        while (
+            done := self._kernel.match_texts(
+                (data, offsets, valid), done, self._kinds, self._tables, room, ends, out
             )
-            if done == count:
-                return Matches(out_offsets, out[:used].copy())
+        ) < count:
             out = np.concatenate([out, np.empty(len(out), np.int32)])
+        return Matches(ends, out[: ends[-1]].copy())
 
 
 def _lower(texts: Sequence[str]) -> list[str]:
@@ -172,3 +206,31 @@ def _buffers(column: pa.Array) -> tuple[Array, Array, Array]:
 def _power(least: int) -> int:
     """The smallest power of two that is at least this (and 8)."""
     return 1 << max(3, (least - 1).bit_length())
+
+
+class BankMatcher:
+    """A bank as `stages.balance.Matcher`; the trie is built when the first captions come, once a process."""
+
+    def __init__(self, path: Path, mode: Mode) -> None:
+        need("numba", "concepts", "balance")
+        bank = load_bank(path)
+        self.name, self.digest, self.entries = path.name, f"{bank.digest} {mode}", bank.entries
+        self._mode: Mode = mode
+        self._matcher: Matcher | None = None
+
+    def match(self, texts: Sequence[str]) -> Matches:
+        """Which entries each text holds."""
+        if self._matcher is None:
+            self._matcher = Matcher(self.entries, self._mode)
+        return self._matcher.match(list(texts))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_matcher": None}
+
+
+def open_matcher(recipe: Recipe, base: Path) -> BankMatcher:
+    """The matcher of `balance.bank`, or of the source's own concepts."""
+    assert recipe.balance is not None
+    named = recipe.balance.bank or recipe.source.concepts
+    assert named is not None
+    return BankMatcher(base / named.expanduser(), recipe.balance.match)

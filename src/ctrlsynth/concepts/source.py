@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ..data.captions import clean_caption
-from ..data.rows import MAX_PARTS, PartedSource, SourcePart, SourceRow, fingerprint, normal_path
+from ..data.rows import MAX_PARTS, OpenSource, SourcePart, SourceRow, fingerprint, normal_path
 from ..errors import UserError
 from ..recipe.schema import Source
 from .bank import LONGEST, digest_of, read_bank
 
 
-class ConceptSource(PartedSource):
+class ConceptSource(OpenSource):
     """A bank cut into parts of `part_rows` entries. Entries that are not to be written about are rows with a
     reason: `empty_caption`, `no_words`, `too_long`, `duplicate_concept`, and `flagged` (`ctrlsynth concepts
     flag`, on this entry or one that differs in blanks only); the bank keeps them."""

@@ -26,7 +26,7 @@ from ..errors import UserError
 from ..lang import wordnet
 from ..lang.phrases import split_attribute
 from ..lang.words import plural, singular
-from ..models.registry import load_class
+from ..recipe.code import load_code
 from ..recipe.schema import Edit
 from ..sample import KINDS, Kind, Tags, chance, unique
 from . import follow
@@ -373,9 +373,7 @@ def _exchanged(tags: Tags, kind: Kind, after: Sequence[str], n: int) -> tuple[Ta
 def _call(path: str, n: int, where: str) -> Step:
     """A user's own edit. What it returns is cleaned of blanks and repeats; the difference is recorded as
     removals and additions."""
-    function: Callable[[Tags, random.Random], Any] = load_class(path, where)
-    if not callable(function):
-        raise UserError(f"{where}: {path} is no function")
+    function: Callable[[Tags, random.Random], Any] = load_code(path, where)
 
     def step(tags: Tags, row: Row) -> tuple[Tags, list[EditRecord]]:
         try:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import UserError, unknown
 from ..models.base import Prompt
-from ..models.registry import load_class
+from ..recipe.code import load_code
 from ..recipe.schema import ImagePolicy
 from ..sample import Tags, chance, draw, model_seed
 from .select import Selectors
@@ -31,9 +31,7 @@ class ImageController:
         self.policy, self.seed, self.where = policy, seed, where
         self._styles, self._edges = _drawn_styles(policy, where)
         self._order = Selectors(policy.order, None, f"{where}.order") if policy.order else None
-        self._call = load_class(policy.call, f"{where}.call") if policy.call is not None else None
-        if self._call is not None and not callable(self._call):
-            raise UserError(f"{where}.call: {policy.call} is no function")
+        self._call = load_code(policy.call, f"{where}.call") if policy.call is not None else None
         for phrase in policy.weights:
             if not phrase.strip():
                 raise UserError(f"{where}.weights: a tag is empty")

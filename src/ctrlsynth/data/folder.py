@@ -21,29 +21,29 @@ from ..errors import UserError
 from ..recipe.schema import Source
 from .captions import CAPTION_NAMES, as_caption, clean_caption, is_text
 from .images import IMAGE_SUFFIXES
-from .records import Table, merge_cuts
 from .rows import (
     FILE_NAMES,
     IMAGE_NAMES,
     MAX_PARTS,
     Keys,
-    PartedSource,
+    OpenSource,
     SourcePart,
     SourceRow,
     examine_file,
     find_column,
     fingerprint,
-    locate,
     normal_path,
+    path_below,
     safe_key,
 )
+from .tables import Table, merge_cuts
 from .text import bad
 
 Entry = dict[str, Any]
 """name (as the table or the folder gives it), path or reason, caption, meta, txt (sidecar), size, mtime."""
 
 
-class FolderSource(PartedSource):
+class FolderSource(OpenSource):
     """With a table: its rows in its order, then the images that it does not name, without caption. Else every
     image, sorted by path.
 
@@ -124,9 +124,9 @@ class FolderSource(PartedSource):
         if not entry["name"].strip():
             entry["reason"] = "missing_file"
             return
-        path, reason = locate(self._root, entry["name"])
+        path, reason = path_below(self._root, entry["name"])
         if reason == "missing_file" and beside != self._root:
-            path, other = locate(beside, entry["name"])
+            path, other = path_below(beside, entry["name"])
             reason = None if other is None else reason
         if path is None:
             entry["reason"] = reason

@@ -18,13 +18,13 @@ from ..errors import UserError
 from ..recipe.schema import LongTail, Source
 from .rows import (
     MAX_PARTS,
-    PartedSource,
+    OpenSource,
     SourcePart,
     SourceRow,
     examine_file,
     file_facts,
     fingerprint,
-    locate,
+    path_below,
     safe_key,
 )
 
@@ -43,7 +43,7 @@ class _Row:
     copy: int
 
 
-class LongTailSource(PartedSource):
+class LongTailSource(OpenSource):
     """Rows in the split's order, copies of an image together. The caption is the class's name; metadata:
     label, group, copy."""
 
@@ -78,7 +78,7 @@ class LongTailSource(PartedSource):
         for row in self._rows[part.locator : part.locator + (part.rows or 0)]:
             meta = {"label": row.label, "group": group_of(self.counts[row.label]), "copy": row.copy}
             made = SourceRow(safe_key(f"{row.path}#{row.copy}"), self.names[row.label], meta)
-            path, reason = locate(str(self._root), row.path)
+            path, reason = path_below(str(self._root), row.path)
             yield made.fail(reason or "missing_file") if path is None else examine_file(made, path)
 
     def describe(self) -> str:

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Reads the original images that a run's rows point at."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ from typing import Any
 import pyarrow as pa
 
 from ..storage.location import is_url, open_binary
-from .columnar import BROKEN, Columnar, open_columnar
 from .images import ImageFault
+from .tables import UNREADABLE, Columnar, open_columnar
 
 
 class ImageReader:
-    """Random access to original images by their locator. Holds one open file; for columnar files, the rows
-    about the last one asked for.
-
-    For one thread; rows asked for in order cost one pass.
-    """
+    """Random access to original images by their locator, for one thread. Holds one open file and, of a columnar
+    file, one batch of rows: rows read in order cost one pass."""
 
     def __init__(self) -> None:
         self._path: str | None = None
@@ -32,13 +29,13 @@ class ImageReader:
     def read(self, file: str, member: str | None, offset: int | None, length: int | None) -> bytes:
         """The image's encoded bytes, unchanged. `member`, `offset`, `length`: see the read table.
 
-        Raises ImageFault: original_missing (no such file any more), original_changed (other bytes stand
-        there), unreadable_file."""
+        Raises ImageFault: original_missing (the file no longer exists), original_changed (it holds other
+        bytes there), unreadable_file."""
         try:
             data = self._read(file, member, offset or 0, length or 0)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ImageFault("original_missing", f"{file}: the source is no longer there") from error
-        except BROKEN as error:
+        except UNREADABLE as error:
             raise ImageFault("unreadable_file", f"{file}: {error}") from error
         if length is not None and len(data) != length:
             message = (
@@ -53,7 +50,11 @@ class ImageReader:
             with open_binary(file) as stream:
                 return stream.read()
         self._open(file)
-        return self._cell(member, offset) if self._file is not None else self._slice(offset, length)
+        if self._file is not None:
+            return self._cell(self._file, member, offset)
+        self._stream.seek(offset)
+        data: bytes = self._stream.read(length)
+        return data
 
     def _open(self, file: str) -> None:
         if file == self._path:
@@ -70,33 +71,24 @@ class ImageReader:
             self._stream = stream
         self._path = file
 
-    def _slice(self, offset: int, length: int) -> bytes:
-        self._stream.seek(offset)
-        data: bytes = self._stream.read(length)
-        return data
-
-    def _cell(self, column: str, row: int) -> bytes:
-        assert self._file is not None
-        if self._batch is None or column != self._column or row < self._first:
-            self._restart(column, row)
-        while self._batch is None or row >= self._first + self._batch.num_rows:
-            if self._batch is not None and row >= self._first + 8 * self._batch.num_rows:
-                self._restart(column, row)  # a jump: skip whole row groups
-                continue
-            self._first += self._batch.num_rows if self._batch is not None else 0
+    def _cell(self, file: Columnar, column: str, row: int) -> bytes:
+        near = 8 * self._batch.num_rows if self._batch is not None else 0
+        if (
+            column != self._column or not self._first <= row < self._first + near
+        ):  # else it is read on the way
+            self._column, self._first = column, row
+            self._batches = file.batches(row, [column], 32)
             self._batch = next(self._batches, None)
-            if self._batch is None:
-                raise ImageFault("original_changed", f"{self._file.path}: has no row {row} any more")
+        while self._batch is not None and row >= self._first + self._batch.num_rows:
+            self._first += self._batch.num_rows
+            self._batch = next(self._batches, None)
+        if self._batch is None:
+            raise ImageFault("original_changed", f"{file.path}: has no row {row} any more")
         value = self._batch.column(0)[row - self._first].as_py()
         data = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(data, bytes):
-            raise ImageFault("original_changed", f"{self._file.path}: row {row} holds no image any more")
+            raise ImageFault("original_changed", f"{file.path}: row {row} holds no image any more")
         return data
-
-    def _restart(self, column: str, row: int) -> None:
-        assert self._file is not None
-        self._column, self._first, self._batch = column, row, None
-        self._batches = self._file.batches(row, [column], 32)
 
     def close(self) -> None:
         """Closes what is open. The reader can be used again."""

@@ -12,12 +12,12 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from ..errors import UserError
 from ..recipe.schema import Source
 from ..sample import range_name
-from ..storage.location import Facts, Remote, place
+from ..storage.location import FileStats, Remote, locate
 from .captions import is_text
 from .images import ImageFault, probe
 
@@ -87,18 +87,6 @@ class SourceRow:
         return self
 
 
-class OpenSource(Protocol):
-    """An opened source. `parts` is settled when it is opened; `rows` may be called in any order and
-    streams."""
-
-    has_images: bool
-    licence: str | None
-
-    def parts(self) -> list[SourcePart]: ...
-    def rows(self, part: SourcePart) -> Iterator[SourceRow]: ...
-    def describe(self) -> str: ...
-
-
 def safe_key(text: str) -> str:
     """A key that can stand in an id: `/` becomes `:`, `:` and control characters are percent-encoded,
     overlong keys end in their digest."""
@@ -108,8 +96,8 @@ def safe_key(text: str) -> str:
     return key
 
 
-class PartedSource:
-    """Base of the sources: the list of parts, and what the recipe says of all of them."""
+class OpenSource:
+    """Base of the sources: opened with the recipe's block, it adds its parts; subclasses give their rows."""
 
     has_images = True
 
@@ -123,12 +111,21 @@ class PartedSource:
         self._parts.append(SourcePart(index, name or range_name(index), mark, locator, rows))
 
     def parts(self) -> list[SourcePart]:
+        """The parts, in order; they do not change after opening."""
         return self._parts
 
     @property
     def total(self) -> int:
         """The rows of all parts, where they are known."""
         return sum(part.rows or 0 for part in self._parts)
+
+    def rows(self, part: SourcePart) -> Iterator[SourceRow]:
+        """Streams the rows of a part; parts may be read in any order."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """One line for `plan`."""
+        raise NotImplementedError
 
 
 class Keys:
@@ -186,7 +183,7 @@ def examine_file(row: SourceRow, path: str) -> SourceRow:
     return examine(row, data)
 
 
-def locate(root: str, name: str, *, absolute: bool = False) -> tuple[str | None, str | None]:
+def path_below(root: str, name: str, *, absolute: bool = False) -> tuple[str | None, str | None]:
     """The path of file `name` of a table beside or under `root` -> (path, None) or (None, reason).
 
     Names that leave `root` are refused (`unsafe_path`), so are links that do (`unsafe_link`). With
@@ -201,7 +198,7 @@ def locate(root: str, name: str, *, absolute: bool = False) -> tuple[str | None,
     try:
         if not os.path.isfile(path):
             other = name.replace("\\", "/")
-            return locate(root, other) if other != name else (None, "missing_file")
+            return path_below(root, other) if other != name else (None, "missing_file")
     except ValueError:
         return None, "missing_file"
     if not _inside(os.path.realpath(path), os.path.realpath(root)):
@@ -280,26 +277,25 @@ def part_names(stems: Iterable[str]) -> list[str]:
     return [f"{i:05d}" for i in range(len(listed))]
 
 
-def expand(patterns: str | Sequence[str], base: Path, suffixes: Sequence[str], key: str) -> list[str]:
-    """Files behind `source.<key>`: paths, URLs, globs (`*`, `?`, `**`), brace ranges (`{00000..00099}`,
+def expand(
+    patterns: str | Sequence[str], base: Path, suffixes: Sequence[str], key: str, local: bool = False
+) -> list[str]:
+    """Files that the setting `key` names: paths, URLs, globs (`*`, `?`, `**`), brace ranges (`{00000..00099}`,
     `{a,b}`), folders.
 
     In order, without repeats. Relative ones start at `base`. A folder stands for its files that end in
-    one of `suffixes`. Raises UserError for what is not there.
+    one of `suffixes`. Raises UserError for what does not exist, and for a store where files must be `local`.
     """
     files: dict[str, None] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         if pattern.startswith(("pipe:", "http:", "https:")):
-            raise UserError(
-                f"source.{key}: {pattern!r} is not a path or a store; mount or download the data first"
-            )
-        missing, facts = [], Facts()
+            raise UserError(f"{key}: {pattern!r} is not a path or a store; mount or download the data first")
+        missing, facts = [], FileStats()
         for name in braces(pattern):
-            where = place(name)
-            if isinstance(where, Remote) and key == "text":
+            where = locate(name)
+            if isinstance(where, Remote) and local:
                 raise UserError(
-                    f"source.text: {name!r}: texts are read from this machine; mount or download the data "
-                    f"first"
+                    f"{key}: {name!r}: texts are read from this machine; mount or download the data first"
                 )
             if isinstance(where, Remote):
                 found = _glob_remote(where, suffixes, facts)
@@ -311,13 +307,13 @@ def expand(patterns: str | Sequence[str], base: Path, suffixes: Sequence[str], k
             files.update(dict.fromkeys(found))
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise UserError(f"source.{key}: nothing at {missing[0]}{more}; relative paths start at {base}")
+            raise UserError(f"{key}: nothing at {missing[0]}{more}; relative paths start at {base}")
     if not files:
-        raise UserError(f"source.{key}: the list is empty")
+        raise UserError(f"{key}: the list is empty")
     return list(files)
 
 
-def _glob_remote(where: Remote, suffixes: Sequence[str], facts: Facts) -> list[str]:
+def _glob_remote(where: Remote, suffixes: Sequence[str], facts: FileStats) -> list[str]:
     if any(c in where.url for c in "*?["):
         first = next(i for i, part in enumerate(where.url.split("/")) if any(c in part for c in "*?["))
         parts = where.url.split("/")

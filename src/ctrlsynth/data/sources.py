@@ -1,11 +1,24 @@
-"""Opens what a recipe names as its source (1a, 1b)."""
+"""Opens what a recipe names as its source (1a, 1b).
+
+A source of your own is any class on PYTHONPATH, named as `source: {my_module:MySource: options}`. It is called
+like ours, with the recipe's block, the folder that relative paths start from, and the limit:
+
+    class MySource(OpenSource):
+        def __init__(self, source: Source, base: Path, limit: int | None) -> None:
+            super().__init__(source)
+            options = source.custom["my_module:MySource"]
+            self.add_part(fingerprint(...), locator, rows)  # for each part
+        def rows(self, part: SourcePart) -> Iterator[SourceRow]: ...
+        def describe(self) -> str: ...
+
+`rows` streams the rows of a part, in any order of parts; a part with the same fingerprint is not read again."""
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 from ..errors import UserError
+from ..recipe.code import load_code
 from ..recipe.schema import Source
 from .rows import OpenSource
 
@@ -18,7 +31,7 @@ SOURCES = {
     "concepts": "ctrlsynth.concepts.source:ConceptSource",
     "long_tail": "ctrlsynth.data.long_tail:LongTailSource",
 }
-"""Key of a recipe's `source` -> the class that opens it, called with (source, base, limit)."""
+"""Key of a recipe's `source` -> the class that opens it."""
 
 
 def open_source(source: Source, base: Path, limit: int | None = None) -> OpenSource:
@@ -28,6 +41,9 @@ def open_source(source: Source, base: Path, limit: int | None = None) -> OpenSou
     file and the remedy."""
     if limit is not None and limit < 1:
         raise UserError(f"--limit {limit}: at least 1")
-    module, _, name = next(SOURCES[k] for k in SOURCES if getattr(source, k) is not None).partition(":")
-    opened: OpenSource = getattr(importlib.import_module(module), name)(source, base.absolute(), limit)
+    known = next((SOURCES[key] for key in SOURCES if getattr(source, key) is not None), None)
+    path = known or next(iter(source.custom or {}))
+    opened: OpenSource = load_code(path, "source", ("parts", "rows", "describe"))(
+        source, base.absolute(), limit
+    )
     return opened

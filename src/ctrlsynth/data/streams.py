@@ -8,6 +8,7 @@ import gzip
 import io
 import lzma
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -95,3 +96,18 @@ def plain_name(path: str | Path) -> str:
     """The file's name in lower case, without a packer's suffix: `a.jsonl` for `A.jsonl.zst`."""
     name = Path(path).name.lower()
     return next((name.removesuffix(s) for s in PACKED if name.endswith(s)), name)
+
+
+def text_lines(path: str | Path, errors: str = "strict") -> Iterator[str]:
+    """The lines of a text file, with their ends; `errors` as for `bytes.decode`.
+
+    Raises UserError for a damaged file, and for one that is not UTF-8 (with the line)."""
+    number = 0
+    with open_stream(path) as stream:
+        try:
+            for number, line in enumerate(stream, 1):
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8", errors)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}:{number}: not UTF-8 (byte {error.start + 1} of the line)") from error
+        except BROKEN as error:
+            raise UserError(f"{path}: damaged or cut ({error})") from error

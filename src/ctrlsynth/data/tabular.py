@@ -13,15 +13,14 @@ import pyarrow as pa
 
 from ..errors import UserError, first_line
 from ..recipe.schema import Source
-from ..storage.location import Facts
+from ..storage.location import FileStats
 from .captions import CAPTION_NAMES, as_caption, clean_caption
-from .columnar import BAD_UTF8, BROKEN, Columnar, RowCursor, cut_blocks, open_columnar
 from .rows import (
     FILE_NAMES,
     IMAGE_NAMES,
     MAX_PARTS,
     Keys,
-    PartedSource,
+    OpenSource,
     SourcePart,
     SourceRow,
     examine,
@@ -30,16 +29,17 @@ from .rows import (
     file_prefixes,
     find_column,
     fingerprint,
-    locate,
     normal_path,
+    path_below,
     safe_key,
 )
+from .tables import BAD_UTF8, UNREADABLE, Columnar, RowCursor, cut_blocks, open_columnar
 
 # Sizes of what is decoded at once: images are large, captions are not.
 _IMAGES, _TEXTS = 32, 4096
 
 
-class TableSource(PartedSource):
+class TableSource(OpenSource):
     """Columnar files in parts of about `part_rows` rows along their row groups. Other plain columns become
     metadata."""
 
@@ -47,7 +47,7 @@ class TableSource(PartedSource):
         super().__init__(source)
         self._what = "parquet" if source.hf is None else "arrow"
         self._files = (
-            expand(source.parquet or "", base, (".parquet",), "parquet")
+            expand(source.parquet or "", base, (".parquet",), "source.parquet")
             if source.hf is None
             else hf_files(normal_path(base, source.hf))
         )
@@ -70,7 +70,7 @@ class TableSource(PartedSource):
         for path in self._files:
             try:
                 file = open_columnar(path)
-            except BROKEN as error:
+            except UNREADABLE as error:
                 blocks[path] = []
                 fault = fault or f"{path}: not a readable {self._what} file ({first_line(error)})"
                 continue
@@ -90,7 +90,7 @@ class TableSource(PartedSource):
         return blocks
 
     def _cut(self, blocks: dict[str, list[int]], rows: int, limit: int | None) -> None:
-        look = Facts()
+        look = FileStats()
         for path, counts in blocks.items():
             facts = look.of(path)
             for start, count in cut_blocks(counts, rows) if counts else [(0, 1)]:
@@ -114,7 +114,7 @@ class TableSource(PartedSource):
         try:
             for index, data in enumerate(self._open(path).read(start, part.rows or 0)):
                 yield keys.admit(self._row(data, path, start + index))
-        except BROKEN as error:
+        except UNREADABLE as error:
             fault = {"file": path, "row": start + index, "error": first_line(error)}
             yield keys.admit(SourceRow(f"row{start + index}", metadata=fault).fail("unreadable_file"))
 
@@ -157,7 +157,7 @@ class TableSource(PartedSource):
                 row.metadata.setdefault("path", name)
             examine(row, image)
         elif name:
-            found, reason = locate(os.path.dirname(path), name, absolute=True)
+            found, reason = path_below(os.path.dirname(path), name, absolute=True)
             if found is None:
                 row.metadata["name"] = name
                 row.fail(reason or "missing_file")
@@ -250,7 +250,7 @@ def hf_files(folder: Path) -> list[str]:
     names = [str(f.get("filename")) for f in state.get("_data_files") or []]
     files = []
     for name in names:
-        path, reason = locate(str(folder), name)
+        path, reason = path_below(str(folder), name)
         if path is None:
             raise UserError(f"source.hf: {folder / name}, which state.json names, can't be used ({reason})")
         files.append(path)

@@ -9,11 +9,10 @@ from typing import Any
 from ..errors import UserError
 from ..recipe.schema import Source
 from .captions import CAPTION_NAMES, as_caption, clean_caption
-from .records import SUFFIXES, Table, merge_cuts
 from .rows import (
     MAX_PARTS,
     Keys,
-    PartedSource,
+    OpenSource,
     SourcePart,
     SourceRow,
     expand,
@@ -23,16 +22,17 @@ from .rows import (
     fingerprint,
     safe_key,
 )
+from .tables import SUFFIXES, Table, merge_cuts
 
 
-class TextSource(PartedSource):
+class TextSource(OpenSource):
     """Text files cut into parts of `part_rows` records. A csv row's other columns become its metadata."""
 
     has_images = False
 
     def __init__(self, source: Source, base: Path, limit: int | None = None) -> None:
         super().__init__(source)
-        files = expand(source.text or "", base, SUFFIXES, "text")
+        files = expand(source.text or "", base, SUFFIXES, "source.text", local=True)
         self._tables = [Table(f) for f in files]
         self._captions = [_caption_of(t, source.caption_column) for t in self._tables]
         self._prefixes = file_prefixes(files)
@@ -58,21 +58,19 @@ class TextSource(PartedSource):
         number, offset, start = part.locator
         table, caption, prefix = self._tables[number], self._captions[number], self._prefixes[number]
         found = table.read(offset, part.rows or 0)
-        if self._key is None and table.kind in ("csv", "tsv"):
-            yield from _table_rows(table, found, caption, prefix, start)
-            return
         keys = Keys()
         for index, (value, reason) in enumerate(found, start):
             row = SourceRow(f"{prefix}{index}")
             data = table.asdict(value)
-            if reason is None:
-                text = value if table.kind == "txt" else as_caption(data.pop(caption, None))
-                row.caption = clean_caption(text)
+            if reason is not None:
+                bad(row, table, value, reason, index)
+            else:
+                row.caption = clean_caption(
+                    value if table.kind == "txt" else as_caption(data.pop(caption, None))
+                )
                 row.metadata = data
                 if row.caption is None:
                     row.drop("empty_caption")
-            else:
-                bad(row, table, value, reason, index)
             if self._key is not None:
                 given = data.get(self._key)
                 row.key = safe_key(str(given)) if given not in (None, "") else row.key
@@ -83,27 +81,8 @@ class TextSource(PartedSource):
         return f"{self.total:,} captions in {len(self._tables)} text file{'s' * (len(self._tables) != 1)}"
 
 
-def _table_rows(
-    table: Table, found: Iterator[tuple[Any, str | None]], caption: str, prefix: str, start: int
-) -> Iterator[SourceRow]:
-    """The usual case, kept short for speed: csv and tsv without a key column."""
-    at = table.columns.index(caption)
-    others = [(i, c) for i, c in enumerate(table.columns) if i != at]
-    for index, (value, reason) in enumerate(found, start):
-        row = SourceRow(f"{prefix}{index}")
-        if reason is None:
-            row.caption = clean_caption(value[at]) if at < len(value) else None
-            if others:
-                row.metadata = {c: value[i] for i, c in others if i < len(value)}
-            if row.caption is None:
-                row.drop("empty_caption")
-        else:
-            bad(row, table, value, reason, index)
-        yield row
-
-
 def bad(row: SourceRow, table: Table, value: Any, reason: str, index: int) -> None:
-    """Sets a record aside that could not be read, with where it stands."""
+    """Marks the row of a record that could not be read, with the record's position."""
     row.metadata = {
         "file": table.path,
         "record": index,

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..errors import UserError, first_line
 from ..recipe.schema import Source
-from ..storage.location import Facts, Remote, is_url, local_copy, open_binary
+from ..storage.location import FileStats, Remote, is_url, local_copy, open_binary
 from .captions import MAX_TEXT, as_caption, caption_key, clean_caption, parse_object
 from .images import IMAGE_SUFFIXES
 from .rows import (
     Keys,
-    PartedSource,
+    OpenSource,
     SourcePart,
     SourceRow,
     examine,
@@ -28,19 +26,20 @@ from .rows import (
     safe_key,
 )
 from .streams import MAGIC
+from .tables import UNREADABLE, ParquetFile
 from .tar import Member, TarSample, samples
 
 
-class TarSource(PartedSource):
+class TarSource(OpenSource):
     """A shard is a part. `image_column` and `caption_column` name members by suffix (`png`) or a key of the
     .json."""
 
     def __init__(self, source: Source, base: Path, limit: int | None = None) -> None:
         super().__init__(source)
         self._image, self._caption = source.image_column, source.caption_column
-        self._files = expand(source.webdataset or "", base, (".tar",), "webdataset")
+        self._files = expand(source.webdataset or "", base, (".tar",), "source.webdataset")
         names = part_names(os.path.basename(f).partition(".")[0] for f in self._files)
-        look = Facts()
+        look = FileStats()
         self._size = sum(look.of(f)[1] for f in self._files)
         for index, path in enumerate(self._files):
             if limit == 0:
@@ -134,10 +133,8 @@ def _count(path: str) -> int:
 
 def _refuse_compressed(path: str) -> None:
     try:
-        with contextlib.ExitStack() as opened:
-            magic = (
-                Remote(path).beginning(6) if is_url(path) else opened.enter_context(open(path, "rb")).read(6)
-            )
+        with open_binary(path) as stream:
+            magic = stream.read(6)
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror}") from error
     if magic.startswith(MAGIC):
@@ -147,11 +144,11 @@ def _refuse_compressed(path: str) -> None:
         )
 
 
-def _beside(path: str, look: Facts | None = None) -> str | None:
+def _beside(path: str, look: FileStats | None = None) -> str | None:
     table = os.path.splitext(path)[0] + ".parquet"
     if look is None and is_url(table):
         return table if Remote(table).is_file() else None
-    return table if (look or Facts()).has(table) else None
+    return table if (look or FileStats()).has(table) else None
 
 
 class _Downloads:
@@ -163,19 +160,13 @@ class _Downloads:
         if path is None:
             return
         try:
-            file = pq.ParquetFile(open_binary(path))
-            if {"key", "status"} <= set(file.schema_arrow.names):
-                plain = [
-                    f.name
-                    for f in file.schema_arrow
-                    if not pa.types.is_nested(f.type) and not pa.types.is_binary(f.type)
-                ]
-                for batch in file.iter_batches(4096, columns=plain):
-                    self._rows |= {
-                        str(r["key"]): {k: v for k, v in r.items() if v is not None}
-                        for r in batch.to_pylist()
-                    }
-        except (pa.ArrowException, OSError) as error:
+            file = ParquetFile(path)
+            types = {f.name: f.type for f in file.schema}
+            plain = [n for n, t in types.items() if not pa.types.is_nested(t) and not pa.types.is_binary(t)]
+            for batch in file.batches(0, plain, 4096) if {"key", "status"} <= set(types) else ():
+                for row in batch.to_pylist():
+                    self._rows[str(row["key"])] = {k: v for k, v in row.items() if v is not None}
+        except UNREADABLE as error:
             raise UserError(
                 f"{path}: not a readable parquet file ({first_line(error)}); remove it or repair it"
             ) from error

@@ -1,9 +1,8 @@
-"""Images and texts through a model's two towers, as L2-normalised float32 arrays. Reading and decoding run in
-threads beside the model."""
+"""Encodes images and texts into L2-normalised float32 arrays. Reading and decoding run in threads beside the
+model."""
 
 from __future__ import annotations
 
-import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,17 +13,18 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ..data.images import ImageFault, decode
 from ..errors import UserError
 
 Array = npt.NDArray[np.float32]
 DECODERS = 2
 """Threads that decode and resize."""
 AHEAD = 4
-"""Batches that are read, decoded or waiting in front of the model."""
+"""Batches that are being read or decoded, or wait for the model."""
 
 
 class Encoder(Protocol):
-    """A CLIP model as the evaluators need it (`clip.model.load_model` gives one). `preprocess` turns an RGB
+    """A CLIP model as the evaluators need it (`models.open_clip.load.load_model` gives one). `preprocess` turns an RGB
     image into uint8 (H, W, 3); `encode_image` takes (B, H, W, 3), `encode_text` B texts; both give (B, D),
     normalised or not."""
 
@@ -39,19 +39,11 @@ class Encoder(Protocol):
 
 
 def normalised(array: Any) -> Array:
-    """(B, D) tensor or array -> float32 rows of length 1 (a row of zeros stays one)."""
+    """(B, D) tensor or array -> float32 rows of length 1 (a row of zeros stays zero)."""
     rows = np.asarray(
         array.detach().float().cpu().numpy() if hasattr(array, "detach") else array, dtype=np.float32
     )
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12), dtype=np.float32)
-
-
-def open_image(data: bytes, where: str) -> Image.Image:
-    """Encoded bytes -> RGB; what cannot be decoded is named."""
-    try:
-        return Image.open(io.BytesIO(data)).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{where}: the image cannot be decoded ({error})") from error
 
 
 def encode_images(
@@ -60,8 +52,8 @@ def encode_images(
     batch: int = 64,
     tick: Callable[[int], None] | None = None,
 ) -> Array:
-    """(bytes, where) -> (N, D), in order. `images` is read, in another thread, `AHEAD` batches in front of
-    the model at most."""
+    """(bytes, where) -> (N, D), in order. Reads `images` in another thread, at most `AHEAD` batches
+    ahead of the model."""
     chunks, out = _batches(images, batch), list[Array]()
     with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(DECODERS, "decode") as decoders:
 
@@ -81,8 +73,16 @@ def encode_images(
 def _pixels(
     chunk: list[tuple[bytes, str]] | None, prepare: Callable[[Image.Image], Any]
 ) -> npt.NDArray[np.uint8] | None:
-    """(B, H, W, 3); None where the images have ended."""
-    return None if chunk is None else np.stack([prepare(open_image(data, where)) for data, where in chunk])
+    """(B, H, W, 3); None after the last image."""
+    if chunk is None:
+        return None
+    out = []
+    for data, where in chunk:
+        try:
+            out.append(prepare(decode(data)))
+        except ImageFault as fault:
+            raise UserError(f"{where}: the image cannot be decoded ({fault.reason})") from fault
+    return np.stack(out)
 
 
 def _batches(items: Iterable[tuple[bytes, str]], size: int) -> Iterator[list[tuple[bytes, str]]]:
@@ -92,7 +92,7 @@ def _batches(items: Iterable[tuple[bytes, str]], size: int) -> Iterator[list[tup
 
 
 def encode_texts(model: Encoder, texts: Sequence[str], batch: int = 256) -> Array:
-    """(N, D), in order; equal texts are encoded once, short ones beside short ones."""
+    """(N, D), in order. Encodes equal texts once, sorted by length."""
     distinct = sorted(set(texts), key=lambda t: (len(t), t))
     rows: dict[str, int] = {text: n for n, text in enumerate(distinct)}
     parts = [normalised(model.encode_text(distinct[n : n + batch])) for n in range(0, len(distinct), batch)]

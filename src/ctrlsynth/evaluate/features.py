@@ -1,8 +1,8 @@
-"""Frozen image features and labels of a split, for the linear probe, few-shot and long-tailed heads."""
+"""Image features and labels of a split, for all kinds that classify images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,24 +21,32 @@ class Split:
     labels: Ints
 
     def __add__(self, other: Split) -> Split:
-        return Split(
-            np.concatenate([self.features, other.features]), np.concatenate([self.labels, other.labels])
-        )
+        features = np.concatenate([self.features, other.features])
+        return Split(features, np.concatenate([self.labels, other.labels]))
 
     def part(self, start: int, stop: int) -> Split:
+        """The rows from `start` to before `stop`."""
         return Split(self.features[start:stop], self.labels[start:stop])
+
+
+def encode_labelled(
+    model: Encoder, rows: Iterable[tuple[bytes, str, int]], tick: Callable[[int], None] | None = None
+) -> Split:
+    """Encodes (image, where it is, label), in order."""
+    labels: list[int] = []
+
+    def images() -> Iterator[tuple[bytes, str]]:
+        for image, where, label in rows:
+            labels.append(label)
+            yield image, where
+
+    features = encode_images(model, images(), tick=tick)
+    return Split(features, np.array(labels, dtype=np.int64))
 
 
 def encode_split(
     model: Encoder, folder: Path, split: str, classes: int, tick: Callable[[int], None] | None = None
 ) -> Split:
-    """Encodes `folder/split` in the shards' order."""
-    labels: list[int] = []
-
-    def images() -> Iterator[tuple[bytes, str]]:
-        for sample in layout.samples(folder, split, classes):
-            labels.append(int(sample.label or 0))
-            yield sample.image, sample.where
-
-    features = encode_images(model, images(), tick=tick)
-    return Split(features, np.array(labels, dtype=np.int64))
+    """Encodes `folder/split`, whose labels are 0 to classes-1, in the order of its shards."""
+    found = layout.samples(folder, split, classes)
+    return encode_labelled(model, ((s.image, s.where, s.label or 0) for s in found), tick)

@@ -1,33 +1,32 @@
-"""Data sets from folders that the user has, in the public layout of DataComp's and clip_benchmark's test sets
+"""Reads the user's data sets in the public layout of DataComp's and clip_benchmark's test sets
 (METHODS, section 3):
 
-    SET/classnames.txt                            one class a line; an empty name is a name (CLEVR distance
-                                                  has one)
-    SET/zeroshot_classification_templates.txt     one template a line, {c} stands for the class
+    SET/classnames.txt                            one class per line; an empty name is a name (CLEVR
+                                                  distance has one)
+    SET/zeroshot_classification_templates.txt     one template per line, {c} for the class
     SET/test/nshards.txt                          how many tars
     SET/test/0.tar ...                            members KEY.jpg|.png|.webp with KEY.cls (a number) or
-                                                  KEY.txt (captions, one a line)
+                                                  KEY.txt (captions, one per line)
 
-Nothing is fetched. What is missing or wrong is one line: what was expected, what was found, where.
+Nothing is fetched. Errors say in one line what was expected, what was found, and where.
 """
 
 from __future__ import annotations
 
 import hashlib
-import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError, first_line
+from ..data import tar
+from ..errors import UserError
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One member of a shard: encoded image bytes, its class number or its captions, and where it stands (for
-    messages)."""
+    """One sample: the encoded image, its class number or its captions, and where it is (for messages)."""
 
     image: bytes
     label: int | None
@@ -41,8 +40,8 @@ def find_folder(data: Path, names: Sequence[str]) -> Path | None:
 
 
 def classnames(folder: Path, expected: int | None) -> list[str]:
-    """The lines of classnames.txt; checked against the number of classes that the task has, if known."""
-    names = _lines(folder / "classnames.txt", "the names of the classes, one a line")
+    """The lines of classnames.txt. UserError if their number is not the task's, where that is known."""
+    names = _lines(folder / "classnames.txt", "the names of the classes, one per line")
     if expected is not None and len(names) != expected:
         raise UserError(f"{folder / 'classnames.txt'}: expected {expected} classes, found {len(names)}")
     return names
@@ -51,7 +50,7 @@ def classnames(folder: Path, expected: int | None) -> list[str]:
 def templates(folder: Path) -> list[str]:
     """The data set's own templates; each must hold {c}."""
     path = folder / "zeroshot_classification_templates.txt"
-    what = "templates such as 'a photo of a {c}.', one a line"
+    what = "templates such as 'a photo of a {c}.', one per line"
     found = [line for line in _lines(path, what) if line.strip()]
     if not found:
         raise UserError(f"{path}: expected {what}, found none")
@@ -73,37 +72,40 @@ def _lines(path: Path, what: str) -> list[str]:
 
 
 def shards(folder: Path, split: str) -> list[Path]:
-    """The tars of a split, as nshards.txt counts them; every one must be there."""
-    place = folder / split
-    if not place.is_dir():
+    """The tars of a split: as many as nshards.txt says, all of which must exist."""
+    path = folder / split
+    if not path.is_dir():
         there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
         raise UserError(
-            f"{place}: expected a folder with nshards.txt and 0.tar ...; found in {folder}: "
+            f"{path}: expected a folder with nshards.txt and 0.tar ...; found in {folder}: "
             f"{', '.join(there[:8]) or 'nothing'}"
         )
-    count = _lines(place / "nshards.txt", "the number of tars")
+    count = _lines(path / "nshards.txt", "the number of tars")
     if len(count) != 1 or not count[0].strip().isdigit() or int(count[0]) < 1:
         raise UserError(
-            f"{place / 'nshards.txt'}: expected one number from 1 on, found {' '.join(count)[:40]!r}"
+            f"{path / 'nshards.txt'}: expected one number from 1 on, found {' '.join(count)[:40]!r}"
         )
-    files = [place / f"{n}.tar" for n in range(int(count[0]))]
-    gone = [p.name for p in files if not p.is_file()]
-    if gone:
+    files = [path / f"{n}.tar" for n in range(int(count[0]))]
+    missing = [p.name for p in files if not p.is_file()]
+    if missing:
         raise UserError(
-            f"{place}: nshards.txt says {len(files)} tars, {len(gone)} of them are missing "
-            f"({', '.join(gone[:5])})"
+            f"{path}: nshards.txt says {len(files)} tars, {len(missing)} of them are missing "
+            f"({', '.join(missing[:5])})"
         )
     return files
 
 
 def samples(folder: Path, split: str, classes: int | None = None) -> Iterator[Sample]:
-    """Streams a split in the shards' order. With `classes`, every sample needs a .cls of 0..classes-1;
+    """Streams a split in the order of its shards. With `classes`, every sample needs a .cls of 0 to classes-1;
     without, captions in a .txt."""
     seen = 0
     for path in shards(folder, split):
-        for key, parts in _groups(path):
+        for sample in tar.samples(str(path), lambda suffix, _: suffix in (*IMAGES, "cls", "txt")):
+            if sample.reason is not None:
+                raise UserError(f"{path}: expected a tar, it is damaged ({sample.key}: {sample.reason})")
+            parts = {suffix: member.data or b"" for suffix, member in sample.members.items()}
             image = next((parts[e] for e in IMAGES if e in parts), None)
-            where = f"{path}: {key}"
+            where = f"{path}: {sample.key}"
             if image is None:
                 raise UserError(
                     f"{where}: expected an image ({', '.join(IMAGES)}), found "
@@ -117,25 +119,22 @@ def samples(folder: Path, split: str, classes: int | None = None) -> Iterator[Sa
         raise UserError(f"{folder / split}: the tars hold no sample")
 
 
-def _groups(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Members that share a key (the name up to its last dot) and stand together."""
-    key, parts = "", dict[str, bytes]()
+def path_inside(root: Path, name: str, by: Path) -> Path:
+    """The path of an image that `by` names. UserError if it is outside `root`."""
+    path = root / name
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"{by}: {name!r} leads out of {root}")
+    return path
+
+
+def read_image(path: Path, by: str) -> bytes:
+    """The bytes of an image file that `by` names."""
     try:
-        with tarfile.open(path, "r:*") as tar:
-            for member in tar:
-                if not member.isfile():
-                    continue
-                stem, _, ending = member.name.rpartition(".")
-                if stem != key and parts:
-                    yield key, parts
-                    parts = {}
-                key = stem
-                handle = tar.extractfile(member)
-                parts[ending.lower()] = handle.read() if handle is not None else b""
-    except (tarfile.TarError, EOFError) as error:
-        raise UserError(f"{path}: expected a tar, it is damaged ({first_line(error)})") from error
-    if parts:
-        yield key, parts
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{path}: expected an image that {by} names; cannot read it ({error.strerror})"
+        ) from error
 
 
 def _label(parts: dict[str, bytes], where: str, classes: int) -> int:
@@ -160,14 +159,14 @@ def _captions(parts: dict[str, bytes], where: str) -> tuple[str, ...]:
             else ""
         )
         raise UserError(
-            f"{where}: expected captions in a .txt, one a line; found {', '.join(sorted(parts))}{labelled}"
+            f"{where}: expected captions in a .txt, one per line; found {', '.join(sorted(parts))}{labelled}"
         )
     return found
 
 
 def digest(files: Sequence[Path]) -> str:
-    """16 hex digits over names, sizes and the first and last 64 KiB of files: tells two versions of a data
-    set apart."""
+    """16 hex digits over names, sizes and the first and last 64 KiB of files, to distinguish versions of a data
+    set."""
     state = hashlib.blake2b(digest_size=8)
     for path in files:
         size = path.stat().st_size

@@ -1,10 +1,9 @@
-"""One JSON a model and task, written whole or not at all: scores with intervals, protocol, data digest,
-model, versions."""
+"""The result files: one JSON per model and task, with scores and intervals, protocol, data digest, model and
+versions."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -12,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..storage.files import SCHEMA, remove_leftovers, write_json
 
-SCHEMA = 1
 _PACKAGES = ("torch", "open_clip_torch", "transformers", "numpy", "scikit-learn", "pillow")
 
 
@@ -27,22 +26,9 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
-    """What an evaluator found: scores by metric, the protocol that decides whether two numbers may be
-    compared, rows, data digest."""
-
-    scores: Mapping[str, Score]
-    protocol: Mapping[str, Any]
-    rows: int
-    data: str
-    classes: int | None = None
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Result:
-    """A row of `ctrlsynth compare`: one model on one task. `samples`: seen in training, where the checkpoint
-    says it."""
+    """One model on one task: a cell of `ctrlsynth compare`. `samples`: seen in training, if the checkpoint
+    says so."""
 
     model: str
     model_digest: str
@@ -64,7 +50,7 @@ class Result:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what takes part in a score."""
+    """Versions of the packages that affect scores."""
     out = {"ctrlsynth": version("ctrlsynth")}
     for name in _PACKAGES:
         try:
@@ -76,17 +62,12 @@ def versions() -> dict[str, str]:
 
 def write_result(path: Path, result: Result) -> None:
     """Writes a result atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    made = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    made.write_text(
-        json.dumps({"schema": SCHEMA, **asdict(result)}, indent=1, ensure_ascii=False) + "\n",
-        encoding="utf-8",
-    )
-    os.replace(made, path)
+    remove_leftovers(path.parent)
+    write_json(path, asdict(result))
 
 
 def read_result(path: Path) -> Result:
-    """A result file; one that is damaged, of another kind or of a newer schema is one line."""
+    """Reads a result file. UserError for one that is damaged, of another kind or of a newer schema."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(data, dict) or data.pop("schema") > SCHEMA:

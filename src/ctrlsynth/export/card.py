@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import html
 import re
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jinja2
 import yaml
 
 from ..models.catalogue import Entry, entries
+from ..recipe.schema import dump_recipe
 from ..runs.reader import RunReader
 
 _CARD = """\
@@ -86,25 +89,46 @@ _KINDS = {
 }
 
 
-class Counts(Protocol):
-    """What the card needs of `export.Summary`."""
+@dataclass
+class Summary:
+    """What an export wrote and what it left out.
+
+    pairs    (kind, `kept` or the judge's reason) -> pairs that the run made     written  kind -> pairs in the
+             data set
+    lost     reason -> pairs that were chosen and could not be written           notes    sentences for the
+             card
+    licences the source's own word on an original image that was written -> pairs, where the source has such a
+    column"""
 
     format: str
     use: str
-    pairs: Any
-    written: Any
-    lost: Any
-    licences: Any
-    converted: int
-    notes: list[str]
+    pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
+    written: Counter[str] = field(default_factory=Counter)
+    lost: Counter[str] = field(default_factory=Counter)
+    sources: int = 0
+    wanted_originals: int = 0
+    converted: int = 0
+    licences: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        total = sum(self.written.values())
+        kinds = ", ".join(f"{n:,} {k}" for k, n in sorted(self.written.items()))
+        lost = (
+            f"; not written: {', '.join(f'{n:,} {r}' for r, n in sorted(self.lost.items()))}"
+            if self.lost
+            else ""
+        )
+        return f"{total:,} pairs ({kinds}) as {self.format}{lost}; --train-num-samples {total}"
 
 
-def write_card(run: RunReader, summary: Counts, load: str, path: Path) -> None:
+def write_card(run: RunReader, summary: Summary, load: str, path: Path) -> None:
     """Writes README.md: counts, ledger, models, policies, licences, how to load."""
     ledger = run.ledger()
     total = sum(summary.written.values())
-    recipe, embedded = dict(run.recipe), entries()
-    known = {k: recipe.get(k) for k in ("paths", "variants", "text_policy", "image_policy", "judge", "mix")}
+    recipe, embedded = run.recipe, entries()
+    kept = {"paths", "variants", "text_policy", "image_policy", "judge", "mix"}
+    known = {k: v for k, v in dump_recipe(recipe).items() if k in kept}
     wanted = max((r.parts_wanted for r in ledger), default=0)
     policies = yaml.safe_dump(_bare(known), sort_keys=False, allow_unicode=True, width=120)
     values = {
@@ -115,7 +139,7 @@ def write_card(run: RunReader, summary: Counts, load: str, path: Path) -> None:
             re.sub(r"(?:/[^\s/,;]+)+/([^\s/,;]+)", r"\1", str(run.plan.get("source", "")))
         ),  # names, not where they lie on this disk
         "limit": run.plan.get("limit"),
-        "licence": _cell(recipe["source"].get("licence") or "not given in the recipe (source.licence)"),
+        "licence": _cell(recipe.source.licence or "not given in the recipe (source.licence)"),
         "total": f"{total:,}",
         "load": load,
         "kinds": [(k, *_KINDS[k], f"{summary.written[k]:,}") for k in _KINDS if summary.written[k]],
@@ -151,11 +175,6 @@ def write_card(run: RunReader, summary: Counts, load: str, path: Path) -> None:
         undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True
     )  # Markdown, not HTML
     path.write_text(environment.from_string(_CARD).render(values), encoding="utf-8")
-
-
-def _named(source: str) -> str:
-    """The source's description with the names of files and folders, not where they lie on this disk."""
-    return re.sub(r"(?:/[^\s/,;]+)+/([^\s/,;]+)", r"\1", source)
 
 
 def _front(form: str) -> str:

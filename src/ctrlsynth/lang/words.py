@@ -1,9 +1,31 @@
-"""English word forms that need no dictionary: plurals, singulars, articles. `wordnet.py` knows the words
-themselves."""
+"""English that needs no dictionary: the closed word classes (numbers, articles, prepositions), plurals and
+singulars. `wordnet.py` knows the open classes."""
 
 from __future__ import annotations
 
 from functools import lru_cache
+
+NUMBERS = tuple("zero one two three four five six seven eight nine ten eleven twelve".split())
+"""Each number's word at its own place."""
+ARTICLES = frozenset(("a", "an", "the"))
+DETERMINERS = ARTICLES | frozenset("his her its their my our your this that these those some".split())
+_ALWAYS = frozenset(
+    """
+    above across against along amid among around at atop behind below beneath beside between by down from in
+    inside into near of off on onto outside over past through toward towards under underneath up upon with
+    """.split()
+)
+PREPOSITIONS = _ALWAYS | frozenset(
+    """
+    about after alongside as away before besides beyond during facing for like nearby next opposite out
+    throughout to via within without
+    """.split()
+)
+"""What may begin a phrase such as `during a storm`."""
+PLACING = _ALWAYS | frozenset("aboard alongside amongst besides beyond round underwater within".split())
+"""Prepositions that place or join two things of a scene."""
+LINKING = _ALWAYS | frozenset("for to without wearing holding riding carrying".split())
+"""What may link the two ends of a relation: prepositions, and the verbs that taggers use like them."""
 
 _IRREGULAR = {
     "person": "people", "man": "men", "woman": "women", "child": "children", "foot": "feet",

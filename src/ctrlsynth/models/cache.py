@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from ..storage.files import remove_leftovers, replacing
 
 
 def cache_dir() -> Path:
@@ -39,20 +40,10 @@ def cached(name: str, sha256: str, make: Callable[[], bytes]) -> bytes:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Writes the whole file beside its place, then renames it: readers see the old one or the new one, never
-    half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    """Writes the file atomically: readers see the old one or the new one."""
+    remove_leftovers(path.parent)
+    with replacing(path) as made:
+        made.write_bytes(data)
 
 
 def remembered(name: str, make: Callable[[], bytes]) -> bytes:

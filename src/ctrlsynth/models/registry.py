@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import UserError, unknown
+from ..recipe.code import is_code, load_code
 from .base import LanguageModel, Model, SafetyJudge, TextToImageModel, VisionTagger
 
 Role = Literal["tagger", "llm", "text_to_image", "safety"]
@@ -55,7 +54,6 @@ _BASES: dict[Role, tuple[type[Model], str]] = {
 """Base class of each role, and the method that its models must define."""
 _OPTIONS_TOO = {"extract"}
 """Models that are also options of other models."""
-_CLASS_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +77,11 @@ def parse_spec(value: Any, role: Role, where: str = "models") -> ModelSpec:
         head, _, rest = value.partition(":")
         if head in names:
             return ModelSpec(head, rest or None)
-        if _CLASS_PATH.fullmatch(value):
+        if is_code(value):
             return ModelSpec(value)
         raise unknown(f"{role} model", value, names, where)
     if isinstance(value, Mapping):
-        heads = [k for k in value if k in names or _CLASS_PATH.fullmatch(str(k))]
+        heads = [k for k in value if k in names or is_code(k)]
         if len(heads) > 1:  # {captioner: X, extract: Y}: the captioner's option
             heads = [k for k in heads if k not in _OPTIONS_TOO]
         if len(heads) == 1:
@@ -96,24 +94,16 @@ def parse_spec(value: Any, role: Role, where: str = "models") -> ModelSpec:
     )
 
 
-def load_class(path: str, where: str = "models") -> Any:
-    """Imports `package.module:Name` and returns it; what is missing is one sentence."""
-    module, _, name = path.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{where}: {path}: {error}; is it installed, and is its folder on PYTHONPATH?"
-        ) from error
-    except AttributeError as error:
-        raise UserError(f"{where}: module {module!r} has no {name!r}") from error
+def model_class(spec: ModelSpec, role: Role, where: str) -> Any:
+    """The class behind a model's name."""
+    return load_code(NAMES[role].get(spec.backend, spec.backend), where, [_BASES[role][1]])
 
 
 def load(value: Any, role: Role, where: str = "models") -> Any:
     """Builds the model that a recipe names. Options that its class does not take are an error that lists
     the ones it takes."""
     spec = value if isinstance(value, ModelSpec) else parse_spec(value, role, where)
-    cls = _with_defaults(load_class(NAMES[role].get(spec.backend, spec.backend), where), role, where)
+    cls = _with_defaults(model_class(spec, role, where), role)
     parameters = inspect.signature(cls).parameters.values()
     known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
@@ -123,12 +113,8 @@ def load(value: Any, role: Role, where: str = "models") -> Any:
     return cls(spec.model, **spec.options) if spec.model is not None else cls(**spec.options)
 
 
-def _with_defaults(cls: Any, role: Role, where: str) -> Any:
+def _with_defaults(cls: Any, role: Role) -> Any:
     """The class itself if it derives from the role's base class, else a subclass of both, in which the base
-    provides the hooks that the class lacks. UserError for what is no model of this role."""
-    base, method = _BASES[role]
-    if not isinstance(cls, type) or not callable(getattr(cls, method, None)):
-        raise UserError(
-            f"{where}: {cls.__module__}:{cls.__name__} is no {role} model: a class with {method}()"
-        )
+    provides the hooks that the class lacks."""
+    base = _BASES[role][0]
     return cls if issubclass(cls, base) else type(cls.__name__, (cls, base), {"__module__": cls.__module__})

@@ -1,71 +1,214 @@
-"""Asks OpenAI-compatible servers through the official client: one pool for language models (2b), vision
-taggers (2a) and painters (2c).
+"""Client of OpenAI-compatible servers, for taggers (2a), language models (2b) and text-to-image models (2c).
 
-`ServerPool.map` takes a list of calls and gives as many answers, matched by their place in the list. Behind
-it: several servers as replicas, a limit of requests in flight that adapts to each of them (limit.py), retries
-with growing pauses, a deadline a request, and a replica that dies taken out and put back once it answers
-again. A request that cannot be answered is a `Fault` of its own; a server that refuses the key or does not
-know the model is the user's to mend and stops the run (server_faults.py)."""
+`ServerPool` adds to the official client what that cannot do: several servers as replicas, failover when one
+dies, a deadline over all tries of a request, retries of answers that are not readable, and fewer requests in
+flight at a server that refuses some. `ServedModel` is the base class of the models behind it; `judge` alone
+decides what an HTTP status means for a row, a server and the run."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import email.utils
+import hashlib
+import json
 import os
 import random
 import threading
+import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ModelError, UserError, unknown
+from .base import Model
 from .installed import need
-from .limit import Limit
-from .server_faults import BadReply, Fault, Trouble, judge
+from .prices import check_prices
 
 if TYPE_CHECKING:
     import openai
 
 T = TypeVar("T")
 Call = Callable[["openai.AsyncOpenAI"], Awaitable[Any]]
-"""One request: `lambda client: client.chat.completions.create(...)`. It may be called again."""
+"""One request: `lambda client: client.chat.completions.create(...)`. May be called several times."""
 HOSTED = "api.openai.com"
 FAILURES = 3
-"""So many connections in a row that fail, or servers' errors, and a replica is out."""
+"""Failures in a row after which a replica is out."""
 PAUSE, LONGEST_PAUSE = 0.5, 30.0
-"""Seconds before the first retry, doubled each time, at most; each is shortened by chance, so that requests
-do not come back together."""
+"""Seconds before the first retry, doubled for each further one up to the longest, less a random share."""
+LONGEST_REST = 3600.0
+"""Seconds: the longest Retry-After that is obeyed."""
 PROBE = 10.0
-"""Seconds that a replica has to list its models."""
+"""Seconds that a server may take to list its models."""
+_REPORTED = ("id", "root", "parent", "owned_by", "max_model_len")
+_META = ("vocab_type", "n_vocab", "n_ctx_train", "n_embd", "n_params", "size")
+"""Stable fields of a server's model list; llama-server's `created` is the time of the question."""
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Options of a recipe that all served models take. Only `version` and `extra_body` belong to the digest.
+
+    base_url, base_urls  address of the server, or of several replicas; neither: api.openai.com
+    version      the model's version for the digest, instead of what the server reports
+    extra_body   more fields of the request, for one kind of server: {top_k: 40}
+    prices       US dollars, {input: 0.15, output: 0.60} per million tokens, {row: 0.04} per row; shown by
+                 `status`
+    api_key_env  environment variable of the key; your own servers need none
+    concurrency  the most requests in flight per server
+    timeout      seconds per try
+    deadline     seconds per request from its first try on, with all retries and pauses
+    retries      the most retries of a request
+    patience     seconds without any live server before `ModelError("server_down")`
+    """
+
+    base_url: str | None = None
+    base_urls: Sequence[str] | None = None
+    version: str | None = None
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    prices: Mapping[str, float] | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+    concurrency: int = 64
+    timeout: float = 120.0
+    deadline: float = 600.0
+    retries: int = 8
+    patience: float = 300.0
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The addresses as a tuple, empty for the hosted service."""
+        return tuple(self.base_urls or ()) if self.base_url is None else (self.base_url,)
+
+    def check(self, where: str, counted: bool) -> None:
+        """UserError for wrong values. `counted`: whether the stage's table holds tokens."""
+        check_prices(self.prices, where, counted)
+        if self.base_url is not None and self.base_urls is not None:
+            raise UserError(f"{where}: give base_url or base_urls, not both")
+        if not isinstance(self.base_url, str | None):
+            raise UserError(f"{where}: base_url is one address; several are replicas: base_urls")
+        if self.base_urls is not None and (isinstance(self.base_urls, str) or not self.base_urls):
+            raise UserError(f"{where}: base_urls is a list of addresses, not {self.base_urls!r}")
+        for url in self.urls:
+            if not str(url).startswith(("http://", "https://")):
+                raise UserError(
+                    f"{where}: a server's address begins with http:// or https:// and mostly ends with /v1, "
+                    f"unlike {url!r}"
+                )
+        for name, least in (("concurrency", 1), ("retries", 0)):
+            number = getattr(self, name)
+            if type(number) is not int or number < least:
+                raise UserError(f"{where}: {name} is a whole number from {least} up, not {number!r}")
+        for name in ("timeout", "deadline", "patience"):
+            seconds = getattr(self, name)
+            if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+                raise UserError(f"{where}: {name} is a number of seconds above 0, not {seconds!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """The outcome of a request that failed. `error` is the row's reason: timeout, rate_limited, server_error,
+    no_connection, bad_reply, refused, prompt_too_long, server_down."""
+
+    error: str
+    message: str = ""
+
+
+class BadReply(Exception):
+    """Raised by a reader for a response that holds no answer; the request is retried."""
 
 
 @dataclass(slots=True)
-class Usage:
-    """What the servers have counted so far, and how often a request was asked again."""
+class Trouble:
+    """A failed try: whether to retry and after how many seconds at least, whether the server is overloaded
+    (`congested`), and whether it may be dead (`sick`)."""
 
-    answers: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    retries: int = 0
+    fault: Fault
+    retry: bool = True
+    congested: bool = False
+    sick: bool = False
+    after: float = 0.0
+
+
+def judge(error: BaseException, where: str, server: str, api_key_env: str) -> Trouble:
+    """What an error means for its request and its server. Raises UserError for what no retry fixes (key,
+    model, quota), and the error itself if it is not the client's."""
+    import openai
+
+    text = f"{server}: {error}" if str(error) else f"{server}: {type(error).__name__}"
+    if isinstance(error, TimeoutError | openai.APITimeoutError):
+        return Trouble(Fault("timeout", text), congested=True, sick=True)
+    if isinstance(error, openai.APIResponseValidationError | BadReply | ValueError):
+        return Trouble(Fault("bad_reply", text))
+    if isinstance(error, openai.APIConnectionError):
+        return Trouble(Fault("no_connection", f"{text} {error.__cause__ or ''}".strip()), sick=True)
+    if not isinstance(error, openai.APIStatusError):
+        raise error
+    status, details = error.status_code, f"{error.code} {error.type} {error}".lower()
+    if status in (401, 403):
+        raise UserError(f"{where}: the server refuses the key in {api_key_env} ({text})") from error
+    if status == 404 or "insufficient_quota" in details:
+        raise UserError(f"{where}: {text}") from error
+    after = retry_after(error.response.headers)
+    if status == 429:
+        return Trouble(Fault("rate_limited", text), congested=True, after=after)
+    if status >= 500 or status in (408, 409):
+        return Trouble(Fault("server_error", text), sick=True, after=after)
+    signs = ("context_length", "exceed_context_size", "maximum context", "context length")
+    long = any(sign in details for sign in signs)
+    return Trouble(Fault("prompt_too_long" if long else "refused", text), retry=False)
+
+
+def retry_after(headers: Any) -> float:
+    """Seconds of a Retry-After header, given in seconds or as a date (RFC 9110, 10.2.3); 0 if absent or
+    unreadable."""
+    text = headers.get("retry-after") or ""
+    with contextlib.suppress(ValueError, OverflowError):
+        return min(max(0.0, float(text)), LONGEST_REST)
+    with contextlib.suppress(ValueError, TypeError, IndexError, OverflowError):
+        return min(max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time()), LONGEST_REST)
+    return 0.0
 
 
 @dataclass(slots=True)
 class Replica:
-    """One server. `out`: taken out, and probed. `rest`: asked not to be asked before this moment
-    (Retry-After)."""
+    """One server.
 
-    url: str | None
+    places  requests that may be in flight. Halved when the server refuses one for load (429) or times out,
+            once for all that were in flight together (`cuts` counts); each answer then adds 1 / places
+    out     failed repeatedly; probed until it answers
+    rest    loop time before which the server asked for no request (Retry-After)
+    """
+
+    name: str
     client: Any
-    limit: Limit
+    places: float
+    cuts: int = 0
     busy: int = 0
     failures: int = 0
     out: bool = False
     rest: float = 0.0
 
     def free(self, now: float) -> bool:
-        return not self.out and now >= self.rest and self.busy < self.limit.now
+        """Whether it may get another request."""
+        return not self.out and now >= self.rest and self.busy < int(self.places)
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """A request with its tries so far. `until`: loop time of its deadline, set by its first try."""
+
+    call: Call
+    read: Callable[[Any], Any]
+    future: Future[Any]
+    tries: int = 0
+    until: float = 0.0
+
+    def settle(self, outcome: Any) -> None:
+        with contextlib.suppress(InvalidStateError):  # given up meanwhile
+            self.future.set_result(outcome)
 
 
 @dataclass(slots=True)
@@ -75,82 +218,32 @@ class _State:
     loop: asyncio.AbstractEventLoop
     thread: threading.Thread
     replicas: list[Replica]
-    waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
-    probes: set[asyncio.Task[None]] = field(default_factory=set)
+    waiting: deque[_Job] = field(default_factory=deque)
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     down: bool = False
 
 
 class ServerPool:
-    """`base_urls` such as `http://host:8000/v1`, none for OpenAI's own.
+    """Sends requests to the servers of `options` from a background thread. `where` is the recipe's key, for
+    messages."""
 
-    where        the recipe's key, for messages: `models.llm`
-    api_key_env  the environment variable that holds the key; servers of one's own need none
-    concurrency  the most requests in flight at each server
-    timeout      seconds that one try may take
-    deadline     seconds that a request may take from its first try on, retries and pauses included
-    retries      how often a request is asked again at most
-    patience     seconds to wait for a server while none answers; then `ModelError("server_down")`
-    """
-
-    def __init__(
-        self,
-        where: str,
-        base_urls: Sequence[str] = (),
-        *,
-        api_key_env: str = "OPENAI_API_KEY",
-        concurrency: int = 64,
-        timeout: float = 120.0,
-        deadline: float = 600.0,
-        retries: int = 8,
-        patience: float = 300.0,
-    ) -> None:
+    def __init__(self, where: str, options: ServerOptions) -> None:
         need("openai", "server", where)
-        for url in base_urls:
-            if not str(url).startswith(("http://", "https://")):
-                raise UserError(
-                    f"{where}: a server's address begins with http:// or https:// and mostly ends with /v1, "
-                    f"unlike {url!r}"
-                )
-        for name, value, least in (("concurrency", concurrency, 1), ("retries", retries, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UserError(f"{where}: {name} is a whole number from {least} up, not {value!r}")
-        for name, seconds in (("timeout", timeout), ("deadline", deadline), ("patience", patience)):
-            if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
-                raise UserError(f"{where}: {name} is a number of seconds above 0, not {seconds!r}")
-        self.where, self.base_urls, self.api_key_env = (
-            where,
-            tuple(str(url) for url in base_urls),
-            api_key_env,
-        )
-        self.concurrency, self.timeout, self.deadline, self.retries, self.patience = (
-            concurrency,
-            timeout,
-            deadline,
-            retries,
-            patience,
-        )
-        self.usage = Usage()
+        self.where, self.options, self.retried = where, options, 0
         self._state: _State | None = None
         self._lock = threading.Lock()
 
-    # --- for backends
-    # -----------------------------------------------------------------------------------------------------------------
-
-    def map(self, calls: Sequence[Call], read: Callable[[Any], T]) -> list[T | Fault]:
-        """As many answers as calls, in their order: what `read` makes of the response (it may raise
-        `BadReply`), or a Fault. May be called from several threads at once. Raises UserError for what the
-        user can mend (key, model, quota) and `ModelError("server_down")` where no server has answered
-        anything."""
-        return self.gather(self.start(calls, read))
-
     def start(self, calls: Sequence[Call], read: Callable[[Any], T]) -> list[Future[T | Fault]]:
-        """Sends the calls off as places become free, without waiting; `gather` waits. First started, first
-        sent."""
-        loop = self._running().loop
-        return [asyncio.run_coroutine_threadsafe(self._one(call, read), loop) for call in calls]
+        """Sends the calls, in order, as places become free; does not wait. `read` makes the answer of a
+        response; it may raise `BadReply`. Thread-safe."""
+        state = self._running()
+        jobs = [_Job(call, read, Future()) for call in calls]
+        state.loop.call_soon_threadsafe(self._queue, state, jobs)
+        return [job.future for job in jobs]
 
     def gather(self, started: Sequence[Future[T | Fault]]) -> list[T | Fault]:
-        """The answers of what was started; raises as `map`. What is still under way then is given up."""
+        """Waits for the answers. Raises UserError for what the user can fix (key, model, quota), and
+        `ModelError("server_down")` if no server answered any of them; the rest is then given up."""
         try:
             answers = [future.result() for future in started]
         except BaseException:
@@ -158,32 +251,42 @@ class ServerPool:
                 future.cancel()
             raise
         if answers and all(isinstance(answer, Fault) and answer.error == "server_down" for answer in answers):
-            raise ModelError(
-                "server_down", f"no server has answered for {self.patience:g} s: {self._addresses()}"
-            )
+            seconds = f"{self.options.patience:g} s"
+            raise ModelError("server_down", f"no server has answered for {seconds}: {self._addresses()}")
         return answers
 
     def models(self) -> dict[str, list[dict[str, Any]]]:
-        """What each server that answers says of its models, by address. UserError where none does, or one
-        refuses the key."""
-        if not self.base_urls and not os.environ.get(self.api_key_env):
+        """The models that each live server lists, by address. UserError if none answers or one refuses the
+        key."""
+        if not self.options.urls and not os.environ.get(self.options.api_key_env):
             raise UserError(
-                f"{self.where}: the environment variable {self.api_key_env} holds no key; set it, or name a "
-                f"server as base_url"
+                f"{self.where}: the environment variable {self.options.api_key_env} holds no key; set it, or "
+                f"name a server as base_url"
             )
         answers = self._wait(self._list_models())
         if not answers:
             raise UserError(f"{self.where}: no server answers at {self._addresses()}; is it running?")
         return answers
 
-    def check(self, model: str) -> None:
-        """Preflight: the key is set, a server answers, and each that answers has the model."""
+    def reported(self, model: str) -> dict[str, Any]:
+        """What the servers report of the model. UserError if one lacks it, or if two differ: then they are no
+        replicas."""
+        reports: dict[str, dict[str, Any]] = {}
         for url, listed in self.models().items():
-            names = [str(m.get("id")) for m in listed] + [
-                str(a) for m in listed for a in m.get("aliases") or ()
-            ]
-            if model not in names:
+            entry = next((m for m in listed if model in (m.get("id"), *(m.get("aliases") or ()))), None)
+            if entry is None:
+                names = [str(name) for m in listed for name in (m.get("id"), *(m.get("aliases") or ()))]
                 raise unknown("model", model, names, f"{self.where}: {url}")
+            meta = entry.get("meta") or {}
+            reports[url] = {n: entry.get(n) for n in _REPORTED} | {n: meta.get(n) for n in _META}
+        (first, one), *others = reports.items()
+        for url, other in others:
+            if other != one:
+                raise UserError(
+                    f"{self.where}: {first} and {url} serve different models by the name {model!r}; replicas "
+                    f"serve the same"
+                )
+        return one
 
     def close(self) -> None:
         """Ends the thread and its connections; a later call starts them again."""
@@ -194,9 +297,6 @@ class ServerPool:
             state.loop.call_soon_threadsafe(state.loop.stop)
             state.thread.join()
             state.loop.close()
-
-    # --- the background thread
-    # --------------------------------------------------------------------------------------------------------
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         future = asyncio.run_coroutine_threadsafe(work, self._running().loop)
@@ -211,138 +311,118 @@ class ServerPool:
             if self._state is None:
                 loop = asyncio.new_event_loop()
                 thread = threading.Thread(target=loop.run_forever, daemon=True, name="servers")
-                self._state = _State(loop, thread, [self._replica(url) for url in self.base_urls or (None,)])
+                replicas = [self._replica(url) for url in self.options.urls or (None,)]
+                self._state = _State(loop, thread, replicas)
                 thread.start()
             return self._state
 
     def _replica(self, url: str | None) -> Replica:
         import openai
 
-        key = os.environ.get(self.api_key_env) or ("none" if url else "")
-        return Replica(
-            url,
-            openai.AsyncOpenAI(api_key=key, base_url=url, max_retries=0, timeout=None),
-            Limit(self.concurrency),
-        )
-
-    def _name(self, replica: Replica) -> str:
-        return replica.url or HOSTED
+        key = os.environ.get(self.options.api_key_env) or ("none" if url else "")
+        client = openai.AsyncOpenAI(api_key=key, base_url=url, max_retries=0, timeout=None)
+        return Replica(url or HOSTED, client, self.options.concurrency)
 
     def _addresses(self) -> str:
-        return ", ".join(self.base_urls) or HOSTED
+        return ", ".join(self.options.urls) or HOSTED
 
     async def _list_models(self) -> dict[str, list[dict[str, Any]]]:
-        state = self._running()
-        told = await asyncio.gather(
-            *(_models_of(replica.client) for replica in state.replicas), return_exceptions=True
-        )
+        replicas = self._running().replicas
+        listed = await asyncio.gather(*(_models_of(r.client) for r in replicas), return_exceptions=True)
         out = {}
-        for replica, answer in zip(state.replicas, told, strict=True):
-            if isinstance(answer, BaseException):
-                judge(answer, self.where, self._name(replica), self.api_key_env)  # a refused key stops here
+        for replica, answer in zip(replicas, listed, strict=True):
+            if isinstance(answer, BaseException):  # a refused key raises here
+                judge(answer, self.where, replica.name, self.options.api_key_env)
             else:
-                out[self._name(replica)] = answer
+                out[replica.name] = answer
         return out
 
-    async def _one(self, call: Call, read: Callable[[Any], T]) -> T | Fault:
-        state = self._running()
-        until: float | None = None
-        fault = Fault("timeout")
-        for tries in range(self.retries + 1):
-            try:
-                async with asyncio.timeout_at(until):
-                    replica = await self._slot(state)
-            except TimeoutError:
-                return fault
-            if replica is None:
-                return Fault("server_down")
-            until = until if until is not None else state.loop.time() + self.deadline
-            answer = await self._try(state, replica, call, read, until)
-            if not isinstance(answer, Trouble):
-                return answer
-            fault = answer.fault
-            pause = max(min(LONGEST_PAUSE, PAUSE * 2**tries) * random.uniform(0.5, 1.0), answer.after)
-            if answer.elsewhere:  # another server is there: the pause is this one's affair
-                pause = 0.0 if answer.sick else min(pause, PAUSE)
-            if not answer.again or tries == self.retries or state.loop.time() + pause >= until:
-                return fault
-            self.usage.retries += 1
-            await asyncio.sleep(pause)
-        return fault
+    def _queue(self, state: _State, jobs: Sequence[_Job]) -> None:
+        state.waiting.extend(jobs)
+        self._pump(state)
 
-    async def _try(
-        self, state: _State, replica: Replica, call: Call, read: Callable[[Any], T], until: float
-    ) -> T | Trouble:
-        """One try at one replica, which learns from it; the slot is given back."""
+    def _pump(self, state: _State) -> None:
+        """Hands waiting jobs to the least busy replicas while places are free."""
+        now = state.loop.time()
+        while state.waiting:
+            free = [replica for replica in state.replicas if replica.free(now)]
+            if not free and not state.down:
+                return
+            job = state.waiting.popleft()
+            if state.down:
+                job.settle(Fault("server_down"))
+            elif not job.future.done():
+                replica = min(free, key=lambda r: r.busy / r.places)
+                replica.busy += 1
+                task = state.loop.create_task(self._try(state, replica, job))
+                state.tasks.add(task)
+                task.add_done_callback(lambda task, r=replica, j=job: self._ended(state, r, j, task))  # type: ignore[misc]
+
+    async def _try(self, state: _State, replica: Replica, job: _Job) -> Any:
+        """One try: the answer, or Trouble, from which the replica learns."""
         import openai
 
-        started, round_ = state.loop.time(), replica.limit.round
+        now, cuts = state.loop.time(), replica.cuts
+        job.until = job.until or now + self.options.deadline
         try:
-            async with asyncio.timeout_at(min(started + self.timeout, until)):
-                response = await call(replica.client)
+            async with asyncio.timeout_at(min(now + self.options.timeout, job.until)):
+                response = await job.call(replica.client)
             if isinstance(response, str | bytes):  # what the client makes of an answer that is not JSON
                 raise BadReply(f"not JSON: {response[:200]!r}")
-            value = read(response)
+            answer = job.read(response)
         except (BadReply, ValueError, TimeoutError, openai.OpenAIError) as error:
-            trouble = judge(error, self.where, self._name(replica), self.api_key_env)
-            if trouble.congested:
-                replica.limit.halve(round_)
-            replica.rest = (
-                max(replica.rest, state.loop.time() + trouble.after) if trouble.after else replica.rest
-            )
-            if trouble.after:
-                state.loop.call_later(trouble.after, _wake, state)
-            replica.failures = replica.failures + 1 if trouble.sick else 0
-            if replica.failures >= FAILURES and not replica.out:
-                self._take_out(state, replica)
-            trouble.elsewhere = any(r is not replica and not r.out for r in state.replicas)
+            trouble = judge(error, self.where, replica.name, self.options.api_key_env)
+            self._learn(state, replica, trouble, cuts)
             return trouble
+        replica.failures = 0
+        replica.places = min(self.options.concurrency, replica.places + 1 / replica.places)
+        return answer
+
+    def _learn(self, state: _State, replica: Replica, trouble: Trouble, cuts: int) -> None:
+        if trouble.congested and cuts == replica.cuts:
+            replica.cuts += 1
+            replica.places = max(1.0, replica.places / 2)
+        if trouble.after:
+            replica.rest = max(replica.rest, state.loop.time() + trouble.after)
+            state.loop.call_later(trouble.after, self._pump, state)
+        replica.failures = replica.failures + 1 if trouble.sick else 0
+        if replica.failures >= FAILURES and not replica.out:
+            replica.out = True
+            probe = state.loop.create_task(self._probe(state, replica))
+            state.tasks.add(probe)
+            probe.add_done_callback(state.tasks.discard)
+
+    def _ended(self, state: _State, replica: Replica, job: _Job, task: asyncio.Task[Any]) -> None:
+        """Settles the job, or queues it again after a pause."""
+        state.tasks.discard(task)
+        replica.busy -= 1
+        if task.cancelled():
+            job.future.cancel()
+        elif (error := task.exception()) is not None:
+            with contextlib.suppress(InvalidStateError):
+                job.future.set_exception(error)
+        elif isinstance(task.result(), Trouble):
+            self._retry(state, replica, job, task.result())
         else:
-            tokens = self._count(response)
-            replica.failures = 0
-            replica.limit.good(state.loop.time() - started, tokens, replica.busy)
-            return value
-        finally:
-            replica.busy -= 1
-            _wake(state)
+            job.settle(task.result())
+        self._pump(state)
 
-    def _count(self, response: Any) -> int:
-        """Adds the response's `usage`, where it has one; returns the tokens that were made (1 where nobody
-        counts)."""
-        used = getattr(response, "usage", None)
-        made = _whole(used, "completion_tokens", "output_tokens")
-        self.usage.answers += 1
-        self.usage.prompt_tokens += _whole(used, "prompt_tokens", "input_tokens")
-        self.usage.completion_tokens += made
-        return made or 1
-
-    async def _slot(self, state: _State) -> Replica | None:
-        """The least busy replica that is free, as soon as there is one; None once all have been out for
-        `patience` seconds."""
-        while True:
-            free = [replica for replica in state.replicas if replica.free(state.loop.time())]
-            if free:
-                best = min(free, key=lambda r: r.busy / r.limit.now)
-                best.busy += 1
-                return best
-            if state.down:
-                return None
-            turn = state.loop.create_future()
-            state.waiting.append(turn)
-            try:
-                await turn
-            except BaseException:
-                if turn.done() and not turn.cancelled():  # called up and gone: the next one's turn
-                    _wake(state)
-                raise
-
-    def _take_out(self, state: _State, replica: Replica) -> None:
-        replica.out = True
-        state.probes.add(task := state.loop.create_task(self._probe(state, replica)))
-        task.add_done_callback(state.probes.discard)
+    def _retry(self, state: _State, replica: Replica, job: _Job, trouble: Trouble) -> None:
+        pause = min(LONGEST_PAUSE, PAUSE * 2**job.tries) * random.uniform(0.5, 1.0)
+        pause = max(pause, trouble.after)
+        if any(other is not replica and not other.out for other in state.replicas):
+            pause = 0.0 if trouble.sick else min(pause, PAUSE)  # another server can answer now
+        job.tries += 1
+        if not trouble.retry or job.tries > self.options.retries or state.loop.time() + pause >= job.until:
+            job.settle(trouble.fault)
+            return
+        self.retried += 1
+        state.loop.call_later(pause, self._queue, state, [job])
+        state.loop.call_at(job.until, job.settle, trouble.fault)
 
     async def _probe(self, state: _State, replica: Replica) -> None:
-        """Asks a replica that is out for its models until it answers, then puts it back."""
+        """Asks a replica that is out for its models until it answers, then uses it again. Marks the pool down
+        once all have been out for `patience` seconds."""
         from openai import APIStatusError, OpenAIError
 
         pause, started = PAUSE, state.loop.time()
@@ -355,38 +435,19 @@ class ServerPool:
                 except APIStatusError as error:
                     if error.status_code >= 500:
                         raise
-                replica.out, replica.failures, replica.limit = False, 0, Limit(self.concurrency)
-                state.down = False
-                _wake(state)
+                replica.out, replica.failures, state.down = False, 0, False
+                self._pump(state)
                 return
-            if all(r.out for r in state.replicas) and state.loop.time() - started + pause > self.patience:
+            late = state.loop.time() - started + pause > self.options.patience
+            if late and all(other.out for other in state.replicas):
                 state.down = True
-                _wake(state)
-
-
-def addresses(where: str, base_url: str | None, base_urls: Sequence[str] | None) -> tuple[str, ...]:
-    """A recipe's `base_url: ...` or `base_urls: [...]` as a tuple, empty where neither is given."""
-    if base_url is not None and base_urls is not None:
-        raise UserError(f"{where}: give base_url or base_urls, not both")
-    if base_url is not None and not isinstance(base_url, str):
-        raise UserError(f"{where}: base_url is one address; several are replicas: base_urls")
-    if base_urls is not None and (isinstance(base_urls, str) or not base_urls):
-        raise UserError(f"{where}: base_urls is a list of addresses, not {base_urls!r}")
-    return tuple(base_urls) if base_urls is not None else (base_url,) if base_url is not None else ()
-
-
-def _wake(state: _State) -> None:
-    """Lets as many waiting requests look again as there are places; all of them when every server is down."""
-    now = state.loop.time()
-    places = sum(replica.limit.now - replica.busy for replica in state.replicas if replica.free(now))
-    while state.waiting and (places > 0 or state.down):
-        turn = state.waiting.popleft()
-        if not turn.done():
-            turn.set_result(None)
-            places -= 1
+                self._pump(state)
 
 
 async def _shut(state: _State) -> None:
+    for job in state.waiting:
+        job.future.cancel()
+    state.waiting.clear()
     others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in others:
         task.cancel()
@@ -403,6 +464,79 @@ async def _models_of(client: Any) -> list[dict[str, Any]]:
     return [model.model_dump() for model in page.data or ()]
 
 
-def _whole(used: Any, *names: str) -> int:
-    values = (getattr(used, name, None) for name in names)
-    return next((value for value in values if isinstance(value, int) and value >= 0), 0)
+class ServedModel(Model):
+    """A model behind one or more servers. Subclasses say how a row becomes a request (`call`), a response an
+    answer (`read`), and what the digest holds beside the model (`shaping`).
+
+    Nobody can look at a server's weights, so the digest holds what the server reports of its model and is
+    marked `unverified`. Rows with equal contents are separate requests: they are matched by object.
+    """
+
+    where: str
+    example: str
+    counted = True
+    """Whether the stage's table holds tokens."""
+
+    def __init__(self, model: Any, given: Mapping[str, Any], own: Sequence[str], **defaults: Any) -> None:
+        """`given` are the recipe's options of `ServerOptions`, `own` the names of the model's further ones."""
+        if not isinstance(model, str) or not model:
+            raise UserError(
+                f"{self.where}: openai takes the model's name as the server lists it, such as "
+                f"{{openai: {self.example}}}, not {model!r}"
+            )
+        names = [f.name for f in fields(ServerOptions)]
+        for name in given:
+            if name not in names:
+                raise unknown("option of openai", name, [*own, *names], self.where)
+        self.options = ServerOptions(**defaults | {k: v for k, v in given.items() if v is not None})
+        self.options.check(self.where, self.counted)
+        self.model, self.id = model, f"openai:{model}"
+        self.pool = ServerPool(self.where, self.options)
+        self._begun: dict[int, tuple[Any, Future[Any]]] = {}
+        self._lock = threading.Lock()
+
+    def call(self, row: Any) -> Call:
+        """The request of a row."""
+        raise NotImplementedError
+
+    def read(self, response: Any) -> Any:
+        """The answer in a response; may raise `BadReply`."""
+        raise NotImplementedError
+
+    def shaping(self) -> Any:
+        """The options that affect answers, as JSON."""
+        raise NotImplementedError
+
+    @cached_property
+    def digest(self) -> str:  # type: ignore[override]
+        """Asks the server for its model's version, once, unless the recipe gives it. UserError if no server
+        answers."""
+        version = self.options.version
+        reported = version if version is not None else self.pool.reported(self.model)
+        text = json.dumps([self.model, reported, self.shaping()], sort_keys=True, default=str)
+        return f"unverified:{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+
+    def begin(self, rows: Sequence[Any]) -> None:
+        """Sends rows that `answers` gets later, these very objects, so that servers do not run dry between
+        two batches."""
+        started = self.pool.start([self.call(row) for row in rows], self.read)
+        with self._lock:
+            self._begun.update({id(row): (row, f) for row, f in zip(rows, started, strict=True)})
+
+    def answers(self, rows: Sequence[Any]) -> list[Any]:
+        """An answer or a `Fault` per row, in order. Raises as `ServerPool.gather`."""
+        with self._lock:
+            begun = [self._begun.pop(id(row), None) for row in rows]
+        new = [self.call(row) for row, b in zip(rows, begun, strict=True) if b is None]
+        started = iter(self.pool.start(new, self.read))
+        return self.pool.gather([b[1] if b is not None else next(started) for b in begun])
+
+    def check(self) -> None:
+        """Preflight: the key is set, a server answers, and each that answers has the model."""
+        self.pool.reported(self.model)
+
+    def close(self) -> None:
+        """Closes the connections and gives up what was begun; a later call opens them again."""
+        with self._lock:
+            self._begun.clear()
+        self.pool.close()

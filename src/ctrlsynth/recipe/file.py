@@ -225,15 +225,7 @@ def check_keys(block: Mapping[str, Any], where: str) -> None:
 
 
 def _preset(block: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What the block's preset says; UserError for an unknown one, and for the key that only presets may
-    give."""
-    if "needs_init" in block:
-        raise unknown(
-            "key",
-            "train.needs_init",
-            [f"train.{k}" for k in TrainBlock.model_fields if k != "needs_init"],
-            where,
-        )
+    """The keys of the block's preset; UserError for an unknown one."""
     name = block.get("preset")
     if name is not None and name not in PRESETS:
         raise unknown("preset", str(name), PRESETS, f"{where}: train.preset")

@@ -25,7 +25,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "synthclip": _SYNTHCLIP,
     # papers/002, Table "SynthCLIP as pre-training": 5 epochs on real pairs, or 10 by `epochs: 10`; needs
     # `init`
-    "synthclip-finetune": {**_SYNTHCLIP, "epochs": 5.0, "needs_init": True},
+    "synthclip-finetune": {**_SYNTHCLIP, "epochs": 5.0},
     # papers/002, Appendix D: 8.8M real and 11.2M synthetic pairs, each source once an epoch
     "synthclip-mixed": _SYNTHCLIP,
     # papers/002, Appendix E: OpenAI's ViT-B/16, a million pairs, one optimiser step. The loss is taken within
@@ -33,6 +33,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "synthclip-appendix-e": {
         **_SYNTHCLIP, "steps": 1, "epochs": None, "batch": 1_000_000, "accumulate": 250,
         "negatives": "micro", "lr": 1e-5, "min_lr": 0.0,
-        "warmup_epochs": None, "warmup_lr": None, "needs_init": True,
+        "warmup_epochs": None, "warmup_lr": None,
     },
 }  # fmt: skip
+FINETUNING = ("synthclip-finetune", "synthclip-appendix-e")
+"""Presets that start from a trained model: they need `init`."""

@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from ..errors import unknown
 from ..sample import Kind
 from .block import Block
+from .code import is_code
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Spec = str | dict[str, Any]
@@ -23,7 +24,7 @@ Patterns = list[str]
 class (`animal.n.01`)."""
 
 
-SOURCES = ("folder", "webdataset", "parquet", "hf", "text", "concepts", "long_tail")
+SOURCES = ("folder", "webdataset", "parquet", "hf", "text", "concepts", "long_tail", "custom")
 
 
 class LongTail(Block):
@@ -39,7 +40,10 @@ class LongTail(Block):
 
 
 class Source(Block):
-    """Where the pairs come from (1a, 1b): exactly one of the first seven."""
+    """Where the pairs come from (1a, 1b): exactly one of the first eight.
+
+    A source of your own is named like a model of your own, `{my_module:MySource: options}`, which is short for
+    `custom: {my_module:MySource: options}`; see `data.sources`."""
 
     folder: Path | None = Field(None, description="a folder of images, searched in depth")
     webdataset: str | list[str] | None = Field(
@@ -58,6 +62,9 @@ class Source(Block):
     long_tail: LongTail | None = Field(
         None, description="the classes of a long-tailed split that lack images"
     )
+    custom: dict[str, Any] | None = Field(
+        None, description="a source of your own, {package.module:Class: options}"
+    )
     captions: Path | None = Field(
         None,
         description="folder only: csv, tsv or jsonl with file names and captions; without it .txt beside "
@@ -73,6 +80,12 @@ class Source(Block):
     part_rows: int = Field(1000, gt=0, description="rows a part where the source has no shards of its own")
     licence: str | None = Field(None, description="the licence of this data, for the data card")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _own(cls, data: Any) -> Any:
+        named = {k: v for k, v in data.items() if is_code(k)} if isinstance(data, Mapping) else {}
+        return {**{k: v for k, v in data.items() if k not in named}, "custom": named} if named else data
+
     @model_validator(mode="after")
     def _one(self) -> Source:
         given = [k for k in SOURCES if getattr(self, k) is not None]
@@ -80,6 +93,8 @@ class Source(Block):
             raise ValueError(
                 f"source takes exactly one of {', '.join(SOURCES)}; given: {', '.join(given) or 'none'}"
             )
+        if self.custom is not None and (len(self.custom) != 1 or not is_code(next(iter(self.custom)))):
+            raise ValueError("source.custom names one class, as {package.module:Class: options}")
         if self.captions is not None and self.folder is None:
             raise ValueError("source.captions goes with source.folder only")
         return self
@@ -294,10 +309,6 @@ class Balance(Block):
         "exact",
         description="exact: MetaCLIP's rule, case and all; the others deviate from it: in lower case, words "
         "in their base form",
-    )
-    near_duplicates: bool = Field(
-        False,
-        description="drop captions that are nearly the same as another one (MinHash), not only equal ones",
     )
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from .block import Block
+from .presets import FINETUNING
 
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 Positive = Annotated[int, Field(gt=0)]
@@ -141,7 +142,6 @@ class TrainBlock(Block):
     log_every: Positive = Field(10, description="steps between lines of log.jsonl")
     seed: int = Field(0, description="weights, order, captions and crops hang on it")
     decontaminate: Decontaminate | None = Field(None, description="keep evaluation sets out of the data")
-    needs_init: bool = Field(False, description="set by presets that finetune")
 
     @field_validator("data", mode="before")
     @classmethod
@@ -159,7 +159,7 @@ class TrainBlock(Block):
             )
         if self.init is not None and self.model is not None:
             raise ValueError("init brings its own model; leave model out")
-        if self.needs_init and self.init is None:
+        if self.preset in FINETUNING and self.init is None:
             raise ValueError(
                 f"preset {self.preset} finetunes: it needs init, the folder of the model to start from"
             )

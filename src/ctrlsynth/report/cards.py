@@ -12,9 +12,11 @@ from PIL import Image
 from ..data.images import ImageFault, decode, encode, suffix_of
 from ..data.originals import ImageReader
 from ..recipe.paths import Step
+from ..recipe.schema import Recipe
+from ..runs.pairs import Sample
+from ..runs.reader import Family, Row
 from ..sample import KINDS
 from .facts import edit_name
-from .lineage import Family, Row, Sample
 
 THUMBNAIL = 256
 """Longer edge of an original in the gallery, in pixels."""
@@ -69,11 +71,9 @@ class ImageFiles:
 class Cards:
     """Turns the samples of a part into cards."""
 
-    def __init__(self, recipe: Mapping[str, Any], images: ImageFiles) -> None:
-        self._policy = recipe["text_policy"]
-        judge = recipe.get("judge") or {}
-        self._against = str(judge.get("image_against", "text"))
-        self._images = images
+    def __init__(self, recipe: Recipe, images: ImageFiles) -> None:
+        self._policy, self._images = recipe.text_policy, images
+        self._against = recipe.judge.image_against if recipe.judge is not None else "text"
 
     def of(self, samples: list[Sample], source: Row, family: Family) -> list[dict[str, Any]]:
         """The cards of one source row; its images are written once, whatever the number of samples that show
@@ -122,14 +122,15 @@ class Cards:
         return {
             "id": sample.id,
             "paths": list(sample.paths),
-            "verdict": sample.verdict,
-            "reason": sample.reason,
-            "where": sample.where,
+            "verdict": sample.fate.verdict,
+            "reason": sample.fate.reason,
+            "where": sample.fate.where,
             "steps": steps,
         }
 
     def _write(self, sample: Sample, step: Step, row: Row) -> dict[str, Any]:
-        judged = sample.judged.get(step.folder)
+        made = sample.made.get(step.folder)
+        judged = made.judged if made is not None else None
         edits = [{**e, "name": edit_name(self._policy, e["edit"])} for e in row["edits"] or []]
         others = [
             {"number": o["candidate"], "text": o["text"], "reason": o["reason"]}
@@ -156,7 +157,8 @@ class Cards:
     def _paint(
         self, sample: Sample, step: Step, row: Row, painted: Mapping[str, str | None]
     ) -> dict[str, Any]:
-        judged, seen = sample.judged.get(step.folder), sample.seen.get(step.folder)
+        made = sample.made.get(step.folder)
+        judged, seen = (made.judged, made.seen) if made is not None else (None, None)
         references = {}
         if judged is not None:
             names = ("text", "original", "original_unedited")

@@ -13,21 +13,12 @@ import pyarrow.compute as pc
 
 from ..errors import UserError
 from ..recipe.paths import Step
-from ..runs.reader import RunReader
+from ..runs.pairs import Sample, Shape, samples_of
+from ..runs.reader import Family, Parts, Row, RunReader
 from ..sample import last_step, lineage, parent, stem
+from ..stages.boxes import box_of
 from .facts import Fact, facts_of
-from .lineage import Family, Parts, Row, Sample, Samples
 
-_BOXES = {
-    "read": "source (1a, 1b)",
-    "tag": "tags (2a)",
-    "write": "text (3a, 2b)",
-    "match": "concepts in the caption",
-    "balance": "balanced sampling",
-    "paint": "image (3b, 2c)",
-    "judge-text": "judge of the text",
-    "judge-image": "judge of the image",
-}
 _SEARCHED = 20_000
 """Ids that are compared for the nearest one."""
 
@@ -75,7 +66,7 @@ def explain(run: RunReader, row_id: str) -> Story:
         for step, row, depth in _tree(parts, family)
         if _belongs(row["id"], row_id) and _worth_telling(row, row_id)
     ]
-    others = {r["id"]: _candidates(family[s.folder], r) for s, r, _ in told if s.kind == "write"}
+    others = {r["id"]: _candidates(family[s.folder], r) for s, r, _ in told if box_of(s).makes == "text"}
     sections = tuple(
         Section(
             _title(step, row), step.folder, row["id"], depth, tuple(facts_of(run, step, row,
@@ -84,9 +75,8 @@ def explain(run: RunReader, row_id: str) -> Story:
         )
         for step, row, depth in told
     )  # fmt: skip
-    return Story(
-        row_id, source_key, sections, tuple(_fates(Samples(run).of(family["read"][0], family), row_id))
-    )
+    samples = samples_of(Shape(run), family["read"][0], family)
+    return Story(row_id, source_key, sections, tuple(_fates(samples, row_id)))
 
 
 def _locate(parts: Parts, row_id: str) -> tuple[int, str, str]:
@@ -96,7 +86,8 @@ def _locate(parts: Parts, row_id: str) -> tuple[int, str, str]:
     near: list[str] = []
     bare: list[tuple[int, int, str]] = []  # (length of the key, part, id) where the key alone fits
     for index in parts.indexes():
-        ids = pa.array(parts.ids("read", index), pa.string())
+        batches = [b["id"] for b in parts.batches("read", ["id"], index)]
+        ids = pa.chunked_array(batches, pa.string()).combine_chunks()
         found = ids.filter(pc.is_in(ids, prefixes))
         if len(found):
             return index, str(found[0]), row_id
@@ -145,7 +136,7 @@ def _tree(parts: Parts, family: Family) -> Iterator[tuple[Step, Row, int]]:
     while stack:
         step, row, depth = stack.pop()
         yield step, row, depth
-        below = sorted(children.get(row["id"], []), key=lambda c: not c[0].kind.startswith("judge"))
+        below = sorted(children.get(row["id"], []), key=lambda c: box_of(c[0]).judges is None)
         stack += [(s, r, depth + 1) for s, r in reversed(below)]
 
 
@@ -169,31 +160,22 @@ def _candidates(rows: list[Row], row: Row) -> list[Row]:
 
 
 def _title(step: Step, row: Row) -> str:
-    made = f"{_BOXES[step.kind]}, {last_step(row['id']) if row['parent'] else row['id']}"
+    made = f"{box_of(step).title}, {last_step(row['id']) if row['parent'] else row['id']}"
     by = f" by {row['model']}" if row["model"] else ""
-    fate = (
-        ""
-        if row["status"] == "ok" or step.kind.startswith("judge")
-        else f": {row['status']}, {row['reason']}"
-    )
+    fate = "" if row["status"] == "ok" or box_of(step).judges else f": {row['status']}, {row['reason']}"
     return made + by + fate
 
 
 def _fates(samples: list[Sample], asked: str) -> Iterator[Fact]:
     for sample in samples:
-        on_the_way = {r["id"] for _, r in sample.rows} | {
-            r["id"] for r in (*sample.judged.values(), *sample.seen.values())
-        }
-        below = sample.id.startswith(asked + "/")
-        if (
-            not below
-            and asked not in on_the_way
-            and not any(asked == o["id"] for group in sample.others.values() for o in group)
-        ):
-            continue
-        reason = f", {sample.reason} ({sample.where})" if sample.reason else ""
-        for path in sample.paths:
-            yield Fact(path, f"{sample.verdict}{reason}: {sample.id}")
+        made = [r["id"] for m in sample.made.values() for r in (m.judged, m.seen) if r is not None]
+        others = [o["id"] for group in sample.others.values() for o in group]
+        on_the_way = {*(r["id"] for _, r in sample.rows), *made, *others}
+        if sample.id.startswith(asked + "/") or asked in on_the_way:
+            verdict, reason, where = sample.fate
+            why = f", {reason} ({where})" if reason else ""
+            for path in sample.paths:
+                yield Fact(path, f"{verdict}{why}: {sample.id}")
 
 
 def _plain(row: Row) -> dict[str, Any]:
@@ -205,15 +187,15 @@ def first_kept(run: RunReader) -> str:
 
     Without any the first row's id; raises UserError where nothing has been read.
     """
-    parts, samples = Parts(run), Samples(run)
-    furthest = max(len(p.chain) for p in samples.paths)
+    parts, shape = Parts(run), Shape(run)
+    furthest = max(map(len, shape.paths.values()))
     first: str | None = None
     nearest: tuple[int, str] | None = None
     for index in parts.indexes():
-        for source, family in parts.families(index, images=False):
+        for source, family in parts.families(index):
             first = first or str(source["id"])
-            for sample in samples.of(source, family):
-                if sample.verdict == "kept" and (nearest is None or len(sample.rows) > nearest[0]):
+            for sample in samples_of(shape, source, family):
+                if sample.fate.verdict == "kept" and (nearest is None or len(sample.rows) > nearest[0]):
                     nearest = (len(sample.rows), sample.id)
             if nearest is not None and nearest[0] == furthest:
                 return nearest[1]

@@ -9,9 +9,11 @@ from typing import Any
 
 from ..lang.clip_tokens import CONTEXT
 from ..recipe.paths import Step
-from ..runs.reader import RunReader
+from ..recipe.schema import Judge, Recipe, TextPolicy
+from ..runs.reader import Row, RunReader
 from ..sample import KINDS, Tags
-from .lineage import Row
+from ..stages.boxes import box_of
+from ..stages.judge import score_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +26,8 @@ class Fact:
 
 def facts_of(run: RunReader, step: Step, row: Row, candidates: Sequence[Row] = ()) -> Iterator[Fact]:
     """The facts of one row. `candidates`: all rows that competed with it, where there were any."""
-    judge = run.recipe.get("judge")
-    if row["reason"] and not step.kind.startswith("judge"):
+    judge = run.recipe.judge
+    if row["reason"] and not box_of(step).judges:
         yield Fact("fate", f"{row['status']}: {row['reason']}; nothing later was made from it")
     if row.get("error"):
         yield Fact("error", row["error"])
@@ -34,7 +36,7 @@ def facts_of(run: RunReader, step: Step, row: Row, candidates: Sequence[Row] = (
     elif step.kind == "tag":
         yield from _tags(row)
     elif step.kind == "write":
-        yield from _text(step, row, run.recipe["text_policy"], candidates, judge)
+        yield from _text(step, row, run.recipe, candidates)
     elif step.kind == "match":
         yield Fact("concepts", _listed(row["concepts"] or []))
     elif step.kind == "balance":
@@ -84,12 +86,11 @@ def _tags(row: Row) -> Iterator[Fact]:
         yield Fact("left out", f"{row['dropped_phrases']} phrases that the caption lacks")
 
 
-def edit_name(policy: Mapping[str, Any], number: int) -> str:
+def edit_name(policy: TextPolicy, number: int) -> str:
     """The edit of a policy as the recipe has it: `replace {"attributes": {"red": "blue"}}`."""
-    edits = policy.get("edits") or []
-    if not 0 <= number < len(edits):
+    if not 0 <= number < len(policy.edits):
         return f"edit {number + 1}"
-    name, value = next((n, v) for n, v in edits[number].items() if v is not None)
+    name, value = next(iter(policy.edits[number].model_dump(mode="json", exclude_none=True).items()))
     return f"{name} {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
 
 
@@ -102,13 +103,8 @@ def edit_change(record: Mapping[str, Any]) -> str:
     return f"{record['kind']}: {record['before']} -> {record['after']}"
 
 
-def _text(
-    step: Step,
-    row: Row,
-    policy: Mapping[str, Any],
-    candidates: Sequence[Row],
-    judge: Mapping[str, Any] | None,
-) -> Iterator[Fact]:
+def _text(step: Step, row: Row, recipe: Recipe, candidates: Sequence[Row]) -> Iterator[Fact]:
+    policy = recipe.text_policy
     from_tags = step.family in ("tags", "tags+text")
     for number in dict.fromkeys(e["edit"] for e in row["edits"] or []):
         yield Fact(
@@ -116,7 +112,7 @@ def _text(
             (edit_name(policy, number), *(edit_change(e) for e in row["edits"] if e["edit"] == number)),
         )
     if from_tags and not row["edits"]:
-        yield Fact("edits", "none changed these tags" if policy.get("edits") else "the policy has none")
+        yield Fact("edits", "none changed these tags" if policy.edits else "the policy has none")
     for kind in KINDS:
         if from_tags and row["tags"]:
             yield Fact(kind, _listed(row["tags"][kind]))
@@ -134,7 +130,7 @@ def _text(
         yield Fact("LLM tokens", f"{row['prompt_tokens'] or 0} in, {row['completion_tokens'] or 0} out")
     yield from _tokens(row)
     if candidates:
-        yield Fact("candidates", tuple(_candidate(c, row, judge) for c in candidates))
+        yield Fact("candidates", tuple(_candidate(c, row, recipe.judge) for c in candidates))
         chosen = next((c["candidate"] for c in candidates if c["chosen"]), None)
         why = (
             "the highest recall, of equals the lowest number"
@@ -146,7 +142,7 @@ def _text(
         yield Fact("seed", str(row["seed"]))
 
 
-def _candidate(row: Row, told: Row, judge: Mapping[str, Any] | None) -> str:
+def _candidate(row: Row, told: Row, judge: Judge | None) -> str:
     """`1: recall 0.75, chosen: text`. The recall is computed again from the stored text and tags by the
     judge's own function."""
     if row["text"] is None:
@@ -154,10 +150,8 @@ def _candidate(row: Row, told: Row, judge: Mapping[str, Any] | None) -> str:
     fate = "chosen" if row["chosen"] else row["reason"]
     score = ""
     if judge is not None and row["tags"] is not None:
-        from ..stages.judge import score_text
-
         recall = score_text(
-            row["text"], Tags.of(row["tags"]), (), judge["matcher"]["text"], dict(judge["weights"])
+            row["text"], Tags.of(row["tags"]), (), judge.matcher.text, dict(judge.weights)
         ).recall
         score = "no tags, " if recall is None else f"recall {recall:.2f}, "
     return f"{row['candidate']}: {score}{fate}" + ("" if row is told else f": {row['text']}")
@@ -212,14 +206,14 @@ def _image(row: Row) -> Iterator[Fact]:
 
 
 def _balance(run: RunReader, row: Row) -> Iterator[Fact]:
-    rule = run.recipe["balance"]
-    name, value = next((k, rule[k]) for k in ("size", "t", "random") if rule.get(k) is not None)
+    given = run.recipe.balance.model_dump(exclude_none=True) if run.recipe.balance is not None else {}
+    name, value = next((k, given[k]) for k in ("size", "t", "random") if k in given)
     yield Fact("rule", f"{name} {value:,}")
     if row["chance"] is not None:
         yield Fact("chance", f"{row['chance']:.3f} of going on; drawn by the caption's id")
 
 
-def _score(score: Mapping[str, Any] | None, judge: Mapping[str, Any]) -> Iterator[Fact]:
+def _score(score: Mapping[str, Any] | None, judge: Judge) -> Iterator[Fact]:
     if score is None:
         yield Fact("recall", "no such reference")
         return
@@ -227,7 +221,7 @@ def _score(score: Mapping[str, Any] | None, judge: Mapping[str, Any]) -> Iterato
     if score["recall"] is None:
         yield Fact("recall", "none: the reference holds no phrases")
         return
-    weighted = ", weighted by kind" if judge["weights"] else ""
+    weighted = ", weighted by kind" if judge.weights else ""
     yield Fact("recall", f"{score['recall']:.2f} ({len(found)} of {len(found) + len(missed)}{weighted})")
     yield Fact("found", _listed(found))
     yield Fact("missed", _listed(missed))
@@ -235,9 +229,9 @@ def _score(score: Mapping[str, Any] | None, judge: Mapping[str, Any]) -> Iterato
         yield Fact("came back", _listed(score["violations"]) + " (removed by an edit)")
 
 
-def _text_verdict(row: Row, judge: Mapping[str, Any]) -> Iterator[Fact]:
+def _text_verdict(row: Row, judge: Judge) -> Iterator[Fact]:
     yield from _score(row["edited"], judge)
-    yield Fact("verdict", told_verdict(row["verdict"], row["edited"], judge, str(judge["matcher"]["text"])))
+    yield Fact("verdict", told_verdict(row["verdict"], row["edited"], judge, judge.matcher.text))
 
 
 _REFERENCES = {
@@ -247,8 +241,8 @@ _REFERENCES = {
 }
 
 
-def _image_verdict(row: Row, judge: Mapping[str, Any]) -> Iterator[Fact]:
-    decides = str(judge["image_against"])
+def _image_verdict(row: Row, judge: Judge) -> Iterator[Fact]:
+    decides = judge.image_against
     for name, meaning in _REFERENCES.items():
         if row[name] is None and name != decides:
             continue
@@ -256,16 +250,14 @@ def _image_verdict(row: Row, judge: Mapping[str, Any]) -> Iterator[Fact]:
         for fact in _score(row[name], judge):
             yield Fact(f"  {fact.label}", fact.value)
     if row["unsafe"] is not None:
-        limit = f" (limit {judge['safety']['threshold']:g})" if judge.get("safety") else ""
+        limit = f" (limit {judge.safety.threshold:g})" if judge.safety is not None else ""
         yield Fact("unsafe", f"{row['unsafe']:.2f}{limit}")
-    yield Fact("verdict", told_verdict(row["verdict"], row[decides], judge, str(judge["matcher"]["image"])))
+    yield Fact("verdict", told_verdict(row["verdict"], row[decides], judge, judge.matcher.image))
 
 
-def told_verdict(
-    verdict: str | None, score: Mapping[str, Any] | None, judge: Mapping[str, Any], matcher: str
-) -> str:
+def told_verdict(verdict: str | None, score: Mapping[str, Any] | None, judge: Judge, matcher: str) -> str:
     """The verdict with the rule that gave it."""
-    p_f = f"p_f = {judge['threshold']:g}"
+    p_f = f"p_f = {judge.threshold:g}"
     recall = f"{score['recall']:.2f}" if score is not None and score["recall"] is not None else "none"
     why = {
         "kept": f"recall {recall} reaches {p_f}",

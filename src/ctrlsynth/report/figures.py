@@ -15,9 +15,8 @@ import pyarrow.compute as pc
 
 from ..concepts.coverage import Counted
 from ..errors import UserError
-from ..runs.reader import RunReader
-from ..storage.parts import open_part
-from .lineage import Parts
+from ..runs.reader import Parts, RunReader
+from ..stages.boxes import box_of
 from .sweep import Sweep, SweepRow
 
 MOST_WORDS = 100
@@ -36,14 +35,14 @@ class Histogram:
 
 
 def word_histograms(run: RunReader) -> list[Histogram]:
-    """Words a text (split at white space): the original captions, and the synthetic texts of every write
-    folder. Bin n: n words."""
+    """Counts words per text (split at white space): of the original captions, and of the synthetic texts of
+    every folder. Bin n: n words."""
     parts = Parts(run)
     out = [_words(parts, "read", "caption", "original captions")]
     out += [
         _words(parts, s.folder, "text", f"synthetic texts ({s.folder})")
         for s in run.steps
-        if s.kind == "write"
+        if box_of(s).makes == "text"
     ]
     return [h for h in out if h.total]
 
@@ -51,47 +50,33 @@ def word_histograms(run: RunReader) -> list[Histogram]:
 def _words(parts: Parts, folder: str, column: str, name: str) -> Histogram:
     counts = np.zeros(MOST_WORDS + 1, np.int64)
     total = words = 0
-    for path in parts.files[folder].values():
-        with open_part(path) as file:
-            for batch in file.iter_batches(batch_size=8192, columns=["status", column], use_threads=False):
-                texts = batch.filter(pc.equal(batch["status"], "ok"))[column].drop_null()
-                texts = texts.filter(pc.not_equal(pc.utf8_trim_whitespace(texts), ""))
-                lengths = pc.list_value_length(
-                    pc.utf8_split_whitespace(pc.utf8_trim_whitespace(texts))
-                ).to_numpy(zero_copy_only=False)
-                counts += np.bincount(np.minimum(lengths, MOST_WORDS), minlength=MOST_WORDS + 1)
-                total += len(lengths)
-                words += int(lengths.sum())
+    for batch in parts.batches(folder, ["status", column], rows=8192):
+        texts = pc.utf8_trim_whitespace(batch.filter(pc.equal(batch["status"], "ok"))[column].drop_null())
+        texts = texts.filter(pc.not_equal(texts, ""))
+        lengths = pc.list_value_length(pc.utf8_split_whitespace(texts)).to_numpy(zero_copy_only=False)
+        counts += np.bincount(np.minimum(lengths, MOST_WORDS), minlength=MOST_WORDS + 1)
+        total += len(lengths)
+        words += int(lengths.sum())
     return Histogram(name, tuple(counts.tolist()), total, words / total if total else None)
 
 
 def recall_histograms(run: RunReader) -> list[Histogram]:
-    """Recall of every judge's table by the reference that decides, in 20 bins of 0.05; rows without a
-    reference are left out."""
-    judge = run.recipe.get("judge") or {}
-    parts = Parts(run)
-    out = []
+    """Counts the recall of every judge's table by the reference that decides, in 20 bins of 0.05; rows
+    without a reference are left out."""
+    parts, out = Parts(run), []
     for step in run.steps:
-        if not step.kind.startswith("judge"):
+        if not box_of(step).judges:
             continue
-        column = "edited" if step.kind == "judge-text" else str(judge["image_against"])
+        column = box_of(step).decides(run.recipe)
         counts = np.zeros(RECALL_BINS, np.int64)
         total, added = 0, 0.0
-        for path in parts.files[step.folder].values():
-            with open_part(path) as file:
-                for batch in file.iter_batches(
-                    batch_size=65536, columns=[f"{column}.recall"], use_threads=False
-                ):
-                    values = (
-                        pc.struct_field(batch[column], "recall")
-                        .drop_null()
-                        .cast(pa.float64())
-                        .to_numpy(zero_copy_only=False)
-                    )
-                    bins = np.clip(np.floor(values * RECALL_BINS + 1e-5).astype(np.int64), 0, RECALL_BINS - 1)
-                    counts += np.bincount(bins, minlength=RECALL_BINS)
-                    total += len(values)
-                    added += float(values.sum())
+        for batch in parts.batches(step.folder, [f"{column}.recall"]):
+            recall = pc.struct_field(batch[column], "recall").drop_null().cast(pa.float64())
+            values = recall.to_numpy(zero_copy_only=False)
+            bins = np.clip(np.floor(values * RECALL_BINS + 1e-5).astype(np.int64), 0, RECALL_BINS - 1)
+            counts += np.bincount(bins, minlength=RECALL_BINS)
+            total += len(values)
+            added += float(values.sum())
         out.append(Histogram(step.folder, tuple(counts.tolist()), total, added / total if total else None))
     return [h for h in out if h.total]
 

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import UserError
-from ..runs.reader import RunReader
-from ..storage.location import temporary
-from ..storage.parts import disk_errors, write_json
+from ..recipe.paths import resolve
+from ..recipe.schema import dump_recipe
+from ..runs.pairs import Shape, samples_of
+from ..runs.reader import Parts, RunReader
+from ..stages.boxes import BOXES, box_of
+from ..storage.files import disk_errors, making, remove_leftovers, temporary, write_json
+from ..storage.parts import RunFolder
 from .cards import Cards, ImageFiles, script_json, search_text
 from .figures import recall_figure, recall_histograms, sweep_figure, word_histograms, words_figure, write_both
-from .lineage import Parts, Samples
 from .sweep import Sweep, as_table, gate_note, sweep
 
 MARKER = "ctrlsynth-report.json"
@@ -38,14 +41,11 @@ def write_report(
     if page_rows < 1:
         raise UserError(f"page_rows {page_rows}: at least 1")
     _refuse_foreign(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    made = temporary(out)
-    try:
+    remove_leftovers(out.parent)
+    with making(out) as made:
         with disk_errors(out):
             _write(run, made, page_rows, tick or (lambda: None))
         _swap(made, out)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
     return out / "index.html"
 
 
@@ -85,25 +85,25 @@ class _Counts:
 def _write(run: RunReader, root: Path, page_rows: int, tick: Callable[[], None]) -> None:
     (root / "data").mkdir(parents=True)
     counts = _pages(run, root, page_rows, tick)
-    judged = run.recipe.get("judge") is not None and any(s.kind.startswith("judge") for s in run.steps)
+    judged = run.recipe.judge is not None and any(box_of(s).judges for s in run.steps)
     found = sweep(run) if judged else None
     plots = _plots(run, root / "plots", found)
     for name in ("gallery.css", "gallery.js"):
         shutil.copyfile(_TEMPLATES / name, root / name)
     (root / "index.html").write_text(_index(run, counts, found, plots), encoding="utf-8")
     write_json(
-        root / MARKER, {"run": run.recipe["name"], "samples": counts.samples, "version": version("ctrlsynth")}
+        root / MARKER, {"run": run.recipe.name, "samples": counts.samples, "version": version("ctrlsynth")}
     )
 
 
 def _cards(run: RunReader, root: Path) -> Iterator[dict[str, Any]]:
-    parts, samples = Parts(run), Samples(run)
+    parts, shape = Parts(run), Shape(run)
     for index in parts.indexes():
         images = ImageFiles(root, index)
         cards = Cards(run.recipe, images)
         try:
-            for source, family in parts.families(index):
-                yield from cards.of(samples.of(source, family), source, family)
+            for source, family in parts.families(index, images=True):
+                yield from cards.of(samples_of(shape, source, family), source, family)
         finally:
             images.close()
 
@@ -143,8 +143,8 @@ def _page(root: Path, number: int, cards: Sequence[str]) -> None:
 def _end_of_index(
     index: IO[str], run: RunReader, page_rows: int, path_sets: list[Any], fates: list[Any]
 ) -> None:
-    judge = run.recipe.get("judge") or {}
-    more = {"pageRows": page_rows, "pathSets": path_sets, "fates": fates, "threshold": judge.get("threshold")}
+    threshold = run.recipe.judge.threshold if run.recipe.judge is not None else None
+    more = {"pageRows": page_rows, "pathSets": path_sets, "fates": fates, "threshold": threshold}
     index.write(f"],{script_json(more)});\n")
 
 
@@ -194,9 +194,12 @@ def _index(run: RunReader, counts: _Counts, found: Sweep | None, plots: Sequence
             _Fate(*f, n)
             for f, n in sorted(counts.fates.items(), key=lambda f: (f[0][0] != "kept", -f[1], f[0]))
         ],
-        paths=[(name, number, " → ".join(_nodes(run, name))) for name, number in counts.paths.items()],
+        paths=[
+            (name, number, " → ".join(resolve(run.recipe.paths)[name]))
+            for name, number in counts.paths.items()
+        ],
         models=_models(run),
-        judge=run.recipe.get("judge"),
+        judge=run.recipe.judge,
         ledger=run.ledger(),
         sweep_head=head,
         sweep_body=body,
@@ -223,30 +226,23 @@ class _Fate:
         return f"{self.reason or self.verdict}@{self.where}" if self.where else self.verdict
 
 
-def _nodes(run: RunReader, name: str) -> list[str]:
-    from ..recipe.paths import resolve
-
-    return resolve(run.recipe["paths"])[name]
-
-
 def _models(run: RunReader) -> list[tuple[str, str]]:
     """(box, model) of every stage that asked one, as the plan has it."""
-    boxes = {"tag": "tagger", "write": "LLM", "paint": "text-to-image", "judge-image": "safety judge"}
-    loops = {s.parent for s in run.steps if s.kind == "judge-image"}
+    loops = {s.parent for s in run.steps if box_of(s).judges == "image"}
     steps: Sequence[Mapping[str, Any]] = run.plan["steps"]
     named = (
-        ("judge's tagger" if s["folder"] in loops else boxes[s["kind"]], s["settings"].get("model"))
+        ("judge's tagger" if s["folder"] in loops else BOXES[s["kind"]].asks, s["settings"].get("model"))
         for s in steps
-        if s["kind"] in boxes
+        if BOXES[s["kind"]].asks
     )
     return list(dict.fromkeys((box, str(model)) for box, model in named if model))
 
 
 def _recipe_text(run: RunReader) -> str:
     """The recipe as the user gave it, or the resolved one where it came from Python."""
-    path = run.root / "recipe.yaml"
+    path = RunFolder(run.root).recipe_file
     if path.exists():
         return path.read_text(encoding="utf-8")
     import yaml
 
-    return yaml.safe_dump(dict(run.recipe), sort_keys=False, allow_unicode=True, width=120)
+    return yaml.safe_dump(dump_recipe(run.recipe), sort_keys=False, allow_unicode=True, width=120)

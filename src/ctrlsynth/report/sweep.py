@@ -1,35 +1,27 @@
-"""What every p_f would keep: counts and mean recall over thresholds from the stored scores, without asking a
-model (the closed loop).
+"""What every threshold p_f would keep: counts and mean recall from the stored scores, without a model (the
+closed loop).
 
-The paper sweeps p_f in section 4.4 by training again; here the yield alone is told, which costs one pass over
-the judges' tables."""
+The paper sweeps p_f in section 4.4 by training again; this gives the yield alone, in one pass over the run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from ..errors import UserError
 from ..recipe.paths import Step
-from ..runs.reader import RunReader
-from ..sample import ancestor, parent
-from ..storage.location import Place
-from ..storage.parts import open_part
-from .lineage import Parts, judge_of, path_chains
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
+from ..recipe.schema import Recipe
+from ..runs.pairs import Shape, families
+from ..runs.reader import Row, RunReader
+from ..stages.boxes import box_of
+from ..stages.judge import SLACK, passes
 
 GRID = tuple(n / 20 for n in range(21))
 """p_f = 0, 0.05, ... 1."""
-SLACK = 1e-6
-"""Recall is stored with 32 bits: one of five must pass 0.2 (the judge's own rule)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,59 +83,95 @@ class _Tally:
         self.judged = 0
         self._counts = np.zeros(len(GRID) + 1, np.int64)
         self._sums = np.zeros(len(GRID) + 1)
+        self._waiting: list[tuple[float, float]] = []
 
-    def add(self, bound: NDArray[np.float64], mean: NDArray[np.float64]) -> None:
-        """`bound`: the recall that decides, nan where nothing passes; `mean`: the recall that is averaged."""
-        self.judged += len(bound)
-        passing = ~np.isnan(bound)
-        # the number of thresholds p with not (recall < p - slack), exactly the judge's comparison
-        steps = np.searchsorted(np.asarray(GRID) - SLACK, bound[passing], side="right")
+    def add(self, recalls: Sequence[float]) -> None:
+        """Adds a row with one recall, or a pair with two: the lower decides, their mean is averaged; nan where
+        nothing passes."""
+        low = np.nan if any(map(math.isnan, recalls)) else min(recalls)
+        self._waiting.append((low, sum(recalls) / len(recalls)))
+        if len(self._waiting) == 65536:
+            self._count()
+
+    def _count(self) -> None:
+        found = np.array(self._waiting).reshape(-1, 2)
+        self._waiting = []
+        self.judged += len(found)
+        low, mean = found[~np.isnan(found[:, 0])].T
+        steps = passes(low[:, None], np.asarray(GRID)).sum(axis=1)
         self._counts += np.bincount(steps, minlength=len(GRID) + 1)
-        self._sums += np.bincount(steps, weights=mean[passing], minlength=len(GRID) + 1)
+        self._sums += np.bincount(steps, weights=mean, minlength=len(GRID) + 1)
 
     def rows(self, name: str, kind: Literal["text", "image", "pair"], from_: float) -> Iterator[SweepRow]:
+        """Yields the rows of the table; they are complete from the threshold `from_` on."""
+        self._count()
         kept = np.cumsum(self._counts[::-1])[::-1][1:]
         sums = np.cumsum(self._sums[::-1])[::-1][1:]
         for p, number, total in zip(GRID, kept.tolist(), sums.tolist(), strict=True):
-            yield SweepRow(
-                name, kind, p, number, self.judged, total / number if number else None, p >= from_ - SLACK
-            )
+            mean = total / number if number else None
+            yield SweepRow(name, kind, p, number, self.judged, mean, bool(passes(p, from_)))
 
 
 def sweep(run: RunReader) -> Sweep:
-    """Kept counts and mean recall for every p_f in 0, 0.05, ... 1 and for every judge and every path's pairs.
+    """Returns kept counts and mean recall for p_f = 0, 0.05, ... 1, of every judge and every path's pairs.
 
     Everything but p_f stays as the recipe has it (reference, matcher, weights, violations, safety). Raises
     UserError where nothing was judged."""
-    judge = run.recipe.get("judge")
-    judges = [s for s in run.steps if s.kind in ("judge-text", "judge-image")]
+    judge, shape = run.recipe.judge, Shape(run)
+    judges = [s for s in run.steps if box_of(s).judges]
     if judge is None or not judges:
         raise UserError(f"{run.root}: nothing was judged in this run; give the recipe a `judge`")
-    parts = Parts(run)
-    threshold = float(judge["threshold"])
-    gated = {s.folder for s in judges if _behind_gate(run, s)}
+    alone = {s.folder: _Tally() for s in judges}
+    paths = {name: made[-1] for name, chain in shape.paths.items() if (made := _judged(shape, chain))}
+    pairs = {folder: _Tally() for folder in paths.values()}
+    for source, family in families(run, shape, texts=False):
+        for step in judges:
+            for row in family[step.folder]:
+                alone[step.folder].add([_recall(run.recipe, step, row)])
+        for pair in shape.pairs(source, family):
+            members = [m for m in (pair.text, pair.image) if m is not None and m.step.folder in shape.judges]
+            if pair.folder in pairs and members and members[-1].judged is not None:
+                steps = [shape.judges[m.step.folder] for m in members]
+                found = [_recall(run.recipe, s, m.judged) for s, m in zip(steps, members, strict=True)]
+                pairs[pair.folder].add(found)
     rows: list[SweepRow] = []
     for step in judges:
-        tally = _Tally()
-        for path in parts.files[step.folder].values():
-            for _, recall in _scores(path, step, judge, ids=False):
-                tally.add(recall, recall)
-        rows += tally.rows(
-            step.folder,
-            "text" if step.kind == "judge-text" else "image",
-            threshold if step.folder in gated else 0.0,
-        )
+        from_ = judge.threshold if _behind_gate(run, step) else 0.0
+        rows += alone[step.folder].rows(step.folder, box_of(step).judges or "text", from_)
+    for name, folder in paths.items():
+        gated = any(_behind_gate(run, shape.judges[f]) for f in _judged(shape, shape.paths[name]))
+        rows += pairs[folder].rows(name, "pair", judge.threshold if gated else 0.0)
     note = gate_note(run)
-    return Sweep((*rows, *_pairs(run, parts, judge, threshold)), threshold, (note,) if note else ())
+    return Sweep(tuple(rows), judge.threshold, (note,) if note else ())
+
+
+def _judged(shape: Shape, chain: Sequence[str]) -> list[str]:
+    """The folders of a path's last text and last image, in the path's order, if they are judged."""
+    last = {box_of(shape.steps[f]).makes: f for f in chain if f in shape.kinds}
+    return sorted((f for f in last.values() if f in shape.judges), key=chain.index)
+
+
+def _recall(recipe: Recipe, step: Step, row: Row | None) -> float:
+    """The recall that decides; nan where no threshold would keep the row."""
+    assert recipe.judge is not None
+    score = row[box_of(step).decides(recipe)] if row is not None else None
+    if row is None or score is None or score["recall"] is None:
+        return math.nan
+    safety = recipe.judge.safety
+    unsafe = row.get("unsafe")
+    if safety is not None and unsafe is not None and unsafe >= safety.threshold:
+        return math.nan
+    came_back = recipe.judge.forbid_violations and score["violations"]
+    return math.nan if came_back else float(score["recall"])
 
 
 def gate_note(run: RunReader) -> str | None:
     """With a gate: the sentence that says below which p_f rows were never painted, for the ledger and the
     sweep; else None."""
-    gated = [s.folder for s in run.steps if s.kind.startswith("judge") and _behind_gate(run, s)]
-    if not gated:
+    gated = [s.folder for s in run.steps if box_of(s).judges and _behind_gate(run, s)]
+    if not gated or run.recipe.judge is None:
         return None
-    p_f = f"{float(run.recipe['judge']['threshold']):g}"
+    p_f = f"{run.recipe.judge.threshold:g}"
     return (
         f"gate: texts that the judge rejected at p_f = {p_f} were never painted, so below {p_f} the counts "
         f"of {', '.join(gated)} and of"
@@ -161,79 +189,6 @@ def _behind_gate(run: RunReader, step: Step) -> bool:
             return True
         todo += [by_folder[f] for f in [here.parent] if f is not None]
     return False
-
-
-def _scores(
-    path: Place, step: Step, judge: dict[str, Any], ids: bool
-) -> Iterator[tuple[list[str], NDArray[np.float64]]]:
-    """Batches of (ids, recall that decides; nan where no threshold would keep the row)."""
-    column = "edited" if step.kind == "judge-text" else str(judge["image_against"])
-    forbid = bool(judge["forbid_violations"])
-    safety = judge["safety"]["threshold"] if judge.get("safety") and step.kind == "judge-image" else None
-    wanted = [f"{column}.recall"]
-    wanted += [f"{column}.violations"] if forbid else []
-    wanted += ["unsafe"] if safety is not None else []
-    wanted += ["id"] if ids else []
-    with open_part(path) as file:
-        for batch in file.iter_batches(batch_size=65536, columns=wanted, use_threads=False):
-            score = batch[column]
-            recall = _floats(pc.struct_field(score, "recall"))
-            if forbid:
-                came_back = pc.fill_null(
-                    pc.greater(pc.list_value_length(pc.struct_field(score, "violations")), 0), False
-                )
-                recall[came_back.to_numpy(zero_copy_only=False)] = np.nan
-            if safety is not None:
-                recall[_floats(batch["unsafe"]) >= safety] = np.nan
-            yield (batch["id"].to_pylist() if ids else [], recall)
-
-
-def _floats(array: pa.Array) -> NDArray[np.float64]:
-    values: NDArray[np.float64] = array.cast(pa.float64()).to_numpy(zero_copy_only=False).copy()
-    return values
-
-
-def _pairs(run: RunReader, parts: Parts, judge: dict[str, Any], threshold: float) -> list[SweepRow]:
-    """A path's pairs: its last synthetic text and its last synthetic image, each judged; an original member
-    always passes."""
-    kinds = {s.folder: s.kind for s in run.steps}
-    rows: list[SweepRow] = []
-    for path in path_chains(run):
-        members = []
-        for kind in ("write", "paint"):
-            made = [f for f in path.chain if kinds[f] == kind]
-            found = judge_of(run, made[-1]) if made else None
-            if found is not None:
-                members.append((made[-1], found))
-        if not members:
-            continue
-        members.sort(key=lambda m: path.chain.index(m[0]))
-        behind = any(_behind_gate(run, j) for _, j in members)
-        tally = _Tally()
-        for index in parts.indexes():
-            tally.add(*_pair_recalls(parts, index, [j for _, j in members], judge))
-        rows += tally.rows(path.name, "pair", threshold if behind else 0.0)
-    return rows
-
-
-def _pair_recalls(
-    parts: Parts, index: int, judges: list[Step], judge: dict[str, Any]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The lower recall of each pair's members (which decides) and their mean; memory: two numbers and an id a
-    row of one part."""
-    first: dict[str, float] = {}
-    if len(judges) == 2 and (path := parts.files[judges[0].folder].get(index)) is not None:
-        for ids, recall in _scores(path, judges[0], judge, ids=True):
-            first.update(zip(map(parent, ids), recall.tolist(), strict=True))
-    low: list[NDArray[np.float64]] = [np.zeros(0)]
-    mean: list[NDArray[np.float64]] = [np.zeros(0)]
-    path = parts.files[judges[-1].folder].get(index)
-    if path is not None:
-        for ids, recall in _scores(path, judges[-1], judge, ids=True):
-            other = np.array([ancestor(i, first) for i in ids], float) if len(judges) == 2 else recall
-            low.append(np.where(np.isnan(other), np.nan, np.minimum(recall, other)))
-            mean.append((recall + other) / 2)
-    return np.concatenate(low), np.concatenate(mean)
 
 
 def as_table(found: Sweep) -> tuple[list[str], list[list[str]]]:

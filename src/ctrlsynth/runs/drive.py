@@ -5,32 +5,36 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import UserError, WorkFailed
+from ..models.device import quiet_native_threads
 from ..models.installed import need
-from ..models.runtime import quiet_native_threads
 from ..recipe.file import load_recipe
 from ..recipe.schema import Recipe
-from ..storage.location import Place, Remote, make_folder, place_for, probe
-from ..storage.parts import RunFolder, disk_errors, read_json, write_json
+from ..storage.files import disk_errors, probe, read_json, write_json
+from ..storage.location import Location, Remote, make_folder, output_location
+from ..storage.parts import RunFolder
+from .build import Workshop, open_workshop
 from .differences import differences
 from .estimate import preflight
-from .local import Watcher, execute
+from .local import execute
 from .pairs import count_pairs
-from .plan import Plan, fill_stages, make_plan
+from .plan import Plan
 from .reader import STALE, RunReader, read_plan
+from .watch import Watcher
 
-Work = Callable[[Plan, RunFolder, Watcher | None, bool], None]
-"""What an engine does: makes every part that is not there yet (`engines.local.execute`)."""
+Work = Callable[[Workshop, RunFolder, Watcher | None, bool], None]
+"""What an engine does: makes every part that is not there yet (`local.execute`)."""
 
 
 def run(
     recipe: Recipe | Path | str,
-    out: Place | str | None = None,
+    out: Location | str | None = None,
     *,
     base: Path | None = None,
     text: str | None = None,
@@ -41,7 +45,7 @@ def run(
     watcher: Watcher | None = None,
     engine: Literal["local", "ray"] = "local",
     address: str | None = None,
-) -> Place:
+) -> Location:
     """Runs a recipe into `out` (a path or a URL; `runs/NAME` unless given) and returns its folder.
 
     `base` is the folder that the recipe's relative paths start from, `text` the recipe as written; both are
@@ -53,14 +57,14 @@ def run(
     if not isinstance(recipe, Recipe):
         path = Path(recipe)
         recipe, base, text = load_recipe(path), base or path.parent, path.read_text(encoding="utf-8")
-    root = place_for(out or Path("runs") / recipe.name)
+    root = output_location(out or Path("runs") / recipe.name)
     quiet_native_threads()
     earlier = read_plan(root)
-    if earlier is None and _is_foreign(root):
+    if earlier is None and RunFolder(root).is_foreign():
         raise UserError(f"{root}: not empty and not a run's folder; choose another with --out")
     work = _engine(engine, address)
-    plan = make_plan(recipe, base or Path(), limit, earlier)
-    changes = _compare(root, earlier, plan, update)
+    workshop = open_workshop(recipe, base or Path(), limit, earlier)
+    changes = _compare(root, earlier, workshop.plan, update)
     try:
         make_folder(root)
     except OSError as error:
@@ -70,16 +74,16 @@ def run(
     folder = RunFolder(root)
     folder.sweep_leftovers()
     if retry:
-        _mark_failed(folder, plan)
+        workshop.plan = _retry_failed(folder, workshop.plan)
     if verify:
-        _check_contents(plan)
-        _mark_changed(folder, plan)
-    preflight(plan, folder)
-    _mark_stale(folder, plan, earlier or {}, changes)
+        workshop.plan = replace(workshop.plan, contents=_checked_contents(workshop))
+        workshop.plan = _retry_changed(folder, workshop)
+    preflight(workshop, folder)
+    _mark_stale(folder, workshop.plan, earlier or {}, changes)
     _check_disk(root)
-    _save(root, plan, text)
-    work(plan, folder, watcher, retry)
-    _waves(root, folder, plan, watcher, work)
+    _save(root, workshop.plan, text)
+    work(workshop, folder, watcher, retry)
+    _waves(root, folder, workshop, watcher, work)
     return root
 
 
@@ -94,21 +98,7 @@ def _engine(name: str, address: str | None) -> Work:
     return partial(ray.execute, address=address)
 
 
-def _is_foreign(root: Place) -> bool:
-    """Whether a folder without plan.json holds what no run put there: a killed run leaves its own, and a
-    damaged plan.json is removed."""
-    if isinstance(root, Remote):
-        return not (root / "read" / "_stage.json").exists() and any(
-            not name.startswith(".tmp-") for name in root.names()
-        )
-    if not root.is_dir():
-        return root.exists()
-    return not (root / "read" / "_stage.json").exists() and any(
-        not p.name.startswith(".tmp-") for p in root.iterdir()
-    )
-
-
-def _compare(root: Place, earlier: Mapping[str, Any] | None, plan: Plan, update: bool) -> list[str]:
+def _compare(root: Location, earlier: Mapping[str, Any] | None, plan: Plan, update: bool) -> list[str]:
     lines = differences(earlier, plan.describe()) if earlier is not None else []
     if lines and not update:
         listed = "\n  ".join(lines)
@@ -125,7 +115,7 @@ def _mark_stale(folder: RunFolder, plan: Plan, earlier: Mapping[str, Any], chang
     or rows asked for again."""
     if not changes:
         listings = {s.folder: folder.listing(s.folder) for s in plan.steps}
-        wanted = {(f, p.index, plan.part_digest(f, p)) for f in listings for p in plan.parts()}
+        wanted = {(f, p.index, plan.part_digest(f, p)) for f in listings for p in plan.parts}
         there = {
             (f, index, digest)
             for f, listing in listings.items()
@@ -145,46 +135,49 @@ def _mark_stale(folder: RunFolder, plan: Plan, earlier: Mapping[str, Any], chang
                 (place / STALE).write_text(told, encoding="utf-8", errors="backslashreplace")
 
 
-def _save(root: Place, plan: Plan, text: str | None) -> None:
-    before = read_json(root / "plan.json") or {}
+def _save(root: Location, plan: Plan, text: str | None) -> None:
+    before = read_json(RunFolder(root).plan_file) or {}
     described = {**plan.describe(), "products": before.get("products", [])}
     if {k: v for k, v in before.items() if k != "schema"} != described:
-        write_json(root / "plan.json", described)
+        write_json(RunFolder(root).plan_file, described)
     if text is not None:
-        copy = root / "recipe.yaml"
+        copy = RunFolder(root).recipe_file
         with disk_errors(copy):
             if not copy.exists() or copy.read_bytes() != text.encode():
                 copy.write_bytes(text.encode())
 
 
-def add_product(root: Place, kind: str, path: Path) -> None:
+def add_product(root: Location, kind: str, path: Path) -> None:
     """Notes in plan.json that a report or a data set was made from this run, so that a later update can mark
     it as stale."""
-    plan = read_json(root / "plan.json") or {}
+    plan = read_json(RunFolder(root).plan_file) or {}
     place = str(path.resolve())
     products = [p for p in plan.get("products", []) if p["path"] != place]
     plan["products"] = [*products, {"kind": kind, "path": place}]
-    write_json(root / "plan.json", {k: v for k, v in plan.items() if k != "schema"})
+    write_json(RunFolder(root).plan_file, {k: v for k, v in plan.items() if k != "schema"})
 
 
-def _mark_failed(folder: RunFolder, plan: Plan) -> None:
-    """Gives every part that holds failed rows a new digest, and with it everything downstream of it."""
+def _retry_failed(folder: RunFolder, plan: Plan) -> Plan:
+    """Returns the plan with a new digest for every part that holds failed rows and for all that depends on
+    it."""
     for step in plan.steps:
-        listing = folder.listing(step.folder)
-        for part in plan.parts():
+        listing, failed = folder.listing(step.folder), []
+        for part in plan.parts:
             digest = plan.part_digest(step.folder, part)
-            if digest in listing.get(part.index, []) and folder.counts(step.folder, part.index, digest).get(
-                "failed"
-            ):
-                again = plan.retries.setdefault(step.folder, {})
-                again[str(part.index)] = again.get(str(part.index), 0) + 1
+            there = digest in listing.get(part.index, [])
+            if there and folder.counts(step.folder, part.index, digest).get("failed"):
+                failed.append(part.index)
+        plan = plan.retry(step.folder, failed)
+    return plan
 
 
-def _mark_changed(folder: RunFolder, plan: Plan) -> None:
-    """`--verify`: reads the source again and gives every part whose rows are not those of the stored table a
-    new digest."""
-    listing = folder.listing("read")
-    for part in plan.parts():
+def _retry_changed(folder: RunFolder, workshop: Workshop) -> Plan:
+    """`--verify`: reads the source again; returns the plan with a new digest for every part whose rows are
+    not those of the stored table."""
+    plan, source = workshop.plan, workshop.materials.source
+    assert source is not None
+    listing, changed = folder.listing("read"), []
+    for part in plan.parts:
         digest = plan.part_digest("read", part)
         if digest not in listing.get(part.index, []):
             continue
@@ -194,29 +187,27 @@ def _mark_changed(folder: RunFolder, plan: Plan) -> None:
             for batch in folder.batches("read", part.index, digest, names)
             for row in zip(*batch.to_pydict().values(), strict=True)
         )
-        now = (
-            (f"{part.name}:{row.key}", row.status, row.caption, row.sha256) for row in plan.source.rows(part)
-        )
+        now = ((f"{part.name}:{row.key}", row.status, row.caption, row.sha256) for row in source.rows(part))
         if any(a != b for a, b in zip_longest(stored, now)):
-            again = plan.retries.setdefault("read", {})
-            again[str(part.index)] = again.get(str(part.index), 0) + 1
+            changed.append(part.index)
+    return plan.retry("read", changed)
 
 
-def _check_contents(plan: Plan) -> None:
+def _checked_contents(workshop: Workshop) -> dict[str, str]:
     """`--verify`: hashes the whole of every model file whose digest looks at its ends only, and compares with
     the last time."""
-    for model in plan.models.values():
+    contents = dict(workshop.plan.contents)
+    for model in workshop.materials.models.values():
         name, found = f"{model.id} {model.digest}", model.content_digest()
-        if plan.contents.get(name, found) != found:
-            same = "although its size and both ends are the same"
+        if contents.setdefault(name, found) != found:
             raise UserError(
-                f"{model.id}: its file is not the one that this run was made with, {same}; use another run "
-                f"folder"
+                f"{model.id}: its file is not the one that this run was made with, although its size and "
+                f"both ends are the same; use another run folder"
             )
-        plan.contents[name] = found
+    return contents
 
 
-def _check_disk(root: Place) -> None:
+def _check_disk(root: Location) -> None:
     if isinstance(root, Remote):
         probe(root)
         return
@@ -227,14 +218,17 @@ def _check_disk(root: Place) -> None:
         raise UserError(f"{root}: cannot be written to")
 
 
-def _waves(root: Place, folder: RunFolder, plan: Plan, watcher: Watcher | None, work: Work) -> None:
+def _waves(
+    root: Location, folder: RunFolder, workshop: Workshop, watcher: Watcher | None, work: Work
+) -> None:
     """`judge.target`: adds whole waves of candidates until enough pairs are accepted. Whole waves, so that
-    the set depends on no engine."""
-    judge = plan.recipe.judge
+    the set does not depend on the engine."""
+    judge = workshop.plan.recipe.judge
     if judge is None or judge.target is None:
         return
-    while count_pairs(RunReader.open(root)) < judge.target and plan.candidates < judge.max_candidates:
-        plan.candidates += 1
-        fill_stages(plan)
-        _save(root, plan, None)
-        work(plan, folder, watcher, False)
+    while (
+        count_pairs(RunReader.open(root)) < judge.target and workshop.plan.candidates < judge.max_candidates
+    ):
+        workshop.widen(workshop.plan.candidates + 1)
+        _save(root, workshop.plan, None)
+        work(workshop, folder, watcher, False)

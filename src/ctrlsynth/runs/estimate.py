@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..recipe.paths import Step
 from ..recipe.schema import Recipe
-from ..storage.location import Place
-from ..storage.parts import RunFolder, part_counts, read_json
+from ..stages.boxes import box_of
+from ..storage.files import part_counts, read_json
+from ..storage.location import Location
+from ..storage.parts import RunFolder
+from .build import Workshop, open_workshop
 from .differences import differences
-from .local import totals
-from .plan import Plan, make_plan
+from .ledger import totals
+from .plan import Plan
 
 RATES: dict[str, tuple[float, float]] = {
     "read": (0.0005, 0.0),
@@ -38,53 +42,40 @@ RATES: dict[str, tuple[float, float]] = {
 }
 """Model -> (seconds a row, tokens a row): rough, of one slow core, or of one A100 (vllm: a guess; diffusers:
 SDXL at 28 steps). To plan with; replaced by measured ones once there are any."""
-ROW_BYTES = {
-    "read": 150,
-    "tag": 150,
-    "write": 600,
-    "match": 200,
-    "balance": 150,
-    "paint": 30_000,
-    "judge-text": 150,
-    "judge-image": 250,
-}
-"""Bytes a row of each kind of table, images at the embedded painter's size."""
-
 PAINTED = 1024
 """Pixels of an image's edge where neither the recipe nor the model tells it: SDXL's."""
 PIXEL_BYTES = {"jpeg": 0.3, "webp": 0.2, "png": 1.6}
 """Bytes a pixel of a photograph at the default quality."""
 
 
-def estimate(recipe: Recipe, base: Path, out: Place, limit: int | None) -> dict[str, Any]:
+def estimate(recipe: Recipe, base: Path, out: Location, limit: int | None) -> dict[str, Any]:
     """Stages with parts, rows, model, digest, what is done, the estimates, and what stands in the way
     (`preflight`). Loads no weights and calls no model."""
-    earlier = read_json(out / "plan.json")
-    plan = make_plan(recipe, base, limit, earlier)
-    run = RunFolder(out)
-    stages = stage_estimates(plan, run)
+    earlier = read_json(RunFolder(out).plan_file)
+    workshop, run = open_workshop(recipe, base, limit, earlier), RunFolder(out)
+    plan, stages = workshop.plan, stage_estimates(workshop, run)
     return {
         "recipe": recipe.name,
         "run": str(out),
-        "source": plan.source.describe(),
+        "source": plan.source,
         "differences": differences(earlier, plan.describe()) if earlier else [],
         "stages": stages,
         "total": {k: sum(s[k] or 0 for s in stages) for k in ("device_seconds", "tokens", "bytes")},
-        "problems": problems(plan, run, stages),
+        "problems": problems(workshop, run, stages),
     }
 
 
-def stage_estimates(plan: Plan, run: RunFolder) -> list[dict[str, Any]]:
-    """A mapping a stage: parts, what is done of them, rows, and what is left to spend; None where the
+def stage_estimates(workshop: Workshop, run: RunFolder) -> list[dict[str, Any]]:
+    """Returns for each stage: parts, how many are done, rows, and what is left to spend; None where the
     source's rows are not known yet."""
-    parts = plan.parts()
-    known = [p.rows for p in parts]
-    rows: dict[str, int | None] = {"read": None if any(n is None for n in known) else sum(known)}
+    plan = workshop.plan
+    known = [p.rows for p in plan.parts]
+    rows: dict[str, int | None] = {"read": None if None in known else sum(n or 0 for n in known)}
     stages = []
     for step in plan.steps:
         measured = _measured(run, step.folder)
-        rows[step.folder] = _rows(plan, step, rows, measured, parts)
-        stages.append(_stage(plan, run, step, rows[step.folder], measured, parts))
+        rows[step.folder] = _rows(plan, step, rows, measured)
+        stages.append(_stage(workshop, run, step, rows[step.folder], measured))
     return stages
 
 
@@ -95,7 +86,7 @@ def _measured(run: RunFolder, folder: str) -> dict[str, Any]:
         for index, digest, entry in sorted(run.entries(folder), key=lambda e: e[2].written)
     }
     files = list(newest.items())[:100]
-    stored = (read_json(run.root / folder / "_stage.json") or {}).get(
+    stored = (read_json(run.stage_file(folder)) or {}).get(
         "parts", {}
     )  # else the footer, of a stage under way
     known = {(int(index), part["digest"]): part for index, part in stored.items()}
@@ -106,40 +97,33 @@ def _measured(run: RunFolder, folder: str) -> dict[str, Any]:
     return {**total, "bytes": sum(size for _, (_, size) in files)}
 
 
-def _rows(
-    plan: Plan, step: Any, rows: Mapping[str, int | None], measured: Mapping[str, Any], parts: list[Any]
-) -> int | None:
+def _rows(plan: Plan, step: Step, rows: Mapping[str, int | None], measured: Mapping[str, Any]) -> int | None:
     if step.parent is None:
         return rows["read"] if rows["read"] is not None else (measured["rows"] or None)
     above = rows[step.parent]
     if above is None:
         return None
     variants, rule = plan.recipe.variants, plan.recipe.balance
-    if rule is not None and (size := rule.size or rule.random) and plan.kind(step.parent) == "balance":
+    if rule is not None and (size := rule.size or rule.random) and plan.box(step.parent).barrier:
         above = min(above, size)
-    if step.kind == "write" and step.family != "caption":
-        return above * variants.write * plan.candidates
-    if step.kind == "paint":
-        painted = (
-            len(set(variants.painted)) / variants.write
-            if variants.painted and plan.kind(step.parent) != "read"
-            else 1
-        )
-        return round(above * variants.paint * painted)
-    return above
+    painted = 1.0
+    if plan.box(step.folder).makes == "image" and variants.painted and plan.step(step.parent).parent:
+        painted = len(set(variants.painted)) / variants.write
+    return round(above * painted * plan.box(step.folder).per_parent(step, plan.recipe, plan.candidates))
 
 
 def _stage(
-    plan: Plan, run: RunFolder, step: Any, rows: int | None, measured: Mapping[str, Any], parts: list[Any]
+    workshop: Workshop, run: RunFolder, step: Step, rows: int | None, measured: Mapping[str, Any]
 ) -> dict[str, Any]:
-    stage = plan.stages[step.folder]
+    plan, stage, parts = workshop.plan, workshop.stages[step.folder], workshop.plan.parts
     listing = run.listing(step.folder)
     done = sum(plan.part_digest(step.folder, p) in listing.get(p.index, []) for p in parts)
     reusable = sum(
         1 for p in parts if p.index in listing and plan.part_digest(step.folder, p) not in listing[p.index]
     )
     seconds, tokens = RATES.get(re.split(r"[:(]", stage.model_name)[0] or step.kind, (0.0002, 0.0))
-    size = _painted_bytes(plan, step.folder) if step.kind == "paint" else float(ROW_BYTES[step.kind])
+    box = plan.box(step.folder)
+    size = _painted_bytes(workshop, step) if box.makes == "image" else float(box.row_bytes)
     made = measured["rows"] - measured.get("reused", 0)
     if made > 0 and measured["seconds"]:
         seconds = measured["seconds"] / made
@@ -160,45 +144,44 @@ def _stage(
         "device_seconds": None if rows is None else rows * seconds * left,
         "tokens": None if rows is None else round(rows * tokens * left),
         "bytes": None if rows is None else round(rows * size),
-        "example": getattr(stage, "example", lambda: None)(),
+        "example": stage.example(),
         "bytes_left": None if rows is None else round(rows * size * left),
         "rate": "measured here" if made > 0 and measured["seconds"] else "rough",
     }
 
 
-def _painted_bytes(plan: Plan, folder: str) -> float:
+def _painted_bytes(workshop: Workshop, step: Step) -> float:
     """Bytes an image as it will be stored: by its size and format where the recipe or the model tells the
     size."""
-    policy = plan.recipe.image_policy
-    model = next(iter(plan.users.get(folder, ())), None)
-    if model is not None and model.id == "scenes" and policy.image.size is None and policy.size is None:
-        return float(ROW_BYTES["paint"])
-    size: Any = policy.image.size or policy.size or (model.size if model is not None else None) or PAINTED
+    policy, model = workshop.plan.recipe.image_policy, workshop.models[step.folder][0]
+    if model.id == "scenes" and policy.image.size is None and policy.size is None:
+        return float(box_of(step).row_bytes)
+    size: Any = policy.image.size or policy.size or model.size or PAINTED
     width, height = (size, size) if isinstance(size, int) else size
     return width * height * PIXEL_BYTES[policy.image.format]
 
 
-def preflight(plan: Plan, run: RunFolder) -> None:
+def preflight(workshop: Workshop, run: RunFolder) -> None:
     """Raises UserError with every problem, one a line. Models of stages that are done already are not
     asked."""
-    found = problems(plan, run, stage_estimates(plan, run))
+    found = problems(workshop, run, stage_estimates(workshop, run))
     if found:
         raise UserError("\n".join(found))
 
 
-def problems(plan: Plan, run: RunFolder, stages: Sequence[dict[str, Any]]) -> list[str]:
+def problems(workshop: Workshop, run: RunFolder, stages: Sequence[dict[str, Any]]) -> list[str]:
     """The same as a list; `stages` as `estimate.stage_estimates` has them."""
     todo = [s["folder"] for s in stages if s["parts_done"] < s["parts"]]
-    return [*_models(plan, todo), *_disk(run.root, stages)]
+    return [*_models(workshop, todo), *_disk(run.root, stages)]
 
 
-def _models(plan: Plan, folders: Sequence[str]) -> list[str]:
+def _models(workshop: Workshop, folders: Sequence[str]) -> list[str]:
     """What the models themselves say: files present, keys set, a server that answers (`check()`, where they
     have one)."""
     lines: list[str] = []
     asked: list[Any] = []
     for folder in folders:
-        for model in plan.users.get(folder, ()):
+        for model in workshop.models[folder]:
             if any(model is m for m in asked):
                 continue
             asked.append(model)

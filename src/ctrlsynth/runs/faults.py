@@ -75,7 +75,7 @@ def fault_of(error: Exception) -> Fault:
     return Fault("other", f"model_error:{type(error).__name__}", message)
 
 
-class Caller:
+class GuardedModel:
     """Calls the model of one stage, part after part, in one process; remembers the batch that fits, the
     restarts and the error rate.
 
@@ -174,7 +174,7 @@ class Caller:
         return [piece[half:], piece[:half]]
 
     def _set_aside(self, item: Item, fault: Fault) -> None:
-        item.status, item.reason, item.error = "failed", fault.reason, fault.message
+        item.fail(fault.reason, fault.message)
         if self.first_error is None:
             self.first_error = f"{item.id}: {fault.message}"
         self._blocks[-1][1] += 1

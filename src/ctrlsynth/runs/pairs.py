@@ -1,263 +1,327 @@
-"""Which image-text pairs a finished run holds, and which of them leave it (section 4.1): cap, img, capimg,
-mix.
+"""Which image-text pairs a run holds, why each is kept or not, and which of them leave it (section 4.1): cap,
+img, capimg, mix. Export, gallery, explain and sweep read this.
 
-All tables of a run hold their rows in the source's order, part by part, so this is a merge: for each source
-row the rows that descend from it, nothing else in memory."""
+All of it works on one source row and the rows that descend from it (`reader.Parts.families`)."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from ..errors import UserError
 from ..recipe.paths import Step
-from ..sample import ancestor, parent, variant
-from ..storage.parts import RunFolder
-from .reader import RunReader
+from ..sample import ancestor, last_step, parent, stem, variant
+from ..stages.boxes import box_of
+from .reader import Family, Parts, Row, RunReader
 
 PairKind = Literal["cap", "img", "capimg", "original"]
-Row = dict[str, Any]
-
 _READ = (
-    "id",
-    "status",
-    "source_key",
-    "caption",
-    "metadata",
-    "width",
-    "height",
-    "sha256",
-    "file",
-    "member",
-    "offset",
-    "length",
-)
-_TEXT = ("id", "status", "source_key", "text", "template", "model", "clip_tokens", "truncated")
-_PAINT = ("id", "status", "source_key", "style", "prompt", "model", "width", "height")
-_JUDGE = ("source_key", "parent", "verdict")
+    "id", "status", "source_key", "caption", "metadata", "width", "height", "sha256", "file", "member",
+    "offset", "length",
+)  # fmt: skip
+_MADE = {
+    "text": ("id", "status", "reason", "source_key", "text", "template", "model", "clip_tokens", "truncated"),
+    "image": ("id", "status", "reason", "source_key", "style", "prompt", "model", "width", "height"),
+}
+_JUDGED = {"text": ("edited",), "image": ("text", "original", "original_unedited", "unsafe")}
+
+
+class Fate(NamedTuple):
+    """What became of a row, a pair or a sample: kept | unjudged | rejected (by a judge) | dropped | failed |
+    unfinished; the reason, and the folder that decided, both empty when it is kept."""
+
+    verdict: str
+    reason: str = ""
+    where: str = ""
+
+    @property
+    def against(self) -> str | None:
+        """Returns why it does not leave the run, or None."""
+        if self.verdict in ("kept", "unjudged"):
+            return None
+        return "not_judged" if self.verdict in ("failed", "unfinished") else self.reason
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A synthetic text or image that is there (`ok`). `seen`: the tags of the painted image, where they were
+    read; `judged`: its judge's row, which may be missing."""
+
+    step: Step
+    row: Row
+    fate: Fate
+    judged: Row | None = None
+    seen: Row | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One image and one text of a source row. `text` and `image` are rows of a write and a paint table; None:
-    the original's.
-
-    `reason` is None when each synthetic member passes its judge, else the first verdict against it.
-    """
+    """One image and one text of a source row; None: the original's."""
 
     kind: PairKind
     id: str
     folder: str
     source: Row
-    text: Row | None = None
-    image: Row | None = None
-    text_verdict: Row | None = None
-    image_verdict: Row | None = None
-    reason: str | None = None
+    text: Made | None = None
+    image: Made | None = None
+
+    @property
+    def fate(self) -> Fate:
+        """Kept when each synthetic member is, else what became of the first that is not."""
+        return worst([m.fate for m in (self.text, self.image) if m is not None])
+
+    @property
+    def reason(self) -> str | None:
+        """Why the pair does not leave the run, or None."""
+        return self.fate.against
 
     @property
     def words(self) -> str:
         """The text of the pair."""
-        return str((self.text["text"] if self.text is not None else self.source["caption"]) or "")
+        return str((self.text.row["text"] if self.text is not None else self.source["caption"]) or "")
 
     @property
     def variant(self) -> int:
         """The number of the text's variant: 1 for `.../write.1`; texts without a number count as 0."""
-        return variant(self.text["id"]) if self.text is not None else 0
+        return variant("/" + last_step(self.text.row["id"])) if self.text is not None else 0
 
 
-@dataclass(frozen=True)
+def worst(fates: Sequence[Fate]) -> Fate:
+    """Returns the first fate that is neither kept nor unjudged; else kept, if anything was judged."""
+    bad = next((f for f in fates if f.verdict not in ("kept", "unjudged")), None)
+    return bad or Fate("kept" if any(f.verdict == "kept" for f in fates) else "unjudged")
+
+
 class Shape:
-    """What a run's steps say about its pairs: folders of texts and images, the judge behind each, the image
-    that a text was made from.
+    """What a run's steps say about its pairs. Mappings go by folder of texts or images.
 
-    balances   folder of texts -> the balance behind it, where every path through the one goes on through the
-               other
+    made      the steps of texts, then those of images
+    judges    the judge behind each
+    seen      folder of texts -> the folder of images that they were written from; None: the original image
+    balances  folder of texts -> the balance behind it, where every path through the one passes the other
+    tagged    the folder of the original images' tags, if there is one
+    paths     name of a path -> its folders, from `read` to the last that it makes
     """
 
-    texts: tuple[Step, ...]
-    paints: tuple[Step, ...]
-    judges: Mapping[str, str]
-    seen: Mapping[str, str | None]
-    tagged: str | None = None
-    kinds: Mapping[str, PairKind] = field(default_factory=dict)
-    balances: Mapping[str, str] = field(default_factory=dict)
+    def __init__(self, run: RunReader) -> None:
+        by_folder = {s.folder: s for s in run.steps}
+        self.steps = by_folder
+        self.made = [s for medium in ("text", "image") for s in run.steps if box_of(s).makes == medium]
+        self.judges = {
+            str(s.parent) if box_of(s).judges == "text" else s.uses["paint"]: s
+            for s in run.steps
+            if box_of(s).judges
+        }
+        self.seen: dict[str, str | None] = {}
+        self.kinds: dict[str, PairKind] = {}
+        for step in self.made:
+            chain = _chain(by_folder, str(step.parent))
+            if box_of(step).makes == "text":
+                images = [f for f in chain if box_of(by_folder[f]).makes == "image"]
+                self.seen[step.folder] = images[-1] if images else None
+                self.kinds[step.folder] = "capimg" if images else "cap"
+            else:
+                texts = any(box_of(by_folder[f]).makes == "text" for f in chain)
+                self.kinds[step.folder] = "capimg" if texts else "img"
+        self.balances = {
+            str(s.parent): s.folder
+            for s in run.steps
+            if box_of(s).barrier and set(by_folder[str(s.parent)].paths) <= set(s.paths)
+        }
+        tags = (s.folder for s in run.steps if s.kind == "tag" and s.parent == "read" and s.label == "tag")
+        self.tagged = next(tags, None)
+        self.paths: dict[str, tuple[str, ...]] = {}
+        for name in run.recipe.paths:
+            mine = [s for s in run.steps if name in s.paths and box_of(s).on_path]
+            ends = [s for s in mine if s.kind != "tag"] or mine
+            if ends:
+                self.paths[name] = _chain(by_folder, ends[-1].folder)
 
+    def columns(self, texts: bool = True, images: bool = False) -> dict[str, Sequence[str]]:
+        """Returns the columns that pairs need, by folder; `texts`: what is written of them, too, `images`:
+        the encoded images."""
+        wanted: dict[str, Sequence[str]] = {"read": _READ if texts else _READ[:3]}
+        for step in self.made:
+            medium = box_of(step).makes or "text"
+            names = _MADE[medium] if texts else _MADE[medium][:4]
+            wanted[step.folder] = (*names, "image") if images and medium == "image" else names
+            if step.folder in self.judges:
+                judge = ("source_key", "parent", "status", "reason", "verdict", *_JUDGED[medium])
+                wanted[self.judges[step.folder].folder] = judge
+        wanted |= dict.fromkeys(self.balances.values(), ("source_key", "parent", "status", "reason"))
+        if self.tagged is not None:
+            wanted[self.tagged] = ("source_key", "status")
+        return wanted
 
-def shape_of(steps: Sequence[Step]) -> Shape:
-    """Reads the tree of steps. `seen`: write folder -> the paint folder above it, or None for the original
-    image."""
-    by_folder = {s.folder: s for s in steps}
-    judges = {}
-    for step in steps:
-        if step.kind == "judge-text":
-            judges[str(step.parent)] = step.folder
-        elif step.kind == "judge-image":
-            judges[step.uses["paint"]] = step.folder
-    texts = tuple(s for s in steps if s.kind == "write")
-    paints = tuple(s for s in steps if s.kind == "paint")
-    seen: dict[str, str | None] = {}
-    kinds: dict[str, PairKind] = {}
-    for step in texts:
-        above: Step | None = step
-        while above is not None and above.kind != "paint":
-            above = by_folder[above.parent] if above.parent else None
-        seen[step.folder] = above.folder if above is not None else None
-        kinds[step.folder] = "cap" if above is None else "capimg"
-    balances = {
-        str(s.parent): s.folder
-        for s in steps
-        if s.kind == "balance" and set(by_folder[str(s.parent)].paths) <= set(s.paths)
-    }
-    for step in paints:
-        text = by_folder[str(step.parent)]
-        text = by_folder[str(text.parent)] if text.kind == "balance" else text
-        kinds[step.folder] = "img" if text.kind == "read" else "capimg"
-    tagged = next(
-        (s.folder for s in steps if s.kind == "tag" and s.parent == "read" and s.label == "tag"), None
-    )
-    return Shape(texts, paints, judges, seen, tagged, kinds, balances)
+    def made_of(self, family: Family) -> dict[str, Made]:
+        """Returns id -> every synthetic text and image of one source row that is `ok`, with its fate."""
+        out: dict[str, Made] = {}
+        for step in self.made:
+            judge = self.judges.get(step.folder)
+            image = box_of(step).makes == "image"
+            judged = {r["parent"]: r for r in family[judge.folder]} if judge is not None else {}
+            seen: dict[str, Row] = {}
+            if image and judge is not None:
+                judged = {parent(i): r for i, r in judged.items()}
+                again = family.get(str(judge.parent), [])
+                seen = {r["parent"]: r for r in again if "parent" in r}
+            balance = self.balances.get(step.folder)
+            sampled = {r["parent"]: r for r in family[balance]} if balance is not None else {}
+            for row in family[step.folder]:
+                if row["status"] == "ok":
+                    found, tags = judged.get(row["id"]), seen.get(row["id"])
+                    fate = _fate(judge, found, tags)
+                    if balance is not None and fate.against is None:
+                        fate = _sampled(balance, sampled.get(row["id"]), fate)
+                    out[row["id"]] = Made(step, row, fate, found, tags)
+        return out
 
-
-class Groups:
-    """One table's part, read along with the source: the rows of one source key after the other."""
-
-    def __init__(
-        self,
-        run: RunFolder,
-        folder: str,
-        index: int,
-        versions: Sequence[str],
-        columns: Sequence[str],
-        size: int = 1024,
-    ) -> None:
-        self._rows = _rows(run, folder, index, versions[-1], columns, size) if versions else iter(())
-        self._next: Row | None = next(self._rows, None)
-
-    def take(self, source_key: str) -> list[Row]:
-        """The rows of `source_key`, which must be asked for in the source's order."""
+    def pairs(self, source: Row, family: Family) -> list[Pair]:
+        """Returns every pair that descends from one source row; a text or image that was never made gives
+        none."""
         out = []
-        while self._next is not None and self._next["source_key"] == source_key:
-            out.append(self._next)
-            self._next = next(self._rows, None)
+        made = self.made_of(family)
+        images = {i: m for i, m in made.items() if m.step.folder not in self.seen}
+        for row_id, member in made.items():
+            folder = member.step.folder
+            kind = self.kinds[folder]
+            if folder not in self.seen:
+                text = made.get(parent(row_id).removesuffix("/balance"))
+                out.append(Pair(kind, row_id, folder, source, text, member))
+            elif self.seen[folder] is None:
+                out.append(Pair(kind, row_id, folder, source, member))
+            elif (image := ancestor(row_id, images)) is not None:  # else an update removed the image
+                out.append(Pair(kind, row_id, folder, source, member, image))
         return out
 
 
-def _rows(
-    folder: RunFolder, name: str, index: int, digest: str, columns: Sequence[str], size: int
-) -> Iterator[Row]:
-    for batch in folder.batches(name, index, digest, columns, size):
-        yield from batch.to_pylist()
+@dataclass(slots=True)
+class Sample:
+    """One source row followed along one path, or several that share all their steps, as far as it came.
+
+    rows    (step, row) from the source to the last row that there is
+    made    folder -> the text or image on the way
+    others  folder of texts -> the candidates that were not chosen
+    """
+
+    rows: list[tuple[Step, Row]]
+    made: dict[str, Made]
+    others: dict[str, list[Row]]
+    fate: Fate
+    paths: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """The id of the last row."""
+        return str(self.rows[-1][1]["id"])
 
 
-def source_rows(run: RunReader, images: bool = False) -> Iterator[tuple[Row, dict[str, list[Row]]]]:
-    """(row of `read`, folder -> rows that descend from it) for every source row that is `ok`; with `images`
-    the painted bytes too."""
-    shape = shape_of(run.steps)
-    folder = RunFolder(run.root)
-    wanted: dict[str, tuple[Sequence[str], int]] = {s.folder: (_TEXT, 1024) for s in shape.texts}
-    wanted |= {s.folder: ((*_PAINT, "image"), 16) if images else (_PAINT, 1024) for s in shape.paints}
-    for made, judge in shape.judges.items():
-        wanted[judge] = (
-            (*_JUDGE, *(("edited",) if made in shape.seen else ("text", "original", "original_unedited"))),
-            1024,
-        )
-    wanted |= dict.fromkeys(shape.balances.values(), (("source_key", "parent", "status", "reason"), 1024))
-    if shape.tagged is not None:
-        wanted[shape.tagged] = (("source_key", "status"), 1024)
-    listings = {name: folder.listing(name) for name in wanted}
-    for index, versions in sorted(folder.listing("read").items()):
-        tables = {
-            name: Groups(folder, name, index, listings[name].get(index, ()), *how)
-            for name, how in wanted.items()
-        }
-        for row in _rows(folder, "read", index, versions[-1], _READ, 1024):
-            if row["status"] == "ok":
-                yield row, {name: table.take(row["source_key"]) for name, table in tables.items()}
+def samples_of(shape: Shape, source: Row, family: Family) -> list[Sample]:
+    """Returns the samples of one source row, in the order of the recipe's paths; the same fate by the same
+    steps is one sample."""
+    made = shape.made_of(family)
+    children: dict[str, dict[str, list[Row]]] = {}
+    for folder, rows in family.items():
+        below = children.setdefault(folder, {})
+        for row in rows:
+            below.setdefault(row["parent"], []).append(row)
+    found: dict[tuple[str, Fate], Sample] = {}
+    for name, chain in shape.paths.items():
+        for way in _walk(shape, chain, [(shape.steps["read"], source)], children):
+            mine = {s.folder: made[r["id"]] for s, r in way if r["id"] in made}
+            others = {
+                s.folder: [o for o in children[s.folder][r["parent"]] if o is not r and _same_text(o, r)]
+                for s, r in way
+                if box_of(s).makes == "text"
+            }
+            fate = _followed(chain, way, mine)
+            sample = found.setdefault((way[-1][1]["id"], fate), Sample(way, mine, others, fate))
+            sample.paths = (*sample.paths, name)
+    return list(found.values())
 
 
-def pairs_of(shape: Shape, source: Row, groups: Mapping[str, list[Row]]) -> list[Pair]:
-    """Every pair that descends from one source row, with its verdict; texts and images that were never made
-    are none."""
-    out = []
-    texts: dict[str, tuple[Row, Row | None, str | None]] = {}
-    images: dict[str, tuple[Row, Row | None, str | None]] = {}
-    for step in shape.texts:
-        texts.update(_judged(shape, step.folder, groups, 0))
-    for step in shape.paints:
-        images.update(_judged(shape, step.folder, groups, 1))
-    for step in shape.texts:
-        for row in groups[step.folder]:
-            if row["id"] not in texts:
-                continue
-            _, verdict, reason = texts[row["id"]]
-            paint = shape.seen[step.folder]
-            if paint is None:
-                out.append(Pair("cap", row["id"], step.folder, source, row, None, verdict, None, reason))
-                continue
-            above = ancestor(row["id"], images)
-            if above is not None:  # else an update removed the image and has not reached its texts yet
-                image, seen, fault = above
-                out.append(
-                    Pair("capimg", row["id"], step.folder, source, row, image, verdict, seen, reason or fault)
-                )
-    for step in shape.paints:
-        for row in groups[step.folder]:
-            if row["id"] not in images:
-                continue
-            _, seen, fault = images[row["id"]]
-            made_from = parent(row["id"]).removesuffix("/balance")
-            text, verdict, reason = texts.get(made_from, (None, None, None))
-            out.append(
-                Pair(
-                    shape.kinds[step.folder],
-                    row["id"],
-                    step.folder,
-                    source,
-                    text,
-                    row,
-                    verdict,
-                    seen,
-                    reason or fault,
-                )
-            )
-    return out
+def _walk(
+    shape: Shape,
+    chain: Sequence[str],
+    way: list[tuple[Step, Row]],
+    children: Mapping[str, Mapping[str, list[Row]]],
+) -> Iterator[list[tuple[Step, Row]]]:
+    last = way[-1][1]
+    if last["status"] != "ok" or len(way) == len(chain):
+        yield way
+        return
+    step = shape.steps[chain[len(way)]]
+    below = children[step.folder].get(last["id"], [])
+    if box_of(step).makes == "text":  # the chosen candidate, or the first where none could be chosen
+        best: dict[str, Row] = {}
+        for row in below:
+            if row["chosen"] or stem(row["id"]) not in best:
+                best[stem(row["id"])] = row
+        below = list(best.values())
+    if not below:
+        yield way
+    for row in below:
+        yield from _walk(shape, chain, [*way, (step, row)], children)
 
 
-def _judged(
-    shape: Shape, folder: str, groups: Mapping[str, list[Row]], steps: int
-) -> dict[str, tuple[Row, Row | None, str | None]]:
-    """id -> (row, judge's row, reason against it) of a table's sound rows. The judge's parent is `steps`
-    steps below the row."""
-    judge = shape.judges.get(folder)
-    verdicts = {}
-    for row in groups[judge] if judge is not None else ():
-        verdicts[parent(row["parent"]) if steps else row["parent"]] = row
-    sampled = {r["parent"]: r for r in groups[shape.balances[folder]]} if folder in shape.balances else None
-    out: dict[str, tuple[Row, Row | None, str | None]] = {}
-    for row in groups[folder]:
-        if row["status"] != "ok":
-            continue
-        verdict = verdicts.get(row["id"])
-        reason = None
-        if judge is not None:
-            reason = (
-                "not_judged" if verdict is None or verdict["verdict"] is None else str(verdict["verdict"])
-            )
-            reason = None if reason == "kept" else reason
-        if (
-            sampled is not None and reason is None
-        ):  # a caption that a gate kept from the balance has its judge's reason
-            fate = sampled.get(row["id"])
-            reason = "not_balanced" if fate is None else fate["reason"]
-        out[row["id"]] = (row, verdict, reason)
-    return out
+def _same_text(row: Row, other: Row) -> bool:
+    return stem(row["id"]) == stem(other["id"])
+
+
+def _followed(chain: Sequence[str], way: Sequence[tuple[Step, Row]], made: Mapping[str, Made]) -> Fate:
+    """The fate of what was followed along a chain of folders."""
+    step, row = way[-1]
+    if row["status"] != "ok":
+        return Fate(row["status"], row["reason"] or "", step.folder)
+    if step.folder != chain[-1]:
+        if step.folder in made and made[step.folder].fate.verdict in ("rejected", "failed"):
+            return made[step.folder].fate
+        after = chain[len(way)]
+        return Fate("unfinished", f"no row in {after}", after)
+    last = {box_of(m.step).makes: m.fate for m in made.values()}
+    return worst([last[medium] for medium in ("text", "image") if medium in last])
+
+
+def _chain(by_folder: Mapping[str, Step], folder: str) -> tuple[str, ...]:
+    """The folders from `read` down to this one."""
+    above = by_folder[folder].parent
+    return (*_chain(by_folder, above), folder) if above is not None else (folder,)
+
+
+def _fate(judge: Step | None, judged: Row | None, seen: Row | None) -> Fate:
+    """The fate of a row that is `ok`, by its judge's row and, of an image, the tags that it was judged by."""
+    if judge is None:
+        return Fate("unjudged")
+    if seen is not None and seen["status"] != "ok":
+        return Fate(seen["status"], seen["reason"] or "", str(judge.parent))
+    if judged is None:
+        return Fate("unfinished", f"no row in {judge.folder}", judge.folder)
+    if judged["status"] == "failed" or judged["verdict"] is None:
+        return Fate("failed", judged["reason"] or "", judge.folder)
+    return Fate("kept") if judged["verdict"] == "kept" else Fate("rejected", judged["verdict"], judge.folder)
+
+
+def _sampled(balance: str, row: Row | None, fate: Fate) -> Fate:
+    if row is None:
+        return Fate("dropped", "not_balanced", balance)
+    return fate if row["status"] == "ok" else Fate("dropped", row["reason"] or "", balance)
+
+
+def families(
+    run: RunReader, shape: Shape, texts: bool = True, images: bool = False
+) -> Iterator[tuple[Row, Family]]:
+    """Yields every source row that is `ok` with the columns of what descends from it that pairs need."""
+    parts = Parts(run)
+    for index in parts.indexes():
+        for source, family in parts.families(index, shape.columns(texts, images)):
+            if source["status"] == "ok":
+                yield source, family
 
 
 @dataclass(frozen=True)
-class Choice:
+class Mix:
     """How pairs are chosen: `use` and `share_text` of the recipe's `mix`, settled for this run.
 
     mix takes one pair a source from every folder of texts and of images: cap from `write.0`, capimg from the
@@ -286,26 +350,21 @@ class Choice:
                 pair.kind == "capimg"
                 and pair.text is not None
                 and pair.image is not None
-                and pair.text["id"] == pair.id
+                and pair.text.row["id"] == pair.id
             )
             if (wanted or second_round) and all(p.folder != pair.folder for p in out):
                 out.append(pair)
         return out
 
 
-def choice_of(run: RunReader, use: str | None = None, share_text: bool | None = None) -> Choice:
+def mix_of(run: RunReader, use: str | None = None, share_text: bool | None = None) -> Mix:
     """Settles the mix; `use` in place of the recipe's. Raises UserError for a kind of pair that no path of
     the run makes."""
-    shape = shape_of(run.steps)
-    mix = run.recipe["mix"]
-    use = use or str(mix["use"])
-    again = frozenset(p for p in shape.seen.values() if p is not None) if mix.get("latest") else frozenset()
+    shape, mix = Shape(run), run.recipe.mix
+    use = use or mix.use
+    again = frozenset(p for p in shape.seen.values() if p is not None) if mix.latest else frozenset()
     made = set(shape.kinds.values())
-    if (
-        len(made) > 1
-        and use == "mix"
-        and (run.recipe["source"].get("text") or run.recipe["source"].get("concepts"))
-    ):
+    if len(made) > 1 and use == "mix" and (run.recipe.source.text or run.recipe.source.concepts):
         made.discard("cap")  # there is no original image to go with the text
     if use != "mix":
         if use not in made:
@@ -314,21 +373,21 @@ def choice_of(run: RunReader, use: str | None = None, share_text: bool | None = 
                 f"{run.root}: no path of this run makes {use} pairs (it makes "
                 f"{', '.join(sorted(made)) or 'none'}); add {path} to paths"
             )
-        return Choice(frozenset({use}), without=again)
+        return Mix(frozenset({use}), without=again)
     if not made:
         raise UserError(f"{run.root}: no path of this run makes a text or an image; add SP1 or SP3 to paths")
     if {"cap", "capimg"} <= made:
-        single = int(run.recipe["variants"]["write"]) == 1
-        share = single or bool(mix["share_text"] if share_text is None else share_text)
-        folders = [s.folder for s in shape.texts if shape.seen[s.folder] is None]
+        single = run.recipe.variants.write == 1
+        share = single or (mix.share_text if share_text is None else share_text)
+        folders = [folder for folder, image in shape.seen.items() if image is None]
         note = "cap and capimg of one source share their text"
-        if single and not mix["share_text"]:
+        if single and not mix.share_text:
             note += " (variants.write is 1; with 2 they would differ)"
         note = note if share else "cap uses write.0, capimg the first kept of write.1 and on"
         note += f"; each of {', '.join(folders)} gives a cap pair" if len(folders) > 1 else ""
-        return Choice(frozenset({"cap", "capimg"}), True, share, note, again)
+        return Mix(frozenset({"cap", "capimg"}), True, share, note, again)
     kind = next(k for k in ("capimg", "cap", "img") if k in made)
-    return Choice(
+    return Mix(
         frozenset({kind}),
         note=f"the run makes {kind} pairs, and not both cap and capimg, so mix is all of its {kind} pairs",
         without=again,
@@ -337,8 +396,8 @@ def choice_of(run: RunReader, use: str | None = None, share_text: bool | None = 
 
 def count_pairs(run: RunReader, use: str | None = None) -> int:
     """How many synthetic pairs of the run would leave it: what `judge.target` counts."""
-    shape, choice = shape_of(run.steps), choice_of(run, use)
-    return sum(len(choice.take(pairs_of(shape, source, groups))) for source, groups in source_rows(run))
+    shape, mix = Shape(run), mix_of(run, use)
+    return sum(len(mix.take(shape.pairs(*found))) for found in families(run, shape, texts=False))
 
 
 def tally(pairs: Sequence[Pair], counts: Counter[tuple[str, str]]) -> None:

@@ -1,13 +1,11 @@
-"""How one part of one stage is made, whatever engine asks for it: reuse, model calls with their faults,
-tables.
+"""How one part of one stage is made, by either engine.
 
-`prepare` yields what has to be done, `answer` calls the model (what it does about faults: `faults.py`),
-`assemble` puts fresh and reused rows together in order. The local engine runs the three side by side;
-`run_part` runs them one after the other, for an engine that spreads parts itself."""
+`prepare` yields what has to be done, `answer` calls the model (its faults: `faults.py`), `assemble` puts fresh
+and reused rows together in order; `local.Pipeline` runs the three side by side. Before the first part of a
+barrier (balancing), `gather` looks at all parts upstream; its result is kept in `FOLDER/_gathered.json`."""
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,13 +14,16 @@ from typing import Any
 
 import pyarrow as pa
 
+from ..data.rows import SourcePart
 from ..errors import WorkFailed
-from ..stages.base import Item, Stage
-from ..storage.parts import PartView, PartWriter, RunFolder
-from ..storage.reuse import OldRows
-from .barrier import settle
-from .faults import Caller
+from ..stages.base import Barrier, Each, Item, Stage
+from ..storage.files import read_json, write_json
+from ..storage.parts import PartView, RunFolder
+from ..storage.reuse import ReusableRows
+from .build import Workshop
+from .faults import GuardedModel
 from .plan import Plan
+from .watch import Watcher
 
 MAX_BLOCK = 1024
 """Rows in a block at most, when most of them are taken over."""
@@ -35,7 +36,7 @@ class Block:
 
     items: list[Item]
     fresh: list[Item]
-    old: OldRows | None
+    old: ReusableRows | None
     answers: list[Any] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -57,25 +58,25 @@ class End:
 
 
 def prepare(
-    plan: Plan, run: RunFolder, folder: str, part: Any, versions: Sequence[str], retry: bool
+    workshop: Workshop, run: RunFolder, folder: str, part: SourcePart, versions: Sequence[str], retry: bool
 ) -> Iterator[Begin | Block | End]:
-    """Everything that can be done before the model is asked: read upstream rows, find what is taken over,
-    decode the rest."""
-    stage = plan.stages[folder]
-    settle(plan, run, folder)
+    """Does what can be done before the model is called: reads upstream rows, finds those to reuse, decodes
+    the rest."""
+    plan, stage = workshop.plan, workshop.stages[folder]
+    _settle(plan, run, folder, stage)
     digest = plan.part_digest(folder, part)
     superseded = run.superseded(folder, part.index, digest, versions)
     yield Begin(part.index, digest, superseded)
     digests = {f: plan.part_digest(f, part) for f in plan.lineage(folder)}
     up = PartView(run, part.index, digests)
-    old = OldRows(superseded, stage.schema, skip_failed=retry) if superseded and stage.reuses else None
+    old = ReusableRows(superseded, stage.schema, skip_failed=retry) if superseded and stage.reuses else None
     for block in _blocks(stage.items(up), old or None, stage.batch):
         stage.load(block.fresh, up)
         yield block
     yield End(part.index)
 
 
-def _blocks(batches: Iterator[list[Item]], old: OldRows | None, size: int) -> Iterator[Block]:
+def _blocks(batches: Iterator[list[Item]], old: ReusableRows | None, size: int) -> Iterator[Block]:
     """Cuts the rows so that each block asks the model for `size` rows and no group of candidates is torn."""
     block = Block([], [], old)
     for items in batches:
@@ -96,20 +97,11 @@ def _blocks(batches: Iterator[list[Item]], old: OldRows | None, size: int) -> It
         yield block
 
 
-def caller_of(plan: Plan, folder: str) -> Caller:
-    """Who calls the models of this stage in this process: one a stage, so that what it has learned of them
-    outlives a part."""
-    if folder not in plan.callers:
-        plan.callers[folder] = Caller(folder, plan.recipe.faults)
-    caller: Caller = plan.callers[folder]
-    return caller
-
-
-def answer(caller: Caller, stage: Stage, block: Block) -> None:
+def answer(model: GuardedModel, stage: Stage, block: Block) -> None:
     """Calls the model; rows at fault are set aside. Raises WorkFailed when the stage passes the recipe's
     limits (`faults`)."""
     started = time.perf_counter()
-    block.answers = caller.ask(stage, block.fresh) if block.fresh else []
+    block.answers = model.ask(stage, block.fresh) if block.fresh else []
     block.seconds = time.perf_counter() - started
 
 
@@ -135,24 +127,35 @@ def assemble(stage: Stage, block: Block) -> tuple[pa.Table, int]:
     return stage.finish(pa.concat_tables(pieces).combine_chunks()), len(block.items) - len(block.fresh)
 
 
-def run_part(
-    plan: Plan, run: RunFolder, folder: str, part: Any, versions: Sequence[str] = (), retry: bool = False
-) -> dict[str, Any]:
-    """Makes one part from beginning to end in the calling thread; returns its counts. Stopped or failed,
-    finished rows are kept."""
-    stage, caller = plan.stages[folder], caller_of(plan, folder)
-    writer: PartWriter | None = None
-    try:
-        for step in prepare(plan, run, folder, part, versions, retry):
-            if isinstance(step, Begin):
-                writer = PartWriter(run, folder, step.index, step.digest, stage.schema, step.old)
-            elif isinstance(step, Block) and writer is not None:
-                answer(caller, stage, step)
-                writer.add(*assemble(stage, step))
-    except BaseException:
-        if writer is not None:
-            with contextlib.suppress(OSError, WorkFailed):  # does not hide the first fault
-                writer.keep()
-        raise
-    assert writer is not None
-    return writer.finish()
+def gather(workshop: Workshop, run: RunFolder, folder: str, watch: Watcher, each: Each = map) -> None:
+    """Lets a barrier look at all parts upstream, unless its result for the same parts is stored; reports the
+    result. Does nothing for other stages.
+
+    Called once, by the process that drives the run."""
+    stage, plan = workshop.stages[folder], workshop.plan
+    if not isinstance(stage, Barrier):
+        return
+    wanted = plan.whole_digest(folder)
+    stored = read_json(run.gathered_file(folder))
+    if stored is None or stored.get("whole") != wanted:
+        views = [
+            PartView(run, p.index, {f: plan.part_digest(f, p) for f in plan.lineage(folder) if f != folder})
+            for p in plan.parts
+        ]
+        stored = {"whole": wanted, **stage.gather(views, each)}
+        write_json(run.gathered_file(folder), stored)
+    watch.gathered(folder, stored)
+    _settle(plan, run, folder, stage)
+
+
+def _settle(plan: Plan, run: RunFolder, folder: str, stage: Stage) -> None:
+    """Gives a barrier what was gathered for it, once per process."""
+    if not isinstance(stage, Barrier) or stage.settled == plan.whole_digest(folder):
+        return
+    stored = read_json(run.gathered_file(folder))
+    if stored is None or stored.get("whole") != plan.whole_digest(folder):
+        raise WorkFailed(
+            f"{run.root / folder}: another plan gathered here meanwhile; run the same command again"
+        )
+    stage.settle(stored)
+    stage.settled = stored["whole"]

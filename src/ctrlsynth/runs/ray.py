@@ -27,13 +27,17 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..errors import UserError, WorkFailed, first_line
-from ..models.runtime import quiet_native_threads
+from ..models.device import quiet_native_threads
 from ..recipe.schema import RayPool
-from ..storage.location import Place
-from ..storage.parts import RunFolder, write_json
-from .barrier import gather
-from .local import Ledger, Pipeline, Silent, Watcher, fewer_collections, missing
-from .plan import Elsewhere, Plan, one_stage
+from ..storage.files import write_json
+from ..storage.location import Location
+from ..storage.parts import RunFolder
+from .build import Workshop, build_one
+from .ledger import Ledger
+from .local import Pipeline, fewer_collections, missing
+from .part import gather
+from .plan import Plan
+from .watch import Watcher
 
 LOOK_SECONDS = 0.5
 """Between two looks at what the actors have told and which nodes are alive."""
@@ -44,7 +48,7 @@ _QUIET = {"include_dashboard": False, "log_to_driver": False, "configure_logging
 
 
 def execute(
-    plan: Plan,
+    workshop: Workshop,
     run: RunFolder,
     watcher: Watcher | None = None,
     retry: bool = False,
@@ -55,7 +59,7 @@ def execute(
 
     Raises UserError that names a node which cannot see the run's folder or make the same rows, and a stage
     that no node can hold."""
-    parts = plan.parts()
+    plan = workshop.plan
     with connected(address):
         chain = _chain()  # its process starts while the nodes look for the folder
         try:
@@ -63,7 +67,7 @@ def execute(
             number = 0
             while number < len(plan.steps):
                 folders = _together(plan, number, _nodes())
-                work = _Work(plan, run, folders, number, parts, watcher or Silent(), retry, chain)
+                work = _Work(workshop, run, folders, number, watcher or Watcher(), retry, chain)
                 if work.done():
                     number += len(folders)
                 else:
@@ -120,7 +124,7 @@ def _on(node: str) -> dict[str, Any]:
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False), "num_cpus": 0}
 
 
-def every_node_sees(root: Place) -> None:
+def every_node_sees(root: Location) -> None:
     """Writes a token into the run's folder that every node must read with the same program, or a UserError
     names the first that can't."""
     where = root.absolute() if isinstance(root, Path) else root
@@ -143,7 +147,7 @@ def every_node_sees(root: Place) -> None:
         token.unlink(missing_ok=True)
 
 
-def _sees(token: Place) -> str:
+def _sees(token: Location) -> str:
     """On a node: why it can't work on the run, or nothing."""
     try:
         found = token.read_text(encoding="utf-8")
@@ -156,7 +160,7 @@ def _sees(token: Place) -> str:
 def _pool(plan: Plan, folder: str) -> RayPool:
     """What the recipe says of a stage: under its folder's name, else under its kind."""
     pools = plan.recipe.engines.ray
-    return pools.get(folder) or pools.get(plan.kind(folder)) or RayPool()
+    return pools.get(folder) or pools.get(plan.step(folder).kind) or RayPool()
 
 
 def _together(plan: Plan, number: int, nodes: dict[str, dict[str, float]]) -> list[str]:
@@ -166,7 +170,7 @@ def _together(plan: Plan, number: int, nodes: dict[str, dict[str, float]]) -> li
     out: list[str] = []
     for step in plan.steps[number:]:
         pool = _pool(plan, step.folder)
-        if out and (getattr(plan.stages[step.folder], "barrier", False) or not _fits(pool, free)):
+        if out and (plan.box(step.folder).barrier or not _fits(pool, free)):
             break
         if not out and not _fits(pool, free):
             told = f"{pool.least} x {pool.cpus:g} CPUs, {pool.gpus:g} GPUs"
@@ -191,8 +195,8 @@ def _fits(pool: RayPool, free: list[dict[str, float]]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What the actors of a group need: a plan without stages, models and source, what is to be made, by
-    folder and part, and the folder that the models' relative paths start from."""
+    """What the actors of a group need: the plan, what is to be made, by folder and part, and the folder that
+    the models' relative paths start from."""
 
     plan: Plan
     run: RunFolder
@@ -206,30 +210,26 @@ class _Work:
 
     def __init__(
         self,
-        plan: Plan,
+        workshop: Workshop,
         run: RunFolder,
         folders: list[str],
         number: int,
-        parts: list[Any],
         watch: Watcher,
         retry: bool,
         chain: Any,
     ) -> None:
-        self._plan, self._folders, self._parts, self._watch, self._chain = plan, folders, parts, watch, chain
+        plan = workshop.plan
+        self._plan, self._folders, self._watch, self._chain = plan, folders, watch, chain
         self._begun: Counter[tuple[str, int]] = Counter()
         self._ledgers = {f: Ledger(plan, run, f) for f in folders}
-        found = {f: missing(plan, run, f, parts) for f in folders}
+        found = {f: missing(plan, run, f) for f in folders}
         todo = {f: {part.index: versions for part, versions in todo} for f, todo in found.items() if todo}
         for at, folder in enumerate(folders):
-            watch.stage(folder, number + at, len(parts), len(parts) - len(found[folder]))
+            watch.stage(folder, number + at, len(plan.parts), len(plan.parts) - len(found[folder]))
         if folders[0] in todo:
-            gather(plan, run, folders[0], parts, watch.gathered, spread)
-        elsewhere: Any = {f: Elsewhere(getattr(s, "barrier", False)) for f, s in plan.stages.items()}
-        source = Elsewhere(has_images=plan.source.has_images, known=parts)
-        sent = replace(
-            plan, base=plan.base.absolute(), source=source, stages=elsewhere, models={}, callers={}, users={}
-        )
+            gather(workshop, run, folders[0], watch, spread)
         root = run.root.absolute() if isinstance(run.root, Path) else run.root
+        sent = replace(plan, base=plan.base.absolute())
         self._job = _Job(sent, RunFolder(root), todo, retry, Path.cwd())
 
     def done(self) -> bool:
@@ -246,7 +246,7 @@ class _Work:
                     ledger.save()
             raise
         for folder, ledger in self._ledgers.items():
-            ledger.complete(self._parts, changed=folder in self._job.todo)
+            ledger.complete(changed=folder in self._job.todo)
             self._watch.finished(folder)
         return True
 
@@ -362,14 +362,14 @@ def _chain() -> Any:
     return made.options(**_on(ray.get_runtime_context().get_node_id())).remote()
 
 
-class _Maker(Silent):
+class _Maker(Watcher):
     """One actor of a stage's pool: makes the part that a batch names, unless it is there or the work has
     stopped."""
 
     def __init__(self, job: Any, folder: str, told: Any) -> None:
         self._shared, self._folder, self._told = job, folder, told
         self._job: _Job | None = None
-        self._plan: Plan | None = None
+        self._workshop: Workshop | None = None
         self._error: str | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -378,15 +378,15 @@ class _Maker(Silent):
 
     def _make(self, index: int) -> str:
         try:
-            if self._plan is None:  # not when the actor is made: what is wrong is told in one line
-                self._plan = one_stage(self._begin().plan, self._folder)
+            if self._workshop is None:  # not in the constructor, so that an error is reported in one line
+                self._workshop = build_one(self._begin().plan, self._folder)
             assert self._job is not None
             versions = self._job.todo[self._folder].get(index)
             if versions is not None:
                 self._told.add.remote(("begin", self._folder, index))
-                part = self._plan.parts()[index]
+                part = self._workshop.plan.parts[index]
                 with fewer_collections():
-                    Pipeline(self._plan, self._job.run, self._folder, self, self._job.retry, self).run(
+                    Pipeline(self._workshop, self._job.run, self._folder, self, self._job.retry, self).run(
                         [(part, versions)]
                     )
         except (UserError, WorkFailed) as error:

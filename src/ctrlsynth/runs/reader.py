@@ -2,79 +2,60 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import ValidationError
 
 from ..errors import UserError, unknown
 from ..models.prices import spent
 from ..recipe.paths import Step
-from ..storage.location import Place, place
-from ..storage.parts import RunFolder, open_part, part_counts, read_json
-from .local import totals
+from ..recipe.schema import Recipe
+from ..stages.boxes import box_of
+from ..storage.files import open_part, part_counts, read_json
+from ..storage.location import Location, locate
+from ..storage.parts import RunFolder
+from .ledger import LedgerRow, totals
+from .plan import described_steps
 
 STALE = "STALE.txt"
 """The file that marks a report or a data set as older than its run."""
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerRow:
-    """What one stage got and gave. `expected` = rows kept upstream x variants; it adds up when expected = ok
-    + dropped + failed. `cost`: US dollars by the price table of the recipe's model, if it has one."""
-
-    folder: str
-    kind: str
-    paths: tuple[str, ...]
-    expected: int | None
-    rows: int
-    ok: int
-    dropped: Mapping[str, int]
-    failed: Mapping[str, int]
-    reused: int
-    seconds: float
-    tokens: int
-    bytes: int
-    parts: int
-    parts_wanted: int
-    first_error: str | None = None
-    cost: float | None = None
-
-    @property
-    def adds_up(self) -> bool:
-        """Nothing was lost silently; true of every stage that is complete."""
-        return self.parts < self.parts_wanted or self.expected in (
-            None,
-            self.ok + sum(self.dropped.values()) + sum(self.failed.values()),
-        )
+IMAGE_ROWS = 16
+"""Rows with image bytes that are held at once."""
+Row = dict[str, Any]
+Family = dict[str, list[Row]]
+"""Stage folder -> the rows of that stage that descend from one source row, in their order."""
 
 
 @dataclass(frozen=True)
 class RunReader:
     """A run's folder, read only. Needs no model and no source."""
 
-    root: Place
+    root: Location
     plan: Mapping[str, Any]
     steps: tuple[Step, ...] = field(default=())
 
     @classmethod
-    def open(cls, root: Place | str) -> Self:
+    def open(cls, root: Location | str) -> Self:
         """Opens a run's folder, a path or a URL; a folder that is none is told in one line."""
-        root = place(root)
+        root = locate(root)
         plan = read_plan(root)
         if plan is None:
             raise UserError(
                 f"{root}: not a run's folder (it has no plan.json); runs are made by `ctrlsynth run RECIPE`"
             )
-        steps = tuple(
-            Step(s["folder"], s["kind"], s["label"], s["parent"], s["uses"], s["family"], tuple(s["paths"]))
-            for s in plan["steps"]
-        )
-        return cls(root, plan, steps)
+        return cls(root, plan, described_steps(plan["steps"]))
 
-    @property
-    def recipe(self) -> Mapping[str, Any]:
-        return dict(self.plan["recipe"])
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe that the run was made with."""
+        return _stored_recipe(self.plan["recipe"])
 
     def step(self, folder: str) -> Step:
         for step in self.steps:
@@ -82,22 +63,16 @@ class RunReader:
                 return step
         raise unknown("stage", folder, [s.folder for s in self.steps], str(self.root))
 
-    def files(self, folder: str) -> list[Place]:
+    def files(self, folder: str) -> list[Location]:
         """The parts of a stage in order; of a part in two versions (an interrupted update) the newest."""
         self.step(folder)
-        run = RunFolder(self.root)
-        return [
-            run.part(folder, index, versions[-1]) for index, versions in sorted(run.listing(folder).items())
-        ]
+        return list(RunFolder(self.root).newest(folder).values())
 
     def rows(self, folder: str, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """Streams a stage's rows as dicts, in the source's order."""
         for path in self.files(folder):
-            with open_part(path) as file:
-                for batch in file.iter_batches(
-                    batch_size=256, columns=list(columns) if columns is not None else None, use_threads=False
-                ):
-                    yield from batch.to_pylist()
+            for batch in read_batches(path, columns):
+                yield from batch.to_pylist()
 
     def find(self, folder: str, row_id: str) -> dict[str, Any] | None:
         """One row by id; looks only into its columns `id` until it is found."""
@@ -114,9 +89,9 @@ class RunReader:
         and the expected number."""
         names = ("captions", "duplicates", "pool", "t", "entries_seen", "expected")
         gathered = (
-            (s.folder, read_json(self.root / s.folder / "_gathered.json"))
+            (s.folder, read_json(RunFolder(self.root).gathered_file(s.folder)))
             for s in self.steps
-            if s.kind == "balance"
+            if box_of(s).barrier
         )
         return [{"folder": f, **{n: g[n] for n in names if n in g}} for f, g in gathered if g is not None]
 
@@ -126,23 +101,24 @@ class RunReader:
         return [{**p, "stale": (Path(p["path"]) / STALE).exists()} for p in found]
 
     def ledger(self) -> list[LedgerRow]:
-        """A row a stage, from `_stage.json` where it is complete and from footers where not."""
+        """Returns one row per stage, from `_stage.json` where it is complete, else from the parts' footers."""
         out: dict[str, LedgerRow] = {}
-        wanted = 0
+        wanted, run = 0, RunFolder(self.root)
+        models = self.recipe.models.model_dump()
         for step in self.steps:
-            stored = read_json(self.root / step.folder / "_stage.json") or {}
-            sizes = {e.name: e.size for _, _, e in RunFolder(self.root).entries(step.folder)}
+            stored = read_json(run.stage_file(step.folder)) or {}
+            sizes = {e.name: e.size for _, _, e in run.entries(step.folder)}
             files = self.files(step.folder)
-            known = {f"{int(i):05d}-{p['digest']}.parquet": p for i, p in stored.get("parts", {}).items()}
-            total = totals(known.get(f.name) or part_counts(f) for f in files)
+            counted = stored.get("parts", {}).items()
+            known = {run.part(step.folder, int(i), p["digest"]): p for i, p in counted}
+            total = totals(known.get(f) or part_counts(f) for f in files)
             wanted = max(wanted, len(files), len(known))
             out[step.folder] = LedgerRow(
                 step.folder, step.kind, step.paths, self._expected(step, out), total["rows"], total["ok"],
-                total["dropped"],
-                total["failed"], total["reused"], total["seconds"], total.get("prompt_tokens",
-                0) + total.get("completion_tokens", 0),
+                total["dropped"], total["failed"], total["reused"], total["seconds"],
+                total.get("prompt_tokens", 0) + total.get("completion_tokens", 0),
                 sum(sizes.get(f.name, 0) for f in files), len(files), wanted, stored.get("first_error"),
-                spent(self.recipe["models"], step.kind, total),
+                spent(models, step.kind, total),
             )  # fmt: skip
         return list(out.values())
 
@@ -153,15 +129,115 @@ class RunReader:
         for role, folder in step.uses.items():
             if role.startswith("gate ") and folder in before:
                 kept -= before[folder].rows - before[folder].ok
-        variants = self.recipe["variants"]
-        if step.kind == "write" and step.family != "caption":
-            return kept * int(variants["write"]) * int(self.plan.get("candidates", 1))
-        return kept * int(variants["paint"]) if step.kind == "paint" else kept
+        return kept * box_of(step).per_parent(step, self.recipe, int(self.plan.get("candidates", 1)))
 
 
-def read_plan(root: Place) -> dict[str, Any] | None:
+class Parts:
+    """The newest file of every part of every stage, from one listing per stage.
+
+    All tables of a run hold their rows in the source's order, part by part, so a source row and everything
+    made from it is found by a merge of streams, whatever the size of a part."""
+
+    def __init__(self, run: RunReader) -> None:
+        self.root = run.root
+        self.steps = {s.folder: s for s in run.steps}
+        self.files = {folder: RunFolder(run.root).newest(folder) for folder in self.steps}
+
+    def indexes(self) -> list[int]:
+        """The numbers of the parts that have been read."""
+        return list(self.files["read"])
+
+    def batches(
+        self, folder: str, columns: Sequence[str], index: int | None = None, rows: int = 65536
+    ) -> Iterator[pa.RecordBatch]:
+        """Streams columns of a stage, or of one part of it."""
+        files = self.files[folder]
+        for found in files if index is None else files.keys() & {index}:
+            yield from read_batches(files[found], columns, rows)
+
+    def rows(
+        self,
+        folder: str,
+        index: int,
+        columns: Sequence[str] | None = None,
+        images: bool = False,
+        source_key: str | None = None,
+    ) -> Iterator[Row]:
+        """Streams one part's rows, or those of one source row: these columns, or all but (unless `images`)
+        the encoded images."""
+        path = self.files[folder].get(index)
+        if path is None:
+            return
+        if columns is None:
+            with open_part(path) as file:
+                columns = [n for n in file.schema_arrow.names if images or n != "image"]
+        for batch in read_batches(path, columns, IMAGE_ROWS if "image" in columns else 1024):
+            if source_key is not None:
+                batch = batch.filter(pc.equal(batch["source_key"], source_key))
+            yield from batch.to_pylist()
+
+    def family(self, index: int, source_key: str) -> Family:
+        """Returns everything made from one source row, without encoded images."""
+        return {f: list(self.rows(f, index, source_key=source_key)) for f in self.steps}
+
+    def families(
+        self, index: int, columns: Mapping[str, Sequence[str]] | None = None, images: bool = False
+    ) -> Iterator[tuple[Row, Family]]:
+        """Yields every source row of a part with everything made from it, in the source's order.
+
+        `columns`: the columns to read, by folder; else all of all folders."""
+        wanted: Mapping[str, Sequence[str] | None] = columns or dict.fromkeys(self.steps)
+        streams = {
+            f: _Stream(self.rows(f, index, names, images)) for f, names in wanted.items() if f != "read"
+        }
+        for row in self.rows("read", index, wanted.get("read")):
+            yield row, {"read": [row], **{f: s.take(row["source_key"]) for f, s in streams.items()}}
+
+
+class _Stream:
+    """Hands out the rows of one source row after the other."""
+
+    def __init__(self, rows: Iterator[Row]) -> None:
+        self._rows = rows
+        self._next = next(rows, None)
+
+    def take(self, source_key: str) -> list[Row]:
+        """Returns the rows of `source_key`; keys must come in the source's order."""
+        out = []
+        while self._next is not None and self._next["source_key"] == source_key:
+            out.append(self._next)
+            self._next = next(self._rows, None)
+        return out
+
+
+def read_batches(path: Location, columns: Sequence[str] | None, rows: int = 256) -> Iterator[pa.RecordBatch]:
+    """Streams one part's file."""
+    with open_part(path) as file:
+        names = list(columns) if columns is not None else None
+        yield from file.iter_batches(batch_size=rows, columns=names, use_threads=False)
+
+
+def _stored_recipe(data: Mapping[str, Any]) -> Recipe:
+    """The recipe of a plan.json. A judge that is left out there is none; keys that older versions knew are
+    left out."""
+    recipe = copy.deepcopy({"judge": None, **data})
+    while True:
+        try:
+            return Recipe.model_validate(recipe)
+        except ValidationError as error:
+            old = [e["loc"] for e in error.errors() if e["type"] == "extra_forbidden"]
+            if not old:
+                raise
+            for *blocks, key in old:
+                block: Any = recipe
+                for name in blocks:
+                    block = block[name]
+                del block[key]
+
+
+def read_plan(root: Location) -> dict[str, Any] | None:
     """The plan.json of a run's folder, or None; UserError for a damaged one."""
-    plan = read_json(root / "plan.json")
+    plan = read_json(RunFolder(root).plan_file)
     if (
         plan is not None
         and not {"recipe", "steps", "places", "limit", "candidates", "retries"} <= plan.keys()

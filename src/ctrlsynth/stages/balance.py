@@ -11,57 +11,44 @@ import base64
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..concepts import balance, dedupe
-from ..concepts.matches import Each, Matches
+from ..concepts.match import Matches, open_matcher
 from ..errors import UserError
-from ..recipe.schema import Balance
+from ..recipe.paths import Step
 from ..sample import child, digest_of, hash_int, key_of
-from .base import Item, Upstream, build
+from ..storage.parts import PartView
+from .base import Barrier, Each, Item, Stage, kept_rows
+from .materials import Materials
 from .tables import BALANCE, MATCH
 
 
-class Matcher(Protocol):
-    """Finds the entries of a bank in captions. `name` and `digest` say which bank, and by which rule."""
-
-    name: str
-    digest: str
-
-    @property
-    def entries(self) -> Sequence[str]: ...
-    def match(self, texts: Sequence[str]) -> Matches: ...
-
-
-class MatchStage:
-    """One row a caption; one that holds no entry is dropped as `no_match`."""
+class MatchStage(Stage):
+    """One row per caption; one that holds no entry is dropped as `no_match`."""
 
     schema = MATCH
-    version = 1
     reuses = True
-    batch = 2048
-    model_name = ""
 
-    def __init__(self, parent: str, column: str, matcher: Matcher, rejects: tuple[str, ...] = ()) -> None:
-        self._matcher, self._captions = matcher, Captions(parent, column, rejects)
-        self._prefix = digest_of("match", self.version, matcher.digest)
+    def __init__(self, step: Step, materials: Materials) -> None:
+        super().__init__(step, materials)
+        self._matcher = open_matcher(materials.recipe, materials.base)
+        self._column = materials.text_column(self._parent)
+        self._prefix = digest_of("match", self.version, self._matcher.digest)
 
     def settings(self) -> dict[str, Any]:
         return {"bank": f"{self._matcher.name} {self._matcher.digest}"}
 
-    def items(self, up: Upstream) -> Iterator[list[Item]]:
-        for rows in self._captions.rows(up, self.batch):
+    def items(self, up: PartView) -> Iterator[list[Item]]:
+        for rows in self.parents(up, [self._column]):
             yield [
-                Item(child(i, "match"), i, source_key, key_of(self._prefix, text), text)
+                Item(child(i, "match"), i, source_key, key_of(self._prefix, text or ""), text or "")
                 for i, source_key, text in rows
             ]
-
-    def load(self, items: list[Item], up: Upstream) -> None:
-        """Captions are all there is."""
 
     def call(self, items: list[Item]) -> list[Any]:
         return self._matcher.match([i.payload for i in items]).lists()
@@ -70,58 +57,46 @@ class MatchStage:
         entries = self._matcher.entries
         for item, found in zip(items, answers, strict=True):
             if not found and item.status == "ok":
-                item.status, item.reason = "dropped", "no_match"
+                item.drop("no_match")
         columns = {
             "matches": answers,
             "concepts": [[entries[e] for e in found] if found is not None else None for found in answers],
         }
-        return build(self.schema, items, columns, self.model_name, seconds)
-
-    def finish(self, table: pa.Table) -> pa.Table:
-        return table
-
-    def close(self) -> None:
-        """The matcher is plain memory."""
+        return self.to_table(items, columns, seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class Captions:
-    """The captions of a folder that take part: those that are `ok` and that no gate rejects."""
+    """The captions that take part: those of a folder that are `ok` and that no gate rejects."""
 
     folder: str
     column: str
-    rejects: tuple[str, ...] = ()
+    rejects: Sequence[str]
 
-    def rows(self, up: Upstream, batch: int = 2048) -> Iterator[list[tuple[str, str, str]]]:
-        """(id, source key, text), a batch at a time."""
-        rejected = set().union(*(up.rejected(folder) for folder in self.rejects))
-        for columns in up.columns(self.folder, ["id", "status", "source_key", self.column], batch):
-            yield [
-                (i, s, t or "")
-                for i, status, s, t in zip(*columns, strict=True)
-                if status == "ok" and i not in rejected
-            ]
+    def rows(self, up: PartView) -> Iterator[list[tuple[str, str, str]]]:
+        """Yields batches of (id, source key, text)."""
+        for rows in kept_rows(up, self.folder, [self.column], self.rejects):
+            yield [(row_id, source_key, text or "") for row_id, source_key, text in rows]
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class BarrierPart:
     """One part as the barrier sees it; picklable, so that any process can do its share. `gone`: rows that are
     duplicates."""
 
-    up: Upstream
+    up: PartView
     captions: Captions
     matches: str | None
     seed: int
-    near: bool
     gone: Mapping[str, str]
 
-    def scan(self) -> tuple[int, NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64] | None]:
-        """Part, digests, ranks (by id alone, and another chance than the one that is drawn later) and, if
-        asked for, bands."""
+    def scan(self) -> tuple[int, NDArray[np.uint64], NDArray[np.uint64]]:
+        """Returns the part's number, digests, and ranks: by id alone, and another chance than the one that is
+        drawn later."""
         rows = [row for batch in self.captions.rows(self.up) for row in batch]
         texts = [text for _, _, text in rows]
         ranks = np.array([hash_int(self.seed, i, "duplicate") for i, _, _ in rows], np.uint64)
-        return self.up.index, dedupe.digests(texts), ranks, dedupe.bands(texts) if self.near else None
+        return self.up.index, dedupe.digests(texts), ranks
 
     def matched(self) -> Matches:
         """The matches of the captions of the part that are no duplicates."""
@@ -135,7 +110,7 @@ class Look:
         return found.select(stay)
 
 
-def stored_matches(up: Upstream, folder: str) -> Matches:
+def stored_matches(up: PartView, folder: str) -> Matches:
     """One part's matches, in the order of its captions; those that hold no entry (null in the table) have
     none."""
     lengths, found = [np.zeros(1, np.int64)], [np.zeros(0, np.int32)]
@@ -146,66 +121,49 @@ def stored_matches(up: Upstream, folder: str) -> Matches:
     return Matches(np.cumsum(np.concatenate(lengths)), np.concatenate(found))
 
 
-class BalanceStage:
-    """One row a caption that takes part: `ok` with its text, or dropped as `no_match`, `duplicate`,
-    `near_duplicate` or `not_sampled`."""
+class BalanceStage(Barrier):
+    """One row per caption that takes part: `ok` with its text, or dropped as `no_match`, `duplicate` or
+    `not_sampled`."""
 
     schema = BALANCE
-    version = 1
-    reuses = False
-    batch = 2048
-    model_name = ""
-    barrier = True
 
-    def __init__(
-        self,
-        parent: str,
-        column: str,
-        matches: str | None,
-        rule: Balance,
-        seed: int,
-        rejects: tuple[str, ...] = (),
-    ) -> None:
-        self._captions, self._matches, self._rule, self._seed = (
-            Captions(parent, column, rejects),
-            matches,
-            rule,
-            seed,
-        )
-        self.settled: str | None = None
+    def __init__(self, step: Step, materials: Materials) -> None:
+        super().__init__(step, materials)
+        assert materials.recipe.balance is not None
+        self._rule, self._matches = materials.recipe.balance, step.uses.get("matches")
+        self._captions = Captions(self._parent, materials.text_column(self._parent), self._rejects)
         self._t, self._share = 0.0, 1.0
         self._counts: NDArray[np.int64] = np.empty(0, np.int64)
         self._gone: Mapping[str, Mapping[str, str]] = {}
 
     def settings(self) -> dict[str, Any]:
-        return self._rule.model_dump(mode="json", exclude_none=True, exclude={"bank"})
+        rule = self._rule.model_dump(mode="json", exclude_none=True, exclude={"bank"})
+        return rule | {"near_duplicates": False}  # an option of version 0.1, which is part of the digest
 
-    def gather(self, parts: Sequence[Upstream], each: Each) -> dict[str, Any]:
+    def policy(self) -> Any:
+        return self._seed
+
+    def gather(self, parts: Sequence[PartView], each: Each) -> dict[str, Any]:
         """Duplicates, counts and t over all parts, and how many captions are to be expected. Raises UserError
         for a size that the pool cannot fill. Memory: the counts, one bucket of digests, and the numbers of
         the duplicates."""
-        looks = [
-            Look(up, self._captions, self._matches, self._seed, self._rule.near_duplicates, {})
-            for up in parts
-        ]
+        views = [BarrierPart(up, self._captions, self._matches, self._seed, {}) for up in parts]
         sizes: list[int] = []
 
         def scanned() -> Iterator[Any]:
-            for found in each(Look.scan, looks):
+            for found in each(BarrierPart.scan, views):
                 sizes.append(len(found[1]))
                 yield found
 
-        gone = {
-            str(p): {why: pack(rows) for why, rows in r.items()} for p, r in dedupe.find(scanned()).items()
-        }
-        looks = [
-            Look(up, self._captions, self._matches, self._seed, False, gone.get(str(up.index), {}))
+        gone = {str(p): {"duplicate": pack(rows)} for p, rows in dedupe.find(scanned()).items()}
+        views = [
+            BarrierPart(up, self._captions, self._matches, self._seed, gone.get(str(up.index), {}))
             for up in parts
         ]
         lost = sum(len(unpack(rows)) for reasons in gone.values() for rows in reasons.values())
         state: dict[str, Any] = {"captions": sum(sizes), "duplicates": lost, "gone": gone}
         return state | (
-            self._at_random(sum(sizes) - lost) if self._matches is None else self._by_concepts(looks, each)
+            self._at_random(sum(sizes) - lost) if self._matches is None else self._by_concepts(views, each)
         )
 
     def _at_random(self, pool: int) -> dict[str, Any]:
@@ -213,16 +171,16 @@ class BalanceStage:
         self._enough("random", wanted, pool, "are no duplicates")
         return {"pool": pool, "share": wanted / pool, "expected": wanted}
 
-    def _by_concepts(self, looks: Sequence[Look], each: Each) -> dict[str, Any]:
+    def _by_concepts(self, views: Sequence[BarrierPart], each: Each) -> dict[str, Any]:
         pool = 0
         counts = np.zeros(0, np.int64)
-        for number, times in each(count_part, looks):
+        for number, times in each(count_part, views):
             pool += number
             counts, times = (counts, times) if len(counts) >= len(times) else (times.copy(), counts)
             counts[: len(times)] += times
 
         def sizes(grid: Sequence[float]) -> list[int]:
-            found = list(each(partial(size_part, counts=counts, grid=grid), looks))
+            found = list(each(partial(size_part, counts=counts, grid=grid), views))
             return [int(size) for size in np.sum(found, axis=0, dtype=object)]
 
         if self._rule.size is not None:
@@ -252,13 +210,13 @@ class BalanceStage:
         self._counts = unpack(state["counts"], np.int64) if "counts" in state else self._counts
         self._gone = state["gone"]
 
-    def items(self, up: Upstream) -> Iterator[list[Item]]:
+    def items(self, up: PartView) -> Iterator[list[Item]]:
         fates: dict[int, str] = {}
         for why, rows in self._gone.get(str(up.index), {}).items():
             fates.update(dict.fromkeys(unpack(rows).tolist(), why))
         chances = self._chances(up)
         row = 0
-        for batch in self._captions.rows(up, self.batch):
+        for batch in self._captions.rows(up):
             out = []
             for u, (row_id, source_key, text) in zip(
                 balance.draws(self._seed, [b[0] for b in batch]), batch, strict=True
@@ -274,12 +232,12 @@ class BalanceStage:
                 )
                 reason = reason or (None if u < chance else "not_sampled")
                 if reason is not None:
-                    item.status, item.reason = "dropped", reason
+                    item.drop(reason)
                 out.append(item)
                 row += 1
             yield out
 
-    def _chances(self, up: Upstream) -> Any:
+    def _chances(self, up: PartView) -> Any:
         """The chance of every caption of the part, 0 where it holds no entry; None where captions are drawn
         at random."""
         if self._matches is None:
@@ -291,36 +249,24 @@ class BalanceStage:
             else np.zeros(len(found))
         )
 
-    def load(self, items: list[Item], up: Upstream) -> None:
-        """Nothing to load."""
-
-    def call(self, items: list[Item]) -> list[Any]:
-        return [i.payload for i in items]
-
     def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
         columns = {
             "text": [i.payload[0] if i.status == "ok" else None for i in items],
             "chance": [i.payload[1] for i in items],
         }
-        return build(self.schema, items, columns, self.model_name, seconds)
-
-    def finish(self, table: pa.Table) -> pa.Table:
-        return table
-
-    def close(self) -> None:
-        """Holds no model."""
+        return self.to_table(items, columns, seconds)
 
 
-def count_part(look: Look) -> tuple[int, Any]:
+def count_part(part: BarrierPart) -> tuple[int, Any]:
     """One part: captions that hold an entry, and how many hold each."""
-    found = look.matched()
+    found = part.matched()
     entries = int(found.entries.max()) + 1 if len(found.entries) else 0
     return int((found.lengths() > 0).sum()), balance.counts([found], entries)
 
 
-def size_part(look: Look, counts: Any, grid: Sequence[float]) -> list[int]:
+def size_part(part: BarrierPart, counts: Any, grid: Sequence[float]) -> list[int]:
     """One part's share of the expected size for each t of a grid."""
-    return balance.expected_sizes(look.matched(), counts, grid)
+    return balance.expected_sizes(part.matched(), counts, grid)
 
 
 def _at_least(counts: Any, found: Matches) -> Any:

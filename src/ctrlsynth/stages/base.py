@@ -1,34 +1,35 @@
-"""The figure, one file a box: `read` (1a, 1b), `tag` (2a), `write` (3a + 2b), `paint` (3b + 2c), `judge` (the
-closed loop).
+"""What all boxes of the figure share: a row on its way (`Item`) and the stage that moves it (`Stage`).
 
 A stage turns the rows of its parent's table into the rows of its own, part by part, in four moves that an
 engine may run side by side:
 
-    items(up)             parent rows -> items with id and key, in order; cheap, calls no model and opens no
-                          image
-    load(items, up)       whatever only rows that are really made need (decoded pixels)
-    call(items)           the model, once a batch, in the order of the items
+    items(up)             parent rows -> items with id and key, in order; cheap: calls no model, opens no image
+    load(items, up)       loads what only rows that are really made need (decoded pixels)
+    call(items)           calls the model once per batch, in the order of the items
     rows(items, answers)  items + answers -> the stage's table
-
-The stage gets its model as an argument; it knows no engine and no path.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import pyarrow as pa
 
 from ..errors import ModelError
+from ..recipe.paths import Step
+from ..storage.parts import PartView
+from .materials import Materials, Need
+
+Each = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+"""`map`, here or on many machines: the functions are picklable, the results in the order of the jobs."""
 
 
 @dataclass(slots=True)
 class Item:
-    """One row on its way. `status` and `reason` are set as soon as its fate is known without a model; `error`
-    is the message of a fault. `starts`: a new group of candidates may begin here; a group is never torn
-    apart."""
+    """One row on its way. `status` and `reason` are set as soon as they are known without a model; `error` is
+    the message of a fault. `starts`: a new group of candidates may begin here; a group is never split."""
 
     id: str
     parent: str | None
@@ -40,88 +41,171 @@ class Item:
     starts: bool = True
     error: str | None = None
 
+    def fail(self, reason: str | None, error: str | None = None) -> None:
+        """Marks the row as failed: a fault, which `--retry` tries again."""
+        self.status, self.reason, self.error = "failed", reason, error
 
-class Upstream(Protocol):
-    """What a stage may read while it makes one part: the same part of the stages before it
-    (`store.PartView`)."""
-
-    @property
-    def index(self) -> int: ...
-
-    def columns(self, folder: str, names: Sequence[str], rows: int = 2048) -> Iterator[list[list[Any]]]: ...
-    def table(self, folder: str, names: Sequence[str]) -> dict[str, tuple[Any, ...]]: ...
-    def rejected(self, folder: str) -> set[str]: ...
-    def arrow(self, folder: str, names: Sequence[str], rows: int = 2048) -> Iterator[pa.RecordBatch]: ...
+    def drop(self, reason: str | None) -> None:
+        """Marks the row as dropped: a decision, which stays."""
+        self.status, self.reason = "dropped", reason
 
 
-class Stage(Protocol):
-    """See the module's docstring. `batch` is how many items one call gets; `version` changes when the same
-    input gives another row; `reuses` says whether rows of an earlier version of the part are worth looking
-    up."""
+class Stage:
+    """One box of the figure at one step of a run; see the module's docstring.
+
+    schema      the columns of its table
+    version     changes when the same input gives another row
+    batch       items per call
+    reuses      whether rows of an earlier version of a part are worth looking up
+    model_name  the id of its model, empty without one
+    """
 
     schema: pa.Schema
-    version: int
-    batch: int
-    model_name: str
-    reuses: bool
+    version: int = 1
+    batch: int = 2048
+    reuses: bool = False
+    model_name: str = ""
 
-    def settings(self) -> dict[str, Any]: ...
-    def items(self, up: Upstream) -> Iterator[list[Item]]: ...
-    def load(self, items: list[Item], up: Upstream) -> None: ...
-    def call(self, items: list[Item]) -> list[Any]: ...
-    def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table: ...
-    def finish(self, table: pa.Table) -> pa.Table: ...
-    def close(self) -> None: ...
+    def __init__(self, step: Step, materials: Materials, model: Any = None) -> None:
+        """Takes the loaded models that `needs` names, in its order."""
+        self._parent, self._label, self._seed = str(step.parent), step.label, materials.recipe.seed
+        self._rejects = [folder for role, folder in sorted(step.uses.items()) if role.startswith("gate ")]
+        self._model = model
+        if model is not None:
+            self.model_name = model.id
+
+    @classmethod
+    def needs(cls, step: Step, materials: Materials) -> list[Need]:
+        """Returns the models of a step: as the recipe names them, their role, the recipe's key."""
+        return []
+
+    def settings(self) -> dict[str, Any]:
+        """Returns what the step's digest and plan.json hold of the stage."""
+        return {}
+
+    def policy(self) -> Any:
+        """Returns the recipe settings that affect the rows, other than `settings`; part of the digest."""
+        return None
+
+    def example(self) -> str | None:
+        """Returns what the model would read for a made-up row, if the model can say."""
+        return None
+
+    def items(self, up: PartView) -> Iterator[list[Item]]:
+        """Yields the items of one part, in order."""
+        raise NotImplementedError
+
+    def load(self, items: list[Item], up: PartView) -> None:
+        """Loads what `call` needs for these items."""
+
+    def call(self, items: list[Item]) -> list[Any]:
+        """Returns one answer per item."""
+        return [item.payload for item in items]
+
+    def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
+        """Returns the table's rows; `seconds` is the time that the call took."""
+        raise NotImplementedError
+
+    def finish(self, table: pa.Table) -> pa.Table:
+        """Decides what needs several rows at once, fresh and reused ones (choosing among candidates)."""
+        return table
+
+    def close(self) -> None:
+        """Lets the model free what it holds (processes, sessions); it may be called again later."""
+        if self._model is not None:
+            self._model.close()
+
+    def parents(self, up: PartView, names: Sequence[str], rows: int = 2048) -> Iterator[list[Any]]:
+        """Yields batches of (id, source key, *names) of the parent rows that are `ok` and pass all gates."""
+        return kept_rows(up, self._parent, names, self._rejects, rows)
+
+    def to_table(
+        self, items: Sequence[Item], columns: Mapping[str, Sequence[Any]], seconds: float
+    ) -> pa.Table:
+        """Builds a table: the common columns from the items, the others as given, null where not given.
+
+        `seconds` is shared among the rows that were not dropped."""
+        number = len(items)
+        share = seconds / (sum(1 for i in items if i.status != "dropped") or 1)
+        common: dict[str, Sequence[Any]] = {
+            "id": [i.id for i in items],
+            "parent": [i.parent for i in items],
+            "source_key": [i.source_key for i in items],
+            "key": [i.key for i in items],
+            "status": [i.status for i in items],
+            "reason": [i.reason for i in items],
+            "error": [i.error for i in items],
+            "seconds": [share if i.status != "dropped" else 0.0 for i in items],
+            "model": [self.model_name] * number,
+        }
+        arrays = []
+        for column in self.schema:
+            values = common.get(column.name, columns.get(column.name))
+            arrays.append(pa.nulls(number, column.type) if values is None else pa.array(values, column.type))
+        return pa.Table.from_arrays(arrays, schema=self.schema)
 
 
-@runtime_checkable
-class Barrier(Protocol):
-    """A stage whose decision needs the whole set (balancing). Before its first part is made, and once all
-    parts of its parents are there, `gather` looks at all of them; `settle` gives every process that makes
-    parts what it found, as plain JSON data.
+class Barrier(Stage):
+    """A stage whose decision needs the whole set (balancing).
 
-    `each(function, jobs)` is `map`, here or on many machines: the functions are picklable, their order is the
-    jobs'."""
+    Once all parts of its parents exist, and before its first part is made, `gather` looks at all of them;
+    `settle` gives the result, plain JSON data, to every process that makes parts. `settled` names the parts
+    that the result belongs to."""
 
-    barrier: bool
-    settled: str | None
+    settled: str | None = None
 
-    def gather(
-        self, parts: Sequence[Upstream], each: Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
-    ) -> dict[str, Any]: ...
-    def settle(self, state: Mapping[str, Any]) -> None: ...
+    def gather(self, parts: Sequence[PartView], each: Each) -> dict[str, Any]:
+        """Returns what the decision needs to know about all parts."""
+        raise NotImplementedError
+
+    def settle(self, state: Mapping[str, Any]) -> None:
+        """Takes what `gather` returned."""
+        raise NotImplementedError
 
 
-def ask(name: str, number: int, answers: Sequence[Any]) -> None:
-    """Every model call asserts as many outputs as inputs; identity is never content."""
+def kept_rows(
+    up: PartView, folder: str, names: Sequence[str], rejects: Sequence[str], rows: int = 2048
+) -> Iterator[list[Any]]:
+    """Yields batches of (id, source key, *names) of the rows of a folder that are `ok` and that no judge in
+    `rejects` rejects."""
+    rejected = set().union(*(up.rejected(judge) for judge in rejects))
+    for columns in up.columns(folder, ["id", "status", "source_key", *names], rows):
+        yield [
+            (row_id, *rest)
+            for row_id, status, *rest in zip(*columns, strict=True)
+            if status == "ok" and row_id not in rejected
+        ]
+
+
+class PaintedImages:
+    """Reads painted images by id in the table's order: one walk over a part, 32 images in memory."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._up: PartView | None = None
+        self._rows: Iterator[tuple[str, Any]] = iter(())
+
+    def read(self, up: PartView, row_id: str) -> bytes:
+        """Returns an image's encoded bytes."""
+        if up is not self._up:
+            self._start(up)
+        for _ in range(2):
+            for found, image in self._rows:
+                if found == row_id:
+                    return bytes(image["bytes"])
+            self._start(up)  # a row before the last one read: from the top again
+        raise KeyError(row_id)
+
+    def _start(self, up: PartView) -> None:
+        batches = up.columns(self._folder, ["id", "image"], 32)
+        self._up = up
+        self._rows = (row for ids, images in batches for row in zip(ids, images, strict=True))
+
+
+def check_count(name: str, number: int, answers: Sequence[Any]) -> None:
+    """Raises ModelError unless a model returned as many outputs as it got inputs."""
     if len(answers) != number:
         reason = (
             "no_output" if not answers else "too_few_outputs" if len(answers) < number else "too_many_outputs"
         )
         raise ModelError(reason, f"{name} was given {number} inputs and returned {len(answers)} outputs")
-
-
-def build(
-    schema: pa.Schema, items: Sequence[Item], columns: Mapping[str, Sequence[Any]], model: str, seconds: float
-) -> pa.Table:
-    """The common columns from the items, the others as given; a column that is not given is null. Rows that
-    failed or were dropped carry no time."""
-    number = len(items)
-    worked = sum(1 for i in items if i.status != "dropped") or 1
-    share = seconds / worked
-    common: dict[str, Sequence[Any]] = {
-        "id": [i.id for i in items],
-        "parent": [i.parent for i in items],
-        "source_key": [i.source_key for i in items],
-        "key": [i.key for i in items],
-        "status": [i.status for i in items],
-        "reason": [i.reason for i in items],
-        "error": [i.error for i in items],
-        "seconds": [share if i.status != "dropped" else 0.0 for i in items],
-        "model": [model] * number,
-    }
-    arrays = []
-    for column in schema:
-        values = common.get(column.name, columns.get(column.name))
-        arrays.append(pa.nulls(number, column.type) if values is None else pa.array(values, column.type))
-    return pa.Table.from_arrays(arrays, schema=schema)

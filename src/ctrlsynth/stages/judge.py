@@ -14,15 +14,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..control.text import REMOVING, TextController
+from ..control.text import REMOVING
 from ..data.images import ImageFault, decode
 from ..lang.matching import rules as matching
-from ..models.base import ImageAndText, SafetyJudge, VisionTagger
-from ..recipe.schema import Judge
+from ..models.base import ImageAndText, SafetyJudge
+from ..recipe.paths import Step
 from ..sample import KINDS, Tags, ancestor, child, digest_of, key_of, parent
+from ..storage.parts import PartView
 from .answers import BAD, unit
-from .base import Item, Upstream, ask, build
+from .base import Item, PaintedImages, Stage, check_count
+from .materials import Materials, Need
 from .tables import JUDGE_IMAGE, JUDGE_TEXT
+
+SLACK = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,13 @@ class Score:
         }
 
 
+def passes(recall: Any, threshold: Any) -> Any:
+    """Returns whether a recall reaches a threshold, for numbers and for arrays.
+
+    Recall is stored with 32 bits: one of five must still reach a threshold of 0.2."""
+    return recall >= threshold - SLACK
+
+
 def verdict(
     score: Score | None,
     threshold: float,
@@ -56,8 +67,7 @@ def verdict(
         return "unsafe"
     if score is None or score.recall is None:
         return "no_reference"
-    # recall is stored with 32 bits: a threshold of 0.2 must still accept one of five
-    if score.recall < threshold - 1e-6:
+    if not passes(score.recall, threshold):
         return "low_recall"
     return "violation" if forbid_violations and score.violations else "kept"
 
@@ -108,30 +118,28 @@ def removed_phrases(records: Sequence[dict[str, Any]], left: Tags) -> tuple[str,
     return tuple(dict.fromkeys(p for p in gone if p not in kept))
 
 
-class _JudgeStage:
-    """What both judges share: nothing to load, verdicts into status and reason. `miner` reads the phrases of
-    a text that no tags came with; where it is used (`mines`), its digest is in the settings, so that another
-    miner judges again."""
+class _JudgeStage(Stage):
+    """What both judges share. `mines`: whether the miner reads a reference's phrases; its digest is then in
+    the settings, so that another miner judges again."""
 
-    version = 1
-    reuses = False
     batch = 1024
-    schema: pa.Schema
 
-    def __init__(
-        self, judge: Judge, kind: str, miner: VisionTagger, mines: bool, model_name: str = ""
-    ) -> None:
-        self._judge, self._miner, self.model_name = judge, miner, model_name
+    def __init__(self, step: Step, materials: Materials, mines: bool, safety: SafetyJudge | None) -> None:
+        super().__init__(step, materials, safety)
+        assert materials.recipe.judge is not None
+        self._judge, self._miner = materials.recipe.judge, materials.miner
         decisive = {"threshold", "matcher", "weights", "forbid_violations", "image_against", "safety"}
         self._settings = {
-            "kind": kind,
-            **judge.model_dump(mode="json", include=decisive),
-            "model": model_name,
+            "kind": "text" if step.kind == "judge-text" else "image",
+            **self._judge.model_dump(mode="json", include=decisive),
+            "model": self.model_name,
         }
         if mines:
-            self._settings["miner"] = miner.digest
+            self._settings["miner"] = self._miner.digest
+        if safety is not None:
+            self._settings["safety_digest"] = safety.digest
         self._prefix = digest_of("judge", self.version, self._settings)
-        self._weights: dict[Any, float] = dict(judge.weights)
+        self._weights: dict[Any, float] = dict(self._judge.weights)
 
     def settings(self) -> dict[str, Any]:
         return self._settings
@@ -139,14 +147,8 @@ class _JudgeStage:
     def _mine(self, text: str) -> Tags:
         return self._miner.tag([ImageAndText(None, text)])[0]
 
-    def load(self, items: list[Item], up: Upstream) -> None:
-        """Scores need no pixels; the safety judge's images are loaded by the image judge."""
-
     def close(self) -> None:
-        """Scores hold no model but the safety judge's session, which is small."""
-
-    def finish(self, table: pa.Table) -> pa.Table:
-        return table
+        """Keeps the safety judge: it is small."""
 
     def _decide(self, item: Item, score: Score | None, unsafe: float | None = None) -> str | None:
         if item.status == "failed":
@@ -154,7 +156,7 @@ class _JudgeStage:
         limit = self._judge.safety.threshold if self._judge.safety is not None else 1.0
         decision = verdict(score, self._judge.threshold, self._judge.forbid_violations, unsafe, limit)
         if decision != "kept":
-            item.status, item.reason = "dropped", decision
+            item.drop(decision)
         return decision
 
 
@@ -164,38 +166,23 @@ class JudgeTextStage(_JudgeStage):
 
     schema = JUDGE_TEXT
 
-    def __init__(
-        self,
-        parent: str,
-        judge: Judge,
-        miner: VisionTagger,
-        captions: str | None = None,
-        captions_column: str = "caption",
-    ) -> None:
-        super().__init__(judge, "text", miner, mines=captions is not None)
-        self._parent, self._captions, self._column = parent, captions, captions_column
+    def __init__(self, step: Step, materials: Materials) -> None:
+        self._captions = step.uses.get("text")
+        super().__init__(step, materials, mines=self._captions is not None, safety=None)
+        self._column = materials.text_column(self._captions) if self._captions else ""
 
-    def items(self, up: Upstream) -> Iterator[list[Item]]:
+    def items(self, up: PartView) -> Iterator[list[Item]]:
         starts = up.table(self._captions, [self._column]) if self._captions else None
-        names = ["id", "status", "source_key", "key", "text", "tags", "edits"]
-        prefix = self._prefix
-        for columns in up.columns(self._parent, names, self.batch):
+        for rows in self.parents(up, ["key", "text", "tags", "edits"], self.batch):
             out = []
-            for row_id, status, source_key, key, text, tags, edits in zip(*columns, strict=True):
-                if status != "ok":
-                    continue
-                start = ancestor(row_id, starts) if starts is not None else None
-                reference = (
-                    Tags.of(tags or {})
-                    if starts is None
-                    else self._mine(start[0] or "")
-                    if start is not None
-                    else Tags()
-                )
+            for row_id, source_key, key, text, tags, edits in rows:
+                reference = Tags.of(tags or {})
+                if starts is not None:
+                    start = ancestor(row_id, starts)
+                    reference = self._mine(start[0] or "") if start is not None else Tags()
                 payload = (text, reference, removed_phrases(edits, reference))
-                out.append(
-                    Item(child(row_id, "judge"), row_id, source_key, key_of(prefix, key, text), payload)
-                )
+                key = key_of(self._prefix, key, text)
+                out.append(Item(child(row_id, "judge"), row_id, source_key, key, payload))
             yield out
 
     def call(self, items: list[Item]) -> list[Any]:
@@ -209,7 +196,7 @@ class JudgeTextStage(_JudgeStage):
             "edited": [a.plain() if a is not None else None for a in answers],
             "verdict": [self._decide(i, a) for i, a in zip(items, answers, strict=True)],
         }
-        return build(self.schema, items, columns, self.model_name, seconds)
+        return self.to_table(items, columns, seconds)
 
 
 @dataclass(slots=True)
@@ -228,54 +215,38 @@ class JudgeImageStage(_JudgeStage):
 
     schema = JUDGE_IMAGE
 
-    def __init__(
-        self,
-        parent: str,
-        judge: Judge,
-        miner: VisionTagger,
-        controller: TextController,
-        paint: str,
-        text: str,
-        text_is_caption: bool,
-        original: str | None,
-        safety: SafetyJudge | None = None,
-    ) -> None:
-        super().__init__(judge, "image", miner, True, safety.id if safety is not None else "")
-        self._parent, self._controller = parent, controller
-        self._paint, self._text, self._is_caption, self._original, self._safety = (
-            paint,
-            text,
-            text_is_caption,
-            original,
-            safety,
-        )
+    @classmethod
+    def needs(cls, step: Step, materials: Materials) -> list[Need]:
+        judge = materials.recipe.judge
+        safety = judge.safety if judge is not None else None
+        return [(safety.model, "safety", "judge.safety")] if safety is not None else []
+
+    def __init__(self, step: Step, materials: Materials, safety: SafetyJudge | None = None) -> None:
+        super().__init__(step, materials, mines=True, safety=safety)
+        self._controller, self._safety = materials.text, safety
+        self._text, self._original = step.uses["text"], step.uses.get("original")
+        self._is_caption = materials.text_column(self._text) == "caption"
+        self._painted = PaintedImages(step.uses["paint"])
         if safety is not None:
-            self._settings["safety_digest"] = safety.digest
-            self._prefix = digest_of("judge", self.version, self._settings)
             self.batch = 32
 
-    def items(self, up: Upstream) -> Iterator[list[Item]]:
+    def policy(self) -> Any:
+        return [self._seed, self._controller.content(None)]
+
+    def items(self, up: PartView) -> Iterator[list[Item]]:
         texts = up.table(self._text, ["caption"] if self._is_caption else ["text", "tags", "edits"])
         originals = self._originals(up)
-        names = ["id", "status", "source_key", "parent", *KINDS]
-        for columns in up.columns(self._parent, names, self.batch):
+        for rows in self.parents(up, ["parent", *KINDS], self.batch):
             out = []
-            for row_id, status, source_key, painted, *tags in zip(*columns, strict=True):
-                if status != "ok":
-                    continue
+            for row_id, source_key, painted, *tags in rows:
                 found = Tags.of(dict(zip(KINDS, tags, strict=True)))
                 case = self._case(found, ancestor(painted, texts), originals.get(source_key))
-                key = key_of(
-                    self._prefix,
-                    repr(found),
-                    repr(case.references),
-                    repr(case.removed),
-                    painted if self._safety else "",
-                )
+                seen = painted if self._safety else ""
+                key = key_of(self._prefix, repr(found), repr(case.references), repr(case.removed), seen)
                 out.append(Item(child(row_id, "judge"), row_id, source_key, key, case))
             yield out
 
-    def _originals(self, up: Upstream) -> dict[str, tuple[str, Tags]]:
+    def _originals(self, up: PartView) -> dict[str, tuple[str, Tags]]:
         """source key -> (id, tags) of the original image."""
         if self._original is None:
             return {}
@@ -309,21 +280,15 @@ class JudgeImageStage(_JudgeStage):
                 removed = removed_phrases(plain, edited)
         return ImageCase(found, references, removed)
 
-    def load(self, items: list[Item], up: Upstream) -> None:
+    def load(self, items: list[Item], up: PartView) -> None:
         """Decodes images only where a safety judge looks at them."""
         if self._safety is None:
             return
-        wanted = {parent(str(i.parent)): i for i in items}
-        for ids, images in up.columns(self._paint, ["id", "image"], 32):
-            for row_id, image in zip(ids, images, strict=True):
-                item = wanted.pop(row_id, None)
-                if item is not None:
-                    try:
-                        item.payload.image = decode(image["bytes"])
-                    except ImageFault as fault:
-                        item.status, item.reason = "failed", fault.reason
-            if not wanted:
-                return
+        for item in items:
+            try:
+                item.payload.image = decode(self._painted.read(up, parent(str(item.parent))))
+            except ImageFault as fault:
+                item.fail(fault.reason)
 
     def call(self, items: list[Item]) -> list[Any]:
         unsafe = self._unsafe(items)
@@ -346,12 +311,12 @@ class JudgeImageStage(_JudgeStage):
         if self._safety is None or not live:
             return {}
         answers = self._safety.score([i.payload.image for i in live])
-        ask(self._safety.id, len(live), answers)
+        check_count(self._safety.id, len(live), answers)
         out: dict[str, float] = {}
         for item, answer in zip(live, answers, strict=True):
             number = unit(answer)
             if number is None or not 0 <= number <= 1:
-                item.status, item.reason = "failed", BAD
+                item.fail(BAD)
             else:
                 out[item.id] = number
         return out
@@ -367,4 +332,4 @@ class JudgeImageStage(_JudgeStage):
         columns["verdict"] = [
             self._decide(i, scores[against], danger) for i, (scores, danger) in zip(items, told, strict=True)
         ]
-        return build(self.schema, items, columns, self.model_name, seconds)
+        return self.to_table(items, columns, seconds)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 from PIL import Image
 
-from ..control.image import ImageController
 from ..data.images import encode
 from ..lang import clip_tokens
 from ..lang.phrases import holds
 from ..models.base import Painting, Prompt, TextToImageModel
-from ..recipe.schema import ImageFile
+from ..recipe.paths import Step
 from ..sample import child, digest_of, key_of, variant
+from ..storage.parts import PartView
 from .answers import BAD, painting_of
-from .base import Item, Upstream, ask, build
+from .base import Item, Stage, check_count
+from .materials import Materials, Need
 from .tables import PAINT
 
 UNSAFE = "unsafe"
@@ -25,99 +26,83 @@ UNSAFE = "unsafe"
 checkers black them out."""
 
 
-class PaintStage:
-    """Paints the texts of `parent` (a write folder, or `read`: the original captions), `variants` times
-    each."""
+class PaintStage(Stage):
+    """Paints each text of its parent (a write folder, or `read`: the original captions) `variants.paint`
+    times."""
 
     schema = PAINT
-    version = 1
     reuses = True
 
-    def __init__(
-        self,
-        parent: str,
-        parent_kind: str,
-        controller: ImageController,
-        model: TextToImageModel,
-        file: ImageFile,
-        variants: int,
-        rejects: tuple[str, ...] = (),
-        painted: Sequence[int] | None = None,
-    ) -> None:
-        self._parent, self._text = parent, "caption" if parent_kind == "read" else "text"
-        self._controller, self._model, self._file, self._variants, self._rejects = (
-            controller,
-            model,
-            file,
-            variants,
-            rejects,
-        )
-        self._painted = sorted(set(painted)) if painted is not None and parent_kind != "read" else None
-        self._prefix = digest_of("paint", self.version, model.id, model.digest, file.model_dump())
+    @classmethod
+    def needs(cls, step: Step, materials: Materials) -> list[Need]:
+        return [(materials.recipe.models.text_to_image, "text_to_image", "models.text_to_image")]
+
+    def __init__(self, step: Step, materials: Materials, model: TextToImageModel) -> None:
+        super().__init__(step, materials, model)
+        policy, variants = materials.recipe.image_policy, materials.recipe.variants
+        weighted = any(factor != 1 for factor in policy.weights.values())
+        model.accepts(weights=weighted, negative=bool(policy.negative))
+        self._painter, self._controller, self._file = model, materials.image, policy.image
+        self._variants, self._painted = variants.paint, None
+        self._text = materials.text_column(self._parent)
+        if variants.painted is not None and self._text == "text":
+            self._painted = sorted(set(variants.painted))
+        self._prefix = digest_of("paint", self.version, model.id, model.digest, self._file.model_dump())
         self.batch = model.batch
-        self.model_name = model.id
 
     def settings(self) -> dict[str, Any]:
         only = {"painted": self._painted} if self._painted is not None else {}
         return {
-            "model": self._model.id,
-            "digest": self._model.digest,
+            "model": self._painter.id,
+            "digest": self._painter.digest,
             "file": self._file.model_dump(),
             "variants": self._variants,
             **only,
         }
 
-    def items(self, up: Upstream) -> Iterator[list[Item]]:
-        rejected = set().union(*(up.rejected(folder) for folder in self._rejects))
-        for columns in up.columns(self._parent, ["id", "status", "source_key", self._text], 256):
-            out: list[Item] = []
-            for row_id, status, source_key, text in zip(*columns, strict=True):
-                if status == "ok" and row_id not in rejected:
-                    out.extend(
-                        self._item(child(row_id, "paint", n), row_id, source_key, text)
-                        for n in range(self._variants)
-                    )
-            yield out
+    def policy(self) -> Any:
+        return [self._seed, self._controller.content()]
 
-    def _item(self, row_id: str, parent: str, source_key: str, text: str | None) -> Item:
-        if not text or not text.strip():
-            return Item(
-                row_id, parent, source_key, key_of(self._prefix, ""), Prompt(""), "dropped", "no_caption"
-            )
-        if self._painted is not None and variant(parent) not in self._painted:
-            return Item(
-                row_id,
-                parent,
-                source_key,
-                key_of(self._prefix, "", "not_painted"),
-                Prompt(""),
-                "dropped",
-                "not_painted",
-            )
-        prompt = self._controller.prompt(row_id, text, None)
+    def items(self, up: PartView) -> Iterator[list[Item]]:
+        for rows in self.parents(up, [self._text], 256):
+            yield [
+                self._item(parent, source_key, text, n)
+                for parent, source_key, text in rows
+                for n in range(self._variants)
+            ]
+
+    def _item(self, parent: str, source_key: str, text: str | None, number: int) -> Item:
+        row_id = child(parent, "paint", number)
+        empty = not text or not text.strip()
+        if empty or (self._painted is not None and variant(parent) not in self._painted):
+            parts = ("",) if empty else ("", "not_painted")
+            item = Item(row_id, parent, source_key, key_of(self._prefix, *parts), Prompt(""))
+            item.drop("no_caption" if empty else "not_painted")
+            return item
+        prompt = self._controller.prompt(row_id, str(text), None)
         weights = "\n".join(f"{k}={v}" for k, v in sorted(prompt.weights.items()))
         key = key_of(self._prefix, prompt.text, prompt.negative, weights, str(prompt.seed), str(prompt.size))
         return Item(row_id, parent, source_key, key, prompt)
 
-    def load(self, items: list[Item], up: Upstream) -> None:
+    def load(self, items: list[Item], up: PartView) -> None:
         """Announces the prompts to the model, batches ahead of `call`."""
-        self._model.begin([i.payload for i in items if i.status == "ok"])
+        self._painter.begin([i.payload for i in items if i.status == "ok"])
 
     def call(self, items: list[Item]) -> list[Any]:
         live = [i for i in items if i.status == "ok"]
-        answers = self._model.generate([i.payload for i in live]) if live else []
-        ask(self._model.id, len(live), answers)
+        answers = self._painter.generate([i.payload for i in live]) if live else []
+        check_count(self._painter.id, len(live), answers)
         following = iter(answers)
         out: list[Painting | None] = []
         for item in items:
             painting = painting_of(next(following)) if item.status == "ok" else None
             if painting is None and item.status == "ok":
-                item.status, item.reason = "failed", BAD
+                item.fail(BAD)
             elif painting is not None and painting.flagged and not painting.error:
-                item.status, item.reason = "dropped", UNSAFE
+                item.drop(UNSAFE)
                 painting = replace(painting, image=None)
             elif painting is not None and (painting.error or painting.image is None):
-                item.status, item.reason = "failed", painting.error or "no_output"
+                item.fail(painting.error or "no_output")
                 painting = replace(painting, image=None)
             out.append(painting)
         return out
@@ -146,7 +131,7 @@ class PaintStage:
             "chunks": [a.chunks if a is not None else None for a in answers],
             "flagged": [a.flagged if a is not None else None for a in answers],
         }
-        return build(self.schema, items, columns, self.model_name, seconds)
+        return self.to_table(items, columns, seconds)
 
     def _stored(self, item: Item, image: Image.Image) -> tuple[bytes, int, int] | None:
         try:
@@ -154,21 +139,10 @@ class PaintStage:
                 image = image.copy()
                 image.thumbnail((self._file.size, self._file.size), Image.Resampling.LANCZOS)
             return encode(image, self._file.format, self._file.quality), image.width, image.height
-        except (
-            OSError,
-            OverflowError,
-            TypeError,
-            ValueError,
-            SystemError,
-        ):  # pixels that no file takes: a lazy image that is cut, 70,000 wide
-            item.status, item.reason = "failed", "cannot_encode"
+        # pixels that no file can hold: a lazy image that is cut, one 70,000 pixels wide
+        except (OSError, OverflowError, TypeError, ValueError, SystemError):
+            item.fail("cannot_encode")
             return None
-
-    def close(self) -> None:
-        self._model.close()
-
-    def finish(self, table: pa.Table) -> pa.Table:
-        return table
 
 
 def _unused(prompt: Prompt, painting: Painting | None) -> list[str] | None:

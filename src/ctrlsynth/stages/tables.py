@@ -117,7 +117,7 @@ MATCH = pa.schema([*_common, ("matches", pa.list_(pa.int32())), ("concepts", _wo
 """Which entries of the bank a caption holds: `matches` their places in the bank, `concepts` themselves."""
 BALANCE = pa.schema([*_common, ("text", pa.string()), ("chance", pa.float32())])
 """`text` of the captions that go on; `chance` of going on, null where nothing was drawn (`no_match`,
-`duplicate`, `near_duplicate`)."""
+`duplicate`)."""
 JUDGE_TEXT = pa.schema([*_common, ("edited", VERDICT), ("verdict", pa.string())])
 JUDGE_IMAGE = pa.schema(
     [
@@ -130,14 +130,3 @@ JUDGE_IMAGE = pa.schema(
     ]
 )
 """`verdict` is `kept` or the reason of the rejection: `low_recall`, `no_reference`, `violation`, `unsafe`."""
-
-SCHEMAS = {
-    "read": READ,
-    "tag": TAG,
-    "write": WRITE,
-    "match": MATCH,
-    "balance": BALANCE,
-    "paint": PAINT,
-    "judge-text": JUDGE_TEXT,
-    "judge-image": JUDGE_IMAGE,
-}

@@ -4,20 +4,24 @@ text."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby, product
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
-from ..control.text import Family, Instruction, TextController
+from ..control.text import Instruction
 from ..lang import clip_tokens
 from ..lang.replies import REASONS as CLEANED
 from ..models.base import LanguageModel, Reply
+from ..recipe.paths import Step
 from ..sample import KINDS, Tags, ancestor, child, digest_of, key_of
+from ..storage.parts import PartView
 from .answers import BAD, reply_of
-from .base import Item, Upstream, ask, build
+from .base import Item, Stage, check_count
+from .judge import score_text
+from .materials import Materials, Need
 from .tables import WRITE
 
 _EXAMPLE = Tags(("dog", "sofa"), ("brown dog",), ("dog on sofa",)), "my dog on the new sofa"
@@ -32,74 +36,66 @@ class Written:
     fields: str | None = None
 
 
-class WriteStage:
+class WriteStage(Stage):
     """Writes `variants` x `candidates` texts for every row of `parent`. With several candidates the best by
     `score` is chosen, the others are dropped as `not_chosen`: raising the number asks only for the new ones,
     since none of them changes its id. A caption that says again what an earlier variant says of the same
     concept is dropped as `duplicate`; it keeps its text, as one not chosen does."""
 
     schema = WRITE
-    version: int = 1
     reuses = True
 
-    def __init__(
-        self,
-        parent: str,
-        family: Family | Literal["caption"],
-        label: str,
-        controller: TextController,
-        model: LanguageModel | None,
-        variants: int = 1,
-        candidates: int = 1,
-        score: Callable[[str, Tags], float] | None = None,
-        text_folder: str | None = None,
-        text_column: str = "caption",
-        rejects: tuple[str, ...] = (),
-    ) -> None:
-        self._parent, self._family, self._label, self._controller, self._model = (
-            parent,
-            family,
-            label,
-            controller,
-            model,
-        )
-        self._variants, self._candidates, self._score = variants, candidates, score
-        self._text_folder, self._text_column, self._rejects = text_folder, text_column, rejects
-        self._once = family == "concept" and variants > 1
-        if family == "concept" and controller.schema is None:
+    @classmethod
+    def needs(cls, step: Step, materials: Materials) -> list[Need]:
+        if step.family == "caption":  # the tagger has written it
+            return []
+        return [(materials.recipe.models.llm, "llm", "models.llm")]
+
+    def __init__(self, step: Step, materials: Materials, model: LanguageModel | None = None) -> None:
+        super().__init__(step, materials, model)
+        assert step.family is not None
+        self._family, self._controller, self._llm = step.family, materials.text, model
+        self._judge = materials.recipe.judge
+        self._variants = self._candidates = 1
+        self._candidates_asked = materials.candidates
+        if self._family != "caption":
+            self._controller.check(self._family)
+            self._variants, self._candidates = materials.recipe.variants.write, materials.candidates
+        self._text_folder = step.uses.get("text")
+        self._text_column = materials.text_column(self._text_folder or self._parent)
+        self._once = self._family == "concept" and self._variants > 1
+        if self._family == "concept" and self._controller.schema is None:
             self.version = 2  # of the cleaning
-        self.model_name = model.id if model is not None else ""
-        self._prefix = digest_of(
-            "write", self.version, self.model_name, model.digest if model is not None else ""
-        )
+        digest = model.digest if model is not None else ""
+        self._prefix = digest_of("write", self.version, self.model_name, digest)
         self.batch = model.batch if model is not None else 256
 
     def settings(self) -> dict[str, Any]:
-        digest = self._model.digest if self._model is not None else ""
         return {
             "model": self.model_name,
-            "digest": digest,
+            "digest": self._llm.digest if self._llm is not None else "",
             "variants": self._variants,
             "candidates": self._candidates,
         }
 
-    def example(self) -> str | None:
-        """What the model would read for a made-up row, of models that tell (`prompt`): the instruction in
-        their chat template."""
-        if self._model is None or self._family == "caption":
-            return None
-        return self._model.prompt(self._controller.instruct("example", self._family, *_EXAMPLE).request)
+    def policy(self) -> Any:
+        family = self._family if self._family != "caption" else None
+        judge = self._judge if self._candidates_asked > 1 else None
+        choosing = [judge.matcher.text, dict(judge.weights)] if judge is not None else None
+        return [self._seed, self._controller.content(family), choosing]
 
-    def items(self, up: Upstream) -> Iterator[list[Item]]:
-        rejected = set().union(*(up.rejected(folder) for folder in self._rejects))
+    def example(self) -> str | None:
+        if self._llm is None or self._family == "caption":
+            return None
+        return self._llm.prompt(self._controller.instruct("example", self._family, *_EXAMPLE).request)
+
+    def items(self, up: PartView) -> Iterator[list[Item]]:
         from_tags = self._family in ("tags", "tags+text", "caption")
         texts = up.table(self._text_folder, [self._text_column]) if self._text_folder else None
         names = [*KINDS, "caption"] if from_tags else [self._text_column]
-        for columns in up.columns(self._parent, ["id", "status", "source_key", *names], 512):
+        for rows in self.parents(up, names, 512):
             out: list[Item] = []
-            for row_id, status, source_key, *rest in zip(*columns, strict=True):
-                if status != "ok" or row_id in rejected:
-                    continue
+            for row_id, source_key, *rest in rows:
                 tags = Tags.of(dict(zip(KINDS, rest, strict=False))) if from_tags else None
                 text = rest[-1]
                 if texts is not None:
@@ -107,10 +103,10 @@ class WriteStage:
                     text = found[0] if found is not None else None
                 if self._family == "caption":
                     out.append(self._by_tagger(row_id, source_key, tags, text))
-                else:
-                    for number, candidate in product(range(self._variants), range(self._candidates)):
-                        made = child(row_id, self._label, number, *([candidate] if candidate else []))
-                        out.append(self._item(made, row_id, source_key, tags, text, candidate))
+                    continue
+                for number, candidate in product(range(self._variants), range(self._candidates)):
+                    made = child(row_id, self._label, number, *([candidate] if candidate else []))
+                    out.append(self._item(made, row_id, source_key, tags, text, candidate))
             yield out
 
     def _by_tagger(self, row_id: str, source_key: str, tags: Tags | None, text: str | None) -> Item:
@@ -118,7 +114,7 @@ class WriteStage:
             child(row_id, self._label), row_id, source_key, key_of(self._prefix, text or ""), (text, tags, 0)
         )
         if not text:
-            item.status, item.reason = "dropped", "no_caption"
+            item.drop("no_caption")
         return item
 
     def _item(
@@ -139,25 +135,25 @@ class WriteStage:
         starts = row_id == child(parent, self._label, 0) if self._once else candidate == 0
         item = Item(row_id, parent, source_key, key, (made, tags, candidate), starts=starts)
         if made.missing is not None:
-            item.status, item.reason = "dropped", made.missing
+            item.drop(made.missing)
         return item
 
-    def load(self, items: list[Item], up: Upstream) -> None:
+    def load(self, items: list[Item], up: PartView) -> None:
         """Announces the instructions to the model, batches ahead of `call`."""
-        if self._model is not None:
-            self._model.begin([i.payload[0].request for i in items if i.status == "ok"])
+        if self._llm is not None:
+            self._llm.begin([i.payload[0].request for i in items if i.status == "ok"])
 
     def call(self, items: list[Item]) -> list[Any]:
         out = [Written(None) for _ in items]
-        if self._model is None:
+        if self._llm is None:
             for item, written in zip(items, out, strict=True):
                 written.text = item.payload[0]
             return out
         live = [n for n, i in enumerate(items) if i.status == "ok"]
-        self._ask(items, live, out)
+        self._answer(items, live, out)
         again = [n for n in live if items[n].reason in ("bad_json", "schema_mismatch")]
         if again:  # JSON is asked for once more, with another seed and a reminder
-            self._ask(
+            self._answer(
                 items,
                 again,
                 out,
@@ -168,8 +164,8 @@ class WriteStage:
                 items[n].status = "dropped" if items[n].reason in CLEANED else "failed"
         return out
 
-    def _ask(self, items: list[Item], numbers: list[int], out: list[Written], more: str = "") -> None:
-        if not numbers or self._model is None:
+    def _answer(self, items: list[Item], numbers: list[int], out: list[Written], more: str = "") -> None:
+        if not numbers or self._llm is None:
             return
         made: list[Instruction] = [items[n].payload[0] for n in numbers]
         requests = [
@@ -178,8 +174,8 @@ class WriteStage:
             else m.request
             for m in made
         ]
-        replies = self._model.generate(requests)
-        ask(self._model.id, len(requests), replies)
+        replies = self._llm.generate(requests)
+        check_count(self._llm.id, len(requests), replies)
         for n, instruction, answer in zip(numbers, made, replies, strict=True):
             reply = reply_of(answer)
             if reply is None:
@@ -220,16 +216,12 @@ class WriteStage:
             "truncated": [clip_tokens.truncated(n) if n is not None else None for n in tokens],
             "seed": [m.request.seed if m is not None else None for m in made],
         }
-        return build(self.schema, items, columns, self.model_name, seconds)
-
-    def close(self) -> None:
-        if self._model is not None:
-            self._model.close()
+        return self.to_table(items, columns, seconds)
 
     def finish(self, table: pa.Table) -> pa.Table:
         """Chooses among candidates, then drops what a concept's earlier captions say already. Rows of one
         parent and variant stand together in every batch, those of one concept too."""
-        if (self._candidates == 1 or self._score is None) and not self._once:
+        if (self._candidates == 1 or self._judge is None) and not self._once:
             return table
         rows = table.select(
             ["id", "parent", "status", "reason", "candidate", "chosen", "text", "tags"]
@@ -237,7 +229,7 @@ class WriteStage:
         for row in rows:
             if row["reason"] == "duplicate":  # taken over: decided anew
                 row["status"], row["reason"], row["chosen"] = "ok", None, True
-        if self._candidates > 1 and self._score is not None:
+        if self._candidates > 1 and self._judge is not None:
             self._choose(rows)
         if self._once:
             self._drop_repeats(rows)
@@ -267,8 +259,10 @@ class WriteStage:
                     said.add(row["text"])
 
     def _score_of(self, row: dict[str, Any]) -> float:
-        assert self._score is not None
-        return self._score(row["text"], Tags.of(row["tags"]))
+        assert self._judge is not None
+        tags, matcher = Tags.of(row["tags"]), self._judge.matcher.text
+        recall = score_text(row["text"], tags, (), matcher, dict(self._judge.weights)).recall
+        return -1.0 if recall is None else recall
 
 
 def _groups(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

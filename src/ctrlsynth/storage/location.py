@@ -10,10 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import socket
 import tempfile
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -204,18 +202,18 @@ class Remote:
         return files, str(key)
 
 
-Place = Path | Remote
+Location = Path | Remote
 
 
-def place_for(out: str | Path | Remote) -> Place:
+def output_location(out: str | Path | Remote) -> Location:
     """`place` of what `--out` gives, which may not be there yet; UserError for a file."""
-    root = place(out)
+    root = locate(out)
     if isinstance(root, Path) and root.is_file():
         raise UserError(f"{root}: is a file; --out names a folder")
     return root
 
 
-def place(where: str | Path | Remote) -> Place:
+def locate(where: str | Path | Remote) -> Location:
     """A URL as Remote, everything else (and file://) as Path. A URL with a password in it is refused: it
     would be stored."""
     if isinstance(where, Remote):
@@ -241,9 +239,9 @@ def is_url(text: str) -> bool:
     return "://" in text
 
 
-def open_binary(path: Place | str) -> IO[bytes]:
+def open_binary(path: Location | str) -> IO[bytes]:
     """A file's bytes as a stream that can seek, wherever it stands."""
-    where = place(path) if isinstance(path, str) and is_url(path) else path
+    where = locate(path) if isinstance(path, str) and is_url(path) else path
     return where.open() if isinstance(where, Remote) else open(where, "rb")
 
 
@@ -261,7 +259,7 @@ def local_copy(path: str) -> Iterator[str]:
         yield str(copy)
 
 
-class Facts:
+class FileStats:
     """Looks up a source's files: paths one by one, those of a store with one listing a folder, which is
     kept."""
 
@@ -290,7 +288,7 @@ class Facts:
         return self._folders[folder]
 
 
-def remove_tree(where: Place) -> None:
+def remove_tree(where: Location) -> None:
     """Removes a folder with everything in it; one that is not there is no fault."""
     if isinstance(where, Path):
         shutil.rmtree(where, ignore_errors=True)
@@ -299,73 +297,10 @@ def remove_tree(where: Place) -> None:
         file.unlink(missing_ok=True)
 
 
-def temporary(path: Place) -> Path:
-    """A name beside `path` (of a store: in this machine's folder for such files) that no listing takes for
-    data and that says which process made it."""
-    process = f"{socket.gethostname()}~{os.getpid()}~{uuid.uuid4().hex[:8]}"
-    if isinstance(path, Remote):
-        return Path(tempfile.gettempdir()) / f".tmp-ctrlsynth-{path.name}~{process}"
-    return path.with_name(f".tmp-{path.name}~{process}")
-
-
-def publish(made: Path, final: Place) -> bool:
-    """Gives a finished file its name, once: False when another writer was first (its file stays, ours
-    goes)."""
-    if isinstance(final, Remote):
-        try:
-            return final.create(made)
-        finally:
-            made.unlink(missing_ok=True)
-    with open(made, "rb") as handle:
-        os.fsync(handle.fileno())
-    try:
-        os.link(made, final)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
-            raise
-        if (
-            final.exists()
-        ):  # a file system without hard links: two writers at the same instant both win, with equal parts
-            return False
-        os.replace(made, final)
-    finally:
-        made.unlink(missing_ok=True)
-    folder = os.open(final.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    return True
-
-
-def make_folder(folder: Place) -> None:
+def make_folder(folder: Location) -> None:
     """Makes a folder with those above it; a store has none to make."""
     if isinstance(folder, Path):
         folder.mkdir(parents=True, exist_ok=True)
-
-
-def probe(folder: Remote) -> None:
-    """Writes a small file twice under one name and removes it: a store that refuses, or lets the second
-    replace the first, is told in one line."""
-    file = folder / temporary(folder / "probe").name
-    made = temporary(file)
-    try:
-        made.write_bytes(b"ctrlsynth")
-        kept = file.create(made) and not file.create(made)
-        file.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be written to ({first_line(error)}); mend that or choose another with --out"
-        ) from error
-    finally:
-        made.unlink(missing_ok=True)
-    if not kept:
-        raise UserError(
-            f"{folder}: this store lets a second writer replace a file (no If-None-Match); choose another "
-            f"with --out"
-        )
 
 
 @contextmanager

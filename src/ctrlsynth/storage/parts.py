@@ -9,19 +9,13 @@ store an object's own rule, created once, takes the place of temporary name and 
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import json
 import os
 import re
 import shutil
-import socket
-import tempfile
 import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,23 +24,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..errors import UserError, WorkFailed, first_line
-from .location import Entry, Place, Remote, make_folder, remove_tree, store_errors
-from .location import publish as publish
-from .location import temporary as temporary
+from .files import disk_errors, making, open_part, parquet, part_counts, part_meta, publish, remove_leftovers
+from .location import Entry, Location, Remote, make_folder, remove_tree
 
 CHUNK_SECONDS = 20.0
 """How much finished work a kill -9 may cost at most, in seconds."""
 GROUP_BYTES = 64 * 2**20
 GROUP_ROWS = 10_000
 _PART = re.compile(r"(\d{5,})-([0-9a-f]{12})\.parquet")
-_META = b"ctrlsynth"
 
 
 class RunFolder:
     """Where a run lives, and the only code that knows its layout."""
 
-    def __init__(self, root: Place) -> None:
+    def __init__(self, root: Location) -> None:
         self.root = root
 
     def entries(self, folder: str) -> list[tuple[int, str, Entry]]:
@@ -61,17 +52,50 @@ class RunFolder:
             found.setdefault(index, []).append((entry.written, digest))
         return {index: [digest for _, digest in sorted(versions)] for index, versions in found.items()}
 
-    def part(self, folder: str, index: int, digest: str) -> Place:
+    @property
+    def plan_file(self) -> Location:
+        """The plan in JSON; a folder is a run's if it has one."""
+        return self.root / "plan.json"
+
+    @property
+    def recipe_file(self) -> Location:
+        """The recipe as the user gave it."""
+        return self.root / "recipe.yaml"
+
+    def stage_file(self, folder: str) -> Location:
+        """The counts of a stage's finished parts in JSON."""
+        return self.root / folder / "_stage.json"
+
+    def gathered_file(self, folder: str) -> Location:
+        """What a barrier stage found over the whole set, in JSON."""
+        return self.root / folder / "_gathered.json"
+
+    def is_foreign(self) -> bool:
+        """Whether a folder without a plan holds anything that no run put there. (A killed run leaves its own
+        files, and a damaged plan is removed by hand.)"""
+        if isinstance(self.root, Path) and not self.root.is_dir():
+            return self.root.exists()
+        names = self.root.names() if isinstance(self.root, Remote) else os.listdir(self.root)
+        return not self.stage_file("read").exists() and any(not n.startswith(".tmp-") for n in names)
+
+    def newest(self, folder: str) -> dict[int, Location]:
+        """Part number -> file of its newest version, in order, from one listing."""
+        found = sorted(self.listing(folder).items())
+        return {index: self.part(folder, index, digests[-1]) for index, digests in found}
+
+    def part(self, folder: str, index: int, digest: str) -> Location:
+        """The table of one version of a part."""
         return self.root / folder / f"{index:05d}-{digest}.parquet"
 
-    def chunks(self, folder: str, index: int, digest: str) -> Place:
+    def chunks(self, folder: str, index: int, digest: str) -> Location:
+        """The folder of finished rows of an unfinished version of a part."""
         return self.root / folder / "_chunks" / f"{index:05d}-{digest}"
 
-    def unfinished(self, folder: str, index: int) -> list[Place]:
+    def unfinished(self, folder: str, index: int) -> list[Location]:
         """Files with finished rows of any unfinished version of a part."""
         return sorted((self.root / folder / "_chunks").glob(f"{index:05d}-*/*.parquet"), key=str)
 
-    def superseded(self, folder: str, index: int, digest: str, versions: Sequence[str]) -> list[Place]:
+    def superseded(self, folder: str, index: int, digest: str, versions: Sequence[str]) -> list[Location]:
         """Every file that may hold rows worth taking over into the version `digest` of a part."""
         return [
             *(self.part(folder, index, d) for d in reversed(versions) if d != digest),
@@ -92,24 +116,11 @@ class RunFolder:
         return part_counts(self.part(folder, index, digest))
 
     def sweep_leftovers(self) -> None:
-        """Removes temporary files of processes of this host that are gone."""
-        host, folder = socket.gethostname(), Path(tempfile.gettempdir())
-        if isinstance(self.root, Path):
-            found = [
-                *self.root.glob(".tmp-*"),
-                *self.root.glob("*/.tmp-*"),
-                *self.root.glob("*/_chunks/*/.tmp-*"),
-            ]
-        else:
-            found = list(folder.glob(".tmp-ctrlsynth-*"))
-        for path in found:
-            fields = path.name.split("~")
-            if len(fields) >= 3 and fields[1] == host and fields[2].isdigit() and not _alive(int(fields[2])):
-                with contextlib.suppress(PermissionError):
-                    path.unlink(missing_ok=True)
+        """Removes the temporary files and folders that killed processes of this host left in the run."""
+        remove_leftovers(self.root, "*", "*/_chunks/*")
 
 
-def _entries(folder: Place) -> list[Entry]:
+def _entries(folder: Location) -> list[Entry]:
     if isinstance(folder, Remote):
         return folder.entries()
     try:
@@ -154,124 +165,6 @@ class PartView:
         return out
 
 
-@contextmanager
-def open_part(path: Place) -> Iterator[pq.ParquetFile]:
-    """Opens a table of ours; one that is damaged, gone, or of a newer schema than this program knows is told
-    in one line."""
-    try:
-        with store_errors(path), parquet(path) as file:
-            schema = int(_meta(file).get("schema", 0))
-            if schema > SCHEMA:
-                raise UserError(
-                    f"{path}: written by a newer ctrlsynth (schema {schema}, this one knows {SCHEMA}); "
-                    f"update ctrlsynth"
-                )
-            yield file
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: the file is gone; run again, and it is made anew") from error
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the system's own: what pyarrow finds wrong in a file has no number
-        raise UserError(f"{path}: damaged ({first_line(error)}); remove the file and run again") from error
-
-
-@contextmanager
-def parquet(path: Place) -> Iterator[pq.ParquetFile]:
-    """The file as pyarrow reads it, from the disk or in blocks from a store."""
-    with contextlib.ExitStack() as opened:
-        source = opened.enter_context(path.open()) if isinstance(path, Remote) else path
-        yield opened.enter_context(pq.ParquetFile(source, pre_buffer=False, memory_map=False))
-
-
-def part_counts(path: Place) -> dict[str, Any]:
-    """The counts in a part's footer; opens that one file."""
-    with open_part(path) as file:
-        return {k: v for k, v in _meta(file).items() if k != "schema"}
-
-
-def _meta(file: pq.ParquetFile) -> dict[str, Any]:
-    raw = (file.schema_arrow.metadata or {}).get(_META, b"{}")
-    return dict(json.loads(raw))
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def write_json(path: Place, data: Mapping[str, Any]) -> None:
-    """Writes a JSON file atomically; it carries the schema number."""
-    text = json.dumps({"schema": SCHEMA, **data}, indent=1, ensure_ascii=False, default=str) + "\n"
-    with disk_errors(path):
-        if isinstance(path, Remote):
-            path.write_bytes(text.encode("utf-8", "backslashreplace"))
-            return
-        made = temporary(path)
-        try:
-            make_folder(path.parent)
-            with open(made, "w", encoding="utf-8", errors="backslashreplace") as handle:
-                handle.write(text)
-                handle.flush()
-                os.fsync(handle.fileno())
-            os.replace(made, path)
-        finally:
-            made.unlink(missing_ok=True)
-
-
-def read_json(path: Place) -> dict[str, Any] | None:
-    """A JSON file of ours, or None where there is none; a damaged one and a newer schema are refused in one
-    line."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or first_line(error)})") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: damaged ({error}); remove it and run again") from error
-    if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
-        raise UserError(f"{path}: damaged (not what ctrlsynth writes); remove it and run again")
-    if data["schema"] > SCHEMA:
-        raise UserError(
-            f"{path}: written by a newer ctrlsynth (this one knows schema {SCHEMA}); update ctrlsynth"
-        )
-    return data
-
-
-class disk_errors:
-    """Turns a full disk, a folder that is gone and one that cannot be written to into one line; every other
-    OSError passes."""
-
-    def __init__(self, path: Place) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            message = (
-                f"{self.path.parent}: the disk is full; finished rows are kept, make room and run the "
-                f"same command again"
-            )
-            raise WorkFailed(message) from error
-        # what a store says carries no number of the system's
-        if isinstance(error, OSError) and (error.errno in _UNWRITABLE or isinstance(self.path, Remote)):
-            why = error.strerror or first_line(error)
-            message = (
-                f"{self.path.parent}: cannot be written to ({why}); mend that and run the same command again"
-            )
-            raise WorkFailed(message) from error
-
-
-_UNWRITABLE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
-
-
 class PartWriter:
     """Collects the rows of one part, keeps finished ones safe on the way, and publishes the part when it is
     whole.
@@ -286,7 +179,7 @@ class PartWriter:
         index: int,
         digest: str,
         schema: pa.Schema,
-        old: Sequence[Place] = (),
+        old: Sequence[Location] = (),
     ) -> None:
         self._chunk_dir = run.chunks(folder, index, digest)
         self._schema, self._old = schema, old
@@ -294,7 +187,7 @@ class PartWriter:
         with disk_errors(self._final):
             make_folder(self._final.parent)
         self._tables: list[pa.Table] = []
-        self._chunks: list[Place] = []
+        self._chunks: list[Location] = []
         self._bytes = self._rows = 0
         self._flushed = time.monotonic()
         self.counts: dict[str, Any] = {
@@ -339,24 +232,15 @@ class PartWriter:
         if not self._tables or self._final.exists():
             return
         path = self._chunk_dir / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"
-        made = temporary(path)
         with disk_errors(path):
             try:
-                make_folder(self._chunk_dir)
-                pq.write_table(
-                    pa.concat_tables(self._tables),
-                    made,
-                    compression="zstd",
-                    compression_level=1,
-                    write_statistics=False,
-                )
-                publish(made, path)
+                with making(path) as made:
+                    pq.write_table(pa.concat_tables(self._tables), made, **_PARQUET)
+                    publish(made, path)
             except FileNotFoundError:
                 if not self._final.exists():
                     raise
-                return  # another process has just finished this part and put the chunks away
-            finally:
-                made.unlink(missing_ok=True)
+                return  # another process has just finished this part and removed the chunks
         self._chunks.append(path)
         self._tables, self._bytes, self._rows, self._flushed = [], 0, 0, time.monotonic()
 
@@ -379,33 +263,25 @@ class PartWriter:
     def _publish(self) -> bool:
         if isinstance(self._final, Path) and self._final.exists():
             return False
-        made = temporary(self._final)
-        meta = {_META: json.dumps({"schema": SCHEMA, **self.counts}).encode()}
         try:
             # dictionaries pay only for columns that repeat, and cost more than they save on the others
-            options: dict[str, Any] = {
-                "compression": "zstd",
-                "compression_level": 1,
-                "use_dictionary": _REPEATING,
-                "write_statistics": False,
-            }
-            with pq.ParquetWriter(made, self._schema.with_metadata(meta), **options) as writer:
-                for chunk in self._chunks:
-                    with parquet(chunk) as file:
-                        for group in range(file.num_row_groups):
-                            writer.write_table(file.read_row_group(group), row_group_size=GROUP_ROWS)
-                if self._tables:
-                    writer.write_table(pa.concat_tables(self._tables), row_group_size=GROUP_ROWS)
-            return publish(made, self._final)
+            with making(self._final) as made:
+                schema = self._schema.with_metadata(part_meta(self.counts))
+                with pq.ParquetWriter(made, schema, use_dictionary=_REPEATING, **_PARQUET) as writer:
+                    for chunk in self._chunks:
+                        with parquet(chunk) as file:
+                            for group in range(file.num_row_groups):
+                                writer.write_table(file.read_row_group(group), row_group_size=GROUP_ROWS)
+                    if self._tables:
+                        writer.write_table(pa.concat_tables(self._tables), row_group_size=GROUP_ROWS)
+                return publish(made, self._final)
         except FileNotFoundError:
             if not self._final.exists():
                 raise
-            return False  # another process has just finished this part and put the chunks away
-        finally:
-            made.unlink(missing_ok=True)
+            return False  # another process has just finished this part and removed the chunks
 
 
-def drop(superseded: Sequence[Place]) -> None:
+def drop(superseded: Sequence[Location]) -> None:
     """Removes files that a whole part supersedes: earlier versions and chunks, all made by this program."""
     for path in superseded:
         path.unlink(missing_ok=True)
@@ -413,7 +289,5 @@ def drop(superseded: Sequence[Place]) -> None:
             shutil.rmtree(path.parent, ignore_errors=True)
 
 
+_PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "write_statistics": False}
 _REPEATING = ["status", "reason", "model", "template", "style", "verdict", "file"]
-
-
-SCHEMA = 1

@@ -10,21 +10,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import UserError, WorkFailed
-from .location import Place
-from .parts import open_part
+from .files import open_part
+from .location import Location
 
 MOST_OPEN = 200
 """Files that are held open: another process that finishes the part meanwhile removes them, and what is open
 can still be read."""
 
 
-class OldRows:
+class ReusableRows:
     """Rows of superseded versions and chunks of a part, found by (id, key). Holds ids and keys only; rows are
     read when taken."""
 
-    def __init__(self, files: Sequence[Place], schema: pa.Schema, skip_failed: bool = False) -> None:
+    def __init__(self, files: Sequence[Location], schema: pa.Schema, skip_failed: bool = False) -> None:
         self._schema = schema
-        self._files: list[tuple[Place, pq.ParquetFile | None]] = []
+        self._files: list[tuple[Location, pq.ParquetFile | None]] = []
         self._open = ExitStack()
         self._where: dict[tuple[str, str], tuple[int, int]] = {}
         self._loaded: tuple[int, int, pa.Table] | None = None
@@ -103,7 +103,7 @@ class OldRows:
                 start += rows
         raise WorkFailed(f"{path}: the file changed while it was read; run the same command again")
 
-    def _read(self, path: Place, file: pq.ParquetFile, group: int) -> pa.Table:
+    def _read(self, path: Location, file: pq.ParquetFile, group: int) -> pa.Table:
         try:
             table = file.read_row_group(group, columns=self._schema.names)
             for name in ADDED & set(self._schema.names) - set(table.column_names):

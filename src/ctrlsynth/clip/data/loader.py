@@ -1,9 +1,9 @@
-"""The loader: micro-batches of uint8 images and token ids, the same whatever the number of workers, from any
-step on.
+"""The loader: micro-batches of uint8 images and token ids, starting at any step, and the same for any number of
+workers.
 
-What is drawn for a row (its caption, its crop) hangs on the seed, the row's id and the lap, never on the
-process that reads it. A row that can't be decoded leaves its place in the batch empty and is counted, so
-every batch has its shape and its rows."""
+What is drawn for a row (its caption, its crop) depends on the seed, the row's id and the lap, never on the
+process that reads it. A row that cannot be decoded stays in the batch, marked as not valid, and is counted, so
+every batch has the same shape and the same rows."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ import numpy as np
 
 from ...data.images import ImageFault, open_image
 from ...errors import UserError
+from ...models.open_clip.encode import LoadedClip
 from ...recipe.train import TrainBlock, TrainSource
 from ...sample import chance
 from .images import training_view
 from .order import Order, Part, Schedule
-from .shards import RowFault, Shards, open_shards
-from .tokens import Tokenizer
+from .rows import RowFault, Shards
+from .shards import open_shards
 
 
 class Batch(NamedTuple):
@@ -35,34 +36,32 @@ class Batch(NamedTuple):
 
 
 class Batches:
-    """Micro-batch `i` of one process, by number: `torch.utils.data.DataLoader` hands the numbers out to its
-    workers and keeps their order."""
+    """The micro-batches of one process by number, as a dataset for `torch.utils.data.DataLoader`."""
 
     def __init__(
         self,
         shards: Sequence[Shards],
         schedule: Schedule,
-        tokenizer: Tokenizer,
+        model: LoadedClip,
         block: TrainBlock,
-        size: int,
         *,
         steps: int,
         rank: int = 0,
     ) -> None:
-        self._shards, self._schedule, self._tokenizer, self._block = list(shards), schedule, tokenizer, block
-        self._size, self._rank = size, rank
-        self._steps = steps
+        self.schedule = schedule
+        self._shards, self._block, self._steps, self._rank = list(shards), block, steps, rank
+        self._tokenizer, self._size = model.tokenizer, model.size
         for source, width in zip(self._shards, schedule.order.windows, strict=True):
             source.keep_rows = width
 
     def __len__(self) -> int:
-        return self._steps * self._schedule.accumulate
+        return self._steps * self.schedule.accumulate
 
     def __getitem__(self, index: int) -> Batch:
         import torch
 
-        step, piece = divmod(index, self._schedule.accumulate)
-        rows = self._schedule.rows(step, self._rank, piece)
+        step, number = divmod(index, self.schedule.accumulate)
+        rows = self.schedule.rows(step, self._rank, number)
         images = np.zeros((len(rows), self._size, self._size, 3), dtype=np.uint8)
         texts, valid, faults = [""] * len(rows), np.zeros(len(rows), dtype=bool), []
         for at, (source, lap, row) in enumerate(rows):
@@ -79,8 +78,8 @@ class Batches:
         )
 
     def view(self, source: int, lap: int, row: int) -> tuple[Any, str]:
-        """(image uint8 [size, size, 3], caption) of a row as lap `lap` of its source shows it. RowFault or
-        ImageFault for a row without."""
+        """The image, uint8 [size, size, 3], and caption of a row in lap `lap` of its source. RowFault or
+        ImageFault if it has none."""
         pair = self._shards[source].read(row)
         block = self._block
         caption = pair.captions[0]
@@ -93,7 +92,7 @@ class Batches:
 
 def loader(batches: Batches, start: int, *, workers: int, pin: bool = False) -> Any:
     """The micro-batches from number `start` to the end, in order, read ahead by `workers` processes (0: read
-    when asked for)."""
+    on demand)."""
     from torch.utils.data import DataLoader
 
     return DataLoader(

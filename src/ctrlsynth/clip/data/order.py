@@ -1,9 +1,8 @@
-"""In which order the rows of one or several sources are trained on: a pure function of seed, epoch and
-position.
+"""The order in which the rows of a mix of sources are trained on: a pure function of seed, epoch and position.
 
-A source's rows come in laps. In a lap the blocks (neighbours on disk) are drawn in random order, and within a
-window of blocks the rows are drawn in random order: a shuffle with a bounded buffer that needs no buffer. An
-epoch takes so many rows of every source and deals them out at random. Batch `b` of an epoch is the rows at
+A source's rows come in laps. A lap shuffles the blocks (neighbours on disk), and then the rows within each
+window of blocks: a shuffle with a bounded buffer that needs no buffer. An epoch takes a fixed number of rows of
+every source and interleaves them at random. Batch `b` of an epoch is the rows at
 positions `b * batch` to `(b + 1) * batch`, whichever process or worker reads them: resuming at any step, or
 with another number of workers, gives the same batches, and no row is read for two ranks."""
 
@@ -22,8 +21,7 @@ _CHUNK = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One source of a mix: its number of rows, where its blocks begin (see `shards.Shards.blocks`), and its
-    share by ratio, if any."""
+    """One source of a mix: its number of rows, its blocks (see `rows.Shards`), and its ratio, if any."""
 
     rows: int
     blocks: Array
@@ -31,9 +29,9 @@ class Part:
 
 
 def rows_an_epoch(parts: Sequence[Part]) -> list[int]:
-    """How many rows an epoch takes of each source. Without ratios all rows, each once. With ratios as many
-    rows in total, shared out by ratio (largest remainder): a source may then give a part of its rows, or some
-    of them several times."""
+    """How many rows an epoch takes from each source: without ratios all rows once; with ratios as many rows in
+    total, in proportion to the ratios (largest remainder), so that a source may give only some of its rows, or
+    some of them more than once."""
     if all(p.ratio is None for p in parts):
         return [p.rows for p in parts]
     total = sum(p.rows for p in parts)
@@ -46,14 +44,14 @@ def rows_an_epoch(parts: Sequence[Part]) -> list[int]:
 
 
 def equal_steps(epochs: float, rows: int, batch: int) -> int:
-    """Optimiser steps of the baseline that trains `epochs` epochs on `rows` pairs: what a mixed run of N + N'
-    pairs is given, which is E*N/(N+N') of its own epochs (paper, section 4.1)."""
+    """Optimiser steps of a baseline that trains `epochs` epochs on `rows` pairs. A mixed run of N + N' pairs
+    with as many steps trains E*N/(N+N') of its own epochs (papers/001, section 4.1)."""
     return round(epochs * (rows // batch))
 
 
 class Order:
-    """The order of a mix. `window`: rows of a source that are shuffled among each other, shared out over the
-    sources by their size."""
+    """The order of a mix. `window`: rows that are shuffled among each other, divided over the sources in
+    proportion to their size."""
 
     def __init__(self, parts: Sequence[Part], *, seed: int = 0, window: int = 8192) -> None:
         self.parts, self.seed = list(parts), seed
@@ -65,8 +63,8 @@ class Order:
         self._deal = lru_cache(maxsize=2)(self._make_deal)
 
     def take(self, epoch: int, start: int, stop: int) -> list[tuple[int, int, int]]:
-        """(source, lap, row) at the positions `start` .. `stop - 1` of an epoch. A lap is a source's own
-        epoch: what is drawn for a row (caption, crop) hangs on it."""
+        """(source, lap, row) at the positions `start` to `stop - 1` of an epoch. A lap is a source's own
+        epoch; what is drawn for a row (caption, crop) depends on it."""
         if not 0 <= start <= stop <= self.rows:
             raise IndexError(f"positions {start}..{stop} of {self.rows}")
         dealt, before = self._deal(epoch)
@@ -105,8 +103,8 @@ class Order:
         return self._generator(2, source, lap, number).permutation(rows)
 
     def _make_deal(self, epoch: int) -> tuple[Array | None, Array]:
-        """Which source stands at each position of an epoch, and how many of each stand before every chunk.
-        One byte a row."""
+        """The source at each position of an epoch, one byte per row, and the number of rows of each source
+        before every chunk."""
         if len(self.parts) == 1:
             return None, np.zeros(0)
         kind = np.uint8 if len(self.parts) < 256 else np.uint16
@@ -123,8 +121,8 @@ class Order:
 
 
 class Schedule:
-    """Steps of a run: `batch` rows a step over all processes, each process `accumulate` times `micro` of
-    them; what an epoch leaves over at its end is dropped (other rows each time)."""
+    """The steps of a run: `batch` rows per step over all processes, of which each process takes `accumulate`
+    micro-batches of `micro` rows. Drops the last incomplete batch of an epoch (other rows each time)."""
 
     def __init__(
         self, order: Order, batch: int, *, accumulate: int = 1, world: int = 1, together: bool = True
@@ -134,13 +132,13 @@ class Schedule:
         self.steps_an_epoch = order.rows // batch
         self._together = together
 
-    def rows(self, step: int, rank: int, piece: int) -> list[tuple[int, int, int]]:
-        """The rows of one micro-batch. The rows of a step are laid out by their place on disk first, so that
-        a process reads few blocks; with `together=False` (a loss within the micro-batch only) they stay in
+    def rows(self, step: int, rank: int, number: int) -> list[tuple[int, int, int]]:
+        """The rows of one micro-batch. The rows of a step are sorted by their position on disk, so that a
+        process reads few blocks; with `together=False` (a loss within the micro-batch only) they stay in
         random order."""
-        epoch, number = divmod(step, self.steps_an_epoch)
-        rows = self.order.take(epoch, number * self.batch, (number + 1) * self.batch)
+        epoch, at = divmod(step, self.steps_an_epoch)
+        rows = self.order.take(epoch, at * self.batch, (at + 1) * self.batch)
         if self._together:
             rows.sort(key=lambda r: (r[0], r[2]))
-        start = (rank * self.accumulate + piece) * self.micro
+        start = (rank * self.accumulate + number) * self.micro
         return rows[start : start + self.micro]

@@ -1,4 +1,4 @@
-"""One row of training data, and what every form of shards offers."""
+"""A row of training data, and the interface of all forms of shards."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 from ...data.captions import clean_caption
 
 BLOCK = 64
-"""Rows that stay together when rows are shuffled, where a form has no groups of its own: neighbours on disk
-are read at about one time."""
+"""Rows that are shuffled as one block in forms without row groups, so that neighbours on disk are read at
+about the same time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One row as it is read: encoded image bytes, and every caption that it may be shown with."""
+    """One row: the encoded image, and all captions that one may be drawn from."""
 
     id: str
     image: bytes
@@ -35,9 +35,11 @@ class RowFault(Exception):
 
 
 class Shards(Protocol):
-    """Rows 0 .. rows-1. `blocks` are the first rows of what lies together, ascending, and `rows` at the end;
-    `left_out` counts by reason what the index already leaves out; `keep_rows` says how many rows to keep in
-    memory where rows are read in groups."""
+    """Rows 0 to rows-1.
+
+    blocks     first row of each block of neighbours on disk, ascending, then `rows`
+    left_out   counts, by reason, of samples that are not among the rows
+    keep_rows  how many rows to keep in memory if rows are read in groups"""
 
     name: str
     rows: int
@@ -50,8 +52,8 @@ class Shards(Protocol):
 
 
 def captions_of(values: Mapping[str, Any], fields: Sequence[str]) -> tuple[str, ...]:
-    """All captions of a row in the order of `fields`, lists laid out, empty ones left out. RowFault if none
-    is left."""
+    """All captions of a row in the order of `fields`: lists are flattened, empty captions dropped. RowFault
+    if none is left."""
     found = []
     for name in fields:
         value = values.get(name)

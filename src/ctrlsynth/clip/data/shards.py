@@ -1,15 +1,13 @@
-"""Where the rows of training data lie, and how one is read by its number: webdataset tars, parquet,
-imagefolder, csv (what `export` writes).
+"""Training data read by row number: webdataset tars, parquet, imagefolder, csv (what `export` writes).
 
-Nothing is unpacked and nothing kept but an index: for a tar five numbers a row, which can be memory-mapped
-and shared by all workers. Because any row can be read at any time, order, resume and the split over nodes and
-workers are plain arithmetic (`mix.py`)."""
+Nothing is unpacked, and only an index is kept: for a tar seven numbers per row, which can be memory-mapped and
+shared by all workers. Because any row can be read at any time, order, resume and the split over nodes and
+workers are plain arithmetic (`order.py`)."""
 
 from __future__ import annotations
 
-import csv
-import json
 import os
+import sys
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,11 +19,10 @@ import pyarrow.parquet as pq
 
 from ...data.captions import CAPTION_NAMES
 from ...data.rows import FILE_NAMES, IMAGE_NAMES, expand
+from ...data.tables import Table
 from ...errors import UserError, first_line, unknown
 from .rows import BLOCK, Pair, RowFault, Shards, captions_of
 from .tars import TarShards
-
-__all__ = ["FileShards", "Pair", "ParquetShards", "RowFault", "Shards", "Subset", "TarShards", "open_shards"]
 
 
 def open_shards(
@@ -39,9 +36,9 @@ def open_shards(
     """Opens a folder that `export` wrote, or files (paths, globs, brace ranges) of one form; relative paths
     start at `base`.
 
-    `captions`: the fields that a caption is drawn from (`text` is the .txt of a tar, other names are keys of
-    its .json; columns elsewhere; a field may hold a list). `cache`: a folder for the index of tars, so that
-    it is made once. Raises UserError in one line that names the path."""
+    `captions`: the fields that a caption is drawn from: for tars `text` is the .txt and other names are keys
+    of the .json, elsewhere they are columns; a field may hold a list. `cache`: a folder that keeps the index
+    of tars. Raises UserError in one line that names the path."""
     files, form = _files(path, base, where)
     if form == "tar":
         return TarShards(files, captions, cache, where)
@@ -66,10 +63,7 @@ def _files(path: str | Sequence[str], base: Path, where: str) -> tuple[list[str]
             f"{where}: {folder} holds no .tar, .parquet, metadata.jsonl or data.csv (`ctrlsynth export` "
             f"writes such folders)"
         )
-    try:
-        files = expand(names, base, (".tar", ".parquet", ".csv", ".jsonl"), "data")
-    except UserError as error:
-        raise UserError(f"{where}: {str(error).removeprefix('source.data: ')}") from error
+    files = expand(names, base, (".tar", ".parquet", ".csv", ".jsonl"), where)
     suffixes = {os.path.splitext(f)[1].lower() for f in files}
     if len(suffixes) > 1:
         raise UserError(f"{where}: one source is of one form; found {', '.join(sorted(suffixes))}")
@@ -82,8 +76,9 @@ def _files(path: str | Sequence[str], base: Path, where: str) -> tuple[list[str]
 
 
 class ParquetShards:
-    """Parquet files with an image column (struct of bytes and path, bytes, or file names). A row group is
-    read at once and kept for a while: `keep_rows` rows, which the loader sets to the width of its shuffle."""
+    """Parquet files with an image column (struct of bytes and path, bytes, or file names). Row groups are
+    read whole, and the latest are kept: up to `keep_rows` rows, which the loader sets to the width of its
+    shuffle."""
 
     def __init__(
         self, files: Sequence[str], captions: Sequence[str] | None, where: str = "train.data"
@@ -153,7 +148,7 @@ def _read_file(path: Path) -> bytes:
 
 
 class FileShards:
-    """An imagefolder (metadata.jsonl or .csv) or open_clip's csv: image files and captions, the latter all in
+    """An imagefolder (metadata.jsonl or .csv) or open_clip's csv. File names and captions are kept in
     memory."""
 
     def __init__(
@@ -171,23 +166,17 @@ class FileShards:
         self.blocks = np.append(np.arange(0, self.rows, BLOCK), self.rows).astype(np.int64)
 
     def _load(self, path: str, captions: Sequence[str] | None, where: str) -> None:
-        with open(path, encoding="utf-8", newline="") as stream:
+        try:
+            table = Table(path)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+        file = _column(table.columns, FILE_NAMES, f"{where}: {path}", "file name")
+        fields = _chosen(table.columns, captions, f"{where}: {path}")
+        for record, reason in table.read(table.start, sys.maxsize):
+            row = table.asdict(record)
             try:
-                table: Any = (
-                    csv.DictReader(stream)
-                    if path.endswith(".csv")
-                    else [json.loads(line) for line in stream if line.strip()]
-                )
-                rows = list(table)
-            except (ValueError, csv.Error) as error:
-                raise UserError(f"{where}: {path}: {error}") from error
-        names = list(rows[0]) if rows else []
-        file = _column(names, FILE_NAMES, f"{where}: {path}", "file name") if rows else ""
-        fields = _chosen(names, captions, f"{where}: {path}") if rows else []
-        for row in rows:
-            try:
-                if not row.get(file):
-                    raise RowFault("no_image")
+                if reason or not row.get(file):
+                    raise RowFault(reason or "no_image")
                 self._rows.append((os.path.join(os.path.dirname(path), row[file]), captions_of(row, fields)))
             except RowFault as fault:
                 self.left_out["no_caption" if fault.reason == "empty_caption" else fault.reason] += 1
@@ -201,7 +190,7 @@ class FileShards:
 
 
 class Subset:
-    """Some rows of other shards, in their order (what decontamination leaves)."""
+    """A selection of the rows of other shards, in their order (what decontamination keeps)."""
 
     def __init__(self, inner: Shards, rows: np.ndarray[Any, Any], left_out: Counter[str]) -> None:
         self.name, self.rows, self.left_out = inner.name, len(rows), inner.left_out + left_out
@@ -231,7 +220,7 @@ def _column(names: Sequence[str], usual: Sequence[str], where: str, what: str) -
         if name in low:
             return low[name]
     raise UserError(
-        f"{where}: no column of the {what}; expected one of {', '.join(usual[:4])} ..., found "
+        f"{where}: no column with the {what}; expected one of {', '.join(usual[:4])} ..., found "
         f"{', '.join(names)}"
     )
 

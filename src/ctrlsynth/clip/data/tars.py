@@ -1,5 +1,5 @@
-"""Webdataset tars read by row number: an index of three places a row (image, .txt, .json), made by one look
-at the headers.
+"""Webdataset tars read by row number: an index with offset and size of each row's image, .txt and .json, made
+by one walk over the headers.
 
 The index can be kept in a file, which all processes and workers map into memory.
 """
@@ -10,18 +10,17 @@ import contextlib
 import hashlib
 import json
 import os
-import tarfile
-import uuid
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...data.images import IMAGE_SUFFIXES
-from ...errors import UserError, first_line
+from ...data.tar import samples
+from ...errors import UserError
+from ...storage.files import temporary
 from .rows import BLOCK, Pair, RowFault, captions_of
 
 _INDEX = np.dtype(
@@ -35,10 +34,11 @@ _INDEX = np.dtype(
     ]
 )
 _OPEN_FILES = 64
+Array = np.ndarray[Any, Any]
 
 
 class _Handles:
-    """Open files by path, a few at a time, opened again in every process that reads."""
+    """Keeps a few files open, by path; every process opens its own."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
@@ -64,7 +64,7 @@ class _Handles:
 
 
 class TarShards:
-    """Webdataset tars: neighbours with one key are a sample of an image, a .txt and a .json."""
+    """The samples of webdataset tars that have an image and a caption (.txt, or keys of the .json)."""
 
     def __init__(
         self,
@@ -116,10 +116,8 @@ class TarShards:
         return Pair(self.id(row), member("image"), captions_of(values, self._fields))
 
 
-def _cached(
-    cache: Path | None, files: Sequence[str], fields: Sequence[str], left_out: Counter[str]
-) -> np.ndarray[Any, Any]:
-    """The index of the tars, from `cache` when files and fields are the same (path, size, time)."""
+def _cached(cache: Path | None, files: Sequence[str], fields: Sequence[str], left_out: Counter[str]) -> Array:
+    """The index of the tars, read from `cache` if it holds one for these fields and files (path, size, time)."""
     if cache is None:
         return _scan_all(files, fields, left_out)
     facts = [[f, s.st_size, s.st_mtime_ns] for f in files for s in [os.stat(f)]]
@@ -128,108 +126,37 @@ def _cached(
     if not path.exists():
         rows = _scan_all(files, fields, left_out)
         cache.mkdir(parents=True, exist_ok=True)
-        made = cache / f".{mark}~{uuid.uuid4().hex[:8]}.npy"
+        made = temporary(path)
         _save(made, rows)
         (cache / f"{mark}.json").write_text(json.dumps(left_out), encoding="utf-8")
         os.replace(made, path)
-    with contextlib.suppress(OSError, ValueError):
-        left_out.update(
-            json.loads((cache / f"{mark}.json").read_text(encoding="utf-8")) if not left_out else {}
-        )
-    loaded: np.ndarray[Any, Any] = np.load(path, mmap_mode="r")
+    elif (counts := cache / f"{mark}.json").is_file():
+        left_out.update(json.loads(counts.read_text(encoding="utf-8")))
+    loaded: Array = np.load(path, mmap_mode="r")
     return loaded
 
 
-def _save(path: Path, rows: np.ndarray[Any, Any]) -> None:
-    """As `np.save`, whose own writer does not say that the disk is full."""
+def _save(path: Path, rows: Array) -> None:
+    """Writes the same bytes as `np.save`, whose own writer does not report a full disk."""
     with open(path, "wb") as stream:
         np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(rows))
         stream.write(rows.view(np.uint8).data)
 
 
-def _scan_all(files: Sequence[str], fields: Sequence[str], left_out: Counter[str]) -> np.ndarray[Any, Any]:
-    tables = []
-    for number, path in enumerate(files):
-        rows = list(_scan(path, number, fields, left_out))
-        tables.append(np.array(rows, dtype=_INDEX))
-    return np.concatenate(tables) if tables else np.empty(0, _INDEX)
-
-
-@dataclass(slots=True)
-class _Sample:
-    key: str
-    image: tuple[int, int] | None = None
-    text: tuple[int, int] | None = None
-    json: tuple[int, int] | None = None
-    seen: set[str] = field(default_factory=set)
+def _scan_all(files: Sequence[str], fields: Sequence[str], left_out: Counter[str]) -> Array:
+    tables = [np.array(list(_scan(f, n, fields, left_out)), dtype=_INDEX) for n, f in enumerate(files)]
+    return np.concatenate(tables)
 
 
 def _scan(path: str, number: int, fields: Sequence[str], left_out: Counter[str]) -> Iterator[tuple[int, ...]]:
-    """The usable samples of one tar, in its order."""
-    size = os.path.getsize(path)
-    sample: _Sample | None = None
-    try:
-        for name, offset, length in _members(path, size):
-            folder, slash, base = name.rpartition("/")
-            stem, _, suffix = base.partition(".")
-            key, suffix = folder + slash + stem, suffix.lower()
-            if sample is None or sample.key != key or suffix in sample.seen:
-                yield from _entry(sample, number, fields, left_out)
-                sample = _Sample(key)
-            if offset + length > size:
-                left_out["truncated_archive"] += 1
-                return
-            sample.seen.add(suffix)
-            if suffix in IMAGE_SUFFIXES and sample.image is None:
-                sample.image = (offset, length)
-            elif suffix in ("txt", "json"):
-                setattr(sample, "text" if suffix == "txt" else "json", (offset, length))
-    except tarfile.TarError as error:
-        raise UserError(
-            f"{path}: not a readable tar ({first_line(error)}); fetch or write it again"
-        ) from error
-    yield from _entry(sample, number, fields, left_out)
-
-
-def _entry(
-    sample: _Sample | None, number: int, fields: Sequence[str], left_out: Counter[str]
-) -> Iterator[tuple[int, ...]]:
-    if sample is None:
-        return
-    told = ("text" in fields and sample.text is not None) or (
-        any(f != "text" for f in fields) and sample.json is not None
-    )
-    if sample.image is None or not told:
-        left_out["no_image" if sample.image is None else "no_caption"] += 1
-        return
-    yield (number, *sample.image, *(sample.text or (0, 0)), *(sample.json or (0, 0)))
-
-
-def _members(path: str, size: int) -> Iterator[tuple[str, int, int]]:
-    """(name, offset of the data, length) of the regular members. Plain headers are read here; `tarfile` takes
-    over at the first other kind."""
-    with open(path, "rb", buffering=0) as stream:
-        offset = 0
-        while offset + 512 <= size:
-            head = os.pread(stream.fileno(), 512, offset)
-            if not head.strip(b"\0"):
-                return
-            if head[156:157] not in (b"0", b"\0", b"5") or head[124] & 0x80 or head[257:262] != b"ustar":
-                break
-            length = int(head[124:136].strip(b"\0 ") or b"0", 8)
-            if head[156:157] != b"5":
-                prefix = head[345:500].partition(b"\0")[0] if head[257:263] == b"ustar\0" else b""
-                name = head[:100].partition(b"\0")[0]
-                yield (
-                    (prefix + b"/" + name if prefix else name).decode("utf-8", "replace"),
-                    offset + 512,
-                    length,
-                )
-            offset += 512 + -(-length // 512) * 512
-        else:
-            return
-        stream.seek(0)
-        with tarfile.open(fileobj=stream, mode="r:") as archive:
-            for member in archive:
-                if member.offset >= offset and member.isreg() and not member.issparse():
-                    yield member.name, member.offset_data, member.size
+    """The usable samples of one tar as rows of the index, in its order; counts the others."""
+    for sample in samples(path):
+        image = next((m for s, m in sample.members.items() if s in IMAGE_SUFFIXES), None)
+        text, values = sample.members.get("txt"), sample.members.get("json")
+        caption = ("text" in fields and text) or (values if any(f != "text" for f in fields) else None)
+        if sample.reason == "unreadable_file":
+            raise UserError(f"{path}: not a readable tar; fetch or write it again")
+        if sample.reason or image is None or caption is None:
+            left_out[sample.reason or ("no_image" if image is None else "no_caption")] += 1
+            continue
+        yield (number, *(n for m in (image, text, values) for n in ((m.offset, m.size) if m else (0, 0))))

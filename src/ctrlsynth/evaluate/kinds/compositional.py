@@ -1,5 +1,5 @@
-"""SugarCrepe and any file of its form: does an image prefer its caption to a changed one? Strictly: a tie is
-wrong (METHODS, section 3).
+"""SugarCrepe and any set of its form: the share of images that prefer their caption to a changed one. A tie
+counts as wrong (METHODS, section 3).
 
 A folder holds `images/` and json files, each a mapping index -> {filename, caption, negative_caption}. The
 average of files is unweighted."""
@@ -7,7 +7,7 @@ average of files is unweighted."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from ...errors import UserError
 from .. import layout
 from ..encode import Encoder, encode_images, encode_texts
 from ..metrics import bootstrap, strict_preference
-from ..results import Score, Scores
-from ..tasks import Task
+from ..results import Score
+from .base import Evaluator, Scores, Tick
 
 SUGARCREPE = {
     "add_att": 692, "add_obj": 2062, "replace_att": 788, "replace_obj": 1652, "replace_rel": 1406,
@@ -27,48 +27,67 @@ SUGARCREPE = {
 """Its seven files and their rows (METHODS, section 3)."""
 
 
-def evaluate(model: Encoder, folder: Path, task: Task, tick: Callable[[int], None] | None = None) -> Scores:
+class Compositional(Evaluator):
     """Accuracy by file and `acc`, their unweighted average."""
-    files = files_of(folder, task)
-    sets = {path.stem: read(path) for path in files}
-    names = list(dict.fromkeys(row[0] for rows in sets.values() for row in rows))
-    features = encode_images(model, _images(folder / "images", names), tick=tick)
-    place = {name: n for n, name in enumerate(names)}
-    texts = sorted({t for rows in sets.values() for row in rows for t in row[1:]})
-    encoded = encode_texts(model, texts)
-    number = {text: n for n, text in enumerate(texts)}
-    scores: dict[str, Score] = {}
-    notes, found = [], []
-    for name, rows in sets.items():
-        image = features[[place[r[0]] for r in rows]]
-        positive = np.einsum("nd,nd->n", image, encoded[[number[r[1]] for r in rows]])
-        negative = np.einsum("nd,nd->n", image, encoded[[number[r[2]] for r in rows]])
-        hits = strict_preference(positive, negative)
-        found.append(hits)
-        scores[name] = Score(float(hits.mean()), *bootstrap(hits))
-        if SUGARCREPE.get(name, len(rows)) != len(rows) and task.name == "sugarcrepe":
-            notes.append(f"{name}: {len(rows)} rows, the published file has {SUGARCREPE[name]}")
-    file = np.repeat(np.arange(len(found)), [len(hits) for hits in found])
-    scores["acc"] = Score(
-        float(np.mean([s.value for s in scores.values()])), *bootstrap(np.concatenate(found), file)
-    )
-    protocol = {"kind": "pairs", "metric": "acc", "files": sorted(sets)}
-    return Scores(scores, protocol, sum(map(len, sets.values())), layout.digest(files), notes=tuple(notes))
 
+    def files(self) -> list[Path]:
+        """The json files of pairs; SugarCrepe must have all seven."""
+        files = sorted(self.folder.glob("*.json"))
+        if self.task.name == "sugarcrepe":
+            missing = [n for n in SUGARCREPE if n not in {f.stem for f in files}]
+            if missing:
+                raise UserError(
+                    f"{self.folder}: expected SugarCrepe's seven json files, missing: {', '.join(missing)}"
+                )
+            files = [f for f in files if f.stem in SUGARCREPE]
+        if not files:
+            raise UserError(
+                f"{self.folder}: expected json files of pairs (filename, caption, negative_caption), found "
+                f"none"
+            )
+        return files
 
-def files_of(folder: Path, task: Task) -> list[Path]:
-    """The json files of pairs."""
-    files = sorted(folder.glob("*.json"))
-    if task.name == "sugarcrepe":
-        gone = [n for n in SUGARCREPE if n not in {f.stem for f in files}]
-        if gone:
-            raise UserError(f"{folder}: expected SugarCrepe's seven json files, missing: {', '.join(gone)}")
-        files = [f for f in files if f.stem in SUGARCREPE]
-    if not files:
-        raise UserError(
-            f"{folder}: expected json files of pairs (filename, caption, negative_caption), found none"
+    def protocol(self) -> dict[str, Any]:
+        """The files' names."""
+        return {"files": [path.stem for path in self.files()]}
+
+    def test_rows(self) -> Iterator[tuple[str, bytes, Sequence[str]]]:
+        """Each row's image with its right caption."""
+        for path in self.files():
+            for name, caption, _ in read(path):
+                yield path.name, self._image(name), (caption,)
+
+    def _image(self, name: str) -> bytes:
+        return layout.read_image(
+            layout.path_inside(self.folder / "images", name, self.folder), "the evaluation set"
         )
-    return files
+
+    def evaluate(self, model: Encoder, tick: Tick | None = None) -> Scores:
+        """Encodes every image and text once and compares."""
+        sets = {path.stem: read(path) for path in self.files()}
+        names = list(dict.fromkeys(row[0] for rows in sets.values() for row in rows))
+        images = ((self._image(name), str(self.folder / "images" / name)) for name in names)
+        features = encode_images(model, images, tick=tick)
+        image_at = {name: n for n, name in enumerate(names)}
+        texts = sorted({t for rows in sets.values() for row in rows for t in row[1:]})
+        encoded = encode_texts(model, texts)
+        text_at = {text: n for n, text in enumerate(texts)}
+        scores: dict[str, Score] = {}
+        notes, found = [], []
+        for name, rows in sets.items():
+            image = features[[image_at[r[0]] for r in rows]]
+            positive, negative = (
+                np.einsum("nd,nd->n", image, encoded[[text_at[r[column]] for r in rows]]) for column in (1, 2)
+            )
+            hits = strict_preference(positive, negative)
+            found.append(hits)
+            scores[name] = Score(float(hits.mean()), *bootstrap(hits))
+            if SUGARCREPE.get(name, len(rows)) != len(rows) and self.task.name == "sugarcrepe":
+                notes.append(f"{name}: {len(rows)} rows, the published file has {SUGARCREPE[name]}")
+        file = np.repeat(np.arange(len(found)), [len(hits) for hits in found])
+        average = float(np.mean([s.value for s in scores.values()]))
+        scores["acc"] = Score(average, *bootstrap(np.concatenate(found), file))
+        return Scores(scores, len(file), notes=tuple(notes))
 
 
 def read(path: Path) -> list[tuple[str, str, str]]:
@@ -90,16 +109,3 @@ def _text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise TypeError(f"a caption is text, not {value!r}")
     return value
-
-
-def _images(folder: Path, names: list[str]) -> Iterator[tuple[bytes, str]]:
-    for name in names:
-        path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise UserError(f"{folder}: {name!r} leads out of the folder")
-        try:
-            yield path.read_bytes(), str(path)
-        except OSError as error:
-            raise UserError(
-                f"{path}: expected an image that the pairs name; cannot read it ({error.strerror})"
-            ) from error

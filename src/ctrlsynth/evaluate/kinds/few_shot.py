@@ -4,8 +4,7 @@ Support comes from train, queries from test."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,37 +14,41 @@ from .. import layout
 from ..encode import Array, Encoder
 from ..features import Split, encode_split
 from ..metrics import bootstrap
-from ..results import Score, Scores
-from ..tasks import Task
+from ..results import Score
+from .base import Evaluator, Scores, Tick
 
 WAYS, SHOTS, QUERIES, EPISODES = 5, 5, 6, 5000
 
 
-def evaluate(
-    model: Encoder, folder: Path, task: Task, seed: int = 0, tick: Callable[[int], None] | None = None
-) -> Scores:
-    """acc1: mean accuracy of the episodes, with the interval over episodes."""
-    names = layout.classnames(folder, task.classes)
-    train, test = (encode_split(model, folder, split, len(names), tick) for split in ("train", "test"))
-    found = episodes(train, test, seed, where=str(folder))
-    protocol = {
-        "kind": "few-shot",
-        "metric": "acc1",
-        "ways": WAYS,
-        "shots": SHOTS,
-        "queries": QUERIES,
-        "episodes": EPISODES,
-        "seed": seed,
-    }
-    files = [folder / "classnames.txt", *layout.shards(folder, "train"), *layout.shards(folder, "test")]
-    score = Score(float(found.mean()), *bootstrap(found))
-    return Scores({"acc1": score}, protocol, len(test.labels), layout.digest(files), len(names))
+class FewShot(Evaluator):
+    """acc1: mean accuracy of the episodes, with its interval over episodes."""
+
+    splits = ("train", "test")
+    seeded = True
+
+    def protocol(self) -> dict[str, Any]:
+        """The numbers of the protocol."""
+        return {
+            "ways": WAYS,
+            "shots": SHOTS,
+            "queries": QUERIES,
+            "episodes": EPISODES,
+            "seed": self.settings.seed,
+        }
+
+    def evaluate(self, model: Encoder, tick: Tick | None = None) -> Scores:
+        """Encodes both splits once and runs the episodes."""
+        names = layout.classnames(self.folder, self.task.classes)
+        train, test = (encode_split(model, self.folder, s, len(names), tick) for s in self.splits)
+        found = episodes(train, test, self.settings.seed, where=str(self.folder))
+        score = Score(float(found.mean()), *bootstrap(found))
+        return Scores({"acc1": score}, len(test.labels), len(names))
 
 
 def episodes(
     train: Split, test: Split, seed: int, count: int = EPISODES, where: str = "few-shot"
 ) -> npt.NDArray[np.float64]:
-    """Accuracy of each episode. Classes with fewer than 5 training or 6 test images take no part; at least 5
+    """Accuracy of each episode. Skips classes with fewer than 5 training or 6 test images; at least 5 classes
     must be left."""
     supports = {c: np.flatnonzero(train.labels == c) for c in np.unique(train.labels)}
     queries = {c: np.flatnonzero(test.labels == c) for c in np.unique(test.labels)}

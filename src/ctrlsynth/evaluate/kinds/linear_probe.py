@@ -8,7 +8,6 @@ L2-normalised image embeddings; the paper does not say whether its were."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,7 @@ from ...errors import UserError
 from .. import layout
 from ..encode import Encoder
 from ..features import Split, encode_split
-from ..results import Scores
-from ..tasks import Task
+from .base import Evaluator, Scores, Tick
 from .zero_shot import classification
 
 COARSE = np.logspace(-6, 6, 7)
@@ -29,28 +27,35 @@ MAX_ITERATIONS = 1000
 Weights = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
-def evaluate(model: Encoder, folder: Path, task: Task, tick: Callable[[int], None] | None = None) -> Scores:
-    """acc1, acc5, mean per-class recall on test; the protocol names the C that val chose."""
-    names = layout.classnames(folder, task.classes)
-    splits = ["train", *(["val"] if (folder / "val").is_dir() else []), "test"]
-    found = {split: encode_split(model, folder, split, len(names), tick) for split in splits}
-    train, val = (found["train"], found["val"]) if "val" in found else last_fifth(found["train"], folder)
-    best = choose_c(train, val, len(names), task.metric)
-    weight, bias = fit(train + val, best, len(names))
-    logits = found["test"].features.astype(np.float64) @ weight.T + bias
-    protocol = {
-        "kind": "linear-probe",
-        "metric": task.metric,
-        "val": "official" if "val" in found else "last 20% of train",
-    }
-    files = [folder / "classnames.txt", *(p for split in splits for p in layout.shards(folder, split))]
-    scores = classification(logits.astype(np.float32), found["test"].labels)
-    notes = [f"C = {best:.3g}"]
-    if not set(val.labels) <= set(train.labels):
-        notes.append(
-            "val holds classes that train lacks, so C means little: shuffle the training shards or give val/"
-        )
-    return Scores(scores, protocol, len(found["test"].labels), layout.digest(files), len(names), tuple(notes))
+class LinearProbe(Evaluator):
+    """acc1, acc5 and mean per-class recall on test. A note names the C that val chose."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:  # type: ignore[override]
+        """`val` takes part where the set has it."""
+        return ("train", "val", "test") if (self.folder / "val").is_dir() else ("train", "test")
+
+    def protocol(self) -> dict[str, Any]:
+        """Where val comes from."""
+        return {"val": "official" if "val" in self.splits else "last 20% of train"}
+
+    def evaluate(self, model: Encoder, tick: Tick | None = None) -> Scores:
+        """Encodes the splits once, chooses C, and fits on train and val."""
+        names, metric = layout.classnames(self.folder, self.task.classes), self.task.metric
+        found = {s: encode_split(model, self.folder, s, len(names), tick) for s in self.splits}
+        train, test = found["train"], found["test"]
+        train, val = (train, found["val"]) if "val" in found else last_fifth(train, self.folder)
+        best = choose_c(train, val, len(names), metric)
+        weight, bias = fit(train + val, best, len(names))
+        logits = test.features.astype(np.float64) @ weight.T + bias
+        notes = [f"C = {best:.3g}"]
+        if not set(val.labels) <= set(train.labels):
+            notes.append(
+                "val holds classes that train lacks, so C means little: shuffle the training shards or give "
+                "val/"
+            )
+        scores = classification(logits.astype(np.float32), test.labels)
+        return Scores(scores, len(test.labels), len(names), tuple(notes))
 
 
 def last_fifth(train: Split, where: Path) -> tuple[Split, Split]:
@@ -62,13 +67,13 @@ def last_fifth(train: Split, where: Path) -> tuple[Split, Split]:
 
 
 def choose_c(train: Split, val: Split, classes: int, metric: str) -> float:
-    """The C with the best `metric` on val, the smaller of equals: coarse grid, then the fine one around
-    it."""
+    """The C with the best `metric` on val (the smallest of equals): a coarse grid, then a fine one around its
+    best."""
 
     def best_of(grid: npt.NDArray[np.float64]) -> float:
         start: Weights | None = None
         scored = []
-        for c in np.sort(grid):  # each fit starts from the last: the optimum is one, the way to it shorter
+        for c in np.sort(grid):  # starting at the last fit's optimum takes fewer iterations
             start = fit(train, float(c), classes, start)
             logits = val.features.astype(np.float64) @ start[0].T + start[1]
             scored.append((classification(logits.astype(np.float32), val.labels)[metric].value, -float(c)))

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,66 +21,69 @@ import numpy.typing as npt
 from ...data.long_tail import HEAD_OVER, TAIL_UNDER, read_split
 from ...errors import UserError
 from .. import layout
-from ..encode import Array, Encoder, class_weights, encode_images
-from ..features import Split
+from ..encode import Array, Encoder, class_weights
+from ..features import Split, encode_labelled
 from ..metrics import Ints, bootstrap, top_k_hits
-from ..results import Score, Scores
-from ..tasks import Task
+from ..results import Score
+from .base import Evaluator, Scores, Settings, Tick
 
 SCALE = 25.0
 GROUPS = ("head", "medium", "tail")
 
 
-@dataclass(frozen=True, slots=True)
-class HeadSettings:
-    """How the head is trained. `head`: cosine (from text features) or plain; `loss`: cross-entropy or
-    logit-adjusted (by the log share of each class in the data that it is trained on)."""
-
-    head: Literal["cosine", "plain"] = "cosine"
-    loss: Literal["cross-entropy", "logit-adjusted"] = "cross-entropy"
-    epochs: int = 10
-    batch: int = 128
-    lr: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    seed: int = 0
+EPOCHS, BATCH, LR, MOMENTUM, WEIGHT_DECAY = 10, 128, 0.01, 0.9, 5e-4
 
 
-def evaluate(
-    model: Encoder, folder: Path, task: Task, extra: Path | None = None, settings: HeadSettings | None = None,
-    tick: Callable[[int], None] | None = None,
-) -> Scores:  # fmt: skip
-    """acc1 and the accuracy of head, medium and tail. `extra`: synthetic images (`read_extra`); the head is
-    then trained for the number of iterations that the original split alone gives."""
-    how = settings or HeadSettings()
-    names = layout.classnames(folder, task.classes)
-    lists = {split: read_split(folder / f"{split}.txt", len(names)) for split in ("train", "test")}
-    counts = np.bincount([label for _, label in lists["train"]], minlength=len(names))
-    train, test = (_encode(model, _root(folder), lists[split], tick) for split in ("train", "test"))
-    iterations = how.epochs * math.ceil(len(train.labels) / how.batch)
-    if extra is not None:
-        train = train + _encode(model, *read_extra(extra, len(names)), tick)
-    first = class_weights(model, names, ["a photo of a {c}."]) if how.head == "cosine" else None
-    logits = train_head(train, test.features, len(names), iterations, how, first)
-    protocol = {
-        "kind": "long-tail", "metric": "acc1", "head": how.head, "loss": how.loss, "iterations": iterations,
-        "seed": how.seed,
-    }  # fmt: skip
-    files = [
-        folder / "classnames.txt",
-        folder / "train.txt",
-        folder / "test.txt",
-        *([extra_file(extra)] if extra else []),
-    ]
-    notes = (f"trained on {len(train.labels)} images, {len(lists['train'])} of them from train.txt",)
-    return Scores(
-        group_scores(logits, test.labels, counts),
-        protocol,
-        len(test.labels),
-        layout.digest(files),
-        len(names),
-        notes,
-    )
+class LongTail(Evaluator):
+    """acc1 and the accuracy of head, medium and tail."""
+
+    seeded = True
+
+    def files(self) -> list[Path]:
+        """The split's three files, and the list of the extra images."""
+        extra = self.settings.extra
+        lists = [] if extra is None else [extra / "metadata.jsonl" if extra.is_dir() else extra]
+        return [*(self.folder / n for n in ("classnames.txt", "train.txt", "test.txt")), *lists]
+
+    def protocol(self) -> dict[str, Any]:
+        """The head's settings."""
+        return {"head": self.settings.head, "loss": self.settings.loss, "seed": self.settings.seed}
+
+    def test_rows(self) -> Iterator[tuple[str, bytes, Sequence[str]]]:
+        """The test images."""
+        test = read_split(self.folder / "test.txt", len(layout.classnames(self.folder, None)))
+        return ((where, image, ()) for image, where, _ in _labelled(self._root, test))
+
+    @property
+    def _root(self) -> Path:
+        images = self.folder / "images"
+        return images if images.is_dir() else self.folder
+
+    def evaluate(self, model: Encoder, tick: Tick | None = None) -> Scores:
+        """Trains a head on train.txt and the extra images, for the number of iterations that train.txt alone
+        gives, and scores it on test.txt."""
+        names, how = layout.classnames(self.folder, self.task.classes), self.settings
+        lists = {s: read_split(self.folder / f"{s}.txt", len(names)) for s in ("train", "test")}
+        counts = np.bincount([label for _, label in lists["train"]], minlength=len(names))
+        train, test = (encode_labelled(model, _labelled(self._root, lists[s]), tick) for s in lists)
+        iterations = EPOCHS * math.ceil(len(train.labels) / BATCH)
+        if how.extra is not None:
+            train = train + encode_labelled(model, _labelled(*read_extra(how.extra, len(names))), tick)
+        first = class_weights(model, names, ["a photo of a {c}."]) if how.head == "cosine" else None
+        logits = train_head(train, test.features, len(names), iterations, how, first)
+        return Scores(
+            group_scores(logits, test.labels, counts),
+            len(test.labels),
+            len(names),
+            (f"trained on {len(train.labels)} images, {len(lists['train'])} of them from train.txt",),
+            {"iterations": iterations},
+        )
+
+
+def _labelled(root: Path, rows: Sequence[tuple[str, int]]) -> Iterator[tuple[bytes, str, int]]:
+    """(image, its path, label) of the rows of a split file."""
+    for name, label in rows:
+        yield layout.read_image(root / name, "the split"), str(root / name), label
 
 
 def groups(counts: Ints) -> npt.NDArray[np.int64]:
@@ -116,47 +118,20 @@ def read_extra(path: Path, classes: int) -> tuple[Path, list[tuple[str, int]]]:
                 raise UserError(f"{table}:{number}: expected a label of 0..{classes - 1}, found {label!r}")
             rows.append((row["file_name"], label))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-        told = f"{type(error).__name__}: {error}"
         raise UserError(
-            f"{table}: expected an imagefolder export whose source gives labels ({told})"
+            f"{table}: expected an imagefolder export whose source gives labels ({type(error).__name__}: "
+            f"{error})"
         ) from error
     if not rows:
         raise UserError(f"{table}: names no image")
     return path, rows
 
 
-def extra_file(path: Path) -> Path:
-    """The file whose digest stands for the extra images."""
-    return path / "metadata.jsonl" if path.is_dir() else path
-
-
-def _root(folder: Path) -> Path:
-    return folder / "images" if (folder / "images").is_dir() else folder
-
-
-def _encode(
-    model: Encoder, root: Path, rows: Sequence[tuple[str, int]], tick: Callable[[int], None] | None
-) -> Split:
-    def images() -> Iterator[tuple[bytes, str]]:
-        for name, _ in rows:
-            path = root / name
-            try:
-                yield path.read_bytes(), str(path)
-            except OSError as error:
-                raise UserError(
-                    f"{path}: expected an image that the split names; cannot read it ({error.strerror})"
-                ) from error
-
-    return Split(
-        encode_images(model, images(), tick=tick), np.array([label for _, label in rows], dtype=np.int64)
-    )
-
-
 def train_head(
-    train: Split, test: Array, classes: int, iterations: int, how: HeadSettings, first: Array | None
+    train: Split, test: Array, classes: int, iterations: int, how: Settings, first: Array | None
 ) -> Array:
-    """Trains the head and returns the test rows' logits (N, C). `first` (C, D): the cosine head's weights at
-    the start."""
+    """Trains the head by SGD and returns the test rows' logits (N, C). `first` (C, D): initial weights of the
+    cosine head."""
     import torch
     from torch.nn import functional
 
@@ -171,7 +146,7 @@ def train_head(
     bias = torch.zeros(classes, requires_grad=plain)
     shift = _log_prior(train.labels, classes) if how.loss == "logit-adjusted" else torch.zeros(classes)
     optimizer = torch.optim.SGD(
-        [weight, *([bias] if plain else [])], lr=how.lr, momentum=how.momentum, weight_decay=how.weight_decay
+        [weight, *([bias] if plain else [])], lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
 
@@ -184,9 +159,9 @@ def train_head(
 
     order = torch.empty(0, dtype=torch.int64)
     for _ in range(iterations):
-        if len(order) < min(how.batch, len(labels)):
+        if len(order) < min(BATCH, len(labels)):
             order = torch.cat([order, torch.randperm(len(labels), generator=generator)])
-        rows, order = order[: how.batch], order[how.batch :]
+        rows, order = order[:BATCH], order[BATCH:]
         loss = functional.cross_entropy(logits(features[rows]) + shift, labels[rows])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

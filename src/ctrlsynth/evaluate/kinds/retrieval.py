@@ -1,7 +1,7 @@
-"""Image-text retrieval, both ways (CtrlSynth, Table 3: recall@1; SynthCLIP: recall@5). Any positive in the
-first k counts.
+"""Image-text retrieval in both directions (CtrlSynth, Table 3: recall@1; SynthCLIP: recall@5): a hit is any
+positive among the first k.
 
-Reads the public tar layout (`test/*.tar` with KEY.jpg + KEY.txt, a caption a line), or a folder with
+Reads the public tar layout (`test/*.tar` with KEY.jpg + KEY.txt, one caption per line), or a folder with
 `images/` and `captions.json`: COCO's own form (`images`, `annotations`) or Karpathy's (`images` with `split`
 and `sentences`), which Flickr8K and Flickr30K use too."""
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,63 +19,53 @@ from ...errors import UserError
 from .. import layout
 from ..encode import Encoder, encode_images, encode_texts
 from ..metrics import bootstrap, recall_ranks
-from ..results import Score, Scores
-from ..tasks import Task
+from ..results import Score
+from .base import Evaluator, Scores, Tick
 
-Pair = tuple[bytes, str, tuple[str, ...]]
-"""Encoded image, where it stands, its captions."""
 KS = (1, 5, 10)
 
 
-def evaluate(model: Encoder, folder: Path, task: Task, tick: Callable[[int], None] | None = None) -> Scores:
+class Retrieval(Evaluator):
     """i2t_recall@k, t2i_recall@k and their mean recall@k for k = 1, 5, 10."""
-    captions: list[tuple[str, ...]] = []
 
-    def images() -> Iterator[tuple[bytes, str]]:
-        for image, where, texts in pairs(folder):
-            captions.append(texts[: task.captions])
-            yield image, where
+    def files(self) -> list[Path]:
+        """captions.json, or the test shards."""
+        captions = self.folder / "captions.json"
+        return [captions] if captions.exists() else layout.shards(self.folder, "test")
 
-    features = encode_images(model, images(), tick=tick)
-    owner = np.repeat(np.arange(len(captions)), [len(c) for c in captions])
-    texts = encode_texts(model, [text for several in captions for text in several])
-    starts = np.concatenate([[0], np.cumsum([len(c) for c in captions])])
-    by_image = [range(starts[n], starts[n + 1]) for n in range(len(captions))]
-    ranks = {
-        "i2t": recall_ranks(features, texts, by_image),
-        "t2i": recall_ranks(texts, features, [[int(o)] for o in owner]),
-    }
-    scores: dict[str, Score] = {}
-    for k in KS:
-        for way, found in ranks.items():
-            scores[f"{way}_recall@{k}"] = Score(float((found < k).mean()), *bootstrap(found < k))
-        mean = (scores[f"i2t_recall@{k}"].value + scores[f"t2i_recall@{k}"].value) / 2
-        hits, way_of = (
-            np.concatenate(list(ranks.values())) < k,
-            np.repeat([0, 1], [len(found) for found in ranks.values()]),
-        )
-        scores[f"recall@{k}"] = Score(mean, *bootstrap(hits, way_of))
-    protocol = {"kind": "retrieval", "metric": task.metric, "images": len(captions), "captions": len(owner)}
-    return Scores(scores, protocol, len(captions), layout.digest(files_of(folder)))
+    def test_rows(self) -> Iterator[tuple[str, bytes, Sequence[str]]]:
+        """The test images with their captions, in the data set's order."""
+        if (self.folder / "captions.json").exists():
+            return _from_json(self.folder)
+        return ((s.where, s.image, s.captions) for s in layout.samples(self.folder, "test"))
 
+    def evaluate(self, model: Encoder, tick: Tick | None = None) -> Scores:
+        """Ranks all texts for each image and all images for each text."""
+        captions: list[Sequence[str]] = []
 
-def pairs(folder: Path) -> Iterator[Pair]:
-    """The test images with their captions, in the data set's order."""
-    if (folder / "captions.json").exists():
-        yield from _from_json(folder)
-        return
-    for sample in layout.samples(folder, "test"):
-        yield sample.image, sample.where, sample.captions
+        def images() -> Iterator[tuple[bytes, str]]:
+            for where, image, texts in self.test_rows():
+                captions.append(texts[: self.task.captions])
+                yield image, where
 
-
-def files_of(folder: Path) -> list[Path]:
-    """The files whose digest names this data."""
-    return (
-        [folder / "captions.json"] if (folder / "captions.json").exists() else layout.shards(folder, "test")
-    )
+        features = encode_images(model, images(), tick=tick)
+        counts = [len(c) for c in captions]
+        owner = np.repeat(np.arange(len(captions)), counts)
+        texts = encode_texts(model, [text for group in captions for text in group])
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        by_image = [range(starts[n], starts[n + 1]) for n in range(len(captions))]
+        to_text = recall_ranks(features, texts, by_image)
+        to_image = recall_ranks(texts, features, [[int(o)] for o in owner])
+        both, way = np.concatenate([to_text, to_image]), np.repeat([0, 1], [len(to_text), len(to_image)])
+        scores: dict[str, Score] = {}
+        for k in KS:
+            i2t, t2i = (Score(float((r < k).mean()), *bootstrap(r < k)) for r in (to_text, to_image))
+            scores |= {f"i2t_recall@{k}": i2t, f"t2i_recall@{k}": t2i}
+            scores[f"recall@{k}"] = Score((i2t.value + t2i.value) / 2, *bootstrap(both < k, way))
+        return Scores(scores, len(captions), protocol={"images": len(captions), "captions": len(owner)})
 
 
-def _from_json(folder: Path) -> Iterator[Pair]:
+def _from_json(folder: Path) -> Iterator[tuple[str, bytes, Sequence[str]]]:
     path = folder / "captions.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -88,17 +78,10 @@ def _from_json(folder: Path) -> Iterator[Pair]:
     if not named:
         raise UserError(f"{path}: names no test image with captions")
     for name, captions in named:
-        place = folder / "images" / name
         if not captions:
             raise UserError(f"{path}: expected captions of {name}, found none")
-        if not place.resolve().is_relative_to((folder / "images").resolve()):
-            raise UserError(f"{path}: {name!r} leads out of {folder / 'images'}")
-        try:
-            yield place.read_bytes(), str(place), tuple(captions)
-        except OSError as error:
-            raise UserError(
-                f"{place}: expected an image that {path.name} names; cannot read it ({error.strerror})"
-            ) from error
+        image = layout.path_inside(folder / "images", name, path)
+        yield str(image), layout.read_image(image, path.name), tuple(captions)
 
 
 def _coco(data: dict[str, Any]) -> list[tuple[str, list[str]]]:

@@ -1,21 +1,20 @@
-"""Zero-shot classification (CtrlSynth, Tables 1 and 2): class = mean of its templates' text embeddings,
-prediction = nearest class."""
+"""Zero-shot classification (CtrlSynth, Tables 1 and 2): a class is the mean of its templates' text embeddings,
+the prediction the nearest class."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from ...errors import UserError, unknown
 from .. import layout
-from ..encode import Array, Encoder, class_weights, encode_images
+from ..encode import Array, Encoder, class_weights
+from ..features import encode_split
 from ..metrics import Ints, bootstrap, mean_per_class_recall, top_k_hits
-from ..results import Score, Scores
-from ..tasks import Task
+from ..results import Score
+from .base import Evaluator, Scores, Tick
 
 SIMPLE = ["a photo of a {c}."]
 TEMPLATE_SETS = ("folder", "simple", "openai-imagenet-80", "openai-imagenet-7")
@@ -31,9 +30,9 @@ def template_set(name: str, folder: Path) -> list[str]:
     if name == "simple":
         return SIMPLE
     if name in ("openai-imagenet-80", "openai-imagenet-7"):
-        from ...models.torchvision_fix import make_torchvision_importable
+        from ...models.open_clip.load import import_open_clip
 
-        make_torchvision_importable("clip")
+        import_open_clip("--templates")
         shipped = import_module("open_clip.zero_shot_metadata")
         functions = (
             shipped.OPENAI_IMAGENET_TEMPLATES if name.endswith("80") else shipped.SIMPLE_IMAGENET_TEMPLATES
@@ -42,44 +41,28 @@ def template_set(name: str, folder: Path) -> list[str]:
     raise unknown("template set", name, TEMPLATE_SETS, "--templates")
 
 
-def template_protocol(name: str, folder: Path) -> dict[str, str]:
-    """What of a protocol tells template sets apart: the name, and a digest of the sentences, because every
-    folder may hold others."""
-    text = "\n".join(template_set(name, folder))
-    return {"templates": name, "template_digest": hashlib.sha256(text.encode()).hexdigest()[:8]}
+class ZeroShot(Evaluator):
+    """acc1, acc5 and mean per-class recall on the test split."""
 
+    @property
+    def _templates(self) -> str:
+        return self.settings.templates or self.task.templates
 
-def evaluate(
-    model: Encoder,
-    folder: Path,
-    task: Task,
-    templates: str | None = None,
-    tick: Callable[[int], None] | None = None,
-) -> Scores:
-    """acc1, acc5 and mean per-class recall on the test split of `folder`. `templates`: a set by name, else
-    the task's."""
-    templates = templates or task.templates
-    names = layout.classnames(folder, task.classes)
-    if not names:
-        raise UserError(f"{folder / 'classnames.txt'}: expected at least one class, found none")
-    weights = class_weights(model, names, template_set(templates, folder))
-    labels: list[int] = []
+    def protocol(self) -> dict[str, Any]:
+        """The template set: its name, and a digest of the sentences, because every folder may hold others."""
+        text = "\n".join(template_set(self._templates, self.folder))
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        return {"templates": self._templates, "template_digest": digest}
 
-    def images() -> Iterator[tuple[bytes, str]]:
-        for sample in layout.samples(folder, "test", len(names)):
-            labels.append(int(sample.label or 0))
-            yield sample.image, sample.where
-
-    features = encode_images(model, images(), tick=tick)
-    files = [folder / "classnames.txt", *layout.shards(folder, "test")]
-    protocol = {"kind": "zero-shot", "metric": task.metric, **template_protocol(templates, folder)}
-    return Scores(
-        classification(features @ weights.T, np.array(labels)),
-        protocol,
-        len(labels),
-        layout.digest(files),
-        len(names),
-    )
+    def evaluate(self, model: Encoder, tick: Tick | None = None) -> Scores:
+        """Predicts the class whose text embedding is nearest."""
+        names = layout.classnames(self.folder, self.task.classes)
+        if not names:
+            raise UserError(f"{self.folder / 'classnames.txt'}: expected at least one class, found none")
+        weights = class_weights(model, names, template_set(self._templates, self.folder))
+        test = encode_split(model, self.folder, "test", len(names), tick)
+        scores = classification(test.features @ weights.T, test.labels)
+        return Scores(scores, len(test.labels), len(names))
 
 
 def classification(logits: Array, labels: Ints) -> dict[str, Score]:

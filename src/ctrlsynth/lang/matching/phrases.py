@@ -9,8 +9,8 @@ from functools import lru_cache
 from typing import Literal
 
 from .. import wordnet
-from ..words import plural
-from .text import DESCRIBING, MARK, OPEN, PIECES, PREPOSITIONS, Key, Memo, Span, Text
+from ..words import LINKING, plural
+from .text import DESCRIBING, MARK, OPEN, PIECES, Key, Memo, Span, Text
 
 STEPS = 3  # hypernym steps that the `wordnet` matcher allows
 _RARE = 5  # a word that WordNet's texts use less often: which of its senses are common is not known
@@ -134,7 +134,7 @@ def _split(phrase: str, subject: str | None, end: str | None) -> Phrase:
         return Phrase(phrase, "relation", thing(subject), keys, thing(end) if end else None)
     keys = _keys(phrase[: len(phrase) - stop])
     if end is not None and keys:
-        lone = any(k.low in PREPOSITIONS for k in keys)
+        lone = any(k.low in LINKING for k in keys)
         return Phrase(phrase, "relation" if lone else "attribute", None, keys, thing(end))
     keys = tuple(k for k in keys if k.kind != MARK)
     return Phrase(phrase, "words", None, keys) if keys else Phrase(phrase, "none")

@@ -52,8 +52,9 @@ from ...errors import unknown
 from ...sample import KINDS, Tags
 from ..nouns import multiword, noun_form
 from ..phrases import split_attribute
+from ..words import LINKING
 from .phrases import Phrase, compiled, names, places
-from .text import MARK, OPEN, PREPOSITIONS, RELATIVE, Key, Text
+from .text import MARK, OPEN, RELATIVE, Key, Text
 
 MATCHERS = ("substring", "lemma", "wordnet")
 _LINKING = frozenset("be look seem appear become turn remain stay".split())
@@ -328,7 +329,7 @@ def _bound(phrases: Iterable[str], objects: Sequence[str]) -> tuple[str, ...]:
     for phrase in phrases:
         words = phrase.lower().split()
         found += [tail for i in range(len(words)) if (tail := " ".join(words[i:])) and _is_noun(tail)][:1]
-        if any(word in PREPOSITIONS for word in words[1:-1]):
+        if any(word in LINKING for word in words[1:-1]):
             found += [head for i in range(len(words) - 1, 0, -1) if _is_noun(head := " ".join(words[:i]))][:1]
     return tuple(dict.fromkeys(found))
 

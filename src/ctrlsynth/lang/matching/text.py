@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from .. import wordnet
 from ..nouns import COLOURS, KEEP_APART, multiword, multiword_starts, noun_form
-from ..words import singular
+from ..words import ARTICLES, LINKING, NUMBERS, singular
 
 _V = TypeVar("_V")
 _WORD = re.compile(r"[^\W_]+(?:'(?!s\b)[^\W_]+)*|[^\w\s'’`\"-]")
@@ -20,18 +20,8 @@ MAX_WORDS = 1_000  # of a text that are read: no caption is longer, and what loo
 _LONGEST = 48  # characters of a run without blanks that are remembered
 _LONGEST_READ = 1_000  # and that are read
 _REMEMBERED = 65_536
-_ARTICLES = frozenset(("a", "an", "the"))
-_NUMBERS = {
-    w: str(i)
-    for i, w in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())
-}
-PREPOSITIONS = frozenset(
-    "on in at under over above below behind beside near by with of into onto through across along around "
-    "against between among inside "
-    "outside toward towards down up atop beneath underneath off upon amid past from to for without wearing "
-    "holding riding carrying".split()
-)
-_FUNCTION = (PREPOSITIONS - frozenset("wearing holding riding carrying".split())) | frozenset(
+_DIGITS = {word: str(number) for number, word in enumerate(NUMBERS)}
+_FUNCTION = (LINKING - frozenset("wearing holding riding carrying".split())) | frozenset(
     "and or but nor is are was were be been being am has have had do does did can could will would shall "
     "should may might must not no "
     "i you he she it we they me him us them who whom which that this these those while as when where "
@@ -47,11 +37,7 @@ _PLURALS_FIRST = frozenset(
     "leaves drops hooks sprinkles scrubs flies".split()
 )  # rather nouns in captions, though verbs in prose
 DESCRIBING = (
-    COLOURS
-    | KEEP_APART
-    | _NUMBERS.keys()
-    | set(_NUMBERS.values())
-    | set("full half empty bright dark".split())
+    COLOURS | KEEP_APART | _DIGITS.keys() | set(_DIGITS.values()) | set("full half empty bright dark".split())
 )
 OPEN, FUNCTION, MARK = 0, 1, 2
 Span = tuple[int, int]
@@ -81,7 +67,7 @@ def _key(low: str) -> Key:
     if low in _FUNCTION:
         return Key(low, low, "be" if low in _BE else low, FUNCTION, start, finite=low in _AUXILIARIES)
     own = noun_form(low)
-    noun = _NUMBERS.get(low) or own or singular(low)
+    noun = _DIGITS.get(low) or own or singular(low)
     verb = wordnet.morphy(low, "v") or noun
     longest, seconds = multiword_starts().get(low, (0, set()))
     return Key(
@@ -124,7 +110,7 @@ class Memo(dict[str, _V]):
 
 def _read(piece: str) -> tuple[Key, ...]:
     plain = piece[:_LONGEST_READ].lower().replace("’", "'")
-    return tuple(_key(w) for w in _WORD.findall(plain) if w not in _ARTICLES)
+    return tuple(_key(w) for w in _WORD.findall(plain) if w not in ARTICLES)
 
 
 PIECES = Memo(_read)

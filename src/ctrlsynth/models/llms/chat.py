@@ -7,7 +7,8 @@ from typing import Any
 
 from ...errors import UserError
 from ..base import Request
-from ..hf import Located, load_processor
+from ..hub.find import Located
+from ..hub.load import load_processor
 from .sampling import messages
 
 WHERE = "models.llm"

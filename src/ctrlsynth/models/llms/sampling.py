@@ -1,9 +1,9 @@
-"""How a language model (2b) chooses its words: one set of options, by the same names in every backend that
-samples."""
+"""Sampling options of language models (2b): one set, by the same names in every backend that samples."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import InitVar, dataclass, fields
 from typing import Any
 
 from ...errors import UserError
@@ -18,17 +18,18 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Sampling:
-    """The defaults are greedy decoding, as CtrlSynth does it. SynthCLIP: temperature 0.7, top_p 0.95, both
+    """The defaults are greedy decoding, as in CtrlSynth. SynthCLIP: temperature 0.7, top_p 0.95, both
     penalties 1.0.
 
-    temperature         0 is greedy; above it the request's seed decides
-    top_p               the smallest set of likeliest tokens whose probabilities reach this sum
-    presence_penalty    off the logits of every token that the reply holds already
-    frequency_penalty   off the logits, as often as the reply holds the token
+    temperature         0 is greedy; above 0 the request's seed decides
+    top_p               samples from the smallest set of likeliest tokens whose probabilities reach this sum
+    presence_penalty    subtracted from the logits of every token that the reply contains
+    frequency_penalty   subtracted once per occurrence of the token in the reply
     repetition_penalty  divides the logits of tokens in prompt and reply; 1 is none
-    max_tokens          caps what the request asks for
+    max_tokens          caps the request's own limit
+    where               the recipe's key, for messages
     """
 
     temperature: float = 0.0
@@ -37,28 +38,36 @@ class Sampling:
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     max_tokens: int | None = None
+    where: InitVar[str] = "models.llm"
 
-    def __post_init__(self) -> None:
+    @classmethod
+    def split(cls, options: Mapping[str, Any], where: str) -> tuple[Sampling, dict[str, Any]]:
+        """The sampling that a recipe's options ask for, and the other options."""
+        own = {f.name: options[f.name] for f in fields(cls) if f.name in options}
+        return cls(**own, where=where), {name: value for name, value in options.items() if name not in own}
+
+    def __post_init__(self, where: str) -> None:
         for name, (least, most) in _RANGES.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-                raise UserError(f"models.llm.{name}: a number from {least:g} to {most:g}, not {value!r}")
+                raise UserError(f"{where}.{name}: a number from {least:g} to {most:g}, not {value!r}")
         if self.top_p == 0:
-            raise UserError("models.llm.top_p: a number above 0")
+            raise UserError(f"{where}.top_p: a number above 0")
         if self.max_tokens is not None and (
             isinstance(self.max_tokens, bool) or not isinstance(self.max_tokens, int) or self.max_tokens < 1
         ):
-            raise UserError(f"models.llm.max_tokens: a whole number from 1 up, not {self.max_tokens!r}")
+            raise UserError(f"{where}.max_tokens: a whole number from 1 up, not {self.max_tokens!r}")
 
     @property
     def greedy(self) -> bool:
+        """Whether nothing is drawn at random."""
         return self.temperature == 0
 
     def limit(self, request: Request) -> int:
-        """The most tokens that this request's reply may have."""
+        """Token limit of this request's reply."""
         return min(request.max_tokens, self.max_tokens or request.max_tokens)
 
 
 def messages(request: Request) -> list[dict[str, Any]]:
-    """The chat: the whole rendered instruction as the user's message."""
+    """The chat: the rendered instruction as one user message."""
     return [{"role": "user", "content": request.instruction}]

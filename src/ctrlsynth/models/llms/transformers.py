@@ -14,76 +14,67 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import cached_property
 from typing import Any
 
 from ...errors import UserError
 from ..base import LanguageModel, Reply, Request
-from ..hf import check_quantization, choose_device, load_pretrained, locate, read_options
+from ..device import choose_device, memory_faults
+from ..hub.find import check_quantization, locate, read_options
+from ..hub.load import HubModel, load_pretrained
 from ..installed import need
-from ..torch_setup import memory_faults
 from .chat import WHERE, check_files, check_template, load_tokenizer, prompt_of, tokens_of
 from .sampling import Sampling
 
-_OWN = (*Sampling.__dataclass_fields__, "context", "batch_size", "chat_template")
 
-
-class TransformersLLM(LanguageModel):
+class TransformersLLM(HubModel, LanguageModel):
     """A `LanguageModel` in this process.
 
-    temperature .. max_tokens   as in sampling.py
     context      tokens that prompt and reply share (the checkpoint's `max_position_embeddings`); a longer
                  prompt is `prompt_too_long`
     batch_size   rows in one forward pass; belongs to no digest
     chat_template  Jinja text, for a checkpoint that brings none
-    hf           revision, dtype, device, adapters, quantization, download (models/hf.py)
+    options      sampling (sampling.py), and revision, dtype, device, adapters, quantization, download
+                 (models/hub/find.py)
     """
 
     def __init__(
         self,
         model: str | None = None,
         *,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        presence_penalty: float = 0.0,
-        frequency_penalty: float = 0.0,
-        repetition_penalty: float = 1.0,
-        max_tokens: int | None = None,
         context: int | None = None,
         batch_size: int = 16,
         chat_template: str | None = None,
-        **hf: Any,
+        **options: Any,
     ) -> None:
         need("transformers", "transformers", WHERE)
         need("torch", "transformers", WHERE)
         for name, value in (("context", context), ("batch_size", batch_size)):
             if value is not None and (type(value) is not int or value < 1):
                 raise UserError(f"{WHERE}.{name}: a whole number from 1 up, not {value!r}")
-        self.sampling = Sampling(
-            temperature, top_p, presence_penalty, frequency_penalty, repetition_penalty, max_tokens
-        )
+        self.sampling, rest = Sampling.split(options, WHERE)
         check_template(chat_template)
-        options = read_options(hf, WHERE, _OWN)
-        check_quantization(options, WHERE)
-        self.found = locate(model, options, WHERE)
+        read = read_options(rest, WHERE, (*asdict(self.sampling), "context", "batch_size", "chat_template"))
+        check_quantization(read, WHERE)
+        self.found = locate(model, read, WHERE)
         self.id = f"transformers:{model}"
         shaping = [
             self.found.digest(),
-            json.dumps(_plain(self.sampling), sort_keys=True),
+            json.dumps(asdict(self.sampling), sort_keys=True),
             context,
             chat_template,
         ]
         self.digest = f"sha256:{hashlib.sha256(json.dumps(shaping).encode()).hexdigest()[:32]}"
         self.chat_template = chat_template
         self.context, self.batch_size, self.batch = context, batch_size, 8 * batch_size
-        self._loaded: tuple[Any, Any] | None = None
-        self._tokenizer: Any = None
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """One reply a request, in order. Raises `ModelError("out_of_memory")` where a batch is too large for
         the device."""
         if not requests:
             return []
-        model, tokenizer = self._load()
+        model, tokenizer = self.loaded()
         context = self.context or int(getattr(model.config, "max_position_embeddings", 0) or 2**31)
         prompts = [tokens_of(tokenizer, prompt_of(tokenizer, request)) for request in requests]
         replies: list[Reply | None] = [
@@ -151,7 +142,7 @@ class TransformersLLM(LanguageModel):
         """Rows of one batch have limits of their own; what a row said beyond its own is cut, as if it had
         stopped there."""
         kept = ids[:limit]
-        ended = len(ids) <= limit and bool(ids) and ids[-1] in self._ends(self._load()[0], tokenizer)
+        ended = len(ids) <= limit and bool(ids) and ids[-1] in self._ends(self.loaded()[0], tokenizer)
         raw: str = tokenizer.decode(kept, skip_special_tokens=True)
         text = raw.strip()
         return Reply(
@@ -163,40 +154,24 @@ class TransformersLLM(LanguageModel):
             error=None if text else "empty_reply",
         )
 
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return load_tokenizer(self.found, self.chat_template)
+
     def prompt(self, request: Request) -> str:
-        """The prompt as the model reads it: the instruction in the checkpoint's chat template. Loads the
-        tokenizer only."""
-        if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.found, self.chat_template)
+        """The instruction in the checkpoint's chat template. Loads only the tokenizer."""
         return prompt_of(self._tokenizer, request)
 
     def check(self) -> None:
         """Preflight: files, device, chat template. Loads no weights."""
         check_files(self.found)
-        choose_device(self.found.options, WHERE)
+        choose_device(self.found.options.device, WHERE)
         load_tokenizer(self.found, self.chat_template)
 
-    def content_digest(self) -> str:
-        """SHA-256 over all files, for `--verify`."""
-        return self.found.content_digest()
-
     def _load(self) -> tuple[Any, Any]:
-        if self._loaded is None:
-            from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM
 
-            self._loaded = (
-                load_pretrained(AutoModelForCausalLM, self.found, WHERE),
-                load_tokenizer(self.found, self.chat_template),
-            )
-        return self._loaded
-
-    def close(self) -> None:
-        """Frees the weights; a later call loads them again."""
-        self._loaded = None
-
-
-def _plain(sampling: Sampling) -> dict[str, Any]:
-    return {name: getattr(sampling, name) for name in Sampling.__dataclass_fields__}
+        return load_pretrained(AutoModelForCausalLM, self.found, WHERE), self._tokenizer
 
 
 def _cut(ids: list[int], ends: set[int]) -> list[int]:

@@ -20,14 +20,18 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from ...errors import UserError
+from ...errors import UserError, unknown
 from ..base import LanguageModel, Reply, Request
-from ..hf import HFOptions, Located, locate
+from ..hub.find import HFOptions, Located, locate
+from ..hub.load import HubModel
 from ..installed import need
 from .chat import WHERE, check_files, check_template, load_tokenizer, prompt_of, tokens_of
 from .sampling import Sampling
@@ -36,11 +40,10 @@ OLDEST = (0, 19)
 _SHAPING = ("dtype", "quantization", "max_model_len", "tensor_parallel_size")
 
 
-class VLLM(LanguageModel):
+class VLLM(HubModel, LanguageModel):
     """A `LanguageModel` on the GPUs of this process.
 
-    temperature .. max_tokens    as in sampling.py
-    revision, adapters, download as in models/hf.py; one LoRA adapter at most
+    revision, adapters, download as in models/hub/find.py; one LoRA adapter at most
     device                       auto or cuda: the GPUs that CUDA_VISIBLE_DEVICES, or Ray, leaves to this
                                  process
     dtype                        auto, bfloat16, float16, float32
@@ -53,6 +56,7 @@ class VLLM(LanguageModel):
     chat_template                Jinja text, for a checkpoint that brings none
     engine                       further arguments of `vllm.LLM`, such as {enforce_eager: true}; they belong
                                  to the digest
+    sampling                     as in sampling.py
     """
 
     batch = 2048  # rows a call: vLLM keeps its own queue, and a call ends with few in flight
@@ -61,12 +65,6 @@ class VLLM(LanguageModel):
         self,
         model: str | None = None,
         *,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        presence_penalty: float = 0.0,
-        frequency_penalty: float = 0.0,
-        repetition_penalty: float = 1.0,
-        max_tokens: int | None = None,
         revision: str | None = None,
         adapters: str | Sequence[str] = (),
         download: bool = False,
@@ -79,10 +77,13 @@ class VLLM(LanguageModel):
         max_lora_rank: int = 64,
         chat_template: str | None = None,
         engine: Mapping[str, Any] | None = None,
+        **sampling: Any,
     ) -> None:
-        self.sampling = Sampling(
-            temperature, top_p, presence_penalty, frequency_penalty, repetition_penalty, max_tokens
-        )
+        self.sampling, rest = Sampling.split(sampling, WHERE)
+        for name in rest:
+            raise unknown(
+                "option of vllm", name, [*inspect.signature(VLLM).parameters, *asdict(self.sampling)], WHERE
+            )
         names = (adapters,) if isinstance(adapters, str) else tuple(str(a) for a in adapters)
         if len(names) > 1:
             raise UserError(f"{WHERE}.adapters: vllm takes one adapter, not {len(names)}; merge them first")
@@ -122,14 +123,12 @@ class VLLM(LanguageModel):
             self.found, self.arguments, {"engine": engine, "chat_template": chat_template}, self.sampling
         )
         self.chat_template = chat_template
-        self._engine: Any = None
-        self._tokenizer: Any = None
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """One reply a request, in order."""
         if not requests:
             return []
-        engine, tokenizer = self._load()
+        engine, tokenizer = self.loaded()
         context = int(engine.model_config.max_model_len)
         prompts = [tokens_of(tokenizer, prompt_of(tokenizer, request)) for request in requests]
         fitting = [n for n, ids in enumerate(prompts) if len(ids) < context]
@@ -160,11 +159,12 @@ class VLLM(LanguageModel):
 
         return LoRARequest("adapter", 1, str(self.found.adapters[0].folder))
 
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return load_tokenizer(self.found, self.chat_template)
+
     def prompt(self, request: Request) -> str:
-        """The prompt as the model reads it: the instruction in the checkpoint's chat template. Loads the
-        tokenizer only."""
-        if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.found, self.chat_template)
+        """The instruction in the checkpoint's chat template. Loads only the tokenizer."""
         return prompt_of(self._tokenizer, request)
 
     def check(self) -> None:
@@ -173,22 +173,14 @@ class VLLM(LanguageModel):
         check_files(self.found)
         load_tokenizer(self.found, self.chat_template)
 
-    def content_digest(self) -> str:
-        """SHA-256 over all files, for `--verify`."""
-        return self.found.content_digest()
-
     def _load(self) -> tuple[Any, Any]:
-        if self._engine is None:
-            from vllm import LLM
+        from vllm import LLM
 
-            self._engine = LLM(**self.arguments)
-        if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.found, self.chat_template)
-        return self._engine, self._tokenizer
+        return LLM(**self.arguments), self._tokenizer
 
     def close(self) -> None:
-        """Lets the engine and its processes go; a later call starts them again."""
-        self._engine = None
+        """Ends the engine and its processes; a later call starts them again."""
+        self._loaded = None
         gc.collect()
 
 
@@ -277,6 +269,6 @@ def digest_of(
 ) -> str:
     """What shapes a reply: the weights and adapter, precision, context, `more` options, the sampling."""
     shaping = {name: arguments.get(name) for name in _SHAPING} | dict(more)
-    own = {name: getattr(sampling, name) for name in Sampling.__dataclass_fields__}
+    own = asdict(sampling)
     text = json.dumps([found.digest(), shaping, own], sort_keys=True, default=str)
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:32]}"

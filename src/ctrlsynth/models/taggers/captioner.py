@@ -26,13 +26,13 @@ from PIL import Image
 
 from ...errors import UserError
 from ...sample import Tags
-from .. import hf, hf_files
 from ..base import ImageAndText
 from ..composite import Composite, contents_of, make_all
+from ..device import AdaptiveBatch, make_torchvision_importable, memory_faults
+from ..hub.files import hash_of
+from ..hub.find import Located, locate, read_config, read_options
+from ..hub.load import HubModel, load_pretrained, load_processor
 from ..installed import need
-from ..room import Room
-from ..torch_setup import give_back, memory_faults
-from ..torchvision_fix import make_torchvision_importable
 from .extract import ExtractTagger
 
 _VERSION = 1  # part of the digest: raise it when the same weights would be asked differently
@@ -45,7 +45,7 @@ CHAT_PROMPT = "Describe with a paragraph what is shown in the image."
 """What a chat model is asked: the words that stand behind Florence-2's task."""
 
 
-class CaptionerTagger(Composite):
+class CaptionerTagger(HubModel, Composite):
     """An image-to-text model, alone or with the language model that extracts tags from what it says.
 
     model           hub name or folder
@@ -56,7 +56,7 @@ class CaptionerTagger(Composite):
     batch           pictures a call
     extract         a language model as a recipe names it, or None for the caption alone; `mode` as of the
                     tagger `extract`
-    hf              revision, dtype, device, adapters, quantization, download (models/hf.py)
+    hf              revision, dtype, device, adapters, quantization, download (models/hub/find.py)
     """
 
     reads: Literal["pixels"] = "pixels"
@@ -79,15 +79,15 @@ class CaptionerTagger(Composite):
                 f"{{captioner: florence-community/Florence-2-large}}"
             )
         own = ("prompt", "num_beams", "max_new_tokens", "batch", "extract", "mode")
-        read = hf.read_options(options, _WHERE, own)
-        self._found, self._extract = make_all(
+        read = read_options(options, _WHERE, own)
+        self.found, self._extract = make_all(
             [
-                lambda: hf.locate(model, read, _WHERE),
+                lambda: locate(model, read, _WHERE),
                 lambda: ExtractTagger(extract, mode=mode, max_tokens=512) if extract is not None else None,
             ]
         )
         self.parts = [] if self._extract is None else [self._extract]
-        self._kind = kind_of(self._found)
+        self._kind = kind_of(self.found)
         beams, tokens = {"florence2": (3, 1024), "chat": (1, 512), "plain": (1, 64)}[self._kind]
         self._generation = {
             "num_beams": num_beams or beams,
@@ -102,11 +102,11 @@ class CaptionerTagger(Composite):
             if prompt is not None
             else {"florence2": TASK, "chat": CHAT_PROMPT, "plain": ""}[self._kind]
         )
-        self._room = Room(batch)
+        self._room = AdaptiveBatch(batch)
         self.batch = (
             batch if self._extract is None else max(batch, min(self._extract.batch or _EXTRACTED, _EXTRACTED))
         )
-        name = self._found.name if self._extract is None else f"{self._found.name}+{self._extract.id}"
+        name = self.found.name if self._extract is None else f"{self.found.name}+{self._extract.id}"
         self.id = f"captioner:{name}"
         asked = [
             _VERSION,
@@ -115,8 +115,7 @@ class CaptionerTagger(Composite):
             self._generation,
             self._extract.digest if self._extract is not None else None,
         ]
-        self.digest = hf_files.hash_of("captioner", asked, self._found.digest())
-        self._loaded: tuple[Any, Any] | None = None
+        self.digest = hash_of("captioner", asked, self.found.digest())
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
         """One Tags an item with its caption; without an image, or where the model says nothing, empty ones. A
@@ -141,7 +140,7 @@ class CaptionerTagger(Composite):
         return self._room.run([image.convert("RGB") for image in images], self._some) if images else []
 
     def _some(self, images: Sequence[Image.Image]) -> list[str]:
-        model, processor = self._load()
+        model, processor = self.loaded()
         with memory_faults(self.id):
             return [" ".join(text.split()) for text in self._generate(model, processor, images)]
 
@@ -196,29 +195,25 @@ class CaptionerTagger(Composite):
         return pixels
 
     def _load(self) -> tuple[Any, Any]:
-        if self._loaded is None:
-            make_torchvision_importable()
-            from transformers import AutoModelForImageTextToText
+        make_torchvision_importable()
+        from transformers import AutoModelForImageTextToText
 
-            processor = _processor(self._found)
-            self._loaded = hf.load_pretrained(AutoModelForImageTextToText, self._found, _WHERE), processor
-        return self._loaded
+        return load_pretrained(AutoModelForImageTextToText, self.found, _WHERE), _processor(self.found)
 
     def check(self) -> None:
-        """Preflight: the weights are there, the packages too, and the language model can work."""
+        """Preflight: weights and packages are there, and the language model is ready."""
         need("transformers", "transformers", _WHERE)
-        hf.check_weights(self._found, _WHERE)
         super().check()
+        Composite.check(self)
 
     def content_digest(self) -> str:
         """Hash over the complete files of captioner and language model."""
-        return contents_of([self._found, *self.parts])
+        return contents_of([self.found, *self.parts])
 
     def close(self) -> None:
-        """Lets the weights go; they load again when asked."""
-        self._loaded = None
-        give_back()
+        """Frees the weights and closes the language model."""
         super().close()
+        Composite.close(self)
 
 
 class Florence2Tagger(CaptionerTagger):
@@ -229,14 +224,14 @@ class Florence2Tagger(CaptionerTagger):
         super().__init__(model, **options)
         if self._kind != "florence2":
             raise UserError(
-                f"{_WHERE}: {self._found.name} is no Florence-2; use {{captioner: {self._found.name}}}"
+                f"{_WHERE}: {self.found.name} is no Florence-2; use {{captioner: {self.found.name}}}"
             )
 
 
-def kind_of(found: hf.Located) -> Literal["florence2", "chat", "plain"]:
+def kind_of(found: Located) -> Literal["florence2", "chat", "plain"]:
     """How a model wants to be asked, from its config.json and whether it has a chat template. UserError for a
     folder that holds no model, and for Florence-2 in the form that needs the code of its repository."""
-    config = hf.read_config(found, _WHERE)
+    config = read_config(found, _WHERE)
     if config.get("model_type") == "florence2":
         if "dim_embed" in config.get("vision_config", {}):
             better = found.name.replace("microsoft/", "florence-community/")
@@ -260,20 +255,20 @@ def kind_of(found: hf.Located) -> Literal["florence2", "chat", "plain"]:
 class _Pair:
     """Image processor and tokenizer of a model that has no processor of both."""
 
-    def __init__(self, found: hf.Located) -> None:
+    def __init__(self, found: Located) -> None:
         from transformers import AutoImageProcessor, AutoTokenizer
 
-        self.image_processor = hf.load_processor(AutoImageProcessor, found, _WHERE)
-        self.tokenizer = hf.load_processor(AutoTokenizer, found, _WHERE)
+        self.image_processor = load_processor(AutoImageProcessor, found, _WHERE)
+        self.tokenizer = load_processor(AutoTokenizer, found, _WHERE)
 
     def batch_decode(self, ids: Any, skip_special_tokens: bool) -> list[str]:
         return list(self.tokenizer.batch_decode(ids, skip_special_tokens=skip_special_tokens))
 
 
-def _processor(found: hf.Located) -> Any:
+def _processor(found: Located) -> Any:
     from transformers import AutoProcessor
 
-    processor = hf.load_processor(AutoProcessor, found, _WHERE)
+    processor = load_processor(AutoProcessor, found, _WHERE)
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
         return _Pair(found)
     processor.tokenizer.padding_side = "left"  # a decoder goes on from the last token of each row

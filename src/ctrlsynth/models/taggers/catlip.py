@@ -22,12 +22,11 @@ import numpy as np
 from PIL import Image
 
 from ...errors import UserError
-from .. import hf
-from ..embedded.imagenet.weights import Array, read_state_dict
+from ..device import choose_device, make_torchvision_importable, set_threads
+from ..hub.find import locate, read_options
+from ..hub.load import check_plain, finish, fit, read_state, torch_dtype
 from ..installed import need
-from ..torch_setup import set_threads
-from ..torchvision_fix import make_torchvision_importable
-from .classifier import Loaded, PixelClassifier, fit
+from .classifier import Loaded, PixelClassifier
 from .labels import read_labels
 
 _WHERE = "models.tagger"
@@ -73,9 +72,9 @@ class CatLIPTagger(PixelClassifier):
                 f"{_WHERE}: catlip takes its two files, such as "
                 f"{{catlip: vit_huge.pt, vocabulary: datacomp_1_2B_vocab.pkl}}"
             )
-        asked = hf.read_options(options, _WHERE, ("vocabulary", "classes", "top_k", "cut", "batch"))
-        hf.check_plain(asked, _WHERE)
-        found = hf.locate(model, asked, _WHERE)
+        asked = read_options(options, _WHERE, ("vocabulary", "classes", "top_k", "cut", "batch"))
+        check_plain(asked, _WHERE)
+        found = locate(model, asked, _WHERE)
         if not found.folder.is_file():
             raise UserError(f"{_WHERE}: {model}: catlip takes a file, corenet's checkpoint")
         labels = read_labels(Path(vocabulary), f"{_WHERE}.vocabulary")[:classes]
@@ -90,20 +89,20 @@ class CatLIPTagger(PixelClassifier):
     def _load(self) -> Loaded:
         import torch
 
-        path = self._found.folder
-        state = {
-            name: torch.from_numpy(np.array(a)) for name, a in timm_state(read_state_dict(path), path).items()
-        }
+        path = self.found.folder
+        state = timm_state(read_state(path, _WHERE), path)
         if len(state["head.bias"]) != len(self.labels):
             raise UserError(
                 f"{_WHERE}: {path} has {len(state['head.bias'])} classes, its vocabulary {len(self.labels)}"
             )
         network = build(state)
-        fit(network, state, path)
+        fit(network, state, path, _WHERE)
         set_threads()
-        kind = hf.torch_dtype(self._found.options)
-        network = network.to(hf.choose_device(self._found.options, _WHERE), None if kind == "auto" else kind)
-        network = hf.finish(network, self._found, _WHERE)
+        kind = torch_dtype(self.found.options)
+        network = network.to(
+            choose_device(self.found.options.device, _WHERE), None if kind == "auto" else kind
+        )
+        network = finish(network, self.found, _WHERE)
         like = next(network.parameters())
 
         def prepare(images: Sequence[Image.Image]) -> Any:
@@ -121,9 +120,9 @@ def middle(image: Image.Image) -> np.ndarray[Any, Any]:
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box))
 
 
-def timm_state(state: dict[str, Array], path: Path) -> dict[str, Array]:
+def timm_state(state: dict[str, Any], path: Path) -> dict[str, Any]:
     """corenet's names -> timm's; a name that is none of its ViT's is a UserError."""
-    out: dict[str, Array] = {}
+    out: dict[str, Any] = {}
     for name, array in state.items():
         if name.startswith("neural_augmentor."):  # of the training only
             continue

@@ -19,12 +19,27 @@ from PIL import Image
 
 from ...errors import UserError, unknown
 from ...sample import Tags
-from .. import hf, hf_files
 from ..base import ImageAndText, VisionTagger
+from ..device import (
+    AdaptiveBatch,
+    choose_device,
+    make_torchvision_importable,
+    memory_faults,
+    set_threads,
+)
+from ..hub.files import hash_of
+from ..hub.find import HFOptions, Located, locate, read_config, read_options
+from ..hub.load import (
+    HubModel,
+    check_plain,
+    finish,
+    fit,
+    load_pretrained,
+    load_processor,
+    read_state,
+    torch_dtype,
+)
 from ..installed import installed, need
-from ..room import Room
-from ..torch_setup import give_back, memory_faults, set_threads
-from ..torchvision_fix import make_torchvision_importable
 from .labels import Chooser, are_placeholders, object_names, read_labels
 
 _VERSION = 1  # part of the digest: raise it when the same weights would give other tags
@@ -34,7 +49,7 @@ Loaded = tuple[Any, Callable[[Sequence[Image.Image]], Any]]
 pixels."""
 
 
-class PixelClassifier(VisionTagger):
+class PixelClassifier(HubModel, VisionTagger):
     """What every classifier here shares; subclasses say what to load and which labels it has.
 
     top_k, cut   the most objects a picture, and the least score of each
@@ -44,9 +59,7 @@ class PixelClassifier(VisionTagger):
 
     reads: Literal["pixels"] = "pixels"
 
-    def __init__(
-        self, name: str, found: hf.Located, labels: Sequence[str], digest: Any, **rules: Any
-    ) -> None:
+    def __init__(self, name: str, found: Located, labels: Sequence[str], digest: Any, **rules: Any) -> None:
         top_k, cut, batch, self._multi = rules["top_k"], rules["cut"], rules["batch"], rules["multi_label"]
         for key, value in (("top_k", top_k), ("batch", batch)):
             if type(value) is not int or value < 1:
@@ -55,19 +68,14 @@ class PixelClassifier(VisionTagger):
             raise UserError(f"{_WHERE}.cut: a score from 0 to 1, not {cut!r}")
         if not isinstance(self._multi, bool):
             raise UserError(f"{_WHERE}.multi_label: true or false, not {self._multi!r}")
-        self._found, self.labels = found, list(labels)
+        self.found, self.labels = found, list(labels)
         self._chooser = Chooser(object_names(labels), top_k, float(cut), add=not self._multi)
-        self._room = Room(batch)
+        self._room = AdaptiveBatch(batch)
         self.batch = batch
         self.id = name
-        self.digest = hf_files.hash_of(
+        self.digest = hash_of(
             _VERSION, digest, found.digest(), self._chooser.names, top_k, float(cut), self._multi
         )
-        self._loaded: Loaded | None = None
-
-    def _load(self) -> Loaded:
-        """The network on its device, in evaluation mode, and how pictures become its input."""
-        raise NotImplementedError
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
         """One Tags an item: objects with scores; without an image, empty ones."""
@@ -82,9 +90,7 @@ class PixelClassifier(VisionTagger):
     def _scores(self, images: Sequence[Image.Image]) -> list[Any]:
         import torch
 
-        if self._loaded is None:
-            self._loaded = self._load()
-        network, prepare = self._loaded
+        network, prepare = self.loaded()
         with memory_faults(self.id), torch.inference_mode():
             logits = network(prepare(images)).float()
             scores = logits.sigmoid() if self._multi else logits.softmax(-1)
@@ -93,20 +99,6 @@ class PixelClassifier(VisionTagger):
                 f"{_WHERE}: {self.id} has {scores.shape[-1]} classes, but {len(self.labels)} labels"
             )
         return list(scores.cpu().numpy().astype(np.float32))
-
-    def check(self) -> None:
-        """Preflight: weights and packages are there."""
-        need("torch", "transformers", _WHERE)
-        hf.check_weights(self._found, _WHERE)
-
-    def content_digest(self) -> str:
-        """The whole files, for `--verify`."""
-        return self._found.content_digest()
-
-    def close(self) -> None:
-        """Lets the weights go; they load again when asked."""
-        self._loaded = None
-        give_back()
 
 
 class ClassifierTagger(PixelClassifier):
@@ -117,7 +109,7 @@ class ClassifierTagger(PixelClassifier):
     labels       a label file (labels.py) instead of the model's own; a model of 1,000 classes without names
                  gets ImageNet's
     multi_label  None: as the model's configuration says
-    hf           revision, dtype, device, adapters, quantization, download (models/hf.py)
+    hf           revision, dtype, device, adapters, quantization, download (models/hub/find.py)
     """
 
     def __init__(
@@ -137,12 +129,12 @@ class ClassifierTagger(PixelClassifier):
                 f"{_WHERE}: classifier takes a model, such as {{classifier: google/vit-base-patch16-224}}"
             )
         own = ("checkpoint", "labels", "top_k", "cut", "multi_label", "batch")
-        asked = hf.read_options(options, _WHERE, own)
+        asked = read_options(options, _WHERE, own)
         self._architecture = str(model) if checkpoint is not None else None
         if self._architecture is not None:
             _check_timm(self._architecture, asked)
-        found = hf.locate(checkpoint if checkpoint is not None else model, asked, _WHERE)
-        config = hf.read_config(found, _WHERE) if checkpoint is None else {}
+        found = locate(checkpoint if checkpoint is not None else model, asked, _WHERE)
+        config = read_config(found, _WHERE) if checkpoint is None else {}
         if multi_label is None:
             multi_label = config.get("problem_type") == "multi_label_classification"
         names = (
@@ -159,8 +151,8 @@ class ClassifierTagger(PixelClassifier):
             return self._load_timm(self._architecture)
         from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-        processor = hf.load_processor(AutoImageProcessor, self._found, _WHERE)
-        model = hf.load_pretrained(AutoModelForImageClassification, self._found, _WHERE)
+        processor = load_processor(AutoImageProcessor, self.found, _WHERE)
+        model = load_pretrained(AutoModelForImageClassification, self.found, _WHERE)
 
         def prepare(images: Sequence[Image.Image]) -> Any:
             return processor(list(images), return_tensors="pt")["pixel_values"].to(model.device, model.dtype)
@@ -172,11 +164,11 @@ class ClassifierTagger(PixelClassifier):
         import torch
 
         set_threads()
-        device = hf.choose_device(self._found.options, _WHERE)
+        device = choose_device(self.found.options.device, _WHERE)
         model = timm.create_model(architecture, pretrained=False, num_classes=len(self.labels))
-        load_weights(model, self._found.folder)
-        kind = hf.torch_dtype(self._found.options)
-        model = hf.finish(model.to(device, None if kind == "auto" else kind), self._found, _WHERE)
+        fit(model, read_state(self.found.folder, _WHERE), self.found.folder, _WHERE)
+        kind = torch_dtype(self.found.options)
+        model = finish(model.to(device, None if kind == "auto" else kind), self.found, _WHERE)
         transform = timm.data.create_transform(
             **timm.data.resolve_model_data_config(model), is_training=False
         )
@@ -188,36 +180,9 @@ class ClassifierTagger(PixelClassifier):
         return model, prepare
 
 
-def load_weights(model: Any, path: Path) -> None:
-    """Puts a file's weights into a torch model: safetensors, or a `.pt`/`.pth` state dict through the
-    restricted reader (weights.py). UserError where names or shapes do not fit."""
-    import torch
-
-    from ..embedded.imagenet.weights import read_state_dict
-
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        state = load_file(path)
-    else:
-        state = {name: torch.from_numpy(np.array(array)) for name, array in read_state_dict(path).items()}
-    fit(model, state, path)
-
-
-def fit(model: Any, state: dict[str, Any], path: Path) -> None:
-    """`load_state_dict`, strictly; what does not fit is one line."""
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        lines = [" ".join(line.split()) for line in str(error).splitlines()]
-        raise UserError(
-            f"{_WHERE}: {path}: its weights do not fit the model: {' '.join(lines[1:3])[:300]}"
-        ) from error
-
-
-def _check_timm(architecture: str, options: hf.HFOptions) -> None:
+def _check_timm(architecture: str, options: HFOptions) -> None:
     need("timm", "transformers", _WHERE)
-    hf.check_plain(options, _WHERE)
+    check_plain(options, _WHERE)
     make_torchvision_importable()
     import timm
 
@@ -225,7 +190,7 @@ def _check_timm(architecture: str, options: hf.HFOptions) -> None:
         raise unknown("timm model", architecture, timm.list_models(), _WHERE)
 
 
-def _own_labels(found: hf.Located, config: dict[str, Any], architecture: str | None) -> list[str]:
+def _own_labels(found: Located, config: dict[str, Any], architecture: str | None) -> list[str]:
     """The labels that come with the model: `id2label`, or timm's `label_names`; ImageNet's for 1,000 classes
     that nobody named."""
     labels = [str(v) for _, v in sorted(config.get("id2label", {}).items(), key=lambda pair: int(pair[0]))]

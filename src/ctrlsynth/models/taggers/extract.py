@@ -19,18 +19,17 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from ...errors import ModelError, UserError, unknown
-from ...lang.words import plural, singular
+from ...lang.words import DETERMINERS, PREPOSITIONS, plural, singular
 from ...sample import Tags, unique
 from .. import registry as models
 from ..base import ImageAndText, LanguageModel, Reply, Request
 from ..composite import Composite
-from ..embedded.realizer.vocabulary import COUNTS, PREPOSITIONS
+from ..embedded.realizer.vocabulary import COUNTS
 from .extract_parse import LINES, SCHEMA, parse, parse_json
 
 MODES = ("lines", "json")
 MAX_CHARACTERS = 2000
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-_ARTICLES = frozenset("a an the his her its their my our your this that these those some".split())
 _BE = frozenset("is are was were be been being".split())
 
 
@@ -133,7 +132,7 @@ def _words(text: str) -> list[str]:
 
 
 def _noun(words: list[str]) -> str:
-    return singular(" ".join(word for word in words if word not in _ARTICLES))
+    return singular(" ".join(word for word in words if word not in DETERMINERS))
 
 
 def _strip(words: list[str], modified: list[list[str]]) -> list[str]:
@@ -144,7 +143,7 @@ def _strip(words: list[str], modified: list[list[str]]) -> list[str]:
 def _attributes(words: list[str], objects: list[str]) -> list[str]:
     """`old wooden house` -> `old house`, `wooden house`: a modifier each. Without an object behind it: a bare
     word, or nothing."""
-    phrase = " ".join(word for word in words if word not in _ARTICLES)
+    phrase = " ".join(word for word in words if word not in DETERMINERS)
     owner = max(
         (o for o in objects for form in (o, plural(o)) if phrase.endswith(" " + form)), key=len, default=None
     )
@@ -189,7 +188,7 @@ def _relation(words: list[str], objects: list[str]) -> list[str]:
 def _predicate(words: list[str]) -> str:
     """Up to the last preposition or verb form before the modifiers of the next object; articles and forms of
     `be` go."""
-    kept = [word for word in words if word not in _ARTICLES and word not in _BE]
+    kept = [word for word in words if word not in DETERMINERS and word not in _BE]
     while kept and kept[-1] not in PREPOSITIONS and not kept[-1].endswith(("ing", "ed", "s")):
         kept.pop()
     return "" if kept in (["and"], ["or"]) or "and" in kept else " ".join(kept)

@@ -27,13 +27,21 @@ from PIL import Image
 
 from ...errors import UserError, unknown
 from ...sample import Tags
-from .. import hf, hf_files
 from ..base import ImageAndText, VisionTagger
 from ..cache import remembered
+from ..device import (
+    AdaptiveBatch,
+    choose_device,
+    give_back,
+    memory_faults,
+    set_threads,
+)
+from ..hub.files import hash_of
+from ..hub.find import HFOptions, Located, check_weights, locate, read_options
+from ..hub.load import check_plain, finish
 from ..installed import need
-from ..room import Room
-from ..torch_setup import give_back, memory_faults, set_threads
-from ..torchvision_fix import make_torchvision_importable
+from ..open_clip.encode import ClipModel
+from ..open_clip.load import CONFIG, build, import_open_clip, load_folder
 from .labels import Chooser, read_labels
 
 _VERSION = 1  # part of the digest: raise it when the same weights would give other tags
@@ -42,7 +50,6 @@ _TEXTS = 256  # texts that are embedded at once
 TEMPLATES = ("a photo of a {}.",)
 SCORES = ("cosine", "softmax", "sigmoid")
 PRECISION = {"auto": "fp32", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
-CONFIG = "open_clip_config.json"
 
 
 class OpenCLIPTagger(VisionTagger):
@@ -57,7 +64,7 @@ class OpenCLIPTagger(VisionTagger):
                 labels of its kind; sigmoid: the probability that a SigLIP gives. None: sigmoid for a model
                 with a bias for it, else cosine
     hf          revision, dtype, device, adapters, quantization (by torchao: the blocks' MLPs), download
-                (models/hf.py)
+                (models/hub/find.py)
     """
 
     reads: Literal["pixels"] = "pixels"
@@ -82,23 +89,23 @@ class OpenCLIPTagger(VisionTagger):
             )
         need("open_clip", "clip", _WHERE)
         own = ("vocabulary", "pretrained", "templates", "top_k", "cut", "score", "batch")
-        asked = hf.read_options(options, _WHERE, own)
+        asked = read_options(options, _WHERE, own)
         _check(templates, top_k, cut, score, batch)
-        hf.check_plain(asked, _WHERE)
+        check_plain(asked, _WHERE)
         self._architecture, self._found = _locate(model, pretrained, asked)
         self._kinds = read_vocabulary(Path(vocabulary))
         self._choosers = {
             kind: Chooser(labels, top_k, float(cut), add=False) for kind, labels in self._kinds.items()
         }
         self._templates, self._score = tuple(templates), score
-        self._room = Room(batch)
+        self._room = AdaptiveBatch(batch)
         self.batch = batch
         self.id = f"open_clip:{model}"
-        self._weights = hf_files.hash_of(_VERSION, self._architecture, self._found.digest())
-        self.digest = hf_files.hash_of(
+        self._weights = hash_of(_VERSION, self._architecture, self._found.digest())
+        self.digest = hash_of(
             "open_clip", self._weights, self._kinds, self._templates, top_k, float(cut), score
         )
-        self._loaded: tuple[Any, Any, Any] | None = None
+        self._loaded: ClipModel | None = None
         self._texts: dict[str, Any] = {}
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
@@ -120,14 +127,11 @@ class OpenCLIPTagger(VisionTagger):
 
     def _scores(self, images: Sequence[Image.Image]) -> list[dict[str, NDArray[np.float32]]]:
         import torch
-        from open_clip.model import get_input_dtype
 
-        model, prepare, _ = self._load()
-        device, dtype = next(model.parameters()).device, get_input_dtype(PRECISION[self._found.options.dtype])
+        model = self._load()
         with memory_faults(self.id), torch.inference_mode():
-            pixels = torch.stack([prepare(image) for image in images]).to(device, dtype)
-            seen = model.encode_image(pixels, normalize=True).float()
-            scale, bias = model.logit_scale.exp().float(), getattr(model, "logit_bias", None)
+            seen = model.encode_image(images, normalize=True)
+            scale, bias = model.module.logit_scale.exp().float(), getattr(model.module, "logit_bias", None)
             how = self._score or ("cosine" if bias is None else "sigmoid")
             out: dict[str, NDArray[np.float32]] = {}
             for kind, texts in self._embedded().items():
@@ -142,62 +146,47 @@ class OpenCLIPTagger(VisionTagger):
         import torch
 
         if not self._texts:
-            device = next(self._load()[0].parameters()).device
             for kind, labels in self._kinds.items():
-                name = f"open_clip/{hf_files.hash_of(self._weights, labels, self._templates)}.npy"
+                name = f"open_clip/{hash_of(self._weights, labels, self._templates)}.npy"
                 data = remembered(name, lambda labels=labels: self._embed(labels))  # type: ignore[misc]
-                self._texts[kind] = torch.from_numpy(np.load(io.BytesIO(data), allow_pickle=False)).to(device)
+                array = np.load(io.BytesIO(data), allow_pickle=False)
+                self._texts[kind] = torch.from_numpy(array).to(self._load().device)
         return self._texts
 
     def _embed(self, labels: Sequence[str]) -> bytes:
         import torch
 
-        model, _, tokenizer = self._load()
-        device = next(model.parameters()).device
-        parts = []
-        with torch.inference_mode():
-            for start in range(0, len(labels), _TEXTS):
-                some = labels[start : start + _TEXTS]
-                total = sum(
-                    model.encode_text(
-                        tokenizer([t.replace("{}", label) for label in some]).to(device), normalize=True
-                    ).float()
-                    for t in self._templates
-                )
-                parts.append(torch.nn.functional.normalize(total, dim=-1).cpu().numpy())
+        model, parts = self._load(), []
+        for start in range(0, len(labels), _TEXTS):
+            some = labels[start : start + _TEXTS]
+            total = sum(
+                model.encode_text([t.replace("{}", label) for label in some], normalize=True)
+                for t in self._templates
+            )
+            parts.append(torch.nn.functional.normalize(total, dim=-1).cpu().numpy())
         out = io.BytesIO()
         np.save(out, np.concatenate(parts).astype(np.float32), allow_pickle=False)
         return out.getvalue()
 
-    def _load(self) -> tuple[Any, Any, Any]:
-        """The model, its preparation of pictures and its tokenizer."""
+    def _load(self) -> ClipModel:
         if self._loaded is None:
-            make_torchvision_importable("clip")
-            import open_clip
-
             set_threads()
-            folder = f"local-dir:{self._found.folder}"
-            name = self._architecture or folder
-            device = hf.choose_device(self._found.options, _WHERE)
-            file = str(self._found.folder) if self._architecture else None
-            try:
-                with memory_faults(self.id):
-                    model, _, prepare = open_clip.create_model_and_transforms(
-                        name, pretrained=file, precision=PRECISION[self._found.options.dtype], device=device
-                    )
-                    tokenizer = open_clip.get_tokenizer(name)
-            except (OSError, ValueError, KeyError, RuntimeError, FileNotFoundError) as error:
-                first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-                raise UserError(
-                    f"{_WHERE}: {self._found.name} cannot be loaded by open_clip: {first}"
-                ) from error
-            self._loaded = hf.finish(model, self._found, _WHERE), prepare, tokenizer
+            folder, options = self._found.folder, self._found.options
+            device = choose_device(options.device, _WHERE)
+            precision = PRECISION[options.dtype]
+            with memory_faults(self.id):
+                if self._architecture:
+                    loaded = build(self._architecture, folder, precision=precision, where=_WHERE)
+                else:
+                    loaded = load_folder(folder, precision=precision, where=_WHERE)
+                loaded.module = finish(loaded.module.to(device), self._found, _WHERE)
+                self._loaded = ClipModel(loaded, device)
         return self._loaded
 
     def check(self) -> None:
         """Preflight: weights and packages are there."""
         need("torchvision", "clip", _WHERE)
-        hf.check_weights(self._found, _WHERE)
+        check_weights(self._found, _WHERE)
 
     def content_digest(self) -> str:
         """The whole files, for `--verify`."""
@@ -253,10 +242,10 @@ def _check(templates: Any, top_k: Any, cut: Any, score: Any, batch: Any) -> None
         raise unknown("score", str(score), SCORES, _WHERE)
 
 
-def _locate(model: Any, pretrained: str | None, options: hf.HFOptions) -> tuple[str | None, hf.Located]:
+def _locate(model: Any, pretrained: str | None, options: HFOptions) -> tuple[str | None, Located]:
     """(open_clip's name or None, where the weights are)."""
     if pretrained is None and not _is_name(model):
-        found = hf.locate(model, options, _WHERE)
+        found = locate(model, options, _WHERE)
         if not (found.folder / CONFIG).is_file():
             raise UserError(f"{_WHERE}: {model} holds no {CONFIG}, so it is no model of open_clip")
         try:
@@ -266,24 +255,19 @@ def _locate(model: Any, pretrained: str | None, options: hf.HFOptions) -> tuple[
         return None, found
     name = str(model)
     if not _is_name(model):
-        make_torchvision_importable("clip")
-        import open_clip
-
-        raise unknown("model of open_clip", name, open_clip.list_models(), _WHERE)
+        names = import_open_clip(_WHERE).list_models()
+        raise unknown("model of open_clip", name, names, _WHERE)
     if pretrained is None or not Path(pretrained).is_file():
         what = f"{pretrained!r} is no file" if pretrained is not None else "it has no weights"
         raise UserError(
             f"{_WHERE}: {name}: {what}; give a local checkpoint as `pretrained`, or a hub repository as the "
             f"model"
         )
-    return name, hf.locate(pretrained, options, _WHERE)
+    return name, locate(pretrained, options, _WHERE)
 
 
 def _is_name(model: Any) -> bool:
     """Whether open_clip has an architecture of that name (and no folder is called so)."""
     if not isinstance(model, str) or "/" in model or Path(model).exists():
         return False
-    make_torchvision_importable("clip")
-    import open_clip
-
-    return model in open_clip.list_models()
+    return model in import_open_clip(_WHERE).list_models()

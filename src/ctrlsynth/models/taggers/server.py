@@ -20,15 +20,13 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from ...errors import UserError, unknown
+from ...errors import unknown
 from ...sample import Tags
-from .. import hf_files
 from ..base import ImageAndText, Reply, Request
 from ..composite import Composite
-from ..llms.server import OpenAIServer, read
-from ..prices import check_prices
-from ..server import Call
-from ..server_faults import Fault
+from ..hub.files import hash_of
+from ..llms.server import OpenAIServer
+from ..server import Call, Fault
 from .captioner import CHAT_PROMPT
 from .extract import MODES, ExtractTagger, normalise
 from .extract_parse import SCHEMA, parse, parse_json
@@ -47,6 +45,27 @@ _FORMS = {
     "json": 'Output one JSON object and nothing else:\n{"attributes": ["phrases"], "objects": ["phrases"], '
     '"relations": ["phrases"]}',
 }
+
+
+class _VisionServer(OpenAIServer):
+    """Asks one question about every picture."""
+
+    where = _WHERE
+    counted = False
+
+    def __init__(self, question: Request, model: Any, **server: Any) -> None:
+        super().__init__(model, **server)
+        self.question = question
+
+    def call(self, row: Any) -> Call:
+        """The picture and the question as a chat completion."""
+        body = self.body(self.question)
+        content = [
+            {"type": "image_url", "image_url": {"url": data_url(row)}},
+            {"type": "text", "text": self.question.instruction},
+        ]
+        body["messages"] = [{"role": "user", "content": content}]
+        return lambda client: client.chat.completions.create(**body)
 
 
 class VisionServerTagger(Composite):
@@ -76,22 +95,15 @@ class VisionServerTagger(Composite):
     ) -> None:
         if mode not in MODES:
             raise unknown("mode", str(mode), MODES, _WHERE)
-        check_prices(server.get("prices"), _WHERE, counted=False)
-        try:
-            self._server = OpenAIServer(model, **server)
-        except UserError as error:
-            raise UserError(str(error).replace("models.llm", _WHERE)) from error
-        except TypeError as error:  # an option that the server does not take
-            raise UserError(f"{_WHERE}: {str(error).partition('() ')[2] or error}") from error
-        self._server.pool.where = _WHERE
         self._captions = extract is not None
         self._extract = (
             ExtractTagger(extract, mode=mode, max_tokens=512) if extract not in (None, True) else None
         )
         self._mode = mode
-        self._prompt = prompt or (CHAT_PROMPT if self._captions else _ASK + _FORMS[mode])
-        self._max_tokens = max_tokens
-        self.prices, self.pool = self._server.prices, self._server.pool
+        prompt = prompt or (CHAT_PROMPT if self._captions else _ASK + _FORMS[mode])
+        schema = SCHEMA if mode == "json" and not self._captions else None
+        question = Request(prompt, max_tokens=max_tokens, schema=schema)
+        self._server = _VisionServer(question, model, **server)
         extracts = [] if self._extract is None else [self._extract]
         self.parts = [self._server, *extracts]
         self.batch = min(
@@ -111,53 +123,38 @@ class VisionServerTagger(Composite):
             self._server.digest,
             self._mode,
             self._captions,
-            self._prompt,
-            self._max_tokens,
+            self._server.question.instruction,
+            self._server.question.max_tokens,
             nested,
             QUALITY,
         ]
-        return f"unverified:{hf_files.hash_of(own)[:32]}"
+        return f"unverified:{hash_of(own)[:32]}"
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
         """One Tags an item; without an image, empty ones. A row whose request failed for good carries the
         server's reason."""
         seen = [n for n, item in enumerate(items) if item.image is not None]
-        calls = [self._call(items[n].image) for n in seen]
-        answers = dict(zip(seen, self.pool.map(calls, read), strict=True)) if calls else {}
+        answers = dict(zip(seen, self._server.answers([items[n].image for n in seen]), strict=True))
         if not self._captions:
             return [self._read(answers[n]) if n in answers else Tags() for n in range(len(items))]
-        captions = {
-            n: " ".join(a.text.split()) for n, a in answers.items() if isinstance(a, Reply) and not a.error
-        }
+        captions = {n: " ".join(answer.text.split()) for n, answer in answers.items() if not answer.error}
+        errors = {n: answer.error for n, answer in answers.items()}
         found = [Tags()] * len(items)
         if self._extract is not None:
             found = self._extract.tag([ImageAndText(None, captions.get(n)) for n in range(len(items))])
         return [
-            replace(tags, caption=captions.get(n) or None, error=_error(answers.get(n)) or tags.error)
+            replace(tags, caption=captions.get(n) or None, error=errors.get(n) or tags.error)
             for n, tags in enumerate(found)
         ]
 
-    def _call(self, image: Any) -> Call:
-        schema = SCHEMA if self._mode == "json" and not self._captions else None
-        body = self._server.body(Request(self._prompt, max_tokens=self._max_tokens, schema=schema))
-        content = [
-            {"type": "image_url", "image_url": {"url": data_url(image)}},
-            {"type": "text", "text": self._prompt},
-        ]
-        body["messages"] = [{"role": "user", "content": content}]
-        return lambda client: client.chat.completions.create(**body)
-
     def _read(self, answer: Reply | Fault) -> Tags:
-        if isinstance(answer, Fault) or answer.error:
+        if answer.error:
             return Tags(error=answer.error)
+        assert isinstance(answer, Reply)
         lines = parse(answer.text) if self._mode == "lines" else parse_json(answer.text)
         if lines is None:
             return Tags(error="not_three_lines" if self._mode == "lines" else "bad_json")
         return normalise(lines, " , ".join(phrase for phrases in lines.values() for phrase in phrases))
-
-
-def _error(answer: Reply | Fault | None) -> str | None:
-    return answer.error if answer is not None else None
 
 
 def data_url(image: Image.Image) -> str:

@@ -19,8 +19,8 @@ from PIL import Image
 from ....errors import UserError
 from ....sample import Tags, unique
 from ...base import ImageAndText, VisionTagger
+from ...device import in_threads, session_options, thread_count
 from ...installed import package_file
-from ...runtime import in_threads, session_options, thread_count
 from .graph import onnx_bytes, variant
 from .pixels import attributes
 
@@ -63,7 +63,7 @@ class ImageNetTagger(VisionTagger):
     model    `lite2` (260 px, the default) or `lite0` (224 px, twice as fast, less sure)
     cutoff   least probability of an object, 0..1; classes of the same name count together
     top_k    the most objects a picture
-    threads  pictures worked on at once, each by one thread; None: `runtime.free_threads`. Changes nothing but
+    threads  pictures worked on at once, each by one thread; None: `device.free_threads`. Changes nothing but
              speed
     """
 

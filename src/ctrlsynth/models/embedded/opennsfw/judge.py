@@ -14,8 +14,8 @@ from PIL import Image
 
 from ....errors import UserError
 from ...base import SafetyJudge
+from ...device import in_threads, session_options, thread_count
 from ...installed import INSTALL, package_file
-from ...runtime import in_threads, session_options, thread_count
 
 VERSION = 1  # raise it when the same pixels would get another score
 _WEIGHTS = (

@@ -14,11 +14,10 @@ from collections.abc import Iterable, Sequence
 from ....lang.matching import rules as matching
 from ....lang.nouns import COLOURS, KEEP_APART, noun_form
 from ....lang.phrases import split_attribute
-from ....lang.words import article, plural, singular
+from ....lang.words import DETERMINERS, PREPOSITIONS, article, plural, singular
 from ....sample import Tags, unique
 from ...base import Request
 from .scene import determiner, is_plural
-from .vocabulary import PREPOSITIONS
 
 _JUNK = re.compile(
     r"(?i)\b(?:stock (?:photo|image|picture)|photo by "
@@ -37,11 +36,7 @@ _LEAD = re.compile(r"(?i)^(?:,|and|while|but)\s+")
 _TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _WORD = re.compile(_TOKEN.pattern + r"|[^\w\s]")
 _BE = frozenset("is are was were be been being am has have had".split())
-_ARTICLES = frozenset(
-    """
-    a an the one his her its their my our your this that these those some two three four several many
-    """.split()
-)
+_ARTICLES = DETERMINERS | frozenset("one two three four several many".split())
 # after these comes the setting of the whole clause, not of the noun before them
 _SETTING = frozenset("in at near by beside during outside inside under against behind".split())
 # words within a preposition: `in front of`, `to the left of`

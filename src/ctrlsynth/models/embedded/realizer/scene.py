@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from ....lang.phrases import split_attribute, split_relation
-from ....lang.words import article, plural, singular
+from ....lang.words import PREPOSITIONS, article, plural, singular
 from ....sample import Tags
-from .vocabulary import COUNTS, MASS, ONLY_ONE, PARTICIPLES, PLURAL_ONLY, PREPOSITIONS
+from .vocabulary import COUNTS, MASS, ONLY_ONE, PARTICIPLES, PLURAL_ONLY
 
 FINITE = {"has": "have", "is": "are", "was": "were", "does": "do"}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ....lang.words import article
+from ....lang.words import PREPOSITIONS, article
 from .scene import Clause, Noun, Scene, predicate, reduced, with_subjects
-from .vocabulary import ATTACHED, PREPOSITIONS
+from .vocabulary import ATTACHED
 
 FAR = 3  # most words between a subject and its predicate, or a predicate and its object
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 from typing import Literal
 
 from ....lang import wordnet
-from ....lang.words import singular
+from ....lang.words import NUMBERS, singular
 
 
 def _phrases(text: str) -> tuple[str, ...]:
     return tuple(" ".join(phrase.split()) for phrase in text.split(";"))
 
 
-COUNTS = frozenset(
-    """
-    two three four five six seven eight nine ten eleven twelve several many some few both multiple numerous
-    dozens various
-    """.split()
+COUNTS = frozenset(NUMBERS[2:]) | frozenset(
+    "several many some few both multiple numerous dozens various".split()
 )
 MASS = frozenset(
     """
@@ -37,14 +34,6 @@ PLURAL_ONLY = frozenset(
     """.split()
 )
 ONLY_ONE = frozenset("sky ground sun moon sea horizon background foreground ocean distance".split())
-PREPOSITIONS = frozenset(
-    """
-    about above across after against along alongside amid among around as at atop away before behind below
-    beneath beside besides between beyond by down during facing for from in inside into like near nearby next
-    of off on onto opposite out outside over past through throughout to toward towards under underneath up
-    upon via with within without
-    """.split()
-)
 PARTICIPLES = frozenset(
     """
     worn held made seen built cut hung lit shown drawn grown thrown set kept laid driven ridden eaten full

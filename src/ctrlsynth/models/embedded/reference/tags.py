@@ -8,10 +8,10 @@ from itertools import combinations
 
 import numpy as np
 
-from ....lang.words import plural
+from ....lang.words import NUMBERS, plural
 from ....sample import Tags, unique
 from ..regions import Box, hull
-from ..scenes.vocabulary import CLOTHES, COLOURS, NUMBERS, PEOPLE
+from ..scenes.vocabulary import CLOTHES, COLOURS, PEOPLE
 from .index import Floats
 from .match import FARTHEST, Thing
 

@@ -9,13 +9,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ....lang.words import plural, singular
+from ....lang.words import NUMBERS, plural, singular
 from ....sample import unique
 from ...base import Prompt
 from .layout import Relation, arrange
 from .read import MOST, Mention, Reading, read
 from .sprites import coloured
-from .vocabulary import NUMBERS, Drawing, drawings_of
+from .vocabulary import Drawing, drawings_of
 
 Box = tuple[int, int, int, int]
 

@@ -53,7 +53,6 @@ CLOTHES = frozenset(
     "shoe|sneaker|boot|high heel|sandal|flip "
     "flop|glasses|sunglasses|goggles|backpack|ring|necklace|vest|watch|headphones|medal|bow".split("|")
 )
-NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 CONTAINERS = frozenset("bowl plate basket box bag vase jar cup glass bucket pot shelf".split())
 MEASURES = frozenset(
     "group pair couple bunch herd flock slice piece pieces stack pile bowl plate cup glass bottle basket "

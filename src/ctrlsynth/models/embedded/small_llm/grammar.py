@@ -13,20 +13,10 @@ from collections.abc import Iterable
 from itertools import takewhile
 from string import ascii_lowercase
 
-from ....lang.words import article, plural, singular
+from ....lang.words import PREPOSITIONS, article, plural, singular
 from ..realizer.scene import Scene, determiner, is_plural, predicate, reduced, with_subjects
 from ..realizer.speech import FAR, capital
-from ..realizer.vocabulary import (
-    ALL_SEEN,
-    ALONE,
-    ATTACHED,
-    LINKS,
-    NEXT_CLAUSE,
-    PREPOSITIONS,
-    TOGETHER,
-    VERBS,
-    kind_of,
-)
+from ..realizer.vocabulary import ALL_SEEN, ALONE, ATTACHED, LINKS, NEXT_CLAUSE, TOGETHER, VERBS, kind_of
 
 
 def quote(text: str) -> str:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import unicodedata
 from functools import lru_cache
 
-from ....lang import wordnet
+from ....lang import wordnet, words
 from ....lang.nouns import COLOURS, MODERN, multiword_starts, noun_form
+from ....lang.words import PLACING
 
 
 def _set(text: str) -> frozenset[str]:
@@ -57,14 +58,7 @@ ADVERBS = _set(
     "rd th re non ie eg age "
     "aged indoors outdoors upside outdoor indoor there"
 )
-# Prepositions that relate two things of a scene, and those that do not.
-PREPOSITIONS = _set(
-    "on in at under over above below behind beside besides near by with of into onto through across along "
-    "around against between "
-    "among amongst inside outside toward towards down up atop beneath underneath off upon amid beyond past "
-    "within underwater "
-    "alongside from aboard round"
-)
+# Prepositions that relate no two things of a scene.
 LOOSE_PREPOSITIONS = _set(
     "for without about like despite except regarding concerning including featuring throughout out vs "
     "versus pour de la le el en les des"
@@ -141,10 +135,7 @@ HARDLY_THINGS = _set(
     "travel universe heaven "
     "paradise hell light lighting"
 )
-NUMBERS = _set(
-    "two three four five six seven eight nine ten eleven twelve twenty dozens hundreds 2 3 4 5 6 7 8 9 10 "
-    "11 12"
-)
+NUMBERS = frozenset(words.NUMBERS[2:]) | _set("twenty dozens hundreds 2 3 4 5 6 7 8 9 10 11 12")
 # Modifiers that say nothing about how a thing looks.
 NOT_ATTRIBUTES = (
     _set(
@@ -243,7 +234,7 @@ def _kind(low: str) -> str:
 
 _KINDS = (
   ("D", DETERMINERS), ("B", BE), ("C", COORDINATORS), ("M", AUXILIARIES), ("R", PRONOUNS), ("P",
-  PREPOSITIONS), ("L", LOOSE_PREPOSITIONS),
+  PLACING), ("L", LOOSE_PREPOSITIONS),
   ("S", SUBORDINATORS), ("X", ADVERBS),
 )  # fmt: skip
 

@@ -20,12 +20,12 @@ from typing import Any
 
 from ....errors import UserError
 from ...base import LanguageModel, Reply, Request
+from ...device import free_threads
 from ...embedded.realizer.caption import held, in_line
 from ...embedded.realizer.fill import Unsupported, fill
 from ...embedded.small_llm import few_shot as prompts
 from ...embedded.small_llm.grammar import extraction
 from ...installed import INSTALL
-from ...runtime import free_threads
 from ..sampling import Sampling
 from .pool import EnginePool, Task
 
@@ -37,7 +37,7 @@ _EDGE = 1 << 20
 
 
 class LlamaCpp(LanguageModel):
-    """A GGUF file, run by `processes` engines of one thread each (default: `runtime.free_threads`).
+    """A GGUF file, run by `processes` engines of one thread each (default: `device.free_threads`).
 
     Args:
         context: tokens of prompt and reply together; a longer prompt fails its row with `prompt_too_long`.

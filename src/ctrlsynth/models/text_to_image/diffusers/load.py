@@ -13,10 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import UserError, first_line, unknown
-from ...hf import QUANTIZATIONS, Located, check_quantization, choose_device, is_quantized, quantization_call
+from ...device import (
+    choose_device,
+    engine_died,
+    make_torchvision_importable,
+    memory_faults,
+    out_of_memory,
+    set_threads,
+)
+from ...hub.find import QUANTIZATIONS, Located, check_quantization
+from ...hub.load import is_quantized, quantization_call
 from ...installed import need
-from ...torch_setup import engine_died, memory_faults, out_of_memory, set_threads
-from ...torchvision_fix import make_torchvision_importable
 
 OFFLOADS = ("model", "sequential")
 DENOISERS = ("unet", "transformer", "prior", "decoder")
@@ -154,7 +161,7 @@ def load_pipeline(
 
 def device_for(found: Located, offload: str | None, where: str) -> str:
     """The device. UserError where it is the CPU, and `offload` or the quantization needs a GPU."""
-    device, kind = choose_device(found.options, where), found.options.quantization
+    device, kind = choose_device(found.options.device, where), found.options.quantization
     if offload is not None and device == "cpu":
         raise UserError(
             f"{where}.offload: {offload} moves weights between a GPU and main memory, and there is no GPU; "

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import UserError, unknown
-from ... import hf, hf_files
 from ...base import Painting, Prompt, TextToImageModel
+from ...device import AdaptiveBatch, memory_faults
+from ...hub.files import hash_of
+from ...hub.find import check_quantization, locate, read_options
 from ...installed import need
-from ...room import Room
-from ...torch_setup import memory_faults
 from .load import (
     OFFLOADS,
     check_files,
@@ -66,13 +66,13 @@ class Diffusers(TextToImageModel):
                  pipeline's own when not given
     long_prompt  cut: what CLIP cannot read is lost, and `truncated` says so; chunk: read in chunks of 75
                  tokens (SD1.5, SDXL)
-    batch        images at once, at most; fewer while the memory does not allow it (room.py)
+    batch        images at once, at most; fewer while the memory does not allow it (device.py)
     safety       false: the checkpoint's safety checker is left out. With it, an image that it flags is
                  dropped as `unsafe`
     compile      true: torch compiles the denoiser; the first image of every size then takes minutes
     offload      model or sequential: weights wait in main memory (slower, less GPU memory)
     vae_slicing  true: decode one image at a time
-    **hf         revision, dtype, device, adapters, quantization, download: hf.py
+    **hf         revision, dtype, device, adapters, quantization, download: models/hub/find.py
 
     `batch`, `compile`, `offload` and `vae_slicing` say how, not what: they are not in the digest.
     """
@@ -98,8 +98,8 @@ class Diffusers(TextToImageModel):
         where = self.where = WHERE
         for package in ("torch", "diffusers", "transformers"):
             need(package, "diffusers", where)
-        options = hf.read_options(more, where, _OWN)
-        hf.check_quantization(options, where)
+        options = read_options(more, where, _OWN)
+        check_quantization(options, where)
         for name, value in (("steps", steps), ("batch", batch)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise UserError(f"{where}.{name}: a whole number from 1, not {value!r}")
@@ -111,7 +111,7 @@ class Diffusers(TextToImageModel):
             raise unknown("long_prompt", str(long_prompt), _LONG, where)
         if offload is not None and offload not in OFFLOADS:
             raise unknown("offload", str(offload), OFFLOADS, where)
-        self.found = hf.locate(model, options, where)
+        self.found = locate(model, options, where)
         self.index = model_index(self.found, where)
         self.family = FAMILIES.get(self.index["_class_name"])
         if long_prompt == "chunk" and self.family not in CHUNKS:
@@ -124,13 +124,13 @@ class Diffusers(TextToImageModel):
         self._how: dict[str, Any] = {"compile": compile, "offload": offload, "vae_slicing": vae_slicing}
         self.id = f"diffusers:{self.found.name if self.found.commit is not None else self.found.folder.name}"
         made_by = [_version("diffusers"), _version("compel")]
-        self.digest = hf_files.hash_of(
+        self.digest = hash_of(
             self.found.digest(), made_by, steps, guidance, self.scheduler, self.size, long_prompt, safety
         )  # fmt: skip
         self._pipe: Any = None
         self._reader: TextReader | None = None
         self._sized = False
-        self._room = Room(batch)
+        self._room = AdaptiveBatch(batch)
 
     def content_digest(self) -> str:
         """A hash of every byte of the pipeline and its adapters."""

@@ -1,0 +1,103 @@
+"""Commands about what a finished run holds: explain, sweep, export, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Argument, Option
+
+from ..errors import UserError
+from .options import Json, Plot, RunDir
+from .output import answer, say
+
+
+def explain(
+    run_dir: RunDir,
+    row_id: Annotated[
+        str | None,
+        Argument(help="id of a row, or a source key (default: the first kept sample)", metavar="ID"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show how one sample came about: tags, edits, instruction, text, prompt, image, scores, verdict."""
+    from ..api.run import Run
+    from ..report.explain import as_dict, first_kept
+    from .show import as_text
+
+    made = Run.open(run_dir)
+    chosen = row_id or first_kept(made)
+    answer(as_json, as_dict(made, chosen), lambda: say(as_text(made, chosen)))
+
+
+def sweep(run_dir: RunDir, plot: Plot = None, as_json: Json = False) -> None:
+    """Show how many samples each threshold p_f would keep, and their mean recall.
+
+    Uses the stored scores and runs no model.
+    """
+    from ..api.run import Run
+    from ..report.figures import plot_sweep
+    from .show import show_sweep
+
+    found = Run.open(run_dir).sweep()
+    if plot is not None:
+        plot_sweep(found, plot)
+    answer(as_json, found.plain(), lambda: show_sweep(found))
+    if plot is not None and not as_json:
+        say(f"plot: {plot}")
+
+
+def export(
+    run_dir: RunDir,
+    *,
+    out: Annotated[
+        Path | None, Option(help="folder of the data set (default: RUN/dataset)", metavar="DIR")
+    ] = None,
+    format_: Annotated[
+        str, Option("--format", help="webdataset (open_clip), parquet or imagefolder (Hugging Face), or csv")
+    ] = "webdataset",
+    mix: Annotated[
+        str | None, Option(help="which pairs: cap, img, capimg or mix (default: the recipe's)")
+    ] = None,
+    max_per_shard: Annotated[int, Option(help="samples per shard", min=1)] = 10_000,
+    as_json: Json = False,
+) -> None:
+    """Write the kept pairs of a run as a data set with a data card."""
+    from ..api.run import Run
+    from .progress import counting
+
+    made = Run.open(run_dir)
+    folder = out or _below(made, "dataset")
+    with counting("pairs", quiet=as_json) as tick:
+        summary = made.export(folder, format=format_, mix=mix, max_per_shard=max_per_shard, tick=tick)
+    counts = {"written": dict(summary.written), "lost": dict(summary.lost)}
+    facts = {"dataset": str(folder), "format": format_, **counts}
+    answer(as_json, facts, lambda: say(f"{summary}\n{folder}"))
+
+
+def report(
+    run_dir: RunDir,
+    out: Annotated[
+        Path | None, Option(help="folder of the gallery (default: RUN/report)", metavar="DIR")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a gallery of static pages that open from disk.
+
+    It shows originals beside synthetic samples, found and missed tags, scores, verdicts and plots.
+    """
+    from ..api.run import Run
+    from .progress import counting
+
+    made = Run.open(run_dir)
+    folder = out or _below(made, "report")
+    with counting("samples", quiet=as_json) as tick:
+        page = made.report(folder, tick=tick)
+    answer(as_json, {"report": str(page)}, lambda: say(f"gallery: {page}"))
+
+
+def _below(made: Any, name: str) -> Path:
+    """Returns a folder inside the run's. UserError for a run at a URL, which needs a local --out."""
+    if not isinstance(made.root, Path):
+        raise UserError(f"{made.root}: name a folder of this machine with --out")
+    return Path(made.root / name)

@@ -1,0 +1,480 @@
+"""The only reader of tables: text files (csv, tsv, jsonl, and txt, whose lines are rows) and columnar ones
+(parquet, and the arrow files that Hugging Face `datasets` saves).
+
+Text is read record by record, with the byte where each ends. The pass that cuts a file into parts and the pass
+that reads a part use the same generator, so they cannot disagree about where a record is. Columnar files are
+read by row number; a few batches are in memory at a time."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import lzma
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, Literal, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import UserError
+from ..storage.location import is_url, open_binary
+from .captions import CAPTION_NAMES, replace_surrogates
+from .streams import PACKED, open_stream, plain_name
+
+Kind = Literal["txt", "csv", "tsv", "jsonl"]
+Record = tuple[int, Any, str | None]
+"""(offset behind the record, its value, None) or (offset, what could be read of it or None, the reason why it
+is bad)."""
+
+SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".txt.gz", ".csv.gz", ".tsv.gz", ".jsonl.gz")
+"""What a folder of text files is searched for."""
+# A field longer than this is a quote that was never closed.
+MAX_FIELD = 1 << 22
+csv.field_size_limit(MAX_FIELD)
+TSV_LINES = 100
+"""The most lines that one quoted row of a tsv file may span."""
+
+
+def kind_of(path: str) -> Kind:
+    """The format that the file's name says. Raises UserError for others."""
+    suffix = Path(plain_name(path)).suffix.replace("ndjson", "jsonl")
+    if suffix not in SUFFIXES:
+        raise UserError(f"{path}: expected .txt, .csv, .tsv or .jsonl (also {', '.join(PACKED)})")
+    return cast(Kind, suffix[1:])
+
+
+def records(stream: IO[bytes], kind: Kind, offset: int, width: int = 0) -> Iterator[Record]:
+    """The records from byte `offset` on. Values: a str (txt), a list of str (csv, tsv), a dict (jsonl).
+    `width`: columns of a tsv.
+
+    Reasons: bad_utf8 (the value holds U+FFFD in the places), bad_row (csv that can't be parsed; a json line
+    that is no object), bad_gzip."""
+    try:
+        stream.seek(offset)
+        if kind == "csv":
+            yield from _csv(stream, offset)
+        elif kind == "tsv":
+            yield from _tsv(stream, offset, width)
+        else:
+            yield from _lines(stream, offset, _text if kind == "txt" else _json)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        yield offset, None, "bad_gzip"
+    except (OSError, lzma.LZMAError):
+        yield offset, None, "unreadable_file"
+
+
+def _lines(
+    stream: IO[bytes], offset: int, parse: Callable[[str], tuple[Any, str | None]]
+) -> Iterator[Record]:
+    for line in stream:
+        start, offset = offset, offset + len(line)
+        try:
+            text = line.decode()
+        except UnicodeDecodeError:
+            yield offset, line.decode("utf-8", "replace"), "bad_utf8"
+            continue
+        value, reason = parse(text.removeprefix("\ufeff") if start == 0 else text)
+        yield offset, value, reason
+
+
+def _text(line: str) -> tuple[str, None]:
+    return line, None
+
+
+def _json(line: str) -> tuple[Any, str | None]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return line, "bad_row" if line.strip() else "empty_row"
+    return (
+        (value if "\\u" not in line else replace_surrogates(value), None)
+        if isinstance(value, dict)
+        else (line, "bad_row")
+    )
+
+
+def _csv(stream: IO[bytes], offset: int) -> Iterator[Record]:
+    at, bad = offset, False
+
+    def feed() -> Iterator[str]:
+        nonlocal at, bad
+        for line in stream:
+            first = at == 0
+            at += len(line)
+            try:
+                text = line.decode()
+            except UnicodeDecodeError:
+                text, bad = line.decode("utf-8", "replace"), True
+            if "\0" in text:  # csv before Python 3.11 refuses it
+                text = text.replace("\0", " ")
+            yield text.removeprefix("\ufeff") if first else text
+
+    reader = csv.reader(feed())
+    while True:
+        bad = False
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield at, None, "open_quote" if "field limit" in str(error) else "bad_row"
+            continue
+        if row:  # a blank line is no row
+            yield at, row, "bad_utf8" if bad else None
+
+
+def _tsv(stream: IO[bytes], offset: int, width: int) -> Iterator[Record]:
+    """A line is a row, quotes are text (CC3M's files are so), unless csv's quoting explains the line, or it
+    and the next lines, better."""
+    waiting: deque[tuple[int, str, bool]] = deque()
+
+    def take() -> tuple[int, str, bool] | None:
+        nonlocal offset
+        line = stream.readline()
+        if not line:
+            return None
+        first = offset == 0
+        offset += len(line)
+        try:
+            text, bad = line.decode(), False
+        except UnicodeDecodeError:
+            text, bad = line.decode("utf-8", "replace"), True
+        return offset, (text.removeprefix("\ufeff") if first else text).replace("\0", " "), bad
+
+    while (item := waiting.popleft() if waiting else take()) is not None:
+        end, text, bad = item
+        cells = text.rstrip("\r\n").split("\t")
+        if '"' in text:
+            quoted, more_wanted = _quoted(text)
+            if more_wanted and width:
+                run = [item]
+                while len(run) < TSV_LINES and more_wanted:
+                    more = waiting[len(run) - 1] if len(run) <= len(waiting) else take()
+                    if more is None:
+                        break
+                    if len(run) > len(waiting):
+                        waiting.append(more)
+                    run.append(more)
+                    if '"' in more[1]:
+                        quoted, more_wanted = _quoted("".join(line for _, line, _ in run))
+                if (
+                    quoted
+                    and len(quoted) == width
+                    and any(line.count("\t") + 1 != width for _, line, _ in run)
+                ):
+                    for _ in run[1:]:
+                        waiting.popleft()
+                    end, bad = run[-1][0], any(b for _, _, b in run)
+                else:
+                    quoted = None
+            cells = quoted or cells
+        if cells != [""]:
+            yield end, cells, "bad_utf8" if bad else None
+
+
+def _quoted(text: str) -> tuple[list[str] | None, bool]:
+    """(the one row of a text by csv's rules, False); (None, True) where a quote stays open, (None, False)
+    where one stands wrongly."""
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True))
+    except csv.Error as error:
+        return None, "unexpected end" in str(error)
+    return rows[0] if len(rows) == 1 else None, False
+
+
+def headed(first: Sequence[str]) -> tuple[list[str], bool]:
+    """The columns of a csv or tsv file by its first row, and whether that row is a header.
+
+    A row with a URL beside something else, and without a usual name of a caption column, is data (CC3M's and
+    CC12M's files have no header). The first column that is no URL is then `caption`, the first that is one
+    `url`; others are `column3` and so on, by their place."""
+    names = [cell.strip() for cell in first]
+    urls = [name.lower().startswith(("http://", "https://")) for name in names]
+    if all(urls) or not any(urls) or any(name.lower() in CAPTION_NAMES for name in names):
+        return names, True
+    names = [f"column{number}" for number in range(1, len(names) + 1)]
+    names[urls.index(False)], names[urls.index(True)] = "caption", "url"
+    return names, False
+
+
+class Table:
+    """One text file: its columns and its records. `columns` is empty for txt."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.kind = kind_of(path)
+        self.start = 0
+        self.columns: list[str] = []
+        self._kept: tuple[int, Iterator[Record], IO[bytes]] | None = None
+        with open_stream(path) as stream:
+            for end, value, reason in records(stream, self.kind, 0) if self.kind != "txt" else ():
+                if self.kind == "jsonl" and reason is None:
+                    self.columns = list(value)
+                    return
+                if self.kind != "jsonl":
+                    if reason is not None or not value:
+                        raise UserError(f"{path}: the first line is not a header ({reason})")
+                    self.columns, header = headed(value)
+                    self.start = end if header else 0
+                    return
+        if self.kind != "txt":
+            raise UserError(
+                f"{path}: {'no line is a JSON object' if self.kind == 'jsonl' else 'is empty; it needs a header'}"
+            )
+
+    def cuts(self, rows: int, limit: int | None) -> list[tuple[int, int]]:
+        """(offset, rows) of consecutive ranges of `rows` records (the last may be shorter), in one pass. At
+        most `limit` records."""
+        out: list[tuple[int, int]] = []
+        count, begin, before, last = 0, self.start, self.start, self.start
+        kind: Kind = "txt" if self.kind == "jsonl" else self.kind  # a line of jsonl counts whatever it holds
+        with open_stream(self.path) as stream:
+            found = records(stream, kind, self.start, len(self.columns))
+            for end, _, reason in islice(found, limit):
+                if reason == "open_quote":
+                    raise self._open_quote(last)
+                count += 1
+                if count == rows:
+                    out.append((begin, count))
+                    begin, count = end, 0
+                before, last = last, end
+            ended = next(found, None) is None
+        if self.kind == "csv" and ended and last > self.start and self._ends_in_quote(before, last):
+            raise self._open_quote(before)
+        return [*out, (begin, count)] if count else out
+
+    def _ends_in_quote(self, start: int, end: int) -> bool:
+        """Whether the csv record in bytes start..end opens a quote and never closes it, so that it holds the
+        rest of the file."""
+        with open_stream(self.path) as stream:
+            stream.seek(start)
+            text = stream.read(end - start).decode("utf-8", "replace")
+        try:
+            list(csv.reader(io.StringIO(text, newline=""), strict=True))
+        except csv.Error as error:
+            return "unexpected end of data" in str(error)
+        return False
+
+    def _open_quote(self, offset: int) -> UserError:
+        line = 1
+        with open_stream(self.path) as stream:
+            while block := stream.read(min(1 << 20, offset)):
+                line += block.count(b"\n")
+                offset -= len(block)
+        return UserError(
+            f"{self.path}:{line}: a quoted field opens here and is never closed; close it, or double the "
+            f"quote"
+        )
+
+    def read(self, offset: int, rows: int | None = None) -> Iterator[tuple[Any, str | None]]:
+        """(value, reason) of `rows` records, or all, from byte `offset`. Consecutive ranges share one pass over
+        the file."""
+        kept, self._kept = self._kept, None
+        if kept is not None and kept[0] == offset:
+            end, found, stream = kept
+        else:
+            if kept is not None:
+                kept[2].close()
+            end, stream = offset, open_stream(self.path)
+            found = records(stream, self.kind, offset, len(self.columns))
+        for end, value, reason in islice(found, rows):  # noqa: B007  (used after the loop)
+            yield value, reason
+        self._kept = (end, found, stream)
+
+    def asdict(self, value: Any) -> dict[str, Any]:
+        """A record as column -> value."""
+        if isinstance(value, dict):
+            return value
+        return dict(zip(self.columns, value, strict=False)) if isinstance(value, list) else {}
+
+
+def merge_cuts(cuts: list[tuple[int, int]], most: int) -> list[tuple[int, int]]:
+    """Joins neighbours in pairs until there are at most `most`: parts stay few however long the file is."""
+    while len(cuts) > max(1, most):
+        cuts = [(cuts[i][0], sum(n for _, n in cuts[i : i + 2])) for i in range(0, len(cuts), 2)]
+    return cuts
+
+
+UNREADABLE = (pa.ArrowException, OSError)
+
+
+class ParquetFile:
+    """One parquet file. `blocks` are the row counts of its row groups."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._stream = open_binary(path) if is_url(path) else None
+        self._file = pq.ParquetFile(path if self._stream is None else self._stream)
+        self.schema: pa.Schema = self._file.schema_arrow
+        meta = self._file.metadata
+        self.blocks = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
+
+    def batches(self, start: int, columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:
+        """The rows from `start` to the end in batches of at most `size`; row groups before it are not
+        read."""
+        group = 0
+        while group < len(self.blocks) and start >= self.blocks[group]:
+            start -= self.blocks[group]
+            group += 1
+        for at in range(
+            group, len(self.blocks)
+        ):  # one by one: a damaged group must not take the sound ones before it along
+            for batch in self._file.iter_batches(
+                size, row_groups=[at], columns=list(columns), use_threads=False
+            ):
+                if start >= batch.num_rows:
+                    start -= batch.num_rows
+                    continue
+                yield batch.slice(start) if start else batch
+                start = 0
+
+    def close(self) -> None:
+        self._file.close()
+        if self._stream is not None:
+            self._stream.close()
+
+
+class ArrowFile:
+    """One arrow file, stream format (what `save_to_disk` writes) or file format. `blocks` are the row counts
+    of its record batches."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.blocks: list[int] = []
+        self._starts: list[int] = []
+        with open(path, "rb") as stream:
+            self._random = stream.read(6) == b"ARROW1"
+        if self._random:
+            with pa.memory_map(path) as source:
+                reader = pa.ipc.open_file(source)
+                self.schema: pa.Schema = reader.schema
+                self.blocks = [reader.get_batch(i).num_rows for i in range(reader.num_record_batches)]
+        else:
+            self._index()
+
+    def _index(self) -> None:
+        """Where each batch begins, from the message headers: mapped pages with the data are not touched."""
+        with pa.memory_map(self.path) as source:
+            self.schema = pa.ipc.read_schema(source)
+            if any(pa.types.is_dictionary(f.type) for f in self.schema):
+                raise UserError(
+                    f"{self.path}: has dictionary-encoded columns; save the data set again with plain ones"
+                )
+            while True:
+                start = source.tell()
+                try:
+                    message = pa.ipc.read_message(source)
+                except EOFError:
+                    return
+                self._starts.append(start)
+                self.blocks.append(pa.ipc.read_record_batch(message, self.schema).num_rows)
+
+    def batches(self, start: int, columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:
+        """As `ParquetFile.batches`. Read, not mapped, so that memory holds one record batch."""
+        with pa.OSFile(self.path) as source:
+            reader = pa.ipc.open_file(source) if self._random else None
+            for block, rows in enumerate(self.blocks):
+                if start >= rows:
+                    start -= rows
+                    continue
+                batch = reader.get_batch(block) if reader is not None else self._block(source, block)
+                batch = batch.select(list(columns))
+                for at in range(start, rows, size):
+                    yield batch.slice(at, size)
+                start = 0
+
+    def _block(self, source: Any, block: int) -> pa.RecordBatch:
+        source.seek(self._starts[block])
+        return pa.ipc.read_record_batch(pa.ipc.read_message(source), self.schema)
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+
+Columnar = ParquetFile | ArrowFile
+
+
+def open_columnar(path: str) -> Columnar:
+    """Parquet or arrow by the first bytes. Raises pyarrow's errors or OSError for what is neither."""
+    with open_binary(path) as stream:
+        magic = stream.read(4)
+    if is_url(path) and magic != b"PAR1":
+        raise OSError("not a parquet file")
+    return ParquetFile(path) if magic == b"PAR1" else ArrowFile(path)
+
+
+def cut_blocks(blocks: Sequence[int], rows: int) -> list[tuple[int, int]]:
+    """(first row, rows) of parts: whole blocks joined up to `rows`, larger blocks split into ranges of
+    `rows`."""
+    out: list[tuple[int, int]] = []
+    begin = at = 0
+    for count in blocks:
+        if at > begin and at + count - begin > rows:
+            out.append((begin, at - begin))
+            begin = at
+        at += count
+        while at - begin >= 2 * rows:
+            out.append((begin, rows))
+            begin += rows
+        if at - begin >= rows:
+            out.append((begin, at - begin))
+            begin = at
+    if at > begin:
+        out.append((begin, at - begin))
+    return out
+
+
+class RowCursor:
+    """Rows of one file as dicts; ranges asked for in order go on where the last one ended, so nothing is
+    decoded twice."""
+
+    def __init__(self, file: Columnar, columns: Sequence[str], size: int) -> None:
+        self._file, self._columns, self._size = file, list(columns), size
+        self._kept: tuple[int, Iterator[dict[str, Any]]] | None = None
+
+    def read(self, start: int, rows: int) -> Iterator[dict[str, Any]]:
+        kept, self._kept = self._kept, None
+        found = kept[1] if kept is not None and kept[0] == start else self._from(start)
+        for done in range(rows):
+            row = next(found, None)
+            if row is None:
+                raise OSError(f"{self._file.path}: ends after row {start + done}")
+            yield row
+        self._kept = (start + rows, found)
+
+    def _from(self, start: int) -> Iterator[dict[str, Any]]:
+        for batch in self._file.batches(start, self._columns, self._size):
+            names = batch.schema.names
+            bad: set[int] = set()
+            columns = [_values(batch.column(i), bad) for i in range(batch.num_columns)]
+            for index, values in enumerate(zip(*columns, strict=True)):
+                row = dict(zip(names, values, strict=True))
+                if index in bad:
+                    row[BAD_UTF8] = True
+                yield row
+
+
+BAD_UTF8 = "\0bad_utf8"
+"""Stands in a row whose strings were not UTF-8: files do not have to keep the promise that their schema
+makes."""
+
+
+def _values(column: pa.Array, bad: set[int]) -> list[Any]:
+    try:
+        values: list[Any] = column.to_pylist()
+        return values
+    except UnicodeDecodeError:
+        out: list[Any] = []
+        for index, cell in enumerate(column):
+            try:
+                out.append(cell.as_py())
+            except UnicodeDecodeError:
+                out.append(None)
+                bad.add(index)
+        return out

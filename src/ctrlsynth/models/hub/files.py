@@ -1,0 +1,113 @@
+"""What the files of a local model say about it without being loaded: the digest of every run, and the full
+hash of `--verify`.
+
+A digest must change when the weights change, also when another training run of the same network wrote files
+of the same names and sizes, and it must be cheap for a folder of 50 GB on a network drive. So small files are
+hashed whole; of a safetensors file the header and a few numbers from the middle of every tensor; of any other
+large file both ends and evenly spaced samples. Training moves every number of the tensors that it trains. A
+change that touches none of the samples (a damaged block on disk) is what `--verify` is for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import IO, Any
+
+from ...errors import UserError
+
+_SMALL = 4 << 20  # bytes; hashed whole
+_SAMPLES = 64
+_SAMPLE = 4096  # bytes
+_MIDDLE = 64  # bytes of a tensor
+_MOST_HEADER = 100 << 20  # safetensors' own limit
+
+
+def hash_of(*parts: Any) -> str:
+    """64 hexadecimal digits over the parts' JSON."""
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def model_files(path: Path) -> list[Path]:
+    """The files of a model in the order of their names: the file itself, or all in the folder but hidden ones
+    and its model card."""
+    if path.is_file():
+        return [path]
+    inside = (p for p in path.rglob("*") if p.is_file() and p.suffix != ".md")
+    return sorted(p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts))
+
+
+def folder_digest(path: Path) -> str:
+    """Names, sizes, headers and samples of a model's files, as in the module's docstring. UserError for a
+    folder without files."""
+    files = model_files(path)
+    if not files:
+        raise UserError(f"{path}: an empty folder, no model")
+    with _readable(path):
+        return hash_of([(_name(f, path), f.stat().st_size, _look(f)) for f in files])
+
+
+def content_digest(path: Path) -> str:
+    """Names and SHA-256 of all of a model's files."""
+    with _readable(path):
+        return hash_of([(_name(f, path), _whole(f)) for f in model_files(path)])
+
+
+def _name(file: Path, root: Path) -> str:
+    return file.relative_to(root).as_posix() if file != root else ""
+
+
+class _readable:
+    """Turns an OSError inside into one line that names the model."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise UserError(
+                f"{error.filename or self._path}: cannot be read ({error.strerror or error})"
+            ) from error
+
+
+def _whole(file: Path) -> str:
+    with open(file, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _look(file: Path) -> str:
+    size = file.stat().st_size
+    if size <= _SMALL:
+        return _whole(file)
+    digest = hashlib.sha256()
+    with open(file, "rb") as handle:
+        offsets = _tensor_offsets(handle, size) if file.suffix == ".safetensors" else None
+        if offsets is None:
+            places = [n * (size - _SAMPLE) // (_SAMPLES - 1) for n in range(_SAMPLES)]
+            length = _SAMPLE
+        else:
+            header, places = offsets
+            digest.update(header)
+            length = _MIDDLE
+        for place in places:
+            handle.seek(place)
+            digest.update(handle.read(length))
+    return digest.hexdigest()
+
+
+def _tensor_offsets(handle: IO[bytes], size: int) -> tuple[bytes, list[int]] | None:
+    """The header of a safetensors file and the middle of each of its tensors; None for a file that is
+    damaged."""
+    count = int.from_bytes(handle.read(8), "little")
+    if not 0 < count <= min(_MOST_HEADER, size - 8):
+        return None
+    header = handle.read(count)
+    try:
+        entries = [e["data_offsets"] for name, e in json.loads(header).items() if name != "__metadata__"]
+        places = sorted(8 + count + max(begin, (begin + end - _MIDDLE) // 2) for begin, end in entries)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return (header, places) if all(0 <= place <= size for place in places) else None

@@ -1,0 +1,141 @@
+"""Encodes images and texts with a CLIP model of open_clip: preprocessing, normalisation, both towers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .attention import use_views
+from .tokens import Tokenizer
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(slots=True)
+class LoadedClip:
+    """An open_clip module with its configuration (the content of open_clip_config.json) and its tokenizer.
+
+    digest     16 hexadecimal digits of the weights' content, or of name and seed for random weights
+    samples    how many samples `ctrlsynth train` has shown it; None for other weights
+    precision  fp32, or the fp16 or bf16 that its weights were cast to"""
+
+    module: Any
+    config: dict[str, Any]
+    tokenizer: Tokenizer
+    name: str
+    digest: str
+    samples: int | None = None
+    precision: str = "fp32"
+
+    @property
+    def size(self) -> int:
+        """Edge of its square images in pixels."""
+        return int(self.config["preprocess_cfg"]["size"])
+
+
+class ClipModel:
+    """A model for inference: images and texts in, float32 features [n, dim] out, without gradients.
+
+    `name` (also `id`), `digest`, `samples` as in `LoadedClip`; `size` in pixels, `dim`, `device`."""
+
+    def __init__(self, loaded: LoadedClip, device: Any) -> None:
+        from open_clip.model import get_input_dtype
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+
+        self.module = use_views(loaded.module).to(device).eval()
+        self.name = self.id = loaded.name
+        self.digest, self.samples, self.size, self.device = loaded.digest, loaded.samples, loaded.size, device
+        self.dim = int(loaded.config["model_cfg"]["embed_dim"])
+        self._tokenizer, self._dtype = loaded.tokenizer, get_input_dtype(loaded.precision)
+        preprocess = loaded.config["preprocess_cfg"]
+        self._resize = image_transform_v2(PreprocessCfg(**preprocess), is_train=False).transforms[:-2]
+        self.normalise = Normalise(preprocess["mean"], preprocess["std"], device)
+
+    def preprocess(self, image: Image.Image) -> Array:
+        """Resizes and crops as open_clip does; uint8 [size, size, 3]."""
+        image = image.convert("RGB")
+        for step in self._resize:  # all but the last two: to a tensor, and its normalisation
+            image = step(image)
+        return np.asarray(image)
+
+    def encode_image(self, batch: Any, normalize: bool = False) -> Any:
+        """Features of PIL images, or of uint8 [n, size, size, 3] as `preprocess` gives."""
+        import torch
+
+        if isinstance(batch, (list, tuple)):
+            batch = np.stack(
+                [self.preprocess(b) if isinstance(b, Image.Image) else np.asarray(b) for b in batch]
+            )
+        with torch.inference_mode():
+            pixels = self.normalise(torch.as_tensor(np.asarray(batch))).to(self._dtype)
+            return self.module.encode_image(pixels, normalize=normalize).float()
+
+    def encode_text(self, texts: Sequence[str], normalize: bool = False) -> Any:
+        """Features of texts, cut at the model's context."""
+        import torch
+
+        ids = torch.from_numpy(self._tokenizer(texts)).to(self.device)
+        with torch.inference_mode():
+            features = encode_tokens(self.module, ids)
+            return (torch.nn.functional.normalize(features, dim=-1) if normalize else features).float()
+
+
+class Normalise:
+    """uint8 [n, h, w, 3] -> float32 [n, 3, h, w]: (x / 255 - mean) / std, on the device, in channels-last
+    layout without a copy."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: Any) -> None:
+        import torch
+
+        self.scale = torch.tensor([1 / (255 * s) for s in std], device=device)
+        self.shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
+        self.device = device
+
+    def __call__(self, batch: Any) -> Any:
+        import torch
+
+        moved = batch.to(self.device, non_blocking=True)
+        return torch.addcmul(self.shift, moved.float(), self.scale).permute(0, 3, 1, 2)
+
+
+def croppable(module: Any) -> bool:
+    """Whether the text tower ignores everything after the end token: it has a causal mask, is read at the end
+    token, and has no class token and no padding mask. Then batches of ids may be cut short."""
+    tower = _text_tower(module)
+    plain = getattr(tower, "cls_emb", None) is None and not getattr(tower, "use_pad_mask", False)
+    causal = hasattr(tower, "token_embedding") and getattr(tower, "attn_mask", None) is not None
+    return plain and causal and _pooling(tower) in ("argmax", "eos")
+
+
+def encode_tokens(module: Any, ids: Any) -> Any:
+    """Text features [n, dim], not normalised, for ids [n, length]. A `croppable` tower takes any length up to
+    the context, with the features that open_clip's `encode_text` gives for the same ids padded to it."""
+    if not croppable(module):
+        return module.encode_text(ids)
+    from open_clip.transformer import text_global_pool
+
+    tower = _text_tower(module)
+    length = ids.shape[1]
+    dtype = tower.transformer.get_cast_dtype()
+    x = tower.token_embedding(ids).to(dtype) + tower.positional_embedding[:length].to(dtype)
+    x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
+    end = getattr(tower, "text_eos_id", getattr(tower, "eos_id", None))
+    x = text_global_pool(x, ids, _pooling(tower), eos_token_id=end)
+    projection = tower.text_projection
+    if projection is None:
+        return x
+    linear = projection.ndim != 2 if not hasattr(projection, "in_features") else True
+    return projection(x) if linear else x @ projection
+
+
+def _text_tower(module: Any) -> Any:
+    """The module itself (CLIP), or its `text` (CustomTextCLIP)."""
+    return module if hasattr(module, "token_embedding") else getattr(module, "text", module)
+
+
+def _pooling(tower: Any) -> Any:
+    return getattr(tower, "text_pool_type", getattr(tower, "pool_type", None))

@@ -1,0 +1,112 @@
+"""Counts of rows: of a stage's parts (`Ledger`, kept in `_stage.json`), and of a stage (`LedgerRow`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import WorkFailed
+from ..storage.files import part_counts, read_json, write_json
+from ..storage.parts import RunFolder
+from .plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """Row counts of one stage. `expected` = rows kept upstream x variants; it adds up when expected = ok +
+    dropped + failed. `cost`: US dollars by the price table of the recipe's model, if it has one."""
+
+    folder: str
+    kind: str
+    paths: tuple[str, ...]
+    expected: int | None
+    rows: int
+    ok: int
+    dropped: Mapping[str, int]
+    failed: Mapping[str, int]
+    reused: int
+    seconds: float
+    tokens: int
+    bytes: int
+    parts: int
+    parts_wanted: int
+    first_error: str | None = None
+    cost: float | None = None
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether no row was lost silently; true of every complete stage."""
+        return self.parts < self.parts_wanted or self.expected in (
+            None,
+            self.ok + sum(self.dropped.values()) + sum(self.failed.values()),
+        )
+
+
+def totals(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Adds up the counts of parts: rows, ok, dropped and failed by reason, seconds, tokens, reused."""
+    out: dict[str, Any] = {"rows": 0, "ok": 0, "dropped": {}, "failed": {}, "seconds": 0.0, "reused": 0}
+    for part in parts:
+        for name, value in part.items():
+            if name in ("dropped", "failed"):
+                for reason, count in value.items():
+                    out[name][reason] = out[name].get(reason, 0) + count
+            elif isinstance(value, (int, float)):
+                out[name] = out.get(name, 0) + value
+    return out
+
+
+class Ledger:
+    """The counts of a stage's parts, kept in `_stage.json` so that no footer needs to be opened again."""
+
+    def __init__(self, plan: Plan, run: RunFolder, folder: str) -> None:
+        self._plan, self._run, self._folder = plan, run, folder
+        self._path = run.stage_file(folder)
+        stored = read_json(self._path) or {}
+        self.parts: dict[str, Any] = dict(stored.get("parts", {}))
+        self.first_error: str | None = stored.get("first_error")
+
+    def add(self, index: int, digest: str, counts: dict[str, Any]) -> None:
+        """Takes the counts of a finished part."""
+        self.parts[str(index)] = {"digest": digest, **counts}
+
+    def note(self, error: str | None) -> None:
+        """Keeps the stage's first error."""
+        self.first_error = self.first_error or error
+
+    def complete(self, changed: bool) -> None:
+        """Adds the parts that an interrupted run left out and writes the file.
+
+        Raises WorkFailed when no row is left to continue with."""
+        wanted = {str(p.index): self._plan.part_digest(self._folder, p) for p in self._plan.parts}
+        for index, digest in wanted.items():
+            if self.parts.get(index, {}).get("digest") != digest:
+                changed = True
+                part = self._run.part(self._folder, int(index), digest)
+                self.parts[index] = {"digest": digest, **part_counts(part)}
+        if changed or self.parts.keys() != wanted.keys():
+            self.parts = {i: self.parts[i] for i in wanted}
+            if not any(p["failed"] for p in self.parts.values()):
+                self.first_error = None
+            self.save()
+        self._stop_if_empty()
+
+    def save(self) -> None:
+        """Writes `_stage.json`."""
+        digest = self._plan.digests[self._folder]
+        write_json(
+            self._path,
+            {"folder": self._folder, "digest": digest, "first_error": self.first_error, "parts": self.parts},
+        )
+
+    def _stop_if_empty(self) -> None:
+        total = totals(self.parts.values())
+        may_reject_all = self._plan.box(self._folder).judges is not None
+        if total["rows"] and not total["ok"] and (total["failed"] or not may_reject_all):
+            reasons = sorted({**total["dropped"], **total["failed"]}.items(), key=lambda r: -r[1])
+            causes = ", ".join(f"{reason} x {count}" for reason, count in reasons)
+            first = f"; first error: {self.first_error}" if self.first_error else ""
+            raise WorkFailed(
+                f"{self._folder}: none of {total['rows']} rows came through ({causes}){first}; later stages "
+                f"were not run"
+            )
