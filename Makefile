@@ -1,11 +1,12 @@
-# Two commands: `make demo` and `make test`. Both are quick after a first run: the stamps in .stamps say what is installed.
+# `make demo` shows the product, `make quick` is for work on the code, `make test` checks everything.
+# What they install is remembered in .stamps.
 PYTHON ?= python3
 BIN := .venv/bin
 # pip compiles nothing (there are 28,000 files); what is imported is compiled then, and kept.
 PIP := $(BIN)/pip install -q --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint types pytest clean
+.PHONY: demo test quick lint types pytest clean
 
 demo: .stamps/demo
 	@$(BIN)/python scripts/quickstart_photos.py data/quickstart
@@ -14,6 +15,9 @@ demo: .stamps/demo
 	@$(BIN)/ctrlsynth report runs/quickstart
 
 test: lint types pytest
+
+quick: lint types
+	$(BIN)/pytest -n 2 --dist loadfile --quick
 
 lint: .stamps/dev
 	$(BIN)/ruff check src tests benchmarks scripts

@@ -321,7 +321,7 @@ def weighted(numbers: Iterable[int], drawer: Any, tagger: Any, factor: float) ->
 
 def styled(style: str, numbers: Iterable[int], drawer: Any, tagger: Any) -> tuple[int, int, int, int]:
     """(exactly the known objects by the drawer, in the pixels, pictures that the style changes, of how many).
-    Style "" is none."""
+    Style "" means no style."""
     controller = ImageController(ImagePolicy(styles={style: 1.0} if style else {}), SEED)
     drawn = seen = changed = total = 0
     for number in numbers:

@@ -2,7 +2,7 @@
 
 A scene has 1 to 4 objects that `scenes` draws, no two alike by the `wordnet` matcher, a basic colour bound to
 about two of three, and relations between neighbours in the list. A colour is never the drawing's own, so that
-a picture tells whether it was asked for. Everything hangs on the scene's id."""
+a picture shows whether the request was followed. The scene's id seeds everything."""
 
 from __future__ import annotations
 

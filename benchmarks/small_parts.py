@@ -15,7 +15,8 @@ import numpy as np
 import harness
 from ctrlsynth.concepts.balance import counts, draws, expected_sizes, keep_mask, solve_t
 from ctrlsynth.concepts.match import Matches
-from ctrlsynth.lang import matching, wordnet
+from ctrlsynth.lang import wordnet
+from ctrlsynth.lang.matching import rules as matching
 from ctrlsynth.models.base import Request
 from ctrlsynth.models.registry import load
 from ctrlsynth.sample import Tags

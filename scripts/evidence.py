@@ -1,16 +1,17 @@
 """The honest experiments: does the data help at equal samples? Makes the data, trains every arm, evaluates,
 writes tables and plots.
 
-    npm pack emoji-datasource-google && npm pack emoji-datasource-twitter     (unpack them:
-    package/img/google/64, package/img/twitter/64) python scripts/evidence.py scenes --out
-    runs/evidence/scenes --drawings GOOGLE_PNGS --test-drawings TWITTER_PNGS --report docs/evidence apt-get
-    install openclipart-png openclipart-svg tuxpaint-stamps-default python scripts/evidence.py clipart --out
-    runs/evidence/clipart --drawings GOOGLE_PNGS --report docs/evidence
+    npm pack emoji-datasource-google && npm pack emoji-datasource-twitter
+    # unpack them: package/img/google/64 and package/img/twitter/64 are the folders of drawings
+    python scripts/evidence.py scenes --out runs/evidence/scenes --drawings GOOGLE_PNGS \\
+        --test-drawings TWITTER_PNGS --report docs/evidence
+    apt-get install openclipart-png openclipart-svg tuxpaint-stamps-default
+    python scripts/evidence.py clipart --out runs/evidence/clipart --drawings GOOGLE_PNGS --report docs/evidence
 
-recipes/evidence/ says what is asked, how it is measured and what the arms are. What is done is passed over,
-so the same command goes on after an interruption; another setting needs another --out. One process takes the
-seeds in turn; on two cores start one with --seeds 0 1 and one with --seeds 2, both with OMP_NUM_THREADS=1 and
-without --report, and the command without --seeds at last: it finds everything done and writes the report."""
+recipes/evidence/ states the question, the measures and the arms. Finished steps are skipped, so the same
+command continues after an interruption; other settings need another --out. One process takes the seeds in
+turn. On two cores start one with --seeds 0 1 and one with --seeds 2, both with OMP_NUM_THREADS=1 and without
+--report, and then the command without --seeds: it finds everything done and writes the report."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ OUT/eval/tuxpaint    stamps of Tux Paint, each with its English sentence      (r
 OUT/eval/emoji       a vendor's emoji, each with its CLDR name                (the same)
 
 openclipart is public domain, Tux Paint's stamps are GPL-2, the drawings have their vendor's licence: all are
-read where they are installed, nothing of them is shipped. The draw of the held-out sets hangs on --seed."""
+read where they are installed; none are shipped. --seed draws the held-out sets."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ OUT/labels/      NAME/drawing.png: one drawing of each thing in the first vendor
 OUT/noise.json   the noise rates, as asked for and as they came out
 
 Synthetic images are drawn with OpenMoji by the runs themselves, so there is a gap between them and all of
-this. Everything hangs on --seed. Drawings: `npm pack emoji-datasource-google` (Apache-2.0 drawings) and `npm
+this. --seed draws everything. Drawings: `npm pack emoji-datasource-google` (Apache-2.0 drawings) and `npm
 pack emoji-datasource-twitter` (CC-BY 4.0), their folders img/google/64 and img/twitter/64."""
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ def write_crepe(
 def make(
     out: Path, drawings: Path, test_drawings: Path, scenes: int, held_out: int, things: int, seed: int
 ) -> dict[str, Any]:
-    """See the module's docstring. -> what stands in noise.json."""
+    """See the module's docstring. Returns the content of noise.json."""
     rng = random.Random(seed)
     first, other = (Scenes(2 * SIZE, str(f)) for f in (drawings, test_drawings))
     names = names_of(things, None, drawings, test_drawings)

@@ -4,9 +4,9 @@ label`), classnames.txt.
 apt-get install dataset-fashion-mnist
 python scripts/fashion_lt.py data/fashion-lt [--most 500 --least 8 --test 100 --seed 0]
 
-The classes' images fall geometrically from --most to --least, in an order that hangs on --seed, so that there
-are head, medium and tail classes; the test set is balanced. recipes/evidence/fashion-lt.yaml goes on from
-there."""
+The classes' images fall geometrically from --most to --least, in an order drawn by --seed, so that there
+are head, medium and tail classes; the test set is balanced. recipes/evidence/fashion-lt.yaml uses the
+result."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def check_tagger(
     long: ImageAndText | None = None,
     image: Image.Image | None = None,
 ) -> None:
-    """`tolerance`: how far a score may move with the batch; phrases may not. `image` stands beside the
+    """`tolerance`: how far a score may move with the batch; phrases may not. `image` accompanies the
     captions of many scripts."""
     picture = image or photo("coffee.png")
     suite = Suite(

@@ -145,7 +145,7 @@ class CaptionReader:
 
 
 class PixelCounter:
-    """A tagger that tells the size of what it sees."""
+    """A tagger that returns the size of its image."""
 
     id = "pixel-counter"
     digest = "1"

@@ -1,4 +1,4 @@
-"""A run's folder written by hand through the real store, so that every fate of a sample stands in it: kept,
+"""A run's folder written by hand through the real store, so that every fate of a sample occurs: kept,
 rejected by text and by image, violation, no reference, failed, dropped, unfinished, candidates that lost,
 hostile captions, missing originals."""
 

@@ -141,8 +141,8 @@ def test_from_captions_to_coverage(
 def test_the_subset_depends_on_neither_order_nor_parts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same captions with the same ids: in one file, in another order, and in parts. Duplicates too: which
-    stays hangs on the id."""
+    """The same captions with the same ids: in one file, in another order, and in parts. Which
+    duplicate stays depends on the id."""
     texts = captions(600) + captions(60)
     rows = [f"{i},{json.dumps(t)}\n" for i, t in enumerate(texts)]
     (tmp_path / "bank.txt").write_text("\n".join(WORDS))

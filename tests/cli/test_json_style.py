@@ -1,5 +1,4 @@
-"""JSON style through a whole run: checked by the schema, asked again once, else failed with the raw reply
-kept."""
+"""JSON style in a run: replies are checked by the schema and retried once; failures keep the raw reply."""
 
 from __future__ import annotations
 
@@ -22,8 +21,7 @@ POLICY = {"style": "json", "json_schema": SCHEMA, "caption_field": "caption"}
 
 
 class Stubborn:
-    """Answers with prose; mends its ways when it is asked again, but not about boats. Notes how often it is
-    asked."""
+    """Answers with prose, and with JSON on the retry unless it is about boats. Logs its calls."""
 
     id = "stubborn"
     digest = "1"

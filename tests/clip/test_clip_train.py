@@ -248,13 +248,26 @@ def test_the_schedule_is_open_clips_and_slips() -> None:
     assert warmup_steps(block(warmup_epochs=1), 12, 6) == 6
 
 
+def plain_loss(module: Any, batch: Any, given: TrainBlock) -> Any:
+    """open_clip's loss of one batch, with tokens padded to 77."""
+    import torch
+    from open_clip.loss import ClipLoss
+
+    mean, deviation = (torch.tensor(v)[:, None, None] for v in (given.mean, given.std))
+    images = (batch.images.permute(0, 3, 1, 2).float() / 255 - mean) / deviation
+    ids = torch.nn.functional.pad(batch.ids, (0, 77 - batch.ids.shape[1]))
+    seen, read = (
+        encode(x, normalize=True) for encode, x in ((module.encode_image, images), (module.encode_text, ids))
+    )
+    return ClipLoss()(seen, read, module.logit_scale.exp())
+
+
 def test_a_hundred_steps_are_those_of_a_plain_loop(tmp_path: Path) -> None:
     """open_clip's model, loss, schedule and grouping, torch's plain AdamW, tokens padded to 77: the same
     losses to four digits."""
     run(tmp_path, steps=100, epochs=None, lr=1e-3, batch=15)
     ours = [line["loss"] for line in log(tmp_path)]
     import torch
-    from open_clip.loss import ClipLoss
     from open_clip_train.scheduler import cosine_lr
 
     given = block(steps=100, epochs=None, lr=1e-3, batch=15)
@@ -268,19 +281,12 @@ def test_a_hundred_steps_are_those_of_a_plain_loop(tmp_path: Path) -> None:
     rest = [p for n, p in module.named_parameters() if n not in bare]
     groups = [{"params": list(bare.values()), "weight_decay": 0.0}, {"params": rest, "weight_decay": 0.2}]
     optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), eps=1e-6)
-    rate, loss = cosine_lr(optimizer, 1e-3, 5, 100), ClipLoss()
-    mean, deviation = (torch.tensor(v)[:, None, None] for v in (given.mean, given.std))
+    rate = cosine_lr(optimizer, 1e-3, 5, 100)
     theirs = []
     for step in range(100):
         rate(step)
-        images = (batches[step].images.permute(0, 3, 1, 2).float() / 255 - mean) / deviation
-        ids = torch.nn.functional.pad(batches[step].ids, (0, 77 - batches[step].ids.shape[1]))
         optimizer.zero_grad()
-        value = loss(
-            module.encode_image(images, normalize=True),
-            module.encode_text(ids, normalize=True),
-            module.logit_scale.exp(),
-        )
+        value = plain_loss(module, batches[step], given)
         value.backward()
         optimizer.step()
         with torch.no_grad():
@@ -418,7 +424,7 @@ def test_corrupt_images_are_counted_skips(tmp_path: Path) -> None:
         run(tmp_path / "none", data=[str(tmp_path / "b.tar")], batch=2)
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(
         WorkFailed, match=r"the loss is nan at step \d+; lower train.lr.*no checkpoint"
     ) as caught:
@@ -440,24 +446,14 @@ def test_appendix_e_is_one_step_with_the_negatives_of_each_micro_batch(tmp_path:
         lr=1e-3,
     )
     assert (made.steps, made.samples, made.skipped) == (1, 90, 0)
-    import torch
-    from open_clip.loss import ClipLoss
-
     given = block(
         preset="synthclip-appendix-e", init=str(whole()), epochs=None, batch=90, accumulate=6, lr=1e-3
     )
-    batches, module, loss = batches_of(given, steps=1), load_folder(whole()).module.train(), ClipLoss()
-    mean, deviation = (torch.tensor(v)[:, None, None] for v in (given.mean, given.std))
+    batches, module = batches_of(given, steps=1), load_folder(whole()).module.train()
     total = 0.0
-    for piece in (batches[n] for n in range(6)):
-        assert len(piece.ids) == 15
-        images = (piece.images.permute(0, 3, 1, 2).float() / 255 - mean) / deviation
-        ids = torch.nn.functional.pad(piece.ids, (0, 77 - piece.ids.shape[1]))
-        value = loss(
-            module.encode_image(images, normalize=True),
-            module.encode_text(ids, normalize=True),
-            module.logit_scale.exp(),
-        )
+    for micro_batch in (batches[n] for n in range(6)):
+        assert len(micro_batch.ids) == 15
+        value = plain_loss(module, micro_batch, given)
         (value / 6).backward()
         total += float(value.detach()) / 6
     assert made.loss == pytest.approx(total, rel=1e-5)
@@ -539,12 +535,20 @@ def test_another_recipe_does_not_go_on(tmp_path: Path) -> None:
         run(tmp_path / "mine")
 
 
-@pytest.mark.parametrize("change", [{"model": "nosuch"}, {"batch": 91}, {"init": "nowhere"}])
-def test_a_run_that_failed_before_its_first_step_may_be_mended(
-    tmp_path: Path, change: dict[str, Any]
-) -> None:
-    with pytest.raises(UserError):
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": "nosuch"}, "train.model: unknown model 'nosuch'"),
+        ({"batch": 91}, "91 pairs a step, but the data has 90"),
+        ({"batch": 16, "accumulate": 3}, "do not divide by 1 processes x 3 micro-batches"),
+        ({"data": ["nowhere/*.tar"]}, "train.data: nothing at"),
+        ({"init": "nowhere"}, "train.init: nowhere is not a folder"),
+    ],
+)
+def test_a_run_with_wrong_input_can_be_corrected(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=re.escape(words)) as caught:
         run(tmp_path / "out", **change)
+    assert "\n" not in str(caught.value)
     (tmp_path / "out").mkdir(exist_ok=True)
     (tmp_path / "out" / ".tmp-train.json~host~7~0").write_text("{")  # of one that was killed while it wrote
     assert run(tmp_path / "out", steps=1, epochs=None).steps == 1
@@ -561,21 +565,6 @@ def test_settings_that_differ_are_told_at_a_readable_length() -> None:
     assert _differing("0.1", "0.2") == ["0.1", "0.2"]
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"batch": 91}, "91 pairs a step, but the data has 90"),
-        ({"batch": 16, "accumulate": 3}, "do not divide by 1 processes x 3 micro-batches"),
-        ({"data": ["nowhere/*.tar"]}, "train.data: nothing at"),
-        ({"init": "nowhere"}, "train.init: nowhere is not a folder"),
-    ],
-)
-def test_bad_input_is_one_line(tmp_path: Path, change: dict[str, Any], words: str) -> None:
-    with pytest.raises(UserError, match=re.escape(words)) as caught:
-        run(tmp_path / "out", **change)
-    assert "\n" not in str(caught.value)
-
-
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     oc()
     from ctrlsynth.clip.optim import make_optimizer
@@ -588,32 +577,19 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_the_command_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from ctrlsynth.cli.main import main
+def test_the_command_line(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from ctrlsynth.cli.main import app
 
     given = block(steps=2, epochs=None).model_dump(mode="json", exclude_none=True)
     (tmp_path / "r.yaml").write_text(json.dumps({"name": "t", "train": given}))
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(
-            sys,
-            "argv",
-            ["ctrlsynth", "train", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "out"), *arguments],
-        )
-        with pytest.raises(SystemExit) as left:
-            main()
-        told = capsys.readouterr()
-        return int(left.value.code or 0), told.out, told.err
-
-    code, out, _ = call("--json")
-    assert code == 0
-    assert json.loads(out)["steps"] == 2
-    code, out, _ = call()
-    assert "2 steps, 30 samples of 90 pairs" in out
-    assert call("--no-resume")[0] == 2
-    code, _, err = call("--set", "train.lrr=1")
-    assert code == 2
-    assert "did you mean 'train.lr'" in err
-    assert err.count("\n") == 1
+    call = ["train", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "out")]
+    made = CliRunner().invoke(app, [*call, "--json"])
+    assert (made.exit_code, json.loads(made.stdout)["steps"]) == (0, 2)
+    assert "2 steps, 30 samples of 90 pairs" in CliRunner().invoke(app, call).stdout
+    for words, message in (
+        ("--no-resume", "holds a run already"),
+        ("--set=train.lrr=1", "did you mean 'train.lr'"),
+    ):
+        assert message in str(CliRunner().invoke(app, [*call, words]).exception)

@@ -16,8 +16,15 @@ from ctrlsynth.lang.words import singular
 from ctrlsynth.models import registry as models
 from ctrlsynth.models.base import ImageAndText, Reply, Request
 from ctrlsynth.models.embedded.small_llm.grammar import MAX_WORDS, extraction, words_of
-from ctrlsynth.models.taggers.extract import ExtractTagger, instruction, normalise
-from ctrlsynth.models.taggers.extract_parse import LINES, SCHEMA, parse, parse_json
+from ctrlsynth.models.taggers.extract import (
+    LINES,
+    SCHEMA,
+    ExtractTagger,
+    instruction,
+    normalise,
+    parse,
+    parse_json,
+)
 from ctrlsynth.sample import Tags
 from helpers import FILES, recipe, write_captions
 

@@ -8,7 +8,6 @@ OUT/model/                      the final model and train.json
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -21,9 +20,8 @@ from typing import Any
 
 from ..errors import UserError, first_line
 from ..models.open_clip.load import STATE, WEIGHTS, save_folder
-from ..storage.files import flush, making
+from ..storage.files import flush, making, read_json, remove_leftovers, write_json
 
-SCHEMA = 1
 OPTIMIZER = "optimizer.safetensors"
 
 
@@ -60,9 +58,8 @@ def save(out: Path, state: State, facts: dict[str, Any], keep: int) -> Path:
                 for k, v in values.items()
             }
             save_file(tensors, made / OPTIMIZER)
-            _write(made / STATE, {**state.facts(), **facts})
-    for unfinished in target.parent.glob(".tmp-step-*"):  # of a killed run
-        shutil.rmtree(unfinished, ignore_errors=True)
+            write_json(made / STATE, {**state.facts(), **facts})
+    remove_leftovers(target.parent)
     for old in _finished(out)[:-keep]:
         shutil.rmtree(old)
     return target
@@ -74,7 +71,7 @@ def finish(out: Path, state: State, facts: dict[str, Any]) -> Path:
     if not target.exists():
         with _written(target) as made:
             save_folder(made, state.module, state.config)
-            _write(made / STATE, {**state.facts(), **facts})
+            write_json(made / STATE, {**state.facts(), **facts})
     return target
 
 
@@ -98,10 +95,6 @@ def _written(target: Path) -> Iterator[Path]:
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(target)) from error
 
 
-def _write(path: Path, facts: dict[str, Any]) -> None:
-    path.write_text(json.dumps({"schema": SCHEMA, **facts}, indent=1) + "\n", encoding="utf-8")
-
-
 def _finished(out: Path) -> list[Path]:
     """The checkpoints, oldest first."""
     return sorted(p for p in (out / "checkpoints").glob("step-*") if (p / STATE).is_file())
@@ -116,11 +109,8 @@ def load(folder: Path, state: State, device: Any) -> None:
     """Restores the state from a checkpoint. UserError for one of another model or of a newer ctrlsynth."""
     from safetensors.torch import load_file
 
-    facts: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    if facts["schema"] > SCHEMA:
-        raise UserError(
-            f"{folder}: written by a newer ctrlsynth (schema {facts['schema']}, this one reads {SCHEMA})"
-        )
+    facts = read_json(folder / STATE)
+    assert facts is not None, folder
     try:
         state.module.load_state_dict(load_file(folder / WEIGHTS, device=str(device)))
     except (RuntimeError, OSError) as error:

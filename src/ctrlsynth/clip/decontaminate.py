@@ -217,7 +217,10 @@ def clean(
     found = _known_finds(path, mark)
     if found is None:
         found = search(shards, read_sets(block, base), block, os.cpu_count() or 1)
-        _write(path, mark, found)
+        lines = [{"mark": mark}, *map(asdict, found)]
+        with replacing(path) as made:
+            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            made.write_text(text, encoding="utf-8")
     counts: dict[str, int] = {
         "pairs": len({(f.source, f.row) for f in found}),
         **Counter(f.how for f in found),
@@ -249,10 +252,3 @@ def _known_finds(path: Path, mark: str) -> list[Found] | None:
         return None
     first, *lines = path.read_text(encoding="utf-8").splitlines() or ["{}"]
     return [Found(**json.loads(line)) for line in lines] if json.loads(first).get("mark") == mark else None
-
-
-def _write(path: Path, mark: str, found: Sequence[Found]) -> None:
-    lines = [{"mark": mark}, *map(asdict, found)]
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    with replacing(path) as made:
-        made.write_text(text, encoding="utf-8")

@@ -7,7 +7,6 @@ torchrun --no-python --nproc-per-node 8 ctrlsynth train recipe.yaml --out runs/c
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -28,7 +27,7 @@ from ..models.open_clip.encode import LoadedClip, Normalise
 from ..models.open_clip.load import STATE, build, load_folder
 from ..recipe.train import TrainBlock
 from ..sample import hash_int
-from ..storage.files import replacing
+from ..storage.files import read_json, write_json
 from . import checkpoint
 from .data.loader import Batch, Batches, left_out, loader, open_sources, order_of, schedule_of
 from .data.rows import Shards
@@ -114,13 +113,12 @@ def _data(
     else:
         _check_folder(block, out, resume)
     shards = open_sources(block.data, base, out / "index")
-    facts: dict[str, Any] = {"schema": checkpoint.SCHEMA, "block": block.model_dump(mode="json")}
+    facts: dict[str, Any] = {"block": block.model_dump(mode="json")}
     if block.decontaminate is not None:
         shards, facts["decontaminated"] = clean(shards, block.decontaminate, base, out)
     facts |= {"rows": [s.rows for s in shards], "left_out": dict(left_out(shards))}
     if rank == 0:
-        path = out / STATE
-        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else facts
+        before = read_json(out / STATE) or facts
         if before["rows"] != facts["rows"]:
             raise UserError(
                 f"{out}: was trained on {before['rows']} rows, the data now has {facts['rows']}; name "
@@ -131,16 +129,9 @@ def _data(
     return shards, facts
 
 
-def _write_state(out: Path, facts: Mapping[str, Any]) -> None:
-    """Writes OUT/train.json, by which runs with other settings are refused: only just before the first step,
-    so that a run with wrong input can be corrected."""
-    with replacing(out / STATE) as made:
-        made.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-
-
 def _check_folder(block: TrainBlock, out: Path, resume: bool) -> None:
-    path = out / STATE
-    if not path.exists():
+    before = read_json(out / STATE)
+    if before is None:
         if out.exists() and (not out.is_dir() or any(not p.name.startswith(BEFORE) for p in out.iterdir())):
             raise UserError(f"{out}: exists and is no training run; name another folder with --out")
         return
@@ -149,7 +140,7 @@ def _check_folder(block: TrainBlock, out: Path, resume: bool) -> None:
             f"{out}: holds a run already; name another folder with --out, or leave --no-resume out to "
             f"resume it"
         )
-    before = json.loads(path.read_text(encoding="utf-8"))["block"]
+    before = before["block"]
     for key, value in block.model_dump(mode="json").items():
         if key not in FREE and before.get(key) != value:
             was, now = _differing(repr(before.get(key)), repr(value))
@@ -212,8 +203,8 @@ class _Run:
     def go(self, watcher: Watcher) -> Trained:
         """Trains from the newest checkpoint to the last step."""
         state, block, first = self.state, self.block, self.process.rank == 0
-        if first:
-            _write_state(self.out, self.facts)
+        if first:  # only now, so that a run with wrong input can be corrected and started again
+            write_json(self.out / STATE, self.facts)
         log = Log(self.out, state.step) if first else None
         numbers = state.step * block.accumulate
         stream = iter(loader(self.batches, numbers, workers=block.workers, pin=self.device.type == "cuda"))

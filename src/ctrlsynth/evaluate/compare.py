@@ -19,6 +19,7 @@ from ..errors import UserError, unknown
 from .metrics import interval_over_seeds
 from .papers import FIVE, as_averaged, delta_over_shared, five_tasks, tables
 from .results import Result, Score, read_result
+from .tasks import tasks
 
 _SEED = re.compile(r"seed[-_]?\d+")
 _ASIDE = ("seed", "images", "captions", "files", "metric")
@@ -27,11 +28,11 @@ _ASIDE = ("seed", "images", "captions", "files", "metric")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One row: its name, by task the results of its seeds, and the folders that it may be named by."""
+    """One row of the table: task -> the results of its seeds, and the folders that it may be named by."""
 
     name: str
-    results: Mapping[str, tuple[Result, ...]]
-    folders: tuple[Path, ...] = ()
+    results: dict[str, list[Result]] = field(default_factory=dict)
+    folders: list[Path] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,35 +109,23 @@ def show(cell: Cell | None) -> str:
 
 
 def load_runs(paths: Sequence[Path]) -> list[Run]:
-    """Folders or single files -> runs, in the order given; the seeds of one parent are one run."""
+    """Reads folders or single files of results, in the order given; the seeds of one parent are one run."""
     if not paths:
         raise UserError("compare: name at least one folder of results")
-    found: dict[str, dict[str, list[Result]]] = {}
-    folders: dict[str, list[Path]] = {}
+    runs: dict[str, Run] = {}
     for path in paths:
         files = sorted(path.glob("*.json")) if path.is_dir() else [path]
         if not files or not path.exists():
             raise UserError(f"{path}: expected result files that `ctrlsynth eval` wrote, found none")
-        name = (
-            path.parent.name
-            if path.is_dir() and _SEED.fullmatch(path.name)
-            else path.name
-            if path.is_dir()
-            else path.stem
-        )
-        name = (
-            f"{name} ({path.parent})"
-            if name in found and not (path.is_dir() and _SEED.fullmatch(path.name))
-            else name
-        )
-        folders.setdefault(name, []).extend([path, path.parent] if _SEED.fullmatch(path.name) else [path])
-        for file in files:
-            result = read_result(file)
-            found.setdefault(name, {}).setdefault(result.task, []).append(result)
-    return [
-        Run(name, {t: tuple(several) for t, several in by_task.items()}, tuple(folders[name]))
-        for name, by_task in found.items()
-    ]
+        seeded = path.is_dir() and _SEED.fullmatch(path.name) is not None
+        name = path.parent.name if seeded else path.name if path.is_dir() else path.stem
+        if name in runs and not seeded:
+            name = f"{name} ({path.parent})"
+        run = runs.setdefault(name, Run(name))
+        run.folders.extend([path, path.parent] if seeded else [path])
+        for result in map(read_result, files):
+            run.results.setdefault(result.task, []).append(result)
+    return list(runs.values())
 
 
 def shown_metrics(result: Result) -> list[str]:
@@ -272,27 +261,17 @@ _AVERAGES = {"1": "table1:average", "2": "table2:average", "4": "sugarcrepe:acc"
 def _papers(out: Comparison) -> None:
     """Rows of the papers' tables that have a number for one of the columns."""
     for table in tables():
-        averages = (
-            (table.printed or {}).get("average", [None] * len(table.rows))
-            if table.paper == "CtrlSynth"
-            else [None] * len(table.rows)
-        )
-        for (model, values), average in zip(table.rows.items(), averages, strict=True):
-            printed = (
-                values
-                if average is None or table.table not in _AVERAGES
-                else {**values, _AVERAGES[table.table]: average}
-            )
-            cells = {}
-            for column in out.columns:
-                value = _printed(printed, column)
-                if value is not None and table.protocol["kind"] in (
-                    json.loads(column.protocol).get("kind"),
-                    "mixed",
-                ):
-                    cells[column] = Cell(
-                        value, mark="*" if table.protocol.get("templates") == "unknown" else ""
-                    )
+        kind = table.protocol["kind"]
+        mark = "*" if table.protocol.get("templates") == "unknown" else ""
+        for n, (model, values) in enumerate(table.rows.items()):
+            if table.paper == "CtrlSynth" and table.table in _AVERAGES and "average" in (table.printed or {}):
+                values = {**values, _AVERAGES[table.table]: (table.printed or {})["average"][n]}
+            cells = {
+                column: Cell(value, mark=mark)
+                for column in out.columns
+                if (value := _printed(values, column)) is not None
+                and kind in ("mixed", json.loads(column.protocol).get("kind"))
+            }
             if cells:
                 out.rows.setdefault(f"{table.paper}, table {table.table}: {model}", {}).update(cells)
                 if table.note and table.note not in out.notes:
@@ -302,8 +281,6 @@ def _papers(out: Comparison) -> None:
 
 
 def _printed(values: Mapping[str, float], column: Column) -> float | None:
-    from .tasks import tasks
-
     if column.metric == "average" and set(json.loads(column.protocol).get("tasks", ())) != {
         name for name, task in tasks().items() if task.group == column.task
     }:

@@ -46,12 +46,7 @@ def normalised(array: Any) -> Array:
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12), dtype=np.float32)
 
 
-def encode_images(
-    model: Encoder,
-    images: Iterable[tuple[bytes, str]],
-    batch: int = 64,
-    tick: Callable[[int], None] | None = None,
-) -> Array:
+def encode_images(model: Encoder, images: Iterable[tuple[bytes, str]], batch: int = 64) -> Array:
     """(bytes, where) -> (N, D), in order. Reads `images` in another thread, at most `AHEAD` batches
     ahead of the model."""
     chunks, out = _batches(images, batch), list[Array]()
@@ -65,8 +60,6 @@ def encode_images(
         while (pixels := waiting.popleft().result()) is not None:
             waiting.append(ask())
             out.append(normalised(model.encode_image(pixels)))
-            if tick is not None:
-                tick(len(pixels))
     return np.concatenate(out) if out else np.zeros((0, 1), dtype=np.float32)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +29,7 @@ class Split:
         return Split(self.features[start:stop], self.labels[start:stop])
 
 
-def encode_labelled(
-    model: Encoder, rows: Iterable[tuple[bytes, str, int]], tick: Callable[[int], None] | None = None
-) -> Split:
+def encode_labelled(model: Encoder, rows: Iterable[tuple[bytes, str, int]]) -> Split:
     """Encodes (image, where it is, label), in order."""
     labels: list[int] = []
 
@@ -40,13 +38,11 @@ def encode_labelled(
             labels.append(label)
             yield image, where
 
-    features = encode_images(model, images(), tick=tick)
+    features = encode_images(model, images())
     return Split(features, np.array(labels, dtype=np.int64))
 
 
-def encode_split(
-    model: Encoder, folder: Path, split: str, classes: int, tick: Callable[[int], None] | None = None
-) -> Split:
+def encode_split(model: Encoder, folder: Path, split: str, classes: int) -> Split:
     """Encodes `folder/split`, whose labels are 0 to classes-1, in the order of its shards."""
     found = layout.samples(folder, split, classes)
-    return encode_labelled(model, ((s.image, s.where, s.label or 0) for s in found), tick)
+    return encode_labelled(model, ((s.image, s.where, s.label or 0) for s in found))

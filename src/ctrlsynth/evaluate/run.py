@@ -21,28 +21,28 @@ Watch = Callable[[str, int, int, int], None]
 """Called with a task's name, its number, the number of tasks, and the images of the task encoded so far."""
 
 
-class _Timed:
-    """A model that adds up the time spent in its towers."""
+class _Watched:
+    """A model that adds up the time spent in its towers, and reports the images encoded."""
 
-    def __init__(self, model: Encoder) -> None:
-        self._model, self.seconds, self.id, self.digest = model, 0.0, model.id, model.digest
-
-    @property
-    def preprocess(self) -> Callable[[Any], Any]:
-        return self._model.preprocess
+    def __init__(self, model: Encoder, report: Callable[[int], None]) -> None:
+        self._model, self._report, self.id, self.digest = model, report, model.id, model.digest
+        self.preprocess: Callable[[Any], Any] = model.preprocess
+        self.images, self.seconds = 0, 0.0
 
     def encode_image(self, batch: Any) -> Any:
-        return self._time(self._model.encode_image, batch)
+        features = self._timed(self._model.encode_image, batch)
+        self.images += len(batch)
+        self._report(self.images)
+        return features
 
     def encode_text(self, texts: Any) -> Any:
-        return self._time(self._model.encode_text, texts)
+        return self._timed(self._model.encode_text, texts)
 
-    def _time(self, call: Callable[[Any], Any], value: Any) -> Any:
+    def _timed(self, call: Callable[[Any], Any], value: Any) -> Any:
         started = time.perf_counter()
-        try:
-            return call(value)
-        finally:
-            self.seconds += time.perf_counter() - started
+        made = call(value)
+        self.seconds += time.perf_counter() - started
+        return made
 
 
 def evaluate_all(
@@ -64,23 +64,11 @@ def evaluate_all(
         path, one = out / f"{task.name}.json", evaluator(task, folder, settings)
         result = _earlier(path, model, one)
         if result is None:
-            tick = _Count(partial(watch, task.name, number, len(chosen)) if watch else None)
-            result = _evaluate(model, one, tick)
+            report = partial(watch, task.name, number, len(chosen)) if watch else lambda images: None
+            result = _evaluate(_Watched(model, report), one, getattr(model, "samples", None))
             write_result(path, result)
         done.append(result)
     return done
-
-
-class _Count:
-    """Passes on the total of the numbers that it is called with."""
-
-    def __init__(self, to: Callable[[int], None] | None) -> None:
-        self._to, self._total = to, 0
-
-    def __call__(self, number: int) -> None:
-        self._total += number
-        if self._to is not None:
-            self._to(self._total)
 
 
 def _earlier(path: Path, model: Encoder, one: Evaluator) -> Result | None:
@@ -97,11 +85,10 @@ def _earlier(path: Path, model: Encoder, one: Evaluator) -> Result | None:
     return found if same and found.data == layout.digest(one.files()) else None
 
 
-def _evaluate(model: Encoder, one: Evaluator, tick: Callable[[int], None]) -> Result:
-    timed, task = _Timed(model), one.task
-    started = time.perf_counter()
-    found = one.evaluate(timed, tick)
-    rest = time.perf_counter() - started - timed.seconds
+def _evaluate(model: _Watched, one: Evaluator, samples: int | None) -> Result:
+    task, started = one.task, time.perf_counter()
+    found = one.evaluate(model)
+    rest = time.perf_counter() - started - model.seconds
     notes = found.notes
     if task.size is not None and found.rows != task.size:
         notes = (*notes, f"{found.rows} rows; the papers' test set has {task.size}")
@@ -118,10 +105,10 @@ def _evaluate(model: Encoder, one: Evaluator, tick: Callable[[int], None]) -> Re
         data=layout.digest(one.files()),
         protocol={"kind": task.kind, "metric": task.metric, **one.protocol(), **found.protocol},
         scores=dict(found.scores),
-        seconds={"encode": timed.seconds, "rest": rest},
+        seconds={"encode": model.seconds, "rest": rest},
         notes=notes,
         seed=one.settings.seed if one.seeded else None,
-        samples=getattr(model, "samples", None),
+        samples=samples,
         versions=versions(),
     )
 

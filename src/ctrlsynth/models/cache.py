@@ -1,64 +1,58 @@
-"""The user's cache: files that are made once from what is installed and can be made again at any time.
+"""The user's cache of derived files, `$XDG_CACHE_HOME/ctrlsynth` or `~/.cache/ctrlsynth`.
 
-`$XDG_CACHE_HOME/ctrlsynth`, or `~/.cache/ctrlsynth`. Nothing in it is trusted: each load compares the file's
-SHA-256, and a file that differs (cut short, older, tampered with) is made again. A cache that can't be
-written costs time, never the result."""
+Files can be rebuilt at any time and are not trusted: each load checks the SHA-256 and rebuilds a file that
+differs (truncated, older, tampered with). A cache that cannot be written costs time, never the result."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from ..storage.files import remove_leftovers, replacing
-
 
 def cache_dir() -> Path:
-    """The folder; it need not exist. A relative XDG_CACHE_HOME is passed over, as the XDG specification
-    asks."""
+    """The folder, which may not exist yet. Ignores a relative XDG_CACHE_HOME, as the XDG specification
+    demands."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "ctrlsynth"
 
 
-def cached(name: str, sha256: str, make: Callable[[], bytes]) -> bytes:
-    """The cached file's bytes if their SHA-256 is `sha256`; otherwise what `make` gives, which then replaces
-    the file in one step.
+def cached(name: str, sha256: str | None, make: Callable[[], bytes]) -> bytes:
+    """Returns the cached file's bytes if they are undamaged; else calls `make` and replaces the file
+    atomically.
 
-    The bytes that were hashed are the bytes returned, so nobody can change the file between check and use.
-    Several processes may make the same file at once: each writes under a name of its own and renames."""
+    The bytes that were hashed are the bytes returned, so nobody can change the file in between. Several
+    processes may make the same file at once.
+
+    sha256  the content's known hash; None: the file begins with its own hash, and `name` must contain a hash
+            of everything that affects the content
+    """
     path = cache_dir() / name
     with contextlib.suppress(OSError):
         data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() == sha256:
+        digest, data = (sha256, data) if sha256 is not None else (data[:32].hex(), data[32:])
+        if hashlib.sha256(data).hexdigest() == digest:
             return data
     data = make()
-    with contextlib.suppress(OSError):  # a read-only home or a full disk: go on with what was made
-        _replace(path, data)
+    with contextlib.suppress(OSError):  # a read-only home or a full disk
+        _replace(path, data if sha256 is not None else hashlib.sha256(data).digest() + data)
     return data
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Writes the file atomically: readers see the old one or the new one."""
-    remove_leftovers(path.parent)
-    with replacing(path) as made:
-        made.write_bytes(data)
-
-
-def remembered(name: str, make: Callable[[], bytes]) -> bytes:
-    """The cached file's bytes if it is whole, otherwise what `make` gives, which then replaces the file in
-    one step.
-
-    For what has no hash known before it is made (the numbers of a model): its SHA-256 stands before it, so a
-    file that was cut short or damaged is made again. `name` must hold a hash of everything that decides about
-    the content."""
-    path = cache_dir() / name
-    with contextlib.suppress(OSError):
-        data = path.read_bytes()
-        if hashlib.sha256(data[32:]).digest() == data[:32]:
-            return data[32:]
-    data = make()
-    with contextlib.suppress(OSError):
-        _replace(path, hashlib.sha256(data).digest() + data)
-    return data
+    """Writes to a temporary file and renames it, so readers never see a partial file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise

@@ -20,7 +20,7 @@ import numpy as np
 from ...data.images import IMAGE_SUFFIXES
 from ...data.tar import samples
 from ...errors import UserError
-from ...storage.files import temporary
+from ...storage.files import replacing
 from .rows import BLOCK, Pair, RowFault, captions_of
 
 _INDEX = np.dtype(
@@ -126,10 +126,9 @@ def _cached(cache: Path | None, files: Sequence[str], fields: Sequence[str], lef
     if not path.exists():
         rows = _scan_all(files, fields, left_out)
         cache.mkdir(parents=True, exist_ok=True)
-        made = temporary(path)
-        _save(made, rows)
         (cache / f"{mark}.json").write_text(json.dumps(left_out), encoding="utf-8")
-        os.replace(made, path)
+        with replacing(path) as made:
+            _save(made, rows)
     elif (counts := cache / f"{mark}.json").is_file():
         left_out.update(json.loads(counts.read_text(encoding="utf-8")))
     loaded: Array = np.load(path, mmap_mode="r")

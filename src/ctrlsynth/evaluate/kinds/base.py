@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,9 +11,6 @@ from .. import layout
 from ..encode import Encoder
 from ..results import Score
 from ..tasks import Task
-
-Tick = Callable[[int], None]
-"""Called with the number of images that were just encoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +66,6 @@ class Evaluator:
         for sample in layout.samples(self.folder, "test", len(layout.classnames(self.folder, None))):
             yield sample.where, sample.image, sample.captions
 
-    def evaluate(self, model: Encoder, tick: Tick | None = None) -> Scores:
+    def evaluate(self, model: Encoder) -> Scores:
         """Scores a model. UserError if the data is not as expected."""
         raise NotImplementedError

@@ -18,7 +18,7 @@ from .. import layout
 from ..encode import Encoder, encode_images, encode_texts
 from ..metrics import bootstrap, strict_preference
 from ..results import Score
-from .base import Evaluator, Scores, Tick
+from .base import Evaluator, Scores
 
 SUGARCREPE = {
     "add_att": 692, "add_obj": 2062, "replace_att": 788, "replace_obj": 1652, "replace_rel": 1406,
@@ -62,12 +62,12 @@ class Compositional(Evaluator):
             layout.path_inside(self.folder / "images", name, self.folder), "the evaluation set"
         )
 
-    def evaluate(self, model: Encoder, tick: Tick | None = None) -> Scores:
+    def evaluate(self, model: Encoder) -> Scores:
         """Encodes every image and text once and compares."""
         sets = {path.stem: read(path) for path in self.files()}
         names = list(dict.fromkeys(row[0] for rows in sets.values() for row in rows))
         images = ((self._image(name), str(self.folder / "images" / name)) for name in names)
-        features = encode_images(model, images, tick=tick)
+        features = encode_images(model, images)
         image_at = {name: n for n, name in enumerate(names)}
         texts = sorted({t for rows in sets.values() for row in rows for t in row[1:]})
         encoded = encode_texts(model, texts)

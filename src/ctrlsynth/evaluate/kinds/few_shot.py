@@ -15,7 +15,7 @@ from ..encode import Array, Encoder
 from ..features import Split, encode_split
 from ..metrics import bootstrap
 from ..results import Score
-from .base import Evaluator, Scores, Tick
+from .base import Evaluator, Scores
 
 WAYS, SHOTS, QUERIES, EPISODES = 5, 5, 6, 5000
 
@@ -36,10 +36,10 @@ class FewShot(Evaluator):
             "seed": self.settings.seed,
         }
 
-    def evaluate(self, model: Encoder, tick: Tick | None = None) -> Scores:
+    def evaluate(self, model: Encoder) -> Scores:
         """Encodes both splits once and runs the episodes."""
         names = layout.classnames(self.folder, self.task.classes)
-        train, test = (encode_split(model, self.folder, s, len(names), tick) for s in self.splits)
+        train, test = (encode_split(model, self.folder, s, len(names)) for s in self.splits)
         found = episodes(train, test, self.settings.seed, where=str(self.folder))
         score = Score(float(found.mean()), *bootstrap(found))
         return Scores({"acc1": score}, len(test.labels), len(names))

@@ -18,7 +18,7 @@ from ...errors import UserError
 from .. import layout
 from ..encode import Encoder
 from ..features import Split, encode_split
-from .base import Evaluator, Scores, Tick
+from .base import Evaluator, Scores
 from .zero_shot import classification
 
 COARSE = np.logspace(-6, 6, 7)
@@ -39,10 +39,10 @@ class LinearProbe(Evaluator):
         """Where val comes from."""
         return {"val": "official" if "val" in self.splits else "last 20% of train"}
 
-    def evaluate(self, model: Encoder, tick: Tick | None = None) -> Scores:
+    def evaluate(self, model: Encoder) -> Scores:
         """Encodes the splits once, chooses C, and fits on train and val."""
         names, metric = layout.classnames(self.folder, self.task.classes), self.task.metric
-        found = {s: encode_split(model, self.folder, s, len(names), tick) for s in self.splits}
+        found = {s: encode_split(model, self.folder, s, len(names)) for s in self.splits}
         train, test = found["train"], found["test"]
         train, val = (train, found["val"]) if "val" in found else last_fifth(train, self.folder)
         best = choose_c(train, val, len(names), metric)

@@ -25,7 +25,7 @@ from ..encode import Array, Encoder, class_weights
 from ..features import Split, encode_labelled
 from ..metrics import Ints, bootstrap, top_k_hits
 from ..results import Score
-from .base import Evaluator, Scores, Settings, Tick
+from .base import Evaluator, Scores, Settings
 
 SCALE = 25.0
 GROUPS = ("head", "medium", "tail")
@@ -59,16 +59,16 @@ class LongTail(Evaluator):
         images = self.folder / "images"
         return images if images.is_dir() else self.folder
 
-    def evaluate(self, model: Encoder, tick: Tick | None = None) -> Scores:
+    def evaluate(self, model: Encoder) -> Scores:
         """Trains a head on train.txt and the extra images, for the number of iterations that train.txt alone
         gives, and scores it on test.txt."""
         names, how = layout.classnames(self.folder, self.task.classes), self.settings
         lists = {s: read_split(self.folder / f"{s}.txt", len(names)) for s in ("train", "test")}
         counts = np.bincount([label for _, label in lists["train"]], minlength=len(names))
-        train, test = (encode_labelled(model, _labelled(self._root, lists[s]), tick) for s in lists)
+        train, test = (encode_labelled(model, _labelled(self._root, lists[s])) for s in lists)
         iterations = EPOCHS * math.ceil(len(train.labels) / BATCH)
         if how.extra is not None:
-            train = train + encode_labelled(model, _labelled(*read_extra(how.extra, len(names))), tick)
+            train = train + encode_labelled(model, _labelled(*read_extra(how.extra, len(names))))
         first = class_weights(model, names, ["a photo of a {c}."]) if how.head == "cosine" else None
         logits = train_head(train, test.features, len(names), iterations, how, first)
         return Scores(

@@ -20,7 +20,7 @@ from .. import layout
 from ..encode import Encoder, encode_images, encode_texts
 from ..metrics import bootstrap, recall_ranks
 from ..results import Score
-from .base import Evaluator, Scores, Tick
+from .base import Evaluator, Scores
 
 KS = (1, 5, 10)
 
@@ -39,7 +39,7 @@ class Retrieval(Evaluator):
             return _from_json(self.folder)
         return ((s.where, s.image, s.captions) for s in layout.samples(self.folder, "test"))
 
-    def evaluate(self, model: Encoder, tick: Tick | None = None) -> Scores:
+    def evaluate(self, model: Encoder) -> Scores:
         """Ranks all texts for each image and all images for each text."""
         captions: list[Sequence[str]] = []
 
@@ -48,7 +48,7 @@ class Retrieval(Evaluator):
                 captions.append(texts[: self.task.captions])
                 yield image, where
 
-        features = encode_images(model, images(), tick=tick)
+        features = encode_images(model, images())
         counts = [len(c) for c in captions]
         owner = np.repeat(np.arange(len(captions)), counts)
         texts = encode_texts(model, [text for group in captions for text in group])

@@ -14,7 +14,7 @@ from ..encode import Array, Encoder, class_weights
 from ..features import encode_split
 from ..metrics import Ints, bootstrap, mean_per_class_recall, top_k_hits
 from ..results import Score
-from .base import Evaluator, Scores, Tick
+from .base import Evaluator, Scores
 
 SIMPLE = ["a photo of a {c}."]
 TEMPLATE_SETS = ("folder", "simple", "openai-imagenet-80", "openai-imagenet-7")
@@ -54,13 +54,13 @@ class ZeroShot(Evaluator):
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         return {"templates": self._templates, "template_digest": digest}
 
-    def evaluate(self, model: Encoder, tick: Tick | None = None) -> Scores:
+    def evaluate(self, model: Encoder) -> Scores:
         """Predicts the class whose text embedding is nearest."""
         names = layout.classnames(self.folder, self.task.classes)
         if not names:
             raise UserError(f"{self.folder / 'classnames.txt'}: expected at least one class, found none")
         weights = class_weights(model, names, template_set(self._templates, self.folder))
-        test = encode_split(model, self.folder, "test", len(names), tick)
+        test = encode_split(model, self.folder, "test", len(names))
         scores = classification(test.features @ weights.T, test.labels)
         return Scores(scores, len(test.labels), len(names))
 

@@ -100,7 +100,7 @@ def load_folder(
     open_clip = import_open_clip(where)
     folder = _model_folder(path, where)
     ours = (folder / CONFIG).is_file()
-    config = _model_cfg(folder / CONFIG, where) if ours else hugging_face.model_config(folder)
+    config = model_cfg(folder, where) if ours else hugging_face.model_config(folder)
     if image_size is not None:
         config["vision_cfg"]["image_size"] = image_size
     files = _weight_files(folder)
@@ -212,7 +212,9 @@ def _model_folder(path: Path, where: str) -> Path:
     )
 
 
-def _model_cfg(path: Path, where: str) -> dict[str, Any]:
+def model_cfg(folder: Path, where: str) -> dict[str, Any]:
+    """The model's part of a folder's open_clip_config.json."""
+    path = folder / CONFIG
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
     except (ValueError, KeyError, TypeError) as error:

@@ -1,11 +1,10 @@
-"""2a: tags from a caption by a language model, the second half of the paper's hybrid tagger (CtrlSynth,
-appendix A.4).
+"""Tags from captions by a language model (2a), the second half of CtrlSynth's hybrid tagger (appendix A.4).
 
 `{extract: smollm2}`, `{extract: {llama.cpp: model.gguf}}`, or any other language model of a recipe. The model
-answers in three lines (attributes, objects, relations), or with `mode: json` in an object held by a schema;
-llama.cpp's three lines are held to the caption's own spans by a grammar, any other model gets A.4's
-instruction with its two examples, and what it makes up is dropped and counted. It sees no pixel: the recipe
-refuses it as the judge of images. `captioner` puts a captioner before it."""
+gets A.4's instruction with its two examples and answers in three lines (attributes, objects, relations), or
+with `mode: json` in an object that follows a schema. A grammar restricts llama.cpp's three lines to spans of
+the caption; what other models make up is dropped and counted. The tagger sees no pixels, so it cannot judge
+images. `captioner` puts a captioner before it."""
 
 from __future__ import annotations
 
@@ -25,8 +24,19 @@ from .. import registry as models
 from ..base import ImageAndText, LanguageModel, Reply, Request
 from ..composite import Composite
 from ..embedded.realizer.vocabulary import COUNTS
-from .extract_parse import LINES, SCHEMA, parse, parse_json
 
+LINES = ("attributes", "objects", "relations")
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {name: {"type": "array", "items": {"type": "string"}} for name in LINES},
+    "required": list(LINES),
+    "additionalProperties": False,
+}
+"""What the mode `json` asks of the model."""
+_MARK = r"(?:[-*•‣·]|\(?\d{1,2}[.)])\s+"  # a bullet or a number
+_NAMED = re.compile(rf"(?:{_MARK})?[*_`#\s]*(attributes|objects|relations)[*_`\s]*:[*_`]*(.*)", re.IGNORECASE)
+_LISTED = re.compile(rf"{_MARK}(.+)")
+_FENCE = re.compile(r"```(?:\w+)?\s*\n(.*?)\n?\s*```", re.DOTALL)
 MODES = ("lines", "json")
 MAX_CHARACTERS = 2000
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
@@ -34,13 +44,13 @@ _BE = frozenset("is are was were be been being".split())
 
 
 class ExtractTagger(Composite):
-    """Tags captions through a language model. A caption whose reply can't be read fails with
-    `not_three_lines` or `bad_json`; one whose reply failed, with the reply's own reason.
+    """Tags captions with a language model. A failed reply fails its row with the reply's reason, an unreadable
+    one with `not_three_lines` or `bad_json`.
 
     model       a language model as a recipe names it
-    mode        `lines`, the paper's three lines; `json`, an object held by a schema where the model's engine
-                can hold to one
-    max_tokens  the most that a reply may have
+    mode        `lines`, the paper's three lines; `json`, an object, constrained to a schema if the model's
+                engine can
+    max_tokens  limit of a reply
     """
 
     reads: Literal["caption"] = "caption"
@@ -61,7 +71,7 @@ class ExtractTagger(Composite):
         self._mode, self._max_tokens = mode, max_tokens
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
-        """As many Tags as items, in order; no text gives no tags."""
+        """Tags of each item, in order; no text gives no tags."""
         texts = [" ".join((item.text or "").split())[:MAX_CHARACTERS] for item in items]
         asked = [n for n, text in enumerate(texts) if _WORD.search(text)]
         replies = self._model.generate([self._request(texts[n]) for n in asked])
@@ -83,10 +93,7 @@ class ExtractTagger(Composite):
             reply.error is not None and reply.error != "looping"
         ):  # lists may repeat a phrase; repeats are dropped below
             return Tags(error=reply.error)
-        lines = parse(reply.text) if self._mode == "lines" else parse_json(reply.text)
-        if lines is None:
-            return Tags(error="not_three_lines" if self._mode == "lines" else "bad_json")
-        return normalise(lines, caption)
+        return read_tags(reply.text, self._mode, caption)
 
 
 @lru_cache(maxsize=2)
@@ -112,10 +119,71 @@ def instruction(caption: str, mode: str = "lines") -> str:
     return _template(mode).replace("{caption}", caption).rstrip()
 
 
+def read_tags(text: str, mode: str, caption: str | None = None) -> Tags:
+    """The tags in a model's answer; phrases that are not in the caption, where there is one, are dropped and
+    counted. An unreadable answer has the error `not_three_lines` or `bad_json`."""
+    lines = parse(text) if mode == "lines" else parse_json(text)
+    if lines is None:
+        return Tags(error="not_three_lines" if mode == "lines" else "bad_json")
+    if caption is None:
+        caption = " , ".join(phrase for phrases in lines.values() for phrase in phrases)
+    return normalise(lines, caption)
+
+
+def parse(text: str) -> dict[str, list[str]] | None:
+    """Reads `attributes: a, b`, `objects: ...`, `relations: ...` as phrases by name. None if a name is missing
+    or repeated, or for any other text. Tolerates what chat models put around the same content: any order,
+    numbering, bullets, bold names, a list with one phrase per line."""
+    out: dict[str, list[str]] = {}
+    name, listed = "", False
+    for line in _unfenced(text).splitlines():
+        line = line.strip()
+        if not line:
+            continue
+        named, item = _NAMED.fullmatch(line), _LISTED.fullmatch(line)
+        if named:
+            name = named[1].lower()
+            if name in out:
+                return None
+            out[name] = [_clean(phrase) for phrase in named[2].split(",")]
+            listed = out[name] == [""]
+        elif item and listed:  # one phrase a line below a name with nothing behind it
+            out[name] += [_clean(phrase) for phrase in item[1].split(",")]
+        else:
+            return None
+    return out if len(out) == len(LINES) else None
+
+
+def parse_json(text: str) -> dict[str, list[str]] | None:
+    """Reads a JSON object of three lists of texts as phrases by name; None for anything else."""
+    try:
+        found = json.loads(_unfenced(text))
+    except ValueError:
+        return None
+    if not isinstance(found, dict) or set(found) != set(LINES):
+        return None
+    if not all(
+        isinstance(found[name], list) and all(isinstance(p, str) for p in found[name]) for name in LINES
+    ):
+        return None
+    return {name: [_clean(phrase) for phrase in found[name]] for name in LINES}
+
+
+def _unfenced(text: str) -> str:
+    fenced = _FENCE.fullmatch(text.strip())
+    return fenced[1] if fenced else text.strip()
+
+
+def _clean(phrase: str) -> str:
+    """Without numbering, quotes, emphasis and the full stop at its end."""
+    phrase = re.sub(rf"^{_MARK}", "", " ".join(phrase.split()))
+    return phrase.strip(" .\"'“”‘’*_`")
+
+
 def normalise(lines: dict[str, list[str]], caption: str) -> Tags:
-    """Phrases as they stand in the caption -> Tags: objects in the singular without article, attributes bound
-    to their object (an object that carries a known attribute gives it up), relations as subject, predicate,
-    object without articles. Phrases that are not in the caption are dropped; `Tags.dropped` says how many."""
+    """Turns phrases of the caption into Tags: objects in the singular without article or known attribute,
+    attributes bound to their object, relations as subject, predicate, object without articles. Drops phrases
+    that are not in the caption; `Tags.dropped` counts them."""
     whole = f" {' '.join(_words(caption))} "
     named = {name: [p for p in lines[name] if p] for name in LINES}
     there = {name: [p for p in named[name] if f" {' '.join(_words(p))} " in whole] for name in LINES}

@@ -1,4 +1,4 @@
-"""2a, zero-shot: a CLIP of open_clip looks for every label of a vocabulary file at once, thousands of them.
+"""Zero-shot tagger (box 2a): a CLIP of open_clip scores every label of a vocabulary file, thousands at once.
 
     {open_clip: laion/CLIP-ViT-B-32-laion2B-s34B-b79K, vocabulary: labels.txt, top_k: 10, cut: 0.2}
     {open_clip: runs/mine/model, vocabulary: labels.csv}                        a folder in open_clip's format, as `ctrlsynth train` writes
@@ -9,14 +9,13 @@ Hub names are those of repositories in open_clip's format. Nothing is fetched un
 given; a name with one of open_clip's own tags (`laion2b_s34b_b79k`) is refused, because it would be. `.pt`
 files are read by torch with `weights_only`.
 
-The labels' embeddings are made once, each over all templates, and kept in the user's cache under the digests
-of model, vocabulary and templates: 20,000 labels of 512 numbers take 40 MB."""
+Each label's embedding is the mean over all templates. Embeddings are computed once and kept in the user's
+cache by the digests of model, vocabulary and templates: 20,000 labels of 512 numbers take 40 MB."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +27,7 @@ from PIL import Image
 from ...errors import UserError, unknown
 from ...sample import Tags
 from ..base import ImageAndText, VisionTagger
-from ..cache import remembered
+from ..cache import cached
 from ..device import (
     AdaptiveBatch,
     choose_device,
@@ -41,28 +40,28 @@ from ..hub.find import HFOptions, Located, check_weights, locate, read_options
 from ..hub.load import check_plain, finish
 from ..installed import need
 from ..open_clip.encode import ClipModel
-from ..open_clip.load import CONFIG, build, import_open_clip, load_folder
+from ..open_clip.load import CONFIG, build, import_open_clip, load_folder, model_cfg
 from .labels import Chooser, read_labels
 
 _VERSION = 1  # part of the digest: raise it when the same weights would give other tags
 _WHERE = "models.tagger"
-_TEXTS = 256  # texts that are embedded at once
+_TEXTS = 256  # texts per batch
 TEMPLATES = ("a photo of a {}.",)
 SCORES = ("cosine", "softmax", "sigmoid")
 PRECISION = {"auto": "fp32", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
 class OpenCLIPTagger(VisionTagger):
-    """Objects (and attributes) by the likeness of picture and label.
+    """Tags objects (and attributes) by the similarity of image and label.
 
     vocabulary  a label file (labels.py): all objects; or a .csv with the columns `label` and `kind` (objects
                 or attributes)
-    pretrained  where `model` is a name of open_clip's: the file with its weights
+    pretrained  the weight file, if `model` is one of open_clip's names
     templates   sentences around {}, the label; a label's embedding is their mean
-    top_k, cut  the most labels of each kind a picture, and the least score of each
-    score       cosine: the likeness itself, 0.2 to 0.35 for what a CLIP sees; softmax: its share among the
-                labels of its kind; sigmoid: the probability that a SigLIP gives. None: sigmoid for a model
-                with a bias for it, else cosine
+    top_k, cut  at most so many labels of each kind per image, with at least that score
+    score       cosine: the similarity itself, 0.2 to 0.35 for what a CLIP sees; softmax: over the labels of
+                a kind; sigmoid: SigLIP's probability. None: sigmoid for a model with a logit bias, else
+                cosine
     hf          revision, dtype, device, adapters, quantization (by torchao: the blocks' MLPs), download
                 (models/hub/find.py)
     """
@@ -109,7 +108,7 @@ class OpenCLIPTagger(VisionTagger):
         self._texts: dict[str, Any] = {}
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
-        """One Tags an item: objects with scores, attributes without; without an image, empty ones."""
+        """Returns one Tags per item: objects with scores, attributes without; empty for items without an image."""
         seen = [n for n, item in enumerate(items) if item.image is not None]
         pictures = [items[n].image.convert("RGB") for n in seen]  # type: ignore[union-attr]
         rows = self._room.run(pictures, self._scores) if pictures else []
@@ -148,7 +147,7 @@ class OpenCLIPTagger(VisionTagger):
         if not self._texts:
             for kind, labels in self._kinds.items():
                 name = f"open_clip/{hash_of(self._weights, labels, self._templates)}.npy"
-                data = remembered(name, lambda labels=labels: self._embed(labels))  # type: ignore[misc]
+                data = cached(name, None, lambda labels=labels: self._embed(labels))  # type: ignore[misc]
                 array = np.load(io.BytesIO(data), allow_pickle=False)
                 self._texts[kind] = torch.from_numpy(array).to(self._load().device)
         return self._texts
@@ -184,23 +183,23 @@ class OpenCLIPTagger(VisionTagger):
         return self._loaded
 
     def check(self) -> None:
-        """Preflight: weights and packages are there."""
+        """Preflight: checks that weights and packages are present."""
         need("torchvision", "clip", _WHERE)
         check_weights(self._found, _WHERE)
 
     def content_digest(self) -> str:
-        """The whole files, for `--verify`."""
+        """The digest of the complete files, for `--verify`."""
         return self._found.content_digest()
 
     def close(self) -> None:
-        """Lets the weights go; they load again when asked."""
+        """Frees the weights; the next call loads them again."""
         self._loaded, self._texts = None, {}
         give_back()
 
 
 def read_vocabulary(path: Path) -> dict[str, list[str]]:
-    """Kind (`objects`, `attributes`) -> labels, without repeats. UserError in one line for a file that is
-    none."""
+    """Kind (`objects`, `attributes`) -> labels, without repeats. UserError in one line for a file that is not
+    a vocabulary."""
     where = f"{_WHERE}.vocabulary"
     if path.suffix != ".csv":
         return {"objects": list(dict.fromkeys(read_labels(path, where)))}
@@ -248,10 +247,7 @@ def _locate(model: Any, pretrained: str | None, options: HFOptions) -> tuple[str
         found = locate(model, options, _WHERE)
         if not (found.folder / CONFIG).is_file():
             raise UserError(f"{_WHERE}: {model} holds no {CONFIG}, so it is no model of open_clip")
-        try:
-            json.loads((found.folder / CONFIG).read_text(encoding="utf-8"))["model_cfg"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{_WHERE}: {model}: its {CONFIG} is damaged") from error
+        model_cfg(found.folder, _WHERE)
         return None, found
     name = str(model)
     if not _is_name(model):
@@ -267,7 +263,7 @@ def _locate(model: Any, pretrained: str | None, options: HFOptions) -> tuple[str
 
 
 def _is_name(model: Any) -> bool:
-    """Whether open_clip has an architecture of that name (and no folder is called so)."""
+    """Whether open_clip has an architecture of that name (and no folder has that name)."""
     if not isinstance(model, str) or "/" in model or Path(model).exists():
         return False
     return model in import_open_clip(_WHERE).list_models()

@@ -1,13 +1,12 @@
-"""2a behind any OpenAI-compatible server with a vision model: vLLM, SGLang, a hosted one.
+"""Vision models behind OpenAI-compatible servers as taggers (2a): vLLM, SGLang, a hosted one.
 
     {openai: Qwen/Qwen2.5-VL-7B-Instruct, base_url: http://localhost:8000/v1}       three lines of phrases from the picture
     {openai: Qwen/Qwen2.5-VL-7B-Instruct, base_url: ..., extract: smollm2}          a caption, then what a
     language model extracts from it
 
-The picture goes along as a JPEG in a data URL. Asked for tags, the model answers in the form of A.4's
-instruction, which here speaks of the image: what it names can be held against nothing, so nothing is dropped.
-Retries, replicas, limits and prices: models/server.py and models/llms/openai_server.py, whose options this
-tagger takes."""
+The picture is sent as a JPEG in a data URL. For tags, the model gets A.4's instruction, worded for an image;
+no caption is there to check its answer against, so nothing is dropped. Takes the options of
+models/llms/server.py."""
 
 from __future__ import annotations
 
@@ -28,8 +27,7 @@ from ..hub.files import hash_of
 from ..llms.server import OpenAIServer
 from ..server import Call, Fault
 from .captioner import CHAT_PROMPT
-from .extract import MODES, ExtractTagger, normalise
-from .extract_parse import SCHEMA, parse, parse_json
+from .extract import MODES, SCHEMA, ExtractTagger, read_tags
 
 _VERSION = 1  # part of the digest: raise it when the same model would be asked differently
 _WHERE = "models.tagger"
@@ -71,14 +69,13 @@ class _VisionServer(OpenAIServer):
 class VisionServerTagger(Composite):
     """A vision model behind one or more servers.
 
-    mode        lines or json (held to a schema where the server can): how tags are answered, by the model
-                itself or by `extract`
+    mode        lines or json (constrained to a schema if the server can): form of the tags, from the model
+                itself or from `extract`
     extract     a language model as a recipe names it, or True for the caption alone; None: the vision model
                 names the tags itself
-    prompt      what is asked for a caption instead of `CHAT_PROMPT`, or for tags instead of A.4's words
-    max_tokens  the most that an answer may have
-    server      the options of models/llms/openai_server.py: base_url, base_urls, version, temperature,
-                concurrency, timeout, prices (of a row, {row: 0.002}), ...
+    prompt      the question, instead of `CHAT_PROMPT` for a caption or A.4's words for tags
+    max_tokens  limit of an answer
+    server      sampling (llms/sampling.py) and servers (`ServerOptions`); prices per row, {row: 0.002}
     """
 
     reads: Literal["pixels"] = "pixels"
@@ -115,8 +112,7 @@ class VisionServerTagger(Composite):
 
     @cached_property
     def digest(self) -> str:  # type: ignore[override]
-        """Asks the server for its model's version, as its language models do; nobody can look at its
-        weights."""
+        """Includes the server's report of its model, so it is `unverified`."""
         nested = self._extract.digest if self._extract is not None else None
         own = [
             _VERSION,
@@ -131,7 +127,7 @@ class VisionServerTagger(Composite):
         return f"unverified:{hash_of(own)[:32]}"
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
-        """One Tags an item; without an image, empty ones. A row whose request failed for good carries the
+        """Tags of each item; empty without an image. A request that failed for good fails its row with the
         server's reason."""
         seen = [n for n, item in enumerate(items) if item.image is not None]
         answers = dict(zip(seen, self._server.answers([items[n].image for n in seen]), strict=True))
@@ -151,10 +147,7 @@ class VisionServerTagger(Composite):
         if answer.error:
             return Tags(error=answer.error)
         assert isinstance(answer, Reply)
-        lines = parse(answer.text) if self._mode == "lines" else parse_json(answer.text)
-        if lines is None:
-            return Tags(error="not_three_lines" if self._mode == "lines" else "bad_json")
-        return normalise(lines, " , ".join(phrase for phrases in lines.values() for phrase in phrases))
+        return read_tags(answer.text, self._mode)
 
 
 def data_url(image: Image.Image) -> str:
