@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ....errors import UserError
-from ...cache import remembered
+from ...cache import cached
 from ..regions import Mask, label, outside
 from ..scenes.sprites import coloured, paint, shades, sprite
 from ..scenes.vocabulary import COLOURS, Drawing, drawings_digest, vocabulary
@@ -85,7 +85,7 @@ def load_index(folder: str | None) -> Index:
 
 @lru_cache(maxsize=2)
 def _load(folder: str | None, key: str) -> Index:
-    stored = remembered(f"reference-{key}.npz", lambda: _build(folder))
+    stored = cached(f"reference-{key}.npz", None, lambda: _build(folder))
     with np.load(io.BytesIO(stored), allow_pickle=False) as data:
         shapes = np.asarray(data["shapes"].astype(np.float32) / 255, np.float32)
         return Index(tuple(map(str, data["names"])), shapes, data["looks"], data["aspects"], key)
