@@ -101,6 +101,13 @@ def read_options(given: Mapping[str, Any], where: str, own: Iterable[str] = ()) 
     return options
 
 
+def check_whole(where: str, **values: Any) -> None:
+    """UserError unless each option is None or a whole number from 1 up."""
+    for name, value in values.items():
+        if value is not None and (type(value) is not int or value < 1):
+            raise UserError(f"{where}.{name}: a whole number from 1 up, not {value!r}")
+
+
 @dataclass(frozen=True)
 class Located:
     """A model whose files are at hand.

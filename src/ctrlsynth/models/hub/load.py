@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,9 @@ class HubModel(Model):
             self._loaded = self._load()
         return self._loaded
 
+    @abstractmethod
     def _load(self) -> Any:
-        raise NotImplementedError
+        """Loads the weights."""
 
     def check(self) -> None:
         """Preflight: packages and weights are there."""

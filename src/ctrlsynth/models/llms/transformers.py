@@ -18,10 +18,9 @@ from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
-from ...errors import UserError
 from ..base import LanguageModel, Reply, Request
 from ..device import choose_device, memory_faults
-from ..hub.find import check_quantization, locate, read_options
+from ..hub.find import check_quantization, check_whole, locate, read_options
 from ..hub.load import HubModel, load_pretrained
 from ..installed import need
 from .chat import WHERE, check_files, check_template, load_tokenizer, prompt_of, tokens_of
@@ -50,9 +49,7 @@ class TransformersLLM(HubModel, LanguageModel):
     ) -> None:
         need("transformers", "transformers", WHERE)
         need("torch", "transformers", WHERE)
-        for name, value in (("context", context), ("batch_size", batch_size)):
-            if value is not None and (type(value) is not int or value < 1):
-                raise UserError(f"{WHERE}.{name}: a whole number from 1 up, not {value!r}")
+        check_whole(WHERE, context=context, batch_size=batch_size)
         self.sampling, rest = Sampling.split(options, WHERE)
         check_template(chat_template)
         read = read_options(rest, WHERE, (*asdict(self.sampling), "context", "batch_size", "chat_template"))

@@ -30,7 +30,7 @@ from typing import Any
 
 from ...errors import UserError, unknown
 from ..base import LanguageModel, Reply, Request
-from ..hub.find import HFOptions, Located, locate
+from ..hub.find import HFOptions, Located, check_whole, locate
 from ..hub.load import HubModel
 from ..installed import need
 from .chat import WHERE, check_files, check_template, load_tokenizer, prompt_of, tokens_of
@@ -87,13 +87,8 @@ class VLLM(HubModel, LanguageModel):
         names = (adapters,) if isinstance(adapters, str) else tuple(str(a) for a in adapters)
         if len(names) > 1:
             raise UserError(f"{WHERE}.adapters: vllm takes one adapter, not {len(names)}; merge them first")
-        for name, value in (
-            ("tensor_parallel_size", tensor_parallel_size),
-            ("max_model_len", max_model_len),
-            ("max_lora_rank", max_lora_rank),
-        ):
-            if value is not None and (type(value) is not int or value < 1):
-                raise UserError(f"{WHERE}.{name}: a whole number from 1 up, not {value!r}")
+        sizes = {"tensor_parallel_size": tensor_parallel_size, "max_model_len": max_model_len}
+        check_whole(WHERE, **sizes, max_lora_rank=max_lora_rank)
         if not isinstance(gpu_memory_utilization, int | float) or not 0 < gpu_memory_utilization <= 1:
             raise UserError(
                 f"{WHERE}.gpu_memory_utilization: a share above 0 and up to 1, not {gpu_memory_utilization!r}"

@@ -22,9 +22,9 @@ from typing import Any
 
 from ....errors import UserError, unknown
 from ...base import Painting, Prompt, TextToImageModel
-from ...device import AdaptiveBatch, memory_faults
+from ...device import AdaptiveBatch, give_back, memory_faults
 from ...hub.files import hash_of
-from ...hub.find import check_quantization, locate, read_options
+from ...hub.find import check_quantization, check_whole, locate, read_options
 from ...installed import need
 from .load import (
     OFFLOADS,
@@ -100,9 +100,7 @@ class Diffusers(TextToImageModel):
             need(package, "diffusers", where)
         options = read_options(more, where, _OWN)
         check_quantization(options, where)
-        for name, value in (("steps", steps), ("batch", batch)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise UserError(f"{where}.{name}: a whole number from 1, not {value!r}")
+        check_whole(where, steps=steps, batch=batch)
         if guidance is not None and (
             isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or not 0 <= guidance <= 100
         ):
@@ -131,10 +129,6 @@ class Diffusers(TextToImageModel):
         self._reader: TextReader | None = None
         self._sized = False
         self._room = AdaptiveBatch(batch)
-
-    def content_digest(self) -> str:
-        """A hash of every byte of the pipeline and its adapters."""
-        return self.found.content_digest()
 
     def check(self) -> None:
         """Preflight: files, class, scheduler, device, compel for chunks. Loads no weights."""
@@ -182,13 +176,14 @@ class Diffusers(TextToImageModel):
         return [painting for painting in out if painting is not None]
 
     def close(self) -> None:
-        """Lets the weights go; they are loaded again when next asked."""
+        """Frees the weights; they load again on use."""
         self._pipe = self._reader = None
         gc.collect()
-        import torch
+        give_back()
 
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    def content_digest(self) -> str:
+        """Hash over the complete files of the pipeline and its adapters."""
+        return self.found.content_digest()
 
     def _load(self) -> None:
         if self._pipe is not None:
