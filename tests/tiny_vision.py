@@ -171,17 +171,22 @@ def llava(folder: Path) -> Path:
     return _saved(folder, _loud(LlavaForConditionalGeneration(config)), processor)
 
 
-def vit(folder: Path) -> Path:
+def wide_vit(folder: Path) -> Path:
+    """As `vit`, with layers of 64 and 32 classes: what bitsandbytes' int4 kernels for AVX-512 accept."""
+    return vit(folder, 64, {n: f"thing {n}" for n in range(32)})
+
+
+def vit(folder: Path, width: int = 16, labels: dict[int, str] | None = None) -> Path:
     """ViTForImageClassification of four classes with its image processor; random."""
     from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
     sizes = {
-        "hidden_size": 16,
+        "hidden_size": width,
         "num_hidden_layers": 1,
         "num_attention_heads": 2,
-        "intermediate_size": 32,
+        "intermediate_size": 2 * width,
     }
-    labels = {0: "tabby, tabby cat", 1: "n02084071", 2: "Traffic_Light", 3: "tabby"}
+    labels = labels or {0: "tabby, tabby cat", 1: "n02084071", 2: "Traffic_Light", 3: "tabby"}
     model = _loud(
         ViTForImageClassification(ViTConfig(**sizes, image_size=32, patch_size=16, id2label=labels))
     )
@@ -333,7 +338,7 @@ def _saved(folder: Path, *parts: Any) -> Path:
 
 
 VISION_BUILDERS: dict[str, Callable[[Path], Path]] = {
-    "florence2": florence2, "blip": blip, "git": git, "llava": llava, "vit": vit, "timm": timm_hub,
+    "florence2": florence2, "blip": blip, "git": git, "llava": llava, "vit": vit, "wide_vit": wide_vit, "timm": timm_hub,
     "catlip": catlip,
     "open_clip": open_clip,
 }  # fmt: skip

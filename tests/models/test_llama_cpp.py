@@ -28,7 +28,6 @@ from ctrlsynth.models.llms.llama_cpp import pool
 from ctrlsynth.models.llms.llama_cpp.engine import (
     LlamaCpp,
     SmolLM2,
-    clean,
     full_digest,
     in_line_reply,
     loops,
@@ -368,7 +367,5 @@ def test_looping(text: str, wanted: bool) -> None:
     assert loops(text) is wanted
 
 
-def test_cleaning_and_content() -> None:
-    assert clean(' "A dog\n runs." ') == "A dog runs."
-    assert clean('He says "hi" and "ho"') == 'He says "hi" and "ho"'
+def test_content() -> None:
     assert content(plan(REQUESTS[1].tags)) == "man riding white horse, beach"

@@ -97,7 +97,7 @@ def test_a_language_model(tiny: Tiny, kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("vit", "int8"), ("vit", "int4"), ("vit", "torchao-int8"), ("timm", "int8"), ("timm", "torchao-int8"),
+    [("vit", "int8"), ("wide_vit", "int4"), ("vit", "torchao-int8"), ("timm", "int8"), ("timm", "torchao-int8"),
     ("timm name", "torchao-int8"),
      ("catlip", "torchao-int8"), ("open_clip", "torchao-int8")],
 )  # fmt: skip
@@ -105,7 +105,7 @@ def test_a_classifier(name: str, kind: str, tiny: Tiny, timm_file: dict[str, Any
     value = spec(name, tiny, timm_file, tmp_path)
     plain, small = tagger(value), tagger(value, quantization=kind)
     assert plain.digest != small.digest
-    assert 0 < apart(scores(plain), scores(small)) < 0.25
+    assert 0 < apart(scores(plain), scores(small)) < (0.5 if kind == "int4" else 0.25)
     small.close()
     assert scores(small) == scores(small)
 

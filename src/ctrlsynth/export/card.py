@@ -1,5 +1,4 @@
-"""The data card of an export: what is in it, where it came from, what was left out and why, under which
-licences."""
+"""The data card of an export: contents, origin, what was left out and why, licences."""
 
 from __future__ import annotations
 
@@ -22,7 +21,8 @@ _CARD = """\
 {{ front }}
 # {{ recipe.name }}
 
-{{ total }} image-text pairs made by ctrlsynth {{ version }} from {{ source }}. Synthetic parts are marked in every sample's provenance.
+{{ total }} image-text pairs made by ctrlsynth {{ version }} from {{ source }}. Synthetic parts are marked in
+every sample's provenance.
 
 ## How to load it
 
@@ -39,10 +39,8 @@ Mix: `{{ use }}`{% if notes %}; {{ notes | join('; ') }}{% endif %}.
 {% if lost %}
 Chosen but not written: {{ lost }}.
 {% endif %}{% if converted %}
-{{ converted }} original image{{ 's' if converted != 1 }} in a format that trainers do not open (gif, bmp, tiff, ...) stored as PNG;
-all others are byte for byte the source's.
-{% endif %}
-## How many came through
+{{ converted }} original image{{ 's' if converted != 1 }} in a format that trainers do not open (gif, bmp,
+tiff, ...) stored as PNG; all others are byte for byte the source's. {% endif %} ## How many came through
 
 Of every pair that the run made, by what the judge said:
 
@@ -91,14 +89,13 @@ _KINDS = {
 
 @dataclass
 class Summary:
-    """What an export wrote and what it left out.
+    """What an export wrote and left out.
 
     pairs    (kind, `kept` or the judge's reason) -> pairs that the run made     written  kind -> pairs in the
              data set
-    lost     reason -> pairs that were chosen and could not be written           notes    sentences for the
+    lost     reason -> pairs that were chosen but could not be written           notes    sentences for the
              card
-    licences the source's own word on an original image that was written -> pairs, where the source has such a
-    column"""
+    licences what the source's licence column says of an original image that was written -> pairs"""
 
     format: str
     use: str
@@ -207,7 +204,7 @@ def _model(step: Mapping[str, Any]) -> str:
 
 
 def _licence(model: str, embedded: list[Entry]) -> str:
-    """Licences of the embedded models that a model's id names; others are for the user to look up."""
+    """Licences of the embedded models that a model's id names; the user must look up others."""
     named = set(re.split(r"[\s(),:+]+", model))
     found = [e for e in embedded if e.name in named]
     return (
@@ -217,13 +214,12 @@ def _licence(model: str, embedded: list[Entry]) -> str:
 
 
 def _cell(text: object) -> str:
-    """Text of data or recipe for Markdown: one line that is text alone, no column, no HTML, no link, no
-    code."""
+    """Escapes text of data or recipe for Markdown: one line without columns, HTML, links or code."""
     return re.sub(r"([\\`|\[\]])", r"\\\1", html.escape(" ".join(str(text).split()), quote=False))
 
 
 def _bare(value: Any) -> Any:
-    """Plain data for YAML, without what is not set."""
+    """Plain data for YAML, without unset values."""
     if isinstance(value, Mapping):
         return {str(k): _bare(v) for k, v in value.items() if v is not None and v != {} and v != []}
     return [_bare(v) for v in value] if isinstance(value, (list, tuple)) else value

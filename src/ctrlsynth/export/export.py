@@ -1,7 +1,7 @@
 """Writes the kept pairs of a finished run as a data set (section 4.1), with a card that counts everything.
 
-The folder appears whole under its name or not at all; the same run gives the same bytes. Original images are
-copied from where the source has them, unchanged."""
+The folder appears atomically; the same run gives the same bytes. Original images are copied unchanged from
+the source."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def export(
     folder `out`.
 
     `originals`: original pairs for each synthetic pair, drawn by id; the recipe's unless given. With
-    `judge.target` the first so many pairs in the source's order leave. `tick` is called for each pair, for a
-    progress line. Raises UserError for an `out` that holds something, a mix that the run does not make, or no
-    pair at all."""
+    `judge.target` the first so many pairs, in the source's order, are exported. `tick` is called for each
+    pair, for a progress line. Raises UserError for an `out` that holds something, a mix that the run does not
+    make, or no pair at all."""
     if format not in WRITERS:
         raise unknown("format", format, WRITERS)
     if mix is not None and mix not in ("cap", "img", "capimg", "mix"):
@@ -78,7 +78,7 @@ def export(
 
 @dataclass
 class _Plan:
-    """The first pass: counts, and the draw below which an original pair leaves. Reads no image."""
+    """The first pass: counts, and the draw below which an original pair is exported. Reads no image."""
 
     run: RunReader
     shape: Shape
@@ -104,13 +104,13 @@ class _Plan:
             reasons = Counter(
                 {r: n for (k, r), n in self.summary.pairs.items() if r != "kept" and k in self.mix.kinds}
             )
-            told = (
+            why = (
                 f"rejected: {_listed(reasons)}; `ctrlsynth sweep {self.run.root}` shows what other "
                 f"thresholds keep"
                 if reasons
                 else "none was made"
             )
-            raise UserError(f"{self.run.root}: no pair to export ({told})")
+            raise UserError(f"{self.run.root}: no pair to export ({why})")
         chosen = min(chosen, self.limit) if self.limit else chosen
         self._originals(np.frombuffer(draws, dtype=np.float64), round(self.ratio * chosen))
         if self.mix.note:
@@ -131,13 +131,13 @@ class _Plan:
         return draw(self.run.recipe.seed, source["id"], "original")
 
     def has_original(self, source: Row, family: Family) -> bool:
-        """Whether the source row is a sound pair: an image (decoded, if the run tagged it) and a caption."""
+        """Whether the source row has a usable image (decoded, if the run tagged it) and a caption."""
         tagged = self.shape.tagged
-        sound = tagged is None or any(r["status"] == "ok" for r in family[tagged])
-        return bool(source["file"] and source["caption"] and sound)
+        decoded = tagged is None or any(r["status"] == "ok" for r in family[tagged])
+        return bool(source["file"] and source["caption"] and decoded)
 
     def chosen(self) -> Iterator[Pair]:
-        """The pairs that leave, in the source's order, images in hand."""
+        """Yields the pairs to export, in the source's order, with their images."""
         left = self.limit
         for source, family in families(self.run, self.shape, images=True):
             for pair in self.mix.take(self.shape.pairs(source, family)):
@@ -175,7 +175,7 @@ def _note_licence(source: Mapping[str, Any], counts: Counter[str]) -> None:
 
 
 def _image(pair: Pair, reader: ImageReader, summary: Summary) -> tuple[bytes | None, str, str | None]:
-    """(bytes, suffix, None), or the reason why there are none."""
+    """(bytes, suffix, None), or the reason for having none."""
     if pair.image is not None:
         data = (pair.image.row["image"] or {}).get("bytes")
         return (data, suffix_of(data) or "jpg", None) if data else (None, "", "no_image")
@@ -185,9 +185,7 @@ def _image(pair: Pair, reader: ImageReader, summary: Summary) -> tuple[bytes | N
     try:
         data = reader.read(source["file"], source["member"], source["offset"], source["length"])
         suffix = suffix_of(data)
-        if (
-            suffix is None
-        ):  # what no trainer opens by its suffix (gif, bmp, tiff, ...): the pixels, without loss
+        if suffix is None:  # a format that trainers do not open (gif, bmp, tiff, ...): stored without loss
             data, suffix = encode(decode(data), "png"), "png"
             summary.converted += 1
     except ImageFault as fault:
@@ -196,8 +194,8 @@ def _image(pair: Pair, reader: ImageReader, summary: Summary) -> tuple[bytes | N
 
 
 def facts_of(pair: Pair, paths: tuple[str, ...], against: str) -> dict[str, Any]:
-    """The provenance of a pair: ids, paths, template, style, models, verdicts, recalls, sizes, and what the
-    source knows of it."""
+    """Returns the provenance of a pair: ids, paths, template, style, models, verdicts, recalls, sizes, and
+    the source's own metadata."""
     source = pair.source
     facts: dict[str, Any] = {
         "id": pair.id,

@@ -1,5 +1,5 @@
-"""The forms in which pairs leave a run: webdataset shards, parquet that Hugging Face `datasets` opens with
-images, imagefolder, csv.
+"""The formats of an export: webdataset shards, parquet that Hugging Face `datasets` opens with images,
+imagefolder, csv.
 
 A writer fills an empty folder; the same samples give the same bytes.
 """
@@ -22,8 +22,7 @@ from ..stages.tables import IMAGE
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One pair on its way out. `suffix` tells the image's format (`jpg`, `png`, `webp`); `facts` is its
-    provenance."""
+    """One pair to write. `suffix` is the image's format (`jpg`, `png`, `webp`), `facts` its provenance."""
 
     image: bytes | None
     suffix: str
@@ -32,7 +31,7 @@ class Sample:
 
 
 class Writer(Protocol):
-    """`load` says in a few lines of Markdown how the data set is opened, once it is closed."""
+    """Writes samples in one format; after `close`, `load` returns how to open the data set, in Markdown."""
 
     def add(self, sample: Sample) -> None: ...
     def close(self) -> None: ...
@@ -40,7 +39,7 @@ class Writer(Protocol):
 
 
 class _Numbered:
-    """Numbers samples: shard and place in it, as img2dataset names them (five digits and four)."""
+    """Numbers samples by shard and position in it, as img2dataset names them (five digits and four)."""
 
     def __init__(self, most: int) -> None:
         self.most = most

@@ -21,17 +21,17 @@ from .facts import edit_name
 THUMBNAIL = 256
 """Longer edge of an original in the gallery, in pixels."""
 SEARCHED = 600
-"""Characters of text, and of caption, that the gallery's filter looks into."""
+"""Characters of each text and caption that the gallery's filter searches."""
 
-_GONE = {
-    "original_missing": "the original is no longer there",
+_NOTES = {
+    "original_missing": "the original no longer exists",
     "original_changed": "the original has changed since it was read",
     "unreadable_file": "the original cannot be read",
 }
 
 
 class ImageFiles:
-    """Writes images under `images/PART/`, each once; gives their paths relative to the report."""
+    """Writes images under `images/PART/`, each once; returns their paths relative to the report."""
 
     def __init__(self, root: Path, part: int) -> None:
         self._root, self._folder = root, f"images/{part:05d}"
@@ -39,20 +39,20 @@ class ImageFiles:
         self._reader = ImageReader()
 
     def original(self, row: Row) -> tuple[str | None, str]:
-        """(path, '') of a thumbnail, or (None, why there is none)."""
+        """Returns (path, '') of a thumbnail, or (None, the reason for having none)."""
         if not row["sha256"] or row["file"] is None:
             return None, "no image in the source"
         try:
             image = decode(self._reader.read(row["file"], row["member"], row["offset"], row["length"]))
         except OSError:
-            return None, _GONE["unreadable_file"]
+            return None, _NOTES["unreadable_file"]
         except ImageFault as fault:
-            return None, _GONE.get(fault.reason, fault.reason)
+            return None, _NOTES.get(fault.reason, fault.reason)
         image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
         return self._write(encode(image, "jpeg", 85), "jpg", "o"), ""
 
     def painted(self, data: bytes) -> str | None:
-        """The path of a painted image, stored as it is."""
+        """Stores a painted image as it is; returns its path."""
         kind = suffix_of(data)
         return self._write(data, kind, "p") if kind is not None else None
 
@@ -76,8 +76,7 @@ class Cards:
         self._against = recipe.judge.image_against if recipe.judge is not None else "text"
 
     def of(self, samples: list[Sample], source: Row, family: Family) -> list[dict[str, Any]]:
-        """The cards of one source row; its images are written once, whatever the number of samples that show
-        them."""
+        """Returns the cards of one source row; writes each image once, however many samples show it."""
         original, note = self._images.original(source)
         painted: dict[str, str | None] = {}
         for rows in family.values():
@@ -99,26 +98,26 @@ class Cards:
     def _card(self, sample: Sample, painted: Mapping[str, str | None], family: Family) -> dict[str, Any]:
         steps = []
         for step, row in sample.rows[1:]:
-            told: dict[str, Any] = {
+            card: dict[str, Any] = {
                 "kind": step.kind,
                 "folder": step.folder,
                 "model": row["model"],
                 "status": row["status"],
             }
-            told["reason"] = row["reason"]
+            card["reason"] = row["reason"]
             if step.kind == "tag":
-                told |= _tags(row)
+                card |= _tags(row)
             elif step.kind == "write":
-                told |= self._write(sample, step, row)
+                card |= self._write(sample, step, row)
             elif step.kind == "balance":
                 matched = family.get(step.uses.get("matches", ""), [])
-                told["concepts"] = (
+                card["concepts"] = (
                     next((m["concepts"] for m in matched if m["parent"] == row["parent"]), None) or []
                 )
-                told["chance"] = row["chance"]
+                card["chance"] = row["chance"]
             else:
-                told |= self._paint(sample, step, row, painted)
-            steps.append(told)
+                card |= self._paint(sample, step, row, painted)
+            steps.append(card)
         return {
             "id": sample.id,
             "paths": list(sample.paths),
@@ -196,14 +195,14 @@ class Cards:
 
 
 def search_text(card: Mapping[str, Any]) -> str:
-    """What the filter looks into, in lower case: id, caption, texts."""
+    """Returns what the filter searches, in lower case: id, caption, texts."""
     texts = [str(s["text"])[:SEARCHED] for s in card["steps"] if s["kind"] == "write" and s["text"]]
     return "\n".join([card["id"], (card["caption"] or "")[:SEARCHED], *texts]).lower()
 
 
 def script_json(value: Any) -> str:
-    """JSON that is safe inside a script, whatever the data hold: ASCII only, and nothing that HTML could take
-    for a tag."""
+    """Returns JSON that is safe inside a script, whatever the data: ASCII only, nothing that HTML could read
+    as a tag."""
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

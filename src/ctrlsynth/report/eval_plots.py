@@ -45,9 +45,10 @@ def curves(
     relative: bool = False,
     metrics: Mapping[str, str] | None = None,
 ) -> Curves:
-    """The points of all results at or below `paths`, for each task's score in `metrics`, else its main one.
-    `relative`: percent of improvement over the first point of the run; the intervals are then left out.
-    UserError where a result knows no samples, or two protocols share a task."""
+    """Returns the points of all results at or below `paths`, for each task's score in `metrics`, else its
+    main one. `relative`: percent of improvement over the first point of the run, without intervals.
+
+    Raises UserError for a result without samples seen, or two protocols of one task."""
     found: dict[str, dict[str, dict[int, list[Result]]]] = {}
     protocols: dict[str, str] = {}
     for path in paths:
@@ -115,8 +116,8 @@ def _relative(points: Sequence[Point], name: str, title: str) -> list[Point]:
 
 
 def figure(found: Curves, relative: bool = False, theme: Theme = LIGHT) -> Any:
-    """A panel a task, a line a run (another dash where the colours begin again), intervals as bands; a
-    percentage's within 0..100."""
+    """Draws one panel per task and one line per run (other dashes when the colours repeat), with intervals as
+    bands; those of percentages are clipped to 0..100."""
     if len(found) > MOST:
         raise UserError(
             f"compare: {len(found)} tasks do not fit one plot; name up to {MOST} with --tasks: "
@@ -155,7 +156,7 @@ def figure(found: Curves, relative: bool = False, theme: Theme = LIGHT) -> Any:
 
 
 def plain(found: Curves) -> dict[str, Any]:
-    """For --json."""
+    """Returns the curves for --json."""
     keys = Point.__slots__
     return {
         title: {name: [{k: getattr(p, k) for k in keys} for p in points] for name, points in runs.items()}

@@ -1,4 +1,4 @@
-"""One sample's whole story, box by box through the figure: source, tags, edits, instruction, text, scores,
+"""The story of one sample, box by box through the figure: source, tags, edits, instruction, text, scores,
 prompt, image, verdict."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SEARCHED = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One row of one stage, told. `depth`: steps from the source; `row` as stored, without the image's bytes;
+    """One row of one stage. `depth`: steps from the source; `row` as stored, without the image's bytes;
     `part`: its file's name."""
 
     title: str
@@ -39,7 +39,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What `explain` found: sections in the order of making, then the verdict of every sample that they
+    """The result of `explain`: sections in the order of making, then the verdict of every sample that they
     belong to."""
 
     asked: str
@@ -49,11 +49,11 @@ class Story:
 
 
 def explain(run: RunReader, row_id: str) -> Story:
-    """The story of any row's id (with what it was made from and what was made from it) or of a source key
-    (with everything made from it). The name of the source's part, before the colon, may be left out where one
-    row alone has the key.
+    """Returns the story of a row's id (with what it was made from and what was made from it) or of a source
+    key (with everything made from it). The name of the source's part, before the colon, may be left out if
+    only one row has the key.
 
-    Raises UserError with the nearest known ids where there is no such row.
+    Raises UserError with the nearest known ids if there is no such row.
     """
     parts = Parts(run)
     index, source_key, row_id = _locate(parts, row_id)
@@ -61,26 +61,26 @@ def explain(run: RunReader, row_id: str) -> Story:
     rows = {r["id"]: (parts.steps[f], r) for f, found in family.items() for r in found}
     if row_id not in rows:
         raise _unknown(run, row_id, list(rows))
-    told = [
+    shown = [
         (step, row, depth)
         for step, row, depth in _tree(parts, family)
-        if _belongs(row["id"], row_id) and _worth_telling(row, row_id)
+        if _belongs(row["id"], row_id) and _has_section(row, row_id)
     ]
-    others = {r["id"]: _candidates(family[s.folder], r) for s, r, _ in told if box_of(s).makes == "text"}
+    others = {r["id"]: _candidates(family[s.folder], r) for s, r, _ in shown if box_of(s).makes == "text"}
     sections = tuple(
         Section(
             _title(step, row), step.folder, row["id"], depth, tuple(facts_of(run, step, row,
             others.get(row["id"], []))),
             _plain(row), parts.files[step.folder][index].name,
         )
-        for step, row, depth in told
+        for step, row, depth in shown
     )  # fmt: skip
     samples = samples_of(Shape(run), family["read"][0], family)
     return Story(row_id, source_key, sections, tuple(_fates(samples, row_id)))
 
 
 def _locate(parts: Parts, row_id: str) -> tuple[int, str, str]:
-    """The part and the source key that an id begins with, and the id in full; looks only into the ids of
+    """Returns the part and the source key that an id starts with, and the full id; reads only the ids of
     `read`."""
     prefixes = pa.array(list(lineage(row_id)), pa.string())
     near: list[str] = []
@@ -127,7 +127,8 @@ def _nearest(wanted: str, ids: list[str]) -> str:
 
 
 def _tree(parts: Parts, family: Family) -> Iterator[tuple[Step, Row, int]]:
-    """Every row under its parent, depth first, judges before what goes on from the row that they judge."""
+    """Yields every row after its parent, depth first, judges before what is made from the row that they
+    judge."""
     children: dict[str | None, list[tuple[Step, Row]]] = {}
     for folder, rows in family.items():
         for row in rows:
@@ -148,13 +149,14 @@ def _belongs(row_id: str, asked: str) -> bool:
     )
 
 
-def _worth_telling(row: Row, asked: str) -> bool:
-    """Candidates that lost are told with the one that won, unless they were asked for."""
+def _has_section(row: Row, asked: str) -> bool:
+    """Whether a row has a section of its own; candidates that lost are shown with the winner, unless asked
+    for."""
     return bool(row["reason"] != "not_chosen" or asked == row["id"])
 
 
 def _candidates(rows: list[Row], row: Row) -> list[Row]:
-    """All candidates for the same text, the row itself included, when there is more than one."""
+    """All candidates for the same text, including the row itself, if there are several."""
     group = [r for r in rows if stem(r["id"]) == stem(row["id"])]
     return sorted(group, key=lambda r: r["candidate"]) if len(group) > 1 else []
 
@@ -183,10 +185,9 @@ def _plain(row: Row) -> dict[str, Any]:
 
 
 def first_kept(run: RunReader) -> str:
-    """The id of the first kept sample of the path that goes furthest: a good one to tell when none is named.
+    """Returns the id of the first kept sample of the longest path: a good example.
 
-    Without any the first row's id; raises UserError where nothing has been read.
-    """
+    Without any, the first row's id. Raises UserError if nothing has been read."""
     parts, shape = Parts(run), Shape(run)
     furthest = max(map(len, shape.paths.values()))
     first: str | None = None
@@ -205,7 +206,7 @@ def first_kept(run: RunReader) -> str:
 
 
 def as_dict(run: RunReader, row_id: str) -> dict[str, Any]:
-    """The story for machines: the stored rows, and the facts as they are told."""
+    """Returns the story for machines: the stored rows, and the facts as they are shown."""
     story = explain(run, row_id)
     return {
         "id": story.asked,

@@ -1,4 +1,4 @@
-"""What there is to say about one row of each stage, as label and value: the sentences of `explain`."""
+"""What `explain` shows of a row of each stage, as labels and values."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ..stages.judge import score_text
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One thing worth saying. A tuple is a list, an entry a line."""
+    """One labelled value. A tuple is a list, one entry per line."""
 
     label: str
     value: str | tuple[str, ...]
 
 
 def facts_of(run: RunReader, step: Step, row: Row, candidates: Sequence[Row] = ()) -> Iterator[Fact]:
-    """The facts of one row. `candidates`: all rows that competed with it, where there were any."""
+    """Yields the facts of one row. `candidates`: all rows that competed with it, if there were any."""
     judge = run.recipe.judge
     if row["reason"] and not box_of(step).judges:
         yield Fact("fate", f"{row['status']}: {row['reason']}; nothing later was made from it")
@@ -78,8 +78,8 @@ def _tags(row: Row) -> Iterator[Fact]:
             if kind == "objects" and row["scores"] and len(row["scores"]) == len(phrases)
             else None
         )
-        told = [f"{p} ({s:.2f})" for p, s in zip(phrases, scores, strict=True)] if scores else phrases
-        yield Fact(kind, _listed(told))
+        shown = [f"{p} ({s:.2f})" for p, s in zip(phrases, scores, strict=True)] if scores else phrases
+        yield Fact(kind, _listed(shown))
     if row["caption"]:
         yield Fact("caption", row["caption"])
     if row.get("dropped_phrases"):
@@ -87,7 +87,7 @@ def _tags(row: Row) -> Iterator[Fact]:
 
 
 def edit_name(policy: TextPolicy, number: int) -> str:
-    """The edit of a policy as the recipe has it: `replace {"attributes": {"red": "blue"}}`."""
+    """Returns an edit of a policy as the recipe has it: `replace {"attributes": {"red": "blue"}}`."""
     if not 0 <= number < len(policy.edits):
         return f"edit {number + 1}"
     name, value = next(iter(policy.edits[number].model_dump(mode="json", exclude_none=True).items()))
@@ -95,7 +95,7 @@ def edit_name(policy: TextPolicy, number: int) -> str:
 
 
 def edit_change(record: Mapping[str, Any]) -> str:
-    """`objects: watermark -> removed`."""
+    """Returns what an edit changed: `objects: watermark removed`."""
     if record["before"] is None:
         return f"{record['kind']}: {record['after']} added"
     if record["after"] is None:
@@ -142,7 +142,7 @@ def _text(step: Step, row: Row, recipe: Recipe, candidates: Sequence[Row]) -> It
         yield Fact("seed", str(row["seed"]))
 
 
-def _candidate(row: Row, told: Row, judge: Judge | None) -> str:
+def _candidate(row: Row, shown: Row, judge: Judge | None) -> str:
     """`1: recall 0.75, chosen: text`. The recall is computed again from the stored text and tags by the
     judge's own function."""
     if row["text"] is None:
@@ -154,7 +154,7 @@ def _candidate(row: Row, told: Row, judge: Judge | None) -> str:
             row["text"], Tags.of(row["tags"]), (), judge.matcher.text, dict(judge.weights)
         ).recall
         score = "no tags, " if recall is None else f"recall {recall:.2f}, "
-    return f"{row['candidate']}: {score}{fate}" + ("" if row is told else f": {row['text']}")
+    return f"{row['candidate']}: {score}{fate}" + ("" if row is shown else f": {row['text']}")
 
 
 def _tokens(row: Row) -> Iterator[Fact]:
@@ -231,7 +231,7 @@ def _score(score: Mapping[str, Any] | None, judge: Judge) -> Iterator[Fact]:
 
 def _text_verdict(row: Row, judge: Judge) -> Iterator[Fact]:
     yield from _score(row["edited"], judge)
-    yield Fact("verdict", told_verdict(row["verdict"], row["edited"], judge, judge.matcher.text))
+    yield Fact("verdict", verdict_line(row["verdict"], row["edited"], judge, judge.matcher.text))
 
 
 _REFERENCES = {
@@ -252,11 +252,11 @@ def _image_verdict(row: Row, judge: Judge) -> Iterator[Fact]:
     if row["unsafe"] is not None:
         limit = f" (limit {judge.safety.threshold:g})" if judge.safety is not None else ""
         yield Fact("unsafe", f"{row['unsafe']:.2f}{limit}")
-    yield Fact("verdict", told_verdict(row["verdict"], row[decides], judge, judge.matcher.image))
+    yield Fact("verdict", verdict_line(row["verdict"], row[decides], judge, judge.matcher.image))
 
 
-def told_verdict(verdict: str | None, score: Mapping[str, Any] | None, judge: Judge, matcher: str) -> str:
-    """The verdict with the rule that gave it."""
+def verdict_line(verdict: str | None, score: Mapping[str, Any] | None, judge: Judge, matcher: str) -> str:
+    """Returns the verdict with the rule that gave it."""
     p_f = f"p_f = {judge.threshold:g}"
     recall = f"{score['recall']:.2f}" if score is not None and score["recall"] is not None else "none"
     why = {

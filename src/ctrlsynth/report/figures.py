@@ -26,7 +26,7 @@ RECALL_BINS = 20
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """Counts a bin, how many were counted, and their mean (None without any)."""
+    """Counts per bin, their total, and the mean (None if the total is 0)."""
 
     name: str
     counts: tuple[int, ...]
@@ -83,8 +83,8 @@ def recall_histograms(run: RunReader) -> list[Histogram]:
 
 @dataclass(frozen=True, slots=True)
 class Theme:
-    """Colours of ink, faint lines, and series (Okabe and Ito's, which colour-blind readers can tell
-    apart)."""
+    """Colours of ink, faint lines, and series (Okabe and Ito's, which colour-blind readers can
+    distinguish)."""
 
     ink: str
     faint: str
@@ -97,7 +97,7 @@ _DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 
 
 def words_figure(histograms: Sequence[Histogram], theme: Theme = LIGHT) -> Any:
-    """Share of texts by their number of words, originals beside synthetic ones."""
+    """Draws the share of texts by their number of words, originals beside synthetic ones."""
     figure, (axes,) = panels(1, theme)
     last = max((max((i for i, c in enumerate(h.counts) if c), default=0) for h in histograms), default=0)
     width = 1 if last < 16 else 2 if last < 40 else 4
@@ -119,7 +119,7 @@ def words_figure(histograms: Sequence[Histogram], theme: Theme = LIGHT) -> Any:
 
 
 def recall_figure(histograms: Sequence[Histogram], threshold: float, theme: Theme = LIGHT) -> Any:
-    """Histograms of recall, a step line a judge, with p_f marked."""
+    """Draws histograms of recall, one step line per judge, with p_f marked."""
     figure, (axes,) = panels(1, theme)
     edges = np.linspace(0, 1, RECALL_BINS + 1)
     for number, h in enumerate(histograms, 1):
@@ -140,7 +140,8 @@ def recall_figure(histograms: Sequence[Histogram], threshold: float, theme: Them
 
 
 def sweep_figure(found: Sweep, theme: Theme = LIGHT) -> Any:
-    """Left: share kept by p_f; right: mean recall of what is kept. Thin: where a gate left rows unpainted."""
+    """Draws the share kept by p_f (left) and the mean recall of what is kept (right). Thin lines: a gate left
+    rows unpainted."""
     figure, (left, right) = panels(2, theme)
     for number, (kind, name) in enumerate(found.names(), 1):
         series = found.series(kind, name)
@@ -169,7 +170,7 @@ def _recall(row: SweepRow) -> float:
 
 
 def write_figure(figure: Any, path: Path) -> None:
-    """Writes .svg or .png; the same figure gives the same bytes with the same matplotlib."""
+    """Writes .svg or .png; the same figure and matplotlib give the same bytes."""
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ("svg", "png"):
         raise UserError(f"{path}: a plot is written as .svg or .png")
@@ -186,13 +187,13 @@ def write_figure(figure: Any, path: Path) -> None:
 
 
 def write_both(draw: Callable[[Theme], Any], folder: Path, name: str) -> None:
-    """`name-light.svg` and `name-dark.svg`."""
+    """Writes `name-light.svg` and `name-dark.svg`."""
     write_figure(draw(LIGHT), folder / f"{name}-light.svg")
     write_figure(draw(DARK), folder / f"{name}-dark.svg")
 
 
 def panels(number: int, theme: Theme) -> tuple[Any, list[Any]]:
-    """A figure of this many plots side by side, and its axes."""
+    """Returns a figure of this many plots side by side, and its axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -217,7 +218,7 @@ def _colour(theme: Theme, number: int) -> str:
 
 
 def dash(number: int) -> Any:
-    """The line style of the n-th line that has this colour, or this meaning."""
+    """Returns the line style of the n-th line of the same colour or meaning."""
     return _DASHES[number % len(_DASHES)]
 
 
@@ -231,7 +232,7 @@ def _mark(axes: Any, threshold: float, theme: Theme) -> None:
 
 
 def legend(axes: Any, theme: Theme) -> None:
-    """The labels of what `axes` shows, above the figure."""
+    """Puts the labels of what `axes` shows above the figure."""
     handles, labels = axes.get_legend_handles_labels()
     axes.figure.legend(
         handles,
@@ -245,8 +246,8 @@ def legend(axes: Any, theme: Theme) -> None:
 
 
 def head_tail_figure(sets: Sequence[Counted]) -> Any:
-    """Left: counts by rank, head to tail, both logarithmic. Right: the share of all matches that the rarest
-    entries hold."""
+    """Draws counts by rank, head to tail, both logarithmic (left), and the share of all matches that the
+    rarest entries hold (right)."""
     figure, (left, right) = panels(2, LIGHT)
     for number, one in enumerate(sets, 1):
         ordered = np.sort(one.counts)[::-1]
@@ -276,5 +277,5 @@ def head_tail_figure(sets: Sequence[Counted]) -> Any:
 
 
 def plot_sweep(found: Sweep, path: Path) -> None:
-    """Share kept and mean recall over p_f, as .svg or .png."""
+    """Plots the share kept and the mean recall over p_f, as .svg or .png."""
     write_figure(sweep_figure(found), path)

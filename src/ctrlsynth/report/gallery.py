@@ -1,5 +1,5 @@
-"""The static gallery of a run: opens from disk without a network, every sample with what was kept, edited,
-found and missed, and why."""
+"""The static gallery of a run, which opens from disk without a network: every sample with what was kept,
+edited, found and missed, and why."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _TEMPLATES = Path(__file__).with_name("templates")
 def write_report(
     run: RunReader, out: Path, *, page_rows: int = 50, tick: Callable[[], None] | None = None
 ) -> Path:
-    """Writes the gallery into the folder `out` and returns its index.html. It appears whole: an older report
-    of ours is replaced when the new one is done; a folder that holds anything else is refused (UserError).
+    """Writes the gallery into the folder `out` atomically and returns its index.html. An older report is
+    replaced when the new one is done. Raises UserError for a folder that holds anything else.
 
-    `page_rows`: samples a page. `tick` is called for each sample, for a progress line. Memory: one page and a
-    few images, whatever the run's size."""
+    `page_rows`: samples per page. `tick` is called for each sample, for a progress line. Memory: one page and
+    a few images, whatever the run's size."""
     if page_rows < 1:
         raise UserError(f"page_rows {page_rows}: at least 1")
     _refuse_foreign(out)
@@ -65,7 +65,7 @@ def _refuse_foreign(out: Path) -> None:
 
 
 def _swap(made: Path, out: Path) -> None:
-    """Puts the finished folder in place of the older one, which goes only then."""
+    """Replaces the older folder with the finished one."""
     old = temporary(out)
     if out.exists():
         os.rename(out, old)
@@ -75,7 +75,7 @@ def _swap(made: Path, out: Path) -> None:
 
 @dataclass(slots=True)
 class _Counts:
-    """What the pages hold, counted while they are written."""
+    """Counts of what the pages hold."""
 
     samples: int = 0
     fates: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -109,8 +109,7 @@ def _cards(run: RunReader, root: Path) -> Iterator[dict[str, Any]]:
 
 
 def _pages(run: RunReader, root: Path, page_rows: int, tick: Callable[[], None]) -> _Counts:
-    """Streams the cards into data/page-N.js, and one line a card into data/index.js, which the filter works
-    on."""
+    """Streams the cards into data/page-N.js, and one line per card into data/index.js, for the filter."""
     counts = _Counts()
     path_sets: dict[tuple[str, ...], int] = {}
     fates: dict[tuple[str, str, str], int] = {}
@@ -156,7 +155,7 @@ class _Plot:
 
 
 def _plots(run: RunReader, folder: Path, found: Sweep | None) -> list[_Plot]:
-    """Draws what there is to draw, in light and dark."""
+    """Draws the plots, in light and dark."""
     plots = []
     words = word_histograms(run)
     if words:
@@ -170,7 +169,7 @@ def _plots(run: RunReader, folder: Path, found: Sweep | None) -> list[_Plot]:
         plots.append(_Plot("recall", "Recall", means))
     if found is not None:
         write_both(partial(sweep_figure, found), folder, "sweep")
-        plots.append(_Plot("sweep", "What every p_f would keep", "the same numbers stand in the table below"))
+        plots.append(_Plot("sweep", "What every p_f would keep", "the same numbers as in the table below"))
     return plots
 
 
@@ -222,12 +221,12 @@ class _Fate:
 
     @property
     def filter(self) -> str:
-        """What the gallery's filter by verdict takes for exactly this."""
+        """The value of the gallery's filter by verdict for exactly this."""
         return f"{self.reason or self.verdict}@{self.where}" if self.where else self.verdict
 
 
 def _models(run: RunReader) -> list[tuple[str, str]]:
-    """(box, model) of every stage that asked one, as the plan has it."""
+    """(box, model) of every stage with a model, from the plan."""
     loops = {s.parent for s in run.steps if box_of(s).judges == "image"}
     steps: Sequence[Mapping[str, Any]] = run.plan["steps"]
     named = (
@@ -239,7 +238,7 @@ def _models(run: RunReader) -> list[tuple[str, str]]:
 
 
 def _recipe_text(run: RunReader) -> str:
-    """The recipe as the user gave it, or the resolved one where it came from Python."""
+    """The recipe as the user gave it, or the resolved one if it came from Python."""
     path = RunFolder(run.root).recipe_file
     if path.exists():
         return path.read_text(encoding="utf-8")

@@ -1,7 +1,8 @@
 """What every threshold p_f would keep: counts and mean recall from the stored scores, without a model (the
 closed loop).
 
-The paper sweeps p_f in section 4.4 by training again; this gives the yield alone, in one pass over the run."""
+The paper sweeps p_f in section 4.4 by training again; this gives the yield alone, in one pass over the
+run."""
 
 from __future__ import annotations
 
@@ -33,8 +34,7 @@ class SweepRow:
     threshold    p_f
     kept, judged rows that pass, and all rows that were judged
     mean_recall  of the rows that pass (a pair: the mean of its members), None where none passes
-    complete     False where a gate kept texts below its own p_f from ever being painted: `kept` is then what
-                 there is, not what could be
+    complete     False below a gate's own p_f, where texts were never painted: `kept` is then a lower bound
     """
 
     name: str
@@ -53,22 +53,22 @@ class SweepRow:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """The table, the recipe's own p_f and what must be said beside it."""
+    """The table, the recipe's own p_f, and notes."""
 
     rows: tuple[SweepRow, ...]
     threshold: float
     notes: tuple[str, ...] = ()
 
     def names(self) -> list[tuple[str, str]]:
-        """(kind, name) of every series, in order."""
+        """Returns (kind, name) of every series, in order."""
         return list(dict.fromkeys((r.kind, r.name) for r in self.rows))
 
     def series(self, kind: str, name: str) -> list[SweepRow]:
-        """The rows of one series, by rising threshold."""
+        """Returns the rows of one series, by rising threshold."""
         return [r for r in self.rows if (r.kind, r.name) == (kind, name)]
 
     def plain(self) -> dict[str, Any]:
-        """For JSON."""
+        """Returns the table for JSON."""
         return {
             "threshold": self.threshold,
             "notes": list(self.notes),
@@ -86,8 +86,8 @@ class _Tally:
         self._waiting: list[tuple[float, float]] = []
 
     def add(self, recalls: Sequence[float]) -> None:
-        """Adds a row with one recall, or a pair with two: the lower decides, their mean is averaged; nan where
-        nothing passes."""
+        """Adds a row with one recall, or a pair with two: the lower decides, their mean is averaged; nan
+        where nothing passes."""
         low = np.nan if any(map(math.isnan, recalls)) else min(recalls)
         self._waiting.append((low, sum(recalls) / len(recalls)))
         if len(self._waiting) == 65536:
@@ -166,8 +166,8 @@ def _recall(recipe: Recipe, step: Step, row: Row | None) -> float:
 
 
 def gate_note(run: RunReader) -> str | None:
-    """With a gate: the sentence that says below which p_f rows were never painted, for the ledger and the
-    sweep; else None."""
+    """Returns, for a run with a gate, the sentence that says below which p_f rows were never painted; else
+    None."""
     gated = [s.folder for s in run.steps if box_of(s).judges and _behind_gate(run, s)]
     if not gated or run.recipe.judge is None:
         return None
@@ -181,7 +181,7 @@ def gate_note(run: RunReader) -> str | None:
 
 
 def _behind_gate(run: RunReader, step: Step) -> bool:
-    """Whether rejected rows were kept from the rows that this step counts."""
+    """Whether a gate removed rejected rows before this step."""
     todo, by_folder = [step], {s.folder: s for s in run.steps}
     while todo:
         here = todo.pop()
@@ -192,8 +192,8 @@ def _behind_gate(run: RunReader, step: Step) -> bool:
 
 
 def as_table(found: Sweep) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows as text: one line a p_f, for every series kept (share) and mean recall. `*`: below
-    the gate, see the notes."""
+    """Returns headings and rows as text: one line per p_f; for every series kept (share) and mean recall.
+    `*`: below the gate, see the notes."""
     names = found.names()
     head = ["p_f"]
     for kind, name in names:

@@ -1,4 +1,4 @@
-"""What two plans of one run's folder differ in, told in lines that a person can act on."""
+"""Lists the differences between two plans of one run's folder, in lines that a person can act on."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What two plan.json differ in, a line each: recipe keys first, then stages whose digest moved for
-    another reason."""
+    """Returns one line per difference of two plan.json: recipe keys first, then stages whose digest changed
+    for another reason."""
     lines = [
         f"{key}: {_show(a)} -> {_show(b)}"
         for key, a, b in _flat_diff(old.get("recipe", {}), new["recipe"])
-        if not _passed_over(key)
+        if not _affects_no_row(key)
     ]
     lines += [
         f"{key}: {_show(old.get(key))} -> {_show(new[key])}" for key in ("limit",) if old.get(key) != new[key]
@@ -39,21 +39,21 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _lost_parts(old: Sequence[str], new: Sequence[str]) -> list[str]:
-    """A source may grow at its end; one that lost parts (a disk that is not mounted?) or puts others before
-    them is told, not followed."""
-    gone = sorted(set(old) - set(new))
-    if gone:
-        named = ", ".join(gone[:5]) + (", ..." if len(gone) > 5 else "")
+    """Lines for a source that lost parts (a disk that is not mounted?) or reordered them. It may grow at its
+    end."""
+    lost = sorted(set(old) - set(new))
+    if lost:
+        named = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
         return [
-            f"source: {len(gone)} of {len(old)} parts are gone ({named}); --update drops what was made from "
+            f"source: {len(lost)} of {len(old)} parts are gone ({named}); --update drops what was made from "
             f"them"
         ]
     if list(new[: len(old)]) != list(old):
-        return ["source: its parts stand in another order; with --update those that moved are made again"]
+        return ["source: its parts are in another order; --update makes those that moved again"]
     return []
 
 
-def _passed_over(key: str) -> bool:
+def _affects_no_row(key: str) -> bool:
     return key.split(".")[0] in ("train", "evaluate", "name", "faults", "engines")
 
 

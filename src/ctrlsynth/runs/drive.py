@@ -1,4 +1,4 @@
-"""Runs a recipe: makes a run's folder or continues one."""
+"""Runs a recipe: makes a run's folder, or continues one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .reader import STALE, RunReader, read_plan
 from .watch import Watcher
 
 Work = Callable[[Workshop, RunFolder, Watcher | None, bool], None]
-"""What an engine does: makes every part that is not there yet (`local.execute`)."""
+"""An engine: makes every missing part (`local.execute`)."""
 
 
 def run(
@@ -50,10 +50,10 @@ def run(
 
     `base` is the folder that the recipe's relative paths start from, `text` the recipe as written; both are
     known when `recipe` is a file. A folder with another plan is refused with the difference, unless `update`.
-    `retry` asks again for rows that failed. `verify` reads the source again, compares content instead of size
-    and date, and hashes whole model files. Raises UserError for what the user can mend and WorkFailed when
-    nothing came through; what is finished by then is kept. `engine`: who spreads the work, on this machine or
-    on the Ray cluster at `address`; no row depends on it."""
+    `retry` tries rows that failed again. `verify` reads the source again, compares content instead of size
+    and date, and hashes whole model files. Raises UserError for what the user can fix and WorkFailed when
+    nothing came through; what is finished by then is kept. `engine`: this machine, or the Ray cluster at
+    `address`; no row depends on it."""
     if not isinstance(recipe, Recipe):
         path = Path(recipe)
         recipe, base, text = load_recipe(path), base or path.parent, path.read_text(encoding="utf-8")
@@ -104,15 +104,15 @@ def _compare(root: Location, earlier: Mapping[str, Any] | None, plan: Plan, upda
         listed = "\n  ".join(lines)
         raise UserError(
             f"{root}: this folder was made by another plan. The difference:\n  {listed}\n"
-            "Go on with --update (rows whose key is unchanged are taken over), or choose another folder "
+            "Continue with --update (rows whose key is unchanged are reused), or choose another folder "
             "with --out."
         )
     return lines
 
 
 def _mark_stale(folder: RunFolder, plan: Plan, earlier: Mapping[str, Any], changes: list[str]) -> None:
-    """Tells in every report and data set of this run that the run goes on: with another plan, another source,
-    or rows asked for again."""
+    """Marks every report and data set of this run as stale if the run changes: another plan, another source,
+    or rows that are retried."""
     if not changes:
         listings = {s.folder: folder.listing(s.folder) for s in plan.steps}
         wanted = {(f, p.index, plan.part_digest(f, p)) for f in listings for p in plan.parts}
@@ -123,16 +123,16 @@ def _mark_stale(folder: RunFolder, plan: Plan, earlier: Mapping[str, Any], chang
             for digest in digests
         }
         changes = (
-            ["parts of the source were changed, added or removed, or rows were asked for again"]
+            ["parts of the source were changed, added or removed, or rows were retried"]
             if wanted != there
             else []
         )
     for product in earlier.get("products", []) if changes else []:
-        place = Path(product["path"])
-        if place.is_dir():
-            with disk_errors(place / STALE):
-                told = "The run that this was made from has gone on since:\n" + "\n".join(changes) + "\n"
-                (place / STALE).write_text(told, encoding="utf-8", errors="backslashreplace")
+        folder_made = Path(product["path"])
+        if folder_made.is_dir():
+            with disk_errors(folder_made / STALE):
+                text = "The run that this was made from has changed since:\n" + "\n".join(changes) + "\n"
+                (folder_made / STALE).write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _save(root: Location, plan: Plan, text: str | None) -> None:
@@ -148,12 +148,12 @@ def _save(root: Location, plan: Plan, text: str | None) -> None:
 
 
 def add_product(root: Location, kind: str, path: Path) -> None:
-    """Notes in plan.json that a report or a data set was made from this run, so that a later update can mark
+    """Records in plan.json that a report or a data set was made from this run, so that a later update marks
     it as stale."""
     plan = read_json(RunFolder(root).plan_file) or {}
-    place = str(path.resolve())
-    products = [p for p in plan.get("products", []) if p["path"] != place]
-    plan["products"] = [*products, {"kind": kind, "path": place}]
+    resolved = str(path.resolve())
+    products = [p for p in plan.get("products", []) if p["path"] != resolved]
+    plan["products"] = [*products, {"kind": kind, "path": resolved}]
     write_json(RunFolder(root).plan_file, {k: v for k, v in plan.items() if k != "schema"})
 
 

@@ -1,9 +1,9 @@
-"""What a run will cost (rows, disk, tokens, device-seconds per stage) and what would stop it, before any model
-is called.
+"""What a run will cost (rows, disk, tokens, device-seconds per stage) and what would stop it, before any
+model is called.
 
-Rows are an upper bound (nothing dropped); rates are those measured in this run's folder, else the table below.
-`preflight` reports all problems at once: models that do not answer, keys that are not set, a disk that is too
-small. That a model's package and files are present is checked earlier, while the plan is made."""
+Rows are an upper bound (nothing dropped); rates are those measured in this run's folder, else the table
+below. `preflight` reports all problems at once: models that do not answer, keys that are not set, a disk that
+is too small. That a model's package and files are present is checked earlier, while the plan is made."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ RATES: dict[str, tuple[float, float]] = {
     "scenes": (0.07, 0.0),
     "diffusers": (3.3, 0.0),
 }
-"""Model -> (seconds a row, tokens a row): rough, of one slow core, or of one A100 (vllm: a guess; diffusers:
-SDXL at 28 steps). To plan with; replaced by measured ones once there are any."""
+"""Model -> (seconds, tokens) per row: rough, on one slow core or one A100 (vllm: a guess; diffusers: SDXL at
+28 steps). Used until the run's folder has measured ones."""
 PAINTED = 1024
-"""Pixels of an image's edge where neither the recipe nor the model tells it: SDXL's."""
+"""Pixels of an image's edge where neither the recipe nor the model gives it: SDXL's."""
 PIXEL_BYTES = {"jpeg": 0.3, "webp": 0.2, "png": 1.6}
-"""Bytes a pixel of a photograph at the default quality."""
+"""Bytes per pixel of a photograph at the default quality."""
 
 
 def estimate(recipe: Recipe, base: Path, out: Location, limit: int | None) -> dict[str, Any]:
-    """Stages with parts, rows, model, digest, what is done, the estimates, and what stands in the way
-    (`preflight`). Loads no weights and calls no model."""
+    """Returns the stages with parts, rows, model, digest, what is done, the estimates, and the problems that
+    `preflight` would raise. Loads no weights and calls no model."""
     earlier = read_json(RunFolder(out).plan_file)
     workshop, run = open_workshop(recipe, base, limit, earlier), RunFolder(out)
     plan, stages = workshop.plan, stage_estimates(workshop, run)
@@ -80,7 +80,7 @@ def stage_estimates(workshop: Workshop, run: RunFolder) -> list[dict[str, Any]]:
 
 
 def _measured(run: RunFolder, folder: str) -> dict[str, Any]:
-    """Counts and bytes of the parts that are there, of any plan."""
+    """Counts and bytes of the existing parts, of any plan."""
     newest = {
         index: (digest, entry.size)
         for index, digest, entry in sorted(run.entries(folder), key=lambda e: e[2].written)
@@ -88,7 +88,7 @@ def _measured(run: RunFolder, folder: str) -> dict[str, Any]:
     files = list(newest.items())[:100]
     stored = (read_json(run.stage_file(folder)) or {}).get(
         "parts", {}
-    )  # else the footer, of a stage under way
+    )  # else, of a stage in progress: footers
     known = {(int(index), part["digest"]): part for index, part in stored.items()}
     total = totals(
         known.get((index, digest)) or part_counts(run.part(folder, index, digest))
@@ -151,8 +151,7 @@ def _stage(
 
 
 def _painted_bytes(workshop: Workshop, step: Step) -> float:
-    """Bytes an image as it will be stored: by its size and format where the recipe or the model tells the
-    size."""
+    """Bytes per image as it will be stored, by its format and the size that the recipe or the model gives."""
     policy, model = workshop.plan.recipe.image_policy, workshop.models[step.folder][0]
     if model.id == "scenes" and policy.image.size is None and policy.size is None:
         return float(box_of(step).row_bytes)
@@ -162,22 +161,21 @@ def _painted_bytes(workshop: Workshop, step: Step) -> float:
 
 
 def preflight(workshop: Workshop, run: RunFolder) -> None:
-    """Raises UserError with every problem, one a line. Models of stages that are done already are not
-    asked."""
+    """Raises UserError with every problem, one per line. Models of finished stages are not checked."""
     found = problems(workshop, run, stage_estimates(workshop, run))
     if found:
         raise UserError("\n".join(found))
 
 
 def problems(workshop: Workshop, run: RunFolder, stages: Sequence[dict[str, Any]]) -> list[str]:
-    """The same as a list; `stages` as `estimate.stage_estimates` has them."""
+    """Returns the same as a list; `stages` as `stage_estimates` returns them."""
     todo = [s["folder"] for s in stages if s["parts_done"] < s["parts"]]
     return [*_models(workshop, todo), *_disk(run.root, stages)]
 
 
 def _models(workshop: Workshop, folders: Sequence[str]) -> list[str]:
-    """What the models themselves say: files present, keys set, a server that answers (`check()`, where they
-    have one)."""
+    """What the models' own `check` finds: missing files, keys that are not set, a server that does not
+    answer."""
     lines: list[str] = []
     asked: list[Any] = []
     for folder in folders:
@@ -193,7 +191,7 @@ def _models(workshop: Workshop, folders: Sequence[str]) -> list[str]:
 
 
 def _disk(root: Any, stages: Sequence[dict[str, Any]]) -> list[str]:
-    """Bytes that are still to be written against the room there is; a store behind a URL is taken to be large
+    """Compares the bytes still to be written with the free space; a store behind a URL is assumed to be large
     enough."""
     left = sum(s["bytes_left"] or 0 for s in stages)
     if not isinstance(root, Path):
@@ -203,12 +201,12 @@ def _disk(root: Any, stages: Sequence[dict[str, Any]]) -> list[str]:
     if left <= free:
         return []
     largest = max(stages, key=lambda s: s["bytes_left"] or 0)
-    told = (
+    wanted = (
         f"the run would write about {_size(left)}, most of it in {largest['folder']} "
         f"({_size(largest['bytes_left'])})"
     )
     return [
-        f"{root}: {told}, and {_size(free)} are free on its disk; make room, choose another place with "
+        f"{root}: {wanted}, and {_size(free)} are free on its disk; make room, choose another folder with "
         f"--out, or fewer rows with --limit"
     ]
 

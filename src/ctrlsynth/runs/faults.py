@@ -1,9 +1,8 @@
-"""What happens when a model fails: the batch is bisected to the rows at fault, memory that ran out halves it,
-an engine that died is started again, and a stage that loses too many rows stops the run. Both engines call
-models through here.
+"""Calls a model and handles its failures, for both engines.
 
-A row's answer does not depend on any of this: a model is asked for the same rows again, in smaller batches.
-"""
+An error bisects the batch down to the rows at fault; running out of memory halves it; an engine that died is
+restarted; a stage that loses too many rows stops the run. A row's answer does not depend on any of this: the
+model gets the same rows again, in smaller batches."""
 
 from __future__ import annotations
 
@@ -21,16 +20,15 @@ from ..recipe.schema import Faults
 from ..stages.base import Item, Stage
 
 CALM_CALLS = 64
-"""Calls without a fault after which a batch that was halved for want of memory is doubled; each halving after
+"""Calls without a fault after which a batch that was halved for lack of memory is doubled; each halving after
 that doubles the wait."""
 LONGEST_PAUSE = 15.0
-"""Seconds before an engine is started again, at most: nothing, then 1, 2, 4, ... while no call succeeds in
-between."""
+"""Most seconds before an engine is restarted: 0, then 1, 2, 4, ... while no call succeeds in between."""
 MESSAGE = 500
 """Characters of an error's message that are kept with its row."""
 WINDOW = 10
-"""The error rate is taken over the last `WINDOW x after` rows, so that a server that breaks after a week is
-noticed within minutes."""
+"""The error rate counts the last `WINDOW x after` rows, so that a server that breaks after a week is noticed
+within minutes."""
 _DIED = {"engine_died", "server_down"}
 _NO_MEMORY = ("out of memory", "can't allocate memory", "failed to allocate memory", "cannot allocate memory")
 
@@ -40,8 +38,7 @@ Kind = Literal["memory", "died", "other"]
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """An exception that a call ended with. `kind` says what is done about it; `reason` is the ledger's
-    word."""
+    """The exception of a call. `kind` decides how it is handled; `reason` is the ledger's word."""
 
     kind: Kind
     reason: str
@@ -49,10 +46,10 @@ class Fault:
 
 
 def fault_of(error: Exception) -> Fault:
-    """Classes are told by name where importing them would load torch or vLLM."""
-    told = " ".join(str(error).split())
+    """Classifies an exception; by the name of its class where importing that would load torch or vLLM."""
+    line = " ".join(str(error).split())
     text = (
-        (told if len(told) <= MESSAGE else told[: MESSAGE - 3] + "...")
+        (line if len(line) <= MESSAGE else line[: MESSAGE - 3] + "...")
         .encode("utf-8", "backslashreplace")
         .decode()
     )
@@ -76,11 +73,11 @@ def fault_of(error: Exception) -> Fault:
 
 
 class GuardedModel:
-    """Calls the model of one stage, part after part, in one process; remembers the batch that fits, the
+    """Calls the model of one stage in one process, part after part; keeps the batch size that fits, the
     restarts and the error rate.
 
     first_error   `row id: message` of the first row that was set aside
-    most          rows a call at most since memory ran out; None: as many as the stage gives
+    most          most rows per call since memory ran out; None: as many as the stage gives
     """
 
     def __init__(self, folder: str, limits: Faults, pause: Callable[[float], None] = time.sleep) -> None:
@@ -92,8 +89,7 @@ class GuardedModel:
         self._blocks: deque[list[int]] = deque()  # rows, failed and restarts of the last blocks
 
     def ask(self, stage: Stage, items: list[Item]) -> list[Any]:
-        """One answer an item, None where there is none; rows at fault have failed with their reason and
-        message.
+        """Returns one answer per item, None where there is none; rows at fault are marked as failed.
 
         Raises WorkFailed when the stage's error rate or its engine's restarts pass the recipe's limits.
         UserError, WorkFailed and Ctrl-C pass through."""
@@ -116,20 +112,20 @@ class GuardedModel:
         live = [i for i in items if i.status == "ok"]
         try:
             answers = stage.call(items)
-        # any class may stand in a recipe and raise its own: that costs the rows at fault, not the run
+        # a recipe may name any class, which may raise anything: that costs the rows at fault, not the run
         except Exception as error:
             if isinstance(error, (UserError, WorkFailed)):
                 raise
             fault = fault_of(error)
-            for item in live:  # as they were: the same rows are asked for again
+            for item in live:  # reset: the same rows are tried again
                 item.status, item.reason = "ok", None
             return fault
         self._succeeded(stage, len(live))
         return answers
 
     def _piecewise(self, stage: Stage, items: list[Item], fault: Fault | None = None) -> list[Any]:
-        """Asks for the live rows in smaller and smaller pieces, in their order. A fault of one row in a batch
-        of n costs about 2 log2(n) calls; k such rows k times as many."""
+        """Calls with smaller and smaller pieces of the live rows, in order. One faulty row in a batch of n
+        costs about 2 log2(n) calls; k such rows k times as many."""
         out: list[Any] = [None] * len(items)
         live = [n for n, i in enumerate(items) if i.status == "ok"]
         dead = [n for n, i in enumerate(items) if i.status != "ok"]
@@ -159,11 +155,11 @@ class GuardedModel:
     def _next(
         self, stage: Stage, items: list[Item], piece: list[int], fault: Fault, again: bool
     ) -> list[list[int]]:
-        """What to ask for after a fault of `piece`: it again, its halves (the first one last: a stack), or
-        nothing: its row is at fault."""
+        """Returns the pieces to retry after a fault: the same piece, its two halves (a stack: the first half
+        last), or none."""
         if fault.kind == "died":
             self._restart(stage, items[piece[0]].id, fault)
-            if again:  # an engine may die of anything: only the second time its rows are suspected
+            if again:  # an engine may die of anything: its rows are suspected only the second time
                 return [piece]
         if len(piece) == 1:
             self._set_aside(items[piece[0]], fault)
@@ -200,8 +196,7 @@ class GuardedModel:
                 self.most, self._calm, self._grown = wider if wider < stage.batch else None, 0, True
 
     def _restart(self, stage: Stage, row_id: str, fault: Fault) -> None:
-        """Closes the model, which is loaded anew when it is asked again; gives up when that happens too
-        often."""
+        """Closes the model, which loads again when it is called; gives up when that happens too often."""
         block = self._blocks[-1]
         block[2] += 1
         if sum(b[2] for b in self._blocks) > self._limits.restarts:
@@ -216,8 +211,7 @@ class GuardedModel:
         self._deaths += 1
 
     def _begin(self, items: list[Item]) -> None:
-        """A new block's rows count before they are answered: what has failed by then is a certain share of
-        them."""
+        """Counts a new block's rows before they are answered, so that failures are a share of all of them."""
         self._blocks.append(
             [sum(i.status != "dropped" for i in items), sum(i.status == "failed" for i in items), 0]
         )
@@ -237,4 +231,4 @@ class GuardedModel:
             raise WorkFailed(f"{self._folder}: {what}; first error: {self.first_error}; {_GO_ON}")
 
 
-_GO_ON = "finished rows are kept; mend that and run again with --retry failed"
+_GO_ON = "finished rows are kept; fix that and run again with --retry failed"

@@ -22,14 +22,15 @@ from .plan import Plan
 from .watch import Watcher
 
 AHEAD = 3
-"""How many model calls' inputs wait decoded, and how many calls' outputs wait to be written."""
+"""Model calls whose inputs are decoded ahead, and calls whose outputs wait to be written."""
 COLLECT_AFTER = 10_000
-"""Objects between two searches for cycles; few enough that a model whose images stand in cycles does not fill
-the memory."""
+"""Objects between two garbage collections; few enough that a model whose images are in reference cycles does
+not fill the memory."""
 
 
 def execute(workshop: Workshop, run: RunFolder, watcher: Watcher | None = None, retry: bool = False) -> None:
-    """Makes every missing part. Raises WorkFailed with the first cause when a stage has no usable row left."""
+    """Makes every missing part. Raises WorkFailed with the first cause when a stage has no usable row
+    left."""
     watch = watcher or Watcher()
     with fewer_collections():
         for number, step in enumerate(workshop.plan.steps):
@@ -38,8 +39,8 @@ def execute(workshop: Workshop, run: RunFolder, watcher: Watcher | None = None, 
 
 @contextlib.contextmanager
 def fewer_collections() -> Iterator[None]:
-    """Rows are thousands of small objects without cycles: looking for cycles after every 700 of them costs an
-    eighth of a run of text."""
+    """Collects garbage less often: rows are thousands of small objects without cycles, and collecting after
+    every 700 of them takes an eighth of the time of a run of texts."""
     before = gc.get_threshold()
     gc.set_threshold(max(before[0], COLLECT_AFTER) if before[0] else 0, *before[1:])
     try:
@@ -81,7 +82,7 @@ def missing(plan: Plan, run: RunFolder, folder: str) -> list[tuple[SourcePart, l
 
 
 class Notes(Protocol):
-    """What a pipeline tells of the parts it has made (`Ledger`)."""
+    """Receives the counts of finished parts (`Ledger`)."""
 
     def add(self, index: int, digest: str, counts: dict[str, Any]) -> None: ...
     def note(self, error: str | None) -> None: ...
@@ -131,8 +132,8 @@ class Pipeline:
             self._behind.popleft().result()
 
     def _rescue(self, pool: ThreadPoolExecutor) -> None:
-        """Ctrl-C or a fault: finished rows of the unfinished part are saved; a second fault on the way does
-        not hide the first."""
+        """After Ctrl-C or a fault: saves the finished rows of the unfinished part. A second fault does not
+        hide the first."""
         while self._behind:
             self._behind.popleft().exception()
         if self._writer is not None:
@@ -141,8 +142,8 @@ class Pipeline:
             self._notes.save()
 
     def _write(self, step: Begin | Block | End) -> None:
-        """In the writing thread. After a fault nothing more is written: the rest of a part that lacks a block
-        must not become whole."""
+        """Runs in the writing thread. Writes nothing more after a fault: a part that lacks a block must not
+        be published."""
         if self._broken:
             return
         self._broken = True
@@ -169,8 +170,8 @@ class Pipeline:
 
 
 class ahead:
-    """Runs a generator in a thread, at most `depth` items in front of who reads it. An error arrives where it
-    would have been raised."""
+    """Runs a generator in a thread, at most `depth` items ahead of its reader. An error is raised where the
+    item would have been returned."""
 
     def __init__(self, make: Callable[[], Iterator[Any]], depth: int) -> None:
         self._items = make()
@@ -188,7 +189,7 @@ class ahead:
             self.close()
 
     def close(self) -> None:
-        """Lets the thread end; what it has prepared is dropped."""
+        """Ends the thread and drops what it has prepared."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 

@@ -46,8 +46,8 @@ class Fate(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A synthetic text or image that is there (`ok`). `seen`: the tags of the painted image, where they were
-    read; `judged`: its judge's row, which may be missing."""
+    """A synthetic text or image whose row is `ok`. `seen`: the tags of the painted image, if they were read;
+    `judged`: its judge's row, which may be missing."""
 
     step: Step
     row: Row
@@ -322,13 +322,13 @@ def families(
 
 @dataclass(frozen=True)
 class Mix:
-    """How pairs are chosen: `use` and `share_text` of the recipe's `mix`, settled for this run.
+    """Which pairs leave: `use` and `share_text` of the recipe's `mix`, resolved for this run.
 
-    mix takes one pair a source from every folder of texts and of images: cap from `write.0`, capimg from the
-    first kept of `write.1` and on, so that no batch holds a caption twice; with `share`, or where only one
-    text was written, capimg is painted from `write.0` as well. Where the run makes only one kind of pair, mix
-    is all of that kind. `without`: folders whose pairs stay; of images that were captioned again, with
-    `latest`."""
+    mix takes one pair per source row from every folder of texts and of images: cap from `write.0`, capimg
+    from the first kept of `write.1` onwards, so that no batch holds a caption twice; with `share`, or if only
+    one text was written, capimg is painted from `write.0` as well. If the run makes only one kind of pair,
+    mix is all of that kind. `without`: folders whose pairs do not leave; with `latest`, those of images that
+    were captioned again."""
 
     kinds: frozenset[str]
     one_each: bool = False
@@ -337,7 +337,7 @@ class Mix:
     without: frozenset[str] = frozenset()
 
     def take(self, pairs: Sequence[Pair]) -> list[Pair]:
-        """The pairs of one source row that leave the run, in their order."""
+        """Returns the pairs of one source row that leave the run, in their order."""
         kept = [
             p for p in pairs if p.reason is None and p.kind in self.kinds and p.folder not in self.without
         ]
@@ -358,8 +358,8 @@ class Mix:
 
 
 def mix_of(run: RunReader, use: str | None = None, share_text: bool | None = None) -> Mix:
-    """Settles the mix; `use` in place of the recipe's. Raises UserError for a kind of pair that no path of
-    the run makes."""
+    """Resolves the mix; `use` replaces the recipe's. Raises UserError for a kind of pair that no path of the
+    run makes."""
     shape, mix = Shape(run), run.recipe.mix
     use = use or mix.use
     again = frozenset(p for p in shape.seen.values() if p is not None) if mix.latest else frozenset()
@@ -395,7 +395,7 @@ def mix_of(run: RunReader, use: str | None = None, share_text: bool | None = Non
 
 
 def count_pairs(run: RunReader, use: str | None = None) -> int:
-    """How many synthetic pairs of the run would leave it: what `judge.target` counts."""
+    """Returns how many synthetic pairs would leave the run: what `judge.target` counts."""
     shape, mix = Shape(run), mix_of(run, use)
     return sum(len(mix.take(shape.pairs(*found))) for found in families(run, shape, texts=False))
 

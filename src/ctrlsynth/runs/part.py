@@ -1,8 +1,9 @@
 """How one part of one stage is made, by either engine.
 
-`prepare` yields what has to be done, `answer` calls the model (its faults: `faults.py`), `assemble` puts fresh
-and reused rows together in order; `local.Pipeline` runs the three side by side. Before the first part of a
-barrier (balancing), `gather` looks at all parts upstream; its result is kept in `FOLDER/_gathered.json`."""
+`prepare` yields what has to be done, `answer` calls the model (its faults: `faults.py`), `assemble` puts
+fresh and reused rows together in order; `local.Pipeline` runs the three side by side. Before the first part
+of a barrier (balancing), `gather` looks at all parts upstream; its result is kept in
+`FOLDER/_gathered.json`."""
 
 from __future__ import annotations
 
@@ -26,13 +27,12 @@ from .plan import Plan
 from .watch import Watcher
 
 MAX_BLOCK = 1024
-"""Rows in a block at most, when most of them are taken over."""
+"""Most rows in a block, when most of them are reused."""
 
 
 @dataclass(slots=True)
 class Block:
-    """Consecutive rows of a part: those that the model is asked for, once, and those that are taken over from
-    `old`."""
+    """Consecutive rows of a part: `fresh` ones for one call of the model, and those reused from `old`."""
 
     items: list[Item]
     fresh: list[Item]
@@ -43,7 +43,7 @@ class Block:
 
 @dataclass(slots=True)
 class Begin:
-    """A part begins: its number, digest and the files that it will supersede."""
+    """The start of a part: its number, its digest and the files that it will supersede."""
 
     index: int
     digest: str
@@ -52,7 +52,7 @@ class Begin:
 
 @dataclass(slots=True)
 class End:
-    """A part is complete."""
+    """The end of a part."""
 
     index: int
 
@@ -77,7 +77,7 @@ def prepare(
 
 
 def _blocks(batches: Iterator[list[Item]], old: ReusableRows | None, size: int) -> Iterator[Block]:
-    """Cuts the rows so that each block asks the model for `size` rows and no group of candidates is torn."""
+    """Cuts the rows into blocks with `size` fresh rows each; never splits a group of candidates."""
     block = Block([], [], old)
     for items in batches:
         if old is None and len(items) <= size and not block.items:
@@ -98,15 +98,15 @@ def _blocks(batches: Iterator[list[Item]], old: ReusableRows | None, size: int) 
 
 
 def answer(model: GuardedModel, stage: Stage, block: Block) -> None:
-    """Calls the model; rows at fault are set aside. Raises WorkFailed when the stage passes the recipe's
-    limits (`faults`)."""
+    """Calls the model; rows at fault are marked as failed. Raises WorkFailed beyond the recipe's limits
+    (`faults`)."""
     started = time.perf_counter()
     block.answers = model.ask(stage, block.fresh) if block.fresh else []
     block.seconds = time.perf_counter() - started
 
 
 def assemble(stage: Stage, block: Block) -> tuple[pa.Table, int]:
-    """The block's rows in order, and how many were taken over. Images are encoded here."""
+    """Returns the block's rows in order, and how many were reused. Encodes images."""
     fresh = (
         stage.rows(block.fresh, block.answers, block.seconds) if block.fresh else stage.schema.empty_table()
     )

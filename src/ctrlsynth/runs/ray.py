@@ -1,13 +1,13 @@
-"""The Ray engine: the local engine's pipeline of a part on the actors of Ray Data, a pool a stage, on as many
-machines as the cluster has.
+"""The Ray engine: runs the local engine's pipeline of a part on the actors of Ray Data, one pool per stage,
+on all machines of a cluster.
 
-A Ray data set of part numbers goes through the pools in the order of the steps; rows and images go through
-the run's folder, never through Ray. So a part of a stage begins when its own upstream parts are there, and
-whatever dies is repaired by making a part again or finding that it is there. Steps whose pools do not fit
-into the cluster together, and those behind a barrier, follow when the ones before are done.
+A Ray data set of part numbers passes through the pools in the order of the steps; rows and images pass
+through the run's folder, never through Ray. So a part of a stage starts when its own upstream parts exist,
+and a crash is repaired by making a part again or finding that it exists. Steps whose pools do not fit into
+the cluster together, and those after a barrier, start when the ones before are done.
 
-What dies: an actor or a node: Ray starts actors and calls anew; nodes that are gone for good: the pools are
-planned again for those that are left. The driver: Ray ends its actors, and the same command goes on from the
+If an actor or a node dies, Ray restarts actors and calls. If nodes are lost for good, the pools are planned
+again for the remaining ones. If the driver dies, Ray ends its actors, and the same command continues from the
 folder."""
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from .part import gather
 from .plan import Plan
 from .watch import Watcher
 
-LOOK_SECONDS = 0.5
-"""Between two looks at what the actors have told and which nodes are alive."""
+POLL_SECONDS = 0.5
+"""Time between two polls of the actors' messages and of the nodes that are alive."""
 BEGINS = 20
-"""How often a part may be begun, each time by another actor; more deaths than that are the part's fault, not
-a machine's."""
+"""Most starts of a part, each by another actor; more deaths than that are the part's fault, not a
+machine's."""
 _QUIET = {"include_dashboard": False, "log_to_driver": False, "configure_logging": False}
 
 
@@ -54,11 +54,11 @@ def execute(
     retry: bool = False,
     address: str | None = None,
 ) -> None:
-    """As `local.execute`, on the cluster at `address` (`auto`, `host:port`), else RAY_ADDRESS, one that runs
-    here, or a new one.
+    """Makes every missing part on the cluster at `address` (`auto`, `host:port`), else RAY_ADDRESS, one that
+    runs here, or a new one.
 
-    Raises UserError that names a node which cannot see the run's folder or make the same rows, and a stage
-    that no node can hold."""
+    Raises UserError for a node that cannot read the run's folder or would make other rows, and for a stage
+    that does not fit on any node."""
     plan = workshop.plan
     with connected(address):
         chain = _chain()  # its process starts while the nodes look for the folder
@@ -80,8 +80,8 @@ def execute(
 
 @contextlib.contextmanager
 def connected(address: str | None) -> Iterator[None]:
-    """Joins the cluster at `address` (as `execute`), unless this process is in one already. UserError where
-    there is none."""
+    """Joins the cluster at `address` (as `execute`), unless this process is in one already. Raises UserError
+    if there is none."""
     if ray.is_initialized():
         yield
         return
@@ -101,7 +101,7 @@ def connected(address: str | None) -> Iterator[None]:
 
 
 def _answers(address: str, where: str) -> None:
-    """UserError at once where nothing listens at `host:port`; Ray itself would try for two minutes."""
+    """Raises UserError at once if nothing listens at `host:port`; Ray itself would try for two minutes."""
     host, _, port = address.rpartition(":")
     if "/" in host or not host or not port.isdigit():
         return
@@ -125,8 +125,8 @@ def _on(node: str) -> dict[str, Any]:
 
 
 def every_node_sees(root: Location) -> None:
-    """Writes a token into the run's folder that every node must read with the same program, or a UserError
-    names the first that can't."""
+    """Checks that every node can read a token in the run's folder with the same program. Raises UserError
+    that names the first that cannot."""
     where = root.absolute() if isinstance(root, Path) else root
     token = where / f".tmp-token-{uuid.uuid4().hex}"
     write_json(token, {"version": version("ctrlsynth")})
@@ -141,14 +141,15 @@ def every_node_sees(root: Location) -> None:
                 fault = f"cannot run ctrlsynth ({str(error).strip().splitlines()[-1]})"
             if fault:
                 raise UserError(
-                    f"{name}: {fault}; every node needs ctrlsynth {version('ctrlsynth')} and the run's folder {where}"
+                    f"{name}: {fault}; every node needs ctrlsynth {version('ctrlsynth')} and the run's "
+                    f"folder {where}"
                 )
     finally:
         token.unlink(missing_ok=True)
 
 
 def _sees(token: Location) -> str:
-    """On a node: why it can't work on the run, or nothing."""
+    """Runs on a node: returns why it cannot work on the run, or an empty string."""
     try:
         found = token.read_text(encoding="utf-8")
     except (OSError, UserError, WorkFailed) as error:
@@ -158,14 +159,14 @@ def _sees(token: Location) -> str:
 
 
 def _pool(plan: Plan, folder: str) -> RayPool:
-    """What the recipe says of a stage: under its folder's name, else under its kind."""
+    """The recipe's pool for a stage: by its folder, else by its kind."""
     pools = plan.recipe.engines.ray
     return pools.get(folder) or pools.get(plan.step(folder).kind) or RayPool()
 
 
 def _together(plan: Plan, number: int, nodes: dict[str, dict[str, float]]) -> list[str]:
-    """The steps from `number` on whose pools, at their least size, the nodes hold at once; a barrier begins
-    anew."""
+    """The steps from `number` on whose pools, at their least size, fit on the nodes together, up to the next
+    barrier."""
     free = [dict(n) for n in nodes.values()]
     out: list[str] = []
     for step in plan.steps[number:]:
@@ -173,9 +174,9 @@ def _together(plan: Plan, number: int, nodes: dict[str, dict[str, float]]) -> li
         if out and (plan.box(step.folder).barrier or not _fits(pool, free)):
             break
         if not out and not _fits(pool, free):
-            told = f"{pool.least} x {pool.cpus:g} CPUs, {pool.gpus:g} GPUs"
+            wanted = f"{pool.least} x {pool.cpus:g} CPUs, {pool.gpus:g} GPUs"
             raise UserError(
-                f"engines.ray: {step.folder} asks for {told}, which the cluster of {len(nodes)} nodes does "
+                f"engines.ray: {step.folder} asks for {wanted}, which the cluster of {len(nodes)} nodes does "
                 f"not hold"
             )
         out.append(step.folder)
@@ -183,7 +184,7 @@ def _together(plan: Plan, number: int, nodes: dict[str, dict[str, float]]) -> li
 
 
 def _fits(pool: RayPool, free: list[dict[str, float]]) -> bool:
-    """Takes the pool's least actors out of what the nodes have free, each on the first that holds it."""
+    """Takes the pool's least actors from what is free, each on the first node where it fits."""
     for _ in range(pool.least):
         node = next((n for n in free if n.get("CPU", 0) >= pool.cpus and n.get("GPU", 0) >= pool.gpus), None)
         if node is None:
@@ -233,8 +234,8 @@ class _Work:
         self._job = _Job(sent, RunFolder(root), todo, retry, Path.cwd())
 
     def done(self) -> bool:
-        """Makes what is missing. False: nodes are gone, and what is left of the cluster does not hold these
-        stages any more."""
+        """Makes the missing parts. Returns False if nodes were lost and the remaining cluster cannot run
+        these stages."""
         try:
             if self._job.todo and not self._made():
                 return False
@@ -254,7 +255,7 @@ class _Work:
         pools = {f: _pool(self._plan, f) for f in self._folders if f in self._job.todo}
         try:
             answer, nodes = self._chain.run.remote(self._job, pools, self._chain), _nodes()
-            while not ray.wait([answer], timeout=LOOK_SECONDS)[0]:
+            while not ray.wait([answer], timeout=POLL_SECONDS)[0]:
                 self._listen()
                 alive = _nodes()
                 if nodes.keys() - alive.keys() and len(_together(self._plan, self._first(), alive)) < len(
@@ -276,7 +277,7 @@ class _Work:
         return [s.folder for s in self._plan.steps].index(self._folders[0])
 
     def _listen(self) -> None:
-        """Hands what the actors told to the watcher and the ledgers."""
+        """Passes the actors' messages to the watcher and the ledgers."""
         for what, folder, *facts in ray.get(self._chain.take.remote()):
             if folder not in self._ledgers:
                 continue
@@ -297,7 +298,7 @@ class _Work:
 
 
 def spread(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterable[Any]:
-    """`map` on the cluster, for what a barrier has to look at."""
+    """`map` on the cluster, for a barrier."""
     task, what = ray.remote(_apply), ray.put(function)  # a partial is no task by itself, and may hold much
     waiting: list[Any] = []
     for item in items:
@@ -313,26 +314,27 @@ def _apply(function: Callable[[Any], Any], item: Any) -> Any:
 
 
 class _Chain:
-    """The data set of part numbers and the pools that it goes through; and what their actors tell, until the
-    driver takes it.
+    """The data set of part numbers and the pools that it passes through; and the messages of their actors,
+    until the driver takes them.
 
-    Ray Data works in an actor of its own, beside the driver: it can be stopped at any time, and its actors go
-    with it."""
+    Ray Data runs in an actor of its own, beside the driver, so that it can be stopped at any time together
+    with its actors."""
 
     def __init__(self) -> None:
-        self._told: list[Any] = []
+        self._inbox: list[Any] = []
 
-    @ray.method(concurrency_group="told")  # type: ignore[untyped-decorator]
-    def add(self, fact: Any) -> None:
-        self._told.append(fact)
+    @ray.method(concurrency_group="inbox")  # type: ignore[untyped-decorator]
+    def add(self, message: Any) -> None:
+        self._inbox.append(message)
 
-    @ray.method(concurrency_group="told")  # type: ignore[untyped-decorator]
+    @ray.method(concurrency_group="inbox")  # type: ignore[untyped-decorator]
     def take(self) -> list[Any]:
-        told, self._told = self._told, []
-        return told
+        taken, self._inbox = self._inbox, []
+        return taken
 
-    def run(self, job: _Job, pools: dict[str, RayPool], told: Any) -> str:
-        """Why the work stopped (`U` or `W` and the message), or nothing. `told`: this actor."""
+    def run(self, job: _Job, pools: dict[str, RayPool], inbox: Any) -> str:
+        """Returns why the work stopped (`U` or `W` and the message), or an empty string. `inbox`: this
+        actor."""
         import ray.data
 
         context = ray.data.DataContext.get_current()
@@ -347,7 +349,7 @@ class _Chain:
                 min_size=pool.least, max_size=pool.most or max(pool.least, len(parts))
             )
             data = data.map_batches(
-                _Maker, fn_constructor_args=(shared, folder, told), batch_size=1, compute=size,
+                _Maker, fn_constructor_args=(shared, folder, inbox), batch_size=1, compute=size,
                 num_cpus=pool.cpus,
                 num_gpus=pool.gpus or None,
             )  # fmt: skip
@@ -358,16 +360,16 @@ class _Chain:
 
 
 def _chain() -> Any:
-    made = ray.remote(concurrency_groups={"told": 1})(_Chain)
+    made = ray.remote(concurrency_groups={"inbox": 1})(_Chain)
     return made.options(**_on(ray.get_runtime_context().get_node_id())).remote()
 
 
 class _Maker(Watcher):
-    """One actor of a stage's pool: makes the part that a batch names, unless it is there or the work has
+    """One actor of a stage's pool: makes the part that a batch names, unless it exists or the work has
     stopped."""
 
-    def __init__(self, job: Any, folder: str, told: Any) -> None:
-        self._shared, self._folder, self._told = job, folder, told
+    def __init__(self, job: Any, folder: str, inbox: Any) -> None:
+        self._shared, self._folder, self._inbox = job, folder, inbox
         self._job: _Job | None = None
         self._workshop: Workshop | None = None
         self._error: str | None = None
@@ -383,7 +385,7 @@ class _Maker(Watcher):
             assert self._job is not None
             versions = self._job.todo[self._folder].get(index)
             if versions is not None:
-                self._told.add.remote(("begin", self._folder, index))
+                self._inbox.add.remote(("begin", self._folder, index))
                 part = self._workshop.plan.parts[index]
                 with fewer_collections():
                     Pipeline(self._workshop, self._job.run, self._folder, self, self._job.retry, self).run(
@@ -395,7 +397,8 @@ class _Maker(Watcher):
         return ""
 
     def _begin(self) -> _Job:
-        """Once a process: the job, and the folder that it was started in, where this machine has it."""
+        """Gets the job, once per process, and changes to the folder that it was started in, if it exists
+        here."""
         if self._job is None:
             cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
             os.environ["OMP_NUM_THREADS"] = str(
@@ -409,15 +412,15 @@ class _Maker(Watcher):
         return self._job
 
     def rows(self, folder: str, rows: int, made: int) -> None:
-        self._told.add.remote(("rows", folder, rows, made))
+        self._inbox.add.remote(("rows", folder, rows, made))
 
     def add(self, index: int, digest: str, counts: dict[str, Any]) -> None:
-        self._told.add.remote(("part", self._folder, index, digest, counts))
+        self._inbox.add.remote(("part", self._folder, index, digest, counts))
 
     def note(self, error: str | None) -> None:
         if error is not None and self._error is None:
             self._error = error
-            self._told.add.remote(("error", self._folder, error))
+            self._inbox.add.remote(("error", self._folder, error))
 
     def save(self) -> None:
         """The driver keeps the ledger."""

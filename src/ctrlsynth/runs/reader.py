@@ -43,7 +43,7 @@ class RunReader:
 
     @classmethod
     def open(cls, root: Location | str) -> Self:
-        """Opens a run's folder, a path or a URL; a folder that is none is told in one line."""
+        """Opens a run's folder, a path or a URL. Raises UserError for any other folder."""
         root = locate(root)
         plan = read_plan(root)
         if plan is None:
@@ -58,13 +58,15 @@ class RunReader:
         return _stored_recipe(self.plan["recipe"])
 
     def step(self, folder: str) -> Step:
+        """Returns the step that fills a folder. Raises UserError with the nearest name."""
         for step in self.steps:
             if step.folder == folder:
                 return step
         raise unknown("stage", folder, [s.folder for s in self.steps], str(self.root))
 
     def files(self, folder: str) -> list[Location]:
-        """The parts of a stage in order; of a part in two versions (an interrupted update) the newest."""
+        """Returns the parts of a stage in order; of a part in two versions (an interrupted update) the
+        newest."""
         self.step(folder)
         return list(RunFolder(self.root).newest(folder).values())
 
@@ -75,7 +77,7 @@ class RunReader:
                 yield from batch.to_pylist()
 
     def find(self, folder: str, row_id: str) -> dict[str, Any] | None:
-        """One row by id; looks only into its columns `id` until it is found."""
+        """Returns one row by id; reads only the columns `id` until it is found."""
         for path in self.files(folder):
             with open_part(path) as file:
                 for group in range(file.num_row_groups):
@@ -85,8 +87,8 @@ class RunReader:
         return None
 
     def balances(self) -> list[dict[str, Any]]:
-        """What each balance found over all parts: captions, duplicates, pool (captions that could go on), t,
-        and the expected number."""
+        """Returns what each balance found over all parts: captions, duplicates, pool (captions to choose
+        from), t, and the expected number."""
         names = ("captions", "duplicates", "pool", "t", "entries_seen", "expected")
         gathered = (
             (s.folder, read_json(RunFolder(self.root).gathered_file(s.folder)))
@@ -96,12 +98,14 @@ class RunReader:
         return [{"folder": f, **{n: g[n] for n in names if n in g}} for f, g in gathered if g is not None]
 
     def products(self) -> list[dict[str, Any]]:
-        """Reports and data sets made from this run: kind, path, and whether the run has gone on since."""
+        """Returns the reports and data sets made from this run: kind, path, and whether the run has changed
+        since."""
         found = (p for p in self.plan.get("products", []) if Path(p["path"]).is_dir())
         return [{**p, "stale": (Path(p["path"]) / STALE).exists()} for p in found]
 
     def ledger(self) -> list[LedgerRow]:
-        """Returns one row per stage, from `_stage.json` where it is complete, else from the parts' footers."""
+        """Returns one row per stage, from `_stage.json` where it is complete, else from the parts'
+        footers."""
         out: dict[str, LedgerRow] = {}
         wanted, run = 0, RunFolder(self.root)
         models = self.recipe.models.model_dump()
@@ -236,7 +240,7 @@ def _stored_recipe(data: Mapping[str, Any]) -> Recipe:
 
 
 def read_plan(root: Location) -> dict[str, Any] | None:
-    """The plan.json of a run's folder, or None; UserError for a damaged one."""
+    """Returns the plan.json of a run's folder, or None. Raises UserError for a damaged one."""
     plan = read_json(RunFolder(root).plan_file)
     if (
         plan is not None

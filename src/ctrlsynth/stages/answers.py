@@ -1,5 +1,4 @@
-"""What came back from a model, looked at before it is believed: any class may stand in a recipe, and a wrong
-answer costs its row only.
+"""Checks what a model returns: a recipe may name any class, and a wrong answer should cost only its row.
 
 Each function returns the answer in the types that the tables take, or None for one that cannot be used
 (`bad_output` in the ledger)."""

