@@ -31,7 +31,7 @@ class Model(ABC):
     id: str
     digest: str
 
-    def check(self) -> None:  # noqa: B027
+    def check(self) -> None:
         """Preflight: raises UserError for what the user can fix (a missing file, key or server). Loads no
         weights."""
 
@@ -39,7 +39,7 @@ class Model(ABC):
         """Hash over every byte of the model's files, for `--verify`; `digest` may sample them."""
         return self.digest
 
-    def close(self) -> None:  # noqa: B027
+    def close(self) -> None:
         """Frees memory, processes and connections; a later call opens them again."""
 
 
@@ -118,7 +118,7 @@ class LanguageModel(Model):
 
     batch: int = 256
 
-    def begin(self, requests: Sequence[Request]) -> None:  # noqa: B027
+    def begin(self, requests: Sequence[Request]) -> None:
         """Announces requests, these very objects, that `generate` gets later. Servers start on them now, so
         they do not run dry between two batches."""
 
@@ -179,11 +179,11 @@ class TextToImageModel(Model):
     batch: int = 8
     size: int | tuple[int, int] | None = None
 
-    def accepts(self, weights: bool, negative: bool) -> None:  # noqa: B027
+    def accepts(self, weights: bool, negative: bool) -> None:
         """Raises UserError, while the run is planned, if the model cannot weigh phrases or takes no negative
         prompt and the recipe asks for them."""
 
-    def begin(self, prompts: Sequence[Prompt]) -> None:  # noqa: B027
+    def begin(self, prompts: Sequence[Prompt]) -> None:
         """Announces prompts, these very objects, that `generate` gets later, as for a language model."""
 
     @abstractmethod

@@ -8,7 +8,7 @@ loads, from hub name or folder.
 An image depends on its prompt and seed alone: each has a generator of its own, on the CPU. What a batch still
 changes is the order of float additions: less than 1e-5 in float32, so that at most a last bit of a pixel
 moves (float16: a few). Weights of tags and prompts over 77 tokens: diffusers_text.py. What could not be run
-here, without a GPU: diffusers_load.py."""
+here, without a GPU: load.py."""
 
 from __future__ import annotations
 
@@ -62,19 +62,18 @@ class Diffusers(TextToImageModel):
     guidance     classifier-free guidance (FLUX: the distilled one); the pipeline's own when not given
     scheduler    ddim, dpm++, euler, ... or a class of diffusers; the checkpoint's own when not given. Noise
                  is added only by those that must (`euler a`): DDIM runs with eta 0
-    size         pixels where the prompt asks for no size: one edge or [width, height], multiples of 8; the
-                 pipeline's own when not given
-    long_prompt  cut: what CLIP cannot read is lost, and `truncated` says so; chunk: read in chunks of 75
-                 tokens (SD1.5, SDXL)
-    batch        images at once, at most; fewer while the memory does not allow it (device.py)
-    safety       false: the checkpoint's safety checker is left out. With it, an image that it flags is
-                 dropped as `unsafe`
+    size         pixels of an image whose prompt asks for no size: one edge or [width, height], multiples of
+                 8; default: the pipeline's own
+    long_prompt  cut: the part that CLIP cannot read is lost, and `truncated` says so; chunk: read in chunks of
+                 75 tokens (SD1.5, SDXL)
+    batch        the most images at once; fewer while memory is short
+    safety       false: no safety checker. With the checkpoint's own, a flagged image is dropped as `unsafe`
     compile      true: torch compiles the denoiser; the first image of every size then takes minutes
-    offload      model or sequential: weights wait in main memory (slower, less GPU memory)
+    offload      model or sequential: keep weights in main memory (slower, less GPU memory)
     vae_slicing  true: decode one image at a time
     **hf         revision, dtype, device, adapters, quantization, download: models/hub/find.py
 
-    `batch`, `compile`, `offload` and `vae_slicing` say how, not what: they are not in the digest.
+    `batch`, `compile`, `offload` and `vae_slicing` change no image, so they are not in the digest.
     """
 
     size: tuple[int, int] | None
@@ -143,8 +142,7 @@ class Diffusers(TextToImageModel):
         device_for(self.found, self._how["offload"], self.where)
 
     def accepts(self, weights: bool, negative: bool) -> None:
-        """UserError where the image policy asks for weights of tags or a negative prompt that this pipeline
-        has no place for."""
+        """UserError if the image policy asks for weights or a negative prompt that this pipeline cannot use."""
         name = self.index["_class_name"]
         if weights and self.family is None:
             raise UserError(f"{self.where}: {name} cannot weigh tags; leave image_policy.weights out")
@@ -158,8 +156,8 @@ class Diffusers(TextToImageModel):
             )
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Painting]:
-        """One painting a prompt, in order. A row's own errors: `bad_size`, `negative_unsupported`,
-        `out_of_memory` (not even alone)."""
+        """One painting per prompt. Errors of a row: `bad_size`, `negative_unsupported`, `out_of_memory` (for
+        an image that does not fit alone)."""
         if not prompts:
             return []
         self._load()
@@ -212,7 +210,7 @@ class Diffusers(TextToImageModel):
         )
 
     def _refused(self, prompt: Prompt) -> Painting | None:
-        """The row's own error, seen before anything is painted."""
+        """The row's error that is known before painting, or None."""
         size = prompt.size or self.size
         if size is not None and (not self._sized or any(side < _STEP or side % _STEP for side in size)):
             return Painting(None, error="bad_size")
@@ -250,7 +248,7 @@ class Diffusers(TextToImageModel):
         return arguments
 
     def _embedded(self, rows: Sequence[_Row]) -> dict[str, Any]:
-        """Embeddings of every prompt, each made by itself, stacked."""
+        """Stacks the embeddings of the prompts, each encoded alone."""
         import torch
 
         assert self._reader is not None
@@ -265,8 +263,7 @@ class Diffusers(TextToImageModel):
 
 
 class _Row:
-    """A prompt, how it is read, and which of its weights count: those that are not 1 and whose phrase the
-    text has."""
+    """A prompt, its reading, and its effective weights: not 1, with a phrase that occurs in the text."""
 
     def __init__(self, prompt: Prompt, reader: TextReader | None) -> None:
         self.prompt = prompt
