@@ -2,9 +2,9 @@
 that derives from an id.
 
 A row's id is its source key plus one step per stage: `00012:dog7/tag/write.1.3/paint.0` is the image painted
-from candidate 3 of variant 1 of the text written from the tags of `dog7` in part `00012`. A source key may hold
-slashes, so a prefix of an id is an ancestor only if a table says so. Identity is never content: prompts repeat
-by design."""
+from candidate 3 of variant 1 of the text written from the tags of `dog7` in part `00012`. A source key may
+hold slashes, so a prefix of an id is an ancestor only if a table says so. Identity is never content: prompts
+repeat by design."""
 
 from __future__ import annotations
 

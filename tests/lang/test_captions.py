@@ -15,7 +15,7 @@ from ctrlsynth.api.run import Run, run
 from ctrlsynth.cli.main import main
 from ctrlsynth.control.text import TextController
 from ctrlsynth.errors import UserError, WorkFailed
-from ctrlsynth.lang.replies import LONGEST, clean, peel, taken_off
+from ctrlsynth.lang.replies import LONGEST, clean, read_json, strip_wrapping, taken_off, unquoted
 from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.models.llms.naive import Naive
 from ctrlsynth.recipe.file import parse_recipe
@@ -100,7 +100,7 @@ def test_what_stands_around_a_caption_is_taken_off_and_told(
 ) -> None:
     assert clean(reply, "teapot", ASKED) == (text, None if off is not None else "line_break")
     if off is not None:
-        assert peel(reply) == (text, off)
+        assert strip_wrapping(reply) == (text, off)
         assert taken_off(
             [{"status": "ok", "raw": reply}] * 2 + [{"status": "dropped", "raw": reply}]
         ) == dict.fromkeys(off, 2)
@@ -344,3 +344,13 @@ def test_examples_and_templates_go_together(tmp_path: Path) -> None:
         TextController(TextPolicy(examples=few), 0)
     with pytest.raises(UserError, match="cannot read the example captions"):
         TextController(TextPolicy(templates=["in-context"], examples=tmp_path / "no"), 0)
+
+
+def test_plain_replies_lose_what_surrounds_all_of_them() -> None:
+    assert unquoted('"A dog runs."') == unquoted("“A dog runs.”") == "A dog runs."
+    for kept in ('He says "hi" and "ho"', '"hi", he says', '"', "'a dog's ball'"):
+        assert unquoted(kept) == kept
+    assert read_json('```json\n{"a": 1}\n```') == read_json(' {"a": 1} ') == {"a": 1}
+    for bad in ("NaN", "{", "[" * 100_000):
+        with pytest.raises(ValueError, match=r"not JSON|line 1|deeply"):
+            read_json(bad)

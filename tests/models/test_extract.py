@@ -12,19 +12,12 @@ import pytest
 
 from ctrlsynth.api.run import run
 from ctrlsynth.errors import ModelError, UserError
+from ctrlsynth.lang.replies import LINES, LISTS_SCHEMA, named_lists, named_lists_json
 from ctrlsynth.lang.words import singular
 from ctrlsynth.models import registry as models
 from ctrlsynth.models.base import ImageAndText, Reply, Request
 from ctrlsynth.models.embedded.small_llm.grammar import MAX_WORDS, extraction, words_of
-from ctrlsynth.models.taggers.extract import (
-    LINES,
-    SCHEMA,
-    ExtractTagger,
-    instruction,
-    normalise,
-    parse,
-    parse_json,
-)
+from ctrlsynth.models.taggers.extract import ExtractTagger, instruction, normalise
 from ctrlsynth.sample import Tags
 from helpers import FILES, recipe, write_captions
 
@@ -110,7 +103,7 @@ def test_a_reply_as_json() -> None:
     assert (good, good.dropped) == (Tags(("dog",), ("brown dog",)), 1)
     assert bad == Tags(error="bad_json")
     asked = Fixed.asked[0]
-    assert asked.schema == SCHEMA
+    assert asked.schema == LISTS_SCHEMA
     objects = [json.loads(line) for line in asked.instruction.splitlines() if line.startswith("{")]
     assert [set(o) for o in objects] == [set(LINES)] * 3  # the format and the paper's two examples
     assert "white cowboy hat" in objects[1]["attributes"]
@@ -183,7 +176,7 @@ def test_too_few_replies_are_an_error() -> None:
     ],
 )
 def test_three_lines_and_nothing_else(text: str, wanted: dict[str, list[str]] | None) -> None:
-    assert parse(text) == wanted
+    assert named_lists(text) == wanted
 
 
 @pytest.mark.parametrize(
@@ -206,7 +199,7 @@ def test_three_lines_and_nothing_else(text: str, wanted: dict[str, list[str]] | 
     ],
 )
 def test_an_object_of_three_lists_and_nothing_else(text: str, wanted: dict[str, list[str]] | None) -> None:
-    assert parse_json(text) == wanted
+    assert named_lists_json(text) == wanted
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ which form it asked for."""
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, unknown
-from ..lang import replies as captions
+from ..lang import replies
 from ..lang.phrases import holds, split_attribute
 from ..models.base import Request
 from ..recipe.schema import TextPolicy
@@ -41,10 +40,8 @@ __all__ = ["Family", "Instruction", "Parsed", "TextController"]
 REMOVING = frozenset({"remove", "replace", "swap"})
 """Edits whose phrases must not come back (as the judge has it): what `keep` and `sample` leave out was not
 unwanted."""
-_FENCE = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*", re.DOTALL | re.IGNORECASE)
 EXAMPLES = 3
 """Captions that a template with {examples} shows."""
-_QUOTES = {'"': '"', "“": "”", "'": "'"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,22 +164,21 @@ class TextController:
 
     def parse(self, reply: str, instruction: Instruction, cut: bool = False) -> Parsed:
         """Reads a reply to this instruction: plain text without the quotes around it, or the JSON object that
-        the schema asks for. One about a concept is cleaned (`concepts.captions`); `cut`: the model was
+        the schema asks for. One about a concept is cleaned (`lang.replies`); `cut`: the model was
         stopped by its limit."""
         if instruction.request.schema is None and instruction.request.family == "concept":
             most = self.policy.words[1] if self.policy.words is not None else None
             concept = next(iter(instruction.request.tags.objects), "")
-            text, reason = captions.clean(reply, concept, instruction.request.instruction, most, cut)
+            text, reason = replies.clean(reply, concept, instruction.request.instruction, most, cut)
             return Parsed(text, None, reason)
         if instruction.request.schema is None:
-            text = _unquoted(reply.strip())
+            text = replies.unquoted(reply.strip())
             return Parsed(text) if text else Parsed("", None, "empty_reply", "the reply is empty")
         if not reply.strip():
             return Parsed("", None, "empty_reply", "the reply is empty")
-        fenced = _FENCE.fullmatch(reply)
         try:
-            value = json.loads(fenced[1] if fenced else reply, parse_constant=_no_constant)
-        except (ValueError, RecursionError) as error:
+            value = replies.read_json(reply)
+        except ValueError as error:
             return Parsed("", None, "bad_json", str(error))
         found = problem(value, instruction.request.schema)
         if found is None and not isinstance(value.get(self._field), str):
@@ -400,19 +396,3 @@ def _read_json(path: Path) -> Any:
         raise UserError(f"{path}: cannot read the schema: {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"{path}: not JSON: {error}") from error
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _unquoted(text: str) -> str:
-    """Without the pair of quotes that models like to put around the whole caption."""
-    if (
-        len(text) > 1
-        and _QUOTES.get(text[0]) == text[-1]
-        and text[0] not in text[1:-1]
-        and text[-1] not in text[1:-1]
-    ):
-        return text[1:-1].strip()
-    return text

@@ -1,16 +1,19 @@
-"""Cleaning what an LLM writes about a concept (SynthCLIP, section 3.1; METHODS, section 2): a caption, or the
-reason why there is none.
+"""Reads the replies of language models: a caption about a concept, plain text, JSON, or named lists.
 
-Large models explain, apologise, repeat what they were asked, or go on for a paragraph. Such a reply makes no
-image that fits it, so it is dropped and counted, never mended by guessing. What only stands around a caption
-is taken off: quotes, a label or opening such as `Sure, here is a caption:`, numbering, Markdown's marks, a
-count of words behind it. `peel` tells which, so that it can be counted.
+Captions about a concept (SynthCLIP, section 3.1; METHODS, section 2): large models explain, apologise, repeat
+the instruction, or write a paragraph. No image fits such a reply, so it is dropped and counted, never
+repaired by guessing. Only what surrounds a caption is removed and counted: quotes, a label or opening such as
+`Sure, here is a caption:`, numbering, Markdown, a word count at the end. METHODS drops captions with a line
+break before it strips; here white space around the reply goes first, since a reply that ends its one line has
+no second one.
 
-A deviation from METHODS, which drops captions with a line break before it strips: white space around the
-reply, a line break at its end among it, goes first. A reply that ends its one line has no second one."""
+Named lists (the answer to CtrlSynth's A.4, box 2a): strict about content, so a list that is missing, repeated
+or unknown, or any other text, makes the reply invalid; tolerant of form, so lists may come in any order,
+numbered, with bullets or bold names, or one phrase per line."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -84,7 +87,7 @@ def clean(
     """
     if len(reply.strip().splitlines()) > 1:
         return "", "line_break"
-    text, _ = peel(reply)
+    text, _ = strip_wrapping(reply)
     if not text:
         return "", "empty_reply"
     if not any(c.isalnum() for c in text):
@@ -98,7 +101,7 @@ def clean(
     return text, None
 
 
-def peel(reply: str) -> tuple[str, tuple[str, ...]]:
+def strip_wrapping(reply: str) -> tuple[str, tuple[str, ...]]:
     """A reply of one line without what stands around its caption, and what that was: `quotes`, `marks`,
     `numbering`, `labels`, `word counts`, each once."""
     text, found = reply.strip(), set()
@@ -114,10 +117,10 @@ def peel(reply: str) -> tuple[str, tuple[str, ...]]:
 
 
 def taken_off(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """What `peel` finds -> captions that it was taken off, of the rows that are ok in a `write` table
-    (`status`, `raw`)."""
+    """What `strip_wrapping` finds -> captions that it was taken off, of the rows that are ok in a `write`
+    table (`status`, `raw`)."""
     found = Counter(
-        what for row in rows if row["status"] == "ok" and row["raw"] for what in peel(row["raw"])[1]
+        what for row in rows if row["status"] == "ok" and row["raw"] for what in strip_wrapping(row["raw"])[1]
     )
     return {what: found[what] for what in _AROUND if what in found}
 
@@ -135,3 +138,98 @@ def echoes(text: str, instruction: str, concept: str) -> bool:
     said = _WORD.findall(text.lower())
     runs = (" ".join(said[n : n + ECHO]) for n in range(len(said) - ECHO + 1))
     return any(f" {run} " in f" {asked} " for run in runs)
+
+
+LINES = ("attributes", "objects", "relations")
+
+
+LISTS_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {name: {"type": "array", "items": {"type": "string"}} for name in LINES},
+    "required": list(LINES),
+    "additionalProperties": False,
+}
+"""What the mode `json` asks of the model."""
+
+
+_MARK = r"(?:[-*•‣·]|\(?\d{1,2}[.)])\s+"  # a bullet or a number
+_NAMED = re.compile(rf"(?:{_MARK})?[*_`#\s]*(attributes|objects|relations)[*_`\s]*:[*_`]*(.*)", re.IGNORECASE)
+_LISTED = re.compile(rf"{_MARK}(.+)")
+
+
+def named_lists(text: str) -> dict[str, list[str]] | None:
+    """Reads `attributes: a, b`, `objects: ...` and `relations: ...`, each once and nothing else, as phrases
+    by name; None if the reply is not that."""
+    out: dict[str, list[str]] = {}
+    name, listed = "", False
+    for line in unfenced(text).splitlines():
+        line = line.strip()
+        if not line:
+            continue
+        named, item = _NAMED.fullmatch(line), _LISTED.fullmatch(line)
+        if named:
+            name = named[1].lower()
+            if name in out:
+                return None
+            out[name] = [_phrase(phrase) for phrase in named[2].split(",")]
+            listed = out[name] == [""]
+        elif item and listed:  # one phrase a line below a name with nothing behind it
+            out[name] += [_phrase(phrase) for phrase in item[1].split(",")]
+        else:
+            return None
+    return out if len(out) == len(LINES) else None
+
+
+def named_lists_json(text: str) -> dict[str, list[str]] | None:
+    """Reads a JSON object of the three lists of phrases; None if the reply is not one."""
+    try:
+        found = read_json(text)
+    except ValueError:
+        return None
+    if not isinstance(found, dict) or set(found) != set(LINES):
+        return None
+    if not all(
+        isinstance(found[name], list) and all(isinstance(p, str) for p in found[name]) for name in LINES
+    ):
+        return None
+    return {name: [_phrase(phrase) for phrase in found[name]] for name in LINES}
+
+
+def _phrase(phrase: str) -> str:
+    """Without numbering, quotes, emphasis and the full stop at its end."""
+    phrase = re.sub(rf"^{_MARK}", "", " ".join(phrase.split()))
+    return phrase.strip(" .\"'“”‘’*_`")
+
+
+_QUOTES = {'"': '"', "“": "”", "'": "'"}
+_FENCE = re.compile(r"```\w*\s*\n(.*?)\n?\s*```", re.DOTALL)
+
+
+def unfenced(text: str) -> str:
+    """The reply without the Markdown fence around all of it."""
+    fenced = _FENCE.fullmatch(text.strip())
+    return fenced[1] if fenced else text.strip()
+
+
+def read_json(text: str) -> Any:
+    """The JSON value that the reply is, fenced or not. ValueError if it is none, or is nested too deeply."""
+    try:
+        return json.loads(unfenced(text), parse_constant=_no_constant)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def unquoted(text: str) -> str:
+    """The text without a pair of quotes around all of it."""
+    if (
+        len(text) > 1
+        and _QUOTES.get(text[0]) == text[-1]
+        and text[0] not in text[1:-1]
+        and text[-1] not in text[1:-1]
+    ):
+        return text[1:-1].strip()
+    return text

@@ -1,8 +1,8 @@
-"""Single files of ours: created once and atomically, JSON files and parquet tables that carry a schema number,
-and what the disk refuses in one line.
+"""Single files of ours: created once and atomically, JSON files and parquet tables that carry a schema
+number, and what the disk refuses in one line.
 
-Every temporary file and folder gets its name from `temporary`, so that `remove_leftovers` finds what killed processes
-left behind."""
+Every temporary file and folder gets its name from `temporary`, so that `remove_leftovers` finds what killed
+processes left behind."""
 
 from __future__ import annotations
 

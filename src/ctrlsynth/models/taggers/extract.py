@@ -18,6 +18,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from ...errors import ModelError, UserError, unknown
+from ...lang.replies import LINES, LISTS_SCHEMA, named_lists, named_lists_json
 from ...lang.words import DETERMINERS, PREPOSITIONS, plural, singular
 from ...sample import Tags, unique
 from .. import registry as models
@@ -25,18 +26,6 @@ from ..base import ImageAndText, LanguageModel, Reply, Request
 from ..composite import Composite
 from ..embedded.realizer.vocabulary import COUNTS
 
-LINES = ("attributes", "objects", "relations")
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {name: {"type": "array", "items": {"type": "string"}} for name in LINES},
-    "required": list(LINES),
-    "additionalProperties": False,
-}
-"""What the mode `json` asks of the model."""
-_MARK = r"(?:[-*•‣·]|\(?\d{1,2}[.)])\s+"  # a bullet or a number
-_NAMED = re.compile(rf"(?:{_MARK})?[*_`#\s]*(attributes|objects|relations)[*_`\s]*:[*_`]*(.*)", re.IGNORECASE)
-_LISTED = re.compile(rf"{_MARK}(.+)")
-_FENCE = re.compile(r"```(?:\w+)?\s*\n(.*?)\n?\s*```", re.DOTALL)
 MODES = ("lines", "json")
 MAX_CHARACTERS = 2000
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
@@ -85,7 +74,7 @@ class ExtractTagger(Composite):
         return out
 
     def _request(self, caption: str) -> Request:
-        asked, schema = instruction(caption, self._mode), SCHEMA if self._mode == "json" else None
+        asked, schema = instruction(caption, self._mode), LISTS_SCHEMA if self._mode == "json" else None
         return Request(asked, caption=caption, family="extract", max_tokens=self._max_tokens, schema=schema)
 
     def _read(self, reply: Reply, caption: str) -> Tags:
@@ -122,62 +111,12 @@ def instruction(caption: str, mode: str = "lines") -> str:
 def read_tags(text: str, mode: str, caption: str | None = None) -> Tags:
     """The tags in a model's answer; phrases that are not in the caption, where there is one, are dropped and
     counted. An unreadable answer has the error `not_three_lines` or `bad_json`."""
-    lines = parse(text) if mode == "lines" else parse_json(text)
+    lines = named_lists(text) if mode == "lines" else named_lists_json(text)
     if lines is None:
         return Tags(error="not_three_lines" if mode == "lines" else "bad_json")
     if caption is None:
         caption = " , ".join(phrase for phrases in lines.values() for phrase in phrases)
     return normalise(lines, caption)
-
-
-def parse(text: str) -> dict[str, list[str]] | None:
-    """Reads `attributes: a, b`, `objects: ...`, `relations: ...` as phrases by name. None if a name is missing
-    or repeated, or for any other text. Tolerates what chat models put around the same content: any order,
-    numbering, bullets, bold names, a list with one phrase per line."""
-    out: dict[str, list[str]] = {}
-    name, listed = "", False
-    for line in _unfenced(text).splitlines():
-        line = line.strip()
-        if not line:
-            continue
-        named, item = _NAMED.fullmatch(line), _LISTED.fullmatch(line)
-        if named:
-            name = named[1].lower()
-            if name in out:
-                return None
-            out[name] = [_clean(phrase) for phrase in named[2].split(",")]
-            listed = out[name] == [""]
-        elif item and listed:  # one phrase a line below a name with nothing behind it
-            out[name] += [_clean(phrase) for phrase in item[1].split(",")]
-        else:
-            return None
-    return out if len(out) == len(LINES) else None
-
-
-def parse_json(text: str) -> dict[str, list[str]] | None:
-    """Reads a JSON object of three lists of texts as phrases by name; None for anything else."""
-    try:
-        found = json.loads(_unfenced(text))
-    except ValueError:
-        return None
-    if not isinstance(found, dict) or set(found) != set(LINES):
-        return None
-    if not all(
-        isinstance(found[name], list) and all(isinstance(p, str) for p in found[name]) for name in LINES
-    ):
-        return None
-    return {name: [_clean(phrase) for phrase in found[name]] for name in LINES}
-
-
-def _unfenced(text: str) -> str:
-    fenced = _FENCE.fullmatch(text.strip())
-    return fenced[1] if fenced else text.strip()
-
-
-def _clean(phrase: str) -> str:
-    """Without numbering, quotes, emphasis and the full stop at its end."""
-    phrase = re.sub(rf"^{_MARK}", "", " ".join(phrase.split()))
-    return phrase.strip(" .\"'“”‘’*_`")
 
 
 def normalise(lines: dict[str, list[str]], caption: str) -> Tags:

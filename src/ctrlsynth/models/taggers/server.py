@@ -20,6 +20,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from ...errors import unknown
+from ...lang.replies import LISTS_SCHEMA
 from ...sample import Tags
 from ..base import ImageAndText, Reply, Request
 from ..composite import Composite
@@ -27,7 +28,7 @@ from ..hub.files import hash_of
 from ..llms.server import OpenAIServer
 from ..server import Call, Fault
 from .captioner import CHAT_PROMPT
-from .extract import MODES, SCHEMA, ExtractTagger, read_tags
+from .extract import MODES, ExtractTagger, read_tags
 
 _VERSION = 1  # part of the digest: raise it when the same model would be asked differently
 _WHERE = "models.tagger"
@@ -98,7 +99,7 @@ class VisionServerTagger(Composite):
         )
         self._mode = mode
         prompt = prompt or (CHAT_PROMPT if self._captions else _ASK + _FORMS[mode])
-        schema = SCHEMA if mode == "json" and not self._captions else None
+        schema = LISTS_SCHEMA if mode == "json" and not self._captions else None
         question = Request(prompt, max_tokens=max_tokens, schema=schema)
         self._server = _VisionServer(question, model, **server)
         extracts = [] if self._extract is None else [self._extract]
