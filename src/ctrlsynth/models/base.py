@@ -31,7 +31,7 @@ class Model(ABC):
     id: str
     digest: str
 
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027
         """Preflight: raises UserError for what the user can fix (a missing file, key or server). Loads no
         weights."""
 
@@ -39,7 +39,7 @@ class Model(ABC):
         """Hash over every byte of the model's files, for `--verify`; `digest` may sample them."""
         return self.digest
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Frees memory, processes and connections; a later call opens them again."""
 
 
