@@ -18,7 +18,7 @@ SLOW = set(
     """
     benchmarks/test_control_benchmark benchmarks/test_scripts cli/test_bad_input cli/test_concepts_cli
     cli/test_unwritable clip/test_clip_data clip/test_clip_train clip/test_known_sets concepts/test_balance
-    concepts/test_bank evaluate/test_evaluate evaluate/test_evaluate_real evaluate/test_fashion_lt
+    concepts/test_bank evaluate/test_evaluate evaluate/test_evaluate_metrics evaluate/test_evaluate_real evaluate/test_fashion_lt
     evaluate/test_long_tail house/test_evidence house/test_readme models/test_captioner
     models/test_classifiers models/test_conformance models/test_device models/test_diffusers
     models/test_diffusers_run models/test_extract models/test_hf models/test_hybrid models/test_image_server

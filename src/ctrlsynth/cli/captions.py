@@ -33,27 +33,26 @@ def caption(
     """
     from ..api.run import run
     from ..lang.replies import taken_off
-    from ..recipe.file import parse_recipe
-    from .progress import run_bars
-    from .show import show_ledger
+    from ..recipe.file import parse_recipe, read_yaml
+    from . import progress, show
 
     data = {
         "name": "captions", "source": {"concepts": str(bank.absolute())}, "seed": seed, "judge": None,
-        "models": {"llm": _sampled(_spec(llm))}, "paths": {"captions": ["concept", "text*"]},
+        "models": {"llm": _sampled(read_yaml(llm, "--llm"))}, "paths": {"captions": ["concept", "text*"]},
         "variants": {"write": n},
     }  # fmt: skip
-    with run_bars(quiet=as_json) as watcher:
+    with progress.run_bars(quiet=as_json) as watcher:
         made = run(parse_recipe(data, "concepts caption"), out, limit=limit, watcher=watcher)
     removed = taken_off(made.rows("write", ["status", "raw"]))
     facts = {"run": str(made.root), "ledger": ledger_rows(made), "taken_off": removed}
-    answer(as_json, facts, lambda: show_ledger(made))
+    answer(as_json, facts, lambda: show.show_ledger(made))
     if removed and not as_json:
         counts = ", ".join(f"{what} of {number:,}" for what, number in removed.items())
         say(f"removed from captions that are kept: {counts}")
 
 
 def flag(
-    bank: BankFile,
+    concepts: BankFile,
     *,
     out: Annotated[Path, Option(help="the new bank with its flags, .parquet", metavar="FILE")],
     llm: Annotated[
@@ -73,8 +72,8 @@ def flag(
     Flagged concepts stay in the bank and are not used.
     """
     from ..api.run import run
-    from ..concepts import safety
-    from ..concepts.bank import read_bank, write_bank
+    from ..concepts import bank, safety
+    from ..recipe.file import read_yaml
     from .progress import run_bars
 
     if out.suffix != ".parquet":
@@ -88,10 +87,10 @@ def flag(
     if llm is not None:
         with run_bars(quiet=as_json) as watcher:
             folder = work or out.with_name(out.name + ".run")
-            made = run(safety.question(bank, _spec(llm)), folder, watcher=watcher)
+            made = run(safety.question(concepts, read_yaml(llm, "--llm")), folder, watcher=watcher)
         answers = safety.answers(made.rows("write", ["source_key", "status", "reason", "fields"]))
-    table, flags = safety.flag(read_bank(bank), answers, *lists)
-    write_bank(table, out)
+    table, flags = safety.flag(bank.read_bank(concepts), answers, *lists)
+    bank.write_bank(table, out)
     facts = {**plain(flags), "share": flags.share, "out": str(out)}
     answer(as_json, facts, lambda: _show_flags(flags, llm, out))
 
@@ -139,12 +138,3 @@ def _sampled(spec: Any) -> Any:
     takes = inspect.signature(model_class(named, "llm", "--llm")).parameters
     sampling = {name: value for name, value in SAMPLING.items() if name in takes}
     return {named.backend: named.model, **named.options, **sampling}
-
-
-def _spec(text: str) -> Any:
-    """Parses `smollm2`, `naive:clip7`, or a mapping in YAML."""
-    if not text.lstrip().startswith("{"):
-        return text
-    from ..recipe.file import read_yaml
-
-    return read_yaml(text, "--llm")

@@ -98,16 +98,15 @@ def evaluate(
     from ..evaluate.kinds.base import Settings
     from ..evaluate.run import averages, evaluate_all
     from ..models.open_clip.load import load_model
-    from .progress import eval_bars
-    from .show import show_results
+    from . import progress, show
 
     model = load_model(checkpoint, device=device)
     settings = Settings(templates, extra, head, loss, seed)
-    with eval_bars(quiet=as_json) as watch:
+    with progress.eval_bars(quiet=as_json) as watch:
         results = evaluate_all(model, data, out, names, settings, watch)
     means = averages(results)
     facts = {"model": model.id, "digest": model.digest, "results": results, "averages": means}
-    answer(as_json, facts, lambda: show_results(results, means))
+    answer(as_json, facts, lambda: show.show_results(results, means))
     if not as_json:
         say(f"results: {out}; compare runs with `ctrlsynth compare {out} OTHER --papers`")
 
@@ -177,6 +176,5 @@ def _plot(runs: list[Path], file: Path, relative: bool, tasks: list[str] | None,
     if as_json:
         print_json({"plot": str(file), "curves": plain(found)})
         return
-    for title, lines in found.items():
-        points = ", ".join(f"{name} ({len(several)})" for name, several in lines.items())
-        say(f"{file}: {title}: lines (points): {points}")
+    points = {t: ", ".join(f"{n} ({len(p)})" for n, p in lines.items()) for t, lines in found.items()}
+    say(*(f"{file}: {title}: lines (points): {listed}" for title, listed in points.items()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -48,23 +48,22 @@ def build(
     The sources are WordNet, frequent words, word pairs, titles and numbers.
     Without --unigrams, symspellpy's word counts replace Wikipedia's.
     """
-    from ..concepts import bank as banks
-    from ..concepts.gather import Wanted, gather
+    from ..concepts import bank, gather
 
     if out.exists():
         raise UserError(f"{out}: is there already; give another name")
     added: list[Any] = []
     if from_ is not None:
         _check_cut(ctx)
-        table = banks.distinct(banks.read_bank(from_))
+        table = bank.distinct(bank.read_bank(from_))
     else:
-        wanted = Wanted(
-            tuple(source or banks.SOURCES), add or (), unigrams or (), bigrams or (),
+        wanted = gather.Wanted(
+            tuple(source or bank.SOURCES), add or (), unigrams or (), bigrams or (),
             pageviews or (), titles or (), min_count=min_count, min_pmi=min_pmi, min_views=min_views,
         )  # fmt: skip
-        table, added = banks.build(gather(wanted), cap)
+        table, added = bank.build(gather.gather(wanted), cap)
     part = _part_of_bank(table, found_in, random, under, seed)
-    banks.write_bank(part, out)
+    bank.write_bank(part, out)
     _show_bank(out, added, table.num_rows, as_json)
 
 
@@ -78,16 +77,14 @@ def _check_cut(ctx: typer.Context) -> None:
 
 
 def _part_of_bank(table: Any, found_in: Path | None, random: int | None, under: str | None, seed: int) -> Any:
-    from ..concepts import bank as banks
-    from ..concepts.coverage import count_set
-    from ..concepts.folder import MatchFolder
+    from ..concepts import bank, coverage, folder
 
     if found_in is not None:
-        entries = MatchFolder.open(found_in).bank().entries
-        table = banks.found_part(table, entries, count_set(found_in).counts.tolist())
+        entries = folder.MatchFolder.open(found_in).bank().entries
+        table = bank.found_part(table, entries, coverage.count_set(found_in).counts.tolist())
     if under is not None:
-        table = banks.subtree(table, under)
-    return banks.random_part(table, random, seed) if random is not None else table
+        table = bank.subtree(table, under)
+    return bank.random_part(table, random, seed) if random is not None else table
 
 
 def _show_bank(out: Path, added: list[Any], whole: int, as_json: bool) -> None:
@@ -135,22 +132,21 @@ def match(
 
     If it was interrupted, the same command continues. The matches serve for any number of subsets.
     """
-    from ..concepts.corpus import open_corpus
-    from ..concepts.folder import match_local, match_ray, prepare
+    from ..concepts import corpus, folder
     from ..concepts.match import Matcher
     from .progress import counting
 
     _check_address(engine, address)
-    parts = open_corpus(captions, caption_column, key_column)
-    loaded, left = prepare(parts, bank, mode, out)
+    parts = corpus.open_corpus(captions, caption_column, key_column)
+    loaded, left = folder.prepare(parts, bank, mode, out)
     rows = [p.rows for p in left]
     total = sum(n for n in rows if n is not None) if None not in rows else None
     with counting("captions", total, quiet=as_json) as tick:
         if left and engine == "ray":
             with _on_ray([out], address):
-                match_ray(left, bank, mode, out, tick)
+                folder.match_ray(left, bank, mode, out, tick)
         elif left:
-            match_local(left, Matcher(loaded.entries, mode), out, workers, tick)
+            folder.match_local(left, Matcher(loaded.entries, mode), out, workers, tick)
     _show_matches(out, loaded, as_json)
 
 
@@ -162,15 +158,19 @@ def _show_matches(out: Path, bank: Any, as_json: bool) -> None:
         facts = {"matches": str(out), "bank": bank.digest, "dropped": bank.dropped, "noted": bank.noted}
         print_json({**facts, **plain(counts)})
         return
-    for what, why in (("left out of", bank.dropped), ("noted in", bank.noted)):
-        if why:
-            say(f"{what} the bank: " + ", ".join(f"{n:,} {reason}" for reason, n in why.items()))
     per_caption = f"{counts.pairs / max(counts.texts, 1):.2f} entries per caption"
-    say(f"{counts.texts:,} captions, {counts.matched:,} hold an entry, {per_caption}: {out}")
-    if counts.aside:
-        say("skipped: " + ", ".join(f"{n:,} {reason}" for reason, n in counts.aside.items()))
-        for file, row, reason in counts.first:
-            say(f"  {file} row {row}: {reason}")
+    say(
+        *_reasons("left out of the bank", bank.dropped),
+        *_reasons("noted in the bank", bank.noted),
+        f"{counts.texts:,} captions, {counts.matched:,} hold an entry, {per_caption}: {out}",
+        *_reasons("skipped", counts.aside),
+        *(f"  {file} row {row}: {reason}" for file, row, reason in counts.first),
+    )
+
+
+def _reasons(what: str, counts: Mapping[str, int]) -> list[str]:
+    """A line with the reasons and their counts, if there are any."""
+    return [f"{what}: " + ", ".join(f"{n:,} {reason}" for reason, n in counts.items())] if counts else []
 
 
 def _check_address(engine: str, address: str | None) -> None:
@@ -262,23 +262,22 @@ def coverage(
 ) -> None:
     """Show how well captions cover a bank: entries seen never, 1, 5 and 25 times, and most often."""
     from ..concepts import coverage as cover
-    from ..concepts.coverage import check_new, names_of, report, write_lists
     from ..report.figures import head_tail_figure, write_figure
     from .show import show_coverage
 
     _check_address(engine, address)
     paths = [set_] if vs is None else [set_, vs]
-    check_new(len(paths), plot, lists)
+    cover.check_new(len(paths), plot, lists)
     folders = [p if p.is_dir() else p.absolute().parent for p in paths]
     with _on_ray(folders, address) if engine == "ray" else nullcontext(map) as each:
         sets = [cover.count_set(path, each) for path in paths]
     if vs is not None:
         cover.check_same_matching(*sets)
-    names = names_of(paths, bank, sets[0].bank_digest)
+    names = cover.names_of(paths, bank, sets[0].bank_digest)
     if plot is not None:
         write_figure(head_tail_figure(sets), plot)
     if lists is not None:
-        write_lists(sets, names, lists)
-    found = report(sets, names, top)
+        cover.write_lists(sets, names, lists)
+    found = cover.report(sets, names, top)
     made = [str(path) for path in (plot, lists) if path is not None]
     answer(as_json, found, lambda: show_coverage(found, made))

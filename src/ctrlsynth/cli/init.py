@@ -74,17 +74,7 @@ def _recipe(folder: Path, out: Path) -> str:
     return environment.get_template("init.yaml.j2").render(
         folder=_comment(where), found=_comment(summary), out=_comment(str(out)), source=source,
         name="".join(letters).strip("-_.") or "data", images=images, captions=captions,
-        paths=_paths(images, captions),
     )  # fmt: skip
-
-
-def _paths(images: bool, captions: bool) -> list[tuple[str, str]]:
-    if not images:
-        return [("{painted: [text, tags, text*, image*]}", "captions -> tags -> new captions -> new images")]
-    out = [("SP1", "image -> tags -> new text"), ("SP3", "the same text -> new image")]
-    if captions:
-        out.insert(1, ("SP2", "image + caption -> tags -> new text that keeps to the caption"))
-    return out
 
 
 def _look(folder: Path) -> Found:

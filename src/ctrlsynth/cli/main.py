@@ -41,7 +41,6 @@ CONCEPTS: dict[str, Callable[..., Any]] = {
     "coverage": concepts.coverage,
     "diversity": captions.diversity,
 }
-INTERRUPTED = "interrupted; finished work is kept, run the same command again to continue"
 
 
 def _group(commands: dict[str, Callable[..., Any]], text: str) -> typer.Typer:
@@ -76,7 +75,7 @@ def main() -> None:
         app(prog_name="ctrlsynth")
     except SystemExit as ending:  # typer turns Ctrl-C into this code without a message
         if ending.code == 130:
-            _fail(INTERRUPTED, 130)
+            _fail("interrupted; finished work is kept, run the same command again to continue", 130)
         raise
     except UserError as error:
         _fail(str(error), 2)

@@ -21,9 +21,9 @@ _UNSAFE = re.compile(
 _UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def say(text: str) -> None:
-    """Prints text line by line with unsafe characters escaped."""
-    sys.stdout.write("\n".join(map(clean, text.split("\n"))) + "\n")
+def say(*texts: str) -> None:
+    """Prints texts line by line with unsafe characters escaped."""
+    sys.stdout.write("".join(clean(line) + "\n" for text in texts for line in text.split("\n")))
 
 
 def print_json(value: Any) -> None:

@@ -22,6 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ..runs.watch import Watcher
 from .output import clean
 from .show import balance_line
 
@@ -40,8 +41,8 @@ def _rate(number: float, seconds: float | None) -> str:
     return f"{number / seconds:,.1f}/s" if seconds else ""
 
 
-class RunBars:
-    """The `Watcher` of a run: a bar per stage with parts, rows per second and the share of ok rows."""
+class RunBars(Watcher):
+    """Shows a run: a bar per stage with parts, rows per second and the share of ok rows."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
@@ -50,17 +51,14 @@ class RunBars:
         """Folder -> rows seen, rows of finished parts, ok rows of finished parts."""
 
     def stage(self, folder: str, number: int, parts: int, done: int) -> None:
-        """Adds the bar of a stage."""
         self._tasks[folder] = self._bars.add_task(escape(folder), total=parts, completed=done, note="")
         self._seen[folder] = [0, 0, 0]
 
     def gathered(self, folder: str, found: dict[str, Any]) -> None:
-        """Prints what a balance found over all parts."""
-        line = escape(clean(balance_line({"folder": folder, **found})))
-        self._bars.console.print(line, highlight=False, soft_wrap=True)
+        line = balance_line({"folder": folder, **found})
+        self._bars.console.print(escape(clean(line)), highlight=False, soft_wrap=True)
 
     def rows(self, folder: str, rows: int, made: int) -> None:
-        """Counts rows of a part that is under way."""
         seen = self._seen[folder]
         seen[0] += rows
         rate = _rate(seen[0], self._bars.tasks[self._tasks[folder]].elapsed)
@@ -68,14 +66,12 @@ class RunBars:
         self._bars.update(self._tasks[folder], note=f"{seen[0]:,} rows, {rate}{share}")
 
     def part(self, folder: str, index: int, counts: dict[str, Any]) -> None:
-        """Counts a finished part."""
         self._seen[folder][1] += counts["rows"]
         self._seen[folder][2] += counts["ok"]
         self._bars.advance(self._tasks[folder])
         self.rows(folder, 0, 0)
 
     def finished(self, folder: str) -> None:
-        """Stops the clock of a stage."""
         self._bars.stop_task(self._tasks[folder])
 
 
@@ -121,8 +117,8 @@ def eval_bars(quiet: bool = False) -> Iterator[Callable[[str, int, int, int], No
 
         def watch(task: str, number: int, of: int, images: int) -> None:
             rate = _rate(images, bars.get_time() - started.setdefault(task, bars.get_time()))
-            note = f"{images:,} images, {rate}"
-            bars.update(bar, description=escape(clean(task)), completed=number, total=of, note=note)
+            name, note = escape(clean(task)), f"{images:,} images, {rate}"
+            bars.update(bar, description=name, completed=number, total=of, note=note)
 
         yield watch
 
@@ -135,16 +131,13 @@ class TrainBar:
         self._bars, self._task = bars, bars.add_task("train", total=None, note="")
 
     def start(self, step: int, steps: int) -> None:
-        """Sets the bar's length."""
         self._bars.reset(self._task, total=steps, completed=step, note="")
 
     def line(self, facts: Mapping[str, Any]) -> None:
-        """Shows the newest line of the log."""
         note = (
             f"loss {facts['loss']:.4f}, lr {facts['lr']:.2e}, {facts['pairs_per_s']:,.0f} pairs/s, "
-            f"data wait {facts['data_wait']:.0%}"
+            f"data wait {facts['data_wait']:.0%}, {facts['skipped']:,} skipped"
         )
-        note += f", {facts['skipped']:,} skipped" if facts["skipped"] else ""
         self._bars.update(self._task, completed=facts["step"], note=note)
 
 

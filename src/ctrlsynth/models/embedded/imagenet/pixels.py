@@ -1,12 +1,13 @@
-"""Attributes that pixels alone can tell: dominant colours, brightness, black and white. Part of the
-`imagenet` tagger (2a).
+"""Attributes of a picture's pixels, for the `imagenet` tagger (2a): dominant colours, brightness, black and
+white.
 
-They speak of the whole picture, so they are bare (`red`, never `red ball`): a classifier doesn't know where
-its object is. Bounds are set so that a word is said rarely rather than wrongly."""
+They describe the whole picture, so they are bare (`red`, never `red ball`): a classifier does not know where
+its object is. The thresholds prefer to say a word too rarely rather than wrongly."""
 
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,18 +15,18 @@ from numpy.typing import NDArray
 
 COLOURS = ("black", "gray", "white", "red", "orange", "brown", "yellow", "green", "blue", "purple", "pink")
 _GRAYS = 3  # the first three have no hue
-_SHARE = 0.25  # of the pixels that a colour must have to be called dominant,
-_GRAY_SHARE = 0.5  # and black, gray or white, which shadows and skies have too
+_SHARE = 0.25  # least share of the pixels of a dominant colour
+_GRAY_SHARE = 0.5  # and of black, gray or white, which shadows and skies have too
 _MOST = 2
 _DARK, _BRIGHT = 0.2, 0.75  # mean luma
-_STEP = 4  # every fourth pixel in both directions is looked at
+_STEP = 4  # every fourth pixel in both directions is sampled
 _NEUTRAL = 12  # greatest minus least channel, 0..255, of a pixel without colour
 _CONTRAST = 0.05  # standard deviation of luma below which a gray surface is no black-and-white picture
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32) / 255
 
 
 def colour_of(red: int, green: int, blue: int) -> str:
-    """The basic colour term of one pixel (0..255 a channel), by hue, saturation and value."""
+    """The basic colour term of one pixel (0..255 per channel), by hue, saturation and value."""
     high, low = max(red, green, blue), min(red, green, blue)
     value, spread = high / 255, high - low
     saturation = spread / high if high else 0.0
@@ -51,33 +52,25 @@ def colour_of(red: int, green: int, blue: int) -> str:
 
 @lru_cache(maxsize=1)
 def _table() -> NDArray[np.uint8]:
-    """`colour_of` for the middle of each of 16 x 16 x 16 cells: one look-up a pixel."""
-    steps = range(8, 256, 16)
-    return np.array(
-        [COLOURS.index(colour_of(r, g, b)) for r in steps for g in steps for b in steps], np.uint8
-    )
+    """`colour_of` for the middle of each of 16 x 16 x 16 cells, so that a pixel costs one look-up."""
+    cells = product(range(8, 256, 16), repeat=3)
+    return np.array([COLOURS.index(colour_of(*cell)) for cell in cells], np.uint8)
 
 
 def attributes(pixels: NDArray[Any]) -> tuple[str, ...]:
-    """uint8 [height, width, 3], RGB -> at most two dominant colours (largest share first) or `black and
-    white`, then `dark` or `bright`."""
+    """Attributes of a picture (uint8 [height, width, 3], RGB): at most two dominant colours (largest share
+    first) or `black and white`, then `dark` or `bright`."""
     sample = pixels[::_STEP, ::_STEP].reshape(-1, 3)
     luma = sample @ _LUMA
-    words: list[str] = []
     cells = sample.astype(np.uint16) >> 4
-    counts = np.bincount(
-        _table()[(cells[:, 0] << 8) | (cells[:, 1] << 4) | cells[:, 2]], minlength=len(COLOURS)
-    )
-    if (
-        counts[:_GRAYS].sum() > 0.95 * len(sample)
-        and _is_monochrome(sample)
-        and float(luma.std()) > _CONTRAST
-    ):
-        words.append("black and white")
-    else:
-        for index in np.argsort(-counts, kind="stable")[:_MOST]:
-            if counts[index] >= (_GRAY_SHARE if index < _GRAYS else _SHARE) * len(sample):
-                words.append(COLOURS[index])
+    of_pixel = _table()[(cells[:, 0] << 8) | (cells[:, 1] << 4) | cells[:, 2]]
+    counts = np.bincount(of_pixel, minlength=len(COLOURS))
+    least = [(_GRAY_SHARE if index < _GRAYS else _SHARE) * len(sample) for index in range(len(COLOURS))]
+    order = np.argsort(-counts, kind="stable")[:_MOST]
+    words = [COLOURS[index] for index in order if counts[index] >= least[index]]
+    gray = counts[:_GRAYS].sum() > 0.95 * len(sample) and _is_monochrome(sample)
+    if gray and float(luma.std()) > _CONTRAST:
+        words = ["black and white"]
     mean = float(luma.mean())
     if mean < _DARK or mean > _BRIGHT:
         words.append("dark" if mean < _DARK else "bright")
@@ -85,6 +78,6 @@ def attributes(pixels: NDArray[Any]) -> tuple[str, ...]:
 
 
 def _is_monochrome(sample: NDArray[Any]) -> bool:
-    """Whether 99 of 100 pixels are gray to the eye (JPEG adds a little colour to gray)."""
+    """Whether 99% of the pixels look gray (JPEG adds a little colour to gray)."""
     spread = sample.max(axis=1) - sample.min(axis=1)
     return bool(np.count_nonzero(spread > _NEUTRAL) < 0.01 * len(sample))

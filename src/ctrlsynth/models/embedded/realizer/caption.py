@@ -1,11 +1,10 @@
-"""A caption for a writer (2b) whose tags were edited: tidied, what the policy replaced put in place, what it
-took away left out.
+"""Applies a policy's edits to a caption, for writers (2b) that read no instruction.
 
-Family `tags+text` shows a writer tags as edited beside a caption from before the edits. A large model is told
-in the instruction what to leave out; `realizer` and the few-shot models read no instruction, so the caption
-itself is brought in line with the tags. Rules, no understanding: a phrase in place of a phrase, an adjective
-less, a noun less with its preposition or `and`. Where that is not enough the clause goes that still says it,
-and then the sentence; the writers say anew what the tags hold and the caption then lacks."""
+Family `tags+text` shows a writer the edited tags and a caption from before the edits. A large model reads in
+the instruction what to leave out; `realizer` and the few-shot models do not, so the caption itself is
+edited. The rules understand nothing: they replace phrases, drop adjectives, and drop nouns with their
+preposition or `and`. If a removed phrase is still there, its clause is dropped, and then its sentence; the
+writers then add what the caption lacks of the tags."""
 
 from __future__ import annotations
 
@@ -38,35 +37,33 @@ _TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _WORD = re.compile(_TOKEN.pattern + r"|[^\w\s]")
 _BE = frozenset("is are was were be been being am has have had".split())
 _ARTICLES = DETERMINERS | frozenset("one two three four several many".split())
-_SETTING = frozenset(
-    "in at near by beside during outside inside under against behind".split()
-)  # a place of the whole, not of its noun
-_PARTS = frozenset(
-    "front next top left right side because close the".split()
-)  # inside a preposition: `in front of`, `to the left of`
+# after these comes the setting of the whole clause, not of the noun before them
+_SETTING = frozenset("in at near by beside during outside inside under against behind".split())
+# words within a preposition: `in front of`, `to the left of`
+_PARTS = frozenset("front next top left right side because close the".split())
 _SWAPPED = {"is": "are", "was": "were", "has": "have"}
 
 
 def tidy(caption: str) -> str:
-    """A caption without web litter (addresses, file names, hash tags, `photo of`), without a full stop, on
-    one line, not in capitals."""
+    """The caption on one line, without web litter (URLs, file names, hashtags, `photo of`), final full stop
+    and all-capitals."""
     text = _OPENING.sub("", _JUNK.sub(" ", caption))
-    if not any(c.isalnum() for c in text):  # nothing but hash tags: they are the caption
+    if not any(c.isalnum() for c in text):  # only hashtags: they are the caption
         text = caption.replace("#", " ") if any(c.isalnum() for c in caption) else ""
     text = " ".join(text.split()).strip(" .,;:-–—|\"'")
     return text.lower() if text.isupper() and len(text) > 4 else text
 
 
 def shown(request: Request) -> str:
-    """The request's caption, tidied, in line with the edits: without `gone`, with `instead`; "" where nothing
-    is left."""
+    """The request's caption, tidied and edited: without `gone`, with `instead`; "" if nothing is left."""
     return in_line(tidy(request.caption or ""), request)
 
 
 def in_line(text: str, request: Request) -> str:
-    """Any text about the request's picture, in line with the edits. A text that says nothing of them comes
-    back as it is."""
-    if not text or not (request.gone.phrases() or request.instead):
+    """Applies a request's edits to a text about its picture. Texts that the edits do not concern stay as they
+    are."""
+    gone = request.gone.phrases()
+    if not text or not (gone or request.instead):
         return text
     before = text
     bound = objects_of(request)
@@ -76,23 +73,21 @@ def in_line(text: str, request: Request) -> str:
         text = _without_noun(text, name)
     for phrase in _said(request.gone.attributes, text, bound):
         text = _without_modifier(text, *split_attribute(phrase, bound))
-    gone = request.gone.phrases()
     if _said(gone, text, bound):
         text = " ".join(filter(None, (_without_clauses(part, gone, bound) for part in _SENTENCE.split(text))))
-        if _said(gone, text, bound):  # over the end of a clause
+        if _said(gone, text, bound):  # across the end of a clause
             text = " ".join(part for part in _SENTENCE.split(text) if not _said(gone, part, bound))
     return text if text == before else _ALSO.sub(r"\1", text.strip(" .,;:"))
 
 
 def held(request: Request, text: str) -> int:
-    """How many of the phrases that were taken away a text holds all the same."""
+    """How many of the removed phrases a text still holds."""
     gone = request.gone.phrases()
     return len(_said(gone, text, objects_of(request))) if gone else 0
 
 
 def objects_of(request: Request) -> tuple[str, ...]:
-    """The objects that the phrases of a request speak of: those of its tags, and those that edits took away
-    or put in their place."""
+    """The objects that a request's phrases may refer to: those of its tags, and those that edits removed."""
     return unique((*request.tags.objects, *request.gone.objects))
 
 
@@ -101,9 +96,8 @@ def _said(phrases: Sequence[str], text: str, bound: Sequence[str]) -> list[str]:
 
 
 def _replaced(text: str, pairs: Iterable[tuple[str, str]], bound: Sequence[str]) -> str:
-    """Old phrases by new ones in the same number, all at once (`dog` and `cat` can change places), the
-    longest first. Up to two words may stand between a modifier and its noun: `big red ball` for `big
-    ball`."""
+    """Replaces old phrases by new ones in the same number, all at once (`dog` and `cat` can swap), the
+    longest first. Up to two words may be between a modifier and its noun: `big red ball` for `big ball`."""
     forms: dict[str, tuple[str, bool]] = {}
     for old, new in sorted(pairs, key=lambda pair: -len(pair[0])):
         forms.setdefault(old.lower(), (new, False))
@@ -117,18 +111,14 @@ def _replaced(text: str, pairs: Iterable[tuple[str, str]], bound: Sequence[str])
     words = "|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))
 
     def put(match: re.Match[str]) -> str:
-        if match["old"].lower() not in forms:  # letters that are equal in lower case only to `re` (`ſ`)
+        old = match["old"].lower()
+        if old not in forms:  # only `re` takes some letters for equal (`ſ`)
             return match[0]
-        new, many = forms[match["old"].lower()]
-        becomes_many = is_plural(new) and not many and not is_plural(match["old"].lower())
+        new, many = forms[old]
+        becomes_many = is_plural(new) and not many and not is_plural(old)
         lead, verb = match["lead"] or "", match["verb"] or ""
-        bare = (
-            not lead
-            and not many
-            and determiner(match["old"].lower(), False, None) == ""
-            and _tied(text[: match.start()])
-        )
-        if bare or lead.lower() in ("a ", "an "):
+        without_article = not lead and not many and determiner(old, False, None) == ""
+        if lead.lower() in ("a ", "an ") or (without_article and _tied(text[: match.start()])):
             modifier, noun = split_attribute(new, bound)
             word = determiner(noun or new, is_plural(new), modifier if noun else None)
             if word or lead:
@@ -142,7 +132,7 @@ def _replaced(text: str, pairs: Iterable[tuple[str, str]], bound: Sequence[str])
 
 
 def _other_modifier(text: str, old: str, new: str, noun: str) -> str:
-    """`a big red ball` with `old` in place of `big`."""
+    """Replaces a modifier that other words separate from its noun: `big` by `old` in `a big red ball`."""
 
     def put(match: re.Match[str]) -> str:
         lead = _cased(article(new) + " ", match[0]) if match["lead"] else ""
@@ -153,27 +143,24 @@ def _other_modifier(text: str, old: str, new: str, noun: str) -> str:
 
 
 def _cased(text: str, like: str) -> str:
-    """With a capital where the other has one."""
+    """Capitalises the text if the other one is."""
     return text[:1].upper() + text[1:] if like[:1].isupper() else text
 
 
 def _tied(before: str) -> bool:
-    """Whether a noun after these words has no article or modifier: `wearing` sunglasses, `on` snow, or at the
-    beginning."""
-    words = before.lower().split()
-    return not words or words[-1] in PREPOSITIONS or words[-1].endswith("ing") or words[-1] == "and"
+    """Whether a noun after these words is without article and modifier: after `wearing`, `on`, `and`, or at
+    the beginning."""
+    last = before.lower().split()[-1:] or ["and"]
+    return last[0] in PREPOSITIONS or last[0].endswith("ing") or last[0] == "and"
 
 
 def _without_modifier(text: str, modifier: str, noun: str | None) -> str:
-    """`a red ball` -> `a ball`; `red and white ball` -> `white ball`; `the ball is red` stays as it is (its
-    clause goes)."""
-    word = re.escape(modifier)
-    if noun is None:
-        tail = r"(?P<rest>[^\W\d_]\w*)"
-    else:
-        tail = (
-            rf"(?P<rest>(?:(?!(?:an?|the)\b)[\w-]+ ){{0,2}}(?:{re.escape(noun)}|{re.escape(plural(noun))}))\b"
-        )
+    """Drops a modifier: `a red ball` -> `a ball`; `red and white ball` -> `white ball`. `the ball is red`
+    stays as it is (its clause is dropped later)."""
+    word, tail = re.escape(modifier), r"(?P<rest>[^\W\d_]\w*)"
+    if noun is not None:
+        nouns = f"{re.escape(noun)}|{re.escape(plural(noun))}"
+        tail = rf"(?P<rest>(?:(?!(?:an?|the)\b)[\w-]+ ){{0,2}}(?:{nouns}))\b"
     text = re.sub(
         rf"(?i)\b(?P<other>\w+)(?:,| and) {word} (?={tail})",
         lambda m: f"{m['other']} " if _describes(m["other"].lower()) else m[0],
@@ -181,8 +168,7 @@ def _without_modifier(text: str, modifier: str, noun: str | None) -> str:
     )
 
     def drop(match: re.Match[str]) -> str:
-        rest = match["rest"]
-        lead = match["lead"] or ""
+        rest, lead = match["rest"], match["lead"] or ""
         lead = f"{article(rest)} " if lead.lower() in ("a ", "an ") else lead
         return _cased(lead + rest, match[0])
 
@@ -190,26 +176,23 @@ def _without_modifier(text: str, modifier: str, noun: str | None) -> str:
 
 
 def _describes(word: str) -> bool:
-    """Whether `white and red ball` has two modifiers, unlike `lamp and red ball`."""
+    """Whether a word before `and` is a modifier, as in `white and red ball`, and not a noun (`lamp and red
+    ball`)."""
     return word in COLOURS or word in KEEP_APART or noun_form(word) is None
 
 
 def _without_noun(text: str, name: str) -> str:
-    """The noun out of every clause in which it hangs on a preposition or stands late in a list; elsewhere it
-    stays."""
+    """Drops the noun from every clause in which it follows a preposition or comes late in a list."""
     out = []
     for part in _SENTENCE.split(text):
-        pieces, at = [], 0
-        for cut in [*(m.start() for m in _CLAUSE.finditer(part)), len(part)]:
-            pieces.append(_cut(part[at:cut], name))
-            at = cut
-        out.append("".join(pieces))
+        ends = [*(m.start() for m in _CLAUSE.finditer(part)), len(part)]
+        out.append("".join(_cut(part[a:b], name) for a, b in zip([0, *ends], ends, strict=False)))
     return " ".join(out)
 
 
 def _cut(clause: str, name: str) -> str:
-    """One clause without a noun phrase and what ties it to the rest; the clause as it is where that would
-    leave a ruin."""
+    """One clause without a noun phrase and the words that connect it; unchanged if the rest would not make
+    sense."""
     match = re.search(rf"(?i)\b(?:{re.escape(plural(name))}|{re.escape(name)})\b", clause)
     if match is None:
         return clause
@@ -226,24 +209,22 @@ def _cut(clause: str, name: str) -> str:
         start -= 1
     tail = clause[match.end() :]
     following = _WORD.findall(tail.lower())
-    if start == at:  # no preposition: in a list, or an object of a verb
+    if start == at:  # no preposition: part of a list, or a verb's object
         listed = at > 1 and low[at - 1] in (",", "and") and not any(w in _BE for w in following)
-        if not listed or not (not following or following[0] in (",", "and", ".", ";", "!", "?")):
+        if not listed or (following and following[0] not in (",", "and", ".", ";", "!", "?")):
             return clause
         start -= 1
         start -= low[start - 1] == ","
     if start < 1 or low[start - 1] in _BE or low[start - 1] == "and":
         return clause
-    begin = words[start - 1].end()
-    if words[start - 1][0] == ",":
-        begin = words[start - 1].start()
+    begin = words[start - 1].start() if words[start - 1][0] == "," else words[start - 1].end()
     if following and (following[0] in PREPOSITIONS - _SETTING or following[0].endswith("ing")):
         tail = "".join(m[0] for m in [re.search(r"[.,;!?].*$", tail)] if m is not None)
     return clause[:begin] + tail
 
 
 def _without_clauses(sentence: str, gone: Sequence[str], bound: Sequence[str]) -> str:
-    """The sentence without the clauses that hold one of the phrases."""
+    """Drops the clauses that hold one of the phrases from a sentence."""
     if not _said(gone, sentence, bound):
         return sentence
     end = sentence[-1] if sentence[-1] in ".!?;" else ""
@@ -253,18 +234,15 @@ def _without_clauses(sentence: str, gone: Sequence[str], bound: Sequence[str]) -
 
 
 def kept(tags: Tags, text: str, plain: str) -> Tags:
-    """The tags that a text holds, by the `lemma` matcher. What that would not find in our `plain` sentence
-    about them either (an `orange soda` is no soda to it) is there when all its words are."""
+    """The tags that a text holds, by the `lemma` matcher. Phrases that it does not find in our own `plain`
+    sentence either (it sees no soda in an `orange soda`) count as held if all their words are there."""
     phrases = tags.phrases()
     hits = matching.in_text(phrases, text, "lemma", tags.objects)
     if all(hits):
         return tags
     ours = matching.in_text(phrases, plain, "lemma", tags.objects)
-    there = {
-        p
-        for p, hit, own in zip(phrases, hits, ours, strict=True)
-        if hit or (not own and lemmas(p) <= lemmas(text))
-    }
+    found = zip(phrases, hits, ours, strict=True)
+    there = {p for p, hit, own in found if hit or (not own and lemmas(p) <= lemmas(text))}
     objects, attributes, relations = (
         tuple(p for p in kind if p in there) for kind in (tags.objects, tags.attributes, tags.relations)
     )
@@ -272,5 +250,5 @@ def kept(tags: Tags, text: str, plain: str) -> Tags:
 
 
 def lemmas(text: str) -> set[str]:
-    """Its words, in lower case and the singular."""
+    """The text's words in lower case and the singular."""
     return {singular(word) for word in _TOKEN.findall(text.lower())}

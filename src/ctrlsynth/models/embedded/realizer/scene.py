@@ -1,8 +1,6 @@
-"""What a set of tags says, ready to be put into words (2b): nouns with their modifiers and number, clauses
-between them, and the rest.
+"""Parses tags into a scene (2b): nouns with modifiers and number, clauses between them, and the rest.
 
-`realizer.py` speaks it, and `grammar.py` binds a small model's words to it.
-"""
+`speech.py` turns a scene into sentences; `small_llm/grammar.py` turns it into a grammar."""
 
 from __future__ import annotations
 
@@ -19,8 +17,8 @@ FINITE = {"has": "have", "is": "are", "was": "were", "does": "do"}
 
 @dataclass(slots=True)
 class Noun:
-    """An object with its modifiers in order; a count stands first. `known`: a text before has named it, so it
-    is `the` dog."""
+    """An object with its modifiers in order, a count first. `known`: earlier text has named it, so it is
+    `the` dog."""
 
     name: str
     modifiers: list[str] = field(default_factory=list)
@@ -36,22 +34,18 @@ class Noun:
         return f"{' '.join(self.modifiers)} {self.bare()}" if self.modifiers else self.bare()
 
     def determiner(self) -> str:
-        """What stands before `full` at its first mention: `a`, `an`, `the` or nothing."""
-        return (
-            "the"
-            if self.known
-            else determiner(self.name, self.many, self.modifiers[0] if self.modifiers else None)
-        )
+        """The article before `full` at its first mention: `a`, `an`, `the` or ""."""
+        first = self.modifiers[0] if self.modifiers else None
+        return "the" if self.known else determiner(self.name, self.many, first)
 
     def first(self) -> str:
         """`a brown dog`, `two dogs`, `the sky`, `white snow`"""
-        word, full = self.determiner(), self.full()
-        return f"{word} {full}" if word else full
+        return f"{self.determiner()} {self.full()}".strip()
 
 
 @dataclass(slots=True)
 class Clause:
-    """`dog` `on` `sofa`: nouns by number; an end that the relation leaves open is None."""
+    """`dog` `on` `sofa`: nouns by number; a missing subject or object is None."""
 
     subject: int | None
     words: str
@@ -70,7 +64,7 @@ class Scene:
 
 @lru_cache(maxsize=65536)
 def is_plural(name: str) -> bool:
-    """`sunglasses`, `tigers`: a name that stands in the plural as it is."""
+    """Whether a name is in the plural as it is: `sunglasses`, `tigers`."""
     return name.rpartition(" ")[2] in PLURAL_ONLY or (
         singular(name) != name and plural(singular(name)) == name
     )
@@ -80,10 +74,10 @@ def is_plural(name: str) -> bool:
 def determiner(name: str, many: bool, modifier: str | None) -> str:
     """The article of a noun at its first mention."""
     last = name.rpartition(" ")[2]
-    if many or last in MASS or last in PLURAL_ONLY:
-        return "the" if modifier is None and last in ONLY_ONE else ""
     if last in ONLY_ONE and modifier is None:
         return "the"
+    if many or last in MASS or last in PLURAL_ONLY:
+        return ""
     if name[:1].isupper():
         return "the" if " " in name else ""
     if modifier is not None and modifier.partition(" ")[0] in ("one", "another", "each", "every", "no"):
@@ -92,7 +86,7 @@ def determiner(name: str, many: bool, modifier: str | None) -> str:
 
 
 def plan(tags: Tags) -> Scene:
-    """Tags -> Scene. Every phrase of the tags is somewhere in it."""
+    """Parses tags into a scene, which holds every phrase of them."""
     objects = tags.objects
     nouns = [Noun(name, [], is_plural(name)) for name in objects]
     where = {name: i for i, name in enumerate(objects)}
@@ -111,18 +105,14 @@ def plan(tags: Tags) -> Scene:
         subject, words, target = split_relation(relation, objects)
         i = where[subject] if subject is not None else None
         j = where[target] if target is not None else None
-        if (
-            i is not None
-            and relation.lower().startswith(plural(objects[i]).lower() + " ")
-            and plural(objects[i]) != objects[i]
-        ):
-            nouns[i].many = True
+        if i is not None:
+            several = plural(objects[i])
+            starts = relation.lower().startswith(several.lower() + " ")
+            nouns[i].many |= starts and several != objects[i]
         if j is not None:
-            if (
-                relation.lower().endswith(" " + plural(objects[j]).lower())
-                and plural(objects[j]) != objects[j]
-            ):
-                nouns[j].many = True
+            several = plural(objects[j])
+            ends = relation.lower().endswith(" " + several.lower())
+            nouns[j].many |= ends and several != objects[j]
             words = _without_modifiers(words, nouns[j])
         if words:
             clauses.append(Clause(i, words, j))
@@ -131,19 +121,17 @@ def plan(tags: Tags) -> Scene:
 
 
 def with_subjects(scene: Scene) -> list[Clause]:
-    """An open subject is the subject before it, or else the first noun that is not the clause's own object;
-    None without such a noun."""
+    """The clauses with missing subjects filled in: by the previous subject, or else by the first noun that
+    is not the clause's own object. None if there is no such noun, or if a clause relates a noun to
+    itself."""
     out: list[Clause] = []
     for clause in scene.clauses:
+        others = (i for i in range(len(scene.nouns)) if i != clause.object)
         subject = clause.subject
         if subject is None and out:
             subject = out[-1].subject
         if subject is None or subject == clause.object:
-            subject = (
-                next((i for i in range(len(scene.nouns)) if i != clause.object), None)
-                if clause.subject is None
-                else None
-            )
+            subject = next(others, None) if clause.subject is None else None
         out.append(Clause(subject, clause.words, clause.object))
     return out
 
@@ -161,7 +149,8 @@ def _modify(noun: Noun, modifier: str) -> None:
 def _loose(
     attribute: str, objects: tuple[str, ...], where: dict[str, int], clauses: list[Clause], loose: list[str]
 ) -> None:
-    """`dog running` with the object `dog` is a clause without object; anything else describes the scene."""
+    """Adds an attribute without owner: `dog running` is a clause of the object `dog`, others describe the
+    scene."""
     subject, words, target = split_relation(attribute, objects)
     if subject is not None and words and target is None:
         clauses.append(Clause(where[subject], words, None))
@@ -170,43 +159,40 @@ def _loose(
 
 
 def _without_modifiers(words: str, noun: Noun) -> str:
-    """`on red` before a sofa that is red anyway -> `on`; articles go too."""
+    """Drops trailing articles and modifiers that the noun has anyway: `on red` before a red sofa -> `on`."""
     parts = words.split()
     known = {part for modifier in noun.modifiers for part in modifier.split()}
-    while len(parts) > 1 and (
-        parts[-1] in known or parts[-1] in ("a", "an", "the", "its", "his", "her", "their")
-    ):
+    known |= {"a", "an", "the", "its", "his", "her", "their"}
+    while len(parts) > 1 and parts[-1] in known:
         parts.pop()
     return " ".join(parts)
 
 
 @lru_cache(maxsize=65536)
 def predicate(words: str, many: bool) -> str:
-    """`riding` -> `is riding`, `on` -> `are on`, `chases` -> `chase` where the subject is many, `has` ->
-    `has`."""
+    """A relation's words as a finite predicate: `riding` -> `is riding`, `on` -> `are on`; `chases` ->
+    `chase` if the subject is plural."""
     head, _, rest = words.partition(" ")
     tail = f" {rest}" if rest else ""
-    if head in FINITE or head in FINITE.values():
-        forms = {value: key for key, value in FINITE.items()}
-        singular_form = head if head in FINITE else forms[head]
-        return (FINITE[singular_form] if many else singular_form) + tail
-    if head.endswith("ing") or head in PREPOSITIONS or head in PARTICIPLES or head.endswith("ed"):
-        return f"{'are' if many else 'is'} {words}"
-    if head.endswith("s") and not head.endswith("ss") and len(head) > 3:
-        several = (
-            head[:-1] if len(head) == 4 and head.endswith("ies") else singular(head)
-        )  # `lies` -> `lie`, `carries` -> `carry`
+    for one, several in FINITE.items():
+        if head in (one, several):
+            return (several if many else one) + tail
+    if _is_third_person(head):
+        # `lies` -> `lie`, `carries` -> `carry`
+        several = head[:-1] if len(head) == 4 and head.endswith("ies") else singular(head)
         return (several if many else head) + tail
     return f"{'are' if many else 'is'} {words}"
 
 
+def _is_third_person(head: str) -> bool:
+    other = head.endswith(("ing", "ed", "ss")) or head in PREPOSITIONS or head in PARTICIPLES
+    return head.endswith("s") and len(head) > 3 and not other
+
+
 @lru_cache(maxsize=65536)
 def reduced(words: str) -> str | None:
-    """The predicate as it follows its noun (`a man riding`, `a dog on`); None for a finite verb, which needs
-    `that`."""
+    """A relation's words as they follow their noun (`a man riding`, `a dog on`), or None for a finite verb,
+    which needs `that`."""
     head = words.partition(" ")[0]
-    if head in FINITE or head in FINITE.values():
-        return None
-    if head.endswith(("ing", "ed")) or head in PREPOSITIONS or head in PARTICIPLES:
-        return words
-    return None if head.endswith("s") and not head.endswith("ss") and len(head) > 3 else words
+    finite = head in FINITE or head in FINITE.values() or _is_third_person(head)
+    return None if finite else words

@@ -1,4 +1,5 @@
-"""A scene put into sentences by rule (2b): the grammar of `realizer`. One frame of several, by the seed."""
+"""Turns a scene into sentences by rule (2b): the grammar of `realizer`. The seed picks one of several
+frames."""
 
 from __future__ import annotations
 
@@ -8,17 +9,17 @@ from ....lang.words import PREPOSITIONS, article
 from .scene import Clause, Noun, Scene, predicate, reduced, with_subjects
 from .vocabulary import ATTACHED
 
-FAR = 3  # words that may stand between a subject and its predicate, or a predicate and its object
+FAR = 3  # most words between a subject and its predicate, or a predicate and its object
 
 
 def sentences(scene: Scene, seed: int, *, also: bool = False) -> str:
-    """Every noun, clause and loose attribute of the scene, said once; "" for an empty scene. `also`: a text
-    stands before it."""
+    """Says every noun, clause and loose attribute of the scene once; "" for an empty scene. `also`: the
+    sentences continue a text."""
     return _Speaker(scene, seed, also).speak()
 
 
 def capital(text: str) -> str:
-    """The first letter large, the rest as it is."""
+    """Capitalises the first letter."""
     return text[:1].upper() + text[1:]
 
 
@@ -28,20 +29,17 @@ def listed(phrases: Sequence[str]) -> str:
 
 
 def _far(between: str, words: str, wanted: str) -> bool:
-    """More than `FAR` words, articles aside, from the subject to the relation's own words. A new clause
-    begins at a comma."""
+    """Whether more than `FAR` words, without articles, are between the subject and the relation's own words.
+    A clause that names its subject again begins at `, and the`."""
     lead = words[: -len(wanted)] if words.endswith(wanted) else ""
-    last = between.rpartition(", and the ")[2] if ", and the " in between else between
-    return (
-        sum(word not in ("a", "an", "the") for word in f"{last} {lead}".replace("-", " ").split())
-        - (", and the " in between)
-        > FAR
-    )
+    last = between.rpartition(", and the ")[2]
+    count = sum(word not in ("a", "an", "the") for word in f"{last} {lead}".replace("-", " ").split())
+    return count - (", and the " in between) > FAR
 
 
 class _Speaker:
-    """Says a scene once. Remembers which nouns were named (`the dog` from then on) and which clauses were
-    said."""
+    """Says a scene once. Keeps track of the nouns that were named (`the dog` from then on) and the clauses
+    that were not said yet (`open`)."""
 
     def __init__(self, scene: Scene, seed: int, also: bool) -> None:
         self.scene, self.seed, self.also = scene, seed, also
@@ -50,6 +48,7 @@ class _Speaker:
         self.open = set(range(len(self.clauses)))
 
     def speak(self) -> str:
+        """All sentences of the scene."""
         told: list[str] = []
         opening = 1 if self.also else self.seed % 3
         for number, clause in enumerate(self.clauses):
@@ -58,24 +57,25 @@ class _Speaker:
         alone = [i for i in self.scene.alone if i not in self.named]
         last = ""
         if not told and alone:
-            many = self.scene.nouns[alone[0]].many
-            told = [self.seen([self.noun(i) for i in alone], many, self.style(self.scene.nouns[alone[0]]))]
+            told = [self.seen([self.noun(i) for i in alone], self.scene.nouns[alone[0]])]
         elif alone:
             told[-1], last = self.added(told[-1], alone)
         return self.with_mood(told, last, bool(alone))
 
     def added(self, sentence: str, alone: list[int]) -> tuple[str, str]:
-        """Nouns of no clause: at the end of the sentence, or in one of their own."""
-        many, names = self.scene.nouns[alone[0]].many, listed([self.noun(i) for i in alone])
-        style = (self.seed >> 8) % 3
-        if style == 0:
-            return f"{sentence}, with {names}", ""
-        if style == 1:
-            return f"{sentence}, and there {'are' if many else 'is'} {names}", ""
-        return sentence, f" There {'are' if many else 'is'} also {names}."
+        """Adds nouns of no clause: returns the sentence with them, and a sentence of their own."""
+        be = "are" if self.scene.nouns[alone[0]].many else "is"
+        names = listed([self.noun(i) for i in alone])
+        ends = [
+            (f", with {names}", ""),
+            (f", and there {be} {names}", ""),
+            ("", f" There {be} also {names}."),
+        ]
+        tail, last = ends[(self.seed >> 8) % 3]
+        return sentence + tail, last
 
     def with_mood(self, told: list[str], last: str, alone: bool) -> str:
-        """Loose attributes say what kind of scene it is; sentences are joined in twos."""
+        """The whole text: loose attributes say what kind of scene it is; clauses are joined in pairs."""
         loose = self.scene.loose
         mood = f"in {article(loose[0])} {listed(loose)} scene" if loose else ""
         if not told:
@@ -88,26 +88,29 @@ class _Speaker:
         return " ".join(capital(pair) + "." for pair in pairs) + last
 
     def noun(self, i: int, *, subject: bool = False) -> str:
-        """The noun with what hangs on it: `a glass of wine`; unless it is a subject also where it is: `a
-        horse on a road`."""
+        """The noun with what is attached to it (`a glass of wine`); if it is no subject, also its place (`a
+        horse on a road`)."""
         noun = self.scene.nouns[i]
         if i in self.named:
             return f"the {noun.bare()}"
         self.named.add(i)
-        hanging = []
-        for number, clause in enumerate(self.clauses):
-            head = clause.words.partition(" ")[0]
-            if (
-                number in self.open
-                and clause.subject == i
-                and (head in ATTACHED or (not subject and head in PREPOSITIONS))
-            ):
-                self.open.discard(number)
-                hanging.append(clause)
-        return noun.first() + self.places(hanging)
+        clauses = self.take(i, ATTACHED if subject else ATTACHED | PREPOSITIONS)
+        return noun.first() + self.attached(clauses)
 
-    def places(self, clauses: Sequence[Clause]) -> str:
-        """` on a road next to a fence`, ` with cheese and a tomato`: the same words are said once."""
+    def take(self, subject: int | None, heads: frozenset[str] | None = None) -> list[Clause]:
+        """The clauses of a subject that were not said yet (and begin with one of `heads`); they now count as
+        said."""
+        mine = [
+            number
+            for number in sorted(self.open)
+            if self.clauses[number].subject == subject
+            and (heads is None or self.clauses[number].words.partition(" ")[0] in heads)
+        ]
+        self.open.difference_update(mine)
+        return [self.clauses[number] for number in mine]
+
+    def attached(self, clauses: Sequence[Clause]) -> str:
+        """` on a road next to a fence`, ` with cheese and a tomato`: equal words are said once."""
         out, before = "", ""
         for clause in clauses:
             words = "and" if clause.words == before and clause.object is not None else clause.words
@@ -116,52 +119,39 @@ class _Speaker:
         return out
 
     def said(self, clause: Clause, words: str) -> str:
+        """The words and the clause's object."""
         return f"{words} {self.noun(clause.object)}" if clause.object is not None else words
 
     def group(self, subject: int | None, opening: int) -> str:
-        """One subject with all that is said of it."""
+        """One subject with everything that is said of it."""
         if subject is None:
-            mine = [number for number in sorted(self.open) if self.clauses[number].subject is None]
-            self.open.difference_update(mine)
-            return "someone " + " and ".join(
-                self.said(self.clauses[n], predicate(self.clauses[n].words, False)) for n in mine
-            )
+            someone = (self.said(clause, predicate(clause.words, False)) for clause in self.take(None))
+            return "someone " + " and ".join(someone)
         noun, known = self.scene.nouns[subject], subject in self.named
         name = self.noun(subject, subject=True)
-        mine = [number for number in sorted(self.open) if self.clauses[number].subject == subject]
-        self.open.difference_update(mine)
-        said = [self.clauses[n] for n in mine]
-        said.sort(
-            key=lambda clause: clause.words.partition(" ")[0] not in PREPOSITIONS
-        )  # where it is, then what it does
+        # where it is, then what it does
+        said = sorted(self.take(subject), key=lambda c: c.words.partition(" ")[0] not in PREPOSITIONS)
         if not said:
-            return self.seen([name], noun.many, self.style(noun))
+            return self.seen([name], noun)
         head = f"the {noun.bare()}" if known else noun.first()
         if not opening and _far(name[len(head) :], predicate(said[0].words, noun.many), said[0].words):
             opening = 1  # the subject needs a verb of its own before it is named again
-        return (
-            self.lead(2 if self.also and noun.known else opening, known, noun.many)
-            + head
-            + self.told_of(noun, said, name[len(head) :], bool(opening) and not known)
-        )
+        start, lead = 2 if self.also and noun.known else opening, ""
+        if start and not known:
+            lead = "we can see " if start == 2 else f"there {self.be(noun.many)} "
+        return lead + head + self.told_of(noun, said, name[len(head) :], bool(opening) and not known)
 
-    def lead(self, opening: int, known: bool, many: bool) -> str:
-        if not opening or known:
-            return ""
-        return (
-            "we can see "
-            if opening == 2
-            else f"there {'are' if many else 'is'}{' also' if self.also else ''} "
-        )
+    def be(self, many: bool) -> str:
+        """`is`, `are`, `is also`, `are also`"""
+        return f"{'are' if many else 'is'}{' also' if self.also else ''}"
 
     def told_of(self, noun: Noun, clauses: list[Clause], out: str, relative: bool) -> str:
-        """All that follows the subject's noun: ` by a pool is wearing a hat and a scarf`; `relative` after
-        `there is a man`. A clause that would stand more than `FAR` words from its subject names it again:
+        """Everything that follows the subject's noun: ` by a pool is wearing a hat and a scarf`; `relative`
+        after `there is a man`. A clause more than `FAR` words from its subject names it again, because
         readers and matchers lose it otherwise."""
         before, be = "", ""
-        last = (
-            clauses[-1].words.partition(" ")[0] not in PREPOSITIONS
-        )  # an action at the end: places before it need no verb
+        # with an action at the end, places before it need no verb
+        last = clauses[-1].words.partition(" ")[0] not in PREPOSITIONS
         for clause in clauses:
             verbless = (last or relative) and clause.words.partition(" ")[0] in PREPOSITIONS
             words = predicate(clause.words, noun.many)
@@ -170,11 +160,8 @@ class _Speaker:
                 words = short if short is not None else f"that {words}"
             elif short is not None and words.partition(" ")[0] == be:
                 words = words.partition(" ")[2]
-            joined = (
-                ""
-                if verbless or not before or (relative and before.partition(" ")[0] in PREPOSITIONS)
-                else " and"
-            )
+            after_place = relative and before.partition(" ")[0] in PREPOSITIONS
+            joined = "" if verbless or not before or after_place else " and"
             if clause.words == before and clause.object is not None and not self.wordy(clauses, clause):
                 out += f" and {self.noun(clause.object)}"  # wearing a hat and a scarf
             elif _far(out + joined, words, clause.words) and out:
@@ -182,33 +169,25 @@ class _Speaker:
                 be = words.partition(" ")[0]
                 out += f", and the {noun.bare()} {self.said(clause, words)}"
             else:
-                be = (
-                    be
-                    if verbless or relative or short is None
-                    else predicate(clause.words, noun.many).partition(" ")[0]
-                )
+                if not (verbless or relative or short is None):
+                    be = predicate(clause.words, noun.many).partition(" ")[0]
                 out += f"{joined} {self.said(clause, words)}"
             before = clause.words
         return out
 
     def wordy(self, clauses: list[Clause], clause: Clause) -> bool:
-        """Whether the object before and this one's modifiers are too many words to share one predicate."""
+        """Whether the previous object and this one's modifiers are too long to share a predicate."""
         previous = clauses[clauses.index(clause) - 1].object
         nouns = self.scene.nouns
         own = len(nouns[clause.object].modifiers) if clause.object is not None else 0
         return previous is None or len(nouns[previous].full().split()) + 1 + own > FAR
 
-    def style(self, first: Noun) -> int:
-        return (1 if first.known else 0) if self.also else (self.seed >> 8) % 4
-
-    def seen(self, names: list[str], many: bool, style: int) -> str:
+    def seen(self, names: list[str], first: Noun) -> str:
         """Nouns of which nothing more is said."""
-        be = "are" if many or (len(names) > 1 and style > 1) else "is"
+        style = int(first.known) if self.also else (self.seed >> 8) % 4
         if style == 0:
-            return f"there {be}{' also' if self.also else ''} {listed(names)}"
+            return f"there {self.be(first.many)} {listed(names)}"
         if style == 1:
             return f"we can see {listed(names)}"
-        return (
-            f"{listed(names)} {be} "
-            f"{'in plain view' if style == 2 else 'seen together' if len(names) > 1 else 'seen up close'}"
-        )
+        be, close = ("are", "together") if len(names) > 1 else ("are" if first.many else "is", "up close")
+        return f"{listed(names)} {be} {'in plain view' if style == 2 else f'seen {close}'}"

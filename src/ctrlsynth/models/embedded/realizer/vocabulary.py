@@ -1,5 +1,4 @@
-"""Closed lists of English words that the writers of 2b need; what they lack costs an article or a plural,
-never a tag."""
+"""Word lists of the writers of 2b. A word missing here costs an article or a plural, never a tag."""
 
 from __future__ import annotations
 
@@ -41,12 +40,10 @@ PARTICIPLES = frozenset(
     visible ready
     """.split()
 )
-ATTACHED = frozenset(
-    ("with", "of", "without", "full")
-)  # hangs on its noun (`a glass of wine`) and is no predicate
+# Attached to its noun (`a glass of wine`), no predicate.
+ATTACHED = frozenset(("with", "of", "without", "full"))
 
-# What may stand between two nouns that no relation ties: whole phrases, so that a small model cannot pile up
-# prepositions.
+# Between two nouns without a relation: whole phrases, so that a small model cannot pile up prepositions.
 LINKS = _phrases(
     """
     and; with; and also; next to; beside; near; close to; by; in front of; behind; above; below; under; over;
@@ -56,8 +53,7 @@ LINKS = _phrases(
     lies on; lies in; lies next to; while there is; and there is; and there are
     """
 )
-# Between the first noun and the others, and behind a list of nouns, where the tags hold no relation: words
-# that tell of none.
+# Between the first noun and the others, and after a list of nouns, if the tags hold no relation.
 TOGETHER = _phrases(
     "is seen with; is shown with; is pictured with; appears with; is seen together with; is here with"
 )
@@ -65,7 +61,7 @@ ALL_SEEN = _phrases(
     "are seen together; are in plain view; are shown together; appear together; are all seen up close; are "
     "pictured together"
 )
-# What leads to a noun of which a clause of its own follows.
+# Before a noun with a clause of its own.
 NEXT_CLAUSE = ("and", "while", "as", "with", "next to", "beside", "near", "behind", "in front of")
 ALONE = _phrases(
     """
@@ -94,6 +90,13 @@ _LEXFILES: dict[str, ConceptKind] = {
     "noun.shape": "thing",
     "noun.Tops": "thing",
 }
+_CLASSES: dict[str, ConceptKind] = {
+    "vehicle.n.01": "vehicle",
+    "structure.n.01": "building",
+    "food.n.01": "food",
+    "food.n.02": "food",
+}
+# What a thing of a kind can be seen to do, so that no soup drives and no ant lights up a room.
 VERBS: dict[ConceptKind, tuple[str, ...]] = {
     "animal": tuple("sits stands rests walks runs sleeps waits looks climbs moves plays lies eats".split()),
     "person": tuple("stands sits walks smiles waits looks works speaks reads rests plays sings".split()),
@@ -160,11 +163,13 @@ PLACES: dict[ConceptKind, tuple[str, ...]] = {
         "on the sea"
     ),
 }
-"""Kind -> where such things are; of an idea, what it fills, lights or surrounds."""
+"""Kind -> where such things are; for an idea, what it fills, lights or surrounds."""
 
 
 def kind_of(concept: str) -> ConceptKind:
-    """`soup` -> food, `justice` -> idea, `Eiffel Tower` -> building where WordNet knows it, else thing."""
+    """The kind of a concept by its first WordNet sense: `soup` -> food, `justice` -> idea. A word that
+    WordNet lacks is a thing; a word whose second sense is an animal is one (a `tiger` is a fierce person
+    first)."""
     meaning = wordnet.first_sense(concept)
     if meaning is None:
         return "thing"
@@ -177,12 +182,5 @@ def kind_of(concept: str) -> ConceptKind:
     lemma = wordnet.noun_lemma(concept)
     if lemma is not None and any(sense.lexfile == "noun.animal" for sense in wordnet.synsets(lemma, "n")[:2]):
         return "animal"
-    for name, kind in (
-        ("vehicle.n.01", "vehicle"),
-        ("structure.n.01", "building"),
-        ("food.n.01", "food"),
-        ("food.n.02", "food"),
-    ):
-        if wordnet.is_a(meaning, name):
-            return kind  # type: ignore[return-value]
-    return _LEXFILES.get(meaning.lexfile, "idea")
+    of_class = (kind for name, kind in _CLASSES.items() if wordnet.is_a(meaning, name))
+    return next(of_class, _LEXFILES.get(meaning.lexfile, "idea"))

@@ -1,8 +1,7 @@
-"""2b without a model: tags to plain grammatical sentences, the yardstick beside which every language model is
-reported.
+"""`realizer` (2b): tags to plain grammatical sentences by rule, the baseline for every language model.
 
-Every phrase of the tags is said, and nothing else: objects with their article, attributes before their
-object, counts with the plural, relations as verb phrases. The request's seed picks one of several frames. It
+It says every phrase of the tags and nothing else: objects with their article, attributes before their object,
+counts with the plural, relations as verb phrases. The request's seed picks one of several frames. It
 understands nothing: odd tags make odd sentences."""
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from .vocabulary import COUNTS, PLACES, VERBS, kind_of
 
 VERSION = 3  # raise it when the same request would get another text
 
-_FRAMES = 6  # tried where a text holds what the edits took away
+_FRAMES = 6  # tried if a text holds something that the edits removed
 _PADDING = (
     "Nothing else stands out",
     "All of it is in plain view",
@@ -33,17 +32,17 @@ _PADDING = (
 
 
 class Realizer(LanguageModel):
-    """A `LanguageModel` of rules. Families: tags (sentences about the tags), tags+text (the caption in line
-    with the edits, then what it leaves out), text (the caption tidied and put into a frame: no new words
-    about the content), concept (one sentence about it)."""
+    """Writes by rule. Families: tags (sentences about the tags), tags+text (the edited caption, then the
+    tags that it lacks), text (the tidied caption in a frame, no new words about the content), concept (one
+    sentence)."""
 
     def __init__(self) -> None:
         self.id = "realizer"
         self.digest = f"realizer-{VERSION}"
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """One reply a request, in order; nothing to say is `no_content`, a schema that it cannot fill
-        `schema_unsupported`."""
+        """Returns one reply per request, in order. Errors: `no_content` without tags and caption,
+        `schema_unsupported` for a schema that it cannot fill."""
         return [self._reply(request) for request in requests]
 
     def _reply(self, request: Request) -> Reply:
@@ -59,21 +58,19 @@ class Realizer(LanguageModel):
 
 
 def sentence(request: Request) -> str:
-    """The text for a request, "" where there is nothing to say."""
-    seed = zlib.crc32(
-        request.seed.to_bytes(8, "little", signed=True)
-    )  # neighbouring seeds pick unlike frames
+    """The text for a request, "" if there is nothing to say."""
+    # a hash, so that neighbouring seeds pick different frames
+    seed = zlib.crc32(request.seed.to_bytes(8, "little", signed=True))
     text = _said(request, seed)
     if not held(request, text):
         return text
-    others = [
-        _said(request, zlib.crc32(bytes([n]), seed)) for n in range(_FRAMES)
-    ]  # a matcher may read a phrase across two clauses
+    # a matcher may see a removed phrase across two clauses: try other frames
+    others = [_said(request, zlib.crc32(bytes([n]), seed)) for n in range(_FRAMES)]
     return min((text, *others), key=lambda said: held(request, said))
 
 
 def _said(request: Request, seed: int) -> str:
-    """One frame's text."""
+    """The text in one frame."""
     tags, caption = request.tags, shown(request)
     if request.family in ("text", "tags+text") and caption:
         text = _reframe(caption, seed) if request.family == "text" else f"{capital(caption)}."
@@ -89,8 +86,8 @@ def _said(request: Request, seed: int) -> str:
 
 
 def plan_missing(caption: str, tags: Tags) -> Scene | None:
-    """What the caption leaves out, as a scene in which its own objects are known (`the dog`); None where it
-    says everything."""
+    """The tags that the caption lacks, as a scene in which the caption's objects are known (`the dog`); None
+    if it lacks none."""
     missing = leaves_out(caption, tags)
     if not missing.phrases():
         return None
@@ -101,8 +98,8 @@ def plan_missing(caption: str, tags: Tags) -> Scene | None:
 
 
 def leaves_out(caption: str, tags: Tags) -> Tags:
-    """The tags that the caption does not hold (by the judge's `lemma` matcher), with the objects that they
-    speak of."""
+    """The tags that the caption does not hold (by the judge's `lemma` matcher), with the objects they refer
+    to."""
     have = kept(tags, caption, sentences(plan(tags), 0))
     attributes = tuple(a for a in tags.attributes if a not in have.attributes)
     relations = tuple(r for r in tags.relations if r not in have.relations)
@@ -114,14 +111,10 @@ def leaves_out(caption: str, tags: Tags) -> Tags:
 
 
 def _reframe(caption: str, seed: int) -> str:
-    """A caption in another frame. One that opens with an article is a noun phrase or a sentence; both fit
-    after `Here, `."""
+    """Puts a caption into another frame. An article at its beginning loses its capital."""
     lead = caption.partition(" ")[0]
-    body = (
-        lead.lower() + caption[len(lead) :]
-        if lead.lower() in ("a", "an", "the", "two", "three", "some", "several")
-        else caption
-    )
+    articles = ("a", "an", "the", "two", "three", "some", "several")
+    body = lead.lower() + caption[len(lead) :] if lead.lower() in articles else caption
     frames = (
         f"{capital(caption)}.",
         f"In plain view: {body}.",
@@ -141,25 +134,25 @@ def _concept(tags: Tags, caption: str, seed: int) -> str:
 
 
 def _fit(text: str, request: Request, seed: int) -> str:
-    """Lengthens with sentences that add no thing; shortens by saying fewer tags (the last ones go), and a
-    caption by its tail."""
+    """Lengthens a text with sentences without content; shortens it by dropping the last tags, and then its
+    end."""
     least, most = request.words or (0, 1 << 30)
     for n in range(len(_PADDING)):
         more = f"{text} {_PADDING[(seed + n) % len(_PADDING)]}."
         if len(text.split()) >= least or len(more.split()) > most:
             break
         text = more
-    tags = request.tags
-    if len(text.split()) > most and request.family not in ("text", "tags+text"):
-        while len(text.split()) > most and len(tags.phrases()) > 1:
-            tags = _fewer(tags)
-            text = sentences(plan(tags), seed)
+    tags = request.tags if request.family not in ("text", "tags+text") else Tags()
+    while len(text.split()) > most and len(tags.phrases()) > 1:
+        tags = _fewer(tags)
+        text = sentences(plan(tags), seed)
     if len(text.split()) > most:
         text = " ".join(text.split()[:most]).rstrip(" ,;:.") + "."
     return text
 
 
 def _fewer(tags: Tags) -> Tags:
+    """Without the last relation, attribute or object."""
     if tags.relations:
         return Tags(tags.objects, tags.attributes, tags.relations[:-1])
     if tags.attributes:

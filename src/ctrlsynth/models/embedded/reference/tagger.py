@@ -1,8 +1,8 @@
-"""`reference`, a tagger (2a) that reads pixels: finds regions, names each by its nearest neighbour in a
-labelled folder, and tells how they stand to one another.
+"""`reference`, a tagger (2a) that reads pixels: it finds regions, names each by its nearest neighbour among
+labelled pictures, and derives relations from their boxes.
 
-By default the labelled folder is OpenMoji's drawings, so it reads the pictures of `scenes`, and judges them
-without knowing anything of what the drawer did: it gets decoded pixels and nothing else. It can't read
+The labelled pictures are OpenMoji's drawings by default, so that it reads the pictures of `scenes`. It
+judges them independently: it gets decoded pixels and nothing that the drawer knows. It cannot read
 photographs; use `imagenet` for those."""
 
 from __future__ import annotations
@@ -19,16 +19,14 @@ from ...base import ImageAndText, VisionTagger
 from .find import find
 from .index import load_index
 from .match import Thing, name_all
-from .tags import tell
+from .tags import tags_of
 
-# raise it when the same pixels would get other tags; what the index holds has a version of its own
-# (reference_index.py)
-VERSION = 1
+VERSION = 1  # raise it when the same pixels would get other tags; the index has a version of its own
 
 
 class ReferenceTagger(VisionTagger):
-    """Tags from pixels by comparison. `folder`: labelled pictures of your own (a subfolder a label), or None
-    for OpenMoji's drawings."""
+    """Tags pixels by comparison with labelled pictures: those of `folder` (one subfolder per label), or
+    OpenMoji's drawings if it is None."""
 
     id = "reference"
     reads: Literal["pixels", "caption", "both"] = "pixels"
@@ -40,10 +38,11 @@ class ReferenceTagger(VisionTagger):
         self.digest = f"reference-{self.index.digest}-{VERSION}"
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
-        """Tags of each picture, in order; a picture without a region that fits anything, or no picture, has
-        none."""
-        return [tell(self.things(item.image)) if item.image is not None else Tags() for item in items]
+        """Returns the tags of each picture, in order; empty ones without a picture, or if nothing in it
+        fits."""
+        return [Tags() if item.image is None else tags_of(self.things(item.image)) for item in items]
 
     def things(self, image: Image.Image) -> list[Thing]:
-        """Every thing found: name, colour, box in pixels of a picture whose longer side is 384, distance."""
+        """Returns everything found in a picture. Boxes are in pixels of the picture with a longer side of
+        384."""
         return name_all(find(image if image.mode == "RGB" else image.convert("RGB")), self.index)

@@ -1,8 +1,8 @@
-"""Turns the named regions of the `reference` tagger (2a) into tags: objects, colours and counts, and how
-neighbours stand."""
+"""Turns the named things of the `reference` tagger (2a) into tags: objects, colours, counts and relations."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -10,188 +10,141 @@ import numpy as np
 
 from ....lang.words import NUMBERS, plural
 from ....sample import Tags, unique
+from ..regions import Box, hull
 from ..scenes.vocabulary import CLOTHES, COLOURS, PEOPLE
-from .find import Box
-from .match import FARTHEST, Floats, Thing
+from .index import Floats
+from .match import FARTHEST, Thing
 
-_MAIN = 0.6  # share of a thing's filled area that one colour must have to be the thing's colour
+_MAIN = 0.6  # share of a thing's filled area that its colour must cover
 
 
-def tell(things: Sequence[Thing]) -> Tags:
-    """The tags: objects by area, each name once with its best score; `red ball`, `two dogs`; relations both
-    ways round."""
+def tags_of(things: Sequence[Thing]) -> Tags:
+    """Tags of the things, the largest first: objects, each name once with its best score; attributes such as
+    `red ball` and `two dogs`; relations in both directions."""
     things = sorted(things, key=lambda t: -t.area)
     scores: dict[str, float] = {}
-    counts: dict[str, int] = {}
     for thing in things:
-        counts[thing.name] = counts.get(thing.name, 0) + 1
-        scores[thing.name] = max(scores.get(thing.name, 0.0), round(1.0 - thing.distance / FARTHEST, 4))
-    painted = [
-        f"{colour} {thing.name}"
-        for thing in things
-        if (colour := thing.colour or _natural(thing)) is not None
-    ]
-    counted = [
-        f"{NUMBERS[n] if n < len(NUMBERS) else n} {plural(name)}" for name, n in counts.items() if n > 1
-    ]
-    return Tags(
-        tuple(scores), unique([*painted, *counted]), unique(_relations(things)), tuple(scores.values())
-    )
-
-
-def _natural(thing: Thing) -> str | None:
-    return None if thing.name in PEOPLE else main_colour(thing.pixels)
+        score = round(1.0 - thing.distance / FARTHEST, 4)
+        scores[thing.name] = max(scores.get(thing.name, 0.0), score)
+    colours = [(t.colour or (None if t.name in PEOPLE else main_colour(t.pixels)), t.name) for t in things]
+    attributes = [f"{colour} {name}" for colour, name in colours if colour is not None]
+    for name, n in Counter(t.name for t in things).items():
+        if n > 1:
+            attributes.append(f"{NUMBERS[n] if n < len(NUMBERS) else n} {plural(name)}")
+    return Tags(tuple(scores), unique(attributes), unique(_relations(things)), tuple(scores.values()))
 
 
 def main_colour(pixels: Floats) -> str | None:
-    """The basic colour that covers at least 60% of what is neither line nor paper, by nearest colour in hue,
-    or None."""
-    light = pixels.mean(1)
-    fill = pixels[light > 60]
+    """The basic colour nearest in hue to at least 60% of the pixels that are neither line nor paper, or
+    None."""
+    fill = pixels[pixels.mean(1) > 60]
     if len(fill) < 20:
         return None
     names = list(COLOURS)
     palette = np.array([COLOURS[n] for n in names], np.float32)
     chroma = fill - fill.mean(1, keepdims=True)
     of_palette = palette - palette.mean(1, keepdims=True)
-    away = ((chroma[:, None] - of_palette[None]) ** 2).sum(-1) + 0.35 * (
-        fill.mean(1)[:, None] - palette.mean(1)[None]
-    ) ** 2
+    lightness = (fill.mean(1)[:, None] - palette.mean(1)[None]) ** 2
+    away = ((chroma[:, None] - of_palette[None]) ** 2).sum(-1) + 0.35 * lightness
     share = np.bincount(away.argmin(1), minlength=len(names)) / len(fill)
     return names[int(share.argmax())] if share.max() >= _MAIN else None
 
 
 def _relations(things: Sequence[Thing]) -> list[str]:
     found: list[str] = []
-    groups, columns = (
-        list(range(len(things))),
-        list(range(len(things))),
-    )  # by the least index: what touches, and what stands in a column
+    groups = list(range(len(things)))  # things that touch have the same number,
+    columns = list(groups)  # and here also those above one another
     for a, b in combinations(range(len(things)), 2):
         one, two = things[a], things[b]
         touch = _overlapping(one, two)
-        way = None if touch else _stacked(one.box, two.box)
+        upper = None if touch else _upper(one, two)
         if touch:
             found += _touching(one, two) if one.name != two.name else []
             groups = [groups[a] if g == groups[b] else g for g in groups]
-        elif way is not None and one.name != two.name:
-            upper, lower = (one, two) if way else (two, one)
+        elif upper is not None and one.name != two.name:
+            lower = two if upper is one else one
             found += [f"{upper.name} above {lower.name}", f"{lower.name} under {upper.name}"]
-        if touch or way is not None:
+        if touch or upper is not None:
             columns = [columns[a] if c == columns[b] else c for c in columns]
     return [*found, *_beside(things, groups), *_beside(things, columns)]
 
 
 def _overlapping(one: Thing, two: Thing) -> bool:
-    """Whether one thing stands before or on the other: by their boxes alone when the drawing's white parted
-    what is seen of them."""
-    within = (
-        min(one.box[2], two.box[2]) - max(one.box[0], two.box[0]),
-        min(one.box[3], two.box[3]) - max(one.box[1], two.box[1]),
-    )
-    return _apart(one.box, two.box) <= 6 if one.heap == two.heap else min(within) >= 6
+    """Whether one thing is before or on the other. Things that white separates count by their boxes alone."""
+    shared = min(one.box.overlap(two.box, 0), one.box.overlap(two.box, 1))
+    return shared >= (-6 if one.heap == two.heap else 6)
 
 
 def _touching(one: Thing, two: Thing) -> list[str]:
-    """Two things that overlap: worn, held, standing on, in front of."""
+    """Relations of two things that overlap: wearing, holding, on, in front of."""
     for item, person in ((one, two), (two, one)):
         if person.name in PEOPLE and item.name not in PEOPLE:
-            middle = (item.box[0] + item.box[2]) / 2
-            if item.name in CLOTHES and person.box[0] <= middle <= person.box[2]:
+            middle = (item.box.left + item.box.right) / 2
+            if item.name in CLOTHES and person.box.left <= middle <= person.box.right:
                 return [f"{person.name} wearing {item.name}"]
             if _in_hand(item.box, person.box):
                 return [f"{person.name} holding {item.name}"]
-    upper, lower = (one, two) if one.box[3] < two.box[3] else (two, one)
-    if upper.box[3] <= lower.box[1] + 0.55 * _high(lower.box) and _shared(upper.box, lower.box, 0) > 0.3:
+    upper, lower = (one, two) if one.box.bottom < two.box.bottom else (two, one)
+    above = upper.box.bottom <= lower.box.top + 0.55 * lower.box.height
+    if above and _shared(upper.box, lower.box, 0) > 0.3:
         return [f"{upper.name} on {lower.name}", f"{lower.name} under {upper.name}"]
     return [f"{lower.name} in front of {upper.name}", f"{upper.name} behind {lower.name}"]
 
 
 def _in_hand(item: Box, person: Box) -> bool:
-    """Whether a thing that touches a person is where a hand is: beside the body, most of it clear of it, its
-    middle at arm's height.
+    """Whether a thing that touches a person is where a hand is: beside the body, mostly clear of it, its
+    middle at arm's height, and not larger than the person.
 
-    What stands in front of or behind a person has its foot, not its middle, near a common line; and nobody
-    holds what is larger."""
-    middle = ((item[0] + item[2]) / 2, (item[1] + item[3]) / 2)
-    aside = not person[0] + 0.1 * _wide(person) <= middle[0] <= person[2] - 0.1 * _wide(person)
-    at_arm = 0.62 <= (middle[1] - person[1]) / max(1, _high(person)) <= 0.76
-    clear = min(item[2], person[2]) - max(item[0], person[0]) <= 0.34 * _wide(item)
-    return (
-        aside
-        and at_arm
-        and clear
-        and max(_wide(item), _high(item)) <= 1.1 * max(_wide(person), _high(person))
-    )
+    Things in front of or behind a person share a ground line instead: their foot is there, not their
+    middle."""
+    middle = ((item.left + item.right) / 2, (item.top + item.bottom) / 2)
+    aside = not person.left + 0.1 * person.width <= middle[0] <= person.right - 0.1 * person.width
+    at_arm = 0.62 <= (middle[1] - person.top) / max(1, person.height) <= 0.76
+    clear = item.overlap(person, 0) <= 0.34 * item.width
+    return aside and at_arm and clear and item.longer <= 1.1 * person.longer
 
 
-def _stacked(one: Box, two: Box) -> bool | None:
-    """Whether the first is above the second (True) or below (False) at a small distance; None if neither."""
-    if _shared(one, two, 0) < 0.5:
-        return None
-    gap = two[1] - one[3] if one[1] < two[1] else one[1] - two[3]
-    if not -6 <= gap <= 0.45 * max(_high(one), _high(two)):
-        return None
-    return one[1] < two[1]
+def _upper(one: Thing, two: Thing) -> Thing | None:
+    """The upper one of two things that are above one another at a small distance; None if they are not."""
+    upper, lower = (one, two) if one.box.top < two.box.top else (two, one)
+    gap = lower.box.top - upper.box.bottom
+    near = -6 <= gap <= 0.45 * max(one.box.height, two.box.height)
+    return upper if near and _shared(one.box, two.box, 0) >= 0.5 else None
 
 
 def _beside(things: Sequence[Thing], group_of: Sequence[int]) -> list[str]:
-    """Left and right for things of neighbouring groups: the groups share a row and no third stands
-    between."""
+    """Left and right for things of neighbouring groups, which share a row with no third group between
+    them."""
     groups: dict[int, list[Thing]] = {}
     for number, thing in zip(group_of, things, strict=True):
         groups.setdefault(number, []).append(thing)
-    hull = {n: _hull([t.box for t in group]) for n, group in groups.items()}
+    box = {n: hull([t.box for t in group]) for n, group in groups.items()}
     found: list[str] = []
-    for a, b in combinations(hull, 2):
-        left, right = (a, b) if hull[a][0] + hull[a][2] < hull[b][0] + hull[b][2] else (b, a)
-        if not _in_row(hull[left], hull[right]):
-            continue
-        between = [
-            c
-            for c in hull
-            if c not in (a, b) and _in_row(hull[left], hull[c]) and _in_row(hull[c], hull[right])
-        ]
-        if any(hull[left][2] - 8 <= hull[c][0] and hull[c][2] <= hull[right][0] + 8 for c in between):
+    for a, b in combinations(box, 2):
+        left, right = (a, b) if box[a].left + box[a].right < box[b].left + box[b].right else (b, a)
+        if not _in_row(box[left], box[right]) or any(
+            _in_row(box[left], third)
+            and _in_row(third, box[right])
+            and box[left].right - 8 <= third.left
+            and third.right <= box[right].left + 8
+            for c, third in box.items()
+            if c not in (a, b)
+        ):
             continue
         for one in groups[left]:
             for two in groups[right]:
                 if one.name != two.name:
-                    found += [
-                        f"{one.name} left of {two.name}",
-                        f"{two.name} right of {one.name}",
-                        f"{one.name} next to {two.name}",
-                    ]
-                    found.append(f"{two.name} next to {one.name}")
+                    found += [f"{one.name} left of {two.name}", f"{two.name} right of {one.name}"]
+                    found += [f"{one.name} next to {two.name}", f"{two.name} next to {one.name}"]
     return found
 
 
 def _in_row(left: Box, right: Box) -> bool:
-    return _shared(left, right, 1) >= 0.25 and left[2] <= right[0] + 0.25 * min(_wide(left), _wide(right))
-
-
-def _hull(group: Sequence[Box]) -> Box:
-    return (
-        min(b[0] for b in group),
-        min(b[1] for b in group),
-        max(b[2] for b in group),
-        max(b[3] for b in group),
-    )
-
-
-def _wide(box: Box) -> int:
-    return box[2] - box[0]
-
-
-def _high(box: Box) -> int:
-    return box[3] - box[1]
+    ends = right.left + 0.25 * min(left.width, right.width)
+    return left.right <= ends and _shared(left, right, 1) >= 0.25
 
 
 def _shared(one: Box, two: Box, axis: int) -> float:
     """The overlap of two boxes along an axis (0: x, 1: y) as a share of the shorter one's length."""
-    overlap = min(one[axis + 2], two[axis + 2]) - max(one[axis], two[axis])
-    return max(0, overlap) / max(1, min(one[axis + 2] - one[axis], two[axis + 2] - two[axis]))
-
-
-def _apart(one: Box, two: Box) -> int:
-    return max(one[0] - two[2], two[0] - one[2], one[1] - two[3], two[1] - one[3], 0)
+    shorter = min(one[axis + 2] - one[axis], two[axis + 2] - two[axis])
+    return max(0, one.overlap(two, axis)) / max(1, shorter)

@@ -1,9 +1,8 @@
-"""Few-shot prompts for a small model (2b): a task line, our own examples, then the request's phrases and
-caption.
+"""Few-shot prompts for a small model (2b): a task, our own examples, then the request's phrases and caption.
 
-SmolLM2-135M copies a long instruction instead of following it, so the rendered template is not in this
-prompt: the family decides the task and the content stays the request's. (A larger GGUF model gets the
-instruction itself: llama_cpp.py.)"""
+SmolLM2-135M copies a long instruction instead of following it, so these prompts do not contain the rendered
+template: the family decides the task, and the request gives the content. (Larger GGUF models get the
+instruction itself, see llms/llama_cpp/engine.py.)"""
 
 from __future__ import annotations
 
@@ -114,17 +113,15 @@ caption:"""
 
 
 def task(request: Request, common: Mapping[str, Any], *, bound: bool = True) -> dict[str, Any] | None:
-    """The engine's task (pool.Task) for a request; None where it has neither phrases nor a caption.
+    """Returns the engine's task (pool.Task) for a request, or None if it has neither phrases nor a caption.
 
-    tags       the phrases; every noun in the sentence, and only joining words between
-    tags+text  the caption said again; `rest` then adds what that leaves out
-    text       the caption said again
-    concept    one short sentence that begins with the concept
-    extract    three lines of spans of the caption (A.4), the objects first: the small model finds more of
-               them so
+    tags       a sentence with every noun, and only joining words between them tags+text  the caption
+    rephrased; `rest` then adds what that lacks text       the caption rephrased concept    one short
+    sentence that begins with the concept extract    three lines of spans of the caption (A.4), objects
+    first, because the model finds more of them so
 
-    `bound` False leaves the grammar away, but for `extract`: then the model forgets phrases and adds its own.
-    """
+    Without `bound` there is no grammar (other than for `extract`): the model forgets phrases and adds its
+    own."""
     if request.family == "extract":
         order = ("objects", "attributes", "relations")
         rule = grammar.extraction(request.caption or "", order)
@@ -153,8 +150,8 @@ def task(request: Request, common: Mapping[str, Any], *, bound: bool = True) -> 
 def rest(
     request: Request, text: str, common: Mapping[str, Any], *, bound: bool = True
 ) -> dict[str, Any] | None:
-    """For tags+text: the task of a second sentence, about the tags that the caption said again does not have;
-    None if it has them all."""
+    """For tags+text: the task of a second sentence, about the tags that the rephrased caption lacks; None if
+    it lacks none."""
     missing = plan_missing(text, request.tags) if request.family == "tags+text" and request.caption else None
     if missing is None:
         return None
@@ -172,16 +169,15 @@ def _task(
 
 
 def content(scene: Scene) -> str:
-    """The scene as short phrases: `brown dog on red sofa, tall tree`; a noun has its modifiers at its first
-    mention."""
+    """The scene as short phrases: `brown dog on red sofa, tall tree`. A noun has its modifiers at its first
+    mention only."""
     seen: set[int] = set()
 
     def name(i: int | None) -> str:
-        if i is None:
-            return ""
-        new = i not in seen
+        if i is None or i in seen:
+            return "" if i is None else scene.nouns[i].bare()
         seen.add(i)
-        return scene.nouns[i].full() if new else scene.nouns[i].bare()
+        return scene.nouns[i].full()
 
     out = [" ".join(filter(None, (name(c.subject), c.words, name(c.object)))) for c in scene.clauses]
     out += [name(i) for i in scene.alone]
@@ -189,8 +185,7 @@ def content(scene: Scene) -> str:
 
 
 def digest() -> str:
-    """Changes when any prompt or grammar changes: made from the tasks of a few requests that reach every part
-    of them."""
+    """Hash of all prompts and grammars: of the tasks of a few requests that use every part of them."""
     tags = Tags(
         ("man", "hat", "horse", "road", "sky", "two lamps"), ("old man", "three horses", "bright", "red hat"),
         ("man wearing hat", "man riding horse", "horse on road", "road under sky", "hat of man"),

@@ -1,9 +1,10 @@
 """Grammars (llama.cpp's GBNF) that bind a small model's sentence to the request's phrases (2b).
 
-SmolLM2-135M left alone forgets a quarter of the objects and adds its own. Bound, the nouns stand in the
-sentence with their modifiers, in the order of the clauses, a relation stands between its two nouns, and what
-joins them comes from lists of joining words (vocabulary.py). The model still chooses articles, verbs,
-prepositions and conjunctions. A caption that is said again is bound in nothing but its form."""
+Without a grammar SmolLM2-135M forgets some of the objects and adds its own. With one, a sentence has the
+nouns with their modifiers in the order of the clauses, each relation between its two nouns, and joining
+words from lists (realizer/vocabulary.py). The model still chooses articles, verbs, prepositions and
+conjunctions. For a rephrased caption the grammar only sets the form, and for tag extraction (appendix A.4)
+it allows only spans of the caption."""
 
 from __future__ import annotations
 
@@ -14,12 +15,12 @@ from string import ascii_lowercase
 
 from ....lang.words import PREPOSITIONS, article, plural, singular
 from ..realizer.scene import Scene, determiner, is_plural, predicate, reduced, with_subjects
-from ..realizer.speech import FAR
+from ..realizer.speech import FAR, capital
 from ..realizer.vocabulary import ALL_SEEN, ALONE, ATTACHED, LINKS, NEXT_CLAUSE, TOGETHER, VERBS, kind_of
 
 
 def quote(text: str) -> str:
-    """A GBNF string literal; characters that are not printable are dropped."""
+    """A GBNF string literal, without unprintable characters."""
     clean = "".join(c for c in text if c.isprintable())
     return '"' + clean.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
@@ -30,8 +31,8 @@ def alternatives(texts: Iterable[str]) -> str:
 
 
 def sentence(scene: Scene, words: tuple[int, int] | None = None, *, seed: int = 0) -> str:
-    """One sentence that names every noun of the scene; `words` bounds its length (a scene that needs more
-    still gets more)."""
+    """One sentence that names every noun of the scene. `words`: its least and greatest length, exceeded if
+    the scene needs more."""
     pieces = _Pieces(scene, seed)
     pieces.collect()
     if not pieces.out:
@@ -39,7 +40,7 @@ def sentence(scene: Scene, words: tuple[int, int] | None = None, *, seed: int = 
     out = pieces.out
     if not scene.clauses and len(scene.nouns) > 1:
         pieces.least, out = pieces.least + 2, _together(scene)
-    elif pieces.single and not scene.loose:
+    elif len(pieces.out) == 1 and not scene.loose:
         out.append(_alone(scene.nouns[0].many, seed))
     if scene.loose:
         loose = " and ".join(scene.loose)
@@ -57,8 +58,8 @@ def sentence(scene: Scene, words: tuple[int, int] | None = None, *, seed: int = 
 
 
 def _together(scene: Scene) -> list[str]:
-    """Nouns of which no relation is told: `a cup is seen with a lamp and a dog`, or `a cup, a lamp and a dog
-    are seen together`."""
+    """Nouns without relations: `a cup is seen with a lamp and a dog`, or `a cup, a lamp and a dog are seen
+    together`."""
     first, *others = scene.nouns
     forms = [[noun.first(), f"the {noun.full()}"] for noun in others]
     listed = [f'"," " " {alternatives(form)}' for form in forms[:-1]] + [f'" and " {alternatives(forms[-1])}']
@@ -66,22 +67,21 @@ def _together(scene: Scene) -> list[str]:
     rest = " ".join([f'" " {alternatives(forms[0])}', *listed[1:]])
     all_seen = [verb for verb in ALL_SEEN if len(scene.nouns) > 2 or "all" not in verb.split()]
     return [
-        alternatives(_capital(form) for form in (first.first(), f"the {first.full()}")),
+        alternatives(capital(form) for form in (first.first(), f"the {first.full()}")),
         f"( {alternatives(f' {verb}' for verb in seen)} {rest} | {' '.join(listed)} "
         f"{alternatives(f' {verb}' for verb in all_seen)} )",
     ]
 
 
 def _alone(many: bool, seed: int) -> str:
-    """A few predicates without content, by the seed: the model has a favourite."""
+    """Four predicates without content, picked by the seed because the model has a favourite."""
     verbs = [ALONE[(seed + 5 * n) % len(ALONE)] for n in range(4)]
     return alternatives(" " + (predicate(verb, True) if many else verb) for verb in verbs)
 
 
 class _Pieces:
-    """The sentence's pieces in order: a subject, what hangs on it, what it does; then the next; nouns of no
-    clause last. `least`: its smallest number of words, `content` without articles. `single`: there is one
-    noun and nothing is said of it."""
+    """The sentence's pieces in order: each subject with what is attached to it and what it does, then nouns
+    of no clause. `least`: the smallest number of words; `content`: the same without articles."""
 
     def __init__(self, scene: Scene, seed: int) -> None:
         self.scene, self.seed, self.clauses = scene, seed, with_subjects(scene)
@@ -90,11 +90,8 @@ class _Pieces:
         self.out: list[str] = []
         self.least = self.content = 0
 
-    @property
-    def single(self) -> bool:
-        return len(self.out) == 1
-
     def collect(self) -> None:
+        """Fills `out`."""
         for number, clause in enumerate(self.clauses):
             if number not in self.open:
                 continue
@@ -109,8 +106,8 @@ class _Pieces:
                 self.noun(i, "link")
 
     def clauses_of(self, i: int, *, subject: bool) -> None:
-        """What is said of noun i, directly behind it: things that hang on it, then places, and for a subject
-        its actions."""
+        """Adds what is said of noun i after it: what is attached to it, then places, and for a subject its
+        actions."""
         noun, before, start, verb = self.scene.nouns[i], "", self.content, False
         ranks = [(self.rank(n), n) for n in self.open if self.clauses[n].subject == i]
         for rank, number in sorted(ranks):
@@ -131,24 +128,26 @@ class _Pieces:
             before = words
 
     def rank(self, number: int) -> int:
+        """0 for an attached clause, 1 for a place, 2 for an action."""
         head = self.clauses[number].words.partition(" ")[0]
         return 0 if head in ATTACHED else 1 if head in PREPOSITIONS else 2
 
     def relation(
         self, number: int, many: bool, before: str, *, verbless: bool = False, must: bool = False
     ) -> None:
+        """Adds a clause's words and object. `verbless`: without an optional verb; `must`: as a finite
+        predicate."""
         self.open.discard(number)
         clause = self.clauses[number]
-        short = reduced(clause.words)
-        said = quote(" " + (clause.words if short is not None else predicate(clause.words, many)))
-        if before == clause.words and clause.object is not None:
+        finite, full = reduced(clause.words) is None, quote(" " + predicate(clause.words, many))
+        said = full if finite else quote(" " + clause.words)
+        if must and not finite:
+            self.out.append(full)
+        elif before == clause.words and clause.object is not None:
             self.out.append(quote(" and"))
-        elif verbless or short is None:
-            self.out.append((quote(" and") + "? " if before else "") + said)
         else:
-            self.out.append((quote(" and") + "? " if before else "") + f"{_verbs(clause.words, many)} {said}")
-        if must and short is not None:
-            self.out[-1] = quote(" " + predicate(clause.words, many))
+            verb = "" if verbless or finite else f"{_verbs(clause.words, many)} "
+            self.out.append((quote(" and") + "? " if before else "") + verb + said)
         self.least += len(clause.words.split())
         self.content += len(clause.words.split())
         if clause.object is not None:
@@ -156,14 +155,16 @@ class _Pieces:
             self.clauses_of(clause.object, subject=False)
 
     def noun(self, i: int, join: str) -> None:
+        """Adds noun i, with its modifiers at its first mention."""
         noun = self.scene.nouns[i]
         forms = [f"the {noun.bare()}"] if i in self.named else [noun.first(), f"the {noun.full()}"]
         self.named.add(i)
         self.one(forms, join)
 
     def one(self, forms: list[str], join: str) -> None:
+        """Adds one of several forms of a noun, after a joining word by the rule `join`, if any."""
         if not self.out:
-            self.out.append(alternatives(_capital(form) for form in forms))
+            self.out.append(alternatives(capital(form) for form in forms))
         else:
             self.out.append(f'{f"{chr(34)},{chr(34)}? {join} " if join else ""}" " {alternatives(forms)}')
             self.least += bool(join)
@@ -175,18 +176,15 @@ class _Pieces:
 
 def _verbs(words: str, many: bool) -> str:
     """An optional verb before a relation's words, in the number of its subject."""
-    be: tuple[str, ...] = ("are", "that are") if many else ("is", "that is")
+    be, s = ("are", "") if many else ("is", "s")
+    verbs = [be, f"that {be}"]
     if words.partition(" ")[0] in PREPOSITIONS:
-        be += (
-            ("are standing", "are lying", "stand", "lie")
-            if many
-            else ("is standing", "is lying", "stands", "lies")
-        )
-    return alternatives(f" {verb}" for verb in be) + "?"
+        verbs += [f"{be} standing", f"{be} lying", f"stand{s}", f"lie{s}"]
+    return alternatives(f" {verb}" for verb in verbs) + "?"
 
 
 def again(words: tuple[int, int] | None = None) -> str:
-    """One sentence in any script, for a caption said again."""
+    """One sentence in any script, for a rephrased caption."""
     least, most = words or (1, 60)
     return f'root ::= " " w (" " w){{{max(0, least - 1)},{max(1, most - 1)}}}\nw ::= [^ \\n]+'
 
@@ -201,14 +199,14 @@ def free(words: tuple[int, int] | None = None) -> str:
 
 
 def about(phrase: str, words: tuple[int, int] | None = None) -> str:
-    """One plain sentence that begins with the phrase, with its article where it takes one; at most 15 words
-    (SynthCLIP, 3.1). Then a verb of something seen, and no word of the phrase again: left alone, the small
-    model defines the thing, makes a compound of it (`a basketball player`), or says it over and over."""
+    """One plain sentence of at most 15 words (SynthCLIP, 3.1) that begins with the phrase, with an article
+    if it takes one, then a verb of something seen, and no word of the phrase again. Without this the small
+    model defines the thing, makes a compound of it (`a basketball player`), or repeats it."""
     least, most = words or (4, 15)
     many = is_plural(phrase)
-    forms = [_capital(phrase), f"The {phrase}"]
+    forms = [capital(phrase), f"The {phrase}"]
     if determiner(phrase, many, None) in ("a", "an"):
-        forms.append(f"{_capital(article(phrase))} {phrase}")
+        forms.append(f"{capital(article(phrase))} {phrase}")
     own = len(phrase.split()) + 1
     return (
         f'root ::= " " {alternatives(forms)} '
@@ -220,7 +218,7 @@ def about(phrase: str, words: tuple[int, int] | None = None) -> str:
 
 
 def _stem(word: str) -> str:
-    """The letters that a noun's singular and plural share: `pupp`, `wol`; "" where it has others than a to
+    """The initial letters that a noun's singular and plural share: `pupp`, `wol`; "" if some are not a to
     z."""
     one = singular(word)
     stem = "".join(
@@ -231,7 +229,7 @@ def _stem(word: str) -> str:
 
 
 def _unlike(stems: Iterable[str], start: str = "") -> str:
-    """A word of small letters that begins with none of the stems; `start` is how it begins."""
+    """A lower-case word that begins with none of the stems. `start`: the letters before this rule."""
     rest = [stem[len(start) :] for stem in stems if stem.startswith(start)]
     heads = sorted({stem[0] for stem in rest})
     ways = [f"[{''.join(c for c in ascii_lowercase if c not in heads)}] [a-z]*"]
@@ -239,11 +237,7 @@ def _unlike(stems: Iterable[str], start: str = "") -> str:
     return " | ".join(ways)
 
 
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-MAX_WORDS = 60  # of a caption; what stands after is not read
+MAX_WORDS = 60  # of a caption; later ones are not read
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _STOP = frozenset(
     """
@@ -256,7 +250,8 @@ _STOP = frozenset(
 
 
 def words_of(caption: str) -> list[list[str]]:
-    """The caption's words, in runs between marks: a phrase does not reach over a comma or a full stop."""
+    """The caption's words in runs between punctuation marks: no phrase extends across a comma or full
+    stop."""
     runs, count = [], 0
     for run in re.split(r"[^\w\s'’-]+|\s[-–—]+\s", caption):
         words = _WORD.findall(run)[: MAX_WORDS - count]
@@ -267,13 +262,13 @@ def words_of(caption: str) -> list[list[str]]:
 
 
 def extraction(caption: str, order: tuple[str, str, str] = ("attributes", "objects", "relations")) -> str:
-    """A grammar for `attributes:`, `objects:` and `relations:`, each a list of spans in the caption's order,
-    without overlap inside a line: an object has up to 3 words, an attribute 2 to 4, a relation 2 to 5 with a
-    verb form or preposition; articles and function words stand at no end of the first two."""
+    """A grammar for the lines `attributes:`, `objects:` and `relations:`: lists of spans in the caption's
+    order, without overlap within a line. An object has 1 to 3 words, an attribute 2 to 4, a relation 2 to 5
+    with a verb form or preposition. Objects and attributes neither begin nor end with function words."""
     flat = [(words, i) for words in words_of(caption) for i in range(len(words))]
     rules = ["root ::= " + ' "\\n" '.join(f'"{name}:" l{name[0]}' for name in order)]
     for kind, least, most in (("a", 2, 4), ("o", 1, 3), ("r", 2, 5)):
-        later = False  # whether any phrase begins at or behind this word: a comma asks for one
+        later = False  # whether a phrase begins at or after this word, so that a comma may follow
         for at in range(len(flat) - 1, -1, -1):
             words, i = flat[at]
             spans = [

@@ -42,7 +42,7 @@ AUXILIARIES = _set(
     "shouldn't cannot has had have haven't hasn't hadn't let lets get gets got gotta gonna wanna"
 )
 HAVE = _set("has have had")
-# Verbs that say nothing without their object: `taking a nap on the sofa` -> on the sofa.
+# Verbs that mean nothing without their object: `taking a nap on the sofa` -> on the sofa.
 LIGHT = _set("take taking do doing have having make making get getting give giving go going")
 SUBORDINATORS = _set(
     "while as when because if but although though whether where why how that's since until unless whereas "
@@ -58,12 +58,12 @@ ADVERBS = _set(
     "rd th re non ie eg age "
     "aged indoors outdoors upside outdoor indoor there"
 )
-# Prepositions after which nothing is placed.
+# Prepositions that relate no two things of a scene.
 LOOSE_PREPOSITIONS = _set(
     "for without about like despite except regarding concerning including featuring throughout out vs "
     "versus pour de la le el en les des"
 )
-# Words that speak of the picture, its file or its shop, never of what it shows.
+# Words about the picture, its file or its shop, never about what it shows.
 META = _set(
     "photo photograph picture image pic pics img dsc dscn pict view background backdrop foreground front "
     "top side left right "
@@ -89,7 +89,7 @@ META = _set(
     "second week month year "
     "opening"
 )
-# Visible things whose first sense in WordNet is not a thing, by lemma.
+# Lemmas of visible things whose first sense in WordNet is not a thing.
 VISIBLE_ANYWAY = _set(
     "yarn heart model sign pattern logo wave sunset sunrise shadow reflection tattoo arrow market concert "
     "graffiti ruin ruins gift "
@@ -113,7 +113,7 @@ VISIBLE_GROUPS = _set(
 )
 PICTURES = _set("photo photograph painting drawing portrait illustration picture print sketch")
 VISIBLE_FILES = _set("animal artifact body food object person phenomenon plant substance location shape")
-# First senses that are things, of words that in captions hardly ever are.
+# Words whose first sense is a thing, but that hardly ever mean it in captions.
 HARDLY_THINGS = _set(
     "start being cut go effect result power energy lead turn take make hold help love hope fun spring fall "
     "autumn summer "
@@ -136,7 +136,7 @@ HARDLY_THINGS = _set(
     "paradise hell light lighting"
 )
 NUMBERS = frozenset(words.NUMBERS[2:]) | _set("twenty dozens hundreds 2 3 4 5 6 7 8 9 10 11 12")
-# Modifiers that say nothing of how a thing looks.
+# Modifiers that say nothing about how a thing looks.
 NOT_ATTRIBUTES = (
     _set(
         "new best better free good great other same own more most many few several some such various "
@@ -168,7 +168,7 @@ _NO_WORDS: set[str] = set()
 
 
 class Word:
-    """One word form: its closed class (`kind`, '' for open words) and what it can be as noun, verb and
+    """One word form: its closed class (`kind`, "" for open words), and what it can be as noun, verb and
     adjective."""
 
     __slots__ = tuple(
@@ -205,7 +205,7 @@ class Word:
 
 @lru_cache(maxsize=32768)
 def look_up(low: str) -> Word:
-    """The entry of a word in lower case; `.` and `,` are their own classes."""
+    """Returns the entry of a lower-case word; `.` and `,` are their own classes."""
     return Word(low)
 
 
@@ -214,8 +214,8 @@ def _ascii(low: str) -> str:
 
 
 def _kind(low: str) -> str:
-    """D determiner or possessor, # number, P preposition, L loose preposition, T to, C and/or, S while/as, B
-    be, M auxiliary, R pronoun, X other; '' for open words."""
+    """The closed class of a word: D determiner or possessor, # number, P preposition, L preposition without
+    relation, T to, C and/or, S while/as, B be, M auxiliary, R pronoun, X other; "" for open words."""
     if low in NUMBERS:
         return "#"
     if low in (".", ","):
@@ -240,7 +240,7 @@ _KINDS = (
 
 
 def _form(plain: str, verb: str | None) -> str:
-    """The form of a verb: `base`, `s`, `ing`, or `ed` (past or participle); '' when it is no verb."""
+    """The form of a verb: `base`, `s`, `ing`, or `ed` (past or participle); "" for other words."""
     if verb is None:
         return ""
     if plain == verb:
@@ -251,7 +251,8 @@ def _form(plain: str, verb: str | None) -> str:
 
 
 def _hyphenated_adjective(plain: str) -> bool:
-    """`snow-capped`, `hand-drawn`, `black-and-white`: the last part is a participle or an adjective."""
+    """Whether the last part is a participle or an adjective: `snow-capped`, `hand-drawn`,
+    `black-and-white`."""
     if "-" not in plain:
         return False
     last = plain.rpartition("-")[2]
@@ -264,8 +265,8 @@ def _hyphenated_adjective(plain: str) -> bool:
 @lru_cache(maxsize=32768)
 def is_thing(lemma: str) -> bool:
     """Whether a noun names something that a picture can show: by the lexicographer file of its first sense
-    that is not a name, and for names only landmarks (artifacts and natural objects), with lists for what the
-    files cannot tell."""
+    that is not a name, with lists of exceptions. Of names, only landmarks (artifacts and natural objects)
+    count."""
     last = lemma.rpartition(" ")[2]
     if lemma in META or lemma in HARDLY_THINGS or last in PICTURES:
         return False
@@ -275,9 +276,8 @@ def is_thing(lemma: str) -> bool:
     if sense is None:
         return False
     file = sense.lexfile.removeprefix("noun.")
-    if " " in lemma and any(
-        s.is_instance and s.lexfile in ("noun.artifact", "noun.object") for s in wordnet.synsets(lemma, "n")
-    ):
+    landmarks = (s for s in wordnet.synsets(lemma, "n") if s.is_instance)
+    if " " in lemma and any(s.lexfile in ("noun.artifact", "noun.object") for s in landmarks):
         return True
     if sense.is_instance or (file == "phenomenon" and last in HARDLY_THINGS):
         return False
@@ -287,7 +287,7 @@ def is_thing(lemma: str) -> bool:
 
 
 def display(lemma: str) -> str:
-    """The form in which an object is written: lower case, a name as WordNet writes it (`Eiffel Tower`)."""
+    """The spelling of an object: lower case, or for a name WordNet's (`Eiffel Tower`)."""
     if " " in lemma:
         for sense in wordnet.synsets(lemma, "n"):
             if sense.is_instance:
@@ -297,16 +297,10 @@ def display(lemma: str) -> str:
 
 @lru_cache(maxsize=32768)
 def progressive(verb: str) -> str:
-    """`sit` -> `sitting`, `ride` -> `riding`: the spelling that WordNet's rules and exceptions lead back to
-    the verb."""
+    """The -ing form that WordNet's rules and exceptions lead back to the verb: `sit` -> `sitting`."""
     head, _, tail = verb.partition(" ")
-    stem = (
-        head[:-2] + "y"
-        if head.endswith("ie")
-        else head[:-1]
-        if head.endswith("e") and not head.endswith(("ee", "oe", "ye"))
-        else head
-    )
+    silent = head.endswith("e") and not head.endswith(("ee", "oe", "ye"))
+    stem = head[:-2] + "y" if head.endswith("ie") else head[:-1] if silent else head
     doubled = head + head[-1] + "ing"
     form = doubled if wordnet.morphy(doubled, "v") == head and head[-1] not in "aeiouy" else stem + "ing"
     return f"{form} {tail}" if tail else form

@@ -1,6 +1,8 @@
-"""Reads one caption into tags by place and pattern: which noun phrases there are, what they are like, what
-joins them. Second half of the caption tagger: one pass from left to right over the words with roles that
-`wordnet_tokens.py` gives, linear in the words read."""
+"""Parses a caption's words into tags by position and pattern: noun phrases, their modifiers, and what joins
+them.
+
+The second half of the caption tagger: one pass from left to right over the tokens with roles of
+`tokens.py`."""
 
 from __future__ import annotations
 
@@ -21,38 +23,39 @@ _NEGATIONS = frozenset(("no", "without"))
 
 
 def mine(text: str | None) -> Tags:
-    """The tags of one caption: `objects` in the singular, `attributes` as `modifier object`, `relations` as
-    `subject predicate object`.
+    """Returns the tags of one caption: `objects` in the singular, `attributes` as `modifier object`,
+    `relations` as `subject predicate object`.
 
     Linear in the text; reads the first `MAX_WORDS` words of the first `MAX_CHARACTERS` characters. None and
-    blank give no tags."""
+    blank texts give no tags."""
     tokens = read_tokens(text) if text else []
     return _Reader().read(assign_roles(tokens)) if tokens else Tags()
 
 
 @dataclass(slots=True)
 class _Reader:
-    """The state of the pass: found tags, who the sentence is about, what joins the last noun to the next."""
+    """The state of the pass: the tags found, the subjects, and what joins the last noun to the next."""
 
     objects: dict[str, None] = field(default_factory=dict)
     attributes: dict[str, None] = field(default_factory=dict)
     relations: dict[str, None] = field(default_factory=dict)
-    mods: list[Token] = field(default_factory=list)  # modifiers and nouns of the phrase that is open
-    main: list[str] = field(default_factory=list)  # what the clause is about
-    subjects: list[str] = field(default_factory=list)
-    last: str = ""
+    mods: list[Token] = field(default_factory=list)  # modifiers and nouns of the open phrase
+    main: list[str] = field(default_factory=list)  # subjects of the clause
+    subjects: list[str] = field(default_factory=list)  # of the predicate
+    last: str = ""  # the last object
     predicate: str = ""
-    verb: str = ""  # a verb that has no object yet, as an attribute (`sleeping`)
-    open: str = ""  # the predicate that `and` goes on with
-    linked: bool = False  # a relation has been told since the clause began
-    joins: bool = False
-    owned: bool = False  # a possessive follows: `in its mouth`
-    predicative: bool = False
-    verbal: bool = False  # the predicate is a verb so far: a preposition may join it
+    verb: str = ""  # a verb without object so far, as an attribute (`sleeping`)
+    open: str = ""  # the predicate that `and` continues
+    linked: bool = False  # the clause has a relation
+    joins: bool = False  # after `and` or a comma
+    owned: bool = False  # before a possessive: `in its mouth`
+    predicative: bool = False  # after `is` and the like
+    verbal: bool = False  # the predicate is a verb so far, which a preposition may extend
     passed: bool = False  # a phrase that is no thing followed the predicate
-    negated: bool = False
+    negated: bool = False  # after `no` or `without`
 
     def read(self, tokens: list[Token]) -> Tags:
+        """The tags of a whole caption."""
         for i, token in enumerate(tokens):
             role = token.role
             if role in ("N", "A", "#", "U"):
@@ -68,13 +71,12 @@ class _Reader:
         if self.mods:
             self._close()
         self._idle()
-        bare = tuple(t.low for t in tokens if t.role == "A" and t.low in COLOURS) if not self.objects else ()
-        return Tags(
-            tuple(self.objects), tuple(self.attributes) or tuple(dict.fromkeys(bare)), tuple(self.relations)
-        )
+        if not self.objects and not self.attributes:
+            self.attributes = {t.low: None for t in tokens if t.role == "A" and t.low in COLOURS}
+        return Tags(tuple(self.objects), tuple(self.attributes), tuple(self.relations))
 
     def _word(self, token: Token) -> None:
-        """Goes on with the open phrase, or closes it first when this word cannot belong to it."""
+        """Extends the open phrase; closes it first if this word cannot belong to it."""
         if self.mods and self.mods[-1].role == "N" and (token.role in "A#" or self.mods[-1].plural):
             ends = self.mods[-1]
             if token.role == "A" and ends.noun in COVERS:
@@ -86,7 +88,7 @@ class _Reader:
         self.mods.append(token)
 
     def _close(self) -> None:
-        """Ends the open phrase: its last noun that is a thing is the object, what stands before it are its
+        """Ends the open phrase: its last noun that is a thing is the object, the words before are its
         modifiers."""
         phrase, self.mods = self.mods, []
         nouns = [i for i, t in enumerate(phrase) if t.role == "N"]
@@ -109,6 +111,7 @@ class _Reader:
         self._place(noun)
 
     def _modifier(self, token: Token, noun: str, plural: bool) -> None:
+        """Adds an attribute, unless the word says nothing of how the thing looks."""
         if token.role == "#":
             if plural:
                 self.attributes.setdefault(f"{token.low} {plural_of(noun)}")
@@ -116,13 +119,10 @@ class _Reader:
             self.attributes.setdefault(f"{token.noun if token.role == 'N' else token.low} {noun}")
 
     def _without_head(self, phrase: list[Token], has_noun: bool) -> None:
-        """A phrase of modifiers alone is said of the last object (`the ball is red`, `jacket, black`); other
-        nouns join nothing."""
-        about = (
-            self.main[-1]
-            if self.predicative and self.main
-            else self.last or (self.main[-1] if self.main else "")
-        )
+        """Ends a phrase without a thing. Modifiers alone describe the last object (`the ball is red`,
+        `jacket, black`); nouns that are no things end the relation."""
+        main = self.main[-1] if self.main else ""
+        about = main if self.predicative and main else self.last or main
         if not has_noun and about and (self.predicative or not self.predicate):
             for t in phrase:
                 if t.role == "A" and t.low not in lexicon.NOT_ATTRIBUTES:
@@ -136,17 +136,14 @@ class _Reader:
                 self.last = ""
 
     def _place(self, noun: str) -> None:
-        """Joins a new object to what came before it."""
+        """Adds the relations of a new object to what came before it."""
         if self.predicate:
-            for subject in self.subjects if noun not in _HOURS else ():
-                if subject != noun:
-                    self.relations.setdefault(f"{subject} {self.predicate} {noun}")
+            if noun not in _HOURS:
+                self._relate(self.predicate, noun)
             self.open = "" if self.predicate.endswith("of") else self.predicate
             self.linked = True
         elif self.joins and self.open and self.subjects:
-            for subject in self.subjects:
-                if subject != noun:
-                    self.relations.setdefault(f"{subject} {self.open} {noun}")
+            self._relate(self.open, noun)
         elif self.joins and self.main and not self.linked:
             self.main.append(noun)
         else:
@@ -154,8 +151,13 @@ class _Reader:
         self.last, self.predicate, self.verb = noun, "", ""
         self.joins = self.predicative = self.verbal = self.passed = False
 
+    def _relate(self, predicate: str, noun: str) -> None:
+        for subject in self.subjects:
+            if subject != noun:
+                self.relations.setdefault(f"{subject} {predicate} {noun}")
+
     def _join(self, token: Token, role: str) -> None:
-        """A word between two phrases."""
+        """Handles a word between two phrases."""
         if role in ("P", "T", "L"):
             self._preposition(token.low, role)
         elif role == "V":
@@ -181,44 +183,39 @@ class _Reader:
             self.subjects, self.predicate, self.verb = list(self.main), "with", ""
 
     def _verb(self, token: Token) -> None:
-        base = token.word.verb or token.low
-        if token.low in lexicon.LINKING:
-            self.predicative = True
-        said = token.low if token.word.form == "ed" else lexicon.progressive(base)
-        close = token.word.form == "ed" and self.last and not self.predicative
-        self.subjects, self.predicate = (
-            [self.last] if close and self.last not in self.main else list(self.main),
-            said,
-        )
-        ready = token.word.form == "ing" or (token.word.form == "ed" and token.word.adj)
-        self.verb = said if ready and self.main else ""
+        """Makes a verb the predicate: of the last object for a participle (`car parked`), else of the
+        clause's subjects."""
+        word, past = token.word, token.word.form == "ed"
+        self.predicative = self.predicative or token.low in lexicon.LINKING
+        self.predicate = token.low if past else lexicon.progressive(word.verb or token.low)
+        close = past and self.last and not self.predicative and self.last not in self.main
+        self.subjects = [self.last] if close else list(self.main)
+        ready = word.form == "ing" or (past and word.adj)
+        self.verb = self.predicate if ready and self.main else ""
         self.verbal, self.joins, self.passed = True, False, False
 
     def _preposition(self, low: str, role: str) -> None:
+        """Makes a preposition the predicate, or extends the verb with it."""
+        if role == "L" and low == "out" and self.verbal:  # `blowing out candles`
+            return
         if role == "L":
-            if low == "out" and self.verbal:  # `blowing out candles`
-                return
             self._reset()
             self.negated = low in _NEGATIONS
-        elif (
-            self.passed
-        ):  # a phrase that is no thing came between: `in the middle of the road`, `taking a nap on the sofa`
+        elif self.passed:  # `in the middle of the road`, `taking a nap on the sofa`
             full = self.verbal and self.predicate not in lexicon.LIGHT
             self.predicate = self.predicate if low == "of" else f"{self.predicate} {low}" if full else low
             self.verbal = False
         elif self.predicate and self.verbal:
             self.predicate, self.verb, self.verbal = f"{self.predicate} {low}", "", False
         elif self.last and role == "P":
-            inner = (
-                self.owned if low == "with" else self.open == "with" and low in _LOCATIVE and not self.owned
-            )
-            to_main = inner or self.last in self.main
+            within = self.open == "with" and low in _LOCATIVE and not self.owned
+            to_main = (self.owned if low == "with" else within) or self.last in self.main
             self.subjects = list(self.main) if to_main and self.main else [self.last]
             self.predicate = low
         self.joins = self.passed = False
 
     def _idle(self) -> None:
-        """A verb that found no object is what its subjects look like: `the cat is sleeping` -> `sleeping
+        """Ends the predicate. A verb without object becomes an attribute: `the cat is sleeping` -> `sleeping
         cat`."""
         if self.verb:
             for subject in self.subjects:
@@ -227,6 +224,7 @@ class _Reader:
         self.verbal = self.passed = False
 
     def _reset(self) -> None:
+        """Ends the predicate and forgets what could be joined next."""
         self._idle()
         self.last = self.open = ""
         self.subjects = []

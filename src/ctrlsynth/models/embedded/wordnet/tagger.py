@@ -1,9 +1,6 @@
-"""2a: the `wordnet` tagger, which reads the caption. Objects and attributes are mined the way CatLIP mined
-its labels (lower case, tokens, lemmas, first noun sense), relations by pattern between two objects; no model,
-no weights.
-
-It sees no pixel: the recipe refuses it as the judge of images. What words are in their place:
-`wordnet_tokens.py`, `wordnet_parse.py`."""
+"""`wordnet`, a tagger (2a) that reads the caption, without a model or weights: it mines objects and
+attributes as CatLIP mined its labels (lower case, tokens, lemmas, first noun sense), and relations by
+pattern between two objects. It sees no pixel, so a recipe cannot use it as the judge of images."""
 
 from __future__ import annotations
 
@@ -18,12 +15,11 @@ from .tokens import MAX_CHARACTERS, MAX_WORDS
 
 __all__ = ["MAX_CHARACTERS", "MAX_WORDS", "VERSION", "WordNetTagger", "mine"]
 
-# raise it when the rules or lists change what is mined: rows tagged by older rules are then tagged again
-VERSION = 1
+VERSION = 1  # raise it when rules or lists change what is mined: older rows are then tagged again
 
 
 class WordNetTagger(VisionTagger):
-    """Tags captions by rule. One row in, one out; no text gives no tags."""
+    """Tags captions by rule; no text gives no tags."""
 
     id = "wordnet"
     reads: Literal["caption"] = "caption"
@@ -32,5 +28,5 @@ class WordNetTagger(VisionTagger):
         self.digest = f"wordnet-rules-{VERSION}-{wordnet.digest()}"
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
-        """As many Tags as items, in their order; pixels are not looked at."""
+        """Returns the tags of each caption, in order; ignores pixels."""
         return [mine(item.text) for item in items]

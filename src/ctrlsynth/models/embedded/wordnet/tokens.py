@@ -1,8 +1,8 @@
-"""From a caption to words with roles: what each word is in its place. First half of the caption tagger; the
-second is `wordnet_parse.py`.
+"""Splits a caption into words and decides each word's role: the first half of the caption tagger, before
+`parse.py`.
 
-Roles: N noun, A modifier (adjective, or participle before a noun), V verb or participle that joins, # number,
-U unknown word, and the closed classes of `wordnet_words.py`: D P L T C S B M R X; `,` and `.` are soft and
+Roles: N noun, A modifier (adjective, or participle before a noun), V verb or participle with an object, #
+number, U unknown word, and the closed classes of `lexicon.py`: D P L T C S B M R X. `,` and `.` are soft and
 hard breaks."""
 
 from __future__ import annotations
@@ -17,18 +17,17 @@ from . import lexicon
 from .lexicon import Word, look_up
 
 MAX_CHARACTERS = 8_000
-MAX_WORDS = 512  # what lies beyond is not read: no caption describes a picture for longer
-_MAX_LETTERS = 40  # a longer run is no word: it is a break
+MAX_WORDS = 512  # later words are not read: no caption describes a picture for longer
+_MAX_LETTERS = 40  # a longer run is no word but a break
 _NOISE = re.compile(
     r"https?://\S+|www\.\S+|[\w.+-]{1,64}@[\w.-]+|(?<!\w)@\w+|\.(?:jpe?g|png|gif|webp|svg|bmp|tiff?|pdf|eps|html?|com|net|org)\b|\\[nrt]|&\w{1,10};|<[^<>]{1,80}>",
     re.I,
 )
-_NOISY = re.compile(r"[.@/\\&<’]")  # without one of these there is no noise to look for
+_NOISY = re.compile(r"[.@/\\&<’]")  # a text without one of these has no noise
 _TOKEN = re.compile(r"#?[^\W_]+(?:['’&-][^\W_]+)*'?|[^\w\s]")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
-_MARKS: dict[str, tuple[str, ...]] = {",": (",",), "&": ("&",)} | dict.fromkeys(
-    "'’‘`´%$€£°", ()
-)  # any other mark is a hard break
+# Any other mark is a hard break.
+_MARKS: dict[str, tuple[str, ...]] = {",": (",",), "&": ("&",)} | dict.fromkeys("'’‘`´%$€£°", ())
 _PHRASES = {
     "in front of": "in front of", "next to": "next to", "on top of": "on", "close to": "near",
     "to the left of": "left of",
@@ -53,8 +52,8 @@ _PHRASE_STARTS = {
 
 @dataclass(slots=True)
 class Token:
-    """A word or break in its place. `noun` is the object that it would be; `thing` whether a picture can show
-    that."""
+    """A word or break in its position. `noun`: the object that it would be; `thing`: whether a picture can
+    show it."""
 
     low: str
     word: Word
@@ -65,8 +64,8 @@ class Token:
 
 
 def read_tokens(text: str) -> list[Token]:
-    """Words in lower case and breaks; nouns of several words and prepositions of several words joined; names
-    left as unknown words."""
+    """Splits a text into lower-case words and breaks. Nouns and prepositions of several words are one token;
+    names stay unknown words."""
     if _NOISY.search(text, 0, MAX_CHARACTERS) is not None:
         text = _NOISE.sub(" ", text[:MAX_CHARACTERS]).replace("’", "'")
     raw: list[str] = []
@@ -75,7 +74,7 @@ def read_tokens(text: str) -> list[Token]:
         if len(raw) >= MAX_WORDS:
             break
     lows = [w.lower() for w in raw]
-    same = sum(map(operator.eq, raw, lows))  # words in lower case, and the breaks, which have none
+    same = sum(map(operator.eq, raw, lows))  # words in lower case, and breaks
     sentence_case = same * 2 >= len(raw)
     tokens: list[Token] = []
     i = 0
@@ -96,8 +95,8 @@ def read_tokens(text: str) -> list[Token]:
 
 @lru_cache(maxsize=32768)
 def _split(piece: str) -> tuple[str, ...]:
-    """One match of `_TOKEN` as words and breaks: hashtags on their own, unknown hyphenations apart, codes
-    (`DSC0043`) dropped."""
+    """Splits one match of `_TOKEN` into words and breaks: hashtags become separate phrases, unknown
+    hyphenated words are split, codes (`DSC0043`) are dropped."""
     if piece[0] == "#" and len(piece) > 1:
         return (".", *_CAMEL.sub(" ", piece[1:]).split(), ".")
     if not piece[0].isalnum():
@@ -114,72 +113,58 @@ def _split(piece: str) -> tuple[str, ...]:
 
 
 def _several(raw: list[str], lows: list[str], i: int, word: Word, tokens: list[Token]) -> int:
-    """Appends the noun or preposition of several words that begins at i, the longest first; returns how many
-    words it took, or 0."""
+    """Appends the longest noun or preposition of several words that begins at i; returns its number of
+    words, or 0."""
     for phrase in _PHRASE_STARTS.get(lows[i], ()):
         if lows[i : i + len(phrase)] == phrase:
             tokens.append(Token(_PHRASES[" ".join(phrase)], word, role="P"))
             return len(phrase)
     for count in range(min(word.starts, len(raw) - i), 1, -1):
         end = lows[i + count - 1]
-        if not end[0].isalpha():
-            continue
-        lemma = multiword(
-            " ".join(lows[i : i + count]), raw[i][0].isupper() and raw[i + count - 1][0].isupper()
-        )
+        as_name = raw[i][0].isupper() and raw[i + count - 1][0].isupper()
+        lemma = multiword(" ".join(lows[i : i + count]), as_name) if end[0].isalpha() else None
         if lemma is not None:
-            tokens.append(
-                Token(
-                    lemma,
-                    look_up(end),
-                    "N",
-                    lexicon.display(lemma),
-                    lexicon.is_thing(lemma),
-                    end != lemma.rpartition(" ")[2],
-                )
+            noun, thing, plural = (
+                lexicon.display(lemma),
+                lexicon.is_thing(lemma),
+                end != lemma.rpartition(" ")[2],
             )
+            tokens.append(Token(lemma, look_up(end), "N", noun, thing, plural))
             return count
     return 0
 
 
 def _single(raw: str, word: Word, inner: bool) -> Token:
-    """A token of one word. `inner`: a capital here, in a caption that is not all capitals, marks a name: an
-    unknown word."""
+    """A token of one word. `inner`: not the first word of a phrase, so that a capital marks a name, which is
+    an unknown word."""
     low = word.low
     if word.kind:
         return Token(low, word, word.kind)
-    if (
-        raw != low
-        and raw[0].isupper()
-        and (word.is_name or (inner and not (word.adj and word.noun_count == 0)))
-    ):
+    name = word.is_name or (inner and not (word.adj and word.noun_count == 0))
+    if name and raw != low and raw[0].isupper():
         return Token(low, word, "U")
-    noun = word.noun
-    if noun is None:
-        return Token(low, word, "" if word.verb is not None or word.adj else "X" if raw.isdigit() else "U")
-    return Token(low, word, "", noun, word.is_thing, word.plural)
+    if word.noun is None:
+        known = word.verb is not None or word.adj
+        return Token(low, word, "" if known else "X" if raw.isdigit() else "U")
+    return Token(low, word, "", word.noun, word.is_thing, word.plural)
 
 
 def assign_roles(tokens: list[Token]) -> list[Token]:
-    """Gives every open word its role from the word itself, the role before it and the word behind it."""
-    before = "."
-    last = len(tokens) - 1
-    for i, token in enumerate(tokens):
+    """Gives every open word its role, from the word itself, the role before it and the word after it."""
+    for previous, token, following in zip([None, *tokens], tokens, [*tokens[1:], None], strict=False):
         if not token.role:
-            token.role = _role(
-                token, before, tokens[i - 1] if i else None, tokens[i + 1] if i < last else None
-            )
-        before = token.role
+            token.role = _role(token, previous.role if previous else ".", previous, following)
     return tokens
 
 
 def _opens(token: Token | None) -> bool:
-    """Whether a noun phrase's next word may be this one: an open word without a role yet, a noun, or an
+    """Whether a token can continue a noun phrase: an open word without a role yet, a noun, a modifier or an
     unknown word."""
     return token is not None and token.role in ("", "N", "U", "A")
 
 
 def _role(token: Token, before: str, previous: Token | None, following: Token | None) -> str:
+    """The role of an open word; `before` is the previous token's role."""
     word = token.word
     after = following.role if following is not None else "."
     if word.form == "ing" and (
@@ -189,7 +174,7 @@ def _role(token: Token, before: str, previous: Token | None, following: Token | 
     if word.form == "ed" and not (
         token.noun and (word.noun_count >= word.verb_count or before in ("D", "A", "#"))
     ):
-        return _past(token, before, previous, following, after)
+        return _past(token, before, previous, following)
     if previous is not None and previous.low in lexicon.HAVE and token.noun:
         return "N"
     if before == "M" and token.thing and word.form == "s":
@@ -201,41 +186,29 @@ def _role(token: Token, before: str, previous: Token | None, following: Token | 
     if word.form in ("base", "s") and _finite(token, before, previous, following):
         return "V"
     if word.adj:
-        return _adjective_or_noun(token, before, following, after)
+        return _adjective_or_noun(token, before, following)
     return "N" if token.noun else "V" if word.verb else "X"
 
 
 def _participle(token: Token, before: str, following: Token | None, after: str) -> str:
-    """`smiling woman`, `a sleeping baby` -> A; `woman smiling`, `riding a horse`, `is sleeping` -> V."""
-    if before in ("N", "B", "R", "U", "M", "S", "X"):
-        return (
-            "A"
-            if before == "B"
-            and token.word.adj
-            and not _opens(following)
-            and token.word.adj_count > token.word.verb_count
-            else "V"
-        )
-    return (
-        "A"
-        if before in ("D", "A", "#", "P", ".", ",", "C", "L") and _opens(following) and after != "U"
-        else "V"
-    )
-
-
-def _past(token: Token, before: str, previous: Token | None, following: Token | None, after: str) -> str:
-    """`broken window`, `snow covered mountain` -> A; `car parked on`, `is covered with`, `boy kicked the` ->
+    """Role of a form in -ing: `smiling woman`, `a sleeping baby` -> A; `woman smiling`, `riding a horse` ->
     V."""
-    if before == "N" and _opens(following) and previous is not None and not previous.plural:
-        return (
-            "A"
-            if following is not None
-            and (following.plural or following.role == "N" or previous.noun in COVERS)
-            else "V"
-        )
-    if before in ("N", "U", "B", "R", "M"):
-        return "V"
-    return "A" if _opens(following) or token.word.adj else "V"
+    word = token.word
+    if before == "B":
+        modifies = word.adj and not _opens(following) and word.adj_count > word.verb_count
+    else:
+        modifies = before in ("D", "A", "#", "P", ".", ",", "C", "L") and _opens(following) and after != "U"
+    return "A" if modifies else "V"
+
+
+def _past(token: Token, before: str, previous: Token | None, following: Token | None) -> str:
+    """Role of a past form or participle: `broken window`, `snow covered mountain` -> A; `car parked on`, `is
+    covered with`, `boy kicked the` -> V."""
+    if before == "N" and following is not None and _opens(following) and previous and not previous.plural:
+        modifies = following.plural or following.role == "N" or previous.noun in COVERS
+    else:
+        modifies = before not in ("N", "U", "B", "R", "M") and (_opens(following) or token.word.adj)
+    return "A" if modifies else "V"
 
 
 SHOWN_COVERS = frozenset("snow ice mud dust sand grass ivy moss".split())
@@ -243,8 +216,8 @@ COVERS = SHOWN_COVERS | frozenset("hand tree sun rain heart".split())
 
 
 def _finite(token: Token, before: str, previous: Token | None, following: Token | None) -> bool:
-    """Whether a word that may be a verb in the present is one: `man rides a`, `officers stand in`, `shop
-    the`, `man shakes hands`."""
+    """Whether a word that may be a verb in the present tense is one: `man rides a`, `officers stand in`,
+    `shop the`, `man shakes hands`."""
     word = token.word
     after = following.role if following is not None else "."
     if not token.noun:
@@ -264,23 +237,17 @@ def _finite(token: Token, before: str, previous: Token | None, following: Token 
     return weight and word.verb_count > 0 and after in ("P", "T", ".", "L", "X", "S", "#", "R", "C")
 
 
-def _adjective_or_noun(token: Token, before: str, following: Token | None, after: str) -> str:
+def _adjective_or_noun(token: Token, before: str, following: Token | None) -> str:
+    """Role of a word that may be an adjective, and a noun if `token.noun`."""
     word = token.word
-    if not token.noun:
-        return "A"
-    if word.low in COLOURS:
-        alone = not _opens(following)
-        return "N" if word.low in COLOUR_THINGS and alone and before in ("D", "#") else "A"
-    if before == "B":
+    if token.noun and word.low in COLOURS:
+        fruit = word.low in COLOUR_THINGS and before in ("D", "#") and not _opens(following)
+        return "N" if fruit else "A"
+    if not token.noun or before == "B":
         return "A"
     if word.plural:
         return "N"
     if _opens(following) and word.adj_count >= word.noun_count:
         return "A"
-    return (
-        "A"
-        if word.adj_count > word.noun_count and before != "D"
-        else "N"
-        if token.thing or before == "D" or word.noun_count
-        else "A"
-    )
+    mostly_noun = before == "D" or (word.adj_count <= word.noun_count and (token.thing or word.noun_count))
+    return "N" if mostly_noun else "A"

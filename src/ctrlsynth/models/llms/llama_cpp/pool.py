@@ -1,8 +1,8 @@
-"""As many single-thread llama.cpp engines (2b) as there are cores, fed from one queue; answers come back in
-the order of the tasks.
+"""Runs single-threaded llama.cpp engines (2b) as processes that share one queue; answers keep the tasks'
+order.
 
-Two processes of one thread answer twice as fast as one of two threads, and their text does not depend on each
-other."""
+Processes of one thread are faster than one process of several, and their texts do not affect each other.
+`ProcessPoolExecutor` would not do: it breaks as a whole when a worker dies."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from ....errors import ModelError
 
 Task = dict[str, Any]
 MAX_RESTARTS = 3
+_DIED = f"the engine died {MAX_RESTARTS + 1} times on this request"
 _START = (
     "import sys; sys.path[:] = sys.argv[2].split('\\n'); from ctrlsynth.models.llms.llama_cpp.worker "
     "import main; main(sys.argv[1])"
@@ -29,22 +30,16 @@ _START = (
 
 
 class EngineProcess:
-    """One engine behind two pipes: tasks go in, answers come out in the same order."""
+    """An engine process behind two pipes; it answers tasks in order."""
 
     def __init__(self, path: str, context: int) -> None:
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        options = json.dumps({"path": path, "context": context})
         self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                _START,
-                json.dumps({"path": path, "context": context}),
-                "\n".join(sys.path),
-            ],
+            [sys.executable, "-c", _START, options, "\n".join(sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=environment,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
         )
         self._ready = False
 
@@ -53,7 +48,7 @@ class EngineProcess:
         return self._process.pid
 
     def send(self, task: Task) -> bool:
-        """Hands a task over; the engine queues it. False when the process is gone."""
+        """Sends a task, which the engine queues. Returns False if the process has ended."""
         try:
             assert self._process.stdin is not None
             self._process.stdin.write(json.dumps(task).encode() + b"\n")
@@ -63,7 +58,7 @@ class EngineProcess:
         return True
 
     def receive(self) -> dict[str, Any] | None:
-        """The answer to the oldest task that was sent; None when the process died."""
+        """Waits for the answer to the oldest task; None if the process died."""
         if not self._ready:
             first = self._read()
             if first is None:
@@ -76,13 +71,11 @@ class EngineProcess:
     def _read(self) -> dict[str, Any] | None:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        if not line.endswith(b"\n"):
-            return None
-        answer: dict[str, Any] = json.loads(line)
+        answer: dict[str, Any] | None = json.loads(line) if line.endswith(b"\n") else None
         return answer
 
     def close(self) -> None:
-        """Ends the process, whatever it is doing, and waits for it."""
+        """Kills the process and waits for its end."""
         self._process.kill()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
@@ -92,9 +85,10 @@ class EngineProcess:
 
 
 class EnginePool:
-    """`ask(tasks)` spreads tasks over the engines as they become free. An engine that dies is started again
-    and its task asked again, at most `MAX_RESTARTS` times a task; then that task's answer is {error: {type:
-    engine_died}}. Engines start at first use."""
+    """Spreads tasks over the engines as they become free. Engines start at first use.
+
+    An engine that dies is restarted and its task retried, at most `MAX_RESTARTS` times per task; then the
+    task's answer is {error: {type: engine_died}}."""
 
     def __init__(self, path: str, context: int, processes: int) -> None:
         self._path, self._context = path, context
@@ -104,21 +98,16 @@ class EnginePool:
         _open_pools.add(self)
 
     def pids(self) -> list[int]:
-        """The processes that run now."""
+        """Ids of the running processes."""
         return [engine.pid for engine in self._engines if engine is not None]
 
     def ask(self, tasks: Sequence[Task]) -> list[dict[str, Any]]:
-        """One answer a task, in order. Raises `ModelError("engine_failed")` where the model cannot be
+        """Returns one answer per task, in order. Raises `ModelError("engine_failed")` if the model cannot be
         loaded."""
         with self._lock:
-            stop = threading.Event()
-            waiting = deque(
-                sorted(enumerate(tasks), key=lambda pair: json.dumps(pair[1]["head"]))
-            )  # an engine seldom changes its head
-            answers: list[dict[str, Any] | None] = [None] * len(tasks)
-            faults: list[BaseException] = []
+            job = _Job(tasks)
             threads = [
-                threading.Thread(target=self._serve, args=(i, waiting, answers, faults, stop), daemon=True)
+                threading.Thread(target=self._serve, args=(i, job), daemon=True)
                 for i in range(min(len(self._engines), len(tasks)))
             ]
             for thread in threads:
@@ -127,83 +116,77 @@ class EnginePool:
                 for thread in threads:
                     thread.join()
             except BaseException:  # Ctrl-C: the engines stop now, not after the queue
-                stop.set()
+                job.stop.set()
                 self.close()
                 raise
-            if faults:
+            if job.faults:
                 self.close()
-                raise faults[0]
-            done = [answer for answer in answers if answer is not None]
-            assert len(done) == len(tasks), "an engine left a task without an answer"
-            return done
+                raise job.faults[0]
+            assert len(job.answers) == len(tasks), "an engine left a task without an answer"
+            return [job.answers[number] for number in range(len(tasks))]
 
-    def _serve(
-        self,
-        i: int,
-        waiting: deque[tuple[int, Task]],
-        answers: list[dict[str, Any] | None],
-        faults: list[BaseException],
-        stop: threading.Event,
-    ) -> None:
+    def _serve(self, i: int, job: _Job) -> None:
+        """Lets engine i work until no task waits; the body of its thread."""
         asked: deque[tuple[int, Task]] = deque()  # sent and not answered, oldest first
         died: Counter[int] = Counter()
         try:
-            while not stop.is_set():
-                self._feed(i, waiting, asked)
+            while not job.stop.is_set():
+                self._feed(i, job.waiting, asked)
                 if not asked:
                     return
                 engine = self._engines[i]
                 answer = engine.receive() if engine is not None else None
                 number, task = asked.popleft()
-                if answer is None and not stop.is_set():
-                    answer = self._bury(i, number, died)
-                    waiting.extendleft(reversed(asked if answer is not None else [(number, task), *asked]))
+                if answer is None and not job.stop.is_set():
+                    self._end(i)
+                    died[number] += 1
+                    if died[number] <= MAX_RESTARTS:
+                        self.restarts += 1
+                        asked.appendleft((number, task))
+                    else:
+                        answer = {"error": {"type": "engine_died", "message": _DIED}}
+                    job.waiting.extendleft(reversed(asked))
                     asked.clear()
                 if answer is not None:
-                    answers[number] = answer
-        except (ModelError, OSError, ValueError) as error:  # handed to the caller's thread, which raises it
-            faults.append(error)
-            stop.set()
+                    job.answers[number] = answer
+        except (ModelError, OSError, ValueError) as error:  # raised again in the caller's thread
+            job.faults.append(error)
+            job.stop.set()
 
     def _feed(self, i: int, waiting: deque[tuple[int, Task]], asked: deque[tuple[int, Task]]) -> None:
-        """Keeps a second task queued in the engine, so that it never waits for us; not at the end, when
-        another engine may be free."""
+        """Sends tasks so that a second one is always queued in the engine; not at the end, when another
+        engine may be free."""
         while len(asked) < (2 if len(waiting) > len(self._engines) else 1):
             try:
-                pair = waiting.popleft()
+                asked.append(waiting.popleft())
             except IndexError:
                 return
-            asked.append(pair)
             engine = self._engines[i]
             if engine is None:
                 engine = self._engines[i] = EngineProcess(self._path, self._context)
-            if not engine.send(pair[1]):
+            if not engine.send(asked[-1][1]):
                 return
 
-    def _bury(self, i: int, number: int, died: Counter[int]) -> dict[str, Any] | None:
-        """Ends a dead engine; the task that it died on gets an answer of its own once it has cost
-        `MAX_RESTARTS` engines more."""
-        engine = self._engines[i]
-        self._engines[i] = None
+    def _end(self, i: int) -> None:
+        engine, self._engines[i] = self._engines[i], None
         if engine is not None:
             engine.close()
-        died[number] += 1
-        if died[number] <= MAX_RESTARTS:
-            self.restarts += 1
-            return None
-        return {
-            "error": {
-                "type": "engine_died",
-                "message": f"the engine died {MAX_RESTARTS + 1} times on this request",
-            }
-        }
 
     def close(self) -> None:
         """Ends all engines; a later `ask` starts them again."""
-        for i, engine in enumerate(self._engines):
-            if engine is not None:
-                self._engines[i] = None
-                engine.close()
+        for i in range(len(self._engines)):
+            self._end(i)
+
+
+class _Job:
+    """The tasks of one call of `ask`, shared by the threads that serve the engines."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        # sorted, so that engines seldom change their head
+        self.waiting = deque(sorted(enumerate(tasks), key=lambda pair: json.dumps(pair[1]["head"])))
+        self.answers: dict[int, dict[str, Any]] = {}
+        self.faults: list[BaseException] = []
+        self.stop = threading.Event()
 
 
 _open_pools: weakref.WeakSet[EnginePool] = weakref.WeakSet()

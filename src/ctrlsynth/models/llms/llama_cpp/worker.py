@@ -1,14 +1,14 @@
-"""One llama.cpp engine (2b) in a process of its own: one thread, one slot, tasks in and answers out as lines
-of JSON.
+"""A llama.cpp engine (2b) in its own process, with one thread and one slot. Tasks and answers are lines of
+JSON.
 
-Started by `pool.py` as `python -c`, so that a user's script needs no `if __name__ == "__main__"` guard. It
-leaves at once when its standard input closes, which happens however the parent ends, and ignores Ctrl-C: the
+`pool.py` starts it as `python -c`, so that a user's script needs no `if __name__ == "__main__"` guard. It
+exits as soon as its standard input closes, which happens however the parent ends, and ignores Ctrl-C: the
 parent decides when it stops.
 
-Greedy text depends on what the slot held before (the tail of the last prompt is reused, and a token computed
-in a batch differs in its last bits from one computed alone). So every request starts from the same state: the
-slot cut back to the fixed `head` of the prompt by a one-token call, and a new head computed from nothing,
-then once more (the state in which every later request finds it)."""
+Greedy text depends on what the slot held before: the tail of the last prompt is reused, and a token computed
+in a batch differs in its last bits from one computed alone. So every request starts from the same state: a
+one-token call resets the slot to the fixed `head` of the prompt. A new head is computed twice, which gives
+the state that all later requests start from."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from typing import Any
 
 
 def main(options_json: str) -> None:
-    """Reads tasks from standard input until it closes. The first line out is {"ready": true} or {"fatal":
+    """Answers tasks from standard input until it closes. The first line out is {"ready": true} or {"fatal":
     why}."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     silent = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silent, 1)  # whatever native code prints must not fall between our lines
+    os.dup2(silent, 1)  # output of native code must not mix with our lines
     tasks: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(tasks,), daemon=True).start()
     try:
@@ -43,7 +43,7 @@ def main(options_json: str) -> None:
 def _listen(tasks: queue.SimpleQueue[str]) -> None:
     for line in sys.stdin.buffer:
         tasks.put(line.decode("utf-8"))
-    os._exit(0)  # the parent is gone: no one wants the answer that is under way
+    os._exit(0)  # the parent has ended: nobody needs the current answer
 
 
 def _say(out: Any, message: dict[str, Any]) -> None:
@@ -55,7 +55,7 @@ def _say(out: Any, message: dict[str, Any]) -> None:
 
 
 class Engine:
-    """A loaded GGUF file; `answer` is a pure function of the task (and of the seed where it samples)."""
+    """A loaded GGUF file. `answer` is a pure function of the task (which includes the seed)."""
 
     def __init__(self, path: str, context: int) -> None:
         import xllamacpp
@@ -65,18 +65,15 @@ class Engine:
         params.n_ctx, params.n_parallel, params.n_gpu_layers = context, 1, 0
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
         params.verbosity, params.warmup, params.endpoint_slots = -1, False, False
-        params.cache_ram_mib, params.n_ctx_checkpoints = (
-            0,
-            0,
-        )  # no second cache of earlier prompts: memory, and hidden state
-        params.api_keys = [
-            os.urandom(16).hex()
-        ]  # the library opens a port on localhost; nobody else may use it
+        # no second cache of earlier prompts, which costs memory and is hidden state
+        params.cache_ram_mib, params.n_ctx_checkpoints = 0, 0
+        # the library opens a port on localhost, which nobody else may use
+        params.api_keys = [os.urandom(16).hex()]
         self._server = xllamacpp.Server(params)
         self._head: str | None = None
 
     def answer(self, task: dict[str, Any]) -> dict[str, Any]:
-        """task: {chat: bool, head: body, body: body} -> the engine's reply as a dict, or {error: {type,
+        """Answers a task {chat: bool, head: body, body: body} with the engine's reply, or {error: {type,
         message}}."""
         try:
             self._reset(task["chat"], task["head"])
@@ -86,6 +83,7 @@ class Engine:
             return {"error": {"type": "refused", "message": str(error)}}
 
     def _reset(self, chat: bool, head: dict[str, Any]) -> None:
+        """Puts the slot into the state that follows from the head alone."""
         name = json.dumps([chat, head])
         if name != self._head:
             self._call(chat, head | {"cache_prompt": False})
