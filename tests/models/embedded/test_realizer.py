@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from typing import Any
@@ -52,12 +53,10 @@ def lemmas(text: str) -> list[str]:
 
 
 def test_every_word_of_every_tag_is_said() -> None:
-    """The plain rule: each word of each phrase is in the text, in the singular; whatever frame."""
-    for seed in range(40):
-        for tags in TAGS:
-            there = set(lemmas(say(tags, seed=seed)))
-            for phrase in tags.phrases():
-                assert set(lemmas(phrase)) <= there, (phrase, say(tags, seed=seed))
+    """The plain rule: each word of each phrase is in the text, in the singular, in any frame."""
+    for seed, tags in itertools.product(range(40), TAGS):
+        wanted = {word for phrase in tags.phrases() for word in lemmas(phrase)}
+        assert wanted <= set(lemmas(say(tags, seed=seed))), (tags, say(tags, seed=seed))
 
 
 def test_the_judge_finds_the_tags() -> None:
@@ -76,11 +75,10 @@ def test_nothing_else_is_said() -> None:
         """a an the and is are there we can see with also in of on to it scene seen up close together plain view someone that
         by has this""".split()
     )
-    for seed in range(20):
-        for tags in TAGS:
-            own = {word for phrase in tags.phrases() for word in lemmas(phrase)}
-            more = {singular(word) for word in frame} | frame
-            assert set(lemmas(say(tags, seed=seed))) - own <= more, say(tags, seed=seed)
+    frame |= {singular(word) for word in frame}
+    for seed, tags in itertools.product(range(20), TAGS):
+        own = {word for phrase in tags.phrases() for word in lemmas(phrase)}
+        assert set(lemmas(say(tags, seed=seed))) - own <= frame, say(tags, seed=seed)
 
 
 @pytest.mark.parametrize(

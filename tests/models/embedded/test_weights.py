@@ -163,6 +163,19 @@ def test_what_is_no_state_dict_is_refused(program: bytes, tmp_path: Path) -> Non
     refused(tmp_path, legacy(program))
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(pickle.dumps(x) for x in ([1, 2], {}, {"a": 1.5}, {"a": True}, {1: 1}, {"a": {"b": 1}}, np.int64(3))),
+        b"ctorch\nFloatStorage\n.", b"\x80\x02]q\x00" + b"h\x00h\x00\x86q\x01" * 40_000 + b".",
+        pickle.dumps(COUNTS)[:-10], b"",
+    ],
+    ids=range(11),
+)  # fmt: skip
+def test_what_is_no_vocabulary_is_refused(data: bytes, tmp_path: Path) -> None:
+    refused(tmp_path, data, read_counts)
+
+
 def test_every_cut_of_a_good_file_is_refused(tmp_path: Path) -> None:
     data = legacy(dumped({"w": Tensor()}))
     for length in range(len(data)):
@@ -198,16 +211,3 @@ def test_a_pickled_vocabulary_is_read_in_its_order(kind: Any, protocol: int, tmp
     assert list(read(tmp_path, data, read_counts).items()) == list(COUNTS.items())
     many = {f"n{n}": n for n in range(60_000)}  # more than CatLIP's 24,320
     assert read(tmp_path, pickle.dumps(many, protocol), read_counts) == many
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        *(pickle.dumps(x) for x in ([1, 2], {}, {"a": 1.5}, {"a": True}, {1: 1}, {"a": {"b": 1}}, np.int64(3))),
-        b"ctorch\nFloatStorage\n.", b"\x80\x02]q\x00" + b"h\x00h\x00\x86q\x01" * 40_000 + b".",
-        pickle.dumps(COUNTS)[:-10], b"",
-    ],
-    ids=range(11),
-)  # fmt: skip
-def test_what_is_no_vocabulary_is_refused(data: bytes, tmp_path: Path) -> None:
-    refused(tmp_path, data, read_counts)
