@@ -17,9 +17,8 @@ from ctrlsynth.lang.words import singular
 from ctrlsynth.models import registry as models
 from ctrlsynth.models.base import Request
 from ctrlsynth.models.embedded.realizer.caption import held, in_line, shown, tidy
-from ctrlsynth.models.embedded.realizer.fill import Unsupported, fill
 from ctrlsynth.models.embedded.realizer.scene import determiner, plan, predicate, reduced
-from ctrlsynth.models.embedded.realizer.writer import Realizer, leaves_out
+from ctrlsynth.models.embedded.realizer.writer import Realizer, Unsupported, fill, leaves_out
 from ctrlsynth.models.embedded.small_llm import grammar
 from ctrlsynth.recipe.schema import TextPolicy
 from ctrlsynth.sample import Tags
