@@ -179,26 +179,24 @@ def test_nothing_to_write_about_and_too_much(smollm2: SmolLM2) -> None:
     assert long.error == "prompt_too_long"
 
 
-def test_words_are_honoured(smollm2: SmolLM2) -> None:
-    [reply] = smollm2.generate([Request("", REQUESTS[0].tags, words=(14, 18))])
-    assert 14 <= len(reply.text.split()) <= 19
-
-
-def test_a_schema_is_filled(smollm2: SmolLM2) -> None:
+def test_a_schema_is_filled_and_words_are_honoured(smollm2: SmolLM2) -> None:
     schema = {
         "type": "object",
         "properties": {"caption": {"type": "string"}},
         "required": ["caption"],
         "additionalProperties": False,
     }
-    few, odd = smollm2.generate(
+    tags = REQUESTS[0].tags
+    few, odd, long = smollm2.generate(
         [
-            Request("", REQUESTS[0].tags, schema=schema),
-            Request("", REQUESTS[0].tags, schema={"type": "array"}),
+            Request("", tags, schema=schema),
+            Request("", tags, schema={"type": "array"}),
+            Request("", tags, words=(14, 18)),
         ]
     )
     assert few.text.startswith('{"caption": "A brown dog')
     assert odd.error == "schema_unsupported"
+    assert 14 <= len(long.text.split()) <= 19
 
 
 def test_a_general_model_gets_the_instruction_in_its_own_template() -> None:

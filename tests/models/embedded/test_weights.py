@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter, OrderedDict, defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -39,18 +40,18 @@ class Tensor:
         self.says |= lies
 
     def __reduce__(self) -> tuple[Any, ...]:
-        parts = (Storage(self.says["type"]), self.says["offset"], self.says["shape"], self.says["strides"])
+        parts = (
+            SimpleNamespace(kind=self.says["type"]),
+            self.says["offset"],
+            self.says["shape"],
+            self.says["strides"],
+        )
         return torch._utils._rebuild_tensor_v2, (*parts, False, OrderedDict())
-
-
-class Storage:
-    def __init__(self, kind: type) -> None:
-        self.kind = kind
 
 
 class Pickler(pickle.Pickler):
     def persistent_id(self, obj: Any) -> Any:
-        return ("storage", obj.kind, "0", "cpu", 6) if isinstance(obj, Storage) else None
+        return ("storage", obj.kind, "0", "cpu", 6) if isinstance(obj, SimpleNamespace) else None
 
 
 def dumped(state: object, protocol: int = 2) -> bytes:

@@ -133,7 +133,7 @@ class _Reader:
         self._place(noun)
 
     def _modifier(self, token: Token, noun: str, plural: bool) -> None:
-        """Adds an attribute, unless the word says nothing of how the thing looks."""
+        """Adds an attribute, unless the word does not describe how the thing looks."""
         if token.role == "#":
             if plural:
                 self.attributes.setdefault(f"{token.low} {plural_of(noun)}")
