@@ -6,11 +6,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ctrlsynth.api.run import Run
+from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Recipe
@@ -179,3 +182,10 @@ def run_part(
     ledger = Ledger(workshop.plan, run, folder)
     Pipeline(workshop, run, folder, Watcher(), retry, ledger).run([(part, list(versions))])
     return run.counts(folder, part.index, workshop.plan.part_digest(folder, part))
+
+
+def refused(call: Callable[[], object], match: str) -> None:
+    """Asserts that the call raises a UserError of one line that matches."""
+    with pytest.raises(UserError, match=match) as error:
+        call()
+    assert "\n" not in str(error.value)

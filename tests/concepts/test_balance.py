@@ -21,7 +21,7 @@ from ctrlsynth.concepts.balance import (
     solve_t,
 )
 from ctrlsynth.concepts.match import Array, Matches
-from ctrlsynth.errors import UserError
+from helpers import refused
 
 ROWS = st.lists(st.lists(st.integers(0, 11), max_size=6, unique=True), min_size=1, max_size=60)
 
@@ -136,26 +136,21 @@ def test_t_for_a_size_is_the_bisection() -> None:
         kept = {i for i, k in zip(ids, keep_mask(matches, c, t, draws(0, ids)), strict=True) if k}
         assert last <= kept
         last = kept
-    assert len(last) == some
-    assert sum(expected_sizes(matches, c, [float(c.max())])) == some * UNIT
+    assert (len(last), sum(expected_sizes(matches, c, [float(c.max())]))) == (some, some * UNIT)
 
 
 def test_what_cannot_be_is_said_in_one_line() -> None:
     rows, ids = pool(50)
     matches = Matches.of(rows)
     c = counts([matches], 200)
-    with pytest.raises(UserError, match=r"^t 0: above 0"):
-        keep_mask(matches, c, 0, draws(0, ids))
-    with pytest.raises(UserError, match=r"^size 0: at least 1$"):
-        solved([matches], 0)
-    with pytest.raises(
-        UserError, match=rf"^size 51 is more than the pool: {sum(bool(r) for r in rows)} texts hold an entry"
-    ):
-        solved([matches], 51)
-    with pytest.raises(UserError, match=r"^no text holds an entry"):
-        solved([Matches.of([[], []])], 1)
-    with pytest.raises(UserError, match=r"^size 51 is more than the pool of 50 texts"):
-        random_mask(draws(0, ids), 51, 50)
+    refused(lambda: keep_mask(matches, c, 0, draws(0, ids)), r"^t 0: above 0")
+    refused(lambda: solved([matches], 0), r"^size 0: at least 1$")
+    refused(
+        lambda: solved([matches], 51),
+        rf"^size 51 is more than the pool: {sum(bool(r) for r in rows)} texts hold an entry",
+    )
+    refused(lambda: solved([Matches.of([[], []])], 1), r"^no text holds an entry")
+    refused(lambda: random_mask(draws(0, ids), 51, 50), r"^size 51 is more than the pool of 50 texts")
     assert not keep_mask(Matches.of([]), c, 1.0, draws(0, [])).size
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -29,8 +30,8 @@ from ctrlsynth.concepts.bank import (
 )
 from ctrlsynth.concepts.gather import Wanted, gather
 from ctrlsynth.data.sources import open_source
-from ctrlsynth.errors import UserError
 from ctrlsynth.recipe.schema import Source
+from helpers import refused
 
 
 def test_wordnet_gives_metaclips_number() -> None:
@@ -52,11 +53,9 @@ def test_a_bank_from_every_source_is_the_same_each_time(tmp_path: Path) -> None:
     entries = table["entry"].to_pylist()
     assert len(entries) == len(set(entries))
     source = dict(zip(entries, table["source"].to_pylist(), strict=True))
-    assert source["dog"] == "list+wordnet+unigrams"
-    assert source["42"] == "numbers"
+    assert (source["dog"], source["42"]) == ("list+wordnet+unigrams", "numbers")
     assert source["endoplasmic reticulum"] == "bigrams"  # in WordNet it is the second lemma of its synset
-    assert source["reticulum"] == "wordnet+unigrams"
-    assert source["my own thing"] == "list"
+    assert (source["reticulum"], source["my own thing"]) == ("wordnet+unigrams", "list")
     for one in told:
         assert one.given == one.new + one.repeats + sum(one.dropped.values()) + one.over_cap
     assert [one.source for one in told] == ["list", "numbers", "wordnet", "unigrams", "bigrams"]
@@ -96,10 +95,8 @@ def test_entries_of_nothing_but_blanks_or_marks_are_counted_out() -> None:
     )
     assert table["entry"].to_pylist() == ["dog", "hot dog", "x" * 10_000]
     assert told[0].dropped == {"blank": 2, "punctuation": 1}
-    with pytest.raises(UserError, match=r"^the bank would be empty"):
-        build([("list", [(" ", None)])])
-    with pytest.raises(UserError, match=r"^cap 0: at least 1"):
-        build([], cap=0)
+    refused(lambda: build([("list", [(" ", None)])]), r"^the bank would be empty")
+    refused(lambda: build([], cap=0), r"^cap 0: at least 1")
 
 
 @pytest.mark.parametrize(
@@ -121,8 +118,7 @@ def test_banks_are_read_from_every_format(tmp_path: Path, name: str) -> None:
         raw = "\r\n".join(entries).encode()
         path.write_bytes(gzip.compress(raw) if name.endswith("gz") else raw)
     bank = load_bank(path)
-    assert list(bank.entries) == entries
-    assert bank.digest == digest_of(entries)
+    assert (list(bank.entries), bank.digest) == (entries, digest_of(entries))
     assert bank.noted == {"edge_spaces": 1, "very_long": 1, "punctuation": 1, "unmatchable": 1}
 
 
@@ -147,10 +143,8 @@ def test_flagged_entries_are_left_out_and_never_deleted(tmp_path: Path) -> None:
     for suffix in ("txt", "json", "csv"):
         write_bank(table, tmp_path / f"bank.{suffix}")
         assert load_bank(tmp_path / f"bank.{suffix}").entries == ("dog", "cat")
-    with pytest.raises(UserError, match=r"bank.txt: is there already"):
-        write_bank(table, tmp_path / "bank.txt")
-    with pytest.raises(UserError, match=r"bank.xml: a bank is written as"):
-        write_bank(table, tmp_path / "bank.xml")
+    refused(lambda: write_bank(table, tmp_path / "bank.txt"), r"bank.txt: is there already")
+    refused(lambda: write_bank(table, tmp_path / "bank.xml"), r"bank.xml: a bank is written as")
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".tmp")]
 
 
@@ -198,8 +192,7 @@ def test_an_added_bank_keeps_origins_scores_and_flags(tmp_path: Path) -> None:
     source = open_source(Source(concepts=tmp_path / "raw.parquet"), tmp_path)
     assert [r.reason for r in source.rows(source.parts()[0])][:3] == ["flagged"] * 3
     (tmp_path / "score.csv").write_text("entry,score\ndog,many\n")
-    with pytest.raises(UserError, match="row 2: the score is no number: 'many'"):
-        read_bank(tmp_path / "score.csv")
+    refused(lambda: read_bank(tmp_path / "score.csv"), "row 2: the score is not a number: 'many'")
 
 
 def test_a_cut_bank_has_no_repeats_and_no_blanks() -> None:
@@ -232,16 +225,11 @@ def test_sub_banks() -> None:
         != set(random_part(table, 4, 6)["entry"].to_pylist())
     )
     found = found_part(table, ["cat", "sofa", "dog"], [3, 0, 1])
-    assert found["entry"].to_pylist() == ["dog", "cat"]
-    assert set(found["source"].to_pylist()) == {"wordnet"}
-    with pytest.raises(UserError, match=r"^a random draw of 8: the bank has 7 entries"):
-        random_part(table, 8, 0)
-    with pytest.raises(UserError, match=r"no entry of the bank is a word of furnace\.n\.01"):
-        subtree(table, "furnace.n.01")
-    with pytest.raises(UserError, match=r"unknown WordNet name"):
-        subtree(table, "dogg.n.01")
-    with pytest.raises(UserError, match=r"no entry of the bank is found"):
-        found_part(table, ["cat"], [0])
+    assert (found["entry"].to_pylist(), set(found["source"].to_pylist())) == (["dog", "cat"], {"wordnet"})
+    refused(lambda: random_part(table, 8, 0), r"^a random draw of 8: the bank has 7 entries")
+    refused(lambda: subtree(table, "furnace.n.01"), r"no entry of the bank is a word of furnace\.n\.01")
+    refused(lambda: subtree(table, "dogg.n.01"), r"unknown WordNet name")
+    refused(lambda: found_part(table, ["cat"], [0]), r"no entry of the bank is found")
 
 
 @pytest.mark.parametrize(
@@ -251,7 +239,7 @@ def test_sub_banks() -> None:
         ("blank.txt", b" \n\n  \n", r"the bank is empty \(3 blank left out\)"),
         ("bad.txt", b"dog\nc\xe9t\n", r"bad.txt:2: not UTF-8 \(byte 2 of the line\)"),
         ("bad.json", b"{}", "expected a list of strings"),
-        ("number.json", b'["dog", 3]', "item 1 is no string: 3"),
+        ("number.json", b'["dog", 3]', "item 1 is not a string: 3"),
         ("cut.json", b'["dog"', "not JSON"),
         ("wide.csv", b"a,b\n1,2\n", "no column entry or concept"),
         ("bank.xml", b"<a/>", r"a bank is a \.parquet, \.json"),
@@ -263,25 +251,24 @@ def test_banks_that_cannot_be_used_are_told_in_one_line(
     tmp_path: Path, name: str, content: bytes, message: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=message) as error:
-        load_bank(tmp_path / name)
-    assert name in str(error.value)
-    assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="no such bank file"):
-        load_bank(tmp_path / "none.txt")
+    refused(lambda: load_bank(tmp_path / name), f"^(?=.*{name}).*{message}")
+    refused(lambda: load_bank(tmp_path / "none.txt"), "no such bank file")
 
 
 def test_sources_that_are_not_there_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="unknown source 'wordnett'; did you mean 'wordnet'"):
-        gather(Wanted(sources=["wordnett"]))
-    with pytest.raises(UserError, match="bigrams need the unigrams"):
-        gather(Wanted(bigrams=[tmp_path / "x"]))
-    with pytest.raises(UserError, match=r"x: only the source list reads it, and it is not among wordnet"):
-        gather(Wanted(sources=["wordnet"], lists=[tmp_path / "x"]))
-    with pytest.raises(UserError, match=r"x: only the source titles reads it"):
-        gather(Wanted(sources=["wordnet"], pageviews=[tmp_path / "x"]))
-    with pytest.raises(UserError, match="titles: come from files"):
-        gather(Wanted(sources=["titles"]))
+    refused(lambda: gather(Wanted(sources=["wordnett"])), "unknown source 'wordnett'; did you mean 'wordnet'")
+    refused(lambda: gather(Wanted(bigrams=[tmp_path / "x"])), "bigrams need the unigrams")
+    refused(
+        lambda: gather(Wanted(sources=["wordnet"], lists=[tmp_path / "x"])),
+        r"x: only the source list reads it, and it is not among wordnet",
+    )
+    refused(
+        lambda: gather(Wanted(sources=["wordnet"], pageviews=[tmp_path / "x"])),
+        r"x: only the source titles reads it",
+    )
+    refused(lambda: gather(Wanted(sources=["titles"])), "titles: come from files")
     for entry in ("a\nb", "a\n"):
-        with pytest.raises(UserError, match="holds a line break"):
-            write_bank(table_of([(entry, "list", None)]), tmp_path / "lines.txt")
+        refused(
+            partial(write_bank, table_of([(entry, "list", None)]), tmp_path / "lines.txt"),
+            "holds a line break",
+        )

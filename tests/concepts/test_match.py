@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
 
 import pyarrow as pa
 import pytest
@@ -12,8 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ctrlsynth.concepts.match import Matcher, Matches, Mode, base_form, spaced
-from ctrlsynth.errors import UserError
 from ctrlsynth.lang import wordnet
+from helpers import refused
 
 LETTERS = "abAé　\u200b\u0301🐕s"
 TEXT = st.text(LETTERS + "  ,.;`\t\n\r-'", max_size=24)
@@ -77,8 +78,7 @@ def test_a_hash_is_never_taken_for_a_word(tail: str) -> None:
     matches = Matcher(words).match(
         [" ".join(others[i : i + 50]) for i in range(0, len(others), 50)] + [" ".join(words)]
     )
-    assert matches.lengths()[:-1].sum() == 0
-    assert matches.lists()[-1] == list(range(60_000))
+    assert (matches.lengths()[:-1].sum(), matches.lists()[-1]) == (0, list(range(60_000)))
 
 
 def test_long_entries_and_many_matches() -> None:
@@ -146,15 +146,12 @@ def test_lemmas_are_the_rule_on_base_forms() -> None:
         {0, 1, 2},
         {0, 3},
     ]
-    assert base_form("mice") == wordnet.morphy("mice", "n")
-    assert base_form("soccer_ball") == "soccer_ball"
+    assert (base_form("mice"), base_form("soccer_ball")) == (wordnet.morphy("mice", "n"), "soccer_ball")
 
 
 def test_what_cannot_be_matched_is_said_in_one_line() -> None:
-    with pytest.raises(UserError, match=r"^the bank is empty"):
-        Matcher([])
-    with pytest.raises(UserError, match=r"^unknown mode 'lemmas'; did you mean 'lemma'"):
-        Matcher(["a"], "lemmas")  # type: ignore[arg-type]
+    refused(lambda: Matcher([]), r"^the bank is empty")
+    refused(lambda: Matcher(["a"], cast(Any, "lemmas")), r"^unknown mode 'lemmas'; did you mean 'lemma'")
 
 
 def test_without_numba_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,10 +160,10 @@ def test_without_numba_one_sentence_says_what_to_install(monkeypatch: pytest.Mon
     monkeypatch.delitem(sys.modules, "ctrlsynth.concepts.kernel", raising=False)
     monkeypatch.setitem(sys.modules, "numba", None)
     monkeypatch.delattr("ctrlsynth.concepts.kernel", raising=False)
-    with pytest.raises(
-        UserError, match=r"^matching concepts: numba is not installed; pip install 'ctrlsynth\[concepts\]'$"
-    ):
-        Matcher(["a"])
+    refused(
+        lambda: Matcher(["a"]),
+        r"^matching concepts: numba is not installed; pip install 'ctrlsynth\[concepts\]'$",
+    )
 
 
 def test_matches_keep_their_rows() -> None:

@@ -14,9 +14,9 @@ from ctrlsynth.concepts.bank import load_bank, read_bank, table_of, write_bank
 from ctrlsynth.concepts.diversity import measure, measure_place
 from ctrlsynth.concepts.match import Matcher
 from ctrlsynth.concepts.safety import answers, flag, holding, question, read_words
-from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.recipe.file import parse_recipe
+from helpers import refused
 
 
 class Judge:
@@ -96,8 +96,7 @@ def test_flagged_concepts_stay_in_the_bank_and_out_of_synthesis(tmp_path: Path) 
 def test_an_answer_holds_for_every_entry_that_is_the_same_but_for_blanks(tmp_path: Path) -> None:
     bank = bank_of(tmp_path / "bank.parquet", "dog", "brothel", "brothel", " brothel", "!!")
     table, flags = flag(read_bank(bank), asked(tmp_path, bank))
-    assert table["flagged"].to_pylist() == [False, True, True, True, None]
-    assert flags.by_model == 3
+    assert (table["flagged"].to_pylist(), flags.by_model) == ([False, True, True, True, None], 3)
     assert flags.unanswered == {"blank, without words, or too long to be asked about": 1}
     later, more = flag(table.set_column(3, "flagged", pa.array([False, True, None, None, None])), [])
     assert later["flagged"].to_pylist() == [
@@ -108,8 +107,7 @@ def test_an_answer_holds_for_every_entry_that_is_the_same_but_for_blanks(tmp_pat
         None,
     ]  # an earlier flag holds for them too
     assert more.by_model == 3
-    with pytest.raises(UserError, match="the bank is empty"):
-        flag(table_of([("", "list", None)]), [], ["gun"])
+    refused(lambda: flag(table_of([("", "list", None)]), [], ["gun"]), "the bank is empty")
 
 
 def test_a_block_list_takes_whole_words(tmp_path: Path) -> None:
@@ -126,8 +124,7 @@ def test_a_block_list_takes_whole_words(tmp_path: Path) -> None:
         None,
     ]
     assert holding([])("weed") is None
-    with pytest.raises(UserError, match=r"nowhere.*cannot read the list"):
-        read_words(tmp_path / "nowhere")
+    refused(lambda: read_words(tmp_path / "nowhere"), r"nowhere.*cannot read the list")
 
 
 def test_the_small_model_is_given_the_question_and_answers_under_its_grammar(tmp_path: Path) -> None:
@@ -156,8 +153,7 @@ def test_diversity_tells_varied_from_repeated_captions() -> None:
     assert alike is not None
     assert varied is not None
     assert same.repeated == pytest.approx(49 / 50)
-    assert same.similarity == 1.0
-    assert alike.repeated == 0.0
+    assert (same.similarity, alike.repeated) == (1.0, 0.0)
     assert alike.openings == 1.0
     assert varied.similarity < alike.similarity < same.similarity
     assert varied.distinct[0] > alike.distinct[0] > same.distinct[0]
@@ -191,8 +187,7 @@ def test_diversity_of_a_file_and_a_run(tmp_path: Path) -> None:
     assert found.concepts is not None
     assert found.concepts > 0
     (tmp_path / "empty.txt").write_text("\n")
-    with pytest.raises(UserError, match="captions"):
-        measure_place(tmp_path / "empty.txt")
+    refused(lambda: measure_place(tmp_path / "empty.txt"), "captions")
 
 
 def test_banks_of_other_formats_have_no_flags() -> None:
@@ -249,11 +244,9 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     )
     assert code == 0
     ledger = {r["folder"]: r for r in json.loads(told)["ledger"]}
-    assert ledger["read"]["dropped"] == {"flagged": 2}
-    assert ledger["write"]["ok"] == 3
+    assert (ledger["read"]["dropped"], ledger["write"]["ok"]) == ({"flagged": 2}, 3)
     code, told, _ = called(capsys, "diversity", str(tmp_path / "run"), words, "--json")
-    assert code == 0
-    assert json.loads(told)[str(tmp_path / "run")]["captions"] == 3
+    assert (code, json.loads(told)[str(tmp_path / "run")]["captions"]) == (0, 3)
     code, told, _ = called(capsys, "diversity", str(tmp_path / "run"), "--bank", str(bank))
     assert "self-BLEU" in told
     assert called(capsys, "caption", out, "--llm", "nonsense", "--out", str(tmp_path / "y"))[0] == 2

@@ -30,6 +30,7 @@ from ctrlsynth.data.originals import ImageReader
 from ctrlsynth.data.rows import OpenSource, SourceRow, braces, safe_key
 from ctrlsynth.data.sources import open_source
 from ctrlsynth.data.tables import cut_blocks, merge_cuts
+from ctrlsynth.data.tar import samples
 from ctrlsynth.errors import UserError
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Source
@@ -59,8 +60,7 @@ def all_rows(source: OpenSource) -> list[SourceRow]:
             (row.caption or "").encode()
         rows += found
     names = [p.name for p in source.parts()]
-    assert len(set(names)) == len(names)
-    assert [p.index for p in source.parts()] == list(range(len(names)))
+    assert (len(set(names)), [p.index for p in source.parts()]) == (len(names), list(range(len(names))))
     return rows
 
 
@@ -74,8 +74,7 @@ def check_bytes(rows: list[SourceRow], wanted: dict[str, bytes]) -> None:
         for row in [*rows, *rows[::-1]]:
             assert row.file is not None
             data = reader.read(row.file, row.member, row.offset, row.length)
-            assert data == wanted[row.key]
-            assert row.sha256 == hashlib.sha256(data).hexdigest()
+            assert (data, row.sha256) == (wanted[row.key], hashlib.sha256(data).hexdigest())
 
 
 def refuse(call: Callable[[], Any], *words: str) -> str:
@@ -109,14 +108,12 @@ def test_folder_with_text_beside(tmp_path: Path) -> None:
     (tmp_path / "photos/.hidden.jpg").write_bytes(b"x")
     source = opened(tmp_path, folder="photos", part_rows=4)
     rows = by_key(source)
-    assert set(rows) == set(images)
-    assert [p.rows for p in source.parts()] == [4, 2]
+    assert (set(rows), [p.rows for p in source.parts()]) == (set(images), [4, 2])
     assert rows["img0"].caption == "a red dog"
     assert (rows["img1"].status, rows["img1"].reason) == ("failed", "bad_utf8")
     assert rows["img2"].caption is None
     assert rows["img3"].caption is None
-    assert rows["img2"].status == "ok"
-    assert (rows["sub:deep"].width, rows["sub:deep"].height) == (24, 16)
+    assert (rows["img2"].status, (rows["sub:deep"].width, rows["sub:deep"].height)) == ("ok", (24, 16))
     check_bytes([r for r in rows.values() if r.status == "ok"], images)
 
 
@@ -159,9 +156,7 @@ def test_tables_of_every_kind(tmp_path: Path, kind: str) -> None:
         text = "".join(sep.join(line) + "\r\n" for line in [("file_name", "text"), *lines])
     (tmp_path / "photos" / f"meta.{kind}").write_text("\ufeff" * (kind != "jsonl") + text, encoding="utf-8")
     rows = by_key(opened(tmp_path, folder="photos", captions=f"meta.{kind}"))
-    assert rows["img0"].caption == "zero “שלום” 🐶"
-    assert rows["sub:deep"].caption == "deep"
-    assert len(rows) == 6
+    assert (rows["img0"].caption, rows["sub:deep"].caption, len(rows)) == ("zero “שלום” 🐶", "deep", 6)
 
 
 def test_folder_bad_files_and_links(tmp_path: Path) -> None:
@@ -263,8 +258,7 @@ def test_webdataset(tmp_path: Path, pattern: str | list[str]) -> None:
     source = opened(tmp_path, webdataset=pattern)
     assert [p.name for p in source.parts()] == ["00000", "00001"]
     rows = all_rows(source)
-    assert [r.key for r in rows] == sorted(images)
-    assert rows[4].caption == "caption 000004"
+    assert ([r.key for r in rows], rows[4].caption) == (sorted(images), "caption 000004")
     assert rows[4].metadata == {"url": "http://x/000004"}
     check_bytes(rows, images)
 
@@ -280,8 +274,7 @@ def test_img2dataset_output(tmp_path: Path) -> None:
     }
     pq.write_table(pa.table(table), tmp_path / "00000.parquet")
     rows = by_key(opened(tmp_path, webdataset="00000.tar"))
-    assert rows["000001"].metadata["similarity"] == 0.4
-    assert rows["000001"].caption == "caption 000001"
+    assert (rows["000001"].metadata["similarity"], rows["000001"].caption) == (0.4, "caption 000001")
     lost = rows["000002"]
     assert (lost.status, lost.reason, lost.caption) == ("dropped", "failed_to_download", "lost")
     check_bytes([r for r in rows.values() if r.status == "ok"], images)
@@ -329,11 +322,9 @@ def test_tar_bad_members(tmp_path: Path) -> None:
         "nothing": ("failed", "empty_row"),
         "dir:good~2": ("dropped", "duplicate_key"),
     }
-    assert rows["dir:good"].caption == "fine   text"
-    assert rows["text"].caption == "caption only"
+    assert (rows["dir:good"].caption, rows["text"].caption) == ("fine   text", "caption only")
     assert rows["text"].file is None
-    assert rows["bad"].metadata == {"json": "unreadable"}
-    assert rows["x" * 150].width == 24
+    assert (rows["bad"].metadata, rows["x" * 150].width) == ({"json": "unreadable"}, 24)
 
 
 def test_tar_cut_anywhere_keeps_what_stands_before(tmp_path: Path) -> None:
@@ -364,6 +355,30 @@ def test_tar_cut_anywhere_keeps_what_stands_before(tmp_path: Path) -> None:
     assert "000002.jpg" in [
         r.key for r in all_rows(opened(tmp_path, webdataset="cut.tar")) if r.status == "failed"
     ]
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_the_walk_finds_what_tarfile_finds(tmp_path: Path, form: int) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=form) as tar:
+        for n in range(40):
+            folder = "long/" * 25 if n % 7 == 3 else "caf\xe9/" * (n % 5 == 4) + "a.b/"
+            add(tar, f"{folder}{n:03d}.seg.PNG", bytes(n * 37), mtime=n + (0.5 if n % 9 == 8 else 0))
+            add(tar, f"{folder}{n:03d}.txt", b"x" * n)
+            add(tar, "folder", type=tarfile.DIRTYPE)
+    with tarfile.open(path) as tar:
+        wanted = [(m.name, m.offset_data, m.size) for m in tar if m.isreg()]
+    found = list(samples(str(path)))
+    assert [m[:3] for sample in found for m in sample.members.values()] == wanted
+    assert [list(sample.members) for sample in found] == [["seg.png", "txt"]] * 40
+
+
+def test_a_repeated_member_begins_another_sample(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in ("a.txt", "a.txt", "a.json"):
+            add(tar, name, b"{}")
+    rows = all_rows(opened(tmp_path, webdataset="a.tar"))
+    assert [(r.key, r.reason) for r in rows] == [("a", None), ("a~2", "duplicate_key")]
 
 
 def test_tar_user_errors(tmp_path: Path) -> None:
@@ -408,8 +423,7 @@ def test_parquet_forms(tmp_path: Path, form: str) -> None:
     source = opened(tmp_path, parquet="d.parquet", part_rows=4, key_column="label")
     assert source.has_images
     rows = all_rows(source)
-    assert [r.key for r in rows] == [str(i) for i in range(10)]
-    assert rows[3].caption == "t3"
+    assert ([r.key for r in rows], rows[3].caption) == ([str(i) for i in range(10)], "t3")
     assert rows[3].metadata == {"label": 3} | ({"path": "3.jpg"} if form == "struct" else {})
     check_bytes(rows, {str(i): b for i, b in enumerate(images)})
 
@@ -460,8 +474,7 @@ def test_parquet_damaged_pages_fail_their_part_only(tmp_path: Path) -> None:
     data[start : start + 20] = b"\xff" * 20
     (tmp_path / "d.parquet").write_bytes(bytes(data))
     rows = all_rows_loose(opened(tmp_path, parquet="d.parquet", part_rows=1000))
-    assert [r.caption for r in rows[:1000]] == words[:1000]
-    assert rows[-1].reason == "unreadable_file"
+    assert ([r.caption for r in rows[:1000]], rows[-1].reason) == (words[:1000], "unreadable_file")
 
 
 def all_rows_loose(source: OpenSource) -> list[SourceRow]:
@@ -596,8 +609,7 @@ def test_text_bad_rows(tmp_path: Path) -> None:
     ]
     assert rows[4].caption == "\ufffd lone   nul"
     assert rows[5].metadata["file"].endswith("a.jsonl")
-    assert rows[5].metadata["record"] == 5
-    assert rows[8].caption == "5"
+    assert (rows[5].metadata["record"], rows[8].caption) == (5, "5")
     (tmp_path / "a.csv").write_bytes(b"caption,n\ngood,1\n\nbad \xff,2\n,3\nshort\na,b,too,many\nnul\x00,4\n")
     rows = all_rows(opened(tmp_path, text="a.csv"))
     assert [(r.caption, r.reason) for r in rows] == [

@@ -134,7 +134,7 @@ def test_originals_are_small_and_a_missing_one_is_told(gallery: Path) -> None:
             assert max(image.size) <= 256
             assert image.format == "JPEG"
     missing = [c for c in every if c["key"].endswith("photo7.jpg")]
-    assert [(c["original"], c["note"]) for c in missing] == [(None, "the original is no longer there")] * 3
+    assert [(c["original"], c["note"]) for c in missing] == [(None, "the original no longer exists")] * 3
     referred = {c["original"] for c in every} | {s.get("image") for c in every for s in c["steps"]}
     on_disk = {p.relative_to(gallery.parent).as_posix() for p in (gallery.parent / "images").rglob("*.*")}
     assert on_disk <= referred

@@ -27,7 +27,8 @@ OPTIMIZER = "optimizer.safetensors"
 
 @dataclass
 class State:
-    """What a checkpoint holds: model, optimiser and scaler, steps done, the last loss and the pairs skipped."""
+    """What a checkpoint holds: model, optimiser and scaler, steps done, the last loss and the pairs
+    skipped."""
 
     module: Any
     config: dict[str, Any]

@@ -99,8 +99,8 @@ def _cosines() -> Any:
 
 
 def perceptual_hash(image: Image.Image) -> int:
-    """64 bits: which of the 8 x 8 lowest frequencies (without the constant row and column) of the 32 x 32 grey
-    image are above their median."""
+    """64 bits: which of the 8 x 8 lowest frequencies (without the constant row and column) of the 32 x 32
+    grey image are above their median."""
     grey = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BICUBIC), dtype=np.float64)
     low = _cosines() @ grey @ _cosines().T
     return int("".join("1" if v else "0" for v in (low > np.median(low)).ravel()), 2)

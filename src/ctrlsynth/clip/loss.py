@@ -47,8 +47,8 @@ class Forward(nn.Module):  # type: ignore[misc]
 def softmax_loss(
     images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, valid: Tensor | None = None
 ) -> Tensor:
-    """CLIP's symmetric cross-entropy over features [n, dim]; ignores rows that are not `valid`. Uses one matrix
-    for both directions."""
+    """CLIP's symmetric cross-entropy over features [n, dim]; ignores rows that are not `valid`. Uses one
+    matrix for both directions."""
     logits = scale * images @ texts.T
     labels = torch.arange(len(logits), device=logits.device)
     other = logits.T
@@ -90,8 +90,8 @@ def step_gradients(
     factor: Tensor | float = 1.0,
     before: Callable[[int], None] = lambda number: None,
 ) -> tuple[Tensor, Tensor]:
-    """Adds one step's gradients to the parameters; returns the loss of the whole batch and its number of valid
-    rows, the same in all processes.
+    """Adds one step's gradients to the parameters; returns the loss of the whole batch and its number of
+    valid rows, the same in all processes.
 
     `model`: a `Forward`, or one inside DistributedDataParallel. `micro_batches`: (images, ids, valid) of each
     micro-batch of this process. `micro`: negatives from the micro-batch alone, the mean over all. `factor`
@@ -136,7 +136,8 @@ def _world(model: Any) -> int:
 
 
 def _pass_on(run: Any, by_features: Tensor, by_scalars: Sequence[Tensor]) -> None:
-    """Backpropagates through one run, given the gradients of its features [n, 2 dim] and of its two scalars."""
+    """Backpropagates through one run, given the gradients of its features [n, 2 dim] and of its two
+    scalars."""
     width = run[0].shape[1]
     outputs = [
         (run[0], by_features[:, :width]),

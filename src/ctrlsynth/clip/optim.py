@@ -1,4 +1,5 @@
-"""The optimiser and its schedule: AdamW with two groups, linear warm-up and cosine, and the length of a run."""
+"""The optimiser and its schedule: AdamW with two groups, linear warm-up and cosine, and the length of a
+run."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from .data.order import Schedule, equal_steps
 
 
 def make_optimizer(module: Any, block: TrainBlock) -> Any:
-    """Fused AdamW with weight decay only on parameters of two or more dimensions: none on biases, norms, class
-    embedding and scale (papers/002)."""
+    """Fused AdamW with weight decay only on parameters of two or more dimensions: none on biases, norms,
+    class embedding and scale (papers/002)."""
     import torch
 
     named = [p for p in module.parameters() if p.requires_grad]
@@ -48,8 +49,8 @@ def warmup_steps(block: TrainBlock, steps: int, steps_an_epoch: int) -> int:
 
 
 def learning_rate(block: TrainBlock, step: int, steps: int, warmup: int) -> float:
-    """The rate of step `step` (from 0). Warm-up: lr * (step + 1) / warmup, or linear from `warmup_lr` to lr if
-    that is given; then half a cosine from lr to `min_lr`."""
+    """The rate of step `step` (from 0). Warm-up: lr * (step + 1) / warmup, or linear from `warmup_lr` to lr
+    if that is given; then half a cosine from lr to `min_lr`."""
     if step < warmup:
         if block.warmup_lr is None:
             return block.lr * (step + 1) / warmup

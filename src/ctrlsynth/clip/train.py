@@ -1,5 +1,5 @@
-"""The training loop: reads, steps, logs, saves, resumes. Runs in one process, or in several under torchrun with
-the same result.
+"""The training loop: reads, steps, logs, saves, resumes. Runs in one process, or in several under torchrun
+with the same result.
 
 ctrlsynth train recipe.yaml --out runs/clip
 torchrun --no-python --nproc-per-node 8 ctrlsynth train recipe.yaml --out runs/clip
@@ -62,7 +62,8 @@ def train(
     """Trains as `block` says into `out`; relative paths start at `base`. The same call resumes at the newest
     checkpoint.
 
-    Raises UserError for wrong input (also a folder of another run), WorkFailed when the loss is not finite."""
+    Raises UserError for wrong input (also a folder of another run), WorkFailed when the loss is not
+    finite."""
     with _processes() as process:
         set_threads()
         run = _Run(block, out, base, process, resume)
@@ -267,7 +268,8 @@ class _Run:
         torch.manual_seed(hash_int(self.block.seed, place, "model") >> 1)
 
     def _line(self, window: _Window) -> Mapping[str, Any]:
-        """The line of the log for a window. WorkFailed if no row of it was valid or its loss is not finite."""
+        """The line of the log for a window. WorkFailed if no row of it was valid or its loss is not
+        finite."""
         state, block = self.state, self.block
         steps, valid = state.step - window.start, int(window.sums[1])
         if valid == 0:
@@ -279,8 +281,8 @@ class _Run:
             saved = checkpoint.newest(self.out)
             where = f"the last good checkpoint is {saved}" if saved else "no checkpoint was written before"
             raise WorkFailed(
-                f"{self.out}: the loss is {state.loss} at step {state.step}; lower train.lr, or take precision "
-                f"bf16; {where}"
+                f"{self.out}: the loss is {state.loss} at step {state.step}; lower train.lr, or take "
+                f"precision bf16; {where}"
             )
         elapsed = time.perf_counter() - window.began
         return {
@@ -303,7 +305,7 @@ class _Run:
             dist.barrier()
 
     def _facts(self) -> dict[str, Any]:
-        """What train.json says of the run, beside the state."""
+        """The content of train.json apart from the state."""
         samples = self.state.step * self.block.batch
         return {"samples": samples, "rows": self.facts["rows"], "block": self.facts["block"]}
 

@@ -7,7 +7,7 @@ independent draws over its entries succeeds: P(keep) = 1 - prod(1 - p[e]). A tex
 **One draw a text.** The reference draws once for every pair of text and entry. All those draws are
 independent, so whether a text is kept is independent of every other text, with probability P. One uniform u a
 text and `u < P` gives the same joint distribution, and more: P grows with t, so with the same u a smaller t
-keeps a subset of what a larger t keeps. u hangs on (seed, caption's id) alone, so the subset depends neither
+keeps a subset of what a larger t keeps. u depends on (seed, caption's id) alone, so the subset depends neither
 on the order of the texts nor on the number of parts.
 
 **t for a wanted size M.** Sum of P over all texts grows with t, so it is bracketed: in four rounds every part
@@ -47,8 +47,8 @@ ROUNDS, POINTS = 4, 17
 
 
 def counts(parts: Iterable[Matches], entries: int) -> Array:
-    """c: how many texts of all parts hold each of the bank's `entries` entries. int64. Duplicates should be
-    out by now."""
+    """c: how many texts of all parts hold each of the bank's `entries` entries, as int64. Call it without
+    duplicates."""
     total = np.zeros(entries, np.int64)
     for part in parts:
         total += np.bincount(part.entries, minlength=entries)
@@ -69,8 +69,7 @@ def keep_probabilities(matches: Matches, counts: Array, t: float) -> Array:
 
 
 def expected_sizes(matches: Matches, counts: Array, grid: Sequence[float]) -> list[int]:
-    """What one part adds to the expected size at each t of the grid, in units of 1 / UNIT texts. The engines'
-    share of `solve_t`."""
+    """One part's share of the expected size for each t of the grid, in units of 1 / UNIT texts."""
     return [int((keep_probabilities(matches, counts, t) * UNIT).astype(np.int64).sum()) for t in grid]
 
 
@@ -104,12 +103,12 @@ def solve_t(sizes: Callable[[Sequence[float]], Sequence[int]], counts: Array, si
 
 
 def draws(seed: int, ids: Iterable[str]) -> Array:
-    """u of each text, in [0, 1): a hash of the seed and the caption's id, and of nothing else."""
+    """u of each text, in [0, 1): a hash of the seed and the caption's id."""
     return np.fromiter((draw(seed, one, "balance") for one in ids), np.float64)
 
 
 def keep_mask(matches: Matches, counts: Array, t: float, u: Array) -> Array:
-    """Which texts stay, with `u` from `draws`. Boolean. What a smaller t keeps, a larger one keeps too."""
+    """Boolean mask of the texts to keep, given uniform draws `u`. Monotone: a larger t keeps a superset."""
     return np.asarray(u < keep_probabilities(matches, counts, t))
 
 
@@ -310,8 +309,8 @@ def _writer(made: Plan, path: Path, suffix: str) -> Iterator[Callable[[pa.Array,
 
 
 def check_balance(recipe: Recipe, steps: Sequence[Step], parts: Sequence[Any]) -> None:
-    """A node without its block, a block without a node, a bank that nothing names, and a size that the pool
-    can never fill: UserError."""
+    """Raises UserError for a node without its block, a block without a node, no bank, and a size above the
+    number of captions."""
     rule = recipe.balance
     balanced = [s for s in steps if s.kind == "balance"]
     if rule is None:
@@ -326,7 +325,9 @@ def check_balance(recipe: Recipe, steps: Sequence[Step], parts: Sequence[Any]) -
             "balance: no path of the recipe holds the node balance; write it behind text or text*"
         )
     if rule.random is None and rule.bank is None and recipe.source.concepts is None:
-        raise UserError("balance.bank: name the bank that captions are matched with (the source is none)")
+        raise UserError(
+            "balance.bank: name the bank that captions are matched with (the source holds no concepts)"
+        )
     wanted, rows = rule.size or rule.random, [p.rows for p in parts]
     if wanted is None or None in rows:
         return

@@ -10,7 +10,7 @@ MetaCLIP's kind of bank:
     titles     page titles with at least 70 views, the most viewed first
 
 One cap holds for all; that list is the order in which they come under it. An entry that several sources give
-stands once, at the first, and its source names them all (`wordnet+unigrams`). Equal scores go by the
+is listed once, at the first, and its source names them all (`wordnet+unigrams`). Equal scores go by the
 alphabet, so the same files give the same bank.
 
 A bank file is parquet with the columns of `SCHEMA`; `.txt` (an entry a line), `.csv` and `.json` (MetaCLIP's
@@ -116,8 +116,7 @@ def load_bank(path: Path) -> Bank:
 
 
 def form(entry: str) -> str:
-    """The entry without blanks at its edges, single ones inside: entries that share it are the same
-    concept."""
+    """The entry with normalized blanks; entries with one form are the same concept."""
     return " ".join(entry.split())
 
 
@@ -197,7 +196,7 @@ def _json(path: Path) -> list[_Row]:
         raise UserError(f"{path}: expected a list of strings, as MetaCLIP's metadata.json")
     wrong = next((i for i, entry in enumerate(found) if not isinstance(entry, str)), None)
     if wrong is not None:
-        raise UserError(f"{path}: item {wrong} is no string: {str(found[wrong])[:60]}")
+        raise UserError(f"{path}: item {wrong} is not a string: {str(found[wrong])[:60]}")
     return [
         (entry.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), "list", None) for entry in found
     ]
@@ -220,7 +219,7 @@ def _csv(path: Path) -> Iterator[_Row]:
                 yield row[at], cells[source] or "list", float(cells[score]) if cells[score] else None
             except ValueError as error:
                 raise UserError(
-                    f"{path}: row {number}: the score is no number: {cells[score][:40]!r}"
+                    f"{path}: row {number}: the score is not a number: {cells[score][:40]!r}"
                 ) from error
 
 
@@ -270,7 +269,7 @@ def synset_names() -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class SourceCount:
-    """What one source gave: `given` = `new` + `repeats` (of entries that stand already) + `dropped` by reason
+    """What one source gave: `given` = `new` + `repeats` (of entries known already) + `dropped` by reason
     + `over_cap`."""
 
     source: str
@@ -288,8 +287,7 @@ def build(
     each source.
 
     Blanks at an entry's edges go and runs of them inside become one space. Entries of nothing but marks or
-    blanks are dropped, and those with U+FFFD, which stands for bytes that were no UTF-8, and those beyond the
-    cap. A table's entries keep where they came from, their scores and flags; flagged in one source is flagged
+    blanks are dropped, and so are those with U+FFFD (bytes that were not UTF-8) and those beyond the cap. A table's entries keep where they came from, their scores and flags; flagged in one source is flagged
     in the bank. Raises UserError when nothing is left."""
     if cap < 1:
         raise UserError(f"cap {cap}: at least 1")

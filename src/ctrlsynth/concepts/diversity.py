@@ -1,4 +1,4 @@
-"""How varied captions are (SynthCLIP, section 3.1 and appendix B.4: why captions hang on concepts): distinct
+"""How varied captions are (SynthCLIP, section 3.1 and appendix B.4: why captions need concepts): distinct
 n-grams, self-similarity, concepts a caption. Measured on a sample, drawn so that the same captions give the
 same numbers."""
 
@@ -18,10 +18,9 @@ from .corpus import open_corpus, read
 from .match import Matcher
 
 SAMPLE = 2_000
-"""Captions that are looked at: distinct n-grams fall with their number, so that only equal numbers
-compare."""
+"""Captions that are measured. Distinct n-grams fall with their number, so only equal numbers compare."""
 PAIRS = 20_000
-"""Pairs of captions whose likeness is measured."""
+"""Pairs of captions whose similarity is measured."""
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 
@@ -107,7 +106,7 @@ def _distinct(texts: Sequence[Sequence[str]], n: int) -> float:
 
 
 def _shared(texts: Sequence[Sequence[str]], n: int = 4) -> float:
-    """Mean share of a text's runs of n words that stand in another text."""
+    """Mean share of a text's runs of n words that another text has."""
     seen = Counter(run for words in texts for run in set(_runs(words, n)))
     shares = [sum(seen[run] > 1 for run in runs) / len(runs) for words in texts if (runs := _runs(words, n))]
     return sum(shares) / len(shares) if shares else 0.0

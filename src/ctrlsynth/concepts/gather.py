@@ -143,7 +143,7 @@ def pair_scores(
 
 
 def read_counts(path: str | Path, words: int) -> Iterator[tuple[str, int]]:
-    """(word or pair, count) of a count file whose entries have `words` words; the count stands first or last.
+    """(word or pair, count) of a count file whose entries have `words` words; the count is first or last.
     UserError names the line."""
     for number, line in enumerate(text_lines(path, errors="replace"), 1):
         fields = line.split()

@@ -5,9 +5,9 @@ Importing this module imports numba; `match.py` does so on first use. Compiled c
 cache folder, so the few seconds of compilation are paid once.
 
 A hash only says where to look: a word's length and bytes are compared, and edges of the trie are keys of two
-whole numbers, compared whole. No false match is possible. Memory is slow, so a word's record holds all that
-is asked of it in one cache line, words up to 8 bytes stand in it themselves, and a small bit table answers
-most questions after edges that are not there. Nothing holds the interpreter's lock."""
+whole numbers, compared whole. No false match is possible. Memory is slow, so a word's record is one cache
+line, words up to 8 bytes are stored inline, and a small bit table rejects
+most edges that do not exist. The interpreter's lock is released."""
 
 from __future__ import annotations
 
@@ -182,8 +182,7 @@ def _cut(data: Array, start: int, end: int, kinds: Array, tails: Array, spans: A
 
 @_inline
 def _is_new(entry: Any, out: Array, before: int, used: int, seen: Array, stamp: int) -> bool:
-    """Whether a text holds the entry for the first time: a look through the few it has, from the 48th on in
-    `seen`."""
+    """Returns whether a text has not matched the entry yet: by scanning its first 48 entries, then by `seen`."""
     if used - before < _FEW:
         for i in range(before, used):  # noqa: SIM110  (compiled)
             if out[i] == entry:
@@ -228,7 +227,7 @@ def match_texts(
     kinds    KINDS or SPACED
     tables   words, pool, edges, bits and same, as `fill_words` and `fill_trie` made them; `same` is empty
              where no two entries are equal
-    room     tails and spans of one text's words, two more than twice its bytes; one number an entry, zero at
+    room     tails and spans of one text's words, two more than twice its bytes; one number per entry, zero at
              first
     """
     data, offsets, valid = column

@@ -2,7 +2,7 @@
 
 The rule: a space is put before and after the text; each of `, . ; : ? !` and the backtick is wrapped in
 spaces; tab, CR and LF become a space; nothing else is touched, neither case nor doubled spaces. An entry is
-in the text if " entry " is a substring of that. Each entry counts once a text.
+in the text if " entry " is a substring of that. Each entry counts once per text.
 
 Read as words it is this. Cut the spaced text at every single space: doubled spaces enclose an empty word. Cut
 the entry the same way. The entry is in the text if its words follow each other there. That is no
@@ -58,7 +58,7 @@ class Matches:
 
     @classmethod
     def of(cls, rows: Iterable[Sequence[int]]) -> Matches:
-        """From one sequence of entry numbers a text."""
+        """Builds matches from one sequence of entry numbers per text."""
         listed = [np.asarray(row, dtype=np.int32) for row in rows]
         offsets = np.concatenate([[0], np.cumsum([len(row) for row in listed], dtype=np.int64)]).astype(
             np.int64
@@ -69,7 +69,7 @@ class Matches:
         return len(self.offsets) - 1
 
     def lists(self) -> list[list[int]]:
-        """One list of entry numbers a text."""
+        """One list of entry numbers per text."""
         flat, ends = self.entries.tolist(), self.offsets.tolist()
         return [flat[a:b] for a, b in pairwise(ends)]
 
@@ -78,7 +78,7 @@ class Matches:
         return np.diff(self.offsets)
 
     def select(self, mask: Array) -> Matches:
-        """The texts for which the boolean `mask` is true, in their order."""
+        """The matches of the texts whose boolean `mask` is true, in order."""
         lengths = self.lengths()
         offsets = np.concatenate([[0], np.cumsum(lengths[mask], dtype=np.int64)]).astype(np.int64)
         return Matches(offsets, self.entries[np.repeat(mask, lengths)])

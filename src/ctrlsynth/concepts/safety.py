@@ -2,8 +2,8 @@
 asked about each, and a plain list of words is taken too. Nothing is deleted: the bank keeps every entry with
 the answer and the reason, and the source skips flagged ones.
 
-Asking is a run like any other (`[concept, text*]` with a JSON answer), so it goes on where it stopped, and
-engines and servers serve it. What a small model says here is weak: `benchmarks/safety.py` shows how weak."""
+It is a run like any other (`[concept, text*]` with a JSON answer), so it resumes after an interruption and
+uses any engine or server. What a small model says here is weak: `benchmarks/safety.py` shows how weak."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def holding(blocked: Sequence[str]) -> Any:
 
 
 def read_words(path: Path) -> list[str]:
-    """A plain list, a word or phrase a line; empty lines and those that begin with # say nothing."""
+    """A plain list, a word or phrase a line; empty lines and those that begin with # are skipped."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -1,5 +1,5 @@
-"""The concepts of a bank as a source (SynthCLIP's route): any bank file that `concepts.bank` reads, an entry
-a row."""
+"""The concepts of a bank as a source (SynthCLIP's route): any bank file that `concepts.bank` reads, one row
+per entry."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .bank import LONGEST, digest_of, read_bank
 
 
 class ConceptSource(OpenSource):
-    """A bank cut into parts of `part_rows` entries. Entries that are not to be written about are rows with a
+    """A bank cut into parts of `part_rows` entries. Entries that nothing is written about are rows with a
     reason: `empty_caption`, `no_words`, `too_long`, `duplicate_concept`, and `flagged` (`ctrlsynth concepts
     flag`, on this entry or one that differs in blanks only); the bank keeps them."""
 

@@ -1,5 +1,4 @@
-"""Encoded images in and out (1a, 1c): a cheap look at the header, decoding to RGB whatever the file's mode,
-deterministic encoding.
+"""The only decoder of images (1a, 1c): reads headers, decodes any mode to RGB, encodes deterministically.
 
 All faults are `ImageFault` with a short stable reason for the ledger.
 """
@@ -49,7 +48,7 @@ _SHORT = ("truncated", "premature", "end of", "not enough", "unexpected eof")
 
 
 class ImageFault(Exception):
-    """These bytes are no usable image. `reason`: empty_file, not_an_image, truncated_image, corrupt_image,
+    """These bytes are not a usable image. `reason`: empty_file, not_an_image, truncated_image, corrupt_image,
     image_too_large."""
 
     def __init__(self, reason: str, message: str = "") -> None:
@@ -90,8 +89,8 @@ def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     ImageFault."""
     image = _open(data, max_pixels)
     width, height = image.size
-    # Pillow decodes a PNG to look for EXIF data behind the pixels; what stands before them is in `info`
-    # already.
+    # Pillow decodes a PNG to look for EXIF data behind the pixels; what comes before them is in
+    # `info` already.
     if image.format not in ("PNG", "TIFF") or "exif" in image.info:
         try:
             turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
@@ -107,7 +106,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, longest: int | None = None
     8; CMYK converted.
 
     `longest`: an image whose longer edge has more pixels is reduced to it, a JPEG already while it is
-    decoded. Raises ImageFault; a file that ends early is `truncated_image` and never half a picture."""
+    decoded. Raises ImageFault; a file that ends early is `truncated_image` and never a partial image."""
     image = _open(data, max_pixels)
     try:
         if longest is not None:
@@ -134,7 +133,7 @@ def _reason(error: Exception, data: bytes) -> str:
 
 
 def _ends_early(data: bytes) -> bool:
-    """Whether a file that can't be decoded lacks its end, by the format's own end mark or length."""
+    """Returns whether an undecodable file is truncated, by the format's end marker or declared length."""
     if data.startswith(_MAGIC[0]):
         return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda") or b"\xff\xda" not in data
     if data.startswith(_MAGIC[1]):
@@ -184,13 +183,13 @@ def encode(image: Image.Image, format: Literal["jpeg", "png", "webp"] = "jpeg", 
     out = io.BytesIO()
     bare = Image.frombytes(
         "RGB", image.size, image.tobytes()
-    )  # drops info such as EXIF and ICC, which save() would copy
-    if format == "jpeg":
-        bare.save(out, "JPEG", quality=quality, subsampling="4:2:0", optimize=False, progressive=False)
-    elif format == "png":
-        bare.save(out, "PNG", compress_level=6)
-    else:
-        bare.save(out, "WEBP", quality=quality, method=4)
+    )  # without EXIF and ICC, which save() would copy
+    options: dict[str, dict[str, Any]] = {
+        "jpeg": {"quality": quality, "subsampling": "4:2:0", "optimize": False, "progressive": False},
+        "png": {"compress_level": 6},
+        "webp": {"quality": quality, "method": 4},
+    }
+    bare.save(out, format.upper(), **options[format])
     return out.getvalue()
 
 

@@ -1,5 +1,5 @@
-"""What every source hands to the `read` stage (1a, 1b of the figure): parts and rows, with the small rules
-that all formats share.
+"""The parts and rows that every source gives to the `read` stage (1a, 1b), and the rules that all formats
+share: keys, columns, paths, globs.
 
 A row points at its image by (file, member, offset, length) and never carries its bytes. Keys are unique
 within a part; the run's source key is `<part name>:<key>`."""
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,20 +76,20 @@ class SourceRow:
     reason: str | None = None
 
     def fail(self, reason: str) -> SourceRow:
-        """Sets the row aside with its first reason; returns it."""
+        """Marks the row as failed, with its first reason; returns it."""
         if self.status == "ok":
             self.status, self.reason = "failed", reason
         return self
 
     def drop(self, reason: str) -> SourceRow:
-        """As `fail`, for rows that are sound but not wanted."""
+        """As `fail`, for rows that are valid but not wanted."""
         if self.status == "ok":
             self.status, self.reason = "dropped", reason
         return self
 
 
 def safe_key(text: str) -> str:
-    """A key that can stand in an id: `/` becomes `:`, `:` and control characters are percent-encoded,
+    """A key that is valid in an id: `/` becomes `:`, `:` and control characters are percent-encoded,
     overlong keys end in their digest."""
     key = _KEY_UNSAFE.sub(lambda m: f"%{ord(m.group()):02X}", text).replace("/", ":")
     if len(key) > 200:
@@ -96,8 +97,8 @@ def safe_key(text: str) -> str:
     return key
 
 
-class OpenSource:
-    """Base of the sources: opened with the recipe's block, it adds its parts; subclasses give their rows."""
+class OpenSource(ABC):
+    """Base of the sources. The constructor takes the recipe's block and adds the parts."""
 
     has_images = True
 
@@ -119,17 +120,17 @@ class OpenSource:
         """The rows of all parts, where they are known."""
         return sum(part.rows or 0 for part in self._parts)
 
+    @abstractmethod
     def rows(self, part: SourcePart) -> Iterator[SourceRow]:
         """Streams the rows of a part; parts may be read in any order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def describe(self) -> str:
         """One line for `plan`."""
-        raise NotImplementedError
 
 
 class Keys:
-    """The keys of one part; tells repeats."""
+    """The keys of one part, to find repeats."""
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
@@ -138,8 +139,7 @@ class Keys:
         ] = {}  # key -> the number that was given last, so that many equal keys cost no search
 
     def admit(self, row: SourceRow) -> SourceRow:
-        """The row, dropped as `duplicate_key` under a numbered key when its key stands already in the
-        part."""
+        """Returns the row; one whose key the part already has is dropped as `duplicate_key` and numbered."""
         if row.key in self._seen:
             row.drop("duplicate_key")
             row.key = self.free(row.key)
@@ -160,8 +160,7 @@ class Keys:
 
 
 def examine(row: SourceRow, data: bytes) -> SourceRow:
-    """Fills sha256, width and height from the image's bytes, or sets the row aside with the reason that its
-    header gives."""
+    """Fills sha256, width and height from the image's bytes; the row fails if its header is not valid."""
     row.sha256 = hashlib.sha256(data).hexdigest()
     try:
         row.width, row.height = probe(data)
@@ -187,7 +186,7 @@ def path_below(root: str, name: str, *, absolute: bool = False) -> tuple[str | N
     """The path of file `name` of a table beside or under `root` -> (path, None) or (None, reason).
 
     Names that leave `root` are refused (`unsafe_path`), so are links that do (`unsafe_link`). With
-    `absolute`, an absolute path is taken as it stands: the user wrote it there."""
+    `absolute`, an absolute path is allowed, because the user wrote it."""
     if not is_text(name) or "\0" in name:
         return None, "bad_utf8"
     if os.path.isabs(name) and absolute:
@@ -260,8 +259,7 @@ def file_facts(path: str) -> tuple[str, int, int]:
 
 
 def file_prefixes(files: Sequence[str]) -> list[str]:
-    """What stands before a row's number in its key: nothing for one file, `stem.` where several would share
-    their numbers."""
+    """The prefix of a row's number in its key, per file: none for one file, else `stem.`, since numbers repeat."""
     if len(files) == 1:
         return [""]
     return [f"{name}." for name in part_names(os.path.basename(f).partition(".")[0] for f in files)]
@@ -283,7 +281,7 @@ def expand(
     """Files that the setting `key` names: paths, URLs, globs (`*`, `?`, `**`), brace ranges (`{00000..00099}`,
     `{a,b}`), folders.
 
-    In order, without repeats. Relative ones start at `base`. A folder stands for its files that end in
+    In order, without repeats. Relative ones start at `base`. A folder means its files that end in
     one of `suffixes`. Raises UserError for what does not exist, and for a store where files must be `local`.
     """
     files: dict[str, None] = {}
@@ -347,7 +345,7 @@ def _glob(path: Path, suffixes: Sequence[str]) -> list[str]:
 
 def braces(pattern: str) -> list[str]:
     """`a{08..10}{x,y}` -> a08x a08y a09x ... : ranges keep their zeros, as shells do. Text without braces
-    stands for itself."""
+    is returned as it is."""
     match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
     if match is None:
         return [pattern]

@@ -53,8 +53,8 @@ def records(stream: IO[bytes], kind: Kind, offset: int, width: int = 0) -> Itera
     """The records from byte `offset` on. Values: a str (txt), a list of str (csv, tsv), a dict (jsonl).
     `width`: columns of a tsv.
 
-    Reasons: bad_utf8 (the value holds U+FFFD in the places), bad_row (csv that can't be parsed; a json line
-    that is no object), bad_gzip."""
+    Reasons: bad_utf8 (the value holds U+FFFD in the places), bad_row (csv that cannot be parsed; a line that is
+    not a JSON object), bad_gzip."""
     try:
         stream.seek(offset)
         if kind == "csv":
@@ -180,7 +180,7 @@ def _tsv(stream: IO[bytes], offset: int, width: int) -> Iterator[Record]:
 
 def _quoted(text: str) -> tuple[list[str] | None, bool]:
     """(the one row of a text by csv's rules, False); (None, True) where a quote stays open, (None, False)
-    where one stands wrongly."""
+    where one is misplaced."""
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True))
     except csv.Error as error:
@@ -324,7 +324,7 @@ class ParquetFile:
             group += 1
         for at in range(
             group, len(self.blocks)
-        ):  # one by one: a damaged group must not take the sound ones before it along
+        ):  # one by one, so that a damaged group does not lose the ones before it
             for batch in self._file.iter_batches(
                 size, row_groups=[at], columns=list(columns), use_threads=False
             ):
@@ -394,7 +394,7 @@ class ArrowFile:
         return pa.ipc.read_record_batch(pa.ipc.read_message(source), self.schema)
 
     def close(self) -> None:
-        """Nothing stays open."""
+        """Does nothing: each read opens the file."""
 
 
 Columnar = ParquetFile | ArrowFile
@@ -431,8 +431,7 @@ def cut_blocks(blocks: Sequence[int], rows: int) -> list[tuple[int, int]]:
 
 
 class RowCursor:
-    """Rows of one file as dicts; ranges asked for in order go on where the last one ended, so nothing is
-    decoded twice."""
+    """Rows of one file as dicts. Consecutive ranges continue one pass, so nothing is decoded twice."""
 
     def __init__(self, file: Columnar, columns: Sequence[str], size: int) -> None:
         self._file, self._columns, self._size = file, list(columns), size
@@ -461,8 +460,7 @@ class RowCursor:
 
 
 BAD_UTF8 = "\0bad_utf8"
-"""Stands in a row whose strings were not UTF-8: files do not have to keep the promise that their schema
-makes."""
+"""Key that marks a row whose strings were not UTF-8, whatever the schema says."""
 
 
 def _values(column: pa.Array, bad: set[int]) -> list[Any]:

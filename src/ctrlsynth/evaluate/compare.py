@@ -1,10 +1,10 @@
-"""Lays runs beside each other and beside the papers' tables. A column holds one task, one metric and one
-protocol: results that differ in protocol (another template set, another head) go to columns of their own, and
-a note says in what they differ.
+"""Compares runs with each other and with the papers' tables. A column holds one task, one metric and one
+protocol: results with another protocol (another template set, another head) get a column of their own, and a
+note names the difference.
 
-A run is a folder of result files. Folders named `seed0`, `seed-1`, ... are one run under their parent's name:
-their mean with the 95% t interval over seeds; a single run carries the bootstrap interval over its test rows.
-"""
+A run is a folder of result files. Folders named `seed0`, `seed-1`, ... are one run under their parent's name,
+shown as the mean with the 95% t interval over seeds; a single run has the bootstrap interval over its test
+rows."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from .results import Result, Score, read_result
 from .tasks import tasks
 
 _SEED = re.compile(r"seed[-_]?\d+")
-_ASIDE = ("seed", "images", "captions", "files", "metric")
-"""What of a protocol follows from the data or from chance, and divides no column."""
+_IGNORED = ("seed", "images", "captions", "files", "metric")
+"""Facts of a protocol that do not separate columns, because they follow from the data or the seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """task, metric and the protocol that its numbers share (None: nothing to tell apart)."""
+    """Task, metric, and the protocol that its numbers share (JSON)."""
 
     task: str
     metric: str
@@ -47,7 +47,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """Percent, its interval, how many seeds, and a mark for the notes."""
+    """A score in percent, its interval, the number of seeds, and a mark that a note explains."""
 
     value: float
     low: float | None = None
@@ -58,14 +58,14 @@ class Cell:
 
 @dataclass(slots=True)
 class Comparison:
-    """The table: columns, rows (name -> cells by column), and notes."""
+    """The table: columns, rows (name -> column -> cell), and notes."""
 
     columns: list[Column]
     rows: dict[str, dict[Column, Cell]]
     notes: list[str] = field(default_factory=list)
 
     def plain(self) -> dict[str, Any]:
-        """For --json."""
+        """The content of --json."""
         named = [
             {"task": c.task, "metric": c.metric, "protocol": json.loads(c.protocol), "title": c.title}
             for c in self.columns
@@ -74,7 +74,7 @@ class Comparison:
         return {"columns": named, "rows": rows, "notes": self.notes}
 
     def markdown(self) -> str:
-        """A table for a page: runs as rows."""
+        """A Markdown table with the runs as rows."""
         titles = [c.title for c in self.columns]
         lines = ["| run | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
         for name, cells in self.rows.items():
@@ -95,7 +95,7 @@ def _cell(text: str) -> str:
 
 
 def show(cell: Cell | None) -> str:
-    """`62.5`, `62.5 [60.1, 64.9]` (bootstrap), `62.5 ± 1.2 (3)` (over seeds)."""
+    """Formats a cell: `62.5`, `62.5 [60.1, 64.9]` (bootstrap), `62.5 ± 1.2 (3)` (over 3 seeds)."""
     if cell is None:
         return "-"
     value = f"{cell.value:.1f}{cell.mark}"
@@ -139,13 +139,13 @@ def shown_metrics(result: Result) -> list[str]:
 
 
 def signature(result: Result) -> str:
-    """The part of a protocol that two numbers must share to stand in one column, as JSON."""
-    return json.dumps({k: v for k, v in sorted(result.protocol.items()) if k not in _ASIDE})
+    """The part of a protocol that two numbers must share to be in one column, as JSON."""
+    return json.dumps({k: v for k, v in sorted(result.protocol.items()) if k not in _IGNORED})
 
 
 def compare(runs: Sequence[Run], baseline: str | None = None, with_papers: bool = False) -> Comparison:
-    """The table of all runs. `baseline` is the name or the folder of the run that Delta_MTL is taken
-    against."""
+    """Builds the table of all runs. `baseline` is the name or folder of the run, or the printed row, that
+    Delta_MTL is relative to."""
     rows: dict[str, dict[Column, Cell]] = {}
     notes: list[str] = []
     for run in runs:
@@ -174,7 +174,8 @@ def compare(runs: Sequence[Run], baseline: str | None = None, with_papers: bool 
 
 
 def pooled(scores: Sequence[Score]) -> Cell:
-    """Percent: one score with its own interval, several with the t interval over seeds."""
+    """The mean score in percent, with the bootstrap interval of one run or the t interval over several
+    seeds."""
     if len(scores) == 1:
         one = scores[0]
         return Cell(
@@ -187,7 +188,7 @@ def pooled(scores: Sequence[Score]) -> Cell:
 
 
 def _titled(columns: Iterable[Column], notes: list[str]) -> dict[Column, Column]:
-    """Titles; where one task and metric stands in several columns, each says its protocol."""
+    """Gives each column a title, which names the protocol if a task and metric have several columns."""
     several: dict[tuple[str, str], list[Column]] = {}
     for column in columns:
         several.setdefault((column.task, column.metric), []).append(column)
@@ -223,7 +224,7 @@ def _data_notes(runs: Sequence[Run]) -> list[str]:
 
 
 def _averages(out: Comparison, runs: Sequence[Run]) -> None:
-    """Unweighted averages by the papers' groups, over the tasks that every run has."""
+    """Adds the unweighted averages of the papers' groups, over the tasks that every run has."""
     shared = set.intersection(*(set(r.results) for r in runs))
     groups: dict[str, list[str]] = {}
     for task in (t for t in runs[0].results if t in shared):
@@ -255,11 +256,11 @@ def _averages(out: Comparison, runs: Sequence[Run]) -> None:
 
 
 _AVERAGES = {"1": "table1:average", "2": "table2:average", "4": "sugarcrepe:acc"}
-"""Column of the averages that CtrlSynth prints below its tables."""
+"""CtrlSynth's table -> the column of the average that it prints below it."""
 
 
 def _papers(out: Comparison) -> None:
-    """Rows of the papers' tables that have a number for one of the columns."""
+    """Adds the rows of the papers' tables that have a number for one of the columns."""
     for table in tables():
         kind = table.protocol["kind"]
         mark = "*" if table.protocol.get("templates") == "unknown" else ""
@@ -293,7 +294,7 @@ def _printed(values: Mapping[str, float], column: Column) -> float | None:
 
 
 def _five(out: Comparison, runs: Sequence[Run]) -> None:
-    """SynthCLIP's task averages, for those of which a run has all the data sets."""
+    """Adds SynthCLIP's task averages, for the tasks of which a run has all data sets."""
     found = {run.name: five_tasks(as_averaged(_all(run))) for run in runs}
     for task in (t for t in FIVE if any(t in five for five in found.values())):
         column = Column(
@@ -310,8 +311,8 @@ def _all(run: Run) -> list[Result]:
 
 
 def _delta(out: Comparison, runs: Sequence[Run], baseline: str, with_papers: bool) -> None:
-    """SynthCLIP's Delta_MTL against a run, over the data sets that both have, or against a printed row, over
-    whole tasks of the paper."""
+    """Adds SynthCLIP's Delta_MTL, relative to a run over the data sets that both have, or to a printed row
+    over complete tasks of the paper."""
     mine = {run.name: _all(run) for run in runs}
     printed: dict[str, Mapping[str, float]] = {}
     for table in (t for t in tables() if with_papers and t.protocol["kind"] == "five-tasks"):
@@ -344,10 +345,10 @@ def _delta(out: Comparison, runs: Sequence[Run], baseline: str, with_papers: boo
             counts.add(found[1])
     if counts - {5}:
         out.notes.append(
-            f"Delta_MTL rests on {', '.join(map(str, sorted(counts)))} of SynthCLIP's five tasks; the "
-            f"paper's on all five"
+            f"Delta_MTL is over {', '.join(map(str, sorted(counts)))} of SynthCLIP's five tasks; the "
+            f"paper's is over all five"
         )
     if printed:
         out.notes.append(
-            "Beside a printed row a task counts only where the run has all of the paper's data sets"
+            "Against a printed row, a task counts only if the run has all of the paper's data sets"
         )

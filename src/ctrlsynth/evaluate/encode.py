@@ -24,9 +24,9 @@ AHEAD = 4
 
 
 class Encoder(Protocol):
-    """A CLIP model as the evaluators need it (`models.open_clip.load.load_model` gives one). `preprocess` turns an RGB
-    image into uint8 (H, W, 3); `encode_image` takes (B, H, W, 3), `encode_text` B texts; both give (B, D),
-    normalised or not."""
+    """A CLIP model as the evaluators need it (`models.open_clip.load.load_model` gives one). `preprocess`
+    turns an RGB image into uint8 (H, W, 3); `encode_image` takes (B, H, W, 3), `encode_text` B texts; both
+    give (B, D), normalised or not."""
 
     @property
     def id(self) -> str: ...

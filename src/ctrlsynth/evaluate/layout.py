@@ -96,8 +96,8 @@ def shards(folder: Path, split: str) -> list[Path]:
 
 
 def samples(folder: Path, split: str, classes: int | None = None) -> Iterator[Sample]:
-    """Streams a split in the order of its shards. With `classes`, every sample needs a .cls of 0 to classes-1;
-    without, captions in a .txt."""
+    """Streams a split in the order of its shards. With `classes`, every sample needs a .cls of 0 to
+    classes-1; without, captions in a .txt."""
     seen = 0
     for path in shards(folder, split):
         for sample in tar.samples(str(path), lambda suffix, _: suffix in (*IMAGES, "cls", "txt")):
@@ -165,8 +165,8 @@ def _captions(parts: dict[str, bytes], where: str) -> tuple[str, ...]:
 
 
 def digest(files: Sequence[Path]) -> str:
-    """16 hex digits over names, sizes and the first and last 64 KiB of files, to distinguish versions of a data
-    set."""
+    """16 hex digits over names, sizes and the first and last 64 KiB of files, to distinguish versions of a
+    data set."""
     state = hashlib.blake2b(digest_size=8)
     for path in files:
         size = path.stat().st_size

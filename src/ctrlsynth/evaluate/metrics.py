@@ -1,9 +1,9 @@
 """The papers' metrics on plain arrays: accuracy, top-k, mean per-class recall, recall@k, strict preference,
 Delta_MTL, intervals.
 
-Every function is pure. Scores are similarities: higher is better. Equal scores are settled by position, the
-lower index first, so that a number does not depend on a sorting algorithm; `strict_preference` alone counts a
-tie as wrong (SugarCrepe's rule, METHODS section 3). All results are fractions 0..1 unless said otherwise."""
+Every function is pure. Scores are similarities: higher is better. Of equal scores the lower index ranks
+first, so that results do not depend on a sorting algorithm; only `strict_preference` counts a tie as wrong
+(SugarCrepe's rule, METHODS section 3). Results are fractions 0..1 unless stated otherwise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
 
 BLOCK_VALUES = 2**23
-"""Similarities that are held at once (32 MB in float32): retrieval never builds the whole matrix."""
+"""Similarities in memory at once (32 MB in float32): retrieval never builds the whole matrix."""
 
 
 def top_k_hits(scores: Floats, labels: Ints, k: int) -> npt.NDArray[np.bool_]:
@@ -29,7 +29,7 @@ def top_k_hits(scores: Floats, labels: Ints, k: int) -> npt.NDArray[np.bool_]:
 
 
 def mean_per_class_recall(hits: npt.NDArray[np.bool_], labels: Ints) -> float:
-    """Unweighted mean over the classes that occur of the share of their rows that are hits."""
+    """The share of hits among the rows of a class, averaged without weights over the classes that occur."""
     counts = np.bincount(labels)
     right = np.bincount(labels, weights=hits.astype(np.float64))
     there = counts > 0
@@ -38,7 +38,7 @@ def mean_per_class_recall(hits: npt.NDArray[np.bool_], labels: Ints) -> float:
 
 def recall_ranks(queries: Floats, gallery: Floats, positives: Sequence[Sequence[int]]) -> Ints:
     """Rank (0 is best) of each query's best positive in the gallery. queries (Q, D), gallery (G, D),
-    positives: indices into the gallery, at least one a query. Memory: one block of `BLOCK_VALUES`
+    positives: indices into the gallery, at least one per query. Memory: one block of `BLOCK_VALUES`
     similarities, never Q x G."""
     rows = max(1, BLOCK_VALUES // max(1, len(gallery)))
     ranks = np.empty(len(queries), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The papers' printed numbers (`papers.yaml`), and SynthCLIP's aggregate over five tasks."""
+"""The numbers printed in the papers (`papers.yaml`), and SynthCLIP's aggregate over five tasks."""
 
 from __future__ import annotations
 
@@ -66,16 +66,16 @@ def averaged_sets() -> tuple[frozenset[str], ...]:
 
 
 def as_averaged(results: Iterable[Result]) -> list[Result]:
-    """The results that may stand beside SynthCLIP's averages: of each task all the data sets that the paper
-    has, or none."""
+    """The results that can be compared with SynthCLIP's averages: those of tasks with all of the paper's data
+    sets."""
     there = list(results)
     names = {r.task for r in there}
     return [r for r in there if any(r.task in several and several <= names for several in averaged_sets())]
 
 
 def five_tasks(results: Iterable[Result]) -> dict[str, float]:
-    """SynthCLIP's task averages that the results allow, in percent: some of `FIVE`. Without ImageNet there is
-    no zero-shot task."""
+    """SynthCLIP's task averages in percent, for the tasks of `FIVE` that the results cover (zero-shot is
+    ImageNet alone)."""
     found: dict[str, list[float]] = {}
     for result in results:
         kind = str(result.protocol["kind"])
@@ -90,8 +90,7 @@ def five_tasks(results: Iterable[Result]) -> dict[str, float]:
 
 
 def delta_over_shared(model: Mapping[str, float], baseline: Mapping[str, float]) -> tuple[float, int] | None:
-    """Delta_MTL over the tasks that both have, and how many of the five these are; None where they share
-    none."""
+    """Delta_MTL over the shared tasks, and their number; None if there are none."""
     shared = [task for task in FIVE if task in model and task in baseline]
     if not shared:
         return None

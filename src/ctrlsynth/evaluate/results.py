@@ -18,7 +18,7 @@ _PACKAGES = ("torch", "open_clip_torch", "transformers", "numpy", "scikit-learn"
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A metric's value and its 95% bootstrap interval, as fractions 0..1."""
+    """The value of a metric and its 95% bootstrap interval, as fractions 0..1."""
 
     value: float
     low: float | None = None

@@ -1,5 +1,5 @@
-"""Runs tasks for one model and writes one result file per task. Skips a task whose result is there already for
-the same model, data and protocol."""
+"""Runs tasks for one model and writes one result file per task. Skips a task whose result is there already
+for the same model, data and protocol."""
 
 from __future__ import annotations
 

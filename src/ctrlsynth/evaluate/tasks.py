@@ -1,8 +1,7 @@
-"""The papers' tasks, read from `tasks.yaml`: name, metric, number of classes, test size, chance, where the
-data is looked for.
+"""The papers' tasks, read from `tasks.yaml`: name, metric, number of classes, test size, and the folders that
+may hold the data.
 
-A folder that is no task of the papers is evaluated too: its kind follows from the files in it, its classes
-from classnames.txt."""
+Other folders can be evaluated too: the files in them determine the kind, classnames.txt the classes."""
 
 from __future__ import annotations
 
@@ -24,13 +23,13 @@ Kind = Literal["zero-shot", "retrieval", "pairs", "linear-probe", "few-shot", "l
 class Task:
     """One evaluation.
 
-    metric    the main one: acc1, mean_per_class_recall, recall@1, acc       folder   its name in the public
-              layout
-    classes   how many, or None where the folder says it                     size     the papers' test set
-              (rows), or None
-    captions  retrieval: captions of an image that count, the first ones     group    whose average the papers
-              print
-    templates zero-shot: the template set that is taken unless the user names another
+    metric     the main one: acc1, mean_per_class_recall, recall@1, acc
+    folder     its name in the public layout
+    classes    their number, or None if the folder determines it
+    size       rows of the papers' test set, or None
+    captions   retrieval: how many captions of each image count, the first ones; None for all
+    group      the group whose average the papers print
+    templates  zero-shot: the template set unless the user names another
     """
 
     name: str
@@ -46,7 +45,7 @@ class Task:
 
     @property
     def chance(self) -> float | None:
-        """What guessing scores; None for retrieval, where it depends on the gallery."""
+        """The expected score of guessing; None for retrieval, where it depends on the gallery."""
         if self.kind == "pairs":
             return 0.5
         if self.kind == "few-shot":
@@ -54,7 +53,7 @@ class Task:
         return 1 / self.classes if self.classes else None
 
     def folders(self) -> list[str]:
-        """Names under which its data may lie, the papers' own last."""
+        """Possible names of its folder, in the order in which they are tried."""
         plain = self.folder.replace("/", "-")
         base = self.name.removeprefix("linear-").removeprefix("few-shot-")
         return list(
@@ -79,8 +78,8 @@ def tasks() -> dict[str, Task]:
 
 
 def choose(data: Path, names: list[str] | None) -> list[tuple[Task, Path]]:
-    """The tasks to run and their folders: those named (each must be found), else every task whose data is in
-    `data`, own folders last."""
+    """The tasks to run and their folders: the named ones (UserError if one is not found), else all whose data
+    is in `data`, the user's own folders last."""
     if not data.is_dir():
         raise UserError(
             f"{data}: expected a folder of data sets, found {'a file' if data.exists() else 'nothing'}"
@@ -127,8 +126,8 @@ def _named(data: Path, name: str, known: dict[str, Task]) -> tuple[Task, Path]:
 
 
 def _fits(task: Task, folder: Path) -> bool:
-    """Whether a folder holds what a task of this kind reads; a data set may serve zero-shot and lack the
-    probe's train split."""
+    """Whether a folder holds what a task of this kind reads: a data set for zero-shot may lack the train
+    split of the linear probe."""
     if task.kind in ("linear-probe", "few-shot"):
         return (folder / "train" / "nshards.txt").exists() and (folder / "test" / "nshards.txt").exists()
     if task.kind == "long-tail":
@@ -137,7 +136,7 @@ def _fits(task: Task, folder: Path) -> bool:
 
 
 def own_task(folder: Path) -> Task | None:
-    """A task for a folder of the user's, by what is in it, or None."""
+    """The task for a folder that is none of the papers', judging by its files, or None."""
     name = folder.name
     if (folder / "train.txt").exists() and (folder / "test.txt").exists():
         return Task(name, name, "long-tail", "acc1", name)

@@ -115,7 +115,7 @@ class Cards:
                     next((m["concepts"] for m in matched if m["parent"] == row["parent"]), None) or []
                 )
                 card["chance"] = row["chance"]
-            else:
+            elif step.kind == "paint":
                 card |= self._paint(sample, step, row, painted)
             steps.append(card)
         return {

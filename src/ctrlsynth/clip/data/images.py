@@ -1,5 +1,5 @@
-"""Images on their way into a tower: resizing, the random crop of training, the centre crop of evaluation; as
-torchvision does them on PIL."""
+"""The views of images in training: random resized crop or centre crop, and mirroring, as torchvision computes
+them on PIL images."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
 def crop_box(
     width: int, height: int, scale: tuple[float, float], rng: random.Random
 ) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of a random resized crop: a share of the area drawn from `scale`, an aspect
-    ratio of 3/4 to 4/3 drawn on a log scale; after ten that do not fit, the largest centred one within those
-    ratios."""
+    """(left, top, right, bottom) of a random resized crop: the share of the area is drawn from `scale`, the
+    aspect ratio log-uniformly from 3/4 to 4/3; after ten crops that do not fit, the largest centred one
+    within those ratios."""
     area = width * height
     low, high = math.log(3 / 4), math.log(4 / 3)
     for _ in range(10):
@@ -45,8 +45,8 @@ def crop_box(
 def training_view(
     image: Image.Image, size: int, scale: tuple[float, float] | None, flip: bool, rng: random.Random
 ) -> Image.Image:
-    """What a step sees: a random resized crop (the centre crop without `scale`), mirrored half of the time
-    with `flip`; bicubic."""
+    """The image as a step shows it: a bicubic random resized crop (the centre crop without `scale`), mirrored
+    half of the time with `flip`."""
     if scale is None:
         view = centre_crop(shorter_edge(image, size), size)
     else:

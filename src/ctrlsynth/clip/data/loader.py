@@ -1,9 +1,9 @@
-"""The loader: micro-batches of uint8 images and token ids, starting at any step, and the same for any number of
-workers.
+"""The loader: micro-batches of uint8 images and token ids, starting at any step, and the same for any number
+of workers.
 
 What is drawn for a row (its caption, its crop) depends on the seed, the row's id and the lap, never on the
-process that reads it. A row that cannot be decoded stays in the batch, marked as not valid, and is counted, so
-every batch has the same shape and the same rows."""
+process that reads it. A row that cannot be decoded stays in the batch, marked as not valid, and is counted,
+so every batch has the same shape and the same rows."""
 
 from __future__ import annotations
 

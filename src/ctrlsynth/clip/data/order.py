@@ -1,8 +1,9 @@
-"""The order in which the rows of a mix of sources are trained on: a pure function of seed, epoch and position.
+"""The order in which the rows of a mix of sources are trained on: a pure function of seed, epoch and
+position.
 
 A source's rows come in laps. A lap shuffles the blocks (neighbours on disk), and then the rows within each
-window of blocks: a shuffle with a bounded buffer that needs no buffer. An epoch takes a fixed number of rows of
-every source and interleaves them at random. Batch `b` of an epoch is the rows at
+window of blocks: a shuffle with a bounded buffer that needs no buffer. An epoch takes a fixed number of rows
+of every source and interleaves them at random. Batch `b` of an epoch is the rows at
 positions `b * batch` to `(b + 1) * batch`, whichever process or worker reads them: resuming at any step, or
 with another number of workers, gives the same batches, and no row is read for two ranks."""
 
@@ -29,9 +30,9 @@ class Part:
 
 
 def rows_an_epoch(parts: Sequence[Part]) -> list[int]:
-    """How many rows an epoch takes from each source: without ratios all rows once; with ratios as many rows in
-    total, in proportion to the ratios (largest remainder), so that a source may give only some of its rows, or
-    some of them more than once."""
+    """How many rows an epoch takes from each source: without ratios all rows once; with ratios as many rows
+    in total, in proportion to the ratios (largest remainder), so that a source may give only some of its
+    rows, or some of them more than once."""
     if all(p.ratio is None for p in parts):
         return [p.rows for p in parts]
     total = sum(p.rows for p in parts)

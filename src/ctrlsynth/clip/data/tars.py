@@ -117,7 +117,8 @@ class TarShards:
 
 
 def _cached(cache: Path | None, files: Sequence[str], fields: Sequence[str], left_out: Counter[str]) -> Array:
-    """The index of the tars, read from `cache` if it holds one for these fields and files (path, size, time)."""
+    """The index of the tars, read from `cache` if it holds one for these fields and files (path, size,
+    time)."""
     if cache is None:
         return _scan_all(files, fields, left_out)
     facts = [[f, s.st_size, s.st_mtime_ns] for f in files for s in [os.stat(f)]]

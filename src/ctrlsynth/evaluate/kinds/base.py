@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +42,7 @@ class Scores:
     protocol: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Evaluator:
+class Evaluator(ABC):
     """One task on one folder of data. A kind implements `evaluate`, and overrides the others where it differs
     from a set of classes with a test split."""
 
@@ -66,6 +67,6 @@ class Evaluator:
         for sample in layout.samples(self.folder, "test", len(layout.classnames(self.folder, None))):
             yield sample.where, sample.image, sample.captions
 
+    @abstractmethod
     def evaluate(self, model: Encoder) -> Scores:
         """Scores a model. UserError if the data is not as expected."""
-        raise NotImplementedError

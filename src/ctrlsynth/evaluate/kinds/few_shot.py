@@ -1,5 +1,5 @@
 """Few-shot classification by SynthCLIP's protocol (METHODS, section 2): 5-way 5-shot, 5,000 episodes, 6
-queries a class; the support's mean is subtracted, features L2-normalised, the nearest class mean wins.
+queries per class; subtracts the mean of the support, L2-normalises, predicts the nearest class mean.
 Support comes from train, queries from test."""
 
 from __future__ import annotations

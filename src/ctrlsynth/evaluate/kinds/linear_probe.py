@@ -1,10 +1,10 @@
 """Linear probe on frozen image features by SynthCLIP's protocol (METHODS, section 2): multinomial logistic
-regression by L-BFGS with strong Wolfe line search, at most 1,000 iterations; C from 7 values 1e-6..1e6 on the
-validation split, then 29 values within two decades of the best, then once more on train + val. val is the
-official split, else the last 20% of train.
+regression by L-BFGS with strong Wolfe line search, at most 1,000 iterations. Chooses C on the validation
+split from 7 values 1e-6..1e6, then from 29 values within two decades of the best, and fits once more on
+train + val. val is the official split, or else the last 20% of train.
 
-The objective is scikit-learn's: ||W||^2 / 2 + C * sum of cross-entropies, the bias free. Features are the
-L2-normalised image embeddings; the paper does not say whether its were."""
+The objective is scikit-learn's: ||W||^2 / 2 + C * sum of cross-entropies, the bias not penalised. Features
+are the L2-normalised image embeddings; the paper does not say whether its were."""
 
 from __future__ import annotations
 

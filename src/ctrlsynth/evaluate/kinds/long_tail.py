@@ -3,8 +3,8 @@ fine-tuned on a long-tailed split, with or without synthetic images, and scored 
 overall and by head, medium and tail.
 
 A folder holds `train.txt`, `test.txt` (lines `path label`, the public split files), `classnames.txt`, and the
-images under `images/` (or beside the files). Groups are frozen on `train.txt`: head over 100 images, medium
-20..100, tail under 20. Extra images never move a class. Features are encoded once, from the centre crop;
+images in `images/` (or in the folder itself). `train.txt` alone decides a class's group: head over 100
+images, medium 20 to 100, tail under 20. Features are encoded once, from the centre crop;
 METHODS section 1 has the head's settings."""
 
 from __future__ import annotations
@@ -87,12 +87,12 @@ def _labelled(root: Path, rows: Sequence[tuple[str, int]]) -> Iterator[tuple[byt
 
 
 def groups(counts: Ints) -> npt.NDArray[np.int64]:
-    """0 head, 1 medium, 2 tail for each class, from the original split's images a class."""
+    """0 (head), 1 (medium) or 2 (tail) for each class, given its number of images in the original split."""
     return np.where(counts > HEAD_OVER, 0, np.where(counts >= TAIL_UNDER, 1, 2))
 
 
 def group_scores(logits: Array, labels: Ints, counts: Ints) -> dict[str, Score]:
-    """acc1 overall and of each group that has test images."""
+    """acc1 overall and for each group that has test images."""
     hits = top_k_hits(logits, labels, 1)
     group = groups(counts)[labels]
     out = {"acc1": Score(float(hits.mean()), *bootstrap(hits))}

@@ -1,5 +1,5 @@
-"""Zero-shot classification (CtrlSynth, Tables 1 and 2): a class is the mean of its templates' text embeddings,
-the prediction the nearest class."""
+"""Zero-shot classification (CtrlSynth, Tables 1 and 2): a class is the mean of its templates' text
+embeddings, the prediction the nearest class."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .base import Evaluator, Scores
 
 SIMPLE = ["a photo of a {c}."]
 TEMPLATE_SETS = ("folder", "simple", "openai-imagenet-80", "openai-imagenet-7")
-"""`folder`: the data set's own file (most public sets ship OpenAI's); `simple`: CLIP's one sentence; the
-other two are OpenAI's for ImageNet as open_clip ships them. The set's name is part of the protocol: numbers
-of two sets never share a column."""
+"""`folder`: the data set's own file (OpenAI's in most public sets); `simple`: CLIP's single sentence; the
+other two are OpenAI's for ImageNet, as open_clip ships them. The name is part of the protocol: results with
+different sets never share a column."""
 
 
 def template_set(name: str, folder: Path) -> list[str]:

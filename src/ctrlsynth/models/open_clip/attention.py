@@ -1,8 +1,8 @@
 """Self-attention without copies for open_clip's blocks: q, k and v stay views of one product, from the same
 weights.
 
-torch's MultiheadAttention copies q, k, v and the output into new layouts in every block, forward and backward;
-the attention kernels need neither."""
+torch's MultiheadAttention copies q, k, v and the output into new layouts in every block, forward and
+backward; the attention kernels need neither."""
 
 from __future__ import annotations
 

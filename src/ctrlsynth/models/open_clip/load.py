@@ -144,7 +144,7 @@ def _full(module: Any, model_cfg: dict[str, Any]) -> dict[str, Any]:
 
     preprocess = get_model_preprocess_cfg(module)
     size = preprocess.get("size", module.visual.image_size)
-    size = size[0] if isinstance(size, (list, tuple)) else size
+    size = size[0] if isinstance(size, (list, tuple)) and len(set(size)) == 1 else size
     return {"model_cfg": model_cfg, "preprocess_cfg": {**preprocess, "size": size}}
 
 
@@ -164,8 +164,8 @@ def _check_text_tower(text: dict[str, Any], name: str, where: str) -> None:
                 locate(text[key], HFOptions(), where)
             except UserError as error:
                 raise UserError(
-                    f"{where}: {name} takes the {what} of {text[key]}, which is not on this machine; fetch it "
-                    f"with `hf download {text[key]}`"
+                    f"{where}: {name} takes the {what} of {text[key]}, which is not on this machine; fetch "
+                    f"it with `hf download {text[key]}`"
                 ) from error
 
 
@@ -196,8 +196,8 @@ def _model_folder(path: Path, where: str) -> Path:
     """The folder with the weights, at or below `path`."""
     if not path.is_dir():
         raise UserError(
-            f"{where}: {path} is not a folder; expected one of ours, open_clip's ({CONFIG}) or Hugging Face's "
-            f"(config.json)"
+            f"{where}: {path} is not a folder; expected one of ours, open_clip's ({CONFIG}) or Hugging "
+            f"Face's (config.json)"
         )
     newest = sorted(p for p in (path / "checkpoints").glob("step-*") if (p / CONFIG).is_file())
     for folder in (path, path / "model", *reversed(newest)):
@@ -243,7 +243,8 @@ def _create(open_clip: Any, name: str, where: str, **options: Any) -> Any:
 
 def _load(module: Any, paths: Sequence[Path], failure: str, rename: bool = False) -> None:
     """Loads weight files, of Hugging Face's model with `rename`. torch raises RuntimeError for other names or
-    shapes, open_clip AssertionError for another text width; the other errors are for files without weights."""
+    shapes, open_clip AssertionError for another text width; the other errors are for files without
+    weights."""
     from open_clip.factory import load_checkpoint, load_state_dict, resize_pos_embed
     from safetensors import SafetensorError
 

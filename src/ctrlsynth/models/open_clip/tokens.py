@@ -1,5 +1,5 @@
-"""Token ids for CLIP's text tower, cut to the longest caption of a batch: captions of 12 tokens do not pay for
-77.
+"""Token ids for CLIP's text tower, cut to the longest caption of a batch: captions of 12 tokens do not pay
+for 77.
 
 Everything after a caption's end token is padding. A tower with a causal mask that is read at the end token
 never looks at it, so cutting a batch after its longest caption changes no embedding."""

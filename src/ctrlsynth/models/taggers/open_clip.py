@@ -1,9 +1,8 @@
 """Zero-shot tagger (box 2a): a CLIP of open_clip scores every label of a vocabulary file, thousands at once.
 
     {open_clip: laion/CLIP-ViT-B-32-laion2B-s34B-b79K, vocabulary: labels.txt, top_k: 10, cut: 0.2}
-    {open_clip: runs/mine/model, vocabulary: labels.csv}                        a folder in open_clip's format, as `ctrlsynth train` writes
-    {open_clip: ViT-B-32, pretrained: epoch_32.pt, vocabulary: labels.txt}      a name of open_clip's and a
-    local checkpoint
+    {open_clip: runs/mine/model, vocabulary: labels.csv}                    a folder in open_clip's format
+    {open_clip: ViT-B-32, pretrained: epoch_32.pt, vocabulary: labels.txt}  open_clip's name, a local file
 
 Hub names are those of repositories in open_clip's format. Nothing is fetched unless `download: true` is
 given; a name with one of open_clip's own tags (`laion2b_s34b_b79k`) is refused, because it would be. `.pt`
@@ -108,7 +107,7 @@ class OpenCLIPTagger(VisionTagger):
         self._texts: dict[str, Any] = {}
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
-        """Returns one Tags per item: objects with scores, attributes without; empty for items without an image."""
+        """Returns one Tags per item: objects with scores, attributes without; empty without an image."""
         seen = [n for n, item in enumerate(items) if item.image is not None]
         pictures = [items[n].image.convert("RGB") for n in seen]  # type: ignore[union-attr]
         rows = self._room.run(pictures, self._scores) if pictures else []

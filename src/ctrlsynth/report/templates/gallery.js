@@ -1,5 +1,5 @@
 // The gallery of a run: filters over data/index.js, cards from data/page-N.js, loaded when they are needed. No network, no innerHTML:
-// whatever the data hold is set as text. The state stands in the address: #path=SP3&verdict=kept&text=dog&page=2&id=...
+// whatever the data hold is set as text. The state is kept in the address: #path=SP3&verdict=kept&text=dog&page=2&id=...
 "use strict";
 
 const state = { view: "samples", path: "", verdict: "", text: "", id: "", page: 1 };
@@ -192,8 +192,8 @@ function scoreRow(title, score, seen) {
     ...score.found.map((p) => chip("found", p, "found")), ...score.missed.map((p) => chip("missed", p, "missed")),
     ...score.back.map((p) => chip("back", p, "removed by an edit, but came back"))] : [];
   if (seen) {
-    const told = new Set(score ? [...score.found, ...score.back] : []);
-    for (const p of (seen.objects || []).filter((o) => !told.has(o))) chips.push(chip("extra", p, `seen by ${seen.model}`));
+    const matched = new Set(score ? [...score.found, ...score.back] : []);
+    for (const p of (seen.objects || []).filter((o) => !matched.has(o))) chips.push(chip("extra", p, `seen by ${seen.model}`));
   }
   const number = !score || score.recall === null ? h("span", null, "no reference") : [meter(score.recall, low), h("b", null, score.recall.toFixed(2))];
   return h("div", null, h("h3", null, title, number), chips.length ? h("ul", { class: "chips" }, chips) : null);
@@ -217,14 +217,14 @@ function story(c) {
   const fill = () => {
     if (details.childElementCount > 1) return;
     details.append(facts([["source", c.key], ["file", c.file], ["size", c.size && `${c.size[0]} × ${c.size[1]}`], ["licence", c.licence]]));
-    for (const step of c.steps) details.append(h("h4", null, `${step.folder}${step.model ? ` by ${step.model}` : ""}`), facts(told(step)));
+    for (const step of c.steps) details.append(h("h4", null, `${step.folder}${step.model ? ` by ${step.model}` : ""}`), facts(described(step)));
   };
   details.addEventListener("toggle", fill);
   if (state.id) { details.open = true; fill(); }
   return details;
 }
 
-function told(s) {
+function described(s) {
   const clip = s.clip === null || s.clip === undefined ? null : `${s.clip} of 77${s.cut ? ", cut at 77" : ""}`;
   const fate = s.status === "ok" ? null : `${s.status}: ${s.reason}`;
   if (s.kind === "tag") return [["fate", fate], ["caption", s.caption], ...KINDS.map((k) => [k, s[k].join(", ") || "none"])];
