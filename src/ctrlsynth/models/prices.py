@@ -1,5 +1,4 @@
-"""What a hosted model's answers cost, from a recipe's table of prices. Prices change no row, so they belong
-to no digest."""
+"""Costs of a hosted model's answers, by a recipe's price table. Prices belong to no digest."""
 
 from __future__ import annotations
 
@@ -16,8 +15,8 @@ UNITS = {
 
 
 def check_prices(prices: Any, where: str, counted: bool = True) -> dict[str, float]:
-    """`{input: 0.15, output: 0.6, row: 0}` in US dollars, checked; {} for None. `counted`: whether the
-    stage's table keeps tokens; where it does not, only `row` has a meaning."""
+    """Checks `{input: 0.15, output: 0.6, row: 0}` in US dollars; {} for None. `counted`: whether the stage's
+    table holds tokens; if not, only `row` is allowed."""
     if prices is None:
         return {}
     if not isinstance(prices, Mapping):
@@ -39,15 +38,14 @@ def check_prices(prices: Any, where: str, counted: bool = True) -> dict[str, flo
 
 
 def cost(prices: Mapping[str, float], prompt_tokens: int, completion_tokens: int, rows: int = 0) -> float:
-    """US dollars."""
+    """US dollars of that many tokens and rows."""
     tokens = prices.get("input", 0.0) * prompt_tokens + prices.get("output", 0.0) * completion_tokens
     return tokens / 1e6 + prices.get("row", 0.0) * rows
 
 
 def spent(models: Mapping[str, Any], kind: str, counts: Mapping[str, Any]) -> float | None:
-    """US dollars that a stage's rows have cost by the price table of its model in the recipe; None where that
-    has none. `kind` is the stage's, `counts` the sums of its parts. Requests that came to nothing are not in
-    the tables, and not in the sum."""
+    """US dollars that a stage's rows have cost; None if its model has no price table in the recipe. `kind` is
+    the stage's, `counts` the sums of its parts. Failed requests are not in the tables, so not in the sum."""
     named = models.get({"write": "llm", "tag": "tagger", "paint": "text_to_image"}.get(kind, ""))
     prices = named.get("prices") if isinstance(named, Mapping) else None
     if not prices:

@@ -1,17 +1,14 @@
 """Client of OpenAI-compatible servers, for taggers (2a), language models (2b) and text-to-image models (2c).
 
 `ServerPool` adds to the official client what that cannot do: several servers as replicas, failover when one
-dies, a deadline over all tries of a request, retries of answers that are not readable, and fewer requests in
-flight at a server that refuses some. `ServedModel` is the base class of the models behind it; `judge` alone
-decides what an HTTP status means for a row, a server and the run."""
+dies, a deadline over all tries of a request, retries of unreadable answers, and fewer requests in flight at a
+server that refuses some. `judge` alone decides what an HTTP status means for a row, a server and the run."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import email.utils
-import hashlib
-import json
 import os
 import random
 import threading
@@ -19,12 +16,10 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass, field, fields
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ModelError, UserError, unknown
-from .base import Model
 from .installed import need
 from .prices import check_prices
 
@@ -462,81 +457,3 @@ async def _models_of(client: Any) -> list[dict[str, Any]]:
     if isinstance(page, str):
         raise ValueError(f"not a list of models: {page[:200]!r}")
     return [model.model_dump() for model in page.data or ()]
-
-
-class ServedModel(Model):
-    """A model behind one or more servers. Subclasses say how a row becomes a request (`call`), a response an
-    answer (`read`), and what the digest holds beside the model (`shaping`).
-
-    Nobody can look at a server's weights, so the digest holds what the server reports of its model and is
-    marked `unverified`. Rows with equal contents are separate requests: they are matched by object.
-    """
-
-    where: str
-    example: str
-    counted = True
-    """Whether the stage's table holds tokens."""
-
-    def __init__(self, model: Any, given: Mapping[str, Any], own: Sequence[str], **defaults: Any) -> None:
-        """`given` are the recipe's options of `ServerOptions`, `own` the names of the model's further ones."""
-        if not isinstance(model, str) or not model:
-            raise UserError(
-                f"{self.where}: openai takes the model's name as the server lists it, such as "
-                f"{{openai: {self.example}}}, not {model!r}"
-            )
-        names = [f.name for f in fields(ServerOptions)]
-        for name in given:
-            if name not in names:
-                raise unknown("option of openai", name, [*own, *names], self.where)
-        self.options = ServerOptions(**defaults | {k: v for k, v in given.items() if v is not None})
-        self.options.check(self.where, self.counted)
-        self.model, self.id = model, f"openai:{model}"
-        self.pool = ServerPool(self.where, self.options)
-        self._begun: dict[int, tuple[Any, Future[Any]]] = {}
-        self._lock = threading.Lock()
-
-    def call(self, row: Any) -> Call:
-        """The request of a row."""
-        raise NotImplementedError
-
-    def read(self, response: Any) -> Any:
-        """The answer in a response; may raise `BadReply`."""
-        raise NotImplementedError
-
-    def shaping(self) -> Any:
-        """The options that affect answers, as JSON."""
-        raise NotImplementedError
-
-    @cached_property
-    def digest(self) -> str:  # type: ignore[override]
-        """Asks the server for its model's version, once, unless the recipe gives it. UserError if no server
-        answers."""
-        version = self.options.version
-        reported = version if version is not None else self.pool.reported(self.model)
-        text = json.dumps([self.model, reported, self.shaping()], sort_keys=True, default=str)
-        return f"unverified:{hashlib.sha256(text.encode()).hexdigest()[:32]}"
-
-    def begin(self, rows: Sequence[Any]) -> None:
-        """Sends rows that `answers` gets later, these very objects, so that servers do not run dry between
-        two batches."""
-        started = self.pool.start([self.call(row) for row in rows], self.read)
-        with self._lock:
-            self._begun.update({id(row): (row, f) for row, f in zip(rows, started, strict=True)})
-
-    def answers(self, rows: Sequence[Any]) -> list[Any]:
-        """An answer or a `Fault` per row, in order. Raises as `ServerPool.gather`."""
-        with self._lock:
-            begun = [self._begun.pop(id(row), None) for row in rows]
-        new = [self.call(row) for row, b in zip(rows, begun, strict=True) if b is None]
-        started = iter(self.pool.start(new, self.read))
-        return self.pool.gather([b[1] if b is not None else next(started) for b in begun])
-
-    def check(self) -> None:
-        """Preflight: the key is set, a server answers, and each that answers has the model."""
-        self.pool.reported(self.model)
-
-    def close(self) -> None:
-        """Closes the connections and gives up what was begun; a later call opens them again."""
-        with self._lock:
-            self._begun.clear()
-        self.pool.close()

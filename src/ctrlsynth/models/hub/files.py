@@ -1,11 +1,10 @@
-"""What the files of a local model say about it without being loaded: the digest of every run, and the full
-hash of `--verify`.
+"""Digests of a local model's files: the sampled one of every run, and the full hash of `--verify`.
 
-A digest must change when the weights change, also when another training run of the same network wrote files
-of the same names and sizes, and it must be cheap for a folder of 50 GB on a network drive. So small files are
-hashed whole; of a safetensors file the header and a few numbers from the middle of every tensor; of any other
-large file both ends and evenly spaced samples. Training moves every number of the tensors that it trains. A
-change that touches none of the samples (a damaged block on disk) is what `--verify` is for."""
+A digest must change when another training run of the same network writes files of the same names and sizes,
+and it must be cheap for 50 GB on a network drive. So small files are hashed completely, a safetensors file by
+its header and a few numbers from the middle of every tensor, other large files by evenly spaced samples.
+Training moves every number of a trained tensor. `--verify` finds changes between the samples, such as a
+damaged block on disk."""
 
 from __future__ import annotations
 
@@ -29,8 +28,8 @@ def hash_of(*parts: Any) -> str:
 
 
 def model_files(path: Path) -> list[Path]:
-    """The files of a model in the order of their names: the file itself, or all in the folder but hidden ones
-    and its model card."""
+    """The files of a model, sorted by name: the file itself, or all in the folder except hidden ones and the
+    model card."""
     if path.is_file():
         return [path]
     inside = (p for p in path.rglob("*") if p.is_file() and p.suffix != ".md")
@@ -38,8 +37,8 @@ def model_files(path: Path) -> list[Path]:
 
 
 def folder_digest(path: Path) -> str:
-    """Names, sizes, headers and samples of a model's files, as in the module's docstring. UserError for a
-    folder without files."""
+    """Hash over names, sizes, headers and samples of a model's files. UserError for a folder without
+    files."""
     files = model_files(path)
     if not files:
         raise UserError(f"{path}: an empty folder, no model")
@@ -48,7 +47,7 @@ def folder_digest(path: Path) -> str:
 
 
 def content_digest(path: Path) -> str:
-    """Names and SHA-256 of all of a model's files."""
+    """Hash over names and complete contents of a model's files."""
     with _readable(path):
         return hash_of([(_name(f, path), _whole(f)) for f in model_files(path)])
 
@@ -99,8 +98,7 @@ def _look(file: Path) -> str:
 
 
 def _tensor_offsets(handle: IO[bytes], size: int) -> tuple[bytes, list[int]] | None:
-    """The header of a safetensors file and the middle of each of its tensors; None for a file that is
-    damaged."""
+    """The header of a safetensors file and the offset of each tensor's middle; None for a damaged file."""
     count = int.from_bytes(handle.read(8), "little")
     if not 0 < count <= min(_MOST_HEADER, size - 8):
         return None

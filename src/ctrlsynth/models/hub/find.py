@@ -1,18 +1,16 @@
-"""What every backend with Hugging Face weights shares (2a, 2b, 2c): where the weights are, what they are
-called in a digest, how they load.
+"""Finds models with Hugging Face weights (2a, 2b, 2c) and computes their digests.
 
-A recipe names a model by its hub name or by a local folder, with these options beside the backend's own:
+A recipe names a model by its hub name or by a local folder, with these options besides the backend's own:
 
     revision      a branch, tag or commit of the hub
-    dtype         auto (as the checkpoint says), float32, float16, bfloat16
-    device        auto (cuda, else mps, else cpu), or one by name: cpu, cuda, cuda:1, mps
+    dtype         auto (the checkpoint's own), float32, float16, bfloat16
+    device        auto (cuda, else xpu, else mps, else cpu), or one by name: cpu, cuda, cuda:1, mps
     adapters      LoRA adapters by peft, folders or hub names, merged in this order
     quantization  int8, int4 (bitsandbytes), torchao-int8, torchao-int4
-    download      true: fetch from the hub what is missing. Without it a model that is not at hand is an
-                  error, nothing is fetched
+    download      true: fetch missing files from the hub; otherwise a missing model is an error
 
-All of them belong to the digest, `download` and the number of a device aside. Nothing here runs code of a
-model's repository. Importing this module loads no torch."""
+All of them belong to the digest except `download` and a device's number. Nothing here runs code of a model's
+repository. Importing this module loads no torch."""
 
 from __future__ import annotations
 
@@ -34,9 +32,8 @@ QUANTIZATIONS = {
     "torchao-int8": "torchao",
     "torchao-int4": "torchao",
 }
-"""Name in a recipe -> the package that does it. Two names for two packages: their numbers differ, so their
-digests must."""
-# Formats of other frameworks, which many hub repositories carry beside the weights that are used here.
+"""Name in a recipe -> its package. int8 of two packages differs, so they have two names and digests."""
+# Formats of other frameworks, which many hub repositories contain besides the weights used here.
 _NOT_FETCHED = [
     "*.msgpack",
     "*.h5",
@@ -66,8 +63,8 @@ class HFOptions:
 
 
 def read_options(given: Mapping[str, Any], where: str, own: Iterable[str] = ()) -> HFOptions:
-    """Checks a recipe's options. `where` names the model in errors (`models.tagger`), `own` are the backend's
-    own options: an unknown name is told with all of them. For a backend whose class ends in `**hf`."""
+    """Checks a recipe's options. `where` names the model in errors (`models.tagger`); `own` are the backend's
+    own options, which the error for an unknown name lists too."""
     known = [f.name for f in fields(HFOptions)]
     for name in given:
         if name not in known:
@@ -101,13 +98,20 @@ def read_options(given: Mapping[str, Any], where: str, own: Iterable[str] = ()) 
     return options
 
 
+def check_whole(where: str, **values: Any) -> None:
+    """UserError unless each option is None or a whole number from 1 up."""
+    for name, value in values.items():
+        if value is not None and (type(value) is not int or value < 1):
+            raise UserError(f"{where}.{name}: a whole number from 1 up, not {value!r}")
+
+
 @dataclass(frozen=True)
 class Located:
-    """A model whose files are at hand.
+    """A model whose files are on this machine.
 
-    name      as the recipe has it
-    folder    where its files are: a local folder, a single local file, or a snapshot in the hub's cache
-    commit    the hub's commit, or None for what is local
+    name      its name in the recipe
+    folder    a local folder, a single local file, or a snapshot in the hub's cache
+    commit    the hub's commit, or None for local files
     adapters  its adapters, found the same way
     """
 
@@ -118,9 +122,9 @@ class Located:
     options: HFOptions
 
     def digest(self) -> str:
-        """64 hexadecimal digits: the commit, or names, sizes, headers and samples of local files; adapters,
-        dtype, quantization, revision and the kind of device (`auto` where the recipe leaves it open, so that
-        a run may go on elsewhere). Loads no weights."""
+        """64 hexadecimal digits over the commit, or names, sizes, headers and samples of local files, and over
+        adapters, dtype, quantization, revision and kind of device (`auto` by default, so that a run can
+        continue on another machine). Loads no weights."""
         o = self.options
         own = f"{self.name}@{self.commit}" if self.commit is not None else folder_digest(self.folder)
         return hash_of(
@@ -133,20 +137,17 @@ class Located:
         )
 
     def content_digest(self) -> str:
-        """SHA-256 over every byte of its files and its adapters': what `--verify` compares."""
+        """SHA-256 over every byte of its files and its adapters' files, for `--verify`."""
         return hash_of(content_digest(self.folder), [a.content_digest() for a in self.adapters])
 
     def has(self, *patterns: str) -> bool:
-        """Whether a file matches one of the glob patterns: a preflight question that opens nothing."""
+        """Whether a file matches one of the glob patterns. Opens nothing."""
         return any(next(self.folder.glob(pattern), None) is not None for pattern in patterns)
 
 
 def locate(model: Any, options: HFOptions, where: str = "models") -> Located:
-    """Finds a model's files: a folder or file that exists, else a hub name in the hub's cache, fetched only
-    with `download: true`.
-
-    UserError in one line, with the command that fetches the model, where it is not at hand.
-    """
+    """Finds a model's files: an existing folder or file, else a hub name in the hub's cache, fetched only
+    with `download: true`. UserError with the command that fetches the model if it is missing."""
     if not isinstance(model, (str, Path)) or not str(model):
         raise UserError(f"{where}: the model is a hub name such as 'owner/name' or a folder, not {model!r}")
     name, path = str(model), Path(model).expanduser()
@@ -195,7 +196,7 @@ def _snapshot(name: str, options: HFOptions, where: str) -> Path:
 
 
 def read_config(found: Located, where: str = "models") -> dict[str, Any]:
-    """The model's config.json as a mapping; UserError where the folder has none."""
+    """The model's config.json as a mapping; UserError without one."""
     try:
         config = json.loads((found.folder / "config.json").read_text(encoding="utf-8"))
     except OSError as error:
@@ -210,8 +211,7 @@ def read_config(found: Located, where: str = "models") -> dict[str, Any]:
 
 
 def check_weights(found: Located, where: str = "models") -> None:
-    """Preflight: weights are among the files of the model and of each adapter, and the quantization's package
-    is installed."""
+    """Preflight: the model and each adapter have weights, and the quantization's package is installed."""
     check_quantization(found.options, where)
     for one in (found, *found.adapters):
         if one.folder.is_dir() and not one.has("*.safetensors", "*.bin", "*.pt", "*.pth"):
@@ -220,8 +220,7 @@ def check_weights(found: Located, where: str = "models") -> None:
 
 
 def check_quantization(options: HFOptions, where: str = "models") -> None:
-    """UserError where the package that the quantization needs is not installed. Loads nothing; for preflight
-    and constructors."""
+    """UserError if the package that the quantization needs is not installed. Loads nothing."""
     if options.quantization is not None:
         package = QUANTIZATIONS[options.quantization]
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def quantization_config(options: HFOptions, where: str = "models") -> Any:
 
     logging.getLogger("bitsandbytes").setLevel(
         logging.ERROR
-    )  # it tells of each layer in each call that float32 becomes float16
+    )  # it reports float32 -> float16 for each layer of each call
     name, arguments = quantization_call(
         options.quantization, torch.bfloat16 if options.dtype == "auto" else torch_dtype(options)
     )
@@ -40,8 +41,8 @@ def quantization_config(options: HFOptions, where: str = "models") -> Any:
 
 
 def quantization_call(kind: str, dtype: Any) -> tuple[str, dict[str, Any]]:
-    """One of `QUANTIZATIONS` as a class and its arguments; transformers and diffusers have classes of these
-    names. `dtype`: what int4 computes in."""
+    """Class name and arguments of a quantization; transformers and diffusers share these class names. `dtype`
+    is the type in which int4 computes."""
     if kind == "int8":
         return "BitsAndBytesConfig", {"load_in_8bit": True}
     if kind == "int4":
@@ -72,8 +73,9 @@ class HubModel(Model):
             self._loaded = self._load()
         return self._loaded
 
+    @abstractmethod
     def _load(self) -> Any:
-        raise NotImplementedError
+        """Loads the weights."""
 
     def check(self) -> None:
         """Preflight: packages and weights are there."""
@@ -91,11 +93,11 @@ class HubModel(Model):
 
 
 def load_pretrained(cls: Any, found: Located, where: str = "models", **more: Any) -> Any:
-    """`cls.from_pretrained` of a located model: dtype, quantization, adapters merged, on its device, in
-    evaluation mode.
+    """Loads a located model by `cls.from_pretrained`: quantized, adapters merged, on its device, in evaluation
+    mode.
 
-    `cls` is a model class or an Auto class of transformers; `more` goes to `from_pretrained`. Loading never
-    leaves the folder and never runs its code. UserError in one line where the folder holds no such model."""
+    `cls` is a model class or an Auto class of transformers; `more` goes to `from_pretrained`. Loading stays
+    within the folder and never runs its code. UserError in one line if the folder has no such model."""
     set_threads()
     if installed("torchvision"):  # an Auto class may import it on the way
         make_torchvision_importable()
@@ -133,8 +135,8 @@ def load_pretrained(cls: Any, found: Located, where: str = "models", **more: Any
 
 
 def finish(network: Any, found: Located, where: str = "models") -> Any:
-    """A torch network that another library has put on its device (timm, open_clip): its adapters merged, then
-    quantized, in evaluation mode. UserError in one line for an adapter of another network."""
+    """Merges the adapters of a torch network of timm or open_clip that is on its device, then quantizes it;
+    evaluation mode. UserError in one line for an adapter of another network."""
     options = found.options
     try:
         network = with_adapters(network, found, where, merge=True)
@@ -160,8 +162,8 @@ def finish(network: Any, found: Located, where: str = "models") -> Any:
 
 
 def check_plain(options: HFOptions, where: str = "models") -> None:
-    """UserError for a quantization that only transformers and diffusers can do, and where its package is
-    absent; for `finish`."""
+    """UserError for a quantization that `finish` cannot do (bitsandbytes needs transformers or diffusers), or
+    whose package is missing."""
     if options.quantization is not None and QUANTIZATIONS[options.quantization] != "torchao":
         raise UserError(
             f"{where}.quantization: torchao-int8 or torchao-int4 for a model of timm or open_clip, not "
@@ -171,23 +173,22 @@ def check_plain(options: HFOptions, where: str = "models") -> None:
 
 
 def is_quantized(model: Any) -> bool:
-    """Whether any weight is stored in a quantized form: the packages pass over layers that do not suit them,
-    without a word."""
+    """Whether any weight is quantized: the packages silently skip layers that do not suit them."""
     import torch
 
     return any(type(p) is not torch.nn.Parameter or not p.dtype.is_floating_point for p in model.parameters())
 
 
 def _no_bars() -> None:
-    """Models print nothing: transformers draws a progress bar for the weights unless told otherwise."""
+    """Switches off transformers' progress bar for weights: models print nothing."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
 
 
 def with_adapters(model: Any, found: Located, where: str = "models", merge: bool = True) -> Any:
-    """The model with its LoRA adapters: merged into the weights in order, or kept beside weights that are
-    quantized already."""
+    """Adds LoRA adapters to a model: merged into the weights in order, or kept separate from weights that are
+    already quantized (`merge` false)."""
     if not found.adapters:
         return model
     need("peft", "transformers", where)
@@ -205,8 +206,8 @@ def with_adapters(model: Any, found: Located, where: str = "models", merge: bool
 
 
 def load_processor(cls: Any, found: Located, where: str = "models", **more: Any) -> Any:
-    """`cls.from_pretrained` for a tokenizer, image processor or processor of a located model; UserError in
-    one line where it has none."""
+    """Loads a tokenizer, image processor or processor of a located model by `cls.from_pretrained`. UserError
+    in one line if it has none."""
     try:
         return cls.from_pretrained(found.folder, local_files_only=True, trust_remote_code=False, **more)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:

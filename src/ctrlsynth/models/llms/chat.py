@@ -1,5 +1,4 @@
-"""From a request to a checkpoint's prompt (2b): its own chat template, rendered and cut into tokens. Shared
-by transformers and vLLM."""
+"""Renders requests in a checkpoint's chat template and tokenizes them (2b), for transformers and vLLM."""
 
 from __future__ import annotations
 
@@ -15,9 +14,8 @@ WHERE = "models.llm"
 
 
 def load_tokenizer(found: Located, template: str | None = None) -> Any:
-    """The checkpoint's tokenizer. `template`: a chat template (Jinja text over `messages`) instead of the
-    checkpoint's own, for models from before there were any. UserError in one line where there is no
-    tokenizer, or no template."""
+    """Loads the checkpoint's tokenizer. `template` replaces its chat template (Jinja text over `messages`), for
+    models older than chat templates. UserError in one line without a tokenizer or a template."""
     from transformers import AutoTokenizer
 
     tokenizer = load_processor(AutoTokenizer, found, WHERE)
@@ -32,7 +30,7 @@ def load_tokenizer(found: Located, template: str | None = None) -> Any:
 
 
 def check_template(template: Any) -> None:
-    """UserError unless an option `chat_template` is None or text that shows the message."""
+    """UserError unless an option `chat_template` is None or contains the message."""
     if template is not None and (not isinstance(template, str) or "messages" not in template):
         raise UserError(
             f"{WHERE}.chat_template: Jinja text such as \"USER: {{{{ messages[0]['content'] }}}} "
@@ -41,8 +39,8 @@ def check_template(template: Any) -> None:
 
 
 def prompt_of(tokenizer: Any, request: Request) -> str:
-    """The whole prompt as text: the instruction in the chat template, ready for the model's reply. Models
-    that can think before they answer are told not to (`enable_thinking`, which other templates pass over)."""
+    """The prompt as text: the instruction in the chat template, ready for the model's reply. Switches off
+    thinking (`enable_thinking`, which other templates ignore)."""
     text: str = tokenizer.apply_chat_template(
         messages(request), tokenize=False, add_generation_prompt=True, enable_thinking=False
     )
@@ -50,13 +48,13 @@ def prompt_of(tokenizer: Any, request: Request) -> str:
 
 
 def tokens_of(tokenizer: Any, prompt: str) -> list[int]:
-    """The prompt's token ids; the template has written the special ones already."""
+    """The prompt's token ids; the template already contains the special ones."""
     ids: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     return ids
 
 
 def check_files(found: Located) -> None:
-    """Preflight: configuration and weights are there. Opens nothing."""
+    """Preflight: configuration and weights exist. Opens nothing."""
     if not found.has("config.json"):
         raise UserError(f"{WHERE}: {found.name} holds no config.json, so it is no checkpoint of transformers")
     if not found.has("*.safetensors", "*.bin"):

@@ -1,9 +1,9 @@
-"""How the next token is chosen, a row at a time (2b in torch): penalties, temperature, top-p and chance, in
-vLLM's order and meaning.
+"""Chooses the next token row by row (2b in torch): penalties, temperature, top-p and sampling, in vLLM's
+order and meaning.
 
-transformers' own sampling draws one number for a whole batch, so a row's text would depend on its neighbours;
-here every row has a generator of its own. Adding Gumbel noise to the logits and taking the largest is drawing
-from their softmax, so `generate` itself stays greedy. torch is imported by whoever builds a `Choice`."""
+transformers samples a batch from one generator, so a row's text would depend on its neighbours; here each row
+has its own. The largest logit after adding Gumbel noise is a draw from the softmax, so `generate` itself stays
+greedy."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .sampling import Sampling
 
 
 class Choice:
-    """A logits processor: (ids [rows, length], logits [rows, vocabulary]) -> logits whose largest is the
-    choice. For one `generate`."""
+    """A logits processor for one `generate`: (ids [rows, length], logits [rows, vocabulary]) -> logits whose
+    largest is the chosen token."""
 
     def __init__(self, sampling: Sampling, seeds: Sequence[int], prompt_mask: Any) -> None:
-        """`prompt_mask` [rows, length]: 1 where a prompt has a token, 0 where it is padded."""
+        """`prompt_mask` [rows, length]: 1 for tokens of a prompt, 0 for padding."""
         import torch
 
         self._torch, self._s, self._prompt = torch, sampling, prompt_mask.bool()
@@ -52,8 +52,8 @@ class Choice:
         return logits - s.frequency_penalty * self._counts - s.presence_penalty * made
 
     def _nucleus(self, logits: Any) -> Any:
-        """Minus infinity for all but the likeliest tokens whose probabilities reach top_p; the likeliest
-        always stays."""
+        """Sets all but the likeliest tokens whose probabilities reach top_p to minus infinity; keeps at least
+        one."""
         if self._s.top_p >= 1.0:
             return logits
         ordered, places = logits.sort(dim=-1, descending=True)
@@ -63,8 +63,7 @@ class Choice:
         )
 
     def _noise(self, logits: Any) -> Any:
-        """Gumbel noise, each row from its own generator: it hangs on the row's seed and the step, not on the
-        batch."""
+        """Gumbel noise from each row's own generator: it depends on seed and step, not on the batch."""
         rows = [
             self._torch.rand(logits.shape[1], generator=g, device=logits.device) for g in self._generators
         ]

@@ -1,5 +1,5 @@
-"""2b without a language model: a concept put into one of CLIP's own prompts, `a photo of a {}.` This is
-NaiveCLIP, SynthCLIP's baseline without an LLM (appendix B.3)."""
+"""Captions without a language model (2b): a concept in one of CLIP's own prompts, `a photo of a {}.` This is
+NaiveCLIP, SynthCLIP's baseline (appendix B.3)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ SIMPLE = (
 
 
 class Naive(LanguageModel):
-    """A `LanguageModel` of templates. The request's seed draws one of them; the concept fills it, or else the
-    first phrase.
+    """Fills the template that the request's seed picks with the concept, or else the first phrase.
 
-    model   `clip80` (all of CLIP's prompts for ImageNet), `clip7` (its subset), or a text file of own ones,
-            one a line, each with one {}
+    model   `clip80` (all of CLIP's prompts for ImageNet), `clip7` (its subset), or a text file with one
+            template per line, each with one {}
     """
 
     def __init__(self, model: str = "clip80") -> None:
@@ -33,7 +32,7 @@ class Naive(LanguageModel):
         self.digest = hashlib.blake2b("\n".join(self.templates).encode(), digest_size=8).hexdigest()
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """One reply a request, in order; nothing to fill in is `no_content`."""
+        """One reply per request; without a phrase its error is `no_content`."""
         out = []
         for request in requests:
             name = next(iter(request.tags.phrases()), request.caption or "")

@@ -13,7 +13,8 @@ from dataclasses import asdict
 from typing import Any
 
 from ..base import LanguageModel, Reply, Request
-from ..server import BadReply, Call, Fault, ServedModel
+from ..served import ServedModel
+from ..server import BadReply, Call, Fault
 from .sampling import Sampling, messages
 
 

@@ -1,13 +1,12 @@
-"""2b through transformers: any causal chat model of the hub or of a local folder, on one device.
+"""Language models by transformers (2b): any causal chat model of the hub or a local folder, on one device.
 
     llm: {transformers: Qwen/Qwen2-7B-Instruct, dtype: bfloat16}
 
-The plain way to run a checkpoint, for machines without vLLM. Prompts are sorted by length and padded on the
-left, `batch_size` at a time. Greedy unless told otherwise; a row that samples has a generator of its own
-(choice.py), so its text hangs on its seed alone. In float32 on a CPU a reply does not change with its batch,
-as far as the tests reach; in half precision, or on a GPU, padding moves logits in their last bits, and rare
-near ties fall the other way. No reply is held to a JSON schema here: the instruction asks for it, and the
-write stage asks again for what does not fit."""
+For machines without vLLM. Prompts are sorted by length and padded on the left, `batch_size` at a time.
+Decoding is greedy by default; a sampled row has its own generator (choice.py), so its text depends on its seed
+alone. In float32 on a CPU a reply does not depend on its batch, as far as tested; in half precision or on a GPU
+padding changes the last bits of logits, and rare near ties flip. JSON schemas are not enforced: the
+instruction asks for them, and the write stage retries replies that do not fit."""
 
 from __future__ import annotations
 
@@ -18,10 +17,9 @@ from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
-from ...errors import UserError
 from ..base import LanguageModel, Reply, Request
 from ..device import choose_device, memory_faults
-from ..hub.find import check_quantization, locate, read_options
+from ..hub.find import check_quantization, check_whole, locate, read_options
 from ..hub.load import HubModel, load_pretrained
 from ..installed import need
 from .chat import WHERE, check_files, check_template, load_tokenizer, prompt_of, tokens_of
@@ -29,12 +27,12 @@ from .sampling import Sampling
 
 
 class TransformersLLM(HubModel, LanguageModel):
-    """A `LanguageModel` in this process.
+    """A language model in this process.
 
-    context      tokens that prompt and reply share (the checkpoint's `max_position_embeddings`); a longer
-                 prompt is `prompt_too_long`
+    context      tokens of prompt and reply together (default: `max_position_embeddings`); a longer prompt is
+                 `prompt_too_long`
     batch_size   rows in one forward pass; belongs to no digest
-    chat_template  Jinja text, for a checkpoint that brings none
+    chat_template  Jinja text, for a checkpoint without one
     options      sampling (sampling.py), and revision, dtype, device, adapters, quantization, download
                  (models/hub/find.py)
     """
@@ -50,9 +48,7 @@ class TransformersLLM(HubModel, LanguageModel):
     ) -> None:
         need("transformers", "transformers", WHERE)
         need("torch", "transformers", WHERE)
-        for name, value in (("context", context), ("batch_size", batch_size)):
-            if value is not None and (type(value) is not int or value < 1):
-                raise UserError(f"{WHERE}.{name}: a whole number from 1 up, not {value!r}")
+        check_whole(WHERE, context=context, batch_size=batch_size)
         self.sampling, rest = Sampling.split(options, WHERE)
         check_template(chat_template)
         read = read_options(rest, WHERE, (*asdict(self.sampling), "context", "batch_size", "chat_template"))
@@ -70,8 +66,8 @@ class TransformersLLM(HubModel, LanguageModel):
         self.context, self.batch_size, self.batch = context, batch_size, 8 * batch_size
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """One reply a request, in order. Raises `ModelError("out_of_memory")` where a batch is too large for
-        the device."""
+        """One reply per request. Raises `ModelError("out_of_memory")` if a batch is too large for the
+        device."""
         if not requests:
             return []
         model, tokenizer = self.loaded()
@@ -98,8 +94,7 @@ class TransformersLLM(HubModel, LanguageModel):
         return [reply for reply in replies if reply is not None]
 
     def _batches(self, prompts: Sequence[Sequence[int]], numbers: list[int]) -> Iterator[list[int]]:
-        """Rows of like length together, the longest first: if the memory does not suffice, that shows at
-        once."""
+        """Groups rows of similar length, the longest first, so that a lack of memory shows at once."""
         ordered = sorted(numbers, key=lambda n: -len(prompts[n]))
         for at in range(0, len(ordered), self.batch_size):
             yield ordered[at : at + self.batch_size]
@@ -107,8 +102,8 @@ class TransformersLLM(HubModel, LanguageModel):
     def _forward(
         self, model: Any, tokenizer: Any, prompts: list[list[int]], limits: list[int], seeds: list[int]
     ) -> list[list[int]]:
-        """The new token ids of each prompt, as long as the longest limit; padded on the left, so that all
-        replies begin at one place."""
+        """The new token ids of each prompt, up to the largest limit. Prompts are padded on the left, so all
+        replies begin at one position."""
         import torch
         from transformers import GenerationConfig, LogitsProcessorList
 
@@ -119,8 +114,7 @@ class TransformersLLM(HubModel, LanguageModel):
         width = max(map(len, prompts))
         ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
-        # what the checkpoint's own generation_config.json asks for (sampling, penalties) is not taken over:
-        # the recipe decides
+        # the checkpoint's generation_config.json (sampling, penalties) is ignored: the recipe decides
         config = GenerationConfig(
             max_new_tokens=max(limits), do_sample=False, num_beams=1, temperature=1.0, top_p=1.0, top_k=50,
             repetition_penalty=1.0,
@@ -139,8 +133,7 @@ class TransformersLLM(HubModel, LanguageModel):
         return ends if tokenizer.eos_token_id in (None, *ends) else [*ends, tokenizer.eos_token_id]
 
     def _reply(self, tokenizer: Any, prompt: Sequence[int], ids: list[int], limit: int) -> Reply:
-        """Rows of one batch have limits of their own; what a row said beyond its own is cut, as if it had
-        stopped there."""
+        """Decodes one row, cut at its own limit, since the batch ran to the largest one."""
         kept = ids[:limit]
         ended = len(ids) <= limit and bool(ids) and ids[-1] in self._ends(self.loaded()[0], tokenizer)
         raw: str = tokenizer.decode(kept, skip_special_tokens=True)
@@ -175,5 +168,5 @@ class TransformersLLM(HubModel, LanguageModel):
 
 
 def _cut(ids: list[int], ends: set[int]) -> list[int]:
-    """Up to and with the first token that ends a reply; behind it stands padding."""
+    """Ids up to and including the first end token; padding follows it."""
     return next((ids[: n + 1] for n, token in enumerate(ids) if token in ends), ids)

@@ -1,19 +1,18 @@
-"""2b through vLLM's offline engine: the papers' writers at the speed of a GPU.
+"""Language models by vLLM's offline engine (2b).
 
     llm: {vllm: mistralai/Mistral-Nemo-Instruct-2407}                                      # CtrlSynth: greedy
     llm: {vllm: mistralai/Mistral-7B-Instruct-v0.2, temperature: 0.7, top_p: 0.95,
           presence_penalty: 1.0, frequency_penalty: 1.0}                                   # SynthCLIP
 
 Written against the interface that vLLM documents (0.19 to 0.23): `LLM(...)`, `LLM.generate` with token ids
-and one `SamplingParams` a prompt, `StructuredOutputsParams`, `LoRARequest`. Older ones, whose guided JSON was
-`GuidedDecodingParams`, are refused by the preflight. vLLM needs a GPU and a torch of its own, so the engine
-itself does NOT run in the project's tests. Tested are the functions that turn options and requests into its
-arguments (`engine_arguments`, `sampling_arguments`), against the recorded names of that interface, the
-prompts (hf_chat.py, on real tokenizers), and how its answers are read.
+and one `SamplingParams` per prompt, `StructuredOutputsParams`, `LoRARequest`. The preflight rejects older
+versions, whose guided JSON was `GuidedDecodingParams`. vLLM needs a GPU and its own torch, so the engine itself
+does NOT run in the project's tests. They cover the functions that turn options and requests into its arguments
+(`engine_arguments`, `sampling_arguments`, against recorded names of that interface), the prompts (chat.py, on
+real tokenizers), and the reading of its answers.
 
-Prefix caching is on: the fixed head of the templates is computed once. Greedy replies of vLLM may differ in
-rare words with what else is in the batch, as its kernels sum in another order; that is vLLM's, and no
-equality is promised here."""
+Prefix caching is on, so the fixed head of the templates is computed once. Greedy replies may differ in rare
+words with the rest of the batch, because vLLM's kernels sum in another order."""
 
 from __future__ import annotations
 
@@ -30,7 +29,7 @@ from typing import Any
 
 from ...errors import UserError, unknown
 from ..base import LanguageModel, Reply, Request
-from ..hub.find import HFOptions, Located, locate
+from ..hub.find import HFOptions, Located, check_whole, locate
 from ..hub.load import HubModel
 from ..installed import need
 from .chat import WHERE, check_files, check_template, load_tokenizer, prompt_of, tokens_of
@@ -41,25 +40,25 @@ _SHAPING = ("dtype", "quantization", "max_model_len", "tensor_parallel_size")
 
 
 class VLLM(HubModel, LanguageModel):
-    """A `LanguageModel` on the GPUs of this process.
+    """A language model on the GPUs of this process.
 
     revision, adapters, download as in models/hub/find.py; one LoRA adapter at most
     device                       auto or cuda: the GPUs that CUDA_VISIBLE_DEVICES, or Ray, leaves to this
                                  process
     dtype                        auto, bfloat16, float16, float32
-    quantization                 vLLM's name: awq, gptq, fp8, bitsandbytes, ...; None: as the checkpoint says
+    quantization                 vLLM's name: awq, gptq, fp8, bitsandbytes, ...; None: the checkpoint's own
     tensor_parallel_size         GPUs that share the model
     gpu_memory_utilization       share of each GPU's memory that vLLM takes; belongs to no digest
-    max_model_len                tokens that prompt and reply share (the checkpoint's own); a longer prompt is
-                                 `prompt_too_long`
+    max_model_len                tokens of prompt and reply together (default: the checkpoint's); a longer
+                                 prompt is `prompt_too_long`
     max_lora_rank                the largest rank of the adapter
-    chat_template                Jinja text, for a checkpoint that brings none
+    chat_template                Jinja text, for a checkpoint without one
     engine                       further arguments of `vllm.LLM`, such as {enforce_eager: true}; they belong
                                  to the digest
     sampling                     as in sampling.py
     """
 
-    batch = 2048  # rows a call: vLLM keeps its own queue, and a call ends with few in flight
+    batch = 2048  # vLLM has its own queue, and a call ends with few rows in flight
 
     def __init__(
         self,
@@ -87,13 +86,8 @@ class VLLM(HubModel, LanguageModel):
         names = (adapters,) if isinstance(adapters, str) else tuple(str(a) for a in adapters)
         if len(names) > 1:
             raise UserError(f"{WHERE}.adapters: vllm takes one adapter, not {len(names)}; merge them first")
-        for name, value in (
-            ("tensor_parallel_size", tensor_parallel_size),
-            ("max_model_len", max_model_len),
-            ("max_lora_rank", max_lora_rank),
-        ):
-            if value is not None and (type(value) is not int or value < 1):
-                raise UserError(f"{WHERE}.{name}: a whole number from 1 up, not {value!r}")
+        sizes = {"tensor_parallel_size": tensor_parallel_size, "max_model_len": max_model_len}
+        check_whole(WHERE, **sizes, max_lora_rank=max_lora_rank)
         if not isinstance(gpu_memory_utilization, int | float) or not 0 < gpu_memory_utilization <= 1:
             raise UserError(
                 f"{WHERE}.gpu_memory_utilization: a share above 0 and up to 1, not {gpu_memory_utilization!r}"
@@ -125,7 +119,7 @@ class VLLM(HubModel, LanguageModel):
         self.chat_template = chat_template
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """One reply a request, in order."""
+        """One reply per request."""
         if not requests:
             return []
         engine, tokenizer = self.loaded()

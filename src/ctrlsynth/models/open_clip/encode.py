@@ -33,8 +33,9 @@ class LoadedClip:
 
     @property
     def size(self) -> int:
-        """Edge of its square images in pixels."""
-        return int(self.config["preprocess_cfg"]["size"])
+        """Edge of its images in pixels (the height, in a model for images that are not square)."""
+        size = self.config["preprocess_cfg"]["size"]
+        return int(size[0] if isinstance(size, (list, tuple)) else size)
 
 
 class ClipModel:

@@ -144,7 +144,7 @@ def _full(module: Any, model_cfg: dict[str, Any]) -> dict[str, Any]:
 
     preprocess = get_model_preprocess_cfg(module)
     size = preprocess.get("size", module.visual.image_size)
-    size = size[0] if isinstance(size, (list, tuple)) else size
+    size = size[0] if isinstance(size, (list, tuple)) and len(set(size)) == 1 else size
     return {"model_cfg": model_cfg, "preprocess_cfg": {**preprocess, "size": size}}
 
 

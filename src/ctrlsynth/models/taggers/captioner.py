@@ -1,5 +1,5 @@
-"""2a by a captioner: Florence-2, or any image-to-text model of transformers, and what a language model then
-extracts from its caption.
+"""Tags from captions of images (2a): Florence-2 or any image-to-text model of transformers, and a language
+model that extracts tags from its caption.
 
     {captioner: florence-community/Florence-2-large, extract: {vllm: Qwen/Qwen2-7B-Instruct}}     the paper's
     (CtrlSynth, appendix A.4)
@@ -7,13 +7,12 @@ extracts from its caption.
     {captioner: Salesforce/blip-image-captioning-base, extract: smollm2}
 
 The caption goes to `Tags.caption`; with `extract` its objects, attributes and relations are the tags
-(extract.py). Florence-2 is asked as in the paper: the task <MORE_DETAILED_CAPTION>, 3 beams, at most 1,024
-tokens, the processor's own post-processing. It is transformers' own class, never the code of a repository:
-`microsoft/Florence-2-*` hold that code's weights, `florence-community/Florence-2-*` the same weights for this
-class. Decoding is greedy or by beams, so nothing is drawn by chance.
+(extract.py). Florence-2 runs as in the paper: the task <MORE_DETAILED_CAPTION>, 3 beams, at most 1,024 tokens,
+the processor's own post-processing. The class is transformers' own, never code of a repository:
+`microsoft/Florence-2-*` have that code's weights, `florence-community/Florence-2-*` the same weights for this
+class. Decoding is greedy or by beams, so nothing is random.
 
-Every kind of model here was tried on a tiny random checkpoint of its class, saved to disk; the published
-weights were not at hand."""
+Each kind of model was tested on a tiny random checkpoint of its class, not on published weights."""
 
 from __future__ import annotations
 
@@ -39,22 +38,22 @@ _VERSION = 1  # part of the digest: raise it when the same weights would be aske
 _WHERE = "models.tagger"
 TASK = "<MORE_DETAILED_CAPTION>"
 _EXTRACTED = 64
-"""Captions that the language model gets at once: engines and servers work on many side by side, while decoded
-pictures wait in memory."""
+"""Captions per call of the language model: engines and servers work on many at once, while decoded pictures
+wait in memory."""
 CHAT_PROMPT = "Describe with a paragraph what is shown in the image."
-"""What a chat model is asked: the words that stand behind Florence-2's task."""
+"""The question for a chat model: the words behind Florence-2's task."""
 
 
 class CaptionerTagger(HubModel, Composite):
-    """An image-to-text model, alone or with the language model that extracts tags from what it says.
+    """An image-to-text model, alone or with a language model that extracts tags from its captions.
 
     model           hub name or folder
-    prompt          Florence-2: the task; chat models: the question; BLIP and its like: how the caption
-                    begins. None: what each is usually given (`TASK`, `CHAT_PROMPT`, nothing)
+    prompt          Florence-2: the task; chat models: the question; BLIP and the like: the caption's
+                    beginning. None: `TASK`, `CHAT_PROMPT`, nothing
     num_beams       None: 3 for Florence-2, 1 for the others
     max_new_tokens  None: 1,024 for Florence-2, 512 for chat models, 64 for the others
-    batch           pictures a call
-    extract         a language model as a recipe names it, or None for the caption alone; `mode` as of the
+    batch           pictures per call
+    extract         a language model as a recipe names it, or None for the caption alone; `mode` as for the
                     tagger `extract`
     hf              revision, dtype, device, adapters, quantization, download (models/hub/find.py)
     """
@@ -118,8 +117,8 @@ class CaptionerTagger(HubModel, Composite):
         self.digest = hash_of("captioner", asked, self.found.digest())
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
-        """One Tags an item with its caption; without an image, or where the model says nothing, empty ones. A
-        picture that does not fit into memory even alone fails with `out_of_memory`."""
+        """Tags of each item with its caption; empty without an image or an answer. A picture that does not fit
+        into memory alone fails with `out_of_memory`."""
         seen = [n for n, item in enumerate(items) if item.image is not None]
         captions = dict(zip(seen, self.captions([items[n].image for n in seen]), strict=True))
         lost = {n for n, caption in captions.items() if caption is None}
@@ -135,8 +134,7 @@ class CaptionerTagger(HubModel, Composite):
         ]
 
     def captions(self, images: Sequence[Any]) -> list[str | None]:
-        """The model's text for each picture, in order; None where memory does not suffice for a picture
-        alone."""
+        """The model's text for each picture; None for one that does not fit into memory alone."""
         return self._room.run([image.convert("RGB") for image in images], self._some) if images else []
 
     def _some(self, images: Sequence[Image.Image]) -> list[str]:
@@ -154,7 +152,7 @@ class CaptionerTagger(HubModel, Composite):
         with torch.inference_mode():
             out = model.generate(**inputs, **self._generation)
         if self._kind == "chat":
-            out = out[:, inputs["input_ids"].shape[1] :]  # what was asked stands before the answer
+            out = out[:, inputs["input_ids"].shape[1] :]  # without the question
         if self._kind != "florence2":
             texts = processor.batch_decode(out, skip_special_tokens=True)
             return [
@@ -162,7 +160,7 @@ class CaptionerTagger(HubModel, Composite):
             ]
         pad = (
             processor.tokenizer.pad_token
-        )  # beams of a batch are filled up to the longest; the post-processing leaves that in
+        )  # beams are padded to the longest of the batch; the post-processing keeps the padding
         texts = [text.replace(pad, "") for text in processor.batch_decode(out, skip_special_tokens=False)]
         task = self._prompt.partition(">")[0] + ">"
         answers = [
@@ -217,8 +215,7 @@ class CaptionerTagger(HubModel, Composite):
 
 
 class Florence2Tagger(CaptionerTagger):
-    """`captioner` for Florence-2 only: another kind of model is told at once. `model` defaults to the
-    paper's, `large`."""
+    """`captioner` for Florence-2 only; rejects other models. `model` defaults to the paper's, `large`."""
 
     def __init__(self, model: Any = "florence-community/Florence-2-large", **options: Any) -> None:
         super().__init__(model, **options)
@@ -229,8 +226,8 @@ class Florence2Tagger(CaptionerTagger):
 
 
 def kind_of(found: Located) -> Literal["florence2", "chat", "plain"]:
-    """How a model wants to be asked, from its config.json and whether it has a chat template. UserError for a
-    folder that holds no model, and for Florence-2 in the form that needs the code of its repository."""
+    """The kind of a model's input, by its config.json and chat template. UserError for a folder without a
+    model, and for the form of Florence-2 that needs code of its repository."""
     config = read_config(found, _WHERE)
     if config.get("model_type") == "florence2":
         if "dim_embed" in config.get("vision_config", {}):
@@ -253,7 +250,7 @@ def kind_of(found: Located) -> Literal["florence2", "chat", "plain"]:
 
 
 class _Pair:
-    """Image processor and tokenizer of a model that has no processor of both."""
+    """Image processor and tokenizer of a model without a joint processor."""
 
     def __init__(self, found: Located) -> None:
         from transformers import AutoImageProcessor, AutoTokenizer

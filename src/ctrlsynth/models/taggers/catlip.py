@@ -1,16 +1,15 @@
-"""2a, the classifier half of the paper's hybrid tagger: CatLIP, a ViT that names 24,320 nouns of WordNet
-(CtrlSynth, section 3.1).
+"""CatLIP (2a), the classifier of CtrlSynth's hybrid tagger (section 3.1): a ViT over 24,320 nouns of WordNet.
 
     {catlip: vit_huge.pt, vocabulary: datacomp_1_2B_vocab.pkl}
 
 Both files are Apple's (corenet, projects/catlip). The vocabulary is a pickle of synset -> count, of which the
-first 24,320 are the classes; it is read without executing anything (weights.py), and so is the checkpoint.
-The network is rebuilt from the checkpoint's own shapes on timm's VisionTransformer: a stem of three
-convolutions in place of one, no position for the class token, heads of 64 numbers. Pixels are 0..1 without a
-mean taken off, 224 from the middle of 232, as corenet evaluates.
+first 24,320 are the classes. Neither file's pickle can execute anything. The network is rebuilt from the
+checkpoint's shapes on timm's VisionTransformer: a stem of three convolutions instead of one, no position for
+the class token, heads of 64 numbers. Pixels are 0..1 without normalisation, the middle 224 of 232, as in
+corenet's evaluation.
 
-Written from corenet's public code and tried on a tiny checkpoint saved in its naming. It was NOT tried on the
-published weights, which were not to be had."""
+Written from corenet's public code and tested on a tiny checkpoint in its naming, NOT on the published
+weights."""
 
 from __future__ import annotations
 
@@ -52,8 +51,8 @@ _BLOCK_NAMES = {
 
 
 class CatLIPTagger(PixelClassifier):
-    """`model` is the checkpoint, `vocabulary` the pickle, or a label file of a synset or name a line. The
-    paper takes the top 20 by sigmoid, without a cut. `hf`: dtype, device, adapters (of timm's names,
+    """`model` is the checkpoint, `vocabulary` the pickle, or a label file with a synset or name per line. The
+    paper takes the top 20 by sigmoid, without a cut. Options: dtype, device, adapters (in timm's names,
     `blocks.0.attn.qkv`), quantization by torchao."""
 
     def __init__(
@@ -82,7 +81,7 @@ class CatLIPTagger(PixelClassifier):
         super().__init__(f"catlip:{Path(found.name).name}", found, labels, "catlip", **rules)
 
     def check(self) -> None:
-        """Preflight: the packages and the adapters' weights are there; the files were found already."""
+        """Preflight: packages and adapters are there; the constructor has found the files."""
         need("timm", "transformers", _WHERE)
         super().check()
 
@@ -121,7 +120,7 @@ def middle(image: Image.Image) -> np.ndarray[Any, Any]:
 
 
 def timm_state(state: dict[str, Any], path: Path) -> dict[str, Any]:
-    """corenet's names -> timm's; a name that is none of its ViT's is a UserError."""
+    """Renames corenet's weights to timm's. UserError for a name that its ViT lacks."""
     out: dict[str, Any] = {}
     for name, array in state.items():
         if name.startswith("neural_augmentor."):  # of the training only
@@ -182,8 +181,8 @@ def build(state: dict[str, Any]) -> Any:
 
 
 def _stem(inner: int) -> Callable[..., Any]:
-    """corenet's stem in timm's place for the patch embedding: 4 x 4, 2 x 2 and 2 x 2 convolutions, the first
-    two with norm and GELU."""
+    """corenet's stem as timm's patch embedding: 4 x 4, 2 x 2 and 2 x 2 convolutions, the first two with norm
+    and GELU."""
     from torch import nn
 
     class Step(nn.Module):  # type: ignore[misc]

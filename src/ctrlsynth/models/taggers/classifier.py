@@ -1,11 +1,10 @@
-"""2a by a classifier: any image classifier of transformers or timm, with its labels as objects and its
-probabilities as scores.
+"""Tags by image classifiers of transformers or timm (2a): labels are objects, probabilities scores.
 
     {classifier: google/vit-base-patch16-224, top_k: 5, cut: 0.1}                     a hub name or folder of
     transformers, or of timm's hub {classifier: vit_base_patch16_224, checkpoint: weights.safetensors, labels:
     names.txt, multi_label: true}      a timm name, own weights
 
-Tried on tiny random checkpoints of both libraries, saved to disk.
+Tested on tiny random checkpoints of both libraries.
 """
 
 from __future__ import annotations
@@ -45,16 +44,16 @@ from .labels import Chooser, are_placeholders, object_names, read_labels
 _VERSION = 1  # part of the digest: raise it when the same weights would give other tags
 _WHERE = "models.tagger"
 Loaded = tuple[Any, Callable[[Sequence[Image.Image]], Any]]
-"""A network on its device, pixels [n, 3, h, w] -> logits [n, classes], and what turns RGB pictures into those
-pixels."""
+"""A network on its device, pixels [n, 3, h, w] -> logits [n, classes], and the function that turns RGB
+pictures into pixels."""
 
 
 class PixelClassifier(HubModel, VisionTagger):
-    """What every classifier here shares; subclasses say what to load and which labels it has.
+    """Base of the classifiers; subclasses load the network and its labels.
 
-    top_k, cut   the most objects a picture, and the least score of each
-    multi_label  true: each class has a probability of its own (sigmoid); false: they share one (softmax)
-    batch        pictures a call
+    top_k, cut   the most objects per picture, and the least score of each
+    multi_label  true: independent probabilities (sigmoid); false: they add up to 1 (softmax)
+    batch        pictures per call
     """
 
     reads: Literal["pixels"] = "pixels"
@@ -78,7 +77,7 @@ class PixelClassifier(HubModel, VisionTagger):
         )
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
-        """One Tags an item: objects with scores; without an image, empty ones."""
+        """Objects with scores of each item; empty without an image."""
         seen = [n for n, item in enumerate(items) if item.image is not None]
         pictures = [items[n].image.convert("RGB") for n in seen]  # type: ignore[union-attr]
         scores = self._room.run(pictures, self._scores) if pictures else []
@@ -106,9 +105,9 @@ class ClassifierTagger(PixelClassifier):
     a timm name with a file.
 
     checkpoint   of a timm name: the file with its weights, .safetensors or a state dict
-    labels       a label file (labels.py) instead of the model's own; a model of 1,000 classes without names
-                 gets ImageNet's
-    multi_label  None: as the model's configuration says
+    labels       a label file (labels.py) instead of the model's own; 1,000 unnamed classes get ImageNet's
+                 names
+    multi_label  None: as in the model's configuration
     hf           revision, dtype, device, adapters, quantization, download (models/hub/find.py)
     """
 
@@ -191,8 +190,7 @@ def _check_timm(architecture: str, options: HFOptions) -> None:
 
 
 def _own_labels(found: Located, config: dict[str, Any], architecture: str | None) -> list[str]:
-    """The labels that come with the model: `id2label`, or timm's `label_names`; ImageNet's for 1,000 classes
-    that nobody named."""
+    """The model's own labels: `id2label`, or timm's `label_names`; ImageNet's for 1,000 unnamed classes."""
     labels = [str(v) for _, v in sorted(config.get("id2label", {}).items(), key=lambda pair: int(pair[0]))]
     labels = labels or list(
         config.get("label_names") or config.get("pretrained_cfg", {}).get("label_names") or []

@@ -1,5 +1,4 @@
-"""2a, joined: several taggers look at the same row and their tags become one (CtrlSynth's hybrid tagger,
-papers/001 section 3.1)."""
+"""Joins the tags of several taggers for the same row (2a): CtrlSynth's hybrid tagger (section 3.1)."""
 
 from __future__ import annotations
 
@@ -14,8 +13,7 @@ from .. import registry as models
 from ..base import ImageAndText, VisionTagger
 from ..composite import Composite, make_all
 
-# A noun that stands in the caption is certain to stand there; a tagger that gives no scores is taken at its
-# word.
+# Score of an object of a tagger without scores: a noun in the caption is certain to be there.
 _UNSCORED = 1.0
 
 
@@ -49,8 +47,8 @@ class HybridTagger(Composite):
         ).hexdigest()
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
-        """One joined Tags an item. A tagger that fails for the batch fails it here too: half the tags would
-        look like all of them."""
+        """The joined tags of each item. A tagger that fails for the batch fails it here too, since half the
+        tags would look complete."""
         answers = [tagger.tag(items) for tagger in self.parts]
         for tagger, answer in zip(self.parts, answers, strict=True):
             if len(answer) != len(items):
@@ -61,12 +59,11 @@ class HybridTagger(Composite):
 
 
 def join(tags: Sequence[Tags]) -> Tags:
-    """The tags of several taggers for one row as one: tagger by tagger, without repeats (letter case aside).
+    """Joins several taggers' tags for one row, tagger by tagger, without repeats (ignoring case).
 
-    An object's score is the highest that a tagger gave it; 1.0 if only taggers without scores named it. If no
-    tagger gives scores there are none. A bare `red` stays beside another's `red ball`: it may be said of
-    something else. The first caption is kept. A row that one tagger could not answer has failed: half the
-    tags would look like all of them."""
+    An object's score is its highest one, 1.0 if only taggers without scores name it; without any scores there
+    are none. A bare `red` stays next to another tagger's `red ball`, as it may describe something else. Keeps
+    the first caption. Fails the row if one tagger failed it."""
     error = next((one.error for one in tags if one.error), None)
     if error is not None:
         return Tags(error=error)

@@ -1,4 +1,4 @@
-"""Label lists of classifiers (2a): where they come from, and how a label becomes an object's name."""
+"""Reads label files of classifiers (2a) and turns labels into names of objects."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _PLACEHOLDER = re.compile(r"LABEL_\d+")
 
 
 def read_labels(path: Path, where: str) -> list[str]:
-    """A label file: `.txt`, a label a line; `.json`, a list or a mapping from numbers; `.pkl`, CatLIP's
-    vocabulary, read without executing it (weights.py). In the order of the classes."""
+    """Reads a label file, in the order of the classes: `.txt`, a label per line; `.json`, a list or a mapping
+    from numbers; `.pkl`, CatLIP's vocabulary, through an allow-list."""
     if path.suffix == ".pkl":
         return list(read_counts(path))
     try:
@@ -47,9 +47,9 @@ def read_labels(path: Path, where: str) -> list[str]:
 
 
 def object_names(labels: Sequence[str]) -> list[str]:
-    """Labels as objects: `n2084071` (a noun of WordNet 3.0 by its offset) -> `dog`, its first lemma; `tench,
-    Tinca tinca` -> `tench`; `traffic_light` -> `traffic light`. An offset that WordNet lacks is a
-    UserError."""
+    """Turns labels into objects: `n2084071` (offset of a noun in WordNet 3.0) -> `dog`, its first lemma;
+    `tench, Tinca tinca` -> `tench`; `traffic_light` -> `traffic light`. UserError for an offset that WordNet
+    lacks."""
     numbers = [match[1].zfill(8) if (match := _SYNSET.fullmatch(label)) else None for label in labels]
     lemmas = _first_lemmas() if any(numbers) else {}
     out = []
@@ -75,8 +75,7 @@ def _plain(label: str) -> str:
 
 
 def are_placeholders(labels: Sequence[str]) -> bool:
-    """Whether these are the names that transformers gives where nobody named the classes: LABEL_0, LABEL_1,
-    ..."""
+    """Whether these are transformers' names of unnamed classes: LABEL_0, LABEL_1, ..."""
     return all(_PLACEHOLDER.fullmatch(label) for label in labels)
 
 

@@ -20,7 +20,8 @@ from PIL import Image
 from ...data.images import ImageFault, decode
 from ...errors import UserError
 from ..base import Painting, Prompt, TextToImageModel
-from ..server import BadReply, Call, Fault, ServedModel
+from ..served import ServedModel
+from ..server import BadReply, Call, Fault
 
 WHERE = "models.text_to_image"
 

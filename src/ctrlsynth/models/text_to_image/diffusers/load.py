@@ -42,7 +42,7 @@ _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def model_index(found: Located, where: str) -> dict[str, Any]:
-    """What a pipeline is made of, from its model_index.json. UserError where the folder holds none."""
+    """The pipeline's components, from its model_index.json. UserError without one."""
     path = found.folder / "model_index.json"
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
@@ -55,8 +55,8 @@ def model_index(found: Located, where: str) -> dict[str, Any]:
 
 
 def check_files(found: Located, index: Mapping[str, Any], safety: bool, where: str) -> None:
-    """UserError naming the first component of the pipeline that has no folder, or a denoiser that has no
-    weights. Opens nothing."""
+    """UserError for the first component of the pipeline without a folder, or a denoiser without weights. Opens
+    nothing."""
     for name, value in index.items():
         if not isinstance(value, list) or value[0] is None or (name == "safety_checker" and not safety):
             continue
@@ -85,8 +85,8 @@ def pipeline_class(index: Mapping[str, Any], where: str) -> Any:
 
 
 def scheduler_class(index: Mapping[str, Any], name: str, where: str) -> Any:
-    """The scheduler that a recipe means (`ddim`, `dpm++`, `euler`, or a class of diffusers) among those that
-    fit the pipeline's own."""
+    """The scheduler of that name (`ddim`, `dpm++`, `euler`, or a class of diffusers) among those compatible
+    with the pipeline's own."""
     make_torchvision_importable("diffusers")
     import diffusers
 
@@ -119,8 +119,8 @@ def load_pipeline(
     offload: str | None = None,
     vae_slicing: bool = False,
 ) -> Any:
-    """The pipeline, ready on its device. UserError in one line where the files are not what they should be;
-    `ModelError("out_of_memory")` where the weights do not fit."""
+    """Loads the pipeline onto its device. UserError in one line for unsuitable files;
+    `ModelError("out_of_memory")` if the weights do not fit."""
     set_threads()
     cls = pipeline_class(index, where)
     device = device_for(found, offload, where)
@@ -160,7 +160,7 @@ def load_pipeline(
 
 
 def device_for(found: Located, offload: str | None, where: str) -> str:
-    """The device. UserError where it is the CPU, and `offload` or the quantization needs a GPU."""
+    """The device. UserError for the CPU if `offload` or the quantization needs a GPU."""
     device, kind = choose_device(found.options.device, where), found.options.quantization
     if offload is not None and device == "cpu":
         raise UserError(
@@ -173,7 +173,7 @@ def device_for(found: Located, offload: str | None, where: str) -> str:
 
 
 def save_memory(pipe: Any, device: str, offload: str | None, vae_slicing: bool) -> None:
-    """Puts a pipeline where it works. `model` moves whole components to the GPU when they are needed,
+    """Moves a pipeline to its device. `model` moves whole components to the GPU when needed,
     `sequential` layer by layer (least memory, slow); `vae_slicing` decodes one image of a batch at a time."""
     if offload == "model":
         pipe.enable_model_cpu_offload(device=device)
@@ -186,7 +186,7 @@ def save_memory(pipe: Any, device: str, offload: str | None, vae_slicing: bool) 
 
 
 def denoiser(pipe: Any) -> Any:
-    """The network that is called once a step: most of the work, and what `compile` compiles."""
+    """The network that runs once per step; `compile` compiles it."""
     return next(getattr(pipe, name) for name in DENOISERS if getattr(pipe, name, None) is not None)
 
 
@@ -205,8 +205,7 @@ def stored_dtype(found: Located, index: Mapping[str, Any]) -> Any:
 
 
 def _kind_of(file: Path) -> str | None:
-    """How most numbers of a safetensors file are stored, as its header calls it; None where it has no
-    tensor."""
+    """The type of most numbers in a safetensors file, as its header names it; None without tensors."""
     from safetensors import SafetensorError, safe_open
 
     counts: dict[str, int] = {}
@@ -224,8 +223,7 @@ def _kind_of(file: Path) -> str | None:
 
 
 def variant(found: Located) -> str | None:
-    """`fp16` where the files of half precision are the ones to take: for float16, or where there are no
-    others."""
+    """`fp16` if the half-precision files are to be loaded: for float16, or if there are no others."""
     half = found.has("*/*.fp16.safetensors", "*/*.fp16-*.safetensors", "*/*.fp16.bin")
     files = [*found.folder.glob("*/*.safetensors"), *found.folder.glob("*/*.bin")]
     only = half and all(".fp16" in file.name for file in files)
@@ -259,7 +257,7 @@ def quantization(found: Located, index: Mapping[str, Any], where: str) -> Any:
 
 
 def add_adapters(pipe: Any, found: Located, where: str) -> None:
-    """LoRA adapters at full strength, fused into the weights where these are not quantized."""
+    """Adds LoRA adapters at full strength, fused into the weights unless these are quantized."""
     if not found.adapters:
         return
     need("peft", "diffusers", where)
@@ -282,8 +280,8 @@ def add_adapters(pipe: Any, found: Located, where: str) -> None:
 
 
 class _Quiet:
-    """The libraries' bars and notes off while a pipeline loads; their warnings about cut prompts stay off:
-    `truncated` says it."""
+    """Silences the libraries' progress bars and notes while a pipeline loads, and their warnings about cut
+    prompts for good: `truncated` reports that."""
 
     def __enter__(self) -> None:
         from diffusers.utils import logging as diffusers_logging

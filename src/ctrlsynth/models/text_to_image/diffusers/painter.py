@@ -8,7 +8,7 @@ loads, from hub name or folder.
 An image depends on its prompt and seed alone: each has a generator of its own, on the CPU. What a batch still
 changes is the order of float additions: less than 1e-5 in float32, so that at most a last bit of a pixel
 moves (float16: a few). Weights of tags and prompts over 77 tokens: diffusers_text.py. What could not be run
-here, without a GPU: diffusers_load.py."""
+here, without a GPU: load.py."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from typing import Any
 
 from ....errors import UserError, unknown
 from ...base import Painting, Prompt, TextToImageModel
-from ...device import AdaptiveBatch, memory_faults
+from ...device import AdaptiveBatch, give_back, memory_faults
 from ...hub.files import hash_of
-from ...hub.find import check_quantization, locate, read_options
+from ...hub.find import check_quantization, check_whole, locate, read_options
 from ...installed import need
 from .load import (
     OFFLOADS,
@@ -62,19 +62,18 @@ class Diffusers(TextToImageModel):
     guidance     classifier-free guidance (FLUX: the distilled one); the pipeline's own when not given
     scheduler    ddim, dpm++, euler, ... or a class of diffusers; the checkpoint's own when not given. Noise
                  is added only by those that must (`euler a`): DDIM runs with eta 0
-    size         pixels where the prompt asks for no size: one edge or [width, height], multiples of 8; the
-                 pipeline's own when not given
-    long_prompt  cut: what CLIP cannot read is lost, and `truncated` says so; chunk: read in chunks of 75
-                 tokens (SD1.5, SDXL)
-    batch        images at once, at most; fewer while the memory does not allow it (device.py)
-    safety       false: the checkpoint's safety checker is left out. With it, an image that it flags is
-                 dropped as `unsafe`
+    size         pixels of an image whose prompt asks for no size: one edge or [width, height], multiples of
+                 8; default: the pipeline's own
+    long_prompt  cut: the part that CLIP cannot read is lost, and `truncated` says so; chunk: read in chunks of
+                 75 tokens (SD1.5, SDXL)
+    batch        the most images at once; fewer while memory is short
+    safety       false: no safety checker. With the checkpoint's own, a flagged image is dropped as `unsafe`
     compile      true: torch compiles the denoiser; the first image of every size then takes minutes
-    offload      model or sequential: weights wait in main memory (slower, less GPU memory)
+    offload      model or sequential: keep weights in main memory (slower, less GPU memory)
     vae_slicing  true: decode one image at a time
     **hf         revision, dtype, device, adapters, quantization, download: models/hub/find.py
 
-    `batch`, `compile`, `offload` and `vae_slicing` say how, not what: they are not in the digest.
+    `batch`, `compile`, `offload` and `vae_slicing` change no image, so they are not in the digest.
     """
 
     size: tuple[int, int] | None
@@ -100,9 +99,7 @@ class Diffusers(TextToImageModel):
             need(package, "diffusers", where)
         options = read_options(more, where, _OWN)
         check_quantization(options, where)
-        for name, value in (("steps", steps), ("batch", batch)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise UserError(f"{where}.{name}: a whole number from 1, not {value!r}")
+        check_whole(where, steps=steps, batch=batch)
         if guidance is not None and (
             isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or not 0 <= guidance <= 100
         ):
@@ -132,10 +129,6 @@ class Diffusers(TextToImageModel):
         self._sized = False
         self._room = AdaptiveBatch(batch)
 
-    def content_digest(self) -> str:
-        """A hash of every byte of the pipeline and its adapters."""
-        return self.found.content_digest()
-
     def check(self) -> None:
         """Preflight: files, class, scheduler, device, compel for chunks. Loads no weights."""
         check_files(self.found, self.index, self.safety, self.where)
@@ -149,8 +142,7 @@ class Diffusers(TextToImageModel):
         device_for(self.found, self._how["offload"], self.where)
 
     def accepts(self, weights: bool, negative: bool) -> None:
-        """UserError where the image policy asks for weights of tags or a negative prompt that this pipeline
-        has no place for."""
+        """UserError if the image policy asks for weights or a negative prompt that this pipeline cannot use."""
         name = self.index["_class_name"]
         if weights and self.family is None:
             raise UserError(f"{self.where}: {name} cannot weigh tags; leave image_policy.weights out")
@@ -164,8 +156,8 @@ class Diffusers(TextToImageModel):
             )
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Painting]:
-        """One painting a prompt, in order. A row's own errors: `bad_size`, `negative_unsupported`,
-        `out_of_memory` (not even alone)."""
+        """One painting per prompt. Errors of a row: `bad_size`, `negative_unsupported`, `out_of_memory` (for
+        an image that does not fit alone)."""
         if not prompts:
             return []
         self._load()
@@ -182,13 +174,14 @@ class Diffusers(TextToImageModel):
         return [painting for painting in out if painting is not None]
 
     def close(self) -> None:
-        """Lets the weights go; they are loaded again when next asked."""
+        """Frees the weights; they load again on use."""
         self._pipe = self._reader = None
         gc.collect()
-        import torch
+        give_back()
 
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    def content_digest(self) -> str:
+        """Hash over the complete files of the pipeline and its adapters."""
+        return self.found.content_digest()
 
     def _load(self) -> None:
         if self._pipe is not None:
@@ -217,7 +210,7 @@ class Diffusers(TextToImageModel):
         )
 
     def _refused(self, prompt: Prompt) -> Painting | None:
-        """The row's own error, seen before anything is painted."""
+        """The row's error that is known before painting, or None."""
         size = prompt.size or self.size
         if size is not None and (not self._sized or any(side < _STEP or side % _STEP for side in size)):
             return Painting(None, error="bad_size")
@@ -255,7 +248,7 @@ class Diffusers(TextToImageModel):
         return arguments
 
     def _embedded(self, rows: Sequence[_Row]) -> dict[str, Any]:
-        """Embeddings of every prompt, each made by itself, stacked."""
+        """Stacks the embeddings of the prompts, each encoded alone."""
         import torch
 
         assert self._reader is not None
@@ -270,8 +263,7 @@ class Diffusers(TextToImageModel):
 
 
 class _Row:
-    """A prompt, how it is read, and which of its weights count: those that are not 1 and whose phrase the
-    text has."""
+    """A prompt, its reading, and its effective weights: not 1, with a phrase that occurs in the text."""
 
     def __init__(self, prompt: Prompt, reader: TextReader | None) -> None:
         self.prompt = prompt

@@ -1,12 +1,10 @@
-"""How a prompt reaches the text encoders of a diffusers pipeline (2c): counted, cut or chunked, single tags
-weighted.
+"""Encodes prompts for a diffusers pipeline (2c): counts tokens, cuts or chunks long prompts, weighs phrases.
 
-CLIP reads 77 tokens. A longer prompt is cut there, or encoded in chunks of at most 75 tokens (cut at a
-sentence's end where there is one) whose embeddings stand one after the other, as the web interfaces do it.
-Weights of tags multiply what their tokens add to an empty prompt's embedding; below 1 the prompt is mixed
-with one that masks them. Chunks and weights are those of the library compel. Its prompt language is never
-used: a text goes in as pieces with a factor each, so nothing in a caption, `(((dog)))++` say, is taken for
-syntax."""
+CLIP reads 77 tokens. A longer prompt is cut there, or encoded in chunks of at most 75 tokens (split at a
+sentence's end if possible) whose embeddings are concatenated, as web interfaces do. A weight multiplies what
+the phrase's tokens add to an empty prompt's embedding; below 1 the prompt is mixed with one that masks them.
+Chunks and weights are those of the library compel. Its prompt language is never used: a text is passed as
+pieces with a factor each, so nothing in a caption, such as `(((dog)))++`, is read as syntax."""
 
 from __future__ import annotations
 
@@ -25,19 +23,19 @@ FAMILIES = {
     "StableDiffusion3Pipeline": "sd3",
     "FluxPipeline": "flux",
 }
-"""Pipelines whose text encoders are known here: those can weigh tags, and their token limits are known."""
+"""Pipelines with known text encoders: they can weigh phrases, and their token limits are known."""
 CHUNKS = ("sd", "sdxl")
-"""Those that read nothing but CLIP, so that chunks gain what would be cut. T5 reads 256 (SD3) or 512 (FLUX)
-tokens by itself."""
+"""Families that read CLIP only, so that chunks recover what would be cut. T5 reads 256 (SD3) or 512 (FLUX)
+tokens."""
 Piece = tuple[str, float]
 """A piece of a prompt and its factor."""
 
 
 def pieces(text: str, weights: Mapping[str, float]) -> tuple[list[Piece], tuple[str, ...]]:
-    """The text cut where weighted phrases begin and end, and the phrases that it lacks.
+    """Splits the text at weighted phrases; returns the pieces and the phrases that it lacks.
 
-    Joined, the pieces are the text. Longer phrases go first, and what one has taken no other weighs again
-    (`big dog` before `dog`). A factor of 1 cuts nothing."""
+    The pieces joined are the text. Longer phrases go first, and no word is weighed twice (`big dog` before
+    `dog`). A factor of 1 splits nothing."""
     taken: list[tuple[int, int, float]] = []
     unused = []
     for phrase, factor in sorted(weights.items(), key=lambda w: (-len(w[0]), w[0])):
@@ -61,9 +59,8 @@ def pieces(text: str, weights: Mapping[str, float]) -> tuple[list[Piece], tuple[
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How a prompt is read. `tokens`: CLIP's, both special ones included; `truncated`: whether a part of it
-    reaches no text encoder; `chunks`: in how many it is encoded where prompts are chunked, else None. None
-    also for what is unknown of a pipeline."""
+    """How a prompt is read; None for unknowns. `tokens`: CLIP's, with both special ones; `truncated`: whether a
+    part reaches no text encoder; `chunks`: their number, if prompts are chunked."""
 
     tokens: int | None = None
     truncated: bool | None = None
