@@ -10,7 +10,7 @@ on sofa`) a selector may mean a part: the modifier (`big red`) or the predicate 
 words in it, and at last the whole phrase. So `red` finds `big red ball`, and to replace it by `blue` gives
 `big blue ball`. Regular expressions try the shortest run first (`re:^blu` takes `blue` out of `big blue`),
 the others the longest. A class of *things* (`animal.n.01`) finds attributes by the object that they describe,
-and relations by either end; what it then stands for is the modifier or predicate. A class of *qualities*
+and relations by either end; it then means the modifier or predicate. A class of *qualities*
 (`color.n.01`: anything WordNet counts as an abstraction) finds attributes by a word of the modifier, in any
 of its noun senses, because the quality is rarely the first (`white`)."""
 
@@ -154,7 +154,7 @@ class Selectors:
         return min(found, default=-1)
 
     def find(self, phrase: str, objects: Sequence[str]) -> Span | None:
-        """The first selector that means this phrase or a part of it, with the part's span; None when none
+        """The first selector that means this phrase or a part of it, with the part's span; None if none
         does.
 
         `objects` are the row's objects: they tell the modifier of an attribute and the ends of a relation.
@@ -211,7 +211,7 @@ _WIDE = 1000
 
 @lru_cache(maxsize=256)
 def members(name: str, quality: bool) -> tuple[str, ...]:
-    """Words that stand for members of a WordNet class, sorted, for `replace` to draw from.
+    """Words for members of a WordNet class, sorted, for `replace` to draw from.
 
     Things: one-word lemmas whose first noun sense is the member, so that what is drawn is again found by the
     class; not the members that are wide classes themselves (more than about 1000 below: `mammal`), nor names
@@ -226,7 +226,7 @@ def members(name: str, quality: bool) -> tuple[str, ...]:
         )
         return tuple([w for w in words if wordnet.count(w, "a") > 0] or words)
     sizes: dict[wordnet.Synset, int] = dict.fromkeys(below, 1)
-    for member in reversed(below):  # the deepest first; one that stands under two classes counts in both
+    for member in reversed(below):  # the deepest first; one below two classes counts in both
         for up in member.hypernyms:
             if up in sizes:
                 sizes[up] += sizes[member]

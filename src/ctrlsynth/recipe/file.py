@@ -140,7 +140,7 @@ def parse_recipe(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
 
 
 def parse_block(block: type[B], data: Mapping[str, Any], where: str, prefix: str) -> B:
-    """Validates one block that stands under the key `prefix`; the first error becomes one line."""
+    """Validates the block under the key `prefix`; the first error becomes one line."""
     try:
         return block.model_validate(data)
     except ValidationError as error:
@@ -174,7 +174,7 @@ def _first_error(
 
 
 def _keys_beside(loc: tuple[int | str, ...], model: type[BaseModel], head: list[str]) -> list[str]:
-    """The keys that stand at the level of `loc`, as dotted paths, for the nearest-name hint."""
+    """The keys at the level of `loc`, as dotted paths, for the nearest-name hint."""
     prefix = list(head)
     for step in loc[:-1]:
         prefix.append(str(step))

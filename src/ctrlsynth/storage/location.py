@@ -311,15 +311,15 @@ def store_errors(url: object) -> Iterator[None]:
         package = type(error).__module__.partition(".")[0]
         if package not in _CLIENTS or (isinstance(error, OSError) and error.errno is not None):
             raise
-        told = f"{url}: {first_line(error)}"
+        message = f"{url}: {first_line(error)}"
         if any(
             word in type(error).__name__
             for word in ("Credential", "Token", "Profile", "Region", "Auth", "ParamValidation")
         ):
             raise UserError(
-                f"{told}; give keys the way the store's own tools take them (environment, profile or role)"
+                f"{message}; give keys the way the store's own tools take them (environment, profile or role)"
             ) from error
-        raise WorkFailed(f"{told}; finished work is kept; run the same command again") from error
+        raise WorkFailed(f"{message}; finished work is kept; run the same command again") from error
 
 
 def _is_taken(error: OSError) -> bool:
