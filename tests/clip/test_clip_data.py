@@ -20,7 +20,7 @@ from PIL import Image
 
 from clip_fixture import ROWS, folder, scenes
 from ctrlsynth.clip.data.images import centre_crop, crop_box
-from ctrlsynth.clip.data.order import Order, Part, Schedule, equal_steps, rows_an_epoch
+from ctrlsynth.clip.data.order import Order, Part, Schedule, rows_an_epoch
 from ctrlsynth.clip.data.rows import Pair, RowFault, Shards
 from ctrlsynth.clip.data.shards import Subset, open_shards
 from ctrlsynth.clip.data.tars import TarShards
@@ -195,12 +195,6 @@ def test_ratios_are_kept_over_epochs() -> None:
     assert abs(first_half[0] - 412) < 40
 
 
-def test_equal_samples_is_the_baselines_iterations() -> None:
-    assert equal_steps(40, 2_800_000, 2048) == 40 * (2_800_000 // 2048)
-    n, more, epochs, batch = 1000, 860, 10, 50
-    assert equal_steps(epochs, n, batch) * batch == epochs * n / (n + more) * (n + more)
-
-
 def test_ranks_and_micro_batches_share_a_step_out() -> None:
     order = Order([part(203), part(90)], seed=5, window=50)
     one = Schedule(order, 48)
@@ -247,7 +241,7 @@ def test_bad_data_is_one_line(tmp_path: Path) -> None:
     for path, words in (
         ("empty", "holds no .tar, .parquet"),
         ("missing-{000..003}.tar", "nothing at .*missing-000.tar and 3 more"),
-        ("mute.tar", "no sample with an image and a caption .*found 1 no_caption"),
+        ("mute.tar", "no sample with an image and a caption; found 1 no_caption"),
         ("broken.tar", "broken.tar: "),
         ("broken.parquet", "not a readable parquet file"),
         ("notes.md", "expected .tar, .parquet, .csv or .jsonl, found .md"),
@@ -314,7 +308,6 @@ def test_a_folder_of_images_is_an_evaluation_set(tmp_path: Path) -> None:
 
 
 def test_near_hashes_are_those_of_the_plain_search() -> None:
-    from ctrlsynth.clip.decontaminate import Known
 
     rng = random.Random(0)
     known = Known(images=1)
