@@ -45,7 +45,7 @@ from ctrlsynth.lang.matching import rules as matching
 from ctrlsynth.lang.phrases import split_attribute, split_relation
 from ctrlsynth.models import registry as models
 from ctrlsynth.models.base import ImageAndText, LanguageModel, Prompt, Request
-from ctrlsynth.models.embedded.scenes.draw import render
+from ctrlsynth.models.embedded.scenes.painter import render
 from ctrlsynth.models.embedded.scenes.vocabulary import vocabulary
 from ctrlsynth.recipe.schema import ImagePolicy, TextPolicy
 from ctrlsynth.sample import Tags, chance, model_seed

@@ -1,4 +1,4 @@
-"""Errors, split by who can mend them. A `UserError` is printed as one line without a traceback; anything else
+"""Errors, split by who can fix them. A `UserError` is printed as one line without a traceback; anything else
 is our bug."""
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user can mend: names the file, the row or the key, and the remedy. The command line exits
+    """Something the user can fix: names the file, the row or the key, and the remedy. The command line exits
     with 2."""
 
 
 class WorkFailed(Exception):
-    """The work itself failed although the request was sound (every row of a stage failed, the disk is full).
+    """The work failed although the request was valid (every row of a stage failed, the disk is full).
     Exits with 1."""
 
 
 class ModelError(Exception):
-    """A model could not answer for a whole batch; each row of that batch is set aside with this reason.
+    """A model could not answer for a whole batch; each row of it fails with this reason.
 
     `reason` is a short stable word for the ledger (`empty_reply`, `wrong_number`, ...); the message says the
     rest."""

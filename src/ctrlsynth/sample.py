@@ -26,7 +26,7 @@ class Tags:
     they are names.
 
     objects      noun phrases in the singular, without article: `dog`, `soccer ball`
-    attributes   `red ball` (a modifier bound to one of the objects, which may stand in the plural: `two
+    attributes   `red ball` (a modifier bound to one of the objects, which may be plural: `two
                  dogs`) or a bare `red`
     relations    `dog on sofa` (subject, predicate, object, both ends among the objects), or with an end left
                  out: `wearing hat`

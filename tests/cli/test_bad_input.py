@@ -421,7 +421,7 @@ def test_everything_else_works_on_a_hostile_run(hostile: Run, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("name: a\nname: b\n", r":2:1: key 'name' stands twice"),
+        ("name: a\nname: b\n", r":2:1: key 'name' is given twice"),
         ("name: a\nsource: {text: c.csv}\npathz: [SP1]\n", "did you mean 'paths'"),
         (
             "name: a\nsource: {text: c.csv, caption_column: titel}\npaths: [{p: [text, tags, "

@@ -94,7 +94,7 @@ def test_run_and_status_give_the_same_ledger(done: Path) -> None:
         (("run", "r.yaml", "--set", "judge.treshold=1"), "did you mean 'judge.threshold'"),
         (("run", "r.yaml", "--set", "judge"), "write key.path=value"),
         (("run", "r.yaml", "--set", "seed=1"), "seed: 0 -> 1"),
-        (("run", "r.yaml", "--set", "paths=[{p: [image, image*]}]"), "tags and text* could stand between"),
+        (("run", "r.yaml", "--set", "paths=[{p: [image, image*]}]"), "tags and text* could go between"),
         (("run", "r.yaml", "--set", "source.text=absent.jsonl", "--out", "x"), "absent.jsonl"),
         (
             ("run", "r.yaml", "--set", "models.tagger=imagenet", "--set", "paths=[SP1]", "--out", "x"),

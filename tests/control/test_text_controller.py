@@ -140,7 +140,7 @@ def test_a_wrong_template_says_what_is_wrong(tmp_path: Path, family: str, text: 
         ("phrases-1: {family: tags, text: '{phrases}'}", "comes with the package"),
         ("mine: {family: tags, text: 7}", "mine.text: expected text, not 7"),
         ("[a, b]", "a mapping of names"),
-        ("a: {family: tags, text: '{phrases}'}\na: {family: tags, text: '{phrases}'}", "'a' stands twice"),
+        ("a: {family: tags, text: '{phrases}'}\na: {family: tags, text: '{phrases}'}", "'a' is given twice"),
     ],
 )
 def test_a_wrong_template_file_says_what_is_wrong(tmp_path: Path, content: str, message: str) -> None:

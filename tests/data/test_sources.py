@@ -30,6 +30,7 @@ from ctrlsynth.data.originals import ImageReader
 from ctrlsynth.data.rows import OpenSource, SourceRow, braces, safe_key
 from ctrlsynth.data.sources import open_source
 from ctrlsynth.data.tables import cut_blocks, merge_cuts
+from ctrlsynth.data.tar import samples
 from ctrlsynth.errors import UserError
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Source
@@ -354,6 +355,30 @@ def test_tar_cut_anywhere_keeps_what_stands_before(tmp_path: Path) -> None:
     assert "000002.jpg" in [
         r.key for r in all_rows(opened(tmp_path, webdataset="cut.tar")) if r.status == "failed"
     ]
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_the_walk_finds_what_tarfile_finds(tmp_path: Path, form: int) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=form) as tar:
+        for n in range(40):
+            folder = "long/" * 25 if n % 7 == 3 else "caf\xe9/" * (n % 5 == 4) + "a.b/"
+            add(tar, f"{folder}{n:03d}.seg.PNG", bytes(n * 37), mtime=n + (0.5 if n % 9 == 8 else 0))
+            add(tar, f"{folder}{n:03d}.txt", b"x" * n)
+            add(tar, "folder", type=tarfile.DIRTYPE)
+    with tarfile.open(path) as tar:
+        wanted = [(m.name, m.offset_data, m.size) for m in tar if m.isreg()]
+    found = list(samples(str(path)))
+    assert [m[:3] for sample in found for m in sample.members.values()] == wanted
+    assert [list(sample.members) for sample in found] == [["seg.png", "txt"]] * 40
+
+
+def test_a_repeated_member_begins_another_sample(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in ("a.txt", "a.txt", "a.json"):
+            add(tar, name, b"{}")
+    rows = all_rows(opened(tmp_path, webdataset="a.tar"))
+    assert [(r.key, r.reason) for r in rows] == [("a", None), ("a~2", "duplicate_key")]
 
 
 def test_tar_user_errors(tmp_path: Path) -> None:

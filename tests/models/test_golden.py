@@ -65,11 +65,8 @@ PROMPTS = [
 def photographs() -> dict[str, Image.Image]:
     """The quickstart's photographs, as scikit-image and scikit-learn carry them."""
     script = runpy.run_path(str(TESTS.parent / "scripts" / "quickstart_photos.py"))
-    found = {}
-    for name, source in script["PHOTOS"].items():
-        with Image.open(script["package_file"](source)) as image:
-            found[name] = image.convert("RGB")
-    return found
+    files = {name: script["package_file"](source) for name, source in script["PHOTOS"].items()}
+    return {name: Image.open(file).convert("RGB") for name, file in files.items()}
 
 
 def drawings() -> dict[str, Image.Image]:
@@ -137,10 +134,8 @@ MODELS: dict[str, tuple[Any, Any, Callable[[Any], dict[str, Any]]]] = {
 
 def version_of(model: Any) -> str:
     """VERSION of the model's class or module; the digest of a model that has none."""
-    for owner in (type(model), sys.modules[type(model).__module__]):
-        if hasattr(owner, "VERSION"):
-            return f"{owner.VERSION}"
-    return str(model.digest)
+    owners = (type(model), sys.modules[type(model).__module__])
+    return str(next((owner.VERSION for owner in owners if hasattr(owner, "VERSION")), model.digest))
 
 
 def same(found: Any, wanted: Any) -> bool:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,8 @@ REQUESTS = [
 
 @pytest.fixture(scope="module")
 def smollm2() -> Iterator[SmolLM2]:
-    model = SmolLM2(processes=1)
-    yield model
-    model.close()
+    with closing(SmolLM2(processes=1)) as model:
+        yield model
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +62,8 @@ def test_greedy_replies_depend_on_their_request_alone(smollm2: SmolLM2, forward:
     assert forward == backward
     assert smollm2.generate([REQUESTS[1]] * 3) == [forward[1]] * 3
     assert [smollm2.generate([request])[0] for request in REQUESTS[:3]] == forward[:3]
-    two = load({"smollm2": None, "processes": 2}, "llm")
-    try:
+    with closing(load({"smollm2": None, "processes": 2}, "llm")) as two:
         assert two.generate(REQUESTS[3:5] + REQUESTS[:2]) == forward[3:5] + forward[:2]
-    finally:
-        two.close()
     assert [reply.error for reply in forward] == [None] * len(REQUESTS)
     assert all(
         reply.prompt_tokens and reply.completion_tokens and reply.finish == "stop" for reply in forward
@@ -154,35 +151,26 @@ def test_a_concept_is_named_once(smollm2: SmolLM2) -> None:
         assert 4 <= len(reply.text.split()) <= 15
 
 
-def test_penalties_reach_the_engine_and_leave_the_examples_alone() -> None:
-    plain, penal = SmolLM2(processes=1), SmolLM2(processes=1, presence_penalty=2.0, frequency_penalty=2.0)
-    asked = [
-        Request("", Tags((name,)), family="concept") for name in ("puppy", "castle", "dolphin", "hamburger")
-    ]
-    try:
-        said = penal.generate(asked)
-        assert [r.text for r in said] != [r.text for r in plain.generate(asked)]
-        assert all(r.text.isascii() and max(map(len, r.text.split())) < 16 for r in said), (
-            said
-        )  # words, not scraps of them
-    finally:
-        plain.close()
-        penal.close()
-    task = plain.task(asked[0])
+def test_penalties_reach_the_engine_and_leave_the_examples_alone(smollm2: SmolLM2) -> None:
+    names = ("puppy", "castle", "dolphin", "hamburger")
+    asked = [Request("", Tags((name,)), family="concept") for name in names]
+    with closing(SmolLM2(processes=1, presence_penalty=2.0, frequency_penalty=2.0)) as penal:
+        said = [reply.text for reply in penal.generate(asked)]
+    assert said != [reply.text for reply in smollm2.generate(asked)]
+    assert all(text.isascii() and max(map(len, text.split())) < 16 for text in said), (
+        said
+    )  # words, not scraps
+    task = smollm2.task(asked[0])
     assert task is not None
     assert not {"presence_penalty", "repeat_last_n"} & task["body"].keys()
 
 
 def test_without_the_grammar_it_is_another_model() -> None:
-    free = SmolLM2(processes=1, bound=False)
-    try:
+    with closing(SmolLM2(processes=1, bound=False)) as free:
         task = free.task(REQUESTS[0])
         assert task is not None
         assert "grammar" not in task["body"]
-        [reply] = free.generate(REQUESTS[:1])
-        assert "dog" in reply.text.lower()
-    finally:
-        free.close()
+        assert "dog" in free.generate(REQUESTS[:1])[0].text.lower()
 
 
 def test_nothing_to_write_about_and_too_much(smollm2: SmolLM2) -> None:
@@ -191,26 +179,24 @@ def test_nothing_to_write_about_and_too_much(smollm2: SmolLM2) -> None:
     assert long.error == "prompt_too_long"
 
 
-def test_words_are_honoured(smollm2: SmolLM2) -> None:
-    [reply] = smollm2.generate([Request("", REQUESTS[0].tags, words=(14, 18))])
-    assert 14 <= len(reply.text.split()) <= 19
-
-
-def test_a_schema_is_filled(smollm2: SmolLM2) -> None:
+def test_a_schema_is_filled_and_words_are_honoured(smollm2: SmolLM2) -> None:
     schema = {
         "type": "object",
         "properties": {"caption": {"type": "string"}},
         "required": ["caption"],
         "additionalProperties": False,
     }
-    few, odd = smollm2.generate(
+    tags = REQUESTS[0].tags
+    few, odd, long = smollm2.generate(
         [
-            Request("", REQUESTS[0].tags, schema=schema),
-            Request("", REQUESTS[0].tags, schema={"type": "array"}),
+            Request("", tags, schema=schema),
+            Request("", tags, schema={"type": "array"}),
+            Request("", tags, words=(14, 18)),
         ]
     )
     assert few.text.startswith('{"caption": "A brown dog')
     assert odd.error == "schema_unsupported"
+    assert 14 <= len(long.text.split()) <= 19
 
 
 def test_a_general_model_gets_the_instruction_in_its_own_template() -> None:
@@ -220,8 +206,7 @@ def test_a_general_model_gets_the_instruction_in_its_own_template() -> None:
         "required": ["animal"],
         "additionalProperties": False,
     }
-    model = load(f"llama.cpp:{smollm2_file()}", "llm")
-    try:
+    with closing(load(f"llama.cpp:{smollm2_file()}", "llm")) as model:
         asked = [
             Request("What is the capital of France? Answer in one short sentence.", max_tokens=40),
             Request("Which animal gives milk?", schema=schema, max_tokens=60),
@@ -234,8 +219,6 @@ def test_a_general_model_gets_the_instruction_in_its_own_template() -> None:
         assert (long.error, long.text) == ("prompt_too_long", "")
         assert short.finish == "length"
         assert model.generate(asked[::-1])[::-1] == [city, animal, long, short]
-    finally:
-        model.close()
 
 
 def kill_on(model: SmolLM2, word: str, times: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,8 +71,8 @@ def test_adding_or_renaming_a_path_changes_no_folder() -> None:
 @pytest.mark.parametrize(
     ("nodes", "message"),
     [
-        (["image", "image*"], "tags and text* could stand between"),
-        (["image", "tags", "image*"], "from 'tags' to 'image*'; text* could stand between"),
+        (["image", "image*"], "tags and text* could go between"),
+        (["image", "tags", "image*"], "from 'tags' to 'image*'; text* could go between"),
         (["tags", "text*"], "starts with image, text or concept"),
         (["image"], "unknown path|needs a step"),
         (["image", "tags*", "text*"], "tags of image are tags, not tags*"),

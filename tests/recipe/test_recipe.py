@@ -53,7 +53,7 @@ def test_overrides_are_yaml(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name: a\nname: b\n", r"r\.yaml:2:1: key 'name' stands twice"),
+        ("name: a\nname: b\n", r"r\.yaml:2:1: key 'name' is given twice"),
         ("name: [a\n", r"r\.yaml:\d+:\d+: "),
         ("- a\n", "a recipe is a mapping"),
         (
@@ -71,13 +71,13 @@ def test_overrides_are_yaml(tmp_path: Path) -> None:
         (
             "name: a\nsource: {text: x}\ntext_policy: {edits: [{remove: {objects: [a]}, sample: {objects: "
             "0.5}}]}\n",
-            "an edit has exactly one of",
+            "an edit takes exactly one of",
         ),
         (
             "name: a\nsource: {text: x}\ntext_policy: {style: json}\n",
             "style json and json_schema go together",
         ),
-        ("name: a\nsource: {text: x}\npaths: [SP1, SP1]\n", "path 'SP1' stands twice"),
+        ("name: a\nsource: {text: x}\npaths: [SP1, SP1]\n", "path 'SP1' is given twice"),
         ("name: a\nsource: {text: x}\npaths: {p: 3}\n", r"paths\.p"),
         (
             "name: a\nsource: {text: x}\nengines: {ray: {writ: {cpus: 2}}}\n",

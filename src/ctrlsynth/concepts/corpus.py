@@ -263,20 +263,13 @@ def _json_lines(part: Part, lines: list[bytes], numbers: range) -> Batch:
                 return _batch(part, column.combine_chunks(), None, numbers)
         except pa.ArrowException:
             pass
-    return _rows(part, map(_object(part), records(io.BytesIO(block), "jsonl", 0)), numbers)
-
-
-def _object(part: Part) -> Any:
-    """A function from a record of a jsonl file to a row."""
-
-    def row(record: tuple[int, Any, str | None]) -> Row:
-        _, value, reason = record
-        if reason is not None:
-            return None, None, reason
-        text = value.get(part.caption)
-        return text, value.get(part.key), None if text is None or isinstance(text, str) else "bad_row"
-
-    return row
+    rows: list[Row] = []
+    for _, value, reason in records(io.BytesIO(block), "jsonl", 0):
+        fields = value if reason is None else {}
+        text = fields.get(part.caption)
+        fault = None if text is None or isinstance(text, str) else "bad_row"
+        rows.append((text, fields.get(part.key), reason or fault))
+    return _rows(part, rows, numbers)
 
 
 def _rows_of_file(part: Part) -> Iterator[tuple[int, Batch]]:

@@ -1,19 +1,19 @@
 """Edits of tags, the first half of the text controller (3a): remove, add, replace, keep, sample, swap, call.
 
-`compile_edits` reads the edits of a recipe once and says at once what is wrong with them; `Edits.apply` then
-works on one row's tags and says phrase by phrase what it did. An edit looks at the tags as the edit before it
-left them. Within one edit every phrase is asked once, so `{dog: cat, cat: dog}` exchanges the two.
+`compile_edits` reads and checks the edits of a recipe; `Edits.apply` edits one row's tags and records each
+changed phrase. An edit sees the tags as the edit before it left them. Within one edit every phrase is looked
+at once, so `{dog: cat, cat: dog}` exchanges the two.
 
 Following. When an object is replaced, attributes that describe it and relations that name it are renamed, in
-the number in which they stood (`two dogs` -> `two cats`); when it is removed (by remove, keep, sample), they
-go with it. An object that only an attribute or a relation names (`brown dog` without `dog` among the objects)
-is found there by remove and replace, if the selector is an exact phrase or a class. The modifier of another
-object is left alone: to remove `glass` leaves `glass table`.
+their own number (`two dogs` -> `two cats`); when it is removed (by remove, keep, sample), they are removed
+with it. An object that only an attribute or a relation names (`brown dog` without `dog` among the objects) is
+found there by remove and replace, if the selector is an exact phrase or a class. The modifier of another
+object is not changed: to remove `glass` leaves `glass table`.
 
-Phrases that become equal merge into the first; its score stays. A relation whose two ends become the same
-object goes. Everything that is drawn hangs on the run's seed, the row's id, the edit's number and the phrase,
-so the same phrase meets the same fate whatever stands beside it. Only an object that is drawn from a class
-passes over members whose words the row already has or drew: no two objects become one."""
+Phrases that become equal merge into the first, which keeps its score. A relation whose two ends become the
+same object is removed. All draws depend on the run's seed, the row's id, the edit's number and the phrase, so
+the other tags do not matter; except that an object drawn from a class skips members whose words the row
+already has or drew, so that no two objects become one."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class EditRecord:
 
 
 Change = Callable[[str, Tags, Row], str | None]
-"""A phrase, the tags that it stands in, the row -> the phrase as it becomes; None when it goes."""
+"""(phrase, the row's tags, row) -> the new phrase, or None to remove it."""
 Step = Callable[[Tags, Row], tuple[Tags, list[EditRecord]]]
 _FOLLOWERS: tuple[tuple[Kind, follow.Follow], ...] = (
     ("attributes", follow.attribute),
@@ -63,7 +63,7 @@ class Edits:
     steps: tuple[Step, ...]
 
     def apply(self, tags: Tags, seed: int, row_id: str) -> tuple[Tags, tuple[EditRecord, ...]]:
-        """One row's tags -> the edited tags, and what was done to them in order."""
+        """Returns one row's edited tags and the records of what was done to them, in order."""
         if not self.steps:
             return tags, ()
         row = Row(seed, row_id)
@@ -75,8 +75,8 @@ class Edits:
 
 
 def compile_edits(edits: Sequence[Edit], where: str = "text_policy") -> Edits:
-    """Reads the edits of a recipe. What cannot work is a `UserError` that names the key:
-    `text_policy.edits[2].remove.objects: ...`."""
+    """Reads the edits of a recipe. UserError names the key of one that cannot work, such as
+    `text_policy.edits[2].remove.objects`."""
     return Edits(tuple(_compile(edit, n, f"{where}.edits[{n}]") for n, edit in enumerate(edits)))
 
 
@@ -121,8 +121,8 @@ def _sampled(kind: Kind, share: float, n: int) -> Change:
 
 @dataclass(frozen=True, slots=True)
 class _Rewrite:
-    """Every phrase of some kinds becomes another, stays or goes; what names a changed object follows.
-    `orphan` says the same of an object that only the end of an attribute or relation names."""
+    """Replaces, keeps or removes each phrase of some kinds; what names a changed object follows. `orphan`
+    does so for an object that only the end of an attribute or relation names."""
 
     edit: int
     op: str
@@ -170,14 +170,14 @@ class _Rewrite:
 
 
 def _words(tags: Tags) -> set[str]:
-    """The objects, and every word of every phrase, as it stands and in the singular."""
+    """The objects, and every word of every phrase, as given and in the singular."""
     words = {word for phrase in tags.phrases() for word in phrase.lower().split()}
     return words | {o.lower() for o in tags.objects} | {singular(word) for word in words}
 
 
 def _with(tags: Tags, kind: Kind, after: Sequence[str | None]) -> Tags:
-    """The tags with one kind's phrases in new forms, at the same places: None and later repeats go, scores
-    with their objects."""
+    """The tags with new phrases of one kind in the same order, without None and later repeats; scores are
+    removed with their objects."""
     seen: dict[str, int] = {}
     for at, phrase in enumerate(after):
         if phrase is not None:
@@ -194,9 +194,8 @@ def _with(tags: Tags, kind: Kind, after: Sequence[str | None]) -> Tags:
 
 
 def _add(phrases: Mapping[Kind, Sequence[str]], n: int, where: str) -> Step:
-    """Appends phrases that are not there yet. An added object has the score 1 where the others have scores:
-    the user is sure of it. An attribute or relation may name an object that is not there; it is added as it
-    is."""
+    """Appends phrases that are missing. An added object gets the score 1 if the others have scores. Added
+    attributes and relations may name objects that are missing."""
     clean = {kind: unique(phrases[kind]) for kind in KINDS if kind in phrases}
     for kind in phrases:
         if not clean[kind] or any(not p.strip() for p in phrases[kind]):
@@ -220,8 +219,8 @@ def _add(phrases: Mapping[Kind, Sequence[str]], n: int, where: str) -> Step:
 
 
 def _keep_kinds(kinds: Sequence[Kind], n: int) -> Step:
-    """The paper's Obj, Obj+Attr, Obj+Attr+Rel: other kinds are emptied; `red ball` among kept attributes
-    stays although `ball` went."""
+    """The paper's Obj, Obj+Attr, Obj+Attr+Rel: empties the other kinds. `red ball` among kept attributes
+    stays when `ball` is removed."""
     others: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind not in kinds)
 
     def step(tags: Tags, row: Row) -> tuple[Tags, list[EditRecord]]:
@@ -257,9 +256,9 @@ Target = Callable[[str, Row], str]
 
 
 def _target(text: str, kind: Kind, n: int, where: str, fixed: frozenset[str]) -> Target:
-    """What stands on the right of a replacement: a phrase, or a class of which a member is drawn. Objects are
-    drawn without replacement: from the member that the draw hits on to the first that the row does not have;
-    `fixed` are what other selectors are replaced by."""
+    """The right side of a replacement: a phrase, or a class from which a member is drawn. Objects are drawn
+    without replacement: the first member, from the drawn one on, that the row does not have. `fixed` are the
+    replacements of other selectors."""
     if not is_class(text):
         clean = " ".join(text.split())
         if not clean:
@@ -371,8 +370,8 @@ def _exchanged(tags: Tags, kind: Kind, after: Sequence[str], n: int) -> tuple[Ta
 
 
 def _call(path: str, n: int, where: str) -> Step:
-    """A user's own edit. What it returns is cleaned of blanks and repeats; the difference is recorded as
-    removals and additions."""
+    """A user's own edit. Its result loses blanks and repeats; the difference is recorded as removals and
+    additions."""
     function: Callable[[Tags, random.Random], Any] = load_code(path, where)
 
     def step(tags: Tags, row: Row) -> tuple[Tags, list[EditRecord]]:

@@ -1,53 +1,48 @@
-"""How attributes and relations follow the objects that they name (3a): renamed with them, gone with them."""
+"""How attributes and relations follow the objects that they name (3a): renamed and removed with them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from ..lang.phrases import object_form, split_attribute, split_relation, subject_form
 from ..lang.words import article, plural
 from ..sample import draw
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """What happens to an object that only the end of a phrase names: `change` makes of the end itself, what
-    it becomes, or None when the object is removed; `possible` says quickly whether a phrase has such an end
-    at all."""
+    """What happens to an object that only the end of a phrase names. `change` returns what the end becomes,
+    or None if the object is removed; `possible` is a quick test whether a phrase has such an end."""
 
     possible: Callable[[str], bool]
     change: Callable[[str, Row], str | None]
 
 
 Moved = Mapping[str, str | None]
-"""Objects in lower case -> what they became; None when they are gone. Objects that stayed are not in it."""
+"""Changed objects in lower case -> what they became; None if removed."""
 Follow = Callable[[str, Sequence[str], Moved, Orphan | None, "Row"], str | None]
 
 
 def attribute(
     phrase: str, objects: Sequence[str], moved: Moved, orphan: Orphan | None, row: Row
 ) -> str | None:
-    """`two dogs` with dog -> cat becomes `two cats`; with dog gone, None."""
+    """`two dogs` becomes `two cats` with dog -> cat, and None if dog is removed."""
     if orphan is not None and not orphan.possible(phrase):
         orphan = None
     if orphan is None and not _mentions(phrase.lower(), moved):
         return phrase
     modifier, bound = split_attribute(phrase, objects)
     if bound is None:
-        return phrase if orphan is None else _orphan_end(phrase, orphan, row)
+        return phrase if orphan is None else _orphan(phrase, orphan, row)
     return _renamed(phrase, len(modifier) + 1, len(phrase), bound, moved)
 
 
 def relation(
     phrase: str, objects: Sequence[str], moved: Moved, orphan: Orphan | None, row: Row
 ) -> str | None:
-    """`dog on sofa` with sofa -> bench becomes `dog on bench`; with either gone, or both become one, None. So
-    for what is named between the ends."""
+    """`dog on sofa` becomes `dog on bench` with sofa -> bench, and None if an object that it names (at an end
+    or between) is removed, or if both ends become the same."""
     if orphan is not None and not orphan.possible(phrase):
         orphan = None
     if orphan is None and not _mentions(phrase.lower(), moved):
@@ -61,9 +56,9 @@ def relation(
     stop = len(phrase) if object_ is None else len(phrase) - len(object_form(phrase, object_))
     middle: str | None = _inside(phrase[start:stop], objects, moved)
     if orphan is not None and middle is not None and object_ is None:
-        middle = _orphan_end(middle, orphan, row)
+        middle = _orphan(middle, orphan, row)
     if orphan is not None and middle is not None and subject is None:
-        middle = _orphan_start(middle, orphan, row)
+        middle = _orphan(middle, orphan, row, start=True)
     head = _renamed(phrase[:start], 0, start, subject, moved) if subject is not None else ""
     if head is None or middle is None:
         return None
@@ -76,8 +71,7 @@ def relation(
 
 
 def exchanged(phrase: str, objects: Sequence[str]) -> str:
-    """A relation with its ends exchanged, each in the number in which it stood; one without two different
-    ends as it is."""
+    """A relation with its ends exchanged, each keeping its number; unchanged without two different ends."""
     subject, predicate, object_ = split_relation(phrase, objects)
     if subject is None or object_ is None or subject == object_:
         return phrase
@@ -106,28 +100,17 @@ def _renamed(phrase: str, start: int, stop: int | None, name: str, moved: Moved)
     return head + new + ("" if stop is None else phrase[stop:])
 
 
-def _orphan_end(phrase: str, orphan: Orphan, row: Row) -> str | None:
-    """Asks every ending but the whole, the shortest first."""
+def _orphan(phrase: str, orphan: Orphan, row: Row, *, start: bool = False) -> str | None:
+    """Renames an object that only the end (or start) of a phrase names; None if it was removed. Tries every
+    run of words there but the whole phrase, the shortest first."""
     words = phrase.split()
-    for at in range(len(words) - 1, 0, -1):
-        end = " ".join(words[at:])
-        new = orphan.change(end, row)
+    for size in range(1, len(words)):
+        old = " ".join(words[:size] if start else words[-size:])
+        new = orphan.change(old, row)
         if new is None:
             return None
-        if new != end:
-            return " ".join([*words[:at], new])
-    return phrase
-
-
-def _orphan_start(phrase: str, orphan: Orphan, row: Row) -> str | None:
-    words = phrase.split()
-    for at in range(1, len(words)):
-        start = " ".join(words[:at])
-        new = orphan.change(start, row)
-        if new is None:
-            return None
-        if new != start:
-            return " ".join([new, *words[at:]])
+        if new != old:
+            return " ".join([new, *words[size:]] if start else [*words[:-size], new])
     return phrase
 
 
@@ -155,8 +138,8 @@ def _inside(middle: str, objects: Sequence[str], moved: Moved) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Whose tags are edited: everything that is drawn hangs on seed and id. `taken`: words that no object may
-    be drawn as; `drawn`: objects in lower case -> the member that one edit drew for them."""
+    """The row whose tags are edited; all draws depend on its seed and id. `taken` are words that no object
+    may be drawn as, `drawn` the member that an edit (its number) drew for an object (in lower case)."""
 
     seed: int
     id: str

@@ -1,7 +1,7 @@
 """JSON schemas for the JSON style of 3a, checked when the recipe is read and again on every reply.
 
-Only the keywords of `_KEYWORDS` may be used: `jsonschema` ignores the ones that it does not know, and so would
-claim a check that nobody makes; grammars of language models know few more."""
+Only the keywords of `_KEYWORDS` may be used: `jsonschema` ignores the ones that it does not know, and so
+would claim a check that nobody makes; grammars of language models know few more."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ on sofa`) a selector may mean a part: the modifier (`big red`) or the predicate 
 words in it, and at last the whole phrase. So `red` finds `big red ball`, and to replace it by `blue` gives
 `big blue ball`. Regular expressions try the shortest run first (`re:^blu` takes `blue` out of `big blue`),
 the others the longest. A class of *things* (`animal.n.01`) finds attributes by the object that they describe,
-and relations by either end; what it then stands for is the modifier or predicate. A class of *qualities*
+and relations by either end; it then means the modifier or predicate. A class of *qualities*
 (`color.n.01`: anything WordNet counts as an abstraction) finds attributes by a word of the modifier, in any
 of its noun senses, because the quality is rarely the first (`white`)."""
 
@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from ..errors import UserError
 from ..lang import wordnet
@@ -33,8 +33,7 @@ _CLASS = re.compile(r"\S+\.[nvars]\.\d{1,3}")
 _WORD = re.compile(r"\w[\w'’-]*")
 _RUN = 6
 _SHORT = 80
-_MEMO = 20_000
-_K = TypeVar("_K")
+_MEMO = 100_000
 _T = TypeVar("_T")
 Span = tuple[int, int, int]
 """Number of the selector, first character, character after the last: what a selector means in a phrase."""
@@ -108,53 +107,41 @@ class Selectors:
     def __init__(self, patterns: Sequence[str], kind: Kind | None, where: str) -> None:
         self.selectors = tuple(parse(p, where) for p in patterns)
         self.kind = kind
-        self._first: dict[str, int] = {}
-        self._names: dict[str, int] = {}
-        self._within: dict[str, int] = {}
-        self._possible: dict[str, bool] = {}
-        self._naming: dict[str, bool] = {}
-        self._parts: dict[tuple[str, int, int, tuple[str | None, ...]], Span | None] = {}
+        self._known: dict[tuple[str, Hashable], Any] = {}
+
+    def _recall(self, what: str, key: Hashable, find: Callable[[], _T]) -> _T:
+        """Returns what `find` gave for this key before, or gives now."""
+        try:
+            found: _T = self._known[what, key]
+        except KeyError:
+            if len(self._known) >= _MEMO:  # a bound on memory; the next rows fill it again
+                self._known.clear()
+            found = self._known[what, key] = find()
+        return found
 
     def first(self, phrase: str) -> int:
         """The number of the first selector that matches the whole phrase, or -1."""
-        found = self._first.get(phrase)
-        if found is None:
-            found = next((i for i, s in enumerate(self.selectors) if s.test(phrase)), -1)
-            _remember(self._first, phrase, found)
-        return found
+        return self._recall("first", phrase, lambda: self._match(phrase, ("exact", "glob", "regex", "class")))
+
+    def _match(self, phrase: str, kinds: Sequence[str]) -> int:
+        return next((i for i, s in enumerate(self.selectors) if s.how in kinds and s.test(phrase)), -1)
 
     def names(self, phrase: str) -> int:
         """As `first`, by exact phrases and classes only: for the end of a phrase that may name an object."""
-        found = self._names.get(phrase)
-        if found is None:
-            found = next(
-                (i for i, s in enumerate(self.selectors) if s.how in ("exact", "class") and s.test(phrase)),
-                -1,
-            )
-            _remember(self._names, phrase, found)
-        return found
+        return self._recall("names", phrase, lambda: self._match(phrase, ("exact", "class")))
 
     def naming(self, phrase: str) -> bool:
         """Whether `names` finds any run of words inside the phrase, the whole aside."""
-        found = self._naming.get(phrase)
-        if found is None:
-            words = phrase.split()
-            sizes = range(1, len(words))
-            found = any(
-                self.names(" ".join(words[i : i + n])) >= 0 for n in sizes for i in range(len(words) - n + 1)
-            )
-            _remember(self._naming, phrase, found)
-        return found
+        words = phrase.split()
+        runs = (words[i : i + n] for n in range(1, len(words)) for i in range(len(words) - n + 1))
+        return self._recall("naming", phrase, lambda: any(self.names(" ".join(run)) >= 0 for run in runs))
 
     def within(self, text: str) -> int:
         """The number of the first selector that means a run of whole words (up to 6, punctuation aside)
         somewhere in the text, or -1."""
-        found = self._within.get(text)
-        if found is None:
-            found = self._search(text)
-            if len(text) <= _SHORT:
-                _remember(self._within, text, found)
-        return found
+        if len(text) > _SHORT:
+            return self._search(text)
+        return self._recall("within", text, lambda: self._search(text))
 
     def _search(self, text: str) -> int:
         words = _WORD.findall(text)
@@ -167,7 +154,7 @@ class Selectors:
         return min(found, default=-1)
 
     def find(self, phrase: str, objects: Sequence[str]) -> Span | None:
-        """The first selector that means this phrase or a part of it, with the part's span; None when none
+        """The first selector that means this phrase or a part of it, with the part's span; None if none
         does.
 
         `objects` are the row's objects: they tell the modifier of an attribute and the ends of a relation.
@@ -175,14 +162,10 @@ class Selectors:
         if self.kind in (None, "objects"):
             number = self.first(phrase)
             return None if number < 0 else (number, 0, len(phrase))
-        possible = self._possible.get(phrase)
-        if possible is None:
-            possible = any(
-                s.test(phrase[a:b])
-                for a, b in _runs(phrase, 0, len(phrase), shortest=True)
-                for s in self.selectors
-            )
-            _remember(self._possible, phrase, possible)
+        runs = _runs(phrase, 0, len(phrase), shortest=True)
+        possible = self._recall(
+            "possible", phrase, lambda: any(s.test(phrase[a:b]) for a, b in runs for s in self.selectors)
+        )
         return self._part(phrase, objects) if possible else None
 
     def _part(self, phrase: str, objects: Sequence[str]) -> Span | None:
@@ -194,10 +177,9 @@ class Selectors:
             subject, predicate, object_ = split_relation(phrase, objects)
             start = phrase.find(predicate, 0 if subject is None else len(subject_form(phrase, subject)))
             stop, ends = start + len(predicate), (subject, object_)
-        split = (phrase, start, stop, ends)
-        if split not in self._parts:
-            _remember(self._parts, split, self._meant(*split))
-        return self._parts[split]
+        return self._recall(
+            "part", (phrase, start, stop, ends), lambda: self._meant(phrase, start, stop, ends)
+        )
 
     def _meant(self, phrase: str, start: int, stop: int, ends: tuple[str | None, ...]) -> Span | None:
         """The first selector that means a phrase whose modifier or predicate lies between two characters, and
@@ -215,12 +197,6 @@ class Selectors:
         return None
 
 
-def _remember(memo: dict[_K, _T], key: _K, value: _T) -> None:
-    if len(memo) >= _MEMO:  # a bound on memory, not a policy of what stays: the next rows fill it again
-        memo.clear()
-    memo[key] = value
-
-
 def _runs(text: str, start: int, stop: int, shortest: bool) -> Iterator[tuple[int, int]]:
     """Spans of all runs of whole words between two characters, by length, from the left."""
     words = [(m.start(), m.end()) for m in re.finditer(r"\S+", text[start:stop])]
@@ -235,7 +211,7 @@ _WIDE = 1000
 
 @lru_cache(maxsize=256)
 def members(name: str, quality: bool) -> tuple[str, ...]:
-    """Words that stand for members of a WordNet class, sorted, for `replace` to draw from.
+    """Words for members of a WordNet class, sorted, for `replace` to draw from.
 
     Things: one-word lemmas whose first noun sense is the member, so that what is drawn is again found by the
     class; not the members that are wide classes themselves (more than about 1000 below: `mammal`), nor names
@@ -250,7 +226,7 @@ def members(name: str, quality: bool) -> tuple[str, ...]:
         )
         return tuple([w for w in words if wordnet.count(w, "a") > 0] or words)
     sizes: dict[wordnet.Synset, int] = dict.fromkeys(below, 1)
-    for member in reversed(below):  # the deepest first; one that stands under two classes counts in both
+    for member in reversed(below):  # the deepest first; one below two classes counts in both
         for up in member.hypernyms:
             if up in sizes:
                 sizes[up] += sizes[member]

@@ -48,7 +48,7 @@ class Template:
         return frozenset(self.pieces[1::2])
 
     def fill(self, values: Mapping[str, str]) -> str:
-        """The text with each placeholder's value in its place. What stands in braces in a value is plain
+        """The text with each placeholder's value in its place. Braces in a value are plain
         text; a full stop at its end gives way to one that the template puts behind it."""
         parts = list(self.pieces)
         for at in range(1, len(parts), 2):

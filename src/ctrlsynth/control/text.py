@@ -247,7 +247,7 @@ class TextController:
 
 
 def reminder(caption: str, edits: Sequence[EditRecord]) -> str:
-    """What a writer who sees the caption must be told of the edits: ` Leave out: dog. Write blue ball in
+    """What a writer that sees the caption must know of the edits: ` Leave out: dog. Write blue ball in
     place of red ball.`
 
     Only objects and attributes that `remove` and `replace` changed and that the caption names; nothing in the
@@ -279,7 +279,7 @@ def taken_away(edits: Sequence[EditRecord], left: Tags) -> tuple[Tags, tuple[tup
 
 
 def _exchanged(group: Sequence[EditRecord], objects: Sequence[str]) -> dict[str, str | None]:
-    """What stands in the place of each phrase after one edit. `swap` moves a modifier to another noun; in a
+    """What each phrase becomes after one edit. `swap` moves a modifier to another noun; in a
     text the noun stays where it is and gets the other's modifier: `red ball` and `blue car` as `blue ball`
     and `red car`."""
     step = {r.before: r.after for r in group if r.op != "swap" and r.before is not None}

@@ -183,13 +183,13 @@ def encode(image: Image.Image, format: Literal["jpeg", "png", "webp"] = "jpeg", 
     out = io.BytesIO()
     bare = Image.frombytes(
         "RGB", image.size, image.tobytes()
-    )  # drops info such as EXIF and ICC, which save() would copy
-    if format == "jpeg":
-        bare.save(out, "JPEG", quality=quality, subsampling="4:2:0", optimize=False, progressive=False)
-    elif format == "png":
-        bare.save(out, "PNG", compress_level=6)
-    else:
-        bare.save(out, "WEBP", quality=quality, method=4)
+    )  # without EXIF and ICC, which save() would copy
+    options: dict[str, dict[str, Any]] = {
+        "jpeg": {"quality": quality, "subsampling": "4:2:0", "optimize": False, "progressive": False},
+        "png": {"compress_level": 6},
+        "webp": {"quality": quality, "method": 4},
+    }
+    bare.save(out, format.upper(), **options[format])
     return out.getvalue()
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
@@ -36,11 +35,8 @@ def group_of(images: int) -> str:
     return "head" if images > HEAD_OVER else "medium" if images >= TAIL_UNDER else "tail"
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    path: str
-    label: int
-    copy: int
+_Row = tuple[str, int, int]
+"""(path, label, number of the copy)."""
 
 
 class LongTailSource(OpenSource):
@@ -75,15 +71,15 @@ class LongTailSource(OpenSource):
 
     def rows(self, part: SourcePart) -> Iterator[SourceRow]:
         """The rows of a part; an image that is missing or broken is a row with its reason."""
-        for row in self._rows[part.locator : part.locator + (part.rows or 0)]:
-            meta = {"label": row.label, "group": group_of(self.counts[row.label]), "copy": row.copy}
-            made = SourceRow(safe_key(f"{row.path}#{row.copy}"), self.names[row.label], meta)
-            path, reason = path_below(str(self._root), row.path)
+        for name, label, copy in self._rows[part.locator : part.locator + (part.rows or 0)]:
+            meta = {"label": label, "group": group_of(self.counts[label]), "copy": copy}
+            made = SourceRow(safe_key(f"{name}#{copy}"), self.names[label], meta)
+            path, reason = path_below(str(self._root), name)
             yield made.fail(reason or "missing_file") if path is None else examine_file(made, path)
 
     def describe(self) -> str:
         """For `plan`: what was chosen and how often."""
-        chosen = {r.label for r in self._rows}
+        chosen = {label for _, label, _ in self._rows}
         groups = ", ".join(self._settings.groups)
         per = f"{self._settings.multiplier} per {self._settings.per}"
         return f"{len(self._rows):,} rows of {len(chosen):,} classes ({groups}; {per}) in {self._split}"
@@ -92,13 +88,13 @@ class LongTailSource(OpenSource):
 def _copies(rows: list[tuple[str, int]], counts: Counter[int], settings: LongTail) -> list[_Row]:
     """per image: every image `multiplier` times. per class: `multiplier` rows a class, its images in turn."""
     if settings.per == "image":
-        return [_Row(path, label, n) for path, label in rows for n in range(settings.multiplier)]
+        return [(path, label, n) for path, label in rows for n in range(settings.multiplier)]
     seen: Counter[int] = Counter()
     out = []
     for path, label in rows:
         here, of = seen[label], counts[label]
         seen[label] += 1
-        out += [_Row(path, label, n) for n in range(len(range(here, settings.multiplier, of)))]
+        out += [(path, label, n) for n in range(len(range(here, settings.multiplier, of)))]
     return out
 
 

@@ -103,8 +103,6 @@ class Summary:
     pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
     written: Counter[str] = field(default_factory=Counter)
     lost: Counter[str] = field(default_factory=Counter)
-    sources: int = 0
-    wanted_originals: int = 0
     converted: int = 0
     licences: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
@@ -143,7 +141,7 @@ def write_card(run: RunReader, summary: Summary, load: str, path: Path) -> None:
         "kinds": [(k, *_KINDS[k], f"{summary.written[k]:,}") for k in _KINDS if summary.written[k]],
         "use": summary.use,
         "notes": [_cell(n) for n in summary.notes],
-        "lost": _reasons(summary.lost),
+        "lost": listed(summary.lost),
         "licences": _cell("; ".join(f"{n:,} {name}" for name, n in summary.licences.most_common())),
         "converted": summary.converted,
         **_yields(summary.pairs),
@@ -154,7 +152,7 @@ def write_card(run: RunReader, summary: Summary, load: str, path: Path) -> None:
                 "rows": f"{r.rows:,}",
                 "ok": f"{r.ok:,}",
             }
-            | {"dropped": _reasons(r.dropped) or "0", "failed": _reasons(r.failed) or "0"}
+            | {"dropped": listed(r.dropped) or "0", "failed": listed(r.failed) or "0"}
             for r in ledger
         ],
         "unfinished": ", ".join(
@@ -196,7 +194,8 @@ def _yields(pairs: Mapping[tuple[str, str], int]) -> dict[str, Any]:
     return {"reasons": reasons, "yields": rows}
 
 
-def _reasons(counts: Mapping[str, int]) -> str:
+def listed(counts: Mapping[str, int]) -> str:
+    """Returns counts by reason for a sentence, the largest first."""
     return ", ".join(f"{n:,} {_cell(r)}" for r, n in sorted(counts.items(), key=lambda i: (-i[1], i[0])))
 
 

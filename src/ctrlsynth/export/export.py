@@ -9,7 +9,7 @@ import json
 import os
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ import numpy as np
 from ..data.images import ImageFault, decode, encode, suffix_of
 from ..data.originals import ImageReader
 from ..errors import UserError, WorkFailed, unknown
-from ..runs.pairs import Made, Mix, Pair, Shape, families, mix_of, tally
+from ..runs.pairs import Made, Mix, Pair, Shape, families, licence_of, mix_of, tally
 from ..runs.reader import Family, Row, RunReader
 from ..sample import draw
 from ..storage.files import making, remove_leftovers
-from .card import Summary, write_card
+from .card import Summary, listed, write_card
 from .writers import WRITERS, Sample, Writer
 
 
@@ -66,7 +66,7 @@ def export(
             finally:
                 writer.close()
             if not summary.written:
-                raise UserError(f"{run.root}: no pair could be written: {_listed(summary.lost)}")
+                raise UserError(f"{run.root}: no pair could be written: {listed(summary.lost)}")
             write_card(run, summary, writer.load(out.name), made / "README.md")
             if out.is_dir():
                 out.rmdir()
@@ -97,7 +97,6 @@ class _Plan:
             pairs = self.shape.pairs(source, family)
             tally(pairs, self.summary.pairs)
             chosen += len(self.mix.take(pairs))
-            self.summary.sources += 1
             if self.ratio and self.has_original(source, family):
                 draws.append(self.draw(source))
         if not chosen:
@@ -105,7 +104,7 @@ class _Plan:
                 {r: n for (k, r), n in self.summary.pairs.items() if r != "kept" and k in self.mix.kinds}
             )
             why = (
-                f"rejected: {_listed(reasons)}; `ctrlsynth sweep {self.run.root}` shows what other "
+                f"rejected: {listed(reasons)}; `ctrlsynth sweep {self.run.root}` shows what other "
                 f"thresholds keep"
                 if reasons
                 else "none was made"
@@ -117,7 +116,6 @@ class _Plan:
             self.summary.notes.append(self.mix.note)
 
     def _originals(self, draws: Any, wanted: int) -> None:
-        self.summary.wanted_originals = wanted
         if wanted >= len(draws):
             self.below = 1.0
             if wanted > len(draws):
@@ -164,14 +162,9 @@ def _fill(plan: _Plan, writer: Writer, texts_alone: bool, tick: Callable[[], Non
             facts = facts_of(pair, paths.get(pair.folder, ()), against)
             writer.add(Sample(image, suffix, pair.words, facts))
             plan.summary.written[pair.kind] += 1
-            if pair.image is None:
-                _note_licence(facts["source"], plan.summary.licences)
-
-
-def _note_licence(source: Mapping[str, Any], counts: Counter[str]) -> None:
-    given = next((str(source[k]) for k in ("licence", "license") if source.get(k)), None)
-    if given is not None:
-        counts[given if given in counts or len(counts) < 50 else "others"] += 1
+            given, counts = licence_of(pair.source), plan.summary.licences
+            if pair.image is None and given is not None:
+                counts[given if given in counts or len(counts) < 50 else "others"] += 1
 
 
 def _image(pair: Pair, reader: ImageReader, summary: Summary) -> tuple[bytes | None, str, str | None]:
@@ -226,7 +219,3 @@ def _verdict(medium: str, made: Made, against: str) -> dict[str, Any]:
     score = made.judged[against]
     recall = round(score["recall"], 4) if score is not None and score["recall"] is not None else None
     return {f"{medium}_verdict": made.judged["verdict"], f"{medium}_recall": recall}
-
-
-def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{n:,} {r}" for r, n in sorted(counts.items(), key=lambda i: (-i[1], i[0])))

@@ -59,7 +59,7 @@ def _clean(text: str) -> str:
 
 @lru_cache(maxsize=32768)
 def _chunk(chunk: str) -> tuple[int, ...]:
-    """`_ids` of what stands between two spaces, remembered: words repeat. Long ones are not kept, so memory
+    """`_ids` of the text between two spaces, cached, since words repeat. Long ones are not kept, so memory
     stays bounded."""
     return _ids(chunk)
 

@@ -1,4 +1,4 @@
-"""Nouns as they stand in captions: the singular of a word, and which words side by side are one noun (`hot
+"""Nouns as captions have them: the singular of a word, and which words side by side are one noun (`hot
 dog`). The `wordnet` tagger (2a) and the judge's matchers share these rules, so that what the one calls an
 object the other finds."""
 

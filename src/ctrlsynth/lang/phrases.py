@@ -52,13 +52,13 @@ def split_relation(relation: str, objects: Sequence[str]) -> tuple[str | None, s
 
 
 def subject_form(phrase: str, subject: str) -> str:
-    """The form, singular or plural, in which a relation's subject stands at its beginning."""
+    """The form, singular or plural, in which a relation begins with its subject."""
     many = plural(subject)
     return many if phrase.lower().startswith(many.lower() + " ") else subject
 
 
 def object_form(phrase: str, object_: str) -> str:
-    """The form, singular or plural, in which a relation's object stands at its end."""
+    """The form, singular or plural, in which a relation ends with its object."""
     many = plural(object_)
     return many if phrase.lower().endswith(" " + many.lower()) else object_
 

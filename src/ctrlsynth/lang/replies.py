@@ -23,7 +23,8 @@ LONGEST = 30
 """Words of a caption at most where the recipe bounds no length: twice what the template asks for. The paper
 names no limit."""
 ECHO = 7
-"""Words in a row that a caption shares with its instruction (the concept's own aside) to be an echo of it."""
+"""Words in a row that a caption shares with its instruction (other than the concept's own) to be an echo of
+it."""
 REASONS = ("line_break", "refusal", "echo", "too_long", "no_words")
 """What `clean` gives as reasons, beside `empty_reply`."""
 SAMPLING = {"temperature": 0.7, "top_p": 0.95, "presence_penalty": 1.0, "frequency_penalty": 1.0}
@@ -47,7 +48,7 @@ _AROUND = {
         r"words?)?\s*[)\]]\s*\.?$"
     ),
 }
-"""What is taken off a caption but for its last group, in this order and again until nothing of it is left."""
+"""What is removed from a caption (all but a last group), in this order, repeated until nothing matches."""
 
 _SERVE = (
     r"(?:assist|provide|create|write|generate|produce|fulfil+|comply|describe|caption|answer|respond|offer|engage|discuss"
@@ -102,7 +103,7 @@ def clean(
 
 
 def strip_wrapping(reply: str) -> tuple[str, tuple[str, ...]]:
-    """A reply of one line without what stands around its caption, and what that was: `quotes`, `marks`,
+    """The caption of a reply of one line without what surrounds it, and what that was: `quotes`, `marks`,
     `numbering`, `labels`, `word counts`, each once."""
     text, found = reply.strip(), set()
     while True:
@@ -117,7 +118,7 @@ def strip_wrapping(reply: str) -> tuple[str, tuple[str, ...]]:
 
 
 def taken_off(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """What `strip_wrapping` finds -> captions that it was taken off, of the rows that are ok in a `write`
+    """What `strip_wrapping` finds -> number of captions that had it, of the rows that are ok in a `write`
     table (`status`, `raw`)."""
     found = Counter(
         what for row in rows if row["status"] == "ok" and row["raw"] for what in strip_wrapping(row["raw"])[1]

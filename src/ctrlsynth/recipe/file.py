@@ -1,10 +1,10 @@
-"""Reads a recipe's YAML file: repeated keys refused, `extends` resolved, `--set` applied, the first mistake
-told in one line.
+"""Reads a recipe's YAML file: refuses repeated keys, resolves `extends`, applies `--set`, and reports the
+first mistake in one line.
 
-`extends: other.yaml` starts from another recipe (its path counts from this file). What both say is merged
-block by block: `judge: {gate: true}` changes one key of the judge. Everything that is no block (a model, a
-list, `paths`, `styles`, `weights`) is replaced whole, and `null` takes an optional key away. Relative paths
-of data count from the recipe that is run, whichever file they stand in."""
+`extends: other.yaml` starts from another recipe, whose path is relative to this file. The two are merged
+block by block: `judge: {gate: true}` changes one key of the judge. Everything that is not a block (a model, a
+list, `paths`, `styles`, `weights`) is replaced as a whole, and `null` removes an optional key. Relative paths
+of data start from the recipe that is run, whichever file names them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
             )
         if key in seen:
             raise yaml.constructor.ConstructorError(
-                None, None, f"key {key!r} stands twice", key_node.start_mark
+                None, None, f"key {key!r} is given twice", key_node.start_mark
             )
         seen[key] = loader.construct_object(value_node, deep=True)
     return seen
@@ -49,7 +49,7 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 
 def read_yaml(text: str, where: str) -> Any:
-    """The content of a YAML text; a syntax error or a repeated key is one line with file, line and column."""
+    """Parses a YAML text. UserError with file, line and column for a syntax error or a repeated key."""
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
@@ -140,7 +140,7 @@ def parse_recipe(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
 
 
 def parse_block(block: type[B], data: Mapping[str, Any], where: str, prefix: str) -> B:
-    """Validates one block that stands under the key `prefix`; the first error becomes one line."""
+    """Validates the block under the key `prefix`; the first error becomes one line."""
     try:
         return block.model_validate(data)
     except ValidationError as error:
@@ -174,7 +174,7 @@ def _first_error(
 
 
 def _keys_beside(loc: tuple[int | str, ...], model: type[BaseModel], head: list[str]) -> list[str]:
-    """The keys that stand at the level of `loc`, as dotted paths, for the nearest-name hint."""
+    """The keys at the level of `loc`, as dotted paths, for the nearest-name hint."""
     prefix = list(head)
     for step in loc[:-1]:
         prefix.append(str(step))

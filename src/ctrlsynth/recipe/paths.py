@@ -1,9 +1,8 @@
-"""Synthesis paths: what a recipe's `paths` mean, checked before anything runs, as a tree of stages that share
-what they share.
+"""Synthesis paths: checks a recipe's `paths` and turns them into a tree of stages that share common steps.
+The only owner of which node may follow which, and by which kind of stage.
 
-A path is a list of what is at hand after each step: `image text tags concept`; `+` joins inputs, `*` marks
-what is synthesised (DESIGN, section 6; CtrlSynth, section 3.2). Between two nodes stands one box of the
-figure:
+A path lists what is available after each step: `image text tags concept`; `+` joins inputs, `*` marks what is
+synthesised (DESIGN, section 6; CtrlSynth, section 3.2). Between two nodes is one box of the figure:
 
     image, image*, text, text*  -> tags, tags*    tag     (2a; tags of something synthetic are tags*)
     tags [+ text], text, concept -> text*         write   (3a + 2b; the inputs choose the template family)
@@ -12,8 +11,7 @@ figure:
     text, text*                 -> balance        match, balance: fewer captions, no concept over-represented
                                 (SynthCLIP, section 3.2)
 
-A path takes no part in id, seed or key: two paths with the same beginning share its stages.
-"""
+Ids, seeds and keys do not depend on paths: two paths with the same beginning share its stages."""
 
 from __future__ import annotations
 
@@ -50,11 +48,12 @@ _BETWEEN = {
 class Step:
     """One stage of a run: a box of the figure at its place in the tree.
 
-    folder   its table's folder in the run            label   the step that it adds to an id (`write+text`;
-             numbers are added a row)
-    parent   folder of the rows that it starts from    uses    other folders that it looks up by id: role ->
-             folder
-    family   write: which templates                    paths   the names of the paths that pass through it
+    folder   its table's folder in the run
+    label    the step that it adds to an id (`write+text`; rows add their numbers)
+    parent   folder of the rows that it starts from
+    uses     other folders that it looks up by id: role -> folder
+    family   write: which templates
+    paths    names of the paths that include it
     """
 
     folder: str
@@ -67,8 +66,7 @@ class Step:
 
 
 def resolve(paths: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Name -> nodes, with SP1..SP4 put in place of their names. A name or node that is unknown is an error
-    with the nearest one."""
+    """Name -> nodes, with SP1..SP4 expanded. UserError with the nearest name for an unknown name or node."""
     out: dict[str, list[str]] = {}
     for name, nodes in paths.items():
         if len(nodes) == 1 and nodes[0] not in NODES:
@@ -96,10 +94,10 @@ def plan_steps(
     """The stages of all paths, parents before children.
 
     judged    put a judge behind every write, and a tagger and a judge behind every paint
-    gate      what the judge rejects does not go on
-    original  the images' judge needs the original image's tags even where no path makes them
-    known     place in the tree -> folder of an earlier plan: a stage keeps its folder when paths come and go
-    matched   balance by the concepts that captions hold, not at random: match them first
+    gate      later stages skip what the judge rejects
+    original  the images' judge needs the original image's tags even if no path makes them
+    known     position in the tree -> folder of an earlier plan: a stage keeps its folder when paths change
+    matched   balance by the concepts in captions, which are matched first, rather than at random
     """
     tree = _Tree(dict(known or {}))
     for name, nodes in resolve(paths).items():
@@ -108,7 +106,7 @@ def plan_steps(
 
 
 def places(steps: Sequence[Step]) -> dict[str, str]:
-    """Place in the tree -> folder, to be handed to `plan_steps` as `known` next time."""
+    """Position in the tree -> folder: `known` for the next `plan_steps`."""
     by_folder = {s.folder: s for s in steps}
     return {_place(s, by_folder): s.folder for s in steps}
 
@@ -120,7 +118,7 @@ def _place(step: Step, by_folder: Mapping[str, Step]) -> str:
 
 
 class _Tree:
-    """Steps by place; gives each a folder name that no other has."""
+    """Steps by position in the tree; gives each a unique folder name."""
 
     def __init__(self, known: dict[str, str]) -> None:
         self.steps: dict[str, Step] = {}
@@ -158,7 +156,7 @@ class _Tree:
         return next(n for n in names if n not in taken)
 
     def ordered(self) -> list[Step]:
-        """Steps so that whatever one reads comes before it."""
+        """Sorts the steps topologically: a step comes after everything that it reads."""
         out: list[Step] = []
         left = list(self.steps.values())
         while left:
@@ -181,13 +179,13 @@ def _walk(
         )
     if len(nodes) < 2:
         raise UserError(
-            f"{where}: a path needs a step: write what is at hand after each, such as image, tags, text*"
+            f"{where}: a path needs a step: list what is available after each, such as image, tags, text*"
         )
     hand = {nodes[0]: "read"} | ({} if nodes[0] == "concept" else {"text": "read", "image": "read"})
     judges: dict[str, str] = {}  # a synthetic folder -> the judge behind it
     last = [nodes[0]]
     for target in nodes[1:]:
-        if target == "balance":  # what is at hand stays what it was, only less of it
+        if target == "balance":  # the same kind of data, only less of it
             hand[last[0]] = _balance(tree, name, where, last, hand, judges if gate else {}, matched)
             continue
         wanted = target.split("+")
@@ -203,14 +201,13 @@ def _walk(
 
 
 def _gates(last: list[str], hand: Mapping[str, str], judges: Mapping[str, str]) -> dict[str, str]:
-    """The judge whose rejected rows the next step leaves out: the one that judged the very rows that the step
-    starts from."""
+    """The judge whose rejected rows the next step skips: the one that judged the rows it starts from."""
     start = hand[next((e for e in last if e.startswith("tags")), last[0])]
     return {f"gate {start}": judges[start]} if start in judges else {}
 
 
 def _fresh(where: str, wanted: list[str], last: list[str], hand: Mapping[str, str]) -> str:
-    """The one element of a joined node that this step makes; the others must be at hand."""
+    """The one element of a joined node that this step makes; the others must exist already."""
     if len(wanted) > 2 or len({w.rstrip("*") for w in wanted}) != len(wanted):
         raise UserError(f"{where}: {'+'.join(wanted)!r}: only tags and a text can be joined")
     if len(wanted) == 1:
@@ -276,15 +273,14 @@ def _balance(
     judges: Mapping[str, str],
     matched: bool,
 ) -> str:
-    """The captions at hand, matched against the concept bank and balanced (unless at random: nothing to
-    match)."""
+    """Matches the available captions against the concept bank, unless at random, and balances them."""
     if len(last) != 1 or last[0].rstrip("*") != "text":
         raise UserError(
-            f"{where}: balance stands behind text or text*, not {'+'.join(last)!r}; it chooses among captions"
+            f"{where}: balance follows text or text*, not {'+'.join(last)!r}; it chooses among captions"
         )
     parent = hand[last[0]]
     if tree.steps[parent].kind == "balance":
-        raise UserError(f"{where}: balance stands twice; once is enough")
+        raise UserError(f"{where}: balance is given twice; once is enough")
     gates = _gates(last, hand, judges)
     uses = {"matches": tree.add("match", "match", "match", parent, name, gates)} if matched else {}
     return tree.add("balance", "balance", "balance", parent, name, {**uses, **gates})
@@ -302,7 +298,7 @@ def _impossible(where: str, last: list[str], fresh: str) -> UserError:
     between = _BETWEEN.get(
         ("+".join(sorted(e.rstrip("*") for e in last)), fresh.rstrip("*")), "tags and text*"
     )
-    return UserError(f"{where}: nothing leads from {ends}; {between} could stand between")
+    return UserError(f"{where}: nothing leads from {ends}; {between} could go between")
 
 
 def _judge(tree: _Tree, name: str, folder: str, hand: Mapping[str, str], fresh: str, original: bool) -> str:

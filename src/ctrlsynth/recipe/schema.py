@@ -1,8 +1,8 @@
-"""A recipe: one YAML file that says what is made from what, as frozen pydantic models. Unknown keys are
-errors, every field is described.
+"""A recipe (one YAML file that says what is made from what) as frozen pydantic models. Unknown keys are
+errors, and every field is described.
 
-Nothing here loads a model or opens a data file; names are checked where they are used (`paths`, `models`,
-`control`)."""
+Nothing here loads a model or opens a data file; names are checked by the modules that use them (`paths`,
+`models`, `control`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ..errors import unknown
 from ..sample import Kind
-from .block import Block
+from .block import Block, check_one
 from .code import is_code
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -42,8 +42,8 @@ class LongTail(Block):
 class Source(Block):
     """Where the pairs come from (1a, 1b): exactly one of the first eight.
 
-    A source of your own is named like a model of your own, `{my_module:MySource: options}`, which is short for
-    `custom: {my_module:MySource: options}`; see `data.sources`."""
+    A source of your own is named like a model of your own, `{my_module:MySource: options}`, which is short
+    for `custom: {my_module:MySource: options}`; see `data.sources`."""
 
     folder: Path | None = Field(None, description="a folder of images, searched in depth")
     webdataset: str | list[str] | None = Field(
@@ -71,13 +71,13 @@ class Source(Block):
         "the image",
     )
     image_column: str | None = Field(
-        None, description="column of the image or its file name; found by its usual names when not given"
+        None, description="column of the image or its file name; found by its usual names unless given"
     )
     caption_column: str | None = Field(
-        None, description="column of the caption; found by its usual names when not given"
+        None, description="column of the caption; found by its usual names unless given"
     )
     key_column: str | None = Field(None, description="column whose value becomes the key of the row")
-    part_rows: int = Field(1000, gt=0, description="rows a part where the source has no shards of its own")
+    part_rows: int = Field(1000, gt=0, description="rows per part if the source has no shards of its own")
     licence: str | None = Field(None, description="the licence of this data, for the data card")
 
     @model_validator(mode="before")
@@ -88,11 +88,7 @@ class Source(Block):
 
     @model_validator(mode="after")
     def _one(self) -> Source:
-        given = [k for k in SOURCES if getattr(self, k) is not None]
-        if len(given) != 1:
-            raise ValueError(
-                f"source takes exactly one of {', '.join(SOURCES)}; given: {', '.join(given) or 'none'}"
-            )
+        check_one(self, SOURCES, "source")
         if self.custom is not None and (len(self.custom) != 1 or not is_code(next(iter(self.custom)))):
             raise ValueError("source.custom names one class, as {package.module:Class: options}")
         if self.captions is not None and self.folder is None:
@@ -113,7 +109,7 @@ class Edit(Block):
     """One edit of the tags: exactly one of the keys. Selectors: see `Patterns`."""
 
     remove: dict[Kind, Patterns] | None = Field(
-        None, description="drop the phrases that match, and what hangs on a removed object"
+        None, description="drop the phrases that match, and what depends on a removed object"
     )
     add: dict[Kind, list[str]] | None = Field(None, description="add these phrases")
     replace: dict[Kind, dict[str, str]] | None = Field(
@@ -134,12 +130,7 @@ class Edit(Block):
 
     @model_validator(mode="after")
     def _one(self) -> Edit:
-        given = [k for k in type(self).model_fields if getattr(self, k) is not None]
-        if len(given) != 1:
-            raise ValueError(
-                f"an edit has exactly one of {', '.join(type(self).model_fields)}; given: "
-                f"{', '.join(given) or 'none'}"
-            )
+        check_one(self, type(self).model_fields, "an edit")
         return self
 
 
@@ -153,7 +144,7 @@ class TextPolicy(Block):
     templates_file: Path | None = Field(None, description="own templates: YAML name -> {family, text}")
     examples: Path | None = Field(
         None,
-        description="captions, one a line: three of them, drawn by the row's id, stand in templates with "
+        description="captions, one a line: three of them, drawn by the row's id, fill templates with "
         "{examples} (in-context)",
     )
     constraint: str | None = Field(
@@ -164,7 +155,7 @@ class TextPolicy(Block):
         None, description="JSON schema of the output, inline or a file"
     )
     caption_field: str | None = Field(
-        None, description="json: the property that becomes the text; the first string property when not given"
+        None, description="json: the property that becomes the text; the first string property unless given"
     )
     words: tuple[int, int] | None = Field(None, description="least and most words of the output")
     order: Patterns = Field(default_factory=list, description="phrases that match come first, in this order")
@@ -183,7 +174,7 @@ class ImageFile(Block):
     format: Literal["jpeg", "png", "webp"] = Field("jpeg", description="encoding of what is stored")
     quality: int = Field(92, ge=1, le=100, description="of jpeg and webp")
     size: int | None = Field(
-        None, gt=0, description="longer edge in pixels of what is stored; as painted when not given"
+        None, gt=0, description="longer edge in pixels of what is stored; as painted unless given"
     )
 
 
@@ -205,7 +196,7 @@ class ImagePolicy(Block):
         None, description="package.module:function, called as function(prompt, rng) -> Prompt"
     )
     size: int | tuple[int, int] | None = Field(
-        None, description="pixels to paint: one edge or [width, height]; the model's own when not given"
+        None, description="pixels to paint: one edge or [width, height]; the model's own unless given"
     )
     image: ImageFile = Field(default_factory=lambda: ImageFile(), description="how it is stored")
 
@@ -228,14 +219,14 @@ Matcher = Literal["substring", "lemma", "wordnet"]
 
 
 class Matchers(Block):
-    """How two phrases are held to be the same: see `matching.py`."""
+    """How two phrases are compared: see `lang/matching/rules.py`."""
 
     text: Matcher = Field("lemma", description="for texts")
     image: Matcher = Field("lemma", description="for images; wordnet forgives synonyms and near classes")
 
 
 class Judge(Block):
-    """The closed loop: what came out is tagged again and compared (section 3.2, A.5)."""
+    """The closed loop: texts and images are tagged again and compared (section 3.2, A.5)."""
 
     tagger: Spec | None = Field(None, description="tags the synthetic image; must read pixels")
     threshold: Share = Field(0.2, description="p_f: the least share of the reference's phrases to be found")
@@ -249,8 +240,8 @@ class Judge(Block):
         default_factory=dict, description="weight of a kind in the recall, 1 when not named"
     )
     forbid_violations: bool = Field(False, description="reject a sample in which a removed tag came back")
-    candidates: int = Field(1, ge=1, description="texts a row; the best goes on")
-    gate: bool = Field(False, description="true: what the judge rejects is not given to later stages")
+    candidates: int = Field(1, ge=1, description="texts per row; the best one continues")
+    gate: bool = Field(False, description="true: later stages skip what the judge rejects")
     target: int | None = Field(
         None,
         gt=0,
@@ -259,7 +250,7 @@ class Judge(Block):
     max_candidates: int = Field(
         8,
         ge=1,
-        description="with target: the most candidates a row; a run keeps the number that it has reached",
+        description="with target: the most candidates per row; a run keeps the number that it reached",
     )
     safety: Safety | None = Field(None, description="also score the image for unwanted content")
 
@@ -287,14 +278,15 @@ class Mix(Block):
 
 
 class Balance(Block):
-    """Which captions go on past the node `balance` (SynthCLIP, section 3.2): exactly one of the first three.
+    """Which captions continue past the node `balance` (SynthCLIP, section 3.2): exactly one of the first
+    three.
 
     c[e] captions hold the entry e of the bank; e lets a caption through with the chance t / max(c[e], t); a
-    caption goes on if any of its entries lets it. The draw hangs on the caption's id, so a smaller size is a
-    part of a larger one."""
+    caption is kept if any of its entries lets it through. The draw depends on the caption's id, so a smaller
+    size keeps a subset of a larger one."""
 
     size: int | None = Field(
-        None, gt=0, description="this many captions are to go on (as the expected number); t is solved for it"
+        None, gt=0, description="this many captions are kept (as the expected number); t is solved for it"
     )
     t: float | None = Field(
         None,
@@ -313,22 +305,18 @@ class Balance(Block):
 
     @model_validator(mode="after")
     def _one(self) -> Balance:
-        given = [k for k in ("size", "t", "random") if getattr(self, k) is not None]
-        if len(given) != 1:
-            raise ValueError(
-                f"balance takes exactly one of size, t, random; given: {', '.join(given) or 'none'}"
-            )
+        check_one(self, ("size", "t", "random"), "balance")
         return self
 
 
 class Variants(Block):
-    """How many of each are made a row."""
+    """How many of each are made per row."""
 
-    write: int = Field(1, ge=1, description="texts a row")
-    paint: int = Field(1, ge=1, description="images a text")
+    write: int = Field(1, ge=1, description="texts per row")
+    paint: int = Field(1, ge=1, description="images per text")
     painted: list[Annotated[int, Field(ge=0)]] | None = Field(
         None,
-        description="of several texts a row the numbers of those that are painted, such as [1] for mix; all "
+        description="of several texts per row the numbers of those that are painted, such as [1] for mix; all "
         "unless given",
     )
 
@@ -342,7 +330,7 @@ class Variants(Block):
 
 
 class Faults(Block):
-    """When a run that goes wrong stops by itself. What is finished is kept, and no row depends on these."""
+    """When a failing run stops. Finished work is kept, and no row depends on these settings."""
 
     max_error_rate: Share = Field(
         0.1, description="share of a stage's rows that may fail; more stops the run, 1 never does"
@@ -355,7 +343,7 @@ class Faults(Block):
     restarts: int = Field(
         20,
         ge=0,
-        description="how often an engine that died is started again within so many rows, then the run stops",
+        description="how often a dead engine is restarted within that many rows before the run stops",
     )
 
 
@@ -369,8 +357,8 @@ class RayPool(Block):
     concurrency: (
         Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None
     ) = Field(None, description="actors: a number, [least, most], or from 1 to as many as are free")
-    cpus: float = Field(1.0, ge=0, description="CPUs an actor")
-    gpus: float = Field(0.0, ge=0, description="GPUs an actor; a share such as 0.5 puts two on one")
+    cpus: float = Field(1.0, ge=0, description="CPUs per actor")
+    gpus: float = Field(0.0, ge=0, description="GPUs per actor; a share such as 0.5 puts two on one")
 
     @property
     def least(self) -> int:
@@ -422,22 +410,20 @@ class Recipe(Block):
         default_factory=lambda: {"SP1": ["SP1"]}, description="SP1..SP4, or own: name -> list of nodes"
     )
     variants: Variants = Field(
-        default_factory=lambda: Variants(), description="how many of each are made a row"
+        default_factory=lambda: Variants(), description="how many of each are made per row"
     )
     text_policy: TextPolicy = Field(default_factory=lambda: TextPolicy(), description="3a")
     image_policy: ImagePolicy = Field(default_factory=lambda: ImagePolicy(), description="3b")
     balance: Balance | None = Field(
-        None, description="which captions go on past the node `balance` of a path"
+        None, description="which captions continue past the node `balance` of a path"
     )
     judge: Judge | None = Field(default_factory=lambda: Judge(), description="null: nothing is judged")
     mix: Mix = Field(default_factory=lambda: Mix(), description="which pairs leave the run")
-    faults: Faults = Field(
-        default_factory=lambda: Faults(), description="when a run that goes wrong stops by itself"
-    )
+    faults: Faults = Field(default_factory=lambda: Faults(), description="when a failing run stops")
     engines: Engines = Field(
         default_factory=lambda: Engines(), description="how `--engine ray` spreads the work"
     )
-    seed: int = Field(0, description="all chance hangs on it and on the row's id")
+    seed: int = Field(0, description="all randomness derives from it and the row's id")
     train: dict[str, Any] | None = Field(
         None, description="what `ctrlsynth train` does with the data: see `train.md`"
     )
@@ -460,12 +446,12 @@ class Recipe(Block):
         for item in items:
             for name, nodes in (item if isinstance(item, Mapping) else {str(item): [str(item)]}).items():
                 if name in named:
-                    raise ValueError(f"path {name!r} stands twice")
+                    raise ValueError(f"path {name!r} is given twice")
                 named[name] = [nodes] if isinstance(nodes, str) else nodes
         return named
 
 
 def dump_recipe(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain data with every default filled in (what is left out is left out), for plan.json and
-    the data card."""
+    """The recipe as plain data with every default filled in, without empty keys, for plan.json and the data
+    card."""
     return recipe.model_dump(mode="json", exclude_none=True)

@@ -13,9 +13,10 @@ from ..data.images import ImageFault, decode, encode, suffix_of
 from ..data.originals import ImageReader
 from ..recipe.paths import Step
 from ..recipe.schema import Recipe
-from ..runs.pairs import Sample
+from ..runs.pairs import Sample, licence_of
 from ..runs.reader import Family, Row
 from ..sample import KINDS
+from ..stages.boxes import box_of
 from .facts import edit_name
 
 THUMBNAIL = 256
@@ -91,31 +92,22 @@ class Cards:
             "note": note,
             "size": [source["width"], source["height"]] if source["width"] else None,
             "file": Path(source["file"]).name if source["file"] else None,
-            "licence": _licence(source["metadata"]),
+            "licence": licence_of(source),
         }
         return [begin | self._card(sample, painted, family) for sample in samples]
 
     def _card(self, sample: Sample, painted: Mapping[str, str | None], family: Family) -> dict[str, Any]:
         steps = []
         for step, row in sample.rows[1:]:
-            card: dict[str, Any] = {
-                "kind": step.kind,
-                "folder": step.folder,
-                "model": row["model"],
-                "status": row["status"],
-            }
-            card["reason"] = row["reason"]
+            known = ("model", "status", "reason")
+            card: dict[str, Any] = {"kind": step.kind, "folder": step.folder, **{k: row[k] for k in known}}
             if step.kind == "tag":
                 card |= _tags(row)
-            elif step.kind == "write":
-                card |= self._write(sample, step, row)
             elif step.kind == "balance":
-                matched = family.get(step.uses.get("matches", ""), [])
-                card["concepts"] = (
-                    next((m["concepts"] for m in matched if m["parent"] == row["parent"]), None) or []
-                )
-                card["chance"] = row["chance"]
-            else:
+                card |= _balance(step, row, family)
+            elif box_of(step).makes == "text":
+                card |= self._write(sample, step, row)
+            elif box_of(step).makes == "image":
                 card |= self._paint(sample, step, row, painted)
             steps.append(card)
         return {
@@ -215,6 +207,12 @@ def _tags(row: Row) -> dict[str, Any]:
     }
 
 
+def _balance(step: Step, row: Row, family: Family) -> dict[str, Any]:
+    matched = family.get(step.uses.get("matches", ""), [])
+    concepts = next((m["concepts"] for m in matched if m["parent"] == row["parent"]), None)
+    return {"concepts": concepts or [], "chance": row["chance"]}
+
+
 def _score(score: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if score is None:
         return None
@@ -225,9 +223,3 @@ def _score(score: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "missed": score["missed"] or [],
         "back": score["violations"] or [],
     }
-
-
-def _licence(metadata: str | None) -> str | None:
-    known = json.loads(metadata) if metadata else {}
-    found = known.get("licence", known.get("license"))
-    return str(found) if found else None

@@ -60,7 +60,7 @@ def explain(run: RunReader, row_id: str) -> Story:
     family = parts.family(index, source_key)
     rows = {r["id"]: (parts.steps[f], r) for f, found in family.items() for r in found}
     if row_id not in rows:
-        raise _unknown(run, row_id, list(rows))
+        raise UserError(f"{run.root}: no row {row_id!r}{_nearest(row_id, list(rows))}")
     shown = [
         (step, row, depth)
         for step, row, depth in _tree(parts, family)
@@ -105,10 +105,6 @@ def _locate(parts: Parts, row_id: str) -> tuple[int, str, str]:
         length, index, source_key = longest[0]
         return index, source_key, source_key + row_id[length:]
     raise UserError(f"{parts.root}: no row {row_id!r}{_nearest(row_id.partition('/')[0], near)}")
-
-
-def _unknown(run: RunReader, row_id: str, ids: list[str]) -> UserError:
-    return UserError(f"{run.root}: no row {row_id!r}{_nearest(row_id, ids)}")
 
 
 def _nearest(wanted: str, ids: list[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,48 +26,49 @@ class Fact:
 
 def facts_of(run: RunReader, step: Step, row: Row, candidates: Sequence[Row] = ()) -> Iterator[Fact]:
     """Yields the facts of one row. `candidates`: all rows that competed with it, if there were any."""
-    judge = run.recipe.judge
-    if row["reason"] and not box_of(step).judges:
-        yield Fact("fate", f"{row['status']}: {row['reason']}; nothing later was made from it")
-    if row.get("error"):
-        yield Fact("error", row["error"])
-    if step.kind == "read":
-        yield from _source(row)
-    elif step.kind == "tag":
-        yield from _tags(row)
-    elif step.kind == "write":
-        yield from _text(step, row, run.recipe, candidates)
-    elif step.kind == "match":
-        yield Fact("concepts", _listed(row["concepts"] or []))
-    elif step.kind == "balance":
-        yield from _balance(run, row)
-    elif step.kind == "paint":
-        yield from _image(row)
-    elif step.kind == "judge-text" and judge is not None:
-        yield from _text_verdict(row, judge)
-    elif judge is not None:
-        yield from _image_verdict(row, judge)
+    recipe, judge = run.recipe, run.recipe.judge or Judge()
+    dead = row["reason"] and not box_of(step).judges
+    fate = f"{row['status']}: {row['reason']}; nothing later was made from it" if dead else None
+    yield from _given({"fate": fate, "error": row.get("error") or None})
+    makers: dict[str, Callable[[], Iterable[Fact]]] = {
+        "read": lambda: _source(row),
+        "tag": lambda: _tags(row),
+        "write": lambda: _text(step, row, recipe, candidates),
+        "match": lambda: [Fact("concepts", _listed(row["concepts"] or []))],
+        "balance": lambda: _balance(recipe, row),
+        "paint": lambda: _image(row),
+        "judge-text": lambda: _text_verdict(row, judge),
+        "judge-image": lambda: _image_verdict(row, judge),
+    }
+    yield from makers[step.kind]() if step.kind in makers else ()
+
+
+def _given(facts: Mapping[str, str | tuple[str, ...] | None]) -> Iterator[Fact]:
+    """Facts of what is there: None is left out."""
+    return (Fact(label, value) for label, value in facts.items() if value is not None)
 
 
 def _source(row: Row) -> Iterator[Fact]:
-    yield Fact("caption", row["caption"] if row["caption"] is not None else "none")
-    if row["file"]:
-        inside = f", {row['member']} at {row['offset']}" if row["member"] else ""
-        yield Fact("file", f"{row['file']}{inside}")
-    if row["width"]:
-        length = f", {row['length']:,} bytes" if row["length"] is not None else ""
-        yield Fact("image", f"{row['width']} x {row['height']} pixels{length}")
-    if row["sha256"]:
-        yield Fact("sha256", row["sha256"])
-    if row["metadata"]:
-        known = json.loads(row["metadata"])
-        yield Fact(
-            "metadata",
-            tuple(
-                f"{k}: {v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)}"
-                for k, v in known.items()
-            ),
-        )
+    inside = f", {row['member']} at {row['offset']}" if row["member"] else ""
+    length = f", {row['length']:,} bytes" if row["length"] is not None else ""
+    known = json.loads(row["metadata"]) if row["metadata"] else {}
+    return _given(
+        {
+            "caption": row["caption"] if row["caption"] is not None else "none",
+            "file": f"{row['file']}{inside}" if row["file"] else None,
+            "image": f"{_size(row)}{length}" if row["width"] else None,
+            "sha256": row["sha256"] or None,
+            "metadata": tuple(f"{k}: {_text_of(v)}" for k, v in known.items()) if row["metadata"] else None,
+        }
+    )
+
+
+def _size(row: Row) -> str:
+    return f"{row['width']} x {row['height']} pixels"
+
+
+def _text_of(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _tags(row: Row) -> Iterator[Fact]:
@@ -91,7 +92,7 @@ def edit_name(policy: TextPolicy, number: int) -> str:
     if not 0 <= number < len(policy.edits):
         return f"edit {number + 1}"
     name, value = next(iter(policy.edits[number].model_dump(mode="json", exclude_none=True).items()))
-    return f"{name} {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+    return f"{name} {_text_of(value)}"
 
 
 def edit_change(record: Mapping[str, Any]) -> str:
@@ -116,18 +117,17 @@ def _text(step: Step, row: Row, recipe: Recipe, candidates: Sequence[Row]) -> It
     for kind in KINDS:
         if from_tags and row["tags"]:
             yield Fact(kind, _listed(row["tags"][kind]))
-    if row["template"]:
-        yield Fact("template", row["template"])
-    if row["instruction"] is not None:
-        yield Fact("instruction", row["instruction"])
-    if row["text"] is not None:
-        yield Fact("text", row["text"])
-    if row["fields"]:
-        yield Fact("fields", row["fields"])
-    if row["raw"] and row["raw"] != row["text"]:
-        yield Fact("raw reply", row["raw"])
-    if row["prompt_tokens"] is not None or row["completion_tokens"] is not None:
-        yield Fact("LLM tokens", f"{row['prompt_tokens'] or 0} in, {row['completion_tokens'] or 0} out")
+    tokens = (row["prompt_tokens"], row["completion_tokens"])
+    yield from _given(
+        {
+            "template": row["template"] or None,
+            "instruction": row["instruction"],
+            "text": row["text"],
+            "fields": row["fields"] or None,
+            "raw reply": row["raw"] if row["raw"] and row["raw"] != row["text"] else None,
+            "LLM tokens": None if tokens == (None, None) else f"{tokens[0] or 0} in, {tokens[1] or 0} out",
+        }
+    )
     yield from _tokens(row)
     if candidates:
         yield Fact("candidates", tuple(_candidate(c, row, recipe.judge) for c in candidates))
@@ -138,8 +138,11 @@ def _text(step: Step, row: Row, recipe: Recipe, candidates: Sequence[Row]) -> It
             else "there are no tags to compare with, so the lowest number"
         )
         yield Fact("chosen", "none: all failed" if chosen is None else f"{chosen}: {why}")
-    if row["seed"] is not None:
-        yield Fact("seed", str(row["seed"]))
+    yield from _given({"seed": _number(row["seed"])})
+
+
+def _number(value: int | None) -> str | None:
+    return None if value is None else str(value)
 
 
 def _candidate(row: Row, shown: Row, judge: Judge | None) -> str:
@@ -181,32 +184,28 @@ def _tokens(row: Row) -> Iterator[Fact]:
 
 
 def _image(row: Row) -> Iterator[Fact]:
-    yield Fact("prompt", row["prompt"] or "")
-    if row["negative"]:
-        yield Fact("negative", row["negative"])
-    yield Fact("style", row["style"] or "none")
-    weights = dict(row["weights"] or [])
-    if weights:
-        yield Fact("weights", _listed([f"{k} x {v:g}" for k, v in weights.items()]))
-    if row["weights_unused"]:
-        yield Fact(
-            "unused", _listed(row["weights_unused"]) + " (not in the text, or the model cannot weigh it)"
-        )
-    if row["drawn"] is not None:
-        yield Fact("drawn", _listed(row["drawn"]))
-    if row["not_drawn"]:
-        yield Fact("not drawn", _listed(row["not_drawn"]))
-    if row["width"]:
-        yield Fact("image", f"{row['width']} x {row['height']} pixels")
-    if row.get("flagged") is not None:
-        yield Fact("safety checker", "flagged it: not kept" if row["flagged"] else "did not flag it")
+    weights, unused, flagged = dict(row["weights"] or []), row["weights_unused"], row.get("flagged")
+    checked = "flagged it: not kept" if flagged else "did not flag it"
+    why = " (not in the text, or the model cannot weigh it)"
+    yield from _given(
+        {
+            "prompt": row["prompt"] or "",
+            "negative": row["negative"] or None,
+            "style": row["style"] or "none",
+            "weights": _listed([f"{k} x {v:g}" for k, v in weights.items()]) if weights else None,
+            "unused": _listed(unused) + why if unused else None,
+            "drawn": _listed(row["drawn"]) if row["drawn"] is not None else None,
+            "not drawn": _listed(row["not_drawn"]) if row["not_drawn"] else None,
+            "image": _size(row) if row["width"] else None,
+            "safety checker": None if flagged is None else checked,
+        }
+    )
     yield from _tokens(row)
-    if row["seed"] is not None:
-        yield Fact("seed", str(row["seed"]))
+    yield from _given({"seed": _number(row["seed"])})
 
 
-def _balance(run: RunReader, row: Row) -> Iterator[Fact]:
-    given = run.recipe.balance.model_dump(exclude_none=True) if run.recipe.balance is not None else {}
+def _balance(recipe: Recipe, row: Row) -> Iterator[Fact]:
+    given = recipe.balance.model_dump(exclude_none=True) if recipe.balance is not None else {}
     name, value = next((k, given[k]) for k in ("size", "t", "random") if k in given)
     yield Fact("rule", f"{name} {value:,}")
     if row["chance"] is not None:

@@ -5,6 +5,7 @@ All of it works on one source row and the rows that descend from it (`reader.Par
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -404,3 +405,10 @@ def tally(pairs: Sequence[Pair], counts: Counter[tuple[str, str]]) -> None:
     """Adds pairs to counts of (kind, `kept` or the reason)."""
     for pair in pairs:
         counts[pair.kind, pair.reason or "kept"] += 1
+
+
+def licence_of(source: Row) -> str | None:
+    """Returns what the source says of the licence of an original image, if it has such a column."""
+    known = json.loads(source["metadata"]) if source["metadata"] else {}
+    found = known.get("licence") or known.get("license")
+    return str(found) if found else None

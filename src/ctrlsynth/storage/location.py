@@ -1,9 +1,9 @@
-"""Where a run's folder or a source's files stand: a path of this machine, or a URL of a store that fsspec
-knows (s3, gs, abfs, ...).
+"""Where a run's folder or a source's files are: a path of this machine, or a URL of a store that fsspec knows
+(s3, gs, abfs, ...).
 
-`place` tells the two apart; paths stay `pathlib.Path`, so nothing is slower for them. A `Remote` has the few
-methods of Path that this program needs. Keys, tokens and endpoints come from the environment, as each store's
-own tools have it, and are never written anywhere."""
+`locate` tells the two apart; paths stay `pathlib.Path`, so they lose no speed. A `Remote` has the few methods
+of Path that this program needs. Keys, tokens and endpoints come from the environment, as for each store's own
+tools, and are never written anywhere."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from typing import IO, Any, NamedTuple
 from ..errors import UserError, WorkFailed, first_line
 
 BLOCK = 8 * 2**20
-"""Bytes that are fetched at once while a file of a store is read."""
+"""Bytes per request when a file of a store is read."""
 _AGAIN = (0.2, 1.0, 3.0)
-"""Waits in seconds between tries of a conditional write that met another one at the same instant (S3 answers
+"""Waits in seconds before a conditional write is retried that met another one at the same instant (S3 answers
 409)."""
 _FLAT = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}
 """Stores without folders, where `makedirs` would look for the bucket, or even make one."""
 _CLIENTS = {"botocore", "aiobotocore", "aiohttp", "google", "gcsfs", "azure", "requests"}
-"""Packages whose own exceptions, which are no OSError, come through fsspec."""
+"""Packages whose own exceptions, not OSError, come through fsspec."""
 
 
 class Entry(NamedTuple):
@@ -42,8 +42,8 @@ class Entry(NamedTuple):
 
 
 class Remote:
-    """A file or folder behind a URL. A store shows an object whole or not at all, so nothing needs a
-    temporary name here."""
+    """A file or folder behind a URL. A store creates objects atomically, so nothing needs a temporary name
+    here."""
 
     __slots__ = ("url",)
 
@@ -75,25 +75,21 @@ class Remote:
 
     def exists(self) -> bool:
         """Whether a file, or anything below this folder, is there."""
-        with store_errors(self.url):
-            files, key = self._files()
+        with self._store() as (files, key):
             return bool(files.exists(key))
 
     def is_file(self) -> bool:
-        with store_errors(self.url):
-            files, key = self._files()
+        with self._store() as (files, key):
             return bool(files.isfile(key))
 
     def open(self) -> IO[bytes]:
         """The file's bytes as a stream that can seek. FileNotFoundError where there is none."""
-        with store_errors(self.url):
-            files, key = self._files()
+        with self._store() as (files, key):
             stream: IO[bytes] = files.open(key, "rb", block_size=BLOCK, cache_type="readahead")
             return stream
 
     def read_bytes(self) -> bytes:
-        with store_errors(self.url):
-            files, key = self._files()
+        with self._store() as (files, key):
             data: bytes = files.cat_file(key)
             return data
 
@@ -102,8 +98,7 @@ class Remote:
 
     def write_bytes(self, data: bytes) -> None:
         """Writes the file, in place of an older one."""
-        with store_errors(self.url):
-            files, key = self._files()
+        with self._store() as (files, key):
             if self.url.partition("://")[0] not in _FLAT:
                 files.makedirs(files._parent(key), exist_ok=True)
             files.pipe_file(key, data)
@@ -131,30 +126,26 @@ class Remote:
 
     def beginning(self, length: int) -> bytes:
         """The first bytes of the file."""
-        with store_errors(self.url):
-            files, key = self._files()
+        with self._store() as (files, key):
             data: bytes = files.cat_file(key, start=0, end=length)
             return data
 
     def fetch(self, to: Path) -> None:
         """Copies the file to a path of this machine."""
-        with store_errors(self.url):
-            files, key = self._files()
+        with self._store() as (files, key):
             files.get_file(key, str(to))
 
     def unlink(self, missing_ok: bool = False) -> None:
         try:
-            with store_errors(self.url):
-                files, key = self._files()
+            with self._store() as (files, key):
                 files.rm_file(key)
         except FileNotFoundError:
             if not missing_ok:
                 raise
 
     def entries(self) -> list[Entry]:
-        """The files of this folder from one listing, names in order; none where there is no folder."""
-        with store_errors(self.url):
-            files, key = self._files()
+        """The files of this folder by name, from one listing; none if there is no folder."""
+        with self._store() as (files, key):
             try:
                 found = files.ls(key, detail=True)
             except FileNotFoundError:
@@ -165,8 +156,7 @@ class Remote:
 
     def names(self) -> list[str]:
         """Names of the files and folders of this folder."""
-        with store_errors(self.url):
-            files, key = self._files()
+        with self._store() as (files, key):
             try:
                 return sorted(
                     str(name).rstrip("/").rpartition("/")[2] for name in files.ls(key, detail=False)
@@ -176,8 +166,7 @@ class Remote:
 
     def glob(self, pattern: str) -> list[Remote]:
         """Files below this folder by a pattern (`*` stays within a name), in order."""
-        with store_errors(self.url):
-            files, key = self._files()
+        with self._store() as (files, key):
             beginning = f"{key.rstrip('/')}/"
             return [
                 self / str(name).removeprefix(beginning) for name in sorted(files.glob(beginning + pattern))
@@ -185,10 +174,15 @@ class Remote:
 
     def below(self) -> list[Remote]:
         """Files at any depth, in order."""
-        with store_errors(self.url):
-            files, key = self._files()
+        with self._store() as (files, key):
             beginning = f"{key.rstrip('/')}/"
             return [self / str(name).removeprefix(beginning) for name in sorted(files.find(key))]
+
+    @contextmanager
+    def _store(self) -> Iterator[tuple[Any, str]]:
+        """The store's file system and this file's name in it; its errors become one line."""
+        with store_errors(self.url):
+            yield self._files()
 
     def _files(self) -> tuple[Any, str]:
         import fsspec
@@ -206,7 +200,7 @@ Location = Path | Remote
 
 
 def output_location(out: str | Path | Remote) -> Location:
-    """`place` of what `--out` gives, which may not be there yet; UserError for a file."""
+    """`locate` for `--out`, whose folder need not exist. UserError for a file."""
     root = locate(out)
     if isinstance(root, Path) and root.is_file():
         raise UserError(f"{root}: is a file; --out names a folder")
@@ -214,8 +208,8 @@ def output_location(out: str | Path | Remote) -> Location:
 
 
 def locate(where: str | Path | Remote) -> Location:
-    """A URL as Remote, everything else (and file://) as Path. A URL with a password in it is refused: it
-    would be stored."""
+    """A URL as Remote, everything else (and file://) as Path. UserError for a URL with a password in it,
+    which would be stored, and for an unknown or uninstalled store."""
     if isinstance(where, Remote):
         return where
     text = str(where)
@@ -230,7 +224,7 @@ def locate(where: str | Path | Remote) -> Location:
     if at and ":" in user:
         raise UserError(f"{scheme}://...@...: leave the password out; {scheme} takes it from the environment")
     remote = Remote(text)
-    remote._files()  # a store that is not known, or whose package is not installed, is told here
+    remote._files()  # raises for a store that is unknown or not installed
     return remote
 
 
@@ -240,15 +234,15 @@ def is_url(text: str) -> bool:
 
 
 def open_binary(path: Location | str) -> IO[bytes]:
-    """A file's bytes as a stream that can seek, wherever it stands."""
+    """Opens a file of this machine or of a store as a stream of bytes that can seek."""
     where = locate(path) if isinstance(path, str) and is_url(path) else path
     return where.open() if isinstance(where, Remote) else open(where, "rb")
 
 
 @contextmanager
 def local_copy(path: str) -> Iterator[str]:
-    """A path of this machine with the file's bytes: itself, or of a URL a copy under the same name, which
-    goes afterwards."""
+    """Gives a path of this machine: the file itself, or for a URL a copy under the same name, which is
+    removed afterwards."""
     if not is_url(path):
         yield path
         return
@@ -260,8 +254,8 @@ def local_copy(path: str) -> Iterator[str]:
 
 
 class FileStats:
-    """Looks up a source's files: paths one by one, those of a store with one listing a folder, which is
-    kept."""
+    """Looks up size and date of a source's files: paths one by one, a store's with one cached listing per
+    folder."""
 
     def __init__(self) -> None:
         self._folders: dict[Remote, dict[str, Entry]] = {}
@@ -289,7 +283,7 @@ class FileStats:
 
 
 def remove_tree(where: Location) -> None:
-    """Removes a folder with everything in it; one that is not there is no fault."""
+    """Removes a folder with everything in it; it need not exist."""
     if isinstance(where, Path):
         shutil.rmtree(where, ignore_errors=True)
         return
@@ -298,15 +292,15 @@ def remove_tree(where: Location) -> None:
 
 
 def make_folder(folder: Location) -> None:
-    """Makes a folder with those above it; a store has none to make."""
+    """Makes a folder and those above it. Stores have no folders."""
     if isinstance(folder, Path):
         folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
 def store_errors(url: object) -> Iterator[None]:
-    """What a store's client raises beside OSError, and a refused access, as one line; every other error
-    passes."""
+    """Turns what a store's client raises other than OSError, and denied access, into one line; other errors
+    pass."""
     try:
         yield
     except PermissionError as error:
@@ -317,15 +311,15 @@ def store_errors(url: object) -> Iterator[None]:
         package = type(error).__module__.partition(".")[0]
         if package not in _CLIENTS or (isinstance(error, OSError) and error.errno is not None):
             raise
-        told = f"{url}: {first_line(error)}"
+        message = f"{url}: {first_line(error)}"
         if any(
             word in type(error).__name__
             for word in ("Credential", "Token", "Profile", "Region", "Auth", "ParamValidation")
         ):
             raise UserError(
-                f"{told}; give keys the way the store's own tools take them (environment, profile or role)"
+                f"{message}; give keys the way the store's own tools take them (environment, profile or role)"
             ) from error
-        raise WorkFailed(f"{told}; what is finished is kept, run the same command again") from error
+        raise WorkFailed(f"{message}; finished work is kept; run the same command again") from error
 
 
 def _is_taken(error: OSError) -> bool:

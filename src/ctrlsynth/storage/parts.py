@@ -1,11 +1,10 @@
-"""A run's folder: parts that appear whole or not at all, rows taken over by id and key, small JSON files
-written atomically.
+"""A run's folder: where each file is, and how the parts of its tables are written atomically.
 
 A part of a stage is `FOLDER/INDEX-DIGEST.parquet`. The digest says everything that could change the part (the
 stage, its models, what is upstream, the source part's size and date), so what is done is known from one
-listing. Finished rows of an unfinished part wait in `FOLDER/_chunks/INDEX-DIGEST/`. No database, no lock: a
-second writer of a part keeps the first's (DESIGN, section 3). The folder is a path or a URL (`place`); in a
-store an object's own rule, created once, takes the place of temporary name and link."""
+listing. Finished rows of an unfinished part are in `FOLDER/_chunks/INDEX-DIGEST/`. No database, no lock: a
+second writer of a part keeps the first's (DESIGN, section 3). The folder is a path or a URL (`location`); in
+a store, conditional creation of objects replaces temporary names and links."""
 
 from __future__ import annotations
 
@@ -35,7 +34,7 @@ _PART = re.compile(r"(\d{5,})-([0-9a-f]{12})\.parquet")
 
 
 class RunFolder:
-    """Where a run lives, and the only code that knows its layout."""
+    """The layout of a run's folder; nothing else knows the names of its files."""
 
     def __init__(self, root: Location) -> None:
         self.root = root
@@ -46,7 +45,7 @@ class RunFolder:
         return [(int(match[1]), match[2], entry) for match, entry in found if match]
 
     def listing(self, folder: str) -> dict[int, list[str]]:
-        """Part number -> digests of the versions that are there, oldest first, from one listing."""
+        """Part number -> digests of its versions, oldest first, from one listing."""
         found: dict[int, list[tuple[float, str]]] = {}
         for index, digest, entry in self.entries(folder):
             found.setdefault(index, []).append((entry.written, digest))
@@ -96,7 +95,7 @@ class RunFolder:
         return sorted((self.root / folder / "_chunks").glob(f"{index:05d}-*/*.parquet"), key=str)
 
     def superseded(self, folder: str, index: int, digest: str, versions: Sequence[str]) -> list[Location]:
-        """Every file that may hold rows worth taking over into the version `digest` of a part."""
+        """Every file that may hold reusable rows for the version `digest` of a part."""
         return [
             *(self.part(folder, index, d) for d in reversed(versions) if d != digest),
             *self.unfinished(folder, index),
@@ -112,7 +111,7 @@ class RunFolder:
             )
 
     def counts(self, folder: str, index: int, digest: str) -> dict[str, Any]:
-        """What the part's writer counted: rows by status and reason, seconds, bytes."""
+        """The counts in the part's footer: rows by status and reason, seconds."""
         return part_counts(self.part(folder, index, digest))
 
     def sweep_leftovers(self) -> None:
@@ -133,15 +132,14 @@ def _entries(folder: Location) -> list[Entry]:
 
 @dataclass(frozen=True, slots=True)
 class PartView:
-    """What a stage may read while it makes one part: the same part of the stages before it
-    (`stages.Upstream`)."""
+    """What a stage may read while it makes one part: the same part of the stages before it."""
 
     run: RunFolder
     index: int
     digests: Mapping[str, str]
 
     def columns(self, folder: str, names: Sequence[str], rows: int = 2048) -> Iterator[list[list[Any]]]:
-        """Batches of a table as one list a column, in the order of `names`."""
+        """Batches of a table as one list per column, in the order of `names`."""
         for batch in self.run.batches(folder, self.index, self.digests[folder], names, rows):
             yield [batch.column(name).to_pylist() for name in names]
 
@@ -166,8 +164,7 @@ class PartView:
 
 
 class PartWriter:
-    """Collects the rows of one part, keeps finished ones safe on the way, and publishes the part when it is
-    whole.
+    """Collects the rows of one part, saves finished ones on the way, and publishes the complete part.
 
     Memory is bounded by one row group; chunks are written when the part takes longer than `CHUNK_SECONDS`.
     """
@@ -245,7 +242,7 @@ class PartWriter:
         self._tables, self._bytes, self._rows, self._flushed = [], 0, 0, time.monotonic()
 
     def keep(self) -> None:
-        """Saves what is finished of a part that will not become whole now (Ctrl-C, a full disk elsewhere)."""
+        """Saves the finished rows of a part that cannot be completed now (Ctrl-C, a full disk elsewhere)."""
         self._flush()
 
     def finish(self) -> dict[str, Any]:
@@ -282,7 +279,7 @@ class PartWriter:
 
 
 def drop(superseded: Sequence[Location]) -> None:
-    """Removes files that a whole part supersedes: earlier versions and chunks, all made by this program."""
+    """Removes the earlier versions and chunks that a complete part supersedes."""
     for path in superseded:
         path.unlink(missing_ok=True)
         if isinstance(path, Path) and path.parent.parent.name == "_chunks":

@@ -1,5 +1,5 @@
-"""Rows that an earlier version of a part holds already: what an update, a retry or a restart takes over and
-asks no model for."""
+"""Rows that earlier versions of a part already hold: an update, a retry or a restart reuses them without
+asking a model."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .files import open_part
 from .location import Location
 
 MOST_OPEN = 200
-"""Files that are held open: another process that finishes the part meanwhile removes them, and what is open
-can still be read."""
+"""Files that are held open, so that they can be read even if another process finishes the part and removes
+them."""
 
 
 class ReusableRows:
@@ -74,7 +74,7 @@ class ReusableRows:
                 begin = end
 
     def _rows(self, number: int, row: int, count: int) -> Iterator[pa.Table]:
-        """`count` rows of one file from `row` on; a table a row group."""
+        """`count` rows of one file from `row` on; a table per row group."""
         while count:
             if (
                 self._loaded is None
@@ -120,4 +120,4 @@ class ReusableRows:
 
 
 ADDED = {"error", "chunks", "flagged", "dropped_phrases"}
-"""Columns that tables written before them lack: read as null."""
+"""Columns that older tables lack; they are read as null."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter, OrderedDict, defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -39,18 +40,18 @@ class Tensor:
         self.says |= lies
 
     def __reduce__(self) -> tuple[Any, ...]:
-        parts = (Storage(self.says["type"]), self.says["offset"], self.says["shape"], self.says["strides"])
+        parts = (
+            SimpleNamespace(kind=self.says["type"]),
+            self.says["offset"],
+            self.says["shape"],
+            self.says["strides"],
+        )
         return torch._utils._rebuild_tensor_v2, (*parts, False, OrderedDict())
-
-
-class Storage:
-    def __init__(self, kind: type) -> None:
-        self.kind = kind
 
 
 class Pickler(pickle.Pickler):
     def persistent_id(self, obj: Any) -> Any:
-        return ("storage", obj.kind, "0", "cpu", 6) if isinstance(obj, Storage) else None
+        return ("storage", obj.kind, "0", "cpu", 6) if isinstance(obj, SimpleNamespace) else None
 
 
 def dumped(state: object, protocol: int = 2) -> bytes:
@@ -163,6 +164,19 @@ def test_what_is_no_state_dict_is_refused(program: bytes, tmp_path: Path) -> Non
     refused(tmp_path, legacy(program))
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(pickle.dumps(x) for x in ([1, 2], {}, {"a": 1.5}, {"a": True}, {1: 1}, {"a": {"b": 1}}, np.int64(3))),
+        b"ctorch\nFloatStorage\n.", b"\x80\x02]q\x00" + b"h\x00h\x00\x86q\x01" * 40_000 + b".",
+        pickle.dumps(COUNTS)[:-10], b"",
+    ],
+    ids=range(11),
+)  # fmt: skip
+def test_what_is_no_vocabulary_is_refused(data: bytes, tmp_path: Path) -> None:
+    refused(tmp_path, data, read_counts)
+
+
 def test_every_cut_of_a_good_file_is_refused(tmp_path: Path) -> None:
     data = legacy(dumped({"w": Tensor()}))
     for length in range(len(data)):
@@ -198,16 +212,3 @@ def test_a_pickled_vocabulary_is_read_in_its_order(kind: Any, protocol: int, tmp
     assert list(read(tmp_path, data, read_counts).items()) == list(COUNTS.items())
     many = {f"n{n}": n for n in range(60_000)}  # more than CatLIP's 24,320
     assert read(tmp_path, pickle.dumps(many, protocol), read_counts) == many
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        *(pickle.dumps(x) for x in ([1, 2], {}, {"a": 1.5}, {"a": True}, {1: 1}, {"a": {"b": 1}}, np.int64(3))),
-        b"ctorch\nFloatStorage\n.", b"\x80\x02]q\x00" + b"h\x00h\x00\x86q\x01" * 40_000 + b".",
-        pickle.dumps(COUNTS)[:-10], b"",
-    ],
-    ids=range(11),
-)  # fmt: skip
-def test_what_is_no_vocabulary_is_refused(data: bytes, tmp_path: Path) -> None:
-    refused(tmp_path, data, read_counts)

@@ -14,7 +14,8 @@ from ctrlsynth.lang.phrases import split_attribute, split_relation
 from ctrlsynth.models import registry as models
 from ctrlsynth.models.base import ImageAndText
 from ctrlsynth.models.embedded.wordnet.lexicon import progressive
-from ctrlsynth.models.embedded.wordnet.tagger import MAX_WORDS, WordNetTagger, mine
+from ctrlsynth.models.embedded.wordnet.tagger import WordNetTagger, mine
+from ctrlsynth.models.embedded.wordnet.tokens import MAX_WORDS
 from ctrlsynth.sample import Tags
 from helpers import FILES
 

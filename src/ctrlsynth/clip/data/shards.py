@@ -87,6 +87,7 @@ class ParquetShards:
         self.left_out, self.keep_rows = Counter[str](), 0
         self._files = list(files)
         self._groups: list[tuple[int, int, int]] = []
+        self._firsts: list[int] = []
         starts, row = [], 0
         schema: pa.Schema = None
         for number, path in enumerate(files):
@@ -97,6 +98,7 @@ class ParquetShards:
                     f"{where}: {path}: not a readable parquet file ({first_line(error)})"
                 ) from error
             schema = schema or meta.schema_arrow
+            self._firsts.append(row)
             for group in range(meta.metadata.num_row_groups):
                 starts.append(row)
                 self._groups.append((number, group, row))
@@ -108,19 +110,19 @@ class ParquetShards:
         self._fields = _chosen(schema.names, captions, f"{where}: {files[0]}")
         self._kept: OrderedDict[int, pa.Table] = OrderedDict()
 
-    def _place(self, row: int) -> tuple[int, int, int, int]:
+    def _locate(self, row: int) -> tuple[int, int, int, int]:
         """(group number, file, group in the file, row in the group)."""
         at = int(np.searchsorted(self.blocks, row, side="right")) - 1
         number, group, start = self._groups[at]
         return at, number, group, row - start
 
     def id(self, row: int) -> str:
-        _, number, _, _ = self._place(row)
-        first = next(start for n, _, start in self._groups if n == number)
-        return f"{os.path.splitext(os.path.basename(self._files[number]))[0]}:{row - first}"
+        _, number, _, _ = self._locate(row)
+        stem = os.path.splitext(os.path.basename(self._files[number]))[0]
+        return f"{stem}:{row - self._firsts[number]}"
 
     def read(self, row: int) -> Pair:
-        at, number, group, inner = self._place(row)
+        at, number, group, inner = self._locate(row)
         table = self._kept.get(at)
         if table is None:
             with pq.ParquetFile(self._files[number]) as file:
@@ -173,6 +175,8 @@ class FileShards:
         file = _column(table.columns, FILE_NAMES, f"{where}: {path}", "file name")
         fields = _chosen(table.columns, captions, f"{where}: {path}")
         for record, reason in table.read(table.start, sys.maxsize):
+            if reason == "empty_row":
+                continue
             row = table.asdict(record)
             try:
                 if reason or not row.get(file):

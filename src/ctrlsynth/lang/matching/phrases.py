@@ -99,7 +99,7 @@ def compiled(phrase: str, bound: Names) -> Phrase:
 def _cuts(
     phrase: str,
 ) -> tuple[str, tuple[str, ...], tuple[str, ...], dict[tuple[str | None, str | None], Phrase]]:
-    """The phrase in lower case, what stands before and what after each of its blanks, the longest first, and
+    """The phrase in lower case, what comes before and after each of its blanks, the longest first, and
     a place for what it is between two objects: one or two entries, since few objects can be its ends."""
     low = phrase.lower()
     blanks = [i for i, c in enumerate(low) if c == " "]

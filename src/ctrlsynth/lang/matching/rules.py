@@ -8,12 +8,12 @@ dropped, numbers up to twelve as digits; a word is known by its noun form (`dogs
 `substring`  the phrase, case folded and with single blanks, is contained in the text. `cow` is in `cowboy`.
 
 `lemma`, by what a phrase is (its objects are given beside it):
-- An object's words stand side by side, by noun form. Words that together are another noun of WordNet's do not
+- An object's words are adjacent, by noun form. Words that together are another noun of WordNet's do not
   count as its parts: there is no `dog` in `hot dog` and none in `dog house`. They do count when the object is
   its last words and a kind of it (a `ball` in `tennis ball`); when it begins after one first word that says
   its colour, size, age or number (a `moon` in `full moon`); and when the row itself binds them to it (a
   `soda` in `orange soda` beside the attribute `orange soda`).
-- An attribute `M O` (modifier M, object O) is there when M's words stand side by side and O begins after at
+- An attribute `M O` (modifier M, object O) is there when M's words are adjacent and O begins after at
   most 2 other words, none of which is a function word or a mark, but that the first may be `and`, `or` or a
   comma (`red and white ball`, `red soccer ball`). Or when O is followed, after at most 2 other words, by a
   linking verb (`is`, `looks`, ...) and M after at most 2 other words. Before the verb stand no marks, but a
@@ -23,7 +23,7 @@ dropped, numbers up to twelve as digits; a word is known by its noun form (`dogs
   by noun or verb form.
 - A relation `S P O` is there when P's words (by noun or verb form) follow each other with at most 1 other
   word between, S ends at most 5 other words before P, and O begins at most 3 other words after it, or 12 as a
-  later member of a list whose members have at most 3 words each. No mark but commas stands between; between P
+  later member of a list whose members have at most 3 words each. No mark but commas comes between; between P
   and O no function word but `and` and `or` (`a dog sits on the green sofa` holds `dog on sofa`). `on top of`,
   `on the side of` and their like are read as `on`. An end that is left out is not asked for.
 - Neither an attribute nor a relation reaches into the next clause: a comma or a conjunction begins one when a
@@ -40,7 +40,7 @@ is the same synset, or an ancestor or descendant of its first sense within 3 hyp
 `animal` for `dog`.
 
 Tags are compared kind with kind, each phrase of the one with each of the other by the same rules; a bare
-attribute (`red`) is there when it stands among a modifier's words (`red ball`). Of a text the first 1,000
+attribute (`red`) is there when it is among a modifier's words (`red ball`). Of a text the first 1,000
 words are read (`substring`: all). Pure functions; words and parts of phrases are remembered, texts are not.
 """
 
@@ -66,7 +66,7 @@ _OTHERS = frozenset(
 
 
 def _passes(keys: Sequence[Key], begin: int, end: int) -> bool:
-    """What may stand between a modifier and its noun: at most 2 open words, the first may be a joiner."""
+    """What may come between a modifier and its noun: at most 2 open words, the first may be a joiner."""
     if not 0 <= end - begin <= 2:
         return False
     return begin == end or all(
@@ -128,7 +128,7 @@ def _attribute_in(phrase: Phrase, text: Text, wide: bool, own: Sequence[Phrase])
 
 
 def _reaches(keys: Sequence[Key], begin: int, end: int) -> bool:
-    """What may stand between a noun and its linking verb: no marks, but a comma before a relative clause, and
+    """What may come between a noun and its linking verb: no marks, but a comma before a relative clause, and
     nothing that begins anew."""
     return all(
         keys[i].low not in _OTHERS
@@ -138,7 +138,7 @@ def _reaches(keys: Sequence[Key], begin: int, end: int) -> bool:
 
 
 def _predicative(keys: Sequence[Key], begin: int, end: int) -> bool:
-    """What may stand between a linking verb and the modifier: at most 2 words, open ones, `and`, comma."""
+    """What may come between a linking verb and the modifier: at most 2 words, open ones, `and`, comma."""
     return 0 <= end - begin <= 2 and all(k.kind == OPEN or k.low in _JOINERS for k in keys[begin:end])
 
 
@@ -191,7 +191,7 @@ def _leads(between: Sequence[Key]) -> bool:
 
 
 def _words_in(middle: Sequence[Key], keys: Sequence[Key]) -> bool:
-    """The words in order, each by `_same`, with what `_passes` lets stand between; every beginning and every
+    """The words in order, each by `_same`, with what `_passes` allows between; every beginning and every
     way is tried."""
     ends = {i + 1 for i in range(len(keys)) if _same(middle[0], keys[i])}
     for word in middle[1:]:

@@ -114,7 +114,7 @@ def _read(piece: str) -> tuple[Key, ...]:
 
 
 PIECES = Memo(_read)
-"""What stands between two blanks -> its keys, without articles."""
+"""The text between two blanks -> its keys, without articles."""
 _PARTS = frozenset("top middle center centre edge bottom side".split())
 
 
@@ -140,7 +140,7 @@ class Text:
             keys = [key for i, key in enumerate(keys) if i not in gone]
             nouns = [key.noun for key in keys]
         self.keys, self.nouns = keys, nouns
-        self.last = dict(zip(nouns, count(), strict=False))  # noun form -> where it stands last
+        self.last = dict(zip(nouns, count(), strict=False))  # noun form -> its last position
         self.known_compounds: list[tuple[int, int, str]] | None = None
         self._breaks: list[int] | None = None
         self.meanings: list[tuple[int, int, int]] | None = (

@@ -6,15 +6,16 @@ understands nothing: odd tags make odd sentences."""
 
 from __future__ import annotations
 
+import json
 import random
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ....lang.phrases import split_attribute, split_relation
 from ....sample import Tags
 from ...base import LanguageModel, Reply, Request
 from .caption import held, kept, lemmas, shown
-from .fill import Unsupported, fill
 from .scene import Noun, Scene, is_plural, plan, predicate
 from .speech import capital, sentences
 from .vocabulary import COUNTS, PLACES, VERBS, kind_of
@@ -158,3 +159,40 @@ def _fewer(tags: Tags) -> Tags:
     if tags.attributes:
         return Tags(tags.objects, tags.attributes[:-1], ())
     return Tags(tags.objects[:-1], (), ())
+
+
+class Unsupported(Exception):
+    """Raised if the schema requires a property that a caption and its tags cannot fill."""
+
+
+def fill(schema: Mapping[str, Any], text: str, tags: Tags) -> str:
+    """Returns the object as JSON. `text` fills the string property `caption` (or else the first required
+    string property); tags fill the arrays of strings `objects`, `attributes`, `relations`, and `tags` or
+    `phrases` (all of them). Raises `Unsupported` if the schema requires more."""
+    properties: Mapping[str, Any] = schema.get("properties", {})
+    required = list(schema.get("required", ()))
+    strings = [name for name in [*required, *properties] if _free_string(properties.get(name))]
+    if schema.get("type", "object") != "object" or not strings:
+        raise Unsupported("the schema is not an object with a string property for the caption")
+    field = "caption" if "caption" in strings else strings[0]
+    lists = {name: getattr(tags, name) for name in ("objects", "attributes", "relations")}
+    lists |= dict.fromkeys(("tags", "phrases"), tags.phrases())
+    out: dict[str, Any] = {}
+    for name in dict.fromkeys([*properties, *required]):
+        kind = properties.get(name, {})
+        strings_only = kind.get("items", {}).get("type", "string") == "string"
+        if name == field:
+            out[name] = text
+        elif name in lists and kind.get("type") == "array" and strings_only:
+            out[name] = list(lists[name])
+        elif name in required:
+            raise Unsupported(f"required property {name!r} is neither the caption nor a list of tags")
+    return json.dumps(out, ensure_ascii=False)
+
+
+def _free_string(kind: Any) -> bool:
+    return (
+        isinstance(kind, Mapping)
+        and kind.get("type") == "string"
+        and not kind.keys() & {"enum", "const", "pattern", "format"}
+    )

@@ -149,7 +149,7 @@ def _own(folder: str) -> Iterator[Labelled]:
                 picture = image.convert("RGBA")
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise UserError(
-                f"reference: {path} is not a readable picture ({error}); mend or remove it"
+                f"reference: {path} is not a readable picture ({error}); repair or remove it"
             ) from error
         rgb, alpha = _on_white(picture), np.asarray(picture.getchannel("A"))
         if alpha.min() < 128:

@@ -1,5 +1,5 @@
 """Splits a caption into words and decides each word's role: the first half of the caption tagger, before
-`parse.py`.
+`tagger.py`.
 
 Roles: N noun, A modifier (adjective, or participle before a noun), V verb or participle with an object, #
 number, U unknown word, and the closed classes of `lexicon.py`: D P L T C S B M R X. `,` and `.` are soft and

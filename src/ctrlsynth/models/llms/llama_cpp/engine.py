@@ -23,7 +23,7 @@ from ....lang.replies import unquoted
 from ...base import LanguageModel, Reply, Request
 from ...device import free_threads
 from ...embedded.realizer.caption import held, in_line
-from ...embedded.realizer.fill import Unsupported, fill
+from ...embedded.realizer.writer import Unsupported, fill
 from ...embedded.small_llm import few_shot as prompts
 from ...embedded.small_llm.grammar import extraction
 from ...installed import INSTALL
