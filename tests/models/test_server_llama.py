@@ -96,7 +96,7 @@ def test_a_server_that_is_killed_is_left_and_found_again(
             asked = ROWS * 4
             with ThreadPoolExecutor(1) as thread:
                 answers = thread.submit(both.generate, asked)
-                wait_for(lambda: answers.done() or (state := both.pool._state) and state.replicas[1].busy)
+                wait_for(lambda: answers.done() or ((state := both.pool._state) and state.replicas[1].busy))
                 twin.kill()
                 replies: list[Any] = answers.result()
             assert [r.error for r in replies] == [None] * len(asked)
