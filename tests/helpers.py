@@ -3,16 +3,19 @@ nothing else)."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ctrlsynth.api.run import Run
+from ctrlsynth.cli.main import main
 from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
 from ctrlsynth.recipe.file import parse_recipe
@@ -58,6 +61,18 @@ def recipe(base: Path, rows: int = 40, part_rows: int = 10, **changes: Any) -> R
         **changes,
     }
     return parse_recipe(data)
+
+
+def ctrlsynth(*words: object) -> tuple[int, str, str]:
+    """Runs a command in this process; returns its exit code, standard output and standard error."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr("sys.argv", ["ctrlsynth", *map(str, words)])
+        try:
+            main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    return code, out.getvalue(), err.getvalue()
 
 
 def tables(run: Run) -> dict[str, list[dict[str, Any]]]:
