@@ -63,8 +63,8 @@ def finish(out: Path, state: State, facts: dict[str, Any]) -> Path:
 def _write(
     target: Path, state: State, facts: dict[str, Any], tensors: Mapping[str, Any] | None = None
 ) -> None:
-    """Writes a folder atomically unless it exists. `tensors`: the optimiser's. Raises OSError for a full disk,
-    for which safetensors has an error of its own."""
+    """Writes a folder atomically, unless it exists; `tensors` are the optimiser's. Raises OSError for a full
+    disk, for which safetensors has an error of its own."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 

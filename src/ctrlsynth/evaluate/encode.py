@@ -1,5 +1,5 @@
-"""Encodes images, texts and labelled splits into L2-normalised float32 arrays. Reading and decoding run in threads beside the
-model."""
+"""Encodes images, texts and labelled splits into L2-normalised float32 arrays. Reading and decoding run in
+threads beside the model."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 intervals.
 
 Every function is pure. Scores are similarities: higher is better. Of equal scores the lower index ranks
-first, so that results do not depend on a sorting algorithm. Results are fractions 0..1 unless stated otherwise."""
+first, so that results do not depend on a sorting algorithm. Results are fractions 0..1 unless stated
+otherwise."""
 
 from __future__ import annotations
 
@@ -58,7 +59,7 @@ def recall_ranks(queries: Floats, gallery: Floats, positives: Sequence[Sequence[
 
 def delta_mtl(model: Mapping[str, float], baseline: Mapping[str, float]) -> tuple[float, int] | None:
     """Mean over the shared tasks of 100 * (M - B) / B, in percent (papers/002, section 4.1: five task
-    averages), and the number of tasks; None if no task is shared. Raises ValueError for a baseline of zero."""
+    averages), and the number of tasks; None if no task is shared. ValueError for a baseline of zero."""
     shared = [task for task in model if task in baseline]
     if zero := [task for task in shared if not baseline[task]]:
         raise ValueError(f"Delta_MTL: the baseline is 0 for {', '.join(zero)}")
