@@ -384,7 +384,7 @@ def test_memory_savers_are_calls_of_the_pipeline(tiny: Tiny, monkeypatch: pytest
     ("options", "message"),
     [
         ({"step": 3}, "unknown option 'step'; did you mean 'steps'"),
-        ({"steps": 0}, r"text_to_image\.steps: a whole number from 1, not 0"),
+        ({"steps": 0}, r"text_to_image\.steps: a whole number from 1 up, not 0"),
         ({"batch": True}, "batch: a whole number"),
         ({"guidance": "7"}, "guidance: a number from 0 to 100"),
         ({"size": 65}, "size: one edge or .*multiples of 8, not 65"),
