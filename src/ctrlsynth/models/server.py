@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import email.utils
+import math
 import os
 import random
 import threading
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ModelError, UserError, unknown
 from .installed import need
+from .options import check_number, check_whole
 from .prices import check_prices
 
 if TYPE_CHECKING:
@@ -92,14 +94,10 @@ class ServerOptions:
                     f"{where}: a server's address begins with http:// or https:// and mostly ends with /v1, "
                     f"unlike {url!r}"
                 )
-        for name, least in (("concurrency", 1), ("retries", 0)):
-            number = getattr(self, name)
-            if type(number) is not int or number < least:
-                raise UserError(f"{where}: {name} is a whole number from {least} up, not {number!r}")
-        for name in ("timeout", "deadline", "patience"):
-            seconds = getattr(self, name)
-            if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
-                raise UserError(f"{where}: {name} is a number of seconds above 0, not {seconds!r}")
+        check_whole(where, concurrency=self.concurrency)
+        check_whole(where, least=0, retries=self.retries)
+        seconds = {"timeout": self.timeout, "deadline": self.deadline, "patience": self.patience}
+        check_number(where, 0.001, math.inf, **seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError, first_line, unknown
-from ..installed import need
+from ..installed import installed, need
 from .files import content_digest, folder_digest, hash_of
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -96,13 +96,6 @@ def read_options(given: Mapping[str, Any], where: str, own: Iterable[str] = ()) 
             f"weights first"
         )
     return options
-
-
-def check_whole(where: str, **values: Any) -> None:
-    """UserError unless each option is None or a whole number from 1 up."""
-    for name, value in values.items():
-        if value is not None and (type(value) is not int or value < 1):
-            raise UserError(f"{where}.{name}: a whole number from 1 up, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -181,9 +174,8 @@ def _snapshot(name: str, options: HFOptions, where: str) -> Path:
             local_files_only=not options.download,
             ignore_patterns=_NOT_FETCHED,
         )
-    except (
-        IncompleteSnapshotError
-    ) as error:  # fetched in part on purpose, or cut short: the loader knows which files it needs
+    except IncompleteSnapshotError as error:
+        # fetched in part on purpose, or cut short: the loader knows which files it needs
         found = error.snapshot_path
     except (LocalEntryNotFoundError, HFValidationError) as error:
         at = f" at revision {options.revision}" if options.revision else ""
@@ -221,12 +213,9 @@ def check_weights(found: Located, where: str = "models") -> None:
 
 def check_quantization(options: HFOptions, where: str = "models") -> None:
     """UserError if the package that the quantization needs is not installed. Loads nothing."""
-    if options.quantization is not None:
-        package = QUANTIZATIONS[options.quantization]
-        try:
-            need(package, "transformers", where)
-        except UserError:
-            raise UserError(
-                f"{where}.quantization: {options.quantization} needs the package {package}; pip install "
-                f"{package}, or leave it out"
-            ) from None
+    package = QUANTIZATIONS.get(options.quantization or "")
+    if package is not None and not installed(package):
+        raise UserError(
+            f"{where}.quantization: {options.quantization} needs the package {package}; pip install "
+            f"{package}, or leave it out"
+        )
