@@ -80,9 +80,7 @@ def thread_count(value: int | None, where: str) -> int:
 
 def in_threads(work: Callable[[T], R], items: Sequence[T], threads: int) -> list[R]:
     """Calls `work` on each item, `threads` at a time; answers in the order of the items."""
-    if threads == 1 or len(items) < 2:
-        return [work(item) for item in items]
-    with ThreadPoolExecutor(min(threads, len(items)), "model") as pool:
+    with ThreadPoolExecutor(max(1, min(threads, len(items))), "model") as pool:
         return list(pool.map(work, items))
 
 

@@ -78,12 +78,11 @@ def read_options(given: Mapping[str, Any], where: str, own: Iterable[str] = ()) 
     ):
         raise UserError(f"{where}.adapters: a list of folders or hub names, not {adapters!r}")
     options = HFOptions(**values | {"adapters": tuple(str(a) for a in adapters)})
-    if options.dtype not in DTYPES:
-        raise unknown("dtype", str(options.dtype), DTYPES, where)
+    for name, choices in (("dtype", DTYPES), ("quantization", QUANTIZATIONS)):
+        if (value := getattr(options, name)) is not None and value not in choices:
+            raise unknown(name, str(value), choices, where)
     if not isinstance(options.device, str) or not _DEVICE.fullmatch(options.device):
         raise UserError(f"{where}.device: auto, cpu, mps, cuda or cuda:NUMBER, not {options.device!r}")
-    if options.quantization is not None and options.quantization not in QUANTIZATIONS:
-        raise unknown("quantization", str(options.quantization), QUANTIZATIONS, where)
     if options.revision is not None and not isinstance(options.revision, str):
         raise UserError(
             f"{where}.revision: a branch, tag or commit as text (in quotes), not {options.revision!r}"
@@ -187,19 +186,16 @@ def _snapshot(name: str, options: HFOptions, where: str) -> Path:
     return Path(found)
 
 
-def read_config(found: Located, where: str = "models") -> dict[str, Any]:
-    """The model's config.json as a mapping; UserError without one."""
+def read_config(
+    found: Located, where: str = "models", file: str = "config.json", library: str = "transformers"
+) -> dict[str, Any]:
+    """The model's config.json, or another `file` of `library`, as a mapping; UserError without one."""
     try:
-        config = json.loads((found.folder / "config.json").read_text(encoding="utf-8"))
+        return dict(json.loads((found.folder / file).read_text(encoding="utf-8")))
     except OSError as error:
-        raise UserError(
-            f"{where}: {found.name} holds no config.json, so it is no model of transformers"
-        ) from error
-    except ValueError as error:
-        raise UserError(f"{where}: {found.name}: its config.json is damaged ({error})") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{where}: {found.name}: its config.json is no mapping")
-    return config
+        raise UserError(f"{where}: {found.name} holds no {file}, so it is no model of {library}") from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{where}: {found.name}: its {file} is damaged ({error})") from error
 
 
 def check_weights(found: Located, where: str = "models") -> None:

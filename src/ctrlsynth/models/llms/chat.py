@@ -7,7 +7,7 @@ from typing import Any
 
 from ...errors import UserError
 from ..base import LanguageModel, Reply, Request
-from ..hub.find import Located
+from ..hub.find import Located, read_config
 from ..hub.load import HubModel, load_processor
 from .sampling import messages
 
@@ -41,12 +41,8 @@ class ChatModel(HubModel, LanguageModel):
 
     def check(self) -> None:
         """Preflight: configuration, weights and chat template exist. Loads no weights."""
-        if not self.found.has("config.json"):
-            raise UserError(
-                f"{WHERE}: {self.found.name} holds no config.json, so it is no checkpoint of transformers"
-            )
-        if not self.found.has("*.safetensors", "*.bin"):
-            raise UserError(f"{WHERE}: {self.found.name} holds no weights (*.safetensors)")
+        read_config(self.found, WHERE)
+        super().check()
         load_tokenizer(self.found, self.chat_template)
 
 

@@ -36,20 +36,18 @@ class OpenAIServer(ServedModel, LanguageModel):
         super().__init__(model, rest, ("structured", *asdict(self.sampling)))
         self.structured = structured
         self.batch = 4 * self.options.concurrency * max(1, len(self.options.urls))
-        self._fixed = self._sampled(temperature)
-
-    def _sampled(self, temperature: float | None) -> dict[str, Any]:
-        """The fields that all requests share. Defaults are not sent: not every server knows every field."""
-        body: dict[str, Any] = {"model": self.model}
+        # the fields that all requests share; defaults are not sent, since not every server knows every field
+        self._fixed: dict[str, Any] = {"model": self.model}
         if temperature is not None:
-            body["temperature"] = temperature
-        chosen = asdict(self.sampling)
-        defaults = {"top_p": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
-        body |= {name: chosen[name] for name, default in defaults.items() if chosen[name] != default}
+            self._fixed["temperature"] = temperature
+        for name in ("top_p", "presence_penalty", "frequency_penalty"):
+            if getattr(self.sampling, name) != getattr(Sampling, name):
+                self._fixed[name] = getattr(self.sampling, name)
         extra = dict(self.options.extra_body)
         if self.sampling.repetition_penalty != 1.0:
             extra["repetition_penalty"] = self.sampling.repetition_penalty
-        return body | {"extra_body": extra} if extra else body
+        if extra:
+            self._fixed["extra_body"] = extra
 
     def shaping(self) -> Any:
         """What the digest holds beside the model."""

@@ -103,8 +103,7 @@ class CaptionerTagger(HubModel, Composite):
         self.batch = (
             batch if self._extract is None else max(batch, min(self._extract.batch or _EXTRACTED, _EXTRACTED))
         )
-        name = self.found.name if self._extract is None else f"{self.found.name}+{self._extract.id}"
-        self.id = f"captioner:{name}"
+        self.id = "captioner:" + "+".join([self.found.name, *(part.id for part in self.parts)])
         asked = [
             _VERSION,
             self._kind,
@@ -208,14 +207,9 @@ def kind_of(found: Located) -> Literal["florence2", "chat", "plain"]:
     config = read_config(found, _WHERE)
     if config.get("model_type") == "florence2":
         if "dim_embed" in config.get("vision_config", {}):
-            better = found.name.replace("microsoft/", "florence-community/")
-            other = (
-                f"; use {better}, the same weights for transformers' own class"
-                if better != found.name
-                else ""
-            )
             raise UserError(
-                f"{_WHERE}: {found.name} holds the weights of code of its own, which is never run{other}"
+                f"{_WHERE}: {found.name} holds the weights of code of its own, which is never run; use the model "
+                f"of that name by florence-community, the same weights for transformers' own class"
             )
         return "florence2"
     if found.has("chat_template*"):

@@ -21,11 +21,11 @@ from PIL import Image
 from ...errors import unknown
 from ...lang.replies import LISTS_SCHEMA
 from ...sample import Tags
-from ..base import ImageAndText, Reply, Request
+from ..base import ImageAndText, Request
 from ..composite import Composite
 from ..hub.files import hash_of
 from ..llms.server import OpenAIServer
-from ..server import Call, Fault
+from ..server import Call
 from .captioner import CHAT_PROMPT
 from .extract import MODES, ExtractTagger, caption_tags, read_tags
 
@@ -128,16 +128,13 @@ class VisionServerTagger(Composite):
         seen = [n for n, item in enumerate(items) if item.image is not None]
         answers = dict(zip(seen, self._server.answers([items[n].image for n in seen]), strict=True))
         if not self._captions:
-            return [self._read(answers[n]) if n in answers else Tags() for n in range(len(items))]
+            found = [Tags()] * len(items)
+            for n, answer in answers.items():
+                found[n] = Tags(error=answer.error) if answer.error else read_tags(answer.text, self._mode)
+            return found
         captions = {n: " ".join(answer.text.split()) for n, answer in answers.items() if not answer.error}
         errors = {n: answer.error for n, answer in answers.items()}
         return caption_tags(len(items), captions, errors, self._extract)
-
-    def _read(self, answer: Reply | Fault) -> Tags:
-        if answer.error:
-            return Tags(error=answer.error)
-        assert isinstance(answer, Reply)
-        return read_tags(answer.text, self._mode)
 
 
 def data_url(image: Image.Image) -> str:

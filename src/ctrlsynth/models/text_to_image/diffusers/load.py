@@ -7,7 +7,6 @@ and int4 of bitsandbytes, `offload`, the code that `compile` makes. torchao-int8
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import re
 from collections import Counter
@@ -24,7 +23,7 @@ from ...device import (
     out_of_memory,
     set_threads,
 )
-from ...hub.find import QUANTIZATIONS, Located, check_quantization
+from ...hub.find import QUANTIZATIONS, Located, check_quantization, read_config
 from ...hub.load import check_quantized, quantization_call, quantization_failed
 from ...installed import need
 
@@ -46,15 +45,10 @@ _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 def model_index(found: Located, where: str) -> dict[str, Any]:
     """The pipeline's components, from its model_index.json. UserError without one."""
-    path = found.folder / "model_index.json"
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-        index["_class_name"] += ""
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{where}: {found.name} is no diffusers pipeline: {path} is absent or damaged"
-        ) from error
-    return dict(index)
+    index = read_config(found, where, "model_index.json", "diffusers")
+    if not isinstance(index.get("_class_name"), str):
+        raise UserError(f"{where}: {found.name}: its model_index.json names no class of diffusers")
+    return index
 
 
 def check_files(found: Located, index: Mapping[str, Any], safety: bool, where: str) -> None:
@@ -94,9 +88,7 @@ def scheduler_class(index: Mapping[str, Any], name: str, where: str) -> Any:
     import diffusers
 
     own = getattr(diffusers, str(index.get("scheduler", [None, ""])[1]), None)
-    fitting = {c.__name__: c for c in (own._get_compatibles() if own is not None else [])}
-    if own is not None:
-        fitting[own.__name__] = own
+    fitting = {c.__name__: c for c in ([*own._get_compatibles(), own] if own is not None else [])}
     wanted = _plain(_SHORT.get(re.sub(r"[\s_-]", "", name.lower()), name))
     for known, cls in fitting.items():
         if _plain(known) == wanted:
