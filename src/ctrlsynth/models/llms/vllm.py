@@ -56,7 +56,7 @@ class VLLM(ChatModel):
     sampling                     as in sampling.py
     """
 
-    packages = ("vllm",)
+    packages = ()  # the constructor checks for vllm
     batch = 2048  # vLLM has its own queue, and a call ends with few rows in flight
 
     def __init__(
