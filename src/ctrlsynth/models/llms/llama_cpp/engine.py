@@ -67,9 +67,8 @@ class LlamaCpp(LanguageModel):
         path = _gguf(Path(model))
         check_whole("models.llm", processes=processes)
         check_whole("models.llm", least=64, context=context)
-        Sampling(
-            temperature, top_p, presence_penalty, frequency_penalty, max_tokens=max_tokens
-        )  # checks them
+        # raises for values out of range
+        Sampling(temperature, top_p, presence_penalty, frequency_penalty, max_tokens=max_tokens)
         self.path = path
         self.id = f"llama.cpp:{path.name}"
         self.context, self.few_shot, self.bound, self.max_tokens = context, few_shot, bound, max_tokens
