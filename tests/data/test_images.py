@@ -109,7 +109,7 @@ def test_exif_rotation_turns_size_and_pixels(format: str) -> None:
 
 
 def test_bombs_fall_at_the_header() -> None:
-    assert 12_000**2 > MAX_PIXELS
+    assert MAX_PIXELS < 12_000**2
     for data in (_bomb(12_000, 12_000), _bomb(60_000, 60_000)):
         assert {fault_of(partial(probe, data)), fault_of(partial(decode, data))} == {"image_too_large"}
     assert probe(_bomb(1000, 1000)) == (1000, 1000)
