@@ -91,9 +91,8 @@ class FolderSource(OpenSource):
             raise UserError(f"source.captions: {table.path} must be csv, tsv or jsonl with file names")
         names = (*FILE_NAMES, *IMAGE_NAMES)
         image, caption, key = self._columns
-        image = find_column(table.columns, names, image, "image_column", table.path)
-        caption = find_column(table.columns, CAPTION_NAMES, caption, "caption_column", table.path)
-        assert image and caption  # both are required
+        image = find_column(table.columns, names, image, "image_column", table.path) or ""
+        caption = find_column(table.columns, CAPTION_NAMES, caption, "caption_column", table.path) or ""
         if key is not None and table.kind != "jsonl":
             find_column(table.columns, (), key, "key_column", table.path)
         beside = os.path.dirname(table.path)
