@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,17 @@ class TextController:
         """The policy's edits (and order) on any tags under this row's chance: for another reference, as the
         judge's `original`."""
         tags, records = self._edits.apply(tags, self.seed, row_id)
-        return (tags if self._order is None else self._ordered(tags)), records
+        if self._order is not None:
+            objects = _ordered(tags.objects, self._order)
+            score_of = dict(zip(tags.objects, tags.scores, strict=False))
+            tags = replace(
+                tags,
+                objects=objects,
+                attributes=_ordered(tags.attributes, self._order),
+                relations=_ordered(tags.relations, self._order),
+                scores=tuple(score_of[name] for name in objects) if tags.scores else (),
+            )
+        return tags, records
 
     def instruct(self, row_id: str, family: Family, tags: Tags | None, caption: str | None) -> Instruction:
         """The instruction of one row. `row_id` is that of the row to be written (so variants differ).
@@ -196,32 +206,9 @@ class TextController:
             )
         for name in template.pieces[1::2]:
             if name in PHRASES:
-                values[name] = ", ".join(self._all(tags) if name == "phrases" else getattr(tags, name))
+                phrases = getattr(tags, name) if name != "phrases" else _ordered(tags.phrases(), self._order)
+                values[name] = ", ".join(phrases)
         return values
-
-    def _all(self, tags: Tags) -> Sequence[str]:
-        phrases = tags.phrases()
-        if self._order is None:
-            return phrases
-        return sorted(phrases, key=self._rank)
-
-    def _ordered(self, tags: Tags) -> Tags:
-        rank = self._rank
-        places = sorted(range(len(tags.objects)), key=lambda i: rank(tags.objects[i]))
-        return Tags(
-            tuple(tags.objects[i] for i in places),
-            tuple(sorted(tags.attributes, key=rank)),
-            tuple(sorted(tags.relations, key=rank)),
-            tuple(tags.scores[i] for i in places) if tags.scores else (),
-            tags.caption,
-        )
-
-    def _rank(self, phrase: str) -> int:
-        """Sort key: the first selector of `order` that means the phrase or words in it; the rest behind, as
-        they stood."""
-        assert self._order is not None
-        found = self._order.within(phrase)
-        return len(self._order.selectors) if found < 0 else found
 
     def _requirements(self, family: Family) -> str:
         """What follows the template, the same for all rows: constraint, length, form."""
@@ -244,6 +231,10 @@ class TextController:
             form = f"{where}Reply with one JSON object that fulfils this JSON schema, and with nothing else: "
             parts.append(form + json.dumps(self.schema, ensure_ascii=False))
         return "".join(" " + part for part in parts if part)
+
+
+def _ordered(phrases: Sequence[str], order: Selectors | None) -> tuple[str, ...]:
+    return tuple(phrases if order is None else sorted(phrases, key=order.within))
 
 
 def reminder(caption: str, edits: Sequence[EditRecord]) -> str:
