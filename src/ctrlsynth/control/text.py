@@ -19,6 +19,7 @@ from ..errors import UserError, unknown
 from ..lang import replies
 from ..lang.phrases import holds, split_attribute
 from ..models.base import Request
+from ..recipe.file import read_text
 from ..recipe.schema import TextPolicy
 from ..sample import Kind, Tags, chance, draw, model_seed
 from .edits import EditRecord, compile_edits
@@ -144,9 +145,8 @@ class TextController:
             given, caption = Tags(objects=(concept,) if concept else ()), None
         elif family == "tags":
             caption = None
+        self.check(family)
         templates = self._templates[family]
-        if not templates:
-            self.check(family)
         template = (
             templates[int(draw(self.seed, row_id, "template") * len(templates))]
             if len(templates) > 1
@@ -176,21 +176,22 @@ class TextController:
         """Reads a reply to this instruction: plain text without the quotes around it, or the JSON object that
         the schema asks for. One about a concept is cleaned (`lang.replies`); `cut`: the model was
         stopped by its limit."""
-        if instruction.request.schema is None and instruction.request.family == "concept":
+        request = instruction.request
+        if request.schema is None and request.family == "concept":
             most = self.policy.words[1] if self.policy.words is not None else None
-            concept = next(iter(instruction.request.tags.objects), "")
-            text, reason = replies.clean(reply, concept, instruction.request.instruction, most, cut)
+            concept = next(iter(request.tags.objects), "")
+            text, reason = replies.clean(reply, concept, request.instruction, most, cut)
             return Parsed(text, None, reason)
-        if instruction.request.schema is None:
-            text = replies.unquoted(reply.strip())
-            return Parsed(text) if text else Parsed("", None, "empty_reply", "the reply is empty")
-        if not reply.strip():
+        text = replies.unquoted(reply.strip()) if request.schema is None else reply.strip()
+        if not text:
             return Parsed("", None, "empty_reply", "the reply is empty")
+        if request.schema is None:
+            return Parsed(text)
         try:
             value = replies.read_json(reply)
         except ValueError as error:
             return Parsed("", None, "bad_json", str(error))
-        found = problem(value, instruction.request.schema)
+        found = problem(value, request.schema)
         if found is None and not isinstance(value.get(self._field), str):
             found = f"$: {self._field!r} is missing"
         if found is not None:
@@ -270,9 +271,8 @@ def taken_away(edits: Sequence[EditRecord], left: Tags) -> tuple[Tags, tuple[tup
 
 
 def _exchanged(group: Sequence[EditRecord], objects: Sequence[str]) -> dict[str, str | None]:
-    """What each phrase becomes after one edit. `swap` moves a modifier to another noun; in a
-    text the noun stays where it is and gets the other's modifier: `red ball` and `blue car` as `blue ball`
-    and `red car`."""
+    """What each phrase becomes after one edit. `swap` moves a modifier to another noun; in a text the noun keeps
+    its place and gets the other's modifier: `red ball` and `blue car` become `blue ball` and `red car`."""
     step = {r.before: r.after for r in group if r.op != "swap" and r.before is not None}
     came = [r.after for r in group if r.op == "swap" and r.after is not None]
     for record in group:
@@ -343,10 +343,7 @@ def _examples(policy: TextPolicy, templates: Sequence[Template], where: str) -> 
             f"{where}.examples: no chosen template of family 'concept' shows captions; name one that does: "
             f"in-context"
         )
-    try:
-        lines = policy.examples.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{policy.examples}: cannot read the example captions: {error}") from error
+    lines = read_text(policy.examples, "example captions").splitlines()
     found = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if len(found) < EXAMPLES:
         raise UserError(
@@ -382,8 +379,6 @@ def _schema(policy: TextPolicy, where: str) -> tuple[Mapping[str, Any] | None, s
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the schema: {error.strerror}") from error
+        return json.loads(read_text(path, "schema"))
     except ValueError as error:
         raise UserError(f"{path}: not JSON: {error}") from error
