@@ -4,10 +4,10 @@ row with Ray and without.
     python benchmarks/ray_engine.py                        # both; needs two free cores and about ten minutes
     python benchmarks/ray_engine.py --rows 20000 --images 200    # smaller
 
-Tagging: the stage `tag` alone, by one actor and by two, over drawn scenes, with the `reference` tagger and with
-`imagenet` (EfficientNet), on one thread per actor. Measures the steady state, from the first finished part to
-the last; prints the actors' start-up time and the number of busy cores beside it. Own time: the null models of
-`pipeline.py` through read, tag, write and judge, so that only the engine's time remains."""
+Tagging: the stage `tag` alone, by one actor and by two, over drawn scenes, with the `reference` tagger and
+with `imagenet` (EfficientNet), on one thread per actor. Measures the steady state, from the first finished
+part to the last; prints the actors' start-up time and the number of busy cores beside it. Own time: the null
+models of `pipeline.py` through read, tag, write and judge, so that only the engine's time remains."""
 
 from __future__ import annotations
 

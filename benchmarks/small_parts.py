@@ -3,7 +3,8 @@
     python benchmarks/small_parts.py
 
 Best of several repeats, in processor time: the realizer, the matcher of tags and texts, opening WordNet, and
-balancing a million captions. `wordnet_tagger.py` and `match.py` measure the tagger and the concept matcher."""
+balancing a million captions. `wordnet_tagger.py` and `match.py` measure the tagger and the concept
+matcher."""
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@ writes tables and plots.
     python scripts/evidence.py scenes --out runs/evidence/scenes --drawings GOOGLE_PNGS \\
         --test-drawings TWITTER_PNGS --report docs/evidence
     apt-get install openclipart-png openclipart-svg tuxpaint-stamps-default
-    python scripts/evidence.py clipart --out runs/evidence/clipart --drawings GOOGLE_PNGS --report docs/evidence
+    python scripts/evidence.py clipart --out runs/evidence/clipart --drawings GOOGLE_PNGS \\
+        --report docs/evidence
 
 recipes/evidence/ states the question, the measures and the arms. Finished steps are skipped, so the same
 command continues after an interruption; other settings need another --out. One process takes the seeds in

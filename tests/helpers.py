@@ -3,16 +3,20 @@ nothing else)."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import tarfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ctrlsynth.api.run import Run
+from ctrlsynth.cli.main import main
 from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
 from ctrlsynth.recipe.file import parse_recipe
@@ -58,6 +62,18 @@ def recipe(base: Path, rows: int = 40, part_rows: int = 10, **changes: Any) -> R
         **changes,
     }
     return parse_recipe(data)
+
+
+def ctrlsynth(*words: object) -> tuple[int, str, str]:
+    """Runs a command in this process; returns its exit code, standard output and standard error."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr("sys.argv", ["ctrlsynth", *map(str, words)])
+        try:
+            main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    return code, out.getvalue(), err.getvalue()
 
 
 def tables(run: Run) -> dict[str, list[dict[str, Any]]]:
@@ -189,3 +205,13 @@ def refused(call: Callable[[], object], match: str) -> None:
     with pytest.raises(UserError, match=match) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+def write_tar(path: Path, members: Iterable[tuple[str, bytes]], format: int = tarfile.USTAR_FORMAT) -> Path:
+    """Writes a tar of (name, content)."""
+    with tarfile.open(path, "w", format=format) as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path

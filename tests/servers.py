@@ -38,6 +38,12 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
+def wait_for(condition: Callable[[], object]) -> None:
+    """Returns once the condition holds."""
+    while not condition():
+        time.sleep(0.01)
+
+
 class LlamaServer:
     """llama.cpp's HTTP server with SmolLM2-135M in a process of its own; it can be killed and started again
     at its address."""

@@ -39,98 +39,74 @@ def ledger(made: Run) -> dict[str, LedgerRow]:
     return {r.folder: r for r in rows}
 
 
-class OddTagger:
-    """Answers by `how` where the caption holds `when`; what is right elsewhere."""
+class OddError(Exception):
+    """An exception of a library's own, of no built-in kind."""
 
-    id, digest, reads, batch = "odd-tagger", "1", "caption", 1
 
-    def __init__(self, how: str, when: str = "boat") -> None:
-        self._how, self._when = how, when
+def lazy() -> Image.Image:
+    """An image that fails when it is decoded."""
+    cut = io.BytesIO()
+    Image.effect_noise((64, 64), 90).save(cut, "PNG")
+    return Image.open(io.BytesIO(cut.getvalue()[:600]))
 
-    def tag(self, items: Sequence[ImageAndText]) -> Any:
-        right = [Tags(("dog",), ("red dog",)) for _ in items]
-        if not any(self._when in (i.text or "") for i in items):
+
+SQUARE = Image.new("RGB", (32, 32), (200, 30, 30))
+TAGS: dict[str, Any] = {
+    "none": None, "string": "boat", "text_for_tuple": Tags("boat"), "numbers": Tags((1, 2)),  # type: ignore[arg-type]
+    "surrogate": Tags(("boat\ud800",)), "nan": Tags(("boat",), scores=(float("nan"),)),
+    "scores": Tags(("boat",), scores=(0.5, 0.5)), "score_text": Tags(("boat",), scores=("high",)),  # type: ignore[arg-type]
+    "caption": Tags(("boat",), caption=3),  # type: ignore[arg-type]
+}  # fmt: skip
+REPLIES: dict[str, Any] = {
+    "none": None, "string": "a boat", "bytes": Reply(b"a boat"), "text_none": Reply(None),  # type: ignore[arg-type]
+    "surrogate": Reply("a boat \udcff"), "tokens": Reply("a boat", prompt_tokens="many"),  # type: ignore[arg-type]
+    "huge": Reply("a boat", prompt_tokens=2**40), "error": Reply(None, error="too_wet"),  # type: ignore[arg-type]
+}  # fmt: skip
+PAINTINGS: dict[str, Any] = {
+    "none": None, "image": SQUARE, "bytes": Painting(b"JFIF"), "empty": Painting(Image.new("RGB", (0, 0))),  # type: ignore[arg-type]
+    "wide": Painting(Image.new("RGB", (70_000, 1))), "both": Painting(SQUARE, error="too_wet"),
+    "drawn": Painting(SQUARE, drawn=(1, 2)),  # type: ignore[arg-type]
+}  # fmt: skip
+
+
+class Odd:
+    """A model of any role: answers by `how` where an input holds a boat, and rightly elsewhere."""
+
+    id, digest, reads, batch = "odd", "1", "caption", 1
+
+    def __init__(self, how: str) -> None:
+        self._how = how
+
+    def _answer(self, inputs: Sequence[str], right: list[Any], odd: dict[str, Any]) -> Any:
+        if not any("boat" in text for text in inputs):
             return right
         if self._how == "raise":
             raise OddError("no boats")
         if self._how == "model_error":
             raise ModelError("too_wet", "boats are too wet")
-        number = len(items)
-        return {
-            "none": [None] * number,
-            "nothing": None,
-            "too_few": [],
-            "too_many": right * 2,
-            "string": ["boat"] * number,
-            "text_for_tuple": [Tags("boat")] * number,  # type: ignore[arg-type]
-            "numbers": [Tags((1, 2))] * number,  # type: ignore[arg-type]
-            "surrogate": [Tags(("boat\ud800",))] * number,
-            "nan": [Tags(("boat",), scores=(float("nan"),))] * number,
-            "scores": [Tags(("boat",), scores=(0.5, 0.5))] * number,
-            "score_text": [Tags(("boat",), scores=("high",))] * number,  # type: ignore[arg-type]
-            "caption": [Tags(("boat",), caption=3)] * number,  # type: ignore[arg-type]
-        }[self._how]
+        whole = {"nothing": None, "too_few": [], "too_many": right * 2}
+        return whole[self._how] if self._how in whole else [odd[self._how]] * len(inputs)
+
+    def tag(self, items: Sequence[ImageAndText]) -> Any:
+        return self._answer(
+            [i.text or "" for i in items], [Tags(("dog",), ("red dog",)) for _ in items], TAGS
+        )
 
 
-class OddError(Exception):
-    """An exception of a library's own, of no built-in kind."""
-
-
-class OddLLM:
-    """As `OddTagger`, for requests whose caption or tags hold `when`."""
-
-    id, digest, batch = "odd-llm", "1", 1
-
-    def __init__(self, how: str, when: str = "boat") -> None:
-        self._how, self._when = how, when
+class OddLLM(Odd):
+    """A writer."""
 
     def generate(self, requests: Sequence[Request]) -> Any:
-        if not any(self._when in p for r in requests for p in r.tags.phrases()):
-            return [Reply("There is " + ", ".join(r.tags.phrases()) + ".") for r in requests]
-        if self._how == "raise":
-            raise OddError("no boats")
-        answer: Any = {
-            "none": None,
-            "string": "a boat",
-            "bytes": Reply(b"a boat"),  # type: ignore[arg-type]
-            "text_none": Reply(None),  # type: ignore[arg-type]
-            "surrogate": Reply("a boat \udcff"),
-            "tokens": Reply("a boat", prompt_tokens="many"),  # type: ignore[arg-type]
-            "huge": Reply("a boat", prompt_tokens=2**40),
-            "error": Reply(None, error="too_wet"),  # type: ignore[arg-type]
-        }[self._how]
-        return [answer for _ in requests]
+        phrases = [", ".join(r.tags.phrases()) for r in requests]
+        return self._answer(phrases, [Reply(f"There is {p}.") for p in phrases], REPLIES)
 
 
-class OddPainter:
-    """As `OddTagger`, for prompts that hold `when`."""
-
-    id, digest, batch = "odd-painter", "1", 1
-
-    def __init__(self, how: str, when: str = "boat") -> None:
-        self._how, self._when = how, when
+class OddPainter(Odd):
+    """A painter."""
 
     def generate(self, prompts: Sequence[Prompt]) -> Any:
-        square = Image.new("RGB", (32, 32), (200, 30, 30))
-        if not any(self._when in p.text for p in prompts):
-            return [Painting(square) for _ in prompts]
-        if self._how == "raise":
-            raise OddError("no boats")
-        cut = io.BytesIO()
-        Image.effect_noise((64, 64), 90).save(cut, "PNG")
-        lazy = Image.open(io.BytesIO(cut.getvalue()[:600]))
-        answer: Any = {
-            "none": None,
-            "image": square,
-            "bytes": Painting(b"JFIF"),  # type: ignore[arg-type]
-            "empty": Painting(Image.new("RGB", (0, 0))),
-            "lazy": Painting(lazy),
-            "wide": Painting(Image.new("RGB", (70_000, 1))),
-            "both": Painting(square, error="too_wet"),
-            "drawn": Painting(square, drawn=(1, 2)),  # type: ignore[arg-type]
-            "too_many": None,
-        }[self._how]
-        return [answer for _ in prompts] * (2 if self._how == "too_many" else 1)
+        odd = {**PAINTINGS, "lazy": Painting(lazy())}
+        return self._answer([p.text for p in prompts], [Painting(SQUARE) for _ in prompts], odd)
 
 
 class OddSafety:
@@ -149,68 +125,38 @@ class OddSafety:
         return scores[:-1] if self._how == "too_few" else scores
 
 
-@pytest.mark.parametrize(
-    ("how", "reason"),
-    [
-        ("none", "bad_output"),
-        ("nothing", "model_error:TypeError"),
-        ("too_few", "no_output"),
-        ("too_many", "too_many_outputs"),
-        ("string", "bad_output"),
-        ("text_for_tuple", "bad_output"),
-        ("numbers", "bad_output"),
-        ("surrogate", "bad_output"),
-        ("nan", "bad_output"),
-        ("scores", "bad_output"),
-        ("score_text", "bad_output"),
-        ("caption", "bad_output"),
-        ("raise", "model_error:OddError"),
-        ("model_error", "too_wet"),
-    ],
-)
-def test_a_tagger_that_answers_oddly_costs_its_rows(tmp_path: Path, how: str, reason: str) -> None:
-    models = {"tagger": {"test_bad_input:OddTagger": how}, "llm": "realizer"}
-    rows = ledger(run(recipe(tmp_path, models=models), tmp_path / "run", base=tmp_path))
-    assert rows["tag"].failed.keys() == {reason}
-    assert (rows["tag"].ok, sum(rows["tag"].failed.values())) == (30, 10)
-    assert rows["judge-text"].rows == 30
+ROLES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "tagger": ("tag", "judge-text", {}),
+    "llm": ("write", "judge-text", {}),
+    "text_to_image": (
+        "paint",
+        "judge-image",
+        {"paths": ["SP4"], "judge": {"tagger": "helpers:PixelCounter"}},
+    ),
+}
+CLASSES = {"tagger": "Odd", "llm": "OddLLM", "text_to_image": "OddPainter"}
+REASONS = {
+    "tagger": {
+        **dict.fromkeys(TAGS, "bad_output"), "nothing": "model_error:TypeError", "too_few": "no_output",
+        "too_many": "too_many_outputs", "raise": "model_error:OddError", "model_error": "too_wet",
+    },
+    "llm": {**dict.fromkeys(REPLIES, "bad_output"), "error": "too_wet", "raise": "model_error:OddError"},
+    "text_to_image": {
+        **dict.fromkeys(PAINTINGS, "bad_output"), "lazy": "cannot_encode", "wide": "cannot_encode",
+        "both": "too_wet", "too_many": "too_many_outputs", "raise": "model_error:OddError",
+    },
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "how", ["none", "string", "bytes", "text_none", "surrogate", "tokens", "huge", "error", "raise"]
-)
-def test_a_writer_that_answers_oddly_costs_its_rows(tmp_path: Path, how: str) -> None:
-    models = {"tagger": "wordnet", "llm": {"test_bad_input:OddLLM": how}}
-    rows = ledger(run(recipe(tmp_path, models=models), tmp_path / "run", base=tmp_path))
-    assert rows["write"].failed == {
-        {"error": "too_wet", "raise": "model_error:OddError"}.get(how, "bad_output"): 10
-    }
-    assert rows["judge-text"].rows == 30
-
-
-@pytest.mark.parametrize(
-    ("how", "reason"),
-    [
-        ("none", "bad_output"),
-        ("image", "bad_output"),
-        ("bytes", "bad_output"),
-        ("empty", "bad_output"),
-        ("lazy", "cannot_encode"),
-        ("wide", "cannot_encode"),
-        ("both", "too_wet"),
-        ("drawn", "bad_output"),
-        ("too_many", "too_many_outputs"),
-        ("raise", "model_error:OddError"),
-    ],
-)
-def test_a_painter_that_answers_oddly_costs_its_rows(tmp_path: Path, how: str, reason: str) -> None:
-    models = {"tagger": "wordnet", "llm": "realizer", "text_to_image": {"test_bad_input:OddPainter": how}}
-    plan = recipe(tmp_path, models=models, paths=["SP4"], judge={"tagger": "helpers:PixelCounter"})
-    made = run(plan, tmp_path / "run", base=tmp_path)
+@pytest.mark.parametrize(("role", "how"), [(role, how) for role, hows in REASONS.items() for how in hows])
+def test_a_model_that_answers_oddly_costs_its_rows(tmp_path: Path, role: str, how: str) -> None:
+    folder, later, changes = ROLES[role]
+    models = {"tagger": "wordnet", "llm": "realizer", role: {f"test_bad_input:{CLASSES[role]}": how}}
+    made = run(recipe(tmp_path, models=models, **changes), tmp_path / "run", base=tmp_path)
     rows = ledger(made)
-    assert rows["paint"].failed == {reason: 10}
-    assert rows["judge-image"].rows == rows["tag"].ok == 30
-    assert all((r["image"] is None) == (r["status"] == "failed") for r in made.rows("paint"))
+    assert (rows[folder].ok, rows[folder].failed, rows[later].rows) == (30, {REASONS[role][how]: 10}, 30)
+    if role == "text_to_image":
+        assert all((r["image"] is None) == (r["status"] == "failed") for r in made.rows("paint"))
 
 
 @pytest.mark.parametrize("how", ["nan", "none", "text", "big"])

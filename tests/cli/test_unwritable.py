@@ -25,7 +25,7 @@ from ctrlsynth.clip.data import tars
 from ctrlsynth.evaluate.run import evaluate_all
 from ctrlsynth.models.open_clip.load import build
 from eval_sets import ColourClip, classification_set
-from helpers import recipe
+from helpers import ctrlsynth, recipe
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a disk needs root")
 
@@ -53,19 +53,6 @@ def full(tmp_path: Path) -> Iterator[Path]:
     for disk in mounted(tmp_path / "full", "size=64k"):
         (disk / "filler").write_bytes(b"\0" * 48 * 1024)
         yield disk
-
-
-def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str]:
-    """(exit code, what was told)."""
-    old, sys.argv = sys.argv, ["ctrlsynth", *map(str, words)]
-    try:
-        cli()
-        code = 0
-    except SystemExit as exit_:
-        code = int(exit_.code or 0)
-    finally:
-        sys.argv = old
-    return code, capsys.readouterr().err
 
 
 def words(tmp_path: Path, out: Path, what: str) -> list[object]:
@@ -130,10 +117,8 @@ ALL = ("init", "train", "eval", "sweep", "compare", "build", "flag", "plot", "li
 
 
 @pytest.mark.parametrize("what", ALL)
-def test_a_read_only_disk_is_one_line(
-    tmp_path: Path, read_only: Path, capsys: pytest.CaptureFixture[str], what: str
-) -> None:
-    code, told = call(capsys, *words(tmp_path, read_only, what))
+def test_a_read_only_disk_is_one_line(tmp_path: Path, read_only: Path, what: str) -> None:
+    code, _, told = ctrlsynth(*words(tmp_path, read_only, what))
     assert code in (1, 2)
     assert str(read_only) in told
     assert "Read-only file system" in told
@@ -141,10 +126,8 @@ def test_a_read_only_disk_is_one_line(
 
 
 @pytest.mark.parametrize("what", ["train", "sweep", "build", "flag", "plot", "lists"])
-def test_a_full_disk_is_one_line(
-    tmp_path: Path, full: Path, capsys: pytest.CaptureFixture[str], what: str
-) -> None:
-    code, told = call(capsys, *words(tmp_path, full, what))
+def test_a_full_disk_is_one_line(tmp_path: Path, full: Path, what: str) -> None:
+    code, _, told = ctrlsynth(*words(tmp_path, full, what))
     assert code == 1
     assert str(full) in told
     assert "the disk is full; make room" in told

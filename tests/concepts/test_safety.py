@@ -16,7 +16,7 @@ from ctrlsynth.concepts.match import Matcher
 from ctrlsynth.concepts.safety import answers, flag, holding, question, read_words
 from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.recipe.file import parse_recipe
-from helpers import refused
+from helpers import ctrlsynth, refused
 
 
 class Judge:
@@ -195,27 +195,12 @@ def test_banks_of_other_formats_have_no_flags() -> None:
     assert isinstance(flag(table_of([("a", "list", None)]), [])[0], pa.Table)
 
 
-def called(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    """What the command line answers: exit code, standard output, standard error."""
-    from ctrlsynth.cli.main import main as cli
-
-    code = 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["ctrlsynth", "concepts", *words])
-        try:
-            cli()
-        except SystemExit as left:
-            code = int(left.code or 0)
-    told = capsys.readouterr()
-    return code, told.out, told.err
-
-
-def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands(tmp_path: Path) -> None:
     bank = bank_of(tmp_path / "bank.parquet", "dog", "brothel", "castle")
     (tmp_path / "words.txt").write_text("castle\n")
     out, words = str(tmp_path / "flagged.parquet"), str(tmp_path / "words.txt")
-    code, told, _ = called(
-        capsys, "flag", str(bank), "--llm", "test_safety:Judge", "--out", out, "--blocklist", words
+    code, told, _ = ctrlsynth(
+        "concepts", "flag", str(bank), "--llm", "test_safety:Judge", "--out", out, "--blocklist", words
     )
     assert code == 0
     assert (
@@ -224,14 +209,16 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     )
     assert "Do not rely on" in told
     assert (
-        called(capsys, "flag", str(bank), "--llm", "test_safety:Judge", "--out", out)[0] == 2
+        ctrlsynth("concepts", "flag", str(bank), "--llm", "test_safety:Judge", "--out", out)[0] == 2
     )  # never over what is there
-    code, _, told = called(capsys, "flag", str(bank), "--out", str(tmp_path / "x.parquet"))
+    code, _, told = ctrlsynth("concepts", "flag", str(bank), "--out", str(tmp_path / "x.parquet"))
     assert (code, "name a model with --llm" in told) == (2, True)
-    code, _, told = called(capsys, "flag", str(bank), "--blocklist", words, "--out", str(tmp_path / "x.txt"))
+    code, _, told = ctrlsynth(
+        "concepts", "flag", str(bank), "--blocklist", words, "--out", str(tmp_path / "x.txt")
+    )
     assert (code, "flags are kept in a .parquet bank" in told) == (2, True)
-    code, told, _ = called(
-        capsys,
+    code, told, _ = ctrlsynth(
+        "concepts",
         "caption",
         out,
         "--llm",
@@ -245,8 +232,8 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert code == 0
     ledger = {r["folder"]: r for r in json.loads(told)["ledger"]}
     assert (ledger["read"]["dropped"], ledger["write"]["ok"]) == ({"flagged": 2}, 3)
-    code, told, _ = called(capsys, "diversity", str(tmp_path / "run"), words, "--json")
+    code, told, _ = ctrlsynth("concepts", "diversity", str(tmp_path / "run"), words, "--json")
     assert (code, json.loads(told)[str(tmp_path / "run")]["captions"]) == (0, 3)
-    code, told, _ = called(capsys, "diversity", str(tmp_path / "run"), "--bank", str(bank))
+    code, told, _ = ctrlsynth("concepts", "diversity", str(tmp_path / "run"), "--bank", str(bank))
     assert "self-BLEU" in told
-    assert called(capsys, "caption", out, "--llm", "nonsense", "--out", str(tmp_path / "y"))[0] == 2
+    assert ctrlsynth("concepts", "caption", out, "--llm", "nonsense", "--out", str(tmp_path / "y"))[0] == 2

@@ -4,6 +4,7 @@ extraction, in a run, and in want of memory."""
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,16 +34,9 @@ def rows(*colours: str) -> list[ImageAndText]:
     return [ImageAndText(picture(colour)) for colour in colours]
 
 
-def copy_of(folder: Path, place: Path) -> Path:
-    place.mkdir(parents=True)
-    for file in folder.iterdir():
-        (place / file.name).write_bytes(file.read_bytes())
-    return place
-
-
 def other_weights(folder: Path, place: Path) -> Path:
     """The same files with one number of the weights changed."""
-    data = bytearray((copy_of(folder, place) / "model.safetensors").read_bytes())
+    data = bytearray((shutil.copytree(folder, place) / "model.safetensors").read_bytes())
     data[-1] ^= 1
     (place / "model.safetensors").write_bytes(data)
     return place
@@ -194,7 +188,7 @@ def test_a_closed_captioner_loads_again(tiny: Tiny) -> None:
 
 
 def test_what_is_wrong_is_one_sentence(tiny: Tiny, tmp_path: Path) -> None:
-    own = copy_of(tiny("florence2"), tmp_path / "microsoft")
+    own = shutil.copytree(tiny("florence2"), tmp_path / "microsoft")
     config = json.loads((own / "config.json").read_text())
     (own / "config.json").write_text(json.dumps(config | {"vision_config": {"dim_embed": [1]}}))
     for value, message in (
@@ -210,7 +204,7 @@ def test_what_is_wrong_is_one_sentence(tiny: Tiny, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message) as caught:
             models.load(value, "tagger")
         assert "\n" not in str(caught.value)
-    bare = copy_of(tiny("blip"), tmp_path / "bare")
+    bare = shutil.copytree(tiny("blip"), tmp_path / "bare")
     (bare / "model.safetensors").unlink()
     with pytest.raises(UserError, match="holds no weights"):
         CaptionerTagger(str(bare)).check()

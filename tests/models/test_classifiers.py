@@ -4,6 +4,7 @@ tags of a whole hybrid."""
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,17 +30,10 @@ TOLERANCE = 2e-4
 """How far a score (rounded to 4 digits) may move with its batch: float32 sums in another order."""
 
 
-def copy_of(folder: Path, place: Path) -> Path:
-    place.mkdir(parents=True)
-    for file in folder.iterdir():
-        (place / file.name).write_bytes(file.read_bytes())
-    return place
-
-
 def other_weights(folder: Path, place: Path, file: str) -> Path:
     """The same files, with numbers changed in all of the latter half of the weights, as another training
     would."""
-    data = bytearray((copy_of(folder, place) / file).read_bytes())
+    data = bytearray((shutil.copytree(folder, place) / file).read_bytes())
     if file.endswith(".pt"):
         data[len(data) // 2] ^= 1
     else:
@@ -352,7 +346,7 @@ def test_open_clip_by_name_takes_a_local_file(vocabulary: Path, tmp_path: Path) 
         ({"open_clip": "acme/none"}, "fetch it with `hf download acme/none`"),
         ({"templates": "a photo"}, "templates: a list of sentences"),
         ({"score": "cos"}, "unknown score 'cos'; did you mean 'cosine'"),
-        ({"cut": 2}, "cut: a score from 0 to 1"),
+        ({"cut": 2}, "cut: a number from 0 to 1"),
         ({"vocabulary": None}, "takes a model and a vocabulary"),
     ):
         with pytest.raises(UserError, match=message) as caught:
@@ -427,7 +421,7 @@ def test_the_chooser_against_plain_sorting(
 
 
 def test_wrong_classifiers_are_one_sentence(tiny: Tiny, tmp_path: Path) -> None:
-    bare = copy_of(tiny("vit"), tmp_path / "bare")
+    bare = shutil.copytree(tiny("vit"), tmp_path / "bare")
     config = json.loads((bare / "config.json").read_text())
     (bare / "config.json").write_text(
         json.dumps(config | {"id2label": {str(n): f"LABEL_{n}" for n in range(4)}})
@@ -435,7 +429,7 @@ def test_wrong_classifiers_are_one_sentence(tiny: Tiny, tmp_path: Path) -> None:
     for value, message in (
         ({"classifier": str(bare)}, "names none of its 4 classes; give a label file as `labels`"),
         ({"classifier": str(tiny("vit")), "top_k": 0}, "top_k: a whole number from 1 up"),
-        ({"classifier": str(tiny("vit")), "cut": -1}, "cut: a score from 0 to 1"),
+        ({"classifier": str(tiny("vit")), "cut": -1}, "cut: a number from 0 to 1"),
         (
             {"classifier": str(tiny("vit")), "multi_labl": True},
             "unknown option 'multi_labl'; did you mean 'multi_label'",

@@ -384,7 +384,7 @@ def test_memory_savers_are_calls_of_the_pipeline(tiny: Tiny, monkeypatch: pytest
     ("options", "message"),
     [
         ({"step": 3}, "unknown option 'step'; did you mean 'steps'"),
-        ({"steps": 0}, r"text_to_image\.steps: a whole number from 1, not 0"),
+        ({"steps": 0}, r"text_to_image\.steps: a whole number from 1 up, not 0"),
         ({"batch": True}, "batch: a whole number"),
         ({"guidance": "7"}, "guidance: a number from 0 to 100"),
         ({"size": 65}, "size: one edge or .*multiples of 8, not 65"),
@@ -423,7 +423,7 @@ def test_what_a_pipeline_has_no_place_for_is_refused(tiny: Tiny, tmp_path: Path)
     with pytest.raises(UserError, match="AudioLDMPipeline of diffusers paints no images from text"):
         build(tmp_path).check()
     (tmp_path / "model_index.json").write_text("{")
-    with pytest.raises(UserError, match=r"is no diffusers pipeline: .*model_index.json is absent or damaged"):
+    with pytest.raises(UserError, match=r"its model_index.json is damaged"):
         build(tmp_path)
 
 

@@ -3,6 +3,7 @@ laid out on disk."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -40,13 +41,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def copy_of(folder: Path, place: Path) -> Path:
-    place.mkdir(parents=True)
-    for file in folder.iterdir():
-        (place / file.name).write_bytes(file.read_bytes())
-    return place
-
-
 def found(model: Any, **options: Any) -> Located:
     return locate(model, read_options(options, "models.tagger"), "models.tagger")
 
@@ -59,7 +53,7 @@ def in_cache(
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(root))
     base = root / "models--acme--tiny"
-    place = copy_of(folder, base / "snapshots" / commit)
+    place = shutil.copytree(folder, base / "snapshots" / commit)
     (base / "refs").mkdir(exist_ok=True)
     (base / "refs" / ref).write_text(commit)
     return place
@@ -162,7 +156,7 @@ def changed(offset: Callable[[int], int]) -> Callable[[Path], None]:
 def test_a_change_of_a_local_file_changes_both_digests(
     change: Callable[[Path], None], tiny: Path, tmp_path: Path
 ) -> None:
-    place = copy_of(tiny, tmp_path / "copy")
+    place = shutil.copytree(tiny, tmp_path / "copy")
     assert (found(place).digest(), found(place).content_digest()) == (
         found(tiny).digest(),
         found(tiny).content_digest(),
@@ -207,7 +201,7 @@ def test_a_damaged_safetensors_file_still_has_a_digest(tmp_path: Path) -> None:
 
 
 def test_hidden_files_and_the_card_are_passed_over(tiny: Path, tmp_path: Path) -> None:
-    place = copy_of(tiny, tmp_path / "copy")
+    place = shutil.copytree(tiny, tmp_path / "copy")
     (place / "README.md").write_text("card")
     (place / ".cache").mkdir()
     (place / ".cache" / "x").write_text("x")

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, cast
 
@@ -19,7 +20,7 @@ from ctrlsynth.models.base import Reply
 from ctrlsynth.models.llms.server import OpenAIServer
 from ctrlsynth.models.registry import load
 from ctrlsynth.models.server import LONGEST_REST, retry_after
-from servers import FaultyServer, completion, echo, free_port, said
+from servers import FaultyServer, completion, echo, free_port, said, wait_for
 
 DRAFT_DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
 
@@ -242,14 +243,11 @@ def test_a_replica_that_only_says_500_is_left_alone(opened: list[OpenAIServer]) 
 def test_a_dead_server_that_comes_back_in_time_costs_nothing(opened: list[OpenAIServer]) -> None:
     port = free_port()
     model = client(opened, f"http://127.0.0.1:{port}/v1", patience=30)
-    later: list[FaultyServer] = []
-    timer = threading.Timer(0.8, lambda: later.append(FaultyServer(port=port)))
-    timer.start()
-    try:
-        assert [r.text for r in ask(model, "a", "b")] == ["You said: a", "You said: b"]
-    finally:
-        timer.join()
-        later[0].__exit__()
+    with ThreadPoolExecutor(1) as thread:
+        replies = thread.submit(ask, model, "a", "b")
+        wait_for(lambda: model.pool._state is not None and model.pool._state.replicas[0].out)
+        with FaultyServer(port=port):
+            assert [r.text for r in replies.result()] == ["You said: a", "You said: b"]
 
 
 def test_all_servers_dead_is_the_batch_s_fault_unless_something_was_answered(
@@ -405,8 +403,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"base_url": ["http://a", "http://b"]}, "base_url is one address; several are replicas: base_urls"),
     ({"base_url": "localhost:8000"}, "begins with http"),
     ({"base_url": "http://a", "base_urls": ["http://b"]}, "not both"),
-    ({"concurrency": 0}, "concurrency is a whole number"),
-    ({"timeout": 0}, "timeout is a number of seconds"),
+    ({"concurrency": 0}, "concurrency: a whole number"),
+    ({"timeout": 0}, "timeout: a number"),
     ({"temperature": -1}, "temperature"),
     ({"top_p": 0}, "top_p"),
     ({"max_tokens": 1.5}, "max_tokens"),

@@ -4,8 +4,8 @@ are really killed."""
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from conformance import check_llm, request
 from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import Request
 from ctrlsynth.models.llms.server import OpenAIServer
-from servers import LlamaServer
+from servers import LlamaServer, wait_for
 
 SCHEMA = {
     "type": "object",
@@ -94,18 +94,16 @@ def test_a_server_that_is_killed_is_left_and_found_again(
         try:
             assert both.digest == both.digest
             asked = ROWS * 4
-            killer = threading.Timer(0.3, twin.kill)
-            killer.start()
-            replies: list[Any] = both.generate(asked)
-            killer.join()
+            with ThreadPoolExecutor(1) as thread:
+                answers = thread.submit(both.generate, asked)
+                wait_for(lambda: answers.done() or ((state := both.pool._state) and state.replicas[1].busy))
+                twin.kill()
+                replies: list[Any] = answers.result()
             assert [r.error for r in replies] == [None] * len(asked)
             twin.start()
             state = both.pool._state
             assert state is not None
-            for _ in range(30):
-                both.generate(ROWS)
-                if not any(r.out for r in state.replicas):
-                    break
-            assert not any(r.out for r in state.replicas)
+            wait_for(lambda: not any(r.out for r in state.replicas))
+            assert [r.error for r in both.generate(ROWS)] == [None] * len(ROWS)
         finally:
             both.close()

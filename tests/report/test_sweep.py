@@ -102,8 +102,7 @@ def test_every_share_is_decided_as_the_judge_decides_it() -> None:
     side of one."""
     recalls = [float(np.float32(Fraction(k, n))) for n in range(1, 41) for k in range(n + 1)]
     tally = _Tally()
-    for recall in [*recalls, np.nan]:
-        tally.add([recall])
+    tally.add(np.array([*recalls, np.nan]), np.array([*recalls, np.nan]))
     for row in tally.rows("x", "text", 0.0):
         assert row.kept == sum(verdict(Score(r), row.threshold) == "kept" for r in recalls)
         assert row.judged == len(recalls) + 1

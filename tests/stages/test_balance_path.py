@@ -270,7 +270,7 @@ def test_what_cannot_be_balanced_is_told_in_one_line(tmp_path: Path) -> None:
 
     assert "holds balance: add a block" in refused(balance=None)
     assert "no path of the recipe holds the node balance" in refused(paths={"p": ["text", "image*"]})
-    assert "behind text or text*, not 'image'" in refused(paths={"p": ["image", "balance", "tags"]})
+    assert "follows text or text*, not 'image'" in refused(paths={"p": ["image", "balance", "tags"]})
     assert "is given twice" in refused(paths={"p": ["text", "balance", "balance", "image*"]})
     assert "exactly one of size, t, random" in refused(balance={"size": 3, "t": 2})
     assert "greater than 0" in refused(balance={"t": 0})

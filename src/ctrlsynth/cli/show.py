@@ -56,7 +56,8 @@ def show_ledger(run: RunReader) -> None:
         *(f"{r.folder}: {r.cost:,.4f} US dollars by the recipe's prices" for r in rows if r.cost is not None),
         _sum_line(rows),
         *(
-            f"{r.folder} kept none of {r.rows:,} rows ({_reasons(r)}), so {', '.join(r.paths)} gives nothing: "
+            f"{r.folder} kept none of {r.rows:,} rows ({_reasons(r)}), so {', '.join(r.paths)} gives "
+            f"nothing: "
             f"`ctrlsynth explain {run.root}` shows one sample, `ctrlsynth sweep {run.root}` all thresholds"
             for r in rows
             if r.folder.startswith("judge") and r.rows and not r.ok and r.parts == r.parts_wanted

@@ -6,23 +6,27 @@ run."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..recipe.paths import Step
 from ..recipe.schema import Recipe
-from ..runs.pairs import Shape, families
-from ..runs.reader import Row, RunReader
+from ..runs.pairs import Shape
+from ..runs.reader import Parts, RunReader
+from ..sample import ancestor
 from ..stages.boxes import box_of
 from ..stages.judge import SLACK, passes
 
 GRID = tuple(n / 20 for n in range(21))
 """p_f = 0, 0.05, ... 1."""
+_Kind = Literal["text", "image", "pair"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class SweepRow:
     """
 
     name: str
-    kind: Literal["text", "image", "pair"]
+    kind: _Kind
     threshold: float
     kept: int
     judged: int
@@ -83,28 +87,17 @@ class _Tally:
         self.judged = 0
         self._counts = np.zeros(len(GRID) + 1, np.int64)
         self._sums = np.zeros(len(GRID) + 1)
-        self._waiting: list[tuple[float, float]] = []
 
-    def add(self, recalls: Sequence[float]) -> None:
-        """Adds a row with one recall, or a pair with two: the lower decides, their mean is averaged; nan
-        where nothing passes."""
-        low = np.nan if any(map(math.isnan, recalls)) else min(recalls)
-        self._waiting.append((low, sum(recalls) / len(recalls)))
-        if len(self._waiting) == 65536:
-            self._count()
-
-    def _count(self) -> None:
-        found = np.array(self._waiting).reshape(-1, 2)
-        self._waiting = []
-        self.judged += len(found)
-        low, mean = found[~np.isnan(found[:, 0])].T
-        steps = passes(low[:, None], np.asarray(GRID)).sum(axis=1)
+    def add(self, lowest: NDArray[np.float64], mean: NDArray[np.float64]) -> None:
+        """Adds rows: `lowest` is the recall that decides, nan where nothing passes; `mean` is averaged."""
+        self.judged += len(lowest)
+        passing = ~np.isnan(lowest)
+        steps = passes(lowest[passing, None], np.asarray(GRID)).sum(axis=1)
         self._counts += np.bincount(steps, minlength=len(GRID) + 1)
-        self._sums += np.bincount(steps, weights=mean, minlength=len(GRID) + 1)
+        self._sums += np.bincount(steps, weights=mean[passing], minlength=len(GRID) + 1)
 
-    def rows(self, name: str, kind: Literal["text", "image", "pair"], from_: float) -> Iterator[SweepRow]:
+    def rows(self, name: str, kind: _Kind, from_: float) -> Iterator[SweepRow]:
         """Yields the rows of the table; they are complete from the threshold `from_` on."""
-        self._count()
         kept = np.cumsum(self._counts[::-1])[::-1][1:]
         sums = np.cumsum(self._sums[::-1])[::-1][1:]
         for p, number, total in zip(GRID, kept.tolist(), sums.tolist(), strict=True):
@@ -117,52 +110,72 @@ def sweep(run: RunReader) -> Sweep:
 
     Everything but p_f stays as the recipe has it (reference, matcher, weights, violations, safety). Raises
     UserError where nothing was judged."""
-    judge, shape = run.recipe.judge, Shape(run)
+    judge, shape, parts = run.recipe.judge, Shape(run), Parts(run)
     judges = [s for s in run.steps if box_of(s).judges]
     if judge is None or not judges:
         raise UserError(f"{run.root}: nothing was judged in this run; give the recipe a `judge`")
-    alone = {s.folder: _Tally() for s in judges}
-    paths = {name: made[-1] for name, chain in shape.paths.items() if (made := _judged(shape, chain))}
-    pairs = {folder: _Tally() for folder in paths.values()}
-    for source, family in families(run, shape, texts=False):
-        for step in judges:
-            for row in family[step.folder]:
-                alone[step.folder].add([_recall(run.recipe, step, row)])
-        for pair in shape.pairs(source, family):
-            members = [m for m in (pair.text, pair.image) if m is not None and m.step.folder in shape.judges]
-            if pair.folder in pairs and members and members[-1].judged is not None:
-                steps = [shape.judges[m.step.folder] for m in members]
-                found = [_recall(run.recipe, s, m.judged) for s, m in zip(steps, members, strict=True)]
-                pairs[pair.folder].add(found)
+    series: list[tuple[str, _Kind, list[Step]]] = [
+        (s.folder, box_of(s).judges or "text", [s]) for s in judges
+    ]
+    series += [
+        (name, "pair", found) for name, chain in shape.paths.items() if (found := _judges(shape, chain))
+    ]
     rows: list[SweepRow] = []
-    for step in judges:
-        from_ = judge.threshold if _behind_gate(run, step) else 0.0
-        rows += alone[step.folder].rows(step.folder, box_of(step).judges or "text", from_)
-    for name, folder in paths.items():
-        gated = any(_behind_gate(run, shape.judges[f]) for f in _judged(shape, shape.paths[name]))
-        rows += pairs[folder].rows(name, "pair", judge.threshold if gated else 0.0)
+    for name, kind, members in series:
+        tally = _Tally()
+        for index in parts.indexes():
+            tally.add(*_recalls(run.recipe, parts, index, members))
+        gated = any(_behind_gate(run, step) for step in members)
+        rows += tally.rows(name, kind, judge.threshold if gated else 0.0)
     note = gate_note(run)
     return Sweep(tuple(rows), judge.threshold, (note,) if note else ())
 
 
-def _judged(shape: Shape, chain: Sequence[str]) -> list[str]:
-    """The folders of a path's last text and last image, in the path's order, if they are judged."""
+def _judges(shape: Shape, chain: Sequence[str]) -> list[Step]:
+    """The judges of a path's last text and last image, in the path's order."""
     last = {box_of(shape.steps[f]).makes: f for f in chain if f in shape.kinds}
-    return sorted((f for f in last.values() if f in shape.judges), key=chain.index)
+    return [shape.judges[f] for f in sorted(last.values(), key=chain.index) if f in shape.judges]
 
 
-def _recall(recipe: Recipe, step: Step, row: Row | None) -> float:
-    """The recall that decides; nan where no threshold would keep the row."""
+def _recalls(
+    recipe: Recipe, parts: Parts, index: int, judges: Sequence[Step]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns the lowest recall of each row of one part, and the mean. Two judges: of each pair, whose last
+    member has a row of the last judge and descends from the other's."""
+    *before, last = judges
+    ids, recall = _scores(recipe, parts, index, last, with_ids=bool(before))
+    if not before:
+        return recall, recall
+    above, known = _scores(recipe, parts, index, before[0], with_ids=True)
+    first = dict(zip((i.removesuffix("/judge") for i in above), known.tolist(), strict=True))
+    other = np.array([ancestor(i, first) for i in ids], np.float64)
+    return np.minimum(recall, other), (recall + other) / 2
+
+
+def _scores(
+    recipe: Recipe, parts: Parts, index: int, step: Step, with_ids: bool
+) -> tuple[list[str], NDArray[np.float64]]:
+    """Returns ids and recalls of one part of a judge's table; nan where no threshold would keep the row."""
     assert recipe.judge is not None
-    score = row[box_of(step).decides(recipe)] if row is not None else None
-    if row is None or score is None or score["recall"] is None:
-        return math.nan
-    safety = recipe.judge.safety
-    unsafe = row.get("unsafe")
-    if safety is not None and unsafe is not None and unsafe >= safety.threshold:
-        return math.nan
-    came_back = recipe.judge.forbid_violations and score["violations"]
-    return math.nan if came_back else float(score["recall"])
+    column, forbid = box_of(step).decides(recipe), recipe.judge.forbid_violations
+    safety = recipe.judge.safety if box_of(step).judges == "image" else None
+    wanted = {f"{column}.recall": True, f"{column}.violations": forbid, "unsafe": safety, "id": with_ids}
+    ids: list[str] = []
+    recalls = [np.zeros(0)]
+    for batch in parts.batches(step.folder, [name for name, read in wanted.items() if read], index):
+        recall = _floats(pc.struct_field(batch[column], "recall"))
+        if forbid:
+            recall[_floats(pc.list_value_length(pc.struct_field(batch[column], "violations"))) > 0] = np.nan
+        if safety is not None:
+            recall[_floats(batch["unsafe"]) >= safety.threshold] = np.nan
+        ids += batch["id"].to_pylist() if with_ids else []
+        recalls.append(recall)
+    return ids, np.concatenate(recalls)
+
+
+def _floats(values: pa.Array) -> NDArray[np.float64]:
+    """The numbers as a new array; null becomes nan."""
+    return np.array(values.cast(pa.float64()), np.float64)
 
 
 def gate_note(run: RunReader) -> str | None:
@@ -182,24 +195,20 @@ def gate_note(run: RunReader) -> str | None:
 
 def _behind_gate(run: RunReader, step: Step) -> bool:
     """Whether a gate removed rejected rows before this step."""
-    todo, by_folder = [step], {s.folder: s for s in run.steps}
-    while todo:
-        here = todo.pop()
-        if any(role.startswith("gate ") for role in here.uses):
-            return True
-        todo += [by_folder[f] for f in [here.parent] if f is not None]
-    return False
+    by_folder = {s.folder: s for s in run.steps}
+    here: Step | None = step
+    while here is not None and not any(role.startswith("gate ") for role in here.uses):
+        here = by_folder.get(here.parent or "")
+    return here is not None
 
 
 def as_table(found: Sweep) -> tuple[list[str], list[list[str]]]:
     """Returns headings and rows as text: one line per p_f; for every series kept (share) and mean recall.
     `*`: below the gate, see the notes."""
-    names = found.names()
-    head = ["p_f"]
-    for kind, name in names:
+    head, body = ["p_f"], []
+    for kind, name in found.names():
         head += [f"{name} pairs" if kind == "pair" else name, "recall"]
-    body = []
-    columns = [found.series(kind, name) for kind, name in names]
+    columns = [found.series(kind, name) for kind, name in found.names()]
     for number, p in enumerate(GRID):
         line = [f"{p:.2f}" + (" <" if abs(p - found.threshold) < SLACK else "")]
         for series in columns:

@@ -59,8 +59,9 @@ class Workshop:
         digests: dict[str, str] = {}
         for step in self.plan.steps:
             digests[step.folder] = self.digest(step, digests)
-        settings = {folder: stage.settings() for folder, stage in self.stages.items()}
-        self.plan = replace(self.plan, digests=digests, settings=settings)
+        self.plan = replace(
+            self.plan, digests=digests, settings={f: s.settings() for f, s in self.stages.items()}
+        )
 
     def digest(self, step: Step, known: Mapping[str, str]) -> str:
         """Returns a step's digest; its stage is built, and `known` has the digests of what is upstream."""
@@ -73,9 +74,7 @@ class Workshop:
 
     def guarded(self, folder: str) -> GuardedModel:
         """Returns the caller of a stage's model: one per process, so that what it learns outlives a part."""
-        if folder not in self._guarded:
-            self._guarded[folder] = GuardedModel(folder, self.plan.recipe.faults)
-        return self._guarded[folder]
+        return self._guarded.setdefault(folder, GuardedModel(folder, self.plan.recipe.faults))
 
 
 def open_workshop(
@@ -95,9 +94,8 @@ def open_workshop(
     candidates = judge.candidates if judge is not None else 1
     if judge is not None and judge.target is not None:
         candidates = max(candidates, min(int(earlier.get("candidates", 1)), judge.max_candidates))
-    described, parts = source.describe(), tuple(source.parts())
     plan = Plan(
-        recipe, base, limit, tuple(steps), described, source.has_images, parts, candidates,
+        recipe, base, limit, tuple(steps), source.describe(), source.has_images, tuple(source.parts()), candidates,
         retries=earlier.get("retries", {}), contents=earlier.get("contents", {}),
     )  # fmt: skip
     workshop = Workshop(plan, Materials(recipe, base, steps, source, source.has_images))

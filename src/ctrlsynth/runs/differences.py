@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_FREE = ("train", "evaluate", "name", "faults", "engines")
+"""Blocks of the recipe that no row depends on."""
+
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Returns one line per difference of two plan.json: recipe keys first, then stages whose digest changed
@@ -12,12 +15,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     lines = [
         f"{key}: {_show(a)} -> {_show(b)}"
         for key, a, b in _flat_diff(old.get("recipe", {}), new["recipe"])
-        if not _affects_no_row(key)
+        if key.split(".")[0] not in _FREE
     ]
-    lines += [
-        f"{key}: {_show(old.get(key))} -> {_show(new[key])}" for key in ("limit",) if old.get(key) != new[key]
-    ]
-    lost = _lost_parts(old.get("parts", []), new["parts"]) if old.get("limit") == new["limit"] else []
+    lost = _lost_parts(old.get("parts", []), new["parts"])
+    if old.get("limit") != new["limit"]:
+        lines.append(f"limit: {_show(old.get('limit'))} -> {_show(new['limit'])}")
+        lost = []
     before = {s["folder"]: s for s in old.get("steps", [])}
     after = {s["folder"]: s for s in new["steps"]}
     moved = [f for f, s in after.items() if f in before and before[f]["digest"] != s["digest"]]
@@ -53,16 +56,10 @@ def _lost_parts(old: Sequence[str], new: Sequence[str]) -> list[str]:
     return []
 
 
-def _affects_no_row(key: str) -> bool:
-    return key.split(".")[0] in ("train", "evaluate", "name", "faults", "engines")
-
-
 def _flat_diff(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
     if isinstance(old, dict) and isinstance(new, dict):
-        out = []
-        for name in [*old, *(k for k in new if k not in old)]:
-            out += _flat_diff(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
-        return out
+        inner = [(f"{key}.{n}" if key else str(n), old.get(n), new.get(n)) for n in {**old, **new}]
+        return [found for name, a, b in inner for found in _flat_diff(a, b, name)]
     return [] if old == new else [(key, old, new)]
 
 

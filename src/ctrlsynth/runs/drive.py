@@ -58,9 +58,10 @@ def run(
         path = Path(recipe)
         recipe, base, text = load_recipe(path), base or path.parent, path.read_text(encoding="utf-8")
     root = output_location(out or Path("runs") / recipe.name)
+    folder = RunFolder(root)
     quiet_native_threads()
     earlier = read_plan(root)
-    if earlier is None and RunFolder(root).is_foreign():
+    if earlier is None and folder.is_foreign():
         raise UserError(f"{root}: not empty and not a run's folder; choose another with --out")
     work = _engine(engine, address)
     workshop = open_workshop(recipe, base or Path(), limit, earlier)
@@ -71,19 +72,18 @@ def run(
         raise UserError(
             f"{root}: cannot be made ({error.strerror}); choose another folder with --out"
         ) from error
-    folder = RunFolder(root)
     folder.sweep_leftovers()
     if retry:
         workshop.plan = _retry_failed(folder, workshop.plan)
     if verify:
-        workshop.plan = replace(workshop.plan, contents=_checked_contents(workshop))
+        _check_contents(workshop)
         workshop.plan = _retry_changed(folder, workshop)
     preflight(workshop, folder)
     _mark_stale(folder, workshop.plan, earlier or {}, changes)
     _check_disk(root)
-    _save(root, workshop.plan, text)
+    _save(folder, workshop.plan, text)
     work(workshop, folder, watcher, retry)
-    _waves(root, folder, workshop, watcher, work)
+    _waves(folder, workshop, watcher, work)
     return root
 
 
@@ -101,9 +101,9 @@ def _engine(name: str, address: str | None) -> Work:
 def _compare(root: Location, earlier: Mapping[str, Any] | None, plan: Plan, update: bool) -> list[str]:
     lines = differences(earlier, plan.describe()) if earlier is not None else []
     if lines and not update:
-        listed = "\n  ".join(lines)
+        listed = "".join(f"  {line}\n" for line in lines)
         raise UserError(
-            f"{root}: this folder was made by another plan. The difference:\n  {listed}\n"
+            f"{root}: this folder was made by another plan. The difference:\n{listed}"
             "Continue with --update (rows whose key is unchanged are reused), or choose another folder "
             "with --out."
         )
@@ -113,35 +113,25 @@ def _compare(root: Location, earlier: Mapping[str, Any] | None, plan: Plan, upda
 def _mark_stale(folder: RunFolder, plan: Plan, earlier: Mapping[str, Any], changes: list[str]) -> None:
     """Marks every report and data set of this run as stale if the run changes: another plan, another source,
     or rows that are retried."""
-    if not changes:
-        listings = {s.folder: folder.listing(s.folder) for s in plan.steps}
-        wanted = {(f, p.index, plan.part_digest(f, p)) for f in listings for p in plan.parts}
-        there = {
-            (f, index, digest)
-            for f, listing in listings.items()
-            for index, digests in listing.items()
-            for digest in digests
-        }
-        changes = (
-            ["parts of the source were changed, added or removed, or rows were retried"]
-            if wanted != there
-            else []
-        )
+    folders = [s.folder for s in plan.steps]
+    wanted = {(f, p.index, plan.part_digest(f, p)) for f in folders for p in plan.parts}
+    if not changes and wanted != {(f, n, digest) for f in folders for n, digest, _ in folder.entries(f)}:
+        changes = ["parts of the source were changed, added or removed, or rows were retried"]
     for product in earlier.get("products", []) if changes else []:
-        folder_made = Path(product["path"])
-        if folder_made.is_dir():
-            with disk_errors(folder_made / STALE):
+        mark = Path(product["path"]) / STALE
+        if mark.parent.is_dir():
+            with disk_errors(mark):
                 text = "The run that this was made from has changed since:\n" + "\n".join(changes) + "\n"
-                (folder_made / STALE).write_text(text, encoding="utf-8", errors="backslashreplace")
+                mark.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def _save(root: Location, plan: Plan, text: str | None) -> None:
-    before = read_json(RunFolder(root).plan_file) or {}
+def _save(folder: RunFolder, plan: Plan, text: str | None) -> None:
+    before = read_json(folder.plan_file) or {}
     described = {**plan.describe(), "products": before.get("products", [])}
     if {k: v for k, v in before.items() if k != "schema"} != described:
-        write_json(RunFolder(root).plan_file, described)
+        write_json(folder.plan_file, described)
     if text is not None:
-        copy = RunFolder(root).recipe_file
+        copy = folder.recipe_file
         with disk_errors(copy):
             if not copy.exists() or copy.read_bytes() != text.encode():
                 copy.write_bytes(text.encode())
@@ -150,24 +140,20 @@ def _save(root: Location, plan: Plan, text: str | None) -> None:
 def add_product(root: Location, kind: str, path: Path) -> None:
     """Records in plan.json that a report or a data set was made from this run, so that a later update marks
     it as stale."""
-    plan = read_json(RunFolder(root).plan_file) or {}
-    resolved = str(path.resolve())
-    products = [p for p in plan.get("products", []) if p["path"] != resolved]
-    plan["products"] = [*products, {"kind": kind, "path": resolved}]
-    write_json(RunFolder(root).plan_file, {k: v for k, v in plan.items() if k != "schema"})
+    file, product = RunFolder(root).plan_file, {"kind": kind, "path": str(path.resolve())}
+    plan = {k: v for k, v in (read_json(file) or {}).items() if k != "schema"}
+    others = [p for p in plan.get("products", []) if p["path"] != product["path"]]
+    write_json(file, {**plan, "products": [*others, product]})
 
 
 def _retry_failed(folder: RunFolder, plan: Plan) -> Plan:
     """Returns the plan with a new digest for every part that holds failed rows and for all that depends on
     it."""
     for step in plan.steps:
-        listing, failed = folder.listing(step.folder), []
-        for part in plan.parts:
-            digest = plan.part_digest(step.folder, part)
-            there = digest in listing.get(part.index, [])
-            if there and folder.counts(step.folder, part.index, digest).get("failed"):
-                failed.append(part.index)
-        plan = plan.retry(step.folder, failed)
+        listing = folder.listing(step.folder)
+        digests = {p.index: plan.part_digest(step.folder, p) for p in plan.parts}
+        made = [(i, d) for i, d in digests.items() if d in listing.get(i, [])]
+        plan = plan.retry(step.folder, [i for i, d in made if folder.counts(step.folder, i, d)["failed"]])
     return plan
 
 
@@ -177,11 +163,11 @@ def _retry_changed(folder: RunFolder, workshop: Workshop) -> Plan:
     plan, source = workshop.plan, workshop.materials.source
     assert source is not None
     listing, changed = folder.listing("read"), []
+    names = ["id", "status", "caption", "sha256"]
     for part in plan.parts:
         digest = plan.part_digest("read", part)
         if digest not in listing.get(part.index, []):
             continue
-        names = ["id", "status", "caption", "sha256"]
         stored = (
             tuple(row)
             for batch in folder.batches("read", part.index, digest, names)
@@ -193,7 +179,7 @@ def _retry_changed(folder: RunFolder, workshop: Workshop) -> Plan:
     return plan.retry("read", changed)
 
 
-def _checked_contents(workshop: Workshop) -> dict[str, str]:
+def _check_contents(workshop: Workshop) -> None:
     """`--verify`: hashes the whole of every model file whose digest looks at its ends only, and compares with
     the last time."""
     contents = dict(workshop.plan.contents)
@@ -204,7 +190,7 @@ def _checked_contents(workshop: Workshop) -> dict[str, str]:
                 f"{model.id}: its file is not the one that this run was made with, although its size and "
                 f"both ends are the same; use another run folder"
             )
-    return contents
+    workshop.plan = replace(workshop.plan, contents=contents)
 
 
 def _check_disk(root: Location) -> None:
@@ -218,17 +204,16 @@ def _check_disk(root: Location) -> None:
         raise UserError(f"{root}: cannot be written to")
 
 
-def _waves(
-    root: Location, folder: RunFolder, workshop: Workshop, watcher: Watcher | None, work: Work
-) -> None:
+def _waves(folder: RunFolder, workshop: Workshop, watcher: Watcher | None, work: Work) -> None:
     """`judge.target`: adds whole waves of candidates until enough pairs are accepted. Whole waves, so that
     the set does not depend on the engine."""
     judge = workshop.plan.recipe.judge
-    if judge is None or judge.target is None:
-        return
     while (
-        count_pairs(RunReader.open(root)) < judge.target and workshop.plan.candidates < judge.max_candidates
+        judge is not None
+        and judge.target is not None
+        and count_pairs(RunReader.open(folder.root)) < judge.target
+        and workshop.plan.candidates < judge.max_candidates
     ):
         workshop.widen(workshop.plan.candidates + 1)
-        _save(root, workshop.plan, None)
+        _save(folder, workshop.plan, None)
         work(workshop, folder, watcher, False)

@@ -17,12 +17,12 @@ from ..errors import UserError
 from ..recipe.paths import Step
 from ..recipe.schema import Recipe
 from ..stages.boxes import box_of
-from ..storage.files import part_counts, read_json
+from ..storage.files import read_json
 from ..storage.location import Location
 from ..storage.parts import RunFolder
 from .build import Workshop, open_workshop
 from .differences import differences
-from .ledger import totals
+from .ledger import measured
 from .plan import Plan
 
 RATES: dict[str, tuple[float, float]] = {
@@ -69,39 +69,20 @@ def stage_estimates(workshop: Workshop, run: RunFolder) -> list[dict[str, Any]]:
     """Returns for each stage: parts, how many are done, rows, and what is left to spend; None where the
     source's rows are not known yet."""
     plan = workshop.plan
-    known = [p.rows for p in plan.parts]
-    rows: dict[str, int | None] = {"read": None if None in known else sum(n or 0 for n in known)}
+    known = [p.rows for p in plan.parts if p.rows is not None]
+    rows: dict[str, int | None] = {"read": sum(known) if len(known) == len(plan.parts) else None}
     stages = []
     for step in plan.steps:
-        measured = _measured(run, step.folder)
-        rows[step.folder] = _rows(plan, step, rows, measured)
-        stages.append(_stage(workshop, run, step, rows[step.folder], measured))
+        found = measured(run, step.folder, most=100)
+        rows[step.folder] = _rows(plan, step, rows, found)
+        stages.append(_stage(workshop, run, step, rows[step.folder], found))
     return stages
 
 
-def _measured(run: RunFolder, folder: str) -> dict[str, Any]:
-    """Counts and bytes of the existing parts, of any plan."""
-    newest = {
-        index: (digest, entry.size)
-        for index, digest, entry in sorted(run.entries(folder), key=lambda e: e[2].written)
-    }
-    files = list(newest.items())[:100]
-    stored = (read_json(run.stage_file(folder)) or {}).get(
-        "parts", {}
-    )  # else, of a stage in progress: footers
-    known = {(int(index), part["digest"]): part for index, part in stored.items()}
-    total = totals(
-        known.get((index, digest)) or part_counts(run.part(folder, index, digest))
-        for index, (digest, _) in files
-    )
-    return {**total, "bytes": sum(size for _, (_, size) in files)}
-
-
-def _rows(plan: Plan, step: Step, rows: Mapping[str, int | None], measured: Mapping[str, Any]) -> int | None:
+def _rows(plan: Plan, step: Step, rows: Mapping[str, int | None], found: Mapping[str, Any]) -> int | None:
     if step.parent is None:
-        return rows["read"] if rows["read"] is not None else (measured["rows"] or None)
-    above = rows[step.parent]
-    if above is None:
+        return rows["read"] if rows["read"] is not None else (found["rows"] or None)
+    if (above := rows[step.parent]) is None:
         return None
     variants, rule = plan.recipe.variants, plan.recipe.balance
     if rule is not None and (size := rule.size or rule.random) and plan.box(step.parent).barrier:
@@ -113,24 +94,21 @@ def _rows(plan: Plan, step: Step, rows: Mapping[str, int | None], measured: Mapp
 
 
 def _stage(
-    workshop: Workshop, run: RunFolder, step: Step, rows: int | None, measured: Mapping[str, Any]
+    workshop: Workshop, run: RunFolder, step: Step, rows: int | None, found: Mapping[str, Any]
 ) -> dict[str, Any]:
     plan, stage, parts = workshop.plan, workshop.stages[step.folder], workshop.plan.parts
     listing = run.listing(step.folder)
     done = sum(plan.part_digest(step.folder, p) in listing.get(p.index, []) for p in parts)
-    reusable = sum(
-        1 for p in parts if p.index in listing and plan.part_digest(step.folder, p) not in listing[p.index]
-    )
     seconds, tokens = RATES.get(re.split(r"[:(]", stage.model_name)[0] or step.kind, (0.0002, 0.0))
     box = plan.box(step.folder)
     size = _painted_bytes(workshop, step) if box.makes == "image" else float(box.row_bytes)
-    made = measured["rows"] - measured.get("reused", 0)
-    if made > 0 and measured["seconds"]:
-        seconds = measured["seconds"] / made
-        tokens = (measured.get("prompt_tokens", 0) + measured.get("completion_tokens", 0)) / made
-    if measured["rows"]:
-        size = measured["bytes"] / measured["rows"]
-    left = 0.0 if not parts else 1 - done / len(parts)
+    made = found["rows"] - found["reused"]
+    if made > 0 and found["seconds"]:
+        seconds = found["seconds"] / made
+        tokens = (found.get("prompt_tokens", 0) + found.get("completion_tokens", 0)) / made
+    if found["rows"]:
+        size = found["bytes"] / found["rows"]
+    left = 1 - done / len(parts) if parts else 0.0
     return {
         "folder": step.folder,
         "kind": step.kind,
@@ -139,14 +117,14 @@ def _stage(
         "digest": plan.digests[step.folder][:12],
         "parts": len(parts),
         "parts_done": done,
-        "parts_to_update": reusable,
+        "parts_to_update": sum(p.index in listing for p in parts) - done,
         "rows": rows,
         "device_seconds": None if rows is None else rows * seconds * left,
         "tokens": None if rows is None else round(rows * tokens * left),
         "bytes": None if rows is None else round(rows * size),
         "example": stage.example(),
         "bytes_left": None if rows is None else round(rows * size * left),
-        "rate": "measured here" if made > 0 and measured["seconds"] else "rough",
+        "rate": "measured here" if made > 0 and found["seconds"] else "rough",
     }
 
 
@@ -162,52 +140,36 @@ def _painted_bytes(workshop: Workshop, step: Step) -> float:
 
 def preflight(workshop: Workshop, run: RunFolder) -> None:
     """Raises UserError with every problem, one per line. Models of finished stages are not checked."""
-    found = problems(workshop, run, stage_estimates(workshop, run))
-    if found:
+    if found := problems(workshop, run, stage_estimates(workshop, run)):
         raise UserError("\n".join(found))
 
 
 def problems(workshop: Workshop, run: RunFolder, stages: Sequence[dict[str, Any]]) -> list[str]:
     """Returns the same as a list; `stages` as `stage_estimates` returns them."""
     todo = [s["folder"] for s in stages if s["parts_done"] < s["parts"]]
-    return [*_models(workshop, todo), *_disk(run.root, stages)]
-
-
-def _models(workshop: Workshop, folders: Sequence[str]) -> list[str]:
-    """What the models' own `check` finds: missing files, keys that are not set, a server that does not
-    answer."""
     lines: list[str] = []
-    asked: list[Any] = []
-    for folder in folders:
-        for model in workshop.models[folder]:
-            if any(model is m for m in asked):
-                continue
-            asked.append(model)
-            try:
-                model.check()
-            except UserError as error:
-                lines += str(error).splitlines()
-    return list(dict.fromkeys(lines))
+    for model in {id(m): m for folder in todo for m in workshop.models[folder]}.values():
+        try:
+            model.check()
+        except UserError as error:
+            lines += str(error).splitlines()
+    return [*dict.fromkeys(lines), *_disk(run.root, stages)]
 
 
 def _disk(root: Any, stages: Sequence[dict[str, Any]]) -> list[str]:
     """Compares the bytes still to be written with the free space; a store behind a URL is assumed to be large
     enough."""
-    left = sum(s["bytes_left"] or 0 for s in stages)
     if not isinstance(root, Path):
         return []
-    there = next(p for p in (root, *root.absolute().parents) if p.exists())
-    free = shutil.disk_usage(there).free
+    left = sum(s["bytes_left"] or 0 for s in stages)
+    free = shutil.disk_usage(next(p for p in (root, *root.absolute().parents) if p.exists())).free
     if left <= free:
         return []
     largest = max(stages, key=lambda s: s["bytes_left"] or 0)
-    wanted = (
-        f"the run would write about {_size(left)}, most of it in {largest['folder']} "
-        f"({_size(largest['bytes_left'])})"
-    )
     return [
-        f"{root}: {wanted}, and {_size(free)} are free on its disk; make room, choose another folder with "
-        f"--out, or fewer rows with --limit"
+        f"{root}: the run would write about {_size(left)}, most of it in {largest['folder']} "
+        f"({_size(largest['bytes_left'])}), and {_size(free)} are free on its disk; make room, choose another "
+        f"folder with --out, or fewer rows with --limit"
     ]
 
 

@@ -48,11 +48,8 @@ class Fault:
 def fault_of(error: Exception) -> Fault:
     """Classifies an exception; by the name of its class where importing that would load torch or vLLM."""
     line = " ".join(str(error).split())
-    text = (
-        (line if len(line) <= MESSAGE else line[: MESSAGE - 3] + "...")
-        .encode("utf-8", "backslashreplace")
-        .decode()
-    )
+    cut = line if len(line) <= MESSAGE else line[: MESSAGE - 3] + "..."
+    text = cut.encode("utf-8", "backslashreplace").decode()
     names = {c.__name__ for c in type(error).__mro__}
     if isinstance(error, ModelError):
         kind: Kind = (
@@ -60,11 +57,10 @@ def fault_of(error: Exception) -> Fault:
         )
         return Fault(kind, error.reason, text if text.startswith(error.reason) else f"{error.reason}: {text}")
     message = f"{type(error).__name__}: {text}"
-    low = text.lower()
     if (
         isinstance(error, MemoryError)
         or "OutOfMemoryError" in names
-        or ("RuntimeError" in names and any(w in low for w in _NO_MEMORY))
+        or ("RuntimeError" in names and any(w in text.lower() for w in _NO_MEMORY))
     ):
         return Fault("memory", "out_of_memory", message)
     if isinstance(error, (BrokenExecutor, ConnectionError)) or "EngineDeadError" in names:
@@ -93,18 +89,21 @@ class GuardedModel:
 
         Raises WorkFailed when the stage's error rate or its engine's restarts pass the recipe's limits.
         UserError, WorkFailed and Ctrl-C pass through."""
-        self._begin(items)
+        self._blocks.append(
+            [sum(i.status != "dropped" for i in items), sum(i.status == "failed" for i in items), 0]
+        )  # before they are answered, so that failures are a share of all of them
+        while self._rows() - self._blocks[0][0] >= WINDOW * self._limits.after:
+            self._blocks.popleft()
         if self.most is None or len(items) <= self.most:
             answers = self._call(stage, items)
             if isinstance(answers, Fault):
                 answers = self._piecewise(stage, items, answers)
         else:
             answers = self._piecewise(stage, items)
-        block = self._blocks[-1]
-        block[1] = sum(i.status == "failed" for i in items)
-        first = next((i for i in items if i.status == "failed"), None)
-        if first is not None and self.first_error is None:
-            self.first_error = f"{first.id}: {first.reason}"
+        failed = [i for i in items if i.status == "failed"]
+        self._blocks[-1][1] = len(failed)
+        if failed and self.first_error is None:
+            self.first_error = f"{failed[0].id}: {failed[0].reason}"
         self._check_rate()
         return answers
 
@@ -162,19 +161,16 @@ class GuardedModel:
             if again:  # an engine may die of anything: its rows are suspected only the second time
                 return [piece]
         if len(piece) == 1:
-            self._set_aside(items[piece[0]], fault)
+            item = items[piece[0]]
+            item.fail(fault.reason, fault.message)
+            self.first_error = self.first_error or f"{item.id}: {fault.message}"
+            self._blocks[-1][1] += 1
+            self._check_rate()
             return []
         half = (len(piece) + 1) // 2
         if fault.kind == "memory":
             self._shrink(half)
         return [piece[half:], piece[:half]]
-
-    def _set_aside(self, item: Item, fault: Fault) -> None:
-        item.fail(fault.reason, fault.message)
-        if self.first_error is None:
-            self.first_error = f"{item.id}: {fault.message}"
-        self._blocks[-1][1] += 1
-        self._check_rate()
 
     def _shrink(self, rows: int) -> None:
         if self._grown:
@@ -197,26 +193,16 @@ class GuardedModel:
 
     def _restart(self, stage: Stage, row_id: str, fault: Fault) -> None:
         """Closes the model, which loads again when it is called; gives up when that happens too often."""
-        block = self._blocks[-1]
-        block[2] += 1
+        self._blocks[-1][2] += 1
         if sum(b[2] for b in self._blocks) > self._limits.restarts:
-            what = (
-                f"its engine died {self._limits.restarts + 1} times within {self._rows()} rows "
-                f"(faults.restarts is {self._limits.restarts})"
+            raise WorkFailed(
+                f"{self._folder}: its engine died {self._limits.restarts + 1} times within {self._rows()} rows "
+                f"(faults.restarts is {self._limits.restarts}), last at {row_id}: {fault.message}; {_GO_ON}"
             )
-            raise WorkFailed(f"{self._folder}: {what}, last at {row_id}: {fault.message}; {_GO_ON}")
         stage.close()
         if self._deaths:
             self._pause(min(2.0 ** (self._deaths - 1), LONGEST_PAUSE))
         self._deaths += 1
-
-    def _begin(self, items: list[Item]) -> None:
-        """Counts a new block's rows before they are answered, so that failures are a share of all of them."""
-        self._blocks.append(
-            [sum(i.status != "dropped" for i in items), sum(i.status == "failed" for i in items), 0]
-        )
-        while self._rows() - self._blocks[0][0] >= WINDOW * self._limits.after:
-            self._blocks.popleft()
 
     def _rows(self) -> int:
         return sum(b[0] for b in self._blocks)
@@ -224,11 +210,10 @@ class GuardedModel:
     def _check_rate(self) -> None:
         rows, failed = self._rows(), sum(b[1] for b in self._blocks)
         if rows >= self._limits.after and failed > self._limits.max_error_rate * rows:
-            what = (
-                f"{failed} of the last {rows} rows failed, more than faults.max_error_rate "
-                f"{self._limits.max_error_rate:g} allows"
+            raise WorkFailed(
+                f"{self._folder}: {failed} of the last {rows} rows failed, more than faults.max_error_rate "
+                f"{self._limits.max_error_rate:g} allows; first error: {self.first_error}; {_GO_ON}"
             )
-            raise WorkFailed(f"{self._folder}: {what}; first error: {self.first_error}; {_GO_ON}")
 
 
 _GO_ON = "finished rows are kept; fix that and run again with --retry failed"

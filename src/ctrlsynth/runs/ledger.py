@@ -56,6 +56,19 @@ def totals(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return out
 
 
+def measured(run: RunFolder, folder: str, most: int | None = None) -> dict[str, Any]:
+    """Returns the totals of a stage's newest parts (the first `most`), of any plan: from `_stage.json`, else
+    from their footers. With `parts`, `bytes`, `counted` (parts in `_stage.json`) and `first_error`."""
+    stored = read_json(run.stage_file(folder)) or {}
+    counted = {(int(i), p["digest"]): p for i, p in stored.get("parts", {}).items()}
+    written = sorted(run.entries(folder), key=lambda found: found[2].written)
+    newest = {index: (digest, entry.size) for index, digest, entry in written}
+    files = sorted(newest.items())[:most]
+    total = totals(counted.get((i, d)) or part_counts(run.part(folder, i, d)) for i, (d, _) in files)
+    total |= {"parts": len(files), "bytes": sum(size for _, (_, size) in files)}
+    return total | {"counted": len(counted), "first_error": stored.get("first_error")}
+
+
 class Ledger:
     """The counts of a stage's parts, kept in `_stage.json` so that no footer needs to be opened again."""
 
@@ -82,24 +95,12 @@ class Ledger:
         for index, digest in wanted.items():
             if self.parts.get(index, {}).get("digest") != digest:
                 changed = True
-                part = self._run.part(self._folder, int(index), digest)
-                self.parts[index] = {"digest": digest, **part_counts(part)}
+                self.add(int(index), digest, self._run.counts(self._folder, int(index), digest))
         if changed or self.parts.keys() != wanted.keys():
             self.parts = {i: self.parts[i] for i in wanted}
             if not any(p["failed"] for p in self.parts.values()):
                 self.first_error = None
             self.save()
-        self._stop_if_empty()
-
-    def save(self) -> None:
-        """Writes `_stage.json`."""
-        digest = self._plan.digests[self._folder]
-        write_json(
-            self._path,
-            {"folder": self._folder, "digest": digest, "first_error": self.first_error, "parts": self.parts},
-        )
-
-    def _stop_if_empty(self) -> None:
         total = totals(self.parts.values())
         may_reject_all = self._plan.box(self._folder).judges is not None
         if total["rows"] and not total["ok"] and (total["failed"] or not may_reject_all):
@@ -110,3 +111,8 @@ class Ledger:
                 f"{self._folder}: none of {total['rows']} rows came through ({causes}){first}; later stages "
                 f"were not run"
             )
+
+    def save(self) -> None:
+        """Writes `_stage.json`."""
+        state = {"folder": self._folder, "digest": self._plan.digests[self._folder]}
+        write_json(self._path, {**state, "first_error": self.first_error, "parts": self.parts})

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -104,7 +104,7 @@ class Pipeline:
         self._broken = False
 
     def run(self, todo: list[tuple[Any, list[str]]]) -> None:
-        steps = ahead(lambda: self._steps(todo), AHEAD)
+        steps = ahead(self._steps(todo), AHEAD)
         with ThreadPoolExecutor(1, thread_name_prefix="write-behind") as pool:
             try:
                 for step in steps:
@@ -113,7 +113,8 @@ class Pipeline:
                     self._behind.append(pool.submit(self._write, step))
                     while len(self._behind) > 2 * AHEAD:
                         self._behind.popleft().result()
-                self._drain()
+                while self._behind:
+                    self._behind.popleft().result()
                 self._notes.note(self._model.first_error)
             except BaseException:
                 steps.close()
@@ -126,10 +127,6 @@ class Pipeline:
             digest = self._workshop.plan.part_digest(self._folder, part)
             if not self._run.part(self._folder, part.index, digest).exists():  # else made by another process
                 yield from prepare(self._workshop, self._run, self._folder, part, versions, self._retry)
-
-    def _drain(self) -> None:
-        while self._behind:
-            self._behind.popleft().result()
 
     def _rescue(self, pool: ThreadPoolExecutor) -> None:
         """After Ctrl-C or a fault: saves the finished rows of the unfinished part. A second fault does not
@@ -147,10 +144,6 @@ class Pipeline:
         if self._broken:
             return
         self._broken = True
-        self._write_step(step)
-        self._broken = False
-
-    def _write_step(self, step: Begin | Block | End) -> None:
         if isinstance(step, Begin):
             self._writer = PartWriter(
                 self._run, self._folder, step.index, step.digest, self._stage.schema, step.old
@@ -167,30 +160,17 @@ class Pipeline:
             self._writer = None
             self._notes.add(step.index, self._digest, counts)
             self._watch.part(self._folder, step.index, counts)
+        self._broken = False
 
 
-class ahead:
-    """Runs a generator in a thread, at most `depth` items ahead of its reader. An error is raised where the
-    item would have been returned."""
-
-    def __init__(self, make: Callable[[], Iterator[Any]], depth: int) -> None:
-        self._items = make()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
-        self._next: deque[Future[Any]] = deque(
-            self._pool.submit(next, self._items, _END) for _ in range(depth)
-        )
-
-    def __iter__(self) -> Iterator[Any]:
-        try:
-            while (item := self._next.popleft().result()) is not _END:
-                self._next.append(self._pool.submit(next, self._items, _END))
-                yield item
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """Ends the thread and drops what it has prepared."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-_END = object()
+def ahead(items: Iterator[Any], depth: int) -> Generator[Any, None, None]:
+    """Yields the items of an iterator that a thread runs, at most `depth` items ahead. An error is raised
+    where the item would have been yielded. `close` ends the thread and drops what it has prepared."""
+    pool, end = ThreadPoolExecutor(1, thread_name_prefix="read-ahead"), object()
+    waiting = deque(pool.submit(next, items, end) for _ in range(depth))
+    try:
+        while (item := waiting.popleft().result()) is not end:
+            waiting.append(pool.submit(next, items, end))
+            yield item
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

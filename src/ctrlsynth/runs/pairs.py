@@ -233,7 +233,11 @@ def samples_of(shape: Shape, source: Row, family: Family) -> list[Sample]:
         for way in _walk(shape, chain, [(shape.steps["read"], source)], children):
             mine = {s.folder: made[r["id"]] for s, r in way if r["id"] in made}
             others = {
-                s.folder: [o for o in children[s.folder][r["parent"]] if o is not r and _same_text(o, r)]
+                s.folder: [
+                    o
+                    for o in children[s.folder][r["parent"]]
+                    if o is not r and stem(o["id"]) == stem(r["id"])
+                ]
                 for s, r in way
                 if box_of(s).makes == "text"
             }
@@ -265,10 +269,6 @@ def _walk(
         yield way
     for row in below:
         yield from _walk(shape, chain, [*way, (step, row)], children)
-
-
-def _same_text(row: Row, other: Row) -> bool:
-    return stem(row["id"]) == stem(other["id"])
 
 
 def _followed(chain: Sequence[str], way: Sequence[tuple[Step, Row]], made: Mapping[str, Made]) -> Fate:

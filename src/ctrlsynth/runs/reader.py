@@ -18,10 +18,10 @@ from ..models.prices import spent
 from ..recipe.paths import Step
 from ..recipe.schema import Recipe
 from ..stages.boxes import box_of
-from ..storage.files import open_part, part_counts, read_json
+from ..storage.files import open_part, read_json
 from ..storage.location import Location, locate
 from ..storage.parts import RunFolder
-from .ledger import LedgerRow, totals
+from .ledger import LedgerRow, measured
 from .plan import described_steps
 
 STALE = "STALE.txt"
@@ -59,10 +59,10 @@ class RunReader:
 
     def step(self, folder: str) -> Step:
         """Returns the step that fills a folder. Raises UserError with the nearest name."""
-        for step in self.steps:
-            if step.folder == folder:
-                return step
-        raise unknown("stage", folder, [s.folder for s in self.steps], str(self.root))
+        by_folder = {s.folder: s for s in self.steps}
+        if folder not in by_folder:
+            raise unknown("stage", folder, by_folder, str(self.root))
+        return by_folder[folder]
 
     def files(self, folder: str) -> list[Location]:
         """Returns the parts of a stage in order; of a part in two versions (an interrupted update) the
@@ -89,13 +89,10 @@ class RunReader:
     def balances(self) -> list[dict[str, Any]]:
         """Returns what each balance found over all parts: captions, duplicates, pool (captions to choose
         from), t, and the expected number."""
-        names = ("captions", "duplicates", "pool", "t", "entries_seen", "expected")
-        gathered = (
-            (s.folder, read_json(RunFolder(self.root).gathered_file(s.folder)))
-            for s in self.steps
-            if box_of(s).barrier
-        )
-        return [{"folder": f, **{n: g[n] for n in names if n in g}} for f, g in gathered if g is not None]
+        names, run = ("captions", "duplicates", "pool", "t", "entries_seen", "expected"), RunFolder(self.root)
+        barriers = [s.folder for s in self.steps if box_of(s).barrier]
+        gathered = {f: g for f in barriers if (g := read_json(run.gathered_file(f))) is not None}
+        return [{"folder": f, **{n: g[n] for n in names if n in g}} for f, g in gathered.items()]
 
     def products(self) -> list[dict[str, Any]]:
         """Returns the reports and data sets made from this run: kind, path, and whether the run has changed
@@ -107,21 +104,15 @@ class RunReader:
         """Returns one row per stage, from `_stage.json` where it is complete, else from the parts'
         footers."""
         out: dict[str, LedgerRow] = {}
-        wanted, run = 0, RunFolder(self.root)
-        models = self.recipe.models.model_dump()
+        wanted, models = 0, self.recipe.models.model_dump()
         for step in self.steps:
-            stored = read_json(run.stage_file(step.folder)) or {}
-            sizes = {e.name: e.size for _, _, e in run.entries(step.folder)}
-            files = self.files(step.folder)
-            counted = stored.get("parts", {}).items()
-            known = {run.part(step.folder, int(i), p["digest"]): p for i, p in counted}
-            total = totals(known.get(f) or part_counts(f) for f in files)
-            wanted = max(wanted, len(files), len(known))
+            total = measured(RunFolder(self.root), step.folder)
+            wanted = max(wanted, total["parts"], total["counted"])
             out[step.folder] = LedgerRow(
                 step.folder, step.kind, step.paths, self._expected(step, out), total["rows"], total["ok"],
                 total["dropped"], total["failed"], total["reused"], total["seconds"],
                 total.get("prompt_tokens", 0) + total.get("completion_tokens", 0),
-                sum(sizes.get(f.name, 0) for f in files), len(files), wanted, stored.get("first_error"),
+                total["bytes"], total["parts"], wanted, total["first_error"],
                 spent(models, step.kind, total),
             )  # fmt: skip
         return list(out.values())
@@ -217,8 +208,7 @@ class _Stream:
 def read_batches(path: Location, columns: Sequence[str] | None, rows: int = 256) -> Iterator[pa.RecordBatch]:
     """Streams one part's file."""
     with open_part(path) as file:
-        names = list(columns) if columns is not None else None
-        yield from file.iter_batches(batch_size=rows, columns=names, use_threads=False)
+        yield from file.iter_batches(rows, columns=columns and list(columns), use_threads=False)
 
 
 def _stored_recipe(data: Mapping[str, Any]) -> Recipe:

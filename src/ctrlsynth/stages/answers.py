@@ -93,11 +93,10 @@ def _count(value: Any) -> bool:
 
 def _phrases(values: Any) -> tuple[str, ...] | None:
     """A tuple of text; a text itself is not taken for its letters."""
-    if not isinstance(values, tuple):
-        if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-            return None
-        values = tuple(values)
-    return values if all(map(_text, values)) else None
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        return None
+    found = tuple(values)
+    return found if all(map(_text, found)) else None
 
 
 def _text(value: Any, optional: bool = False) -> bool:

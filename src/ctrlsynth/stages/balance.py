@@ -11,6 +11,7 @@ import base64
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -163,14 +164,11 @@ class BalanceStage(Barrier):
         ]
         lost = sum(len(unpack(rows)) for reasons in gone.values() for rows in reasons.values())
         state: dict[str, Any] = {"captions": sum(sizes), "duplicates": lost, "gone": gone}
-        return state | (
-            self._at_random(sum(sizes) - lost) if self._matches is None else self._by_concepts(views, each)
-        )
-
-    def _at_random(self, pool: int) -> dict[str, Any]:
-        wanted = self._rule.random or 0
+        if self._matches is not None:
+            return state | self._by_concepts(views, each)
+        pool, wanted = sum(sizes) - lost, self._rule.random or 0
         self._enough("random", wanted, pool, "are no duplicates")
-        return {"pool": pool, "share": wanted / pool, "expected": wanted}
+        return state | {"pool": pool, "share": wanted / pool, "expected": wanted}
 
     def _by_concepts(self, views: Sequence[BarrierPart], each: Each) -> dict[str, Any]:
         pool = 0
@@ -190,19 +188,14 @@ class BalanceStage(Barrier):
         else:
             t = float(self._rule.t or 0)
         expected = sizes([t])[0] / balance.UNIT
-        return {
-            "pool": pool,
-            "t": t,
-            "expected": expected,
-            "entries_seen": int((counts > 0).sum()),
-            "counts": pack(counts),
-        }
+        seen = int((counts > 0).sum())
+        return {"pool": pool, "t": t, "expected": expected, "entries_seen": seen, "counts": pack(counts)}
 
     def _enough(self, key: str, wanted: int, pool: int, what: str) -> None:
         if wanted > pool:
-            hint = "lower it, or write more captions a concept (variants.write)"
             raise UserError(
-                f"balance.{key}: {wanted:,} captions are wanted, but only {pool:,} {what}; {hint}"
+                f"balance.{key}: {wanted:,} captions are wanted, but only {pool:,} {what}; lower it, or write "
+                f"more captions a concept (variants.write)"
             )
 
     def settle(self, state: Mapping[str, Any]) -> None:
@@ -212,30 +205,22 @@ class BalanceStage(Barrier):
         self._gone = state["gone"]
 
     def items(self, up: PartView) -> Iterator[list[Item]]:
-        fates: dict[int, str] = {}
-        for why, rows in self._gone.get(str(up.index), {}).items():
-            fates.update(dict.fromkeys(unpack(rows).tolist(), why))
-        chances = self._chances(up)
-        row = 0
+        gone = self._gone.get(str(up.index), {})
+        fates = {row: why for why, rows in gone.items() for row in unpack(rows).tolist()}
+        chances, number = self._chances(up), count()
         for batch in self._captions.rows(up):
             out = []
             for u, (row_id, source_key, text) in zip(
                 balance.draws(self._seed, [b[0] for b in batch]), batch, strict=True
             ):
+                row = next(number)
                 chance = self._share if chances is None else float(chances[row])
-                reason = fates.get(row) or ("no_match" if chance == 0 else None)
-                item = Item(
-                    child(row_id, "balance"),
-                    row_id,
-                    source_key,
-                    key_of("balance", text),
-                    (text, None if reason else chance),
-                )
-                reason = reason or (None if u < chance else "not_sampled")
-                if reason is not None:
-                    item.drop(reason)
+                why = fates.get(row) or ("no_match" if chance == 0 else None)
+                payload = (text, None if why else chance)
+                item = Item(child(row_id, "balance"), row_id, source_key, key_of("balance", text), payload)
+                if why or u >= chance:
+                    item.drop(why or "not_sampled")
                 out.append(item)
-                row += 1
             yield out
 
     def _chances(self, up: PartView) -> Any:
@@ -244,11 +229,11 @@ class BalanceStage(Barrier):
         if self._matches is None:
             return None
         found = stored_matches(up, self._matches)
-        return (
-            balance.keep_probabilities(found, _at_least(self._counts, found), self._t)
-            if len(self._counts)
-            else np.zeros(len(found))
-        )
+        if not len(self._counts):
+            return np.zeros(len(found))
+        lacking = max(int(found.entries.max(initial=-1)) + 1 - len(self._counts), 0)
+        counts = np.pad(self._counts, (0, lacking))  # an entry that only duplicates hold was not counted
+        return balance.keep_probabilities(found, counts, self._t)
 
     def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
         columns = {
@@ -261,23 +246,13 @@ class BalanceStage(Barrier):
 def count_part(part: BarrierPart) -> tuple[int, Any]:
     """Counts one part: captions that hold an entry, and how many hold each entry."""
     found = part.matched()
-    entries = int(found.entries.max()) + 1 if len(found.entries) else 0
+    entries = int(found.entries.max(initial=-1)) + 1
     return int((found.lengths() > 0).sum()), balance.counts([found], entries)
 
 
 def size_part(part: BarrierPart, counts: Any, grid: Sequence[float]) -> list[int]:
     """Returns one part's share of the expected size for each t of a grid."""
     return balance.expected_sizes(part.matched(), counts, grid)
-
-
-def _at_least(counts: Any, found: Matches) -> Any:
-    """Pads counts up to the part's largest entry: one that only duplicates hold was not counted."""
-    wanted = int(found.entries.max()) + 1 if len(found.entries) else 0
-    return (
-        counts
-        if len(counts) >= wanted
-        else np.concatenate([counts, np.zeros(wanted - len(counts), np.int64)])
-    )
 
 
 def pack(numbers: NDArray[Any]) -> str:

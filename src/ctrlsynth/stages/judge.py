@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -29,8 +29,7 @@ from .tables import JUDGE_IMAGE, JUDGE_TEXT
 SLACK = 1e-6
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
+class Score(NamedTuple):
     """Score of one text or image against one reference. `recall` is in 0..1, or None if the reference has no
     phrases."""
 
@@ -38,14 +37,6 @@ class Score:
     found: tuple[str, ...] = ()
     missed: tuple[str, ...] = ()
     violations: tuple[str, ...] = ()
-
-    def plain(self) -> dict[str, Any]:
-        return {
-            "recall": self.recall,
-            "found": self.found,
-            "missed": self.missed,
-            "violations": self.violations,
-        }
 
 
 def passes(recall: Any, threshold: Any) -> Any:
@@ -75,14 +66,10 @@ def verdict(
 def weighted_recall(reference: Tags, found: Sequence[str], weights: dict[Any, float]) -> float | None:
     """Returns the share of the reference's phrases that were found, weighted by kind; None without phrases
     (or weight)."""
-    if not weights:
-        total = len(reference.objects) + len(reference.attributes) + len(reference.relations)
-        return len(found) / total if total else None
     hits = set(found)
     have = want = 0.0
     for kind in KINDS:
-        weight = weights.get(kind, 1.0)
-        phrases = getattr(reference, kind)
+        weight, phrases = weights.get(kind, 1.0), getattr(reference, kind)
         want += weight * len(phrases)
         have += weight * sum(p in hits for p in phrases)
     return have / want if want else None
@@ -193,7 +180,7 @@ class JudgeTextStage(_JudgeStage):
 
     def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
         columns = {
-            "edited": [a.plain() if a is not None else None for a in answers],
+            "edited": [a._asdict() if a is not None else None for a in answers],
             "verdict": [self._decide(i, a) for i, a in zip(items, answers, strict=True)],
         }
         return self.to_table(items, columns, seconds)
@@ -235,7 +222,11 @@ class JudgeImageStage(_JudgeStage):
 
     def items(self, up: PartView) -> Iterator[list[Item]]:
         texts = up.table(self._text, ["caption"] if self._is_caption else ["text", "tags", "edits"])
-        originals = self._originals(up)
+        rows_of = up.table(self._original, ["source_key", *KINDS]) if self._original else {}
+        originals = {
+            key: (row_id, Tags.of(dict(zip(KINDS, tags, strict=True))))
+            for row_id, (key, *tags) in rows_of.items()
+        }
         for rows in self.parents(up, ["parent", *KINDS], self.batch):
             out = []
             for row_id, source_key, painted, *tags in rows:
@@ -246,38 +237,21 @@ class JudgeImageStage(_JudgeStage):
                 out.append(Item(child(row_id, "judge"), row_id, source_key, key, case))
             yield out
 
-    def _originals(self, up: PartView) -> dict[str, tuple[str, Tags]]:
-        """source key -> (id, tags) of the original image."""
-        if self._original is None:
-            return {}
-        rows = up.table(self._original, ["source_key", *KINDS])
-        return {
-            key: (row_id, Tags.of(dict(zip(KINDS, tags, strict=True))))
-            for row_id, (key, *tags) in rows.items()
-        }
-
     def _case(
         self, found: Tags, start: tuple[Any, ...] | None, original: tuple[str, Tags] | None
     ) -> ImageCase:
-        text = start[0] if start is not None else None
-        references: dict[str, Tags | None] = {
-            "text": self._mine(text) if text else None,
-            "original": None,
-            "original_unedited": None,
-        }
-        removed: tuple[str, ...] = ()
-        written = start[1] if start is not None and not self._is_caption else None
-        if written is not None:
-            removed = removed_phrases(start[2] if start is not None else (), Tags.of(written))
+        text, written, edits, *_ = (*(start or ()), None, None, None)
+        removed: tuple[str, ...] = (
+            removed_phrases(edits or (), Tags.of(written)) if written is not None else ()
+        )
+        references: dict[str, Tags | None] = {"text": self._mine(text) if text else None}
+        references |= {"original": None, "original_unedited": None}
         if original is not None:
+            edited, records = self._controller.edited(*original)
+            references["original"] = edited if written is None else Tags.of(written)
             references["original_unedited"] = original[1]
-            edited, records = self._controller.edited(original[0], original[1])
-            if written is not None:
-                references["original"] = Tags.of(written)
-            else:
-                references["original"] = edited
-                plain = [{"op": r.op, "before": r.before} for r in records]
-                removed = removed_phrases(plain, edited)
+            if written is None:
+                removed = removed_phrases([{"op": r.op, "before": r.before} for r in records], edited)
         return ImageCase(found, references, removed)
 
     def load(self, items: list[Item], up: PartView) -> None:
@@ -325,7 +299,7 @@ class JudgeImageStage(_JudgeStage):
         names = ("text", "original", "original_unedited")
         told = [a if a is not None else (dict.fromkeys(names), None) for a in answers]
         columns: dict[str, list[Any]] = {
-            n: [s.plain() if (s := scores[n]) is not None else None for scores, _ in told] for n in names
+            n: [s._asdict() if (s := scores[n]) is not None else None for scores, _ in told] for n in names
         }
         columns["unsafe"] = [danger for _, danger in told]
         against = self._judge.image_against

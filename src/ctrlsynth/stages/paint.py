@@ -51,13 +51,12 @@ class PaintStage(Stage):
         self.batch = model.batch
 
     def settings(self) -> dict[str, Any]:
-        only = {"painted": self._painted} if self._painted is not None else {}
         return {
             "model": self._painter.id,
             "digest": self._painter.digest,
             "file": self._file.model_dump(),
             "variants": self._variants,
-            **only,
+            **({"painted": self._painted} if self._painted is not None else {}),
         }
 
     def policy(self) -> Any:
@@ -72,13 +71,15 @@ class PaintStage(Stage):
             ]
 
     def _item(self, parent: str, source_key: str, text: str | None, number: int) -> Item:
-        row_id = child(parent, "paint", number)
-        empty = not text or not text.strip()
-        if empty or (self._painted is not None and variant(parent) not in self._painted):
-            parts = ("",) if empty else ("", "not_painted")
-            item = Item(row_id, parent, source_key, key_of(self._prefix, *parts), Prompt(""))
-            item.drop("no_caption" if empty else "not_painted")
-            return item
+        row_id, reason = child(parent, "paint", number), None
+        if not text or not text.strip():
+            reason, parts = "no_caption", [""]
+        elif self._painted is not None and variant(parent) not in self._painted:
+            reason, parts = "not_painted", ["", "not_painted"]
+        if reason is not None:
+            return Item(
+                row_id, parent, source_key, key_of(self._prefix, *parts), Prompt(""), "dropped", reason
+            )
         prompt = self._controller.prompt(row_id, str(text), None)
         weights = "\n".join(f"{k}={v}" for k, v in sorted(prompt.weights.items()))
         key = key_of(self._prefix, prompt.text, prompt.negative, weights, str(prompt.seed), str(prompt.size))
@@ -119,7 +120,12 @@ class PaintStage(Stage):
             "negative": [p.negative for p in prompts],
             "style": [p.style for p in prompts],
             "weights": [list(p.weights.items()) for p in prompts],
-            "weights_unused": [_unused(p, a) for p, a in zip(prompts, answers, strict=True)],
+            "weights_unused": [  # those that the prompt lacks, or that the model says it could not weigh
+                [w for w in p.weights if w in a.weights_unused or not holds(p.text, w)]
+                if a is not None
+                else None
+                for p, a in zip(prompts, answers, strict=True)
+            ],
             "drawn": [a.drawn if a is not None else None for a in answers],
             "not_drawn": [a.not_drawn if a is not None else None for a in answers],
             "image": [{"bytes": i[0], "path": None} if i is not None else None for i in images],
@@ -143,13 +149,6 @@ class PaintStage(Stage):
         except (OSError, OverflowError, TypeError, ValueError, SystemError):
             item.fail("cannot_encode")
             return None
-
-
-def _unused(prompt: Prompt, painting: Painting | None) -> list[str] | None:
-    """Weighted tags that the prompt lacks, and those that the model says it could not weigh."""
-    if painting is None:
-        return None
-    return [w for w in prompt.weights if w in painting.weights_unused or not holds(prompt.text, w)]
 
 
 def _tokens(prompt: Prompt, painting: Painting | None) -> tuple[int, bool | None]:

@@ -69,32 +69,25 @@ class TagStage(Stage):
         }
 
     def items(self, up: PartView) -> Iterator[list[Item]]:
-        original = self._kind == "read"
-        names = ["key"] if self._kind == "paint" else ["key", "text"]
-        if original:
-            names = ["caption", "sha256", "file", "member", "offset", "length"]
-        make = self._original if original else self._synthetic
+        names = ["caption", "sha256", "file", "member", "offset", "length"]
+        if self._kind != "read":
+            names = ["key"] if self._kind == "paint" else ["key", "text"]
         for rows in self.parents(up, names, max(self.batch, 256)):
-            yield [make(*row) for row in rows]
+            yield [
+                self._item(row_id, source_key, dict(zip(names, rest, strict=True)))
+                for row_id, source_key, *rest in rows
+            ]
 
-    def _original(
-        self, row_id: str, source_key: str, caption: str | None, sha256: str | None, *locator: Any
-    ) -> Item:
-        text = caption if self._texts else None
-        key = key_of(self._prefix, (sha256 or "") if self._pixels else "", text or "")
-        wanted = ToTag(text, locator if sha256 else None)
-        item = Item(child(row_id, self._label), row_id, source_key, key, wanted)
-        if self._pixels and not sha256:
+    def _item(self, row_id: str, source_key: str, row: dict[str, Any]) -> Item:
+        original = self._kind == "read"
+        shown = row.get("caption" if original else "text") if self._texts else None
+        seen = ((row["sha256"] or "") if self._pixels else "") if original else row["key"]
+        locator = (row["file"], row["member"], row["offset"], row["length"]) if row.get("sha256") else None
+        key = key_of(self._prefix, seen, shown or "")
+        item = Item(child(row_id, self._label), row_id, source_key, key, ToTag(shown, locator))
+        if original and self._pixels and locator is None:
             item.drop("no_image")
-        return self._checked(item)
-
-    def _synthetic(self, row_id: str, source_key: str, key: str, text: str | None = None) -> Item:
-        shown = text if self._texts else None
-        key = key_of(self._prefix, key, shown or "")
-        return self._checked(Item(child(row_id, self._label), row_id, source_key, key, ToTag(shown)))
-
-    def _checked(self, item: Item) -> Item:
-        if self._of_text and not item.payload.text:
+        if self._of_text and not shown:
             item.drop("no_caption")
         return item
 
@@ -104,21 +97,17 @@ class TagStage(Stage):
             return
         for item in items:
             if item.status == "ok":
+                where = item.payload.locator
                 try:
-                    item.payload.image = decode(self._bytes(item, up), longest=self._longest)
+                    data = self._reader.read(*where) if where else self._painted.read(up, str(item.parent))
+                    item.payload.image = decode(data, longest=self._longest)
                 except ImageFault as fault:
                     item.fail(fault.reason)
 
-    def _bytes(self, item: Item, up: PartView) -> bytes:
-        if item.payload.locator is not None:
-            return self._reader.read(*item.payload.locator)
-        return self._painted.read(up, str(item.parent))
-
     def call(self, items: list[Item]) -> list[Any]:
         live = [i for i in items if i.status == "ok"]
-        answers = (
-            self._tagger.tag([ImageAndText(i.payload.image, i.payload.text) for i in live]) if live else []
-        )
+        shown = [ImageAndText(i.payload.image, i.payload.text) for i in live]
+        answers = self._tagger.tag(shown) if shown else []
         check_count(self._tagger.id, len(live), answers)
         following = iter(answers)
         out = [tags_of(next(following)) if i.status == "ok" else None for i in items]
@@ -128,7 +117,7 @@ class TagStage(Stage):
         return out
 
     def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
-        tags: list[Tags] = [a if a is not None else _NONE for a in answers]
+        tags: list[Tags] = [a or Tags() for a in answers]
         sound = [t if i.status == "ok" else None for i, t in zip(items, tags, strict=True)]
         columns: dict[str, list[Any]] = {
             kind: [getattr(t, kind) if t is not None else None for t in sound] for kind in KINDS
@@ -141,9 +130,6 @@ class TagStage(Stage):
         for item in items:
             item.payload.image = None
         return self.to_table(items, columns, seconds)
-
-
-_NONE = Tags()
 
 
 def _check_tagger(step: Step, parent_kind: str, materials: Materials, tagger: VisionTagger) -> None:

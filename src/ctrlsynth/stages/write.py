@@ -16,15 +16,19 @@ from ..lang import clip_tokens
 from ..lang.replies import REASONS as CLEANED
 from ..models.base import LanguageModel, Reply
 from ..recipe.paths import Step
-from ..sample import KINDS, Tags, ancestor, child, digest_of, key_of
+from ..sample import KINDS, Tags, ancestor, child, digest_of, key_of, stem
 from ..storage.parts import PartView
 from .answers import BAD, reply_of
 from .base import Item, Stage, check_count
 from .judge import score_text
 from .materials import Materials, Need
-from .tables import WRITE
+from .tables import EDIT, WRITE
 
+_REMINDER = " The last answer was not valid JSON for the schema. Output only the JSON object."
 _EXAMPLE = Tags(("dog", "sofa"), ("brown dog",), ("dog on sofa",)), "my dog on the new sofa"
+
+
+_EDIT = [field.name for field in EDIT]
 
 
 @dataclass(slots=True)
@@ -144,21 +148,14 @@ class WriteStage(Stage):
             self._llm.begin([i.payload[0].request for i in items if i.status == "ok"])
 
     def call(self, items: list[Item]) -> list[Any]:
-        out = [Written(None) for _ in items]
         if self._llm is None:
-            for item, written in zip(items, out, strict=True):
-                written.text = item.payload[0]
-            return out
+            return [Written(None, item.payload[0]) for item in items]
+        out = [Written(None) for _ in items]
         live = [n for n, i in enumerate(items) if i.status == "ok"]
         self._answer(items, live, out)
         again = [n for n in live if items[n].reason in ("bad_json", "schema_mismatch")]
         if again:  # retries JSON once, with another seed and a reminder
-            self._answer(
-                items,
-                again,
-                out,
-                " The last answer was not valid JSON for the schema. Output only the JSON object.",
-            )
+            self._answer(items, again, out, _REMINDER)
         for n in live:
             if items[n].reason is not None:  # what cleaning does not take is no fault of the machine
                 items[n].status = "dropped" if items[n].reason in CLEANED else "failed"
@@ -168,12 +165,9 @@ class WriteStage(Stage):
         if not numbers or self._llm is None:
             return
         made: list[Instruction] = [items[n].payload[0] for n in numbers]
-        requests = [
-            replace(m.request, instruction=m.request.instruction + more, seed=m.request.seed ^ 1)
-            if more
-            else m.request
-            for m in made
-        ]
+        requests = [m.request for m in made]
+        if more:
+            requests = [replace(r, instruction=r.instruction + more, seed=r.seed ^ 1) for r in requests]
         replies = self._llm.generate(requests)
         check_count(self._llm.id, len(requests), replies)
         for n, instruction, answer in zip(numbers, made, replies, strict=True):
@@ -185,10 +179,9 @@ class WriteStage(Stage):
             out[n] = Written(reply)
             if items[n].reason is None:
                 parsed = self._controller.parse(reply.text, instruction, reply.finish == "length")
-                out[n].text, items[n].reason = parsed.text, parsed.reason
-                out[n].fields = (
-                    json.dumps(parsed.fields, ensure_ascii=False) if parsed.fields is not None else None
-                )
+                fields = parsed.fields
+                text = json.dumps(fields, ensure_ascii=False) if fields is not None else None
+                out[n], items[n].reason = Written(reply, parsed.text, text), parsed.reason
 
     def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
         made: list[Instruction | None] = [
@@ -202,9 +195,14 @@ class WriteStage(Stage):
             "candidate": [i.payload[2] for i in items],
             "chosen": [i.status == "ok" for i in items],
             "tags": [
-                _plain(m.tags if m is not None else i.payload[1]) for m, i in zip(made, items, strict=True)
+                {k: getattr(tags, k) for k in KINDS} if tags is not None else None
+                for tags in (
+                    m.tags if m is not None else i.payload[1] for m, i in zip(made, items, strict=True)
+                )
             ],
-            "edits": [[_record(e) for e in m.edits] if m is not None else [] for m in made],
+            "edits": [
+                [{n: getattr(e, n) for n in _EDIT} for e in m.edits] if m is not None else [] for m in made
+            ],
             "template": [m.template if m is not None else None for m in made],
             "instruction": [m.request.instruction if m is not None else None for m in made],
             "text": texts,
@@ -241,7 +239,8 @@ class WriteStage(Stage):
         return table
 
     def _choose(self, rows: list[dict[str, Any]]) -> None:
-        for group in _groups(rows):
+        for _, found in groupby(rows, key=lambda row: stem(row["id"])):
+            group = list(found)
             usable = [r for r in group if r["status"] == "ok" or r["reason"] == "not_chosen"]
             best = max(usable, key=lambda r: (self._score_of(r), -r["candidate"]), default=None)
             for row in group:
@@ -263,33 +262,3 @@ class WriteStage(Stage):
         tags, matcher = Tags.of(row["tags"]), self._judge.matcher.text
         recall = score_text(row["text"], tags, (), matcher, dict(self._judge.weights)).recall
         return -1.0 if recall is None else recall
-
-
-def _groups(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Yields groups of candidates: candidate 0 starts a new one."""
-    group: list[dict[str, Any]] = []
-    for row in rows:
-        if row["candidate"] == 0 and group:
-            yield group
-            group = []
-        group.append(row)
-    if group:
-        yield group
-
-
-def _plain(tags: Tags | None) -> dict[str, Any] | None:
-    return (
-        None
-        if tags is None
-        else {"objects": tags.objects, "attributes": tags.attributes, "relations": tags.relations}
-    )
-
-
-def _record(record: Any) -> dict[str, Any]:
-    return {
-        "edit": record.edit,
-        "op": record.op,
-        "kind": record.kind,
-        "before": record.before,
-        "after": record.after,
-    }
