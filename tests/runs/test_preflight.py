@@ -108,9 +108,7 @@ def test_models_of_stages_that_are_done_are_not_asked(tmp_path: Path) -> None:
 def test_absent_packages_of_all_models_are_told_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ctrlsynth.models import installed
-
-    monkeypatch.setattr(installed, "installed", lambda module: False)
+    monkeypatch.setattr("ctrlsynth.models.installed.installed", lambda module: False)
     plan = recipe(
         tmp_path,
         models={"tagger": "wordnet", "llm": {"openai": "y"}, "text_to_image": "no_such_module:Painter"},

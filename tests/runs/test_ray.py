@@ -29,7 +29,6 @@ from ctrlsynth.storage.location import Remote
 from helpers import TESTS, TIME, recipe, tables
 from s3_server import s3_server
 
-HERE = TESTS
 LOOPBACK = "127.0.0.2"  # Ray takes 127.0.0.1 for "this machine's outer address"
 ALONE = {"ray": {name: {"concurrency": 1} for name in ("read", "match", "balance", "tag", "write")}}
 """One actor a stage; an actor costs a process's start."""
@@ -43,7 +42,7 @@ def cluster() -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
 
-    path = os.pathsep.join([str(HERE), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(TESTS), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     env = {"PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     env["RAY_idle_worker_killing_time_threshold_ms"] = (
         "600000"  # processes that looked for the folder become actors instead of ending
@@ -311,9 +310,7 @@ def test_a_model_that_a_node_lacks_is_one_line_whatever_part_is_asked_next(
 def test_a_part_that_always_takes_its_actor_down_stops_the_run(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ctrlsynth.runs import ray as engine
-
-    monkeypatch.setattr(engine, "BEGINS", 2)
+    monkeypatch.setattr("ctrlsynth.runs.ray.BEGINS", 2)
     said = stopped(tmp_path, {"ray_models:Crasher": "boat"})
     assert re.search(r"write: part \d+ was begun 2 times and its actor died each time", said)
 

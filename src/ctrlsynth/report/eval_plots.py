@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..evaluate.compare import Cell, pooled, signature
+from ..evaluate.compare import pooled, signature
 from ..evaluate.results import Result, read_result
 from .figures import LIGHT, Theme, dash, legend, panels
 
@@ -102,10 +102,8 @@ def _run(folder: Path) -> str:
 
 
 def _points(results: Mapping[int, Sequence[Result]], metric: str) -> list[Point]:
-    cells: list[tuple[int, Cell]] = [
-        (n, pooled([r.scores[metric] for r in several])) for n, several in sorted(results.items())
-    ]
-    return [Point(n, c.value, c.low, c.high, c.seeds) for n, c in cells]
+    cells = {n: pooled([r.scores[metric] for r in several]) for n, several in sorted(results.items())}
+    return [Point(n, c.value, c.low, c.high, c.seeds) for n, c in cells.items()]
 
 
 def _relative(points: Sequence[Point], name: str, title: str) -> list[Point]:
@@ -157,8 +155,7 @@ def figure(found: Curves, relative: bool = False, theme: Theme = LIGHT) -> Any:
 
 def plain(found: Curves) -> dict[str, Any]:
     """Returns the curves for --json."""
-    keys = Point.__slots__
     return {
-        title: {name: [{k: getattr(p, k) for k in keys} for p in points] for name, points in runs.items()}
+        title: {name: [asdict(p) for p in points] for name, points in runs.items()}
         for title, runs in found.items()
     }
