@@ -37,15 +37,11 @@ WORDS = "dog cat ball car tree bird boat chair red blue green yellow".split()
 
 def captions(base: Path, rows: int = 120) -> None:
     """Captions in which `dog` stands far too often, some of them twice, some without any word of the bank."""
-    lines = []
-    for n in range(rows):
-        lines.append(
-            f"a {WORDS[8 + n % 4]} {WORDS[n % 8]} beside a dog , number {n}"
-            if n % 10
-            else "nothing at all here"
-        )
-        if n % 15 == 1:
-            lines.append(lines[-1])
+    lines = [
+        f"a {WORDS[8 + n % 4]} {WORDS[n % 8]} beside a dog , number {n}" if n % 10 else "nothing at all here"
+        for n in range(rows)
+        for _ in range(2 if n % 15 == 1 else 1)
+    ]
     (base / "captions.txt").write_text("\n".join(lines) + "\n")
     (base / "bank.txt").write_text("\n".join(WORDS) + "\n")
 
@@ -87,9 +83,8 @@ def test_every_caption_has_its_fate(tmp_path: Path) -> None:
     made = only_balance(balanced(tmp_path), tmp_path, "run")
     rows = list(made.rows("balance"))
     fates = Counter(r["reason"] or "kept" for r in rows)
-    assert sum(fates.values()) == 128
-    assert fates["no_match"] == 1  # twelve of them, eleven of which repeat the one that is looked at
-    assert fates["duplicate"] == 8 + 11
+    # twelve captions match nothing, eleven of which repeat the one that is looked at
+    assert (fates.total(), fates["no_match"], fates["duplicate"]) == (128, 1, 8 + 11)
     assert abs(fates["kept"] - 40) < 15
     assert all(row.adds_up for row in made.ledger())
     assert {r["status"] for r in rows if r["text"] is None} == {"dropped"}
@@ -223,8 +218,6 @@ def test_rows_asked_for_again_change_the_balance(tmp_path: Path) -> None:
     data: dict[str, Any] = {
         "source": {"concepts": "bank.txt", "part_rows": 4},
         "models": {"llm": llm, "text_to_image": "helpers:NoPainter"},
-    }
-    data |= {
         "paths": {"p": ["concept", "text*", "balance", "image*"]},
         "balance": {"size": 6, "bank": "bank.txt"},
         "variants": {"write": 1},

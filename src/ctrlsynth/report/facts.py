@@ -190,7 +190,7 @@ def _balance(recipe: Recipe, row: Row) -> Iterator[Fact]:
     name, value = next((k, given[k]) for k in ("size", "t", "random") if k in given)
     yield Fact("rule", f"{name} {value:,}")
     if row["chance"] is not None:
-        yield Fact("chance", f"{row['chance']:.3f} of going on; drawn by the caption's id")
+        yield Fact("chance", f"{row['chance']:.3f} of being kept; drawn by the caption's id")
 
 
 def _score(score: Mapping[str, Any] | None, judge: Judge) -> Iterator[Fact]:
