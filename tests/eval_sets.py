@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import io
 import json
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from helpers import write_tar
 
 COLOURS = {
     "red": (255, 0, 0),
@@ -30,9 +31,8 @@ class ColourClip:
         self.id, self.digest = name, name
         self.images = 0
 
-    @property
-    def preprocess(self) -> Any:
-        return lambda image: np.asarray(image.resize((4, 4)), dtype=np.uint8)
+    def preprocess(self, image: Image.Image) -> Any:
+        return np.asarray(image.resize((4, 4)), dtype=np.uint8)
 
     def encode_image(self, batch: Any) -> Any:
         self.images += len(batch)
@@ -46,11 +46,16 @@ class ColourClip:
         return np.array([np.mean(r, axis=0) for r in rows], dtype=np.float32)
 
 
+def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
+    """The file of an image."""
+    out = io.BytesIO()
+    image.save(out, format, **options)
+    return out.getvalue()
+
+
 def square(colour: str, size: int = 16) -> bytes:
     """A PNG of one colour."""
-    out = io.BytesIO()
-    Image.new("RGB", (size, size), COLOURS[colour]).save(out, "PNG")
-    return out.getvalue()
+    return encoded(Image.new("RGB", (size, size), COLOURS[colour]))
 
 
 def write_shards(folder: Path, samples: Sequence[dict[str, bytes]], shards: int = 2) -> Path:
@@ -59,12 +64,14 @@ def write_shards(folder: Path, samples: Sequence[dict[str, bytes]], shards: int 
     (folder / "nshards.txt").write_text(f"{shards}\n")
     per = -(-len(samples) // shards)
     for n in range(shards):
-        with tarfile.open(folder / f"{n}.tar", "w") as tar:
-            for i, parts in enumerate(samples[n * per : (n + 1) * per]):
-                for ending, data in parts.items():
-                    info = tarfile.TarInfo(f"s{n * per + i:05d}.{ending}")
-                    info.size = len(data)
-                    tar.addfile(info, io.BytesIO(data))
+        write_tar(
+            folder / f"{n}.tar",
+            [
+                (f"s{i:05d}.{ending}", data)
+                for i, parts in list(enumerate(samples))[n * per : (n + 1) * per]
+                for ending, data in parts.items()
+            ],
+        )
     return folder
 
 

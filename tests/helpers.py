@@ -6,8 +6,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import tarfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -204,3 +205,13 @@ def refused(call: Callable[[], object], match: str) -> None:
     with pytest.raises(UserError, match=match) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+def write_tar(path: Path, members: Iterable[tuple[str, bytes]], format: int = tarfile.USTAR_FORMAT) -> Path:
+    """Writes a tar of (name, content)."""
+    with tarfile.open(path, "w", format=format) as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path

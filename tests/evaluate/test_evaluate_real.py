@@ -3,7 +3,6 @@ and torchmetrics, to 1e-6."""
 
 from __future__ import annotations
 
-import io
 from functools import lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -17,7 +16,7 @@ from ctrlsynth.evaluate.run import evaluate_all
 from ctrlsynth.models.base import Prompt
 from ctrlsynth.models.embedded.scenes.painter import Scenes
 from ctrlsynth.models.open_clip.load import build, load_model, save_folder
-from eval_sets import write_shards
+from eval_sets import encoded, write_shards
 
 NAMES = ["dog", "cat", "car", "tree", "boat", "horse", "chair"]
 LABELS = [n % 6 for n in range(30)]  # nothing shows a chair: an empty class
@@ -36,9 +35,7 @@ def place() -> tuple[Path, list[bytes]]:
     for n, label in enumerate(LABELS):
         made = Scenes(64).generate([Prompt(f"a {NAMES[label]}", seed=n)])[0].image
         assert made is not None
-        out = io.BytesIO()
-        made.save(out, "PNG")
-        images.append(out.getvalue())
+        images.append(encoded(made))
     write_shards(
         base / "data/shapes/test",
         [{"png": i, "cls": str(n).encode()} for i, n in zip(images, LABELS, strict=True)],

@@ -3,17 +3,13 @@ to the head."""
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from ctrlsynth.api.run import run
 from ctrlsynth.data.long_tail import read_split
 from ctrlsynth.data.sources import open_source
-from ctrlsynth.errors import UserError
 from ctrlsynth.evaluate.kinds import long_tail
 from ctrlsynth.evaluate.kinds.base import Settings
 from ctrlsynth.evaluate.run import evaluate_all
@@ -22,7 +18,8 @@ from ctrlsynth.models.base import Prompt
 from ctrlsynth.models.embedded.scenes.painter import Scenes
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Source
-from eval_sets import ColourClip, square
+from eval_sets import ColourClip, encoded, square
+from helpers import refused
 
 NAMES = ["red car", "green tree", "blue boat"]
 COUNTS = [101, 20, 3]
@@ -34,10 +31,8 @@ def _split(folder: Path, counts: list[int] = COUNTS) -> dict[str, Any]:
     for n, name in enumerate(NAMES):
         made = Scenes(96).generate([Prompt(f"a {name}", seed=n)])[0].image
         assert made is not None
-        out = io.BytesIO()
-        made.save(out, "PNG")
         for i in range(counts[n]):
-            (folder / "images" / f"{n} {i}.png").write_bytes(out.getvalue())
+            (folder / "images" / f"{n} {i}.png").write_bytes(encoded(made))
     (folder / "classnames.txt").write_text("\n".join(NAMES) + "\n")
     (folder / "train.txt").write_text(
         "".join(f"{n} {i}.png {n}\n" for n in range(3) for i in range(counts[n]))
@@ -86,20 +81,15 @@ def test_parts_change_nothing_and_missing_images_are_rows(tmp_path: Path) -> Non
 def test_wrong_splits_are_one_line(tmp_path: Path) -> None:
     path = tmp_path / "train.txt"
     path.write_text("a b.jpg 0\nc.jpg 7\n")
-    with pytest.raises(
-        UserError, match=r"train\.txt:2: expected 'path label' with a label of 0\.\.2, found 'c\.jpg 7'"
-    ):
-        read_split(path, 3)
+    wrong = r"train\.txt:2: expected 'path label' with a label of 0\.\.2, found 'c\.jpg 7'"
+    refused(lambda: read_split(path, 3), wrong)
     path.write_text("a b.jpg 0\n\n")
     assert read_split(path, 3) == [("a b.jpg", 0)]
     path.write_text("\n")
-    with pytest.raises(UserError, match="names no image"):
-        read_split(path, 3)
+    refused(lambda: read_split(path, 3), "names no image")
     where = _split(tmp_path / "x", [101, 101, 101])
-    with pytest.raises(UserError, match=r"no class of .*train\.txt is tail"):
-        _rows(where)
-    with pytest.raises(UserError, match="cannot read it"):
-        _rows({**where, "split": "gone.txt"})
+    refused(lambda: _rows(where), r"no class of .*train\.txt is tail")
+    refused(lambda: _rows({**where, "split": "gone.txt"}), "cannot read it")
 
 
 def test_the_whole_route_from_split_to_augmented_head(tmp_path: Path) -> None:
@@ -129,9 +119,8 @@ def test_the_whole_route_from_split_to_augmented_head(tmp_path: Path) -> None:
     assert plain.protocol == more.protocol
     assert (plain.data, set(plain.scores)) != (more.data, set())
     assert more.notes == ("trained on 130 images, 124 of them from train.txt",)
-    with pytest.raises(UserError, match=r"expected a label of 0\.\.1, found 2"):
-        long_tail.read_extra(tmp_path / "made", 2)
+    refused(lambda: long_tail.read_extra(tmp_path / "made", 2), r"expected a label of 0\.\.1, found 2")
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "x.png").write_bytes(square("red"))
-    with pytest.raises(UserError, match="expected an imagefolder export whose source gives labels"):
-        long_tail.read_extra(tmp_path / "images", 3)
+    wrong = "expected an imagefolder export whose source gives labels"
+    refused(lambda: long_tail.read_extra(tmp_path / "images", 3), wrong)

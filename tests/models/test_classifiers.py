@@ -346,7 +346,7 @@ def test_open_clip_by_name_takes_a_local_file(vocabulary: Path, tmp_path: Path) 
         ({"open_clip": "acme/none"}, "fetch it with `hf download acme/none`"),
         ({"templates": "a photo"}, "templates: a list of sentences"),
         ({"score": "cos"}, "unknown score 'cos'; did you mean 'cosine'"),
-        ({"cut": 2}, "cut: a score from 0 to 1"),
+        ({"cut": 2}, "cut: a number from 0 to 1"),
         ({"vocabulary": None}, "takes a model and a vocabulary"),
     ):
         with pytest.raises(UserError, match=message) as caught:
@@ -429,7 +429,7 @@ def test_wrong_classifiers_are_one_sentence(tiny: Tiny, tmp_path: Path) -> None:
     for value, message in (
         ({"classifier": str(bare)}, "names none of its 4 classes; give a label file as `labels`"),
         ({"classifier": str(tiny("vit")), "top_k": 0}, "top_k: a whole number from 1 up"),
-        ({"classifier": str(tiny("vit")), "cut": -1}, "cut: a score from 0 to 1"),
+        ({"classifier": str(tiny("vit")), "cut": -1}, "cut: a number from 0 to 1"),
         (
             {"classifier": str(tiny("vit")), "multi_labl": True},
             "unknown option 'multi_labl'; did you mean 'multi_label'",

@@ -423,7 +423,7 @@ def test_what_a_pipeline_has_no_place_for_is_refused(tiny: Tiny, tmp_path: Path)
     with pytest.raises(UserError, match="AudioLDMPipeline of diffusers paints no images from text"):
         build(tmp_path).check()
     (tmp_path / "model_index.json").write_text("{")
-    with pytest.raises(UserError, match=r"is no diffusers pipeline: .*model_index.json is absent or damaged"):
+    with pytest.raises(UserError, match=r"its model_index.json is damaged"):
         build(tmp_path)
 
 

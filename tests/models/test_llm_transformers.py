@@ -16,7 +16,6 @@ import torch
 from conformance import check_llm, request
 from ctrlsynth.errors import ModelError, UserError
 from ctrlsynth.models.base import Reply, Request
-from ctrlsynth.models.llms.chat import tokens_of
 from ctrlsynth.models.llms.choice import Choice
 from ctrlsynth.models.llms.sampling import Sampling
 from ctrlsynth.models.llms.transformers import TransformersLLM
@@ -52,7 +51,7 @@ def qwen2(tiny: Tiny) -> TransformersLLM:
 def slow_greedy(model: TransformersLLM, request: Request) -> list[int]:
     """The definition: one row, no padding, no cache, the likeliest token again and again."""
     network, tokenizer = model.loaded()
-    ids = tokens_of(tokenizer, model.prompt(request))
+    ids = model.tokens(request)
     start = len(ids)
     with torch.inference_mode():
         while len(ids) - start < request.max_tokens and (
@@ -97,7 +96,7 @@ def test_greedy_is_the_likeliest_token_again_and_again(qwen2: TransformersLLM) -
         ids = slow_greedy(qwen2, asked)
         assert reply.text == tokenizer.decode(ids, skip_special_tokens=True).strip()
         assert reply.completion_tokens == len(ids)
-        assert reply.prompt_tokens == len(tokens_of(tokenizer, qwen2.prompt(asked)))
+        assert reply.prompt_tokens == len(qwen2.tokens(asked))
 
 
 @pytest.mark.parametrize("options", [{}, SYNTHCLIP, {"repetition_penalty": 1.3}])

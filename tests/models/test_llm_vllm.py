@@ -271,7 +271,7 @@ def test_an_older_interface_is_refused_before_the_first_call(
         ("1.0", False),
         ("dev", False),
     ):
-        monkeypatch.setattr(backend, "version", lambda _, told=told: told)
+        monkeypatch.setattr(backend, "version_of", lambda _, told=told: told)
         if refused:
             with pytest.raises(
                 UserError,

@@ -38,8 +38,8 @@ def train(
     from ..clip.train import train as train_clip
 
     speaks = first_process()
-    with train_bars(quiet=as_json or not speaks) as watcher:
-        made = train_clip(block, out, base=recipe.parent, watcher=watcher, resume=resume)
+    with train_bars(quiet=as_json or not speaks) as watch:
+        made = train_clip(block, out, base=recipe.parent, watch=watch, resume=resume)
     if not speaks:
         return
     facts = {

@@ -123,26 +123,21 @@ def eval_bars(quiet: bool = False) -> Iterator[Callable[[str, int, int, int], No
         yield watch
 
 
-class TrainBar:
-    """The watcher of a training run: steps, loss, learning rate, pairs per second, share of time spent
-    waiting for data."""
-
-    def __init__(self, bars: Progress) -> None:
-        self._bars, self._task = bars, bars.add_task("train", total=None, note="")
-
-    def start(self, step: int, steps: int) -> None:
-        self._bars.reset(self._task, total=steps, completed=step, note="")
-
-    def line(self, facts: Mapping[str, Any]) -> None:
-        note = (
-            f"loss {facts['loss']:.4f}, lr {facts['lr']:.2e}, {facts['pairs_per_s']:,.0f} pairs/s, "
-            f"data wait {facts['data_wait']:.0%}, {facts['skipped']:,} skipped"
-        )
-        self._bars.update(self._task, completed=facts["step"], note=note)
-
-
 @contextmanager
-def train_bars(quiet: bool = False) -> Iterator[TrainBar]:
-    """Shows the steps of a training run."""
+def train_bars(quiet: bool = False) -> Iterator[Callable[[int, Mapping[str, Any]], None]]:
+    """Shows a training run: steps, loss, learning rate, pairs per second, share of time spent waiting for
+    data."""
     with _bars("steps", quiet, transient=True) as bars:
-        yield TrainBar(bars)
+        task = bars.add_task("train", total=None, note="")
+
+        def watch(steps: int, line: Mapping[str, Any]) -> None:
+            if "loss" not in line:
+                bars.reset(task, total=steps, completed=line["step"], note="")
+                return
+            note = (
+                f"loss {line['loss']:.4f}, lr {line['lr']:.2e}, {line['pairs_per_s']:,.0f} pairs/s, "
+                f"data wait {line['data_wait']:.0%}, {line['skipped']:,} skipped"
+            )
+            bars.update(task, completed=line["step"], note=note)
+
+        yield watch

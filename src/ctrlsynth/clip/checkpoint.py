@@ -12,8 +12,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,28 +37,17 @@ class State:
     loss: float = math.nan
     skipped: int = 0
 
-    def facts(self) -> dict[str, Any]:
-        """The part for train.json."""
-        numbers = {"step": self.step, "loss": self.loss, "skipped": self.skipped}
-        return {**numbers, "scaler": self.scaler.state_dict()}
-
 
 def save(out: Path, state: State, facts: dict[str, Any], keep: int) -> Path:
     """Writes a checkpoint and deletes this run's older ones, all but the newest `keep`. `facts` go into its
     train.json as well."""
-    from safetensors.torch import save_file
-
     target = out / "checkpoints" / f"step-{state.step:08d}"
-    if not target.exists():
-        with _written(target) as made:
-            save_folder(made, state.module, state.config)
-            tensors = {
-                f"{n}.{k}": v.detach().contiguous().cpu()
-                for n, values in state.optimizer.state_dict()["state"].items()
-                for k, v in values.items()
-            }
-            save_file(tensors, made / OPTIMIZER)
-            write_json(made / STATE, {**state.facts(), **facts})
+    tensors = {
+        f"{n}.{k}": v.detach().contiguous().cpu()
+        for n, values in state.optimizer.state_dict()["state"].items()
+        for k, v in values.items()
+    }
+    _write(target, state, facts, tensors)
     remove_leftovers(target.parent)
     for old in _finished(out)[:-keep]:
         shutil.rmtree(old)
@@ -68,24 +56,28 @@ def save(out: Path, state: State, facts: dict[str, Any], keep: int) -> Path:
 
 def finish(out: Path, state: State, facts: dict[str, Any]) -> Path:
     """Writes OUT/model, once."""
-    target = out / "model"
-    if not target.exists():
-        with _written(target) as made:
-            save_folder(made, state.module, state.config)
-            write_json(made / STATE, {**state.facts(), **facts})
-    return target
+    _write(out / "model", state, facts)
+    return out / "model"
 
 
-@contextmanager
-def _written(target: Path) -> Iterator[Path]:
-    """Yields a temporary folder, which becomes `target` atomically, or is deleted on failure. Raises OSError
-    for a full disk, for which safetensors has an error of its own."""
+def _write(
+    target: Path, state: State, facts: dict[str, Any], tensors: Mapping[str, Any] | None = None
+) -> None:
+    """Writes a folder atomically, unless it exists; `tensors` are the optimiser's. Raises OSError for a full
+    disk, for which safetensors has an error of its own."""
     from safetensors import SafetensorError
+    from safetensors.torch import save_file
 
+    if target.exists():
+        return
+    numbers = {"step": state.step, "loss": state.loss, "skipped": state.skipped}
     try:
         with making(target) as made:
             made.mkdir()
-            yield made
+            save_folder(made, state.module, state.config)
+            if tensors is not None:
+                save_file(tensors, made / OPTIMIZER)
+            write_json(made / STATE, {**numbers, "scaler": state.scaler.state_dict(), **facts})
             for path in made.iterdir():
                 flush(path)
             os.replace(made, target)

@@ -17,7 +17,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from .data.shards import Subset, open_shards
 
 _NOT_WORDS = re.compile(r"[^\w]+")
 _CHUNK = 256
+_COSINES = np.cos(np.pi / 32 * (np.arange(32) + 0.5) * np.arange(1, 9)[:, None])
 SetRow = tuple[str, bytes, Sequence[str]]
 """A row of an evaluation set: where it is, its encoded image, its captions."""
 
@@ -92,17 +92,11 @@ def pixel_hash(image: Image.Image) -> str:
     ).hexdigest()
 
 
-@lru_cache(maxsize=1)
-def _cosines() -> Any:
-    n = np.arange(32)
-    return np.cos(np.pi / 32 * (n[None, :] + 0.5) * np.arange(1, 9)[:, None])
-
-
 def perceptual_hash(image: Image.Image) -> int:
     """64 bits: which of the 8 x 8 lowest frequencies (without the constant row and column) of the 32 x 32
     grey image are above their median."""
     grey = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BICUBIC), dtype=np.float64)
-    low = _cosines() @ grey @ _cosines().T
+    low = _COSINES @ grey @ _COSINES.T
     return int("".join("1" if v else "0" for v in (low > np.median(low)).ravel()), 2)
 
 

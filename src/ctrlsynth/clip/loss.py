@@ -88,7 +88,7 @@ def step_gradients(
     *,
     micro: bool = False,
     factor: Tensor | float = 1.0,
-    before: Callable[[int], None] = lambda number: None,
+    before: Callable[[int], object] = lambda number: None,
 ) -> tuple[Tensor, Tensor]:
     """Adds one step's gradients to the parameters; returns the loss of the whole batch and its number of
     valid rows, the same in all processes.
@@ -139,14 +139,9 @@ def _pass_on(run: Any, by_features: Tensor, by_scalars: Sequence[Tensor]) -> Non
     """Backpropagates through one run, given the gradients of its features [n, 2 dim] and of its two
     scalars."""
     width = run[0].shape[1]
-    outputs = [
-        (run[0], by_features[:, :width]),
-        (run[1], by_features[:, width:]),
-        (run[2], by_scalars[0]),
-        (run[3], by_scalars[1]),
-    ]
-    outputs = [(o, g) for o, g in outputs if o.requires_grad]
-    torch.autograd.backward([o for o, _ in outputs], [g for _, g in outputs])
+    gradients = (by_features[:, :width], by_features[:, width:], *by_scalars)
+    outputs = [(o, g) for o, g in zip(run, gradients, strict=True) if o.requires_grad]
+    torch.autograd.backward(*zip(*outputs, strict=True))
 
 
 def _gathered(own: Tensor, valid: Tensor, world: int) -> tuple[Tensor, Tensor | None]:
@@ -180,7 +175,7 @@ def _each_alone(
     micro_batches: Sequence[tuple[Tensor, Tensor, Tensor]],
     loss: str,
     factor: Any,
-    before: Callable[[int], None],
+    before: Callable[[int], object],
 ) -> tuple[Tensor, Tensor]:
     """The mean over the losses of each micro-batch alone."""
     world = _world(model)

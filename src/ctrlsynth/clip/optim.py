@@ -9,7 +9,7 @@ from typing import Any
 
 from ..recipe.train import TrainBlock
 from .data.loader import open_sources
-from .data.order import Schedule, equal_steps
+from .data.order import Schedule
 
 
 def make_optimizer(module: Any, block: TrainBlock) -> Any:
@@ -26,8 +26,9 @@ def make_optimizer(module: Any, block: TrainBlock) -> Any:
 
 
 def total_steps(block: TrainBlock, schedule: Schedule, base: Path) -> int:
-    """The run's length in optimiser steps, at least 1. `equal_samples` counts the rows of the baseline's data
-    if only the data is given."""
+    """The run's length in optimiser steps, at least 1. `equal_samples`: as many steps as a baseline of E epochs
+    on N pairs, so that a mix of N + N' pairs trains E*N/(N+N') of its own epochs (papers/001, section 4.1);
+    counts the rows of the baseline's data if only the data is given."""
     if block.steps is not None:
         return block.steps
     if block.equal_samples is not None:
@@ -35,7 +36,7 @@ def total_steps(block: TrainBlock, schedule: Schedule, base: Path) -> int:
         rows = wanted.rows or sum(
             s.rows for s in open_sources(wanted.data or [], base, where="train.equal_samples.data")
         )
-        return max(1, equal_steps(wanted.epochs, rows, block.batch))
+        return max(1, round(wanted.epochs * (rows // block.batch)))
     return max(1, round((block.epochs or 32) * schedule.steps_an_epoch))
 
 

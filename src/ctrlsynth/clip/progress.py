@@ -1,12 +1,12 @@
-"""Reports of a training run: log.jsonl, TensorBoard if it is installed, and a watcher for a display."""
+"""Reports of a training run: log.jsonl, TensorBoard if it is installed, and a callback for a display."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ..models.installed import installed
 from ..storage.files import remove_leftovers, replacing
@@ -14,21 +14,9 @@ from ..storage.files import remove_leftovers, replacing
 LOG = "log.jsonl"
 
 
-class Watcher(Protocol):
-    """Receives the progress of a run: its first step and its length, then each line of the log."""
-
-    def start(self, step: int, steps: int) -> None: ...
-    def line(self, facts: Mapping[str, Any]) -> None: ...
-
-
-class NullWatcher:
-    """Ignores everything."""
-
-    def start(self, step: int, steps: int) -> None:
-        """Ignores the length."""
-
-    def line(self, facts: Mapping[str, Any]) -> None:
-        """Ignores the line."""
+Watch = Callable[[int, Mapping[str, Any]], None]
+"""Called with the length of the run in steps, and with each line of the log; first with the `step` at which
+the run starts."""
 
 
 class Log:
@@ -38,7 +26,10 @@ class Log:
     def __init__(self, out: Path, step: int) -> None:
         path = out / LOG
         before = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        kept = [line for line in before if (facts := _facts(line)) is not None and facts["step"] <= step]
+        kept: list[str] = []
+        for line in before:
+            with contextlib.suppress(ValueError):  # a killed run may leave half a line
+                kept += [line] if json.loads(line)["step"] <= step else []
         remove_leftovers(out)
         with replacing(path) as made:
             made.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
@@ -63,10 +54,3 @@ class Log:
         self._out.close()
         if self._board is not None:
             self._board.close()
-
-
-def _facts(line: str) -> dict[str, Any] | None:
-    with contextlib.suppress(ValueError):  # a killed run may leave half a line
-        facts = json.loads(line)
-        return facts if isinstance(facts, dict) and "step" in facts else None
-    return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,12 +30,12 @@ from ..recipe.train import TrainBlock
 from ..sample import hash_int
 from ..storage.files import read_json, write_json
 from . import checkpoint
-from .data.loader import Batch, Batches, left_out, loader, open_sources, order_of, schedule_of
+from .data.loader import Batch, Batches, loader, open_sources, schedule_of
 from .data.rows import Shards
 from .decontaminate import clean
 from .loss import Forward, step_gradients
 from .optim import learning_rate, make_optimizer, total_steps, warmup_steps
-from .progress import Log, NullWatcher, Watcher
+from .progress import Log, Watch
 
 FREE = {"workers", "device", "save_every", "keep", "log_every", "grad_checkpointing", "accumulate"}
 """Settings that may change on resume, because they affect neither the batches nor (beyond rounding) the
@@ -57,7 +58,7 @@ class Trained:
 
 
 def train(
-    block: TrainBlock, out: Path, *, base: Path, watcher: Watcher | None = None, resume: bool = True
+    block: TrainBlock, out: Path, *, base: Path, watch: Watch | None = None, resume: bool = True
 ) -> Trained:
     """Trains as `block` says into `out`; relative paths start at `base`. The same call resumes at the newest
     checkpoint.
@@ -66,8 +67,7 @@ def train(
     finite."""
     with _processes() as process:
         set_threads()
-        run = _Run(block, out, base, process, resume)
-        return run.go(watcher or NullWatcher())
+        return _Run(block, out, base, process, resume).go(watch or (lambda steps, line: None))
 
 
 def first_process() -> bool:
@@ -117,7 +117,8 @@ def _data(
     facts: dict[str, Any] = {"block": block.model_dump(mode="json")}
     if block.decontaminate is not None:
         shards, facts["decontaminated"] = clean(shards, block.decontaminate, base, out)
-    facts |= {"rows": [s.rows for s in shards], "left_out": dict(left_out(shards))}
+    left_out = sum((s.left_out for s in shards), Counter[str]())
+    facts |= {"rows": [s.rows for s in shards], "left_out": dict(left_out)}
     if rank == 0:
         before = read_json(out / STATE) or facts
         if before["rows"] != facts["rows"]:
@@ -141,10 +142,10 @@ def _check_folder(block: TrainBlock, out: Path, resume: bool) -> None:
             f"{out}: holds a run already; name another folder with --out, or leave --no-resume out to "
             f"resume it"
         )
-    before = before["block"]
     for key, value in block.model_dump(mode="json").items():
-        if key not in FREE and before.get(key) != value:
-            was, now = _differing(repr(before.get(key)), repr(value))
+        old = before["block"].get(key)
+        if key not in FREE and old != value:
+            was, now = _differing(repr(old), repr(value))
             raise UserError(
                 f"{out}: was started with train.{key} {was}, the recipe says {now}; name another --out"
             )
@@ -180,7 +181,7 @@ class _Run:
         self.block, self.out, self.process = block, out, process
         self.device = torch.device(choose_device(process.device or block.device, "train"))
         shards, self.facts = _data(block, out, base, process.rank, resume)
-        schedule = schedule_of(order_of(shards, block), block, process.world)
+        schedule = schedule_of(shards, block, process.world)
         self.steps = total_steps(block, schedule, base)
         self.warmup = warmup_steps(block, self.steps, schedule.steps_an_epoch)
         loaded = _initial_model(block, base)
@@ -201,15 +202,15 @@ class _Run:
                 self.forward, gradient_as_bucket_view=True
             )
 
-    def go(self, watcher: Watcher) -> Trained:
+    def go(self, watch: Watch) -> Trained:
         """Trains from the newest checkpoint to the last step."""
         state, block, first = self.state, self.block, self.process.rank == 0
         if first:  # only now, so that a run with wrong input can be corrected and started again
             write_json(self.out / STATE, self.facts)
         log = Log(self.out, state.step) if first else None
-        numbers = state.step * block.accumulate
-        stream = iter(loader(self.batches, numbers, workers=block.workers, pin=self.device.type == "cuda"))
-        watcher.start(state.step, self.steps)
+        done, pin = state.step * block.accumulate, self.device.type == "cuda"
+        stream = iter(loader(self.batches, done, workers=block.workers, pin=pin))
+        watch(self.steps, {"step": state.step})
         window = self._window()
         for step in range(state.step, self.steps):
             asked = time.perf_counter()
@@ -223,14 +224,16 @@ class _Run:
                 line = self._line(window)
                 if log is not None:
                     log.line(line)
-                    watcher.line(line)
+                    watch(self.steps, line)
                 window = self._window()
-            if saves:
-                self._save()
+            if saves and first:
+                checkpoint.save(self.out, state, self._facts(), block.keep)
+            if saves and self.process.world > 1:
+                dist.barrier()
         if log is not None:
             log.close()
             checkpoint.finish(self.out, state, self._facts())
-        data = {k: v for k, v in self.facts.items() if k in ("rows", "left_out", "decontaminated")}
+        data = {k: v for k, v in self.facts.items() if k != "block"}
         samples = self.steps * block.batch
         return Trained(self.out / "model", self.steps, samples, state.loss, state.skipped, data)
 
@@ -239,8 +242,8 @@ class _Run:
 
     def _step(self, step: int, micro_batches: Sequence[Batch]) -> Tensor:
         """One optimiser step: [loss, valid rows] of the whole batch, without waiting for the device."""
-        block, module = self.block, self.state.module
-        optimizer, scaler = self.state.optimizer, self.state.scaler
+        block, module, optimizer = self.block, self.state.module, self.state.optimizer
+        scaler = self.state.scaler
         rate = learning_rate(block, step, self.steps, self.warmup)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -251,7 +254,10 @@ class _Run:
             block.loss,
             micro=block.negatives == "micro",
             factor=scaler.scale(torch.ones((), device=self.device)),
-            before=lambda number: self._seed(step, number),
+            # seeds what is random inside a model (patch dropout)
+            before=lambda number: torch.manual_seed(
+                hash_int(block.seed, f"{step}/{self.process.rank}/{number}", "model") >> 1
+            ),
         )
         if block.grad_clip is not None:
             scaler.unscale_(optimizer)
@@ -261,11 +267,6 @@ class _Run:
         with torch.no_grad():
             module.logit_scale.clamp_(0, math.log(block.max_logit_scale))
         return torch.stack([loss, valid.to(loss)])
-
-    def _seed(self, step: int, number: int) -> None:
-        """Seeds what is random inside a model (patch dropout) by seed, step, process and micro-batch."""
-        place = f"{step}/{self.process.rank}/{number}"
-        torch.manual_seed(hash_int(self.block.seed, place, "model") >> 1)
 
     def _line(self, window: _Window) -> Mapping[str, Any]:
         """The line of the log for a window. WorkFailed if no row of it was valid or its loss is not
@@ -297,12 +298,6 @@ class _Run:
             "skipped": state.skipped,
             **({"faults": window.faults[:20]} if window.faults else {}),
         }
-
-    def _save(self) -> None:
-        if self.process.rank == 0:
-            checkpoint.save(self.out, self.state, self._facts(), self.block.keep)
-        if self.process.world > 1:
-            dist.barrier()
 
     def _facts(self) -> dict[str, Any]:
         """The content of train.json apart from the state."""

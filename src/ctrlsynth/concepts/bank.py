@@ -22,6 +22,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import string
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,8 +34,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..data import streams
-from ..data.streams import text_lines
+from ..data.captions import replace_surrogates
+from ..data.streams import plain_name, text_lines
 from ..errors import UserError, first_line
 from ..lang import wordnet
 from ..sample import draw
@@ -53,6 +54,7 @@ SCHEMA = pa.schema(
 )
 _COLUMNS = ("entry", "concept", "name", "word", "text", "caption")
 _MARKS = frozenset(string.punctuation + " ")
+_UNMATCHABLE = re.compile("[\t\r\n]|[^ ][,.;:?!`]|[,.;:?!`][^ ]")
 LONGEST = 200
 """Characters of a concept at most: a word or a phrase, not a text. Nothing is written about a longer entry;
 matching takes it."""
@@ -109,9 +111,10 @@ def load_bank(path: Path) -> Bank:
             noted["edge_spaces"] += entry != entry.strip(" ")
             noted["punctuation"] += _MARKS.issuperset(entry)
             noted["very_long"] += len(entry) > LONGEST
-            noted["unmatchable"] += not _matchable(entry)
+            noted["unmatchable"] += _UNMATCHABLE.search(entry) is not None
     if not kept:
-        raise UserError(f"{path}: the bank is empty" + (f" ({_list(dropped)} left out)" if dropped else ""))
+        left_out = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
+        raise UserError(f"{path}: the bank is empty" + (f" ({left_out} left out)" if dropped else ""))
     return Bank(tuple(kept), digest_of(list(kept)), dict(dropped), {k: v for k, v in noted.items() if v})
 
 
@@ -125,18 +128,10 @@ def flagged_forms(table: pa.Table) -> set[str]:
     return {form(entry or "") for entry in table.filter(table["flagged"])["entry"].to_pylist()}
 
 
-def _matchable(entry: str) -> bool:
-    if not any(c in entry for c in ",.;:?!`\t\r\n"):
-        return True
-    return all(len(w) <= 1 or not any(c in w for c in ",.;:?!`\t\r\n") for w in entry.split(" ")) and not any(
-        c in entry for c in "\t\r\n"
-    )
-
-
 def read_bank(path: Path) -> pa.Table:
     """Every row of a bank file as a table of `SCHEMA`, flagged ones too; lists get the source `list`."""
     path = Path(path)
-    name = streams.plain_name(path)
+    name = plain_name(path)
     if not path.is_file():
         raise UserError(f"{path}: no such bank file; make one with: ctrlsynth concepts build --out FILE")
     if name.endswith(".parquet"):
@@ -152,14 +147,9 @@ def read_bank(path: Path) -> pa.Table:
 
 def table_of(rows: Sequence[_Row]) -> pa.Table:
     """(entry, source, score) rows as a bank's table, unflagged."""
-    columns: list[Any] = [
-        [r[0] for r in rows],
-        [r[1] for r in rows],
-        [r[2] for r in rows],
-        [None] * len(rows),
-        [None] * len(rows),
-    ]
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
+    return pa.Table.from_pylist(
+        [{"entry": entry, "source": source, "score": score} for entry, source, score in rows], SCHEMA
+    )
 
 
 def _parquet(path: Path) -> pa.Table:
@@ -194,12 +184,10 @@ def _json(path: Path) -> list[_Row]:
         raise UserError(f"{path}: not JSON ({error})") from error
     if not isinstance(found, list):
         raise UserError(f"{path}: expected a list of strings, as MetaCLIP's metadata.json")
-    wrong = next((i for i, entry in enumerate(found) if not isinstance(entry, str)), None)
-    if wrong is not None:
-        raise UserError(f"{path}: item {wrong} is not a string: {str(found[wrong])[:60]}")
-    return [
-        (entry.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), "list", None) for entry in found
-    ]
+    for number, entry in enumerate(found):
+        if not isinstance(entry, str):
+            raise UserError(f"{path}: item {number} is not a string: {str(entry)[:60]}")
+    return [(entry, "list", None) for entry in replace_surrogates(found)]
 
 
 def _csv(path: Path) -> Iterator[_Row]:
@@ -286,9 +274,10 @@ def build(
     """One bank of (name, entries with scores, or a bank's table) in order of priority, and what became of
     each source.
 
-    Blanks at an entry's edges go and runs of them inside become one space. Entries of nothing but marks or
-    blanks are dropped, and so are those with U+FFFD (bytes that were not UTF-8) and those beyond the cap. A table's entries keep where they came from, their scores and flags; flagged in one source is flagged
-    in the bank. Raises UserError when nothing is left."""
+    Removes blanks at an entry's edges and shortens runs of them inside to one space. Drops entries of nothing
+    but marks or blanks, those with U+FFFD (bytes that were not UTF-8), and those over the cap. A table's
+    entries keep their origins, scores and flags; flagged in one source is flagged in the bank. Raises
+    UserError when nothing is left."""
     if cap < 1:
         raise UserError(f"cap {cap}: at least 1")
     found: dict[str, tuple[list[str], float | None]] = {}
@@ -298,26 +287,27 @@ def build(
     for source, entries in sources:
         count: Counter[str] = Counter()
         dropped: Counter[str] = Counter()
-        for given, origin, score, flagged, reason in _given(source, entries):
-            entry = form(given)
-            count["given"] += 1
-            if flagged is not None:
-                (unfit if flagged else fit).setdefault(entry, reason)
+        if not isinstance(entries, pa.Table):
+            entries = table_of([(entry, source, score) for entry, score in entries])
+        for row in entries.to_pylist():
+            entry, origins = form(row["entry"] or ""), (row["source"] or source).split("+")
+            if row["flagged"] is not None:
+                (unfit if row["flagged"] else fit).setdefault(entry, row["reason"])
             if not entry or _MARKS.issuperset(entry):
                 dropped["punctuation" if entry else "blank"] += 1
             elif "\ufffd" in entry:
                 dropped["undecodable"] += 1
             elif entry in found:
                 count["repeats"] += 1
-                found[entry][0].extend(name for name in origin.split("+") if name not in found[entry][0])
+                found[entry][0].extend(name for name in origins if name not in found[entry][0])
             elif len(found) >= cap:
                 count["over_cap"] += 1
             else:
-                found[entry] = (origin.split("+"), score)
+                found[entry] = (origins, row["score"])
                 count["new"] += 1
         told.append(
             SourceCount(
-                source, count["given"], count["new"], count["repeats"], dict(dropped), count["over_cap"]
+                source, entries.num_rows, count["new"], count["repeats"], dict(dropped), count["over_cap"]
             )
         )
     if not found:
@@ -326,17 +316,6 @@ def build(
     flags = [True if e in unfit else False if e in fit else None for e in found]
     reasons = [unfit.get(e, fit.get(e)) for e in found]
     return with_flags(table, flags, reasons), told
-
-
-def _given(
-    source: str, entries: Scored | pa.Table
-) -> Iterator[tuple[str, str, float | None, bool | None, str | None]]:
-    """(entry, origin, score, flagged, reason) of one source."""
-    if not isinstance(entries, pa.Table):
-        yield from ((entry, source, score, None, None) for entry, score in entries)
-        return
-    for row in entries.to_pylist():
-        yield row["entry"] or "", row["source"] or source, row["score"], row["flagged"], row["reason"]
 
 
 def with_flags(table: pa.Table, flagged: Sequence[bool | None], reasons: Sequence[str | None]) -> pa.Table:
@@ -397,7 +376,3 @@ def found_part(table: pa.Table, entries: Sequence[str], counts: Sequence[int], l
     if not found.num_rows:
         raise UserError("no entry of the bank is found in these captions")
     return found
-
-
-def _list(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -122,7 +122,7 @@ def _run_parts(path: Path) -> list[str]:
         folders = sorted(p for p in path.glob("write*") if p.is_dir())
     if len(folders) != 1:
         raise UserError(
-            f"{path}: {'has no texts yet' if not folders else 'name one of ' + ', '.join(map(str, folders))}"
+            f"{path}: {'name one of ' + ', '.join(map(str, folders)) if folders else 'has no texts yet'}"
         )
     folder = folders[0]
     run = RunFolder(folder.parent)
@@ -174,23 +174,13 @@ def _row_groups(file: str, caption: str | None, key: str | None, rows: int) -> t
 
 
 def _line_ranges(file: str, size: int) -> Iterator[Range]:
-    """Ranges of about `size` bytes that end with a line."""
-    begin = at = row = first = 0
-    block_end = b""
+    """Ranges of at least `size` bytes that end with a line."""
+    begin = row = 0
     with open(file, "rb") as stream:
-        while block := stream.read(min(size, 8 << 20)):
-            cut = block.rfind(b"\n") + 1
-            if cut and at + cut - begin >= size:
-                row += block.count(b"\n", 0, cut)
-                yield begin, at + cut, first, row - first
-                begin, first = at + cut, row
-                row += block.count(b"\n", cut)
-            else:
-                row += block.count(b"\n")
-            at += len(block)
-            block_end = block[-1:]
-    if at > begin:  # the last line may lack its end
-        yield begin, at, first, row - first + (block_end != b"\n")
+        while lines := _some_lines(stream, size):
+            end = begin + sum(map(len, lines))
+            yield begin, end, row, len(lines)
+            begin, row = end, row + len(lines)
 
 
 def read(part: Part) -> Iterator[Batch]:
@@ -208,18 +198,18 @@ def read(part: Part) -> Iterator[Batch]:
 def _parquet(part: Part) -> Iterator[tuple[int, Batch]]:
     is_run = part.kind == "run"
     key = "id" if is_run else part.key
-    row, left = part.row, part.rows or 0
+    row, end = part.row, part.row + (part.rows or 0)
     table = ParquetFile(part.file)
     columns = [part.caption, *([key] if key else []), *(["status"] if is_run else [])]
     for batch in table.batches(row, columns, _ROWS):
-        if left <= 0:
+        if row >= end:
             break
         count = batch.num_rows
         numbers: Sequence[int] = range(row, row + count)
         if is_run:
             ok = pc.equal(batch["status"], "ok")
             batch, numbers = batch.filter(ok), [row + n for n in pc.indices_nonzero(ok).to_pylist()]
-        row, left = row + count, left - count
+        row += count
         yield count, _batch(part, batch[part.caption], batch[key] if key else None, numbers)
     table.close()
 
@@ -244,7 +234,7 @@ def _lines(part: Part) -> Iterator[tuple[int, Batch]]:
 def _some_lines(stream: IO[bytes], size: int) -> list[bytes]:
     """Whole lines of at least `size` bytes, and none more. (`readlines` stops when its hint is exceeded, and
     takes 0 for no limit.)"""
-    return stream.readlines(size - 1) if size > 1 else [stream.readline()] if size == 1 else []
+    return stream.readlines(size - 1) if size > 1 else list(islice(stream, size))
 
 
 def _json_lines(part: Part, lines: list[bytes], numbers: range) -> Batch:
@@ -283,17 +273,9 @@ def _rows_of_file(part: Part) -> Iterator[tuple[int, Batch]]:
 
 def _records(part: Part) -> Iterator[Row]:
     table = Table(part.file)
-    at = table.columns.index(part.caption)
-    key = table.columns.index(part.key) if part.key else None
     for value, reason in table.read(table.start):
-        if reason is not None:
-            yield None, None, reason
-        else:
-            yield (
-                value[at] if at < len(value) else None,
-                value[key] if key is not None and key < len(value) else None,
-                None,
-            )
+        cells = table.asdict(value)
+        yield cells.get(part.caption), cells.get(part.key or ""), reason
 
 
 def _samples(part: Part) -> Iterator[Row]:
@@ -308,9 +290,10 @@ def _samples(part: Part) -> Iterator[Row]:
                 text = (sample.members[suffix].data or b"").decode("utf-8-sig")
             elif "json" in sample.members:
                 values = parse_object((sample.members["json"].data or b"").decode("utf-8-sig"))
-                reason = reason or ("bad_row" if values is None else None)
-                key = caption_key(values or {}, part.caption or None)
-                text = as_caption((values or {})[key]) if key else None
+                if values is None:
+                    reason = reason or "bad_row"
+                elif key := caption_key(values, part.caption or None):
+                    text = as_caption(values[key])
         except UnicodeDecodeError:
             reason = "bad_utf8"
         yield text, sample.key, reason
@@ -341,9 +324,14 @@ def _batch(part: Part, column: pa.Array, keys: pa.Array | None, numbers: Sequenc
             pa.large_string() if wide else pa.string()
         )  # looks at every byte
     except pa.ArrowInvalid:
-        cells = [_decoded(cell) for cell in column.cast(pa.large_binary()).to_pylist()]
-        aside = [(n, "bad_utf8") for n, cell in zip(numbers, cells, strict=True) if cell is False]
-        texts = pa.array([cell or None for cell in cells], pa.large_string())
+        cells = []
+        for number, cell in zip(numbers, column.cast(pa.large_binary()).to_pylist(), strict=True):
+            try:
+                cells.append(cell and cell.decode())
+            except UnicodeDecodeError:
+                cells.append(None)
+                aside.append((number, "bad_utf8"))
+        texts = pa.array(cells, pa.large_string())
     blank = pc.fill_null(pc.equal(pc.binary_length(pc.utf8_trim_whitespace(texts)), 0), True)
     ids = pa.array(numbers, pa.int64()).cast(pa.string())
     if keys is not None:
@@ -356,10 +344,3 @@ def _batch(part: Part, column: pa.Array, keys: pa.Array | None, numbers: Sequenc
         aside = sorted(aside + [(n, "empty_caption") for n in empty if n not in bad])
         ids, texts = ids.filter(pc.invert(blank)), texts.filter(pc.invert(blank))
     return Batch(ids, texts, aside)
-
-
-def _decoded(cell: bytes | None) -> str | Literal[False] | None:
-    try:
-        return None if cell is None else cell.decode()
-    except UnicodeDecodeError:
-        return False

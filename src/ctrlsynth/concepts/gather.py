@@ -24,6 +24,9 @@ from .bank import SOURCES, Scored, by_score, read_bank, synset_names
 HOURLY_LEAST = 50
 """Views in one hour below which MetaCLIP's script skips a line of an hourly file."""
 MIN_COUNT, MIN_PMI, MIN_VIEWS = 100, 30.0, 70
+_COUNT_FIELD = {3: 2, 4: 2, 5: 3, 6: 4}
+"""Fields of a pageviews line -> where its count is: sums over days that others have made, hourly, daily (older
+lines lack the page's number)."""
 STAND_IN_PMI = 8.0
 """symspellpy's corpus is too small for a PMI of 30 (its highest is 25.7). At 8 it gives 97,000 pairs;
 MetaCLIP's bank holds 100,646."""
@@ -133,13 +136,11 @@ def pair_scores(
     total = sum(words.values())
     scored = []
     for pair, count in pairs:
-        first, _, second = pair.partition(" ")
-        a, b = words.get(first, 0), words.get(second, 0)
+        a, b = (words.get(word, 0) for word in pair.partition(" ")[::2])
         if a and b and count > 0:
             score = math.log2(count) + math.log2(total) - math.log2(a) - math.log2(b)
-            if score >= least:
-                scored.append((pair, score))
-    return sorted(scored, key=lambda item: (-item[1], item[0]))
+            scored.append((pair, score))
+    return by_score(scored, least)
 
 
 def read_counts(path: str | Path, words: int) -> Iterator[tuple[str, int]]:
@@ -175,20 +176,17 @@ def count_views(
         known = False
         for line in text_lines(path, errors="replace"):
             fields = line.split()
-            if len(fields) == 4 and fields[2].isdecimal():
-                known = True
-                if fields[0] in hourly and ":" not in fields[1] and int(fields[2]) >= hourly_least:
-                    views[fields[1].replace("_", " ")] += int(fields[2])
-            elif len(fields) in (5, 6) and fields[-2].isdecimal():  # older daily lines lack the page's number
-                known = True
-                if fields[0] == daily and ":" not in fields[1]:
-                    views[fields[1].replace("_", " ")] += int(fields[-2])
-            elif (
-                len(fields) == 3 and fields[0] == daily and fields[2].isdecimal()
-            ):  # sums over days that others have made
-                known = True
-                if ":" not in fields[1]:
-                    views[fields[1].replace("_", " ")] += int(fields[2])
+            at = _COUNT_FIELD.get(len(fields))
+            if at is None or not fields[at].isdecimal():
+                continue
+            project, title, count = fields[0], fields[1], int(fields[at])
+            if len(fields) == 4:
+                wanted = project in hourly and count >= hourly_least
+            else:
+                wanted = project == daily
+            known = known or wanted or len(fields) != 3
+            if wanted and ":" not in title:
+                views[title.replace("_", " ")] += count
         if not known:
             raise UserError(f"{path}: no line looks like a pageviews file's ('en Some_title 12 0')")
     return views

@@ -42,11 +42,7 @@ def clean_caption(text: str | None) -> str | None:
     quotes, braces, any length."""
     if text is None:
         return None
-    if not text.isascii() and _SURROGATE.search(text):
-        text = _SURROGATE.sub("\ufffd", text)
-    if _CONTROL.search(text):
-        text = _CONTROL.sub(" ", text)
-    return text.strip() or None
+    return _CONTROL.sub(" ", _SURROGATE.sub("\ufffd", text)).strip() or None
 
 
 def as_caption(value: Any) -> str | None:

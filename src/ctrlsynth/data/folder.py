@@ -12,6 +12,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,6 @@ class FolderSource(OpenSource):
         self._spool = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the source)
         self._without = 0
         self._cut(source.part_rows, limit)
-        if not self._parts:
-            raise UserError(f"source.folder: no image in {folder} ({', '.join(sorted(IMAGE_SUFFIXES))})")
 
     def _entries(self) -> Iterator[Entry]:
         if self._table is None:
@@ -137,40 +136,27 @@ class FolderSource(OpenSource):
         """Spools the entries; a part is a range of bytes in the spool, its fingerprint a digest over its
         entries."""
         cuts: list[tuple[int, int]] = []
-        begin = count = 0
-        for number, entry in enumerate(self._entries()):
-            if limit is not None and number >= limit:
-                break
-            if count == part_rows:
-                cuts.append((begin, count))
-                begin, count = self._spool.tell(), 0
-            self._spool.write(json.dumps(entry).encode() + b"\n")
-            count += 1
-        if count:
-            cuts.append((begin, count))
+        entries = islice(self._entries(), limit)
+        while some := list(islice(entries, part_rows)):
+            cuts.append((self._spool.tell(), len(some)))
+            self._spool.writelines(json.dumps(entry).encode() + b"\n" for entry in some)
+        if not cuts:
+            raise UserError(f"source.folder: no image in {self._root} ({', '.join(sorted(IMAGE_SUFFIXES))})")
         self._spool.flush()
-        for offset, rows in merge_cuts(cuts, MAX_PARTS):
-            digest = hashlib.blake2b(digest_size=16)
-            for line in self._lines(offset, rows):
-                digest.update(line)
-            self.add_part(fingerprint(self._root, digest.hexdigest(), self._columns), offset, rows)
+        cuts = merge_cuts(cuts, MAX_PARTS)
+        ends = [*(begin for begin, _ in cuts[1:]), self._spool.tell()]
+        for (begin, rows), end in zip(cuts, ends, strict=True):
+            digest = hashlib.blake2b(b"".join(self._lines(begin, end)), digest_size=16).hexdigest()
+            self.add_part(fingerprint(self._root, digest, self._columns), (begin, end), rows)
 
-    def _lines(self, offset: int, rows: int) -> Iterator[bytes]:
-        """Lines of the spool by positioned reads: two parts may be read at once."""
-        rest = b""
-        while rows:
-            block = os.pread(self._spool.fileno(), 1 << 18, offset)
-            if not block:
-                return
-            offset += len(block)
-            *lines, rest = (rest + block).split(b"\n")
-            yield from lines[:rows]
-            rows -= min(rows, len(lines))
+    def _lines(self, begin: int, end: int) -> list[bytes]:
+        """Lines of the spool by a positioned read: two parts may be read at once."""
+        return os.pread(self._spool.fileno(), end - begin, begin).splitlines()
 
     def rows(self, part: SourcePart) -> Iterator[SourceRow]:
         keys = Keys()
         pairs: set[int] = set()
-        for line in self._lines(part.locator, part.rows or 0):
+        for line in self._lines(*part.locator):
             entry = json.loads(line)
             row = SourceRow("", metadata=entry.get("meta") or {})
             if entry.get("key"):
@@ -190,9 +176,7 @@ class FolderSource(OpenSource):
             return keys.free(safe_key(name))
         pairs.add(pair)
         short = safe_key(os.path.splitext(name)[0])
-        if short not in keys:
-            return short
-        return keys.free(safe_key(name))
+        return keys.free(safe_key(name)) if short in keys else short
 
     def _fill(self, row: SourceRow, entry: Entry) -> SourceRow:
         row.caption = clean_caption(entry.get("caption"))

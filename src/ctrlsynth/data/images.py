@@ -62,16 +62,12 @@ def suffix_of(data: bytes) -> str | None:
     return None if found == "webp" and data[8:12] != b"WEBP" else found
 
 
-def _formats() -> list[str]:
-    Image.init()
-    return [name for name in _WANTED if name in Image.OPEN]
-
-
 def _open(data: bytes, max_pixels: int) -> Any:
     if not data:
         raise ImageFault("empty_file")
+    Image.init()
     try:
-        image = Image.open(io.BytesIO(data), formats=_formats())
+        image = Image.open(io.BytesIO(data), formats=[name for name in _WANTED if name in Image.OPEN])
     except Image.DecompressionBombError as error:
         raise ImageFault("image_too_large", str(error)) from error
     except UnidentifiedImageError as error:
@@ -92,12 +88,9 @@ def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     # Pillow decodes a PNG to look for EXIF data behind the pixels; what comes before them is in
     # `info` already.
     if image.format not in ("PNG", "TIFF") or "exif" in image.info:
-        try:
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-        except _BROKEN:
-            turned = False
-        if turned:
-            return height, width
+        with contextlib.suppress(*_BROKEN):
+            if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
+                return height, width
     return width, height
 
 

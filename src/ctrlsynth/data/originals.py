@@ -53,8 +53,7 @@ class ImageReader:
         if self._file is not None:
             return self._cell(self._file, member, offset)
         self._stream.seek(offset)
-        data: bytes = self._stream.read(length)
-        return data
+        return bytes(self._stream.read(length))
 
     def _open(self, file: str) -> None:
         if file == self._path:

@@ -194,12 +194,9 @@ def path_below(root: str, name: str, *, absolute: bool = False) -> tuple[str | N
     path = os.path.normpath(os.path.join(root, name))
     if not _inside(path, root):
         return None, "unsafe_path"
-    try:
-        if not os.path.isfile(path):
-            other = name.replace("\\", "/")
-            return path_below(root, other) if other != name else (None, "missing_file")
-    except ValueError:
-        return None, "missing_file"
+    if not os.path.isfile(path):
+        other = name.replace("\\", "/")
+        return path_below(root, other) if other != name else (None, "missing_file")
     if not _inside(os.path.realpath(path), os.path.realpath(root)):
         return None, "unsafe_link"
     return path, None
@@ -312,35 +309,34 @@ def expand(
 
 
 def _glob_remote(where: Remote, suffixes: Sequence[str], facts: FileStats) -> list[str]:
-    if any(c in where.url for c in "*?["):
-        first = next(i for i, part in enumerate(where.url.split("/")) if any(c in part for c in "*?["))
-        parts = where.url.split("/")
-        return [
-            f.url
-            for f in Remote("/".join(parts[:first])).glob("/".join(parts[first:]))
-            if f.name.endswith(tuple(suffixes))
-        ]
+    parts = where.url.split("/")
+    first = _first_pattern(parts)
+    if first is not None:
+        found = Remote("/".join(parts[:first])).glob("/".join(parts[first:]))
+        return [f.url for f in found if f.name.endswith(tuple(suffixes))]
     if facts.has(where.url):
         return [where.url]
-    names = sorted(n for n in facts.folder(where) if n.endswith(tuple(suffixes)) and not n.startswith("."))
-    return [f"{where}/{name}" for name in names]
+    return [f"{where}/{name}" for name in sorted(facts.folder(where)) if _is_wanted(name, suffixes)]
 
 
 def _glob(path: Path, suffixes: Sequence[str]) -> list[str]:
     if path.is_dir():
-        return sorted(
-            str(p)
-            for p in path.iterdir()
-            if p.is_file() and p.name.endswith(tuple(suffixes)) and not p.name.startswith(".")
-        )
+        return sorted(str(p) for p in path.iterdir() if p.is_file() and _is_wanted(p.name, suffixes))
     if path.is_file():
         return [str(path)]
-    parts = path.parts
-    first = next((i for i, p in enumerate(parts) if any(c in p for c in "*?[")), None)
+    first = _first_pattern(path.parts)
     if first is None:
         return []
-    root = Path(*parts[:first])
-    return sorted(str(p) for p in root.glob("/".join(parts[first:])) if p.is_file()) if root.is_dir() else []
+    root, pattern = Path(*path.parts[:first]), "/".join(path.parts[first:])
+    return sorted(str(p) for p in root.glob(pattern) if p.is_file()) if root.is_dir() else []
+
+
+def _first_pattern(parts: Sequence[str]) -> int | None:
+    return next((i for i, part in enumerate(parts) if any(c in part for c in "*?[")), None)
+
+
+def _is_wanted(name: str, suffixes: Sequence[str]) -> bool:
+    return name.endswith(tuple(suffixes)) and not name.startswith(".")
 
 
 def braces(pattern: str) -> list[str]:
@@ -353,9 +349,9 @@ def braces(pattern: str) -> list[str]:
         middle = match[3].split(",")
     else:
         low, high = int(match[1]), int(match[2])
-        step = 1 if high >= low else -1
         if abs(high - low) >= 10_000_000:
             raise UserError(f"{pattern!r}: the range is too long")
-        middle = [str(n).zfill(len(match[1])) for n in range(low, high + step, step)]
+        numbers = range(low, high + 1) if high >= low else range(low, high - 1, -1)
+        middle = [str(n).zfill(len(match[1])) for n in numbers]
     tails = braces(pattern[match.end() :])
     return [pattern[: match.start()] + m + t for m in middle for t in tails]

@@ -8,7 +8,7 @@ import gzip
 import io
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -17,7 +17,13 @@ from ..errors import UserError
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 BROKEN: tuple[type[Exception], ...] = (EOFError, OSError, zlib.error, lzma.LZMAError)
 """What reading a damaged or truncated file raises."""
-MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+_OPENERS: dict[bytes, Callable[[IO[bytes]], Any]] = {
+    b"\x1f\x8b": lambda stream: gzip.GzipFile(fileobj=stream),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ": lzma.LZMAFile,
+    b"\x28\xb5\x2f\xfd": lambda stream: io.BufferedReader(_Zstandard(stream), 1 << 18),
+}
+MAGIC = tuple(_OPENERS)
 """The first bytes of the files that are unpacked."""
 
 
@@ -37,27 +43,22 @@ def open_stream(path: str | Path) -> IO[bytes]:
         )
     magic = stream.read(6)
     stream.seek(0)
-    if magic.startswith(MAGIC[0]):
-        return cast(IO[bytes], gzip.GzipFile(fileobj=stream))
-    if magic.startswith(MAGIC[1]):
-        return cast(IO[bytes], bz2.BZ2File(stream))
-    if magic.startswith(MAGIC[2]):
-        return cast(IO[bytes], lzma.LZMAFile(stream))
-    if magic.startswith(MAGIC[3]):
-        import pyarrow as pa  # not needed for the other formats
-
-        return io.BufferedReader(_Forward(pa.input_stream(stream, compression="zstd")), 1 << 18)
+    for mark, unpack in _OPENERS.items():
+        if magic.startswith(mark):
+            return cast(IO[bytes], unpack(stream))
     if magic[:2] in (b"\xff\xfe", b"\xfe\xff"):
         stream.close()
         raise UserError(f"{path}: is UTF-16; save it as UTF-8")
     return stream
 
 
-class _Forward(io.RawIOBase):
-    """An arrow stream as a Python stream that can seek forward, by reading."""
+class _Zstandard(io.RawIOBase):
+    """Unpacks a .zst stream; seeks forward only, by reading."""
 
-    def __init__(self, stream: Any) -> None:
-        self._stream, self._at = stream, 0
+    def __init__(self, stream: IO[bytes]) -> None:
+        import pyarrow as pa  # not needed for the other formats
+
+        self._stream, self._at = pa.input_stream(stream, compression="zstd"), 0
 
     def readable(self) -> bool:
         return True
@@ -72,8 +73,8 @@ class _Forward(io.RawIOBase):
         left = offset - self._at if whence == 0 else offset
         if whence == 2 or left < 0:
             raise io.UnsupportedOperation("a .zst file is only read forward")
-        while left > 0 and (skipped := len(self.read(min(left, 1 << 20)) or b"")):
-            left -= skipped
+        while left > 0 and (skipped := self.read(min(left, 1 << 20))):
+            left -= len(skipped)
         return self._at
 
     def readinto(self, buffer: Any) -> int:

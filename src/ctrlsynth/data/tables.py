@@ -14,8 +14,8 @@ import json
 import lzma
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
@@ -28,6 +28,8 @@ from .captions import CAPTION_NAMES, replace_surrogates
 from .streams import PACKED, open_stream, plain_name
 
 Kind = Literal["txt", "csv", "tsv", "jsonl"]
+Line = tuple[int, str, bool]
+"""(offset behind the line, its text, whether bytes of it were not UTF-8 and became U+FFFD)."""
 Record = tuple[int, Any, str | None]
 """(offset behind the record, its value, None) or (offset, what could be read of it or None, the reason why it
 is bad)."""
@@ -57,34 +59,30 @@ def records(stream: IO[bytes], kind: Kind, offset: int, width: int = 0) -> Itera
     not a JSON object), bad_gzip."""
     try:
         stream.seek(offset)
+        lines = _lines(stream, offset)
         if kind == "csv":
-            yield from _csv(stream, offset)
+            yield from _csv(lines, offset)
         elif kind == "tsv":
-            yield from _tsv(stream, offset, width)
+            yield from _tsv(lines, width)
         else:
-            yield from _lines(stream, offset, _text if kind == "txt" else _json)
+            for end, text, bad in lines:
+                value, reason = (text, None) if kind == "txt" or bad else _json(text)
+                yield end, value, "bad_utf8" if bad else reason
     except (EOFError, zlib.error, gzip.BadGzipFile):
         yield offset, None, "bad_gzip"
     except (OSError, lzma.LZMAError):
         yield offset, None, "unreadable_file"
 
 
-def _lines(
-    stream: IO[bytes], offset: int, parse: Callable[[str], tuple[Any, str | None]]
-) -> Iterator[Record]:
+def _lines(stream: IO[bytes], offset: int) -> Iterator[Line]:
+    """The lines from byte `offset` on, without the mark of UTF-8 at the file's beginning."""
     for line in stream:
         start, offset = offset, offset + len(line)
         try:
-            text = line.decode()
+            text, bad = line.decode(), False
         except UnicodeDecodeError:
-            yield offset, line.decode("utf-8", "replace"), "bad_utf8"
-            continue
-        value, reason = parse(text.removeprefix("\ufeff") if start == 0 else text)
-        yield offset, value, reason
-
-
-def _text(line: str) -> tuple[str, None]:
-    return line, None
+            text, bad = line.decode("utf-8", "replace"), True
+        yield offset, text.removeprefix("\ufeff") if start == 0 else text, bad
 
 
 def _json(line: str) -> tuple[Any, str | None]:
@@ -92,28 +90,19 @@ def _json(line: str) -> tuple[Any, str | None]:
         value = json.loads(line)
     except (ValueError, RecursionError):
         return line, "bad_row" if line.strip() else "empty_row"
-    return (
-        (value if "\\u" not in line else replace_surrogates(value), None)
-        if isinstance(value, dict)
-        else (line, "bad_row")
-    )
+    if not isinstance(value, dict):
+        return line, "bad_row"
+    return replace_surrogates(value) if "\\u" in line else value, None
 
 
-def _csv(stream: IO[bytes], offset: int) -> Iterator[Record]:
-    at, bad = offset, False
+def _csv(lines: Iterator[Line], at: int) -> Iterator[Record]:
+    bad = False
 
     def feed() -> Iterator[str]:
         nonlocal at, bad
-        for line in stream:
-            first = at == 0
-            at += len(line)
-            try:
-                text = line.decode()
-            except UnicodeDecodeError:
-                text, bad = line.decode("utf-8", "replace"), True
-            if "\0" in text:  # csv before Python 3.11 refuses it
-                text = text.replace("\0", " ")
-            yield text.removeprefix("\ufeff") if first else text
+        for end, text, is_bad in lines:
+            at, bad = end, bad or is_bad
+            yield text.replace("\0", " ")  # csv before Python 3.11 refuses it
 
     reader = csv.reader(feed())
     while True:
@@ -129,60 +118,46 @@ def _csv(stream: IO[bytes], offset: int) -> Iterator[Record]:
             yield at, row, "bad_utf8" if bad else None
 
 
-def _tsv(stream: IO[bytes], offset: int, width: int) -> Iterator[Record]:
+def _tsv(lines: Iterator[Line], width: int) -> Iterator[Record]:
     """A line is a row, quotes are text (CC3M's files are so), unless csv's quoting explains the line, or it
     and the next lines, better."""
-    waiting: deque[tuple[int, str, bool]] = deque()
-
-    def take() -> tuple[int, str, bool] | None:
-        nonlocal offset
-        line = stream.readline()
-        if not line:
-            return None
-        first = offset == 0
-        offset += len(line)
-        try:
-            text, bad = line.decode(), False
-        except UnicodeDecodeError:
-            text, bad = line.decode("utf-8", "replace"), True
-        return offset, (text.removeprefix("\ufeff") if first else text).replace("\0", " "), bad
-
-    while (item := waiting.popleft() if waiting else take()) is not None:
-        end, text, bad = item
+    ahead: deque[Line] = deque()
+    while ahead or (ahead := deque(islice(lines, 1))):
+        text, count = ahead[0][1].replace("\0", " "), 1
         cells = text.rstrip("\r\n").split("\t")
         if '"' in text:
-            quoted, more_wanted = _quoted(text)
-            if more_wanted and width:
-                run = [item]
-                while len(run) < TSV_LINES and more_wanted:
-                    more = waiting[len(run) - 1] if len(run) <= len(waiting) else take()
-                    if more is None:
-                        break
-                    if len(run) > len(waiting):
-                        waiting.append(more)
-                    run.append(more)
-                    if '"' in more[1]:
-                        quoted, more_wanted = _quoted("".join(line for _, line, _ in run))
-                if (
-                    quoted
-                    and len(quoted) == width
-                    and any(line.count("\t") + 1 != width for _, line, _ in run)
-                ):
-                    for _ in run[1:]:
-                        waiting.popleft()
-                    end, bad = run[-1][0], any(b for _, _, b in run)
-                else:
-                    quoted = None
+            quoted, is_open = _quoted(text, "\t")
+            if is_open and width:
+                count, quoted = _quoted_lines(lines, ahead, width)
             cells = quoted or cells
+        used = [ahead.popleft() for _ in range(count)]
         if cells != [""]:
-            yield end, cells, "bad_utf8" if bad else None
+            yield used[-1][0], cells, "bad_utf8" if any(bad for _, _, bad in used) else None
 
 
-def _quoted(text: str) -> tuple[list[str] | None, bool]:
+def _quoted_lines(lines: Iterator[Line], ahead: deque[Line], width: int) -> tuple[int, list[str] | None]:
+    """The number of lines and the cells of a row whose quoted cell holds line ends; (1, None) if the first
+    line's quote is text. Lines that are looked at are added to `ahead`."""
+    text = ahead[0][1]
+    for count in range(2, TSV_LINES + 1):
+        if count > len(ahead):
+            ahead.extend(islice(lines, 1))
+        if count > len(ahead):
+            break
+        text += ahead[count - 1][1]
+        if '"' in ahead[count - 1][1]:
+            quoted, is_open = _quoted(text.replace("\0", " "), "\t")
+            if not is_open:
+                plain = all(line.count("\t") + 1 == width for _, line, _ in islice(ahead, count))
+                return (count, quoted) if quoted and len(quoted) == width and not plain else (1, None)
+    return 1, None
+
+
+def _quoted(text: str, delimiter: str) -> tuple[list[str] | None, bool]:
     """(the one row of a text by csv's rules, False); (None, True) where a quote stays open, (None, False)
     where one is misplaced."""
     try:
-        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True))
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     except csv.Error as error:
         return None, "unexpected end" in str(error)
     return rows[0] if len(rows) == 1 else None, False
@@ -212,21 +187,21 @@ class Table:
         self.start = 0
         self.columns: list[str] = []
         self._kept: tuple[int, Iterator[Record], IO[bytes]] | None = None
+        if self.kind == "txt":
+            return
         with open_stream(path) as stream:
-            for end, value, reason in records(stream, self.kind, 0) if self.kind != "txt" else ():
-                if self.kind == "jsonl" and reason is None:
-                    self.columns = list(value)
-                    return
-                if self.kind != "jsonl":
-                    if reason is not None or not value:
-                        raise UserError(f"{path}: the first line is not a header ({reason})")
-                    self.columns, header = headed(value)
-                    self.start = end if header else 0
-                    return
-        if self.kind != "txt":
-            raise UserError(
-                f"{path}: {'no line is a JSON object' if self.kind == 'jsonl' else 'is empty; it needs a header'}"
-            )
+            found = records(stream, self.kind, 0)
+            if self.kind == "jsonl":
+                first = next((value for _, value, reason in found if reason is None), None)
+                if first is None:
+                    raise UserError(f"{path}: no line is a JSON object")
+                self.columns = list(first)
+            else:
+                end, value, reason = next(found, (0, [], "the file is empty"))
+                if reason is not None:
+                    raise UserError(f"{path}: the first line is not a header ({reason})")
+                self.columns, header = headed(value)
+                self.start = end if header else 0
 
     def cuts(self, rows: int, limit: int | None) -> list[tuple[int, int]]:
         """(offset, rows) of consecutive ranges of `rows` records (the last may be shorter), in one pass. At
@@ -254,12 +229,7 @@ class Table:
         rest of the file."""
         with open_stream(self.path) as stream:
             stream.seek(start)
-            text = stream.read(end - start).decode("utf-8", "replace")
-        try:
-            list(csv.reader(io.StringIO(text, newline=""), strict=True))
-        except csv.Error as error:
-            return "unexpected end of data" in str(error)
-        return False
+            return _quoted(stream.read(end - start).decode("utf-8", "replace"), ",")[1]
 
     def _open_quote(self, offset: int) -> UserError:
         line = 1
@@ -318,21 +288,16 @@ class ParquetFile:
     def batches(self, start: int, columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:
         """The rows from `start` to the end in batches of at most `size`; row groups before it are not
         read."""
-        group = 0
-        while group < len(self.blocks) and start >= self.blocks[group]:
-            start -= self.blocks[group]
-            group += 1
-        for at in range(
-            group, len(self.blocks)
-        ):  # one by one, so that a damaged group does not lose the ones before it
+        for group, rows in enumerate(self.blocks):  # each alone, so that a damaged one does not lose others
+            if start >= rows:
+                start -= rows
+                continue
             for batch in self._file.iter_batches(
-                size, row_groups=[at], columns=list(columns), use_threads=False
+                size, row_groups=[group], columns=list(columns), use_threads=False
             ):
-                if start >= batch.num_rows:
-                    start -= batch.num_rows
-                    continue
-                yield batch.slice(start) if start else batch
-                start = 0
+                if start < batch.num_rows:
+                    yield batch.slice(start)
+                start = max(0, start - batch.num_rows)
 
     def close(self) -> None:
         self._file.close()
@@ -412,22 +377,18 @@ def open_columnar(path: str) -> Columnar:
 def cut_blocks(blocks: Sequence[int], rows: int) -> list[tuple[int, int]]:
     """(first row, rows) of parts: whole blocks joined up to `rows`, larger blocks split into ranges of
     `rows`."""
-    out: list[tuple[int, int]] = []
-    begin = at = 0
+    cuts, at = [0], 0
     for count in blocks:
-        if at > begin and at + count - begin > rows:
-            out.append((begin, at - begin))
-            begin = at
+        if at > cuts[-1] and at + count - cuts[-1] > rows:
+            cuts.append(at)
         at += count
-        while at - begin >= 2 * rows:
-            out.append((begin, rows))
-            begin += rows
-        if at - begin >= rows:
-            out.append((begin, at - begin))
-            begin = at
-    if at > begin:
-        out.append((begin, at - begin))
-    return out
+        while at - cuts[-1] >= 2 * rows:
+            cuts.append(cuts[-1] + rows)
+        if at - cuts[-1] >= rows:
+            cuts.append(at)
+    if at > cuts[-1]:
+        cuts.append(at)
+    return [(start, end - start) for start, end in pairwise(cuts)]
 
 
 class RowCursor:

@@ -34,7 +34,12 @@ class TextSource(OpenSource):
         super().__init__(source)
         files = expand(source.text or "", base, SUFFIXES, "source.text", local=True)
         self._tables = [Table(f) for f in files]
-        self._captions = [_caption_of(t, source.caption_column) for t in self._tables]
+        self._captions = [
+            find_column(t.columns, CAPTION_NAMES, source.caption_column, "caption_column", t.path)
+            if t.kind != "txt"
+            else None
+            for t in self._tables
+        ]
         self._prefixes = file_prefixes(files)
         self._key = source.key_column
         for table in self._tables:
@@ -50,7 +55,8 @@ class TextSource(OpenSource):
                 mark = fingerprint(*facts, offset, rows, self._captions[number], self._key)
                 self.add_part(mark, (number, offset, start), rows)
                 start += rows
-            limit = None if limit is None else limit - start
+            if limit is not None:
+                limit -= start
         if not self._parts:
             raise UserError(f"{files[0]}: holds no rows")
 
@@ -92,9 +98,3 @@ def bad(row: SourceRow, table: Table, value: Any, reason: str, index: int) -> No
         row.drop("empty_caption")
     else:
         row.fail(reason)
-
-
-def _caption_of(table: Table, given: str | None) -> str:
-    if table.kind == "txt":
-        return ""
-    return find_column(table.columns, CAPTION_NAMES, given, "caption_column", table.path) or ""

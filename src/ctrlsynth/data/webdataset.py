@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 
 from ..errors import UserError, first_line
 from ..recipe.schema import Source
-from ..storage.location import FileStats, Remote, is_url, local_copy, open_binary
+from ..storage.location import FileStats, is_url, local_copy, open_binary
 from .captions import MAX_TEXT, as_caption, caption_key, clean_caption, parse_object
 from .images import IMAGE_SUFFIXES
 from .rows import (
@@ -46,24 +47,22 @@ class TarSource(OpenSource):
                 break
             if not is_url(path) or index == 0:  # in a store each look is a request, and shards are alike
                 _refuse_compressed(path)
+            beside = os.path.splitext(path)[0] + ".parquet"
+            table = beside if look.has(beside) else None
             rows = None
             if limit is not None:  # a limit needs the count, which costs one look at the headers
-                rows = min(limit, _count(path))
+                rows = min(limit, _count(path, table))
                 limit -= rows
-            table = _beside(path, look)
             facts = (*look.of(path), *(look.of(table) if table else ()))
             mark = fingerprint(*facts, self._image, self._caption, rows)
-            self.add_part(mark, path, rows, names[index])
+            self.add_part(mark, (path, table), rows, names[index])
 
     def rows(self, part: SourcePart) -> Iterator[SourceRow]:
-        for count, row in enumerate(self._rows(part.locator)):
-            if part.rows is not None and count >= part.rows:
-                return
-            yield row
+        return islice(self._rows(*part.locator), part.rows)
 
-    def _rows(self, path: str) -> Iterator[SourceRow]:
+    def _rows(self, path: str, beside: str | None) -> Iterator[SourceRow]:
         keys = Keys()
-        table = _Downloads(_beside(path))
+        table = _Downloads(beside)
         with local_copy(path) as local, open(local, "rb") as stream:
             for sample in samples(local):
                 row = SourceRow(safe_key(sample.key), metadata=table.take(sample.key))
@@ -121,13 +120,12 @@ def _text(row: SourceRow, member: Member, stream: IO[bytes]) -> str | None:
         return None
 
 
-def _count(path: str) -> int:
+def _count(path: str, beside: str | None) -> int:
     """The rows of a shard: its samples, and what its parquet says was never downloaded."""
-    table, rows = _Downloads(_beside(path)), 0
+    table, rows = _Downloads(beside), 0
     with local_copy(path) as local:
-        for sample in samples(local):
+        for rows, sample in enumerate(samples(local), 1):  # noqa: B007  (used after the loop)
             table.take(sample.key)
-            rows += 1
     return rows + sum(1 for _ in table.rest())
 
 
@@ -144,13 +142,6 @@ def _refuse_compressed(path: str) -> None:
         )
 
 
-def _beside(path: str, look: FileStats | None = None) -> str | None:
-    table = os.path.splitext(path)[0] + ".parquet"
-    if look is None and is_url(table):
-        return table if Remote(table).is_file() else None
-    return table if (look or FileStats()).has(table) else None
-
-
 class _Downloads:
     """img2dataset's parquet beside a shard: metadata by key, and what was never downloaded. Holds one shard's
     rows at most."""
@@ -161,9 +152,10 @@ class _Downloads:
             return
         try:
             file = ParquetFile(path)
-            types = {f.name: f.type for f in file.schema}
-            plain = [n for n, t in types.items() if not pa.types.is_nested(t) and not pa.types.is_binary(t)]
-            for batch in file.batches(0, plain, 4096) if {"key", "status"} <= set(types) else ():
+            plain = [
+                f.name for f in file.schema if not (pa.types.is_nested(f.type) or pa.types.is_binary(f.type))
+            ]
+            for batch in file.batches(0, plain, 4096) if {"key", "status"} <= set(file.schema.names) else ():
                 for row in batch.to_pylist():
                     self._rows[str(row["key"])] = {k: v for k, v in row.items() if v is not None}
         except UNREADABLE as error:

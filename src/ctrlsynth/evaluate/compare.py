@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, unknown
-from .metrics import interval_over_seeds
-from .papers import FIVE, as_averaged, delta_over_shared, five_tasks, tables
-from .results import Result, Score, read_result
+from .metrics import delta_mtl, interval_over_seeds
+from .papers import FIVE, as_averaged, five_tasks, tables
+from .results import Result, Score, read_result, result_files
 from .tasks import tasks
 
 _SEED = re.compile(r"seed[-_]?\d+")
@@ -70,7 +70,13 @@ class Comparison:
             {"task": c.task, "metric": c.metric, "protocol": json.loads(c.protocol), "title": c.title}
             for c in self.columns
         ]
-        rows = {name: [_plain(cells.get(c)) for c in self.columns] for name, cells in self.rows.items()}
+        rows = {
+            name: [
+                {"value": c.value, "low": c.low, "high": c.high, "seeds": c.seeds} if c else None
+                for c in map(cells.get, self.columns)
+            ]
+            for name, cells in self.rows.items()
+        }
         return {"columns": named, "rows": rows, "notes": self.notes}
 
     def markdown(self) -> str:
@@ -82,14 +88,6 @@ class Comparison:
         return "\n".join([*lines, "", *(f"- {_cell(n)}" for n in self.notes)])
 
 
-def _plain(cell: Cell | None) -> dict[str, Any] | None:
-    return (
-        None
-        if cell is None
-        else {"value": cell.value, "low": cell.low, "high": cell.high, "seeds": cell.seeds}
-    )
-
-
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
@@ -99,13 +97,11 @@ def show(cell: Cell | None) -> str:
     if cell is None:
         return "-"
     value = f"{cell.value:.1f}{cell.mark}"
-    if cell.seeds > 1 and cell.high is not None:
+    if cell.low is None or cell.high is None:
+        return value
+    if cell.seeds > 1:
         return f"{value} ± {cell.high - cell.value:.1f} ({cell.seeds})"
-    return (
-        f"{value} [{cell.low:.1f}, {cell.high:.1f}]"
-        if cell.low is not None and cell.high is not None
-        else value
-    )
+    return f"{value} [{cell.low:.1f}, {cell.high:.1f}]"
 
 
 def load_runs(paths: Sequence[Path]) -> list[Run]:
@@ -114,16 +110,13 @@ def load_runs(paths: Sequence[Path]) -> list[Run]:
         raise UserError("compare: name at least one folder of results")
     runs: dict[str, Run] = {}
     for path in paths:
-        files = sorted(path.glob("*.json")) if path.is_dir() else [path]
-        if not files or not path.exists():
-            raise UserError(f"{path}: expected result files that `ctrlsynth eval` wrote, found none")
         seeded = path.is_dir() and _SEED.fullmatch(path.name) is not None
         name = path.parent.name if seeded else path.name if path.is_dir() else path.stem
         if name in runs and not seeded:
             name = f"{name} ({path.parent})"
         run = runs.setdefault(name, Run(name))
         run.folders.extend([path, path.parent] if seeded else [path])
-        for result in map(read_result, files):
+        for result in map(read_result, result_files(path, "*.json")):
             run.results.setdefault(result.task, []).append(result)
     return list(runs.values())
 
@@ -163,7 +156,10 @@ def compare(runs: Sequence[Run], baseline: str | None = None, with_papers: bool 
     columns = _titled({c: None for cells in rows.values() for c in cells}, notes)
     rows = {name: {columns[c]: cell for c, cell in cells.items()} for name, cells in rows.items()}
     out = Comparison(list(columns.values()), rows, notes)
-    notes += _data_notes(runs)
+    for task in dict.fromkeys(task for run in runs for task in run.results):
+        versions = {result.data for run in runs for result in run.results.get(task, ())}
+        if len(versions) > 1:
+            notes.append(f"{task}: the runs were evaluated on {len(versions)} different versions of its data")
     _averages(out, runs)
     if with_papers:
         _five(out, runs)
@@ -178,11 +174,8 @@ def pooled(scores: Sequence[Score]) -> Cell:
     seeds."""
     if len(scores) == 1:
         one = scores[0]
-        return Cell(
-            100 * one.value,
-            None if one.low is None else 100 * one.low,
-            None if one.high is None else 100 * one.high,
-        )
+        low, high = (None if v is None else 100 * v for v in (one.low, one.high))
+        return Cell(100 * one.value, low, high)
     mean, half = interval_over_seeds([100 * s.value for s in scores])
     return Cell(mean, mean - half, mean + half, len(scores))
 
@@ -198,8 +191,8 @@ def _titled(columns: Iterable[Column], notes: list[str]) -> dict[Column, Column]
         differing = sorted(
             k for k in {k for p in protocols for k in p} if len({json.dumps(p.get(k)) for p in protocols}) > 1
         )
-        if "templates" in differing and "template_digest" in differing:
-            differing.remove("template_digest")
+        if "templates" in differing:
+            differing = [k for k in differing if k != "template_digest"]
         if differing:
             notes.append(
                 f"{task} {metric}: {len(alike)} columns, because {', '.join(differing)} differ; do not "
@@ -209,18 +202,6 @@ def _titled(columns: Iterable[Column], notes: list[str]) -> dict[Column, Column]
             tail = " [" + ", ".join(f"{k}={protocol.get(k)}" for k in differing) + "]" if differing else ""
             out[column] = Column(task, metric, column.protocol, f"{task} {metric}{tail}")
     return out
-
-
-def _data_notes(runs: Sequence[Run]) -> list[str]:
-    digests: dict[str, set[str]] = {}
-    for run in runs:
-        for task, several in run.results.items():
-            digests.setdefault(task, set()).update(r.data for r in several)
-    return [
-        f"{task}: the runs were evaluated on {len(d)} different versions of its data"
-        for task, d in digests.items()
-        if len(d) > 1
-    ]
 
 
 def _averages(out: Comparison, runs: Sequence[Run]) -> None:
@@ -243,12 +224,7 @@ def _averages(out: Comparison, runs: Sequence[Run]) -> None:
         out.columns.append(column)
         for run in runs:
             per_seed = zip(*([r.scores[r.main].value for r in run.results[t]] for t in members), strict=False)
-            means = [100 * sum(values) / len(values) for values in per_seed]
-            mean, half = interval_over_seeds(means)
-            single = len(means) == 1
-            out.rows[run.name][column] = Cell(
-                mean, None if single else mean - half, None if single else mean + half, len(means)
-            )
+            out.rows[run.name][column] = pooled([Score(sum(values) / len(values)) for values in per_seed])
         out.notes.append(
             f"{group}: average of {', '.join(members)} "
             f"({main if len(members) == 1 else 'the main metric of each'})"
@@ -339,7 +315,7 @@ def _delta(out: Comparison, runs: Sequence[Run], baseline: str, with_papers: boo
                 dict(printed[n]) if n in printed else five_tasks(as_averaged(mine[n]))
                 for n in (name, baseline)
             )
-        found = delta_over_shared(one, other)
+        found = delta_mtl(one, other)
         if found is not None:
             out.rows.setdefault(name, {})[column] = Cell(found[0])
             counts.add(found[1])

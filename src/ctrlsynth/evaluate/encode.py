@@ -1,12 +1,14 @@
-"""Encodes images and texts into L2-normalised float32 arrays. Reading and decoding run in threads beside the
-model."""
+"""Encodes images, texts and labelled splits into L2-normalised float32 arrays. Reading and decoding run in
+threads beside the model."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +17,8 @@ from PIL import Image
 
 from ..data.images import ImageFault, decode
 from ..errors import UserError
+from . import layout
+from .metrics import Ints
 
 Array = npt.NDArray[np.float32]
 DECODERS = 2
@@ -28,12 +32,10 @@ class Encoder(Protocol):
     turns an RGB image into uint8 (H, W, 3); `encode_image` takes (B, H, W, 3), `encode_text` B texts; both
     give (B, D), normalised or not."""
 
-    @property
-    def id(self) -> str: ...
-    @property
-    def digest(self) -> str: ...
-    @property
-    def preprocess(self) -> Callable[[Image.Image], Any]: ...
+    id: str
+    digest: str
+
+    def preprocess(self, image: Image.Image) -> Any: ...
     def encode_image(self, batch: Any) -> Any: ...
     def encode_text(self, texts: Sequence[str]) -> Any: ...
 
@@ -49,11 +51,11 @@ def normalised(array: Any) -> Array:
 def encode_images(model: Encoder, images: Iterable[tuple[bytes, str]], batch: int = 64) -> Array:
     """(bytes, where) -> (N, D), in order. Reads `images` in another thread, at most `AHEAD` batches
     ahead of the model."""
-    chunks, out = _batches(images, batch), list[Array]()
+    rest, out = iter(images), list[Array]()
     with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(DECODERS, "decode") as decoders:
 
         def ask() -> Future[Any]:
-            read = reader.submit(next, chunks, None)
+            read = reader.submit(lambda: list(islice(rest, batch)))
             return decoders.submit(lambda: _pixels(read.result(), model.preprocess))
 
         waiting = deque(ask() for _ in range(AHEAD))
@@ -64,24 +66,16 @@ def encode_images(model: Encoder, images: Iterable[tuple[bytes, str]], batch: in
 
 
 def _pixels(
-    chunk: list[tuple[bytes, str]] | None, prepare: Callable[[Image.Image], Any]
+    chunk: list[tuple[bytes, str]], prepare: Callable[[Image.Image], Any]
 ) -> npt.NDArray[np.uint8] | None:
     """(B, H, W, 3); None after the last image."""
-    if chunk is None:
-        return None
     out = []
     for data, where in chunk:
         try:
             out.append(prepare(decode(data)))
         except ImageFault as fault:
             raise UserError(f"{where}: the image cannot be decoded ({fault.reason})") from fault
-    return np.stack(out)
-
-
-def _batches(items: Iterable[tuple[bytes, str]], size: int) -> Iterator[list[tuple[bytes, str]]]:
-    rest = iter(items)
-    while batch := list(islice(rest, size)):
-        yield batch
+    return np.stack(out) if out else None
 
 
 def encode_texts(model: Encoder, texts: Sequence[str], batch: int = 256) -> Array:
@@ -98,3 +92,38 @@ def class_weights(model: Encoder, names: Sequence[str], templates: Sequence[str]
     texts = [template.replace("{c}", name) for name in names for template in templates]
     encoded = encode_texts(model, texts, batch).reshape(len(names), len(templates), -1)
     return normalised(encoded.mean(axis=1))
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """features (N, D), L2-normalised; labels (N,)."""
+
+    features: Array
+    labels: Ints
+
+    def __add__(self, other: Split) -> Split:
+        features = np.concatenate([self.features, other.features])
+        return Split(features, np.concatenate([self.labels, other.labels]))
+
+    def part(self, start: int, stop: int) -> Split:
+        """The rows from `start` to before `stop`."""
+        return Split(self.features[start:stop], self.labels[start:stop])
+
+
+def encode_labelled(model: Encoder, rows: Iterable[tuple[bytes, str, int]]) -> Split:
+    """Encodes (image, where it is, label), in order."""
+    labels: list[int] = []
+
+    def images() -> Iterator[tuple[bytes, str]]:
+        for image, where, label in rows:
+            labels.append(label)
+            yield image, where
+
+    features = encode_images(model, images())
+    return Split(features, np.array(labels, dtype=np.int64))
+
+
+def encode_split(model: Encoder, folder: Path, split: str, classes: int) -> Split:
+    """Encodes `folder/split`, whose labels are 0 to classes-1, in the order of its shards."""
+    found = layout.samples(folder, split, classes)
+    return encode_labelled(model, ((s.image, s.where, s.label or 0) for s in found))

@@ -1,9 +1,9 @@
-"""The papers' metrics on plain arrays: accuracy, top-k, mean per-class recall, recall@k, strict preference,
-Delta_MTL, intervals.
+"""The papers' metrics on plain arrays: accuracy, top-k, mean per-class recall, recall@k, Delta_MTL,
+intervals.
 
 Every function is pure. Scores are similarities: higher is better. Of equal scores the lower index ranks
-first, so that results do not depend on a sorting algorithm; only `strict_preference` counts a tie as wrong
-(SugarCrepe's rule, METHODS section 3). Results are fractions 0..1 unless stated otherwise."""
+first, so that results do not depend on a sorting algorithm. Results are fractions 0..1 unless stated
+otherwise."""
 
 from __future__ import annotations
 
@@ -57,23 +57,14 @@ def recall_ranks(queries: Floats, gallery: Floats, positives: Sequence[Sequence[
     return ranks
 
 
-def strict_preference(positive: Floats, negative: Floats) -> npt.NDArray[np.bool_]:
-    """Whether each positive scores above its negative; a tie is wrong."""
-    return np.asarray(positive > negative)
-
-
-def delta_mtl(model: Mapping[str, float], baseline: Mapping[str, float]) -> float:
-    """Mean over tasks of 100 * (M - B) / B, in percent (papers/002, section 4.1: five task averages). The two
-    must name the same tasks and no baseline may be zero: raises ValueError."""
-    if model.keys() != baseline.keys() or not model:
-        raise ValueError(
-            f"Delta_MTL needs the same tasks on both sides: {sorted(model)} against {sorted(baseline)}"
-        )
-    if any(not b for b in baseline.values()):
-        raise ValueError(
-            f"Delta_MTL: the baseline is 0 for {', '.join(t for t, b in baseline.items() if not b)}"
-        )
-    return float(np.mean([100 * (model[t] - baseline[t]) / baseline[t] for t in model]))
+def delta_mtl(model: Mapping[str, float], baseline: Mapping[str, float]) -> tuple[float, int] | None:
+    """Mean over the shared tasks of 100 * (M - B) / B, in percent (papers/002, section 4.1: five task
+    averages), and the number of tasks; None if no task is shared. ValueError for a baseline of zero."""
+    shared = [task for task in model if task in baseline]
+    if zero := [task for task in shared if not baseline[task]]:
+        raise ValueError(f"Delta_MTL: the baseline is 0 for {', '.join(zero)}")
+    ratios = [100 * (model[t] - baseline[t]) / baseline[t] for t in shared]
+    return (float(np.mean(ratios)), len(shared)) if shared else None
 
 
 def bootstrap(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -10,7 +10,6 @@ from typing import Any
 
 import yaml
 
-from .metrics import delta_mtl
 from .results import Result
 
 FIVE = ("linear-probe", "few-shot", "image-retrieval", "text-retrieval", "zero-shot")
@@ -39,17 +38,7 @@ def tables() -> tuple[Table, ...]:
     for raw in yaml.safe_load(text):
         columns = tuple(raw["columns"])
         rows = {name: dict(zip(columns, values, strict=True)) for name, values in raw["rows"].items()}
-        out.append(
-            Table(
-                raw["paper"],
-                raw["table"],
-                raw["protocol"],
-                columns,
-                rows,
-                raw.get("note", ""),
-                raw.get("printed"),
-            )
-        )
+        out.append(Table(**{**raw, "columns": columns, "rows": rows}))
     return tuple(out)
 
 
@@ -65,12 +54,11 @@ def averaged_sets() -> tuple[frozenset[str], ...]:
     return frozenset(probe), frozenset(shots), frozenset(other) - {"imagenet"}, frozenset({"imagenet"})
 
 
-def as_averaged(results: Iterable[Result]) -> list[Result]:
+def as_averaged(results: Sequence[Result]) -> list[Result]:
     """The results that can be compared with SynthCLIP's averages: those of tasks with all of the paper's data
     sets."""
-    there = list(results)
-    names = {r.task for r in there}
-    return [r for r in there if any(r.task in several and several <= names for several in averaged_sets())]
+    names = {r.task for r in results}
+    return [r for r in results if any(r.task in several and several <= names for several in averaged_sets())]
 
 
 def five_tasks(results: Iterable[Result]) -> dict[str, float]:
@@ -87,11 +75,3 @@ def five_tasks(results: Iterable[Result]) -> dict[str, float]:
         elif result.task == "imagenet":
             found.setdefault("zero-shot", []).append(result.scores[result.main].value)
     return {task: 100 * sum(found[task]) / len(found[task]) for task in FIVE if task in found}
-
-
-def delta_over_shared(model: Mapping[str, float], baseline: Mapping[str, float]) -> tuple[float, int] | None:
-    """Delta_MTL over the shared tasks, and their number; None if there are none."""
-    shared = [task for task in FIVE if task in model and task in baseline]
-    if not shared:
-        return None
-    return delta_mtl({t: model[t] for t in shared}, {t: baseline[t] for t in shared}), len(shared)

@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
+
 from ..errors import UserError
 from ..storage.files import SCHEMA, remove_leftovers, write_json
+from .metrics import bootstrap
 
 _PACKAGES = ("torch", "open_clip_torch", "transformers", "numpy", "scikit-learn", "pillow")
 
@@ -49,14 +53,25 @@ class Result:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
+def mean_score(values: npt.NDArray[Any]) -> Score:
+    """The mean of the values of the test rows, with its bootstrap interval."""
+    return Score(float(values.mean()), *bootstrap(values))
+
+
+def result_files(path: Path, pattern: str) -> list[Path]:
+    """The files in a folder that match `pattern`, or a single file. UserError if there are none."""
+    files = sorted(path.glob(pattern)) if path.is_dir() else [path]
+    if not files or not path.exists():
+        raise UserError(f"{path}: expected result files that `ctrlsynth eval` wrote, found none")
+    return files
+
+
 def versions() -> dict[str, str]:
     """Versions of the packages that affect scores."""
     out = {"ctrlsynth": version("ctrlsynth")}
     for name in _PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             out[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return out
 
 

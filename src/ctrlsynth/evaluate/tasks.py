@@ -17,6 +17,13 @@ from ..errors import UserError, unknown
 from .layout import find_folder
 
 Kind = Literal["zero-shot", "retrieval", "pairs", "linear-probe", "few-shot", "long-tail"]
+_NEEDED = {
+    "linear-probe": ("train/nshards.txt", "test/nshards.txt"),
+    "few-shot": ("train/nshards.txt", "test/nshards.txt"),
+    "long-tail": ("train.txt",),
+}
+"""Files that a kind needs, which a folder of the task's name may lack: a data set for zero-shot may have no
+train split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +53,7 @@ class Task:
     @property
     def chance(self) -> float | None:
         """The expected score of guessing; None for retrieval, where it depends on the gallery."""
-        if self.kind == "pairs":
-            return 0.5
-        if self.kind == "few-shot":
-            return 0.2
-        return 1 / self.classes if self.classes else None
+        return {"pairs": 0.5, "few-shot": 0.2}.get(self.kind, 1 / self.classes if self.classes else None)
 
     def folders(self) -> list[str]:
         """Possible names of its folder, in the order in which they are tried."""
@@ -90,13 +93,12 @@ def choose(data: Path, names: list[str] | None) -> list[tuple[Task, Path]]:
     found = [
         (task, folder)
         for task in known.values()
-        if (folder := find_folder(data, task.folders())) and _fits(task, folder)
+        if (folder := find_folder(data, task.folders()))
+        and all((folder / name).exists() for name in _NEEDED.get(task.kind, ()))
     ]
     taken = {folder.resolve() for _, folder in found}
     for folder in sorted(p for p in data.iterdir() if p.is_dir() and p.resolve() not in taken):
-        task = own_task(folder)
-        if task is not None:
-            found.append((task, folder))
+        found += [(task, folder)] if (task := own_task(folder)) else []
     if not found:
         there = ", ".join(sorted(p.name for p in data.iterdir())[:8]) or "nothing"
         raise UserError(
@@ -125,29 +127,15 @@ def _named(data: Path, name: str, known: dict[str, Task]) -> tuple[Task, Path]:
     raise unknown("task", name, [*known, *(p.name for p in data.iterdir() if p.is_dir())], "--tasks")
 
 
-def _fits(task: Task, folder: Path) -> bool:
-    """Whether a folder holds what a task of this kind reads: a data set for zero-shot may lack the train
-    split of the linear probe."""
-    if task.kind in ("linear-probe", "few-shot"):
-        return (folder / "train" / "nshards.txt").exists() and (folder / "test" / "nshards.txt").exists()
-    if task.kind == "long-tail":
-        return (folder / "train.txt").exists()
-    return True
-
-
 def own_task(folder: Path) -> Task | None:
     """The task for a folder that is none of the papers', judging by its files, or None."""
+    captions = (folder / "captions.json").exists()
+    pairs = any(folder.glob("*.json")) and (folder / "images").is_dir() and not captions
+    kinds: tuple[tuple[Kind, str, bool], ...] = (
+        ("long-tail", "acc1", (folder / "train.txt").exists() and (folder / "test.txt").exists()),
+        ("zero-shot", "acc1", (folder / "classnames.txt").exists()),
+        ("pairs", "acc", pairs),
+        ("retrieval", "recall@1", captions or (folder / "test" / "nshards.txt").exists()),
+    )
     name = folder.name
-    if (folder / "train.txt").exists() and (folder / "test.txt").exists():
-        return Task(name, name, "long-tail", "acc1", name)
-    if (folder / "classnames.txt").exists():
-        return Task(name, name, "zero-shot", "acc1", name)
-    if (
-        any(folder.glob("*.json"))
-        and (folder / "images").is_dir()
-        and not (folder / "captions.json").exists()
-    ):
-        return Task(name, name, "pairs", "acc", name)
-    if (folder / "test" / "nshards.txt").exists() or (folder / "captions.json").exists():
-        return Task(name, name, "retrieval", "recall@1", name)
-    return None
+    return next((Task(name, name, kind, metric, name) for kind, metric, fits in kinds if fits), None)

@@ -113,6 +113,15 @@ class Reply:
     error: str | None = None
 
 
+def stripped_reply(raw: str, prompt_tokens: int | None, completion_tokens: int | None, cut: bool) -> Reply:
+    """A reply without the white space around it; `empty_reply` if nothing is left. `cut`: the limit ended
+    it."""
+    text = raw.strip()
+    error = None if text else "empty_reply"
+    kept = raw if raw != text else None
+    return Reply(text, kept, prompt_tokens, completion_tokens, "length" if cut else "stop", error)
+
+
 class LanguageModel(Model):
     """Box 2b: text from instructions. `batch` is the number of rows per call."""
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from ..storage.files import remove_leftovers, replacing
 
 
 def cache_dir() -> Path:
@@ -38,21 +39,7 @@ def cached(name: str, sha256: str | None, make: Callable[[], bytes]) -> bytes:
             return data
     data = make()
     with contextlib.suppress(OSError):  # a read-only home or a full disk
-        _replace(path, data if sha256 is not None else hashlib.sha256(data).digest() + data)
+        remove_leftovers(path.parent)
+        with replacing(path) as made:
+            made.write_bytes(data if sha256 is not None else hashlib.sha256(data).digest() + data)
     return data
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Writes to a temporary file and renames it, so readers never see a partial file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import resources
-from importlib.metadata import PackageNotFoundError, version
 
 import yaml
 
-from .installed import INSTALL
+from .installed import INSTALL, version_of
 
 _EXTRAS = ("demo", "server", "transformers", "diffusers", "clip", "vllm")
 _INSTALL = {
@@ -63,12 +62,5 @@ def entries() -> list[Entry]:
     found = []
     for row in yaml.safe_load(text):
         command = _INSTALL[row.pop("install")] if "install" in row else ""
-        found.append(Entry(version=_version(row["part_of"]), install=command, **row))
+        found.append(Entry(version=version_of(row["part_of"]), install=command, **row))
     return found
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None

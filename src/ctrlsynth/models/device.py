@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ModelError, UserError, first_line
 from .installed import need
+from .options import check_whole
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -73,20 +74,13 @@ def free_threads() -> int:
 
 def thread_count(value: int | None, where: str) -> int:
     """Checks an option `threads`; None means `free_threads`."""
-    if value is None:
-        return free_threads()
-    if type(value) is not int or value < 1:
-        raise UserError(
-            f"{where}: threads is a whole number from 1 up, or left out for every core, not {value!r}"
-        )
-    return value
+    check_whole(where, threads=value)
+    return value or free_threads()
 
 
 def in_threads(work: Callable[[T], R], items: Sequence[T], threads: int) -> list[R]:
     """Calls `work` on each item, `threads` at a time; answers in the order of the items."""
-    if threads == 1 or len(items) < 2:
-        return [work(item) for item in items]
-    with ThreadPoolExecutor(min(threads, len(items)), "model") as pool:
+    with ThreadPoolExecutor(max(1, min(threads, len(items))), "model") as pool:
         return list(pool.map(work, items))
 
 

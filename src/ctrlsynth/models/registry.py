@@ -103,7 +103,9 @@ def load(value: Any, role: Role, where: str = "models") -> Any:
     """Builds the model that a recipe names. Options that its class does not take are an error that lists
     the ones it takes."""
     spec = value if isinstance(value, ModelSpec) else parse_spec(value, role, where)
-    cls = _with_defaults(model_class(spec, role, where), role)
+    cls, base = model_class(spec, role, where), _BASES[role][0]
+    if not issubclass(cls, base):  # the base provides the hooks that the class lacks
+        cls = type(cls.__name__, (cls, base), {"__module__": cls.__module__})
     parameters = inspect.signature(cls).parameters.values()
     known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
@@ -111,10 +113,3 @@ def load(value: Any, role: Role, where: str = "models") -> Any:
             if name not in known:
                 raise unknown(f"option of {spec.backend}", name, [k for k in known if k != "model"], where)
     return cls(spec.model, **spec.options) if spec.model is not None else cls(**spec.options)
-
-
-def _with_defaults(cls: Any, role: Role) -> Any:
-    """The class itself if it derives from the role's base class, else a subclass of both, in which the base
-    provides the hooks that the class lacks."""
-    base = _BASES[role][0]
-    return cls if issubclass(cls, base) else type(cls.__name__, (cls, base), {"__module__": cls.__module__})

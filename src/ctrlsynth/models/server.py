@@ -9,18 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import email.utils
+import math
 import os
 import random
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import Future, InvalidStateError
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ModelError, UserError, unknown
 from .installed import need
+from .options import check_number, check_whole
 from .prices import check_prices
 
 if TYPE_CHECKING:
@@ -92,14 +94,10 @@ class ServerOptions:
                     f"{where}: a server's address begins with http:// or https:// and mostly ends with /v1, "
                     f"unlike {url!r}"
                 )
-        for name, least in (("concurrency", 1), ("retries", 0)):
-            number = getattr(self, name)
-            if type(number) is not int or number < least:
-                raise UserError(f"{where}: {name} is a whole number from {least} up, not {number!r}")
-        for name in ("timeout", "deadline", "patience"):
-            seconds = getattr(self, name)
-            if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
-                raise UserError(f"{where}: {name} is a number of seconds above 0, not {seconds!r}")
+        check_whole(where, concurrency=self.concurrency)
+        check_whole(where, least=0, retries=self.retries)
+        seconds = {"timeout": self.timeout, "deadline": self.deadline, "patience": self.patience}
+        check_number(where, 0.001, math.inf, **seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +171,7 @@ class Replica:
 
     places  requests that may be in flight. Halved when the server refuses one for load (429) or times out,
             once for all that were in flight together (`cuts` counts); each answer then adds 1 / places
-    out     failed repeatedly; probed until it answers
+    out     the task that probes the server until it answers, after it failed repeatedly; None while in use
     rest    loop time before which the server asked for no request (Retry-After)
     """
 
@@ -183,38 +181,27 @@ class Replica:
     cuts: int = 0
     busy: int = 0
     failures: int = 0
-    out: bool = False
+    out: asyncio.Task[None] | None = None
     rest: float = 0.0
 
     def free(self, now: float) -> bool:
         """Whether it may get another request."""
-        return not self.out and now >= self.rest and self.busy < int(self.places)
-
-
-@dataclass(slots=True, eq=False)
-class _Job:
-    """A request with its tries so far. `until`: loop time of its deadline, set by its first try."""
-
-    call: Call
-    read: Callable[[Any], Any]
-    future: Future[Any]
-    tries: int = 0
-    until: float = 0.0
-
-    def settle(self, outcome: Any) -> None:
-        with contextlib.suppress(InvalidStateError):  # given up meanwhile
-            self.future.set_result(outcome)
+        return self.out is None and now >= self.rest and self.busy < int(self.places)
 
 
 @dataclass(slots=True)
 class _State:
-    """What lives as long as the background thread."""
+    """What lives as long as the background thread.
+
+    waiting  requests that wait for a replica, oldest first: futures that get one, or the request's Fault
+    taken    the replica that a request has got
+    """
 
     loop: asyncio.AbstractEventLoop
     thread: threading.Thread
     replicas: list[Replica]
-    waiting: deque[_Job] = field(default_factory=deque)
-    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    waiting: deque[asyncio.Future[Replica | Fault]] = field(default_factory=deque)
+    taken: dict[asyncio.Future[Replica | Fault], Replica] = field(default_factory=dict)
     down: bool = False
 
 
@@ -232,9 +219,9 @@ class ServerPool:
         """Sends the calls, in order, as places become free; does not wait. `read` makes the answer of a
         response; it may raise `BadReply`. Thread-safe."""
         state = self._running()
-        jobs = [_Job(call, read, Future()) for call in calls]
-        state.loop.call_soon_threadsafe(self._queue, state, jobs)
-        return [job.future for job in jobs]
+        return [
+            asyncio.run_coroutine_threadsafe(self._answer(state, call, read), state.loop) for call in calls
+        ]
 
     def gather(self, started: Sequence[Future[T | Fault]]) -> list[T | Fault]:
         """Waits for the answers. Raises UserError for what the user can fix (key, model, quota), and
@@ -258,7 +245,7 @@ class ServerPool:
                 f"{self.where}: the environment variable {self.options.api_key_env} holds no key; set it, or "
                 f"name a server as base_url"
             )
-        answers = self._wait(self._list_models())
+        answers = asyncio.run_coroutine_threadsafe(self._list_models(), self._running().loop).result()
         if not answers:
             raise UserError(f"{self.where}: no server answers at {self._addresses()}; is it running?")
         return answers
@@ -293,14 +280,6 @@ class ServerPool:
             state.thread.join()
             state.loop.close()
 
-    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(work, self._running().loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
     def _running(self) -> _State:
         with self._lock:
             if self._state is None:
@@ -332,39 +311,64 @@ class ServerPool:
                 out[replica.name] = answer
         return out
 
-    def _queue(self, state: _State, jobs: Sequence[_Job]) -> None:
-        state.waiting.extend(jobs)
-        self._pump(state)
+    async def _answer(self, state: _State, call: Call, read: Callable[[Any], T]) -> T | Fault:
+        """The answer to a request, after as many tries as it needs, or its Fault."""
+        tries, until, fault = 0, 0.0, Fault("timeout")
+        while True:
+            place: asyncio.Future[Replica | Fault] = state.loop.create_future()
+            state.waiting.append(place)
+            if tries:
+                state.loop.call_at(until, _settle, place, fault)
+            try:
+                self._pump(state)
+                replica = await place
+                if isinstance(replica, Fault):
+                    return replica
+                until = until or state.loop.time() + self.options.deadline
+                answer = await self._try(state, replica, call, read, until)
+            finally:
+                taken = state.taken.pop(place, None)
+                if taken is not None:
+                    taken.busy -= 1
+                    self._pump(state)
+            if not isinstance(answer, Trouble):
+                return answer
+            fault, pause = answer.fault, self._pause(state, replica, answer, tries)
+            tries += 1
+            late = state.loop.time() + pause >= until
+            if not answer.retry or tries > self.options.retries or late:
+                return fault
+            self.retried += 1
+            await asyncio.sleep(pause)
 
     def _pump(self, state: _State) -> None:
-        """Hands waiting jobs to the least busy replicas while places are free."""
+        """Gives free places at the least busy replicas to the requests that wait."""
         now = state.loop.time()
         while state.waiting:
             free = [replica for replica in state.replicas if replica.free(now)]
             if not free and not state.down:
                 return
-            job = state.waiting.popleft()
+            place = state.waiting.popleft()
             if state.down:
-                job.settle(Fault("server_down"))
-            elif not job.future.done():
-                replica = min(free, key=lambda r: r.busy / r.places)
+                _settle(place, Fault("server_down"))
+            elif not place.done():
+                replica = state.taken[place] = min(free, key=lambda r: r.busy / r.places)
                 replica.busy += 1
-                task = state.loop.create_task(self._try(state, replica, job))
-                state.tasks.add(task)
-                task.add_done_callback(lambda task, r=replica, j=job: self._ended(state, r, j, task))  # type: ignore[misc]
+                place.set_result(replica)
 
-    async def _try(self, state: _State, replica: Replica, job: _Job) -> Any:
+    async def _try(
+        self, state: _State, replica: Replica, call: Call, read: Callable[[Any], T], until: float
+    ) -> T | Trouble:
         """One try: the answer, or Trouble, from which the replica learns."""
         import openai
 
         now, cuts = state.loop.time(), replica.cuts
-        job.until = job.until or now + self.options.deadline
         try:
-            async with asyncio.timeout_at(min(now + self.options.timeout, job.until)):
-                response = await job.call(replica.client)
+            async with asyncio.timeout_at(min(now + self.options.timeout, until)):
+                response = await call(replica.client)
             if isinstance(response, str | bytes):  # what the client makes of an answer that is not JSON
                 raise BadReply(f"not JSON: {response[:200]!r}")
-            answer = job.read(response)
+            answer = read(response)
         except (BadReply, ValueError, TimeoutError, openai.OpenAIError) as error:
             trouble = judge(error, self.where, replica.name, self.options.api_key_env)
             self._learn(state, replica, trouble, cuts)
@@ -381,39 +385,15 @@ class ServerPool:
             replica.rest = max(replica.rest, state.loop.time() + trouble.after)
             state.loop.call_later(trouble.after, self._pump, state)
         replica.failures = replica.failures + 1 if trouble.sick else 0
-        if replica.failures >= FAILURES and not replica.out:
-            replica.out = True
-            probe = state.loop.create_task(self._probe(state, replica))
-            state.tasks.add(probe)
-            probe.add_done_callback(state.tasks.discard)
+        if replica.failures >= FAILURES and replica.out is None:
+            replica.out = state.loop.create_task(self._probe(state, replica))
 
-    def _ended(self, state: _State, replica: Replica, job: _Job, task: asyncio.Task[Any]) -> None:
-        """Settles the job, or queues it again after a pause."""
-        state.tasks.discard(task)
-        replica.busy -= 1
-        if task.cancelled():
-            job.future.cancel()
-        elif (error := task.exception()) is not None:
-            with contextlib.suppress(InvalidStateError):
-                job.future.set_exception(error)
-        elif isinstance(task.result(), Trouble):
-            self._retry(state, replica, job, task.result())
-        else:
-            job.settle(task.result())
-        self._pump(state)
-
-    def _retry(self, state: _State, replica: Replica, job: _Job, trouble: Trouble) -> None:
-        pause = min(LONGEST_PAUSE, PAUSE * 2**job.tries) * random.uniform(0.5, 1.0)
-        pause = max(pause, trouble.after)
-        if any(other is not replica and not other.out for other in state.replicas):
+    def _pause(self, state: _State, replica: Replica, trouble: Trouble, tries: int) -> float:
+        """Seconds before the next try."""
+        pause: float = max(trouble.after, min(LONGEST_PAUSE, PAUSE * 2**tries) * random.uniform(0.5, 1.0))
+        if any(other is not replica and other.out is None for other in state.replicas):
             pause = 0.0 if trouble.sick else min(pause, PAUSE)  # another server can answer now
-        job.tries += 1
-        if not trouble.retry or job.tries > self.options.retries or state.loop.time() + pause >= job.until:
-            job.settle(trouble.fault)
-            return
-        self.retried += 1
-        state.loop.call_later(pause, self._queue, state, [job])
-        state.loop.call_at(job.until, job.settle, trouble.fault)
+        return pause
 
     async def _probe(self, state: _State, replica: Replica) -> None:
         """Asks a replica that is out for its models until it answers, then uses it again. Marks the pool down
@@ -430,7 +410,7 @@ class ServerPool:
                 except APIStatusError as error:
                     if error.status_code >= 500:
                         raise
-                replica.out, replica.failures, state.down = False, 0, False
+                replica.out, replica.failures, state.down = None, 0, False
                 self._pump(state)
                 return
             late = state.loop.time() - started + pause > self.options.patience
@@ -439,10 +419,12 @@ class ServerPool:
                 self._pump(state)
 
 
+def _settle(place: asyncio.Future[Replica | Fault], fault: Fault) -> None:
+    if not place.done():
+        place.set_result(fault)
+
+
 async def _shut(state: _State) -> None:
-    for job in state.waiting:
-        job.future.cancel()
-    state.waiting.clear()
     others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in others:
         task.cancel()

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..evaluate.compare import pooled, signature
-from ..evaluate.results import Result, read_result
+from ..evaluate.results import Result, read_result, result_files
 from .figures import LIGHT, Theme, dash, legend, panels
 
 _INNER = re.compile(r"(step|size|seed)[-_]?[\w.+]+")
@@ -52,7 +52,7 @@ def curves(
     found: dict[str, dict[str, dict[int, list[Result]]]] = {}
     protocols: dict[str, str] = {}
     for path in paths:
-        for file in _files(path):
+        for file in result_files(path, "**/*.json"):
             result = read_result(file)
             if tasks and result.task not in tasks:
                 continue
@@ -77,22 +77,10 @@ def curves(
         raise UserError(
             f"compare: no result of {', '.join(tasks or ['any task'])} in {', '.join(map(str, paths))}"
         )
-    out: Curves = {
-        t: {name: _points(points, t.rpartition(" ")[2]) for name, points in runs.items()}
-        for t, runs in found.items()
+    return {
+        title: {name: _points(results, name, title, relative) for name, results in runs.items()}
+        for title, runs in found.items()
     }
-    return (
-        {t: {name: _relative(p, name, t) for name, p in runs.items()} for t, runs in out.items()}
-        if relative
-        else out
-    )
-
-
-def _files(path: Path) -> list[Path]:
-    files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
-    if not files or not path.exists():
-        raise UserError(f"{path}: expected result files that `ctrlsynth eval` wrote, found none")
-    return files
 
 
 def _run(folder: Path) -> str:
@@ -101,16 +89,15 @@ def _run(folder: Path) -> str:
     return folder.name
 
 
-def _points(results: Mapping[int, Sequence[Result]], metric: str) -> list[Point]:
-    cells = {n: pooled([r.scores[metric] for r in several]) for n, several in sorted(results.items())}
-    return [Point(n, c.value, c.low, c.high, c.seeds) for n, c in cells.items()]
-
-
-def _relative(points: Sequence[Point], name: str, title: str) -> list[Point]:
-    first = points[0].value
+def _points(results: Mapping[int, Sequence[Result]], name: str, title: str, relative: bool) -> list[Point]:
+    metric = title.rpartition(" ")[2]
+    cells = [(n, pooled([r.scores[metric] for r in several])) for n, several in sorted(results.items())]
+    first = cells[0][1].value
+    if not relative:
+        return [Point(n, c.value, c.low, c.high, c.seeds) for n, c in cells]
     if not first:
         raise UserError(f"{name}: {title} starts at 0; there is no improvement to take the percentage of")
-    return [Point(p.samples, 100 * (p.value - first) / first, seeds=p.seeds) for p in points]
+    return [Point(n, 100 * (c.value - first) / first, seeds=c.seeds) for n, c in cells]
 
 
 def figure(found: Curves, relative: bool = False, theme: Theme = LIGHT) -> Any:
@@ -124,10 +111,9 @@ def figure(found: Curves, relative: bool = False, theme: Theme = LIGHT) -> Any:
     drawn, axes = panels(len(found), theme)
     names = list(dict.fromkeys(name for runs in found.values() for name in runs))
     for panel, (title, runs) in zip(axes, found.items(), strict=True):
-        for name in names:
+        for number, name in enumerate(names):
+            again, colour = number // len(theme.series), theme.series[number % len(theme.series)]
             points = runs.get(name, [])
-            again, number = divmod(names.index(name), len(theme.series))
-            colour = theme.series[number]
             x = [p.samples for p in points]
             panel.plot(
                 x,

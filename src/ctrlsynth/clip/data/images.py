@@ -32,12 +32,7 @@ def crop_box(
         if 0 < w <= width and 0 < h <= height:
             top, left = rng.randint(0, height - h), rng.randint(0, width - w)
             return left, top, left + w, top + h
-    if width / height < 3 / 4:
-        w, h = width, round(width / (3 / 4))
-    elif width / height > 4 / 3:
-        w, h = round(height * (4 / 3)), height
-    else:
-        w, h = width, height
+    w, h = min(width, round(height * (4 / 3))), min(height, round(width / (3 / 4)))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
 

@@ -7,7 +7,6 @@ so every batch has the same shape and the same rows."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,8 +47,8 @@ class Batches:
         steps: int,
         rank: int = 0,
     ) -> None:
-        self.schedule = schedule
-        self._shards, self._block, self._steps, self._rank = list(shards), block, steps, rank
+        self.schedule, self._shards, self._block = schedule, shards, block
+        self._steps, self._rank = steps, rank
         self._tokenizer, self._size = model.tokenizer, model.size
         for source, width in zip(self._shards, schedule.order.windows, strict=True):
             source.keep_rows = width
@@ -80,8 +79,7 @@ class Batches:
     def view(self, source: int, lap: int, row: int) -> tuple[Any, str]:
         """The image, uint8 [size, size, 3], and caption of a row in lap `lap` of its source. RowFault or
         ImageFault if it has none."""
-        pair = self._shards[source].read(row)
-        block = self._block
+        pair, block = self._shards[source].read(row), self._block
         caption = pair.captions[0]
         if len(pair.captions) > 1:
             caption = chance(block.seed, pair.id, f"caption {lap}").choice(pair.captions)
@@ -100,14 +98,9 @@ def loader(batches: Batches, start: int, *, workers: int, pin: bool = False) -> 
         batch_size=None,
         sampler=range(start, len(batches)),
         num_workers=workers,
-        collate_fn=_as_it_is,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
     )
-
-
-def _as_it_is(batch: Batch) -> Batch:
-    return batch
 
 
 def open_sources(
@@ -126,14 +119,11 @@ def open_sources(
     ]
 
 
-def order_of(shards: Sequence[Shards], block: TrainBlock) -> Order:
-    """The order of a block's sources."""
+def schedule_of(shards: Sequence[Shards], block: TrainBlock, world: int = 1) -> Schedule:
+    """The order of a block's sources, cut into steps. UserError if the batch does not divide, or is larger
+    than the data."""
     parts = [Part(s.rows, s.blocks, source.ratio) for s, source in zip(shards, block.data, strict=True)]
-    return Order(parts, seed=block.seed, window=block.window)
-
-
-def schedule_of(order: Order, block: TrainBlock, world: int = 1) -> Schedule:
-    """Cuts the order into steps. UserError if the batch does not divide, or is larger than the data."""
+    order = Order(parts, seed=block.seed, window=block.window)
     share = block.accumulate * world
     if block.batch % share:
         raise UserError(
@@ -148,8 +138,3 @@ def schedule_of(order: Order, block: TrainBlock, world: int = 1) -> Schedule:
     return Schedule(
         order, block.batch, accumulate=block.accumulate, world=world, together=block.negatives == "all"
     )
-
-
-def left_out(shards: Sequence[Shards]) -> Counter[str]:
-    """Reason -> samples that the indexes leave out."""
-    return sum((s.left_out for s in shards), Counter())

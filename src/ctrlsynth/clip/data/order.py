@@ -44,12 +44,6 @@ def rows_an_epoch(parts: Sequence[Part]) -> list[int]:
     return counts
 
 
-def equal_steps(epochs: float, rows: int, batch: int) -> int:
-    """Optimiser steps of a baseline that trains `epochs` epochs on `rows` pairs. A mixed run of N + N' pairs
-    with as many steps trains E*N/(N+N') of its own epochs (papers/001, section 4.1)."""
-    return round(epochs * (rows // batch))
-
-
 class Order:
     """The order of a mix. `window`: rows that are shuffled among each other, divided over the sources in
     proportion to their size."""
@@ -79,14 +73,11 @@ class Order:
         at_source = [int(n) + epoch * count for n, count in zip(seen, self.counts, strict=True)]
         for source in which.tolist():
             lap, at = divmod(at_source[source], self.parts[source].rows)
-            out.append((source, lap, self._row(source, lap, at)))
+            _, starts = self._lap(source, lap)
+            window = int(np.searchsorted(starts, at, side="right")) - 1
+            out.append((source, lap, int(self._window(source, lap, window)[at - int(starts[window])])))
             at_source[source] += 1
         return out
-
-    def _row(self, source: int, lap: int, at: int) -> int:
-        _, starts = self._lap(source, lap)
-        number = int(np.searchsorted(starts, at, side="right")) - 1
-        return int(self._window(source, lap, number)[at - int(starts[number])])
 
     def _make_lap(self, source: int, lap: int) -> tuple[list[Array], Array]:
         """The blocks of every window, and the position at which each window begins."""

@@ -40,11 +40,18 @@ def open_shards(
     of the .json, elsewhere they are columns; a field may hold a list. `cache`: a folder that keeps the index
     of tars. Raises UserError in one line that names the path."""
     files, form = _files(path, base, where)
-    if form == "tar":
-        return TarShards(files, captions, cache, where)
-    if form == "parquet":
-        return ParquetShards(files, captions, where)
-    return FileShards(files, captions, where)
+    try:
+        if form == "tar":
+            shards: Shards = TarShards(files, captions, cache)
+        else:
+            shards = ParquetShards(files, captions) if form == "parquet" else FileShards(files, captions)
+        if not shards.rows:
+            fields = f" ({' or '.join(captions)})" if captions else ""
+            found = ", ".join(f"{n:,} {r}" for r, n in sorted(shards.left_out.items())) or "none at all"
+            raise UserError(f"{shards.name}: no sample with an image and a caption{fields}; found {found}")
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    return shards
 
 
 def _files(path: str | Sequence[str], base: Path, where: str) -> tuple[list[str], str]:
@@ -80,52 +87,39 @@ class ParquetShards:
     read whole, and the latest are kept: up to `keep_rows` rows, which the loader sets to the width of its
     shuffle."""
 
-    def __init__(
-        self, files: Sequence[str], captions: Sequence[str] | None, where: str = "train.data"
-    ) -> None:
+    def __init__(self, files: Sequence[str], captions: Sequence[str] | None) -> None:
         self.name = files[0] if len(files) == 1 else os.path.dirname(files[0])
         self.left_out, self.keep_rows = Counter[str](), 0
-        self._files = list(files)
-        self._groups: list[tuple[int, int, int]] = []
-        self._firsts: list[int] = []
-        starts, row = [], 0
-        schema: pa.Schema = None
-        for number, path in enumerate(files):
+        self._groups: list[tuple[str, int, int, int]] = []
+        self.rows, names = 0, list[str]()
+        for path in files:
             try:
                 meta = pq.ParquetFile(path)
             except (pa.ArrowException, OSError) as error:
-                raise UserError(
-                    f"{where}: {path}: not a readable parquet file ({first_line(error)})"
-                ) from error
-            schema = schema or meta.schema_arrow
-            self._firsts.append(row)
+                raise UserError(f"{path}: not a readable parquet file ({first_line(error)})") from error
+            names, first = names or meta.schema_arrow.names, self.rows
             for group in range(meta.metadata.num_row_groups):
-                starts.append(row)
-                self._groups.append((number, group, row))
-                row += meta.metadata.row_group(group).num_rows
-        if not row:
-            raise UserError(f"{where}: {self.name}: no rows")
-        self.rows, self.blocks = row, np.array([*starts, row], dtype=np.int64)
-        self._image = _column(schema.names, IMAGE_NAMES + FILE_NAMES, f"{where}: {files[0]}", "image")
-        self._fields = _chosen(schema.names, captions, f"{where}: {files[0]}")
-        self._kept: OrderedDict[int, pa.Table] = OrderedDict()
+                self._groups.append((path, first, group, self.rows))
+                self.rows += meta.metadata.row_group(group).num_rows
+        self.blocks = np.array([*(start for *_, start in self._groups), self.rows], dtype=np.int64)
+        self._image = _column(names, IMAGE_NAMES + FILE_NAMES, files[0], "image")
+        self._fields = _chosen(names, captions, files[0])
+        self._kept: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
 
-    def _locate(self, row: int) -> tuple[int, int, int, int]:
-        """(group number, file, group in the file, row in the group)."""
-        at = int(np.searchsorted(self.blocks, row, side="right")) - 1
-        number, group, start = self._groups[at]
-        return at, number, group, row - start
+    def _locate(self, row: int) -> tuple[str, int, int, int]:
+        """(file, its first row, the group's number in the file, the group's first row)."""
+        return self._groups[int(np.searchsorted(self.blocks, row, side="right")) - 1]
 
     def id(self, row: int) -> str:
-        _, number, _, _ = self._locate(row)
-        stem = os.path.splitext(os.path.basename(self._files[number]))[0]
-        return f"{stem}:{row - self._firsts[number]}"
+        path, first, _, _ = self._locate(row)
+        return f"{os.path.splitext(os.path.basename(path))[0]}:{row - first}"
 
     def read(self, row: int) -> Pair:
-        at, number, group, inner = self._locate(row)
+        path, _, group, start = self._locate(row)
+        at, inner = (path, group), row - start
         table = self._kept.get(at)
         if table is None:
-            with pq.ParquetFile(self._files[number]) as file:
+            with pq.ParquetFile(path) as file:
                 table = file.read_row_group(group, columns=[self._image, *self._fields], use_threads=False)
             self._kept[at] = table
             while len(self._kept) > 1 and sum(t.num_rows for t in self._kept.values()) > self.keep_rows:
@@ -136,7 +130,7 @@ class ParquetShards:
         if isinstance(image, dict):
             image = image.get("bytes") or image.get("path")
         if isinstance(image, str):
-            image = _read_file(Path(self._files[number]).parent / image)
+            image = _read_file(Path(path).parent / image)
         if not image:
             raise RowFault("no_image")
         return Pair(self.id(row), image, captions_of(values, self._fields))
@@ -153,27 +147,19 @@ class FileShards:
     """An imagefolder (metadata.jsonl or .csv) or open_clip's csv. File names and captions are kept in
     memory."""
 
-    def __init__(
-        self, files: Sequence[str], captions: Sequence[str] | None, where: str = "train.data"
-    ) -> None:
+    def __init__(self, files: Sequence[str], captions: Sequence[str] | None) -> None:
         self.name = files[0]
         self.left_out, self.keep_rows = Counter[str](), 0
         self._rows: list[tuple[str, tuple[str, ...]]] = []
         for path in files:
-            self._load(path, captions, where)
-        if not self._rows:
-            found = ", ".join(f"{n:,} {r}" for r, n in sorted(self.left_out.items())) or "no rows"
-            raise UserError(f"{where}: {self.name}: no row with a file and a caption; found {found}")
+            self._load(path, captions)
         self.rows = len(self._rows)
         self.blocks = np.append(np.arange(0, self.rows, BLOCK), self.rows).astype(np.int64)
 
-    def _load(self, path: str, captions: Sequence[str] | None, where: str) -> None:
-        try:
-            table = Table(path)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from error
-        file = _column(table.columns, FILE_NAMES, f"{where}: {path}", "file name")
-        fields = _chosen(table.columns, captions, f"{where}: {path}")
+    def _load(self, path: str, captions: Sequence[str] | None) -> None:
+        table = Table(path)
+        file = _column(table.columns, FILE_NAMES, path, "file name")
+        fields = _chosen(table.columns, captions, path)
         for record, reason in table.read(table.start, sys.maxsize):
             if reason == "empty_row":
                 continue

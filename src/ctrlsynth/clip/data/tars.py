@@ -12,6 +12,7 @@ import json
 import os
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -66,33 +67,17 @@ class _Handles:
 class TarShards:
     """The samples of webdataset tars that have an image and a caption (.txt, or keys of the .json)."""
 
-    def __init__(
-        self,
-        files: Sequence[str],
-        captions: Sequence[str] | None,
-        cache: Path | None,
-        where: str = "train.data",
-    ) -> None:
+    def __init__(self, files: Sequence[str], captions: Sequence[str] | None, cache: Path | None) -> None:
         self.name = files[0] if len(files) == 1 else os.path.dirname(files[0])
         self._files, self._handles = list(files), _Handles()
         self._fields = list(captions or ["text"])
         self.left_out, self.keep_rows = Counter[str](), 0
-        try:
-            self._index = _cached(cache, self._files, self._fields, self.left_out)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from error
+        self._index = _cached(cache, self._files, self._fields, self.left_out)
         self.rows = len(self._index)
-        if not self.rows:
-            found = ", ".join(f"{n:,} {r}" for r, n in sorted(self.left_out.items())) or "no samples at all"
-            raise UserError(
-                f"{where}: {self.name}: no sample with an image and a caption "
-                f"({' or '.join(self._fields)}); found {found}"
-            )
         starts = np.flatnonzero(np.diff(self._index["shard"], prepend=-1))
-        ends = [*starts[1:], self.rows]
         self._starts = np.zeros(len(files), dtype=np.int64)
         self._starts[self._index["shard"][starts]] = starts
-        cuts = [np.arange(a, b, BLOCK) for a, b in zip(starts, ends, strict=True)]
+        cuts = [np.arange(a, b, BLOCK) for a, b in pairwise([*starts, self.rows])]
         self.blocks = np.concatenate([*cuts, [self.rows]]).astype(np.int64)
 
     def id(self, row: int) -> str:
@@ -130,8 +115,8 @@ def _cached(cache: Path | None, files: Sequence[str], fields: Sequence[str], lef
         (cache / f"{mark}.json").write_text(json.dumps(left_out), encoding="utf-8")
         with replacing(path) as made:
             _save(made, rows)
-    elif (counts := cache / f"{mark}.json").is_file():
-        left_out.update(json.loads(counts.read_text(encoding="utf-8")))
+    else:
+        left_out.update(json.loads((cache / f"{mark}.json").read_text(encoding="utf-8")))
     loaded: Array = np.load(path, mmap_mode="r")
     return loaded
 
@@ -144,8 +129,9 @@ def _save(path: Path, rows: Array) -> None:
 
 
 def _scan_all(files: Sequence[str], fields: Sequence[str], left_out: Counter[str]) -> Array:
-    tables = [np.array(list(_scan(f, n, fields, left_out)), dtype=_INDEX) for n, f in enumerate(files)]
-    return np.concatenate(tables)
+    return np.concatenate(
+        [np.array(list(_scan(f, n, fields, left_out)), dtype=_INDEX) for n, f in enumerate(files)]
+    )
 
 
 def _scan(path: str, number: int, fields: Sequence[str], left_out: Counter[str]) -> Iterator[tuple[int, ...]]:

@@ -16,8 +16,8 @@ import numpy as np
 from ...errors import UserError
 from .. import layout
 from ..encode import Encoder, encode_images, encode_texts
-from ..metrics import bootstrap, strict_preference
-from ..results import Score
+from ..metrics import bootstrap
+from ..results import Score, mean_score
 from .base import Evaluator, Scores
 
 SUGARCREPE = {
@@ -67,21 +67,20 @@ class Compositional(Evaluator):
         sets = {path.stem: read(path) for path in self.files()}
         names = list(dict.fromkeys(row[0] for rows in sets.values() for row in rows))
         images = ((self._image(name), str(self.folder / "images" / name)) for name in names)
-        features = encode_images(model, images)
-        image_at = {name: n for n, name in enumerate(names)}
-        texts = sorted({t for rows in sets.values() for row in rows for t in row[1:]})
-        encoded = encode_texts(model, texts)
-        text_at = {text: n for n, text in enumerate(texts)}
+        image_of = dict(zip(names, encode_images(model, images), strict=True))
+        texts = list({t for rows in sets.values() for row in rows for t in row[1:]})
+        text_of = dict(zip(texts, encode_texts(model, texts), strict=True))
         scores: dict[str, Score] = {}
         notes, found = [], []
         for name, rows in sets.items():
-            image = features[[image_at[r[0]] for r in rows]]
+            image = np.stack([image_of[r[0]] for r in rows])
             positive, negative = (
-                np.einsum("nd,nd->n", image, encoded[[text_at[r[column]] for r in rows]]) for column in (1, 2)
+                np.einsum("nd,nd->n", image, np.stack([text_of[r[column]] for r in rows]))
+                for column in (1, 2)
             )
-            hits = strict_preference(positive, negative)
+            hits = positive > negative  # a tie is wrong
             found.append(hits)
-            scores[name] = Score(float(hits.mean()), *bootstrap(hits))
+            scores[name] = mean_score(hits)
             if SUGARCREPE.get(name, len(rows)) != len(rows) and self.task.name == "sugarcrepe":
                 notes.append(f"{name}: {len(rows)} rows, the published file has {SUGARCREPE[name]}")
         file = np.repeat(np.arange(len(found)), [len(hits) for hits in found])

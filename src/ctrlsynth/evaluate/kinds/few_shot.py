@@ -11,10 +11,8 @@ import numpy.typing as npt
 
 from ...errors import UserError
 from .. import layout
-from ..encode import Array, Encoder
-from ..features import Split, encode_split
-from ..metrics import bootstrap
-from ..results import Score
+from ..encode import Array, Encoder, Split, encode_split
+from ..results import mean_score
 from .base import Evaluator, Scores
 
 WAYS, SHOTS, QUERIES, EPISODES = 5, 5, 6, 5000
@@ -41,8 +39,7 @@ class FewShot(Evaluator):
         names = layout.classnames(self.folder, self.task.classes)
         train, test = (encode_split(model, self.folder, s, len(names)) for s in self.splits)
         found = episodes(train, test, self.settings.seed, where=str(self.folder))
-        score = Score(float(found.mean()), *bootstrap(found))
-        return Scores({"acc1": score}, len(test.labels), len(names))
+        return Scores({"acc1": mean_score(found)}, len(test.labels), len(names))
 
 
 def episodes(

@@ -16,8 +16,7 @@ import numpy.typing as npt
 
 from ...errors import UserError
 from .. import layout
-from ..encode import Encoder
-from ..features import Split, encode_split
+from ..encode import Encoder, Split, encode_split
 from .base import Evaluator, Scores
 from .zero_shot import classification
 

@@ -21,16 +21,13 @@ import numpy.typing as npt
 from ...data.long_tail import HEAD_OVER, TAIL_UNDER, read_split
 from ...errors import UserError
 from .. import layout
-from ..encode import Array, Encoder, class_weights
-from ..features import Split, encode_labelled
-from ..metrics import Ints, bootstrap, top_k_hits
-from ..results import Score
+from ..encode import Array, Encoder, Split, class_weights, encode_labelled
+from ..metrics import Ints, top_k_hits
+from ..results import Score, mean_score
 from .base import Evaluator, Scores, Settings
 
 SCALE = 25.0
 GROUPS = ("head", "medium", "tail")
-
-
 EPOCHS, BATCH, LR, MOMENTUM, WEIGHT_DECAY = 10, 128, 0.01, 0.9, 5e-4
 
 
@@ -51,22 +48,25 @@ class LongTail(Evaluator):
 
     def test_rows(self) -> Iterator[tuple[str, bytes, Sequence[str]]]:
         """The test images."""
-        test = read_split(self.folder / "test.txt", len(layout.classnames(self.folder, None)))
-        return ((where, image, ()) for image, where, _ in _labelled(self._root, test))
+        rows = self._split("test", len(layout.classnames(self.folder, None)))
+        return ((where, image, ()) for image, where, _ in _labelled(*rows))
 
-    @property
-    def _root(self) -> Path:
+    def _split(self, name: str, classes: int) -> tuple[Path, list[tuple[str, int]]]:
+        """The folder of the images, and (path, label) of each line of a split file."""
         images = self.folder / "images"
-        return images if images.is_dir() else self.folder
+        rows = read_split(self.folder / f"{name}.txt", classes)
+        return images if images.is_dir() else self.folder, rows
 
     def evaluate(self, model: Encoder) -> Scores:
         """Trains a head on train.txt and the extra images, for the number of iterations that train.txt alone
         gives, and scores it on test.txt."""
         names, how = layout.classnames(self.folder, self.task.classes), self.settings
-        lists = {s: read_split(self.folder / f"{s}.txt", len(names)) for s in ("train", "test")}
-        counts = np.bincount([label for _, label in lists["train"]], minlength=len(names))
-        train, test = (encode_labelled(model, _labelled(self._root, lists[s])) for s in lists)
-        iterations = EPOCHS * math.ceil(len(train.labels) / BATCH)
+        train, test = (
+            encode_labelled(model, _labelled(*self._split(s, len(names)))) for s in ("train", "test")
+        )
+        own = len(train.labels)
+        counts = np.bincount(train.labels, minlength=len(names))
+        iterations = EPOCHS * math.ceil(own / BATCH)
         if how.extra is not None:
             train = train + encode_labelled(model, _labelled(*read_extra(how.extra, len(names))))
         first = class_weights(model, names, ["a photo of a {c}."]) if how.head == "cosine" else None
@@ -75,7 +75,7 @@ class LongTail(Evaluator):
             group_scores(logits, test.labels, counts),
             len(test.labels),
             len(names),
-            (f"trained on {len(train.labels)} images, {len(lists['train'])} of them from train.txt",),
+            (f"trained on {len(train.labels)} images, {own} of them from train.txt",),
             {"iterations": iterations},
         )
 
@@ -95,12 +95,8 @@ def group_scores(logits: Array, labels: Ints, counts: Ints) -> dict[str, Score]:
     """acc1 overall and for each group that has test images."""
     hits = top_k_hits(logits, labels, 1)
     group = groups(counts)[labels]
-    out = {"acc1": Score(float(hits.mean()), *bootstrap(hits))}
-    for number, name in enumerate(GROUPS):
-        rows = hits[group == number]
-        if len(rows):
-            out[name] = Score(float(rows.mean()), *bootstrap(rows))
-    return out
+    found = {"acc1": hits, **{name: hits[group == number] for number, name in enumerate(GROUPS)}}
+    return {name: mean_score(rows) for name, rows in found.items() if len(rows)}
 
 
 def read_extra(path: Path, classes: int) -> tuple[Path, list[tuple[str, int]]]:
@@ -139,12 +135,14 @@ def train_head(
     features, labels = torch.from_numpy(train.features), torch.from_numpy(train.labels)
     plain = how.head == "plain"
     if first is not None:
-        start = torch.from_numpy(first).clone()
+        weight = torch.tensor(first)
     else:
-        start = torch.empty(classes, features.shape[1]).normal_(0, 0.01, generator=generator)
-    weight = start.requires_grad_()
+        weight = torch.empty(classes, features.shape[1]).normal_(0, 0.01, generator=generator)
+    weight.requires_grad_()
     bias = torch.zeros(classes, requires_grad=plain)
-    shift = _log_prior(train.labels, classes) if how.loss == "logit-adjusted" else torch.zeros(classes)
+    counts = np.maximum(np.bincount(train.labels, minlength=classes), 1)
+    prior = torch.from_numpy(np.log(counts / counts.sum())).float()
+    shift = prior if how.loss == "logit-adjusted" else torch.zeros(classes)
     optimizer = torch.optim.SGD(
         [weight, *([bias] if plain else [])], lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
     )
@@ -169,10 +167,3 @@ def train_head(
         schedule.step()
     with torch.no_grad():
         return np.asarray(logits(torch.from_numpy(test)).numpy())
-
-
-def _log_prior(labels: Ints, classes: int) -> Any:
-    import torch
-
-    counts = np.maximum(np.bincount(labels, minlength=classes), 1)
-    return torch.from_numpy(np.log(counts / counts.sum())).float()

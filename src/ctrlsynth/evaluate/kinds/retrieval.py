@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ...errors import UserError
 from .. import layout
 from ..encode import Encoder, encode_images, encode_texts
 from ..metrics import bootstrap, recall_ranks
-from ..results import Score
+from ..results import Score, mean_score
 from .base import Evaluator, Scores
 
 KS = (1, 5, 10)
@@ -49,17 +50,16 @@ class Retrieval(Evaluator):
                 yield image, where
 
         features = encode_images(model, images())
-        counts = [len(c) for c in captions]
-        owner = np.repeat(np.arange(len(captions)), counts)
+        owner = np.repeat(np.arange(len(captions)), [len(c) for c in captions])
         texts = encode_texts(model, [text for group in captions for text in group])
-        starts = np.concatenate([[0], np.cumsum(counts)])
-        by_image = [range(starts[n], starts[n + 1]) for n in range(len(captions))]
+        bounds = np.searchsorted(owner, np.arange(len(captions) + 1))
+        by_image = [range(start, stop) for start, stop in pairwise(bounds)]
         to_text = recall_ranks(features, texts, by_image)
         to_image = recall_ranks(texts, features, [[int(o)] for o in owner])
         both, way = np.concatenate([to_text, to_image]), np.repeat([0, 1], [len(to_text), len(to_image)])
         scores: dict[str, Score] = {}
         for k in KS:
-            i2t, t2i = (Score(float((r < k).mean()), *bootstrap(r < k)) for r in (to_text, to_image))
+            i2t, t2i = (mean_score(ranks < k) for ranks in (to_text, to_image))
             scores |= {f"i2t_recall@{k}": i2t, f"t2i_recall@{k}": t2i}
             scores[f"recall@{k}"] = Score((i2t.value + t2i.value) / 2, *bootstrap(both < k, way))
         return Scores(scores, len(captions), protocol={"images": len(captions), "captions": len(owner)})
@@ -92,8 +92,8 @@ def _coco(data: dict[str, Any]) -> list[tuple[str, list[str]]]:
 
 
 def _karpathy(data: dict[str, Any]) -> list[tuple[str, list[str]]]:
-    rows = [row for row in data["images"] if row.get("split", "test") == "test"]
     return [
         (str(Path(row.get("filepath", "")) / row["filename"]), [s["raw"].strip() for s in row["sentences"]])
-        for row in rows
+        for row in data["images"]
+        if row.get("split", "test") == "test"
     ]

@@ -10,10 +10,9 @@ from typing import Any
 
 from ...errors import UserError, unknown
 from .. import layout
-from ..encode import Array, Encoder, class_weights
-from ..features import encode_split
+from ..encode import Array, Encoder, class_weights, encode_split
 from ..metrics import Ints, bootstrap, mean_per_class_recall, top_k_hits
-from ..results import Score
+from ..results import Score, mean_score
 from .base import Evaluator, Scores
 
 SIMPLE = ["a photo of a {c}."]
@@ -68,11 +67,6 @@ class ZeroShot(Evaluator):
 def classification(logits: Array, labels: Ints) -> dict[str, Score]:
     """Score by metric from (N, C) similarities and labels (N,)."""
     first = top_k_hits(logits, labels, 1)
-    out = {
-        "acc1": Score(float(first.mean()), *bootstrap(first)),
-        "mean_per_class_recall": Score(mean_per_class_recall(first, labels), *bootstrap(first, labels)),
-    }
-    if logits.shape[1] > 5:
-        fifth = top_k_hits(logits, labels, 5)
-        out["acc5"] = Score(float(fifth.mean()), *bootstrap(fifth))
-    return out
+    per_class = Score(mean_per_class_recall(first, labels), *bootstrap(first, labels))
+    out = {"acc1": mean_score(first), "mean_per_class_recall": per_class}
+    return out | ({"acc5": mean_score(top_k_hits(logits, labels, 5))} if logits.shape[1] > 5 else {})

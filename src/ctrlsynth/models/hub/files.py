@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -52,24 +54,17 @@ def content_digest(path: Path) -> str:
         return hash_of([(_name(f, path), _whole(f)) for f in model_files(path)])
 
 
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns an OSError inside into one line that names the model."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{error.filename or path}: cannot be read ({error.strerror or error})") from error
+
+
 def _name(file: Path, root: Path) -> str:
     return file.relative_to(root).as_posix() if file != root else ""
-
-
-class _readable:
-    """Turns an OSError inside into one line that names the model."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            raise UserError(
-                f"{error.filename or self._path}: cannot be read ({error.strerror or error})"
-            ) from error
 
 
 def _whole(file: Path) -> str:
@@ -84,16 +79,12 @@ def _look(file: Path) -> str:
     digest = hashlib.sha256()
     with open(file, "rb") as handle:
         offsets = _tensor_offsets(handle, size) if file.suffix == ".safetensors" else None
-        if offsets is None:
-            places = [n * (size - _SAMPLE) // (_SAMPLES - 1) for n in range(_SAMPLES)]
-            length = _SAMPLE
-        else:
-            header, places = offsets
-            digest.update(header)
-            length = _MIDDLE
+        evenly = [n * (size - _SAMPLE) // (_SAMPLES - 1) for n in range(_SAMPLES)]
+        header, places = offsets or (b"", evenly)
+        digest.update(header)
         for place in places:
             handle.seek(place)
-            digest.update(handle.read(length))
+            digest.update(handle.read(_MIDDLE if offsets else _SAMPLE))
     return digest.hexdigest()
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError, first_line, unknown
-from ..installed import need
+from ..installed import installed, need
 from .files import content_digest, folder_digest, hash_of
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -78,12 +78,11 @@ def read_options(given: Mapping[str, Any], where: str, own: Iterable[str] = ()) 
     ):
         raise UserError(f"{where}.adapters: a list of folders or hub names, not {adapters!r}")
     options = HFOptions(**values | {"adapters": tuple(str(a) for a in adapters)})
-    if options.dtype not in DTYPES:
-        raise unknown("dtype", str(options.dtype), DTYPES, where)
+    for name, choices in (("dtype", DTYPES), ("quantization", QUANTIZATIONS)):
+        if (value := getattr(options, name)) is not None and value not in choices:
+            raise unknown(name, str(value), choices, where)
     if not isinstance(options.device, str) or not _DEVICE.fullmatch(options.device):
         raise UserError(f"{where}.device: auto, cpu, mps, cuda or cuda:NUMBER, not {options.device!r}")
-    if options.quantization is not None and options.quantization not in QUANTIZATIONS:
-        raise unknown("quantization", str(options.quantization), QUANTIZATIONS, where)
     if options.revision is not None and not isinstance(options.revision, str):
         raise UserError(
             f"{where}.revision: a branch, tag or commit as text (in quotes), not {options.revision!r}"
@@ -96,13 +95,6 @@ def read_options(given: Mapping[str, Any], where: str, own: Iterable[str] = ()) 
             f"weights first"
         )
     return options
-
-
-def check_whole(where: str, **values: Any) -> None:
-    """UserError unless each option is None or a whole number from 1 up."""
-    for name, value in values.items():
-        if value is not None and (type(value) is not int or value < 1):
-            raise UserError(f"{where}.{name}: a whole number from 1 up, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -181,9 +173,8 @@ def _snapshot(name: str, options: HFOptions, where: str) -> Path:
             local_files_only=not options.download,
             ignore_patterns=_NOT_FETCHED,
         )
-    except (
-        IncompleteSnapshotError
-    ) as error:  # fetched in part on purpose, or cut short: the loader knows which files it needs
+    except IncompleteSnapshotError as error:
+        # fetched in part on purpose, or cut short: the loader knows which files it needs
         found = error.snapshot_path
     except (LocalEntryNotFoundError, HFValidationError) as error:
         at = f" at revision {options.revision}" if options.revision else ""
@@ -195,19 +186,16 @@ def _snapshot(name: str, options: HFOptions, where: str) -> Path:
     return Path(found)
 
 
-def read_config(found: Located, where: str = "models") -> dict[str, Any]:
-    """The model's config.json as a mapping; UserError without one."""
+def read_config(
+    found: Located, where: str = "models", file: str = "config.json", library: str = "transformers"
+) -> dict[str, Any]:
+    """The model's config.json, or another `file` of `library`, as a mapping; UserError without one."""
     try:
-        config = json.loads((found.folder / "config.json").read_text(encoding="utf-8"))
+        return dict(json.loads((found.folder / file).read_text(encoding="utf-8")))
     except OSError as error:
-        raise UserError(
-            f"{where}: {found.name} holds no config.json, so it is no model of transformers"
-        ) from error
-    except ValueError as error:
-        raise UserError(f"{where}: {found.name}: its config.json is damaged ({error})") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{where}: {found.name}: its config.json is no mapping")
-    return config
+        raise UserError(f"{where}: {found.name} holds no {file}, so it is no model of {library}") from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{where}: {found.name}: its {file} is damaged ({error})") from error
 
 
 def check_weights(found: Located, where: str = "models") -> None:
@@ -221,12 +209,9 @@ def check_weights(found: Located, where: str = "models") -> None:
 
 def check_quantization(options: HFOptions, where: str = "models") -> None:
     """UserError if the package that the quantization needs is not installed. Loads nothing."""
-    if options.quantization is not None:
-        package = QUANTIZATIONS[options.quantization]
-        try:
-            need(package, "transformers", where)
-        except UserError:
-            raise UserError(
-                f"{where}.quantization: {options.quantization} needs the package {package}; pip install "
-                f"{package}, or leave it out"
-            ) from None
+    package = QUANTIZATIONS.get(options.quantization or "")
+    if package is not None and not installed(package):
+        raise UserError(
+            f"{where}.quantization: {options.quantization} needs the package {package}; pip install "
+            f"{package}, or leave it out"
+        )

@@ -31,12 +31,10 @@ def quantization_config(options: HFOptions, where: str = "models") -> Any:
     import torch
     import transformers
 
-    logging.getLogger("bitsandbytes").setLevel(
-        logging.ERROR
-    )  # it reports float32 -> float16 for each layer of each call
-    name, arguments = quantization_call(
-        options.quantization, torch.bfloat16 if options.dtype == "auto" else torch_dtype(options)
-    )
+    # it reports float32 -> float16 for each layer of each call
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    dtype = torch.bfloat16 if options.dtype == "auto" else torch_dtype(options)
+    name, arguments = quantization_call(options.quantization, dtype)
     return getattr(transformers, name)(**arguments)
 
 
@@ -64,6 +62,7 @@ class HubModel(Model):
     """A model with Hugging Face weights, which load on first use. Subclasses set `found` and define `_load`."""
 
     where: str = "models.tagger"
+    packages: tuple[str, ...] = ("torch",)
     found: Located
     _loaded: Any = None
 
@@ -79,8 +78,10 @@ class HubModel(Model):
 
     def check(self) -> None:
         """Preflight: packages and weights are there."""
-        need("torch", "transformers", self.where)
+        for package in self.packages:
+            need(package, "transformers", self.where)
         check_weights(self.found, self.where)
+        super().check()
 
     def content_digest(self) -> str:
         """Hash over the complete files."""
@@ -90,6 +91,7 @@ class HubModel(Model):
         """Frees the weights; they load again on use."""
         self._loaded = None
         give_back()
+        super().close()
 
 
 def load_pretrained(cls: Any, found: Located, where: str = "models", **more: Any) -> Any:
@@ -98,10 +100,12 @@ def load_pretrained(cls: Any, found: Located, where: str = "models", **more: Any
 
     `cls` is a model class or an Auto class of transformers; `more` goes to `from_pretrained`. Loading stays
     within the folder and never runs its code. UserError in one line if the folder has no such model."""
+    from transformers.utils.logging import disable_progress_bar
+
     set_threads()
     if installed("torchvision"):  # an Auto class may import it on the way
         make_torchvision_importable()
-    _no_bars()
+    disable_progress_bar()  # models print nothing
     device = choose_device(found.options.device, where)
     quantized = quantization_config(found.options, where)
     if quantized is not None:
@@ -115,11 +119,8 @@ def load_pretrained(cls: Any, found: Located, where: str = "models", **more: Any
                 dtype=torch_dtype(found.options),
                 **more,
             )
-            if quantized is not None and not is_quantized(model):
-                raise UserError(
-                    f"{where}.quantization: {found.options.quantization} changes no layer of {found.name}; "
-                    f"leave it out"
-                )
+            if quantized is not None:
+                check_quantized(model, found, where)
             model = with_adapters(model, found, where, merge=quantized is None)
             return (model if quantized is not None else model.to(device)).eval()
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -129,20 +130,25 @@ def load_pretrained(cls: Any, found: Located, where: str = "models", **more: Any
     except RuntimeError as error:  # of the quantization: no kernel for this device, a package that it lacks
         if quantized is None:
             raise
-        raise UserError(
-            f"{where}.quantization: {found.options.quantization} fails on {found.name}: {first_line(error)}"
-        ) from error
+        raise quantization_failed(found, error, where) from error
+
+
+def quantization_failed(found: Located, error: Exception, where: str) -> UserError:
+    """The error for a quantization that does not work on the model."""
+    kind = found.options.quantization
+    return UserError(f"{where}.quantization: {kind} fails on {found.name}: {first_line(error)}")
 
 
 def finish(network: Any, found: Located, where: str = "models") -> Any:
-    """Merges the adapters of a torch network of timm or open_clip that is on its device, then quantizes it;
+    """Moves a torch network of timm or open_clip to its device, merges its adapters and quantizes it;
     evaluation mode. UserError in one line for an adapter of another network."""
     options = found.options
+    set_threads()
+    network = network.to(choose_device(options.device, where))
     try:
-        network = with_adapters(network, found, where, merge=True)
+        network = with_adapters(network, found, where, merge=True).eval()
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"{where}.adapters: {found.name} does not take them: {first_line(error)}") from error
-    network = network.eval()
     if options.quantization is None:
         return network
     check_plain(options, where)
@@ -151,13 +157,8 @@ def finish(network: Any, found: Located, where: str = "models") -> Any:
     try:
         quantize_(network, _torchao(options.quantization))
     except (ImportError, RuntimeError) as error:
-        raise UserError(
-            f"{where}.quantization: {options.quantization} fails on {found.name}: {first_line(error)}"
-        ) from error
-    if not is_quantized(network):
-        raise UserError(
-            f"{where}.quantization: {options.quantization} changes no layer of {found.name}; leave it out"
-        )
+        raise quantization_failed(found, error, where) from error
+    check_quantized(network, found, where)
     return network
 
 
@@ -179,11 +180,12 @@ def is_quantized(model: Any) -> bool:
     return any(type(p) is not torch.nn.Parameter or not p.dtype.is_floating_point for p in model.parameters())
 
 
-def _no_bars() -> None:
-    """Switches off transformers' progress bar for weights: models print nothing."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
+def check_quantized(model: Any, found: Located, where: str) -> None:
+    """UserError if the quantization changed no weight."""
+    if not is_quantized(model):
+        raise UserError(
+            f"{where}.quantization: {found.options.quantization} changes no layer of {found.name}; leave it out"
+        )
 
 
 def with_adapters(model: Any, found: Located, where: str = "models", merge: bool = True) -> Any:

@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from ...errors import UserError
-from ..base import Request
-from ..hub.find import Located
-from ..hub.load import load_processor
+from ..base import LanguageModel, Reply, Request
+from ..hub.find import Located, read_config
+from ..hub.load import HubModel, load_processor
 from .sampling import messages
 
 WHERE = "models.llm"
+
+
+class ChatModel(HubModel, LanguageModel):
+    """A checkpoint with a chat template, in this process."""
+
+    where = WHERE
+    chat_template: str | None
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer, with the option's chat template if there is one."""
+        return load_tokenizer(self.found, self.chat_template)
+
+    def prompt(self, request: Request) -> str:
+        """The instruction in the chat template, ready for the model's reply. Loads only the tokenizer.
+
+        Switches off thinking (`enable_thinking`, which other templates ignore)."""
+        text: str = self.tokenizer.apply_chat_template(
+            messages(request), tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+        return text
+
+    def tokens(self, request: Request) -> list[int]:
+        """The prompt's token ids; the template already contains the special ones."""
+        ids: list[int] = self.tokenizer(self.prompt(request), add_special_tokens=False)["input_ids"]
+        return ids
+
+    def check(self) -> None:
+        """Preflight: configuration, weights and chat template exist. Loads no weights."""
+        read_config(self.found, WHERE)
+        super().check()
+        load_tokenizer(self.found, self.chat_template)
 
 
 def load_tokenizer(found: Located, template: str | None = None) -> Any:
@@ -38,24 +71,6 @@ def check_template(template: Any) -> None:
         )
 
 
-def prompt_of(tokenizer: Any, request: Request) -> str:
-    """The prompt as text: the instruction in the chat template, ready for the model's reply. Switches off
-    thinking (`enable_thinking`, which other templates ignore)."""
-    text: str = tokenizer.apply_chat_template(
-        messages(request), tokenize=False, add_generation_prompt=True, enable_thinking=False
-    )
-    return text
-
-
-def tokens_of(tokenizer: Any, prompt: str) -> list[int]:
-    """The prompt's token ids; the template already contains the special ones."""
-    ids: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    return ids
-
-
-def check_files(found: Located) -> None:
-    """Preflight: configuration and weights exist. Opens nothing."""
-    if not found.has("config.json"):
-        raise UserError(f"{WHERE}: {found.name} holds no config.json, so it is no checkpoint of transformers")
-    if not found.has("*.safetensors", "*.bin"):
-        raise UserError(f"{WHERE}: {found.name} holds no weights (*.safetensors)")
+def too_long(tokens: int, context: int) -> Reply:
+    """The reply to a prompt that leaves no room in the model's context."""
+    return Reply("", raw=f"{tokens} tokens of {context}", error="prompt_too_long")

@@ -42,18 +42,13 @@ class Naive(LanguageModel):
 
 
 def _lines(model: str) -> list[str]:
-    if model == "clip80":
-        text = (resources.files("ctrlsynth.models.llms") / "data" / "clip_templates.txt").read_text(
-            encoding="utf-8"
-        )
-    else:
-        try:
-            text = Path(model).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"models.llm: naive takes clip80, clip7 or a text file of templates; cannot read {model}: "
-                f"{error}"
-            ) from error
+    ours = resources.files("ctrlsynth.models.llms") / "data" / "clip_templates.txt"
+    try:
+        text = (ours if model == "clip80" else Path(model)).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"models.llm: naive takes clip80, clip7 or a text file of templates; cannot read {model}: {error}"
+        ) from error
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     for number, line in enumerate(lines, 1):
         if line.count("{}") != 1:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, fields
 from typing import Any
 
-from ...errors import UserError
 from ..base import Request
+from ..options import check_number, check_whole
 
 _RANGES: dict[str, tuple[float, float]] = {
     "temperature": (0.0, 10.0),
-    "top_p": (0.0, 1.0),
+    "top_p": (1e-6, 1.0),
     "presence_penalty": (-2.0, 2.0),
     "frequency_penalty": (-2.0, 2.0),
     "repetition_penalty": (0.01, 10.0),
@@ -48,15 +48,8 @@ class Sampling:
 
     def __post_init__(self, where: str) -> None:
         for name, (least, most) in _RANGES.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-                raise UserError(f"{where}.{name}: a number from {least:g} to {most:g}, not {value!r}")
-        if self.top_p == 0:
-            raise UserError(f"{where}.top_p: a number above 0")
-        if self.max_tokens is not None and (
-            isinstance(self.max_tokens, bool) or not isinstance(self.max_tokens, int) or self.max_tokens < 1
-        ):
-            raise UserError(f"{where}.max_tokens: a whole number from 1 up, not {self.max_tokens!r}")
+            check_number(where, least, most, **{name: getattr(self, name)})
+        check_whole(where, max_tokens=self.max_tokens)
 
     @property
     def greedy(self) -> bool:

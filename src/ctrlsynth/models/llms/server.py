@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ..base import LanguageModel, Reply, Request
+from ..base import LanguageModel, Reply, Request, stripped_reply
 from ..served import ServedModel
 from ..server import BadReply, Call, Fault
 from .sampling import Sampling, messages
@@ -36,21 +36,18 @@ class OpenAIServer(ServedModel, LanguageModel):
         super().__init__(model, rest, ("structured", *asdict(self.sampling)))
         self.structured = structured
         self.batch = 4 * self.options.concurrency * max(1, len(self.options.urls))
-        self._fixed = self._sampled(temperature)
-
-    def _sampled(self, temperature: float | None) -> dict[str, Any]:
-        """The fields that all requests share. Defaults are not sent: not every server knows every field."""
-        body: dict[str, Any] = {"model": self.model}
+        # the fields that all requests share; defaults are not sent, since not every server knows every field
+        self._fixed: dict[str, Any] = {"model": self.model}
         if temperature is not None:
-            body["temperature"] = temperature
-        chosen = asdict(self.sampling)
-        for name, default in (("top_p", 1.0), ("presence_penalty", 0.0), ("frequency_penalty", 0.0)):
-            if chosen[name] != default:
-                body[name] = chosen[name]
+            self._fixed["temperature"] = temperature
+        for name in ("top_p", "presence_penalty", "frequency_penalty"):
+            if getattr(self.sampling, name) != getattr(Sampling, name):
+                self._fixed[name] = getattr(self.sampling, name)
         extra = dict(self.options.extra_body)
         if self.sampling.repetition_penalty != 1.0:
             extra["repetition_penalty"] = self.sampling.repetition_penalty
-        return body | {"extra_body": extra} if extra else body
+        if extra:
+            self._fixed["extra_body"] = extra
 
     def shaping(self) -> Any:
         """What the digest holds beside the model."""
@@ -88,15 +85,8 @@ class OpenAIServer(ServedModel, LanguageModel):
         if not isinstance(text, str | None):
             raise BadReply(f"not a text: {str(text)[:200]}")
         used = getattr(response, "usage", None)
-        plain = (text or "").strip()
-        return Reply(
-            plain,
-            raw=text if text is not None and text != plain else None,
-            prompt_tokens=getattr(used, "prompt_tokens", None),
-            completion_tokens=getattr(used, "completion_tokens", None),
-            finish="length" if choice.finish_reason == "length" else "stop",
-            error=None if plain else "empty_reply",
-        )
+        asked, made = (getattr(used, name, None) for name in ("prompt_tokens", "completion_tokens"))
+        return stripped_reply(text or "", asked, made, cut=choice.finish_reason == "length")
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """One reply per request, in order; a request that failed for good carries its `Fault.error`. Raises

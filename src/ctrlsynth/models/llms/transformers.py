@@ -12,21 +12,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cached_property
 from typing import Any
 
-from ..base import LanguageModel, Reply, Request
+from ..base import Reply, Request, stripped_reply
 from ..device import choose_device, memory_faults
-from ..hub.find import check_quantization, check_whole, locate, read_options
-from ..hub.load import HubModel, load_pretrained
+from ..hub.find import check_quantization, locate, read_options
+from ..hub.load import load_pretrained
 from ..installed import need
-from .chat import WHERE, check_files, check_template, load_tokenizer, prompt_of, tokens_of
+from ..options import check_whole
+from .chat import WHERE, ChatModel, check_template, too_long
 from .sampling import Sampling
 
 
-class TransformersLLM(HubModel, LanguageModel):
+class TransformersLLM(ChatModel):
     """A language model in this process.
 
     context      tokens of prompt and reply together (default: `max_position_embeddings`); a longer prompt is
@@ -72,14 +72,14 @@ class TransformersLLM(HubModel, LanguageModel):
             return []
         model, tokenizer = self.loaded()
         context = self.context or int(getattr(model.config, "max_position_embeddings", 0) or 2**31)
-        prompts = [tokens_of(tokenizer, prompt_of(tokenizer, request)) for request in requests]
-        replies: list[Reply | None] = [
-            None
-            if len(ids) < context
-            else Reply("", raw=f"{len(ids)} tokens of {context}", error="prompt_too_long")
-            for ids in prompts
-        ]
-        for numbers in self._batches(prompts, [n for n, reply in enumerate(replies) if reply is None]):
+        prompts = [self.tokens(request) for request in requests]
+        replies = [too_long(len(ids), context) for ids in prompts]
+        # rows of similar length together, the longest first, so that a lack of memory shows at once
+        fitting = sorted(
+            (n for n, ids in enumerate(prompts) if len(ids) < context), key=lambda n: -len(prompts[n])
+        )
+        for at in range(0, len(fitting), self.batch_size):
+            numbers = fitting[at : at + self.batch_size]
             limits = [min(self.sampling.limit(requests[n]), context - len(prompts[n])) for n in numbers]
             with memory_faults(self.id):
                 made = self._forward(
@@ -91,13 +91,7 @@ class TransformersLLM(HubModel, LanguageModel):
                 )
             for n, ids, limit in zip(numbers, made, limits, strict=True):
                 replies[n] = self._reply(tokenizer, prompts[n], ids, limit)
-        return [reply for reply in replies if reply is not None]
-
-    def _batches(self, prompts: Sequence[Sequence[int]], numbers: list[int]) -> Iterator[list[int]]:
-        """Groups rows of similar length, the longest first, so that a lack of memory shows at once."""
-        ordered = sorted(numbers, key=lambda n: -len(prompts[n]))
-        for at in range(0, len(ordered), self.batch_size):
-            yield ordered[at : at + self.batch_size]
+        return replies
 
     def _forward(
         self, model: Any, tokenizer: Any, prompts: list[list[int]], limits: list[int], seeds: list[int]
@@ -134,37 +128,19 @@ class TransformersLLM(HubModel, LanguageModel):
 
     def _reply(self, tokenizer: Any, prompt: Sequence[int], ids: list[int], limit: int) -> Reply:
         """Decodes one row, cut at its own limit, since the batch ran to the largest one."""
-        kept = ids[:limit]
         ended = len(ids) <= limit and bool(ids) and ids[-1] in self._ends(self.loaded()[0], tokenizer)
-        raw: str = tokenizer.decode(kept, skip_special_tokens=True)
-        text = raw.strip()
-        return Reply(
-            text,
-            raw=raw if raw != text else None,
-            prompt_tokens=len(prompt),
-            completion_tokens=len(kept),
-            finish="stop" if ended else "length",
-            error=None if text else "empty_reply",
-        )
-
-    @cached_property
-    def _tokenizer(self) -> Any:
-        return load_tokenizer(self.found, self.chat_template)
-
-    def prompt(self, request: Request) -> str:
-        """The instruction in the checkpoint's chat template. Loads only the tokenizer."""
-        return prompt_of(self._tokenizer, request)
+        raw: str = tokenizer.decode(ids[:limit], skip_special_tokens=True)
+        return stripped_reply(raw, len(prompt), len(ids[:limit]), cut=not ended)
 
     def check(self) -> None:
-        """Preflight: files, device, chat template. Loads no weights."""
-        check_files(self.found)
+        """Preflight: files, chat template and device. Loads no weights."""
+        super().check()
         choose_device(self.found.options.device, WHERE)
-        load_tokenizer(self.found, self.chat_template)
 
     def _load(self) -> tuple[Any, Any]:
         from transformers import AutoModelForCausalLM
 
-        return load_pretrained(AutoModelForCausalLM, self.found, WHERE), self._tokenizer
+        return load_pretrained(AutoModelForCausalLM, self.found, WHERE), self.tokenizer
 
 
 def _cut(ids: list[int], ends: set[int]) -> list[int]:

@@ -16,30 +16,28 @@ words with the rest of the batch, because vLLM's kernels sum in another order.""
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import hashlib
 import inspect
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ...errors import UserError, unknown
-from ..base import LanguageModel, Reply, Request
-from ..hub.find import HFOptions, Located, check_whole, locate
-from ..hub.load import HubModel
-from ..installed import need
-from .chat import WHERE, check_files, check_template, load_tokenizer, prompt_of, tokens_of
+from ..base import Reply, Request, stripped_reply
+from ..hub.find import HFOptions, Located, locate
+from ..installed import need, version_of
+from ..options import check_number, check_whole
+from .chat import WHERE, ChatModel, check_template, too_long
 from .sampling import Sampling
 
 OLDEST = (0, 19)
 _SHAPING = ("dtype", "quantization", "max_model_len", "tensor_parallel_size")
 
 
-class VLLM(HubModel, LanguageModel):
+class VLLM(ChatModel):
     """A language model on the GPUs of this process.
 
     revision, adapters, download as in models/hub/find.py; one LoRA adapter at most
@@ -58,6 +56,7 @@ class VLLM(HubModel, LanguageModel):
     sampling                     as in sampling.py
     """
 
+    packages = ()  # the constructor checks for vllm
     batch = 2048  # vLLM has its own queue, and a call ends with few rows in flight
 
     def __init__(
@@ -86,12 +85,9 @@ class VLLM(HubModel, LanguageModel):
         names = (adapters,) if isinstance(adapters, str) else tuple(str(a) for a in adapters)
         if len(names) > 1:
             raise UserError(f"{WHERE}.adapters: vllm takes one adapter, not {len(names)}; merge them first")
-        sizes = {"tensor_parallel_size": tensor_parallel_size, "max_model_len": max_model_len}
-        check_whole(WHERE, **sizes, max_lora_rank=max_lora_rank)
-        if not isinstance(gpu_memory_utilization, int | float) or not 0 < gpu_memory_utilization <= 1:
-            raise UserError(
-                f"{WHERE}.gpu_memory_utilization: a share above 0 and up to 1, not {gpu_memory_utilization!r}"
-            )
+        check_whole(WHERE, tensor_parallel_size=tensor_parallel_size, max_model_len=max_model_len)
+        check_whole(WHERE, max_lora_rank=max_lora_rank)
+        check_number(WHERE, 0.01, 1, gpu_memory_utilization=gpu_memory_utilization)
         if device not in ("auto", "cuda"):
             raise UserError(
                 f"{WHERE}.device: auto or cuda, not {device!r}; CUDA_VISIBLE_DEVICES says which GPUs vllm "
@@ -122,9 +118,9 @@ class VLLM(HubModel, LanguageModel):
         """One reply per request."""
         if not requests:
             return []
-        engine, tokenizer = self.loaded()
+        engine = self.loaded()
         context = int(engine.model_config.max_model_len)
-        prompts = [tokens_of(tokenizer, prompt_of(tokenizer, request)) for request in requests]
+        prompts = [self.tokens(request) for request in requests]
         fitting = [n for n, ids in enumerate(prompts) if len(ids) < context]
         outputs = engine.generate(
             [{"prompt_token_ids": prompts[n]} for n in fitting],
@@ -132,9 +128,7 @@ class VLLM(HubModel, LanguageModel):
             use_tqdm=False,
             lora_request=self._adapter(),
         )
-        replies = [
-            Reply("", raw=f"{len(ids)} tokens of {context}", error="prompt_too_long") for ids in prompts
-        ]
+        replies = [too_long(len(ids), context) for ids in prompts]
         for n, output in zip(fitting, outputs, strict=True):
             replies[n] = reply_of(output, len(prompts[n]))
         return replies
@@ -153,24 +147,15 @@ class VLLM(HubModel, LanguageModel):
 
         return LoRARequest("adapter", 1, str(self.found.adapters[0].folder))
 
-    @cached_property
-    def _tokenizer(self) -> Any:
-        return load_tokenizer(self.found, self.chat_template)
-
-    def prompt(self, request: Request) -> str:
-        """The instruction in the checkpoint's chat template. Loads only the tokenizer."""
-        return prompt_of(self._tokenizer, request)
-
     def check(self) -> None:
         """Preflight: vLLM's version, files and chat template. Loads no weights."""
         check_version()
-        check_files(self.found)
-        load_tokenizer(self.found, self.chat_template)
+        super().check()
 
-    def _load(self) -> tuple[Any, Any]:
+    def _load(self) -> Any:
         from vllm import LLM
 
-        return LLM(**self.arguments), self._tokenizer
+        return LLM(**self.arguments)
 
     def close(self) -> None:
         """Ends the engine and its processes; a later call starts them again."""
@@ -232,30 +217,19 @@ def sampling_arguments(sampling: Sampling, request: Request, room: int) -> dict[
 def check_version() -> None:
     """UserError for a vLLM from before `OLDEST`: it would fail in the middle of the run, at its first
     JSON."""
-    with contextlib.suppress(
-        PackageNotFoundError, ValueError
-    ):  # not there (`need` tells it), or built from a branch
-        told = version("vllm")
-        if tuple(int(number) for number in told.split(".")[:2]) < OLDEST:
-            wanted = ".".join(map(str, OLDEST))
-            raise UserError(
-                f"{WHERE}: vllm {told} has another interface than {wanted} and later; pip install "
-                f"'vllm>={wanted}'"
-            )
+    found = re.match(r"(\d+)\.(\d+)", version_of("vllm") or "")  # no match: built from a branch
+    if found and (int(found[1]), int(found[2])) < OLDEST:
+        wanted = ".".join(map(str, OLDEST))
+        raise UserError(
+            f"{WHERE}: vllm {found.string} has another interface than {wanted} and later; pip install "
+            f"'vllm>={wanted}'"
+        )
 
 
 def reply_of(output: Any, prompt_tokens: int) -> Reply:
     """vLLM's `RequestOutput` as a Reply."""
     made = output.outputs[0]
-    text: str = made.text.strip()
-    return Reply(
-        text,
-        raw=made.text if made.text != text else None,
-        prompt_tokens=prompt_tokens,
-        completion_tokens=len(made.token_ids),
-        finish="length" if made.finish_reason == "length" else "stop",
-        error=None if text else "empty_reply",
-    )
+    return stripped_reply(made.text, prompt_tokens, len(made.token_ids), cut=made.finish_reason == "length")
 
 
 def digest_of(

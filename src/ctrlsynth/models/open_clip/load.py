@@ -67,7 +67,11 @@ def build(
     known = _register(open_clip, name, where)
     config = open_clip.get_model_config(known)
     if config is None:
-        raise _unknown(known, open_clip.list_models(), where)
+        models = open_clip.list_models()
+        names = ["tiny", *(m for m in models if not m.startswith("coca"))]
+        if not difflib.get_close_matches(known, names, n=1):  # suggest the plain ViTs
+            names = ["tiny", *(m for m in models if re.fullmatch(r"ViT-\w+-\d+", m))]
+        raise unknown("model", known, names, where)
     if "multimodal_cfg" in config and weights is None:
         raise UserError(
             f"{where}: {known} is a CoCa model with a caption loss; expected a CLIP of two towers"
@@ -80,12 +84,10 @@ def build(
     module = _create(
         open_clip, known, f"{where}: {name}", force_image_size=image_size, precision=precision, **start
     )
-    seeded = f"{json.dumps(config, sort_keys=True)}{seed}{sigmoid}"
-    digest = hashlib.sha256(seeded.encode()).hexdigest()
+    digest = hashlib.sha256(f"{json.dumps(config, sort_keys=True)}{seed}{sigmoid}".encode()).hexdigest()
     if weights is not None:
         _load(module, [weights], f"{where}: {weights}: not the weights of {known}")
-        with open(weights, "rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = _hash(weights).hexdigest()
     tokenizer = tokenizer_of(config, known, croppable(module))
     return LoadedClip(
         module, _full(module, {**config, **start}), tokenizer, known, digest[:16], precision=precision
@@ -118,15 +120,16 @@ def load_folder(
         defaults = vars(open_clip.transform.PreprocessCfg(size=module.visual.image_size))
         found = hugging_face.preprocess_config(folder)
         open_clip.model.set_model_preprocess_cfg(module, {**defaults, **found})
-    content = hashlib.sha256()
-    for file in files:
-        with open(file, "rb") as stream:
-            content.update(hashlib.file_digest(stream, "sha256").digest())
+    digest = hashlib.sha256(b"".join(_hash(file).digest() for file in files)).hexdigest()[:16]
     tokenizer = tokenizer_of(config, f"local-dir:{folder}", croppable(module))
     state = folder / STATE
     samples = json.loads(state.read_text(encoding="utf-8"))["samples"] if ours and state.is_file() else None
-    digest = content.hexdigest()[:16]
     return LoadedClip(module, _full(module, config), tokenizer, path.name, digest, samples, precision)
+
+
+def _hash(file: Path) -> Any:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256")
 
 
 def save_folder(folder: Path, module: Any, config: dict[str, Any]) -> None:
@@ -146,13 +149,6 @@ def _full(module: Any, model_cfg: dict[str, Any]) -> dict[str, Any]:
     size = preprocess.get("size", module.visual.image_size)
     size = size[0] if isinstance(size, (list, tuple)) and len(set(size)) == 1 else size
     return {"model_cfg": model_cfg, "preprocess_cfg": {**preprocess, "size": size}}
-
-
-def _unknown(name: str, models: Sequence[str], where: str) -> UserError:
-    """Suggests the nearest of open_clip's names, or lists `tiny` and the plain ViTs if none is near."""
-    names = ["tiny", *(m for m in models if not m.startswith("coca"))]
-    plain = ["tiny", *(m for m in models if re.fullmatch(r"ViT-\w+-\d+", m))]
-    return unknown("model", name, names if difflib.get_close_matches(name, names, n=1) else plain, where)
 
 
 def _check_text_tower(text: dict[str, Any], name: str, where: str) -> None:

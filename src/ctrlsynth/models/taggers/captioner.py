@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, Literal
 
 from PIL import Image
@@ -31,8 +31,8 @@ from ..device import AdaptiveBatch, make_torchvision_importable, memory_faults
 from ..hub.files import hash_of
 from ..hub.find import Located, locate, read_config, read_options
 from ..hub.load import HubModel, load_pretrained, load_processor
-from ..installed import need
-from .extract import ExtractTagger
+from ..options import check_whole
+from .extract import ExtractTagger, caption_tags
 
 _VERSION = 1  # part of the digest: raise it when the same weights would be asked differently
 _WHERE = "models.tagger"
@@ -42,6 +42,9 @@ _EXTRACTED = 64
 wait in memory."""
 CHAT_PROMPT = "Describe with a paragraph what is shown in the image."
 """The question for a chat model: the words behind Florence-2's task."""
+
+DEFAULTS = {"florence2": (TASK, 3, 1024), "chat": (CHAT_PROMPT, 1, 512), "plain": ("", 1, 64)}
+"""Kind of model -> its prompt, num_beams and max_new_tokens unless the recipe gives them."""
 
 
 class CaptionerTagger(HubModel, Composite):
@@ -59,6 +62,7 @@ class CaptionerTagger(HubModel, Composite):
     """
 
     reads: Literal["pixels"] = "pixels"
+    packages = ("torch", "transformers")
 
     def __init__(
         self,
@@ -87,26 +91,19 @@ class CaptionerTagger(HubModel, Composite):
         )
         self.parts = [] if self._extract is None else [self._extract]
         self._kind = kind_of(self.found)
-        beams, tokens = {"florence2": (3, 1024), "chat": (1, 512), "plain": (1, 64)}[self._kind]
+        default, beams, tokens = DEFAULTS[self._kind]
         self._generation = {
             "num_beams": num_beams or beams,
             "max_new_tokens": max_new_tokens or tokens,
             "do_sample": False,
         }
-        for name, value in (*self._generation.items(), ("batch", batch)):
-            if name != "do_sample" and (type(value) is not int or value < 1):
-                raise UserError(f"{_WHERE}.{name}: a whole number from 1 up, not {value!r}")
-        self._prompt = (
-            prompt
-            if prompt is not None
-            else {"florence2": TASK, "chat": CHAT_PROMPT, "plain": ""}[self._kind]
-        )
+        check_whole(_WHERE, num_beams=num_beams, max_new_tokens=max_new_tokens, batch=batch)
+        self._prompt = default if prompt is None else prompt
         self._room = AdaptiveBatch(batch)
         self.batch = (
             batch if self._extract is None else max(batch, min(self._extract.batch or _EXTRACTED, _EXTRACTED))
         )
-        name = self.found.name if self._extract is None else f"{self.found.name}+{self._extract.id}"
-        self.id = f"captioner:{name}"
+        self.id = "captioner:" + "+".join([self.found.name, *(part.id for part in self.parts)])
         asked = [
             _VERSION,
             self._kind,
@@ -121,30 +118,21 @@ class CaptionerTagger(HubModel, Composite):
         into memory alone fails with `out_of_memory`."""
         seen = [n for n, item in enumerate(items) if item.image is not None]
         captions = dict(zip(seen, self.captions([items[n].image for n in seen]), strict=True))
-        lost = {n for n, caption in captions.items() if caption is None}
-        if self._extract is None:
-            return [
-                Tags(caption=captions.get(n) or None, error="out_of_memory" if n in lost else None)
-                for n in range(len(items))
-            ]
-        found = self._extract.tag([ImageAndText(None, captions.get(n)) for n in range(len(items))])
-        return [
-            replace(tags, caption=captions.get(n) or None, error="out_of_memory" if n in lost else tags.error)
-            for n, tags in enumerate(found)
-        ]
+        errors = {n: "out_of_memory" for n, caption in captions.items() if caption is None}
+        return caption_tags(len(items), captions, errors, self._extract)
 
     def captions(self, images: Sequence[Any]) -> list[str | None]:
         """The model's text for each picture; None for one that does not fit into memory alone."""
-        return self._room.run([image.convert("RGB") for image in images], self._some) if images else []
+        return self._room.run([image.convert("RGB") for image in images], self._some)
 
     def _some(self, images: Sequence[Image.Image]) -> list[str]:
-        model, processor = self.loaded()
         with memory_faults(self.id):
-            return [" ".join(text.split()) for text in self._generate(model, processor, images)]
+            return [" ".join(text.split()) for text in self._generate(images)]
 
-    def _generate(self, model: Any, processor: Any, images: Sequence[Image.Image]) -> list[str]:
+    def _generate(self, images: Sequence[Image.Image]) -> list[str]:
         import torch
 
+        model, processor = self.loaded()
         asked = self._inputs(processor, images)
         inputs = {
             k: v.to(model.device, model.dtype if v.is_floating_point() else None) for k, v in asked.items()
@@ -158,9 +146,8 @@ class CaptionerTagger(HubModel, Composite):
             return [
                 text.strip().removeprefix(self._prompt.lower()).removeprefix(self._prompt) for text in texts
             ]
-        pad = (
-            processor.tokenizer.pad_token
-        )  # beams are padded to the longest of the batch; the post-processing keeps the padding
+        # beams are padded to the longest of the batch; the post-processing keeps the padding
+        pad = processor.tokenizer.pad_token
         texts = [text.replace(pad, "") for text in processor.batch_decode(out, skip_special_tokens=False)]
         task = self._prompt.partition(">")[0] + ">"
         answers = [
@@ -198,20 +185,9 @@ class CaptionerTagger(HubModel, Composite):
 
         return load_pretrained(AutoModelForImageTextToText, self.found, _WHERE), _processor(self.found)
 
-    def check(self) -> None:
-        """Preflight: weights and packages are there, and the language model is ready."""
-        need("transformers", "transformers", _WHERE)
-        super().check()
-        Composite.check(self)
-
     def content_digest(self) -> str:
         """Hash over the complete files of captioner and language model."""
         return contents_of([self.found, *self.parts])
-
-    def close(self) -> None:
-        """Frees the weights and closes the language model."""
-        super().close()
-        Composite.close(self)
 
 
 class Florence2Tagger(CaptionerTagger):
@@ -231,14 +207,9 @@ def kind_of(found: Located) -> Literal["florence2", "chat", "plain"]:
     config = read_config(found, _WHERE)
     if config.get("model_type") == "florence2":
         if "dim_embed" in config.get("vision_config", {}):
-            better = found.name.replace("microsoft/", "florence-community/")
-            other = (
-                f"; use {better}, the same weights for transformers' own class"
-                if better != found.name
-                else ""
-            )
             raise UserError(
-                f"{_WHERE}: {found.name} holds the weights of code of its own, which is never run{other}"
+                f"{_WHERE}: {found.name} holds the weights of code of its own, which is never run; use the model "
+                f"of that name by florence-community, the same weights for transformers' own class"
             )
         return "florence2"
     if found.has("chat_template*"):
@@ -249,24 +220,13 @@ def kind_of(found: Located) -> Literal["florence2", "chat", "plain"]:
     return "plain"
 
 
-class _Pair:
-    """Image processor and tokenizer of a model without a joint processor."""
-
-    def __init__(self, found: Located) -> None:
-        from transformers import AutoImageProcessor, AutoTokenizer
-
-        self.image_processor = load_processor(AutoImageProcessor, found, _WHERE)
-        self.tokenizer = load_processor(AutoTokenizer, found, _WHERE)
-
-    def batch_decode(self, ids: Any, skip_special_tokens: bool) -> list[str]:
-        return list(self.tokenizer.batch_decode(ids, skip_special_tokens=skip_special_tokens))
-
-
 def _processor(found: Located) -> Any:
-    from transformers import AutoProcessor
+    """The model's processor; without a joint one, its image processor and tokenizer."""
+    from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 
     processor = load_processor(AutoProcessor, found, _WHERE)
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
-        return _Pair(found)
+        pixels, text = (load_processor(cls, found, _WHERE) for cls in (AutoImageProcessor, AutoTokenizer))
+        return SimpleNamespace(image_processor=pixels, tokenizer=text, batch_decode=text.batch_decode)
     processor.tokenizer.padding_side = "left"  # a decoder goes on from the last token of each row
     return processor

@@ -13,6 +13,7 @@ weights."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,10 @@ import numpy as np
 from PIL import Image
 
 from ...errors import UserError
-from ..device import choose_device, make_torchvision_importable, set_threads
+from ..device import make_torchvision_importable
 from ..hub.find import locate, read_options
-from ..hub.load import check_plain, finish, fit, read_state, torch_dtype
-from ..installed import need
-from .classifier import Loaded, PixelClassifier
+from ..hub.load import check_plain, fit, read_state
+from .classifier import Loaded, PixelClassifier, finish_timm
 from .labels import read_labels
 
 _WHERE = "models.tagger"
@@ -33,12 +33,15 @@ CLASSES = 24_320
 HEAD = 64  # numbers of a head in every size of corenet's ViT
 SIDE, RESIZED = 224, 232
 _NAMES = (
+    ("cls_token", "cls_token"),
+    ("pos_embed.pos_embed.pos_embed", "pos_embed"),
     ("post_transformer_norm.", "norm."),
     ("classifier.", "head."),
     ("patch_emb.0.block.", "patch_embed.stem.0."),
     ("patch_emb.1.block.", "patch_embed.stem.1."),
     ("patch_emb.2.block.", "patch_embed.stem.2."),
 )
+_NEEDED = ("cls_token", "pos_embed", "head.bias", "blocks.0.mlp.fc1.bias", "patch_embed.stem.0.conv.weight")
 _BLOCK_NAMES = {
     "pre_norm_mha.0": "norm1",
     "pre_norm_mha.1.qkv_proj": "attn.qkv",
@@ -54,6 +57,8 @@ class CatLIPTagger(PixelClassifier):
     """`model` is the checkpoint, `vocabulary` the pickle, or a label file with a synset or name per line. The
     paper takes the top 20 by sigmoid, without a cut. Options: dtype, device, adapters (in timm's names,
     `blocks.0.attn.qkv`), quantization by torchao."""
+
+    packages = ("torch", "timm")
 
     def __init__(
         self,
@@ -80,11 +85,6 @@ class CatLIPTagger(PixelClassifier):
         rules = {"top_k": top_k, "cut": cut, "multi_label": True, "batch": batch}
         super().__init__(f"catlip:{Path(found.name).name}", found, labels, "catlip", **rules)
 
-    def check(self) -> None:
-        """Preflight: packages and adapters are there; the constructor has found the files."""
-        need("timm", "transformers", _WHERE)
-        super().check()
-
     def _load(self) -> Loaded:
         import torch
 
@@ -96,12 +96,7 @@ class CatLIPTagger(PixelClassifier):
             )
         network = build(state)
         fit(network, state, path, _WHERE)
-        set_threads()
-        kind = torch_dtype(self.found.options)
-        network = network.to(
-            choose_device(self.found.options.device, _WHERE), None if kind == "auto" else kind
-        )
-        network = finish(network, self.found, _WHERE)
+        network = finish_timm(network, self.found)
         like = next(network.parameters())
 
         def prepare(images: Sequence[Image.Image]) -> Any:
@@ -129,31 +124,19 @@ def timm_state(state: dict[str, Any], path: Path) -> dict[str, Any]:
         if renamed is None:
             raise UserError(f"{_WHERE}: {path}: {name[:80]!r} is no part of corenet's ViT")
         out[renamed] = array[0] if renamed == "pos_embed" else array
-    for needed in (
-        "cls_token",
-        "pos_embed",
-        "head.bias",
-        "blocks.0.mlp.fc1.bias",
-        "patch_embed.stem.0.conv.weight",
-    ):
-        if needed not in out:
-            raise UserError(f"{_WHERE}: {path}: no checkpoint of corenet's ViT ({needed} is missing)")
+    missing = next((name for name in _NEEDED if name not in out), None)
+    if missing is not None:
+        raise UserError(f"{_WHERE}: {path}: no checkpoint of corenet's ViT ({missing} is missing)")
     return out
 
 
 def _renamed(name: str) -> str | None:
-    if name == "cls_token":
-        return name
-    if name == "pos_embed.pos_embed.pos_embed":
-        return "pos_embed"
     for old, new in _NAMES:
         if name.startswith(old):
             return new + name.removeprefix(old)
-    head, _, rest = name.partition(".")
-    number, _, rest = rest.partition(".")
-    module, _, leaf = rest.rpartition(".")
-    if head == "transformer" and number.isdigit() and module in _BLOCK_NAMES:
-        return f"blocks.{number}.{_BLOCK_NAMES[module]}.{leaf}"
+    block = re.fullmatch(r"transformer\.(\d+)\.(.+)\.(\w+)", name)
+    if block is not None and block[2] in _BLOCK_NAMES:
+        return f"blocks.{block[1]}.{_BLOCK_NAMES[block[2]]}.{block[3]}"
     return None
 
 

@@ -21,10 +21,8 @@ from ...sample import Tags
 from ..base import ImageAndText, VisionTagger
 from ..device import (
     AdaptiveBatch,
-    choose_device,
     make_torchvision_importable,
     memory_faults,
-    set_threads,
 )
 from ..hub.files import hash_of
 from ..hub.find import HFOptions, Located, locate, read_config, read_options
@@ -39,6 +37,7 @@ from ..hub.load import (
     torch_dtype,
 )
 from ..installed import installed, need
+from ..options import check_number, check_whole
 from .labels import Chooser, are_placeholders, object_names, read_labels
 
 _VERSION = 1  # part of the digest: raise it when the same weights would give other tags
@@ -60,11 +59,8 @@ class PixelClassifier(HubModel, VisionTagger):
 
     def __init__(self, name: str, found: Located, labels: Sequence[str], digest: Any, **rules: Any) -> None:
         top_k, cut, batch, self._multi = rules["top_k"], rules["cut"], rules["batch"], rules["multi_label"]
-        for key, value in (("top_k", top_k), ("batch", batch)):
-            if type(value) is not int or value < 1:
-                raise UserError(f"{_WHERE}.{key}: a whole number from 1 up, not {value!r}")
-        if isinstance(cut, bool) or not isinstance(cut, (int, float)) or not 0 <= cut <= 1:
-            raise UserError(f"{_WHERE}.cut: a score from 0 to 1, not {cut!r}")
+        check_whole(_WHERE, top_k=top_k, batch=batch)
+        check_number(_WHERE, 0, 1, cut=cut)
         if not isinstance(self._multi, bool):
             raise UserError(f"{_WHERE}.multi_label: true or false, not {self._multi!r}")
         self.found, self.labels = found, list(labels)
@@ -162,12 +158,9 @@ class ClassifierTagger(PixelClassifier):
         import timm
         import torch
 
-        set_threads()
-        device = choose_device(self.found.options.device, _WHERE)
         model = timm.create_model(architecture, pretrained=False, num_classes=len(self.labels))
         fit(model, read_state(self.found.folder, _WHERE), self.found.folder, _WHERE)
-        kind = torch_dtype(self.found.options)
-        model = finish(model.to(device, None if kind == "auto" else kind), self.found, _WHERE)
+        model = finish_timm(model, self.found)
         transform = timm.data.create_transform(
             **timm.data.resolve_model_data_config(model), is_training=False
         )
@@ -177,6 +170,12 @@ class ClassifierTagger(PixelClassifier):
             return torch.stack([transform(image) for image in images]).to(like.device, like.dtype)
 
         return model, prepare
+
+
+def finish_timm(network: Any, found: Located) -> Any:
+    """A network of timm with the options' dtype, on its device, with adapters and quantization."""
+    dtype = torch_dtype(found.options)
+    return finish(network if dtype == "auto" else network.to(dtype), found, _WHERE)
 
 
 def _check_timm(architecture: str, options: HFOptions) -> None:

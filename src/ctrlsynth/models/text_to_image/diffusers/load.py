@@ -6,8 +6,10 @@ and int4 of bitsandbytes, `offload`, the code that `compile` makes. torchao-int8
 
 from __future__ import annotations
 
-import json
+import contextlib
+import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,8 @@ from ...device import (
     out_of_memory,
     set_threads,
 )
-from ...hub.find import QUANTIZATIONS, Located, check_quantization
-from ...hub.load import is_quantized, quantization_call
+from ...hub.find import QUANTIZATIONS, Located, check_quantization, read_config
+from ...hub.load import check_quantized, quantization_call, quantization_failed
 from ...installed import need
 
 OFFLOADS = ("model", "sequential")
@@ -43,15 +45,10 @@ _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 def model_index(found: Located, where: str) -> dict[str, Any]:
     """The pipeline's components, from its model_index.json. UserError without one."""
-    path = found.folder / "model_index.json"
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-        index["_class_name"] += ""
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{where}: {found.name} is no diffusers pipeline: {path} is absent or damaged"
-        ) from error
-    return dict(index)
+    index = read_config(found, where, "model_index.json", "diffusers")
+    if not isinstance(index.get("_class_name"), str):
+        raise UserError(f"{where}: {found.name}: its model_index.json names no class of diffusers")
+    return index
 
 
 def check_files(found: Located, index: Mapping[str, Any], safety: bool, where: str) -> None:
@@ -91,9 +88,7 @@ def scheduler_class(index: Mapping[str, Any], name: str, where: str) -> Any:
     import diffusers
 
     own = getattr(diffusers, str(index.get("scheduler", [None, ""])[1]), None)
-    fitting = {c.__name__: c for c in (own._get_compatibles() if own is not None else [])}
-    if own is not None:
-        fitting[own.__name__] = own
+    fitting = {c.__name__: c for c in ([*own._get_compatibles(), own] if own is not None else [])}
     wanted = _plain(_SHORT.get(re.sub(r"[\s_-]", "", name.lower()), name))
     for known, cls in fitting.items():
         if _plain(known) == wanted:
@@ -130,7 +125,8 @@ def load_pipeline(
     quantized = quantization(found, index, where)
     if quantized is not None:
         more["quantization_config"] = quantized
-    with _Quiet(), memory_faults(found.name):
+    _quiet()
+    with memory_faults(found.name):
         try:
             pipe = cls.from_pretrained(found.folder, local_files_only=True, **more)
         except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
@@ -140,15 +136,9 @@ def load_pipeline(
         except RuntimeError as error:
             if quantized is None or out_of_memory(error) or engine_died(error):
                 raise
-            raise UserError(
-                f"{where}.quantization: {found.options.quantization} fails on {found.name}: "
-                f"{first_line(error)}"
-            ) from error
-        if quantized is not None and not is_quantized(denoiser(pipe)):
-            raise UserError(
-                f"{where}.quantization: {found.options.quantization} changes no layer of {found.name}; "
-                f"leave it out"
-            )
+            raise quantization_failed(found, error, where) from error
+        if quantized is not None:
+            check_quantized(denoiser(pipe), found, where)
         add_adapters(pipe, found, where)
         if scheduler is not None:
             pipe.scheduler = scheduler_class(index, scheduler, where).from_config(pipe.scheduler.config)
@@ -208,18 +198,12 @@ def _kind_of(file: Path) -> str | None:
     """The type of most numbers in a safetensors file, as its header names it; None without tensors."""
     from safetensors import SafetensorError, safe_open
 
-    counts: dict[str, int] = {}
-    try:
-        with safe_open(file, "pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 - safe_open is no mapping
-                part = opened.get_slice(name)
-                size = 1
-                for side in part.get_shape():
-                    size *= side
-                counts[part.get_dtype()] = counts.get(part.get_dtype(), 0) + size
-    except (SafetensorError, OSError):
-        return None
-    return max(counts, key=lambda kind: counts[kind]) if counts else None
+    counts: Counter[str] = Counter()
+    with contextlib.suppress(SafetensorError, OSError), safe_open(file, "pt") as opened:
+        for name in opened.keys():  # noqa: SIM118 - safe_open is no mapping
+            part = opened.get_slice(name)
+            counts[part.get_dtype()] += math.prod(part.get_shape())
+    return next((kind for kind, _ in counts.most_common(1)), None)
 
 
 def variant(found: Located) -> str | None:
@@ -279,21 +263,12 @@ def add_adapters(pipe: Any, found: Located, where: str) -> None:
         pipe.unload_lora_weights()
 
 
-class _Quiet:
-    """Silences the libraries' progress bars and notes while a pipeline loads, and their warnings about cut
-    prompts for good: `truncated` reports that."""
+def _quiet() -> None:
+    """Silences the libraries' progress bars and notes, and their warnings about cut prompts (`truncated`
+    reports that): models print nothing."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils.logging import disable_progress_bar
 
-    def __enter__(self) -> None:
-        from diffusers.utils import logging as diffusers_logging
-        from transformers.utils import logging as transformers_logging
-
-        diffusers_logging.set_verbosity_error()
-        diffusers_logging.disable_progress_bar()
-        self._bars = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.disable_progress_bar()
-
-    def __exit__(self, *fault: object) -> None:
-        from transformers.utils import logging as transformers_logging
-
-        if self._bars:
-            transformers_logging.enable_progress_bar()
+    diffusers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+    disable_progress_bar()

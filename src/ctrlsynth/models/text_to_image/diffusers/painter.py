@@ -7,7 +7,7 @@ loads, from hub name or folder.
 
 An image depends on its prompt and seed alone: each has a generator of its own, on the CPU. What a batch still
 changes is the order of float additions: less than 1e-5 in float32, so that at most a last bit of a pixel
-moves (float16: a few). Weights of tags and prompts over 77 tokens: diffusers_text.py. What could not be run
+moves (float16: a few). Weights of tags and prompts over 77 tokens: prompt.py. What could not be run
 here, without a GPU: load.py."""
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import gc
 import inspect
 from collections.abc import Sequence
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,9 @@ from ....errors import UserError, unknown
 from ...base import Painting, Prompt, TextToImageModel
 from ...device import AdaptiveBatch, give_back, memory_faults
 from ...hub.files import hash_of
-from ...hub.find import check_quantization, check_whole, locate, read_options
-from ...installed import need
+from ...hub.find import check_quantization, locate, read_options
+from ...installed import need, version_of
+from ...options import check_number, check_whole, image_size
 from .load import (
     OFFLOADS,
     check_files,
@@ -100,10 +100,7 @@ class Diffusers(TextToImageModel):
         options = read_options(more, where, _OWN)
         check_quantization(options, where)
         check_whole(where, steps=steps, batch=batch)
-        if guidance is not None and (
-            isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or not 0 <= guidance <= 100
-        ):
-            raise UserError(f"{where}.guidance: a number from 0 to 100, not {guidance!r}")
+        check_number(where, 0, 100, guidance=guidance)
         if long_prompt not in _LONG:
             raise unknown("long_prompt", str(long_prompt), _LONG, where)
         if offload is not None and offload not in OFFLOADS:
@@ -116,11 +113,12 @@ class Diffusers(TextToImageModel):
                 f"{where}.long_prompt: {self.index['_class_name']} takes no chunks, only SD1.5 and SDXL do; "
                 f"leave it out"
             )
-        self.steps, self.guidance, self.scheduler, self.size = steps, guidance, scheduler, _size(size, where)
+        self.steps, self.guidance, self.scheduler = steps, guidance, scheduler
+        self.size = image_size(size, where, _STEP)
         self.chunk, self.safety, self.batch = long_prompt == "chunk", safety, batch
         self._how: dict[str, Any] = {"compile": compile, "offload": offload, "vae_slicing": vae_slicing}
         self.id = f"diffusers:{self.found.name if self.found.commit is not None else self.found.folder.name}"
-        made_by = [_version("diffusers"), _version("compel")]
+        made_by = [version_of(package) or "" for package in ("diffusers", "compel")]
         self.digest = hash_of(
             self.found.digest(), made_by, steps, guidance, self.scheduler, self.size, long_prompt, safety
         )  # fmt: skip
@@ -203,10 +201,10 @@ class Diffusers(TextToImageModel):
     def _takes_negative(self) -> bool:
         if self.family == "flux" or (self.guidance is not None and self.guidance <= 1):
             return False
+        if self.family is not None:
+            return True
         return (
-            self.family is not None
-            or "negative_prompt"
-            in inspect.signature(pipeline_class(self.index, self.where).__call__).parameters
+            "negative_prompt" in inspect.signature(pipeline_class(self.index, self.where).__call__).parameters
         )
 
     def _refused(self, prompt: Prompt) -> Painting | None:
@@ -214,11 +212,9 @@ class Diffusers(TextToImageModel):
         size = prompt.size or self.size
         if size is not None and (not self._sized or any(side < _STEP or side % _STEP for side in size)):
             return Painting(None, error="bad_size")
-        return (
-            Painting(None, error="negative_unsupported")
-            if prompt.negative and not self._takes_negative()
-            else None
-        )
+        if prompt.negative and not self._takes_negative():
+            return Painting(None, error="negative_unsupported")
+        return None
 
     def _alike(self, row: _Row) -> tuple[Any, ...]:
         """What images of one batch must share, so that none changes another: size, way of encoding, whether
@@ -231,21 +227,18 @@ class Diffusers(TextToImageModel):
 
         with memory_faults(self.id):
             generators = [torch.Generator("cpu").manual_seed(row.prompt.seed) for row in rows]
-            arguments = self._embedded(rows) if embedded else self._plain(rows)
-            for name, value in (("num_inference_steps", self.steps), ("guidance_scale", self.guidance)):
-                if value is not None:
-                    arguments[name] = value
-            if size is not None:
-                arguments["width"], arguments["height"] = size
+            arguments: dict[str, Any] = {"prompt": [row.text for row in rows]}
+            if rows[0].negative:
+                arguments["negative_prompt"] = [row.negative for row in rows]
+            if embedded:
+                arguments = self._embedded(rows)
+            width, height = size or (None, None)
+            given = {"num_inference_steps": self.steps, "guidance_scale": self.guidance}
+            given |= {"width": width, "height": height}
+            arguments |= {name: value for name, value in given.items() if value is not None}
             made = self._pipe(generator=generators, **arguments)
         flags = getattr(made, "nsfw_content_detected", None) or [None] * len(rows)
         return [row.painting(image, flag) for row, image, flag in zip(rows, made.images, flags, strict=True)]
-
-    def _plain(self, rows: Sequence[_Row]) -> dict[str, Any]:
-        arguments: dict[str, Any] = {"prompt": [row.text for row in rows]}
-        if rows[0].negative:
-            arguments["negative_prompt"] = [row.negative for row in rows]
-        return arguments
 
     def _embedded(self, rows: Sequence[_Row]) -> dict[str, Any]:
         """Stacks the embeddings of the prompts, each encoded alone."""
@@ -255,10 +248,8 @@ class Diffusers(TextToImageModel):
         zeros = self.family == "sdxl" and self._pipe.config.force_zeros_for_empty_prompt
         made = []
         for row in rows:
-            negative: str | None = row.negative
-            if not negative and (zeros or not self._takes_negative()):
-                negative = None
-            made.append(self._reader.encode(row.pieces, negative, row.length))
+            absent = not row.negative and (zeros or not self._takes_negative())
+            made.append(self._reader.encode(row.pieces, None if absent else row.negative, row.length))
         return {name: torch.cat([one[name] for one in made]) for name in made[0]}
 
 
@@ -287,26 +278,3 @@ class _Row:
             truncated=read.truncated,
             chunks=read.chunks,
         )
-
-
-def _size(size: Any, where: str) -> tuple[int, int] | None:
-    """One edge or (width, height) as a pair."""
-    if size is None:
-        return None
-    sides = (size, size) if isinstance(size, int) else size
-    if (
-        not isinstance(sides, (list, tuple))
-        or len(sides) != 2
-        or not all(type(s) is int and s >= _STEP and s % _STEP == 0 for s in sides)
-    ):
-        raise UserError(
-            f"{where}.size: one edge or [width, height] in pixels, multiples of {_STEP}, not {size!r}"
-        )
-    return sides[0], sides[1]
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""

@@ -81,21 +81,15 @@ class TextReader:
         """The text with the names of special tokens (`<|endoftext|>`, `</s>`) taken apart by a space, so that
         a caption that holds one can't end the prompt. SDXL's `!`, which is both padding and a letter,
         stays."""
-        return (
-            self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
-            if self._special is not None
-            else text
-        )
+        return self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
 
     @cached_property
-    def _special(self) -> re.Pattern[str] | None:
+    def _special(self) -> re.Pattern[str]:
+        """Matches the special tokens' names, longer ones first; nothing without any."""
         tokenizers = [getattr(self._pipe, f"tokenizer{suffix}", None) for suffix in ("", "_2", "_3")]
         names = {name for t in tokenizers if t is not None for name in t.all_special_tokens if len(name) > 3}
-        return (
-            re.compile("|".join(map(re.escape, sorted(names, key=lambda name: (-len(name), name)))))
-            if names
-            else None
-        )
+        ordered = sorted(names, key=lambda name: (-len(name), name))
+        return re.compile("|".join(map(re.escape, ordered)) or "(?!)")
 
     def read(self, parts: list[Piece]) -> Reading:
         """Counts a prompt with the pipeline's own tokenizers."""
@@ -125,15 +119,11 @@ class TextReader:
 
         with torch.no_grad():
             prompt, pooled = self._embed(parts, length)
-            out = {"prompt_embeds": prompt}
-            if pooled is not None:
-                out["pooled_prompt_embeds"] = pooled
+            out = {"prompt_embeds": prompt, "pooled_prompt_embeds": pooled}
             if negative is not None:
                 embeds, pooled = self._embed([(negative, 1.0)], length)
-                out["negative_prompt_embeds"] = embeds
-                if pooled is not None:
-                    out["negative_pooled_prompt_embeds"] = pooled
-        return out
+                out |= {"negative_prompt_embeds": embeds, "negative_pooled_prompt_embeds": pooled}
+        return {name: tensor for name, tensor in out.items() if tensor is not None}
 
     def _embed(self, parts: list[Piece], length: int) -> tuple[Any, Any]:
         """What `encode_prompt` of the family's pipeline makes of a prompt: its embeddings and the pooled one
@@ -195,17 +185,16 @@ class TextReader:
             "flux": [],
         }[self.family]
         towers = [self._provider(suffix, kind, None) for suffix, kind in wanted]
-        return (
-            [*towers, self._provider(f"_{self._t5}", last, self.t5_limit)] if self._t5 is not None else towers
-        )
+        if self._t5 is not None:
+            towers.append(self._provider(f"_{self._t5}", last, self.t5_limit))
+        return towers
 
     def _provider(self, suffix: str, kind: Any, limit: int | None) -> Any:
         from compel.embeddings_provider import EmbeddingsProvider
 
         encoder, tokenizer = (getattr(self._pipe, name + suffix) for name in ("text_encoder", "tokenizer"))
-        tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = (
-            True  # has been said: `truncated`, `chunks`
-        )
+        # has been said: `truncated`, `chunks`
+        tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
         return EmbeddingsProvider(
             tokenizer=tokenizer,
             text_encoder=encoder,
