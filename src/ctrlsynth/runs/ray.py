@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +28,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ..errors import UserError, WorkFailed, first_line
 from ..models.device import quiet_native_threads
 from ..recipe.schema import RayPool
-from ..storage.files import write_json
+from ..storage.files import temporary, write_json
 from ..storage.location import Location
 from ..storage.parts import RunFolder
 from .build import Workshop, build_one
@@ -128,7 +127,7 @@ def every_node_sees(root: Location) -> None:
     """Checks that every node can read a token in the run's folder with the same program. Raises UserError
     that names the first that cannot."""
     where = root.absolute() if isinstance(root, Path) else root
-    token = where / f".tmp-token-{uuid.uuid4().hex}"
+    token = where / temporary(where / "token").name
     write_json(token, {"version": version("ctrlsynth")})
     look = ray.remote(_sees)
     try:
