@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,10 @@ SCENES = (
     ("boat", "lake", "white", "a white boat on a lake at dawn"),
 )
 Row = dict[str, Any]
-NOTHING: Row = {"objects": [], "attributes": [], "relations": []}
 
 
 def picture(number: int, size: tuple[int, int] = (96, 72)) -> bytes:
-    """A small JPEG whose colours hang on the number."""
+    """A small JPEG whose colours depend on the number."""
     image = Image.new("RGB", size, ((37 * number) % 200 + 40, (91 * number) % 180 + 50, 170))
     draw = ImageDraw.Draw(image)
     draw.rectangle((0, size[1] * 2 // 3, size[0], size[1]), fill=(70, 140, 70))
@@ -74,54 +74,27 @@ class Writer:
 
     def __init__(self, root: Path, rows: int, part_rows: int, paths: Any, judge: Row, hostile: bool) -> None:
         self.root, self.number, self.part_rows, self.hostile = root, rows, part_rows, hostile
-        photos = root.parent / f"{root.name}-photos"
-        photos.mkdir(parents=True)
-        self.photos = photos
-        policy = {
-            "edits": [{"remove": {"objects": ["watermark"]}}, {"replace": {"attributes": {"red": "blue"}}}]
-        }
-        data = {
-            "name": root.name,
-            "source": {"folder": str(photos), "part_rows": part_rows},
-            "paths": paths,
-            "text_policy": policy,
-        }
-        image_policy = {"styles": {"real": 3, "cinematic": 1}, "weights": {"dog": 1.4}}
-        self.recipe = parse_recipe({**data, "judge": judge, "image_policy": image_policy})
-        assert self.recipe.judge is not None
-        self.p_f, self.forbid, self.gate = (
-            self.recipe.judge.threshold,
-            self.recipe.judge.forbid_violations,
-            self.recipe.judge.gate,
+        self.photos = root.parent / f"{root.name}-photos"
+        self.photos.mkdir(parents=True)
+        edits = [{"remove": {"objects": ["watermark"]}}, {"replace": {"attributes": {"red": "blue"}}}]
+        self.recipe = parse_recipe(
+            {
+                "name": root.name,
+                "source": {"folder": str(self.photos), "part_rows": part_rows},
+                "paths": paths,
+                "text_policy": {"edits": edits},
+                "image_policy": {"styles": {"real": 3, "cinematic": 1}, "weights": {"dog": 1.4}},
+                "judge": judge,
+            }
         )
-        self.steps = plan_steps(self.recipe.paths, True, self.gate, False)
+        self.steps = plan_steps(self.recipe.paths, True, judge.get("gate", False), False)
 
     def save(self) -> Run:
         run = RunFolder(self.root)
-        steps = [
-            {
-                "folder": s.folder,
-                "kind": s.kind,
-                "label": s.label,
-                "parent": s.parent,
-                "uses": dict(s.uses),
-                "family": s.family,
-            }
-            | {"paths": list(s.paths), "digest": "0" * 32, "settings": {}}
-            for s in self.steps
-        ]
-        write_json(
-            self.root / "plan.json",
-            {
-                "version": "0",
-                "recipe": dump_recipe(self.recipe),
-                "base": ".",
-                "limit": None,
-                "source": "photos",
-                "candidates": 2,
-            }
-            | {"retries": {}, "places": places(self.steps), "steps": steps, "products": []},
-        )
+        steps = [asdict(s) | {"paths": list(s.paths), "digest": "0" * 32, "settings": {}} for s in self.steps]
+        plan: Row = {"version": "0", "recipe": dump_recipe(self.recipe), "base": ".", "limit": None}
+        plan |= {"source": "photos", "candidates": 2, "retries": {}, "places": places(self.steps)}
+        write_json(self.root / "plan.json", {**plan, "steps": steps, "products": []})
         for part in range(-(-self.number // self.part_rows)):
             numbers = range(part * self.part_rows, min((part + 1) * self.part_rows, self.number))
             tables: dict[str, list[Row]] = {}
@@ -147,15 +120,12 @@ class Writer:
     def _common(
         self, row_id: str, parent: Row | None, model: str, status: str = "ok", reason: str | None = None
     ) -> Row:
-        key = parent["source_key"] if parent else row_id
-        common = {
+        return {
             "id": row_id,
             "parent": parent["id"] if parent else None,
-            "source_key": key,
+            "source_key": parent["source_key"] if parent else row_id,
             "key": "k",
             "status": status,
-        }
-        return common | {
             "reason": reason,
             "seconds": 0.01,
             "model": model,
@@ -167,11 +137,13 @@ class Writer:
         data = picture(n)
         if n % 10 != 7:  # the 7th original is gone when the report is made
             file.write_bytes(data)
-        caption = HOSTILE if self.hostile and n % 10 == 1 else f"{SCENES[n % 4][3]}, photograph {n}"
         row = self._common(f"{part:05d}:photo{n}.jpg", None, "")
         if n % 10 == 9:
             row |= {"status": "failed", "reason": "truncated_image"}
-        size = {
+        return row | {
+            "_n": n,
+            "caption": HOSTILE if self.hostile and n % 10 == 1 else f"{SCENES[n % 4][3]}, photograph {n}",
+            "metadata": '{"licence": "CC0"}',
             "width": 96,
             "height": 72,
             "sha256": "0" * 64,
@@ -180,112 +152,87 @@ class Writer:
             "offset": 0,
             "length": len(data),
         }
-        return row | {"_n": n, "caption": caption, "metadata": '{"licence": "CC0"}', **size}
 
     def _tag(self, step: Step, up: Row) -> list[Row]:
         n = up["_n"]
         thing, place, colour, _ = SCENES[n % 4]
+        tags: Row = {"objects": [], "attributes": [], "relations": [], "scores": None, "caption": None}
         if "image" in up:  # the painted image, tagged again
-            objects = [thing, "sky"] + (["watermark"] if n % 10 == 3 else []) if n % 3 else []
-            tags: Row = {"objects": objects, "attributes": [], "relations": [], "scores": None}
+            tags["objects"] = [thing, "sky"] + (["watermark"] if n % 10 == 3 else []) if n % 3 else []
         else:
-            objects = [thing, place, "watermark"]
-            relations = [f"{thing} on {place}"]
-            tags = {
-                "objects": objects,
-                "attributes": [f"{colour} {thing}"],
-                "relations": relations,
-                "scores": [0.9, 0.6, 0.2],
-            }
-        return [self._common(f"{up['id']}/{step.label}", up, "imagenet") | tags | {"caption": None}]
+            tags |= {"objects": [thing, place, "watermark"], "attributes": [f"{colour} {thing}"]}
+            tags |= {"relations": [f"{thing} on {place}"], "scores": [0.9, 0.6, 0.2]}
+        return [self._common(f"{up['id']}/{step.label}", up, "imagenet") | tags]
 
     def _write(self, step: Step, up: Row) -> list[Row]:
         n = up["_n"]
         thing, place, colour, _ = SCENES[n % 4]
         other = "blue" if colour == "red" else colour
-        edits = [{"edit": 0, "op": "remove", "kind": "objects", "before": "watermark", "after": None}]
+        changes: list[tuple[str, str, str, str | None]] = [("remove", "objects", "watermark", None)]
         if colour == "red":
-            edits.append(
-                {
-                    "edit": 1,
-                    "op": "replace",
-                    "kind": "attributes",
-                    "before": f"red {thing}",
-                    "after": f"blue {thing}",
-                }
-            )
-        tags = {
-            "objects": [thing, place],
-            "attributes": [f"{other} {thing}"],
-            "relations": [f"{thing} on {place}"],
+            changes.append(("replace", "attributes", f"red {thing}", f"blue {thing}"))
+        names = ("op", "kind", "before", "after")
+        written = {
+            "tags": {
+                "objects": [thing, place],
+                "attributes": [f"{other} {thing}"],
+                "relations": [f"{thing} on {place}"],
+            },
+            "edits": [{"edit": i, **dict(zip(names, c, strict=True))} for i, c in enumerate(changes)],
+            "template": "describe",
+            "instruction": f"Describe: {thing}, {place}.\nOnly the caption.",
+            "fields": None,
+            "prompt_tokens": 60,
+            "completion_tokens": 12,
+            "clip_tokens": 14,
+            "truncated": False,
+            "seed": n,
         }
-        texts = [
+        texts: list[str | None] = [
             f"There is a {thing} on the {place}, number {n}.",
             f"A {other} {thing} on the {place}, number {n}.",
         ]
+        if n % 10 == 4:
+            texts = [None, None]
+        elif n % 10 == 5:
+            texts = [f"Nothing to see, number {n}."] * 2
+        elif self.hostile and n % 10 == 1:
+            texts = [f"{text} <img src=x onerror=\"document.title='hacked'\">" for text in texts]
         rows = []
-        for candidate in range(2):
+        for candidate, text in enumerate(texts):
             best = candidate == (1 if n % 10 == 2 else 0) and n % 10 != 4
-            row = self._common(
-                f"{up['id']}/{step.label}.0" + (f".{candidate}" if candidate else ""), up, "realizer"
-            )
-            text: str | None = texts[candidate]
-            if n % 10 == 4:
-                row |= {"status": "failed", "reason": "empty_reply"}
-                text = None
-            elif not best:
-                row |= {"status": "dropped", "reason": "not_chosen"}
-            if n % 10 == 5:
-                text = f"Nothing to see, number {n}."
-            if self.hostile and n % 10 == 1 and text:
-                text += " <img src=x onerror=\"document.title='hacked'\">"
-            more = {
-                "candidate": candidate,
-                "chosen": best,
-                "tags": tags,
-                "edits": edits,
-                "template": "describe",
-                "text": text,
-            }
-            counts = {
-                "prompt_tokens": 60,
-                "completion_tokens": 12,
-                "clip_tokens": 14,
-                "truncated": False,
-                "seed": n,
-            }
-            rows.append(
-                row
-                | more
-                | counts
-                | {
-                    "instruction": f"Describe: {thing}, {place}.\nOnly the caption.",
-                    "raw": text or "",
-                    "fields": None,
-                }
-            )
+            fate = ("ok", None) if best else ("dropped", "not_chosen") if text else ("failed", "empty_reply")
+            row_id = f"{up['id']}/{step.label}.0" + (f".{candidate}" if candidate else "")
+            more = {"candidate": candidate, "chosen": best, "text": text, "raw": text or ""}
+            rows.append(self._common(row_id, up, "realizer", *fate) | written | more)
         return rows
 
     def _paint(self, step: Step, up: Row) -> list[Row]:
         n = up["_n"]
         text = up.get("text") or up.get("caption") or ""
         row = self._common(f"{up['id']}/{step.label}.0", up, "scenes")
-        weights = [("dog", 1.4)] if n % 4 == 0 else []
-        more = {
+        row |= {
             "prompt": f"a real photo. {text} 35mm photograph",
             "negative": "",
             "style": "real",
-            "weights": weights,
+            "weights": [("dog", 1.4)] if n % 4 == 0 else [],
+            "seed": n,
         }
         if n % 10 == 6:
-            return [row | more | {"status": "failed", "reason": "no_output", "image": None, "seed": n}]
-        image = {"image": {"bytes": picture(n + 1000, (64, 64)), "path": None}, "width": 64, "height": 64}
-        drawn = {
-            "drawn": [SCENES[n % 4][0]],
-            "not_drawn": ["grass"] if n % 4 == 0 else [],
-            "weights_unused": [],
-        }
-        return [row | more | image | drawn | {"clip_tokens": 90, "truncated": True, "seed": n}]
+            return [row | {"status": "failed", "reason": "no_output", "image": None}]
+        return [
+            row
+            | {
+                "image": {"bytes": picture(n + 1000, (64, 64)), "path": None},
+                "width": 64,
+                "height": 64,
+                "drawn": [SCENES[n % 4][0]],
+                "not_drawn": ["grass"] if n % 4 == 0 else [],
+                "weights_unused": [],
+                "clip_tokens": 90,
+                "truncated": True,
+            }
+        ]
 
     def _judge_text(self, step: Step, up: Row) -> list[Row]:
         tags = up["tags"]
@@ -302,7 +249,8 @@ class Writer:
         return [self._verdict(up, text) | {"text": text, "original": original, "original_unedited": None}]
 
     def _verdict(self, up: Row, of: Row) -> Row:
-        said = verdict(of, self.p_f, self.forbid)
+        assert self.recipe.judge is not None
+        said = verdict(of, self.recipe.judge.threshold, self.recipe.judge.forbid_violations)
         dropped = {} if said == "kept" else {"status": "dropped", "reason": said}
         return self._common(f"{up['id']}/judge", up, "") | dropped | {"verdict": said}
 

@@ -81,7 +81,6 @@ def test_tags_are_read_from_a_row() -> None:
 
 
 def test_first_line_says_something_short() -> None:
-    assert first_line(ValueError("bad.\nmore")) == "bad"
-    assert first_line(RuntimeError("\nmissing keys:\n\tweight, bias\n")) == "missing keys: weight, bias"
-    assert first_line(KeyError()) == "KeyError"
-    assert len(first_line(ValueError("x" * 999))) == 300
+    said = ["bad.\nmore", "\nmissing keys:\n\tweight, bias\n", "", "x" * 999]
+    lines = ["bad", "missing keys: weight, bias", "ValueError", "x" * 300]
+    assert [first_line(ValueError(text)) for text in said] == lines

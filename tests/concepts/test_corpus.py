@@ -13,6 +13,7 @@ import tarfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -49,26 +50,27 @@ def content(kind: str, texts: list[str]) -> bytes:
     out_ = io.BytesIO()
     with tarfile.open(fileobj=out_, mode="w") as tar:
         for i, text in enumerate(texts):
-            members = {
-                "jpg": b"no image is looked at",
-                **({"txt": text.encode()} if i % 2 else {"json": json.dumps({"caption": text}).encode()}),
-            }
-            for suffix, data in members.items():
-                info = tarfile.TarInfo(f"shard/{i:04d}.{suffix}")
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
+            add(tar, f"shard/{i:04d}.jpg", b"no image is looked at")
+            data = text if i % 2 else json.dumps({"caption": text})
+            add(tar, f"shard/{i:04d}.{'txt' if i % 2 else 'json'}", data.encode())
     return out_.getvalue()
 
 
-def rows(path: Path | str, **options: object) -> tuple[list[str], list[str], list[tuple[int, str]]]:
-    ids, texts, aside = [], [], []
-    for part in open_corpus([path], **options):  # type: ignore[arg-type]
-        for batch in read(part):
-            batch.texts.validate(full=True)
-            ids += batch.ids.to_pylist()
-            texts += batch.texts.to_pylist()
-            aside += batch.aside
-    return ids, texts, aside
+def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+def rows(path: Path | str, **options: Any) -> tuple[list[str], list[str], list[tuple[int, str]]]:
+    batches = [batch for part in open_corpus([path], **options) for batch in read(part)]
+    for batch in batches:
+        batch.texts.validate(full=True)
+    return (
+        [i for batch in batches for i in batch.ids.to_pylist()],
+        [text for batch in batches for text in batch.texts.to_pylist()],
+        [row for batch in batches for row in batch.aside],
+    )
 
 
 @pytest.mark.parametrize("pack", PACKERS)
@@ -187,9 +189,7 @@ def test_what_is_not_utf8_is_set_aside_with_its_row(tmp_path: Path) -> None:
         ), kind
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for name, data in (("1.txt", good), ("2.txt", bad), ("3.json", b"{"), ("4.jpg", b"")):
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
+            add(tar, name, data)
     assert rows(tmp_path / "a.tar") == (
         ["1"],
         ["a dog"],

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import pyarrow as pa
 import pytest
 
 from ctrlsynth.api.run import run
 from ctrlsynth.concepts.bank import load_bank, read_bank, table_of, write_bank
-from ctrlsynth.concepts.diversity import measure, measure_place
+from ctrlsynth.concepts.diversity import Diversity, measure, measure_place
 from ctrlsynth.concepts.match import Matcher
-from ctrlsynth.concepts.safety import answers, flag, holding, question, read_words
+from ctrlsynth.concepts.safety import Flags, answers, flag, holding, question, read_words
 from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.recipe.file import parse_recipe
 from helpers import ctrlsynth, refused
@@ -62,16 +63,10 @@ def test_flagged_concepts_stay_in_the_bank_and_out_of_synthesis(tmp_path: Path) 
         "cocaine": (False, "allowed"),
         "begun": (False, "harmless"),
     }
-    assert (flags.by_model, flags.by_list, flags.allowed, flags.unanswered) == (1, 1, 2, {"bad_json": 1})
-    assert flags.share == 2 / 7
+    assert (flags, flags.share) == (Flags(7, 1, 1, 2, {"bad_json": 1}), 2 / 7)
     write_bank(table, tmp_path / "flagged.parquet")
-    assert load_bank(tmp_path / "flagged.parquet").entries == (
-        "dog",
-        "silence",
-        "Cocaine",
-        "cocaine",
-        "begun",
-    )
+    unflagged = ("dog", "silence", "Cocaine", "cocaine", "begun")
+    assert load_bank(tmp_path / "flagged.parquet").entries == unflagged
     assert read_bank(tmp_path / "flagged.parquet").num_rows == 7
     data = {
         "name": "t",
@@ -81,16 +76,9 @@ def test_flagged_concepts_stay_in_the_bank_and_out_of_synthesis(tmp_path: Path) 
     }
     made = run(parse_recipe(data), tmp_path / "captions", base=tmp_path)
     assert made.ledger()[0].dropped == {"flagged": 2}
-    assert [r["caption"] for r in made.rows("read") if r["status"] == "ok"] == [
-        "dog",
-        "silence",
-        "Cocaine",
-        "cocaine",
-        "begun",
-    ]
+    assert tuple(r["caption"] for r in made.rows("read") if r["status"] == "ok") == unflagged
     again, more = flag(read_bank(tmp_path / "flagged.parquet"), [])
-    assert more.by_model == 2  # what was flagged stays so
-    assert again["flagged"].to_pylist() == table["flagged"].to_pylist()
+    assert (more.by_model, again["flagged"].equals(table["flagged"])) == (2, True)  # flags stay
 
 
 def test_an_answer_holds_for_every_entry_that_is_the_same_but_for_blanks(tmp_path: Path) -> None:
@@ -137,24 +125,15 @@ def test_the_small_model_is_given_the_question_and_answers_under_its_grammar(tmp
 
 
 def test_diversity_tells_varied_from_repeated_captions() -> None:
-    same = measure(["a dog sits on a red sofa"] * 50)
-    alike = measure([f"a dog sits on a red sofa, number {n}" for n in range(50)])
-    varied = measure(
-        [
-            "rain falls over a harbour",
-            "two girls laugh",
-            "an old violin lies near bread",
-            "my cat sleeps",
-            "snow on wires",
-        ]
-        * 2
+    different = ["rain falls over a harbour", "two girls laugh", "an old violin lies near bread"]
+    sets = (
+        ["a dog sits on a red sofa"] * 50,
+        [f"a dog sits on a red sofa, number {n}" for n in range(50)],
+        [*different, "my cat sleeps", "snow on wires"] * 2,
     )
-    assert same is not None
-    assert alike is not None
-    assert varied is not None
+    same, alike, varied = (cast(Diversity, measure(texts)) for texts in sets)
+    assert (same.similarity, alike.repeated, alike.openings) == (1.0, 0.0, 1.0)
     assert same.repeated == pytest.approx(49 / 50)
-    assert (same.similarity, alike.repeated) == (1.0, 0.0)
-    assert alike.openings == 1.0
     assert varied.similarity < alike.similarity < same.similarity
     assert varied.distinct[0] > alike.distinct[0] > same.distinct[0]
     assert measure([]) is None
@@ -162,11 +141,9 @@ def test_diversity_tells_varied_from_repeated_captions() -> None:
 
 def test_diversity_against_the_plain_count() -> None:
     texts = ["a b c d", "a b c d e", "x y"]
-    found = measure(texts, Matcher(["a", "d", "y"]))
-    assert found is not None
+    found = cast(Diversity, measure(texts, Matcher(["a", "d", "y"])))
     assert found.distinct == (7 / 11, 5 / 8, 3 / 5)
-    assert found.self_bleu == pytest.approx((1 + 1 / 2) / 2)
-    assert found.concepts == pytest.approx(5 / 3)
+    assert (found.self_bleu, found.concepts) == pytest.approx(((1 + 1 / 2) / 2, 5 / 3))
     assert (found.captions, found.sample, found.vocabulary) == (3, 3, 7)
 
 
@@ -183,16 +160,9 @@ def test_diversity_of_a_file_and_a_run(tmp_path: Path) -> None:
     }
     run(parse_recipe(data), tmp_path / "run", base=tmp_path)
     found = measure_place(tmp_path / "run", bank)
-    assert found.captions == 12
-    assert found.concepts is not None
-    assert found.concepts > 0
+    assert (found.captions, bool(found.concepts)) == (12, True)
     (tmp_path / "empty.txt").write_text("\n")
     refused(lambda: measure_place(tmp_path / "empty.txt"), "captions")
-
-
-def test_banks_of_other_formats_have_no_flags() -> None:
-    assert table_of([("a", "list", None)])["flagged"].to_pylist() == [None]
-    assert isinstance(flag(table_of([("a", "list", None)]), [])[0], pa.Table)
 
 
 def test_the_commands(tmp_path: Path) -> None:

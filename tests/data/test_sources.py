@@ -13,7 +13,6 @@ import sys
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +30,9 @@ from ctrlsynth.data.rows import OpenSource, SourceRow, braces, safe_key
 from ctrlsynth.data.sources import open_source
 from ctrlsynth.data.tables import cut_blocks, merge_cuts
 from ctrlsynth.data.tar import samples
-from ctrlsynth.errors import UserError
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Source
-from helpers import ROOT
+from helpers import ROOT, refused
 
 
 def photo(seed: int, format: str = "JPEG", size: tuple[int, int] = (24, 16)) -> bytes:
@@ -77,14 +75,8 @@ def check_bytes(rows: list[SourceRow], wanted: dict[str, bytes]) -> None:
             assert (data, row.sha256) == (wanted[row.key], hashlib.sha256(data).hexdigest())
 
 
-def refuse(call: Callable[[], Any], *words: str) -> str:
-    """The one line that a call is refused with, which holds the words."""
-    with pytest.raises(UserError) as error:
-        call()
-    assert "\n" not in str(error.value)
-    for word in words:
-        assert word in str(error.value)
-    return str(error.value)
+def status(row: SourceRow) -> tuple[str, str | None]:
+    return row.status, row.reason
 
 
 # --- folders ---
@@ -109,10 +101,8 @@ def test_folder_with_text_beside(tmp_path: Path) -> None:
     source = opened(tmp_path, folder="photos", part_rows=4)
     rows = by_key(source)
     assert (set(rows), [p.rows for p in source.parts()]) == (set(images), [4, 2])
-    assert rows["img0"].caption == "a red dog"
-    assert (rows["img1"].status, rows["img1"].reason) == ("failed", "bad_utf8")
-    assert rows["img2"].caption is None
-    assert rows["img3"].caption is None
+    captions = [rows[f"img{n}"].caption for n in range(4)]
+    assert (captions, status(rows["img1"])) == (["a red dog", None, None, None], ("failed", "bad_utf8"))
     assert (rows["img2"].status, (rows["sub:deep"].width, rows["sub:deep"].height)) == ("ok", (24, 16))
     check_bytes([r for r in rows.values() if r.status == "ok"], images)
 
@@ -126,22 +116,22 @@ def test_folder_with_table_keeps_its_order_and_loses_nothing(tmp_path: Path) -> 
         "caption,y\nimg3.jpg,again,z\nimg3.jpg,again,z\n../../etc/passwd,evil,\n"
     )
     rows = all_rows(opened(tmp_path, folder="photos", captions="captions.csv"))
-    keys = [r.key for r in rows]
-    assert keys[:4] == ["img3", "nothing", "img1", "sub:deep"]
-    found = dict(zip(keys, rows, strict=True))
-    assert found["img3"].caption == 'three, with "quotes"\nand a line'
-    assert found["img3"].metadata == {"license": "cc0"}
-    assert (found["nothing"].status, found["nothing"].reason) == ("failed", "missing_file")
-    assert found["img1"].caption is None
-    assert found["img1.jpg"].caption == "another caption"  # one image, two captions: both are rows
+    assert [(r.key, r.reason, r.caption) for r in rows[:5]] == [
+        ("img3", None, 'three, with "quotes"\nand a line'),
+        ("nothing", "missing_file", "gone"),
+        ("img1", None, None),
+        ("sub:deep", None, "deep {braces}"),
+        ("img1.jpg", None, "another caption"),  # one image, two captions: both are rows
+    ]
     assert Counter((r.status, r.reason) for r in rows) == {
         ("ok", None): 8,  # 5 listed pairs and the 3 images that the table does not name
         ("failed", "missing_file"): 1,
         ("failed", "unsafe_path"): 1,
         ("dropped", "duplicate_key"): 1,
     }
-    assert {"img0", "img2", "img4"} <= set(keys)
-    assert found["img0"].caption is None
+    found = {r.key: r for r in rows}
+    assert {"img0", "img2", "img4"} <= set(found)
+    assert (found["img3"].metadata, found["img0"].caption) == ({"license": "cc0"}, None)
     assert found["img0"].sha256 == hashlib.sha256(images["img0"]).hexdigest()
 
 
@@ -193,36 +183,11 @@ def test_folder_bad_files_and_links(tmp_path: Path) -> None:
     assert {k for k, r in rows.items() if r.status == "ok"} == {"good", "good.png", "inner"}
 
 
-def test_folder_user_errors(tmp_path: Path) -> None:
+def test_columns_that_are_named(tmp_path: Path) -> None:
     make_folder(tmp_path)
     (tmp_path / "c.csv").write_text("name_of_it,words\nimg0.jpg,dog\n")
-    refuse(
-        lambda: opened(tmp_path, folder="photos", captions="c.csv"),
-        "c.csv",
-        "name_of_it, words",
-        "source.image_column",
-    )
-    named = opened(
-        tmp_path, folder="photos", captions="c.csv", image_column="name_of_it", caption_column="words"
-    )
-    assert by_key(named)["img0"].caption == "dog"
-    refuse(
-        lambda: opened(tmp_path, folder="photos", captions="c.csv", image_column="nmae"),
-        "'nmae'",
-        "name_of_it, words",
-    )
-    (tmp_path / "two.csv").write_text("file,caption,text\nimg0.jpg,a,b\n")
-    refuse(
-        lambda: opened(tmp_path, folder="photos", captions="two.csv"),
-        "'caption' and 'text'",
-        "source.caption_column",
-    )
-    refuse(lambda: opened(tmp_path, folder="nope"), "nope", "not there")
-    refuse(lambda: opened(tmp_path, folder="photos", captions="gone.csv"), "gone.csv")
-    (tmp_path / "bare").mkdir()
-    refuse(lambda: opened(tmp_path, folder="bare"), "no image", "bare")
-    (tmp_path / "open.csv").write_text('file,caption\nimg0.jpg,dog\nimg1.jpg,"never closed\nimg2.jpg,cat\n')
-    refuse(lambda: opened(tmp_path, folder="photos", captions="open.csv"), "open.csv:3", "never closed")
+    columns: dict[str, Any] = {"image_column": "name_of_it", "caption_column": "words"}
+    assert by_key(opened(tmp_path, folder="photos", captions="c.csv", **columns))["img0"].caption == "dog"
 
 
 # --- webdataset ---
@@ -275,8 +240,7 @@ def test_img2dataset_output(tmp_path: Path) -> None:
     pq.write_table(pa.table(table), tmp_path / "00000.parquet")
     rows = by_key(opened(tmp_path, webdataset="00000.tar"))
     assert (rows["000001"].metadata["similarity"], rows["000001"].caption) == (0.4, "caption 000001")
-    lost = rows["000002"]
-    assert (lost.status, lost.reason, lost.caption) == ("dropped", "failed_to_download", "lost")
+    assert (status(rows["000002"]), rows["000002"].caption) == (("dropped", "failed_to_download"), "lost")
     check_bytes([r for r in rows.values() if r.status == "ok"], images)
     assert [len(all_rows(opened(tmp_path, limit, webdataset="00000.tar"))) for limit in (1, 2, 3, 9)] == [
         1,
@@ -308,7 +272,7 @@ def test_tar_bad_members(tmp_path: Path) -> None:
         add(tar, "dir/good.jpg", photo(6))
         add(tar, "x" * 150 + ".jpg", photo(7))  # a long name: GNU or pax header
     rows = by_key(opened(tmp_path, webdataset="a.tar"))
-    reasons = {k: (r.status, r.reason) for k, r in rows.items() if r.status != "ok"}
+    reasons = {k: status(r) for k, r in rows.items() if r.status != "ok"}
     unsafe = ("failed", "unsafe_member")
     assert reasons == {
         "..:evil": unsafe,
@@ -322,8 +286,8 @@ def test_tar_bad_members(tmp_path: Path) -> None:
         "nothing": ("failed", "empty_row"),
         "dir:good~2": ("dropped", "duplicate_key"),
     }
-    assert (rows["dir:good"].caption, rows["text"].caption) == ("fine   text", "caption only")
-    assert rows["text"].file is None
+    captions = rows["dir:good"].caption, rows["text"].caption, rows["text"].file
+    assert captions == ("fine   text", "caption only", None)
     assert (rows["bad"].metadata, rows["x" * 150].width) == ({"json": "unreadable"}, 24)
 
 
@@ -379,17 +343,6 @@ def test_a_repeated_member_begins_another_sample(tmp_path: Path) -> None:
             add(tar, name, b"{}")
     rows = all_rows(opened(tmp_path, webdataset="a.tar"))
     assert [(r.key, r.reason) for r in rows] == [("a", None), ("a~2", "duplicate_key")]
-
-
-def test_tar_user_errors(tmp_path: Path) -> None:
-    make_shard(tmp_path / "a.tar", range(1))
-    (tmp_path / "a.tar.gz").write_bytes(gzip.compress((tmp_path / "a.tar").read_bytes()))
-    assert "unpack it" in refuse(lambda: opened(tmp_path, webdataset="a.tar.gz"), "a.tar.gz")
-    refuse(lambda: opened(tmp_path, webdataset="{a,b,c}.tar"), "b.tar", "1 more")
-    refuse(lambda: opened(tmp_path, webdataset="https://x/a.tar"), "not a path or a store")
-    refuse(lambda: opened(tmp_path, text="s3://bucket/a.txt"), "download")
-    (tmp_path / "a.parquet").write_bytes(b"PAR1 broken")
-    refuse(lambda: all_rows(opened(tmp_path, webdataset="a.tar")), "a.parquet", "repair")
 
 
 # --- parquet and arrow ---
@@ -452,10 +405,6 @@ def test_parquet_bad_rows_and_files(tmp_path: Path) -> None:
         ("file", "failed", "unreadable_file"),
     ]
     assert len(rows[0].caption or "") == 100_000
-    refuse(lambda: opened(tmp_path, parquet="b.parquet"), "b.parquet", "not a readable parquet file")
-    pq.write_table(pa.table({"foo": [1]}), tmp_path / "c.parquet")
-    refuse(lambda: opened(tmp_path, parquet="c.parquet"), "c.parquet", "foo", "source.image_column")
-    refuse(lambda: opened(tmp_path, parquet=["a.parquet", "c.parquet"]), "c.parquet", "'image'")
 
 
 def test_parquet_damaged_pages_fail_their_part_only(tmp_path: Path) -> None:
@@ -473,12 +422,9 @@ def test_parquet_damaged_pages_fail_their_part_only(tmp_path: Path) -> None:
     start = meta.data_page_offset  # the page's header
     data[start : start + 20] = b"\xff" * 20
     (tmp_path / "d.parquet").write_bytes(bytes(data))
-    rows = all_rows_loose(opened(tmp_path, parquet="d.parquet", part_rows=1000))
+    source = opened(tmp_path, parquet="d.parquet", part_rows=1000)
+    rows = [row for part in source.parts() for row in source.rows(part)]
     assert ([r.caption for r in rows[:1000]], rows[-1].reason) == (words[:1000], "unreadable_file")
-
-
-def all_rows_loose(source: OpenSource) -> list[SourceRow]:
-    return [row for part in source.parts() for row in source.rows(part)]
 
 
 def save_to_disk(folder: Path, table: pa.Table, shards: int = 2, batch: int = 7) -> None:
@@ -513,11 +459,6 @@ def test_hugging_face_folder(tmp_path: Path) -> None:
     check_bytes(rows, {str(i): b for i, b in enumerate(images)})
     last = source.parts()[-1]
     assert [r.key for r in source.rows(last)] == [r.key for r in rows[-(last.rows or 0) :]]
-    (tmp_path / "ds/dataset_dict.json").write_text('{"splits": ["train", "test"]}')
-    refuse(lambda: opened(tmp_path, hf="ds"), "train, test", "ds/train")
-    refuse(lambda: opened(tmp_path, hf="nope"), "save_to_disk")
-    (tmp_path / "ds/train/state.json").write_text('{"_data_files": [{"filename": "../../x.arrow"}]}')
-    refuse(lambda: opened(tmp_path, hf="ds/train"), "x.arrow", "unsafe_path")
 
 
 def test_hugging_face_folder_made_by_datasets(tmp_path: Path) -> None:
@@ -607,9 +548,8 @@ def test_text_bad_rows(tmp_path: Path) -> None:
         "empty_caption",
         None,
     ]
-    assert rows[4].caption == "\ufffd lone   nul"
-    assert rows[5].metadata["file"].endswith("a.jsonl")
-    assert (rows[5].metadata["record"], rows[8].caption) == (5, "5")
+    assert (rows[4].caption, rows[8].caption) == ("\ufffd lone   nul", "5")
+    assert (Path(rows[5].metadata["file"]).name, rows[5].metadata["record"]) == ("a.jsonl", 5)
     (tmp_path / "a.csv").write_bytes(b"caption,n\ngood,1\n\nbad \xff,2\n,3\nshort\na,b,too,many\nnul\x00,4\n")
     rows = all_rows(opened(tmp_path, text="a.csv"))
     assert [(r.caption, r.reason) for r in rows] == [
@@ -623,8 +563,7 @@ def test_text_bad_rows(tmp_path: Path) -> None:
     cut = gzip.compress("".join(f"line {i * i}\n" for i in range(50_000)).encode())
     (tmp_path / "cut.txt.gz").write_bytes(cut[: len(cut) // 2])
     rows = all_rows(opened(tmp_path, text="cut.txt.gz"))
-    assert rows[-1].reason == "bad_gzip"
-    assert sum(r.status == "ok" for r in rows) > 100
+    assert (rows[-1].reason, sum(r.status == "ok" for r in rows) > 100) == ("bad_gzip", True)
 
 
 def test_tsv_with_and_without_quoting(tmp_path: Path) -> None:
@@ -664,7 +603,7 @@ def test_parquet_strings_that_are_not_utf8(tmp_path: Path) -> None:
     assert [(r.caption, r.reason) for r in rows] == [("fine", None), (None, "bad_utf8"), ("also fine", None)]
 
 
-def test_text_keys_and_errors(tmp_path: Path) -> None:
+def test_text_keys(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id,caption\nx/1,a\nx/1,b\n,c\na:b%,d\n")
     rows = all_rows(opened(tmp_path, text="a.csv", key_column="id"))
     assert [(r.key, r.status) for r in rows] == [
@@ -673,19 +612,64 @@ def test_text_keys_and_errors(tmp_path: Path) -> None:
         ("2", "ok"),
         ("a%3Ab%25", "ok"),
     ]
-    refuse(
-        lambda: opened(tmp_path, text="a.csv", key_column="ID"), "'ID'", "source.key_column", "id, caption"
-    )
-    (tmp_path / "b.csv").write_text("first caption\nsecond\n")
-    refuse(lambda: opened(tmp_path, text="b.csv"), "b.csv", "first caption", "source.caption_column")
-    (tmp_path / "c.csv").write_bytes("caption\nx\n".encode("utf-16"))
-    refuse(lambda: opened(tmp_path, text="c.csv"), "UTF-16")
-    (tmp_path / "d.csv").write_text("")
-    refuse(lambda: opened(tmp_path, text="d.csv"), "is empty")
-    (tmp_path / "e.csv").write_text("caption\n")
-    refuse(lambda: opened(tmp_path, text="e.csv"), "no rows")
-    (tmp_path / "f.pdf").write_text("x")
-    refuse(lambda: opened(tmp_path, text="f.pdf"), ".jsonl")
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"folder": "photos", "captions": "c.csv"}, r"c\.csv: .*name_of_it, words.*source\.image_column"),
+    ({"folder": "photos", "captions": "c.csv", "image_column": "nmae"}, "'nmae'.*name_of_it, words"),
+    ({"folder": "photos", "captions": "two.csv"}, "'caption' and 'text'.*source.caption_column"),
+    ({"folder": "nope"}, "nope is not there"),
+    ({"folder": "photos", "captions": "gone.csv"}, r"gone\.csv"),
+    ({"folder": "bare"}, "no image in .*bare"),
+    ({"folder": "photos", "captions": "open.csv"}, r"open\.csv:3: .*never closed"),
+    ({"webdataset": "a.tar.gz"}, r"a\.tar\.gz: .*unpack it"),
+    ({"webdataset": "{a,b,c}.tar"}, r"b\.tar and 1 more"),
+    ({"webdataset": "https://x/a.tar"}, "not a path or a store"),
+    ({"webdataset": "a.tar"}, r"a\.parquet: .*repair it"),
+    ({"parquet": "a.parquet"}, r"a\.parquet: not a readable parquet file"),
+    ({"parquet": "c.parquet"}, r"c\.parquet: .*foo; .*source\.image_column"),
+    ({"parquet": ["d.parquet", "c.parquet"]}, r"c\.parquet: no column 'image'"),
+    ({"hf": "ds"}, "train, test; .*ds/train"),
+    ({"hf": "nope"}, "save_to_disk"),
+    ({"hf": "ds/train"}, r"x\.arrow.*unsafe_path"),
+    ({"text": "s3://bucket/a.txt"}, "download"),
+    ({"text": "two.csv", "caption_column": "text", "key_column": "ID"}, r"'ID' \(source\.key_column\)"),
+    ({"text": "c.csv"}, r"c\.csv: .*name_of_it, words; .*source\.caption_column"),
+    ({"text": "utf16.csv"}, "UTF-16"),
+    ({"text": "empty.csv"}, "is empty"),
+    ({"text": "header.csv"}, "no rows"),
+    ({"text": "f.pdf"}, r"\.jsonl"),
+    ({"custom": {"my_source:None_": {}}}, "source: module 'my_source' has no 'None_'"),
+    ({"custom": {"pathlib:Path": {}}}, "not a class with the method"),
+]
+
+
+def test_what_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_folder(tmp_path)
+    make_shard(tmp_path / "a.tar", range(1))
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "ds/train").mkdir(parents=True)
+    files: dict[str, str | bytes] = {
+        "c.csv": "name_of_it,words\nimg0.jpg,dog\n",
+        "two.csv": "file,caption,text\nimg0.jpg,a,b\n",
+        "open.csv": 'file,caption\nimg0.jpg,dog\nimg1.jpg,"never closed\nimg2.jpg,cat\n',
+        "a.tar.gz": gzip.compress((tmp_path / "a.tar").read_bytes()),
+        "a.parquet": "PAR1 broken",
+        "ds/dataset_dict.json": '{"splits": ["train", "test"]}',
+        "ds/train/state.json": '{"_data_files": [{"filename": "../../x.arrow"}]}',
+        "utf16.csv": "caption\nx\n".encode("utf-16"),
+        "empty.csv": "",
+        "header.csv": "caption\n",
+        "f.pdf": "x",
+        "my_source.py": OWN,
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data.encode() if isinstance(data, str) else data)
+    pq.write_table(pa.table({"foo": [1]}), tmp_path / "c.parquet")
+    pq.write_table(pa.table({"image": [b"x"]}), tmp_path / "d.parquet")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for source, message in REFUSED:
+        refused(lambda source=source: all_rows(opened(tmp_path, **source)), message)  # type: ignore[misc]
 
 
 OWN = """
@@ -724,10 +708,6 @@ def test_a_source_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert [r["caption"] for r in made.rows("read")] == ["a dog on a table", "a cat on a table"]
     assert [r["status"] for r in made.rows("write")] == ["ok", "ok"]
     assert opened(tmp_path, custom={"my_source:MySource": {"file": "words"}}).describe() == "3 words"
-    refuse(
-        lambda: opened(tmp_path, custom={"my_source:None_": {}}), "source: module 'my_source' has no 'None_'"
-    )
-    refuse(lambda: opened(tmp_path, custom={"pathlib:Path": {}}), "not a class with the method")
     with pytest.raises(ValueError, match="names one class"):
         Source(custom={"plain": {}})
 
@@ -789,11 +769,10 @@ def test_the_reader_tells_when_the_source_has_changed(tmp_path: Path) -> None:
     with ImageReader() as reader:
         with pytest.raises(ImageFault, match="has changed") as changed:
             reader.read(*locator)
-        assert changed.value.reason == "original_changed"
         Path(row.file).unlink()
         with pytest.raises(ImageFault, match="no longer there") as gone:
             reader.read(*locator)
-        assert gone.value.reason == "original_missing"
+    assert (changed.value.reason, gone.value.reason) == ("original_changed", "original_missing")
 
 
 def test_the_reader_and_a_table_that_shrank(tmp_path: Path) -> None:
@@ -812,8 +791,8 @@ def test_braces() -> None:
 
 
 def test_keys_and_captions() -> None:
-    assert clean_caption("a\x00b\x1bc\td\ud800\n") == "a b c\td\ufffd"
-    assert clean_caption("\x01 ") is None
+    captions = ["a\x00b\x1bc\td\ud800\n", "\x01 ", None]
+    assert [clean_caption(caption) for caption in captions] == ["a b c\td\ufffd", None, None]
     keys = ["a/b", "a:b", "a%3Ab", "a\nb", "x" * 300, "x" * 299 + "y"]
     assert len({safe_key(k) for k in keys}) == len(keys)
     assert max(len(safe_key(k)) for k in keys) <= 200
@@ -849,8 +828,7 @@ def test_quickstart_photographs(tmp_path: Path) -> None:
     for _ in range(2):
         subprocess.run([sys.executable, str(script), str(tmp_path / "p")], check=True, capture_output=True)
     rows = all_rows(opened(tmp_path, folder="p", captions="captions.csv"))
-    assert len(rows) >= 10
-    assert {r.status for r in rows} == {"ok"}
+    assert (len(rows) >= 10, {r.status for r in rows}) == (True, {"ok"})
     assert all(r.caption and r.metadata["licence"] and min(r.width or 0, r.height or 0) >= 300 for r in rows)
     assert any("watermark" in (r.caption or "") for r in rows)
 
@@ -858,6 +836,5 @@ def test_quickstart_photographs(tmp_path: Path) -> None:
 def test_parts_stay_few() -> None:
     cuts = [(i * 10, 3) for i in range(25_001)]
     merged = merge_cuts(cuts, 10_000)
-    assert len(merged) <= 10_000
-    assert sum(n for _, n in merged) == 3 * 25_001
+    assert (len(merged) <= 10_000, sum(n for _, n in merged)) == (True, 3 * 25_001)
     assert [offset for offset, _ in merged] == [offset for offset, _ in cuts][::4]

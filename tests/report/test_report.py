@@ -17,10 +17,10 @@ from PIL import Image
 from browser import Page, needs_browser, open_page, parse
 from ctrlsynth.api.run import Run, run
 from ctrlsynth.errors import UserError
-from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.report.figures import MOST_WORDS, recall_histograms, word_histograms
 from ctrlsynth.report.gallery import MARKER, write_report
 from ctrlsynth.runs.pairs import Shape, families
+from helpers import recipe
 from report_fixture import HOSTILE, make_run
 
 EXTERNAL = re.compile(
@@ -64,24 +64,21 @@ def test_every_sample_is_there_with_its_fate(finished: Run, gallery: Path) -> No
     told = Counter((path, c["verdict"]) for c in cards(gallery) for path in c["paths"])
     shape = Shape(finished)
     kept = Counter(
-        p.kind
+        str(p.kind)
         for source, family in families(finished, shape)
         for p in shape.pairs(source, family)
         if p.reason is None
     )
-    assert {p: told[p, "kept"] for p in ("SP1", "SP3", "SP4")} == {
-        "SP1": kept["cap"],
-        "SP3": kept["capimg"],
-        "SP4": kept["img"],
-    }
-    for path in ("SP1", "SP3", "SP4"):
+    for path, kind in (("SP1", "cap"), ("SP3", "capimg"), ("SP4", "img")):
+        assert told[path, "kept"] == kept[kind]
         assert sum(n for (p, _), n in told.items() if p == path) == 30
     assert {v for _, v in told} == {"kept", "rejected", "failed"}
-    reasons = {(c["verdict"], c["reason"], c["where"]) for c in cards(gallery)}
-    assert ("failed", "truncated_image", "read") in reasons
-    assert ("failed", "empty_reply", "write") in reasons
-    assert ("rejected", "low_recall", "judge-text") in reasons
-    assert ("rejected", "no_reference", "judge-image") in reasons
+    assert {(c["verdict"], c["reason"], c["where"]) for c in cards(gallery)} >= {
+        ("failed", "truncated_image", "read"),
+        ("failed", "empty_reply", "write"),
+        ("rejected", "low_recall", "judge-text"),
+        ("rejected", "no_reference", "judge-image"),
+    }
 
 
 def test_pages_and_index_agree(gallery: Path) -> None:
@@ -133,11 +130,10 @@ def test_originals_are_small_and_a_missing_one_is_told(gallery: Path) -> None:
         with Image.open(gallery.parent / name) as image:
             assert max(image.size) <= 256
             assert image.format == "JPEG"
-    missing = [c for c in every if c["key"].endswith("photo7.jpg")]
-    assert [(c["original"], c["note"]) for c in missing] == [(None, "the original no longer exists")] * 3
+    notes = [(c["original"], c["note"]) for c in every if c["key"].endswith("photo7.jpg")]
+    assert notes == [(None, "the original no longer exists")] * 3
     referred = {c["original"] for c in every} | {s.get("image") for c in every for s in c["steps"]}
     on_disk = {p.relative_to(gallery.parent).as_posix() for p in (gallery.parent / "images").rglob("*.*")}
-    assert on_disk <= referred
     assert referred - {None} == on_disk
 
 
@@ -168,11 +164,9 @@ def test_nothing_leaves_the_disk_and_no_data_becomes_markup(gallery: Path) -> No
 def test_the_page_shows_ledger_sweep_recipe_and_plots(finished: Run, gallery: Path) -> None:
     index = parse(gallery.read_text(encoding="utf-8"))
     numbers = " ".join(index.one("numbers").text.split())
-    for row in finished.ledger():
-        assert row.folder in numbers
-    assert "truncated_image 3" in numbers
+    for text in (*(row.folder for row in finished.ledger()), "truncated_image 3", "0.20 <"):
+        assert text in numbers
     assert "does not add up" not in numbers
-    assert "0.20 <" in numbers
     assert "judge:" in index.one("recipe").text
     plots = {e.attributes.get("src") for e in index.find("img")} | {
         e.attributes.get("srcset") for e in index.find("source")
@@ -227,8 +221,7 @@ def test_unfinished_gated_and_unjudged_runs(tmp_path: Path) -> None:
         for path in made.files(folder):
             path.unlink()
     fates = {(c["verdict"], c["reason"]) for c in cards(write_report(made, tmp_path / "a"))}
-    assert ("unfinished", "no row in judge-image") in fates
-    assert ("unfinished", "no row in paint.2") in fates
+    assert {("unfinished", "no row in judge-image"), ("unfinished", "no row in paint.2")} <= fates
     gated = make_run(tmp_path / "gated", rows=20, gate=True, threshold=0.6)
     unpainted = [
         c
@@ -243,25 +236,10 @@ def test_unfinished_gated_and_unjudged_runs(tmp_path: Path) -> None:
 
 def test_a_run_by_the_real_pipeline(tmp_path: Path) -> None:
     """Text only, two rounds of rewriting, no judge at first: no image, no recall, and still a gallery."""
-    (tmp_path / "captions.txt").write_text(
-        "a brown dog runs on the green grass\ntwo cats sleep on a red sofa\n"
-    )
-    data = {
-        "name": "real",
-        "source": {"text": "captions.txt"},
-        "models": {"tagger": "wordnet", "llm": "realizer"},
-    }
-    bare = run(
-        parse_recipe({**data, "judge": None, "paths": {"p": ["text", "tags", "text*"]}}),
-        tmp_path / "bare",
-        base=tmp_path,
-    )
+    bare = run(recipe(tmp_path, rows=2, judge=None), tmp_path / "bare", base=tmp_path)
     assert [c["verdict"] for c in cards(write_report(bare, tmp_path / "a"))] == ["unjudged"] * 2
-    judged = run(
-        parse_recipe({**data, "paths": {"p": ["text", "tags", "text*", "tags*", "text*"]}}),
-        tmp_path / "two",
-        base=tmp_path,
-    )
+    two_rounds = recipe(tmp_path, paths={"p": ["text", "tags", "text*", "tags*", "text*"]})
+    judged = run(two_rounds, tmp_path / "two", base=tmp_path)
     page = write_report(judged, tmp_path / "b")
     (first, second) = cards(page)
     assert [s["kind"] for s in first["steps"]] == ["tag", "write", "tag", "write"]
@@ -301,8 +279,7 @@ def test_in_chromium_the_gallery_opens_from_disk(gallery: Path) -> None:
     assert page.requests == [], "the page asked for something that is not on disk"
     card = page.find("article", "card", **{"data-id": every[1]["id"]})[0]
     assert "In the text" in card.text
-    found = {e.text for e in page.find("li", "found")}
-    assert {"dog", "grass"} <= found
+    assert {e.text for e in page.find("li", "found")} >= {"dog", "grass"}
     assert any(e.text.startswith("watermark") for e in page.find("li", "cut"))
 
 
@@ -313,8 +290,7 @@ def test_in_chromium_hostile_captions_stay_text(gallery: Path) -> None:
     assert shown(page) == [c["id"] for c in hostile][:7]
     assert len(hostile) == 9
     assert page.find("title")[0].text == "demo · ctrlsynth"
-    captions = [e.text for e in page.find("p", "words")]
-    assert HOSTILE in captions
+    assert HOSTILE in [e.text for e in page.find("p", "words")]
     assert all(e.attributes.get("src", "").startswith(("gallery.js", "data/")) for e in page.find("script"))  # type: ignore[union-attr]
     assert not [e for e in page.elements if "onerror" in e.attributes]
 
@@ -346,21 +322,19 @@ def test_in_chromium_filters_reach_all_pages(gallery: Path, path: str, verdict: 
             wanted.append(card["id"])
     assert page.one("count").attributes["data-found"] == str(len(wanted))
     assert shown(page) == wanted[:7]
-    second = (
-        open_page(f"{gallery.as_uri()}#path={path}&verdict={verdict}&text={quote(text)}&page=2")
-        if len(wanted) > 7
-        else None
-    )
-    assert second is None or shown(second) == wanted[7:14]
+    if len(wanted) > 7:
+        second = open_page(f"{gallery.as_uri()}#path={path}&verdict={verdict}&text={quote(text)}&page=2")
+        assert shown(second) == wanted[7:14]
 
 
 @needs_browser
 def test_in_chromium_one_sample_alone_is_told_whole(gallery: Path) -> None:
     page = open_page(f"{gallery.as_uri()}#id={quote('00000:photo2.jpg/tag/write.0.1/paint.0')}")
     assert shown(page) == ["00000:photo2.jpg/tag/write.0.1/paint.0"]
-    told = {e.text for e in page.find("dd")}
-    assert "Describe: bicycle, wall.\nOnly the caption." in told
-    assert "a real photo. A blue bicycle on the wall, number 2. 35mm photograph" in told
-    assert "0.33: found bicycle; missed wall, tree" in told
-    assert "0 (not_chosen): There is a bicycle on the wall, number 2." in told
+    assert {e.text for e in page.find("dd")} >= {
+        "Describe: bicycle, wall.\nOnly the caption.",
+        "a real photo. A blue bicycle on the wall, number 2. 35mm photograph",
+        "0.33: found bicycle; missed wall, tree",
+        "0 (not_chosen): There is a bicycle on the wall, number 2.",
+    }
     assert {e.text for e in page.find("li", "new")} == {"old → new", "red bicycle → blue bicycle"}

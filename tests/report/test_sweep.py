@@ -3,6 +3,7 @@ would take."""
 
 from __future__ import annotations
 
+from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ import pytest
 
 from ctrlsynth.api.run import Run, run
 from ctrlsynth.errors import UserError
-from ctrlsynth.recipe.file import parse_recipe
-from ctrlsynth.report.figures import plot_sweep
+from ctrlsynth.report.figures import sweep_figure, write_figure
 from ctrlsynth.report.sweep import GRID, SweepRow, _Tally, as_table, sweep
 from ctrlsynth.runs.pairs import Shape, families
 from ctrlsynth.stages.judge import Score, verdict
+from helpers import recipe
 from report_fixture import make_run
 
 
@@ -29,14 +30,11 @@ def passes(score: dict[str, Any] | None, p: float, forbid: bool) -> bool:
 
 def slow_members(made: Run, p: float, forbid: bool) -> dict[str, tuple[int, float]]:
     """folder -> (kept, sum of recalls)."""
-    out = {}
-    for step in made.steps:
-        if step.kind.startswith("judge"):
-            column = "edited" if step.kind == "judge-text" else "text"
-            scores = [r[column] for r in made.rows(step.folder)]
-            kept = [s["recall"] for s in scores if passes(s, p, forbid)]
-            out[step.folder] = (len(kept), sum(kept))
-    return out
+    columns = {s.folder: "edited" if s.kind == "judge-text" else "text" for s in made.steps}
+    judges = [s.folder for s in made.steps if s.kind.startswith("judge")]
+    scores = {f: [r[columns[f]] for r in made.rows(f)] for f in judges}
+    kept = {f: [s["recall"] for s in found if passes(s, p, forbid)] for f, found in scores.items()}
+    return {f: (len(recalls), sum(recalls)) for f, recalls in kept.items()}
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +70,12 @@ def test_at_the_recipes_own_threshold_the_sweep_is_the_stored_verdict(tmp_path: 
 
 def test_pairs_are_those_that_leave_the_run(finished: Run) -> None:
     """Beside the stored verdicts."""
-    found = sweep(finished)
     shape = Shape(finished)
-    kept: dict[str, int] = {}
-    for source, family in families(finished, shape):
-        for pair in shape.pairs(source, family):
-            kept[pair.kind] = kept.get(pair.kind, 0) + (pair.reason is None)
-    ours = {r.name: r.kept for r in found.rows if r.kind == "pair" and r.threshold == pytest.approx(0.2)}
+    pairs = [p for source, family in families(finished, shape) for p in shape.pairs(source, family)]
+    kept = Counter(p.kind for p in pairs if p.reason is None)
+    ours = {
+        r.name: r.kept for r in sweep(finished).rows if r.kind == "pair" and r.threshold == pytest.approx(0.2)
+    }
     assert ours == {"SP1": kept["cap"], "SP3": kept["capimg"], "SP4": kept["img"]}
     assert 0 < ours["SP3"] < ours["SP1"]
 
@@ -115,9 +112,8 @@ def test_a_gate_is_told(tmp_path: Path) -> None:
     gated = {r.name for r in found.rows if not r.complete}
     assert gated == {"judge-image", "SP3"}
     assert all(r.threshold < 0.5 for r in found.rows if not r.complete)
-    assert len(found.notes) == 1
-    assert "0.5" in found.notes[0]
-    assert "never painted" in found.notes[0]
+    (note,) = found.notes
+    assert "at p_f = 0.5 were never painted" in note
     head, body = as_table(found)
     column = head.index("judge-image")
     assert [line[column].endswith("*") for line in body] == [p < 0.5 for p in GRID]
@@ -139,36 +135,20 @@ def test_rising_thresholds_keep_less_and_better(finished: Run) -> None:
 def test_plot(finished: Run, tmp_path: Path) -> None:
     found = sweep(finished)
     for name in ("a.svg", "b.svg", "c.png"):
-        plot_sweep(found, tmp_path / "plots" / name)
+        write_figure(sweep_figure(found), tmp_path / "plots" / name)
     svg = (tmp_path / "plots" / "a.svg").read_bytes()
     assert svg == (tmp_path / "plots" / "b.svg").read_bytes()
     assert b"pairs of SP3" in svg
     assert b"dc:date" not in svg
     assert (tmp_path / "plots" / "c.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(UserError, match=r"\.svg or \.png"):
-        plot_sweep(found, tmp_path / "d.pdf")
+        write_figure(sweep_figure(found), tmp_path / "d.pdf")
 
 
 def test_a_run_by_the_real_pipeline(tmp_path: Path) -> None:
-    (tmp_path / "captions.txt").write_text(
-        "a brown dog runs on the green grass\ntwo cats sleep on a red sofa\na man in a blue jacket rides a "
-        "bicycle\nhello\n"
-    )
-    data = {
-        "name": "real",
-        "source": {"text": "captions.txt"},
-        "models": {"tagger": "wordnet", "llm": "realizer"},
-    }
-    made = run(
-        parse_recipe({**data, "paths": {"p": ["text", "tags", "text*"]}}), tmp_path / "out", base=tmp_path
-    )
-    found = sweep(made)
-    at = {r.threshold: r.kept for r in found.series("text", "judge-text")}
+    made = run(recipe(tmp_path), tmp_path / "out", base=tmp_path)
+    at = {r.threshold: r.kept for r in sweep(made).series("text", "judge-text")}
     assert at[0.2] == sum(r["verdict"] == "kept" for r in made.rows("judge-text")) > 0
-    unjudged = run(
-        parse_recipe({**data, "judge": None, "paths": {"p": ["text", "tags", "text*"]}}),
-        tmp_path / "bare",
-        base=tmp_path,
-    )
+    unjudged = run(recipe(tmp_path, judge=None), tmp_path / "bare", base=tmp_path)
     with pytest.raises(UserError, match="nothing was judged"):
         sweep(unjudged)

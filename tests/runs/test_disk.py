@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,7 @@ from ctrlsynth.runs import local
 from ctrlsynth.runs import part as work
 from ctrlsynth.runs.drive import add_product
 from ctrlsynth.storage import parts as store
-from helpers import TESTS, calls, recipe, tables
-
-HERE = TESTS
+from helpers import TESTS, CountingLLM, calls, recipe, tables
 
 
 def counting(log: Path, **options: Any) -> dict[str, Any]:
@@ -43,7 +41,7 @@ def ctrlsynth(*words: str, cwd: Path) -> subprocess.Popen[str]:
     env = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(
-            [str(HERE), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+            [str(TESTS), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
         ),
     }
     return subprocess.Popen(
@@ -88,15 +86,8 @@ class Vandal:
     id, digest = "vandal", "1"
 
     def __init__(self, what: str, where: str, at: int = 15, log: str = "", batch: int = 2) -> None:
-        from helpers import CountingLLM
-
-        self._inner, self._what, self._where, self._left, self.batch = (
-            CountingLLM(log, batch),
-            what,
-            Path(where),
-            at,
-            batch,
-        )
+        self._inner, self._what, self._where = CountingLLM(log, batch), what, Path(where)
+        self._left, self.batch = at, batch
         self._done = Path(log + ".done")
 
     def generate(self, requests: Any) -> Any:
@@ -112,62 +103,56 @@ class Vandal:
         return self._inner.generate(requests)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-def test_a_disk_that_is_really_full_keeps_finished_rows(tmp_path: Path) -> None:
-    disk, log = tmp_path / "disk", tmp_path / "log"
-    disk.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=60m", "none", str(disk)], check=False, capture_output=True
-    ).returncode:
-        pytest.skip("this machine lets nobody mount")
-    try:
-        vandal = {
-            "tagger": "wordnet",
-            "llm": {"test_disk:Vandal": "fill", "where": str(disk), "log": str(log)},
-        }
-        plan = recipe(tmp_path, models=vandal)
-        with pytest.raises(WorkFailed, match="the disk is full; make room"):
-            run(plan, disk / "run", base=tmp_path)
-        (disk / "filler").unlink()
-        first = calls(log)
-        made = run(plan, disk / "run", base=tmp_path)
-        assert [r.ok for r in made.ledger()[:3]] == [40, 40, 40]
-        assert all(r.adds_up for r in made.ledger())
-        assert 10 <= first < 40
-        assert calls(log) <= first + 30, "what was finished before the disk was full is not asked again"
-        assert not list(disk.glob("run/**/.tmp-*"))
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=False)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a read-only disk needs root")
-def test_a_read_only_folder_is_told_in_one_line(tmp_path: Path) -> None:
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a disk of 60 MB with the given options; skips the test where that is not allowed."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=60m,ro", "none", str(disk)], check=False, capture_output=True
-    ).returncode:
-        pytest.skip("this machine lets nobody mount")
-    try:
-        with pytest.raises(
-            UserError,
-            match=r"run: cannot be made \(Read-only file system\); choose another folder with --out",
-        ):
-            run(recipe(tmp_path), disk / "run", base=tmp_path)
-        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
-        plan = recipe(tmp_path)
-        made = run(plan, disk / "run", base=tmp_path)
-        made.files("write")[0].unlink()
-        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-        with pytest.raises((UserError, WorkFailed), match="cannot be written to"):
-            run(plan, disk / "run", base=tmp_path)
-        assert Run.open(disk / "run").ledger()[0].ok == 40
-        with pytest.raises((UserError, WorkFailed), match=r"Read-only"):
-            export(Run.open(disk / "run"), disk / "out", format="csv")
-        with pytest.raises((UserError, WorkFailed), match=r"Read-only|cannot be written"):
-            write_report(Run.open(disk / "run"), disk / "report")
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=False)
+
+    def mounted(options: str) -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", f"size=60m,{options}", "none", str(disk)]
+        if os.geteuid() or subprocess.run(command, check=False, capture_output=True).returncode:
+            pytest.skip("this machine lets nobody mount")
+        return disk
+
+    yield mounted
+    subprocess.run(["umount", "-l", str(disk)], check=False, capture_output=True)
+
+
+def test_a_disk_that_is_really_full_keeps_finished_rows(tmp_path: Path, mount: Callable[[str], Path]) -> None:
+    disk, log = mount("rw"), tmp_path / "log"
+    vandal = {"test_disk:Vandal": "fill", "where": str(disk), "log": str(log)}
+    plan = recipe(tmp_path, models={"tagger": "wordnet", "llm": vandal})
+    with pytest.raises(WorkFailed, match="the disk is full; make room"):
+        run(plan, disk / "run", base=tmp_path)
+    (disk / "filler").unlink()
+    first = calls(log)
+    made = run(plan, disk / "run", base=tmp_path)
+    assert [r.ok for r in made.ledger()[:3]] == [40, 40, 40]
+    assert all(r.adds_up for r in made.ledger())
+    assert 10 <= first < 40
+    assert calls(log) <= first + 30, "rows that were finished before the disk was full are not made again"
+    assert not list(disk.glob("run/**/.tmp-*"))
+
+
+def test_a_read_only_folder_is_an_error_of_one_line(tmp_path: Path, mount: Callable[[str], Path]) -> None:
+    disk, plan = mount("ro"), recipe(tmp_path)
+    told = r"run: cannot be made \(Read-only file system\); choose another folder with --out"
+    with pytest.raises(UserError, match=told):
+        run(plan, disk / "run", base=tmp_path)
+    subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+    made = run(plan, disk / "run", base=tmp_path)
+    made.files("write")[0].unlink()
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    assert Run.open(disk / "run").ledger()[0].ok == 40
+    asks: list[tuple[Callable[[], Any], str]] = [
+        (lambda: run(plan, disk / "run", base=tmp_path), "cannot be written to"),
+        (lambda: export(Run.open(disk / "run"), disk / "out", format="csv"), "Read-only"),
+        (lambda: write_report(Run.open(disk / "run"), disk / "report"), "Read-only|cannot be written"),
+    ]
+    for ask, message in asks:
+        with pytest.raises((UserError, WorkFailed), match=message):
+            ask()
 
 
 def test_a_folder_removed_in_the_middle_is_told_and_made_again(tmp_path: Path) -> None:
@@ -181,8 +166,16 @@ def test_a_folder_removed_in_the_middle_is_told_and_made_again(tmp_path: Path) -
     assert run(recipe(tmp_path), tmp_path / "run", base=tmp_path).ledger()[2].ok == 40
 
 
-@pytest.mark.parametrize("what", ["file", "under a file", "foreign", "dangling link"])
-def test_an_out_that_can_be_no_folder(tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("file", r"out: is a file; --out names a folder"),
+        ("under a file", r"is a file; --out names a folder|choose another|cannot be read"),
+        ("foreign", "not empty"),
+        ("dangling link", r"choose another|cannot be read"),
+    ],
+)
+def test_an_out_that_can_be_no_folder(tmp_path: Path, what: str, message: str) -> None:
     out = tmp_path / "out"
     if what == "dangling link":
         out.symlink_to(tmp_path / "nowhere" / "deep")
@@ -191,18 +184,9 @@ def test_an_out_that_can_be_no_folder(tmp_path: Path, what: str) -> None:
         (out / "recipe.yaml").write_text("name: mine\n")
     else:
         out.write_text("mine")
-    place = out / "run" if what == "under a file" else out
-    with pytest.raises(
-        UserError, match=r"is a file; --out names a folder|choose another|cannot be read|not empty"
-    ):
-        run(recipe(tmp_path), place, base=tmp_path)
+    with pytest.raises(UserError, match=message):
+        run(recipe(tmp_path), out / "run" if what == "under a file" else out, base=tmp_path)
     assert what != "file" or out.read_text() == "mine"
-
-
-def test_an_out_that_is_a_file_is_told_as_one(tmp_path: Path) -> None:
-    (tmp_path / "x.yaml").write_text("mine")
-    with pytest.raises(UserError, match=r"x\.yaml: is a file; --out names a folder"):
-        run(recipe(tmp_path), tmp_path / "x.yaml", base=tmp_path)
 
 
 @pytest.mark.parametrize(

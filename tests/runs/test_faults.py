@@ -20,7 +20,6 @@ from ctrlsynth.storage import files
 from ctrlsynth.storage import parts as store
 from helpers import TESTS, calls, recipe, tables, write_captions
 
-HERE = TESTS
 SLOW = """name: kill
 source: {{text: captions.jsonl, part_rows: {part_rows}, key_column: key}}
 models: {{tagger: wordnet, llm: {llm}}}
@@ -42,7 +41,7 @@ def start(base: Path, out: Path) -> subprocess.Popen[bytes]:
     env = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(
-            [str(HERE), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+            [str(TESTS), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
         ),
     }
     command = [sys.executable, "-c", DRIVER, str(base / "r.yaml"), str(out)]

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections import namedtuple
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +17,7 @@ from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
 from ctrlsynth.runs.estimate import estimate
 from ctrlsynth.sample import Tags
-from helpers import ROOT, TESTS, recipe
+from helpers import ctrlsynth, recipe
 
 Usage = namedtuple("Usage", "total used free")
 PATHS = [{"p": ["text", "tags", "text*", "image*"]}]
@@ -108,9 +106,7 @@ def test_models_of_stages_that_are_done_are_not_asked(tmp_path: Path) -> None:
 def test_absent_packages_of_all_models_are_told_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ctrlsynth.models import installed
-
-    monkeypatch.setattr(installed, "installed", lambda module: False)
+    monkeypatch.setattr("ctrlsynth.models.installed.installed", lambda module: False)
     plan = recipe(
         tmp_path,
         models={"tagger": "wordnet", "llm": {"openai": "y"}, "text_to_image": "no_such_module:Painter"},
@@ -162,14 +158,10 @@ def test_plan_shows_the_problems_and_exits_with_2(tmp_path: Path) -> None:
             }
         )
     )
-    command = [sys.executable, "-c", "from ctrlsynth.cli.main import main; main()", "plan", "r.yaml"]
-    env = {"PYTHONPATH": f"{Path(__file__).parent}:{TESTS}:{ROOT / 'src'}", "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=env)
-    assert done.returncode == 2, done.stderr
-    assert "problems that stop a run:\n  models.tagger: gone\n  models.llm: key ABC is not set" in done.stdout
-    assert "judge-image" in done.stdout
-    as_json = subprocess.run(
-        [*command, "--json"], cwd=tmp_path, capture_output=True, text=True, check=False, env=env
-    )
-    assert json.loads(as_json.stdout)["problems"] == ["models.tagger: gone", "models.llm: key ABC is not set"]
-    assert as_json.returncode == 2
+    code, out, err = ctrlsynth("plan", tmp_path / "r.yaml")
+    assert code == 2, err
+    assert "problems that stop a run:\n  models.tagger: gone\n  models.llm: key ABC is not set" in out
+    assert "judge-image" in out
+    code, out, _ = ctrlsynth("plan", tmp_path / "r.yaml", "--json")
+    problems = ["models.tagger: gone", "models.llm: key ABC is not set"]
+    assert (code, json.loads(out)["problems"]) == (2, problems)

@@ -20,16 +20,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from ctrlsynth.api.run import Run, run
-from ctrlsynth.cli.main import main
 from ctrlsynth.errors import UserError, WorkFailed
 from ctrlsynth.recipe.schema import Engines, Recipe
 from ctrlsynth.runs.watch import Watcher
 from ctrlsynth.storage.files import read_json
 from ctrlsynth.storage.location import Remote
-from helpers import TESTS, TIME, recipe, tables
+from helpers import TESTS, TIME, ctrlsynth, recipe, tables
 from s3_server import s3_server
 
-HERE = TESTS
 LOOPBACK = "127.0.0.2"  # Ray takes 127.0.0.1 for "this machine's outer address"
 ALONE = {"ray": {name: {"concurrency": 1} for name in ("read", "match", "balance", "tag", "write")}}
 """One actor a stage; an actor costs a process's start."""
@@ -43,7 +41,7 @@ def cluster() -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
 
-    path = os.pathsep.join([str(HERE), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(TESTS), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     env = {"PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     env["RAY_idle_worker_killing_time_threshold_ms"] = (
         "600000"  # processes that looked for the folder become actors instead of ending
@@ -115,25 +113,14 @@ def assert_sound(made: Run, whole: Run) -> None:
     assert not [f for f in left if ".tmp-" in f.name or "/_chunks/" in str(f)]
 
 
-def test_an_address_where_nothing_listens_is_told_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_address_where_nothing_listens_is_an_error_at_once(tmp_path: Path) -> None:
     """Before the tests of this file that are in a cluster already."""
     (tmp_path / "captions.txt").write_text("a dog\n")
     text = "name: r\nsource: {text: captions.txt}\nmodels: {llm: realizer}\npaths: [{a: [text, text*]}]\n"
     (tmp_path / "r.yaml").write_text(text)
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        ["ctrlsynth", "run", str(tmp_path / "r.yaml"), "--engine", "ray", "--address", "127.0.0.1:1"],
-    )
-    with pytest.raises(SystemExit) as left:
-        main()
-    assert left.value.code == 2
-    assert (
-        capsys.readouterr().err.strip()
-        == "ctrlsynth: --address 127.0.0.1:1: nothing answers there (Connection refused)"
-    )
+    code, _, err = ctrlsynth("run", tmp_path / "r.yaml", "--engine", "ray", "--address", "127.0.0.1:1")
+    told = "ctrlsynth: --address 127.0.0.1:1: nothing answers there (Connection refused)"
+    assert (code, err.strip()) == (2, told)
 
 
 def test_on_s3_and_with_a_barrier_tables_and_ledgers_are_those_of_the_local_engine(
@@ -216,46 +203,28 @@ def test_an_actor_and_then_the_driver_are_killed(cluster: Any, tmp_path: Path) -
 
 
 def test_matching_as_tasks_makes_the_files_that_threads_make(
-    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "bank.txt").write_text("dog\ncat\nhot dog\n")
     for number in range(3):
         lines = [f"A {('dog', 'cat', 'hot dog', 'Zebra')[(n + number) % 4]}, number {n}." for n in range(50)]
         (tmp_path / f"{number}.txt").write_text("\n".join(lines))
     monkeypatch.chdir(tmp_path)
-    words = [
-        "ctrlsynth",
-        "concepts",
-        "match",
-        *[f"{n}.txt" for n in range(3)],
-        "--bank",
-        "bank.txt",
-        "--json",
-        "--out",
-    ]
-    for more in (["local"], ["ray", "--engine", "ray", "--address", cluster.address]):
-        monkeypatch.setattr(sys, "argv", [*words, *more])
-        with pytest.raises(SystemExit) as left:
-            main()
-        assert not left.value.code
-        assert json.loads(capsys.readouterr().out)["texts"] == 150
+    files = [f"{n}.txt" for n in range(3)]
+    engines: dict[str, list[str]] = {"local": [], "ray": ["--engine", "ray", "--address", cluster.address]}
+    for name, more in engines.items():
+        code, out, _ = ctrlsynth(
+            "concepts", "match", *files, "--bank", "bank.txt", "--json", "--out", name, *more
+        )
+        assert (code, json.loads(out)["texts"]) == (0, 150)
     for number in range(3):
-        one, other = (
-            pq.read_table(tmp_path / name / f"matches-{number:05d}.parquet") for name in ("local", "ray")
-        )
-        assert one.equals(other)
-        assert sum(map(len, one["entries"].to_pylist())) > 30
-    covered = []
-    for more in ([], ["--engine", "ray", "--address", cluster.address]):
-        monkeypatch.setattr(
-            sys, "argv", ["ctrlsynth", "concepts", "coverage", "ray", "--vs", "local", "--json", *more]
-        )
-        with pytest.raises(SystemExit) as left:
-            main()
-        assert not left.value.code
-        covered.append(json.loads(capsys.readouterr().out))
-    assert covered[0] == covered[1]
-    assert covered[0]["sets"][0]["texts"] == 150
+        mine, theirs = (pq.read_table(tmp_path / name / f"matches-{number:05d}.parquet") for name in engines)
+        assert mine.equals(theirs)
+        assert sum(map(len, mine["entries"].to_pylist())) > 30
+    words = ("concepts", "coverage", "ray", "--vs", "local", "--json")
+    (code, one, _), (_, other, _) = (ctrlsynth(*words, *more) for more in engines.values())
+    assert (code, one) == (0, other)
+    assert json.loads(one)["sets"][0]["texts"] == 150
 
 
 def test_a_node_that_cannot_see_the_folder_is_named(cluster: Any, tmp_path: Path) -> None:
@@ -311,9 +280,7 @@ def test_a_model_that_a_node_lacks_is_one_line_whatever_part_is_asked_next(
 def test_a_part_that_always_takes_its_actor_down_stops_the_run(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ctrlsynth.runs import ray as engine
-
-    monkeypatch.setattr(engine, "BEGINS", 2)
+    monkeypatch.setattr("ctrlsynth.runs.ray.BEGINS", 2)
     said = stopped(tmp_path, {"ray_models:Crasher": "boat"})
     assert re.search(r"write: part \d+ was begun 2 times and its actor died each time", said)
 

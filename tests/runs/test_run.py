@@ -4,6 +4,7 @@ for nothing else."""
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import pytest
 
 from ctrlsynth.api.run import Run, run
 from ctrlsynth.errors import UserError, WorkFailed
+from ctrlsynth.models.base import Reply
 from ctrlsynth.runs.build import open_workshop
 from ctrlsynth.storage.files import write_json
 from ctrlsynth.storage.parts import RunFolder
-from helpers import calls, recipe, run_part, tables
+from helpers import CountingLLM, calls, recipe, run_part, tables
 
 
 def counting(log: Path) -> dict[str, Any]:
@@ -24,14 +26,9 @@ def counting(log: Path) -> dict[str, Any]:
 
 def test_the_ledger_adds_up_and_ids_tell_their_way(tmp_path: Path) -> None:
     made = run(recipe(tmp_path, variants={"write": 2}), tmp_path / "run", base=tmp_path)
-    ledger = {r.folder: r for r in made.ledger()}
-    assert (ledger["read"].rows, ledger["tag"].rows, ledger["write"].rows, ledger["judge-text"].rows) == (
-        40,
-        40,
-        80,
-        80,
-    )
-    assert all(r.adds_up for r in ledger.values())
+    counts = {"read": 40, "tag": 40, "write": 80, "judge-text": 80}
+    assert {r.folder: r.rows for r in made.ledger()} == counts
+    assert all(r.adds_up for r in made.ledger())
     rows = list(made.rows("write"))
     assert [r["id"].rpartition("/")[2] for r in rows[:4]] == ["write.0", "write.1", "write.0", "write.1"]
     assert all(
@@ -40,20 +37,14 @@ def test_the_ledger_adds_up_and_ids_tell_their_way(tmp_path: Path) -> None:
     assert len({r["id"] for r in rows}) == 80
 
 
-def test_a_finished_run_asks_no_model_again(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    plan = recipe(tmp_path, models=counting(log))
-    first = tables(run(plan, tmp_path / "run", base=tmp_path))
-    assert calls(log) == 40
-    assert tables(run(plan, tmp_path / "run", base=tmp_path)) == first
-    assert calls(log) == 40
-
-
-def test_a_missing_part_is_made_again_and_only_that(tmp_path: Path) -> None:
+def test_a_finished_run_asks_no_model_again_and_a_missing_part_alone_is_made(tmp_path: Path) -> None:
     log = tmp_path / "log"
     plan = recipe(tmp_path, models=counting(log))
     made = run(plan, tmp_path / "run", base=tmp_path)
     first = tables(made)
+    assert calls(log) == 40
+    assert tables(run(plan, tmp_path / "run", base=tmp_path)) == first
+    assert calls(log) == 40
     made.files("write")[1].unlink()
     assert tables(run(plan, tmp_path / "run", base=tmp_path)) == first
     assert calls(log) == 50
@@ -106,32 +97,26 @@ def test_raising_candidates_asks_only_for_the_new_ones(tmp_path: Path) -> None:
         update=True,
     )
     assert calls(log) == 120
-    rows = list(made.rows("write"))
-    assert len(rows) == 120
-    for start in range(0, 120, 3):
-        group = rows[start : start + 3]
-        assert [r["candidate"] for r in group] == [0, 1, 2]
-        assert [r["chosen"] for r in group] == [True, False, False]  # equal scores: the lowest number
-        assert [r["reason"] for r in group] == [None, "not_chosen", "not_chosen"]
+    fates = [
+        (r["candidate"], r["chosen"], r["reason"]) for r in made.rows("write")
+    ]  # equal scores: the lowest number
+    assert fates == [(0, True, None), (1, False, "not_chosen"), (2, False, "not_chosen")] * 40
     assert len(list(made.rows("judge-text"))) == 40
     assert all(r.adds_up for r in made.ledger())
 
 
 def test_batch_size_changes_nothing(tmp_path: Path) -> None:
-    one, other = tmp_path / "one.log", tmp_path / "other.log"
-    a = run(
-        recipe(tmp_path, models={"tagger": "wordnet", "llm": {"helpers:CountingLLM": str(one), "batch": 1}}),
-        tmp_path / "a",
-        base=tmp_path,
+    one, other = (
+        run(
+            recipe(
+                tmp_path, models={"tagger": "wordnet", "llm": {"helpers:CountingLLM": log, "batch": batch}}
+            ),
+            tmp_path / f"run-{batch}",
+            base=tmp_path,
+        )
+        for log, batch in ((str(tmp_path / "one.log"), 1), (str(tmp_path / "other.log"), 100))
     )
-    b = run(
-        recipe(
-            tmp_path, models={"tagger": "wordnet", "llm": {"helpers:CountingLLM": str(other), "batch": 100}}
-        ),
-        tmp_path / "b",
-        base=tmp_path,
-    )
-    assert tables(a) == tables(b)
+    assert tables(one) == tables(other)
 
 
 def test_the_number_of_parts_changes_nothing_that_a_model_is_asked(tmp_path: Path) -> None:
@@ -201,8 +186,6 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_verify_finds_content_that_changed_behind_an_unchanged_date(tmp_path: Path) -> None:
-    import os
-
     source = tmp_path / "captions.jsonl"
     plan = recipe(tmp_path)
     run(plan, tmp_path / "run", base=tmp_path)
@@ -245,9 +228,7 @@ def test_a_faulty_model_costs_its_rows_and_the_rest_goes_on(tmp_path: Path, how:
     assert row.ok + sum(row.failed.values()) == 40
     assert row.ok > 20
     assert row.adds_up
-    if how == "raise":
-        assert row.first_error is not None
-        assert "the engine is on fire" in row.first_error
+    assert how != "raise" or "the engine is on fire" in str(row.first_error)
 
 
 def test_an_all_failed_stage_stops_with_the_first_cause_and_retry_goes_on(tmp_path: Path) -> None:
@@ -284,8 +265,6 @@ class MendableLLM:
     batch = 1
 
     def __init__(self, log: str, flag: str) -> None:
-        from helpers import CountingLLM
-
         self._inner, self._flag = CountingLLM(log), Path(flag)
 
     def generate(self, requests: Any) -> Any:
@@ -307,6 +286,4 @@ class FileLLM:
         return self._path.read_text()
 
     def generate(self, requests: Any) -> Any:
-        from ctrlsynth.models.base import Reply
-
         return [Reply("There is " + ", ".join(r.tags.phrases()) + ".") for r in requests]

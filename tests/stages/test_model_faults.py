@@ -19,6 +19,7 @@ from ctrlsynth.recipe.schema import Faults, Recipe
 from ctrlsynth.runs import faults
 from ctrlsynth.runs.build import open_workshop
 from ctrlsynth.runs.faults import GuardedModel, fault_of
+from ctrlsynth.stages.base import Item
 from ctrlsynth.storage.files import write_json
 from ctrlsynth.storage.parts import RunFolder
 from helpers import recipe, run_part, tables
@@ -148,14 +149,6 @@ def test_memory_that_runs_out_halves_the_batch_remembers_it_and_grows_again(
     assert tries[2] - tries[1] > tries[1] - tries[0], "a growth that failed is tried again later"
 
 
-def test_a_row_that_is_too_big_alone_is_set_aside(tmp_path: Path) -> None:
-    seeds, clean = clean_run(tmp_path)
-    Script.act = poison({seeds[40]}, lambda: MemoryError("too big"))
-    rows = tables(run(scripted(tmp_path), tmp_path / "run", base=tmp_path))["write"]
-    assert [(n, r["reason"]) for n, r in enumerate(rows) if r["status"] != "ok"] == [(40, "out_of_memory")]
-    assert rows[:40] == clean[:40]
-
-
 def test_an_engine_that_dies_once_is_started_again_and_nothing_is_lost(tmp_path: Path) -> None:
     _, clean = clean_run(tmp_path)
     deaths = iter([BrokenProcessPool("killed by the kernel")])
@@ -170,14 +163,26 @@ def test_an_engine_that_dies_once_is_started_again_and_nothing_is_lost(tmp_path:
     assert Script.closed == 2  # after the death, and at the stage's end
 
 
-def test_a_row_that_kills_the_engine_is_found_and_set_aside(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "reason", "message"),
+    [
+        (MemoryError("too big"), "out_of_memory", "MemoryError: too big"),
+        (
+            ModelError("engine_died", "CUDA: illegal access"),
+            "engine_died",
+            "engine_died: CUDA: illegal access",
+        ),
+    ],
+)
+def test_a_row_that_fills_the_memory_or_kills_the_engine_alone_is_set_aside(
+    tmp_path: Path, error: Exception, reason: str, message: str
+) -> None:
     seeds, clean = clean_run(tmp_path)
-    Script.act = poison({seeds[200]}, lambda: ModelError("engine_died", "CUDA: illegal access"))
+    Script.act = poison({seeds[200]}, lambda: error)
     rows = tables(run(scripted(tmp_path), tmp_path / "run", base=tmp_path))["write"]
-    assert [(n, r["reason"], r["error"]) for n, r in enumerate(rows) if r["status"] != "ok"] == [
-        (200, "engine_died", "engine_died: CUDA: illegal access")
-    ]
-    assert rows[:200] == clean[:200]
+    bad = [(n, r["reason"], r["error"]) for n, r in enumerate(rows) if r["status"] != "ok"]
+    assert bad == [(200, reason, message)]
+    assert rows[:200] + rows[201:] == clean[:200] + clean[201:]
     assert Script.closed <= 3 + math.log2(ROWS) + 1
 
 
@@ -216,24 +221,22 @@ def test_pauses_between_restarts_grow_and_end_with_the_first_success(monkeypatch
 
 
 def test_a_stage_that_fails_always_stops_early_and_names_the_first_cause(tmp_path: Path) -> None:
-    Script.act = poison_all(lambda: ValueError("no such tokenizer"))
-    with pytest.raises(WorkFailed) as caught:
+    Script.act = poison_all(ValueError("no such tokenizer"))
+    told = (
+        r"write: 26 of the last 256 rows failed, more than faults\.max_error_rate 0\.1 allows.*"
+        r"/write\.0: ValueError: no such tokenizer.*--retry failed"
+    )
+    with pytest.raises(WorkFailed, match=told):
         run(scripted(tmp_path), tmp_path / "run", base=tmp_path)
-    assert len(Script.sizes) <= 70, "not two calls a row: 26 of 256 rows are proof enough"
-    told = str(caught.value)
-    assert "write: 26 of the last 256 rows failed, more than faults.max_error_rate 0.1 allows" in told
-    assert "/write.0: ValueError: no such tokenizer" in told
-    assert "--retry failed" in told
+    assert len(Script.sizes) <= 70, "not two calls per row: 26 of 256 rows are proof enough"
 
 
 def test_in_small_batches_it_stops_after_so_many_rows(tmp_path: Path) -> None:
-    Script.act = poison_all(lambda: ValueError("no"))
+    Script.act = poison_all(ValueError("no"))
     with pytest.raises(WorkFailed, match=r"of the last 104 rows failed"):
         run(scripted(tmp_path, batch=8), tmp_path / "run", base=tmp_path)
     assert len(Script.sizes) <= 200
-    stored = Run.open(tmp_path / "run").ledger()[2]
-    assert stored.first_error is not None
-    assert "ValueError: no" in stored.first_error
+    assert "ValueError: no" in str(Run.open(tmp_path / "run").ledger()[2].first_error)
     Script.act, Script.sizes = staticmethod(lambda requests: None), []
     again = run(scripted(tmp_path, batch=8), tmp_path / "run", base=tmp_path, retry=True)
     assert again.ledger()[2].ok == ROWS
@@ -270,10 +273,7 @@ def test_the_rate_is_that_of_the_last_rows(monkeypatch: pytest.MonkeyPatch) -> N
     "error", [UserError("mend this"), WorkFailed("the disk is full"), KeyboardInterrupt()]
 )
 def test_what_is_no_fault_of_the_model_passes_through(tmp_path: Path, error: BaseException) -> None:
-    def act(requests: Sequence[Request]) -> None:
-        raise error
-
-    Script.act = act
+    Script.act = poison_all(error)
     with pytest.raises(type(error)):
         run(scripted(tmp_path), tmp_path / "run", base=tmp_path)
     assert Script.sizes == [ROWS]
@@ -332,16 +332,14 @@ def test_a_long_message_is_cut_and_fits_a_table() -> None:
     found.message.encode()
 
 
-def poison_all(error: Callable[[], Exception]) -> Callable[[Sequence[Request]], None]:
+def poison_all(error: BaseException) -> Callable[[Sequence[Request]], None]:
     def act(requests: Sequence[Request]) -> None:
-        raise error()
+        raise error
 
     return act
 
 
 def item(n: int) -> Any:
-    from ctrlsynth.stages.base import Item
-
     return Item(f"k{n}", None, f"k{n}", "key")
 
 

@@ -36,12 +36,12 @@ def sweep(run_dir: RunDir, plot: Plot = None, as_json: Json = False) -> None:
     Uses the stored scores and runs no model.
     """
     from ..api.run import Run
-    from ..report.figures import plot_sweep
+    from ..report.figures import sweep_figure, write_figure
     from .show import show_sweep
 
     found = Run.open(run_dir).sweep()
     if plot is not None:
-        plot_sweep(found, plot)
+        write_figure(sweep_figure(found), plot)
     answer(as_json, found.plain(), lambda: show_sweep(found))
     if plot is not None and not as_json:
         say(f"plot: {plot}")

@@ -110,7 +110,11 @@ class MatchFolder:
 
     def counts(self) -> Counts:
         """What all parts counted."""
-        return Counts.of(map(_footer, self.parts))
+        footers = []
+        for path in self.parts:
+            with open_part(path) as file:
+                footers.append(json.loads((file.metadata.metadata or {}).get(b"ctrlsynth", b"{}")))
+        return Counts.of(footers)
 
     def batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """The columns of all captions in order, some ten thousand rows at a time; every pass cuts them the
@@ -118,11 +122,6 @@ class MatchFolder:
         for path in self.parts:
             with open_part(path) as file:
                 yield from file.iter_batches(BATCH, columns=list(names), use_threads=False)
-
-
-def _footer(path: Path) -> dict[str, Any]:
-    with open_part(path) as file:
-        return dict(json.loads((file.metadata.metadata or {}).get(b"ctrlsynth", b"{}")))
 
 
 def part_path(root: Path, index: int) -> Path:
@@ -211,13 +210,9 @@ def match_part(part: Part, matcher: Matcher, root: Path, tick: Tick = lambda row
         try:
             with pq.ParquetWriter(made, COLUMNS, **options) as writer:
                 for batch in read(part):
-                    found, texts, rows = (
-                        matcher.match(batch.texts),
-                        len(batch.texts),
-                        len(batch.texts) + len(batch.aside),
-                    )
-                    counts.update(rows=rows, texts=texts, pairs=len(found.entries))
-                    counts["matched"] += int(np.count_nonzero(found.lengths()))
+                    found, rows = matcher.match(batch.texts), len(batch.texts) + len(batch.aside)
+                    matched = int(np.count_nonzero(found.lengths()))
+                    counts.update(rows=rows, texts=len(found), matched=matched, pairs=len(found.entries))
                     aside.update(reason for _, reason in batch.aside)
                     first += [(part.file, row, reason) for row, reason in batch.aside[: FIRST - len(first)]]
                     columns = [batch.ids, batch.texts.cast(pa.large_string()), as_lists(found)]

@@ -117,7 +117,9 @@ class Matcher:
         self.mode, self.size = mode, len(entries)
         self._kernel = kernel
         self._kinds = kernel.SPACED if mode == "lemma" else kernel.KINDS
-        self._build([entry.split(" ") for entry in (entries if mode == "exact" else _lower(entries))])
+        if mode != "exact":  # lowered by arrow, as texts are, since not all libraries agree on every letter
+            entries = pc.utf8_lower(pa.array(entries, pa.large_string())).to_pylist()
+        self._build([entry.split(" ") for entry in entries])
 
     def _build(self, split: list[list[str]]) -> None:
         if self.mode == "lemma":
@@ -154,7 +156,11 @@ class Matcher:
             column = pc.utf8_lower(column)
         if self.mode == "lemma":
             column = pa.array(
-                [t if t is None else _base_forms(t) for t in column.to_pylist()], pa.large_string()
+                [
+                    text if text is None else " ".join(map(base_form, text.translate(_SPACING).split(" ")))
+                    for text in column.to_pylist()
+                ],
+                pa.large_string(),
             )
         data, offsets, valid = _buffers(column)
         count = len(column)
@@ -173,16 +179,6 @@ class Matcher:
         ) < count:
             out = np.concatenate([out, np.empty(len(out), np.int32)])
         return Matches(ends, out[: ends[-1]].copy())
-
-
-def _lower(texts: Sequence[str]) -> list[str]:
-    """As arrow does it, so that entries and texts agree on letters whose lower case is a matter of taste."""
-    lowered: list[str] = pc.utf8_lower(pa.array(texts, pa.large_string())).to_pylist()
-    return lowered
-
-
-def _base_forms(text: str) -> str:
-    return " ".join(map(base_form, text.translate(_SPACING).split(" ")))
 
 
 def _buffers(column: pa.Array) -> tuple[Array, Array, Array]:

@@ -1,5 +1,5 @@
-"""Which concepts are not fit for data that everyone may see (SynthCLIP, section 5 and appendix C): an LLM is
-asked about each, and a plain list of words is taken too. Nothing is deleted: the bank keeps every entry with
+"""Which concepts are not fit for data that everyone may see (SynthCLIP, section 5 and appendix C): an LLM
+answers for each, and a block list of words adds to it. Nothing is deleted: the bank keeps every entry with
 the answer and the reason, and the source skips flagged ones.
 
 It is a run like any other (`[concept, text*]` with a JSON answer), so it resumes after an interruption and
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,9 +54,9 @@ class Flags:
 def question(bank: Path, llm: Any, name: str = "flag") -> Recipe:
     """The run that asks about every concept of a bank. A model that reads examples in place of instructions
     is given the instruction."""
-    spec = dict(llm) if isinstance(llm, Mapping) else llm
-    if spec == "smollm2" or (isinstance(spec, dict) and "smollm2" in spec):
-        spec = {"smollm2": None, **(spec if isinstance(spec, dict) else {}), "few_shot": False}
+    spec = {"smollm2": None} if llm == "smollm2" else llm
+    if isinstance(spec, Mapping) and "smollm2" in spec:
+        spec = {**spec, "few_shot": False}
     policy = {
         "templates": ["unfit"],
         "style": "json",
@@ -131,16 +131,14 @@ def flag(
     return bank, Flags(bank.num_rows, counts["model"], counts["list"], counts["allowed"], dict(lost))
 
 
-def holding(blocked: Sequence[str]) -> Any:
+def holding(blocked: Sequence[str]) -> Callable[[str], str | None]:
     """A function that gives the blocked word or phrase that an entry holds (whole words, in any case), or
     None."""
-    if not blocked:
-        return lambda entry: None
     words = sorted({b.lower() for b in blocked}, key=len, reverse=True)
-    pattern = re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, words)) + r")(?!\w)")
+    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, words))})(?!\w)")
 
     def found(entry: str) -> str | None:
-        match = pattern.search(entry.lower())
+        match = pattern.search(entry.lower()) if words else None
         return match[0] if match else None
 
     return found

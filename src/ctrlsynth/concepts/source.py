@@ -31,13 +31,11 @@ class ConceptSource(OpenSource):
             raise UserError(f"{path}: holds no rows")
         self._entries: list[str | None] = table["entry"].to_pylist()
         self._about: list[dict[str, Any]] = table.drop_columns(["entry"]).to_pylist()
-        first: dict[str | None, int] = {}
-        for number, entry in enumerate(self._entries):
-            first.setdefault(_plain(entry), number)
-        self._first = first
-        unfit = {_plain(e) for e, about in zip(self._entries, self._about, strict=True) if about["flagged"]}
-        for entry, about in zip(self._entries, self._about, strict=True):
-            about["flagged"] = True if _plain(entry) in unfit else about["flagged"]
+        plain = [_plain(entry) for entry in self._entries]
+        self._first = {entry: number for number, entry in reversed(list(enumerate(plain)))}
+        unfit = {entry for entry, about in zip(plain, self._about, strict=True) if about["flagged"]}
+        for entry, about in zip(plain, self._about, strict=True):
+            about["flagged"] = entry in unfit or about["flagged"]
         self.bank = f"{path.name} {digest_of([e or '' for e in self._entries])}"
         step = max(source.part_rows, -(-len(self._entries) // MAX_PARTS))
         for start in range(0, len(self._entries), step):

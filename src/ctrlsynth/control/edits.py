@@ -50,10 +50,6 @@ class EditRecord:
 Change = Callable[[str, Tags, Row], str | None]
 """(phrase, the row's tags, row) -> the new phrase, or None to remove it."""
 Step = Callable[[Tags, Row], tuple[Tags, list[EditRecord]]]
-_FOLLOWERS: tuple[tuple[Kind, follow.Follow], ...] = (
-    ("attributes", follow.attribute),
-    ("relations", follow.relation),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,19 +96,18 @@ def _compile(edit: Edit, n: int, where: str) -> Step:
         return _Rewrite(n, op, {kind: _sampled(kind, share, n) for kind, share in edit.sample.items()})
     patterns = edit.remove or edit.keep or {}
     found = {kind: Selectors(chosen, kind, f"{where}.{kind}") for kind, chosen in patterns.items()}
-    keeping = edit.keep is not None
-    gone: follow.Orphan | None = None
-    if not keeping and "objects" in found:
+    orphan = None
+    if edit.remove is not None and "objects" in found:
         named = found["objects"]
-        gone = follow.Orphan(named.naming, lambda end, row: None if named.names(end) >= 0 else end)
-
-    return _Rewrite(n, op, {kind: _chosen(s, keeping) for kind, s in found.items()}, gone)
+        orphan = follow.Orphan(named.naming, lambda end, row: None if named.names(end) >= 0 else end)
+    keeping = edit.keep is not None
+    return _Rewrite(n, op, {kind: _chosen(s, keeping) for kind, s in found.items()}, orphan)
 
 
 def _chosen(selectors: Selectors, keeping: bool) -> Change:
-    if keeping:
-        return lambda phrase, tags, row: phrase if selectors.find(phrase, tags.objects) else None
-    return lambda phrase, tags, row: None if selectors.find(phrase, tags.objects) else phrase
+    return lambda phrase, tags, _: (
+        phrase if (selectors.find(phrase, tags.objects) is not None) == keeping else None
+    )
 
 
 def _sampled(kind: Kind, share: float, n: int) -> Change:
@@ -134,39 +129,30 @@ class _Rewrite:
         records: list[EditRecord] = []
         if self.op == "replace":
             row.taken.update(_words(tags))
-        change = self.changes.get("objects")
         new_tags = tags
-        if change is not None:
-            after = [change(name, tags, row) for name in tags.objects]
-            moved = {old.lower(): new for old, new in zip(tags.objects, after, strict=True) if new != old}
-            if moved:
-                new_tags = self._settle(new_tags, "objects", tags.objects, after, records)
-        for kind, following in _FOLLOWERS:
+        for kind in KINDS:
             change = self.changes.get(kind)
             before: tuple[str, ...] = getattr(tags, kind)
-            follows = moved or (self.orphan is not None and any(map(self.orphan.possible, before)))
-            if change is None and not follows:
-                continue
             after = [phrase if change is None else change(phrase, tags, row) for phrase in before]
-            if follows:
+            if kind == "objects":
+                moved = {old.lower(): new for old, new in zip(before, after, strict=True) if new != old}
+            elif moved or (self.orphan is not None and any(map(self.orphan.possible, before))):
                 after = [
-                    p if p is None else following(p, tags.objects, moved, self.orphan, row) for p in after
+                    p if p is None else follow.followed(kind, p, tags.objects, moved, self.orphan, row)
+                    for p in after
                 ]
-            if any(new != old for old, new in zip(before, after, strict=True)):
-                new_tags = self._settle(new_tags, kind, before, after, records)
+            new_tags, done = _settled(new_tags, kind, after, self.edit, self.op)
+            records += done
         return new_tags, records
 
-    def _settle(
-        self,
-        tags: Tags,
-        kind: Kind,
-        before: Sequence[str],
-        after: Sequence[str | None],
-        records: list[EditRecord],
-    ) -> Tags:
-        pairs = zip(before, after, strict=True)
-        records += [EditRecord(self.edit, self.op, kind, old, new) for old, new in pairs if new != old]
-        return _with(tags, kind, after)
+
+def _settled(
+    tags: Tags, kind: Kind, after: Sequence[str | None], n: int, op: str
+) -> tuple[Tags, list[EditRecord]]:
+    """The tags with other phrases of one kind (None removes one), and the record of every change."""
+    pairs = zip(getattr(tags, kind), after, strict=True)
+    records = [EditRecord(n, op, kind, old, new) for old, new in pairs if new != old]
+    return (_with(tags, kind, after) if records else tags), records
 
 
 def _words(tags: Tags) -> set[str]:
@@ -183,14 +169,10 @@ def _with(tags: Tags, kind: Kind, after: Sequence[str | None]) -> Tags:
         if phrase is not None:
             seen.setdefault(phrase.lower(), at)
     kept = tuple(p for p in (after[at] for at in seen.values()) if p is not None)
-    objects, attributes, relations, scores = tags.objects, tags.attributes, tags.relations, tags.scores
-    if kind == "objects":
-        objects, scores = kept, tuple(scores[at] for at in seen.values()) if scores else ()
-    elif kind == "attributes":
-        attributes = kept
-    else:
-        relations = kept
-    return Tags(objects, attributes, relations, scores, tags.caption)
+    changed: dict[str, Any] = {kind: kept}
+    if kind == "objects" and tags.scores:
+        changed["scores"] = tuple(tags.scores[at] for at in seen.values())
+    return replace(tags, **changed)
 
 
 def _add(phrases: Mapping[Kind, Sequence[str]], n: int, where: str) -> Step:
@@ -221,11 +203,11 @@ def _add(phrases: Mapping[Kind, Sequence[str]], n: int, where: str) -> Step:
 def _keep_kinds(kinds: Sequence[Kind], n: int) -> Step:
     """The paper's Obj, Obj+Attr, Obj+Attr+Rel: empties the other kinds. `red ball` among kept attributes
     stays when `ball` is removed."""
-    others: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind not in kinds)
+    others = [kind for kind in KINDS if kind not in kinds]
 
     def step(tags: Tags, row: Row) -> tuple[Tags, list[EditRecord]]:
         records = [EditRecord(n, "keep", kind, p, None) for kind in others for p in getattr(tags, kind)]
-        for kind in others if records else ():
+        for kind in others:
             tags = _with(tags, kind, ())
         return tags, records
 
@@ -339,14 +321,12 @@ def _swap_attributes(n: int) -> Step:
             return tags, []
         one, two = min(pairs, key=lambda pair: row.draw(f"edit.{n}.swap.{pair[0]}\0{pair[1]}"))
         other = {one: two, two: one}
-        after = []
-        for old, (modifier, name) in zip(tags.attributes, bound, strict=True):
-            if name not in other:
-                after.append(old)
-            else:
-                many = old.lower() != f"{modifier} {name}".lower()
-                after.append(f"{modifier} {plural(other[name]) if many else other[name]}")
-        return _exchanged(tags, "attributes", after, n)
+        after = list(tags.attributes)
+        for at, (modifier, name) in enumerate(bound):
+            if name in other:
+                many = after[at].lower() != f"{modifier} {name}".lower()
+                after[at] = f"{modifier} {plural(other[name]) if many else other[name]}"
+        return _settled(tags, "attributes", after, n, "swap")
 
     return step
 
@@ -356,17 +336,10 @@ def _swap_relations(n: int) -> Step:
     ones (`next to`) too: then only the order of words changes."""
 
     def step(tags: Tags, row: Row) -> tuple[Tags, list[EditRecord]]:
-        return _exchanged(tags, "relations", [follow.exchanged(r, tags.objects) for r in tags.relations], n)
+        after = [follow.exchanged(relation, tags.objects) for relation in tags.relations]
+        return _settled(tags, "relations", after, n, "swap")
 
     return step
-
-
-def _exchanged(tags: Tags, kind: Kind, after: Sequence[str], n: int) -> tuple[Tags, list[EditRecord]]:
-    before: tuple[str, ...] = getattr(tags, kind)
-    records = [
-        EditRecord(n, "swap", kind, old, new) for old, new in zip(before, after, strict=True) if new != old
-    ]
-    return (_with(tags, kind, after) if records else tags), records
 
 
 def _call(path: str, n: int, where: str) -> Step:
@@ -403,14 +376,11 @@ def _checked(tags: Any, where: str) -> Tags:
             or not all(isinstance(p, str) for p in phrases)
         ):
             raise UserError(f"{where} returned {kind} that are no sequence of phrases")
-    objects = unique(tags.objects)
     if tags.scores and len(tags.scores) != len(tags.objects):
         raise UserError(f"{where} returned {len(tags.scores)} scores for {len(tags.objects)} objects")
-    scores = tags.scores
-    if scores and len(objects) != len(tags.objects):
-        first = {
-            " ".join(o.split()).lower(): s
-            for o, s in reversed(list(zip(tags.objects, tags.scores, strict=True)))
-        }
+    objects, scores = unique(tags.objects), tags.scores
+    if scores:
+        scored = reversed(list(zip(tags.objects, scores, strict=True)))  # of repeats the first one's stays
+        first = {" ".join(o.split()).lower(): score for o, score in scored}
         scores = tuple(first[o.lower()] for o in objects)
     return Tags(objects, unique(tags.attributes), unique(tags.relations), scores, tags.caption)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..lang.phrases import object_form, split_attribute, split_relation, subject_form
 from ..lang.words import article, plural
-from ..sample import draw
+from ..sample import Kind, draw
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,32 +21,34 @@ class Orphan:
 
 Moved = Mapping[str, str | None]
 """Changed objects in lower case -> what they became; None if removed."""
-Follow = Callable[[str, Sequence[str], Moved, Orphan | None, "Row"], str | None]
 
 
-def attribute(
-    phrase: str, objects: Sequence[str], moved: Moved, orphan: Orphan | None, row: Row
+def followed(
+    kind: Kind, phrase: str, objects: Sequence[str], moved: Moved, orphan: Orphan | None, row: Row
 ) -> str | None:
-    """`two dogs` becomes `two cats` with dog -> cat, and None if dog is removed."""
+    """What an attribute or relation becomes when objects change; None if it is removed with one."""
     if orphan is not None and not orphan.possible(phrase):
         orphan = None
     if orphan is None and not _mentions(phrase.lower(), moved):
         return phrase
+    return (_attribute if kind == "attributes" else _relation)(phrase, objects, moved, orphan, row)
+
+
+def _attribute(
+    phrase: str, objects: Sequence[str], moved: Moved, orphan: Orphan | None, row: Row
+) -> str | None:
+    """`two dogs` becomes `two cats` with dog -> cat, and None if dog is removed."""
     modifier, bound = split_attribute(phrase, objects)
     if bound is None:
         return phrase if orphan is None else _orphan(phrase, orphan, row)
     return _renamed(phrase, len(modifier) + 1, len(phrase), bound, moved)
 
 
-def relation(
+def _relation(
     phrase: str, objects: Sequence[str], moved: Moved, orphan: Orphan | None, row: Row
 ) -> str | None:
     """`dog on sofa` becomes `dog on bench` with sofa -> bench, and None if an object that it names (at an end
     or between) is removed, or if both ends become the same."""
-    if orphan is not None and not orphan.possible(phrase):
-        orphan = None
-    if orphan is None and not _mentions(phrase.lower(), moved):
-        return phrase
     subject, _, object_ = split_relation(phrase, objects)
     if subject is not None and object_ is not None and subject != object_:
         one, two = moved.get(subject.lower(), subject), moved.get(object_.lower(), object_)

@@ -110,17 +110,11 @@ def _size(size: int | tuple[int, int] | None, where: str) -> tuple[int, int] | N
 
 
 def sentences_first(text: str, order: Selectors) -> str:
-    """The sentences that name what the first selector means, then the second's, ..., then the rest, each as
-    they stood."""
+    """Sorts the sentences by the first selector that means something in them; the rest keep their order at the
+    end."""
     sentences = _SENTENCE.split(text)
     if len(sentences) < 2:
         return text
-    last = len(order.selectors)
     if sentences[-1][-1:] not in (".", "!", "?"):
-        sentences[-1] += "."  # it may come to stand before another
-
-    def rank(sentence: str) -> int:
-        found = order.within(sentence)
-        return last if found < 0 else found
-
-    return " ".join(sorted(sentences, key=rank))
+        sentences[-1] += "."  # another may follow it now
+    return " ".join(sorted(sentences, key=order.within))

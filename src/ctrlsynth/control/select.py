@@ -137,8 +137,8 @@ class Selectors:
         return self._recall("naming", phrase, lambda: any(self.names(" ".join(run)) >= 0 for run in runs))
 
     def within(self, text: str) -> int:
-        """The number of the first selector that means a run of whole words (up to 6, punctuation aside)
-        somewhere in the text, or -1."""
+        """Sort key: the number of the first selector that means a run of whole words (up to 6, without
+        punctuation) somewhere in the text; texts that none means come last."""
         if len(text) > _SHORT:
             return self._search(text)
         return self._recall("within", text, lambda: self._search(text))
@@ -150,8 +150,7 @@ class Selectors:
             for n in range(1, min(_RUN, len(words)) + 1)
             for i in range(len(words) - n + 1)
         }
-        found = [number for number in map(self.first, sorted(runs)) if number >= 0]
-        return min(found, default=-1)
+        return min((n for n in map(self.first, runs) if n >= 0), default=len(self.selectors))
 
     def find(self, phrase: str, objects: Sequence[str]) -> Span | None:
         """The first selector that means this phrase or a part of it, with the part's span; None if none

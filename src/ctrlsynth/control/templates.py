@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from ..errors import UserError, unknown
-from ..recipe.file import read_yaml
+from ..recipe.file import read_text, read_yaml
 
 Family = Literal["tags", "tags+text", "text", "concept"]
 FAMILIES: tuple[Family, ...] = ("tags", "tags+text", "text", "concept")
@@ -33,7 +33,7 @@ _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A cut template: `pieces` are literal text at even places and names of placeholders at odd ones."""
+    """A cut template: `pieces` are literal text at even indices and names of placeholders at odd ones."""
 
     name: str
     family: Family | None
@@ -60,8 +60,8 @@ class Template:
 
 
 def cut(text: str, allowed: Iterable[str], where: str) -> tuple[str, ...]:
-    """Template text -> pieces. An unknown placeholder is an error with the nearest right name; so is a brace
-    that stands alone."""
+    """Cuts a template's text into pieces. An unknown placeholder is an error with the nearest right name; so is a
+    single brace."""
     names = frozenset(allowed)
     pieces, literal, end = [], "", 0
     for match in _TOKEN.finditer(text):
@@ -94,9 +94,8 @@ def text_template(
     used = template.placeholders
     extra = sorted(used - _ALLOWED[kind])
     if extra:
-        raise UserError(
-            f"{where}: {{{extra[0]}}} is not at hand in family {kind!r}, which has {_listed(_ALLOWED[kind])}"
-        )
+        has = ", ".join(f"{{{n}}}" for n in sorted(_ALLOWED[kind]))
+        raise UserError(f"{where}: {{{extra[0]}}} is not at hand in family {kind!r}, which has {has}")
     fits = {
         "tags": used & PHRASES,
         "tags+text": used & PHRASES and "caption" in used,
@@ -112,10 +111,6 @@ def text_template(
         }[kind]
         raise UserError(f"{where}: a template of family {kind!r} must contain {need}")
     return template
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(f"{{{n}}}" for n in sorted(names))
 
 
 def style_template(name: str, text: str, where: str, **about: str | None) -> Template:
@@ -144,12 +139,7 @@ def _entry(value: Any, where: str, required: frozenset[str]) -> dict[str, str]:
 
 
 def _file(path: Path, what: str) -> Mapping[Any, Any]:
-    try:
-        data = read_yaml(path.read_text(encoding="utf-8"), str(path))
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the {what}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}") from error
+    data = read_yaml(read_text(path, what), str(path))
     if not isinstance(data, Mapping) or not data:
         raise UserError(f"{path}: {what} are a mapping of names, and at least one")
     return data

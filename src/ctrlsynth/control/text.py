@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ..errors import UserError, unknown
 from ..lang import replies
 from ..lang.phrases import holds, split_attribute
 from ..models.base import Request
+from ..recipe.file import read_text
 from ..recipe.schema import TextPolicy
 from ..sample import Kind, Tags, chance, draw, model_seed
 from .edits import EditRecord, compile_edits
@@ -117,7 +118,17 @@ class TextController:
         """The policy's edits (and order) on any tags under this row's chance: for another reference, as the
         judge's `original`."""
         tags, records = self._edits.apply(tags, self.seed, row_id)
-        return (tags if self._order is None else self._ordered(tags)), records
+        if self._order is not None:
+            objects = _ordered(tags.objects, self._order)
+            score_of = dict(zip(tags.objects, tags.scores, strict=False))
+            tags = replace(
+                tags,
+                objects=objects,
+                attributes=_ordered(tags.attributes, self._order),
+                relations=_ordered(tags.relations, self._order),
+                scores=tuple(score_of[name] for name in objects) if tags.scores else (),
+            )
+        return tags, records
 
     def instruct(self, row_id: str, family: Family, tags: Tags | None, caption: str | None) -> Instruction:
         """The instruction of one row. `row_id` is that of the row to be written (so variants differ).
@@ -134,9 +145,8 @@ class TextController:
             given, caption = Tags(objects=(concept,) if concept else ()), None
         elif family == "tags":
             caption = None
+        self.check(family)
         templates = self._templates[family]
-        if not templates:
-            self.check(family)
         template = (
             templates[int(draw(self.seed, row_id, "template") * len(templates))]
             if len(templates) > 1
@@ -166,21 +176,22 @@ class TextController:
         """Reads a reply to this instruction: plain text without the quotes around it, or the JSON object that
         the schema asks for. One about a concept is cleaned (`lang.replies`); `cut`: the model was
         stopped by its limit."""
-        if instruction.request.schema is None and instruction.request.family == "concept":
+        request = instruction.request
+        if request.schema is None and request.family == "concept":
             most = self.policy.words[1] if self.policy.words is not None else None
-            concept = next(iter(instruction.request.tags.objects), "")
-            text, reason = replies.clean(reply, concept, instruction.request.instruction, most, cut)
+            concept = next(iter(request.tags.objects), "")
+            text, reason = replies.clean(reply, concept, request.instruction, most, cut)
             return Parsed(text, None, reason)
-        if instruction.request.schema is None:
-            text = replies.unquoted(reply.strip())
-            return Parsed(text) if text else Parsed("", None, "empty_reply", "the reply is empty")
-        if not reply.strip():
+        text = replies.unquoted(reply.strip()) if request.schema is None else reply.strip()
+        if not text:
             return Parsed("", None, "empty_reply", "the reply is empty")
+        if request.schema is None:
+            return Parsed(text)
         try:
             value = replies.read_json(reply)
         except ValueError as error:
             return Parsed("", None, "bad_json", str(error))
-        found = problem(value, instruction.request.schema)
+        found = problem(value, request.schema)
         if found is None and not isinstance(value.get(self._field), str):
             found = f"$: {self._field!r} is missing"
         if found is not None:
@@ -196,32 +207,9 @@ class TextController:
             )
         for name in template.pieces[1::2]:
             if name in PHRASES:
-                values[name] = ", ".join(self._all(tags) if name == "phrases" else getattr(tags, name))
+                phrases = getattr(tags, name) if name != "phrases" else _ordered(tags.phrases(), self._order)
+                values[name] = ", ".join(phrases)
         return values
-
-    def _all(self, tags: Tags) -> Sequence[str]:
-        phrases = tags.phrases()
-        if self._order is None:
-            return phrases
-        return sorted(phrases, key=self._rank)
-
-    def _ordered(self, tags: Tags) -> Tags:
-        rank = self._rank
-        places = sorted(range(len(tags.objects)), key=lambda i: rank(tags.objects[i]))
-        return Tags(
-            tuple(tags.objects[i] for i in places),
-            tuple(sorted(tags.attributes, key=rank)),
-            tuple(sorted(tags.relations, key=rank)),
-            tuple(tags.scores[i] for i in places) if tags.scores else (),
-            tags.caption,
-        )
-
-    def _rank(self, phrase: str) -> int:
-        """Sort key: the first selector of `order` that means the phrase or words in it; the rest behind, as
-        they stood."""
-        assert self._order is not None
-        found = self._order.within(phrase)
-        return len(self._order.selectors) if found < 0 else found
 
     def _requirements(self, family: Family) -> str:
         """What follows the template, the same for all rows: constraint, length, form."""
@@ -244,6 +232,10 @@ class TextController:
             form = f"{where}Reply with one JSON object that fulfils this JSON schema, and with nothing else: "
             parts.append(form + json.dumps(self.schema, ensure_ascii=False))
         return "".join(" " + part for part in parts if part)
+
+
+def _ordered(phrases: Sequence[str], order: Selectors | None) -> tuple[str, ...]:
+    return tuple(phrases if order is None else sorted(phrases, key=order.within))
 
 
 def reminder(caption: str, edits: Sequence[EditRecord]) -> str:
@@ -279,9 +271,8 @@ def taken_away(edits: Sequence[EditRecord], left: Tags) -> tuple[Tags, tuple[tup
 
 
 def _exchanged(group: Sequence[EditRecord], objects: Sequence[str]) -> dict[str, str | None]:
-    """What each phrase becomes after one edit. `swap` moves a modifier to another noun; in a
-    text the noun stays where it is and gets the other's modifier: `red ball` and `blue car` as `blue ball`
-    and `red car`."""
+    """What each phrase becomes after one edit. `swap` moves a modifier to another noun; in a text the noun keeps
+    its place and gets the other's modifier: `red ball` and `blue car` become `blue ball` and `red car`."""
     step = {r.before: r.after for r in group if r.op != "swap" and r.before is not None}
     came = [r.after for r in group if r.op == "swap" and r.after is not None]
     for record in group:
@@ -352,10 +343,7 @@ def _examples(policy: TextPolicy, templates: Sequence[Template], where: str) -> 
             f"{where}.examples: no chosen template of family 'concept' shows captions; name one that does: "
             f"in-context"
         )
-    try:
-        lines = policy.examples.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{policy.examples}: cannot read the example captions: {error}") from error
+    lines = read_text(policy.examples, "example captions").splitlines()
     found = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if len(found) < EXAMPLES:
         raise UserError(
@@ -391,8 +379,6 @@ def _schema(policy: TextPolicy, where: str) -> tuple[Mapping[str, Any] | None, s
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the schema: {error.strerror}") from error
+        return json.loads(read_text(path, "schema"))
     except ValueError as error:
         raise UserError(f"{path}: not JSON: {error}") from error

@@ -48,7 +48,7 @@ class FolderSource(OpenSource):
     """With a table: its rows in its order, then the images that it does not name, without caption. Else every
     image, sorted by path.
 
-    Skips names that start with a dot. Links that lead out of the folder are rows with the reason `unsafe_link`;
+    Skips names that start with a dot. Links out of the folder are rows with the reason `unsafe_link`;
     folders linked within it are not followed, because their images are in the folder anyway."""
 
     def __init__(self, source: Source, base: Path, limit: int | None = None) -> None:
@@ -89,16 +89,10 @@ class FolderSource(OpenSource):
     def _table_entries(self, table: Table) -> Iterator[Entry]:
         if table.kind == "txt":
             raise UserError(f"source.captions: {table.path} must be csv, tsv or jsonl with file names")
-        image = (
-            find_column(
-                table.columns, (*FILE_NAMES, *IMAGE_NAMES), self._columns[0], "image_column", table.path
-            )
-            or ""
-        )
-        caption = (
-            find_column(table.columns, CAPTION_NAMES, self._columns[1], "caption_column", table.path) or ""
-        )
-        key = self._columns[2]
+        names = (*FILE_NAMES, *IMAGE_NAMES)
+        image, caption, key = self._columns
+        image = find_column(table.columns, names, image, "image_column", table.path) or ""
+        caption = find_column(table.columns, CAPTION_NAMES, caption, "caption_column", table.path) or ""
         if key is not None and table.kind != "jsonl":
             find_column(table.columns, (), key, "key_column", table.path)
         beside = os.path.dirname(table.path)

@@ -92,9 +92,9 @@ def _copies(rows: list[tuple[str, int]], counts: Counter[int], settings: LongTai
     seen: Counter[int] = Counter()
     out = []
     for path, label in rows:
-        here, of = seen[label], counts[label]
+        copies = len(range(seen[label], settings.multiplier, counts[label]))
         seen[label] += 1
-        out += [(path, label, n) for n in range(len(range(here, settings.multiplier, of)))]
+        out += [(path, label, n) for n in range(copies)]
     return out
 
 

@@ -108,20 +108,18 @@ class Summary:
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        total = sum(self.written.values())
-        kinds = ", ".join(f"{n:,} {k}" for k, n in sorted(self.written.items()))
-        lost = (
-            f"; not written: {', '.join(f'{n:,} {r}' for r, n in sorted(self.lost.items()))}"
-            if self.lost
-            else ""
+        total = self.written.total()
+        kinds, lost = (
+            ", ".join(f"{n:,} {name}" for name, n in sorted(counts.items()))
+            for counts in (self.written, self.lost)
         )
+        lost = f"; not written: {lost}" if lost else ""
         return f"{total:,} pairs ({kinds}) as {self.format}{lost}; --train-num-samples {total}"
 
 
 def write_card(run: RunReader, summary: Summary, load: str, path: Path) -> None:
     """Writes README.md: counts, ledger, models, policies, licences, how to load."""
     ledger = run.ledger()
-    total = sum(summary.written.values())
     recipe, embedded = run.recipe, entries()
     kept = {"paths", "variants", "text_policy", "image_policy", "judge", "mix"}
     known = {k: v for k, v in dump_recipe(recipe).items() if k in kept}
@@ -136,7 +134,7 @@ def write_card(run: RunReader, summary: Summary, load: str, path: Path) -> None:
         ),  # names, not where they lie on this disk
         "limit": run.plan.get("limit"),
         "licence": _cell(recipe.source.licence or "not given in the recipe (source.licence)"),
-        "total": f"{total:,}",
+        "total": f"{summary.written.total():,}",
         "load": load,
         "kinds": [(k, *_KINDS[k], f"{summary.written[k]:,}") for k in _KINDS if summary.written[k]],
         "use": summary.use,
@@ -159,7 +157,9 @@ def write_card(run: RunReader, summary: Summary, load: str, path: Path) -> None:
             f"{r.folder} has {r.parts} of {wanted} parts" for r in ledger if r.parts < wanted
         ),
         "models": [
-            (s["folder"], _cell(m), _licence(m, embedded)) for s in run.plan["steps"] if (m := _model(s))
+            (s["folder"], _cell(m), _licence(str(m), embedded))
+            for s in run.plan["steps"]
+            if (m := (s.get("settings") or {}).get("model"))
         ],
         "policies": policies,
         "fence": "`"
@@ -197,10 +197,6 @@ def _yields(pairs: Mapping[tuple[str, str], int]) -> dict[str, Any]:
 def listed(counts: Mapping[str, int]) -> str:
     """Returns counts by reason for a sentence, the largest first."""
     return ", ".join(f"{n:,} {_cell(r)}" for r, n in sorted(counts.items(), key=lambda i: (-i[1], i[0])))
-
-
-def _model(step: Mapping[str, Any]) -> str:
-    return str((step.get("settings") or {}).get("model") or "")
 
 
 def _licence(model: str, embedded: list[Entry]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 from array import array
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 from ..data.images import ImageFault, decode, encode, suffix_of
 from ..data.originals import ImageReader
 from ..errors import UserError, WorkFailed, unknown
-from ..runs.pairs import Made, Mix, Pair, Shape, families, licence_of, mix_of, tally
+from ..runs.pairs import Made, Mix, Pair, Shape, families, licence_of, mix_of
 from ..runs.reader import Family, Row, RunReader
 from ..sample import draw
 from ..storage.files import making, remove_leftovers
@@ -45,10 +44,10 @@ def export(
     `judge.target` the first so many pairs, in the source's order, are exported. `tick` is called for each
     pair, for a progress line. Raises UserError for an `out` that holds something, a mix that the run does not
     make, or no pair at all."""
-    if format not in WRITERS:
-        raise unknown("format", format, WRITERS)
-    if mix is not None and mix not in ("cap", "img", "capimg", "mix"):
-        raise unknown("mix", mix, ("cap", "img", "capimg", "mix"))
+    mixes = ("cap", "img", "capimg", "mix")
+    for what, name, known in (("format", format, WRITERS), ("mix", mix or "mix", mixes)):
+        if name not in known:
+            raise unknown(what, name, known)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: exists and is not empty; name another folder with --out")
     chosen = mix_of(run, mix, share_text)
@@ -95,14 +94,13 @@ class _Plan:
         draws = array("d")
         for source, family in families(self.run, self.shape):
             pairs = self.shape.pairs(source, family)
-            tally(pairs, self.summary.pairs)
+            self.summary.pairs.update((p.kind, p.reason or "kept") for p in pairs)
             chosen += len(self.mix.take(pairs))
             if self.ratio and self.has_original(source, family):
                 draws.append(self.draw(source))
         if not chosen:
-            reasons = Counter(
-                {r: n for (k, r), n in self.summary.pairs.items() if r != "kept" and k in self.mix.kinds}
-            )
+            counts = self.summary.pairs.items()
+            reasons = {r: n for (k, r), n in counts if r != "kept" and k in self.mix.kinds}
             why = (
                 f"rejected: {listed(reasons)}; `ctrlsynth sweep {self.run.root}` shows what other "
                 f"thresholds keep"
@@ -110,20 +108,17 @@ class _Plan:
                 else "none was made"
             )
             raise UserError(f"{self.run.root}: no pair to export ({why})")
-        chosen = min(chosen, self.limit) if self.limit else chosen
-        self._originals(np.frombuffer(draws, dtype=np.float64), round(self.ratio * chosen))
-        if self.mix.note:
-            self.summary.notes.append(self.mix.note)
-
-    def _originals(self, draws: Any, wanted: int) -> None:
+        wanted = round(self.ratio * (min(chosen, self.limit) if self.limit else chosen))
         if wanted >= len(draws):
             self.below = 1.0
-            if wanted > len(draws):
-                self.summary.notes.append(
-                    f"{wanted:,} original pairs were asked for; the source has {len(draws):,}"
-                )
         elif wanted:
-            self.below = float(np.partition(draws, wanted)[wanted])
+            self.below = float(np.partition(np.frombuffer(draws), wanted)[wanted])
+        if wanted > len(draws):
+            self.summary.notes.append(
+                f"{wanted:,} original pairs were asked for; the source has {len(draws):,}"
+            )
+        if self.mix.note:
+            self.summary.notes.append(self.mix.note)
 
     def draw(self, source: Row) -> float:
         return draw(self.run.recipe.seed, source["id"], "original")

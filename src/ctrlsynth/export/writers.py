@@ -12,7 +12,7 @@ import json
 import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,45 +30,52 @@ class Sample:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-class Writer(Protocol):
-    """Writes samples in one format; after `close`, `load` returns how to open the data set, in Markdown."""
+class Writer:
+    """Writes samples in one format. Numbers them by shard and position in it, as img2dataset names them (five
+    digits and four)."""
 
-    def add(self, sample: Sample) -> None: ...
-    def close(self) -> None: ...
-    def load(self, name: str) -> str: ...
+    def __init__(self, folder: Path, max_per_shard: int) -> None:
+        self._folder, self._most, self.count = folder, max_per_shard, 0
+
+    @property
+    def _shard(self) -> str:
+        """The number of the next sample's shard."""
+        return f"{self.count // self._most:05d}"
+
+    @property
+    def _key(self) -> str:
+        """The number of the next sample."""
+        return f"{self._shard}{self.count % self._most:0{max(4, len(str(self._most - 1)))}d}"
+
+    def add(self, sample: Sample) -> None:
+        """Writes the next sample."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Completes the files."""
+
+    def load(self, name: str) -> str:
+        """Returns how to open the data set, in Markdown; after `close`."""
+        raise NotImplementedError
 
 
-class _Numbered:
-    """Numbers samples by shard and position in it, as img2dataset names them (five digits and four)."""
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.count = 0
-        self._digits = max(4, len(str(most - 1)))
-
-    def key(self, number: int) -> str:
-        return f"{number // self.most:05d}{number % self.most:0{self._digits}d}"
-
-
-class WebDatasetWriter(_Numbered):
+class WebDatasetWriter(Writer):
     """`00000.tar` ... with key.jpg, key.txt, key.json; `sizes.json` holds the samples of each shard, where
     open_clip looks for them."""
 
     def __init__(self, folder: Path, max_per_shard: int) -> None:
-        super().__init__(max_per_shard)
-        self._folder = folder
+        super().__init__(folder, max_per_shard)
         self._tar: tarfile.TarFile | None = None
         self.sizes: dict[str, int] = {}
 
     def add(self, sample: Sample) -> None:
         if sample.image is None:
             raise ValueError("webdataset samples have an image")
-        shard = f"{self.count // self.most:05d}.tar"
+        shard, key = f"{self._shard}.tar", self._key
         if shard not in self.sizes:
             self._end()
             self._tar = tarfile.open(self._folder / shard, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115  (closed in _end)
             self.sizes[shard] = 0
-        key = self.key(self.count)
         self._member(f"{key}.{sample.suffix}", sample.image)
         self._member(f"{key}.txt", sample.text.encode())
         self._member(f"{key}.json", json.dumps({"key": key, **sample.facts}, ensure_ascii=False).encode())
@@ -129,30 +136,23 @@ def parquet_schema() -> pa.Schema:
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
 
-class ParquetWriter(_Numbered):
+class ParquetWriter(Writer):
     """`train-00000.parquet` ...: an Image column, the text, the provenance. Row groups of 100 images, 64 MB
     at most."""
 
     def __init__(self, folder: Path, max_per_shard: int) -> None:
-        super().__init__(max_per_shard)
-        self._folder, self._schema = folder, parquet_schema()
+        super().__init__(folder, max_per_shard)
+        self._schema = parquet_schema()
         self._file: pq.ParquetWriter | None = None
         self._rows: list[dict[str, Any]] = []
         self._bytes = 0
 
     def add(self, sample: Sample) -> None:
-        if self.count % self.most == 0:
-            self._end()
-            self._file = pq.ParquetWriter(
-                self._folder / f"train-{self.count // self.most:05d}.parquet",
-                self._schema,
-                compression="zstd",
-            )
-        image = (
-            {"bytes": sample.image, "path": f"{self.key(self.count)}.{sample.suffix}"}
-            if sample.image is not None
-            else None
-        )
+        if self.count % self._most == 0:
+            self.close()
+            path = self._folder / f"train-{self._shard}.parquet"
+            self._file = pq.ParquetWriter(path, self._schema, compression="zstd")
+        image = {"bytes": sample.image, "path": f"{self._key}.{sample.suffix}"} if sample.image else None
         facts = {name: sample.facts.get(name) for name in _COLUMNS}
         facts["paths"] = ", ".join(sample.facts.get("paths") or ())
         facts["source"] = json.dumps(sample.facts.get("source") or {}, ensure_ascii=False)
@@ -167,13 +167,10 @@ class ParquetWriter(_Numbered):
             self._file.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
         self._rows, self._bytes = [], 0
 
-    def _end(self) -> None:
+    def close(self) -> None:
         self._flush()
         if self._file is not None:
             self._file.close()
-
-    def close(self) -> None:
-        self._end()
 
     def load(self, name: str) -> str:
         return (
@@ -184,41 +181,39 @@ class ParquetWriter(_Numbered):
         )
 
 
-class _Files(_Numbered):
-    """Images as files, a thousand a folder."""
+class _FilesWriter(Writer):
+    """Writes images as files, a thousand per folder, and lists them in the file `listing`."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(1000)
-        self.folder = folder
+    listing = ""
 
-    def put(self, sample: Sample) -> str:
-        """Writes the image; its name relative to the data set's folder."""
-        if sample.image is None:
-            self.count += 1
-            return ""
-        name = f"images/{self.count // self.most:05d}/{self.key(self.count)}.{sample.suffix}"
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(sample.image)
+    def __init__(self, folder: Path, max_per_shard: int) -> None:
+        super().__init__(folder, 1000)
+        self._out = open(folder / self.listing, "w", encoding="utf-8", newline="")  # noqa: SIM115  (see close)
+
+    def close(self) -> None:
+        self._out.close()
+
+    def _put(self, sample: Sample) -> str:
+        """Writes the image; returns its name relative to the data set's folder, empty without an image."""
+        name = f"images/{self._shard}/{self._key}.{sample.suffix}" if sample.image is not None else ""
+        if sample.image is not None:
+            path = self._folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(sample.image)
         self.count += 1
         return name
 
 
-class ImageFolderWriter:
+class ImageFolderWriter(_FilesWriter):
     """`images/` and `metadata.jsonl` with `file_name` and `text`: what Hugging Face's imagefolder reads."""
 
-    def __init__(self, folder: Path, max_per_shard: int) -> None:
-        self._files = _Files(folder)
-        self._out = open(folder / "metadata.jsonl", "w", encoding="utf-8")  # noqa: SIM115  (closed in close)
+    listing = "metadata.jsonl"
 
     def add(self, sample: Sample) -> None:
         facts = {k: v for k, v in sample.facts.items() if k != "source"}
         facts["source"] = json.dumps(sample.facts.get("source") or {}, ensure_ascii=False)
-        line = {"file_name": self._files.put(sample), "text": sample.text, **facts}
+        line = {"file_name": self._put(sample), "text": sample.text, **facts}
         self._out.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-    def close(self) -> None:
-        self._out.close()
 
     def load(self, name: str) -> str:
         return (
@@ -228,35 +223,31 @@ class ImageFolderWriter:
         )
 
 
-class CsvWriter:
+class CsvWriter(_FilesWriter):
     """`data.csv` with open_clip's columns `filepath` and `title`, and the images as files. The only form for
     texts without images."""
 
+    listing = "data.csv"
+
     def __init__(self, folder: Path, max_per_shard: int) -> None:
-        self._files = _Files(folder)
-        self._out = open(folder / "data.csv", "w", encoding="utf-8", newline="")  # noqa: SIM115  (closed in close)
+        super().__init__(folder, max_per_shard)
         self._csv = csv.writer(self._out, lineterminator="\n")
         self._names = [n for n in _COLUMNS if n not in ("paths", "source")]
         self._csv.writerow(["filepath", "title", *self._names])
 
     def add(self, sample: Sample) -> None:
         cells = [sample.facts.get(n) for n in self._names]
-        self._csv.writerow([self._files.put(sample), sample.text, *("" if c is None else c for c in cells)])
-
-    def close(self) -> None:
-        self._out.close()
+        self._csv.writerow([self._put(sample), sample.text, *("" if c is None else c for c in cells)])
 
     def load(self, name: str) -> str:
         return (
             "With open_clip, started in this folder (paths in the file are relative to it):\n\n```\n"
             f"--dataset-type csv --train-data data.csv --csv-separator , --train-num-samples "
-            f"{self._files.count}\n```"
+            f"{self.count}\n```"
         )
 
 
-WRITERS: dict[
-    str, type[WebDatasetWriter] | type[ParquetWriter] | type[ImageFolderWriter] | type[CsvWriter]
-] = {
+WRITERS: dict[str, type[Writer]] = {
     "webdataset": WebDatasetWriter,
     "parquet": ParquetWriter,
     "imagefolder": ImageFolderWriter,

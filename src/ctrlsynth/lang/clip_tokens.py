@@ -1,9 +1,9 @@
-"""How many tokens CLIP makes of a text (1d) or a prompt, by its real byte-pair table, without torch.
+"""Counts the CLIP tokens of a text (1d) or a prompt with the real byte-pair table, without torch.
 
-CLIP's text tower, and those of the diffusion models that use it, cut at 77 tokens without a word; every text
-and prompt of a run therefore carries its count. The ids are those of open_clip's tokenizer for the OpenAI
-vocabulary: text repaired by ftfy, HTML entities resolved twice, white space joined, lower case, split into
-words, bytes merged by rank."""
+CLIP's text tower, and the diffusion models that use it, silently cut at 77 tokens; every text and prompt of a
+run therefore carries its count. The ids equal those of open_clip's tokenizer for the OpenAI vocabulary: text
+repaired by ftfy, HTML entities resolved twice, white space joined, lower case, split into words, bytes merged
+by rank."""
 
 from __future__ import annotations
 
@@ -12,10 +12,6 @@ import heapq
 import html
 from functools import cache, lru_cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from re import Pattern
 
 CONTEXT = 77
 """Tokens that CLIP reads, both special ones included."""
@@ -65,8 +61,10 @@ def _chunk(chunk: str) -> tuple[int, ...]:
 
 
 def _ids(chunk: str) -> tuple[int, ...]:
+    import regex
+
     ids: list[int] = []
-    for word in _splitter().findall(chunk):
+    for word in regex.findall(_WORD, chunk, regex.IGNORECASE):
         special = _SPECIAL.get(word)
         if special is not None:
             ids.append(special)
@@ -76,23 +74,12 @@ def _ids(chunk: str) -> tuple[int, ...]:
 
 
 @cache
-def _splitter() -> Pattern[str]:
-    import regex
-
-    pattern: Any = regex.compile(_WORD, regex.IGNORECASE)
-    return pattern  # type: ignore[no-any-return]
-
-
-@cache
-def _table() -> tuple[list[str], dict[str, int], dict[str, int]]:
+def _table() -> tuple[dict[int, str], dict[str, int], dict[str, int]]:
     """Byte -> its letter in the table, `"a b"` -> rank of this merge, token -> id. About 50 ms, once."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [b for b in range(256) if b not in printable]
-    order = printable + rest
-    letters = [chr(b) for b in printable] + [chr(256 + n) for n in range(len(rest))]
-    by_byte = [""] * 256
-    for byte, letter in zip(order, letters, strict=True):
-        by_byte[byte] = letter
+    letter_of = {b: chr(b) for b in printable} | {b: chr(256 + n) for n, b in enumerate(rest)}
+    letters = list(letter_of.values())
     path = resources.files("ctrlsynth.lang") / "data" / "bpe_simple_vocab_16e6.txt.gz"
     with path.open("rb") as packed, gzip.open(packed) as file:
         file.readline()  # a line about the version
@@ -100,18 +87,17 @@ def _table() -> tuple[list[str], dict[str, int], dict[str, int]]:
     ranks = {merge: rank for rank, merge in enumerate(merges)}
     vocabulary = {token: i for i, token in enumerate([*letters, *(letter + "</w>" for letter in letters)])}
     vocabulary.update((merge.replace(" ", "", 1), 512 + rank) for rank, merge in enumerate(merges))
-    return by_byte, ranks, vocabulary
+    return letter_of, ranks, vocabulary
 
 
 def _merged(word: bytes) -> list[int]:
-    """The ids of one word: of all neighbours those of the lowest rank are merged, from the left, until no
-    pair has a rank.
+    """The ids of one word: merges the neighbours of the lowest rank, from the left, until no pair has a rank.
 
-    A heap of ranks and links between neighbours: n log n, so that a word of 100,000 letters is no trap. To
-    merge pair by pair is the same as the reference's rank by rank, since in this table a token is made before
-    any merge that uses it: new pairs rank behind."""
-    by_byte, ranks, vocabulary = _table()
-    tokens: list[str] = [by_byte[b] for b in word]
+    A heap of ranks and links between neighbours take n log n, so even a word of 100,000 letters is fast.
+    Merging pair by pair equals the reference's merging rank by rank, because in this table a token is made
+    before any merge that uses it: new pairs have higher ranks."""
+    letter_of, ranks, vocabulary = _table()
+    tokens = [letter_of[b] for b in word]
     tokens[-1] += "</w>"
     after = list(range(1, len(tokens) + 1))
     before = list(range(-1, len(tokens) - 1))

@@ -1,4 +1,4 @@
-"""Nouns as captions have them: the singular of a word, and which words side by side are one noun (`hot
+"""Reads nouns as captions use them: the singular of a word, and which adjacent words are one noun (`hot
 dog`). The `wordnet` tagger (2a) and the judge's matchers share these rules, so that what the one calls an
 object the other finds."""
 
@@ -67,7 +67,7 @@ _PERSONS = frozenset("people men women children".split())
 @cache
 def multiword_starts() -> dict[str, tuple[int, set[str]]]:
     """First word -> the most words (at most 5) of a WordNet noun of several words that begins with it, and
-    how their second words begin (3 letters, so that a plural is not missed): what spares most look-ups."""
+    how their second words begin (3 letters, so that a plural is not missed). Spares most look-ups."""
     starts: dict[str, tuple[int, set[str]]] = {}
     for lemma in wordnet.lemma_names("n"):
         if " " in lemma:
@@ -80,9 +80,9 @@ def multiword_starts() -> dict[str, tuple[int, set[str]]]:
 
 @lru_cache(maxsize=32768)
 def multiword(low: str, capitals: bool) -> str | None:
-    """The lemma of several words that a run of words is one noun by, or None. Size, age and beauty stay
-    modifiers (`old man`), colours too (`brown bear`: a bear), unless an animal, food or plant is not what its
-    last word says (`red panda`). Names want capitals."""
+    """The lemma of several words that a run of words forms, or None. Words of size, age and beauty stay
+    modifiers (`old man`), colours too (`brown bear`: a bear), unless the animal, food or plant is no kind of
+    its last word (`red panda`). Names need capitals."""
     first = low.partition(" ")[0]
     if (
         first in KEEP_APART or low.rpartition(" ")[2] in _PARTICLES or low.startswith("black cat")
@@ -95,10 +95,8 @@ def multiword(low: str, capitals: bool) -> str | None:
     sense = wordnet.first_sense(lemma) or senses[0]
     if sense.is_instance and not capitals:
         return None
-    if low != lemma and sense.lexfile in _DOINGS:
-        return None  # `my puppy loves his toy`
-    if " of " in lemma and sense.lexfile not in _THINGS:
-        return None  # `cup of tea`: what one likes
+    if (low != lemma and sense.lexfile in _DOINGS) or (" of " in lemma and sense.lexfile not in _THINGS):
+        return None  # `my puppy loves his toy`; `cup of tea`: what one likes
     if (
         first in COLOURS
         and first not in COLOUR_THINGS

@@ -12,43 +12,33 @@ from .words import plural, singular
 def split_attribute(attribute: str, objects: Sequence[str]) -> tuple[str, str | None]:
     """`red soccer ball` with objects [`soccer ball`] -> (`red`, `soccer ball`); unbound -> (`red`, None). The
     longest object wins."""
-    low = attribute.lower()
-    best: str | None = None
-    cut = 0
-    for name in objects:
-        if best is not None and len(name) <= len(best):
-            continue
-        for form in (name, plural(name)):
-            if low.endswith(" " + form.lower()):
-                best, cut = name, len(form) + 1
-                break
-    return (attribute[:-cut], best) if best is not None else (attribute, None)
+    name, size = _longest(objects, attribute.lower(), at_start=False)
+    return (attribute[: -size - 1], name) if name is not None else (attribute, None)
 
 
 def split_relation(relation: str, objects: Sequence[str]) -> tuple[str | None, str, str | None]:
     """`dog on red sofa` with objects [`dog`, `sofa`] -> (`dog`, `on red`, `sofa`); an end that names no
     object is None."""
     low = relation.lower()
-    subject = object_ = None
-    start = end = 0
-    for name in objects:
-        size, form = len(name), name.lower()
-        if subject is None or size > len(subject):
-            many = plural(name)
-            if low.startswith(many.lower() + " "):
-                subject, start = name, len(many)
-            elif low.startswith(form + " "):
-                subject, start = name, size
-        if object_ is None or size > len(object_):
-            many = plural(name)
-            if low.endswith(" " + many.lower()):
-                object_, end = name, len(many)
-            elif low.endswith(" " + form):
-                object_, end = name, size
+    subject, start = _longest(objects, low, at_start=True)
+    object_, end = _longest(objects, low, at_start=False)
     middle = relation[start : len(relation) - end].strip()
     if not middle and subject is not None and object_ is not None:  # one object fills the whole phrase
         return subject, "", None
     return subject, middle, object_
+
+
+def _longest(objects: Sequence[str], low: str, at_start: bool) -> tuple[str | None, int]:
+    """The longest object with which a phrase in lower case begins (or ends), in the singular or plural, and
+    the length of that form; (None, 0) without one."""
+    best, size = None, 0
+    for name in objects:
+        if best is None or len(name) > len(best):
+            for form in (name, plural(name)):
+                whole = form.lower()
+                if low.startswith(whole + " ") if at_start else low.endswith(" " + whole):
+                    best, size = name, len(form)
+    return best, size
 
 
 def subject_form(phrase: str, subject: str) -> str:

@@ -1,12 +1,11 @@
-"""The WordNet 3.0 table that comes with the package, and its questions: lemma, class, ancestor, distance.
-Stands beside the figure: the edits of 3a, the `wordnet` tagger (2a), the judge's matchers and the concept
-bank ask it.
+"""Looks up lemmas, classes, ancestors and distances in the WordNet 3.0 table that comes with the package. The
+edits of 3a, the `wordnet` tagger (2a), the judge's matchers and the concept bank use it.
 
-The table (`data/wordnet.npz`, made by `scripts/build_wordnet.py` from the public database files) is opened at
-the first question, never at import. Synsets are rows in the order of the files: nouns, verbs, adjectives,
-adverbs, each by offset. Words go in with spaces or underscores and in any case; they come out with spaces.
-Names follow the custom of the field: `dog.n.01` is the first noun sense of `dog`, and a synset's own name
-takes its first lemma."""
+The table (`data/wordnet.npz`, made by `scripts/build_wordnet.py` from the public database files) is opened on
+first use, never at import. Synsets are rows in the order of the files: nouns, verbs, adjectives, adverbs,
+each by offset. Words are accepted with spaces or underscores and in any case, and returned with spaces. Names
+follow the usual convention: `dog.n.01` is the first noun sense of `dog`, and a synset is named by its first
+lemma."""
 
 from __future__ import annotations
 
@@ -70,7 +69,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class _Table:
-    """The arrays, decoded when first asked for. `senses[starts[p, i] : starts[p, i + 1]]` are lemma i's
+    """The arrays, the less common ones decoded on first use. `senses[starts[p, i] : starts[p, i + 1]]` are lemma i's
     synset rows as part of speech p."""
 
     def __init__(self) -> None:
@@ -132,16 +131,11 @@ class _Table:
         order = np.argsort(np.asarray(self.above_rows), kind="stable")
         return child[order], np.asarray(self.above_rows)[order]
 
-    def find(self, lemma: str) -> int:
-        """The number of a lemma in its stored form (`soccer_ball`), or -1. Sorted list: no dictionary of
-        147,306 words to build."""
-        i = bisect_left(self.lemmas, lemma)
-        return i if i < len(self.lemmas) and self.lemmas[i] == lemma else -1
-
     def slot(self, lemma: str, part: str) -> tuple[int, int]:
-        """The range of a lemma's senses in `senses`; an empty range when it has none."""
-        i = self.find(lemma)
-        if i < 0:
+        """The range in `senses` of a lemma in its stored form (`soccer_ball`); empty when it has no senses.
+        Searches the sorted list, which spares building a dictionary of 147,306 words."""
+        i = bisect_left(self.lemmas, lemma)
+        if i == len(self.lemmas) or self.lemmas[i] != lemma:
             return 0, 0
         at = _PARTS.index(part) * len(self.lemmas) + i
         return self.starts[at], self.starts[at + 1]
@@ -158,8 +152,8 @@ def _table() -> _Table:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Synset:
-    """One meaning: a row of the table. Equal, ordered and hashed by row; what it knows is looked up when
-    asked."""
+    """One meaning: a row of the table. Equal, ordered and hashed by row; its properties are looked up on
+    access."""
 
     row: int
 
@@ -227,7 +221,7 @@ def _stored(word: str) -> str:
 
 @cache
 def digest() -> str:
-    """What decides whether two tables are the same: SHA-256 of the table's file, 16 hex digits."""
+    """SHA-256 of the table's file, 16 hex digits: equal for equal tables."""
     return hashlib.sha256((_FOLDER / "wordnet.npz").read_bytes()).hexdigest()[:16]
 
 
@@ -247,11 +241,10 @@ def size() -> int:
 def lemma_names(pos: str | None = None) -> Iterator[str]:
     """All lemmas (or those of one part of speech) in lower case, sorted as stored, with spaces."""
     t = _table()
-    for part in _parts(pos) if pos is not None else (None,):
-        base = 0 if part is None else _PARTS.index(part) * len(t.lemmas)
-        for i, lemma in enumerate(t.lemmas):
-            if part is None or t.starts[base + i] < t.starts[base + i + 1]:
-                yield lemma.replace("_", " ")
+    first = _PARTS.index(_parts(pos)) * len(t.lemmas) if pos is not None else 0
+    for i, lemma in enumerate(t.lemmas, first):
+        if pos is None or t.starts[i] < t.starts[i + 1]:
+            yield lemma.replace("_", " ")
 
 
 def all_synsets(pos: str | None = None) -> Iterator[Synset]:
@@ -296,16 +289,15 @@ def synset(name: str) -> Synset:
 
 
 def _nearest(lemma: str, letter: str) -> str:
-    """`; did you mean 'animal.n.01'?`: among the lemmas with the same first letter, so that the search takes
-    no second."""
-    names = _table().lemmas
-    part = letter.replace("s", "a")
-    near = [
+    """`; did you mean 'animal.n.01'?`: the closest lemma with the same first letter (searching them all
+    would be slow)."""
+    t = _table()
+    near = (
         w
-        for w in names[bisect_left(names, lemma[:1]) : bisect_left(names, lemma[:1] + "~")]
-        if abs(len(w) - len(lemma)) <= 2
-    ]
-    best = difflib.get_close_matches(lemma, (w for w in near if _table().rows(w, part)), n=1, cutoff=0.6)
+        for w in t.lemmas[bisect_left(t.lemmas, lemma[:1]) : bisect_left(t.lemmas, lemma[:1] + "~")]
+        if abs(len(w) - len(lemma)) <= 2 and t.rows(w, letter.replace("s", "a"))
+    )
+    best = difflib.get_close_matches(lemma, near, n=1, cutoff=0.6)
     return f"; did you mean '{best[0]}.{letter}.01'?" if best else ""
 
 
@@ -349,18 +341,11 @@ def morphy(word: str, pos: str) -> str | None:
     head += "_" if head else ""
     irregular = t.exceptions[part]
     candidates = [irregular.get(form), head + irregular[last] if last in irregular else None, form]
-    candidates += [
-        form[: len(form) - len(end)] + new
-        for end, new in _RULES[part]
-        if form.endswith(end) and len(form) > 2
-    ]
-    if part == "n" and form.endswith("ss"):
-        candidates = candidates[:3]  # `glass` is no plural
+    if len(form) > 2 and not (part == "n" and form.endswith("ss")):  # `glass` is no plural
+        candidates += [form.removesuffix(end) + new for end, new in _RULES[part] if form.endswith(end)]
     for candidate in candidates:
-        if candidate:
-            a, b = t.slot(candidate, part)
-            if b > a:
-                return candidate.replace("_", " ")
+        if candidate and t.rows(candidate, part):
+            return candidate.replace("_", " ")
     if part == "n" and form.endswith("ful") and len(form) > 3:
         base = morphy(form[:-3], "n")
         full = _stored(base) + "ful" if base else ""
@@ -373,17 +358,12 @@ def noun_lemma(phrase: str) -> str | None:
     """The noun that a phrase is about, as WordNet's lemma in lower case: its longest ending that is a noun
     there, in the singular.
 
-    `red soccer balls` -> `soccer ball`. A phrase with a preposition is asked whole, then without its tail:
-    `cup of coffee` -> `cup`. None when not even the last word is a noun."""
-    words = phrase.lower().split()
-    whole = morphy(" ".join(words), "n") if words else None
-    if whole is None and words:
-        words = _TAIL.sub("", " ".join(words)).split()
-    for i in range(len(words)):
-        base = morphy(" ".join(words[i:]), "n")
-        if base is not None:
-            return base
-    return None
+    `red soccer balls` -> `soccer ball`. A phrase with a preposition is looked up as a whole, then without its
+    tail: `cup of coffee` -> `cup`. None when not even the last word is a noun."""
+    low = " ".join(phrase.lower().split())
+    words = _TAIL.sub("", low).split()
+    endings = [low, *(" ".join(words[i:]) for i in range(len(words)))]
+    return next((base for ending in endings if (base := morphy(ending, "n")) is not None), None)
 
 
 @lru_cache(maxsize=32768)
@@ -420,7 +400,7 @@ def is_a(what: str | Synset, name: str | Synset) -> bool:
     """Whether a phrase's `first_sense` (or a synset, or a name such as `dog.n.01`) is the class `name` or
     below it.
 
-    A phrase without a WordNet noun is in no class. A class that is not there is a UserError.
+    A phrase without a WordNet noun is in no class. An unknown class is a UserError.
     """
     meaning = _meaning(what)
     top = name if isinstance(name, Synset) else synset(name)
@@ -442,14 +422,11 @@ def descendants(name: str | Synset) -> Iterator[Synset]:
     them."""
     child, parent = _table().below
     top = (name if isinstance(name, Synset) else synset(name)).row
-    seen, edge = {top}, [top]
-    while edge:
-        nearer = edge
-        edge = []
-        for row in nearer:
-            a, b = np.searchsorted(parent, [row, row + 1])
-            for below in child[a:b].tolist():
-                if below not in seen:
-                    seen.add(below)
-                    edge.append(below)
-                    yield Synset(below)
+    seen = {top}
+    for row in (queue := [top]):
+        a, b = np.searchsorted(parent, [row, row + 1])
+        for below in child[a:b].tolist():
+            if below not in seen:
+                seen.add(below)
+                queue.append(below)
+                yield Synset(below)

@@ -8,7 +8,7 @@ of data start from the recipe that is run, whichever file names them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -60,6 +60,16 @@ def read_yaml(text: str, where: str) -> Any:
         raise UserError(f"{where}: not YAML: {error}") from error
 
 
+def read_text(path: Path, what: str) -> str:
+    """Reads a UTF-8 file; `what` names its content in the UserError for one that cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the {what}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}") from error
+
+
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     """Reads a recipe file and what it extends, applies `key.path=value` overrides (values are YAML). Errors
     name file, key and the nearest right one, also in the `train` block, which another command reads."""
@@ -70,8 +80,8 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
 
 
 def read_data(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
-    """A recipe file as plain data, for commands that need one block of it. With a source it is checked as a
-    whole; without, its keys are."""
+    """Reads a recipe file as plain data, for commands that need one block of it. Checks all of it if it has a
+    source, else only its keys."""
     data = _overridden(path, overrides)
     if "source" in data:
         parse_recipe(data, str(path))
@@ -90,13 +100,7 @@ def _overridden(path: Path, overrides: list[str] | None) -> dict[str, Any]:
 
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     """A file's mapping with `extends` resolved."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the recipe: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}") from error
-    data = read_yaml(text, str(path))
+    data = read_yaml(read_text(path, "recipe"), str(path))
     if not isinstance(data, dict):
         raise UserError(f"{path}: a recipe is a mapping of keys, this is {type(data).__name__}")
     other = data.pop("extends", None)
@@ -111,15 +115,11 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any], block: type[BaseModel]) -> dict[str, Any]:
     """`above` laid over `below`: blocks key by key, everything else whole."""
-    out = dict(below)
-    for key, value in above.items():
-        field = block.model_fields.get(key)
-        inner = _single_block(field.annotation) if field is not None else None
-        before = out.get(key)
-        if inner is not None and isinstance(before, Mapping) and isinstance(value, Mapping):
-            out[key] = merge(before, value, inner)
-        else:
-            out[key] = value
+    out = {**below, **above}
+    for key, field in block.model_fields.items():
+        inner, old, new = _single_block(field.annotation), below.get(key), above.get(key)
+        if inner is not None and isinstance(old, Mapping) and isinstance(new, Mapping):
+            out[key] = merge(old, new, inner)
     return out
 
 
@@ -133,55 +133,38 @@ def _single_block(annotation: Any) -> type[BaseModel] | None:
 
 def parse_recipe(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
     """Validates a mapping; the first error becomes one line."""
-    try:
-        return Recipe.model_validate(data)
-    except ValidationError as error:
-        raise _first_error(error, where) from error
+    return _validated(Recipe, data, where)
 
 
-def parse_block(block: type[B], data: Mapping[str, Any], where: str, prefix: str) -> B:
-    """Validates the block under the key `prefix`; the first error becomes one line."""
+def _validated(block: type[B], data: Mapping[str, Any], where: str, *head: str) -> B:
+    """Validates a recipe, or the block under the key `head`; the first error becomes one line."""
     try:
         return block.model_validate(data)
     except ValidationError as error:
-        raise _first_error(error, where, block, prefix) from error
+        raise _first_error(error, where, block, *head) from error
 
 
-def check_block_keys(block: type[BaseModel], data: Mapping[str, Any], where: str, prefix: str) -> None:
-    """Refuses a block with an unknown key in one line; whatever else may be wrong with it is left to the
-    command that reads it."""
-    try:
-        block.model_validate(data)
-    except ValidationError as error:
-        if any(e["type"] == "extra_forbidden" for e in error.errors(include_url=False)):
-            raise _first_error(error, where, block, prefix) from error
+def _is_unknown_key(error: Any) -> bool:
+    return bool(error["type"] == "extra_forbidden")
 
 
-def _first_error(
-    error: ValidationError, where: str, block: type[BaseModel] = Recipe, prefix: str = ""
-) -> UserError:
+def _first_error(error: ValidationError, where: str, block: type[BaseModel], *head: str) -> UserError:
     errors = error.errors(include_url=False)
-    first = next(
-        (e for e in errors if e["type"] == "extra_forbidden"), errors[0]
-    )  # a misspelt key tells more than the missing one
-    head = [prefix] if prefix else []
-    spot = ".".join([*head, *(str(p) for p in first["loc"])])
-    if first["type"] == "extra_forbidden":
+    first = next(filter(_is_unknown_key, errors), errors[0])  # a misspelt key says more than the missing one
+    spot = ".".join([*head, *map(str, first["loc"])])
+    if _is_unknown_key(first):
         return unknown("key", spot, _keys_beside(first["loc"], block, head), where)
     message = first["msg"].removeprefix("Value error, ")
     given = "" if first["type"] in ("value_error", "missing") else f" (given: {first['input']!r})"
     return UserError(f"{where}: {spot + ': ' if spot else ''}{message}{given}")
 
 
-def _keys_beside(loc: tuple[int | str, ...], model: type[BaseModel], head: list[str]) -> list[str]:
+def _keys_beside(loc: tuple[int | str, ...], model: type[BaseModel], head: Sequence[str]) -> list[str]:
     """The keys at the level of `loc`, as dotted paths, for the nearest-name hint."""
-    prefix = list(head)
     for step in loc[:-1]:
-        prefix.append(str(step))
-        field = model.model_fields.get(step) if isinstance(step, str) else None
-        inner = block_of(field.annotation) if field is not None else None
-        model = inner or model
-    return [".".join([*prefix, name]) for name in model.model_fields]
+        field = model.model_fields.get(str(step))
+        model = (block_of(field.annotation) if field is not None else None) or model
+    return [".".join([*head, *map(str, loc[:-1]), name]) for name in model.model_fields]
 
 
 def _override(data: dict[str, Any], text: str) -> None:
@@ -191,37 +174,40 @@ def _override(data: dict[str, Any], text: str) -> None:
     steps = key.strip().split(".")
     at: Any = data
     for depth, step in enumerate(steps[:-1]):
-        at = at.setdefault(step, {}) if isinstance(at, dict) else None
+        at = at.setdefault(step, {})
         if not isinstance(at, dict):
             raise UserError(f"--set {text!r}: {'.'.join(steps[: depth + 1])} is not a mapping")
     at[steps[-1]] = read_yaml(value, f"--set {key}")
 
 
 def resolve(block: Mapping[str, Any], where: str = "recipe", seed: int | None = None) -> TrainBlock:
-    """The block over its preset, checked; unknown keys and preset names are one line with the nearest right
-    name. A length of one's own takes the preset's away and scales its warm-up. `seed` is the recipe's, for a
-    block without one."""
-    given = dict(block)
-    below = _preset(given, where)
+    """Lays the block over its preset and checks it; an unknown key or preset is an error of one line with the
+    nearest right name. A length given in the block replaces the preset's and scales its warm-up. `seed` is the
+    recipe's, for a block without one."""
+    below = _preset(block, where)
     lengths = ("epochs", "steps", "equal_samples")
-    if any(given.get(k) is not None for k in lengths):
+    if any(block.get(k) is not None for k in lengths):
         if below.get("steps") and below.get("warmup"):
             below["warmup"] = below["warmup"] / below["steps"]
         below = {k: v for k, v in below.items() if k not in lengths}
     if seed is not None:
         below["seed"] = seed
-    if "data" not in given:
+    if "data" not in block:
         raise UserError(
             f"{where}: train.data: no data; name a folder that `ctrlsynth export` wrote: data: [exports/mix]"
         )
-    return parse_block(TrainBlock, {**below, **given}, where, "train")
+    return _validated(TrainBlock, {**below, **block}, where, "train")
 
 
 def check_keys(block: Mapping[str, Any], where: str) -> None:
-    """Looks at keys and preset alone, for commands before `train`: data and other values may still come with
-    its `--set`."""
+    """Checks only the keys and the preset of a `train` block, for commands before `train`: data and other values
+    may still come with its `--set`."""
     _preset(block, where)
-    check_block_keys(TrainBlock, block, where, "train")
+    try:
+        TrainBlock.model_validate(block)
+    except ValidationError as error:
+        if any(map(_is_unknown_key, error.errors(include_url=False))):
+            raise _first_error(error, where, TrainBlock, "train") from error
 
 
 def _preset(block: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Literal
 
 from ..errors import UserError, unknown
@@ -107,14 +108,15 @@ def plan_steps(
 
 def places(steps: Sequence[Step]) -> dict[str, str]:
     """Position in the tree -> folder: `known` for the next `plan_steps`."""
-    by_folder = {s.folder: s for s in steps}
-    return {_place(s, by_folder): s.folder for s in steps}
+    found: dict[str, str] = {}
+    for step in steps:
+        found[step.folder] = _place(step.kind, step.label, found.get(str(step.parent)))
+    return {place: folder for folder, place in found.items()}
 
 
-def _place(step: Step, by_folder: Mapping[str, Step]) -> str:
-    parent = by_folder[step.parent] if step.parent else None
-    above = _place(parent, by_folder) + " > " if parent else ""
-    return f"{above}{step.label if step.kind != 'judge-image' and step.kind != 'judge-text' else step.kind}"
+def _place(kind: Kind, label: str, above: str | None) -> str:
+    own = kind if kind in ("judge-text", "judge-image") else label
+    return f"{above} > {own}" if above else own
 
 
 class _Tree:
@@ -136,24 +138,19 @@ class _Tree:
         uses: Mapping[str, str],
         family: Family | None = None,
     ) -> str:
-        place = f"{self.place[parent]} > {label}" if parent else label
-        if kind in ("judge-text", "judge-image"):
-            place = f"{self.place[str(parent)]} > {kind}"
+        place = _place(kind, label, self.place.get(str(parent)))
         for step in self.steps.values():
             if self.place[step.folder] == place:
                 merged = {**step.uses, **uses}
                 names = step.paths if path in step.paths else (*step.paths, path)
                 self.steps[step.folder] = replace(step, uses=merged, paths=names)
                 return step.folder
-        folder = self.known.get(place) or self._free(stem)
+        taken = {*self.steps, *self.known.values()}
+        stems = (stem if n == 1 else f"{stem}.{n}" for n in count(1))
+        folder = self.known.get(place) or next(name for name in stems if name not in taken)
         self.steps[folder] = Step(folder, kind, label, parent, dict(uses), family, (path,) if path else ())
         self.place[folder] = place
         return folder
-
-    def _free(self, stem: str) -> str:
-        taken = {*self.steps, *self.known.values()}
-        names = (stem if n == 1 else f"{stem}.{n}" for n in range(1, 1000))
-        return next(n for n in names if n not in taken)
 
     def ordered(self) -> list[Step]:
         """Sorts the steps topologically: a step comes after everything that it reads."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -16,6 +16,7 @@ from ..errors import unknown
 from ..sample import Kind
 from .block import Block, check_one
 from .code import is_code
+from .paths import Kind as StageKind
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Spec = str | dict[str, Any]
@@ -347,7 +348,7 @@ class Faults(Block):
     )
 
 
-KINDS = ("read", "tag", "write", "match", "balance", "paint", "judge-text", "judge-image")
+KINDS: tuple[str, ...] = get_args(StageKind)
 """The kinds of stages: the boxes of the figure, and the two halves of a balance."""
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from .block import Block
+from .block import Block, check_one
 from .presets import FINETUNING
 
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -35,8 +35,8 @@ class TrainSource(Block):
 
 
 class EqualSamples(Block):
-    """Train as many steps as a baseline on other data: E*N/(N+N') epochs (paper, section 4.1). Exactly one of
-    rows and data."""
+    """Trains as many steps as a baseline on other data: E*N/(N+N') epochs (paper, section 4.1). Takes exactly
+    one of rows and data."""
 
     epochs: float = Field(gt=0, description="E, the baseline's epochs")
     rows: Positive | None = Field(None, description="N, the baseline's pairs")
@@ -44,8 +44,7 @@ class EqualSamples(Block):
 
     @model_validator(mode="after")
     def _one(self) -> EqualSamples:
-        if (self.rows is None) == (self.data is None):
-            raise ValueError("equal_samples takes rows or data, and not both")
+        check_one(self, ("rows", "data"), "equal_samples")
         return self
 
     @field_validator("data", mode="before")
@@ -55,7 +54,7 @@ class EqualSamples(Block):
 
 
 class Decontaminate(Block):
-    """Pairs that are also in an evaluation set leave, or are told."""
+    """Drops or flags pairs that are also in an evaluation set."""
 
     against: list[str] = Field(
         min_length=1,
@@ -140,7 +139,7 @@ class TrainBlock(Block):
     save_every: Positive = Field(1000, description="steps between checkpoints")
     keep: Positive = Field(2, description="how many checkpoints stay")
     log_every: Positive = Field(10, description="steps between lines of log.jsonl")
-    seed: int = Field(0, description="weights, order, captions and crops hang on it")
+    seed: int = Field(0, description="weights, order, captions and crops derive from it")
     decontaminate: Decontaminate | None = Field(None, description="keep evaluation sets out of the data")
 
     @field_validator("data", mode="before")

@@ -64,14 +64,16 @@ def explain(run: RunReader, row_id: str) -> Story:
     shown = [
         (step, row, depth)
         for step, row, depth in _tree(parts, family)
-        if _belongs(row["id"], row_id) and _has_section(row, row_id)
+        if _belongs(row["id"], row_id)
+        and (row["reason"] != "not_chosen" or row["id"] == row_id)  # else shown with the winner
     ]
     others = {r["id"]: _candidates(family[s.folder], r) for s, r, _ in shown if box_of(s).makes == "text"}
     sections = tuple(
         Section(
             _title(step, row), step.folder, row["id"], depth, tuple(facts_of(run, step, row,
             others.get(row["id"], []))),
-            _plain(row), parts.files[step.folder][index].name,
+            {k: dict(v) if k == "weights" and v is not None else v for k, v in row.items() if k != "image"},
+            parts.files[step.folder][index].name,
         )
         for step, row, depth in shown
     )  # fmt: skip
@@ -111,14 +113,14 @@ def _nearest(wanted: str, ids: list[str]) -> str:
     """`; did you mean ...?` with up to three ids: those that end in what was asked for, then the most
     alike."""
     low = wanted.lower()
-    ends = [i for i in ids if low and i.lower().endswith((":" + low, "/" + low))]
     holds = [i for i in ids if low and low in i.lower()]
-    alike = difflib.get_close_matches(wanted, ids, n=3, cutoff=0.5) if not (ends or holds) else []
+    ends = [i for i in holds if i.lower().endswith((":" + low, "/" + low))]
+    alike = difflib.get_close_matches(wanted, ids, n=3, cutoff=0.5) if not holds else []
     names = list(dict.fromkeys([*ends, *holds, *alike]))[:3]
+    if not ids:
+        return "; nothing has been read yet"
     if not names:
-        return (
-            f"; the first ones are {', '.join(map(repr, ids[:3]))}" if ids else "; nothing has been read yet"
-        )
+        return f"; the first ones are {', '.join(map(repr, ids[:3]))}"
     return f"; did you mean {' or '.join(map(repr, names))}?"
 
 
@@ -145,12 +147,6 @@ def _belongs(row_id: str, asked: str) -> bool:
     )
 
 
-def _has_section(row: Row, asked: str) -> bool:
-    """Whether a row has a section of its own; candidates that lost are shown with the winner, unless asked
-    for."""
-    return bool(row["reason"] != "not_chosen" or asked == row["id"])
-
-
 def _candidates(rows: list[Row], row: Row) -> list[Row]:
     """All candidates for the same text, including the row itself, if there are several."""
     group = [r for r in rows if stem(r["id"]) == stem(row["id"])]
@@ -174,10 +170,6 @@ def _fates(samples: list[Sample], asked: str) -> Iterator[Fact]:
             why = f", {reason} ({where})" if reason else ""
             for path in sample.paths:
                 yield Fact(path, f"{verdict}{why}: {sample.id}")
-
-
-def _plain(row: Row) -> dict[str, Any]:
-    return {k: dict(v) if k == "weights" and v is not None else v for k, v in row.items() if k != "image"}
 
 
 def first_kept(run: RunReader) -> str:

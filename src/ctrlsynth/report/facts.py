@@ -37,10 +37,13 @@ def facts_of(run: RunReader, step: Step, row: Row, candidates: Sequence[Row] = (
         "match": lambda: [Fact("concepts", _listed(row["concepts"] or []))],
         "balance": lambda: _balance(recipe, row),
         "paint": lambda: _image(row),
-        "judge-text": lambda: _text_verdict(row, judge),
+        "judge-text": lambda: [
+            *_score(row["edited"], judge),
+            Fact("verdict", verdict_line(row["verdict"], row["edited"], judge, judge.matcher.text)),
+        ],
         "judge-image": lambda: _image_verdict(row, judge),
     }
-    yield from makers[step.kind]() if step.kind in makers else ()
+    yield from makers[step.kind]()
 
 
 def _given(facts: Mapping[str, str | tuple[str, ...] | None]) -> Iterator[Fact]:
@@ -74,17 +77,12 @@ def _text_of(value: Any) -> str:
 def _tags(row: Row) -> Iterator[Fact]:
     for kind in KINDS:
         phrases = row[kind] or []
-        scores = (
-            row["scores"]
-            if kind == "objects" and row["scores"] and len(row["scores"]) == len(phrases)
-            else None
-        )
-        shown = [f"{p} ({s:.2f})" for p, s in zip(phrases, scores, strict=True)] if scores else phrases
-        yield Fact(kind, _listed(shown))
-    if row["caption"]:
-        yield Fact("caption", row["caption"])
-    if row.get("dropped_phrases"):
-        yield Fact("left out", f"{row['dropped_phrases']} phrases that the caption lacks")
+        if kind == "objects" and len(row["scores"] or []) == len(phrases):
+            phrases = [f"{p} ({s:.2f})" for p, s in zip(phrases, row["scores"] or [], strict=True)]
+        yield Fact(kind, _listed(phrases))
+    lost = row.get("dropped_phrases")
+    left_out = f"{lost} phrases that the caption lacks" if lost else None
+    yield from _given({"caption": row["caption"] or None, "left out": left_out})
 
 
 def edit_name(policy: TextPolicy, number: int) -> str:
@@ -114,9 +112,8 @@ def _text(step: Step, row: Row, recipe: Recipe, candidates: Sequence[Row]) -> It
         )
     if from_tags and not row["edits"]:
         yield Fact("edits", "none changed these tags" if policy.edits else "the policy has none")
-    for kind in KINDS:
-        if from_tags and row["tags"]:
-            yield Fact(kind, _listed(row["tags"][kind]))
+    if from_tags and row["tags"]:
+        yield from (Fact(kind, _listed(row["tags"][kind])) for kind in KINDS)
     tokens = (row["prompt_tokens"], row["completion_tokens"])
     yield from _given(
         {
@@ -138,11 +135,7 @@ def _text(step: Step, row: Row, recipe: Recipe, candidates: Sequence[Row]) -> It
             else "there are no tags to compare with, so the lowest number"
         )
         yield Fact("chosen", "none: all failed" if chosen is None else f"{chosen}: {why}")
-    yield from _given({"seed": _number(row["seed"])})
-
-
-def _number(value: int | None) -> str | None:
-    return None if value is None else str(value)
+    yield from _given({"seed": None if row["seed"] is None else str(row["seed"])})
 
 
 def _candidate(row: Row, shown: Row, judge: Judge | None) -> str:
@@ -150,12 +143,10 @@ def _candidate(row: Row, shown: Row, judge: Judge | None) -> str:
     judge's own function."""
     if row["text"] is None:
         return f"{row['candidate']}: {row['reason']}"
-    fate = "chosen" if row["chosen"] else row["reason"]
-    score = ""
+    fate, score = "chosen" if row["chosen"] else row["reason"], ""
     if judge is not None and row["tags"] is not None:
-        recall = score_text(
-            row["text"], Tags.of(row["tags"]), (), judge.matcher.text, dict(judge.weights)
-        ).recall
+        tags = Tags.of(row["tags"])
+        recall = score_text(row["text"], tags, (), judge.matcher.text, dict(judge.weights)).recall
         score = "no tags, " if recall is None else f"recall {recall:.2f}, "
     return f"{row['candidate']}: {score}{fate}" + ("" if row is shown else f": {row['text']}")
 
@@ -164,23 +155,13 @@ def _tokens(row: Row) -> Iterator[Fact]:
     tokens = row["clip_tokens"]
     if tokens is None:
         return
-    if tokens <= CONTEXT or row["truncated"]:
-        cut = (
-            f"; cut at {CONTEXT}"
-            if row["truncated"] and tokens > CONTEXT
-            else "; cut"
-            if row["truncated"]
-            else ""
-        )
-        yield Fact("CLIP tokens", f"{tokens} of {CONTEXT}{cut}")
-    else:
-        chunks = row.get("chunks")
-        yield Fact(
-            "CLIP tokens",
-            f"{tokens}, read in {chunks} chunks"
-            if chunks
-            else f"{tokens}, read whole by another text encoder",
-        )
+    read = f"{tokens} of {CONTEXT}"
+    if row["truncated"]:
+        read += f"; cut at {CONTEXT}" if tokens > CONTEXT else "; cut"
+    elif tokens > CONTEXT:
+        chunks = f"in {row['chunks']} chunks" if row.get("chunks") else "whole by another text encoder"
+        read = f"{tokens}, read {chunks}"
+    yield Fact("CLIP tokens", read)
 
 
 def _image(row: Row) -> Iterator[Fact]:
@@ -201,7 +182,7 @@ def _image(row: Row) -> Iterator[Fact]:
         }
     )
     yield from _tokens(row)
-    yield from _given({"seed": _number(row["seed"])})
+    yield from _given({"seed": None if row["seed"] is None else str(row["seed"])})
 
 
 def _balance(recipe: Recipe, row: Row) -> Iterator[Fact]:
@@ -209,28 +190,20 @@ def _balance(recipe: Recipe, row: Row) -> Iterator[Fact]:
     name, value = next((k, given[k]) for k in ("size", "t", "random") if k in given)
     yield Fact("rule", f"{name} {value:,}")
     if row["chance"] is not None:
-        yield Fact("chance", f"{row['chance']:.3f} of going on; drawn by the caption's id")
+        yield Fact("chance", f"{row['chance']:.3f} of being kept; drawn by the caption's id")
 
 
 def _score(score: Mapping[str, Any] | None, judge: Judge) -> Iterator[Fact]:
-    if score is None:
-        yield Fact("recall", "no such reference")
+    if score is None or score["recall"] is None:
+        yield Fact("recall", "none: the reference holds no phrases" if score else "no such reference")
         return
     found, missed = score["found"] or [], score["missed"] or []
-    if score["recall"] is None:
-        yield Fact("recall", "none: the reference holds no phrases")
-        return
     weighted = ", weighted by kind" if judge.weights else ""
     yield Fact("recall", f"{score['recall']:.2f} ({len(found)} of {len(found) + len(missed)}{weighted})")
     yield Fact("found", _listed(found))
     yield Fact("missed", _listed(missed))
     if score["violations"]:
         yield Fact("came back", _listed(score["violations"]) + " (removed by an edit)")
-
-
-def _text_verdict(row: Row, judge: Judge) -> Iterator[Fact]:
-    yield from _score(row["edited"], judge)
-    yield Fact("verdict", verdict_line(row["verdict"], row["edited"], judge, judge.matcher.text))
 
 
 _REFERENCES = {

@@ -4,7 +4,7 @@ pyplot, no global state."""
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from ..concepts.coverage import Counted
 from ..errors import UserError
 from ..runs.reader import Parts, RunReader
 from ..stages.boxes import box_of
-from .sweep import Sweep, SweepRow
+from .sweep import Sweep
 
 MOST_WORDS = 100
 """Texts with this many words or more share the last bin."""
@@ -38,47 +38,45 @@ def word_histograms(run: RunReader) -> list[Histogram]:
     """Counts words per text (split at white space): of the original captions, and of the synthetic texts of
     every folder. Bin n: n words."""
     parts = Parts(run)
-    out = [_words(parts, "read", "caption", "original captions")]
-    out += [
-        _words(parts, s.folder, "text", f"synthetic texts ({s.folder})")
-        for s in run.steps
-        if box_of(s).makes == "text"
-    ]
+    texts = [s.folder for s in run.steps if box_of(s).makes == "text"]
+    out = [_histogram("original captions", _words(parts, "read", "caption"), MOST_WORDS + 1)]
+    out += [_histogram(f"synthetic texts ({f})", _words(parts, f, "text"), MOST_WORDS + 1) for f in texts]
     return [h for h in out if h.total]
-
-
-def _words(parts: Parts, folder: str, column: str, name: str) -> Histogram:
-    counts = np.zeros(MOST_WORDS + 1, np.int64)
-    total = words = 0
-    for batch in parts.batches(folder, ["status", column], rows=8192):
-        texts = pc.utf8_trim_whitespace(batch.filter(pc.equal(batch["status"], "ok"))[column].drop_null())
-        texts = texts.filter(pc.not_equal(texts, ""))
-        lengths = pc.list_value_length(pc.utf8_split_whitespace(texts)).to_numpy(zero_copy_only=False)
-        counts += np.bincount(np.minimum(lengths, MOST_WORDS), minlength=MOST_WORDS + 1)
-        total += len(lengths)
-        words += int(lengths.sum())
-    return Histogram(name, tuple(counts.tolist()), total, words / total if total else None)
 
 
 def recall_histograms(run: RunReader) -> list[Histogram]:
     """Counts the recall of every judge's table by the reference that decides, in 20 bins of 0.05; rows
     without a reference are left out."""
-    parts, out = Parts(run), []
-    for step in run.steps:
-        if not box_of(step).judges:
-            continue
-        column = box_of(step).decides(run.recipe)
-        counts = np.zeros(RECALL_BINS, np.int64)
-        total, added = 0, 0.0
-        for batch in parts.batches(step.folder, [f"{column}.recall"]):
-            recall = pc.struct_field(batch[column], "recall").drop_null().cast(pa.float64())
-            values = recall.to_numpy(zero_copy_only=False)
-            bins = np.clip(np.floor(values * RECALL_BINS + 1e-5).astype(np.int64), 0, RECALL_BINS - 1)
-            counts += np.bincount(bins, minlength=RECALL_BINS)
-            total += len(values)
-            added += float(values.sum())
-        out.append(Histogram(step.folder, tuple(counts.tolist()), total, added / total if total else None))
+    parts, judges = Parts(run), [s for s in run.steps if box_of(s).judges]
+    columns = {s.folder: box_of(s).decides(run.recipe) for s in judges}
+    out = [_histogram(f, _recalls(parts, f, column), RECALL_BINS) for f, column in columns.items()]
     return [h for h in out if h.total]
+
+
+def _histogram(name: str, batches: Iterable[tuple[Any, Any]], bins: int) -> Histogram:
+    """Counts batches of (bins, values)."""
+    counts, total, added = np.zeros(bins, np.int64), 0, 0.0
+    for places, values in batches:
+        counts += np.bincount(places, minlength=bins)
+        total += len(values)
+        added += float(values.sum())
+    return Histogram(name, tuple(counts.tolist()), total, added / total if total else None)
+
+
+def _words(parts: Parts, folder: str, column: str) -> Iterator[tuple[Any, Any]]:
+    for batch in parts.batches(folder, ["status", column], rows=8192):
+        texts = pc.utf8_trim_whitespace(batch.filter(pc.equal(batch["status"], "ok"))[column].drop_null())
+        words = pc.utf8_split_whitespace(texts.filter(pc.not_equal(texts, "")))
+        lengths = pc.list_value_length(words).to_numpy(zero_copy_only=False)
+        yield np.minimum(lengths, MOST_WORDS), lengths
+
+
+def _recalls(parts: Parts, folder: str, column: str) -> Iterator[tuple[Any, Any]]:
+    for batch in parts.batches(folder, [f"{column}.recall"]):
+        recall = pc.struct_field(batch[column], "recall").drop_null().cast(pa.float64())
+        values = recall.to_numpy(zero_copy_only=False)
+        bins = np.floor(values * RECALL_BINS + 1e-5).astype(np.int64)
+        yield np.clip(bins, 0, RECALL_BINS - 1), values
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +147,11 @@ def sweep_figure(found: Sweep, theme: Theme = LIGHT) -> Any:
         label = f"pairs of {name}" if kind == "pair" else name
         whole = [r for r in series if r.complete]
         part = series[: len(series) - len(whole) + 1] if len(whole) < len(series) else []
-        for axes, value in ((left, _percent), (right, _recall)):
-            axes.plot([r.threshold for r in part], [value(r) for r in part], lw=0.7, alpha=0.6, **style)
-            axes.plot([r.threshold for r in whole], [value(r) for r in whole], lw=1.8, label=label, **style)
+        for rows, look in ((part, {"lw": 0.7, "alpha": 0.6}), (whole, {"lw": 1.8, "label": label})):
+            p_f = [r.threshold for r in rows]
+            recalls = [np.nan if r.mean_recall is None else r.mean_recall for r in rows]
+            left.plot(p_f, [r.share * 100 for r in rows], **look, **style)
+            right.plot(p_f, recalls, **look, **style)
     for axes in (left, right):
         _mark(axes, found.threshold, theme)
         axes.set(xlabel="threshold p_f", xlim=(-0.02, 1.02))
@@ -159,14 +159,6 @@ def sweep_figure(found: Sweep, theme: Theme = LIGHT) -> Any:
     right.set(ylabel="mean recall of what is kept", ylim=(-0.03, 1.03))
     legend(left, theme)
     return figure
-
-
-def _percent(row: SweepRow) -> float:
-    return row.share * 100
-
-
-def _recall(row: SweepRow) -> float:
-    return float("nan") if row.mean_recall is None else row.mean_recall
 
 
 def write_figure(figure: Any, path: Path) -> None:
@@ -274,8 +266,3 @@ def head_tail_figure(sets: Sequence[Counted]) -> Any:
     )
     legend(left, LIGHT)
     return figure
-
-
-def plot_sweep(found: Sweep, path: Path) -> None:
-    """Plots the share kept and the mean recall over p_f, as .svg or .png."""
-    write_figure(sweep_figure(found), path)

@@ -7,11 +7,10 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ..errors import UserError
 from ..recipe.paths import resolve
@@ -27,6 +26,8 @@ from .sweep import Sweep, as_table, gate_note, sweep
 
 MARKER = "ctrlsynth-report.json"
 OURS = frozenset({MARKER, "index.html", "gallery.css", "gallery.js", "data", "images", "plots", "STALE.txt"})
+_Fate = tuple[str, str, str]
+"""Verdict, reason and the folder that decided, as `runs.pairs.Fate`."""
 _TEMPLATES = Path(__file__).with_name("templates")
 
 
@@ -45,7 +46,11 @@ def write_report(
     with making(out) as made:
         with disk_errors(out):
             _write(run, made, page_rows, tick or (lambda: None))
-        _swap(made, out)
+        old = temporary(out)
+        if out.exists():
+            os.rename(out, old)
+        os.rename(made, out)
+        shutil.rmtree(old, ignore_errors=True)
     return out / "index.html"
 
 
@@ -64,35 +69,17 @@ def _refuse_foreign(out: Path) -> None:
         )
 
 
-def _swap(made: Path, out: Path) -> None:
-    """Replaces the older folder with the finished one."""
-    old = temporary(out)
-    if out.exists():
-        os.rename(out, old)
-    os.rename(made, out)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-@dataclass(slots=True)
-class _Counts:
-    """Counts of what the pages hold."""
-
-    samples: int = 0
-    fates: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    paths: Counter[str] = field(default_factory=Counter)
-
-
 def _write(run: RunReader, root: Path, page_rows: int, tick: Callable[[], None]) -> None:
     (root / "data").mkdir(parents=True)
-    counts = _pages(run, root, page_rows, tick)
+    fates, paths = _pages(run, root, page_rows, tick)
     judged = run.recipe.judge is not None and any(box_of(s).judges for s in run.steps)
     found = sweep(run) if judged else None
     plots = _plots(run, root / "plots", found)
     for name in ("gallery.css", "gallery.js"):
         shutil.copyfile(_TEMPLATES / name, root / name)
-    (root / "index.html").write_text(_index(run, counts, found, plots), encoding="utf-8")
+    (root / "index.html").write_text(_index(run, fates, paths, found, plots), encoding="utf-8")
     write_json(
-        root / MARKER, {"run": run.recipe.name, "samples": counts.samples, "version": version("ctrlsynth")}
+        root / MARKER, {"run": run.recipe.name, "samples": fates.total(), "version": version("ctrlsynth")}
     )
 
 
@@ -108,30 +95,39 @@ def _cards(run: RunReader, root: Path) -> Iterator[dict[str, Any]]:
             images.close()
 
 
-def _pages(run: RunReader, root: Path, page_rows: int, tick: Callable[[], None]) -> _Counts:
-    """Streams the cards into data/page-N.js, and one line per card into data/index.js, for the filter."""
-    counts = _Counts()
+def _pages(
+    run: RunReader, root: Path, page_rows: int, tick: Callable[[], None]
+) -> tuple[Counter[_Fate], Counter[str]]:
+    """Streams the cards into data/page-N.js, and one line per card into data/index.js, for the filter.
+    Returns the samples by fate and by path."""
+    fates: Counter[_Fate] = Counter()
+    paths: Counter[str] = Counter()
     path_sets: dict[tuple[str, ...], int] = {}
-    fates: dict[tuple[str, str, str], int] = {}
     page: list[str] = []
     with open(root / "data" / "index.js", "w", encoding="ascii") as index:
         index.write("ctrlsynthIndex([\n")
         for card in _cards(run, root):
             tick()
             fate = (card["verdict"], card["reason"], card["where"])
-            paths = path_sets.setdefault(tuple(card["paths"]), len(path_sets))
-            index.write(script_json([paths, fates.setdefault(fate, len(fates)), search_text(card)]) + ",\n")
-            counts.samples += 1
-            counts.fates[fate] += 1
-            counts.paths.update(card["paths"])
+            number = path_sets.setdefault(tuple(card["paths"]), len(path_sets))
+            fates[fate] += 1
+            index.write(script_json([number, list(fates).index(fate), search_text(card)]) + ",\n")
+            paths.update(card["paths"])
             page.append(script_json(card))
             if len(page) == page_rows:
-                _page(root, (counts.samples - 1) // page_rows, page)
+                _page(root, (fates.total() - 1) // page_rows, page)
                 page = []
         if page:
-            _page(root, (counts.samples - 1) // page_rows, page)
-        _end_of_index(index, run, page_rows, list(path_sets), list(fates))
-    return counts
+            _page(root, (fates.total() - 1) // page_rows, page)
+        threshold = run.recipe.judge.threshold if run.recipe.judge is not None else None
+        more = {
+            "pageRows": page_rows,
+            "pathSets": list(path_sets),
+            "fates": list(fates),
+            "threshold": threshold,
+        }
+        index.write(f"],{script_json(more)});\n")
+    return fates, paths
 
 
 def _page(root: Path, number: int, cards: Sequence[str]) -> None:
@@ -139,41 +135,33 @@ def _page(root: Path, number: int, cards: Sequence[str]) -> None:
     (root / "data" / f"page-{number:05d}.js").write_text(text, encoding="ascii")
 
 
-def _end_of_index(
-    index: IO[str], run: RunReader, page_rows: int, path_sets: list[Any], fates: list[Any]
-) -> None:
-    threshold = run.recipe.judge.threshold if run.recipe.judge is not None else None
-    more = {"pageRows": page_rows, "pathSets": path_sets, "fates": fates, "threshold": threshold}
-    index.write(f"],{script_json(more)});\n")
-
-
-@dataclass(frozen=True, slots=True)
-class _Plot:
-    name: str
-    title: str
-    alt: str
-
-
-def _plots(run: RunReader, folder: Path, found: Sweep | None) -> list[_Plot]:
-    """Draws the plots, in light and dark."""
+def _plots(run: RunReader, folder: Path, found: Sweep | None) -> list[dict[str, str]]:
+    """Draws the plots, in light and dark; returns their names, titles and alternative texts."""
     plots = []
     words = word_histograms(run)
     if words:
         write_both(partial(words_figure, words), folder, "words")
         means = "; ".join(f"{h.name}: {h.total:,} texts, mean {h.mean:.1f} words" for h in words)
-        plots.append(_Plot("words", "Words in a text", means))
+        plots.append({"name": "words", "title": "Words in a text", "alt": means})
     recalls = recall_histograms(run) if found is not None else []
     if found is not None and recalls:
         write_both(partial(recall_figure, recalls, found.threshold), folder, "recall")
         means = "; ".join(f"{h.name}: {h.total:,} rows, mean recall {h.mean:.2f}" for h in recalls)
-        plots.append(_Plot("recall", "Recall", means))
+        plots.append({"name": "recall", "title": "Recall", "alt": means})
     if found is not None:
         write_both(partial(sweep_figure, found), folder, "sweep")
-        plots.append(_Plot("sweep", "What every p_f would keep", "the same numbers as in the table below"))
+        numbers = "the same numbers as in the table below"
+        plots.append({"name": "sweep", "title": "What every p_f would keep", "alt": numbers})
     return plots
 
 
-def _index(run: RunReader, counts: _Counts, found: Sweep | None, plots: Sequence[_Plot]) -> str:
+def _index(
+    run: RunReader,
+    fates: Counter[_Fate],
+    paths: Counter[str],
+    found: Sweep | None,
+    plots: Sequence[Mapping[str, str]],
+) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     env = Environment(
@@ -187,16 +175,22 @@ def _index(run: RunReader, counts: _Counts, found: Sweep | None, plots: Sequence
     return env.get_template("index.html.j2").render(
         run=run.recipe,
         version=version("ctrlsynth"),
-        samples=counts.samples,
-        kept=sum(n for (v, _, _), n in counts.fates.items() if v in ("kept", "unjudged")),
+        samples=fates.total(),
+        kept=sum(n for (v, _, _), n in fates.items() if v in ("kept", "unjudged")),
         fates=[
-            _Fate(*f, n)
-            for f, n in sorted(counts.fates.items(), key=lambda f: (f[0][0] != "kept", -f[1], f[0]))
+            {
+                "verdict": verdict,
+                "reason": reason,
+                "where": where,
+                "number": number,
+                "label": f"{verdict}, {reason}" if reason else verdict,
+                "filter": f"{reason or verdict}@{where}" if where else verdict,
+            }
+            for (verdict, reason, where), number in sorted(
+                fates.items(), key=lambda f: (f[0][0] != "kept", -f[1], f[0])
+            )
         ],
-        paths=[
-            (name, number, " → ".join(resolve(run.recipe.paths)[name]))
-            for name, number in counts.paths.items()
-        ],
+        paths=[(name, number, " → ".join(resolve(run.recipe.paths)[name])) for name, number in paths.items()],
         models=_models(run),
         judge=run.recipe.judge,
         ledger=run.ledger(),
@@ -206,23 +200,6 @@ def _index(run: RunReader, counts: _Counts, found: Sweep | None, plots: Sequence
         plots=plots,
         recipe=_recipe_text(run),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Fate:
-    verdict: str
-    reason: str
-    where: str
-    number: int
-
-    @property
-    def label(self) -> str:
-        return f"{self.verdict}, {self.reason}" if self.reason else self.verdict
-
-    @property
-    def filter(self) -> str:
-        """The value of the gallery's filter by verdict for exactly this."""
-        return f"{self.reason or self.verdict}@{self.where}" if self.where else self.verdict
 
 
 def _models(run: RunReader) -> list[tuple[str, str]]:

@@ -6,7 +6,6 @@ All of it works on one source row and the rows that descend from it (`reader.Par
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -118,14 +117,12 @@ class Shape:
         self.seen: dict[str, str | None] = {}
         self.kinds: dict[str, PairKind] = {}
         for step in self.made:
-            chain = _chain(by_folder, str(step.parent))
+            above = {box_of(by_folder[f]).makes: f for f in _chain(by_folder, str(step.parent))}
             if box_of(step).makes == "text":
-                images = [f for f in chain if box_of(by_folder[f]).makes == "image"]
-                self.seen[step.folder] = images[-1] if images else None
-                self.kinds[step.folder] = "capimg" if images else "cap"
+                self.seen[step.folder] = above.get("image")
+                self.kinds[step.folder] = "capimg" if "image" in above else "cap"
             else:
-                texts = any(box_of(by_folder[f]).makes == "text" for f in chain)
-                self.kinds[step.folder] = "capimg" if texts else "img"
+                self.kinds[step.folder] = "capimg" if "text" in above else "img"
         self.balances = {
             str(s.parent): s.folder
             for s in run.steps
@@ -175,7 +172,9 @@ class Shape:
                     found, tags = judged.get(row["id"]), seen.get(row["id"])
                     fate = _fate(judge, found, tags)
                     if balance is not None and fate.against is None:
-                        fate = _sampled(balance, sampled.get(row["id"]), fate)
+                        draw = sampled.get(row["id"], {"status": "dropped", "reason": "not_balanced"})
+                        if draw["status"] != "ok":
+                            fate = Fate("dropped", draw["reason"] or "", balance)
                     out[row["id"]] = Made(step, row, fate, found, tags)
         return out
 
@@ -304,12 +303,6 @@ def _fate(judge: Step | None, judged: Row | None, seen: Row | None) -> Fate:
     return Fate("kept") if judged["verdict"] == "kept" else Fate("rejected", judged["verdict"], judge.folder)
 
 
-def _sampled(balance: str, row: Row | None, fate: Fate) -> Fate:
-    if row is None:
-        return Fate("dropped", "not_balanced", balance)
-    return fate if row["status"] == "ok" else Fate("dropped", row["reason"] or "", balance)
-
-
 def families(
     run: RunReader, shape: Shape, texts: bool = True, images: bool = False
 ) -> Iterator[tuple[Row, Family]]:
@@ -347,12 +340,7 @@ class Mix:
         out: list[Pair] = []
         for pair in kept:
             wanted = (pair.variant == 0) == (pair.kind == "cap" or self.share)
-            second_round = (
-                pair.kind == "capimg"
-                and pair.text is not None
-                and pair.image is not None
-                and pair.text.row["id"] == pair.id
-            )
+            second_round = pair.text is not None and pair.image is not None and pair.text.row["id"] == pair.id
             if (wanted or second_round) and all(p.folder != pair.folder for p in out):
                 out.append(pair)
         return out
@@ -399,12 +387,6 @@ def count_pairs(run: RunReader, use: str | None = None) -> int:
     """Returns how many synthetic pairs would leave the run: what `judge.target` counts."""
     shape, mix = Shape(run), mix_of(run, use)
     return sum(len(mix.take(shape.pairs(*found))) for found in families(run, shape, texts=False))
-
-
-def tally(pairs: Sequence[Pair], counts: Counter[tuple[str, str]]) -> None:
-    """Adds pairs to counts of (kind, `kept` or the reason)."""
-    for pair in pairs:
-        counts[pair.kind, pair.reason or "kept"] += 1
 
 
 def licence_of(source: Row) -> str | None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +28,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ..errors import UserError, WorkFailed, first_line
 from ..models.device import quiet_native_threads
 from ..recipe.schema import RayPool
-from ..storage.files import write_json
+from ..storage.files import temporary, write_json
 from ..storage.location import Location
 from ..storage.parts import RunFolder
 from .build import Workshop, build_one
@@ -128,7 +127,7 @@ def every_node_sees(root: Location) -> None:
     """Checks that every node can read a token in the run's folder with the same program. Raises UserError
     that names the first that cannot."""
     where = root.absolute() if isinstance(root, Path) else root
-    token = where / f".tmp-token-{uuid.uuid4().hex}"
+    token = where / temporary(where / "token").name
     write_json(token, {"version": version("ctrlsynth")})
     look = ray.remote(_sees)
     try:
@@ -253,14 +252,16 @@ class _Work:
 
     def _made(self) -> bool:
         pools = {f: _pool(self._plan, f) for f in self._folders if f in self._job.todo}
+        first = [s.folder for s in self._plan.steps].index(self._folders[0])
         try:
             answer, nodes = self._chain.run.remote(self._job, pools, self._chain), _nodes()
             while not ray.wait([answer], timeout=POLL_SECONDS)[0]:
                 self._listen()
                 alive = _nodes()
-                if nodes.keys() - alive.keys() and len(_together(self._plan, self._first(), alive)) < len(
-                    self._folders
-                ):
+                fitting = (
+                    _together(self._plan, first, alive) if nodes.keys() - alive.keys() else self._folders
+                )
+                if len(fitting) < len(self._folders):
                     return False
                 nodes = alive
             stopped = ray.get(answer)
@@ -272,9 +273,6 @@ class _Work:
         if stopped:
             raise (UserError if stopped.startswith("U") else WorkFailed)(stopped[1:])
         return True
-
-    def _first(self) -> int:
-        return [s.folder for s in self._plan.steps].index(self._folders[0])
 
     def _listen(self) -> None:
         """Passes the actors' messages to the watcher and the ledgers."""
@@ -370,8 +368,7 @@ class _Maker(Watcher):
 
     def __init__(self, job: Any, folder: str, inbox: Any) -> None:
         self._shared, self._folder, self._inbox = job, folder, inbox
-        self._job: _Job | None = None
-        self._workshop: Workshop | None = None
+        self._tools: tuple[_Job, Workshop] | None = None
         self._error: str | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -380,36 +377,33 @@ class _Maker(Watcher):
 
     def _make(self, index: int) -> str:
         try:
-            if self._workshop is None:  # not in the constructor, so that an error is reported in one line
-                self._workshop = build_one(self._begin().plan, self._folder)
-            assert self._job is not None
-            versions = self._job.todo[self._folder].get(index)
+            # not in the constructor, so that an error is reported in one line
+            self._tools = self._tools or self._begin()
+            job, workshop = self._tools
+            versions = job.todo[self._folder].get(index)
             if versions is not None:
                 self._inbox.add.remote(("begin", self._folder, index))
-                part = self._workshop.plan.parts[index]
                 with fewer_collections():
-                    Pipeline(self._workshop, self._job.run, self._folder, self, self._job.retry, self).run(
-                        [(part, versions)]
+                    Pipeline(workshop, job.run, self._folder, self, job.retry, self).run(
+                        [(workshop.plan.parts[index], versions)]
                     )
         except (UserError, WorkFailed) as error:
             where = ray.util.get_node_ip_address()
             return f"{'U' if isinstance(error, UserError) else 'W'}{error} (on node {where})"
         return ""
 
-    def _begin(self) -> _Job:
-        """Gets the job, once per process, and changes to the folder that it was started in, if it exists
-        here."""
-        if self._job is None:
-            cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
-            os.environ["OMP_NUM_THREADS"] = str(
-                max(1, int(cpus))
-            )  # a Ray that was started by a driver has the driver's here
-            quiet_native_threads()
-            self._job = cast(_Job, ray.get(self._shared))
-            if self._job.here.is_dir():
-                os.chdir(self._job.here)
-            self._job.run.sweep_leftovers()  # of actors of this machine that were killed
-        return self._job
+    def _begin(self) -> tuple[_Job, Workshop]:
+        """Gets the job, changes to the folder that it was started in, if it exists here, and builds the
+        stage."""
+        cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
+        # a Ray that was started by a driver has the driver's number here
+        os.environ["OMP_NUM_THREADS"] = str(max(1, int(cpus)))
+        quiet_native_threads()
+        job = cast(_Job, ray.get(self._shared))
+        if job.here.is_dir():
+            os.chdir(job.here)
+        job.run.sweep_leftovers()  # of actors of this machine that were killed
+        return job, build_one(job.plan, self._folder)
 
     def rows(self, folder: str, rows: int, made: int) -> None:
         self._inbox.add.remote(("rows", folder, rows, made))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from typing import Any
@@ -158,10 +158,7 @@ class BalanceStage(Barrier):
                 yield found
 
         gone = {str(p): {"duplicate": pack(rows)} for p, rows in dedupe.find(scanned()).items()}
-        views = [
-            BarrierPart(up, self._captions, self._matches, self._seed, gone.get(str(up.index), {}))
-            for up in parts
-        ]
+        views = [replace(view, gone=gone.get(str(view.up.index), {})) for view in views]
         lost = sum(len(unpack(rows)) for reasons in gone.values() for rows in reasons.values())
         state: dict[str, Any] = {"captions": sum(sizes), "duplicates": lost, "gone": gone}
         if self._matches is not None:

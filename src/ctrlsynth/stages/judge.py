@@ -188,7 +188,7 @@ class JudgeTextStage(_JudgeStage):
 
 @dataclass(slots=True)
 class ImageCase:
-    """One synthetic image and what it is held against; a reference that does not exist is None."""
+    """One synthetic image and what it is compared with; a reference that does not exist is None."""
 
     found: Tags
     references: dict[str, Tags | None]

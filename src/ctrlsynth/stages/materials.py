@@ -23,7 +23,7 @@ class Materials:
 
     source      None in a process that only makes stages which do not read it
     kinds       folder -> kind of stage
-    candidates  texts per row, of which the best goes on
+    candidates  texts per row, the best of which continues
     text, image the controllers (3a, 3b)
     miner       reads the phrases of a text that came without tags
     """

@@ -1,7 +1,7 @@
-"""Where a run's folder or a source's files are: a path of this machine, or a URL of a store that fsspec knows
-(s3, gs, abfs, ...).
+"""Locations of a run's folder or a source's files: a local path, or a URL of a store that fsspec knows (s3,
+gs, abfs, ...).
 
-`locate` tells the two apart; paths stay `pathlib.Path`, so they lose no speed. A `Remote` has the few methods
+`locate` distinguishes the two; paths stay `pathlib.Path`, so they lose no speed. A `Remote` has the few methods
 of Path that this program needs. Keys, tokens and endpoints come from the environment, as for each store's own
 tools, and are never written anywhere."""
 
@@ -12,11 +12,12 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 from ..errors import UserError, WorkFailed, first_line
 
@@ -41,26 +42,18 @@ class Entry(NamedTuple):
     mark: str
 
 
+@dataclass(frozen=True, slots=True)
 class Remote:
-    """A file or folder behind a URL. A store creates objects atomically, so nothing needs a temporary name
+    """A file or folder behind a URL. A store creates objects atomically, so no file needs a temporary name
     here."""
 
-    __slots__ = ("url",)
+    url: str
 
-    def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "url", self.url.rstrip("/"))
 
     def __str__(self) -> str:
         return self.url
-
-    def __repr__(self) -> str:
-        return f"Remote({self.url!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Remote) and self.url == other.url
-
-    def __hash__(self) -> int:
-        return hash(self.url)
 
     def __truediv__(self, name: str) -> Remote:
         return Remote(f"{self.url}/{name}")
@@ -74,37 +67,32 @@ class Remote:
         return Remote(self.url.rpartition("/")[0])
 
     def exists(self) -> bool:
-        """Whether a file, or anything below this folder, is there."""
-        with self._store() as (files, key):
-            return bool(files.exists(key))
+        """Whether a file, or anything below this folder, exists."""
+        return bool(self._call("exists"))
 
     def is_file(self) -> bool:
-        with self._store() as (files, key):
-            return bool(files.isfile(key))
+        return bool(self._call("isfile"))
 
     def open(self) -> IO[bytes]:
-        """The file's bytes as a stream that can seek. FileNotFoundError where there is none."""
-        with self._store() as (files, key):
-            stream: IO[bytes] = files.open(key, "rb", block_size=BLOCK, cache_type="readahead")
-            return stream
+        """Opens the file as a seekable stream of bytes. FileNotFoundError if it does not exist."""
+        return cast(IO[bytes], self._call("open", "rb", block_size=BLOCK, cache_type="readahead"))
 
     def read_bytes(self) -> bytes:
-        with self._store() as (files, key):
-            data: bytes = files.cat_file(key)
-            return data
+        return bytes(self._call("cat_file"))
 
     def read_text(self, encoding: str = "utf-8") -> str:
         return self.read_bytes().decode(encoding)
 
     def write_bytes(self, data: bytes) -> None:
         """Writes the file, in place of an older one."""
-        with self._store() as (files, key):
+        with store_errors(self.url):
+            files, key = self._files()
             if self.url.partition("://")[0] not in _FLAT:
                 files.makedirs(files._parent(key), exist_ok=True)
             files.pipe_file(key, data)
 
     def create(self, made: Path) -> bool:
-        """Uploads a local file under this name, once: False when the name is taken, whose file stays.
+        """Uploads a local file under this name, once. Returns False if the name is taken; that file stays.
 
         S3: `If-None-Match: *` on the PUT, or on the completion of a multipart upload. GCS: generation match
         0. Others: looked up first."""
@@ -124,65 +112,50 @@ class Remote:
                 time.sleep(wait)
         raise AssertionError("the last try returns or raises")
 
-    def beginning(self, length: int) -> bytes:
-        """The first bytes of the file."""
-        with self._store() as (files, key):
-            data: bytes = files.cat_file(key, start=0, end=length)
-            return data
-
     def fetch(self, to: Path) -> None:
-        """Copies the file to a path of this machine."""
-        with self._store() as (files, key):
-            files.get_file(key, str(to))
+        """Copies the file to a local path."""
+        self._call("get_file", str(to))
 
     def unlink(self, missing_ok: bool = False) -> None:
         try:
-            with self._store() as (files, key):
-                files.rm_file(key)
+            self._call("rm_file")
         except FileNotFoundError:
             if not missing_ok:
                 raise
 
     def entries(self) -> list[Entry]:
         """The files of this folder by name, from one listing; none if there is no folder."""
-        with self._store() as (files, key):
-            try:
-                found = files.ls(key, detail=True)
-            except FileNotFoundError:
-                return []
-            return sorted(
-                _entry(f) for f in found if f["type"] == "file" and f["name"].rstrip("/") != key.rstrip("/")
-            )
+        key = self._files()[1].rstrip("/")
+        found = (f for f in self._listing() if f["type"] == "file" and f["name"].rstrip("/") != key)
+        return sorted(_entry(f) for f in found)
 
     def names(self) -> list[str]:
-        """Names of the files and folders of this folder."""
-        with self._store() as (files, key):
-            try:
-                return sorted(
-                    str(name).rstrip("/").rpartition("/")[2] for name in files.ls(key, detail=False)
-                )
-            except FileNotFoundError:
-                return []
+        """Names of the files and folders of this folder; none if there is no folder."""
+        return sorted(f["name"].rstrip("/").rpartition("/")[2] for f in self._listing())
+
+    def _listing(self) -> list[dict[str, Any]]:
+        try:
+            return list(self._call("ls", detail=True))
+        except FileNotFoundError:
+            return []
 
     def glob(self, pattern: str) -> list[Remote]:
         """Files below this folder by a pattern (`*` stays within a name), in order."""
-        with self._store() as (files, key):
-            beginning = f"{key.rstrip('/')}/"
-            return [
-                self / str(name).removeprefix(beginning) for name in sorted(files.glob(beginning + pattern))
-            ]
+        return self._below((self / pattern)._call("glob"))
 
     def below(self) -> list[Remote]:
         """Files at any depth, in order."""
-        with self._store() as (files, key):
-            beginning = f"{key.rstrip('/')}/"
-            return [self / str(name).removeprefix(beginning) for name in sorted(files.find(key))]
+        return self._below(self._call("find"))
 
-    @contextmanager
-    def _store(self) -> Iterator[tuple[Any, str]]:
-        """The store's file system and this file's name in it; its errors become one line."""
+    def _below(self, names: Iterable[str]) -> list[Remote]:
+        beginning = self._files()[1].rstrip("/") + "/"
+        return [self / name.removeprefix(beginning) for name in sorted(names)]
+
+    def _call(self, method: str, *args: Any, **options: Any) -> Any:
+        """Calls a method of the store's file system for this file; its errors become one line."""
         with store_errors(self.url):
-            yield self._files()
+            files, key = self._files()
+            return getattr(files, method)(key, *args, **options)
 
     def _files(self) -> tuple[Any, str]:
         import fsspec
@@ -200,7 +173,7 @@ Location = Path | Remote
 
 
 def output_location(out: str | Path | Remote) -> Location:
-    """`locate` for `--out`, whose folder need not exist. UserError for a file."""
+    """`locate` for `--out`, whose folder need not exist. UserError if it is a file."""
     root = locate(out)
     if isinstance(root, Path) and root.is_file():
         raise UserError(f"{root}: is a file; --out names a folder")
@@ -208,7 +181,7 @@ def output_location(out: str | Path | Remote) -> Location:
 
 
 def locate(where: str | Path | Remote) -> Location:
-    """A URL as Remote, everything else (and file://) as Path. UserError for a URL with a password in it,
+    """Returns a URL as Remote, everything else (and file://) as Path. UserError for a URL with a password,
     which would be stored, and for an unknown or uninstalled store."""
     if isinstance(where, Remote):
         return where
@@ -241,21 +214,19 @@ def open_binary(path: Location | str) -> IO[bytes]:
 
 @contextmanager
 def local_copy(path: str) -> Iterator[str]:
-    """Gives a path of this machine: the file itself, or for a URL a copy under the same name, which is
-    removed afterwards."""
+    """Yields a local path: the file itself, or for a URL a copy under the same name, removed afterwards."""
     if not is_url(path):
         yield path
         return
-    remote = Remote(path)
     with tempfile.TemporaryDirectory(prefix="ctrlsynth-") as folder:
-        copy = Path(folder) / remote.name
-        remote.fetch(copy)
+        copy = Path(folder) / Remote(path).name
+        Remote(path).fetch(copy)
         yield str(copy)
 
 
 class FileStats:
-    """Looks up size and date of a source's files: paths one by one, a store's with one cached listing per
-    folder."""
+    """Looks up size and date of a source's files: local paths one by one, a store's with one cached listing
+    per folder."""
 
     def __init__(self) -> None:
         self._folders: dict[Remote, dict[str, Entry]] = {}
@@ -323,8 +294,7 @@ def store_errors(url: object) -> Iterator[None]:
 
 
 def _is_taken(error: OSError) -> bool:
-    """Stores that speak S3 say 412 without the header's name, which s3fs does not take for
-    FileExistsError."""
+    """Whether a store that speaks S3 answered 412, which s3fs does not always turn into a FileExistsError."""
     answer = getattr(error.__cause__, "response", None) or {}
     return answer.get("Error", {}).get("Code") in ("PreconditionFailed", "412")
 

@@ -14,7 +14,7 @@ import shutil
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,11 @@ class RunFolder:
 
     def entries(self, folder: str) -> list[tuple[int, str, Entry]]:
         """(part number, digest, file) of every version of every part, from one listing."""
-        found = ((_PART.fullmatch(e.name), e) for e in _entries(self.root / folder))
-        return [(int(match[1]), match[2], entry) for match, entry in found if match]
+        return [
+            (int(match[1]), match[2], entry)
+            for entry in _entries(self.root / folder)
+            if (match := _PART.fullmatch(entry.name))
+        ]
 
     def listing(self, folder: str) -> dict[int, list[str]]:
         """Part number -> digests of its versions, oldest first, from one listing."""
@@ -90,15 +93,13 @@ class RunFolder:
         """The folder of finished rows of an unfinished version of a part."""
         return self.root / folder / "_chunks" / f"{index:05d}-{digest}"
 
-    def unfinished(self, folder: str, index: int) -> list[Location]:
-        """Files with finished rows of any unfinished version of a part."""
-        return sorted((self.root / folder / "_chunks").glob(f"{index:05d}-*/*.parquet"), key=str)
-
     def superseded(self, folder: str, index: int, digest: str, versions: Sequence[str]) -> list[Location]:
-        """Every file that may hold reusable rows for the version `digest` of a part."""
+        """Every file that may hold reusable rows for the version `digest` of a part: its other versions, newest
+        first, then the chunks of unfinished ones."""
+        chunks: Iterable[Location] = (self.root / folder / "_chunks").glob(f"{index:05d}-*/*.parquet")
         return [
             *(self.part(folder, index, d) for d in reversed(versions) if d != digest),
-            *self.unfinished(folder, index),
+            *sorted(chunks, key=str),
         ]
 
     def batches(
@@ -207,7 +208,7 @@ class PartWriter:
             or self._rows >= GROUP_ROWS
             or time.monotonic() - self._flushed >= CHUNK_SECONDS
         ):
-            self._flush()
+            self.keep()
 
     def _count(self, table: pa.Table, reused: int) -> None:
         counts = self.counts
@@ -225,7 +226,8 @@ class PartWriter:
             else:
                 counts[status][reason] = counts[status].get(reason, 0) + number
 
-    def _flush(self) -> None:
+    def keep(self) -> None:
+        """Saves the finished rows as a chunk, also when the part cannot be completed now (Ctrl-C, full disk)."""
         if not self._tables or self._final.exists():
             return
         path = self._chunk_dir / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"
@@ -240,10 +242,6 @@ class PartWriter:
                 return  # another process has just finished this part and removed the chunks
         self._chunks.append(path)
         self._tables, self._bytes, self._rows, self._flushed = [], 0, 0, time.monotonic()
-
-    def keep(self) -> None:
-        """Saves the finished rows of a part that cannot be completed now (Ctrl-C, a full disk elsewhere)."""
-        self._flush()
 
     def finish(self) -> dict[str, Any]:
         """Publishes the part and removes what it supersedes; returns the counts, of the other's part when

@@ -1,5 +1,4 @@
-"""Phrases made ready to be looked for, and where a text holds their objects. By what rules they match:
-`matching.py`."""
+"""Prepares phrases for matching and finds their objects in a text. The rules are in `rules.py`."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ _RARE = 5  # a word that WordNet's texts use less often: which of its senses are
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """An object as it is looked for: the noun forms of its words, and the row of its first sense."""
+    """An object prepared for matching: the noun forms of its words, and the row of its first sense."""
 
     words: tuple[str, ...]
     lemma: str
@@ -27,7 +26,7 @@ class Thing:
 
 @dataclass(slots=True, eq=False)
 class Phrase:
-    """A phrase ready to be looked for: `kind` is object, attribute, relation or words (any other phrase)."""
+    """A phrase prepared for matching: `kind` is object, attribute, relation or words (any other phrase)."""
 
     text: str
     kind: Literal["object", "attribute", "relation", "words", "none"]
@@ -71,8 +70,8 @@ _FORMS: Memo[tuple[str, str]] = Memo(lambda name: (name.lower(), plural(name).lo
 
 
 def compiled(phrase: str, bound: Names) -> Phrase:
-    """What a phrase is beside these objects, split as `sample.split_relation` and `sample.split_attribute`
-    do. `wearing hat` is a relation without a subject (its middle holds a preposition, or a verb such as
+    """Prepares a phrase that is bound to these objects, split as by `split_relation` and `split_attribute`.
+    `wearing hat` is a relation without a subject (its middle holds a preposition, or a verb such as
     wearing, holding, riding), `red ball` an attribute."""
     if phrase in bound.own:
         return _BARE[phrase]
@@ -80,20 +79,11 @@ def compiled(phrase: str, bound: Names) -> Phrase:
     low, heads, tails, known = _CUTS[phrase]
     if low in forms and _FORMS[forms[low]][0] == low:
         return _BARE[phrase]
-    subject = end = None
-    for head in heads:
-        if head in forms:
-            subject = forms[head]
-            break
-    for tail in tails:
-        if tail in forms:
-            end = forms[tail]
-            break
-    ends = (subject, end)
-    made = known.get(ends)
-    if made is None:
-        made = known[ends] = _split(phrase, subject, end)
-    return made
+    subject = next((forms[head] for head in heads if head in forms), None)
+    end = next((forms[tail] for tail in tails if tail in forms), None)
+    if (subject, end) not in known:
+        known[subject, end] = _split(phrase, subject, end)
+    return known[subject, end]
 
 
 def _cuts(
@@ -146,7 +136,7 @@ def _keys(phrase: str) -> tuple[Key, ...]:
 
 @lru_cache(maxsize=32768)
 def thing(phrase: str) -> Thing | None:
-    """An object as it is looked for; None for one without a word."""
+    """An object prepared for matching; None for one without a word."""
     words = tuple(k.noun for k in _keys(phrase) if k.kind != MARK)
     return Thing(words, " ".join(words), _sense(" ".join(words))) if words else None
 

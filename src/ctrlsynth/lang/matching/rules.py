@@ -16,8 +16,8 @@ dropped, numbers up to twelve as digits; a word is known by its noun form (`dogs
 - An attribute `M O` (modifier M, object O) is there when M's words are adjacent and O begins after at
   most 2 other words, none of which is a function word or a mark, but that the first may be `and`, `or` or a
   comma (`red and white ball`, `red soccer ball`). Or when O is followed, after at most 2 other words, by a
-  linking verb (`is`, `looks`, ...) and M after at most 2 other words. Before the verb stand no marks, but a
-  comma if `which`, `who` or `that` follows, and none of `there`, `it`, `but`, `while` and their like; after
+  linking verb (`is`, `looks`, ...) and M after at most 2 other words. No mark comes before the verb, except a
+  comma that `which`, `who` or `that` follows, and none of `there`, `it`, `but`, `while` and their like; after
   it no function words or marks, `and`, `or` and comma aside (`the ball is big and red`). Or when M is one
   participle and O is directly followed by a form of its verb (`woman smiling`, `the woman smiles`). M matches
   by noun or verb form.
@@ -25,9 +25,9 @@ dropped, numbers up to twelve as digits; a word is known by its noun form (`dogs
   word between, S ends at most 5 other words before P, and O begins at most 3 other words after it, or 12 as a
   later member of a list whose members have at most 3 words each. No mark but commas comes between; between P
   and O no function word but `and` and `or` (`a dog sits on the green sofa` holds `dog on sofa`). `on top of`,
-  `on the side of` and their like are read as `on`. An end that is left out is not asked for.
+  `on the side of` and their like are read as `on`. A missing end is not checked.
 - Neither an attribute nor a relation reaches into the next clause: a comma or a conjunction begins one when a
-  finite verb (`is`, `can`, `sits`) stands before it in the sentence and another one after it, with a noun
+  finite verb (`is`, `can`, `sits`) comes before it in the sentence and another one after it, with a noun
   between the two that is its subject (`a hat is on a dog, and a cat is on a sofa` holds no `dog on sofa`). In
   `dogs and cats are on a sofa` there is one verb and so one clause. Verbs in the past, other than `was`,
   `were`, `had`, `did`, are not known from participles and begin none.
@@ -128,8 +128,8 @@ def _attribute_in(phrase: Phrase, text: Text, wide: bool, own: Sequence[Phrase])
 
 
 def _reaches(keys: Sequence[Key], begin: int, end: int) -> bool:
-    """What may come between a noun and its linking verb: no marks, but a comma before a relative clause, and
-    nothing that begins anew."""
+    """Whether the words between a noun and its linking verb hold no mark, except a comma before a relative clause,
+    and no word that begins something else."""
     return all(
         keys[i].low not in _OTHERS
         and (keys[i].kind != MARK or (keys[i].low == "," and keys[i + 1].low in RELATIVE))
@@ -138,7 +138,7 @@ def _reaches(keys: Sequence[Key], begin: int, end: int) -> bool:
 
 
 def _predicative(keys: Sequence[Key], begin: int, end: int) -> bool:
-    """What may come between a linking verb and the modifier: at most 2 words, open ones, `and`, comma."""
+    """Whether at most 2 words come between a linking verb and the modifier, all open words, joiners or commas."""
     return 0 <= end - begin <= 2 and all(k.kind == OPEN or k.low in _JOINERS for k in keys[begin:end])
 
 
@@ -323,8 +323,8 @@ def violations_in_tags(
 
 
 def _bound(phrases: Iterable[str], objects: Sequence[str]) -> tuple[str, ...]:
-    """The objects given, and the nouns that phrases consist of, end with, or, as relations, begin with: what
-    removed phrases hang on."""
+    """The objects that removed phrases may be bound to: those given, and the nouns that phrases consist of, end
+    with, or, as relations, begin with."""
     found = list(objects)
     for phrase in phrases:
         words = phrase.lower().split()

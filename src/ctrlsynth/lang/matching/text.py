@@ -1,5 +1,4 @@
-"""A text, or a phrase, read for comparing: words by their noun and verb forms. By what rules they match:
-`matching.py`."""
+"""Reads a text or a phrase for comparison: words by their noun and verb forms. The rules are in `rules.py`."""
 
 from __future__ import annotations
 
@@ -94,7 +93,7 @@ def finite(low: str) -> bool:
 
 
 class Memo(dict[str, _V]):
-    """What is made of a short string, made once: a dictionary takes half the time of `lru_cache`."""
+    """Cache of what `make` returns for short strings: a dictionary takes half the time of `lru_cache`."""
 
     def __init__(self, make: Callable[[str], _V]) -> None:
         self._make = make
