@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -24,11 +25,8 @@ from ctrlsynth.sample import Tags
 FEW = [request(text) for text in ("red dog", "blue car", "green tree")]
 
 
-def test_realizer() -> None:
+def test_writers_by_rule() -> None:
     check_llm(lambda: models.load("realizer", "llm"))
-
-
-def test_naive() -> None:
     rows = [replace(request(text, seed=n), family="concept") for n, text in enumerate(("dog", "car", "tree"))]
     check_llm(
         lambda: models.load("naive:clip80", "llm"),
@@ -77,24 +75,15 @@ def test_extract() -> None:
 
 
 def test_smollm2() -> None:
-    model = SmolLM2(processes=1)
-    try:
+    with closing(SmolLM2(processes=1)) as model:
         check_llm(lambda: model, lambda: SmolLM2(bound=False), rows=FEW, poison=Request("", max_tokens=8))
-    finally:
-        model.close()
 
 
 def test_llama_cpp_with_its_chat_template() -> None:
-    model = SmolLM2(processes=1, few_shot=False, max_tokens=6)
-    try:
-        check_llm(lambda: model, lambda: SmolLM2(temperature=1.0), rows=FEW, long=request("very " * 3000))
-        assert model.generate([request("very " * 3000)])[0].error == "prompt_too_long"
-    finally:
-        model.close()
-
-
-def test_wordnet() -> None:
-    check_tagger(lambda: models.load("wordnet", "tagger"))
+    long = request("very " * 3000)
+    with closing(SmolLM2(processes=1, few_shot=False, max_tokens=6)) as model:
+        check_llm(lambda: model, lambda: SmolLM2(temperature=1.0), rows=FEW, long=long)
+        assert model.generate([long])[0].error == "prompt_too_long"
 
 
 def cut_short() -> ImageAndText:
@@ -104,33 +93,36 @@ def cut_short() -> ImageAndText:
     return ImageAndText(Image.open(io.BytesIO(data.getvalue()[: len(data.getvalue()) // 2])), "a cup")
 
 
-def test_imagenet() -> None:
-    options = {"imagenet": "lite0", "threads": 1}
-    check_tagger(
-        lambda: models.load(options, "tagger"), lambda: models.load("imagenet", "tagger"), poison=cut_short()
-    )
-
-
-def test_hybrid() -> None:
-    value = {"hybrid": [{"imagenet": "lite0", "threads": 1}, "wordnet"]}
+@pytest.mark.parametrize(
+    ("value", "other", "poison"),
+    [
+        ("wordnet", None, None),
+        ({"imagenet": "lite0", "threads": 1}, "imagenet", True),
+        (
+            {"hybrid": [{"imagenet": "lite0", "threads": 1}, "wordnet"]},
+            {"hybrid": ["imagenet", "wordnet"]},
+            None,
+        ),
+    ],
+)
+def test_taggers(value: Any, other: Any, poison: bool | None) -> None:
     check_tagger(
         lambda: models.load(value, "tagger"),
-        lambda: models.load({"hybrid": ["imagenet", "wordnet"]}, "tagger"),
+        other and (lambda: models.load(other, "tagger")),
+        poison=cut_short() if poison else None,
     )
 
 
 def test_reference(tmp_path: Any) -> None:
     texts = ("a cat", "a red car", "a dog on a sofa")
-    drawn = [painting.image for painting in Scenes().generate([Prompt(text) for text in texts])]
+    rows = [ImageAndText(painting.image) for painting in Scenes().generate([Prompt(text) for text in texts])]
     for name in ("dog", "cat"):
         (tmp_path / name).mkdir()
         Image.fromarray(np.random.default_rng(len(name)).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(
             tmp_path / name / "1.png"
         )
-    rows = [ImageAndText(image) for image in drawn]
-    check_tagger(
-        ReferenceTagger, lambda: ReferenceTagger(str(tmp_path)), rows=rows, image=drawn[0], poison=cut_short()
-    )
+    other = ReferenceTagger(str(tmp_path))
+    check_tagger(ReferenceTagger, lambda: other, rows=rows, image=rows[0].image, poison=cut_short())
 
 
 def test_scenes() -> None:
@@ -210,9 +202,7 @@ def test_a_tolerance_is_kept_to() -> None:
                 Painting(Image.new("RGB", (8, 8), (len(prompts), len(p.text) * 20 % 256, 0))) for p in prompts
             ]
 
-    check_tagger(Wavering, tolerance=0.05)
-    check_painter(Grainy, tolerance=12)
-    with pytest.raises(AssertionError, match=r"depends on its batch|order|duplicates"):
-        check_tagger(Wavering, tolerance=0.001)
-    with pytest.raises(AssertionError, match=r"depends on its batch|order|duplicates"):
-        check_painter(Grainy, tolerance=1)
+    for check, model, wide, narrow in ((check_tagger, Wavering, 0.05, 0.001), (check_painter, Grainy, 12, 1)):
+        check(model, tolerance=wide)
+        with pytest.raises(AssertionError, match=r"depends on its batch|order|duplicates"):
+            check(model, tolerance=narrow)

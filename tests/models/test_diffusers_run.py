@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from conformance import Tiny
 from ctrlsynth.api.run import run
 from ctrlsynth.cli.show import as_text
 from ctrlsynth.data.images import encode
@@ -26,7 +27,6 @@ from ctrlsynth.models.text_to_image.diffusers.painter import Diffusers
 from ctrlsynth.recipe.schema import Recipe
 from helpers import recipe, tables
 
-Tiny = Callable[[str], Path]
 LONG = "a red dog and a blue car near a green tree by the lake in the evening sun. " * 5
 SETTINGS: dict[str, Any] = {
     "steps": 2,
@@ -50,17 +50,7 @@ def photographs(base: Path, captions: Sequence[str]) -> None:
 
 
 def plan(base: Path, folder: Path, **changes: Any) -> Recipe:
-    options = changes.pop("options", {})
-    painter = {
-        "diffusers": str(folder),
-        "steps": 2,
-        "guidance": 2.0,
-        "scheduler": "ddim",
-        "size": 64,
-        "batch": 2,
-        "device": "cpu",
-        **options,
-    }
+    painter = {"diffusers": str(folder), **SETTINGS, **changes.pop("options", {})}
     return recipe(
         base,
         models={"tagger": "wordnet", "llm": "realizer", "text_to_image": painter},
@@ -119,7 +109,7 @@ def test_a_run_of_sp3_and_sp4(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.Mo
     assert "read in 2 chunks" in told
     assert "did not flag it" in told
     first = tables(made)
-    monkeypatch.setattr(Diffusers, "generate", None)  # a call would fail
+    monkeypatch.setattr(Diffusers, "generate", lambda *_: pytest.fail("asked again"))
     assert tables(run(made_by, tmp_path / "run", base=tmp_path)) == first
 
 

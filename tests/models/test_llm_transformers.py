@@ -5,23 +5,23 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 
-from conformance import check_llm, request
+import tiny_llms
+from conformance import Tiny, check_llm, other_weights, request
 from ctrlsynth.errors import ModelError, UserError
-from ctrlsynth.models.base import Reply, Request
+from ctrlsynth.models.base import Request
 from ctrlsynth.models.llms.choice import Choice
 from ctrlsynth.models.llms.sampling import Sampling
 from ctrlsynth.models.llms.transformers import TransformersLLM
 from ctrlsynth.models.registry import load
 
-Tiny = Callable[[str], Path]
 TEXTS = (
     "red dog",
     "a blue car under a big tree near the small house",
@@ -61,51 +61,36 @@ def slow_greedy(model: TransformersLLM, request: Request) -> list[int]:
     return ids[start:]
 
 
-@pytest.mark.parametrize("name", ["qwen2", "mistral"])
-def test_conformance_bit_equal_in_float32_on_a_cpu(tiny: Tiny, tmp_path: Path, name: str) -> None:
-    folder = tiny(name)
-    model = TransformersLLM(str(folder), dtype="float32", device="cpu")
-    check_llm(
-        lambda: model, lambda: TransformersLLM(str(altered(folder, tmp_path)), dtype="float32", device="cpu")
-    )
-
-
-def test_conformance_of_sampling(tiny: Tiny) -> None:
-    model = TransformersLLM(str(tiny("mistral")), device="cpu", **SYNTHCLIP)
-    check_llm(lambda: model, lambda: TransformersLLM(str(tiny("mistral")), device="cpu"))
-
-
-def altered(folder: Path, to: Path) -> Path:
-    """The checkpoint with one weight moved a little."""
-    from safetensors.torch import load_file, save_file
-
-    shutil.copytree(folder, to / "altered")
-    weights = load_file(to / "altered/model.safetensors")
-    next(iter(weights.values())).view(-1)[0] += 0.5
-    save_file(weights, to / "altered/model.safetensors", metadata={"format": "pt"})
-    return to / "altered"
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("qwen2", {"dtype": "float32"}), ("mistral", {"dtype": "float32"}), ("mistral", SYNTHCLIP)],
+)
+def test_conformance_bit_equal_on_a_cpu(
+    tiny: Tiny, tmp_path: Path, name: str, options: dict[str, Any]
+) -> None:
+    model = TransformersLLM(str(tiny(name)), device="cpu", **options)
+    other = other_weights(tiny(name), tmp_path / "other")
+    check_llm(lambda: model, lambda: TransformersLLM(str(other), device="cpu", **options))
 
 
 def test_greedy_is_the_likeliest_token_again_and_again(qwen2: TransformersLLM) -> None:
     """Although the checkpoint's generation_config.json asks for sampling and a penalty, as Qwen2's does."""
     told = json.loads((qwen2.found.folder / "generation_config.json").read_text())
-    assert told["do_sample"]
-    assert told["repetition_penalty"] > 1
+    assert (told["do_sample"], told["repetition_penalty"] > 1) == (True, True)
     tokenizer = qwen2.loaded()[1]
     for asked, reply in zip(requests(), qwen2.generate(requests()), strict=True):
         ids = slow_greedy(qwen2, asked)
         assert reply.text == tokenizer.decode(ids, skip_special_tokens=True).strip()
-        assert reply.completion_tokens == len(ids)
-        assert reply.prompt_tokens == len(qwen2.tokens(asked))
+        assert (reply.prompt_tokens, reply.completion_tokens) == (len(qwen2.tokens(asked)), len(ids))
 
 
 @pytest.mark.parametrize("options", [{}, SYNTHCLIP, {"repetition_penalty": 1.3}])
 def test_a_reply_does_not_depend_on_the_batch(tiny: Tiny, options: dict[str, Any]) -> None:
-    folder = str(tiny("qwen2"))
     asked = requests() + requests()[::-1]
-    whole = TransformersLLM(folder, device="cpu", batch_size=16, **options).generate(asked)
-    assert TransformersLLM(folder, device="cpu", batch_size=1, **options).generate(asked) == whole
-    assert TransformersLLM(folder, device="cpu", batch_size=5, **options).generate(asked[::-1])[::-1] == whole
+    whole, single, five = (
+        TransformersLLM(str(tiny("qwen2")), device="cpu", batch_size=size, **options) for size in (16, 1, 5)
+    )
+    assert whole.generate(asked) == single.generate(asked) == five.generate(asked[::-1])[::-1]
 
 
 def test_sampling_hangs_on_the_seed(tiny: Tiny) -> None:
@@ -117,10 +102,8 @@ def test_sampling_hangs_on_the_seed(tiny: Tiny) -> None:
 
 def test_each_row_keeps_its_own_limit(qwen2: TransformersLLM) -> None:
     short, long = qwen2.generate([replace(requests()[0], max_tokens=3), requests()[0]])
-    assert (short.completion_tokens, short.finish) == (3, "length")
-    assert (long.completion_tokens, long.finish) == (24, "length")
-    tokenizer = qwen2.loaded()[1]
-    assert short.text == tokenizer.decode(slow_greedy(qwen2, requests()[0])[:3]).strip()
+    assert [(r.completion_tokens, r.finish) for r in (short, long)] == [(3, "length"), (24, "length")]
+    assert short.text == qwen2.loaded()[1].decode(slow_greedy(qwen2, requests()[0])[:3]).strip()
     capped = TransformersLLM(str(qwen2.found.folder), max_tokens=5, dtype="float32", device="cpu")
     assert {r.completion_tokens for r in capped.generate(requests())} == {5}
 
@@ -139,34 +122,33 @@ def test_a_reply_ends_where_the_checkpoint_says(qwen2: TransformersLLM, tmp_path
 def test_a_prompt_too_long_is_its_row_s_error(qwen2: TransformersLLM) -> None:
     long = Request("word " * 600, max_tokens=8)
     first, wrong, last = qwen2.generate([requests()[0], long, requests()[1]])
-    assert (wrong.error, wrong.text) == ("prompt_too_long", "")
-    assert [first, last] == qwen2.generate(requests()[:2])
+    assert (wrong.error, wrong.text, [first, last]) == ("prompt_too_long", "", qwen2.generate(requests()[:2]))
     tight = TransformersLLM(
         str(qwen2.found.folder), context=(first.prompt_tokens or 0) + 4, dtype="float32", device="cpu"
     )
     assert tight.generate([requests()[0]])[0].completion_tokens == 4  # what is left of the context
 
 
-def test_the_prompt_is_the_checkpoint_s_template(tiny: Tiny) -> None:
-    asked = Request("Say hello.")
-    assert (
-        TransformersLLM(str(tiny("qwen2"))).prompt(asked)
-        == "<|im_start|>user\nSay hello.<|im_end|>\n<|im_start|>assistant\n"
-    )
-    assert TransformersLLM(str(tiny("mistral"))).prompt(asked) == "<s>[INST] Say hello. [/INST]"
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("qwen2", "<|im_start|>user\nSay hello.<|im_end|>\n<|im_start|>assistant\n"),
+        ("mistral", "<s>[INST] Say hello. [/INST]"),
+    ],
+)
+def test_the_prompt_is_the_checkpoint_s_template(tiny: Tiny, name: str, wanted: str) -> None:
+    assert TransformersLLM(str(tiny(name))).prompt(Request("Say hello.")) == wanted
 
 
 def test_adapters_change_digest_and_reply(tiny: Tiny, tmp_path: Path, qwen2: TransformersLLM) -> None:
-    from tiny_llms import llm_lora
-
     base = tiny("qwen2")
-    one, two = llm_lora(base, tmp_path / "one", seed=1), llm_lora(base, tmp_path / "two", seed=2)
+    adapters = [str(tiny_llms.llm_lora(base, tmp_path / f"{seed}", seed)) for seed in (1, 2)]
     models = [
-        TransformersLLM(str(base), adapters=[str(f)], dtype="float32", device="cpu") for f in (one, two)
+        qwen2,
+        *(TransformersLLM(str(base), adapters=[one], dtype="float32", device="cpu") for one in adapters),
     ]
-    assert len({qwen2.digest, *(m.digest for m in models)}) == 3
-    texts = {m.generate(requests()[:1])[0].text for m in (qwen2, *models)}
-    assert len(texts) == 3
+    assert len({model.digest for model in models}) == 3
+    assert len({model.generate(requests()[:1])[0].text for model in models}) == 3
 
 
 def test_digest_is_of_what_shapes_a_reply(tiny: Tiny) -> None:
@@ -190,23 +172,17 @@ def test_memory_that_runs_out_is_told_and_the_model_stays(
     qwen2: TransformersLLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = qwen2.generate(requests()[:1])
-
-    def full(*_: Any, **__: Any) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(qwen2.loaded()[0], "generate", full)
-        with pytest.raises(ModelError) as caught:
-            qwen2.generate(requests())
+    full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    monkeypatch.setattr(qwen2.loaded()[0], "generate", Mock(side_effect=full))
+    with pytest.raises(ModelError) as caught:
+        qwen2.generate(requests())
     assert caught.value.reason == "out_of_memory"
     qwen2.close()
     assert qwen2.generate(requests()[:1]) == before
 
 
 def test_what_is_no_chat_model_is_told_before_it_runs(tiny: Tiny, tmp_path: Path) -> None:
-    from tiny_llms import qwen2 as build
-
-    base = TransformersLLM(str(build(tmp_path / "base", template=None)), device="cpu")
+    base = TransformersLLM(str(tiny_llms.qwen2(tmp_path / "base", template=None)), device="cpu")
     with pytest.raises(UserError, match="has no chat template"):
         base.check()
     vicuna = "USER: {{ messages[0]['content'] }} ASSISTANT:"
@@ -245,8 +221,7 @@ def slow_penalties(s: Sampling, prompt: list[int], made: list[int], logits: list
     for token, value in enumerate(logits):
         if token in prompt or token in made:
             value = value / s.repetition_penalty if value > 0 else value * s.repetition_penalty
-        value -= s.frequency_penalty * made.count(token)
-        out.append(value - (s.presence_penalty if token in made else 0.0))
+        out.append(value - s.frequency_penalty * made.count(token) - s.presence_penalty * (token in made))
     return out
 
 
@@ -263,9 +238,8 @@ def test_penalties_are_as_defined_and_padding_counts_for_nothing() -> None:
         for row in range(2):
             wanted = slow_penalties(s, prompts[row], made[row], logits[row].tolist())
             assert got[row].tolist() == pytest.approx(wanted, abs=1e-6)
-        new = torch.tensor([[step % 3], [5]])
         made = [[*made[0], step % 3], [*made[1], 5]]
-        ids = torch.cat([ids, new], 1)
+        ids = torch.cat([ids, torch.tensor([[step % 3], [5]])], 1)
 
 
 def test_chance_draws_from_the_nucleus() -> None:
@@ -291,8 +265,3 @@ def test_chance_draws_from_the_nucleus() -> None:
         assert drawn[token].item() == pytest.approx(
             wanted, abs=4 * (wanted * (1 - wanted) / number) ** 0.5 + 1e-9
         )
-
-
-def test_replies_are_what_the_protocol_says(qwen2: TransformersLLM) -> None:
-    assert qwen2.generate([]) == []
-    assert all(isinstance(r, Reply) for r in qwen2.generate(requests(4)))

@@ -6,22 +6,22 @@ sentence."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from conformance import photo, request
+import tiny_llms
+from conformance import Tiny, photo, request
 from ctrlsynth.errors import UserError
 from ctrlsynth.models import registry as models
 from ctrlsynth.models.base import ImageAndText, Prompt
 from ctrlsynth.models.hub.load import is_quantized, quantization_call
 from ctrlsynth.models.text_to_image.diffusers import load as diffusers_load
 
-Tiny = Callable[[str], Path]
 ROW = [ImageAndText(photo("coffee.png"))]
 
 
@@ -77,10 +77,8 @@ def apart(a: dict[str, float], b: dict[str, float]) -> float:
 
 @pytest.mark.parametrize("kind", ["int8", "int4", "torchao-int8"])
 def test_a_language_model(tiny: Tiny, kind: str, tmp_path: Path) -> None:
-    from tiny_llms import llm_lora
-
     value = {"transformers": str(tiny("qwen2")), "dtype": "float32", "device": "cpu"}
-    adapter = llm_lora(tiny("qwen2"), tmp_path / "lora")
+    adapter = tiny_llms.llm_lora(tiny("qwen2"), tmp_path / "lora")
     plain, small, adapted = (
         models.load(value | more, "llm")
         for more in ({}, {"quantization": kind}, {"quantization": kind, "adapters": [str(adapter)]})
@@ -89,8 +87,7 @@ def test_a_language_model(tiny: Tiny, kind: str, tmp_path: Path) -> None:
     small.check()
     told = small.generate(asked)
     assert [r.error for r in told] == [None, None]
-    assert is_quantized(small.loaded()[0])
-    assert not is_quantized(plain.loaded()[0])
+    assert [is_quantized(model.loaded()[0]) for model in (plain, small)] == [False, True]
     assert len({plain.digest, small.digest, adapted.digest}) == 3
     assert [r.text for r in adapted.generate(asked)] != [r.text for r in told]
 
@@ -183,7 +180,6 @@ def test_adapters_of_networks_that_other_libraries_load(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Merged as peft computes it: the scores of the network with the adapter beside its weights."""
-    import torch
     from peft import LoraConfig, get_peft_model
 
     value = spec(name, tiny, timm_file, tmp_path)
