@@ -111,15 +111,8 @@ def open_page(url: str, *flags: str) -> Page:
     assert program is not None
     with tempfile.TemporaryDirectory(prefix="ctrlsynth-browser-") as profile:
         log = Path(profile) / "net.json"
-        command = [
-            program,
-            *FLAGS,
-            f"--user-data-dir={profile}",
-            f"--log-net-log={log}",
-            *flags,
-            "--dump-dom",
-            url,
-        ]
+        own = (f"--user-data-dir={profile}", f"--log-net-log={log}")
+        command = [program, *FLAGS, *own, *flags, "--dump-dom", url]
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
         )

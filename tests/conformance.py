@@ -14,6 +14,7 @@ and `long` replace the suite's own rows where a model needs others."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,8 @@ from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Request
 from ctrlsynth.sample import Tags
 from ctrlsynth.stages.answers import painting_of, reply_of, tags_of
 
+Tiny = Callable[[str], Path]
+"""The fixture `tiny` of conftest.py: name of a tiny checkpoint -> its folder."""
 SCRIPTS = (
     "a dog 🐕‍🦺 on a sofa 🛋️",
     "一只红色的猫在桌子上",
@@ -153,6 +156,17 @@ def photo(name: str) -> Image.Image:
     return picture
 
 
+def other_weights(folder: Path, to: Path, file: str = "model.safetensors") -> Path:
+    """Copies a checkpoint and changes numbers in the latter half of one file of weights, as another training
+    would; of a `.pt`, whose end is the table of a zip, a single one."""
+    shutil.copytree(folder, to)
+    data = bytearray((to / file).read_bytes())
+    for at in range(len(data) // 2, len(data), len(data) if file.endswith(".pt") else 32):
+        data[at] ^= 1
+    (to / file).write_bytes(data)
+    return to
+
+
 def request(text: str, seed: int = 0) -> Request:
     """A request that models with and without an instruction can answer."""
     return Request(
@@ -178,17 +192,12 @@ def isolated(suite: Suite, model: Any, rows: Sequence[Any]) -> list[Any]:
 
 def _check(suite: Suite, make_model: Callable[[], Any], changed: Callable[[], Any] | None) -> None:
     model = make_model()
-    assert isinstance(model.id, str)
-    assert model.id
-    assert isinstance(model.digest, str)
-    assert model.digest
+    assert all(isinstance(name, str) and name for name in (model.id, model.digest))
     assert make_model().digest == model.digest, "the digest of the same weights and options changes"
     assert suite.ask(model, []) == [], "nothing asked, something answered"
     _ordinary(suite, model)
     _odd(suite, model)
-    if changed is not None:
-        other = changed()
-        assert other.digest != model.digest, "other weights, the same digest"
+    assert changed is None or changed().digest != model.digest, "other weights, the same digest"
 
 
 def _ordinary(suite: Suite, model: Any) -> None:
@@ -246,15 +255,9 @@ def same(suite: Suite, got: Sequence[Any], wanted: Sequence[Any], fault: str) ->
 
 def _tags_differ(tolerance: float, a: Tags, b: Tags) -> bool:
     """Phrases must be equal, scores within the tolerance."""
-    if (a.objects, a.attributes, a.relations, a.caption, len(a.scores)) != (
-        b.objects,
-        b.attributes,
-        b.relations,
-        b.caption,
-        len(b.scores),
-    ):
-        return True
-    return any(abs(x - y) > tolerance for x, y in zip(a.scores, b.scores, strict=True))
+    return (a.phrases(), a.objects, a.attributes, a.caption, len(a.scores)) != (
+        *(b.phrases(), b.objects, b.attributes, b.caption, len(b.scores)),
+    ) or any(abs(x - y) > tolerance for x, y in zip(a.scores, b.scores, strict=True))
 
 
 def _paintings_differ(tolerance: float, a: Painting, b: Painting) -> bool:

@@ -24,7 +24,7 @@ SLOW = set(
     models/test_diffusers_run models/test_extract models/test_hf models/test_hybrid models/test_image_server
     models/test_llama_cpp models/test_llm_plan models/test_llm_transformers models/test_llm_vllm
     models/test_nsfw models/test_open_clip models/test_quantized models/test_server models/test_server_llama
-    models/test_tiny_models models/test_vision_server models/embedded/test_scenes
+    models/test_vision_server models/embedded/test_scenes
     models/embedded/test_weights recipe/test_evaluation_recipes
     recipe/test_production_recipes recipe/test_synthclip_recipes report/test_report runs/test_disk
     runs/test_faults runs/test_finished_run runs/test_kill runs/test_ray stages/test_balance_path

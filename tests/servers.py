@@ -70,18 +70,12 @@ class LlamaServer:
         """Returns once it answers."""
         from ctrlsynth.models.llms.llama_cpp.engine import smollm2_file
 
-        command = [
-            sys.executable,
-            "-c",
-            _LLAMA,
-            str(smollm2_file()),
-            str(self.port),
-            str(self.slots),
-            self.key,
-        ]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+            [sys.executable, "-c", _LLAMA, smollm2_file(), str(self.port), str(self.slots), self.key],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
         )
         for _ in range(600):
             assert self._process.poll() is None, "the llama.cpp server has ended"
@@ -224,16 +218,13 @@ class FaultyServer:
                     self._send(200, {}, b'{"choices": [{"mess\xff')
                 elif what == "page":
                     self._send(200, {"Content-Type": "text/html"}, b"<html>It works!</html>")
-                elif what == "half":
-                    whole = json.dumps(completion("never seen whole")).encode()
-                    self._send(200, {}, whole[: len(whole) // 2], len(whole))
-                    self.close_connection = True
-                elif what == "hang":
-                    outer._ended.wait(60)
-                    self.close_connection = True
                 else:
-                    assert what == "close"
                     self.close_connection = True
+                    if what == "half":
+                        whole = json.dumps(completion("never seen whole")).encode()
+                        self._send(200, {}, whole[: len(whole) // 2], len(whole))
+                    elif what == "hang":
+                        outer._ended.wait(60)
 
             def _send(
                 self, status: int, headers: Mapping[str, str], body: bytes, length: int | None = None

@@ -6,6 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
+
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + "
     "'<|im_end|>\n' }}{% endfor %}"
@@ -22,7 +25,6 @@ def chat_tokenizer(template: str = CHATML, bos: str = "<|endoftext|>", eos: str 
     """A byte-level BPE made from a few sentences, so that every text goes in and comes out whole; no pad
     token, as many checkpoints."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -42,7 +44,7 @@ def chat_tokenizer(template: str = CHATML, bos: str = "<|endoftext|>", eos: str 
         ],
         trainer,
     )
-    return PreTrainedTokenizerFast(
+    return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, chat_template=template
     )
 
@@ -50,19 +52,17 @@ def chat_tokenizer(template: str = CHATML, bos: str = "<|endoftext|>", eos: str 
 def qwen2(folder: Path, seed: int = 0, template: str | None = CHATML) -> Path:
     """Qwen2's class with two layers, 512 positions, a generation_config.json that asks for sampling, as
     Qwen2's does."""
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(seed)
     tokenizer = chat_tokenizer()
     tokenizer.chat_template = template
-    config = Qwen2Config(
+    config = transformers.Qwen2Config(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.4, tie_word_embeddings=False,
         bos_token_id=0, eos_token_id=1, pad_token_id=None,
     )  # fmt: skip
-    model = Qwen2ForCausalLM(config).eval()
+    model = transformers.Qwen2ForCausalLM(config).eval()
     model.generation_config.update(
         do_sample=True, temperature=0.7, top_p=0.8, top_k=20, repetition_penalty=1.05
     )
@@ -73,31 +73,28 @@ def qwen2(folder: Path, seed: int = 0, template: str | None = CHATML) -> Path:
 
 def mistral(folder: Path) -> Path:
     """Mistral's class with two layers, [INST] template, float32 weights."""
-    import torch
-    from transformers import MistralConfig, MistralForCausalLM
 
     torch.manual_seed(1)
     tokenizer = chat_tokenizer(INST, "<s>", "</s>")
-    config = MistralConfig(
+    config = transformers.MistralConfig(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=2048, initializer_range=0.4, tie_word_embeddings=False,
         bos_token_id=0, eos_token_id=1,
     )  # fmt: skip
-    MistralForCausalLM(config).eval().save_pretrained(folder, safe_serialization=True)
+    transformers.MistralForCausalLM(config).eval().save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
     return folder
 
 
 def llm_lora(base: Path, folder: Path, seed: int = 0) -> Path:
     """A LoRA adapter of peft for a checkpoint of `qwen2` or `mistral`, with weights that do something."""
-    import torch
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)
     model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
+        transformers.AutoModelForCausalLM.from_pretrained(base),
+        LoraConfig(r=4, target_modules=["q_proj", "v_proj"]),
     )
     for name, weight in model.named_parameters():
         if "lora_" in name:

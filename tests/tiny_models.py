@@ -15,6 +15,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import diffusers
+import torch
+import transformers
+
 from ctrlsynth.models.device import make_torchvision_importable
 from tiny_llms import mistral, qwen2
 
@@ -31,16 +35,16 @@ WORDS = (
 def sd15(folder: Path, safety: float | None = None) -> Path:
     """Stable Diffusion 1.5's classes, 64 px. `safety`: the cosine above which the safety checker flags an
     image (-2: all, 2: none); None saves none."""
-    import torch
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     torch.manual_seed(0)
-    pipe = StableDiffusionPipeline(
+    pipe = diffusers.StableDiffusionPipeline(
         vae=_vae(),
         text_encoder=_clip_text(),
         tokenizer=clip_tokenizer(),
         unet=_unet(cross_attention_dim=32),
-        scheduler=DDIMScheduler(**_BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+        scheduler=diffusers.DDIMScheduler(
+            **_BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1
+        ),
         safety_checker=None if safety is None else _safety_checker(safety),
         feature_extractor=None if safety is None else _feature_extractor(),
         requires_safety_checker=safety is not None,
@@ -50,8 +54,6 @@ def sd15(folder: Path, safety: float | None = None) -> Path:
 
 def sdxl(folder: Path) -> Path:
     """SDXL's classes: two text encoders, pooled embeddings and sizes as conditions; 64 px."""
-    import torch
-    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 
     torch.manual_seed(0)
     unet = _unet(
@@ -63,14 +65,14 @@ def sdxl(folder: Path) -> Path:
         projection_class_embeddings_input_dim=6 * 8 + 32,
         cross_attention_dim=64,
     )
-    pipe = StableDiffusionXLPipeline(
+    pipe = diffusers.StableDiffusionXLPipeline(
         vae=_vae(),
         text_encoder=_clip_text(),
         text_encoder_2=_clip_text(projection=True),
         tokenizer=clip_tokenizer(),
         tokenizer_2=clip_tokenizer(pad="!"),
         unet=unet,
-        scheduler=EulerDiscreteScheduler(**_BETAS, steps_offset=1),
+        scheduler=diffusers.EulerDiscreteScheduler(**_BETAS, steps_offset=1),
         force_zeros_for_empty_prompt=True,
     )
     return _saved(pipe, folder)
@@ -78,18 +80,16 @@ def sdxl(folder: Path) -> Path:
 
 def sd3(folder: Path) -> Path:
     """Stable Diffusion 3's classes: two CLIP towers and T5, a transformer, flow matching; 64 px."""
-    import torch
-    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 
     torch.manual_seed(0)
-    transformer = SD3Transformer2DModel(
+    transformer = diffusers.SD3Transformer2DModel(
         sample_size=32, patch_size=2, in_channels=4, out_channels=4, num_layers=1, attention_head_dim=8,
         num_attention_heads=4,
         caption_projection_dim=32, joint_attention_dim=64, pooled_projection_dim=64,
     )  # fmt: skip
-    pipe = StableDiffusion3Pipeline(
+    pipe = diffusers.StableDiffusion3Pipeline(
         transformer=_heedful(transformer, {"add_v_proj": 60, "add_k_proj": 10}),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=_vae(shift_factor=0.0609, scaling_factor=1.5305, use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=_clip_text(projection=True),
         tokenizer=clip_tokenizer(),
@@ -104,17 +104,15 @@ def sd3(folder: Path) -> Path:
 def flux(folder: Path) -> Path:
     """FLUX's classes: CLIP for the pooled embedding, T5 for the words, distilled guidance; 64 px where that
     size is asked for."""
-    import torch
-    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
     torch.manual_seed(0)
-    transformer = FluxTransformer2DModel(
+    transformer = diffusers.FluxTransformer2DModel(
         patch_size=1, in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16,
         num_attention_heads=2,
         joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8), guidance_embeds=True,
     )  # fmt: skip
-    pipe = FluxPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(),
+    pipe = diffusers.FluxPipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
         vae=_vae(
             latent_channels=1,
             shift_factor=0.1159,
@@ -134,14 +132,12 @@ def flux(folder: Path) -> Path:
 def lora(folder: Path, pipeline: Path, scale: float = 8.0) -> Path:
     """A LoRA for the attention of that pipeline's UNet, saved by the pipeline's own class; random and strong
     enough to be seen."""
-    import torch
-    from diffusers import AutoPipelineForText2Image
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
 
     torch.manual_seed(1)
-    pipe = AutoPipelineForText2Image.from_pretrained(pipeline, local_files_only=True)
+    pipe = diffusers.AutoPipelineForText2Image.from_pretrained(pipeline, local_files_only=True)
     pipe.unet.add_adapter(
         LoraConfig(
             r=2, lora_alpha=2, init_lora_weights=False, target_modules=["to_q", "to_k", "to_v", "to_out.0"]
@@ -156,10 +152,11 @@ def lora(folder: Path, pipeline: Path, scale: float = 8.0) -> Path:
 
 def clip_tokenizer(pad: str = "<|endoftext|>") -> Any:
     """CLIP's tokenizer from the byte-pair table in this package. SDXL's second one pads with `!`."""
-    from transformers import CLIPTokenizer
 
     vocabulary, merges = _clip_table()
-    return CLIPTokenizer(vocab=dict(vocabulary), merges=list(merges), pad_token=pad, model_max_length=77)
+    return transformers.CLIPTokenizer(
+        vocab=dict(vocabulary), merges=list(merges), pad_token=pad, model_max_length=77
+    )
 
 
 @cache
@@ -181,36 +178,33 @@ def _clip_table() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 def t5_tokenizer() -> Any:
     """T5's tokenizer over letters and a few words."""
-    from transformers import T5Tokenizer
 
     letters = [chr(c) for c in range(0x21, 0x7F)]
     vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -4.0), *((w, -8.0) for w in letters)]
     vocabulary += [("▁" + word, -3.0) for word in WORDS]
-    return T5Tokenizer(vocab=vocabulary, extra_ids=0, additional_special_tokens=[], model_max_length=512)
+    return transformers.T5Tokenizer(
+        vocab=vocabulary, extra_ids=0, additional_special_tokens=[], model_max_length=512
+    )
 
 
 def _clip_text(projection: bool = False) -> Any:
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    config = CLIPTextConfig(
+    config = transformers.CLIPTextConfig(
         hidden_size=32, intermediate_size=64, num_attention_heads=4, num_hidden_layers=3, projection_dim=32,
         vocab_size=49408,
         bos_token_id=CLIP_START, eos_token_id=CLIP_END, pad_token_id=CLIP_END,
     )  # fmt: skip
-    return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config).eval()
+    model = transformers.CLIPTextModelWithProjection if projection else transformers.CLIPTextModel
+    return model(config).eval()
 
 
 def _t5(width: int) -> Any:
-    from transformers import T5Config, T5EncoderModel
 
-    config = T5Config(d_model=width, d_ff=64, d_kv=8, num_heads=4, num_layers=2, vocab_size=256)
-    return T5EncoderModel(config).eval()
+    config = transformers.T5Config(d_model=width, d_ff=64, d_kv=8, num_heads=4, num_layers=2, vocab_size=256)
+    return transformers.T5EncoderModel(config).eval()
 
 
 def _unet(**options: Any) -> Any:
-    from diffusers import UNet2DConditionModel
-
-    unet = UNet2DConditionModel(
+    unet = diffusers.UNet2DConditionModel(
         block_out_channels=(8, 16), layers_per_block=1, sample_size=32, in_channels=4, out_channels=4,
         norm_num_groups=2,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D",
@@ -232,9 +226,8 @@ def _heedful(network: Any, louder: dict[str, float]) -> Any:
 
 def _vae(**options: Any) -> Any:
     """Makes 2 x 2 pixels of a latent."""
-    from diffusers import AutoencoderKL
 
-    return AutoencoderKL(
+    return diffusers.AutoencoderKL(
         block_out_channels=(8, 16), in_channels=3, out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=2, sample_size=64, **{"latent_channels": 4,
@@ -244,9 +237,8 @@ def _vae(**options: Any) -> Any:
 
 def _safety_checker(threshold: float) -> Any:
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
-    from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 
-    vision = CLIPVisionConfig(
+    vision = transformers.CLIPVisionConfig(
         hidden_size=32,
         intermediate_size=37,
         num_attention_heads=4,
@@ -254,11 +246,11 @@ def _safety_checker(threshold: float) -> Any:
         image_size=30,
         patch_size=15,
     )
-    text = CLIPTextConfig(
+    text = transformers.CLIPTextConfig(
         hidden_size=32, intermediate_size=37, num_attention_heads=4, num_hidden_layers=1, vocab_size=1000
     )
     checker = StableDiffusionSafetyChecker(
-        CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=16)
+        transformers.CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=16)
     ).eval()
     checker.concept_embeds.data.normal_()
     checker.special_care_embeds.data.normal_()
@@ -268,9 +260,8 @@ def _safety_checker(threshold: float) -> Any:
 
 
 def _feature_extractor() -> Any:
-    from transformers import CLIPImageProcessor
 
-    return CLIPImageProcessor(size={"shortest_edge": 30}, crop_size={"height": 30, "width": 30})
+    return transformers.CLIPImageProcessor(size={"shortest_edge": 30}, crop_size={"height": 30, "width": 30})
 
 
 def _saved(pipe: Any, folder: Path) -> Path:

@@ -105,8 +105,7 @@ class Tiny:
             out["diffusers"] = str(self.get(name, tiny_models.BUILDERS[name]))
         elif "catlip" in value:
             folder = self.get("catlip", tiny_vision.catlip)
-            out |= {"catlip": str(folder / "vit.pt"), "vocabulary": str(folder / "vocab.pkl")}
-            out["classes"] = 5
+            out |= {"catlip": str(folder / "vit.pt"), "vocabulary": str(folder / "vocab.pkl"), "classes": 5}
         elif "captioner" in value:
             out["captioner"] = str(self.get("florence2", florence))
             if "extract" in value:

@@ -6,14 +6,24 @@ what is extracted from its captions can be told right from wrong."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import save_file
 
 from ctrlsynth.models.device import make_torchvision_importable
 
 make_torchvision_importable()
 
+SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+WORDS = (
+    "[PAD] [UNK] [CLS] [SEP] [MASK] a an the red blue green dog cat ball bird tree boat on in of with and big "
+    "small".split()
+)
 COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220)}
 THINGS = {"red": "a red boat on the water", "blue": "a blue bird in a tree"}
 """What `florence2` says of a picture of one colour."""
@@ -22,7 +32,6 @@ THINGS = {"red": "a red boat on the water", "blue": "a blue bird in a tree"}
 def words_tokenizer(texts: list[str], **more: Any) -> Any:
     """A byte-level BPE tokenizer trained on the texts, with BART's special tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -39,20 +48,12 @@ def words_tokenizer(texts: list[str], **more: Any) -> Any:
         "unk_token": "<unk>",
         "mask_token": "<mask>",
     }
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names, **more)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names, **more)
 
 
 def florence2(folder: Path) -> Path:
     """Florence2ForConditionalGeneration with its processor; 32 px, some 30,000 parameters; says one of
     `THINGS`."""
-    import torch
-    from transformers import (
-        BartConfig,
-        CLIPImageProcessor,
-        Florence2Config,
-        Florence2ForConditionalGeneration,
-        Florence2Processor,
-    )
     from transformers.models.florence2.configuration_florence2 import Florence2VisionConfig
 
     torch.manual_seed(0)
@@ -64,20 +65,20 @@ def florence2(folder: Path) -> Path:
         window_size=2,
         projection_dim=32, max_position_embeddings=8, drop_path_rate=0.0,
     )  # fmt: skip
-    text = BartConfig(
+    text = transformers.BartConfig(
         vocab_size=len(tokenizer), d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
         decoder_attention_heads=2,
         encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=1100, dropout=0.0, **ends,
     )  # fmt: skip
-    model = Florence2ForConditionalGeneration(
-        Florence2Config(
+    model = transformers.Florence2ForConditionalGeneration(
+        transformers.Florence2Config(
             vision_config=vision, text_config=text, image_token_id=tokenizer.image_token_id, **ends
         )
     )
     size = {"height": 32, "width": 32}
-    images = CLIPImageProcessor(size=size, do_center_crop=False)
+    images = transformers.CLIPImageProcessor(size=size, do_center_crop=False)
     images.image_seq_length = 2
-    processor = Florence2Processor(images, tokenizer, post_processor_config={"pure_text": {}})
+    processor = transformers.Florence2Processor(images, tokenizer, post_processor_config={"pure_text": {}})
     _teach(model, processor)
     return _saved(folder, model, processor)
 
@@ -85,82 +86,63 @@ def florence2(folder: Path) -> Path:
 def blip(folder: Path) -> Path:
     """BlipForConditionalGeneration with its processor; random, but with weights large enough that pictures
     get different texts."""
-    from transformers import (
-        BertTokenizerFast,
-        BlipConfig,
-        BlipForConditionalGeneration,
-        BlipImageProcessor,
-        BlipProcessor,
-    )
 
-    words = (
-        "[PAD] [UNK] [CLS] [SEP] [MASK] a an the red blue green dog cat ball bird tree boat on in of "
-        "with and big small".split()
-    )
-    tokenizer = BertTokenizerFast(vocab={word: n for n, word in enumerate(words)})
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    tokenizer = transformers.BertTokenizerFast(vocab={word: n for n, word in enumerate(WORDS)})
     text = {
-        **sizes,
-        "vocab_size": len(words),
+        **SIZES,
+        "vocab_size": len(WORDS),
         "encoder_hidden_size": 16,
         "bos_token_id": 2,
         "eos_token_id": 3,
         "sep_token_id": 3,
         "pad_token_id": 0,
     }
-    config = BlipConfig(text_config=text, vision_config={**sizes, "image_size": 32, "patch_size": 16})
-    model = _loud(BlipForConditionalGeneration(config))
+    config = transformers.BlipConfig(
+        text_config=text, vision_config={**SIZES, "image_size": 32, "patch_size": 16}
+    )
+    model = _loud(transformers.BlipForConditionalGeneration(config))
     return _saved(
-        folder, model, BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer)
+        folder,
+        model,
+        transformers.BlipProcessor(
+            transformers.BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer
+        ),
     )
 
 
 def git(folder: Path) -> Path:
     """GitForCausalLM with its processor; random."""
-    from transformers import BertTokenizerFast, CLIPImageProcessor, GitConfig, GitForCausalLM, GitProcessor
 
-    words = (
-        "[PAD] [UNK] [CLS] [SEP] [MASK] a an the red blue green dog cat ball bird tree boat on in of "
-        "with and big small".split()
-    )
-    tokenizer = BertTokenizerFast(vocab={word: n for n, word in enumerate(words)})
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    config = GitConfig(
-        vision_config={**sizes, "image_size": 32, "patch_size": 16}, **sizes, vocab_size=len(words),
+    tokenizer = transformers.BertTokenizerFast(vocab={word: n for n, word in enumerate(WORDS)})
+    config = transformers.GitConfig(
+        vision_config={**SIZES, "image_size": 32, "patch_size": 16}, **SIZES, vocab_size=len(WORDS),
         max_position_embeddings=128,
         bos_token_id=2, eos_token_id=3, pad_token_id=0,
     )  # fmt: skip
-    images = CLIPImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False)
-    return _saved(folder, _loud(GitForCausalLM(config)), GitProcessor(images, tokenizer))
+    images = transformers.CLIPImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False)
+    return _saved(
+        folder, _loud(transformers.GitForCausalLM(config)), transformers.GitProcessor(images, tokenizer)
+    )
 
 
 def llava(folder: Path) -> Path:
     """LlavaForConditionalGeneration with a processor that has a chat template; random."""
-    from transformers import (
-        CLIPImageProcessor,
-        CLIPVisionConfig,
-        LlamaConfig,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-        LlavaProcessor,
-    )
 
     tokenizer = words_tokenizer(
         ["a red boat on the water", "Describe with a paragraph what is shown in the image."]
     )
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     ends = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
-    config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**sizes, image_size=32, patch_size=16),
-        text_config=LlamaConfig(**sizes, vocab_size=len(tokenizer), **ends),
+    config = transformers.LlavaConfig(
+        vision_config=transformers.CLIPVisionConfig(**SIZES, image_size=32, patch_size=16),
+        text_config=transformers.LlamaConfig(**SIZES, vocab_size=len(tokenizer), **ends),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"), vision_feature_layer=-1, **ends,
     )  # fmt: skip
     part = "{{ '<image>' if c.type == 'image' else c.text }}"
     template = (
         f"{{% for m in messages %}}USER: {{% for c in m.content %}}{part}{{% endfor %}}{{% endfor %}} ANSWER:"
     )
-    images = CLIPImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False)
-    processor = LlavaProcessor(
+    images = transformers.CLIPImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False)
+    processor = transformers.LlavaProcessor(
         images,
         tokenizer,
         patch_size=16,
@@ -168,7 +150,7 @@ def llava(folder: Path) -> Path:
         num_additional_image_tokens=1,
         chat_template=template,
     )
-    return _saved(folder, _loud(LlavaForConditionalGeneration(config)), processor)
+    return _saved(folder, _loud(transformers.LlavaForConditionalGeneration(config)), processor)
 
 
 def wide_vit(folder: Path) -> Path:
@@ -178,27 +160,20 @@ def wide_vit(folder: Path) -> Path:
 
 def vit(folder: Path, width: int = 16, labels: dict[int, str] | None = None) -> Path:
     """ViTForImageClassification of four classes with its image processor; random."""
-    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
-    sizes = {
-        "hidden_size": width,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 2 * width,
-    }
+    sizes = SIZES | {"hidden_size": width, "intermediate_size": 2 * width}
     labels = labels or {0: "tabby, tabby cat", 1: "n02084071", 2: "Traffic_Light", 3: "tabby"}
     model = _loud(
-        ViTForImageClassification(ViTConfig(**sizes, image_size=32, patch_size=16, id2label=labels))
+        transformers.ViTForImageClassification(
+            transformers.ViTConfig(**sizes, image_size=32, patch_size=16, id2label=labels)
+        )
     )
-    return _saved(folder, model, ViTImageProcessor(size={"height": 32, "width": 32}))
+    return _saved(folder, model, transformers.ViTImageProcessor(size={"height": 32, "width": 32}))
 
 
 def timm_hub(folder: Path) -> Path:
     """A timm ViT as timm pushes it to the hub: weights and a config.json with its labels; random."""
-    import json
-
     import timm
-    from safetensors.torch import save_file
 
     model = _loud(
         timm.create_model(
@@ -227,8 +202,6 @@ def catlip(folder: Path) -> Path:
     random, 128 wide."""
     import pickle
     from collections import Counter
-
-    import torch
 
     width, layers = 128, 2
     shapes: dict[str, tuple[int, ...]] = {
@@ -275,10 +248,7 @@ def catlip(folder: Path) -> Path:
 def open_clip(folder: Path, bias: bool = False) -> Path:
     """A CLIP as open_clip saves it to a folder; 32 px, CLIP's own tokenizer; random. `bias`: with the bias of
     a SigLIP."""
-    import json
-
     import open_clip as library
-    from safetensors.torch import save_file
 
     config: dict[str, Any] = {
         "embed_dim": 16,
@@ -301,7 +271,6 @@ def open_clip(folder: Path, bias: bool = False) -> Path:
 def _loud(model: Any, seed: int = 0) -> Any:
     """Random weights far larger than at the start of a training, so that different pictures get different
     answers."""
-    import torch
 
     torch.manual_seed(seed)
     with torch.no_grad():
@@ -312,7 +281,6 @@ def _loud(model: Any, seed: int = 0) -> Any:
 
 
 def _teach(model: Any, processor: Any) -> None:
-    import torch
     from PIL import Image
 
     pictures = [Image.new("RGB", (32, 32), colour) for colour in COLOURS.values()]

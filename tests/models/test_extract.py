@@ -24,10 +24,6 @@ from helpers import FILES, recipe, write_captions
 CAPTIONS = [json.loads(line) for line in (FILES / "web_captions.jsonl").read_text("utf-8").splitlines()]
 
 
-THREE = {"attributes": ["a b"], "objects": ["b", "c"], "relations": ["x"]}
-LISTED = {"attributes": ["", "a"], "objects": ["", "b", "c", "d"], "relations": ["x"]}
-
-
 class Fixed:
     """A language model with given replies: what another backend might say."""
 
@@ -100,8 +96,7 @@ def test_a_reply_as_json() -> None:
         Reply("objects: dog"),
     )
     good, bad = ExtractTagger(f"{__name__}:Fixed", mode="json").tag([ImageAndText(None, "the brown dog")] * 2)
-    assert (good, good.dropped) == (Tags(("dog",), ("brown dog",)), 1)
-    assert bad == Tags(error="bad_json")
+    assert (good, good.dropped, bad) == (Tags(("dog",), ("brown dog",)), 1, Tags(error="bad_json"))
     asked = Fixed.asked[0]
     assert asked.schema == LISTS_SCHEMA
     objects = [json.loads(line) for line in asked.instruction.splitlines() if line.startswith("{")]
@@ -173,15 +168,6 @@ def test_too_few_replies_are_an_error() -> None:
         ("colours: red\nattributes: a\nobjects: b\nrelations: c", None),
         ("Here you are:\nattributes: a\nobjects: b\nrelations: c", None),
         ("", None),
-    ],
-)
-def test_three_lines_and_nothing_else(text: str, wanted: dict[str, list[str]] | None) -> None:
-    assert named_lists(text) == wanted
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
         (
             '{"objects": ["b"], "attributes": ["a b"], "relations": []}',
             {"attributes": ["a b"], "objects": ["b"], "relations": []},
@@ -198,8 +184,10 @@ def test_three_lines_and_nothing_else(text: str, wanted: dict[str, list[str]] | 
         ("{", None),
     ],
 )
-def test_an_object_of_three_lists_and_nothing_else(text: str, wanted: dict[str, list[str]] | None) -> None:
-    assert named_lists_json(text) == wanted
+def test_three_lists_and_nothing_else(text: str, wanted: dict[str, list[str]] | None) -> None:
+    """As lines, and where the text begins as JSON does, as an object."""
+    read = named_lists_json if re.match(r"[{\[]|```json", text) else named_lists
+    assert read(text) == wanted
 
 
 @pytest.mark.parametrize(
@@ -262,6 +250,4 @@ def test_smollm2_finds_most_objects_of_web_captions(smollm2: ExtractTagger) -> N
     found = smollm2.tag([ImageAndText(None, one["caption"]) for one in some])
     hits = sum(len(set(tags.objects) & set(one["objects"])) for tags, one in zip(found, some, strict=True))
     named, labelled = sum(len(tags.objects) for tags in found), sum(len(one["objects"]) for one in some)
-    print(f"objects: precision {hits / named:.2f}, recall {hits / labelled:.2f}")
-    assert hits / named > 0.5
-    assert hits / labelled > 0.5
+    assert min(hits / named, hits / labelled) > 0.5, (hits, named, labelled)

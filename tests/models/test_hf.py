@@ -3,6 +3,7 @@ laid out on disk."""
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.numpy import save_file
 
 from ctrlsynth.errors import ModelError, UserError
 from ctrlsynth.models.device import make_torchvision_importable, memory_faults
@@ -36,8 +41,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "image_size": 16,
         "patch_size": 8,
     }
-    config = ViTConfig(**size, id2label={0: "dog", 1: "cat", 2: "boat"})
-    ViTForImageClassification(config).save_pretrained(folder)
+    ViTForImageClassification(ViTConfig(**size, num_labels=3)).save_pretrained(folder)
     return folder
 
 
@@ -49,8 +53,6 @@ def in_cache(
     monkeypatch: pytest.MonkeyPatch, root: Path, folder: Path, commit: str = "a" * 40, ref: str = "main"
 ) -> Path:
     """Lays a folder out as the hub's cache does, for the name acme/tiny."""
-    from huggingface_hub import constants
-
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(root))
     base = root / "models--acme--tiny"
     place = shutil.copytree(folder, base / "snapshots" / commit)
@@ -67,32 +69,28 @@ def test_a_local_folder_and_a_hub_name_are_found(
     place = in_cache(monkeypatch, tmp_path, tiny)
     in_cache(monkeypatch, tmp_path, tiny, "b" * 40, "v2")
     here = found("acme/tiny")
-    assert (here.folder, here.commit) == (place, "a" * 40)
-    assert found("acme/tiny", revision="v2").commit == "b" * 40
+    assert (here.folder, here.commit, found("acme/tiny", revision="v2").commit) == (place, "a" * 40, "b" * 40)
     assert found("acme/tiny", revision="b" * 40).commit == "b" * 40
-    assert len({found("acme/tiny").digest(), found("acme/tiny", revision="v2").digest()}) == 2
+    assert here.digest() != found("acme/tiny", revision="v2").digest()
 
 
 def test_what_is_not_at_hand_is_one_sentence_with_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from huggingface_hub import constants
-
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(
-        UserError,
-        match=r"^models.tagger: acme/none is not on this machine; fetch it with `hf download acme/none`",
-    ):
-        found("acme/none")
-    with pytest.raises(UserError, match="hf download acme/none --revision v3"):
-        found("acme/none", revision="v3")
-    with pytest.raises(UserError, match="no such folder"):
-        found(str(tmp_path / "gone"))
-    with pytest.raises(UserError, match="a hub name such as"):
-        found(["a"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="empty folder"):
-        found(tmp_path / "empty").digest()
+    fetch = "^models.tagger: acme/none is not on this machine; fetch it with `hf download acme/none`"
+    wrong: list[tuple[Any, dict[str, Any], str]] = [
+        ("acme/none", {}, fetch),
+        ("acme/none", {"revision": "v3"}, "hf download acme/none --revision v3"),
+        (str(tmp_path / "gone"), {}, "no such folder"),
+        (["a"], {}, "a hub name such as"),
+        (tmp_path / "empty", {}, "empty folder"),
+        (tiny, {"revision": "main"}, "no revisions"),
+    ]
+    for model, options, message in wrong:
+        with pytest.raises(UserError, match=message):
+            found(model, **options).digest()
 
 
 @pytest.mark.parametrize(
@@ -114,27 +112,15 @@ def test_wrong_options_are_one_line(options: dict[str, Any], message: str) -> No
     assert str(caught.value).startswith("models.tagger")
 
 
-def test_a_local_folder_takes_no_revision(tiny: Path) -> None:
-    with pytest.raises(UserError, match="no revisions"):
-        found(tiny, revision="main")
-
-
 def test_every_option_but_download_belongs_to_the_digest(tiny: Path, tmp_path: Path) -> None:
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text("{}")
-    digests = [
-        found(tiny, **options).digest()
-        for options in (
-            {},
-            {"dtype": "float16"},
-            {"device": "cpu"},
-            {"quantization": "int8"},
-            {"adapters": [adapter]},
-        )
-    ]
-    assert len(set(digests)) == 5
-    assert found(tiny, download=True).digest() == digests[0]
+    shaping: list[dict[str, Any]] = [
+        {}, {"dtype": "float16"}, {"device": "cpu"}, {"quantization": "int8"}, {"adapters": [adapter]}
+    ]  # fmt: skip
+    digests = [found(tiny, **options).digest() for options in shaping]
+    assert (len(set(digests)), found(tiny, download=True).digest()) == (5, digests[0])
     assert found(tiny, device="cuda:0").digest() == found(tiny, device="cuda:1").digest()
     (adapter / "adapter_config.json").write_text('{"r": 2}')
     assert found(tiny, adapters=str(adapter)).digest() != digests[4]
@@ -156,22 +142,18 @@ def changed(offset: Callable[[int], int]) -> Callable[[Path], None]:
 def test_a_change_of_a_local_file_changes_both_digests(
     change: Callable[[Path], None], tiny: Path, tmp_path: Path
 ) -> None:
-    place = shutil.copytree(tiny, tmp_path / "copy")
-    assert (found(place).digest(), found(place).content_digest()) == (
-        found(tiny).digest(),
-        found(tiny).content_digest(),
-    )
+    def digests(folder: Path) -> list[str]:
+        return [found(folder).digest(), found(folder).content_digest()]
+
+    place, before = shutil.copytree(tiny, tmp_path / "copy"), digests(tiny)
+    assert digests(place) == before
     change(place / "model.safetensors")
-    assert found(place).digest() != found(tiny).digest()
-    assert found(place).content_digest() != found(tiny).content_digest()
+    assert not set(digests(place)) & set(before)
 
 
 def test_of_large_files_samples_are_looked_at(tmp_path: Path) -> None:
     """Another training run writes the same header and size; one flipped bit between the samples is for
     --verify."""
-    import numpy as np
-    from safetensors.numpy import save_file
-
     for name, seed in (("a", 0), ("b", 1)):
         rng = np.random.default_rng(seed)
         (tmp_path / name).mkdir()
@@ -209,7 +191,6 @@ def test_hidden_files_and_the_card_are_passed_over(tiny: Path, tmp_path: Path) -
 
 
 def test_a_model_loads_with_its_options(tiny: Path) -> None:
-    import torch
     from transformers import AutoModelForCausalLM, AutoModelForImageClassification
 
     model = load_pretrained(
@@ -224,7 +205,6 @@ def test_a_model_loads_with_its_options(tiny: Path) -> None:
 
 
 def test_adapters_are_merged(tiny: Path, tmp_path: Path) -> None:
-    import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForImageClassification
 
@@ -244,8 +224,6 @@ def test_adapters_are_merged(tiny: Path, tmp_path: Path) -> None:
 def test_a_quantization_whose_package_is_absent_is_refused(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import importlib.util
-
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for name, package in QUANTIZATIONS.items():
         with pytest.raises(
@@ -255,13 +233,10 @@ def test_a_quantization_whose_package_is_absent_is_refused(
 
 
 def test_quantizations_as_the_packages_name_them() -> None:
+    four_bits = {"load_in_4bit": True, "bnb_4bit_compute_dtype": "x"}
     assert quantization_call("int8", None) == ("BitsAndBytesConfig", {"load_in_8bit": True})
     name, arguments = quantization_call("int4", "x")
-    assert (name, arguments["load_in_4bit"], arguments["bnb_4bit_compute_dtype"]) == (
-        "BitsAndBytesConfig",
-        True,
-        "x",
-    )
+    assert (name, arguments | four_bits) == ("BitsAndBytesConfig", arguments)
 
 
 def test_a_quantization_that_does_nothing_is_told(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,20 +256,26 @@ def test_a_quantization_that_does_nothing_is_told(tiny: Path, monkeypatch: pytes
         load_pretrained(Plain, found(tiny, quantization="torchao-int4"), "models.tagger")
 
 
-def test_lack_of_memory_is_told_from_other_faults() -> None:
-    import torch
+def raised(error: Exception) -> Any:
+    raise error
 
-    for work in (lambda: torch.empty(2**55), lambda: bytearray(2**60)):
-        with pytest.raises(ModelError) as caught, memory_faults("tiny"):
-            work()
-        assert caught.value.reason == "out_of_memory"
-        assert "tiny: " in str(caught.value)
-    with pytest.raises(ModelError) as caught, memory_faults("tiny"):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-    assert caught.value.reason == "out_of_memory"
-    with pytest.raises(ModelError) as caught, memory_faults("tiny"):
-        raise RuntimeError("CUDA error: device-side assert triggered\nmore")
-    assert caught.value.reason == "engine_died"
+
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+
+@pytest.mark.parametrize(
+    ("work", "reason"),
+    [
+        (lambda: torch.empty(2**55), "out_of_memory"),
+        (lambda: bytearray(2**60), "out_of_memory"),
+        (lambda: raised(OUT_OF_MEMORY), "out_of_memory"),
+        (lambda: raised(RuntimeError("CUDA error: device-side assert triggered\nmore")), "engine_died"),
+    ],
+)
+def test_faults_of_memory_and_device_are_told_apart(work: Callable[[], Any], reason: str) -> None:
+    with pytest.raises(ModelError, match="tiny: ") as caught, memory_faults("tiny"):
+        work()
+    assert caught.value.reason == reason
     with pytest.raises(RuntimeError, match="mat1 and mat2"), memory_faults("tiny"):
         torch.zeros(2, 3) @ torch.zeros(2, 3)
 

@@ -19,7 +19,7 @@ from ctrlsynth.models.taggers.hybrid import HybridTagger, join
 from ctrlsynth.sample import Tags
 
 COFFEE = Path(skimage.__file__).parent / "data/coffee.png"
-HERE = __name__
+ECHO = f"{__name__}:Echo"
 PIXELS = {"imagenet": "lite0", "threads": 1}
 
 
@@ -56,8 +56,7 @@ def test_pixels_and_caption_joined() -> None:
             ImageAndText(image),
         ]
     )
-    assert both.objects[0] == "espresso"
-    assert both.objects.count("espresso") == 1
+    assert (both.objects[0], both.objects.count("espresso")) == ("espresso", 1)
     assert {"spoon", "cup"} <= set(both.objects)
     assert 0.5 < both.scores[0] < 1  # the network's own number, although the caption names it too
     assert both.scores[both.objects.index("spoon")] == 1.0
@@ -67,47 +66,47 @@ def test_pixels_and_caption_joined() -> None:
     assert hybrid.id.startswith("hybrid(imagenet:lite0+")
 
 
-def test_reads_and_digest_follow_the_members() -> None:
-    assert HybridTagger([PIXELS]).reads == "pixels"
-    assert HybridTagger([PIXELS, PIXELS]).reads == "pixels"
-    assert HybridTagger([f"{HERE}:Echo", f"{HERE}:Echo"]).reads == "caption"
-    assert HybridTagger([PIXELS, f"{HERE}:Echo"]).reads == "both"
-    nested = HybridTagger([{"hybrid": [PIXELS, f"{HERE}:Echo"]}, PIXELS])
-    assert nested.reads == "both"
+@pytest.mark.parametrize(
+    ("members", "reads"),
+    [
+        ([PIXELS], "pixels"),
+        ([PIXELS, PIXELS], "pixels"),
+        ([ECHO, ECHO], "caption"),
+        ([PIXELS, ECHO], "both"),
+        ([{"hybrid": [PIXELS, ECHO]}, PIXELS], "both"),
+    ],
+)
+def test_it_reads_what_its_members_read(members: list[Any], reads: str) -> None:
+    assert HybridTagger(members).reads == reads
+
+
+def test_the_digest_follows_the_members() -> None:
     orders = [
-        [PIXELS, f"{HERE}:Echo"],
-        [f"{HERE}:Echo", PIXELS],
+        [PIXELS, ECHO],
+        [ECHO, PIXELS],
         [PIXELS],
-        [{**PIXELS, "cutoff": 0.5}, f"{HERE}:Echo"],
+        [{**PIXELS, "cutoff": 0.5}, ECHO],
+        ["imagenet", "wordnet"],
     ]
-    assert len({HybridTagger(order).digest for order in orders}) == 4
-    assert HybridTagger(orders[0]).digest == HybridTagger(orders[0]).digest
+    digests = [HybridTagger(order).digest for order in orders]
+    assert len(set(digests)) == 5
+    assert HybridTagger(orders[0]).digest == digests[0]
+    assert models.load("hybrid:imagenet+wordnet", "tagger").digest == digests[4]
 
 
 def test_the_smallest_batch_holds_and_close_reaches_the_members() -> None:
-    hybrid = HybridTagger([{f"{HERE}:Echo": "a", "batch": 8}, {f"{HERE}:Echo": "b", "batch": 16}, PIXELS])
+    hybrid = HybridTagger([{ECHO: "a", "batch": 8}, {ECHO: "b", "batch": 16}, PIXELS])
     assert hybrid.batch == 8
     hybrid.close()
     assert [getattr(tagger, "closed", None) for tagger in hybrid.parts] == [True, True, None]
     assert hybrid.tag([ImageAndText(None, "sun moon")])[0].objects == ("sun", "moon")
 
 
-def test_the_same_by_text() -> None:
-    assert (
-        models.load("hybrid:imagenet+wordnet", "tagger").digest
-        == HybridTagger(["imagenet", "wordnet"]).digest
-    )
-
-
-@pytest.mark.parametrize("model", [None, [], "", {"imagenet": 1}, 3])
-def test_without_a_list_it_is_one_line(model: Any) -> None:
-    with pytest.raises(UserError, match="hybrid"):
+@pytest.mark.parametrize("model", [None, [], "", {"imagenet": 1}, 3, [PIXELS, "wordnett"]])
+def test_without_a_list_of_taggers_it_is_one_line(model: Any) -> None:
+    named = r"hybrid\[1\].*did you mean 'wordnet'" if model == [PIXELS, "wordnett"] else "hybrid"
+    with pytest.raises(UserError, match=named):
         HybridTagger(model)
-
-
-def test_a_wrong_member_is_named_with_its_place() -> None:
-    with pytest.raises(UserError, match=r"hybrid\[1\].*did you mean 'wordnet'"):
-        HybridTagger([PIXELS, "wordnett"])
 
 
 def test_all_that_its_members_lack_is_told_at_once() -> None:
@@ -124,9 +123,7 @@ def test_all_that_its_members_lack_is_told_at_once() -> None:
 
 def test_a_member_that_loses_a_row_fails_the_batch() -> None:
     with pytest.raises(ModelError, match="gave 1 answers for 2") as caught:
-        HybridTagger([f"{HERE}:Echo", f"{HERE}:Short"]).tag(
-            [ImageAndText(None, "a"), ImageAndText(None, "b")]
-        )
+        HybridTagger([ECHO, f"{__name__}:Short"]).tag([ImageAndText(None, "a"), ImageAndText(None, "b")])
     assert caught.value.reason == "wrong_number"
 
 
@@ -142,8 +139,7 @@ def test_the_first_caption_and_every_kind() -> None:
         ("dog", "ball", "cat"), ("red", "red ball"), ("dog on ball", "cat under ball"), (0.4, 1.0, 0.9),
         "first"
     )  # fmt: skip
-    assert join([Tags(("dog",)), Tags(("cat",))]).scores == ()
-    assert join([Tags(), Tags()]) == Tags()
+    assert (join([Tags(("dog",)), Tags(("cat",))]).scores, join([Tags(), Tags()])) == ((), Tags())
 
 
 words = st.lists(st.sampled_from(["dog", "Dog", "cat", "red ball", "sun"]), max_size=4, unique=True)
@@ -199,16 +195,11 @@ class Fails(Echo):
         return "whole"
 
 
-def test_a_row_that_one_tagger_cannot_answer_has_failed_alone() -> None:
-    hybrid = HybridTagger([f"{HERE}:Echo", f"{HERE}:Fails"])
+def test_a_row_preflight_and_full_hash_fail_or_change_with_one_member() -> None:
+    hybrid, sound = HybridTagger([ECHO, f"{__name__}:Fails"]), HybridTagger([ECHO, ECHO])
     good, bad = hybrid.tag([ImageAndText(None, "dog"), ImageAndText(None, "bad")])
-    assert (good.objects, good.dropped, good.error) == (("dog",), 2, None)
-    assert bad == Tags(error="unreadable")
-
-
-def test_preflight_and_full_hash_go_through() -> None:
-    hybrid = HybridTagger([f"{HERE}:Echo", f"{HERE}:Fails"])
+    assert (good.objects, good.dropped, good.error, bad) == (("dog",), 2, None, Tags(error="unreadable"))
+    sound.check()
     with pytest.raises(UserError, match="no key"):
         hybrid.check()
-    HybridTagger([f"{HERE}:Echo"]).check()
-    assert hybrid.content_digest() != HybridTagger([f"{HERE}:Echo", f"{HERE}:Echo"]).content_digest()
+    assert hybrid.content_digest() != sound.content_digest()

@@ -17,7 +17,7 @@ from conformance import check_painter
 from ctrlsynth.api.run import run
 from ctrlsynth.errors import ModelError, UserError
 from ctrlsynth.models import server
-from ctrlsynth.models.base import Painting, Prompt
+from ctrlsynth.models.base import Prompt
 from ctrlsynth.models.embedded.scenes.painter import Scenes
 from ctrlsynth.models.registry import load
 from ctrlsynth.models.text_to_image.server import ImageServer
@@ -47,9 +47,8 @@ def opened() -> Iterator[list[ImageServer]]:
 
 def client(opened: list[ImageServer], *servers: FaultyServer | str, **options: Any) -> ImageServer:
     urls = [s if isinstance(s, str) else s.url for s in servers]
-    model: ImageServer = load({"openai": "m", "base_urls": urls, **options}, "text_to_image")
-    opened.append(model)
-    return model
+    opened.append(load({"openai": "m", "base_urls": urls, **options}, "text_to_image"))
+    return opened[-1]
 
 
 def draw(_: int, body: Mapping[str, Any]) -> Any:
@@ -57,13 +56,8 @@ def draw(_: int, body: Mapping[str, Any]) -> Any:
     if not isinstance(body["prompt"], str) or "forbidden" in body["prompt"]:
         return BLOCKED
     width, height = map(int, body.get("size", "64x64").split("x"))
-    painting = Scenes(64).generate([Prompt(body["prompt"], seed=body.get("seed", 0), size=(width, height))])[
-        0
-    ]
-    return painted(painting)
-
-
-def painted(painting: Painting) -> dict[str, Any]:
+    prompt = Prompt(body["prompt"], seed=body.get("seed", 0), size=(width, height))
+    (painting,) = Scenes(64).generate([prompt])
     assert painting.image is not None
     data = io.BytesIO()
     painting.image.save(data, "PNG")
@@ -85,18 +79,11 @@ def test_the_image_is_the_servers_and_the_request_says_what_is_wanted(opened: li
         made = model.generate(prompts)
         wanted = Scenes(64).generate([Prompt("a red dog", seed=7, size=(96, 64)), prompts[1]])
         for ours, theirs in zip(made, wanted, strict=True):
-            assert ours.image is not None
-            assert theirs.image is not None
-            assert np.array_equal(np.asarray(ours.image), np.asarray(theirs.image.convert("RGB")))
+            np.testing.assert_array_equal(np.asarray(ours.image), np.asarray(theirs.image))
         seen = sorted(drawing.seen, key=lambda body: str(body["prompt"]))
         common = {"model": "m", "n": 1, "response_format": "b64_json", "steps": 4}
-        assert seen[0] == common | {"prompt": "a cat", "size": "64x128", "seed": 8}
-        assert seen[1] == common | {
-            "prompt": "a red dog",
-            "size": "96x64",
-            "seed": 7,
-            "negative_prompt": "blur",
-        }
+        red = {"prompt": "a red dog", "size": "96x64", "seed": 7, "negative_prompt": "blur"}
+        assert seen == [common | {"prompt": "a cat", "size": "64x128", "seed": 8}, common | red]
 
 
 def test_the_hosted_service_is_sent_only_what_it_takes() -> None:
@@ -226,8 +213,7 @@ def test_a_run_paints_by_a_server_and_asks_once(tmp_path: Path) -> None:
         ]
         assert {r.folder: r.cost for r in made.ledger()}["paint"] == pytest.approx(0.04 * (12 - sum(refused)))
         first = tables(made)
-        assert tables(run(plan, tmp_path / "run", base=tmp_path)) == first
-        assert len(drawing.seen) == 12
+        assert (tables(run(plan, tmp_path / "run", base=tmp_path)), len(drawing.seen)) == (first, 12)
         weighed = recipe(
             tmp_path, models=models, paths=["SP4"], judge=None, image_policy={"weights": {"dog": 2}}
         )

@@ -26,16 +26,11 @@ def test_plan_shows_the_prompt_in_the_model_s_chat_template(
         f"models: {{tagger: wordnet, llm: {{transformers: {tiny('mistral')}, device: cpu}}}}\n"
     )
     (tmp_path / "r.yaml").write_text(text)
-    shown = CliRunner().invoke(app, ["plan", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "run")])
+    command = ["plan", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "run")]
+    shown = CliRunner().invoke(app, command)
     assert shown.exit_code == 0, shown.output
-    assert "<s>[INST] " in shown.output
-    assert " [/INST]" in shown.output
-    assert "brown dog" in shown.output
-    told = json.loads(
-        CliRunner()
-        .invoke(app, ["plan", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "run"), "--json"])
-        .stdout
-    )
+    assert all(part in shown.output for part in ("<s>[INST] ", " [/INST]", "brown dog")), shown.output
+    told = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
     examples = {s["folder"]: s["example"] for s in told["stages"]}
     assert examples["write"].startswith("<s>[INST] ")
     assert examples["tag"] is None
@@ -55,26 +50,16 @@ def server_recipe(base: Path, url: str, **options: Any) -> Any:
 
 def test_status_tells_the_cost_and_new_prices_change_nothing_else(tmp_path: Path) -> None:
     with FaultyServer() as faulty:
-        made = run(
-            server_recipe(tmp_path, faulty.url, prices={"input": 2.0, "output": 10.0}),
-            tmp_path / "run",
-            base=tmp_path,
-        )
-        ledger = {r.folder: r for r in made.ledger()}
-        assert ledger["write"].ok == 30
-        assert ledger["write"].cost == pytest.approx(30 * (7 * 2.0 + 5 * 10.0) / 1e6)
-        assert ledger["tag"].cost is None
-        assert "0.0019 US dollars" in CliRunner().invoke(app, ["status", str(tmp_path / "run")]).output
-        assert len(faulty.seen) == 30  # begun ahead of their batch, and asked once each
-        run(
-            server_recipe(tmp_path, faulty.url, prices={"input": 4.0, "output": 20.0}),
-            tmp_path / "run",
-            base=tmp_path,
-        )
-        assert len(faulty.seen) == 30
-        assert {r.folder: r.cost for r in Run.open(tmp_path / "run").ledger()}["write"] == pytest.approx(
-            2 * 30 * (7 * 2.0 + 5 * 10.0) / 1e6
-        )
+        for factor, shown in ((1.0, "0.0019 US dollars"), (2.0, "0.0038 US dollars")):
+            plan = server_recipe(
+                tmp_path, faulty.url, prices={"input": 2.0 * factor, "output": 10.0 * factor}
+            )
+            run(plan, tmp_path / "run", base=tmp_path)
+            ledger = {r.folder: r for r in Run.open(tmp_path / "run").ledger()}
+            assert (ledger["write"].ok, ledger["tag"].cost) == (30, None)
+            assert ledger["write"].cost == pytest.approx(factor * 30 * (7 * 2.0 + 5 * 10.0) / 1e6)
+            assert shown in CliRunner().invoke(app, ["status", str(tmp_path / "run")]).output
+            assert len(faulty.seen) == 30  # begun ahead of their batch, and asked once each
     assert cost({"row": 0.04}, 0, 0, rows=3) == pytest.approx(0.12)
 
 

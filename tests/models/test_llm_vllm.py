@@ -7,19 +7,17 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
-import shutil
 import sys
 import types
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conformance import check_llm, request
+from conformance import Tiny, check_llm, other_weights, request
 from ctrlsynth.errors import UserError
-from ctrlsynth.models.base import Request
+from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.models.hub.find import HFOptions, locate
 from ctrlsynth.models.llms import vllm as backend
 from ctrlsynth.models.llms.sampling import Sampling
@@ -27,7 +25,6 @@ from ctrlsynth.models.llms.server import OpenAIServer
 from ctrlsynth.models.llms.vllm import VLLM, engine_arguments, reply_of, sampling_arguments
 from ctrlsynth.models.registry import load
 
-Tiny = Callable[[str], Path]
 # Recorded from vLLM's documentation and source, versions 0.19 to 0.23.
 LLM_NAMES = set(
     "model runner convert tokenizer tokenizer_mode skip_tokenizer_init trust_remote_code "
@@ -94,31 +91,23 @@ def test_engine_arguments_are_the_documented_ones(tiny: Tiny) -> None:
 
 
 def test_sampling_arguments_are_the_documented_ones() -> None:
-    greedy = sampling_arguments(Sampling(), Request("x", max_tokens=128, seed=5), room=1000)
-    assert greedy == {
+    greedy = {
         "temperature": 0.0, "top_p": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
-        "repetition_penalty": 1.0, "max_tokens": 128,
-        "seed": None,
+        "repetition_penalty": 1.0, "max_tokens": 128, "seed": None,
     }  # fmt: skip
-    synthclip = Sampling(temperature=0.7, top_p=0.95, presence_penalty=1.0, frequency_penalty=1.0)
-    drawn = [sampling_arguments(synthclip, Request("x", seed=s), 1000) for s in (1, 2)]
-    assert [d["seed"] for d in drawn] == [1, 2]
-    assert (
-        drawn[0]["temperature"],
-        drawn[0]["top_p"],
-        drawn[0]["presence_penalty"],
-        drawn[0]["frequency_penalty"],
-    ) == (
-        0.7,
-        0.95,
-        1.0,
-        1.0,
-    )
-    assert drawn[0].keys() | {"structured_outputs"} <= SAMPLING_NAMES
-    assert sampling_arguments(Sampling(max_tokens=40), Request("x"), 1000)["max_tokens"] == 40
-    assert (
-        sampling_arguments(Sampling(), Request("x"), room=7)["max_tokens"] == 7
-    )  # what is left of the context
+    assert greedy.keys() | {"structured_outputs"} <= SAMPLING_NAMES
+    assert sampling_arguments(Sampling(), Request("x", max_tokens=128, seed=5), room=1000) == greedy
+    drawn: dict[str, Any] = {
+        "temperature": 0.7,
+        "top_p": 0.95,
+        "presence_penalty": 1.0,
+        "frequency_penalty": 1.0,
+    }
+    for seed in (1, 2):
+        request = Request("x", max_tokens=128, seed=seed)
+        assert sampling_arguments(Sampling(**drawn), request, 1000) == greedy | drawn | {"seed": seed}
+    for sampling, left, most in ((Sampling(max_tokens=40), 1000, 40), (Sampling(), 7, 7)):
+        assert sampling_arguments(sampling, Request("x"), room=left)["max_tokens"] == most
 
 
 @dataclass
@@ -130,19 +119,16 @@ class Made:
     finish_reason: str = "stop"
 
 
-def test_answers_are_read_as_documented() -> None:
-    output = types.SimpleNamespace(outputs=[Made("  A dog. \n", [4, 5, 6])], prompt_token_ids=[1])
-    reply = reply_of(output, 9)
-    assert (reply.text, reply.raw, reply.prompt_tokens, reply.completion_tokens, reply.finish) == (
-        "A dog.",
-        "  A dog. \n",
-        9,
-        3,
-        "stop",
-    )
-    cut = reply_of(types.SimpleNamespace(outputs=[Made("A d", [4, 5], "length")]), 9)
-    assert (cut.text, cut.raw, cut.finish) == ("A d", None, "length")
-    assert reply_of(types.SimpleNamespace(outputs=[Made(" ", [4])]), 9).error == "empty_reply"
+@pytest.mark.parametrize(
+    ("made", "wanted"),
+    [
+        (Made("  A dog. \n", [4, 5, 6]), Reply("A dog.", "  A dog. \n", 9, 3)),
+        (Made("A d", [4, 5], "length"), Reply("A d", None, 9, 2, "length")),
+        (Made(" ", [4]), Reply("", " ", 9, 1, error="empty_reply")),
+    ],
+)
+def test_answers_are_read_as_documented(made: Made, wanted: Reply) -> None:
+    assert reply_of(types.SimpleNamespace(outputs=[made]), 9) == wanted
 
 
 @dataclass
@@ -230,11 +216,8 @@ def test_digest_is_of_what_shapes_a_reply(tiny: Tiny, tmp_path: Path) -> None:
         {"tensor_parallel_size": 2},
         {"max_tokens": 9}, {"engine": {"enforce_eager": True}}, {"adapters": [str(tiny("mistral"))]},
     ]  # fmt: skip
-    shutil.copytree(tiny("qwen2"), tmp_path / "other")
-    weights = bytearray((tmp_path / "other/model.safetensors").read_bytes())
-    weights[-1] ^= 1
-    (tmp_path / "other/model.safetensors").write_bytes(weights)
-    assert len({digest(**o) for o in shaping} | {plain, digest(tmp_path / "other")}) == len(shaping) + 2
+    other = digest(other_weights(tiny("qwen2"), tmp_path / "other"))
+    assert len({digest(**o) for o in shaping} | {plain, other}) == len(shaping) + 2
 
 
 @pytest.mark.usefixtures("installed")
@@ -263,22 +246,13 @@ def test_an_older_interface_is_refused_before_the_first_call(
     """Up to 0.11 guided JSON was `GuidedDecodingParams`; what is not installed or comes from a branch
     passes."""
     model = VLLM(str(tiny("mistral")))
-    for told, refused in (
-        ("0.10.2", True),
-        ("0.18.9", True),
-        ("0.19.0", False),
-        ("0.23.0rc1", False),
-        ("1.0", False),
-        ("dev", False),
-    ):
+    for told in ("0.19.0", "0.23.0rc1", "1.0", "dev"):
         monkeypatch.setattr(backend, "version_of", lambda _, told=told: told)
-        if refused:
-            with pytest.raises(
-                UserError,
-                match=rf"^models.llm: vllm {told} has another interface than 0.19 and later; pip install",
-            ):
-                model.check()
-        else:
+        model.check()
+    for told in ("0.10.2", "0.18.9"):
+        monkeypatch.setattr(backend, "version_of", lambda _, told=told: told)
+        message = rf"^models.llm: vllm {told} has another interface than 0.19 and later; pip install"
+        with pytest.raises(UserError, match=message):
             model.check()
 
 
@@ -296,11 +270,8 @@ def test_conformance_of_what_surrounds_the_engine(
         return [types.SimpleNamespace(outputs=[Made(text, [1])]) for text in told]
 
     monkeypatch.setattr(Recorder, "generate", generate)
-    shutil.copytree(tiny("mistral"), tmp_path / "other")
-    weights = bytearray((tmp_path / "other/model.safetensors").read_bytes())
-    weights[-1] ^= 1
-    (tmp_path / "other/model.safetensors").write_bytes(weights)
-    check_llm(lambda: VLLM(str(tiny("mistral"))), lambda: VLLM(str(tmp_path / "other")))
+    other = other_weights(tiny("mistral"), tmp_path / "other")
+    check_llm(lambda: VLLM(str(tiny("mistral"))), lambda: VLLM(str(other)))
 
 
 def test_absent_vllm_is_one_sentence_or_its_interface_is_the_recorded_one() -> None:
@@ -312,14 +283,7 @@ def test_absent_vllm_is_one_sentence_or_its_interface_is_the_recorded_one() -> N
         return
     from vllm import LLM, EngineArgs, SamplingParams  # type: ignore[attr-defined, unused-ignore]
 
-    assert set(inspect.signature(LLM.generate).parameters) >= {
-        "prompts",
-        "sampling_params",
-        "use_tqdm",
-        "lora_request",
-    }
-    assert set(inspect.signature(SamplingParams).parameters) >= {
-        *sampling_arguments(Sampling(), Request("x"), 9),
-        "structured_outputs",
-    }
-    assert set(inspect.signature(EngineArgs).parameters) >= ENGINE_NAMES
+    sampling = {*sampling_arguments(Sampling(), Request("x"), 9), "structured_outputs"}
+    used = {"prompts", "sampling_params", "use_tqdm", "lora_request"}
+    for interface, names in ((LLM.generate, used), (SamplingParams, sampling), (EngineArgs, ENGINE_NAMES)):
+        assert set(inspect.signature(interface).parameters) >= names

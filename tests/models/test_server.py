@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import email.utils
-import os
+import json
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ import pytest
 
 from conformance import check_llm, request
 from ctrlsynth.errors import ModelError, UserError
-from ctrlsynth.models import server
+from ctrlsynth.models import installed, server
 from ctrlsynth.models.base import Reply
 from ctrlsynth.models.llms.server import OpenAIServer
 from ctrlsynth.models.registry import load
@@ -41,9 +41,8 @@ def opened() -> Iterator[list[OpenAIServer]]:
 
 def client(opened: list[OpenAIServer], *servers: FaultyServer | str, **options: Any) -> OpenAIServer:
     urls = [s if isinstance(s, str) else s.url for s in servers]
-    model: OpenAIServer = load({"openai": "m", "base_urls": urls, **options}, "llm")
-    opened.append(model)
-    return model
+    opened.append(load({"openai": "m", "base_urls": urls, **options}, "llm"))
+    return opened[-1]
 
 
 def ask(model: OpenAIServer, *texts: str) -> list[Reply]:
@@ -58,8 +57,6 @@ def first(*faults: Any) -> Any:
 def status(
     number: int, text: str = "no", headers: Mapping[str, str] | None = None, **error: Any
 ) -> tuple[int, Mapping[str, str], bytes]:
-    import json
-
     return number, headers or {}, json.dumps({"error": {"message": text, **error}}).encode()
 
 
@@ -82,11 +79,9 @@ PASSING = [
 def test_a_passing_fault_is_asked_again(opened: list[OpenAIServer], fault: Any) -> None:
     with FaultyServer(first(fault, fault)) as faulty:
         model = client(opened, faulty)
-        assert [(r.text, r.error, r.prompt_tokens, r.completion_tokens) for r in ask(model, "hello")] == [
-            ("You said: hello", None, 7, 5)
-        ]
-        assert len(faulty.seen) == 3
-        assert model.pool.retried == 2
+        (r,) = ask(model, "hello")
+        assert (r.text, r.error, r.prompt_tokens, r.completion_tokens) == ("You said: hello", None, 7, 5)
+        assert (len(faulty.seen), model.pool.retried) == (3, 2)
 
 
 LASTING = [
@@ -127,8 +122,7 @@ def test_what_asking_again_does_not_mend_is_asked_once(
     opened: list[OpenAIServer], answer: Any, error: str
 ) -> None:
     with FaultyServer(lambda n, body: answer) as faulty:
-        assert [r.error for r in ask(client(opened, faulty), "x")] == [error]
-        assert len(faulty.seen) == 1
+        assert ([r.error for r in ask(client(opened, faulty), "x")], len(faulty.seen)) == ([error], 1)
 
 
 @pytest.mark.parametrize(
@@ -152,15 +146,8 @@ def test_retry_after_is_honoured_in_seconds_and_as_a_date(opened: list[OpenAISer
         faulty.answer = first(status(503, headers={"Retry-After": when}))
         assert ask(client(opened, faulty), "x")[0].error is None
         assert time.time() >= email.utils.parsedate_to_datetime(when).timestamp()
-    assert [retry_after({"retry-after": t}) for t in ("", "soon", DRAFT_DATE, "-3", "nan", "inf", "7")] == [
-        0,
-        0,
-        0,
-        0,
-        0,
-        LONGEST_REST,
-        7,
-    ]
+    seconds = [retry_after({"retry-after": t}) for t in ("", "soon", DRAFT_DATE, "-3", "nan", "inf", "7")]
+    assert seconds == [0, 0, 0, 0, 0, LONGEST_REST, 7]
 
 
 def test_a_server_that_asks_for_rest_gets_it_from_all_requests(opened: list[OpenAIServer]) -> None:
@@ -202,8 +189,7 @@ def test_concurrency_is_bounded_adapts_and_recovers(opened: list[OpenAIServer]) 
         model = client(opened, faulty, concurrency=32)
         assert {r.error for r in ask(model, *map(str, range(150)))} == {None}
         assert 6 <= faulty.most <= 32
-        refused = model.pool.retried
-        assert refused < 60, "a limit that does not adapt is refused at every step"
+        assert model.pool.retried < 60, "a limit that does not adapt is refused at every step"
 
     def slow(n: int, body: Mapping[str, Any]) -> Any:
         time.sleep(0.2)  # long beside what a request costs on a busy machine, so that all places are taken
@@ -220,12 +206,10 @@ def test_a_replica_that_dies_is_taken_out_and_put_back(opened: list[OpenAIServer
         other = FaultyServer(port=port)
         model = client(opened, one, other)
         ask(model, *map(str, range(40)))
-        assert len(one.seen) > 5
-        assert len(other.seen) > 5
+        assert min(len(one.seen), len(other.seen)) > 5
         other.__exit__()
         seen = len(one.seen)
-        assert {r.error for r in ask(model, *map(str, range(40)))} == {None}
-        assert len(one.seen) == seen + 40
+        assert ({r.error for r in ask(model, *map(str, range(40)))}, len(one.seen)) == ({None}, seen + 40)
         with FaultyServer(port=port) as again:
             deadline = time.monotonic() + 20
             while not again.seen and time.monotonic() < deadline:
@@ -268,29 +252,27 @@ def test_all_servers_dead_is_the_batch_s_fault_unless_something_was_answered(
         return echo(n, body)
 
     faulty.answer = dies
-    replies = ask(model, *"abcdefgh")
-    assert [r.error for r in replies] == [None] * 3 + ["server_down"] * 5
+    assert [r.error for r in ask(model, *"abcdefgh")] == [None] * 3 + ["server_down"] * 5
 
 
 def test_preflight_names_key_server_and_model(
     opened: list[OpenAIServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with FaultyServer(models=("mistral-nemo", "qwen2")) as faulty:
-        model = load({"openai": "mistral-nemo", "base_url": faulty.url}, "llm")
-        opened.append(model)
-        model.check()
-        misspelt = load({"openai": "mistral-memo", "base_url": faulty.url}, "llm")
-        opened.append(misspelt)
-        with pytest.raises(UserError, match="did you mean 'mistral-nemo'"):
-            misspelt.check()
-        with pytest.raises(UserError, match="did you mean 'mistral-nemo'"):
-            _ = misspelt.digest
-    with pytest.raises(UserError, match=r"no server answers at http://127.0.0.1"):
-        client(opened, f"http://127.0.0.1:{free_port()}/v1").check()
+    with FaultyServer(models=("m", "qwen2")) as faulty, FaultyServer(models=("n", "o")) as other:
+        client(opened, faulty).check()
+        misspelt = client(opened, faulty, openai="qwen3")
+        nobody = client(opened, f"http://127.0.0.1:{free_port()}/v1")
+        for work, message in (
+            (misspelt.check, "did you mean 'qwen2'"),
+            (lambda: misspelt.digest, "did you mean 'qwen2'"),
+            (lambda: client(opened, faulty, other).digest, "unknown model 'm'"),  # replicas serve the same
+            (nobody.check, r"no server answers at http://127.0.0.1"),
+        ):
+            with pytest.raises(UserError, match=message):
+                work()
     monkeypatch.delenv("OPENAI_API_KEY")
-    hosted = OpenAIServer("gpt")
     with pytest.raises(UserError, match="OPENAI_API_KEY holds no key"):
-        hosted.check()
+        OpenAIServer("gpt").check()
 
 
 def test_digest_is_the_server_s_word_and_the_options_never_the_key(
@@ -300,13 +282,13 @@ def test_digest_is_the_server_s_word_and_the_options_never_the_key(
         model = client(opened, faulty)
         assert model.digest.startswith("unverified:")
         time.sleep(1.1)  # `created` of the faulty server is the time of the question, as llama-server's is
+        monkeypatch.setenv("OPENAI_API_KEY", "another")
         same = [
             client(opened, twin),
             client(opened, faulty, twin),
             client(opened, faulty, concurrency=3, prices={"input": 1}),
         ]
-        monkeypatch.setenv("OPENAI_API_KEY", "another")
-        assert {m.digest for m in [*same, client(opened, faulty)]} == {model.digest}
+        assert {m.digest for m in same} == {model.digest}
         others: list[dict[str, Any]] = [
             {"temperature": 0.7},
             {"temperature": None},
@@ -322,25 +304,16 @@ def test_digest_is_the_server_s_word_and_the_options_never_the_key(
         assert len(digests | {model.digest}) == len(others) + 1
 
 
-def test_replicas_must_serve_the_same(opened: list[OpenAIServer]) -> None:
-    with (
-        FaultyServer() as one,
-        FaultyServer(models=("n", "o")) as two,
-        pytest.raises(UserError, match="unknown model 'm'"),
-    ):
-        _ = client(opened, one, two).digest
-
-
 def test_the_key_comes_from_the_named_variable(
     opened: list[OpenAIServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MY_KEY", "open")
     with FaultyServer() as faulty:
         ask(client(opened, faulty, api_key_env="MY_KEY"), "x")
-        assert faulty.keys == ["Bearer open"]
         monkeypatch.delenv("OPENAI_API_KEY")
         ask(client(opened, faulty), "x")  # a server of one's own needs none
-        assert "sesame" not in faulty.keys[-1]
+    assert faulty.keys[0] == "Bearer open"
+    assert "sesame" not in faulty.keys[1]
 
 
 def test_conformance(opened: list[OpenAIServer]) -> None:
@@ -349,15 +322,9 @@ def test_conformance(opened: list[OpenAIServer]) -> None:
             return status(400, "content must be text")
         return status(400, code="context_length_exceeded") if len(said(body)) > 50_000 else echo(n, body)
 
-    with (
-        FaultyServer(strict) as faulty,
-        FaultyServer(strict) as twin,
-        FaultyServer(models=("m", "lora")) as other,
-    ):
-        changed = load({"openai": "lora", "base_url": other.url}, "llm")
-        opened.append(changed)
-        model = client(opened, faulty, twin)
-        check_llm(lambda: model, lambda: changed)
+    with FaultyServer(strict) as one, FaultyServer(strict) as two, FaultyServer(models=("lora",)) as other:
+        model = client(opened, one, two)
+        check_llm(lambda: model, lambda: client(opened, other, openai="lora"))
         assert model.pool.retried == 0
 
 
@@ -368,16 +335,9 @@ def test_what_was_begun_is_asked_once_and_what_was_given_up_again(opened: list[O
         twins = [replace(r) for r in requests]
         model.begin(requests)
         model.begin(twins[:1])
-        assert [r.text for r in model.generate(requests[::-1])] == [
-            "You said: a",
-            "You said: b",
-            "You said: a",
-        ]
-        assert len(faulty.seen) <= 4
-        assert [r.text for r in model.generate([twins[0], twins[1]])] == ["You said: a", "You said: b"]
-        assert len(faulty.seen) == 5
-        assert [r.text for r in model.generate(requests)] == ["You said: a", "You said: b", "You said: a"]
-        assert len(faulty.seen) == 8
+        for asked, fewest, most in ((requests[::-1], 3, 4), (twins[:2], 5, 5), (requests, 8, 8)):
+            assert [r.text for r in model.generate(asked)] == [f"You said: {r.instruction}" for r in asked]
+            assert fewest <= len(faulty.seen) <= most
         faulty.answer = lambda n, body: "hang"
         model.begin(requests)
         model.close()
@@ -386,15 +346,15 @@ def test_what_was_begun_is_asked_once_and_what_was_given_up_again(opened: list[O
 
 
 def test_it_ends_and_starts_again(opened: list[OpenAIServer]) -> None:
+    def threads() -> int:
+        return sum(thread.name == "servers" for thread in threading.enumerate())
+
     with FaultyServer() as faulty:
-        model = client(opened, faulty)
-        ours = [thread for thread in threading.enumerate() if thread.name == "servers"]
-        assert ask(model, "a")[0].text == "You said: a"
-        assert len([thread for thread in threading.enumerate() if thread.name == "servers"]) == len(ours) + 1
+        model, before = client(opened, faulty), threads()
+        assert (ask(model, "a")[0].text, threads()) == ("You said: a", before + 1)
         model.close()
         model.close()
-        assert [thread for thread in threading.enumerate() if thread.name == "servers"] == ours
-        assert ask(model, "b")[0].text == "You said: b"
+        assert (threads(), ask(model, "b")[0].text) == (before, "You said: b")
     assert model.generate([]) == []
 
 
@@ -416,17 +376,13 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("options", "message"), WRONG)
 def test_options_are_checked(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message) as caught:
+    with pytest.raises(UserError, match=rf"^models.*{message}"):
         load({"openai": "m", **options}, "llm")
-    assert str(caught.value).startswith("models")
 
 
 def test_absent_client_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ctrlsynth.models import installed
-
     monkeypatch.setattr(installed, "installed", lambda module: False)
     with pytest.raises(
         UserError, match=r"^models.llm: openai is not installed; pip install 'ctrlsynth\[server\]'$"
     ):
         OpenAIServer("m")
-    assert os.environ["OPENAI_API_KEY"] == "sesame"

@@ -32,9 +32,8 @@ def colour_of(body: Mapping[str, Any]) -> str:
         part["image_url"]["url"] for part in body["messages"][-1]["content"] if part["type"] == "image_url"
     )
     head, _, data = url.partition(",")
-    assert head == "data:image/jpeg;base64"
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
-        assert image.format == "JPEG"
+        assert (head, image.format) == ("data:image/jpeg;base64", "JPEG")
         pixel = image.convert("RGB").resize((1, 1)).getpixel((0, 0))
     assert isinstance(pixel, tuple)
     return min(COLOURS, key=lambda name: sum((a - b) ** 2 for a, b in zip(pixel, COLOURS[name], strict=True)))
@@ -88,19 +87,15 @@ def test_the_contract() -> None:
 def test_tags_in_three_lines_and_as_json() -> None:
     with FaultyServer(sees) as server:
         lines, objects = tagger(server), tagger(server, mode="json")
-        found = lines.tag(
-            [*rows("red", "blue"), ImageAndText(None, "text"), ImageAndText(picture("red").convert("CMYK"))]
+        red, blue = (
+            Tags(("boat", "water"), (f"{colour} boat",), ("boat on water",)) for colour in ("red", "blue")
         )
-        assert found[0] == Tags(("boat", "water"), ("red boat",), ("boat on water",))
-        assert found[1].attributes == ("blue boat",)
-        assert found[2] == Tags()
-        assert found[3].attributes == ("red boat",)
-        assert objects.tag(rows("green")) == [
-            Tags(("boat",), ("green boat",), ())
-        ]  # water is no object of its own here
-        assert len(server.seen) == 4
+        items = [ImageAndText(None, "text"), ImageAndText(picture("red").convert("CMYK"))]
+        assert lines.tag([*rows("red", "blue"), *items]) == [red, blue, Tags(), red]
+        # water is no object of its own here
+        assert objects.tag(rows("green")) == [Tags(("boat",), ("green boat",), ())]
+        assert (len(server.seen), lines.reads) == (4, "pixels")
         assert "Output three lines" in asked(server.seen[0])
-        assert lines.reads == "pixels"
         assert lines.digest.startswith("unverified:")
         assert lines.digest != objects.digest
         lines.check()
@@ -128,25 +123,19 @@ def test_faults_cost_their_row_only() -> None:
     def answer(number: int, body: Mapping[str, Any]) -> Any:
         colour = colour_of(body)
         seen[colour] = seen.get(colour, 0) + 1
-        if colour == "blue":
-            return completion("I am sorry, I cannot look at pictures.")
-        if colour == "green":
-            return completion(None, refusal="no")
-        return (
-            (500, {}, b"busy")
-            if seen[colour] == 1
-            else "garbage"
-            if seen[colour] == 2
-            else sees(number, body)
-        )
+        answers: dict[str, list[Any]] = {
+            "blue": [completion("I am sorry, I cannot look at pictures.")],
+            "green": [completion(None, refusal="no")],
+            "red": [(500, {}, b"busy"), "garbage", sees(number, body)],
+        }
+        return answers[colour][seen[colour] - 1]
 
     with FaultyServer(answer) as server:
         made = tagger(server)
         found = made.tag(rows("red", "blue", "green"))
         made.close()
     assert [tags.error for tags in found] == [None, "not_three_lines", "refused"]
-    assert found[0].objects == ("boat", "water")
-    assert seen == {"red": 3, "blue": 1, "green": 1}
+    assert (found[0].objects, seen) == (("boat", "water"), {"red": 3, "blue": 1, "green": 1})
 
 
 def test_a_run_judges_by_the_server(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ independent draws over its entries succeeds: P(keep) = 1 - prod(1 - p[e]). A tex
 **One draw a text.** The reference draws once for every pair of text and entry. All those draws are
 independent, so whether a text is kept is independent of every other text, with probability P. One uniform u a
 text and `u < P` gives the same joint distribution, and more: P grows with t, so with the same u a smaller t
-keeps a subset of what a larger t keeps. u depends on (seed, caption's id) alone, so the subset depends neither
-on the order of the texts nor on the number of parts.
+keeps a subset of what a larger t keeps. u depends on (seed, caption's id) alone, so the subset depends
+neither on the order of the texts nor on the number of parts.
 
 **t for a wanted size M.** Sum of P over all texts grows with t, so it is bracketed: in four rounds every part
 returns its expected size for a grid of 17 t. Sizes are whole numbers of 2**-32 texts, so that adding them up
@@ -159,8 +159,8 @@ class Balanced:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a draw needs to know of all captions: the rows of each batch that are duplicates, and the counts of
-    the others."""
+    """What a draw needs to know of all captions: the rows of each batch that are duplicates, and the counts
+    of the others."""
 
     folder: MatchFolder
     duplicates: dict[int, Array]

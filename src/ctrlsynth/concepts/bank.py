@@ -80,7 +80,7 @@ class Bank:
 
 
 def digest_of(entries: Sequence[str]) -> str:
-    """16 hex digits that tell whether two banks hold the same entries in the same order."""
+    """Returns 16 hex digits, equal for banks with the same entries in the same order."""
     found = blake2b(digest_size=8)
     for entry in entries:
         raw = entry.encode("utf-8", "surrogatepass")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BUCKETS = 256
-"""Memory is that of one bucket: 100 million captions take 32 bytes each on disk, 13 MB at a time in memory."""
+"""Memory holds one bucket: 100 million captions take 32 bytes each on disk, 13 MB at a time in memory."""
 _RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("rank", "<u8"), ("at", "<i8")])
 
 
@@ -30,7 +30,7 @@ def digests(texts: Sequence[str]) -> NDArray[np.uint64]:
 def find(
     parts: Iterable[tuple[int, NDArray[np.uint64], NDArray[np.uint64]]],
 ) -> dict[int, NDArray[np.int32]]:
-    """Part -> its rows, in order, that are equal to a row of lower rank; from (part, digests, ranks) of each."""
+    """Returns part -> its rows, in order, that equal a row of lower rank; `parts`: (part, digests, ranks)."""
     with tempfile.TemporaryDirectory(prefix="ctrlsynth-") as folder:
         files = [Path(folder) / f"{n:03d}" for n in range(BUCKETS)]
         for part, keys, ranks in parts:

@@ -3,7 +3,7 @@ counts are given. Reads what Wikipedia publishes:
 
 - pageviews, hourly (`en Some_title 12 0`) and daily (`en.wikipedia Some_title 123 desktop 12 A1B11`).
 - `*-all-titles[-in-ns0].gz`: one title a line, or namespace, tab, title.
-- counts of words and pairs: `word count`, `count<TAB>word`, `first second count`, `count<TAB>first<TAB>second`.
+- word and pair counts: `word count`, `count<TAB>word`, `first second count`, `count<TAB>first<TAB>second`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ HOURLY_LEAST = 50
 """Views in one hour below which MetaCLIP's script skips a line of an hourly file."""
 MIN_COUNT, MIN_PMI, MIN_VIEWS = 100, 30.0, 70
 _COUNT_FIELD = {3: 2, 4: 2, 5: 3, 6: 4}
-"""Fields of a pageviews line -> where its count is: sums over days that others have made, hourly, daily (older
-lines lack the page's number)."""
+"""Fields of a pageviews line -> where its count is: sums over days that others have made, hourly, daily
+(older lines lack the page's number)."""
 STAND_IN_PMI = 8.0
 """symspellpy's corpus is too small for a PMI of 30 (its highest is 25.7). At 8 it gives 97,000 pairs;
 MetaCLIP's bank holds 100,646."""

@@ -182,7 +182,7 @@ def _cut(data: Array, start: int, end: int, kinds: Array, tails: Array, spans: A
 
 @_inline
 def _is_new(entry: Any, out: Array, before: int, used: int, seen: Array, stamp: int) -> bool:
-    """Returns whether a text has not matched the entry yet: by scanning its first 48 entries, then by `seen`."""
+    """Returns whether a text has not matched the entry yet: scans its first 48 entries, then uses `seen`."""
     if used - before < _FEW:
         for i in range(before, used):  # noqa: SIM110  (compiled)
             if out[i] == entry:

@@ -1,5 +1,5 @@
-"""Which concepts are not fit for data that everyone may see (SynthCLIP, section 5 and appendix C): an LLM is
-asked about each, and a plain list of words is taken too. Nothing is deleted: the bank keeps every entry with
+"""Which concepts are not fit for data that everyone may see (SynthCLIP, section 5 and appendix C): an LLM
+answers for each, and a block list of words adds to it. Nothing is deleted: the bank keeps every entry with
 the answer and the reason, and the source skips flagged ones.
 
 It is a run like any other (`[concept, text*]` with a JSON answer), so it resumes after an interruption and

@@ -48,7 +48,7 @@ class FolderSource(OpenSource):
     """With a table: its rows in its order, then the images that it does not name, without caption. Else every
     image, sorted by path.
 
-    Skips names that start with a dot. Links that lead out of the folder are rows with the reason `unsafe_link`;
+    Skips names that start with a dot. Links out of the folder are rows with the reason `unsafe_link`;
     folders linked within it are not followed, because their images are in the folder anyway."""
 
     def __init__(self, source: Source, base: Path, limit: int | None = None) -> None:

@@ -14,8 +14,8 @@ from .tables import UNREADABLE, Columnar, open_columnar
 
 
 class ImageReader:
-    """Random access to original images by their locator, for one thread. Holds one open file and, of a columnar
-    file, one batch of rows: rows read in order cost one pass."""
+    """Random access to original images by their locator, for one thread. Holds one open file and, of a
+    columnar file, one batch of rows: rows read in order cost one pass."""
 
     def __init__(self) -> None:
         self._path: str | None = None

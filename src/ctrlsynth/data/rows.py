@@ -256,7 +256,7 @@ def file_facts(path: str) -> tuple[str, int, int]:
 
 
 def file_prefixes(files: Sequence[str]) -> list[str]:
-    """The prefix of a row's number in its key, per file: none for one file, else `stem.`, since numbers repeat."""
+    """The prefix of row numbers in keys, per file: none for one file, else `stem.`, since numbers repeat."""
     if len(files) == 1:
         return [""]
     return [f"{name}." for name in part_names(os.path.basename(f).partition(".")[0] for f in files)]
@@ -275,8 +275,8 @@ def part_names(stems: Iterable[str]) -> list[str]:
 def expand(
     patterns: str | Sequence[str], base: Path, suffixes: Sequence[str], key: str, local: bool = False
 ) -> list[str]:
-    """Files that the setting `key` names: paths, URLs, globs (`*`, `?`, `**`), brace ranges (`{00000..00099}`,
-    `{a,b}`), folders.
+    """Files that the setting `key` names: paths, URLs, globs (`*`, `?`, `**`), brace ranges
+    (`{00000..00099}`, `{a,b}`), folders.
 
     In order, without repeats. Relative ones start at `base`. A folder means its files that end in
     one of `suffixes`. Raises UserError for what does not exist, and for a store where files must be `local`.

@@ -1,7 +1,7 @@
 """Opens what a recipe names as its source (1a, 1b).
 
-A source of your own is any class on PYTHONPATH, named as `source: {my_module:MySource: options}`. It is called
-like ours, with the recipe's block, the folder that relative paths start from, and the limit:
+A source of your own is any class on PYTHONPATH, named as `source: {my_module:MySource: options}`. It is
+called like ours, with the recipe's block, the folder that relative paths start from, and the limit:
 
     class MySource(OpenSource):
         def __init__(self, source: Source, base: Path, limit: int | None) -> None:
@@ -11,7 +11,7 @@ like ours, with the recipe's block, the folder that relative paths start from, a
         def rows(self, part: SourcePart) -> Iterator[SourceRow]: ...
         def describe(self) -> str: ...
 
-`rows` streams the rows of a part, in any order of parts; a part with the same fingerprint is not read again."""
+`rows` streams a part's rows, in any order of parts; a part with the same fingerprint is not read again."""
 
 from __future__ import annotations
 

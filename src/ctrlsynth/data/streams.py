@@ -1,5 +1,5 @@
-"""Opens local files of any size as a stream of bytes: plain, .gz, .bz2, .xz or .zst, recognised by their first
-bytes, not by name."""
+"""Opens local files of any size as a stream of bytes: plain, .gz, .bz2, .xz or .zst, recognised by their
+first bytes, not by name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MAGIC = tuple(_OPENERS)
 
 
 def open_stream(path: str | Path) -> IO[bytes]:
-    """Opens a file and unpacks it as it is read. Offsets count unpacked bytes; a .zst stream seeks forward only.
+    """Opens a file and unpacks it as it is read. Offsets count unpacked bytes; .zst seeks forward only.
 
     Raises UserError for a file that cannot be opened, a pipe, and UTF-16 text.
     """

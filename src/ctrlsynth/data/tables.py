@@ -1,8 +1,8 @@
 """The only reader of tables: text files (csv, tsv, jsonl, and txt, whose lines are rows) and columnar ones
 (parquet, and the arrow files that Hugging Face `datasets` saves).
 
-Text is read record by record, with the byte where each ends. The pass that cuts a file into parts and the pass
-that reads a part use the same generator, so they cannot disagree about where a record is. Columnar files are
+Text is read record by record, with the byte offset behind each. The pass that cuts a file into parts and the
+pass that reads a part use the same generator, so they cannot disagree about where a record is. Columnar files are
 read by row number; a few batches are in memory at a time."""
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def records(stream: IO[bytes], kind: Kind, offset: int, width: int = 0) -> Itera
     """The records from byte `offset` on. Values: a str (txt), a list of str (csv, tsv), a dict (jsonl).
     `width`: columns of a tsv.
 
-    Reasons: bad_utf8 (the value holds U+FFFD in the places), bad_row (csv that cannot be parsed; a line that is
-    not a JSON object), bad_gzip."""
+    Reasons: bad_utf8 (the value holds U+FFFD in the places), bad_row (csv that cannot be parsed; a line that
+    is not a JSON object), bad_gzip."""
     try:
         stream.seek(offset)
         lines = _lines(stream, offset)
@@ -243,8 +243,8 @@ class Table:
         )
 
     def read(self, offset: int, rows: int | None = None) -> Iterator[tuple[Any, str | None]]:
-        """(value, reason) of `rows` records, or all, from byte `offset`. Consecutive ranges share one pass over
-        the file."""
+        """(value, reason) of `rows` records, or all, from byte `offset`. Consecutive ranges share one pass
+        over the file."""
         kept, self._kept = self._kept, None
         if kept is not None and kept[0] == offset:
             end, found, stream = kept

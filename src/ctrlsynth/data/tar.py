@@ -85,7 +85,7 @@ def samples(path: str, wanted: Callable[[str, int], bool] | None = None) -> Iter
 
 
 class _Headers:
-    """(name, offset, size, reason) of everything in a tar but folders. Plain headers are parsed here, which is
+    """(name, offset, size, reason) of everything in a tar but folders. Parses plain headers here, which is
     several times faster; `tarfile` takes over at the first other one, and reads compressed tars (no `size`).
 
     Raises ReadError for damage, at byte `offset`."""

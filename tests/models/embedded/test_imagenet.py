@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -105,38 +106,30 @@ def test_same_padding_is_tensorflows() -> None:
     """By its definition: ceil(side / stride) outputs, each with a full window, the odd pixel at the end."""
     for side, kernel, stride in itertools.product(range(1, 40), (1, 3, 5), (1, 2)):
         before, after = same_padding(side, kernel, stride)
-        outputs = len(range(0, side + before + after - kernel + 1, stride))
-        assert outputs == -(-side // stride)
+        assert len(range(0, side + before + after - kernel + 1, stride)) == -(-side // stride)
         assert 0 <= after - before <= 1
 
 
 def test_built_once_and_again_after_tampering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    builds = []
-    real = efficientnet.build
-
-    def counting(state: dict[str, Any], it: Variant) -> bytes:
-        builds.append(it.pixels)
-        return real(state, it)
-
-    monkeypatch.setattr(efficientnet, "build", counting)
+    counted = Mock(side_effect=efficientnet.build)
+    monkeypatch.setattr(efficientnet, "build", counted)
     first = onnx_bytes("lite0")
     (file,) = (tmp_path / "ctrlsynth").iterdir()  # one file, nothing temporary left
     flipped = first[:1000] + bytes([first[1000] ^ 1]) + first[1001:]
     for content in (first, first[:-1], flipped, b""):
         file.write_bytes(content)
         assert onnx_bytes("lite0") == first == file.read_bytes()
-    assert len(builds) == 4  # the first time, and for each damaged file
+    assert counted.call_count == 4  # the first time, and for each damaged file
 
 
 def test_a_cache_that_cannot_be_written_costs_only_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    blocked = tmp_path / "file"
-    blocked.write_text("not a folder")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert cache.cached("x", "0" * 64, lambda: b"made") == b"made"
-    assert blocked.read_text() == "not a folder"
+    assert (tmp_path / "file").read_text() == "not a folder"
 
 
 @pytest.mark.parametrize(
@@ -151,11 +144,8 @@ def test_the_cache_folder(base: str, folder: Path, monkeypatch: pytest.MonkeyPat
 def test_a_failed_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
-    def fail() -> bytes:
-        raise UserError("no weights")
-
     with pytest.raises(UserError, match="no weights"):
-        cache.cached("x", "0" * 64, fail)
+        cache.cached("x", "0" * 64, Mock(side_effect=UserError("no weights")))
     assert not list(tmp_path.rglob("*"))
 
 
@@ -182,12 +172,10 @@ def test_other_weights_than_the_known_ones_are_refused(
 )  # fmt: skip
 def test_known_photographs(model: str, file: str, name: str, least: float) -> None:
     (tags,) = models.load({"imagenet": model, "threads": 1}, "tagger").tag([ImageAndText(photo(file))])
-    assert tags.objects[0] == name
+    assert (tags.objects[0], tags.caption, tags.relations) == (name, None, ())
     assert tags.scores[0] > least
     assert len(tags.scores) == len(tags.objects)
     assert list(tags.scores) == sorted(tags.scores, reverse=True)
-    assert tags.caption is None
-    assert tags.relations == ()
 
 
 def test_the_cut_off_and_classes_of_one_name(lite2: ImageNetTagger) -> None:
@@ -212,9 +200,8 @@ def test_neither_batch_nor_threads_nor_order_change_anything(lite2: ImageNetTagg
         ImageAndText(None, "a dog")
     ]
     together = lite2.tag(items)
-    assert together == [lite2.tag([item])[0] for item in items]
+    assert together == [lite2.tag([item])[0] for item in items] == ImageNetTagger(threads=3).tag(items)
     assert together == lite2.tag(items[::-1])[::-1]
-    assert together == ImageNetTagger(threads=3).tag(items)
     assert together[-1].phrases() == ()  # no image, no tags; the caption is not read
     assert lite2.tag([]) == []
 
@@ -255,12 +242,8 @@ def test_names_are_objects() -> None:
 
 
 def test_digest_changes_with_what_changes_answers(lite2: ImageNetTagger) -> None:
-    others = [
-        ImageNetTagger("lite0", threads=1),
-        ImageNetTagger(cutoff=0.3, threads=1),
-        ImageNetTagger(top_k=4, threads=1),
-    ]
-    assert len({lite2.digest, *(t.digest for t in others)}) == 4
+    others: list[dict[str, Any]] = [{"model": "lite0"}, {"cutoff": 0.3}, {"top_k": 4}]
+    assert len({lite2.digest, *(ImageNetTagger(**other).digest for other in others)}) == 4
     assert ImageNetTagger(threads=2).digest == lite2.digest
     assert (lite2.id, lite2.reads) == ("imagenet:lite2", "pixels")
 
@@ -333,8 +316,7 @@ def test_dominant_is_a_quarter_or_half_for_black_gray_and_white(
 def test_many_colours_are_none_and_at_most_two_are_said() -> None:
     hues = [[round(255 * c) for c in colorsys.hsv_to_rgb(h / 120, 1, 1)] for h in range(120)]
     noise = np.random.default_rng(0).integers(0, 256, (120, 120, 3)).astype(np.uint8)
-    for image in (np.array([hues] * 120, np.uint8), noise):
-        words = attributes(image)
+    for words in map(attributes, (np.array([hues] * 120, np.uint8), noise)):
         assert len(set(words) & set(COLOURS)) <= 2
         assert "black and white" not in words
 
@@ -342,8 +324,7 @@ def test_many_colours_are_none_and_at_most_two_are_said() -> None:
 def test_brightness_by_mean_luma() -> None:
     for level in range(0, 256, 5):
         words = attributes(flat(level, level, level))
-        assert ("dark" in words) == (level / 255 < 0.2)
-        assert ("bright" in words) == (level / 255 > 0.75)
+        assert ("dark" in words, "bright" in words) == (level / 255 < 0.2, level / 255 > 0.75)
 
 
 def test_black_and_white_pictures_and_gray_walls() -> None:
@@ -351,10 +332,9 @@ def test_black_and_white_pictures_and_gray_walls() -> None:
     tinted = np.clip(ramp.astype(int) + np.array([30, 0, -30]), 0, 255).astype(np.uint8)
     dotted = ramp.copy()
     dotted[:24, :24] = (220, 30, 30)  # a red spot on 4%
-    for image in (ramp, np.asarray(photo("camera.png"))):
-        assert "black and white" in attributes(image)
-    for image in (flat(128, 128, 128), tinted, dotted, np.asarray(photo("chelsea.png"))):
-        assert "black and white" not in attributes(image)
+    gray, coloured = (np.asarray(photo(name)) for name in ("camera.png", "chelsea.png"))
+    images = (ramp, gray, flat(128, 128, 128), tinted, dotted, coloured)
+    assert ["black and white" in attributes(image) for image in images] == [True] * 2 + [False] * 4
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,7 @@ def say(
     words: tuple[int, int] | None = None,
 ) -> str:
     [reply] = REALIZER.generate([Request("", tags, caption, family, words=words, seed=seed)])
-    assert reply.error is None
-    assert reply.prompt_tokens is None
+    assert (reply.error, reply.prompt_tokens) == (None, None)
     return reply.text
 
 
@@ -74,7 +73,7 @@ def test_nothing_else_is_said() -> None:
         """a an the and is are there we can see with also in of on to it scene seen up close together plain view someone that
         by has this""".split()
     )
-    frame |= {singular(word) for word in frame}
+    frame |= set(map(singular, frame))
     for seed, tags in itertools.product(range(20), TAGS):
         own = {word for phrase in tags.phrases() for word in lemmas(phrase)}
         assert set(lemmas(say(tags, seed=seed))) - own <= frame, say(tags, seed=seed)
@@ -109,8 +108,7 @@ def test_nothing_else_is_said() -> None:
     ],
 )  # fmt: skip
 def test_plain_frame(tags: Tags, wanted: str) -> None:
-    texts = {say(tags, seed=seed) for seed in range(60)}
-    assert wanted in texts
+    assert wanted in {say(tags, seed=seed) for seed in range(60)}
 
 
 def test_bare_attributes_and_objects_without_relation() -> None:
@@ -133,9 +131,7 @@ def test_the_same_request_says_the_same() -> None:
 def test_caption_families() -> None:
     tags = Tags(("dog", "sofa", "lamp"), ("brown dog", "red sofa"), ("dog on sofa",))
     text = say(tags, family="tags+text", caption="A photo of a dog on a red sofa #cute")
-    assert text.startswith("A dog on a red sofa. ")
-    assert "the brown dog" in text
-    assert "a lamp" in text
+    assert re.fullmatch(r"A dog on a red sofa\. (?=.*the brown dog)(?=.*a lamp).*", text)
     assert say(Tags(("dog",)), family="tags+text", caption="my dog") == "My dog."
     assert {say(Tags(), family="text", caption="two dogs run", seed=seed) for seed in range(40)} == {
         "Two dogs run.", "In plain view: two dogs run.", "Seen here: two dogs run.", "Here we have this: " "two dogs run.",
@@ -189,8 +185,7 @@ def test_a_caption_in_line_with_the_edits(
     caption: str, tags: Tags, gone: Tags, instead: tuple[tuple[str, str], ...], wanted: str
 ) -> None:
     request = Request("", tags, caption, "tags+text", gone=gone, instead=instead)
-    assert shown(request) == wanted
-    assert held(request, wanted) == 0
+    assert (shown(request), held(request, wanted)) == (wanted, 0)
 
 
 @settings(max_examples=150, deadline=None)
@@ -252,8 +247,12 @@ def test_what_the_edits_took_away_is_not_said() -> None:
 
 
 def test_rows_that_fail() -> None:
-    requests = [Request(""), Request("", caption="!!! ...", family="text"), Request("", family="concept")]
-    requests.append(Request("", Tags(("dog",)), schema={"type": "array"}))
+    requests = [
+        Request(""),
+        Request("", caption="!!! ...", family="text"),
+        Request("", family="concept"),
+        Request("", Tags(("dog",)), schema={"type": "array"}),
+    ]
     errors = [reply.error for reply in REALIZER.generate(requests)]
     assert errors == ["no_content"] * 3 + ["schema_unsupported"]
 
@@ -273,15 +272,26 @@ def test_tidy(caption: str, wanted: str) -> None:
     assert tidy(caption) == wanted
 
 
-def test_leaves_out_keeps_the_objects_that_it_speaks_of() -> None:
-    tags = Tags(("dog", "sofa", "lamp"), ("brown dog", "red sofa"), ("dog on sofa",))
-    assert leaves_out("two dogs on a red sofa", tags) == Tags(("dog", "lamp"), ("brown dog",))
-    assert leaves_out("brown dogs on red sofas, lamps", tags) == Tags()
-    gift = Tags(("gift", "biplane"), ("red gift",), ("gift in front of biplane",))
-    assert leaves_out("A gift is in front of a red biplane.", gift) == Tags(("gift",), ("red gift",))
-    soda = Tags(("soda",), ("orange soda",))  # the matcher sees no soda in it, in our own words either
-    assert leaves_out("An orange soda.", soda) == Tags()
-    assert leaves_out("A hot dog.", Tags(("dog",))) == Tags(("dog",))
+SOFA = Tags(("dog", "sofa", "lamp"), ("brown dog", "red sofa"), ("dog on sofa",))
+
+
+@pytest.mark.parametrize(
+    ("text", "tags", "wanted"),
+    [
+        ("two dogs on a red sofa", SOFA, Tags(("dog", "lamp"), ("brown dog",))),
+        ("brown dogs on red sofas, lamps", SOFA, Tags()),
+        (
+            "A gift is in front of a red biplane.",
+            Tags(("gift", "biplane"), ("red gift",), ("gift in front of biplane",)),
+            Tags(("gift",), ("red gift",)),
+        ),
+        # the matcher sees no soda in it, in our own words either
+        ("An orange soda.", Tags(("soda",), ("orange soda",)), Tags()),
+        ("A hot dog.", Tags(("dog",)), Tags(("dog",))),
+    ],
+)
+def test_leaves_out_keeps_the_objects_that_it_speaks_of(text: str, tags: Tags, wanted: Tags) -> None:
+    assert leaves_out(text, tags) == wanted
 
 
 def test_words_are_honoured() -> None:
@@ -296,16 +306,12 @@ def test_schemas() -> None:
     tags = Tags(("dog",), ("brown dog",))
     text = {"type": "string"}
     phrases = {"type": "array", "items": text}
-    assert json.loads(
-        fill(
-            {"type": "object", "properties": {"title": text, "caption": text}, "required": ["caption"]},
-            "A dog.",
-            tags,
-        )
-    ) == {"caption": "A dog."}
-    assert json.loads(fill({"properties": {"description": text, "objects": phrases}, "required": ["description"]}, "A dog.", tags)) == {
-        "description": "A dog.", "objects": ["dog"],
-    }  # fmt: skip
+    one = {"type": "object", "properties": {"title": text, "caption": text}, "required": ["caption"]}
+    two = {"properties": {"description": text, "objects": phrases}, "required": ["description"]}
+    assert [json.loads(fill(schema, "A dog.", tags)) for schema in (one, two)] == [
+        {"caption": "A dog."},
+        {"description": "A dog.", "objects": ["dog"]},
+    ]
     for schema in (
         {
             "properties": {"caption": text, "mood": {"type": "string", "enum": ["gay", "sad"]}},
@@ -352,12 +358,11 @@ def test_odd_tags_are_survived() -> None:
         Tags((), (), ("visible in the distance",)),
         Tags(("dog",), (), ("dog on dog", "on dog", "dog on")),
     ]
-    for tags in odd:
-        for text in (say(tags, seed=seed) for seed in range(20)):
-            assert text.endswith(".")
-            assert "  " not in text
+    for tags, seed in itertools.product(odd, range(20)):
+        text = say(tags, seed=seed)
+        assert text.endswith(".")
+        assert "  " not in text
     for tags in TAGS + odd[:1]:
         bound = grammar.sentence(plan(tags))
         assert bound.startswith("root ::= ")
-        quoted = [grammar.quote(noun.full())[1:-1].lower() for noun in plan(tags).nouns]
-        assert all(noun in bound.lower() for noun in quoted)
+        assert all(grammar.quote(n.full())[1:-1].lower() in bound.lower() for n in plan(tags).nouns)

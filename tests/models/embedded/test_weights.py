@@ -30,23 +30,13 @@ COUNTS = {"n2084071": 52_418_327, "n2121620": 3, "n9638875": 2**40}
 class Tensor:
     """Pickles as a tensor over the storage "0"; what it says about itself may be false."""
 
-    def __init__(self, **lies: Any) -> None:
-        self.says: dict[str, Any] = {
-            "offset": 0,
-            "shape": (2, 3),
-            "strides": (3, 1),
-            "type": torch.FloatStorage,
-        }
-        self.says |= lies
+    def __init__(
+        self, type: Any = torch.FloatStorage, offset: int = 0, shape: Any = (2, 3), strides: Any = (3, 1)
+    ):
+        self.says = SimpleNamespace(kind=type), offset, shape, strides
 
     def __reduce__(self) -> tuple[Any, ...]:
-        parts = (
-            SimpleNamespace(kind=self.says["type"]),
-            self.says["offset"],
-            self.says["shape"],
-            self.says["strides"],
-        )
-        return torch._utils._rebuild_tensor_v2, (*parts, False, OrderedDict())
+        return torch._utils._rebuild_tensor_v2, (*self.says, False, OrderedDict())
 
 
 class Pickler(pickle.Pickler):
@@ -67,9 +57,8 @@ def legacy(program: bytes, numbers: bytes = NUMBERS.tobytes()) -> bytes:
 
 
 def read(folder: Path, data: bytes, reader: Any = read_state_dict) -> dict[str, Any]:
-    path = folder / "weights.pth"
-    path.write_bytes(data)
-    result: dict[str, Any] = reader(path)
+    (folder / "weights.pth").write_bytes(data)
+    result: dict[str, Any] = reader(folder / "weights.pth")
     return result
 
 

@@ -129,16 +129,9 @@ def test_rules(caption: str, expected: Tags) -> None:
 
 def test_the_tagger_as_a_model() -> None:
     tagger = models.load("wordnet", "tagger")
-    assert isinstance(tagger, WordNetTagger)
-    assert (tagger.id, tagger.reads) == ("wordnet", "caption")
+    assert (type(tagger), tagger.id, tagger.reads) == (WordNetTagger, "wordnet", "caption")
     assert wordnet.digest() in tagger.digest
-    items = [
-        ImageAndText(None, "a dog"),
-        ImageAndText(None, None),
-        ImageAndText(None, ""),
-        ImageAndText(None, " \n\t"),
-        ImageAndText(None, "a cat"),
-    ]
+    items = [ImageAndText(None, text) for text in ("a dog", None, "", " \n\t", "a cat")]
     assert tagger.tag(items) == [Tags(("dog",)), Tags(), Tags(), Tags(), Tags(("cat",))]
     assert tagger.tag([]) == []
 
