@@ -52,7 +52,8 @@ WORK: dict[str, Sequence[str]] = {
 
 
 def measure(checkout: Path, words: Sequence[str]) -> tuple[float, float]:
-    """Runs one piece of work; returns its processor seconds and the peak memory of its largest process in MB."""
+    """Runs one piece of work; returns its processor seconds and the peak memory of its largest process in
+    MB."""
     python = checkout / ".venv" / "bin" / "python"
     paths = [str(checkout / "src"), str(checkout / "tests"), str(checkout / "benchmarks")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}

@@ -61,7 +61,7 @@ def test_presets_are_the_papers() -> None:
         ({"data": ["x"], "epochs": 3, "steps": 4}, "given: epochs, steps"),
         ({"data": ["x"], "init": "a", "model": "tiny"}, "init brings its own model"),
         ({"data": ["x"], "preset": "synthclip-finetune"}, "needs init"),
-        ({"data": ["x"], "equal_samples": {"epochs": 3}}, "rows or data"),
+        ({"data": ["x"], "equal_samples": {"epochs": 3}}, "exactly one of rows, data"),
         ({"data": ["x"], "lr": -1}, "train.lr"),
     ],
 )

@@ -26,9 +26,9 @@ def make_optimizer(module: Any, block: TrainBlock) -> Any:
 
 
 def total_steps(block: TrainBlock, schedule: Schedule, base: Path) -> int:
-    """The run's length in optimiser steps, at least 1. `equal_samples`: as many steps as a baseline of E epochs
-    on N pairs, so that a mix of N + N' pairs trains E*N/(N+N') of its own epochs (papers/001, section 4.1);
-    counts the rows of the baseline's data if only the data is given."""
+    """The run's length in optimiser steps, at least 1. `equal_samples`: as many steps as a baseline of E
+    epochs on N pairs, so that a mix of N + N' pairs trains E*N/(N+N') of its own epochs (papers/001, section
+    4.1); counts the rows of the baseline's data if only the data is given."""
     if block.steps is not None:
         return block.steps
     if block.equal_samples is not None:

@@ -110,8 +110,8 @@ def _size(size: int | tuple[int, int] | None, where: str) -> tuple[int, int] | N
 
 
 def sentences_first(text: str, order: Selectors) -> str:
-    """Sorts the sentences by the first selector that means something in them; the rest keep their order at the
-    end."""
+    """Sorts the sentences by the first selector that means something in them; the rest keep their order at
+    the end."""
     sentences = _SENTENCE.split(text)
     if len(sentences) < 2:
         return text

@@ -60,8 +60,8 @@ class Template:
 
 
 def cut(text: str, allowed: Iterable[str], where: str) -> tuple[str, ...]:
-    """Cuts a template's text into pieces. An unknown placeholder is an error with the nearest right name; so is a
-    single brace."""
+    """Cuts a template's text into pieces. An unknown placeholder is an error with the nearest right name; so
+    is a single brace."""
     names = frozenset(allowed)
     pieces, literal, end = [], "", 0
     for match in _TOKEN.finditer(text):

@@ -271,8 +271,9 @@ def taken_away(edits: Sequence[EditRecord], left: Tags) -> tuple[Tags, tuple[tup
 
 
 def _exchanged(group: Sequence[EditRecord], objects: Sequence[str]) -> dict[str, str | None]:
-    """What each phrase becomes after one edit. `swap` moves a modifier to another noun; in a text the noun keeps
-    its place and gets the other's modifier: `red ball` and `blue car` become `blue ball` and `red car`."""
+    """What each phrase becomes after one edit. `swap` moves a modifier to another noun; in a text the noun
+    keeps its place and gets the other's modifier: `red ball` and `blue car` become `blue ball` and `red
+    car`."""
     step = {r.before: r.after for r in group if r.op != "swap" and r.before is not None}
     came = [r.after for r in group if r.op == "swap" and r.after is not None]
     for record in group:

@@ -2,8 +2,8 @@
 (parquet, and the arrow files that Hugging Face `datasets` saves).
 
 Text is read record by record, with the byte offset behind each. The pass that cuts a file into parts and the
-pass that reads a part use the same generator, so they cannot disagree about where a record is. Columnar files are
-read by row number; a few batches are in memory at a time."""
+pass that reads a part use the same generator, so they cannot disagree about where a record is. Columnar files
+are read by row number; a few batches are in memory at a time."""
 
 from __future__ import annotations
 

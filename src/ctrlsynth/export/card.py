@@ -21,7 +21,8 @@ _CARD = """\
 {{ front }}
 # {{ recipe.name }}
 
-{{ total }} image-text pairs made by ctrlsynth {{ version }} from {{ source }}. Synthetic parts are marked in every sample's provenance.
+{{ total }} image-text pairs made by ctrlsynth {{ version }} from {{ source }}.
+Synthetic parts are marked in every sample's provenance.
 
 ## How to load it
 
@@ -38,8 +39,8 @@ Mix: `{{ use }}`{% if notes %}; {{ notes | join('; ') }}{% endif %}.
 {% if lost %}
 Chosen but not written: {{ lost }}.
 {% endif %}{% if converted %}
-{{ converted }} original image{{ 's' if converted != 1 }} in a format that trainers do not open (gif, bmp, tiff, ...) stored as PNG;
-all others are byte for byte the source's.
+{{ converted }} original image{{ 's' if converted != 1 }} in a format that trainers do not open
+(gif, bmp, tiff, ...) stored as PNG; all others are byte for byte the source's.
 {% endif %}
 ## How many came through
 

@@ -69,8 +69,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class _Table:
-    """The arrays, the less common ones decoded on first use. `senses[starts[p, i] : starts[p, i + 1]]` are lemma i's
-    synset rows as part of speech p."""
+    """The arrays, the less common ones decoded on first use. `senses[starts[p, i] : starts[p, i + 1]]` are
+    lemma i's synset rows as part of speech p."""
 
     def __init__(self) -> None:
         with np.load(_FOLDER / "wordnet.npz", allow_pickle=False) as arrays:

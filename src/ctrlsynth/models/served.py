@@ -1,4 +1,5 @@
-"""Base class of the models behind OpenAI-compatible servers: their options, digest, and requests sent ahead."""
+"""Base class of the models behind OpenAI-compatible servers: their options, digest, and requests sent
+ahead."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ class ServedModel(Model):
     """Whether the stage's table holds tokens."""
 
     def __init__(self, model: Any, given: Mapping[str, Any], own: Sequence[str], **defaults: Any) -> None:
-        """`given` are the recipe's options of `ServerOptions`, `own` the names of the model's further ones."""
+        """`given` are the recipe's options of `ServerOptions`, `own` the names of the model's further
+        ones."""
         if not isinstance(model, str) or not model:
             raise UserError(
                 f"{self.where}: openai takes the model's name as the server lists it, such as "

@@ -1,4 +1,5 @@
-"""A user's own code, named in a recipe as `package.module:Name`: models, sources, edits and prompt policies."""
+"""A user's own code, named in a recipe as `package.module:Name`: models, sources, edits and prompt
+policies."""
 
 from __future__ import annotations
 

@@ -182,8 +182,8 @@ def _override(data: dict[str, Any], text: str) -> None:
 
 def resolve(block: Mapping[str, Any], where: str = "recipe", seed: int | None = None) -> TrainBlock:
     """Lays the block over its preset and checks it; an unknown key or preset is an error of one line with the
-    nearest right name. A length given in the block replaces the preset's and scales its warm-up. `seed` is the
-    recipe's, for a block without one."""
+    nearest right name. A length given in the block replaces the preset's and scales its warm-up. `seed` is
+    the recipe's, for a block without one."""
     below = _preset(block, where)
     lengths = ("epochs", "steps", "equal_samples")
     if any(block.get(k) is not None for k in lengths):
@@ -200,8 +200,8 @@ def resolve(block: Mapping[str, Any], where: str = "recipe", seed: int | None = 
 
 
 def check_keys(block: Mapping[str, Any], where: str) -> None:
-    """Checks only the keys and the preset of a `train` block, for commands before `train`: data and other values
-    may still come with its `--set`."""
+    """Checks only the keys and the preset of a `train` block, for commands before `train`: data and other
+    values may still come with its `--set`."""
     _preset(block, where)
     try:
         TrainBlock.model_validate(block)

@@ -317,7 +317,8 @@ class Variants(Block):
     paint: int = Field(1, ge=1, description="images per text")
     painted: list[Annotated[int, Field(ge=0)]] | None = Field(
         None,
-        description="of several texts per row the numbers of those that are painted, such as [1] for mix; all "
+        description="of several texts per row the numbers of those that are painted, such as [1] for mix; "
+        "all "
         "unless given",
     )
 

@@ -95,7 +95,8 @@ def open_workshop(
     if judge is not None and judge.target is not None:
         candidates = max(candidates, min(int(earlier.get("candidates", 1)), judge.max_candidates))
     plan = Plan(
-        recipe, base, limit, tuple(steps), source.describe(), source.has_images, tuple(source.parts()), candidates,
+        recipe, base, limit, tuple(steps), source.describe(), source.has_images, tuple(source.parts()),
+        candidates,
         retries=earlier.get("retries", {}), contents=earlier.get("contents", {}),
     )  # fmt: skip
     workshop = Workshop(plan, Materials(recipe, base, steps, source, source.has_images))

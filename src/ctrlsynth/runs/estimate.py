@@ -168,7 +168,8 @@ def _disk(root: Any, stages: Sequence[dict[str, Any]]) -> list[str]:
     largest = max(stages, key=lambda s: s["bytes_left"] or 0)
     return [
         f"{root}: the run would write about {_size(left)}, most of it in {largest['folder']} "
-        f"({_size(largest['bytes_left'])}), and {_size(free)} are free on its disk; make room, choose another "
+        f"({_size(largest['bytes_left'])}), and {_size(free)} are free on its disk; make room, choose "
+        f"another "
         f"folder with --out, or fewer rows with --limit"
     ]
 

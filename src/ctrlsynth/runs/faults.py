@@ -196,7 +196,8 @@ class GuardedModel:
         self._blocks[-1][2] += 1
         if sum(b[2] for b in self._blocks) > self._limits.restarts:
             raise WorkFailed(
-                f"{self._folder}: its engine died {self._limits.restarts + 1} times within {self._rows()} rows "
+                f"{self._folder}: its engine died {self._limits.restarts + 1} times within {self._rows()} "
+                f"rows "
                 f"(faults.restarts is {self._limits.restarts}), last at {row_id}: {fault.message}; {_GO_ON}"
             )
         stage.close()

@@ -191,7 +191,8 @@ class BalanceStage(Barrier):
     def _enough(self, key: str, wanted: int, pool: int, what: str) -> None:
         if wanted > pool:
             raise UserError(
-                f"balance.{key}: {wanted:,} captions are wanted, but only {pool:,} {what}; lower it, or write "
+                f"balance.{key}: {wanted:,} captions are wanted, but only {pool:,} {what}; lower it, or "
+                f"write "
                 f"more captions a concept (variants.write)"
             )
 

@@ -3,8 +3,8 @@
 A stage turns the rows of its parent's table into the rows of its own, part by part, in four moves that an
 engine may run side by side:
 
-    items(up)             parent rows -> items with id and key, in order; cheap: calls no model, opens no
-    image load(items, up)       loads what only rows that are really made need (decoded pixels)
+    items(up)             parent rows -> items with id and key, in order; calls no model, opens no image
+    load(items, up)       loads what only rows that are really made need (decoded pixels)
     call(items)           calls the model once per batch, in the order of the items
     rows(items, answers)  items + answers -> the stage's table
 """

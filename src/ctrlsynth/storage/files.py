@@ -192,7 +192,8 @@ def read_json(path: Location) -> dict[str, Any] | None:
 def _check_schema(path: Location, schema: int) -> None:
     if schema > SCHEMA:
         raise UserError(
-            f"{path}: written by a newer ctrlsynth (schema {schema}, this one knows {SCHEMA}); update ctrlsynth"
+            f"{path}: written by a newer ctrlsynth (schema {schema}, this one knows {SCHEMA}); update "
+            f"ctrlsynth"
         )
 
 

@@ -1,9 +1,9 @@
 """Locations of a run's folder or a source's files: a local path, or a URL of a store that fsspec knows (s3,
 gs, abfs, ...).
 
-`locate` distinguishes the two; paths stay `pathlib.Path`, so they lose no speed. A `Remote` has the few methods
-of Path that this program needs. Keys, tokens and endpoints come from the environment, as for each store's own
-tools, and are never written anywhere."""
+`locate` distinguishes the two; paths stay `pathlib.Path`, so they lose no speed. A `Remote` has the few
+methods of Path that this program needs. Keys, tokens and endpoints come from the environment, as for each
+store's own tools, and are never written anywhere."""
 
 from __future__ import annotations
 

@@ -94,8 +94,8 @@ class RunFolder:
         return self.root / folder / "_chunks" / f"{index:05d}-{digest}"
 
     def superseded(self, folder: str, index: int, digest: str, versions: Sequence[str]) -> list[Location]:
-        """Every file that may hold reusable rows for the version `digest` of a part: its other versions, newest
-        first, then the chunks of unfinished ones."""
+        """Every file that may hold reusable rows for the version `digest` of a part: its other versions,
+        newest first, then the chunks of unfinished ones."""
         chunks: Iterable[Location] = (self.root / folder / "_chunks").glob(f"{index:05d}-*/*.parquet")
         return [
             *(self.part(folder, index, d) for d in reversed(versions) if d != digest),
@@ -227,7 +227,8 @@ class PartWriter:
                 counts[status][reason] = counts[status].get(reason, 0) + number
 
     def keep(self) -> None:
-        """Saves the finished rows as a chunk, also when the part cannot be completed now (Ctrl-C, full disk)."""
+        """Saves the finished rows as a chunk, also when the part cannot be completed now (Ctrl-C, full
+        disk)."""
         if not self._tables or self._final.exists():
             return
         path = self._chunk_dir / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"

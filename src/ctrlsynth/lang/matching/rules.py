@@ -128,8 +128,8 @@ def _attribute_in(phrase: Phrase, text: Text, wide: bool, own: Sequence[Phrase])
 
 
 def _reaches(keys: Sequence[Key], begin: int, end: int) -> bool:
-    """Whether the words between a noun and its linking verb hold no mark, except a comma before a relative clause,
-    and no word that begins something else."""
+    """Whether the words between a noun and its linking verb hold no mark, except a comma before a relative
+    clause, and no word that begins something else."""
     return all(
         keys[i].low not in _OTHERS
         and (keys[i].kind != MARK or (keys[i].low == "," and keys[i + 1].low in RELATIVE))
@@ -138,7 +138,8 @@ def _reaches(keys: Sequence[Key], begin: int, end: int) -> bool:
 
 
 def _predicative(keys: Sequence[Key], begin: int, end: int) -> bool:
-    """Whether at most 2 words come between a linking verb and the modifier, all open words, joiners or commas."""
+    """Whether at most 2 words come between a linking verb and the modifier, all open words, joiners or
+    commas."""
     return 0 <= end - begin <= 2 and all(k.kind == OPEN or k.low in _JOINERS for k in keys[begin:end])
 
 
@@ -323,8 +324,8 @@ def violations_in_tags(
 
 
 def _bound(phrases: Iterable[str], objects: Sequence[str]) -> tuple[str, ...]:
-    """The objects that removed phrases may be bound to: those given, and the nouns that phrases consist of, end
-    with, or, as relations, begin with."""
+    """The objects that removed phrases may be bound to: those given, and the nouns that phrases consist of,
+    end with, or, as relations, begin with."""
     found = list(objects)
     for phrase in phrases:
         words = phrase.lower().split()

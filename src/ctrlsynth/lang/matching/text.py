@@ -1,4 +1,5 @@
-"""Reads a text or a phrase for comparison: words by their noun and verb forms. The rules are in `rules.py`."""
+"""Reads a text or a phrase for comparison: words by their noun and verb forms. The rules are in
+`rules.py`."""
 
 from __future__ import annotations
 

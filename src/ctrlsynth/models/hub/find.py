@@ -114,8 +114,8 @@ class Located:
     options: HFOptions
 
     def digest(self) -> str:
-        """64 hexadecimal digits over the commit, or names, sizes, headers and samples of local files, and over
-        adapters, dtype, quantization, revision and kind of device (`auto` by default, so that a run can
+        """64 hexadecimal digits over the commit, or names, sizes, headers and samples of local files, and
+        over adapters, dtype, quantization, revision and kind of device (`auto` by default, so that a run can
         continue on another machine). Loads no weights."""
         o = self.options
         own = f"{self.name}@{self.commit}" if self.commit is not None else folder_digest(self.folder)

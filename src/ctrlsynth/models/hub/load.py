@@ -59,7 +59,8 @@ def _torchao(kind: str) -> Any:
 
 
 class HubModel(Model):
-    """A model with Hugging Face weights, which load on first use. Subclasses set `found` and define `_load`."""
+    """A model with Hugging Face weights, which load on first use. Subclasses set `found` and define
+    `_load`."""
 
     where: str = "models.tagger"
     packages: tuple[str, ...] = ("torch",)
@@ -95,8 +96,8 @@ class HubModel(Model):
 
 
 def load_pretrained(cls: Any, found: Located, where: str = "models", **more: Any) -> Any:
-    """Loads a located model by `cls.from_pretrained`: quantized, adapters merged, on its device, in evaluation
-    mode.
+    """Loads a located model by `cls.from_pretrained`: quantized, adapters merged, on its device, in
+    evaluation mode.
 
     `cls` is a model class or an Auto class of transformers; `more` goes to `from_pretrained`. Loading stays
     within the folder and never runs its code. UserError in one line if the folder has no such model."""
@@ -184,7 +185,8 @@ def check_quantized(model: Any, found: Located, where: str) -> None:
     """UserError if the quantization changed no weight."""
     if not is_quantized(model):
         raise UserError(
-            f"{where}.quantization: {found.options.quantization} changes no layer of {found.name}; leave it out"
+            f"{where}.quantization: {found.options.quantization} changes no layer of {found.name}; leave it "
+            f"out"
         )
 
 
@@ -219,8 +221,8 @@ def load_processor(cls: Any, found: Located, where: str = "models", **more: Any)
 
 
 def read_state(path: Path, where: str = "models") -> dict[str, Any]:
-    """The tensors of a safetensors file, or of a state dict saved by torch, by name. Maps the file into memory
-    and executes nothing in it. UserError for any other content."""
+    """The tensors of a safetensors file, or of a state dict saved by torch, by name. Maps the file into
+    memory and executes nothing in it. UserError for any other content."""
     import torch
     from safetensors.torch import load_file
 

@@ -47,8 +47,8 @@ class ChatModel(HubModel, LanguageModel):
 
 
 def load_tokenizer(found: Located, template: str | None = None) -> Any:
-    """Loads the checkpoint's tokenizer. `template` replaces its chat template (Jinja text over `messages`), for
-    models older than chat templates. UserError in one line without a tokenizer or a template."""
+    """Loads the checkpoint's tokenizer. `template` replaces its chat template (Jinja text over `messages`),
+    for models older than chat templates. UserError in one line without a tokenizer or a template."""
     from transformers import AutoTokenizer
 
     tokenizer = load_processor(AutoTokenizer, found, WHERE)

@@ -2,8 +2,8 @@
 order and meaning.
 
 transformers samples a batch from one generator, so a row's text would depend on its neighbours; here each row
-has its own. The largest logit after adding Gumbel noise is a draw from the softmax, so `generate` itself stays
-greedy."""
+has its own. The largest logit after adding Gumbel noise is a draw from the softmax, so `generate` itself
+stays greedy."""
 
 from __future__ import annotations
 

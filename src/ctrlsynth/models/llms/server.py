@@ -72,8 +72,8 @@ class OpenAIServer(ServedModel, LanguageModel):
         return lambda client: client.chat.completions.create(**body)
 
     def read(self, response: Any) -> Reply:
-        """A chat completion as a Reply; a refusal or a filtered text is the row's error `refused`. `BadReply` for
-        anything else."""
+        """A chat completion as a Reply; a refusal or a filtered text is the row's error `refused`. `BadReply`
+        for anything else."""
         choices = getattr(response, "choices", None)
         choice: Any = choices[0] if isinstance(choices, list) and choices else None
         message = getattr(choice, "message", None)

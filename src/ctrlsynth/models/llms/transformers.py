@@ -3,9 +3,9 @@
     llm: {transformers: Qwen/Qwen2-7B-Instruct, dtype: bfloat16}
 
 For machines without vLLM. Prompts are sorted by length and padded on the left, `batch_size` at a time.
-Decoding is greedy by default; a sampled row has its own generator (choice.py), so its text depends on its seed
-alone. In float32 on a CPU a reply does not depend on its batch, as far as tested; in half precision or on a GPU
-padding changes the last bits of logits, and rare near ties flip. JSON schemas are not enforced: the
+Decoding is greedy by default; a sampled row has its own generator (choice.py), so its text depends on its
+seed alone. In float32 on a CPU a reply does not depend on its batch, as far as tested; in half precision or
+on a GPU padding changes the last bits of logits, and rare near ties flip. JSON schemas are not enforced: the
 instruction asks for them, and the write stage retries replies that do not fit."""
 
 from __future__ import annotations

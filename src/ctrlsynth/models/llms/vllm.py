@@ -6,10 +6,10 @@
 
 Written against the interface that vLLM documents (0.19 to 0.23): `LLM(...)`, `LLM.generate` with token ids
 and one `SamplingParams` per prompt, `StructuredOutputsParams`, `LoRARequest`. The preflight rejects older
-versions, whose guided JSON was `GuidedDecodingParams`. vLLM needs a GPU and its own torch, so the engine itself
-does NOT run in the project's tests. They cover the functions that turn options and requests into its arguments
-(`engine_arguments`, `sampling_arguments`, against recorded names of that interface), the prompts (chat.py, on
-real tokenizers), and the reading of its answers.
+versions, whose guided JSON was `GuidedDecodingParams`. vLLM needs a GPU and its own torch, so the engine
+itself does NOT run in the project's tests. They cover the functions that turn options and requests into its
+arguments (`engine_arguments`, `sampling_arguments`, against recorded names of that interface), the prompts
+(chat.py, on real tokenizers), and the reading of its answers.
 
 Prefix caching is on, so the fixed head of the templates is computed once. Greedy replies may differ in rare
 words with the rest of the batch, because vLLM's kernels sum in another order."""

@@ -1,14 +1,15 @@
 """Tags from captions of images (2a): Florence-2 or any image-to-text model of transformers, and a language
 model that extracts tags from its caption.
 
-    {captioner: florence-community/Florence-2-large, extract: {vllm: Qwen/Qwen2-7B-Instruct}}     the paper's
-    (CtrlSynth, appendix A.4)
-    {florence2: florence-community/Florence-2-large}                                             the caption alone (`[image, text*]`)
+    {captioner: florence-community/Florence-2-large, extract: {vllm: Qwen/Qwen2-7B-Instruct}}
     {captioner: Salesforce/blip-image-captioning-base, extract: smollm2}
+    {florence2: florence-community/Florence-2-large}
+
+The first is the paper's (CtrlSynth, appendix A.4), the last gives the caption alone (`[image, text*]`).
 
 The caption goes to `Tags.caption`; with `extract` its objects, attributes and relations are the tags
-(extract.py). Florence-2 runs as in the paper: the task <MORE_DETAILED_CAPTION>, 3 beams, at most 1,024 tokens,
-the processor's own post-processing. The class is transformers' own, never code of a repository:
+(extract.py). Florence-2 runs as in the paper: the task <MORE_DETAILED_CAPTION>, 3 beams, at most 1,024
+tokens, the processor's own post-processing. The class is transformers' own, never code of a repository:
 `microsoft/Florence-2-*` have that code's weights, `florence-community/Florence-2-*` the same weights for this
 class. Decoding is greedy or by beams, so nothing is random.
 
@@ -114,8 +115,8 @@ class CaptionerTagger(HubModel, Composite):
         self.digest = hash_of("captioner", asked, self.found.digest())
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
-        """Tags of each item with its caption; empty without an image or an answer. A picture that does not fit
-        into memory alone fails with `out_of_memory`."""
+        """Tags of each item with its caption; empty without an image or an answer. A picture that does not
+        fit into memory alone fails with `out_of_memory`."""
         seen = [n for n, item in enumerate(items) if item.image is not None]
         captions = dict(zip(seen, self.captions([items[n].image for n in seen]), strict=True))
         errors = {n: "out_of_memory" for n, caption in captions.items() if caption is None}
@@ -208,7 +209,8 @@ def kind_of(found: Located) -> Literal["florence2", "chat", "plain"]:
     if config.get("model_type") == "florence2":
         if "dim_embed" in config.get("vision_config", {}):
             raise UserError(
-                f"{_WHERE}: {found.name} holds the weights of code of its own, which is never run; use the model "
+                f"{_WHERE}: {found.name} holds the weights of code of its own, which is never run; use the "
+                f"model "
                 f"of that name by florence-community, the same weights for transformers' own class"
             )
         return "florence2"

@@ -34,8 +34,8 @@ _BE = frozenset("is are was were be been being".split())
 
 
 class ExtractTagger(Composite):
-    """Tags captions with a language model. A failed reply fails its row with the reply's reason, an unreadable
-    one with `not_three_lines` or `bad_json`.
+    """Tags captions with a language model. A failed reply fails its row with the reply's reason, an
+    unreadable one with `not_three_lines` or `bad_json`.
 
     model       a language model as a recipe names it
     mode        `lines`, the paper's three lines; `json`, an object, constrained to a schema if the model's

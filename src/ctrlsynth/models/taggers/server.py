@@ -1,8 +1,10 @@
 """Vision models behind OpenAI-compatible servers as taggers (2a): vLLM, SGLang, a hosted one.
 
-    {openai: Qwen/Qwen2.5-VL-7B-Instruct, base_url: http://localhost:8000/v1}       three lines of phrases from the picture
-    {openai: Qwen/Qwen2.5-VL-7B-Instruct, base_url: ..., extract: smollm2}          a caption, then what a
-    language model extracts from it
+    {openai: Qwen/Qwen2.5-VL-7B-Instruct, base_url: http://localhost:8000/v1}
+    {openai: Qwen/Qwen2.5-VL-7B-Instruct, base_url: ..., extract: smollm2}
+
+The first asks for three lines of phrases from the picture, the second for a caption, from which a language
+model extracts them.
 
 The picture is sent as a JPEG in a data URL. For tags, the model gets A.4's instruction, worded for an image;
 no caption is there to check its answer against, so nothing is dropped. Takes the options of

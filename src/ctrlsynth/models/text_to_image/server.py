@@ -33,8 +33,8 @@ class ImageServer(ServedModel, TextToImageModel):
     size         pixels of an image whose prompt asks for no size: one edge or [width, height]; None: the
                  server's own
     seed, negative_prompt   whether the server takes these fields; None: only your own servers do
-    b64_json     whether `response_format: b64_json` is sent; None: only to your own servers (the hosted models
-                 refuse the field)
+    b64_json     whether `response_format: b64_json` is sent; None: only to your own servers (the hosted
+                 models refuse the field)
     options      servers (`ServerOptions`); concurrency 8, timeout 300 and deadline 1200 by default
     """
 
@@ -97,8 +97,8 @@ class ImageServer(ServedModel, TextToImageModel):
         return lambda client: client.images.generate(**body)
 
     def read(self, response: Any) -> Image.Image:
-        """The image in a response; `BadReply` without one. UserError for a server that answers with addresses,
-        since nothing is fetched from them."""
+        """The image in a response; `BadReply` without one. UserError for a server that answers with
+        addresses, since nothing is fetched from them."""
         data = getattr(response, "data", None)
         first: Any = data[0] if isinstance(data, list) and data else None
         encoded = getattr(first, "b64_json", None)

@@ -52,8 +52,8 @@ def model_index(found: Located, where: str) -> dict[str, Any]:
 
 
 def check_files(found: Located, index: Mapping[str, Any], safety: bool, where: str) -> None:
-    """UserError for the first component of the pipeline without a folder, or a denoiser without weights. Opens
-    nothing."""
+    """UserError for the first component of the pipeline without a folder, or a denoiser without weights.
+    Opens nothing."""
     for name, value in index.items():
         if not isinstance(value, list) or value[0] is None or (name == "safety_checker" and not safety):
             continue

@@ -64,8 +64,8 @@ class Diffusers(TextToImageModel):
                  is added only by those that must (`euler a`): DDIM runs with eta 0
     size         pixels of an image whose prompt asks for no size: one edge or [width, height], multiples of
                  8; default: the pipeline's own
-    long_prompt  cut: the part that CLIP cannot read is lost, and `truncated` says so; chunk: read in chunks of
-                 75 tokens (SD1.5, SDXL)
+    long_prompt  cut: the part that CLIP cannot read is lost, and `truncated` says so; chunk: read in chunks
+                 of 75 tokens (SD1.5, SDXL)
     batch        the most images at once; fewer while memory is short
     safety       false: no safety checker. With the checkpoint's own, a flagged image is dropped as `unsafe`
     compile      true: torch compiles the denoiser; the first image of every size then takes minutes
@@ -140,7 +140,8 @@ class Diffusers(TextToImageModel):
         device_for(self.found, self._how["offload"], self.where)
 
     def accepts(self, weights: bool, negative: bool) -> None:
-        """UserError if the image policy asks for weights or a negative prompt that this pipeline cannot use."""
+        """UserError if the image policy asks for weights or a negative prompt that this pipeline cannot
+        use."""
         name = self.index["_class_name"]
         if weights and self.family is None:
             raise UserError(f"{self.where}: {name} cannot weigh tags; leave image_policy.weights out")

@@ -59,8 +59,8 @@ def pieces(text: str, weights: Mapping[str, float]) -> tuple[list[Piece], tuple[
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How a prompt is read; None for unknowns. `tokens`: CLIP's, with both special ones; `truncated`: whether a
-    part reaches no text encoder; `chunks`: their number, if prompts are chunked."""
+    """How a prompt is read; None for unknowns. `tokens`: CLIP's, with both special ones; `truncated`: whether
+    a part reaches no text encoder; `chunks`: their number, if prompts are chunked."""
 
     tokens: int | None = None
     truncated: bool | None = None
