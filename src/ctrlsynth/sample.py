@@ -47,8 +47,8 @@ class Tags:
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Tags:
         """The tags in a table's row or struct, from its columns `objects`, `attributes` and `relations`."""
-        objects, attributes, relations = (tuple(row.get(kind) or ()) for kind in KINDS)
-        return cls(objects, attributes, relations)
+        objects, attributes, relations = row.get("objects"), row.get("attributes"), row.get("relations")
+        return cls(tuple(objects or ()), tuple(attributes or ()), tuple(relations or ()))
 
     def phrases(self) -> tuple[str, ...]:
         """All phrases, objects first: the order in which text templates list them."""
@@ -103,7 +103,7 @@ _TEXT_STEP = re.compile(r"/write(?:\+text)?\.([0-9]+)(?:\.[0-9]+)?(?=/|\Z)")
 
 def child(row_id: str, label: str, *numbers: int) -> str:
     """The id of a row made from `row_id`: `child("7/tag", "write", 1, 3)` is `7/tag/write.1.3`."""
-    return f"{row_id}/{label}" + "".join(f".{number}" for number in numbers)
+    return ".".join((f"{row_id}/{label}", *map(str, numbers)))
 
 
 def parent(row_id: str) -> str:

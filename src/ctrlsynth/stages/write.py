@@ -100,7 +100,7 @@ class WriteStage(Stage):
         for rows in self.parents(up, names, 512):
             out: list[Item] = []
             for row_id, source_key, *rest in rows:
-                tags = Tags.of(dict(zip(KINDS, rest, strict=False))) if from_tags else None
+                tags = Tags(tuple(rest[0]), tuple(rest[1]), tuple(rest[2])) if from_tags else None
                 text = rest[-1]
                 if texts is not None:
                     found = ancestor(row_id, texts)

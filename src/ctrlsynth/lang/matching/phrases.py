@@ -79,11 +79,19 @@ def compiled(phrase: str, bound: Names) -> Phrase:
     low, heads, tails, known = _CUTS[phrase]
     if low in forms and _FORMS[forms[low]][0] == low:
         return _BARE[phrase]
-    subject = next((forms[head] for head in heads if head in forms), None)
-    end = next((forms[tail] for tail in tails if tail in forms), None)
-    if (subject, end) not in known:
-        known[subject, end] = _split(phrase, subject, end)
-    return known[subject, end]
+    subject = end = None
+    for head in heads:  # plain loops: this runs once per phrase and text
+        if head in forms:
+            subject = forms[head]
+            break
+    for tail in tails:
+        if tail in forms:
+            end = forms[tail]
+            break
+    made = known.get((subject, end))
+    if made is None:
+        made = known[subject, end] = _split(phrase, subject, end)
+    return made
 
 
 def _cuts(
