@@ -66,15 +66,14 @@ def verdict(
 def weighted_recall(reference: Tags, found: Sequence[str], weights: dict[Any, float]) -> float | None:
     """Returns the share of the reference's phrases that were found, weighted by kind; None without phrases
     (or weight)."""
+    hits, phrases = set(found), reference.phrases()
     if not weights:
-        total = len(reference.phrases())
-        return len(found) / total if total else None
-    hits = set(found)
+        return sum([p in hits for p in phrases]) / len(phrases) if phrases else None
     have = want = 0.0
     for kind in KINDS:
-        weight, phrases = weights.get(kind, 1.0), getattr(reference, kind)
-        want += weight * len(phrases)
-        have += weight * sum(p in hits for p in phrases)
+        weight, of_kind = weights.get(kind, 1.0), getattr(reference, kind)
+        want += weight * len(of_kind)
+        have += weight * sum(p in hits for p in of_kind)
     return have / want if want else None
 
 
