@@ -200,7 +200,7 @@ def run_part(
     return run.counts(folder, part.index, workshop.plan.part_digest(folder, part))
 
 
-def refused(call: Callable[[], object], match: str) -> None:
+def assert_refused(call: Callable[[], object], match: str) -> None:
     """Asserts that the call raises a UserError of one line that matches."""
     with pytest.raises(UserError, match=match) as error:
         call()

@@ -29,7 +29,7 @@ from ctrlsynth.data.images import decode, shorter_edge
 from ctrlsynth.errors import UserError
 from ctrlsynth.recipe.train import Decontaminate
 from eval_sets import encoded
-from helpers import refused, write_tar
+from helpers import assert_refused, write_tar
 
 
 def tar(path: Path, samples: Sequence[dict[str, bytes]], format: int = tarfile.USTAR_FORMAT) -> Path:
@@ -235,7 +235,7 @@ def test_bad_data_is_one_line(tmp_path: Path) -> None:
         ("broken.parquet", "not a readable parquet file"),
         ("notes.md", "expected .tar, .parquet, .csv or .jsonl, found .md"),
     ):
-        refused(partial(open_shards, path, tmp_path), f"^train.data: .*{words}")
+        assert_refused(partial(open_shards, path, tmp_path), f"^train.data: .*{words}")
 
 
 # Decontamination

@@ -37,7 +37,7 @@ from ctrlsynth.models.open_clip.encode import Normalise
 from ctrlsynth.models.open_clip.load import WEIGHTS, build, import_open_clip, load_folder, load_model
 from ctrlsynth.recipe.file import resolve
 from ctrlsynth.recipe.train import TrainBlock
-from helpers import TESTS, refused
+from helpers import TESTS, assert_refused
 
 open_clip = import_open_clip()
 PYTHONPATH = f"{TESTS.parent / 'src'}:{TESTS}:{TESTS / 'clip'}"
@@ -468,7 +468,7 @@ def test_finetuning_starts_from_the_given_weights(tmp_path: Path) -> None:
     )
     assert not same(weights(tmp_path / "on"), weights(whole()), 1e-6)
     assert load_folder(tmp_path / "on").config["preprocess_cfg"]["mean"] == list(mean)
-    refused(lambda: run(tmp_path / "bias", init=str(whole()), loss="sigmoid"), "without a logit bias")
+    assert_refused(lambda: run(tmp_path / "bias", init=str(whole()), loss="sigmoid"), "without a logit bias")
 
 
 def test_decontaminated_pairs_are_not_trained_on(tmp_path: Path) -> None:
@@ -493,12 +493,12 @@ def test_another_recipe_does_not_go_on(tmp_path: Path) -> None:
         ({"lr": 1e-4}, "was started with train.lr 0.003, the recipe says 0.0001; name another --out"),
         ({"data": [str(folder("csv"))]}, "was started with train.data"),
     ):
-        refused(partial(run, out, save_every=5, **change), re.escape(words))
+        assert_refused(partial(run, out, save_every=5, **change), re.escape(words))
     assert run(out, save_every=3, workers=1).steps == 12
     assert same(before, weights(out))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("x")
-    refused(lambda: run(tmp_path / "mine"), "is no training run")
+    assert_refused(lambda: run(tmp_path / "mine"), "is no training run")
 
 
 @pytest.mark.parametrize(
@@ -512,7 +512,7 @@ def test_another_recipe_does_not_go_on(tmp_path: Path) -> None:
     ],
 )
 def test_a_run_with_wrong_input_can_be_corrected(tmp_path: Path, change: dict[str, Any], words: str) -> None:
-    refused(lambda: run(tmp_path / "out", **change), re.escape(words))
+    assert_refused(lambda: run(tmp_path / "out", **change), re.escape(words))
     (tmp_path / "out").mkdir(exist_ok=True)
     (tmp_path / "out" / ".tmp-train.json~host~7~0").write_text("{")  # of one that was killed while it wrote
     assert run(tmp_path / "out", steps=1, epochs=None).steps == 1
@@ -533,7 +533,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     other = build("tiny").module
     state = checkpoint.State(other, {}, make_optimizer(other, block()), None)
     newest = whole() / "checkpoints/step-00000012"
-    refused(lambda: checkpoint.load(newest, state, "cpu"), "not a checkpoint of this model")
+    assert_refused(lambda: checkpoint.load(newest, state, "cpu"), "not a checkpoint of this model")
 
 
 def test_the_command_line(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from ctrlsynth.clip.data.shards import open_shards
 from ctrlsynth.clip.decontaminate import clean
 from ctrlsynth.recipe.train import Decontaminate
 from eval_sets import write_shards
-from helpers import refused
+from helpers import assert_refused
 
 TRAIN = [("a cat on a mat", 1), ("two dogs", 2), ("a red car", 3), ("nobody knows", 4)]
 
@@ -97,7 +97,7 @@ def test_a_set_that_names_a_missing_image_is_one_line(tmp_path: Path) -> None:
     _pairs(tmp_path / "set")
     (tmp_path / "set/images/a.jpg").unlink()
     source = open_shards(str(_train(tmp_path)), Path())
-    refused(
+    assert_refused(
         lambda: clean([source], Decontaminate(against=["set"]), tmp_path, tmp_path / "out"),
         r"a\.jpg: expected an image that the evaluation set names; cannot read it",
     )

@@ -21,7 +21,7 @@ from ctrlsynth.concepts.balance import (
     solve_t,
 )
 from ctrlsynth.concepts.match import Array, Matches
-from helpers import refused
+from helpers import assert_refused
 
 ROWS = st.lists(st.lists(st.integers(0, 11), max_size=6, unique=True), min_size=1, max_size=60)
 
@@ -143,14 +143,14 @@ def test_what_cannot_be_is_said_in_one_line() -> None:
     rows, ids = pool(50)
     matches = Matches.of(rows)
     c = counts([matches], 200)
-    refused(lambda: keep_mask(matches, c, 0, draws(0, ids)), r"^t 0: above 0")
-    refused(lambda: solved([matches], 0), r"^size 0: at least 1$")
-    refused(
+    assert_refused(lambda: keep_mask(matches, c, 0, draws(0, ids)), r"^t 0: above 0")
+    assert_refused(lambda: solved([matches], 0), r"^size 0: at least 1$")
+    assert_refused(
         lambda: solved([matches], 51),
         rf"^size 51 is more than the pool: {sum(bool(r) for r in rows)} texts hold an entry",
     )
-    refused(lambda: solved([Matches.of([[], []])], 1), r"^no text holds an entry")
-    refused(lambda: random_mask(draws(0, ids), 51, 50), r"^size 51 is more than the pool of 50 texts")
+    assert_refused(lambda: solved([Matches.of([[], []])], 1), r"^no text holds an entry")
+    assert_refused(lambda: random_mask(draws(0, ids), 51, 50), r"^size 51 is more than the pool of 50 texts")
     assert not keep_mask(Matches.of([]), c, 1.0, draws(0, [])).size
 
 

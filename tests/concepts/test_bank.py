@@ -31,7 +31,7 @@ from ctrlsynth.concepts.bank import (
 from ctrlsynth.concepts.gather import Wanted, gather
 from ctrlsynth.data.sources import open_source
 from ctrlsynth.recipe.schema import Source
-from helpers import refused
+from helpers import assert_refused
 
 
 def test_wordnet_gives_metaclips_number() -> None:
@@ -98,8 +98,8 @@ def test_entries_of_nothing_but_blanks_or_marks_are_counted_out() -> None:
     )
     assert table["entry"].to_pylist() == ["dog", "hot dog", "x" * 10_000]
     assert told[0].dropped == {"blank": 2, "punctuation": 1}
-    refused(lambda: build([("list", [(" ", None)])]), r"^the bank would be empty")
-    refused(lambda: build([], cap=0), r"^cap 0: at least 1")
+    assert_refused(lambda: build([("list", [(" ", None)])]), r"^the bank would be empty")
+    assert_refused(lambda: build([], cap=0), r"^cap 0: at least 1")
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,8 @@ def test_flagged_entries_are_left_out_and_never_deleted(tmp_path: Path) -> None:
     for suffix in ("txt", "json", "csv"):
         write_bank(table, tmp_path / f"bank.{suffix}")
         assert load_bank(tmp_path / f"bank.{suffix}").entries == ("dog", "cat")
-    refused(lambda: write_bank(table, tmp_path / "bank.txt"), r"bank.txt: is there already")
-    refused(lambda: write_bank(table, tmp_path / "bank.xml"), r"bank.xml: a bank is written as")
+    assert_refused(lambda: write_bank(table, tmp_path / "bank.txt"), r"bank.txt: is there already")
+    assert_refused(lambda: write_bank(table, tmp_path / "bank.xml"), r"bank.xml: a bank is written as")
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".tmp")]
 
 
@@ -195,7 +195,7 @@ def test_an_added_bank_keeps_origins_scores_and_flags(tmp_path: Path) -> None:
     source = open_source(Source(concepts=tmp_path / "raw.parquet"), tmp_path)
     assert [r.reason for r in source.rows(source.parts()[0])][:3] == ["flagged"] * 3
     (tmp_path / "score.csv").write_text("entry,score\ndog,many\n")
-    refused(lambda: read_bank(tmp_path / "score.csv"), "row 2: the score is not a number: 'many'")
+    assert_refused(lambda: read_bank(tmp_path / "score.csv"), "row 2: the score is not a number: 'many'")
 
 
 def test_a_cut_bank_has_no_repeats_and_no_blanks() -> None:
@@ -228,10 +228,12 @@ def test_sub_banks() -> None:
     )
     found = found_part(table, ["cat", "sofa", "dog"], [3, 0, 1])
     assert (found["entry"].to_pylist(), set(found["source"].to_pylist())) == (["dog", "cat"], {"wordnet"})
-    refused(lambda: random_part(table, 8, 0), r"^a random draw of 8: the bank has 7 entries")
-    refused(lambda: subtree(table, "furnace.n.01"), r"no entry of the bank is a word of furnace\.n\.01")
-    refused(lambda: subtree(table, "dogg.n.01"), r"unknown WordNet name")
-    refused(lambda: found_part(table, ["cat"], [0]), r"no entry of the bank is found")
+    assert_refused(lambda: random_part(table, 8, 0), r"^a random draw of 8: the bank has 7 entries")
+    assert_refused(
+        lambda: subtree(table, "furnace.n.01"), r"no entry of the bank is a word of furnace\.n\.01"
+    )
+    assert_refused(lambda: subtree(table, "dogg.n.01"), r"unknown WordNet name")
+    assert_refused(lambda: found_part(table, ["cat"], [0]), r"no entry of the bank is found")
 
 
 @pytest.mark.parametrize(
@@ -253,24 +255,26 @@ def test_banks_that_cannot_be_used_are_told_in_one_line(
     tmp_path: Path, name: str, content: bytes, message: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
-    refused(lambda: load_bank(tmp_path / name), f"^(?=.*{name}).*{message}")
-    refused(lambda: load_bank(tmp_path / "none.txt"), "no such bank file")
+    assert_refused(lambda: load_bank(tmp_path / name), f"^(?=.*{name}).*{message}")
+    assert_refused(lambda: load_bank(tmp_path / "none.txt"), "no such bank file")
 
 
 def test_sources_that_are_not_there_are_errors(tmp_path: Path) -> None:
-    refused(lambda: gather(Wanted(sources=["wordnett"])), "unknown source 'wordnett'; did you mean 'wordnet'")
-    refused(lambda: gather(Wanted(bigrams=[tmp_path / "x"])), "bigrams need the unigrams")
-    refused(
+    assert_refused(
+        lambda: gather(Wanted(sources=["wordnett"])), "unknown source 'wordnett'; did you mean 'wordnet'"
+    )
+    assert_refused(lambda: gather(Wanted(bigrams=[tmp_path / "x"])), "bigrams need the unigrams")
+    assert_refused(
         lambda: gather(Wanted(sources=["wordnet"], lists=[tmp_path / "x"])),
         r"x: only the source list reads it, and it is not among wordnet",
     )
-    refused(
+    assert_refused(
         lambda: gather(Wanted(sources=["wordnet"], pageviews=[tmp_path / "x"])),
         r"x: only the source titles reads it",
     )
-    refused(lambda: gather(Wanted(sources=["titles"])), "titles: come from files")
+    assert_refused(lambda: gather(Wanted(sources=["titles"])), "titles: come from files")
     for entry in ("a\nb", "a\n"):
-        refused(
+        assert_refused(
             partial(write_bank, table_of([(entry, "list", None)]), tmp_path / "lines.txt"),
             "holds a line break",
         )

@@ -22,7 +22,7 @@ import pytest
 from ctrlsynth.concepts.corpus import open_corpus, read
 from ctrlsynth.data.sources import open_source
 from ctrlsynth.recipe.schema import Source
-from helpers import refused
+from helpers import assert_refused
 
 TEXTS = ["a dog", "two\tcats, one hat", "e\u0301a\u200bb 🐕", " edge ", "x" * 10_000, "last"]
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
@@ -114,7 +114,7 @@ def test_a_table_of_captions_and_urls_needs_no_header(tmp_path: Path, pack: str)
     assert rows(tmp_path / f"more.csv{pack}", key="url")[0] == links
     for first in ("a dog\ta cat\n", "http://x\thttp://y\n"):
         (tmp_path / "none.tsv").write_text(first * 2)
-        refused(lambda: open_corpus([tmp_path / "none.tsv"]), "no column looks like the caption")
+        assert_refused(lambda: open_corpus([tmp_path / "none.tsv"]), "no column looks like the caption")
 
 
 def test_parquet_with_its_string_types(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_the_texts_of_a_run(tmp_path: Path) -> None:
     for path in (tmp_path / "run", folder):
         assert rows(path) == (["k0/write.0", "k2/write.0"], ["a dog", "a cat"], [])
     (tmp_path / "run" / "write.2").mkdir()
-    refused(lambda: open_corpus([tmp_path / "run"]), r"run: name one of .*write, .*write\.2")
+    assert_refused(lambda: open_corpus([tmp_path / "run"]), r"run: name one of .*write, .*write\.2")
 
 
 def test_what_is_not_utf8_is_set_aside_with_its_row(tmp_path: Path) -> None:
@@ -247,5 +247,5 @@ def test_what_is_no_corpus_is_told_in_one_line(tmp_path: Path) -> None:
         "nothing at .*none": "relative paths start at",
     }
     for name, message in cases.items():
-        refused(partial(rows, tmp_path / name.rpartition("*")[2]), f"{name}[:;] {message}")
-    refused(lambda: open_corpus([]), "no caption files given")
+        assert_refused(partial(rows, tmp_path / name.rpartition("*")[2]), f"{name}[:;] {message}")
+    assert_refused(lambda: open_corpus([]), "no caption files given")

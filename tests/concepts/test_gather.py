@@ -18,7 +18,7 @@ from ctrlsynth.concepts.gather import (
     read_counts,
     read_titles,
 )
-from helpers import refused
+from helpers import assert_refused
 
 
 def test_pmi_is_nltks() -> None:
@@ -55,7 +55,9 @@ def test_views_of_hourly_and_daily_files(tmp_path: Path) -> None:
     (tmp_path / "sums.txt").write_text("en.wikipedia Dog 71\n")
     assert count_views([tmp_path / "sums.txt"]) == {"Dog": 71}
     (tmp_path / "not.txt").write_text("a b c d\n")
-    refused(lambda: count_views([tmp_path / "not.txt"]), r"not\.txt: no line looks like a pageviews file's")
+    assert_refused(
+        lambda: count_views([tmp_path / "not.txt"]), r"not\.txt: no line looks like a pageviews file's"
+    )
 
 
 def test_title_lists(tmp_path: Path) -> None:
@@ -72,7 +74,7 @@ def test_count_files_in_both_orders(tmp_path: Path) -> None:
     path.write_text("hot dog 7\n8\tice\tcream\n")
     assert list(read_counts(path, 2)) == [("hot dog", 7), ("ice cream", 8)]
     path.write_text("the 900\nthe\n")
-    refused(lambda: list(read_counts(path, 1)), r"counts:2: expected word and a count, found 'the'")
+    assert_refused(lambda: list(read_counts(path, 1)), r"counts:2: expected word and a count, found 'the'")
 
 
 def test_a_bank_from_counts_and_views(tmp_path: Path) -> None:
@@ -99,4 +101,4 @@ def test_a_bank_from_counts_and_views(tmp_path: Path) -> None:
         ("Dog", None),
     ]
     words.write_bytes(words.read_bytes()[:-9])
-    refused(lambda: list(read_counts(words, 1)), r"words\.zst: damaged or cut")
+    assert_refused(lambda: list(read_counts(words, 1)), r"words\.zst: damaged or cut")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ctrlsynth.concepts.match import Matcher, Matches, Mode, base_form, spaced
 from ctrlsynth.lang import wordnet
-from helpers import refused
+from helpers import assert_refused
 
 LETTERS = "abAé　\u200b\u0301🐕s"
 TEXT = st.text(LETTERS + "  ,.;`\t\n\r-'", max_size=24)
@@ -149,15 +149,17 @@ def test_lemmas_are_the_rule_on_base_forms() -> None:
 
 
 def test_what_cannot_be_matched_is_said_in_one_line() -> None:
-    refused(lambda: Matcher([]), r"^the bank is empty")
-    refused(lambda: Matcher(["a"], cast(Any, "lemmas")), r"^unknown mode 'lemmas'; did you mean 'lemma'")
+    assert_refused(lambda: Matcher([]), r"^the bank is empty")
+    assert_refused(
+        lambda: Matcher(["a"], cast(Any, "lemmas")), r"^unknown mode 'lemmas'; did you mean 'lemma'"
+    )
 
 
 def test_without_numba_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "ctrlsynth.concepts.kernel", raising=False)
     monkeypatch.setitem(sys.modules, "numba", None)
     monkeypatch.delattr("ctrlsynth.concepts.kernel", raising=False)
-    refused(
+    assert_refused(
         lambda: Matcher(["a"]),
         r"^matching concepts: numba is not installed; pip install 'ctrlsynth\[concepts\]'$",
     )

@@ -17,7 +17,7 @@ from ctrlsynth.concepts.match import Matcher
 from ctrlsynth.concepts.safety import Flags, answers, flag, holding, question, read_words
 from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.recipe.file import parse_recipe
-from helpers import ctrlsynth, refused
+from helpers import assert_refused, ctrlsynth
 
 
 class Judge:
@@ -95,7 +95,7 @@ def test_an_answer_holds_for_every_entry_that_is_the_same_but_for_blanks(tmp_pat
         None,
     ]  # an earlier flag holds for them too
     assert more.by_model == 3
-    refused(lambda: flag(table_of([("", "list", None)]), [], ["gun"]), "the bank is empty")
+    assert_refused(lambda: flag(table_of([("", "list", None)]), [], ["gun"]), "the bank is empty")
 
 
 def test_a_block_list_takes_whole_words(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_block_list_takes_whole_words(tmp_path: Path) -> None:
         None,
     ]
     assert holding([])("weed") is None
-    refused(lambda: read_words(tmp_path / "nowhere"), r"nowhere.*cannot read the list")
+    assert_refused(lambda: read_words(tmp_path / "nowhere"), r"nowhere.*cannot read the list")
 
 
 def test_the_small_model_is_given_the_question_and_answers_under_its_grammar(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_diversity_of_a_file_and_a_run(tmp_path: Path) -> None:
     found = measure_place(tmp_path / "run", bank)
     assert (found.captions, bool(found.concepts)) == (12, True)
     (tmp_path / "empty.txt").write_text("\n")
-    refused(lambda: measure_place(tmp_path / "empty.txt"), "captions")
+    assert_refused(lambda: measure_place(tmp_path / "empty.txt"), "captions")
 
 
 def test_the_commands(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from ctrlsynth.data.tables import cut_blocks, merge_cuts
 from ctrlsynth.data.tar import samples
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Source
-from helpers import ROOT, refused
+from helpers import ROOT, assert_refused
 
 
 def photo(seed: int, format: str = "JPEG", size: tuple[int, int] = (24, 16)) -> bytes:
@@ -669,7 +669,7 @@ def test_what_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     pq.write_table(pa.table({"image": [b"x"]}), tmp_path / "d.parquet")
     monkeypatch.syspath_prepend(str(tmp_path))
     for source, message in REFUSED:
-        refused(lambda source=source: all_rows(opened(tmp_path, **source)), message)  # type: ignore[misc]
+        assert_refused(lambda source=source: all_rows(opened(tmp_path, **source)), message)  # type: ignore[misc]
 
 
 OWN = """

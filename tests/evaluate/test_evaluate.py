@@ -26,7 +26,7 @@ from ctrlsynth.evaluate.results import Score, read_result, write_result
 from ctrlsynth.evaluate.run import averages, evaluate_all
 from ctrlsynth.evaluate.tasks import choose, own_task, tasks
 from eval_sets import COLOURS, ColourClip, classification_set, pairs_set, square, write_shards
-from helpers import refused
+from helpers import assert_refused
 
 NAMES = ["red", "green", "blue"]
 
@@ -70,7 +70,7 @@ def test_a_task_is_evaluated_again_only_when_its_question_changes(tmp_path: Path
         (result,) = evaluate_all(model, data, out, settings=settings)
         assert model.images == images
         assert result.scores["acc1"].value == pytest.approx(1.0 if images < 9 else 1 / 3)
-    refused(lambda: evaluate_all(ColourClip("others"), data, out), "result of another model")
+    assert_refused(lambda: evaluate_all(ColourClip("others"), data, out), "result of another model")
 
 
 def test_an_interrupted_evaluation_keeps_what_is_finished(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_the_papers_tasks_are_thirty_one_and_found_by_their_public_names(tmp_pat
     ((task, _),) = choose(tmp_path, ["clevr_distance"])
     assert (task.classes, task.size) == (6, 15000)
     assert {t.templates for t in tasks().values() if t.group == "table2"} == {"openai-imagenet-80"}
-    refused(lambda: choose(tmp_path, ["eurosta"]), "did you mean 'eurosat'")
+    assert_refused(lambda: choose(tmp_path, ["eurosta"]), "did you mean 'eurosat'")
 
 
 def test_an_empty_class_name_is_a_name(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_template_sets_by_name(tmp_path: Path) -> None:
     for number in (80, 7):
         found = template_set(f"openai-imagenet-{number}", tmp_path)
         assert [t.count("{c}") for t in found] == [1] * number
-    refused(lambda: template_set("simpl", tmp_path), "did you mean 'simple'")
+    assert_refused(lambda: template_set("simpl", tmp_path), "did you mean 'simple'")
 
 
 def _shard(sample: dict[str, bytes]) -> Callable[[Path], object]:
@@ -274,7 +274,7 @@ def test_what_is_wrong_with_a_folder_is_one_line(
     names = [*NAMES, *"abcdefg"]
     folder = classification_set(tmp_path / "cifar10", [0, 1, 2, 0], ["red", "green", "blue", "red"], names)
     damage(folder)
-    refused(
+    assert_refused(
         lambda: evaluate_all(ColourClip(), tmp_path, tmp_path / "out", ["cifar10"]),
         ".*".join(map(re.escape, words)),
     )
@@ -296,7 +296,7 @@ def test_sets_that_cannot_be_evaluated(tmp_path: Path) -> None:
         ("empty", "out", None, "no data set that is known by name or layout; found x"),
         ("", "out", ["sugarcrepe"], "seven json files, missing: add_obj"),
     ):
-        refused(partial(evaluate_all, ColourClip(), tmp_path / data, tmp_path / out, tasks_), words)
+        assert_refused(partial(evaluate_all, ColourClip(), tmp_path / data, tmp_path / out, tasks_), words)
 
 
 def _runs(tmp_path: Path, templates: dict[str, str]) -> list[Path]:
@@ -380,7 +380,7 @@ def test_delta_mtl_against_a_printed_row_takes_whole_tasks_of_the_paper(tmp_path
     average = next(c for c in found.columns if c.title == "linear-probe, SynthCLIP's average")
     assert found.rows["out"][average].value == 100.0
     assert found.rows["SynthCLIP, table 3 to 7 (ablations): Vicuna 33B"][average].value == 61.4
-    refused(lambda: compare(load_runs([tmp_path / "out"]), baseline="nobody"), "unknown baseline")
+    assert_refused(lambda: compare(load_runs([tmp_path / "out"]), baseline="nobody"), "unknown baseline")
 
 
 def test_delta_mtl_between_runs_takes_the_sets_that_both_have(tmp_path: Path) -> None:
@@ -430,8 +430,8 @@ def test_printed_averages_stand_beside_whole_averages_only(tmp_path: Path) -> No
 
 def test_what_is_no_result_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{}")
-    refused(lambda: load_runs([tmp_path]), "expected a result that `ctrlsynth eval` wrote")
-    refused(lambda: load_runs([tmp_path / "gone"]), "expected result files")
+    assert_refused(lambda: load_runs([tmp_path]), "expected a result that `ctrlsynth eval` wrote")
+    assert_refused(lambda: load_runs([tmp_path / "gone"]), "expected result files")
 
 
 def test_a_recipe_may_name_the_tasks(tmp_path: Path) -> None:
@@ -439,7 +439,7 @@ def test_a_recipe_may_name_the_tasks(tmp_path: Path) -> None:
     path.write_text("name: x\nevaluate: [coco, mine]\n")
     assert _tasks(None, path) == ["coco", "mine"]
     assert (_tasks("a,b", None), _tasks(None, None)) == (["a", "b"], None)
-    refused(lambda: _tasks("a", path), "--tasks and --recipe: both name the tasks")
+    assert_refused(lambda: _tasks("a", path), "--tasks and --recipe: both name the tasks")
     for wrong in ("", "evaluate: coco\n", "evaluate: []\n", "evaluate: [1]\n"):
         path.write_text(f"name: x\n{wrong}")
-        refused(lambda: _tasks(None, path), r"r\.yaml: evaluate: expected a list of tasks")
+        assert_refused(lambda: _tasks(None, path), r"r\.yaml: evaluate: expected a list of tasks")

@@ -19,7 +19,7 @@ from ctrlsynth.models.embedded.scenes.painter import Scenes
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Source
 from eval_sets import ColourClip, encoded, square
-from helpers import refused
+from helpers import assert_refused
 
 NAMES = ["red car", "green tree", "blue boat"]
 COUNTS = [101, 20, 3]
@@ -82,14 +82,14 @@ def test_wrong_splits_are_one_line(tmp_path: Path) -> None:
     path = tmp_path / "train.txt"
     path.write_text("a b.jpg 0\nc.jpg 7\n")
     wrong = r"train\.txt:2: expected 'path label' with a label of 0\.\.2, found 'c\.jpg 7'"
-    refused(lambda: read_split(path, 3), wrong)
+    assert_refused(lambda: read_split(path, 3), wrong)
     path.write_text("a b.jpg 0\n\n")
     assert read_split(path, 3) == [("a b.jpg", 0)]
     path.write_text("\n")
-    refused(lambda: read_split(path, 3), "names no image")
+    assert_refused(lambda: read_split(path, 3), "names no image")
     where = _split(tmp_path / "x", [101, 101, 101])
-    refused(lambda: _rows(where), r"no class of .*train\.txt is tail")
-    refused(lambda: _rows({**where, "split": "gone.txt"}), "cannot read it")
+    assert_refused(lambda: _rows(where), r"no class of .*train\.txt is tail")
+    assert_refused(lambda: _rows({**where, "split": "gone.txt"}), "cannot read it")
 
 
 def test_the_whole_route_from_split_to_augmented_head(tmp_path: Path) -> None:
@@ -119,8 +119,8 @@ def test_the_whole_route_from_split_to_augmented_head(tmp_path: Path) -> None:
     assert plain.protocol == more.protocol
     assert (plain.data, set(plain.scores)) != (more.data, set())
     assert more.notes == ("trained on 130 images, 124 of them from train.txt",)
-    refused(lambda: long_tail.read_extra(tmp_path / "made", 2), r"expected a label of 0\.\.1, found 2")
+    assert_refused(lambda: long_tail.read_extra(tmp_path / "made", 2), r"expected a label of 0\.\.1, found 2")
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "x.png").write_bytes(square("red"))
     wrong = "expected an imagefolder export whose source gives labels"
-    refused(lambda: long_tail.read_extra(tmp_path / "images", 3), wrong)
+    assert_refused(lambda: long_tail.read_extra(tmp_path / "images", 3), wrong)

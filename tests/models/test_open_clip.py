@@ -22,7 +22,7 @@ from ctrlsynth.models.open_clip import load as clip
 from ctrlsynth.models.open_clip.attention import use_views
 from ctrlsynth.models.open_clip.encode import LoadedClip, croppable, encode_tokens
 from ctrlsynth.models.open_clip.tokens import Tokenizer
-from helpers import refused
+from helpers import assert_refused
 
 open_clip = clip.import_open_clip()
 
@@ -229,9 +229,9 @@ def test_folders_that_hold_no_model_are_one_line(tmp_path: Path) -> None:
         ),
         ("ViT-B-16-SigLIP", "takes the tokenizer of timm/ViT-B-16-SigLIP, which is not on this machine"),
     ):
-        refused(partial(clip.load_model, name), re.escape(words))
+        assert_refused(partial(clip.load_model, name), re.escape(words))
     for name, words in (
         ("words", "missing embed_dim, vision_cfg, text_cfg"),
         ("odd", r"odd\.json: open_clip cannot build this model: .*layrs"),
     ):
-        refused(partial(clip.build, str(tmp_path / f"{name}.json")), words)
+        assert_refused(partial(clip.build, str(tmp_path / f"{name}.json")), words)

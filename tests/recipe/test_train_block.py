@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ctrlsynth.recipe.file import load_train, resolve
-from helpers import refused
+from helpers import assert_refused
 
 
 def test_presets_are_the_papers() -> None:
@@ -66,7 +66,7 @@ def test_presets_are_the_papers() -> None:
     ],
 )
 def test_a_wrong_block_is_one_line(given: dict[str, Any], words: str) -> None:
-    refused(lambda: resolve(given, "r.yaml"), f"^r.yaml.*{re.escape(words)}")
+    assert_refused(lambda: resolve(given, "r.yaml"), f"^r.yaml.*{re.escape(words)}")
 
 
 def test_a_recipe_that_only_trains(tmp_path: Path) -> None:
@@ -75,6 +75,6 @@ def test_a_recipe_that_only_trains(tmp_path: Path) -> None:
     name, loaded = load_train(path, ["train.batch=8"])
     assert (name, loaded.batch, loaded.seed) == ("a", 8, 7)
     path.write_text("name: a\n")
-    refused(lambda: load_train(path), "no train block; write for example")
+    assert_refused(lambda: load_train(path), "no train block; write for example")
     path.write_text("name: a\ntrian: {}\ntrain: {data: [x]}\n")
-    refused(lambda: load_train(path), "unknown key 'trian'; did you mean 'train'")
+    assert_refused(lambda: load_train(path), "unknown key 'trian'; did you mean 'train'")

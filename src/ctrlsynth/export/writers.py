@@ -74,7 +74,8 @@ class WebDatasetWriter(Writer):
         shard, key = f"{self._shard}.tar", self._key
         if shard not in self.sizes:
             self._end()
-            self._tar = tarfile.open(self._folder / shard, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115  (closed in _end)
+            # closed in _end
+            self._tar = tarfile.open(self._folder / shard, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
             self.sizes[shard] = 0
         self._member(f"{key}.{sample.suffix}", sample.image)
         self._member(f"{key}.txt", sample.text.encode())
@@ -188,7 +189,8 @@ class _FilesWriter(Writer):
 
     def __init__(self, folder: Path, max_per_shard: int) -> None:
         super().__init__(folder, 1000)
-        self._out = open(folder / self.listing, "w", encoding="utf-8", newline="")  # noqa: SIM115  (see close)
+        # closed in close
+        self._out = open(folder / self.listing, "w", encoding="utf-8", newline="")  # noqa: SIM115
 
     def close(self) -> None:
         self._out.close()

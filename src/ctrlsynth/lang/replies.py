@@ -51,7 +51,8 @@ _AROUND = {
 """What is removed from a caption (all but a last group), in this order, repeated until nothing matches."""
 
 _SERVE = (
-    r"(?:assist|provide|create|write|generate|produce|fulfil+|comply|describe|caption|answer|respond|offer|engage|discuss"
+    r"(?:assist|provide|create|write|generate|produce|fulfil+|comply|describe|caption"
+    r"|answer|respond|offer|engage|discuss"
     r"|help(?! but\b| \w+ing\b)|do (?:that|this|so)|(?:see|view) (?:the |any "
     r")?(?:images?|photos?|photographs?|pictures?))\b"
 )

@@ -62,7 +62,8 @@ HEADGEAR = frozenset("hat|top hat|cap|crown|helmet|hard hat".split("|"))
 PEOPLE = frozenset(
     "man|woman|person|boy|girl|child|old man|old woman|cook|police "
     "officer|firefighter|astronaut|scientist|farmer|artist|singer|teacher|"
-    "pilot|doctor|mechanic|builder|student|judge|detective|ninja|guard|prince|princess|wizard|superhero|santa|surfer|skier|snowboarder|"
+    "pilot|doctor|mechanic|builder|student|judge|detective|ninja|guard|"
+    "prince|princess|wizard|superhero|santa|surfer|skier|snowboarder|"
     "dancer|cyclist|baby|robot|ghost".split("|")
 )
 

@@ -20,7 +20,9 @@ MAX_CHARACTERS = 8_000
 MAX_WORDS = 512  # later words are not read: no caption describes a picture for longer
 _MAX_LETTERS = 40  # a longer run is no word but a break
 _NOISE = re.compile(
-    r"https?://\S+|www\.\S+|[\w.+-]{1,64}@[\w.-]+|(?<!\w)@\w+|\.(?:jpe?g|png|gif|webp|svg|bmp|tiff?|pdf|eps|html?|com|net|org)\b|\\[nrt]|&\w{1,10};|<[^<>]{1,80}>",
+    r"https?://\S+|www\.\S+|[\w.+-]{1,64}@[\w.-]+|(?<!\w)@\w+"
+    r"|\.(?:jpe?g|png|gif|webp|svg|bmp|tiff?|pdf|eps|html?|com|net|org)\b"
+    r"|\\[nrt]|&\w{1,10};|<[^<>]{1,80}>",
     re.I,
 )
 _NOISY = re.compile(r"[.@/\\&<’]")  # a text without one of these has no noise
