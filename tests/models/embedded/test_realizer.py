@@ -188,13 +188,13 @@ def test_a_caption_in_line_with_the_edits(
     assert (shown(request), held(request, wanted)) == (wanted, 0)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_odd_captions_and_phrases_are_survived(data: st.DataObject) -> None:
     """Whatever they hold, nothing is raised, and what is left names nothing that was removed.
 
-    The examples are always the same ones: a removed attribute that begins with a mark (`. dog`) is not found
-    in a caption `. dog`, by 0.1.0 neither, and random draws meet it now and then."""
+    Phrases over the end of a sentence are in the next test.
+    """
     word = st.sampled_from(
         [
             "dog",
@@ -218,7 +218,7 @@ def test_odd_captions_and_phrases_are_survived(data: st.DataObject) -> None:
             "while",
         ]
     )
-    phrase = st.lists(word, min_size=1, max_size=3).map(" ".join)
+    phrase = st.lists(word, min_size=1, max_size=3).map(" ".join).filter(lambda words: ". " not in words)
     gone = Tags(*(tuple(data.draw(st.lists(phrase, max_size=2, unique=True))) for _ in range(2)))  # type: ignore[arg-type]
     instead = tuple(data.draw(st.lists(st.tuples(phrase, phrase), max_size=2)))
     request = Request("", Tags(("dog",)), None, "tags+text", gone=gone, instead=instead)
@@ -227,6 +227,13 @@ def test_odd_captions_and_phrases_are_survived(data: st.DataObject) -> None:
     assert held(request, left) == 0
     if not held(request, caption) and not instead:
         assert left == caption
+
+
+@pytest.mark.xfail(strict=True, reason="in_line keeps a phrase that spans the end of a sentence, since 0.1.0")
+@pytest.mark.parametrize("phrase", [". dog"])
+def test_known_fault_a_phrase_over_the_end_of_a_sentence_stays(phrase: str) -> None:
+    request = Request("", Tags(("dog",)), None, "tags+text", gone=Tags((), (phrase,)))
+    assert held(request, in_line(phrase, request)) == 0
 
 
 def test_what_the_edits_took_away_is_not_said() -> None:
