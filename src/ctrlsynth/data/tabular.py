@@ -232,7 +232,7 @@ def _columns(
 
 def hf_files(folder: Path) -> list[str]:
     """The arrow files of a data set saved with `save_to_disk`, in order. Raises UserError for a dict of
-    splits, or what is none."""
+    splits, or anything else."""
     if not folder.is_dir():
         raise UserError(f"source.hf: {folder} is not a folder; give what save_to_disk wrote")
     splits = folder / "dataset_dict.json"

@@ -27,7 +27,7 @@ class Sampling:
     top_p               samples from the smallest set of likeliest tokens whose probabilities reach this sum
     presence_penalty    subtracted from the logits of every token that the reply contains
     frequency_penalty   subtracted once per occurrence of the token in the reply
-    repetition_penalty  divides the logits of tokens in prompt and reply; 1 is none
+    repetition_penalty  divides the logits of tokens in prompt and reply; 1 changes nothing
     max_tokens          caps the request's own limit
     where               the recipe's key, for messages
     """
