@@ -214,7 +214,7 @@ def unfenced(text: str) -> str:
 
 
 def read_json(text: str) -> Any:
-    """The JSON value that the reply is, fenced or not. ValueError if it is not JSON, or is nested too deeply."""
+    """The JSON value that the reply is, fenced or not. ValueError if it is no JSON or nested too deeply."""
     try:
         return json.loads(unfenced(text), parse_constant=_no_constant)
     except RecursionError as error:
