@@ -1,8 +1,6 @@
 """Headless Chromium for tests: opens a page and gives the document as the browser has it after its scripts
 ran. No network is allowed."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,8 +1,6 @@
 """Small real training data for the tests of `ctrlsynth.clip`: scenes drawn by our painter, exported by our
 export."""
 
-from __future__ import annotations
-
 import json
 from functools import lru_cache
 from pathlib import Path

@@ -12,8 +12,6 @@ their own row; a poisoned row that fails alone, by its own `error` or, where the
 the batch in half until it stands alone, as the engines do. A tolerance of 0 is bit equality. `rows`, `poison`
 and `long` replace the suite's own rows where a model needs others."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What tests of many files share."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path

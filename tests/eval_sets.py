@@ -2,8 +2,6 @@
 mean colour, a text's the mean of the colours that it names. It is weak and exact, so every expected score can
 be worked out by hand."""
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Sequence

@@ -1,8 +1,6 @@
 """What several tests share: small recipes, counting and faulty models (fakes provoke faults and count calls,
 nothing else)."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

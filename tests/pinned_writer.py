@@ -1,7 +1,5 @@
 """A scripted language model for pinned runs: what it says depends on nothing but the request."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Models for the Ray tests: they tell who they are, wait to be killed, and fail on demand."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Sequence

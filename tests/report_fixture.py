@@ -2,8 +2,6 @@
 rejected by text and by image, violation, no reference, failed, dropped, unfinished, candidates that lost,
 hostile captions, missing originals."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from dataclasses import asdict

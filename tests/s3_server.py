@@ -1,8 +1,6 @@
 """A real S3-compatible server (moto's) on loopback, as a process's own thread, and the environment that
 points clients at it."""
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Iterable, Iterator

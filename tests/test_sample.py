@@ -1,7 +1,5 @@
 """The grammar of row ids against slow rules, and the values that keys, digests and chance must keep for ever."""
 
-from __future__ import annotations
-
 import re
 
 from hypothesis import given

@@ -1,8 +1,6 @@
 """Tiny real chat models for the tests (tiny_models.py says how they are used): two layers, random weights,
 real tokenizers."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

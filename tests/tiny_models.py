@@ -6,8 +6,6 @@ Each builder writes into a new folder and returns it. `BUILDERS` names them for 
 (conftest.py), which builds each once a session. Tokenizers are real where that is free: CLIP's has its whole
 byte-pair table, so token counts are the real ones."""
 
-from __future__ import annotations
-
 import gzip
 from collections.abc import Callable
 from functools import cache

@@ -5,8 +5,6 @@ The language models are parrots: real checkpoints whose weights are set by hand 
 sentence (a token of their vocabulary) and stop. So what a run does with a text can be told, which with random
 weights it could not."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ tiny_models.py.
 Most are random. `florence2` has learned in a few steps to say which of two colours fills a picture, so that
 what is extracted from its captions can be told right from wrong."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,8 +1,6 @@
 """Errors, split by who can fix them. A `UserError` is printed as one line without a traceback; anything else
 is our bug."""
 
-from __future__ import annotations
-
 import difflib
 import errno
 from collections.abc import Iterable

@@ -1,8 +1,6 @@
 """benchmarks/control.py: its counting against cases worked out by hand, its scenes, and a small run of the
 whole with real parts."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from PIL import Image

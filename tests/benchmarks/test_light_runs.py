@@ -4,8 +4,6 @@ modules loaded, rows in memory, garbage collections.
 `benchmarks/overhead.py`, `pipeline.py` and `again.py` measure the speed.
 """
 
-from __future__ import annotations
-
 import gc
 import json
 import subprocess

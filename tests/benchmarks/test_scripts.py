@@ -1,7 +1,5 @@
 """Every benchmark imports in the present layout and explains itself; none is run."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 

@@ -1,8 +1,6 @@
 """Bad rows and bad models through the whole pipeline: a typed reason in the ledger or one line with the
 remedy, and the rest goes on."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re

@@ -1,7 +1,5 @@
 """The commands as a user types them: exit codes, one-line errors, JSON for machines, help that teaches."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

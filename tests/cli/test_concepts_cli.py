@@ -1,8 +1,6 @@
 """`ctrlsynth concepts build | match | balance | coverage` from end to end, on small captions, and what it
 says to bad input."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

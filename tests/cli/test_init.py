@@ -1,8 +1,6 @@
 """`ctrlsynth init`: the recipe that it writes loads, its source opens with the captions found, and nothing is
 overwritten."""
 
-from __future__ import annotations
-
 import io
 import json
 import tarfile

@@ -1,7 +1,5 @@
 """JSON style in a run: replies are checked by the schema and retried once; failures keep the raw reply."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

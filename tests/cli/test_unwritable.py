@@ -1,8 +1,6 @@
 """Commands whose output cannot be written: a read-only and a full disk are one line with path and reason,
 another fault is a traceback."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

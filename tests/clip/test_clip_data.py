@@ -1,8 +1,6 @@
 """Training data: shards by row number, the order as arithmetic, the loader, decontamination. The oracles read
 and count the slow way."""
 
-from __future__ import annotations
-
 import json
 import random
 import tarfile

@@ -1,8 +1,6 @@
 """CLIP training: losses and gradients against open_clip's, a hundred steps against a plain loop, resume,
 kill, two processes, bad input."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,8 +1,6 @@
 """Decontamination against every layout that `ctrlsynth eval` reads: the pairs of a training set that are in
 it leave."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

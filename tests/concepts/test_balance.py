@@ -1,8 +1,6 @@
 """Balancing against the plain rule: a draw for every pair of text and entry, a sum over all texts, a loop
 over t."""
 
-from __future__ import annotations
-
 import random
 
 import numpy as np

@@ -1,8 +1,6 @@
 """The concept bank: MetaCLIP's numbers, sources in order, files in and out, sub-banks, and input that can't
 be used."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from functools import partial

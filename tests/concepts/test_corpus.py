@@ -1,8 +1,6 @@
 """Captions from every format: the same texts and ids however a file is packed and cut, and a reason with its
 row for what can't be used."""
 
-from __future__ import annotations
-
 import bz2
 import csv
 import gzip

@@ -1,7 +1,5 @@
 """Counts, views and titles as Wikipedia publishes them, on small files."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import math

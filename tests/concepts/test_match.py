@@ -1,8 +1,6 @@
 """The compiled matcher against MetaCLIP's rule as it is written: " entry " is a substring of the spaced
 text."""
 
-from __future__ import annotations
-
 import random
 import sys
 from concurrent.futures import ThreadPoolExecutor

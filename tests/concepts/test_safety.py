@@ -1,7 +1,5 @@
 """Concepts that are flagged stay in the bank and out of synthesis; how varied captions are."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,8 +1,6 @@
 """Edits and selectors (3a): each beside a slow rule that anybody can check by eye, and what must hold for any
 tags."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The image controller (3b): styles by weight, order, weights, a user's own function."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The text controller (3a): templates, what an instruction holds, and how replies are read."""
 
-from __future__ import annotations
-
 import json
 import string
 from collections import Counter

@@ -1,7 +1,5 @@
 """Images in and out: every odd file that photo collections hold, made for real."""
 
-from __future__ import annotations
-
 import io
 import struct
 import zlib

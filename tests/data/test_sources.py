@@ -1,7 +1,5 @@
 """Sources: every format on small real files, bad input with its reason, and what must hold of all of them."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import hashlib

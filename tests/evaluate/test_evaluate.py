@@ -1,8 +1,6 @@
 """Evaluators on small sets in the public layouts: scores worked out by hand, resume, wrong folders in one
 line, comparison."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

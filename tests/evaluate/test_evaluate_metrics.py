@@ -1,8 +1,6 @@
 """The evaluators' metrics against scikit-learn, torchmetrics and loops: random scores, ties, one class, empty
 classes, one row."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

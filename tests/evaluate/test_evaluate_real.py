@@ -1,8 +1,6 @@
 """The evaluators on real embeddings (pictures painted by `scenes`, an open_clip model) against scikit-learn
 and torchmetrics, to 1e-6."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import Path
 from tempfile import mkdtemp

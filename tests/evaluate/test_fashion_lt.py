@@ -1,8 +1,6 @@
 """A long-tailed cut of Fashion-MNIST: the reader on idx files of its own, and the whole route from cut to
 augmented head."""
 
-from __future__ import annotations
-
 import gzip
 import shutil
 import struct

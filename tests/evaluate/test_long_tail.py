@@ -1,8 +1,6 @@
 """A long-tailed split as a source: which classes, how often; a whole run on such a split, exported and given
 to the head."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 from typing import Any

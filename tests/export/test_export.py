@@ -1,7 +1,5 @@
 """Export: real runs through the real stages; what leaves is compared with the plain rule over all tables."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io

@@ -1,8 +1,6 @@
 """The honest experiments, run whole at toy size: what is made, in which folders, that it goes on, and what
 the report says."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys

@@ -1,8 +1,6 @@
 """The README's commands, run in its order in a copy of what it needs, and their output compared with what it
 promises (`...` stands for anything: times, sizes, a text's tail)."""
 
-from __future__ import annotations
-
 import doctest
 import os
 import re

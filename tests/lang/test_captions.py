@@ -1,8 +1,6 @@
 """Captions about concepts: what is cleaned away and counted, the baselines of SynthCLIP's appendix B, and
 what the embedded writers say."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Sequence

@@ -1,8 +1,6 @@
 """CLIP token ids: equal to open_clip's (frozen, and live where it is installed), and the fast ways equal to
 the slow."""
 
-from __future__ import annotations
-
 import gzip
 import html
 import json

@@ -1,8 +1,6 @@
 """The judge's matchers: examples, a slow reading of the rules beside the fast one, kinds, violations,
 speed."""
 
-from __future__ import annotations
-
 from itertools import pairwise, product
 
 import pytest

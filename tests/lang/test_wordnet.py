@@ -1,7 +1,5 @@
 """The WordNet table: the published numbers, every rule beside a slow one, opening time."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

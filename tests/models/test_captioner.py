@@ -1,8 +1,6 @@
 """2a by captioners: Florence-2 and other image-to-text classes on tiny real checkpoints, alone, with
 extraction, in a run, and in want of memory."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """`ctrlsynth models` and NOTICE: complete, true to what is installed, and agreeing with each other."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 from importlib import metadata

@@ -1,8 +1,6 @@
 """2a by classifiers: transformers, timm, CatLIP and open_clip on tiny real checkpoints, their labels, and the
 tags of a whole hybrid."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -1,8 +1,6 @@
 """The embedded backends keep the contract that all backends keep (conformance.py), and the suite sees each
 way of breaking it."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Sequence
 from contextlib import closing

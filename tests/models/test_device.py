@@ -1,7 +1,5 @@
 """device.py: the arithmetic of `AdaptiveBatch`, on numbers in place of prompts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from unittest.mock import Mock
 

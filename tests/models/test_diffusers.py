@@ -1,8 +1,6 @@
 """The diffusers backend on tiny real checkpoints: SD1.5, SDXL, SD3 and FLUX are loaded and run by diffusers
 itself, with random weights."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable, Sequence

@@ -1,8 +1,6 @@
 """Whole runs with diffusers as the painter, on a tiny real checkpoint: tables, stored size, safety, what is
 asked again, older tables."""
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Sequence

@@ -1,8 +1,6 @@
 """2a by a language model: the grammar allows nothing but the caption's spans, replies are read strictly,
 phrases become Tags."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Sequence

@@ -8,8 +8,6 @@ Numbers are compared with a tolerance, because processors differ in their last b
 it is not our code, and its digest is that of its weights.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import runpy

@@ -1,8 +1,6 @@
 """models/hub and device.py: finding models, their digests, devices and faults; on tiny real checkpoints and a hub cache
 laid out on disk."""
 
-from __future__ import annotations
-
 import importlib.util
 import shutil
 import subprocess

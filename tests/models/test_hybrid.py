@@ -1,7 +1,5 @@
 """The `hybrid` tagger: joins real taggers, in order, without repeats, with their scores."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal

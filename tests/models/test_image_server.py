@@ -1,8 +1,6 @@
 """The image server backend against real servers on loopback: one that draws what it is asked with our own
 painter, and a faulty one."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

@@ -1,8 +1,6 @@
 """llama.cpp (2b): replies depend only on their request; engines that die; files that are no models; rows that
 fail."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

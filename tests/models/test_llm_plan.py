@@ -1,7 +1,5 @@
 """What `ctrlsynth plan` and `status` tell of a production language model: its chat template, its cost."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

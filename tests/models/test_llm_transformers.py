@@ -1,8 +1,6 @@
 """2b through transformers, on tiny real checkpoints with random weights: what they say is noise, how they are
 asked is not."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

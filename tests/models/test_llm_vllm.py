@@ -2,8 +2,6 @@
 does not run here: it needs a GPU and a torch of its own. Where it is installed, the recorded names are
 compared with the real ones."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import inspect

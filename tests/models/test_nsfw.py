@@ -1,7 +1,5 @@
 """The optional safety judge on real photographs, and the threads of native libraries."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

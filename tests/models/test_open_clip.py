@@ -1,8 +1,6 @@
 """CLIP models in and out: what open_clip and transformers compute from the same weights is what we
 compute."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

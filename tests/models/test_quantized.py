@@ -4,8 +4,6 @@ tiny checkpoints, on a CPU.
 Not run here: bitsandbytes in diffusers and torchao-int4, whose kernels need a GPU. They are refused in one
 sentence."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

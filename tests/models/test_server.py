@@ -1,7 +1,5 @@
 """The shared client of OpenAI-compatible servers, against a server that answers wrongly on demand."""
 
-from __future__ import annotations
-
 import email.utils
 import json
 import threading

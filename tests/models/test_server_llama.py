@@ -1,8 +1,6 @@
 """The OpenAI client against a real server: llama.cpp's own with SmolLM2-135M, in processes on loopback that
 are really killed."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -1,8 +1,6 @@
 """2a behind an OpenAI-compatible vision server: a real server on loopback that decodes the picture and
 answers by its colour, and one that fails."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

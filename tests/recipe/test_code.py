@@ -1,7 +1,5 @@
 """A user's own code by name: found, checked and hashed."""
 
-from __future__ import annotations
-
 import importlib
 from pathlib import Path
 

@@ -1,8 +1,6 @@
 """The recipes of baselines, long tail and sweeps: headers, differences, and the runs of three of them on tiny
 checkpoints."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from pathlib import Path

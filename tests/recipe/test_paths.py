@@ -1,8 +1,6 @@
 """The path language of DESIGN section 6: what a path becomes, what paths share, and how a wrong one is
 told."""
 
-from __future__ import annotations
-
 import pytest
 
 from ctrlsynth.errors import UserError

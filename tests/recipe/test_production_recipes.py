@@ -1,8 +1,6 @@
 """Every production recipe: checked as it is, planned and run from end to end with nothing but the models'
 names replaced."""
 
-from __future__ import annotations
-
 import io
 import json
 import re

@@ -1,7 +1,5 @@
 """Recipes: what is wrong in one is told in one line, with the place and the nearest right name."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,8 +1,6 @@
 """Every recipe of SynthCLIP's route: it loads, differs little from its preset, says what its header must, and
 runs when only the names of models and files, and numbers, are replaced."""
 
-from __future__ import annotations
-
 import json
 import tarfile
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """The train block of a recipe: the papers' presets, and what is refused."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """One sample's story: whole, in order, for every id, and safe to print whatever the data hold."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,8 +1,6 @@
 """Curves of a score against the samples seen: which results are points of which line, seeds, improvement,
 what is refused."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,8 +1,6 @@
 """The gallery: whole, safe whatever the data hold, the same for the same run, and looked at in a real
 browser."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

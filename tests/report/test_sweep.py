@@ -1,8 +1,6 @@
 """The sweep beside a slow reading of its rule, the judge's own verdict function, and the pairs that an export
 would take."""
 
-from __future__ import annotations
-
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path

@@ -1,8 +1,6 @@
 """A run's folder under attack: full and read-only disks, damaged and removed files, two processes at once, a
 fault between two blocks."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json

@@ -1,8 +1,6 @@
 """Killed with -9 again and again, stopped with Ctrl-C, out of disk: what is finished stays, and the end is
 the same."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

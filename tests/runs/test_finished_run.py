@@ -4,8 +4,6 @@ The runs are in tests/files/finished, whose README says how they were made. The 
 so a model that is asked fails, and the last test shows that it does.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,8 +1,6 @@
 """Killed with -9 while images are painted and the embedded LLM writes: equal tables afterwards, and no worker
 left behind."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -16,8 +16,6 @@ images depend on the versions of a few libraries, which NAME.keys.json names; wi
 are not compared.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """The plan of a run is plain data: the same in every process."""
 
-from __future__ import annotations
-
 import pickle
 from pathlib import Path
 

@@ -1,8 +1,6 @@
 """Before the first model call: everything that stands in the way, at once, a line each; nothing is loaded,
 nothing is asked."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections import namedtuple

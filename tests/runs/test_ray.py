@@ -1,8 +1,6 @@
 """The Ray engine on a real cluster of several nodes on this machine: equal tables, and nothing lost or made
 twice whatever dies."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

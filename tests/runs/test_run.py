@@ -1,8 +1,6 @@
 """The run as a whole: it adds up, goes on where it stopped, takes over what has not changed, and asks models
 for nothing else."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

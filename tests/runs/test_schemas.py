@@ -1,8 +1,6 @@
 """A tiny run of every schema that was ever written is opened, told, swept and listed: older is read, newer is
 refused."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

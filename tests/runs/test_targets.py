@@ -1,8 +1,6 @@
 """`judge.target`, gates, references and swapped images: what the closed loop counts, and that it looks at
 all."""
 
-from __future__ import annotations
-
 import csv
 import os
 from collections.abc import Sequence

@@ -1,8 +1,6 @@
 """The node `balance` in a path: which captions go on, on what that does not depend, and what a run does with
 it."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor

@@ -1,7 +1,5 @@
 """BOXES, the grammar of paths and the stages' classes agree."""
 
-from __future__ import annotations
-
 from typing import get_args
 
 from ctrlsynth.recipe.paths import Kind

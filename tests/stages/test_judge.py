@@ -1,8 +1,6 @@
 """The judge: recall, violations and verdicts, against the rules written out slowly; a threshold changes no
 stored score."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

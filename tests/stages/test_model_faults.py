@@ -1,8 +1,6 @@
 """A model's faults: bisected to the rows at fault, halved for memory, started again, stopped in time; the
 other rows come out as ever."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool

@@ -1,8 +1,6 @@
 """`variants.painted`: of several texts a row only some are painted, so that `mix` pays for one image a
 source."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

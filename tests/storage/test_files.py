@@ -1,7 +1,5 @@
 """Temporary files and folders: what a killed process leaves behind is removed by the next command."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

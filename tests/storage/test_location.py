@@ -1,8 +1,6 @@
 """A run behind a URL: a whole run on a real S3-compatible server, the rule that a part is created once, and
 what is told of faults."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,8 +1,6 @@
 """Commands of `ctrlsynth concepts` about captions: caption and flag ask a language model, diversity measures
 the captions."""
 
-from __future__ import annotations
-
 import inspect
 from pathlib import Path
 from typing import Annotated, Any

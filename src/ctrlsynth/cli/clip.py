@@ -1,7 +1,5 @@
 """Commands about CLIP: train, eval, compare."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

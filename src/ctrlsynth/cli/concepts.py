@@ -1,7 +1,5 @@
 """Commands of `ctrlsynth concepts` that need no language model: build, match, balance, coverage."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path

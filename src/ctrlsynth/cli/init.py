@@ -1,7 +1,5 @@
 """`ctrlsynth init`: looks into a folder and writes a commented recipe for what it finds."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections import defaultdict

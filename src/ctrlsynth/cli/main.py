@@ -6,8 +6,6 @@ loads nothing heavy.
 Exit codes: 0 done, 1 the work failed, 2 the user's mistake, 130 Ctrl-C (finished work is kept).
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise

@@ -3,8 +3,6 @@
 Captions and replies are data and may hold escape sequences, so nothing is printed before it is cleaned.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import sys

@@ -1,7 +1,5 @@
 """Commands about what a finished run holds: explain, sweep, export, report."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 

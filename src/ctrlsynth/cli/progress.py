@@ -3,8 +3,6 @@
 With `quiet` every display works the same and draws nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """Commands about runs: init, plan, run, status, models."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any, Literal
 

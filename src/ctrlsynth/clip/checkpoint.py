@@ -6,8 +6,6 @@ OUT/checkpoints/step-00001000/  open_clip_model.safetensors  open_clip_config.js
 OUT/model/                      the final model and train.json
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re

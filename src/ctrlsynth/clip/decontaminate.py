@@ -5,8 +5,6 @@ Near pictures are found by a perceptual hash of 64 bits: which of the low freque
 are above their median. Two hashes within 3 bits share at least one of their four quarters of 16 bits, so
 comparing hashes with an equal quarter misses none."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

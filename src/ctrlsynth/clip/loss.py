@@ -5,8 +5,6 @@ Gathers the features of all micro-batches and processes without a graph, takes t
 respect to the features once, then runs each micro-batch again and backpropagates its features' gradient. A
 single micro-batch runs only once."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext

@@ -1,8 +1,6 @@
 """The optimiser and its schedule: AdamW with two groups, linear warm-up and cosine, and the length of a
 run."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Reports of a training run: log.jsonl, TensorBoard if it is installed, and a callback for a display."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Callable, Mapping

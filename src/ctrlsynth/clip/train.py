@@ -5,8 +5,6 @@ ctrlsynth train recipe.yaml --out runs/clip
 torchrun --no-python --nproc-per-node 8 ctrlsynth train recipe.yaml --out runs/clip
 """
 
-from __future__ import annotations
-
 import math
 import os
 import time

@@ -14,8 +14,6 @@ neither on the order of the texts nor on the number of parts.
 returns its expected size for a grid of 17 t. Sizes are whole numbers of 2**-32 texts, so that adding them up
 in another order changes nothing, not even the last bit."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence

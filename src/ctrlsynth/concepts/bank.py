@@ -17,8 +17,6 @@ A bank file is parquet with the columns of `SCHEMA`; `.txt` (an entry a line), `
 `metadata.json`, a list of strings) are read and written too. A flagged entry stays in the file and is left
 out when the bank is loaded, with every entry that is the same but for blanks."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -8,8 +8,6 @@ alone; in a tar the sample's key for the number; in a run the row's id.
 What cannot be used is set aside with its row and a reason: `bad_utf8`, `bad_row`, `empty_caption`,
 `unsafe_member`, `damaged_file` (the file ends here)."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -2,8 +2,6 @@
 times, the mean count of those seen 25 times, what is never seen, and which few entries hold half of all
 matches; before and after balancing, or any two sets."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Sequence

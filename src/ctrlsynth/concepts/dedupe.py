@@ -4,8 +4,6 @@ order.
 Every caption has a digest and a rank. Digests go to bucket files by their first byte; one bucket after the
 other is sorted, and of equal digests the one with the lowest rank stays."""
 
-from __future__ import annotations
-
 import hashlib
 import tempfile
 from collections.abc import Iterable, Sequence

@@ -2,8 +2,6 @@
 n-grams, self-similarity, concepts a caption. Measured on a sample, drawn so that the same captions give the
 same numbers."""
 
-from __future__ import annotations
-
 import random
 import re
 from collections import Counter

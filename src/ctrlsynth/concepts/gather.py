@@ -6,8 +6,6 @@ counts are given. Reads what Wikipedia publishes:
 - word and pair counts: `word count`, `count<TAB>word`, `first second count`, `count<TAB>first<TAB>second`.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence

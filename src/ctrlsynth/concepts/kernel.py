@@ -9,8 +9,6 @@ whole numbers, compared whole. No false match is possible. Memory is slow, so a 
 line, words up to 8 bytes are stored inline, and a small bit table rejects
 most edges that do not exist. The interpreter's lock is released."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar, cast

@@ -5,8 +5,6 @@ the answer and the reason, and the source skips flagged ones.
 It is a run like any other (`[concept, text*]` with a JSON answer), so it resumes after an interruption and
 uses any engine or server. What a small model says here is weak: `benchmarks/safety.py` shows how weak."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

@@ -1,8 +1,6 @@
 """The concepts of a bank as a source (SynthCLIP's route): any bank file that `concepts.bank` reads, one row
 per entry."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -15,8 +15,6 @@ same object is removed. All draws depend on the run's seed, the row's id, the ed
 the other tags do not matter; except that an object drawn from a class skips members whose words the row
 already has or drew, so that no two objects become one."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -4,8 +4,6 @@ A style is drawn by weight from the row's id and wrapped around the text (CtrlSy
 sentences that name what matters come first, so that the cut at 77 CLIP tokens takes the least of it; weights
 of single tags and the negative prompt go beside the text."""
 
-from __future__ import annotations
-
 import re
 from bisect import bisect_right
 from dataclasses import replace

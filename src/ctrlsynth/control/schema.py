@@ -3,8 +3,6 @@
 Only the keywords of `_KEYWORDS` may be used: `jsonschema` ignores the ones that it does not know, and so
 would claim a check that nobody makes; grammars of language models know few more."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

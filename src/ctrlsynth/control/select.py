@@ -14,8 +14,6 @@ and relations by either end; it then means the modifier or predicate. A class of
 (`color.n.01`: anything WordNet counts as an abstraction) finds attributes by a word of the modifier, in any
 of its noun senses, because the quality is rarely the first (`white`)."""
 
-from __future__ import annotations
-
 import fnmatch
 import re
 from collections.abc import Callable, Hashable, Iterator, Sequence

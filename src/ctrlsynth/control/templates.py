@@ -5,8 +5,6 @@ The language has two things: `{name}` of a known placeholder, and `{{` `}}` for 
 else in braces is an error. A template is cut into pieces once; filling it in joins pieces and values in one
 pass, so braces in captions and tags are plain text."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ a length, a JSON schema. The template is drawn uniformly from those of the path'
 alone, so that adding rows changes nothing. What the LLM replies is read here too, since the policy knows
 which form it asked for."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

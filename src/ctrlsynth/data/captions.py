@@ -1,8 +1,6 @@
 """What counts as a caption: the usual names of its column, and how a cell, a JSON value or a file's bytes
 become text."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

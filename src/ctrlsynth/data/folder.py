@@ -3,8 +3,6 @@
 The listing goes to a temporary file while the folder is walked, so memory does not grow with the number of
 images."""
 
-from __future__ import annotations
-
 import array
 import bisect
 import hashlib

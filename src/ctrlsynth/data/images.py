@@ -3,8 +3,6 @@
 All faults are `ImageFault` with a short stable reason for the ledger.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import struct

@@ -6,8 +6,6 @@ again: head over 100 images, medium 20..100, tail under 20. The paper's "7 per t
 only as 7 per image of all classes up to 100 images (METHODS, section 1), so `groups`, `per` and `multiplier`
 are settings."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Iterator

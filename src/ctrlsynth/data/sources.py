@@ -13,8 +13,6 @@ called like ours, with the recipe's block, the folder that relative paths start 
 
 `rows` streams a part's rows, in any order of parts; a part with the same fingerprint is not read again."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ..errors import UserError

@@ -1,8 +1,6 @@
 """Opens local files of any size as a stream of bytes: plain, .gz, .bz2, .xz or .zst, recognised by their
 first bytes, not by name."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import io

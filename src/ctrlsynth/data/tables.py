@@ -5,8 +5,6 @@ Text is read record by record, with the byte offset behind each. The pass that c
 pass that reads a part use the same generator, so they cannot disagree about where a record is. Columnar files
 are read by row number; a few batches are in memory at a time."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import io

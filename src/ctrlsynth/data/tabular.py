@@ -1,8 +1,6 @@
 """Parquet files (1a, 1b) with image bytes, `struct{bytes, path}` or paths, and Hugging Face data sets on
 disk, read without `datasets`."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ Webdataset's rule: neighbours with one key are a sample. A member's key is its n
 of the last path element; the rest, in lower case, is its suffix. Nothing is unpacked to disk, and links,
 devices and names that leave the archive are never followed."""
 
-from __future__ import annotations
-
 import os
 import tarfile
 from collections.abc import Callable, Iterator

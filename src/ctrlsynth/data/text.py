@@ -1,7 +1,5 @@
 """Sources without images: captions (1b) as txt, csv, tsv or jsonl."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

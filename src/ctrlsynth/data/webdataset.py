@@ -1,7 +1,5 @@
 """Webdataset tars as a source (1a, 1b), img2dataset's output among them. The images stay where they are."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from itertools import islice

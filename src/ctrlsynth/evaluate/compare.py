@@ -6,8 +6,6 @@ A run is a folder of result files. Folders named `seed0`, `seed-1`, ... are one 
 shown as the mean with the 95% t interval over seeds; a single run has the bootstrap interval over its test
 rows."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence

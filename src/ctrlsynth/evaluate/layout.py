@@ -11,8 +11,6 @@
 Nothing is fetched. Errors say in one line what was expected, what was found, and where.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ Every function is pure. Scores are similarities: higher is better. Of equal scor
 first, so that results do not depend on a sorting algorithm. Results are fractions 0..1 unless stated
 otherwise."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The numbers printed in the papers (`papers.yaml`), and SynthCLIP's aggregate over five tasks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache

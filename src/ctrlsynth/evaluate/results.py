@@ -1,8 +1,6 @@
 """The result files: one JSON per model and task, with scores and intervals, protocol, data digest, model and
 versions."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from contextlib import suppress

@@ -1,8 +1,6 @@
 """Runs tasks for one model and writes one result file per task. Skips a task whose result is there already
 for the same model, data and protocol."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable
 from functools import partial

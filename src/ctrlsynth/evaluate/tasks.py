@@ -3,8 +3,6 @@ may hold the data.
 
 Other folders can be evaluated too: the files in them determine the kind, classnames.txt the classes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources

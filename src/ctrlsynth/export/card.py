@@ -1,7 +1,5 @@
 """The data card of an export: contents, origin, what was left out and why, licences."""
 
-from __future__ import annotations
-
 import html
 import re
 from collections import Counter

@@ -3,8 +3,6 @@
 The folder appears atomically; the same run gives the same bytes. Original images are copied unchanged from
 the source."""
 
-from __future__ import annotations
-
 import json
 import os
 from array import array

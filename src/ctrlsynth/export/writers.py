@@ -4,8 +4,6 @@ imagefolder, csv.
 A writer fills an empty folder; the same samples give the same bytes.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -5,8 +5,6 @@ run therefore carries its count. The ids equal those of open_clip's tokenizer fo
 repaired by ftfy, HTML entities resolved twice, white space joined, lower case, split into words, bytes merged
 by rank."""
 
-from __future__ import annotations
-
 import gzip
 import heapq
 import html

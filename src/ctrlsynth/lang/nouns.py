@@ -2,8 +2,6 @@
 dog`). The `wordnet` tagger (2a) and the judge's matchers share these rules, so that what the one calls an
 object the other finds."""
 
-from __future__ import annotations
-
 from functools import cache, lru_cache
 
 from . import wordnet

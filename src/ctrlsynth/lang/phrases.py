@@ -1,8 +1,6 @@
 """Tags as phrases: the owner and modifier of an attribute, the ends of a relation, and where a text
 holds a phrase."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 

@@ -11,8 +11,6 @@ Named lists (the answer to CtrlSynth's A.4, box 2a): strict about content, so a 
 or unknown, or any other text, makes the reply invalid; tolerant of form, so lists may come in any order,
 numbered, with bullets or bold names, or one phrase per line."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

@@ -1,8 +1,6 @@
 """English that needs no dictionary: the closed word classes (numbers, articles, prepositions), plurals and
 singulars. `wordnet.py` knows the open classes."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 NUMBERS = tuple("zero one two three four five six seven eight nine ten eleven twelve".split())

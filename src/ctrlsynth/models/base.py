@@ -8,8 +8,6 @@ installs anything.
 A class of your own may derive from one of these bases or only look like one: `registry.load` adds the
 defaults of the hooks that it lacks."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 Files can be rebuilt at any time and are not trusted: each load checks the SHA-256 and rebuilds a file that
 differs (truncated, older, tampered with). A cache that cannot be written costs time, never the result."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

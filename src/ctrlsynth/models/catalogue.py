@@ -3,8 +3,6 @@ whether each is installed.
 
 The facts are in `data/catalogue.yaml`; package metadata say what is installed, so nothing heavy loads."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from importlib import resources
 

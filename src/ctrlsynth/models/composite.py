@@ -1,7 +1,5 @@
 """Taggers made of other models (a hybrid, a captioner with its language model)."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Finds installed packages and model files inside them, and says in one sentence what is missing."""
 
-from __future__ import annotations
-
 import importlib.util
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Checks the values of models' options as a recipe gives them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from ..errors import UserError

@@ -1,7 +1,5 @@
 """Costs of a hosted model's answers, by a recipe's price table. Prices belong to no digest."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

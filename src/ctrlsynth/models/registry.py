@@ -1,8 +1,6 @@
 """Finds models by name in a plain table of `name -> "module:Class"`, imported on use; any
 `package.module:Class` works as well."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field

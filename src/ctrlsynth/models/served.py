@@ -1,8 +1,6 @@
 """Base class of the models behind OpenAI-compatible servers: their options, digest, and requests sent
 ahead."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import threading

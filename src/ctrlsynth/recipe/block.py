@@ -1,7 +1,5 @@
 """The base of every block of a recipe, and how a block is found behind a field's annotation."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from typing import Any
 

@@ -1,8 +1,6 @@
 """A user's own code, named in a recipe as `package.module:Name`: models, sources, edits and prompt
 policies."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 import inspect

@@ -6,8 +6,6 @@ block by block: `judge: {gate: true}` changes one key of the judge. Everything t
 list, `paths`, `styles`, `weights`) is replaced as a whole, and `null` removes an optional key. Relative paths
 of data start from the recipe that is run, whichever file names them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args

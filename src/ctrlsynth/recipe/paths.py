@@ -13,8 +13,6 @@ synthesised (DESIGN, section 6; CtrlSynth, section 3.2). Between two nodes is on
 
 Ids, seeds and keys do not depend on paths: two paths with the same beginning share its stages."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count

@@ -4,8 +4,6 @@ What neither paper publishes stays at the default and is said here: CtrlSynth's 
 (open_clip's crop of 0.9 to 1, OpenAI's mean and deviation), its epsilon (1e-6) and the start of its warm-up
 (0); the learning rates of SynthCLIP's finetuning (its own) and of its Appendix E (1e-5)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -1,7 +1,5 @@
 """Samples as plain data for the gallery's pages, and their images as files."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -5,8 +5,6 @@ A point is a folder of results of a checkpoint that knows how many samples it ha
 named `step-...` or `size-...` are points of the run that their parent names, folders named `seed0`, `seed1`,
 ... its seeds: equal samples are averaged over seeds."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

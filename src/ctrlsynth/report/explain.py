@@ -1,8 +1,6 @@
 """The story of one sample, box by box through the figure: source, tags, edits, instruction, text, scores,
 prompt, image, verdict."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

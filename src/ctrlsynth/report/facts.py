@@ -1,7 +1,5 @@
 """What `explain` shows of a row of each stage, as labels and values."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

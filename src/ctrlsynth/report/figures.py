@@ -1,8 +1,6 @@
 """Plots of a run: words (CtrlSynth, figure 7), recall with p_f, and the sweep. Same run, same bytes; no
 pyplot, no global state."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass

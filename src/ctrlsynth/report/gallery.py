@@ -1,8 +1,6 @@
 """The static gallery of a run, which opens from disk without a network: every sample with what was kept,
 edited, found and missed, and why."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections import Counter

@@ -4,8 +4,6 @@ closed loop).
 The paper sweeps p_f in section 4.4 by training again; this gives the yield alone, in one pass over the
 run."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Makes the plan of a run, and its stages and models in this process."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Lists the differences between two plans of one run's folder, in lines that a person can act on."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

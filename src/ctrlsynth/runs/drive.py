@@ -1,7 +1,5 @@
 """Runs a recipe: makes a run's folder, or continues one."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable, Mapping

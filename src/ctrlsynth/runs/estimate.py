@@ -5,8 +5,6 @@ Rows are an upper bound (nothing dropped); rates are those measured in this run'
 below. `preflight` reports all problems at once: models that do not answer, keys that are not set, a disk that
 is too small. That a model's package and files are present is checked earlier, while the plan is made."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ An error bisects the batch down to the rows at fault; running out of memory halv
 restarted; a stage that loses too many rows stops the run. A row's answer does not depend on any of this: the
 model gets the same rows again, in smaller batches."""
 
-from __future__ import annotations
-
 import gc
 import sys
 import time

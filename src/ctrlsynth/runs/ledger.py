@@ -1,7 +1,5 @@
 """Counts of rows: of a stage's parts (`Ledger`, kept in `_stage.json`), and of a stage (`LedgerRow`)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any

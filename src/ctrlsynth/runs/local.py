@@ -3,8 +3,6 @@
 One thread reads ahead and decodes, one writes behind, so that the model in the calling thread does not wait
 for either. `ray` shares `missing` and `Pipeline`."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 from collections import deque

@@ -3,8 +3,6 @@ img, capimg, mix. Export, gallery, explain and sweep read this.
 
 All of it works on one source row and the rows that descend from it (`reader.Parts.families`)."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ fresh and reused rows together in order; `local.Pipeline` runs the three side by
 of a barrier (balancing), `gather` looks at all parts upstream; its result is kept in
 `FOLDER/_gathered.json`."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field

@@ -10,8 +10,6 @@ If an actor or a node dies, Ray restarts actors and calls. If nodes are lost for
 again for the remaining ones. If the driver dies, Ray ends its actors, and the same command continues from the
 folder."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import socket

@@ -1,7 +1,5 @@
 """A run's folder, read only: its steps, rows, ledger and products. Needs no model and no source."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """What a run reports while it works; the command line draws its bars from it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 

@@ -3,8 +3,6 @@
 Each function returns the answer in the types that the tables take, or None for one that cannot be used
 (`bad_output` in the ledger)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import replace

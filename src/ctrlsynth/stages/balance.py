@@ -5,8 +5,6 @@ which entries of the bank a caption holds, `balance` decides which captions are 
 barrier: it counts over all parts (equal captions once), solves t for a wanted size in a few rounds, and then
 decides each row by itself. The draw depends on the caption's id."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

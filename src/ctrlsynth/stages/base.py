@@ -9,8 +9,6 @@ engine may run side by side:
     rows(items, answers)  items + answers -> the stage's table
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

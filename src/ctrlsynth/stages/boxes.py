@@ -1,7 +1,5 @@
 """BOXES: everything about a kind of stage but the grammar of paths, which `recipe/paths.py` owns."""
 
-from __future__ import annotations
-
 import importlib
 from dataclasses import dataclass
 from typing import Literal

@@ -6,8 +6,6 @@ with the caption's phrases. An image is compared with `text` (the starting text'
 original image's tags with the same edits) and `original_unedited`; all that exist are stored, `image_against`
 names the one that decides."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """What stages are built from: the recipe, its steps and controllers, and its models, each loaded once."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

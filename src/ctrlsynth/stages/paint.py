@@ -1,7 +1,5 @@
 """3b + 2c -> 1c: a text becomes a prompt by the image policy, and the prompt an image."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any

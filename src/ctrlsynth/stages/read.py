@@ -1,8 +1,6 @@
 """1a and 1b: the source's rows as the first table. Holds what later stages look up (caption, size, where the
 image's bytes are), never the bytes."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from operator import attrgetter

@@ -5,8 +5,6 @@ Common columns: `id`, `parent` (the id without its last step), `source_key`, `ke
 the fault that made the row fail, if there was one), `seconds` (the row's share of model time), `model`.
 """
 
-from __future__ import annotations
-
 import pyarrow as pa
 
 _words = pa.list_(pa.string())

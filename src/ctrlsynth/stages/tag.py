@@ -1,7 +1,5 @@
 """2a -> 1e: visual tags of an original image, of a painted one (the closed loop), or of a text."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any

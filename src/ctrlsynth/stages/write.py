@@ -1,8 +1,6 @@
 """3a + 2b -> 1d: tags (and a caption) become an instruction by the text policy, and the instruction a
 text."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

@@ -4,8 +4,6 @@ number, and what the disk refuses in one line.
 Every temporary file and folder gets its name from `temporary`, so that `remove_leftovers` finds what killed
 processes left behind."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json

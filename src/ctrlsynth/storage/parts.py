@@ -6,8 +6,6 @@ listing. Finished rows of an unfinished part are in `FOLDER/_chunks/INDEX-DIGEST
 second writer of a part keeps the first's (DESIGN, section 3). The folder is a path or a URL (`location`); in
 a store, conditional creation of objects replaces temporary names and links."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,8 +1,6 @@
 """Rows that earlier versions of a part already hold: an update, a retry or a restart reuses them without
 asking a model."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 

@@ -1,8 +1,6 @@
 """The `imagenet` tagger: the rebuilt network against a slow numpy one, known photographs, colours on
 synthetic images, the cache."""
 
-from __future__ import annotations
-
 import colorsys
 import hashlib
 import importlib.util

@@ -1,7 +1,5 @@
 """`realizer` (2b): every tag is said, in sentences that agree; captions, edits, lengths and schemas."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import re

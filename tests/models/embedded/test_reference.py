@@ -1,8 +1,6 @@
 """`reference` (2a): reads pixels alone, names what `scenes` drew after a JPEG round trip and a resize, and
 takes a folder of labelled pictures."""
 
-from __future__ import annotations
-
 import io
 import random
 from pathlib import Path

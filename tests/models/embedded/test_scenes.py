@@ -1,7 +1,5 @@
 """`scenes` (2c): what it reads from a text, where it puts things, and that it sees only the text."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 

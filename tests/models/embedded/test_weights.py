@@ -1,7 +1,5 @@
 """The reader of pickled weights: files written by torch, damaged ones, and hostile ones."""
 
-from __future__ import annotations
-
 import io
 import os
 import pickle

@@ -1,7 +1,5 @@
 """The `wordnet` tagger: hand-labelled captions, examples of each rule, invariants on any text."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,8 +1,6 @@
 """The views of images in training: random resized crop or centre crop, and mirroring, as torchvision computes
 them on PIL images."""
 
-from __future__ import annotations
-
 import math
 import random
 

@@ -5,8 +5,6 @@ What is drawn for a row (its caption, its crop) depends on the seed, the row's i
 process that reads it. A row that cannot be decoded stays in the batch, marked as not valid, and is counted,
 so every batch has the same shape and the same rows."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -7,8 +7,6 @@ of every source and interleaves them at random. Batch `b` of an epoch is the row
 positions `b * batch` to `(b + 1) * batch`, whichever process or worker reads them: resuming at any step, or
 with another number of workers, gives the same batches, and no row is read for two ranks."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """A row of training data, and the interface of all forms of shards."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

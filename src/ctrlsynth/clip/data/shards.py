@@ -4,8 +4,6 @@ Nothing is unpacked, and only an index is kept: for a tar seven numbers per row,
 and shared by all workers. Because any row can be read at any time, order, resume and the split over nodes and
 workers are plain arithmetic (`order.py`)."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections import Counter, OrderedDict

@@ -4,8 +4,6 @@ by one walk over the headers.
 The index can be kept in a file, which all processes and workers map into memory.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

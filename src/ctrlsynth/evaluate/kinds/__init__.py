@@ -1,7 +1,5 @@
 """The kinds of evaluation, by name: one class per kind, imported when a task needs it."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The interface that all kinds of evaluation share."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ counts as wrong (METHODS, section 3).
 A folder holds `images/` and json files, each a mapping index -> {filename, caption, negative_caption}. The
 average of files is unweighted."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path

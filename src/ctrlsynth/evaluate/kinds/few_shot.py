@@ -2,8 +2,6 @@
 queries per class; subtracts the mean of the support, L2-normalises, predicts the nearest class mean.
 Support comes from train, queries from test."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -6,8 +6,6 @@ train + val. val is the official split, or else the last 20% of train.
 The objective is scikit-learn's: ||W||^2 / 2 + C * sum of cross-entropies, the bias not penalised. Features
 are the L2-normalised image embeddings; the paper does not say whether its were."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

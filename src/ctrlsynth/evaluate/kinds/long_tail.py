@@ -7,8 +7,6 @@ images in `images/` (or in the folder itself). `train.txt` alone decides a class
 images, medium 20 to 100, tail under 20. Features are encoded once, from the centre crop;
 METHODS section 1 has the head's settings."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Sequence

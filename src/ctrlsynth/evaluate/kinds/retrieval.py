@@ -5,8 +5,6 @@ Reads the public tar layout (`test/*.tar` with KEY.jpg + KEY.txt, one caption pe
 `images/` and `captions.json`: COCO's own form (`images`, `annotations`) or Karpathy's (`images` with `split`
 and `sentences`), which Flickr8K and Flickr30K use too."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence

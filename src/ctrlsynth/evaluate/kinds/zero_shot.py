@@ -1,8 +1,6 @@
 """Zero-shot classification (CtrlSynth, Tables 1 and 2): a class is the mean of its templates' text
 embeddings, the prediction the nearest class."""
 
-from __future__ import annotations
-
 import hashlib
 from importlib import import_module
 from pathlib import Path

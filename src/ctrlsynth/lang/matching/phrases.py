@@ -1,7 +1,5 @@
 """Prepares phrases for matching and finds their objects in a text. The rules are in `rules.py`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache

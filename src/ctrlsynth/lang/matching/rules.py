@@ -44,8 +44,6 @@ attribute (`red`) is there when it is among a modifier's words (`red ball`). Of 
 words are read (`substring`: all). Pure functions; words and parts of phrases are remembered, texts are not.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from ...errors import unknown

@@ -1,8 +1,6 @@
 """Reads a text or a phrase for comparison: words by their noun and verb forms. The rules are in
 `rules.py`."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass

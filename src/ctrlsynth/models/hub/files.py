@@ -6,8 +6,6 @@ its header and a few numbers from the middle of every tensor, other large files 
 Training moves every number of a trained tensor. `--verify` finds changes between the samples, such as a
 damaged block on disk."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator

@@ -1,8 +1,6 @@
 """Loads models, tokenizers and processors of located Hugging Face models: dtype, quantization, LoRA
 adapters, device."""
 
-from __future__ import annotations
-
 import logging
 import pickle
 from abc import abstractmethod

@@ -1,7 +1,5 @@
 """Renders requests in a checkpoint's chat template and tokenizes them (2b), for transformers and vLLM."""
 
-from __future__ import annotations
-
 from functools import cached_property
 from typing import Any
 

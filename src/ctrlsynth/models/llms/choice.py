@@ -5,8 +5,6 @@ transformers samples a batch from one generator, so a row's text would depend on
 has its own. The largest logit after adding Gumbel noise is a draw from the softmax, so `generate` itself
 stays greedy."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,8 +1,6 @@
 """Captions without a language model (2b): a concept in one of CLIP's own prompts, `a photo of a {}.` This is
 NaiveCLIP, SynthCLIP's baseline (appendix B.3)."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from importlib import resources

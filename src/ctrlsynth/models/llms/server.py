@@ -6,8 +6,6 @@
 Decoding is greedy by default. A server batches its requests, so greedy replies may still differ in rare words
 from run to run."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any

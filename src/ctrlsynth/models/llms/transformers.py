@@ -8,8 +8,6 @@ seed alone. In float32 on a CPU a reply does not depend on its batch, as far as 
 on a GPU padding changes the last bits of logits, and rare near ties flip. JSON schemas are not enforced: the
 instruction asks for them, and the write stage retries replies that do not fit."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence

@@ -14,8 +14,6 @@ arguments (`engine_arguments`, `sampling_arguments`, against recorded names of t
 Prefix caching is on, so the fixed head of the templates is computed once. Greedy replies may differ in rare
 words with the rest of the batch, because vLLM's kernels sum in another order."""
 
-from __future__ import annotations
-
 import gc
 import hashlib
 import inspect

@@ -4,8 +4,6 @@ weights.
 torch's MultiheadAttention copies q, k, v and the output into new layouts in every block, forward and
 backward; the attention kernels need neither."""
 
-from __future__ import annotations
-
 from types import MethodType
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Encodes images and texts with a CLIP model of open_clip: preprocessing, normalisation, both towers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

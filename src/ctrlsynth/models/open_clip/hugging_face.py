@@ -1,8 +1,6 @@
 """Reads Hugging Face's CLIPModel as open_clip's CLIP: the same weights under other names, so that one code
 trains and evaluates both."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

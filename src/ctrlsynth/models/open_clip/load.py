@@ -5,8 +5,6 @@ Our folders hold `open_clip_model.safetensors` and `open_clip_config.json`:
 `open_clip.create_model("local-dir:FOLDER")` opens them, and so does `open_clip.create_model("ViT-B-16",
 pretrained="FOLDER/open_clip_model.safetensors")` for a model that open_clip knows by name."""
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 import json

@@ -4,8 +4,6 @@ for 77.
 Everything after a caption's end token is padding. A tower with a causal mask that is read at the end token
 never looks at it, so cutting a batch after its longest caption changes no embedding."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

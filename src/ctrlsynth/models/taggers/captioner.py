@@ -15,8 +15,6 @@ class. Decoding is greedy or by beams, so nothing is random.
 
 Each kind of model was tested on a tiny random checkpoint of its class, not on published weights."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from types import SimpleNamespace

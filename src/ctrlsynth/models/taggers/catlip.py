@@ -11,8 +11,6 @@ corenet's evaluation.
 Written from corenet's public code and tested on a tiny checkpoint in its naming, NOT on the published
 weights."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path

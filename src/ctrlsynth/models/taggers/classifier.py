@@ -7,8 +7,6 @@
 Tested on tiny random checkpoints of both libraries.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal

@@ -6,8 +6,6 @@ with `mode: json` in an object that follows a schema. A grammar restricts llama.
 the caption; what other models make up is dropped and counted. The tagger sees no pixels, so it cannot judge
 images. `captioner` puts a captioner before it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """Joins the tags of several taggers for the same row (2a): CtrlSynth's hybrid tagger (section 3.1)."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from functools import partial

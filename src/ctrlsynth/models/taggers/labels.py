@@ -1,7 +1,5 @@
 """Reads label files of classifiers (2a) and turns labels into names of objects."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence

@@ -11,8 +11,6 @@ files are read by torch with `weights_only`.
 Each label's embedding is the mean over all templates. Embeddings are computed once and kept in the user's
 cache by the digests of model, vocabulary and templates: 20,000 labels of 512 numbers take 40 MB."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Sequence

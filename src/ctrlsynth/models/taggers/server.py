@@ -10,8 +10,6 @@ The picture is sent as a JPEG in a data URL. For tags, the model gets A.4's inst
 no caption is there to check its answer against, so nothing is dropped. Takes the options of
 models/llms/server.py."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Sequence

@@ -8,8 +8,6 @@ The protocol has a prompt, a model and a size. Your own servers mostly also take
 The hosted service takes neither, so there the same prompt gives another image each time. No server weighs
 phrases. Whether a server rewrites a prompt before it paints is not known here."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 from collections.abc import Sequence

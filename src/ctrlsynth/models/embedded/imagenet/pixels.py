@@ -4,8 +4,6 @@ white.
 They describe the whole picture, so they are bare (`red`, never `red ball`): a classifier does not know where
 its object is. The thresholds prefer to say a word too rarely rather than wrongly."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from itertools import product
 from typing import Any

@@ -4,8 +4,6 @@ onnxruntime).
 It is a small model: it knows 1,000 classes, half of them animals and none of them a person, and names a few
 things per picture at most. If it is unsure (below the cutoff) it says nothing."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ names on its allow-list, all of which stand for plain data, so no file can run c
 outside their storage. A file made to exhaust time (tuples nested so that hashing one takes forever) is not
 defended against: read weights whose origin or checksum you know."""
 
-from __future__ import annotations
-
 import io
 import pickle
 import struct

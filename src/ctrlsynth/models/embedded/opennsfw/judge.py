@@ -3,8 +3,6 @@
 A score is the network's probability of pornographic content. It knows photographs, not drawings, and nothing
 of violence. Its recall was not measured here, so a low score is no guarantee."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 

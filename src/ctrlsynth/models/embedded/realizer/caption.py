@@ -6,8 +6,6 @@ edited. The rules understand nothing: they replace phrases, drop adjectives, and
 preposition or `and`. If a removed phrase is still there, its clause is dropped, and then its sentence; the
 writers then add what the caption lacks of the tags."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 

@@ -2,8 +2,6 @@
 
 `speech.py` turns a scene into sentences; `small_llm/grammar.py` turns it into a grammar."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from functools import lru_cache
 

@@ -1,8 +1,6 @@
 """Turns a scene into sentences by rule (2b): the grammar of `realizer`. The seed picks one of several
 frames."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from ....lang.words import PREPOSITIONS, article

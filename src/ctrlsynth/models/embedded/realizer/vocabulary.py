@@ -1,7 +1,5 @@
 """Word lists of the writers of 2b. A word missing here costs an article or a plural, never a tag."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from ....lang import wordnet

@@ -4,8 +4,6 @@ It says every phrase of the tags and nothing else: objects with their article, a
 counts with the plural, relations as verb phrases. The request's seed picks one of several frames. It
 understands nothing: odd tags make odd sentences."""
 
-from __future__ import annotations
-
 import json
 import random
 import zlib

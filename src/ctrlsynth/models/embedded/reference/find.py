@@ -4,8 +4,6 @@ It tries two ways in turn. Stickers: a closed white rim separates each thing fro
 background is what the border reaches without crossing white, and a thing is what remains without its rim.
 Plain backgrounds: a thing is what differs from the colours along the border. Nothing here knows names."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -4,8 +4,6 @@ The features of a picture are its outline and dark lines, which survive recolour
 and in the eleven basic colours. The pictures are OpenMoji's drawings by default, upright and sheared;
 nothing of any run of `scenes` enters."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import re

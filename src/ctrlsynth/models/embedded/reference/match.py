@@ -4,8 +4,6 @@ A heap of parts that touch is divided by trial: each small set of parts is compa
 picture, ignoring what a neighbour may hide and guessing the hidden edges; the division whose things fit best
 wins."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product

@@ -5,8 +5,6 @@ The labelled pictures are OpenMoji's drawings by default, so that it reads the p
 judges them independently: it gets decoded pixels and nothing that the drawer knows. It cannot read
 photographs; use `imagenet` for those."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal

@@ -1,7 +1,5 @@
 """Turns the named things of the `reference` tagger (2a) into tags: objects, colours, counts and relations."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations

@@ -3,8 +3,6 @@
 Nothing here is pure white or black, because rims are white and lines are black: a tagger can tell drawings
 from background."""
 
-from __future__ import annotations
-
 from types import MappingProxyType
 
 import numpy as np

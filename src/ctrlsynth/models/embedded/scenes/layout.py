@@ -4,8 +4,6 @@ Things bound by a relation (on, under, above, in, in front of, behind, holding, 
 fixed positions. Groups that are left of, right of or next to one another form a line, and lines fill rows.
 Only bound things may overlap. Units inside a group: 1 is a sofa's longer side; y grows downwards."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ It sees only the text: `read.py` parses objects, colours, sizes, counts, relatio
 `layout.py` positions them, and `render` draws them as stickers on a painted background. It knows what it
 drew, so policies, judges and taggers can be measured on it. It cannot paint photographs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

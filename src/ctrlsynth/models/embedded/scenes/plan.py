@@ -1,8 +1,6 @@
 """Plans a picture of `scenes` (2c): what is drawn, where, and what it is called. The ground truth for
 benchmarks."""
 
-from __future__ import annotations
-
 import hashlib
 import random
 import re

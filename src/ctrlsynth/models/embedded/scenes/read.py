@@ -5,8 +5,6 @@ A shallow parse from left to right: it takes the longest known phrase at each po
 until their noun comes, and keeps a predicate until its object comes. Style words are removed first, so that
 they are never objects."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field
 

@@ -4,8 +4,6 @@ recoloured, cut out.
 A sprite is a drawing with a white rim, like a sticker's: the rim separates it from the background and from
 what it covers."""
 
-from __future__ import annotations
-
 import io
 from functools import lru_cache
 

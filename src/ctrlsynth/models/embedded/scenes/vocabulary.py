@@ -4,8 +4,6 @@ colours.
 OpenMoji's files are named by code points; the `emoji` package has their CLDR names. `data/names.txt` lists
 the drawings that can be told apart, each with the plain noun that captions use."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from dataclasses import dataclass, replace

@@ -4,8 +4,6 @@ SmolLM2-135M copies a long instruction instead of following it, so these prompts
 template: the family decides the task, and the request gives the content. (Larger GGUF models get the
 instruction itself, see llms/llama_cpp/engine.py.)"""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

@@ -6,8 +6,6 @@ words from lists (realizer/vocabulary.py). The model still chooses articles, ver
 conjunctions. For a rephrased caption the grammar only sets the form, and for tag extraction (appendix A.4)
 it allows only spans of the caption."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from itertools import takewhile

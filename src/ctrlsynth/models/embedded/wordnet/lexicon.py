@@ -5,8 +5,6 @@ The lists hold only what WordNet cannot say: function words; words about the pic
 things whose first sense in WordNet is not a thing, and the reverse. A word's entry (`Word`) says what it can
 be; `tokens.py` decides what it is in its position."""
 
-from __future__ import annotations
-
 import unicodedata
 from functools import lru_cache
 

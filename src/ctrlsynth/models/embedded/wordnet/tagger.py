@@ -5,8 +5,6 @@ pattern between two objects. It sees no pixel, so a recipe cannot use it as the 
 `tokens.py` gives words with roles; here one pass from left to right finds noun phrases, their modifiers, and
 what joins them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal

@@ -5,8 +5,6 @@ Roles: N noun, A modifier (adjective, or participle before a noun), V verb or pa
 number, U unknown word, and the closed classes of `lexicon.py`: D P L T C S B M R X. `,` and `.` are soft and
 hard breaks."""
 
-from __future__ import annotations
-
 import operator
 import re
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ A greedy reply depends only on its request, not on other requests, their order, 
 SmolLM2 is too small for that and copies the instruction, so it gets a few examples and the request's phrases
 and caption (embedded/small_llm/few_shot.py)."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.metadata
 import json

@@ -10,8 +10,6 @@ in a batch differs in its last bits from one computed alone. So every request st
 one-token call resets the slot to the fixed `head` of the prompt. A new head is computed twice, which gives
 the state that all later requests start from."""
 
-from __future__ import annotations
-
 import json
 import os
 import queue

@@ -4,8 +4,6 @@ scheduler, memory savers.
 What this machine (no GPU) cannot run, and what the tests therefore see only as calls: float16 on a GPU, int8
 and int4 of bitsandbytes, `offload`, the code that `compile` makes. torchao-int8 is run."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import re

@@ -6,8 +6,6 @@ the phrase's tokens add to an empty prompt's embedding; below 1 the prompt is mi
 Chunks and weights are those of the library compel. Its prompt language is never used: a text is passed as
 pieces with a factor each, so nothing in a caption, such as `(((dog)))++`, is read as syntax."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
