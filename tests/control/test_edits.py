@@ -510,7 +510,7 @@ def test_call_runs_a_function_of_the_users() -> None:
     assert EditRecord(0, "call", "objects", None, "DOG") in records
     assert edit(PARK, {"call": "test_edits:repeats"})[0] == Tags(("a", "b"), (), (), (0.1, 0.2))
     with pytest.raises(
-        UserError, match=r"text_policy.edits\[0\].call: test_edits:wrong on row r returned dict, not Tags"
+        UserError, match=r"text_policy.edits\[0\].call: test_edits:wrong returned dict on row r, not Tags"
     ):
         edit(PARK, {"call": "test_edits:wrong"}, row="r")
     with pytest.raises(UserError, match="test_edits:breaks failed on row r: KeyError"):

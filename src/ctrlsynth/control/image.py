@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import UserError, unknown
 from ..models.base import Prompt
-from ..recipe.code import load_code
+from ..recipe.code import call_code, load_code
 from ..recipe.schema import ImagePolicy
 from ..sample import Tags, chance, draw, model_seed
 from .select import Selectors
@@ -70,18 +70,11 @@ class ImageController:
             seed=model_seed(self.seed, row_id),
             size=self._size,
         )
-        return prompt if self._call is None else self._called(prompt, row_id)
-
-    def _called(self, prompt: Prompt, row_id: str) -> Prompt:
+        if self._call is None:
+            return prompt
         name = f"{self.where}.call: {self.policy.call}"
-        assert self._call is not None
-        try:
-            new: Any = self._call(prompt, chance(self.seed, row_id, "prompt"))
-        except Exception as error:
-            raise UserError(f"{name} failed on row {row_id}: {type(error).__name__}: {error}") from error
-        if not isinstance(new, Prompt):
-            raise UserError(f"{name} returned {type(new).__name__} on row {row_id}, not Prompt")
-        return replace(new, weights=dict(new.weights))
+        made = call_code(self._call, name, row_id, Prompt, prompt, chance(self.seed, row_id, "prompt"))
+        return replace(made, weights=dict(made.weights))
 
 
 def _drawn_styles(policy: ImagePolicy, where: str) -> tuple[tuple[Template, ...], tuple[float, ...]]:

@@ -131,10 +131,10 @@ def _single_block(annotation: Any) -> type[BaseModel] | None:
 
 def parse_recipe(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
     """Validates a mapping; the first error becomes one line."""
-    return _validated(Recipe, data, where)
+    return validated(Recipe, data, where)
 
 
-def _validated(block: type[B], data: Mapping[str, Any], where: str, *head: str) -> B:
+def validated(block: type[B], data: Mapping[str, Any], where: str, *head: str) -> B:
     """Validates a recipe, or the block under the key `head`; the first error becomes one line."""
     try:
         return block.model_validate(data)
@@ -194,7 +194,7 @@ def resolve(block: Mapping[str, Any], where: str = "recipe", seed: int | None = 
         raise UserError(
             f"{where}: train.data: no data; name a folder that `ctrlsynth export` wrote: data: [exports/mix]"
         )
-    return _validated(TrainBlock, {**below, **block}, where, "train")
+    return validated(TrainBlock, {**below, **block}, where, "train")
 
 
 def check_keys(block: Mapping[str, Any], where: str) -> None:
