@@ -33,7 +33,9 @@ class ImageController:
         for phrase in policy.weights:
             if not phrase.strip():
                 raise UserError(f"{where}.weights: a tag is empty")
-        self._size = _size(policy.size, where)
+        self._size = (policy.size, policy.size) if isinstance(policy.size, int) else policy.size
+        if self._size is not None and min(self._size) < 1:
+            raise UserError(f"{where}.size: pixels above 0, not {policy.size}")
 
     def content(self) -> dict[str, Any]:
         """Everything of the policy that can change a prompt or how its image is stored; styles by content and
@@ -89,15 +91,6 @@ def _drawn_styles(policy: ImagePolicy, where: str) -> tuple[tuple[Template, ...]
     if policy.styles and not used:
         raise UserError(f"{where}.styles: every weight is 0; give one a weight, or write {{}} for no style")
     return tuple(known[name] for name in used), tuple(accumulate(used.values()))
-
-
-def _size(size: int | tuple[int, int] | None, where: str) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    width, height = (size, size) if isinstance(size, int) else size
-    if width < 1 or height < 1:
-        raise UserError(f"{where}.size: pixels above 0, not {size}")
-    return width, height
 
 
 def sentences_first(text: str, order: Selectors) -> str:
