@@ -20,7 +20,6 @@ import inspect
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from ...errors import UserError, unknown
@@ -78,11 +77,14 @@ class VLLM(ChatModel):
         self.sampling, rest = Sampling.split(sampling, WHERE)
         for name in rest:
             raise unknown(
-                "option of vllm", name, [*inspect.signature(VLLM).parameters, *asdict(self.sampling)], WHERE
+                "option of vllm", name, [*inspect.signature(VLLM).parameters, *Sampling.model_fields], WHERE
             )
-        names = (adapters,) if isinstance(adapters, str) else tuple(str(a) for a in adapters)
-        if len(names) > 1:
-            raise UserError(f"{WHERE}.adapters: vllm takes one adapter, not {len(names)}; merge them first")
+        of_hub = {"revision": revision, "device": device, "adapters": adapters, "download": download}
+        read = HFOptions.read(of_hub, WHERE)
+        if len(read.adapters) > 1:
+            raise UserError(
+                f"{WHERE}.adapters: vllm takes one adapter, not {len(read.adapters)}; merge them first"
+            )
         check_whole(WHERE, tensor_parallel_size=tensor_parallel_size, max_model_len=max_model_len)
         check_whole(WHERE, max_lora_rank=max_lora_rank)
         check_number(WHERE, 0.01, 1, gpu_memory_utilization=gpu_memory_utilization)
@@ -93,9 +95,7 @@ class VLLM(ChatModel):
             )
         check_template(chat_template)
         need("vllm", "vllm", WHERE)
-        self.found = locate(
-            model, HFOptions(revision=revision, device=device, adapters=names, download=download), WHERE
-        )
+        self.found = locate(model, read, WHERE)
         self.arguments = engine_arguments(
             self.found,
             dtype=dtype,
@@ -235,6 +235,5 @@ def digest_of(
 ) -> str:
     """What shapes a reply: the weights and adapter, precision, context, `more` options, the sampling."""
     shaping = {name: arguments.get(name) for name in _SHAPING} | dict(more)
-    own = asdict(sampling)
-    text = json.dumps([found.digest(), shaping, own], sort_keys=True, default=str)
+    text = json.dumps([found.digest(), shaping, sampling.model_dump()], sort_keys=True, default=str)
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:32]}"

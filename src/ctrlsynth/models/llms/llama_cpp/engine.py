@@ -65,15 +65,15 @@ class LlamaCpp(LanguageModel):
         path = _gguf(Path(model))
         check_whole("models.llm", processes=processes)
         check_whole("models.llm", least=64, context=context)
-        # raises for values out of range
-        Sampling(temperature, top_p, presence_penalty, frequency_penalty, max_tokens=max_tokens)
+        penalties = {"presence_penalty": presence_penalty, "frequency_penalty": frequency_penalty}
+        given = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens} | penalties
+        self._asked = Sampling.read(given, "models.llm")
+        self.sampling: dict[str, Any] = self._asked.model_dump(include={"temperature", "top_p"})
+        if any(penalties.values()):
+            self.sampling |= penalties | {"repeat_last_n": PENALTY_WINDOW}
         self.path = path
         self.id = f"llama.cpp:{path.name}"
-        self.context, self.few_shot, self.bound, self.max_tokens = context, few_shot, bound, max_tokens
-        self.sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p}
-        if presence_penalty or frequency_penalty:
-            penalties = {"presence_penalty": presence_penalty, "frequency_penalty": frequency_penalty}
-            self.sampling |= penalties | {"repeat_last_n": PENALTY_WINDOW}
+        self.few_shot, self.bound = few_shot, bound
         options = {"context": context, "few_shot": few_shot, "bound": bound, "max_tokens": max_tokens}
         self.digest = _digest(path, options | self.sampling)
         count = processes or free_threads()
@@ -106,8 +106,7 @@ class LlamaCpp(LanguageModel):
         ]
 
     def _common(self, request: Request) -> dict[str, Any]:
-        max_tokens = min(request.max_tokens, self.max_tokens or request.max_tokens)
-        return self.sampling | {"seed": request.seed, "max_tokens": max_tokens}
+        return self.sampling | {"seed": request.seed, "max_tokens": self._asked.limit(request)}
 
     def task(self, request: Request) -> Task | None:
         """The engine's task for a request: the fixed head to which the slot is reset, and the call itself.
