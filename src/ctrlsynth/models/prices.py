@@ -4,12 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def cost(prices: Mapping[str, float], prompt_tokens: int, completion_tokens: int, rows: int = 0) -> float:
-    """US dollars of that many tokens and rows."""
-    tokens = prices.get("input", 0.0) * prompt_tokens + prices.get("output", 0.0) * completion_tokens
-    return tokens / 1e6 + prices.get("row", 0.0) * rows
-
-
 def spent(models: Mapping[str, Any], kind: str, counts: Mapping[str, Any]) -> float | None:
     """US dollars that a stage's rows have cost; None if its model has no price table in the recipe. `kind` is
     the stage's, `counts` the sums of its parts. Failed requests are not in the tables, so not in the sum."""
@@ -17,4 +11,9 @@ def spent(models: Mapping[str, Any], kind: str, counts: Mapping[str, Any]) -> fl
     prices = named.get("prices") if isinstance(named, Mapping) else None
     if not prices:
         return None
-    return cost(prices, counts.get("prompt_tokens", 0), counts.get("completion_tokens", 0), counts["ok"])
+    units = {
+        "input": counts.get("prompt_tokens", 0) / 1e6,
+        "output": counts.get("completion_tokens", 0) / 1e6,
+        "row": counts["ok"],
+    }
+    return float(sum(prices.get(unit, 0.0) * number for unit, number in units.items()))
