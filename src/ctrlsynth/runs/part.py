@@ -64,20 +64,16 @@ def _view(plan: Plan, run: RunFolder, folder: str, part: SourcePart) -> PartView
     return PartView(run, part.index, {f: plan.part_digest(f, part) for f in plan.lineage(folder)})
 
 
-def _blocks(batches: Iterator[list[Item]], old: ReusableRows | None, size: int) -> Iterator[Block]:
+def _blocks(items: Iterator[Item], old: ReusableRows | None, size: int) -> Iterator[Block]:
     """Cuts the rows into blocks with `size` fresh rows each; never splits a group of candidates."""
     block = Block([], [], old)
-    for items in batches:
-        for item in items:
-            if item.starts and (len(block.fresh) >= size or len(block.items) >= MAX_BLOCK):
-                yield block
-                block = Block([], [], old)
-            block.items.append(item)
-            if old is None or (item.id, item.key) not in old:
-                block.fresh.append(item)
-        if len(block.fresh) >= size:
+    for item in items:
+        if item.starts and (len(block.fresh) >= size or len(block.items) >= MAX_BLOCK):
             yield block
             block = Block([], [], old)
+        block.items.append(item)
+        if old is None or (item.id, item.key) not in old:
+            block.fresh.append(item)
     if block.items:
         yield block
 
@@ -93,7 +89,9 @@ def answer(model: GuardedModel, stage: Stage, block: Block) -> None:
 def assemble(stage: Stage, block: Block) -> tuple[pa.Table, int]:
     """Returns the block's rows in order, and how many were reused. Encodes images."""
     fresh = (
-        stage.rows(block.fresh, block.answers, block.seconds) if block.fresh else stage.schema.empty_table()
+        stage.to_table(block.fresh, block.answers, block.seconds)
+        if block.fresh
+        else stage.schema.empty_table()
     )
     block.answers = []
     if len(block.fresh) == len(block.items):
