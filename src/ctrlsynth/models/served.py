@@ -39,7 +39,8 @@ class ServedModel(Model):
         self.options = ServerOptions.read(given, self.where, own, **defaults)
         if not self.counted and {*(self.options.prices or ())} - {"row"}:
             raise UserError(
-                f"{self.where}.prices: no tokens are kept for this stage; give the price of a row: {{row: 0.002}}"
+                f"{self.where}.prices: no tokens are kept for this stage; give the price of a row: "
+                f"{{row: 0.002}}"
             )
         self.model, self.id = model, f"openai:{model}"
         self.pool = ServerPool(self.where, self.options)

@@ -82,7 +82,8 @@ class HFOptions(Options):
     def _one_adapter(self) -> Self:
         if self.quantization is not None and len(self.adapters) > 1:
             raise ValueError(
-                f"a quantized model takes one adapter, not {len(self.adapters)}; merge them into the weights first"
+                f"a quantized model takes one adapter, not {len(self.adapters)}; merge them into the "
+                f"weights first"
             )
         return self
 

@@ -107,9 +107,11 @@ class VLLM(ChatModel):
             engine=engine,
         )
         self.id = f"vllm:{model}"
-        self.digest = digest_of(
-            self.found, self.arguments, {"engine": engine, "chat_template": chat_template}, self.sampling
-        )
+        shaping = {name: self.arguments.get(name) for name in _SHAPING}
+        shaping |= {"engine": engine, "chat_template": chat_template}
+        own = [self.found.digest(), shaping, self.sampling.model_dump()]
+        text = json.dumps(own, sort_keys=True, default=str)
+        self.digest = f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:32]}"
         self.chat_template = chat_template
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
@@ -228,12 +230,3 @@ def reply_of(output: Any, prompt_tokens: int) -> Reply:
     """vLLM's `RequestOutput` as a Reply."""
     made = output.outputs[0]
     return stripped_reply(made.text, prompt_tokens, len(made.token_ids), cut=made.finish_reason == "length")
-
-
-def digest_of(
-    found: Located, arguments: Mapping[str, Any], more: Mapping[str, Any], sampling: Sampling
-) -> str:
-    """What shapes a reply: the weights and adapter, precision, context, `more` options, the sampling."""
-    shaping = {name: arguments.get(name) for name in _SHAPING} | dict(more)
-    text = json.dumps([found.digest(), shaping, sampling.model_dump()], sort_keys=True, default=str)
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:32]}"

@@ -1,8 +1,9 @@
-"""Encodes images and texts with a CLIP model of open_clip: preprocessing, normalisation, tokens, both towers.
+"""Encodes images and texts with a CLIP model of open_clip: preprocessing, normalisation, token ids, both
+towers.
 
-Token ids are cut to the longest caption of a batch: captions of 12 tokens do not pay for 77. Everything after a
-caption's end token is padding. A tower with a causal mask that is read at the end token never looks at it, so
-cutting a batch after its longest caption changes no embedding."""
+Token ids are cut to the longest caption of a batch: captions of 12 tokens do not pay for 77. Everything after
+a caption's end token is padding. A tower with a causal mask that is read at the end token never looks at it,
+so cutting a batch after its longest caption changes no embedding."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

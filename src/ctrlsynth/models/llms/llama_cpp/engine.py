@@ -242,8 +242,8 @@ def smollm2_file() -> Path:
 
 
 def loops(text: str) -> bool:
-    """Whether a reply repeats itself: a run of 2 to 12 words occurs three times in a row or a single word four
-    times, or, from 24 words on, fewer than half of its runs of four words are distinct."""
+    """Whether a reply repeats itself: a run of 2 to 12 words occurs three times in a row or a single word
+    four times, or, from 24 words on, fewer than half of its runs of four words are distinct."""
     words = text.lower().split()
     fours = list(zip(words, words[1:], words[2:], words[3:], strict=False))
     rambling = len(words) >= 24 and len(set(fours)) * 2 < len(fours)
