@@ -20,7 +20,6 @@ from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Recipe
 from ctrlsynth.runs.build import Workshop
-from ctrlsynth.runs.ledger import Ledger
 from ctrlsynth.runs.local import Pipeline
 from ctrlsynth.runs.watch import Watcher
 from ctrlsynth.sample import Tags
@@ -193,8 +192,7 @@ def run_part(
     retry: bool = False,
 ) -> dict[str, Any]:
     """Makes one part alone, as an engine that spreads parts does; returns its counts."""
-    ledger = Ledger(workshop.plan, run, folder)
-    Pipeline(workshop, run, folder, Watcher(), retry, ledger).run([(part, list(versions))])
+    Pipeline(workshop, run, folder, Watcher(), retry).run([(part, list(versions))])
     return run.counts(folder, part.index, workshop.plan.part_digest(folder, part))
 
 
