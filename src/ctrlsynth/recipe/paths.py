@@ -222,9 +222,10 @@ def _step(
             raise UserError(f"paths.{name}: tags of {last[0]} are {right}, not {fresh}")
         return tree.add("tag", "tag" if before == "image" else "tag+text", start, name, gates)
     if fresh == "text*" and before in ("tags", "tags+text", "text", "concept"):
-        text = {"text": hand[e] for e in last if before == "tags+text" and e.startswith("text")}
         family: Any = before
-        return tree.add("write", "write+text" if text else "write", start, name, text | gates, family)
+        if family == "tags+text":
+            gates = {"text": hand[max(last)], **gates}  # text sorts after tags
+        return tree.add("write", "write+text" if len(last) > 1 else "write", start, name, gates, family)
     if (before, fresh) == ("image", "text*"):
         tag = tree.add("tag", "tag", start, name, {})
         return tree.add("write", "caption", tag, name, _start(["tags"], {"tags": tag}, judges)[1], "caption")
