@@ -28,7 +28,7 @@ from ..base import ImageAndText
 from ..composite import Composite, contents_of, make_all
 from ..device import AdaptiveBatch, make_torchvision_importable, memory_faults
 from ..hub.files import hash_of
-from ..hub.find import Located, locate, read_config, read_options
+from ..hub.find import HFOptions, Located, locate, read_config
 from ..hub.load import HubModel, load_pretrained, load_processor
 from ..options import check_whole
 from .extract import ExtractTagger, caption_tags
@@ -81,7 +81,7 @@ class CaptionerTagger(HubModel, Composite):
                 f"{{captioner: florence-community/Florence-2-large}}"
             )
         own = ("prompt", "num_beams", "max_new_tokens", "batch", "extract", "mode")
-        read = read_options(options, _WHERE, own)
+        read = HFOptions.read(options, _WHERE, own)
         self.found, self._extract = make_all(
             [
                 lambda: locate(model, read, _WHERE),

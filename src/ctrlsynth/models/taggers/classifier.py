@@ -23,7 +23,7 @@ from ..device import (
     memory_faults,
 )
 from ..hub.files import hash_of
-from ..hub.find import HFOptions, Located, locate, read_config, read_options
+from ..hub.find import HFOptions, Located, locate, read_config
 from ..hub.load import (
     HubModel,
     check_plain,
@@ -122,7 +122,7 @@ class ClassifierTagger(PixelClassifier):
                 f"{_WHERE}: classifier takes a model, such as {{classifier: google/vit-base-patch16-224}}"
             )
         own = ("checkpoint", "labels", "top_k", "cut", "multi_label", "batch")
-        asked = read_options(options, _WHERE, own)
+        asked = HFOptions.read(options, _WHERE, own)
         self._architecture = str(model) if checkpoint is not None else None
         if self._architecture is not None:
             _check_timm(self._architecture, asked)

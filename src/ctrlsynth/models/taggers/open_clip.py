@@ -33,7 +33,7 @@ from ..device import (
     set_threads,
 )
 from ..hub.files import hash_of
-from ..hub.find import HFOptions, Located, check_weights, locate, read_options
+from ..hub.find import HFOptions, Located, check_weights, locate
 from ..hub.load import check_plain, finish
 from ..installed import need
 from ..open_clip.encode import ClipModel
@@ -86,7 +86,7 @@ class OpenCLIPTagger(VisionTagger):
             )
         need("open_clip", "clip", _WHERE)
         own = ("vocabulary", "pretrained", "templates", "top_k", "cut", "score", "batch")
-        asked = read_options(options, _WHERE, own)
+        asked = HFOptions.read(options, _WHERE, own)
         _check(templates, top_k, cut, score, batch)
         check_plain(asked, _WHERE)
         self._architecture, self._found = _locate(model, pretrained, asked)
