@@ -418,7 +418,7 @@ class RowCursor:
         kept, self._kept = self._kept, None
         found = kept[1] if kept is not None and kept[0] == start else self._from(start)
         end = start
-        for end, row in enumerate(islice(found, rows), start + 1):
+        for end, row in enumerate(islice(found, rows), start + 1):  # noqa: B007  (used after the loop)
             yield row
         if end < start + rows:
             raise OSError(f"{self.file.path}: ends after row {end}")
