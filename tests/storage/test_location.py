@@ -36,7 +36,7 @@ from ctrlsynth.storage import files
 from ctrlsynth.storage import location as places
 from ctrlsynth.storage.files import probe
 from ctrlsynth.storage.location import Remote, locate
-from helpers import TESTS, assert_refused, calls, ctrlsynth, recipe, tables, write_captions, write_tar
+from helpers import assert_refused, calls, counting, ctrlsynth, recipe, recipe_file, start, tables, write_tar
 from s3_server import s3_server
 
 
@@ -50,37 +50,6 @@ def s3() -> Iterator[dict[str, str]]:
 def root(s3: dict[str, str], request: pytest.FixtureRequest) -> Remote:
     """A run's folder of its own on the server."""
     return Remote(f"s3://bucket/runs/{request.node.name.partition('[')[0]}")
-
-
-def counting(log: Path) -> dict[str, Any]:
-    return {"tagger": "wordnet", "llm": {"helpers:CountingLLM": str(log)}}
-
-
-def recipe_file(base: Path, rows: int, part_rows: int, **llm: str) -> Path:
-    """The recipe of `helpers.recipe` as a file, for a process of its own."""
-    write_captions(base / "captions.jsonl", rows)
-    plan = {
-        "name": "test",
-        "source": {"text": "captions.jsonl", "part_rows": part_rows, "key_column": "key"},
-        "paths": [{"p": ["text", "tags", "text*"]}],
-        "models": {"tagger": "wordnet", "llm": llm or "realizer"},
-    }
-    (base / "r.yaml").write_text(json.dumps(plan))
-    return base / "r.yaml"
-
-
-def started(*words: object) -> subprocess.Popen[str]:
-    code = (
-        "from ctrlsynth.storage import parts; parts.CHUNK_SECONDS = 0.1\n"
-        "from ctrlsynth.cli.main import main; main()"
-    )
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, words)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def test_a_run_on_s3_has_the_tables_of_a_local_one_and_everything_reads_it(
@@ -237,8 +206,9 @@ def test_of_two_processes_that_race_for_one_part_the_first_one_s_stays(
 
 
 def test_two_runs_at_once_into_one_folder_on_s3_end_with_equal_tables(tmp_path: Path, root: Remote) -> None:
-    plan = recipe_file(tmp_path, 60, 20, **{"helpers:SlowLLM": str(tmp_path / "log")})
-    both = [started("run", plan, "--out", root) for _ in range(2)]
+    slow = {"tagger": "wordnet", "llm": {"helpers:SlowLLM": str(tmp_path / "log")}}
+    plan = recipe_file(tmp_path, 60, 20, models=slow)
+    both = [start("run", plan, "--out", root, cwd=tmp_path, chunks=0.1) for _ in range(2)]
     ends = [p.communicate(timeout=100) for p in both]
     assert [p.returncode for p in both] == [0, 0], ends
     made = Run.open(root)
@@ -249,8 +219,9 @@ def test_two_runs_at_once_into_one_folder_on_s3_end_with_equal_tables(tmp_path: 
 
 def test_a_run_on_s3_that_is_killed_goes_on_from_its_chunks(tmp_path: Path, root: Remote) -> None:
     log = tmp_path / "log"
-    plan = recipe_file(tmp_path, 60, 60, **{"helpers:SlowLLM": str(log)})
-    process = started("run", plan, "--out", root)
+    slow = {"tagger": "wordnet", "llm": {"helpers:SlowLLM": str(log)}}
+    plan = recipe_file(tmp_path, 60, 60, models=slow)
+    process = start("run", plan, "--out", root, cwd=tmp_path, chunks=0.1)
     ends = time.monotonic() + 60
     while not (root / "write").glob("_chunks/*/*") and time.monotonic() < ends:
         time.sleep(0.1)
@@ -266,7 +237,7 @@ def test_a_run_on_s3_that_is_killed_goes_on_from_its_chunks(tmp_path: Path, root
 
 
 def test_commands_take_a_url(tmp_path: Path, root: Remote) -> None:
-    plan = recipe_file(tmp_path, 20, 10)
+    plan = recipe_file(tmp_path, 20, models={"tagger": "wordnet"})
     for words in (["run", plan, "--out", root], ["status", root], ["explain", root]):
         code, out, err = ctrlsynth(*words)
         assert not code, err
