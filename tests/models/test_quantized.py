@@ -127,7 +127,7 @@ def test_a_painter(tiny: Tiny) -> None:
         )
         assert 0 < np.abs(one - two).max() < 60
         assert plain.digest != small.digest
-        assert is_quantized(diffusers_load.denoiser(small._pipe))
+        assert is_quantized(diffusers_load.denoiser(small.loaded()[0]))
         assert text_encoder is None or is_quantized(getattr(small._pipe, text_encoder))
     assert isinstance(quantization_call("torchao-int8", None)[1]["quant_type"], Int8WeightOnlyConfig)
     needs_gpu = models.load(
