@@ -118,9 +118,7 @@ class OpenCLIPTagger(PixelTagger):
         return [{kind: scores[n] for kind, scores in out.items()} for n in range(len(images))]
 
     def _load(self) -> tuple[ClipModel, dict[str, Any]]:
-        """The model, and kind -> the labels' embeddings, float32 [labels, width], on its device."""
-        import torch
-
+        """The model and the embeddings of its labels."""
         folder, options = self.found.folder, self.found.options
         device = choose_device(options.device, _WHERE)
         precision = PRECISION[options.dtype]
@@ -130,12 +128,20 @@ class OpenCLIPTagger(PixelTagger):
             else:
                 loaded = load_folder(folder, precision=precision, where=_WHERE)
             loaded.module = finish(loaded.module, self.found, _WHERE)
-            model, texts = ClipModel(loaded, device), {}
-            for kind, labels in self._kinds.items():
-                name = f"open_clip/{hash_of(self._weights, labels, self._templates)}.npy"
-                data = cached(name, None, partial(self._embed, model, labels))
-                texts[kind] = torch.from_numpy(np.load(io.BytesIO(data), allow_pickle=False)).to(device)
-        return model, texts
+            model = ClipModel(loaded, device)
+            return model, self._embedded(model)
+
+    def _embedded(self, model: ClipModel) -> dict[str, Any]:
+        """Kind -> the labels' embeddings, float32 [labels, width], on the model's device."""
+        import torch
+
+        out = {}
+        for kind, labels in self._kinds.items():
+            name = f"open_clip/{hash_of(self._weights, labels, self._templates)}.npy"
+            data = cached(name, None, partial(self._embed, model, labels))
+            array = np.load(io.BytesIO(data), allow_pickle=False)
+            out[kind] = torch.from_numpy(array).to(model.device)
+        return out
 
     def _embed(self, model: ClipModel, labels: Sequence[str]) -> bytes:
         import torch
