@@ -360,7 +360,7 @@ WRONG: list[tuple[str, dict[str, Any], Callable[[Any], Any], str]] = [
     ("sd15", {"size": [64]}, CHECK, "size: one edge or"),
     ("sd15", {"long_prompt": "chunks"}, CHECK, "unknown long_prompt 'chunks'; did you mean 'chunk'"),
     ("sd15", {"offload": "modle"}, CHECK, "unknown offload 'modle'; did you mean 'model'"),
-    ("sd15", {"dtype": "fp16"}, CHECK, "unknown dtype 'fp16'"),
+    ("sd15", {"dtype": "fp16"}, CHECK, "dtype: auto, float32, float16 or bfloat16, not 'fp16'"),
     ("sd15", {"scheduler": "euller"}, CHECK, "unknown scheduler 'euller'; did you mean 'euler'"),
     ("flux", {"scheduler": "ddim"}, CHECK, "unknown scheduler 'ddim'"),
     ("sd15", {"offload": "model"}, CHECK, GPU),

@@ -37,10 +37,8 @@ from ctrlsynth.storage import files
 from ctrlsynth.storage import location as places
 from ctrlsynth.storage.files import probe
 from ctrlsynth.storage.location import Remote, locate
-from helpers import TESTS, calls, recipe, tables
+from helpers import calls, counting, recipe, recipe_file, start, tables
 from s3_server import s3_server
-
-HERE = TESTS
 
 
 @pytest.fixture(scope="module")
@@ -53,29 +51,6 @@ def s3() -> Iterator[dict[str, str]]:
 def root(s3: dict[str, str], request: pytest.FixtureRequest) -> Remote:
     """A run's folder of its own on the server."""
     return Remote(f"s3://bucket/runs/{request.node.name.partition('[')[0]}")
-
-
-def counting(log: Path, **options: Any) -> dict[str, Any]:
-    return {"tagger": "wordnet", "llm": {"helpers:CountingLLM": str(log), **options}}
-
-
-def ctrlsynth(*words: str, cwd: Path) -> subprocess.Popen[str]:
-    code = (
-        "from ctrlsynth.storage import parts as store; store.CHUNK_SECONDS = 0.1\nfrom "
-        "ctrlsynth.cli.main import main; main()"
-    )
-    env = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
-    }
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *words],
-        cwd=cwd,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def test_a_run_on_s3_has_the_tables_of_a_local_one_and_everything_reads_it(
@@ -214,11 +189,11 @@ def test_of_two_processes_that_race_for_one_part_the_first_one_s_stays(
 ) -> None:
     for name in ("a", "b"):
         (tmp_path / name).write_bytes(name.encode() * size)
-    start = str(time.time() + 4)
+    at = str(time.time() + 4)
     final = f"{root}/00000-{size:012x}.parquet"
     racers = [
         subprocess.Popen(
-            [sys.executable, "-c", RACE, str(tmp_path / name), final, start],
+            [sys.executable, "-c", RACE, str(tmp_path / name), final, at],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -235,14 +210,9 @@ def test_of_two_processes_that_race_for_one_part_the_first_one_s_stays(
 
 
 def test_two_runs_at_once_into_one_folder_on_s3_end_with_equal_tables(tmp_path: Path, root: Remote) -> None:
-    recipe(tmp_path, rows=60)
-    slow = json.dumps({"helpers:SlowLLM": str(tmp_path / "log")})
-    text = (
-        f"name: two\nsource: {{text: captions.jsonl, part_rows: 20, key_column: key}}\nmodels: "
-        f"{{tagger: wordnet, llm: {slow}}}\n"
-    )
-    (tmp_path / "r.yaml").write_text(text + "paths: [{p: [text, tags, text*]}]\n")
-    both = [ctrlsynth("run", "r.yaml", "--out", str(root), cwd=tmp_path) for _ in range(2)]
+    slow = {"tagger": "wordnet", "llm": {"helpers:SlowLLM": str(tmp_path / "log")}}
+    recipe_file(tmp_path, 60, 20, models=slow)
+    both = [start("run", "r.yaml", "--out", root, cwd=tmp_path, chunks=0.1) for _ in range(2)]
     ends = [p.communicate(timeout=100) for p in both]
     assert [p.returncode for p in both] == [0, 0], ends
     made = Run.open(root)
@@ -252,15 +222,9 @@ def test_two_runs_at_once_into_one_folder_on_s3_end_with_equal_tables(tmp_path: 
 
 
 def test_a_run_on_s3_that_is_killed_goes_on_from_its_chunks(tmp_path: Path, root: Remote) -> None:
-    recipe(tmp_path, rows=60)
     log = tmp_path / "log"
-    text = (
-        "name: killed\nsource: {text: captions.jsonl, part_rows: 60, key_column: key}\npaths: [{p: "
-        "[text, tags, text*]}]\n"
-    )
-    llm = json.dumps({"helpers:SlowLLM": str(log)})
-    (tmp_path / "r.yaml").write_text(f"{text}models: {{tagger: wordnet, llm: {llm}}}\n")
-    process = ctrlsynth("run", "r.yaml", "--out", str(root), cwd=tmp_path)
+    recipe_file(tmp_path, 60, 60, models={"tagger": "wordnet", "llm": {"helpers:SlowLLM": str(log)}})
+    process = start("run", "r.yaml", "--out", root, cwd=tmp_path, chunks=0.1)
     ends = time.monotonic() + 60
     while not (root / "write").glob("_chunks/*/*") and time.monotonic() < ends:
         time.sleep(0.1)
@@ -278,12 +242,7 @@ def test_a_run_on_s3_that_is_killed_goes_on_from_its_chunks(tmp_path: Path, root
 def test_commands_take_a_url(
     tmp_path: Path, root: Remote, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe(tmp_path, 20)
-    text = (
-        "name: cli\nsource: {text: captions.jsonl, part_rows: 10, key_column: key}\npaths: [{p: [text, "
-        "tags, text*]}]\n"
-    )
-    (tmp_path / "r.yaml").write_text(text + "models: {tagger: wordnet}\n")
+    recipe_file(tmp_path, 20, models={"tagger": "wordnet"})
     monkeypatch.chdir(tmp_path)
     for words in (
         ["run", "r.yaml", "--out", str(root)],

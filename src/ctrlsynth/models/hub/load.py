@@ -230,15 +230,13 @@ def read_state(path: Path, where: str = "models") -> dict[str, Any]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
+            raise ValueError("no mapping of names to tensors")
+        return state
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(
             f"{where}: {path}: not a weight file that is safe to read: {first_line(error)}"
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
-        raise UserError(
-            f"{where}: {path}: not a weight file that is safe to read: no mapping of names to tensors"
-        )
-    return state
 
 
 def fit(model: Any, state: dict[str, Any], path: Path, where: str = "models") -> None:

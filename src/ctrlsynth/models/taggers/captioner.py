@@ -28,7 +28,7 @@ from ..base import ImageAndText
 from ..composite import Composite, contents_of, make_all
 from ..device import AdaptiveBatch, make_torchvision_importable, memory_faults
 from ..hub.files import hash_of
-from ..hub.find import Located, locate, read_config, read_options
+from ..hub.find import HFOptions, Located, locate, read_config
 from ..hub.load import HubModel, load_pretrained, load_processor
 from ..options import check_whole
 from .extract import ExtractTagger, with_extracted
@@ -80,7 +80,7 @@ class CaptionerTagger(HubModel, Composite):
                 f"{_WHERE}: captioner takes a model, such as "
                 f"{{captioner: florence-community/Florence-2-large}}"
             )
-        read = read_options(
+        read = HFOptions.read(
             options, _WHERE, ("prompt", "num_beams", "max_new_tokens", "batch", "extract", "mode")
         )
         self.found, self._extract = make_all(

@@ -22,7 +22,7 @@ from PIL import Image
 
 from ...errors import UserError
 from ..device import make_torchvision_importable
-from ..hub.find import locate, read_options
+from ..hub.find import HFOptions, locate
 from ..hub.load import check_plain, fit, read_state
 from .classifier import Loaded, PixelClassifier, finish_timm
 from .labels import read_labels
@@ -72,7 +72,7 @@ class CatLIPTagger(PixelClassifier):
                 f"{_WHERE}: catlip takes its two files, such as "
                 f"{{catlip: vit_huge.pt, vocabulary: datacomp_1_2B_vocab.pkl}}"
             )
-        asked = read_options(options, _WHERE, ("vocabulary", "classes", "top_k", "cut", "batch"))
+        asked = HFOptions.read(options, _WHERE, ("vocabulary", "classes", "top_k", "cut", "batch"))
         check_plain(asked, _WHERE)
         found = locate(model, asked, _WHERE)
         if not found.folder.is_file():

@@ -22,7 +22,7 @@ from ...sample import Tags
 from ..base import ImageAndText, VisionTagger
 from ..device import AdaptiveBatch, make_torchvision_importable, memory_faults
 from ..hub.files import hash_of
-from ..hub.find import HFOptions, Located, locate, read_config, read_options
+from ..hub.find import HFOptions, Located, locate, read_config
 from ..hub.load import (
     HubModel,
     check_plain,
@@ -147,7 +147,7 @@ class ClassifierTagger(PixelClassifier):
             raise UserError(
                 f"{_WHERE}: classifier takes a model, such as {{classifier: google/vit-base-patch16-224}}"
             )
-        asked = read_options(
+        asked = HFOptions.read(
             options, _WHERE, ("checkpoint", "labels", "top_k", "cut", "multi_label", "batch")
         )
         self._architecture = str(model) if checkpoint is not None else None

@@ -25,7 +25,7 @@ from ...errors import UserError, unknown
 from ..cache import cached
 from ..device import choose_device, memory_faults
 from ..hub.files import hash_of
-from ..hub.find import HFOptions, Located, locate, read_options
+from ..hub.find import HFOptions, Located, locate
 from ..hub.load import check_plain, finish
 from ..installed import need
 from ..open_clip.encode import ClipModel
@@ -75,7 +75,7 @@ class OpenCLIPTagger(PixelTagger):
                 f"{{open_clip: FOLDER, vocabulary: labels.txt}}"
             )
         need("open_clip", "clip", _WHERE)
-        asked = read_options(
+        asked = HFOptions.read(
             options, _WHERE, ("vocabulary", "pretrained", "templates", "top_k", "cut", "score", "batch")
         )
         super().__init__(f"open_clip:{model}", top_k, cut, batch)

@@ -180,7 +180,7 @@ def stored_dtype(found: Located, index: Mapping[str, Any]) -> Any:
     """The torch dtype to load with: the option, or for `auto` that of the denoiser's files."""
     import torch
 
-    name = found.options.dtype
+    name: str = found.options.dtype
     if name == "auto":
         folder = next((found.folder / part for part in DENOISERS if part in index), found.folder)
         half = variant(found) is not None

@@ -23,7 +23,7 @@ from ....errors import UserError, unknown
 from ...base import Painting, Prompt, TextToImageModel
 from ...device import AdaptiveBatch, memory_faults
 from ...hub.files import hash_of
-from ...hub.find import check_quantization, locate, read_options
+from ...hub.find import HFOptions, check_quantization, locate
 from ...hub.load import HubModel
 from ...installed import need, version_of
 from ...options import check_number, check_whole, image_size
@@ -99,7 +99,7 @@ class Diffusers(HubModel, TextToImageModel):
         where = self.where
         for package in ("torch", "diffusers", "transformers"):
             need(package, "diffusers", where)
-        options = read_options(more, where, _OWN)
+        options = HFOptions.read(more, where, _OWN)
         check_quantization(options, where)
         check_whole(where, steps=steps, batch=batch)
         check_number(where, 0, 100, guidance=guidance)
