@@ -36,6 +36,15 @@ class Box(NamedTuple):
         """Pixels of the longer side."""
         return max(self.width, self.height)
 
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Index of the box in an array (height, width, ...)."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+    def moved(self, x: int, y: int) -> Box:
+        """The box further right and down."""
+        return Box(self.left + x, self.top + y, self.right + x, self.bottom + y)
+
     def overlap(self, other: Box, axis: int) -> int:
         """Pixels that two boxes share along an axis (0: x, 1: y); negative for a gap."""
         return min(self[axis + 2], other[axis + 2]) - max(self[axis], other[axis])
@@ -60,9 +69,8 @@ def label(mask: Mask) -> tuple[Labels, int]:
     change = np.diff(flat, append=np.int8(0))
     starts, ends = np.flatnonzero(change == 1), np.flatnonzero(change == -1)
     count = len(starts)
-    labels = np.zeros((height, width), np.int32)
     if not count:
-        return labels, 0
+        return np.zeros((height, width), np.int32), 0
     low = np.searchsorted(ends, starts + step, "right")
     high = np.searchsorted(starts, ends + step, "left")
     touching = np.maximum(high - low, 0)
@@ -85,20 +93,16 @@ def label(mask: Mask) -> tuple[Labels, int]:
     lengths = ends - starts
     where = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(int(lengths.sum()))
     painted[where] = np.repeat(numbers + 1, lengths)
-    labels[:] = painted[: height * step].reshape(height, step)[:, :width]
-    return labels, len(roots)
+    return np.ascontiguousarray(painted[: height * step].reshape(height, step)[:, :width]), len(roots)
 
 
 def outside(blocked: Mask, start: Mask | None = None) -> Mask:
     """Mask of the pixels that a path of unblocked pixels connects to the border, or to the pixels of
     `start`."""
     labels, count = label(~blocked)
-    if start is None:
-        edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    else:
-        edge = labels[start]
+    edge = [labels[0], labels[-1], labels[:, 0], labels[:, -1]] if start is None else [labels[start]]
     reached = np.zeros(count + 1, bool)
-    reached[np.unique(edge)] = True
+    reached[np.unique(np.concatenate(edge))] = True
     reached[0] = False
     return np.asarray(reached[labels], bool)
 
