@@ -129,8 +129,9 @@ def _inverted_bottleneck(
     channels_in = weights.shape[1]
     if f"{name}._expand_conv.weight" in state:
         channels_in = state[f"{name}._expand_conv.weight"].shape[1]
-        expand = fold(state, f"{name}._expand_conv", f"{name}._bn0")
-        x, side = graph.conv(x, f"{name}.expand", *expand, 1, side)
+        x, side = graph.conv(
+            x, f"{name}.expand", *fold(state, f"{name}._expand_conv", f"{name}._bn0"), 1, side
+        )
     depthwise = fold(state, f"{name}._depthwise_conv", f"{name}._bn1")
     x, side = graph.conv(x, f"{name}.depthwise", *depthwise, stride, side)
     x, side = graph.conv(x, f"{name}.project", weights, bias, 1, side, relu6=False)

@@ -43,8 +43,9 @@ def colour_of(red: int, green: int, blue: int) -> str:
 @lru_cache(maxsize=1)
 def _table() -> NDArray[np.uint8]:
     """`colour_of` for the middle of each of 16 x 16 x 16 cells, so that a pixel costs one look-up."""
-    cells = product(range(8, 256, 16), repeat=3)
-    return np.array([COLOURS.index(colour_of(*cell)) for cell in cells], np.uint8)
+    return np.array(
+        [COLOURS.index(colour_of(*cell)) for cell in product(range(8, 256, 16), repeat=3)], np.uint8
+    )
 
 
 def attributes(pixels: NDArray[Any]) -> tuple[str, ...]:

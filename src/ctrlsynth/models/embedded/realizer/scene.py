@@ -33,14 +33,11 @@ class Noun:
         """`brown dog`, `two brown dogs`: without article."""
         return f"{' '.join(self.modifiers)} {self.bare()}" if self.modifiers else self.bare()
 
-    def determiner(self) -> str:
-        """The article before `full` at its first mention: `a`, `an`, `the` or ""."""
-        first = self.modifiers[0] if self.modifiers else None
-        return "the" if self.known else determiner(self.name, self.many, first)
-
     def first(self) -> str:
         """`a brown dog`, `two dogs`, `the sky`, `white snow`"""
-        return f"{self.determiner()} {self.full()}".strip()
+        modifier = self.modifiers[0] if self.modifiers else None
+        lead = "the" if self.known else determiner(self.name, self.many, modifier)
+        return f"{lead} {self.full()}".strip()
 
 
 @dataclass(slots=True)

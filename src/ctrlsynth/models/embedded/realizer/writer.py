@@ -70,7 +70,6 @@ def sentence(request: Request) -> str:
 
 
 def _said(request: Request, seed: int) -> str:
-    """The text in one frame."""
     tags, caption = request.tags, shown(request)
     if request.family in ("text", "tags+text") and caption:
         text = _reframe(caption, seed) if request.family == "text" else f"{capital(caption)}."

@@ -87,7 +87,6 @@ def _load(folder: str | None, key: str) -> Index:
 
 
 def _key(folder: str | None) -> str:
-    """Hash of everything that affects the index: the version and the pictures."""
     digest = hashlib.blake2b(f"{_VERSION}\0{SIDE}".encode(), digest_size=8)
     if folder is None:
         digest.update(drawings_digest().encode())

@@ -45,13 +45,14 @@ def sentence(scene: Scene, words: tuple[int, int] | None = None, *, seed: int = 
     if words is not None and pieces.least < words[0]:
         out.append(f'","? (" " f){{{words[0] - pieces.least},{max(words[0], words[1]) - pieces.least}}}')
     many = all(noun.many for noun in scene.nouns)
-    rules = (
-        'root ::= " " ' + " ".join(out) + ' "."',
-        f"link ::= {alternatives(' ' + link for link in LINKS if many or not link.startswith('are '))}",
-        f"next ::= {alternatives(' ' + link for link in NEXT_CLAUSE)}",
-        "f ::= [a-z]+",
+    return "\n".join(
+        (
+            'root ::= " " ' + " ".join(out) + ' "."',
+            f"link ::= {alternatives(' ' + link for link in LINKS if many or not link.startswith('are '))}",
+            f"next ::= {alternatives(' ' + link for link in NEXT_CLAUSE)}",
+            "f ::= [a-z]+",
+        )
     )
-    return "\n".join(rules)
 
 
 def _together(scene: Scene) -> list[str]:

@@ -75,7 +75,6 @@ class _Reader:
     negated: bool = False  # after `no` or `without`
 
     def read(self, tokens: list[Token]) -> Tags:
-        """The tags of a whole caption."""
         for i, token in enumerate(tokens):
             role = token.role
             if role in ("N", "A", "#", "U"):
@@ -175,7 +174,6 @@ class _Reader:
                 self.relations.setdefault(f"{subject} {predicate} {noun}")
 
     def _join(self, token: Token, role: str) -> None:
-        """Handles a word between two phrases."""
         if role in ("P", "T", "L"):
             self._preposition(token.low, role)
         elif role == "V":
