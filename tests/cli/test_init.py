@@ -84,7 +84,7 @@ def test_recipe_loads_and_its_source_opens(tmp_path: Path, make: Callable[[Path]
     text = write_recipe(folder, out)
     assert out.read_text() == text
     assert text.count("#") > 12, "it explains itself"
-    assert ("could also be text" in text) == (make is with_table)
+    assert ("could also be text" in text) == (make in (with_table, captions))
     recipe = load_recipe(out)
     source = open_source(recipe.source, out.parent)
     rows: list[SourceRow] = [r for p in source.parts() for r in source.rows(p)]

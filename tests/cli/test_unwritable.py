@@ -74,8 +74,8 @@ def words(base: Path, out: Path, what: str) -> list[object]:
         run(recipe(base), base / "run", base=base)
     elif what in ("plot", "lists"):
         (base / "captions.txt").write_text("a dog thing\n" * 100)
-        options = ("--bank", names, "--out", base / "m")
-        assert ctrlsynth("concepts", "match", base / "captions.txt", *options)[0] == 0
+        matching = ("--bank", names, "--out", base / "m")
+        assert ctrlsynth("concepts", "match", base / "captions.txt", *matching)[0] == 0
     return {
         "init": ["init", base / "photos", "--out", out / "x.yaml"],
         "train": ["train", base / "t.yaml", "--out", out / "m"],
