@@ -79,7 +79,7 @@ def _count(run: RunReader, mix: Mix, ratio: float, summary: Summary) -> float:
     `_draw`) below which an original pair is exported. UserError if there is no synthetic pair to export."""
     shape, chosen, draws = Shape(run), 0, array("d")
     for source, family in families(run, shape):
-        pairs = shape.pairs(source, family)
+        pairs = list(shape.pairs(source, family))
         summary.pairs.update((p.kind, p.reason or "kept") for p in pairs)
         chosen += len(mix.take(pairs))
         if ratio and (drawn := _draw(run, shape, source, family)) is not None:
