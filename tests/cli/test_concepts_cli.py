@@ -215,7 +215,7 @@ def test_bad_input_is_one_line_each(tmp_path: Path, files: Files, matched: Path)
         (*balance, "--size", 0): "size 0: at least 1",
         (*balance, "--size", 2001): f"size 2,001 is more than the pool: {pool:,} texts hold an entry",
         (*balance, "--size", 2001, "--random"): "size 2,001 is more than the pool of 2,000 texts",
-        ("balance", m, "--t", 3, "--out", there): f"{there}: is there already; give another name",
+        ("balance", m, "--t", 3, "--out", there): f"{there}: already exists; give another name",
         ("balance", m, "--t", 1, "--out", "s.xml"): "s.xml: a subset is written as .parquet",
         ("balance", none, "--t", 1, "--out", new): f"{none}: no caption holds an entry of the bank",
         ("balance", full, "--t", 1, "--out", new): f"{full}: no matches there; make them with",
@@ -266,7 +266,7 @@ def test_coverage_writes_over_nothing(tmp_path: Path, matched: Path) -> None:
     plot.write_text("mine")
     (lists / "never-seen.txt").write_text("mine")
     for words, there in ((("--plot", plot), plot), (("--lists", lists), lists / "never-seen.txt")):
-        assert refused("coverage", m, *words) == f"{there}: is there already; give another name"
+        assert refused("coverage", m, *words) == f"{there}: already exists; give another name"
         assert there.read_text() == "mine"
     for there in lists.iterdir():
         there.unlink()
@@ -275,7 +275,7 @@ def test_coverage_writes_over_nothing(tmp_path: Path, matched: Path) -> None:
     ok("coverage", m, "--lists", lists)
     for name in ("never-seen.txt", "over-represented.csv"):
         (lists / name).unlink()
-    assert refused("coverage", m, "--vs", m, "--lists", lists).startswith(f"{second}: is there")
+    assert refused("coverage", m, "--vs", m, "--lists", lists).startswith(f"{second}: already exists")
 
 
 def test_coverage_shows_no_list_where_none_is_wanted(tmp_path: Path, files: Files) -> None:

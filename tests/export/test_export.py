@@ -226,7 +226,7 @@ def test_originals_at_a_ratio(full: Run, tmp_path: Path) -> None:
         assert len(found) == summary.written["original"] == wanted
         chosen.append(set(found))
     assert chosen[0] < chosen[1] == chosen[2] < chosen[3]
-    assert "were asked for" in card
+    assert "were requested" in card
 
 
 def test_runs_that_make_one_kind(tmp_path: Path) -> None:
