@@ -63,14 +63,15 @@ def question(bank: Path, llm: Any, name: str = "flag") -> Recipe:
         "constraint": "",
         "max_tokens": 80,
     }
-    data = {
+    recipe = {
         "name": name,
         "source": {"concepts": str(bank.absolute())},
         "models": {"llm": spec},
         "judge": None,
         "text_policy": policy,
+        "paths": {"flag": ["concept", "text*"]},
     }
-    return parse_recipe({**data, "paths": {"flag": ["concept", "text*"]}}, "concepts flag")
+    return parse_recipe(recipe, "concepts flag")
 
 
 def answers(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, bool | None, str]]:
