@@ -113,6 +113,15 @@ def counting(log: Path, **options: Any) -> dict[str, Any]:
     return {"tagger": "wordnet", "llm": {"helpers:CountingLLM": str(log), **options}}
 
 
+def until(condition: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
+    """Waits for a condition while the process lives; no speed is assumed, only that it happens at all."""
+    ends = time.monotonic() + 300
+    while not condition():
+        assert process is None or process.poll() is None, "it ended before its time"
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+
+
 def tables(run: Run) -> dict[str, list[dict[str, Any]]]:
     """Every table's rows without what differs between equal runs: time."""
     return {

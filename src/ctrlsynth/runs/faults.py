@@ -112,7 +112,12 @@ class GuardedModel:
             for item in live:  # reset: the same rows are tried again
                 item.status, item.reason = "ok", None
             return fault
-        self._succeeded(stage, len(live))
+        if live:
+            self._deaths = 0
+            self._calm += self.most is not None and len(live) >= self.most
+        if self.most is not None and self._calm >= self._patience:
+            wider = 2 * self.most
+            self.most, self._calm, self._grown = wider if wider < stage.batch else None, 0, True
         return answers
 
     def _answers(self, stage: Stage, items: list[Item]) -> list[Any]:
@@ -167,16 +172,6 @@ class GuardedModel:
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-    def _succeeded(self, stage: Stage, rows: int) -> None:
-        if not rows:
-            return
-        self._deaths = 0
-        if self.most is not None and rows >= self.most:
-            self._calm += 1
-            if self._calm >= self._patience:
-                wider = 2 * self.most
-                self.most, self._calm, self._grown = wider if wider < stage.batch else None, 0, True
 
     def _restart(self, stage: Stage, row_id: str, fault: Fault) -> None:
         """Closes the model, which loads again when it is called; gives up when that happens too often."""
