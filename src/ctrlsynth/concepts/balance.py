@@ -339,6 +339,6 @@ def check_balance(recipe: Recipe, steps: Sequence[Step], parts: Sequence[Any]) -
             above = by_folder[above.parent]
         if wanted > captions:
             raise UserError(
-                f"balance.{key}: {wanted:,} captions are wanted, but there will be {captions:,} at most; lower "
-                f"it (--set balance.{key}=...), or write more captions a row (variants.write)"
+                f"balance.{key}: {wanted:,} captions are wanted, but there will be {captions:,} at most; "
+                f"lower it (--set balance.{key}=...), or write more captions a row (variants.write)"
             )
