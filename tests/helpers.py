@@ -263,11 +263,12 @@ def assert_refused(call: Callable[[], object], match: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def write_tar(path: Path, members: Iterable[tuple[str, bytes]], format: int = tarfile.USTAR_FORMAT) -> Path:
-    """Writes a tar of (name, content)."""
+def write_tar(path: Path, members: Iterable[Sequence[Any]], format: int = tarfile.USTAR_FORMAT) -> Path:
+    """Writes a tar of (name, content), or (name, content, other fields of the header)."""
     with tarfile.open(path, "w", format=format) as archive:
-        for name, data in members:
+        for name, data, *fields in members:
             info = tarfile.TarInfo(name)
-            info.size = len(data)
+            for field, value in {"size": len(data), **(fields[0] if fields else {})}.items():
+                setattr(info, field, value)
             archive.addfile(info, io.BytesIO(data))
     return path
