@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ..errors import UserError, unknown
+from ..errors import UserError, first_line, unknown
 from .block import block_of
 from .presets import PRESETS
 from .schema import Recipe
@@ -52,7 +52,7 @@ def read_yaml(text: str, where: str) -> Any:
         spot = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
         raise UserError(f"{spot}: {error.problem}") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{where}: not YAML: {error}") from error
+        raise UserError(f"{where}: not YAML: {first_line(error)}") from error
 
 
 def read_text(path: Path, what: str) -> str:
