@@ -295,7 +295,7 @@ def test_a_folder_of_images_is_an_evaluation_set(tmp_path: Path) -> None:
 def test_near_hashes_are_those_of_the_plain_search() -> None:
 
     rng = random.Random(0)
-    known = Known(images=1)
+    known = Known()
     stored = [rng.getrandbits(64) for _ in range(300)]
     for number, bits in enumerate(stored):
         for at, quarter in enumerate(known.quarters):

@@ -8,13 +8,13 @@ from tempfile import mkdtemp
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, top_k_accuracy_score
+from torch import from_numpy, zeros
 
 from ctrlsynth.evaluate.encode import class_weights, encode_images, encode_texts
+from ctrlsynth.evaluate.layout import samples
 from ctrlsynth.evaluate.run import evaluate_all
-from ctrlsynth.models.base import Prompt
-from ctrlsynth.models.embedded.scenes.painter import Scenes
 from ctrlsynth.models.open_clip.load import build, load_model, save_folder
-from eval_sets import encoded, write_shards
+from eval_sets import TEMPLATES, draw, write_files, write_shards
 
 NAMES = ["dog", "cat", "car", "tree", "boat", "horse", "chair"]
 LABELS = [n % 6 for n in range(30)]  # nothing shows a chair: an empty class
@@ -22,39 +22,32 @@ CAPTIONS = [f"a {NAMES[label]} {n}" for n, label in enumerate(LABELS)]
 
 
 @lru_cache(maxsize=1)
-def place() -> tuple[Path, list[bytes]]:
-    """A folder with `model/`, `data/shapes` (classes) and `data/walls` (two captions an image); the encoded
-    images."""
+def place() -> Path:
+    """A folder with `model/`, `data/shapes` (classes) and `data/walls` (two captions an image)."""
     base = Path(mkdtemp(prefix="real-"))
     built = build("tiny", seed=3)
     (base / "model").mkdir()
     save_folder(base / "model", built.module, built.config)
-    images = []
-    for n, label in enumerate(LABELS):
-        made = Scenes(64).generate([Prompt(f"a {NAMES[label]}", seed=n)])[0].image
-        assert made is not None
-        images.append(encoded(made))
+    images = [draw(f"a {NAMES[label]}", 64, n) for n, label in enumerate(LABELS)]
     write_shards(
         base / "data/shapes/test",
         [{"png": i, "cls": str(n).encode()} for i, n in zip(images, LABELS, strict=True)],
     )
-    (base / "data/shapes/classnames.txt").write_text("".join(f"{n}\n" for n in NAMES))
-    (base / "data/shapes/zeroshot_classification_templates.txt").write_text(
-        "a photo of a {c}.\na drawing of a {c}.\n"
-    )
+    templates = "a photo of a {c}.\na drawing of a {c}.\n"
+    write_files(base / "data/shapes", {"classnames.txt": "\n".join(NAMES), TEMPLATES: templates})
     write_shards(
         base / "data/walls/test",
         [{"png": i, "txt": f"{t}\nlook, {t}".encode()} for i, t in zip(images, CAPTIONS, strict=True)],
     )
-    return base, images
+    return base
 
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
 def test_scores_are_the_libraries() -> None:
-    base, encoded = place()
+    base = place()
     model = load_model(base / "model")
     found = {r.task: r.scores for r in evaluate_all(model, base / "data", base / "out")}
-    images = encode_images(model, [(i, "x") for i in encoded])
+    images, _ = encode_images(model, samples(base / "data/shapes", "test", len(NAMES)))
     logits = images @ class_weights(model, NAMES, ["a photo of a {c}.", "a drawing of a {c}."]).T
     assert len(np.unique(logits.round(6))) > 100, "no degenerate embeddings"
     scores = {name: s.value for name, s in found["shapes"].items()}
@@ -65,7 +58,6 @@ def test_scores_are_the_libraries() -> None:
     assert scores["mean_per_class_recall"] == pytest.approx(
         balanced_accuracy_score(LABELS, logits.argmax(1)), abs=1e-6
     )
-    from torch import from_numpy, zeros
     from torchmetrics.functional.retrieval import retrieval_hit_rate
 
     texts = encode_texts(model, [t for c in CAPTIONS for t in (c, f"look, {c}")])

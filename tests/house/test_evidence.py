@@ -118,7 +118,7 @@ def test_clip_art_is_read_as_the_packages_lay_it_out(tmp_path: Path) -> None:
     from ctrlsynth.evaluate.tasks import choose
 
     ((task, place),) = choose(tmp_path / "out" / "eval", ["tuxpaint"])
-    assert {texts for _, _, texts in evaluator(task, place).test_rows()} == {
+    assert {sample.captions for sample in evaluator(task, place).test_samples()} == {
         ("A brown horse.",),
         ("A bee.",),
     }

@@ -10,7 +10,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,18 +88,14 @@ def _processes() -> Iterator[_Process]:
     if world == 1:
         yield _Process()
         return
-    gpu = torch.cuda.is_available()
-    local = int(os.environ.get("LOCAL_RANK", "0"))
+    gpu, local = torch.cuda.is_available(), int(os.environ.get("LOCAL_RANK", "0"))
     if gpu:
         torch.cuda.set_device(local)
-    ours = not dist.is_initialized()
-    if ours:
-        dist.init_process_group("nccl" if gpu else "gloo")
-    try:
+    with ExitStack() as ours:
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if gpu else "gloo")
+            ours.callback(dist.destroy_process_group)
         yield _Process(dist.get_rank(), world, f"cuda:{local}" if gpu else "cpu")
-    finally:
-        if ours:
-            dist.destroy_process_group()
 
 
 def _data(
@@ -151,10 +147,8 @@ def _check_folder(block: TrainBlock, out: Path, resume: bool) -> None:
 
 def _differing(one: str, other: str) -> list[str]:
     """Both texts, cut to a readable length around their first difference."""
-    alike = next(
-        (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
-    )
-    start = max(0, alike - 20) if max(len(one), len(other)) > 80 else 0
+    alike = max(0, len(os.path.commonprefix([one, other])) - 20)  # noqa: RUF071
+    start = alike if max(len(one), len(other)) > 80 else 0
     return [
         ("..." if start else "") + t[start : start + 80] + ("..." if len(t) > start + 80 else "")
         for t in (one, other)
@@ -166,7 +160,7 @@ class _Window:
     """What happened since the last line of the log. `sums`: of the losses and of the valid rows."""
 
     start: int
-    sums: Tensor
+    sums: Any = 0.0
     faults: list[tuple[str, str]] = field(default_factory=list)
     waited: float = 0.0
     began: float = field(default_factory=time.perf_counter)
@@ -203,13 +197,14 @@ class _Run:
     def go(self, watch: Watch) -> Trained:
         """Trains from the newest checkpoint to the last step."""
         state, block, first = self.state, self.block, self.process.rank == 0
+        facts = {key: self.facts[key] for key in ("rows", "block")}
         if first:  # only now, so that a run with wrong input can be corrected and started again
             write_json(self.out / STATE, self.facts)
         log = Log(self.out, state.step) if first else None
         done, pin = state.step * block.accumulate, self.device.type == "cuda"
         stream = iter(loader(self.batches, done, workers=block.workers, pin=pin))
         watch(self.steps, {"step": state.step})
-        window = self._window()
+        window = _Window(state.step)
         for step in range(state.step, self.steps):
             asked = time.perf_counter()
             micro_batches = [next(stream) for _ in range(block.accumulate)]
@@ -223,28 +218,24 @@ class _Run:
                 if log is not None:
                     log.line(line)
                     watch(self.steps, line)
-                window = self._window()
+                window = _Window(state.step)
             if saves and first:
-                checkpoint.save(self.out, state, self._facts(), block.keep)
+                checkpoint.save(self.out, state, {"samples": state.step * block.batch, **facts}, block.keep)
             if saves and self.process.world > 1:
                 dist.barrier()
+        samples = self.steps * block.batch
         if log is not None:
             log.close()
-            checkpoint.finish(self.out, state, self._facts())
+            checkpoint.write(self.out / "model", state, {"samples": samples, **facts})
         data = {k: v for k, v in self.facts.items() if k != "block"}
-        samples = self.steps * block.batch
         return Trained(self.out / "model", self.steps, samples, state.loss, state.skipped, data)
-
-    def _window(self) -> _Window:
-        return _Window(self.state.step, torch.zeros(2, device=self.device))
 
     def _step(self, step: int, micro_batches: Sequence[Batch]) -> Tensor:
         """One optimiser step: [loss, valid rows] of the whole batch, without waiting for the device."""
-        block, module, optimizer = self.block, self.state.module, self.state.optimizer
-        scaler = self.state.scaler
-        rate = learning_rate(block, step, self.steps, self.warmup)
+        block, state = self.block, self.state
+        module, optimizer, scaler = state.module, state.optimizer, state.scaler
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = learning_rate(block, step, self.steps, self.warmup)
         optimizer.zero_grad(set_to_none=True)
         loss, valid = step_gradients(
             self.forward,
@@ -296,11 +287,6 @@ class _Run:
             "skipped": state.skipped,
             **({"faults": window.faults[:20]} if window.faults else {}),
         }
-
-    def _facts(self) -> dict[str, Any]:
-        """The content of train.json apart from the state."""
-        samples = self.state.step * self.block.batch
-        return {"samples": samples, "rows": self.facts["rows"], "block": self.facts["block"]}
 
 
 def _initial_model(block: TrainBlock, base: Path) -> LoadedClip:

@@ -2,7 +2,6 @@
 embeddings, the prediction the nearest class."""
 
 import hashlib
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +28,8 @@ def template_set(name: str, folder: Path) -> list[str]:
     if name in ("openai-imagenet-80", "openai-imagenet-7"):
         from ...models.open_clip.load import import_open_clip
 
-        import_open_clip("--templates")
-        shipped = import_module("open_clip.zero_shot_metadata")
-        functions = (
-            shipped.OPENAI_IMAGENET_TEMPLATES if name.endswith("80") else shipped.SIMPLE_IMAGENET_TEMPLATES
-        )
-        return [function("{c}") for function in functions]
+        shipped = "OPENAI_IMAGENET_TEMPLATES" if name.endswith("80") else "SIMPLE_IMAGENET_TEMPLATES"
+        return [function("{c}") for function in getattr(import_open_clip("--templates"), shipped)]
     raise unknown("template set", name, TEMPLATE_SETS, "--templates")
 
 
@@ -58,8 +53,7 @@ class ZeroShot(Evaluator):
             raise UserError(f"{self.folder / 'classnames.txt'}: expected at least one class, found none")
         weights = class_weights(model, names, template_set(self._templates, self.folder))
         test = encode_split(model, self.folder, "test", len(names))
-        scores = classification(test.features @ weights.T, test.labels)
-        return Scores(scores, len(test.labels), len(names))
+        return Scores(classification(test.features @ weights.T, test.labels), len(test.labels), len(names))
 
 
 def classification(logits: Array, labels: Ints) -> dict[str, Score]:
