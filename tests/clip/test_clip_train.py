@@ -212,10 +212,10 @@ def test_the_schedule_is_open_clips_and_slips() -> None:
     assert [warmup_steps(block(**w), 12, 6) for w in warmups] == [3, 5, 6]
 
 
-def decay(name: str, parameter: Any, decay: float) -> float:
-    """The weight decay of a parameter by open_clip's rule."""
+def decay(name: str, parameter: Any, full: float) -> float:
+    """The weight decay of a parameter by open_clip's rule: `full` or none."""
     bare = any(word in name for word in ("bn", "ln", "bias", "logit_scale"))
-    return 0.0 if parameter.ndim < 2 or bare else decay
+    return 0.0 if parameter.ndim < 2 or bare else full
 
 
 def plain_loss(module: Any, batch: Any, given: TrainBlock) -> Any:
@@ -276,11 +276,10 @@ def test_a_run_leaves_what_it_says() -> None:
     assert list((out / "tensorboard").iterdir())
     facts = json.loads((out / "model/train.json").read_text())
     assert (facts["step"], facts["rows"], facts["block"]["lr"]) == (12, [ROWS], 3e-3)
-    model = load_model(out)
-    other = open_clip.create_model(f"local-dir:{out / 'model'}")
-    tokens = open_clip.get_tokenizer("ViT-B-32")(["a red dog on a blue ball"])
-    theirs = other.eval().encode_text(tokens).detach().numpy()
-    assert np.allclose(model.encode_text(["a red dog on a blue ball"]).numpy(), theirs, atol=1e-5)
+    text = ["a red dog on a blue ball"]
+    other = open_clip.create_model(f"local-dir:{out / 'model'}").eval()
+    theirs = other.encode_text(open_clip.get_tokenizer("ViT-B-32")(text)).detach().numpy()
+    assert np.allclose(load_model(out).encode_text(text).numpy(), theirs, atol=1e-5)
 
 
 def test_killed_in_the_middle_it_ends_with_the_same_weights(tmp_path: Path) -> None:
@@ -377,13 +376,11 @@ def test_appendix_e_is_one_step_with_the_negatives_of_each_micro_batch(tmp_path:
     made, given = run(tmp_path, **changes), block(**changes)
     assert (made.steps, made.samples, made.skipped) == (1, 90, 0)
     batches, module = batches_of(given, steps=1), load_folder(whole()).module.train()
-    total = 0.0
-    for micro_batch in (batches[n] for n in range(6)):
-        assert len(micro_batch.ids) == 15
-        value = plain_loss(module, micro_batch, given)
-        (value / 6).backward()
-        total += float(value.detach()) / 6
-    assert made.loss == pytest.approx(total, rel=1e-5)
+    micro_batches = [batches[n] for n in range(6)]
+    assert [len(micro_batch.ids) for micro_batch in micro_batches] == [15] * 6
+    value = sum(plain_loss(module, micro_batch, given) for micro_batch in micro_batches) / 6
+    value.backward()
+    assert made.loss == pytest.approx(float(value.detach()), rel=1e-5)
     before, after = weights(whole()), weights(tmp_path)
     settled = 0
     for name, parameter in module.named_parameters():
@@ -409,18 +406,10 @@ def test_other_ways_to_train_learn_too(tmp_path: Path, change: dict[str, Any]) -
 def test_finetuning_starts_from_the_given_weights(tmp_path: Path) -> None:
     run(tmp_path / "still", init=str(whole()), steps=1, epochs=None, lr=1e-12)
     assert same(weights(tmp_path / "still"), weights(whole()), 1e-6)
-    mean = (0.4, 0.5, 0.6)
-    run(
-        tmp_path / "on",
-        init=str(whole()),
-        preset="synthclip-finetune",
-        batch=15,
-        epochs=1,
-        precision="float32",
-        mean=mean,
-    )
+    changes: dict[str, Any] = {"preset": "synthclip-finetune", "epochs": 1, "mean": (0.4, 0.5, 0.6)}
+    run(tmp_path / "on", init=str(whole()), **changes)
     assert not same(weights(tmp_path / "on"), weights(whole()), 1e-6)
-    assert load_folder(tmp_path / "on").config["preprocess_cfg"]["mean"] == list(mean)
+    assert load_folder(tmp_path / "on").config["preprocess_cfg"]["mean"] == [0.4, 0.5, 0.6]
     assert_refused(lambda: run(tmp_path / "bias", init=str(whole()), loss="sigmoid"), "without a logit bias")
 
 

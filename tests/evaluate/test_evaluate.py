@@ -79,8 +79,8 @@ def test_a_task_is_evaluated_again_only_when_its_question_changes(tmp_path: Path
 
 
 def test_an_interrupted_evaluation_keeps_what_is_finished(tmp_path: Path) -> None:
-    classification_set(tmp_path / "data" / "a", [0, 1, 2], NAMES, NAMES)
-    classification_set(tmp_path / "data" / "b", [0, 1, 2], NAMES, NAMES)
+    for name in "ab":
+        classification_set(tmp_path / "data" / name, [0, 1, 2], NAMES, NAMES)
     model = ColourClip()
 
     def stop(task: str, number: int, of: int, images: int) -> None:
@@ -290,22 +290,19 @@ def test_sets_that_cannot_be_evaluated(tmp_path: Path) -> None:
         assert_refused(partial(evaluate_all, ColourClip(), tmp_path / data, tmp_path / out, tasks_), words)
 
 
-def _runs(tmp_path: Path, templates: dict[str, str]) -> list[Path]:
-    shown = {"good": ["red", "green", "blue", "red"], "bad": ["red", "blue", "green", "red"]}
-    for model, colours in shown.items():
-        classification_set(tmp_path / model / "cifar10", [0, 1, 2, 0], colours, [*NAMES, *"abcdefg"])
-        evaluate_all(
-            ColourClip(model),
-            tmp_path / model,
-            tmp_path / "runs" / model,
-            ["cifar10"],
-            Settings(templates=templates[model]),
-        )
-    return [tmp_path / "runs" / model for model in shown]
+def _compared(tmp_path: Path, templates: str = "folder", text: str = "{c}", **options: Any) -> Comparison:
+    """The run `good` beside the run `bad`, which has other images, and these templates."""
+    for model, colours in (("good", [*NAMES, "red"]), ("bad", ["red", "blue", "green", "red"])):
+        data = tmp_path / model
+        classification_set(data / "cifar10", [0, 1, 2, 0], colours, [*NAMES, *"abcdefg"])
+        write_files(data / "cifar10", {TEMPLATES: text if model == "bad" else "{c}"})
+        settings = Settings(templates=templates if model == "bad" else "folder")
+        evaluate_all(ColourClip(model), data, tmp_path / "runs" / model, ["cifar10"], settings)
+    return compare(load_runs([tmp_path / "runs" / "good", tmp_path / "runs" / "bad"]), **options)
 
 
 def test_compare_lays_runs_and_the_papers_side_by_side(tmp_path: Path) -> None:
-    found = compare(load_runs(_runs(tmp_path, {"good": "folder", "bad": "folder"})), with_papers=True)
+    found = _compared(tmp_path, with_papers=True)
     (column,) = found.columns
     assert (column.title, show(found.rows["bad"][column])[:4]) == ("cifar10 acc1", "50.0")
     assert show(found.rows["CtrlSynth, table 1: CtrlSynth, CC3M"][column]) == "70.3*"
@@ -315,28 +312,20 @@ def test_compare_lays_runs_and_the_papers_side_by_side(tmp_path: Path) -> None:
     assert found.plain()["rows"]["good"][0]["value"] == 100.0
 
 
-def test_two_template_sets_never_share_a_column(tmp_path: Path) -> None:
-    found = compare(load_runs(_runs(tmp_path, {"good": "folder", "bad": "simple"})))
-    assert [[c.title for c in found.columns if c in cells] for cells in found.rows.values()] == [
-        ["cifar10 acc1 [templates=folder]"],
-        ["cifar10 acc1 [templates=simple]"],
-    ]
-    assert any("because templates differ" in note for note in found.notes)
-
-
-def test_two_folders_with_other_templates_never_share_a_column(tmp_path: Path) -> None:
-    """Both sets go by the name `folder`; what is in the two files decides."""
-    for name in ("one", "two"):
-        folder = classification_set(tmp_path / name / "own", [0, 1], ["red", "green"], NAMES)
-        write_files(folder, {TEMPLATES: f"{name} {{c}}\n"})
-        evaluate_all(ColourClip(name), tmp_path / name, tmp_path / "runs" / name)
-    found = compare(load_runs([tmp_path / "runs" / "one", tmp_path / "runs" / "two"]))
-    assert [[c in cells for c in found.columns] for cells in found.rows.values()] == [
-        [True, False],
-        [False, True],
-    ]
-    assert len({c.title for c in found.columns}) == 2
-    assert any("because template_digest differ" in note for note in found.notes)
+@pytest.mark.parametrize(
+    ("templates", "text", "differs"),
+    [("simple", "{c}", "templates"), ("folder", "other {c}", "template_digest")],
+    ids=["another set", "the folder's own, which differ"],
+)
+def test_two_template_sets_never_share_a_column(
+    tmp_path: Path, templates: str, text: str, differs: str
+) -> None:
+    found = _compared(tmp_path, templates, text)
+    titles = [[c.title for c in found.columns if c in cells] for cells in found.rows.values()]
+    one, other = (title for row in titles for title in row)
+    assert one != other
+    assert all(re.fullmatch(rf"cifar10 acc1 \[{differs}=\w+\]", title) for title in (one, other))
+    assert any(f"because {differs} differ" in note for note in found.notes)
 
 
 def test_seeds_are_one_run_with_an_interval(tmp_path: Path) -> None:
@@ -399,26 +388,23 @@ def test_delta_mtl_between_runs_takes_the_sets_that_both_have(tmp_path: Path) ->
 def test_printed_averages_stand_beside_whole_averages_only(tmp_path: Path) -> None:
     classification_set(tmp_path / "data" / "own", [0, 1], ["red", "green"], NAMES)
     (one,) = evaluate_all(ColourClip(), tmp_path / "data", tmp_path / "x")
-    twenty = [t for t in tasks().values() if t.group == "table1"]
-    for task in twenty:
+    for task in (t for t in tasks().values() if t.group == "table1"):
         scores = {task.metric: Score(0.5)}
         write_result(
             tmp_path / "all" / f"{task.name}.json",
             replace(one, task=task.name, group="table1", main=task.metric, scores=scores),
         )
-        if task.name != "svhn":
-            shutil.copytree(tmp_path / "all", tmp_path / "part", dirs_exist_ok=True)
-    (tmp_path / "part" / "svhn.json").unlink(missing_ok=True)
-    averages_of = []
-    for name in ("all", "part"):
+    shutil.copytree(tmp_path / "all", tmp_path / "part")
+    (tmp_path / "part" / "svhn.json").unlink()
+
+    def averages_of(name: str) -> dict[str, float]:
         found = compare(load_runs([tmp_path / name]), with_papers=True)
         average = next(c for c in found.columns if c.metric == "average")
-        averages_of.append(
-            {row: cells[average].value for row, cells in found.rows.items() if average in cells}
-        )
+        return {row: cells[average].value for row, cells in found.rows.items() if average in cells}
+
     printed = {"CtrlSynth, table 1: CtrlSynth, CC12M": 36.6, "CtrlSynth, table 8: img, SP4": 22.1}
-    assert {"all": 50.0, **printed}.items() <= averages_of[0].items()
-    assert averages_of[1] == {"part": 50.0}
+    assert {"all": 50.0, **printed}.items() <= averages_of("all").items()
+    assert averages_of("part") == {"part": 50.0}
 
 
 def test_what_is_no_result_is_one_line(tmp_path: Path) -> None:

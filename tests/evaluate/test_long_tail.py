@@ -73,13 +73,12 @@ def test_parts_change_nothing_and_missing_images_are_rows(tmp_path: Path) -> Non
 
 def test_wrong_splits_are_one_line(tmp_path: Path) -> None:
     path = tmp_path / "train.txt"
-    path.write_text("a b.jpg 0\nc.jpg 7\n")
-    wrong = r"train\.txt:2: expected 'path label' with a label of 0\.\.2, found 'c\.jpg 7'"
-    assert_refused(lambda: read_split(path, 3), wrong)
+    label = r"train\.txt:2: expected 'path label' with a label of 0\.\.2, found 'c\.jpg 7'"
+    for text, wrong in (("a b.jpg 0\nc.jpg 7\n", label), ("\n", "names no image")):
+        path.write_text(text)
+        assert_refused(lambda: read_split(path, 3), wrong)
     path.write_text("a b.jpg 0\n\n")
     assert read_split(path, 3) == [("a b.jpg", 0)]
-    path.write_text("\n")
-    assert_refused(lambda: read_split(path, 3), "names no image")
     where = _split(tmp_path / "x", [101, 101, 101])
     assert_refused(lambda: _rows(where), r"no class of .*train\.txt is tail")
     assert_refused(lambda: _rows({**where, "split": "gone.txt"}), "cannot read it")

@@ -173,11 +173,10 @@ def _matches(pair: Pair, known: Known, block: Decontaminate) -> list[tuple[str, 
         return out
     with contextlib.suppress(ImageFault):
         image = decode(pair.image)
-        same = known.pixels.get(pixel_hash(image)) if block.images != "phash" else None
-        if same is not None:
-            return [*out, ("sha256", same)]
-        near = known.near(perceptual_hash(image), block.distance) if block.images != "sha256" else None
-        return [*out, ("phash", near)] if near is not None else out
+        if block.images != "phash" and (same := known.pixels.get(pixel_hash(image))):
+            out.append(("sha256", same))
+        elif block.images != "sha256" and (near := known.near(perceptual_hash(image), block.distance)):
+            out.append(("phash", near))
     return out
 
 
@@ -196,7 +195,8 @@ def clean(
     ]
     mark = hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
     path = out / "decontamination.jsonl"
-    first, *lines = (path.read_text(encoding="utf-8") if path.is_file() else "").splitlines() or ["{}"]
+    text = path.read_text(encoding="utf-8") if path.is_file() else "{}"
+    first, *lines = text.rstrip("\n").split("\n")  # a caption may hold other line ends
     if json.loads(first).get("mark") == mark:
         found = [Found(**json.loads(line)) for line in lines]
     else:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -73,20 +73,13 @@ def first_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-class _Process(NamedTuple):
-    """This process's number, the number of processes, and the device that torchrun implies."""
-
-    rank: int = 0
-    world: int = 1
-    device: str | None = None
-
-
 @contextmanager
-def _processes() -> Iterator[_Process]:
-    """Reads torchrun's environment. Joins a process group unless there is one already or one process only."""
+def _processes() -> Iterator[tuple[int, int, str | None]]:
+    """Reads torchrun's environment: gives this process's number, the number of processes, and the device that
+    torchrun implies. Joins a process group unless there is one already or one process only."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
-        yield _Process()
+        yield 0, 1, None
         return
     gpu, local = torch.cuda.is_available(), int(os.environ.get("LOCAL_RANK", "0"))
     if gpu:
@@ -95,7 +88,7 @@ def _processes() -> Iterator[_Process]:
         if not dist.is_initialized():
             dist.init_process_group("nccl" if gpu else "gloo")
             ours.callback(dist.destroy_process_group)
-        yield _Process(dist.get_rank(), world, f"cuda:{local}" if gpu else "cpu")
+        yield dist.get_rank(), world, f"cuda:{local}" if gpu else "cpu"
 
 
 def _data(
@@ -111,8 +104,8 @@ def _data(
     facts: dict[str, Any] = {"block": block.model_dump(mode="json")}
     if block.decontaminate is not None:
         shards, facts["decontaminated"] = clean(shards, block.decontaminate, base, out)
-    left_out = sum((s.left_out for s in shards), Counter[str]())
-    facts |= {"rows": [s.rows for s in shards], "left_out": dict(left_out)}
+    facts["rows"] = [s.rows for s in shards]
+    facts["left_out"] = dict(sum((s.left_out for s in shards), Counter[str]()))
     if rank == 0:
         before = read_json(out / STATE) or facts
         if before["rows"] != facts["rows"]:
@@ -169,16 +162,19 @@ class _Window:
 class _Run:
     """One process's part of a run."""
 
-    def __init__(self, block: TrainBlock, out: Path, base: Path, process: _Process, resume: bool) -> None:
-        self.block, self.out, self.process = block, out, process
-        self.device = torch.device(choose_device(process.device or block.device, "train"))
-        shards, self.facts = _data(block, out, base, process.rank, resume)
-        schedule = schedule_of(shards, block, process.world)
+    def __init__(
+        self, block: TrainBlock, out: Path, base: Path, process: tuple[int, int, str | None], resume: bool
+    ) -> None:
+        self.block, self.out = block, out
+        self.rank, self.world, device = process
+        self.device = torch.device(choose_device(device or block.device, "train"))
+        shards, self.facts = _data(block, out, base, self.rank, resume)
+        schedule = schedule_of(shards, block, self.world)
         self.steps = total_steps(block, schedule, base)
         self.warmup = warmup_steps(block, self.steps, schedule.steps_an_epoch)
         loaded = _initial_model(block, base)
         loaded.config["preprocess_cfg"] |= {"mean": list(block.mean), "std": list(block.std)}
-        self.batches = Batches(shards, schedule, loaded, block, steps=self.steps, rank=process.rank)
+        self.batches = Batches(shards, schedule, loaded, block, steps=self.steps, rank=self.rank)
         module = use_views(loaded.module).to(self.device).train()
         if block.grad_checkpointing:
             module.set_grad_checkpointing()
@@ -189,14 +185,14 @@ class _Run:
         if newest is not None:
             checkpoint.load(newest, self.state, self.device)
         self.forward: Any = Forward(module, Normalise(block.mean, block.std, self.device), precision)
-        if process.world > 1:
+        if self.world > 1:
             self.forward = torch.nn.parallel.DistributedDataParallel(
                 self.forward, gradient_as_bucket_view=True
             )
 
     def go(self, watch: Watch) -> Trained:
         """Trains from the newest checkpoint to the last step."""
-        state, block, first = self.state, self.block, self.process.rank == 0
+        state, block, first = self.state, self.block, self.rank == 0
         facts = {key: self.facts[key] for key in ("rows", "block")}
         if first:  # only now, so that a run with wrong input can be corrected and started again
             write_json(self.out / STATE, self.facts)
@@ -221,7 +217,7 @@ class _Run:
                 window = _Window(state.step)
             if saves and first:
                 checkpoint.save(self.out, state, {"samples": state.step * block.batch, **facts}, block.keep)
-            if saves and self.process.world > 1:
+            if saves and self.world > 1:
                 dist.barrier()
         samples = self.steps * block.batch
         if log is not None:
@@ -245,7 +241,7 @@ class _Run:
             factor=scaler.scale(torch.ones((), device=self.device)),
             # seeds what is random inside a model (patch dropout)
             before=lambda number: torch.manual_seed(
-                hash_int(block.seed, f"{step}/{self.process.rank}/{number}", "model") >> 1
+                hash_int(block.seed, f"{step}/{self.rank}/{number}", "model") >> 1
             ),
         )
         if block.grad_clip is not None:

@@ -85,8 +85,10 @@ class Comparison:
         """A Markdown table with the runs as rows."""
         titles = [c.title for c in self.columns]
         lines = ["| run | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
-        for name, cells in self.rows.items():
-            lines.append(f"| {_cell(name)} | " + " | ".join(show(cells.get(c)) for c in self.columns) + " |")
+        lines += [
+            f"| {_cell(name)} | " + " | ".join(show(cells.get(c)) for c in self.columns) + " |"
+            for name, cells in self.rows.items()
+        ]
         return "\n".join([*lines, "", *(f"- {_cell(n)}" for n in self.notes)])
 
 
@@ -173,9 +175,8 @@ def pooled(scores: Sequence[Score]) -> Cell:
     """The mean score in percent, with the bootstrap interval of one run or the t interval over several
     seeds."""
     if len(scores) == 1:
-        one = scores[0]
-        low, high = (None if v is None else 100 * v for v in (one.low, one.high))
-        return Cell(100 * one.value, low, high)
+        low, high = (None if v is None else 100 * v for v in (scores[0].low, scores[0].high))
+        return Cell(100 * scores[0].value, low, high)
     mean, half = interval_over_seeds([100 * s.value for s in scores])
     return Cell(mean, mean - half, mean + half, len(scores))
 
@@ -191,8 +192,7 @@ def _titled(columns: Iterable[Column], notes: list[str]) -> list[Column]:
         differing = sorted(
             k for k in {k for p in protocols for k in p} if len({json.dumps(p.get(k)) for p in protocols}) > 1
         )
-        if "templates" in differing:
-            differing = [k for k in differing if k != "template_digest"]
+        differing = [k for k in differing if k != "template_digest" or "templates" not in differing]
         if differing:
             notes.append(
                 f"{task} {metric}: {len(alike)} columns, because {', '.join(differing)} differ; do not "

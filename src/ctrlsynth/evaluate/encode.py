@@ -102,8 +102,9 @@ class Split:
     labels: Ints
 
     def __add__(self, other: "Split") -> "Split":
-        features = np.concatenate([self.features, other.features])
-        return Split(features, np.concatenate([self.labels, other.labels]))
+        return Split(
+            np.concatenate([self.features, other.features]), np.concatenate([self.labels, other.labels])
+        )
 
 
 def encode_labelled(model: Encoder, rows: Iterable[Sample]) -> Split:

@@ -59,11 +59,9 @@ def five_tasks(results: Iterable[Result]) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     for result in results:
         kind = str(result.protocol["kind"])
-        if kind in ("linear-probe", "few-shot"):
-            found.setdefault(kind, []).append(result.scores[result.main].value)
-        elif kind == "retrieval":
-            found.setdefault("image-retrieval", []).append(result.scores["t2i_recall@5"].value)
-            found.setdefault("text-retrieval", []).append(result.scores["i2t_recall@5"].value)
-        elif result.task == "imagenet":
-            found.setdefault("zero-shot", []).append(result.scores[result.main].value)
+        metrics = {kind: result.main} if kind != "zero-shot" or result.task == "imagenet" else {}
+        if kind == "retrieval":
+            metrics = {"image-retrieval": "t2i_recall@5", "text-retrieval": "i2t_recall@5"}
+        for task, metric in metrics.items():
+            found.setdefault(task, []).append(result.scores[metric].value)
     return {task: 100 * sum(found[task]) / len(found[task]) for task in FIVE if task in found}

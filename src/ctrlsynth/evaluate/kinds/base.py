@@ -53,7 +53,7 @@ class Evaluator(ABC):
 
     def files(self) -> list[Path]:
         """The files that identify the data: their digest is part of the result."""
-        shards = [p for split in self.splits for p in layout.shards(self.folder, split)]
+        shards = (path for split in self.splits for path in layout.shards(self.folder, split))
         return [self.folder / "classnames.txt", *shards]
 
     def protocol(self) -> dict[str, Any]:
