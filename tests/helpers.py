@@ -4,9 +4,11 @@ nothing else)."""
 import io
 import json
 import os
+import subprocess
+import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,6 @@ from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Recipe
 from ctrlsynth.runs.build import Workshop
-from ctrlsynth.runs.ledger import Ledger
 from ctrlsynth.runs.local import Pipeline
 from ctrlsynth.runs.watch import Watcher
 from ctrlsynth.sample import Tags
@@ -48,7 +49,7 @@ def write_captions(path: Path, rows: int) -> Path:
     return path
 
 
-def recipe(base: Path, rows: int = 40, part_rows: int = 10, **changes: Any) -> Recipe:
+def recipe_data(base: Path, rows: int = 40, part_rows: int = 10, **changes: Any) -> dict[str, Any]:
     """A text recipe with the embedded tagger and the realizer; `changes` replace top-level keys."""
     if not (base / "captions.jsonl").exists():
         write_captions(base / "captions.jsonl", rows)
@@ -59,7 +60,19 @@ def recipe(base: Path, rows: int = 40, part_rows: int = 10, **changes: Any) -> R
         "paths": [{"rewrite": ["text", "tags", "text*"]}],
         **changes,
     }
-    return parse_recipe(data)
+    return data
+
+
+def recipe(base: Path, rows: int = 40, part_rows: int = 10, **changes: Any) -> Recipe:
+    """The recipe of `recipe_data`."""
+    return parse_recipe(recipe_data(base, rows, part_rows, **changes))
+
+
+def recipe_file(base: Path, rows: int = 40, part_rows: int = 10, **changes: Any) -> Path:
+    """The recipe of `recipe_data` as `r.yaml`."""
+    path = base / "r.yaml"
+    path.write_text(json.dumps(recipe_data(base, rows, part_rows, **changes)))
+    return path
 
 
 def ctrlsynth(*words: object) -> tuple[int, str, str]:
@@ -72,6 +85,32 @@ def ctrlsynth(*words: object) -> tuple[int, str, str]:
         except SystemExit as ended:
             code = int(ended.code or 0)
     return code, out.getvalue(), err.getvalue()
+
+
+def start(
+    *words: object, cwd: Path, chunks: float = 0, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """The command as a process and a session of its own, which saves a chunk after so many seconds."""
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # the tests' may be ignored
+        f"from ctrlsynth.storage import parts; parts.CHUNK_SECONDS = {chunks}\n"
+        "from ctrlsynth.cli.main import main; main()"
+    )
+    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, words)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": path, **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def counting(log: Path, **options: Any) -> dict[str, Any]:
+    """A recipe's models with the counting writer."""
+    return {"tagger": "wordnet", "llm": {"helpers:CountingLLM": str(log), **options}}
 
 
 def tables(run: Run) -> dict[str, list[dict[str, Any]]]:
@@ -193,8 +232,7 @@ def run_part(
     retry: bool = False,
 ) -> dict[str, Any]:
     """Makes one part alone, as an engine that spreads parts does; returns its counts."""
-    ledger = Ledger(workshop.plan, run, folder)
-    Pipeline(workshop, run, folder, Watcher(), retry, ledger).run([(part, list(versions))])
+    Pipeline(workshop, run, folder, Watcher(), retry).run([(part, list(versions))])
     return run.counts(folder, part.index, workshop.plan.part_digest(folder, part))
 
 

@@ -193,7 +193,9 @@ def test_an_added_bank_keeps_origins_scores_and_flags(tmp_path: Path) -> None:
     source = open_source(Source(concepts=tmp_path / "raw.parquet"), tmp_path)
     assert [r.reason for r in source.rows(source.parts()[0])][:3] == ["flagged"] * 3
     (tmp_path / "score.csv").write_text("entry,score\ndog,many\n")
-    assert_refused(lambda: read_bank(tmp_path / "score.csv"), "row 2: the score is not a number: 'many'")
+    assert_refused(
+        lambda: read_bank(tmp_path / "score.csv"), r"score\.csv:2: the score is not a number: 'many'"
+    )
 
 
 def test_a_cut_bank_has_no_repeats_and_no_blanks() -> None:

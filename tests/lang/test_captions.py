@@ -336,7 +336,7 @@ def test_examples_and_templates_go_together(tmp_path: Path) -> None:
         TextController(TextPolicy(templates=["in-context"]), 0)
     few = tmp_path / "few.txt"
     few.write_text("one\none\ntwo\n")
-    with pytest.raises(UserError, match="2 captions; at least 3"):
+    with pytest.raises(UserError, match="2 captions; it takes at least 3"):
         TextController(TextPolicy(templates=["in-context"], examples=few), 0)
     with pytest.raises(UserError, match="no chosen template of family 'concept' shows captions"):
         TextController(TextPolicy(examples=few), 0)

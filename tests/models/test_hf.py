@@ -19,7 +19,7 @@ from ctrlsynth.errors import ModelError, UserError
 from ctrlsynth.models.device import make_torchvision_importable, memory_faults
 from ctrlsynth.models.hub import load
 from ctrlsynth.models.hub.files import content_digest, folder_digest
-from ctrlsynth.models.hub.find import QUANTIZATIONS, Located, check_quantization, locate, read_options
+from ctrlsynth.models.hub.find import QUANTIZATIONS, HFOptions, Located, check_quantization, locate
 from ctrlsynth.models.hub.load import load_pretrained, quantization_call
 from ctrlsynth.models.installed import need
 
@@ -44,7 +44,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def found(model: Any, **options: Any) -> Located:
-    return locate(model, read_options(options, "models.tagger"), "models.tagger")
+    return locate(model, HFOptions.read(options, "models.tagger"), "models.tagger")
 
 
 def in_cache(
@@ -95,10 +95,10 @@ def test_what_is_not_at_hand_is_one_sentence_with_the_command(
     ("options", "message"),
     [
         ({"dtyp": "auto"}, "unknown option 'dtyp'; did you mean 'dtype'"),
-        ({"dtype": "float8"}, "unknown dtype 'float8'"),
+        ({"dtype": "float8"}, "dtype: auto, float32, float16 or bfloat16, not 'float8'"),
         ({"device": "gpu"}, "device: auto, cpu, mps, cuda"),
         ({"adapters": 3}, "adapters: a list"),
-        ({"quantization": "int3"}, "unknown quantization 'int3'; did you mean"),
+        ({"quantization": "int3"}, "quantization: int8, int4, torchao-int8 or torchao-int4, not 'int3'"),
         ({"quantization": "int8", "adapters": ["a", "b"]}, "one adapter"),
         ({"revision": 7}, "revision: a branch"),
         ({"download": "yes"}, "download: true or false"),
@@ -106,7 +106,7 @@ def test_what_is_not_at_hand_is_one_sentence_with_the_command(
 )
 def test_wrong_options_are_one_line(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        read_options(options, "models.tagger")
+        HFOptions.read(options, "models.tagger")
     assert str(caught.value).startswith("models.tagger")
 
 

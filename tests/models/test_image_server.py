@@ -174,11 +174,11 @@ def test_preflight_and_digest(opened: list[ImageServer]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sized": 3}, "unknown option of openai 'sized'; did you mean 'size'"),
+        ({"sized": 3}, "unknown option 'sized'; did you mean 'size'"),
         ({"size": "large"}, r"text_to_image\.size: one edge or"),
         ({"size": [1, 2, 3]}, r"text_to_image\.size: one edge or"),
-        ({"base_urls": ["localhost"]}, "begins with http"),
-        ({"prices": {"output": 1.0}}, r"text_to_image\.prices\.output: no tokens are kept for this stage"),
+        ({"base_urls": ["localhost"]}, "base_urls: a list of addresses, each of which begins with http"),
+        ({"prices": {"output": 1.0}}, r"text_to_image\.prices: no tokens are kept for this stage"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], message: str) -> None:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from ctrlsynth.api.run import Run, run
 from ctrlsynth.cli.main import app
-from ctrlsynth.models.prices import cost
+from ctrlsynth.models.prices import spent
 from helpers import recipe, write_captions
 from servers import FaultyServer, completion, echo, said
 
@@ -58,7 +58,8 @@ def test_status_tells_the_cost_and_new_prices_change_nothing_else(tmp_path: Path
             assert ledger["write"].cost == pytest.approx(factor * 30 * (7 * 2.0 + 5 * 10.0) / 1e6)
             assert shown in CliRunner().invoke(app, ["status", str(tmp_path / "run")]).output
             assert len(faulty.seen) == 30  # begun ahead of their batch, and asked once each
-    assert cost({"row": 0.04}, 0, 0, rows=3) == pytest.approx(0.12)
+    painter = {"text_to_image": {"prices": {"row": 0.04}}}
+    assert spent(painter, "paint", {"ok": 3}) == pytest.approx(0.12)
 
 
 def test_no_key_in_the_run_s_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

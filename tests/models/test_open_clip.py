@@ -18,8 +18,7 @@ from safetensors.torch import save_file
 from clip_fixture import MICRO, micro
 from ctrlsynth.models.open_clip import load as clip
 from ctrlsynth.models.open_clip.attention import use_views
-from ctrlsynth.models.open_clip.encode import LoadedClip, croppable, encode_tokens
-from ctrlsynth.models.open_clip.tokens import Tokenizer
+from ctrlsynth.models.open_clip.encode import LoadedClip, Tokenizer, croppable, encode_tokens
 from helpers import assert_refused
 
 open_clip = clip.import_open_clip()

@@ -357,17 +357,17 @@ def test_it_ends_and_starts_again(opened: list[OpenAIServer]) -> None:
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"base_urls": []}, "base_urls is a list"),
-    ({"base_url": ["http://a", "http://b"]}, "base_url is one address; several are replicas: base_urls"),
+    ({"base_urls": []}, "base_urls: a list of addresses"),
+    ({"base_url": ["http://a", "http://b"]}, "base_url: one address .*; several are replicas: base_urls"),
     ({"base_url": "localhost:8000"}, "begins with http"),
     ({"base_url": "http://a", "base_urls": ["http://b"]}, "not both"),
     ({"concurrency": 0}, "concurrency: a whole number"),
-    ({"timeout": 0}, "timeout: a number"),
+    ({"timeout": 0}, "timeout: seconds, a number"),
     ({"temperature": -1}, "temperature"),
     ({"top_p": 0}, "top_p"),
     ({"max_tokens": 1.5}, "max_tokens"),
-    ({"prices": {"inptu": 1}}, "did you mean 'input'"),
-    ({"prices": {"input": -1}}, "prices.input"),
+    ({"prices": {"inptu": 1}}, "prices: US dollars, {input: .*, not {'inptu': 1}"),
+    ({"prices": {"input": -1}}, "prices: US dollars"),
     ({"temprature": 1}, "did you mean 'temperature'"),
 ]
 

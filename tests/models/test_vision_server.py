@@ -159,7 +159,7 @@ def test_wrong_options_are_one_sentence() -> None:
             ({"mode": "jsn"}, r"^models.tagger: unknown mode 'jsn'"),
             ({"base_urls": [server.url]}, r"^models.tagger: give base_url or base_urls, not both"),
             ({"concurency": 3}, r"^models.tagger: .*concurency"),
-            ({"prices": {"input": 1.0}}, r"^models.tagger.prices.input: no tokens are kept for this stage"),
+            ({"prices": {"input": 1.0}}, r"^models.tagger.prices: no tokens are kept for this stage"),
             ({"openai": ""}, r"^models.tagger: openai takes the model's name"),
         ):
             with pytest.raises(UserError, match=message) as caught:

@@ -3,11 +3,9 @@ fault between two blocks."""
 
 import contextlib
 import errno
-import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,33 +21,7 @@ from ctrlsynth.runs import local
 from ctrlsynth.runs import part as work
 from ctrlsynth.runs.drive import add_product
 from ctrlsynth.storage import parts as store
-from helpers import TESTS, CountingLLM, calls, recipe, tables
-
-
-def counting(log: Path, **options: Any) -> dict[str, Any]:
-    return {"tagger": "wordnet", "llm": {"helpers:CountingLLM": str(log), **options}}
-
-
-def ctrlsynth(*words: str, cwd: Path) -> subprocess.Popen[str]:
-    """The command as a process of its own, beginning with chunks after a tenth of a second."""
-    code = (
-        "from ctrlsynth.storage import parts as store; store.CHUNK_SECONDS = 0.1\nfrom "
-        "ctrlsynth.cli.main import main; main()"
-    )
-    env = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(
-            [str(TESTS), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-        ),
-    }
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *words],
-        cwd=cwd,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+from helpers import CountingLLM, calls, counting, recipe, recipe_file, start, tables
 
 
 def test_a_part_that_lacks_a_block_never_becomes_whole(
@@ -243,19 +215,12 @@ def test_a_damaged_part_is_told_by_whoever_reads_it_and_its_remedy_works(
 
 
 def test_two_processes_on_one_folder_end_with_equal_tables(tmp_path: Path) -> None:
-    recipe(tmp_path, rows=120)
-    slow = json.dumps({"helpers:SlowLLM": str(tmp_path / "log")})
-    text = (
-        f"name: two\nsource: {{text: captions.jsonl, part_rows: 40, key_column: key}}\nmodels: "
-        f"{{tagger: wordnet, llm: {slow}}}\n"
-    )
-    (tmp_path / "r.yaml").write_text(text + "paths: [{p: [text, tags, text*]}]\n")
-    both = [ctrlsynth("run", "r.yaml", "--out", "run", cwd=tmp_path) for _ in range(2)]
-    ends = [p.communicate(timeout=100) for p in both]
-    assert [p.returncode for p in both] == [0, 0], ends
-    alone = ctrlsynth("run", "r.yaml", "--out", "alone", cwd=tmp_path)
-    assert alone.wait(timeout=100) == 0
-    alone.communicate()
+    slow = {"tagger": "wordnet", "llm": {"helpers:SlowLLM": str(tmp_path / "log")}}
+    recipe_file(tmp_path, 120, 40, models=slow)
+    for outs in (["run", "run"], ["alone"]):
+        processes = [start("run", "r.yaml", "--out", out, cwd=tmp_path, chunks=0.1) for out in outs]
+        ends = [p.communicate(timeout=100) for p in processes]
+        assert {p.returncode for p in processes} == {0}, ends
     made = Run.open(tmp_path / "run")
     assert all(r.adds_up for r in made.ledger())
     assert tables(made) == tables(Run.open(tmp_path / "alone"))

@@ -15,7 +15,7 @@ from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
 from ctrlsynth.runs.estimate import estimate
 from ctrlsynth.sample import Tags
-from helpers import ctrlsynth, recipe
+from helpers import ctrlsynth, recipe, recipe_file
 
 Usage = namedtuple("Usage", "total used free")
 PATHS = [{"p": ["text", "tags", "text*", "image*"]}]
@@ -142,24 +142,12 @@ def test_room_on_the_disk_is_compared_with_the_estimate(
 
 
 def test_plan_shows_the_problems_and_exits_with_2(tmp_path: Path) -> None:
-    recipe(tmp_path)
-    (tmp_path / "r.yaml").write_text(
-        json.dumps(
-            {
-                "name": "r",
-                "source": {"text": "captions.jsonl"},
-                "models": models(
-                    tmp_path / "log", llm="models.llm: key ABC is not set", tagger="models.tagger: gone"
-                ),
-                "paths": PATHS,
-                "judge": JUDGE,
-            }
-        )
-    )
-    code, out, err = ctrlsynth("plan", tmp_path / "r.yaml")
+    wrong = {"llm": "models.llm: key ABC is not set", "tagger": "models.tagger: gone"}
+    file = recipe_file(tmp_path, models=models(tmp_path / "log", **wrong), paths=PATHS, judge=JUDGE)
+    code, out, err = ctrlsynth("plan", file)
     assert code == 2, err
     assert "problems that stop a run:\n  models.tagger: gone\n  models.llm: key ABC is not set" in out
     assert "judge-image" in out
-    code, out, _ = ctrlsynth("plan", tmp_path / "r.yaml", "--json")
+    code, out, _ = ctrlsynth("plan", file, "--json")
     problems = ["models.tagger: gone", "models.llm: key ABC is not set"]
     assert (code, json.loads(out)["problems"]) == (2, problems)

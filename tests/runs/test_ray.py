@@ -5,8 +5,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +21,7 @@ from ctrlsynth.recipe.schema import Engines, Recipe
 from ctrlsynth.runs.watch import Watcher
 from ctrlsynth.storage.files import read_json
 from ctrlsynth.storage.location import Remote
-from helpers import TESTS, TIME, ctrlsynth, recipe, tables
+from helpers import TESTS, TIME, ctrlsynth, recipe, recipe_file, start, tables
 from s3_server import s3_server
 
 LOOPBACK = "127.0.0.2"  # Ray takes 127.0.0.1 for "this machine's outer address"
@@ -113,10 +111,8 @@ def assert_sound(made: Run, whole: Run) -> None:
 
 def test_an_address_where_nothing_listens_is_an_error_at_once(tmp_path: Path) -> None:
     """Before the tests of this file that are in a cluster already."""
-    (tmp_path / "captions.txt").write_text("a dog\n")
-    text = "name: r\nsource: {text: captions.txt}\nmodels: {llm: realizer}\npaths: [{a: [text, text*]}]\n"
-    (tmp_path / "r.yaml").write_text(text)
-    code, _, err = ctrlsynth("run", tmp_path / "r.yaml", "--engine", "ray", "--address", "127.0.0.1:1")
+    words = ("run", recipe_file(tmp_path), "--engine", "ray", "--address", "127.0.0.1:1")
+    code, _, err = ctrlsynth(*words)
     told = "ctrlsynth: --address 127.0.0.1:1: nothing answers there (Connection refused)"
     assert (code, err.strip()) == (2, told)
 
@@ -176,15 +172,12 @@ def test_an_actor_and_then_the_driver_are_killed(cluster: Any, tmp_path: Path) -
     command was given."""
     whole = run(written(tmp_path), tmp_path / "local", base=tmp_path)
     (tmp_path / "log").unlink()
-    text = (
-        "name: test\nsource: {text: captions.jsonl, part_rows: 4, key_column: key}\npaths: {p: [text, "
-        "text*]}\njudge: null\n"
+    models = {"llm": {"ray_models:Writer": "log", "stops": [6, 16]}}
+    recipe_file(
+        tmp_path, part_rows=4, models=models, paths={"p": ["text", "text*"]}, judge=None, engines=ALONE
     )
-    text += "engines: {ray: {read: {concurrency: 1}, write: {concurrency: 1}}}\n"
-    (tmp_path / "r.yaml").write_text(f"{text}models: {{llm: {{'ray_models:Writer': log, stops: [6, 16]}}}}\n")
     words = ["run", "r.yaml", "--out", "ray", "--engine", "ray", "--address", cluster.address, "--json"]
-    program = [sys.executable, "-c", "from ctrlsynth.cli.main import main; main()", *words]
-    process = subprocess.Popen(program, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = start(*words, cwd=tmp_path)
     when(tmp_path, 6, lambda actor, _: os.kill(actor, signal.SIGKILL)).join()
     when(tmp_path, 16, lambda *_: process.send_signal(signal.SIGKILL)).join()
     process.communicate()
@@ -194,8 +187,9 @@ def test_an_actor_and_then_the_driver_are_killed(cluster: Any, tmp_path: Path) -
     assert len(list((tmp_path / "ray" / "write").glob("*.parquet"))) == 3, (
         "a part in the middle of which an actor dies is made again"
     )
-    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    again = start(*words, cwd=tmp_path)
+    _, err = again.communicate()
+    assert again.returncode == 0, err
     assert len(seen(tmp_path)) == 16 + 24 - 12, "finished parts are not made again"
     assert_sound(Run.open(tmp_path / "ray"), whole)
 

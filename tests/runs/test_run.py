@@ -15,11 +15,7 @@ from ctrlsynth.models.base import Reply
 from ctrlsynth.runs.build import open_workshop
 from ctrlsynth.storage.files import write_json
 from ctrlsynth.storage.parts import RunFolder
-from helpers import CountingLLM, calls, recipe, run_part, tables
-
-
-def counting(log: Path) -> dict[str, Any]:
-    return {"tagger": "wordnet", "llm": {"helpers:CountingLLM": str(log)}}
+from helpers import CountingLLM, calls, counting, recipe, run_part, tables
 
 
 def test_the_ledger_adds_up_and_ids_tell_their_way(tmp_path: Path) -> None:

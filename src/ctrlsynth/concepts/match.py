@@ -60,10 +60,7 @@ class Matches:
     def of(cls, rows: Iterable[Sequence[int]]) -> Matches:
         """Builds matches from one sequence of entry numbers per text."""
         listed = [np.asarray(row, dtype=np.int32) for row in rows]
-        offsets = np.concatenate([[0], np.cumsum([len(row) for row in listed], dtype=np.int64)]).astype(
-            np.int64
-        )
-        return cls(offsets, np.concatenate(listed) if listed else np.zeros(0, np.int32))
+        return cls(offsets_of([len(row) for row in listed]), np.concatenate([np.zeros(0, np.int32), *listed]))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -80,8 +77,12 @@ class Matches:
     def select(self, mask: Array) -> Matches:
         """The matches of the texts whose boolean `mask` is true, in order."""
         lengths = self.lengths()
-        offsets = np.concatenate([[0], np.cumsum(lengths[mask], dtype=np.int64)]).astype(np.int64)
-        return Matches(offsets, self.entries[np.repeat(mask, lengths)])
+        return Matches(offsets_of(lengths[mask]), self.entries[np.repeat(mask, lengths)])
+
+
+def offsets_of(lengths: Sequence[int] | Array) -> Array:
+    """Where each text's entries begin, and the end, as int64."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
 
 
 def spaced(text: str) -> str:

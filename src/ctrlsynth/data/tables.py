@@ -5,6 +5,7 @@ Text is read record by record, with the byte offset behind each. The pass that c
 pass that reads a part use the same generator, so they cannot disagree about where a record is. Columnar files
 are read by row number; a few batches are in memory at a time."""
 
+import contextlib
 import csv
 import gzip
 import io
@@ -176,6 +177,37 @@ def headed(first: Sequence[str]) -> tuple[list[str], bool]:
     return names, False
 
 
+def find_column(
+    columns: Sequence[str],
+    names: Sequence[str],
+    given: str | None,
+    key: str,
+    where: str,
+    required: bool = True,
+) -> str | None:
+    """The column that `given` names, or the one with a usual name (in any case). None only where it is not
+    `required`.
+
+    Raises UserError, with the columns that are there, when the named one is absent, none has a usual name, or
+    more than one has."""
+    listed = ", ".join(columns) or "none"
+    if given is not None:
+        if given in columns:
+            return given
+        raise UserError(f"{where}: no column {given!r} (source.{key}); columns: {listed}")
+    found = [c for c in columns if c.strip().lower() in names]
+    if len(found) > 1:
+        raise UserError(
+            f"{where}: columns {' and '.join(map(repr, found))} could both be it; say which with source.{key}"
+        )
+    if not found and required:
+        raise UserError(
+            f"{where}: no column looks like the {key.removesuffix('_column')}; columns: {listed}; name one "
+            f"with source.{key}"
+        )
+    return found[0] if found else None
+
+
 class Table:
     """One text file: its columns and its records. `columns` is empty for txt."""
 
@@ -256,10 +288,19 @@ class Table:
         self._kept = (end, found, stream)
 
     def asdict(self, value: Any) -> dict[str, Any]:
-        """A record as column -> value."""
-        if isinstance(value, dict):
-            return value
-        return dict(zip(self.columns, value, strict=False)) if isinstance(value, list) else {}
+        """A record as column -> value; a line of txt has the column ""."""
+        if isinstance(value, list):
+            return dict(zip(self.columns, value, strict=False))
+        return value if isinstance(value, dict) else {"": value}
+
+    def caption_column(self, caption: str | None, key: str | None) -> str:
+        """The column of the captions, "" for txt. Raises UserError where it, or that of the keys, is
+        absent."""
+        if self.kind == "txt":
+            return ""
+        if self.kind != "jsonl":  # its objects may differ in their keys
+            find_column(self.columns, (), key, "key_column", self.path, required=False)
+        return find_column(self.columns, CAPTION_NAMES, caption, "caption_column", self.path) or ""
 
 
 def merge_cuts(cuts: list[tuple[int, int]], most: int) -> list[tuple[int, int]]:
@@ -277,8 +318,7 @@ class ParquetFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._stream = open_binary(path) if is_url(path) else None
-        self._file = pq.ParquetFile(path if self._stream is None else self._stream)
+        self._file = pq.ParquetFile(open_binary(path) if is_url(path) else path)
         self.schema: pa.Schema = self._file.schema_arrow
         meta = self._file.metadata
         self.blocks = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
@@ -298,63 +338,41 @@ class ParquetFile:
                 start = max(0, start - batch.num_rows)
 
     def close(self) -> None:
-        self._file.close()
-        if self._stream is not None:
-            self._stream.close()
+        self._file.close(force=True)
 
 
 class ArrowFile:
-    """One arrow file, stream format (what `save_to_disk` writes) or file format. `blocks` are the row counts
-    of its record batches."""
+    """One arrow file, stream format (what `save_to_disk` writes) or file format, which is a stream between a
+    mark and an index. `blocks` are the row counts of its record batches."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.blocks: list[int] = []
         self._starts: list[int] = []
-        with open(path, "rb") as stream:
-            self._random = stream.read(6) == b"ARROW1"
-        if self._random:
-            with pa.memory_map(path) as source:
-                reader = pa.ipc.open_file(source)
-                self.schema: pa.Schema = reader.schema
-                self.blocks = [reader.get_batch(i).num_rows for i in range(reader.num_record_batches)]
-        else:
-            self._index()
-
-    def _index(self) -> None:
-        """Where each batch begins, from the message headers: mapped pages with the data are not touched."""
-        with pa.memory_map(self.path) as source:
-            self.schema = pa.ipc.read_schema(source)
+        with pa.memory_map(path) as source:  # headers alone: mapped pages with the data are not touched
+            source.seek(8 if source.read(6) == b"ARROW1" else 0)
+            self.schema: pa.Schema = pa.ipc.read_schema(source)
             if any(pa.types.is_dictionary(f.type) for f in self.schema):
                 raise UserError(
-                    f"{self.path}: has dictionary-encoded columns; save the data set again with plain ones"
+                    f"{path}: has dictionary-encoded columns; save the data set again with plain ones"
                 )
-            while True:
-                start = source.tell()
-                try:
+            with contextlib.suppress(EOFError):
+                while True:
+                    start = source.tell()
                     message = pa.ipc.read_message(source)
-                except EOFError:
-                    return
-                self._starts.append(start)
-                self.blocks.append(pa.ipc.read_record_batch(message, self.schema).num_rows)
+                    self.blocks.append(pa.ipc.read_record_batch(message, self.schema).num_rows)
+                    self._starts.append(start)
 
     def batches(self, start: int, columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:
         """As `ParquetFile.batches`. Read, not mapped, so that memory holds one record batch."""
         with pa.OSFile(self.path) as source:
-            reader = pa.ipc.open_file(source) if self._random else None
-            for block, rows in enumerate(self.blocks):
-                if start >= rows:
-                    start -= rows
-                    continue
-                batch = reader.get_batch(block) if reader is not None else self._block(source, block)
-                batch = batch.select(list(columns))
-                for at in range(start, rows, size):
-                    yield batch.slice(at, size)
-                start = 0
-
-    def _block(self, source: Any, block: int) -> pa.RecordBatch:
-        source.seek(self._starts[block])
-        return pa.ipc.read_record_batch(pa.ipc.read_message(source), self.schema)
+            for begin, rows in zip(self._starts, self.blocks, strict=True):
+                if start < rows:
+                    source.seek(begin)
+                    batch = pa.ipc.read_record_batch(pa.ipc.read_message(source), self.schema)
+                    for at in range(start, rows, size):
+                        yield batch.select(list(columns)).slice(at, size)
+                start = max(0, start - rows)
 
     def close(self) -> None:
         """Does nothing: each read opens the file."""
@@ -393,21 +411,21 @@ class RowCursor:
     """Rows of one file as dicts. Consecutive ranges continue one pass, so nothing is decoded twice."""
 
     def __init__(self, file: Columnar, columns: Sequence[str], size: int) -> None:
-        self._file, self._columns, self._size = file, list(columns), size
+        self.file, self._columns, self._size = file, list(columns), size
         self._kept: tuple[int, Iterator[dict[str, Any]]] | None = None
 
     def read(self, start: int, rows: int) -> Iterator[dict[str, Any]]:
         kept, self._kept = self._kept, None
         found = kept[1] if kept is not None and kept[0] == start else self._from(start)
-        for done in range(rows):
-            row = next(found, None)
-            if row is None:
-                raise OSError(f"{self._file.path}: ends after row {start + done}")
+        end = start
+        for end, row in enumerate(islice(found, rows), start + 1):  # noqa: B007  (used after the loop)
             yield row
-        self._kept = (start + rows, found)
+        if end < start + rows:
+            raise OSError(f"{self.file.path}: ends after row {end}")
+        self._kept = (end, found)
 
     def _from(self, start: int) -> Iterator[dict[str, Any]]:
-        for batch in self._file.batches(start, self._columns, self._size):
+        for batch in self.file.batches(start, self._columns, self._size):
             names = batch.schema.names
             bad: set[int] = set()
             columns = [_values(batch.column(i), bad) for i in range(batch.num_columns)]
@@ -424,8 +442,7 @@ BAD_UTF8 = "\0bad_utf8"
 
 def _values(column: pa.Array, bad: set[int]) -> list[Any]:
     try:
-        values: list[Any] = column.to_pylist()
-        return values
+        return list(column.to_pylist())
     except UnicodeDecodeError:
         out: list[Any] = []
         for index, cell in enumerate(column):

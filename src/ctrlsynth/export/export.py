@@ -91,7 +91,7 @@ class _Plan:
         chosen = 0
         draws = array("d")
         for source, family in families(self.run, self.shape):
-            pairs = self.shape.pairs(source, family)
+            pairs = list(self.shape.pairs(source, family))
             self.summary.pairs.update((p.kind, p.reason or "kept") for p in pairs)
             chosen += len(self.mix.take(pairs))
             if self.ratio and self.has_original(source, family):

@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -267,10 +267,8 @@ def _processor() -> frozenset[str]:
 
 
 def autocast(precision: str, device: Any) -> Any:
-    """torch's autocast for `bf16` and `fp16`, a null context for `float32`."""
+    """torch's autocast for `bf16` and `fp16`, a disabled one for `float32`."""
     import torch
 
-    if precision == "float32":
-        return nullcontext()
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    return torch.autocast(device.type, dtype=dtype)
+    dtypes = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+    return torch.autocast(device.type, dtype=dtypes[precision], enabled=precision != "float32")

@@ -1,8 +1,38 @@
 """Checks the values of models' options as a recipe gives them."""
 
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
 
-from ..errors import UserError
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ..errors import UserError, unknown
+
+
+class Options(BaseModel):
+    """Base of the options that several models share. A field's `description` says what it takes, for
+    messages."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any], where: str, own: Iterable[str] = (), **defaults: Any) -> Self:
+        """Checks a recipe's options; null means the default. UserError in one line for a wrong one.
+
+        `where` names the model in errors (`models.tagger`); `own` are the model's further options, which the
+        error for an unknown name lists too; `defaults` replace those of the class."""
+        fields = cls.model_fields
+        for name in given:
+            if name not in fields:
+                raise unknown("option", name, [*own, *fields], where)
+        values = defaults | {name: value for name, value in given.items() if value is not None}
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            if not first["loc"]:  # a rule for several options
+                raise UserError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from error
+            name = str(first["loc"][0])
+            raise UserError(f"{where}.{name}: {fields[name].description}, not {values[name]!r}") from error
 
 
 def check_whole(where: str, *, least: int = 1, **values: Any) -> None:

@@ -7,11 +7,10 @@ import threading
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import fields
 from functools import cached_property
 from typing import Any
 
-from ..errors import UserError, unknown
+from ..errors import UserError
 from .base import Model
 from .server import Call, ServerOptions, ServerPool
 
@@ -37,12 +36,12 @@ class ServedModel(Model):
                 f"{self.where}: openai takes the model's name as the server lists it, such as "
                 f"{{openai: {self.example}}}, not {model!r}"
             )
-        names = [f.name for f in fields(ServerOptions)]
-        for name in given:
-            if name not in names:
-                raise unknown("option of openai", name, [*own, *names], self.where)
-        self.options = ServerOptions(**defaults | {k: v for k, v in given.items() if v is not None})
-        self.options.check(self.where, self.counted)
+        self.options = ServerOptions.read(given, self.where, own, **defaults)
+        if not self.counted and {*(self.options.prices or ())} - {"row"}:
+            raise UserError(
+                f"{self.where}.prices: no tokens are kept for this stage; give the price of a row: "
+                f"{{row: 0.002}}"
+            )
         self.model, self.id = model, f"openai:{model}"
         self.pool = ServerPool(self.where, self.options)
         self._begun: dict[int, tuple[Any, Future[Any]]] = {}

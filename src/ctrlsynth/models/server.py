@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import email.utils
-import math
 import os
 import random
 import threading
@@ -18,12 +17,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import Field, model_validator
 
 from ..errors import ModelError, UserError, unknown
 from .installed import need
-from .options import check_number, check_whole
-from .prices import check_prices
+from .options import Options
 
 if TYPE_CHECKING:
     import openai
@@ -45,8 +45,13 @@ _META = ("vocab_type", "n_vocab", "n_ctx_train", "n_embd", "n_params", "size")
 """Stable fields of a server's model list; llama-server's `created` is the time of the question."""
 
 
-@dataclass(frozen=True)
-class ServerOptions:
+_ADDRESS = "begins with http:// or https:// and mostly ends with /v1"
+_SECONDS = "seconds, a number from 0.001 up"
+_Url = Annotated[str, Field(pattern="^https?://")]
+_Price = Annotated[float, Field(ge=0)]
+
+
+class ServerOptions(Options):
     """Options of a recipe that all served models take. Only `version` and `extra_body` belong to the digest.
 
     base_url, base_urls  address of the server, or of several replicas; neither: api.openai.com
@@ -62,42 +67,35 @@ class ServerOptions:
     patience     seconds without any live server before `ModelError("server_down")`
     """
 
-    base_url: str | None = None
-    base_urls: Sequence[str] | None = None
-    version: str | None = None
-    extra_body: Mapping[str, Any] = field(default_factory=dict)
-    prices: Mapping[str, float] | None = None
-    api_key_env: str = "OPENAI_API_KEY"
-    concurrency: int = 64
-    timeout: float = 120.0
-    deadline: float = 600.0
-    retries: int = 8
-    patience: float = 300.0
+    base_url: _Url | None = Field(
+        None, description=f"one address that {_ADDRESS}; several are replicas: base_urls"
+    )
+    base_urls: Sequence[_Url] | None = Field(
+        None, min_length=1, description=f"a list of addresses, each of which {_ADDRESS}"
+    )
+    version: Any = None
+    extra_body: Mapping[str, Any] = Field({}, description="a table such as {top_k: 40}")
+    prices: Mapping[Literal["input", "output", "row"], _Price] | None = Field(
+        None,
+        description="US dollars, {input: 0.15, output: 0.60} per million tokens or {row: 0.002} per answer",
+    )
+    api_key_env: str = Field("OPENAI_API_KEY", description="the name of an environment variable")
+    concurrency: int = Field(64, ge=1, description="a whole number from 1 up")
+    timeout: float = Field(120.0, ge=0.001, description=_SECONDS)
+    deadline: float = Field(600.0, ge=0.001, description=_SECONDS)
+    retries: int = Field(8, ge=0, description="a whole number from 0 up")
+    patience: float = Field(300.0, ge=0.001, description=_SECONDS)
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> Self:
+        if self.base_url is not None and self.base_urls is not None:
+            raise ValueError("give base_url or base_urls, not both")
+        return self
 
     @property
     def urls(self) -> tuple[str, ...]:
         """The addresses as a tuple, empty for the hosted service."""
         return tuple(self.base_urls or ()) if self.base_url is None else (self.base_url,)
-
-    def check(self, where: str, counted: bool) -> None:
-        """UserError for wrong values. `counted`: whether the stage's table holds tokens."""
-        check_prices(self.prices, where, counted)
-        if self.base_url is not None and self.base_urls is not None:
-            raise UserError(f"{where}: give base_url or base_urls, not both")
-        if not isinstance(self.base_url, str | None):
-            raise UserError(f"{where}: base_url is one address; several are replicas: base_urls")
-        if self.base_urls is not None and (isinstance(self.base_urls, str) or not self.base_urls):
-            raise UserError(f"{where}: base_urls is a list of addresses, not {self.base_urls!r}")
-        for url in self.urls:
-            if not str(url).startswith(("http://", "https://")):
-                raise UserError(
-                    f"{where}: a server's address begins with http:// or https:// and mostly ends with /v1, "
-                    f"unlike {url!r}"
-                )
-        check_whole(where, concurrency=self.concurrency)
-        check_whole(where, least=0, retries=self.retries)
-        seconds = {"timeout": self.timeout, "deadline": self.deadline, "patience": self.patience}
-        check_number(where, 0.001, math.inf, **seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
+from ..data.rows import SourcePart
 from ..errors import UserError, WorkFailed
 from ..models.device import quiet_native_threads
 from ..models.installed import need
@@ -148,11 +149,16 @@ def _retry_failed(folder: RunFolder, plan: Plan) -> Plan:
     """Returns the plan with a new digest for every part that holds failed rows and for all that depends on
     it."""
     for step in plan.steps:
-        listing = folder.listing(step.folder)
-        digests = {p.index: plan.part_digest(step.folder, p) for p in plan.parts}
-        made = [(i, d) for i, d in digests.items() if d in listing.get(i, [])]
-        plan = plan.retry(step.folder, [i for i, d in made if folder.counts(step.folder, i, d)["failed"]])
+        made = _made(folder, plan, step.folder)
+        failed = [p.index for p, digest in made if folder.counts(step.folder, p.index, digest)["failed"]]
+        plan = plan.retry(step.folder, failed)
     return plan
+
+
+def _made(folder: RunFolder, plan: Plan, stage: str) -> list[tuple[SourcePart, str]]:
+    """The parts of a stage that exist, with their digests."""
+    listing, digests = folder.listing(stage), [(p, plan.part_digest(stage, p)) for p in plan.parts]
+    return [(p, digest) for p, digest in digests if digest in listing.get(p.index, [])]
 
 
 def _retry_changed(folder: RunFolder, workshop: Workshop) -> Plan:
@@ -160,12 +166,8 @@ def _retry_changed(folder: RunFolder, workshop: Workshop) -> Plan:
     not those of the stored table."""
     plan, source = workshop.plan, workshop.materials.source
     assert source is not None
-    listing, changed = folder.listing("read"), []
-    names = ["id", "status", "caption", "sha256"]
-    for part in plan.parts:
-        digest = plan.part_digest("read", part)
-        if digest not in listing.get(part.index, []):
-            continue
+    names, changed = ["id", "status", "caption", "sha256"], []
+    for part, digest in _made(folder, plan, "read"):
         stored = (
             tuple(row)
             for batch in folder.batches("read", part.index, digest, names)

@@ -4,10 +4,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..data.rows import SourcePart
 from ..errors import WorkFailed
 from ..storage.files import part_counts, read_json, write_json
-from ..storage.parts import RunFolder
+from ..storage.parts import RunFolder, drop
 from .plan import Plan
+from .watch import Watcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,34 +69,59 @@ def measured(run: RunFolder, folder: str, most: int | None = None) -> dict[str, 
     return total | {"counted": len(counted), "first_error": stored.get("first_error")}
 
 
-class Ledger:
-    """The counts of a stage's parts, kept in `_stage.json` so that no footer needs to be opened again."""
+class Ledger(Watcher):
+    """The counts of a stage's parts, kept in `_stage.json` so that no footer needs to be opened again.
 
-    def __init__(self, plan: Plan, run: RunFolder, folder: str) -> None:
-        self._plan, self._run, self._folder = plan, run, folder
-        self._path = run.stage_file(folder)
-        stored = read_json(self._path) or {}
+    Passes what it hears of the stage on to the run's watcher."""
+
+    def __init__(self, plan: Plan, run: RunFolder, folder: str, watch: Watcher) -> None:
+        self._plan, self._run, self._folder, self._watch = plan, run, folder, watch
+        stored = read_json(run.stage_file(folder)) or {}
         self.parts: dict[str, Any] = dict(stored.get("parts", {}))
         self.first_error: str | None = stored.get("first_error")
+        self._changed = False
 
-    def add(self, index: int, digest: str, counts: dict[str, Any]) -> None:
-        """Takes the counts of a finished part."""
-        self.parts[str(index)] = {"digest": digest, **counts}
+    def begin(self, number: int) -> list[tuple[SourcePart, list[str]]]:
+        """Begins the stage, the run's `number`th. Returns its parts that are to be made, each with the
+        digests of its earlier versions.
 
-    def note(self, error: str | None) -> None:
-        """Keeps the stage's first error."""
-        self.first_error = self.first_error or error
+        Removes what finished parts supersede, and what the source no longer has."""
+        plan, run, folder = self._plan, self._run, self._folder
+        listing = run.listing(folder)
+        todo = []
+        for part in plan.parts:
+            versions = listing.pop(part.index, [])
+            wanted = plan.part_digest(folder, part)
+            if wanted in versions:
+                drop([run.part(folder, part.index, d) for d in versions if d != wanted])
+            else:
+                todo.append((part, versions))
+        drop([run.part(folder, index, d) for index, digests in listing.items() for d in digests])
+        self._changed = bool(todo)
+        self._watch.stage(folder, number, len(plan.parts), len(plan.parts) - len(todo))
+        return todo
 
-    def complete(self, changed: bool) -> None:
-        """Adds the parts that an interrupted run left out and writes the file.
+    def rows(self, folder: str, rows: int, made: int) -> None:
+        self._watch.rows(folder, rows, made)
+
+    def part(self, folder: str, index: int, counts: dict[str, Any]) -> None:
+        self.parts[str(index)] = counts
+        self._watch.part(folder, index, counts)
+
+    def error(self, folder: str, message: str) -> None:
+        self.first_error = self.first_error or message
+
+    def complete(self) -> None:
+        """Adds the parts that an interrupted run left out, writes the file and ends the stage.
 
         Raises WorkFailed when no row is left to continue with."""
         wanted = {str(p.index): self._plan.part_digest(self._folder, p) for p in self._plan.parts}
         for index, digest in wanted.items():
             if self.parts.get(index, {}).get("digest") != digest:
-                changed = True
-                self.add(int(index), digest, self._run.counts(self._folder, int(index), digest))
-        if changed or self.parts.keys() != wanted.keys():
+                self._changed = True
+                counts = self._run.counts(self._folder, int(index), digest)
+                self.parts[index] = {"digest": digest, **counts}
+        if self._changed or self.parts.keys() != wanted.keys():
             self.parts = {i: self.parts[i] for i in wanted}
             if not any(p["failed"] for p in self.parts.values()):
                 self.first_error = None
@@ -109,8 +136,10 @@ class Ledger:
                 f"{self._folder}: none of {total['rows']} rows came through ({causes}){first}; later stages "
                 f"were not run"
             )
+        self._watch.finished(self._folder)
 
     def save(self) -> None:
         """Writes `_stage.json`."""
         state = {"folder": self._folder, "digest": self._plan.digests[self._folder]}
-        write_json(self._path, {**state, "first_error": self.first_error, "parts": self.parts})
+        counts = {"first_error": self.first_error, "parts": self.parts}
+        write_json(self._run.stage_file(self._folder), state | counts)

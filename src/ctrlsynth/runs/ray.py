@@ -31,7 +31,7 @@ from ..storage.location import Location
 from ..storage.parts import RunFolder
 from .build import Workshop, build_one
 from .ledger import Ledger
-from .local import Pipeline, fewer_collections, missing
+from .local import Pipeline, fewer_collections
 from .part import gather
 from .plan import Plan
 from .watch import Watcher
@@ -217,13 +217,11 @@ class _Work:
         chain: Any,
     ) -> None:
         plan = workshop.plan
-        self._plan, self._folders, self._watch, self._chain = plan, folders, watch, chain
+        self._plan, self._folders, self._chain = plan, folders, chain
         self._begun: Counter[tuple[str, int]] = Counter()
-        self._ledgers = {f: Ledger(plan, run, f) for f in folders}
-        found = {f: missing(plan, run, f) for f in folders}
+        self._ledgers = {f: Ledger(plan, run, f, watch) for f in folders}
+        found = {f: ledger.begin(number + at) for at, (f, ledger) in enumerate(self._ledgers.items())}
         todo = {f: {part.index: versions for part, versions in todo} for f, todo in found.items() if todo}
-        for at, folder in enumerate(folders):
-            watch.stage(folder, number + at, len(plan.parts), len(plan.parts) - len(found[folder]))
         if folders[0] in todo:
             gather(workshop, run, folders[0], watch, spread)
         root = run.root.absolute() if isinstance(run.root, Path) else run.root
@@ -243,9 +241,8 @@ class _Work:
                 with contextlib.suppress(OSError, WorkFailed):
                     ledger.save()
             raise
-        for folder, ledger in self._ledgers.items():
-            ledger.complete(changed=folder in self._job.todo)
-            self._watch.finished(folder)
+        for ledger in self._ledgers.values():
+            ledger.complete()
         return True
 
     def _made(self) -> bool:
@@ -273,7 +270,7 @@ class _Work:
         return True
 
     def _listen(self) -> None:
-        """Passes the actors' messages to the watcher and the ledgers."""
+        """Passes the actors' messages to the ledgers."""
         for what, folder, *facts in ray.get(self._chain.take.remote()):
             if folder not in self._ledgers:
                 continue
@@ -284,13 +281,8 @@ class _Work:
                         f"{folder}: part {facts[0]} was begun {BEGINS} times and its actor died each time; "
                         f"see Ray's logs"
                     )
-            elif what == "rows":
-                self._watch.rows(folder, *facts)
-            elif what == "error":
-                self._ledgers[folder].note(facts[0])
             else:
-                self._ledgers[folder].add(*facts)
-                self._watch.part(folder, facts[0], facts[2])
+                getattr(self._ledgers[folder], what)(folder, *facts)
 
 
 def spread(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterable[Any]:
@@ -367,7 +359,6 @@ class _Maker(Watcher):
     def __init__(self, job: Any, folder: str, inbox: Any) -> None:
         self._shared, self._folder, self._inbox = job, folder, inbox
         self._tools: tuple[_Job, Workshop] | None = None
-        self._error: str | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         stopped = str(batch["stopped"][0]) or self._make(int(batch["part"][0]))
@@ -382,9 +373,8 @@ class _Maker(Watcher):
             if versions is not None:
                 self._inbox.add.remote(("begin", self._folder, index))
                 with fewer_collections():
-                    Pipeline(workshop, job.run, self._folder, self, job.retry, self).run(
-                        [(workshop.plan.parts[index], versions)]
-                    )
+                    part = workshop.plan.parts[index]
+                    Pipeline(workshop, job.run, self._folder, self, job.retry).run([(part, versions)])
         except (UserError, WorkFailed) as error:
             where = ray.util.get_node_ip_address()
             return f"{'U' if isinstance(error, UserError) else 'W'}{error} (on node {where})"
@@ -406,13 +396,8 @@ class _Maker(Watcher):
     def rows(self, folder: str, rows: int, made: int) -> None:
         self._inbox.add.remote(("rows", folder, rows, made))
 
-    def add(self, index: int, digest: str, counts: dict[str, Any]) -> None:
-        self._inbox.add.remote(("part", self._folder, index, digest, counts))
+    def part(self, folder: str, index: int, counts: dict[str, Any]) -> None:
+        self._inbox.add.remote(("part", folder, index, counts))
 
-    def note(self, error: str | None) -> None:
-        if error is not None and self._error is None:
-            self._error = error
-            self._inbox.add.remote(("error", self._folder, error))
-
-    def save(self) -> None:
-        """The driver keeps the ledger."""
+    def error(self, folder: str, message: str) -> None:
+        self._inbox.add.remote(("error", folder, message))

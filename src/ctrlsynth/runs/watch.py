@@ -16,7 +16,10 @@ class Watcher:
         """Rows are written; `made` of them are not reused."""
 
     def part(self, folder: str, index: int, counts: dict[str, Any]) -> None:
-        """A part is finished."""
+        """A part is finished; `counts` holds its digest and its rows by status and reason."""
+
+    def error(self, folder: str, message: str) -> None:
+        """A row was set aside: `row id: message` of the first one."""
 
     def finished(self, folder: str) -> None:
         """A stage is finished."""

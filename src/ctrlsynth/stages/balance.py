@@ -6,14 +6,12 @@ barrier: it counts over all parts (equal captions once), solves t for a wanted s
 decides each row by itself. The draw depends on the caption's id."""
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..concepts import balance, dedupe
@@ -42,71 +40,47 @@ class MatchStage(Stage):
     def settings(self) -> dict[str, Any]:
         return {"bank": f"{self._matcher.name} {self._matcher.digest}"}
 
-    def items(self, up: PartView) -> Iterator[list[Item]]:
-        for rows in self.parents(up, [self._column]):
-            yield [
-                Item(child(i, "match"), i, source_key, key_of(self._prefix, text or ""), text or "")
-                for i, source_key, text in rows
-            ]
+    def items(self, up: PartView) -> Iterator[Item]:
+        for i, source_key, text in self.parents(up, [self._column]):
+            yield Item(child(i, "match"), i, source_key, key_of(self._prefix, text or ""), text or "")
 
     def call(self, items: list[Item]) -> list[Any]:
         return self._matcher.match([i.payload for i in items]).lists()
 
-    def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
+    def columns(self, items: list[Item], answers: list[Any]) -> dict[str, list[Any]]:
         entries = self._matcher.entries
         for item, found in zip(items, answers, strict=True):
             if not found and item.status == "ok":
                 item.drop("no_match")
-        columns = {
+        return {
             "matches": answers,
             "concepts": [[entries[e] for e in found] if found is not None else None for found in answers],
         }
-        return self.to_table(items, columns, seconds)
-
-
-@dataclass(frozen=True, slots=True)
-class Captions:
-    """The captions that take part: those of a folder that are `ok` and that no gate rejects."""
-
-    folder: str
-    column: str
-    rejects: Sequence[str]
-
-    def rows(self, up: PartView) -> Iterator[list[tuple[str, str, str]]]:
-        """Yields batches of (id, source key, text)."""
-        for rows in kept_rows(up, self.folder, [self.column], self.rejects):
-            yield [(row_id, source_key, text or "") for row_id, source_key, text in rows]
 
 
 @dataclass(frozen=True, slots=True)
 class BarrierPart:
-    """One part as the barrier sees it; picklable, so that any process can do its share. `gone`: the rows that
-    are duplicates."""
+    """One part as the barrier sees it; picklable, so that any process can do its share. `captions`: its rows
+    (id, source key, text) that take part; `gone`: the numbers of those that are duplicates."""
 
     up: PartView
-    captions: Captions
+    captions: Callable[[PartView], Iterator[tuple[Any, ...]]]
     matches: str | None
     seed: int
-    gone: Mapping[str, str]
+    gone: NDArray[np.int32] | None = None
 
     def scan(self) -> tuple[int, NDArray[np.uint64], NDArray[np.uint64]]:
         """Returns the part's number, digests, and ranks: by id alone, and another chance than the one that is
         drawn later."""
-        rows = [row for batch in self.captions.rows(self.up) for row in batch]
-        texts = [text for _, _, text in rows]
+        rows = list(self.captions(self.up))
         ranks = np.array([hash_int(self.seed, i, "duplicate") for i, _, _ in rows], np.uint64)
-        return self.up.index, dedupe.digests(texts), ranks
+        return self.up.index, dedupe.digests([text or "" for _, _, text in rows]), ranks
 
     def matched(self) -> Matches:
         """Returns the matches of the part's captions that are not duplicates."""
         assert self.matches is not None
         found = stored_matches(self.up, self.matches)
-        if not self.gone:
-            return found
-        stay = np.ones(len(found), bool)
-        for rows in self.gone.values():
-            stay[unpack(rows)] = False
-        return found.select(stay)
+        return found if self.gone is None else found.select(~np.isin(np.arange(len(found)), self.gone))
 
 
 def stored_matches(up: PartView, folder: str) -> Matches:
@@ -130,7 +104,8 @@ class BalanceStage(Barrier):
         super().__init__(step, materials)
         assert materials.recipe.balance is not None
         self._rule, self._matches = materials.recipe.balance, step.uses.get("matches")
-        self._captions = Captions(self._parent, materials.text_column(self._parent), self._rejects)
+        column = materials.text_column(self._parent)
+        self._captions = partial(kept_rows, folder=self._parent, names=[column], rejects=self._rejects)
         self._t, self._share = 0.0, 1.0
         self._counts: NDArray[np.int64] = np.empty(0, np.int64)
         self._gone: Mapping[str, Mapping[str, str]] = {}
@@ -147,7 +122,7 @@ class BalanceStage(Barrier):
 
         Raises UserError for a size that the pool cannot fill. Memory: the counts, one bucket of digests, and
         the numbers of the duplicates."""
-        views = [BarrierPart(up, self._captions, self._matches, self._seed, {}) for up in parts]
+        views = [BarrierPart(up, self._captions, self._matches, self._seed) for up in parts]
         sizes: list[int] = []
 
         def scanned() -> Iterator[Any]:
@@ -155,10 +130,10 @@ class BalanceStage(Barrier):
                 sizes.append(len(found[1]))
                 yield found
 
-        gone = {str(p): {"duplicate": pack(rows)} for p, rows in dedupe.find(scanned()).items()}
-        views = [replace(view, gone=gone.get(str(view.up.index), {})) for view in views]
-        lost = sum(len(unpack(rows)) for reasons in gone.values() for rows in reasons.values())
-        state: dict[str, Any] = {"captions": sum(sizes), "duplicates": lost, "gone": gone}
+        gone = dedupe.find(scanned())
+        views = [replace(view, gone=gone.get(view.up.index)) for view in views]
+        lost, packed = sum(map(len, gone.values())), {str(p): {"duplicate": pack(r)} for p, r in gone.items()}
+        state: dict[str, Any] = {"captions": sum(sizes), "duplicates": lost, "gone": packed}
         if self._matches is not None:
             return state | self._by_concepts(views, each)
         pool, wanted = sum(sizes) - lost, self._rule.random or 0
@@ -200,24 +175,20 @@ class BalanceStage(Barrier):
         self._counts = unpack(state["counts"], np.int64) if "counts" in state else self._counts
         self._gone = state["gone"]
 
-    def items(self, up: PartView) -> Iterator[list[Item]]:
+    def items(self, up: PartView) -> Iterator[Item]:
         gone = self._gone.get(str(up.index), {})
         fates = {row: why for why, rows in gone.items() for row in unpack(rows).tolist()}
-        chances, number = self._chances(up), count()
-        for batch in self._captions.rows(up):
-            out = []
-            for u, (row_id, source_key, text) in zip(
-                balance.draws(self._seed, [b[0] for b in batch]), batch, strict=True
-            ):
-                row = next(number)
-                chance = self._share if chances is None else float(chances[row])
-                why = fates.get(row) or ("no_match" if chance == 0 else None)
-                payload = (text, None if why else chance)
-                item = Item(child(row_id, "balance"), row_id, source_key, key_of("balance", text), payload)
-                if why or u >= chance:
-                    item.drop(why or "not_sampled")
-                out.append(item)
-            yield out
+        chances, rows = self._chances(up), list(self._captions(up))
+        draws = balance.draws(self._seed, [row_id for row_id, _, _ in rows])
+        for number, (row_id, source_key, text) in enumerate(rows):
+            chance = self._share if chances is None else float(chances[number])
+            why = fates.get(number) or ("no_match" if chance == 0 else None)
+            payload = (text or "", None if why else chance)
+            key = key_of("balance", text or "")
+            item = Item(child(row_id, "balance"), row_id, source_key, key, payload)
+            if why or draws[number] >= chance:
+                item.drop(why or "not_sampled")
+            yield item
 
     def _chances(self, up: PartView) -> Any:
         """The chance of every caption of the part, 0 without an entry; None if captions are drawn at
@@ -231,12 +202,11 @@ class BalanceStage(Barrier):
         counts = np.pad(self._counts, (0, lacking))  # an entry that only duplicates hold was not counted
         return balance.keep_probabilities(found, counts, self._t)
 
-    def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
-        columns = {
+    def columns(self, items: list[Item], answers: list[Any]) -> dict[str, list[Any]]:
+        return {
             "text": [i.payload[0] if i.status == "ok" else None for i in items],
             "chance": [i.payload[1] for i in items],
         }
-        return self.to_table(items, columns, seconds)
 
 
 def count_part(part: BarrierPart) -> tuple[int, Any]:

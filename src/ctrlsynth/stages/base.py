@@ -3,10 +3,10 @@
 A stage turns the rows of its parent's table into the rows of its own, part by part, in four moves that an
 engine may run side by side:
 
-    items(up)             parent rows -> items with id and key, in order; calls no model, opens no image
-    load(items, up)       loads what only rows that are really made need (decoded pixels)
-    call(items)           calls the model once per batch, in the order of the items
-    rows(items, answers)  items + answers -> the stage's table
+    items(up)                parent rows -> items with id and key, in order; calls no model, opens no image
+    load(items, up)          loads what only rows that are really made need (decoded pixels)
+    call(items)              calls the model once per batch, in the order of the items
+    columns(items, answers)  items + answers -> the columns of the stage's own table
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -89,7 +89,7 @@ class Stage:
         """Returns what the model would read for a made-up row, if the model can say."""
         return None
 
-    def items(self, up: PartView) -> Iterator[list[Item]]:
+    def items(self, up: PartView) -> Iterator[Item]:
         """Yields the items of one part, in order."""
         raise NotImplementedError
 
@@ -100,8 +100,9 @@ class Stage:
         """Returns one answer per item."""
         return [item.payload for item in items]
 
-    def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
-        """Returns the table's rows; `seconds` is the time that the call took."""
+    def columns(self, items: list[Item], answers: list[Any]) -> dict[str, list[Any]]:
+        """Returns the table's columns, other than the common ones; null where not given. Sets the status of
+        items whose answer is no good."""
         raise NotImplementedError
 
     def finish(self, table: pa.Table) -> pa.Table:
@@ -113,17 +114,28 @@ class Stage:
         if self._model is not None:
             self._model.close()
 
-    def parents(self, up: PartView, names: Sequence[str], rows: int = 2048) -> Iterator[list[Any]]:
-        """Yields batches of (id, source key, *names) of the parent rows that are `ok` and pass all gates."""
-        return kept_rows(up, self._parent, names, self._rejects, rows)
+    def parents(self, up: PartView, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        """Yields (id, source key, *names) of the parent rows that are `ok` and pass all gates."""
+        return kept_rows(up, self._parent, names, self._rejects)
 
-    def to_table(
-        self, items: Sequence[Item], columns: Mapping[str, Sequence[Any]], seconds: float
-    ) -> pa.Table:
-        """Builds a table: the common columns from the items, the others as given, null where not given.
+    def ask(self, items: list[Item], model: Callable[[list[Item]], Sequence[Any]]) -> list[Any]:
+        """Calls the model for the items that are `ok`, if there are any; returns its answer to each item,
+        None for the others. Raises ModelError unless it returns as many outputs as it got inputs."""
+        live = [i for i in items if i.status == "ok"]
+        answers = model(live) if live else []
+        if len(answers) != len(live):
+            few = "too_few_outputs" if answers else "no_output"
+            raise ModelError(
+                few if len(answers) < len(live) else "too_many_outputs",
+                f"{self.model_name} was given {len(live)} inputs and returned {len(answers)} outputs",
+            )
+        following = iter(answers)
+        return [next(following) if i.status == "ok" else None for i in items]
 
-        `seconds` is shared among the rows that were not dropped."""
-        number = len(items)
+    def to_table(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
+        """Builds the table's rows; `seconds`, the time of the call, is shared among those that were not
+        dropped."""
+        columns, number = self.columns(items, answers), len(items)
         share = seconds / (sum(1 for i in items if i.status != "dropped") or 1)
         common: dict[str, Sequence[Any]] = {
             "id": [i.id for i in items],
@@ -162,17 +174,15 @@ class Barrier(Stage):
 
 
 def kept_rows(
-    up: PartView, folder: str, names: Sequence[str], rejects: Sequence[str], rows: int = 2048
-) -> Iterator[list[Any]]:
-    """Yields batches of (id, source key, *names) of the rows of a folder that are `ok` and that no judge in
-    `rejects` rejects."""
+    up: PartView, folder: str, names: Sequence[str], rejects: Sequence[str]
+) -> Iterator[tuple[Any, ...]]:
+    """Yields (id, source key, *names) of the rows of a folder that are `ok` and that no judge in `rejects`
+    rejects."""
     rejected = set().union(*(up.rejected(judge) for judge in rejects))
-    for columns in up.columns(folder, ["id", "status", "source_key", *names], rows):
-        yield [
-            (row_id, *rest)
-            for row_id, status, *rest in zip(*columns, strict=True)
-            if status == "ok" and row_id not in rejected
-        ]
+    for columns in up.columns(folder, ["id", "status", "source_key", *names]):
+        for row_id, status, *rest in zip(*columns, strict=True):
+            if status == "ok" and row_id not in rejected:
+                yield row_id, *rest
 
 
 class PaintedImages:
@@ -186,24 +196,10 @@ class PaintedImages:
     def read(self, up: PartView, row_id: str) -> bytes:
         """Returns an image's encoded bytes."""
         if up is not self._up:
-            self._start(up)
-        for _ in range(2):
-            for found, image in self._rows:
-                if found == row_id:
-                    return bytes(image["bytes"])
-            self._start(up)  # a row before the last one read: from the top again
+            batches = up.columns(self._folder, ["id", "image"], 32)
+            self._up = up
+            self._rows = (row for ids, images in batches for row in zip(ids, images, strict=True))
+        for found, image in self._rows:
+            if found == row_id:
+                return bytes(image["bytes"])
         raise KeyError(row_id)
-
-    def _start(self, up: PartView) -> None:
-        batches = up.columns(self._folder, ["id", "image"], 32)
-        self._up = up
-        self._rows = (row for ids, images in batches for row in zip(ids, images, strict=True))
-
-
-def check_count(name: str, number: int, answers: Sequence[Any]) -> None:
-    """Raises ModelError unless a model returned as many outputs as it got inputs."""
-    if len(answers) != number:
-        reason = (
-            "no_output" if not answers else "too_few_outputs" if len(answers) < number else "too_many_outputs"
-        )
-        raise ModelError(reason, f"{name} was given {number} inputs and returned {len(answers)} outputs")

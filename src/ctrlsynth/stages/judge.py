@@ -10,8 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-
 from ..control.text import REMOVING
 from ..data.images import ImageFault, decode
 from ..lang.matching import rules as matching
@@ -20,7 +18,7 @@ from ..recipe.paths import Step
 from ..sample import KINDS, Tags, ancestor, child, digest_of, key_of, parent
 from ..storage.parts import PartView
 from .answers import BAD, unit
-from .base import Item, PaintedImages, Stage, check_count
+from .base import Item, PaintedImages, Stage
 from .materials import Materials, Need
 from .tables import JUDGE_IMAGE, JUDGE_TEXT
 
@@ -158,32 +156,28 @@ class JudgeTextStage(_JudgeStage):
         super().__init__(step, materials, mines=self._captions is not None, safety=None)
         self._column = materials.text_column(self._captions) if self._captions else ""
 
-    def items(self, up: PartView) -> Iterator[list[Item]]:
+    def items(self, up: PartView) -> Iterator[Item]:
         starts = up.table(self._captions, [self._column]) if self._captions else None
-        for rows in self.parents(up, ["key", "text", "tags", "edits"], self.batch):
-            out = []
-            for row_id, source_key, key, text, tags, edits in rows:
-                reference = Tags.of(tags or {})
-                if starts is not None:
-                    start = ancestor(row_id, starts)
-                    reference = self._mine(start[0] or "") if start is not None else Tags()
-                payload = (text, reference, removed_phrases(edits, reference))
-                key = key_of(self._prefix, key, text)
-                out.append(Item(child(row_id, "judge"), row_id, source_key, key, payload))
-            yield out
+        for row_id, source_key, key, text, tags, edits in self.parents(up, ["key", "text", "tags", "edits"]):
+            reference = Tags.of(tags or {})
+            if starts is not None:
+                start = ancestor(row_id, starts)
+                reference = self._mine(start[0] or "") if start is not None else Tags()
+            payload = (text, reference, removed_phrases(edits, reference))
+            key = key_of(self._prefix, key, text)
+            yield Item(child(row_id, "judge"), row_id, source_key, key, payload)
 
     def call(self, items: list[Item]) -> list[Any]:
         return [
-            score_text(i.payload[0], i.payload[1], i.payload[2], self._judge.matcher.text, self._weights)
-            for i in items
+            score_text(text, reference, removed, self._judge.matcher.text, self._weights)
+            for text, reference, removed in (i.payload for i in items)
         ]
 
-    def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
-        columns = {
+    def columns(self, items: list[Item], answers: list[Any]) -> dict[str, list[Any]]:
+        return {
             "edited": [a._asdict() if a is not None else None for a in answers],
             "verdict": [self._decide(i, a) for i, a in zip(items, answers, strict=True)],
         }
-        return self.to_table(items, columns, seconds)
 
 
 @dataclass(slots=True)
@@ -220,22 +214,19 @@ class JudgeImageStage(_JudgeStage):
     def policy(self) -> Any:
         return [self._seed, self._controller.content(None)]
 
-    def items(self, up: PartView) -> Iterator[list[Item]]:
+    def items(self, up: PartView) -> Iterator[Item]:
         texts = up.table(self._text, ["caption"] if self._is_caption else ["text", "tags", "edits"])
         rows_of = up.table(self._original, ["source_key", *KINDS]) if self._original else {}
         originals = {
             key: (row_id, Tags.of(dict(zip(KINDS, tags, strict=True))))
             for row_id, (key, *tags) in rows_of.items()
         }
-        for rows in self.parents(up, ["parent", *KINDS], self.batch):
-            out = []
-            for row_id, source_key, painted, *tags in rows:
-                found = Tags.of(dict(zip(KINDS, tags, strict=True)))
-                case = self._case(found, ancestor(painted, texts), originals.get(source_key))
-                seen = painted if self._safety else ""
-                key = key_of(self._prefix, repr(found), repr(case.references), repr(case.removed), seen)
-                out.append(Item(child(row_id, "judge"), row_id, source_key, key, case))
-            yield out
+        for row_id, source_key, painted, *tags in self.parents(up, ["parent", *KINDS]):
+            found = Tags.of(dict(zip(KINDS, tags, strict=True)))
+            case = self._case(found, ancestor(painted, texts), originals.get(source_key))
+            seen = painted if self._safety else ""
+            key = key_of(self._prefix, repr(found), repr(case.references), repr(case.removed), seen)
+            yield Item(child(row_id, "judge"), row_id, source_key, key, case)
 
     def _case(
         self, found: Tags, start: tuple[Any, ...] | None, original: tuple[str, Tags] | None
@@ -265,45 +256,39 @@ class JudgeImageStage(_JudgeStage):
                 item.fail(fault.reason)
 
     def call(self, items: list[Item]) -> list[Any]:
-        unsafe = self._unsafe(items)
-        matcher = self._judge.matcher.image
-        out = []
-        for item in items:
+        matcher, out = self._judge.matcher.image, []
+        for item, unsafe in zip(items, self._unsafe(items), strict=True):
             case: ImageCase = item.payload
             case.image = None
             scores = {
                 n: score_tags(case.found, r, case.removed, matcher, self._weights) if r is not None else None
                 for n, r in case.references.items()
             }
-            out.append((scores, unsafe.get(item.id)))
+            out.append((scores, unsafe))
         return out
 
-    def _unsafe(self, items: list[Item]) -> dict[str, float]:
-        """id -> score of every image that could be decoded; a score that is no number in 0..1 fails its row:
+    def _unsafe(self, items: list[Item]) -> list[float | None]:
+        """The score of every image that could be decoded; one that is no number in 0..1 fails its row:
         nothing unseen is kept."""
-        live = [i for i in items if i.status == "ok"]
-        if self._safety is None or not live:
-            return {}
-        answers = self._safety.score([i.payload.image for i in live])
-        check_count(self._safety.id, len(live), answers)
-        out: dict[str, float] = {}
-        for item, answer in zip(live, answers, strict=True):
-            number = unit(answer)
-            if number is None or not 0 <= number <= 1:
-                item.fail(BAD)
-            else:
-                out[item.id] = number
-        return out
-
-    def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
-        names = ("text", "original", "original_unedited")
-        told = [a if a is not None else (dict.fromkeys(names), None) for a in answers]
-        columns: dict[str, list[Any]] = {
-            n: [s._asdict() if (s := scores[n]) is not None else None for scores, _ in told] for n in names
-        }
-        columns["unsafe"] = [danger for _, danger in told]
-        against = self._judge.image_against
-        columns["verdict"] = [
-            self._decide(i, scores[against], danger) for i, (scores, danger) in zip(items, told, strict=True)
+        safety = self._safety
+        if safety is None:
+            return [None] * len(items)
+        scores = [
+            unit(a) for a in self.ask(items, lambda live: safety.score([i.payload.image for i in live]))
         ]
-        return self.to_table(items, columns, seconds)
+        sound = [s if s is not None and 0 <= s <= 1 else None for s in scores]
+        for item, score in zip(items, sound, strict=True):
+            if item.status == "ok" and score is None:
+                item.fail(BAD)
+        return sound
+
+    def columns(self, items: list[Item], answers: list[Any]) -> dict[str, list[Any]]:
+        names, against = ("text", "original", "original_unedited"), self._judge.image_against
+        told: list[Any] = [a if a is not None else (dict.fromkeys(names), None) for a in answers]
+        return {
+            **{n: [s[n]._asdict() if s[n] is not None else None for s, _ in told] for n in names},
+            "unsafe": [unsafe for _, unsafe in told],
+            "verdict": [
+                self._decide(i, s[against], unsafe) for i, (s, unsafe) in zip(items, told, strict=True)
+            ],
+        }

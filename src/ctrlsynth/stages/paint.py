@@ -1,10 +1,8 @@
 """3b + 2c -> 1c: a text becomes a prompt by the image policy, and the prompt an image."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
-import pyarrow as pa
 from PIL import Image
 
 from ..data.images import encode
@@ -15,7 +13,7 @@ from ..recipe.paths import Step
 from ..sample import child, digest_of, key_of, variant
 from ..storage.parts import PartView
 from .answers import BAD, painting_of
-from .base import Item, Stage, check_count
+from .base import Item, Stage
 from .materials import Materials, Need
 from .tables import PAINT
 
@@ -60,13 +58,10 @@ class PaintStage(Stage):
     def policy(self) -> Any:
         return [self._seed, self._controller.content()]
 
-    def items(self, up: PartView) -> Iterator[list[Item]]:
-        for rows in self.parents(up, [self._text], 256):
-            yield [
-                self._item(parent, source_key, text, n)
-                for parent, source_key, text in rows
-                for n in range(self._variants)
-            ]
+    def items(self, up: PartView) -> Iterator[Item]:
+        for parent, source_key, text in self.parents(up, [self._text]):
+            for number in range(self._variants):
+                yield self._item(parent, source_key, text, number)
 
     def _item(self, parent: str, source_key: str, text: str | None, number: int) -> Item:
         row_id, reason = child(parent, "paint", number), None
@@ -88,32 +83,25 @@ class PaintStage(Stage):
         self._painter.begin([i.payload for i in items if i.status == "ok"])
 
     def call(self, items: list[Item]) -> list[Any]:
-        live = [i for i in items if i.status == "ok"]
-        answers = self._painter.generate([i.payload for i in live]) if live else []
-        check_count(self._painter.id, len(live), answers)
-        following = iter(answers)
-        out: list[Painting | None] = []
-        for item in items:
-            painting = painting_of(next(following)) if item.status == "ok" else None
-            if painting is None and item.status == "ok":
+        answers = self.ask(items, lambda live: self._painter.generate([i.payload for i in live]))
+        out = list(map(painting_of, answers))
+        for item, painting in zip(items, out, strict=True):
+            if item.status == "ok" and painting is None:
                 item.fail(BAD)
             elif painting is not None and painting.flagged and not painting.error:
                 item.drop(UNSAFE)
-                painting = replace(painting, image=None)
             elif painting is not None and (painting.error or painting.image is None):
                 item.fail(painting.error or "no_output")
-                painting = replace(painting, image=None)
-            out.append(painting)
         return out
 
-    def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
+    def columns(self, items: list[Item], answers: list[Any]) -> dict[str, list[Any]]:
         prompts: list[Prompt] = [i.payload for i in items]
         images = [
-            self._stored(i, a.image) if a is not None and a.image is not None else None
+            self._stored(i, a.image) if i.status == "ok" and a is not None else None
             for i, a in zip(items, answers, strict=True)
         ]
         counted = [_tokens(p, a) for p, a in zip(prompts, answers, strict=True)]
-        columns: dict[str, list[Any]] = {
+        return {
             "prompt": [p.text for p in prompts],
             "negative": [p.negative for p in prompts],
             "style": [p.style for p in prompts],
@@ -135,7 +123,6 @@ class PaintStage(Stage):
             "chunks": [a.chunks if a is not None else None for a in answers],
             "flagged": [a.flagged if a is not None else None for a in answers],
         }
-        return self.to_table(items, columns, seconds)
 
     def _stored(self, item: Item, image: Image.Image) -> tuple[bytes, int, int] | None:
         try:

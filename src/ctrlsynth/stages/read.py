@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from operator import attrgetter
 from typing import Any
 
-import pyarrow as pa
-
 from ..recipe.paths import Step
 from ..sample import key_of
 from ..storage.parts import PartView
@@ -37,20 +35,13 @@ class ReadStage(Stage):
     def policy(self) -> Any:
         return self._seed
 
-    def items(self, up: PartView) -> Iterator[list[Item]]:
+    def items(self, up: PartView) -> Iterator[Item]:
         part = self._parts[up.index]
-        out: list[Item] = []
         for row in self._source.rows(part):
             row_id = f"{part.name}:{row.key}"
             key = key_of("read", row.sha256 or "", row.caption or "")
-            out.append(Item(row_id, None, row_id, key, row, row.status, row.reason))
-            if len(out) == self.batch:
-                yield out
-                out = []
-        if out:
-            yield out
+            yield Item(row_id, None, row_id, key, row, row.status, row.reason)
 
-    def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
-        columns: dict[str, list[Any]] = {name: list(map(attrgetter(name), answers)) for name in _COLUMNS}
-        columns["metadata"] = [_JSON.encode(r.metadata) if r.metadata else None for r in answers]
-        return self.to_table(items, columns, seconds)
+    def columns(self, items: list[Item], answers: list[Any]) -> dict[str, list[Any]]:
+        metadata = [_JSON.encode(r.metadata) if r.metadata else None for r in answers]
+        return {name: list(map(attrgetter(name), answers)) for name in _COLUMNS} | {"metadata": metadata}

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
 from PIL import Image
 
 from ..data.images import ImageFault, decode
@@ -15,7 +14,7 @@ from ..recipe.paths import Step
 from ..sample import KINDS, Tags, child, digest_of, key_of
 from ..storage.parts import PartView
 from .answers import BAD, tags_of
-from .base import Item, PaintedImages, Stage, check_count
+from .base import Item, PaintedImages, Stage
 from .materials import Materials, Need
 from .tables import TAG
 
@@ -66,15 +65,12 @@ class TagStage(Stage):
             "longest": self._longest,
         }
 
-    def items(self, up: PartView) -> Iterator[list[Item]]:
+    def items(self, up: PartView) -> Iterator[Item]:
         names = ["caption", "sha256", "file", "member", "offset", "length"]
         if self._kind != "read":
             names = ["key"] if self._kind == "paint" else ["key", "text"]
-        for rows in self.parents(up, names, max(self.batch, 256)):
-            yield [
-                self._item(row_id, source_key, dict(zip(names, rest, strict=True)))
-                for row_id, source_key, *rest in rows
-            ]
+        for row_id, source_key, *rest in self.parents(up, names):
+            yield self._item(row_id, source_key, dict(zip(names, rest, strict=True)))
 
     def _item(self, row_id: str, source_key: str, row: dict[str, Any]) -> Item:
         original = self._kind == "read"
@@ -103,31 +99,26 @@ class TagStage(Stage):
                     item.fail(fault.reason)
 
     def call(self, items: list[Item]) -> list[Any]:
-        live = [i for i in items if i.status == "ok"]
-        shown = [ImageAndText(i.payload.image, i.payload.text) for i in live]
-        answers = self._tagger.tag(shown) if shown else []
-        check_count(self._tagger.id, len(live), answers)
-        following = iter(answers)
-        out = [tags_of(next(following)) if i.status == "ok" else None for i in items]
+        def tagged(live: list[Item]) -> list[Tags]:
+            return self._tagger.tag([ImageAndText(i.payload.image, i.payload.text) for i in live])
+
+        out = list(map(tags_of, self.ask(items, tagged)))
         for item, tags in zip(items, out, strict=True):
             if item.status == "ok" and (tags is None or tags.error):
                 item.fail(tags.error if tags is not None else BAD)
         return out
 
-    def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
+    def columns(self, items: list[Item], answers: list[Any]) -> dict[str, list[Any]]:
         tags: list[Tags] = [a or Tags() for a in answers]
         sound = [t if i.status == "ok" else None for i, t in zip(items, tags, strict=True)]
-        columns: dict[str, list[Any]] = {
-            kind: [getattr(t, kind) if t is not None else None for t in sound] for kind in KINDS
-        }
-        columns |= {
+        for item in items:
+            item.payload.image = None
+        return {
+            **{kind: [getattr(t, kind) if t is not None else None for t in sound] for kind in KINDS},
             "scores": [t.scores or None for t in tags],
             "caption": [t.caption for t in tags],
             "dropped_phrases": [t.dropped if t is not None else None for t in sound],
         }
-        for item in items:
-            item.payload.image = None
-        return self.to_table(items, columns, seconds)
 
 
 def _check_tagger(step: Step, parent_kind: str, materials: Materials, tagger: VisionTagger) -> None:

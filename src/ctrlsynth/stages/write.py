@@ -3,13 +3,13 @@ text."""
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby, product
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from ..control.text import Instruction
+from ..control.text import Instruction, Parsed
 from ..lang import clip_tokens
 from ..lang.replies import REASONS as CLEANED
 from ..models.base import LanguageModel, Reply
@@ -17,25 +17,21 @@ from ..recipe.paths import Step
 from ..sample import KINDS, Tags, ancestor, child, digest_of, key_of, stem
 from ..storage.parts import PartView
 from .answers import BAD, reply_of
-from .base import Item, Stage, check_count
+from .base import Item, Stage
 from .judge import score_text
 from .materials import Materials, Need
 from .tables import EDIT, WRITE
 
 _REMINDER = " The last answer was not valid JSON for the schema. Output only the JSON object."
 _EXAMPLE = Tags(("dog", "sofa"), ("brown dog",), ("dog on sofa",)), "my dog on the new sofa"
-
-
 _EDIT = [field.name for field in EDIT]
 
 
-@dataclass(slots=True)
-class Written:
-    """One reply, parsed."""
+class Written(NamedTuple):
+    """A reply, and what it says if it can be used."""
 
-    reply: Reply | None
-    text: str | None = None
-    fields: str | None = None
+    reply: Reply | None = None
+    parsed: Parsed | None = None
 
 
 class WriteStage(Stage):
@@ -91,33 +87,23 @@ class WriteStage(Stage):
             return None
         return self._llm.prompt(self._controller.instruct("example", self._family, *_EXAMPLE).request)
 
-    def items(self, up: PartView) -> Iterator[list[Item]]:
+    def items(self, up: PartView) -> Iterator[Item]:
         from_tags = self._family in ("tags", "tags+text", "caption")
         texts = up.table(self._text_folder, [self._text_column]) if self._text_folder else None
         names = [*KINDS, "caption"] if from_tags else [self._text_column]
-        for rows in self.parents(up, names, 512):
-            out: list[Item] = []
-            for row_id, source_key, *rest in rows:
-                tags = Tags(tuple(rest[0]), tuple(rest[1]), tuple(rest[2])) if from_tags else None
-                text = rest[-1]
-                if texts is not None:
-                    found = ancestor(row_id, texts)
-                    text = found[0] if found is not None else None
-                if self._family == "caption":
-                    out.append(self._by_tagger(row_id, source_key, tags, text))
-                    continue
-                for number, candidate in product(range(self._variants), range(self._candidates)):
-                    made = child(row_id, self._label, number, *([candidate] if candidate else []))
-                    out.append(self._item(made, row_id, source_key, tags, text, candidate))
-            yield out
-
-    def _by_tagger(self, row_id: str, source_key: str, tags: Tags | None, text: str | None) -> Item:
-        item = Item(
-            child(row_id, self._label), row_id, source_key, key_of(self._prefix, text or ""), (text, tags, 0)
-        )
-        if not text:
-            item.drop("no_caption")
-        return item
+        for row_id, source_key, *rest in self.parents(up, names):
+            tags = Tags(tuple(rest[0]), tuple(rest[1]), tuple(rest[2])) if from_tags else None
+            text = rest[-1]
+            if texts is not None:
+                found = ancestor(row_id, texts)
+                text = found[0] if found is not None else None
+            if self._family == "caption":
+                key, fate = key_of(self._prefix, text or ""), () if text else ("dropped", "no_caption")
+                yield Item(child(row_id, self._label), row_id, source_key, key, (text, tags, 0), *fate)
+                continue
+            for number, candidate in product(range(self._variants), range(self._candidates)):
+                made = child(row_id, self._label, number, *([candidate] if candidate else []))
+                yield self._item(made, row_id, source_key, tags, text, candidate)
 
     def _item(
         self, row_id: str, parent: str, source_key: str, tags: Tags | None, text: str | None, candidate: int
@@ -147,49 +133,51 @@ class WriteStage(Stage):
 
     def call(self, items: list[Item]) -> list[Any]:
         if self._llm is None:
-            return [Written(None, item.payload[0]) for item in items]
-        out = [Written(None) for _ in items]
-        live = [n for n, i in enumerate(items) if i.status == "ok"]
-        self._answer(items, live, out)
-        again = [n for n in live if items[n].reason in ("bad_json", "schema_mismatch")]
-        if again:  # retries JSON once, with another seed and a reminder
-            self._answer(items, again, out, _REMINDER)
-        for n in live:
-            if items[n].reason is not None:  # what cleaning does not take is no fault of the machine
-                items[n].status = "dropped" if items[n].reason in CLEANED else "failed"
+            return [Written(None, Parsed(item.payload[0] or "")) for item in items]
+        live = [i for i in items if i.status == "ok"]
+        out = self._written(live)
+        # retries JSON once, with another seed and a reminder
+        out |= self._written([i for i in live if i.reason in ("bad_json", "schema_mismatch")], _REMINDER)
+        for item in live:
+            if item.reason is not None:  # what cleaning does not take is no fault of the machine
+                item.status = "dropped" if item.reason in CLEANED else "failed"
+        return [out.get(i.id, Written()) for i in items]
+
+    def _written(self, items: list[Item], more: str = "") -> dict[str, Written]:
+        """Asks for these rows; `more` is added to their instructions. Sets the reason of those that cannot
+        be used."""
+
+        def replies(live: list[Item]) -> Any:
+            requests = [i.payload[0].request for i in live]
+            if more:
+                requests = [replace(r, instruction=r.instruction + more, seed=r.seed ^ 1) for r in requests]
+            return self._model.generate(requests)
+
+        out = {}
+        for item, answer in zip(items, self.ask(items, replies), strict=True):
+            reply, parsed = reply_of(answer), None
+            if reply is None:
+                item.reason = BAD
+            elif reply.error or not reply.text.strip():
+                item.reason = reply.error or "empty_reply"
+            else:
+                parsed = self._controller.parse(reply.text, item.payload[0], reply.finish == "length")
+                item.reason = parsed.reason
+            out[item.id] = Written(reply, parsed)
         return out
 
-    def _answer(self, items: list[Item], numbers: list[int], out: list[Written], more: str = "") -> None:
-        if not numbers or self._llm is None:
-            return
-        made: list[Instruction] = [items[n].payload[0] for n in numbers]
-        requests = [m.request for m in made]
-        if more:
-            requests = [replace(r, instruction=r.instruction + more, seed=r.seed ^ 1) for r in requests]
-        replies = self._llm.generate(requests)
-        check_count(self._llm.id, len(requests), replies)
-        for n, instruction, answer in zip(numbers, made, replies, strict=True):
-            reply = reply_of(answer)
-            if reply is None:
-                items[n].reason, out[n] = BAD, Written(None)
-                continue
-            items[n].reason = reply.error or (None if reply.text.strip() else "empty_reply")
-            out[n] = Written(reply)
-            if items[n].reason is None:
-                parsed = self._controller.parse(reply.text, instruction, reply.finish == "length")
-                fields = parsed.fields
-                text = json.dumps(fields, ensure_ascii=False) if fields is not None else None
-                out[n], items[n].reason = Written(reply, parsed.text, text), parsed.reason
-
-    def rows(self, items: list[Item], answers: list[Any], seconds: float) -> pa.Table:
+    def columns(self, items: list[Item], answers: list[Any]) -> dict[str, list[Any]]:
         made: list[Instruction | None] = [
             i.payload[0] if isinstance(i.payload[0], Instruction) else None for i in items
         ]
-        written: list[Written] = [a if a is not None else Written(None) for a in answers]
-        texts = [w.text if i.status == "ok" else None for i, w in zip(items, written, strict=True)]
+        written: list[Written] = [a or Written() for a in answers]
+        replies, parsed = [w.reply for w in written], [w.parsed for w in written]
+        texts = [
+            p.text if i.status == "ok" and p is not None else None for i, p in zip(items, parsed, strict=True)
+        ]
         tokens = [clip_tokens.count(t) if t is not None else None for t in texts]
-        replies = [w.reply for w in written]
-        columns: dict[str, list[Any]] = {
+        fields = [p.fields if p is not None else None for p in parsed]
+        return {
             "candidate": [i.payload[2] for i in items],
             "chosen": [i.status == "ok" for i in items],
             "tags": [
@@ -204,7 +192,7 @@ class WriteStage(Stage):
             "template": [m.template if m is not None else None for m in made],
             "instruction": [m.request.instruction if m is not None else None for m in made],
             "text": texts,
-            "fields": [w.fields for w in written],
+            "fields": [json.dumps(f, ensure_ascii=False) if f is not None else None for f in fields],
             "raw": [None if r is None else r.raw if r.raw is not None else r.text for r in replies],
             "prompt_tokens": [r.prompt_tokens if r is not None else None for r in replies],
             "completion_tokens": [r.completion_tokens if r is not None else None for r in replies],
@@ -212,7 +200,6 @@ class WriteStage(Stage):
             "truncated": [clip_tokens.truncated(n) if n is not None else None for n in tokens],
             "seed": [m.request.seed if m is not None else None for m in made],
         }
-        return self.to_table(items, columns, seconds)
 
     def finish(self, table: pa.Table) -> pa.Table:
         """Chooses among candidates, then drops repeated captions of a concept. The rows of one parent and

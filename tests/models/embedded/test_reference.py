@@ -18,7 +18,7 @@ from ctrlsynth.models.embedded.reference.tagger import ReferenceTagger
 from ctrlsynth.models.embedded.reference.tags import tags_of
 from ctrlsynth.models.embedded.regions import Box
 from ctrlsynth.models.embedded.scenes.painter import Scenes
-from ctrlsynth.models.embedded.scenes.sprites import recolour
+from ctrlsynth.models.embedded.scenes.sprites import paint, shades
 from ctrlsynth.models.embedded.scenes.vocabulary import COLOURS, vocabulary
 from ctrlsynth.sample import Tags
 
@@ -197,7 +197,7 @@ def test_looks_by_means_are_the_means_of_painted_pixels() -> None:
     cover = np.asarray(rng.random((2 * index.SIDE, 2 * index.SIDE)), np.float32)
     step = 2 * index.SIDE // index.LOOK
     pictures = [large]
-    pictures += [np.where(cover[..., None] > 0.5, painted, large) for painted in recolour(large, *COLOURS)]
+    pictures += [np.where(cover[..., None] > 0.5, paint(colour, *shades(large)), large) for colour in COLOURS]
     slow = [
         [
             [p[y : y + step, x : x + step].mean((0, 1)) for x in range(0, len(p), step)]

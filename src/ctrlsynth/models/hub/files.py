@@ -49,7 +49,7 @@ def folder_digest(path: Path) -> str:
 def content_digest(path: Path) -> str:
     """Hash over names and complete contents of a model's files."""
     with _readable(path):
-        return hash_of([(_name(f, path), _whole(f)) for f in model_files(path)])
+        return hash_of([(_name(f, path), sha256_of(f)) for f in model_files(path)])
 
 
 @contextmanager
@@ -65,7 +65,8 @@ def _name(file: Path, root: Path) -> str:
     return file.relative_to(root).as_posix() if file != root else ""
 
 
-def _whole(file: Path) -> str:
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a file's whole content, in hexadecimal digits."""
     with open(file, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
@@ -73,7 +74,7 @@ def _whole(file: Path) -> str:
 def _look(file: Path) -> str:
     size = file.stat().st_size
     if size <= _SMALL:
-        return _whole(file)
+        return sha256_of(file)
     digest = hashlib.sha256()
     with open(file, "rb") as handle:
         offsets = _tensor_offsets(handle, size) if file.suffix == ".safetensors" else None

@@ -16,16 +16,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
-from ...errors import UserError, first_line, unknown
+from pydantic import Field, field_validator, model_validator
+
+from ...errors import UserError, first_line
 from ..installed import installed, need
+from ..options import Options
 from .files import content_digest, folder_digest, hash_of
 
-DTYPES = ("auto", "float32", "float16", "bfloat16")
 QUANTIZATIONS = {
     "int8": "bitsandbytes",
     "int4": "bitsandbytes",
@@ -46,55 +47,45 @@ _NOT_FETCHED = [
     "*.ckpt",
     "original/*",
 ]
-_DEVICE = re.compile(r"(auto|cpu|mps|cuda|xpu)(:\d+)?")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
-@dataclass(frozen=True, slots=True)
-class HFOptions:
+class HFOptions(Options):
     """The options of the module's docstring."""
 
-    revision: str | None = None
-    dtype: str = "auto"
-    device: str = "auto"
-    adapters: tuple[str, ...] = ()
-    quantization: str | None = None
-    download: bool = False
+    revision: str | None = Field(None, description="a branch, tag or commit as text (in quotes)")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="auto, float32, float16 or bfloat16"
+    )
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|mps|cuda|xpu)(:\d+)?$", description="auto, cpu, mps, cuda or cuda:NUMBER"
+    )
+    adapters: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (), description="a list of folders or hub names"
+    )
+    quantization: Literal["int8", "int4", "torchao-int8", "torchao-int4"] | None = Field(
+        None, description="int8, int4, torchao-int8 or torchao-int4"
+    )
+    download: bool = Field(False, description="true or false")
 
+    @field_validator("adapters", mode="before")
+    @classmethod
+    def _texts(cls, given: Any) -> Any:
+        names = [given] if isinstance(given, str | Path) else given
+        return (
+            tuple(str(n) if isinstance(n, Path) else n for n in names)
+            if isinstance(names, list | tuple)
+            else names
+        )
 
-def read_options(given: Mapping[str, Any], where: str, own: Iterable[str] = ()) -> HFOptions:
-    """Checks a recipe's options. `where` names the model in errors (`models.tagger`); `own` are the backend's
-    own options, which the error for an unknown name lists too."""
-    known = [f.name for f in fields(HFOptions)]
-    for name in given:
-        if name not in known:
-            raise unknown("option", name, [*own, *known], where)
-    values = {k: v for k, v in given.items() if v is not None}
-    if isinstance(values.get("adapters"), (str, Path)):
-        values["adapters"] = [values["adapters"]]
-    adapters = values.get("adapters", ())
-    if not isinstance(adapters, (list, tuple)) or not all(
-        isinstance(a, (str, Path)) and str(a) for a in adapters
-    ):
-        raise UserError(f"{where}.adapters: a list of folders or hub names, not {adapters!r}")
-    options = HFOptions(**values | {"adapters": tuple(str(a) for a in adapters)})
-    for name, choices in (("dtype", DTYPES), ("quantization", QUANTIZATIONS)):
-        if (value := getattr(options, name)) is not None and value not in choices:
-            raise unknown(name, str(value), choices, where)
-    if not isinstance(options.device, str) or not _DEVICE.fullmatch(options.device):
-        raise UserError(f"{where}.device: auto, cpu, mps, cuda or cuda:NUMBER, not {options.device!r}")
-    if options.revision is not None and not isinstance(options.revision, str):
-        raise UserError(
-            f"{where}.revision: a branch, tag or commit as text (in quotes), not {options.revision!r}"
-        )
-    if not isinstance(options.download, bool):
-        raise UserError(f"{where}.download: true or false, not {options.download!r}")
-    if options.quantization is not None and len(adapters) > 1:
-        raise UserError(
-            f"{where}: a quantized model takes one adapter, not {len(adapters)}; merge them into the "
-            f"weights first"
-        )
-    return options
+    @model_validator(mode="after")
+    def _one_adapter(self) -> Self:
+        if self.quantization is not None and len(self.adapters) > 1:
+            raise ValueError(
+                f"a quantized model takes one adapter, not {len(self.adapters)}; merge them into the "
+                f"weights first"
+            )
+        return self
 
 
 @dataclass(frozen=True)

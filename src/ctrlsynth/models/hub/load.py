@@ -1,6 +1,7 @@
 """Loads models, tokenizers and processors of located Hugging Face models: dtype, quantization, LoRA
 adapters, device."""
 
+import gc
 import logging
 import pickle
 from abc import abstractmethod
@@ -89,6 +90,7 @@ class HubModel(Model):
     def close(self) -> None:
         """Frees the weights; they load again on use."""
         self._loaded = None
+        gc.collect()
         give_back()
         super().close()
 
@@ -228,15 +230,13 @@ def read_state(path: Path, where: str = "models") -> dict[str, Any]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
+            raise ValueError("no mapping of names to tensors")
+        return state
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(
             f"{where}: {path}: not a weight file that is safe to read: {first_line(error)}"
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
-        raise UserError(
-            f"{where}: {path}: not a weight file that is safe to read: no mapping of names to tensors"
-        )
-    return state
 
 
 def fit(model: Any, state: dict[str, Any], path: Path, where: str = "models") -> None:

@@ -1,25 +1,17 @@
 """Sampling options of language models (2b): one set, by the same names in every backend that samples."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from dataclasses import InitVar, dataclass, fields
-from typing import Any
+from typing import Any, Self
+
+from pydantic import Field
 
 from ..base import Request
-from ..options import check_number, check_whole
+from ..options import Options
 
-_RANGES: dict[str, tuple[float, float]] = {
-    "temperature": (0.0, 10.0),
-    "top_p": (1e-6, 1.0),
-    "presence_penalty": (-2.0, 2.0),
-    "frequency_penalty": (-2.0, 2.0),
-    "repetition_penalty": (0.01, 10.0),
-}
+_Number = int | float
 
 
-@dataclass(frozen=True)
-class Sampling:
+class Sampling(Options):
     """The defaults are greedy decoding, as in CtrlSynth. SynthCLIP: temperature 0.7, top_p 0.95, both
     penalties 1.0.
 
@@ -29,27 +21,20 @@ class Sampling:
     frequency_penalty   subtracted once per occurrence of the token in the reply
     repetition_penalty  divides the logits of tokens in prompt and reply; 1 changes nothing
     max_tokens          caps the request's own limit
-    where               the recipe's key, for messages
     """
 
-    temperature: float = 0.0
-    top_p: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    max_tokens: int | None = None
-    where: InitVar[str] = "models.llm"
+    temperature: _Number = Field(0.0, ge=0, le=10, description="a number from 0 to 10")
+    top_p: _Number = Field(1.0, ge=1e-6, le=1, description="a number above 0, at most 1")
+    presence_penalty: _Number = Field(0.0, ge=-2, le=2, description="a number from -2 to 2")
+    frequency_penalty: _Number = Field(0.0, ge=-2, le=2, description="a number from -2 to 2")
+    repetition_penalty: _Number = Field(1.0, ge=0.01, le=10, description="a number from 0.01 to 10")
+    max_tokens: int | None = Field(None, ge=1, description="a whole number from 1 up")
 
     @classmethod
-    def split(cls, options: Mapping[str, Any], where: str) -> tuple[Sampling, dict[str, Any]]:
+    def split(cls, options: Mapping[str, Any], where: str) -> tuple[Self, dict[str, Any]]:
         """The sampling that a recipe's options ask for, and the other options."""
-        own = {f.name: options[f.name] for f in fields(cls) if f.name in options}
-        return cls(**own, where=where), {name: value for name, value in options.items() if name not in own}
-
-    def __post_init__(self, where: str) -> None:
-        for name, (least, most) in _RANGES.items():
-            check_number(where, least, most, **{name: getattr(self, name)})
-        check_whole(where, max_tokens=self.max_tokens)
+        own = {name: options[name] for name in cls.model_fields if name in options}
+        return cls.read(own, where), {name: value for name, value in options.items() if name not in own}
 
     @property
     def greedy(self) -> bool:

@@ -7,7 +7,6 @@ Decoding is greedy by default. A server batches its requests, so greedy replies 
 from run to run."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from ..base import LanguageModel, Reply, Request, stripped_reply
@@ -29,22 +28,17 @@ class OpenAIServer(ServedModel, LanguageModel):
     example = "gpt-4o-mini"
 
     def __init__(self, model: str | None = None, *, structured: bool = True, **options: Any) -> None:
-        temperature = options.get("temperature", 0.0)
-        self.sampling, rest = Sampling.split(options | {"temperature": temperature or 0.0}, self.where)
-        super().__init__(model, rest, ("structured", *asdict(self.sampling)))
+        self.sampling, rest = Sampling.split(options, self.where)
+        super().__init__(model, rest, ("structured", *Sampling.model_fields))
         self.structured = structured
         self.batch = 4 * self.options.concurrency * max(1, len(self.options.urls))
         # the fields that all requests share; defaults are not sent, since not every server knows every field
-        self._fixed: dict[str, Any] = {"model": self.model}
-        if temperature is not None:
-            self._fixed["temperature"] = temperature
-        for name in ("top_p", "presence_penalty", "frequency_penalty"):
-            if getattr(self.sampling, name) != getattr(Sampling, name):
-                self._fixed[name] = getattr(self.sampling, name)
-        extra = dict(self.options.extra_body)
-        if self.sampling.repetition_penalty != 1.0:
-            extra["repetition_penalty"] = self.sampling.repetition_penalty
-        if extra:
+        sent = self.sampling.model_dump(exclude={"max_tokens", "temperature"}, exclude_defaults=True)
+        extra = {k: sent.pop(k) for k in ("repetition_penalty",) if k in sent}
+        self._fixed: dict[str, Any] = {"model": self.model, **sent}
+        if options.get("temperature", 0.0) is not None:
+            self._fixed["temperature"] = self.sampling.temperature
+        if extra := {**self.options.extra_body, **extra}:
             self._fixed["extra_body"] = extra
 
     def shaping(self) -> Any:

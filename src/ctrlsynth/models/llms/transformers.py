@@ -11,12 +11,11 @@ instruction asks for them, and the write stage retries replies that do not fit."
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from ..base import Reply, Request, stripped_reply
 from ..device import choose_device, memory_faults
-from ..hub.find import check_quantization, locate, read_options
+from ..hub.find import HFOptions, check_quantization, locate
 from ..hub.load import load_pretrained
 from ..installed import need
 from ..options import check_whole
@@ -49,13 +48,13 @@ class TransformersLLM(ChatModel):
         check_whole(WHERE, context=context, batch_size=batch_size)
         self.sampling, rest = Sampling.split(options, WHERE)
         check_template(chat_template)
-        read = read_options(rest, WHERE, (*asdict(self.sampling), "context", "batch_size", "chat_template"))
+        read = HFOptions.read(rest, WHERE, (*Sampling.model_fields, "context", "batch_size", "chat_template"))
         check_quantization(read, WHERE)
         self.found = locate(model, read, WHERE)
         self.id = f"transformers:{model}"
         shaping = [
             self.found.digest(),
-            json.dumps(asdict(self.sampling), sort_keys=True),
+            json.dumps(self.sampling.model_dump(), sort_keys=True),
             context,
             chat_template,
         ]

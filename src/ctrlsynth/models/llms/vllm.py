@@ -20,7 +20,6 @@ import inspect
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from ...errors import UserError, unknown
@@ -78,11 +77,14 @@ class VLLM(ChatModel):
         self.sampling, rest = Sampling.split(sampling, WHERE)
         for name in rest:
             raise unknown(
-                "option of vllm", name, [*inspect.signature(VLLM).parameters, *asdict(self.sampling)], WHERE
+                "option of vllm", name, [*inspect.signature(VLLM).parameters, *Sampling.model_fields], WHERE
             )
-        names = (adapters,) if isinstance(adapters, str) else tuple(str(a) for a in adapters)
-        if len(names) > 1:
-            raise UserError(f"{WHERE}.adapters: vllm takes one adapter, not {len(names)}; merge them first")
+        of_hub = {"revision": revision, "device": device, "adapters": adapters, "download": download}
+        read = HFOptions.read(of_hub, WHERE)
+        if len(read.adapters) > 1:
+            raise UserError(
+                f"{WHERE}.adapters: vllm takes one adapter, not {len(read.adapters)}; merge them first"
+            )
         check_whole(WHERE, tensor_parallel_size=tensor_parallel_size, max_model_len=max_model_len)
         check_whole(WHERE, max_lora_rank=max_lora_rank)
         check_number(WHERE, 0.01, 1, gpu_memory_utilization=gpu_memory_utilization)
@@ -93,9 +95,7 @@ class VLLM(ChatModel):
             )
         check_template(chat_template)
         need("vllm", "vllm", WHERE)
-        self.found = locate(
-            model, HFOptions(revision=revision, device=device, adapters=names, download=download), WHERE
-        )
+        self.found = locate(model, read, WHERE)
         self.arguments = engine_arguments(
             self.found,
             dtype=dtype,
@@ -107,9 +107,11 @@ class VLLM(ChatModel):
             engine=engine,
         )
         self.id = f"vllm:{model}"
-        self.digest = digest_of(
-            self.found, self.arguments, {"engine": engine, "chat_template": chat_template}, self.sampling
-        )
+        shaping = {name: self.arguments.get(name) for name in _SHAPING}
+        shaping |= {"engine": engine, "chat_template": chat_template}
+        own = [self.found.digest(), shaping, self.sampling.model_dump()]
+        text = json.dumps(own, sort_keys=True, default=str)
+        self.digest = f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:32]}"
         self.chat_template = chat_template
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
@@ -228,13 +230,3 @@ def reply_of(output: Any, prompt_tokens: int) -> Reply:
     """vLLM's `RequestOutput` as a Reply."""
     made = output.outputs[0]
     return stripped_reply(made.text, prompt_tokens, len(made.token_ids), cut=made.finish_reason == "length")
-
-
-def digest_of(
-    found: Located, arguments: Mapping[str, Any], more: Mapping[str, Any], sampling: Sampling
-) -> str:
-    """What shapes a reply: the weights and adapter, precision, context, `more` options, the sampling."""
-    shaping = {name: arguments.get(name) for name in _SHAPING} | dict(more)
-    own = asdict(sampling)
-    text = json.dumps([found.digest(), shaping, own], sort_keys=True, default=str)
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:32]}"

@@ -21,11 +21,11 @@ from typing import Any
 
 from ...errors import UserError, first_line, unknown
 from ..device import choose_device, make_torchvision_importable
+from ..hub.files import sha256_of
 from ..hub.find import HFOptions, locate
 from ..installed import need
 from . import hugging_face
-from .encode import ClipModel, LoadedClip, croppable
-from .tokens import tokenizer_of
+from .encode import ClipModel, LoadedClip, tokenizer_of
 
 WEIGHTS, CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
 STATE = "train.json"
@@ -85,8 +85,8 @@ def build(
     digest = hashlib.sha256(f"{json.dumps(config, sort_keys=True)}{seed}{sigmoid}".encode()).hexdigest()
     if weights is not None:
         _load(module, [weights], f"{where}: {weights}: not the weights of {known}")
-        digest = _hash(weights).hexdigest()
-    tokenizer = tokenizer_of(config, known, croppable(module))
+        digest = sha256_of(weights)
+    tokenizer = tokenizer_of(config, known, module)
     return LoadedClip(
         module, _full(module, {**config, **start}), tokenizer, known, digest[:16], precision=precision
     )
@@ -118,16 +118,11 @@ def load_folder(
         defaults = vars(open_clip.transform.PreprocessCfg(size=module.visual.image_size))
         found = hugging_face.preprocess_config(folder)
         open_clip.model.set_model_preprocess_cfg(module, {**defaults, **found})
-    digest = hashlib.sha256(b"".join(_hash(file).digest() for file in files)).hexdigest()[:16]
-    tokenizer = tokenizer_of(config, f"local-dir:{folder}", croppable(module))
+    digest = hashlib.sha256(bytes.fromhex("".join(map(sha256_of, files)))).hexdigest()[:16]
+    tokenizer = tokenizer_of(config, f"local-dir:{folder}", module)
     state = folder / STATE
     samples = json.loads(state.read_text(encoding="utf-8"))["samples"] if ours and state.is_file() else None
     return LoadedClip(module, _full(module, config), tokenizer, path.name, digest, samples, precision)
-
-
-def _hash(file: Path) -> Any:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256")
 
 
 def save_folder(folder: Path, module: Any, config: dict[str, Any]) -> None:

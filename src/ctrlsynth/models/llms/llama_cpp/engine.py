@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from ...embedded.realizer.caption import held, in_line
 from ...embedded.realizer.writer import Unsupported, fill
 from ...embedded.small_llm import few_shot as prompts
 from ...embedded.small_llm.grammar import extraction
+from ...hub.files import sha256_of
 from ...installed import package_file
 from ...options import check_whole
 from ..sampling import Sampling
@@ -65,15 +67,15 @@ class LlamaCpp(LanguageModel):
         path = _gguf(Path(model))
         check_whole("models.llm", processes=processes)
         check_whole("models.llm", least=64, context=context)
-        # raises for values out of range
-        Sampling(temperature, top_p, presence_penalty, frequency_penalty, max_tokens=max_tokens)
+        penalties = {"presence_penalty": presence_penalty, "frequency_penalty": frequency_penalty}
+        given = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens} | penalties
+        self._asked = Sampling.read(given, "models.llm")
+        self.sampling: dict[str, Any] = self._asked.model_dump(include={"temperature", "top_p"})
+        if any(penalties.values()):
+            self.sampling |= penalties | {"repeat_last_n": PENALTY_WINDOW}
         self.path = path
         self.id = f"llama.cpp:{path.name}"
-        self.context, self.few_shot, self.bound, self.max_tokens = context, few_shot, bound, max_tokens
-        self.sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p}
-        if presence_penalty or frequency_penalty:
-            penalties = {"presence_penalty": presence_penalty, "frequency_penalty": frequency_penalty}
-            self.sampling |= penalties | {"repeat_last_n": PENALTY_WINDOW}
+        self.few_shot, self.bound = few_shot, bound
         options = {"context": context, "few_shot": few_shot, "bound": bound, "max_tokens": max_tokens}
         self.digest = _digest(path, options | self.sampling)
         count = processes or free_threads()
@@ -106,8 +108,7 @@ class LlamaCpp(LanguageModel):
         ]
 
     def _common(self, request: Request) -> dict[str, Any]:
-        max_tokens = min(request.max_tokens, self.max_tokens or request.max_tokens)
-        return self.sampling | {"seed": request.seed, "max_tokens": max_tokens}
+        return self.sampling | {"seed": request.seed, "max_tokens": self._asked.limit(request)}
 
     def task(self, request: Request) -> Task | None:
         """The engine's task for a request: the fixed head to which the slot is reset, and the call itself.
@@ -148,8 +149,7 @@ class LlamaCpp(LanguageModel):
 
     def content_digest(self) -> str:
         """SHA-256 of the whole file, for `--verify`; `digest` covers its size and both ends."""
-        with self.path.open("rb") as file:
-            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+        return f"sha256:{sha256_of(self.path)}"
 
     def close(self) -> None:
         """Ends the engine processes, which also end with this process, however it ends."""
@@ -242,20 +242,15 @@ def smollm2_file() -> Path:
 
 
 def loops(text: str) -> bool:
-    """Whether a reply repeats itself: a run of 1 to 12 words occurs three times in a row (a single word four
-    times), or, from 24 words on, fewer than half of its runs of four words are distinct."""
+    """Whether a reply repeats itself: a run of 2 to 12 words occurs three times in a row or a single word
+    four times, or, from 24 words on, fewer than half of its runs of four words are distinct."""
     words = text.lower().split()
-    for n in range(1, min(12, len(words) // 3) + 1):
-        wanted = n * (3 if n == 1 else 2)
-        run = 0
-        for i in range(n, len(words)):
-            run = run + 1 if words[i] == words[i - n] else 0
-            if run >= wanted:
-                return True
-    fours = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
-    return len(words) >= 24 and len(set(fours)) * 2 < len(fours)
+    fours = list(zip(words, words[1:], words[2:], words[3:], strict=False))
+    rambling = len(words) >= 24 and len(set(fours)) * 2 < len(fours)
+    return rambling or _REPEATED.search(" ".join(words)) is not None
 
 
+_REPEATED = re.compile(r"(?<!\S)(?:(\S+)(?: \1){3}|(\S+(?: \S+){1,11})(?: \2){2})(?!\S)")
 _REASONS = {
     "exceed_context_size_error": "prompt_too_long",
     "engine_died": "engine_died",

@@ -4,18 +4,15 @@ order.
 Processes of one thread are faster than one process of several, and their texts do not affect each other.
 `ProcessPoolExecutor` would not do: it breaks as a whole when a worker dies."""
 
-from __future__ import annotations
-
-import atexit
-import contextlib
 import json
 import os
 import subprocess
 import sys
 import threading
-import weakref
 from collections import Counter, deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from typing import Any
 
 from ....errors import ModelError
@@ -41,7 +38,6 @@ class EngineProcess:
             stderr=subprocess.DEVNULL,
             env=os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
         )
-        self._ready = False
 
     @property
     def pid(self) -> int:
@@ -58,44 +54,35 @@ class EngineProcess:
         return True
 
     def receive(self) -> dict[str, Any] | None:
-        """Waits for the answer to the oldest task; None if the process died."""
-        if not self._ready:
-            first = self._read()
-            if first is None:
-                return None
-            if "fatal" in first:
-                raise ModelError("engine_failed", f"llama.cpp could not load the model: {first['fatal']}")
-            self._ready = True
-        return self._read()
-
-    def _read(self) -> dict[str, Any] | None:
+        """Waits for the answer to the oldest task; None if the process died. Raises
+        `ModelError("engine_failed")` if it could not load the model."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        answer: dict[str, Any] | None = json.loads(line) if line.endswith(b"\n") else None
+        if not line.endswith(b"\n"):
+            return None
+        answer: dict[str, Any] = json.loads(line)
+        if "fatal" in answer:
+            raise ModelError("engine_failed", f"llama.cpp could not load the model: {answer['fatal']}")
         return answer
 
     def close(self) -> None:
         """Kills the process and waits for its end."""
         self._process.kill()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
-        self._process.wait()
+        self._process.communicate()
 
 
 class EnginePool:
-    """Spreads tasks over the engines as they become free. Engines start at first use.
+    """Spreads tasks over the engines as they become free. Engines start at first use, and end with this
+    process, which closes their standard input.
 
     An engine that dies is restarted and its task retried, at most `MAX_RESTARTS` times per task; then the
     task's answer is {error: {type: engine_died}}."""
 
     def __init__(self, path: str, context: int, processes: int) -> None:
-        self._path, self._context = path, context
+        self._start = partial(EngineProcess, path, context)
         self._engines: list[EngineProcess | None] = [None] * processes
         self._lock = threading.Lock()
         self.restarts = 0
-        _open_pools.add(self)
 
     def pids(self) -> list[int]:
         """Ids of the running processes."""
@@ -104,67 +91,50 @@ class EnginePool:
     def ask(self, tasks: Sequence[Task]) -> list[dict[str, Any]]:
         """Returns one answer per task, in order. Raises `ModelError("engine_failed")` if the model cannot be
         loaded."""
-        with self._lock:
-            job = _Job(tasks)
-            threads = [
-                threading.Thread(target=self._serve, args=(i, job), daemon=True)
-                for i in range(min(len(self._engines), len(tasks)))
-            ]
-            for thread in threads:
-                thread.start()
+        job = _Job(tasks)
+        with self._lock, ThreadPoolExecutor(len(self._engines)) as threads:
+            served = [threads.submit(self._serve, i, job) for i in range(min(len(self._engines), len(tasks)))]
             try:
-                for thread in threads:
-                    thread.join()
-            except BaseException:  # Ctrl-C: the engines stop now, not after the queue
+                for future in as_completed(served):
+                    future.result()
+            except BaseException:  # Ctrl-C or a fault: the engines stop now, not after the queue
                 job.stop.set()
                 self.close()
                 raise
-            if job.faults:
-                self.close()
-                raise job.faults[0]
-            assert len(job.answers) == len(tasks), "an engine left a task without an answer"
-            return [job.answers[number] for number in range(len(tasks))]
+        return [job.answers[number] for number in range(len(tasks))]
 
-    def _serve(self, i: int, job: _Job) -> None:
+    def _serve(self, i: int, job: "_Job") -> None:
         """Lets engine i work until no task waits; the body of its thread."""
-        asked: deque[tuple[int, Task]] = deque()  # sent and not answered, oldest first
-        died: Counter[int] = Counter()
-        try:
-            while not job.stop.is_set():
-                self._feed(i, job.waiting, asked)
-                if not asked:
-                    return
-                engine = self._engines[i]
-                answer = engine.receive() if engine is not None else None
-                number, task = asked.popleft()
-                if answer is None and not job.stop.is_set():
-                    self._end(i)
-                    died[number] += 1
-                    if died[number] <= MAX_RESTARTS:
-                        self.restarts += 1
-                        asked.appendleft((number, task))
-                    else:
-                        answer = {"error": {"type": "engine_died", "message": _DIED}}
-                    job.waiting.extendleft(reversed(asked))
-                    asked.clear()
-                if answer is not None:
-                    job.answers[number] = answer
-        except (ModelError, OSError, ValueError) as error:  # raised again in the caller's thread
-            job.faults.append(error)
-            job.stop.set()
+        sent: deque[int] = deque()  # tasks sent and not answered, oldest first
+        while not job.stop.is_set():
+            self._feed(i, job, sent)
+            if not sent:
+                return
+            engine, number = self._engines[i], sent.popleft()
+            answer = engine.receive() if engine is not None else None
+            if answer is None and not job.stop.is_set():
+                self._end(i)
+                job.deaths[number] += 1
+                if job.deaths[number] > MAX_RESTARTS:
+                    answer = {"error": {"type": "engine_died", "message": _DIED}}
+                else:
+                    self.restarts += 1
+                    sent.appendleft(number)
+                job.waiting.extendleft(reversed(sent))
+                sent.clear()
+            if answer is not None:
+                job.answers[number] = answer
 
-    def _feed(self, i: int, waiting: deque[tuple[int, Task]], asked: deque[tuple[int, Task]]) -> None:
+    def _feed(self, i: int, job: "_Job", sent: deque[int]) -> None:
         """Sends tasks so that a second one is always queued in the engine; not at the end, when another
         engine may be free."""
-        while len(asked) < (2 if len(waiting) > len(self._engines) else 1):
+        while len(sent) < (2 if len(job.waiting) > len(self._engines) else 1):
             try:
-                asked.append(waiting.popleft())
+                sent.append(job.waiting.popleft())
             except IndexError:
                 return
-            engine = self._engines[i]
-            if engine is None:
-                engine = self._engines[i] = EngineProcess(self._path, self._context)
-            if not engine.send(asked[-1][1]):
+            engine = self._engines[i] = self._engines[i] or self._start()
+            if not engine.send(job.tasks[sent[-1]]):
                 return
 
     def _end(self, i: int) -> None:
@@ -182,17 +152,8 @@ class _Job:
     """The tasks of one call of `ask`, shared by the threads that serve the engines."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
+        self.tasks, self.stop = tasks, threading.Event()
         # sorted, so that engines seldom change their head
-        self.waiting = deque(sorted(enumerate(tasks), key=lambda pair: json.dumps(pair[1]["head"])))
+        self.waiting = deque(sorted(range(len(tasks)), key=lambda n: json.dumps(tasks[n]["head"])))
         self.answers: dict[int, dict[str, Any]] = {}
-        self.faults: list[BaseException] = []
-        self.stop = threading.Event()
-
-
-_open_pools: weakref.WeakSet[EnginePool] = weakref.WeakSet()
-
-
-@atexit.register
-def _close_all() -> None:
-    for pool in list(_open_pools):
-        pool.close()
+        self.deaths: Counter[int] = Counter()

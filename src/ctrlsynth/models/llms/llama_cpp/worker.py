@@ -20,8 +20,7 @@ from typing import Any
 
 
 def main(options_json: str) -> None:
-    """Answers tasks from standard input until it closes. The first line out is {"ready": true} or {"fatal":
-    why}."""
+    """Answers tasks from standard input until it closes; says {"fatal": why} if the model does not load."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     silent = os.open(os.devnull, os.O_WRONLY)
@@ -33,7 +32,6 @@ def main(options_json: str) -> None:
     except (RuntimeError, ValueError, ImportError, OSError) as error:
         _say(out, {"fatal": f"{type(error).__name__}: {error}"})
         return
-    _say(out, {"ready": True})
     while True:
         _say(out, engine.answer(json.loads(tasks.get())))
 
