@@ -22,7 +22,6 @@ import numpy as np
 from PIL import Image
 
 from ..data.images import IMAGE_SUFFIXES, ImageFault, decode
-from ..data.rows import file_facts
 from ..errors import UserError
 from ..evaluate import layout
 from ..evaluate.kinds import evaluator
@@ -30,6 +29,7 @@ from ..evaluate.layout import Sample
 from ..evaluate.tasks import own_task
 from ..recipe.train import Decontaminate
 from ..storage.files import replacing
+from ..storage.location import FileStats
 from .data.rows import Pair, RowFault, Shards
 from .data.shards import Subset, open_shards
 
@@ -226,4 +226,4 @@ def _facts(name: str, base: Path) -> list[Any]:
     """Name, and path, size and time of every file of an evaluation set."""
     path = base / Path(name).expanduser()
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return [name, [file_facts(str(p)) for p in files if p.is_file()]]
+    return [name, [FileStats().of(str(p)) for p in files if p.is_file()]]

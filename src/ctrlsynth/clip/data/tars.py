@@ -17,10 +17,10 @@ import numpy as np
 
 from ...data.captions import parse_object
 from ...data.images import IMAGE_SUFFIXES
-from ...data.rows import file_facts
 from ...data.tar import samples
 from ...errors import UserError
 from ...storage.files import replacing
+from ...storage.location import FileStats
 from .rows import BLOCK, Pair, RowFault, captions_of
 
 _INDEX = np.dtype(
@@ -88,7 +88,7 @@ def _cached(cache: Path | None, files: Sequence[str], fields: Sequence[str], lef
     time)."""
     if cache is None:
         return _scan_all(files, fields, left_out)
-    facts = [1, list(map(file_facts, files)), sorted(fields)]
+    facts = [1, list(map(FileStats().of, files)), sorted(fields)]
     path = cache / f"{hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()}.npy"
     counts = path.with_suffix(".json")
     if not path.exists():
