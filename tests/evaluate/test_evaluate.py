@@ -19,7 +19,7 @@ from ctrlsynth.evaluate.encode import class_weights
 from ctrlsynth.evaluate.kinds import evaluator
 from ctrlsynth.evaluate.kinds.base import Settings
 from ctrlsynth.evaluate.kinds.zero_shot import template_set
-from ctrlsynth.evaluate.results import Score, read_result, write_result
+from ctrlsynth.evaluate.results import Result, Score, read_result, write_result
 from ctrlsynth.evaluate.run import averages, evaluate_all
 from ctrlsynth.evaluate.tasks import choose, own_task, tasks
 from eval_sets import (
@@ -37,6 +37,10 @@ from helpers import assert_refused
 NAMES = ["red", "green", "blue"]
 
 
+def _values(result: Result) -> dict[str, float]:
+    return {name: score.value for name, score in result.scores.items()}
+
+
 def test_zero_shot_by_hand(tmp_path: Path) -> None:
     """Five of six squares show their class; the two of class 0 are half right: accuracy 5/6, mean per-class
     recall (1/2 + 1 + 1) / 3."""
@@ -44,8 +48,7 @@ def test_zero_shot_by_hand(tmp_path: Path) -> None:
         tmp_path / "shapes", [0, 0, 1, 1, 2, 2], ["red", "blue", "green", "green", "blue", "blue"], NAMES
     )
     (result,) = evaluate_all(ColourClip(), tmp_path, tmp_path / "out")
-    scores = {name: score.value for name, score in result.scores.items()}
-    assert scores == pytest.approx({"acc1": 5 / 6, "mean_per_class_recall": 5 / 6})
+    assert _values(result) == pytest.approx({"acc1": 5 / 6, "mean_per_class_recall": 5 / 6})
     assert (result.rows, result.classes, result.chance) == (6, 3, 1 / 3)
     assert result.protocol["templates"] == "folder"
     assert result == read_result(tmp_path / "out" / "shapes.json")
@@ -111,7 +114,7 @@ def test_retrieval_with_several_captions_by_hand(tmp_path: Path) -> None:
         "i2t_recall@5": 1,
         "recall@1": (2 / 3 + 1 / 2) / 2,
     }
-    assert {name: result.scores[name].value for name in wanted} == pytest.approx(wanted)
+    assert {name: _values(result)[name] for name in wanted} == pytest.approx(wanted)
     whole: Any = result.scores["recall@1"]
     assert whole.low < whole.value < whole.high
     assert (result.protocol["images"], result.protocol["captions"]) == (3, 6)
@@ -150,8 +153,7 @@ def test_pairs_are_strict_and_the_average_is_unweighted(tmp_path: Path) -> None:
     }
     pairs_set(tmp_path / "data" / "crepe", sets)
     (result,) = evaluate_all(ColourClip(), tmp_path / "data", tmp_path / "out")
-    scores = {k: v.value for k, v in result.scores.items()}
-    assert scores == pytest.approx({"swap": 1 / 3, "add": 1.0, "acc": 2 / 3}), "the tie is wrong"
+    assert _values(result) == pytest.approx({"swap": 1 / 3, "add": 1.0, "acc": 2 / 3}), "the tie is wrong"
     acc: Any = result.scores["acc"]
     assert acc.low == pytest.approx(0.5), "the file that is all right never moves, the other falls to 0"
     assert 2 / 3 < acc.high <= 1
@@ -167,8 +169,11 @@ def _cifar(data: Path) -> None:
 def test_probe_and_few_shot_on_separable_colours(tmp_path: Path) -> None:
     _cifar(tmp_path / "data")
     found = {r.task: r for r in evaluate_all(ColourClip(), tmp_path / "data", tmp_path / "out")}
-    tasks_ = ("cifar10", "linear-cifar10", "few-shot-cifar10")
-    assert {name: result.scores["acc1"].value for name, result in found.items()} == dict.fromkeys(tasks_, 1.0)
+    assert {name: _values(result)["acc1"] for name, result in found.items()} == {
+        "cifar10": 1.0,
+        "linear-cifar10": 1.0,
+        "few-shot-cifar10": 1.0,
+    }
     assert found["linear-cifar10"].protocol["val"] == "last 20% of train"
     assert averages(found.values()) == {}
 
@@ -219,9 +224,8 @@ def test_an_empty_class_name_is_a_name(tmp_path: Path) -> None:
 
 def test_template_sets_by_name(tmp_path: Path) -> None:
     assert template_set("simple", tmp_path) == ["a photo of a {c}."]
-    for number in (80, 7):
-        found = template_set(f"openai-imagenet-{number}", tmp_path)
-        assert [t.count("{c}") for t in found] == [1] * number
+    shipped = [template_set(f"openai-imagenet-{number}", tmp_path) for number in (80, 7)]
+    assert [[t.count("{c}") for t in templates] for templates in shipped] == [[1] * 80, [1] * 7]
     assert_refused(lambda: template_set("simpl", tmp_path), "did you mean 'simple'")
 
 

@@ -76,24 +76,23 @@ def test_recall_ranks_against_torchmetrics_and_a_loop(
         if not ties:
             target = torch.zeros(57, dtype=torch.bool)
             target[positives[q]] = True
-            for k in (1, 5, 10):
-                assert float(ranks[q] < k) == float(
-                    retrieval_hit_rate(torch.from_numpy(scores), target, top_k=k)
-                )
+            hits = [float(retrieval_hit_rate(torch.from_numpy(scores), target, top_k=k)) for k in (1, 5, 10)]
+            assert [float(ranks[q] < k) for k in (1, 5, 10)] == hits
 
 
 def test_delta_mtl_is_the_papers_within_a_tenth_of_a_point() -> None:
-    table = next(t for t in tables() if t.table == "3 (Delta_MTL)")
-    assert table.printed is not None
-    for model, (cc3m, cc12m) in table.printed.items():
-        for baseline, printed in (("CLIP, CC3M", cc3m), ("CLIP, CC12M", cc12m)):
-            delta = metrics.delta_mtl(table.rows[model], table.rows[baseline])
-            assert delta == pytest.approx((printed, 5), abs=0.1)
-    tuned = next(t for t in tables() if t.table == "3 to 7 (ablations)")
-    assert len(tuned.printed or {}) == 6
-    for model, printed in (tuned.printed or {}).items():
-        delta = metrics.delta_mtl(tuned.rows[model], table.rows["CLIP, CC12M"])
-        assert delta == pytest.approx((printed, 5), abs=0.1)
+    table, tuned = (
+        next(t for t in tables() if t.table == name) for name in ("3 (Delta_MTL)", "3 to 7 (ablations)")
+    )
+    cases = [
+        (table.rows[model], baseline, delta)
+        for model, printed in (table.printed or {}).items()
+        for baseline, delta in zip(("CLIP, CC3M", "CLIP, CC12M"), printed, strict=True)
+    ]
+    cases += [(tuned.rows[m], "CLIP, CC12M", delta) for m, delta in (tuned.printed or {}).items()]
+    assert len(cases) == 2 * 5 + 6
+    for row, baseline, delta in cases:
+        assert metrics.delta_mtl(row, table.rows[baseline]) == pytest.approx((delta, 5), abs=0.1)
     exact = metrics.delta_mtl(table.rows["SynthCI-3M"], table.rows["CLIP, CC3M"])
     assert exact == pytest.approx((-5.67, 5), abs=0.005)
     assert table.columns == FIVE

@@ -1,9 +1,7 @@
 """The evaluators on real embeddings (pictures painted by `scenes`, an open_clip model) against scikit-learn
 and torchmetrics, to 1e-6."""
 
-from functools import lru_cache
 from pathlib import Path
-from tempfile import mkdtemp
 
 import numpy as np
 import pytest
@@ -21,10 +19,8 @@ LABELS = [n % 6 for n in range(30)]  # nothing shows a chair: an empty class
 CAPTIONS = [f"a {NAMES[label]} {n}" for n, label in enumerate(LABELS)]
 
 
-@lru_cache(maxsize=1)
-def place() -> Path:
-    """A folder with `model/`, `data/shapes` (classes) and `data/walls` (two captions an image)."""
-    base = Path(mkdtemp(prefix="real-"))
+def place(base: Path) -> None:
+    """Writes `model/`, `data/shapes` (classes) and `data/walls` (two captions an image)."""
     built = build("tiny", seed=3)
     (base / "model").mkdir()
     save_folder(base / "model", built.module, built.config)
@@ -39,15 +35,14 @@ def place() -> Path:
         base / "data/walls/test",
         [{"png": i, "txt": f"{t}\nlook, {t}".encode()} for i, t in zip(images, CAPTIONS, strict=True)],
     )
-    return base
 
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
-def test_scores_are_the_libraries() -> None:
-    base = place()
-    model = load_model(base / "model")
-    found = {r.task: r.scores for r in evaluate_all(model, base / "data", base / "out")}
-    images, _ = encode_images(model, samples(base / "data/shapes", "test", len(NAMES)))
+def test_scores_are_the_libraries(tmp_path: Path) -> None:
+    place(tmp_path)
+    model = load_model(tmp_path / "model")
+    found = {r.task: r.scores for r in evaluate_all(model, tmp_path / "data", tmp_path / "out")}
+    images, _ = encode_images(model, samples(tmp_path / "data/shapes", "test", len(NAMES)))
     logits = images @ class_weights(model, NAMES, ["a photo of a {c}.", "a drawing of a {c}."]).T
     assert len(np.unique(logits.round(6))) > 100, "no degenerate embeddings"
     theirs = {

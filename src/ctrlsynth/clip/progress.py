@@ -10,9 +10,6 @@ from ..data.captions import parse_object
 from ..models.installed import installed
 from ..storage.files import remove_leftovers, replacing
 
-LOG = "log.jsonl"
-
-
 Watch = Callable[[int, Mapping[str, Any]], None]
 """Called with the length of the run in steps, and with each line of the log; first with the `step` at which
 the run starts."""
@@ -23,7 +20,7 @@ class Log:
     checkpoint."""
 
     def __init__(self, out: Path, step: int) -> None:
-        path = out / LOG
+        path = out / "log.jsonl"
         before = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         remove_leftovers(out)
         with replacing(path) as made:  # without half a line, which a killed run may leave

@@ -78,8 +78,11 @@ class Comparison:
             ]
             for name, cells in self.rows.items()
         }
-        named = [{**asdict(c), "protocol": json.loads(c.protocol)} for c in self.columns]
-        return {"columns": named, "rows": rows, "notes": self.notes}
+        return {
+            "columns": [{**asdict(c), "protocol": json.loads(c.protocol)} for c in self.columns],
+            "rows": rows,
+            "notes": self.notes,
+        }
 
     def markdown(self) -> str:
         """A Markdown table with the runs as rows."""

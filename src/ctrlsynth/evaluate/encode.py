@@ -19,10 +19,8 @@ from .layout import Sample, samples
 from .metrics import Ints
 
 Array = npt.NDArray[np.float32]
-DECODERS = 2
-"""Threads that decode and resize."""
-AHEAD = 4
-"""Batches that are being read or decoded, or wait for the model."""
+DECODERS, AHEAD = 2, 4
+"""Threads that decode and resize, and batches that are being read or decoded, or wait for the model."""
 
 
 class Encoder(Protocol):

@@ -44,7 +44,7 @@ class Retrieval(Evaluator):
         captions = [sample.captions[: self.task.captions] for sample in seen]
         owner = np.repeat(np.arange(len(captions)), [len(c) for c in captions])
         texts = encode_texts(model, [text for group in captions for text in group])
-        bounds = np.searchsorted(owner, np.arange(len(captions) + 1))
+        bounds = np.cumsum([0, *map(len, captions)])
         to_text = recall_ranks(features, texts, [range(*ends) for ends in pairwise(bounds)])
         to_image = recall_ranks(texts, features, [[int(o)] for o in owner])
         both, way = np.concatenate([to_text, to_image]), np.repeat([0, 1], [len(to_text), len(to_image)])
