@@ -283,11 +283,11 @@ def test_a_run_leaves_what_it_says() -> None:
 
 
 def test_killed_in_the_middle_it_ends_with_the_same_weights(tmp_path: Path) -> None:
-    """kill -9 between two checkpoints of another process; the same command goes on from the last one.
+    """kill -9 between two checkpoints of another process; the same command continues from the last one.
 
-    Both processes get equal threads: torch cuts its sums by their number, and weights would differ in the
-    last bit (by 1e-8). The tolerance is for libraries that choose their way by the moment; a step left out or
-    taken twice moves weights by 1e-3."""
+    Both processes get the same number of threads, because torch splits its sums by it and weights would
+    differ in the last bit (by 1e-8). The tolerance is for libraries that choose a kernel at run time; a step
+    that is left out or taken twice moves weights by 1e-3."""
     wanted, out = whole(), tmp_path / "out"
     recipe = recipe_file(tmp_path / "r.yaml", save_every=5)
     env = {**os.environ, "PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": str(torch.get_num_threads())}
@@ -334,7 +334,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr[:4000]
-    assert done.stdout.count('"steps": 6') == 2  # the first process speaks
+    assert done.stdout.count('"steps": 6') == 2  # only the first process reports
     run(tmp_path / "one", **common)
     for name in ("two1", "two3"):
         assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "one"), rel=2e-5)
@@ -387,7 +387,7 @@ def test_appendix_e_is_one_step_with_the_negatives_of_each_micro_batch(tmp_path:
         gradient = np.zeros_like(before[name]) if parameter.grad is None else parameter.grad.numpy()
         step = gradient / (np.abs(gradient) + given.eps)  # Adam's first step
         wanted = before[name] * (1 - 1e-3 * decay(name, parameter, 0.5)) - 1e-3 * step
-        sure = np.abs(gradient) > 1e-5  # a smaller one is rounding here and there: Adam divides it by itself
+        sure = np.abs(gradient) > 1e-5  # smaller ones are rounding errors, which Adam divides by themselves
         settled += int(sure.sum())
         assert np.allclose(after[name][sure], wanted[sure], atol=2e-5), name
     assert settled > 10_000
@@ -428,7 +428,7 @@ def test_decontaminated_pairs_are_not_trained_on(tmp_path: Path) -> None:
     }
 
 
-def test_another_recipe_does_not_go_on(tmp_path: Path) -> None:
+def test_another_recipe_does_not_resume(tmp_path: Path) -> None:
     out = whole()
     before = weights(out)
     for change, words in (
@@ -439,7 +439,7 @@ def test_another_recipe_does_not_go_on(tmp_path: Path) -> None:
     assert run(out, save_every=3, workers=1).steps == 12
     assert same(before, weights(out))
     write_files(tmp_path / "mine", {"thesis.txt": "x"})
-    assert_refused(lambda: run(tmp_path / "mine"), "is no training run")
+    assert_refused(lambda: run(tmp_path / "mine"), "is not a training run")
 
 
 @pytest.mark.parametrize(
@@ -459,7 +459,7 @@ def test_a_run_with_wrong_input_can_be_corrected(tmp_path: Path, change: dict[st
     assert run(tmp_path / "out", steps=1, epochs=None).steps == 1
 
 
-def test_settings_that_differ_are_told_at_a_readable_length() -> None:
+def test_settings_that_differ_are_shown_at_a_readable_length() -> None:
     was, now = _differing(
         repr([f"exports/{n}" for n in range(50)]), repr([f"exports/{n}" for n in range(49)])
     )

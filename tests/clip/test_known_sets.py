@@ -1,5 +1,5 @@
-"""Decontamination against every layout that `ctrlsynth eval` reads: the pairs of a training set that are in
-it leave."""
+"""Decontamination against every layout that `ctrlsynth eval` reads: training pairs that are in it are
+dropped."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,13 +21,14 @@ def _train(folder: Path) -> Path:
 
 
 def _classes(folder: Path) -> None:
-    """Labels, no captions: image 2 is in it."""
+    """Labels instead of captions; training image 2 is in it."""
     write_shards(folder / "test", [{"jpg": jpeg(2), "cls": b"0"}, {"jpg": jpeg(9), "cls": b"1"}])
     write_files(folder, {"classnames.txt": "dogs\nnoise\n"})
 
 
 def _retrieval(folder: Path) -> None:
-    """Five captions an image: the third of the second image is a training caption, image 2 is the first."""
+    """Several captions per image: the third of the second image is a training caption; the first image is
+    training image 2."""
     texts = "one\ntwo\nA red car.\nfour\nfive"
     write_shards(
         folder / "test",
@@ -45,13 +46,13 @@ def _coco(folder: Path) -> None:
 
 
 def _pairs(folder: Path) -> None:
-    """The negative caption is no caption of the set."""
+    """A negative caption does not count as a caption of the set."""
     row = {"filename": "a.jpg", "caption": "a red car", "negative_caption": "nobody knows"}
     write_files(folder, {"images/a.jpg": jpeg(2), "swap.json": {"0": row}})
 
 
 def _long_tail(folder: Path) -> None:
-    """Image 1 is trained on there, image 2 is tested."""
+    """Image 1 is in the set's training split, image 2 in its test split."""
     splits = {"classnames.txt": "dogs\n", "train.txt": "1.jpg 0\n", "test.txt": "2.jpg 0\n"}
     write_files(folder, {"images/1.jpg": jpeg(1), "images/2.jpg": jpeg(2), **splits})
 

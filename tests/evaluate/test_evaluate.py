@@ -343,8 +343,7 @@ def test_seeds_are_one_run_with_an_interval(tmp_path: Path) -> None:
 
 
 def test_delta_mtl_against_a_printed_row_takes_whole_tasks_of_the_paper(tmp_path: Path) -> None:
-    """With CIFAR-10 alone there is nothing to lay beside an average over nine sets; with all nine the task
-    counts."""
+    """CIFAR-10 alone cannot be compared with an average over nine sets; all nine can."""
     _cifar(tmp_path / "data")
     evaluate_all(ColourClip(), tmp_path / "data", tmp_path / "out")
 

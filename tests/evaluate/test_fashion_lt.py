@@ -57,8 +57,8 @@ def test_the_cut_falls_from_most_to_least_and_repeats(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not fashion_lt.SOURCE.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
 def test_the_whole_route_where_debians_dataset_is_installed(tmp_path: Path) -> None:
-    """Small: about 300 images. The embedded models cannot draw clothes, so nothing is claimed of the scores
-    but that they are there."""
+    """Small: about 300 images. The embedded models cannot draw clothes, so the test only checks that there
+    are scores."""
     from ctrlsynth.models.open_clip.load import build, load_model, save_folder
 
     made = fashion_lt.make(tmp_path / "data" / "fashion-lt", 120, 3, 5, 0)

@@ -39,7 +39,7 @@ FREE = {"workers", "device", "save_every", "keep", "log_every", "grad_checkpoint
 """Settings that may change on resume, because they affect neither the batches nor (beyond rounding) the
 weights."""
 BEFORE = ("index", "decontamination.jsonl", ".tmp-")
-"""What a run that stopped before its OUT/train.json may have left behind."""
+"""Names that a run leaves in OUT when it stops before it has written train.json."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ def _check_folder(block: TrainBlock, out: Path, resume: bool) -> None:
     before = read_json(out / STATE)
     if before is None:
         if out.exists() and (not out.is_dir() or any(not p.name.startswith(BEFORE) for p in out.iterdir())):
-            raise UserError(f"{out}: exists and is no training run; name another folder with --out")
+            raise UserError(f"{out}: exists and is not a training run; name another folder with --out")
         return
     if not resume:
         raise UserError(

@@ -153,8 +153,8 @@ def compare(runs: Sequence[Run], baseline: str | None = None, with_papers: bool 
         for task, several in run.results.items():
             if len({signature(r) for r in several}) > 1:
                 raise UserError(
-                    f"{run.name}: {task}: its seeds were evaluated by different protocols; evaluate them "
-                    f"alike"
+                    f"{run.name}: {task}: its seeds were evaluated by different protocols; evaluate all "
+                    f"seeds in the same way"
                 )
             for metric in shown_metrics(several[0]):
                 cells[Column(task, metric, signature(several[0]))] = pooled(

@@ -120,7 +120,7 @@ def inside(root: Path, name: str, by: Path) -> Path:
     """The path of an image that `by` names. UserError if it is outside `root`."""
     path = root / name
     if not path.resolve().is_relative_to(root.resolve()):
-        raise UserError(f"{by}: {name!r} leads out of {root}")
+        raise UserError(f"{by}: {name!r} is outside {root}")
     return path
 
 

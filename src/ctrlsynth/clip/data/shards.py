@@ -71,7 +71,7 @@ def _files(path: str | Sequence[str], base: Path, where: str) -> list[str]:
     files = expand(names, base, forms, where)
     suffixes = sorted(set(map(_suffix, files)))
     if len(suffixes) > 1:
-        raise UserError(f"{where}: one source is of one form; found {', '.join(suffixes)}")
+        raise UserError(f"{where}: all files of a source have one form; found {', '.join(suffixes)}")
     if suffixes[0] not in forms:
         raise UserError(
             f"{where}: {files[0]}: expected .tar, .parquet, .csv or .jsonl, found "
