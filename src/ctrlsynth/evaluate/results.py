@@ -80,8 +80,8 @@ def read_result(path: Path) -> Result:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data.pop("schema") > SCHEMA:
             raise UserError(f"{path}: written by a newer ctrlsynth; update ctrlsynth")
-        scores = {name: Score(**score) for name, score in data["scores"].items()}
-        return Result(**{**data, "scores": scores, "notes": tuple(data["notes"])})
+        data["scores"] = {name: Score(**score) for name, score in data["scores"].items()}
+        return Result(**{**data, "notes": tuple(data["notes"])})
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: expected a result that `ctrlsynth eval` wrote, found something else "

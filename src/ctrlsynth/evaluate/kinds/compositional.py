@@ -66,15 +66,15 @@ class Compositional(Evaluator):
         text_of = dict(zip(texts, encode_texts(model, texts), strict=True))
 
         def similarities(rows: list[tuple[str, str, str]], column: int) -> Array:
-            images, texts = [image_of[r[0]] for r in rows], [text_of[r[column]] for r in rows]
-            return np.asarray(np.einsum("nd,nd->n", np.stack(images), np.stack(texts)))
+            images, captions = [image_of[r[0]] for r in rows], [text_of[r[column]] for r in rows]
+            return np.asarray(np.einsum("nd,nd->n", np.stack(images), np.stack(captions)))
 
         # a tie is wrong
         hits = {name: similarities(rows, 1) > similarities(rows, 2) for name, rows in sets.items()}
         file = np.repeat(np.arange(len(hits)), [len(h) for h in hits.values()])
         scores = {name: mean_score(h) for name, h in hits.items()}
-        average = float(np.mean([s.value for s in scores.values()]))
-        scores["acc"] = Score(average, *bootstrap(np.concatenate(list(hits.values())), file))
+        interval = bootstrap(np.concatenate(list(hits.values())), file)
+        scores["acc"] = Score(float(np.mean([s.value for s in scores.values()])), *interval)
         published = SUGARCREPE if self.task.name == "sugarcrepe" else {}
         notes = tuple(
             f"{name}: {len(h)} rows, the published file has {published[name]}"
