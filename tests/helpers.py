@@ -113,6 +113,15 @@ def counting(log: Path, **options: Any) -> dict[str, Any]:
     return {"tagger": "wordnet", "llm": {"helpers:CountingLLM": str(log), **options}}
 
 
+def until(condition: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
+    """Waits for a condition while the process lives; no speed is assumed, only that it happens at all."""
+    ends = time.monotonic() + 300
+    while not condition():
+        assert process is None or process.poll() is None, "it ended before its time"
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+
+
 def tables(run: Run) -> dict[str, list[dict[str, Any]]]:
     """Every table's rows without what differs between equal runs: time."""
     return {
@@ -243,11 +252,12 @@ def assert_refused(call: Callable[[], object], match: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def write_tar(path: Path, members: Iterable[tuple[str, bytes]], format: int = tarfile.USTAR_FORMAT) -> Path:
-    """Writes a tar of (name, content)."""
+def write_tar(path: Path, members: Iterable[Sequence[Any]], format: int = tarfile.USTAR_FORMAT) -> Path:
+    """Writes a tar of (name, content), or (name, content, other fields of the header)."""
     with tarfile.open(path, "w", format=format) as archive:
-        for name, data in members:
+        for name, data, *fields in members:
             info = tarfile.TarInfo(name)
-            info.size = len(data)
+            for field, value in {"size": len(data), **(fields[0] if fields else {})}.items():
+                setattr(info, field, value)
             archive.addfile(info, io.BytesIO(data))
     return path

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from ctrlsynth.recipe.schema import Engines, Recipe
 from ctrlsynth.runs.watch import Watcher
 from ctrlsynth.storage.files import read_json
 from ctrlsynth.storage.location import Remote
-from helpers import TESTS, TIME, ctrlsynth, recipe, recipe_file, start, tables
+from helpers import TESTS, TIME, ctrlsynth, recipe, recipe_file, start, tables, until
 from s3_server import s3_server
 
 LOOPBACK = "127.0.0.2"  # Ray takes 127.0.0.1 for "this machine's outer address"
@@ -74,9 +73,8 @@ def when(base: Path, stop: int, what: Callable[[int, str], None]) -> threading.T
     part."""
 
     def wait() -> None:
-        told, ends = base / f"log.stop-{stop}", time.monotonic() + 120
-        while not (told.exists() and told.read_text()) and time.monotonic() < ends:
-            time.sleep(0.02)
+        told = base / f"log.stop-{stop}"
+        until(lambda: told.exists() and told.read_text())
         process, node = told.read_text().split()
         what(int(process), node)
 
@@ -156,17 +154,6 @@ def test_on_s3_and_with_a_barrier_tables_and_ledgers_are_those_of_the_local_engi
     assert ledgers(again) == ledgers(whole)
 
 
-def ends(process: int) -> bool:
-    """Whether a process of another parent is gone within half a minute."""
-    for _ in range(300):
-        try:
-            os.kill(process, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.1)
-    return False
-
-
 def test_an_actor_and_then_the_driver_are_killed(cluster: Any, tmp_path: Path) -> None:
     """The command goes on where it stopped. Its paths are relative, the model's too: they start where the
     command was given."""
@@ -183,7 +170,7 @@ def test_an_actor_and_then_the_driver_are_killed(cluster: Any, tmp_path: Path) -
     process.communicate()
     first, second = (int((tmp_path / f"log.stop-{n}").read_text().split()[0]) for n in (6, 16))
     assert first != second, "another process has gone on"
-    assert ends(second), "actors end with their driver"
+    until(lambda: not Path(f"/proc/{second}").exists())  # actors end with their driver
     assert len(list((tmp_path / "ray" / "write").glob("*.parquet"))) == 3, (
         "a part in the middle of which an actor dies is made again"
     )

@@ -105,10 +105,12 @@ def load_bank(path: Path) -> Bank:
             dropped["duplicate"] += 1
         else:
             kept[entry] = None
-            noted["edge_spaces"] += entry != entry.strip(" ")
-            noted["punctuation"] += _MARKS.issuperset(entry)
-            noted["very_long"] += len(entry) > LONGEST
-            noted["unmatchable"] += _UNMATCHABLE.search(entry) is not None
+            noted.update(
+                edge_spaces=entry != entry.strip(" "),
+                punctuation=_MARKS.issuperset(entry),
+                very_long=len(entry) > LONGEST,
+                unmatchable=_UNMATCHABLE.search(entry) is not None,
+            )
     if not kept:
         left_out = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
         raise UserError(f"{path}: the bank is empty" + (f" ({left_out} left out)" if dropped else ""))

@@ -31,6 +31,7 @@ that samples."""
 
 _KIND = r"(?:caption|sentence|description|prompt|example|answer|output|response)"
 _YES = r"(?:sure|certainly|of course|absolutely|okay|ok)(?: thing)?\s*"
+# What is removed from a caption (all but a last group), in this order, repeated until nothing matches.
 _AROUND = {
     "quotes": re.compile('["“”„«»]'),
     "marks": re.compile(r"\*\*|__|^#+\s+|^[-*•]\s+|^([*_`])(.+)\1$"),
@@ -46,8 +47,6 @@ _AROUND = {
         r"words?)?\s*[)\]]\s*\.?$"
     ),
 }
-"""What is removed from a caption (all but a last group), in this order, repeated until nothing matches."""
-
 _SERVE = (
     r"(?:assist|provide|create|write|generate|produce|fulfil+|comply|describe|caption"
     r"|answer|respond|offer|engage|discuss"
