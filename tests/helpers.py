@@ -25,6 +25,7 @@ from ctrlsynth.runs.build import Workshop
 from ctrlsynth.runs.local import Pipeline
 from ctrlsynth.runs.watch import Watcher
 from ctrlsynth.sample import Tags
+from ctrlsynth.storage.location import Remote
 from ctrlsynth.storage.parts import RunFolder
 
 TESTS = Path(__file__).parent
@@ -128,6 +129,16 @@ def tables(run: Run) -> dict[str, list[dict[str, Any]]]:
         s.folder: [{k: v for k, v in r.items() if k not in TIME} for r in run.rows(s.folder)]
         for s in run.steps
     }
+
+
+def assert_sound(made: Run, whole: Run) -> None:
+    """Asserts that the tables are those of the other run, with every row once, and that nothing is left over."""
+    assert tables(made) == tables(whole)
+    ids = [r["id"] for s in made.steps for r in made.rows(s.folder, ["id"])]
+    assert len(ids) == len(set(ids)) == sum(r.rows for r in made.ledger())
+    assert all(r.adds_up for r in made.ledger())
+    files = made.root.below() if isinstance(made.root, Remote) else list(made.root.rglob("*"))
+    assert not [f for f in files if ".tmp-" in f.name or "/_chunks/" in str(f.parent)]
 
 
 class CountingLLM:
