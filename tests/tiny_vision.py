@@ -8,6 +8,7 @@ import json
 import pickle
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,22 @@ def picture(colour: str, size: tuple[int, int] = (50, 30), mode: str = "RGB") ->
 def pictures(*colours: str) -> list[ImageAndText]:
     """A tagger's items, a picture of one colour each."""
     return [ImageAndText(picture(colour)) for colour in colours]
+
+
+@dataclass
+class Cramped:
+    """Does `work` for at most `most` rows at once, as if more did not fit into memory; `seen` are the rows of
+    each call."""
+
+    work: Callable[..., Any]
+    most: int
+    seen: list[int] = field(default_factory=list)
+
+    def __call__(self, **rows: Any) -> Any:
+        self.seen.append(len(next(iter(rows.values()))))
+        if self.seen[-1] > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return self.work(**rows)
 
 
 def words_tokenizer(texts: list[str], **more: Any) -> Any:

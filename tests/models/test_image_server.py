@@ -15,13 +15,12 @@ import pytest
 from conformance import check_painter
 from ctrlsynth.api.run import run
 from ctrlsynth.data.images import encode
-from ctrlsynth.errors import ModelError
 from ctrlsynth.models import server
 from ctrlsynth.models.base import Prompt
 from ctrlsynth.models.embedded.scenes.painter import Scenes
 from ctrlsynth.models.registry import load
 from ctrlsynth.models.text_to_image.server import ImageServer
-from helpers import assert_refused, recipe, tables
+from helpers import assert_fails, assert_refused, recipe, tables
 from servers import FaultyServer, free_port
 
 BLOCKED: Any = (
@@ -41,12 +40,11 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def client() -> Iterator[Callable[..., ImageServer]]:
     """A model behind servers, closed after the test."""
     with ExitStack() as stack:
+        yield lambda *servers, **options: stack.enter_context(closing(model_of(*servers, **options)))
 
-        def opened(*servers: FaultyServer, **options: Any) -> Any:
-            value = {"openai": "m", "base_urls": [server.url for server in servers], **options}
-            return stack.enter_context(closing(load(value, "text_to_image")))
 
-        yield opened
+def model_of(*servers: FaultyServer, **options: Any) -> Any:
+    return load({"openai": "m", "base_urls": [s.url for s in servers], **options}, "text_to_image")
 
 
 @pytest.fixture
@@ -149,9 +147,7 @@ def test_what_was_begun_is_not_asked_again(client: Callable[..., ImageServer], d
 def test_no_server_no_images(client: Callable[..., ImageServer]) -> None:
     url = f"http://127.0.0.1:{free_port()}/v1"
     model = client(base_urls=[url], patience=0.2, version="1")
-    with pytest.raises(ModelError) as caught:
-        model.generate([Prompt("a dog")])
-    assert caught.value.reason == "server_down"
+    assert_fails(partial(model.generate, [Prompt("a dog")]), "server_down")
 
 
 def test_preflight_and_digest(client: Callable[..., ImageServer], drawing: FaultyServer) -> None:

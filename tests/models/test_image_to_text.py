@@ -15,19 +15,17 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-import torch
 from PIL import Image
 
 from conformance import Tiny, check_tagger, other_weights
 from ctrlsynth.api.run import run
-from ctrlsynth.errors import ModelError
 from ctrlsynth.models import registry as models
 from ctrlsynth.models.base import ImageAndText, Reply
 from ctrlsynth.models.taggers.captioner import CHAT_PROMPT, CaptionerTagger
 from ctrlsynth.sample import Tags
-from helpers import assert_refused, recipe
+from helpers import assert_fails, assert_refused, recipe
 from servers import FaultyServer, completion
-from tiny_vision import COLOURS, THINGS, picture, pictures
+from tiny_vision import COLOURS, THINGS, Cramped, picture, pictures
 
 SHORT = {"max_new_tokens": 24}  # beams of a tiny model go on to the last token
 
@@ -129,25 +127,16 @@ def test_what_the_caption_lacks_is_dropped_and_counted(tiny: Tiny) -> None:
 def test_memory_that_runs_out_halves_the_batch(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     tagger = models.load({"captioner": str(tiny("florence2")), "batch": 8, **SHORT}, "tagger")
     model, _ = tagger.loaded()
-    real, sizes = model.generate, list[int]()
-
-    def generate(most: int, **inputs: Any) -> Any:
-        sizes.append(len(inputs["pixel_values"]))
-        if sizes[-1] > most:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return real(**inputs)
-
-    monkeypatch.setattr(model, "generate", partial(generate, 2))
+    cramped = Cramped(model.generate, 2)
+    monkeypatch.setattr(model, "generate", cramped)
     colours = ("red", "blue", "blue", "red", "red")
     assert [tags.caption for tags in tagger.tag(pictures(*colours))] == [THINGS[c] for c in colours]
-    assert sizes == [5, 2, 2, 1]
-    monkeypatch.setattr(model, "generate", partial(generate, 0))
+    assert cramped.seen == [5, 2, 2, 1]
+    cramped.most = 0
     assert [tags.error for tags in tagger.tag(pictures("red", "blue"))] == ["out_of_memory"] * 2
     died = RuntimeError("CUDA error: an illegal memory access")
     monkeypatch.setattr(model, "generate", Mock(side_effect=died))
-    with pytest.raises(ModelError) as caught:
-        tagger.tag(pictures("red"))
-    assert caught.value.reason == "engine_died"
+    assert_fails(partial(tagger.tag, pictures("red")), "engine_died")
 
 
 def test_what_is_wrong_is_one_sentence(tiny: Tiny, tmp_path: Path) -> None:
@@ -208,12 +197,11 @@ def sees(_: int, body: Mapping[str, Any]) -> dict[str, Any]:
 def tagger() -> Iterator[Callable[..., Any]]:
     """A tagger of a server's, closed after the test."""
     with ExitStack() as stack:
+        yield lambda server, **options: stack.enter_context(closing(model_of(server, **options)))
 
-        def opened(server: FaultyServer, **options: Any) -> Any:
-            value = {"openai": "m", "base_url": server.url, **options}
-            return stack.enter_context(closing(models.load(value, "tagger")))
 
-        yield opened
+def model_of(server: FaultyServer, **options: Any) -> Any:
+    return models.load({"openai": "m", "base_url": server.url, **options}, "tagger")
 
 
 @pytest.fixture
@@ -291,6 +279,6 @@ def test_wrong_options_are_one_sentence(tagger: Callable[..., Any]) -> None:
             ({"prices": {"input": 1.0}}, r"^models.tagger.prices: no tokens are kept for this stage"),
             ({"openai": ""}, r"^models.tagger: openai takes the model's name"),
         ):
-            assert_refused(partial(tagger, server, **options), message)
+            assert_refused(partial(model_of, server, **options), message)
         assert_refused(tagger(server, openai="other").check, r"^models.tagger: http.*unknown model 'other'")
     assert_refused(tagger(server).check, r"^models.tagger: no server answers at")
