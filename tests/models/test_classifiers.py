@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -80,9 +81,8 @@ def spec(name: str, folder: Path, vocabulary: Path = Path()) -> Any:
 def test_every_classifier_keeps_the_contract(
     name: str, file: str, tiny: Tiny, vocabulary: Path, tmp_path: Path
 ) -> None:
-    tagger = models.load(spec(name, tiny(name), vocabulary), "tagger")
-    folder = other_weights(tiny(name), tmp_path / "other", file)
-    other = models.load(spec(name, folder, vocabulary), "tagger")
+    folders = (tiny(name), other_weights(tiny(name), tmp_path / "other", file))
+    tagger, other = (models.load(spec(name, folder, vocabulary), "tagger") for folder in folders)
     check_tagger(lambda: tagger, lambda: other, tolerance=TOLERANCE)
     assert tagger.reads == "pixels"
     assert tagger.content_digest() != other.content_digest()
@@ -134,8 +134,8 @@ def test_a_timm_name_with_a_file(tiny: Tiny, tmp_path: Path) -> None:
     assert set(tag(value).objects) == {"dog", "cat", "boat"}
     names.write_text("dog\ncat\n")
     assert_refused(partial(tag, value), "its weights do not fit the model")
-    value["classifier"] = "test_vitt"
-    assert_refused(partial(tag, value), "unknown timm model 'test_vitt'; did you mean 'test_vit")
+    wrong = value | {"classifier": "test_vitt"}
+    assert_refused(partial(tag, wrong), "unknown timm model 'test_vitt'; did you mean 'test_vit")
 
 
 def corenet(state: dict[str, Any], pixels: Any) -> Any:
@@ -228,16 +228,13 @@ def test_open_clip_scores_are_the_models(tiny: Tiny, vocabulary: Path, tmp_path:
     assert set() < set(tags.attributes) <= {"red", "black and white"}
 
 
-def test_thousands_of_labels_are_embedded_once(
-    tiny: Tiny, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_thousands_of_labels_are_embedded_once(tiny: Tiny, tmp_path: Path, cache: Path) -> None:
     (tmp_path / "labels.txt").write_text("\n".join(f"thing {n}" for n in range(3000)))
     value = spec("open_clip", tiny("open_clip"), tmp_path / "labels.txt")
     tags = tag(value)
     assert len(tags.objects) == 10
     (file,) = (cache / "open_clip").iterdir()
-    with monkeypatch.context() as patch:
-        patch.setattr(OpenCLIPTagger, "_embed", lambda *_: pytest.fail("embedded again"))
+    with patch.object(OpenCLIPTagger, "_embed", side_effect=AssertionError("embedded again")):
         assert tag(value) == tags
     file.write_bytes(file.read_bytes()[:-1])  # damaged: made again
     assert tag(value) == tags
