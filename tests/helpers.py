@@ -25,6 +25,7 @@ from ctrlsynth.runs.build import Workshop
 from ctrlsynth.runs.local import Pipeline
 from ctrlsynth.runs.watch import Watcher
 from ctrlsynth.sample import Tags
+from ctrlsynth.storage.location import Remote
 from ctrlsynth.storage.parts import RunFolder
 
 TESTS = Path(__file__).parent
@@ -113,12 +114,31 @@ def counting(log: Path, **options: Any) -> dict[str, Any]:
     return {"tagger": "wordnet", "llm": {"helpers:CountingLLM": str(log), **options}}
 
 
+def until(condition: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
+    """Waits for a condition while the process lives; no speed is assumed, only that it happens at all."""
+    ends = time.monotonic() + 300
+    while not condition():
+        assert process is None or process.poll() is None, "it ended before its time"
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+
+
 def tables(run: Run) -> dict[str, list[dict[str, Any]]]:
     """Every table's rows without what differs between equal runs: time."""
     return {
         s.folder: [{k: v for k, v in r.items() if k not in TIME} for r in run.rows(s.folder)]
         for s in run.steps
     }
+
+
+def assert_sound(made: Run, whole: Run) -> None:
+    """Asserts that the tables are those of the other run, with every row once, and that nothing is left over."""
+    assert tables(made) == tables(whole)
+    ids = [r["id"] for s in made.steps for r in made.rows(s.folder, ["id"])]
+    assert len(ids) == len(set(ids)) == sum(r.rows for r in made.ledger())
+    assert all(r.adds_up for r in made.ledger())
+    files = made.root.below() if isinstance(made.root, Remote) else list(made.root.rglob("*"))
+    assert not [f for f in files if ".tmp-" in f.name or "/_chunks/" in str(f.parent)]
 
 
 class CountingLLM:
@@ -250,11 +270,12 @@ def assert_fails(call: Callable[[], object], reason: str, match: str = "") -> No
     assert error.value.reason == reason
 
 
-def write_tar(path: Path, members: Iterable[tuple[str, bytes]], format: int = tarfile.USTAR_FORMAT) -> Path:
-    """Writes a tar of (name, content)."""
+def write_tar(path: Path, members: Iterable[Sequence[Any]], format: int = tarfile.USTAR_FORMAT) -> Path:
+    """Writes a tar of (name, content), or (name, content, other fields of the header)."""
     with tarfile.open(path, "w", format=format) as archive:
-        for name, data in members:
+        for name, data, *fields in members:
             info = tarfile.TarInfo(name)
-            info.size = len(data)
+            for field, value in {"size": len(data), **(fields[0] if fields else {})}.items():
+                setattr(info, field, value)
             archive.addfile(info, io.BytesIO(data))
     return path

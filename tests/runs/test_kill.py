@@ -3,8 +3,6 @@ left behind."""
 
 import os
 import signal
-import subprocess
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ctrlsynth.api.run import Run
-from helpers import start, tables, write_captions
+from helpers import assert_sound, start, until, write_captions
 
 RECIPE = """name: kill
 source: {text: captions.jsonl, part_rows: 4, key_column: key}
@@ -35,15 +33,6 @@ def alive(mark: str) -> list[int]:
             except OSError:
                 continue
     return found
-
-
-def until(condition: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
-    """Waits for a condition while the process lives; no speed is assumed, only that it happens at all."""
-    ends = time.monotonic() + 300
-    while not condition():
-        assert process is None or process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < ends
-        time.sleep(0.02)
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
@@ -70,10 +59,5 @@ def test_killed_with_images_and_the_embedded_llm(tmp_path: Path) -> None:
         process = start("run", "r.yaml", "--out", name, "--json", cwd=tmp_path, env=env)
         _, err = process.communicate(timeout=600)
         assert process.returncode == 0, err
-    killed, whole = Run.open(out), Run.open(tmp_path / "whole")
-    assert tables(killed) == tables(whole)
-    ids = [r["id"] for s in killed.steps for r in killed.rows(s.folder, ["id"])]
-    assert len(ids) == len(set(ids)) == sum(r.rows for r in killed.ledger())
-    assert not list(out.glob("**/.tmp-*"))
-    assert not list(out.glob("*/_chunks/*/*"))
+    assert_sound(Run.open(out), Run.open(tmp_path / "whole"))
     assert alive(mark) == []

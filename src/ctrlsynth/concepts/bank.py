@@ -105,10 +105,12 @@ def load_bank(path: Path) -> Bank:
             dropped["duplicate"] += 1
         else:
             kept[entry] = None
-            noted["edge_spaces"] += entry != entry.strip(" ")
-            noted["punctuation"] += _MARKS.issuperset(entry)
-            noted["very_long"] += len(entry) > LONGEST
-            noted["unmatchable"] += _UNMATCHABLE.search(entry) is not None
+            noted.update(
+                edge_spaces=entry != entry.strip(" "),
+                punctuation=_MARKS.issuperset(entry),
+                very_long=len(entry) > LONGEST,
+                unmatchable=_UNMATCHABLE.search(entry) is not None,
+            )
     if not kept:
         left_out = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
         raise UserError(f"{path}: the bank is empty" + (f" ({left_out} left out)" if dropped else ""))
@@ -207,7 +209,7 @@ def write_bank(table: pa.Table, path: Path) -> None:
     """Writes a bank by its suffix: .parquet keeps everything, .txt, .json and .csv what is not flagged. Never
     over a file that is there."""
     if path.exists():
-        raise UserError(f"{path}: is there already; give another name")
+        raise UserError(f"{path}: already exists; give another name")
     remove_leftovers(path.parent)
     unfit = flagged_forms(table)
     kept = list(

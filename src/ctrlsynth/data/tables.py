@@ -122,34 +122,31 @@ def _tsv(lines: Iterator[Line], width: int) -> Iterator[Record]:
     and the next lines, better."""
     ahead: deque[Line] = deque()
     while ahead or (ahead := deque(islice(lines, 1))):
-        text, count = ahead[0][1].replace("\0", " "), 1
-        cells = text.rstrip("\r\n").split("\t")
-        if '"' in text:
-            quoted, is_open = _quoted(text, "\t")
-            if is_open and width:
-                count, quoted = _quoted_lines(lines, ahead, width)
-            cells = quoted or cells
+        count, cells = _tsv_row(lines, ahead, width)
         used = [ahead.popleft() for _ in range(count)]
         if cells != [""]:
             yield used[-1][0], cells, "bad_utf8" if any(bad for _, _, bad in used) else None
 
 
-def _quoted_lines(lines: Iterator[Line], ahead: deque[Line], width: int) -> tuple[int, list[str] | None]:
-    """The number of lines and the cells of a row whose quoted cell holds line ends; (1, None) if the first
-    line's quote is text. Lines that are looked at are added to `ahead`."""
-    text = ahead[0][1]
-    for count in range(2, TSV_LINES + 1):
+def _tsv_row(lines: Iterator[Line], ahead: deque[Line], width: int) -> tuple[int, list[str]]:
+    """The number of lines and the cells of the next row. Lines that are looked at are added to `ahead`."""
+    text = ahead[0][1].replace("\0", " ")
+    plain = text.rstrip("\r\n").split("\t")
+    quoted, is_open = _quoted(text, "\t") if '"' in text else (None, False)
+    if not is_open:
+        return 1, quoted or plain
+    for count in range(2, TSV_LINES + 1 if width else 2):
         if count > len(ahead):
             ahead.extend(islice(lines, 1))
         if count > len(ahead):
             break
-        text += ahead[count - 1][1]
+        text += ahead[count - 1][1].replace("\0", " ")
         if '"' in ahead[count - 1][1]:
-            quoted, is_open = _quoted(text.replace("\0", " "), "\t")
+            quoted, is_open = _quoted(text, "\t")
             if not is_open:
-                plain = all(line.count("\t") + 1 == width for _, line, _ in islice(ahead, count))
-                return (count, quoted) if quoted and len(quoted) == width and not plain else (1, None)
-    return 1, None
+                rows = all(line.count("\t") + 1 == width for _, line, _ in islice(ahead, count))
+                return (count, quoted) if quoted and len(quoted) == width and not rows else (1, plain)
+    return 1, plain
 
 
 def _quoted(text: str, delimiter: str) -> tuple[list[str] | None, bool]:
@@ -216,22 +213,25 @@ class Table:
         self.kind = kind_of(path)
         self.start = 0
         self.columns: list[str] = []
-        self._kept: tuple[int, Iterator[Record], IO[bytes]] | None = None
+        self._kept: tuple[int, Iterator[Record]] | None = None
         if self.kind == "txt":
             return
-        with open_stream(path) as stream:
-            found = records(stream, self.kind, 0)
-            if self.kind == "jsonl":
-                first = next((value for _, value, reason in found if reason is None), None)
-                if first is None:
-                    raise UserError(f"{path}: no line is a JSON object")
-                self.columns = list(first)
-            else:
-                end, value, reason = next(found, (0, [], "the file is empty"))
-                if reason is not None:
-                    raise UserError(f"{path}: the first line is not a header ({reason})")
-                self.columns, header = headed(value)
-                self.start = end if header else 0
+        found = self._from(0)
+        if self.kind == "jsonl":
+            first = next((value for _, value, reason in found if reason is None), None)
+            if first is None:
+                raise UserError(f"{path}: no line is a JSON object")
+            self.columns = list(first)
+        else:
+            end, value, reason = next(found, (0, [], "the file is empty"))
+            if reason is not None:
+                raise UserError(f"{path}: the first line is not a header ({reason})")
+            self.columns, header = headed(value)
+            self.start = end if header else 0
+
+    def _from(self, offset: int, kind: Kind | None = None) -> Iterator[Record]:
+        with open_stream(self.path) as stream:
+            yield from records(stream, kind or self.kind, offset, len(self.columns))
 
     def cuts(self, rows: int, limit: int | None) -> list[tuple[int, int]]:
         """(offset, rows) of consecutive ranges of `rows` records (the last may be shorter), in one pass. At
@@ -239,27 +239,21 @@ class Table:
         out: list[tuple[int, int]] = []
         count, begin, before, last = 0, self.start, self.start, self.start
         kind: Kind = "txt" if self.kind == "jsonl" else self.kind  # a line of jsonl counts whatever it holds
-        with open_stream(self.path) as stream:
-            found = records(stream, kind, self.start, len(self.columns))
-            for end, _, reason in islice(found, limit):
-                if reason == "open_quote":
-                    raise self._open_quote(last)
-                count += 1
-                if count == rows:
-                    out.append((begin, count))
-                    begin, count = end, 0
-                before, last = last, end
-            ended = next(found, None) is None
-        if self.kind == "csv" and ended and last > self.start and self._ends_in_quote(before, last):
-            raise self._open_quote(before)
+        found = self._from(self.start, kind)
+        for end, _, reason in islice(found, limit):
+            if reason == "open_quote":
+                raise self._open_quote(last)
+            count += 1
+            if count == rows:
+                out.append((begin, count))
+                begin, count = end, 0
+            before, last = last, end
+        if self.kind == "csv" and last > self.start and next(found, None) is None:
+            with open_stream(self.path) as stream:  # does the last record open a quote that never closes?
+                stream.seek(before)
+                if _quoted(stream.read(last - before).decode("utf-8", "replace"), ",")[1]:
+                    raise self._open_quote(before)
         return [*out, (begin, count)] if count else out
-
-    def _ends_in_quote(self, start: int, end: int) -> bool:
-        """Whether the csv record in bytes start..end opens a quote and never closes it, so that it holds the
-        rest of the file."""
-        with open_stream(self.path) as stream:
-            stream.seek(start)
-            return _quoted(stream.read(end - start).decode("utf-8", "replace"), ",")[1]
 
     def _open_quote(self, offset: int) -> UserError:
         line = 1
@@ -276,16 +270,11 @@ class Table:
         """(value, reason) of `rows` records, or all, from byte `offset`. Consecutive ranges share one pass
         over the file."""
         kept, self._kept = self._kept, None
-        if kept is not None and kept[0] == offset:
-            end, found, stream = kept
-        else:
-            if kept is not None:
-                kept[2].close()
-            end, stream = offset, open_stream(self.path)
-            found = records(stream, self.kind, offset, len(self.columns))
+        found = kept[1] if kept is not None and kept[0] == offset else self._from(offset)
+        end = offset
         for end, value, reason in islice(found, rows):  # noqa: B007  (used after the loop)
             yield value, reason
-        self._kept = (end, found, stream)
+        self._kept = (end, found)
 
     def asdict(self, value: Any) -> dict[str, Any]:
         """A record as column -> value; a line of txt has the column ""."""

@@ -36,6 +36,8 @@ class RunFolder:
 
     def __init__(self, root: Location) -> None:
         self.root = root
+        self.plan_file = root / "plan.json"  # a folder is a run's if it has one
+        self.recipe_file = root / "recipe.yaml"  # the recipe as the user gave it
 
     def entries(self, folder: str) -> list[tuple[int, str, Entry]]:
         """(part number, digest, file) of every version of every part, from one listing."""
@@ -51,16 +53,6 @@ class RunFolder:
         for index, digest, entry in self.entries(folder):
             found.setdefault(index, []).append((entry.written, digest))
         return {index: [digest for _, digest in sorted(versions)] for index, versions in found.items()}
-
-    @property
-    def plan_file(self) -> Location:
-        """The plan in JSON; a folder is a run's if it has one."""
-        return self.root / "plan.json"
-
-    @property
-    def recipe_file(self) -> Location:
-        """The recipe as the user gave it."""
-        return self.root / "recipe.yaml"
 
     def stage_file(self, folder: str) -> Location:
         """The counts of a stage's finished parts in JSON."""
@@ -148,18 +140,22 @@ class PartView:
 
     def table(self, folder: str, names: Sequence[str]) -> dict[str, tuple[Any, ...]]:
         """id -> the other columns of every `ok` row of the part. Memory: those columns of one part."""
-        found: dict[str, tuple[Any, ...]] = {}
-        for ids, status, *others in self.columns(folder, ["id", "status", *names]):
-            rows = zip(*others, strict=True) if others else iter([()] * len(ids))
-            found.update((i, row) for i, s, row in zip(ids, status, rows, strict=True) if s == "ok")
-        return found
+        return {
+            row_id: tuple(others)
+            for columns in self.columns(folder, ["id", "status", *names])
+            for row_id, status, *others in zip(*columns, strict=True)
+            if status == "ok"
+        }
 
     def rejected(self, folder: str) -> set[str]:
         """Ids of the parents that a judge's table does not keep."""
-        out: set[str] = set()
-        for parents, verdicts in self.columns(folder, ["parent", "verdict"]):
-            out.update(p for p, v in zip(parents, verdicts, strict=True) if v != "kept")
-        return out
+        judged = self.columns(folder, ["parent", "verdict"])
+        return {
+            parent
+            for columns in judged
+            for parent, verdict in zip(*columns, strict=True)
+            if verdict != "kept"
+        }
 
 
 class PartWriter:

@@ -152,7 +152,6 @@ def _falling(picture: Floats, rain: bool, rng: np.random.Generator) -> Floats:
 
 
 def _styled(picture: Floats, style: str, rng: np.random.Generator) -> Floats:
-    """Applies a style to the background alone."""
     height, width = picture.shape[:2]
     short = min(width, height)
     if style in ("real", "cinematic"):  # discs of light out of focus

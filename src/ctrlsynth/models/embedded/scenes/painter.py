@@ -69,8 +69,7 @@ def render(scene: Scene) -> Image.Image:
     """Returns the picture: RGB, scene.size pixels. Equal scenes give equal bytes."""
     rng = np.random.Generator(np.random.PCG64(scene.seed))
     rim = max(2, round(0.012 * min(scene.size)))  # pixels of white around each drawing
-    ground = backdrop(scene.size, scene.place, list(scene.weather), scene.style, rng)
-    picture = Image.fromarray(ground.astype(np.uint8))
+    picture = to_image(backdrop(scene.size, scene.place, list(scene.weather), scene.style, rng))
     for thing in scene.objects:
         corner = (thing.box.left - rim, thing.box.top - rim)
         shape = sprite(

@@ -98,7 +98,6 @@ def make_plan(
 
 
 def _positioned(one: Box, predicate: str, two: Box) -> bool:
-    """Whether two boxes are positioned as the predicate says."""
     right, down = one.left + one.right - two.left - two.right, one.top + one.bottom - two.top - two.bottom
     in_column = one.overlap(two, 0) > 0
     touching = in_column and one.overlap(two, 1) > 0

@@ -102,19 +102,17 @@ class _Reader:
 
     def run(self) -> None:
         while self.at < len(self.tokens):
-            token = self.tokens[self.at]
-            if not token[0].isalnum():
-                self._stop(token)
-                continue
             kind, value, length = self._match()
             phrase = " ".join(self.tokens[self.at : self.at + length])
             self.at += length
             getattr(self, f"_on_{kind}")(phrase, value)
-        self._stop(".")
+        self._on_mark(".", None)
 
     def _match(self) -> tuple[str, object, int]:
         """The longest known phrase here: its kind, value and number of tokens. Objects take precedence over
         scenery of the same length."""
+        if not self._ahead(0)[0].isalnum():
+            return "mark", None, 1
         known, vocab = words().phrases, vocabulary()
         two = f"{self._ahead(0)} {self._ahead(1)}"
         if (  # two words that name a thing without a drawing, even of a WordNet ancestor: `fire hydrant`
@@ -199,7 +197,7 @@ class _Reader:
         agrees = singular(token) != token and singular(before) == before and follows != ","
         return agrees or follows in ("a", "an", "the", "his", "her", "its", "their")
 
-    def _stop(self, mark: str) -> None:
+    def _on_mark(self, mark: str, value: None) -> None:
         """Ends a clause at a comma, and a sentence at other marks."""
         self._settle()
         self.run_of, self.joined, self.clause, self.verb = [], False, [], False
@@ -209,7 +207,6 @@ class _Reader:
             self.sentence += 1
         elif mark == ",":
             self.predicate = None
-        self.at += 1
 
     def _settle(self) -> None:
         """Clears modifiers without a noun; after `is` they describe the last mention."""
@@ -269,10 +266,7 @@ class _Reader:
 
     def _on_relation(self, phrase: str, value: str) -> None:
         self._settle()
-        if value == "without":
-            self.predicate, self.subjects = value, []
-            return
-        subjects = self._subjects()
+        subjects = [] if value == "without" else self._subjects()
         if value in ("holding", "wearing"):
             people = [i for i in subjects if self.out.mentions[i].name in PEOPLE]
             people = people or [i for i in self.spoken if self.out.mentions[i].name in PEOPLE][-1:]
