@@ -196,10 +196,10 @@ def run_part(
     return run.counts(folder, part.index, workshop.plan.part_digest(folder, part))
 
 
-def assert_refused(call: Callable[[], object], match: str) -> None:
-    """Asserts that the call raises a UserError of one line that matches."""
+def assert_refused(call: Callable[..., object], match: str, *args: Any, **options: Any) -> None:
+    """Asserts that the call with these arguments raises a UserError of one line that matches."""
     with pytest.raises(UserError, match=match) as error:
-        call()
+        call(*args, **options)
     assert "\n" not in str(error.value)
 
 

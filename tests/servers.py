@@ -120,6 +120,14 @@ def echo(_: int, body: Mapping[str, Any]) -> dict[str, Any]:
     return completion(f"You said: {said(body)}")
 
 
+_SENT: dict[str, tuple[Any, ...]] = {
+    "garbage": (200, {}, b'{"choices": [{"mess\xff'),
+    "page": (200, {"Content-Type": "text/html"}, b"<html>It works!</html>"),
+    "half": (200, {}, b'{"id": "1", "choices": [{"mess', 200),
+}
+"""What `FaultyServer` sends by name: status, headers, body, and the length that it announces if another."""
+
+
 class _Quiet(ThreadingHTTPServer):
     """Takes many connections at once, and says nothing of those that their client breaks off."""
 
@@ -211,20 +219,12 @@ class FaultyServer:
 
             def _do(self, what: Any) -> None:
                 if isinstance(what, dict):
-                    self._send(200, {}, json.dumps(what).encode())
-                elif isinstance(what, tuple):
-                    self._send(*what)
-                elif what == "garbage":
-                    self._send(200, {}, b'{"choices": [{"mess\xff')
-                elif what == "page":
-                    self._send(200, {"Content-Type": "text/html"}, b"<html>It works!</html>")
-                else:
-                    self.close_connection = True
-                    if what == "half":
-                        whole = json.dumps(completion("never seen whole")).encode()
-                        self._send(200, {}, whole[: len(whole) // 2], len(whole))
-                    elif what == "hang":
-                        outer._ended.wait(60)
+                    what = (200, {}, json.dumps(what).encode())
+                if isinstance(what, tuple) or what in _SENT:
+                    self._send(*(what if isinstance(what, tuple) else _SENT[what]))
+                self.close_connection |= what in ("half", "close", "hang")
+                if what == "hang":
+                    outer._ended.wait(60)
 
             def _send(
                 self, status: int, headers: Mapping[str, str], body: bytes, length: int | None = None

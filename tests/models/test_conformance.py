@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 
 from conformance import check_llm, check_painter, check_tagger, photo, request
-from ctrlsynth.errors import UserError
 from ctrlsynth.models import registry as models
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
 from ctrlsynth.models.embedded.reference.tagger import ReferenceTagger
 from ctrlsynth.models.embedded.scenes.painter import Scenes
 from ctrlsynth.models.llms.llama_cpp.engine import SmolLM2
 from ctrlsynth.sample import Tags
+from helpers import assert_refused
 
 FEW = [request(text) for text in ("red dog", "blue car", "green tree")]
 
@@ -54,8 +54,7 @@ def test_a_class_without_a_base_gets_the_hooks_that_it_lacks() -> None:
     model: Any = models.load(f"{__name__}:Lister", "llm")
     assert (model.batch, model.prompt(request("a dog")), model.check()) == (256, None, None)
     assert model.content_digest() == model.digest
-    with pytest.raises(UserError, match=r"Lister is not a class with the method tag"):
-        models.load(f"{__name__}:Lister", "tagger")
+    assert_refused(models.load, "Lister is not a class with the method tag", f"{__name__}:Lister", "tagger")
 
 
 def test_extract() -> None:
