@@ -38,12 +38,8 @@ def write_captions(path: Path, rows: int) -> Path:
     with open(path, "w", encoding="utf-8") as handle:
         for n in range(rows):
             a, b = THINGS[n % 8], THINGS[(n // 8 + n + 1) % 8]
-            handle.write(
-                json.dumps(
-                    {"key": f"k{n}", "caption": f"a {COLOURS[n % 4]} {a} on a {COLOURS[(n // 4) % 4]} {b}"}
-                )
-                + "\n"
-            )
+            caption = f"a {COLOURS[n % 4]} {a} on a {COLOURS[(n // 4) % 4]} {b}"
+            handle.write(json.dumps({"key": f"k{n}", "caption": caption}) + "\n")
     return path
 
 
@@ -84,8 +80,7 @@ def tables(run: Run) -> dict[str, list[dict[str, Any]]]:
 class CountingLLM:
     """Answers like a writer and notes every request in the file `log`."""
 
-    id = "counting"
-    digest = "1"
+    id, digest = "counting", "1"
 
     def __init__(self, log: str, batch: int = 16) -> None:
         self._log, self.batch = log, batch
@@ -120,8 +115,7 @@ class FaultyLLM:
     """`how`: too_few, too_many, nothing, empty, raise, model_error; for requests whose tags hold `when` (all
     unless given)."""
 
-    id = "faulty"
-    digest = "1"
+    id, digest = "faulty", "1"
 
     def __init__(self, how: str, when: str = "", batch: int = 1) -> None:
         self._how, self._when, self.batch = how, when, batch
@@ -152,9 +146,7 @@ class Mute:
 class CaptionReader:
     """A tagger that reads captions only."""
 
-    id = "caption-reader"
-    digest = "1"
-    reads = "caption"
+    id, digest, reads = "caption-reader", "1", "caption"
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
         return [Tags(objects=("thing",)) for _ in items]
@@ -163,9 +155,7 @@ class CaptionReader:
 class PixelCounter:
     """A tagger that returns the size of its image."""
 
-    id = "pixel-counter"
-    digest = "1"
-    reads = "pixels"
+    id, digest, reads = "pixel-counter", "1", "pixels"
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
         return [
@@ -176,8 +166,7 @@ class PixelCounter:
 class NoPainter:
     """A painter that never paints."""
 
-    id = "no-painter"
-    digest = "1"
+    id, digest = "no-painter", "1"
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Painting]:
         return [Painting(None, error="out_of_paint") for _ in prompts]

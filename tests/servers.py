@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -173,20 +173,6 @@ class FaultyServer:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
-    @contextlib.contextmanager
-    def _counted(self, body: dict[str, Any]) -> Iterator[int]:
-        with self._lock:
-            number = len(self.seen)
-            self.seen.append(body)
-            self.times.append(time.monotonic())
-            self._busy += 1
-            self.most = max(self.most, self._busy)
-        try:
-            yield number
-        finally:
-            with self._lock:
-                self._busy -= 1
-
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         outer = self
 
@@ -213,9 +199,18 @@ class FaultyServer:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                outer.keys.append(self.headers.get("Authorization", ""))
-                with outer._counted(body) as number:
+                with outer._lock:
+                    number = len(outer.seen)
+                    outer.seen.append(body)
+                    outer.keys.append(self.headers.get("Authorization", ""))
+                    outer.times.append(time.monotonic())
+                    outer._busy += 1
+                    outer.most = max(outer.most, outer._busy)
+                try:
                     self._do(outer.answer(number, body))
+                finally:
+                    with outer._lock:
+                        outer._busy -= 1
 
             def _do(self, what: Any) -> None:
                 if isinstance(what, dict):

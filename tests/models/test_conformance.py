@@ -80,7 +80,6 @@ def test_llama_cpp_with_its_chat_template() -> None:
     long = request("very " * 3000)
     with closing(SmolLM2(processes=1, few_shot=False, max_tokens=6)) as model:
         check_llm(lambda: model, lambda: SmolLM2(temperature=1.0), rows=FEW, long=long)
-        assert model.generate([long])[0].error == "prompt_too_long"
 
 
 def cut_short() -> ImageAndText:
@@ -132,25 +131,17 @@ class Broken:
     id = "broken"
 
     def __init__(self, how: str = "", seed: int = 0) -> None:
-        self.how, self.seed, self.made = how, seed, 0
+        self.how = how
         self.digest = "one" if how == "digest" else f"{how} {seed}"
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        self.made += 1
         if self.how == "crash" and any(len(r.instruction) > 9999 for r in requests):
             raise RuntimeError("too long")
         replies = [
             Reply(f"A {r.caption}.") if isinstance(r.caption, str) else Reply("", error="no_caption")
             for r in requests
         ]
-        if self.how == "surrogate":
-            replies = [replace(r, text="\ud800") if "🐕" in r.text else r for r in replies]
-        if self.how == "neighbour" and any(r.error for r in replies):
-            return [Reply("", error="batch_failed") for _ in replies]
-        if self.how == "answers the poison":
-            return [replace(r, error=None) for r in replies]
-        if self.how == "batch" and len(replies) > 1:
-            return [replace(r, text=r.text + " Or so.") for r in replies]
+        failed, many = any(r.error for r in replies), len(replies) > 1
         how: dict[str, Callable[[], list[Reply]]] = {
             "order": lambda: sorted(replies, key=lambda r: r.text),
             "fewer": lambda: replies[:-1],
@@ -158,6 +149,10 @@ class Broken:
             "merges duplicates": lambda: list({r.text: r for r in replies}.values()),
             "answers nothing": lambda: replies or [Reply("What?")],
             "alike": lambda: [Reply("A dog.") for _ in replies],
+            "surrogate": lambda: [replace(r, text="\ud800") if "🐕" in r.text else r for r in replies],
+            "neighbour": lambda: [Reply("", error="batch_failed") if failed else r for r in replies],
+            "answers the poison": lambda: [replace(r, error=None) for r in replies],
+            "batch": lambda: [replace(r, text=f"{r.text} Or so.") if many else r for r in replies],
         }
         return how.get(self.how, lambda: replies)()
 

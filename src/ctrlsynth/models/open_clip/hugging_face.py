@@ -8,6 +8,7 @@ from typing import Any
 
 from ...errors import UserError
 
+# Parts of the weights' names: CLIPModel's -> open_clip's.
 _NAMES = {
     "vision_model.embeddings.class_embedding": "visual.class_embedding",
     "vision_model.embeddings.patch_embedding": "visual.conv1",
@@ -25,7 +26,6 @@ _NAMES = {
     "mlp.fc2": "mlp.c_proj",
     "self_attn.out_proj": "attn.out_proj",
 }
-"""Parts of the weights' names: CLIPModel's -> open_clip's."""
 
 
 def is_clip(folder: Path) -> bool:
@@ -93,8 +93,7 @@ def renamed(weights: Mapping[str, Any]) -> dict[str, Any]:
         if name.endswith("position_ids") or ".k_proj." in name or ".v_proj." in name:
             continue
         if name.endswith("_projection.weight"):
-            new = "visual.proj" if name.startswith("visual") else "text_projection"
-            out[new] = tensor.T.contiguous()
+            out["visual.proj" if name.startswith("visual") else "text_projection"] = tensor.T.contiguous()
             continue
         if ".q_proj." in name:
             tensor = torch.cat([weights[name.replace(".q_proj.", f".{x}_proj.")] for x in "qkv"])

@@ -88,7 +88,6 @@ class Engine:
         self._call(chat, head)
 
     def _call(self, chat: bool, body: dict[str, Any]) -> dict[str, Any]:
-        reply: dict[str, Any] = (
+        return dict(
             self._server.handle_chat_completions(body) if chat else self._server.handle_completions(body)
         )
-        return reply
