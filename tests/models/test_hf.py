@@ -277,7 +277,6 @@ def test_torchvision_imports_here_and_leaves_no_trace_where_it_did_before() -> N
 import gc, sys
 import ctrlsynth.models.hub.load
 from ctrlsynth.models.device import _kept, make_torchvision_importable
-from helpers import assert_refused
 assert "torch" not in sys.modules
 make_torchvision_importable(), make_torchvision_importable()
 import timm, torch, torchvision
