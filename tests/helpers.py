@@ -47,14 +47,15 @@ def recipe(base: Path, rows: int = 40, part_rows: int = 10, **changes: Any) -> R
     """A text recipe with the embedded tagger and the realizer; `changes` replace top-level keys."""
     if not (base / "captions.jsonl").exists():
         write_captions(base / "captions.jsonl", rows)
-    data: dict[str, Any] = {
-        "name": "test",
-        "source": {"text": "captions.jsonl", "part_rows": part_rows, "key_column": "key"},
-        "models": {"tagger": "wordnet", "llm": "realizer"},
-        "paths": [{"rewrite": ["text", "tags", "text*"]}],
-        **changes,
-    }
-    return parse_recipe(data)
+    return parse_recipe(
+        {
+            "name": "test",
+            "source": {"text": "captions.jsonl", "part_rows": part_rows, "key_column": "key"},
+            "models": {"tagger": "wordnet", "llm": "realizer"},
+            "paths": [{"rewrite": ["text", "tags", "text*"]}],
+            **changes,
+        }
+    )
 
 
 def ctrlsynth(*words: object) -> tuple[int, str, str]:

@@ -97,8 +97,8 @@ def test_scenes_are_drawable_fixed_and_tell_their_colours() -> None:
 
 
 def test_own_colour_is_what_the_drawing_shows() -> None:
-    names = ("tomato", "broccoli", "lemon")
-    assert [control_scenes.own_colour(name) for name in names] == ["red", "green", "yellow"]
+    for name, colour in (("tomato", "red"), ("broccoli", "green"), ("lemon", "yellow")):
+        assert control_scenes.own_colour(name) == colour
 
 
 @pytest.mark.parametrize("edit", [name for name in control_scenes.EDITS if name != "none"])

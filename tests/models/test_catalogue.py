@@ -42,8 +42,7 @@ def test_what_is_installed_is_what_the_metadata_says(monkeypatch: pytest.MonkeyP
             assert entry.state == "pip install 'ctrlsynth[vllm]'"
             continue
         version = metadata.version(entry.part_of)
-        state = f"{entry.part_of} {version}"
-        assert (entry.version, entry.installed, entry.state) == (version, True, state)
+        assert (entry.version, entry.installed, entry.state) == (version, True, f"{entry.part_of} {version}")
         assert entry.install or entry.part_of == "ctrlsynth"
     monkeypatch.setattr(installed, "version", Mock(side_effect=metadata.PackageNotFoundError))
     absent = {entry.name: entry.state for entry in entries()}
@@ -68,8 +67,7 @@ def test_sizes_are_those_on_disk() -> None:
 
 def test_the_weight_wheels_are_those_of_the_requirements_file() -> None:
     pinned = dict(re.findall(r"^([\w-]+)==([\d.]+)", (ROOT / "requirements/models.txt").read_text(), re.M))
-    listed = {e.part_of for e in entries() if "requirements/models.txt" in e.install}
-    assert listed == set(pinned)
+    assert {e.part_of for e in entries() if "requirements/models.txt" in e.install} == set(pinned)
     assert {name: metadata.version(name) for name in pinned} == pinned
 
 

@@ -117,8 +117,13 @@ def test_reference(tmp_path: Any) -> None:
         Image.fromarray(np.random.default_rng(len(name)).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(
             tmp_path / name / "1.png"
         )
-    other = ReferenceTagger(str(tmp_path))
-    check_tagger(ReferenceTagger, lambda: other, rows=rows, image=rows[0].image, poison=cut_short())
+    check_tagger(
+        ReferenceTagger,
+        lambda: ReferenceTagger(str(tmp_path)),
+        rows=rows,
+        image=rows[0].image,
+        poison=cut_short(),
+    )
 
 
 def test_scenes() -> None:

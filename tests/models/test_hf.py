@@ -33,17 +33,17 @@ make_torchvision_importable()
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random ViT classifier of three classes, saved to disk."""
     folder = tmp_path_factory.mktemp("vit")
-    size = {
-        "hidden_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "image_size": 16,
-        "patch_size": 8,
-    }
-    transformers.ViTForImageClassification(transformers.ViTConfig(**size, num_labels=3)).save_pretrained(
-        folder
-    )
+    transformers.ViTForImageClassification(
+        transformers.ViTConfig(
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=32,
+            image_size=16,
+            patch_size=8,
+            num_labels=3,
+        )
+    ).save_pretrained(folder)
     return folder
 
 
@@ -196,8 +196,9 @@ def test_a_model_loads_with_its_options(tiny: Path) -> None:
         (transformers.AutoModelForCausalLM, "auto", ": .* cannot be loaded as AutoModelForCausalLM"),
         (transformers.ViTForImageClassification, "mps", ".device: mps is not on this machine; it has cpu"),
     ):
-        wanted = found(tiny, device=device)
-        assert_refused(load_pretrained, f"^models.tagger{message}", cls, wanted, "models.tagger")
+        assert_refused(
+            load_pretrained, f"^models.tagger{message}", cls, found(tiny, device=device), "models.tagger"
+        )
 
 
 def test_adapters_are_merged(tiny: Path, tmp_path: Path) -> None:
@@ -214,9 +215,11 @@ def test_adapters_are_merged(tiny: Path, tmp_path: Path) -> None:
     with torch.inference_mode():
         torch.testing.assert_close(adapted(pixels).logits, lora.eval()(pixel_values=pixels).logits)
         assert not torch.allclose(adapted(pixels).logits, plain(pixels).logits)
-    no_adapter = found(tiny, adapters=[tiny])
     assert_refused(
-        load_pretrained, "no adapter_config.json", transformers.ViTForImageClassification, no_adapter
+        load_pretrained,
+        "no adapter_config.json",
+        transformers.ViTForImageClassification,
+        found(tiny, adapters=[tiny]),
     )
 
 
@@ -242,8 +245,7 @@ def test_a_quantization_that_does_nothing_is_told(tiny: Path, monkeypatch: pytes
     monkeypatch.setattr(load, "quantization_config", lambda options, where: {})
     loads = Mock(from_pretrained=Mock(return_value=plain))
     message = r"^models.tagger.quantization: torchao-int4 changes no layer of"
-    unquantized = found(tiny, quantization="torchao-int4")
-    assert_refused(load_pretrained, message, loads, unquantized, "models.tagger")
+    assert_refused(load_pretrained, message, loads, found(tiny, quantization="torchao-int4"), "models.tagger")
 
 
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
@@ -267,8 +269,13 @@ def test_faults_of_memory_and_device_are_told_apart(work: Callable[[], Any], rea
 
 
 def test_an_absent_package_is_one_sentence_with_the_pip_line() -> None:
-    message = r"^models.llm: nowhere.to_be is not installed; pip install 'ctrlsynth\[server\]'$"
-    assert_refused(need, message, "nowhere.to_be", "server", "models.llm")
+    assert_refused(
+        need,
+        r"^models.llm: nowhere.to_be is not installed; pip install 'ctrlsynth\[server\]'$",
+        "nowhere.to_be",
+        "server",
+        "models.llm",
+    )
     need("json.decoder", "server")
 
 

@@ -45,10 +45,11 @@ def server_recipe(base: Path, url: str, **options: Any) -> Any:
 def test_status_tells_the_cost_and_new_prices_change_nothing_else(tmp_path: Path) -> None:
     with FaultyServer() as faulty:
         for factor, shown in ((1.0, "0.0019 US dollars"), (2.0, "0.0038 US dollars")):
-            plan = server_recipe(
-                tmp_path, faulty.url, prices={"input": 2.0 * factor, "output": 10.0 * factor}
+            run(
+                server_recipe(tmp_path, faulty.url, prices={"input": 2.0 * factor, "output": 10.0 * factor}),
+                tmp_path / "run",
+                base=tmp_path,
             )
-            run(plan, tmp_path / "run", base=tmp_path)
             ledger = {r.folder: r for r in Run.open(tmp_path / "run").ledger()}
             assert (ledger["write"].ok, ledger["tag"].cost) == (30, None)
             assert ledger["write"].cost == pytest.approx(factor * 30 * (7 * 2.0 + 5 * 10.0) / 1e6)

@@ -118,8 +118,7 @@ def test_a_reply_ends_where_the_checkpoint_says(qwen2: TransformersLLM, tmp_path
 
 
 def test_a_prompt_too_long_is_its_row_s_error(qwen2: TransformersLLM) -> None:
-    long = Request("word " * 600, max_tokens=8)
-    first, wrong, last = qwen2.generate([requests()[0], long, requests()[1]])
+    first, wrong, last = qwen2.generate([requests()[0], Request("word " * 600, max_tokens=8), requests()[1]])
     assert (wrong.error, wrong.text, [first, last]) == ("prompt_too_long", "", qwen2.generate(requests()[:2]))
     tight = TransformersLLM(
         str(qwen2.found.folder), context=(first.prompt_tokens or 0) + 4, dtype="float32", device="cpu"
@@ -142,8 +141,14 @@ def test_adapters_change_digest_and_reply(tiny: Tiny, tmp_path: Path, qwen2: Tra
     base = tiny("qwen2")
     models = [qwen2]
     for seed in (1, 2):
-        adapter = str(tiny_llms.llm_lora(base, tmp_path / f"{seed}", seed))
-        models.append(TransformersLLM(str(base), adapters=[adapter], dtype="float32", device="cpu"))
+        models.append(
+            TransformersLLM(
+                str(base),
+                adapters=[str(tiny_llms.llm_lora(base, tmp_path / f"{seed}", seed))],
+                dtype="float32",
+                device="cpu",
+            )
+        )
     assert len({model.digest for model in models}) == 3
     assert len({model.generate(requests()[:1])[0].text for model in models}) == 3
 

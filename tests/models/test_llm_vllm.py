@@ -81,8 +81,12 @@ def test_engine_arguments_are_the_documented_ones(tiny: Tiny) -> None:
     assert full.keys() <= LLM_NAMES | ENGINE_NAMES
     names = ("tensor_parallel_size", "quantization", "enable_lora", "max_num_seqs")
     assert [full[name] for name in names] == [4, "fp8", True, 64]
-    message = "trust_remote_code is set by an option of its own, or not at all"
-    assert_refused(engine_arguments, message, found, engine={"trust_remote_code": True})
+    assert_refused(
+        engine_arguments,
+        "trust_remote_code is set by an option of its own, or not at all",
+        found,
+        engine={"trust_remote_code": True},
+    )
 
 
 def test_sampling_arguments_are_the_documented_ones() -> None:
@@ -260,8 +264,12 @@ def test_conformance_of_what_surrounds_the_engine(
 
 def test_absent_vllm_is_one_sentence_or_its_interface_is_the_recorded_one() -> None:
     if importlib.util.find_spec("vllm") is None:
-        message = r"^models.llm: vllm is not installed; pip install 'ctrlsynth\[vllm\]'$"
-        assert_refused(load, message, "vllm:mistralai/Mistral-Nemo-Instruct-2407", "llm")
+        assert_refused(
+            load,
+            r"^models.llm: vllm is not installed; pip install 'ctrlsynth\[vllm\]'$",
+            "vllm:mistralai/Mistral-Nemo-Instruct-2407",
+            "llm",
+        )
         return
     from vllm import LLM, EngineArgs, SamplingParams  # type: ignore[attr-defined, unused-ignore]
 

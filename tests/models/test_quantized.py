@@ -151,8 +151,9 @@ def test_what_does_not_go_is_one_sentence(
         )
         assert_refused(tagger, message, value, quantization="int8")
         assert_refused(tagger, "holds no weights", value, adapters=[str(tmp_path / "empty")])
-    lacking = Mock(side_effect=ImportError("Requires mslk >= 1.0.0"))
-    monkeypatch.setattr("torchao.quantization.quantize_", lacking)
+    monkeypatch.setattr(
+        "torchao.quantization.quantize_", Mock(side_effect=ImportError("Requires mslk >= 1.0.0"))
+    )
     lacks = tagger(spec("catlip", tiny, timm_file, tmp_path), quantization="torchao-int8")
     message = r"^models.tagger.quantization: torchao-int8 fails on .*vit.pt: Requires mslk"
     assert_refused(scores, message, lacks)
@@ -174,8 +175,9 @@ def test_adapters_of_networks_that_other_libraries_load(
     plain, beside = tagger(value), tagger(value)
     network = beside._load().module if name == "open_clip" else beside.loaded()[0]
     torch.manual_seed(0)
-    wrapped = get_peft_model(network, LoraConfig(r=2, target_modules=[layer], init_lora_weights=False))
-    wrapped.save_pretrained(tmp_path / "lora")
+    get_peft_model(network, LoraConfig(r=2, target_modules=[layer], init_lora_weights=False)).save_pretrained(
+        tmp_path / "lora"
+    )
     adapted = tagger(value, adapters=[str(tmp_path / "lora")])
     assert adapted.digest != plain.digest
     assert apart(scores(adapted), scores(plain)) > 1e-3
@@ -191,8 +193,11 @@ def test_adapters_of_networks_that_other_libraries_load(
     get_peft_model(
         torch.nn.Sequential(torch.nn.Linear(2, 2)), LoraConfig(target_modules=["0"])
     ).save_pretrained(tmp_path / "strange")
-    other = tagger(value, adapters=[str(tmp_path / "strange")])
-    assert_refused(scores, r"^models.tagger.adapters: .* does not take them: ", other)
+    assert_refused(
+        scores,
+        r"^models.tagger.adapters: .* does not take them: ",
+        tagger(value, adapters=[str(tmp_path / "strange")]),
+    )
 
 
 @pytest.mark.parametrize(

@@ -60,8 +60,7 @@ def test_usage_digest_and_preflight_are_the_server_s(connect: Callable[..., Open
     assert model.digest.startswith("unverified:")
     (told,) = model.pool.models().values()
     assert told[0]["meta"]["n_params"] > 10**8  # what the digest holds of the weights
-    unkeyed = connect(api_key_env="NO_SUCH_KEY")
-    assert_refused(unkeyed.generate, "refuses the key in NO_SUCH_KEY", ROWS[:1])
+    assert_refused(connect(api_key_env="NO_SUCH_KEY").generate, "refuses the key in NO_SUCH_KEY", ROWS[:1])
 
 
 def test_structured_output_is_held_by_the_server(connect: Callable[..., OpenAIServer]) -> None:
