@@ -243,12 +243,10 @@ def _odd(suite: Suite, model: Any) -> None:
     assert len(mixed) == len(suite.scripts) + 2
     same(suite, [mixed[0], mixed[-1]], plain, "a row of another script changes its neighbours")
     for row, answer in zip(suite.scripts, mixed[1:-1], strict=True):
-        assert not isinstance(answer, Exception), f"{row!r} raises {answer!r}"
-        assert suite.usable(answer), f"{row!r} gives {answer!r}, which no table takes"
+        assert suite.usable(answer), f"{row!r} gives or raises {answer!r}, which no table takes"
     before, long, after = isolated(suite, model, [first, suite.long, second])
     same(suite, [before, after], plain, "a row too long changes its neighbours")
-    assert not isinstance(long, Exception), f"a row too long raises {long!r}"
-    assert suite.usable(long)
+    assert suite.usable(long), f"a row too long gives or raises {long!r}"
     before, poisoned, after = isolated(suite, model, [first, suite.poison, second])
     same(suite, [before, after], plain, "a poisoned row changes its neighbours")
     assert isinstance(poisoned, Exception) or suite.error(poisoned), (

@@ -51,13 +51,12 @@ class LlamaServer:
     def __init__(self, slots: int = 2, key: str = "") -> None:
         self.port, self.slots, self.key = free_port(), slots, key
         self.url = f"http://127.0.0.1:{self.port}/v1"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Any = None
 
     @property
     def pid(self) -> int:
         """The server's process."""
-        assert self._process is not None
-        return self._process.pid
+        return int(self._process.pid)
 
     def __enter__(self) -> LlamaServer:
         self.start()

@@ -66,8 +66,7 @@ def in_cache(
 def test_a_local_folder_and_a_hub_name_are_found(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert found(tiny).folder == tiny
-    assert found(str(tiny)).commit is None
+    assert (found(tiny).folder, found(str(tiny)).commit) == (tiny, None)
     place = in_cache(monkeypatch, tmp_path, tiny)
     in_cache(monkeypatch, tmp_path, tiny, "b" * 40, "v2")
     here = found("acme/tiny")

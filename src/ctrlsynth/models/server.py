@@ -32,14 +32,11 @@ T = TypeVar("T")
 Call = Callable[["openai.AsyncOpenAI"], Awaitable[Any]]
 """One request: `lambda client: client.chat.completions.create(...)`. May be called several times."""
 HOSTED = "api.openai.com"
-FAILURES = 3
-"""Failures in a row after which a replica is out."""
+FAILURES = 3  # in a row, after which a replica is out
 PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Seconds before the first retry, doubled for each further one up to the longest, less a random share."""
-LONGEST_REST = 3600.0
-"""Seconds: the longest Retry-After that is obeyed."""
-PROBE = 10.0
-"""Seconds that a server may take to list its models."""
+LONGEST_REST = 3600.0  # seconds: the longest Retry-After that is obeyed
+PROBE = 10.0  # seconds that a server may take to list its models
 # Stable fields of a server's model list; llama-server's `created` is the time of the question.
 _REPORTED = ("id", "root", "parent", "owned_by", "max_model_len")
 _META = ("vocab_type", "n_vocab", "n_ctx_train", "n_embd", "n_params", "size")

@@ -79,8 +79,7 @@ def preprocess_config(folder: Path) -> dict[str, Any]:
     """Mean and deviation from the folder's preprocessor_config.json, if it has one."""
     path = folder / "preprocessor_config.json"
     given = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    names = (("image_mean", "mean"), ("image_std", "std"))
-    return {to: tuple(given[key]) for key, to in names if key in given}
+    return {name: tuple(given[f"image_{name}"]) for name in ("mean", "std") if f"image_{name}" in given}
 
 
 def renamed(weights: Mapping[str, Any]) -> dict[str, Any]:
