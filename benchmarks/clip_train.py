@@ -24,12 +24,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import harness
 from ctrlsynth.data.images import encode
-from ctrlsynth.export.writers import CsvWriter, Sample
+from ctrlsynth.export.writers import Sample, write_csv
 from ctrlsynth.lang.clip_tokens import count
 
 DATA = Path(__file__).parent.parent / "tests" / "files"
@@ -52,11 +53,7 @@ def write_data(folder: Path, rows: int, size: int) -> float:
     images = [encode(p.image) if p.image is not None else None for p in painted]
     pairs = [(i, t) for i, t in zip(images, texts, strict=True) if i is not None]
     folder.mkdir()
-    writer = CsvWriter(folder, rows)
-    for number in range(rows):
-        image, text = pairs[number % len(pairs)]
-        writer.add(Sample(image, "jpg", text))
-    writer.close()
+    write_csv(folder, (Sample(image, "jpg", text) for image, text in islice(cycle(pairs), rows)))
     return statistics.fmean(count(t) for _, t in pairs)
 
 

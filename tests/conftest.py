@@ -44,6 +44,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if config.getoption("--quick") and name in SLOW else None
 
 
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """The file in which a model of `helpers.counting` notes its requests."""
+    return tmp_path / "log"
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`tiny("sdxl")`: the folder of a tiny real checkpoint (tiny_models.py, tiny_vision.py), made when first

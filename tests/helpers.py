@@ -4,9 +4,11 @@ nothing else)."""
 import io
 import json
 import os
+import subprocess
+import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from ctrlsynth.runs.build import Workshop
 from ctrlsynth.runs.local import Pipeline
 from ctrlsynth.runs.watch import Watcher
 from ctrlsynth.sample import Tags
+from ctrlsynth.storage.location import Remote
 from ctrlsynth.storage.parts import RunFolder
 
 TESTS = Path(__file__).parent
@@ -43,19 +46,29 @@ def write_captions(path: Path, rows: int) -> Path:
     return path
 
 
-def recipe(base: Path, rows: int = 40, part_rows: int = 10, **changes: Any) -> Recipe:
+def recipe_data(base: Path, rows: int = 40, part_rows: int = 10, **changes: Any) -> dict[str, Any]:
     """A text recipe with the embedded tagger and the realizer; `changes` replace top-level keys."""
     if not (base / "captions.jsonl").exists():
         write_captions(base / "captions.jsonl", rows)
-    return parse_recipe(
-        {
-            "name": "test",
-            "source": {"text": "captions.jsonl", "part_rows": part_rows, "key_column": "key"},
-            "models": {"tagger": "wordnet", "llm": "realizer"},
-            "paths": [{"rewrite": ["text", "tags", "text*"]}],
-            **changes,
-        }
-    )
+    return {
+        "name": "test",
+        "source": {"text": "captions.jsonl", "part_rows": part_rows, "key_column": "key"},
+        "models": {"tagger": "wordnet", "llm": "realizer"},
+        "paths": [{"rewrite": ["text", "tags", "text*"]}],
+        **changes,
+    }
+
+
+def recipe(base: Path, rows: int = 40, part_rows: int = 10, **changes: Any) -> Recipe:
+    """The recipe of `recipe_data`."""
+    return parse_recipe(recipe_data(base, rows, part_rows, **changes))
+
+
+def recipe_file(base: Path, rows: int = 40, part_rows: int = 10, **changes: Any) -> Path:
+    """The recipe of `recipe_data` as `r.yaml`."""
+    path = base / "r.yaml"
+    path.write_text(json.dumps(recipe_data(base, rows, part_rows, **changes)))
+    return path
 
 
 def ctrlsynth(*words: object) -> tuple[int, str, str]:
@@ -70,12 +83,57 @@ def ctrlsynth(*words: object) -> tuple[int, str, str]:
     return code, out.getvalue(), err.getvalue()
 
 
+def start(
+    *words: object, cwd: Path, chunks: float = 0, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """The command as a process and a session of its own, which saves a chunk after so many seconds."""
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # the tests' may be ignored
+        f"from ctrlsynth.storage import parts; parts.CHUNK_SECONDS = {chunks}\n"
+        "from ctrlsynth.cli.main import main; main()"
+    )
+    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, words)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": path, **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def counting(log: Path, **options: Any) -> dict[str, Any]:
+    """A recipe's models with the counting writer."""
+    return {"tagger": "wordnet", "llm": {"helpers:CountingLLM": str(log), **options}}
+
+
+def until(condition: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
+    """Waits for a condition while the process lives; no speed is assumed, only that it happens at all."""
+    ends = time.monotonic() + 300
+    while not condition():
+        assert process is None or process.poll() is None, "it ended before its time"
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+
+
 def tables(run: Run) -> dict[str, list[dict[str, Any]]]:
     """Every table's rows without what differs between equal runs: time."""
     return {
         s.folder: [{k: v for k, v in r.items() if k not in TIME} for r in run.rows(s.folder)]
         for s in run.steps
     }
+
+
+def assert_sound(made: Run, whole: Run) -> None:
+    """Asserts that the tables are those of the other run, with every row once, and that nothing is left over."""
+    assert tables(made) == tables(whole)
+    ids = [r["id"] for s in made.steps for r in made.rows(s.folder, ["id"])]
+    assert len(ids) == len(set(ids)) == sum(r.rows for r in made.ledger())
+    assert all(r.adds_up for r in made.ledger())
+    files = made.root.below() if isinstance(made.root, Remote) else list(made.root.rglob("*"))
+    assert not [f for f in files if ".tmp-" in f.name or "/_chunks/" in str(f.parent)]
 
 
 class CountingLLM:
@@ -193,11 +251,12 @@ def assert_refused(call: Callable[..., object], match: str, *args: Any, **option
     assert "\n" not in str(error.value)
 
 
-def write_tar(path: Path, members: Iterable[tuple[str, bytes]], format: int = tarfile.USTAR_FORMAT) -> Path:
-    """Writes a tar of (name, content)."""
+def write_tar(path: Path, members: Iterable[Sequence[Any]], format: int = tarfile.USTAR_FORMAT) -> Path:
+    """Writes a tar of (name, content), or (name, content, other fields of the header)."""
     with tarfile.open(path, "w", format=format) as archive:
-        for name, data in members:
+        for name, data, *fields in members:
             info = tarfile.TarInfo(name)
-            info.size = len(data)
+            for field, value in {"size": len(data), **(fields[0] if fields else {})}.items():
+                setattr(info, field, value)
             archive.addfile(info, io.BytesIO(data))
     return path

@@ -1,8 +1,6 @@
 """ctrlsynth: makes image-text data under the user's control, and shows whether it helps.
 `ctrlsynth.run(recipe) -> Run`."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:

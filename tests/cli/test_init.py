@@ -3,7 +3,6 @@ overwritten."""
 
 import io
 import json
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from ctrlsynth.data.sources import open_source
 from ctrlsynth.errors import UserError
 from ctrlsynth.recipe.file import load_recipe
 from ctrlsynth.recipe.paths import plan_steps
+from helpers import write_tar
 
 
 def photo(seed: int) -> bytes:
@@ -50,11 +50,7 @@ def with_sidecars(folder: Path) -> None:
 def tars(folder: Path) -> None:
     for shard in ("train", "val"):
         (folder / shard).mkdir(parents=True)
-        with tarfile.open(folder / shard / "00000.tar", "w") as tar:
-            for name, data in (("0.jpg", photo(0)), ("0.txt", b"caption 0")):
-                info = tarfile.TarInfo(name)
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
+        write_tar(folder / shard / "00000.tar", [("0.jpg", photo(0)), ("0.txt", b"caption 0")])
 
 
 def parquet(folder: Path) -> None:
@@ -88,32 +84,32 @@ def test_recipe_loads_and_its_source_opens(tmp_path: Path, make: Callable[[Path]
     text = write_recipe(folder, out)
     assert out.read_text() == text
     assert text.count("#") > 12, "it explains itself"
+    assert ("could also be text" in text) == (make in (with_table, captions))
     recipe = load_recipe(out)
-    assert recipe.name == "my-photos--2024"
     source = open_source(recipe.source, out.parent)
     rows: list[SourceRow] = [r for p in source.parts() for r in source.rows(p)]
-    assert rows
     assert {r.status for r in rows} == {"ok"}
-    wanted = None if make is images else "caption 0"
-    assert rows[0].caption == wanted
-    kinds = {s.kind for s in plan_steps(recipe.paths, True)}
-    assert kinds == {"read", "tag", "write", "paint", "judge-text", "judge-image"}
-    assert source.has_images == (make is not captions)
-    assert ("SP2" in recipe.paths) == (make not in (images, captions))
-    if make is with_table:
-        assert "could also be text" in text
+    assert {s.kind for s in plan_steps(recipe.paths, True)} == {
+        "read", "tag", "write", "paint", "judge-text", "judge-image"}  # fmt: skip
+    assert (recipe.name, rows[0].caption, source.has_images, "SP2" in recipe.paths) == (
+        "my-photos--2024",
+        None if make is images else "caption 0",
+        make is not captions,
+        make not in (images, captions),
+    )
 
 
 def test_it_overwrites_nothing_and_names_what_is_missing(tmp_path: Path) -> None:
     images(tmp_path / "p")
     out = tmp_path / "recipe.yaml"
     out.write_text("mine")
-    with pytest.raises(UserError, match=r"recipe\.yaml: exists"):
-        write_recipe(tmp_path / "p", out)
-    assert out.read_text() == "mine"
-    with pytest.raises(UserError, match="not there"):
-        write_recipe(tmp_path / "nope", tmp_path / "r.yaml")
     (tmp_path / "bare").mkdir()
-    with pytest.raises(UserError, match="no images, tars"):
-        write_recipe(tmp_path / "bare", tmp_path / "r.yaml")
+    for folder, file, message in (
+        ("p", "recipe.yaml", r"recipe\.yaml: exists"),
+        ("nope", "r.yaml", "does not exist"),
+        ("bare", "r.yaml", "no images, tars"),
+    ):
+        with pytest.raises(UserError, match=message):
+            write_recipe(tmp_path / folder, tmp_path / file)
+    assert out.read_text() == "mine"
     assert not (tmp_path / "r.yaml").exists()

@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,82 +52,62 @@ def full(tmp_path: Path) -> Iterator[Path]:
         yield disk
 
 
-def words(tmp_path: Path, out: Path, what: str) -> list[object]:
-    """The words of a command that writes below `out`; what it reads is made here."""
-    names = tmp_path / "names.txt"
+def words(base: Path, out: Path, what: str) -> list[object]:
+    """The words of a command that writes below `out`; makes in `base` what it reads."""
+    names, sets, evals = base / "names.txt", base / "sets", base / "evals"
     names.write_text("".join(f"{os.urandom(8).hex()} thing\n" for _ in range(8000)))
+    (base / "block.txt").write_text("thing\n")
     if what == "init":
-        (tmp_path / "photos").mkdir()
-        Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "a.png")
-        return ["init", tmp_path / "photos", "--out", out / "x.yaml"]
-    if what == "train":
-        given = {
-            "data": [str(folder())],
-            "model": str(micro()),
-            "batch": 15,
-            "steps": 1,
-            "workers": 0,
-            "precision": "float32",
-        }
-        (tmp_path / "t.yaml").write_text(json.dumps({"name": "t", "train": given}))
-        return ["train", tmp_path / "t.yaml", "--out", out / "m"]
-    if what in ("eval", "compare"):
-        classification_set(
-            tmp_path / "sets" / "cifar10", [0, 1], ["red", "green"], ["red", "green", *"abcdefgh"]
-        )
-        if what == "eval":
-            return ["eval", "tiny", "--data", tmp_path / "sets", "--out", out / "e"]
-        for step in (1, 2):
+        (base / "photos").mkdir()
+        Image.new("RGB", (8, 8)).save(base / "photos" / "a.png")
+    elif what == "train":
+        data, options = [str(folder())], {"batch": 15, "steps": 1, "workers": 0, "precision": "float32"}
+        block = {"data": data, "model": str(micro()), **options}
+        (base / "t.yaml").write_text(json.dumps({"name": "t", "train": block}))
+    elif what in ("eval", "compare"):
+        classification_set(sets / "cifar10", [0, 1], ["red", "green"], ["red", "green", *"abcdefgh"])
+        for step in (1, 2) if what == "compare" else ():
             model = ColourClip()
             model.samples = step  # type: ignore[attr-defined]
-            evaluate_all(model, tmp_path / "sets", tmp_path / "evals" / f"step-{step}", ["cifar10"])
-        return [
-            "compare",
-            tmp_path / "evals" / "step-1",
-            tmp_path / "evals" / "step-2",
-            "--plot",
-            out / "x.png",
-        ]
-    if what == "sweep":
-        return ["sweep", run(recipe(tmp_path), tmp_path / "run", base=tmp_path).root, "--plot", out / "x.png"]
-    if what == "build":
-        return ["concepts", "build", "--source", "list", "--add", names, "--out", out / "b.parquet"]
-    if what == "flag":
-        (tmp_path / "block.txt").write_text("thing\n")
-        return ["concepts", "flag", names, "--blocklist", tmp_path / "block.txt", "--out", out / "f.parquet"]
-    (tmp_path / "captions.txt").write_text("a dog thing\n" * 100)
-    match = [
-        sys.executable,
-        "-c",
-        "from ctrlsynth.cli.main import main; main()",
-        "concepts",
-        "match",
-        str(tmp_path / "captions.txt"),
-    ]
-    options = ["--bank", str(names), "--out", str(tmp_path / "m")]
-    matched = subprocess.run([*match, *options], check=False, capture_output=True, text=True)
-    assert matched.returncode == 0, matched.stderr
-    return ["concepts", "coverage", tmp_path / "m", f"--{what}", out / "x.png"]
+            evaluate_all(model, sets, evals / f"step-{step}", ["cifar10"])
+    elif what == "sweep":
+        run(recipe(base), base / "run", base=base)
+    elif what in ("plot", "lists"):
+        (base / "captions.txt").write_text("a dog thing\n" * 100)
+        matching = ("--bank", names, "--out", base / "m")
+        assert ctrlsynth("concepts", "match", base / "captions.txt", *matching)[0] == 0
+    return {
+        "init": ["init", base / "photos", "--out", out / "x.yaml"],
+        "train": ["train", base / "t.yaml", "--out", out / "m"],
+        "eval": ["eval", "tiny", "--data", sets, "--out", out / "e"],
+        "compare": ["compare", evals / "step-1", evals / "step-2", "--plot", out / "x.png"],
+        "sweep": ["sweep", base / "run", "--plot", out / "x.png"],
+        "build": ["concepts", "build", "--source", "list", "--add", names, "--out", out / "b.parquet"],
+        "flag": ["concepts", "flag", names, "--blocklist", base / "block.txt", "--out", out / "f.parquet"],
+        "plot": ["concepts", "coverage", base / "m", "--plot", out / "x.png"],
+        "lists": ["concepts", "coverage", base / "m", "--lists", out / "x.png"],
+    }[what]
 
 
 ALL = ("init", "train", "eval", "sweep", "compare", "build", "flag", "plot", "lists")
+DISKS = {
+    "read_only": ((1, 2), "Read-only file system", ALL),
+    "full": ((1,), "the disk is full; make room", ("train", "sweep", "build", "flag", "plot", "lists")),
+}
 
 
-@pytest.mark.parametrize("what", ALL)
-def test_a_read_only_disk_is_one_line(tmp_path: Path, read_only: Path, what: str) -> None:
-    code, _, told = ctrlsynth(*words(tmp_path, read_only, what))
-    assert code in (1, 2)
-    assert str(read_only) in told
-    assert "Read-only file system" in told
-    assert "\n" not in told.strip(), told
-
-
-@pytest.mark.parametrize("what", ["train", "sweep", "build", "flag", "plot", "lists"])
-def test_a_full_disk_is_one_line(tmp_path: Path, full: Path, what: str) -> None:
-    code, _, told = ctrlsynth(*words(tmp_path, full, what))
-    assert code == 1
-    assert str(full) in told
-    assert "the disk is full; make room" in told
+@pytest.mark.parametrize(
+    ("disk", "what"), [(disk, w) for disk, (_, _, whats) in DISKS.items() for w in whats]
+)
+def test_what_the_disk_refuses_is_one_line(
+    tmp_path: Path, request: pytest.FixtureRequest, disk: str, what: str
+) -> None:
+    place = request.getfixturevalue(disk)
+    code, _, told = ctrlsynth(*words(tmp_path, place, what))
+    codes, message, _ = DISKS[disk]
+    assert code in codes
+    assert str(place) in told
+    assert message in told
     assert "\n" not in told.strip(), told
 
 

@@ -3,7 +3,6 @@ be used."""
 
 import gzip
 import json
-from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -79,21 +78,8 @@ def test_one_cap_holds_for_all_in_order() -> None:
 
 
 def test_entries_of_nothing_but_blanks_or_marks_are_counted_out() -> None:
-    table, told = build(
-        [
-            (
-                "list",
-                [
-                    ("", None),
-                    ("  ", None),
-                    ("...", None),
-                    (" dog ", None),
-                    ("hot\t dog", None),
-                    ("x" * 10_000, None),
-                ],
-            )
-        ]
-    )
+    entries = ["", "  ", "...", " dog ", "hot\t dog", "x" * 10_000]
+    table, told = build([("list", [(entry, None) for entry in entries])])
     assert table["entry"].to_pylist() == ["dog", "hot dog", "x" * 10_000]
     assert told[0].dropped == {"blank": 2, "punctuation": 1}
     assert_refused(lambda: build([("list", [(" ", None)])]), r"^the bank would be empty")
@@ -106,18 +92,20 @@ def test_entries_of_nothing_but_blanks_or_marks_are_counted_out() -> None:
 def test_banks_are_read_from_every_format(tmp_path: Path, name: str) -> None:
     entries = ["dog", "hot dog", "ice, cream", " edge", "Ångström", "x" * 10_000, "`"]
     path = tmp_path / name
-    if name.endswith(".json"):
-        path.write_text(json.dumps(entries))
-    elif name.endswith(".parquet"):
-        pq.write_table(pa.table({"entry": entries}), path)
-    elif name == "plain.csv":
-        path.write_text("".join(f'"{e}"\n' for e in entries))
-    elif name.endswith("sv"):
-        cells = [f'7\t"{e}"\n' if "tsv" in name else f'7,"{e}"\n' for e in entries]
-        path.write_text(("n\tconcept\n" if "tsv" in name else "n,concept\n") + "".join(cells))
+    lines = "\r\n".join(entries).encode()
+    quoted = [f'"{entry}"\n' for entry in entries]
+    forms = {
+        "metadata.json": json.dumps(entries).encode(),
+        "bank.txt": lines,
+        "bank.txt.gz": gzip.compress(lines),
+        "plain.csv": "".join(quoted).encode(),
+        "bank.csv": ("n,concept\n" + "".join(f"7,{q}" for q in quoted)).encode(),
+        "bank.tsv": ("n\tconcept\n" + "".join(f"7\t{q}" for q in quoted)).encode(),
+    }
+    if name in forms:
+        path.write_bytes(forms[name])
     else:
-        raw = "\r\n".join(entries).encode()
-        path.write_bytes(gzip.compress(raw) if name.endswith("gz") else raw)
+        pq.write_table(pa.table({"entry": entries}), path)
     bank = load_bank(path)
     assert (list(bank.entries), bank.digest) == (entries, digest_of(entries))
     assert bank.noted == {"edge_spaces": 1, "very_long": 1, "punctuation": 1, "unmatchable": 1}
@@ -144,7 +132,7 @@ def test_flagged_entries_are_left_out_and_never_deleted(tmp_path: Path) -> None:
     for suffix in ("txt", "json", "csv"):
         write_bank(table, tmp_path / f"bank.{suffix}")
         assert load_bank(tmp_path / f"bank.{suffix}").entries == ("dog", "cat")
-    assert_refused(lambda: write_bank(table, tmp_path / "bank.txt"), r"bank.txt: is there already")
+    assert_refused(lambda: write_bank(table, tmp_path / "bank.txt"), r"bank.txt: already exists")
     assert_refused(lambda: write_bank(table, tmp_path / "bank.xml"), r"bank.xml: a bank is written as")
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".tmp")]
 
@@ -162,38 +150,30 @@ def test_an_added_bank_keeps_origins_scores_and_flags(tmp_path: Path) -> None:
         gather(Wanted(sources=["list", "numbers"], lists=[tmp_path / "mine.parquet", tmp_path / "plain.txt"]))
     )
     rows = {r["entry"]: r for r in table.to_pylist()}
-    assert (rows["dog"]["source"], rows["dog"]["score"], rows["dog"]["flagged"]) == (
-        "numbers+wordnet",
-        3.0,
-        False,
-    )
-    assert (rows["gore"]["flagged"], rows["gore"]["reason"], rows["cat"]["flagged"]) == (
-        True,
-        "violence",
-        None,
-    )
+    facts = ("source", "score", "flagged", "reason")
+    assert {entry: tuple(rows[entry][f] for f in facts) for entry in ("dog", "gore", "cat")} == {
+        "dog": ("numbers+wordnet", 3.0, False, "harmless"),
+        "gore": ("list", None, True, "violence"),
+        "cat": ("list", None, None, None),
+    }
     assert (told[0].given, told[0].new, told[0].repeats) == (5, 3, 2)
     for suffix in ("parquet", "csv", "txt"):
         write_bank(table, tmp_path / f"all.{suffix}")
         assert "gore" not in load_bank(tmp_path / f"all.{suffix}").entries
     again = {r["entry"]: r for r in read_bank(tmp_path / "all.csv").to_pylist()}
-    assert (again["dog"]["source"], again["dog"]["score"], again["7"]["source"]) == (
-        "numbers+wordnet",
-        3.0,
-        "numbers",
-    )
-    raw = with_flags(
-        table_of([(e, "list", None) for e in ("gore", "gore", " gore", "cat")]),
-        [None, True, None, None],
-        [None] * 4,
-    )
+    found = (again["dog"]["source"], again["dog"]["score"], again["7"]["source"])
+    assert found == ("numbers+wordnet", 3.0, "numbers")
+    spellings = table_of([(e, "list", None) for e in ("gore", "gore", " gore", "cat")])
+    raw = with_flags(spellings, [None, True, None, None], [None] * 4)
     write_bank(raw, tmp_path / "raw.parquet")
     bank = load_bank(tmp_path / "raw.parquet")
     assert (bank.entries, bank.dropped) == (("cat",), {"flagged": 3})
     source = open_source(Source(concepts=tmp_path / "raw.parquet"), tmp_path)
     assert [r.reason for r in source.rows(source.parts()[0])][:3] == ["flagged"] * 3
     (tmp_path / "score.csv").write_text("entry,score\ndog,many\n")
-    assert_refused(lambda: read_bank(tmp_path / "score.csv"), "row 2: the score is not a number: 'many'")
+    assert_refused(
+        lambda: read_bank(tmp_path / "score.csv"), r"score\.csv:2: the score is not a number: 'many'"
+    )
 
 
 def test_a_cut_bank_has_no_repeats_and_no_blanks() -> None:
@@ -216,14 +196,10 @@ def test_sub_banks() -> None:
         [("wordnet", [(n, None) for n in ("dog", "puppy", "Poodle", "cat", "sofa", "domestic dog", "42")])]
     )
     assert subtree(table, "dog.n.01")["entry"].to_pylist() == ["dog", "puppy", "Poodle", "domestic dog"]
-    small, large = (set(random_part(table, n, 5)["entry"].to_pylist()) for n in (2, 4))
-    assert (small < large, len(large)) == (True, 4)
     turned = table.take(list(reversed(range(table.num_rows))))
-    assert (
-        set(random_part(turned, 4, 5)["entry"].to_pylist())
-        == large
-        != set(random_part(table, 4, 6)["entry"].to_pylist())
-    )
+    draws = [(table, 2, 5), (table, 4, 5), (turned, 4, 5), (table, 4, 6)]
+    small, large, again, other = (set(random_part(*drawn)["entry"].to_pylist()) for drawn in draws)
+    assert (small < large, len(large), again == large, other == large) == (True, 4, True, False)
     found = found_part(table, ["cat", "sofa", "dog"], [3, 0, 1])
     assert (found["entry"].to_pylist(), set(found["source"].to_pylist())) == (["dog", "cat"], {"wordnet"})
     assert_refused(lambda: random_part(table, 8, 0), r"^a random draw of 8: the bank has 7 entries")
@@ -257,22 +233,24 @@ def test_banks_that_cannot_be_used_are_told_in_one_line(
     assert_refused(lambda: load_bank(tmp_path / "none.txt"), "no such bank file")
 
 
-def test_sources_that_are_not_there_are_errors(tmp_path: Path) -> None:
-    assert_refused(
-        lambda: gather(Wanted(sources=["wordnett"])), "unknown source 'wordnett'; did you mean 'wordnet'"
-    )
-    assert_refused(lambda: gather(Wanted(bigrams=[tmp_path / "x"])), "bigrams need the unigrams")
-    assert_refused(
-        lambda: gather(Wanted(sources=["wordnet"], lists=[tmp_path / "x"])),
-        r"x: only the source list reads it, and it is not among wordnet",
-    )
-    assert_refused(
-        lambda: gather(Wanted(sources=["wordnet"], pageviews=[tmp_path / "x"])),
-        r"x: only the source titles reads it",
-    )
-    assert_refused(lambda: gather(Wanted(sources=["titles"])), "titles: come from files")
-    for entry in ("a\nb", "a\n"):
-        assert_refused(
-            partial(write_bank, table_of([(entry, "list", None)]), tmp_path / "lines.txt"),
-            "holds a line break",
-        )
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (Wanted(sources=["wordnett"]), "unknown source 'wordnett'; did you mean 'wordnet'"),
+        (Wanted(bigrams=[Path("x")]), "bigrams need the unigrams"),
+        (
+            Wanted(sources=["wordnet"], lists=[Path("x")]),
+            "x: only the source list reads it, and it is not among wordnet",
+        ),
+        (Wanted(sources=["wordnet"], pageviews=[Path("x")]), "x: only the source titles reads it"),
+        (Wanted(sources=["titles"]), "titles: come from files"),
+    ],
+)
+def test_sources_that_are_not_there_are_errors(wanted: Wanted, message: str) -> None:
+    assert_refused(lambda: gather(wanted), message)
+
+
+@pytest.mark.parametrize("entry", ["a\nb", "a\n"])
+def test_a_list_cannot_hold_line_breaks(tmp_path: Path, entry: str) -> None:
+    bank = table_of([(entry, "list", None)])
+    assert_refused(lambda: write_bank(bank, tmp_path / "lines.txt"), "holds a line break")

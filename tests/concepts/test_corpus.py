@@ -7,7 +7,7 @@ import gzip
 import io
 import json
 import lzma
-import tarfile
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ import pytest
 from ctrlsynth.concepts.corpus import open_corpus, read
 from ctrlsynth.data.sources import open_source
 from ctrlsynth.recipe.schema import Source
-from helpers import assert_refused
+from helpers import assert_refused, write_tar
 
 TEXTS = ["a dog", "two\tcats, one hat", "e\u0301a\u200bb 🐕", " edge ", "x" * 10_000, "last"]
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
@@ -29,35 +29,29 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def content(kind: str, texts: list[str]) -> bytes:
-    if kind == "txt":
-        return "".join(t + "\n" for t in texts).encode()
-    if kind == "jsonl":
-        return "".join(
-            json.dumps({"n": i, "caption": t}, ensure_ascii=i % 2 == 0) + "\n" for i, t in enumerate(texts)
-        ).encode()
-    if kind == "csv":
-        out = io.StringIO()
-        csv.writer(out).writerows([["n", "caption"], *([str(i), t] for i, t in enumerate(texts))])
-        return out.getvalue().encode()
-    if kind == "tsv":
-        return ("n\tcaption\n" + "".join(f"{i}\t{t}\n" for i, t in enumerate(texts))).encode()
     if kind == "parquet":
         sink = io.BytesIO()
         pq.write_table(pa.table({"n": range(len(texts)), "caption": texts}), sink, row_group_size=2)
         return sink.getvalue()
-    out_ = io.BytesIO()
-    with tarfile.open(fileobj=out_, mode="w") as tar:
+    if kind == "tar":
+        members = []
         for i, text in enumerate(texts):
-            add(tar, f"shard/{i:04d}.jpg", b"no image is looked at")
             data = text if i % 2 else json.dumps({"caption": text})
-            add(tar, f"shard/{i:04d}.{'txt' if i % 2 else 'json'}", data.encode())
-    return out_.getvalue()
-
-
-def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    tar.addfile(info, io.BytesIO(data))
+            members.append((f"shard/{i:04d}.jpg", b"no image is looked at"))
+            members.append((f"shard/{i:04d}.{'txt' if i % 2 else 'json'}", data.encode()))
+        with tempfile.TemporaryDirectory() as folder:
+            return write_tar(Path(folder) / "a.tar", members).read_bytes()
+    out = io.StringIO()
+    if kind == "csv":
+        csv.writer(out).writerows([["n", "caption"], *enumerate(texts)])
+    elif kind == "tsv":
+        out.writelines(["n\tcaption\n", *(f"{i}\t{t}\n" for i, t in enumerate(texts))])
+    elif kind == "jsonl":
+        for i, text in enumerate(texts):
+            out.write(json.dumps({"n": i, "caption": text}, ensure_ascii=i % 2 == 0) + "\n")
+    else:
+        out.writelines(t + "\n" for t in texts)
+    return out.getvalue().encode()
 
 
 def rows(path: Path | str, **options: Any) -> tuple[list[str], list[str], list[tuple[int, str]]]:
@@ -107,8 +101,7 @@ def test_a_table_of_captions_and_urls_needs_no_header(tmp_path: Path, pack: str)
             source = open_source(Source(text=str(path), part_rows=part_rows), tmp_path)
             read_ = [row for part in source.parts() for row in source.rows(part)]
             assert [row.caption for row in read_] == texts
-            if name == "more.csv":
-                assert read_[3].metadata == {"url": links[3], "column3": links[3]}
+            assert name != "more.csv" or read_[3].metadata == {"url": links[3], "column3": links[3]}
     assert rows(tmp_path / f"more.csv{pack}", key="url")[0] == links
     for first in ("a dog\ta cat\n", "http://x\thttp://y\n"):
         (tmp_path / "none.tsv").write_text(first * 2)
@@ -185,9 +178,7 @@ def test_what_is_not_utf8_is_set_aside_with_its_row(tmp_path: Path) -> None:
             ["a dog", "a dog"],
             [(1, "bad_utf8"), (2, "empty_caption")],
         ), kind
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for name, data in (("1.txt", good), ("2.txt", bad), ("3.json", b"{"), ("4.jpg", b"")):
-            add(tar, name, data)
+    write_tar(tmp_path / "a.tar", [("1.txt", good), ("2.txt", bad), ("3.json", b"{"), ("4.jpg", b"")])
     assert rows(tmp_path / "a.tar") == (
         ["1"],
         ["a dog"],
@@ -208,16 +199,8 @@ def test_lines_that_are_no_objects_are_set_aside(tmp_path: Path) -> None:
         '{"caption": "\\ud800"}',
     ]
     path.write_text("\n".join(lines))
-    ids, texts, aside = rows(path)
-    assert (ids, texts) == (["0", "7"], ["one", "\ufffd"])
-    assert aside == [
-        (1, "bad_row"),
-        (2, "bad_row"),
-        (3, "empty_caption"),
-        (4, "bad_row"),
-        (5, "empty_caption"),
-        (6, "empty_caption"),
-    ]
+    reasons = ["bad_row", "bad_row", "empty_caption", "bad_row", "empty_caption", "empty_caption"]
+    assert rows(path) == (["0", "7"], ["one", "\ufffd"], list(enumerate(reasons, 1)))
 
 
 @pytest.mark.parametrize("pack", [".gz", ".bz2", ".xz", ".zst"])

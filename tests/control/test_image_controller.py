@@ -77,8 +77,6 @@ def test_wrong_settings_name_their_keys(tmp_path: Path) -> None:
         controller(styles={"real": 0})
     with pytest.raises(UserError, match=r"image_policy.order: 're:\(' is not a regular expression"):
         controller(order=["re:("])
-    with pytest.raises(UserError, match=r"image_policy.size: pixels above 0"):
-        controller(size=(0, 5))
     path = tmp_path / "styles.yaml"
     path.write_text("noir: 'black and white, {promt}'")
     with pytest.raises(

@@ -1,26 +1,31 @@
 """Captions about concepts: what is cleaned away and counted, the baselines of SynthCLIP's appendix B, and
 what the embedded writers say."""
 
-import contextlib
 import json
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ctrlsynth.api.run import Run, run
-from ctrlsynth.cli.main import main
 from ctrlsynth.control.text import TextController
 from ctrlsynth.errors import UserError, WorkFailed
 from ctrlsynth.lang.replies import LONGEST, clean, read_json, strip_wrapping, taken_off, unquoted
 from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.models.llms.naive import Naive
 from ctrlsynth.recipe.file import parse_recipe
-from ctrlsynth.recipe.schema import Recipe, TextPolicy
+from ctrlsynth.recipe.schema import TextPolicy
 from ctrlsynth.sample import Tags
+from helpers import assert_refused, ctrlsynth
 
-ASKED = TextController(TextPolicy(), 0).instruct("r", "concept", None, "teapot").request.instruction
+
+def asked(concept: str, row: str = "r", **policy: Any) -> str:
+    return TextController(TextPolicy(**policy), 0).instruct(row, "concept", None, concept).request.instruction
+
+
+ASKED = asked("teapot")
 
 
 @pytest.mark.parametrize(
@@ -35,6 +40,7 @@ ASKED = TextController(TextPolicy(), 0).instruct("r", "concept", None, "teapot")
         ("A teapot.\nIt is red.", "", "line_break"),
         ("A teapot.\r\n\r\nNote: I kept it short.", "", "line_break"),
         ("A teapot.\u2028Again.", "", "line_break"),
+        ('"A dog runs.\n"', "", "line_break"),
         ("", "", "empty_reply"),
         (' "" ', "", "empty_reply"),
         ("Caption:", "", "empty_reply"),
@@ -72,7 +78,6 @@ def test_cleaning(reply: str, text: str, reason: str | None) -> None:
     ("reply", "text", "off"),
     [
         ("A dog runs.", "A dog runs.", ()),
-        ('"A dog runs.\n"', "", None),
         ('A dog "runs".\n', "A dog runs.", ("quotes",)),
         ("Caption: A dog runs.", "A dog runs.", ("labels",)),
         ("Sure, here is a caption: A dog runs.", "A dog runs.", ("labels",)),
@@ -93,15 +98,11 @@ def test_cleaning(reply: str, text: str, reason: str | None) -> None:
         ("Sure-footed goats climb.", "Sure-footed goats climb.", ()),
     ],
 )
-def test_what_stands_around_a_caption_is_taken_off_and_told(
-    reply: str, text: str, off: tuple[str, ...] | None
-) -> None:
-    assert clean(reply, "teapot", ASKED) == (text, None if off is not None else "line_break")
-    if off is not None:
-        assert strip_wrapping(reply) == (text, off)
-        assert taken_off(
-            [{"status": "ok", "raw": reply}] * 2 + [{"status": "dropped", "raw": reply}]
-        ) == dict.fromkeys(off, 2)
+def test_what_surrounds_a_caption_is_removed_and_counted(reply: str, text: str, off: tuple[str, ...]) -> None:
+    assert clean(reply, "teapot", ASKED) == (text, None)
+    assert strip_wrapping(reply) == (text, off)
+    rows = [{"status": status, "raw": reply} for status in ("ok", "ok", "dropped")]
+    assert taken_off(rows) == dict.fromkeys(off, 2)
 
 
 def test_what_was_cut_is_not_whole_and_the_recipe_may_bound_the_length() -> None:
@@ -113,24 +114,20 @@ def test_what_was_cut_is_not_whole_and_the_recipe_may_bound_the_length() -> None
 
 def test_a_concept_that_is_a_long_phrase_is_no_echo() -> None:
     concept = "one flew over the cuckoo's nest and never came back again"
-    asked = TextController(TextPolicy(), 0).instruct("r", "concept", None, concept).request.instruction
-    assert clean(f"A poster of {concept} hangs on a wall.", concept, asked)[1] is None
+    assert clean(f"A poster of {concept} hangs on a wall.", concept, asked(concept))[1] is None
 
 
 class Sayer:
-    """Says what is told it, over and over."""
+    """Says its lines one after the other, again and again."""
 
-    id = "sayer"
-    digest = "1"
+    id, digest = "sayer", "1"
 
     def __init__(self, *lines: str, says: Sequence[str] = (), batch: int = 256) -> None:
-        self._says, self.batch = list(says), batch
+        self._says, self.batch = says, batch
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        return [
-            Reply(self._says[n % len(self._says)].replace("{}", r.tags.objects[0]))
-            for n, r in enumerate(requests)
-        ]
+        lines = zip(cycle(self._says), requests, strict=False)
+        return [Reply(line.replace("{}", r.tags.objects[0])) for line, r in lines]
 
 
 class Sampler(Sayer):
@@ -142,8 +139,15 @@ class Sampler(Sayer):
         super().__init__(says=[f'"A {{}} at {temperature}, {top_p}, {presence_penalty}."'])
 
 
-def captioned(base: Path, bank: str, llm: Any, **changes: Any) -> Recipe:
-    (base / "bank.csv").write_text(bank, encoding="utf-8")
+def sayer(*says: str, **options: Any) -> dict[str, Any]:
+    return {"test_captions:Sayer": None, "says": list(says), **options}
+
+
+def captioned(
+    base: Path, concepts: str, llm: Any = "realizer", out: str = "run", update: bool = False, **changes: Any
+) -> Run:
+    """A run of captions about concepts, one a line."""
+    (base / "bank.csv").write_text(f"concept\n{concepts}", encoding="utf-8")
     data = {
         "name": "test",
         "source": {"concepts": "bank.csv"},
@@ -152,7 +156,7 @@ def captioned(base: Path, bank: str, llm: Any, **changes: Any) -> Recipe:
         "judge": None,
         **changes,
     }
-    return parse_recipe(data)
+    return run(parse_recipe(data), base / out, base=base, update=update)
 
 
 def reasons(made: Run, folder: str) -> dict[str, int]:
@@ -162,186 +166,135 @@ def reasons(made: Run, folder: str) -> dict[str, int]:
 
 
 def test_the_ledger_counts_every_reason(tmp_path: Path) -> None:
-    says = [
-        "A {} here.",
-        "I'm sorry, I can't.",
-        "A {}.\nSecond line.",
-        "...",
-        "Output the sentence only and nothing else but {} at most 15 words " * 3,
-    ]
-    recipe = captioned(
-        tmp_path,
-        "concept\n" + "".join(f"thing{n}\n" for n in range(10)),
-        {"test_captions:Sayer": None, "says": says},
-    )
-    made = run(recipe, tmp_path / "run", base=tmp_path)
+    long = "Output the sentence only and nothing else but {} at most 15 words " * 3
+    says = sayer("A {} here.", "I'm sorry, I can't.", "A {}.\nSecond line.", "...", long)
+    made = captioned(tmp_path, "".join(f"thing{n}\n" for n in range(10)), says)
     assert reasons(made, "write") == {"refusal": 2, "line_break": 2, "no_words": 2, "too_long": 2}
-    rows = list(made.rows("write"))
-    assert {r["status"] for r in rows if r["reason"]} == {"dropped"}
-    assert all(r["raw"] and r["text"] is None for r in rows if r["reason"])
+    dropped = [r for r in made.rows("write") if r["reason"]]
+    assert {(r["status"], r["text"]) for r in dropped} == {("dropped", None)}
+    assert all(r["raw"] for r in dropped)
 
 
 @pytest.mark.parametrize("batch", [2, 3, 256])
 def test_a_concept_has_every_caption_once(tmp_path: Path, batch: int) -> None:
     """However the rows fall into calls; another concept may have the same, and more variants keep what is
     there."""
-    model = {"test_captions:Sayer": None, "says": ["A scene.", '"A scene."'], "batch": batch}
-    made = run(
-        captioned(tmp_path, "concept\na\nb\nc\n", model, variants={"write": 3}),
-        tmp_path / "run",
-        base=tmp_path,
-    )
+    model = sayer("A scene.", '"A scene."', batch=batch)
+    made = captioned(tmp_path, "a\nb\nc\n", model, variants={"write": 3})
     assert reasons(made, "write") == {"duplicate": 6}
-    assert [r["id"][-1] for r in made.rows("write") if r["status"] == "ok"] == ["0"] * 3
-    assert not any(r["chosen"] for r in made.rows("write") if r["status"] != "ok")
-    again = captioned(tmp_path, "concept\na\nb\nc\n", model, variants={"write": 5})
-    more = run(again, tmp_path / "run", base=tmp_path, update=True)
+    kept = [(r["id"][-1], r["chosen"]) for r in made.rows("write") if r["status"] == "ok" or r["chosen"]]
+    assert kept == [("0", True)] * 3
+    more = captioned(tmp_path, "a\nb\nc\n", model, update=True, variants={"write": 5})
     assert reasons(more, "write") == {"duplicate": 12}
     assert sum(r.reused for r in more.ledger() if r.folder == "write") == 9
 
 
-def caption(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    """What `ctrlsynth concepts caption` prints."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["ctrlsynth", "concepts", "caption", *map(str, words)])
-        with contextlib.suppress(SystemExit):
-            main()
-    return capsys.readouterr().out
+def test_the_command_samples_as_the_paper_does_unless_told_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "bank.txt").write_text("dog\ncat\n")
 
+    def caption(llm: str, out: str, *words: object) -> tuple[str, Run]:
+        command = ("concepts", "caption", tmp_path / "bank.txt", "--llm", llm, "--out", tmp_path / out)
+        return ctrlsynth(*command, *words)[1], Run.open(tmp_path / out)
 
-def test_the_command_samples_as_the_paper_does_unless_told_otherwise(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    bank = tmp_path / "bank.txt"
-    bank.write_text("dog\ncat\n")
-    told = json.loads(
-        caption(capsys, bank, "--llm", "test_captions:Sampler", "--n", 2, "--out", tmp_path / "a", "--json")
-    )
+    shown, made = caption("test_captions:Sampler", "a", "--n", 2, "--json")
+    told = json.loads(shown)
     assert told["taken_off"] == {"quotes": 2}
     assert {r["folder"]: r["dropped"] for r in told["ledger"]}["write"] == {"duplicate": 2}
-    assert [r["text"] for r in Run.open(tmp_path / "a").rows("write")] == [
-        f"A {c} at 0.7, 0.95, 1.0." for c in ("dog", "dog", "cat", "cat")
-    ]
-    shown = caption(
-        capsys, bank, "--llm", "{'test_captions:Sampler': null, temperature: 0}", "--out", tmp_path / "b"
-    )
+    texts = [f"A {c} at 0.7, 0.95, 1.0." for c in ("dog", "dog", "cat", "cat")]
+    assert [r["text"] for r in made.rows("write")] == texts
+    shown, made = caption("{'test_captions:Sampler': null, temperature: 0}", "b")
     assert "removed from captions that are kept: quotes of 2" in shown
-    assert next(Run.open(tmp_path / "b").rows("write"))["text"] == "A dog at 0, 1.0, 0.0."
-    caption(capsys, bank, "--llm", "naive:clip7", "--out", tmp_path / "c")
-    assert Run.open(tmp_path / "c").recipe.models.llm == {"naive": "clip7"}
+    assert next(made.rows("write"))["text"] == "A dog at 0, 1.0, 0.0."
+    assert caption("naive:clip7", "c")[1].recipe.models.llm == {"naive": "clip7"}
 
 
-def test_a_model_that_refuses_everything_stops_the_run_with_the_reasons(tmp_path: Path) -> None:
-    recipe = captioned(
-        tmp_path,
-        "concept\na\nb\nc\n",
-        {"test_captions:Sayer": None, "says": ["I'm sorry, I cannot help with that."]},
-    )
-    with pytest.raises(WorkFailed, match=r"write: none of 3 rows came through \(refusal x 3\)"):
-        run(recipe, tmp_path / "run", base=tmp_path)
+@pytest.mark.parametrize(
+    ("concepts", "llm", "error", "message"),
+    [
+        ("a\nb\nc\n", sayer("I'm sorry, I cannot help."), WorkFailed, r"write: none of 3 .* \(refusal x 3\)"),
+        ("---\n!\n", "realizer", WorkFailed, r"read: none of 2 rows came through \(no_words x 2\)"),
+        ("", "realizer", UserError, "holds no rows"),
+    ],
+)
+def test_a_run_without_one_caption_stops_with_the_reasons(
+    tmp_path: Path, concepts: str, llm: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        captioned(tmp_path, concepts, llm)
 
 
 def test_odd_concepts_have_a_reason_or_a_caption(tmp_path: Path) -> None:
-    bank = (
-        'concept\n"say ""hi"" to {braces}"\n"two\nlines"\n'
-        + "x" * 10_000
-        + "\n...\n  spaced  \n\u00fc\u4e2d\n"
-    )
-    recipe = captioned(tmp_path, bank, "realizer")
-    made = run(recipe, tmp_path / "run", base=tmp_path)
+    bank = '"say ""hi"" to {braces}"\n"two\nlines"\n' + "x" * 10_000 + "\n...\n  spaced  \n\u00fc\u4e2d\n"
+    made = captioned(tmp_path, bank)
     assert reasons(made, "read") == {"no_words": 1, "too_long": 1}
-    assert [r["caption"] for r in made.rows("read") if r["status"] == "ok"] == [
-        'say "hi" to {braces}',
-        "two lines",
-        "spaced",
-        "\u00fc\u4e2d",
-    ]
-    texts = [r["text"] for r in made.rows("write")]
-    assert all(t and "\n" not in t and '"' not in t for t in texts)
-
-
-def test_an_empty_bank_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no rows"):
-        run(captioned(tmp_path, "concept\n", "realizer"), tmp_path / "run", base=tmp_path)
-    with pytest.raises(WorkFailed, match=r"read: none of 2 rows came through \(no_words x 2\)"):
-        run(captioned(tmp_path, "concept\n---\n!\n", "realizer"), tmp_path / "run2", base=tmp_path)
+    captions = [r["caption"] for r in made.rows("read") if r["status"] == "ok"]
+    assert captions == ['say "hi" to {braces}', "two lines", "spaced", "\u00fc\u4e2d"]
+    assert all(r["text"] and not set(r["text"]) & {"\n", '"'} for r in made.rows("write"))
 
 
 def test_variants_differ_by_seed(tmp_path: Path) -> None:
-    made = run(
-        captioned(tmp_path, "concept\ncastle\nsoup\n", "realizer", variants={"write": 6}),
-        tmp_path / "run",
-        base=tmp_path,
-    )
-    texts = [r["text"] for r in made.rows("write")]
-    assert len(set(texts)) >= 10
-    again = run(
-        captioned(tmp_path, "concept\ncastle\nsoup\n", "realizer", variants={"write": 6}, seed=1),
-        tmp_path / "run2",
-        base=tmp_path,
-    )
-    assert [r["text"] for r in again.rows("write")] != texts
+    texts = [
+        [
+            r["text"]
+            for r in captioned(tmp_path, "castle\nsoup\n", out=str(n), variants={"write": 6}, seed=n).rows(
+                "write"
+            )
+        ]
+        for n in range(2)
+    ]
+    assert len(set(texts[0])) >= 10
+    assert texts[0] != texts[1]
 
 
 def test_naive_puts_the_concept_into_clips_prompts() -> None:
     naive = Naive()
     assert len(naive.templates) == len(set(naive.templates)) == 80
     assert set(Naive("clip7").templates) < set(naive.templates)
-    said = {
-        r.text
-        for r in naive.generate([Request("", Tags(("tram",)), family="concept", seed=s) for s in range(80)])
-    }
+    trams = [Request("", Tags(("tram",)), family="concept", seed=s) for s in range(80)]
+    said = {r.text for r in naive.generate(trams)}
     assert len(said) == 80
     assert "a photo of a tram." in said
     assert naive.generate([Request("")])[0].error == "no_content"
 
 
 def test_own_templates_of_naive_are_checked(tmp_path: Path) -> None:
-    (tmp_path / "t.txt").write_text("# mine\na {} on the moon.\n")
-    assert Naive(str(tmp_path / "t.txt")).templates == ("a {} on the moon.",)
-    (tmp_path / "bad.txt").write_text("a moon.\n")
-    with pytest.raises(UserError, match=r"template 1 holds \{\} 0 times"):
-        Naive(str(tmp_path / "bad.txt"))
-    with pytest.raises(UserError, match=r"takes clip80, clip7 or a text file .*nowhere"):
-        Naive(str(tmp_path / "nowhere"))
+    path = tmp_path / "t.txt"
+    path.write_text("# mine\na {} on the moon.\n")
+    assert Naive(str(path)).templates == ("a {} on the moon.",)
+    path.write_text("a moon.\n")
+    assert_refused(lambda: Naive(str(path)), r"template 1 holds \{\} 0 times")
+    assert_refused(lambda: Naive(f"{path}/nowhere"), r"takes clip80, clip7 or a text file .*nowhere")
 
 
 def test_the_three_attempts_of_the_appendix(tmp_path: Path) -> None:
     every = TextController(TextPolicy(), 0)
     assert {every.instruct(f"r{n}", "concept", None, "leopard").template for n in range(40)} == {"concept-1"}
-    free = (
-        TextController(TextPolicy(templates=["unconditioned"]), 0)
-        .instruct("r", "concept", None, "leopard")
-        .request
+    assert "leopard" not in asked("leopard", templates=["unconditioned"])
+    topic = asked("Wild Animals", templates=["topic"])
+    assert all(word in topic for word in ("topic", "Wild Animals"))
+    (tmp_path / "shown.txt").write_text("".join(f"A cat sits near tower {n}.\n" for n in range(9)))
+    first, second, again = (
+        asked("dog", row, templates=["in-context"], examples=tmp_path / "shown.txt") for row in "aba"
     )
-    assert "leopard" not in free.instruction
-    topic = (
-        TextController(TextPolicy(templates=["topic"]), 0)
-        .instruct("r", "concept", None, "Wild Animals")
-        .request
-    )
-    assert "topic" in topic.instruction
-    assert "Wild Animals" in topic.instruction
-    shown = tmp_path / "shown.txt"
-    shown.write_text("".join(f"A cat sits near tower {n}.\n" for n in range(9)))
-    controller = TextController(TextPolicy(templates=["in-context"], examples=shown), 0)
-    first, second = (controller.instruct(r, "concept", None, "dog").request.instruction for r in ("a", "b"))
-    assert first != second
+    assert first == again != second
     assert first.count("A cat sits near tower") == 3
-    assert first == controller.instruct("a", "concept", None, "dog").request.instruction
 
 
-def test_examples_and_templates_go_together(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="template 'in-context' shows captions; name a text file"):
-        TextController(TextPolicy(templates=["in-context"]), 0)
-    few = tmp_path / "few.txt"
-    few.write_text("one\none\ntwo\n")
-    with pytest.raises(UserError, match="2 captions; at least 3"):
-        TextController(TextPolicy(templates=["in-context"], examples=few), 0)
-    with pytest.raises(UserError, match="no chosen template of family 'concept' shows captions"):
-        TextController(TextPolicy(examples=few), 0)
-    with pytest.raises(UserError, match="cannot read the example captions"):
-        TextController(TextPolicy(templates=["in-context"], examples=tmp_path / "no"), 0)
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ({"templates": ["in-context"]}, "template 'in-context' shows captions; name a text file"),
+        ({"templates": ["in-context"], "examples": "few.txt"}, "2 captions; it takes at least 3"),
+        ({"examples": "few.txt"}, "no chosen template of family 'concept' shows captions"),
+        ({"templates": ["in-context"], "examples": "no"}, "cannot read the example captions"),
+    ],
+)
+def test_examples_and_templates_go_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: dict[str, Any], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("few.txt").write_text("one\none\ntwo\n")
+    assert_refused(lambda: asked("dog", **policy), message)
 
 
 def test_plain_replies_lose_what_surrounds_all_of_them() -> None:

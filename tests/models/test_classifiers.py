@@ -180,7 +180,7 @@ def corenet(state: dict[str, Any], pixels: Any) -> Any:
 
 def test_catlip_gives_what_corenet_would(tiny: Tiny) -> None:
     tagger = models.load(spec("catlip", tiny("catlip"), Path()), "tagger")
-    assert tagger._chooser.top_k == 20
+    assert tagger._choosers["objects"].top_k == 20
     assert tagger.labels == [
         "n2084071",
         "n2121620",
@@ -339,8 +339,9 @@ def test_label_files(tmp_path: Path) -> None:
 
 def test_the_chooser_breaks_ties_by_the_order_of_classes() -> None:
     chooser = Chooser(["b", "a", "B", "c"], 2, 0.3, add=True)
-    assert chooser.choose(np.array([0.2, 0.4, 0.2, 0.2], np.float32)) == (("b", "a"), (0.4, 0.4))
-    assert Chooser(["a", "b"], 5, 0.0, add=False).choose(np.array([0.0, 0.5], np.float32)) == (("b",), (0.5,))
+    assert chooser.tags(np.array([0.2, 0.4, 0.2, 0.2], np.float32)) == Tags(("b", "a"), scores=(0.4, 0.4))
+    best = Chooser(["a", "b"], 5, 0.0, add=False).tags(np.array([0.0, 0.5], np.float32))
+    assert best == Tags(("b",), scores=(0.5,))
     assert chooser.tags(np.array([np.nan, 0, 0, 0], np.float32)).error == "not_a_number"
 
 
@@ -364,9 +365,9 @@ def test_the_chooser_against_plain_sorting(
     wanted = [
         (name, min(round(score, 4), 1.0)) for name, score in ranked if round(score, 4) >= cut and score > 0
     ][:top_k]
-    found = Chooser(names, top_k, cut, add).choose(np.array(scores, np.float32))
-    assert list(found[0]) == [name for name, _ in wanted]
-    assert list(found[1]) == pytest.approx([score for _, score in wanted], abs=1e-4)
+    found = Chooser(names, top_k, cut, add).tags(np.array(scores, np.float32))
+    assert found.objects == tuple(name for name, _ in wanted)
+    assert found.scores == pytest.approx([score for _, score in wanted], abs=1e-4)
 
 
 def test_wrong_classifiers_are_one_sentence(tiny: Tiny, tmp_path: Path) -> None:

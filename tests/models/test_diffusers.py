@@ -79,7 +79,7 @@ def test_a_prompt_without_weights_is_encoded_as_the_pipeline_encodes_it(
     brackets and all."""
     model = painter(name)
     model.generate([Prompt("a dog")])
-    pipe, family = model._pipe, FAMILY[name]
+    pipe, family = model.loaded()[0], FAMILY[name]
     reader = TextReader(pipe, family, False, "models")
     given: dict[str, Any] = {"device": "cpu", "num_images_per_prompt": 1}
     given |= dict.fromkeys({"sd": [], "sd3": ["prompt_2", "prompt_3"]}.get(family, ["prompt_2"]))
@@ -115,7 +115,7 @@ def test_weights_change_the_image_and_a_weight_of_one_does_not(
 def test_a_weight_multiplies_what_the_tokens_add_to_an_empty_prompt(painter: Callable[..., Any]) -> None:
     model = painter("sd15")
     paint(model, "a dog")
-    reader, text = TextReader(model._pipe, "sd", False, "models"), "a small red dog, sitting"
+    reader, text = TextReader(model.loaded()[0], "sd", False, "models"), "a small red dog, sitting"
     parts, _ = pieces(text, {"red dog": 1.5})
     one, empty, got = (
         reader.encode(p, None)["prompt_embeds"][0] for p in ([(text, 1.0)], [("", 1.0)], parts)
@@ -223,7 +223,8 @@ def test_a_batch_shrinks_when_memory_runs_out_and_grows_again(tiny: Tiny) -> Non
     model = build(tiny("sd15"), batch=8, steps=1, size=16)
     prompts = [Prompt(f"a dog {n}", seed=n) for n in range(20)]
     roomy = model.generate(prompts)
-    model._pipe = cramped = Cramped(model._pipe, 2)
+    cramped = Cramped(model.loaded()[0], 2)
+    model._loaded = cramped, model.loaded()[1]
     tight = model.generate(prompts)
     assert cramped.seen == [8, 4, *[2] * 8, 4, 2, 2]
     assert max(apart(a, b) for a, b in zip(roomy, tight, strict=True)) <= LEVEL
@@ -242,7 +243,7 @@ def test_another_fault_passes_and_names_itself(tiny: Tiny) -> None:
         def __call__(self, generator: Sequence[Any], **more: Any) -> Any:
             raise RuntimeError("CUDA error: device-side assert triggered")
 
-    model._pipe = Dead(model._pipe, 1)
+    model._loaded = Dead(model.loaded()[0], 1), None
     with pytest.raises(ModelError) as caught:
         paint(model, "a dog")
     assert caught.value.reason == "engine_died"
@@ -266,7 +267,7 @@ def test_schedulers_by_name(tiny: Tiny) -> None:
     }
     made = {name: build(tiny("sd15"), scheduler=name, steps=3) for name in names}
     images = {name: paint(model, "a dog", seed=5) for name, model in made.items()}
-    assert {name: type(model._pipe.scheduler).__name__ for name, model in made.items()} == names
+    assert {name: type(model.loaded()[0].scheduler).__name__ for name, model in made.items()} == names
     assert all(paint(model, "a dog", seed=5).image == images[name].image for name, model in made.items())
     assert apart(images["ddim"], images["dpm++"]) > LEVEL
     noisy = made["Euler a"].generate([Prompt("a cat", seed=9), Prompt("a dog", seed=5)])
@@ -284,7 +285,7 @@ def test_adapters_change_the_image_and_the_digest(
     assert plain.digest != adapted.digest
     a, b = paint(plain, "a dog"), paint(adapted, "a dog")
     assert apart(a, b) > LEVEL
-    assert not any("lora" in name for name, _ in adapted._pipe.unet.named_parameters())
+    assert not any("lora" in name for name, _ in adapted.loaded()[0].unet.named_parameters())
     one_file: Any = build(tiny("sd15"), adapters=str(next(folder.glob("*.safetensors"))))
     assert apart(paint(one_file, "a dog"), b) == 0
     with pytest.raises(UserError, match=r"adapters: .*vae is no LoRA for StableDiffusionPipeline"):
@@ -298,7 +299,7 @@ def test_precision_and_its_files(painter: Callable[..., Any], tiny: Tiny, tmp_pa
     pipe.save_pretrained(tmp_path / "half", variant="fp16")
     half, brain = build(tmp_path / "half"), build(tiny("sd15"), dtype="bfloat16")
     a, b, c = (paint(model, "a dog") for model in (half, brain, painter("sd15")))
-    assert (half._pipe.unet.dtype, brain._pipe.unet.dtype) == (torch.float16, torch.bfloat16)
+    assert (half.loaded()[0].unet.dtype, brain.loaded()[0].unet.dtype) == (torch.float16, torch.bfloat16)
     assert 0 < apart(a, c) < 40
     assert 0 < apart(b, c) < 120
     assert apart(paint(brain, "a dog", weights={"dog": 2.0}), b) > LEVEL
@@ -342,9 +343,9 @@ def test_memory_savers_are_calls_of_the_pipeline(tiny: Tiny, monkeypatch: pytest
         diffusers_load.save_memory(pipe, "cuda:1", offload, vae_slicing=True)
         assert pipe.asked == [(call, "cuda:1"), ("enable_slicing",)]
     compiled = build(tiny("sd15"), compile=True, vae_slicing=True)
-    compiled._load()
-    assert compiled._pipe.unet._compiled_call_impl is not None
-    assert compiled._pipe.vae.use_slicing
+    compiled.loaded()
+    assert compiled.loaded()[0].unet._compiled_call_impl is not None
+    assert compiled.loaded()[0].vae.use_slicing
 
 
 CHECK = methodcaller("check")

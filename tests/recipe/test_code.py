@@ -7,7 +7,7 @@ import pytest
 
 from ctrlsynth.errors import UserError
 from ctrlsynth.models.registry import load
-from ctrlsynth.recipe.code import is_code, load_code, source_digest
+from ctrlsynth.recipe.code import is_code, load_code
 
 SOURCE = """
 LIMIT = 3
@@ -57,12 +57,3 @@ def test_a_model_needs_the_method_of_its_role(module: str) -> None:
         load(f"{module}:Tagger", "llm")
     assert not is_code("llama.cpp:path/to.gguf")
     assert not is_code(3)
-
-
-def test_the_digest_follows_the_source(module: str, tmp_path: Path) -> None:
-    before = source_digest(load_code(f"{module}:Tagger", "x"))
-    assert before == source_digest(load_code(f"{module}:shorter", "x"))
-    assert len(before) == 32
-    (tmp_path / f"{module}.py").write_text(SOURCE + "# changed\n")
-    assert source_digest(load_code(f"{module}:Tagger", "x")) != before
-    assert source_digest(len) != source_digest(print)

@@ -69,7 +69,7 @@ def test_overrides_are_yaml(tmp_path: Path) -> None:
         (
             "name: a\nsource: {text: x}\ntext_policy: {edits: [{remove: {objects: [a]}, sample: {objects: "
             "0.5}}]}\n",
-            "an edit takes exactly one of",
+            "text_policy.edits.0: takes exactly one of",
         ),
         (
             "name: a\nsource: {text: x}\ntext_policy: {style: json}\n",

@@ -3,14 +3,14 @@ fault between two blocks."""
 
 import contextlib
 import errno
-import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pyarrow.parquet as pq
 import pytest
@@ -23,39 +23,10 @@ from ctrlsynth.runs import local
 from ctrlsynth.runs import part as work
 from ctrlsynth.runs.drive import add_product
 from ctrlsynth.storage import parts as store
-from helpers import TESTS, CountingLLM, calls, recipe, tables
+from helpers import CountingLLM, assert_sound, calls, counting, recipe, recipe_file, start, tables
 
 
-def counting(log: Path, **options: Any) -> dict[str, Any]:
-    return {"tagger": "wordnet", "llm": {"helpers:CountingLLM": str(log), **options}}
-
-
-def ctrlsynth(*words: str, cwd: Path) -> subprocess.Popen[str]:
-    """The command as a process of its own, beginning with chunks after a tenth of a second."""
-    code = (
-        "from ctrlsynth.storage import parts as store; store.CHUNK_SECONDS = 0.1\nfrom "
-        "ctrlsynth.cli.main import main; main()"
-    )
-    env = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(
-            [str(TESTS), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-        ),
-    }
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *words],
-        cwd=cwd,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_a_part_that_lacks_a_block_never_becomes_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    log = tmp_path / "log"
+def test_a_part_that_lacks_a_block_never_becomes_whole(tmp_path: Path, log: Path) -> None:
     plan = recipe(tmp_path, models=counting(log, batch=2))
     assemble: Any = work.assemble
     seen: list[Any] = []
@@ -67,38 +38,29 @@ def test_a_part_that_lacks_a_block_never_becomes_whole(
                 raise MemoryError("no room for this block")
         return assemble(stage, block)
 
-    monkeypatch.setattr(local, "assemble", torn)
-    with pytest.raises(MemoryError):
+    with mock.patch.object(local, "assemble", torn), pytest.raises(MemoryError):
         run(plan, tmp_path / "run", base=tmp_path)
     assert not list((tmp_path / "run" / "write").glob("*.parquet"))
-    monkeypatch.setattr(local, "assemble", assemble)
     made = run(plan, tmp_path / "run", base=tmp_path)
     assert made.ledger()[2].ok == 40
     assert tables(made) == tables(run(plan, tmp_path / "whole", base=tmp_path))
 
 
-class Vandal:
-    """A writer that does `what` to the run's folder `where` when it sees the request number `at`, and then
-    answers as usual."""
+class Vandal(CountingLLM):
+    """A counting writer that does `act` when it has seen 15 requests, and from then on."""
 
-    id, digest = "vandal", "1"
-
-    def __init__(self, what: str, where: str, at: int = 15, log: str = "", batch: int = 2) -> None:
-        self._inner, self._what, self._where = CountingLLM(log, batch), what, Path(where)
-        self._left, self.batch = at, batch
-        self._done = Path(log + ".done")
+    id = "vandal"
+    act: Callable[[], Any]
 
     def generate(self, requests: Any) -> Any:
-        self._left -= len(requests)
-        if self._left <= 0 and self._what == "fill" and not self._done.exists():
-            self._done.touch()
-            with open(self._where / "filler", "wb") as handle, contextlib.suppress(OSError):
-                while True:
-                    handle.write(b"\0" * 65536)
-                    handle.flush()
-        elif self._left <= 0 and self._what == "remove":
-            shutil.rmtree(self._where, ignore_errors=True)
-        return self._inner.generate(requests)
+        replies = super().generate(requests)
+        if calls(Path(self._log)) >= 15:
+            self.act()
+        return replies
+
+
+def vandal(log: Path) -> dict[str, Any]:
+    return {"tagger": "wordnet", "llm": {"test_disk:Vandal": str(log), "batch": 2}}
 
 
 @pytest.fixture
@@ -117,12 +79,21 @@ def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     subprocess.run(["umount", "-l", str(disk)], check=False, capture_output=True)
 
 
-def test_a_disk_that_is_really_full_keeps_finished_rows(tmp_path: Path, mount: Callable[[str], Path]) -> None:
-    disk, log = mount("rw"), tmp_path / "log"
-    vandal = {"test_disk:Vandal": "fill", "where": str(disk), "log": str(log)}
-    plan = recipe(tmp_path, models={"tagger": "wordnet", "llm": vandal})
+def test_a_disk_that_is_really_full_keeps_finished_rows(
+    tmp_path: Path, log: Path, mount: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = mount("rw")
+
+    def fill() -> None:
+        with open(disk / "filler", "ab", buffering=0) as handle, contextlib.suppress(OSError):
+            while handle.write(b"\0" * 65536):
+                pass
+
+    plan = recipe(tmp_path, models=vandal(log))
+    monkeypatch.setattr(Vandal, "act", staticmethod(fill), raising=False)
     with pytest.raises(WorkFailed, match="the disk is full; make room"):
         run(plan, disk / "run", base=tmp_path)
+    monkeypatch.setattr(Vandal, "act", staticmethod(lambda: None))
     (disk / "filler").unlink()
     first = calls(log)
     made = run(plan, disk / "run", base=tmp_path)
@@ -153,13 +124,13 @@ def test_a_read_only_folder_is_an_error_of_one_line(tmp_path: Path, mount: Calla
             ask()
 
 
-def test_a_folder_removed_in_the_middle_is_told_and_made_again(tmp_path: Path) -> None:
-    vandal = {
-        "tagger": "wordnet",
-        "llm": {"test_disk:Vandal": "remove", "where": str(tmp_path / "run"), "log": str(tmp_path / "log")},
-    }
+def test_a_folder_removed_in_the_middle_is_reported_and_made_again(
+    tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove = partial(shutil.rmtree, tmp_path / "run", ignore_errors=True)
+    monkeypatch.setattr(Vandal, "act", staticmethod(remove), raising=False)
     with pytest.raises((WorkFailed, UserError), match=r"run again|run the same command again"):
-        run(recipe(tmp_path, models=vandal), tmp_path / "run", base=tmp_path)
+        run(recipe(tmp_path, models=vandal(log)), tmp_path / "run", base=tmp_path)
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
     assert run(recipe(tmp_path), tmp_path / "run", base=tmp_path).ledger()[2].ok == 40
 
@@ -169,7 +140,7 @@ def test_a_folder_removed_in_the_middle_is_told_and_made_again(tmp_path: Path) -
     [
         ("file", r"out: is a file; --out names a folder"),
         ("under a file", r"is a file; --out names a folder|choose another|cannot be read"),
-        ("foreign", "not empty"),
+        ("foreign", "not empty and not a run's folder"),
         ("dangling link", r"choose another|cannot be read"),
     ],
 )
@@ -179,19 +150,19 @@ def test_an_out_that_can_be_no_folder(tmp_path: Path, what: str, message: str) -
         out.symlink_to(tmp_path / "nowhere" / "deep")
     elif what == "foreign":
         out.mkdir()
-        (out / "recipe.yaml").write_text("name: mine\n")
+        (out / "recipe.yaml").write_text("mine")
     else:
         out.write_text("mine")
     with pytest.raises(UserError, match=message):
         run(recipe(tmp_path), out / "run" if what == "under a file" else out, base=tmp_path)
     assert what != "file" or out.read_text() == "mine"
+    assert what != "foreign" or [f.read_text() for f in out.iterdir()] == ["mine"]
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "{}", '{"schema": 1}', '{"schema": "x", "recipe": {}}', "\0\0\0\0", "[" * 100_000]
 )
-def test_a_damaged_plan_is_told_and_its_remedy_works(tmp_path: Path, text: str) -> None:
-    log = tmp_path / "log"
+def test_a_damaged_plan_is_reported_and_its_remedy_works(tmp_path: Path, log: Path, text: str) -> None:
     plan = recipe(tmp_path, models=counting(log))
     first = tables(run(plan, tmp_path / "run", base=tmp_path))
     (tmp_path / "run" / "plan.json").write_text(text)
@@ -208,7 +179,7 @@ def test_a_damaged_plan_is_told_and_its_remedy_works(tmp_path: Path, text: str) 
 
 
 def test_a_killed_beginning_is_no_foreign_folder(tmp_path: Path) -> None:
-    """Killed between the folder and its plan.json: only a temporary file stands there."""
+    """Killed between the folder and its plan.json: there is only a temporary file."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".tmp-plan.json~host~1~00000000").write_text("{")
     assert run(recipe(tmp_path), tmp_path / "run", base=tmp_path).ledger()[2].ok == 40
@@ -216,7 +187,7 @@ def test_a_killed_beginning_is_no_foreign_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["cut", "empty", "zeros", "flipped"])
 @pytest.mark.parametrize("stage", ["read", "write"])
-def test_a_damaged_part_is_told_by_whoever_reads_it_and_its_remedy_works(
+def test_a_damaged_part_is_reported_by_every_reader_and_its_remedy_works(
     tmp_path: Path, how: str, stage: str
 ) -> None:
     plan = recipe(tmp_path)
@@ -242,28 +213,17 @@ def test_a_damaged_part_is_told_by_whoever_reads_it_and_its_remedy_works(
     assert tables(run(plan, tmp_path / "run", base=tmp_path)) == first
 
 
-def test_two_processes_on_one_folder_end_with_equal_tables(tmp_path: Path) -> None:
-    recipe(tmp_path, rows=120)
-    slow = json.dumps({"helpers:SlowLLM": str(tmp_path / "log")})
-    text = (
-        f"name: two\nsource: {{text: captions.jsonl, part_rows: 40, key_column: key}}\nmodels: "
-        f"{{tagger: wordnet, llm: {slow}}}\n"
-    )
-    (tmp_path / "r.yaml").write_text(text + "paths: [{p: [text, tags, text*]}]\n")
-    both = [ctrlsynth("run", "r.yaml", "--out", "run", cwd=tmp_path) for _ in range(2)]
-    ends = [p.communicate(timeout=100) for p in both]
-    assert [p.returncode for p in both] == [0, 0], ends
-    alone = ctrlsynth("run", "r.yaml", "--out", "alone", cwd=tmp_path)
-    assert alone.wait(timeout=100) == 0
-    alone.communicate()
-    made = Run.open(tmp_path / "run")
-    assert all(r.adds_up for r in made.ledger())
-    assert tables(made) == tables(Run.open(tmp_path / "alone"))
-    assert not list((tmp_path / "run").glob("**/.tmp-*"))
-    assert not list((tmp_path / "run").glob("*/_chunks/*/*"))
+def test_two_processes_on_one_folder_end_with_equal_tables(tmp_path: Path, log: Path) -> None:
+    slow = {"tagger": "wordnet", "llm": {"helpers:SlowLLM": str(tmp_path / "log")}}
+    recipe_file(tmp_path, 120, 40, models=slow)
+    for outs in (["run", "run"], ["alone"]):
+        processes = [start("run", "r.yaml", "--out", out, cwd=tmp_path, chunks=0.1) for out in outs]
+        ends = [p.communicate(timeout=100) for p in processes]
+        assert {p.returncode for p in processes} == {0}, ends
+    assert_sound(Run.open(tmp_path / "run"), Run.open(tmp_path / "alone"))
 
 
-def test_a_part_that_another_process_finished_meanwhile_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_a_part_that_another_process_finished_meanwhile_is_taken_as_it_is(tmp_path: Path, log: Path) -> None:
     """The other removes the chunks of both and publishes first; ours is dropped, and the counts are the
     published part's."""
     made = run(recipe(tmp_path, models=counting(tmp_path / "log")), tmp_path / "run", base=tmp_path)

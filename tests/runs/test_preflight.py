@@ -1,5 +1,4 @@
-"""Before the first model call: everything that stands in the way, at once, a line each; nothing is loaded,
-nothing is asked."""
+"""Preflight reports every problem at once, one per line, before it loads or calls a model."""
 
 import json
 import shutil
@@ -15,18 +14,18 @@ from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
 from ctrlsynth.runs.estimate import estimate
 from ctrlsynth.sample import Tags
-from helpers import ctrlsynth, recipe
+from helpers import ctrlsynth, recipe, recipe_file
 
 Usage = namedtuple("Usage", "total used free")
 PATHS = [{"p": ["text", "tags", "text*", "image*"]}]
 JUDGE = {"tagger": "reference"}
 
 
-class _Checked:
-    """A model that notes its checks and calls in a file and says what is wrong with it."""
+class Checked:
+    """A tagger, writer and painter (of 1,000 x 1,000 pixels) that notes its checks and calls in a file and says
+    what is wrong with it."""
 
-    id = "checked"
-    digest = "1"
+    id, digest, reads, size = "checked", "1", "caption", (1000, 1000)
 
     def __init__(self, log: str, wrong: str = "") -> None:
         self._log, self._wrong = log, wrong
@@ -40,45 +39,22 @@ class _Checked:
         if self._wrong:
             raise UserError(self._wrong)
 
-
-class CheckedTagger(_Checked):
-    """Tags a caption."""
-
-    reads = "caption"
-
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
         self.note("call")
         return [Tags(("dog",)) for _ in items]
 
-
-class CheckedLLM(_Checked):
-    """Writes one text."""
-
-    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+    def generate(self, asked: Sequence[Request | Prompt]) -> list[Reply | Painting]:
         self.note("call")
-        return [Reply("There is a dog.") for _ in requests]
-
-
-class CheckedPainter(_Checked):
-    """Paints nothing; 1,000 x 1,000 pixels of it."""
-
-    size = (1000, 1000)
-
-    def generate(self, prompts: Sequence[Prompt]) -> list[Painting]:
-        self.note("call")
-        return [Painting(None, error="out_of_paint") for _ in prompts]
+        nothing = Painting(None, error="out_of_paint")
+        return [Reply("There is a dog.") if isinstance(a, Request) else nothing for a in asked]
 
 
 def models(log: Path, **wrong: str) -> dict[str, Any]:
-    names = {"tagger": "CheckedTagger", "llm": "CheckedLLM", "text_to_image": "CheckedPainter"}
-    return {
-        role: {f"test_preflight:{name}": str(log), "wrong": wrong.get(role, "")}
-        for role, name in names.items()
-    }
+    roles = ("tagger", "llm", "text_to_image")
+    return {role: {"test_preflight:Checked": str(log), "wrong": wrong.get(role, "")} for role in roles}
 
 
-def test_every_model_is_checked_once_and_all_problems_are_told_at_once(tmp_path: Path) -> None:
-    log = tmp_path / "log"
+def test_every_model_is_checked_once_and_all_problems_are_reported_at_once(tmp_path: Path, log: Path) -> None:
     wrong = {
         "tagger": "models.tagger: weights.bin is not there",
         "llm": "models.llm: no server answers at http://127.0.0.1:1",
@@ -91,8 +67,7 @@ def test_every_model_is_checked_once_and_all_problems_are_told_at_once(tmp_path:
     assert not (tmp_path / "run" / "read").exists()
 
 
-def test_models_of_stages_that_are_done_are_not_asked(tmp_path: Path) -> None:
-    log = tmp_path / "log"
+def test_models_of_stages_that_are_done_are_not_asked(tmp_path: Path, log: Path) -> None:
     plan = recipe(tmp_path, models=models(log))
     run(plan, tmp_path / "run", base=tmp_path)
     assert "call" in log.read_text()
@@ -101,7 +76,7 @@ def test_models_of_stages_that_are_done_are_not_asked(tmp_path: Path) -> None:
     assert not log.exists()
 
 
-def test_absent_packages_of_all_models_are_told_at_once(
+def test_absent_packages_of_all_models_are_reported_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ctrlsynth.models.installed.installed", lambda module: False)
@@ -131,7 +106,7 @@ def test_a_key_that_is_not_set_is_named(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(("free", "enough"), [(40 * 300_000 - 1, False), (40 * 302_000, True)])
 def test_room_on_the_disk_is_compared_with_the_estimate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, enough: bool
+    tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch, free: int, enough: bool
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 0, free))
     plan = recipe(tmp_path, models=models(tmp_path / "log"), paths=PATHS, judge=JUDGE)
@@ -141,25 +116,13 @@ def test_room_on_the_disk_is_compared_with_the_estimate(
         assert "the run would write about 12 MB, most of it in paint (12 MB), and 12 MB are free" in found[0]
 
 
-def test_plan_shows_the_problems_and_exits_with_2(tmp_path: Path) -> None:
-    recipe(tmp_path)
-    (tmp_path / "r.yaml").write_text(
-        json.dumps(
-            {
-                "name": "r",
-                "source": {"text": "captions.jsonl"},
-                "models": models(
-                    tmp_path / "log", llm="models.llm: key ABC is not set", tagger="models.tagger: gone"
-                ),
-                "paths": PATHS,
-                "judge": JUDGE,
-            }
-        )
-    )
-    code, out, err = ctrlsynth("plan", tmp_path / "r.yaml")
+def test_plan_shows_the_problems_and_exits_with_2(tmp_path: Path, log: Path) -> None:
+    wrong = {"llm": "models.llm: key ABC is not set", "tagger": "models.tagger: gone"}
+    file = recipe_file(tmp_path, models=models(tmp_path / "log", **wrong), paths=PATHS, judge=JUDGE)
+    code, out, err = ctrlsynth("plan", file)
     assert code == 2, err
     assert "problems that stop a run:\n  models.tagger: gone\n  models.llm: key ABC is not set" in out
     assert "judge-image" in out
-    code, out, _ = ctrlsynth("plan", tmp_path / "r.yaml", "--json")
+    code, out, _ = ctrlsynth("plan", file, "--json")
     problems = ["models.tagger: gone", "models.llm: key ABC is not set"]
     assert (code, json.loads(out)["problems"]) == (2, problems)

@@ -2,7 +2,6 @@
 all."""
 
 import csv
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,31 +15,26 @@ from ctrlsynth.export.export import export
 from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.report.sweep import sweep
 from ctrlsynth.runs.pairs import count_pairs
-from helpers import calls, recipe, tables
+from helpers import CountingLLM, calls, recipe, tables
 
 
-class PatchyLLM:
+class PatchyLLM(CountingLLM):
     """Says what it was asked for where the seed allows (two of five), else talks of the weather. Notes
     requests in `log`; with `stop` it is interrupted once, at that many requests."""
 
-    id, digest = "patchy", "1"
+    id = "patchy"
 
     def __init__(self, log: str, batch: int = 7, stop: int = 0) -> None:
-        self._log, self.batch, self._stop = log, batch, stop
+        super().__init__(log, batch)
+        self._stop = stop
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         flag = Path(self._log + ".stopped")
         if self._stop and calls(Path(self._log)) >= self._stop and not flag.exists():
             flag.touch()
             raise KeyboardInterrupt
-        with open(self._log, "a", encoding="utf-8") as handle:
-            handle.writelines(f"{r.seed}\n" for r in requests)
-            handle.flush()
-            os.fsync(handle.fileno())
-        return [
-            Reply("There is " + ", ".join(r.tags.phrases()) + "." if r.seed % 5 < 2 else "It rains.")
-            for r in requests
-        ]
+        replies = super().generate(requests)
+        return [a if r.seed % 5 < 2 else Reply("It rains.") for r, a in zip(requests, replies, strict=True)]
 
 
 def wanting(base: Path, target: int | None, log: str = "log", most: int = 8, **options: Any) -> Any:
@@ -91,7 +85,7 @@ def test_interrupted_or_cut_otherwise_it_is_the_same_set(tmp_path: Path, batch: 
     assert tables(made) == tables(whole)
     assert exported(made, tmp_path / "a") == exported(whole, tmp_path / "b")
     asked = calls(tmp_path / "log")
-    assert asked == calls(tmp_path / "whole"), "what was finished when it stopped is not asked again"
+    assert asked == calls(tmp_path / "whole"), "what was finished when it stopped is not asked for twice"
     assert run(plan, tmp_path / "run", base=tmp_path).plan["candidates"] == whole.plan["candidates"]
     assert calls(tmp_path / "log") == asked
 

@@ -33,15 +33,16 @@ from ctrlsynth.storage.parts import PartView, RunFolder
 WORDS = "dog cat ball car tree bird boat chair red blue green yellow".split()
 
 
-def captions(base: Path, rows: int = 120) -> None:
-    """Captions in which `dog` stands far too often, some of them twice, some without any word of the bank."""
+@pytest.fixture(autouse=True)
+def captions(tmp_path: Path) -> None:
+    """Captions with `dog` far too often, some of them twice, some without any word of the bank."""
     lines = [
         f"a {WORDS[8 + n % 4]} {WORDS[n % 8]} beside a dog , number {n}" if n % 10 else "nothing at all here"
-        for n in range(rows)
+        for n in range(120)
         for _ in range(2 if n % 15 == 1 else 1)
     ]
-    (base / "captions.txt").write_text("\n".join(lines) + "\n")
-    (base / "bank.txt").write_text("\n".join(WORDS) + "\n")
+    (tmp_path / "captions.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "bank.txt").write_text("\n".join(WORDS) + "\n")
 
 
 def balanced(base: Path, part_rows: int = 20, text: str = "captions.txt", **changes: Any) -> Recipe:
@@ -57,6 +58,10 @@ def balanced(base: Path, part_rows: int = 20, text: str = "captions.txt", **chan
             **changes,
         }
     )
+
+
+def size(captions: int) -> dict[str, Any]:
+    return {"size": captions, "bank": "bank.txt"}
 
 
 def kept(made: Run) -> set[str]:
@@ -77,7 +82,6 @@ def only_balance(recipe: Recipe, base: Path, out: str, **more: Any) -> Run:
 
 
 def test_every_caption_has_its_fate(tmp_path: Path) -> None:
-    captions(tmp_path)
     made = only_balance(balanced(tmp_path), tmp_path, "run")
     rows = list(made.rows("balance"))
     fates = Counter(r["reason"] or "kept" for r in rows)
@@ -93,7 +97,6 @@ def test_every_caption_has_its_fate(tmp_path: Path) -> None:
 def test_the_rule_is_the_plain_one(tmp_path: Path) -> None:
     """One table in memory and the pure functions give the same captions as parts, a barrier and stored
     matches."""
-    captions(tmp_path)
     made = only_balance(balanced(tmp_path, part_rows=7), tmp_path, "run")
     ids = [r["id"] for r in made.rows("read")]
     texts = [r["caption"] for r in made.rows("read")]
@@ -109,13 +112,9 @@ def test_the_rule_is_the_plain_one(tmp_path: Path) -> None:
 
 
 def test_neither_parts_nor_order_matter_and_a_smaller_size_is_a_part_of_a_larger(tmp_path: Path) -> None:
-    captions(tmp_path)
     large = kept(only_balance(balanced(tmp_path), tmp_path, "large"))
     assert large == kept(only_balance(balanced(tmp_path, part_rows=9), tmp_path, "other-parts"))
-    small = kept(
-        only_balance(balanced(tmp_path, balance={"size": 15, "bank": "bank.txt"}), tmp_path, "small")
-    )
-    assert small < large
+    assert large > kept(only_balance(balanced(tmp_path, balance=size(15)), tmp_path, "small"))
     lines = (tmp_path / "captions.txt").read_text().splitlines()
     rows = [f'{{"key": "{n}", "caption": "{line}"}}' for n, line in enumerate(lines)]
     (tmp_path / "turned.jsonl").write_text("\n".join(reversed(rows)) + "\n")
@@ -124,7 +123,7 @@ def test_neither_parts_nor_order_matter_and_a_smaller_size_is_a_part_of_a_larger
 
 
 class Ear(Watcher):
-    """Notes what is told of a run, and which captions had been drawn or painted by then."""
+    """Notes what a run reports, and which captions had been drawn or painted by then."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.told = root, list[tuple[str, float, list[str]]]()
@@ -134,10 +133,9 @@ class Ear(Watcher):
         self.told.append((folder, found["expected"], there))
 
 
-def test_the_expected_size_is_told_before_the_first_caption_is_drawn(
+def test_the_expected_size_is_reported_before_the_first_caption_is_drawn(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    captions(tmp_path)
     ear = Ear(tmp_path / "run")
     made = only_balance(balanced(tmp_path), tmp_path, "run", watcher=ear)
     ((folder, expected, there),) = ear.told
@@ -158,7 +156,6 @@ def test_the_expected_size_is_told_before_the_first_caption_is_drawn(
 
 
 def test_at_random_needs_no_bank_and_is_nested_and_a_large_t_keeps_all(tmp_path: Path) -> None:
-    captions(tmp_path)
     many = only_balance(balanced(tmp_path, balance={"random": 60}), tmp_path, "many")
     few = only_balance(balanced(tmp_path, balance={"random": 20}), tmp_path, "few")
     assert "match" not in {s.folder for s in many.steps}
@@ -170,21 +167,18 @@ def test_at_random_needs_no_bank_and_is_nested_and_a_large_t_keeps_all(tmp_path:
 
 
 def test_a_part_that_changes_changes_t_and_another_size_costs_no_matching(tmp_path: Path) -> None:
-    captions(tmp_path)
     before = only_balance(balanced(tmp_path), tmp_path, "run")
     t, matched = solved(before), before.files("match")
+    plan = balanced(tmp_path, balance=size(60))
     with pytest.raises(UserError, match=r"balance\.size: 40 -> 60"):
-        run(balanced(tmp_path, balance={"size": 60, "bank": "bank.txt"}), tmp_path / "run", base=tmp_path)
-    again = only_balance(
-        balanced(tmp_path, balance={"size": 60, "bank": "bank.txt"}), tmp_path, "run", update=True
-    )
+        run(plan, tmp_path / "run", base=tmp_path)
+    again = only_balance(plan, tmp_path, "run", update=True)
     t, earlier = solved(again), t
     assert t > earlier
     assert again.files("match") == matched
     with open(tmp_path / "captions.txt", "a") as handle:
         handle.write("".join(f"a dog and a zebra, number {n}\n" for n in range(40)))
-    grown = only_balance(balanced(tmp_path, balance={"size": 60, "bank": "bank.txt"}), tmp_path, "run")
-    fresh = only_balance(balanced(tmp_path, balance={"size": 60, "bank": "bank.txt"}), tmp_path, "fresh")
+    grown, fresh = (only_balance(plan, tmp_path, out) for out in ("run", "fresh"))
     assert kept(grown) == kept(fresh)
     assert solved(grown) == solved(fresh) != t
 
@@ -192,7 +186,6 @@ def test_a_part_that_changes_changes_t_and_another_size_costs_no_matching(tmp_pa
 def test_what_the_barrier_asks_for_can_be_done_by_other_processes(tmp_path: Path) -> None:
     """An engine that spreads parts hands `gather` its own map: the functions travel, and the answer is the
     same to the last bit."""
-    captions(tmp_path)
     made = only_balance(balanced(tmp_path), tmp_path, "run")
     workshop, folder = open_workshop(balanced(tmp_path), tmp_path), RunFolder(made.root)
     plan = workshop.plan
@@ -211,7 +204,6 @@ def test_what_the_barrier_asks_for_can_be_done_by_other_processes(tmp_path: Path
 def test_rows_asked_for_again_change_the_balance(tmp_path: Path) -> None:
     """A writer that fails for one concept, then no more: --retry asks it again, and t is solved anew over all
     parts."""
-    captions(tmp_path)
     llm = {"helpers:FaultyLLM": "raise", "when": "dog"}
     data: dict[str, Any] = {
         "source": {"concepts": "bank.txt", "part_rows": 4},
@@ -224,9 +216,8 @@ def test_rows_asked_for_again_change_the_balance(tmp_path: Path) -> None:
     t = solved(first)
     before = {r["parent"]: r["status"] for r in first.rows("balance")}
     assert len(before) == 11
-    mended = parse_recipe(
-        {"name": "test", "judge": None, **data, "models": {**data["models"], "llm": {**llm, "when": "zebra"}}}
-    )
+    data["models"] = {**data["models"], "llm": {**llm, "when": "zebra"}}
+    mended = balanced(tmp_path, **data)
     again = only_balance(mended, tmp_path, "run", update=True, retry=True)
     assert len(list(again.rows("balance"))) == 12
     assert solved(again) != t
@@ -236,7 +227,6 @@ def test_rows_asked_for_again_change_the_balance(tmp_path: Path) -> None:
 
 
 def test_another_bank_is_refused_with_both_digests(tmp_path: Path) -> None:
-    captions(tmp_path)
     only_balance(balanced(tmp_path), tmp_path, "run")
     (tmp_path / "bank.txt").write_text("\n".join(WORDS[1:]) + "\n")
     with pytest.raises(
@@ -271,24 +261,19 @@ def test_another_bank_is_refused_with_both_digests(tmp_path: Path) -> None:
 def test_what_cannot_be_balanced_is_an_error_of_one_line(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    captions(tmp_path)
     (tmp_path / "empty.txt").write_text("\n \n")
     with pytest.raises((UserError, ValueError), match=re.escape(message)):
         run(balanced(tmp_path, **changes), tmp_path / "bad", base=tmp_path)
 
 
 def test_synthclip_from_concepts_to_a_data_set(tmp_path: Path) -> None:
-    captions(tmp_path)
-    recipe = parse_recipe(
-        {
-            "name": "test",
-            "source": {"concepts": "bank.txt", "part_rows": 5},
-            "models": {"llm": "realizer", "text_to_image": {"scenes": None, "size": 64}},
-            "paths": {"synthclip": ["concept", "text*", "balance", "image*"]},
-            "variants": {"write": 3},
-            "balance": {"size": 14},
-            "judge": None,
-        }
+    recipe = balanced(
+        tmp_path,
+        source={"concepts": "bank.txt", "part_rows": 5},
+        models={"llm": "realizer", "text_to_image": {"scenes": None, "size": 64}},
+        paths={"synthclip": ["concept", "text*", "balance", "image*"]},
+        variants={"write": 3},
+        balance={"size": 14},
     )
     made = run(recipe, tmp_path / "run", base=tmp_path)
     painted = list(made.rows("paint"))

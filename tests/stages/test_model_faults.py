@@ -29,8 +29,12 @@ class Script:
     """What the scripted model does, and what it was asked: the sizes of its calls, in order."""
 
     act: Callable[[Sequence[Request]], Any] = staticmethod(lambda requests: None)
-    sizes: list[int] = []  # noqa: RUF012  (set anew by the fixture)
-    closed = 0
+    sizes: list[int]
+    closed: int
+
+    @classmethod
+    def reset(cls) -> None:
+        cls.act, cls.sizes, cls.closed = staticmethod(lambda requests: None), [], 0
 
 
 class ScriptedLLM:
@@ -57,27 +61,26 @@ class ScriptedLLM:
 
 
 @pytest.fixture(autouse=True)
-def script(monkeypatch: pytest.MonkeyPatch) -> type[Script]:
-    monkeypatch.setattr(Script, "act", staticmethod(lambda requests: None))
-    monkeypatch.setattr(Script, "sizes", [])
-    monkeypatch.setattr(Script, "closed", 0)
+def script(monkeypatch: pytest.MonkeyPatch) -> None:
+    Script.reset()
     monkeypatch.setattr(faults, "LONGEST_PAUSE", 0.0)
-    return Script
 
 
-def scripted(base: Path, rows: int = ROWS, batch: int = ROWS, **limits: Any) -> Recipe:
+def scripted(base: Path, batch: int = ROWS, judge: Any = None, **limits: Any) -> Recipe:
     llm = {"test_model_faults:ScriptedLLM": None, "batch": batch}
-    return recipe(base, rows, rows, models={"tagger": "wordnet", "llm": llm}, faults=limits, judge=None)
+    return recipe(base, ROWS, ROWS, models={"tagger": "wordnet", "llm": llm}, faults=limits, judge=judge)
 
 
 def seeds_of(made: Run) -> list[int]:
     return [r["seed"] for r in made.rows("write")]
 
 
-def poison(bad: set[int], error: Callable[[], Exception]) -> Callable[[Sequence[Request]], None]:
+def poison(error: BaseException, bad: set[int] | None = None) -> Callable[[Sequence[Request]], None]:
+    """Raises the error for requests with these seeds (all unless given)."""
+
     def act(requests: Sequence[Request]) -> None:
-        if any(r.seed in bad for r in requests):
-            raise error()
+        if bad is None or any(r.seed in bad for r in requests):
+            raise error
 
     return act
 
@@ -96,7 +99,7 @@ def test_a_batch_is_bisected_to_the_rows_at_fault_and_the_others_are_done(
     tmp_path: Path, bad: list[int]
 ) -> None:
     seeds, clean = clean_run(tmp_path)
-    Script.act = poison({seeds[n] for n in bad}, lambda: RuntimeError("bad luck"))
+    Script.act = poison(RuntimeError("bad luck"), {seeds[n] for n in bad})
     made = run(scripted(tmp_path), tmp_path / "run", base=tmp_path)
     rows = tables(made)["write"]
     assert [n for n, r in enumerate(rows) if r["status"] == "failed"] == bad
@@ -176,7 +179,7 @@ def test_a_row_that_fills_the_memory_or_kills_the_engine_alone_is_set_aside(
     tmp_path: Path, error: Exception, reason: str, message: str
 ) -> None:
     seeds, clean = clean_run(tmp_path)
-    Script.act = poison({seeds[200]}, lambda: error)
+    Script.act = poison(error, {seeds[200]})
     rows = tables(run(scripted(tmp_path), tmp_path / "run", base=tmp_path))["write"]
     bad = [(n, r["reason"], r["error"]) for n, r in enumerate(rows) if r["status"] != "ok"]
     assert bad == [(200, reason, message)]
@@ -199,8 +202,7 @@ def test_a_server_that_stays_down_stops_the_run_and_no_row_is_held_at_fault(tmp_
         run(plan, tmp_path / "run", base=tmp_path)
     assert len(Script.sizes) == 2 + 6
     assert not list((tmp_path / "run" / "write").glob("*.parquet"))
-    Script.act = staticmethod(lambda requests: None)
-    Script.sizes.clear()
+    Script.reset()
     rows = tables(run(plan, tmp_path / "run", base=tmp_path))["write"]
     assert [r["status"] for r in rows] == ["ok"] * ROWS
     assert Script.sizes == [64, 64], "what was finished is kept"
@@ -219,7 +221,7 @@ def test_pauses_between_restarts_grow_and_end_with_the_first_success(monkeypatch
 
 
 def test_a_stage_that_fails_always_stops_early_and_names_the_first_cause(tmp_path: Path) -> None:
-    Script.act = poison_all(ValueError("no such tokenizer"))
+    Script.act = poison(ValueError("no such tokenizer"))
     told = (
         r"write: 26 of the last 256 rows failed, more than faults\.max_error_rate 0\.1 allows.*"
         r"/write\.0: ValueError: no such tokenizer.*--retry failed"
@@ -230,12 +232,12 @@ def test_a_stage_that_fails_always_stops_early_and_names_the_first_cause(tmp_pat
 
 
 def test_in_small_batches_it_stops_after_so_many_rows(tmp_path: Path) -> None:
-    Script.act = poison_all(ValueError("no"))
+    Script.act = poison(ValueError("no"))
     with pytest.raises(WorkFailed, match=r"of the last 104 rows failed"):
         run(scripted(tmp_path, batch=8), tmp_path / "run", base=tmp_path)
     assert len(Script.sizes) <= 200
     assert "ValueError: no" in str(Run.open(tmp_path / "run").ledger()[2].first_error)
-    Script.act, Script.sizes = staticmethod(lambda requests: None), []
+    Script.reset()
     again = run(scripted(tmp_path, batch=8), tmp_path / "run", base=tmp_path, retry=True)
     assert again.ledger()[2].ok == ROWS
     assert sum(Script.sizes) == ROWS, (
@@ -271,7 +273,7 @@ def test_the_rate_is_that_of_the_last_rows(monkeypatch: pytest.MonkeyPatch) -> N
     "error", [UserError("mend this"), WorkFailed("the disk is full"), KeyboardInterrupt()]
 )
 def test_what_is_no_fault_of_the_model_passes_through(tmp_path: Path, error: BaseException) -> None:
-    Script.act = poison_all(error)
+    Script.act = poison(error)
     with pytest.raises(type(error)):
         run(scripted(tmp_path), tmp_path / "run", base=tmp_path)
     assert Script.sizes == [ROWS]
@@ -279,25 +281,26 @@ def test_what_is_no_fault_of_the_model_passes_through(tmp_path: Path, error: Bas
 
 def test_retry_asks_for_the_failed_rows_only_whoever_makes_the_parts(tmp_path: Path) -> None:
     seeds, clean = clean_run(tmp_path)
-    bad = {seeds[n] for n in (5, 6, 7, 130)}
-    Script.act = poison(bad, lambda: RuntimeError("today only"))
-    run(scripted(tmp_path), tmp_path / "a", base=tmp_path)
-    workshop = open_workshop(scripted(tmp_path), tmp_path)
-    plan = workshop.plan
-    write_json(tmp_path / "b" / "plan.json", plan.describe())
-    for step in plan.steps:
-        run_part(workshop, RunFolder(tmp_path / "b"), step.folder, plan.parts[0])
+    plan = scripted(tmp_path, judge={})
+    Script.act = poison(RuntimeError("today only"), {seeds[n] for n in (5, 6, 7, 130)})
+    run(plan, tmp_path / "a", base=tmp_path)
+    workshop, other = open_workshop(plan, tmp_path), RunFolder(tmp_path / "b")
+    write_json(other.plan_file, workshop.plan.describe())
+    for step in workshop.plan.steps:
+        run_part(workshop, other, step.folder, workshop.plan.parts[0])
     assert tables(Run.open(tmp_path / "b")) == tables(Run.open(tmp_path / "a"))
-    Script.act, Script.sizes = staticmethod(lambda requests: None), []
-    again = run(scripted(tmp_path), tmp_path / "a", base=tmp_path, retry=True)
+    Script.reset()
+    unasked = run(plan, tmp_path / "a", base=tmp_path)
+    assert (Script.sizes, unasked.ledger()[2].failed) == ([], {"model_error:RuntimeError": 4})
+    again = run(plan, tmp_path / "a", base=tmp_path, retry=True)
     assert Script.sizes == [4]
     assert tables(again)["write"] == clean
-    Script.sizes.clear()
-    workshop = open_workshop(scripted(tmp_path), tmp_path, earlier=again.plan)
+    assert again.ledger()[3].rows == ROWS, "what depends on them is made as well"
+    workshop = open_workshop(plan, tmp_path, earlier=again.plan)
     for step in workshop.plan.steps:
-        versions = RunFolder(tmp_path / "b").listing(step.folder)[0]
-        run_part(workshop, RunFolder(tmp_path / "b"), step.folder, plan.parts[0], versions, retry=True)
-    assert Script.sizes == [4]
+        versions = other.listing(step.folder)[0]
+        run_part(workshop, other, step.folder, workshop.plan.parts[0], versions, retry=True)
+    assert Script.sizes == [4, 4]
     assert tables(Run.open(tmp_path / "b"))["write"] == clean
 
 
@@ -330,13 +333,6 @@ def test_a_long_message_is_cut_and_fits_a_table() -> None:
     found.message.encode()
 
 
-def poison_all(error: BaseException) -> Callable[[Sequence[Request]], None]:
-    def act(requests: Sequence[Request]) -> None:
-        raise error
-
-    return act
-
-
 def item(n: int) -> Any:
     return Item(f"k{n}", None, f"k{n}", "key")
 
@@ -347,10 +343,9 @@ class FakeStage:
     batch = 64
 
     def __init__(self, script: list[Exception | None]) -> None:
-        self._script, self.asked = iter(script), 0
+        self._script = iter(script)
 
     def call(self, items: list[Any]) -> list[Any]:
-        self.asked += 1
         error = next(self._script, None)
         if error is not None:
             raise error

@@ -9,7 +9,9 @@ from typer import Argument, Option
 
 from ..errors import UserError
 from .options import BankFile, Json, Seed
-from .output import answer, ledger_rows, plain, say
+from .output import answer, ledger_rows, plain
+from .progress import run_bars
+from .show import show_diversity, show_ledger
 
 LLM = "like models.llm in a recipe: smollm2, or '{vllm: NAME, temperature: 0.7}'"
 
@@ -32,21 +34,19 @@ def caption(
     from ..api.run import run
     from ..lang.replies import taken_off
     from ..recipe.file import parse_recipe, read_yaml
-    from . import progress, show
 
     data = {
         "name": "captions", "source": {"concepts": str(bank.absolute())}, "seed": seed, "judge": None,
         "models": {"llm": _sampled(read_yaml(llm, "--llm"))}, "paths": {"captions": ["concept", "text*"]},
         "variants": {"write": n},
     }  # fmt: skip
-    with progress.run_bars(quiet=as_json) as watcher:
+    with run_bars(quiet=as_json) as watcher:
         made = run(parse_recipe(data, "concepts caption"), out, limit=limit, watcher=watcher)
     removed = taken_off(made.rows("write", ["status", "raw"]))
     facts = {"run": str(made.root), "ledger": ledger_rows(made), "taken_off": removed}
-    answer(as_json, facts, lambda: show.show_ledger(made))
-    if removed and not as_json:
-        counts = ", ".join(f"{what} of {number:,}" for what, number in removed.items())
-        say(f"removed from captions that are kept: {counts}")
+    counts = ", ".join(f"{what} of {number:,}" for what, number in removed.items())
+    lines = [f"removed from captions that are kept: {counts}"] if removed else []
+    answer(as_json, facts, lambda: show_ledger(made), *lines)
 
 
 def flag(
@@ -72,12 +72,11 @@ def flag(
     from ..api.run import run
     from ..concepts import bank, safety
     from ..recipe.file import read_yaml
-    from .progress import run_bars
 
     if out.suffix != ".parquet":
         raise UserError(f"{out}: flags are kept in a .parquet bank")
     if out.exists():
-        raise UserError(f"{out}: is there already; give another name")
+        raise UserError(f"{out}: already exists; give another name")
     if llm is None and blocklist is None:
         raise UserError("concepts flag: name a model with --llm, or words with --blocklist, or both")
     lists = [safety.read_words(path) if path is not None else [] for path in (blocklist, allow)]
@@ -90,23 +89,18 @@ def flag(
     table, flags = safety.flag(bank.read_bank(concepts), answers, *lists)
     bank.write_bank(table, out)
     facts = {**plain(flags), "share": flags.share, "out": str(out)}
-    answer(as_json, facts, lambda: _show_flags(flags, llm, out))
-
-
-def _show_flags(flags: Any, llm: str | None, out: Path) -> None:
-    from ..concepts.safety import PAPER
-
-    say(
+    reasons = ", ".join(f"{n:,} {why}" for why, n in flags.unanswered.items())
+    lines: list[str | None] = [
         f"{flags.by_model + flags.by_list:,} of {flags.entries:,} concepts are flagged ({flags.share:.2%}; "
-        f"the paper: {PAPER:.2%}): {flags.by_model:,} by {llm or 'earlier flags'}, {flags.by_list:,} by the "
-        f"block list; {flags.allowed:,} allowed"
-    )
-    if flags.unanswered:
-        reasons = ", ".join(f"{n:,} {why}" for why, n in flags.unanswered.items())
-        say(f"not answered, so not flagged: {reasons}")
-    if llm is not None:
-        say("Do not rely on a model's answers, least of all a small one's: check the column `reason`.")
-    say(f"{out}")
+        f"the paper: {safety.PAPER:.2%}): {flags.by_model:,} by {llm or 'earlier flags'}, {flags.by_list:,} "
+        f"by the block list; {flags.allowed:,} allowed",
+        f"not answered, so not flagged: {reasons}" if reasons else "",
+        "Do not rely on a model's answers, least of all a small one's: check the column `reason`."
+        if llm
+        else "",
+        str(out),
+    ]
+    answer(as_json, facts, *filter(None, lines))
 
 
 def diversity(
@@ -118,7 +112,6 @@ def diversity(
 ) -> None:
     """Measure how varied captions are: distinct n-grams, self-similarity, concepts per caption."""
     from ..concepts.diversity import measure_place
-    from .show import show_diversity
 
     found = {str(place): measure_place(place, bank) for place in places}
     answer(as_json, found, lambda: show_diversity(found))

@@ -7,7 +7,9 @@ from typer import Argument, Option
 
 from ..errors import UserError
 from .options import Json, Seed, Set
-from .output import answer, print_json, say
+from .output import answer
+from .progress import eval_bars, train_bars
+from .show import show_comparison, show_results
 
 
 def train(
@@ -28,7 +30,6 @@ def train(
     """
     from ..models.open_clip.load import import_open_clip
     from ..recipe.file import load_train
-    from .progress import train_bars
 
     _, block = load_train(recipe, set_)
     import_open_clip("train")
@@ -45,11 +46,11 @@ def train(
         "skipped": made.skipped, **made.data,
     }  # fmt: skip
     left_out = "".join(f", {n:,} {reason}" for reason, n in made.data["left_out"].items())
-    line = (
+    shown = (
         f"{made.model}: {made.steps:,} steps, {made.samples:,} samples of {sum(made.data['rows']):,} pairs"
         f"{left_out}; loss {made.loss:.4f}, {made.skipped:,} skipped"
     )
-    answer(as_json, facts, lambda: say(line))
+    answer(as_json, facts, shown)
 
 
 def evaluate(
@@ -96,17 +97,15 @@ def evaluate(
     from ..evaluate.kinds.base import Settings
     from ..evaluate.run import averages, evaluate_all
     from ..models.open_clip.load import load_model
-    from . import progress, show
 
     model = load_model(checkpoint, device=device)
     settings = Settings(templates, extra, head, loss, seed)
-    with progress.eval_bars(quiet=as_json) as watch:
+    with eval_bars(quiet=as_json) as watch:
         results = evaluate_all(model, data, out, names, settings, watch)
     means = averages(results)
     facts = {"model": model.id, "digest": model.digest, "results": results, "averages": means}
-    answer(as_json, facts, lambda: show.show_results(results, means))
-    if not as_json:
-        say(f"results: {out}; compare runs with `ctrlsynth compare {out} OTHER --papers`")
+    more = f"results: {out}; compare runs with `ctrlsynth compare {out} OTHER --papers`"
+    answer(as_json, facts, lambda: show_results(results, means), more)
 
 
 def _tasks(tasks: str | None, recipe: Path | None) -> list[str] | None:
@@ -158,21 +157,17 @@ def compare(
         _plot(runs, plot, relative, tasks.split(",") if tasks else None, as_json)
         return
     from ..evaluate import compare as beside
-    from .show import show_comparison
 
     found = beside.compare(beside.load_runs(runs), baseline, papers)
-    shown = (lambda: say(found.markdown())) if markdown else (lambda: show_comparison(found))
-    answer(as_json, found.plain(), shown)
+    answer(as_json, found.plain(), found.markdown() if markdown else lambda: show_comparison(found))
 
 
 def _plot(runs: list[Path], file: Path, relative: bool, tasks: list[str] | None, as_json: bool) -> None:
-    from ..report.eval_plots import curves, figure, plain
+    from ..report.eval_plots import curves, figure
     from ..report.figures import write_figure
 
     found = curves(runs, tasks, relative)
     write_figure(figure(found, relative), file)
-    if as_json:
-        print_json({"plot": str(file), "curves": plain(found)})
-        return
     points = {t: ", ".join(f"{n} ({len(p)})" for n, p in lines.items()) for t, lines in found.items()}
-    say(*(f"{file}: {title}: lines (points): {listed}" for title, listed in points.items()))
+    shown = (f"{file}: {title}: lines (points): {listed}" for title, listed in points.items())
+    answer(as_json, {"plot": str(file), "curves": found}, *shown)

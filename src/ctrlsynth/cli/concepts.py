@@ -10,7 +10,9 @@ from typer import Argument, Option
 
 from ..errors import UserError
 from .options import Address, Bank, Engine, Json, Plot, Seed
-from .output import answer, plain, print_json, say
+from .output import answer, plain, say
+from .progress import counting, passes
+from .show import show_coverage
 
 Files = list[Path] | None
 Names = list[str] | None
@@ -49,7 +51,7 @@ def build(
     from ..concepts import bank, gather
 
     if out.exists():
-        raise UserError(f"{out}: is there already; give another name")
+        raise UserError(f"{out}: already exists; give another name")
     added: list[Any] = []
     if from_ is not None:
         _check_cut(ctx)
@@ -89,17 +91,18 @@ def _show_bank(out: Path, added: list[Any], whole: int, as_json: bool) -> None:
     from ..concepts.bank import load_bank
 
     made = load_bank(out)
-    if as_json:
-        facts = {"bank": str(out), "entries": len(made.entries), "digest": made.digest}
-        print_json({**facts, "sources": [plain(one) for one in added]})
-        return
+    facts = {"bank": str(out), "entries": len(made.entries), "digest": made.digest}
+    lines = []
     for one in added:
         dropped = "".join(f", {n:,} {reason}" for reason, n in one.dropped.items())
         over = f", {one.over_cap:,} over the cap" if one.over_cap else ""
-        say(f"{one.source:9} {one.new:9,} new of {one.given:,}; {one.repeats:,} known already{dropped}{over}")
+        lines.append(
+            f"{one.source:9} {one.new:9,} new of {one.given:,}; {one.repeats:,} known already{dropped}{over}"
+        )
     if len(made.entries) < whole:
-        say(f"part of a bank: {len(made.entries):,} of {whole:,} entries")
-    say(f"{len(made.entries):,} entries, digest {made.digest}: {out}")
+        lines.append(f"part of a bank: {len(made.entries):,} of {whole:,} entries")
+    lines.append(f"{len(made.entries):,} entries, digest {made.digest}: {out}")
+    answer(as_json, {**facts, "sources": [plain(one) for one in added]}, *lines)
 
 
 def match(
@@ -132,7 +135,6 @@ def match(
     """
     from ..concepts import corpus, folder
     from ..concepts.match import Matcher
-    from .progress import counting
 
     _check_address(engine, address)
     parts = corpus.open_corpus(captions, caption_column, key_column)
@@ -152,12 +154,11 @@ def _show_matches(out: Path, bank: Any, as_json: bool) -> None:
     from ..concepts.folder import MatchFolder
 
     counts = MatchFolder.open(out).counts()
-    if as_json:
-        facts = {"matches": str(out), "bank": bank.digest, "dropped": bank.dropped, "noted": bank.noted}
-        print_json({**facts, **plain(counts)})
-        return
+    facts = {"matches": str(out), "bank": bank.digest, "dropped": bank.dropped, "noted": bank.noted}
     per_caption = f"{counts.pairs / max(counts.texts, 1):.2f} entries per caption"
-    say(
+    answer(
+        as_json,
+        {**facts, **plain(counts)},
         *_reasons("left out of the bank", bank.dropped),
         *_reasons("noted in the bank", bank.noted),
         f"{counts.texts:,} captions, {counts.matched:,} hold an entry, {per_caption}: {out}",
@@ -218,7 +219,6 @@ def balance(
     """
     from ..concepts import balance as balancing
     from ..concepts.folder import MatchFolder
-    from .progress import passes
 
     folder = MatchFolder.open(matches)
     balancing.check_out(out)
@@ -236,7 +236,7 @@ def balance(
         )
     with passes(captions, quiet=as_json) as tick:
         facts = balancing.sample(plan, out, say=tick)
-    answer(as_json, {"subset": str(out), **plain(facts)}, lambda: say(f"{facts.kept:,} kept: {out}"))
+    answer(as_json, {"subset": str(out), **plain(facts)}, f"{facts.kept:,} kept: {out}")
 
 
 def coverage(
@@ -261,7 +261,6 @@ def coverage(
     """Show how well captions cover a bank: entries seen never, 1, 5 and 25 times, and most often."""
     from ..concepts import coverage as cover
     from ..report.figures import head_tail_figure, write_figure
-    from .show import show_coverage
 
     _check_address(engine, address)
     paths = [set_] if vs is None else [set_, vs]

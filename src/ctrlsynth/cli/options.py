@@ -1,7 +1,7 @@
 """Options that several commands share, so that one name has one meaning and one help text."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -10,6 +10,7 @@ Seed = Annotated[int, typer.Option(help="seed of every random choice; the same s
 RecipeFile = Annotated[
     Path, typer.Argument(help="a recipe in YAML; `ctrlsynth init FOLDER` writes one", metavar="RECIPE")
 ]
+
 RunDir = Annotated[str, typer.Argument(help="folder or URL of a run, such as runs/quickstart", metavar="RUN")]
 Out = Annotated[
     str | None,
@@ -45,3 +46,10 @@ Bank = Annotated[
     Path,
     typer.Option(help="a bank: .parquet, .txt, .csv, or .json like MetaCLIP's metadata.json", metavar="BANK"),
 ]
+
+
+def open_run(run_dir: str) -> Any:
+    """Opens the `Run` that a command line names."""
+    from ..api.run import Run
+
+    return Run.open(run_dir)

@@ -31,12 +31,17 @@ def print_json(value: Any) -> None:
     sys.stdout.write(_UNSAFE_IN_JSON.sub(lambda m: f"\\u{ord(m.group()):04x}", text) + "\n")
 
 
-def answer(as_json: bool, facts: Any, show: Callable[[], None]) -> None:
-    """Prints the result of a command: `facts` as JSON, or what `show` prints."""
+def answer(as_json: bool, facts: Any, *shown: str | Callable[[], None]) -> None:
+    """Prints the result of a command: `facts` as JSON, or else the texts in `shown` and what its functions
+    print."""
     if as_json:
         print_json(facts)
-    else:
-        show()
+        return
+    for part in shown:
+        if callable(part):
+            part()
+        else:
+            say(part)
 
 
 def plain(value: Any) -> Any:

@@ -6,8 +6,10 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from ..errors import UserError
-from .options import Json, Plot, RunDir
+from .options import Json, Plot, RunDir, open_run
 from .output import answer, say
+from .progress import counting
+from .show import as_text, show_sweep
 
 
 def explain(
@@ -19,13 +21,11 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Show how one sample came about: tags, edits, instruction, text, prompt, image, scores, verdict."""
-    from ..api.run import Run
     from ..report.explain import as_dict, first_kept
-    from .show import as_text
 
-    made = Run.open(run_dir)
-    chosen = row_id or first_kept(made)
-    answer(as_json, as_dict(made, chosen), lambda: say(as_text(made, chosen)))
+    run = open_run(run_dir)
+    chosen = row_id or first_kept(run)
+    answer(as_json, as_dict(run, chosen), lambda: say(as_text(run, chosen)))
 
 
 def sweep(run_dir: RunDir, plot: Plot = None, as_json: Json = False) -> None:
@@ -33,16 +33,13 @@ def sweep(run_dir: RunDir, plot: Plot = None, as_json: Json = False) -> None:
 
     Uses the stored scores and runs no model.
     """
-    from ..api.run import Run
     from ..report.figures import sweep_figure, write_figure
-    from .show import show_sweep
 
-    found = Run.open(run_dir).sweep()
+    found = open_run(run_dir).sweep()
     if plot is not None:
         write_figure(sweep_figure(found), plot)
-    answer(as_json, found.plain(), lambda: show_sweep(found))
-    if plot is not None and not as_json:
-        say(f"plot: {plot}")
+    drawn = [f"plot: {plot}"] if plot is not None else []
+    answer(as_json, found.plain(), lambda: show_sweep(found), *drawn)
 
 
 def export(
@@ -61,16 +58,12 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write the kept pairs of a run as a data set with a data card."""
-    from ..api.run import Run
-    from .progress import counting
-
-    made = Run.open(run_dir)
-    folder = out or _below(made, "dataset")
+    run = open_run(run_dir)
+    folder = out or _below(run, "dataset")
     with counting("pairs", quiet=as_json) as tick:
-        summary = made.export(folder, format=format_, mix=mix, max_per_shard=max_per_shard, tick=tick)
+        summary = run.export(folder, format=format_, mix=mix, max_per_shard=max_per_shard, tick=tick)
     counts = {"written": dict(summary.written), "lost": dict(summary.lost)}
-    facts = {"dataset": str(folder), "format": format_, **counts}
-    answer(as_json, facts, lambda: say(f"{summary}\n{folder}"))
+    answer(as_json, {"dataset": str(folder), "format": format_, **counts}, f"{summary}\n{folder}")
 
 
 def report(
@@ -84,18 +77,15 @@ def report(
 
     It shows originals beside synthetic samples, found and missed tags, scores, verdicts and plots.
     """
-    from ..api.run import Run
-    from .progress import counting
-
-    made = Run.open(run_dir)
-    folder = out or _below(made, "report")
+    run = open_run(run_dir)
+    folder = out or _below(run, "report")
     with counting("samples", quiet=as_json) as tick:
-        page = made.report(folder, tick=tick)
-    answer(as_json, {"report": str(page)}, lambda: say(f"gallery: {page}"))
+        page = run.report(folder, tick=tick)
+    answer(as_json, {"report": str(page)}, f"gallery: {page}")
 
 
-def _below(made: Any, name: str) -> Path:
+def _below(run: Any, name: str) -> Path:
     """Returns a folder inside the run's. UserError for a run at a URL, which needs a local --out."""
-    if not isinstance(made.root, Path):
-        raise UserError(f"{made.root}: name a folder of this machine with --out")
-    return Path(made.root / name)
+    if not isinstance(run.root, Path):
+        raise UserError(f"{run.root}: name a folder of this machine with --out")
+    return Path(run.root / name)

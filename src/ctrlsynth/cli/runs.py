@@ -5,8 +5,10 @@ from typing import Annotated, Any, Literal
 
 from typer import Argument, Option
 
-from .options import Address, Engine, Json, Limit, Out, RecipeFile, RunDir, Set
+from .options import Address, Engine, Json, Limit, Out, RecipeFile, RunDir, Set, open_run
 from .output import answer, ledger_rows, say
+from .progress import run_bars
+from .show import show_ledger, show_models, show_plan
 
 
 def init(
@@ -30,7 +32,6 @@ def plan(
     from ..recipe.file import load_recipe
     from ..runs.estimate import estimate
     from ..storage.location import output_location
-    from .show import show_plan
 
     loaded = load_recipe(recipe, set_)
     found = estimate(loaded, recipe.parent, output_location(out or Path("runs") / loaded.name), limit)
@@ -58,7 +59,6 @@ def run(
 ) -> None:
     """Run a recipe. If a run was interrupted or killed, the same command continues it."""
     from ..api import run as api
-    from .progress import run_bars
 
     loaded = api.load_recipe(recipe, set_)
     text = recipe.read_text(encoding="utf-8")
@@ -72,22 +72,17 @@ def run(
 
 def status(run_dir: RunDir, as_json: Json = False) -> None:
     """Show the ledger of a run: how many rows each stage received, kept, dropped and failed, and why."""
-    from ..api.run import Run
-
-    _show_run(Run.open(run_dir), as_json)
+    _show_run(open_run(run_dir), as_json)
 
 
 def models(as_json: Json = False) -> None:
     """List the models, drawings and data that recipes can use, their licences, and what is installed."""
     from ..models.catalogue import entries
-    from .show import show_models
 
     found = entries()
     answer(as_json, found, lambda: show_models(found))
 
 
 def _show_run(made: Any, as_json: bool) -> None:
-    from .show import show_ledger
-
     facts = {"run": str(made.root), "ledger": ledger_rows(made), "products": made.products()}
     answer(as_json, {**facts, "balances": made.balances()}, lambda: show_ledger(made))

@@ -270,7 +270,7 @@ def check_out(out: Path) -> None:
     if out.suffix not in SUFFIXES:
         raise UserError(f"{out}: a subset is written as {', '.join(SUFFIXES)}")
     if out.exists():
-        raise UserError(f"{out}: is there already; give another name")
+        raise UserError(f"{out}: already exists; give another name")
 
 
 @contextmanager
@@ -326,19 +326,19 @@ def check_balance(recipe: Recipe, steps: Sequence[Step], parts: Sequence[Any]) -
         raise UserError(
             "balance.bank: name the bank that captions are matched with (the source holds no concepts)"
         )
-    wanted, rows = rule.size or rule.random, [p.rows for p in parts]
+    key, wanted = ("size", rule.size) if rule.size else ("random", rule.random)
+    rows = [part.rows for part in parts]
     if wanted is None or None in rows:
         return
+    times = {"write": recipe.variants.write, "paint": recipe.variants.paint}
+    by_folder: dict[str | None, Step] = {step.folder: step for step in steps}
     for step in balanced:
-        captions = sum(r or 0 for r in rows)
-        above = next(s for s in steps if s.folder == step.parent)
+        captions, above = sum(rows), by_folder[step.parent]
         while above.parent is not None:
-            times = {"write": recipe.variants.write, "paint": recipe.variants.paint}
-            captions *= times.get(above.kind, 1) if above.family != "caption" else 1
-            above = next(s for s in steps if s.folder == above.parent)
+            captions *= 1 if above.family == "caption" else times.get(above.kind, 1)
+            above = by_folder[above.parent]
         if wanted > captions:
-            key = "size" if rule.size else "random"
-            told = f"balance.{key}: {wanted:,} captions are wanted, but there will be {captions:,} at most"
             raise UserError(
-                f"{told}; lower it (--set balance.{key}=...), or write more captions a row (variants.write)"
+                f"balance.{key}: {wanted:,} captions are wanted, but there will be {captions:,} at most; "
+                f"lower it (--set balance.{key}=...), or write more captions a row (variants.write)"
             )

@@ -24,10 +24,9 @@ import re
 import string
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -106,10 +105,12 @@ def load_bank(path: Path) -> Bank:
             dropped["duplicate"] += 1
         else:
             kept[entry] = None
-            noted["edge_spaces"] += entry != entry.strip(" ")
-            noted["punctuation"] += _MARKS.issuperset(entry)
-            noted["very_long"] += len(entry) > LONGEST
-            noted["unmatchable"] += _UNMATCHABLE.search(entry) is not None
+            noted.update(
+                edge_spaces=entry != entry.strip(" "),
+                punctuation=_MARKS.issuperset(entry),
+                very_long=len(entry) > LONGEST,
+                unmatchable=_UNMATCHABLE.search(entry) is not None,
+            )
     if not kept:
         left_out = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
         raise UserError(f"{path}: the bank is empty" + (f" ({left_out} left out)" if dropped else ""))
@@ -158,17 +159,14 @@ def _parquet(path: Path) -> pa.Table:
             raise UserError(
                 f"{path}: no column {' or '.join(_COLUMNS)}; columns: {', '.join(table.column_names)}"
             )
-        rows = table.num_rows
-        filled: list[Any] = [table[column].cast(pa.string())]
-        for wanted in list(SCHEMA)[1:]:
-            default = pa.array(["list" if wanted.name == "source" else None] * rows, wanted.type)
-            filled.append(
-                table[wanted.name].cast(wanted.type) if wanted.name in table.column_names else default
-            )
-        filled[0].validate(full=True)
+        columns = {field.name: pa.nulls(table.num_rows, field.type) for field in SCHEMA}
+        columns["source"] = pa.repeat("list", table.num_rows)
+        columns |= {name: table[name] for name in SCHEMA.names if name in table.column_names}
+        made = pa.table(columns | {"entry": table[column].cast(pa.string())}).cast(SCHEMA)
+        made.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a readable bank ({first_line(error)})") from error
-    return pa.table(filled, schema=SCHEMA)
+    return made
 
 
 def _txt(path: Path) -> Iterator[_Row]:
@@ -189,31 +187,29 @@ def _json(path: Path) -> list[_Row]:
 
 
 def _csv(path: Path) -> Iterator[_Row]:
-    rows = csv.reader(text_lines(path), delimiter="\t" if ".tsv" in path.name.lower() else ",")
-    head = next(rows, [])
-    names = [h.strip().lower() for h in head]
-    at = next((names.index(c) for c in _COLUMNS if c in names), 0 if len(head) == 1 else None)
-    if at is None:
+    rows = csv.DictReader(text_lines(path), delimiter="\t" if ".tsv" in path.name.lower() else ",")
+    head = list(rows.fieldnames or [])
+    rows.fieldnames = names = [name.strip().lower() for name in head]
+    column = next((name for name in _COLUMNS if name in names), None)
+    if column is None and len(head) != 1:
         raise UserError(f"{path}: no column {' or '.join(_COLUMNS)}; columns: {', '.join(head)}")
-    if names[at] not in _COLUMNS:
-        yield head[at], "list", None  # a plain list that happens to be called .csv
-    source, score = (names.index(c) if c in names else len(head) for c in ("source", "score"))
-    for number, row in enumerate(rows, 2):
-        if len(row) > at:
-            cells = [*row, *[""] * (len(head) + 1 - len(row))]
-            try:
-                yield row[at], cells[source] or "list", float(cells[score]) if cells[score] else None
-            except ValueError as error:
-                raise UserError(
-                    f"{path}: row {number}: the score is not a number: {cells[score][:40]!r}"
-                ) from error
+    if column is None:
+        yield head[0], "list", None  # a plain list that happens to be called .csv
+    for row in rows:
+        entry, score = row[column or names[0]], row.get("score")
+        try:
+            yield entry, row.get("source") or "list", float(score) if score else None
+        except ValueError as error:
+            raise UserError(
+                f"{path}:{rows.line_num}: the score is not a number: {(score or '')[:40]!r}"
+            ) from error
 
 
 def write_bank(table: pa.Table, path: Path) -> None:
     """Writes a bank by its suffix: .parquet keeps everything, .txt, .json and .csv what is not flagged. Never
     over a file that is there."""
     if path.exists():
-        raise UserError(f"{path}: is there already; give another name")
+        raise UserError(f"{path}: already exists; give another name")
     remove_leftovers(path.parent)
     unfit = flagged_forms(table)
     kept = list(
@@ -253,17 +249,17 @@ def synset_names() -> list[str]:
     return sorted({synset.words[0].lower().partition(".")[0] for synset in wordnet.all_synsets()} - {""})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SourceCount:
     """What one source gave: `given` = `new` + `repeats` (of entries known already) + `dropped` by reason
     + `over_cap`."""
 
     source: str
     given: int
-    new: int
-    repeats: int
-    dropped: Mapping[str, int]
-    over_cap: int
+    new: int = 0
+    repeats: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    over_cap: int = 0
 
 
 def build(
@@ -279,61 +275,51 @@ def build(
     if cap < 1:
         raise UserError(f"cap {cap}: at least 1")
     found: dict[str, tuple[list[str], float | None]] = {}
-    unfit: dict[str, str | None] = {}
-    fit: dict[str, str | None] = {}
+    flags: dict[bool, dict[str, str | None]] = {True: {}, False: {}}
     told = []
     for source, entries in sources:
-        count: Counter[str] = Counter()
-        dropped: Counter[str] = Counter()
         if not isinstance(entries, pa.Table):
             entries = table_of([(entry, source, score) for entry, score in entries])
+        count = SourceCount(source, entries.num_rows)
         for row in entries.to_pylist():
             entry, origins = form(row["entry"] or ""), (row["source"] or source).split("+")
             if row["flagged"] is not None:
-                (unfit if row["flagged"] else fit).setdefault(entry, row["reason"])
-            if not entry or _MARKS.issuperset(entry):
-                dropped["punctuation" if entry else "blank"] += 1
-            elif "\ufffd" in entry:
-                dropped["undecodable"] += 1
+                flags[row["flagged"]].setdefault(entry, row["reason"])
+            if _MARKS.issuperset(entry) or "\ufffd" in entry:
+                why = "undecodable" if "\ufffd" in entry else "punctuation" if entry else "blank"
+                count.dropped[why] = count.dropped.get(why, 0) + 1
             elif entry in found:
-                count["repeats"] += 1
+                count.repeats += 1
                 found[entry][0].extend(name for name in origins if name not in found[entry][0])
             elif len(found) >= cap:
-                count["over_cap"] += 1
+                count.over_cap += 1
             else:
                 found[entry] = (origins, row["score"])
-                count["new"] += 1
-        told.append(
-            SourceCount(
-                source, entries.num_rows, count["new"], count["repeats"], dict(dropped), count["over_cap"]
-            )
-        )
+                count.new += 1
+        told.append(count)
     if not found:
         raise UserError("the bank would be empty: no source gave an entry")
     table = table_of([(entry, "+".join(names), score) for entry, (names, score) in found.items()])
-    flags = [True if e in unfit else False if e in fit else None for e in found]
-    reasons = [unfit.get(e, fit.get(e)) for e in found]
-    return with_flags(table, flags, reasons), told
+    known = flags[False] | flags[True]
+    marks = [entry in flags[True] if entry in known else None for entry in found]
+    return with_flags(table, marks, [known.get(entry) for entry in found]), told
 
 
 def with_flags(table: pa.Table, flagged: Sequence[bool | None], reasons: Sequence[str | None]) -> pa.Table:
     """The bank with these two columns."""
-    for name, values in (("flagged", flagged), ("reason", reasons)):
-        at = SCHEMA.get_field_index(name)
-        table = table.set_column(at, name, pa.array(values, SCHEMA.field(at).type))
-    return table
+    columns = dict(zip(table.column_names, table.columns, strict=True))
+    return pa.table(columns | {"flagged": flagged, "reason": reasons}, SCHEMA)
 
 
 def distinct(table: pa.Table) -> pa.Table:
     """The rows of a bank without blank entries and repeats; flagged in one row is flagged in all that are the
     same but for blanks."""
-    entries: list[str | None] = table["entry"].to_pylist()
     first: dict[str, int] = {}
-    for number, entry in enumerate(entries):
+    for number, entry in enumerate(table["entry"].to_pylist()):
         if entry and entry.strip():
             first.setdefault(entry, number)
     kept, unfit = table.take(list(first.values())), flagged_forms(table)
-    flags = [True if form(e) in unfit else f for e, f in zip(first, kept["flagged"].to_pylist(), strict=True)]
+    flags = [form(e) in unfit or f for e, f in zip(first, kept["flagged"].to_pylist(), strict=True)]
     return with_flags(kept, flags, kept["reason"].to_pylist())
 
 
@@ -349,10 +335,8 @@ def random_part(table: pa.Table, size: int, seed: int) -> pa.Table:
     entries = table["entry"].to_pylist()
     if not 0 < size <= len(entries):
         raise UserError(f"a random draw of {size:,}: the bank has {len(entries):,} entries")
-    chosen = sorted(range(len(entries)), key=lambda i: (draw(seed, entries[i], "sub-bank"), entries[i]))[
-        :size
-    ]
-    return table.take(sorted(chosen))
+    order = sorted(range(len(entries)), key=lambda i: (draw(seed, entries[i], "sub-bank"), entries[i]))
+    return table.take(sorted(order[:size]))
 
 
 def subtree(table: pa.Table, name: str) -> pa.Table:
@@ -360,17 +344,19 @@ def subtree(table: pa.Table, name: str) -> pa.Table:
     UserError when there are none."""
     top = wordnet.synset(name)
     words = {w.lower() for synset in (top, *wordnet.descendants(top)) for w in synset.words}
-    found = table.filter(pa.array([entry.lower() in words for entry in table["entry"].to_pylist()]))
-    if not found.num_rows:
-        raise UserError(f"no entry of the bank is a word of {top.name} or of a class below it")
-    return found
+    kept = [entry.lower() in words for entry in table["entry"].to_pylist()]
+    return _some(table, kept, f"no entry of the bank is a word of {top.name} or of a class below it")
 
 
 def found_part(table: pa.Table, entries: Sequence[str], counts: Sequence[int], least: int = 1) -> pa.Table:
     """The entries that at least `least` texts hold, by the `counts` of `entries` (C_CC3M: those found in
-    CC3M's captions)."""
+    CC3M's captions). UserError when there are none."""
     seen = {entry for entry, count in zip(entries, counts, strict=True) if count >= least}
-    found = table.filter(pa.array([entry in seen for entry in table["entry"].to_pylist()]))
-    if not found.num_rows:
-        raise UserError("no entry of the bank is found in these captions")
-    return found
+    kept = [entry in seen for entry in table["entry"].to_pylist()]
+    return _some(table, kept, "no entry of the bank is found in these captions")
+
+
+def _some(table: pa.Table, kept: list[bool], fault: str) -> pa.Table:
+    if not any(kept):
+        raise UserError(fault)
+    return table.filter(pa.array(kept))

@@ -8,8 +8,9 @@ alone; in a tar the sample's key for the number; in a run the row's id.
 What cannot be used is set aside with its row and a reason: `bad_utf8`, `bad_row`, `empty_caption`,
 `unsafe_member`, `damaged_file` (the file ends here)."""
 
+import contextlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,13 +18,15 @@ from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.json as arrow_json
 
 from ..data.captions import CAPTION_NAMES, MAX_TEXT, as_caption, caption_key, parse_object
-from ..data.rows import expand, file_facts, file_prefixes, find_column, fingerprint
+from ..data.rows import expand, file_prefixes, fingerprint
 from ..data.streams import BROKEN, PACKED, is_packed, open_stream, plain_name
-from ..data.tables import UNREADABLE, ParquetFile, Table, records
+from ..data.tables import UNREADABLE, ParquetFile, Table, find_column, records
 from ..data.tar import samples
 from ..errors import UserError, first_line
+from ..storage.location import FileStats
 from ..storage.parts import RunFolder
 
 KINDS = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"} | {
@@ -85,10 +88,11 @@ def open_corpus(
     parts: list[Part] = []
     for (file, kind), prefix in zip(files, file_prefixes([f for f, _ in files]), strict=True):
         column, ranges = _ranges(file, kind, caption, key, rows, size)
-        facts = file_facts(file)
+        facts = FileStats().of(file)
         for begin, end, row, count in ranges:
             mark = fingerprint(*facts, begin, end, column, key, prefix)
-            parts.append(Part(len(parts), file, kind, begin, end, row, count, prefix, column, key, mark))
+            by = "id" if kind == "run" else key
+            parts.append(Part(len(parts), file, kind, begin, end, row, count, prefix, column, by, mark))
     return parts
 
 
@@ -102,12 +106,12 @@ def _files(given: Sequence[str | Path]) -> list[tuple[str, str]]:
             continue
         suffixes = [s + pack for s in KINDS for pack in ("", *PACKED)]
         for file in expand(str(name), Path(), suffixes, "captions", local=True):
-            kind = KINDS.get(Path(plain_name(file)).suffix)
-            if kind is None:
+            suffix = Path(plain_name(file)).suffix
+            if suffix not in KINDS:
                 raise UserError(
                     f"{file}: captions are {', '.join(KINDS)} files, also packed as {', '.join(PACKED)}"
                 )
-            found[file] = kind
+            found[file] = KINDS[suffix]
     if not found:
         raise UserError("no caption files given")
     return list(found.items())
@@ -138,12 +142,7 @@ def _ranges(
         return _row_groups(file, "text" if kind == "run" else caption, key, rows)
     if kind == "tar":
         return caption or "", [(0, None, 0, None)]
-    column = ""
-    if kind != "txt":
-        table = Table(file)
-        column = find_column(table.columns, CAPTION_NAMES, caption, "caption_column", file) or ""
-        if kind != "jsonl":
-            find_column(table.columns, (), key, "key_column", file, required=False)
+    column = Table(file).caption_column(caption, key)
     if kind in ("csv", "tsv") or is_packed(file):
         return column, [(0, None, 0, None)]
     return column, list(_line_ranges(file, size))
@@ -190,25 +189,23 @@ def read(part: Part) -> Iterator[Batch]:
             row += count
             yield batch
     except (pa.ArrowException, *BROKEN):
-        yield Batch(pa.array([], pa.string()), pa.array([], pa.string()), [(row, "damaged_file")])
+        yield Batch(pa.array([], pa.string()), pa.array([], pa.large_string()), [(row, "damaged_file")])
 
 
 def _parquet(part: Part) -> Iterator[tuple[int, Batch]]:
-    is_run = part.kind == "run"
-    key = "id" if is_run else part.key
     row, end = part.row, part.row + (part.rows or 0)
     table = ParquetFile(part.file)
-    columns = [part.caption, *([key] if key else []), *(["status"] if is_run else [])]
+    columns = [name for name in (part.caption, part.key, "status" if part.kind == "run" else None) if name]
     for batch in table.batches(row, columns, _ROWS):
         if row >= end:
             break
         count = batch.num_rows
-        numbers: Sequence[int] = range(row, row + count)
-        if is_run:
-            ok = pc.equal(batch["status"], "ok")
-            batch, numbers = batch.filter(ok), [row + n for n in pc.indices_nonzero(ok).to_pylist()]
+        numbers = pa.array(range(row, row + count))
         row += count
-        yield count, _batch(part, batch[part.caption], batch[key] if key else None, numbers)
+        if part.kind == "run":
+            ok = pc.equal(batch["status"], "ok")
+            batch, numbers = batch.filter(ok), numbers.filter(ok)
+        yield count, _batch(part, batch[part.caption], batch[part.key] if part.key else None, numbers)
     table.close()
 
 
@@ -218,15 +215,14 @@ def _lines(part: Part) -> Iterator[tuple[int, Batch]]:
         stream.seek(at)
         while lines := _some_lines(stream, _BLOCK if part.end is None else min(_BLOCK, part.end - at)):
             at += sum(map(len, lines))
-            if row == 0 and lines[0].startswith(b"\xef\xbb\xbf"):
-                lines[0] = lines[0][3:]
-            numbers = range(row, row + len(lines))
-            row += len(lines)
+            if row == 0:
+                lines[0] = lines[0].removeprefix(b"\xef\xbb\xbf")
             if part.kind == "jsonl":
-                yield len(lines), _json_lines(part, lines, numbers)
+                yield len(lines), _json_lines(part, lines, row)
             else:
                 column = pa.array([line.rstrip(b"\r\n") for line in lines], pa.binary())
-                yield len(lines), _batch(part, column, None, numbers)
+                yield len(lines), _batch(part, column, None, pa.array(range(row, row + len(lines))))
+            row += len(lines)
 
 
 def _some_lines(stream: IO[bytes], size: int) -> list[bytes]:
@@ -235,38 +231,34 @@ def _some_lines(stream: IO[bytes], size: int) -> list[bytes]:
     return stream.readlines(size - 1) if size > 1 else list(islice(stream, size))
 
 
-def _json_lines(part: Part, lines: list[bytes], numbers: range) -> Batch:
+def _json_lines(part: Part, lines: list[bytes], first: int) -> Batch:
     """Arrow's parser where every line is an object with a text; line by line, with reasons, where one is
-    not."""
+    not. `first`: the number of the first line."""
     block = b"".join(lines)
     if part.key is None:
-        import pyarrow.json as arrow_json
-
         schema = pa.schema([(part.caption, pa.string())])
         options = arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
         reading = arrow_json.ReadOptions(use_threads=False, block_size=len(block) + 64)
-        try:
+        with contextlib.suppress(pa.ArrowException):
             column = arrow_json.read_json(pa.BufferReader(block), reading, options)[part.caption]
             if len(column) == len(lines) and column.null_count == 0:
+                numbers = pa.array(range(first, first + len(lines)))
                 return _batch(part, column.combine_chunks(), None, numbers)
-        except pa.ArrowException:
-            pass
     rows: list[Row] = []
     for _, value, reason in records(io.BytesIO(block), "jsonl", 0):
         fields = value if reason is None else {}
         text = fields.get(part.caption)
         fault = None if text is None or isinstance(text, str) else "bad_row"
         rows.append((text, fields.get(part.key), reason or fault))
-    return _rows(part, rows, numbers)
+    return _rows(part, rows, first)
 
 
 def _rows_of_file(part: Part) -> Iterator[tuple[int, Batch]]:
     """The batches of a csv, tsv or tar."""
     number, found = 0, _samples(part) if part.kind == "tar" else _records(part)
     while some := list(islice(found, _ROWS)):
-        numbers = range(number, number + len(some))
+        yield len(some), _rows(part, some, number)
         number += len(some)
-        yield len(some), _rows(part, some, numbers)
 
 
 def _records(part: Part) -> Iterator[Row]:
@@ -297,48 +289,41 @@ def _samples(part: Part) -> Iterator[Row]:
         yield text, sample.key, reason
 
 
-def _rows(part: Part, rows: Iterable[Row], numbers: Sequence[int]) -> Batch:
-    """A batch of rows with their numbers."""
-    texts, keys, kept, aside = [], [], [], []
-    for number, (text, key, reason) in zip(numbers, rows, strict=True):
-        if reason is not None:
-            aside.append((number, _REASONS.get(reason, reason)))
-        else:
-            texts.append(text)
-            keys.append(None if key is None else str(key))
-            kept.append(number)
-    keyed = part.key is not None or part.kind == "tar"
-    batch = _batch(part, pa.array(texts, pa.string()), pa.array(keys, pa.string()) if keyed else None, kept)
+def _rows(part: Part, rows: Sequence[Row], first: int) -> Batch:
+    """A batch of rows; `first` is the number of the first."""
+    aside = [(n, _REASONS.get(why, why)) for n, (_, _, why) in enumerate(rows, first) if why is not None]
+    kept = [(text, key, n) for n, (text, key, why) in enumerate(rows, first) if why is None]
+    texts = pa.array([text for text, _, _ in kept], pa.string())
+    keys = None
+    if part.key is not None or part.kind == "tar":
+        keys = pa.array([None if key is None else str(key) for _, key, _ in kept], pa.string())
+    batch = _batch(part, texts, keys, pa.array([n for _, _, n in kept], pa.int64()))
     return Batch(batch.ids, batch.texts, sorted(aside + batch.aside))
 
 
-def _batch(part: Part, column: pa.Array, keys: pa.Array | None, numbers: Sequence[int]) -> Batch:
+def _batch(part: Part, column: pa.Array, keys: pa.Array | None, numbers: pa.Array) -> Batch:
     """A column of texts (strings or bytes) with its rows' numbers: invalid UTF-8, nulls and blank texts are
     set aside."""
-    aside: list[tuple[int, str]] = []
-    wide = pa.types.is_large_string(column.type) or pa.types.is_large_binary(column.type)
+    aside: dict[int, str] = {}
+    raw = column.cast(pa.large_binary())
     try:
-        texts = column.cast(pa.large_binary() if wide else pa.binary()).cast(
-            pa.large_string() if wide else pa.string()
-        )  # looks at every byte
+        texts = raw.cast(pa.large_string())  # looks at every byte
     except pa.ArrowInvalid:
         cells = []
-        for number, cell in zip(numbers, column.cast(pa.large_binary()).to_pylist(), strict=True):
+        for number, cell in zip(numbers.to_pylist(), raw.to_pylist(), strict=True):
             try:
                 cells.append(cell and cell.decode())
             except UnicodeDecodeError:
                 cells.append(None)
-                aside.append((number, "bad_utf8"))
+                aside[number] = "bad_utf8"
         texts = pa.array(cells, pa.large_string())
-    blank = pc.fill_null(pc.equal(pc.binary_length(pc.utf8_trim_whitespace(texts)), 0), True)
-    ids = pa.array(numbers, pa.int64()).cast(pa.string())
+    ids = numbers.cast(pa.string())
     if keys is not None:
         ids = pc.coalesce(keys.cast(pa.string()), ids)
-    if part.prefix and part.kind != "run" and not part.key:
+    if part.prefix and not part.key:
         ids = pc.binary_join_element_wise(pa.scalar(part.prefix), ids, "")
+    blank = pc.fill_null(pc.equal(pc.binary_length(pc.utf8_trim_whitespace(texts)), 0), True)
     if pc.any(blank).as_py():
-        bad = {n for n, _ in aside}
-        empty = [numbers[i] for i in pc.indices_nonzero(blank).to_pylist()]
-        aside = sorted(aside + [(n, "empty_caption") for n in empty if n not in bad])
+        aside = dict.fromkeys(numbers.filter(blank).to_pylist(), "empty_caption") | aside
         ids, texts = ids.filter(pc.invert(blank)), texts.filter(pc.invert(blank))
-    return Batch(ids, texts, aside)
+    return Batch(ids, texts, sorted(aside.items()))

@@ -16,7 +16,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -40,7 +40,7 @@ from ..storage.files import (
 )
 from .bank import Bank, load_bank, read_bank, write_bank
 from .corpus import Part, read
-from .match import MODES, Matcher, Matches, Mode
+from .match import MODES, Matcher, Matches, Mode, offsets_of
 
 COLUMNS = pa.schema([("id", pa.string()), ("text", pa.large_string()), ("entries", pa.list_(pa.int32()))])
 BATCH = 65_536
@@ -65,15 +65,12 @@ class Counts:
     first: tuple[tuple[str, int, str], ...]
 
     @classmethod
-    def of(cls, found: Iterable[Mapping[str, Any]]) -> Counts:
+    def of(cls, footers: Sequence[Mapping[str, Any]]) -> Counts:
         """The sum of what the parts' footers say."""
-        footers = list(found)
-        rows, texts, matched, pairs = (
-            sum(one[k] for one in footers) for k in ("rows", "texts", "matched", "pairs")
-        )
+        sums = {key: sum(one[key] for one in footers) for key in ("rows", "texts", "matched", "pairs")}
         aside = sum((Counter(one["aside"]) for one in footers), Counter[str]())
         first = [(str(f), int(r), str(why)) for one in footers for f, r, why in one["first"]]
-        return cls(rows, texts, matched, pairs, dict(sorted(aside.items())), tuple(first[:FIRST]))
+        return cls(**sums, aside=dict(sorted(aside.items())), first=tuple(first[:FIRST]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +110,7 @@ class MatchFolder:
         footers = []
         for path in self.parts:
             with open_part(path) as file:
-                footers.append(json.loads((file.metadata.metadata or {}).get(b"ctrlsynth", b"{}")))
+                footers.append(json.loads(file.metadata.metadata[b"ctrlsynth"]))
         return Counts.of(footers)
 
     def batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -131,11 +128,8 @@ def part_path(root: Path, index: int) -> Path:
 
 def of_lists(column: pa.Array) -> Matches:
     """An arrow column of `as_lists` as matches."""
-    lengths = column.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
-    return Matches(
-        np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
-        column.flatten().to_numpy(zero_copy_only=False),
-    )
+    lengths = column.value_lengths().to_numpy(zero_copy_only=False)
+    return Matches(offsets_of(lengths), column.flatten().to_numpy(zero_copy_only=False))
 
 
 def as_lists(matches: Matches) -> pa.Array:
@@ -173,28 +167,24 @@ def prepare(parts: Sequence[Part], bank: Path, mode: Mode, root: Path) -> tuple[
             if not begun.exists():
                 write_bank(read_bank(bank), begun)
         write_json(root / "match.json", plan)
-    elif old["bank"] != loaded.digest:
-        raise UserError(
-            f"{root}: was matched with the bank {old['bank']}, {bank} is {loaded.digest}; give another folder"
-        )
-    elif old["mode"] != mode:
-        raise UserError(f"{root}: was matched with --mode {old['mode']}, not {mode}; give another folder")
-    elif old["parts"] != plan["parts"]:
-        raise UserError(
-            f"{root}: was matched with other captions ({_difference(old['parts'], plan['parts'])}); give "
-            f"another folder"
-        )
+        old = plan
+    differences = {
+        "bank": f"the bank {old['bank']}, {bank} is {loaded.digest}",
+        "mode": f"--mode {old['mode']}, not {mode}",
+        "parts": f"other captions ({_difference(old['parts'], plan['parts'])})",
+    }
+    for key, what in differences.items():
+        if old[key] != plan[key]:
+            raise UserError(f"{root}: was matched with {what}; give another folder")
     return loaded, [p for p in parts if not part_path(root, p.index).is_file()]
 
 
 def _difference(old: Sequence[Any], new: Sequence[Any]) -> str:
     if len(old) != len(new):
         return f"{len(old)} parts, now {len(new)}"
-    return next(
-        f"{b[0]} has changed" if a[0] == b[0] else f"{a[0]}, now {b[0]}"
-        for a, b in zip(old, new, strict=True)
-        if a != b
-    )
+    changed = ((a[0], b[0]) for a, b in zip(old, new, strict=True) if a != b)
+    was, now = next(changed, ("", ""))
+    return f"{now} has changed" if was == now else f"{was}, now {now}"
 
 
 def match_part(part: Part, matcher: Matcher, root: Path, tick: Tick = lambda rows: None) -> Counts:
@@ -215,7 +205,7 @@ def match_part(part: Part, matcher: Matcher, root: Path, tick: Tick = lambda row
                     counts.update(rows=rows, texts=len(found), matched=matched, pairs=len(found.entries))
                     aside.update(reason for _, reason in batch.aside)
                     first += [(part.file, row, reason) for row, reason in batch.aside[: FIRST - len(first)]]
-                    columns = [batch.ids, batch.texts.cast(pa.large_string()), as_lists(found)]
+                    columns = [batch.ids, batch.texts, as_lists(found)]
                     writer.write_batch(pa.record_batch(columns, schema=COLUMNS))
                     tick(rows)
                 footer = {"schema": SCHEMA, **counts, "aside": dict(aside), "first": first}
@@ -233,8 +223,7 @@ def match_local(
     """Matches parts in threads of this process; the kernel and arrow release the interpreter's lock."""
     with ThreadPoolExecutor(workers) as pool:
         each = map if workers == 1 else pool.map  # one worker stops at once on Ctrl-C
-        for _ in each(lambda part: match_part(part, matcher, root, tick), parts):
-            pass
+        list(each(lambda part: match_part(part, matcher, root, tick), parts))
 
 
 def match_ray(

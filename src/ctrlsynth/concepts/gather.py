@@ -136,8 +136,7 @@ def pair_scores(
     for pair, count in pairs:
         a, b = (words.get(word, 0) for word in pair.partition(" ")[::2])
         if a and b and count > 0:
-            score = math.log2(count) + math.log2(total) - math.log2(a) - math.log2(b)
-            scored.append((pair, score))
+            scored.append((pair, math.log2(count) + math.log2(total) - math.log2(a) - math.log2(b)))
     return by_score(scored, least)
 
 
@@ -146,14 +145,11 @@ def read_counts(path: str | Path, words: int) -> Iterator[tuple[str, int]]:
     UserError names the line."""
     for number, line in enumerate(text_lines(path, errors="replace"), 1):
         fields = line.split()
-        if not fields:
-            continue
         if len(fields) == words + 1 and (fields[-1].isdecimal() or fields[0].isdecimal()):
-            last = fields[-1].isdecimal() and not (
-                line.partition("\t")[0].strip().isdecimal() and "\t" in line
-            )
+            first, tab, _ = line.partition("\t")
+            last = fields[-1].isdecimal() and not (tab and first.strip().isdecimal())
             yield " ".join(fields[:-1] if last else fields[1:]), int(fields[-1] if last else fields[0])
-        else:
+        elif fields:
             raise UserError(
                 f"{path}:{number}: expected {' '.join(['word'] * words)} and a count, found "
                 f"{line.strip()[:60]!r}"
@@ -178,10 +174,7 @@ def count_views(
             if at is None or not fields[at].isdecimal():
                 continue
             project, title, count = fields[0], fields[1], int(fields[at])
-            if len(fields) == 4:
-                wanted = project in hourly and count >= hourly_least
-            else:
-                wanted = project == daily
+            wanted = project in hourly and count >= hourly_least if len(fields) == 4 else project == daily
             known = known or wanted or len(fields) != 3
             if wanted and ":" not in title:
                 views[title.replace("_", " ")] += count
@@ -194,9 +187,8 @@ def read_titles(path: str | Path) -> Iterator[str]:
     """Titles of an all-titles list, namespace 0 only, with spaces for underscores."""
     for number, line in enumerate(text_lines(path, errors="replace")):
         title = line.rstrip("\r\n")
-        if "\t" in title:
-            namespace, _, title = title.partition("\t")
-            if namespace != "0":
-                continue
+        namespace, tab, rest = title.partition("\t")
+        if tab:
+            title = rest if namespace == "0" else ""
         if title and not (number == 0 and title == "page_title"):
             yield title.replace("_", " ")

@@ -44,12 +44,8 @@ _63, _6, _LOW, _FILTER = (np.uint64(n) for n in (63, 6, 0xFFFFFFFF, BITS - 1))
 _FEW = 48
 
 
-def _jit(function: F) -> F:
-    return cast(F, njit(cache=_CACHE, nogil=True)(function))
-
-
-def _inline(function: F) -> F:
-    return cast(F, njit(cache=_CACHE, nogil=True, inline="always")(function))
+_jit = cast(Callable[[F], F], njit(cache=_CACHE, nogil=True))
+_inline = cast(Callable[[F], F], njit(cache=_CACHE, nogil=True, inline="always"))
 
 
 @_inline

@@ -20,7 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -60,10 +60,7 @@ class Matches:
     def of(cls, rows: Iterable[Sequence[int]]) -> Matches:
         """Builds matches from one sequence of entry numbers per text."""
         listed = [np.asarray(row, dtype=np.int32) for row in rows]
-        offsets = np.concatenate([[0], np.cumsum([len(row) for row in listed], dtype=np.int64)]).astype(
-            np.int64
-        )
-        return cls(offsets, np.concatenate(listed) if listed else np.zeros(0, np.int32))
+        return cls(offsets_of([len(row) for row in listed]), np.concatenate([np.zeros(0, np.int32), *listed]))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -80,8 +77,12 @@ class Matches:
     def select(self, mask: Array) -> Matches:
         """The matches of the texts whose boolean `mask` is true, in order."""
         lengths = self.lengths()
-        offsets = np.concatenate([[0], np.cumsum(lengths[mask], dtype=np.int64)]).astype(np.int64)
-        return Matches(offsets, self.entries[np.repeat(mask, lengths)])
+        return Matches(offsets_of(lengths[mask]), self.entries[np.repeat(mask, lengths)])
+
+
+def offsets_of(lengths: Sequence[int] | Array) -> Array:
+    """Where each text's entries begin, and the end, as int64."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
 
 
 def spaced(text: str) -> str:
@@ -119,10 +120,8 @@ class Matcher:
         self._kinds = kernel.SPACED if mode == "lemma" else kernel.KINDS
         if mode != "exact":  # lowered by arrow, as texts are, since not all libraries agree on every letter
             entries = pc.utf8_lower(pa.array(entries, pa.large_string())).to_pylist()
-        self._build([entry.split(" ") for entry in entries])
-
-    def _build(self, split: list[list[str]]) -> None:
-        if self.mode == "lemma":
+        split = [entry.split(" ") for entry in entries]
+        if mode == "lemma":
             split = [list(map(base_form, words)) for words in split]
         numbers: dict[str, int] = {}
         flat = np.fromiter((numbers.setdefault(w, len(numbers)) for words in split for w in words), np.int32)
@@ -130,14 +129,12 @@ class Matcher:
         encoded = [w.encode("utf-8", "surrogatepass") for w in numbers]
         pool = np.frombuffer(b"".join(encoded) or b"\0", np.uint8).copy()
         word_ends = np.fromiter(accumulate(map(len, encoded), initial=0), np.int64)
-        words, places = (
-            np.zeros((_power(len(numbers) * 3 // 2), 4), np.uint64),
-            np.zeros(len(numbers), np.int64),
-        )
-        self._kernel.fill_words(pool, word_ends, words, places)
+        words = np.zeros((_power(len(numbers) * 3 // 2), 4), np.uint64)
+        places = np.zeros(len(numbers), np.int64)
+        kernel.fill_words(pool, word_ends, words, places)
         edges = np.zeros((_power(2 * (len(flat) - len(split)) + 2), 2), np.uint64)
-        bits, same = np.zeros(self._kernel.BITS // 64, np.uint64), np.full(len(split), -1, np.int32)
-        doubles = self._kernel.fill_trie(flat, ends, words, places, edges, bits, same)
+        bits, same = np.zeros(kernel.BITS // 64, np.uint64), np.full(len(split), -1, np.int32)
+        doubles = kernel.fill_trie(flat, ends, words, places, edges, bits, same)
         self._tables = (words, pool, edges, bits, same if doubles else same[:0].copy())
 
     @property
@@ -182,21 +179,15 @@ class Matcher:
 
 
 def _buffers(column: pa.Array) -> tuple[Array, Array, Array]:
-    """(bytes, offsets as int64, validity as uint8) of a string column, the bytes uncopied."""
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        column = column.cast(pa.large_string())
-    kind: Any = np.int32 if pa.types.is_string(column.type) else np.int64
+    """(bytes, offsets as int64, validity) of a string column, the bytes uncopied."""
+    column = column.cast(pa.large_string())
     _, ends, data = column.buffers()
     offsets = np.zeros(1, np.int64)
-    if ends is not None and len(column):
-        offsets = np.frombuffer(ends, kind, len(column) + 1, column.offset * np.dtype(kind).itemsize).astype(
-            np.int64
-        )
+    if len(column):
+        offsets = np.frombuffer(ends, np.int64, len(column) + 1, column.offset * 8).copy()
     raw = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8)
     raw.flags.writeable = False  # one type, one compilation
-    if column.null_count:
-        return raw, offsets, pc.is_valid(column).cast(pa.uint8()).to_numpy(zero_copy_only=False)
-    return raw, offsets, np.ones(len(column), np.uint8)
+    return raw, offsets, np.array(pc.is_valid(column), bool)
 
 
 def _power(least: int) -> int:
@@ -212,16 +203,17 @@ class BankMatcher:
         bank = load_bank(path)
         self.name, self.digest, self.entries = path.name, f"{bank.digest} {mode}", bank.entries
         self._mode: Mode = mode
-        self._matcher: Matcher | None = None
+
+    @cached_property
+    def _matcher(self) -> Matcher:
+        return Matcher(self.entries, self._mode)
 
     def match(self, texts: Sequence[str]) -> Matches:
         """Which entries each text holds."""
-        if self._matcher is None:
-            self._matcher = Matcher(self.entries, self._mode)
         return self._matcher.match(list(texts))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_matcher": None}
+        return {key: value for key, value in self.__dict__.items() if key != "_matcher"}
 
 
 def open_matcher(recipe: Recipe, base: Path) -> BankMatcher:

@@ -63,14 +63,15 @@ def question(bank: Path, llm: Any, name: str = "flag") -> Recipe:
         "constraint": "",
         "max_tokens": 80,
     }
-    data = {
+    recipe = {
         "name": name,
         "source": {"concepts": str(bank.absolute())},
         "models": {"llm": spec},
         "judge": None,
         "text_policy": policy,
+        "paths": {"flag": ["concept", "text*"]},
     }
-    return parse_recipe({**data, "paths": {"flag": ["concept", "text*"]}}, "concepts flag")
+    return parse_recipe(recipe, "concepts flag")
 
 
 def answers(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, bool | None, str]]:
@@ -106,23 +107,18 @@ def flag(
     lost: Counter[str] = Counter()
     for entry, row in zip(forms, bank.to_pylist(), strict=True):
         bad, why = said.get(entry, (None, UNASKED if said else ""))
-        if bad is None and entry in before:
-            row["flagged"] = True
-        word = unfit(entry)
+        was = True if entry in before else row["flagged"]
+        word, by = unfit(entry), "model"
         if entry.lower() in free:
-            bad, why = False, "allowed"
-            counts["allowed"] += 1
+            bad, why, by = False, "allowed", "allowed"
         elif word is not None:
-            bad, why = True, f"block list: {word}"
-            counts["list"] += 1
-        elif bad is None and (row["flagged"] is not None or not why):  # as it was
-            bad, why = row["flagged"], row["reason"]
-            counts["model"] += bool(bad)
+            bad, why, by = True, f"block list: {word}", "list"
+        elif bad is None and (was is not None or not why):
+            bad, why = was, row["reason"]
         elif bad is None:
             lost[why] += 1
             why = f"not answered: {why}"
-        else:
-            counts["model"] += bad
+        counts[by] += bool(bad) or by == "allowed"
         flags.append(bad)
         reasons.append(why or None)
     bank = with_flags(bank, flags, reasons)

@@ -7,7 +7,6 @@ from typing import Any
 
 from ..data.captions import clean_caption
 from ..data.rows import MAX_PARTS, OpenSource, SourcePart, SourceRow, fingerprint, normal_path
-from ..errors import UserError
 from ..recipe.schema import Source
 from .bank import LONGEST, digest_of, read_bank
 
@@ -23,49 +22,41 @@ class ConceptSource(OpenSource):
         super().__init__(source)
         assert source.concepts is not None
         path = self._path = normal_path(base, source.concepts)
-        table = read_bank(path)
-        table = table.slice(0, limit) if limit is not None else table
-        if not table.num_rows:
-            raise UserError(f"{path}: holds no rows")
-        self._entries: list[str | None] = table["entry"].to_pylist()
-        self._about: list[dict[str, Any]] = table.drop_columns(["entry"]).to_pylist()
-        plain = [_plain(entry) for entry in self._entries]
+        table = read_bank(path).slice(0, limit)
+        entries = [entry or "" for entry in table["entry"].to_pylist()]
+        about: list[dict[str, Any]] = table.drop_columns(["entry"]).to_pylist()
+        plain = [_plain(entry) for entry in entries]
+        unfit = {entry for entry, facts in zip(plain, about, strict=True) if facts["flagged"]}
+        for entry, facts in zip(plain, about, strict=True):
+            facts["flagged"] = entry in unfit or facts["flagged"]
+        self._rows = list(zip(plain, about, strict=True))
         self._first = {entry: number for number, entry in reversed(list(enumerate(plain)))}
-        unfit = {entry for entry, about in zip(plain, self._about, strict=True) if about["flagged"]}
-        for entry, about in zip(plain, self._about, strict=True):
-            about["flagged"] = entry in unfit or about["flagged"]
-        self.bank = f"{path.name} {digest_of([e or '' for e in self._entries])}"
-        step = max(source.part_rows, -(-len(self._entries) // MAX_PARTS))
-        for start in range(0, len(self._entries), step):
-            rows = [e or "" for e in self._entries[start : start + step]]
-            flags = [a["flagged"] for a in self._about[start : start + step]]
+        self.bank = f"{path.name} {digest_of(entries)}"
+        step = max(source.part_rows, -(-len(entries) // MAX_PARTS))
+        for start in range(0, len(entries), step):
+            rows, flags = entries[start : start + step], [f["flagged"] for f in about[start : start + step]]
             self.add_part(fingerprint(start, digest_of(rows), flags), start, len(rows))
 
     def rows(self, part: SourcePart) -> Iterator[SourceRow]:
         for number in range(part.locator, part.locator + (part.rows or 0)):
-            entry = _plain(self._entries[number])
-            row = SourceRow(
-                str(number),
-                caption=entry,
-                metadata={k: v for k, v in self._about[number].items() if v is not None},
-            )
-            if entry is None:
-                row.drop("empty_caption")
-            elif not any(c.isalnum() for c in entry):
-                row.drop("no_words")
-            elif len(entry) > LONGEST:
-                row.drop("too_long")
-            elif self._about[number]["flagged"]:
-                row.drop("flagged")
-            elif self._first[entry] != number:
-                row.drop("duplicate_concept")
+            entry, about = self._rows[number]
+            faults = {
+                "empty_caption": not entry,
+                "no_words": not any(map(str.isalnum, entry)),
+                "too_long": len(entry) > LONGEST,
+                "flagged": about["flagged"],
+                "duplicate_concept": self._first[entry] != number,
+            }
+            row = SourceRow(str(number), entry or None, {k: v for k, v in about.items() if v is not None})
+            for reason, holds in faults.items():
+                if holds:
+                    row.drop(reason)  # the first reason stays
             yield row
 
     def describe(self) -> str:
-        return f"{len(self._entries):,} concepts in {self._path}"
+        return f"{len(self._rows):,} concepts in {self._path}"
 
 
-def _plain(entry: str | None) -> str | None:
-    """The entry on one line, without control characters; None where nothing is left."""
-    text = clean_caption(entry)
-    return " ".join(text.split()) if text else None
+def _plain(entry: str) -> str:
+    """The entry on one line, without control characters."""
+    return " ".join((clean_caption(entry) or "").split())

@@ -18,13 +18,15 @@ already has or drew, so that no two objects become one."""
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import combinations
 from typing import Any
 
 from ..errors import UserError
 from ..lang import wordnet
 from ..lang.phrases import split_attribute
 from ..lang.words import plural, singular
-from ..recipe.code import load_code
+from ..recipe.code import call_code, load_code
 from ..recipe.schema import Edit
 from ..sample import KINDS, Kind, Tags, chance, unique
 from . import follow
@@ -58,8 +60,6 @@ class Edits:
 
     def apply(self, tags: Tags, seed: int, row_id: str) -> tuple[Tags, tuple[EditRecord, ...]]:
         """Returns one row's edited tags and the records of what was done to them, in order."""
-        if not self.steps:
-            return tags, ()
         row = Row(seed, row_id)
         records: list[EditRecord] = []
         for step in self.steps:
@@ -75,31 +75,30 @@ def compile_edits(edits: Sequence[Edit], where: str = "text_policy") -> Edits:
 
 
 def _compile(edit: Edit, n: int, where: str) -> Step:
-    op = next(name for name in type(edit).model_fields if getattr(edit, name) is not None)
+    op, given = next((name, value) for name, value in edit if value is not None)
     where = f"{where}.{op}"
-    if edit.swap is not None:
-        return _swap_attributes(n) if edit.swap == "attributes" else _swap_relations(n)
-    if edit.call is not None:
-        return _call(edit.call, n, where)
-    if not getattr(edit, op):
+    if op == "call":
+        return partial(_call, load_code(given, where), f"{where}: {given}", n)
+    if not given:
         raise UserError(f"{where}: is empty; name what to {op}")
-    if edit.add is not None:
-        return _add(edit.add, n, where)
-    if isinstance(edit.keep, list):
-        return _keep_kinds(edit.keep, n)
-    if edit.replace is not None:
-        changes, orphan = _replacements(edit.replace, n, where)
-        return _Rewrite(n, op, changes, orphan)
-    if edit.sample is not None:
-        return _Rewrite(n, op, {kind: _sampled(kind, share, n) for kind, share in edit.sample.items()})
-    patterns = edit.remove or edit.keep or {}
-    found = {kind: Selectors(chosen, kind, f"{where}.{kind}") for kind, chosen in patterns.items()}
+    if op == "add":
+        return _add(given, n, where)
+    if op == "replace":
+        return _Rewrite(n, op, *_replacements(given, n, where))
+    if op == "sample":
+        return _Rewrite(n, op, {kind: _sampled(kind, share, n) for kind, share in given.items()})
+    if given == "attributes":
+        return partial(_swap_attributes, n)
+    if given == "relations":
+        return _Rewrite(n, op, {"relations": lambda phrase, tags, _: follow.exchanged(phrase, tags.objects)})
+    if isinstance(given, list):
+        return partial(_keep_kinds, given, n)
+    found = {kind: Selectors(chosen, kind, f"{where}.{kind}") for kind, chosen in given.items()}
     orphan = None
-    if edit.remove is not None and "objects" in found:
+    if op == "remove" and "objects" in found:
         named = found["objects"]
         orphan = follow.Orphan(named.naming, lambda end, row: None if named.names(end) >= 0 else end)
-    keeping = edit.keep is not None
-    return _Rewrite(n, op, {kind: _chosen(s, keeping) for kind, s in found.items()}, orphan)
+    return _Rewrite(n, op, {kind: _chosen(s, op == "keep") for kind, s in found.items()}, orphan)
 
 
 def _chosen(selectors: Selectors, keeping: bool) -> Change:
@@ -176,40 +175,34 @@ def _with(tags: Tags, kind: Kind, after: Sequence[str | None]) -> Tags:
 def _add(phrases: Mapping[Kind, Sequence[str]], n: int, where: str) -> Step:
     """Appends phrases that are missing. An added object gets the score 1 if the others have scores. Added
     attributes and relations may name objects that are missing."""
-    clean = {kind: unique(phrases[kind]) for kind in KINDS if kind in phrases}
-    for kind in phrases:
-        if not clean[kind] or any(not p.strip() for p in phrases[kind]):
+    for kind, added in phrases.items():
+        if not added or any(not p.strip() for p in added):
             raise UserError(f"{where}.{kind}: a phrase is empty")
 
     def step(tags: Tags, row: Row) -> tuple[Tags, list[EditRecord]]:
         records = []
-        for kind, added in clean.items():
+        for kind in KINDS:
             had: tuple[str, ...] = getattr(tags, kind)
             low = {p.lower() for p in had}
-            new = tuple(p for p in added if p.lower() not in low)
+            new = [p for p in unique(phrases.get(kind, ())) if p.lower() not in low]
+            records += [EditRecord(n, "add", kind, None, p) for p in new]
             if new:
-                records += [EditRecord(n, "add", kind, None, p) for p in new]
-                scores = (
-                    (*tags.scores, *[1.0] * len(new)) if kind == "objects" and tags.scores else tags.scores
-                )
-                tags = _with(replace(tags, scores=scores), kind, (*had, *new))
+                more = [1.0] * len(new) if kind == "objects" and tags.scores else ()
+                tags = _with(replace(tags, scores=(*tags.scores, *more)), kind, (*had, *new))
         return tags, records
 
     return step
 
 
-def _keep_kinds(kinds: Sequence[Kind], n: int) -> Step:
+def _keep_kinds(kinds: Sequence[Kind], n: int, tags: Tags, _: Row) -> tuple[Tags, list[EditRecord]]:
     """The paper's Obj, Obj+Attr, Obj+Attr+Rel: empties the other kinds. `red ball` among kept attributes
     stays when `ball` is removed."""
-    others = [kind for kind in KINDS if kind not in kinds]
-
-    def step(tags: Tags, row: Row) -> tuple[Tags, list[EditRecord]]:
-        records = [EditRecord(n, "keep", kind, p, None) for kind in others for p in getattr(tags, kind)]
-        for kind in others:
-            tags = _with(tags, kind, ())
-        return tags, records
-
-    return step
+    records: list[EditRecord] = []
+    for kind in KINDS:
+        if kind not in kinds:
+            tags, done = _settled(tags, kind, [None] * len(getattr(tags, kind)), n, "keep")
+            records += done
+    return tags, records
 
 
 def _replacements(
@@ -276,9 +269,11 @@ def _replaced(selectors: Selectors, targets: Sequence[Target], kind: Kind) -> Ch
             return phrase
         number, start, stop = span
         new = targets[number](phrase[start:stop], row)
-        if kind == "objects":
-            return plural(new) if _is_plural(phrase) else new
-        return " ".join((phrase[:start] + new + phrase[stop:]).split())
+        return (
+            _as_many(phrase, new)
+            if kind == "objects"
+            else " ".join((phrase[:start] + new + phrase[stop:]).split())
+        )
 
     return change
 
@@ -286,86 +281,57 @@ def _replaced(selectors: Selectors, targets: Sequence[Target], kind: Kind) -> Ch
 def _orphan_replaced(selectors: Selectors, targets: Sequence[Target]) -> follow.Orphan:
     def change(end: str, row: Row) -> str | None:
         number = selectors.names(end)
-        if number < 0:
-            return end
-        new = targets[number](end, row)
-        return plural(new) if _is_plural(end) else new
+        return end if number < 0 else _as_many(end, targets[number](end, row))
 
     return follow.Orphan(selectors.naming, change)
 
 
-def _is_plural(phrase: str) -> bool:
-    low = phrase.lower()
-    one = singular(low)
-    return one != low and plural(one) == low
+def _as_many(old: str, new: str) -> str:
+    """The new phrase in the number, singular or plural, of the old one."""
+    one = singular(old.lower())
+    return plural(new) if one != old.lower() and plural(one) == old.lower() else new
 
 
-def _swap_attributes(n: int) -> Step:
+def _swap_attributes(n: int, tags: Tags, row: Row) -> tuple[Tags, list[EditRecord]]:
     """Exchanges what two objects are said to be: `red ball`, `blue car` -> `blue ball`, `red car`: a hard
     case for composition.
 
     Of all pairs of objects with different modifiers one is drawn; all modifiers of the two change sides, each
     in its number (`two dogs`). Without such a pair nothing happens and nothing is recorded."""
-
-    def step(tags: Tags, row: Row) -> tuple[Tags, list[EditRecord]]:
-        bound = [split_attribute(a, tags.objects) for a in tags.attributes]
-        modifiers: dict[str, set[str]] = {}
-        for modifier, name in bound:
-            if name is not None:
-                modifiers.setdefault(name, set()).add(modifier.lower())
-        names = [name for name in tags.objects if name in modifiers]
-        pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :] if modifiers[a] != modifiers[b]]
-        if not pairs:
-            return tags, []
-        one, two = min(pairs, key=lambda pair: row.draw(f"edit.{n}.swap.{pair[0]}\0{pair[1]}"))
-        other = {one: two, two: one}
-        after = list(tags.attributes)
-        for at, (modifier, name) in enumerate(bound):
-            if name in other:
-                many = after[at].lower() != f"{modifier} {name}".lower()
-                after[at] = f"{modifier} {plural(other[name]) if many else other[name]}"
-        return _settled(tags, "attributes", after, n, "swap")
-
-    return step
+    bound = [split_attribute(a, tags.objects) for a in tags.attributes]
+    modifiers: dict[str, set[str]] = {}
+    for modifier, name in bound:
+        if name is not None:
+            modifiers.setdefault(name, set()).add(modifier.lower())
+    names = [name for name in tags.objects if name in modifiers]
+    pairs = [(a, b) for a, b in combinations(names, 2) if modifiers[a] != modifiers[b]]
+    if not pairs:
+        return tags, []
+    one, two = min(pairs, key=lambda pair: row.draw(f"edit.{n}.swap.{pair[0]}\0{pair[1]}"))
+    other = {one: two, two: one}
+    after = list(tags.attributes)
+    for at, (modifier, name) in enumerate(bound):
+        if name in other:
+            many = after[at].lower() != f"{modifier} {name}".lower()
+            after[at] = f"{modifier} {plural(other[name]) if many else other[name]}"
+    return _settled(tags, "attributes", after, n, "swap")
 
 
-def _swap_relations(n: int) -> Step:
-    """Exchanges subject and object of every relation that has both: `dog on sofa` -> `sofa on dog`. Symmetric
-    ones (`next to`) too: then only the order of words changes."""
-
-    def step(tags: Tags, row: Row) -> tuple[Tags, list[EditRecord]]:
-        after = [follow.exchanged(relation, tags.objects) for relation in tags.relations]
-        return _settled(tags, "relations", after, n, "swap")
-
-    return step
-
-
-def _call(path: str, n: int, where: str) -> Step:
+def _call(
+    function: Callable[[Tags, random.Random], Any], name: str, n: int, tags: Tags, row: Row
+) -> tuple[Tags, list[EditRecord]]:
     """A user's own edit. Its result loses blanks and repeats; the difference is recorded as removals and
     additions."""
-    function: Callable[[Tags, random.Random], Any] = load_code(path, where)
-
-    def step(tags: Tags, row: Row) -> tuple[Tags, list[EditRecord]]:
-        try:
-            new = function(tags, chance(row.seed, row.id, f"edit.{n}"))
-        except Exception as error:
-            raise UserError(
-                f"{where}: {path} failed on row {row.id}: {type(error).__name__}: {error}"
-            ) from error
-        new = _checked(new, f"{where}: {path} on row {row.id}")
-        records = []
-        for kind in KINDS:
-            old_list, new_list = getattr(tags, kind), getattr(new, kind)
-            records += [EditRecord(n, "call", kind, p, None) for p in old_list if p not in new_list]
-            records += [EditRecord(n, "call", kind, None, p) for p in new_list if p not in old_list]
-        return new, records
-
-    return step
+    new = _checked(call_code(function, name, row.id, Tags, tags, chance(row.seed, row.id, f"edit.{n}")), name)
+    records = []
+    for kind in KINDS:
+        before, after = getattr(tags, kind), getattr(new, kind)
+        records += [EditRecord(n, "call", kind, p, None) for p in before if p not in after]
+        records += [EditRecord(n, "call", kind, None, p) for p in after if p not in before]
+    return new, records
 
 
-def _checked(tags: Any, where: str) -> Tags:
-    if not isinstance(tags, Tags):
-        raise UserError(f"{where} returned {type(tags).__name__}, not Tags")
+def _checked(tags: Tags, name: str) -> Tags:
     for kind in KINDS:
         phrases = getattr(tags, kind)
         if (
@@ -373,12 +339,9 @@ def _checked(tags: Any, where: str) -> Tags:
             or not isinstance(phrases, Sequence)
             or not all(isinstance(p, str) for p in phrases)
         ):
-            raise UserError(f"{where} returned {kind} that are no sequence of phrases")
+            raise UserError(f"{name} returned {kind} that are no sequence of phrases")
     if tags.scores and len(tags.scores) != len(tags.objects):
-        raise UserError(f"{where} returned {len(tags.scores)} scores for {len(tags.objects)} objects")
-    objects, scores = unique(tags.objects), tags.scores
-    if scores:
-        scored = reversed(list(zip(tags.objects, scores, strict=True)))  # of repeats the first one's stays
-        first = {" ".join(o.split()).lower(): score for o, score in scored}
-        scores = tuple(first[o.lower()] for o in objects)
-    return Tags(objects, unique(tags.attributes), unique(tags.relations), scores, tags.caption)
+        raise UserError(f"{name} returned {len(tags.scores)} scores for {len(tags.objects)} objects")
+    for kind in KINDS:
+        tags = _with(tags, kind, [" ".join(p.split()) or None for p in getattr(tags, kind)])
+    return tags

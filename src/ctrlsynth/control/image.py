@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import UserError, unknown
 from ..models.base import Prompt
-from ..recipe.code import load_code
+from ..recipe.code import call_code, load_code
 from ..recipe.schema import ImagePolicy
 from ..sample import Tags, chance, draw, model_seed
 from .select import Selectors
@@ -33,7 +33,9 @@ class ImageController:
         for phrase in policy.weights:
             if not phrase.strip():
                 raise UserError(f"{where}.weights: a tag is empty")
-        self._size = _size(policy.size, where)
+        self._size = (policy.size, policy.size) if isinstance(policy.size, int) else policy.size
+        if self._size is not None and min(self._size) < 1:
+            raise UserError(f"{where}.size: pixels above 0, not {policy.size}")
 
     def content(self) -> dict[str, Any]:
         """Everything of the policy that can change a prompt or how its image is stored; styles by content and
@@ -70,18 +72,11 @@ class ImageController:
             seed=model_seed(self.seed, row_id),
             size=self._size,
         )
-        return prompt if self._call is None else self._called(prompt, row_id)
-
-    def _called(self, prompt: Prompt, row_id: str) -> Prompt:
+        if self._call is None:
+            return prompt
         name = f"{self.where}.call: {self.policy.call}"
-        assert self._call is not None
-        try:
-            new: Any = self._call(prompt, chance(self.seed, row_id, "prompt"))
-        except Exception as error:
-            raise UserError(f"{name} failed on row {row_id}: {type(error).__name__}: {error}") from error
-        if not isinstance(new, Prompt):
-            raise UserError(f"{name} returned {type(new).__name__} on row {row_id}, not Prompt")
-        return replace(new, weights=dict(new.weights))
+        made = call_code(self._call, name, row_id, Prompt, prompt, chance(self.seed, row_id, "prompt"))
+        return replace(made, weights=dict(made.weights))
 
 
 def _drawn_styles(policy: ImagePolicy, where: str) -> tuple[tuple[Template, ...], tuple[float, ...]]:
@@ -96,15 +91,6 @@ def _drawn_styles(policy: ImagePolicy, where: str) -> tuple[tuple[Template, ...]
     if policy.styles and not used:
         raise UserError(f"{where}.styles: every weight is 0; give one a weight, or write {{}} for no style")
     return tuple(known[name] for name in used), tuple(accumulate(used.values()))
-
-
-def _size(size: int | tuple[int, int] | None, where: str) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    width, height = (size, size) if isinstance(size, int) else size
-    if width < 1 or height < 1:
-        raise UserError(f"{where}.size: pixels above 0, not {size}")
-    return width, height
 
 
 def sentences_first(text: str, order: Selectors) -> str:

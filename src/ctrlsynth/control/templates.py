@@ -6,15 +6,18 @@ else in braces is an error. A template is cut into pieces once; filling it in jo
 pass, so braces in captions and tags are plain text."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from pydantic import model_validator
+
 from ..errors import UserError, unknown
-from ..recipe.file import read_text, read_yaml
+from ..recipe.block import Block
+from ..recipe.file import read_text, read_yaml, validated
 
 Family = Literal["tags", "tags+text", "text", "concept"]
 FAMILIES: tuple[Family, ...] = ("tags", "tags+text", "text", "concept")
@@ -25,6 +28,12 @@ _ALLOWED: dict[Family, frozenset[str]] = {
     "tags+text": PHRASES | {"caption"},
     "text": frozenset({"caption"}),
     "concept": frozenset({"concept", "examples"}),
+}
+_NEEDED: dict[Family, dict[str, frozenset[str]]] = {
+    "tags": {"{phrases}": PHRASES},
+    "tags+text": {"{caption}": frozenset({"caption"}), "{phrases}": PHRASES},
+    "text": {"{caption}": frozenset({"caption"})},
+    "concept": {"{concept}": frozenset({"concept"})},
 }
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
@@ -87,27 +96,15 @@ def text_template(
     this family (`bare` templates of the package need not)."""
     if family not in FAMILIES:
         raise unknown("family", family, FAMILIES, where)
-    kind = next(known for known in FAMILIES if known == family)
-    template = Template(name, kind, text, cut(text, _TEXT_PLACEHOLDERS, where), **cast(Any, about))
+    template = Template(name, family, text, cut(text, _TEXT_PLACEHOLDERS, where), **cast(Any, about))
     used = template.placeholders
-    extra = sorted(used - _ALLOWED[kind])
+    extra = sorted(used - _ALLOWED[family])
     if extra:
-        has = ", ".join(f"{{{n}}}" for n in sorted(_ALLOWED[kind]))
-        raise UserError(f"{where}: {{{extra[0]}}} is not at hand in family {kind!r}, which has {has}")
-    fits = {
-        "tags": used & PHRASES,
-        "tags+text": used & PHRASES and "caption" in used,
-        "text": "caption" in used,
-        "concept": "concept" in used,
-    }
-    if not fits[kind] and not bare:
-        need = {
-            "tags": "{phrases}",
-            "tags+text": "{caption} and {phrases}",
-            "text": "{caption}",
-            "concept": "{concept}",
-        }[kind]
-        raise UserError(f"{where}: a template of family {kind!r} must contain {need}")
+        has = ", ".join(f"{{{n}}}" for n in sorted(_ALLOWED[family]))
+        raise UserError(f"{where}: {{{extra[0]}}} is not available in family {family!r}, which has {has}")
+    if not bare and not all(used & names for names in _NEEDED[family].values()):
+        need = " and ".join(_NEEDED[family])
+        raise UserError(f"{where}: a template of family {family!r} must contain {need}")
     return template
 
 
@@ -119,27 +116,33 @@ def style_template(name: str, text: str, where: str, **about: str | None) -> Tem
     return Template(name, None, text, pieces, **cast(Any, about))
 
 
-def _entry(value: Any, where: str, required: frozenset[str]) -> dict[str, str]:
-    optional = {"note", "source", "section"}
-    if not isinstance(value, Mapping):
-        raise UserError(
-            f"{where}: expected a mapping with {' and '.join(sorted(required))}, not {type(value).__name__}"
-        )
-    for key, item in value.items():
-        if key not in required | optional:
-            raise unknown("key", str(key), required | optional, where)
-        if not isinstance(item, str):
-            raise UserError(f"{where}.{key}: expected text, not {item!r}")
-    missing = sorted(required - set(value))
-    if missing:
-        raise UserError(f"{where}: {missing[0]!r} is missing")
-    return dict(value)
+class Entry(Block):
+    """A template as a file holds it: its text alone, or a mapping."""
+
+    text: str
+    source: str | None = None
+    section: str | None = None
+    note: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alone(cls, value: Any) -> Any:
+        return {"text": value} if isinstance(value, str) else value
 
 
-def _file(path: Path, what: str) -> Mapping[Any, Any]:
+class TextEntry(Entry):
+    """A text template as a file holds it."""
+
+    family: str
+
+
+def _own(path: Path, what: str, taken: Iterable[str]) -> Mapping[Any, Any]:
     data = read_yaml(read_text(path, what), str(path))
     if not isinstance(data, Mapping) or not data:
         raise UserError(f"{path}: {what} are a mapping of names, and at least one")
+    for name in data:
+        if name in taken:
+            raise UserError(f"{path}: {name}: this name comes with the package; choose another")
     return data
 
 
@@ -148,26 +151,28 @@ def _data(name: str) -> Any:
     return read_yaml(text, name)
 
 
-def _texts(data: Mapping[Any, Any], where: str, bare: bool = False) -> dict[str, Template]:
+def _templates(
+    data: Mapping[Any, Any], where: object, entry: type[Entry], make: Callable[..., Template]
+) -> dict[str, Template]:
     found = {}
     for name, value in data.items():
         spot = f"{where}: {name}"
-        found[str(name)] = text_template(
-            str(name), where=spot, bare=bare, **_entry(value, spot, frozenset({"family", "text"}))
-        )
+        about = validated(entry, value, spot).model_dump(exclude_none=True)
+        found[str(name)] = make(str(name), where=spot, **about)
     return found
 
 
 @cache
 def text_templates() -> dict[str, Template]:
     """The templates that come with the package, by name, in the order of the file."""
-    return _texts(_data("text.yaml"), "text.yaml")
+    return _templates(_data("text.yaml"), "text.yaml", TextEntry, text_template)
 
 
 @cache
 def baselines() -> dict[str, Template]:
     """Templates of the package that `templates: all` leaves out: SynthCLIP's earlier attempts, by name."""
-    return _texts(_data("baselines.yaml"), "baselines.yaml", bare=True)
+    made = partial(text_template, bare=True)
+    return _templates(_data("baselines.yaml"), "baselines.yaml", TextEntry, made)
 
 
 @cache
@@ -181,30 +186,16 @@ def constraint() -> tuple[str, str]:
 @cache
 def styles() -> dict[str, Template]:
     """The image styles that come with the package, by name."""
-    return {
-        name: style_template(name, where=f"styles.yaml: {name}", **value)
-        for name, value in _data("styles.yaml").items()
-    }
+    return _templates(_data("styles.yaml"), "styles.yaml", Entry, style_template)
 
 
 def own_templates(path: Path) -> dict[str, Template]:
     """A user's text templates: YAML `name: {family, text}`. A name that comes with the package is taken."""
-    return _beside(_texts(_file(path, "templates"), str(path)), text_templates() | baselines(), path)
+    own = _own(path, "templates", text_templates() | baselines())
+    return _templates(own, path, TextEntry, text_template)
 
 
 def own_styles(path: Path) -> dict[str, Template]:
     """A user's image styles: YAML `name: text with {prompt}` (or `{text, note}`). A name that comes with the
     package is taken."""
-    found = {}
-    for name, value in _file(path, "styles").items():
-        spot = f"{path}: {name}"
-        entry = {"text": value} if isinstance(value, str) else _entry(value, spot, frozenset({"text"}))
-        found[str(name)] = style_template(str(name), where=spot, **entry)
-    return _beside(found, styles(), path)
-
-
-def _beside(own: dict[str, Template], ours: Mapping[str, Template], path: Path) -> dict[str, Template]:
-    for name in own:
-        if name in ours:
-            raise UserError(f"{path}: {name}: this name comes with the package; choose another")
-    return own
+    return _templates(_own(path, "styles", styles()), path, Entry, style_template)

@@ -7,7 +7,7 @@ alone, so that adding rows changes nothing. What the LLM replies is read here to
 which form it asked for."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..lang.phrases import holds, split_attribute
 from ..models.base import Request
 from ..recipe.file import read_text
 from ..recipe.schema import TextPolicy
-from ..sample import Kind, Tags, chance, draw, model_seed
+from ..sample import KINDS, Tags, chance, draw, model_seed
 from .edits import EditRecord, compile_edits
 from .schema import check_schema, problem
 from .select import Selectors
@@ -117,15 +117,9 @@ class TextController:
         judge's `original`."""
         tags, records = self._edits.apply(tags, self.seed, row_id)
         if self._order is not None:
-            objects = _ordered(tags.objects, self._order)
+            ordered: Any = {kind: _ordered(getattr(tags, kind), self._order) for kind in KINDS}
             score_of = dict(zip(tags.objects, tags.scores, strict=False))
-            tags = replace(
-                tags,
-                objects=objects,
-                attributes=_ordered(tags.attributes, self._order),
-                relations=_ordered(tags.relations, self._order),
-                scores=tuple(score_of[name] for name in objects) if tags.scores else (),
-            )
+            tags = replace(tags, scores=tuple(score_of[o] for o in ordered["objects"] if score_of), **ordered)
         return tags, records
 
     def instruct(self, row_id: str, family: Family, tags: Tags | None, caption: str | None) -> Instruction:
@@ -243,9 +237,7 @@ def reminder(caption: str, edits: Sequence[EditRecord]) -> str:
     Only objects and attributes that `remove` and `replace` changed and that the caption names; nothing in the
     usual case. Without it the faithful templates ("preserve any objects from the caption") would bring back
     what the policy took away."""
-    fate = _fates(
-        edits, lambda group: {r.before: r.after for r in group if r.op != "swap" and r.before is not None}
-    )
+    fate = _fates(edits)
     said = [phrase for phrase, now in fate.items() if now != phrase and holds(caption, phrase)]
     said = [phrase for phrase in said if not any(other != phrase and holds(phrase, other) for other in said)]
     gone = [phrase for phrase in said if fate[phrase] is None]
@@ -257,51 +249,36 @@ def taken_away(edits: Sequence[EditRecord], left: Tags) -> tuple[Tags, tuple[tup
     """(`gone`, `instead`) of a Request: what remove, replace and swap took away and the tags as edited no
     longer hold, by kind; and (old, new) of the objects and attributes that have another phrase in their
     place."""
-    kept = set(left.phrases())
-
-    def gone(kind: Kind) -> tuple[str, ...]:
-        told = [r.before for r in edits if r.kind == kind and r.op in REMOVING and r.before is not None]
-        return tuple(dict.fromkeys(phrase for phrase in told if phrase not in kept))
-
-    fate = _fates(edits, lambda group: _exchanged(group, left.objects))
+    kept = {None, *left.phrases()}
+    removed = [(r.kind, r.before) for r in edits if r.op in REMOVING and r.before not in kept]
+    gone = {kind: tuple(dict.fromkeys(str(p) for k, p in removed if k == kind)) for kind in KINDS}
+    fate = _fates(edits, left.objects)
     pairs = tuple((old, new) for old, new in fate.items() if new is not None and new != old)
-    return Tags(gone("objects"), gone("attributes"), gone("relations")), pairs
+    return Tags(gone["objects"], gone["attributes"], gone["relations"]), pairs
 
 
-def _exchanged(group: Sequence[EditRecord], objects: Sequence[str]) -> dict[str, str | None]:
-    """What each phrase becomes after one edit. `swap` moves a modifier to another noun; in a text the noun
-    keeps its place and gets the other's modifier: `red ball` and `blue car` become `blue ball` and `red
-    car`."""
-    step = {r.before: r.after for r in group if r.op != "swap" and r.before is not None}
-    came = [r.after for r in group if r.op == "swap" and r.after is not None]
-    for record in group:
-        if record.op == "swap" and record.before is not None:
-            noun = split_attribute(record.before, objects)[1]
-            new = next(
-                (
-                    phrase
-                    for phrase in came
-                    if noun is not None and split_attribute(phrase, objects)[1] == noun
-                ),
-                None,
-            )
-            step[record.before] = new
-            came = [phrase for phrase in came if phrase != new]
+def _exchanged(swapped: Sequence[EditRecord], objects: Sequence[str]) -> dict[str, str | None]:
+    """What each phrase of a swap becomes. `swap` moves a modifier to another noun; in a text the noun keeps
+    its place and gets the other's modifier: `red ball` and `blue car` become `blue ball` and `red car`."""
+    step: dict[str, str | None] = {}
+    came = [(r.after, split_attribute(r.after, objects)[1]) for r in swapped if r.after is not None]
+    for phrase in [r.before for r in swapped if r.before is not None]:
+        noun = split_attribute(phrase, objects)[1]
+        step[phrase] = next((new for new, of in came if noun is not None and of == noun), None)
+        came = [pair for pair in came if pair[0] != step[phrase]]
     return step
 
 
-def _fates(
-    edits: Sequence[EditRecord], read: Callable[[Sequence[EditRecord]], Mapping[str, str | None]]
-) -> dict[str, str | None]:
-    """What became of every object and attribute through all edits: the phrase in its place, or None. `read`
-    says it for one edit."""
+def _fates(edits: Sequence[EditRecord], objects: Sequence[str] | None = None) -> dict[str, str | None]:
+    """What became of every object and attribute through all edits: the phrase in its place, or None. Swaps
+    count if the row's `objects` are given."""
     fate: dict[str, str | None] = {}
     for _, group in groupby(edits, key=lambda r: r.edit):
-        step = read([r for r in group if r.op in REMOVING and r.kind != "relations"])
-        fate = {
-            **step,
-            **{phrase: step.get(now, now) if now is not None else None for phrase, now in fate.items()},
-        }
+        records = [r for r in group if r.op in REMOVING and r.kind != "relations"]
+        step = {r.before: r.after for r in records if r.op != "swap" and r.before is not None}
+        if objects is not None:
+            step |= _exchanged([r for r in records if r.op == "swap"], objects)
+        fate = step | {phrase: None if now is None else step.get(now, now) for phrase, now in fate.items()}
     return fate
 
 
@@ -345,9 +322,7 @@ def _examples(policy: TextPolicy, templates: Sequence[Template], where: str) -> 
     lines = read_text(policy.examples, "example captions").splitlines()
     found = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if len(found) < EXAMPLES:
-        raise UserError(
-            f"{policy.examples}: {len(found)} captions; at least {EXAMPLES} are wanted as examples"
-        )
+        raise UserError(f"{policy.examples}: {len(found)} captions; it takes at least {EXAMPLES} as examples")
     return found
 
 

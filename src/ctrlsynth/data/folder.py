@@ -4,7 +4,6 @@ The listing goes to a temporary file while the folder is walked, so memory does 
 images."""
 
 import array
-import bisect
 import hashlib
 import json
 import os
@@ -18,7 +17,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..recipe.schema import Source
-from .captions import CAPTION_NAMES, as_caption, clean_caption, is_text
+from .captions import as_caption, clean_caption, is_text
 from .images import IMAGE_SUFFIXES
 from .rows import (
     FILE_NAMES,
@@ -29,14 +28,13 @@ from .rows import (
     SourcePart,
     SourceRow,
     examine_file,
-    find_column,
     fingerprint,
     normal_path,
     path_below,
     safe_key,
 )
-from .tables import Table, merge_cuts
-from .text import bad
+from .tables import Table, find_column, merge_cuts
+from .text import bad_record
 
 Entry = dict[str, Any]
 """name (as the table or the folder gives it), path or reason, caption, meta, txt (sidecar), size, mtime."""
@@ -53,7 +51,6 @@ class FolderSource(OpenSource):
         super().__init__(source)
         assert source.folder is not None
         folder = normal_path(base, source.folder)
-        captions = _captions(base, folder, source.captions) if source.captions is not None else None
         if not folder.is_dir():
             raise UserError(
                 f"source.folder: {folder} is {'a file' if folder.exists() else 'not there'}; give a folder "
@@ -61,7 +58,13 @@ class FolderSource(OpenSource):
             )
         self._root = str(folder)
         self._columns = (source.image_column, source.caption_column, source.key_column)
-        self._table = Table(str(captions)) if captions is not None else None
+        self._table: Table | None = None
+        if source.captions is not None:  # beside the recipe, else among the images
+            paths = [normal_path(start, source.captions) for start in (base, folder)]
+            found = next((path for path in paths if path.is_file()), None)
+            if found is None:
+                raise UserError(f"source.captions: {source.captions} is neither in {base} nor in {folder}")
+            self._table = Table(str(found))
         self._spool = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the source)
         self._without = 0
         self._cut(source.part_rows, limit)
@@ -75,12 +78,11 @@ class FolderSource(OpenSource):
             if entry.get("path"):
                 named.append(_hash(entry["path"]))
             yield entry
-        if len(named):
-            np.frombuffer(named, dtype=np.uint64).sort()
+        in_order = np.sort(np.array(named, dtype=np.uint64))
         for entry in walk(self._root, sidecars=False):
-            mark = _hash(entry.get("path") or os.path.join(self._root, entry["name"]))
-            at = bisect.bisect_left(named, mark)
-            if at == len(named) or named[at] != mark:
+            mark = np.uint64(_hash(entry.get("path") or os.path.join(self._root, entry["name"])))
+            at = in_order.searchsorted(mark)
+            if mark not in in_order[at : at + 1]:
                 self._without += 1
                 yield entry
 
@@ -90,39 +92,28 @@ class FolderSource(OpenSource):
         names = (*FILE_NAMES, *IMAGE_NAMES)
         image, caption, key = self._columns
         image = find_column(table.columns, names, image, "image_column", table.path) or ""
-        caption = find_column(table.columns, CAPTION_NAMES, caption, "caption_column", table.path) or ""
-        if key is not None and table.kind != "jsonl":
-            find_column(table.columns, (), key, "key_column", table.path)
-        beside = os.path.dirname(table.path)
-        index = 0
-        for start, rows in table.cuts(1000, None):
-            for value, reason in table.read(start, rows):
-                data = dict(table.asdict(value)) if reason is None else {}
-                name = as_caption(data.pop(image, None)) or ""
-                entry: Entry = {"name": name, "caption": as_caption(data.pop(caption, None)), "meta": data}
-                if key is not None:
-                    entry["key"] = as_caption(data.get(key))
-                if reason is not None:
-                    broken = SourceRow("")
-                    bad(broken, table, value, reason, index)
-                    entry |= {"reason": broken.reason, "status": broken.status, "meta": broken.metadata}
-                else:
-                    self._place(entry, beside)
-                yield entry
-                index += 1
+        caption = table.caption_column(caption, key)
+        table.cuts(1000, None)  # raises UserError for a quote that is never closed
+        for index, (value, reason) in enumerate(table.read(table.start)):
+            data = dict(table.asdict(value)) if reason is None else {}
+            name = as_caption(data.pop(image, None)) or ""
+            entry: Entry = {"name": name, "caption": as_caption(data.pop(caption, None)), "meta": data}
+            if key is not None:
+                entry["key"] = as_caption(data.get(key))
+            if reason is not None:
+                row = bad_record("", table.path, index, value, reason)
+                yield entry | {"reason": row.reason, "status": row.status, "meta": row.metadata}
+            else:
+                yield entry | self._facts(name, table)
 
-    def _place(self, entry: Entry, beside: str) -> None:
-        if not entry["name"].strip():
-            entry["reason"] = "missing_file"
-            return
-        path, reason = path_below(self._root, entry["name"])
-        if reason == "missing_file" and beside != self._root:
-            path, other = path_below(beside, entry["name"])
-            reason = None if other is None else reason
-        if path is None:
-            entry["reason"] = reason
-        else:
-            entry |= _stat(path)
+    def _facts(self, name: str, table: Table) -> Entry:
+        """Path, size and date of an image in the folder, else beside the table; or a reason."""
+        if not name.strip():
+            return {"reason": "missing_file"}
+        path, reason = path_below(self._root, name)
+        if reason == "missing_file":
+            path, _ = path_below(os.path.dirname(table.path), name)
+        return _stat(path) if path is not None else {"reason": reason}
 
     def _cut(self, part_rows: int, limit: int | None) -> None:
         """Spools the entries; a part is a range of bytes in the spool, its fingerprint a digest over its
@@ -151,11 +142,9 @@ class FolderSource(OpenSource):
         for line in self._lines(*part.locator):
             entry = json.loads(line)
             row = SourceRow("", metadata=entry.get("meta") or {})
-            if entry.get("key"):
-                row.key = safe_key(entry["key"])
-            else:
+            if not entry.get("key"):
                 row.key = self._key(entry, keys, pairs, row)
-            keys.admit(row)
+            keys.admit(row, entry.get("key"))
             yield self._fill(row, entry)
 
     def _key(self, entry: Entry, keys: Keys, pairs: set[int], row: SourceRow) -> str:
@@ -177,9 +166,7 @@ class FolderSource(OpenSource):
         elif entry.get("reason"):
             row.metadata.setdefault("name", entry["name"])
         if entry.get("reason"):
-            return (
-                row.drop(entry["reason"]) if entry.get("status") == "dropped" else row.fail(entry["reason"])
-            )
+            row.fail(entry["reason"], entry.get("status", "failed"))
         if row.status != "ok":
             return row
         if entry.get("txt"):
@@ -193,48 +180,33 @@ class FolderSource(OpenSource):
 
     def describe(self) -> str:
         table = f", captions in {os.path.basename(self._table.path)}" if self._table else ""
-        return f"{self.total:,} images in {self._root}{table}" + (
-            f", {self._without:,} not named there" if self._without else ""
-        )
+        without = f", {self._without:,} not named there" if self._without else ""
+        return f"{self.total:,} images in {self._root}{table}{without}"
 
 
-def _captions(base: Path, folder: Path, captions: Path) -> Path:
-    """`captions` beside the recipe, else in the folder of images."""
-    for start in (base, folder):
-        path = normal_path(start, captions)
-        if path.is_file():
-            return path
-    raise UserError(f"source.captions: {captions} is neither in {base} nor in {folder}")
-
-
-def walk(root: str, *, sidecars: bool) -> Iterator[Entry]:
-    """The images under `root`, folder by folder, sorted by name; with `sidecars` the .txt beside each."""
-    real = os.path.realpath(root)
-
-    def visit(folder: str, prefix: str) -> Iterator[Entry]:
-        try:
-            found = sorted(
-                (e for e in os.scandir(folder) if not e.name.startswith(".")), key=lambda e: e.name
-            )
-        except OSError as error:
-            raise UserError(f"source.folder: cannot list {folder}: {error.strerror}") from error
-        texts = {e.name for e in found if sidecars and e.name.endswith(".txt")}
-        for item in found:
-            name = prefix + item.name
-            if item.is_symlink():
-                target = os.path.realpath(item.path)
-                if not (target == real or target.startswith(real + "/")):
-                    if item.is_dir() or _is_image(item.name):
-                        yield {"name": name, "reason": "unsafe_link"}
-                    continue
-                if os.path.isdir(target):
-                    continue
-            if item.is_dir(follow_symlinks=False):
-                yield from visit(item.path, name + "/")
-            elif _is_image(item.name):
-                yield _listed(item.path, name, texts)
-
-    yield from visit(root, "")
+def walk(root: str, *, sidecars: bool, below: str = "") -> Iterator[Entry]:
+    """The images under `root`, folder by folder, sorted by name; with `sidecars` the .txt beside each.
+    `below`: only those of this folder in it (`sub/`)."""
+    real, folder = os.path.realpath(root), os.path.join(root, below)
+    try:
+        found = sorted((e for e in os.scandir(folder) if not e.name.startswith(".")), key=lambda e: e.name)
+    except OSError as error:
+        raise UserError(f"source.folder: cannot list {folder}: {error.strerror}") from error
+    texts = {e.name for e in found if sidecars and e.name.endswith(".txt")}
+    for item in found:
+        name = below + item.name
+        if item.is_symlink():
+            target = os.path.realpath(item.path)
+            if not (target == real or target.startswith(real + "/")):
+                if item.is_dir() or _is_image(item.name):
+                    yield {"name": name, "reason": "unsafe_link"}
+                continue
+            if os.path.isdir(target):
+                continue
+        if item.is_dir(follow_symlinks=False):
+            yield from walk(root, sidecars=sidecars, below=name + "/")
+        elif _is_image(item.name):
+            yield _listed(item.path, name, texts)
 
 
 def _listed(path: str, name: str, texts: set[str]) -> Entry:
@@ -257,7 +229,7 @@ def _stat(path: str) -> Entry:
 
 
 def _is_image(name: str) -> bool:
-    return name.rpartition(".")[2].lower() in IMAGE_SUFFIXES and "." in name
+    return os.path.splitext(name)[1][1:].lower() in IMAGE_SUFFIXES
 
 
 def _hash(text: str) -> int:

@@ -6,21 +6,21 @@ again: head over 100 images, medium 20..100, tail under 20. The paper's "7 per t
 only as 7 per image of all classes up to 100 images (METHODS, section 1), so `groups`, `per` and `multiplier`
 are settings."""
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import UserError
 from ..recipe.schema import LongTail, Source
+from ..storage.location import FileStats
 from .rows import (
     MAX_PARTS,
     OpenSource,
     SourcePart,
     SourceRow,
     examine_file,
-    file_facts,
     fingerprint,
+    normal_path,
     path_below,
     safe_key,
 )
@@ -46,8 +46,7 @@ class LongTailSource(OpenSource):
         assert source.long_tail is not None
         settings = self._settings = source.long_tail
         self._split, self._root, names = (
-            Path(os.path.normpath(base / p.expanduser()))
-            for p in (settings.split, settings.images, settings.classnames)
+            normal_path(base, path) for path in (settings.split, settings.images, settings.classnames)
         )
         self.names = _lines(names)
         rows = read_split(self._split, len(self.names))
@@ -57,15 +56,10 @@ class LongTailSource(OpenSource):
             raise UserError(f"source.long_tail: no class of {self._split} is {' or '.join(settings.groups)}")
         self._rows = _copies(wanted, self.counts, settings)[:limit]
         size = max(source.part_rows, -(-len(self._rows) // MAX_PARTS))
-        facts = (
-            *file_facts(str(self._split)),
-            *file_facts(str(names)),
-            str(self._root),
-            settings.model_dump_json(),
-            size,
-        )
+        facts = [fact for path in (self._split, names) for fact in FileStats().of(str(path))]
         for start in range(0, len(self._rows), size):
-            self.add_part(fingerprint(*facts, start), start, min(size, len(self._rows) - start))
+            mark = fingerprint(*facts, self._root, settings.model_dump_json(), size, start)
+            self.add_part(mark, start, min(size, len(self._rows) - start))
 
     def rows(self, part: SourcePart) -> Iterator[SourceRow]:
         """The rows of a part; an image that is missing or broken is a row with its reason."""
@@ -90,9 +84,9 @@ def _copies(rows: list[tuple[str, int]], counts: Counter[int], settings: LongTai
     seen: Counter[int] = Counter()
     out = []
     for path, label in rows:
-        copies = len(range(seen[label], settings.multiplier, counts[label]))
+        turns = range(seen[label], settings.multiplier, counts[label])
+        out += [(path, label, n) for n in range(len(turns))]
         seen[label] += 1
-        out += [(path, label, n) for n in range(copies)]
     return out
 
 
@@ -109,15 +103,14 @@ def read_split(path: Path, classes: int) -> list[tuple[str, int]]:
     """(path, label) of every line `path label`; the path may hold spaces."""
     out = []
     for number, line in enumerate(_lines(path), 1):
-        if not line.strip():
-            continue
         name, _, label = line.strip().rpartition(" ")
-        if not name or not label.isdigit() or int(label) >= classes:
+        if name and label.isdigit() and int(label) < classes:
+            out.append((name, int(label)))
+        elif line.strip():
             raise UserError(
                 f"{path}:{number}: expected 'path label' with a label of 0..{classes - 1}, found "
                 f"{line[:80]!r}"
             )
-        out.append((name, int(label)))
     if not out:
         raise UserError(f"{path}: names no image")
     return out

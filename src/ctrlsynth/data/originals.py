@@ -1,30 +1,31 @@
 """Reads the original images that a run's rows point at."""
 
-from __future__ import annotations
-
-import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import pyarrow as pa
 
-from ..storage.location import is_url, open_binary
+from ..storage.location import open_binary
 from .images import ImageFault
 from .tables import UNREADABLE, Columnar, open_columnar
 
+_BATCH, _NEAR = 32, 256
+"""Rows of a columnar file that are read at once, and how far ahead a row may be to be read on the way."""
 
-class ImageReader:
+
+class ImageReader(AbstractContextManager["ImageReader"]):
     """Random access to original images by their locator, for one thread. Holds one open file and, of a
     columnar file, one batch of rows: rows read in order cost one pass."""
 
     def __init__(self) -> None:
+        self._opened = ExitStack()
         self._path: str | None = None
         self._stream: Any = None
         self._file: Columnar | None = None
-        self._column = ""
+        self._column, self._first = "", 0
         self._batches: Iterator[pa.RecordBatch] = iter(())
-        self._batch: pa.RecordBatch | None = None
-        self._first = 0
+        self._cells: Any = ()
 
     def read(self, file: str, member: str | None, offset: int | None, length: int | None) -> bytes:
         """The image's encoded bytes, unchanged. `member`, `offset`, `length`: see the read table.
@@ -49,41 +50,29 @@ class ImageReader:
         if member is None:
             with open_binary(file) as stream:
                 return stream.read()
-        self._open(file)
+        if file != self._path:
+            self.close()
+            self._stream = self._opened.enter_context(open_binary(file))
+            self._file, self._column = None, ""
+            if self._stream.read(6).startswith((b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")):
+                self._file = open_columnar(file)
+                self._opened.callback(self._file.close)
+            self._path = file
         if self._file is not None:
             return self._cell(self._file, member, offset)
         self._stream.seek(offset)
         return bytes(self._stream.read(length))
 
-    def _open(self, file: str) -> None:
-        if file == self._path:
-            return
-        self.close()
-        if not is_url(file) and not os.path.isfile(file):
-            raise FileNotFoundError(file)
-        stream = open_binary(file)  # kept open for the next row
-        magic = stream.read(6)
-        if magic[:4] == b"PAR1" or magic == b"ARROW1" or magic[:4] == b"\xff\xff\xff\xff":
-            stream.close()
-            self._file = open_columnar(file)
-        else:
-            self._stream = stream
-        self._path = file
-
     def _cell(self, file: Columnar, column: str, row: int) -> bytes:
-        near = 8 * self._batch.num_rows if self._batch is not None else 0
-        if (
-            column != self._column or not self._first <= row < self._first + near
-        ):  # else it is read on the way
-            self._column, self._first = column, row
-            self._batches = file.batches(row, [column], 32)
-            self._batch = next(self._batches, None)
-        while self._batch is not None and row >= self._first + self._batch.num_rows:
-            self._first += self._batch.num_rows
-            self._batch = next(self._batches, None)
-        if self._batch is None:
-            raise ImageFault("original_changed", f"{file.path}: has no row {row} any more")
-        value = self._batch.column(0)[row - self._first].as_py()
+        if column != self._column or not self._first <= row < self._first + _NEAR:
+            self._column, self._first, self._cells = column, row, ()
+            self._batches = file.batches(row, [column], _BATCH)
+        while row >= self._first + len(self._cells):
+            batch = next(self._batches, None)
+            if batch is None:
+                raise ImageFault("original_changed", f"{file.path}: has no row {row} any more")
+            self._first, self._cells = self._first + len(self._cells), batch.column(0)
+        value = self._cells[row - self._first].as_py()
         data = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(data, bytes):
             raise ImageFault("original_changed", f"{file.path}: row {row} holds no image any more")
@@ -91,15 +80,8 @@ class ImageReader:
 
     def close(self) -> None:
         """Closes what is open. The reader can be used again."""
-        if self._stream is not None:
-            self._stream.close()
-        if self._file is not None:
-            self._file.close()
-        self._path = self._stream = self._file = self._batch = None
-        self._batches = iter(())
-
-    def __enter__(self) -> ImageReader:
-        return self
+        self._opened.close()
+        self._path = None
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -12,13 +12,14 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from glob import glob
 from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import UserError
 from ..recipe.schema import Source
 from ..sample import range_name
-from ..storage.location import FileStats, Remote, locate
+from ..storage.location import FileStats, Location, Remote, locate
 from .captions import is_text
 from .images import ImageFault, probe
 
@@ -75,17 +76,15 @@ class SourceRow:
     status: Literal["ok", "dropped", "failed"] = "ok"
     reason: str | None = None
 
-    def fail(self, reason: str) -> SourceRow:
-        """Marks the row as failed, with its first reason; returns it."""
+    def fail(self, reason: str, status: Literal["dropped", "failed"] = "failed") -> SourceRow:
+        """Marks the row as failed; the first reason stays. Returns the row."""
         if self.status == "ok":
-            self.status, self.reason = "failed", reason
+            self.status, self.reason = status, reason
         return self
 
     def drop(self, reason: str) -> SourceRow:
         """As `fail`, for rows that are valid but not wanted."""
-        if self.status == "ok":
-            self.status, self.reason = "dropped", reason
-        return self
+        return self.fail(reason, "dropped")
 
 
 def safe_key(text: str) -> str:
@@ -134,12 +133,14 @@ class Keys:
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
-        self._last: dict[
-            str, int
-        ] = {}  # key -> the number that was given last, so that many equal keys cost no search
+        # key -> the number that was given last, so that many equal keys cost no search
+        self._last: dict[str, int] = {}
 
-    def admit(self, row: SourceRow) -> SourceRow:
-        """Returns the row; one whose key the part already has is dropped as `duplicate_key` and numbered."""
+    def admit(self, row: SourceRow, given: Any = None) -> SourceRow:
+        """Returns the row, with the `given` value of the key column, if any, as its key. A row whose key the
+        part already has is dropped as `duplicate_key` and numbered."""
+        if given not in (None, ""):
+            row.key = safe_key(str(given))
         if row.key in self._seen:
             row.drop("duplicate_key")
             row.key = self.free(row.key)
@@ -172,8 +173,7 @@ def examine(row: SourceRow, data: bytes) -> SourceRow:
 def examine_file(row: SourceRow, path: str) -> SourceRow:
     """`examine` for an image that is a file of its own; fills the locator too."""
     try:
-        with open(path, "rb") as stream:
-            data = stream.read()
+        data = Path(path).read_bytes()
     except FileNotFoundError:
         return row.fail("missing_file")
     except OSError:
@@ -211,48 +211,11 @@ def normal_path(base: Path, path: Path) -> Path:
     return Path(os.path.normpath(base / path.expanduser()))
 
 
-def find_column(
-    columns: Sequence[str],
-    names: Sequence[str],
-    given: str | None,
-    key: str,
-    where: str,
-    required: bool = True,
-) -> str | None:
-    """The column that `given` names, or the one with a usual name (in any case). None only where it is not
-    `required`.
-
-    Raises UserError, with the columns that are there, when the named one is absent, none has a usual name, or
-    more than one has."""
-    listed = ", ".join(columns) or "none"
-    if given is not None:
-        if given in columns:
-            return given
-        raise UserError(f"{where}: no column {given!r} (source.{key}); columns: {listed}")
-    found = [c for c in columns if c.strip().lower() in names]
-    if len(found) > 1:
-        raise UserError(
-            f"{where}: columns {' and '.join(map(repr, found))} could both be it; say which with source.{key}"
-        )
-    if not found and required:
-        raise UserError(
-            f"{where}: no column looks like the {key.removesuffix('_column')}; columns: {listed}; name one "
-            f"with source.{key}"
-        )
-    return found[0] if found else None
-
-
 def fingerprint(*items: object) -> str:
     """A short digest of facts about a part."""
     return hashlib.blake2b(
         "\0".join(map(str, items)).encode("utf-8", "surrogatepass"), digest_size=16
     ).hexdigest()
-
-
-def file_facts(path: str) -> tuple[str, int, int]:
-    """(path, size, mtime_ns): what a fingerprint takes from a file without reading it."""
-    found = os.stat(path)
-    return path, found.st_size, found.st_mtime_ns
 
 
 def file_prefixes(files: Sequence[str]) -> list[str]:
@@ -267,9 +230,8 @@ def part_names(stems: Iterable[str]) -> list[str]:
     digits."""
     listed = list(stems)
     plain = all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", s) for s in listed)
-    if plain and len(set(listed)) == len(listed):
-        return listed
-    return [f"{i:05d}" for i in range(len(listed))]
+    is_unique = len(set(listed)) == len(listed)
+    return listed if plain and is_unique else [f"{i:05d}" for i in range(len(listed))]
 
 
 def expand(
@@ -292,11 +254,9 @@ def expand(
                 raise UserError(
                     f"{key}: {name!r}: texts are read from this machine; mount or download the data first"
                 )
-            if isinstance(where, Remote):
-                found = _glob_remote(where, suffixes, facts)
-            else:
+            if isinstance(where, Path):
                 where = normal_path(base, where)
-                found = _glob(where, suffixes)
+            found = _find(where, tuple(suffixes), facts)
             if not found:
                 missing.append(str(where))
             files.update(dict.fromkeys(found))
@@ -308,35 +268,20 @@ def expand(
     return list(files)
 
 
-def _glob_remote(where: Remote, suffixes: Sequence[str], facts: FileStats) -> list[str]:
-    parts = where.url.split("/")
-    first = _first_pattern(parts)
-    if first is not None:
-        found = Remote("/".join(parts[:first])).glob("/".join(parts[first:]))
-        return [f.url for f in found if f.name.endswith(tuple(suffixes))]
-    if facts.has(where.url):
+def _find(where: Location, suffixes: tuple[str, ...], facts: FileStats) -> list[str]:
+    """The files that one path without braces names: a file, a folder's files, or those that match a glob."""
+    if isinstance(where, Path) and where.is_dir():
+        names = sorted(p.name for p in where.iterdir() if p.is_file())
+    elif isinstance(where, Path):
+        path = str(where)
+        return [path] if where.is_file() else sorted(filter(os.path.isfile, glob(path, recursive=True)))
+    elif match := re.match(r"([^*?[]*)/(.*[*?[].*)", where.url):
+        return [f.url for f in Remote(match[1]).glob(match[2]) if f.name.endswith(suffixes)]
+    elif facts.has(where.url):
         return [where.url]
-    return [f"{where}/{name}" for name in sorted(facts.folder(where)) if _is_wanted(name, suffixes)]
-
-
-def _glob(path: Path, suffixes: Sequence[str]) -> list[str]:
-    if path.is_dir():
-        return sorted(str(p) for p in path.iterdir() if p.is_file() and _is_wanted(p.name, suffixes))
-    if path.is_file():
-        return [str(path)]
-    first = _first_pattern(path.parts)
-    if first is None:
-        return []
-    root, pattern = Path(*path.parts[:first]), "/".join(path.parts[first:])
-    return sorted(str(p) for p in root.glob(pattern) if p.is_file()) if root.is_dir() else []
-
-
-def _first_pattern(parts: Sequence[str]) -> int | None:
-    return next((i for i, part in enumerate(parts) if any(c in part for c in "*?[")), None)
-
-
-def _is_wanted(name: str, suffixes: Sequence[str]) -> bool:
-    return name.endswith(tuple(suffixes)) and not name.startswith(".")
+    else:
+        names = sorted(facts.folder(where))
+    return [str(where / name) for name in names if name.endswith(suffixes) and not name.startswith(".")]
 
 
 def braces(pattern: str) -> list[str]:

@@ -39,9 +39,10 @@ def open_source(source: Source, base: Path, limit: int | None = None) -> OpenSou
     file and the remedy."""
     if limit is not None and limit < 1:
         raise UserError(f"--limit {limit}: at least 1")
-    known = next((SOURCES[key] for key in SOURCES if getattr(source, key) is not None), None)
-    path = known or next(iter(source.custom or {}))
-    opened: OpenSource = load_code(path, "source", ("parts", "rows", "describe"))(
-        source, base.absolute(), limit
-    )
+    key = next((key for key in SOURCES if getattr(source, key) is not None), "custom")
+    given = getattr(source, key)
+    make = load_code(SOURCES.get(key) or next(iter(given)), "source", ("parts", "rows", "describe"))
+    opened: OpenSource = make(source, base.absolute(), limit)
+    if not opened.parts():
+        raise UserError(f"source.{key}: {given} holds no rows")
     return opened

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from ..errors import UserError
+from ..storage.location import open_binary
 
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 BROKEN: tuple[type[Exception], ...] = (EOFError, OSError, zlib.error, lzma.LZMAError)
@@ -21,8 +22,6 @@ _OPENERS: dict[bytes, Callable[[IO[bytes]], Any]] = {
     b"\xfd7zXZ": lzma.LZMAFile,
     b"\x28\xb5\x2f\xfd": lambda stream: io.BufferedReader(_Zstandard(stream), 1 << 18),
 }
-MAGIC = tuple(_OPENERS)
-"""The first bytes of the files that are unpacked."""
 
 
 def open_stream(path: str | Path) -> IO[bytes]:
@@ -86,9 +85,9 @@ class _Zstandard(io.RawIOBase):
 
 
 def is_packed(path: str | Path) -> bool:
-    """Returns whether `open_stream` would unpack the file."""
-    with open(path, "rb") as stream:
-        return stream.read(6).startswith(MAGIC)
+    """Returns whether `open_stream` would unpack the file, which may be in a store."""
+    with open_binary(path) as stream:
+        return stream.read(6).startswith(tuple(_OPENERS))
 
 
 def plain_name(path: str | Path) -> str:

@@ -5,6 +5,7 @@ Text is read record by record, with the byte offset behind each. The pass that c
 pass that reads a part use the same generator, so they cannot disagree about where a record is. Columnar files
 are read by row number; a few batches are in memory at a time."""
 
+import contextlib
 import csv
 import gzip
 import io
@@ -121,34 +122,31 @@ def _tsv(lines: Iterator[Line], width: int) -> Iterator[Record]:
     and the next lines, better."""
     ahead: deque[Line] = deque()
     while ahead or (ahead := deque(islice(lines, 1))):
-        text, count = ahead[0][1].replace("\0", " "), 1
-        cells = text.rstrip("\r\n").split("\t")
-        if '"' in text:
-            quoted, is_open = _quoted(text, "\t")
-            if is_open and width:
-                count, quoted = _quoted_lines(lines, ahead, width)
-            cells = quoted or cells
+        count, cells = _tsv_row(lines, ahead, width)
         used = [ahead.popleft() for _ in range(count)]
         if cells != [""]:
             yield used[-1][0], cells, "bad_utf8" if any(bad for _, _, bad in used) else None
 
 
-def _quoted_lines(lines: Iterator[Line], ahead: deque[Line], width: int) -> tuple[int, list[str] | None]:
-    """The number of lines and the cells of a row whose quoted cell holds line ends; (1, None) if the first
-    line's quote is text. Lines that are looked at are added to `ahead`."""
-    text = ahead[0][1]
-    for count in range(2, TSV_LINES + 1):
+def _tsv_row(lines: Iterator[Line], ahead: deque[Line], width: int) -> tuple[int, list[str]]:
+    """The number of lines and the cells of the next row. Lines that are looked at are added to `ahead`."""
+    text = ahead[0][1].replace("\0", " ")
+    plain = text.rstrip("\r\n").split("\t")
+    quoted, is_open = _quoted(text, "\t") if '"' in text else (None, False)
+    if not is_open:
+        return 1, quoted or plain
+    for count in range(2, TSV_LINES + 1 if width else 2):
         if count > len(ahead):
             ahead.extend(islice(lines, 1))
         if count > len(ahead):
             break
-        text += ahead[count - 1][1]
+        text += ahead[count - 1][1].replace("\0", " ")
         if '"' in ahead[count - 1][1]:
-            quoted, is_open = _quoted(text.replace("\0", " "), "\t")
+            quoted, is_open = _quoted(text, "\t")
             if not is_open:
-                plain = all(line.count("\t") + 1 == width for _, line, _ in islice(ahead, count))
-                return (count, quoted) if quoted and len(quoted) == width and not plain else (1, None)
-    return 1, None
+                rows = all(line.count("\t") + 1 == width for _, line, _ in islice(ahead, count))
+                return (count, quoted) if quoted and len(quoted) == width and not rows else (1, plain)
+    return 1, plain
 
 
 def _quoted(text: str, delimiter: str) -> tuple[list[str] | None, bool]:
@@ -176,6 +174,37 @@ def headed(first: Sequence[str]) -> tuple[list[str], bool]:
     return names, False
 
 
+def find_column(
+    columns: Sequence[str],
+    names: Sequence[str],
+    given: str | None,
+    key: str,
+    where: str,
+    required: bool = True,
+) -> str | None:
+    """The column that `given` names, or the one with a usual name (in any case). None only where it is not
+    `required`.
+
+    Raises UserError, with the columns that are there, when the named one is absent, none has a usual name, or
+    more than one has."""
+    listed = ", ".join(columns) or "none"
+    if given is not None:
+        if given in columns:
+            return given
+        raise UserError(f"{where}: no column {given!r} (source.{key}); columns: {listed}")
+    found = [c for c in columns if c.strip().lower() in names]
+    if len(found) > 1:
+        raise UserError(
+            f"{where}: columns {' and '.join(map(repr, found))} could both be it; say which with source.{key}"
+        )
+    if not found and required:
+        raise UserError(
+            f"{where}: no column looks like the {key.removesuffix('_column')}; columns: {listed}; name one "
+            f"with source.{key}"
+        )
+    return found[0] if found else None
+
+
 class Table:
     """One text file: its columns and its records. `columns` is empty for txt."""
 
@@ -184,22 +213,25 @@ class Table:
         self.kind = kind_of(path)
         self.start = 0
         self.columns: list[str] = []
-        self._kept: tuple[int, Iterator[Record], IO[bytes]] | None = None
+        self._kept: tuple[int, Iterator[Record]] | None = None
         if self.kind == "txt":
             return
-        with open_stream(path) as stream:
-            found = records(stream, self.kind, 0)
-            if self.kind == "jsonl":
-                first = next((value for _, value, reason in found if reason is None), None)
-                if first is None:
-                    raise UserError(f"{path}: no line is a JSON object")
-                self.columns = list(first)
-            else:
-                end, value, reason = next(found, (0, [], "the file is empty"))
-                if reason is not None:
-                    raise UserError(f"{path}: the first line is not a header ({reason})")
-                self.columns, header = headed(value)
-                self.start = end if header else 0
+        found = self._from(0)
+        if self.kind == "jsonl":
+            first = next((value for _, value, reason in found if reason is None), None)
+            if first is None:
+                raise UserError(f"{path}: no line is a JSON object")
+            self.columns = list(first)
+        else:
+            end, value, reason = next(found, (0, [], "the file is empty"))
+            if reason is not None:
+                raise UserError(f"{path}: the first line is not a header ({reason})")
+            self.columns, header = headed(value)
+            self.start = end if header else 0
+
+    def _from(self, offset: int, kind: Kind | None = None) -> Iterator[Record]:
+        with open_stream(self.path) as stream:
+            yield from records(stream, kind or self.kind, offset, len(self.columns))
 
     def cuts(self, rows: int, limit: int | None) -> list[tuple[int, int]]:
         """(offset, rows) of consecutive ranges of `rows` records (the last may be shorter), in one pass. At
@@ -207,27 +239,21 @@ class Table:
         out: list[tuple[int, int]] = []
         count, begin, before, last = 0, self.start, self.start, self.start
         kind: Kind = "txt" if self.kind == "jsonl" else self.kind  # a line of jsonl counts whatever it holds
-        with open_stream(self.path) as stream:
-            found = records(stream, kind, self.start, len(self.columns))
-            for end, _, reason in islice(found, limit):
-                if reason == "open_quote":
-                    raise self._open_quote(last)
-                count += 1
-                if count == rows:
-                    out.append((begin, count))
-                    begin, count = end, 0
-                before, last = last, end
-            ended = next(found, None) is None
-        if self.kind == "csv" and ended and last > self.start and self._ends_in_quote(before, last):
-            raise self._open_quote(before)
+        found = self._from(self.start, kind)
+        for end, _, reason in islice(found, limit):
+            if reason == "open_quote":
+                raise self._open_quote(last)
+            count += 1
+            if count == rows:
+                out.append((begin, count))
+                begin, count = end, 0
+            before, last = last, end
+        if self.kind == "csv" and last > self.start and next(found, None) is None:
+            with open_stream(self.path) as stream:  # does the last record open a quote that never closes?
+                stream.seek(before)
+                if _quoted(stream.read(last - before).decode("utf-8", "replace"), ",")[1]:
+                    raise self._open_quote(before)
         return [*out, (begin, count)] if count else out
-
-    def _ends_in_quote(self, start: int, end: int) -> bool:
-        """Whether the csv record in bytes start..end opens a quote and never closes it, so that it holds the
-        rest of the file."""
-        with open_stream(self.path) as stream:
-            stream.seek(start)
-            return _quoted(stream.read(end - start).decode("utf-8", "replace"), ",")[1]
 
     def _open_quote(self, offset: int) -> UserError:
         line = 1
@@ -244,22 +270,26 @@ class Table:
         """(value, reason) of `rows` records, or all, from byte `offset`. Consecutive ranges share one pass
         over the file."""
         kept, self._kept = self._kept, None
-        if kept is not None and kept[0] == offset:
-            end, found, stream = kept
-        else:
-            if kept is not None:
-                kept[2].close()
-            end, stream = offset, open_stream(self.path)
-            found = records(stream, self.kind, offset, len(self.columns))
+        found = kept[1] if kept is not None and kept[0] == offset else self._from(offset)
+        end = offset
         for end, value, reason in islice(found, rows):  # noqa: B007  (used after the loop)
             yield value, reason
-        self._kept = (end, found, stream)
+        self._kept = (end, found)
 
     def asdict(self, value: Any) -> dict[str, Any]:
-        """A record as column -> value."""
-        if isinstance(value, dict):
-            return value
-        return dict(zip(self.columns, value, strict=False)) if isinstance(value, list) else {}
+        """A record as column -> value; a line of txt has the column ""."""
+        if isinstance(value, list):
+            return dict(zip(self.columns, value, strict=False))
+        return value if isinstance(value, dict) else {"": value}
+
+    def caption_column(self, caption: str | None, key: str | None) -> str:
+        """The column of the captions, "" for txt. Raises UserError where it, or that of the keys, is
+        absent."""
+        if self.kind == "txt":
+            return ""
+        if self.kind != "jsonl":  # its objects may differ in their keys
+            find_column(self.columns, (), key, "key_column", self.path, required=False)
+        return find_column(self.columns, CAPTION_NAMES, caption, "caption_column", self.path) or ""
 
 
 def merge_cuts(cuts: list[tuple[int, int]], most: int) -> list[tuple[int, int]]:
@@ -277,8 +307,7 @@ class ParquetFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._stream = open_binary(path) if is_url(path) else None
-        self._file = pq.ParquetFile(path if self._stream is None else self._stream)
+        self._file = pq.ParquetFile(open_binary(path) if is_url(path) else path)
         self.schema: pa.Schema = self._file.schema_arrow
         meta = self._file.metadata
         self.blocks = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
@@ -298,63 +327,41 @@ class ParquetFile:
                 start = max(0, start - batch.num_rows)
 
     def close(self) -> None:
-        self._file.close()
-        if self._stream is not None:
-            self._stream.close()
+        self._file.close(force=True)
 
 
 class ArrowFile:
-    """One arrow file, stream format (what `save_to_disk` writes) or file format. `blocks` are the row counts
-    of its record batches."""
+    """One arrow file, stream format (what `save_to_disk` writes) or file format, which is a stream between a
+    mark and an index. `blocks` are the row counts of its record batches."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.blocks: list[int] = []
         self._starts: list[int] = []
-        with open(path, "rb") as stream:
-            self._random = stream.read(6) == b"ARROW1"
-        if self._random:
-            with pa.memory_map(path) as source:
-                reader = pa.ipc.open_file(source)
-                self.schema: pa.Schema = reader.schema
-                self.blocks = [reader.get_batch(i).num_rows for i in range(reader.num_record_batches)]
-        else:
-            self._index()
-
-    def _index(self) -> None:
-        """Where each batch begins, from the message headers: mapped pages with the data are not touched."""
-        with pa.memory_map(self.path) as source:
-            self.schema = pa.ipc.read_schema(source)
+        with pa.memory_map(path) as source:  # headers alone: mapped pages with the data are not touched
+            source.seek(8 if source.read(6) == b"ARROW1" else 0)
+            self.schema: pa.Schema = pa.ipc.read_schema(source)
             if any(pa.types.is_dictionary(f.type) for f in self.schema):
                 raise UserError(
-                    f"{self.path}: has dictionary-encoded columns; save the data set again with plain ones"
+                    f"{path}: has dictionary-encoded columns; save the data set again with plain ones"
                 )
-            while True:
-                start = source.tell()
-                try:
+            with contextlib.suppress(EOFError):
+                while True:
+                    start = source.tell()
                     message = pa.ipc.read_message(source)
-                except EOFError:
-                    return
-                self._starts.append(start)
-                self.blocks.append(pa.ipc.read_record_batch(message, self.schema).num_rows)
+                    self.blocks.append(pa.ipc.read_record_batch(message, self.schema).num_rows)
+                    self._starts.append(start)
 
     def batches(self, start: int, columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:
         """As `ParquetFile.batches`. Read, not mapped, so that memory holds one record batch."""
         with pa.OSFile(self.path) as source:
-            reader = pa.ipc.open_file(source) if self._random else None
-            for block, rows in enumerate(self.blocks):
-                if start >= rows:
-                    start -= rows
-                    continue
-                batch = reader.get_batch(block) if reader is not None else self._block(source, block)
-                batch = batch.select(list(columns))
-                for at in range(start, rows, size):
-                    yield batch.slice(at, size)
-                start = 0
-
-    def _block(self, source: Any, block: int) -> pa.RecordBatch:
-        source.seek(self._starts[block])
-        return pa.ipc.read_record_batch(pa.ipc.read_message(source), self.schema)
+            for begin, rows in zip(self._starts, self.blocks, strict=True):
+                if start < rows:
+                    source.seek(begin)
+                    batch = pa.ipc.read_record_batch(pa.ipc.read_message(source), self.schema)
+                    for at in range(start, rows, size):
+                        yield batch.select(list(columns)).slice(at, size)
+                start = max(0, start - rows)
 
     def close(self) -> None:
         """Does nothing: each read opens the file."""
@@ -393,21 +400,21 @@ class RowCursor:
     """Rows of one file as dicts. Consecutive ranges continue one pass, so nothing is decoded twice."""
 
     def __init__(self, file: Columnar, columns: Sequence[str], size: int) -> None:
-        self._file, self._columns, self._size = file, list(columns), size
+        self.file, self._columns, self._size = file, list(columns), size
         self._kept: tuple[int, Iterator[dict[str, Any]]] | None = None
 
     def read(self, start: int, rows: int) -> Iterator[dict[str, Any]]:
         kept, self._kept = self._kept, None
         found = kept[1] if kept is not None and kept[0] == start else self._from(start)
-        for done in range(rows):
-            row = next(found, None)
-            if row is None:
-                raise OSError(f"{self._file.path}: ends after row {start + done}")
+        end = start
+        for end, row in enumerate(islice(found, rows), start + 1):  # noqa: B007  (used after the loop)
             yield row
-        self._kept = (start + rows, found)
+        if end < start + rows:
+            raise OSError(f"{self.file.path}: ends after row {end}")
+        self._kept = (end, found)
 
     def _from(self, start: int) -> Iterator[dict[str, Any]]:
-        for batch in self._file.batches(start, self._columns, self._size):
+        for batch in self.file.batches(start, self._columns, self._size):
             names = batch.schema.names
             bad: set[int] = set()
             columns = [_values(batch.column(i), bad) for i in range(batch.num_columns)]
@@ -424,8 +431,7 @@ BAD_UTF8 = "\0bad_utf8"
 
 def _values(column: pa.Array, bad: set[int]) -> list[Any]:
     try:
-        values: list[Any] = column.to_pylist()
-        return values
+        return list(column.to_pylist())
     except UnicodeDecodeError:
         out: list[Any] = []
         for index, cell in enumerate(column):

@@ -3,6 +3,7 @@ disk, read without `datasets`."""
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,11 @@ from .rows import (
     examine_file,
     expand,
     file_prefixes,
-    find_column,
     fingerprint,
     normal_path,
     path_below,
-    safe_key,
 )
-from .tables import BAD_UTF8, UNREADABLE, Columnar, RowCursor, cut_blocks, open_columnar
+from .tables import BAD_UTF8, UNREADABLE, RowCursor, cut_blocks, find_column, open_columnar
 
 # Sizes of what is decoded at once: images are large, captions are not.
 _IMAGES, _TEXTS = 32, 4096
@@ -44,37 +43,45 @@ class TableSource(OpenSource):
     def __init__(self, source: Source, base: Path, limit: int | None = None) -> None:
         super().__init__(source)
         self._what = "parquet" if source.hf is None else "arrow"
-        self._files = (
+        files = (
             expand(source.parquet or "", base, (".parquet",), "source.parquet")
             if source.hf is None
             else hf_files(normal_path(base, source.hf))
         )
         self._key = source.key_column
-        self._prefixes = dict(zip(self._files, file_prefixes(self._files), strict=True))
-        self._cursor: tuple[str, RowCursor, Columnar] | None = None
+        self._prefixes = dict(zip(files, file_prefixes(files), strict=True))
+        self._cursor: RowCursor | None = None
         self._image: str | None = None
         self._caption: str | None = None
-        blocks = self._look(source.image_column, source.caption_column)
+        blocks = self._blocks(source)
         self.has_images = self._image is not None
-        total = sum(sum(b) for b in blocks.values())
-        self._cut(blocks, max(source.part_rows, -(-min(total, limit or total) // MAX_PARTS)), limit)
+        total = sum(map(sum, blocks.values()))
+        left, look = limit or sys.maxsize, FileStats()
+        size = max(source.part_rows, -(-min(total, left) // MAX_PARTS))
+        for path, counts in blocks.items():
+            for start, rows in cut_blocks(counts, size) if counts else [(0, 1)]:
+                if rows := min(rows, left):
+                    mark = fingerprint(*look.of(path), start, rows, self._image, self._caption, self._key)
+                    self.add_part(mark, (path, start, not counts), rows)
+                left -= rows
 
-    def _look(self, image: str | None, caption: str | None) -> dict[str, list[int]]:
-        """Opens each file once: row groups, and that the columns are there. A file that can't be read has no
-        groups."""
+    def _blocks(self, source: Source) -> dict[str, list[int]]:
+        """Opens each file once: the rows of its row groups, none where it can't be read. Finds the columns,
+        which every file must have."""
         blocks: dict[str, list[int]] = {}
-        first: str | None = None
-        fault = ""
-        for path in self._files:
+        faults: list[str] = []
+        first = ""
+        for path in self._prefixes:
+            blocks[path] = []
             try:
                 file = open_columnar(path)
             except UNREADABLE as error:
-                blocks[path] = []
-                fault = fault or f"{path}: not a readable {self._what} file ({first_line(error)})"
+                faults.append(f"{path}: not a readable {self._what} file ({first_line(error)})")
                 continue
-            if first is None:
+            file.close()
+            if not first:
                 first = path
-                self._image, self._caption = _columns(file.schema, image, caption, path)
+                self._image, self._caption = _columns(file.schema, source, path)
             for column in (self._image, self._caption, self._key):
                 if column is not None and column not in file.schema.names:
                     raise UserError(
@@ -82,25 +89,9 @@ class TableSource(OpenSource):
                         f"{', '.join(file.schema.names)}"
                     )
             blocks[path] = file.blocks or [0]
-            file.close()
-        if first is None:
-            raise UserError(fault)
+        if not first:
+            raise UserError(faults[0])
         return blocks
-
-    def _cut(self, blocks: dict[str, list[int]], rows: int, limit: int | None) -> None:
-        look = FileStats()
-        for path, counts in blocks.items():
-            facts = look.of(path)
-            for start, count in cut_blocks(counts, rows) if counts else [(0, 1)]:
-                if limit == 0:
-                    return
-                if limit is not None:
-                    count = min(count, limit)
-                    limit -= count
-                mark = fingerprint(*facts, start, count, self._image, self._caption, self._key)
-                self.add_part(mark, (path, start, not counts), count)
-        if not self._parts:
-            raise UserError(f"{self._files[0]}: holds no rows")
 
     def rows(self, part: SourcePart) -> Iterator[SourceRow]:
         path, start, broken = part.locator
@@ -108,26 +99,24 @@ class TableSource(OpenSource):
             yield SourceRow("file", metadata={"file": path}).fail("unreadable_file")
             return
         keys = Keys()
-        index = 0
+        index = start
         try:
-            for index, data in enumerate(self._open(path).read(start, part.rows or 0)):
-                yield keys.admit(self._row(data, path, start + index))
+            for index, data in enumerate(self._open(path).read(start, part.rows or 0), start):
+                row = self._row(data, path, index)
+                yield keys.admit(row, self._key and row.metadata.get(self._key))
         except UNREADABLE as error:
-            fault = {"file": path, "row": start + index, "error": first_line(error)}
-            yield keys.admit(SourceRow(f"row{start + index}", metadata=fault).fail("unreadable_file"))
+            fault = {"file": path, "row": index, "error": first_line(error)}
+            yield keys.admit(SourceRow(f"row{index}", metadata=fault).fail("unreadable_file"))
 
     def _open(self, path: str) -> RowCursor:
-        if self._cursor is None or self._cursor[0] != path:
+        if self._cursor is None or self._cursor.file.path != path:
             if self._cursor is not None:
-                self._cursor[2].close()
+                self._cursor.file.close()
             file = open_columnar(path)
-            wanted = [
-                f.name
-                for f in file.schema
-                if f.name in (self._image, self._caption, self._key) or _plain(f.type)
-            ]
-            self._cursor = (path, RowCursor(file, wanted, _IMAGES if self.has_images else _TEXTS), file)
-        return self._cursor[1]
+            chosen = (self._image, self._caption, self._key)
+            wanted = [f.name for f in file.schema if f.name in chosen or _is_plain(f.type)]
+            self._cursor = RowCursor(file, wanted, _IMAGES if self.has_images else _TEXTS)
+        return self._cursor
 
     def _row(self, data: dict[str, Any], path: str, number: int) -> SourceRow:
         row = SourceRow(f"{self._prefixes[path]}{number}")
@@ -135,8 +124,6 @@ class TableSource(OpenSource):
             row.fail("bad_utf8")
         image = data.pop(self._image, None) if self._image else None
         row.caption = clean_caption(as_caption(data.pop(self._caption, None))) if self._caption else None
-        if self._key is not None and data.get(self._key) not in (None, ""):
-            row.key = safe_key(str(data[self._key]))
         row.metadata = {k: v for k, v in data.items() if v is not None}
         if self._image is not None:
             self._see(row, image, path, number)
@@ -165,24 +152,22 @@ class TableSource(OpenSource):
             row.fail("no_image")
 
     def describe(self) -> str:
-        files = f"{len(self._files):,} {self._what} file{'s' * (len(self._files) != 1)}"
+        count = len(self._prefixes)
+        files = f"{count:,} {self._what} file{'s' * (count != 1)}"
         return (
             f"{self.total:,} rows in {files}; image column: {self._image or 'none'}, caption column: "
             f"{self._caption or 'none'}"
         )
 
 
-def _plain(kind: pa.DataType) -> bool:
+def _is_plain(kind: pa.DataType) -> bool:
     types = pa.types
-    return bool(
-        types.is_string(kind)
-        or types.is_large_string(kind)
-        or types.is_integer(kind)
-        or types.is_floating(kind)
-        or types.is_boolean(kind)
-        or types.is_date(kind)
-        or types.is_timestamp(kind)
-    )
+    numbers = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
+    return bool(_is_string(kind) or numbers or types.is_date(kind) or types.is_timestamp(kind))
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _is_image(kind: pa.DataType) -> bool:
@@ -193,39 +178,29 @@ def _is_image(kind: pa.DataType) -> bool:
     )
 
 
-def _columns(
-    schema: pa.Schema, image: str | None, caption: str | None, where: str
-) -> tuple[str | None, str | None]:
-    """(image column, caption column). Bytes go before paths: `image` and `file_name` side by side are no
-    riddle."""
-    by_type = [f.name for f in schema if _is_image(f.type)]
-    texts = [f.name for f in schema if f.name not in by_type]
-    found = find_column(schema.names, (), image, "image_column", where, required=False)
-    if image is None:
-        usual = [n for n in by_type if n.lower() in IMAGE_NAMES or n.lower() in FILE_NAMES]
-        if len(by_type) == 1:
-            found = by_type[0]
-        elif by_type:
-            found = find_column(
-                usual or by_type, [n.lower() for n in usual or by_type], None, "image_column", where
-            )
-        else:
-            strings = [
-                f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)
-            ]
-            found = find_column(
-                strings, (*FILE_NAMES, *IMAGE_NAMES), None, "image_column", where, required=False
-            )
-    words = find_column(
-        schema.names if caption else texts, CAPTION_NAMES, caption, "caption_column", where, required=False
+def _columns(schema: pa.Schema, source: Source, where: str) -> tuple[str | None, str | None]:
+    """(image column, caption column). Bytes are preferred to paths: `image` and `file_name` side by side are
+    not ambiguous."""
+    images = [f.name for f in schema if _is_image(f.type)]
+    usual = [f.name for f in schema if f.name.strip().lower() in (*FILE_NAMES, *IMAGE_NAMES)]
+    likely = (
+        [n for n in usual if n in images] or images or [n for n in usual if _is_string(schema.field(n).type)]
     )
-    if found is None and words is None:
+    image = find_column(
+        schema.names if source.image_column else likely, [n.strip().lower() for n in likely],
+        source.image_column, "image_column", where, required=False,
+    )  # fmt: skip
+    texts = [n for n in schema.names if source.caption_column or n not in images]
+    caption = find_column(
+        texts, CAPTION_NAMES, source.caption_column, "caption_column", where, required=False
+    )
+    if image is None and caption is None:
         raise UserError(
             f"{where}: no column looks like an image or a caption; columns: "
             f"{', '.join(schema.names) or 'none'}; "
             "name one with source.image_column or source.caption_column"
         )
-    return found, words
+    return image, caption
 
 
 def hf_files(folder: Path) -> list[str]:
@@ -245,9 +220,9 @@ def hf_files(folder: Path) -> list[str]:
     state = _json(folder / "state.json")
     if state.get("_indices_data_files") or state.get("_indices_files"):
         raise UserError(f"source.hf: {folder} is a selection of rows; save it again after flatten_indices()")
-    names = [str(f.get("filename")) for f in state.get("_data_files") or []]
     files = []
-    for name in names:
+    for entry in state.get("_data_files") or []:
+        name = str(entry.get("filename"))
         path, reason = path_below(str(folder), name)
         if path is None:
             raise UserError(f"source.hf: {folder / name}, which state.json names, can't be used ({reason})")

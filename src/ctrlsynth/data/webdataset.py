@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from ..errors import UserError, first_line
 from ..recipe.schema import Source
-from ..storage.location import FileStats, is_url, local_copy, open_binary
+from ..storage.location import FileStats, is_url, local_copy
 from .captions import MAX_TEXT, as_caption, caption_key, clean_caption, parse_object
 from .images import IMAGE_SUFFIXES
 from .rows import (
@@ -24,7 +24,7 @@ from .rows import (
     part_names,
     safe_key,
 )
-from .streams import MAGIC
+from .streams import is_packed
 from .tables import UNREADABLE, ParquetFile
 from .tar import Member, TarSample, samples
 
@@ -40,10 +40,10 @@ class TarSource(OpenSource):
         names = part_names(os.path.basename(f).partition(".")[0] for f in self._files)
         look = FileStats()
         self._size = sum(look.of(f)[1] for f in self._files)
-        for index, path in enumerate(self._files):
+        for path, name in zip(self._files, names, strict=True):
             if limit == 0:
                 break
-            if not is_url(path) or index == 0:  # in a store each look is a request, and shards are alike
+            if not is_url(path) or not self._parts:  # in a store each look is a request, and shards are alike
                 _refuse_compressed(path)
             beside = os.path.splitext(path)[0] + ".parquet"
             table = beside if look.has(beside) else None
@@ -53,24 +53,25 @@ class TarSource(OpenSource):
                 limit -= rows
             facts = (*look.of(path), *(look.of(table) if table else ()))
             mark = fingerprint(*facts, self._image, self._caption, rows)
-            self.add_part(mark, (path, table), rows, names[index])
+            self.add_part(mark, (path, table), rows, name)
 
     def rows(self, part: SourcePart) -> Iterator[SourceRow]:
         return islice(self._rows(*part.locator), part.rows)
 
     def _rows(self, path: str, beside: str | None) -> Iterator[SourceRow]:
-        keys = Keys()
-        table = _Downloads(beside)
+        keys, listed = Keys(), _downloads(beside)
         with local_copy(path) as local, open(local, "rb") as stream:
             for sample in samples(local):
-                row = SourceRow(safe_key(sample.key), metadata=table.take(sample.key))
+                row = SourceRow(safe_key(sample.key), metadata=listed.pop(os.path.basename(sample.key), {}))
                 keys.admit(row)
                 if row.status == "ok":
                     self._fill(row, sample, stream, path)
                 yield row
-        for key, status, metadata in table.rest():
+        for key, metadata in listed.items():
+            status = str(metadata.get("status", "")) or "not_downloaded"
             caption = clean_caption(as_caption(metadata.pop("caption", None)))
-            yield keys.admit(SourceRow(safe_key(key), caption, metadata).drop(status))
+            row = SourceRow(safe_key(key), caption, metadata)
+            yield keys.admit(row.drop(status if status != "success" else "missing_file"))
 
     def _fill(self, row: SourceRow, sample: TarSample, stream: IO[bytes], path: str) -> None:
         if sample.reason is not None:
@@ -78,10 +79,8 @@ class TarSource(OpenSource):
             row.fail(sample.reason)
             return
         self._describe(row, sample.members, stream)
-        suffixes = (
-            [self._image] if self._image is not None else [s for s in sample.members if s in IMAGE_SUFFIXES]
-        )
-        image = sample.members.get(suffixes[0]) if suffixes else None
+        suffix = self._image or next((s for s in sample.members if s in IMAGE_SUFFIXES), "")
+        image = sample.members.get(suffix)
         if image is not None:
             row.file, row.member, row.offset, row.length = path, *image[:3]
             stream.seek(image.offset)
@@ -97,8 +96,7 @@ class TarSource(OpenSource):
             row.metadata |= found if found is not None else {"json": "unreadable"}
         key = caption_key(row.metadata, self._caption)
         caption = as_caption(row.metadata.pop(key)) if key else None
-        beside = members.get(self._caption or "txt")
-        if beside is not None:
+        if beside := members.get(self._caption or "txt"):
             caption = _text(row, beside, stream)
         row.caption = clean_caption(caption)
 
@@ -120,52 +118,39 @@ def _text(row: SourceRow, member: Member, stream: IO[bytes]) -> str | None:
 
 def _count(path: str, beside: str | None) -> int:
     """The rows of a shard: its samples, and what its parquet says was never downloaded."""
-    table, rows = _Downloads(beside), 0
+    listed, rows = _downloads(beside), 0
     with local_copy(path) as local:
         for rows, sample in enumerate(samples(local), 1):  # noqa: B007  (used after the loop)
-            table.take(sample.key)
-    return rows + sum(1 for _ in table.rest())
+            listed.pop(os.path.basename(sample.key), None)
+    return rows + len(listed)
 
 
 def _refuse_compressed(path: str) -> None:
     try:
-        with open_binary(path) as stream:
-            magic = stream.read(6)
+        packed = is_packed(path)
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror}") from error
-    if magic.startswith(MAGIC):
+    if packed:
         raise UserError(
             f"{path}: is a compressed tar, in which images can't be found by offset; unpack it (gunzip, xz "
             f"-d, ...) first"
         )
 
 
-class _Downloads:
-    """img2dataset's parquet beside a shard: metadata by key, and what was never downloaded. Holds one shard's
-    rows at most."""
-
-    def __init__(self, path: str | None) -> None:
-        self._rows: dict[str, dict[str, Any]] = {}
-        if path is None:
-            return
-        try:
-            file = ParquetFile(path)
-            plain = [
-                f.name for f in file.schema if not (pa.types.is_nested(f.type) or pa.types.is_binary(f.type))
-            ]
-            for batch in file.batches(0, plain, 4096) if {"key", "status"} <= set(file.schema.names) else ():
-                for row in batch.to_pylist():
-                    self._rows[str(row["key"])] = {k: v for k, v in row.items() if v is not None}
-        except UNREADABLE as error:
-            raise UserError(
-                f"{path}: not a readable parquet file ({first_line(error)}); remove it or repair it"
-            ) from error
-
-    def take(self, key: str) -> dict[str, Any]:
-        return self._rows.pop(key.rpartition("/")[2], {})
-
-    def rest(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
-        """(key, img2dataset's status, metadata) of the rows that the tar lacks."""
-        for key, row in self._rows.items():
-            status = str(row.get("status", "")) or "not_downloaded"
-            yield key, status if status != "success" else "missing_file", row
+def _downloads(path: str | None) -> dict[str, dict[str, Any]]:
+    """Key -> metadata from img2dataset's parquet beside a shard, which also lists what was never downloaded;
+    empty where there is none."""
+    rows: dict[str, dict[str, Any]] = {}
+    if path is None:
+        return rows
+    try:
+        file, types = ParquetFile(path), pa.types
+        plain = [f.name for f in file.schema if not (types.is_nested(f.type) or types.is_binary(f.type))]
+        for batch in file.batches(0, plain, 4096) if {"key", "status"} <= set(plain) else ():
+            for row in batch.to_pylist():
+                rows[str(row["key"])] = {k: v for k, v in row.items() if v is not None}
+    except UNREADABLE as error:
+        raise UserError(
+            f"{path}: not a readable parquet file ({first_line(error)}); remove it or repair it"
+        ) from error
+    return rows

@@ -7,7 +7,6 @@ import json
 import os
 from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from ..runs.reader import Family, Row, RunReader
 from ..sample import draw
 from ..storage.files import making, remove_leftovers
 from .card import Summary, listed, write_card
-from .writers import WRITERS, Sample, Writer
+from .writers import WRITERS, Sample, loading
 
 
 def export(
@@ -33,7 +32,7 @@ def export(
     max_per_shard: int = 10_000,
     originals: float | None = None,
     share_text: bool | None = None,
-    tick: Callable[[], None] | None = None,
+    tick: Callable[[], None] = lambda: None,
 ) -> Summary:
     """Writes the pairs that `mix` (cap, img, capimg, mix; the recipe's unless given) takes into the new
     folder `out`.
@@ -51,20 +50,17 @@ def export(
     chosen = mix_of(run, mix, share_text)
     ratio = run.recipe.mix.originals if originals is None else originals
     summary = Summary(format, mix or run.recipe.mix.use)
-    plan = _Plan(run, Shape(run), chosen, summary, ratio)
-    plan.count()
+    pairs = _chosen(run, chosen, _count(run, chosen, ratio, summary))
     remove_leftovers(out.parent)
     try:
         with making(out) as made:
             made.mkdir()
-            writer = WRITERS[format](made, max_per_shard)
-            try:
-                _fill(plan, writer, format == "csv", tick or (lambda: None))
-            finally:
-                writer.close()
-            if not summary.written:
+            WRITERS[format](made, _samples(run, pairs, summary, tick), max_per_shard)
+            written = summary.written.total()
+            if not written:
                 raise UserError(f"{run.root}: no pair could be written: {listed(summary.lost)}")
-            write_card(run, summary, writer.load(out.name), made / "README.md")
+            load = loading(format, out.name, written, max_per_shard)
+            write_card(run, summary, load, made / "README.md")
             if out.is_dir():
                 out.rmdir()
             os.replace(made, out)
@@ -73,89 +69,75 @@ def export(
     return summary
 
 
-@dataclass
-class _Plan:
-    """The first pass: counts, and the draw below which an original pair is exported. Reads no image."""
-
-    run: RunReader
-    shape: Shape
-    mix: Mix
-    summary: Summary
-    ratio: float
-    limit: int | None = None
-    below: float = 0.0
-
-    def count(self) -> None:
-        judge = self.run.recipe.judge
-        self.limit = judge.target if judge is not None else None
-        chosen = 0
-        draws = array("d")
-        for source, family in families(self.run, self.shape):
-            pairs = self.shape.pairs(source, family)
-            self.summary.pairs.update((p.kind, p.reason or "kept") for p in pairs)
-            chosen += len(self.mix.take(pairs))
-            if self.ratio and self.has_original(source, family):
-                draws.append(self.draw(source))
-        if not chosen:
-            counts = self.summary.pairs.items()
-            reasons = {r: n for (k, r), n in counts if r != "kept" and k in self.mix.kinds}
-            why = (
-                f"rejected: {listed(reasons)}; `ctrlsynth sweep {self.run.root}` shows what other "
-                f"thresholds keep"
-                if reasons
-                else "none was made"
-            )
-            raise UserError(f"{self.run.root}: no pair to export ({why})")
-        wanted = round(self.ratio * (min(chosen, self.limit) if self.limit else chosen))
-        if wanted >= len(draws):
-            self.below = 1.0
-        elif wanted:
-            self.below = float(np.partition(np.frombuffer(draws), wanted)[wanted])
-        if wanted > len(draws):
-            self.summary.notes.append(
-                f"{wanted:,} original pairs were asked for; the source has {len(draws):,}"
-            )
-        if self.mix.note:
-            self.summary.notes.append(self.mix.note)
-
-    def draw(self, source: Row) -> float:
-        return draw(self.run.recipe.seed, source["id"], "original")
-
-    def has_original(self, source: Row, family: Family) -> bool:
-        """Whether the source row has a usable image (decoded, if the run tagged it) and a caption."""
-        tagged = self.shape.tagged
-        decoded = tagged is None or any(r["status"] == "ok" for r in family[tagged])
-        return bool(source["file"] and source["caption"] and decoded)
-
-    def chosen(self) -> Iterator[Pair]:
-        """Yields the pairs to export, in the source's order, with their images."""
-        left = self.limit
-        for source, family in families(self.run, self.shape, images=True):
-            for pair in self.mix.take(self.shape.pairs(source, family)):
-                if left is None or left > 0:
-                    left = None if left is None else left - 1
-                    yield pair
-            if self.ratio and self.has_original(source, family) and self.draw(source) < self.below:
-                yield Pair("original", source["id"], "read", source)
+def _limit(run: RunReader) -> int | None:
+    """The most synthetic pairs to export: the judge's target, if it has one."""
+    return run.recipe.judge.target if run.recipe.judge is not None else None
 
 
-def _fill(plan: _Plan, writer: Writer, texts_alone: bool, tick: Callable[[], None]) -> None:
-    paths = {s.folder: s.paths for s in plan.run.steps}
-    judge = plan.run.recipe.judge
-    against = judge.image_against if judge is not None else "text"
+def _count(run: RunReader, mix: Mix, ratio: float, summary: Summary) -> float:
+    """Counts pairs and writes the summary's notes, in a pass that reads no image. Returns the draw (see
+    `_draw`) below which an original pair is exported. UserError if there is no synthetic pair to export."""
+    shape, chosen, draws = Shape(run), 0, array("d")
+    for source, family in families(run, shape):
+        pairs = list(shape.pairs(source, family))
+        summary.pairs.update((p.kind, p.reason or "kept") for p in pairs)
+        chosen += len(mix.take(pairs))
+        if ratio and (drawn := _draw(run, shape, source, family)) is not None:
+            draws.append(drawn)
+    if not chosen:
+        reasons = {r: n for (k, r), n in summary.pairs.items() if r != "kept" and k in mix.kinds}
+        why = (
+            f"rejected: {listed(reasons)}; `ctrlsynth sweep {run.root}` shows what other thresholds keep"
+            if reasons
+            else "none was made"
+        )
+        raise UserError(f"{run.root}: no pair to export ({why})")
+    wanted = round(ratio * min(chosen, _limit(run) or chosen))
+    if wanted > len(draws):
+        summary.notes.append(f"{wanted:,} original pairs were requested; the source has {len(draws):,}")
+    if mix.note:
+        summary.notes.append(mix.note)
+    if not wanted:
+        return 0.0
+    return float(np.partition(np.frombuffer(draws), wanted)[wanted]) if wanted < len(draws) else 1.0
+
+
+def _draw(run: RunReader, shape: Shape, source: Row, family: Family) -> float | None:
+    """The random number in 0..1 by which a source row's original pair is chosen. None if it has no caption or
+    no usable image (one that was decoded, if the run tagged it)."""
+    tagged = shape.tagged
+    decoded = tagged is None or any(r["status"] == "ok" for r in family[tagged])
+    usable = source["file"] and source["caption"] and decoded
+    return draw(run.recipe.seed, source["id"], "original") if usable else None
+
+
+def _chosen(run: RunReader, mix: Mix, below: float) -> Iterator[Pair]:
+    """Yields the pairs to export, in the source's order, with their images."""
+    shape, left = Shape(run), _limit(run)
+    for source, family in families(run, shape, images=True):
+        pairs = mix.take(shape.pairs(source, family))[:left]
+        yield from pairs
+        left = None if left is None else left - len(pairs)
+        if below and (drawn := _draw(run, shape, source, family)) is not None and drawn < below:
+            yield Pair("original", source["id"], "read", source)
+
+
+def _samples(
+    run: RunReader, pairs: Iterator[Pair], summary: Summary, tick: Callable[[], None]
+) -> Iterator[Sample]:
+    """Yields what is written of each pair, and counts it in the summary."""
+    paths = {s.folder: s.paths for s in run.steps}
+    against = run.recipe.judge.image_against if run.recipe.judge is not None else "text"
     with ImageReader() as reader:
-        for pair in plan.chosen():
+        for pair in pairs:
             tick()
-            image, suffix, lost = _image(pair, reader, plan.summary)
-            if lost == "no_image" and texts_alone:
-                lost = None
-            if lost is not None:
-                plan.summary.lost[lost] += 1
+            image, suffix, lost = _image(pair, reader, summary)
+            if lost is not None and (lost, summary.format) != ("no_image", "csv"):
+                summary.lost[lost] += 1
                 continue
-            facts = facts_of(pair, paths.get(pair.folder, ()), against)
-            writer.add(Sample(image, suffix, pair.words, facts))
-            plan.summary.written[pair.kind] += 1
-            given, counts = licence_of(pair.source), plan.summary.licences
+            yield Sample(image, suffix, pair.words, facts_of(pair, paths.get(pair.folder, ()), against))
+            summary.written[pair.kind] += 1
+            given, counts = licence_of(pair.source), summary.licences
             if pair.image is None and given is not None:
                 counts[given if given in counts or len(counts) < 50 else "others"] += 1
 
@@ -183,31 +165,34 @@ def facts_of(pair: Pair, paths: tuple[str, ...], against: str) -> dict[str, Any]
     """Returns the provenance of a pair: ids, paths, template, style, models, verdicts, recalls, sizes, and
     the source's own metadata."""
     source = pair.source
-    facts: dict[str, Any] = {
+    text = pair.text.row if pair.text is not None else {}
+    image = pair.image.row if pair.image is not None else {}
+    facts = {
         "id": pair.id,
         "pair": pair.kind,
         "source_key": source["source_key"],
         "paths": list(paths),
+        "original_caption": source["caption"] if pair.kind != "original" else None,
+        "text_id": text.get("id"),
+        "text_model": text.get("model"),
+        "template": text.get("template"),
+        "clip_tokens": text.get("clip_tokens"),
+        "truncated": text.get("truncated"),
+        **_verdict("text", pair.text, "edited"),
+        "image_id": image.get("id"),
+        "image_model": image.get("model"),
+        "style": image.get("style"),
+        "prompt": image.get("prompt"),
+        **_verdict("image", pair.image, against),
+        "width": (image or source)["width"],
+        "height": (image or source)["height"],
+        "source": json.loads(source["metadata"]) if source["metadata"] else {},
     }
-    if pair.kind != "original":
-        facts["original_caption"] = source["caption"]
-    if pair.text is not None:
-        text = pair.text.row
-        facts |= {"text_id": text["id"], "text_model": text["model"], "template": text["template"]}
-        facts |= {"clip_tokens": text["clip_tokens"], "truncated": text["truncated"]}
-        facts |= _verdict("text", pair.text, "edited")
-    seen = source
-    if pair.image is not None:
-        seen = pair.image.row
-        facts |= {"image_id": seen["id"], "image_model": seen["model"]}
-        facts |= {"style": seen["style"], "prompt": seen["prompt"], **_verdict("image", pair.image, against)}
-    facts |= {"width": seen["width"], "height": seen["height"]}
-    facts["source"] = json.loads(source["metadata"]) if source["metadata"] else {}
     return {k: v for k, v in facts.items() if v is not None}
 
 
-def _verdict(medium: str, made: Made, against: str) -> dict[str, Any]:
-    if made.judged is None:
+def _verdict(medium: str, made: Made | None, against: str) -> dict[str, Any]:
+    if made is None or made.judged is None:
         return {}
     score = made.judged[against]
     recall = round(score["recall"], 4) if score is not None and score["recall"] is not None else None

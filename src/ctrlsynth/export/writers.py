@@ -1,14 +1,19 @@
 """The formats of an export: webdataset shards, parquet that Hugging Face `datasets` opens with images,
 imagefolder, csv.
 
-A writer fills an empty folder; the same samples give the same bytes.
+A writer fills an empty folder with samples, numbered by shard and position in it as img2dataset numbers them
+(five digits and four). The same samples give the same bytes.
 """
 
 import csv
 import io
 import json
 import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..stages.tables import IMAGE
+
+ROW_GROUP = (100, 64 * 2**20)
+"""Images and bytes of images at which a parquet row group is full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,81 +36,38 @@ class Sample:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-class Writer:
-    """Writes samples in one format. Numbers them by shard and position in it, as img2dataset names them (five
-    digits and four)."""
-
-    def __init__(self, folder: Path, max_per_shard: int) -> None:
-        self._folder, self._most, self.count = folder, max_per_shard, 0
-
-    @property
-    def _shard(self) -> str:
-        """The number of the next sample's shard."""
-        return f"{self.count // self._most:05d}"
-
-    @property
-    def _key(self) -> str:
-        """The number of the next sample."""
-        return f"{self._shard}{self.count % self._most:0{max(4, len(str(self._most - 1)))}d}"
-
-    def add(self, sample: Sample) -> None:
-        """Writes the next sample."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Completes the files."""
-
-    def load(self, name: str) -> str:
-        """Returns how to open the data set, in Markdown; after `close`."""
-        raise NotImplementedError
+Numbered = tuple[str, str, Sample]
+"""Number of the shard, key (the number of the sample), sample."""
 
 
-class WebDatasetWriter(Writer):
-    """`00000.tar` ... with key.jpg, key.txt, key.json; `sizes.json` holds the samples of each shard, where
-    open_clip looks for them."""
+def _numbered(samples: Iterable[Sample], per_shard: int) -> Iterator[Numbered]:
+    digits = max(4, len(str(per_shard - 1)))
+    for n, sample in enumerate(samples):
+        shard = f"{n // per_shard:05d}"
+        yield shard, f"{shard}{n % per_shard:0{digits}d}", sample
 
-    def __init__(self, folder: Path, max_per_shard: int) -> None:
-        super().__init__(folder, max_per_shard)
-        self._tar: tarfile.TarFile | None = None
-        self.sizes: dict[str, int] = {}
 
-    def add(self, sample: Sample) -> None:
-        if sample.image is None:
-            raise ValueError("webdataset samples have an image")
-        shard, key = f"{self._shard}.tar", self._key
-        if shard not in self.sizes:
-            self._end()
-            # closed in _end
-            self._tar = tarfile.open(self._folder / shard, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
-            self.sizes[shard] = 0
-        self._member(f"{key}.{sample.suffix}", sample.image)
-        self._member(f"{key}.txt", sample.text.encode())
-        self._member(f"{key}.json", json.dumps({"key": key, **sample.facts}, ensure_ascii=False).encode())
-        self.sizes[shard] += 1
-        self.count += 1
+def _shards(samples: Iterable[Sample], per_shard: int) -> Iterator[tuple[str, Iterator[Numbered]]]:
+    return groupby(_numbered(samples, per_shard), itemgetter(0))
 
-    def _member(self, name: str, data: bytes) -> None:
-        assert self._tar is not None
-        info = tarfile.TarInfo(
-            name
-        )  # date, owner and mode stay at their fixed defaults: equal samples, equal bytes
-        info.size = len(data)
-        self._tar.addfile(info, io.BytesIO(data))
 
-    def _end(self) -> None:
-        if self._tar is not None:
-            self._tar.close()
-
-    def close(self) -> None:
-        self._end()
-        (self._folder / "sizes.json").write_text(json.dumps(self.sizes, indent=1) + "\n", encoding="utf-8")
-
-    def load(self, name: str) -> str:
-        shards = f"{{00000..{len(self.sizes) - 1:05d}}}.tar" if len(self.sizes) > 1 else "00000.tar"
-        return (
-            "With [open_clip](https://github.com/mlfoundations/open_clip):\n\n```\n"
-            f"--dataset-type webdataset --train-data '{name}/{shards}' --train-num-samples {self.count}\n```"
-        )
+def write_webdataset(folder: Path, samples: Iterable[Sample], per_shard: int) -> None:
+    """Writes `00000.tar` ... with key.jpg, key.txt, key.json. `sizes.json` holds the samples of each shard,
+    where open_clip looks for them."""
+    sizes: Counter[str] = Counter()
+    for shard, group in _shards(samples, per_shard):
+        with tarfile.open(folder / f"{shard}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+            for _, key, sample in group:
+                assert sample.image is not None, "webdataset samples have an image"
+                facts = json.dumps({"key": key, **sample.facts}, ensure_ascii=False)
+                members = {sample.suffix: sample.image, "txt": sample.text.encode(), "json": facts.encode()}
+                for suffix, data in members.items():
+                    # date, owner and mode keep their fixed defaults: equal samples, equal bytes
+                    info = tarfile.TarInfo(f"{key}.{suffix}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+                sizes[f"{shard}.tar"] += 1
+    (folder / "sizes.json").write_text(json.dumps(sizes, indent=1) + "\n", encoding="utf-8")
 
 
 _COLUMNS: dict[str, tuple[pa.DataType, str]] = {
@@ -126,130 +91,107 @@ _COLUMNS: dict[str, tuple[pa.DataType, str]] = {
 }
 
 
-def parquet_schema() -> pa.Schema:
+def _parquet_schema() -> pa.Schema:
     """Columns of the parquet form. The metadata makes `image` an Image feature in Hugging Face `datasets`."""
-    features: dict[str, Any] = {"image": {"_type": "Image"}, "text": {"dtype": "string", "_type": "Value"}}
-    for name, (_, dtype) in _COLUMNS.items():
-        features[name] = {"dtype": dtype, "_type": "Value"}
+    dtypes = {"text": "string", **{name: dtype for name, (_, dtype) in _COLUMNS.items()}}
+    features: dict[str, Any] = {"image": {"_type": "Image"}}
+    features |= {name: {"dtype": dtype, "_type": "Value"} for name, dtype in dtypes.items()}
     fields = [("image", IMAGE), ("text", pa.string()), *((n, t) for n, (t, _) in _COLUMNS.items())]
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
 
-class ParquetWriter(Writer):
-    """`train-00000.parquet` ...: an Image column, the text, the provenance. Row groups of 100 images, 64 MB
-    at most."""
+def write_parquet(folder: Path, samples: Iterable[Sample], per_shard: int) -> None:
+    """Writes `train-00000.parquet` ...: an Image column, the text, the provenance."""
+    schema = _parquet_schema()
+    for shard, group in _shards(samples, per_shard):
+        with pq.ParquetWriter(folder / f"train-{shard}.parquet", schema, compression="zstd") as file:
+            for rows in _row_groups(group):
+                file.write_table(pa.Table.from_pylist(rows, schema=schema))
 
-    def __init__(self, folder: Path, max_per_shard: int) -> None:
-        super().__init__(folder, max_per_shard)
-        self._schema = parquet_schema()
-        self._file: pq.ParquetWriter | None = None
-        self._rows: list[dict[str, Any]] = []
-        self._bytes = 0
 
-    def add(self, sample: Sample) -> None:
-        if self.count % self._most == 0:
-            self.close()
-            path = self._folder / f"train-{self._shard}.parquet"
-            self._file = pq.ParquetWriter(path, self._schema, compression="zstd")
-        image = {"bytes": sample.image, "path": f"{self._key}.{sample.suffix}"} if sample.image else None
+def _row_groups(group: Iterable[Numbered]) -> Iterator[list[dict[str, Any]]]:
+    rows: list[dict[str, Any]] = []
+    size = 0
+    for _, key, sample in group:
+        image = {"bytes": sample.image, "path": f"{key}.{sample.suffix}"} if sample.image else None
         facts = {name: sample.facts.get(name) for name in _COLUMNS}
         facts["paths"] = ", ".join(sample.facts.get("paths") or ())
-        facts["source"] = json.dumps(sample.facts.get("source") or {}, ensure_ascii=False)
-        self._rows.append({"image": image, "text": sample.text, **facts})
-        self._bytes += len(sample.image or b"")
-        self.count += 1
-        if len(self._rows) >= 100 or self._bytes >= 64 * 2**20:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._rows and self._file is not None:
-            self._file.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
-        self._rows, self._bytes = [], 0
-
-    def close(self) -> None:
-        self._flush()
-        if self._file is not None:
-            self._file.close()
-
-    def load(self, name: str) -> str:
-        return (
-            "With [datasets](https://github.com/huggingface/datasets):\n\n```python\n"
-            f'from datasets import load_dataset\ndata = load_dataset("parquet", '
-            f'data_files="{name}/*.parquet", split="train")\n'
-            'data[0]["image"], data[0]["text"]\n```'
-        )
+        rows.append({"image": image, "text": sample.text, **facts, "source": _source(sample)})
+        size += len(sample.image or b"")
+        if len(rows) >= ROW_GROUP[0] or size >= ROW_GROUP[1]:
+            yield rows
+            rows, size = [], 0
+    if rows:
+        yield rows
 
 
-class _FilesWriter(Writer):
-    """Writes images as files, a thousand per folder, and lists them in the file `listing`."""
+def _source(sample: Sample) -> str:
+    """The source's own metadata as JSON, since its keys differ from row to row."""
+    return json.dumps(sample.facts.get("source") or {}, ensure_ascii=False)
 
-    listing = ""
 
-    def __init__(self, folder: Path, max_per_shard: int) -> None:
-        super().__init__(folder, 1000)
-        # closed in close
-        self._out = open(folder / self.listing, "w", encoding="utf-8", newline="")  # noqa: SIM115
-
-    def close(self) -> None:
-        self._out.close()
-
-    def _put(self, sample: Sample) -> str:
-        """Writes the image; returns its name relative to the data set's folder, empty without an image."""
-        name = f"images/{self._shard}/{self._key}.{sample.suffix}" if sample.image is not None else ""
+def _with_files(folder: Path, samples: Iterable[Sample]) -> Iterator[tuple[str, Sample]]:
+    """Writes images as files, a thousand per folder; yields each sample with its image's name relative to
+    `folder`, empty without an image."""
+    for shard, key, sample in _numbered(samples, 1000):
+        name = f"images/{shard}/{key}.{sample.suffix}" if sample.image is not None else ""
         if sample.image is not None:
-            path = self._folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(sample.image)
-        self.count += 1
-        return name
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(sample.image)
+        yield name, sample
 
 
-class ImageFolderWriter(_FilesWriter):
-    """`images/` and `metadata.jsonl` with `file_name` and `text`: what Hugging Face's imagefolder reads."""
-
-    listing = "metadata.jsonl"
-
-    def add(self, sample: Sample) -> None:
-        facts = {k: v for k, v in sample.facts.items() if k != "source"}
-        facts["source"] = json.dumps(sample.facts.get("source") or {}, ensure_ascii=False)
-        line = {"file_name": self._put(sample), "text": sample.text, **facts}
-        self._out.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-    def load(self, name: str) -> str:
-        return (
-            "With [datasets](https://github.com/huggingface/datasets):\n\n```python\n"
-            f'from datasets import load_dataset\ndata = load_dataset("imagefolder", data_dir="{name}", '
-            f'split="train")\n```'
-        )
+def write_imagefolder(folder: Path, samples: Iterable[Sample], per_shard: int) -> None:
+    """Writes `images/` and `metadata.jsonl` with `file_name` and `text`, as Hugging Face's imagefolder reads
+    them."""
+    with open(folder / "metadata.jsonl", "w", encoding="utf-8", newline="") as out:
+        for name, sample in _with_files(folder, samples):
+            facts = {k: v for k, v in sample.facts.items() if k != "source"}
+            line = {"file_name": name, "text": sample.text, **facts, "source": _source(sample)}
+            out.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-class CsvWriter(_FilesWriter):
-    """`data.csv` with open_clip's columns `filepath` and `title`, and the images as files. The only form for
-    texts without images."""
-
-    listing = "data.csv"
-
-    def __init__(self, folder: Path, max_per_shard: int) -> None:
-        super().__init__(folder, max_per_shard)
-        self._csv = csv.writer(self._out, lineterminator="\n")
-        self._names = [n for n in _COLUMNS if n not in ("paths", "source")]
-        self._csv.writerow(["filepath", "title", *self._names])
-
-    def add(self, sample: Sample) -> None:
-        cells = [sample.facts.get(n) for n in self._names]
-        self._csv.writerow([self._put(sample), sample.text, *("" if c is None else c for c in cells)])
-
-    def load(self, name: str) -> str:
-        return (
-            "With open_clip, started in this folder (paths in the file are relative to it):\n\n```\n"
-            f"--dataset-type csv --train-data data.csv --csv-separator , --train-num-samples "
-            f"{self.count}\n```"
-        )
+def write_csv(folder: Path, samples: Iterable[Sample], per_shard: int = 0) -> None:
+    """Writes `data.csv` with open_clip's columns `filepath` and `title`, and the images as files. The only
+    form for texts without images."""
+    names = [n for n in _COLUMNS if n not in ("paths", "source")]
+    with open(folder / "data.csv", "w", encoding="utf-8", newline="") as out:
+        rows = csv.writer(out, lineterminator="\n")
+        rows.writerow(["filepath", "title", *names])
+        for name, sample in _with_files(folder, samples):
+            cells = [sample.facts.get(n) for n in names]
+            rows.writerow([name, sample.text, *("" if c is None else c for c in cells)])
 
 
-WRITERS: dict[str, type[Writer]] = {
-    "webdataset": WebDatasetWriter,
-    "parquet": ParquetWriter,
-    "imagefolder": ImageFolderWriter,
-    "csv": CsvWriter,
+WRITERS: dict[str, Callable[[Path, Iterable[Sample], int], None]] = {
+    "webdataset": write_webdataset,
+    "parquet": write_parquet,
+    "imagefolder": write_imagefolder,
+    "csv": write_csv,
 }
+_DATASETS = "With [datasets](https://github.com/huggingface/datasets):\n\n```python\nfrom datasets import "
+_LOADING = {
+    "webdataset": (
+        "With [open_clip](https://github.com/mlfoundations/open_clip):\n\n```\n--dataset-type webdataset "
+        "--train-data '{folder}/{shards}.tar' --train-num-samples {count}\n```"
+    ),
+    "parquet": (
+        _DATASETS + 'load_dataset\ndata = load_dataset("parquet", data_files="{folder}/*.parquet", '
+        'split="train")\ndata[0]["image"], data[0]["text"]\n```'
+    ),
+    "imagefolder": (
+        _DATASETS
+        + 'load_dataset\ndata = load_dataset("imagefolder", data_dir="{folder}", split="train")\n```'
+    ),
+    "csv": (
+        "With open_clip, started in this folder (paths in the file are relative to it):\n\n```\n"
+        "--dataset-type csv --train-data data.csv --csv-separator , --train-num-samples {count}\n```"
+    ),
+}
+
+
+def loading(form: str, folder: str, count: int, per_shard: int) -> str:
+    """Returns how to open a data set of `count` samples in the folder of this name, in Markdown."""
+    last = (count - 1) // per_shard
+    shards = f"{{00000..{last:05d}}}" if last else "00000"
+    return _LOADING[form].format(folder=folder, shards=shards, count=count)

@@ -51,13 +51,6 @@ def _clean(text: str) -> str:
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split()).lower()
 
 
-@lru_cache(maxsize=32768)
-def _chunk(chunk: str) -> tuple[int, ...]:
-    """`_ids` of the text between two spaces, cached, since words repeat. Long ones are not kept, so memory
-    stays bounded."""
-    return _ids(chunk)
-
-
 def _ids(chunk: str) -> tuple[int, ...]:
     import regex
 
@@ -69,6 +62,9 @@ def _ids(chunk: str) -> tuple[int, ...]:
         else:
             ids += _merged(word.encode("utf-8", "replace"))
     return tuple(ids)
+
+
+_chunk = lru_cache(maxsize=32768)(_ids)  # words repeat; long chunks are not kept, so memory stays bounded
 
 
 @cache

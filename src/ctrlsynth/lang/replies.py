@@ -31,6 +31,7 @@ that samples."""
 
 _KIND = r"(?:caption|sentence|description|prompt|example|answer|output|response)"
 _YES = r"(?:sure|certainly|of course|absolutely|okay|ok)(?: thing)?\s*"
+# What is removed from a caption (all but a last group), in this order, repeated until nothing matches.
 _AROUND = {
     "quotes": re.compile('["“”„«»]'),
     "marks": re.compile(r"\*\*|__|^#+\s+|^[-*•]\s+|^([*_`])(.+)\1$"),
@@ -46,8 +47,6 @@ _AROUND = {
         r"words?)?\s*[)\]]\s*\.?$"
     ),
 }
-"""What is removed from a caption (all but a last group), in this order, repeated until nothing matches."""
-
 _SERVE = (
     r"(?:assist|provide|create|write|generate|produce|fulfil+|comply|describe|caption"
     r"|answer|respond|offer|engage|discuss"
@@ -79,26 +78,23 @@ _WORD = re.compile(r"\w+")
 def clean(
     reply: str, concept: str, instruction: str, most: int | None = None, cut: bool = False
 ) -> tuple[str, str | None]:
-    """(caption, None), or ("", reason): `empty_reply`, `line_break`, `no_words`, `refusal`, `echo`,
-    `too_long`.
+    """(caption, None), or ("", reason): `line_break`, `empty_reply`, `no_words`, `refusal`, `echo`,
+    `too_long`, the first that holds.
 
     most   words at most, LONGEST unless given        cut   the model was stopped by its limit: the caption is
            not whole (`too_long`)
     """
-    if len(reply.strip().splitlines()) > 1:
-        return "", "line_break"
     text, _ = strip_wrapping(reply)
-    if not text:
-        return "", "empty_reply"
-    if not any(c.isalnum() for c in text):
-        return "", "no_words"
-    if refuses(text):
-        return "", "refusal"
-    if echoes(text, instruction, concept):
-        return "", "echo"
-    if cut or len(text.split()) > (most or LONGEST):
-        return "", "too_long"
-    return text, None
+    faults = {
+        "line_break": len(reply.strip().splitlines()) > 1,
+        "empty_reply": not text,
+        "no_words": not any(c.isalnum() for c in text),
+        "refusal": refuses(text),
+        "echo": echoes(text, instruction, concept),
+        "too_long": cut or len(text.split()) > (most or LONGEST),
+    }
+    reason = next((reason for reason, wrong in faults.items() if wrong), None)
+    return ("", reason) if reason else (text, None)
 
 
 def strip_wrapping(reply: str) -> tuple[str, tuple[str, ...]]:
@@ -188,9 +184,8 @@ def named_lists_json(text: str) -> dict[str, list[str]] | None:
         return None
     if not isinstance(found, dict) or set(found) != set(LINES):
         return None
-    if not all(
-        isinstance(found[name], list) and all(isinstance(p, str) for p in found[name]) for name in LINES
-    ):
+    lists = [found[name] for name in LINES]
+    if not all(isinstance(x, list) and all(isinstance(p, str) for p in x) for x in lists):
         return None
     return {name: [_phrase(phrase) for phrase in found[name]] for name in LINES}
 

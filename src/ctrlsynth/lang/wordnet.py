@@ -75,22 +75,17 @@ class _Table:
     def __init__(self) -> None:
         with np.load(_FOLDER / "wordnet.npz", allow_pickle=False) as arrays:
             self.lemmas: list[str] = arrays["lemmas"].tobytes().decode("ascii").split("\n")
-            counts = arrays["sense_counts"]
-            self.starts = memoryview(
-                np.concatenate([[0], np.cumsum(counts.ravel(), dtype=np.int32)]).astype(np.int32).data
-            )
+            counts = np.concatenate([[0], arrays["sense_counts"].ravel()])
+            self.starts = memoryview(np.cumsum(counts, dtype=np.int32).data)
             self.senses = memoryview(arrays["senses"].data)
             self.types = arrays["types"].tobytes()
-            self.kinds = arrays["kind_counts"].tobytes()
             self.instances = arrays["instance_counts"].tobytes()
-            ends = np.cumsum(
-                arrays["kind_counts"].astype(np.int32) + arrays["instance_counts"], dtype=np.int32
-            )
-            self.above_ends = memoryview(ends.data)
+            above = arrays["kind_counts"].astype(np.int32) + arrays["instance_counts"]
+            self.above_ends = memoryview(np.cumsum(above, dtype=np.int32).data)
             self.above_rows = memoryview(arrays["above"].data)
 
-    def _array(self, name: str) -> Array:
-        with np.load(_FOLDER / "wordnet.npz", allow_pickle=False) as arrays:
+    def _array(self, name: str, file: str = "wordnet.npz") -> Array:
+        with np.load(_FOLDER / file, allow_pickle=False) as arrays:
             return np.asarray(arrays[name])
 
     @cached_property
@@ -111,8 +106,7 @@ class _Table:
 
     @cached_property
     def glosses(self) -> list[str]:
-        with np.load(_FOLDER / "wordnet_glosses.npz", allow_pickle=False) as arrays:
-            return str(arrays["glosses"].tobytes().decode("ascii")).split("\n")
+        return self._array("glosses", "wordnet_glosses.npz").tobytes().decode("ascii").split("\n")
 
     @cached_property
     def exceptions(self) -> dict[str, dict[str, str]]:
@@ -166,8 +160,6 @@ class Synset:
     def words(self) -> tuple[str, ...]:
         """Its words with case, spaces for underscores, the most telling first: (`domestic dog`, ...)."""
         return tuple(word.replace("_", " ") for word in _table().words[self.row].split("|"))
-
-    lemmas = words
 
     @property
     def name(self) -> str:
@@ -233,11 +225,6 @@ def _parts(pos: str | None) -> str:
     return _PARTS if pos is None else pos.replace("s", "a")
 
 
-def size() -> int:
-    """How many synsets the table holds: 117,659."""
-    return len(_table().types)
-
-
 def lemma_names(pos: str | None = None) -> Iterator[str]:
     """All lemmas (or those of one part of speech) in lower case, sorted as stored, with spaces."""
     t = _table()
@@ -270,22 +257,19 @@ def synsets(word: str, pos: str | None = None) -> tuple[Synset, ...]:
 def synset(name: str) -> Synset:
     """`animal.n.01` -> its synset; any of its lemmas may name it. An unknown name is a UserError with the
     nearest right one."""
-    match = _NAME.fullmatch(_stored(name))
+    stored = _stored(name)
+    match = _NAME.fullmatch(stored)
     if match is None:
         raise UserError(
             f"{name!r} is no WordNet name; names look like 'dog.n.01' (word, one of n v a r s, sense "
-            f"number){_nearest(_stored(name), 'n')}"
+            f"number){_nearest(stored, 'n')}"
         )
     lemma, letter, number = match[1], match[2], int(match[3])
     rows = _table().rows(lemma, letter.replace("s", "a"))
     if 1 <= number <= len(rows):
         return Synset(rows[number - 1])
-    if rows:
-        raise UserError(
-            f"unknown WordNet name {name!r}; {lemma!r} has {len(rows)} senses, the first is "
-            f"'{lemma}.{letter}.01'"
-        )
-    raise UserError(f"unknown WordNet name {name!r}{_nearest(lemma, letter)}")
+    senses = f"; {lemma!r} has {len(rows)} senses, the first is '{lemma}.{letter}.01'"
+    raise UserError(f"unknown WordNet name {name!r}{senses if rows else _nearest(lemma, letter)}")
 
 
 def _nearest(lemma: str, letter: str) -> str:

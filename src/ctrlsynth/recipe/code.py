@@ -1,15 +1,15 @@
 """A user's own code, named in a recipe as `package.module:Name`: models, sources, edits and prompt
 policies."""
 
-import hashlib
 import importlib
 import inspect
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from ..errors import UserError
 
+T = TypeVar("T")
 _PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -38,12 +38,13 @@ def load_code(path: str, where: str, methods: Sequence[str] = ()) -> Any:
     return found
 
 
-def source_digest(found: Any) -> str:
-    """Digest of the file that defines a function or class, as 32 hex digits; of its name where there is no
-    source (built in, or compiled)."""
+def call_code(function: Callable[..., Any], name: str, row_id: str, kind: type[T], *args: Any) -> T:
+    """Calls a user's function for one row. UserError that begins with `name` if it fails, or returns anything
+    but a `kind`."""
     try:
-        with open(inspect.getfile(found), "rb") as file:
-            data = file.read()
-    except (TypeError, OSError):
-        data = f"{found.__module__}:{found.__qualname__}".encode()
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+        made = function(*args)
+    except Exception as error:
+        raise UserError(f"{name} failed on row {row_id}: {type(error).__name__}: {error}") from error
+    if not isinstance(made, kind):
+        raise UserError(f"{name} returned {type(made).__name__} on row {row_id}, not {kind.__name__}")
+    return made

@@ -8,12 +8,13 @@ of data start from the recipe that is run, whichever file names them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from types import UnionType
+from typing import Any, TypeVar, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ..errors import UserError, unknown
+from ..errors import UserError, first_line, unknown
 from .block import block_of
 from .presets import PRESETS
 from .schema import Recipe
@@ -31,14 +32,10 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: dict[Any, Any] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, (str, int, float, bool)):
-            raise yaml.constructor.ConstructorError(
-                None, None, f"a key must be a plain word, not {key!r}", key_node.start_mark
-            )
-        if key in seen:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {key!r} is given twice", key_node.start_mark
-            )
+        plain = isinstance(key, (str, int, float, bool))
+        if not plain or key in seen:
+            fault = f"key {key!r} is given twice" if plain else f"a key must be a plain word, not {key!r}"
+            raise yaml.constructor.ConstructorError(None, None, fault, key_node.start_mark)
         seen[key] = loader.construct_object(value_node, deep=True)
     return seen
 
@@ -55,7 +52,7 @@ def read_yaml(text: str, where: str) -> Any:
         spot = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
         raise UserError(f"{spot}: {error.problem}") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{where}: not YAML: {error}") from error
+        raise UserError(f"{where}: not YAML: {first_line(error)}") from error
 
 
 def read_text(path: Path, what: str) -> str:
@@ -91,8 +88,16 @@ def read_data(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
 
 def _overridden(path: Path, overrides: list[str] | None) -> dict[str, Any]:
     data = _read(path, ())
-    for override in overrides or []:
-        _override(data, override)
+    for text in overrides or []:
+        key, sep, value = text.partition("=")
+        if not sep:
+            raise UserError(f"--set {text!r}: write key.path=value")
+        at, steps = data, key.strip().split(".")
+        for depth, step in enumerate(steps[:-1], 1):
+            at = at.setdefault(step, {})
+            if not isinstance(at, dict):
+                raise UserError(f"--set {text!r}: {'.'.join(steps[:depth])} is not a mapping")
+        at[steps[-1]] = read_yaml(value, f"--set {key}")
     return data
 
 
@@ -115,26 +120,19 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any], block: type[BaseMo
     """`above` laid over `below`: blocks key by key, everything else whole."""
     out = {**below, **above}
     for key, field in block.model_fields.items():
-        inner, old, new = _single_block(field.annotation), below.get(key), above.get(key)
-        if inner is not None and isinstance(old, Mapping) and isinstance(new, Mapping):
+        alone = get_origin(field.annotation) in (None, UnionType)  # or optional; no list or mapping of blocks
+        inner, old, new = block_of(field.annotation), below.get(key), above.get(key)
+        if alone and inner is not None and isinstance(old, Mapping) and isinstance(new, Mapping):
             out[key] = merge(old, new, inner)
     return out
 
 
-def _single_block(annotation: Any) -> type[BaseModel] | None:
-    """The block that a field holds alone or optionally; None for lists and mappings of blocks."""
-    choices = [
-        a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)
-    ]
-    return choices[0] if choices and getattr(annotation, "__origin__", None) is None else None
-
-
 def parse_recipe(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
     """Validates a mapping; the first error becomes one line."""
-    return _validated(Recipe, data, where)
+    return validated(Recipe, data, where)
 
 
-def _validated(block: type[B], data: Mapping[str, Any], where: str, *head: str) -> B:
+def validated(block: type[B], data: Mapping[str, Any], where: str, *head: str) -> B:
     """Validates a recipe, or the block under the key `head`; the first error becomes one line."""
     try:
         return block.model_validate(data)
@@ -165,19 +163,6 @@ def _keys_beside(loc: tuple[int | str, ...], model: type[BaseModel], head: Seque
     return [".".join([*head, *map(str, loc[:-1]), name]) for name in model.model_fields]
 
 
-def _override(data: dict[str, Any], text: str) -> None:
-    key, sep, value = text.partition("=")
-    if not sep:
-        raise UserError(f"--set {text!r}: write key.path=value")
-    steps = key.strip().split(".")
-    at: Any = data
-    for depth, step in enumerate(steps[:-1]):
-        at = at.setdefault(step, {})
-        if not isinstance(at, dict):
-            raise UserError(f"--set {text!r}: {'.'.join(steps[: depth + 1])} is not a mapping")
-    at[steps[-1]] = read_yaml(value, f"--set {key}")
-
-
 def resolve(block: Mapping[str, Any], where: str = "recipe", seed: int | None = None) -> TrainBlock:
     """Lays the block over its preset and checks it; an unknown key or preset is an error of one line with the
     nearest right name. A length given in the block replaces the preset's and scales its warm-up. `seed` is
@@ -194,7 +179,7 @@ def resolve(block: Mapping[str, Any], where: str = "recipe", seed: int | None = 
         raise UserError(
             f"{where}: train.data: no data; name a folder that `ctrlsynth export` wrote: data: [exports/mix]"
         )
-    return _validated(TrainBlock, {**below, **block}, where, "train")
+    return validated(TrainBlock, {**below, **block}, where, "train")
 
 
 def check_keys(block: Mapping[str, Any], where: str) -> None:
@@ -211,9 +196,11 @@ def check_keys(block: Mapping[str, Any], where: str) -> None:
 def _preset(block: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The keys of the block's preset; UserError for an unknown one."""
     name = block.get("preset")
-    if name is not None and name not in PRESETS:
+    if name is None:
+        return {}
+    if name not in PRESETS:
         raise unknown("preset", str(name), PRESETS, f"{where}: train.preset")
-    return {} if name is None else dict(PRESETS[str(name)])
+    return dict(PRESETS[name])
 
 
 def load_train(path: Path, overrides: list[str] | None = None) -> tuple[str, TrainBlock]:

@@ -16,7 +16,7 @@ Ids, seeds and keys do not depend on paths: two paths with the same beginning sh
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Literal
+from typing import Any, Literal
 
 from ..errors import UserError, unknown
 
@@ -98,7 +98,7 @@ def plan_steps(
     known     position in the tree -> folder of an earlier plan: a stage keeps its folder when paths change
     matched   balance by the concepts in captions, which are matched first, rather than at random
     """
-    tree = _Tree(dict(known or {}))
+    tree = _Tree(known or {})
     for name, nodes in resolve(paths).items():
         _walk(tree, name, nodes, judged, gate, original, matched)
     return tree.ordered()
@@ -118,50 +118,44 @@ def _place(kind: Kind, label: str, above: str | None) -> str:
 
 
 class _Tree:
-    """Steps by position in the tree; gives each a unique folder name."""
+    """Steps by folder; each position in the tree has a folder of its own."""
 
-    def __init__(self, known: dict[str, str]) -> None:
-        self.steps: dict[str, Step] = {}
-        self.place: dict[str, str] = {}
-        self.known = known
-        self.add("read", "read", "read", None, "", {})
+    def __init__(self, known: Mapping[str, str]) -> None:
+        self.steps = {"read": Step("read", "read", "read")}
+        self.place = {"read": "read"}
+        self.known = {"read": "read", **known}
 
     def add(
         self,
         kind: Kind,
         label: str,
-        stem: str,
-        parent: str | None,
+        parent: str,
         path: str,
         uses: Mapping[str, str],
         family: Family | None = None,
     ) -> str:
-        place = _place(kind, label, self.place.get(str(parent)))
-        for step in self.steps.values():
-            if self.place[step.folder] == place:
-                merged = {**step.uses, **uses}
-                names = step.paths if path in step.paths else (*step.paths, path)
-                self.steps[step.folder] = replace(step, uses=merged, paths=names)
-                return step.folder
-        taken = {*self.steps, *self.known.values()}
-        stems = (stem if n == 1 else f"{stem}.{n}" for n in count(1))
-        folder = self.known.get(place) or next(name for name in stems if name not in taken)
-        self.steps[folder] = Step(folder, kind, label, parent, dict(uses), family, (path,) if path else ())
+        place = _place(kind, label, self.place[parent])
+        if place not in self.known:
+            names = (kind if n == 1 else f"{kind}.{n}" for n in count(1))
+            self.known[place] = next(name for name in names if name not in self.known.values())
+        folder = self.known[place]
         self.place[folder] = place
+        step = self.steps.get(folder) or Step(folder, kind, label, parent, family=family)
+        uses, named = {**step.uses, **uses}, dict.fromkeys((*step.paths, path))
+        self.steps[folder] = replace(step, uses=uses, paths=tuple(named))
         return folder
 
     def ordered(self) -> list[Step]:
         """Sorts the steps topologically: a step comes after everything that it reads."""
-        out: list[Step] = []
-        left = list(self.steps.values())
-        while left:
-            done = {s.folder for s in out}
+        out: dict[str | None, Step] = {None: self.steps["read"]}
+        while len(out) <= len(self.steps):
             ready = next(
-                s for s in left if (s.parent is None or s.parent in done) and set(s.uses.values()) <= done
+                s
+                for s in self.steps.values()
+                if s.folder not in out and {s.parent, *s.uses.values()} <= out.keys()
             )
-            out.append(ready)
-            left.remove(ready)
-        return out
+            out[ready.folder] = ready
+        return list(out.values())[1:]
 
 
 def _walk(
@@ -176,17 +170,17 @@ def _walk(
         raise UserError(
             f"{where}: a path needs a step: list what is available after each, such as image, tags, text*"
         )
-    hand = {nodes[0]: "read"} | ({} if nodes[0] == "concept" else {"text": "read", "image": "read"})
+    hand = {"concept": "read"} if nodes[0] == "concept" else {"text": "read", "image": "read"}
     judges: dict[str, str] = {}  # a synthetic folder -> the judge behind it
+    gates = judges if gate else {}
     last = [nodes[0]]
     for target in nodes[1:]:
         if target == "balance":  # the same kind of data, only less of it
-            hand[last[0]] = _balance(tree, name, where, last, hand, judges if gate else {}, matched)
+            hand[last[0]] = _balance(tree, name, last, hand, gates, matched)
             continue
         wanted = target.split("+")
         fresh = _fresh(where, wanted, last, hand)
-        folder = _step(tree, name, where, last, fresh, hand, judges if gate else {})
-        hand[fresh] = folder
+        hand[fresh] = folder = _step(tree, name, last, fresh, hand, gates)
         if judged and fresh in ("text*", "image*"):
             judge = _judge(tree, name, folder, hand, fresh, original)
             judges[str(tree.steps[judge].parent)] = (
@@ -195,122 +189,92 @@ def _walk(
         last = wanted
 
 
-def _gates(last: list[str], hand: Mapping[str, str], judges: Mapping[str, str]) -> dict[str, str]:
-    """The judge whose rejected rows the next step skips: the one that judged the rows it starts from."""
+def _start(last: list[str], hand: Mapping[str, str], judges: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """The folder of the rows that the next step starts from, and the judge whose rejected rows it skips: the
+    one that judged these rows."""
     start = hand[next((e for e in last if e.startswith("tags")), last[0])]
-    return {f"gate {start}": judges[start]} if start in judges else {}
+    return start, {f"gate {start}": judges[start]} if start in judges else {}
 
 
 def _fresh(where: str, wanted: list[str], last: list[str], hand: Mapping[str, str]) -> str:
     """The one element of a joined node that this step makes; the others must exist already."""
-    if len(wanted) > 2 or len({w.rstrip("*") for w in wanted}) != len(wanted):
-        raise UserError(f"{where}: {'+'.join(wanted)!r}: only tags and a text can be joined")
     if len(wanted) == 1:
         return wanted[0]
-    fresh = [w for w in wanted if w.startswith("tags")]
-    others = [w for w in wanted if not w.startswith("tags")]
-    if not fresh or not others[0].startswith("text"):
-        raise UserError(f"{where}: {'+'.join(wanted)!r}: only tags and a text can be joined")
-    if others[0] not in hand:
-        raise UserError(
-            f"{where}: {'+'.join(wanted)!r} after {'+'.join(last)!r}: there is no {others[0]} yet"
-        )
-    if fresh[0] in last and fresh[0] in hand:
-        raise UserError(f"{where}: {'+'.join(wanted)!r} after {'+'.join(last)!r}: write the join in one node")
-    return fresh[0]
+    join = "+".join(wanted)
+    if sorted(w.rstrip("*") for w in wanted) != ["tags", "text"]:
+        raise UserError(f"{where}: {join!r}: only tags and a text can be joined")
+    fresh, text = sorted(wanted)
+    if text not in hand:
+        raise UserError(f"{where}: {join!r} after {'+'.join(last)!r}: there is no {text} yet")
+    if fresh in last and fresh in hand:
+        raise UserError(f"{where}: {join!r} after {'+'.join(last)!r}: write the join in one node")
+    return fresh
 
 
 def _step(
-    tree: _Tree,
-    name: str,
-    where: str,
-    last: list[str],
-    fresh: str,
-    hand: Mapping[str, str],
-    judges: Mapping[str, str],
+    tree: _Tree, name: str, last: list[str], fresh: str, hand: Mapping[str, str], judges: Mapping[str, str]
 ) -> str:
-    gates = _gates(last, hand, judges)
-    kinds = sorted(e.rstrip("*") for e in last)
-    goal = fresh.rstrip("*")
-    synthetic = fresh.endswith("*")
-    if goal == "tags" and kinds in (["image"], ["text"]):
-        if synthetic != last[0].endswith("*"):
-            right = "tags*" if last[0].endswith("*") else "tags"
-            raise UserError(f"{where}: tags of {last[0]} are {right}, not {fresh}")
-        label = "tag" if kinds == ["image"] else "tag+text"
-        return tree.add("tag", label, "tag", hand[last[0]], name, gates)
-    if goal == "text" and synthetic:
-        if kinds in (["tags"], ["tags", "text"], ["text"], ["concept"]):
-            tags = next((e for e in last if e.startswith("tags")), None)
-            family: Family = "tags+text" if len(kinds) == 2 else kinds[0]  # type: ignore[assignment]
-            text = next((hand[e] for e in last if e.startswith(("text", "concept"))), None)
-            label = "write+text" if family == "tags+text" else "write"
-            uses = {"text": text} if family == "tags+text" and text else {}
-            return tree.add(
-                "write", label, "write", hand[tags] if tags else str(text), name, {**uses, **gates}, family
-            )
-        if kinds == ["image"]:
-            tag = tree.add("tag", "tag", "tag", hand[last[0]], name, {})
-            return tree.add(
-                "write", "caption", "write", tag, name, _gates(["tags"], {"tags": tag}, judges), "caption"
-            )
-    if goal == "image" and synthetic and kinds == ["text"]:
-        return tree.add("paint", "paint", "paint", hand[last[0]], name, gates)
-    raise _impossible(where, last, fresh)
+    start, gates = _start(last, hand, judges)
+    before = "+".join(sorted(e.rstrip("*") for e in last))
+    if fresh.rstrip("*") == "tags" and before in ("image", "text"):
+        right = "tags*" if last[0].endswith("*") else "tags"
+        if fresh != right:
+            raise UserError(f"paths.{name}: tags of {last[0]} are {right}, not {fresh}")
+        return tree.add("tag", "tag" if before == "image" else "tag+text", start, name, gates)
+    if fresh == "text*" and before in ("tags", "tags+text", "text", "concept"):
+        family: Any = before
+        if family == "tags+text":
+            gates = {"text": hand[max(last)], **gates}  # text sorts after tags
+        return tree.add("write", "write+text" if len(last) > 1 else "write", start, name, gates, family)
+    if (before, fresh) == ("image", "text*"):
+        tag = tree.add("tag", "tag", start, name, {})
+        return tree.add("write", "caption", tag, name, _start(["tags"], {"tags": tag}, judges)[1], "caption")
+    if (before, fresh) == ("text", "image*"):
+        return tree.add("paint", "paint", start, name, gates)
+    raise _impossible(name, last, before, fresh)
 
 
 def _balance(
     tree: _Tree,
     name: str,
-    where: str,
     last: list[str],
     hand: Mapping[str, str],
     judges: Mapping[str, str],
     matched: bool,
 ) -> str:
     """Matches the available captions against the concept bank, unless at random, and balances them."""
-    if len(last) != 1 or last[0].rstrip("*") != "text":
+    if last not in (["text"], ["text*"]):
         raise UserError(
-            f"{where}: balance follows text or text*, not {'+'.join(last)!r}; it chooses among captions"
+            f"paths.{name}: balance follows text or text*, not {'+'.join(last)!r}; it chooses among captions"
         )
-    parent = hand[last[0]]
-    if tree.steps[parent].kind == "balance":
-        raise UserError(f"{where}: balance is given twice; once is enough")
-    gates = _gates(last, hand, judges)
-    uses = {"matches": tree.add("match", "match", "match", parent, name, gates)} if matched else {}
-    return tree.add("balance", "balance", "balance", parent, name, {**uses, **gates})
+    start, gates = _start(last, hand, judges)
+    if tree.steps[start].kind == "balance":
+        raise UserError(f"paths.{name}: balance is given twice; once is enough")
+    uses = {"matches": tree.add("match", "match", start, name, gates)} if matched else {}
+    return tree.add("balance", "balance", start, name, {**uses, **gates})
 
 
-def _impossible(where: str, last: list[str], fresh: str) -> UserError:
-    ends = f"{'+'.join(last)!r} to {fresh!r}"
-    if fresh in ("image", "text", "concept") and fresh + "*" in NODES:
-        return UserError(
-            f"{where}: nothing leads from {ends}: what a path makes carries a star; did you mean "
-            f"{fresh + '*'!r}?"
-        )
-    if fresh == "concept":
-        return UserError(f"{where}: nothing leads from {ends}: a concept only starts a path")
-    between = _BETWEEN.get(
-        ("+".join(sorted(e.rstrip("*") for e in last)), fresh.rstrip("*")), "tags and text*"
-    )
-    return UserError(f"{where}: nothing leads from {ends}; {between} could go between")
+def _impossible(name: str, last: list[str], before: str, fresh: str) -> UserError:
+    if fresh in ("image", "text"):
+        hint = f": what a path makes carries a star; did you mean {fresh + '*'!r}?"
+    elif fresh == "concept":
+        hint = ": a concept only starts a path"
+    else:
+        hint = f"; {_BETWEEN.get((before, fresh.rstrip('*')), 'tags and text*')} could go between"
+    return UserError(f"paths.{name}: nothing leads from {'+'.join(last)!r} to {fresh!r}{hint}")
 
 
 def _judge(tree: _Tree, name: str, folder: str, hand: Mapping[str, str], fresh: str, original: bool) -> str:
+    made = tree.steps[folder]
     if fresh == "text*":
-        family = tree.steps[folder].family
-        uses = (
-            {"text": hand["text"]}
-            if family == "text" and tree.steps[folder].parent == hand.get("text")
-            else {}
-        )
-        return tree.add("judge-text", "judge", "judge-text", folder, name, uses)
-    paint = tree.steps[folder]
-    again = tree.add("tag", "tag", "tag", folder, name, {})
-    text = tree.steps[str(paint.parent)]
+        same = made.family == "text" and made.parent == hand.get("text")
+        uses = {"text": hand["text"]} if same else {}
+        return tree.add("judge-text", "judge", folder, name, uses)
+    again = tree.add("tag", "tag", folder, name, {})
+    text = tree.steps[str(made.parent)]
     uses = {"paint": folder, "text": str(text.parent) if text.kind == "balance" else text.folder}
     if "tags" in hand:
         uses["original"] = hand["tags"]
     elif original and "image" in hand:
-        uses["original"] = tree.add("tag", "tag", "tag", "read", name, {})
-    return tree.add("judge-image", "judge", "judge-image", again, name, uses)
+        uses["original"] = tree.add("tag", "tag", "read", name, {})
+    return tree.add("judge-image", "judge", again, name, uses)

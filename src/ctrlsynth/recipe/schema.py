@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ..errors import unknown
 from ..sample import Kind
-from .block import Block, check_one
+from .block import Block, Positive
 from .code import is_code
 from .paths import Kind as StageKind
 
@@ -46,6 +46,7 @@ class Source(Block):
     A source of your own is named like a model of your own, `{my_module:MySource: options}`, which is short
     for `custom: {my_module:MySource: options}`; see `data.sources`."""
 
+    one_of = SOURCES
     folder: Path | None = Field(None, description="a folder of images, searched in depth")
     webdataset: str | list[str] | None = Field(
         None, description="tar files: a path, a glob, a brace range, or a list of them"
@@ -89,7 +90,6 @@ class Source(Block):
 
     @model_validator(mode="after")
     def _one(self) -> Source:
-        check_one(self, SOURCES, "source")
         if self.custom is not None and (len(self.custom) != 1 or not is_code(next(iter(self.custom)))):
             raise ValueError("source.custom names one class, as {package.module:Class: options}")
         if self.captions is not None and self.folder is None:
@@ -109,6 +109,7 @@ class Models(Block):
 class Edit(Block):
     """One edit of the tags: exactly one of the keys. Selectors: see `Patterns`."""
 
+    one_of = ("remove", "add", "replace", "keep", "sample", "swap", "call")
     remove: dict[Kind, Patterns] | None = Field(
         None, description="drop the phrases that match, and what depends on a removed object"
     )
@@ -128,11 +129,6 @@ class Edit(Block):
     call: str | None = Field(
         None, description="package.module:function, called as function(tags, rng) -> Tags"
     )
-
-    @model_validator(mode="after")
-    def _one(self) -> Edit:
-        check_one(self, type(self).model_fields, "an edit")
-        return self
 
 
 class TextPolicy(Block):
@@ -286,6 +282,7 @@ class Balance(Block):
     caption is kept if any of its entries lets it through. The draw depends on the caption's id, so a smaller
     size keeps a subset of a larger one."""
 
+    one_of = ("size", "t", "random")
     size: int | None = Field(
         None, gt=0, description="this many captions are kept (as the expected number); t is solved for it"
     )
@@ -303,11 +300,6 @@ class Balance(Block):
         description="exact: MetaCLIP's rule, case and all; the others deviate from it: in lower case, words "
         "in their base form",
     )
-
-    @model_validator(mode="after")
-    def _one(self) -> Balance:
-        check_one(self, ("size", "t", "random"), "balance")
-        return self
 
 
 class Variants(Block):
@@ -356,9 +348,9 @@ KINDS: tuple[str, ...] = get_args(StageKind)
 class RayPool(Block):
     """The actors that work on one stage of `--engine ray`, each with its own model."""
 
-    concurrency: (
-        Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None
-    ) = Field(None, description="actors: a number, [least, most], or from 1 to as many as are free")
+    concurrency: Positive | tuple[Positive, Positive] | None = Field(
+        None, description="actors: a number, [least, most], or from 1 to as many as are free"
+    )
     cpus: float = Field(1.0, ge=0, description="CPUs per actor")
     gpus: float = Field(0.0, ge=0, description="GPUs per actor; a share such as 0.5 puts two on one")
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from .block import Block, check_one
+from .block import Block, Positive
 from .presets import FINETUNING
 
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-Positive = Annotated[int, Field(gt=0)]
 Three = tuple[float, float, float]
 
 
@@ -34,23 +33,23 @@ class TrainSource(Block):
     )
 
 
+def sources(value: Any) -> list[Any]:
+    """`folder`, `[folder, {path: ..., ratio: 2}]` -> a list of mappings."""
+    items = value if isinstance(value, list) else [value]
+    return [{"path": item} if isinstance(item, str) else item for item in items]
+
+
+Sources = Annotated[list[TrainSource], BeforeValidator(sources)]
+
+
 class EqualSamples(Block):
     """Trains as many steps as a baseline on other data: E*N/(N+N') epochs (paper, section 4.1). Takes exactly
     one of rows and data."""
 
+    one_of = ("rows", "data")
     epochs: float = Field(gt=0, description="E, the baseline's epochs")
     rows: Positive | None = Field(None, description="N, the baseline's pairs")
-    data: list[TrainSource] | None = Field(None, description="the baseline's data, to be counted")
-
-    @model_validator(mode="after")
-    def _one(self) -> EqualSamples:
-        check_one(self, ("rows", "data"), "equal_samples")
-        return self
-
-    @field_validator("data", mode="before")
-    @classmethod
-    def _data(cls, value: Any) -> Any:
-        return None if value is None else sources(value)
+    data: Sources | None = Field(None, description="the baseline's data, to be counted")
 
 
 class Decontaminate(Block):
@@ -78,7 +77,7 @@ class TrainBlock(Block):
     nothing."""
 
     preset: str | None = Field(None, description="a paper's settings by name; keys given beside it win")
-    data: list[TrainSource] = Field(
+    data: Sources = Field(
         min_length=1, description="where the pairs come from: folders, or sources with ratio and captions"
     )
     model: str | None = Field(
@@ -142,11 +141,6 @@ class TrainBlock(Block):
     seed: int = Field(0, description="weights, order, captions and crops derive from it")
     decontaminate: Decontaminate | None = Field(None, description="keep evaluation sets out of the data")
 
-    @field_validator("data", mode="before")
-    @classmethod
-    def _data(cls, value: Any) -> Any:
-        return sources(value)
-
     @model_validator(mode="after")
     def _sound(self) -> TrainBlock:
         if len({s.ratio is None for s in self.data}) > 1:
@@ -163,9 +157,3 @@ class TrainBlock(Block):
                 f"preset {self.preset} finetunes: it needs init, the folder of the model to start from"
             )
         return self
-
-
-def sources(value: Any) -> list[Any]:
-    """`folder`, `[folder, {path: ..., ratio: 2}]` -> a list of mappings."""
-    items = value if isinstance(value, list) else [value]
-    return [{"path": item} if isinstance(item, str) else item for item in items]

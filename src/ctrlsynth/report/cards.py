@@ -1,7 +1,7 @@
 """Samples as plain data for the gallery's pages, and their images as files."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ from ..data.images import ImageFault, decode, encode, suffix_of
 from ..data.originals import ImageReader
 from ..recipe.paths import Step
 from ..recipe.schema import Recipe
-from ..runs.pairs import Sample, licence_of
+from ..runs.pairs import Made, Sample, licence_of
 from ..runs.reader import Family, Row
 from ..sample import KINDS
 from ..stages.boxes import box_of
-from .facts import edit_name
+from .facts import REFERENCES, edit_name
 
 THUMBNAIL = 256
 """Longer edge of an original in the gallery, in pixels."""
@@ -32,10 +32,8 @@ _NOTES = {
 class ImageFiles:
     """Writes images under `images/PART/`, each once; returns their paths relative to the report."""
 
-    def __init__(self, root: Path, part: int) -> None:
-        self._root, self._folder = root, f"images/{part:05d}"
-        self._number = 0
-        self._reader = ImageReader()
+    def __init__(self, root: Path, part: int, reader: ImageReader) -> None:
+        self._root, self._folder, self._reader, self._number = root, f"images/{part:05d}", reader, 0
 
     def original(self, row: Row) -> tuple[str | None, str]:
         """Returns (path, '') of a thumbnail, or (None, the reason for having none)."""
@@ -43,8 +41,6 @@ class ImageFiles:
             return None, "no image in the source"
         try:
             image = decode(self._reader.read(row["file"], row["member"], row["offset"], row["length"]))
-        except OSError:
-            return None, _NOTES["unreadable_file"]
         except ImageFault as fault:
             return None, _NOTES.get(fault.reason, fault.reason)
         image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
@@ -63,125 +59,97 @@ class ImageFiles:
         path.write_bytes(data)
         return name
 
-    def close(self) -> None:
-        self._reader.close()
+
+def cards_of(
+    recipe: Recipe, images: ImageFiles, samples: Sequence[Sample], source: Row, family: Family
+) -> Iterator[dict[str, Any]]:
+    """Yields the cards of one source row's samples; writes each image once, however many samples show it."""
+    original, note = images.original(source)
+    painted = {
+        row["id"]: images.painted(row["image"]["bytes"])
+        for rows in family.values()
+        for row in rows
+        if row.get("image") is not None
+    }
+    begin = {
+        "key": source["source_key"],
+        "caption": source["caption"],
+        "original": original,
+        "note": note,
+        "size": [source["width"], source["height"]] if source["width"] else None,
+        "file": Path(source["file"]).name if source["file"] else None,
+        "licence": licence_of(source),
+    }
+    for sample in samples:
+        steps = [_step(recipe, sample, step, row, painted, family) for step, row in sample.rows[1:]]
+        facts = {"id": sample.id, "paths": list(sample.paths), **sample.fate._asdict(), "steps": steps}
+        yield begin | facts
 
 
-class Cards:
-    """Turns the samples of a part into cards."""
+def _step(
+    recipe: Recipe, sample: Sample, step: Step, row: Row, painted: Mapping[str, str | None], family: Family
+) -> dict[str, Any]:
+    """What a card shows of one step."""
+    card = {"kind": step.kind, "folder": step.folder, **{k: row[k] for k in ("model", "status", "reason")}}
+    made = sample.made.get(step.folder)
+    if step.kind == "tag":
+        return card | _tags(row)
+    if step.kind == "balance":
+        return card | _balance(step, row, family)
+    if box_of(step).makes == "text":
+        return card | _text(recipe, row, made, sample.others.get(step.folder, []))
+    if box_of(step).makes == "image":
+        return card | _image(recipe, row, made, painted.get(row["id"]))
+    return card
 
-    def __init__(self, recipe: Recipe, images: ImageFiles) -> None:
-        self._policy, self._images = recipe.text_policy, images
-        self._against = recipe.judge.image_against if recipe.judge is not None else "text"
 
-    def of(self, samples: list[Sample], source: Row, family: Family) -> list[dict[str, Any]]:
-        """Returns the cards of one source row; writes each image once, however many samples show it."""
-        original, note = self._images.original(source)
-        painted: dict[str, str | None] = {}
-        for rows in family.values():
-            for row in rows:
-                image = row.get("image")
-                if image is not None:
-                    painted[row["id"]] = self._images.painted(image["bytes"])
-        begin = {
-            "key": source["source_key"],
-            "caption": source["caption"],
-            "original": original,
-            "note": note,
-            "size": [source["width"], source["height"]] if source["width"] else None,
-            "file": Path(source["file"]).name if source["file"] else None,
-            "licence": licence_of(source),
+def _text(recipe: Recipe, row: Row, made: Made | None, others: Sequence[Row]) -> dict[str, Any]:
+    judged = made.judged if made is not None else None
+    return {
+        "edits": [{**e, "name": edit_name(recipe.text_policy, e["edit"])} for e in row["edits"] or []],
+        "tags": row["tags"],
+        "template": row["template"],
+        "instruction": row["instruction"],
+        "text": row["text"],
+        "fields": row["fields"],
+        "raw": row["raw"] if row["raw"] != row["text"] else None,
+        "tokens": [row["prompt_tokens"], row["completion_tokens"]],
+        "clip": row["clip_tokens"],
+        "cut": row["truncated"],
+        "candidate": row["candidate"],
+        "others": [{"number": o["candidate"], "text": o["text"], "reason": o["reason"]} for o in others],
+        "judge": {"verdict": judged["verdict"], "references": {"edited": _score(judged["edited"])}}
+        if judged
+        else None,
+    }
+
+
+def _image(recipe: Recipe, row: Row, made: Made | None, file: str | None) -> dict[str, Any]:
+    judged, seen = (made.judged, made.seen) if made is not None else (None, None)
+    decides = recipe.judge.image_against if recipe.judge is not None else "text"
+    return {
+        "image": file,
+        "prompt": row["prompt"],
+        "negative": row["negative"],
+        "style": row["style"],
+        "weights": [[k, round(v, 3)] for k, v in row["weights"] or []],
+        "unused": row["weights_unused"] or [],
+        "drawn": row["drawn"],
+        "not_drawn": row["not_drawn"] or [],
+        "size": [row["width"], row["height"]] if row["width"] else None,
+        "clip": row["clip_tokens"],
+        "cut": row["truncated"],
+        "seed": row["seed"],
+        "seen": {**{k: seen[k] for k in ("model", "status", "reason")}, **_tags(seen)} if seen else None,
+        "judge": {
+            "verdict": judged["verdict"],
+            "unsafe": judged["unsafe"],
+            "decides": decides,
+            "references": {n: _score(judged[n]) for n in REFERENCES if judged[n] is not None or n == decides},
         }
-        return [begin | self._card(sample, painted, family) for sample in samples]
-
-    def _card(self, sample: Sample, painted: Mapping[str, str | None], family: Family) -> dict[str, Any]:
-        steps = []
-        for step, row in sample.rows[1:]:
-            known = ("model", "status", "reason")
-            card: dict[str, Any] = {"kind": step.kind, "folder": step.folder, **{k: row[k] for k in known}}
-            if step.kind == "tag":
-                card |= _tags(row)
-            elif step.kind == "balance":
-                card |= _balance(step, row, family)
-            elif box_of(step).makes == "text":
-                card |= self._write(sample, step, row)
-            elif box_of(step).makes == "image":
-                card |= self._paint(sample, step, row, painted)
-            steps.append(card)
-        return {
-            "id": sample.id,
-            "paths": list(sample.paths),
-            "verdict": sample.fate.verdict,
-            "reason": sample.fate.reason,
-            "where": sample.fate.where,
-            "steps": steps,
-        }
-
-    def _write(self, sample: Sample, step: Step, row: Row) -> dict[str, Any]:
-        made = sample.made.get(step.folder)
-        judged = made.judged if made is not None else None
-        edits = [{**e, "name": edit_name(self._policy, e["edit"])} for e in row["edits"] or []]
-        others = [
-            {"number": o["candidate"], "text": o["text"], "reason": o["reason"]}
-            for o in sample.others.get(step.folder, [])
-        ]
-        return {
-            "edits": edits,
-            "tags": row["tags"],
-            "template": row["template"],
-            "instruction": row["instruction"],
-            "text": row["text"],
-            "fields": row["fields"],
-            "raw": row["raw"] if row["raw"] != row["text"] else None,
-            "tokens": [row["prompt_tokens"], row["completion_tokens"]],
-            "clip": row["clip_tokens"],
-            "cut": row["truncated"],
-            "candidate": row["candidate"],
-            "others": others,
-            "judge": {"verdict": judged["verdict"], "references": {"edited": _score(judged["edited"])}}
-            if judged
-            else None,
-        }
-
-    def _paint(
-        self, sample: Sample, step: Step, row: Row, painted: Mapping[str, str | None]
-    ) -> dict[str, Any]:
-        made = sample.made.get(step.folder)
-        judged, seen = (made.judged, made.seen) if made is not None else (None, None)
-        references = {}
-        if judged is not None:
-            names = ("text", "original", "original_unedited")
-            references = {n: _score(judged[n]) for n in names if judged[n] is not None or n == self._against}
-        return {
-            "image": painted.get(row["id"]),
-            "prompt": row["prompt"],
-            "negative": row["negative"],
-            "style": row["style"],
-            "weights": [[k, round(v, 3)] for k, v in row["weights"] or []],
-            "unused": row["weights_unused"] or [],
-            "drawn": row["drawn"],
-            "not_drawn": row["not_drawn"] or [],
-            "size": [row["width"], row["height"]] if row["width"] else None,
-            "clip": row["clip_tokens"],
-            "cut": row["truncated"],
-            "seed": row["seed"],
-            "seen": {
-                "model": seen["model"],
-                "status": seen["status"],
-                "reason": seen["reason"],
-                **_tags(seen),
-            }
-            if seen
-            else None,
-            "judge": {
-                "verdict": judged["verdict"],
-                "unsafe": judged["unsafe"],
-                "decides": self._against,
-                "references": references,
-            }
-            if judged
-            else None,
-        }
+        if judged
+        else None,
+    }
 
 
 def search_text(card: Mapping[str, Any]) -> str:
@@ -198,11 +166,8 @@ def script_json(value: Any) -> str:
 
 
 def _tags(row: Row) -> dict[str, Any]:
-    scores = row["scores"] or []
-    return {k: row[k] or [] for k in KINDS} | {
-        "scores": [round(s, 3) for s in scores],
-        "caption": row["caption"],
-    }
+    scores = [round(s, 3) for s in row["scores"] or []]
+    return {**{k: row[k] or [] for k in KINDS}, "scores": scores, "caption": row["caption"]}
 
 
 def _balance(step: Step, row: Row, family: Family) -> dict[str, Any]:

@@ -7,7 +7,7 @@ named `step-...` or `size-...` are points of the run that their parent names, fo
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -135,11 +135,3 @@ def figure(found: Curves, relative: bool = False, theme: Theme = LIGHT) -> Any:
         )
     legend(axes[0], theme)
     return drawn
-
-
-def plain(found: Curves) -> dict[str, Any]:
-    """Returns the curves for --json."""
-    return {
-        title: {name: [asdict(p) for p in points] for name, points in runs.items()}
-        for title, runs in found.items()
-    }

@@ -176,19 +176,17 @@ def first_kept(run: RunReader) -> str:
     Without any, the first row's id. Raises UserError if nothing has been read."""
     parts, shape = Parts(run), Shape(run)
     furthest = max(map(len, shape.paths.values()))
-    first: str | None = None
-    nearest: tuple[int, str] | None = None
-    for index in parts.indexes():
-        for source, family in parts.families(index):
-            first = first or str(source["id"])
-            for sample in samples_of(shape, source, family):
-                if sample.fate.verdict == "kept" and (nearest is None or len(sample.rows) > nearest[0]):
-                    nearest = (len(sample.rows), sample.id)
-            if nearest is not None and nearest[0] == furthest:
-                return nearest[1]
-    if first is None:
+    first, steps, best = "", 0, ""
+    for source, family in (found for index in parts.indexes() for found in parts.families(index)):
+        first = first or str(source["id"])
+        for sample in samples_of(shape, source, family):
+            if sample.fate.verdict == "kept" and len(sample.rows) > steps:
+                steps, best = len(sample.rows), sample.id
+        if steps == furthest:
+            break
+    if not first:
         raise UserError(f"{run.root}: nothing has been read yet")
-    return nearest[1] if nearest is not None else first
+    return best or first
 
 
 def as_dict(run: RunReader, row_id: str) -> dict[str, Any]:

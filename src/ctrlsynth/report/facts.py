@@ -45,7 +45,7 @@ def facts_of(run: RunReader, step: Step, row: Row, candidates: Sequence[Row] = (
 
 
 def _given(facts: Mapping[str, str | tuple[str, ...] | None]) -> Iterator[Fact]:
-    """Facts of what is there: None is left out."""
+    """Facts from labels and values, without those that are None."""
     return (Fact(label, value) for label, value in facts.items() if value is not None)
 
 
@@ -73,14 +73,18 @@ def _text_of(value: Any) -> str:
 
 
 def _tags(row: Row) -> Iterator[Fact]:
-    for kind in KINDS:
-        phrases = row[kind] or []
-        if kind == "objects" and len(row["scores"] or []) == len(phrases):
-            phrases = [f"{p} ({s:.2f})" for p, s in zip(phrases, row["scores"] or [], strict=True)]
-        yield Fact(kind, _listed(phrases))
+    scores, objects = row["scores"] or [], row["objects"] or []
+    if len(scores) == len(objects):
+        objects = [f"{p} ({s:.2f})" for p, s in zip(objects, scores, strict=True)]
+    phrases = {**{kind: row[kind] or [] for kind in KINDS}, "objects": objects}
     lost = row.get("dropped_phrases")
-    left_out = f"{lost} phrases that the caption lacks" if lost else None
-    yield from _given({"caption": row["caption"] or None, "left out": left_out})
+    return _given(
+        {
+            **{kind: _listed(phrases[kind]) for kind in KINDS},
+            "caption": row["caption"] or None,
+            "left out": f"{lost} phrases that the caption lacks" if lost else None,
+        }
+    )
 
 
 def edit_name(policy: TextPolicy, number: int) -> str:
@@ -93,47 +97,44 @@ def edit_name(policy: TextPolicy, number: int) -> str:
 
 def edit_change(record: Mapping[str, Any]) -> str:
     """Returns what an edit changed: `objects: watermark removed`."""
-    if record["before"] is None:
-        return f"{record['kind']}: {record['after']} added"
-    if record["after"] is None:
-        return f"{record['kind']}: {record['before']} removed"
-    return f"{record['kind']}: {record['before']} -> {record['after']}"
+    kind, before, after = record["kind"], record["before"], record["after"]
+    if before is None:
+        return f"{kind}: {after} added"
+    return f"{kind}: {before} removed" if after is None else f"{kind}: {before} -> {after}"
 
 
 def _text(step: Step, row: Row, recipe: Recipe, candidates: Sequence[Row]) -> Iterator[Fact]:
-    policy = recipe.text_policy
+    policy, edits = recipe.text_policy, row["edits"] or []
     from_tags = step.family in ("tags", "tags+text")
-    for number in dict.fromkeys(e["edit"] for e in row["edits"] or []):
-        yield Fact(
-            f"edit {number + 1}",
-            (edit_name(policy, number), *(edit_change(e) for e in row["edits"] if e["edit"] == number)),
-        )
-    if from_tags and not row["edits"]:
-        yield Fact("edits", "none changed these tags" if policy.edits else "the policy has none")
-    if from_tags and row["tags"]:
-        yield from (Fact(kind, _listed(row["tags"][kind])) for kind in KINDS)
+    why = (
+        "the highest recall, of equals the lowest number"
+        if from_tags
+        else "there are no tags to compare with, so the lowest number"
+    )
+    chosen = next((f"{c['candidate']}: {why}" for c in candidates if c["chosen"]), "none: all failed")
     tokens = (row["prompt_tokens"], row["completion_tokens"])
-    yield from _given(
+    changes = {
+        f"edit {n + 1}": (edit_name(policy, n), *(edit_change(e) for e in edits if e["edit"] == n))
+        for n in dict.fromkeys(e["edit"] for e in edits)
+    }
+    unchanged = "none changed these tags" if policy.edits else "the policy has none"
+    return _given(
         {
+            **changes,
+            "edits": unchanged if from_tags and not edits else None,
+            **({kind: _listed(row["tags"][kind]) for kind in KINDS} if from_tags and row["tags"] else {}),
             "template": row["template"] or None,
             "instruction": row["instruction"],
             "text": row["text"],
             "fields": row["fields"] or None,
             "raw reply": row["raw"] if row["raw"] and row["raw"] != row["text"] else None,
             "LLM tokens": None if tokens == (None, None) else f"{tokens[0] or 0} in, {tokens[1] or 0} out",
+            "CLIP tokens": _tokens(row),
+            "candidates": tuple(_candidate(c, row, recipe.judge) for c in candidates) or None,
+            "chosen": chosen if candidates else None,
+            "seed": None if row["seed"] is None else str(row["seed"]),
         }
     )
-    yield from _tokens(row)
-    if candidates:
-        yield Fact("candidates", tuple(_candidate(c, row, recipe.judge) for c in candidates))
-        chosen = next((c["candidate"] for c in candidates if c["chosen"]), None)
-        why = (
-            "the highest recall, of equals the lowest number"
-            if from_tags
-            else "there are no tags to compare with, so the lowest number"
-        )
-        yield Fact("chosen", "none: all failed" if chosen is None else f"{chosen}: {why}")
-    yield from _given({"seed": None if row["seed"] is None else str(row["seed"])})
 
 
 def _candidate(row: Row, shown: Row, judge: Judge | None) -> str:
@@ -149,24 +150,23 @@ def _candidate(row: Row, shown: Row, judge: Judge | None) -> str:
     return f"{row['candidate']}: {score}{fate}" + ("" if row is shown else f": {row['text']}")
 
 
-def _tokens(row: Row) -> Iterator[Fact]:
+def _tokens(row: Row) -> str | None:
+    """How many of a text's or prompt's tokens a CLIP text encoder reads."""
     tokens = row["clip_tokens"]
     if tokens is None:
-        return
-    read = f"{tokens} of {CONTEXT}"
-    if row["truncated"]:
-        read += f"; cut at {CONTEXT}" if tokens > CONTEXT else "; cut"
-    elif tokens > CONTEXT:
-        chunks = f"in {row['chunks']} chunks" if row.get("chunks") else "whole by another text encoder"
-        read = f"{tokens}, read {chunks}"
-    yield Fact("CLIP tokens", read)
+        return None
+    if tokens > CONTEXT and not row["truncated"]:
+        chunks = row.get("chunks")
+        return f"{tokens}, read " + (f"in {chunks} chunks" if chunks else "whole by another text encoder")
+    cut = f"; cut at {CONTEXT}" if tokens > CONTEXT else "; cut" if row["truncated"] else ""
+    return f"{tokens} of {CONTEXT}{cut}"
 
 
 def _image(row: Row) -> Iterator[Fact]:
     weights, unused, flagged = dict(row["weights"] or []), row["weights_unused"], row.get("flagged")
     checked = "flagged it: not kept" if flagged else "did not flag it"
     why = " (not in the text, or the model cannot weigh it)"
-    yield from _given(
+    return _given(
         {
             "prompt": row["prompt"] or "",
             "negative": row["negative"] or None,
@@ -177,48 +177,49 @@ def _image(row: Row) -> Iterator[Fact]:
             "not drawn": _listed(row["not_drawn"]) if row["not_drawn"] else None,
             "image": _size(row) if row["width"] else None,
             "safety checker": None if flagged is None else checked,
+            "CLIP tokens": _tokens(row),
+            "seed": None if row["seed"] is None else str(row["seed"]),
         }
     )
-    yield from _tokens(row)
-    yield from _given({"seed": None if row["seed"] is None else str(row["seed"])})
 
 
 def _balance(recipe: Recipe, row: Row) -> Iterator[Fact]:
     given = recipe.balance.model_dump(exclude_none=True) if recipe.balance is not None else {}
     name, value = next((k, given[k]) for k in ("size", "t", "random") if k in given)
-    yield Fact("rule", f"{name} {value:,}")
-    if row["chance"] is not None:
-        yield Fact("chance", f"{row['chance']:.3f} of being kept; drawn by the caption's id")
+    chance = row["chance"]
+    kept = None if chance is None else f"{chance:.3f} of being kept; drawn by the caption's id"
+    return _given({"rule": f"{name} {value:,}", "chance": kept})
 
 
 def _score(score: Mapping[str, Any] | None, judge: Judge) -> Iterator[Fact]:
     if score is None or score["recall"] is None:
-        yield Fact("recall", "none: the reference holds no phrases" if score else "no such reference")
-        return
-    found, missed = score["found"] or [], score["missed"] or []
+        return _given({"recall": "none: the reference holds no phrases" if score else "no such reference"})
+    found, missed, back = (score[name] or [] for name in ("found", "missed", "violations"))
     weighted = ", weighted by kind" if judge.weights else ""
-    yield Fact("recall", f"{score['recall']:.2f} ({len(found)} of {len(found) + len(missed)}{weighted})")
-    yield Fact("found", _listed(found))
-    yield Fact("missed", _listed(missed))
-    if score["violations"]:
-        yield Fact("came back", _listed(score["violations"]) + " (removed by an edit)")
+    return _given(
+        {
+            "recall": f"{score['recall']:.2f} ({len(found)} of {len(found) + len(missed)}{weighted})",
+            "found": _listed(found),
+            "missed": _listed(missed),
+            "came back": f"{_listed(back)} (removed by an edit)" if back else None,
+        }
+    )
 
 
-_REFERENCES = {
+REFERENCES = {
     "text": "against the text's phrases",
     "original": "against the original's tags as edited",
     "original_unedited": "against the original's tags",
 }
+"""What an image's tags are compared with -> the same in words."""
 
 
 def _image_verdict(row: Row, judge: Judge) -> Iterator[Fact]:
     decides = judge.image_against
-    for name, meaning in _REFERENCES.items():
-        if row[name] is None and name != decides:
-            continue
-        yield Fact(name, meaning + ("; this one decides" if name == decides else ""))
-        for fact in _score(row[name], judge):
-            yield Fact(f"  {fact.label}", fact.value)
+    for name, meaning in REFERENCES.items():
+        if row[name] is not None or name == decides:
+            yield Fact(name, meaning + ("; this one decides" if name == decides else ""))
+            yield from (Fact(f"  {fact.label}", fact.value) for fact in _score(row[name], judge))
     if row["unsafe"] is not None:
         limit = f" (limit {judge.safety.threshold:g})" if judge.safety is not None else ""
         yield Fact("unsafe", f"{row['unsafe']:.2f}{limit}")

@@ -95,21 +95,17 @@ _DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 def words_figure(histograms: Sequence[Histogram], theme: Theme = LIGHT) -> Any:
     """Draws the share of texts by their number of words, originals beside synthetic ones."""
     figure, (axes,) = panels(1, theme)
-    last = max((max((i for i, c in enumerate(h.counts) if c), default=0) for h in histograms), default=0)
+    last = max((i for h in histograms for i, c in enumerate(h.counts) if c), default=0)
     width = 1 if last < 16 else 2 if last < 40 else 4
-    bins = last // width + 1
-    edges = np.arange(bins + 1) * width - 0.5
+    starts = np.arange(0, last + 1, width)
+    edges = np.append(starts, starts[-1] + width) - 0.5
     for number, h in enumerate(histograms):
-        padded = np.zeros(bins * width)
-        padded[: last + 1] = h.counts[: last + 1]
-        share = padded.reshape(bins, width).sum(axis=1) / max(h.total, 1) * 100
+        share = np.add.reduceat(h.counts[: last + 1], starts) / max(h.total, 1) * 100
         colour = _colour(theme, number)
         axes.stairs(share, edges, fill=True, alpha=0.28, color=colour)
         axes.stairs(share, edges, color=colour, lw=1.4, ls=dash(number), label=f"{h.name}, mean {h.mean:.1f}")
-    axes.set(
-        xlabel="words" + (f" (last bin: {MOST_WORDS} and more)" if last == MOST_WORDS else ""),
-        ylabel="% of texts",
-    )
+    more = f" (last bin: {MOST_WORDS} and more)" if last == MOST_WORDS else ""
+    axes.set(xlabel="words" + more, ylabel="% of texts")
     legend(axes, theme)
     return figure
 
@@ -118,17 +114,11 @@ def recall_figure(histograms: Sequence[Histogram], threshold: float, theme: Them
     """Draws histograms of recall, one step line per judge, with p_f marked."""
     figure, (axes,) = panels(1, theme)
     edges = np.linspace(0, 1, RECALL_BINS + 1)
-    for number, h in enumerate(histograms, 1):
+    for number, h in enumerate(histograms):
         share = np.asarray(h.counts) / max(h.total, 1) * 100
-        axes.stairs(share, edges, fill=True, alpha=0.18, color=_colour(theme, number))
-        axes.stairs(
-            share,
-            edges,
-            color=_colour(theme, number),
-            lw=1.6,
-            ls=dash(number - 1),
-            label=f"{h.name}, mean {h.mean:.2f}",
-        )
+        colour = _colour(theme, number + 1)
+        axes.stairs(share, edges, fill=True, alpha=0.18, color=colour)
+        axes.stairs(share, edges, color=colour, lw=1.6, ls=dash(number), label=f"{h.name}, mean {h.mean:.2f}")
     _mark(axes, threshold, theme)
     axes.set(xlabel="recall", ylabel="% of judged rows", xlim=(-0.02, 1.02))
     legend(axes, theme)
@@ -184,20 +174,16 @@ def write_both(draw: Callable[[Theme], Any], folder: Path, name: str) -> None:
 
 def panels(number: int, theme: Theme) -> tuple[Any, list[Any]]:
     """Returns a figure of this many plots side by side, and its axes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure: Any = Figure(figsize=(6.0 if number == 1 else 10.0, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = [figure.add_subplot(1, number, n + 1) for n in range(number)]
+    axes = list(figure.subplots(1, number, squeeze=False)[0])
     for one in axes:
-        one.set_facecolor("none")
+        one.set(facecolor="none", axisbelow=True)
         one.grid(True, color=theme.faint, lw=0.6)
-        one.set_axisbelow(True)
         one.tick_params(colors=theme.ink, labelsize=9, length=0)
-        for side, spine in one.spines.items():
-            spine.set_visible(side == "bottom")
-            spine.set_color(theme.ink)
+        one.spines[["left", "right", "top"]].set_visible(False)
+        one.spines["bottom"].set_color(theme.ink)
         one.xaxis.label.set_color(theme.ink)
         one.yaxis.label.set_color(theme.ink)
     return figure, axes
@@ -242,16 +228,11 @@ def head_tail_figure(sets: Sequence[Counted]) -> Any:
     for number, one in enumerate(sets, 1):
         ordered = np.sort(one.counts)[::-1]
         seen = ordered[ordered > 0]
-        colour = LIGHT.series[number % len(LIGHT.series)]
-        ranks = np.unique(np.geomspace(1, max(len(seen), 1), 400).astype(int))
         if len(seen):
-            left.loglog(
-                ranks,
-                seen[ranks - 1],
-                color=colour,
-                lw=1.6,
-                label=f"{one.name}, {one.texts:,} texts, {len(seen):,} entries seen",
-            )
+            colour = _colour(LIGHT, number)
+            ranks = np.unique(np.geomspace(1, len(seen), 400).astype(int))
+            label = f"{one.name}, {one.texts:,} texts, {len(seen):,} entries seen"
+            left.loglog(ranks, seen[ranks - 1], color=colour, lw=1.6, label=label)
             share = np.cumsum(ordered[::-1]) / ordered.sum() * 100
             points = np.unique(np.linspace(0, len(share) - 1, 600).astype(int))
             right.plot((points + 1) / len(share) * 100, share[points], color=colour, lw=1.6)

@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from ..data.originals import ImageReader
 from ..errors import UserError
 from ..recipe.paths import resolve
 from ..recipe.schema import dump_recipe
@@ -18,8 +20,16 @@ from ..runs.reader import Parts, RunReader
 from ..stages.boxes import BOXES, box_of
 from ..storage.files import disk_errors, making, remove_leftovers, temporary, write_json
 from ..storage.parts import RunFolder
-from .cards import Cards, ImageFiles, script_json, search_text
-from .figures import recall_figure, recall_histograms, sweep_figure, word_histograms, words_figure, write_both
+from .cards import ImageFiles, cards_of, script_json, search_text
+from .figures import (
+    Theme,
+    recall_figure,
+    recall_histograms,
+    sweep_figure,
+    word_histograms,
+    words_figure,
+    write_both,
+)
 from .sweep import Sweep, as_table, gate_note, sweep
 
 MARKER = "ctrlsynth-report.json"
@@ -30,7 +40,7 @@ _TEMPLATES = Path(__file__).with_name("templates")
 
 
 def write_report(
-    run: RunReader, out: Path, *, page_rows: int = 50, tick: Callable[[], None] | None = None
+    run: RunReader, out: Path, *, page_rows: int = 50, tick: Callable[[], None] = lambda: None
 ) -> Path:
     """Writes the gallery into the folder `out` atomically and returns its index.html. An older report is
     replaced when the new one is done. Raises UserError for a folder that holds anything else.
@@ -43,7 +53,7 @@ def write_report(
     remove_leftovers(out.parent)
     with making(out) as made:
         with disk_errors(out):
-            _write(run, made, page_rows, tick or (lambda: None))
+            _write(run, made, page_rows, tick)
         old = temporary(out)
         if out.exists():
             os.rename(out, old)
@@ -84,13 +94,10 @@ def _write(run: RunReader, root: Path, page_rows: int, tick: Callable[[], None])
 def _cards(run: RunReader, root: Path) -> Iterator[dict[str, Any]]:
     parts, shape = Parts(run), Shape(run)
     for index in parts.indexes():
-        images = ImageFiles(root, index)
-        cards = Cards(run.recipe, images)
-        try:
+        with ImageReader() as reader:
+            images = ImageFiles(root, index, reader)
             for source, family in parts.families(index, images=True):
-                yield from cards.of(samples_of(shape, source, family), source, family)
-        finally:
-            images.close()
+                yield from cards_of(run.recipe, images, samples_of(shape, source, family), source, family)
 
 
 def _pages(
@@ -101,56 +108,48 @@ def _pages(
     fates: Counter[_Fate] = Counter()
     paths: Counter[str] = Counter()
     path_sets: dict[tuple[str, ...], int] = {}
-    page: list[str] = []
     with open(root / "data" / "index.js", "w", encoding="ascii") as index:
         index.write("ctrlsynthIndex([\n")
-        for card in _cards(run, root):
-            tick()
-            fate = (card["verdict"], card["reason"], card["where"])
-            number = path_sets.setdefault(tuple(card["paths"]), len(path_sets))
-            fates[fate] += 1
-            index.write(script_json([number, list(fates).index(fate), search_text(card)]) + ",\n")
-            paths.update(card["paths"])
-            page.append(script_json(card))
-            if len(page) == page_rows:
-                _page(root, (fates.total() - 1) // page_rows, page)
-                page = []
-        if page:
-            _page(root, (fates.total() - 1) // page_rows, page)
-        threshold = run.recipe.judge.threshold if run.recipe.judge is not None else None
+        for number, page in groupby(enumerate(_cards(run, root)), lambda numbered: numbered[0] // page_rows):
+            cards = []
+            for _, card in page:
+                tick()
+                fate = (card["verdict"], card["reason"], card["where"])
+                fates[fate] += 1
+                paths.update(card["paths"])
+                path_set = path_sets.setdefault(tuple(card["paths"]), len(path_sets))
+                line = [path_set, list(fates).index(fate), search_text(card)]
+                index.write(script_json(line) + ",\n")
+                cards.append(script_json(card))
+            text = f"ctrlsynthPage({number},[\n" + ",\n".join(cards) + "\n]);\n"
+            (root / "data" / f"page-{number:05d}.js").write_text(text, encoding="ascii")
         more = {
             "pageRows": page_rows,
             "pathSets": list(path_sets),
             "fates": list(fates),
-            "threshold": threshold,
+            "threshold": run.recipe.judge.threshold if run.recipe.judge is not None else None,
         }
         index.write(f"],{script_json(more)});\n")
     return fates, paths
 
 
-def _page(root: Path, number: int, cards: Sequence[str]) -> None:
-    text = f"ctrlsynthPage({number},[\n" + ",\n".join(cards) + "\n]);\n"
-    (root / "data" / f"page-{number:05d}.js").write_text(text, encoding="ascii")
-
-
 def _plots(run: RunReader, folder: Path, found: Sweep | None) -> list[dict[str, str]]:
     """Draws the plots, in light and dark; returns their names, titles and alternative texts."""
-    plots = []
     words = word_histograms(run)
+    plots: dict[tuple[str, str, str], Callable[[Theme], Any]] = {}
     if words:
-        write_both(partial(words_figure, words), folder, "words")
         means = "; ".join(f"{h.name}: {h.total:,} texts, mean {h.mean:.1f} words" for h in words)
-        plots.append({"name": "words", "title": "Words in a text", "alt": means})
-    recalls = recall_histograms(run) if found is not None else []
-    if found is not None and recalls:
-        write_both(partial(recall_figure, recalls, found.threshold), folder, "recall")
-        means = "; ".join(f"{h.name}: {h.total:,} rows, mean recall {h.mean:.2f}" for h in recalls)
-        plots.append({"name": "recall", "title": "Recall", "alt": means})
+        plots["words", "Words in a text", means] = partial(words_figure, words)
     if found is not None:
-        write_both(partial(sweep_figure, found), folder, "sweep")
+        recalls = recall_histograms(run)
+        if recalls:
+            means = "; ".join(f"{h.name}: {h.total:,} rows, mean recall {h.mean:.2f}" for h in recalls)
+            plots["recall", "Recall", means] = partial(recall_figure, recalls, found.threshold)
         numbers = "the same numbers as in the table below"
-        plots.append({"name": "sweep", "title": "What every p_f would keep", "alt": numbers})
-    return plots
+        plots["sweep", "What every p_f would keep", numbers] = partial(sweep_figure, found)
+    for (name, _, _), draw in plots.items():
+        write_both(draw, folder, name)
+    return [{"name": name, "title": title, "alt": alt} for name, title, alt in plots]
 
 
 def _index(

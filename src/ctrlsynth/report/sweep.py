@@ -83,24 +83,23 @@ class _Tally:
 
     def __init__(self) -> None:
         self.judged = 0
-        self._counts = np.zeros(len(GRID) + 1, np.int64)
-        self._sums = np.zeros(len(GRID) + 1)
+        self._sums = np.zeros((2, len(GRID) + 1))
+        """Rows, and the sum of their means, by the number of thresholds that they pass."""
 
     def add(self, lowest: NDArray[np.float64], mean: NDArray[np.float64]) -> None:
         """Adds rows: `lowest` is the recall that decides, nan where nothing passes; `mean` is averaged."""
         self.judged += len(lowest)
         passing = ~np.isnan(lowest)
         steps = passes(lowest[passing, None], np.asarray(GRID)).sum(axis=1)
-        self._counts += np.bincount(steps, minlength=len(GRID) + 1)
-        self._sums += np.bincount(steps, weights=mean[passing], minlength=len(GRID) + 1)
+        for sums, weights in zip(self._sums, (None, mean[passing]), strict=True):
+            sums += np.bincount(steps, weights, minlength=len(GRID) + 1)
 
     def rows(self, name: str, kind: _Kind, from_: float) -> Iterator[SweepRow]:
         """Yields the rows of the table; they are complete from the threshold `from_` on."""
-        kept = np.cumsum(self._counts[::-1])[::-1][1:]
-        sums = np.cumsum(self._sums[::-1])[::-1][1:]
-        for p, number, total in zip(GRID, kept.tolist(), sums.tolist(), strict=True):
-            mean = total / number if number else None
-            yield SweepRow(name, kind, p, number, self.judged, mean, bool(passes(p, from_)))
+        totals = self._sums[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]
+        for p, (kept, total) in zip(GRID, totals.T.tolist(), strict=True):
+            mean = total / kept if kept else None
+            yield SweepRow(name, kind, p, int(kept), self.judged, mean, bool(passes(p, from_)))
 
 
 def sweep(run: RunReader) -> Sweep:
@@ -113,18 +112,17 @@ def sweep(run: RunReader) -> Sweep:
     if judge is None or not judges:
         raise UserError(f"{run.root}: nothing was judged in this run; give the recipe a `judge`")
     series: list[tuple[str, _Kind, list[Step]]] = [
-        (s.folder, box_of(s).judges or "text", [s]) for s in judges
-    ]
-    series += [
-        (name, "pair", found) for name, chain in shape.paths.items() if (found := _judges(shape, chain))
+        *((s.folder, box_of(s).judges or "text", [s]) for s in judges),
+        *((name, "pair", _judges(shape, chain)) for name, chain in shape.paths.items()),
     ]
     rows: list[SweepRow] = []
     for name, kind, members in series:
-        tally = _Tally()
-        for index in parts.indexes():
-            tally.add(*_recalls(run.recipe, parts, index, members))
-        gated = any(_behind_gate(run, step) for step in members)
-        rows += tally.rows(name, kind, judge.threshold if gated else 0.0)
+        if members:
+            tally = _Tally()
+            for index in parts.indexes():
+                tally.add(*_recalls(run.recipe, parts, index, members))
+            gated = any(_behind_gate(run, step) for step in members)
+            rows += tally.rows(name, kind, judge.threshold if gated else 0.0)
     note = gate_note(run)
     return Sweep(tuple(rows), judge.threshold, (note,) if note else ())
 
@@ -185,32 +183,28 @@ def gate_note(run: RunReader) -> str | None:
     p_f = f"{run.recipe.judge.threshold:g}"
     return (
         f"gate: texts that the judge rejected at p_f = {p_f} were never painted, so below {p_f} the counts "
-        f"of {', '.join(gated)} and of"
-        " their pairs are of what there is, not of what a lower p_f would give; a lower judge.threshold and "
-        "--update paint them"
+        f"of {', '.join(gated)} and of their pairs are lower bounds; to paint those texts, lower "
+        "judge.threshold and run with --update"
     )
 
 
 def _behind_gate(run: RunReader, step: Step) -> bool:
-    """Whether a gate removed rejected rows before this step."""
-    by_folder = {s.folder: s for s in run.steps}
-    here: Step | None = step
-    while here is not None and not any(role.startswith("gate ") for role in here.uses):
-        here = by_folder.get(here.parent or "")
-    return here is not None
+    """Returns whether a gate removed rejected rows before this step."""
+    here = any(role.startswith("gate ") for role in step.uses)
+    return here or (step.parent is not None and _behind_gate(run, run.step(step.parent)))
 
 
 def as_table(found: Sweep) -> tuple[list[str], list[list[str]]]:
     """Returns headings and rows as text: one line per p_f; for every series kept (share) and mean recall.
     `*`: below the gate, see the notes."""
-    head, body = ["p_f"], []
+    head, columns = ["p_f"], []
     for kind, name in found.names():
         head += [f"{name} pairs" if kind == "pair" else name, "recall"]
-    columns = [found.series(kind, name) for kind, name in found.names()]
+        columns.append(found.series(kind, name))
+    body = []
     for number, p in enumerate(GRID):
         line = [f"{p:.2f}" + (" <" if abs(p - found.threshold) < SLACK else "")]
-        for series in columns:
-            row = series[number]
+        for row in (series[number] for series in columns):
             line.append(f"{row.kept} ({row.share:.0%}){'' if row.complete else '*'}")
             line.append("-" if row.mean_recall is None else f"{row.mean_recall:.3f}")
         body.append(line)

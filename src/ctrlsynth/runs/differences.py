@@ -15,10 +15,10 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         for key, a, b in _flat_diff(old.get("recipe", {}), new["recipe"])
         if key.split(".")[0] not in _FREE
     ]
-    lost = _lost_parts(old.get("parts", []), new["parts"])
-    if old.get("limit") != new["limit"]:
-        lines.append(f"limit: {_show(old.get('limit'))} -> {_show(new['limit'])}")
-        lost = []
+    limits = old.get("limit"), new["limit"]
+    limited = [f"limit: {_show(limits[0])} -> {_show(limits[1])}"] if limits[0] != limits[1] else []
+    lost = [] if limited else _lost_parts(old.get("parts", []), new["parts"])
+    lines += limited
     before = {s["folder"]: s for s in old.get("steps", [])}
     after = {s["folder"]: s for s in new["steps"]}
     moved = [f for f, s in after.items() if f in before and before[f]["digest"] != s["digest"]]
@@ -28,14 +28,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     }
     lines += [f"{f}: bank: {_show(a)} -> {_show(b)}" for f, (a, b) in banks.items() if a and b and a != b]
     if moved and not lines:
-        for folder in moved:
-            inner = _flat_diff(before[folder].get("settings", {}), after[folder]["settings"])
-            lines += [f"{folder}: {key}: {_show(a)} -> {_show(b)}" for key, a, b in inner]
-        lines = lines or [f"{', '.join(moved)}: made by other code or files than now"]
-    if not moved and before.keys() == after.keys() and not any(line.startswith("limit") for line in lines):
-        return (
-            lines + lost if lost else []
-        )  # else a change that no row depends on (train, evaluate, mix, a path's name)
+        lines = [
+            f"{f}: {key}: {_show(a)} -> {_show(b)}"
+            for f in moved
+            for key, a, b in _flat_diff(before[f].get("settings", {}), after[f]["settings"])
+        ] or [f"{', '.join(moved)}: made by other code or files than now"]
+    if not (moved or limited or lost) and before.keys() == after.keys():
+        return []  # a change that no row depends on (train, evaluate, mix, a path's name)
     return lines + lost or [f"stages: {', '.join(before)} -> {', '.join(after)}"]
 
 

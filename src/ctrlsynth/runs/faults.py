@@ -27,11 +27,11 @@ MESSAGE = 500
 WINDOW = 10
 """The error rate counts the last `WINDOW x after` rows, so that a server that breaks after a week is noticed
 within minutes."""
-_DIED = {"engine_died", "server_down"}
 _NO_MEMORY = ("out of memory", "can't allocate memory", "failed to allocate memory", "cannot allocate memory")
 
 
 Kind = Literal["memory", "died", "other"]
+_KINDS: dict[str, Kind] = {"out_of_memory": "memory", "engine_died": "died", "server_down": "died"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +49,21 @@ def fault_of(error: Exception) -> Fault:
     cut = line if len(line) <= MESSAGE else line[: MESSAGE - 3] + "..."
     text = cut.encode("utf-8", "backslashreplace").decode()
     names = {c.__name__ for c in type(error).__mro__}
-    if isinstance(error, ModelError):
-        kind: Kind = (
-            "memory" if error.reason == "out_of_memory" else "died" if error.reason in _DIED else "other"
-        )
-        return Fault(kind, error.reason, text if text.startswith(error.reason) else f"{error.reason}: {text}")
     message = f"{type(error).__name__}: {text}"
-    if (
+    if isinstance(error, ModelError):
+        reason = error.reason
+        message = text if text.startswith(reason) else f"{reason}: {text}"
+    elif (
         isinstance(error, MemoryError)
         or "OutOfMemoryError" in names
         or ("RuntimeError" in names and any(w in text.lower() for w in _NO_MEMORY))
     ):
-        return Fault("memory", "out_of_memory", message)
-    if isinstance(error, (BrokenExecutor, ConnectionError)) or "EngineDeadError" in names:
-        return Fault("died", "engine_died", message)
-    return Fault("other", f"model_error:{type(error).__name__}", message)
+        reason = "out_of_memory"
+    elif isinstance(error, (BrokenExecutor, ConnectionError)) or "EngineDeadError" in names:
+        reason = "engine_died"
+    else:
+        reason = f"model_error:{type(error).__name__}"
+    return Fault(_KINDS.get(reason, "other"), reason, message)
 
 
 class GuardedModel:
@@ -92,12 +92,7 @@ class GuardedModel:
         )  # before they are answered, so that failures are a share of all of them
         while self._rows() - self._blocks[0][0] >= WINDOW * self._limits.after:
             self._blocks.popleft()
-        if self.most is None or len(items) <= self.most:
-            answers = self._call(stage, items)
-            if isinstance(answers, Fault):
-                answers = self._piecewise(stage, items, answers)
-        else:
-            answers = self._piecewise(stage, items)
+        answers = self._answers(stage, items)
         failed = [i for i in items if i.status == "failed"]
         self._blocks[-1][1] = len(failed)
         if failed and self.first_error is None:
@@ -117,20 +112,19 @@ class GuardedModel:
             for item in live:  # reset: the same rows are tried again
                 item.status, item.reason = "ok", None
             return fault
-        self._succeeded(stage, len(live))
+        if live:
+            self._deaths = 0
+            self._calm += self.most is not None and len(live) >= self.most
+        if self.most is not None and self._calm >= self._patience:
+            wider = 2 * self.most
+            self.most, self._calm, self._grown = wider if wider < stage.batch else None, 0, True
         return answers
 
-    def _piecewise(self, stage: Stage, items: list[Item], fault: Fault | None = None) -> list[Any]:
-        """Calls with smaller and smaller pieces of the live rows, in order. One faulty row in a batch of n
-        costs about 2 log2(n) calls; k such rows k times as many."""
+    def _answers(self, stage: Stage, items: list[Item]) -> list[Any]:
+        """Calls the model with all rows and, after a fault, with smaller and smaller pieces of them. One
+        faulty row in a batch of n costs about 2 log2(n) calls; k such rows k times as many."""
         out: list[Any] = [None] * len(items)
-        live = [n for n, i in enumerate(items) if i.status == "ok"]
-        dead = [n for n, i in enumerate(items) if i.status != "ok"]
-        self._place(out, dead, self._call(stage, [items[n] for n in dead]) if dead else [])
-        todo = [live] if live else []
-        if fault is not None and todo:
-            todo = self._next(stage, items, todo.pop(), fault, again=True)
-        died = fault is not None and fault.kind == "died"
+        todo, died = [list(range(len(items)))], False
         while todo:
             piece = todo.pop()
             if self.most is not None and len(piece) > self.most:
@@ -138,16 +132,16 @@ class GuardedModel:
                 continue
             answers = self._call(stage, [items[n] for n in piece])
             if isinstance(answers, Fault):
-                todo += self._next(stage, items, piece, answers, again=not died)
+                live = [n for n in piece if items[n].status == "ok"]
+                if live and len(live) < len(piece):
+                    todo.append([n for n in piece if items[n].status != "ok"])
+                if live:
+                    todo += self._next(stage, items, live, answers, again=not died)
                 died = died or answers.kind == "died"
             else:
-                self._place(out, piece, answers)
+                for n, answer in zip(piece, answers, strict=True):
+                    out[n] = answer
         return out
-
-    def _place(self, out: list[Any], numbers: list[int], answers: list[Any] | Fault) -> None:
-        if not isinstance(answers, Fault):
-            for n, answer in zip(numbers, answers, strict=True):
-                out[n] = answer
 
     def _next(
         self, stage: Stage, items: list[Item], piece: list[int], fault: Fault, again: bool
@@ -178,16 +172,6 @@ class GuardedModel:
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-    def _succeeded(self, stage: Stage, rows: int) -> None:
-        if not rows:
-            return
-        self._deaths = 0
-        if self.most is not None and rows >= self.most:
-            self._calm += 1
-            if self._calm >= self._patience:
-                wider = 2 * self.most
-                self.most, self._calm, self._grown = wider if wider < stage.batch else None, 0, True
 
     def _restart(self, stage: Stage, row_id: str, fault: Fault) -> None:
         """Closes the model, which loads again when it is called; gives up when that happens too often."""

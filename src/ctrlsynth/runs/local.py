@@ -81,9 +81,12 @@ class Pipeline:
                         self._behind.popleft().result()
                 while self._behind:
                     self._behind.popleft().result()
-            except BaseException:
+            except BaseException:  # saves the finished rows of the unfinished part
                 steps.close()
-                self._rescue(pool)
+                while self._behind:
+                    self._behind.popleft().exception()
+                if self._writer is not None:
+                    pool.submit(self._writer.keep).exception()  # does not hide the first fault
                 raise
             finally:
                 if self._model.first_error is not None:
@@ -100,14 +103,6 @@ class Pipeline:
                 for block in prepare(self._workshop, self._run, self._folder, part, old, self._retry):
                     yield target, block
                 yield target, None
-
-    def _rescue(self, pool: ThreadPoolExecutor) -> None:
-        """After Ctrl-C or a fault: saves the finished rows of the unfinished part. A second fault does not
-        hide the first."""
-        while self._behind:
-            self._behind.popleft().exception()
-        if self._writer is not None:
-            pool.submit(self._writer.keep).exception()
 
     def _write(self, target: Target, block: Block | None) -> None:
         """Runs in the writing thread. Writes nothing more after a fault: a part that lacks a block must not

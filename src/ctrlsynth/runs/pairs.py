@@ -4,7 +4,7 @@ img, capimg, mix. Export, gallery, explain and sweep read this.
 All of it works on one source row and the rows that descend from it (`reader.Parts.families`)."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -23,6 +23,7 @@ _MADE = {
     "text": ("id", "status", "reason", "source_key", "text", "template", "model", "clip_tokens", "truncated"),
     "image": ("id", "status", "reason", "source_key", "style", "prompt", "model", "width", "height"),
 }
+_CHILD = ("source_key", "parent", "status", "reason")
 _JUDGED = {"text": ("edited",), "image": ("text", "original", "original_unedited", "unsafe")}
 
 
@@ -104,8 +105,7 @@ class Shape:
     """
 
     def __init__(self, run: RunReader) -> None:
-        by_folder = {s.folder: s for s in run.steps}
-        self.steps = by_folder
+        self.steps = {s.folder: s for s in run.steps}
         self.made = [s for medium in ("text", "image") for s in run.steps if box_of(s).makes == medium]
         self.judges = {
             str(s.parent) if box_of(s).judges == "text" else s.uses["paint"]: s
@@ -115,7 +115,7 @@ class Shape:
         self.seen: dict[str, str | None] = {}
         self.kinds: dict[str, PairKind] = {}
         for step in self.made:
-            above = {box_of(by_folder[f]).makes: f for f in _chain(by_folder, str(step.parent))}
+            above = {box_of(self.steps[f]).makes: f for f in _chain(self.steps, str(step.parent))}
             if box_of(step).makes == "text":
                 self.seen[step.folder] = above.get("image")
                 self.kinds[step.folder] = "capimg" if "image" in above else "cap"
@@ -124,16 +124,17 @@ class Shape:
         self.balances = {
             str(s.parent): s.folder
             for s in run.steps
-            if box_of(s).barrier and set(by_folder[str(s.parent)].paths) <= set(s.paths)
+            if box_of(s).barrier and set(self.steps[str(s.parent)].paths) <= set(s.paths)
         }
-        tags = (s.folder for s in run.steps if s.kind == "tag" and s.parent == "read" and s.label == "tag")
+        of_originals = ("tag", "tag", "read")
+        tags = (s.folder for s in run.steps if (s.kind, s.label, s.parent) == of_originals)
         self.tagged = next(tags, None)
         self.paths: dict[str, tuple[str, ...]] = {}
         for name in run.recipe.paths:
             mine = [s for s in run.steps if name in s.paths and box_of(s).on_path]
             ends = [s for s in mine if s.kind != "tag"] or mine
             if ends:
-                self.paths[name] = _chain(by_folder, ends[-1].folder)
+                self.paths[name] = _chain(self.steps, ends[-1].folder)
 
     def columns(self, texts: bool = True, images: bool = False) -> dict[str, Sequence[str]]:
         """Returns the columns that pairs need, by folder; `texts`: what is written of them, too, `images`:
@@ -144,9 +145,8 @@ class Shape:
             names = _MADE[medium] if texts else _MADE[medium][:4]
             wanted[step.folder] = (*names, "image") if images and medium == "image" else names
             if step.folder in self.judges:
-                judge = ("source_key", "parent", "status", "reason", "verdict", *_JUDGED[medium])
-                wanted[self.judges[step.folder].folder] = judge
-        wanted |= dict.fromkeys(self.balances.values(), ("source_key", "parent", "status", "reason"))
+                wanted[self.judges[step.folder].folder] = (*_CHILD, "verdict", *_JUDGED[medium])
+        wanted |= dict.fromkeys(self.balances.values(), _CHILD)
         if self.tagged is not None:
             wanted[self.tagged] = ("source_key", "status")
         return wanted
@@ -156,13 +156,11 @@ class Shape:
         out: dict[str, Made] = {}
         for step in self.made:
             judge = self.judges.get(step.folder)
-            image = box_of(step).makes == "image"
             judged = {r["parent"]: r for r in family[judge.folder]} if judge is not None else {}
             seen: dict[str, Row] = {}
-            if image and judge is not None:
+            if judge is not None and box_of(step).makes == "image":  # by the tags that it was read to have
                 judged = {parent(i): r for i, r in judged.items()}
-                again = family.get(str(judge.parent), [])
-                seen = {r["parent"]: r for r in again if "parent" in r}
+                seen = {r["parent"]: r for r in family.get(str(judge.parent), []) if "parent" in r}
             balance = self.balances.get(step.folder)
             sampled = {r["parent"]: r for r in family[balance]} if balance is not None else {}
             for row in family[step.folder]:
@@ -176,10 +174,9 @@ class Shape:
                     out[row["id"]] = Made(step, row, fate, found, tags)
         return out
 
-    def pairs(self, source: Row, family: Family) -> list[Pair]:
-        """Returns every pair that descends from one source row; a text or image that was never made gives
+    def pairs(self, source: Row, family: Family) -> Iterator[Pair]:
+        """Yields every pair that descends from one source row; a text or image that was never made gives
         none."""
-        out = []
         made = self.made_of(family)
         images = {i: m for i, m in made.items() if m.step.folder not in self.seen}
         for row_id, member in made.items():
@@ -187,12 +184,11 @@ class Shape:
             kind = self.kinds[folder]
             if folder not in self.seen:
                 text = made.get(parent(row_id).removesuffix("/balance"))
-                out.append(Pair(kind, row_id, folder, source, text, member))
+                yield Pair(kind, row_id, folder, source, text, member)
             elif self.seen[folder] is None:
-                out.append(Pair(kind, row_id, folder, source, member))
+                yield Pair(kind, row_id, folder, source, member)
             elif (image := ancestor(row_id, images)) is not None:  # else an update removed the image
-                out.append(Pair(kind, row_id, folder, source, member, image))
-        return out
+                yield Pair(kind, row_id, folder, source, member, image)
 
 
 @dataclass(slots=True)
@@ -220,11 +216,10 @@ def samples_of(shape: Shape, source: Row, family: Family) -> list[Sample]:
     """Returns the samples of one source row, in the order of the recipe's paths; the same fate by the same
     steps is one sample."""
     made = shape.made_of(family)
-    children: dict[str, dict[str, list[Row]]] = {}
+    children: dict[tuple[str, str], list[Row]] = {}
     for folder, rows in family.items():
-        below = children.setdefault(folder, {})
         for row in rows:
-            below.setdefault(row["parent"], []).append(row)
+            children.setdefault((folder, row["parent"]), []).append(row)
     found: dict[tuple[str, Fate], Sample] = {}
     for name, chain in shape.paths.items():
         for way in _walk(shape, chain, [(shape.steps["read"], source)], children):
@@ -232,7 +227,7 @@ def samples_of(shape: Shape, source: Row, family: Family) -> list[Sample]:
             others = {
                 s.folder: [
                     o
-                    for o in children[s.folder][r["parent"]]
+                    for o in children[s.folder, r["parent"]]
                     if o is not r and stem(o["id"]) == stem(r["id"])
                 ]
                 for s, r in way
@@ -248,14 +243,14 @@ def _walk(
     shape: Shape,
     chain: Sequence[str],
     way: list[tuple[Step, Row]],
-    children: Mapping[str, Mapping[str, list[Row]]],
+    children: Mapping[tuple[str, str], list[Row]],
 ) -> Iterator[list[tuple[Step, Row]]]:
     last = way[-1][1]
     if last["status"] != "ok" or len(way) == len(chain):
         yield way
         return
     step = shape.steps[chain[len(way)]]
-    below = children[step.folder].get(last["id"], [])
+    below = children.get((step.folder, last["id"]), [])
     if box_of(step).makes == "text":  # the chosen candidate, or the first where none could be chosen
         best: dict[str, Row] = {}
         for row in below:
@@ -328,7 +323,7 @@ class Mix:
     note: str = ""
     without: frozenset[str] = frozenset()
 
-    def take(self, pairs: Sequence[Pair]) -> list[Pair]:
+    def take(self, pairs: Iterable[Pair]) -> list[Pair]:
         """Returns the pairs of one source row that leave the run, in their order."""
         kept = [
             p for p in pairs if p.reason is None and p.kind in self.kinds and p.folder not in self.without

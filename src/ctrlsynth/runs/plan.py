@@ -64,11 +64,11 @@ class Plan:
     def whole_digest(self, folder: str) -> str:
         """Returns the digest of a barrier, which looks at all parts at once: it changes with any part and any
         retry upstream."""
-        again = {f: self.retries[f] for f in self.lineage(folder) if self.retries.get(f)}
-        name = f"{folder} {self.digests[folder]} {sorted(again.items())}"
-        if name not in self._wholes:
-            self._wholes[name] = digest_of(name, [p.fingerprint for p in self.parts])[:12]
-        return self._wholes[name]
+        if folder not in self._wholes:
+            again = {f: self.retries[f] for f in self.lineage(folder) if self.retries.get(f)}
+            name = f"{folder} {self.digests[folder]} {sorted(again.items())}"
+            self._wholes[folder] = digest_of(name, [p.fingerprint for p in self.parts])[:12]
+        return self._wholes[folder]
 
     def lineage(self, folder: str) -> list[str]:
         """Returns the folder and everything upstream of it, in the order of the steps."""

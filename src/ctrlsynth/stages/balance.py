@@ -61,13 +61,13 @@ class MatchStage(Stage):
 @dataclass(frozen=True, slots=True)
 class BarrierPart:
     """One part as the barrier sees it; picklable, so that any process can do its share. `captions`: its rows
-    (id, source key, text) that take part; `gone`: those that are duplicates."""
+    (id, source key, text) that take part; `gone`: the numbers of those that are duplicates."""
 
     up: PartView
     captions: Callable[[PartView], Iterator[tuple[Any, ...]]]
     matches: str | None
     seed: int
-    gone: Mapping[str, str]
+    gone: NDArray[np.int32] | None = None
 
     def scan(self) -> tuple[int, NDArray[np.uint64], NDArray[np.uint64]]:
         """Returns the part's number, digests, and ranks: by id alone, and another chance than the one that is
@@ -80,12 +80,7 @@ class BarrierPart:
         """Returns the matches of the part's captions that are not duplicates."""
         assert self.matches is not None
         found = stored_matches(self.up, self.matches)
-        if not self.gone:
-            return found
-        stay = np.ones(len(found), bool)
-        for rows in self.gone.values():
-            stay[unpack(rows)] = False
-        return found.select(stay)
+        return found if self.gone is None else found.select(~np.isin(np.arange(len(found)), self.gone))
 
 
 def stored_matches(up: PartView, folder: str) -> Matches:
@@ -127,7 +122,7 @@ class BalanceStage(Barrier):
 
         Raises UserError for a size that the pool cannot fill. Memory: the counts, one bucket of digests, and
         the numbers of the duplicates."""
-        views = [BarrierPart(up, self._captions, self._matches, self._seed, {}) for up in parts]
+        views = [BarrierPart(up, self._captions, self._matches, self._seed) for up in parts]
         sizes: list[int] = []
 
         def scanned() -> Iterator[Any]:
@@ -135,10 +130,10 @@ class BalanceStage(Barrier):
                 sizes.append(len(found[1]))
                 yield found
 
-        gone = {str(p): {"duplicate": pack(rows)} for p, rows in dedupe.find(scanned()).items()}
-        views = [replace(view, gone=gone.get(str(view.up.index), {})) for view in views]
-        lost = sum(len(unpack(rows)) for reasons in gone.values() for rows in reasons.values())
-        state: dict[str, Any] = {"captions": sum(sizes), "duplicates": lost, "gone": gone}
+        gone = dedupe.find(scanned())
+        views = [replace(view, gone=gone.get(view.up.index)) for view in views]
+        lost, packed = sum(map(len, gone.values())), {str(p): {"duplicate": pack(r)} for p, r in gone.items()}
+        state: dict[str, Any] = {"captions": sum(sizes), "duplicates": lost, "gone": packed}
         if self._matches is not None:
             return state | self._by_concepts(views, each)
         pool, wanted = sum(sizes) - lost, self._rule.random or 0

@@ -196,15 +196,10 @@ class PaintedImages:
     def read(self, up: PartView, row_id: str) -> bytes:
         """Returns an image's encoded bytes."""
         if up is not self._up:
-            self._start(up)
-        for _ in range(2):
-            for found, image in self._rows:
-                if found == row_id:
-                    return bytes(image["bytes"])
-            self._start(up)  # a row before the last one read: from the top again
+            batches = up.columns(self._folder, ["id", "image"], 32)
+            self._up = up
+            self._rows = (row for ids, images in batches for row in zip(ids, images, strict=True))
+        for found, image in self._rows:
+            if found == row_id:
+                return bytes(image["bytes"])
         raise KeyError(row_id)
-
-    def _start(self, up: PartView) -> None:
-        batches = up.columns(self._folder, ["id", "image"], 32)
-        self._up = up
-        self._rows = (row for ids, images in batches for row in zip(ids, images, strict=True))

@@ -284,11 +284,11 @@ class JudgeImageStage(_JudgeStage):
 
     def columns(self, items: list[Item], answers: list[Any]) -> dict[str, list[Any]]:
         names, against = ("text", "original", "original_unedited"), self._judge.image_against
-        told: list[Any] = [a if a is not None else (dict.fromkeys(names), None) for a in answers]
+        scored: list[Any] = [a if a is not None else (dict.fromkeys(names), None) for a in answers]
         return {
-            **{n: [s[n]._asdict() if s[n] is not None else None for s, _ in told] for n in names},
-            "unsafe": [unsafe for _, unsafe in told],
+            **{n: [s[n]._asdict() if s[n] is not None else None for s, _ in scored] for n in names},
+            "unsafe": [unsafe for _, unsafe in scored],
             "verdict": [
-                self._decide(i, s[against], unsafe) for i, (s, unsafe) in zip(items, told, strict=True)
+                self._decide(i, s[against], unsafe) for i, (s, unsafe) in zip(items, scored, strict=True)
             ],
         }

@@ -98,19 +98,12 @@ class WriteStage(Stage):
                 found = ancestor(row_id, texts)
                 text = found[0] if found is not None else None
             if self._family == "caption":
-                yield self._by_tagger(row_id, source_key, tags, text)
+                key, fate = key_of(self._prefix, text or ""), () if text else ("dropped", "no_caption")
+                yield Item(child(row_id, self._label), row_id, source_key, key, (text, tags, 0), *fate)
                 continue
             for number, candidate in product(range(self._variants), range(self._candidates)):
                 made = child(row_id, self._label, number, *([candidate] if candidate else []))
                 yield self._item(made, row_id, source_key, tags, text, candidate)
-
-    def _by_tagger(self, row_id: str, source_key: str, tags: Tags | None, text: str | None) -> Item:
-        item = Item(
-            child(row_id, self._label), row_id, source_key, key_of(self._prefix, text or ""), (text, tags, 0)
-        )
-        if not text:
-            item.drop("no_caption")
-        return item
 
     def _item(
         self, row_id: str, parent: str, source_key: str, tags: Tags | None, text: str | None, candidate: int

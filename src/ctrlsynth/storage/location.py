@@ -23,13 +23,12 @@ from ..errors import UserError, WorkFailed, first_line
 
 BLOCK = 8 * 2**20
 """Bytes per request when a file of a store is read."""
+# Waits in seconds before a conditional write is retried that met another one at the same instant (S3: 409).
 _AGAIN = (0.2, 1.0, 3.0)
-"""Waits in seconds before a conditional write is retried that met another one at the same instant (S3 answers
-409)."""
+# Stores without folders, where `makedirs` would look for the bucket, or even make one.
 _FLAT = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}
-"""Stores without folders, where `makedirs` would look for the bucket, or even make one."""
+# Packages whose own exceptions, not OSError, come through fsspec.
 _CLIENTS = {"botocore", "aiobotocore", "aiohttp", "google", "gcsfs", "azure", "requests"}
-"""Packages whose own exceptions, not OSError, come through fsspec."""
 
 
 class Entry(NamedTuple):
@@ -102,8 +101,6 @@ class Remote:
                 with store_errors(self.url):
                     files.put_file(str(made), key, mode="create")
                 return True
-            except FileExistsError:
-                return False
             except OSError as error:
                 if _is_taken(error):
                     return False
@@ -111,10 +108,6 @@ class Remote:
                     raise
                 time.sleep(wait)
         raise AssertionError("the last try returns or raises")
-
-    def fetch(self, to: Path) -> None:
-        """Copies the file to a local path."""
-        self._call("get_file", str(to))
 
     def unlink(self, missing_ok: bool = False) -> None:
         try:
@@ -220,7 +213,7 @@ def local_copy(path: str) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory(prefix="ctrlsynth-") as folder:
         copy = Path(folder) / Remote(path).name
-        Remote(path).fetch(copy)
+        Remote(path)._call("get_file", str(copy))
         yield str(copy)
 
 
@@ -294,9 +287,10 @@ def store_errors(url: object) -> Iterator[None]:
 
 
 def _is_taken(error: OSError) -> bool:
-    """Whether a store that speaks S3 answered 412, which s3fs does not always turn into a FileExistsError."""
+    """Whether the name is taken; s3fs does not always turn the 412 of an S3 store into a FileExistsError."""
     answer = getattr(error.__cause__, "response", None) or {}
-    return answer.get("Error", {}).get("Code") in ("PreconditionFailed", "412")
+    code = answer.get("Error", {}).get("Code")
+    return isinstance(error, FileExistsError) or code in ("PreconditionFailed", "412")
 
 
 def _entry(found: dict[str, Any]) -> Entry:

@@ -148,18 +148,22 @@ class PartView:
 
     def table(self, folder: str, names: Sequence[str]) -> dict[str, tuple[Any, ...]]:
         """id -> the other columns of every `ok` row of the part. Memory: those columns of one part."""
-        found: dict[str, tuple[Any, ...]] = {}
-        for ids, status, *others in self.columns(folder, ["id", "status", *names]):
-            rows = zip(*others, strict=True) if others else iter([()] * len(ids))
-            found.update((i, row) for i, s, row in zip(ids, status, rows, strict=True) if s == "ok")
-        return found
+        return {
+            row_id: tuple(others)
+            for columns in self.columns(folder, ["id", "status", *names])
+            for row_id, status, *others in zip(*columns, strict=True)
+            if status == "ok"
+        }
 
     def rejected(self, folder: str) -> set[str]:
         """Ids of the parents that a judge's table does not keep."""
-        out: set[str] = set()
-        for parents, verdicts in self.columns(folder, ["parent", "verdict"]):
-            out.update(p for p, v in zip(parents, verdicts, strict=True) if v != "kept")
-        return out
+        judged = self.columns(folder, ["parent", "verdict"])
+        return {
+            parent
+            for columns in judged
+            for parent, verdict in zip(*columns, strict=True)
+            if verdict != "kept"
+        }
 
 
 class PartWriter:

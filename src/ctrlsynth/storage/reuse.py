@@ -3,6 +3,7 @@ asking a model."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from itertools import groupby
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -63,13 +64,10 @@ class ReusableRows:
     def take(self, ids_and_keys: Sequence[tuple[str, str]]) -> Iterator[pa.Table]:
         """These rows in order, as tables in today's schema: a table for each run of neighbours, since one a
         row would take long."""
-        places = [self._where[k] for k in ids_and_keys]
-        begin = 0
-        for end in range(1, len(places) + 1):
-            number, row = places[begin]
-            if end == len(places) or places[end] != (number, row + end - begin):
-                yield from self._rows(number, row, end - begin)
-                begin = end
+        places = enumerate(self._where[k] for k in ids_and_keys)
+        for (number, _), run in groupby(places, key=lambda at: (at[1][0], at[1][1] - at[0])):
+            rows = [row for _, (_, row) in run]
+            yield from self._rows(number, rows[0], len(rows))
 
     def _rows(self, number: int, row: int, count: int) -> Iterator[pa.Table]:
         """`count` rows of one file from `row` on; a table per row group."""
@@ -90,9 +88,7 @@ class ReusableRows:
             try:
                 file = held if held is not None else opened.enter_context(open_part(path))
             except UserError as error:
-                raise WorkFailed(
-                    f"{path}: another process finished this part meanwhile; run the same command again"
-                ) from error
+                raise _lost(path) from error
             start = 0
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
@@ -109,12 +105,14 @@ class ReusableRows:
             return table.select(self._schema.names).cast(self._schema)
         except (
             FileNotFoundError
-        ) as error:  # a store's file can't be read any more once it is removed, even where it is open
-            raise WorkFailed(
-                f"{path}: another process finished this part meanwhile; run the same command again"
-            ) from error
+        ) as error:  # a store's file, once removed, is unreadable even where it is open
+            raise _lost(path) from error
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{path}: damaged ({error}); remove the file and run again") from error
+
+
+def _lost(path: Location) -> WorkFailed:
+    return WorkFailed(f"{path}: another process finished this part meanwhile; run the same command again")
 
 
 ADDED = {"error", "chunks", "flagged", "dropped_phrases"}

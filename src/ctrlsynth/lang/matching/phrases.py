@@ -185,17 +185,18 @@ def _counts(
     """Whether a place counts beside a compound: outside it, all of it, what it describes by its first word,
     its last words and a kind of it, or bound by the row itself to the compound's other words."""
     begin, end, whole = compound
-    if span[1] <= begin or end <= span[0] or (span[0] <= begin and end <= span[1]):
-        return True
-    if span[0] == begin + 1 and text.keys[begin].low in DESCRIBING:
-        return True
-    if span[1] == end and _kind_of(whole, thing.lemma):
-        return True
-    apart = text.nouns[begin:end]
-    return any(
-        p.object == thing and _side_by_side(apart, [*(k.noun for k in p.middle), *thing.words])
-        for p in own
-        if p.middle
+    return (
+        span[1] <= begin
+        or end <= span[0]
+        or (span[0] <= begin and end <= span[1])
+        or (span[0] == begin + 1 and text.keys[begin].low in DESCRIBING)
+        or (span[1] == end and _kind_of(whole, thing.lemma))
+        or any(
+            p.object == thing
+            and _side_by_side(text.nouns[begin:end], [*(k.noun for k in p.middle), *thing.words])
+            for p in own
+            if p.middle
+        )
     )
 
 
@@ -210,14 +211,11 @@ def _kind_of(whole: str, lemma: str) -> bool:
     sense = wordnet.first_sense(whole)
     if sense is None:
         return False
-    counts = wordnet.sense_counts(lemma, "n")
-    above = wordnet.steps_up(sense.row)
-    senses = wordnet.synsets(lemma, "n")
-    rare = sum(counts) < _RARE
+    counts, above = wordnet.sense_counts(lemma, "n"), wordnet.steps_up(sense.row)
     return any(
         s.row in above
-        for i, s in enumerate(senses)
-        if i == 0 or rare or (i < len(counts) and counts[i] * 20 > sum(counts))
+        for i, s in enumerate(wordnet.synsets(lemma, "n"))
+        if i == 0 or sum(counts) < _RARE or (i < len(counts) and counts[i] * 20 > sum(counts))
     )
 
 

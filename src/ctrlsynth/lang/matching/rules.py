@@ -57,10 +57,10 @@ from .text import MARK, OPEN, RELATIVE, Key, Text
 MATCHERS = ("substring", "lemma", "wordnet")
 _LINKING = frozenset("be look seem appear become turn remain stay".split())
 _JOINERS = frozenset(("and", "or", ","))
+# Words with which something else begins.
 _OTHERS = frozenset(
     "there it he she we they i you this these those but while as when where because if than then".split()
 )
-"""Words with which something else begins."""
 
 
 def _passes(keys: Sequence[Key], begin: int, end: int) -> bool:

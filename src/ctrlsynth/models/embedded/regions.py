@@ -36,6 +36,15 @@ class Box(NamedTuple):
         """Pixels of the longer side."""
         return max(self.width, self.height)
 
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Index of the box in an array (height, width, ...)."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+    def moved(self, x: int, y: int) -> Box:
+        """The box further right and down."""
+        return Box(self.left + x, self.top + y, self.right + x, self.bottom + y)
+
     def overlap(self, other: Box, axis: int) -> int:
         """Pixels that two boxes share along an axis (0: x, 1: y); negative for a gap."""
         return min(self[axis + 2], other[axis + 2]) - max(self[axis], other[axis])
@@ -60,9 +69,6 @@ def label(mask: Mask) -> tuple[Labels, int]:
     change = np.diff(flat, append=np.int8(0))
     starts, ends = np.flatnonzero(change == 1), np.flatnonzero(change == -1)
     count = len(starts)
-    labels = np.zeros((height, width), np.int32)
-    if not count:
-        return labels, 0
     low = np.searchsorted(ends, starts + step, "right")
     high = np.searchsorted(starts, ends + step, "left")
     touching = np.maximum(high - low, 0)
@@ -81,44 +87,26 @@ def label(mask: Mask) -> tuple[Labels, int]:
             break
         root = joined
     roots, numbers = np.unique(root, return_inverse=True)
-    painted = np.zeros(height * step + 1, np.int32)
-    lengths = ends - starts
-    where = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(int(lengths.sum()))
-    painted[where] = np.repeat(numbers + 1, lengths)
-    labels[:] = painted[: height * step].reshape(height, step)[:, :width]
+    labels = np.zeros((height, width), np.int32)
+    labels[mask] = np.repeat(numbers + 1, ends - starts)
     return labels, len(roots)
 
 
 def outside(blocked: Mask, start: Mask | None = None) -> Mask:
     """Mask of the pixels that a path of unblocked pixels connects to the border, or to the pixels of
     `start`."""
-    labels, count = label(~blocked)
-    if start is None:
-        edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    else:
-        edge = labels[start]
-    reached = np.zeros(count + 1, bool)
-    reached[np.unique(edge)] = True
-    reached[0] = False
-    return np.asarray(reached[labels], bool)
+    labels, _ = label(~blocked)
+    edge = [labels[0], labels[-1], labels[:, 0], labels[:, -1]] if start is None else [labels[start]]
+    reached = np.unique(np.concatenate(edge))
+    return np.isin(labels, reached[reached > 0])
 
 
 def widen(mask: Mask, by: int) -> Mask:
-    """Dilates the mask by a square of 2 * by + 1 pixels, using shifts of doubling length."""
-    wide = mask.copy()
-    for axis in (0, 1):
-        for way in (1, -1):
-            left, step, grown = by, 1, wide
-            while left > 0:
-                step = min(step, left)
-                shifted = grown.copy()
-                to = (slice(step, None) if way > 0 else slice(None, -step),)
-                source = (slice(None, -step) if way > 0 else slice(step, None),)
-                head: tuple[slice, ...] = (slice(None),) * axis
-                shifted[head + to] |= grown[head + source]
-                grown, left, step = shifted, left - step, step * 2
-            wide = grown if way > 0 else wide | grown
-    return wide
+    """Dilates the mask by a square of 2 * by + 1 pixels: sets a pixel if the sum over its window grows."""
+    for _ in ("rows", "columns"):
+        sums = np.cumsum(np.pad(mask, ((by + 1, by), (0, 0))), 0, np.int32)
+        mask = (sums[2 * by + 1 :] != sums[: len(mask)]).T
+    return mask
 
 
 def boxes(labels: Labels, count: int) -> list[Box]:

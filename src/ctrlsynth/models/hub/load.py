@@ -1,6 +1,7 @@
 """Loads models, tokenizers and processors of located Hugging Face models: dtype, quantization, LoRA
 adapters, device."""
 
+import gc
 import logging
 import pickle
 from abc import abstractmethod
@@ -89,6 +90,7 @@ class HubModel(Model):
     def close(self) -> None:
         """Frees the weights; they load again on use."""
         self._loaded = None
+        gc.collect()
         give_back()
         super().close()
 

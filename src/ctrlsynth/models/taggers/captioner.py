@@ -31,7 +31,7 @@ from ..hub.files import hash_of
 from ..hub.find import HFOptions, Located, locate, read_config
 from ..hub.load import HubModel, load_pretrained, load_processor
 from ..options import check_whole
-from .extract import ExtractTagger, caption_tags
+from .extract import ExtractTagger, with_extracted
 
 _VERSION = 1  # part of the digest: raise it when the same weights would be asked differently
 _WHERE = "models.tagger"
@@ -80,8 +80,9 @@ class CaptionerTagger(HubModel, Composite):
                 f"{_WHERE}: captioner takes a model, such as "
                 f"{{captioner: florence-community/Florence-2-large}}"
             )
-        own = ("prompt", "num_beams", "max_new_tokens", "batch", "extract", "mode")
-        read = HFOptions.read(options, _WHERE, own)
+        read = HFOptions.read(
+            options, _WHERE, ("prompt", "num_beams", "max_new_tokens", "batch", "extract", "mode")
+        )
         self.found, self._extract = make_all(
             [
                 lambda: locate(model, read, _WHERE),
@@ -103,57 +104,50 @@ class CaptionerTagger(HubModel, Composite):
             batch if self._extract is None else max(batch, min(self._extract.batch or _EXTRACTED, _EXTRACTED))
         )
         self.id = "captioner:" + "+".join([self.found.name, *(part.id for part in self.parts)])
-        asked = [
-            _VERSION,
-            self._kind,
-            self._prompt,
-            self._generation,
-            self._extract.digest if self._extract is not None else None,
-        ]
+        extracted = self._extract.digest if self._extract is not None else None
+        asked = [_VERSION, self._kind, self._prompt, self._generation, extracted]
         self.digest = hash_of("captioner", asked, self.found.digest())
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
         """Tags of each item with its caption; empty without an image or an answer. A picture that does not
         fit into memory alone fails with `out_of_memory`."""
         seen = [n for n, item in enumerate(items) if item.image is not None]
-        captions = dict(zip(seen, self.captions([items[n].image for n in seen]), strict=True))
-        errors = {n: "out_of_memory" for n, caption in captions.items() if caption is None}
-        return caption_tags(len(items), captions, errors, self._extract)
+        rows = [Tags()] * len(items)
+        for n, caption in zip(seen, self.captions([items[n].image for n in seen]), strict=True):
+            rows[n] = Tags(error="out_of_memory") if caption is None else Tags(caption=caption or None)
+        return with_extracted(rows, self._extract)
 
     def captions(self, images: Sequence[Any]) -> list[str | None]:
         """The model's text for each picture; None for one that does not fit into memory alone."""
-        return self._room.run([image.convert("RGB") for image in images], self._some)
-
-    def _some(self, images: Sequence[Image.Image]) -> list[str]:
-        with memory_faults(self.id):
-            return [" ".join(text.split()) for text in self._generate(images)]
+        return self._room.run([image.convert("RGB") for image in images], self._generate)
 
     def _generate(self, images: Sequence[Image.Image]) -> list[str]:
         import torch
 
         model, processor = self.loaded()
-        asked = self._inputs(processor, images)
-        inputs = {
-            k: v.to(model.device, model.dtype if v.is_floating_point() else None) for k, v in asked.items()
-        }
-        with torch.inference_mode():
+        with memory_faults(self.id), torch.inference_mode():
+            inputs = {
+                name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
+                for name, tensor in self._inputs(processor, images).items()
+            }
             out = model.generate(**inputs, **self._generation)
         if self._kind == "chat":
             out = out[:, inputs["input_ids"].shape[1] :]  # without the question
         if self._kind != "florence2":
             texts = processor.batch_decode(out, skip_special_tokens=True)
-            return [
+            answers = [
                 text.strip().removeprefix(self._prompt.lower()).removeprefix(self._prompt) for text in texts
             ]
-        # beams are padded to the longest of the batch; the post-processing keeps the padding
-        pad = processor.tokenizer.pad_token
-        texts = [text.replace(pad, "") for text in processor.batch_decode(out, skip_special_tokens=False)]
-        task = self._prompt.partition(">")[0] + ">"
-        answers = [
-            processor.post_process_generation(t, task=task, image_size=i.size)[task]
-            for t, i in zip(texts, images, strict=True)
-        ]
-        return [answer if isinstance(answer, str) else "" for answer in answers]
+        else:
+            # beams are padded to the longest of the batch; the post-processing keeps the padding
+            pad = processor.tokenizer.pad_token
+            texts = [text.replace(pad, "") for text in processor.batch_decode(out, skip_special_tokens=False)]
+            task = self._prompt.partition(">")[0] + ">"
+            answers = [
+                processor.post_process_generation(t, task=task, image_size=i.size)[task]
+                for t, i in zip(texts, images, strict=True)
+            ]
+        return [" ".join(answer.split()) if isinstance(answer, str) else "" for answer in answers]
 
     def _inputs(self, processor: Any, images: Sequence[Image.Image]) -> dict[str, Any]:
         if self._kind == "florence2":
@@ -179,10 +173,20 @@ class CaptionerTagger(HubModel, Composite):
         return pixels
 
     def _load(self) -> tuple[Any, Any]:
+        """The model and its processor; without a joint one, its image processor and tokenizer."""
         make_torchvision_importable()
-        from transformers import AutoModelForImageTextToText
+        from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
-        return load_pretrained(AutoModelForImageTextToText, self.found, _WHERE), _processor(self.found)
+        model = load_pretrained(AutoModelForImageTextToText, self.found, _WHERE)
+        processor = load_processor(AutoProcessor, self.found, _WHERE)
+        if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
+            pixels = load_processor(AutoImageProcessor, self.found, _WHERE)
+            text = load_processor(AutoTokenizer, self.found, _WHERE)
+            return model, SimpleNamespace(
+                image_processor=pixels, tokenizer=text, batch_decode=text.batch_decode
+            )
+        processor.tokenizer.padding_side = "left"  # a decoder goes on from the last token of each row
+        return model, processor
 
     def content_digest(self) -> str:
         """Hash over the complete files of captioner and language model."""
@@ -208,25 +212,11 @@ def kind_of(found: Located) -> Literal["florence2", "chat", "plain"]:
         if "dim_embed" in config.get("vision_config", {}):
             raise UserError(
                 f"{_WHERE}: {found.name} holds the weights of code of its own, which is never run; use the "
-                f"model "
-                f"of that name by florence-community, the same weights for transformers' own class"
+                f"model of that name by florence-community, the same weights for transformers' own class"
             )
         return "florence2"
-    if found.has("chat_template*"):
-        return "chat"
     tokenizer = found.folder / "tokenizer_config.json"
-    if tokenizer.is_file() and "chat_template" in json.loads(tokenizer.read_text(encoding="utf-8")):
-        return "chat"
-    return "plain"
-
-
-def _processor(found: Located) -> Any:
-    """The model's processor; without a joint one, its image processor and tokenizer."""
-    from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
-
-    processor = load_processor(AutoProcessor, found, _WHERE)
-    if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
-        pixels, text = (load_processor(cls, found, _WHERE) for cls in (AutoImageProcessor, AutoTokenizer))
-        return SimpleNamespace(image_processor=pixels, tokenizer=text, batch_decode=text.batch_decode)
-    processor.tokenizer.padding_side = "left"  # a decoder goes on from the last token of each row
-    return processor
+    chats = found.has("chat_template*") or (
+        tokenizer.is_file() and "chat_template" in json.loads(tokenizer.read_text(encoding="utf-8"))
+    )
+    return "chat" if chats else "plain"

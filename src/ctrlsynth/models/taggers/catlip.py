@@ -12,7 +12,8 @@ Written from corenet's public code and tested on a tiny checkpoint in its naming
 weights."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +32,21 @@ CLASSES = 24_320
 HEAD = 64  # numbers of a head in every size of corenet's ViT
 SIDE, RESIZED = 224, 232
 _NAMES = (
-    ("cls_token", "cls_token"),
-    ("pos_embed.pos_embed.pos_embed", "pos_embed"),
-    ("post_transformer_norm.", "norm."),
-    ("classifier.", "head."),
-    ("patch_emb.0.block.", "patch_embed.stem.0."),
-    ("patch_emb.1.block.", "patch_embed.stem.1."),
-    ("patch_emb.2.block.", "patch_embed.stem.2."),
+    (r"cls_token", "cls_token"),
+    (r"pos_embed\.pos_embed\.pos_embed", "pos_embed"),
+    (r"post_transformer_norm\.", "norm."),
+    (r"classifier\.", "head."),
+    (r"patch_emb\.([012])\.block\.", r"patch_embed.stem.\1."),
+    (r"transformer\.(\d+)\.pre_norm_mha\.0\.", r"blocks.\1.norm1."),
+    (r"transformer\.(\d+)\.pre_norm_mha\.1\.qkv_proj\.", r"blocks.\1.attn.qkv."),
+    # out_proj_attn: with flash attention, as CatLIP was trained
+    (r"transformer\.(\d+)\.pre_norm_mha\.1\.out_proj(?:_attn)?\.", r"blocks.\1.attn.proj."),
+    (r"transformer\.(\d+)\.pre_norm_ffn\.0\.", r"blocks.\1.norm2."),
+    (r"transformer\.(\d+)\.pre_norm_ffn\.1\.", r"blocks.\1.mlp.fc1."),
+    (r"transformer\.(\d+)\.pre_norm_ffn\.4\.", r"blocks.\1.mlp.fc2."),
 )
+"""How corenet's names of weights begin -> how timm's do."""
 _NEEDED = ("cls_token", "pos_embed", "head.bias", "blocks.0.mlp.fc1.bias", "patch_embed.stem.0.conv.weight")
-_BLOCK_NAMES = {
-    "pre_norm_mha.0": "norm1",
-    "pre_norm_mha.1.qkv_proj": "attn.qkv",
-    "pre_norm_mha.1.out_proj_attn": "attn.proj",  # with flash attention, as CatLIP was trained
-    "pre_norm_mha.1.out_proj": "attn.proj",
-    "pre_norm_ffn.0": "norm2",
-    "pre_norm_ffn.1": "mlp.fc1",
-    "pre_norm_ffn.4": "mlp.fc2",
-}
 
 
 class CatLIPTagger(PixelClassifier):
@@ -80,8 +78,16 @@ class CatLIPTagger(PixelClassifier):
         if not found.folder.is_file():
             raise UserError(f"{_WHERE}: {model}: catlip takes a file, corenet's checkpoint")
         labels = read_labels(Path(vocabulary), f"{_WHERE}.vocabulary")[:classes]
-        rules = {"top_k": top_k, "cut": cut, "multi_label": True, "batch": batch}
-        super().__init__(f"catlip:{Path(found.name).name}", found, labels, "catlip", **rules)
+        super().__init__(
+            f"catlip:{Path(found.name).name}",
+            found,
+            labels,
+            "catlip",
+            top_k=top_k,
+            cut=cut,
+            batch=batch,
+            multi_label=True,
+        )
 
     def _load(self) -> Loaded:
         import torch
@@ -94,14 +100,9 @@ class CatLIPTagger(PixelClassifier):
             )
         network = build(state)
         fit(network, state, path, _WHERE)
-        network = finish_timm(network, self.found)
-        like = next(network.parameters())
-
-        def prepare(images: Sequence[Image.Image]) -> Any:
-            pixels = np.stack([middle(image) for image in images]).transpose(0, 3, 1, 2)
-            return torch.from_numpy(pixels).to(like.device, like.dtype) / 255
-
-        return network, prepare
+        return finish_timm(
+            network, self.found, lambda image: torch.tensor(middle(image).transpose(2, 0, 1)) / 255
+        )
 
 
 def middle(image: Image.Image) -> np.ndarray[Any, Any]:
@@ -118,7 +119,7 @@ def timm_state(state: dict[str, Any], path: Path) -> dict[str, Any]:
     for name, array in state.items():
         if name.startswith("neural_augmentor."):  # of the training only
             continue
-        renamed = _renamed(name)
+        renamed = next((re.sub(old, new, name, count=1) for old, new in _NAMES if re.match(old, name)), None)
         if renamed is None:
             raise UserError(f"{_WHERE}: {path}: {name[:80]!r} is no part of corenet's ViT")
         out[renamed] = array[0] if renamed == "pos_embed" else array
@@ -126,16 +127,6 @@ def timm_state(state: dict[str, Any], path: Path) -> dict[str, Any]:
     if missing is not None:
         raise UserError(f"{_WHERE}: {path}: no checkpoint of corenet's ViT ({missing} is missing)")
     return out
-
-
-def _renamed(name: str) -> str | None:
-    for old, new in _NAMES:
-        if name.startswith(old):
-            return new + name.removeprefix(old)
-    block = re.fullmatch(r"transformer\.(\d+)\.(.+)\.(\w+)", name)
-    if block is not None and block[2] in _BLOCK_NAMES:
-        return f"blocks.{block[1]}.{_BLOCK_NAMES[block[2]]}.{block[3]}"
-    return None
 
 
 def build(state: dict[str, Any]) -> Any:
@@ -166,26 +157,18 @@ def _stem(inner: int) -> Callable[..., Any]:
     and GELU."""
     from torch import nn
 
-    class Step(nn.Module):  # type: ignore[misc]
-        def __init__(self, before: int, after: int, size: int, last: bool) -> None:
-            super().__init__()
-            # corenet pads by (kernel - 1) // 2: one pixel around the first of the three, none around the
-            # others
-            self.conv = nn.Conv2d(before, after, size, size, padding=(size - 1) // 2, bias=last)
-            if not last:
-                self.norm = nn.BatchNorm2d(after)
-            self.last = last
-
-        def forward(self, pixels: Any) -> Any:
-            pixels = self.conv(pixels)
-            return pixels if self.last else nn.functional.gelu(self.norm(pixels))
+    def step(before: int, after: int, size: int, last: bool = False) -> Any:
+        # corenet pads by (kernel - 1) // 2: one pixel around the first of the three, none around the others
+        conv = nn.Conv2d(before, after, size, size, padding=(size - 1) // 2, bias=last)
+        more = {} if last else {"norm": nn.BatchNorm2d(after), "act": nn.GELU()}
+        return nn.Sequential(OrderedDict(conv=conv, **more))
 
     class Stem(nn.Module):  # type: ignore[misc]
         def __init__(self, img_size: int, embed_dim: int, in_chans: int = 3, **_: Any) -> None:
             super().__init__()
             self.num_patches = (img_size // 16) ** 2
             self.stem = nn.Sequential(
-                Step(in_chans, inner, 4, False), Step(inner, inner, 2, False), Step(inner, embed_dim, 2, True)
+                step(in_chans, inner, 4), step(inner, inner, 2), step(inner, embed_dim, 2, last=True)
             )
 
         def forward(self, pixels: Any) -> Any:

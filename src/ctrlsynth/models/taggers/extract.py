@@ -9,7 +9,7 @@ images. `captioner` puts a captioner before it."""
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from importlib.resources import files
@@ -21,7 +21,7 @@ from ...lang.replies import LINES, LISTS_SCHEMA, named_lists, named_lists_json
 from ...lang.words import DETERMINERS, PREPOSITIONS, plural, singular
 from ...sample import Tags, unique
 from .. import registry as models
-from ..base import ImageAndText, LanguageModel, Reply, Request
+from ..base import ImageAndText, LanguageModel, Request
 from ..composite import Composite
 from ..embedded.realizer.vocabulary import COUNTS
 
@@ -62,25 +62,28 @@ class ExtractTagger(Composite):
         """Tags of each item, in order; no text gives no tags."""
         texts = [" ".join((item.text or "").split())[:MAX_CHARACTERS] for item in items]
         asked = [n for n, text in enumerate(texts) if _WORD.search(text)]
-        replies = self._model.generate([self._request(texts[n]) for n in asked])
+        schema = LISTS_SCHEMA if self._mode == "json" else None
+        replies = self._model.generate(
+            [
+                Request(
+                    instruction(texts[n], self._mode),
+                    caption=texts[n],
+                    family="extract",
+                    max_tokens=self._max_tokens,
+                    schema=schema,
+                )
+                for n in asked
+            ]
+        )
         if len(replies) != len(asked):
             raise ModelError(
                 "wrong_number", f"{self._model.id} gave {len(replies)} replies for {len(asked)} captions"
             )
         out = [Tags()] * len(items)
         for n, reply in zip(asked, replies, strict=True):
-            out[n] = self._read(reply, texts[n])
+            failed = reply.error not in (None, "looping")  # repeated phrases are dropped anyway
+            out[n] = Tags(error=reply.error) if failed else read_tags(reply.text, self._mode, texts[n])
         return out
-
-    def _request(self, caption: str) -> Request:
-        asked, schema = instruction(caption, self._mode), LISTS_SCHEMA if self._mode == "json" else None
-        return Request(asked, caption=caption, family="extract", max_tokens=self._max_tokens, schema=schema)
-
-    def _read(self, reply: Reply, caption: str) -> Tags:
-        # lists may repeat a phrase; repeats are dropped below
-        if reply.error is not None and reply.error != "looping":
-            return Tags(error=reply.error)
-        return read_tags(reply.text, self._mode, caption)
 
 
 @lru_cache(maxsize=2)
@@ -117,19 +120,14 @@ def read_tags(text: str, mode: str, caption: str | None = None) -> Tags:
     return normalise(lines, caption)
 
 
-def caption_tags(
-    count: int,
-    captions: Mapping[int, str | None],
-    errors: Mapping[int, str | None],
-    extract: ExtractTagger | None,
-) -> list[Tags]:
-    """Tags of `count` rows from their captions by row number; without `extract` the captions alone."""
-    found = [Tags()] * count
-    if extract is not None:
-        found = extract.tag([ImageAndText(None, captions.get(n)) for n in range(count)])
+def with_extracted(rows: list[Tags], extract: ExtractTagger | None) -> list[Tags]:
+    """Adds to rows with captions the tags that `extract` finds in them; None adds none."""
+    if extract is None:
+        return rows
+    found = extract.tag([ImageAndText(None, row.caption) for row in rows])
     return [
-        replace(tags, caption=captions.get(n) or None, error=errors.get(n) or tags.error)
-        for n, tags in enumerate(found)
+        replace(tags, caption=row.caption, error=row.error or tags.error)
+        for row, tags in zip(rows, found, strict=True)
     ]
 
 
@@ -142,7 +140,7 @@ def normalise(lines: dict[str, list[str]], caption: str) -> Tags:
     there = {name: [p for p in named[name] if f" {' '.join(_words(p))} " in whole] for name in LINES}
     dropped = sum(len(named[name]) - len(there[name]) for name in LINES)
     modified = [_words(p) for p in there["attributes"]]
-    objects = list(unique(_noun(_strip(_words(p), modified)) for p in there["objects"]))
+    objects = list(unique(_noun(_words(p), modified) for p in there["objects"]))
     attributes = [a for words in modified for a in _attributes(words, objects)]
     relations = [r for p in there["relations"] for r in _relation(_words(p), objects)]
     return Tags(unique(objects), unique(attributes), unique(relations), dropped=dropped)
@@ -152,13 +150,11 @@ def _words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def _noun(words: list[str]) -> str:
-    return singular(" ".join(word for word in words if word not in DETERMINERS))
-
-
-def _strip(words: list[str], modified: list[list[str]]) -> list[str]:
-    """`brown dog` where `brown dog` is an attribute too -> `dog`."""
-    return words[-1:] if len(words) > 1 and any(words == m for m in modified) else words
+def _noun(words: list[str], modified: list[list[str]]) -> str:
+    """The object in the singular, without article; `brown dog` where `brown dog` is an attribute too ->
+    `dog`."""
+    kept = words[-1:] if len(words) > 1 and words in modified else words
+    return singular(" ".join(word for word in kept if word not in DETERMINERS))
 
 
 def _attributes(words: list[str], objects: list[str]) -> list[str]:

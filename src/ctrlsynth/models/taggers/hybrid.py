@@ -11,9 +11,6 @@ from .. import registry as models
 from ..base import ImageAndText, VisionTagger
 from ..composite import Composite, make_all
 
-# Score of an object of a tagger without scores: a noun in the caption is certain to be there.
-_UNSCORED = 1.0
-
 
 class HybridTagger(Composite):
     """Joins taggers: `{hybrid: [imagenet, wordnet]}`.
@@ -59,9 +56,10 @@ class HybridTagger(Composite):
 def join(tags: Sequence[Tags]) -> Tags:
     """Joins several taggers' tags for one row, tagger by tagger, without repeats (ignoring case).
 
-    An object's score is its highest one, 1.0 if only taggers without scores name it; without any scores there
-    are none. A bare `red` stays next to another tagger's `red ball`, as it may describe something else. Keeps
-    the first caption. Fails the row if one tagger failed it."""
+    An object's score is its highest one, 1.0 if only taggers without scores name it (a noun in the caption is
+    certain to be there); without any scores there are none. A bare `red` stays next to another tagger's
+    `red ball`, as it may describe something else. Keeps the first caption. Fails the row if one tagger
+    failed it."""
     error = next((one.error for one in tags if one.error), None)
     if error is not None:
         return Tags(error=error)
@@ -74,7 +72,7 @@ def join(tags: Sequence[Tags]) -> Tags:
         objects,
         unique(phrase for one in tags for phrase in one.attributes),
         unique(phrase for one in tags for phrase in one.relations),
-        tuple(scores.get(name.lower(), _UNSCORED) for name in objects) if scores else (),
+        tuple(scores.get(name.lower(), 1.0) for name in objects) if scores else (),
         next((one.caption for one in tags if one.caption), None),
         sum(one.dropped for one in tags),
     )

@@ -15,8 +15,8 @@ from ...lang import wordnet
 from ...sample import Tags, unique
 from ..embedded.imagenet.weights import read_counts
 
-_SYNSET = re.compile(r"n(\d{1,8})")
-_PLACEHOLDER = re.compile(r"LABEL_\d+")
+Scores = NDArray[np.float32]
+"""Scores in 0..1, one for each label."""
 
 
 def read_labels(path: Path, where: str) -> list[str]:
@@ -48,33 +48,24 @@ def object_names(labels: Sequence[str]) -> list[str]:
     """Turns labels into objects: `n2084071` (offset of a noun in WordNet 3.0) -> `dog`, its first lemma;
     `tench, Tinca tinca` -> `tench`; `traffic_light` -> `traffic light`. UserError for an offset that WordNet
     lacks."""
-    numbers = [match[1].zfill(8) if (match := _SYNSET.fullmatch(label)) else None for label in labels]
-    lemmas = _first_lemmas() if any(numbers) else {}
     out = []
-    for label, number in zip(labels, numbers, strict=True):
-        if number is not None and number not in lemmas:
-            wordnet.from_offset(f"n{number}")  # raises, and says what an offset looks like
-        out.append(lemmas[number] if number is not None else _plain(label))
+    for label in labels:
+        match = re.fullmatch(r"n(\d{1,8})", label)
+        if match is not None:
+            offset = f"n{match[1]:>08}"
+            synset = _nouns().get(offset) or wordnet.from_offset(offset)  # raises the UserError
+            out.append(synset.words[0] if synset.is_instance else synset.words[0].lower())
+        else:
+            first = label.partition(",")[0].partition(" (")[0].replace("_", " ")
+            name = " ".join(first.split())
+            out.append(name if name[1:] != name[1:].lower() and " " not in name else name.lower())
     return out
 
 
 @lru_cache(maxsize=1)
-def _first_lemmas() -> dict[str, str]:
-    """Offset of every noun of WordNet -> its first lemma."""
-    return {
-        s.offset[1:]: s.words[0] if s.is_instance else s.words[0].lower() for s in wordnet.all_synsets("n")
-    }
-
-
-def _plain(label: str) -> str:
-    first = label.partition(",")[0].partition(" (")[0].replace("_", " ")
-    name = " ".join(first.split())
-    return name if name[1:] != name[1:].lower() and " " not in name else name.lower()
-
-
-def are_placeholders(labels: Sequence[str]) -> bool:
-    """Whether these are transformers' names of unnamed classes: LABEL_0, LABEL_1, ..."""
-    return all(_PLACEHOLDER.fullmatch(label) for label in labels)
+def _nouns() -> dict[str, wordnet.Synset]:
+    """Offset of every noun of WordNet -> its synset; 24,320 calls of `from_offset` would take seconds."""
+    return {synset.offset: synset for synset in wordnet.all_synsets("n")}
 
 
 class Chooser:
@@ -88,28 +79,19 @@ class Chooser:
         self.names = unique(names)
         place = {name.lower(): n for n, name in enumerate(self.names)}
         self._place = np.array([place[" ".join(name.split()).lower()] for name in names])
-        self.top_k, self.cut, self._add = top_k, cut, add
+        self.top_k, self.cut, self._join = top_k, cut, np.add if add else np.maximum
 
-    def choose(self, scores: NDArray[np.float32]) -> tuple[tuple[str, ...], tuple[float, ...]]:
-        """float32 [classes] in 0..1 -> names and scores, rounded to 4 digits."""
-        by_name = np.zeros(len(self.names), np.float64)
-        if self._add:
-            np.add.at(by_name, self._place, scores)
-        else:
-            np.maximum.at(by_name, self._place, scores)
-        by_name = np.clip(np.round(by_name, 4), 0.0, 1.0)
-        least = max(self.cut, 1e-9)
-        if self.top_k < len(
-            by_name
-        ):  # sorting 24,320 classes for each picture would cost more than the network
-            least = max(least, float(np.partition(by_name, -self.top_k)[-self.top_k]))
-        among = np.flatnonzero(by_name >= least)
-        best = [int(n) for n in among[np.argsort(-by_name[among], kind="stable")][: self.top_k]]
-        return tuple(self.names[n] for n in best), tuple(float(by_name[n]) for n in best)
-
-    def tags(self, scores: NDArray[np.float32]) -> Tags:
-        """As `choose`, as tags with objects only. Scores that are no numbers are an error of the row."""
+    def tags(self, scores: Scores) -> Tags:
+        """Scores of the classes -> objects and their scores, rounded to 4 digits. Scores that are no
+        numbers are an error of the row."""
         if not np.isfinite(scores).all():
             return Tags(error="not_a_number")
-        names, values = self.choose(scores)
-        return Tags(names, scores=values)
+        by_name = np.zeros(len(self.names), np.float64)
+        self._join.at(by_name, self._place, scores)
+        by_name = np.clip(np.round(by_name, 4), 0.0, 1.0)
+        least = max(self.cut, 1e-9)
+        if self.top_k < len(by_name):  # sorting 24,320 classes per picture would cost more than the network
+            least = max(least, float(np.partition(by_name, -self.top_k)[-self.top_k]))
+        among = np.flatnonzero(by_name >= least)
+        best = among[np.argsort(-by_name[among], kind="stable")][: self.top_k].tolist()
+        return Tags(tuple(self.names[n] for n in best), scores=tuple(by_name[best].tolist()))

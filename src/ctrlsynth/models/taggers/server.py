@@ -27,7 +27,7 @@ from ..hub.files import hash_of
 from ..llms.server import OpenAIServer
 from ..server import Call
 from .captioner import CHAT_PROMPT
-from .extract import MODES, ExtractTagger, caption_tags, read_tags
+from .extract import MODES, ExtractTagger, read_tags, with_extracted
 
 _VERSION = 1  # part of the digest: raise it when the same model would be asked differently
 _WHERE = "models.tagger"
@@ -93,8 +93,7 @@ class VisionServerTagger(Composite):
         if mode not in MODES:
             raise unknown("mode", str(mode), MODES, _WHERE)
         self._captions = extract is not None
-        nested = extract not in (None, True)
-        self._extract = ExtractTagger(extract, mode=mode, max_tokens=512) if nested else None
+        self._extract = None if extract in (None, True) else ExtractTagger(extract, mode=mode, max_tokens=512)
         self._mode = mode
         prompt = prompt or (CHAT_PROMPT if self._captions else _ASK + _FORMS[mode])
         schema = LISTS_SCHEMA if mode == "json" and not self._captions else None
@@ -109,15 +108,15 @@ class VisionServerTagger(Composite):
     @cached_property
     def digest(self) -> str:  # type: ignore[override]
         """Includes the server's report of its model, so it is `unverified`."""
-        nested = self._extract.digest if self._extract is not None else None
+        question = self._server.question
         own = [
             _VERSION,
             self._server.digest,
             self._mode,
             self._captions,
-            self._server.question.instruction,
-            self._server.question.max_tokens,
-            nested,
+            question.instruction,
+            question.max_tokens,
+            self._extract.digest if self._extract is not None else None,
             QUALITY,
         ]
         return f"unverified:{hash_of(own)[:32]}"
@@ -126,15 +125,15 @@ class VisionServerTagger(Composite):
         """Tags of each item; empty without an image. A request that failed for good fails its row with the
         server's reason."""
         seen = [n for n, item in enumerate(items) if item.image is not None]
-        answers = dict(zip(seen, self._server.answers([items[n].image for n in seen]), strict=True))
-        if not self._captions:
-            found = [Tags()] * len(items)
-            for n, answer in answers.items():
-                found[n] = Tags(error=answer.error) if answer.error else read_tags(answer.text, self._mode)
-            return found
-        captions = {n: " ".join(answer.text.split()) for n, answer in answers.items() if not answer.error}
-        errors = {n: answer.error for n, answer in answers.items()}
-        return caption_tags(len(items), captions, errors, self._extract)
+        rows = [Tags()] * len(items)
+        for n, answer in zip(seen, self._server.answers([items[n].image for n in seen]), strict=True):
+            if answer.error:
+                rows[n] = Tags(error=answer.error)
+            elif self._captions:
+                rows[n] = Tags(caption=" ".join(answer.text.split()))
+            else:
+                rows[n] = read_tags(answer.text, self._mode)
+        return with_extracted(rows, self._extract)
 
 
 def data_url(image: Image.Image) -> str:

@@ -107,13 +107,10 @@ def build(state: dict[str, Array], it: Variant) -> bytes:
     x = graph.add("Sub", [planes, graph.constant("mean", np.array(127, np.float32))])
     stem, bias = fold(state, "_conv_stem", "_bn0")
     x, side = graph.conv(x, "stem", stem / np.float32(128), bias, 2, it.pixels)  # a power of two: exact
-    block = 0
-    for repeats, stride in zip(it.repeats, _STRIDES, strict=True):
-        for number in range(repeats):
-            x, side = _inverted_bottleneck(
-                graph, state, x, f"_blocks.{block}", stride if number == 0 else 1, side
-            )
-            block += 1
+    stages = zip(it.repeats, _STRIDES, strict=True)
+    strides = [stride for repeats, first in stages for stride in (first, *[1] * (repeats - 1))]
+    for number, stride in enumerate(strides):
+        x, side = _inverted_bottleneck(graph, state, x, f"_blocks.{number}", stride, side)
     x, side = graph.conv(x, "head", *fold(state, "_conv_head", "_bn1"), 1, side)
     x = graph.add("Flatten", [graph.add("GlobalAveragePool", [x])])
     linear = [graph.constant(name, state[f"_{name}"]) for name in ("fc.weight", "fc.bias")]
@@ -132,8 +129,9 @@ def _inverted_bottleneck(
     channels_in = weights.shape[1]
     if f"{name}._expand_conv.weight" in state:
         channels_in = state[f"{name}._expand_conv.weight"].shape[1]
-        expand = fold(state, f"{name}._expand_conv", f"{name}._bn0")
-        x, side = graph.conv(x, f"{name}.expand", *expand, 1, side)
+        x, side = graph.conv(
+            x, f"{name}.expand", *fold(state, f"{name}._expand_conv", f"{name}._bn0"), 1, side
+        )
     depthwise = fold(state, f"{name}._depthwise_conv", f"{name}._bn1")
     x, side = graph.conv(x, f"{name}.depthwise", *depthwise, stride, side)
     x, side = graph.conv(x, f"{name}.project", weights, bias, 1, side, relu6=False)
@@ -201,5 +199,4 @@ class _Graph:
         )
         model.ir_version = _IR_VERSION
         self._onnx.checker.check_model(model)
-        data: bytes = model.SerializeToString(deterministic=True)
-        return data
+        return bytes(model.SerializeToString(deterministic=True))

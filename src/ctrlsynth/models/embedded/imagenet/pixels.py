@@ -4,6 +4,7 @@ white.
 They describe the whole picture, so they are bare (`red`, never `red ball`): a classifier does not know where
 its object is. The thresholds prefer to say a word too rarely rather than wrongly."""
 
+import colorsys
 from functools import lru_cache
 from itertools import product
 from typing import Any
@@ -25,34 +26,26 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32) / 255
 
 def colour_of(red: int, green: int, blue: int) -> str:
     """The basic colour term of one pixel (0..255 per channel), by hue, saturation and value."""
-    high, low = max(red, green, blue), min(red, green, blue)
-    value, spread = high / 255, high - low
-    saturation = spread / high if high else 0.0
+    hue, saturation, value = colorsys.rgb_to_hsv(red, green, blue)
+    hue, value = round(360 * hue, 6), value / 255
     if value < 0.2:
         return "black"
-    if saturation < 0.15 or spread < 24:
+    if saturation < 0.15 or max(red, green, blue) - min(red, green, blue) < 24:
         return "white" if value > 0.85 else "gray" if value > 0.25 else "black"
-    if high == red:
-        hue = 60 * ((green - blue) / spread) % 360
-    elif high == green:
-        hue = 60 * ((blue - red) / spread) + 120
-    else:
-        hue = 60 * ((red - green) / spread) + 240
     if hue < 14 or hue >= 346:
         return "pink" if saturation < 0.55 and value > 0.75 else "red" if saturation > 0.5 else "brown"
     if hue < 45:
         return "orange" if saturation > 0.6 and value > 0.65 else "brown"
-    for limit, name in ((70, "yellow"), (165, "green"), (258, "blue"), (305, "purple")):
-        if hue < limit:
-            return name
-    return "pink" if value > 0.5 else "purple"
+    bands = ((70, "yellow"), (165, "green"), (258, "blue"), (305, "purple"))
+    return next((name for limit, name in bands if hue < limit), "pink" if value > 0.5 else "purple")
 
 
 @lru_cache(maxsize=1)
 def _table() -> NDArray[np.uint8]:
     """`colour_of` for the middle of each of 16 x 16 x 16 cells, so that a pixel costs one look-up."""
-    cells = product(range(8, 256, 16), repeat=3)
-    return np.array([COLOURS.index(colour_of(*cell)) for cell in cells], np.uint8)
+    return np.array(
+        [COLOURS.index(colour_of(*cell)) for cell in product(range(8, 256, 16), repeat=3)], np.uint8
+    )
 
 
 def attributes(pixels: NDArray[Any]) -> tuple[str, ...]:
@@ -66,16 +59,12 @@ def attributes(pixels: NDArray[Any]) -> tuple[str, ...]:
     least = [(_GRAY_SHARE if index < _GRAYS else _SHARE) * len(sample) for index in range(len(COLOURS))]
     order = np.argsort(-counts, kind="stable")[:_MOST]
     words = [COLOURS[index] for index in order if counts[index] >= least[index]]
-    gray = counts[:_GRAYS].sum() > 0.95 * len(sample) and _is_monochrome(sample)
-    if gray and float(luma.std()) > _CONTRAST:
+    # 99% of the pixels look gray: JPEG adds a little colour to gray
+    spread = sample.max(axis=1) - sample.min(axis=1)
+    gray = np.count_nonzero(spread > _NEUTRAL) < 0.01 * len(sample)
+    if gray and counts[:_GRAYS].sum() > 0.95 * len(sample) and float(luma.std()) > _CONTRAST:
         words = ["black and white"]
     mean = float(luma.mean())
     if mean < _DARK or mean > _BRIGHT:
         words.append("dark" if mean < _DARK else "bright")
     return tuple(words)
-
-
-def _is_monochrome(sample: NDArray[Any]) -> bool:
-    """Whether 99% of the pixels look gray (JPEG adds a little colour to gray)."""
-    spread = sample.max(axis=1) - sample.min(axis=1)
-    return bool(np.count_nonzero(spread > _NEUTRAL) < 0.01 * len(sample))

@@ -119,5 +119,4 @@ class ImageNetTagger(VisionTagger):
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The network alone: uint8 [n, pixels, pixels, 3] -> float32 [n, 1000]."""
-        result: list[NDArray[np.float32]] = self._session.run(None, {"images": pixels})
-        return result[0]
+        return np.asarray(self._session.run(None, {"images": pixels})[0], np.float32)

@@ -9,9 +9,9 @@ import io
 import pickle
 import struct
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ....errors import UserError
 
 Array = NDArray[Any]
+T = TypeVar("T")
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _DTYPES = {"torch.FloatStorage": "<f4", "torch.LongStorage": "<i8"}
@@ -26,8 +27,7 @@ _MAPPINGS = {"collections.OrderedDict": OrderedDict, "collections.Counter": Coun
 _FAULTS = (
     pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError, OverflowError,
     RecursionError, MemoryError, struct.error,
-)  # fmt: skip
-"""What unpickling and numpy raise on damaged bytes."""
+)  # what unpickling and numpy raise on damaged bytes  # fmt: skip
 
 
 class _AllowListUnpickler(pickle._Unpickler):
@@ -58,68 +58,57 @@ def read_state_dict(path: Path) -> dict[str, Array]:
         UserError: the file is not a flat mapping from names to tensors, names anything but tensors, is cut
             short, or describes a tensor larger than its storage.
     """
-    data = _read(path)
-    try:
-        return _tensors(data)
-    except _FAULTS as error:
-        raise UserError(f"{path}: not a weight file that is safe to read: {_line(error)}") from error
+    return _loaded(path, "weight file", _tensors)
 
 
 def read_counts(path: Path) -> dict[str, int]:
     """Reads a pickled mapping from strings to integers (dict, OrderedDict or Counter) in the file's order:
     CatLIP's vocabulary. UserError for any other content."""
-    data = _read(path)
-    try:
-        counts = _AllowListUnpickler(io.BytesIO(data), _MAPPINGS).load()
-    except _FAULTS as error:
-        raise UserError(f"{path}: not a vocabulary that is safe to read: {_line(error)}") from error
-    entries = counts.items() if isinstance(counts, dict) else ()
-    if not entries or not all(isinstance(k, str) and type(n) is int for k, n in entries):
-        raise UserError(f"{path}: not a vocabulary that is safe to read: no mapping from strings to integers")
-    return dict(entries)
+    return _loaded(path, "vocabulary", _counts)
 
 
-def _read(path: Path) -> bytes:
+def _loaded(path: Path, kind: str, load: Callable[[bytes], T]) -> T:
+    """What `load` makes of a file's bytes; UserError if they cannot be read or `load` finds a fault."""
     try:
-        return path.read_bytes()
+        return load(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except _FAULTS as error:
+        line = " ".join(f"{error}".split()) or type(error).__name__
+        raise UserError(f"{path}: not a {kind} that is safe to read: {line}") from error
 
 
-def _line(error: BaseException) -> str:
-    return " ".join(f"{error}".split()) or type(error).__name__
-
-
-def _load(stream: io.BytesIO) -> Any:
-    """Reads one pickle. A tensor becomes the tuple (storage, offset, shape, strides, ...)."""
-    allowed = _DTYPES | _MAPPINGS | {"torch._utils._rebuild_tensor_v2": lambda *parts: parts}
-    return _AllowListUnpickler(stream, allowed).load()
+def _counts(data: bytes) -> dict[str, int]:
+    counts = _AllowListUnpickler(io.BytesIO(data), _MAPPINGS).load()
+    entries = counts.items() if isinstance(counts, dict) else ()
+    if not entries or not all(isinstance(k, str) and type(n) is int for k, n in entries):
+        raise ValueError("no mapping from strings to integers")
+    return dict(entries)
 
 
 def _tensors(data: bytes) -> dict[str, Array]:
     """Five pickles (magic number, protocol, system, state dict, storage keys), then for each key an int64
     count and the raw little-endian numbers."""
     stream = io.BytesIO(data)
-    if _load(stream) != _MAGIC:
+    # a tensor becomes the tuple (storage, offset, shape, strides, ...)
+    allowed = _DTYPES | _MAPPINGS | {"torch._utils._rebuild_tensor_v2": lambda *parts: parts}
+    pickles = (_AllowListUnpickler(stream, allowed).load() for _ in range(5))
+    if next(pickles) != _MAGIC:
         raise ValueError("it does not begin with torch's magic number")
-    _protocol, _system, state, keys = (_load(stream) for _ in range(4))
+    _protocol, _system, state, keys = pickles
     size_of = {storage[2]: np.dtype(storage[1]).itemsize for storage, *_ in state.values()}
     at, raw, storages = stream.tell(), memoryview(data), {}
     for key in keys:
         end = at + 8 + int.from_bytes(raw[at : at + 8], "little") * size_of[key]
         storages[key], at = raw[at + 8 : end], end
-    return _arrays(state, storages)
-
-
-def _arrays(state: dict[str, Any], storages: Mapping[str, memoryview]) -> dict[str, Array]:
-    """Views of the storages; numpy checks that none reaches outside."""
     arrays: dict[str, Array] = {}
     for name, ((_, dtype, key, *_), offset, shape, strides, *_) in state.items():
         if not isinstance(name, str) or dtype not in _DTYPES.values():
             raise ValueError("it holds something other than named tensors")
-        item, raw = np.dtype(dtype).itemsize, storages[key]
-        array: Array = np.ndarray(shape, dtype, raw, offset * item, tuple(step * item for step in strides))
-        if array.nbytes > len(raw):
+        item, storage = np.dtype(dtype).itemsize, storages[key]
+        steps = tuple(step * item for step in strides)
+        array: Array = np.ndarray(shape, dtype, storage, offset * item, steps)  # refuses to reach outside
+        if array.nbytes > len(storage):
             raise ValueError(f"a tensor is larger than its storage {key!r}")
         arrays[name] = array
     if not arrays:

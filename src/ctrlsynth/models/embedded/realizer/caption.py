@@ -65,8 +65,7 @@ def in_line(text: str, request: Request) -> str:
         return text
     before = text
     bound = objects_of(request)
-    pairs = [pair for pair in request.instead if _said([pair[0]], text, bound)]
-    text = _replaced(text, pairs, bound)
+    text = _replaced(text, [pair for pair in request.instead if _said([pair[0]], text, bound)], bound)
     for name in _said(request.gone.objects, text, bound):
         text = _without_noun(text, name)
     for phrase in _said(request.gone.attributes, text, bound):
@@ -159,11 +158,14 @@ def _without_modifier(text: str, modifier: str, noun: str | None) -> str:
     if noun is not None:
         nouns = f"{re.escape(noun)}|{re.escape(plural(noun))}"
         tail = rf"(?P<rest>(?:(?!(?:an?|the)\b)[\w-]+ ){{0,2}}(?:{nouns}))\b"
-    text = re.sub(
-        rf"(?i)\b(?P<other>\w+)(?:,| and) {word} (?={tail})",
-        lambda m: f"{m['other']} " if _describes(m["other"].lower()) else m[0],
-        text,
-    )
+
+    def without_and(match: re.Match[str]) -> str:
+        """`white and red ball` -> `white ball`, but `lamp and red ball` stays: a lamp is no modifier."""
+        other = match["other"].lower()
+        describes = other in COLOURS or other in KEEP_APART or noun_form(other) is None
+        return f"{match['other']} " if describes else match[0]
+
+    text = re.sub(rf"(?i)\b(?P<other>\w+)(?:,| and) {word} (?={tail})", without_and, text)
 
     def drop(match: re.Match[str]) -> str:
         rest, lead = match["rest"], match["lead"] or ""
@@ -171,12 +173,6 @@ def _without_modifier(text: str, modifier: str, noun: str | None) -> str:
         return _cased(lead + rest, match[0])
 
     return re.sub(rf"(?i)\b(?P<lead>(?:an?|the) )?{word}(?:,| and)? {tail}", drop, text)
-
-
-def _describes(word: str) -> bool:
-    """Whether a word before `and` is a modifier, as in `white and red ball`, and not a noun (`lamp and red
-    ball`)."""
-    return word in COLOURS or word in KEEP_APART or noun_form(word) is None
 
 
 def _without_noun(text: str, name: str) -> str:
@@ -239,8 +235,11 @@ def kept(tags: Tags, text: str, plain: str) -> Tags:
     if all(hits):
         return tags
     ours = matching.in_text(phrases, plain, "lemma", tags.objects)
-    found = zip(phrases, hits, ours, strict=True)
-    there = {p for p, hit, own in found if hit or (not own and lemmas(p) <= lemmas(text))}
+    there = {
+        p
+        for p, hit, own in zip(phrases, hits, ours, strict=True)
+        if hit or (not own and lemmas(p) <= lemmas(text))
+    }
     objects, attributes, relations = (
         tuple(p for p in kind if p in there) for kind in (tags.objects, tags.attributes, tags.relations)
     )

@@ -5,12 +5,14 @@
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from ....lang.phrases import split_attribute, split_relation
+from ....lang.phrases import object_form, split_attribute, split_relation, subject_form
 from ....lang.words import PREPOSITIONS, article, plural, singular
 from ....sample import Tags
 from .vocabulary import COUNTS, MASS, ONLY_ONE, PARTICIPLES, PLURAL_ONLY
 
-FINITE = {"has": "have", "is": "are", "was": "were", "does": "do"}
+_FINITE = {
+    form: pair for pair in (("has", "have"), ("is", "are"), ("was", "were"), ("does", "do")) for form in pair
+}
 
 
 @dataclass(slots=True)
@@ -31,14 +33,11 @@ class Noun:
         """`brown dog`, `two brown dogs`: without article."""
         return f"{' '.join(self.modifiers)} {self.bare()}" if self.modifiers else self.bare()
 
-    def determiner(self) -> str:
-        """The article before `full` at its first mention: `a`, `an`, `the` or ""."""
-        first = self.modifiers[0] if self.modifiers else None
-        return "the" if self.known else determiner(self.name, self.many, first)
-
     def first(self) -> str:
         """`a brown dog`, `two dogs`, `the sky`, `white snow`"""
-        return f"{self.determiner()} {self.full()}".strip()
+        modifier = self.modifiers[0] if self.modifiers else None
+        lead = "the" if self.known else determiner(self.name, self.many, modifier)
+        return f"{lead} {self.full()}".strip()
 
 
 @dataclass(slots=True)
@@ -87,33 +86,32 @@ def plan(tags: Tags) -> Scene:
     """Parses tags into a scene, which holds every phrase of them."""
     objects = tags.objects
     nouns = [Noun(name, [], is_plural(name)) for name in objects]
-    where = {name: i for i, name in enumerate(objects)}
+    where: dict[str | None, int] = {name: i for i, name in enumerate(objects)}
     clauses: list[Clause] = []
     loose: list[str] = []
     for attribute in tags.attributes:
         modifier, owner = split_attribute(attribute, objects)
-        if owner is None:
-            _loose(attribute, objects, where, clauses, loose)
+        if owner is None:  # `dog running` is a clause of the object `dog`, others describe the scene
+            subject, words, target = split_relation(attribute, objects)
+            if subject is not None and words and target is None:
+                clauses.append(Clause(where[subject], words, None))
+            elif attribute not in where:
+                loose.append(attribute)
             continue
-        noun = nouns[where[owner]]
-        if attribute[len(modifier) + 1 :].lower() != owner.lower() or modifier in COUNTS:
-            noun.many = True
-        _modify(noun, modifier)
+        noun, counts = nouns[where[owner]], modifier in COUNTS
+        noun.many |= counts or attribute[len(modifier) + 1 :].lower() != owner.lower()
+        noun.many |= modifier.isdigit() and modifier != "1"
+        if modifier not in noun.modifiers:
+            noun.modifiers.insert(0 if counts or modifier.isdigit() else len(noun.modifiers), modifier)
     for relation in tags.relations:
         subject, words, target = split_relation(relation, objects)
-        i = where[subject] if subject is not None else None
-        j = where[target] if target is not None else None
-        if i is not None:
-            several = plural(objects[i])
-            starts = relation.lower().startswith(several.lower() + " ")
-            nouns[i].many |= starts and several != objects[i]
-        if j is not None:
-            several = plural(objects[j])
-            ends = relation.lower().endswith(" " + several.lower())
-            nouns[j].many |= ends and several != objects[j]
-            words = _without_modifiers(words, nouns[j])
+        if subject is not None:
+            nouns[where[subject]].many |= subject_form(relation, subject) != subject
+        if target is not None:
+            nouns[where[target]].many |= object_form(relation, target) != target
+            words = _without_modifiers(words, nouns[where[target]])
         if words:
-            clauses.append(Clause(i, words, j))
+            clauses.append(Clause(where.get(subject), words, where.get(target)))
     used = {i for clause in clauses for i in (clause.subject, clause.object)}
     return Scene(nouns, clauses, [i for i in range(len(nouns)) if i not in used], loose)
 
@@ -134,28 +132,6 @@ def with_subjects(scene: Scene) -> list[Clause]:
     return out
 
 
-def _modify(noun: Noun, modifier: str) -> None:
-    if modifier in noun.modifiers:
-        return
-    if modifier in COUNTS or modifier.isdigit():
-        noun.modifiers.insert(0, modifier)
-        noun.many = noun.many or (modifier.isdigit() and modifier != "1")
-    else:
-        noun.modifiers.append(modifier)
-
-
-def _loose(
-    attribute: str, objects: tuple[str, ...], where: dict[str, int], clauses: list[Clause], loose: list[str]
-) -> None:
-    """Adds an attribute without owner: `dog running` is a clause of the object `dog`, others describe the
-    scene."""
-    subject, words, target = split_relation(attribute, objects)
-    if subject is not None and words and target is None:
-        clauses.append(Clause(where[subject], words, None))
-    elif attribute not in where:
-        loose.append(attribute)
-
-
 def _without_modifiers(words: str, noun: Noun) -> str:
     """Drops trailing articles and modifiers that the noun has anyway: `on red` before a red sofa -> `on`."""
     parts = words.split()
@@ -172,9 +148,8 @@ def predicate(words: str, many: bool) -> str:
     `chase` if the subject is plural."""
     head, _, rest = words.partition(" ")
     tail = f" {rest}" if rest else ""
-    for one, several in FINITE.items():
-        if head in (one, several):
-            return (several if many else one) + tail
+    if head in _FINITE:
+        return _FINITE[head][many] + tail
     if _is_third_person(head):
         # `lies` -> `lie`, `carries` -> `carry`
         several = head[:-1] if len(head) == 4 and head.endswith("ies") else singular(head)
@@ -192,5 +167,4 @@ def reduced(words: str) -> str | None:
     """A relation's words as they follow their noun (`a man riding`, `a dog on`), or None for a finite verb,
     which needs `that`."""
     head = words.partition(" ")[0]
-    finite = head in FINITE or head in FINITE.values() or _is_third_person(head)
-    return None if finite else words
+    return None if head in _FINITE or _is_third_person(head) else words

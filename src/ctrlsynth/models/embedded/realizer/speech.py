@@ -46,7 +46,6 @@ class _Speaker:
         self.open = set(range(len(self.clauses)))
 
     def speak(self) -> str:
-        """All sentences of the scene."""
         told: list[str] = []
         opening = 1 if self.also else self.seed % 3
         for number, clause in enumerate(self.clauses):
@@ -117,7 +116,6 @@ class _Speaker:
         return out
 
     def said(self, clause: Clause, words: str) -> str:
-        """The words and the clause's object."""
         return f"{words} {self.noun(clause.object)}" if clause.object is not None else words
 
     def group(self, subject: int | None, opening: int) -> str:

@@ -94,7 +94,7 @@ _CLASSES: dict[str, ConceptKind] = {
     "food.n.01": "food",
     "food.n.02": "food",
 }
-# What a thing of a kind can be seen to do, so that no soup drives and no ant lights up a room.
+# What a thing of a kind can be seen to do, in the third person: no soup drives, no ant lights up a room.
 VERBS: dict[ConceptKind, tuple[str, ...]] = {
     "animal": tuple("sits stands rests walks runs sleeps waits looks climbs moves plays lies eats".split()),
     "person": tuple("stands sits walks smiles waits looks works speaks reads rests plays sings".split()),
@@ -107,7 +107,7 @@ VERBS: dict[ConceptKind, tuple[str, ...]] = {
     "thing": tuple("stands lies sits rests hangs leans shines glows waits".split()),
     "idea": tuple("fills lights surrounds brings covers decorates shapes holds".split()),
 }
-"""Kind -> verbs in the third person."""
+# Where such things are; for an idea, what it fills, lights or surrounds.
 PLACES: dict[ConceptKind, tuple[str, ...]] = {
     "animal": _phrases(
         "on the grass; under a tall tree; beside a river; near an old house; in the snow; on a sandy beach; "
@@ -161,7 +161,6 @@ PLACES: dict[ConceptKind, tuple[str, ...]] = {
         "on the sea"
     ),
 }
-"""Kind -> where such things are; for an idea, what it fills, lights or surrounds."""
 
 
 def kind_of(concept: str) -> ConceptKind:

@@ -8,10 +8,11 @@ import json
 import random
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ....lang.phrases import split_attribute, split_relation
-from ....sample import Tags
+from ....sample import KINDS, Tags
 from ...base import LanguageModel, Reply, Request
 from .caption import held, kept, lemmas, shown
 from .scene import Noun, Scene, is_plural, plan, predicate
@@ -69,7 +70,6 @@ def sentence(request: Request) -> str:
 
 
 def _said(request: Request, seed: int) -> str:
-    """The text in one frame."""
     tags, caption = request.tags, shown(request)
     if request.family in ("text", "tags+text") and caption:
         text = _reframe(caption, seed) if request.family == "text" else f"{capital(caption)}."
@@ -103,24 +103,18 @@ def leaves_out(caption: str, tags: Tags) -> Tags:
     attributes = tuple(a for a in tags.attributes if a not in have.attributes)
     relations = tuple(r for r in tags.relations if r not in have.relations)
     needed = set(tags.objects) - set(have.objects) | {split_attribute(a, tags.objects)[1] for a in attributes}
-    for relation in relations:
-        subject, _, target = split_relation(relation, tags.objects)
-        needed |= {subject, target}
+    needed |= {end for relation in relations for end in split_relation(relation, tags.objects)[::2]}
     return Tags(tuple(o for o in tags.objects if o in needed), attributes, relations)
 
 
 def _reframe(caption: str, seed: int) -> str:
     """Puts a caption into another frame. An article at its beginning loses its capital."""
     lead = caption.partition(" ")[0]
-    articles = ("a", "an", "the", "two", "three", "some", "several")
-    body = lead.lower() + caption[len(lead) :] if lead.lower() in articles else caption
-    frames = (
-        f"{capital(caption)}.",
-        f"In plain view: {body}.",
-        f"Seen here: {body}.",
-        f"Here we have this: {body}.",
-    )
-    return frames[seed % len(frames)]
+    body = caption
+    if lead.lower() in ("a", "an", "the", "two", "three", "some", "several"):
+        body = lead.lower() + caption[len(lead) :]
+    frame = ("", "In plain view: ", "Seen here: ", "Here we have this: ")[seed % 4]
+    return f"{frame}{body}." if frame else f"{capital(caption)}."
 
 
 def _concept(tags: Tags, caption: str, seed: int) -> str:
@@ -143,20 +137,12 @@ def _fit(text: str, request: Request, seed: int) -> str:
         text = more
     tags = request.tags if request.family not in ("text", "tags+text") else Tags()
     while len(text.split()) > most and len(tags.phrases()) > 1:
-        tags = _fewer(tags)
+        last = next(kind for kind in reversed(KINDS) if getattr(tags, kind))
+        tags = replace(tags, **{last: getattr(tags, last)[:-1]})
         text = sentences(plan(tags), seed)
     if len(text.split()) > most:
         text = " ".join(text.split()[:most]).rstrip(" ,;:.") + "."
     return text
-
-
-def _fewer(tags: Tags) -> Tags:
-    """Without the last relation, attribute or object."""
-    if tags.relations:
-        return Tags(tags.objects, tags.attributes, tags.relations[:-1])
-    if tags.attributes:
-        return Tags(tags.objects, tags.attributes[:-1], ())
-    return Tags(tags.objects[:-1], (), ())
 
 
 class Unsupported(Exception):
@@ -173,7 +159,7 @@ def fill(schema: Mapping[str, Any], text: str, tags: Tags) -> str:
     if schema.get("type", "object") != "object" or not strings:
         raise Unsupported("the schema is not an object with a string property for the caption")
     field = "caption" if "caption" in strings else strings[0]
-    lists = {name: getattr(tags, name) for name in ("objects", "attributes", "relations")}
+    lists: dict[str, tuple[str, ...]] = {name: getattr(tags, name) for name in KINDS}
     lists |= dict.fromkeys(("tags", "phrases"), tags.phrases())
     out: dict[str, Any] = {}
     for name in dict.fromkeys([*properties, *required]):

@@ -66,7 +66,7 @@ def stickers(rgb: Bytes, rim: int) -> Found:
         if box.longer < _LEAST + rim or min(box.width, box.height) < 2 * rim:
             continue
         corner = (max(0, box.left - 1), max(0, box.top - 1))
-        window = np.s_[corner[1] : box.bottom + 1, corner[0] : box.right + 1]
+        window = Box(*corner, box.right + 1, box.bottom + 1).window
         mine = labels[window] == number
         beyond = widen(~mine, rim // 2)  # the blurred edge between rim and background is background
         rimmed = outside(~(beyond | soft[window]), beyond)
@@ -107,11 +107,9 @@ def _heap(inner: Mask, corner: tuple[int, int], rgb: Bytes | None = None) -> Hea
         if k not in main:
             to[k] = to[min(main, key=lambda m: _gap(found[m], found[k]))]
     merged = to[labels]
-    left, top = corner
-    parts = [Box(a + left, b + top, c + left, d + top) for a, b, c, d in boxes(merged, len(main))]
+    parts = boxes(merged, len(main))
     box = hull(parts)
-    inside = merged[box.top - top : box.bottom - top, box.left - left : box.right - left]
-    return Heap(box, inside, parts)
+    return Heap(box.moved(*corner), merged[box.window], [part.moved(*corner) for part in parts])
 
 
 def _has_lines(light: NDArray[np.float32]) -> bool:
@@ -129,10 +127,9 @@ def _on_plain(rgb: Bytes, rim: int) -> Found:
     if float(np.mean(np.abs(edge - middle).max(-1) < 32)) < 0.8:
         return Found(rgb, [], rim)
     labels, count = label(~outside(np.abs(rgb.astype(np.float32) - middle).max(-1) > 34))
-    heaps = []
-    for number, (left, top, right, bottom) in enumerate(boxes(labels, count), 1):
-        large = max(right - left, bottom - top) >= _LEAST
-        heap = _heap(labels[top:bottom, left:right] == number, (left, top)) if large else None
-        if heap is not None:
-            heaps.append(heap)
-    return Found(rgb, heaps, rim)
+    found = (
+        _heap(labels[box.window] == number, (box.left, box.top))
+        for number, box in enumerate(boxes(labels, count), 1)
+        if box.longer >= _LEAST
+    )
+    return Found(rgb, [heap for heap in found if heap is not None], rim)

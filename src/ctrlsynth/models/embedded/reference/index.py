@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ....errors import UserError
 from ...cache import cached
-from ..regions import Mask, label, outside
+from ..regions import Box, Mask, label, outside
 from ..scenes.sprites import coloured, paint, shades, sprite
 from ..scenes.vocabulary import COLOURS, Drawing, drawings_digest, vocabulary
 from .find import Bytes, extremes, find, stickers
@@ -30,8 +30,7 @@ _RENDERED = 120  # pixels of the square at which a drawing's features are taken
 _VERSION = "8"
 _PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"})
 Floats = NDArray[np.float32]
-Labelled = tuple[str, Bytes, Mask]
-"""A label, RGB and mask, both trimmed to the thing."""
+Labelled = tuple[str, Bytes, Mask]  # RGB and mask are trimmed to the thing
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,8 @@ class Index:
     @cached_property
     def coarse(self) -> tuple[Floats, Floats]:
         """`shapes` on the LOOK x LOOK grid, (2 * LOOK * LOOK, N), and their squares."""
-        small = coarsened(self.shapes)
-        squares: Floats = np.multiply(small, small)
-        return np.ascontiguousarray(small.T), np.ascontiguousarray(squares.T)
+        small = np.ascontiguousarray(coarsened(self.shapes).T)
+        return small, np.asarray(small**2, np.float32)
 
 
 def shape_of(rgb: Floats, mask: Floats) -> Floats:
@@ -70,9 +68,8 @@ def shape_of(rgb: Floats, mask: Floats) -> Floats:
 
 def coarsened(shapes: Floats) -> Floats:
     """(N, 2 * SIDE * SIDE) -> (N, 2 * LOOK * LOOK), by the means of blocks."""
-    step = SIDE // LOOK
-    blocks = shapes.reshape(len(shapes), 2, LOOK, step, LOOK, step).mean((3, 5))
-    return np.asarray(blocks.reshape(len(shapes), -1), np.float32)
+    blocks = shapes.reshape(len(shapes), 2, LOOK, SIDE // LOOK, LOOK, SIDE // LOOK)
+    return np.asarray(blocks.mean((3, 5)).reshape(len(shapes), -1), np.float32)
 
 
 def load_index(folder: str | None) -> Index:
@@ -85,12 +82,11 @@ def load_index(folder: str | None) -> Index:
 def _load(folder: str | None, key: str) -> Index:
     stored = cached(f"reference-{key}.npz", None, lambda: _build(folder))
     with np.load(io.BytesIO(stored), allow_pickle=False) as data:
-        shapes = np.asarray(data["shapes"].astype(np.float32) / 255, np.float32)
+        shapes = data["shapes"].astype(np.float32) / np.float32(255)
         return Index(tuple(map(str, data["names"])), shapes, data["looks"], data["aspects"], key)
 
 
 def _key(folder: str | None) -> str:
-    """Hash of everything that affects the index: the version and the pictures."""
     digest = hashlib.blake2b(f"{_VERSION}\0{SIDE}".encode(), digest_size=8)
     if folder is None:
         digest.update(drawings_digest().encode())
@@ -102,13 +98,12 @@ def _key(folder: str | None) -> str:
 
 def _build(folder: str | None) -> bytes:
     """The features of all pictures as an .npz file."""
-    names, shapes, looks, aspects = [], [], [], []
+    rows = []
     for name, rgb, mask in _drawn() if folder is None else _own(folder):
-        large, cover = _to_grid(rgb, mask)
-        names.append(name)
-        looks.append(_looks(large, cover))
-        shapes.append(shape_of(_means(large, SIDE), _means(cover[..., None], SIDE)[..., 0]))
-        aspects.append(np.log(mask.shape[1] / mask.shape[0]))
+        look, cover = _to_grid(rgb, mask)
+        shape = shape_of(_means(look, SIDE), _means(cover[..., None], SIDE)[..., 0])
+        rows.append((name, shape, _looks(look, cover), np.log(mask.shape[1] / mask.shape[0])))
+    names, shapes, looks, aspects = zip(*rows, strict=True)
     data = io.BytesIO()
     np.savez(
         data,
@@ -152,16 +147,15 @@ def _own(folder: str) -> Iterator[Labelled]:
         rgb, alpha = _on_white(picture), np.asarray(picture.getchannel("A"))
         if alpha.min() < 128:
             opaque = picture.getchannel("A").point(lambda a: 255 if a > 60 else 0)
-            left, top, right, bottom = opaque.getbbox() or (0, 0, *picture.size)
-            yield name, rgb[top:bottom, left:right], alpha[top:bottom, left:right] > 60
+            window = Box(*(opaque.getbbox() or (0, 0, *picture.size))).window
+            yield name, rgb[window], alpha[window] > 60
             continue
         found = find(Image.fromarray(rgb))
         heap = max(found.heaps, key=lambda h: int((h.labels > 0).sum()), default=None)
         if heap is None:
             yield name, rgb, np.ones(rgb.shape[:2], bool)
         else:
-            left, top, right, bottom = heap.box
-            yield name, found.rgb[top:bottom, left:right], heap.labels > 0
+            yield name, found.rgb[heap.box.window], heap.labels > 0
 
 
 def _drawn() -> Iterator[Labelled]:
@@ -204,11 +198,10 @@ def _as_found(drawing: Drawing, skewed: bool) -> tuple[Bytes, Mask] | None:
     found = stickers(np.asarray(ground), 5)
     if len(found.heaps) != 1:
         return None
-    left, top, right, bottom = found.heaps[0].box
     mask = ~outside(found.heaps[0].labels > 0)
     alpha = coloured(drawing, None, skewed).getchannel("A").resize((mask.shape[1], mask.shape[0]))
     whole = ~outside(np.asarray(alpha) > 60)
-    return None if _shared(mask, whole) > 0.93 else (found.rgb[top:bottom, left:right], mask)
+    return None if _shared(mask, whole) > 0.93 else (found.rgb[found.heaps[0].box.window], mask)
 
 
 def _shared(one: Mask, two: Mask) -> float:
@@ -219,11 +212,17 @@ def _shared(one: Mask, two: Mask) -> float:
 def _to_grid(rgb: Bytes, mask: Mask) -> tuple[Floats, Floats]:
     """A thing's pixels, white outside its mask, and its silhouette (0..1), both stretched to 2 * SIDE
     squared."""
-    side = 2 * SIDE
-    method = Image.Resampling.BOX if min(mask.shape) >= 2 * side else Image.Resampling.BILINEAR
-    look = Image.fromarray(np.where(mask[..., None], rgb, np.uint8(255))).resize((side, side), method)
-    cover = Image.fromarray(mask.astype(np.uint8) * 255).resize((side, side), method)
-    return np.asarray(look, np.float32), np.asarray(cover, np.float32) / np.float32(255)
+    look = Image.fromarray(np.where(mask[..., None], rgb, np.uint8(255)))
+    cover = Image.fromarray(mask.astype(np.uint8) * 255)
+    box = Box(0, 0, *look.size)
+    return to_grid(look, box, 2 * SIDE), to_grid(cover, box, 2 * SIDE) / np.float32(255)
+
+
+def to_grid(image: Image.Image, box: Box, side: int = SIDE) -> Floats:
+    """A box of an image stretched to side x side pixels."""
+    large = min(box.width, box.height) >= 2 * side
+    method = Image.Resampling.BOX if large else Image.Resampling.BILINEAR
+    return np.asarray(image.resize((side, side), method, box), np.float32)
 
 
 def _means(grid: Floats, side: int) -> Floats:

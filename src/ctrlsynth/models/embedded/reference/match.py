@@ -13,15 +13,10 @@ from PIL import Image
 
 from ..regions import Box, Mask, hull, outside, widen
 from .find import Found, Heap
-from .index import LOOK, LOOKS, SIDE, Floats, Index, coarsened, shape_of
+from .index import LOOK, LOOKS, SIDE, Floats, Index, coarsened, shape_of, to_grid
 
-_REACH = (
-    0.0,
-    0.1,
-    0.2,
-    0.33,
-    0.5,
-)  # how far a hidden edge may lie outside what is seen, as shares of the box
+# how far a hidden edge may lie outside what is seen, as shares of the box
+_REACH = (0.0, 0.1, 0.2, 0.33, 0.5)
 _ASPECT = 0.10  # weight of the squared difference of log aspect
 _LONG = 80  # candidates that are compared on the fine grid
 _SHORT = 20  # and those of them that are compared in colour
@@ -87,10 +82,9 @@ def _divide(heap: Heap, number: int, found: Found, index: Index) -> list[Thing]:
     fits: dict[tuple[int, ...], Thing] = {(part,): single[part] for part in rest}
     fits |= {chosen: fit(*chosen) for size in (2, 3) for chosen in combinations(rest, size)}
     divided = ([fits[chosen] for chosen in division] for division in _divisions(rest, fits.keys()))
-    best: list[Thing] = min(divided, key=_cost)
     return settled + [
         thing
-        for thing in best
+        for thing in min(divided, key=_cost)
         if thing.distance < _DOUBT or not any(_within(thing.box, other.box) for other in settled)
     ]
 
@@ -157,8 +151,7 @@ def _colour_distance(guesses: Sequence[_Guess], looks: Floats) -> Floats:
     seen = np.stack([g.look for g in guesses]).reshape(*blocks, 3).mean((3, 5))
     part = np.stack([g.known for g in guesses]).reshape(blocks).mean((3, 5))[..., None]
     squares = (part * np.minimum(np.abs(looks - seen), 110.0) ** 2).sum((2, 3, 4))
-    distance: Floats = squares / (3 * part.sum((2, 3, 4))) / 255**2
-    return distance
+    return np.asarray(squares / (3 * part.sum((2, 3, 4))) / 255**2, np.float32)
 
 
 def _guesses(chosen: Sequence[int], heap: Heap, found: Found) -> tuple[list[_Guess], int, Floats]:
@@ -167,62 +160,65 @@ def _guesses(chosen: Sequence[int], heap: Heap, found: Found) -> tuple[list[_Gue
     seen = hull([heap.parts[p] for p in chosen])
     reach = max(_REACH) if len(chosen) < len(heap.parts) else 0.0
     aside, beyond = int(reach * seen.width) + 1, int(reach * seen.height) + 1
-    x0, y0 = max(0, seen.left - aside), max(0, seen.top - beyond)
-    x1, y1 = min(width, seen.right + aside), min(height, seen.bottom + beyond)
-    canvas = np.zeros((y1 - y0, x1 - x0), np.int32)
-    a, b, c, d = heap.box
-    u0, v0, u1, v1 = max(a, x0), max(b, y0), min(c, x1), min(d, y1)
-    canvas[v0 - y0 : v1 - y0, u0 - x0 : u1 - x0] = heap.labels[v0 - b : v1 - b, u0 - a : u1 - a]
+    area = Box(
+        max(0, seen.left - aside),
+        max(0, seen.top - beyond),
+        min(width, seen.right + aside),
+        min(height, seen.bottom + beyond),
+    )
+    labels = np.zeros((height, width), np.int32)
+    labels[heap.box.window] = heap.labels
+    canvas = labels[area.window]
     mine = np.isin(canvas, [p + 1 for p in chosen])
     others = (canvas > 0) & ~mine
     mine = ~outside(mine) & ~others
     hidden = np.zeros_like(mine)
     if others.any():
         hidden = widen(~outside(others), found.rim + 1) & ~mine
-    window = found.rgb[y0:y1, x0:x1]
+    window = found.rgb[area.window]
     look = Image.fromarray(np.where(mine[..., None], window, np.uint8(255)))
     cover, veil = Image.fromarray(mine.astype(np.uint8) * 255), Image.fromarray(hidden.astype(np.uint8) * 255)
-    inner = Box(seen.left - x0, seen.top - y0, seen.right - x0, seen.bottom - y0)
+    inner = seen.moved(-area.left, -area.top)
     guesses: list[_Guess] = []
     for box in _edges(inner, hidden):
         known = np.ones((SIDE, SIDE), np.float32)
         if hidden.any():
-            known = np.asarray(1.0 - np.minimum(1.0, _grid(veil, box) / 100), np.float32)
+            known = np.asarray(1.0 - np.minimum(1.0, to_grid(veil, box) / 100), np.float32)
         if known.sum() >= 0.2 * SIDE * SIDE or (not guesses and box == inner):
-            shifted = Box(box.left + x0, box.top + y0, box.right + x0, box.bottom + y0)
-            covered = _grid(cover, box) / np.float32(255)
-            guesses.append(_Guess(shifted, _grid(look, box), covered, np.maximum(known, np.float32(1e-3))))
+            covered = to_grid(cover, box) / np.float32(255)
+            guesses.append(
+                _Guess(
+                    box.moved(area.left, area.top),
+                    to_grid(look, box),
+                    covered,
+                    np.maximum(known, np.float32(1e-3)),
+                )
+            )
     return guesses, int(mine.sum()), window[mine].astype(np.float32)
-
-
-def _grid(image: Image.Image, box: Box) -> Floats:
-    """A box of an image stretched to SIDE x SIDE."""
-    large = min(box.width, box.height) >= 2 * SIDE
-    method = Image.Resampling.BOX if large else Image.Resampling.BILINEAR
-    return np.asarray(image.resize((SIDE, SIDE), method, box), np.float32)
 
 
 def _edges(box: Box, hidden: Mask) -> list[Box]:
     """The box itself, and versions with edges that border on something hidden moved outwards: two edges at a
     time at most, and one if three or more are hidden."""
     left, top, right, bottom = box
-    band = 3
-    bands = (
-        hidden[top:bottom, max(0, left - band) : left],
-        hidden[max(0, top - band) : top, left:right],
-        hidden[top:bottom, right : right + band],
-        hidden[bottom : bottom + band, left:right],
+    touched = [
+        bool(part.any())
+        for part in (
+            hidden[top:bottom, max(0, left - 3) : left],
+            hidden[max(0, top - 3) : top, left:right],
+            hidden[top:bottom, right : right + 3],
+            hidden[bottom : bottom + 3, left:right],
+        )
+    ]
+    most = 2 if sum(touched) <= 2 else 1
+    found = (
+        Box(
+            max(0, left - round(moves[0] * box.width)),
+            max(0, top - round(moves[1] * box.height)),
+            min(hidden.shape[1], right + round(moves[2] * box.width)),
+            min(hidden.shape[0], bottom + round(moves[3] * box.height)),
+        )
+        for moves in product(*(_REACH if touch else (0.0,) for touch in touched))
+        if sum(move > 0 for move in moves) <= most
     )
-    touched = [bool(part.any()) for part in bands]
-    found: dict[Box, None] = {}
-    for moves in product(*(_REACH if touch else (0.0,) for touch in touched)):
-        if sum(m > 0 for m in moves) <= (2 if sum(touched) <= 2 else 1):
-            wide, high = box.width, box.height
-            moved = Box(
-                max(0, left - round(moves[0] * wide)),
-                max(0, top - round(moves[1] * high)),
-                min(hidden.shape[1], right + round(moves[2] * wide)),
-                min(hidden.shape[0], bottom + round(moves[3] * high)),
-            )
-            found.setdefault(moved)
-    return list(found)
+    return list(dict.fromkeys(found))

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 
@@ -22,13 +22,14 @@ def tags_of(things: Sequence[Thing]) -> Tags:
     things = sorted(things, key=lambda t: -t.area)
     scores: dict[str, float] = {}
     for thing in things:
-        score = round(1.0 - thing.distance / FARTHEST, 4)
-        scores[thing.name] = max(scores.get(thing.name, 0.0), score)
+        scores[thing.name] = max(scores.get(thing.name, 0.0), round(1.0 - thing.distance / FARTHEST, 4))
     colours = [(t.colour or (None if t.name in PEOPLE else main_colour(t.pixels)), t.name) for t in things]
     attributes = [f"{colour} {name}" for colour, name in colours if colour is not None]
-    for name, n in Counter(t.name for t in things).items():
-        if n > 1:
-            attributes.append(f"{NUMBERS[n] if n < len(NUMBERS) else n} {plural(name)}")
+    attributes += [
+        f"{NUMBERS[n] if n < len(NUMBERS) else n} {plural(name)}"
+        for name, n in Counter(t.name for t in things).items()
+        if n > 1
+    ]
     return Tags(tuple(scores), unique(attributes), unique(_relations(things)), tuple(scores.values()))
 
 
@@ -38,14 +39,13 @@ def main_colour(pixels: Floats) -> str | None:
     fill = pixels[pixels.mean(1) > 60]
     if len(fill) < 20:
         return None
-    names = list(COLOURS)
-    palette = np.array([COLOURS[n] for n in names], np.float32)
+    palette = np.array(list(COLOURS.values()), np.float32)
     chroma = fill - fill.mean(1, keepdims=True)
     of_palette = palette - palette.mean(1, keepdims=True)
     lightness = (fill.mean(1)[:, None] - palette.mean(1)[None]) ** 2
     away = ((chroma[:, None] - of_palette[None]) ** 2).sum(-1) + 0.35 * lightness
-    share = np.bincount(away.argmin(1), minlength=len(names)) / len(fill)
-    return names[int(share.argmax())] if share.max() >= _MAIN else None
+    share = np.bincount(away.argmin(1), minlength=len(COLOURS)) / len(fill)
+    return list(COLOURS)[int(share.argmax())] if share.max() >= _MAIN else None
 
 
 def _relations(things: Sequence[Thing]) -> list[str]:
@@ -54,8 +54,7 @@ def _relations(things: Sequence[Thing]) -> list[str]:
     columns = list(groups)  # and here also those above one another
     for a, b in combinations(range(len(things)), 2):
         one, two = things[a], things[b]
-        touch = _overlapping(one, two)
-        upper = None if touch else _upper(one, two)
+        touch, upper = _overlapping(one, two), _upper(one, two)
         if touch:
             found += _touching(one, two) if one.name != two.name else []
             groups = [groups[a] if g == groups[b] else g for g in groups]
@@ -129,11 +128,10 @@ def _beside(things: Sequence[Thing], group_of: Sequence[int]) -> list[str]:
             if c not in (a, b)
         ):
             continue
-        for one in groups[left]:
-            for two in groups[right]:
-                if one.name != two.name:
-                    found += [f"{one.name} left of {two.name}", f"{two.name} right of {one.name}"]
-                    found += [f"{one.name} next to {two.name}", f"{two.name} next to {one.name}"]
+        for one, two in product((t.name for t in groups[left]), (t.name for t in groups[right])):
+            if one != two:
+                found += [f"{one} left of {two}", f"{two} right of {one}"]
+                found += [f"{one} next to {two}", f"{two} next to {one}"]
     return found
 
 

@@ -50,149 +50,132 @@ def backdrop(
 ) -> Floats:
     """Returns the empty scene: RGB in 0..255, shape (height, width, 3)."""
     width, height = size
-    picture = _stops(height, place or "", rng)[:, None, :].repeat(width, 1)
+    at, colours = zip(*_STOPS[place or ""], strict=True)
+    lit = np.array(colours, np.float32) + np.float32(rng.uniform(-8, 8))  # varies from picture to picture
+    rows = np.linspace(0, 1, height, dtype=np.float32)
+    column = np.stack([np.interp(rows, at, channel) for channel in lit.T], -1).astype(np.float32)
+    picture = column[:, None, :].repeat(width, 1)
     if not place:
-        tint = np.array([rng.uniform(-26, 26) for _ in range(3)], np.float32)
-        picture = picture + tint
+        picture = picture + np.array([rng.uniform(-26, 26) for _ in range(3)], np.float32)
     picture = _relief(picture, place, rng)
     for kind in weather:
         if kind in _LIGHT:
-            tone, share = _LIGHT[kind]
-            picture = picture * (1 - share) + np.array(tone, np.float32) * share
+            picture = _blend(picture, *_LIGHT[kind])
         elif kind == "sunny":
             picture = _glow(picture, (0.86, 0.1), (238, 214, 130), 0.55)
     if "rain" in weather or "snowfall" in weather:
         picture = _falling(picture, "rain" in weather, rng)
     if "night" in weather:
         picture = _glow(picture, (0.8, 0.14), (150, 160, 190), 0.5)
-    return np.asarray(_styled(picture, style, rng), np.float32)
+    return np.clip(_styled(picture, style, rng), 16, 226)
 
 
-def _stops(height: int, place: str, rng: np.random.Generator) -> Floats:
-    """One column of the place's colours; brightness varies a little from picture to picture."""
-    at, colours = zip(*_STOPS[place], strict=True)
-    rows = np.linspace(0, 1, height, dtype=np.float32)
-    lit = np.array(colours, np.float32) + np.float32(rng.uniform(-8, 8))
-    return np.stack([np.interp(rows, at, lit[:, c]) for c in range(3)], -1).astype(np.float32)
+def to_image(pixels: Floats) -> Image.Image:
+    """RGB in 0..255 as an image; values outside are clipped, fractions dropped."""
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def saturated(picture: Floats, factor: float) -> Floats:
+    """Multiplies the distance of each pixel from its gray."""
+    mean = picture.mean(-1, keepdims=True)
+    return np.asarray(mean + (picture - mean) * factor, np.float32)
+
+
+def _blend(picture: Floats, colour: RGB, share: float | NDArray[np.floating]) -> Floats:
+    return np.asarray(picture * (1 - share) + np.array(colour, np.float32) * share, np.float32)
 
 
 def _relief(picture: Floats, place: str | None, rng: np.random.Generator) -> Floats:
     """Adds the soft shapes of a place: hills, house fronts, trunks, clouds."""
-    height, width = picture.shape[:2]
     if place not in ("field", "street", "forest", "desert", "snow", "sky", "beach"):
         return picture
-    image = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
+    height, width = picture.shape[:2]
+    image = to_image(picture)
     draw = ImageDraw.Draw(image)
 
-    def toned(x: float, y: float, by: float) -> RGB:
-        base = picture[min(height - 1, max(0, int(y * height))), min(width - 1, max(0, int(x * width)))]
-        r, g, b = (int(np.clip(c + by, 20, 225)) for c in base)
-        return r, g, b
+    def scaled(left: float, top: float, right: float, bottom: float) -> list[float]:
+        return [left * width, top * height, right * width, bottom * height]
+
+    def toned(y: float, least: float, most: float) -> tuple[int, ...]:
+        """The colour in the middle of a row, by chance lighter or darker."""
+        by = rng.uniform(least, most)
+        return tuple(int(np.clip(c + by, 20, 225)) for c in picture[int(y * height), width // 2])
 
     if place == "street":
         x = -0.02
         while x < 1:
             wide, high = rng.uniform(0.1, 0.2), rng.uniform(0.14, 0.42)
-            draw.rectangle(
-                [x * width, (0.60 - high) * height, (x + wide) * width, 0.60 * height],
-                fill=toned(0.5, 0.45, rng.uniform(-52, -24)),
-            )
+            draw.rectangle(scaled(x, 0.60 - high, x + wide, 0.60), toned(0.45, -52, -24))
             x += wide + rng.uniform(0.0, 0.04)
     elif place == "forest":
         for _ in range(9):
             x, wide = rng.uniform(0, 1), rng.uniform(0.02, 0.05)
-            draw.rectangle(
-                [x * width, 0, (x + wide) * width, rng.uniform(0.5, 0.62) * height],
-                fill=toned(0.5, 0.4, rng.uniform(-34, -14)),
-            )
+            draw.rectangle(scaled(x, 0, x + wide, rng.uniform(0.5, 0.62)), toned(0.4, -34, -14))
     elif place in ("field", "desert", "snow"):
         for _ in range(3):
             x, wide, high = rng.uniform(0, 1), rng.uniform(0.3, 0.6), rng.uniform(0.06, 0.14)
-            draw.ellipse(
-                [(x - wide) * width, (0.47 - high) * height, (x + wide) * width, (0.47 + high) * height],
-                fill=toned(0.5, 0.52, rng.uniform(-14, 10)),
-            )
-        below = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).crop(
-            (0, int(0.52 * height), width, height)
-        )
-        image.paste(below, (0, int(0.52 * height)))
+            draw.ellipse(scaled(x - wide, 0.47 - high, x + wide, 0.47 + high), toned(0.52, -14, 10))
+        foot = int(0.52 * height)
+        image.paste(to_image(picture[foot:]), (0, foot))
     if place in ("sky", "field", "beach"):
         for _ in range(4):
             lowest = 0.85 if place == "sky" else 0.25
             x, y, wide = rng.uniform(0, 1), rng.uniform(0.03, lowest), rng.uniform(0.06, 0.16)
-            draw.ellipse(
-                [(x - wide) * width, (y - wide / 4) * height, (x + wide) * width, (y + wide / 4) * height],
-                fill=(206, 218, 226),
-            )
-    blur = ImageFilter.GaussianBlur(max(1.5, 0.008 * min(width, height)))
-    return np.asarray(image.filter(blur), np.float32)
+            draw.ellipse(scaled(x - wide, y - wide / 4, x + wide, y + wide / 4), (206, 218, 226))
+    return _blurred(image, max(1.5, 0.008 * min(width, height)))
+
+
+def _blurred(image: Image.Image, radius: float) -> Floats:
+    return np.asarray(image.filter(ImageFilter.GaussianBlur(radius)), np.float32)
 
 
 def _glow(picture: Floats, centre: tuple[float, float], colour: RGB, strength: float) -> Floats:
     height, width = picture.shape[:2]
     y, x = np.ogrid[0:height, 0:width]
     away = ((x / width - centre[0]) ** 2 + (y / height - centre[1]) ** 2).astype(np.float32)
-    share = (strength * np.exp(-away / 0.03))[..., None]
-    return np.asarray(picture * (1 - share) + np.array(colour, np.float32) * share, np.float32)
+    return _blend(picture, colour, (strength * np.exp(-away / 0.03))[..., None])
 
 
 def _falling(picture: Floats, rain: bool, rng: np.random.Generator) -> Floats:
     """Adds streaks of rain or flakes of snow, blue-grey rather than white."""
     height, width = picture.shape[:2]
     mask = Image.new("L", (width, height), 0)
-    draw = ImageDraw.Draw(mask)
-    unit = min(width, height) / 100
-    for x, y in rng.uniform(0, 1, (130, 2)):
-        px, py = x * width, y * height
+    draw, unit = ImageDraw.Draw(mask), min(width, height) / 100
+    radius = max(1.0, 0.8 * unit)
+    for x, y in rng.uniform(0, 1, (130, 2)) * (width, height):
         if rain:
-            draw.line([px, py, px - 1.4 * unit, py + 5 * unit], fill=255, width=max(1, round(0.4 * unit)))
+            draw.line([x, y, x - 1.4 * unit, y + 5 * unit], fill=255, width=max(1, round(0.4 * unit)))
         else:
-            r = max(1.0, 0.8 * unit)
-            draw.ellipse([px - r, py - r, px + r, py + r], fill=255)
+            draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=255)
     share = np.asarray(mask, np.float32)[..., None] / 255 * (0.5 if rain else 0.75)
-    tone = np.array((164, 186, 210) if rain else (198, 212, 224), np.float32)
-    return np.asarray(picture * (1 - share) + tone * share, np.float32)
+    return _blend(picture, (164, 186, 210) if rain else (198, 212, 224), share)
 
 
 def _styled(picture: Floats, style: str, rng: np.random.Generator) -> Floats:
-    """Applies a style to the background alone."""
     height, width = picture.shape[:2]
     short = min(width, height)
-    if style in ("real", "cinematic"):
+    if style in ("real", "cinematic"):  # discs of light out of focus
         discs = Image.new("L", (width, height), 0)
         draw = ImageDraw.Draw(discs)
         for x, y, r in rng.uniform(0, 1, (14, 3)):
-            r = (0.02 + 0.05 * r) * short
-            draw.ellipse(
-                [x * width - r, y * 0.7 * height - r, x * width + r, y * 0.7 * height + r],
-                fill=int(rng.integers(40, 110)),
-            )
-        soft = np.asarray(discs.filter(ImageFilter.GaussianBlur(0.012 * short)), np.float32)[..., None] / 255
-        tone = np.array((214, 206, 178) if style == "real" else (210, 168, 110), np.float32)
-        picture = np.asarray(picture * (1 - soft) + tone * soft, np.float32)
-        image = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).filter(
-            ImageFilter.GaussianBlur(0.012 * short)
-        )
-        picture = _vignette(np.asarray(image, np.float32), 0.34 if style == "real" else 0.5)
-    elif style == "isometric":
+            x, y, r = x * width, y * 0.7 * height, (0.02 + 0.05 * r) * short
+            draw.ellipse([x - r, y - r, x + r, y + r], fill=int(rng.integers(40, 110)))
+        tone, depth = ((214, 206, 178), 0.34) if style == "real" else ((210, 168, 110), 0.5)
+        picture = _blend(picture, tone, _blurred(discs, 0.012 * short)[..., None] / 255)
+        return _vignette(_blurred(to_image(picture), 0.012 * short), depth)
+    if style == "isometric":
         y, x = np.mgrid[0:height, 0:width].astype(np.float32)
         cell = short / 9
         tiles = (np.floor((x / 2 + y) / cell) + np.floor((y - x / 2) / cell)) % 2
-        image = Image.fromarray(np.clip(picture + (tiles * 12 - 6)[..., None], 0, 255).astype(np.uint8))
-        picture = np.asarray(image.filter(ImageFilter.GaussianBlur(1)), np.float32)
-    elif style == "art":
+        return _blurred(to_image(picture + (tiles * 12 - 6)[..., None]), 1)
+    if style == "art":
         coarse = rng.normal(0, 16, (max(2, height // 10), max(2, width // 28))).astype(np.float32)
         strokes = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
         grain = rng.normal(0, 3, (height, width, 1)).astype(np.float32)
-        picture = picture + np.asarray(strokes, np.float32)[..., None] + grain
-    elif style in ("enhance", "quality"):
-        mean = picture.mean(-1, keepdims=True)
-        picture = mean + (picture - mean) * (1.25 if style == "enhance" else 1.2)
-        if style == "enhance":
-            picture = _glow(picture, (0.5, 0.35), (226, 206, 150), 0.3)
-        else:
-            picture = _vignette(picture, 0.18)
-    return np.asarray(np.clip(picture, 16, 226), np.float32)
+        return picture + np.asarray(strokes, np.float32)[..., None] + grain
+    if style == "enhance":
+        return _glow(saturated(picture, 1.25), (0.5, 0.35), (226, 206, 150), 0.3)
+    return _vignette(saturated(picture, 1.2), 0.18) if style == "quality" else picture
 
 
 def _vignette(picture: Floats, depth: float) -> Floats:

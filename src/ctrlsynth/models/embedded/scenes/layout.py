@@ -46,8 +46,7 @@ class Group:
         self.height = max(i.y + i.height for i in items)
 
 
-Line = list[Group]
-"""Groups that are side by side, from left to right."""
+Line = list[Group]  # side by side, from left to right
 
 
 def arrange(
@@ -64,41 +63,42 @@ def arrange(
     first one holds."""
     if not mentions:
         return []
-    groups = _groups(mentions, sizes, relations, chance)
+    groups = _groups(mentions, sizes, _bound(relations), chance)
     return _rows(_lines(groups, mentions, relations, chance), area, chance)
 
 
 def _groups(
     mentions: Sequence[Mention],
     sizes: Sequence[tuple[float, float]],
-    relations: Sequence[Relation],
+    bound: dict[int, tuple[str, int]],
     chance: random.Random,
 ) -> list[Group]:
     """One group for each item that is not bound to another, with everything bound to it."""
-    bound = _bound(relations)
 
     def attached(base: Item) -> list[Item]:
         """Positions what is bound to `base`, and what is bound to that in turn."""
         by_way: dict[str, list[Item]] = {}
         for child, (how, parent) in bound.items():
             if parent == base.mention:
-                way = _worn_where(mentions[child].name) if how == "wearing" else how
+                way, name = how, mentions[child].name
+                if how == "wearing":
+                    way = "head" if name in HEADGEAR else "eyes" if name in _EYES else "body"
                 count = 1 if how in _HELD else mentions[child].count
-                by_way.setdefault(way, []).extend(Item(child, *sizes[child]) for _ in range(count))
+                by_way.setdefault(way, []).extend(
+                    Item(child, *sizes[child], layer=base.layer + _LAYER_OF[way]) for _ in range(count)
+                )
         placed = []
         for way, items in by_way.items():
             _put(way, base, items, chance)
-            for item in items:
-                placed += [item, *attached(item)]
+            placed += [one for item in items for one in (item, *attached(item))]
         return placed
 
     groups = []
     for index, mention in enumerate(mentions):
-        if index not in bound:
-            carries = any(parent == index and how not in _HELD for how, parent in bound.values())
-            for copy in range(mention.count):
-                item = Item(index, *sizes[index])
-                groups.append(Group([item, *(attached(item) if copy == 0 or not carries else ())]))
+        carries = any(parent == index and how not in _HELD for how, parent in bound.values())
+        for copy in range(mention.count if index not in bound else 0):
+            item = Item(index, *sizes[index])
+            groups.append(Group([item, *(attached(item) if copy == 0 or not carries else ())]))
     return groups
 
 
@@ -116,10 +116,6 @@ def _bound(relations: Sequence[Relation]) -> dict[int, tuple[str, int]]:
     return bound
 
 
-def _worn_where(name: str) -> str:
-    return "head" if name in HEADGEAR else "eyes" if name in _EYES else "body"
-
-
 def _put(way: str, base: Item, items: list[Item], chance: random.Random) -> None:
     """Positions items relative to the one they are bound to."""
     if way == "in front of":
@@ -129,19 +125,21 @@ def _put(way: str, base: Item, items: list[Item], chance: random.Random) -> None
     elif way in ("head", "eyes", "body"):
         _wear(base, items, way)
     else:
-        layer, y_of = _STACKED[way]
         _abreast(base, items)
         for item in items:
-            item.y, item.layer = y_of(base, item), base.layer + layer
+            item.y = _Y_OF[way](base, item)
 
 
-_STACKED: dict[str, tuple[int, Callable[[Item, Item], float]]] = {
-    "on": (1, lambda base, item: base.y - item.height + min(0.22 * base.height, 0.3 * item.height)),
-    "above": (0, lambda base, item: base.y - item.height - GAP * 1.3),
-    "under": (0, lambda base, item: base.y + base.height + GAP),
-    "in": (-1, lambda base, item: base.y - 0.62 * item.height),  # looks out over the edge, behind the front
+_LAYER_OF = {
+    "in": -1, "above": 0, "under": 0, "on": 1, "in front of": 1, "holding": 1, "body": 1, "head": 2,
+    "eyes": 2,
+}  # relative to the base's layer  # fmt: skip
+_Y_OF: dict[str, Callable[[Item, Item], float]] = {
+    "on": lambda base, item: base.y - item.height + min(0.22 * base.height, 0.3 * item.height),
+    "above": lambda base, item: base.y - item.height - GAP * 1.3,
+    "under": lambda base, item: base.y + base.height + GAP,
+    "in": lambda base, item: base.y - 0.62 * item.height,  # looks out over the edge, behind the front
 }
-"""Way -> (layer above the base's, y of an item)."""
 
 
 def _abreast(base: Item, items: list[Item]) -> None:
@@ -170,7 +168,6 @@ def _in_front(base: Item, items: list[Item], side: int) -> None:
         right = (side if number % 2 == 0 else -side) > 0
         item.x = base.x + base.width - item.width + out if right else base.x - out
         item.y = base.y + base.height - item.height + 0.16 * item.height + 0.06
-        item.layer = base.layer + 1
 
 
 def _hold(base: Item, items: list[Item]) -> None:
@@ -179,7 +176,6 @@ def _hold(base: Item, items: list[Item]) -> None:
         right = (number + (base.mention % 2)) % 2 == 0
         item.x = base.x + base.width - 0.22 * item.width if right else base.x - 0.78 * item.width
         item.y = base.y + 0.72 * base.height - item.height / 2 - 0.3 * (number // 2)
-        item.layer = base.layer + 1
 
 
 def _wear(base: Item, items: list[Item], way: str) -> None:
@@ -191,7 +187,6 @@ def _wear(base: Item, items: list[Item], way: str) -> None:
         y -= 0.72 * item.height if way == "head" else 0.0
         item.x = base.x + (base.width - item.width) / 2
         item.y = y - item.height / 2 if way == "eyes" else y
-        item.layer = base.layer + (1 if way == "body" else 2)
         y += 0.85 * item.height if way == "body" else 0.0
 
 
@@ -201,16 +196,9 @@ def _lines(
     """Groups that must be side by side as lines; the lines by the sides that the text names, else at
     random."""
     of = {item.mention: number for number, group in reversed(list(enumerate(groups))) for item in group.items}
-    before: set[tuple[int, int]] = set()
-    beside: list[tuple[int, int]] = []
-    for subject, predicate, object_ in relations:
-        a, b = of.get(subject), of.get(object_)
-        if a is None or b is None or a == b:
-            continue
-        if predicate == "next to":
-            beside.append((a, b))
-        elif predicate in ("left of", "right of"):
-            before.add((a, b) if predicate == "left of" else (b, a))
+    ends = [(of[a], predicate, of[b]) for a, predicate, b in relations if of[a] != of[b]]
+    before = {(b, a) if p == "right of" else (a, b) for a, p, b in ends if p in ("left of", "right of")}
+    beside = [(a, b) for a, p, b in ends if p == "next to"]
     lines = [[number] for number in range(len(groups))]
     for a, b in [*sorted(before), *beside]:
         one, two = next(line for line in lines if a in line), next(line for line in lines if b in line)
@@ -223,7 +211,7 @@ def _lines(
     def side(line: list[int]) -> int:
         """-1 left, 1 right, 0 anywhere: the first side that is named for one of the line's items."""
         named = (mentions[item.mention].side for number in line for item in groups[number].items)
-        return min(({"left": -1, "right": 1}.get(name or "", 0) for name in named), key=lambda at: -abs(at))
+        return next((-1 if name == "left" else 1 for name in named if name in ("left", "right")), 0)
 
     return [[groups[number] for number in line] for line in sorted(lines, key=side)]
 
@@ -257,10 +245,8 @@ def _rows(lines: list[Line], area: tuple[float, float], chance: random.Random) -
     unit, rows = _largest(lines, area)
     heights = [max(g.height for g in row) + GAP for row in rows]
     spare_y = max(0.0, area[1] / unit - sum(heights) - GAP)
-    if len(rows) == 1:
-        y = GAP / 2 + spare_y * (0.55 + 0.25 * chance.random())
-    else:
-        y = GAP / 2 + spare_y / (len(rows) + 1)
+    between = spare_y / (len(rows) + 1)
+    y = GAP / 2 + (between if len(rows) > 1 else spare_y * (0.55 + 0.25 * chance.random()))
     items: list[Item] = []
     for row, height in zip(rows, heights, strict=True):
         spare = max(0.0, area[0] / unit - sum(g.width for g in row) - GAP * (len(row) + 1))
@@ -271,14 +257,11 @@ def _rows(lines: list[Line], area: tuple[float, float], chance: random.Random) -
             room = height - GAP - group.height
             lift = chance.random() * min(0.25, room) if room > 0 else 0.0
             top = y + height - group.height - lift
-            items += [
-                Item(
-                    i.mention, i.width * unit, i.height * unit, (x + i.x) * unit, (top + i.y) * unit, i.layer
-                )
-                for i in group.items
-            ]
+            for i in group.items:
+                box = (i.width * unit, i.height * unit, (x + i.x) * unit, (top + i.y) * unit)
+                items.append(Item(i.mention, *box, i.layer))
             x += group.width
-        y += height + (spare_y / (len(rows) + 1) if len(rows) > 1 else 0.0)
+        y += height + between
     return sorted(items, key=lambda i: i.layer)
 
 

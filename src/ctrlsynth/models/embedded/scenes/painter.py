@@ -13,8 +13,8 @@ from PIL import Image, ImageFilter
 
 from ....errors import UserError
 from ...base import Painting, Prompt, TextToImageModel
-from .backdrop import Floats, backdrop
-from .plan import Scene, make_plan, missing
+from .backdrop import Floats, backdrop, saturated, to_image
+from .plan import BAR, Scene, make_plan
 from .read import Reading, read
 from .sprites import sprite
 from .vocabulary import drawings_digest, drawings_of
@@ -35,7 +35,7 @@ class Scenes(TextToImageModel):
     size: int
 
     def __init__(self, size: int = 384, drawings: str | None = None) -> None:
-        if isinstance(size, bool) or not isinstance(size, int) or not _LEAST <= size <= _MOST:
+        if type(size) is not int or not _LEAST <= size <= _MOST:
             raise UserError(
                 f"scenes: size is a whole number of pixels from {_LEAST} to {_MOST}, not {size!r}"
             )
@@ -49,50 +49,32 @@ class Scenes(TextToImageModel):
         alone; a size outside 64 .. 4096 gives the error `bad_size`."""
         return [self._paint(prompt) for prompt in prompts]
 
-    def plan(self, prompt: Prompt) -> Scene:
-        """The ground truth: everything that `generate` draws for this prompt, with boxes in pixels."""
-        return self._plan(prompt, read(prompt.text))
-
-    def _plan(self, prompt: Prompt, reading: Reading) -> Scene:
+    def plan(self, prompt: Prompt, reading: Reading | None = None) -> Scene:
+        """The ground truth: everything that `generate` draws for this prompt, with boxes in pixels.
+        `reading`: that of the prompt's text, if the caller has it."""
         size = prompt.size or (self.size, self.size)
-        return make_plan(prompt, size, content_box(size, reading.style), reading, self._drawings)
+        return make_plan(prompt, size, reading or read(prompt.text), self._drawings)
 
     def _paint(self, prompt: Prompt) -> Painting:
         if prompt.size is not None and not all(_LEAST <= side <= _MOST for side in prompt.size):
             return Painting(None, error="bad_size")
         reading = read(prompt.text)
-        if missing(reading, self._drawings):
+        if any(mention.name not in self._drawings for mention in reading.mentions):
             return Painting(None, error="no_drawing")
-        scene = self._plan(prompt, reading)
+        scene = self.plan(prompt, reading)
         return Painting(render(scene), scene.drawn, scene.not_drawn, scene.weights_unused)
-
-
-_BAR = 0.11  # share of the height that each of the cinematic style's two bars takes
-
-
-def content_box(size: tuple[int, int], style: str) -> tuple[float, float, float, float]:
-    """(left, top, width, height) in pixels of the area for objects."""
-    width, height = size
-    margin = 0.025 * min(size)
-    bar = _BAR * height if style == "cinematic" else 0.0
-    return margin, bar + margin, width - 2 * margin, height - 2 * (bar + margin)
-
-
-def rim_of(size: tuple[int, int]) -> int:
-    """The white rim's width in pixels: 1.2% of the shorter side, at least 2."""
-    return max(2, round(0.012 * min(size)))
 
 
 def render(scene: Scene) -> Image.Image:
     """Returns the picture: RGB, scene.size pixels. Equal scenes give equal bytes."""
     rng = np.random.Generator(np.random.PCG64(scene.seed))
-    rim, skewed = rim_of(scene.size), scene.style == "isometric"
-    ground = backdrop(scene.size, scene.place, list(scene.weather), scene.style, rng)
-    picture = Image.fromarray(ground.astype(np.uint8))
+    rim = max(2, round(0.012 * min(scene.size)))  # pixels of white around each drawing
+    picture = to_image(backdrop(scene.size, scene.place, list(scene.weather), scene.style, rng))
     for thing in scene.objects:
-        left, top, right, bottom = thing.box
-        longer, corner = max(right - left, bottom - top), (left - rim, top - rim)
-        shape = sprite(scene.drawings[thing.name], thing.colour, skewed, longer, rim)
+        corner = (thing.box.left - rim, thing.box.top - rim)
+        shape = sprite(
+            scene.drawings[thing.name], thing.colour, scene.style == "isometric", thing.box.longer, rim
+        )
         if scene.alone(thing):
             _shadow(picture, shape, corner, rim)
         picture.paste(shape, corner, shape)
@@ -121,7 +103,7 @@ def _finish(picture: Image.Image, style: str, rng: np.random.Generator) -> Image
             (-4, 2, 8)
         )  # warm lights, cold shadows
         pixels = pixels * 0.97 + tint.astype(np.float32) + _grain(pixels, 5.0, rng)
-        bar = int(_BAR * pixels.shape[0])
+        bar = int(BAR * pixels.shape[0])
         pixels[:bar] = pixels[-bar:] = 8
     elif style == "art":
         weave = np.zeros(pixels.shape[:2], np.float32)
@@ -129,11 +111,10 @@ def _finish(picture: Image.Image, style: str, rng: np.random.Generator) -> Image
         weave[:, ::3] -= 7
         pixels = pixels * np.array((1.0, 0.985, 0.94), np.float32) + weave[..., None]
     elif style in ("enhance", "isometric"):
-        mean = pixels.mean(-1, keepdims=True)
-        pixels = mean + (pixels - mean) * 1.12
+        pixels = saturated(pixels, 1.12)
     elif style == "quality":
         return picture.filter(ImageFilter.UnsharpMask(1.5, 60, 2))
-    return Image.fromarray(np.clip(pixels + 0.5, 0, 255).astype(np.uint8))
+    return to_image(pixels + 0.5)
 
 
 def _grain(pixels: Floats, sigma: float, rng: np.random.Generator) -> Floats:

@@ -4,24 +4,25 @@ benchmarks."""
 import hashlib
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from ....lang.words import NUMBERS, plural, singular
 from ....sample import unique
 from ...base import Prompt
+from ..regions import Box
 from .layout import Relation, arrange
 from .read import MOST, Mention, Reading, read
 from .sprites import coloured
-from .vocabulary import Drawing, drawings_of
+from .vocabulary import Drawing
 
-Box = tuple[int, int, int, int]
+BAR = 0.11  # share of the height that each of the cinematic style's two bars takes
 
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """One drawing in the picture. `box`: left, top, right, bottom in pixels without the rim; `mention`:
-    things of one noun share it."""
+    """One drawing in the picture. `box`: in pixels, without the rim; `mention`: shared by the things of
+    one noun."""
 
     name: str
     colour: str | None
@@ -48,53 +49,44 @@ class Scene:
 
     def alone(self, thing: Thing) -> bool:
         """Whether no other drawing comes near this one."""
-        left, top, right, bottom = thing.box
         near = 0.06 * min(self.size)
         return all(
-            o is thing
-            or o.box[0] > right + near
-            or o.box[2] < left - near
-            or o.box[1] > bottom + near
-            or o.box[3] < top - near
-            for o in self.objects
+            other is thing or -min(other.box.overlap(thing.box, axis) for axis in (0, 1)) > near
+            for other in self.objects
         )
 
 
 def make_plan(
-    prompt: Prompt,
-    size: tuple[int, int],
-    content: tuple[float, float, float, float],
-    reading: Reading | None = None,
-    drawings: Mapping[str, Drawing] | None = None,
+    prompt: Prompt, size: tuple[int, int], reading: Reading, drawings: Mapping[str, Drawing]
 ) -> Scene:
-    """Plans the scene of a prompt.
+    """Plans the scene of a prompt whose text says `reading`.
 
     The layout and the background's tint depend on the text, the size and the seed only. A weight of 0
     removes its phrase from the picture; other weights scale what they name by their square root (0.25 .. 4
-    give half to double size).
-
-    Args:
-        content: (left, top, width, height) of the area for objects, in pixels.
-        reading: the reading of the prompt's text, if the caller has it.
-        drawings: OpenMoji's unless given; must hold everything that the text names (see `missing`).
-    """
-    reading = reading or read(prompt.text)
-    drawings = drawings if drawings is not None else drawings_of(None)
+    give half to double size). `drawings` must hold everything that the text names."""
     source = f"{prompt.seed}\0{size}\0{prompt.text}".encode("utf-8", "surrogatepass")
     seed = int.from_bytes(hashlib.blake2b(source, digest_size=8).digest(), "big")
     unused = _weigh(reading, prompt.weights)
     hidden = _hidden(reading, prompt)
-    shown = [i for i in range(len(reading.mentions)) if i not in hidden]
-    place = {old: new for new, old in enumerate(shown)}
-    mentions = _capped([reading.mentions[i] for i in shown], reading)
+    place = {old: new for new, old in enumerate(i for i in range(len(reading.mentions)) if i not in hidden)}
+    mentions = _capped([reading.mentions[i] for i in place], reading)
     relations = [(place[a], p, place[b]) for a, p, b in reading.relations if a in place and b in place]
-    units = [_units(m, reading.style == "isometric", drawings) for m in mentions]
+    units = [_units(drawings[m.name], m.scale, reading.style == "isometric") for m in mentions]
+    left = 0.025 * min(size)  # the margin on each side
+    top = left + (BAR * size[1] if reading.style == "cinematic" else 0.0)
+    area = (size[0] - 2 * left, size[1] - 2 * top)
     things = []
-    for item in arrange(mentions, units, relations, content[2:], random.Random(seed)):
-        mention, x, y = mentions[item.mention], round(content[0] + item.x), round(content[1] + item.y)
-        box = (x, y, x + max(8, round(item.width)), y + max(8, round(item.height)))
+    for item in arrange(mentions, units, relations, area, random.Random(seed)):
+        mention, x, y = mentions[item.mention], round(left + item.x), round(top + item.y)
+        box = Box(x, y, x + max(8, round(item.width)), y + max(8, round(item.height)))
         things.append(Thing(mention.name, mention.colour, box, item.mention))
-    failed = [r for r in relations if not _holds(r, things)]  # two relations asked for one thing's position
+    boxes = [[thing.box for thing in things if thing.mention == i] for i in range(len(mentions))]
+    # two relations asked for one thing's position
+    failed = [
+        (a, p, b)
+        for a, p, b in relations
+        if not any(_positioned(one, p, two) for one in boxes[a] for two in boxes[b])
+    ]
     relations = [r for r in relations if r not in failed]
     lost = [f"{mentions[a].name} {p} {mentions[b].name}" for a, p, b in failed]
     lost += [f"{reading.mentions[i].name} (weight 0 or named in the negative prompt)" for i in sorted(hidden)]
@@ -105,39 +97,22 @@ def make_plan(
     )  # fmt: skip
 
 
-def missing(reading: Reading, drawings: Mapping[str, Drawing]) -> list[str]:
-    """The things that a text names and these drawings lack."""
-    return [m.name for m in reading.mentions if m.name not in drawings]
-
-
-def _holds(relation: Relation, things: Sequence[Thing]) -> bool:
-    """Whether some pair of things is positioned as the relation says."""
-    subject, predicate, object_ = relation
-    return any(
-        _positioned(one.box, predicate, two.box)
-        for one in things
-        for two in things
-        if one.mention == subject and two.mention == object_
-    )
-
-
 def _positioned(one: Box, predicate: str, two: Box) -> bool:
-    right, down = one[0] + one[2] - two[0] - two[2], one[1] + one[3] - two[1] - two[3]
-    in_column = one[0] < two[2] and two[0] < one[2]
-    touching = in_column and one[1] < two[3] and two[1] < one[3]
+    right, down = one.left + one.right - two.left - two.right, one.top + one.bottom - two.top - two.bottom
+    in_column = one.overlap(two, 0) > 0
+    touching = in_column and one.overlap(two, 1) > 0
     return {
         "left of": right < 0, "right of": right > 0, "next to": True, "on": touching and down < 0,
         "above": in_column and down < 0, "under": in_column and down > 0,
     }.get(predicate, touching)  # fmt: skip
 
 
-def _units(mention: Mention, skewed: bool, drawings: Mapping[str, Drawing]) -> tuple[float, float]:
+def _units(drawing: Drawing, factor: float, skewed: bool) -> tuple[float, float]:
     """Width and height in units: the drawing's aspect, its longer side by its scale; long thin drawings are a
     little larger."""
-    drawing = drawings[mention.name]
     width, height = coloured(drawing, None, skewed).size
     longer, shorter = max(width, height), min(width, height)
-    scale = drawing.scale * min(2.0, max(0.4, mention.scale)) * (longer / shorter) ** 0.25
+    scale = drawing.scale * min(2.0, max(0.4, factor)) * (longer / shorter) ** 0.25
     return scale * width / longer, scale * height / longer
 
 
@@ -166,13 +141,13 @@ def _singular_words(phrase: str) -> str:
 def _names(said: str, mention: Mention) -> bool:
     """Whether a phrase means a mention: its noun, bare or with the mention's colour, or a relation that
     begins or ends with it."""
-    for noun in map(_singular_words, {mention.name, mention.word}):
-        own_colour = mention.colour is None or mention.colour in said or said.count(" ") > 1
-        if said == noun or (said.endswith(" " + noun) and own_colour):
-            return True
-        if said.startswith(noun + " ") and len(said.split()) > len(noun.split()) + 1:
-            return True
-    return False
+    own_colour = mention.colour is None or mention.colour in said or said.count(" ") > 1
+    return any(
+        said == noun
+        or (said.endswith(" " + noun) and own_colour)
+        or (said.startswith(noun + " ") and len(said.split()) > len(noun.split()) + 1)
+        for noun in map(_singular_words, (mention.name, mention.word))
+    )
 
 
 def _hidden(reading: Reading, prompt: Prompt) -> set[int]:
@@ -203,12 +178,16 @@ def _phrases(
     mentions: list[Mention], relations: list[Relation], reading: Reading, hidden: set[str]
 ) -> tuple[str, ...]:
     """What is drawn, as tags: objects, scenery, colours, counts and sizes, relations."""
-    objects = [m.name for m in mentions]
     scenery = [reading.place_word] if reading.place_word and reading.place else []
-    attributes = [f"{m.colour} {m.name}" for m in mentions if m.colour]
-    attributes += [f"{NUMBERS[m.count]} {plural(m.name)}" for m in mentions if m.count > 1]
-    unusual = [m for m in mentions if not 0.8 < m.scale < 1.2]
-    attributes += [f"{'big' if m.scale > 1 else 'small'} {m.name}" for m in unusual]
-    bound = [f"{mentions[a].name} {p} {mentions[b].name}" for a, p, b in relations]
-    shown = [p for p in reading.set_in if scenery and not any(p.startswith(name + " ") for name in hidden)]
-    return unique([*objects, *scenery, *reading.weather, *attributes, *bound, *shown])
+    return unique(
+        [
+            *(m.name for m in mentions),
+            *scenery,
+            *reading.weather,
+            *(f"{m.colour} {m.name}" for m in mentions if m.colour),
+            *(f"{NUMBERS[m.count]} {plural(m.name)}" for m in mentions if m.count > 1),
+            *(f"{'big' if m.scale > 1 else 'small'} {m.name}" for m in mentions if not 0.8 < m.scale < 1.2),
+            *(f"{mentions[a].name} {p} {mentions[b].name}" for a, p, b in relations),
+            *(p for p in reading.set_in if scenery and not any(p.startswith(f"{name} ") for name in hidden)),
+        ]
+    )

@@ -68,9 +68,7 @@ def read(text: str) -> Reading:
     asked = [words().styles[m.group(0)] for m in words().style_pattern.finditer(low)]
     reader = _Reader(_TOKEN.findall(words().style_pattern.sub(" ", low)))
     reader.run()
-    reader.out.style = max(
-        (s for s in asked if s), key=lambda s: (asked.count(s), -asked.index(s)), default=""
-    )
+    reader.out.style = max(filter(None, asked), key=asked.count, default="")
     return reader.out
 
 
@@ -82,7 +80,7 @@ class _Reader:
         self.tokens, self.at, self.sentence = tokens, 0, 0
         self.out = Reading()
         self.spoken: list[int] = []  # mentions of this sentence, in order
-        self.first_before: int | None = None  # first mention of the previous sentence: what a pronoun means
+        self.first_before: list[int] = []  # first mention of the previous sentence: what a pronoun means
         self.run_of: list[int] = []  # `a dog and a cat`: subjects that share a predicate
         self.joined = self.new_clause = False  # after `and`; and whether a comma preceded it
         self.clause: list[int] = []  # mentions since the last comma or `and`
@@ -104,21 +102,26 @@ class _Reader:
 
     def run(self) -> None:
         while self.at < len(self.tokens):
-            token = self.tokens[self.at]
-            if not token[0].isalnum():
-                self._stop(token)
-                continue
             kind, value, length = self._match()
             phrase = " ".join(self.tokens[self.at : self.at + length])
             self.at += length
             getattr(self, f"_on_{kind}")(phrase, value)
-        self._stop(".")
+        self._on_mark(".", None)
 
     def _match(self) -> tuple[str, object, int]:
         """The longest known phrase here: its kind, value and number of tokens. Objects take precedence over
         scenery of the same length."""
+        if not self._ahead(0)[0].isalnum():
+            return "mark", None, 1
         known, vocab = words().phrases, vocabulary()
-        if self._lacking():
+        two = f"{self._ahead(0)} {self._ahead(1)}"
+        if (  # two words that name a thing without a drawing, even of a WordNet ancestor: `fire hydrant`
+            self._ahead(0) not in known
+            and self._ahead(1)[:1].isalnum()
+            and vocab.find(two) is None
+            and wordnet.morphy(two, "n") is not None
+            and nearest(two) is None
+        ):
             return "lacking", None, 2
         for length in range(min(5, len(self.tokens) - self.at), 0, -1):
             phrase = " ".join(self.tokens[self.at : self.at + length])
@@ -134,21 +137,9 @@ class _Reader:
                 return (*entry, length)
             if name is not None and not (length == 1 and self._is_verb(phrase)):
                 return "object", name, length
-        if self._ahead(1) == "of" and self.tokens[self.at] in MEASURES:
+        if self._ahead(1) == "of" and self._ahead(0) in MEASURES:
             return "function", "", 2
         return "unknown", None, 1
-
-    def _lacking(self) -> bool:
-        """Whether two words here name a thing without a drawing, even of a WordNet ancestor: `fire
-        hydrant`."""
-        two = f"{self.tokens[self.at]} {self._ahead(1)}"
-        return (
-            self.tokens[self.at] not in words().phrases
-            and self._ahead(1)[:1].isalnum()
-            and vocabulary().find(two) is None
-            and wordnet.morphy(two, "n") is not None
-            and nearest(two) is None
-        )
 
     def _on_lacking(self, phrase: str, value: None) -> None:
         self.out.not_drawn.append(phrase)
@@ -156,17 +147,17 @@ class _Reader:
         self._clear()
 
     def _ahead(self, by: int) -> str:
-        return self.tokens[self.at + by] if self.at + by < len(self.tokens) else ""
+        """The token `by` tokens ahead (behind, if negative), "" beyond the text."""
+        return self.tokens[self.at + by] if 0 <= self.at + by < len(self.tokens) else ""
 
     def _kind_ahead(self, by: int) -> str:
         """The kind of the known word `by` tokens ahead, "" for other words."""
-        kind: str = words().phrases.get(self._ahead(by), ("",))[0]
-        return kind
+        return words().phrases.get(self._ahead(by), ("", None))[0]
 
     def _paints(self, length: int) -> bool:
         """Whether a word that is a colour and a noun (`orange`, `lime`) is the colour here: after `is`, or
         before a noun."""
-        if singular(self.tokens[self.at]) != self.tokens[self.at]:
+        if singular(self._ahead(0)) != self._ahead(0):
             return False
         if self.copula and self.count is None:
             return True
@@ -182,13 +173,12 @@ class _Reader:
             else:
                 break
         following = self._ahead(by)
-        if not following or not following[0].isalnum():
+        if not following[:1].isalnum():
             return self._kind_ahead(by - 1) == "colour" and by > length
-        if self._drawn_at(by) or self._kind_ahead(by) == "place":
-            return True
         two = f"{following} {self._ahead(by + 1)}"
         noun = is_noun(following) or wordnet.morphy(two, "n") is not None
-        return noun and following not in words().phrases
+        unknown_noun = noun and following not in words().phrases
+        return self._drawn_at(by) or self._kind_ahead(by) == "place" or unknown_noun
 
     def _drawn_at(self, by: int) -> bool:
         """Whether a drawing's name, of any number of words, begins `by` tokens ahead."""
@@ -200,30 +190,29 @@ class _Reader:
 
     def _is_verb(self, token: str) -> bool:
         """Whether a word that names a drawing is a verb here, right after a noun: `a man watches a dog`."""
-        before = self.tokens[self.at - 1] if self.at else ""
+        before = self._ahead(-1)
         if not before or vocabulary().find(before) is None or wordnet.morphy(token, "v") is None:
             return False
         follows = self._ahead(1)
         agrees = singular(token) != token and singular(before) == before and follows != ","
         return agrees or follows in ("a", "an", "the", "his", "her", "its", "their")
 
-    def _stop(self, mark: str) -> None:
+    def _on_mark(self, mark: str, value: None) -> None:
         """Ends a clause at a comma, and a sentence at other marks."""
         self._settle()
         self.run_of, self.joined, self.clause, self.verb = [], False, [], False
         if mark in ".!?;\n":
-            self.first_before = self.spoken[0] if self.spoken else self.first_before
+            self.first_before = self.spoken[:1] or self.first_before
             self.spoken, self.predicate, self.landmark, self.subjects = [], None, None, []
             self.sentence += 1
         elif mark == ",":
             self.predicate = None
-        self.at += 1
 
     def _settle(self) -> None:
         """Clears modifiers without a noun; after `is` they describe the last mention."""
         if self.copula and self.spoken:
             mention = self.out.mentions[self.spoken[-1]]
-            mention.colour = self.colours[0] if self.colours else mention.colour
+            mention.colour = next(iter(self.colours), mention.colour)
             mention.scale *= self.scale
         self._clear()
 
@@ -239,17 +228,16 @@ class _Reader:
     def _on_function(self, phrase: str, value: str) -> None:
         if phrase == "and":
             # `is red and the dog is blue`
-            ends = self.copula and self._kind_ahead(0) not in ("colour", "size")
-            if not self.colours or ends:
+            if not self.colours or (self.copula and self._kind_ahead(0) not in ("colour", "size")):
                 self._settle()
                 self.joined, self.clause, self.verb = True, [], False
-                self.new_clause = self.at > 1 and self.tokens[self.at - 2] == ","
-        elif phrase in _PRONOUNS and self.first_before is not None:
-            self.spoken.append(self.first_before)
+                self.new_clause = self._ahead(-2) == ","
+        elif phrase in _PRONOUNS and self.first_before:
+            self.spoken += self.first_before
         elif phrase in _VERBS:
             self.verb = bool(self.clause)
             self.copula = phrase in _BE and bool(self.spoken) and self.predicate is None
-        elif phrase == "of" and self.at > 1 and self.tokens[self.at - 2] in CONTAINERS and self.spoken:
+        elif phrase == "of" and self._ahead(-2) in CONTAINERS and self.spoken:
             self.predicate, self.subjects = "of", self.spoken[-1:]
         elif phrase in ("a", "an", "the", "this", "that", "his", "her", "their") or phrase in _NEW:
             self.copula = False
@@ -270,24 +258,19 @@ class _Reader:
         if self.out.place is None:
             self.out.place, self.out.place_word = value, singular(phrase)
         if self.predicate in ("in", "on", "next to", "above", "under", "behind", "in front of"):
-            names = [self.out.mentions[subject].name for subject in self.subjects]
-            self.out.set_in += [f"{name} {self.predicate} {singular(phrase)}" for name in names]
+            setting = f"{self.predicate} {singular(phrase)}"
+            self.out.set_in += [f"{self.out.mentions[subject].name} {setting}" for subject in self.subjects]
             if self.subjects:
                 self.predicate = None
         self._clear()
 
     def _on_relation(self, phrase: str, value: str) -> None:
         self._settle()
-        if value == "without":
-            self.predicate, self.subjects = value, []
-            return
-        subjects = self._subjects()
+        subjects = [] if value == "without" else self._subjects()
         if value in ("holding", "wearing"):
             people = [i for i in subjects if self.out.mentions[i].name in PEOPLE]
             people = people or [i for i in self.spoken if self.out.mentions[i].name in PEOPLE][-1:]
-            subjects = people or subjects
-        if not subjects and self.first_before is not None and value in ("holding", "wearing"):
-            subjects = [self.first_before]
+            subjects = people or subjects or self.first_before
         self.predicate = value if subjects or value not in ("with", "holding", "wearing") else None
         self.subjects = list(subjects)
 
@@ -324,20 +307,18 @@ class _Reader:
         waiting = self.article or self.count or self.colours or self.others or self.predicate
         as_noun = waiting and not is_adjective(phrase) and not self._modifies(phrase)
         if noun is None or not (is_noun(phrase) or as_noun):
-            if is_adjective(phrase) and not self._after_noun():
+            # right after a noun there can be no modifier: `dog running`
+            after_noun = (
+                vocabulary().find(self._ahead(-2)) is not None and not self.colours and not self.others
+            )
+            if is_adjective(phrase) and not after_noun:
                 self.others.append(phrase)
-            return
-        if self._modifies(phrase):
+        elif self._modifies(phrase):
             self.others.append(phrase)
         elif (name := nearest(phrase)) is not None:
             self._add(name, noun, self.count or 1 + (singular(phrase) != phrase), stand_in=True)
         else:
             self._on_lacking(noun, None)
-
-    def _after_noun(self) -> bool:
-        """Whether the word just read directly follows a noun, where no modifier can be: `dog running`."""
-        before = self.tokens[self.at - 2] if self.at > 1 else ""
-        return vocabulary().find(before) is not None and not self.colours and not self.others
 
     def _modifies(self, phrase: str) -> bool:
         """Whether a singular noun directly precedes another noun: `coffee` in `coffee shop`."""
@@ -379,8 +360,7 @@ class _Reader:
         sentence."""
         if self.article in _NEW:
             return None
-        for index in reversed(range(len(self.out.mentions))):
-            old = self.out.mentions[index]
+        for index, old in reversed(list(enumerate(self.out.mentions))):
             fits = (
                 old.name == name
                 and (colour is None or old.colour in (None, colour))
@@ -393,37 +373,34 @@ class _Reader:
 
     def _relate(self, index: int) -> None:
         """Adds the relations of a mention that was just read to those before it."""
-        relations, predicate = self.out.relations, self.predicate
-        if predicate is not None and not self.subjects:
-            self.landmark, self.predicate, self.run_of = (predicate, index), None, []
+        if self.predicate is not None and not self.subjects:
+            self.landmark, self.predicate, self.run_of = (self.predicate, index), None, []
             return
-        if predicate is not None:
+        if self.predicate is not None:
             for subject in self.subjects:
-                entry = self._entry(subject, predicate, index)
-                if predicate == "of":  # `a plate of cake`: the cake is on the plate
-                    flat = self.out.mentions[subject].name in ("plate", "shelf")
-                    entry = (index, "on" if flat else "in", subject)
-                if subject != index and entry not in relations:
-                    relations.append(entry)
+                self._bind(subject, self.predicate, index)
             # the verb has its object: what follows relates to the nearest noun
             self.predicate, self.run_of, self.verb = None, [], False
         elif self.landmark is not None and self.landmark[1] != index:
-            entry = self._entry(index, *self.landmark)
-            self.landmark, self.verb = None, False
-            if entry not in relations:
-                relations.append(entry)
-            self.run_of = [index]
+            self._bind(index, *self.landmark)
+            self.landmark, self.verb, self.run_of = None, False, [index]
         elif self._adds_object(index):
-            more = [self._entry(s, relations[-1][1], index) for s in self.subjects if s != index]
-            relations += [entry for entry in more if entry not in relations]
+            predicate = self.out.relations[-1][1]
+            for subject in self.subjects:
+                self._bind(subject, predicate, index)
             self.run_of = []
         else:
             self.run_of = [*self.run_of, index] if self.joined else [index]
         self.joined = False
 
-    def _entry(self, subject: int, predicate: str, object_: int) -> tuple[int, str, int]:
-        names = self.out.mentions[subject].name, self.out.mentions[object_].name
-        return subject, disambiguated(predicate, *names), object_
+    def _bind(self, subject: int, predicate: str, object_: int) -> None:
+        """Adds a relation of two different mentions, unless it is there."""
+        mentions = self.out.mentions
+        entry = subject, disambiguated(predicate, mentions[subject].name, mentions[object_].name), object_
+        if predicate == "of":  # `a plate of cake`: the cake is on the plate
+            entry = object_, "on" if mentions[subject].name in ("plate", "shelf") else "in", subject
+        if subject != object_ and entry not in self.out.relations:
+            self.out.relations.append(entry)
 
     def _adds_object(self, index: int) -> bool:
         """Whether `and` adds an object to the last relation: `wears a shirt and shorts`."""

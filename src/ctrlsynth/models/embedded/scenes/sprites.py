@@ -38,19 +38,12 @@ def _trimmed(image: Image.Image) -> Image.Image:
     return image.crop(box) if box else image
 
 
-def recolour(rgb: Floats, *colours: str) -> list[Floats]:
-    """Recolours RGB in 0..255, shape (..., 3), once for each colour: filled areas get its shades, dark lines
-    stay.
-
-    Shades keep the order of the old brightnesses, compressed to 0.80 .. 1.10 of the colour's own, so that the
-    colour is easy to see."""
-    dim, lift, kept = shades(rgb)
-    return [paint(colour, dim, lift, kept) for colour in colours]
-
-
 def shades(rgb: Floats) -> tuple[Floats, Floats, Floats]:
-    """What `paint` needs: (..., 1) the share of the colour, (..., 1) the share of its complement, (..., 3)
-    what keeps its colour."""
+    """What `paint` needs of RGB in 0..255, shape (..., 3): (..., 1) the share of the colour, (..., 1) the
+    share of its complement, (..., 3) what keeps its colour.
+
+    Filled areas get shades of the colour, dark lines stay. Shades keep the order of the old brightnesses,
+    compressed to 0.80 .. 1.10 of the colour's own, so that the colour is easy to see."""
     light = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
     fill = np.clip((light - 40.0) / 35.0, 0.0, 1.0)[..., None]
     shade = (0.80 + 0.30 * np.clip((light - 60.0) / 195.0, 0.0, 1.0))[..., None]
@@ -70,12 +63,11 @@ def coloured(drawing: Drawing, colour: str | None, skewed: bool, side: int = MAS
     image = master(drawing, side)
     if colour is not None:
         pixels = np.asarray(image).astype(np.float32)
-        pixels[..., :3] = recolour(pixels[..., :3], colour)[0]
+        pixels[..., :3] = paint(colour, *shades(pixels[..., :3]))
         image = Image.fromarray(np.clip(pixels + 0.5, 0, 255).astype(np.uint8), "RGBA")
     if skewed:
         rise = int(image.width * SKEW)
-        size = (image.width, image.height + rise)
-        matrix = (1, 0, 0, SKEW, 1, -rise)
+        size, matrix = (image.width, image.height + rise), (1, 0, 0, SKEW, 1, -rise)
         image = _trimmed(image.transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC))
     return image
 

@@ -19,6 +19,7 @@ from ....lang import wordnet
 from ....lang.words import singular
 
 _DATA = Path(__file__).parent / "data"
+_LINE = re.compile(r"(?P<name>[^#@=:][^=:]*?)\s*(?:=\s*(?P<source>[^:]*?)\s*)?(?::\s*(?P<others>.*))?")
 _OWN_SVG = (
     '<svg viewBox="0 0 72 72" xmlns="http://www.w3.org/2000/svg"><g stroke="#000" stroke-width="2" '
     'stroke-linejoin="round" '
@@ -101,9 +102,8 @@ def _svg_folder() -> Path:
 
 
 @cache
-def _own() -> dict[str, str]:
-    loaded: dict[str, str] = yaml.safe_load((_DATA / "own.yaml").read_text("utf-8"))
-    return loaded
+def _own_drawings() -> dict[str, str]:
+    return dict(yaml.safe_load((_DATA / "own.yaml").read_text("utf-8")))
 
 
 @cache
@@ -116,33 +116,30 @@ def vocabulary() -> Vocabulary:
     codes: dict[str, str] = {}
     for text, data in emoji.EMOJI_DATA.items():
         full = "-".join(f"{ord(c):04X}" for c in text)
-        for code in (full, full.replace("-FE0F", "")):  # many file names lack the variation selector
-            if code in files:
-                codes.setdefault(data["en"].strip(":").lower(), code)
+        code = full if full in files else full.replace("-FE0F", "")  # many file names lack the selector
+        if code in files:
+            codes.setdefault(data["en"].strip(":").lower(), code)
     drawings: dict[str, Drawing] = {}
     words: dict[str, str] = {}
     near: set[str] = set()
     scale = 1.0
     for line in (_DATA / "names.txt").read_text("utf-8").splitlines():
-        line = line.partition("#")[0].strip()
-        if not line or line.startswith("@"):
-            scale = float(line[1:]) if line else scale
+        if line.startswith("@"):
+            scale = float(line[1:])
+        found = _LINE.fullmatch(line)
+        if found is None:
             continue
-        head, _, others = line.partition(":")
-        name, _, source = (part.strip() for part in head.partition("="))
-        source = source or name.replace(" ", "_")
+        name, source = found["name"], found["source"] or found["name"].replace(" ", "_")
         if not source.startswith("own/"):
             source = codes.get(source.lower(), source)
             if source not in files:
                 continue
         drawings[name] = Drawing(name, source, scale)
         words[name] = name
-        for other in others.split(","):
-            word = other.strip().removeprefix("~")
-            if word:
-                words.setdefault(word, name)
-            if other.strip().startswith("~"):
-                near.add(word)
+        for other in filter(None, re.split(r"\s*,\s*", found["others"] or "")):
+            words.setdefault(other.removeprefix("~"), name)
+            if other.startswith("~"):
+                near.add(other[1:])
     return Vocabulary(drawings, words, frozenset(near), max(len(w.split()) for w in words))
 
 
@@ -167,7 +164,7 @@ def drawings_of(folder: Path | None) -> dict[str, Drawing]:
 def svg(drawing: Drawing) -> str:
     """The drawing's SVG text."""
     if drawing.source.startswith("own/"):
-        return _OWN_SVG.format(_own()[drawing.source[4:]])
+        return _OWN_SVG.format(_own_drawings()[drawing.source[4:]])
     return (_svg_folder() / f"{drawing.source}.svg").read_text("utf-8")
 
 
@@ -215,9 +212,8 @@ def words() -> Words:
         for value, forms in data[kind if kind == "weather" else f"{kind}s"].items():
             phrases |= dict.fromkeys(forms, (kind, value))
     styles = {phrase: style for style, group in data["styles"].items() for phrase in group}
-    longest_first = sorted(styles, key=len, reverse=True)
-    pattern = re.compile(r"(?<![\w-])(?:" + "|".join(map(re.escape, longest_first)) + r")(?![\w-])")
-    return Words(phrases, styles, pattern, data["generic"])
+    longest_first = "|".join(map(re.escape, sorted(styles, key=len, reverse=True)))
+    return Words(phrases, styles, re.compile(rf"(?<![\w-])(?:{longest_first})(?![\w-])"), data["generic"])
 
 
 @cache

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ....sample import Tags
+from ....sample import KINDS, Tags
 from ...base import Request
 from ..realizer.caption import shown
 from ..realizer.scene import Scene, plan
@@ -121,8 +121,7 @@ def task(request: Request, common: Mapping[str, Any], *, bound: bool = True) -> 
     Without `bound` there is no grammar (other than for `extract`): the model forgets phrases and adds its
     own."""
     if request.family == "extract":
-        order = ("objects", "attributes", "relations")
-        rule = grammar.extraction(request.caption or "", order)
+        rule = grammar.extraction(request.caption or "", KINDS)
         return _task(_EXTRACT, f" {request.caption}\n", rule, common, []) if request.caption else None
     caption, tags = shown(request), request.tags
     if request.family == "concept":
@@ -188,25 +187,19 @@ def digest() -> str:
         ("man", "hat", "horse", "road", "sky", "two lamps"), ("old man", "three horses", "bright", "red hat"),
         ("man wearing hat", "man riding horse", "horse on road", "road under sky", "hat of man"),
     )  # fmt: skip
+    gone = Tags(("woman", "dog"), ("old man",), ("man with dog",))
     probes = [
         Request("", tags, words=(20, 40)),
         Request("", Tags(("tiger",)), seed=1),
         Request("", Tags((), ("bright",))),
-    ]
-    probes += [
-        Request("", tags, "A photo of a man, smiling. #old", family)
-        for family in ("text", "tags+text", "concept", "extract")
-    ]
-    gone = Tags(("woman", "dog"), ("old man",), ("man with dog",))
-    probes.append(
+        *(
+            Request("", tags, "A photo of a man, smiling. #old", family)
+            for family in ("text", "tags+text", "concept", "extract")
+        ),
         Request(
-            "",
-            tags,
-            "A woman, a big dog in a park, an old man with a dog.",
-            "tags+text",
-            gone=gone,
-            instead=(("woman", "cat"),),
-        )
-    )
+            "", tags, "A woman, a big dog in a park, an old man with a dog.", "tags+text",
+            gone=gone, instead=(("woman", "cat"),),
+        ),
+    ]  # fmt: skip
     said = [(task(probe, {}), rest(probe, "a man", {})) for probe in probes]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]

@@ -32,7 +32,6 @@ def sentence(scene: Scene, words: tuple[int, int] | None = None, *, seed: int = 
     """One sentence that names every noun of the scene. `words`: its least and greatest length, exceeded if
     the scene needs more."""
     pieces = _Pieces(scene, seed)
-    pieces.collect()
     if not pieces.out:
         return about(f"{' and '.join(scene.loose)} scene", words) if scene.loose else free(words)
     out = pieces.out
@@ -46,13 +45,14 @@ def sentence(scene: Scene, words: tuple[int, int] | None = None, *, seed: int = 
     if words is not None and pieces.least < words[0]:
         out.append(f'","? (" " f){{{words[0] - pieces.least},{max(words[0], words[1]) - pieces.least}}}')
     many = all(noun.many for noun in scene.nouns)
-    rules = [
-        'root ::= " " ' + " ".join(out) + ' "."',
-        f"link ::= {alternatives(' ' + link for link in LINKS if many or not link.startswith('are '))}",
-        f"next ::= {alternatives(' ' + link for link in NEXT_CLAUSE)}",
-        "f ::= [a-z]+",
-    ]
-    return "\n".join(rules)
+    return "\n".join(
+        (
+            'root ::= " " ' + " ".join(out) + ' "."',
+            f"link ::= {alternatives(' ' + link for link in LINKS if many or not link.startswith('are '))}",
+            f"next ::= {alternatives(' ' + link for link in NEXT_CLAUSE)}",
+            "f ::= [a-z]+",
+        )
+    )
 
 
 def _together(scene: Scene) -> list[str]:
@@ -87,9 +87,6 @@ class _Pieces:
         self.named: set[int] = set()
         self.out: list[str] = []
         self.least = self.content = 0
-
-    def collect(self) -> None:
-        """Fills `out`."""
         for number, clause in enumerate(self.clauses):
             if number not in self.open:
                 continue
@@ -259,7 +256,7 @@ def words_of(caption: str) -> list[list[str]]:
     return runs
 
 
-def extraction(caption: str, order: tuple[str, str, str] = ("attributes", "objects", "relations")) -> str:
+def extraction(caption: str, order: Iterable[str] = ("attributes", "objects", "relations")) -> str:
     """A grammar for the lines `attributes:`, `objects:` and `relations:`: lists of spans in the caption's
     order, without overlap within a line. An object has 1 to 3 words, an attribute 2 to 4, a relation 2 to 5
     with a verb form or preposition. Objects and attributes neither begin nor end with function words."""

@@ -17,50 +17,61 @@ def _set(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-DETERMINERS = _set(
-    "a an the this that these those his her its their my your our some any each every another both either "
-    "neither whose no all"
-)
-PRONOUNS = _set(
-    "i you he she it we they me him us them himself herself itself themselves myself yourself who whom what "
-    "which someone somebody "
-    "anyone everybody everyone something anything everything nothing nobody none one mine yours hers ours "
-    "theirs it's he's she's "
-    "i'm you're we're they're that's there's here's what's who's let's there"
-)
-BE = _set("is are was were be been being am isn't aren't wasn't weren't")
+_CLOSED = {
+    ".": ".",
+    ",": ",",
+    # numbers
+    "#": " ".join(words.NUMBERS[2:]) + " twenty dozens hundreds 2 3 4 5 6 7 8 9 10 11 12",
+    # determiners and possessors
+    "D": (
+        "a an the this that these those his her its their my your our some any each every another both "
+        "either neither whose no all"
+    ),
+    "B": "is are was were be been being am isn't aren't wasn't weren't",
+    "C": "and or & nor plus",
+    # auxiliaries
+    "M": (
+        "can could will would shall should may might must do does did done don't doesn't didn't can't won't "
+        "wouldn't couldn't shouldn't cannot has had have haven't hasn't hadn't let lets get gets got gotta "
+        "gonna wanna"
+    ),
+    # pronouns
+    "R": (
+        "i you he she it we they me him us them himself herself itself themselves myself yourself who whom "
+        "what which someone somebody anyone everybody everyone something anything everything nothing nobody "
+        "none one mine yours hers ours theirs it's he's she's i'm you're we're they're that's there's here's "
+        "what's who's let's there"
+    ),
+    "P": " ".join(PLACING),
+    # prepositions that relate no two things of a scene
+    "L": (
+        "for without about like despite except regarding concerning including featuring throughout out vs "
+        "versus pour de la le el en les des"
+    ),
+    "S": (
+        "while as when because if but although though whether where why how that's since until unless "
+        "whereas so than then after before during"
+    ),
+    # others
+    "X": (
+        "not very too also just only even still already again always never often here now then away together "
+        "apart forward back ahead soon later today tomorrow yesterday tonight more most less least much many "
+        "few several such other own same enough quite rather almost about ever well far else yet please ok "
+        "okay oh hi hey yes no etc vs via per pm am st nd rd th re non ie eg age aged indoors outdoors "
+        "upside outdoor indoor there"
+    ),
+    "T": "to",
+}
+"""Kind -> its words, the first of which counts for a word that has several."""
+_KIND_OF = {word: kind for kind, members in reversed(_CLOSED.items()) for word in members.split()}
 LINKING = _set(
     "turn turning turns turned look looks looking seem seems seemed appear appears become becomes became "
     "becoming remain remains "
     "stay stays go goes going"
 )
-AUXILIARIES = _set(
-    "can could will would shall should may might must do does did done don't doesn't didn't can't won't "
-    "wouldn't couldn't "
-    "shouldn't cannot has had have haven't hasn't hadn't let lets get gets got gotta gonna wanna"
-)
 HAVE = _set("has have had")
 # Verbs that mean nothing without their object: `taking a nap on the sofa` -> on the sofa.
 LIGHT = _set("take taking do doing have having make making get getting give giving go going")
-SUBORDINATORS = _set(
-    "while as when because if but although though whether where why how that's since until unless whereas "
-    "so than then after before during"
-)
-COORDINATORS = _set("and or & nor plus")
-ADVERBS = _set(
-    "not very too also just only even still already again always never often here now then away together "
-    "apart forward back ahead "
-    "soon later today tomorrow yesterday tonight more most less least much many few several such other own "
-    "same enough quite "
-    "rather almost about ever well far else yet please ok okay oh hi hey yes no etc vs via per pm am st nd "
-    "rd th re non ie eg age "
-    "aged indoors outdoors upside outdoor indoor there"
-)
-# Prepositions that relate no two things of a scene.
-LOOSE_PREPOSITIONS = _set(
-    "for without about like despite except regarding concerning including featuring throughout out vs "
-    "versus pour de la le el en les des"
-)
 # Words about the picture, its file or its shop, never about what it shows.
 META = _set(
     "photo photograph picture image pic pics img dsc dscn pict view background backdrop foreground front "
@@ -88,26 +99,19 @@ META = _set(
     "opening"
 )
 # Lemmas of visible things whose first sense in WordNet is not a thing.
-VISIBLE_ANYWAY = _set(
+VISIBLE = _set(
     "yarn heart model sign pattern logo wave sunset sunrise shadow reflection tattoo arrow market concert "
-    "graffiti ruin ruins gift "
-    "money coin fire explosion flood letter newspaper magazine poster ticket card menu document "
-    "advertisement label calendar "
-    "postcard emblem costume costumes smile flame cross chess wreck wreckage pile stack heap campfire "
-    "bonfire fireworks firework "
-    "rainbow animal person plant food sandwich symbol text word book comic passport map diagram star table "
-    "case board chain brush "
-    "beam column bundle path peak ring soil stem branch yard university target sphere radio record adult "
-    "blaze kite banner racket "
-    "court lettuce puzzle crown cable van tv television wedding parade rally protest spot stripe dot knot "
-    "queue track trail "
-    "waterfall avalanche bubble skyline horizon slice crossroads"
-)
-VISIBLE_GROUPS = _set(
-    "family team couple crowd forest school church village herd flock band army orchestra choir fleet "
-    "parade audience crew swarm "
-    "convoy traffic duo trio pack litter brood bouquet police cattle vegetation jungle woodland staff squad "
-    "troop"
+    "graffiti ruin ruins gift money coin fire explosion flood letter newspaper magazine poster ticket card "
+    "menu document advertisement label calendar postcard emblem costume costumes smile flame cross chess "
+    "wreck wreckage pile stack heap campfire bonfire fireworks firework rainbow animal person plant food "
+    "sandwich symbol text word book comic passport map diagram star table case board chain brush beam column "
+    "bundle path peak ring soil stem branch yard university target sphere radio record adult blaze kite "
+    "banner racket court lettuce puzzle crown cable van tv television wedding parade rally protest spot "
+    "stripe dot knot queue track trail waterfall avalanche bubble skyline horizon slice crossroads "
+    # groups
+    "family team couple crowd forest school church village herd flock band army orchestra choir fleet parade "
+    "audience crew swarm convoy traffic duo trio pack litter brood bouquet police cattle vegetation jungle "
+    "woodland staff squad troop"
 )
 PICTURES = _set("photo photograph painting drawing portrait illustration picture print sketch")
 VISIBLE_FILES = _set("animal artifact body food object person phenomenon plant substance location shape")
@@ -133,7 +137,6 @@ HARDLY_THINGS = _set(
     "travel universe heaven "
     "paradise hell light lighting"
 )
-NUMBERS = frozenset(words.NUMBERS[2:]) | _set("twenty dozens hundreds 2 3 4 5 6 7 8 9 10 11 12")
 # Modifiers that say nothing about how a thing looks.
 NOT_ATTRIBUTES = (
     _set(
@@ -177,10 +180,11 @@ class Word:
     def __init__(self, low: str) -> None:
         self.low = low
         self.kind = _kind(low)
-        plain = _ascii(low)
-        self.noun = None if self.kind else noun_form(plain)
-        if self.noun is not None and _kind(self.noun):
-            self.noun = None  # `ins`, `ats`: plurals of function words
+        decomposed = unicodedata.normalize("NFKD", low) if not low.isascii() else low
+        plain = decomposed.encode("ascii", "ignore").decode()
+        noun = None if self.kind else noun_form(plain)
+        # `ins`, `ats` are plurals of function words
+        self.noun = None if noun is None or _kind(noun) else noun
         self.is_name = self.noun is not None and any(
             s.is_instance for s in wordnet.synsets(self.noun, "n")[:1]
         )
@@ -207,34 +211,13 @@ def look_up(low: str) -> Word:
     return Word(low)
 
 
-def _ascii(low: str) -> str:
-    return low if low.isascii() else unicodedata.normalize("NFKD", low).encode("ascii", "ignore").decode()
-
-
 def _kind(low: str) -> str:
-    """The closed class of a word: D determiner or possessor, # number, P preposition, L preposition without
-    relation, T to, C and/or, S while/as, B be, M auxiliary, R pronoun, X other; "" for open words."""
-    if low in NUMBERS:
-        return "#"
-    if low in (".", ","):
-        return low
-    for kind, members in _KINDS:
-        if low in members:
-            return kind
+    """The closed class of a word, a key of `_CLOSED`; "" for open words."""
+    if low in _KIND_OF:
+        return _KIND_OF[low]
     if low.endswith(("'s", "s'")):
         return "D"
-    if low == "to":
-        return "T"
-    if len(low) < 3 and low not in SHORT_NOUNS and low not in META:
-        return "X"
-    return ""
-
-
-_KINDS = (
-  ("D", DETERMINERS), ("B", BE), ("C", COORDINATORS), ("M", AUXILIARIES), ("R", PRONOUNS), ("P",
-  PLACING), ("L", LOOSE_PREPOSITIONS),
-  ("S", SUBORDINATORS), ("X", ADVERBS),
-)  # fmt: skip
+    return "X" if len(low) < 3 and low not in SHORT_NOUNS and low not in META else ""
 
 
 def _form(plain: str, verb: str | None) -> str:
@@ -268,7 +251,7 @@ def is_thing(lemma: str) -> bool:
     last = lemma.rpartition(" ")[2]
     if lemma in META or lemma in HARDLY_THINGS or last in PICTURES:
         return False
-    if lemma in VISIBLE_ANYWAY or lemma in VISIBLE_GROUPS or lemma in MODERN:
+    if lemma in VISIBLE or lemma in MODERN:
         return True
     sense = wordnet.first_sense(lemma)
     if sense is None:
@@ -280,7 +263,7 @@ def is_thing(lemma: str) -> bool:
     if sense.is_instance or (file == "phenomenon" and last in HARDLY_THINGS):
         return False
     if file in ("communication", "group") and last != lemma:
-        return last in VISIBLE_ANYWAY or last in VISIBLE_GROUPS or last == "light"
+        return last in VISIBLE or last == "light"
     return file in VISIBLE_FILES
 
 

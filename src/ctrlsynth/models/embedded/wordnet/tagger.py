@@ -75,7 +75,6 @@ class _Reader:
     negated: bool = False  # after `no` or `without`
 
     def read(self, tokens: list[Token]) -> Tags:
-        """The tags of a whole caption."""
         for i, token in enumerate(tokens):
             role = token.role
             if role in ("N", "A", "#", "U"):
@@ -116,19 +115,17 @@ class _Reader:
         head = next((i for i in reversed(nouns) if phrase[i].thing), None)
         if head is None:
             self._without_head(phrase, bool(nouns) or (self.verbal and phrase[-1].role == "U"))
-            return
-        if negated and phrase[head].noun != "sign":
+        elif negated and phrase[head].noun != "sign":
             self._reset()
-            return
-        if len(nouns) > 3:
+        elif len(nouns) > 3:
             self.objects.update(dict.fromkeys(t.noun for t in phrase if t.role == "N" and t.thing))
             self._reset()
-            return
-        noun = phrase[head].noun
-        self.objects.setdefault(noun)
-        for t in phrase[:head] if not negated else ():
-            self._modifier(t, noun, phrase[head].plural)
-        self._place(noun)
+        else:
+            noun = phrase[head].noun
+            self.objects.setdefault(noun)
+            for t in phrase[:head] if not negated else ():
+                self._modifier(t, noun, phrase[head].plural)
+            self._place(noun)
 
     def _modifier(self, token: Token, noun: str, plural: bool) -> None:
         """Adds an attribute, unless the word does not describe how the thing looks."""
@@ -177,7 +174,6 @@ class _Reader:
                 self.relations.setdefault(f"{subject} {predicate} {noun}")
 
     def _join(self, token: Token, role: str) -> None:
-        """Handles a word between two phrases."""
         if role in ("P", "T", "L"):
             self._preposition(token.low, role)
         elif role == "V":

@@ -74,16 +74,14 @@ def read_tokens(text: str) -> list[Token]:
         if len(raw) >= MAX_WORDS:
             break
     lows = [w.lower() for w in raw]
-    same = sum(map(operator.eq, raw, lows))  # words in lower case, and breaks
-    sentence_case = same * 2 >= len(raw)
+    # at least half are words in lower case, or breaks
+    sentence_case = sum(map(operator.eq, raw, lows)) * 2 >= len(raw)
     tokens: list[Token] = []
     i = 0
-    count = len(raw)
-    while i < count:
-        low = lows[i]
-        word = look_up(low)
-        some = low in _PHRASE_STARTS or (
-            word.starts > 1 and i + 1 < count and lows[i + 1][:3] in word.seconds
+    while i < len(raw):
+        word = look_up(lows[i])
+        some = lows[i] in _PHRASE_STARTS or (
+            word.starts > 1 and i + 1 < len(raw) and lows[i + 1][:3] in word.seconds
         )
         step = _several(raw, lows, i, word, tokens) if some else 0
         if step == 0:
@@ -124,11 +122,8 @@ def _several(raw: list[str], lows: list[str], i: int, word: Word, tokens: list[T
         as_name = raw[i][0].isupper() and raw[i + count - 1][0].isupper()
         lemma = multiword(" ".join(lows[i : i + count]), as_name) if end[0].isalpha() else None
         if lemma is not None:
-            noun, thing, plural = (
-                lexicon.display(lemma),
-                lexicon.is_thing(lemma),
-                end != lemma.rpartition(" ")[2],
-            )
+            plural = end != lemma.rpartition(" ")[2]
+            noun, thing = lexicon.display(lemma), lexicon.is_thing(lemma)
             tokens.append(Token(lemma, look_up(end), "N", noun, thing, plural))
             return count
     return 0
@@ -224,10 +219,9 @@ def _finite(token: Token, before: str, previous: Token | None, following: Token 
         return not word.adj or (before not in ("D", "A", "#") and word.verb_count > word.adj_count)
     if before == "." and word.form == "base":
         return after == "D" and word.verb_count > word.noun_count
-    if before not in ("N", "U") or previous is None:
+    if before not in ("N", "U") or previous is None or after in ("N", "B", "V"):
         return False
-    agrees = word.form == "s" if not previous.plural else word.form == "base"
-    if not agrees or after in ("N", "B", "V"):
+    if previous.plural == (word.form == "s"):  # it does not agree with its subject
         return False
     if after == "D" or word.low in lexicon.LINKING:
         return True

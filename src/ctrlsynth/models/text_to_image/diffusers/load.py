@@ -25,7 +25,8 @@ from ...hub.find import QUANTIZATIONS, Located, check_quantization, read_config
 from ...hub.load import check_quantized, quantization_call, quantization_failed
 from ...installed import need
 
-OFFLOADS = ("model", "sequential")
+OFFLOADS = {"model": "enable_model_cpu_offload", "sequential": "enable_sequential_cpu_offload"}
+"""Names of the option `offload` -> the pipeline's methods."""
 DENOISERS = ("unet", "transformer", "prior", "decoder")
 _SHORT = {
     "dpm++": "DPMSolverMultistepScheduler",
@@ -87,14 +88,13 @@ def scheduler_class(index: Mapping[str, Any], name: str, where: str) -> Any:
 
     own = getattr(diffusers, str(index.get("scheduler", [None, ""])[1]), None)
     fitting = {c.__name__: c for c in ([*own._get_compatibles(), own] if own is not None else [])}
+    by_name = {_plain(known): cls for known, cls in fitting.items()}
     wanted = _plain(_SHORT.get(re.sub(r"[\s_-]", "", name.lower()), name))
-    for known, cls in fitting.items():
-        if _plain(known) == wanted:
-            return cls
-    short = {short for short, known in _SHORT.items() if known in fitting}
-    raise unknown(
-        "scheduler", name, short | {_plain(known) for known in fitting if known not in _SHORT.values()}, where
-    )
+    if wanted in by_name:
+        return by_name[wanted]
+    names = [short for short, known in _SHORT.items() if known in fitting]
+    names += [_plain(known) for known in fitting if known not in _SHORT.values()]
+    raise unknown("scheduler", name, names, where)
 
 
 def _plain(name: str) -> str:
@@ -163,12 +163,10 @@ def device_for(found: Located, offload: str | None, where: str) -> str:
 def save_memory(pipe: Any, device: str, offload: str | None, vae_slicing: bool) -> None:
     """Moves a pipeline to its device. `model` moves whole components to the GPU when needed,
     `sequential` layer by layer (least memory, slow); `vae_slicing` decodes one image of a batch at a time."""
-    if offload == "model":
-        pipe.enable_model_cpu_offload(device=device)
-    elif offload == "sequential":
-        pipe.enable_sequential_cpu_offload(device=device)
-    else:
+    if offload is None:
         pipe.to(device)
+    else:
+        getattr(pipe, OFFLOADS[offload])(device=device)
     if vae_slicing:
         pipe.vae.enable_slicing()
 
@@ -187,8 +185,8 @@ def stored_dtype(found: Located, index: Mapping[str, Any]) -> Any:
         folder = next((found.folder / part for part in DENOISERS if part in index), found.folder)
         half = variant(found) is not None
         files = [file for file in sorted(folder.glob("*.safetensors")) if (".fp16" in file.name) == half]
-        kinds = [kind for file in files if (kind := _kind_of(file)) is not None]
-        name = _DTYPES.get(kinds[0], "float32") if kinds else "float32"
+        kind = next(filter(None, map(_kind_of, files)), "F32")
+        name = _DTYPES.get(kind, "float32")
     return getattr(torch, name)
 
 
@@ -222,11 +220,10 @@ def quantization(found: Located, index: Mapping[str, Any], where: str) -> Any:
     import diffusers
     import transformers
 
-    parts: dict[str, Any] = {name: diffusers for name in index if name in DENOISERS}
-    parts |= {
-        name: transformers
+    parts: dict[str, Any] = {
+        name: diffusers if name in DENOISERS else transformers
         for name, value in index.items()
-        if isinstance(value, list) and value[1] == "T5EncoderModel"
+        if name in DENOISERS or (isinstance(value, list) and value[1] == "T5EncoderModel")
     }
     try:
         name, arguments = quantization_call(kind, stored_dtype(found, index))
@@ -247,8 +244,8 @@ def add_adapters(pipe: Any, found: Located, where: str) -> None:
         raise UserError(f"{where}.adapters: {type(pipe).__name__} takes no LoRA; leave them out")
     names = [f"adapter{n}" for n in range(len(found.adapters))]
     for name, adapter in zip(names, found.adapters, strict=True):
-        file = {"weight_name": adapter.folder.name} if adapter.folder.is_file() else {}
-        folder = adapter.folder.parent if adapter.folder.is_file() else adapter.folder
+        path = adapter.folder
+        folder, file = (path.parent, {"weight_name": path.name}) if path.is_file() else (path, {})
         try:
             pipe.load_lora_weights(str(folder), adapter_name=name, local_files_only=True, **file)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:

@@ -12,18 +12,19 @@ here, without a GPU: load.py."""
 
 from __future__ import annotations
 
-import gc
 import inspect
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ....errors import UserError, unknown
 from ...base import Painting, Prompt, TextToImageModel
-from ...device import AdaptiveBatch, give_back, memory_faults
+from ...device import AdaptiveBatch, memory_faults
 from ...hub.files import hash_of
 from ...hub.find import HFOptions, check_quantization, locate
+from ...hub.load import HubModel
 from ...installed import need, version_of
 from ...options import check_number, check_whole, image_size
 from .load import (
@@ -35,7 +36,7 @@ from .load import (
     pipeline_class,
     scheduler_class,
 )
-from .prompt import CHUNKS, FAMILIES, Reading, TextReader, pieces
+from .prompt import CHUNKS, FAMILIES, TextReader, pieces
 
 WHERE = "models.text_to_image"
 _LONG = ("cut", "chunk")
@@ -55,7 +56,7 @@ _STEP = 8
 """Sides of an image are multiples of this many pixels: what the VAEs make of one latent."""
 
 
-class Diffusers(TextToImageModel):
+class Diffusers(HubModel, TextToImageModel):
     """A diffusers pipeline. `model`: a hub name or a local folder with a model_index.json.
 
     steps        denoising steps; the pipeline's own number when not given
@@ -76,6 +77,7 @@ class Diffusers(TextToImageModel):
     `batch`, `compile`, `offload` and `vae_slicing` change no image, so they are not in the digest.
     """
 
+    where = WHERE
     size: tuple[int, int] | None
 
     def __init__(
@@ -94,7 +96,7 @@ class Diffusers(TextToImageModel):
         vae_slicing: bool = False,
         **more: Any,
     ) -> None:
-        where = self.where = WHERE
+        where = self.where
         for package in ("torch", "diffusers", "transformers"):
             need(package, "diffusers", where)
         options = HFOptions.read(more, where, _OWN)
@@ -122,9 +124,6 @@ class Diffusers(TextToImageModel):
         self.digest = hash_of(
             self.found.digest(), made_by, steps, guidance, self.scheduler, self.size, long_prompt, safety
         )  # fmt: skip
-        self._pipe: Any = None
-        self._reader: TextReader | None = None
-        self._sized = False
         self._room = AdaptiveBatch(batch)
 
     def check(self) -> None:
@@ -159,63 +158,50 @@ class Diffusers(TextToImageModel):
         an image that does not fit alone)."""
         if not prompts:
             return []
-        self._load()
-        out: list[Painting | None] = [self._refused(prompt) for prompt in prompts]
+        _, reader = self.loaded()
+        rows = [_Row(prompt, reader) for prompt in prompts]
+        reasons = [self._refusal(prompt) for prompt in prompts]
+        out = [Painting(None, error=reason) for reason in reasons]
         groups: dict[Any, list[int]] = {}
-        rows = [_Row(prompt, self._reader) for prompt in prompts]
-        for n, painting in enumerate(out):
-            if painting is None:
-                groups.setdefault(self._alike(rows[n]), []).append(n)
-        for (size, embedded, _, _), numbers in groups.items():
-            answers = self._room.run([rows[n] for n in numbers], partial(self._paint, size, embedded))
+        for n, row in enumerate(rows):
+            if reasons[n] is None:
+                groups.setdefault(self._alike(row), []).append(n)
+        for numbers in groups.values():
+            answers = self._room.run([rows[n] for n in numbers], self._paint)
             for n, answer in zip(numbers, answers, strict=True):
                 out[n] = answer or Painting(None, error="out_of_memory")
-        return [painting for painting in out if painting is not None]
+        return out
 
-    def close(self) -> None:
-        """Frees the weights; they load again on use."""
-        self._pipe = self._reader = None
-        gc.collect()
-        give_back()
-
-    def content_digest(self) -> str:
-        """Hash over the complete files of the pipeline and its adapters."""
-        return self.found.content_digest()
-
-    def _load(self) -> None:
-        if self._pipe is not None:
-            return
+    def _load(self) -> tuple[Any, TextReader | None]:
+        """The pipeline and its text side, if that is known."""
         pipe = load_pipeline(
             self.found, self.index, self.where, scheduler=self.scheduler, safety=self.safety, **self._how
         )
-        takes = set(inspect.signature(pipe.__call__).parameters)
         own = {"steps": "num_inference_steps", "guidance": "guidance_scale", "size": "width"}
         for name, argument in own.items():
-            if getattr(self, name) is not None and argument not in takes:
+            if getattr(self, name) is not None and argument not in self._arguments:
                 raise UserError(f"{self.where}.{name}: {type(pipe).__name__} takes none; leave it out")
-        self._sized = {"width", "height"} <= takes
-        self._reader = (
-            TextReader(pipe, self.family, self.chunk, self.where) if self.family is not None else None
-        )
-        self._pipe = pipe
+        if self.family is None:
+            return pipe, None
+        return pipe, TextReader(pipe, self.family, self.chunk, self.where)
+
+    @cached_property
+    def _arguments(self) -> Mapping[str, Any]:
+        """The arguments of the pipeline's call."""
+        return inspect.signature(pipeline_class(self.index, self.where).__call__).parameters
 
     def _takes_negative(self) -> bool:
         if self.family == "flux" or (self.guidance is not None and self.guidance <= 1):
             return False
-        if self.family is not None:
-            return True
-        return (
-            "negative_prompt" in inspect.signature(pipeline_class(self.index, self.where).__call__).parameters
-        )
+        return self.family is not None or "negative_prompt" in self._arguments
 
-    def _refused(self, prompt: Prompt) -> Painting | None:
+    def _refusal(self, prompt: Prompt) -> str | None:
         """The row's error that is known before painting, or None."""
         size = prompt.size or self.size
-        if size is not None and (not self._sized or any(side < _STEP or side % _STEP for side in size)):
-            return Painting(None, error="bad_size")
-        if prompt.negative and not self._takes_negative():
-            return Painting(None, error="negative_unsupported")
-        return None
+        sized = {"width", "height"} <= self._arguments.keys()
+        if size is not None and not (sized and all(side >= _STEP and side % _STEP == 0 for side in size)):
+            return "bad_size"
+        return "negative_unsupported" if prompt.negative and not self._takes_negative() else None
 
     def _alike(self, row: _Row) -> tuple[Any, ...]:
         """What images of one batch must share, so that none changes another: size, way of encoding, whether
@@ -223,34 +209,48 @@ class Diffusers(TextToImageModel):
         number of chunks."""
         return row.prompt.size or self.size, bool(row.weights) or self.chunk, bool(row.negative), row.length
 
-    def _paint(self, size: tuple[int, int] | None, embedded: bool, rows: Sequence[_Row]) -> list[Painting]:
+    def _paint(self, rows: Sequence[_Row]) -> list[Painting]:
+        """The images of rows that are `_alike`."""
         import torch
 
+        pipe, _ = self.loaded()
         with memory_faults(self.id):
             generators = [torch.Generator("cpu").manual_seed(row.prompt.seed) for row in rows]
             arguments: dict[str, Any] = {"prompt": [row.text for row in rows]}
             if rows[0].negative:
                 arguments["negative_prompt"] = [row.negative for row in rows]
-            if embedded:
+            if rows[0].weights or self.chunk:
                 arguments = self._embedded(rows)
-            width, height = size or (None, None)
-            given = {"num_inference_steps": self.steps, "guidance_scale": self.guidance}
-            given |= {"width": width, "height": height}
+            width, height = rows[0].prompt.size or self.size or (None, None)
+            given = {
+                "num_inference_steps": self.steps,
+                "guidance_scale": self.guidance,
+                "width": width,
+                "height": height,
+            }
             arguments |= {name: value for name, value in given.items() if value is not None}
-            made = self._pipe(generator=generators, **arguments)
+            made = pipe(generator=generators, **arguments)
         flags = getattr(made, "nsfw_content_detected", None) or [None] * len(rows)
-        return [row.painting(image, flag) for row, image, flag in zip(rows, made.images, flags, strict=True)]
+        return [
+            replace(
+                row.reading,
+                image=None if flag else image,
+                weights_unused=row.unused,
+                flagged=None if flag is None else bool(flag),
+            )
+            for row, image, flag in zip(rows, made.images, flags, strict=True)
+        ]
 
     def _embedded(self, rows: Sequence[_Row]) -> dict[str, Any]:
         """Stacks the embeddings of the prompts, each encoded alone."""
         import torch
 
-        assert self._reader is not None
-        zeros = self.family == "sdxl" and self._pipe.config.force_zeros_for_empty_prompt
+        pipe, reader = self.loaded()
+        zeros = self.family == "sdxl" and pipe.config.force_zeros_for_empty_prompt
         made = []
         for row in rows:
             absent = not row.negative and (zeros or not self._takes_negative())
-            made.append(self._reader.encode(row.pieces, None if absent else row.negative, row.length))
+            made.append(reader.encode(row.pieces, None if absent else row.negative, row.length))
         return {name: torch.cat([one[name] for one in made]) for name in made[0]}
 
 
@@ -258,24 +258,13 @@ class _Row:
     """A prompt, its reading, and its effective weights: not 1, with a phrase that occurs in the text."""
 
     def __init__(self, prompt: Prompt, reader: TextReader | None) -> None:
-        self.prompt = prompt
-        self.text, self.negative = (
-            reader.literal(text) if reader is not None else text for text in (prompt.text, prompt.negative)
-        )
-        self.weights = {k: v for k, v in prompt.weights.items() if v != 1} if reader is not None else {}
-        self.pieces, unused = pieces(self.text, self.weights)
-        self.unused = unused if reader is not None else tuple(prompt.weights)
-        self.reading = reader.read(self.pieces) if reader is not None else Reading()
-        negative = reader.read([(self.negative, 1.0)]) if reader is not None and self.negative else Reading()
-        self.length = max(self.reading.chunks or 1, negative.chunks or 1)
-
-    def painting(self, image: Any, flagged: bool | None) -> Painting:
-        read = self.reading
-        return Painting(
-            None if flagged else image,
-            weights_unused=self.unused,
-            flagged=None if flagged is None else bool(flagged),
-            tokens=read.tokens,
-            truncated=read.truncated,
-            chunks=read.chunks,
-        )
+        self.prompt, self.text, self.negative = prompt, prompt.text, prompt.negative
+        self.weights: dict[str, float] = {}
+        self.unused, self.reading, self.length = tuple(prompt.weights), Painting(None), 1
+        if reader is not None:
+            self.text, self.negative = reader.literal(prompt.text), reader.literal(prompt.negative)
+            self.weights = {k: v for k, v in prompt.weights.items() if v != 1}
+            self.pieces, self.unused = pieces(self.text, self.weights)
+            self.reading = reader.read(self.pieces)
+            negative = reader.read([(self.negative, 1.0)])
+            self.length = max(self.reading.chunks or 1, negative.chunks or 1)

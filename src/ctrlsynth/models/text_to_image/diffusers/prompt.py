@@ -8,11 +8,11 @@ pieces with a factor each, so nothing in a caption, such as `(((dog)))++`, is re
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from ....lang.phrases import places
+from ...base import Painting
 from ...installed import need
 
 FAMILIES = {
@@ -55,25 +55,15 @@ def pieces(text: str, weights: Mapping[str, float]) -> tuple[list[Piece], tuple[
     return out, tuple(unused)
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """How a prompt is read; None for unknowns. `tokens`: CLIP's, with both special ones; `truncated`: whether
-    a part reaches no text encoder; `chunks`: their number, if prompts are chunked."""
-
-    tokens: int | None = None
-    truncated: bool | None = None
-    chunks: int | None = None
-
-
 class TextReader:
     """The text side of one loaded pipeline of `family` (one of `FAMILIES`' values)."""
 
     def __init__(self, pipe: Any, family: str, chunk: bool, where: str) -> None:
         self._pipe, self.family, self._chunk, self._where = pipe, family, chunk and family in CHUNKS, where
-        self._t5 = {"sd3": "3", "flux": "2"}.get(family)
-        if self._t5 is not None and getattr(pipe, f"text_encoder_{self._t5}", None) is None:
+        self._t5: str | None
+        self._t5, self.t5_limit = {"sd3": ("_3", 256), "flux": ("_2", 512)}.get(family, (None, 0))
+        if self._t5 is not None and getattr(pipe, f"text_encoder{self._t5}", None) is None:
             self._t5 = None  # SD3 runs without its T5, to save memory
-        self.t5_limit = {"sd3": 256, "flux": 512}.get(family, 0)
 
     def literal(self, text: str) -> str:
         """The text with the names of special tokens (`<|endoftext|>`, `</s>`) taken apart by a space, so that
@@ -89,16 +79,17 @@ class TextReader:
         ordered = sorted(names, key=lambda name: (-len(name), name))
         return re.compile("|".join(map(re.escape, ordered)) or "(?!)")
 
-    def read(self, parts: list[Piece]) -> Reading:
-        """Counts a prompt with the pipeline's own tokenizers."""
+    def read(self, parts: list[Piece]) -> Painting:
+        """How a prompt is read, by the pipeline's own tokenizers: `tokens`, `truncated` and `chunks` of its
+        painting."""
         tokenizer, text = self._pipe.tokenizer, "".join(part for part, _ in parts)
         tokens = len(tokenizer(text, verbose=False).input_ids)
         if self._chunk:
-            return Reading(tokens, False, self._chunks(parts))
+            return Painting(None, tokens=tokens, truncated=False, chunks=self._chunks(parts))
         if self._t5 is not None:
-            words = getattr(self._pipe, f"tokenizer_{self._t5}")(text, verbose=False).input_ids
-            return Reading(tokens, len(words) > self.t5_limit)
-        return Reading(tokens, tokens > tokenizer.model_max_length)
+            words = getattr(self._pipe, f"tokenizer{self._t5}")(text, verbose=False).input_ids
+            return Painting(None, tokens=tokens, truncated=len(words) > self.t5_limit)
+        return Painting(None, tokens=tokens, truncated=tokens > tokenizer.model_max_length)
 
     def _chunks(self, parts: list[Piece]) -> int:
         """As it is encoded: pieces are tokenized each by itself, which can make a token more of an odd
@@ -184,7 +175,7 @@ class TextReader:
         }[self.family]
         towers = [self._provider(suffix, kind, None) for suffix, kind in wanted]
         if self._t5 is not None:
-            towers.append(self._provider(f"_{self._t5}", last, self.t5_limit))
+            towers.append(self._provider(self._t5, last, self.t5_limit))
         return towers
 
     def _provider(self, suffix: str, kind: Any, limit: int | None) -> Any:
