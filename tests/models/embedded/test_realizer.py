@@ -48,11 +48,16 @@ def lemmas(text: str) -> list[str]:
     return [singular(word) for word in re.findall(r"[a-z0-9'-]+", text.lower())]
 
 
-def test_every_word_of_every_tag_is_said() -> None:
-    """The plain rule: each word of each phrase is in the text, in the singular, in any frame."""
+def test_every_word_of_every_tag_is_said_and_nothing_else() -> None:
+    """In the singular, in any frame; the other words are function words and the frames' own."""
+    frame = set(
+        """a an the and is are there we can see with also in of on to it scene seen up close together plain view someone that
+        by has this""".split()
+    )
+    frame |= set(map(singular, frame))
     for seed, tags in itertools.product(range(40), TAGS):
-        wanted = {word for phrase in tags.phrases() for word in lemmas(phrase)}
-        assert wanted <= set(lemmas(say(tags, seed=seed))), (tags, say(tags, seed=seed))
+        own = {word for phrase in tags.phrases() for word in lemmas(phrase)}
+        assert own <= set(lemmas(say(tags, seed=seed))) <= own | frame, (tags, say(tags, seed=seed))
 
 
 def test_the_judge_finds_the_tags() -> None:
@@ -63,18 +68,6 @@ def test_the_judge_finds_the_tags() -> None:
         for hit in matching.in_text(tags.phrases(), say(tags, seed=seed), "lemma", tags.objects)
     ]
     assert sum(hits) / len(hits) > 0.97
-
-
-def test_nothing_else_is_said() -> None:
-    """Words beyond the tags are function words and the frames' own."""
-    frame = set(
-        """a an the and is are there we can see with also in of on to it scene seen up close together plain view someone that
-        by has this""".split()
-    )
-    frame |= set(map(singular, frame))
-    for seed, tags in itertools.product(range(20), TAGS):
-        own = {word for phrase in tags.phrases() for word in lemmas(phrase)}
-        assert set(lemmas(say(tags, seed=seed))) - own <= frame, say(tags, seed=seed)
 
 
 @pytest.mark.parametrize(
@@ -103,18 +96,17 @@ def test_nothing_else_is_said() -> None:
         (Tags((), ("bright",), ()), "This is a bright scene."),
         (Tags(("snow", "sky"), ("blue sky",), ("snow under sky",)), "Snow is under a blue sky."),
         (Tags(("umbrella", "hour"), (), ("umbrella behind hour",)), "An umbrella is behind an hour."),
+        (Tags(("dog", "tree"), ("bright", "tall tree")), "A dog and a tall tree are in plain view, in a bright scene."),
+        (Tags(("dog", "tree"), ("bright", "tall tree")), "In a bright scene, there is a dog and a tall tree."),
     ],
 )  # fmt: skip
 def test_plain_frame(tags: Tags, wanted: str) -> None:
-    assert wanted in {say(tags, seed=seed) for seed in range(60)}
+    assert wanted in {say(tags, seed=seed) for seed in range(200)}
 
 
-def test_bare_attributes_and_objects_without_relation() -> None:
+def test_bare_attributes_and_objects_without_relation_have_eight_frames() -> None:
     tags = Tags(("dog", "tree"), ("bright", "tall tree"))
-    texts = {say(tags, seed=seed) for seed in range(200)}
-    assert "A dog and a tall tree are in plain view, in a bright scene." in texts
-    assert "In a bright scene, there is a dog and a tall tree." in texts
-    assert len(texts) == 8
+    assert len({say(tags, seed=seed) for seed in range(200)}) == 8
 
 
 def test_the_same_request_says_the_same() -> None:
@@ -228,10 +220,9 @@ def test_odd_captions_and_phrases_are_survived(data: st.DataObject) -> None:
 
 
 @pytest.mark.xfail(strict=True, reason="in_line keeps a phrase that spans the end of a sentence, since 0.1.0")
-@pytest.mark.parametrize("phrase", [". dog"])
-def test_known_fault_a_phrase_over_the_end_of_a_sentence_stays(phrase: str) -> None:
-    request = Request("", Tags(("dog",)), None, "tags+text", gone=Tags((), (phrase,)))
-    assert held(request, in_line(phrase, request)) == 0
+def test_known_fault_a_phrase_over_the_end_of_a_sentence_stays() -> None:
+    request = Request("", Tags(("dog",)), None, "tags+text", gone=Tags((), (". dog",)))
+    assert held(request, in_line(". dog", request)) == 0
 
 
 def test_what_the_edits_took_away_is_not_said() -> None:
@@ -261,8 +252,8 @@ def test_rows_that_fail() -> None:
         Request("", family="concept"),
         Request("", Tags(("dog",)), schema={"type": "array"}),
     ]
-    errors = [reply.error for reply in REALIZER.generate(requests)]
-    assert errors == ["no_content"] * 3 + ["schema_unsupported"]
+    wanted = ["no_content"] * 3 + ["schema_unsupported"]
+    assert [reply.error for reply in REALIZER.generate(requests)] == wanted
 
 
 @pytest.mark.parametrize(
@@ -344,14 +335,9 @@ def test_determiners(noun: str, many: bool, modifier: str | None, wanted: str) -
 
 
 def test_predicates() -> None:
-    plural = {
-        "on": "are on",
-        "riding": "are riding",
-        "parked on": "are parked on",
-        "chases": "chase",
-        "has": "have",
-    }
-    assert {words: predicate(words, True) for words in plural} == plural
+    words = ("on", "riding", "parked on", "chases", "has")
+    plural = ["are on", "are riding", "are parked on", "chase", "have"]
+    assert [predicate(one, True) for one in words] == plural
     assert predicate("across", False) == "is across"
     assert (reduced("chases"), reduced("parked on")) == (None, "parked on")
 

@@ -14,11 +14,8 @@ from ctrlsynth.models.base import ImageAndText
 from ctrlsynth.models.embedded.wordnet.lexicon import progressive
 from ctrlsynth.models.embedded.wordnet.tagger import WordNetTagger, mine
 from ctrlsynth.models.embedded.wordnet.tokens import MAX_WORDS
-from ctrlsynth.sample import Tags
+from ctrlsynth.sample import KINDS, Tags
 from helpers import FILES
-
-KINDS = ("objects", "attributes", "relations")
-
 
 # How the captions were labelled: objects are the visible things that a caption names, singular; a compound
 # that an English speaker takes as one thing is one object, another noun before a noun is its attribute;
@@ -181,14 +178,5 @@ def test_only_the_first_words_are_read() -> None:
 
 
 def test_progressive_forms() -> None:
-    verbs = {
-        "sit": "sitting",
-        "ride": "riding",
-        "lie": "lying",
-        "run": "running",
-        "see": "seeing",
-        "play": "playing",
-        "walk": "walking",
-        "stop": "stopping",
-    }
-    assert {verb: progressive(verb) for verb in verbs} == verbs
+    verbs = map(progressive, "sit ride lie run see play walk stop".split())
+    assert [*verbs] == "sitting riding lying running seeing playing walking stopping".split()
