@@ -23,13 +23,10 @@ FLAGS = (
 )  # fmt: skip
 
 
-def browser() -> str | None:
-    """The path of a Chromium, or None."""
-    return next((found for name in NAMES if (found := shutil.which(name))), None)
-
-
+PROGRAM = next(filter(None, map(shutil.which, NAMES)), None)
+"""The path of a Chromium, if there is one."""
 needs_browser = pytest.mark.skipif(
-    browser() is None,
+    PROGRAM is None,
     reason="no Chromium on this machine, so the gallery was not opened in a real browser (Debian: apt-get "
     "install chromium)",
 )
@@ -42,10 +39,6 @@ class Element:
     tag: str
     attributes: dict[str, str | None]
     text: str = ""
-
-    def has(self, name: str) -> bool:
-        """Whether it carries a class."""
-        return name in (self.attributes.get("class") or "").split()
 
 
 @dataclass
@@ -62,7 +55,7 @@ class Page:
             e
             for e in self.elements
             if e.tag == tag
-            and (class_ is None or e.has(class_))
+            and (class_ is None or class_ in (e.attributes.get("class") or "").split())
             and all(e.attributes.get(k.replace("_", "-")) == v for k, v in attributes.items())
         ]
 
@@ -102,17 +95,15 @@ def parse(html: str) -> Page:
     return parser.page
 
 
-def open_page(url: str, *flags: str) -> Page:
+def open_page(url: str) -> Page:
     """Opens a page in a fresh profile, waits for its scripts, and returns what became of it. Fails after 90
     s."""
-    program = browser()
-    assert program is not None
+    assert PROGRAM is not None
     with tempfile.TemporaryDirectory(prefix="ctrlsynth-browser-") as profile:
         log = Path(profile) / "net.json"
-        own = (f"--user-data-dir={profile}", f"--log-net-log={log}")
-        command = [program, *FLAGS, *own, *flags, "--dump-dom", url]
+        own = (f"--user-data-dir={profile}", f"--log-net-log={log}", "--dump-dom", url)
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+            [PROGRAM, *FLAGS, *own], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
         )
         try:
             out, _ = process.communicate(timeout=90)

@@ -1,5 +1,5 @@
 """Bad rows and bad models through the whole pipeline: a typed reason in the ledger or one line with the
-remedy, and the rest goes on."""
+remedy, while the rest continues."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ from PIL import Image
 
 from ctrlsynth.api.run import Run, run
 from ctrlsynth.cli.show import as_text
-from ctrlsynth.errors import ModelError, UserError, WorkFailed
+from ctrlsynth.errors import ModelError, WorkFailed
 from ctrlsynth.export.export import export
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
 from ctrlsynth.recipe.file import parse_recipe
@@ -27,7 +27,7 @@ from ctrlsynth.report.sweep import sweep
 from ctrlsynth.runs.ledger import LedgerRow
 from ctrlsynth.runs.pairs import count_pairs
 from ctrlsynth.sample import Tags
-from helpers import recipe
+from helpers import assert_refused, recipe, write_tar
 
 
 def ledger(made: Run) -> dict[str, LedgerRow]:
@@ -68,7 +68,7 @@ PAINTINGS: dict[str, Any] = {
 
 
 class Odd:
-    """A model of any role: answers by `how` where an input holds a boat, and rightly elsewhere."""
+    """A model of any role: answers as `how` says if an input holds a boat, else correctly."""
 
     id, digest, reads, batch = "odd", "1", "caption", 1
 
@@ -108,7 +108,7 @@ class OddPainter(Odd):
 
 
 class OddSafety:
-    """Scores by `how` for every third image that it sees."""
+    """Gives every third image the score that `how` names."""
 
     id, digest = "odd-safety", "1"
 
@@ -160,13 +160,12 @@ def test_a_model_that_answers_oddly_costs_its_rows(tmp_path: Path, role: str, ho
 @pytest.mark.parametrize("how", ["nan", "none", "text", "big"])
 def test_an_image_that_safety_could_not_score_is_never_kept(tmp_path: Path, how: str) -> None:
     made = run(judged_by(tmp_path, how), tmp_path / "run", base=tmp_path)
-    rows = ledger(made)
-    assert rows["judge-image"].failed.keys() == {"bad_output"}
-    table = list(made.rows("judge-image"))
-    assert all(r["unsafe"] is None and r["verdict"] is None for r in table if r["status"] == "failed")
-    assert sum(r["status"] != "failed" and r["unsafe"] == pytest.approx(0.1) for r in table) == 40 - sum(
-        rows["judge-image"].failed.values()
-    )
+    failed = ledger(made)["judge-image"].failed
+    assert failed.keys() == {"bad_output"}
+    found = [(r["unsafe"], r["verdict"]) for r in made.rows("judge-image") if r["status"] == "failed"]
+    assert found == [(None, None)] * failed["bad_output"]
+    scores = [r["unsafe"] for r in made.rows("judge-image") if r["status"] != "failed"]
+    assert scores == pytest.approx([0.1] * (40 - failed["bad_output"]))
 
 
 @pytest.mark.parametrize(("how", "reason"), [("too_few", "no_output"), ("raise", "model_error:OddError")])
@@ -257,39 +256,31 @@ def write_folder(base: Path) -> dict[str, Any]:
     (base / "images").mkdir()
     for name, data in hostile_images().items():
         (base / "images" / name).write_bytes(data)
+    more = (
+        ("sound.jpg", "a second caption of a dog"),
+        ("absent.jpg", "nowhere"),
+        ("../../etc/passwd", "evil"),
+    )
     with open(base / "captions.csv", "w", newline="", encoding="utf-8") as handle:
-        rows = csv.writer(handle)
-        rows.writerow(["file_name", "caption"])
-        rows.writerows(
-            [
-                *CAPTIONS.items(),
-                ("sound.jpg", "a second caption of a dog"),
-                ("absent.jpg", "nowhere"),
-                ("../../etc/passwd", "evil"),
-            ]
-        )
+        csv.writer(handle).writerows([("file_name", "caption"), *CAPTIONS.items(), *more])
     return {"folder": "images", "captions": "captions.csv", "part_rows": 6}
 
 
 def write_tars(base: Path) -> dict[str, Any]:
     """A sound tar with hostile members, and one that is cut in the middle."""
-    with tarfile.open(base / "00000.tar", "w") as tar:
-
-        def member(name: str, data: bytes, kind: bytes = tarfile.REGTYPE, link: str = "") -> None:
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname, info.size = kind, link, 0 if link else len(data)
-            tar.addfile(info, io.BytesIO(data) if not link else None)
-
-        for name, data in hostile_images().items():
-            key, _, suffix = name.rpartition(".")
-            key += "2" if name == "cut.png" else ""
-            member(f"{key}.{suffix}", data)
-            member(f"{key}.txt", CAPTIONS[name].encode())
-        member("../../escape.jpg", hostile_images()["sound.jpg"])
-        member("link.jpg", b"", tarfile.SYMTYPE, "/etc/passwd")
-        member("hard.jpg", b"", tarfile.LNKTYPE, "sound.jpg")
-        member("sound.jpg", hostile_images()["sound.jpg"])
-    whole = (base / "00000.tar").read_bytes()
+    images = hostile_images()
+    members = [("../../escape.jpg", images["sound.jpg"])]
+    for name, data in images.items():
+        key, _, suffix = name.rpartition(".")
+        key += "2" if name == "cut.png" else ""
+        members += [(f"{key}.{suffix}", data), (f"{key}.txt", CAPTIONS[name].encode())]
+    path = write_tar(base / "00000.tar", [*members, ("sound.jpg", images["sound.jpg"])])
+    with tarfile.open(path, "a") as tar:
+        for kind, link in ((tarfile.SYMTYPE, "/etc/passwd"), (tarfile.LNKTYPE, "sound.jpg")):
+            info = tarfile.TarInfo(f"link{kind.decode()}.jpg")
+            info.type, info.linkname = kind, link
+            tar.addfile(info)
+    whole = path.read_bytes()
     (base / "00001.tar").write_bytes(whole[: len(whole) // 3])
     return {"webdataset": "0000?.tar"}
 
@@ -313,13 +304,14 @@ def hostile(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return run(parse_recipe(data), base / "run", base=base)
 
 
-def test_hostile_input_gets_typed_reasons_and_the_rest_goes_on(hostile: Run) -> None:
+def test_hostile_input_gets_typed_reasons_and_the_rest_continues(hostile: Run) -> None:
     rows = ledger(hostile)
-    fates = {}
-    for folder in ("read", "tag"):
-        for row in hostile.rows(folder, ["source_key", "status", "reason"]):
-            if row["status"] != "ok":
-                fates[row["source_key"].partition(":")[2]] = row["reason"]
+    fates = {
+        row["source_key"].partition(":")[2]: row["reason"]
+        for folder in ("read", "tag")
+        for row in hostile.rows(folder, ["source_key", "status", "reason"])
+        if row["status"] != "ok"
+    }
     if hostile.recipe.source.folder:
         assert sorted(fates.values()) == sorted(FATES.values())
         assert {k: v for k, v in fates.items() if k in FATES} == {k: FATES[k] for k in fates if k in FATES}
@@ -332,19 +324,16 @@ def test_hostile_input_gets_typed_reasons_and_the_rest_goes_on(hostile: Run) -> 
 
 
 def test_hostile_captions_stay_data(hostile: Run) -> None:
-    """No template is run over a caption, no control character comes through, and braces stand as they
+    """No template is run over a caption, no control character comes through, and braces stay as they
     were."""
     captions = {r["source_key"].partition(":")[2]: r["caption"] for r in hostile.rows("read") if r["caption"]}
     assert "{{ 7*7 }} {% raw %}" in captions["turned"]
     assert not any(set("\x00\x07\x1b\x9b") & set(c) for c in captions.values())
-    for row in hostile.rows("write.2"):
-        if ":turned/" in row["id"] and row["instruction"]:
-            assert "{caption} {{phrases}} {{ 7*7 }} {% raw %}" in row["instruction"]
-            assert "49" not in row["instruction"]
+    asked = [r["instruction"] for r in hostile.rows("write.2") if ":turned/" in r["id"] and r["instruction"]]
+    assert all("{caption} {{phrases}} {{ 7*7 }} {% raw %}" in text and "49" not in text for text in asked)
     for folder in ("write", "write.2", "paint", "paint.2"):
-        for row in hostile.rows(folder):
-            assert row["clip_tokens"] is None or row["clip_tokens"] >= 2
-            assert row["truncated"] == (row["clip_tokens"] > 77) if row["clip_tokens"] is not None else True
+        counted = [r for r in hostile.rows(folder) if r["clip_tokens"] is not None]
+        assert all(r["clip_tokens"] >= 2 and r["truncated"] == (r["clip_tokens"] > 77) for r in counted)
 
 
 def test_everything_else_works_on_a_hostile_run(hostile: Run, tmp_path: Path) -> None:
@@ -386,6 +375,5 @@ def test_bad_recipes_are_one_line_with_the_remedy(tmp_path: Path, text: str, tol
     (tmp_path / "c.csv").write_text("title,n\na dog,1\n")
     (tmp_path / "bare.csv").write_text("a,b\n1,2\n")
     (tmp_path / "r.yaml").write_text(text)
-    with pytest.raises(UserError, match=told):
-        run(tmp_path / "r.yaml", tmp_path / "run")
+    assert_refused(lambda: run(tmp_path / "r.yaml", tmp_path / "run"), told)
     assert not (tmp_path / "run").exists()

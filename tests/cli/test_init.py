@@ -106,7 +106,7 @@ def test_it_overwrites_nothing_and_names_what_is_missing(tmp_path: Path) -> None
     (tmp_path / "bare").mkdir()
     for folder, file, message in (
         ("p", "recipe.yaml", r"recipe\.yaml: exists"),
-        ("nope", "r.yaml", "not there"),
+        ("nope", "r.yaml", "does not exist"),
         ("bare", "r.yaml", "no images, tars"),
     ):
         with pytest.raises(UserError, match=message):

@@ -132,7 +132,7 @@ def test_flagged_entries_are_left_out_and_never_deleted(tmp_path: Path) -> None:
     for suffix in ("txt", "json", "csv"):
         write_bank(table, tmp_path / f"bank.{suffix}")
         assert load_bank(tmp_path / f"bank.{suffix}").entries == ("dog", "cat")
-    assert_refused(lambda: write_bank(table, tmp_path / "bank.txt"), r"bank.txt: is there already")
+    assert_refused(lambda: write_bank(table, tmp_path / "bank.txt"), r"bank.txt: already exists")
     assert_refused(lambda: write_bank(table, tmp_path / "bank.xml"), r"bank.xml: a bank is written as")
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".tmp")]
 

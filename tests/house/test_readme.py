@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ctrlsynth.models.registry import NAMES
 from helpers import ROOT
 
 README = ROOT / "README.md"
@@ -39,8 +40,9 @@ def test_it_is_short_and_in_order() -> None:
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/design.md"])
 def test_files_that_it_names_exist(page: str) -> None:
     text = re.sub(r"```.*?```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
-    named = set(re.findall(r"`((?:[\w.-]+/)+[\w.-]*|\w+\.py)`", text))
-    named |= set(re.findall(r"\]\((?!http)([^)#]+)\)", text))
+    named = re.findall(r"`((?:[\w.-]+/)+[\w.-]*|\w+\.py)`", text) + re.findall(
+        r"\]\((?!http)([^)#]+)\)", text
+    )
     bases = (ROOT, ROOT / "src" / "ctrlsynth", (ROOT / page).parent)
     assert [
         n
@@ -50,8 +52,6 @@ def test_files_that_it_names_exist(page: str) -> None:
 
 
 def test_models_that_it_names_are_those_of_recipes() -> None:
-    from ctrlsynth.models.registry import NAMES
-
     rows = re.findall(r"^\| ((?:`[\w.]+`(?:, )?)+) \|", README.read_text(encoding="utf-8"), re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`([\w.]+)`", row)}
     known = {name for names in NAMES.values() for name in names}
@@ -78,21 +78,15 @@ def test_commands_print_what_it_promises(place: Path) -> None:
         "TERM": "dumb",
     }
     checker = doctest.OutputChecker()
-    ran = 0
-    for command, promised in blocks():
-        if command.startswith(("git ", "pip ")):
-            continue
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    commands = [found for found in blocks() if not found[0].startswith(("git ", "pip "))]
+    assert len(commands) >= 5
+    for command, promised in commands:
         # the environment that runs this test stands for the one that make would build
         command = re.sub(r"^make demo", f"make --no-print-directory -o .stamps/demo demo BIN={BIN}", command)
         done = subprocess.run(
             command, shell=True, cwd=place, env=env, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"{command}\n{done.stderr}"
-        if promised.strip():
-            flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-            got = done.stdout
-            assert checker.check_output(promised, got, flags), (
-                f"$ {command}\npromised:\n{promised}\ngot:\n{got}"
-            )
-        ran += 1
-    assert ran >= 5
+        same = not promised.strip() or checker.check_output(promised, done.stdout, flags)
+        assert same, f"$ {command}\npromised:\n{promised}\ngot:\n{done.stdout}"

@@ -1,4 +1,4 @@
-"""One sample's story: whole, in order, for every id, and safe to print whatever the data hold."""
+"""One sample's story: complete, in order, for every id, and safe to print whatever the data hold."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from ctrlsynth.cli.output import cells, clean, wrap
 from ctrlsynth.cli.show import as_text
 from ctrlsynth.errors import UserError
 from ctrlsynth.report.explain import as_dict, explain, first_kept
-from helpers import recipe
+from helpers import assert_refused, recipe
 from report_fixture import make_run
 
 
@@ -46,11 +46,9 @@ def test_the_whole_story_in_order(finished: Run) -> None:
         "against the original's tags as edited", "recall 0.33 (1 of 3)", "kept: recall 0.50 reaches p_f = 0.2",
         "verdict SP1 kept: 00000:photo2.jpg/tag/write.0.1 SP3 kept: 00000:photo2.jpg/tag/write.0.1/paint.0 " "SP4",
     ]  # fmt: skip
-    at = 0
     for part in told:
-        found = text.find(part, at)
-        assert found >= 0, part
-        at = found
+        _, found, text = text.partition(part)
+        assert found, part
 
 
 @pytest.mark.parametrize(
@@ -70,30 +68,20 @@ def test_rejections_and_faults_give_their_reason(finished: Run, row_id: str, tex
     assert text in one_line(as_text(finished, row_id))
 
 
-def test_an_id_is_told_with_what_it_was_made_from_and_what_was_made_from_it(finished: Run) -> None:
-    ids = [s.id for s in explain(finished, "00000:photo2.jpg/tag/write.0.1").sections]
-    stem = "00000:photo2.jpg/tag/write.0.1"
-    assert ids == [
-        "00000:photo2.jpg",
-        "00000:photo2.jpg/tag",
-        stem,
-        f"{stem}/judge",
-        f"{stem}/paint.0",
-        f"{stem}/paint.0/tag",
-        f"{stem}/paint.0/tag/judge",
-    ]
-    judge = [s.id for s in explain(finished, f"{stem}/paint.0/tag/judge").sections]
-    assert judge == ids
-    whole = {s.id for s in explain(finished, "00000:photo2.jpg").sections}
-    assert {"00000:photo2.jpg/paint.0", "00000:photo2.jpg/paint.0/tag/judge", *ids} <= whole
-    lost = [s.id for s in explain(finished, "00000:photo2.jpg/tag/write.0").sections]
-    assert lost == ["00000:photo2.jpg", "00000:photo2.jpg/tag", "00000:photo2.jpg/tag/write.0"]
-    assert not any(
-        "photo1" in s.id.replace("photo1.jpg", "") for s in explain(finished, "00000:photo1.jpg").sections
-    )
+def test_a_story_covers_what_a_row_was_made_from_and_what_was_made_from_it(finished: Run) -> None:
+    def told(row_id: str) -> list[str]:
+        return [s.id for s in explain(finished, row_id).sections]
+
+    source, text = "00000:photo2.jpg", "00000:photo2.jpg/tag/write.0.1"
+    image = f"{text}/paint.0"
+    ids = [source, f"{source}/tag", text, f"{text}/judge", image, f"{image}/tag", f"{image}/tag/judge"]
+    assert told(text) == told(f"{image}/tag/judge") == ids
+    assert {f"{source}/paint.0", f"{source}/paint.0/tag/judge", *ids} <= set(told(source))
+    assert told(f"{source}/tag/write.0") == [source, f"{source}/tag", f"{source}/tag/write.0"]
+    assert not any("photo1" in i.replace("photo1.jpg", "") for i in told("00000:photo1.jpg"))
 
 
-def test_every_row_of_the_run_can_be_told(finished: Run) -> None:
+def test_every_row_of_the_run_can_be_explained(finished: Run) -> None:
     for step in finished.steps:
         for row in finished.rows(step.folder, ["id"]):
             story = as_dict(finished, row["id"])
@@ -105,10 +93,9 @@ def test_machines_get_the_stored_rows(finished: Run) -> None:
     story = as_dict(finished, "00000:photo2.jpg")
     stored = {s.folder: {r["id"]: r for r in finished.rows(s.folder)} for s in finished.steps}
     for section in story["sections"]:
-        row = stored[section["stage"]][section["id"]]
-        assert section["row"]["key"] == row["key"]
-        assert section["row"].get("text") == row.get("text")
-        assert "image" not in section["row"]
+        row, shown = stored[section["stage"]][section["id"]], section["row"]
+        assert (shown["key"], shown.get("text")) == (row["key"], row.get("text"))
+        assert "image" not in shown
         assert (finished.root / section["stage"] / section["part"]).exists()
 
 
@@ -136,19 +123,15 @@ def test_a_source_key_will_do_where_it_is_unique(finished: Run, tmp_path: Path) 
         (tmp_path / f"{name}.jsonl").write_text('{"key": "cat", "caption": "a cat"}\n')
     given = {"text": ["a.jsonl", "b.jsonl"], "key_column": "key"}
     both = run(recipe(tmp_path, source=given), tmp_path / "run", base=tmp_path)
-    with pytest.raises(UserError, match=r"no row 'cat'; did you mean '\S+:cat' or '\S+:cat'\?"):
-        explain(both, "cat")
+    assert_refused(lambda: explain(both, "cat"), r"no row 'cat'; did you mean '\S+:cat' or '\S+:cat'\?")
 
 
 def test_hostile_captions_drive_no_terminal(tmp_path: Path) -> None:
-    caption = "\\x1b]0;owned\\x07 \\u202egnirts\\u2028 [bold red]x[/bold red] " + "語" * 200
-    (tmp_path / "captions.jsonl").write_text(
-        '{"caption": "' + caption.replace("\\x1b", "\\u001b").replace("\\x07", "\\u0007") + '", "key": "a"}\n'
-    )
+    caption = "\x1b]0;owned\x07 \u202egnirts\u2028 [bold red]x[/bold red] " + "語" * 200
+    (tmp_path / "captions.jsonl").write_text(json.dumps({"caption": caption, "key": "a"}) + "\n")
     made = run(recipe(tmp_path, judge=None), tmp_path / "out", base=tmp_path)
     text = as_text(made, next(made.rows("read"))["id"], 80)
-    assert "\\u202egnirts\\u2028" in text
-    assert "[bold red]x[/bold red]" in text
+    assert "\\u202egnirts\\u2028 [bold red]x[/bold red]" in one_line(text)
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e]", text)
     assert text.count("語") >= 200
     assert all(cells(line) <= 80 for line in text.splitlines())
@@ -171,15 +154,14 @@ def test_the_first_kept_sample_of_the_longest_path(finished: Run) -> None:
     assert chosen == next(i for i in kept if i.rpartition("/")[0] in texts)
 
 
-def test_a_run_by_the_real_pipeline_tells_its_stored_scores(tmp_path: Path) -> None:
-    """Several candidates: the recall that is told for the chosen one is the judge's."""
+def test_a_run_by_the_real_pipeline_shows_its_stored_scores(tmp_path: Path) -> None:
+    """Of several candidates, the chosen one shows the judge's recall."""
     edits = {"edits": [{"replace": {"objects": {"dog": "wolf"}}}]}
     made = run(
         recipe(tmp_path, 2, judge={"candidates": 3}, text_policy=edits), tmp_path / "out", base=tmp_path
     )
     for row in made.rows("judge-text"):
-        written = made.find("write", row["parent"])
-        assert written is not None
+        written = made.find("write", row["parent"]) or {}
         chosen = f"{written['candidate']}: recall {row['edited']['recall']:.2f}, chosen"
         assert chosen in one_line(as_text(made, row["parent"], 140))
     assert "dog -> wolf" in as_text(made, next(made.rows("read", ["id"]))["id"], 140)

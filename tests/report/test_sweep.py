@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 from ctrlsynth.api.run import Run, run
-from ctrlsynth.errors import UserError
 from ctrlsynth.report.figures import sweep_figure, write_figure
-from ctrlsynth.report.sweep import GRID, SweepRow, _Tally, as_table, sweep
+from ctrlsynth.report.sweep import GRID, _Tally, as_table, sweep
 from ctrlsynth.runs.pairs import Shape, families
 from ctrlsynth.stages.judge import Score, verdict
-from helpers import recipe
+from helpers import assert_refused, recipe
 from report_fixture import make_run
 
 
@@ -29,9 +28,11 @@ def passes(score: dict[str, Any] | None, p: float, forbid: bool) -> bool:
 def slow_members(made: Run, p: float, forbid: bool) -> dict[str, tuple[int, float]]:
     """folder -> (kept, sum of recalls)."""
     columns = {s.folder: "edited" if s.kind == "judge-text" else "text" for s in made.steps}
-    judges = [s.folder for s in made.steps if s.kind.startswith("judge")]
-    scores = {f: [r[columns[f]] for r in made.rows(f)] for f in judges}
-    kept = {f: [s["recall"] for s in found if passes(s, p, forbid)] for f, found in scores.items()}
+    kept = {
+        f: [r[column]["recall"] for r in made.rows(f) if passes(r[column], p, forbid)]
+        for f, column in columns.items()
+        if f.startswith("judge")
+    }
     return {f: (len(recalls), sum(recalls)) for f, recalls in kept.items()}
 
 
@@ -56,14 +57,10 @@ def test_members_as_counted_one_by_one(tmp_path: Path, forbid: bool) -> None:
 def test_at_the_recipes_own_threshold_the_sweep_is_the_stored_verdict(tmp_path: Path) -> None:
     for p_f in (0.2, 0.5, 0.55):
         made = make_run(tmp_path / f"r{p_f}", rows=40, threshold=p_f)
-        found = sweep(made)
-        for step in made.steps:
-            if step.kind.startswith("judge"):
-                stored = sum(r["verdict"] == "kept" for r in made.rows(step.folder))
-                (row,) = [
-                    r for r in found.rows if r.name == step.folder and r.threshold == pytest.approx(p_f)
-                ]
-                assert row.kept == stored
+        judges = [s.folder for s in made.steps if s.kind.startswith("judge")]
+        kept = {(r.name, r.threshold): r.kept for r in sweep(made).rows}
+        for folder in judges:
+            assert kept[folder, p_f] == sum(r["verdict"] == "kept" for r in made.rows(folder))
 
 
 def test_pairs_are_those_that_leave_the_run(finished: Run) -> None:
@@ -104,26 +101,24 @@ def test_every_share_is_decided_as_the_judge_decides_it() -> None:
     assert next(iter(tally.rows("x", "text", 0.0))).kept == len(recalls)
 
 
-def test_a_gate_is_told(tmp_path: Path) -> None:
-    """Below the gate's p_f the images of rejected texts are not there: marked, and said in a sentence."""
+def test_a_gate_is_reported(tmp_path: Path) -> None:
+    """Below the gate's p_f the images of rejected texts do not exist: rows are marked, and a note says so."""
     found = sweep(make_run(tmp_path / "gated", rows=40, gate=True, threshold=0.5))
-    gated = {r.name for r in found.rows if not r.complete}
-    assert gated == {"judge-image", "SP3"}
-    assert all(r.threshold < 0.5 for r in found.rows if not r.complete)
+    for row in found.rows:
+        assert row.complete == (row.name not in ("judge-image", "SP3") or row.threshold >= 0.5)
     (note,) = found.notes
     assert "at p_f = 0.5 were never painted" in note
     head, body = as_table(found)
     column = head.index("judge-image")
     assert [line[column].endswith("*") for line in body] == [p < 0.5 for p in GRID]
     free = sweep(make_run(tmp_path / "free", rows=40, threshold=0.5))
-    assert all(r.complete for r in free.rows)
-    assert free.notes == ()
+    assert (all(r.complete for r in free.rows), free.notes) == (True, ())
 
 
 def test_rising_thresholds_keep_less_and_better(finished: Run) -> None:
     found = sweep(finished)
     for kind, name in found.names():
-        series: list[SweepRow] = found.series(kind, name)
+        series = found.series(kind, name)
         assert [r.kept for r in series] == sorted((r.kept for r in series), reverse=True)
         means = [r.mean_recall for r in series if r.mean_recall is not None]
         if kind != "pair":
@@ -139,8 +134,7 @@ def test_plot(finished: Run, tmp_path: Path) -> None:
     assert b"pairs of SP3" in svg
     assert b"dc:date" not in svg
     assert (tmp_path / "plots" / "c.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(UserError, match=r"\.svg or \.png"):
-        write_figure(sweep_figure(found), tmp_path / "d.pdf")
+    assert_refused(lambda: write_figure(sweep_figure(found), tmp_path / "d.pdf"), r"\.svg or \.png")
 
 
 def test_a_run_by_the_real_pipeline(tmp_path: Path) -> None:
@@ -148,5 +142,4 @@ def test_a_run_by_the_real_pipeline(tmp_path: Path) -> None:
     at = {r.threshold: r.kept for r in sweep(made).series("text", "judge-text")}
     assert at[0.2] == sum(r["verdict"] == "kept" for r in made.rows("judge-text")) > 0
     unjudged = run(recipe(tmp_path, judge=None), tmp_path / "bare", base=tmp_path)
-    with pytest.raises(UserError, match="nothing was judged"):
-        sweep(unjudged)
+    assert_refused(lambda: sweep(unjudged), "nothing was judged")

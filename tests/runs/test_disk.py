@@ -23,7 +23,7 @@ from ctrlsynth.runs import local
 from ctrlsynth.runs import part as work
 from ctrlsynth.runs.drive import add_product
 from ctrlsynth.storage import parts as store
-from helpers import CountingLLM, calls, counting, recipe, recipe_file, start, tables
+from helpers import CountingLLM, assert_sound, calls, counting, recipe, recipe_file, start, tables
 
 
 def test_a_part_that_lacks_a_block_never_becomes_whole(tmp_path: Path, log: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_read_only_folder_is_an_error_of_one_line(tmp_path: Path, mount: Calla
             ask()
 
 
-def test_a_folder_removed_in_the_middle_is_told_and_made_again(
+def test_a_folder_removed_in_the_middle_is_reported_and_made_again(
     tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remove = partial(shutil.rmtree, tmp_path / "run", ignore_errors=True)
@@ -162,7 +162,7 @@ def test_an_out_that_can_be_no_folder(tmp_path: Path, what: str, message: str) -
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "{}", '{"schema": 1}', '{"schema": "x", "recipe": {}}', "\0\0\0\0", "[" * 100_000]
 )
-def test_a_damaged_plan_is_told_and_its_remedy_works(tmp_path: Path, log: Path, text: str) -> None:
+def test_a_damaged_plan_is_reported_and_its_remedy_works(tmp_path: Path, log: Path, text: str) -> None:
     plan = recipe(tmp_path, models=counting(log))
     first = tables(run(plan, tmp_path / "run", base=tmp_path))
     (tmp_path / "run" / "plan.json").write_text(text)
@@ -179,7 +179,7 @@ def test_a_damaged_plan_is_told_and_its_remedy_works(tmp_path: Path, log: Path, 
 
 
 def test_a_killed_beginning_is_no_foreign_folder(tmp_path: Path) -> None:
-    """Killed between the folder and its plan.json: only a temporary file stands there."""
+    """Killed between the folder and its plan.json: there is only a temporary file."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".tmp-plan.json~host~1~00000000").write_text("{")
     assert run(recipe(tmp_path), tmp_path / "run", base=tmp_path).ledger()[2].ok == 40
@@ -187,7 +187,7 @@ def test_a_killed_beginning_is_no_foreign_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["cut", "empty", "zeros", "flipped"])
 @pytest.mark.parametrize("stage", ["read", "write"])
-def test_a_damaged_part_is_told_by_whoever_reads_it_and_its_remedy_works(
+def test_a_damaged_part_is_reported_by_every_reader_and_its_remedy_works(
     tmp_path: Path, how: str, stage: str
 ) -> None:
     plan = recipe(tmp_path)
@@ -220,11 +220,7 @@ def test_two_processes_on_one_folder_end_with_equal_tables(tmp_path: Path, log: 
         processes = [start("run", "r.yaml", "--out", out, cwd=tmp_path, chunks=0.1) for out in outs]
         ends = [p.communicate(timeout=100) for p in processes]
         assert {p.returncode for p in processes} == {0}, ends
-    made = Run.open(tmp_path / "run")
-    assert all(r.adds_up for r in made.ledger())
-    assert tables(made) == tables(Run.open(tmp_path / "alone"))
-    assert not list((tmp_path / "run").glob("**/.tmp-*"))
-    assert not list((tmp_path / "run").glob("*/_chunks/*/*"))
+    assert_sound(Run.open(tmp_path / "run"), Run.open(tmp_path / "alone"))
 
 
 def test_a_part_that_another_process_finished_meanwhile_is_taken_as_it_is(tmp_path: Path, log: Path) -> None:

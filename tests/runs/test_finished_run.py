@@ -30,7 +30,7 @@ OTHER = {
     "vllm": "models.llm.temperature=0.5",
     "diffusers": "models.text_to_image.steps=3",
 }
-"""A change of the recipe after which the model has to be asked again."""
+"""A change of the recipe after which the model must be called again."""
 FAILS = {
     "transformers": "SafetensorError",
     "vllm": "a vLLM engine was started",
@@ -38,7 +38,7 @@ FAILS = {
 }
 """What a model without weights says when it is asked."""
 DIFFUSERS = {"diffusers": "0.42.1", "compel": "2.5.1"}
-"""Versions at recording. They are part of a diffusers model's digest: another version is asked again."""
+"""Versions at recording. They are part of a diffusers model's digest: another version is called again."""
 
 
 @pytest.fixture

@@ -13,5 +13,5 @@ def test_a_plan_travels_and_its_stages_are_built_elsewhere(tmp_path: Path) -> No
     assert plan == workshop.plan
     for step in plan.steps:
         assert list(build_one(plan, step.folder).stages) == [step.folder]
-        digests = [[p.part_digest(step.folder, part) for part in p.parts] for p in (plan, workshop.plan)]
-        assert digests[0] == digests[1]
+        here, there = ([p.part_digest(step.folder, part) for part in p.parts] for p in (workshop.plan, plan))
+        assert here == there

@@ -1,5 +1,4 @@
-"""Before the first model call: everything that stands in the way, at once, a line each; nothing is loaded,
-nothing is asked."""
+"""Preflight reports every problem at once, one per line, before it loads or calls a model."""
 
 import json
 import shutil
@@ -55,7 +54,7 @@ def models(log: Path, **wrong: str) -> dict[str, Any]:
     return {role: {"test_preflight:Checked": str(log), "wrong": wrong.get(role, "")} for role in roles}
 
 
-def test_every_model_is_checked_once_and_all_problems_are_told_at_once(tmp_path: Path, log: Path) -> None:
+def test_every_model_is_checked_once_and_all_problems_are_reported_at_once(tmp_path: Path, log: Path) -> None:
     wrong = {
         "tagger": "models.tagger: weights.bin is not there",
         "llm": "models.llm: no server answers at http://127.0.0.1:1",
@@ -77,7 +76,7 @@ def test_models_of_stages_that_are_done_are_not_asked(tmp_path: Path, log: Path)
     assert not log.exists()
 
 
-def test_absent_packages_of_all_models_are_told_at_once(
+def test_absent_packages_of_all_models_are_reported_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ctrlsynth.models.installed.installed", lambda module: False)

@@ -19,8 +19,7 @@ from ctrlsynth.errors import UserError, WorkFailed
 from ctrlsynth.recipe.schema import Engines, Recipe
 from ctrlsynth.runs.watch import Watcher
 from ctrlsynth.storage.files import read_json
-from ctrlsynth.storage.location import Remote
-from helpers import TESTS, TIME, ctrlsynth, recipe, recipe_file, start, tables, until
+from helpers import TESTS, TIME, assert_sound, ctrlsynth, recipe, recipe_file, start, until
 from s3_server import s3_server
 
 LOOPBACK = "127.0.0.2"  # Ray takes 127.0.0.1 for "this machine's outer address"
@@ -93,20 +92,6 @@ def ledgers(made: Run) -> dict[str, Any]:
     return out
 
 
-def assert_sound(made: Run, whole: Run) -> None:
-    """Equal tables, every row once, nothing left over."""
-    assert tables(made) == tables(whole)
-    ids = [r["id"] for s in made.steps for r in made.rows(s.folder, ["id"])]
-    assert len(ids) == len(set(ids)) == sum(r.rows for r in made.ledger())
-    assert all(r.adds_up for r in made.ledger())
-    left = (
-        made.root.below()
-        if isinstance(made.root, Remote)
-        else [p for p in made.root.rglob("*") if p.is_file()]
-    )
-    assert not [f for f in left if ".tmp-" in f.name or "/_chunks/" in str(f)]
-
-
 def test_an_address_where_nothing_listens_is_an_error_at_once(tmp_path: Path) -> None:
     """Before the tests of this file that are in a cluster already."""
     words = ("run", recipe_file(tmp_path), "--engine", "ray", "--address", "127.0.0.1:1")
@@ -118,7 +103,7 @@ def test_an_address_where_nothing_listens_is_an_error_at_once(tmp_path: Path) ->
 def test_on_s3_and_with_a_barrier_tables_and_ledgers_are_those_of_the_local_engine(
     cluster: Any, tmp_path: Path
 ) -> None:
-    """Six stages in two groups, for the barrier stands between the parts; the local engine writes to a
+    """Six stages in two groups, because a barrier separates them; the local engine writes to a
     folder."""
     (tmp_path / "bank.txt").write_text("dog\nred dog\ncat\nball\n")
     pools = {
@@ -143,7 +128,9 @@ def test_on_s3_and_with_a_barrier_tables_and_ledgers_are_those_of_the_local_engi
 
     pooled = plan.model_copy(update={"engines": Engines(ray=pools)})
     made = run(pooled, "s3://bucket/runs/ray", base=tmp_path, engine="ray", watcher=Ear())
-    assert told == [("balance", 16, asked)], "the expected size is told before anything is drawn and written"
+    assert told == [("balance", 16, asked)], (
+        "the expected size is reported before anything is drawn and written"
+    )
     assert_sound(made, whole)
     assert ledgers(made) == ledgers(whole)
     assert len(seen(tmp_path)) == 2 * asked
@@ -155,7 +142,7 @@ def test_on_s3_and_with_a_barrier_tables_and_ledgers_are_those_of_the_local_engi
 
 
 def test_an_actor_and_then_the_driver_are_killed(cluster: Any, tmp_path: Path) -> None:
-    """The command goes on where it stopped. Its paths are relative, the model's too: they start where the
+    """The same command continues where it stopped. Its paths, and the model's, are relative to where the
     command was given."""
     whole = run(written(tmp_path), tmp_path / "local", base=tmp_path)
     (tmp_path / "log").unlink()
@@ -169,7 +156,7 @@ def test_an_actor_and_then_the_driver_are_killed(cluster: Any, tmp_path: Path) -
     when(tmp_path, 16, lambda *_: process.send_signal(signal.SIGKILL)).join()
     process.communicate()
     first, second = (int((tmp_path / f"log.stop-{n}").read_text().split()[0]) for n in (6, 16))
-    assert first != second, "another process has gone on"
+    assert first != second, "another process has continued"
     until(lambda: not Path(f"/proc/{second}").exists())  # actors end with their driver
     assert len(list((tmp_path / "ray" / "write").glob("*.parquet"))) == 3, (
         "a part in the middle of which an actor dies is made again"
@@ -265,7 +252,7 @@ def test_a_part_that_always_takes_its_actor_down_stops_the_run(
 
 
 def test_a_node_that_is_killed_in_the_middle_leaves_no_gap(cluster: Any, tmp_path: Path) -> None:
-    """The last test of this cluster: what is left of it can't hold both pools at once, and the run goes on in
+    """The last test of this cluster: the nodes that remain cannot hold both pools at once, so the run continues in
     two groups."""
     whole = run(written(tmp_path), tmp_path / "local", base=tmp_path)
     (tmp_path / "log").unlink()
@@ -276,7 +263,7 @@ def test_a_node_that_is_killed_in_the_middle_leaves_no_gap(cluster: Any, tmp_pat
     thread = when(tmp_path, 6, lambda _, node: cluster.remove_node(nodes[node], allow_graceful=False))
     made = run(plan, tmp_path / "ray", base=tmp_path, engine="ray")
     thread.join()
-    assert len({node for _, node, _ in seen(tmp_path)}) == 2, "another node has gone on"
+    assert len({node for _, node, _ in seen(tmp_path)}) == 2, "another node has continued"
     assert len(seen(tmp_path)) == 24 + 2, "the rows of one part are asked for again"
     assert set((tmp_path / "log.threads").read_text().split()) == {"2"}, (
         "an actor's models use its CPUs, whatever the driver may use"

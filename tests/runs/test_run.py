@@ -1,5 +1,5 @@
-"""The run as a whole: it adds up, goes on where it stopped, takes over what has not changed, and asks models
-for nothing else."""
+"""The run as a whole: it adds up, continues where it stopped, reuses what has not changed, and asks models for
+nothing else."""
 
 import json
 import os

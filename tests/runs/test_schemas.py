@@ -1,5 +1,5 @@
-"""A tiny run of every schema that was ever written is opened, told, swept and listed: older is read, newer is
-refused."""
+"""A tiny run of every schema that was ever written is opened, explained, swept and shown: older ones are read, newer
+ones refused."""
 
 import json
 import shutil

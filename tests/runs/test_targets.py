@@ -85,7 +85,7 @@ def test_interrupted_or_cut_otherwise_it_is_the_same_set(tmp_path: Path, batch: 
     assert tables(made) == tables(whole)
     assert exported(made, tmp_path / "a") == exported(whole, tmp_path / "b")
     asked = calls(tmp_path / "log")
-    assert asked == calls(tmp_path / "whole"), "what was finished when it stopped is not asked again"
+    assert asked == calls(tmp_path / "whole"), "what was finished when it stopped is not asked for twice"
     assert run(plan, tmp_path / "run", base=tmp_path).plan["candidates"] == whole.plan["candidates"]
     assert calls(tmp_path / "log") == asked
 

@@ -35,7 +35,7 @@ WORDS = "dog cat ball car tree bird boat chair red blue green yellow".split()
 
 @pytest.fixture(autouse=True)
 def captions(tmp_path: Path) -> None:
-    """Captions in which `dog` stands far too often, some of them twice, some without any word of the bank."""
+    """Captions with `dog` far too often, some of them twice, some without any word of the bank."""
     lines = [
         f"a {WORDS[8 + n % 4]} {WORDS[n % 8]} beside a dog , number {n}" if n % 10 else "nothing at all here"
         for n in range(120)
@@ -123,7 +123,7 @@ def test_neither_parts_nor_order_matter_and_a_smaller_size_is_a_part_of_a_larger
 
 
 class Ear(Watcher):
-    """Notes what is told of a run, and which captions had been drawn or painted by then."""
+    """Notes what a run reports, and which captions had been drawn or painted by then."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.told = root, list[tuple[str, float, list[str]]]()
@@ -133,7 +133,7 @@ class Ear(Watcher):
         self.told.append((folder, found["expected"], there))
 
 
-def test_the_expected_size_is_told_before_the_first_caption_is_drawn(
+def test_the_expected_size_is_reported_before_the_first_caption_is_drawn(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ear = Ear(tmp_path / "run")

@@ -76,7 +76,7 @@ def flag(
     if out.suffix != ".parquet":
         raise UserError(f"{out}: flags are kept in a .parquet bank")
     if out.exists():
-        raise UserError(f"{out}: is there already; give another name")
+        raise UserError(f"{out}: already exists; give another name")
     if llm is None and blocklist is None:
         raise UserError("concepts flag: name a model with --llm, or words with --blocklist, or both")
     lists = [safety.read_words(path) if path is not None else [] for path in (blocklist, allow)]

@@ -51,7 +51,7 @@ def build(
     from ..concepts import bank, gather
 
     if out.exists():
-        raise UserError(f"{out}: is there already; give another name")
+        raise UserError(f"{out}: already exists; give another name")
     added: list[Any] = []
     if from_ is not None:
         _check_cut(ctx)

@@ -35,7 +35,7 @@ def write_recipe(folder: Path, out: Path) -> str:
         raise UserError(f"{out}: exists; name another file with --out, or move it away")
     if not folder.is_dir():
         raise UserError(
-            f"{folder}: {'not a folder' if folder.exists() else 'not there'}; give a folder of images, "
+            f"{folder}: {'not a folder' if folder.exists() else 'does not exist'}; give a folder of images, "
             f"tars, parquet files or texts"
         )
     if any("\ud800" <= c <= "\udfff" for c in str(folder)):

@@ -92,7 +92,7 @@ def _sum_line(rows: Sequence[LedgerRow]) -> str:
     if wrong:
         return f"does not add up: {', '.join(wrong)}"
     if partial:
-        return f"unfinished: {', '.join(partial)}; what is there adds up"
+        return f"unfinished: {', '.join(partial)}; the finished parts add up"
     return "adds up: rows into every stage = rows kept upstream x variants = ok + dropped + failed"
 
 

@@ -209,7 +209,7 @@ def write_bank(table: pa.Table, path: Path) -> None:
     """Writes a bank by its suffix: .parquet keeps everything, .txt, .json and .csv what is not flagged. Never
     over a file that is there."""
     if path.exists():
-        raise UserError(f"{path}: is there already; give another name")
+        raise UserError(f"{path}: already exists; give another name")
     remove_leftovers(path.parent)
     unfit = flagged_forms(table)
     kept = list(

@@ -174,13 +174,13 @@ def report(sets: Sequence[Counted], names: Sequence[str], top: int) -> dict[str,
 
 
 def check_new(sets: int, plot: Path | None, lists: Path | None) -> None:
-    """Raises UserError for a plot or a list of this many sets that is there already."""
+    """Raises UserError for a plot or a list of this many sets that already exists."""
     wanted = [plot] if plot is not None else []
     if lists is not None:
         wanted += [path for number in range(1, sets + 1) for path in _list_files(lists, number)]
     for path in wanted:
         if path.exists():
-            raise UserError(f"{path}: is there already; give another name")
+            raise UserError(f"{path}: already exists; give another name")
 
 
 def _list_files(folder: Path, number: int) -> tuple[Path, Path]:

@@ -94,7 +94,7 @@ def _count(run: RunReader, mix: Mix, ratio: float, summary: Summary) -> float:
         raise UserError(f"{run.root}: no pair to export ({why})")
     wanted = round(ratio * min(chosen, _limit(run) or chosen))
     if wanted > len(draws):
-        summary.notes.append(f"{wanted:,} original pairs were asked for; the source has {len(draws):,}")
+        summary.notes.append(f"{wanted:,} original pairs were requested; the source has {len(draws):,}")
     if mix.note:
         summary.notes.append(mix.note)
     if not wanted:

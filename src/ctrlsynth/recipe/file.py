@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ..errors import UserError, unknown
+from ..errors import UserError, first_line, unknown
 from .block import block_of
 from .presets import PRESETS
 from .schema import Recipe
@@ -52,7 +52,7 @@ def read_yaml(text: str, where: str) -> Any:
         spot = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
         raise UserError(f"{spot}: {error.problem}") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{where}: not YAML: {error}") from error
+        raise UserError(f"{where}: not YAML: {first_line(error)}") from error
 
 
 def read_text(path: Path, what: str) -> str:
@@ -173,13 +173,11 @@ def resolve(block: Mapping[str, Any], where: str = "recipe", seed: int | None = 
         if below.get("steps") and below.get("warmup"):
             below["warmup"] = below["warmup"] / below["steps"]
         below = {k: v for k, v in below.items() if k not in lengths}
-    if seed is not None:
-        below["seed"] = seed
     if "data" not in block:
         raise UserError(
             f"{where}: train.data: no data; name a folder that `ctrlsynth export` wrote: data: [exports/mix]"
         )
-    return validated(TrainBlock, {**below, **block}, where, "train")
+    return validated(TrainBlock, {"seed": seed or 0, **below, **block}, where, "train")
 
 
 def check_keys(block: Mapping[str, Any], where: str) -> None:

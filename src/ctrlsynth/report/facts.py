@@ -45,7 +45,7 @@ def facts_of(run: RunReader, step: Step, row: Row, candidates: Sequence[Row] = (
 
 
 def _given(facts: Mapping[str, str | tuple[str, ...] | None]) -> Iterator[Fact]:
-    """Facts of what is there: None is left out."""
+    """Facts from labels and values, without those that are None."""
     return (Fact(label, value) for label, value in facts.items() if value is not None)
 
 
@@ -97,11 +97,10 @@ def edit_name(policy: TextPolicy, number: int) -> str:
 
 def edit_change(record: Mapping[str, Any]) -> str:
     """Returns what an edit changed: `objects: watermark removed`."""
-    before, after = record["before"], record["after"]
-    change = (
-        f"{after} added" if before is None else f"{before} {'removed' if after is None else f'-> {after}'}"
-    )
-    return f"{record['kind']}: {change}"
+    kind, before, after = record["kind"], record["before"], record["after"]
+    if before is None:
+        return f"{kind}: {after} added"
+    return f"{kind}: {before} removed" if after is None else f"{kind}: {before} -> {after}"
 
 
 def _text(step: Step, row: Row, recipe: Recipe, candidates: Sequence[Row]) -> Iterator[Fact]:

@@ -183,14 +183,13 @@ def gate_note(run: RunReader) -> str | None:
     p_f = f"{run.recipe.judge.threshold:g}"
     return (
         f"gate: texts that the judge rejected at p_f = {p_f} were never painted, so below {p_f} the counts "
-        f"of {', '.join(gated)} and of"
-        " their pairs are of what there is, not of what a lower p_f would give; a lower judge.threshold and "
-        "--update paint them"
+        f"of {', '.join(gated)} and of their pairs are lower bounds; to paint those texts, lower "
+        "judge.threshold and run with --update"
     )
 
 
 def _behind_gate(run: RunReader, step: Step) -> bool:
-    """Whether a gate removed rejected rows before this step."""
+    """Returns whether a gate removed rejected rows before this step."""
     here = any(role.startswith("gate ") for role in step.uses)
     return here or (step.parent is not None and _behind_gate(run, run.step(step.parent)))
 

@@ -23,6 +23,7 @@ _MADE = {
     "text": ("id", "status", "reason", "source_key", "text", "template", "model", "clip_tokens", "truncated"),
     "image": ("id", "status", "reason", "source_key", "style", "prompt", "model", "width", "height"),
 }
+_CHILD = ("source_key", "parent", "status", "reason")
 _JUDGED = {"text": ("edited",), "image": ("text", "original", "original_unedited", "unsafe")}
 
 
@@ -144,9 +145,8 @@ class Shape:
             names = _MADE[medium] if texts else _MADE[medium][:4]
             wanted[step.folder] = (*names, "image") if images and medium == "image" else names
             if step.folder in self.judges:
-                judge = ("source_key", "parent", "status", "reason", "verdict", *_JUDGED[medium])
-                wanted[self.judges[step.folder].folder] = judge
-        wanted |= dict.fromkeys(self.balances.values(), ("source_key", "parent", "status", "reason"))
+                wanted[self.judges[step.folder].folder] = (*_CHILD, "verdict", *_JUDGED[medium])
+        wanted |= dict.fromkeys(self.balances.values(), _CHILD)
         if self.tagged is not None:
             wanted[self.tagged] = ("source_key", "status")
         return wanted
@@ -158,7 +158,7 @@ class Shape:
             judge = self.judges.get(step.folder)
             judged = {r["parent"]: r for r in family[judge.folder]} if judge is not None else {}
             seen: dict[str, Row] = {}
-            if judge is not None and box_of(step).makes == "image":  # by the tags that it was read to have
+            if judge is not None and box_of(step).makes == "image":  # judged by its tags
                 judged = {parent(i): r for i, r in judged.items()}
                 seen = {r["parent"]: r for r in family.get(str(judge.parent), []) if "parent" in r}
             balance = self.balances.get(step.folder)
@@ -216,11 +216,10 @@ def samples_of(shape: Shape, source: Row, family: Family) -> list[Sample]:
     """Returns the samples of one source row, in the order of the recipe's paths; the same fate by the same
     steps is one sample."""
     made = shape.made_of(family)
-    children: dict[str, dict[str, list[Row]]] = {}
+    children: dict[tuple[str, str], list[Row]] = {}
     for folder, rows in family.items():
-        below = children.setdefault(folder, {})
         for row in rows:
-            below.setdefault(row["parent"], []).append(row)
+            children.setdefault((folder, row["parent"]), []).append(row)
     found: dict[tuple[str, Fate], Sample] = {}
     for name, chain in shape.paths.items():
         for way in _walk(shape, chain, [(shape.steps["read"], source)], children):
@@ -228,7 +227,7 @@ def samples_of(shape: Shape, source: Row, family: Family) -> list[Sample]:
             others = {
                 s.folder: [
                     o
-                    for o in children[s.folder][r["parent"]]
+                    for o in children[s.folder, r["parent"]]
                     if o is not r and stem(o["id"]) == stem(r["id"])
                 ]
                 for s, r in way
@@ -244,14 +243,14 @@ def _walk(
     shape: Shape,
     chain: Sequence[str],
     way: list[tuple[Step, Row]],
-    children: Mapping[str, Mapping[str, list[Row]]],
+    children: Mapping[tuple[str, str], list[Row]],
 ) -> Iterator[list[tuple[Step, Row]]]:
     last = way[-1][1]
     if last["status"] != "ok" or len(way) == len(chain):
         yield way
         return
     step = shape.steps[chain[len(way)]]
-    below = children[step.folder].get(last["id"], [])
+    below = children.get((step.folder, last["id"]), [])
     if box_of(step).makes == "text":  # the chosen candidate, or the first where none could be chosen
         best: dict[str, Row] = {}
         for row in below:

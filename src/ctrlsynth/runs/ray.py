@@ -87,9 +87,9 @@ def connected(address: str | None) -> Iterator[None]:
     try:
         ray.init(address=address, **_QUIET)
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
-        hint = "a cluster that asks for a token is joined with RAY_AUTH_MODE=token"
         raise UserError(
-            f"{where}: no Ray cluster that lets this process in ({first_line(error)}); {hint}"
+            f"{where}: no Ray cluster that lets this process in ({first_line(error)}); a cluster that asks "
+            f"for a token is joined with RAY_AUTH_MODE=token"
         ) from error
     try:
         yield
@@ -127,8 +127,8 @@ def every_node_sees(root: Location) -> None:
     where = root.absolute() if isinstance(root, Path) else root
     token = where / temporary(where / "token").name
     write_json(token, {"version": version("ctrlsynth")})
-    look = ray.remote(_sees)
     try:
+        look = ray.remote(_sees)
         asked = {node: look.options(max_retries=0, **_on(node)).remote(token) for node in _nodes()}
         for node, answer in asked.items():
             name = f"node {_nodes().get(node, {}).get('name', '?')} ({node[:8]})"
@@ -253,10 +253,8 @@ class _Work:
             while not ray.wait([answer], timeout=POLL_SECONDS)[0]:
                 self._listen()
                 alive = _nodes()
-                fitting = (
-                    _together(self._plan, first, alive) if nodes.keys() - alive.keys() else self._folders
-                )
-                if len(fitting) < len(self._folders):
+                lost = nodes.keys() - alive.keys()
+                if lost and len(_together(self._plan, first, alive)) < len(self._folders):
                     return False
                 nodes = alive
             stopped = ray.get(answer)

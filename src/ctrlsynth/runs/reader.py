@@ -3,7 +3,8 @@
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, Self
 
@@ -212,7 +213,7 @@ def read_batches(path: Location, columns: Sequence[str] | None, rows: int = 256)
 def _stored_recipe(data: Mapping[str, Any]) -> Recipe:
     """The recipe of a plan.json. A judge that is left out there is none; keys that older versions knew are
     left out."""
-    recipe = copy.deepcopy({"judge": None, **data})
+    recipe: Any = copy.deepcopy({"judge": None, **data})
     while True:
         try:
             return Recipe.model_validate(recipe)
@@ -221,10 +222,7 @@ def _stored_recipe(data: Mapping[str, Any]) -> Recipe:
             if not old:
                 raise
             for *blocks, key in old:
-                block: Any = recipe
-                for name in blocks:
-                    block = block[name]
-                del block[key]
+                del reduce(getitem, blocks, recipe)[key]
 
 
 def read_plan(root: Location) -> dict[str, Any] | None:

@@ -61,17 +61,14 @@ def painting_of(answer: Any) -> Painting | None:
     numbers."""
     if not isinstance(answer, Painting) or not _text(answer.error, optional=True):
         return None
-    if answer.image is not None and not (
-        isinstance(answer.image, Image.Image) and min(answer.image.size) > 0
-    ):
-        return None
-    flags, counts = (answer.flagged, answer.truncated), (answer.tokens, answer.chunks)
-    if any(not isinstance(f, bool) for f in flags if f is not None) or not all(
-        _count(c) for c in counts if c is not None
-    ):
-        return None
+    image = answer.image
     lists = [_phrases(names) for names in (answer.drawn, answer.not_drawn, answer.weights_unused)]
-    if None in lists:
+    if (
+        not (image is None or (isinstance(image, Image.Image) and min(image.size) > 0))
+        or not all(f is None or isinstance(f, bool) for f in (answer.flagged, answer.truncated))
+        or not all(c is None or _count(c) for c in (answer.tokens, answer.chunks))
+        or None in lists
+    ):
         return None
     drawn, missing, unused = (names or () for names in lists)
     return replace(answer, drawn=drawn, not_drawn=missing, weights_unused=unused)

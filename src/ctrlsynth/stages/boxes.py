@@ -1,6 +1,6 @@
 """BOXES: everything about a kind of stage but the grammar of paths, which `recipe/paths.py` owns."""
 
-import importlib
+import pkgutil
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,8 +43,7 @@ class Box:
 
     def load(self) -> type[Stage]:
         """Imports the stage's class."""
-        module, _, name = self.stage.partition(":")
-        loaded: type[Stage] = getattr(importlib.import_module(module), name)
+        loaded: type[Stage] = pkgutil.resolve_name(self.stage)
         return loaded
 
     def per_parent(self, step: Step, recipe: Recipe, candidates: int) -> int:

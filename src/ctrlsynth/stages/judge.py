@@ -235,8 +235,11 @@ class JudgeImageStage(_JudgeStage):
         removed: tuple[str, ...] = (
             removed_phrases(edits or (), Tags.of(written)) if written is not None else ()
         )
-        references: dict[str, Tags | None] = {"text": self._mine(text) if text else None}
-        references |= {"original": None, "original_unedited": None}
+        references: dict[str, Tags | None] = {
+            "text": self._mine(text) if text else None,
+            "original": None,
+            "original_unedited": None,
+        }
         if original is not None:
             edited, records = self._controller.edited(*original)
             references["original"] = edited if written is None else Tags.of(written)
@@ -284,11 +287,11 @@ class JudgeImageStage(_JudgeStage):
 
     def columns(self, items: list[Item], answers: list[Any]) -> dict[str, list[Any]]:
         names, against = ("text", "original", "original_unedited"), self._judge.image_against
-        told: list[Any] = [a if a is not None else (dict.fromkeys(names), None) for a in answers]
+        scored: list[Any] = [a if a is not None else (dict.fromkeys(names), None) for a in answers]
         return {
-            **{n: [s[n]._asdict() if s[n] is not None else None for s, _ in told] for n in names},
-            "unsafe": [unsafe for _, unsafe in told],
+            **{n: [s[n]._asdict() if s[n] is not None else None for s, _ in scored] for n in names},
+            "unsafe": [unsafe for _, unsafe in scored],
             "verdict": [
-                self._decide(i, s[against], unsafe) for i, (s, unsafe) in zip(items, told, strict=True)
+                self._decide(i, s[against], unsafe) for i, (s, unsafe) in zip(items, scored, strict=True)
             ],
         }

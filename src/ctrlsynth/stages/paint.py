@@ -64,19 +64,17 @@ class PaintStage(Stage):
                 yield self._item(parent, source_key, text, number)
 
     def _item(self, parent: str, source_key: str, text: str | None, number: int) -> Item:
-        row_id, reason = child(parent, "paint", number), None
+        row_id = child(parent, "paint", number)
         if not text or not text.strip():
             reason, parts = "no_caption", [""]
         elif self._painted is not None and variant(parent) not in self._painted:
             reason, parts = "not_painted", ["", "not_painted"]
-        if reason is not None:
-            return Item(
-                row_id, parent, source_key, key_of(self._prefix, *parts), Prompt(""), "dropped", reason
-            )
-        prompt = self._controller.prompt(row_id, str(text), None)
-        weights = "\n".join(f"{k}={v}" for k, v in sorted(prompt.weights.items()))
-        key = key_of(self._prefix, prompt.text, prompt.negative, weights, str(prompt.seed), str(prompt.size))
-        return Item(row_id, parent, source_key, key, prompt)
+        else:
+            prompt = self._controller.prompt(row_id, text, None)
+            weights = "\n".join(f"{k}={v}" for k, v in sorted(prompt.weights.items()))
+            parts = [prompt.text, prompt.negative, weights, str(prompt.seed), str(prompt.size)]
+            return Item(row_id, parent, source_key, key_of(self._prefix, *parts), prompt)
+        return Item(row_id, parent, source_key, key_of(self._prefix, *parts), Prompt(""), "dropped", reason)
 
     def load(self, items: list[Item], up: PartView) -> None:
         """Announces the prompts to the model, batches ahead of `call`."""

@@ -18,6 +18,9 @@ from .base import Item, PaintedImages, Stage
 from .materials import Materials, Need
 from .tables import TAG
 
+_COLUMNS = {"read": ("caption", "sha256", "file", "member", "offset", "length"), "paint": ("key",)}
+"""Kind of the parent -> the columns of it that are read; of one that holds texts: key and text."""
+
 
 @dataclass(slots=True)
 class ToTag:
@@ -66,9 +69,7 @@ class TagStage(Stage):
         }
 
     def items(self, up: PartView) -> Iterator[Item]:
-        names = ["caption", "sha256", "file", "member", "offset", "length"]
-        if self._kind != "read":
-            names = ["key"] if self._kind == "paint" else ["key", "text"]
+        names = _COLUMNS.get(self._kind, ("key", "text"))
         for row_id, source_key, *rest in self.parents(up, names):
             yield self._item(row_id, source_key, dict(zip(names, rest, strict=True)))
 
@@ -99,10 +100,11 @@ class TagStage(Stage):
                     item.fail(fault.reason)
 
     def call(self, items: list[Item]) -> list[Any]:
-        def tagged(live: list[Item]) -> list[Tags]:
-            return self._tagger.tag([ImageAndText(i.payload.image, i.payload.text) for i in live])
-
-        out = list(map(tags_of, self.ask(items, tagged)))
+        answers = self.ask(
+            items,
+            lambda live: self._tagger.tag([ImageAndText(i.payload.image, i.payload.text) for i in live]),
+        )
+        out = list(map(tags_of, answers))
         for item, tags in zip(items, out, strict=True):
             if item.status == "ok" and (tags is None or tags.error):
                 item.fail(tags.error if tags is not None else BAD)
