@@ -1,6 +1,7 @@
 """The image controller (3b): styles by weight, order, weights, a user's own function."""
 
 import random
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,11 @@ from hypothesis import strategies as st
 
 from ctrlsynth.control.image import ImageController
 from ctrlsynth.control.templates import styles
-from ctrlsynth.errors import UserError
 from ctrlsynth.lang import clip_tokens
 from ctrlsynth.models.base import Prompt
 from ctrlsynth.recipe.schema import ImagePolicy
 from ctrlsynth.sample import model_seed
+from helpers import assert_refused
 
 
 def controller(seed: int = 0, **policy: Any) -> ImageController:
@@ -38,13 +39,11 @@ def test_the_five_styles_of_the_paper_are_quoted_and_two_are_ours() -> None:
 
 @pytest.mark.parametrize("name", list(styles()))
 def test_each_style_goes_around_the_text(name: str) -> None:
-    made = controller(styles=name).prompt("r", "A cat {sits}.")
-    assert made.style == name
-    assert made.text == styles()[name].text.replace("{prompt}", "A cat {sits}")
-    assert ".." not in made.text
-    assert controller(styles=name).prompt("r", "A cat?").text == styles()[name].text.replace(
-        "{prompt}", "A cat?"
-    )
+    full_stop, question = (controller(styles=name).prompt("r", text) for text in ("A cat {sits}.", "A cat?"))
+    assert full_stop.style == name
+    assert full_stop.text == styles()[name].text.replace("{prompt}", "A cat {sits}")
+    assert ".." not in full_stop.text
+    assert question.text == styles()[name].text.replace("{prompt}", "A cat?")
 
 
 def test_without_a_style_the_text_is_the_prompt() -> None:
@@ -55,73 +54,69 @@ def test_without_a_style_the_text_is_the_prompt() -> None:
 
 
 def test_styles_are_drawn_by_weight_from_the_row_alone() -> None:
-    one = controller(styles={"real": 3, "art": 1, "nocap": 0})
+    one, again, other = (
+        controller(seed=seed, styles={"real": 3, "art": 1, "nocap": 0}) for seed in (0, 0, 1)
+    )
     drawn = {f"p:{i}": one.prompt(f"p:{i}", "A cat.").style for i in range(4000)}
     counts = Counter(drawn.values())
     assert set(counts) == {"real", "art"}
     assert 0.72 < counts["real"] / 4000 < 0.78
-    again = controller(styles={"real": 3, "art": 1, "nocap": 0})
-    assert all(again.prompt(row, "Another text.").style == style for row, style in reversed(drawn.items()))
-    assert any(
-        controller(seed=1, styles={"real": 3, "art": 1}).prompt(row, "A cat.").style != style
-        for row, style in drawn.items()
-    )
+    assert {row: again.prompt(row, "Another text.").style for row in reversed(drawn)} == drawn
+    assert {row: other.prompt(row, "A cat.").style for row in drawn} != drawn
 
 
-def test_wrong_settings_name_their_keys(tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"image_policy.styles: unknown style 'cinematc'; did you mean 'cinematic'"
-    ):
-        controller(styles={"cinematc": 1})
-    with pytest.raises(UserError, match=r"image_policy.styles: every weight is 0"):
-        controller(styles={"real": 0})
-    with pytest.raises(UserError, match=r"image_policy.order: 're:\(' is not a regular expression"):
-        controller(order=["re:("])
-    path = tmp_path / "styles.yaml"
-    path.write_text("noir: 'black and white, {promt}'")
-    with pytest.raises(
-        UserError, match=r"styles.yaml: noir: unknown placeholder 'promt'; did you mean 'prompt'"
-    ):
-        controller(styles_file=path)
-    path.write_text("noir: black and white")
-    with pytest.raises(UserError, match=r"noir: a style contains \{prompt\} once, this one 0 times"):
-        controller(styles_file=path)
-    path.write_text("real: '{prompt}'")
-    with pytest.raises(UserError, match="comes with the package"):
-        controller(styles_file=path)
-    path.write_text("noir: 'film noir {{1940}} {prompt}, grain'")
-    assert (
-        controller(styles_file=path, styles="noir").prompt("r", "a cat").text
-        == "film noir {1940} a cat, grain"
-    )
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ({"styles": {"cinematc": 1}}, "image_policy.styles: unknown style 'cinematc'; did you mean 'cinematic'"),
+        ({"styles": {"real": 0}}, "image_policy.styles: every weight is 0"),
+        ({"order": ["re:("]}, r"image_policy.order: 're:\(' is not a regular expression"),
+        ({"size": (0, 5)}, "image_policy.size: pixels above 0"),
+        ({"weights": {" ": 2}}, "image_policy.weights: a tag is empty"),
+        ({"call": "test_image_controller:absent"}, "has no 'absent'"),
+    ],
+)  # fmt: skip
+def test_wrong_settings_name_their_keys(policy: dict[str, Any], message: str) -> None:
+    assert_refused(lambda: controller(**policy), message)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("noir: 'black and white, {promt}'", "noir: unknown placeholder 'promt'; did you mean 'prompt'"),
+        ("noir: black and white", r"noir: a style contains \{prompt\} once, this one 0 times"),
+        ("real: '{prompt}'", "real: this name comes with the package"),
+        ("noir: 'film noir {{1940}} {prompt}, grain'", None),
+    ],
+)
+def test_own_styles_come_from_a_file(tmp_path: Path, text: str, message: str | None) -> None:
+    (tmp_path / "styles.yaml").write_text(text)
+    own: Any = {"styles_file": tmp_path / "styles.yaml"}
+    if message is None:
+        assert controller(**own, styles="noir").prompt("r", "a cat").text == "film noir {1940} a cat, grain"
+    else:
+        assert_refused(lambda: controller(**own), f"styles.yaml: {message}")
 
 
 def test_what_matters_comes_first_before_77_tokens_cut() -> None:
     filler = "The wall behind is plain and grey and has no pictures at all."
     text = " ".join([filler] * 6 + ["A dog sleeps on the red sofa.", "Two cats look out!"])
-    plain, ordered = controller(), controller(order=["cat", "dog"])
-    assert clip_tokens.truncated(clip_tokens.count(plain.prompt("r", text).text))
-    got = ordered.prompt("r", text).text
-    assert got.startswith("a real photo. Two cats look out! A dog sleeps on the red sofa. The wall")
-    words = sorted(w.strip(".!") for w in got.split())
-    assert words == sorted(w.strip(".!") for w in plain.prompt("r", text).text.split())
-    by_class = (
-        controller(order=["furniture.n.01"], styles={})
-        .prompt("r", "It is late. A dog sleeps on the sofa")
-        .text
-    )
-    assert by_class == "A dog sleeps on the sofa. It is late."
-    two = (
-        controller(order=["red sofa"], styles={})
-        .prompt("r", "The sofa is red. Here, a red sofa, at last.")
-        .text
-    )
-    assert two == "Here, a red sofa, at last. The sofa is red."
-    assert (
-        controller(order=["zebra"], styles={})
-        .prompt("r", "One. Two. Three")
-        .text.startswith("One. Two. Three")
-    )
+    plain, ordered = (controller(order=order).prompt("r", text).text for order in ([], ["cat", "dog"]))
+    assert clip_tokens.truncated(clip_tokens.count(plain))
+    assert ordered.startswith("a real photo. Two cats look out! A dog sleeps on the red sofa. The wall")
+    assert sorted(re.findall(r"[\w,]+", ordered)) == sorted(re.findall(r"[\w,]+", plain))
+
+
+@pytest.mark.parametrize(
+    ("order", "text", "prompt"),
+    [
+        ("furniture.n.01", "It is late. A dog sleeps on the sofa", "A dog sleeps on the sofa. It is late."),
+        ("red sofa", "The sofa is red. Here, a red sofa, at last.", "Here, a red sofa, at last. The sofa is red."),
+        ("zebra", "One. Two. Three", "One. Two. Three."),
+    ],
+)  # fmt: skip
+def test_sentences_are_ordered_by_what_they_name(order: str, text: str, prompt: str) -> None:
+    assert controller(order=[order], styles={}).prompt("r", text).text == prompt
 
 
 @settings(deadline=None)
@@ -139,12 +134,9 @@ def test_order_is_stable_and_loses_no_sentence(sentences: list[str]) -> None:
 
 
 def test_weights_go_along_as_the_policy_gives_them() -> None:
-    policy = {"dog": 1.5, "red": 0.0}
-    made = controller(weights=policy).prompt("r", "A cat.")
-    assert made.weights == policy
+    made = controller(weights={"dog": 1.5, "red": 0.0}).prompt("r", "A cat.")
+    assert made.weights == {"dog": 1.5, "red": 0.0}
     assert "dog" not in made.text  # a phrase that the text lacks never gets into it
-    with pytest.raises(UserError, match=r"image_policy.weights: a tag is empty"):
-        controller(weights={" ": 2})
 
 
 def brighter(prompt: Prompt, rng: random.Random) -> Prompt:
@@ -157,14 +149,11 @@ def wrong(prompt: Prompt, rng: random.Random) -> Any:
 
 def test_call_runs_a_function_of_the_users() -> None:
     c = controller(call="test_image_controller:brighter", styles={})
-    made = c.prompt("a", "A cat")
+    made, again, other = (c.prompt(row, "A cat") for row in "aab")
     assert made.text.startswith("A cat sunny ")
     assert made.weights == {"sunny": 1.3}
-    assert made == c.prompt("a", "A cat")
-    assert made.text != c.prompt("b", "A cat").text
-    with pytest.raises(
-        UserError, match=r"image_policy.call: test_image_controller:wrong returned str on row a, not Prompt"
-    ):
-        controller(call="test_image_controller:wrong").prompt("a", "A cat")
-    with pytest.raises(UserError, match="has no 'absent'"):
-        controller(call="test_image_controller:absent")
+    assert made == again
+    assert made.text != other.text
+    wrong = controller(call="test_image_controller:wrong")
+    message = "image_policy.call: test_image_controller:wrong returned str on row a, not Prompt"
+    assert_refused(lambda: wrong.prompt("a", "A cat"), message)

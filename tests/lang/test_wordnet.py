@@ -2,16 +2,18 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctrlsynth.errors import UserError
 from ctrlsynth.lang import wordnet
 from ctrlsynth.lang.wordnet import Synset
-from helpers import ROOT
+from helpers import ROOT, assert_refused
 
 SOME_WORDS = (
     "dog ball man glass boxful bus quiz baby photo leaf half run take stop try big happy nice red "
@@ -46,10 +48,10 @@ def test_a_known_synset_in_full() -> None:
     assert dog.gloss.startswith("a member of the genus Canis")
     assert [s.name for s in wordnet.synsets("dogs", "n")[:3]] == ["dog.n.01", "frump.n.01", "dog.n.03"]
     assert wordnet.synsets("dog")[-1].name == "chase.v.01"
-    assert wordnet.synset("bantam.s.01").pos == "s"
-    assert wordnet.synset("galore.s.01").words[0] == "galore"  # the marker `(ip)` is gone
-    assert wordnet.synset("paris.n.01").is_instance
-    assert wordnet.synset("paris.n.01").words[0] == "Paris"
+    # the marker `(ip)` of galore is gone
+    known = [wordnet.synset(name) for name in ("bantam.s.01", "galore.s.01", "paris.n.01")]
+    facts = [("s", "bantam", False), ("s", "galore", False), ("n", "Paris", True)]
+    assert [(s.pos, s.words[0], s.is_instance) for s in known] == facts
     assert wordnet.count("dog", "n") == 42
 
 
@@ -85,8 +87,6 @@ def test_the_script_makes_the_same_bytes_where_wordnet_base_is_installed(tmp_pat
     script = ROOT / "scripts" / "build_wordnet.py"
     subprocess.run([sys.executable, str(script), str(source), str(tmp_path)], check=True, capture_output=True)
     for name in ("wordnet.npz", "wordnet_glosses.npz"):
-        import numpy as np
-
         with np.load(tmp_path / name) as new, np.load(wordnet._FOLDER / name) as ours:
             assert new.files == ours.files
             assert all(np.array_equal(new[k], ours[k]) for k in ours.files)
@@ -114,25 +114,20 @@ def test_morphy_on_known_forms(word: str, pos: str, base: str | None) -> None:
 def slow_morphy(word: str, pos: str, lemmas: set[str]) -> str | None:
     """morphy(7WN) as a reader would follow it by hand, over a plain set of lemmas."""
     form = " ".join(word.lower().split())
-    tries: list[str] = []
+    head, _, last = form.rpartition(" ")
     exceptions = wordnet._table().exceptions[pos]
-    if form.replace(" ", "_") in exceptions:
-        tries.append(exceptions[form.replace(" ", "_")].replace("_", " "))
-    if " " in form and form.split(" ")[-1] in exceptions:
-        tries.append(" ".join([*form.split(" ")[:-1], exceptions[form.split(" ")[-1]]]))
-    tries.append(form)
+    tries = [
+        exceptions.get(form.replace(" ", "_"), "").replace("_", " "),
+        f"{head} {exceptions.get(last)}".strip(),
+        form,
+    ]
     if not (pos == "n" and form.endswith("ss")) and len(form) > 2:
-        for end, new in wordnet._RULES[pos]:
-            if form.endswith(end):
-                tries.append(form.removesuffix(end) + new)
-    for candidate in tries:
-        if candidate in lemmas:
-            return candidate
-    if pos == "n" and form.endswith("ful"):
+        tries += [form.removesuffix(end) + new for end, new in wordnet._RULES[pos] if form.endswith(end)]
+    found = next((candidate for candidate in tries if candidate in lemmas), None)
+    if found is None and pos == "n" and form.endswith("ful"):
         base = slow_morphy(form.removesuffix("ful"), "n", lemmas)
-        if base is not None and base + "ful" in lemmas:
-            return base + "ful"
-    return None
+        found = f"{base}ful" if f"{base}ful" in lemmas else None
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -209,17 +204,18 @@ def test_descendants_are_exactly_what_is_below() -> None:
     assert wordnet.synset("poodle.n.01") in slow
 
 
-def test_unknown_names_name_the_nearest() -> None:
-    told = {
-        "animl.n.01": "did you mean 'animal.n.01'",
-        "dog.n.08": "has 7 senses",
-        "dog": "look like 'dog.n.01'",
-    }
-    for name, message in told.items():
-        with pytest.raises(UserError, match=message):
-            wordnet.synset(name)
-    for bad in ("n00000000", "n2084071", "dog", ""):
-        with pytest.raises(UserError, match="unknown WordNet offset"):
-            wordnet.from_offset(bad)
-    with pytest.raises(UserError, match="part of speech"):
-        wordnet.synsets("dog", "noun")
+@pytest.mark.parametrize(
+    ("call", "names", "message"),
+    [
+        (wordnet.synset, ["animl.n.01"], "did you mean 'animal.n.01'"),
+        (wordnet.synset, ["dog.n.08"], "has 7 senses"),
+        (wordnet.synset, ["dog"], "look like 'dog.n.01'"),
+        (wordnet.from_offset, ["n00000000", "n2084071", "dog", ""], "unknown WordNet offset"),
+        (lambda pos: wordnet.synsets("dog", pos), ["noun"], "part of speech"),
+    ],
+)
+def test_unknown_names_name_the_nearest(
+    call: Callable[[str], object], names: list[str], message: str
+) -> None:
+    for name in names:
+        assert_refused(partial(call, name), message)

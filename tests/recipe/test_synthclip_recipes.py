@@ -2,7 +2,6 @@
 runs when only the names of models and files, and numbers, are replaced."""
 
 import json
-import tarfile
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -15,9 +14,9 @@ from ctrlsynth.api.run import Run, run
 from ctrlsynth.export.export import export
 from ctrlsynth.models.base import ImageAndText
 from ctrlsynth.recipe.file import load_recipe, read_yaml
-from ctrlsynth.recipe.schema import Recipe
+from ctrlsynth.recipe.schema import Recipe, dump_recipe
 from ctrlsynth.sample import Tags
-from helpers import ROOT
+from helpers import ROOT, write_tar
 
 RECIPES = ROOT / "recipes"
 ROUTE = sorted(
@@ -29,12 +28,9 @@ SIZES = {"3m": 3e6, "8.8m": 8.8e6, "10m": 10e6, "20m": 20e6, "30m": 30e6}
 class Teller:
     """A captioner that tells the size of what it sees."""
 
-    id = "teller"
-    digest = "1"
-    reads = "pixels"
+    id, digest, reads = "teller", "1", "pixels"
 
-    def __init__(self, model: str | None = None, dtype: str = "") -> None:
-        self.model = model
+    def __init__(self, model: str | None = None, dtype: str = "") -> None: ...
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
         return [
@@ -44,23 +40,12 @@ class Teller:
 
 
 def test_there_are_all_that_the_paper_has() -> None:
-    names = {p.stem for p in ROUTE}
-    assert {f"synthclip-{s}" for s in SIZES} <= names
-    assert {
-        "synthclip",
-        "synthclip-quickstart",
-        "naiveclip",
-        "ablation-random-sampling",
-        "ablation-bank-cc3m",
-        "ablation-bank-random",
-    } <= names
-    assert {
-        "ablation-llm-vicuna",
-        "ablation-captioning",
-        "ablation-clip-captioning",
-        "ablation-clip-text-to-image",
-    } <= names
-    assert {"ablation-prompt-unconditioned", "ablation-prompt-topics", "ablation-prompt-in-context"} <= names
+    ablations = (
+        "random-sampling bank-cc3m bank-random llm-vicuna captioning clip-captioning clip-text-to-image "
+        "prompt-unconditioned prompt-topics prompt-in-context".split()
+    )
+    wanted = {f"synthclip-{s}" for s in SIZES} | {f"ablation-{a}" for a in ablations}
+    assert wanted | {"synthclip", "synthclip-quickstart", "naiveclip"} <= {p.stem for p in ROUTE}
 
 
 @pytest.mark.parametrize("path", ROUTE, ids=lambda p: p.stem)
@@ -85,19 +70,10 @@ def test_the_presets_numbers_are_the_papers() -> None:
         "presence_penalty": 1.0,
         "frequency_penalty": 1.0,
     }  # fmt: skip
-    painter = recipe.models.text_to_image
-    assert isinstance(painter, dict)
-    assert {k: painter[k] for k in ("steps", "guidance", "scheduler")} == {
-        "steps": 50,
-        "guidance": 2.0,
-        "scheduler": "ddim",
-    }
-    assert (recipe.image_policy.size, recipe.image_policy.image.size, recipe.image_policy.image.format) == (
-        512,
-        256,
-        "jpeg",
-    )
-    assert recipe.image_policy.styles == {}
+    painter: Any = recipe.models.text_to_image
+    assert painter | {"steps": 50, "guidance": 2.0, "scheduler": "ddim"} == painter
+    policy = recipe.image_policy
+    assert (policy.size, policy.image.size, policy.image.format, policy.styles) == (512, 256, "jpeg", {})
     for tag, size in SIZES.items():
         sized = load_recipe(RECIPES / f"synthclip-{tag}.yaml")
         assert sized.balance is not None
@@ -126,9 +102,19 @@ def shrunk(name: str, base: Path, **more: str) -> Recipe:
 
 def made(name: str, base: Path, **more: str) -> tuple[Run, dict[str, int]]:
     """A whole run and its export."""
+    base.mkdir(exist_ok=True)
     done = run(shrunk(name, base, **more), base / "run", base=base)
     assert all(row.adds_up for row in done.ledger())
     return done, dict(export(done, base / "data", format="csv").written)
+
+
+def painted(name: str, base: Path, **more: str) -> tuple[Run, list[dict[str, Any]]]:
+    """A whole run and its images, all of which leave with their captions."""
+    done, written = made(name, base, **more)
+    images = list(done.rows("paint"))
+    assert written == {"capimg": len(images)}
+    assert {(r["width"], r["height"]) for r in images} == {(32, 32)}  # painted with 64, stored with 32
+    return done, images
 
 
 @pytest.mark.parametrize(
@@ -136,36 +122,24 @@ def made(name: str, base: Path, **more: str) -> tuple[Run, dict[str, int]]:
 )
 def test_concepts_become_a_data_set(name: str, tmp_path: Path) -> None:
     llm = {"models.llm": "naive:clip80"} if name == "naiveclip" else {}
-    done, written = made(name, tmp_path, **llm)
-    painted = list(done.rows("paint"))
-    assert written == {"capimg": len(painted)}
-    assert {(r["width"], r["height"]) for r in painted} == {(32, 32)}  # painted with 64, stored with 32
+    done, images = painted(name, tmp_path, **llm)
     by_id = {r["id"]: r["text"] for r in done.rows("balance")}
-    assert all(r["prompt"] == by_id[r["parent"]] for r in painted)  # no style: the caption itself
+    assert all(r["prompt"] == by_id[r["parent"]] for r in images)  # no style: the caption itself
 
 
 def test_the_preset_runs_on_a_tiny_checkpoint_of_its_painter(
     tmp_path: Path, tiny: Callable[[str], Path]
 ) -> None:
     """Stable Diffusion 1.5's own classes, DDIM, guidance: only the name and the number of steps differ."""
-    painter = load_recipe(RECIPES / "synthclip-3m.yaml").models.text_to_image
-    assert isinstance(painter, dict)
+    painter: Any = load_recipe(RECIPES / "synthclip-3m.yaml").models.text_to_image
     options = {**painter, "diffusers": str(tiny("sd15")), "steps": 2, "dtype": "float32"}
-    done, written = made(
-        "synthclip-3m", tmp_path, **{"models.text_to_image": json.dumps(options), "balance.size": "4"}
-    )
-    painted = list(done.rows("paint"))
-    assert written == {"capimg": len(painted)}
-    assert {(r["width"], r["height"]) for r in painted} == {(32, 32)}
+    painted("synthclip-3m", tmp_path, **{"models.text_to_image": json.dumps(options), "balance.size": "4"})
 
 
 def test_only_the_new_caption_of_a_painted_image_leaves(tmp_path: Path) -> None:
-    done, written = made(
-        "ablation-captioning", tmp_path, **{"models.tagger": "{test_synthclip_recipes:Teller: x}"}
-    )
-    assert written == {"capimg": len(list(done.rows("paint")))}
-    table = (tmp_path / "data").glob("*.csv")
-    assert all("A picture of 32 pixels." in line for line in next(table).read_text().splitlines()[1:])
+    painted("ablation-captioning", tmp_path, **{"models.tagger": "{test_synthclip_recipes:Teller: x}"})
+    (table,) = (tmp_path / "data").glob("*.csv")
+    assert all("A picture of 32 pixels." in line for line in table.read_text().splitlines()[1:])
 
 
 def test_real_captions_with_synthetic_images_balanced_or_not(tmp_path: Path) -> None:
@@ -173,52 +147,33 @@ def test_real_captions_with_synthetic_images_balanced_or_not(tmp_path: Path) -> 
     (tmp_path / "cc3m.tsv").write_text(
         "".join(f"a dog by castle {n}\t{url}\na cat and soup {n}\t{url}\n" for n in range(8))
     )
-    done, written = made(
-        "ablation-clip-text-to-image", tmp_path, **{"source.text": str(tmp_path / "cc3m.tsv")}
-    )
-    assert written == {"img": 16}
-    values = {
-        "source.text": str(tmp_path / "cc3m.tsv"),
-        "paths": "{b: [text, balance, image*]}",
-        "balance": "{size: 6, bank: bank.txt}",
-    }
-    half = tmp_path / "half"
-    half.mkdir()
-    balanced, fewer = made("ablation-clip-text-to-image", half, **values)
+    source = {"source.text": str(tmp_path / "cc3m.tsv")}
+    assert made("ablation-clip-text-to-image", tmp_path / "all", **source)[1] == {"img": 16}
+    values = {"paths": "{b: [text, balance, image*]}", "balance": "{size: 6, bank: bank.txt}"}
+    balanced, fewer = made("ablation-clip-text-to-image", tmp_path / "half", **source, **values)
     assert fewer == {"img": len([r for r in balanced.rows("balance") if r["status"] == "ok"])}
     assert fewer["img"] < 16
-    assert done.root != balanced.root
 
 
 def test_real_images_with_synthetic_captions_balanced_or_not(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "00000.tar", "w") as tar:
-        for n in range(12):
-            stream = BytesIO()
-            Image.new("RGB", (20 + n % 3, 20), (9 * n, 0, 0)).save(stream, "PNG")
-            info = tarfile.TarInfo(f"{n:05d}.png")
-            info.size = len(stream.getvalue())
-            stream.seek(0)
-            tar.addfile(info, stream)
+    images: list[tuple[str, bytes]] = []
+    for n in range(12):
+        stream = BytesIO()
+        Image.new("RGB", (20 + n % 3, 20), (9 * n, 0, 0)).save(stream, "PNG")
+        images.append((f"{n:05d}.png", stream.getvalue()))
     values = {
-        "source.webdataset": str(tmp_path / "00000.tar"),
+        "source.webdataset": str(write_tar(tmp_path / "00000.tar", images)),
         "models.tagger": "{test_synthclip_recipes:Teller: x}",
     }
-    _, written = made("ablation-clip-captioning", tmp_path, **values)
-    assert written == {"cap": 12}
-    some = tmp_path / "some"
-    some.mkdir()
-    balance = {"paths": "{b: [image, text*, balance]}", "balance": "{size: 2, bank: bank.txt}"}
-    (some / "words.txt").write_text("20\n21\n22\n")
-    done, fewer = made(
-        "ablation-clip-captioning",
-        some,
-        **values,
-        **balance,
-        **{"balance.bank": str(some / "words.txt"), "balance.size": "3"},
-    )
+    assert made("ablation-clip-captioning", tmp_path / "all", **values)[1] == {"cap": 12}
+    (tmp_path / "words.txt").write_text("20\n21\n22\n")
+    balance = {
+        "paths": "{b: [image, text*, balance]}", "balance": "{size: 2, bank: bank.txt}",
+        "balance.bank": str(tmp_path / "words.txt"), "balance.size": "3",
+    }  # fmt: skip
+    done, fewer = made("ablation-clip-captioning", tmp_path / "some", **values, **balance)
     assert fewer == {"cap": 3}  # three sizes, so three different captions; the others repeat them
-    row = next(r for r in done.ledger() if r.folder == "balance")
-    assert row.dropped == {"duplicate": 9}
+    assert [r.dropped for r in done.ledger() if r.folder == "balance"] == [{"duplicate": 9}]
 
 
 def test_the_quickstart_plans_and_starts(tmp_path: Path) -> None:
@@ -232,15 +187,8 @@ def test_the_quickstart_plans_and_starts(tmp_path: Path) -> None:
     assert len(lines) == len(set(lines)) == 200
 
 
-def values_of(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as data."""
-    return recipe.model_dump(mode="json", exclude_none=True)
-
-
 def test_full_recipes_differ_in_names_and_numbers_only() -> None:
     """The quickstart and the 30 million have the same keys but for the options of their models."""
-    small, large = (values_of(load_recipe(RECIPES / f"synthclip-{n}.yaml")) for n in ("quickstart", "30m"))
-    assert small["paths"] == large["paths"]
-    assert small["text_policy"] == large["text_policy"]
-    assert small["mix"] == large["mix"]
-    assert {k for k in large if k not in small} == {"train"}
+    small, large = (dump_recipe(load_recipe(RECIPES / f"synthclip-{n}.yaml")) for n in ("quickstart", "30m"))
+    assert all(small[key] == large[key] for key in ("paths", "text_policy", "mix"))
+    assert large.keys() - small.keys() == {"train"}

@@ -13,7 +13,7 @@ from ctrlsynth.concepts import balance
 from ctrlsynth.concepts.folder import MatchFolder
 from ctrlsynth.errors import UserError
 from ctrlsynth.storage.files import making, remove_leftovers, replacing, temporary
-from helpers import recipe
+from helpers import ctrlsynth, recipe
 
 KILLED = """
 import os, signal, sys
@@ -66,17 +66,10 @@ def test_what_a_killed_command_left_in_a_run_is_removed_by_the_next_one(
 
 
 def test_what_a_killed_balance_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
-    from ctrlsynth.cli.main import main
-
     (tmp_path / "captions.txt").write_text("a red dog\na cat\n" * 20)
     (tmp_path / "bank.txt").write_text("dog\ncat\n")
-    argv = ["ctrlsynth", "concepts", "match", str(tmp_path / "captions.txt"), "--bank"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            sys, "argv", [*argv, str(tmp_path / "bank.txt"), "--out", str(tmp_path / "m"), "--json"]
-        )
-        with pytest.raises(SystemExit):
-            main()
+    match = ("concepts", "match", tmp_path / "captions.txt", "--bank", tmp_path / "bank.txt")
+    assert ctrlsynth(*match, "--out", tmp_path / "m")[0] == 0
     killed("balance", tmp_path / "m")
     balance.sample(balance.plan(MatchFolder.open(tmp_path / "m"), t=1), tmp_path / "m" / "subset.csv")
     assert leftovers(tmp_path) == []

@@ -47,8 +47,8 @@ class EditRecord:
     after: str | None
 
 
+# (phrase, the row's tags, row) -> the new phrase, or None to remove it.
 Change = Callable[[str, Tags, Row], str | None]
-"""(phrase, the row's tags, row) -> the new phrase, or None to remove it."""
 Step = Callable[[Tags, Row], tuple[Tags, list[EditRecord]]]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..lang.phrases import object_form, split_attribute, split_relation, subject_form
+from ..lang.phrases import end_form, split_attribute, split_relation
 from ..lang.words import article, plural
 from ..sample import Kind, draw
 
@@ -19,8 +19,8 @@ class Orphan:
     change: Callable[[str, Row], str | None]
 
 
+# Changed objects in lower case -> what they became; None if removed.
 Moved = Mapping[str, str | None]
-"""Changed objects in lower case -> what they became; None if removed."""
 
 
 def followed(
@@ -31,14 +31,9 @@ def followed(
         orphan = None
     if orphan is None and not _mentions(phrase.lower(), moved):
         return phrase
-    return (_attribute if kind == "attributes" else _relation)(phrase, objects, moved, orphan, row)
-
-
-def _attribute(
-    phrase: str, objects: Sequence[str], moved: Moved, orphan: Orphan | None, row: Row
-) -> str | None:
-    """`two dogs` becomes `two cats` with dog -> cat, and None if dog is removed."""
-    modifier, bound = split_attribute(phrase, objects)
+    if kind == "relations":
+        return _relation(phrase, objects, moved, orphan, row)
+    modifier, bound = split_attribute(phrase, objects)  # `two dogs` becomes `two cats` with dog -> cat
     if bound is None:
         return phrase if orphan is None else _orphan(phrase, orphan, row)
     return _renamed(phrase, len(modifier) + 1, len(phrase), bound, moved)
@@ -54,8 +49,8 @@ def _relation(
         one, two = moved.get(subject.lower(), subject), moved.get(object_.lower(), object_)
         if one is not None and two is not None and one.lower() == two.lower():
             return None
-    start = 0 if subject is None else len(subject_form(phrase, subject))
-    stop = len(phrase) if object_ is None else len(phrase) - len(object_form(phrase, object_))
+    start = 0 if subject is None else len(end_form(phrase, subject, at_start=True))
+    stop = len(phrase) if object_ is None else len(phrase) - len(end_form(phrase, object_))
     middle: str | None = _inside(phrase[start:stop], objects, moved)
     if orphan is not None and middle is not None and object_ is None:
         middle = _orphan(middle, orphan, row)
@@ -77,7 +72,7 @@ def exchanged(phrase: str, objects: Sequence[str]) -> str:
     subject, predicate, object_ = split_relation(phrase, objects)
     if subject is None or object_ is None or subject == object_:
         return phrase
-    start, end = subject_form(phrase, subject), object_form(phrase, object_)
+    start, end = end_form(phrase, subject, at_start=True), end_form(phrase, object_)
     return f"{phrase[len(phrase) - len(end) :]} {predicate} {phrase[: len(start)]}"
 
 

@@ -23,7 +23,7 @@ from typing import Any, Literal, TypeVar
 
 from ..errors import UserError
 from ..lang import wordnet
-from ..lang.phrases import split_attribute, split_relation, subject_form
+from ..lang.phrases import end_form, split_attribute, split_relation
 from ..lang.words import plural, singular
 from ..sample import Kind
 
@@ -33,8 +33,8 @@ _RUN = 6
 _SHORT = 80
 _MEMO = 100_000
 _T = TypeVar("_T")
+# Number of the selector, first character, character after the last: what a selector means in a phrase.
 Span = tuple[int, int, int]
-"""Number of the selector, first character, character after the last: what a selector means in a phrase."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +84,14 @@ def _class(name: str, where: str) -> Selector:
         raise UserError(f"{where}: {error}") from error
     if top.pos != "n":
         raise UserError(f"{where}: {name!r} is no class of nouns; selectors take names such as animal.n.01")
-    if wordnet.is_a(top, "abstraction.n.06"):
-
-        def quality(phrase: str) -> bool:
-            return any(wordnet.is_a(sense, top) for sense in wordnet.synsets(phrase, "n"))
-
-        return Selector(name, "class", quality, quality=True)
-    return Selector(name, "class", lambda phrase: wordnet.is_a(phrase, top))
+    if not wordnet.is_a(top, "abstraction.n.06"):
+        return Selector(name, "class", lambda phrase: wordnet.is_a(phrase, top))
+    return Selector(
+        name,
+        "class",
+        lambda p: any(wordnet.is_a(sense, top) for sense in wordnet.synsets(p, "n")),
+        quality=True,
+    )
 
 
 def is_class(text: str) -> bool:
@@ -172,7 +173,9 @@ class Selectors:
             start, stop, ends = 0, len(modifier), (bound,)
         else:
             subject, predicate, object_ = split_relation(phrase, objects)
-            start = phrase.find(predicate, 0 if subject is None else len(subject_form(phrase, subject)))
+            start = phrase.find(
+                predicate, 0 if subject is None else len(end_form(phrase, subject, at_start=True))
+            )
             stop, ends = start + len(predicate), (subject, object_)
         return self._recall(
             "part", (phrase, start, stop, ends), lambda: self._meant(phrase, start, stop, ends)

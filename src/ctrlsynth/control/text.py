@@ -337,7 +337,11 @@ def _schema(policy: TextPolicy, where: str) -> tuple[Mapping[str, Any] | None, s
         return None, ""
     schema: Any = policy.json_schema
     if isinstance(schema, Path):
-        spot, schema = str(schema), _read_json(schema)
+        spot = str(schema)
+        try:
+            schema = json.loads(read_text(schema, "schema"))
+        except ValueError as error:
+            raise UserError(f"{spot}: not JSON: {error}") from error
     check_schema(schema, spot)
     properties = schema.get("properties", {})
     if schema.get("type") != "object" or not properties:
@@ -349,10 +353,3 @@ def _schema(policy: TextPolicy, where: str) -> tuple[Mapping[str, Any] | None, s
     if name not in strings:
         raise unknown("property of type string", name, strings, f"{where}.caption_field")
     return schema, name
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(read_text(path, "schema"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}") from error

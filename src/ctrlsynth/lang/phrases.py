@@ -39,16 +39,11 @@ def _longest(objects: Sequence[str], low: str, at_start: bool) -> tuple[str | No
     return best, size
 
 
-def subject_form(phrase: str, subject: str) -> str:
-    """The form, singular or plural, in which a relation begins with its subject."""
-    many = plural(subject)
-    return many if phrase.lower().startswith(many.lower() + " ") else subject
-
-
-def object_form(phrase: str, object_: str) -> str:
-    """The form, singular or plural, in which a relation ends with its object."""
-    many = plural(object_)
-    return many if phrase.lower().endswith(" " + many.lower()) else object_
+def end_form(phrase: str, name: str, *, at_start: bool = False) -> str:
+    """The form, singular or plural, in which a relation ends (or begins) with an object."""
+    low, many = phrase.lower(), plural(name)
+    found = low.startswith(f"{many} ".lower()) if at_start else low.endswith(f" {many}".lower())
+    return many if found else name
 
 
 def holds(text: str, phrase: str) -> bool:

@@ -173,13 +173,11 @@ def resolve(block: Mapping[str, Any], where: str = "recipe", seed: int | None = 
         if below.get("steps") and below.get("warmup"):
             below["warmup"] = below["warmup"] / below["steps"]
         below = {k: v for k, v in below.items() if k not in lengths}
-    if seed is not None:
-        below["seed"] = seed
     if "data" not in block:
         raise UserError(
             f"{where}: train.data: no data; name a folder that `ctrlsynth export` wrote: data: [exports/mix]"
         )
-    return validated(TrainBlock, {**below, **block}, where, "train")
+    return validated(TrainBlock, {"seed": seed or 0, **below, **block}, where, "train")
 
 
 def check_keys(block: Mapping[str, Any], where: str) -> None:

@@ -36,6 +36,8 @@ class RunFolder:
 
     def __init__(self, root: Location) -> None:
         self.root = root
+        self.plan_file = root / "plan.json"  # a folder is a run's if it has one
+        self.recipe_file = root / "recipe.yaml"  # the recipe as the user gave it
 
     def entries(self, folder: str) -> list[tuple[int, str, Entry]]:
         """(part number, digest, file) of every version of every part, from one listing."""
@@ -51,16 +53,6 @@ class RunFolder:
         for index, digest, entry in self.entries(folder):
             found.setdefault(index, []).append((entry.written, digest))
         return {index: [digest for _, digest in sorted(versions)] for index, versions in found.items()}
-
-    @property
-    def plan_file(self) -> Location:
-        """The plan in JSON; a folder is a run's if it has one."""
-        return self.root / "plan.json"
-
-    @property
-    def recipe_file(self) -> Location:
-        """The recipe as the user gave it."""
-        return self.root / "recipe.yaml"
 
     def stage_file(self, folder: str) -> Location:
         """The counts of a stage's finished parts in JSON."""

@@ -5,7 +5,7 @@
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from ....lang.phrases import object_form, split_attribute, split_relation, subject_form
+from ....lang.phrases import end_form, split_attribute, split_relation
 from ....lang.words import PREPOSITIONS, article, plural, singular
 from ....sample import Tags
 from .vocabulary import COUNTS, MASS, ONLY_ONE, PARTICIPLES, PLURAL_ONLY
@@ -106,9 +106,9 @@ def plan(tags: Tags) -> Scene:
     for relation in tags.relations:
         subject, words, target = split_relation(relation, objects)
         if subject is not None:
-            nouns[where[subject]].many |= subject_form(relation, subject) != subject
+            nouns[where[subject]].many |= end_form(relation, subject, at_start=True) != subject
         if target is not None:
-            nouns[where[target]].many |= object_form(relation, target) != target
+            nouns[where[target]].many |= end_form(relation, target) != target
             words = _without_modifiers(words, nouns[where[target]])
         if words:
             clauses.append(Clause(where.get(subject), words, where.get(target)))
