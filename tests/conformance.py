@@ -71,18 +71,21 @@ def check_llm(
 ) -> None:
     """`tolerance`: the share of texts that may differ with the batch (0: every text equal, character by
     character)."""
-    suite = Suite(
-        lambda model, requests: list(model.generate(requests)),
-        rows or [request(f"{colour} {thing}", seed=n) for n, (colour, thing) in enumerate(THINGS)],
-        [request(text) for text in SCRIPTS],
-        long or request("very " * 20_000 + "red dog"),
-        poison or Request(cast(Any, 5), cast(Any, 5), caption=cast(Any, 5), max_tokens=24),
-        lambda answer: reply_of(answer) is not None,
-        lambda answer: answer.error,
-        lambda a, b: a.text != b.text or a.error != b.error,
-        tolerance,
+    _check(
+        Suite(
+            lambda model, requests: list(model.generate(requests)),
+            rows or [request(f"{colour} {thing}", seed=n) for n, (colour, thing) in enumerate(THINGS)],
+            [request(text) for text in SCRIPTS],
+            long or request("very " * 20_000 + "red dog"),
+            poison or Request(cast(Any, 5), cast(Any, 5), caption=cast(Any, 5), max_tokens=24),
+            lambda answer: reply_of(answer) is not None,
+            lambda answer: answer.error,
+            lambda a, b: a.text != b.text or a.error != b.error,
+            tolerance,
+        ),
+        make_model,
+        changed,
     )
-    _check(suite, make_model, changed)
 
 
 def check_tagger(
@@ -98,18 +101,21 @@ def check_tagger(
     """`tolerance`: how far a score may move with the batch; phrases may not. `image` accompanies the
     captions of many scripts."""
     picture = image or photo("coffee.png")
-    suite = Suite(
-        lambda model, items: list(model.tag(items)),
-        rows or [ImageAndText(photo(name), text) for name, text in PHOTOS.items()],
-        [ImageAndText(picture, text) for text in SCRIPTS]
-        + [ImageAndText(picture, None), ImageAndText(picture, "")],
-        long or ImageAndText(picture.resize((2000, 8)), "a very " + "very " * 20_000 + "red dog"),
-        poison or ImageAndText(cast(Any, 5), cast(Any, 5)),
-        lambda answer: tags_of(answer) is not None,
-        lambda answer: getattr(answer, "error", None),
-        partial(_tags_differ, tolerance),
+    _check(
+        Suite(
+            lambda model, items: list(model.tag(items)),
+            rows or [ImageAndText(photo(name), text) for name, text in PHOTOS.items()],
+            [ImageAndText(picture, text) for text in SCRIPTS]
+            + [ImageAndText(picture, None), ImageAndText(picture, "")],
+            long or ImageAndText(picture.resize((2000, 8)), "a very " + "very " * 20_000 + "red dog"),
+            poison or ImageAndText(cast(Any, 5), cast(Any, 5)),
+            lambda answer: tags_of(answer) is not None,
+            lambda answer: getattr(answer, "error", None),
+            partial(_tags_differ, tolerance),
+        ),
+        make_model,
+        changed,
     )
-    _check(suite, make_model, changed)
 
 
 def check_painter(
@@ -124,18 +130,21 @@ def check_painter(
 ) -> None:
     """`tolerance`: by how many levels a pixel may move with the batch. `size`: what the suite's own prompts
     ask for."""
-    suite = Suite(
-        lambda model, prompts: list(model.generate(prompts)),
-        rows
-        or [Prompt(f"a {colour} {thing}", seed=n, size=size) for n, (colour, thing) in enumerate(THINGS)],
-        [Prompt(text, negative=text, seed=n, size=size) for n, text in enumerate(SCRIPTS)],
-        long or Prompt("a very " + "very " * 2_000 + "red dog", size=size),
-        poison or Prompt(cast(Any, 5), size=size),
-        lambda answer: painting_of(answer) is not None,
-        lambda answer: answer.error if answer.image is None else None,
-        partial(_paintings_differ, tolerance),
+    _check(
+        Suite(
+            lambda model, prompts: list(model.generate(prompts)),
+            rows
+            or [Prompt(f"a {colour} {thing}", seed=n, size=size) for n, (colour, thing) in enumerate(THINGS)],
+            [Prompt(text, negative=text, seed=n, size=size) for n, text in enumerate(SCRIPTS)],
+            long or Prompt("a very " + "very " * 2_000 + "red dog", size=size),
+            poison or Prompt(cast(Any, 5), size=size),
+            lambda answer: painting_of(answer) is not None,
+            lambda answer: answer.error if answer.image is None else None,
+            partial(_paintings_differ, tolerance),
+        ),
+        make_model,
+        changed,
     )
-    _check(suite, make_model, changed)
 
 
 THINGS = (("red", "dog"), ("blue", "car"), ("green", "tree"), ("white", "horse"), ("yellow", "boat"))
@@ -217,8 +226,12 @@ def _ordinary(suite: Suite, model: Any) -> None:
         [answers[n] for n in picks],
         "duplicates are not answered each",
     )
-    alone = [answer for row in rows for answer in suite.ask(model, [row])]
-    same(suite, alone, answers, "an answer depends on its batch")
+    same(
+        suite,
+        [answer for row in rows for answer in suite.ask(model, [row])],
+        answers,
+        "an answer depends on its batch",
+    )
 
 
 def _odd(suite: Suite, model: Any) -> None:
@@ -230,12 +243,10 @@ def _odd(suite: Suite, model: Any) -> None:
     assert len(mixed) == len(suite.scripts) + 2
     same(suite, [mixed[0], mixed[-1]], plain, "a row of another script changes its neighbours")
     for row, answer in zip(suite.scripts, mixed[1:-1], strict=True):
-        assert not isinstance(answer, Exception), f"{row!r} raises {answer!r}"
-        assert suite.usable(answer), f"{row!r} gives {answer!r}, which no table takes"
+        assert suite.usable(answer), f"{row!r} gives or raises {answer!r}, which no table takes"
     before, long, after = isolated(suite, model, [first, suite.long, second])
     same(suite, [before, after], plain, "a row too long changes its neighbours")
-    assert not isinstance(long, Exception), f"a row too long raises {long!r}"
-    assert suite.usable(long)
+    assert suite.usable(long), f"a row too long gives or raises {long!r}"
     before, poisoned, after = isolated(suite, model, [first, suite.poison, second])
     same(suite, [before, after], plain, "a poisoned row changes its neighbours")
     assert isinstance(poisoned, Exception) or suite.error(poisoned), (

@@ -17,7 +17,7 @@ import pytest
 
 from ctrlsynth.api.run import Run
 from ctrlsynth.cli.main import main
-from ctrlsynth.errors import UserError
+from ctrlsynth.errors import ModelError, UserError
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Recipe
@@ -41,12 +41,8 @@ def write_captions(path: Path, rows: int) -> Path:
     with open(path, "w", encoding="utf-8") as handle:
         for n in range(rows):
             a, b = THINGS[n % 8], THINGS[(n // 8 + n + 1) % 8]
-            handle.write(
-                json.dumps(
-                    {"key": f"k{n}", "caption": f"a {COLOURS[n % 4]} {a} on a {COLOURS[(n // 4) % 4]} {b}"}
-                )
-                + "\n"
-            )
+            caption = f"a {COLOURS[n % 4]} {a} on a {COLOURS[(n // 4) % 4]} {b}"
+            handle.write(json.dumps({"key": f"k{n}", "caption": caption}) + "\n")
     return path
 
 
@@ -54,14 +50,13 @@ def recipe_data(base: Path, rows: int = 40, part_rows: int = 10, **changes: Any)
     """A text recipe with the embedded tagger and the realizer; `changes` replace top-level keys."""
     if not (base / "captions.jsonl").exists():
         write_captions(base / "captions.jsonl", rows)
-    data: dict[str, Any] = {
+    return {
         "name": "test",
         "source": {"text": "captions.jsonl", "part_rows": part_rows, "key_column": "key"},
         "models": {"tagger": "wordnet", "llm": "realizer"},
         "paths": [{"rewrite": ["text", "tags", "text*"]}],
         **changes,
     }
-    return data
 
 
 def recipe(base: Path, rows: int = 40, part_rows: int = 10, **changes: Any) -> Recipe:
@@ -144,8 +139,7 @@ def assert_sound(made: Run, whole: Run) -> None:
 class CountingLLM:
     """Answers like a writer and notes every request in the file `log`."""
 
-    id = "counting"
-    digest = "1"
+    id, digest = "counting", "1"
 
     def __init__(self, log: str, batch: int = 16) -> None:
         self._log, self.batch = log, batch
@@ -180,8 +174,7 @@ class FaultyLLM:
     """`how`: too_few, too_many, nothing, empty, raise, model_error; for requests whose tags hold `when` (all
     unless given)."""
 
-    id = "faulty"
-    digest = "1"
+    id, digest = "faulty", "1"
 
     def __init__(self, how: str, when: str = "", batch: int = 1) -> None:
         self._how, self._when, self.batch = how, when, batch
@@ -212,9 +205,7 @@ class Mute:
 class CaptionReader:
     """A tagger that reads captions only."""
 
-    id = "caption-reader"
-    digest = "1"
-    reads = "caption"
+    id, digest, reads = "caption-reader", "1", "caption"
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
         return [Tags(objects=("thing",)) for _ in items]
@@ -223,9 +214,7 @@ class CaptionReader:
 class PixelCounter:
     """A tagger that returns the size of its image."""
 
-    id = "pixel-counter"
-    digest = "1"
-    reads = "pixels"
+    id, digest, reads = "pixel-counter", "1", "pixels"
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:
         return [
@@ -236,8 +225,7 @@ class PixelCounter:
 class NoPainter:
     """A painter that never paints."""
 
-    id = "no-painter"
-    digest = "1"
+    id, digest = "no-painter", "1"
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Painting]:
         return [Painting(None, error="out_of_paint") for _ in prompts]
@@ -256,11 +244,18 @@ def run_part(
     return run.counts(folder, part.index, workshop.plan.part_digest(folder, part))
 
 
-def assert_refused(call: Callable[[], object], match: str) -> None:
-    """Asserts that the call raises a UserError of one line that matches."""
+def assert_refused(call: Callable[..., object], match: str, *args: Any, **options: Any) -> None:
+    """Asserts that the call with these arguments raises a UserError of one line that matches."""
     with pytest.raises(UserError, match=match) as error:
-        call()
+        call(*args, **options)
     assert "\n" not in str(error.value)
+
+
+def assert_fails(call: Callable[[], object], reason: str, match: str = "") -> None:
+    """Asserts that the call raises a ModelError of that reason whose message matches."""
+    with pytest.raises(ModelError, match=match) as error:
+        call()
+    assert error.value.reason == reason
 
 
 def write_tar(path: Path, members: Iterable[Sequence[Any]], format: int = tarfile.USTAR_FORMAT) -> Path:

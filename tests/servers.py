@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -51,13 +51,12 @@ class LlamaServer:
     def __init__(self, slots: int = 2, key: str = "") -> None:
         self.port, self.slots, self.key = free_port(), slots, key
         self.url = f"http://127.0.0.1:{self.port}/v1"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Any = None
 
     @property
     def pid(self) -> int:
         """The server's process."""
-        assert self._process is not None
-        return self._process.pid
+        return int(self._process.pid)
 
     def __enter__(self) -> LlamaServer:
         self.start()
@@ -120,6 +119,14 @@ def echo(_: int, body: Mapping[str, Any]) -> dict[str, Any]:
     return completion(f"You said: {said(body)}")
 
 
+_SENT: dict[str, tuple[Any, ...]] = {
+    "garbage": (200, {}, b'{"choices": [{"mess\xff'),
+    "page": (200, {"Content-Type": "text/html"}, b"<html>It works!</html>"),
+    "half": (200, {}, b'{"id": "1", "choices": [{"mess', 200),
+}
+"""What `FaultyServer` sends by name: status, headers, body, and the length that it announces if another."""
+
+
 class _Quiet(ThreadingHTTPServer):
     """Takes many connections at once, and says nothing of those that their client breaks off."""
 
@@ -165,20 +172,6 @@ class FaultyServer:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
-    @contextlib.contextmanager
-    def _counted(self, body: dict[str, Any]) -> Iterator[int]:
-        with self._lock:
-            number = len(self.seen)
-            self.seen.append(body)
-            self.times.append(time.monotonic())
-            self._busy += 1
-            self.most = max(self.most, self._busy)
-        try:
-            yield number
-        finally:
-            with self._lock:
-                self._busy -= 1
-
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         outer = self
 
@@ -205,26 +198,27 @@ class FaultyServer:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                outer.keys.append(self.headers.get("Authorization", ""))
-                with outer._counted(body) as number:
+                with outer._lock:
+                    number = len(outer.seen)
+                    outer.seen.append(body)
+                    outer.keys.append(self.headers.get("Authorization", ""))
+                    outer.times.append(time.monotonic())
+                    outer._busy += 1
+                    outer.most = max(outer.most, outer._busy)
+                try:
                     self._do(outer.answer(number, body))
+                finally:
+                    with outer._lock:
+                        outer._busy -= 1
 
             def _do(self, what: Any) -> None:
                 if isinstance(what, dict):
-                    self._send(200, {}, json.dumps(what).encode())
-                elif isinstance(what, tuple):
-                    self._send(*what)
-                elif what == "garbage":
-                    self._send(200, {}, b'{"choices": [{"mess\xff')
-                elif what == "page":
-                    self._send(200, {"Content-Type": "text/html"}, b"<html>It works!</html>")
-                else:
-                    self.close_connection = True
-                    if what == "half":
-                        whole = json.dumps(completion("never seen whole")).encode()
-                        self._send(200, {}, whole[: len(whole) // 2], len(whole))
-                    elif what == "hang":
-                        outer._ended.wait(60)
+                    what = (200, {}, json.dumps(what).encode())
+                if isinstance(what, tuple) or what in _SENT:
+                    self._send(*(what if isinstance(what, tuple) else _SENT[what]))
+                self.close_connection |= what in ("half", "close", "hang")
+                if what == "hang":
+                    outer._ended.wait(60)
 
             def _send(
                 self, status: int, headers: Mapping[str, str], body: bytes, length: int | None = None

@@ -19,7 +19,7 @@ INST = (
 )
 
 
-def chat_tokenizer(template: str = CHATML, bos: str = "<|endoftext|>", eos: str = "<|im_end|>") -> Any:
+def chat_tokenizer(template: str | None = CHATML, bos: str = "<|endoftext|>", eos: str = "<|im_end|>") -> Any:
     """A byte-level BPE made from a few sentences, so that every text goes in and comes out whole; no pad
     token, as many checkpoints."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -27,10 +27,9 @@ def chat_tokenizer(template: str = CHATML, bos: str = "<|endoftext|>", eos: str 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    special = list(dict.fromkeys([bos, eos, "<|im_start|>"]))
     trainer = trainers.BpeTrainer(
         vocab_size=400,
-        special_tokens=special,
+        special_tokens=list(dict.fromkeys([bos, eos, "<|im_start|>"])),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -50,10 +49,8 @@ def chat_tokenizer(template: str = CHATML, bos: str = "<|endoftext|>", eos: str 
 def qwen2(folder: Path, seed: int = 0, template: str | None = CHATML) -> Path:
     """Qwen2's class with two layers, 512 positions, a generation_config.json that asks for sampling, as
     Qwen2's does."""
-
     torch.manual_seed(seed)
-    tokenizer = chat_tokenizer()
-    tokenizer.chat_template = template
+    tokenizer = chat_tokenizer(template)
     config = transformers.Qwen2Config(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
         num_attention_heads=4,

@@ -33,26 +33,26 @@ WORDS = (
 def sd15(folder: Path, safety: float | None = None) -> Path:
     """Stable Diffusion 1.5's classes, 64 px. `safety`: the cosine above which the safety checker flags an
     image (-2: all, 2: none); None saves none."""
-
     torch.manual_seed(0)
-    pipe = diffusers.StableDiffusionPipeline(
-        vae=_vae(),
-        text_encoder=_clip_text(),
-        tokenizer=clip_tokenizer(),
-        unet=_unet(cross_attention_dim=32),
-        scheduler=diffusers.DDIMScheduler(
-            **_BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1
+    return _saved(
+        diffusers.StableDiffusionPipeline(
+            vae=_vae(),
+            text_encoder=_clip_text(),
+            tokenizer=clip_tokenizer(),
+            unet=_unet(cross_attention_dim=32),
+            scheduler=diffusers.DDIMScheduler(
+                **_BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1
+            ),
+            safety_checker=None if safety is None else _safety_checker(safety),
+            feature_extractor=None if safety is None else _feature_extractor(),
+            requires_safety_checker=safety is not None,
         ),
-        safety_checker=None if safety is None else _safety_checker(safety),
-        feature_extractor=None if safety is None else _feature_extractor(),
-        requires_safety_checker=safety is not None,
+        folder,
     )
-    return _saved(pipe, folder)
 
 
 def sdxl(folder: Path) -> Path:
     """SDXL's classes: two text encoders, pooled embeddings and sizes as conditions; 64 px."""
-
     torch.manual_seed(0)
     unet = _unet(
         attention_head_dim=(2, 4),
@@ -63,68 +63,74 @@ def sdxl(folder: Path) -> Path:
         projection_class_embeddings_input_dim=6 * 8 + 32,
         cross_attention_dim=64,
     )
-    pipe = diffusers.StableDiffusionXLPipeline(
-        vae=_vae(),
-        text_encoder=_clip_text(),
-        text_encoder_2=_clip_text(projection=True),
-        tokenizer=clip_tokenizer(),
-        tokenizer_2=clip_tokenizer(pad="!"),
-        unet=unet,
-        scheduler=diffusers.EulerDiscreteScheduler(**_BETAS, steps_offset=1),
-        force_zeros_for_empty_prompt=True,
+    return _saved(
+        diffusers.StableDiffusionXLPipeline(
+            vae=_vae(),
+            text_encoder=_clip_text(),
+            text_encoder_2=_clip_text(projection=True),
+            tokenizer=clip_tokenizer(),
+            tokenizer_2=clip_tokenizer(pad="!"),
+            unet=unet,
+            scheduler=diffusers.EulerDiscreteScheduler(**_BETAS, steps_offset=1),
+            force_zeros_for_empty_prompt=True,
+        ),
+        folder,
     )
-    return _saved(pipe, folder)
 
 
 def sd3(folder: Path) -> Path:
     """Stable Diffusion 3's classes: two CLIP towers and T5, a transformer, flow matching; 64 px."""
-
     torch.manual_seed(0)
     transformer = diffusers.SD3Transformer2DModel(
         sample_size=32, patch_size=2, in_channels=4, out_channels=4, num_layers=1, attention_head_dim=8,
         num_attention_heads=4,
         caption_projection_dim=32, joint_attention_dim=64, pooled_projection_dim=64,
     )  # fmt: skip
-    pipe = diffusers.StableDiffusion3Pipeline(
-        transformer=_heedful(transformer, {"add_v_proj": 60, "add_k_proj": 10}),
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=_vae(shift_factor=0.0609, scaling_factor=1.5305, use_quant_conv=False, use_post_quant_conv=False),
-        text_encoder=_clip_text(projection=True),
-        tokenizer=clip_tokenizer(),
-        text_encoder_2=_clip_text(projection=True),
-        tokenizer_2=clip_tokenizer(pad="!"),
-        text_encoder_3=_t5(64),
-        tokenizer_3=t5_tokenizer(),
+    return _saved(
+        diffusers.StableDiffusion3Pipeline(
+            transformer=_heedful(transformer, {"add_v_proj": 60, "add_k_proj": 10}),
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+            vae=_vae(
+                shift_factor=0.0609, scaling_factor=1.5305, use_quant_conv=False, use_post_quant_conv=False
+            ),
+            text_encoder=_clip_text(projection=True),
+            tokenizer=clip_tokenizer(),
+            text_encoder_2=_clip_text(projection=True),
+            tokenizer_2=clip_tokenizer(pad="!"),
+            text_encoder_3=_t5(64),
+            tokenizer_3=t5_tokenizer(),
+        ),
+        folder,
     )
-    return _saved(pipe, folder)
 
 
 def flux(folder: Path) -> Path:
     """FLUX's classes: CLIP for the pooled embedding, T5 for the words, distilled guidance; 64 px where that
     size is asked for."""
-
     torch.manual_seed(0)
     transformer = diffusers.FluxTransformer2DModel(
         patch_size=1, in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16,
         num_attention_heads=2,
         joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8), guidance_embeds=True,
     )  # fmt: skip
-    pipe = diffusers.FluxPipeline(
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
-        vae=_vae(
-            latent_channels=1,
-            shift_factor=0.1159,
-            scaling_factor=0.3611,
-            use_quant_conv=False,
-            use_post_quant_conv=False,
+    return _saved(
+        diffusers.FluxPipeline(
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+            vae=_vae(
+                latent_channels=1,
+                shift_factor=0.1159,
+                scaling_factor=0.3611,
+                use_quant_conv=False,
+                use_post_quant_conv=False,
+            ),
+            text_encoder=_clip_text(),
+            tokenizer=clip_tokenizer(),
+            text_encoder_2=_t5(32),
+            tokenizer_2=t5_tokenizer(),
+            transformer=_heedful(transformer, {"add_v_proj": 60, "norm_added_k": 10}),
         ),
-        text_encoder=_clip_text(),
-        tokenizer=clip_tokenizer(),
-        text_encoder_2=_t5(32),
-        tokenizer_2=t5_tokenizer(),
-        transformer=_heedful(transformer, {"add_v_proj": 60, "norm_added_k": 10}),
+        folder,
     )
-    return _saved(pipe, folder)
 
 
 def lora(folder: Path, pipeline: Path, scale: float = 8.0) -> Path:
@@ -197,8 +203,9 @@ def _clip_text(projection: bool = False) -> Any:
 
 def _t5(width: int) -> Any:
 
-    config = transformers.T5Config(d_model=width, d_ff=64, d_kv=8, num_heads=4, num_layers=2, vocab_size=256)
-    return transformers.T5EncoderModel(config).eval()
+    return transformers.T5EncoderModel(
+        transformers.T5Config(d_model=width, d_ff=64, d_kv=8, num_heads=4, num_layers=2, vocab_size=256)
+    ).eval()
 
 
 def _unet(**options: Any) -> Any:

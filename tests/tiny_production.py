@@ -5,9 +5,17 @@ The language models are parrots: real checkpoints whose weights are set by hand 
 sentence (a token of their vocabulary) and stop. So what a run does with a text can be told, which with random
 weights it could not."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
+import transformers
+
+from tiny_llms import mistral, qwen2
+from tiny_models import BUILDERS
+from tiny_vision import catlip, florence2
 
 SAYS = "A dog and a cat rest beside a small table with coffee, while a blue bird sits in a tree."
 EXTRACTS = (
@@ -20,14 +28,11 @@ EXTRACTS = (
 def parrot(base: Callable[[Path], Path], folder: Path, says: str) -> Path:
     """A checkpoint of `base` (tiny_llms.qwen2, tiny_llms.mistral) that answers `says` to everything:
     attention and MLP add nothing, every token but that one predicts it, and it predicts the end."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     base(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     tokenizer.add_tokens([says])
     said, end = tokenizer.convert_tokens_to_ids(says), tokenizer.eos_token_id
-    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
     model.resize_token_embeddings(len(tokenizer))
     with torch.no_grad():
         for layer in model.model.layers:
@@ -47,11 +52,7 @@ def parrot(base: Callable[[Path], Path], folder: Path, says: str) -> Path:
 def florence(folder: Path) -> Path:
     """tiny_vision's Florence-2 with the published checkpoint's `early_stopping`; without it beams may go on
     for all 1,024 tokens."""
-    import json
-
-    import tiny_vision
-
-    tiny_vision.florence2(folder)
+    florence2(folder)
     file = folder / "generation_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"early_stopping": True}))
     return folder
@@ -65,51 +66,37 @@ class Tiny:
         self._folder = folder
         self._made: dict[str, Path] = {}
 
-    def get(self, name: str, build: Callable[[Path], Path]) -> Path:
+    def get(self, name: str, build: Callable[[Path], Path]) -> str:
         if name not in self._made:
             self._made[name] = build(self._folder / name)
-        return self._made[name]
+        return str(self._made[name])
 
     def spec(self, value: Any) -> Any:
         """A recipe's model with nothing but the names replaced; vLLM, which runs on GPUs only, by
         transformers, and float16, which a CPU computes four times slower, by the checkpoint's float32."""
-        import tiny_llms
-        import tiny_models
-        import tiny_vision
-
         if isinstance(value, list):
             return [self.spec(v) for v in value]
         if not isinstance(value, dict):
             return value
-        out = {k: v for k, v in value.items() if (k, v) != ("dtype", "float16")}
+        gpu_only = ("vllm", "gpu_memory_utilization", "tensor_parallel_size")
+        out = {k: v for k, v in value.items() if k not in gpu_only and (k, v) != ("dtype", "float16")}
         if "hybrid" in value:
             out["hybrid"] = self.spec(value["hybrid"])
         elif "vllm" in value:
-            out = {
-                k: v
-                for k, v in value.items()
-                if k not in ("vllm", "gpu_memory_utilization", "tensor_parallel_size")
-            }
-            if "Mistral" in value["vllm"]:
-                out["transformers"] = str(self.get("mistral", lambda f: parrot(tiny_llms.mistral, f, SAYS)))
-            else:
-                out["transformers"] = str(self.get("qwen2", lambda f: parrot(tiny_llms.qwen2, f, SAYS)))
+            name, base = ("mistral", mistral) if "Mistral" in value["vllm"] else ("qwen2", qwen2)
+            out["transformers"] = self.get(name, lambda folder: parrot(base, folder, SAYS))
         elif "diffusers" in value:
-            kind = {
+            name = {
                 "stabilityai/stable-diffusion-xl-base-1.0": "sdxl",
                 "stabilityai/stable-diffusion-3-medium-diffusers": "sd3",
-            }
-            name = kind[value["diffusers"]]
-            out["diffusers"] = str(self.get(name, tiny_models.BUILDERS[name]))
+            }[value["diffusers"]]
+            out["diffusers"] = self.get(name, BUILDERS[name])
         elif "catlip" in value:
-            folder = self.get("catlip", tiny_vision.catlip)
-            out |= {"catlip": str(folder / "vit.pt"), "vocabulary": str(folder / "vocab.pkl"), "classes": 5}
+            folder = self.get("catlip", catlip)
+            out |= {"catlip": f"{folder}/vit.pt", "vocabulary": f"{folder}/vocab.pkl", "classes": 5}
         elif "captioner" in value:
-            out["captioner"] = str(self.get("florence2", florence))
+            out["captioner"] = self.get("florence2", florence)
             if "extract" in value:
-                extract = {k: v for k, v in self.spec(value["extract"]).items() if k != "transformers"}
-                out["extract"] = {
-                    "transformers": str(self.get("extract", lambda f: parrot(tiny_llms.qwen2, f, EXTRACTS))),
-                    **extract,
-                }
+                extract = self.get("extract", lambda folder: parrot(qwen2, folder, EXTRACTS))
+                out["extract"] = {**self.spec(value["extract"]), "transformers": extract}
         return out

@@ -38,8 +38,7 @@ def test_a_finished_run_again_opens_no_table(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(pq, "ParquetFile", Counting)
     again = run(plan, tmp_path / "run", base=tmp_path)
-    assert again.ledger() == first
-    assert opened == []
+    assert (again.ledger(), opened) == (first, [])
     next(again.rows("read"))
     assert len(opened) == 1  # the counter does count
 
@@ -87,8 +86,7 @@ def test_collections_are_rarer_within_a_run_and_as_before_behind_it() -> None:
 
     with pytest.raises(KeyError):
         fail()
-    assert within == [(COLLECT_AFTER, *before[1:])]
-    assert gc.get_threshold() == before
+    assert (within, gc.get_threshold()) == ([(COLLECT_AFTER, *before[1:])], before)
     gc.set_threshold(0)
     try:
         with fewer_collections():
@@ -99,16 +97,8 @@ def test_collections_are_rarer_within_a_run_and_as_before_behind_it() -> None:
 
 def test_jsonl_is_cut_where_its_records_end_without_parsing_them(tmp_path: Path) -> None:
     path = tmp_path / "odd.jsonl"
-    lines = [
-        b'{"caption": "a"}',
-        b"",
-        b"not json",
-        b'{"caption": "\xff"}',
-        b"[1, 2]",
-        b'{"caption": "b\\nc"}',
-        b"  ",
-    ] * 3
-    path.write_bytes(b'{"caption": "first"}\n' + b"\n".join(lines))
+    lines = (b'{"caption": "a"}\n\nnot json\n{"caption": "\xff"}\n[1, 2]\n{"caption": "b\\nc"}\n  \n') * 3
+    path.write_bytes(b'{"caption": "first"}\n' + lines.removesuffix(b"\n"))
     with open_stream(str(path)) as stream:
         ends = [0, *(end for end, _, _ in records(stream, "jsonl", 0))]
     table = Table(str(path))

@@ -1,7 +1,9 @@
 """Balancing against the plain rule: a draw for every pair of text and entry, a sum over all texts, a loop
 over t."""
 
+import math
 import random
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -33,10 +35,6 @@ def zipf_rows(texts: int, entries: int, seed: int) -> list[list[int]]:
     ]
 
 
-def plain_counts(rows: list[list[int]], entries: int) -> list[int]:
-    return [sum(e in row for row in rows) for e in range(entries)]
-
-
 def plain_kept(rows: list[list[int]], c: list[int], t: float, chance: random.Random) -> list[bool]:
     """The reference's loop: independent draws over a text's entries, kept if any succeeds."""
     return [any([chance.random() < t / max(c[e], t) for e in row]) for row in rows]  # noqa: C419  (all draws are made)
@@ -47,27 +45,20 @@ def plain_kept(rows: list[list[int]], c: list[int], t: float, chance: random.Ran
 def test_counts_and_probabilities_are_the_formula(rows: list[list[int]], t: float) -> None:
     matches = Matches.of(rows)
     c = counts([matches], 12)
-    assert c.tolist() == plain_counts(rows, 12)
-    for row, p in zip(rows, keep_probabilities(matches, c, t).tolist(), strict=True):
-        miss = 1.0
-        for e in row:
-            miss *= 1 - t / max(int(c[e]), t)
-        assert p == pytest.approx(1 - miss if row else 0.0, abs=1e-12)
+    assert c.tolist() == [sum(e in row for row in rows) for e in range(12)]
+    plain = [1 - math.prod(1 - t / max(int(c[e]), t) for e in row) for row in rows]
+    assert keep_probabilities(matches, c, t).tolist() == pytest.approx(plain, abs=1e-12)
 
 
 def test_one_draw_a_text_is_as_good_as_one_a_pair() -> None:
     """Shares of each text and of two pairs of texts over 4,000 repetitions of both: within four and a half
     standard errors."""
     rows = [*zipf_rows(40, 12, 3), [], [0]]
-    matches, c = Matches.of(rows), plain_counts(rows, 12)
+    matches, ids = Matches.of(rows), [f"t{i}" for i in range(len(rows))]
+    c = counts([matches], 12)
     chance, again, t = random.Random(1), 4000, 3.0
-    plain = np.array([plain_kept(rows, c, t, chance) for _ in range(again)])
-    ours = np.array(
-        [
-            keep_mask(matches, np.array(c), t, draws(seed, [f"t{i}" for i in range(len(rows))]))
-            for seed in range(again)
-        ]
-    )
+    plain = np.array([plain_kept(rows, c.tolist(), t, chance) for _ in range(again)])
+    ours = np.array([keep_mask(matches, c, t, draws(seed, ids)) for seed in range(again)])
     for a, b in ((plain, ours), (plain[:, :2].all(1, keepdims=True), ours[:, :2].all(1, keepdims=True))):
         share = (a.mean(0) + b.mean(0)) / 2
         assert (abs(a.mean(0) - b.mean(0)) <= 4.5 * np.sqrt(2 * share * (1 - share) / again) + 1e-12).all()
@@ -90,28 +81,31 @@ def pool(texts: int = 3000) -> tuple[list[list[int]], list[str]]:
 
 def solved(parts: list[Matches], size: int) -> tuple[float, Array]:
     c = counts(parts, 200)
-    return solve_t(
-        lambda grid: [sum(s) for s in zip(*(expected_sizes(p, c, grid) for p in parts), strict=True)], c, size
-    ), c
+
+    def sizes(grid: Sequence[float]) -> list[int]:
+        return [sum(s) for s in zip(*(expected_sizes(p, c, grid) for p in parts), strict=True)]
+
+    return solve_t(sizes, c, size), c
+
+
+def kept_ids(matches: Matches, c: Array, t: float, ids: list[str], seed: int) -> set[str]:
+    mask = keep_mask(matches, c, t, draws(seed, ids))
+    return {one for one, kept in zip(ids, mask, strict=True) if kept}
 
 
 def test_order_and_parts_change_nothing() -> None:
     rows, ids = pool()
     whole = Matches.of(rows)
     t, c = solved([whole], 700)
-    kept = {i for i, k in zip(ids, keep_mask(whole, c, t, draws(5, ids)), strict=True) if k}
+    kept = kept_ids(whole, c, t, ids, 5)
     order = list(range(len(rows)))
     random.Random(2).shuffle(order)
     for size in (1, 7, 1000):
         cut = [order[i : i + size * 100] for i in range(0, len(order), size * 100)]
         parts = [Matches.of([rows[i] for i in part]) for part in cut]
         again, c2 = solved(parts, 700)
-        assert again == t
-        found: set[str] = set()
-        for numbers, part in zip(cut, parts, strict=True):
-            mask = keep_mask(part, c2, t, draws(5, [ids[i] for i in numbers]))
-            found.update(ids[i] for i, k in zip(numbers, mask, strict=True) if k)
-        assert found == kept
+        some = (kept_ids(p, c2, t, [ids[i] for i in part], 5) for p, part in zip(parts, cut, strict=True))
+        assert (again, set().union(*some)) == (t, kept)
 
 
 def test_t_for_a_size_is_the_bisection() -> None:
@@ -131,7 +125,7 @@ def test_t_for_a_size_is_the_bisection() -> None:
             )
         assert t == pytest.approx(high, rel=1e-6) or size == some
         assert keep_probabilities(matches, c, t).sum() == pytest.approx(size, rel=1e-6)
-        kept = {i for i, k in zip(ids, keep_mask(matches, c, t, draws(0, ids)), strict=True) if k}
+        kept = kept_ids(matches, c, t, ids, 0)
         assert last <= kept
         last = kept
     assert (len(last), sum(expected_sizes(matches, c, [float(c.max())]))) == (some, some * UNIT)
@@ -141,14 +135,16 @@ def test_what_cannot_be_is_said_in_one_line() -> None:
     rows, ids = pool(50)
     matches = Matches.of(rows)
     c = counts([matches], 200)
-    assert_refused(lambda: keep_mask(matches, c, 0, draws(0, ids)), r"^t 0: above 0")
-    assert_refused(lambda: solved([matches], 0), r"^size 0: at least 1$")
-    assert_refused(
-        lambda: solved([matches], 51),
-        rf"^size 51 is more than the pool: {sum(bool(r) for r in rows)} texts hold an entry",
-    )
-    assert_refused(lambda: solved([Matches.of([[], []])], 1), r"^no text holds an entry")
-    assert_refused(lambda: random_mask(draws(0, ids), 51, 50), r"^size 51 is more than the pool of 50 texts")
+    some = sum(map(bool, rows))
+    refused: dict[str, Callable[[], object]] = {
+        "^t 0: above 0": lambda: keep_mask(matches, c, 0, draws(0, ids)),
+        "^size 0: at least 1$": lambda: solved([matches], 0),
+        f"^size 51 is more than the pool: {some} texts hold an entry": lambda: solved([matches], 51),
+        "^no text holds an entry": lambda: solved([Matches.of([[], []])], 1),
+        "^size 51 is more than the pool of 50 texts": lambda: random_mask(draws(0, ids), 51, 50),
+    }
+    for message, call in refused.items():
+        assert_refused(call, message)
     assert not keep_mask(Matches.of([]), c, 1.0, draws(0, [])).size
 
 

@@ -85,22 +85,14 @@ def test_an_answer_holds_for_every_entry_that_is_the_same_but_for_blanks(tmp_pat
     assert (table["flagged"].to_pylist(), flags.by_model) == ([False, True, True, True, None], 3)
     assert flags.unanswered == {"blank, without words, or too long to be asked about": 1}
     later, more = flag(table.set_column(3, "flagged", pa.array([False, True, None, None, None])), [])
-    assert later["flagged"].to_pylist() == [
-        False,
-        True,
-        True,
-        True,
-        None,
-    ]  # an earlier flag holds for them too
-    assert more.by_model == 3
+    # an earlier flag holds for them too
+    assert (later["flagged"].to_pylist(), more.by_model) == ([False, True, True, True, None], 3)
     assert_refused(lambda: flag(table_of([("", "list", None)]), [], ["gun"]), "the bank is empty")
 
 
 def test_a_block_list_takes_whole_words(tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("# mine\nweed\n\nnude beach\n")
-    words = read_words(tmp_path / "words.txt")
-    assert words == ["weed", "nude beach"]
-    unfit = holding(words)
+    unfit = holding(read_words(tmp_path / "words.txt"))
     assert [unfit(e) for e in ("Weed", "weed killer", "seaweed", "a nude beach", "nude", "tweed")] == [
         "weed",
         "weed",
@@ -118,8 +110,7 @@ def test_the_small_model_is_given_the_question_and_answers_under_its_grammar(tmp
     recipe = question(bank, {"smollm2": None, "processes": 1})
     assert recipe.models.llm == {"smollm2": None, "processes": 1, "few_shot": False}
     told = list(answers(run(recipe, tmp_path / "run").rows("write")))
-    assert [place for place, _, _ in told] == [0, 1]
-    assert all(bad in (True, False) for _, bad, _ in told)
+    assert [(place, type(bad)) for place, bad, _ in told] == [(0, bool), (1, bool)]
 
 
 def test_diversity_tells_varied_from_repeated_captions() -> None:
@@ -165,43 +156,30 @@ def test_diversity_of_a_file_and_a_run(tmp_path: Path) -> None:
 
 def test_the_commands(tmp_path: Path) -> None:
     bank = bank_of(tmp_path / "bank.parquet", "dog", "brothel", "castle")
-    (tmp_path / "words.txt").write_text("castle\n")
-    out, words = str(tmp_path / "flagged.parquet"), str(tmp_path / "words.txt")
-    code, told, _ = ctrlsynth(
-        "concepts", "flag", str(bank), "--llm", "test_safety:Judge", "--out", out, "--blocklist", words
-    )
-    assert code == 0
-    assert (
+    out, words, made = tmp_path / "flagged.parquet", tmp_path / "words.txt", tmp_path / "run"
+    words.write_text("castle\n")
+    judged = ("concepts", "flag", bank, "--llm", "test_safety:Judge", "--out", out)
+    code, told, _ = ctrlsynth(*judged, "--blocklist", words)
+    summary = (
         "2 of 3 concepts are flagged (66.67%; the paper: 3.15%): 1 by test_safety:Judge, 1 by the block "
-        "list; 0 allowed" in told
+        "list; 0 allowed"
     )
-    assert "Do not rely on" in told
-    assert (
-        ctrlsynth("concepts", "flag", str(bank), "--llm", "test_safety:Judge", "--out", out)[0] == 2
-    )  # never over what is there
-    code, _, told = ctrlsynth("concepts", "flag", str(bank), "--out", str(tmp_path / "x.parquet"))
-    assert (code, "name a model with --llm" in told) == (2, True)
-    code, _, told = ctrlsynth(
-        "concepts", "flag", str(bank), "--blocklist", words, "--out", str(tmp_path / "x.txt")
-    )
-    assert (code, "flags are kept in a .parquet bank" in told) == (2, True)
-    code, told, _ = ctrlsynth(
-        "concepts",
-        "caption",
-        out,
-        "--llm",
-        "{naive: clip7}",
-        "--n",
-        "3",
-        "--out",
-        str(tmp_path / "run"),
-        "--json",
-    )
-    assert code == 0
+    assert (code, summary in told, "Do not rely on" in told) == (0, True, True)
+    refused = {
+        "is there already": judged,
+        "name a model with --llm": ("concepts", "flag", bank, "--out", tmp_path / "x.parquet"),
+        "flags are kept in a .parquet bank": (
+            "concepts", "flag", bank, "--blocklist", words, "--out", tmp_path / "x.txt",
+        ),
+        "nonsense": ("concepts", "caption", out, "--llm", "nonsense", "--out", tmp_path / "y"),
+    }  # fmt: skip
+    for message, command in refused.items():
+        code, _, told = ctrlsynth(*command)
+        assert (code, message in told) == (2, True), told
+    options = ("--llm", "{naive: clip7}", "--n", "3", "--out", made, "--json")
+    code, told, _ = ctrlsynth("concepts", "caption", out, *options)
     ledger = {r["folder"]: r for r in json.loads(told)["ledger"]}
-    assert (ledger["read"]["dropped"], ledger["write"]["ok"]) == ({"flagged": 2}, 3)
-    code, told, _ = ctrlsynth("concepts", "diversity", str(tmp_path / "run"), words, "--json")
-    assert (code, json.loads(told)[str(tmp_path / "run")]["captions"]) == (0, 3)
-    code, told, _ = ctrlsynth("concepts", "diversity", str(tmp_path / "run"), "--bank", str(bank))
-    assert "self-BLEU" in told
-    assert ctrlsynth("concepts", "caption", out, "--llm", "nonsense", "--out", str(tmp_path / "y"))[0] == 2
+    assert (code, ledger["read"]["dropped"], ledger["write"]["ok"]) == (0, {"flagged": 2}, 3)
+    code, told, _ = ctrlsynth("concepts", "diversity", made, words, "--json")
+    assert (code, json.loads(told)[str(made)]["captions"]) == (0, 3)
+    assert "self-BLEU" in ctrlsynth("concepts", "diversity", made, "--bank", bank)[1]

@@ -642,7 +642,7 @@ def test_what_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     pq.write_table(pa.table({"image": [b"x"]}), tmp_path / "d.parquet")
     monkeypatch.syspath_prepend(str(tmp_path))
     for source, message in REFUSED:
-        assert_refused(lambda source=source: all_rows(opened(tmp_path, **source)), message)  # type: ignore[misc]
+        assert_refused(lambda source=source: all_rows(opened(tmp_path, **source)), message)
 
 
 OWN = """

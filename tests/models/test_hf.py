@@ -8,38 +8,42 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from huggingface_hub import constants
 from safetensors.numpy import save_file
 
-from ctrlsynth.errors import ModelError, UserError
+from ctrlsynth.errors import ModelError
 from ctrlsynth.models.device import make_torchvision_importable, memory_faults
 from ctrlsynth.models.hub import load
 from ctrlsynth.models.hub.files import content_digest, folder_digest
 from ctrlsynth.models.hub.find import QUANTIZATIONS, HFOptions, Located, check_quantization, locate
 from ctrlsynth.models.hub.load import load_pretrained, quantization_call
 from ctrlsynth.models.installed import need
+from helpers import assert_refused
+
+make_torchvision_importable()
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random ViT classifier of three classes, saved to disk."""
-    make_torchvision_importable()
-    from transformers import ViTConfig, ViTForImageClassification
-
     folder = tmp_path_factory.mktemp("vit")
-    size = {
-        "hidden_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "image_size": 16,
-        "patch_size": 8,
-    }
-    ViTForImageClassification(ViTConfig(**size, num_labels=3)).save_pretrained(folder)
+    transformers.ViTForImageClassification(
+        transformers.ViTConfig(
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=32,
+            image_size=16,
+            patch_size=8,
+            num_labels=3,
+        )
+    ).save_pretrained(folder)
     return folder
 
 
@@ -62,8 +66,7 @@ def in_cache(
 def test_a_local_folder_and_a_hub_name_are_found(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert found(tiny).folder == tiny
-    assert found(str(tiny)).commit is None
+    assert (found(tiny).folder, found(str(tiny)).commit) == (tiny, None)
     place = in_cache(monkeypatch, tmp_path, tiny)
     in_cache(monkeypatch, tmp_path, tiny, "b" * 40, "v2")
     here = found("acme/tiny")
@@ -87,8 +90,7 @@ def test_what_is_not_at_hand_is_one_sentence_with_the_command(
         (tiny, {"revision": "main"}, "no revisions"),
     ]
     for model, options, message in wrong:
-        with pytest.raises(UserError, match=message):
-            found(model, **options).digest()
+        assert_refused(lambda m, o: found(m, **o).digest(), message, model, options)
 
 
 @pytest.mark.parametrize(
@@ -105,9 +107,7 @@ def test_what_is_not_at_hand_is_one_sentence_with_the_command(
     ],
 )
 def test_wrong_options_are_one_line(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message) as caught:
-        HFOptions.read(options, "models.tagger")
-    assert str(caught.value).startswith("models.tagger")
+    assert_refused(HFOptions.read, rf"^models\.tagger.*{message}", options, "models.tagger")
 
 
 def test_every_option_but_download_belongs_to_the_digest(tiny: Path, tmp_path: Path) -> None:
@@ -140,33 +140,29 @@ def changed(offset: Callable[[int], int]) -> Callable[[Path], None]:
 def test_a_change_of_a_local_file_changes_both_digests(
     change: Callable[[Path], None], tiny: Path, tmp_path: Path
 ) -> None:
-    def digests(folder: Path) -> list[str]:
-        return [found(folder).digest(), found(folder).content_digest()]
-
-    place, before = shutil.copytree(tiny, tmp_path / "copy"), digests(tiny)
-    assert digests(place) == before
+    place, before = shutil.copytree(tiny, tmp_path / "copy"), found(tiny)
+    digests = before.digest(), before.content_digest()
+    assert (found(place).digest(), found(place).content_digest()) == digests
     change(place / "model.safetensors")
-    assert not set(digests(place)) & set(before)
+    assert not {found(place).digest(), found(place).content_digest()} & set(digests)
 
 
 def test_of_large_files_samples_are_looked_at(tmp_path: Path) -> None:
     """Another training run writes the same header and size; one flipped bit between the samples is for
     --verify."""
-    for name, seed in (("a", 0), ("b", 1)):
+    one, two = tmp_path / "a", tmp_path / "b"
+    for seed, folder in enumerate((one, two)):
         rng = np.random.default_rng(seed)
-        (tmp_path / name).mkdir()
-        save_file(
-            {f"w{n}": rng.standard_normal((600, 1000), np.float32) for n in range(3)},
-            tmp_path / name / "model.safetensors",
-        )
-        (tmp_path / name / "old.bin").write_bytes(bytes(6 << 20))
-    assert folder_digest(tmp_path / "a") != folder_digest(tmp_path / "b")
-    before, whole = folder_digest(tmp_path / "a"), content_digest(tmp_path / "a")
-    changed(lambda n: 5000)(tmp_path / "a" / "old.bin")
-    assert folder_digest(tmp_path / "a") == before
-    assert content_digest(tmp_path / "a") != whole
-    changed(lambda n: n - 1)(tmp_path / "a" / "old.bin")
-    assert folder_digest(tmp_path / "a") != before
+        folder.mkdir()
+        weights = {f"w{n}": rng.standard_normal((600, 1000), np.float32) for n in range(3)}
+        save_file(weights, folder / "model.safetensors")
+        (folder / "old.bin").write_bytes(bytes(6 << 20))
+    before, whole = folder_digest(one), content_digest(one)
+    assert folder_digest(two) != before
+    changed(lambda n: 5000)(one / "old.bin")
+    assert (folder_digest(one), content_digest(one) == whole) == (before, False)
+    changed(lambda n: n - 1)(one / "old.bin")
+    assert folder_digest(one) != before
 
 
 def test_a_damaged_safetensors_file_still_has_a_digest(tmp_path: Path) -> None:
@@ -183,40 +179,47 @@ def test_a_damaged_safetensors_file_still_has_a_digest(tmp_path: Path) -> None:
 def test_hidden_files_and_the_card_are_passed_over(tiny: Path, tmp_path: Path) -> None:
     place = shutil.copytree(tiny, tmp_path / "copy")
     (place / "README.md").write_text("card")
-    (place / ".cache").mkdir()
-    (place / ".cache" / "x").write_text("x")
+    shutil.copytree(tiny, place / ".cache")
     assert found(place).digest() == found(tiny).digest()
 
 
 def test_a_model_loads_with_its_options(tiny: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoModelForImageClassification
-
     model = load_pretrained(
-        AutoModelForImageClassification, found(tiny, dtype="bfloat16", device="cpu"), "models.tagger"
+        transformers.AutoModelForImageClassification,
+        found(tiny, dtype="bfloat16", device="cpu"),
+        "models.tagger",
     )
     assert model.dtype == torch.bfloat16
     assert not model.training
-    with pytest.raises(UserError, match=r"^models.tagger: .* cannot be loaded as AutoModelForCausalLM"):
-        load_pretrained(AutoModelForCausalLM, found(tiny), "models.tagger")
-    with pytest.raises(UserError, match="device: mps is not on this machine; it has cpu"):
-        load_pretrained(AutoModelForImageClassification, found(tiny, device="mps"), "models.tagger")
+    for cls, device, message in (
+        (transformers.AutoModelForCausalLM, "auto", ": .* cannot be loaded as AutoModelForCausalLM"),
+        (transformers.ViTForImageClassification, "mps", ".device: mps is not on this machine; it has cpu"),
+    ):
+        assert_refused(
+            load_pretrained, f"^models.tagger{message}", cls, found(tiny, device=device), "models.tagger"
+        )
 
 
 def test_adapters_are_merged(tiny: Path, tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForImageClassification
 
-    plain = load_pretrained(AutoModelForImageClassification, found(tiny))
-    base = AutoModelForImageClassification.from_pretrained(tiny)
+    plain = load_pretrained(transformers.AutoModelForImageClassification, found(tiny))
+    base = transformers.AutoModelForImageClassification.from_pretrained(tiny)
     lora = get_peft_model(base, LoraConfig(r=2, target_modules=["classifier"], init_lora_weights=False))
     lora.save_pretrained(tmp_path / "lora")
-    adapted = load_pretrained(AutoModelForImageClassification, found(tiny, adapters=[tmp_path / "lora"]))
+    adapted = load_pretrained(
+        transformers.AutoModelForImageClassification, found(tiny, adapters=[tmp_path / "lora"])
+    )
     pixels = torch.zeros(1, 3, 16, 16)
     with torch.inference_mode():
         torch.testing.assert_close(adapted(pixels).logits, lora.eval()(pixel_values=pixels).logits)
         assert not torch.allclose(adapted(pixels).logits, plain(pixels).logits)
-    with pytest.raises(UserError, match=r"no adapter_config.json"):
-        load_pretrained(AutoModelForImageClassification, found(tiny, adapters=[tiny]))
+    assert_refused(
+        load_pretrained,
+        "no adapter_config.json",
+        transformers.ViTForImageClassification,
+        found(tiny, adapters=[tiny]),
+    )
 
 
 def test_a_quantization_whose_package_is_absent_is_refused(
@@ -224,38 +227,24 @@ def test_a_quantization_whose_package_is_absent_is_refused(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for name, package in QUANTIZATIONS.items():
-        with pytest.raises(
-            UserError, match=f"quantization: {name} needs the package {package}; pip install {package}"
-        ):
-            check_quantization(found(tiny, quantization=name).options)
+        message = f"quantization: {name} needs the package {package}; pip install {package}"
+        assert_refused(check_quantization, message, found(tiny, quantization=name).options)
 
 
 def test_quantizations_as_the_packages_name_them() -> None:
-    four_bits = {"load_in_4bit": True, "bnb_4bit_compute_dtype": "x"}
+    four_bits = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "x"}
     assert quantization_call("int8", None) == ("BitsAndBytesConfig", {"load_in_8bit": True})
-    name, arguments = quantization_call("int4", "x")
-    assert (name, arguments | four_bits) == ("BitsAndBytesConfig", arguments)
+    assert quantization_call("int4", "x") == ("BitsAndBytesConfig", four_bits)
 
 
 def test_a_quantization_that_does_nothing_is_told(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torchao leaves narrow layers as they are, and says nothing; here no configuration reaches transformers
     at all."""
-    from transformers import AutoModelForImageClassification
-
-    class Plain:
-        @staticmethod
-        def from_pretrained(folder: Path, **options: Any) -> Any:
-            return AutoModelForImageClassification.from_pretrained(folder)
-
-    monkeypatch.setattr(
-        load, "quantization_config", lambda options, where: {} if options.quantization else None
-    )
-    with pytest.raises(UserError, match=r"^models.tagger.quantization: torchao-int4 changes no layer of"):
-        load_pretrained(Plain, found(tiny, quantization="torchao-int4"), "models.tagger")
-
-
-def raised(error: Exception) -> Any:
-    raise error
+    plain = transformers.AutoModelForImageClassification.from_pretrained(tiny)
+    monkeypatch.setattr(load, "quantization_config", lambda options, where: {})
+    loads = Mock(from_pretrained=Mock(return_value=plain))
+    message = r"^models.tagger.quantization: torchao-int4 changes no layer of"
+    assert_refused(load_pretrained, message, loads, found(tiny, quantization="torchao-int4"), "models.tagger")
 
 
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
@@ -266,8 +255,8 @@ OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 
     [
         (lambda: torch.empty(2**55), "out_of_memory"),
         (lambda: bytearray(2**60), "out_of_memory"),
-        (lambda: raised(OUT_OF_MEMORY), "out_of_memory"),
-        (lambda: raised(RuntimeError("CUDA error: device-side assert triggered\nmore")), "engine_died"),
+        (Mock(side_effect=OUT_OF_MEMORY), "out_of_memory"),
+        (Mock(side_effect=RuntimeError("CUDA error: device-side assert triggered\nmore")), "engine_died"),
     ],
 )
 def test_faults_of_memory_and_device_are_told_apart(work: Callable[[], Any], reason: str) -> None:
@@ -279,10 +268,13 @@ def test_faults_of_memory_and_device_are_told_apart(work: Callable[[], Any], rea
 
 
 def test_an_absent_package_is_one_sentence_with_the_pip_line() -> None:
-    with pytest.raises(
-        UserError, match=r"^models.llm: nowhere.to_be is not installed; pip install 'ctrlsynth\[server\]'$"
-    ):
-        need("nowhere.to_be", "server", "models.llm")
+    assert_refused(
+        need,
+        r"^models.llm: nowhere.to_be is not installed; pip install 'ctrlsynth\[server\]'$",
+        "nowhere.to_be",
+        "server",
+        "models.llm",
+    )
     need("json.decoder", "server")
 
 

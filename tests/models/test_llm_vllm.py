@@ -10,11 +10,11 @@ import types
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from conformance import Tiny, check_llm, other_weights, request
-from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import Reply, Request
 from ctrlsynth.models.hub.find import HFOptions, locate
 from ctrlsynth.models.llms import vllm as backend
@@ -22,6 +22,7 @@ from ctrlsynth.models.llms.sampling import Sampling
 from ctrlsynth.models.llms.server import OpenAIServer
 from ctrlsynth.models.llms.vllm import VLLM, engine_arguments, reply_of, sampling_arguments
 from ctrlsynth.models.registry import load
+from helpers import assert_refused
 
 # Recorded from vLLM's documentation and source, versions 0.19 to 0.23.
 LLM_NAMES = set(
@@ -78,14 +79,14 @@ def test_engine_arguments_are_the_documented_ones(tiny: Tiny) -> None:
         max_lora_rank=16, engine={"enforce_eager": True, "max_num_seqs": 64},
     )  # fmt: skip
     assert full.keys() <= LLM_NAMES | ENGINE_NAMES
-    assert (
-        full["tensor_parallel_size"],
-        full["quantization"],
-        full["enable_lora"],
-        full["max_num_seqs"],
-    ) == (4, "fp8", True, 64)
-    with pytest.raises(UserError, match="trust_remote_code is set by an option of its own, or not at all"):
-        engine_arguments(found, engine={"trust_remote_code": True})
+    names = ("tensor_parallel_size", "quantization", "enable_lora", "max_num_seqs")
+    assert [full[name] for name in names] == [4, "fp8", True, 64]
+    assert_refused(
+        engine_arguments,
+        "trust_remote_code is set by an option of its own, or not at all",
+        found,
+        engine={"trust_remote_code": True},
+    )
 
 
 def test_sampling_arguments_are_the_documented_ones() -> None:
@@ -129,10 +130,14 @@ def test_answers_are_read_as_documented(made: Made, wanted: Reply) -> None:
     assert reply_of(types.SimpleNamespace(outputs=[made]), 9) == wanted
 
 
+def said(ids: list[int]) -> str:
+    return f"{len(ids)} tokens, {hashlib.sha256(str(ids).encode()).hexdigest()}"
+
+
 @dataclass
 class Recorder:
     """Stands where the engine would: takes only what the interface documents, notes it, and says each
-    prompt's length."""
+    prompt's length and hash."""
 
     arguments: dict[str, Any]
     calls: list[dict[str, Any]] = field(default_factory=list)
@@ -145,10 +150,7 @@ class Recorder:
         assert {"prompts", "sampling_params", *more} <= GENERATE_NAMES
         assert len(prompts) == len(sampling_params)
         self.calls.append({"prompts": prompts, "params": sampling_params, **more})
-        return [
-            types.SimpleNamespace(outputs=[Made(f"{len(p['prompt_token_ids'])} tokens", [1, 2])])
-            for p in prompts
-        ]
+        return [types.SimpleNamespace(outputs=[Made(said(p["prompt_token_ids"]), [1, 2])]) for p in prompts]
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
@@ -171,9 +173,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
         "vllm.lora.request": {"LoRARequest": lambda name, number, path: (name, number, path)},
     }
     for name, members in parts.items():
-        module = types.ModuleType(name)
-        module.__dict__.update(members)
-        monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(**members))
     return made
 
 
@@ -189,10 +189,9 @@ def test_a_call_keeps_order_and_sets_long_prompts_aside(tiny: Tiny, monkeypatch:
         request("dog"),
     ]
     replies = model.generate(asked)
-    assert [r.error for r in replies] == [None, "prompt_too_long", None, None]
-    assert [r.text for r in replies if not r.error] == [
-        f"{r.prompt_tokens} tokens" for r in replies if not r.error
-    ]
+    wanted = [Reply(said(ids), None, len(ids), 2) for ids in map(model.tokens, asked)]
+    wanted[1] = Reply("", f"{len(model.tokens(asked[1]))} tokens of 512", error="prompt_too_long")
+    assert replies == wanted
     (call,) = made[0].calls
     assert [p["structured_outputs"] for p in call["params"]] == [None, {"json": SCHEMA}, None]
     assert (call["use_tqdm"], call["lora_request"]) == (False, ("adapter", 1, str(tiny("mistral"))))
@@ -233,8 +232,7 @@ def test_options_and_files_are_checked_before_it_runs(tiny: Tiny, tmp_path: Path
         ({"device": "cpu"}, "device: auto or cuda, not 'cpu'; CUDA_VISIBLE_DEVICES"),
     ]  # fmt: skip
     for options, message in wrong:
-        with pytest.raises(UserError, match=message):
-            load({"vllm": str(tiny("mistral")), **options}, "llm")
+        assert_refused(load, message, {"vllm": str(tiny("mistral")), **options}, "llm")
 
 
 @pytest.mark.usefixtures("installed")
@@ -245,13 +243,12 @@ def test_an_older_interface_is_refused_before_the_first_call(
     passes."""
     model = VLLM(str(tiny("mistral")))
     for told in ("0.19.0", "0.23.0rc1", "1.0", "dev"):
-        monkeypatch.setattr(backend, "version_of", lambda _, told=told: told)
+        monkeypatch.setattr(backend, "version_of", Mock(return_value=told))
         model.check()
     for told in ("0.10.2", "0.18.9"):
-        monkeypatch.setattr(backend, "version_of", lambda _, told=told: told)
+        monkeypatch.setattr(backend, "version_of", Mock(return_value=told))
         message = rf"^models.llm: vllm {told} has another interface than 0.19 and later; pip install"
-        with pytest.raises(UserError, match=message):
-            model.check()
+        assert_refused(model.check, message)
 
 
 @pytest.mark.usefixtures("installed")
@@ -261,23 +258,18 @@ def test_conformance_of_what_surrounds_the_engine(
     """Order, number, long rows, a poisoned one: the suite of all backends, with an engine in vLLM's place
     that says its prompt's hash."""
     stand_in(monkeypatch)
-
-    def generate(self: Recorder, prompts: Any, sampling_params: Any = None, **more: Any) -> list[Any]:
-        assert len(prompts) == len(sampling_params)
-        told = [hashlib.sha256(str(p["prompt_token_ids"]).encode()).hexdigest() for p in prompts]
-        return [types.SimpleNamespace(outputs=[Made(text, [1])]) for text in told]
-
-    monkeypatch.setattr(Recorder, "generate", generate)
     other = other_weights(tiny("mistral"), tmp_path / "other")
     check_llm(lambda: VLLM(str(tiny("mistral"))), lambda: VLLM(str(other)))
 
 
 def test_absent_vllm_is_one_sentence_or_its_interface_is_the_recorded_one() -> None:
     if importlib.util.find_spec("vllm") is None:
-        with pytest.raises(
-            UserError, match=r"^models.llm: vllm is not installed; pip install 'ctrlsynth\[vllm\]'$"
-        ):
-            load({"vllm": "mistralai/Mistral-Nemo-Instruct-2407"}, "llm")
+        assert_refused(
+            load,
+            r"^models.llm: vllm is not installed; pip install 'ctrlsynth\[vllm\]'$",
+            "vllm:mistralai/Mistral-Nemo-Instruct-2407",
+            "llm",
+        )
         return
     from vllm import LLM, EngineArgs, SamplingParams  # type: ignore[attr-defined, unused-ignore]
 

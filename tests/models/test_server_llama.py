@@ -2,17 +2,18 @@
 are really killed."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from conformance import check_llm, request
-from ctrlsynth.errors import UserError
 from ctrlsynth.models.base import Request
 from ctrlsynth.models.llms.server import OpenAIServer
+from helpers import assert_refused
 from servers import LlamaServer, wait_for
 
 SCHEMA = {
@@ -34,74 +35,55 @@ def server() -> Iterator[LlamaServer]:
 
 
 @pytest.fixture
-def model(server: LlamaServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
+def connect(server: LlamaServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., OpenAIServer]]:
+    """Makes clients of the server, two requests in flight, and closes them."""
     monkeypatch.setenv("LLAMA_KEY", "sesame")
-    made = OpenAIServer("smollm2", base_url=server.url, api_key_env="LLAMA_KEY", concurrency=2, max_tokens=8)
-    yield made
-    made.close()
+    common: dict[str, Any] = {"base_url": server.url, "api_key_env": "LLAMA_KEY", "concurrency": 2}
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(closing(OpenAIServer("smollm2", **common | options)))
 
 
-def test_conformance_with_one_text_in_two_free(model: OpenAIServer, server: LlamaServer) -> None:
+def test_conformance_with_one_text_in_two_free(connect: Callable[..., OpenAIServer]) -> None:
     """llama.cpp's greedy texts change with the requests beside them and before them in a slot; the tolerance
     is half of the texts, so that a change of order or number is still seen."""
-    other = OpenAIServer("smollm2", base_url=server.url, api_key_env="LLAMA_KEY", temperature=1.0)
-    try:
-        check_llm(lambda: model, lambda: other, rows=ROWS, tolerance=0.5)
-        long = model.generate([request("very " * 3000)])[0]
-        assert (long.error, long.text) == ("prompt_too_long", "")
-    finally:
-        other.close()
+    model = connect(max_tokens=8)
+    check_llm(lambda: model, lambda: connect(temperature=1.0), rows=ROWS, tolerance=0.5)
+    long = model.generate([request("very " * 3000)])[0]
+    assert (long.error, long.text) == ("prompt_too_long", "")
 
 
-def test_usage_digest_and_preflight_are_the_server_s(model: OpenAIServer, server: LlamaServer) -> None:
+def test_usage_digest_and_preflight_are_the_server_s(connect: Callable[..., OpenAIServer]) -> None:
+    model = connect(max_tokens=8)
     model.check()
     (reply,) = model.generate(ROWS[:1])
-    assert reply.finish == "length"
-    assert reply.completion_tokens == 8
-    assert (reply.prompt_tokens or 0) > 10
+    assert (reply.finish, reply.completion_tokens, (reply.prompt_tokens or 0) > 10) == ("length", 8, True)
     assert model.digest.startswith("unverified:")
     (told,) = model.pool.models().values()
     assert told[0]["meta"]["n_params"] > 10**8  # what the digest holds of the weights
-    unkeyed = OpenAIServer("smollm2", base_url=server.url, api_key_env="NO_SUCH_KEY")
-    try:
-        with pytest.raises(UserError, match="refuses the key in NO_SUCH_KEY"):
-            unkeyed.generate(ROWS[:1])
-    finally:
-        unkeyed.close()
+    assert_refused(connect(api_key_env="NO_SUCH_KEY").generate, "refuses the key in NO_SUCH_KEY", ROWS[:1])
 
 
-def test_structured_output_is_held_by_the_server(server: LlamaServer, model: OpenAIServer) -> None:
-    wide = OpenAIServer("smollm2", base_url=server.url, api_key_env="LLAMA_KEY")
-    try:
-        (reply,) = wide.generate([Request("Describe a dog with a ball.", schema=SCHEMA, max_tokens=64)])
-        told = json.loads(reply.text)
-        assert isinstance(told["caption"], str)
-        assert set(told["objects"]) <= {"dog", "ball"}
-    finally:
-        wide.close()
+def test_structured_output_is_held_by_the_server(connect: Callable[..., OpenAIServer]) -> None:
+    (reply,) = connect().generate([Request("Describe a dog with a ball.", schema=SCHEMA, max_tokens=64)])
+    told = json.loads(reply.text)
+    assert isinstance(told["caption"], str)
+    assert set(told["objects"]) <= {"dog", "ball"}
 
 
 def test_a_server_that_is_killed_is_left_and_found_again(
-    server: LlamaServer, monkeypatch: pytest.MonkeyPatch
+    server: LlamaServer, connect: Callable[..., OpenAIServer]
 ) -> None:
-    monkeypatch.setenv("LLAMA_KEY", "sesame")
     with LlamaServer(slots=2, key="sesame") as twin:
-        both = OpenAIServer(
-            "smollm2", base_urls=[server.url, twin.url], api_key_env="LLAMA_KEY", concurrency=2, max_tokens=4
-        )
-        try:
-            assert both.digest == both.digest
-            asked = ROWS * 4
-            with ThreadPoolExecutor(1) as thread:
-                answers = thread.submit(both.generate, asked)
-                wait_for(lambda: answers.done() or ((state := both.pool._state) and state.replicas[1].busy))
-                twin.kill()
-                replies: list[Any] = answers.result()
-            assert [r.error for r in replies] == [None] * len(asked)
-            twin.start()
-            state = both.pool._state
-            assert state is not None
-            wait_for(lambda: not any(r.out for r in state.replicas))
-            assert [r.error for r in both.generate(ROWS)] == [None] * len(ROWS)
-        finally:
-            both.close()
+        both = connect(base_url=None, base_urls=[server.url, twin.url], max_tokens=4)
+        assert both.digest == both.digest
+        asked = ROWS * 4
+        with ThreadPoolExecutor(1) as thread:
+            answers = thread.submit(both.generate, asked)
+            wait_for(lambda: answers.done() or ((state := both.pool._state) and state.replicas[1].busy))
+            twin.kill()
+            assert [r.error for r in answers.result()] == [None] * len(asked)
+        twin.start()
+        state = both.pool._state
+        assert state is not None
+        wait_for(lambda: not any(r.out for r in state.replicas))
+        assert [r.error for r in both.generate(ROWS)] == [None] * len(ROWS)

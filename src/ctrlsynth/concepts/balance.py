@@ -294,13 +294,12 @@ def _writer(made: Plan, path: Path, suffix: str) -> Iterator[Callable[[pa.Array,
 
         def write(ids: pa.Array, texts: pa.Array, found: Matches) -> None:
             for one, text, entries in zip(ids.to_pylist(), texts.to_pylist(), found.lists(), strict=True):
-                concepts = [names[e] for e in entries]
+                fields = {"id": one, "text": text, "concepts": [names[e] for e in entries]}
                 if suffix == ".txt":
                     stream.write(" ".join(text.split("\n")).replace("\r", " ") + "\n")
                 elif suffix == ".csv":
-                    rows.writerow([one, text, json.dumps(concepts, ensure_ascii=False)])
+                    rows.writerow([one, text, json.dumps(fields["concepts"], ensure_ascii=False)])
                 else:
-                    fields = {"id": one, "text": text, "concepts": concepts}
                     stream.write(json.dumps(fields, ensure_ascii=False) + "\n")
 
         yield write

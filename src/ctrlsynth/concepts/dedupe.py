@@ -32,9 +32,8 @@ def find(
     with tempfile.TemporaryDirectory(prefix="ctrlsynth-") as folder:
         files = [Path(folder) / f"{n:03d}" for n in range(BUCKETS)]
         for part, keys, ranks in parts:
-            records = np.empty(len(keys), _RECORD)
-            records["high"], records["low"], records["rank"] = keys[:, 0], keys[:, 1], ranks
-            records["at"] = (part << 32) + np.arange(len(keys))
+            places = (part << 32) + np.arange(len(keys))
+            records = np.rec.fromarrays([keys[:, 0], keys[:, 1], ranks, places], _RECORD)
             buckets = (keys[:, 0] >> np.uint64(56)).astype(np.intp)
             order = np.argsort(buckets, kind="stable")
             ends = np.searchsorted(buckets[order], np.arange(BUCKETS), side="right")

@@ -56,8 +56,7 @@ def measure_place(place: Path, bank: Path | None = None) -> Diversity:
     texts = (
         text for part in open_corpus([place]) for batch in read(part) for text in batch.texts.to_pylist()
     )
-    matcher = Matcher(load_bank(bank).entries) if bank is not None else None
-    found = measure(texts, matcher)
+    found = measure(texts, Matcher(load_bank(bank).entries) if bank is not None else None)
     if found is None:
         raise UserError(f"{place}: holds no captions")
     return found
@@ -72,13 +71,12 @@ def measure(
     chosen: list[str] = []
     seen: set[int] = set()
     total = 0
-    for text in captions:
+    for total, text in enumerate(captions, 1):
         seen.add(hash_int(0, text, "caption"))
         if len(chosen) < sample:
             chosen.append(text)
-        elif (at := chance.randrange(total + 1)) < sample:
+        elif (at := chance.randrange(total)) < sample:
             chosen[at] = text
-        total += 1
     if not chosen:
         return None
     words = [tuple(_WORD.findall(text.lower())) for text in chosen]

@@ -28,11 +28,7 @@ _COUNT_FIELD = {3: 2, 4: 2, 5: 3, 6: 4}
 STAND_IN_PMI = 8.0
 """symspellpy's corpus is too small for a PMI of 30 (its highest is 25.7). At 8 it gives 97,000 pairs;
 MetaCLIP's bank holds 100,646."""
-_PACKAGE, _WORDS, _PAIRS = (
-    "symspellpy",
-    "frequency_dictionary_en_82_765.txt",
-    "frequency_bigramdictionary_en_243_342.txt",
-)
+_WORDS, _PAIRS = "frequency_dictionary_en_82_765.txt", "frequency_bigramdictionary_en_243_342.txt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +98,7 @@ def _ngrams(wanted: Wanted) -> list[tuple[str, Scored]]:
     unigrams, bigrams = wanted.unigrams, wanted.bigrams
     if stand_in:
         what = "the stand-in for Wikipedia's counts"
-        unigrams, bigrams = ([package_file(_PACKAGE, name, what)] for name in (_WORDS, _PAIRS))
+        unigrams, bigrams = ([package_file("symspellpy", name, what)] for name in (_WORDS, _PAIRS))
     words, pairs = Counter[str](), Counter[str]()
     for counts, paths, length in ((words, unigrams, 1), (pairs, bigrams, 2)):
         for path in paths:

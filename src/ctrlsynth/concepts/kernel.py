@@ -148,29 +148,20 @@ def fill_trie(
 def _cut(data: Array, start: int, end: int, kinds: Array, tails: Array, spans: Array) -> int:
     """Cuts a text into words by the rule: their last 8 bytes, where they begin and how long they are. Returns
     how many."""
-    count = 0
-    first = start
-    tail = _0
+    count, first, tail = 0, start, _0
     for i in range(start, end):
         byte = data[i]
         kind = kinds[byte]
         if kind == 0:
             tail = tail << _8 | np.uint64(byte)
             continue
-        tails[count] = tail
-        spans[count, 0] = first
-        spans[count, 1] = i - first
+        tails[count], spans[count, 0], spans[count, 1] = tail, first, i - first
         count += 1
         if kind == 2:
-            tails[count] = np.uint64(byte)
-            spans[count, 0] = i
-            spans[count, 1] = 1
+            tails[count], spans[count, 0], spans[count, 1] = np.uint64(byte), i, 1
             count += 1
-        first = i + 1
-        tail = _0
-    tails[count] = tail
-    spans[count, 0] = first
-    spans[count, 1] = end - first
+        first, tail = i + 1, _0
+    tails[count], spans[count, 0], spans[count, 1] = tail, first, end - first
     return count + 1
 
 

@@ -93,7 +93,7 @@ class TarSource(OpenSource):
         if "json" in members:
             text = _text(row, members["json"], stream)
             found = parse_object(text) if text else {}
-            row.metadata |= found if found is not None else {"json": "unreadable"}
+            row.metadata |= {"json": "unreadable"} if found is None else found
         key = caption_key(row.metadata, self._caption)
         caption = as_caption(row.metadata.pop(key)) if key else None
         if beside := members.get(self._caption or "txt"):

@@ -116,8 +116,14 @@ def stripped_reply(raw: str, prompt_tokens: int | None, completion_tokens: int |
     it."""
     text = raw.strip()
     error = None if text else "empty_reply"
-    kept = raw if raw != text else None
-    return Reply(text, kept, prompt_tokens, completion_tokens, "length" if cut else "stop", error)
+    return Reply(
+        text,
+        raw if raw != text else None,
+        prompt_tokens,
+        completion_tokens,
+        "length" if cut else "stop",
+        error,
+    )
 
 
 class LanguageModel(Model):

@@ -10,11 +10,13 @@ import yaml
 
 from .installed import INSTALL, version_of
 
-_EXTRAS = ("demo", "server", "transformers", "diffusers", "clip", "vllm")
-_INSTALL = {
+_INSTALL: dict[str | None, str] = {
     "models": INSTALL,
     "base": "pip install ctrlsynth",
-    **{e: f"pip install 'ctrlsynth[{e}]'" for e in _EXTRAS},
+    **{
+        extra: f"pip install 'ctrlsynth[{extra}]'"
+        for extra in ("demo", "server", "transformers", "diffusers", "clip", "vllm")
+    },
 }
 
 
@@ -57,8 +59,9 @@ class Entry:
 def entries() -> list[Entry]:
     """Everything embedded, models first, in the order of the figure."""
     text = (resources.files("ctrlsynth.models") / "data" / "catalogue.yaml").read_text(encoding="utf-8")
-    found = []
-    for row in yaml.safe_load(text):
-        command = _INSTALL[row.pop("install")] if "install" in row else ""
-        found.append(Entry(version=version_of(row["part_of"]), install=command, **row))
-    return found
+    return [
+        Entry(
+            **row | {"version": version_of(row["part_of"]), "install": _INSTALL.get(row.get("install"), "")}
+        )
+        for row in yaml.safe_load(text)
+    ]

@@ -53,10 +53,9 @@ _MOST_PATIENCE = 4096
 def quiet_native_threads() -> None:
     """Sets the environment variables that native libraries read on loading; keeps what the user has set.
     Call it before models load."""
-    for name, value in _QUIET.items():
-        if name not in os.environ:
-            os.environ[name] = value
-            _ours.add(name)
+    new = {name: value for name, value in _QUIET.items() if name not in os.environ}
+    os.environ.update(new)
+    _ours.update(new)
 
 
 def cores() -> int:

@@ -43,15 +43,14 @@ NAMES: dict[Role, dict[str, str]] = {
     },
     "safety": {"opennsfw": f"{_HERE}.embedded.opennsfw.judge:OpenNSFW"},
 }
+# Base class of each role, and the method that its models must define.
 _BASES: dict[Role, tuple[type[Model], str]] = {
     "tagger": (VisionTagger, "tag"),
     "llm": (LanguageModel, "generate"),
     "text_to_image": (TextToImageModel, "generate"),
     "safety": (SafetyJudge, "score"),
 }
-"""Base class of each role, and the method that its models must define."""
-_OPTIONS_TOO = {"extract"}
-"""Models that are also options of other models."""
+_OPTIONS_TOO = {"extract"}  # models that are also options of other models
 
 
 @dataclass(frozen=True, slots=True)

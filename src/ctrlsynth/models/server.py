@@ -32,17 +32,14 @@ T = TypeVar("T")
 Call = Callable[["openai.AsyncOpenAI"], Awaitable[Any]]
 """One request: `lambda client: client.chat.completions.create(...)`. May be called several times."""
 HOSTED = "api.openai.com"
-FAILURES = 3
-"""Failures in a row after which a replica is out."""
+FAILURES = 3  # in a row, after which a replica is out
 PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Seconds before the first retry, doubled for each further one up to the longest, less a random share."""
-LONGEST_REST = 3600.0
-"""Seconds: the longest Retry-After that is obeyed."""
-PROBE = 10.0
-"""Seconds that a server may take to list its models."""
+LONGEST_REST = 3600.0  # seconds: the longest Retry-After that is obeyed
+PROBE = 10.0  # seconds that a server may take to list its models
+# Stable fields of a server's model list; llama-server's `created` is the time of the question.
 _REPORTED = ("id", "root", "parent", "owned_by", "max_model_len")
 _META = ("vocab_type", "n_vocab", "n_ctx_train", "n_embd", "n_params", "size")
-"""Stable fields of a server's model list; llama-server's `created` is the time of the question."""
 
 
 _ADDRESS = "begins with http:// or https:// and mostly ends with /v1"
@@ -231,8 +228,10 @@ class ServerPool:
                 future.cancel()
             raise
         if answers and all(isinstance(answer, Fault) and answer.error == "server_down" for answer in answers):
-            seconds = f"{self.options.patience:g} s"
-            raise ModelError("server_down", f"no server has answered for {seconds}: {self._addresses()}")
+            raise ModelError(
+                "server_down",
+                f"no server has answered for {self.options.patience:g} s: {self._addresses()}",
+            )
         return answers
 
     def models(self) -> dict[str, list[dict[str, Any]]]:
@@ -243,7 +242,16 @@ class ServerPool:
                 f"{self.where}: the environment variable {self.options.api_key_env} holds no key; set it, or "
                 f"name a server as base_url"
             )
-        answers = asyncio.run_coroutine_threadsafe(self._list_models(), self._running().loop).result()
+        state = self._running()
+        asked = {
+            r.name: asyncio.run_coroutine_threadsafe(_models_of(r.client), state.loop) for r in state.replicas
+        }
+        answers = {}
+        for name, future in asked.items():
+            if error := future.exception():  # a refused key raises here
+                judge(error, self.where, name, self.options.api_key_env)
+            else:
+                answers[name] = future.result()
         if not answers:
             raise UserError(f"{self.where}: no server answers at {self._addresses()}; is it running?")
         return answers
@@ -253,20 +261,19 @@ class ServerPool:
         replicas."""
         reports: dict[str, dict[str, Any]] = {}
         for url, listed in self.models().items():
-            entry = next((m for m in listed if model in (m.get("id"), *(m.get("aliases") or ()))), None)
-            if entry is None:
-                names = [str(name) for m in listed for name in (m.get("id"), *(m.get("aliases") or ()))]
-                raise unknown("model", model, names, f"{self.where}: {url}")
-            meta = entry.get("meta") or {}
-            reports[url] = {n: entry.get(n) for n in _REPORTED} | {n: meta.get(n) for n in _META}
-        (first, one), *others = reports.items()
-        for url, other in others:
-            if other != one:
+            known = {name: m for m in listed[::-1] for name in (m.get("id"), *(m.get("aliases") or ()))}
+            if model not in known:
+                raise unknown("model", model, map(str, known), f"{self.where}: {url}")
+            meta = known[model].get("meta") or {}
+            reports[url] = {n: known[model].get(n) for n in _REPORTED} | {n: meta.get(n) for n in _META}
+        first, *others = reports
+        for url in others:
+            if reports[url] != reports[first]:
                 raise UserError(
                     f"{self.where}: {first} and {url} serve different models by the name {model!r}; replicas "
                     f"serve the same"
                 )
-        return one
+        return reports[first]
 
     def close(self) -> None:
         """Ends the thread and its connections; a later call starts them again."""
@@ -279,35 +286,29 @@ class ServerPool:
             state.loop.close()
 
     def _running(self) -> _State:
+        import openai
+
         with self._lock:
             if self._state is None:
+                key = os.environ.get(self.options.api_key_env)
+                replicas = [
+                    Replica(
+                        url or HOSTED,
+                        openai.AsyncOpenAI(
+                            api_key=key or ("none" if url else ""), base_url=url, max_retries=0, timeout=None
+                        ),
+                        self.options.concurrency,
+                    )
+                    for url in self.options.urls or (None,)
+                ]
                 loop = asyncio.new_event_loop()
                 thread = threading.Thread(target=loop.run_forever, daemon=True, name="servers")
-                replicas = [self._replica(url) for url in self.options.urls or (None,)]
                 self._state = _State(loop, thread, replicas)
                 thread.start()
             return self._state
 
-    def _replica(self, url: str | None) -> Replica:
-        import openai
-
-        key = os.environ.get(self.options.api_key_env) or ("none" if url else "")
-        client = openai.AsyncOpenAI(api_key=key, base_url=url, max_retries=0, timeout=None)
-        return Replica(url or HOSTED, client, self.options.concurrency)
-
     def _addresses(self) -> str:
         return ", ".join(self.options.urls) or HOSTED
-
-    async def _list_models(self) -> dict[str, list[dict[str, Any]]]:
-        replicas = self._running().replicas
-        listed = await asyncio.gather(*(_models_of(r.client) for r in replicas), return_exceptions=True)
-        out = {}
-        for replica, answer in zip(replicas, listed, strict=True):
-            if isinstance(answer, BaseException):  # a refused key raises here
-                judge(answer, self.where, replica.name, self.options.api_key_env)
-            else:
-                out[replica.name] = answer
-        return out
 
     async def _answer(self, state: _State, call: Call, read: Callable[[Any], T]) -> T | Fault:
         """The answer to a request, after as many tries as it needs, or its Fault."""
@@ -333,8 +334,7 @@ class ServerPool:
                 return answer
             fault, pause = answer.fault, self._pause(state, replica, answer, tries)
             tries += 1
-            late = state.loop.time() + pause >= until
-            if not answer.retry or tries > self.options.retries or late:
+            if not answer.retry or tries > self.options.retries or state.loop.time() + pause >= until:
                 return fault
             self.retried += 1
             await asyncio.sleep(pause)

@@ -158,7 +158,7 @@ class Shape:
             judge = self.judges.get(step.folder)
             judged = {r["parent"]: r for r in family[judge.folder]} if judge is not None else {}
             seen: dict[str, Row] = {}
-            if judge is not None and box_of(step).makes == "image":  # by the tags that it was read to have
+            if judge is not None and box_of(step).makes == "image":  # judged by its tags
                 judged = {parent(i): r for i, r in judged.items()}
                 seen = {r["parent"]: r for r in family.get(str(judge.parent), []) if "parent" in r}
             balance = self.balances.get(step.folder)

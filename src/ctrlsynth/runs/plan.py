@@ -6,6 +6,7 @@ it is the wanted one (`storage.parts`)."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -87,9 +88,7 @@ class Plan:
 
     def retry(self, folder: str, indexes: Iterable[int]) -> Plan:
         """Returns the plan with these parts, and what depends on them, to be made again."""
-        counts = dict(self.retries.get(folder, {}))
-        for index in indexes:
-            counts[str(index)] = counts.get(str(index), 0) + 1
+        counts = dict(Counter(self.retries.get(folder, {})) + Counter(map(str, indexes)))
         return replace(self, retries={**self.retries, folder: counts} if counts else self.retries)
 
     def describe(self) -> dict[str, Any]:

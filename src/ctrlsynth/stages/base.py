@@ -137,7 +137,7 @@ class Stage:
         dropped."""
         columns, number = self.columns(items, answers), len(items)
         share = seconds / (sum(1 for i in items if i.status != "dropped") or 1)
-        common: dict[str, Sequence[Any]] = {
+        columns |= {
             "id": [i.id for i in items],
             "parent": [i.parent for i in items],
             "source_key": [i.source_key for i in items],
@@ -148,10 +148,10 @@ class Stage:
             "seconds": [share if i.status != "dropped" else 0.0 for i in items],
             "model": [self.model_name] * number,
         }
-        arrays = []
-        for column in self.schema:
-            values = common.get(column.name, columns.get(column.name))
-            arrays.append(pa.nulls(number, column.type) if values is None else pa.array(values, column.type))
+        arrays = [
+            pa.array(columns[c.name], c.type) if c.name in columns else pa.nulls(number, c.type)
+            for c in self.schema
+        ]
         return pa.Table.from_arrays(arrays, schema=self.schema)
 
 

@@ -235,8 +235,11 @@ class JudgeImageStage(_JudgeStage):
         removed: tuple[str, ...] = (
             removed_phrases(edits or (), Tags.of(written)) if written is not None else ()
         )
-        references: dict[str, Tags | None] = {"text": self._mine(text) if text else None}
-        references |= {"original": None, "original_unedited": None}
+        references: dict[str, Tags | None] = {
+            "text": self._mine(text) if text else None,
+            "original": None,
+            "original_unedited": None,
+        }
         if original is not None:
             edited, records = self._controller.edited(*original)
             references["original"] = edited if written is None else Tags.of(written)

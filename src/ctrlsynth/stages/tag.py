@@ -100,10 +100,11 @@ class TagStage(Stage):
                     item.fail(fault.reason)
 
     def call(self, items: list[Item]) -> list[Any]:
-        def tagged(live: list[Item]) -> list[Tags]:
-            return self._tagger.tag([ImageAndText(i.payload.image, i.payload.text) for i in live])
-
-        out = list(map(tags_of, self.ask(items, tagged)))
+        answers = self.ask(
+            items,
+            lambda live: self._tagger.tag([ImageAndText(i.payload.image, i.payload.text) for i in live]),
+        )
+        out = list(map(tags_of, answers))
         for item, tags in zip(items, out, strict=True):
             if item.status == "ok" and (tags is None or tags.error):
                 item.fail(tags.error if tags is not None else BAD)

@@ -136,8 +136,9 @@ def load_pretrained(cls: Any, found: Located, where: str = "models", **more: Any
 
 def quantization_failed(found: Located, error: Exception, where: str) -> UserError:
     """The error for a quantization that does not work on the model."""
-    kind = found.options.quantization
-    return UserError(f"{where}.quantization: {kind} fails on {found.name}: {first_line(error)}")
+    return UserError(
+        f"{where}.quantization: {found.options.quantization} fails on {found.name}: {first_line(error)}"
+    )
 
 
 def finish(network: Any, found: Located, where: str = "models") -> Any:

@@ -27,15 +27,15 @@ class ChatModel(HubModel, LanguageModel):
         """The instruction in the chat template, ready for the model's reply. Loads only the tokenizer.
 
         Switches off thinking (`enable_thinking`, which other templates ignore)."""
-        text: str = self.tokenizer.apply_chat_template(
-            messages(request), tokenize=False, add_generation_prompt=True, enable_thinking=False
+        return str(
+            self.tokenizer.apply_chat_template(
+                messages(request), tokenize=False, add_generation_prompt=True, enable_thinking=False
+            )
         )
-        return text
 
     def tokens(self, request: Request) -> list[int]:
         """The prompt's token ids; the template already contains the special ones."""
-        ids: list[int] = self.tokenizer(self.prompt(request), add_special_tokens=False)["input_ids"]
-        return ids
+        return list(self.tokenizer(self.prompt(request), add_special_tokens=False)["input_ids"])
 
     def check(self) -> None:
         """Preflight: configuration, weights and chat template exist. Loads no weights."""

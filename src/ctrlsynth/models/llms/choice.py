@@ -8,6 +8,8 @@ stays greedy."""
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from .sampling import Sampling
 
 
@@ -17,14 +19,13 @@ class Choice:
 
     def __init__(self, sampling: Sampling, seeds: Sequence[int], prompt_mask: Any) -> None:
         """`prompt_mask` [rows, length]: 1 for tokens of a prompt, 0 for padding."""
-        import torch
-
-        self._torch, self._s, self._prompt = torch, sampling, prompt_mask.bool()
+        self._s, self._prompt = sampling, prompt_mask.bool()
         self._counts: Any = None
         self._seen: Any = None
-        device = prompt_mask.device
         self._generators = (
-            [torch.Generator(device).manual_seed(seed) for seed in seeds] if not sampling.greedy else []
+            [torch.Generator(prompt_mask.device).manual_seed(seed) for seed in seeds]
+            if not sampling.greedy
+            else []
         )
 
     def __call__(self, ids: Any, scores: Any) -> Any:
@@ -38,15 +39,13 @@ class Choice:
         if (s.presence_penalty, s.frequency_penalty, s.repetition_penalty) == (0.0, 0.0, 1.0):
             return logits
         if self._counts is None:
-            self._counts = self._torch.zeros_like(logits)
-            self._seen = (
-                self._torch.zeros_like(logits).scatter_add_(1, ids, self._prompt.to(logits.dtype)) > 0
-            )
+            self._counts = torch.zeros_like(logits)
+            self._seen = torch.zeros_like(logits).scatter_add_(1, ids, self._prompt.to(logits.dtype)) > 0
         else:
-            self._counts.scatter_add_(1, ids[:, -1:], self._torch.ones_like(logits[:, :1]))
+            self._counts.scatter_add_(1, ids[:, -1:], torch.ones_like(logits[:, :1]))
         made = self._counts > 0
-        factor = self._torch.where(self._seen | made, s.repetition_penalty, 1.0)
-        logits = self._torch.where(logits > 0, logits / factor, logits * factor)
+        factor = torch.where(self._seen | made, s.repetition_penalty, 1.0)
+        logits = torch.where(logits > 0, logits / factor, logits * factor)
         return logits - s.frequency_penalty * self._counts - s.presence_penalty * made
 
     def _nucleus(self, logits: Any) -> Any:
@@ -62,8 +61,6 @@ class Choice:
 
     def _noise(self, logits: Any) -> Any:
         """Gumbel noise from each row's own generator: it depends on seed and step, not on the batch."""
-        rows = [
-            self._torch.rand(logits.shape[1], generator=g, device=logits.device) for g in self._generators
-        ]
-        uniform = self._torch.stack(rows).clamp_min(self._torch.finfo(logits.dtype).tiny)
-        return -(-uniform.log()).clamp_min(self._torch.finfo(logits.dtype).tiny).log()
+        rows = [torch.rand(logits.shape[1], generator=g, device=logits.device) for g in self._generators]
+        uniform = torch.stack(rows).clamp_min(torch.finfo(logits.dtype).tiny)
+        return -(-uniform.log()).clamp_min(torch.finfo(logits.dtype).tiny).log()

@@ -79,14 +79,19 @@ class VLLM(ChatModel):
             raise unknown(
                 "option of vllm", name, [*inspect.signature(VLLM).parameters, *Sampling.model_fields], WHERE
             )
-        of_hub = {"revision": revision, "device": device, "adapters": adapters, "download": download}
-        read = HFOptions.read(of_hub, WHERE)
+        read = HFOptions.read(
+            {"revision": revision, "device": device, "adapters": adapters, "download": download}, WHERE
+        )
         if len(read.adapters) > 1:
             raise UserError(
                 f"{WHERE}.adapters: vllm takes one adapter, not {len(read.adapters)}; merge them first"
             )
-        check_whole(WHERE, tensor_parallel_size=tensor_parallel_size, max_model_len=max_model_len)
-        check_whole(WHERE, max_lora_rank=max_lora_rank)
+        check_whole(
+            WHERE,
+            tensor_parallel_size=tensor_parallel_size,
+            max_model_len=max_model_len,
+            max_lora_rank=max_lora_rank,
+        )
         check_number(WHERE, 0.01, 1, gpu_memory_utilization=gpu_memory_utilization)
         if device not in ("auto", "cuda"):
             raise UserError(
@@ -109,8 +114,9 @@ class VLLM(ChatModel):
         self.id = f"vllm:{model}"
         shaping = {name: self.arguments.get(name) for name in _SHAPING}
         shaping |= {"engine": engine, "chat_template": chat_template}
-        own = [self.found.digest(), shaping, self.sampling.model_dump()]
-        text = json.dumps(own, sort_keys=True, default=str)
+        text = json.dumps(
+            [self.found.digest(), shaping, self.sampling.model_dump()], sort_keys=True, default=str
+        )
         self.digest = f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:32]}"
         self.chat_template = chat_template
 

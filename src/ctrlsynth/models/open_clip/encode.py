@@ -44,8 +44,7 @@ class Tokenizer:
                 ids[at, : len(row)] = row
         if not self._crop:
             return ids
-        used = np.flatnonzero(ids.any(axis=0))  # padding is 0
-        longest = int(used[-1]) + 1 if len(used) else 1
+        longest = 1 + int(np.flatnonzero(ids.any(axis=0)).max(initial=0))  # padding is 0
         return np.ascontiguousarray(ids[:, : -(-longest // _STEP) * _STEP])
 
 
@@ -133,8 +132,8 @@ class Normalise:
     def __call__(self, batch: Any) -> Any:
         import torch
 
-        moved = batch.to(self.device, non_blocking=True)
-        return torch.addcmul(self.shift, moved.float(), self.scale).permute(0, 3, 1, 2)
+        pixels = batch.to(self.device, non_blocking=True).float()
+        return torch.addcmul(self.shift, pixels, self.scale).permute(0, 3, 1, 2)
 
 
 def croppable(module: Any) -> bool:
@@ -163,7 +162,7 @@ def encode_tokens(module: Any, ids: Any) -> Any:
     projection = tower.text_projection
     if projection is None:
         return x
-    linear = projection.ndim != 2 if not hasattr(projection, "in_features") else True
+    linear = hasattr(projection, "in_features") or projection.ndim != 2
     return projection(x) if linear else x @ projection
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ...errors import UserError
 
+# Parts of the weights' names: CLIPModel's -> open_clip's.
 _NAMES = {
     "vision_model.embeddings.class_embedding": "visual.class_embedding",
     "vision_model.embeddings.patch_embedding": "visual.conv1",
@@ -25,7 +26,6 @@ _NAMES = {
     "mlp.fc2": "mlp.c_proj",
     "self_attn.out_proj": "attn.out_proj",
 }
-"""Parts of the weights' names: CLIPModel's -> open_clip's."""
 
 
 def is_clip(folder: Path) -> bool:
@@ -79,8 +79,7 @@ def preprocess_config(folder: Path) -> dict[str, Any]:
     """Mean and deviation from the folder's preprocessor_config.json, if it has one."""
     path = folder / "preprocessor_config.json"
     given = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    names = (("image_mean", "mean"), ("image_std", "std"))
-    return {to: tuple(given[key]) for key, to in names if key in given}
+    return {name: tuple(given[f"image_{name}"]) for name in ("mean", "std") if f"image_{name}" in given}
 
 
 def renamed(weights: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,8 +92,7 @@ def renamed(weights: Mapping[str, Any]) -> dict[str, Any]:
         if name.endswith("position_ids") or ".k_proj." in name or ".v_proj." in name:
             continue
         if name.endswith("_projection.weight"):
-            new = "visual.proj" if name.startswith("visual") else "text_projection"
-            out[new] = tensor.T.contiguous()
+            out["visual.proj" if name.startswith("visual") else "text_projection"] = tensor.T.contiguous()
             continue
         if ".q_proj." in name:
             tensor = torch.cat([weights[name.replace(".q_proj.", f".{x}_proj.")] for x in "qkv"])

@@ -86,9 +86,13 @@ def build(
     if weights is not None:
         _load(module, [weights], f"{where}: {weights}: not the weights of {known}")
         digest = sha256_of(weights)
-    tokenizer = tokenizer_of(config, known, module)
     return LoadedClip(
-        module, _full(module, {**config, **start}), tokenizer, known, digest[:16], precision=precision
+        module,
+        _full(module, {**config, **start}),
+        tokenizer_of(config, known, module),
+        known,
+        digest[:16],
+        precision=precision,
     )
 
 
@@ -106,9 +110,13 @@ def load_folder(
     files = _weight_files(folder)
     failure = f"{where}: {folder}: the weights do not fit the configuration beside them"
     if ours:
-        options = {"force_image_size": image_size, "precision": precision}
         module = _create(
-            open_clip, f"local-dir:{folder}", f"{where}: {folder}", load_weights=False, **options
+            open_clip,
+            f"local-dir:{folder}",
+            f"{where}: {folder}",
+            load_weights=False,
+            force_image_size=image_size,
+            precision=precision,
         )
         _load(module, sorted(files, key=_preference), failure)
     else:
@@ -116,13 +124,19 @@ def load_folder(
         suffix = min(files, key=_preference).suffix
         _load(module, [p for p in files if p.suffix == suffix], failure, rename=True)
         defaults = vars(open_clip.transform.PreprocessCfg(size=module.visual.image_size))
-        found = hugging_face.preprocess_config(folder)
-        open_clip.model.set_model_preprocess_cfg(module, {**defaults, **found})
+        open_clip.model.set_model_preprocess_cfg(module, defaults | hugging_face.preprocess_config(folder))
     digest = hashlib.sha256(bytes.fromhex("".join(map(sha256_of, files)))).hexdigest()[:16]
-    tokenizer = tokenizer_of(config, f"local-dir:{folder}", module)
     state = folder / STATE
     samples = json.loads(state.read_text(encoding="utf-8"))["samples"] if ours and state.is_file() else None
-    return LoadedClip(module, _full(module, config), tokenizer, path.name, digest, samples, precision)
+    return LoadedClip(
+        module,
+        _full(module, config),
+        tokenizer_of(config, f"local-dir:{folder}", module),
+        path.name,
+        digest,
+        samples,
+        precision,
+    )
 
 
 def save_folder(folder: Path, module: Any, config: dict[str, Any]) -> None:
@@ -188,27 +202,25 @@ def _model_folder(path: Path, where: str) -> Path:
             f"{where}: {path} is not a folder; expected one of ours, open_clip's ({CONFIG}) or Hugging "
             f"Face's (config.json)"
         )
-    newest = sorted(p for p in (path / "checkpoints").glob("step-*") if (p / CONFIG).is_file())
-    for folder in (path, path / "model", *reversed(newest)):
-        if (folder / CONFIG).is_file():
-            if not _weight_files(folder):
-                raise UserError(f"{where}: {folder} has {CONFIG} and no weights ({', '.join(_PATTERNS)})")
-            return folder
-    if hugging_face.is_clip(path) and _weight_files(path):
-        return path
-    raise UserError(
-        f"{where}: {path} holds no CLIP: expected {CONFIG}, or Hugging Face's config.json of model_type clip"
-    )
+    newest = sorted((path / "checkpoints").glob("step-*"), reverse=True)
+    ours = next((f for f in (path, path / "model", *newest) if (f / CONFIG).is_file()), None)
+    if ours is None and not (hugging_face.is_clip(path) and _weight_files(path)):
+        raise UserError(
+            f"{where}: {path} holds no CLIP: expected {CONFIG}, or Hugging Face's config.json of "
+            f"model_type clip"
+        )
+    if ours is not None and not _weight_files(ours):
+        raise UserError(f"{where}: {ours} has {CONFIG} and no weights ({', '.join(_PATTERNS)})")
+    return ours or path
 
 
 def model_cfg(folder: Path, where: str) -> dict[str, Any]:
     """The model's part of a folder's open_clip_config.json."""
     path = folder / CONFIG
     try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
+        return dict(json.loads(path.read_text(encoding="utf-8"))["model_cfg"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{where}: {path} is damaged: {first_line(error)}") from error
-    return config
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -76,8 +76,16 @@ class LlamaCpp(LanguageModel):
         self.path = path
         self.id = f"llama.cpp:{path.name}"
         self.few_shot, self.bound = few_shot, bound
-        options = {"context": context, "few_shot": few_shot, "bound": bound, "max_tokens": max_tokens}
-        self.digest = _digest(path, options | self.sampling)
+        self.digest = _digest(
+            path,
+            {
+                "context": context,
+                "few_shot": few_shot,
+                "bound": bound,
+                "max_tokens": max_tokens,
+                **self.sampling,
+            },
+        )
         count = processes or free_threads()
         self.pool = EnginePool(str(path), context, count)
         # at the end of a call engines wait for the slowest: large batches, but under a minute each

@@ -30,9 +30,14 @@ class EngineProcess:
     """An engine process behind two pipes; it answers tasks in order."""
 
     def __init__(self, path: str, context: int) -> None:
-        options = json.dumps({"path": path, "context": context})
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _START, options, "\n".join(sys.path)],
+            [
+                sys.executable,
+                "-c",
+                _START,
+                json.dumps({"path": path, "context": context}),
+                "\n".join(sys.path),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

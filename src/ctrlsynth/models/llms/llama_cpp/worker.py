@@ -23,8 +23,7 @@ def main(options_json: str) -> None:
     """Answers tasks from standard input until it closes; says {"fatal": why} if the model does not load."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    silent = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silent, 1)  # output of native code must not mix with our lines
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # output of native code must not mix with our lines
     tasks: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(tasks,), daemon=True).start()
     try:
@@ -88,7 +87,6 @@ class Engine:
         self._call(chat, head)
 
     def _call(self, chat: bool, body: dict[str, Any]) -> dict[str, Any]:
-        reply: dict[str, Any] = (
+        return dict(
             self._server.handle_chat_completions(body) if chat else self._server.handle_completions(body)
         )
-        return reply
