@@ -133,7 +133,8 @@ def test_the_preset_runs_on_a_tiny_checkpoint_of_its_painter(
     """Stable Diffusion 1.5's own classes, DDIM, guidance: only the name and the number of steps differ."""
     painter: Any = load_recipe(RECIPES / "synthclip-3m.yaml").models.text_to_image
     options = {**painter, "diffusers": str(tiny("sd15")), "steps": 2, "dtype": "float32"}
-    painted("synthclip-3m", tmp_path, **{"models.text_to_image": json.dumps(options), "balance.size": "4"})
+    values = {"models.text_to_image": json.dumps(options), "balance.size": "4"}
+    assert painted("synthclip-3m", tmp_path, **values)[1]
 
 
 def test_only_the_new_caption_of_a_painted_image_leaves(tmp_path: Path) -> None:
