@@ -111,12 +111,11 @@ def widen(mask: Mask, by: int) -> Mask:
 
 def boxes(labels: Labels, count: int) -> list[Box]:
     """Boxes of the labels 1..count."""
-    rows, columns = np.nonzero(labels)
-    of = labels[rows, columns]
-    left, top = np.full(count + 1, labels.shape[1]), np.full(count + 1, labels.shape[0])
-    right, bottom = np.zeros(count + 1, int), np.zeros(count + 1, int)
-    np.minimum.at(left, of, columns)
-    np.minimum.at(top, of, rows)
-    np.maximum.at(right, of, columns + 1)
-    np.maximum.at(bottom, of, rows + 1)
-    return [Box(int(left[k]), int(top[k]), int(right[k]), int(bottom[k])) for k in range(1, count + 1)]
+    where = np.nonzero(labels)
+    of = labels[where]
+    low, high = np.full((2, count + 1), max(labels.shape)), np.zeros((2, count + 1), int)
+    for axis in (0, 1):
+        np.minimum.at(low[axis], of, where[axis])
+        np.maximum.at(high[axis], of, where[axis] + 1)
+    corners = zip(*low[::-1, 1:].tolist(), *high[::-1, 1:].tolist(), strict=True)
+    return [Box(*corner) for corner in corners]

@@ -56,7 +56,7 @@ def attributes(pixels: NDArray[Any]) -> tuple[str, ...]:
     cells = sample.astype(np.uint16) >> 4
     of_pixel = _table()[(cells[:, 0] << 8) | (cells[:, 1] << 4) | cells[:, 2]]
     counts = np.bincount(of_pixel, minlength=len(COLOURS))
-    least = [(_GRAY_SHARE if index < _GRAYS else _SHARE) * len(sample) for index in range(len(COLOURS))]
+    least = [_GRAY_SHARE * len(sample)] * _GRAYS + [_SHARE * len(sample)] * (len(COLOURS) - _GRAYS)
     order = np.argsort(-counts, kind="stable")[:_MOST]
     words = [COLOURS[index] for index in order if counts[index] >= least[index]]
     # 99% of the pixels look gray: JPEG adds a little colour to gray

@@ -98,8 +98,11 @@ class ImageNetTagger(VisionTagger):
         by_name = np.bincount(self._name_of_class, self.probabilities(pixels[np.newaxis])[0])
         best = np.argsort(-by_name, kind="stable")[: self._top_k]
         sure = [int(i) for i in best if by_name[i] >= self._cutoff]
-        scores = tuple(round(float(by_name[i]), 4) for i in sure)
-        return Tags(tuple(self._names[i] for i in sure), attributes(pixels), scores=scores)
+        return Tags(
+            tuple(self._names[i] for i in sure),
+            attributes(pixels),
+            scores=tuple(round(float(by_name[i]), 4) for i in sure),
+        )
 
     def prepare(self, image: Image.Image) -> NDArray[np.uint8]:
         """The middle square as the network needs it: uint8 [pixels, pixels, 3]."""

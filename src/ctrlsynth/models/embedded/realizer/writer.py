@@ -36,9 +36,8 @@ class Realizer(LanguageModel):
     tags that it lacks), text (the tidied caption in a frame, no new words about the content), concept (one
     sentence)."""
 
-    def __init__(self) -> None:
-        self.id = "realizer"
-        self.digest = f"realizer-{VERSION}"
+    id = "realizer"
+    digest = f"realizer-{VERSION}"
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """Returns one reply per request, in order. Errors: `no_content` without tags and caption,

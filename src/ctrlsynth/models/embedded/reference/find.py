@@ -43,8 +43,9 @@ def find(image: Image.Image) -> Found:
     """Heaps of an RGB picture of any size, in reading order; none if nothing stands out."""
     scale = WORKING / max(image.size)
     size = (max(8, round(image.width * scale)), max(8, round(image.height * scale)))
-    small = image if image.size == size else image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
-    rgb = np.asarray(small)
+    if image.size != size:
+        image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    rgb = np.asarray(image)
     rim = max(2, round(0.012 * min(size)))
     found = stickers(rgb, rim)
     return found if found.heaps else _on_plain(rgb, rim)
@@ -70,11 +71,9 @@ def stickers(rgb: Bytes, rim: int) -> Found:
         mine = labels[window] == number
         beyond = widen(~mine, rim // 2)  # the blurred edge between rim and background is background
         rimmed = outside(~(beyond | soft[window]), beyond)
-        on_paper = (mine & soft[window]).sum() >= 0.04 * mine.sum()  # else it is no sticker
-        heap = _heap(mine & ~rimmed, corner, plain[window]) if on_paper else None
-        if heap is not None:
-            heaps.append(heap)
-    return Found(plain, heaps, rim)
+        if (mine & soft[window]).sum() >= 0.04 * mine.sum():  # else it is no sticker
+            heaps.append(_heap(mine & ~rimmed, corner, plain[window]))
+    return Found(plain, [heap for heap in heaps if heap is not None], rim)
 
 
 def extremes(rgb: Bytes) -> tuple[Bytes, Bytes]:

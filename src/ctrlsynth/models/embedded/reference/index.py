@@ -238,5 +238,5 @@ def _looks(large: Floats, cover: Floats) -> Bytes:
     painted = np.concatenate([dim * inside, lift * inside, np.where(inside, kept, large), large], -1)
     blocks = _means(painted, LOOK)
     dim, lift, kept, own = blocks[..., :1], blocks[..., 1:2], blocks[..., 2:5], blocks[..., 5:]
-    looks = np.stack([own, *(paint(colour, dim, lift, kept) for colour in COLOURS)])
-    return np.clip(looks + 0.5, 0, 255).astype(np.uint8)
+    looks = [own, *(paint(colour, dim, lift, kept) for colour in COLOURS)]
+    return np.clip(np.stack(looks) + 0.5, 0, 255).astype(np.uint8)

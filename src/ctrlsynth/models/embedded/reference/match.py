@@ -59,8 +59,12 @@ class _Guess:
 
 def name_all(found: Found, index: Index) -> list[Thing]:
     """Divides and names every heap of a picture; leaves out regions that fit nothing."""
-    divided = (_divide(heap, number, found, index) for number, heap in enumerate(found.heaps))
-    return [thing for things in divided for thing in things if thing.distance <= FARTHEST]
+    return [
+        thing
+        for number, heap in enumerate(found.heaps)
+        for thing in _divide(heap, number, found, index)
+        if thing.distance <= FARTHEST
+    ]
 
 
 def _divide(heap: Heap, number: int, found: Found, index: Index) -> list[Thing]:

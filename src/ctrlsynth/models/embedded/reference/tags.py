@@ -54,7 +54,9 @@ def _relations(things: Sequence[Thing]) -> list[str]:
     columns = list(groups)  # and here also those above one another
     for a, b in combinations(range(len(things)), 2):
         one, two = things[a], things[b]
-        touch, upper = _overlapping(one, two), _upper(one, two)
+        # one is before or on the other; things that white separates count by their boxes alone
+        shared = min(one.box.overlap(two.box, 0), one.box.overlap(two.box, 1))
+        touch, upper = shared >= (-6 if one.heap == two.heap else 6), _upper(one, two)
         if touch:
             found += _touching(one, two) if one.name != two.name else []
             groups = [groups[a] if g == groups[b] else g for g in groups]
@@ -64,12 +66,6 @@ def _relations(things: Sequence[Thing]) -> list[str]:
         if touch or upper is not None:
             columns = [columns[a] if c == columns[b] else c for c in columns]
     return [*found, *_beside(things, groups), *_beside(things, columns)]
-
-
-def _overlapping(one: Thing, two: Thing) -> bool:
-    """Whether one thing is before or on the other. Things that white separates count by their boxes alone."""
-    shared = min(one.box.overlap(two.box, 0), one.box.overlap(two.box, 1))
-    return shared >= (-6 if one.heap == two.heap else 6)
 
 
 def _touching(one: Thing, two: Thing) -> list[str]:

@@ -292,8 +292,7 @@ class _Reader:
             return
         vocab = vocabulary()
         one = phrase if phrase in vocab.words else singular(phrase)
-        plural_form = phrase not in vocab.words and one != phrase
-        number = self.count if self.count is not None else _MANY.get(phrase, 2 if plural_form else 1)
+        number = self.count if self.count is not None else _MANY.get(phrase, 2 if one != phrase else 1)
         self._add(value, one, number, stand_in=one in vocab.near)
 
     def _on_unknown(self, phrase: str, value: None) -> None:
@@ -301,8 +300,7 @@ class _Reader:
         two = wordnet.morphy(f"{phrase} {self._ahead(0)}", "n") if self._ahead(0)[:1].isalnum() else None
         if two is not None and (name := nearest(two)) is not None:
             self.at += 1
-            plural_form = not two.endswith(self.tokens[self.at - 1])
-            self._add(name, two, self.count or 1 + plural_form, stand_in=True)
+            self._add(name, two, self.count or 1 + (not two.endswith(self._ahead(-1))), stand_in=True)
             return
         waiting = self.article or self.count or self.colours or self.others or self.predicate
         as_noun = waiting and not is_adjective(phrase) and not self._modifies(phrase)

@@ -239,9 +239,9 @@ def nearest(noun: str) -> str | None:
     if sense is None or not wordnet.is_a(sense, "physical_entity.n.01"):
         return None
     drawn = _drawn_senses()
-    steps = wordnet.steps_up(sense.row)
-    near = [(far, row) for row, far in steps.items() if row in drawn and far <= _FARTHEST]
-    return drawn[min(near)[1]] if near else None
+    steps = wordnet.steps_up(sense.row).items()
+    near = min(((far, row) for row, far in steps if row in drawn and far <= _FARTHEST), default=None)
+    return drawn[near[1]] if near else None
 
 
 @lru_cache(maxsize=65536)

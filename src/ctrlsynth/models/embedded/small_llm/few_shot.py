@@ -159,9 +159,7 @@ def rest(
 def _task(
     head: str, asked: str, rule: str | None, common: Mapping[str, Any], stop: list[str]
 ) -> dict[str, Any]:
-    body = dict(common) | {"prompt": head + asked, "stop": stop}
-    if rule is not None:
-        body["grammar"] = rule
+    body = {**common, "prompt": head + asked, "stop": stop} | ({} if rule is None else {"grammar": rule})
     return {"chat": False, "head": {"prompt": head, "max_tokens": 1, "temperature": 0.0}, "body": body}
 
 
@@ -201,5 +199,5 @@ def digest() -> str:
             gone=gone, instead=(("woman", "cat"),),
         ),
     ]  # fmt: skip
-    said = [(task(probe, {}), rest(probe, "a man", {})) for probe in probes]
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+    tasks = json.dumps([(task(probe, {}), rest(probe, "a man", {})) for probe in probes], sort_keys=True)
+    return hashlib.sha256(tasks.encode()).hexdigest()[:16]
