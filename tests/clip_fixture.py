@@ -24,34 +24,29 @@ def scenes() -> Path:
     painted = make(
         base,
         "paint",
-        source={"text": "captions.jsonl", "key_column": "key"},
+        source={"text": "captions.jsonl", "key_column": "key", "part_rows": 30},
         paths={"draw": ["text", "image*"]},
         mix="img",
-        part_rows=30,
     )
     for form in ("webdataset", "parquet", "imagefolder", "csv"):
         export(painted, base / "real" / form, format=form, max_per_shard=25)
-    both = make(
-        base, "both", source={"webdataset": "real/webdataset"}, paths=["SP1", "SP3"], mix="mix", part_rows=30
-    )
+    both = make(base, "both", source={"webdataset": "real/webdataset"}, paths=["SP1", "SP3"], mix="mix")
     export(both, base / "mix", max_per_shard=40)
     return base
 
 
-def make(base: Path, name: str, *, source: dict[str, Any], paths: Any, mix: str, part_rows: int) -> Any:
+def make(base: Path, name: str, *, source: dict[str, Any], paths: Any, mix: str) -> Any:
     """A finished run with the embedded models, images of 80 pixels, nothing judged."""
-    recipe = parse_recipe(
-        {
-            "name": name,
-            "source": {**source, **({"part_rows": part_rows} if "webdataset" not in source else {})},
-            "models": {"tagger": "wordnet", "llm": "realizer", "text_to_image": "scenes"},
-            "paths": paths,
-            "image_policy": {"size": 80},
-            "judge": None,
-            "mix": mix,
-        }
-    )
-    return run(recipe, base / "runs" / name, base=base)
+    recipe = {
+        "name": name,
+        "source": source,
+        "models": {"tagger": "wordnet", "llm": "realizer", "text_to_image": "scenes"},
+        "paths": paths,
+        "image_policy": {"size": 80},
+        "judge": None,
+        "mix": mix,
+    }
+    return run(parse_recipe(recipe), base / "runs" / name, base=base)
 
 
 def folder(form: str = "webdataset") -> Path:

@@ -17,12 +17,12 @@ SLOW = set(
     benchmarks/test_control_benchmark benchmarks/test_scripts cli/test_bad_input cli/test_concepts_cli
     cli/test_unwritable clip/test_clip_data clip/test_clip_train clip/test_known_sets concepts/test_balance
     concepts/test_bank evaluate/test_evaluate evaluate/test_evaluate_metrics evaluate/test_evaluate_real evaluate/test_fashion_lt
-    evaluate/test_long_tail house/test_evidence house/test_readme models/test_captioner
-    models/test_classifiers models/test_conformance models/test_device models/test_diffusers
-    models/test_diffusers_run models/test_extract models/test_hf models/test_hybrid models/test_image_server
+    evaluate/test_long_tail house/test_evidence house/test_readme
+    models/test_classifiers models/test_composite models/test_conformance models/test_device models/test_diffusers
+    models/test_diffusers_run models/test_hf models/test_image_server models/test_image_to_text
     models/test_llama_cpp models/test_llm_plan models/test_llm_transformers models/test_llm_vllm
     models/test_nsfw models/test_open_clip models/test_quantized models/test_server models/test_server_llama
-    models/test_vision_server models/embedded/test_scenes
+    models/embedded/test_scenes
     models/embedded/test_weights recipe/test_evaluation_recipes
     recipe/test_production_recipes recipe/test_synthclip_recipes report/test_report runs/test_disk
     runs/test_faults runs/test_finished_run runs/test_kill runs/test_ray stages/test_balance_path

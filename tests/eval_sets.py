@@ -4,13 +4,15 @@ be worked out by hand."""
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from ctrlsynth.models.base import Prompt
+from ctrlsynth.models.embedded.scenes.painter import Scenes
 from helpers import write_tar
 
 COLOURS = {
@@ -20,6 +22,7 @@ COLOURS = {
     "yellow": (255, 255, 0),
     "white": (255, 255, 255),
 }
+TEMPLATES = "zeroshot_classification_templates.txt"
 
 
 class ColourClip:
@@ -51,15 +54,33 @@ def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
     return out.getvalue()
 
 
+def draw(text: str, size: int, seed: int = 0) -> bytes:
+    """A PNG of `text` as `scenes` draws it."""
+    made = Scenes(size).generate([Prompt(text, seed=seed)])[0].image
+    assert made is not None
+    return encoded(made)
+
+
 def square(colour: str, size: int = 16) -> bytes:
     """A PNG of one colour."""
     return encoded(Image.new("RGB", (size, size), COLOURS[colour]))
 
 
+def write_files(folder: Path, files: Mapping[str, Any]) -> Path:
+    """Writes files below `folder`, given name -> bytes, text, or data to write as JSON."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder
+
+
 def write_shards(folder: Path, samples: Sequence[dict[str, bytes]], shards: int = 2) -> Path:
     """`folder/nshards.txt` and its tars; a sample maps endings to bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "nshards.txt").write_text(f"{shards}\n")
+    write_files(folder, {"nshards.txt": f"{shards}\n"})
     per = -(-len(samples) // shards)
     for n in range(shards):
         write_tar(
@@ -77,23 +98,19 @@ def classification_set(
     folder: Path, labels: Sequence[int], shown: Sequence[str], names: Sequence[str], split: str = "test"
 ) -> Path:
     """Squares of colours `shown` with the class numbers `labels`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "classnames.txt").write_text("".join(f"{n}\n" for n in names))
-    (folder / "zeroshot_classification_templates.txt").write_text("a {c} square\na photo of {c}.\n")
     rows = [{"png": square(c), "cls": str(label).encode()} for label, c in zip(labels, shown, strict=True)]
     write_shards(folder / split, rows)
-    return folder
+    lines = "".join(f"{n}\n" for n in names)
+    return write_files(folder, {"classnames.txt": lines, TEMPLATES: "a {c} square\na photo of {c}.\n"})
 
 
 def pairs_set(folder: Path, rows: dict[str, list[tuple[str, str, str]]]) -> Path:
     """SugarCrepe's form: file -> (colour of the image, caption, negative)."""
-    (folder / "images").mkdir(parents=True)
-    for colour in COLOURS:
-        (folder / "images" / f"{colour}.png").write_bytes(square(colour))
+    write_files(folder, {f"images/{colour}.png": square(colour) for colour in COLOURS})
     for name, several in rows.items():
         data = {
             str(n): {"filename": f"{c}.png", "caption": p, "negative_caption": m}
             for n, (c, p, m) in enumerate(several)
         }
-        (folder / f"{name}.json").write_text(json.dumps(data))
+        write_files(folder, {f"{name}.json": data})
     return folder

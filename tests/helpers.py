@@ -17,7 +17,7 @@ import pytest
 
 from ctrlsynth.api.run import Run
 from ctrlsynth.cli.main import main
-from ctrlsynth.errors import UserError
+from ctrlsynth.errors import ModelError, UserError
 from ctrlsynth.models.base import ImageAndText, Painting, Prompt, Reply, Request
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Recipe
@@ -249,6 +249,13 @@ def assert_refused(call: Callable[..., object], match: str, *args: Any, **option
     with pytest.raises(UserError, match=match) as error:
         call(*args, **options)
     assert "\n" not in str(error.value)
+
+
+def assert_fails(call: Callable[[], object], reason: str, match: str = "") -> None:
+    """Asserts that the call raises a ModelError of that reason whose message matches."""
+    with pytest.raises(ModelError, match=match) as error:
+        call()
+    assert error.value.reason == reason
 
 
 def write_tar(path: Path, members: Iterable[Sequence[Any]], format: int = tarfile.USTAR_FORMAT) -> Path:

@@ -5,14 +5,21 @@ Most are random. `florence2` has learned in a few steps to say which of two colo
 what is extracted from its captions can be told right from wrong."""
 
 import json
+import pickle
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from PIL import Image
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers.models.florence2.configuration_florence2 import Florence2VisionConfig
 
+from ctrlsynth.models.base import ImageAndText
 from ctrlsynth.models.device import make_torchvision_importable
 
 make_torchvision_importable()
@@ -22,15 +29,40 @@ WORDS = (
     "[PAD] [UNK] [CLS] [SEP] [MASK] a an the red blue green dog cat ball bird tree boat on in of with and big "
     "small".split()
 )
-COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220)}
+BERT = transformers.BertTokenizerFast(vocab={word: n for n, word in enumerate(WORDS)})
+COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220), "green": (30, 160, 30)}
 THINGS = {"red": "a red boat on the water", "blue": "a blue bird in a tree"}
 """What `florence2` says of a picture of one colour."""
 
 
+def picture(colour: str, size: tuple[int, int] = (50, 30), mode: str = "RGB") -> Image.Image:
+    """A picture of one of `COLOURS`."""
+    return Image.new("RGB", size, COLOURS[colour]).convert(mode)
+
+
+def pictures(*colours: str) -> list[ImageAndText]:
+    """A tagger's items, a picture of one colour each."""
+    return [ImageAndText(picture(colour)) for colour in colours]
+
+
+@dataclass
+class Cramped:
+    """Does `work` for at most `most` rows at once, as if more did not fit into memory; `seen` are the rows of
+    each call."""
+
+    work: Callable[..., Any]
+    most: int
+    seen: list[int] = field(default_factory=list)
+
+    def __call__(self, **rows: Any) -> Any:
+        self.seen.append(len(next(iter(rows.values()))))
+        if self.seen[-1] > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return self.work(**rows)
+
+
 def words_tokenizer(texts: list[str], **more: Any) -> Any:
     """A byte-level BPE tokenizer trained on the texts, with BART's special tokens."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -39,21 +71,20 @@ def words_tokenizer(texts: list[str], **more: Any) -> Any:
     tokenizer.train_from_iterator(
         texts, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
     )
-    names = {
-        "bos_token": "<s>",
-        "eos_token": "</s>",
-        "pad_token": "<pad>",
-        "unk_token": "<unk>",
-        "mask_token": "<mask>",
-    }
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names, **more)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+        **more,
+    )
 
 
 def florence2(folder: Path) -> Path:
     """Florence2ForConditionalGeneration with its processor; 32 px, some 30,000 parameters; says one of
     `THINGS`."""
-    from transformers.models.florence2.configuration_florence2 import Florence2VisionConfig
-
     torch.manual_seed(0)
     texts = [*THINGS.values(), "Describe with a paragraph what is shown in the image."]
     tokenizer = words_tokenizer(texts, extra_special_tokens={"image_token": "<image>"})
@@ -84,8 +115,6 @@ def florence2(folder: Path) -> Path:
 def blip(folder: Path) -> Path:
     """BlipForConditionalGeneration with its processor; random, but with weights large enough that pictures
     get different texts."""
-
-    tokenizer = transformers.BertTokenizerFast(vocab={word: n for n, word in enumerate(WORDS)})
     text = {
         **SIZES,
         "vocab_size": len(WORDS),
@@ -98,20 +127,16 @@ def blip(folder: Path) -> Path:
     config = transformers.BlipConfig(
         text_config=text, vision_config={**SIZES, "image_size": 32, "patch_size": 16}
     )
-    model = _loud(transformers.BlipForConditionalGeneration(config))
+    images = transformers.BlipImageProcessor(size={"height": 32, "width": 32})
     return _saved(
         folder,
-        model,
-        transformers.BlipProcessor(
-            transformers.BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer
-        ),
+        _loud(transformers.BlipForConditionalGeneration(config)),
+        transformers.BlipProcessor(images, BERT),
     )
 
 
 def git(folder: Path) -> Path:
     """GitForCausalLM with its processor; random."""
-
-    tokenizer = transformers.BertTokenizerFast(vocab={word: n for n, word in enumerate(WORDS)})
     config = transformers.GitConfig(
         vision_config={**SIZES, "image_size": 32, "patch_size": 16}, **SIZES, vocab_size=len(WORDS),
         max_position_embeddings=128,
@@ -119,13 +144,14 @@ def git(folder: Path) -> Path:
     )  # fmt: skip
     images = transformers.CLIPImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False)
     return _saved(
-        folder, _loud(transformers.GitForCausalLM(config)), transformers.GitProcessor(images, tokenizer)
+        folder,
+        _loud(transformers.GitForCausalLM(config)),
+        transformers.GitProcessor(images, BERT),
     )
 
 
 def llava(folder: Path) -> Path:
     """LlavaForConditionalGeneration with a processor that has a chat template; random."""
-
     tokenizer = words_tokenizer(
         ["a red boat on the water", "Describe with a paragraph what is shown in the image."]
     )
@@ -158,7 +184,6 @@ def wide_vit(folder: Path) -> Path:
 
 def vit(folder: Path, width: int = 16, labels: dict[int, str] | None = None) -> Path:
     """ViTForImageClassification of four classes with its image processor; random."""
-
     sizes = SIZES | {"hidden_size": width, "intermediate_size": 2 * width}
     labels = labels or {0: "tabby, tabby cat", 1: "n02084071", 2: "Traffic_Light", 3: "tabby"}
     model = _loud(
@@ -198,37 +223,32 @@ def timm_hub(folder: Path) -> Path:
 def catlip(folder: Path) -> Path:
     """A ViT of corenet's in its own naming, as `vit.pt`, with `vocab.pkl`, a pickled Counter of five synsets;
     random, 128 wide."""
-    import pickle
-    from collections import Counter
-
-    width, layers = 128, 2
+    width = 128
+    block = {
+        "pre_norm_mha.0": (width,),
+        "pre_norm_mha.1.qkv_proj": (3 * width, width),
+        "pre_norm_mha.1.out_proj_attn": (width, width),
+        "pre_norm_ffn.0": (width,),
+        "pre_norm_ffn.1": (4 * width, width),
+        "pre_norm_ffn.4": (width, 4 * width),
+    }
+    weights = {f"transformer.{n}.{name}": shape for n in (0, 1) for name, shape in block.items()}
+    weights |= {
+        "patch_emb.2.block.conv": (width, 32, 2, 2),
+        "post_transformer_norm": (width,),
+        "classifier": (5, width),
+    }
     shapes: dict[str, tuple[int, ...]] = {
         "cls_token": (1, 1, width),
         "pos_embed.pos_embed.pos_embed": (1, 1, 196, width),
         "patch_emb.0.block.conv.weight": (32, 3, 4, 4),
         "patch_emb.1.block.conv.weight": (32, 32, 2, 2),
-        "patch_emb.2.block.conv.weight": (width, 32, 2, 2),
-        "patch_emb.2.block.conv.bias": (width,),
         **{
-            f"patch_emb.{n}.block.norm.{p}": (32,)
-            for n in (0, 1)
-            for p in ("weight", "bias", "running_mean", "running_var")
+            f"patch_emb.{n}.block.norm.{p}": (32,) for n in (0, 1) for p in ("weight", "bias", "running_mean")
         },
-        **{f"post_transformer_norm.{p}": (width,) for p in ("weight", "bias")},
-        "classifier.weight": (5, width),
-        "classifier.bias": (5,),
+        **{f"{name}.weight": shape for name, shape in weights.items()},
+        **{f"{name}.bias": shape[:1] for name, shape in weights.items()},
     }
-    for n in range(layers):
-        block = {
-            "pre_norm_mha.0": (width,),
-            "pre_norm_mha.1.qkv_proj": (3 * width, width),
-            "pre_norm_mha.1.out_proj_attn": (width, width),
-            "pre_norm_ffn.0": (width,),
-            "pre_norm_ffn.1": (4 * width, width),
-            "pre_norm_ffn.4": (width, 4 * width),
-        }
-        for name, shape in block.items():
-            shapes |= {f"transformer.{n}.{name}.weight": shape, f"transformer.{n}.{name}.bias": shape[:1]}
     torch.manual_seed(0)
     state = {name: torch.randn(shape) * (0.5 if len(shape) < 3 else 0.2) for name, shape in shapes.items()}
     for n in (0, 1):
@@ -236,10 +256,8 @@ def catlip(folder: Path) -> Path:
         state[f"patch_emb.{n}.block.norm.num_batches_tracked"] = torch.tensor(7)
     folder.mkdir(parents=True)
     torch.save(state, folder / "vit.pt")
-    counts = Counter(
-        {"n2084071": 900, "n2121620": 800, "n4379243": 700, "n2858304": 600, "n7929519": 500, "n1": 1}
-    )
-    (folder / "vocab.pkl").write_bytes(pickle.dumps(counts))
+    counts = {"n2084071": 900, "n2121620": 800, "n4379243": 700, "n2858304": 600, "n7929519": 500, "n1": 1}
+    (folder / "vocab.pkl").write_bytes(pickle.dumps(Counter(counts)))
     return folder
 
 
@@ -253,8 +271,7 @@ def open_clip(folder: Path, bias: bool = False) -> Path:
         "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
         "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
     }
-    model = library.CLIP(**config, init_logit_bias=-1.0 if bias else None)
-    _loud(model)
+    model = _loud(library.CLIP(**config, init_logit_bias=-1.0 if bias else None))
     folder.mkdir(parents=True)
     save_file(
         {k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors"
@@ -269,7 +286,6 @@ def open_clip(folder: Path, bias: bool = False) -> Path:
 def _loud(model: Any, seed: int = 0) -> Any:
     """Random weights far larger than at the start of a training, so that different pictures get different
     answers."""
-
     torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -279,12 +295,10 @@ def _loud(model: Any, seed: int = 0) -> Any:
 
 
 def _teach(model: Any, processor: Any) -> None:
-    from PIL import Image
-
-    pictures = [Image.new("RGB", (32, 32), colour) for colour in COLOURS.values()]
-    inputs = processor(images=pictures, text=["<MORE_DETAILED_CAPTION>"] * 2, return_tensors="pt")
+    images = [picture(colour, (32, 32)) for colour in THINGS]
+    inputs = processor(images=images, text=["<MORE_DETAILED_CAPTION>"] * 2, return_tensors="pt")
     labels = processor.tokenizer(
-        [f"<s>{THINGS[name]}</s>" for name in COLOURS], padding=True, return_tensors="pt"
+        [f"<s>{thing}</s>" for thing in THINGS.values()], padding=True, return_tensors="pt"
     ).input_ids
     labels[labels == processor.tokenizer.pad_token_id] = -100
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-2, weight_decay=0.0)

@@ -115,7 +115,7 @@ def test_a_checkpoint_on_a_full_disk_names_its_folder_and_leaves_nothing(full: P
     built = build(str(micro()))
     state = checkpoint.State(built.module, built.config, None, torch.amp.GradScaler("cpu", enabled=False))
     with pytest.raises(OSError, match="No space left on device") as caught:
-        checkpoint.finish(full, state, {})
+        checkpoint.write(full / "model", state, {})
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(full / "model"))
     assert [p.name for p in full.iterdir()] == ["filler"]
 

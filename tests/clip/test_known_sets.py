@@ -1,7 +1,6 @@
-"""Decontamination against every layout that `ctrlsynth eval` reads: the pairs of a training set that are in
-it leave."""
+"""Decontamination against every layout that `ctrlsynth eval` reads: training pairs that are in it are
+dropped."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from test_clip_data import jpeg, tar
 from ctrlsynth.clip.data.shards import open_shards
 from ctrlsynth.clip.decontaminate import clean
 from ctrlsynth.recipe.train import Decontaminate
-from eval_sets import write_shards
+from eval_sets import write_files, write_shards
 from helpers import assert_refused
 
 TRAIN = [("a cat on a mat", 1), ("two dogs", 2), ("a red car", 3), ("nobody knows", 4)]
@@ -22,13 +21,14 @@ def _train(folder: Path) -> Path:
 
 
 def _classes(folder: Path) -> None:
-    """Labels, no captions: image 2 is in it."""
+    """Labels instead of captions; training image 2 is in it."""
     write_shards(folder / "test", [{"jpg": jpeg(2), "cls": b"0"}, {"jpg": jpeg(9), "cls": b"1"}])
-    (folder / "classnames.txt").write_text("dogs\nnoise\n")
+    write_files(folder, {"classnames.txt": "dogs\nnoise\n"})
 
 
 def _retrieval(folder: Path) -> None:
-    """Five captions an image: the third of the second image is a training caption, image 2 is the first."""
+    """Several captions per image: the third of the second image is a training caption; the first image is
+    training image 2."""
     texts = "one\ntwo\nA red car.\nfour\nfive"
     write_shards(
         folder / "test",
@@ -38,31 +38,23 @@ def _retrieval(folder: Path) -> None:
 
 
 def _coco(folder: Path) -> None:
-    (folder / "images").mkdir(parents=True)
-    (folder / "images/a.jpg").write_bytes(jpeg(2))
     facts = {
         "images": [{"id": 1, "file_name": "a.jpg"}],
         "annotations": [{"image_id": 1, "caption": "a red car"}],
     }
-    (folder / "captions.json").write_text(json.dumps(facts))
+    write_files(folder, {"images/a.jpg": jpeg(2), "captions.json": facts})
 
 
 def _pairs(folder: Path) -> None:
-    """The negative caption is no caption of the set."""
-    (folder / "images").mkdir(parents=True)
-    (folder / "images/a.jpg").write_bytes(jpeg(2))
+    """A negative caption does not count as a caption of the set."""
     row = {"filename": "a.jpg", "caption": "a red car", "negative_caption": "nobody knows"}
-    (folder / "swap.json").write_text(json.dumps({"0": row}))
+    write_files(folder, {"images/a.jpg": jpeg(2), "swap.json": {"0": row}})
 
 
 def _long_tail(folder: Path) -> None:
-    """Image 1 is trained on there, image 2 is tested."""
-    (folder / "images").mkdir(parents=True)
-    for n in (1, 2):
-        (folder / f"images/{n}.jpg").write_bytes(jpeg(n))
-    (folder / "classnames.txt").write_text("dogs\n")
-    (folder / "train.txt").write_text("1.jpg 0\n")
-    (folder / "test.txt").write_text("2.jpg 0\n")
+    """Image 1 is in the set's training split, image 2 in its test split."""
+    splits = {"classnames.txt": "dogs\n", "train.txt": "1.jpg 0\n", "test.txt": "2.jpg 0\n"}
+    write_files(folder, {"images/1.jpg": jpeg(1), "images/2.jpg": jpeg(2), **splits})
 
 
 @pytest.mark.parametrize(

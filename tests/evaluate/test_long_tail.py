@@ -12,11 +12,9 @@ from ctrlsynth.evaluate.kinds import long_tail
 from ctrlsynth.evaluate.kinds.base import Settings
 from ctrlsynth.evaluate.run import evaluate_all
 from ctrlsynth.export.export import export
-from ctrlsynth.models.base import Prompt
-from ctrlsynth.models.embedded.scenes.painter import Scenes
 from ctrlsynth.recipe.file import parse_recipe
 from ctrlsynth.recipe.schema import Source
-from eval_sets import ColourClip, encoded, square
+from eval_sets import ColourClip, draw, square, write_files
 from helpers import assert_refused
 
 NAMES = ["red car", "green tree", "blue boat"]
@@ -25,17 +23,14 @@ COUNTS = [101, 20, 3]
 
 def _split(folder: Path, counts: list[int] = COUNTS) -> dict[str, Any]:
     """A split whose lines of one class name the same drawing, several times."""
-    (folder / "images").mkdir(parents=True)
-    for n, name in enumerate(NAMES):
-        made = Scenes(96).generate([Prompt(f"a {name}", seed=n)])[0].image
-        assert made is not None
-        for i in range(counts[n]):
-            (folder / "images" / f"{n} {i}.png").write_bytes(encoded(made))
-    (folder / "classnames.txt").write_text("\n".join(NAMES) + "\n")
-    (folder / "train.txt").write_text(
-        "".join(f"{n} {i}.png {n}\n" for n in range(3) for i in range(counts[n]))
-    )
-    (folder / "test.txt").write_text("".join(f"{n} 0.png {n}\n" * 4 for n in range(3)))
+    drawn = [draw(f"a {name}", 96, n) for n, name in enumerate(NAMES)]
+    rows = [(f"{n} {i}.png", n) for n in range(3) for i in range(counts[n])]
+    files = {
+        "classnames.txt": "\n".join(NAMES) + "\n",
+        "train.txt": "".join(f"{name} {n}\n" for name, n in rows),
+        "test.txt": "".join(f"{n} 0.png {n}\n" * 4 for n in range(3)),
+    }
+    write_files(folder, {**files, **{f"images/{name}": drawn[n] for name, n in rows}})
     return {
         "split": str(folder / "train.txt"),
         "images": str(folder / "images"),
@@ -78,13 +73,12 @@ def test_parts_change_nothing_and_missing_images_are_rows(tmp_path: Path) -> Non
 
 def test_wrong_splits_are_one_line(tmp_path: Path) -> None:
     path = tmp_path / "train.txt"
-    path.write_text("a b.jpg 0\nc.jpg 7\n")
-    wrong = r"train\.txt:2: expected 'path label' with a label of 0\.\.2, found 'c\.jpg 7'"
-    assert_refused(lambda: read_split(path, 3), wrong)
+    label = r"train\.txt:2: expected 'path label' with a label of 0\.\.2, found 'c\.jpg 7'"
+    for text, wrong in (("a b.jpg 0\nc.jpg 7\n", label), ("\n", "names no image")):
+        path.write_text(text)
+        assert_refused(lambda: read_split(path, 3), wrong)
     path.write_text("a b.jpg 0\n\n")
     assert read_split(path, 3) == [("a b.jpg", 0)]
-    path.write_text("\n")
-    assert_refused(lambda: read_split(path, 3), "names no image")
     where = _split(tmp_path / "x", [101, 101, 101])
     assert_refused(lambda: _rows(where), r"no class of .*train\.txt is tail")
     assert_refused(lambda: _rows({**where, "split": "gone.txt"}), "cannot read it")
@@ -118,7 +112,6 @@ def test_the_whole_route_from_split_to_augmented_head(tmp_path: Path) -> None:
     assert (plain.data, set(plain.scores)) != (more.data, set())
     assert more.notes == ("trained on 130 images, 124 of them from train.txt",)
     assert_refused(lambda: long_tail.read_extra(tmp_path / "made", 2), r"expected a label of 0\.\.1, found 2")
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "x.png").write_bytes(square("red"))
+    write_files(tmp_path, {"images/x.png": square("red")})
     wrong = "expected an imagefolder export whose source gives labels"
     assert_refused(lambda: long_tail.read_extra(tmp_path / "images", 3), wrong)

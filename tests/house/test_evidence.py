@@ -104,7 +104,7 @@ def test_clip_art_is_read_as_the_packages_lay_it_out(tmp_path: Path) -> None:
     lines = (tmp_path / "out" / "real" / "captions.csv").read_text().splitlines()
     assert sorted(line.partition(",")[2] for line in lines[1:]) == ["A dog", "gramastar"]
     ((task, place),) = choose(tmp_path / "out" / "eval", ["tuxpaint"])
-    texts = {texts for _, _, texts in evaluator(task, place).test_rows()}
+    texts = {sample.captions for sample in evaluator(task, place).test_samples()}
     assert texts == {("A brown horse.",), ("A bee.",)}
     with Image.open(next((tmp_path / "out" / "real").glob("*.jpg"))) as image:
         assert (image.size, image.getpixel((0, 0))) == ((96, 96), (255, 255, 255))

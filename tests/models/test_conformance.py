@@ -36,7 +36,7 @@ def test_writers_by_rule() -> None:
 
 class Lister:
     """A language model that takes a caption apart by its spaces: every word is an object. SmolLM2 as the
-    extractor: test_extract.py."""
+    extractor: test_composite.py."""
 
     id = "lister"
 

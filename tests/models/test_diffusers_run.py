@@ -2,10 +2,10 @@
 asked again, older tables."""
 
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,14 +16,14 @@ from conformance import Tiny
 from ctrlsynth.api.run import run
 from ctrlsynth.cli.show import as_text
 from ctrlsynth.data.images import encode
-from ctrlsynth.errors import UserError, WorkFailed
+from ctrlsynth.errors import WorkFailed
 from ctrlsynth.lang import clip_tokens
 from ctrlsynth.lang.phrases import holds
 from ctrlsynth.models.base import Painting, Prompt
 from ctrlsynth.models.embedded.scenes.painter import Scenes
 from ctrlsynth.models.text_to_image.diffusers.painter import Diffusers
 from ctrlsynth.recipe.schema import Recipe
-from helpers import recipe, tables
+from helpers import assert_refused, recipe, tables
 
 LONG = "a red dog and a blue car near a green tree by the lake in the evening sun. " * 5
 SETTINGS: dict[str, Any] = {
@@ -39,11 +39,9 @@ SETTINGS: dict[str, Any] = {
 def photographs(base: Path, captions: Sequence[str]) -> None:
     """A folder of drawn images with captions beside them."""
     (base / "images").mkdir()
-    for n, (caption, painting) in enumerate(
-        zip(captions, Scenes(64).generate([Prompt(c) for c in captions]), strict=True)
-    ):
-        assert painting.image is not None
-        painting.image.save(base / "images" / f"{n}.png")
+    paintings = Scenes(64).generate([Prompt(caption) for caption in captions])
+    for n, (caption, painting) in enumerate(zip(captions, paintings, strict=True)):
+        cast(Image.Image, painting.image).save(base / "images" / f"{n}.png")
         (base / "images" / f"{n}.txt").write_text(caption)
 
 
@@ -78,34 +76,35 @@ def test_a_run_of_sp3_and_sp4(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.Mo
     assert all(row.adds_up for row in made.ledger())
     rows = [row for step in made.steps if step.kind == "paint" for row in made.rows(step.folder)]
     assert len(rows) == 8
-    model = Diffusers(tiny("sd15-safe"), long_prompt="chunk", **SETTINGS)
     for row in rows:
-        assert (row["status"], row["model"], row["flagged"], row["negative"]) == (
-            "ok",
-            "diffusers:sd15-safe",
-            False,
-            "blurry",
-        )
-        assert row["clip_tokens"] == clip_tokens.count(row["prompt"])
-        assert (row["truncated"], row["chunks"]) == (False, 1 if row["clip_tokens"] <= 77 else 2)
-        assert row["weights_unused"] == ([] if holds(row["prompt"], "dog") else ["dog"])
-        stored = Image.open(io.BytesIO(row["image"]["bytes"]))
-        assert (stored.format, stored.size, row["width"], row["height"]) == ("JPEG", (32, 32), 32, 32)
+        count, stored = clip_tokens.count(row["prompt"]), Image.open(io.BytesIO(row["image"]["bytes"]))
+        wanted = {
+            "status": "ok",
+            "model": "diffusers:sd15-safe",
+            "flagged": False,
+            "negative": "blurry",
+            "clip_tokens": count,
+            "truncated": False,
+            "chunks": 1 if count <= 77 else 2,
+            "weights_unused": [] if holds(row["prompt"], "dog") else ["dog"],
+            "width": 32,
+            "height": 32,
+        }
+        assert {name: row[name] for name in wanted} == wanted
+        assert (stored.format, stored.size) == ("JPEG", (32, 32))
     assert {row["chunks"] for row in rows} == {1, 2}
-    row = rows[0]
-    again = model.generate(
-        [Prompt(row["prompt"], negative="blurry", weights=dict(row["weights"]), seed=row["seed"])]
-    )[0].image
-    assert again is not None
+    row, model = rows[0], cast(Any, Diffusers(tiny("sd15-safe"), long_prompt="chunk", **SETTINGS))
+    prompt = Prompt(row["prompt"], negative="blurry", weights=dict(row["weights"]), seed=row["seed"])
+    again = model.generate([prompt])[0].image
     again.thumbnail((32, 32), Image.Resampling.LANCZOS)
-    kept, wanted = (
-        np.asarray(Image.open(io.BytesIO(b)), dtype=int)
-        for b in (row["image"]["bytes"], encode(again, "jpeg", 90))
+    kept, painted = (
+        np.asarray(Image.open(io.BytesIO(data)), dtype=int)
+        for data in (row["image"]["bytes"], encode(again, "jpeg", 90))
     )
-    assert abs(kept - wanted).mean() < 1
-    told = as_text(made, next(r["id"] for r in rows if r["chunks"] == 2))
-    assert "read in 2 chunks" in told
-    assert "did not flag it" in told
+    assert abs(kept - painted).mean() < 1
+    shown = as_text(made, next(r["id"] for r in rows if r["chunks"] == 2))
+    assert "read in 2 chunks" in shown
+    assert "did not flag it" in shown
     first = tables(made)
     monkeypatch.setattr(Diffusers, "generate", lambda *_: pytest.fail("asked again"))
     assert tables(run(made_by, tmp_path / "run", base=tmp_path)) == first
@@ -116,9 +115,8 @@ def test_flagged_images_are_dropped_and_counted(tiny: Tiny, tmp_path: Path) -> N
     with pytest.raises(WorkFailed, match=r"paint: none of 2 rows came through \(unsafe x 2\)"):
         run(plan(tmp_path, tiny("sd15-flags"), paths=["SP4"]), tmp_path / "run", base=tmp_path)
     rows = pq.read_table(next((tmp_path / "run" / "paint").glob("*.parquet"))).to_pylist()
-    assert [(r["status"], r["reason"], r["flagged"], r["image"]) for r in rows] == [
-        ("dropped", "unsafe", True, None)
-    ] * 2
+    wanted = {"status": "dropped", "reason": "unsafe", "flagged": True, "image": None}
+    assert [{name: row[name] for name in wanted} for row in rows] == [wanted] * 2
 
 
 class Prude:
@@ -134,12 +132,9 @@ class Prude:
 
 
 def test_a_flagged_image_goes_no_further(tmp_path: Path) -> None:
-    models = {"tagger": "wordnet", "llm": "realizer", "text_to_image": "test_diffusers_run:Prude"}
-    made = run(
-        recipe(tmp_path, rows=16, models=models, paths=["SP4"], judge={"tagger": "reference"}),
-        tmp_path / "run",
-        base=tmp_path,
-    )
+    models = {"tagger": "wordnet", "llm": "realizer", "text_to_image": f"{__name__}:Prude"}
+    plan = recipe(tmp_path, rows=16, models=models, paths=["SP4"], judge={"tagger": "reference"})
+    made = run(plan, tmp_path / "run", base=tmp_path)
     rows = list(made.rows("paint"))
     dogs = ["dog" in row["prompt"] for row in rows]
     assert 0 < sum(dogs) < len(rows)
@@ -149,53 +144,29 @@ def test_a_flagged_image_goes_no_further(tmp_path: Path) -> None:
     assert all(row.adds_up for row in made.ledger())
 
 
-class Counting(Scenes):
-    """Draws, and notes every prompt in the file `log`."""
-
-    def __init__(self, log: str) -> None:
-        super().__init__(64)
-        self._log = log
-
-    def generate(self, prompts: Sequence[Prompt]) -> list[Painting]:
-        with open(self._log, "a", encoding="utf-8") as handle:
-            handle.writelines(json.dumps(p.text) + "\n" for p in prompts)
-        return super().generate(prompts)
-
-
 def test_rows_of_a_table_from_before_the_new_columns_are_taken_over(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    models = {
-        "tagger": "wordnet",
-        "llm": "realizer",
-        "text_to_image": {"test_diffusers_run:Counting": str(log)},
-    }
+    models = {"tagger": "wordnet", "llm": "realizer", "text_to_image": {"scenes": 64}}
     common: dict[str, Any] = {"rows": 10, "models": models, "paths": ["SP4"], "judge": None}
-    made = run(recipe(tmp_path, **common), tmp_path / "run", base=tmp_path)
-    before = tables(made)["paint"]
-    for path in made.files("paint"):
-        table = pq.read_table(path)
-        pq.write_table(table.drop_columns(["chunks", "flagged"]), path)
-    assert "chunks" not in next(iter(made.rows("paint")))
-    assert "CLIP tokens" in as_text(made, before[0]["id"])
-    more = run(
-        recipe(tmp_path, **common, variants={"paint": 2}), tmp_path / "run", base=tmp_path, update=True
-    )
-    rows = tables(more)["paint"]
+    with patch.object(Scenes, "generate", autospec=True, side_effect=Scenes.generate) as generate:
+        made = run(recipe(tmp_path, **common), tmp_path / "run", base=tmp_path)
+        before = tables(made)["paint"]
+        for path in made.files("paint"):
+            pq.write_table(pq.read_table(path).drop_columns(["chunks", "flagged"]), path)
+        assert "chunks" not in next(iter(made.rows("paint")))
+        assert "CLIP tokens" in as_text(made, before[0]["id"])
+        twice = recipe(tmp_path, **common, variants={"paint": 2})
+        rows = tables(run(twice, tmp_path / "run", base=tmp_path, update=True))["paint"]
     assert [r for r in rows if r["id"].endswith("paint.0")] == before
-    assert len(rows) == 20
-    assert len(log.read_text().splitlines()) == 20
+    assert len(rows) == sum(len(painted.args[1]) for painted in generate.mock_calls) == 20
 
 
 def test_a_recipe_that_asks_for_what_the_model_lacks_is_refused_before_it_runs(
     tiny: Tiny, tmp_path: Path
 ) -> None:
     photographs(tmp_path, ["a dog"])
-    with pytest.raises(
-        UserError, match=r"FluxPipeline takes no negative prompt .*leave image_policy\.negative out"
-    ):
-        run(
-            plan(tmp_path, tiny("flux"), options={"scheduler": None}, image_policy={"negative": "blur"}),
-            tmp_path / "run",
-            base=tmp_path,
-        )
+    asking = plan(tmp_path, tiny("flux"), options={"scheduler": None}, image_policy={"negative": "blur"})
+    assert_refused(
+        lambda: run(asking, tmp_path / "run", base=tmp_path),
+        r"FluxPipeline takes no negative prompt .*leave image_policy\.negative out",
+    )
     assert not (tmp_path / "run").exists()

@@ -2,24 +2,25 @@
 painter, and a faulty one."""
 
 import base64
-import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from conformance import check_painter
 from ctrlsynth.api.run import run
-from ctrlsynth.errors import ModelError, UserError
+from ctrlsynth.data.images import encode
 from ctrlsynth.models import server
 from ctrlsynth.models.base import Prompt
 from ctrlsynth.models.embedded.scenes.painter import Scenes
 from ctrlsynth.models.registry import load
 from ctrlsynth.models.text_to_image.server import ImageServer
-from helpers import recipe, tables
+from helpers import assert_fails, assert_refused, recipe, tables
 from servers import FaultyServer, free_port
 
 BLOCKED: Any = (
@@ -36,17 +37,20 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def opened() -> Iterator[list[ImageServer]]:
-    models: list[ImageServer] = []
-    yield models
-    for model in models:
-        model.close()
+def client() -> Iterator[Callable[..., ImageServer]]:
+    """A model behind servers, closed after the test."""
+    with ExitStack() as stack:
+        yield lambda *servers, **options: stack.enter_context(closing(model_of(*servers, **options)))
 
 
-def client(opened: list[ImageServer], *servers: FaultyServer | str, **options: Any) -> ImageServer:
-    urls = [s if isinstance(s, str) else s.url for s in servers]
-    opened.append(load({"openai": "m", "base_urls": urls, **options}, "text_to_image"))
-    return opened[-1]
+def model_of(*servers: FaultyServer, **options: Any) -> Any:
+    return load({"openai": "m", "base_urls": [s.url for s in servers], **options}, "text_to_image")
+
+
+@pytest.fixture
+def drawing() -> Iterator[FaultyServer]:
+    with FaultyServer(draw) as running:
+        yield running
 
 
 def draw(_: int, body: Mapping[str, Any]) -> Any:
@@ -55,56 +59,50 @@ def draw(_: int, body: Mapping[str, Any]) -> Any:
         return BLOCKED
     width, height = map(int, body.get("size", "64x64").split("x"))
     prompt = Prompt(body["prompt"], seed=body.get("seed", 0), size=(width, height))
-    (painting,) = Scenes(64).generate([prompt])
-    assert painting.image is not None
-    data = io.BytesIO()
-    painting.image.save(data, "PNG")
-    return {"created": 0, "data": [{"b64_json": base64.b64encode(data.getvalue()).decode()}]}
+    data = encode(image_of(prompt), "png")
+    return {"created": 0, "data": [{"b64_json": base64.b64encode(data).decode()}]}
 
 
-def test_conformance(opened: list[ImageServer]) -> None:
-    with FaultyServer(draw) as one, FaultyServer(draw, models=("m", "n")) as two:
+def image_of(prompt: Prompt) -> Any:
+    return Scenes(64).generate([prompt])[0].image
+
+
+def test_conformance(client: Callable[..., ImageServer], drawing: FaultyServer) -> None:
+    with FaultyServer(draw, models=("m", "n")) as two:
         check_painter(
-            lambda: client(opened, one, size=64),
+            lambda: client(drawing, size=64),
             lambda: load({"openai": "n", "base_url": two.url, "size": 64}, "text_to_image"),
         )
 
 
-def test_the_image_is_the_servers_and_the_request_says_what_is_wanted(opened: list[ImageServer]) -> None:
-    with FaultyServer(draw) as drawing:
-        model = client(opened, drawing, size=[96, 64], extra_body={"steps": 4})
-        prompts = [Prompt("a red dog", negative="blur", seed=7), Prompt("a cat", seed=8, size=(64, 128))]
-        made = model.generate(prompts)
-        wanted = Scenes(64).generate([Prompt("a red dog", seed=7, size=(96, 64)), prompts[1]])
-        for ours, theirs in zip(made, wanted, strict=True):
-            np.testing.assert_array_equal(np.asarray(ours.image), np.asarray(theirs.image))
-        seen = sorted(drawing.seen, key=lambda body: str(body["prompt"]))
-        common = {"model": "m", "n": 1, "response_format": "b64_json", "steps": 4}
-        red = {"prompt": "a red dog", "size": "96x64", "seed": 7, "negative_prompt": "blur"}
-        assert seen == [common | {"prompt": "a cat", "size": "64x128", "seed": 8}, common | red]
+def test_the_image_is_the_servers_and_the_request_says_what_is_wanted(
+    client: Callable[..., ImageServer], drawing: FaultyServer
+) -> None:
+    model = client(drawing, size=[96, 64], extra_body={"steps": 4})
+    dog, cat = Prompt("a red dog", negative="blur", seed=7), Prompt("a cat", seed=8, size=(64, 128))
+    wanted = [image_of(replace(dog, negative="", size=(96, 64))), image_of(cat)]
+    assert [painting.image for painting in model.generate([dog, cat])] == wanted
+    common = {"model": "m", "n": 1, "response_format": "b64_json", "steps": 4}
+    assert sorted(drawing.seen, key=lambda body: str(body["prompt"])) == [
+        common | {"prompt": "a cat", "size": "64x128", "seed": 8},
+        common | {"prompt": "a red dog", "size": "96x64", "seed": 7, "negative_prompt": "blur"},
+    ]
 
 
 def test_the_hosted_service_is_sent_only_what_it_takes() -> None:
-    model: ImageServer = load({"openai": "gpt-image-1", "size": 1024, "version": "1"}, "text_to_image")
-    assert model.body(Prompt("a dog", seed=5)) == {
-        "model": "gpt-image-1",
-        "prompt": "a dog",
-        "n": 1,
-        "size": "1024x1024",
-    }
-    assert model.generate([Prompt("a dog", negative="a cat")])[0].error == "negative_unsupported"
-    model.close()
+    with closing(load({"openai": "gpt-image-1", "size": 1024, "version": "1"}, "text_to_image")) as model:
+        body = {"model": "gpt-image-1", "prompt": "a dog", "n": 1, "size": "1024x1024"}
+        assert model.body(Prompt("a dog", seed=5)) == body
+        assert model.generate([Prompt("a dog", negative="a cat")])[0].error == "negative_unsupported"
 
 
-def test_what_moderation_turns_down_is_its_rows_error(opened: list[ImageServer]) -> None:
-    with FaultyServer(draw) as drawing:
-        made = client(opened, drawing).generate([Prompt("a dog"), Prompt("a forbidden dog"), Prompt("a cat")])
-        assert [(p.error, p.image is not None) for p in made] == [
-            (None, True),
-            ("refused", False),
-            (None, True),
-        ]
-        assert len(drawing.seen) == 3
+def test_what_moderation_turns_down_is_its_rows_error(
+    client: Callable[..., ImageServer], drawing: FaultyServer
+) -> None:
+    made = client(drawing).generate([Prompt("a dog"), Prompt("a forbidden dog"), Prompt("a cat")])
+    wanted = [(None, True), ("refused", False), (None, True)]
+    assert [(p.error, p.image is not None) for p in made] == wanted
+    assert len(drawing.seen) == 3
 
 
 BAD: list[Any] = [
@@ -118,57 +116,49 @@ BAD: list[Any] = [
 
 @pytest.mark.parametrize("fault", BAD)
 def test_a_passing_fault_is_asked_again_and_a_lasting_one_costs_its_row(
-    opened: list[ImageServer], fault: Any
+    client: Callable[..., ImageServer], fault: Any
 ) -> None:
     with FaultyServer(lambda n, body: fault if n == 0 else draw(n, body)) as faulty:
-        assert client(opened, faulty, concurrency=1).generate([Prompt("a dog")])[0].error is None
+        assert client(faulty, concurrency=1).generate([Prompt("a dog")])[0].error is None
         assert len(faulty.seen) == 2
     with FaultyServer(lambda n, body: fault if "poison" in body["prompt"] else draw(n, body)) as faulty:
-        made = client(opened, faulty, retries=1).generate(
-            [Prompt("a dog"), Prompt("poison"), Prompt("a cat")]
-        )
+        made = client(faulty, retries=1).generate([Prompt("a dog"), Prompt("poison"), Prompt("a cat")])
         assert [p.error is None for p in made] == [True, False, True]
 
 
-def test_an_address_in_place_of_the_image_stops_at_once(opened: list[ImageServer]) -> None:
+def test_an_address_in_place_of_the_image_stops_at_once(client: Callable[..., ImageServer]) -> None:
     with FaultyServer(lambda n, body: {"created": 0, "data": [{"url": "http://127.0.0.1/x.png"}]}) as faulty:
-        with pytest.raises(UserError, match="an address in place of the image; set b64_json: true"):
-            client(opened, faulty).generate([Prompt("a dog")])
+        assert_refused(
+            partial(client(faulty).generate, [Prompt("a dog")]),
+            "an address in place of the image; set b64_json: true",
+        )
         assert len(faulty.seen) == 1
 
 
-def test_what_was_begun_is_not_asked_again(opened: list[ImageServer]) -> None:
-    with FaultyServer(draw) as drawing:
-        model = client(opened, drawing)
-        prompts = [Prompt("a dog", seed=1), Prompt("a dog", seed=1), Prompt("a cat")]
-        model.begin(prompts[:2])
-        made = model.generate(prompts)
-        assert [p.error for p in made] == [None] * 3
-        assert made[0].image == made[1].image != made[2].image
-        assert len(drawing.seen) == 3
+def test_what_was_begun_is_not_asked_again(client: Callable[..., ImageServer], drawing: FaultyServer) -> None:
+    model = client(drawing)
+    prompts = [Prompt("a dog", seed=1), Prompt("a dog", seed=1), Prompt("a cat")]
+    model.begin(prompts[:2])
+    images = [painting.image for painting in model.generate(prompts)]
+    assert images == [image_of(replace(prompt, size=(64, 64))) for prompt in prompts]
+    assert len(drawing.seen) == 3
 
 
-def test_no_server_no_images(opened: list[ImageServer]) -> None:
-    model = client(opened, f"http://127.0.0.1:{free_port()}/v1", patience=0.2, version="1")
-    with pytest.raises(ModelError) as caught:
-        model.generate([Prompt("a dog")])
-    assert caught.value.reason == "server_down"
+def test_no_server_no_images(client: Callable[..., ImageServer]) -> None:
+    url = f"http://127.0.0.1:{free_port()}/v1"
+    model = client(base_urls=[url], patience=0.2, version="1")
+    assert_fails(partial(model.generate, [Prompt("a dog")]), "server_down")
 
 
-def test_preflight_and_digest(opened: list[ImageServer]) -> None:
-    with FaultyServer(draw) as drawing:
-        model = client(opened, drawing)
-        model.check()
-        assert model.digest.startswith("unverified:")
-        others = [
-            client(opened, drawing, **o)
-            for o in ({"size": 64}, {"seed": False}, {"extra_body": {"steps": 2}}, {"version": "2"})
-        ]
-        assert len({m.digest for m in [model, *others]}) == 5
-        assert client(opened, drawing, concurrency=2).digest == model.digest
-        with pytest.raises(UserError, match="unknown model 'k'"):
-            load({"openai": "k", "base_url": drawing.url}, "text_to_image").check()
-    assert client(opened, "http://127.0.0.1:9/v1", version="3").check() is None  # type: ignore[func-returns-value]
+def test_preflight_and_digest(client: Callable[..., ImageServer], drawing: FaultyServer) -> None:
+    model = client(drawing)
+    model.check()
+    assert model.digest.startswith("unverified:")
+    others: Any = ({"size": 64}, {"seed": False}, {"extra_body": {"steps": 2}}, {"version": "2"})
+    assert len({m.digest for m in [model, *(client(drawing, **other) for other in others)]}) == 5
+    assert client(drawing, concurrency=2).digest == model.digest
+    assert_refused(client(drawing, openai="k").check, "unknown model 'k'")
+    client(base_urls=["http://127.0.0.1:9/v1"], version="3").check()
 
 
 @pytest.mark.parametrize(
@@ -182,8 +172,7 @@ def test_preflight_and_digest(opened: list[ImageServer]) -> None:
     ],
 )
 def test_wrong_options(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        load({"openai": "m", "version": "1", **options}, "text_to_image")
+    assert_refused(partial(load, {"openai": "m", "version": "1", **options}, "text_to_image"), message)
 
 
 def test_a_run_paints_by_a_server_and_asks_once(tmp_path: Path) -> None:
@@ -203,17 +192,16 @@ def test_a_run_paints_by_a_server_and_asks_once(tmp_path: Path) -> None:
         )
         made = run(plan, tmp_path / "run", base=tmp_path)
         rows = list(made.rows("paint"))
-        assert len(rows) == len(drawing.seen) == 12
         refused = ["boat" in row["prompt"] for row in rows]
-        assert 0 < sum(refused) < 12
-        assert [(r["status"], r["reason"]) for r in rows] == [
-            ("failed", "refused") if no else ("ok", None) for no in refused
-        ]
+        assert len(rows) == len(drawing.seen) == 12 > sum(refused) > 0
+        results = {False: ("ok", None), True: ("failed", "refused")}
+        assert [(r["status"], r["reason"]) for r in rows] == [results[no] for no in refused]
         assert {r.folder: r.cost for r in made.ledger()}["paint"] == pytest.approx(0.04 * (12 - sum(refused)))
         first = tables(made)
         assert (tables(run(plan, tmp_path / "run", base=tmp_path)), len(drawing.seen)) == (first, 12)
-        weighed = recipe(
-            tmp_path, models=models, paths=["SP4"], judge=None, image_policy={"weights": {"dog": 2}}
+        policy = {"weights": {"dog": 2}}
+        weighed = recipe(tmp_path, models=models, paths=["SP4"], judge=None, image_policy=policy)
+        assert_refused(
+            lambda: run(weighed, tmp_path / "other", base=tmp_path),
+            r"models\.text_to_image: an image server cannot weigh tags",
         )
-        with pytest.raises(UserError, match=r"models\.text_to_image: an image server cannot weigh tags"):
-            run(weighed, tmp_path / "other", base=tmp_path)

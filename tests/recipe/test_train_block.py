@@ -10,38 +10,28 @@ from ctrlsynth.recipe.file import load_train, resolve
 from helpers import assert_refused
 
 
-def test_presets_are_the_papers() -> None:
-    cc3m = resolve({"preset": "ctrlsynth-cc3m", "data": ["x"]})
-    assert (cc3m.lr, cc3m.min_lr, cc3m.batch, cc3m.steps, cc3m.warmup, cc3m.weight_decay) == (
-        2e-3,
-        2e-5,
-        2048,
-        56_429,
-        2_822,
-        0.2,
-    )
-    synth = resolve({"preset": "synthclip", "data": ["x"]})
-    assert (synth.lr, synth.min_lr, synth.batch, synth.epochs, synth.warmup_epochs, synth.warmup_lr) == (
-        5e-4,
-        1e-5,
-        4096,
-        40,
-        1,
-        1e-6,
-    )
-    assert (synth.weight_decay, synth.eps, synth.crop_scale, synth.shorter_edge, synth.flip) == (
-        0.5,
-        1e-8,
-        (0.5, 1.0),
-        256,
-        False,
-    )
-    assert synth.mean == (0.485, 0.456, 0.406)
-    scaled = resolve({"preset": "ctrlsynth-cc3m", "data": ["x"], "epochs": 2})
-    assert (scaled.steps, scaled.epochs) == (None, 2)
-    assert scaled.warmup == pytest.approx(0.05, abs=1e-4)
-    last = resolve({"preset": "synthclip-appendix-e", "data": ["x"], "init": "y"})
-    assert (last.steps, last.batch, last.negatives) == (1, 1_000_000, "micro")
+@pytest.mark.parametrize(
+    ("block", "wanted"),
+    [
+        ({"preset": "ctrlsynth-cc3m"}, {
+            "lr": 2e-3, "min_lr": 2e-5, "batch": 2048, "steps": 56_429, "warmup": 2_822, "weight_decay": 0.2,
+        }),
+        ({"preset": "ctrlsynth-cc3m", "epochs": 2}, {
+            "steps": None, "epochs": 2, "warmup": pytest.approx(0.05, abs=1e-4),
+        }),
+        ({"preset": "synthclip"}, {
+            "lr": 5e-4, "min_lr": 1e-5, "batch": 4096, "epochs": 40, "warmup_epochs": 1, "warmup_lr": 1e-6,
+            "weight_decay": 0.5, "eps": 1e-8, "crop_scale": (0.5, 1.0), "shorter_edge": 256, "flip": False,
+            "mean": (0.485, 0.456, 0.406),
+        }),
+        ({"preset": "synthclip-appendix-e", "init": "y"}, {
+            "steps": 1, "batch": 1_000_000, "negatives": "micro",
+        }),
+    ],
+)  # fmt: skip
+def test_presets_are_the_papers(block: dict[str, Any], wanted: dict[str, Any]) -> None:
+    made = resolve({"data": ["x"], **block})
+    assert {key: getattr(made, key) for key in wanted} == wanted
 
 
 @pytest.mark.parametrize(

@@ -114,8 +114,7 @@ def _source(folder: Path, where: str, found: Found) -> tuple[list[str], str]:
         place = here(_split(found["hf"][0]))
         return [f"hf: {_quoted(place)}"], "a Hugging Face data set saved with save_to_disk"
     for kind, key, name in (("tar", "webdataset", "tar shard"), ("parquet", "parquet", "parquet file")):
-        files = found[kind]
-        if files:
+        if files := found[kind]:
             globs = list(dict.fromkeys(here(f.parent / f"*.{kind}") for f in files))
             if any(f.suffix != f".{kind}" for f in files):
                 globs = [here(f) for f in files]

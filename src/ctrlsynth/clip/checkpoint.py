@@ -10,6 +10,7 @@ import math
 import os
 import re
 import shutil
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ class State:
     skipped: int = 0
 
 
-def save(out: Path, state: State, facts: dict[str, Any], keep: int) -> Path:
+def save(out: Path, state: State, facts: dict[str, Any], keep: int) -> None:
     """Writes a checkpoint and deletes this run's older ones, all but the newest `keep`. `facts` go into its
     train.json as well."""
     target = out / "checkpoints" / f"step-{state.step:08d}"
@@ -45,20 +46,13 @@ def save(out: Path, state: State, facts: dict[str, Any], keep: int) -> Path:
         for n, values in state.optimizer.state_dict()["state"].items()
         for k, v in values.items()
     }
-    _write(target, state, facts, tensors)
+    write(target, state, facts, tensors)
     remove_leftovers(target.parent)
     for old in _finished(out)[:-keep]:
         shutil.rmtree(old)
-    return target
 
 
-def finish(out: Path, state: State, facts: dict[str, Any]) -> Path:
-    """Writes OUT/model, once."""
-    _write(out / "model", state, facts)
-    return out / "model"
-
-
-def _write(
+def write(
     target: Path, state: State, facts: dict[str, Any], tensors: Mapping[str, Any] | None = None
 ) -> None:
     """Writes a folder atomically, unless it exists; `tensors` are the optimiser's. Raises OSError for a full
@@ -68,13 +62,13 @@ def _write(
 
     if target.exists():
         return
-    numbers = {"step": state.step, "loss": state.loss, "skipped": state.skipped}
     try:
         with making(target) as made:
             made.mkdir()
             save_folder(made, state.module, state.config)
             if tensors is not None:
                 save_file(tensors, made / OPTIMIZER)
+            numbers = {"step": state.step, "loss": state.loss, "skipped": state.skipped}
             write_json(made / STATE, {**numbers, "scaler": state.scaler.state_dict(), **facts})
             for path in made.iterdir():
                 flush(path)
@@ -100,18 +94,16 @@ def load(folder: Path, state: State, device: Any) -> None:
     """Restores the state from a checkpoint. UserError for one of another model or of a newer ctrlsynth."""
     from safetensors.torch import load_file
 
-    facts = read_json(folder / STATE)
-    assert facts is not None, folder
+    facts = read_json(folder / STATE) or {}
     try:
         state.module.load_state_dict(load_file(folder / WEIGHTS, device=str(device)))
     except (RuntimeError, OSError) as error:
         raise UserError(f"{folder}: not a checkpoint of this model: {first_line(error)}") from error
-    moments: dict[int, dict[str, Any]] = {}
+    moments: dict[int, dict[str, Any]] = defaultdict(dict)
     for name, value in load_file(folder / OPTIMIZER, device=str(device)).items():
         number, _, key = name.partition(".")
-        moments.setdefault(int(number), {})[key] = value
-    groups = state.optimizer.state_dict()["param_groups"]
-    state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        moments[int(number)][key] = value
+    state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": moments})
     if facts["scaler"]:
         state.scaler.load_state_dict(facts["scaler"])
     state.step, state.loss, state.skipped = int(facts["step"]), float(facts["loss"]), int(facts["skipped"])

@@ -56,7 +56,7 @@ def softmax_loss(
     logits, other = logits.masked_fill(~valid, -math.inf), other.masked_fill(~valid, -math.inf)
     return (
         F.cross_entropy(logits, labels, reduction="sum") + F.cross_entropy(other, labels, reduction="sum")
-    ) / (2 * _count(valid))
+    ) / (2 * valid.sum().clamp(min=1))
 
 
 def sigmoid_loss(
@@ -68,12 +68,7 @@ def sigmoid_loss(
     losses = -F.logsigmoid(signs * (scale * images @ texts.T + bias))
     if valid is None:
         return losses.sum() / len(images)
-    return (losses * valid * valid[:, None]).sum() / _count(valid)
-
-
-def _count(valid: Tensor) -> Tensor:
-    """The number of valid rows, at least 1: a batch without any has loss 0 and no gradient."""
-    return valid.sum().clamp(min=1)
+    return (losses * valid * valid[:, None]).sum() / valid.sum().clamp(min=1)
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {"softmax": softmax_loss, "sigmoid": sigmoid_loss}
@@ -95,42 +90,32 @@ def step_gradients(
     micro-batch of this process. `micro`: negatives from the micro-batch alone, the mean over all. `factor`
     multiplies the gradients (a GradScaler's). `before(number)` is called before each run of a micro-batch and
     seeds what is random in the model, so that the second run repeats the first."""
-    world = _world(model)
+    world = dist.get_world_size() if isinstance(model, nn.parallel.DistributedDataParallel) else 1
     if micro:
-        return _each_alone(model, micro_batches, loss, factor, before)
-    plain = model.module if world > 1 else model
+        return _each_alone(model, micro_batches, loss, factor, before, world)
+    single = len(micro_batches) == 1
+    first_pass = model if single or world == 1 else model.module
     runs: list[Any] = []
-    with nullcontext() if len(micro_batches) == 1 else torch.no_grad():
+    with nullcontext() if single else torch.no_grad():
         for number, (images, ids, _) in enumerate(micro_batches):
             before(number)
-            runs.append((model if len(micro_batches) == 1 else plain)(images, ids))
+            runs.append(first_pass(images, ids))
     own = torch.cat([torch.cat([r[0].detach(), r[1].detach()], dim=1) for r in runs])
-    valid = torch.cat([v for _, _, v in micro_batches])
-    everywhere, all_valid = _gathered(own, valid, world)
-    value, by_features, by_scalars = _by_features(
-        loss, everywhere, runs[0][2].detach(), runs[0][3].detach(), all_valid
-    )
+    everywhere, all_valid = _gathered(own, torch.cat([v for _, _, v in micro_batches]), world)
+    value, by_features, *by_scalars = _by_features(loss, everywhere, runs[0][2], runs[0][3], all_valid)
     start = dist.get_rank() * len(own) if world > 1 else 0
-    ours = by_features[start : start + len(own)] * (
-        factor * world
-    )  # DDP divides by the number of processes; a scalar's gradient is whole
+    # DDP divides by the number of processes; a scalar's gradient is whole
+    ours = by_features[start : start + len(own)] * (factor * world)
     scalars = [g * factor for g in by_scalars]
-    at = 0
+    pieces = ours.split([len(images) for images, _, _ in micro_batches])
     for number, (images, ids, _) in enumerate(micro_batches):
         last = number == len(micro_batches) - 1
         with nullcontext() if last or world == 1 else model.no_sync():
-            if len(micro_batches) > 1:
+            if not single:
                 before(number)
-            run = runs[0] if len(micro_batches) == 1 else model(images, ids)
-            _pass_on(
-                run, ours[at : at + len(images)], scalars if last else [torch.zeros_like(g) for g in scalars]
-            )
-        at += len(images)
+            run = runs[0] if single else model(images, ids)
+            _pass_on(run, pieces[number], scalars if last else [torch.zeros_like(g) for g in scalars])
     return value, all_valid.sum() if all_valid is not None else torch.tensor(len(everywhere))
-
-
-def _world(model: Any) -> int:
-    return dist.get_world_size() if isinstance(model, nn.parallel.DistributedDataParallel) else 1
 
 
 def _pass_on(run: Any, by_features: Tensor, by_scalars: Sequence[Tensor]) -> None:
@@ -155,17 +140,12 @@ def _gathered(own: Tensor, valid: Tensor, world: int) -> tuple[Tensor, Tensor | 
 
 def _by_features(
     loss: str, features: Tensor, scale: Tensor, bias: Tensor, valid: Tensor | None
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """The loss, and its gradients with respect to the features [n, 2 dim], and to scale and bias."""
+) -> tuple[Tensor, ...]:
+    """The loss, and its gradients with respect to the features [n, 2 dim], to scale and to bias."""
     features, scale, bias = (t.detach().requires_grad_() for t in (features, scale, bias))
-    width = features.shape[1] // 2
-    value = LOSSES[loss](features[:, :width], features[:, width:], scale, bias, valid)
-    grads = torch.autograd.grad(value, [features, scale, bias], allow_unused=True)
-    return (
-        value.detach(),
-        grads[0],
-        [torch.zeros_like(s) if g is None else g for s, g in zip((scale, bias), grads[1:], strict=True)],
-    )
+    value = LOSSES[loss](*features.chunk(2, dim=1), scale, bias, valid)
+    inputs = [features, scale, bias]
+    return value.detach(), *torch.autograd.grad(value, inputs, materialize_grads=True)
 
 
 def _each_alone(
@@ -174,9 +154,9 @@ def _each_alone(
     loss: str,
     factor: Any,
     before: Callable[[int], object],
+    world: int,
 ) -> tuple[Tensor, Tensor]:
     """The mean over the losses of each micro-batch alone."""
-    world = _world(model)
     total, rows = torch.zeros(()), torch.zeros(())
     for number, (images, ids, valid) in enumerate(micro_batches):
         with nullcontext() if number == len(micro_batches) - 1 or world == 1 else model.no_sync():
@@ -188,5 +168,5 @@ def _each_alone(
     if world > 1:
         both = torch.stack([total / world, rows.to(total)])
         dist.all_reduce(both)
-        total, rows = both[0], both[1]
+        total, rows = both
     return total, rows

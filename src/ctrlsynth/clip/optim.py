@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..recipe.train import TrainBlock
 from .data.loader import open_sources
 from .data.order import Schedule
@@ -13,8 +15,6 @@ from .data.order import Schedule
 def make_optimizer(module: Any, block: TrainBlock) -> Any:
     """Fused AdamW with weight decay only on parameters of two or more dimensions: none on biases, norms,
     class embedding and scale (papers/002)."""
-    import torch
-
     named = [p for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in named if p.ndim < 2], "weight_decay": 0.0},

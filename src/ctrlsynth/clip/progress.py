@@ -1,16 +1,14 @@
 """Reports of a training run: log.jsonl, TensorBoard if it is installed, and a callback for a display."""
 
-import contextlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..data.captions import parse_object
 from ..models.installed import installed
 from ..storage.files import remove_leftovers, replacing
-
-LOG = "log.jsonl"
-
 
 Watch = Callable[[int, Mapping[str, Any]], None]
 """Called with the length of the run in steps, and with each line of the log; first with the `step` at which
@@ -22,15 +20,12 @@ class Log:
     checkpoint."""
 
     def __init__(self, out: Path, step: int) -> None:
-        path = out / LOG
+        path = out / "log.jsonl"
         before = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        kept: list[str] = []
-        for line in before:
-            with contextlib.suppress(ValueError):  # a killed run may leave half a line
-                kept += [line] if json.loads(line)["step"] <= step else []
         remove_leftovers(out)
-        with replacing(path) as made:
-            made.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        with replacing(path) as made:  # without half a line, which a killed run may leave
+            kept = [line for line in before if (parse_object(line) or {"step": math.inf})["step"] <= step]
+            made.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         self._out = open(path, "a", encoding="utf-8")  # noqa: SIM115  (closed in close)
         self._board: Any = None
         if installed("tensorboard"):

@@ -10,10 +10,10 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -39,7 +39,7 @@ FREE = {"workers", "device", "save_every", "keep", "log_every", "grad_checkpoint
 """Settings that may change on resume, because they affect neither the batches nor (beyond rounding) the
 weights."""
 BEFORE = ("index", "decontamination.jsonl", ".tmp-")
-"""What a run that stopped before its OUT/train.json may have left behind."""
+"""Names that a run leaves in OUT when it stops before it has written train.json."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,33 +73,22 @@ def first_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-class _Process(NamedTuple):
-    """This process's number, the number of processes, and the device that torchrun implies."""
-
-    rank: int = 0
-    world: int = 1
-    device: str | None = None
-
-
 @contextmanager
-def _processes() -> Iterator[_Process]:
-    """Reads torchrun's environment. Joins a process group unless there is one already or one process only."""
+def _processes() -> Iterator[tuple[int, int, str | None]]:
+    """Reads torchrun's environment: gives this process's number, the number of processes, and the device that
+    torchrun implies. Joins a process group unless there is one already or one process only."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
-        yield _Process()
+        yield 0, 1, None
         return
-    gpu = torch.cuda.is_available()
-    local = int(os.environ.get("LOCAL_RANK", "0"))
+    gpu, local = torch.cuda.is_available(), int(os.environ.get("LOCAL_RANK", "0"))
     if gpu:
         torch.cuda.set_device(local)
-    ours = not dist.is_initialized()
-    if ours:
-        dist.init_process_group("nccl" if gpu else "gloo")
-    try:
-        yield _Process(dist.get_rank(), world, f"cuda:{local}" if gpu else "cpu")
-    finally:
-        if ours:
-            dist.destroy_process_group()
+    with ExitStack() as ours:
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if gpu else "gloo")
+            ours.callback(dist.destroy_process_group)
+        yield dist.get_rank(), world, f"cuda:{local}" if gpu else "cpu"
 
 
 def _data(
@@ -115,8 +104,8 @@ def _data(
     facts: dict[str, Any] = {"block": block.model_dump(mode="json")}
     if block.decontaminate is not None:
         shards, facts["decontaminated"] = clean(shards, block.decontaminate, base, out)
-    left_out = sum((s.left_out for s in shards), Counter[str]())
-    facts |= {"rows": [s.rows for s in shards], "left_out": dict(left_out)}
+    facts["rows"] = [s.rows for s in shards]
+    facts["left_out"] = dict(sum((s.left_out for s in shards), Counter[str]()))
     if rank == 0:
         before = read_json(out / STATE) or facts
         if before["rows"] != facts["rows"]:
@@ -133,7 +122,7 @@ def _check_folder(block: TrainBlock, out: Path, resume: bool) -> None:
     before = read_json(out / STATE)
     if before is None:
         if out.exists() and (not out.is_dir() or any(not p.name.startswith(BEFORE) for p in out.iterdir())):
-            raise UserError(f"{out}: exists and is no training run; name another folder with --out")
+            raise UserError(f"{out}: exists and is not a training run; name another folder with --out")
         return
     if not resume:
         raise UserError(
@@ -151,10 +140,8 @@ def _check_folder(block: TrainBlock, out: Path, resume: bool) -> None:
 
 def _differing(one: str, other: str) -> list[str]:
     """Both texts, cut to a readable length around their first difference."""
-    alike = next(
-        (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
-    )
-    start = max(0, alike - 20) if max(len(one), len(other)) > 80 else 0
+    alike = max(0, len(os.path.commonprefix([one, other])) - 20)  # noqa: RUF071
+    start = alike if max(len(one), len(other)) > 80 else 0
     return [
         ("..." if start else "") + t[start : start + 80] + ("..." if len(t) > start + 80 else "")
         for t in (one, other)
@@ -166,7 +153,7 @@ class _Window:
     """What happened since the last line of the log. `sums`: of the losses and of the valid rows."""
 
     start: int
-    sums: Tensor
+    sums: Any = 0.0
     faults: list[tuple[str, str]] = field(default_factory=list)
     waited: float = 0.0
     began: float = field(default_factory=time.perf_counter)
@@ -175,16 +162,19 @@ class _Window:
 class _Run:
     """One process's part of a run."""
 
-    def __init__(self, block: TrainBlock, out: Path, base: Path, process: _Process, resume: bool) -> None:
-        self.block, self.out, self.process = block, out, process
-        self.device = torch.device(choose_device(process.device or block.device, "train"))
-        shards, self.facts = _data(block, out, base, process.rank, resume)
-        schedule = schedule_of(shards, block, process.world)
+    def __init__(
+        self, block: TrainBlock, out: Path, base: Path, process: tuple[int, int, str | None], resume: bool
+    ) -> None:
+        self.block, self.out = block, out
+        self.rank, self.world, device = process
+        self.device = torch.device(choose_device(device or block.device, "train"))
+        shards, self.facts = _data(block, out, base, self.rank, resume)
+        schedule = schedule_of(shards, block, self.world)
         self.steps = total_steps(block, schedule, base)
         self.warmup = warmup_steps(block, self.steps, schedule.steps_an_epoch)
         loaded = _initial_model(block, base)
         loaded.config["preprocess_cfg"] |= {"mean": list(block.mean), "std": list(block.std)}
-        self.batches = Batches(shards, schedule, loaded, block, steps=self.steps, rank=process.rank)
+        self.batches = Batches(shards, schedule, loaded, block, steps=self.steps, rank=self.rank)
         module = use_views(loaded.module).to(self.device).train()
         if block.grad_checkpointing:
             module.set_grad_checkpointing()
@@ -195,21 +185,22 @@ class _Run:
         if newest is not None:
             checkpoint.load(newest, self.state, self.device)
         self.forward: Any = Forward(module, Normalise(block.mean, block.std, self.device), precision)
-        if process.world > 1:
+        if self.world > 1:
             self.forward = torch.nn.parallel.DistributedDataParallel(
                 self.forward, gradient_as_bucket_view=True
             )
 
     def go(self, watch: Watch) -> Trained:
         """Trains from the newest checkpoint to the last step."""
-        state, block, first = self.state, self.block, self.process.rank == 0
+        state, block, first = self.state, self.block, self.rank == 0
+        facts = {key: self.facts[key] for key in ("rows", "block")}
         if first:  # only now, so that a run with wrong input can be corrected and started again
             write_json(self.out / STATE, self.facts)
         log = Log(self.out, state.step) if first else None
         done, pin = state.step * block.accumulate, self.device.type == "cuda"
         stream = iter(loader(self.batches, done, workers=block.workers, pin=pin))
         watch(self.steps, {"step": state.step})
-        window = self._window()
+        window = _Window(state.step)
         for step in range(state.step, self.steps):
             asked = time.perf_counter()
             micro_batches = [next(stream) for _ in range(block.accumulate)]
@@ -223,28 +214,24 @@ class _Run:
                 if log is not None:
                     log.line(line)
                     watch(self.steps, line)
-                window = self._window()
+                window = _Window(state.step)
             if saves and first:
-                checkpoint.save(self.out, state, self._facts(), block.keep)
-            if saves and self.process.world > 1:
+                checkpoint.save(self.out, state, {"samples": state.step * block.batch, **facts}, block.keep)
+            if saves and self.world > 1:
                 dist.barrier()
+        samples = self.steps * block.batch
         if log is not None:
             log.close()
-            checkpoint.finish(self.out, state, self._facts())
+            checkpoint.write(self.out / "model", state, {"samples": samples, **facts})
         data = {k: v for k, v in self.facts.items() if k != "block"}
-        samples = self.steps * block.batch
         return Trained(self.out / "model", self.steps, samples, state.loss, state.skipped, data)
-
-    def _window(self) -> _Window:
-        return _Window(self.state.step, torch.zeros(2, device=self.device))
 
     def _step(self, step: int, micro_batches: Sequence[Batch]) -> Tensor:
         """One optimiser step: [loss, valid rows] of the whole batch, without waiting for the device."""
-        block, module, optimizer = self.block, self.state.module, self.state.optimizer
-        scaler = self.state.scaler
-        rate = learning_rate(block, step, self.steps, self.warmup)
+        block, state = self.block, self.state
+        module, optimizer, scaler = state.module, state.optimizer, state.scaler
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = learning_rate(block, step, self.steps, self.warmup)
         optimizer.zero_grad(set_to_none=True)
         loss, valid = step_gradients(
             self.forward,
@@ -254,7 +241,7 @@ class _Run:
             factor=scaler.scale(torch.ones((), device=self.device)),
             # seeds what is random inside a model (patch dropout)
             before=lambda number: torch.manual_seed(
-                hash_int(block.seed, f"{step}/{self.process.rank}/{number}", "model") >> 1
+                hash_int(block.seed, f"{step}/{self.rank}/{number}", "model") >> 1
             ),
         )
         if block.grad_clip is not None:
@@ -296,11 +283,6 @@ class _Run:
             "skipped": state.skipped,
             **({"faults": window.faults[:20]} if window.faults else {}),
         }
-
-    def _facts(self) -> dict[str, Any]:
-        """The content of train.json apart from the state."""
-        samples = self.state.step * self.block.batch
-        return {"samples": samples, "rows": self.facts["rows"], "block": self.facts["block"]}
 
 
 def _initial_model(block: TrainBlock, base: Path) -> LoadedClip:

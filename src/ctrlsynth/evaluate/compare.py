@@ -9,7 +9,7 @@ rows."""
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class Column:
     task: str
     metric: str
     protocol: str
-    title: str = ""
+    title: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +62,15 @@ class Comparison:
     rows: dict[str, dict[Column, Cell]]
     notes: list[str] = field(default_factory=list)
 
+    def add(self, task: str, metric: str, title: str, cells: Mapping[str, Cell], **protocol: Any) -> None:
+        """Adds a column that is computed from others, given row -> cell."""
+        column = Column(task, metric, json.dumps(protocol), title)
+        self.columns.append(column)
+        for name, cell in cells.items():
+            self.rows.setdefault(name, {})[column] = cell
+
     def plain(self) -> dict[str, Any]:
         """The content of --json."""
-        named = [
-            {"task": c.task, "metric": c.metric, "protocol": json.loads(c.protocol), "title": c.title}
-            for c in self.columns
-        ]
         rows = {
             name: [
                 {"value": c.value, "low": c.low, "high": c.high, "seeds": c.seeds} if c else None
@@ -75,14 +78,20 @@ class Comparison:
             ]
             for name, cells in self.rows.items()
         }
-        return {"columns": named, "rows": rows, "notes": self.notes}
+        return {
+            "columns": [{**asdict(c), "protocol": json.loads(c.protocol)} for c in self.columns],
+            "rows": rows,
+            "notes": self.notes,
+        }
 
     def markdown(self) -> str:
         """A Markdown table with the runs as rows."""
         titles = [c.title for c in self.columns]
         lines = ["| run | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
-        for name, cells in self.rows.items():
-            lines.append(f"| {_cell(name)} | " + " | ".join(show(cells.get(c)) for c in self.columns) + " |")
+        lines += [
+            f"| {_cell(name)} | " + " | ".join(show(cells.get(c)) for c in self.columns) + " |"
+            for name, cells in self.rows.items()
+        ]
         return "\n".join([*lines, "", *(f"- {_cell(n)}" for n in self.notes)])
 
 
@@ -121,12 +130,12 @@ def load_runs(paths: Sequence[Path]) -> list[Run]:
 
 def shown_metrics(result: Result) -> list[str]:
     """The metrics of a result that the papers print."""
-    kind = result.protocol["kind"]
-    if kind == "retrieval":
-        return [f"{way}_recall@{k}" for k in (1, 5) for way in ("i2t", "t2i")]
-    if kind == "long-tail":
-        return [m for m in ("acc1", "head", "medium", "tail") if m in result.scores]
-    return [m for m in result.scores if m != "acc"] + ["acc"] if kind == "pairs" else [result.main]
+    shown = {
+        "retrieval": [f"{way}_recall@{k}" for k in (1, 5) for way in ("i2t", "t2i")],
+        "long-tail": [m for m in ("acc1", "head", "medium", "tail") if m in result.scores],
+        "pairs": [*(m for m in result.scores if m != "acc"), "acc"],
+    }
+    return shown.get(result.protocol["kind"], [result.main])
 
 
 def signature(result: Result) -> str:
@@ -144,16 +153,14 @@ def compare(runs: Sequence[Run], baseline: str | None = None, with_papers: bool 
         for task, several in run.results.items():
             if len({signature(r) for r in several}) > 1:
                 raise UserError(
-                    f"{run.name}: {task}: its seeds were evaluated by different protocols; evaluate them "
-                    f"alike"
+                    f"{run.name}: {task}: its seeds were evaluated by different protocols; evaluate all "
+                    f"seeds in the same way"
                 )
             for metric in shown_metrics(several[0]):
                 cells[Column(task, metric, signature(several[0]))] = pooled(
                     [r.scores[metric] for r in several]
                 )
-    columns = _titled({c: None for cells in rows.values() for c in cells}, notes)
-    rows = {name: {columns[c]: cell for c, cell in cells.items()} for name, cells in rows.items()}
-    out = Comparison(list(columns.values()), rows, notes)
+    out = Comparison(_titled({c: None for cells in rows.values() for c in cells}, notes), rows, notes)
     for task in dict.fromkeys(task for run in runs for task in run.results):
         versions = {result.data for run in runs for result in run.results.get(task, ())}
         if len(versions) > 1:
@@ -171,26 +178,24 @@ def pooled(scores: Sequence[Score]) -> Cell:
     """The mean score in percent, with the bootstrap interval of one run or the t interval over several
     seeds."""
     if len(scores) == 1:
-        one = scores[0]
-        low, high = (None if v is None else 100 * v for v in (one.low, one.high))
-        return Cell(100 * one.value, low, high)
+        low, high = (None if v is None else 100 * v for v in (scores[0].low, scores[0].high))
+        return Cell(100 * scores[0].value, low, high)
     mean, half = interval_over_seeds([100 * s.value for s in scores])
     return Cell(mean, mean - half, mean + half, len(scores))
 
 
-def _titled(columns: Iterable[Column], notes: list[str]) -> dict[Column, Column]:
+def _titled(columns: Iterable[Column], notes: list[str]) -> list[Column]:
     """Gives each column a title, which names the protocol if a task and metric have several columns."""
     several: dict[tuple[str, str], list[Column]] = {}
     for column in columns:
         several.setdefault((column.task, column.metric), []).append(column)
-    out = {}
+    out = []
     for (task, metric), alike in several.items():
         protocols = [json.loads(c.protocol) for c in alike]
         differing = sorted(
             k for k in {k for p in protocols for k in p} if len({json.dumps(p.get(k)) for p in protocols}) > 1
         )
-        if "templates" in differing:
-            differing = [k for k in differing if k != "template_digest"]
+        differing = [k for k in differing if k != "template_digest" or "templates" not in differing]
         if differing:
             notes.append(
                 f"{task} {metric}: {len(alike)} columns, because {', '.join(differing)} differ; do not "
@@ -198,35 +203,25 @@ def _titled(columns: Iterable[Column], notes: list[str]) -> dict[Column, Column]
             )
         for column, protocol in zip(alike, protocols, strict=True):
             tail = " [" + ", ".join(f"{k}={protocol.get(k)}" for k in differing) + "]" if differing else ""
-            out[column] = Column(task, metric, column.protocol, f"{task} {metric}{tail}")
+            out.append(replace(column, title=f"{task} {metric}{tail}"))
     return out
 
 
 def _averages(out: Comparison, runs: Sequence[Run]) -> None:
     """Adds the unweighted averages of the papers' groups, over the tasks that every run has."""
-    shared = set.intersection(*(set(r.results) for r in runs))
-    groups: dict[str, list[str]] = {}
-    for task in (t for t in runs[0].results if t in shared):
-        groups.setdefault(runs[0].results[task][0].group, []).append(task)
+    shared = {t: r[0] for t, r in runs[0].results.items() if all(t in run.results for run in runs)}
     split = {c.task for c in out.columns if c.title.endswith("]")}
-    for group, members in groups.items():
-        main = runs[0].results[members[0]][0].main
+    for group in dict.fromkeys(result.group for result in shared.values()):
+        members = [task for task, result in shared.items() if result.group == group]
         if not group or len(members) < 2 or split & set(members):
             continue
-        column = Column(
-            group,
-            "average",
-            json.dumps({"kind": runs[0].results[members[0]][0].protocol["kind"], "tasks": members}),
-            f"{group}, average of {len(members)}",
-        )
-        out.columns.append(column)
+        cells = {}
         for run in runs:
             per_seed = zip(*([r.scores[r.main].value for r in run.results[t]] for t in members), strict=False)
-            out.rows[run.name][column] = pooled([Score(sum(values) / len(values)) for values in per_seed])
-        out.notes.append(
-            f"{group}: average of {', '.join(members)} "
-            f"({main if len(members) == 1 else 'the main metric of each'})"
-        )
+            cells[run.name] = pooled([Score(sum(values) / len(values)) for values in per_seed])
+        title, kind = f"{group}, average of {len(members)}", shared[members[0]].protocol["kind"]
+        out.add(group, "average", title, cells, kind=kind, tasks=members)
+        out.notes.append(f"{group}: average of {', '.join(members)} (the main metric of each)")
 
 
 _AVERAGES = {"1": "table1:average", "2": "table2:average", "4": "sugarcrepe:acc"}
@@ -271,13 +266,8 @@ def _five(out: Comparison, runs: Sequence[Run]) -> None:
     """Adds SynthCLIP's task averages, for the tasks of which a run has all data sets."""
     found = {run.name: five_tasks(as_averaged(_all(run))) for run in runs}
     for task in (t for t in FIVE if any(t in five for five in found.values())):
-        column = Column(
-            task, "five-tasks", json.dumps({"kind": "five-tasks"}), f"{task}, SynthCLIP's average"
-        )
-        out.columns.append(column)
-        for name, five in found.items():
-            if task in five:
-                out.rows[name][column] = Cell(five[task])
+        cells = {name: Cell(five[task]) for name, five in found.items() if task in five}
+        out.add(task, "five-tasks", f"{task}, SynthCLIP's average", cells, kind="five-tasks")
 
 
 def _all(run: Run) -> list[Result]:
@@ -288,22 +278,18 @@ def _delta(out: Comparison, runs: Sequence[Run], baseline: str, with_papers: boo
     """Adds SynthCLIP's Delta_MTL, relative to a run over the data sets that both have, or to a printed row
     over complete tasks of the paper."""
     mine = {run.name: _all(run) for run in runs}
-    printed: dict[str, Mapping[str, float]] = {}
-    for table in (t for t in tables() if with_papers and t.protocol["kind"] == "five-tasks"):
-        printed |= {
-            f"{table.paper}, table {table.table}: {model}": values for model, values in table.rows.items()
-        }
+    printed = {
+        f"{table.paper}, table {table.table}: {model}": values
+        for table in tables()
+        if with_papers and table.protocol["kind"] == "five-tasks"
+        for model, values in table.rows.items()
+    }
     if baseline not in mine and baseline not in printed:
-        baseline = next(
-            (r.name for r in runs if Path(baseline).resolve() in {f.resolve() for f in r.folders}), baseline
-        )
-    if baseline not in mine and baseline not in printed:
-        raise unknown("baseline", baseline, [*mine, *printed], "compare")
-    column = Column(
-        "Delta_MTL", baseline, json.dumps({"kind": "five-tasks"}), f"Delta_MTL against {baseline}, %"
-    )
-    out.columns.append(column)
-    counts = set()
+        found_in = [r.name for r in runs if Path(baseline).resolve() in {f.resolve() for f in r.folders}]
+        if not found_in:
+            raise unknown("baseline", baseline, [*mine, *printed], "compare")
+        baseline = found_in[0]
+    deltas: dict[str, tuple[float, int]] = {}
     for name in (n for n in (*mine, *printed) if n != baseline):
         if name in mine and baseline in mine:
             names = {r.task for r in mine[name]} & {r.task for r in mine[baseline]}
@@ -313,10 +299,11 @@ def _delta(out: Comparison, runs: Sequence[Run], baseline: str, with_papers: boo
                 dict(printed[n]) if n in printed else five_tasks(as_averaged(mine[n]))
                 for n in (name, baseline)
             )
-        found = delta_mtl(one, other)
-        if found is not None:
-            out.rows.setdefault(name, {})[column] = Cell(found[0])
-            counts.add(found[1])
+        if found := delta_mtl(one, other):
+            deltas[name] = found
+    cells = {name: Cell(delta) for name, (delta, _) in deltas.items()}
+    out.add("Delta_MTL", baseline, f"Delta_MTL against {baseline}, %", cells, kind="five-tasks")
+    counts = {tasks for _, tasks in deltas.values()}
     if counts - {5}:
         out.notes.append(
             f"Delta_MTL is over {', '.join(map(str, sorted(counts)))} of SynthCLIP's five tasks; the "

@@ -1,12 +1,10 @@
 """Encodes images, texts and labelled splits into L2-normalised float32 arrays. Reading and decoding run in
 threads beside the model."""
 
-from __future__ import annotations
-
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,14 +15,12 @@ from PIL import Image
 
 from ..data.images import ImageFault, decode
 from ..errors import UserError
-from . import layout
+from .layout import Sample, samples
 from .metrics import Ints
 
 Array = npt.NDArray[np.float32]
-DECODERS = 2
-"""Threads that decode and resize."""
-AHEAD = 4
-"""Batches that are being read or decoded, or wait for the model."""
+DECODERS, AHEAD = 2, 4
+"""Threads that decode and resize, and batches that are being read or decoded, or wait for the model."""
 
 
 class Encoder(Protocol):
@@ -45,13 +41,15 @@ def normalised(array: Any) -> Array:
     rows = np.asarray(
         array.detach().float().cpu().numpy() if hasattr(array, "detach") else array, dtype=np.float32
     )
-    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12), dtype=np.float32)
+    return np.asarray(
+        rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12), dtype=np.float32
+    )
 
 
-def encode_images(model: Encoder, images: Iterable[tuple[bytes, str]], batch: int = 64) -> Array:
-    """(bytes, where) -> (N, D), in order. Reads `images` in another thread, at most `AHEAD` batches
-    ahead of the model."""
-    rest, out = iter(images), list[Array]()
+def encode_images(model: Encoder, rows: Iterable[Sample], batch: int = 64) -> tuple[Array, list[Sample]]:
+    """The features (N, D) of the samples' images, and the samples without them, in order. Reads `rows` in
+    another thread, at most `AHEAD` batches ahead of the model."""
+    rest, out, seen = iter(rows), list[Array](), list[Sample]()
     with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(DECODERS, "decode") as decoders:
 
         def ask() -> Future[Any]:
@@ -59,23 +57,24 @@ def encode_images(model: Encoder, images: Iterable[tuple[bytes, str]], batch: in
             return decoders.submit(lambda: _pixels(read.result(), model.preprocess))
 
         waiting = deque(ask() for _ in range(AHEAD))
-        while (pixels := waiting.popleft().result()) is not None:
+        while (chunk := waiting.popleft().result()) is not None:
             waiting.append(ask())
-            out.append(normalised(model.encode_image(pixels)))
-    return np.concatenate(out) if out else np.zeros((0, 1), dtype=np.float32)
+            out.append(normalised(model.encode_image(chunk[0])))
+            seen += chunk[1]
+    return np.concatenate(out or [np.zeros((0, 1), dtype=np.float32)]), seen
 
 
 def _pixels(
-    chunk: list[tuple[bytes, str]], prepare: Callable[[Image.Image], Any]
-) -> npt.NDArray[np.uint8] | None:
-    """(B, H, W, 3); None after the last image."""
+    chunk: list[Sample], prepare: Callable[[Image.Image], Any]
+) -> tuple[npt.NDArray[np.uint8], list[Sample]] | None:
+    """The pixels (B, H, W, 3), and the samples without their images; None after the last sample."""
     out = []
-    for data, where in chunk:
+    for sample in chunk:
         try:
-            out.append(prepare(decode(data)))
+            out.append(prepare(decode(sample.image)))
         except ImageFault as fault:
-            raise UserError(f"{where}: the image cannot be decoded ({fault.reason})") from fault
-    return np.stack(out) if out else None
+            raise UserError(f"{sample.where}: the image cannot be decoded ({fault.reason})") from fault
+    return (np.stack(out), [replace(sample, image=b"") for sample in chunk]) if out else None
 
 
 def encode_texts(model: Encoder, texts: Sequence[str], batch: int = 256) -> Array:
@@ -90,8 +89,7 @@ def class_weights(model: Encoder, names: Sequence[str], templates: Sequence[str]
     """(C, D): a class is the mean of its L2-normalised template embeddings, normalised again (METHODS,
     section 3)."""
     texts = [template.replace("{c}", name) for name in names for template in templates]
-    encoded = encode_texts(model, texts, batch).reshape(len(names), len(templates), -1)
-    return normalised(encoded.mean(axis=1))
+    return normalised(encode_texts(model, texts, batch).reshape(len(names), len(templates), -1).mean(axis=1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,29 +99,18 @@ class Split:
     features: Array
     labels: Ints
 
-    def __add__(self, other: Split) -> Split:
-        features = np.concatenate([self.features, other.features])
-        return Split(features, np.concatenate([self.labels, other.labels]))
-
-    def part(self, start: int, stop: int) -> Split:
-        """The rows from `start` to before `stop`."""
-        return Split(self.features[start:stop], self.labels[start:stop])
+    def __add__(self, other: "Split") -> "Split":
+        return Split(
+            np.concatenate([self.features, other.features]), np.concatenate([self.labels, other.labels])
+        )
 
 
-def encode_labelled(model: Encoder, rows: Iterable[tuple[bytes, str, int]]) -> Split:
-    """Encodes (image, where it is, label), in order."""
-    labels: list[int] = []
-
-    def images() -> Iterator[tuple[bytes, str]]:
-        for image, where, label in rows:
-            labels.append(label)
-            yield image, where
-
-    features = encode_images(model, images())
-    return Split(features, np.array(labels, dtype=np.int64))
+def encode_labelled(model: Encoder, rows: Iterable[Sample]) -> Split:
+    """Encodes samples that have labels, in order."""
+    features, seen = encode_images(model, rows)
+    return Split(features, np.array([sample.label for sample in seen], dtype=np.int64))
 
 
 def encode_split(model: Encoder, folder: Path, split: str, classes: int) -> Split:
     """Encodes `folder/split`, whose labels are 0 to classes-1, in the order of its shards."""
-    found = layout.samples(folder, split, classes)
-    return encode_labelled(model, ((s.image, s.where, s.label or 0) for s in found))
+    return encode_labelled(model, samples(folder, split, classes))

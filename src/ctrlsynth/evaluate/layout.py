@@ -65,8 +65,7 @@ def _lines(path: Path, what: str) -> list[str]:
         raise UserError(f"{path}: expected {what}; cannot read it ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}") from error
-    lines = text.split("\n")
-    return [line.rstrip("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def shards(folder: Path, split: str) -> list[Path]:
@@ -117,18 +116,18 @@ def samples(folder: Path, split: str, classes: int | None = None) -> Iterator[Sa
         raise UserError(f"{folder / split}: the tars hold no sample")
 
 
-def path_inside(root: Path, name: str, by: Path) -> Path:
+def inside(root: Path, name: str, by: Path) -> Path:
     """The path of an image that `by` names. UserError if it is outside `root`."""
     path = root / name
     if not path.resolve().is_relative_to(root.resolve()):
-        raise UserError(f"{by}: {name!r} leads out of {root}")
+        raise UserError(f"{by}: {name!r} is outside {root}")
     return path
 
 
-def read_image(path: Path, by: str) -> bytes:
-    """The bytes of an image file that `by` names."""
+def read_sample(path: Path, by: str, label: int | None = None, captions: Sequence[str] = ()) -> Sample:
+    """The sample of an image file that `by` names."""
     try:
-        return path.read_bytes()
+        return Sample(path.read_bytes(), label, tuple(captions), str(path))
     except OSError as error:
         raise UserError(
             f"{path}: expected an image that {by} names; cannot read it ({error.strerror})"
@@ -136,28 +135,22 @@ def read_image(path: Path, by: str) -> bytes:
 
 
 def _label(parts: dict[str, bytes], where: str, classes: int) -> int:
-    raw = parts.get("cls")
-    if raw is None:
+    if "cls" not in parts:
         raise UserError(f"{where}: expected a .cls with the class number, found {', '.join(sorted(parts))}")
-    text = raw.decode("ascii", "replace").strip()
+    text = parts["cls"].decode("ascii", "replace").strip()
     if not text.isdigit() or int(text) >= classes:
         raise UserError(f"{where}: expected a class of 0..{classes - 1}, found {text[:40]!r}")
     return int(text)
 
 
 def _captions(parts: dict[str, bytes], where: str) -> tuple[str, ...]:
-    raw = parts.get("txt")
-    found = tuple(
-        line.strip() for line in (raw or b"").decode("utf-8", "replace").splitlines() if line.strip()
-    )
+    lines = parts.get("txt", b"").decode("utf-8", "replace").splitlines()
+    found = tuple(line.strip() for line in lines if line.strip())
     if not found:
-        labelled = (
-            " (a set with class numbers needs classnames.txt beside its test folder)"
-            if "cls" in parts
-            else ""
-        )
+        hint = " (a set with class numbers needs classnames.txt beside its test folder)"
         raise UserError(
-            f"{where}: expected captions in a .txt, one per line; found {', '.join(sorted(parts))}{labelled}"
+            f"{where}: expected captions in a .txt, one per line; found {', '.join(sorted(parts))}"
+            f"{hint if 'cls' in parts else ''}"
         )
     return found
 
@@ -171,7 +164,6 @@ def digest(files: Sequence[Path]) -> str:
         state.update(f"{path.name}\0{size}\0".encode())
         with open(path, "rb") as handle:
             state.update(handle.read(65536))
-            if size > 65536:
-                handle.seek(max(65536, size - 65536))
-                state.update(handle.read(65536))
+            handle.seek(max(65536, size - 65536))
+            state.update(handle.read(65536))
     return state.hexdigest()

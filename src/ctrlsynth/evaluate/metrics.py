@@ -20,39 +20,34 @@ BLOCK_VALUES = 2**23
 
 def top_k_hits(scores: Floats, labels: Ints, k: int) -> npt.NDArray[np.bool_]:
     """Whether each row's label is among its k best classes. scores (N, C), labels (N,) in 0..C-1."""
-    own = np.take_along_axis(scores, labels[:, None], axis=1)
-    before = np.arange(scores.shape[1])[None, :] < labels[:, None]
-    rank = ((scores > own) | ((scores == own) & before)).sum(axis=1)
-    return np.asarray(rank < k)
+    return np.asarray(_best_ranks(scores, labels[:, None]) < k)
+
+
+def _best_ranks(scores: Floats, positives: Ints) -> Ints:
+    """Rank (0 is best) of each row's best positive. scores (N, C), positives (N, P): columns of `scores`."""
+    own = np.take_along_axis(scores, positives, axis=1)
+    best = own.max(axis=1, keepdims=True)
+    first = np.where(own == best, positives, scores.shape[1]).min(axis=1, keepdims=True)
+    earlier = (scores == best) & (np.arange(scores.shape[1]) < first)
+    return np.asarray((scores > best).sum(axis=1) + earlier.sum(axis=1))
 
 
 def mean_per_class_recall(hits: npt.NDArray[np.bool_], labels: Ints) -> float:
     """The share of hits among the rows of a class, averaged without weights over the classes that occur."""
     counts = np.bincount(labels)
     right = np.bincount(labels, weights=hits.astype(np.float64))
-    there = counts > 0
-    return float((right[there] / counts[there]).mean())
+    return float((right[counts > 0] / counts[counts > 0]).mean())
 
 
 def recall_ranks(queries: Floats, gallery: Floats, positives: Sequence[Sequence[int]]) -> Ints:
     """Rank (0 is best) of each query's best positive in the gallery. queries (Q, D), gallery (G, D),
     positives: indices into the gallery, at least one per query. Memory: one block of `BLOCK_VALUES`
     similarities, never Q x G."""
-    rows = max(1, BLOCK_VALUES // max(1, len(gallery)))
-    ranks = np.empty(len(queries), dtype=np.int64)
-    width = max(map(len, positives), default=1)
-    padded = np.array([[*p, *[p[0]] * (width - len(p))] for p in positives], dtype=np.int64).reshape(
-        len(queries), width
-    )
-    for start in range(0, len(queries), rows):
-        scores = queries[start : start + rows] @ gallery.T
-        mine = padded[start : start + rows]
-        own = np.take_along_axis(scores, mine, axis=1)
-        best = own.max(axis=1, keepdims=True)
-        first = np.where(own == best, mine, len(gallery)).min(axis=1, keepdims=True)
-        earlier = (scores == best) & (np.arange(len(gallery)) < first)
-        ranks[start : start + rows] = (scores > best).sum(axis=1) + earlier.sum(axis=1)
-    return ranks
+    rows = max(1, BLOCK_VALUES // len(gallery))
+    width = max(map(len, positives))
+    padded = np.array([[*p, *[p[0]] * (width - len(p))] for p in positives], dtype=np.int64)
+    blocks = [slice(start, start + rows) for start in range(0, len(queries), rows)]
+    return np.concatenate([_best_ranks(queries[b] @ gallery.T, padded[b]) for b in blocks])
 
 
 def delta_mtl(model: Mapping[str, float], baseline: Mapping[str, float]) -> tuple[float, int] | None:
@@ -72,8 +67,6 @@ def bootstrap(
     unweighted mean of the groups' means, rows resampled within their group. Deterministic by seed."""
     rng = np.random.default_rng(seed)
     data = np.asarray(values, dtype=np.float64)
-    if not len(data):
-        raise ValueError("no rows to resample")
     keys = np.zeros(len(data), dtype=np.int64) if groups is None else groups
     means = np.zeros(rounds)
     present = np.unique(keys)

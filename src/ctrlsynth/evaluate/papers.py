@@ -32,31 +32,25 @@ class Table:
 def tables() -> tuple[Table, ...]:
     """All tables, in the order of the papers."""
     text = (resources.files("ctrlsynth.evaluate") / "papers.yaml").read_text(encoding="utf-8")
-    out = []
-    for raw in yaml.safe_load(text):
-        columns = tuple(raw["columns"])
-        rows = {name: dict(zip(columns, values, strict=True)) for name, values in raw["rows"].items()}
-        out.append(Table(**{**raw, "columns": columns, "rows": rows}))
-    return tuple(out)
+    return tuple(map(_table, yaml.safe_load(text)))
 
 
-@lru_cache(maxsize=1)
-def averaged_sets() -> tuple[frozenset[str], ...]:
-    """The data sets that SynthCLIP averages over (its Tables 1 and 2): linear probe, few-shot, retrieval,
-    zero-shot."""
-    probe, shots, other = (
-        [c.partition(":")[0] for c in t.columns]
-        for t in tables()
-        if t.paper == "SynthCLIP" and t.table[:1] in "12"
-    )
-    return frozenset(probe), frozenset(shots), frozenset(other) - {"imagenet"}, frozenset({"imagenet"})
+def _table(raw: dict[str, Any]) -> Table:
+    rows = {name: dict(zip(raw["columns"], values, strict=True)) for name, values in raw["rows"].items()}
+    return Table(**{**raw, "columns": tuple(raw["columns"]), "rows": rows})
 
 
 def as_averaged(results: Sequence[Result]) -> list[Result]:
-    """The results that can be compared with SynthCLIP's averages: those of tasks with all of the paper's data
-    sets."""
+    """The results that can be compared with SynthCLIP's averages (its Tables 1 and 2: linear probe, few-shot,
+    retrieval and zero-shot): those of tasks with all of the paper's data sets."""
+    probe, shots, other = (
+        {column.partition(":")[0] for column in table.columns}
+        for table in tables()
+        if table.paper == "SynthCLIP" and table.table[:1] in "12"
+    )
     names = {r.task for r in results}
-    return [r for r in results if any(r.task in several and several <= names for several in averaged_sets())]
+    whole = [sets for sets in (probe, shots, other - {"imagenet"}, {"imagenet"}) if sets <= names]
+    return [r for r in results if any(r.task in sets for sets in whole)]
 
 
 def five_tasks(results: Iterable[Result]) -> dict[str, float]:
@@ -65,11 +59,9 @@ def five_tasks(results: Iterable[Result]) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     for result in results:
         kind = str(result.protocol["kind"])
-        if kind in ("linear-probe", "few-shot"):
-            found.setdefault(kind, []).append(result.scores[result.main].value)
-        elif kind == "retrieval":
-            found.setdefault("image-retrieval", []).append(result.scores["t2i_recall@5"].value)
-            found.setdefault("text-retrieval", []).append(result.scores["i2t_recall@5"].value)
-        elif result.task == "imagenet":
-            found.setdefault("zero-shot", []).append(result.scores[result.main].value)
+        metrics = {kind: result.main} if kind != "zero-shot" or result.task == "imagenet" else {}
+        if kind == "retrieval":
+            metrics = {"image-retrieval": "t2i_recall@5", "text-retrieval": "i2t_recall@5"}
+        for task, metric in metrics.items():
+            found.setdefault(task, []).append(result.scores[metric].value)
     return {task: 100 * sum(found[task]) / len(found[task]) for task in FIVE if task in found}

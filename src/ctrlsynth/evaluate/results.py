@@ -3,19 +3,18 @@ versions."""
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
 from ..errors import UserError
+from ..models.installed import version_of
 from ..storage.files import SCHEMA, remove_leftovers, write_json
 from .metrics import bootstrap
 
-_PACKAGES = ("torch", "open_clip_torch", "transformers", "numpy", "scikit-learn", "pillow")
+_PACKAGES = ("ctrlsynth", "torch", "open_clip_torch", "transformers", "numpy", "scikit-learn", "pillow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +65,7 @@ def result_files(path: Path, pattern: str) -> list[Path]:
 
 def versions() -> dict[str, str]:
     """Versions of the packages that affect scores."""
-    out = {"ctrlsynth": version("ctrlsynth")}
-    for name in _PACKAGES:
-        with suppress(PackageNotFoundError):
-            out[name] = version(name)
-    return out
+    return {name: found for name in _PACKAGES if (found := version_of(name))}
 
 
 def write_result(path: Path, result: Result) -> None:
@@ -83,11 +78,10 @@ def read_result(path: Path) -> Result:
     """Reads a result file. UserError for one that is damaged, of another kind or of a newer schema."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(data, dict) or data.pop("schema") > SCHEMA:
+        if data.pop("schema") > SCHEMA:
             raise UserError(f"{path}: written by a newer ctrlsynth; update ctrlsynth")
         data["scores"] = {name: Score(**score) for name, score in data["scores"].items()}
-        data["notes"] = tuple(data["notes"])
-        return Result(**data)
+        return Result(**{**data, "notes": tuple(data["notes"])})
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: expected a result that `ctrlsynth eval` wrote, found something else "

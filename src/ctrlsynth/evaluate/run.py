@@ -88,8 +88,8 @@ def _evaluate(model: _Watched, one: Evaluator, samples: int | None) -> Result:
     found = one.evaluate(model)
     rest = time.perf_counter() - started - model.seconds
     notes = found.notes
-    if task.size is not None and found.rows != task.size:
-        notes = (*notes, f"{found.rows} rows; the papers' test set has {task.size}")
+    if found.rows != (task.size or found.rows):
+        notes += (f"{found.rows} rows; the papers' test set has {task.size}",)
     return Result(
         model=model.id,
         model_digest=model.digest,

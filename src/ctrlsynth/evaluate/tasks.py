@@ -95,8 +95,8 @@ def choose(data: Path, names: list[str] | None) -> list[tuple[Task, Path]]:
         and all((folder / name).exists() for name in _NEEDED.get(task.kind, ()))
     ]
     taken = {folder.resolve() for _, folder in found}
-    for folder in sorted(p for p in data.iterdir() if p.is_dir() and p.resolve() not in taken):
-        found += [(task, folder)] if (task := own_task(folder)) else []
+    others = sorted(p for p in data.iterdir() if p.is_dir() and p.resolve() not in taken)
+    found += [(task, folder) for folder in others if (task := own_task(folder))]
     if not found:
         there = ", ".join(sorted(p.name for p in data.iterdir())[:8]) or "nothing"
         raise UserError(
@@ -106,23 +106,20 @@ def choose(data: Path, names: list[str] | None) -> list[tuple[Task, Path]]:
 
 
 def _named(data: Path, name: str, known: dict[str, Task]) -> tuple[Task, Path]:
-    if name in known:
-        folder = find_folder(data, known[name].folders())
-        if folder is None:
-            raise UserError(
-                f"{data}: task {name} expects a folder {' or '.join(known[name].folders()[:3])}, none is "
-                f"there"
-            )
-        return known[name], folder
-    if (data / name).is_dir():
-        task = own_task(data / name)
-        if task is None:
-            raise UserError(
-                f"{data / name}: expected classnames.txt, test/ with captions, or pairs as .json; see "
-                f"docs/evaluation.md"
-            )
-        return task, data / name
-    raise unknown("task", name, [*known, *(p.name for p in data.iterdir() if p.is_dir())], "--tasks")
+    task = known.get(name)
+    names = task.folders() if task else [name]
+    folder = find_folder(data, names)
+    if folder is None and task is None:
+        raise unknown("task", name, [*known, *(p.name for p in data.iterdir() if p.is_dir())], "--tasks")
+    if folder is None:
+        raise UserError(f"{data}: task {name} expects a folder {' or '.join(names[:3])}, none is there")
+    task = task or own_task(folder)
+    if task is None:
+        raise UserError(
+            f"{folder}: expected classnames.txt, test/ with captions, or pairs as .json; see "
+            f"docs/evaluation.md"
+        )
+    return task, folder
 
 
 def own_task(folder: Path) -> Task | None:
@@ -135,5 +132,7 @@ def own_task(folder: Path) -> Task | None:
         ("pairs", "acc", pairs),
         ("retrieval", "recall@1", captions or (folder / "test" / "nshards.txt").exists()),
     )
-    name = folder.name
-    return next((Task(name, name, kind, metric, name) for kind, metric, fits in kinds if fits), None)
+    fitting = (
+        Task(folder.name, folder.name, kind, metric, folder.name) for kind, metric, fits in kinds if fits
+    )
+    return next(fitting, None)

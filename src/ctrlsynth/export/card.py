@@ -166,10 +166,8 @@ def write_card(run: RunReader, summary: Summary, load: str, path: Path) -> None:
             3, 1 + max((len(ticks) for ticks in re.findall("`+", policies)), default=0)
         ),  # no text of theirs closes it
     }
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True
-    )  # Markdown, not HTML
-    path.write_text(environment.from_string(_CARD).render(values), encoding="utf-8")
+    template = jinja2.Template(_CARD, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    path.write_text(template.render(values), encoding="utf-8")
 
 
 def _front(form: str) -> str:

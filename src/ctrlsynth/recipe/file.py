@@ -21,6 +21,7 @@ from .schema import Recipe
 from .train import TrainBlock
 
 B = TypeVar("B", bound=BaseModel)
+_UNKNOWN_KEY = "extra_forbidden"  # as pydantic calls it
 
 
 class _Loader(yaml.SafeLoader):
@@ -140,15 +141,12 @@ def validated(block: type[B], data: Mapping[str, Any], where: str, *head: str) -
         raise _first_error(error, where, block, *head) from error
 
 
-def _is_unknown_key(error: Any) -> bool:
-    return bool(error["type"] == "extra_forbidden")
-
-
 def _first_error(error: ValidationError, where: str, block: type[BaseModel], *head: str) -> UserError:
     errors = error.errors(include_url=False)
-    first = next(filter(_is_unknown_key, errors), errors[0])  # a misspelt key says more than the missing one
+    # a misspelt key says more than the missing one
+    first = next((e for e in errors if e["type"] == _UNKNOWN_KEY), errors[0])
     spot = ".".join([*head, *map(str, first["loc"])])
-    if _is_unknown_key(first):
+    if first["type"] == _UNKNOWN_KEY:
         return unknown("key", spot, _keys_beside(first["loc"], block, head), where)
     message = first["msg"].removeprefix("Value error, ")
     given = "" if first["type"] in ("value_error", "missing") else f" (given: {first['input']!r})"
@@ -187,7 +185,7 @@ def check_keys(block: Mapping[str, Any], where: str) -> None:
     try:
         TrainBlock.model_validate(block)
     except ValidationError as error:
-        if any(map(_is_unknown_key, error.errors(include_url=False))):
+        if any(e["type"] == _UNKNOWN_KEY for e in error.errors(include_url=False)):
             raise _first_error(error, where, TrainBlock, "train") from error
 
 

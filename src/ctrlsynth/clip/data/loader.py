@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch.utils.data import DataLoader
 
 from ...data.images import ImageFault, open_image
 from ...errors import UserError
@@ -55,8 +57,6 @@ class Batches:
         return self._steps * self.schedule.accumulate
 
     def __getitem__(self, index: int) -> Batch:
-        import torch
-
         step, number = divmod(index, self.schedule.accumulate)
         rows = self.schedule.rows(step, self._rank, number)
         images = np.zeros((len(rows), self._size, self._size, 3), dtype=np.uint8)
@@ -89,8 +89,6 @@ class Batches:
 def loader(batches: Batches, start: int, *, workers: int, pin: bool = False) -> Any:
     """The micro-batches from number `start` to the end, in order, read ahead by `workers` processes (0: read
     on demand)."""
-    from torch.utils.data import DataLoader
-
     return DataLoader(
         batches,
         batch_size=None,

@@ -58,8 +58,6 @@ class Order:
     def take(self, epoch: int, start: int, stop: int) -> list[tuple[int, int, int]]:
         """(source, lap, row) at the positions `start` to `stop - 1` of an epoch. A lap is a source's own
         epoch; what is drawn for a row (caption, crop) depends on it."""
-        if not 0 <= start <= stop <= self.rows:
-            raise IndexError(f"positions {start}..{stop} of {self.rows}")
         dealt, before = self._deal(epoch)
         if dealt is None:
             which, seen = np.zeros(stop - start, dtype=np.int64), np.array([start])
@@ -117,7 +115,7 @@ class Schedule:
     def __init__(
         self, order: Order, batch: int, *, accumulate: int = 1, world: int = 1, together: bool = True
     ) -> None:
-        self.order, self.batch, self.accumulate, self.world = order, batch, accumulate, world
+        self.order, self.batch, self.accumulate = order, batch, accumulate
         self.micro = batch // (accumulate * world)
         self.steps_an_epoch = order.rows // batch
         self._together = together

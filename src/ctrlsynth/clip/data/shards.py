@@ -5,7 +5,6 @@ and shared by all workers. Because any row can be read at any time, order, resum
 workers are plain arithmetic (`order.py`)."""
 
 import os
-import sys
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,12 +36,13 @@ def open_shards(
     `captions`: the fields that a caption is drawn from: for tars `text` is the .txt and other names are keys
     of the .json, elsewhere they are columns; a field may hold a list. `cache`: a folder that keeps the index
     of tars. Raises UserError in one line that names the path."""
-    files, form = _files(path, base, where)
+    files = _files(path, base, where)
     try:
-        if form == "tar":
+        form = _suffix(files[0])
+        if form == ".tar":
             shards: Shards = TarShards(files, captions, cache)
         else:
-            shards = ParquetShards(files, captions) if form == "parquet" else FileShards(files, captions)
+            shards = ParquetShards(files, captions) if form == ".parquet" else FileShards(files, captions)
         if not shards.rows:
             fields = f" ({' or '.join(captions)})" if captions else ""
             found = ", ".join(f"{n:,} {r}" for r, n in sorted(shards.left_out.items())) or "none at all"
@@ -52,32 +52,32 @@ def open_shards(
     return shards
 
 
-def _files(path: str | Sequence[str], base: Path, where: str) -> tuple[list[str], str]:
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
+
+
+def _files(path: str | Sequence[str], base: Path, where: str) -> list[str]:
+    """The files that the setting names, all of one form."""
     names = [path] if isinstance(path, str) else list(path)
     if len(names) == 1 and (folder := base / Path(names[0]).expanduser()).is_dir():
-        for suffix in (".tar", ".parquet"):
-            found = sorted(
-                str(p) for p in folder.iterdir() if p.suffix == suffix and not p.name.startswith(".")
-            )
-            if found:
-                return found, suffix[1:]
-        for name in ("metadata.jsonl", "metadata.csv", "data.csv"):
-            if (folder / name).is_file():
-                return [str(folder / name)], "table"
+        for pattern in ("[!.]*.tar", "[!.]*.parquet", "metadata.jsonl", "metadata.csv", "data.csv"):
+            if found := sorted(map(str, folder.glob(pattern))):
+                return found
         raise UserError(
             f"{where}: {folder} holds no .tar, .parquet, metadata.jsonl or data.csv (`ctrlsynth export` "
             f"writes such folders)"
         )
-    files = expand(names, base, (".tar", ".parquet", ".csv", ".jsonl"), where)
-    suffixes = {os.path.splitext(f)[1].lower() for f in files}
+    forms = (".tar", ".parquet", ".csv", ".jsonl")
+    files = expand(names, base, forms, where)
+    suffixes = sorted(set(map(_suffix, files)))
     if len(suffixes) > 1:
-        raise UserError(f"{where}: one source is of one form; found {', '.join(sorted(suffixes))}")
-    suffix = suffixes.pop()
-    if suffix not in (".tar", ".parquet", ".csv", ".jsonl"):
+        raise UserError(f"{where}: all files of a source have one form; found {', '.join(suffixes)}")
+    if suffixes[0] not in forms:
         raise UserError(
-            f"{where}: {files[0]}: expected .tar, .parquet, .csv or .jsonl, found {suffix or 'no suffix'}"
+            f"{where}: {files[0]}: expected .tar, .parquet, .csv or .jsonl, found "
+            f"{suffixes[0] or 'no suffix'}"
         )
-    return files, {".tar": "tar", ".parquet": "parquet"}.get(suffix, "table")
+    return files
 
 
 class ParquetShards:
@@ -102,7 +102,7 @@ class ParquetShards:
         self.blocks = np.array([*(start for *_, start in self._groups), self.rows], dtype=np.int64)
         self._image = _column(names, IMAGE_NAMES + FILE_NAMES, files[0], "image")
         self._fields = _chosen(names, captions, files[0])
-        self._kept: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
+        self._kept: OrderedDict[int, pa.Table] = OrderedDict()
 
     def _locate(self, row: int) -> tuple[str, int, int, int]:
         """(file, its first row, the group's number in the file, the group's first row)."""
@@ -114,17 +114,16 @@ class ParquetShards:
 
     def read(self, row: int) -> Pair:
         path, _, group, start = self._locate(row)
-        at, inner = (path, group), row - start
-        table = self._kept.get(at)
-        if table is None:
+        if start not in self._kept:
             with pq.ParquetFile(path) as file:
-                table = file.read_row_group(group, columns=[self._image, *self._fields], use_threads=False)
-            self._kept[at] = table
+                self._kept[start] = file.read_row_group(
+                    group, columns=[self._image, *self._fields], use_threads=False
+                )
             while len(self._kept) > 1 and sum(t.num_rows for t in self._kept.values()) > self.keep_rows:
                 self._kept.popitem(last=False)
-        self._kept.move_to_end(at)
-        values = {name: table.column(name)[inner].as_py() for name in self._fields}
-        image = table.column(self._image)[inner].as_py()
+        self._kept.move_to_end(start)
+        values = {n: self._kept[start].column(n)[row - start].as_py() for n in (self._image, *self._fields)}
+        image = values[self._image]
         if isinstance(image, dict):
             image = image.get("bytes") or image.get("path")
         if isinstance(image, str):
@@ -150,24 +149,22 @@ class FileShards:
         self.left_out, self.keep_rows = Counter[str](), 0
         self._rows: list[tuple[str, tuple[str, ...]]] = []
         for path in files:
-            self._load(path, captions)
+            table = Table(path)
+            file = _column(table.columns, FILE_NAMES, path, "file name")
+            fields = _chosen(table.columns, captions, path)
+            for record, reason in table.read(table.start):
+                if reason == "empty_row":
+                    continue
+                row = table.asdict(record)
+                try:
+                    if reason or not row.get(file):
+                        raise RowFault(reason or "no_image")
+                    image = os.path.join(os.path.dirname(path), row[file])
+                    self._rows.append((image, captions_of(row, fields)))
+                except RowFault as fault:
+                    self.left_out["no_caption" if fault.reason == "empty_caption" else fault.reason] += 1
         self.rows = len(self._rows)
         self.blocks = np.append(np.arange(0, self.rows, BLOCK), self.rows).astype(np.int64)
-
-    def _load(self, path: str, captions: Sequence[str] | None) -> None:
-        table = Table(path)
-        file = _column(table.columns, FILE_NAMES, path, "file name")
-        fields = _chosen(table.columns, captions, path)
-        for record, reason in table.read(table.start, sys.maxsize):
-            if reason == "empty_row":
-                continue
-            row = table.asdict(record)
-            try:
-                if reason or not row.get(file):
-                    raise RowFault(reason or "no_image")
-                self._rows.append((os.path.join(os.path.dirname(path), row[file]), captions_of(row, fields)))
-            except RowFault as fault:
-                self.left_out["no_caption" if fault.reason == "empty_caption" else fault.reason] += 1
 
     def id(self, row: int) -> str:
         return os.path.relpath(self._rows[row][0], os.path.dirname(self.name))
@@ -204,13 +201,13 @@ class Subset:
 
 def _column(names: Sequence[str], usual: Sequence[str], where: str, what: str) -> str:
     low = {n.lower(): n for n in reversed(names)}
-    for name in usual:
-        if name in low:
-            return low[name]
-    raise UserError(
-        f"{where}: no column with the {what}; expected one of {', '.join(usual[:4])} ..., found "
-        f"{', '.join(names)}"
-    )
+    found = next((low[name] for name in usual if name in low), None)
+    if found is None:
+        raise UserError(
+            f"{where}: no column with the {what}; expected one of {', '.join(usual[:4])} ..., found "
+            f"{', '.join(names)}"
+        )
+    return found
 
 
 def _chosen(names: Sequence[str], captions: Sequence[str] | None, where: str) -> list[str]:

@@ -4,7 +4,6 @@ by one walk over the headers.
 The index can be kept in a file, which all processes and workers map into memory.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -16,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from ...data.captions import parse_object
 from ...data.images import IMAGE_SUFFIXES
 from ...data.tar import samples
 from ...errors import UserError
 from ...storage.files import replacing
+from ...storage.location import FileStats
 from .rows import BLOCK, Pair, RowFault, captions_of
 
 _INDEX = np.dtype(
@@ -36,46 +37,18 @@ _OPEN_FILES = 64
 Array = np.ndarray[Any, Any]
 
 
-class _Handles:
-    """Keeps a few files open, by path; every process opens its own."""
-
-    def __init__(self) -> None:
-        self._pid = os.getpid()
-        self._open: OrderedDict[str, int] = OrderedDict()
-
-    def read(self, path: str, offset: int, size: int) -> bytes:
-        if self._pid != os.getpid():  # a forked worker: its parent's descriptors are not its own to close
-            self._pid, self._open = os.getpid(), OrderedDict()
-        handle = self._open.get(path)
-        if handle is None:
-            try:
-                handle = os.open(path, os.O_RDONLY)
-            except OSError as error:
-                raise RowFault("unreadable_file") from error
-            self._open[path] = handle
-            if len(self._open) > _OPEN_FILES:
-                os.close(self._open.popitem(last=False)[1])
-        self._open.move_to_end(path)
-        data = os.pread(handle, size, offset)
-        if len(data) != size:
-            raise RowFault("truncated_archive")
-        return data
-
-
 class TarShards:
     """The samples of webdataset tars that have an image and a caption (.txt, or keys of the .json)."""
 
     def __init__(self, files: Sequence[str], captions: Sequence[str] | None, cache: Path | None) -> None:
         self.name = files[0] if len(files) == 1 else os.path.dirname(files[0])
-        self._files, self._handles = list(files), _Handles()
-        self._fields = list(captions or ["text"])
+        self._files, self._fields = list(files), list(captions or ["text"])
+        self._pid, self._open = os.getpid(), OrderedDict[str, int]()
         self.left_out, self.keep_rows = Counter[str](), 0
         self._index = _cached(cache, self._files, self._fields, self.left_out)
         self.rows = len(self._index)
-        starts = np.flatnonzero(np.diff(self._index["shard"], prepend=-1))
-        self._starts = np.zeros(len(files), dtype=np.int64)
-        self._starts[self._index["shard"][starts]] = starts
-        cuts = [np.arange(a, b, BLOCK) for a, b in pairwise([*starts, self.rows])]
+        self._starts = np.searchsorted(self._index["shard"], np.arange(len(files)))
+        cuts = [np.arange(a, b, BLOCK) for a, b in pairwise([*self._starts, self.rows])]
         self.blocks = np.concatenate([*cuts, [self.rows]]).astype(np.int64)
 
     def id(self, row: int) -> str:
@@ -84,19 +57,30 @@ class TarShards:
 
     def read(self, row: int) -> Pair:
         entry = self._index[row]
-        path = self._files[int(entry["shard"])]
-
-        def member(name: str) -> bytes:
-            return self._handles.read(path, int(entry[name]), int(entry[f"{name}_size"]))
-
         values: dict[str, Any] = {}
-        if any(f != "text" for f in self._fields) and entry["json_size"]:
-            with contextlib.suppress(ValueError):
-                loaded = json.loads(member("json"))
-                values = loaded if isinstance(loaded, dict) else {}
+        if self._fields != ["text"]:
+            values = parse_object(self._member(entry, "json").decode("utf-8-sig", "replace")) or {}
         if entry["text_size"]:
-            values["text"] = member("text").decode("utf-8", "replace")
-        return Pair(self.id(row), member("image"), captions_of(values, self._fields))
+            values["text"] = self._member(entry, "text").decode("utf-8", "replace")
+        return Pair(self.id(row), self._member(entry, "image"), captions_of(values, self._fields))
+
+    def _member(self, entry: Any, name: str) -> bytes:
+        """The bytes of a row's image, text or json. Keeps a few tars open; every process opens its own."""
+        path, size = self._files[int(entry["shard"])], int(entry[f"{name}_size"])
+        if self._pid != os.getpid():  # a worker: its parent's descriptors are not its own to close
+            self._pid, self._open = os.getpid(), OrderedDict()
+        if path not in self._open:
+            try:
+                self._open[path] = os.open(path, os.O_RDONLY)
+            except OSError as error:
+                raise RowFault("unreadable_file") from error
+            if len(self._open) > _OPEN_FILES:
+                os.close(self._open.popitem(last=False)[1])
+        self._open.move_to_end(path)
+        data = os.pread(self._open[path], size, int(entry[name]))
+        if len(data) != size:
+            raise RowFault("truncated_archive")
+        return data
 
 
 def _cached(cache: Path | None, files: Sequence[str], fields: Sequence[str], left_out: Counter[str]) -> Array:
@@ -104,17 +88,17 @@ def _cached(cache: Path | None, files: Sequence[str], fields: Sequence[str], lef
     time)."""
     if cache is None:
         return _scan_all(files, fields, left_out)
-    facts = [[f, s.st_size, s.st_mtime_ns] for f in files for s in [os.stat(f)]]
-    mark = hashlib.blake2b(json.dumps([1, facts, sorted(fields)]).encode(), digest_size=8).hexdigest()
-    path = cache / f"{mark}.npy"
+    facts = [1, list(map(FileStats().of, files)), sorted(fields)]
+    path = cache / f"{hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()}.npy"
+    counts = path.with_suffix(".json")
     if not path.exists():
         rows = _scan_all(files, fields, left_out)
         cache.mkdir(parents=True, exist_ok=True)
-        (cache / f"{mark}.json").write_text(json.dumps(left_out), encoding="utf-8")
+        counts.write_text(json.dumps(left_out), encoding="utf-8")
         with replacing(path) as made:
             _save(made, rows)
     else:
-        left_out.update(json.loads((cache / f"{mark}.json").read_text(encoding="utf-8")))
+        left_out.update(json.loads(counts.read_text(encoding="utf-8")))
     loaded: Array = np.load(path, mmap_mode="r")
     return loaded
 

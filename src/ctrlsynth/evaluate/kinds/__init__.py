@@ -1,8 +1,8 @@
 """The kinds of evaluation, by name: one class per kind, imported when a task needs it."""
 
-from importlib import import_module
 from pathlib import Path
 
+from ...recipe.code import load_code
 from ..tasks import Task
 from .base import Evaluator, Settings
 
@@ -18,6 +18,5 @@ KINDS = {
 
 def evaluator(task: Task, folder: Path, settings: Settings | None = None) -> Evaluator:
     """The evaluator of a task on a folder of data."""
-    module, _, name = KINDS[task.kind].partition(":")
-    made: Evaluator = getattr(import_module(module), name)(task, folder, settings or Settings())
+    made: Evaluator = load_code(KINDS[task.kind], "evaluate")(task, folder, settings or Settings())
     return made

@@ -1,7 +1,7 @@
 """The interface that all kinds of evaluation share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -53,17 +53,16 @@ class Evaluator(ABC):
 
     def files(self) -> list[Path]:
         """The files that identify the data: their digest is part of the result."""
-        shards = [p for split in self.splits for p in layout.shards(self.folder, split)]
+        shards = (path for split in self.splits for path in layout.shards(self.folder, split))
         return [self.folder / "classnames.txt", *shards]
 
     def protocol(self) -> dict[str, Any]:
         """The settings that decide whether two scores may be compared, apart from kind and metric."""
         return {}
 
-    def test_rows(self) -> Iterator[tuple[str, bytes, Sequence[str]]]:
-        """The test images: where each is, its bytes, its captions."""
-        for sample in layout.samples(self.folder, "test", len(layout.classnames(self.folder, None))):
-            yield sample.where, sample.image, sample.captions
+    def test_samples(self) -> Iterator[layout.Sample]:
+        """Streams the test images with their labels or captions."""
+        return layout.samples(self.folder, "test", len(layout.classnames(self.folder, None)))
 
     @abstractmethod
     def evaluate(self, model: Encoder) -> Scores:

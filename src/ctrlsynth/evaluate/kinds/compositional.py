@@ -5,7 +5,7 @@ A folder holds `images/` and json files, each a mapping index -> {filename, capt
 average of files is unweighted."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import UserError
 from .. import layout
-from ..encode import Encoder, encode_images, encode_texts
+from ..encode import Array, Encoder, encode_images, encode_texts
 from ..metrics import bootstrap
 from ..results import Score, mean_score
 from .base import Evaluator, Scores
@@ -49,42 +49,39 @@ class Compositional(Evaluator):
         """The files' names."""
         return {"files": [path.stem for path in self.files()]}
 
-    def test_rows(self) -> Iterator[tuple[str, bytes, Sequence[str]]]:
-        """Each row's image with its right caption."""
-        for path in self.files():
-            for name, caption, _ in read(path):
-                yield path.name, self._image(name), (caption,)
+    def test_samples(self) -> Iterator[layout.Sample]:
+        """Streams each row's image with its right caption."""
+        return (self._sample(row[0], row[1]) for path in self.files() for row in read(path))
 
-    def _image(self, name: str) -> bytes:
-        return layout.read_image(
-            layout.path_inside(self.folder / "images", name, self.folder), "the evaluation set"
-        )
+    def _sample(self, name: str, *captions: str) -> layout.Sample:
+        path = layout.inside(self.folder / "images", name, self.folder)
+        return layout.read_sample(path, "the evaluation set", captions=captions)
 
     def evaluate(self, model: Encoder) -> Scores:
         """Encodes every image and text once and compares."""
         sets = {path.stem: read(path) for path in self.files()}
         names = list(dict.fromkeys(row[0] for rows in sets.values() for row in rows))
-        images = ((self._image(name), str(self.folder / "images" / name)) for name in names)
-        image_of = dict(zip(names, encode_images(model, images), strict=True))
+        image_of = dict(zip(names, encode_images(model, map(self._sample, names))[0], strict=True))
         texts = list({t for rows in sets.values() for row in rows for t in row[1:]})
         text_of = dict(zip(texts, encode_texts(model, texts), strict=True))
-        scores: dict[str, Score] = {}
-        notes, found = [], []
-        for name, rows in sets.items():
-            image = np.stack([image_of[r[0]] for r in rows])
-            positive, negative = (
-                np.einsum("nd,nd->n", image, np.stack([text_of[r[column]] for r in rows]))
-                for column in (1, 2)
-            )
-            hits = positive > negative  # a tie is wrong
-            found.append(hits)
-            scores[name] = mean_score(hits)
-            if SUGARCREPE.get(name, len(rows)) != len(rows) and self.task.name == "sugarcrepe":
-                notes.append(f"{name}: {len(rows)} rows, the published file has {SUGARCREPE[name]}")
-        file = np.repeat(np.arange(len(found)), [len(hits) for hits in found])
-        average = float(np.mean([s.value for s in scores.values()]))
-        scores["acc"] = Score(average, *bootstrap(np.concatenate(found), file))
-        return Scores(scores, len(file), notes=tuple(notes))
+
+        def similarities(rows: list[tuple[str, str, str]], column: int) -> Array:
+            images, captions = [image_of[r[0]] for r in rows], [text_of[r[column]] for r in rows]
+            return np.asarray(np.einsum("nd,nd->n", np.stack(images), np.stack(captions)))
+
+        # a tie is wrong
+        hits = {name: similarities(rows, 1) > similarities(rows, 2) for name, rows in sets.items()}
+        file = np.repeat(np.arange(len(hits)), [len(h) for h in hits.values()])
+        scores = {name: mean_score(h) for name, h in hits.items()}
+        interval = bootstrap(np.concatenate(list(hits.values())), file)
+        scores["acc"] = Score(float(np.mean([s.value for s in scores.values()])), *interval)
+        published = SUGARCREPE if self.task.name == "sugarcrepe" else {}
+        notes = tuple(
+            f"{name}: {len(h)} rows, the published file has {published[name]}"
+            for name, h in hits.items()
+            if published.get(name, len(h)) != len(h)
+        )
+        return Scores(scores, len(file), notes=notes)
 
 
 def read(path: Path) -> list[tuple[str, str, str]]:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ...errors import UserError
 from .. import layout
-from ..encode import Array, Encoder, Split, encode_split
+from ..encode import Array, Encoder, Split, encode_split, normalised
 from ..results import mean_score
 from .base import Evaluator, Scores
 
@@ -45,8 +45,9 @@ def episodes(
 ) -> npt.NDArray[np.float64]:
     """Accuracy of each episode. Skips classes with fewer than 5 training or 6 test images; at least 5 classes
     must be left."""
-    supports = {c: np.flatnonzero(train.labels == c) for c in np.unique(train.labels)}
-    queries = {c: np.flatnonzero(test.labels == c) for c in np.unique(test.labels)}
+    supports, queries = (
+        {c: np.flatnonzero(s.labels == c) for c in np.unique(s.labels)} for s in (train, test)
+    )
     usable = sorted(c for c in supports if len(supports[c]) >= SHOTS and len(queries.get(c, ())) >= QUERIES)
     if len(usable) < WAYS:
         raise UserError(
@@ -56,27 +57,17 @@ def episodes(
     rng = np.random.default_rng(seed)
     out = np.empty(count)
     for n in range(count):
-        ways = rng.choice(len(usable), WAYS, replace=False)
-        support = np.stack(
-            [train.features[rng.choice(supports[usable[w]], SHOTS, replace=False)] for w in ways]
-        )
-        query = np.stack(
-            [test.features[rng.choice(queries[usable[w]], QUERIES, replace=False)] for w in ways]
-        )
-        out[n] = accuracy(support, query)
+        ways = [usable[w] for w in rng.choice(len(usable), WAYS, replace=False)]
+        support = [train.features[rng.choice(supports[w], SHOTS, replace=False)] for w in ways]
+        query = [test.features[rng.choice(queries[w], QUERIES, replace=False)] for w in ways]
+        out[n] = accuracy(np.stack(support), np.stack(query))
     return out
 
 
 def accuracy(support: Array, query: Array) -> float:
     """One episode: support (ways, shots, D), query (ways, queries, D)."""
     middle = support.mean(axis=(0, 1))
-    means = _unit(support - middle).mean(axis=1)
-    asked = _unit(query - middle)
+    means = normalised(support - middle).mean(axis=1)
+    asked = normalised(query - middle)
     distances = ((asked[:, :, None, :] - means[None, None]) ** 2).sum(axis=-1)
     return float((distances.argmin(axis=-1) == np.arange(len(support))[:, None]).mean())
-
-
-def _unit(rows: Array) -> Array:
-    return np.asarray(
-        rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12), dtype=rows.dtype
-    )

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ...errors import UserError
 from .. import layout
 from ..encode import Encoder, Split, encode_split
+from ..results import Score
 from .base import Evaluator, Scores
 from .zero_shot import classification
 
@@ -43,15 +44,13 @@ class LinearProbe(Evaluator):
         train, test = found["train"], found["test"]
         train, val = (train, found["val"]) if "val" in found else last_fifth(train, self.folder)
         best = choose_c(train, val, len(names), metric)
-        weight, bias = fit(train + val, best, len(names))
-        logits = test.features.astype(np.float64) @ weight.T + bias
         notes = [f"C = {best:.3g}"]
         if not set(val.labels) <= set(train.labels):
             notes.append(
                 "val holds classes that train lacks, so C means little: shuffle the training shards or give "
                 "val/"
             )
-        scores = classification(logits.astype(np.float32), test.labels)
+        scores = score(fit(train + val, best, len(names)), test)
         return Scores(scores, len(test.labels), len(names), tuple(notes))
 
 
@@ -60,7 +59,7 @@ def last_fifth(train: Split, where: Path) -> tuple[Split, Split]:
     cut = len(train.labels) - max(1, len(train.labels) // 5)
     if cut < 1:
         raise UserError(f"{where}: expected at least 2 training images, found {len(train.labels)}")
-    return train.part(0, cut), train.part(cut, len(train.labels))
+    return Split(train.features[:cut], train.labels[:cut]), Split(train.features[cut:], train.labels[cut:])
 
 
 def choose_c(train: Split, val: Split, classes: int, metric: str) -> float:
@@ -72,12 +71,17 @@ def choose_c(train: Split, val: Split, classes: int, metric: str) -> float:
         scored = []
         for c in np.sort(grid):  # starting at the last fit's optimum takes fewer iterations
             start = fit(train, float(c), classes, start)
-            logits = val.features.astype(np.float64) @ start[0].T + start[1]
-            scored.append((classification(logits.astype(np.float32), val.labels)[metric].value, -float(c)))
+            scored.append((score(start, val)[metric].value, -float(c)))
         return -max(scored)[1]
 
     middle = np.log10(best_of(COARSE))
     return best_of(np.logspace(middle - 2, middle + 2, FINE))
+
+
+def score(fitted: Weights, data: Split) -> dict[str, Score]:
+    """The scores of fitted weights on labelled features."""
+    logits = data.features.astype(np.float64) @ fitted[0].T + fitted[1]
+    return classification(logits.astype(np.float32), data.labels)
 
 
 def fit(data: Split, c: float, classes: int, start: Weights | None = None) -> Weights:
@@ -86,9 +90,8 @@ def fit(data: Split, c: float, classes: int, start: Weights | None = None) -> We
 
     features = torch.from_numpy(data.features.astype(np.float64))
     labels = torch.from_numpy(data.labels.astype(np.int64))
-    first = start or (np.zeros((classes, features.shape[1])), np.zeros(classes))
-    weight = torch.tensor(first[0], requires_grad=True)
-    bias = torch.tensor(first[1], requires_grad=True)
+    start = start or (np.zeros((classes, features.shape[1])), np.zeros(classes))
+    weight, bias = (torch.tensor(values, requires_grad=True) for values in start)
     scale = 1.0 / (c * len(labels))
     optimizer = torch.optim.LBFGS(
         [weight, bias],

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from ...data.long_tail import HEAD_OVER, TAIL_UNDER, read_split
+from ...data.long_tail import group_of, read_split
 from ...errors import UserError
 from .. import layout
 from ..encode import Array, Encoder, Split, class_weights, encode_labelled
@@ -25,7 +24,6 @@ from ..results import Score, mean_score
 from .base import Evaluator, Scores, Settings
 
 SCALE = 25.0
-GROUPS = ("head", "medium", "tail")
 EPOCHS, BATCH, LR, MOMENTUM, WEIGHT_DECAY = 10, 128, 0.01, 0.9, 5e-4
 
 
@@ -44,24 +42,20 @@ class LongTail(Evaluator):
         """The head's settings."""
         return {"head": self.settings.head, "loss": self.settings.loss, "seed": self.settings.seed}
 
-    def test_rows(self) -> Iterator[tuple[str, bytes, Sequence[str]]]:
-        """The test images."""
-        rows = self._split("test", len(layout.classnames(self.folder, None)))
-        return ((where, image, ()) for image, where, _ in _labelled(*rows))
+    def test_samples(self) -> Iterator[layout.Sample]:
+        """Streams the test images with their labels."""
+        return self._samples("test", len(layout.classnames(self.folder, None)))
 
-    def _split(self, name: str, classes: int) -> tuple[Path, list[tuple[str, int]]]:
-        """The folder of the images, and (path, label) of each line of a split file."""
+    def _samples(self, name: str, classes: int) -> Iterator[layout.Sample]:
         images = self.folder / "images"
         rows = read_split(self.folder / f"{name}.txt", classes)
-        return images if images.is_dir() else self.folder, rows
+        return _labelled(images if images.is_dir() else self.folder, rows)
 
     def evaluate(self, model: Encoder) -> Scores:
         """Trains a head on train.txt and the extra images, for the number of iterations that train.txt alone
         gives, and scores it on test.txt."""
         names, how = layout.classnames(self.folder, self.task.classes), self.settings
-        train, test = (
-            encode_labelled(model, _labelled(*self._split(s, len(names)))) for s in ("train", "test")
-        )
+        train, test = (encode_labelled(model, self._samples(s, len(names))) for s in ("train", "test"))
         own = len(train.labels)
         counts = np.bincount(train.labels, minlength=len(names))
         iterations = EPOCHS * math.ceil(own / BATCH)
@@ -78,22 +72,16 @@ class LongTail(Evaluator):
         )
 
 
-def _labelled(root: Path, rows: Sequence[tuple[str, int]]) -> Iterator[tuple[bytes, str, int]]:
-    """(image, its path, label) of the rows of a split file."""
-    for name, label in rows:
-        yield layout.read_image(root / name, "the split"), str(root / name), label
-
-
-def groups(counts: Ints) -> npt.NDArray[np.int64]:
-    """0 (head), 1 (medium) or 2 (tail) for each class, given its number of images in the original split."""
-    return np.where(counts > HEAD_OVER, 0, np.where(counts >= TAIL_UNDER, 1, 2))
+def _labelled(root: Path, rows: Sequence[tuple[str, int]]) -> Iterator[layout.Sample]:
+    return (layout.read_sample(root / name, "the split", label) for name, label in rows)
 
 
 def group_scores(logits: Array, labels: Ints, counts: Ints) -> dict[str, Score]:
-    """acc1 overall and for each group that has test images."""
+    """acc1 overall and for each group that has test images; `counts`: images of each class in the original
+    split."""
     hits = top_k_hits(logits, labels, 1)
-    group = groups(counts)[labels]
-    found = {"acc1": hits, **{name: hits[group == number] for number, name in enumerate(GROUPS)}}
+    group = np.array([group_of(images) for images in counts])[labels]
+    found = {"acc1": hits, **{name: hits[group == name] for name in ("head", "medium", "tail")}}
     return {name: mean_score(rows) for name, rows in found.items() if len(rows)}
 
 
@@ -132,11 +120,11 @@ def train_head(
     generator = torch.Generator().manual_seed(how.seed)
     features, labels = torch.from_numpy(train.features), torch.from_numpy(train.labels)
     plain = how.head == "plain"
-    if first is not None:
-        weight = torch.tensor(first)
-    else:
-        weight = torch.empty(classes, features.shape[1]).normal_(0, 0.01, generator=generator)
-    weight.requires_grad_()
+    weight = (
+        torch.empty(classes, features.shape[1]).normal_(0, 0.01, generator=generator)
+        if first is None
+        else torch.tensor(first)
+    ).requires_grad_()
     bias = torch.zeros(classes, requires_grad=plain)
     counts = np.maximum(np.bincount(train.labels, minlength=classes), 1)
     prior = torch.from_numpy(np.log(counts / counts.sum())).float()

@@ -7,7 +7,7 @@ and `sentences`), which Flickr8K and Flickr30K use too."""
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,27 +32,20 @@ class Retrieval(Evaluator):
         captions = self.folder / "captions.json"
         return [captions] if captions.exists() else layout.shards(self.folder, "test")
 
-    def test_rows(self) -> Iterator[tuple[str, bytes, Sequence[str]]]:
-        """The test images with their captions, in the data set's order."""
+    def test_samples(self) -> Iterator[layout.Sample]:
+        """Streams the test images with their captions, in the data set's order."""
         if (self.folder / "captions.json").exists():
             return _from_json(self.folder)
-        return ((s.where, s.image, s.captions) for s in layout.samples(self.folder, "test"))
+        return layout.samples(self.folder, "test")
 
     def evaluate(self, model: Encoder) -> Scores:
         """Ranks all texts for each image and all images for each text."""
-        captions: list[Sequence[str]] = []
-
-        def images() -> Iterator[tuple[bytes, str]]:
-            for where, image, texts in self.test_rows():
-                captions.append(texts[: self.task.captions])
-                yield image, where
-
-        features = encode_images(model, images())
+        features, seen = encode_images(model, self.test_samples())
+        captions = [sample.captions[: self.task.captions] for sample in seen]
         owner = np.repeat(np.arange(len(captions)), [len(c) for c in captions])
         texts = encode_texts(model, [text for group in captions for text in group])
-        bounds = np.searchsorted(owner, np.arange(len(captions) + 1))
-        by_image = [range(start, stop) for start, stop in pairwise(bounds)]
-        to_text = recall_ranks(features, texts, by_image)
+        bounds = np.cumsum([0, *map(len, captions)])
+        to_text = recall_ranks(features, texts, [range(*ends) for ends in pairwise(bounds)])
         to_image = recall_ranks(texts, features, [[int(o)] for o in owner])
         both, way = np.concatenate([to_text, to_image]), np.repeat([0, 1], [len(to_text), len(to_image)])
         scores: dict[str, Score] = {}
@@ -63,7 +56,7 @@ class Retrieval(Evaluator):
         return Scores(scores, len(captions), protocol={"images": len(captions), "captions": len(owner)})
 
 
-def _from_json(folder: Path) -> Iterator[tuple[str, bytes, Sequence[str]]]:
+def _from_json(folder: Path) -> Iterator[layout.Sample]:
     path = folder / "captions.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -78,8 +71,7 @@ def _from_json(folder: Path) -> Iterator[tuple[str, bytes, Sequence[str]]]:
     for name, captions in named:
         if not captions:
             raise UserError(f"{path}: expected captions of {name}, found none")
-        image = layout.path_inside(folder / "images", name, path)
-        yield str(image), layout.read_image(image, path.name), tuple(captions)
+        yield layout.read_sample(layout.inside(folder / "images", name, path), path.name, captions=captions)
 
 
 def _coco(data: dict[str, Any]) -> list[tuple[str, list[str]]]:

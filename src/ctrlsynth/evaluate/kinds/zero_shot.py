@@ -2,7 +2,6 @@
 embeddings, the prediction the nearest class."""
 
 import hashlib
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from ..metrics import Ints, bootstrap, mean_per_class_recall, top_k_hits
 from ..results import Score, mean_score
 from .base import Evaluator, Scores
 
-SIMPLE = ["a photo of a {c}."]
 TEMPLATE_SETS = ("folder", "simple", "openai-imagenet-80", "openai-imagenet-7")
 """`folder`: the data set's own file (OpenAI's in most public sets); `simple`: CLIP's single sentence; the
 other two are OpenAI's for ImageNet, as open_clip ships them. The name is part of the protocol: results with
@@ -25,16 +23,12 @@ def template_set(name: str, folder: Path) -> list[str]:
     if name == "folder":
         return layout.templates(folder)
     if name == "simple":
-        return SIMPLE
+        return ["a photo of a {c}."]
     if name in ("openai-imagenet-80", "openai-imagenet-7"):
         from ...models.open_clip.load import import_open_clip
 
-        import_open_clip("--templates")
-        shipped = import_module("open_clip.zero_shot_metadata")
-        functions = (
-            shipped.OPENAI_IMAGENET_TEMPLATES if name.endswith("80") else shipped.SIMPLE_IMAGENET_TEMPLATES
-        )
-        return [function("{c}") for function in functions]
+        shipped = "OPENAI_IMAGENET_TEMPLATES" if name.endswith("80") else "SIMPLE_IMAGENET_TEMPLATES"
+        return [function("{c}") for function in getattr(import_open_clip("--templates"), shipped)]
     raise unknown("template set", name, TEMPLATE_SETS, "--templates")
 
 
@@ -48,8 +42,8 @@ class ZeroShot(Evaluator):
     def protocol(self) -> dict[str, Any]:
         """The template set: its name, and a digest of the sentences, because every folder may hold others."""
         text = "\n".join(template_set(self._templates, self.folder))
-        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        return {"templates": self._templates, "template_digest": digest}
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return {"templates": self._templates, "template_digest": digest[:8]}
 
     def evaluate(self, model: Encoder) -> Scores:
         """Predicts the class whose text embedding is nearest."""
@@ -58,8 +52,7 @@ class ZeroShot(Evaluator):
             raise UserError(f"{self.folder / 'classnames.txt'}: expected at least one class, found none")
         weights = class_weights(model, names, template_set(self._templates, self.folder))
         test = encode_split(model, self.folder, "test", len(names))
-        scores = classification(test.features @ weights.T, test.labels)
-        return Scores(scores, len(test.labels), len(names))
+        return Scores(classification(test.features @ weights.T, test.labels), len(test.labels), len(names))
 
 
 def classification(logits: Array, labels: Ints) -> dict[str, Score]:
