@@ -80,8 +80,8 @@ def as_json(tags: Tags) -> dict[str, Any]:
 
 def tagged(model: Any, images: dict[str, Image.Image]) -> dict[str, Any]:
     """Tags of each picture."""
-    found = model.tag([ImageAndText(image) for image in images.values()])
-    return {name: as_json(tags) for name, tags in zip(images, found, strict=True)}
+    items = [ImageAndText(image) for image in images.values()]
+    return {name: as_json(tags) for name, tags in zip(images, model.tag(items), strict=True)}
 
 
 def wordnet(model: Any) -> dict[str, Any]:
@@ -92,8 +92,7 @@ def wordnet(model: Any) -> dict[str, Any]:
 
 
 def realizer(model: Any) -> dict[str, Any]:
-    replies = model.generate(REQUESTS)
-    return {f"{n}": reply.text or f"error: {reply.error}" for n, reply in enumerate(replies)}
+    return {f"{n}": reply.text or f"error: {reply.error}" for n, reply in enumerate(model.generate(REQUESTS))}
 
 
 def scenes(model: Any) -> dict[str, Any]:

@@ -70,8 +70,7 @@ def torch_network(pixels: NDArray[np.uint8], state: dict[str, Any], repeats: tup
         x = conv(x, f"{name}._project_conv", f"{name}._bn2") + (0 if block in starts else entry)
     x = functional.relu6(conv(x, "_conv_head", "_bn1")).mean((2, 3))
     logits = functional.linear(x, weights["_fc.weight"].double(), weights["_fc.bias"].double())
-    result: NDArray[Any] = logits.softmax(1)[0].numpy()
-    return result
+    return np.asarray(logits.softmax(1)[0])
 
 
 @pytest.mark.parametrize(("name", "side"), [("lite0", 64), ("lite0", 47), ("lite2", 52)])

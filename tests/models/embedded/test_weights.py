@@ -56,8 +56,7 @@ def legacy(program: bytes, numbers: bytes = NUMBERS.tobytes()) -> bytes:
 
 def read(folder: Path, data: bytes, reader: Any = read_state_dict) -> dict[str, Any]:
     (folder / "weights.pth").write_bytes(data)
-    result: dict[str, Any] = reader(folder / "weights.pth")
-    return result
+    return dict(reader(folder / "weights.pth"))
 
 
 def refused(folder: Path, data: bytes, reader: Any = read_state_dict) -> str:
