@@ -59,7 +59,7 @@ def read(folder: Path, data: bytes, reader: Any = read_state_dict) -> dict[str, 
     return dict(reader(folder / "weights.pth"))
 
 
-def refused(folder: Path, data: bytes, reader: Any = read_state_dict) -> str:
+def assert_refuses(folder: Path, data: bytes, reader: Any = read_state_dict) -> str:
     """The error's text: one line that names the file."""
     with pytest.raises(UserError, match=r"weights\.pth: not a .* that is safe to read") as caught:
         read(folder, data, reader)
@@ -117,8 +117,11 @@ def test_only_names_on_the_allow_list_are_resolved(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     program = dumped({"w": HOSTILE[name]}, protocol)
-    refused(tmp_path, program)
-    for message in (refused(tmp_path, legacy(program)), refused(tmp_path, program, read_counts)):
+    assert_refuses(tmp_path, program)
+    for message in (
+        assert_refuses(tmp_path, legacy(program)),
+        assert_refuses(tmp_path, program, read_counts),
+    ):
         assert name in message or name == "getattr"
     assert not (tmp_path / "harmed").exists()
 
@@ -148,14 +151,14 @@ REFUSED = [
 
 @pytest.mark.parametrize(("data", "reader"), REFUSED, ids=range(len(REFUSED)))
 def test_what_is_no_state_dict_or_vocabulary_is_refused(data: bytes, reader: Any, tmp_path: Path) -> None:
-    refused(tmp_path, data, reader)
+    assert_refuses(tmp_path, data, reader)
 
 
 def test_every_cut_of_a_good_file_is_refused(tmp_path: Path) -> None:
     data = legacy(dumped({"w": Tensor()}))
     assert list(read(tmp_path, data)) == ["w"]
     for length in range(len(data)):
-        refused(tmp_path, data[:length])
+        assert_refuses(tmp_path, data[:length])
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -22,7 +22,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...errors import UserError, unknown
+from ...errors import UserError
 from ..base import Reply, Request, stripped_reply
 from ..hub.find import HFOptions, Located, locate
 from ..installed import need, version_of
@@ -60,10 +60,6 @@ class VLLM(ChatModel):
         self,
         model: str | None = None,
         *,
-        revision: str | None = None,
-        adapters: str | Sequence[str] = (),
-        download: bool = False,
-        device: str = "auto",
         dtype: str = "auto",
         quantization: str | None = None,
         tensor_parallel_size: int = 1,
@@ -72,16 +68,10 @@ class VLLM(ChatModel):
         max_lora_rank: int = 64,
         chat_template: str | None = None,
         engine: Mapping[str, Any] | None = None,
-        **sampling: Any,
+        **options: Any,
     ) -> None:
-        self.sampling, rest = Sampling.split(sampling, WHERE)
-        for name in rest:
-            raise unknown(
-                "option of vllm", name, [*inspect.signature(VLLM).parameters, *Sampling.model_fields], WHERE
-            )
-        read = HFOptions.read(
-            {"revision": revision, "device": device, "adapters": adapters, "download": download}, WHERE
-        )
+        self.sampling, shared = Sampling.split(options, WHERE)
+        read = HFOptions.read(shared, WHERE, (*inspect.signature(VLLM).parameters, *Sampling.model_fields))
         if len(read.adapters) > 1:
             raise UserError(
                 f"{WHERE}.adapters: vllm takes one adapter, not {len(read.adapters)}; merge them first"
@@ -93,10 +83,10 @@ class VLLM(ChatModel):
             max_lora_rank=max_lora_rank,
         )
         check_number(WHERE, 0.01, 1, gpu_memory_utilization=gpu_memory_utilization)
-        if device not in ("auto", "cuda"):
+        if read.device not in ("auto", "cuda"):
             raise UserError(
-                f"{WHERE}.device: auto or cuda, not {device!r}; CUDA_VISIBLE_DEVICES says which GPUs vllm "
-                f"may use"
+                f"{WHERE}.device: auto or cuda, not {read.device!r}; CUDA_VISIBLE_DEVICES says which GPUs "
+                f"vllm may use"
             )
         check_template(chat_template)
         need("vllm", "vllm", WHERE)
