@@ -270,7 +270,7 @@ def test_pairs_of_an_evaluation_set_leave(tmp_path: Path, images: str, gone: set
         (left.rows, counts),
         (11, counts),
     ]
-    lines = (tmp_path / "out/decontamination.jsonl").read_text().splitlines()[1:]
+    lines = (tmp_path / "out/decontamination.jsonl").read_bytes().splitlines()[1:]
     assert {json.loads(line)["row"] for line in lines} == gone
 
 

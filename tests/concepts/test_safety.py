@@ -166,7 +166,7 @@ def test_the_commands(tmp_path: Path) -> None:
     )
     assert (code, summary in told, "Do not rely on" in told) == (0, True, True)
     refused = {
-        "is there already": judged,
+        "already exists; give another name": judged,
         "name a model with --llm": ("concepts", "flag", bank, "--out", tmp_path / "x.parquet"),
         "flags are kept in a .parquet bank": (
             "concepts", "flag", bank, "--blocklist", words, "--out", tmp_path / "x.txt",
