@@ -103,7 +103,10 @@ _TEXT_STEP = re.compile(r"/write(?:\+text)?\.([0-9]+)(?:\.[0-9]+)?(?=/|\Z)")
 
 def child(row_id: str, label: str, *numbers: int) -> str:
     """The id of a row made from `row_id`: `child("7/tag", "write", 1, 3)` is `7/tag/write.1.3`."""
-    return ".".join((f"{row_id}/{label}", *map(str, numbers)))
+    made = f"{row_id}/{label}"
+    for number in numbers:
+        made += f".{number}"
+    return made
 
 
 def parent(row_id: str) -> str:
@@ -143,14 +146,11 @@ def ancestor(row_id: str, table: Mapping[str, T]) -> T | None:
 
 def digest_of(*parts: Any) -> str:
     """128 bits over the JSON of the parts, as 32 hex digits: the digest of a stage or a plan."""
-    return _digest(json.dumps(parts, ensure_ascii=False, separators=(",", ":"), default=str))
+    return key_of(json.dumps(parts, ensure_ascii=False, separators=(",", ":"), default=str))
 
 
 def key_of(prefix: str, *parts: str) -> str:
     """A row's key: a digest of strings that must not run together. `prefix` is the stage's digest of
     everything that is the same for all rows."""
-    return _digest(prefix + "".join([f"{len(part)}:{part}" for part in parts]))
-
-
-def _digest(text: str) -> str:
+    text = prefix + "".join([f"{len(part)}:{part}" for part in parts])
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

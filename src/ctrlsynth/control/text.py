@@ -39,6 +39,7 @@ __all__ = ["Family", "Instruction", "Parsed", "TextController"]
 REMOVING = frozenset({"remove", "replace", "swap"})
 """Edits whose phrases must not come back (as the judge has it): what `keep` and `sample` leave out was not
 unwanted."""
+NO_TAGS = Tags()
 EXAMPLES = 3
 """Captions that a template with {examples} shows."""
 
@@ -129,7 +130,7 @@ class TextController:
         or else the first object. In family `tags+text` the caption still says what the edits took away: see
         `reminder`."""
         edits: tuple[EditRecord, ...] = ()
-        given = Tags()
+        given = NO_TAGS
         if tags is not None and family != "text":
             given, edits = self.edited(row_id, tags)
         if family == "concept":
@@ -137,8 +138,9 @@ class TextController:
             given, caption = Tags(objects=(concept,) if concept else ()), None
         elif family == "tags":
             caption = None
-        self.check(family)
         templates = self._templates[family]
+        if not templates:
+            self.check(family)
         template = (
             templates[int(draw(self.seed, row_id, "template") * len(templates))]
             if len(templates) > 1
@@ -149,7 +151,7 @@ class TextController:
             asked += reminder(caption, edits)
             gone, instead = taken_away(edits, given)
         else:
-            gone, instead = Tags(), ()
+            gone, instead = NO_TAGS, ()
         request = Request(
             instruction=asked + self._tail[family],
             tags=given,
@@ -193,7 +195,7 @@ class TextController:
 
     def _values(self, template: Template, tags: Tags, caption: str | None, row_id: str) -> dict[str, str]:
         values = {"caption": caption or "", "concept": tags.objects[0] if tags.objects else ""}
-        if "examples" in template.placeholders:
+        if "examples" in template.pieces[1::2]:
             values["examples"] = "\n".join(
                 chance(self.seed, row_id, "examples").sample(self._examples, EXAMPLES)
             )

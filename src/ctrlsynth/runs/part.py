@@ -66,16 +66,18 @@ def _view(plan: Plan, run: RunFolder, folder: str, part: SourcePart) -> PartView
 
 def _blocks(items: Iterator[Item], old: ReusableRows | None, size: int) -> Iterator[Block]:
     """Cuts the rows into blocks with `size` fresh rows each; never splits a group of candidates."""
-    block = Block([], [], old)
+    every: list[Item] = []
+    fresh: list[Item] = [] if old is not None else every
     for item in items:
-        if item.starts and (len(block.fresh) >= size or len(block.items) >= MAX_BLOCK):
-            yield block
-            block = Block([], [], old)
-        block.items.append(item)
-        if old is None or (item.id, item.key) not in old:
-            block.fresh.append(item)
-    if block.items:
-        yield block
+        if item.starts and (len(fresh) >= size or len(every) >= MAX_BLOCK):
+            yield Block(every, fresh, old)
+            every = []
+            fresh = [] if old is not None else every
+        every.append(item)
+        if old is not None and (item.id, item.key) not in old:
+            fresh.append(item)
+    if every:
+        yield Block(every, fresh, old)
 
 
 def answer(model: GuardedModel, stage: Stage, block: Block) -> None:

@@ -88,7 +88,9 @@ def _count(value: Any) -> bool:
 
 def _phrases(values: Any) -> tuple[str, ...] | None:
     """A tuple of text; a text itself is not taken for its letters."""
-    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+    if not isinstance(values, tuple) and (
+        isinstance(values, (str, bytes)) or not isinstance(values, Iterable)
+    ):
         return None
     found = tuple(values)
     return found if all(map(_text, found)) else None

@@ -179,10 +179,10 @@ def kept_rows(
     """Yields (id, source key, *names) of the rows of a folder that are `ok` and that no judge in `rejects`
     rejects."""
     rejected = set().union(*(up.rejected(judge) for judge in rejects))
-    for columns in up.columns(folder, ["id", "status", "source_key", *names]):
-        for row_id, status, *rest in zip(*columns, strict=True):
-            if status == "ok" and row_id not in rejected:
-                yield row_id, *rest
+    for statuses, *columns in up.columns(folder, ["status", "id", "source_key", *names]):
+        for status, row in zip(statuses, zip(*columns, strict=True), strict=True):
+            if status == "ok" and row[0] not in rejected:
+                yield row
 
 
 class PaintedImages:

@@ -64,7 +64,7 @@ def weighted_recall(reference: Tags, found: Sequence[str], weights: dict[Any, fl
     (or weight)."""
     hits, phrases = set(found), reference.phrases()
     if not weights:
-        return sum([p in hits for p in phrases]) / len(phrases) if phrases else None
+        return sum(map(hits.__contains__, phrases)) / len(phrases) if phrases else None
     have = want = 0.0
     for kind in KINDS:
         weight, of_kind = weights.get(kind, 1.0), getattr(reference, kind)

@@ -11,15 +11,20 @@ from ..data.originals import ImageReader
 from ..errors import UserError
 from ..models.base import ImageAndText, VisionTagger
 from ..recipe.paths import Step
-from ..sample import KINDS, Tags, child, digest_of, key_of
+from ..sample import Tags, child, digest_of, key_of
 from ..storage.parts import PartView
 from .answers import BAD, tags_of
 from .base import Item, PaintedImages, Stage
 from .materials import Materials, Need
 from .tables import TAG
 
-_COLUMNS = {"read": ("caption", "sha256", "file", "member", "offset", "length"), "paint": ("key",)}
-"""Kind of the parent -> the columns of it that are read; of one that holds texts: key and text."""
+_OF_TEXTS = ("key", "text")
+_COLUMNS = {
+    "read": ("sha256", "caption", "file", "member", "offset", "length"),
+    "paint": ("key",),
+}
+"""Kind of the parent -> the columns of it that are read: what identifies the row, its text, where its image
+is. Of one that holds texts: `_OF_TEXTS`."""
 
 
 @dataclass(slots=True)
@@ -69,22 +74,17 @@ class TagStage(Stage):
         }
 
     def items(self, up: PartView) -> Iterator[Item]:
-        names = _COLUMNS.get(self._kind, ("key", "text"))
-        for row_id, source_key, *rest in self.parents(up, names):
-            yield self._item(row_id, source_key, dict(zip(names, rest, strict=True)))
-
-    def _item(self, row_id: str, source_key: str, row: dict[str, Any]) -> Item:
         original = self._kind == "read"
-        shown = row.get("caption" if original else "text") if self._texts else None
-        seen = ((row["sha256"] or "") if self._pixels else "") if original else row["key"]
-        locator = (row["file"], row["member"], row["offset"], row["length"]) if row.get("sha256") else None
-        key = key_of(self._prefix, seen, shown or "")
-        item = Item(child(row_id, self._label), row_id, source_key, key, ToTag(shown, locator))
-        if original and self._pixels and locator is None:
-            item.drop("no_image")
-        if self._of_text and not shown:
-            item.drop("no_caption")
-        return item
+        for row_id, source_key, seen, *rest in self.parents(up, _COLUMNS.get(self._kind, _OF_TEXTS)):
+            shown = rest[0] if rest and self._texts else None
+            locator = tuple(rest[1:]) if seen and original else None
+            key = key_of(self._prefix, (seen or "") if self._pixels or not original else "", shown or "")
+            item = Item(child(row_id, self._label), row_id, source_key, key, ToTag(shown, locator))
+            if original and self._pixels and locator is None:
+                item.drop("no_image")
+            if self._of_text and not shown:
+                item.drop("no_caption")
+            yield item
 
     def load(self, items: list[Item], up: PartView) -> None:
         """Decodes the images; one that cannot be decoded fails here with its reason."""
@@ -116,7 +116,9 @@ class TagStage(Stage):
         for item in items:
             item.payload.image = None
         return {
-            **{kind: [getattr(t, kind) if t is not None else None for t in sound] for kind in KINDS},
+            "objects": [t.objects if t is not None else None for t in sound],
+            "attributes": [t.attributes if t is not None else None for t in sound],
+            "relations": [t.relations if t is not None else None for t in sound],
             "scores": [t.scores or None for t in tags],
             "caption": [t.caption for t in tags],
             "dropped_phrases": [t.dropped if t is not None else None for t in sound],

@@ -59,6 +59,7 @@ class WriteStage(Stage):
         if self._family != "caption":
             self._controller.check(self._family)
             self._variants, self._candidates = materials.recipe.variants.write, materials.candidates
+        self._numbers = list(product(range(self._variants), range(self._candidates)))
         self._text_folder = step.uses.get("text")
         self._text_column = materials.text_column(self._text_folder or self._parent)
         self._once = self._family == "concept" and self._variants > 1
@@ -101,7 +102,7 @@ class WriteStage(Stage):
                 key, fate = key_of(self._prefix, text or ""), () if text else ("dropped", "no_caption")
                 yield Item(child(row_id, self._label), row_id, source_key, key, (text, tags, 0), *fate)
                 continue
-            for number, candidate in product(range(self._variants), range(self._candidates)):
+            for number, candidate in self._numbers:
                 made = child(row_id, self._label, number, *([candidate] if candidate else []))
                 yield self._item(made, row_id, source_key, tags, text, candidate)
 
@@ -141,7 +142,7 @@ class WriteStage(Stage):
         for item in live:
             if item.reason is not None:  # what cleaning does not take is no fault of the machine
                 item.status = "dropped" if item.reason in CLEANED else "failed"
-        return [out.get(i.id, Written()) for i in items]
+        return [out.get(i.id) for i in items]
 
     def _written(self, items: list[Item], more: str = "") -> dict[str, Written]:
         """Asks for these rows; `more` is added to their instructions. Sets the reason of those that cannot
@@ -181,7 +182,9 @@ class WriteStage(Stage):
             "candidate": [i.payload[2] for i in items],
             "chosen": [i.status == "ok" for i in items],
             "tags": [
-                {k: getattr(tags, k) for k in KINDS} if tags is not None else None
+                {"objects": tags.objects, "attributes": tags.attributes, "relations": tags.relations}
+                if tags is not None
+                else None
                 for tags in (
                     m.tags if m is not None else i.payload[1] for m, i in zip(made, items, strict=True)
                 )
