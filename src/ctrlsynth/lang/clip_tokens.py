@@ -10,6 +10,7 @@ import heapq
 import html
 from functools import cache, lru_cache
 from importlib import resources
+from typing import Any
 
 CONTEXT = 77
 """Tokens that CLIP reads, both special ones included."""
@@ -52,16 +53,21 @@ def _clean(text: str) -> str:
 
 
 def _ids(chunk: str) -> tuple[int, ...]:
-    import regex
-
     ids: list[int] = []
-    for word in regex.findall(_WORD, chunk, regex.IGNORECASE):
+    for word in _splitter().findall(chunk):
         special = _SPECIAL.get(word)
         if special is not None:
             ids.append(special)
         else:
             ids += _merged(word.encode("utf-8", "replace"))
     return tuple(ids)
+
+
+@cache
+def _splitter() -> Any:
+    import regex
+
+    return regex.compile(_WORD, regex.IGNORECASE)
 
 
 _chunk = lru_cache(maxsize=32768)(_ids)  # words repeat; long chunks are not kept, so memory stays bounded
