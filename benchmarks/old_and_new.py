@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import clip_train
 import harness
 
 ROOT = Path(__file__).parent.parent
@@ -45,10 +46,11 @@ WORK: dict[str, Sequence[str]] = {
     "again": ("benchmarks/again.py", "--images", "3000", "--shards", "5"),
     "scale": ("benchmarks/scale.py", "--rows", "3000", "--parts", "500"),
     "server_stage": ("benchmarks/server_stage.py", "--rows", "32", "--rounds", "1", "--part", "16"),
-    "clip_train": ("benchmarks/clip_train.py", "--rounds", "1", "--steps", "25"),
+    "clip_train": ("benchmarks/clip_train.py", "--steps", "12", "--one", "ours", "{pairs}", "{out}"),
     "tar_index": ("-c", _TARS, "{tar}", "150000"),
 }
-"""Name -> the words behind `python`, run from the checkout."""
+"""Name -> the words behind `python`, run from the checkout. `{pairs}` is a small data set to train on,
+`{out}` a new folder."""
 
 
 def measure(checkout: Path, words: Sequence[str]) -> tuple[float, float]:
@@ -78,11 +80,16 @@ def main() -> None:
     print(f"{'':14}{'old s':>9}{'new s':>9}{'ratio':>8}{'old MB':>9}{'new MB':>9}{'ratio':>8}")
     with tempfile.TemporaryDirectory() as folder:
         for name in args.only:
-            words = [word.replace("{tar}", f"{folder}/index.tar") for word in WORK[name]]
+            if "{pairs}" in WORK[name]:
+                clip_train.write_data(Path(folder, "pairs"), rows=512, size=96)
             sides = {"old": args.old.resolve(), "new": ROOT}
             found: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
-            for _ in range(args.rounds + 1):  # the first warms caches up and is not counted
+            for turn in range(args.rounds + 1):  # the first warms caches up and is not counted
                 for side, checkout in sides.items():
+                    places = {"tar": "index.tar", "pairs": "pairs", "out": f"{side}{turn}"}
+                    words = WORK[name]
+                    for place, file in places.items():
+                        words = [word.replace(f"{{{place}}}", f"{folder}/{file}") for word in words]
                     found[side].append(measure(checkout, words))
             cpu = [statistics.median(s for s, _ in found[side][1:]) for side in sides]
             peak = [statistics.median(m for _, m in found[side][1:]) for side in sides]
