@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ctrlsynth.runs.watch import Watcher
+
 HERE = Path(__file__).parent
 PATHS = [str(HERE), str(HERE.parent / "src"), str(HERE.parent / "tests")]
 _CTRLSYNTH = """
@@ -70,7 +72,7 @@ def script(file: str, *words: object, python: str = sys.executable, core: bool =
 
 
 @dataclass
-class StageClock:
+class StageClock(Watcher):
     """A run's watcher that notes when a stage begins and ends and when each of its parts is done."""
 
     folder: str
@@ -78,9 +80,6 @@ class StageClock:
     ended: float = 0.0
     parts: list[tuple[float, int]] = field(default_factory=list)
     """(time, rows) of each finished part."""
-
-    def gathered(self, folder: str, found: object) -> None: ...
-    def rows(self, folder: str, rows: int, made: int) -> None: ...
 
     def stage(self, folder: str, number: int, parts: int, done: int) -> None:
         """Notes the beginning."""

@@ -55,25 +55,6 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-class StageClock:
-    """Watches a run and times one stage, from its model's first call wanted to its last part written."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder, self.begun, self.seconds = folder, 0.0, 0.0
-
-    def stage(self, folder: str, number: int, parts: int, done: int) -> None:
-        if folder == self.folder:
-            self.begun = time.perf_counter()
-
-    def gathered(self, folder: str, found: dict[str, Any]) -> None: ...
-    def rows(self, folder: str, rows: int, made: int) -> None: ...
-    def part(self, folder: str, index: int, counts: dict[str, Any]) -> None: ...
-
-    def finished(self, folder: str) -> None:
-        if folder == self.folder:
-            self.seconds = time.perf_counter() - self.begun
-
-
 def stage_rate(model: str, threads: int, images: int) -> float:
     """Images a second of the `tag` stage in a real run over `images` JPEG files whose longer side is 256
     pixels."""
@@ -90,10 +71,10 @@ def stage_rate(model: str, threads: int, images: int) -> float:
             "models": {"tagger": {"imagenet": model, "threads": threads}, "llm": "realizer"},
             "paths": [{"speed": ["image", "tags", "text*"]}],
         }
-        clock = StageClock("tag")
+        clock = harness.StageClock("tag")
         made = run(parse_recipe(recipe), base / "run", base=base, watcher=clock)
         assert {row.folder: row.ok for row in made.ledger()}["tag"] == images
-    return images / clock.seconds
+    return images / (clock.ended - clock.began)
 
 
 def main() -> None:
