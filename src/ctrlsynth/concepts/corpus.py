@@ -27,7 +27,7 @@ from ..data.tables import UNREADABLE, ParquetFile, Table, find_column, records
 from ..data.tar import samples
 from ..errors import UserError, first_line
 from ..storage.location import FileStats
-from ..storage.parts import RunFolder
+from ..storage.parts import PLAN, RunFolder
 
 KINDS = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"} | {
     f".{kind}": kind for kind in ("txt", "csv", "tsv", "tar")
@@ -101,7 +101,7 @@ def _files(given: Sequence[str | Path]) -> list[tuple[str, str]]:
     found: dict[str, str] = {}
     for name in given:
         path = Path(name)
-        if (path / "plan.json").is_file() or (path.is_dir() and (path.parent / "plan.json").is_file()):
+        if _is_run(path) or (path.is_dir() and _is_run(path.parent)):
             found.update(dict.fromkeys(_run_parts(path), "run"))
             continue
         suffixes = [s + pack for s in KINDS for pack in ("", *PACKED)]
@@ -117,10 +117,14 @@ def _files(given: Sequence[str | Path]) -> list[tuple[str, str]]:
     return list(found.items())
 
 
+def _is_run(folder: Path) -> bool:
+    return (folder / PLAN).is_file()
+
+
 def _run_parts(path: Path) -> list[str]:
     """The newest version of each part of a run's write folder, given the run or the folder."""
     folders = [path]
-    if (path / "plan.json").is_file():
+    if _is_run(path):
         folders = sorted(p for p in path.glob("write*") if p.is_dir())
     if len(folders) != 1:
         raise UserError(

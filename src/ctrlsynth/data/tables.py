@@ -312,6 +312,10 @@ class ParquetFile:
         meta = self._file.metadata
         self.blocks = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
 
+    def block(self, number: int, columns: Sequence[str]) -> pa.Table:
+        """The rows of one row group."""
+        return self._file.read_row_group(number, columns=list(columns), use_threads=False)
+
     def batches(self, start: int, columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:
         """The rows from `start` to the end in batches of at most `size`; row groups before it are not
         read."""

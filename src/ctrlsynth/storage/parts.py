@@ -31,12 +31,16 @@ GROUP_ROWS = 10_000
 _PART = re.compile(r"(\d{5,})-([0-9a-f]{12})\.parquet")
 
 
+PLAN = "plan.json"
+"""The file that makes a folder a run's."""
+
+
 class RunFolder:
     """The layout of a run's folder; nothing else knows the names of its files."""
 
     def __init__(self, root: Location) -> None:
         self.root = root
-        self.plan_file = root / "plan.json"  # a folder is a run's if it has one
+        self.plan_file = root / PLAN
         self.recipe_file = root / "recipe.yaml"  # the recipe as the user gave it
 
     def entries(self, folder: str) -> list[tuple[int, str, Entry]]:

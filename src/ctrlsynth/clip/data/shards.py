@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ...data.captions import CAPTION_NAMES
 from ...data.rows import FILE_NAMES, IMAGE_NAMES, expand
-from ...data.tables import Table
+from ...data.tables import UNREADABLE, ParquetFile, Table
 from ...errors import UserError, first_line, unknown
 from .rows import BLOCK, Pair, RowFault, Shards, captions_of
 from .tars import TarShards
@@ -92,13 +91,14 @@ class ParquetShards:
         self.rows, names = 0, list[str]()
         for path in files:
             try:
-                meta = pq.ParquetFile(path)
-            except (pa.ArrowException, OSError) as error:
+                table = ParquetFile(path)
+            except UNREADABLE as error:
                 raise UserError(f"{path}: not a readable parquet file ({first_line(error)})") from error
-            names, first = names or meta.schema_arrow.names, self.rows
-            for group in range(meta.metadata.num_row_groups):
+            names, first = names or table.schema.names, self.rows
+            for group, rows in enumerate(table.blocks):
                 self._groups.append((path, first, group, self.rows))
-                self.rows += meta.metadata.row_group(group).num_rows
+                self.rows += rows
+            table.close()
         self.blocks = np.array([*(start for *_, start in self._groups), self.rows], dtype=np.int64)
         self._image = _column(names, IMAGE_NAMES + FILE_NAMES, files[0], "image")
         self._fields = _chosen(names, captions, files[0])
@@ -115,10 +115,9 @@ class ParquetShards:
     def read(self, row: int) -> Pair:
         path, _, group, start = self._locate(row)
         if start not in self._kept:
-            with pq.ParquetFile(path) as file:
-                self._kept[start] = file.read_row_group(
-                    group, columns=[self._image, *self._fields], use_threads=False
-                )
+            file = ParquetFile(path)
+            self._kept[start] = file.block(group, [self._image, *self._fields])
+            file.close()
             while len(self._kept) > 1 and sum(t.num_rows for t in self._kept.values()) > self.keep_rows:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(start)
