@@ -146,7 +146,7 @@ def sayer(*says: str, **options: Any) -> dict[str, Any]:
 def captioned(
     base: Path, concepts: str, llm: Any = "realizer", out: str = "run", update: bool = False, **changes: Any
 ) -> Run:
-    """A run of captions about concepts, one a line."""
+    """A run of captions about concepts, one per line."""
     (base / "bank.csv").write_text(f"concept\n{concepts}", encoding="utf-8")
     data = {
         "name": "test",

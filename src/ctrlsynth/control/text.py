@@ -313,7 +313,8 @@ def _examples(policy: TextPolicy, templates: Sequence[Template], where: str) -> 
     if policy.examples is None:
         if shows is not None and policy.templates != "all":
             raise UserError(
-                f"{where}.examples: template {shows!r} shows captions; name a text file with some, one a line"
+                f"{where}.examples: template {shows!r} shows captions; name a text file with some, one per "
+                f"line"
             )
         return ()
     if shows is None:

@@ -34,7 +34,7 @@ class LongTail(Block):
 
     split: Path = Field(description="lines `path label`, as ImageNet-LT and Places-LT publish them")
     images: Path = Field(description="the folder that the paths start from")
-    classnames: Path = Field(description="the classes' names, one a line; they are the captions")
+    classnames: Path = Field(description="the classes' names, one per line; they are the captions")
     groups: list[Literal["head", "medium", "tail"]] = Field(["tail"], description="which classes")
     per: Literal["class", "image"] = Field("image", description="what the multiplier counts")
     multiplier: int = Field(7, ge=1, description="rows for each image, or for each class")
@@ -58,7 +58,7 @@ class Source(Block):
     text: str | list[str] | None = Field(None, description="captions only: txt, csv, tsv, jsonl (also .gz)")
     concepts: Path | None = Field(
         None,
-        description="a concept bank as `ctrlsynth concepts build` writes it, or a list, one a line "
+        description="a concept bank as `ctrlsynth concepts build` writes it, or a list, one per line "
         "(SynthCLIP's route)",
     )
     long_tail: LongTail | None = Field(
@@ -141,7 +141,7 @@ class TextPolicy(Block):
     templates_file: Path | None = Field(None, description="own templates: YAML name -> {family, text}")
     examples: Path | None = Field(
         None,
-        description="captions, one a line: three of them, drawn by the row's id, fill templates with "
+        description="captions, one per line: three of them, drawn by the row's id, fill templates with "
         "{examples} (in-context)",
     )
     constraint: str | None = Field(
