@@ -197,7 +197,7 @@ def clean(
     path = out / "decontamination.jsonl"
     text = path.read_text(encoding="utf-8") if path.is_file() else "{}"
     first, *lines = text.rstrip("\n").split("\n")  # a caption may hold other line ends
-    if json.loads(first).get("mark") == mark:
+    if json.loads(first or "{}").get("mark") == mark:
         found = [Found(**json.loads(line)) for line in lines]
     else:
         found = search(shards, read_sets(block, base), block)

@@ -24,7 +24,7 @@ class Log:
         before = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         remove_leftovers(out)
         with replacing(path) as made:  # without half a line, which a killed run may leave
-            kept = [line for line in before if (parse_object(line) or {"step": math.inf})["step"] <= step]
+            kept = [line for line in before if (parse_object(line) or {}).get("step", math.inf) <= step]
             made.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         self._out = open(path, "a", encoding="utf-8")  # noqa: SIM115  (closed in close)
         self._board: Any = None

@@ -4,6 +4,7 @@ by one walk over the headers.
 The index can be kept in a file, which all processes and workers map into memory.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -59,7 +60,8 @@ class TarShards:
         entry = self._index[row]
         values: dict[str, Any] = {}
         if self._fields != ["text"]:
-            values = parse_object(self._member(entry, "json").decode("utf-8-sig", "replace")) or {}
+            with contextlib.suppress(UnicodeDecodeError):
+                values = parse_object(self._member(entry, "json").decode("utf-8-sig")) or {}
         if entry["text_size"]:
             values["text"] = self._member(entry, "text").decode("utf-8", "replace")
         return Pair(self.id(row), self._member(entry, "image"), captions_of(values, self._fields))
@@ -97,7 +99,7 @@ def _cached(cache: Path | None, files: Sequence[str], fields: Sequence[str], lef
         counts.write_text(json.dumps(left_out), encoding="utf-8")
         with replacing(path) as made:
             _save(made, rows)
-    else:
+    elif counts.is_file():
         left_out.update(json.loads(counts.read_text(encoding="utf-8")))
     loaded: Array = np.load(path, mmap_mode="r")
     return loaded

@@ -55,7 +55,8 @@ class LongTail(Evaluator):
         """Trains a head on train.txt and the extra images, for the number of iterations that train.txt alone
         gives, and scores it on test.txt."""
         names, how = layout.classnames(self.folder, self.task.classes), self.settings
-        train, test = (encode_labelled(model, self._samples(s, len(names))) for s in ("train", "test"))
+        splits = [self._samples(s, len(names)) for s in ("train", "test")]  # both are checked first
+        train, test = (encode_labelled(model, split) for split in splits)
         own = len(train.labels)
         counts = np.bincount(train.labels, minlength=len(names))
         iterations = EPOCHS * math.ceil(own / BATCH)
