@@ -106,10 +106,10 @@ def load_bank(path: Path) -> Bank:
         else:
             kept[entry] = None
             noted.update(
-                edge_spaces=entry != entry.strip(" "),
-                punctuation=_MARKS.issuperset(entry),
-                very_long=len(entry) > LONGEST,
-                unmatchable=_UNMATCHABLE.search(entry) is not None,
+                edge_spaces=int(entry != entry.strip(" ")),
+                punctuation=int(_MARKS.issuperset(entry)),
+                very_long=int(len(entry) > LONGEST),
+                unmatchable=int(_UNMATCHABLE.search(entry) is not None),
             )
     if not kept:
         left_out = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
@@ -197,6 +197,8 @@ def _csv(path: Path) -> Iterator[_Row]:
         yield head[0], "list", None  # a plain list that happens to be called .csv
     for row in rows:
         entry, score = row[column or names[0]], row.get("score")
+        if entry is None:  # a row that ends before its entry
+            continue
         try:
             yield entry, row.get("source") or "list", float(score) if score else None
         except ValueError as error:

@@ -175,13 +175,23 @@ def _row_groups(file: str, caption: str | None, key: str | None, rows: int) -> t
 
 
 def _line_ranges(file: str, size: int) -> Iterator[Range]:
-    """Ranges of at least `size` bytes that end with a line."""
-    begin = row = 0
+    """Ranges of about `size` bytes that end with a line."""
+    begin = at = row = first = 0
+    block_end = b""
     with open(file, "rb") as stream:
-        while lines := _some_lines(stream, size):
-            end = begin + sum(map(len, lines))
-            yield begin, end, row, len(lines)
-            begin, row = end, row + len(lines)
+        while block := stream.read(min(size, 8 << 20)):
+            cut = block.rfind(b"\n") + 1
+            if cut and at + cut - begin >= size:
+                row += block.count(b"\n", 0, cut)
+                yield begin, at + cut, first, row - first
+                begin, first = at + cut, row
+                row += block.count(b"\n", cut)
+            else:
+                row += block.count(b"\n")
+            at += len(block)
+            block_end = block[-1:]
+    if at > begin:  # the last line may lack its end
+        yield begin, at, first, row - first + (block_end != b"\n")
 
 
 def read(part: Part) -> Iterator[Batch]:

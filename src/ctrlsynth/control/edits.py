@@ -322,7 +322,8 @@ def _call(
 ) -> tuple[Tags, list[EditRecord]]:
     """A user's own edit. Its result loses blanks and repeats; the difference is recorded as removals and
     additions."""
-    new = _checked(call_code(function, name, row.id, Tags, tags, chance(row.seed, row.id, f"edit.{n}")), name)
+    answer = call_code(function, name, row.id, Tags, tags, chance(row.seed, row.id, f"edit.{n}"))
+    new = _checked(answer, f"{name} on row {row.id}")
     records = []
     for kind in KINDS:
         before, after = getattr(tags, kind), getattr(new, kind)
@@ -339,7 +340,7 @@ def _checked(tags: Tags, name: str) -> Tags:
             or not isinstance(phrases, Sequence)
             or not all(isinstance(p, str) for p in phrases)
         ):
-            raise UserError(f"{name} returned {kind} that are no sequence of phrases")
+            raise UserError(f"{name} returned {kind} that are not a sequence of phrases")
     if tags.scores and len(tags.scores) != len(tags.objects):
         raise UserError(f"{name} returned {len(tags.scores)} scores for {len(tags.objects)} objects")
     for kind in KINDS:

@@ -12,7 +12,6 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from glob import glob
 from pathlib import Path
 from typing import Any, Literal
 
@@ -273,8 +272,12 @@ def _find(where: Location, suffixes: tuple[str, ...], facts: FileStats) -> list[
     if isinstance(where, Path) and where.is_dir():
         names = sorted(p.name for p in where.iterdir() if p.is_file())
     elif isinstance(where, Path):
-        path = str(where)
-        return [path] if where.is_file() else sorted(filter(os.path.isfile, glob(path, recursive=True)))
+        if where.is_file():
+            return [str(where)]
+        first = next((i for i, part in enumerate(where.parts) if set(part) & set("*?[")), None)
+        root, pattern = Path(*where.parts[:first]), "/".join(where.parts[first:])
+        found = root.glob(pattern) if first is not None and root.is_dir() else ()
+        return sorted(str(p) for p in found if p.is_file())
     elif match := re.match(r"([^*?[]*)/(.*[*?[].*)", where.url):
         return [f.url for f in Remote(match[1]).glob(match[2]) if f.name.endswith(suffixes)]
     elif facts.has(where.url):

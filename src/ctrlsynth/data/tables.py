@@ -343,7 +343,12 @@ class ArrowFile:
         self.blocks: list[int] = []
         self._starts: list[int] = []
         with pa.memory_map(path) as source:  # headers alone: mapped pages with the data are not touched
-            source.seek(8 if source.read(6) == b"ARROW1" else 0)
+            is_file = source.read(6) == b"ARROW1"
+            if is_file:
+                source.seek(source.size() - 6)
+                if source.read(6) != b"ARROW1":
+                    raise pa.ArrowInvalid("an arrow file without its end")
+            source.seek(8 if is_file else 0)
             self.schema: pa.Schema = pa.ipc.read_schema(source)
             if any(pa.types.is_dictionary(f.type) for f in self.schema):
                 raise UserError(

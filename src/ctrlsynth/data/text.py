@@ -9,7 +9,7 @@ from ..recipe.schema import Source
 from ..storage.location import FileStats
 from .captions import as_caption, clean_caption
 from .rows import MAX_PARTS, Keys, OpenSource, SourcePart, SourceRow, expand, file_prefixes, fingerprint
-from .tables import SUFFIXES, Table, merge_cuts
+from .tables import SUFFIXES, Table, find_column, merge_cuts
 
 
 class TextSource(OpenSource):
@@ -25,6 +25,8 @@ class TextSource(OpenSource):
         left = limit or sys.maxsize
         for number, (path, prefix) in enumerate(zip(files, file_prefixes(files), strict=True)):
             table = Table(path)
+            if table.kind == "txt":  # has no columns
+                find_column((), (), self._key, "key_column", path, required=False)
             caption = table.caption_column(source.caption_column, self._key)
             self._files.append((table, caption, prefix))
             start = 0

@@ -79,8 +79,8 @@ class TarSource(OpenSource):
             row.fail(sample.reason)
             return
         self._describe(row, sample.members, stream)
-        suffix = self._image or next((s for s in sample.members if s in IMAGE_SUFFIXES), "")
-        image = sample.members.get(suffix)
+        suffix = self._image or next((s for s in sample.members if s in IMAGE_SUFFIXES), None)
+        image = sample.members.get(suffix) if suffix is not None else None
         if image is not None:
             row.file, row.member, row.offset, row.length = path, *image[:3]
             stream.seek(image.offset)

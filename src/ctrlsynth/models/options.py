@@ -35,17 +35,19 @@ class Options(BaseModel):
             raise UserError(f"{where}.{name}: {fields[name].description}, not {values[name]!r}") from error
 
 
-def check_whole(where: str, *, least: int = 1, **values: Any) -> None:
-    """UserError unless each option is None or a whole number from `least` up."""
+def check_whole(where: str, *, least: int = 1, null: bool = True, **values: Any) -> None:
+    """UserError unless each option is a whole number from `least` up, or None if that is allowed (`null`)."""
     for name, value in values.items():
-        if value is not None and (type(value) is not int or value < least):
+        if (value is not None or not null) and (type(value) is not int or value < least):
             raise UserError(f"{where}.{name}: a whole number from {least} up, not {value!r}")
 
 
-def check_number(where: str, least: float, most: float, /, **values: Any) -> None:
-    """UserError unless each option is None or a number from `least` to `most`."""
+def check_number(where: str, least: float, most: float, /, *, null: bool = True, **values: Any) -> None:
+    """UserError unless each option is a number from `least` to `most`, or None if `null` allows it."""
     for name, value in values.items():
-        if value is not None and (type(value) not in (int, float) or not least <= value <= most):
+        if value is None and null:
+            continue
+        if type(value) not in (int, float) or not least <= value <= most:
             raise UserError(f"{where}.{name}: a number from {least:g} to {most:g}, not {value!r}")
 
 

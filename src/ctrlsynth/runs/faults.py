@@ -128,7 +128,7 @@ class GuardedModel:
         while todo:
             piece = todo.pop()
             if self.most is not None and len(piece) > self.most:
-                todo += [piece[at : at + self.most] for at in range(0, len(piece), self.most)][::-1]
+                todo += self._pieces(items, piece, self.most)[::-1]
                 continue
             answers = self._call(stage, [items[n] for n in piece])
             if isinstance(answers, Fault):
@@ -142,6 +142,12 @@ class GuardedModel:
                 for n, answer in zip(piece, answers, strict=True):
                     out[n] = answer
         return out
+
+    def _pieces(self, items: list[Item], piece: list[int], most: int) -> list[list[int]]:
+        """Cuts rows into pieces, those that are `ok` apart, so that a full piece is a full call."""
+        live = [n for n in piece if items[n].status == "ok"]
+        dead = [n for n in piece if items[n].status != "ok"]
+        return [part[at : at + most] for part in (live, dead) for at in range(0, len(part), most)]
 
     def _next(
         self, stage: Stage, items: list[Item], piece: list[int], fault: Fault, again: bool

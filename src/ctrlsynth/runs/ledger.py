@@ -61,7 +61,7 @@ def measured(run: RunFolder, folder: str, most: int | None = None) -> dict[str, 
     from their footers. With `parts`, `bytes`, `counted` (parts in `_stage.json`) and `first_error`."""
     stored = read_json(run.stage_file(folder)) or {}
     counted = {(int(i), p["digest"]): p for i, p in stored.get("parts", {}).items()}
-    written = sorted(run.entries(folder), key=lambda found: found[2].written)
+    written = sorted(run.entries(folder), key=lambda found: (found[2].written, found[1]))
     newest = {index: (digest, entry.size) for index, digest, entry in written}
     files = sorted(newest.items())[:most]
     total = totals(counted.get((i, d)) or part_counts(run.part(folder, i, d)) for i, (d, _) in files)

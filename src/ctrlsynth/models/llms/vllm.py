@@ -82,7 +82,7 @@ class VLLM(ChatModel):
             max_model_len=max_model_len,
             max_lora_rank=max_lora_rank,
         )
-        check_number(WHERE, 0.01, 1, gpu_memory_utilization=gpu_memory_utilization)
+        check_number(WHERE, 0.01, 1, null=False, gpu_memory_utilization=gpu_memory_utilization)
         if read.device not in ("auto", "cuda"):
             raise UserError(
                 f"{WHERE}.device: auto or cuda, not {read.device!r}; CUDA_VISIBLE_DEVICES says which GPUs "

@@ -97,7 +97,8 @@ class CaptionerTagger(HubModel, Composite):
             "max_new_tokens": max_new_tokens or tokens,
             "do_sample": False,
         }
-        check_whole(_WHERE, num_beams=num_beams, max_new_tokens=max_new_tokens, batch=batch)
+        check_whole(_WHERE, num_beams=num_beams, max_new_tokens=max_new_tokens)
+        check_whole(_WHERE, null=False, batch=batch)
         self._prompt = default if prompt is None else prompt
         self._room = AdaptiveBatch(batch)
         self.batch = (

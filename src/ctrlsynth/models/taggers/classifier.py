@@ -56,8 +56,8 @@ class PixelTagger(HubModel, VisionTagger):
     _choosers: Mapping[str, Chooser]
 
     def __init__(self, name: str, top_k: int, cut: float, batch: int) -> None:
-        check_whole(_WHERE, top_k=top_k, batch=batch)
-        check_number(_WHERE, 0, 1, cut=cut)
+        check_whole(_WHERE, null=False, top_k=top_k, batch=batch)
+        check_number(_WHERE, 0, 1, null=False, cut=cut)
         self.id, self.batch, self._room = name, batch, AdaptiveBatch(batch)
 
     def tag(self, items: Sequence[ImageAndText]) -> list[Tags]:

@@ -71,6 +71,7 @@ class LlamaCpp(LanguageModel):
         given = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens} | penalties
         self._asked = Sampling.read(given, "models.llm")
         self.sampling: dict[str, Any] = self._asked.model_dump(include={"temperature", "top_p"})
+        penalties = self._asked.model_dump(include=set(penalties))
         if any(penalties.values()):
             self.sampling |= penalties | {"repeat_last_n": PENALTY_WINDOW}
         self.path = path

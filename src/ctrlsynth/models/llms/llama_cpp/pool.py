@@ -98,8 +98,10 @@ class EnginePool:
         loaded."""
         job = _Job(tasks)
         with self._lock, ThreadPoolExecutor(len(self._engines)) as threads:
-            served = [threads.submit(self._serve, i, job) for i in range(min(len(self._engines), len(tasks)))]
             try:
+                served = [
+                    threads.submit(self._serve, i, job) for i in range(min(len(self._engines), len(tasks)))
+                ]
                 for future in as_completed(served):
                     future.result()
             except BaseException:  # Ctrl-C or a fault: the engines stop now, not after the queue
